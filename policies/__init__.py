@@ -1,0 +1,1 @@
+"""What the gateway decides: values in, values out. Nothing here awaits, reads a clock, or imports `gateway`."""

@@ -1,0 +1,202 @@
+"""The vocabulary: frozen values that every decision takes and gives, and the closed sets of outcomes and refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Literal
+from uuid import UUID
+
+FeatureValue = bool | int | str
+
+
+class Outcome(StrEnum):
+    """How an admitted request ended. Each one ends in exactly one of these."""
+
+    SUCCEEDED = "succeeded"
+    UPSTREAM_ERROR = "upstream_error"
+    UPSTREAM_UNREACHABLE = "upstream_unreachable"
+    UPSTREAM_TIMEOUT = "upstream_timeout"
+    UPSTREAM_INVALID = "upstream_invalid"
+    CLIENT_ABORTED = "client_aborted"
+    ABANDONED = "abandoned"
+
+
+class Refusal(StrEnum):
+    """Why a request was not served, in the order of the checks. Statuses stand in `gateway/problems.py`."""
+
+    BAD_REQUEST = "bad_request"
+    ROUTE_NOT_FOUND = "route_not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    MISSING_KEY = "missing_key"
+    INVALID_KEY = "invalid_key"
+    KEY_REVOKED = "key_revoked"
+    KEY_EXPIRED = "key_expired"
+    KEY_DISABLED = "key_disabled"
+    IP_NOT_ALLOWED = "ip_not_allowed"
+    ACCOUNT_SUSPENDED = "account_suspended"
+    SUBSCRIPTION_INACTIVE = "subscription_inactive"
+    PERMISSION_DENIED = "permission_denied"
+    FEATURE_NOT_IN_PLAN = "feature_not_in_plan"
+    PAYLOAD_TOO_LARGE = "payload_too_large"
+    INVALID_BODY = "invalid_body"
+    BATCH_TOO_LARGE = "batch_too_large"
+    RATE_LIMITED = "rate_limited"
+    TOO_MANY_IN_FLIGHT = "too_many_in_flight"
+    INSUFFICIENT_CREDITS = "insufficient_credits"
+    UPSTREAM_UNREACHABLE = "upstream_unreachable"
+    UPSTREAM_INVALID = "upstream_invalid"
+    UPSTREAM_TIMEOUT = "upstream_timeout"
+    UPSTREAM_OVERLOADED = "upstream_overloaded"
+    METERING_UNAVAILABLE = "metering_unavailable"
+    ACCOUNTS_UNAVAILABLE = "accounts_unavailable"
+
+
+class Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error
+    """A check said no.
+
+    Carries the code, a sentence for the client, and the extra members of the problem document (RFC 9457) by name.
+    """
+
+    def __init__(self, code: Refusal, detail: str, **extras: object) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.extras = extras
+
+
+class KeyStatus(StrEnum):
+    ACTIVE = "active"
+    DISABLED = "disabled"
+    REVOKED = "revoked"
+
+
+class AccountStatus(StrEnum):
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+
+
+class SubscriptionStatus(StrEnum):
+    INCOMPLETE = "incomplete"
+    TRIALING = "trialing"
+    ACTIVE = "active"
+    PAST_DUE = "past_due"
+    PAUSED = "paused"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key as the gateway knows it; the secret itself is never kept.
+
+    `permissions` None means every permission of the plan; `allowed_ips` are CIDRs, empty means any address.
+    """
+
+    id: UUID
+    status: KeyStatus
+    prefix: str
+    last4: str
+    permissions: frozenset[str] | None = None
+    allowed_ips: tuple[str, ...] = ()
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a subscription gives. None means no limit."""
+
+    id: UUID
+    name: str
+    version: int
+    features: Mapping[str, FeatureValue]
+    permissions: frozenset[str] = frozenset()
+    requests_per_minute: int | None = None
+    requests_per_hour: int | None = None
+    max_api_calls_per_day: int | None = None
+    max_concurrent_requests: int | None = None
+    max_products_per_batch: int | None = None
+    max_file_size_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """The account's current subscription. What its status allows, and until when, is decided in `access.py`."""
+
+    id: UUID
+    status: SubscriptionStatus
+    plan: Plan
+    current_period_end: datetime | None = None
+    cancel_at_period_end: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    id: UUID
+    status: AccountStatus
+    subscription: Subscription | None
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is calling: a key, its account, and the versions this knowledge is of.
+
+    The versions travel with every admission; the meter answers `stale` when either has moved.
+    """
+
+    key: Key
+    account: Account
+    account_version: int
+    catalogue_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """The formula of a route: `credits` for each `unit_size` units, at least `minimum`.
+
+    A `call` costs `credits`. An `item` is counted in the request body by JSON Pointer (RFC 6901), a `token` in the
+    response. `hold` is what is set aside while a response-counted call runs.
+    """
+
+    credits: Decimal
+    unit: Literal["call", "item", "token", "minute"] = "call"
+    unit_size: int = 1
+    pointer: str | None = None
+    minimum: int = 0
+    hold: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One entry of the route table. `path` ends in `/**` for a prefix, else it is exact."""
+
+    name: str
+    path: str
+    methods: frozenset[str]
+    upstream: str
+    usage_type: str
+    price: Price
+    feature: str | None = None
+    permission: str | None = None
+    max_body_bytes: int | None = None
+    charge_on: frozenset[str] = field(default_factory=lambda: frozenset({"2xx", "3xx"}))
+    websocket: bool = False
+
+
+class Window(StrEnum):
+    MINUTE = "minute"
+    HOUR = "hour"
+    DAY = "day"
+
+
+@dataclass(frozen=True, slots=True)
+class WindowState:
+    """What is left of one limit: `limit` requests a window, `remaining` now, `reset_seconds` until more is left."""
+
+    window: Window
+    limit: int
+    remaining: int
+    reset_seconds: int
