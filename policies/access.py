@@ -1,0 +1,88 @@
+"""Whether an account, its subscription and its plan allow a call to a route."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from policies.model import (
+    Account,
+    AccountStatus,
+    FeatureValue,
+    Key,
+    Plan,
+    Refusal,
+    Refused,
+    Route,
+    Subscription,
+    SubscriptionStatus,
+)
+
+_OPEN = frozenset({SubscriptionStatus.TRIALING, SubscriptionStatus.ACTIVE})
+
+
+def check_account(account: Account, now: datetime, *, grace: timedelta) -> Subscription:
+    """The subscription that pays for a call at `now`; raises Refused if there is none that does."""
+    if account.status is AccountStatus.SUSPENDED:
+        raise Refused(Refusal.ACCOUNT_SUSPENDED, "This account is suspended.")
+    subscription = account.subscription
+    if subscription is None:
+        raise Refused(Refusal.SUBSCRIPTION_INACTIVE, "This account has no subscription.", subscription_status="none")
+    status = effective_status(subscription, now, grace)
+    if status in _OPEN or status is SubscriptionStatus.PAST_DUE:
+        return subscription
+    raise Refused(
+        Refusal.SUBSCRIPTION_INACTIVE,
+        f"The subscription to {subscription.plan.name} is {status}.",
+        subscription_status=str(status),
+    )
+
+
+def effective_status(subscription: Subscription, now: datetime, grace: timedelta) -> SubscriptionStatus:
+    """The status that holds at `now`, whether or not a worker has written it down yet.
+
+    A subscription that was to end with its period has expired once the period is over; a past-due one once the grace
+    after it is. An active one outlives its period: renewing it late is our fault, not the customer's.
+    """
+    end = subscription.current_period_end
+    if end is None:
+        return subscription.status
+    if subscription.cancel_at_period_end and subscription.status in _OPEN and now >= end:
+        return SubscriptionStatus.EXPIRED
+    if subscription.status is SubscriptionStatus.PAST_DUE and now >= end + grace:
+        return SubscriptionStatus.EXPIRED
+    return subscription.status
+
+
+def check_route(route: Route, key: Key, plan: Plan, *, plans_with_feature: Sequence[str]) -> None:
+    """Raises Refused if the key's permissions or the plan's features do not reach the route."""
+    if route.permission is not None and not may(key, plan, route.permission):
+        raise Refused(
+            Refusal.PERMISSION_DENIED,
+            f"This API key lacks the permission {route.permission!r}.",
+            permission=route.permission,
+        )
+    if route.feature is not None and not has_feature(plan.features.get(route.feature)):
+        raise Refused(
+            Refusal.FEATURE_NOT_IN_PLAN,
+            f"The plan {plan.name!r} does not include {route.feature!r}.",
+            feature=route.feature,
+            plan=plan.name,
+            plans_with_feature=list(plans_with_feature),
+        )
+
+
+def may(key: Key, plan: Plan, permission: str) -> bool:
+    """A plan grants permissions; a key may narrow them, never widen them."""
+    return permission in plan.permissions and (key.permissions is None or permission in key.permissions)
+
+
+def has_feature(value: FeatureValue | None) -> bool:
+    """A feature flag counts when it is truthy."""
+    return bool(value)
+
+
+def max_body_bytes(route: Route, plan: Plan) -> int | None:
+    """The largest body that may pass: the route's limit or the plan's, whichever is lower."""
+    limits = [limit for limit in (route.max_body_bytes, plan.max_file_size_bytes) if limit is not None]
+    return min(limits, default=None)

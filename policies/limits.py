@@ -1,0 +1,56 @@
+"""What a limit is and what is left of it: windows, and the fields that tell the client.
+
+A window of length W is counted in 60 steps. Summing the current step and the 60 before it bounds every real window of
+length W from above, so no window ever sees more than its limit, and a client waits at most W/60 too long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from policies.model import Plan, Window, WindowState
+
+STEPS = 60
+WINDOW_SECONDS = {Window.MINUTE: 60, Window.HOUR: 3600, Window.DAY: 86400}
+WINDOWS = tuple(WINDOW_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits of a plan as the meter takes them: one per window of WINDOWS, and calls in flight. None is no limit."""
+
+    per_window: tuple[int | None, ...]
+    in_flight: int | None
+
+
+def limits_of(plan: Plan) -> Limits:
+    return Limits(
+        per_window=(plan.requests_per_minute, plan.requests_per_hour, plan.max_api_calls_per_day),
+        in_flight=plan.max_concurrent_requests,
+    )
+
+
+def policy_field(limits: Limits) -> bytes:
+    """The RateLimit-Policy field (IETF httpapi-ratelimit-headers): a List of quoted names with quota and window."""
+    return b", ".join(
+        b'"%b";q=%d;w=%d' % (window.encode(), limit, WINDOW_SECONDS[window])
+        for window, limit in zip(WINDOWS, limits.per_window, strict=True)
+        if limit is not None
+    )
+
+
+def states(limits: Limits, used: Sequence[int], reset_seconds: Sequence[int]) -> tuple[WindowState, ...]:
+    """What is left of each window that has a limit. `used` and `reset_seconds` are in the order of WINDOWS."""
+    return tuple(
+        WindowState(window, limit, max(0, limit - count), reset)
+        for window, limit, count, reset in zip(WINDOWS, limits.per_window, used, reset_seconds, strict=True)
+        if limit is not None
+    )
+
+
+def remaining_field(states: Sequence[WindowState]) -> bytes:
+    """The RateLimit field: what remains of each policy and the seconds until more of it does."""
+    return b", ".join(
+        b'"%b";r=%d;t=%d' % (state.window.encode(), state.remaining, state.reset_seconds) for state in states
+    )
