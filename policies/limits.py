@@ -18,7 +18,7 @@ WINDOWS = tuple(WINDOW_SECONDS)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of a plan as the meter takes them: one per window of WINDOWS, and calls in flight. None is no limit."""
+    """A plan's limits as the meter takes them: one per window of WINDOWS, and calls in flight. None is no limit."""
 
     per_window: tuple[int | None, ...]
     in_flight: int | None

@@ -1,0 +1,137 @@
+-- Admits one call or changes nothing.
+--
+-- Checks, in this order: the versions the caller decided on, the minute, hour and day windows, calls in flight, credits.
+-- Everything is checked before the first write, so a refusal of any kind leaves every counter where it was.
+--
+-- KEYS 1 account (hash)   2 catalogue (hash)   3 holds (hash)
+-- ARGV 1 request id       2 account version    3 catalogue version
+--      4 credits to hold  5 credits the balance must have (0: a free call)
+--      6 7 8 limit per minute, hour, day (-1: none)   9 limit in flight (-1: none)
+--      10 owner, tab, record head: what the hold remembers behind its amount
+--
+-- Reply: {verdict, balance, used and reset seconds of minute, hour, day}
+--   1 admitted, balance already without the hold
+--   4 rate limited: then 9 retry after seconds, 10 violated windows as bits 1 minute, 2 hour, 4 day
+--   5 too many in flight   6 not enough credits
+-- or {2} stale: a version has moved, decide again   or {3} cold: the account is not here, load it
+--
+-- Example: EVALSHA .. 3 {p07}:a:<uuid> {p07}:c {p07}:h <id> 12 3 1 1 50 2000 -1 -1 "gw1\t<head>"
+--
+-- The state of an account is one packed field, so that a call reads and writes one small value:
+--   clock ms (i8), balance (i8), in flight (i4), then per window: first bucket, last bucket, used in last, used (I4 each).
+-- A window is a ring of 61 buckets, each 1/60 of its length. Only buckets that saw a call exist, each pointing at the
+-- next one, so a bucket is written once, read once when it leaves, and no idle time is ever walked.
+-- Measured on Valkey 9.1 (`benchmarks/scripts_cost.py`): see docs/benchmarks.md.
+
+local STEPS = 60
+local STEP_MS = {1000, 60000, 1440000}
+local RING = {'m', 'h', 'd'}
+local STATE = '<i8i8i4I4I4I4I4I4I4I4I4I4I4I4I4'
+local BUCKET = '<I4I4'
+
+local account = KEYS[1]
+local found = redis.call('HMGET', account, 's', 'v')
+local catalogue = redis.call('HGET', KEYS[2], 'v')
+if not found[1] or not catalogue then
+  return {3}
+end
+local function moved(here, decided)
+  return here ~= decided and tonumber(here) > tonumber(decided)
+end
+if moved(found[2], ARGV[2]) or moved(catalogue, ARGV[3]) then
+  return {2}
+end
+
+local s = {struct.unpack(STATE, found[1])}
+local time = redis.call('TIME')
+local now = math.max(s[1], time[1] * 1000 + math.floor(time[2] / 1000))
+
+local writes = {}
+local violated, retry_ms = 0, 0
+local used, reset = {}, {}
+
+-- The bucket after `bucket` in the chain, and what `bucket` counted.
+local function closed_bucket(window, bucket)
+  local count, following = struct.unpack(BUCKET, redis.call('HGET', account, RING[window] .. bucket % (STEPS + 1)))
+  return count, following
+end
+
+-- Milliseconds until `excess` calls have left the window, or all of them have. `tip` is the newest bucket.
+local function until_free(window, first, tip, excess)
+  local bucket = first
+  while excess > 0 and bucket < tip do
+    local count, following = closed_bucket(window, bucket)
+    excess = excess - count
+    if excess > 0 then
+      bucket = following
+    end
+  end
+  return (bucket + STEPS + 1) * STEP_MS[window] - now
+end
+
+for window = 1, 3 do
+  local at = window * 4
+  local first, last, in_last, total = s[at], s[at + 1], s[at + 2], s[at + 3]
+  local bucket = math.floor(now / STEP_MS[window])
+  if bucket > last then
+    if total > 0 and last >= bucket - STEPS then
+      writes[#writes + 1] = RING[window] .. last % (STEPS + 1)
+      writes[#writes + 1] = struct.pack(BUCKET, in_last, bucket)
+      while first < bucket - STEPS do
+        local count, following = closed_bucket(window, first)
+        total = total - count
+        first = following
+      end
+    else
+      first, total = bucket, 0
+    end
+    last, in_last = bucket, 0
+  end
+
+  local limit = tonumber(ARGV[5 + window])
+  if limit >= 0 and total >= limit then
+    violated = violated + 2 ^ (window - 1)
+    local wait = STEP_MS[window] * STEPS
+    if total > 0 then
+      -- A bucket closed just above is not in the ring yet, so the walk ends at it.
+      wait = until_free(window, first, s[at + 1], total - limit + 1)
+    end
+    retry_ms = math.max(retry_ms, wait)
+  end
+  s[at], s[at + 1], s[at + 2], s[at + 3] = first, last, in_last + 1, total + 1
+  used[window] = total
+  reset[window] = math.ceil(((first + STEPS + 1) * STEP_MS[window] - now) / 1000)
+end
+
+local balance, in_flight = s[2], s[3]
+local function reply(verdict, spent, counted)
+  return {
+    verdict, balance - spent,
+    used[1] + counted, reset[1], used[2] + counted, reset[2], used[3] + counted, reset[3],
+    math.ceil(retry_ms / 1000), violated,
+  }
+end
+
+if violated > 0 then
+  return reply(4, 0, 0)
+end
+local limit_in_flight = tonumber(ARGV[9])
+if limit_in_flight >= 0 and in_flight >= limit_in_flight then
+  return reply(5, 0, 0)
+end
+local required = tonumber(ARGV[5])
+if required > 0 and balance < required then
+  return reply(6, 0, 0)
+end
+
+local amount = tonumber(ARGV[4])
+s[1], s[2], s[3] = now, balance - amount, in_flight + 1
+writes[#writes + 1] = 's'
+writes[#writes + 1] = struct.pack(STATE, unpack(s))
+if ARGV[2] ~= found[2] then
+  writes[#writes + 1] = 'v'
+  writes[#writes + 1] = ARGV[2]
+end
+redis.call('HSET', account, unpack(writes))
+redis.call('HSET', KEYS[3], ARGV[1], ARGV[4] .. '\t' .. ARGV[10])
+return reply(1, amount, 1)

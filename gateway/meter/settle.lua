@@ -1,0 +1,31 @@
+-- Ends one admitted call: removes its hold, charges what it cost, writes its record to the journal. Once.
+--
+-- A charge above the hold is taken in full and may take the balance below zero; it never goes uncharged.
+--
+-- KEYS 1 account (hash)   2 holds (hash)   3 journal (stream)
+-- ARGV 1 request id       2 credits to charge   3 record tail
+--
+-- Reply: {1, balance}, or {0} if there is no such hold: it has been settled before, and nothing changes.
+--
+-- Example: EVALSHA .. 3 {p07}:a:<uuid> {p07}:h {p07}:j <id> 1 "succeeded\t200\t.."
+
+local STATE = '<i8i8i4'
+local STATE_BYTES = 20
+
+local hold = redis.call('HGET', KEYS[2], ARGV[1])
+if not hold then
+  return {0}
+end
+local held, head = string.match(hold, '^(%d+)\t[^\t]*\t(.*)$')
+local balance = 0
+
+local state = redis.call('HGET', KEYS[1], 's')
+if state then
+  local clock, before, in_flight = struct.unpack(STATE, state)
+  balance = before + held - ARGV[2]
+  local settled = struct.pack(STATE, clock, balance, in_flight - 1) .. string.sub(state, STATE_BYTES + 1)
+  redis.call('HSET', KEYS[1], 's', settled)
+end
+redis.call('HDEL', KEYS[2], ARGV[1])
+redis.call('XADD', KEYS[3], '*', 'r', head .. '\t' .. ARGV[3])
+return {1, balance}
