@@ -1,0 +1,146 @@
+"""What an admission is decided on, read whole: each function is one statement, hence one snapshot.
+
+A statement more could pair a key from before a change with a version from after it, and the stale pair would be served
+until the next change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import RowMapping, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.ledger.tables.contracts import CURRENT
+from policies.model import (
+    Account,
+    AccountStatus,
+    FeatureValue,
+    Key,
+    KeyStatus,
+    Plan,
+    Principal,
+    Subscription,
+    SubscriptionStatus,
+)
+
+# The plan comes with its permissions; of subscriptions the current one, else the newest.
+_FIND = text(f"""
+    SELECT k.id AS key_id, k.status AS key_status, k.prefix, k.last4, k.permissions AS key_permissions, k.allowed_ips,
+           k.expires_at,
+           u.id AS user_id, u.status AS user_status, u.version AS account_version,
+           (SELECT version FROM catalogue) AS catalogue_version,
+           s.id AS subscription_id, s.status AS subscription_status, s.current_period_end, s.cancel_at_period_end,
+           p.id AS plan_id, p.name AS plan_name, p.version AS plan_version, p.features,
+           p.requests_per_minute, p.requests_per_hour, p.max_api_calls_per_day, p.max_concurrent_requests,
+           p.max_products_per_batch, p.max_file_size_bytes,
+           ARRAY(SELECT r.name FROM plan_permissions g JOIN permissions r ON r.id = g.permission_id
+                 WHERE g.plan_id = p.id) AS plan_permissions
+      FROM api_keys k
+      JOIN users u ON u.id = k.user_id
+      LEFT JOIN LATERAL (
+           SELECT * FROM subscriptions
+            WHERE user_id = k.user_id
+            ORDER BY {CURRENT} DESC, created_at DESC, id DESC
+            LIMIT 1) s ON true
+      LEFT JOIN subscription_plans p ON p.id = s.plan_id
+     WHERE k.key_hash = :key_hash
+""")  # noqa: S608 - CURRENT is a constant of ours
+
+_BALANCE = text("""
+    SELECT u.version AS account_version, c.credit_seq, c.current_credits
+      FROM users u JOIN user_credits c ON c.user_id = u.id
+     WHERE u.id = :user_id
+""")
+
+_CATALOGUE = text("""
+    SELECT c.version, p.name, p.features
+      FROM catalogue c LEFT JOIN subscription_plans p ON p.is_active
+     ORDER BY p.sort_order, p.price, p.name
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class HotBalance:
+    """What a cold account is loaded into Redis with."""
+
+    account_version: int
+    credit_seq: int
+    current_credits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """The features of each active plan, by plan name, cheapest first."""
+
+    version: int
+    features: Mapping[str, Mapping[str, FeatureValue]]
+
+
+async def find_principal(connection: AsyncConnection, key_hash: bytes) -> Principal | None:
+    """Who holds the key of this digest, in whatever state; None for an unknown key."""
+    row = (await connection.execute(_FIND, {"key_hash": key_hash})).mappings().one_or_none()
+    return None if row is None else _principal(row)
+
+
+async def load_balance(connection: AsyncConnection, user_id: UUID) -> HotBalance | None:
+    """The balance PostgreSQL knows of; the journal may hold charges it does not have yet."""
+    row = (await connection.execute(_BALANCE, {"user_id": user_id})).one_or_none()
+    return None if row is None else HotBalance(row.account_version, row.credit_seq, row.current_credits)
+
+
+async def catalogue(connection: AsyncConnection) -> Catalogue:
+    rows = (await connection.execute(_CATALOGUE)).all()
+    return Catalogue(rows[0].version, {row.name: row.features for row in rows if row.name is not None})
+
+
+def _principal(row: RowMapping) -> Principal:
+    return Principal(
+        key=_key(row),
+        account=Account(id=row["user_id"], status=AccountStatus(row["user_status"]), subscription=_subscription(row)),
+        account_version=row["account_version"],
+        catalogue_version=row["catalogue_version"],
+    )
+
+
+def _key(row: RowMapping) -> Key:
+    permissions = row["key_permissions"]
+    return Key(
+        id=row["key_id"],
+        status=KeyStatus(row["key_status"]),
+        prefix=row["prefix"],
+        last4=row["last4"],
+        permissions=None if permissions is None else frozenset(permissions),
+        allowed_ips=tuple(row["allowed_ips"]),
+        expires_at=row["expires_at"],
+    )
+
+
+def _subscription(row: RowMapping) -> Subscription | None:
+    if row["subscription_id"] is None:
+        return None
+    return Subscription(
+        id=row["subscription_id"],
+        status=SubscriptionStatus(row["subscription_status"]),
+        plan=_plan(row),
+        current_period_end=row["current_period_end"],
+        cancel_at_period_end=row["cancel_at_period_end"],
+    )
+
+
+def _plan(row: RowMapping) -> Plan:
+    return Plan(
+        id=row["plan_id"],
+        name=row["plan_name"],
+        version=row["plan_version"],
+        features=row["features"],
+        permissions=frozenset(row["plan_permissions"]),
+        requests_per_minute=row["requests_per_minute"],
+        requests_per_hour=row["requests_per_hour"],
+        max_api_calls_per_day=row["max_api_calls_per_day"],
+        max_concurrent_requests=row["max_concurrent_requests"],
+        max_products_per_batch=row["max_products_per_batch"],
+        max_file_size_bytes=row["max_file_size_bytes"],
+    )

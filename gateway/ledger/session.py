@@ -1,0 +1,135 @@
+"""The one place that opens transactions and commits them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import asyncpg
+from sqlalchemy import text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+# Below the patience of a client that waits for an answer; the data plane has cached principals to go on with.
+CONNECT_TIMEOUT_SECONDS = 2.0
+
+# How much longer than the server's own limit we wait before we take the server for dead.
+GRACE_SECONDS = 1.0
+
+# The server was there and could not serve (PostgreSQL, appendix A): connection exceptions, insufficient resources,
+# operator intervention (shutdown, starting up, statement timeout), and rejected or missing credentials and databases.
+OUTAGE_CLASSES = ("08", "53", "57", "28", "3D")
+LOCK_NOT_AVAILABLE = "55P03"
+
+
+class DatabaseUnavailable(Exception):  # noqa: N818 - a state of the world, answered with 503
+    """PostgreSQL cannot be reached, or cannot answer in time. Whether a commit under way was taken is unknown."""
+
+
+class InvalidDatabaseUrl(ValueError):  # noqa: N818 - reads as the sentence it is
+    """The URL is not one of PostgreSQL."""
+
+
+class Database:
+    """A pool of connections to one PostgreSQL.
+
+    `statement_timeout_seconds` and `lock_timeout_seconds` bound every statement, 0 means unbounded. Every method may
+    raise DatabaseUnavailable.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 5,
+        statement_timeout_seconds: float = 10.0,
+        lock_timeout_seconds: float = 5.0,
+    ) -> None:
+        self._engine = create_async_engine(
+            _asyncpg_url(url),
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=CONNECT_TIMEOUT_SECONDS,
+            pool_pre_ping=True,  # a restarted server then costs nobody an error
+            connect_args=_connect_args(statement_timeout_seconds, lock_timeout_seconds),
+        )
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """Commits at the end of the block; rolls back when it raises or is cancelled."""
+        with _outages_typed():
+            async with self._engine.begin() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that PostgreSQL refuses to write in."""
+        with _outages_typed():
+            async with self._engine.connect() as connection:
+                yield await connection.execution_options(postgresql_readonly=True)
+
+    async def ping(self) -> None:
+        """Returns when the database answers."""
+        async with self.read() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+    def __repr__(self) -> str:
+        return f"<Database {self._engine.url.render_as_string(hide_password=True)}: {self._engine.pool.status()}>"
+
+
+def _asyncpg_url(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        # Not the URL itself: it holds a password.
+        raise InvalidDatabaseUrl(
+            "database.url: not a URL; expected postgresql://user:password@host:port/name"
+        ) from None
+    if parsed.get_backend_name() not in ("postgresql", "postgres"):
+        raise InvalidDatabaseUrl(f"database.url: expected postgresql://…, not {parsed.drivername}://…")
+    return parsed.set(drivername="postgresql+asyncpg")
+
+
+def _connect_args(statement_timeout_seconds: float, lock_timeout_seconds: float) -> dict[str, Any]:
+    # The server's limit ends a slow statement; the client's, a little later, ends waiting for a server that is frozen.
+    patience = statement_timeout_seconds + GRACE_SECONDS if statement_timeout_seconds else None
+    return {
+        "timeout": CONNECT_TIMEOUT_SECONDS,
+        "command_timeout": patience,
+        "server_settings": {
+            "application_name": "gateway",
+            "timezone": "UTC",
+            "statement_timeout": str(int(statement_timeout_seconds * 1000)),
+            "lock_timeout": str(int(lock_timeout_seconds * 1000)),
+        },
+    }
+
+
+@contextmanager
+def _outages_typed() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, asyncpg.InterfaceError, asyncpg.PostgresError) as error:
+        _raise_if_outage(error, error)
+        raise
+    except PoolTimeout as error:
+        raise DatabaseUnavailable("every connection of the pool is busy") from error
+    except DBAPIError as error:
+        _raise_if_outage(error, error.orig.__cause__ if error.orig is not None else None)
+        raise
+
+
+def _raise_if_outage(error: BaseException, cause: BaseException | None) -> None:
+    if isinstance(cause, (OSError, asyncpg.InterfaceError)):  # TimeoutError is an OSError
+        raise DatabaseUnavailable(f"the database is out of reach: {cause or type(cause).__name__}") from error
+    code = getattr(cause, "sqlstate", None) or ""
+    if code.startswith(OUTAGE_CLASSES) or code == LOCK_NOT_AVAILABLE:
+        raise DatabaseUnavailable(f"the database cannot serve: {cause}") from error
+    if getattr(error, "connection_invalidated", False):
+        raise DatabaseUnavailable("the connection to the database was lost") from error

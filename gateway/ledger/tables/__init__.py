@@ -1,0 +1,56 @@
+"""The schema as SQLAlchemy Core tables, by noun. `migrations/` makes it; a test holds the two equal."""
+
+from gateway.ledger.tables.balances import credit_grants, credit_ledger, user_credits
+from gateway.ledger.tables.columns import metadata, new_id
+from gateway.ledger.tables.contracts import (
+    invoices,
+    payment_transactions,
+    provider_customers,
+    subscriptions,
+    webhook_events,
+)
+from gateway.ledger.tables.offers import (
+    catalogue,
+    permissions,
+    plan_permissions,
+    pricing_tiers,
+    products,
+    subscription_plans,
+)
+from gateway.ledger.tables.people import admin_tokens, api_keys, users
+from gateway.ledger.tables.records import (
+    analysis_history,
+    audit_log,
+    journal_offsets,
+    outbox,
+    refused_requests,
+    usage_tracking,
+)
+
+__all__ = [
+    "admin_tokens",
+    "analysis_history",
+    "api_keys",
+    "audit_log",
+    "catalogue",
+    "credit_grants",
+    "credit_ledger",
+    "invoices",
+    "journal_offsets",
+    "metadata",
+    "new_id",
+    "outbox",
+    "payment_transactions",
+    "permissions",
+    "plan_permissions",
+    "pricing_tiers",
+    "products",
+    "provider_customers",
+    "refused_requests",
+    "subscription_plans",
+    "subscriptions",
+    "usage_tracking",
+    "user_credits",
+    "users",
+    "webhook_events",
+]

@@ -1,0 +1,89 @@
+"""The column shapes all tables share, so that a credit, a price or an instant is declared one way."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterable
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, Identity, MetaData, Numeric, Text, func, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import UUID as PG_UUID
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def new_id() -> UUID:
+    """A UUID of version 7 (RFC 9562 section 5.7): ordered by time, so that B-trees grow at their right edge."""
+    milliseconds = time.time_ns() // 1_000_000
+    bits = milliseconds << 80 | 0x7 << 76 | secrets.randbits(12) << 64 | 0b10 << 62 | secrets.randbits(62)
+    return UUID(int=bits)
+
+
+def id_column() -> Column[UUID]:
+    return Column("id", PG_UUID(as_uuid=True), primary_key=True, default=new_id)
+
+
+def serial_column() -> Column[int]:
+    """For logs whose order is their meaning."""
+    return Column("id", BigInteger, Identity(always=True), primary_key=True)
+
+
+def moment(name: str, **options: Any) -> Column[Any]:
+    return Column(name, DateTime(timezone=True), **options)
+
+
+def created_at() -> Column[Any]:
+    return moment("created_at", nullable=False, server_default=func.now())
+
+
+def updated_at() -> Column[Any]:
+    return moment("updated_at", nullable=False, server_default=func.now(), onupdate=func.now())
+
+
+def metadata_column() -> Column[Any]:
+    return Column("metadata", JSONB, nullable=False, server_default=text("'{}'::jsonb"))
+
+
+def credits_column(name: str, **options: Any) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, server_default=text("0"), **options)
+
+
+def money(name: str, **options: Any) -> Column[Decimal]:
+    """An amount in the row's currency. No fixed scale: ISO 4217 has currencies of 0, 2 and 3 digits."""
+    return Column(name, Numeric, nullable=False, **options)
+
+
+def currency_column() -> Column[str]:
+    return Column("currency", Text, nullable=False, server_default=text("'USD'"))
+
+
+def one_of(column: str, values: Iterable[str] | type[StrEnum]) -> CheckConstraint:
+    """Text with a CHECK, not a PostgreSQL enum: a value can be added, and dropped, in a plain migration."""
+    listed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+def not_negative(*columns: str) -> list[CheckConstraint]:
+    """NULL passes a CHECK, which is what `no limit` wants."""
+    return [CheckConstraint(f"{column} >= 0", name=f"{column}_not_negative") for column in columns]
+
+
+def positive(*columns: str) -> list[CheckConstraint]:
+    return [CheckConstraint(f"{column} > 0", name=f"{column}_positive") for column in columns]
+
+
+def iso_4217() -> CheckConstraint:
+    return CheckConstraint("currency ~ '^[A-Z]{3}$'", name="currency_iso_4217")

@@ -1,0 +1,10 @@
+"""Runs migrations on the connection that `gateway/ledger/schema.py` hands over, in the transaction that it holds."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from gateway.ledger.schema import COMPARISON
+
+context.configure(connection=context.config.attributes["connection"], **COMPARISON)
+context.run_migrations()
