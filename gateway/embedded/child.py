@@ -1,0 +1,153 @@
+"""One server process: started through the launcher, stopped with its own signal, never outliving its owner."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.clock import monotonic_seconds
+from gateway.embedded import launch
+from gateway.embedded.errors import StoreFailedError
+from gateway.embedded.locks import holder, is_held
+
+_POLL_SECONDS = 0.01
+_LEAVING_SECONDS = 0.5
+_UNPRIVILEGED_ID = 65534  # nobody, by the Linux Standard Base
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """How to run one server.
+
+    `folder` is its working directory; a `stop_signal` asks for an orderly end, `abort_signal` for an immediate one.
+    """
+
+    name: str
+    folder: Path
+    lock: Path
+    log: Path
+    stop_signal: signal.Signals
+    abort_signal: signal.Signals
+
+
+class Child:
+    """A running server. The thread that creates it must outlive it: Linux ties the death signal to that thread."""
+
+    def __init__(self, program: Program, command: Sequence[str], *, stdin: bytes = b"") -> None:
+        self._program = program
+        self._process = _spawn(program, command)
+        if self._process.stdin is not None:
+            self._process.stdin.write(stdin)
+            self._process.stdin.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    async def wait_ready(self, probe: Callable[[], Awaitable[bool]], timeout_seconds: float) -> None:
+        """Ask `probe` until it says yes. Raises StoreFailedError when the server ends first or time runs out."""
+        deadline = monotonic_seconds() + timeout_seconds
+        while not await probe():
+            if not self.is_running():
+                raise StoreFailedError(f"{self._program.name} did not start: {_last_words(self._program.log)}")
+            if monotonic_seconds() > deadline:
+                raise StoreFailedError(f"{self._program.name} was not ready in {timeout_seconds:g} s")
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def wait_done(self, timeout_seconds: float) -> None:
+        """Wait for a command that ends by itself. Raises StoreFailedError when it fails."""
+        if not await _until(lambda: not self.is_running(), timeout_seconds) or self._process.returncode != 0:
+            raise StoreFailedError(f"{self._program.name} failed: {_last_words(self._program.log)}")
+
+    async def stop(self, timeout_seconds: float) -> None:
+        """Ask for an orderly end, then for an immediate one, then kill."""
+        for number in (self._program.stop_signal, self._program.abort_signal, signal.SIGKILL):
+            if self.is_running():
+                self._process.send_signal(number)
+            if await _until(lambda: not self.is_running(), timeout_seconds):
+                return
+
+
+async def stop_leftover(program: Program, timeout_seconds: float) -> None:
+    """Stop a server that outlived the gateway which started it, where no death signal reached it or it is still ending.
+
+    Raises StoreFailedError where it will not go.
+    """
+    # Where a death signal reached it, it is on its way out; only a server that stays is told to go.
+    if await _until(lambda: not is_held(program.lock), _LEAVING_SECONDS):
+        return
+    for number in (program.stop_signal, program.abort_signal, signal.SIGKILL):
+        pid = holder(program.lock)
+        if pid is not None:
+            _signal(pid, number)
+        if await _until(lambda: not is_held(program.lock), timeout_seconds):
+            return
+    raise StoreFailedError(f"{program.name} of an earlier start still runs as process {holder(program.lock)}")
+
+
+def give_to_servers(folder: Path) -> None:
+    """As root, make `folder` belong to the servers' user, since PostgreSQL checks the owner of its directory."""
+    if os.geteuid() == 0:
+        os.chown(folder, *_identity(folder.parent))
+
+
+def _spawn(program: Program, command: Sequence[str]) -> subprocess.Popen[bytes]:
+    uid, gid = _identity(program.folder)
+    numbers = (os.getpid(), int(program.stop_signal), uid, gid)
+    launcher = [sys.executable, "-I", "-S", launch.__file__, str(program.lock), *map(str, numbers)]
+    with open(program.log, "ab", opener=_private) as log:
+        return subprocess.Popen(  # noqa: S603 - the binaries that binaries.py found
+            [*launcher, *command],
+            cwd=program.folder,
+            # Nothing of PGDATA, PGPORT and their like may reach the servers.
+            env={"PATH": os.defpath, "LC_ALL": "C"},
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            # Ctrl-C in the terminal must stop the gateway first: it settles before its stores go.
+            start_new_session=True,
+        )
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """The user and group that servers in `folder` run as: ours, or for root the folder's owner, or nobody."""
+    if os.geteuid() != 0:
+        return os.geteuid(), os.getegid()
+    status = folder.stat()
+    return status.st_uid or _UNPRIVILEGED_ID, status.st_gid or _UNPRIVILEGED_ID
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return  # it ended by itself; its own children hold the lock for a moment longer
+
+
+async def _until(is_done: Callable[[], bool], timeout_seconds: float) -> bool:
+    deadline = monotonic_seconds() + timeout_seconds
+    while not is_done():
+        if monotonic_seconds() > deadline:
+            return False
+        await asyncio.sleep(_POLL_SECONDS)
+    return True
+
+
+def _last_words(log: Path) -> str:
+    """The line of the log's end that says most: the last with an error word, else the last."""
+    lines = [line for line in log.read_text(errors="replace").splitlines()[-20:] if line.strip()]
+    errors = [line for line in lines if "FATAL" in line or "error" in line.lower()]
+    return f"{(errors or lines or ['no output'])[-1].strip()} (see {log})"

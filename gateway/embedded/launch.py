@@ -1,0 +1,91 @@
+"""The last step before a server's exec: hold its lock, leave root, and ask to be stopped when the gateway dies.
+
+Runs as a bare script, `python launch.py LOCK PARENT_PID DEATH_SIGNAL UID GID COMMAND...`, on the standard
+library alone. A script of its own, because little is safe between fork and exec in a process with threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import sys
+
+# linux/prctl.h, linux/capability.h
+_PR_SET_PDEATHSIG = 1
+_PR_SET_KEEPCAPS = 8
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_RAISE = 2
+_CAP_DAC_OVERRIDE = 1
+_CAPABILITY_VERSION_3 = 0x20080522
+
+
+def main(arguments: list[str]) -> None:
+    lock, parent, death_signal, uid, gid, *command = arguments
+    _hold(lock)
+    if int(uid) != os.geteuid():
+        _leave_root(int(uid), int(gid))
+    # After the change of user, which clears it.
+    _stop_with_parent(int(parent), int(death_signal))
+    os.execv(command[0], command)  # noqa: S606 - replacing this process is its purpose
+
+
+def _hold(path: str) -> None:
+    """Lock `path` on a descriptor that the server and its children inherit, so that each of them holds it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit(f"another server still runs here ({path} is locked)")
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    os.set_inheritable(descriptor, True)
+
+
+def _leave_root(uid: int, gid: int) -> None:
+    """Become `uid`, since PostgreSQL refuses root, yet go on reaching files in directories that only root may enter."""
+    linux = sys.platform == "linux"
+    try:
+        if linux:
+            _prctl(_PR_SET_KEEPCAPS, 1)
+        os.setgroups([])
+        os.setgid(gid)
+        os.setuid(uid)
+        if linux:
+            _keep_file_access()
+    except OSError as error:
+        sys.exit(
+            f"the embedded stores cannot leave root for user {uid} here ({error}); start the gateway as a normal user"
+        )
+
+
+def _keep_file_access() -> None:
+    """Reduce all capabilities to CAP_DAC_OVERRIDE, and make that one survive exec (capabilities(7), ambient set)."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    bit = 1 << _CAP_DAC_OVERRIDE
+    effective_permitted_inheritable = (ctypes.c_uint32 * 6)(bit, bit, bit, 0, 0, 0)
+    _check(ctypes.CDLL(None, use_errno=True).capset(header, effective_permitted_inheritable))
+    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_DAC_OVERRIDE)
+
+
+def _stop_with_parent(parent: int, death_signal: int) -> None:
+    if sys.platform == "linux":
+        _prctl(_PR_SET_PDEATHSIG, death_signal)
+    # The parent may have died before the request above took effect.
+    if os.getppid() != parent:
+        sys.exit("the gateway is gone")
+
+
+def _prctl(option: int, *arguments: int) -> None:
+    padded = [ctypes.c_ulong(argument) for argument in (*arguments, 0, 0, 0, 0)[:4]]
+    _check(ctypes.CDLL(None, use_errno=True).prctl(option, *padded))
+
+
+def _check(result: int) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

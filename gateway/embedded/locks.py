@@ -1,0 +1,91 @@
+"""Who may use a data directory: advisory file locks that the kernel drops when their holder dies."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gateway.embedded.errors import DataDirBusyError, DataDirUnusableError
+
+
+@contextmanager
+def serve_lock(data_dir: Path) -> Iterator[None]:
+    """Hold `data_dir` for one `serve`.
+
+    Raises DataDirBusyError, naming the directory and the pid, where another one serves from it.
+    """
+    path = prepare_data_dir(data_dir) / "serve.lock"
+    lock = FileLock.take(path)
+    if lock is None:
+        raise DataDirBusyError(f"{data_dir} is already being served by process {holder(path)}")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class FileLock:
+    """An exclusive `flock(2)` on a file that carries its holder's pid.
+
+    It lasts until `release`, or until the last process that inherited the descriptor is gone.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @classmethod
+    def take(cls, path: Path) -> FileLock | None:
+        """Take the lock at once, or return None where another holds it."""
+        descriptor = _locked(path)
+        if descriptor is None:
+            return None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        return cls(descriptor)
+
+    def release(self) -> None:
+        os.close(self._descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Whether any process holds the lock. Takes it for an instant, so only its next taker may ask."""
+    descriptor = _locked(path)
+    if descriptor is not None:
+        os.close(descriptor)
+    return descriptor is None
+
+
+def holder(path: Path) -> int | None:
+    """The pid that the present or last holder wrote; None in the instant before it is written."""
+    text = path.read_text() if path.exists() else ""
+    return int(text) if text.isdecimal() else None
+
+
+def prepare_data_dir(data_dir: Path) -> Path:
+    """Create the directory if it is missing and return its absolute path.
+
+    Raises DataDirUnusableError where it is not a directory or cannot be written to.
+    """
+    path = data_dir.absolute()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise DataDirUnusableError(f"{path} cannot be the data directory: a file is in its place") from error
+    except OSError as error:
+        raise DataDirUnusableError(f"{path} cannot be the data directory: {error.strerror}") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise DataDirUnusableError(f"{path} cannot be the data directory: it is not writable by this user")
+    return path
+
+
+def _locked(path: Path) -> int | None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor

@@ -1,0 +1,137 @@
+"""Both stores of a data directory: the first process starts them and owns them, later ones join."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, Self
+
+from gateway.clock import monotonic_seconds
+from gateway.embedded import endpoints, postgres, valkey
+from gateway.embedded.endpoints import Endpoint, Endpoints
+from gateway.embedded.errors import DataDirBusyError
+from gateway.embedded.locks import FileLock, holder, prepare_data_dir
+from gateway.embedded.postgres import Postgres
+from gateway.embedded.valkey import Valkey
+
+_POLL_SECONDS = 0.05
+_SUPERVISION_SECONDS = 0.5
+_PORT_ATTEMPTS = 3
+
+
+class Stores:
+    """Running stores and how to reach them. `async with await Stores.open(...)` closes them again.
+
+    Holds nothing of an event loop, so `open` and `close` may run in different ones. Open it in the main thread: on
+    Linux the servers are stopped when the thread that started them ends.
+    """
+
+    def __init__(self, reached: Endpoints, owner: _Owner | None) -> None:
+        self.database_url = reached.database_url
+        self.redis_url = reached.redis_url
+        self._owner = owner
+
+    @classmethod
+    async def open(
+        cls, data_dir: Path, *, must_own: bool = False, durable: bool = True, patience_seconds: float = 15.0
+    ) -> Self:
+        """Join the stores that run under `data_dir`, else start them.
+
+        With `must_own` it waits for their present owner to finish instead of joining. `durable` False turns off
+        flushing to disk, for tests. Raises EmbeddedError, in one line, when neither works within `patience_seconds`
+        or a server does not start.
+        """
+        folder = prepare_data_dir(data_dir)
+        deadline = monotonic_seconds() + patience_seconds
+        while (lock := FileLock.take(folder / "stores.lock")) is None:
+            if not must_own and (reached := await _running(folder)) is not None:
+                return cls(reached, None)
+            if monotonic_seconds() > deadline:
+                raise DataDirBusyError(f"the stores in {folder} are held by process {holder(folder / 'stores.lock')}")
+            await asyncio.sleep(_POLL_SECONDS)
+        owner = _Owner(folder, lock, durable=durable)
+        return cls(await owner.start(), owner)
+
+    @property
+    def is_owner(self) -> bool:
+        return self._owner is not None
+
+    async def keep_running(self) -> NoReturn:
+        """Restart a store whose process dies, at the same address, until cancelled. For the owner's background."""
+        while True:
+            await asyncio.sleep(_SUPERVISION_SECONDS)
+            if self._owner is not None:
+                await self._owner.restart_dead()
+
+    async def close(self) -> None:
+        """Stop the stores where they are ours; leave a joined one alone."""
+        if self._owner is not None:
+            await self._owner.stop()
+            self._owner = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class _Owner:
+    """The one process that runs the servers of a data directory, by its lock."""
+
+    def __init__(self, folder: Path, lock: FileLock, *, durable: bool) -> None:
+        self._memory = folder / "stores.json"
+        self._lock = lock
+        self._postgres = Postgres(folder, durable=durable)
+        self._valkey = Valkey(folder, durable=durable)
+
+    async def start(self) -> Endpoints:
+        try:
+            await asyncio.gather(self._postgres.take_over(), self._valkey.take_over())
+            return await self._start_on_free_ports()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def restart_dead(self) -> None:
+        reached = endpoints.load(self._memory)
+        for store, endpoint in self._stores_at(reached) if reached is not None else ():
+            if store.has_died():
+                await store.take_over()
+                await store.start(endpoint)
+
+    async def stop(self) -> None:
+        try:
+            await asyncio.gather(self._postgres.stop(), self._valkey.stop())
+        finally:
+            self._lock.release()
+
+    async def _start_on_free_ports(self) -> Endpoints:
+        """Start both at once; again on other ports where a stranger was faster in taking one."""
+        for _ in range(_PORT_ATTEMPTS):
+            chosen = endpoints.choose(endpoints.load(self._memory))
+            endpoints.save(self._memory, chosen)
+            starts = [store.start(endpoint) for store, endpoint in self._stores_at(chosen)]
+            results = await asyncio.gather(*starts, return_exceptions=True)
+            failures = [result for result in results if isinstance(result, BaseException)]
+            if not failures:
+                return chosen
+            await asyncio.gather(self._postgres.stop(), self._valkey.stop())
+            if not endpoints.any_taken(chosen):
+                break
+        raise failures[0]
+
+    def _stores_at(self, reached: Endpoints) -> tuple[tuple[Postgres | Valkey, Endpoint], ...]:
+        return (self._postgres, reached.postgres), (self._valkey, reached.valkey)
+
+
+async def _running(folder: Path) -> Endpoints | None:
+    """The endpoints of the owner's stores once both answer; None while they do not."""
+    reached = endpoints.load(folder / "stores.json")
+    if reached is None:
+        return None
+    both_ready = await postgres.is_ready(reached.postgres) and await valkey.is_ready(reached.valkey)
+    return reached if both_ready else None
