@@ -41,6 +41,7 @@ class Child:
 
     def __init__(self, program: Program, command: Sequence[str], *, stdin: bytes = b"") -> None:
         self._program = program
+        self._log_start = program.log.stat().st_size if program.log.exists() else 0
         self._process = _spawn(program, command)
         if self._process.stdin is not None:
             self._process.stdin.write(stdin)
@@ -58,7 +59,7 @@ class Child:
         deadline = monotonic_seconds() + timeout_seconds
         while not await probe():
             if not self.is_running():
-                raise StoreFailedError(f"{self._program.name} did not start: {_last_words(self._program.log)}")
+                raise StoreFailedError(f"{self._program.name} did not start: {self._last_words()}")
             if monotonic_seconds() > deadline:
                 raise StoreFailedError(f"{self._program.name} was not ready in {timeout_seconds:g} s")
             await asyncio.sleep(_POLL_SECONDS)
@@ -66,15 +67,23 @@ class Child:
     async def wait_done(self, timeout_seconds: float) -> None:
         """Wait for a command that ends by itself. Raises StoreFailedError when it fails."""
         if not await _until(lambda: not self.is_running(), timeout_seconds) or self._process.returncode != 0:
-            raise StoreFailedError(f"{self._program.name} failed: {_last_words(self._program.log)}")
+            raise StoreFailedError(f"{self._program.name} failed: {self._last_words()}")
 
     async def stop(self, timeout_seconds: float) -> None:
         """Ask for an orderly end, then for an immediate one, then kill."""
         for number in (self._program.stop_signal, self._program.abort_signal, signal.SIGKILL):
             if self.is_running():
-                self._process.send_signal(number)
+                _signal(self.pid, number)
             if await _until(lambda: not self.is_running(), timeout_seconds):
                 return
+
+    def _last_words(self) -> str:
+        """The line this start logged that says most: the last with an error word, else the last."""
+        with self._program.log.open(errors="replace") as log:
+            log.seek(self._log_start)
+            lines = [line.strip() for line in log if line.strip()]
+        errors = [line for line in lines if "FATAL" in line or "error" in line.lower()]
+        return f"{(errors or lines or ['no output'])[-1]} (see {self._program.log})"
 
 
 async def stop_leftover(program: Program, timeout_seconds: float) -> None:
@@ -133,6 +142,7 @@ def _private(path: str, flags: int) -> int:
 def _signal(pid: int, number: signal.Signals) -> None:
     try:
         os.kill(pid, number)
+        os.kill(pid, signal.SIGCONT)  # a stopped process must wake to hear it
     except ProcessLookupError:
         return  # it ended by itself; its own children hold the lock for a moment longer
 
@@ -144,10 +154,3 @@ async def _until(is_done: Callable[[], bool], timeout_seconds: float) -> bool:
             return False
         await asyncio.sleep(_POLL_SECONDS)
     return True
-
-
-def _last_words(log: Path) -> str:
-    """The line of the log's end that says most: the last with an error word, else the last."""
-    lines = [line for line in log.read_text(errors="replace").splitlines()[-20:] if line.strip()]
-    errors = [line for line in lines if "FATAL" in line or "error" in line.lower()]
-    return f"{(errors or lines or ['no output'])[-1].strip()} (see {log})"

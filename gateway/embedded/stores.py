@@ -10,7 +10,7 @@ from typing import NoReturn, Self
 from gateway.clock import monotonic_seconds
 from gateway.embedded import endpoints, postgres, valkey
 from gateway.embedded.endpoints import Endpoint, Endpoints
-from gateway.embedded.errors import DataDirBusyError
+from gateway.embedded.errors import DataDirBusyError, StoreFailedError
 from gateway.embedded.locks import FileLock, holder, prepare_data_dir
 from gateway.embedded.postgres import Postgres
 from gateway.embedded.valkey import Valkey
@@ -92,8 +92,10 @@ class _Owner:
         try:
             await asyncio.gather(self._postgres.take_over(), self._valkey.take_over())
             return await self._start_on_free_ports()
-        except BaseException:
+        except BaseException as error:
             await self.stop()
+            if isinstance(error, OSError):
+                raise StoreFailedError(f"the stores cannot start: {error}") from error
             raise
 
     async def restart_dead(self) -> None:

@@ -21,14 +21,13 @@ class Valkey:
 
     def __init__(self, data_dir: Path, *, durable: bool) -> None:
         self._durable = durable
-        # An immediate end would lose what the last second wrote, so the second signal is no harsher than the first.
         self._program = Program(
             name="Valkey",
             folder=data_dir / "valkey",
             lock=data_dir / "valkey.lock",
             log=data_dir / "valkey.log",
             stop_signal=signal.SIGTERM,
-            abort_signal=signal.SIGTERM,
+            abort_signal=signal.SIGKILL,
         )
         self._child: Child | None = None
 

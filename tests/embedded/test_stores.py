@@ -1,0 +1,291 @@
+"""Guarantees of the embedded stores: data survives, one owner at a time, nothing outlives its owner."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import textwrap
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import asyncpg
+import psutil
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import AuthenticationError, RedisError
+
+from gateway.embedded.endpoints import load
+from gateway.embedded.errors import DataDirBusyError, DataDirUnusableError, EmbeddedUnavailableError, StoreFailedError
+from gateway.embedded.stores import Stores
+
+REPOSITORY = Path(__file__).parents[2]
+NOBODY = 65534
+
+# Another process on the same data directory: reports its view, then stays until its standard input ends.
+OTHER_PROCESS = """
+    import asyncio, sys
+    from pathlib import Path
+    from gateway.embedded.stores import Stores
+
+    async def main():
+        async with await Stores.open(Path(sys.argv[1]), durable=False) as stores:
+            print(stores.is_owner, flush=True)
+            await asyncio.to_thread(sys.stdin.read)
+
+    asyncio.run(main())
+"""
+
+
+@asynccontextmanager
+async def other_process(
+    data_dir: Path, *, python: str = sys.executable, uid: int | None = None
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    process = await asyncio.create_subprocess_exec(
+        python,
+        *("-c", textwrap.dedent(OTHER_PROCESS), str(data_dir)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": sysconfig.get_path("platlib"), "PYTHONDONTWRITEBYTECODE": "1"},
+        user=uid,
+        group=uid,
+        extra_groups=None if uid is None else (),
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(60):
+            yield process, (await process.stdout.readline()).decode().strip()
+    finally:
+        if process.returncode is None:
+            process.stdin.close()
+        await process.wait()
+
+
+def python_for_everyone() -> str | None:
+    """An interpreter of this version outside root's home, where an ordinary user can reach it."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for candidate in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
+        command = [candidate, "-c", ""]
+        with suppress(OSError):
+            if (
+                subprocess.run(command, user=NOBODY, group=NOBODY, extra_groups=(), cwd="/", check=False).returncode
+                == 0
+            ):
+                return candidate
+    return None
+
+
+async def write(stores: Stores, value: str) -> None:
+    connection = await asyncpg.connect(stores.database_url)
+    await connection.execute("CREATE TABLE IF NOT EXISTS kept (value text)")
+    await connection.execute("INSERT INTO kept VALUES ($1)", value)
+    await connection.close()
+    async with Redis.from_url(stores.redis_url) as client:
+        await client.rpush("kept", value)
+
+
+async def read(stores: Stores) -> tuple[list[str], list[str]]:
+    connection = await asyncpg.connect(stores.database_url)
+    rows = [row["value"] for row in await connection.fetch("SELECT value FROM kept")]
+    await connection.close()
+    async with Redis.from_url(stores.redis_url, decode_responses=True) as client:
+        return rows, [str(entry) for entry in await client.lrange("kept", 0, -1)]
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """A directory with a space in its name that other users may enter, unlike pytest's own."""
+    with tempfile.TemporaryDirectory(prefix="gateway stores ") as folder:
+        Path(folder).chmod(0o755)
+        path = Path(folder) / "data dir"
+        path.mkdir()
+        yield path
+
+
+async def test_both_stores_find_their_data_and_address_again(data_dir: Path) -> None:
+    async with await Stores.open(data_dir) as first:
+        await write(first, "a")
+    async with await Stores.open(data_dir) as second:
+        assert await read(second) == (["a"], ["a"])
+        assert (second.database_url, second.redis_url) == (first.database_url, first.redis_url)
+
+
+async def test_a_taken_port_is_replaced(data_dir: Path) -> None:
+    async with await Stores.open(data_dir, durable=False) as first:
+        await write(first, "a")
+    remembered = load(data_dir / "stores.json")
+    assert remembered is not None
+    async with (
+        await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", remembered.postgres.port),
+        await Stores.open(data_dir, durable=False) as second,
+    ):
+        assert second.database_url != first.database_url
+        assert await read(second) == (["a"], ["a"])
+
+
+async def test_passwords_are_required_and_private(data_dir: Path) -> None:
+    async with await Stores.open(data_dir, durable=False) as stores:
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await asyncpg.connect(stores.database_url, password="guess")
+        password = stores.redis_url.split(":")[2].split("@")[0]
+        async with Redis.from_url(stores.redis_url.replace(password, "guess")) as client:
+            with pytest.raises(AuthenticationError, match=r"invalid username-password"):
+                await client.ping()
+        assert stat.S_IMODE((data_dir / "stores.json").stat().st_mode) == 0o600
+        shown = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+        assert shown
+        assert not [line for line in shown if password in line]
+
+
+async def test_a_second_process_joins_and_leaves_the_stores_running(data_dir: Path) -> None:
+    async with await Stores.open(data_dir, durable=False) as stores:
+        await write(stores, "a")
+        async with other_process(data_dir) as (_process, is_owner):
+            assert is_owner == "False"
+        assert await read(stores) == (["a"], ["a"])
+
+
+async def test_an_owner_waits_for_a_shorter_one_to_finish(data_dir: Path) -> None:
+    async with other_process(data_dir) as (process, is_owner):
+        assert is_owner == "True"
+        opening = asyncio.create_task(Stores.open(data_dir, must_own=True, durable=False))
+        assert not (await asyncio.wait([opening], timeout=0.2))[0]
+        assert process.stdin is not None
+        process.stdin.close()
+        async with await opening as stores:
+            assert stores.is_owner
+
+
+async def test_an_owner_that_stays_is_named(data_dir: Path) -> None:
+    async with await Stores.open(data_dir, durable=False):
+        with pytest.raises(DataDirBusyError, match=f"held by process {os.getpid()}"):
+            await Stores.open(data_dir, must_own=True, patience_seconds=0.1)
+
+
+async def test_servers_of_a_killed_owner_vanish_and_their_data_stays(data_dir: Path) -> None:
+    async with other_process(data_dir) as (process, _):
+        servers = psutil.Process(process.pid).children(recursive=True)
+        assert {"postgres", "valkey-server"} <= {server.name() for server in servers}
+        async with await Stores.open(data_dir, durable=False) as joined:
+            await write(joined, "a")
+        process.kill()
+        await process.wait()
+        async with await Stores.open(data_dir, durable=False) as stores:
+            assert stores.is_owner
+            assert await read(stores) == (["a"], ["a"])
+            assert not [server for server in servers if lives(server)]
+
+
+async def test_a_frozen_leftover_is_taken_over(data_dir: Path) -> None:
+    """A stopped process cannot follow its death signal, like one on a system without death signals."""
+    async with other_process(data_dir) as (process, _):
+        valkey = next(child for child in psutil.Process(process.pid).children() if child.name() == "valkey-server")
+        valkey.suspend()
+        process.kill()
+        await process.wait()
+        async with await Stores.open(data_dir, durable=False):
+            assert not lives(valkey)
+
+
+async def test_a_torn_append_only_file_is_read_up_to_the_tear(data_dir: Path) -> None:
+    async with await Stores.open(data_dir, durable=False) as stores:
+        await write(stores, "a")
+    (increment,) = (data_dir / "valkey" / "appendonlydir").glob("*.incr.aof")
+    with increment.open("ab") as file:
+        file.write(b"*3\r\n$5\r\nRPUSH\r\n$4\r\nke")
+    async with await Stores.open(data_dir, durable=False) as stores:
+        assert await read(stores) == (["a"], ["a"])
+
+
+async def test_a_cluster_that_was_half_made_is_made_anew(data_dir: Path) -> None:
+    (data_dir / "postgres.new" / "base").mkdir(parents=True)
+    async with await Stores.open(data_dir, durable=False) as stores:
+        await write(stores, "a")
+
+
+@pytest.mark.parametrize("name", ["postgres", "valkey-server"])
+async def test_a_store_that_dies_is_restarted_at_the_same_address(data_dir: Path, name: str) -> None:
+    async with await Stores.open(data_dir, durable=False) as stores:
+        await write(stores, "a")
+        keeping = asyncio.create_task(stores.keep_running())
+        victim = next(child for child in psutil.Process().children() if child.name() == name and owned(child, data_dir))
+        victim.send_signal(signal.SIGKILL)
+        async with asyncio.timeout(30):
+            while not await answers(stores, expected=["a"]):  # noqa: ASYNC110 - another process, not an event of ours
+                await asyncio.sleep(0.05)
+        assert not lives(victim)
+        keeping.cancel()
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether it still runs; a container without an init leaves the dead of a killed parent as zombies."""
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def owned(process: psutil.Process, data_dir: Path) -> bool:
+    return str(data_dir) in process.cwd()
+
+
+async def answers(stores: Stores, *, expected: list[str]) -> bool:
+    try:
+        return await read(stores) == (expected, expected)
+    except (OSError, asyncpg.PostgresError, RedisError):
+        return False
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+async def test_an_ordinary_user_can_run_them(data_dir: Path) -> None:
+    python = python_for_everyone()
+    if python is None:
+        pytest.skip("no interpreter here that an ordinary user may run")
+    os.chown(data_dir, NOBODY, NOBODY)
+    async with other_process(data_dir, python=python, uid=NOBODY) as (process, is_owner):
+        assert is_owner == "True"
+        servers = psutil.Process(process.pid).children()
+        assert {server.uids().real for server in servers} == {NOBODY}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has anything to leave")
+async def test_as_root_no_server_runs_as_root(data_dir: Path) -> None:
+    data_dir.chmod(0o700)  # noqa: ASYNC240 - one quick call
+    async with await Stores.open(data_dir, durable=False):
+        servers = [child for child in psutil.Process().children() if owned(child, data_dir)]
+        assert len(servers) == 2
+        assert 0 not in {server.uids().effective for server in servers}
+
+
+async def test_a_file_in_the_place_of_the_data_dir_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "data").touch()
+    with pytest.raises(DataDirUnusableError, match=r"a file is in its place$"):
+        await Stores.open(tmp_path / "data")
+    with pytest.raises(DataDirUnusableError, match=r"a file is in its place$"):
+        await Stores.open(tmp_path / "data" / "deeper")
+
+
+async def test_a_damaged_memory_is_named(data_dir: Path) -> None:
+    (data_dir / "stores.json").write_text("{")
+    with pytest.raises(DataDirUnusableError, match=r"stores\.json is damaged"):
+        await Stores.open(data_dir)
+
+
+async def test_a_server_that_cannot_start_says_why(data_dir: Path) -> None:
+    async with await Stores.open(data_dir, durable=False):
+        pass
+    (data_dir / "postgres" / "global" / "pg_control").unlink()
+    with pytest.raises(StoreFailedError, match=r"PostgreSQL did not start: .*pg_control"):
+        await Stores.open(data_dir)
+
+
+async def test_a_cluster_of_an_unknown_version_is_refused(data_dir: Path) -> None:
+    (data_dir / "postgres").mkdir(parents=True)
+    (data_dir / "postgres" / "PG_VERSION").write_text("9")
+    with pytest.raises(EmbeddedUnavailableError, match="made by PostgreSQL 9"):
+        await Stores.open(data_dir)
