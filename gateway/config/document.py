@@ -1,0 +1,124 @@
+"""What was written, before anyone asks whether it is right: one tree of plain data that knows where each value stands.
+
+YAML is read by the core schema of YAML 1.2, in which `no`, `010` and `1:30` are text: in YAML 1.1 they would be false,
+8 and 90. Keys written twice are problems, not overrides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+import yaml
+
+from gateway.config.errors import ConfigProblem, KeyPath, Origin, dotted
+
+Tree = dict[str, object]
+
+_INTEGER = re.compile(r"[-+]?(0|[1-9]\d{0,18})", re.ASCII)
+_FRACTION = re.compile(r"[-+]?\d{1,18}\.\d{1,18}", re.ASCII)
+_WORDS: Mapping[str, object] = {
+    "": None, "~": None, "null": None, "Null": None, "NULL": None,
+    "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
+}  # fmt: skip
+# Nothing of ours nests deeper than 6; an alias inside its own anchor nests for ever.
+_DEEPEST = 16
+
+
+@dataclass(slots=True)
+class Document:
+    """The tree and where each key of it was written. Absent values (`key:` with nothing behind) are left out."""
+
+    source: str
+    tree: Tree = field(default_factory=dict)
+    origins: dict[KeyPath, Origin] = field(default_factory=dict)
+    problems: list[ConfigProblem] = field(default_factory=list)
+
+    def origin(self, path: KeyPath) -> Origin:
+        """Where the value at `path` was written or, for one that was not, where its parent was."""
+        for length in range(len(path), -1, -1):
+            if (found := self.origins.get(path[:length])) is not None:
+                return found
+        return Origin(self.source)
+
+    def report(self, path: KeyPath, message: str) -> None:
+        self.problems.append(ConfigProblem(self.origin(path), dotted(path), message))
+
+
+def read_yaml(text: str, source: str) -> Document:
+    """Parses the text of a file. What cannot be read becomes a problem of the document."""
+    document = Document(source)
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        document.problems.append(ConfigProblem(Origin(source, line), "", f"not YAML: {error.problem or error.context}"))
+        return document
+    except yaml.YAMLError as error:
+        document.problems.append(ConfigProblem(Origin(source), "", f"not YAML: {error}"))
+        return document
+    tree = None if root is None else _Builder(document).value(root, ())
+    if isinstance(tree, dict):
+        document.tree = tree
+    elif tree is not None:
+        document.problems.append(ConfigProblem(Origin(source, 1), "", "must be a mapping of sections such as server:"))
+    return document
+
+
+def read_value(text: str) -> object:
+    """One value from an environment variable: a YAML list or map where it is one, else a plain scalar."""
+    if text.lstrip()[:1] in ("[", "{"):
+        scratch = read_yaml(f"value: {text}", "")
+        if not scratch.problems:
+            return scratch.tree.get("value")
+    return _scalar(text.strip())
+
+
+class _Builder:
+    """Turns the nodes of one file into plain data, noting lines and problems on the way."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+
+    def value(self, node: yaml.Node, path: KeyPath) -> object:
+        self._document.origins.setdefault(path, Origin(self._document.source, node.start_mark.line + 1))
+        if len(path) > _DEEPEST:
+            self._document.report(path[:1], "is nested too deeply")
+            return None
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
+        is_plain = isinstance(node, yaml.ScalarNode) and node.style is None and not node.tag.endswith(":str")
+        return _scalar(node.value) if is_plain else str(node.value)
+
+    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> Tree:
+        tree: Tree = {}
+        seen: dict[str, int] = {}
+        for key_node, value_node in node.value:
+            key, line = self._key(key_node), key_node.start_mark.line + 1
+            here = (*path, key)
+            if key in seen:
+                origin = Origin(self._document.source, line)
+                problem = ConfigProblem(origin, dotted(here), f"is written twice, first on line {seen[key]}")
+                self._document.problems.append(problem)
+                continue
+            seen[key] = line
+            self._document.origins[here] = Origin(self._document.source, line)
+            value = self.value(value_node, here)
+            if value is not None:
+                tree[key] = value
+        return tree
+
+    def _key(self, node: yaml.Node) -> str:
+        return str(node.value) if isinstance(node, yaml.ScalarNode) else "?"
+
+
+def _scalar(text: str) -> object:
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    return Decimal(text) if _FRACTION.fullmatch(text) else text

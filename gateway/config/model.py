@@ -1,0 +1,150 @@
+"""The configuration as the composition root takes it: frozen values, one per section of gateway.yaml.
+
+Pydantic fills them from what was written, by the parsers of `quantities.py`; the aliases are the keys of the file,
+the names carry the unit. The defaults here are the defaults of the product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from gateway.config import quantities
+from gateway.config.fields import (
+    Amount,
+    Currency,
+    Duration,
+    Listen,
+    Network,
+    Positive,
+    Size,
+    Target,
+    Text,
+    Timeout,
+    Url,
+    Word,
+)
+from gateway.config.plans import PlanSpec
+from gateway.config.quantities import Address
+from gateway.config.secrets import Secrets
+from policies.model import Route
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """The listeners. At most `max_header_bytes` of request line and headers, as nginx's 4 x 8 KiB."""
+
+    public: Listen = field(default=Address("0.0.0.0", 8080))
+    admin: Listen = field(default=Address("127.0.0.1", 8081))
+    workers: Positive = 1
+    trusted_proxies: tuple[Network, ...] = ()
+    max_header_bytes: Annotated[Size, Field(ge=1024)] = 32 * 1024
+    header_timeout_seconds: Annotated[Timeout, Field(alias="header_timeout")] = 10.0
+    body_idle_timeout_seconds: Annotated[Timeout, Field(alias="body_idle_timeout")] = 30.0
+    drain_timeout_seconds: Annotated[Duration, Field(alias="drain_timeout")] = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Database:
+    url: Annotated[str, BeforeValidator(quantities.database_url)] = field(default="embedded", repr=False)
+    pool_size: Positive = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redis:
+    """`partitions` spread accounts over a cluster's 16384 hash slots; more partitions than slots would be idle."""
+
+    url: Annotated[str, BeforeValidator(quantities.redis_url)] = field(default="embedded", repr=False)
+    partitions: Annotated[int, Field(strict=True, ge=1, le=16384)] = 64
+    timeout_seconds: Annotated[Timeout, Field(alias="timeout")] = 0.1
+    on_outage: Literal["refuse", "serve"] = "refuse"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    prefix: Annotated[str, BeforeValidator(quantities.key_prefix)] = "gw"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principals:
+    """How long a cached caller is served while PostgreSQL is away, and how many callers a process remembers."""
+
+    max_stale_seconds: Annotated[Duration, Field(alias="max_stale")] = 3600.0
+    max_entries: Positive = 100_000
+
+
+def _not_empty(targets: tuple[str, ...]) -> tuple[str, ...]:
+    if not targets:
+        raise ValueError("must name at least one target such as http://127.0.0.1:9000")
+    return targets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    """Where requests go. `targets` are origins (`http://host:port`), `headers` (lower-case) are set on each request."""
+
+    name: str
+    targets: Annotated[tuple[Target, ...], AfterValidator(_not_empty)]
+    headers: dict[str, Text] = field(default_factory=dict, repr=False)
+    connect_timeout_seconds: Annotated[Timeout, Field(alias="connect_timeout")] = 2.0
+    first_byte_timeout_seconds: Annotated[Timeout, Field(alias="first_byte_timeout")] = 60.0
+    idle_timeout_seconds: Annotated[Timeout, Field(alias="idle_timeout")] = 60.0
+    total_timeout_seconds: Annotated[Timeout, Field(alias="total_timeout")] = 600.0
+    max_connections: Positive = 256
+    queue_timeout_seconds: Annotated[Duration, Field(alias="queue_timeout")] = 2.0
+    retries: Annotated[int, Field(strict=True, ge=0, le=10)] = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stripe:
+    api_base: Url = "https://api.stripe.com"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LemonSqueezy:
+    api_base: Url = "https://api.lemonsqueezy.com"
+    store_id: Text | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pack:
+    """Credits for sale outside a subscription."""
+
+    id: Word
+    name: str
+    credits: Positive
+    price: Amount
+    currency: Currency = "USD"
+    stripe_price_id: Text | None = None
+    lemon_squeezy_variant_id: Text | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Billing:
+    stripe: Stripe = Stripe()
+    lemon_squeezy: LemonSqueezy = LemonSqueezy()
+    success_url: Url | None = None
+    cancel_url: Url | None = None
+    past_due_grace_seconds: Annotated[Duration, Field(alias="past_due_grace")] = 3 * 86400.0
+    packs: tuple[Pack, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything the gateway was told. `path` is the file it came from, None for none; `data_dir` is absolute."""
+
+    path: Path | None
+    data_dir: Path
+    server: Server
+    database: Database
+    redis: Redis
+    keys: Keys
+    principals: Principals
+    upstreams: tuple[Upstream, ...]
+    routes: tuple[Route, ...]
+    plans: tuple[PlanSpec, ...]
+    billing: Billing
+    secrets: Secrets

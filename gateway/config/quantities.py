@@ -1,0 +1,217 @@
+"""How gateway.yaml writes quantities and addresses: each parser takes what was written and gives one plain value.
+
+Each raises ValueError with a sentence that says what is allowed; it never quotes a URL, which may hold a password.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from urllib.parse import SplitResult, urlsplit
+
+IPNetwork = IPv4Network | IPv6Network
+
+# SI and IEC prefixes as in IEC 80000-13: KB is 1000 bytes, KiB is 1024.
+_SIZE_UNITS = {
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+}
+_DURATION_UNITS = {
+    "ms": Decimal("0.001"),
+    "s": Decimal(1),
+    "m": Decimal(60),
+    "h": Decimal(3600),
+    "d": Decimal(86400),
+}
+_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)", re.ASCII)
+# RFC 1123 section 2.1, with the underscore that container networks put into service names.
+_HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_-]{1,63})*\.?", re.ASCII)
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_KEY_PREFIX = re.compile(r"[a-z][a-z0-9]{0,15}", re.ASCII)
+_CURRENCY = re.compile(r"[A-Z]{3}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen. Port 0 lets the kernel pick one; `host` of an IPv6 address has no brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def size_bytes(written: object) -> int:
+    """`32KiB`, `20MiB`, `1MB` or a whole number of bytes."""
+    wanted = f"must be a size such as 32KiB, 20MiB, 1MB or a number of bytes, got {written!r}"
+    if isinstance(written, int) and not isinstance(written, bool) and written >= 0:
+        return written
+    match = _QUANTITY.fullmatch(written.strip()) if isinstance(written, str) else None
+    if match is None or match[2].lower() not in _SIZE_UNITS:
+        raise ValueError(wanted)
+    size = Decimal(match[1]) * _SIZE_UNITS[match[2].lower()]
+    if size != int(size):
+        raise ValueError(f"must be a whole number of bytes, got {written!r}")
+    return int(size)
+
+
+def duration_seconds(written: object) -> float:
+    """`100ms`, `2s`, `10m`, `1h`, `3d` or a number of seconds."""
+    if isinstance(written, int | float | Decimal) and not isinstance(written, bool) and 0 <= written < float("inf"):
+        return float(written)
+    match = _QUANTITY.fullmatch(written.strip()) if isinstance(written, str) else None
+    if match is None or match[2] not in _DURATION_UNITS:
+        raise ValueError(f"must be a duration such as 100ms, 2s, 10m, 1h, 3d or a number of seconds, got {written!r}")
+    return float(Decimal(match[1]) * _DURATION_UNITS[match[2]])
+
+
+def positive_duration_seconds(written: object) -> float:
+    """A duration that is more than nothing."""
+    seconds = duration_seconds(written)
+    if seconds == 0:
+        raise ValueError("must be longer than 0")
+    return seconds
+
+
+def listen_address(written: object) -> Address:
+    """`127.0.0.1:8080`, `localhost:0` or `[::1]:8080`."""
+    if isinstance(written, Address):
+        return written
+    wanted = f"must be host:port such as 127.0.0.1:8080 or [::1]:8080, got {written!r}"
+    host, colon, port = written.rpartition(":") if isinstance(written, str) else ("", "", "")
+    if not colon or not host:
+        raise ValueError(wanted)
+    if not re.fullmatch(r"\d{1,5}", port, re.ASCII) or int(port) > 65535:
+        raise ValueError(f"must end in a port from 0 to 65535, got {written!r}")
+    return Address(_host(host, wanted), int(port))
+
+
+def network(written: object) -> IPNetwork:
+    """A CIDR such as `10.0.0.0/8` or `fd00::/8`, or one address."""
+    if isinstance(written, IPv4Network | IPv6Network):
+        return written
+    if not isinstance(written, str):
+        raise ValueError(f"must be a CIDR such as 10.0.0.0/8, got {written!r}")
+    try:
+        found = ip_network(written, strict=False)
+    except ValueError as error:
+        raise ValueError(f"must be a CIDR such as 10.0.0.0/8 or fd00::/8, got {written!r}") from error
+    if "/" in written and ip_address(written.partition("/")[0]) != found.network_address:
+        raise ValueError(f"has bits set past its mask, got {written!r}; did you mean {found}?")
+    return found
+
+
+def http_origin(written: object) -> str:
+    """`http://host[:port]` or `https://host[:port]`, nothing behind; given back without a trailing slash."""
+    url = _http_url(written)
+    if url.path not in ("", "/") or url.query or url.fragment:
+        raise ValueError(
+            "must be only scheme, host and port, such as http://127.0.0.1:9000; paths come from the client"
+        )
+    if url.port == 0:
+        raise ValueError("must name a port from 1 to 65535")
+    return f"{url.scheme}://{url.netloc.lower()}"
+
+
+def http_url(written: object) -> str:
+    """An absolute http or https URL; given back without a trailing slash."""
+    return _http_url(written).geturl().rstrip("/")
+
+
+def database_url(written: object) -> str:
+    """`embedded` or `postgresql://…`; given back with the scheme `postgresql`."""
+    if written == "embedded":
+        return "embedded"
+    scheme, separator, rest = written.partition("://") if isinstance(written, str) else ("", "", "")
+    if scheme not in ("postgresql", "postgres", "postgresql+asyncpg") or not separator or not rest:
+        raise ValueError("must be embedded or a URL such as postgresql://user:password@host:5432/name")
+    return f"postgresql://{rest}"
+
+
+def redis_url(written: object) -> str:
+    """`embedded`, `redis://…`, `rediss://…` (TLS) or `redis+cluster://…`."""
+    if written == "embedded":
+        return "embedded"
+    scheme, separator, rest = written.partition("://") if isinstance(written, str) else ("", "", "")
+    if scheme not in ("redis", "rediss", "redis+cluster") or not separator or not rest:
+        raise ValueError("must be embedded or a URL such as redis://host:6379/0, rediss://… or redis+cluster://…")
+    return f"{scheme}://{rest}"
+
+
+def decimal_amount(written: object) -> Decimal:
+    """A non-negative amount, of money or credits, from a number or its text; never through binary fractions."""
+    if isinstance(written, int | float | Decimal | str) and not isinstance(written, bool):
+        text = str(written).strip()
+        if re.fullmatch(r"\d{1,12}(\.\d{1,12})?", text, re.ASCII):
+            return Decimal(text)
+    raise ValueError(f"must be an amount of 0 or more such as 9.99, got {written!r}")
+
+
+def currency_code(written: object) -> str:
+    """Three capital letters, ISO 4217."""
+    if isinstance(written, str) and _CURRENCY.fullmatch(written.upper()):
+        return written.upper()
+    raise ValueError(f"must be a currency code of ISO 4217 such as USD, got {written!r}")
+
+
+def text(written: object) -> str:
+    """Text; a bare number stands for its digits, because providers' ids look like numbers."""
+    if isinstance(written, str):
+        return written
+    if isinstance(written, int) and not isinstance(written, bool):
+        return str(written)
+    raise ValueError(f"must be text, got {written!r}")
+
+
+def word(written: object) -> str:
+    """A name for machines: it ends up in labels, paths and variables."""
+    if isinstance(written, str) and _WORD.fullmatch(written):
+        return written
+    raise ValueError(f"must be 1 to 64 letters, digits and . _ -, beginning with a letter or digit, got {written!r}")
+
+
+def key_prefix(written: object) -> str:
+    """What API keys begin with, before `_live_`."""
+    if isinstance(written, str) and _KEY_PREFIX.fullmatch(written):
+        return written
+    raise ValueError(f"must be 1 to 16 lower-case letters and digits, beginning with a letter, got {written!r}")
+
+
+def _host(written: str, wanted: str) -> str:
+    if written.startswith("[") and written.endswith("]"):
+        try:
+            return str(IPv6Address(written[1:-1]))
+        except AddressValueError as error:
+            raise ValueError(wanted) from error
+    if re.fullmatch(r"[\d.]+", written, re.ASCII):
+        try:
+            return str(IPv4Address(written))
+        except AddressValueError as error:
+            raise ValueError(wanted) from error
+    if not _HOST_NAME.fullmatch(written):
+        raise ValueError(wanted)
+    return written
+
+
+def _http_url(written: object) -> SplitResult:
+    wanted = "must be a URL such as http://127.0.0.1:9000 or https://api.example.com"
+    if not isinstance(written, str) or re.search(r"[\x00-\x20\x7f-\uffff]", written):
+        raise ValueError(wanted)
+    try:
+        url = urlsplit(written)
+        _ = url.port  # parsed only when asked for, and refuses then
+    except ValueError as error:
+        raise ValueError(wanted) from error
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise ValueError(wanted)
+    if url.username is not None or url.password is not None:
+        raise ValueError("must not hold a user or password; send them as a header")
+    return url

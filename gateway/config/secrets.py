@@ -1,0 +1,152 @@
+"""Secrets come from the environment; beside embedded stores, those that are missing are made once and kept.
+
+`data_dir/secrets.json` is written under a lock, to a temporary file that replaces it whole: two processes that start
+together agree on one set, and a crash leaves either none or all of it. A file that cannot be read is an error, never
+made anew, since a new pepper would turn every key into an unknown one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ADMIN_TOKEN = "GATEWAY_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
+KEY_PEPPER = "GATEWAY_KEY_PEPPER"
+JWT_SECRET = "GATEWAY_JWT_SECRET"  # noqa: S105 - the name of a variable
+REQUIRED = (ADMIN_TOKEN, KEY_PEPPER, JWT_SECRET)
+
+_FILE = "secrets.json"
+# 256 bits, the output of the hash that each of them is used with (RFC 7518 section 3.2).
+_SECRET_BYTES = 32
+_VERSIONED = re.compile(r"\s*([1-9]\d{0,8}):(.+)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secrets:
+    """What opens doors; none of it shows in a repr.
+
+    `key_peppers` by version; new keys are digested under `pepper_version`, the highest. Webhook secrets are all valid.
+    """
+
+    admin_token: str = field(repr=False)
+    key_peppers: Mapping[int, str] = field(repr=False)
+    jwt_secret: str = field(repr=False)
+    stripe_secret_key: str | None = field(default=None, repr=False)
+    stripe_webhook_secrets: tuple[str, ...] = field(default=(), repr=False)
+    lemon_squeezy_api_key: str | None = field(default=None, repr=False)
+    lemon_squeezy_webhook_secrets: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def pepper_version(self) -> int:
+        return max(self.key_peppers)
+
+
+class SecretsUnusableError(Exception):
+    """A secret is malformed or the file of secrets cannot be used; `name` is the variable or the file."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+def read_secrets(environ: Mapping[str, str]) -> dict[str, str]:
+    """The three required ones as far as the environment has them; an empty one is a missing one."""
+    return {name: value for name in REQUIRED if (value := environ.get(name, "").strip())}
+
+
+def stored_secrets(data_dir: Path, given: Mapping[str, str], *, persist: bool) -> dict[str, str]:
+    """The three required ones: given, else kept in `data_dir`, else new and, with `persist`, kept from now on.
+
+    Raises SecretsUnusableError for a file that is not ours to read.
+    """
+    known = {**_kept(data_dir / _FILE), **given}
+    missing = [name for name in REQUIRED if name not in known]
+    if not missing:
+        return known
+    if not persist:
+        return known | {name: secrets.token_urlsafe(_SECRET_BYTES) for name in missing}
+    with _locked(data_dir):
+        kept = _kept(data_dir / _FILE)
+        fresh = {name: secrets.token_urlsafe(_SECRET_BYTES) for name in missing if name not in kept}
+        if fresh:
+            _replace(data_dir / _FILE, kept | fresh)
+        return {**kept, **fresh, **given}
+
+
+def secrets_of(required: Mapping[str, str], environ: Mapping[str, str]) -> Secrets:
+    """Raises SecretsUnusableError for a pepper whose versions cannot be told."""
+    return Secrets(
+        admin_token=required[ADMIN_TOKEN],
+        key_peppers=_peppers(required[KEY_PEPPER]),
+        jwt_secret=required[JWT_SECRET],
+        stripe_secret_key=environ.get("STRIPE_SECRET_KEY", "").strip() or None,
+        stripe_webhook_secrets=_several(environ.get("STRIPE_WEBHOOK_SECRET", "")),
+        lemon_squeezy_api_key=environ.get("LEMON_SQUEEZY_API_KEY", "").strip() or None,
+        lemon_squeezy_webhook_secrets=_several(environ.get("LEMON_SQUEEZY_WEBHOOK_SECRET", "")),
+    )
+
+
+def _several(written: str) -> tuple[str, ...]:
+    return tuple(secret.strip() for secret in written.split(",") if secret.strip())
+
+
+def _peppers(written: str) -> dict[int, str]:
+    """`2:new,1:old` by version; anything without versions is version 1."""
+    parts = _several(written)
+    matches = [match for part in parts if (match := _VERSIONED.fullmatch(part))]
+    if not matches:
+        return {1: written}
+    peppers = {int(match[1]): match[2] for match in matches}
+    if len(peppers) != len(parts):
+        raise SecretsUnusableError(KEY_PEPPER, "must give each secret a version of its own, as 2:newsecret,1:oldsecret")
+    return peppers
+
+
+def _kept(file: Path) -> dict[str, str]:
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise SecretsUnusableError(str(file), f"cannot be read: {error}") from error
+    if not isinstance(content, dict) or not all(isinstance(value, str) and value for value in content.values()):
+        raise SecretsUnusableError(str(file), "must be a JSON object of names and secrets")
+    return content
+
+
+@contextmanager
+def _locked(data_dir: Path) -> Iterator[None]:
+    """Between processes; the kernel drops the lock of one that dies."""
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(data_dir / f"{_FILE}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SecretsUnusableError(str(data_dir), f"cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _replace(file: Path, content: Mapping[str, str]) -> None:
+    """Whole or not at all, also through a power cut: the file reaches the disk before its name does."""
+    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{_FILE}.")  # mode 0600 from the start
+    with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+        json.dump(content, handle, indent=2)
+        handle.flush()
+        os.fsync(handle.fileno())
+    Path(temporary).replace(file)
+    directory = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

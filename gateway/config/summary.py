@@ -1,0 +1,81 @@
+"""What a configuration amounts to, for `gateway check`: a few lines without any secret, and what looks like a slip."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from gateway.config.model import Config, Upstream
+from policies.model import Price, Route
+
+# RFC 7518 section 3.2: the key of HS256 is at least as long as its hash.
+_JWT_SECRET_BYTES = 32
+
+
+def describe(config: Config) -> str:
+    """A short account of listeners, stores, upstreams, routes and plans; then the warnings."""
+    server = config.server
+    lines = [
+        f"public listener  {server.public}, {_count(server.workers, 'worker')}",
+        f"admin listener   {server.admin}",
+        f"database         {_without_credentials(config.database.url)}",
+        f"redis            {_without_credentials(config.redis.url)}, {_count(config.redis.partitions, 'partition')}",
+        f"data directory   {config.data_dir}",
+        f"upstreams        {_count(len(config.upstreams), 'upstream')}",
+        *(_upstream_line(upstream) for upstream in config.upstreams),
+        f"routes           {_count(len(config.routes), 'route')}",
+        *(_route_line(route) for route in config.routes),
+        f"plans            {', '.join(plan.name for plan in config.plans) or 'none'}",
+        f"payments         {', '.join(_providers(config)) or 'none configured'}",
+        *(f"warning: {warning}" for warning in warnings(config)),
+    ]
+    return "\n".join(lines)
+
+
+def warnings(config: Config) -> tuple[str, ...]:
+    """What is allowed and yet probably not meant."""
+    found = []
+    if not config.routes:
+        found.append("there are no routes; every request is answered with 404")
+    if len(config.secrets.jwt_secret.encode()) < _JWT_SECRET_BYTES:
+        found.append(f"GATEWAY_JWT_SECRET is shorter than {_JWT_SECRET_BYTES} bytes (RFC 7518 section 3.2)")
+    used = {route.upstream for route in config.routes}
+    found += [f"no route uses the upstream {up.name}" for up in config.upstreams if up.name not in used]
+    offered = {feature for plan in config.plans for feature, value in plan.features.items() if value}
+    found += [
+        f"route {route.name} needs the feature {route.feature}, which no plan here has"
+        for route in config.routes
+        if route.feature and route.feature not in offered
+    ]
+    return tuple(found)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _without_credentials(url: str) -> str:
+    parts = urlsplit(url)
+    return url if url == "embedded" else f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _upstream_line(upstream: Upstream) -> str:
+    return f"  {upstream.name}: {', '.join(upstream.targets)}"
+
+
+def _route_line(route: Route) -> str:
+    methods = ",".join(sorted(route.methods))
+    return f"  {route.name}: {methods} {route.path} -> {route.upstream}, {_price(route.price)}"
+
+
+def _price(price: Price) -> str:
+    unit = price.unit if price.unit_size == 1 else f"{price.unit_size} {price.unit}s"
+    return f"{_count_of_credits(price)} per {unit}" if price.credits else "free"
+
+
+def _count_of_credits(price: Price) -> str:
+    return f"{price.credits} credit" if price.credits == 1 else f"{price.credits} credits"
+
+
+def _providers(config: Config) -> list[str]:
+    keys = {"stripe": config.secrets.stripe_secret_key, "lemon squeezy": config.secrets.lemon_squeezy_api_key}
+    return [name for name, key in keys.items() if key]

@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import FrozenInstanceError
+from decimal import Decimal
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from gateway.config import Address, Config, ConfigError, ConfigProblem, load
+
+ROOT = Path(__file__).parents[2]
+SECRETS = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
+Load = Callable[..., Config]
+
+
+@pytest.fixture
+def load_text(tmp_path: Path) -> Load:
+    def load_it(text: str, environ: Mapping[str, str] | None = None, **overrides: object) -> Config:
+        file = tmp_path / "gateway.yaml"
+        file.write_text(dedent(text), "utf-8")
+        return load(file, {**SECRETS, **(environ or {})}, overrides=overrides)
+
+    return load_it
+
+
+@pytest.fixture
+def problems_of(load_text: Load) -> Callable[..., list[ConfigProblem]]:
+    def find(text: str, environ: Mapping[str, str] | None = None) -> list[ConfigProblem]:
+        with pytest.raises(ConfigError) as caught:
+            load_text(text, environ)
+        return list(caught.value.problems)
+
+    return find
+
+
+Problems = Callable[..., list[ConfigProblem]]
+
+
+def test_an_empty_file_is_the_defaults_without_routes(load_text: Load) -> None:
+    config = load_text("")
+
+    assert config.server.public == Address("0.0.0.0", 8080)
+    assert config.redis.partitions == 64
+    assert config.routes == ()
+    assert [plan.id for plan in config.plans] == ["free", "basic", "pro", "enterprise"]
+
+
+def test_no_file_is_an_empty_file(tmp_path: Path, load_text: Load) -> None:
+    without = load(None, SECRETS, overrides={"data_dir": str(tmp_path)})
+    empty = load_text("", data_dir=str(tmp_path))
+
+    assert without.path is None
+    assert without.server == empty.server
+    assert without.plans == empty.plans
+
+
+def test_a_key_with_nothing_behind_it_means_the_default(load_text: Load) -> None:
+    assert load_text("server:\n  workers:\nplans:\n").server.workers == 1
+
+
+def test_the_example_in_the_repository_is_valid_and_uses_only_defaults_outside_its_tables() -> None:
+    config = load(ROOT / "gateway.yaml", SECRETS, persist_secrets=False)
+    defaults = load(None, SECRETS, persist_secrets=False)
+
+    assert [route.name for route in config.routes] == ["analyze", "generate", "chat"]
+    assert (config.server, config.database, config.redis) == (defaults.server, defaults.database, defaults.redis)
+    assert (config.keys, config.principals, config.billing) == (defaults.keys, defaults.principals, defaults.billing)
+
+
+def test_quantities_become_plain_numbers_with_their_unit_in_the_name(load_text: Load) -> None:
+    config = load_text("""
+        server: {max_header_bytes: 1MB, header_timeout: 1.5s, drain_timeout: 0}
+        redis: {timeout: 250ms}
+        principals: {max_stale: 2h}
+        billing: {past_due_grace: 3d}
+    """)
+
+    assert config.server.max_header_bytes == 1_000_000
+    assert config.server.header_timeout_seconds == 1.5
+    assert config.server.drain_timeout_seconds == 0
+    assert config.redis.timeout_seconds == 0.25
+    assert config.principals.max_stale_seconds == 7200
+    assert config.billing.past_due_grace_seconds == 259200
+
+
+def test_a_config_is_frozen_and_can_be_sent_to_another_process(load_text: Load) -> None:
+    config = load_text("")
+
+    assert pickle.loads(pickle.dumps(config)) == config  # noqa: S301 - our own bytes
+    with pytest.raises(FrozenInstanceError):
+        config.server.workers = 2  # type: ignore[misc]  # that it cannot be set is the point
+
+
+def test_the_environment_outranks_the_file_and_arguments_outrank_both(load_text: Load) -> None:
+    text = "server: {public: 127.0.0.1:1, admin: 127.0.0.1:2, workers: 3}"
+    environ = {"GATEWAY_SERVER__PUBLIC": "[::1]:80", "GATEWAY_SERVER__ADMIN": "127.0.0.1:4"}
+
+    server = load_text(text, environ, **{"server.admin": "127.0.0.1:5"}).server
+
+    assert (str(server.public), str(server.admin), server.workers) == ("[::1]:80", "127.0.0.1:5", 3)
+
+
+def test_every_kind_of_setting_can_come_from_the_environment(load_text: Load) -> None:
+    text = """
+        upstreams: {my-ai: {targets: [http://one], headers: {x-token: old}}}
+        routes:
+          - {name: chat-v1, match: {path: /chat}, upstream: my-ai, price: {credits: 1}}
+        billing: {packs: [{id: big, name: Big, credits: 100, price: 5}]}
+    """
+    environ = {
+        "GATEWAY_DATA_DIR": "/somewhere",
+        "GATEWAY_SERVER__TRUSTED_PROXIES": '[10.0.0.0/8, "::1"]',
+        "GATEWAY_UPSTREAMS__MY_AI__TARGETS": '["http://two:81", "https://three"]',
+        "GATEWAY_UPSTREAMS__MY_AI__HEADERS__X_TOKEN": "new",
+        "GATEWAY_ROUTES__CHAT_V1__PRICE__CREDITS": "0.5",
+        "GATEWAY_ROUTES__0__MAX_BODY_BYTES": "1KiB",
+        "GATEWAY_BILLING__PACKS__BIG__PRICE": "4.50",
+    }
+
+    config = load_text(text, environ)
+
+    assert config.data_dir == Path("/somewhere")
+    assert [str(network) for network in config.server.trusted_proxies] == ["10.0.0.0/8", "::1/128"]
+    assert config.upstreams[0].targets == ("http://two:81", "https://three")
+    assert config.upstreams[0].headers == {"x-token": "new"}
+    assert config.routes[0].price.credits == Decimal("0.5")
+    assert config.routes[0].max_body_bytes == 1024
+    assert config.billing.packs[0].price == Decimal("4.50")
+
+
+def test_a_platforms_own_variables_are_not_settings(load_text: Load) -> None:
+    environ = {"GATEWAY_PORT": "tcp://10.0.0.1:80", "GATEWAY_SERVICE_HOST": "10.0.0.1", "GATEWAY_SERVER__WORKERS": ""}
+
+    assert load_text("server: {workers: 2}", environ).server.workers == 2
+
+
+def test_a_misspelt_variable_is_an_error_that_names_it(problems_of: Problems) -> None:
+    (problem,) = problems_of("", {"GATEWAY_SERVER__PUBLIK": "127.0.0.1:1"})
+
+    assert str(problem).startswith("GATEWAY_SERVER__PUBLIK: server.publik: unknown key 'publik'; did you mean public?")
+
+
+def test_a_variable_below_a_value_or_past_a_list_is_an_error(problems_of: Problems) -> None:
+    found = problems_of("", {"GATEWAY_ROUTES__0__NAME": "x", "GATEWAY_SERVER__PUBLIC__PORT": "1"})
+
+    assert {problem.origin.source for problem in found} == {"GATEWAY_ROUTES__0__NAME", "GATEWAY_SERVER__PUBLIC__PORT"}
+
+
+def test_all_problems_are_reported_at_once_each_with_its_line(problems_of: Problems) -> None:
+    found = problems_of("""\
+        server:
+          publik: 127.0.0.1:80
+          workers: 0
+        upstreams:
+          ai: {targets: [ftp://x]}
+        routes:
+          - name: one
+            match: {path: /a/../b}
+            upstream: nowhere
+            price: {credits: 1}
+          - name: two
+            match: {path: /x}
+            upstream: nowhere
+            price: {credits: 1}
+        colour: red
+    """)
+
+    assert [(problem.origin.line, problem.key) for problem in found] == [
+        (2, "server.publik"),
+        (3, "server.workers"),
+        (5, "upstreams.ai.targets[0]"),
+        (8, "routes[0].match.path"),
+        (13, "routes[1].upstream"),
+        (15, "colour"),
+    ]
+    assert "known upstreams: ai" in found[4].message
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "message"),
+    [
+        ("sever: {}", 1, "sever", "did you mean server?"),
+        ("redis:\n  time_out: 1s", 2, "redis.time_out", "did you mean timeout?"),
+        (
+            "billing:\n  packs:\n    - {id: a, name: b, price: 1, credits: 1,\n      curency: b}",
+            4,
+            "billing.packs[0].curency",
+            "did you mean currency?",
+        ),
+        ("server: {workers: true}", 1, "server.workers", "must be a whole number, got True"),
+        ("server: {workers: two}", 1, "server.workers", "must be a whole number, got 'two'"),
+        ("server: [1]", 1, "server", "must be a mapping"),
+        ("redis: {partitions: 0}", 1, "redis.partitions", "must be at least 1, got 0"),
+        ("redis: {on_outage: panic}", 1, "redis.on_outage", "must be refuse or serve, got 'panic'"),
+        ("redis: {timeout: 0}", 1, "redis.timeout", "longer than 0"),
+        ("redis: {url: memcached://x}", 1, "redis.url", "redis+cluster://"),
+        ("database: {url: mysql://u:p@h/x}", 1, "database.url", "postgresql://user:password@host:5432/name"),
+        ("keys: {prefix: Gw_}", 1, "keys.prefix", "lower-case"),
+        ("server: {public: 127.0.0.1:9, admin: 127.0.0.1:9}", 1, "server.admin", "must differ from server.public"),
+        ("server:\n  workers: 1\n  workers: 2", 3, "server.workers", "is written twice, first on line 2"),
+        ("routes: 5", 1, "routes", "must be a list"),
+        ("- a", 1, "", "must be a mapping of sections"),
+        ("server: {public: [", 1, "", "not YAML"),
+        ("a: \x00", None, "", "not YAML"),
+        ("server: &a [*a]", 1, "server", "nested too deeply"),
+        ("upstreams: {ai: {}}", 1, "upstreams.ai.targets", "is required"),
+        ("upstreams: {ai: {targets: []}}", 1, "upstreams.ai.targets", "at least one"),
+        ("upstreams: {ai: {targets: [http://a/b]}}", 1, "upstreams.ai.targets[0]", "only scheme, host and port"),
+        ("upstreams: {ai: {targets: ['http://u:p@a']}}", 1, "upstreams.ai.targets[0]", "must not hold a user"),
+        ("billing: {packs: [{id: a, name: b, credits: 0, price: 1}]}", 1, "billing.packs[0].credits", "at least 1"),
+        ("billing: {success_url: paid.html}", 1, "billing.success_url", "must be a URL"),
+    ],
+)
+def test_an_error_says_where_it_is_and_what_is_allowed(
+    problems_of: Problems, text: str, line: int | None, key: str, message: str
+) -> None:
+    problem = problems_of(text)[0]
+
+    assert (problem.origin.line, problem.key) == (line, key)
+    assert message in problem.message
+
+
+def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: does not exist"):
+        load(tmp_path / "nowhere.yaml", SECRETS)
+
+
+def test_yaml_words_that_once_were_booleans_and_octals_are_text(load_text: Load) -> None:
+    config = load_text("""
+        upstreams: {no: {targets: [http://a], headers: {x-a: on, x-b: 010, x-c: 1:30}}}
+        routes: [{name: off, match: {path: /}, upstream: no, price: {credits: 0.10}}]
+    """)
+
+    assert config.upstreams[0].headers == {"x-a": "on", "x-b": "010", "x-c": "1:30"}
+    assert config.routes[0].name == "off"
+    assert config.routes[0].price.credits == Decimal("0.10")
+
+
+def test_header_values_take_variables_and_a_missing_one_is_named(load_text: Load, problems_of: Problems) -> None:
+    text = 'upstreams: {ai: {targets: [http://a], headers: {Authorization: "Bearer ${TOKEN} $$5"}}}'
+
+    assert load_text(text, {"TOKEN": "t-1"}).upstreams[0].headers == {"authorization": "Bearer t-1 $5"}
+    (problem,) = problems_of(text)
+    assert problem.key == "upstreams.ai.headers.Authorization"
+    assert "needs the environment variable TOKEN, which is not set" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("{Content-Length: 5}", "is set by the gateway itself"),
+        ("{X-Gateway-User: me}", "is set by the gateway itself"),
+        ("{a b: c}", "must be a header field"),
+        ('{x: "a\\r\\nb: c"}', "must be a header field"),
+        ("{x: 1, X: 2}", "is written twice"),
+        ('{x: "${unclosed"}', "without a name"),
+    ],
+)
+def test_headers_that_would_break_a_request_are_refused(problems_of: Problems, header: str, message: str) -> None:
+    (problem,) = problems_of(f"upstreams: {{ai: {{targets: [http://a], headers: {header}}}}}")
+
+    assert message in problem.message
+
+
+def test_no_repr_and_no_error_shows_what_a_url_or_header_hides(load_text: Load, problems_of: Problems) -> None:
+    text = """
+        database: {url: "postgresql://u:hunter2@h/x"}
+        redis: {url: "rediss://:hunter2@h"}
+        upstreams: {ai: {targets: [http://a], headers: {x: hunter2}}}
+    """
+
+    assert "hunter2" not in repr(load_text(text, dict.fromkeys(SECRETS, "hunter2")))
+    errors = problems_of("database: {url: 'mysql://hunter2'}\nupstreams: {a: {targets: ['http://u:hunter2@h']}}")
+    assert len(errors) == 2
+    assert not any("hunter2" in str(problem) for problem in errors)
+
+
+def test_urls_of_stores_are_kept_with_one_scheme_each(load_text: Load) -> None:
+    config = load_text("""
+        database: {url: "postgres://u@h/x?sslmode=require"}
+        redis: {url: "redis+cluster://h:7000"}
+    """)
+
+    assert config.database.url == "postgresql://u@h/x?sslmode=require"
+    assert config.redis.url == "redis+cluster://h:7000"

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from gateway.config import ConfigError, load
+from policies.model import Price, Route
+
+SECRETS = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
+
+
+def routes(tmp_path: Path, *entries: str) -> tuple[Route, ...]:
+    listed = "".join(f"  - {{name: r{index}, upstream: up, {entry}}}\n" for index, entry in enumerate(entries))
+    file = tmp_path / "gateway.yaml"
+    file.write_text(f"upstreams: {{up: {{targets: [http://a]}}}}\nroutes:\n{listed}", "utf-8")
+    return load(file, SECRETS, persist_secrets=False).routes
+
+
+def problem(tmp_path: Path, *entries: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        routes(tmp_path, *entries)
+    (found,) = caught.value.problems
+    return str(found).partition("gateway.yaml:")[2]
+
+
+def price(tmp_path: Path, written: str) -> Price:
+    return routes(tmp_path, f"match: {{path: /}}, price: {written}")[0].price
+
+
+def test_a_route_has_everything_that_policies_decide_on(tmp_path: Path) -> None:
+    (route,) = routes(
+        tmp_path,
+        "match: {path: /v1/files/**, methods: [get, Post]}, usage_type: analysis, feature: f, permission: p,"
+        "price: {credits: 1}, max_body_bytes: 20MiB, charge_on: [2XX, 404], websocket: true",
+    )
+
+    assert route == Route(
+        name="r0",
+        path="/v1/files/**",
+        methods=frozenset({"GET", "POST"}),
+        upstream="up",
+        usage_type="analysis",
+        price=Price(credits=Decimal(1)),
+        feature="f",
+        permission="p",
+        max_body_bytes=20 * 2**20,
+        charge_on=frozenset({"2xx", "404"}),
+        websocket=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("{credits: 0}", Price(Decimal(0))),
+        ("{credits: 0.25, per: call}", Price(Decimal("0.25"))),
+        ('{credits: "2", per: minute, hold: 4}', Price(Decimal(2), "minute", hold=4)),
+        (
+            "{credits: 1, per: item, count: request:/products, minimum: 1}",
+            Price(Decimal(1), "item", 1, "/products", minimum=1),
+        ),
+        ('{credits: 1, per: items, count: "request:"}', Price(Decimal(1), "item", 1, "")),
+        (
+            "{credits: 1, per: 1000 tokens, count: response:/usage/a~1b~0c, hold: 5}",
+            Price(Decimal(1), "token", 1000, "/usage/a~1b~0c", hold=5),
+        ),
+    ],
+)
+def test_a_price_is_credits_per_unit(tmp_path: Path, written: str, expected: Price) -> None:
+    assert price(tmp_path, written) == expected
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("{credits: -1}", "must be an amount of 0 or more"),
+        ("{credits: .inf}", "must be an amount of 0 or more"),
+        ("{}", "price.credits: is required"),
+        ("{credits: 1, per: byte}", "must be call, item, minute, token"),
+        ("{credits: 1, per: 0 tokens}", "must be call, item, minute, token"),
+        ("{credits: 1, per: 10 calls}", "must be call without a number"),
+        ("{credits: 1, per: item}", "per: item needs count: request:/pointer"),
+        ("{credits: 1, per: item, count: response:/x}", "per: item needs count: request:/pointer"),
+        ("{credits: 1, per: 10 tokens, count: request:/x}", "per: token needs count: response:/pointer"),
+        ("{credits: 1, count: request:/x}", "count needs per: item or per: tokens"),
+        ("{credits: 1, per: item, count: products}", "must be request:/pointer or response:/pointer"),
+        ("{credits: 1, per: item, count: request:products}", "each part begins with /"),
+        ("{credits: 1, per: item, count: request:/a~2}", "~ is written ~0"),
+        ("{credits: 1, minimum: 0.5}", "must be a whole number"),
+        ("{credits: 1, hold: -1}", "must be at least 0"),
+    ],
+)
+def test_a_price_that_cannot_be_computed_is_refused(tmp_path: Path, written: str, message: str) -> None:
+    said = problem(tmp_path, f"match: {{path: /}}, price: {written}")
+
+    assert said.startswith("3: routes[0].price")
+    assert message in said
+
+
+@pytest.mark.parametrize("path", ["/", "/**", "/v1/", "/v1/a-b_c.d~e", "/a/**", "/@x:y,z", "/..a/..."])
+def test_canonical_paths_are_taken_as_they_are(tmp_path: Path, path: str) -> None:
+    (route,) = routes(tmp_path, f"match: {{path: '{path}'}}, price: {{credits: 1}}")
+
+    assert route.path == path
+
+
+@pytest.mark.parametrize(
+    "path", ["", "v1", "//", "/a//b", "/a/../b", "/a/.", "/%41", "/a;b", "/a?b", "/a#b", "/a b", "/é", "/*", "/a/**/b",
+             "/a**", "/a\\\\b", "/a/../**", "//**"],
+)  # fmt: skip
+def test_a_path_with_a_second_spelling_is_refused(tmp_path: Path, path: str) -> None:
+    assert problem(tmp_path, f'match: {{path: "{path}"}}, price: {{credits: 1}}').startswith("3: routes[0].match.path")
+
+
+@pytest.mark.parametrize("methods", ["[]", "[CONNECT]", "[TRACE]", "[PSOT]", "[1]", "{}"])
+def test_methods_a_gateway_cannot_serve_are_refused(tmp_path: Path, methods: str) -> None:
+    said = problem(tmp_path, f"match: {{path: /, methods: {methods}}}, price: {{credits: 1}}")
+
+    assert said.startswith("3: routes[0].match.methods")
+
+
+def test_two_routes_for_one_request_are_refused_naming_both(tmp_path: Path) -> None:
+    said = problem(
+        tmp_path,
+        "match: {path: /a, methods: [GET, POST]}, price: {credits: 1}",
+        "match: {path: /a, methods: [PUT, POST]}, price: {credits: 1}",
+    )
+
+    assert said == "4: routes[1].match: routes r0 and r1 both match POST /a"
+
+
+def test_one_path_may_have_a_route_per_method_and_a_wider_prefix(tmp_path: Path) -> None:
+    found = routes(
+        tmp_path,
+        "match: {path: /a, methods: [GET]}, price: {credits: 0}",
+        "match: {path: /a, methods: [POST]}, price: {credits: 1}",
+        "match: {path: /a/**}, price: {credits: 1}",
+    )
+
+    assert len(found) == 3
+
+
+def test_two_routes_of_one_name_are_refused(tmp_path: Path) -> None:
+    entry = "match: {path: /%s}, upstream: up, price: {credits: 1}"
+    file = tmp_path / "gateway.yaml"
+    file.write_text(
+        "upstreams: {up: {targets: [http://a]}}\nroutes:\n"
+        f"  - {{name: same, {entry % 'a'}}}\n  - {{name: same, {entry % 'b'}}}\n"
+    )
+
+    with pytest.raises(ConfigError, match=r"gateway\.yaml:4: routes\[1\]\.name: 'same' is taken already, at .*:3"):
+        load(file, SECRETS, persist_secrets=False)
+
+
+def test_the_label_of_unknown_routes_cannot_be_a_name(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(
+        "upstreams: {up: {targets: [http://a]}}\n"
+        "routes: [{name: other, upstream: up, match: {path: /}, price: {credits: 1}}]"
+    )
+
+    with pytest.raises(ConfigError, match="must not be other"):
+        load(file, SECRETS, persist_secrets=False)
+
+
+def test_routes_of_a_broken_upstream_are_not_blamed(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("upstreams: {up: {}}\nroutes: [{name: a, upstream: up, match: {path: /}, price: {credits: 1}}]")
+
+    with pytest.raises(ConfigError) as caught:
+        load(file, SECRETS, persist_secrets=False)
+
+    assert [problem.key for problem in caught.value.problems] == ["upstreams.up.targets"]

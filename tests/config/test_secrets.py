@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.config import Config, ConfigError, load
+
+SECRETS = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
+PRODUCTION = {"GATEWAY_DATABASE__URL": "postgresql://h/x", "GATEWAY_REDIS__URL": "redis://h"}
+
+
+def load_with(data_dir: Path, environ: dict[str, str], *, persist_secrets: bool = True) -> Config:
+    return load(None, environ, overrides={"data_dir": str(data_dir)}, persist_secrets=persist_secrets)
+
+
+def test_embedded_stores_make_missing_secrets_once_and_keep_them(tmp_path: Path) -> None:
+    first = load_with(tmp_path / "new" / "dir", {})
+    second = load_with(tmp_path / "new" / "dir", {})
+
+    assert first.secrets == second.secrets
+    values = [first.secrets.admin_token, first.secrets.key_peppers[1], first.secrets.jwt_secret]
+    assert len(set(values)) == 3
+    assert min(len(value) for value in values) >= 32
+
+
+def test_only_the_owner_can_read_the_secrets(tmp_path: Path) -> None:
+    load_with(tmp_path / "data", {})
+
+    assert stat.S_IMODE((tmp_path / "data" / "secrets.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
+
+
+def test_the_environment_outranks_kept_secrets_without_replacing_them(tmp_path: Path) -> None:
+    kept = load_with(tmp_path, {}).secrets
+
+    given = load_with(tmp_path, {"GATEWAY_ADMIN_TOKEN": "mine"}).secrets
+
+    assert given.admin_token == "mine"
+    assert given.jwt_secret == kept.jwt_secret
+    assert load_with(tmp_path, {}).secrets == kept
+
+
+def test_given_secrets_are_not_written_down(tmp_path: Path) -> None:
+    load_with(tmp_path, {"GATEWAY_ADMIN_TOKEN": "mine"})
+
+    assert set(json.loads((tmp_path / "secrets.json").read_text())) == {"GATEWAY_KEY_PEPPER", "GATEWAY_JWT_SECRET"}
+
+
+def test_processes_that_start_together_agree_on_one_set(tmp_path: Path) -> None:
+    script = (
+        "import sys; from gateway.config import load; sys.stdin.read()\n"
+        f"print(load(None, {{}}, overrides={{'data_dir': {str(tmp_path / 'data')!r}}}).secrets.key_peppers[1])"
+    )
+    racers = [
+        subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    for racer in racers:  # all have imported, or soon will, and wait for the end of their input
+        assert racer.stdin is not None
+        racer.stdin.close()
+    answers = set()
+    for racer in racers:
+        assert racer.stdout is not None
+        with racer.stdout:
+            answers.add(racer.stdout.read())
+        assert racer.wait(30) == 0
+
+    assert len(answers) == 1
+
+
+def test_looking_without_keeping_leaves_no_file(tmp_path: Path) -> None:
+    load_with(tmp_path / "data", {}, persist_secrets=False)
+
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_broken_configuration_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        load_with(tmp_path / "data", {"GATEWAY_SERVER__WORKERS": "0"})
+
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"GATEWAY_ADMIN_TOKEN": 5}', '{"GATEWAY_ADMIN_TOKEN": ""}'])
+def test_a_damaged_file_is_an_error_and_never_made_anew(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "secrets.json"
+    file.write_text(content)
+
+    with pytest.raises(ConfigError, match=r"secrets\.json"):
+        load_with(tmp_path, {})
+
+    assert file.read_text() == content
+
+
+def test_a_data_dir_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(ConfigError, match=str(tmp_path / "file")):
+        load_with(tmp_path / "file", {})
+
+
+def test_other_stores_need_each_secret_set_and_nothing_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_with(tmp_path / "data", {**PRODUCTION, "GATEWAY_JWT_SECRET": " "})
+
+    assert {problem.key for problem in caught.value.problems} == set(SECRETS)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_provider_that_billing_names_needs_its_secrets(tmp_path: Path) -> None:
+    environ = {**PRODUCTION, **SECRETS}
+    assert load_with(tmp_path, environ).secrets.stripe_secret_key is None
+
+    with pytest.raises(ConfigError) as caught:
+        load_with(tmp_path, {**environ, "GATEWAY_BILLING__STRIPE__API_BASE": "https://api.stripe.com"})
+
+    assert [problem.key for problem in caught.value.problems] == ["STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET"]
+
+
+def test_a_comma_separates_webhook_secrets_during_rotation(tmp_path: Path) -> None:
+    environ = {**SECRETS, "STRIPE_WEBHOOK_SECRET": "new, old", "LEMON_SQUEEZY_WEBHOOK_SECRET": "one"}
+
+    found = load_with(tmp_path, environ).secrets
+
+    assert found.stripe_webhook_secrets == ("new", "old")
+    assert found.lemon_squeezy_webhook_secrets == ("one",)
+
+
+@pytest.mark.parametrize(
+    ("written", "peppers", "current"),
+    [
+        ("plain", {1: "plain"}, 1),
+        ("with,comma:and-colon", {1: "with,comma:and-colon"}, 1),
+        ("2:new,1:old", {2: "new", 1: "old"}, 2),
+        ("1:old, 10:new", {1: "old", 10: "new"}, 10),
+    ],
+)
+def test_peppers_have_versions_of_which_the_highest_is_current(
+    tmp_path: Path, written: str, peppers: dict[int, str], current: int
+) -> None:
+    found = load_with(tmp_path, {**SECRETS, "GATEWAY_KEY_PEPPER": written}).secrets
+
+    assert found.key_peppers == peppers
+    assert found.pepper_version == current
+
+
+@pytest.mark.parametrize("written", ["2:new,old", "1:one,1:two"])
+def test_peppers_whose_versions_cannot_be_told_are_refused(tmp_path: Path, written: str) -> None:
+    with pytest.raises(ConfigError, match=r"GATEWAY_KEY_PEPPER: must give each secret a version"):
+        load_with(tmp_path, {**SECRETS, "GATEWAY_KEY_PEPPER": written})

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from gateway.config import describe, load, warnings
+
+SECRETS = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
+
+
+def test_a_summary_names_what_is_served_and_no_secret(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("""
+database: {url: "postgresql://user:hunter2@db:5432/x?password=hunter2"}
+redis: {url: "redis://:hunter2@cache:6379"}
+upstreams: {up: {targets: ["http://a:1"], headers: {x: hunter2}}}
+routes: [{name: chat, upstream: up, match: {path: /chat, methods: [POST]}, feature: analysis,
+          price: {credits: 0.5, per: 1000 tokens, count: response:/n}}]
+""")
+
+    said = describe(load(file, SECRETS | {"STRIPE_SECRET_KEY": "hunter2"}))
+
+    assert "chat: POST /chat -> up, 0.5 credits per 1000 tokens" in said
+    assert "postgresql://db:5432/x" in said
+    assert "redis://cache:6379" in said
+    assert "hunter2" not in said
+    assert "warning" not in said
+
+
+def test_what_is_probably_a_slip_is_a_warning(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("""
+upstreams: {up: {targets: ["http://a:1"]}, idle: {targets: ["http://a:2"]}}
+routes: [{name: chat, upstream: up, match: {path: /}, feature: analisys, price: {credits: 1}}]
+""")
+
+    found = warnings(load(file, SECRETS | {"GATEWAY_JWT_SECRET": "short"}))
+
+    assert len(found) == 3
+    assert "GATEWAY_JWT_SECRET is shorter" in found[0]
+    assert "upstream idle" in found[1]
+    assert "analisys" in found[2]
+
+
+def test_no_routes_is_allowed_and_said() -> None:
+    assert "every request is answered with 404" in describe(load(None, SECRETS))
