@@ -1,0 +1,144 @@
+"""The one status table: every code this gateway answers with, its status and title, and how it looks on the wire.
+
+Rendered as RFC 9457 problem documents. `type` is the relative reference `/problems/<code>`: the same on every
+deployment, and resolved (RFC 3986 section 5) against the gateway itself, not against a host that we would have to keep.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from policies.model import Refusal, Refused
+
+Header = tuple[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A complete answer, for any HTTP server: status, headers with lower-case names, body."""
+
+    status: int
+    headers: Sequence[Header]
+    body: bytes
+
+
+def render(refused: Refused, request_id: str) -> Problem:
+    """The answer to a refused request. Its extras become members, but `allow` becomes the header of a 405."""
+    return problem(refused.code, refused.detail, request_id=request_id, extras=refused.extras)
+
+
+def problem(code: str, detail: str, *, request_id: str, extras: Mapping[str, object] = MappingProxyType({})) -> Problem:
+    """The answer for any code of the table. Raises KeyError for a code that is not in it.
+
+    `detail` is a sentence for the client. Of the extras, `retry_after` (seconds) also becomes `Retry-After`, `allow`
+    (methods) only becomes `Allow`, `violated_policies` is spelt with a hyphen on the wire; the others stay as they are.
+    """
+    shape = _SHAPES[code]
+    members = {_WIRE_NAMES.get(name, name): value for name, value in extras.items() if name != "allow"}
+    varying = _encode({"detail": detail, "request_id": request_id, **members})
+    body = shape.opening + varying[1:].encode("utf-8", "replace")
+    length = (b"content-length", b"%d" % len(body))
+    return Problem(shape.status, (*shape.headers, length, *_headers_of(extras)), body)
+
+
+# fmt: off
+_TABLE: Mapping[str, tuple[int, str]] = MappingProxyType({
+    # The proxied request, in the order of its checks.
+    Refusal.BAD_REQUEST:            (400, "Bad request"),
+    Refusal.ROUTE_NOT_FOUND:        (404, "Route not found"),
+    Refusal.METHOD_NOT_ALLOWED:     (405, "Method not allowed"),
+    Refusal.MISSING_KEY:            (401, "API key missing"),
+    Refusal.INVALID_KEY:            (401, "API key invalid"),
+    Refusal.KEY_REVOKED:            (401, "API key revoked"),
+    Refusal.KEY_EXPIRED:            (401, "API key expired"),
+    Refusal.KEY_DISABLED:           (403, "API key disabled"),
+    Refusal.IP_NOT_ALLOWED:         (403, "Address not allowed"),
+    Refusal.ACCOUNT_SUSPENDED:      (403, "Account suspended"),
+    Refusal.SUBSCRIPTION_INACTIVE:  (402, "Subscription inactive"),
+    Refusal.PERMISSION_DENIED:      (403, "Permission denied"),
+    Refusal.FEATURE_NOT_IN_PLAN:    (403, "Feature not in plan"),
+    Refusal.PAYLOAD_TOO_LARGE:      (413, "Payload too large"),
+    Refusal.INVALID_BODY:           (400, "Invalid body"),
+    Refusal.BATCH_TOO_LARGE:        (422, "Batch too large"),
+    Refusal.RATE_LIMITED:           (429, "Rate limit exceeded"),
+    Refusal.TOO_MANY_IN_FLIGHT:     (429, "Too many requests in flight"),
+    Refusal.INSUFFICIENT_CREDITS:   (402, "Insufficient credits"),
+    Refusal.UPSTREAM_UNREACHABLE:   (502, "Upstream unreachable"),
+    Refusal.UPSTREAM_INVALID:       (502, "Upstream answered wrongly"),
+    Refusal.UPSTREAM_TIMEOUT:       (504, "Upstream timed out"),
+    Refusal.UPSTREAM_OVERLOADED:    (503, "Upstream overloaded"),
+    Refusal.METERING_UNAVAILABLE:   (503, "Metering unavailable"),
+    Refusal.ACCOUNTS_UNAVAILABLE:   (503, "Accounts unavailable"),
+    # Replays by Idempotency-Key.
+    "idempotency_in_progress":      (409, "Request still in progress"),
+    "idempotency_key_reused":       (422, "Idempotency key reused"),
+    "idempotency_not_replayable":   (409, "Response not stored"),
+    # The listener, before there is a request.
+    "request_timeout":              (408, "Request timed out"),
+    "expectation_failed":           (417, "Expectation failed"),
+    "headers_too_large":            (431, "Headers too large"),
+    "not_implemented":              (501, "Not implemented"),
+    "too_many_connections":         (503, "Too many connections"),
+    # The control plane.
+    "unauthorized":                 (401, "Not authenticated"),
+    "forbidden":                    (403, "Forbidden"),
+    "not_found":                    (404, "Not found"),
+    "conflict":                     (409, "Conflict"),
+    "validation_failed":            (422, "Validation failed"),
+    "payments_not_configured":      (501, "Payments not configured"),
+    # Anything else is a bug of ours.
+    "internal_error":               (500, "Internal error"),
+})
+# fmt: on
+
+STATUS: Mapping[str, int] = MappingProxyType({str(code): status for code, (status, _) in _TABLE.items()})
+
+# The name that the draft of RateLimit fields gives the member (draft-ietf-httpapi-ratelimit-headers section 6).
+_WIRE_NAMES: Mapping[str, str] = MappingProxyType({"violated_policies": "violated-policies"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What all problems of one code share: `opening` is the body up to its first varying member."""
+
+    status: int
+    opening: bytes
+    headers: tuple[Header, ...]
+
+
+def _shape(code: str, status: int, title: str) -> _Shape:
+    constant = {"type": f"/problems/{code}", "title": title, "status": status, "code": code}
+    headers = [(b"content-type", b"application/problem+json"), (b"cache-control", b"no-store")]
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))  # RFC 9110 section 15.5.2
+    if code == Refusal.INSUFFICIENT_CREDITS:
+        headers.append((b"x-should-retry", b"false"))  # client libraries of OpenAI's make obey it
+    return _Shape(status, json.dumps(constant)[:-1].encode() + b", ", tuple(headers))
+
+
+_SHAPES: Mapping[str, _Shape] = MappingProxyType(
+    {str(code): _shape(code, status, title) for code, (status, title) in _TABLE.items()}
+)
+
+
+def _headers_of(extras: Mapping[str, object]) -> list[Header]:
+    headers: list[Header] = []
+    retry_after, allow = extras.get("retry_after"), extras.get("allow")
+    if isinstance(retry_after, int | float):
+        # Whole seconds (RFC 9110 section 10.2.3), rounded up: a client that comes back early is refused again.
+        headers.append((b"retry-after", b"%d" % math.ceil(retry_after)))
+    if isinstance(allow, Iterable):
+        names = allow if isinstance(allow, str) else ", ".join(sorted(allow))
+        headers.append((b"allow", names.encode("ascii")))
+    return headers
+
+
+def _plain(value: object) -> object:
+    return sorted(value) if isinstance(value, frozenset | set) else str(value)
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, default=_plain).encode
