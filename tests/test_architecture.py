@@ -1,0 +1,246 @@
+"""The rules of the house, held by reading the source: who imports whom, what policies touch, how long things get."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PRODUCT = ("policies", "gateway", "migrations")
+
+# Which rooms of `gateway` a room may import, besides itself, `policies` and the ground: the plain modules of `gateway`.
+MAY_IMPORT: dict[str, frozenset[str]] = {
+    "meter": frozenset(),
+    "ledger": frozenset({"migrations"}),
+    "upstream": frozenset(),
+    "billing": frozenset(),
+    "embedded": frozenset(),
+    "config": frozenset(),
+    "console": frozenset(),
+    "proxy": frozenset({"meter", "ledger", "upstream", "config"}),
+    "api": frozenset({"meter", "ledger", "upstream", "config", "billing"}),
+    "workers": frozenset({"meter", "ledger", "upstream", "config", "billing"}),
+    "migrations": frozenset({"ledger"}),
+}
+# The composition root and the command line put the rooms together, so only they may import from all of them.
+COMPOSERS = frozenset({"app", "cli", "__main__", "demo"})
+
+NOT_PURE_MODULES = frozenset(
+    {"asyncio", "logging", "multiprocessing", "os", "pathlib", "random", "secrets", "socket", "subprocess", "threading"}
+    | {"io", "shutil", "tempfile", "time", "urllib.request", "http.client"}
+)
+NOT_PURE_CALLS = frozenset({"open", "print", "input", "now", "utcnow", "today", "uuid1", "uuid4"})
+
+VAGUE_NAMES = frozenset(
+    {"utils", "util", "helpers", "helper", "common", "misc", "service", "services", "manager", "managers"}
+)
+
+# Where a failure of any kind must be turned into an answer or a log line instead of ending the process.
+MAY_CATCH_EVERYTHING = frozenset({"gateway/workers/runner.py", "gateway/proxy/handler.py"})
+
+MODULE_LINES, TEST_MODULE_LINES = 400, 600
+FUNCTION_LINES, SHORT_FUNCTION_LINES, SHORT_FUNCTION_SHARE = 60, 30, 0.9
+
+
+@dataclass(frozen=True)
+class Module:
+    path: str
+    source: str
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.source)
+
+    @property
+    def room(self) -> str:
+        """`policies`, `migrations`, or a part of `gateway`: `meter` for gateway/meter/link.py."""
+        parts = Path(self.path).with_suffix("").parts
+        return parts[1] if parts[0] == "gateway" else parts[0]
+
+    @property
+    def is_test(self) -> bool:
+        return self.path.startswith("tests/")
+
+    def at(self, node: ast.stmt | ast.expr | ast.excepthandler, complaint: str) -> str:
+        return f"{self.path}:{node.lineno}: {complaint}"
+
+    def imports(self) -> Iterator[tuple[ast.stmt, str]]:
+        """Every import as a full dotted name, imported names included: `from gateway import meter` is gateway.meter."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                yield from ((node, alias.name) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                package = ".".join(Path(self.path).parts[: -node.level]) + "." if node.level else ""
+                yield from ((node, f"{package}{node.module or ''}.{alias.name}") for alias in node.names)
+
+
+Rule = Callable[[Module], Iterator[str]]
+
+
+def imports_follow_the_arrows(module: Module) -> Iterator[str]:
+    if module.is_test or module.room in COMPOSERS:
+        return
+    allowed = MAY_IMPORT.get(module.room, frozenset())
+    for node, name in module.imports():
+        target = room_of(name)
+        if target is None or target in ({module.room, "policies"} | allowed):
+            continue
+        if module.room == "policies" or target in MAY_IMPORT or target in COMPOSERS:
+            yield module.at(node, f"`{module.room}` may not import {name}")
+
+
+def policies_are_pure(module: Module) -> Iterator[str]:
+    if module.room != "policies":
+        return
+    for node, name in module.imports():
+        package = name.partition(".")[0]
+        if package not in sys.stdlib_module_names | {"policies"}:
+            yield module.at(node, f"policies use the standard library alone, not {package}")
+        if any(f"{name}.".startswith(f"{banned}.") for banned in NOT_PURE_MODULES):
+            yield module.at(node, f"policies take values and give values; {name} reaches outside")
+    for found in ast.walk(module.tree):
+        if isinstance(found, ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith):
+            yield module.at(found, "policies never wait")
+        if isinstance(found, ast.Call) and called_name(found) in NOT_PURE_CALLS:
+            yield module.at(found, f"policies are told what they need; {called_name(found)}() asks the world")
+
+
+def only_config_reads_the_environment(module: Module) -> Iterator[str]:
+    if module.is_test or module.room == "config":
+        return
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in {"os.environ", "os.environb", "os.getenv"}:
+            yield module.at(node, "only gateway/config reads the environment")
+    for statement, name in module.imports():
+        if name in {"os.environ", "os.environb", "os.getenv"}:
+            yield module.at(statement, "only gateway/config reads the environment")
+
+
+def nothing_catches_everything(module: Module) -> Iterator[str]:
+    if module.is_test or module.path in MAY_CATCH_EVERYTHING:
+        return
+    for node in ast.walk(module.tree):
+        if (
+            isinstance(node, ast.ExceptHandler)
+            and catches_everything(node)
+            and not isinstance(node.body[-1], ast.Raise)
+        ):
+            yield module.at(node, "catch what can be handled, by name")
+
+
+def modules_stay_short(module: Module) -> Iterator[str]:
+    lines, ceiling = len(module.source.splitlines()), TEST_MODULE_LINES if module.is_test else MODULE_LINES
+    if lines > ceiling:
+        yield f"{module.path}:{ceiling}: {lines} lines, at most {ceiling}; split it by reason to change"
+
+
+def functions_stay_short(module: Module) -> Iterator[str]:
+    for function in functions(module):
+        if (lines := lines_of(function)) > FUNCTION_LINES:
+            yield module.at(function, f"{function.name} has {lines} lines, at most {FUNCTION_LINES}")
+
+
+def names_say_something(module: Module) -> Iterator[str]:
+    if vague := VAGUE_NAMES & set(Path(module.path).with_suffix("").parts):
+        yield f"{module.path}:1: `{', '.join(vague)}` names no idea"
+
+
+RULES: dict[Rule, tuple[str, str]] = {  # each with a module that breaks it
+    imports_follow_the_arrows: ("gateway/proxy/x.py", "from gateway.workers import runner"),
+    policies_are_pure: ("policies/x.py", "from datetime import datetime\nmoment = datetime.now()"),
+    only_config_reads_the_environment: ("gateway/meter/x.py", "import os\nos.environ['A']"),
+    nothing_catches_everything: ("gateway/meter/x.py", "try:\n    f()\nexcept Exception:\n    pass"),
+    modules_stay_short: ("gateway/meter/x.py", "\n" * (MODULE_LINES + 1)),
+    functions_stay_short: ("gateway/meter/x.py", "def f():\n" + "    g()\n" * FUNCTION_LINES),
+    names_say_something: ("gateway/meter/utils.py", ""),
+}
+
+BROKEN = [
+    *((rule, path, source) for rule, (path, source) in RULES.items()),
+    (imports_follow_the_arrows, "gateway/proxy/x.py", "from gateway import api"),
+    (imports_follow_the_arrows, "gateway/proxy/x.py", "from ..api import keys"),
+    (imports_follow_the_arrows, "gateway/meter/x.py", "import gateway.ledger.session"),
+    (imports_follow_the_arrows, "gateway/clock.py", "from gateway.meter.meter import Meter"),
+    (imports_follow_the_arrows, "gateway/api/x.py", "from gateway.app import build"),
+    (imports_follow_the_arrows, "policies/x.py", "from gateway.clock import now"),
+    (policies_are_pure, "policies/x.py", "import redis"),
+    (policies_are_pure, "policies/x.py", "from os import path"),
+    (policies_are_pure, "policies/x.py", "async def f() -> None: ..."),
+    (policies_are_pure, "policies/x.py", "open('x')"),
+    (only_config_reads_the_environment, "gateway/app.py", "from os import environ"),
+    (nothing_catches_everything, "gateway/meter/x.py", "try:\n    f()\nexcept:\n    pass"),
+    (nothing_catches_everything, "gateway/meter/x.py", "try:\n    f()\nexcept (OSError, BaseException):\n    pass"),
+]
+
+
+@pytest.fixture(scope="module")
+def modules() -> list[Module]:
+    paths = sorted(path for folder in (*PRODUCT, "tests") for path in (ROOT / folder).rglob("*.py"))
+    return [Module(str(path.relative_to(ROOT)), path.read_text()) for path in paths]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_source_keeps_the_rule(rule: Rule, modules: list[Module]) -> None:
+    complaints = [complaint for module in modules for complaint in rule(module)]
+    assert not complaints, "\n" + "\n".join(complaints)
+
+
+def test_nine_functions_in_ten_are_short(modules: list[Module]) -> None:
+    product = [(module, function) for module in modules if not module.is_test for function in functions(module)]
+    longer = [(module, function) for module, function in product if lines_of(function) >= SHORT_FUNCTION_LINES]
+    listing = "\n".join(
+        module.at(function, f"{function.name} has {lines_of(function)} lines") for module, function in longer
+    )
+    assert len(longer) <= (1 - SHORT_FUNCTION_SHARE) * len(product), f"\n{listing}"
+
+
+@pytest.mark.parametrize(("rule", "path", "source"), BROKEN)
+def test_a_breach_is_found_and_located(rule: Rule, path: str, source: str) -> None:
+    complaints = list(rule(Module(path, source)))
+    assert complaints
+    assert all(complaint.startswith(f"{path}:") for complaint in complaints)
+
+
+def test_every_room_has_its_arrows() -> None:
+    rooms = {path.parent.name for path in (ROOT / "gateway").glob("*/__init__.py")}
+    assert rooms <= MAY_IMPORT.keys() | COMPOSERS
+
+
+def room_of(name: str) -> str | None:
+    """The room that a dotted name belongs to; None for what is not ours or is `gateway` itself."""
+    package, _, rest = name.partition(".")
+    if package == "gateway":
+        return rest.partition(".")[0] or None
+    return package if package in PRODUCT else None
+
+
+def called_name(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+
+
+def catches_everything(handler: ast.ExceptHandler) -> bool:
+    if handler.type is None:
+        return True
+    caught = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    return any(ast.unparse(kind) in {"Exception", "BaseException"} for kind in caught)
+
+
+def functions(module: Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """All functions, but not the steps of migrations: those are records of what was done."""
+    if not module.path.startswith("migrations/versions/"):
+        yield from (node for node in ast.walk(module.tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """From `def` to the last line, the docstring aside: explaining must cost nothing."""
+    first = function.body[0]
+    end = function.end_lineno or function.lineno
+    has_docstring = ast.get_docstring(function, clean=False) is not None
+    docstring = (first.end_lineno or first.lineno) - first.lineno + 1 if has_docstring else 0
+    return end - function.lineno + 1 - docstring
