@@ -1,0 +1,231 @@
+"""One upstream: picks the least busy healthy target, sends, and resends only what was certainly not processed."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+from typing import Protocol
+
+from gateway.upstream.connection import Deadlines
+from gateway.upstream.errors import NotSentError, UpstreamError, overloaded
+from gateway.upstream.health import FAILURES_TO_EJECT, Health
+from gateway.upstream.pool import Pool, PoolLimits, parse_target
+from gateway.upstream.response import OnEnd, Response
+from gateway.upstream.wire import Request, render_head
+from policies.model import Outcome, Refusal
+
+# RFC 9110 section 9.2.2: sending these twice is sending them once. (TRACE never reaches an upstream.)
+IDEMPOTENT_METHODS = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
+RETRIED_STATUSES = frozenset((502, 503, 504))
+
+
+class Observer(Protocol):
+    """Hears of every attempt, once: how it ended and how long it took, and why another followed."""
+
+    def attempt_ended(self, upstream: str, outcome: Outcome, *, duration_seconds: float) -> None: ...
+    def attempt_retried(self, upstream: str, reason: str) -> None: ...
+
+
+class Target:
+    """One address with its connections and its record."""
+
+    __slots__ = ("health", "host", "pool")
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.health = Health()
+        self.host = pool.address.authority
+
+    def __repr__(self) -> str:
+        return f"<Target {self.pool!r} {self.health!r}>"
+
+
+class Upstream:
+    """HTTP/1.1 to a set of equal targets.
+
+    Durations are in seconds; `max_connections` counts per target. `retries` is how many more attempts a request gets
+    where nothing was processed: after a failed connect, or after 502, 503, 504 to an idempotent method.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        targets: Sequence[str],
+        connect_timeout_seconds: float = 2.0,
+        first_byte_timeout_seconds: float = 60.0,
+        idle_timeout_seconds: float = 60.0,
+        total_timeout_seconds: float = 600.0,
+        max_connections: int = 256,
+        queue_timeout_seconds: float = 2.0,
+        retries: int = 1,
+        tls: ssl.SSLContext | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        if not targets:
+            raise ValueError(f"upstream {name!r}: there is no target")
+        limits = PoolLimits(max_connections, connect_timeout_seconds, queue_timeout_seconds)
+        deadlines = Deadlines(first_byte_timeout_seconds, idle_timeout_seconds)
+        addresses = [parse_target(url) for url in targets]
+        if tls is None and any(address.scheme == "https" for address in addresses):
+            tls = tls_context()
+        self.name = name
+        self._targets = [Target(Pool(address, limits, deadlines=deadlines, tls=tls)) for address in addresses]
+        self._total_timeout_seconds = total_timeout_seconds
+        self._retries = retries
+        self._observer = observer
+        self._on_end: OnEnd | None = None if observer is None else self._response_ended
+        self._turn = 0
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self.name!r} {self._targets!r}>"
+
+    async def send(self, request: Request) -> Response:
+        """Send, and return once the head of the response is here; its body may still come, and ours still go.
+
+        The response must be closed. Raises UpstreamError, and whatever the iterator of the request body raises.
+        """
+        total_at = asyncio.get_running_loop().time() + self._total_timeout_seconds
+        retries_left = self._retries
+        avoided: Target | None = None
+        while True:
+            target = self._pick(avoided)
+            try:
+                response = await self._attempt(target, request, total_at)
+            except NotSentError:
+                if retries_left == 0:
+                    raise
+                reason = "connect"
+            else:
+                if response.status not in RETRIED_STATUSES or retries_left == 0 or not _may_be_sent_twice(request):
+                    return response
+                response.close()
+                reason = str(response.status)
+            retries_left -= 1
+            avoided = target
+            self._retried(reason)
+
+    async def close(self) -> None:
+        """Close every connection, whatever runs on it; drain first. Nothing is opened afterwards."""
+        for target in self._targets:
+            await target.pool.close()
+
+    # Choosing.
+
+    def _pick(self, avoided: Target | None) -> Target:
+        """The least busy target that may be asked; equals take turns; the avoided one only if it is the last."""
+        now = asyncio.get_running_loop().time()
+        if len(self._targets) == 1:
+            askable = self._targets if self._targets[0].health.may_be_asked(now) else []
+        else:
+            self._turn = (self._turn + 1) % len(self._targets)
+            in_turn = self._targets[self._turn :] + self._targets[: self._turn]
+            askable = [target for target in in_turn if target.health.may_be_asked(now)]
+        if not askable:
+            raise overloaded(f"every target of {self.name} failed {FAILURES_TO_EJECT} times in a row and is paused")
+        if len(askable) == 1:
+            return askable[0]
+        return min((target for target in askable if target is not avoided), key=_busy)
+
+    # One attempt.
+
+    async def _attempt(self, target: Target, request: Request, total_at: float) -> Response:
+        head = render_head(request, target.host)
+        trial = target.health.asked()
+        started_at = asyncio.get_running_loop().time()
+        try:
+            response = await self._exchange(target, head, request, total_at=total_at)
+        except UpstreamError as error:
+            self._failed(target, error, trial=trial, started_at=started_at)
+            raise
+        except BaseException:
+            target.health.unknown(trial=trial)
+            raise
+        target.health.succeeded()
+        return response
+
+    async def _exchange(self, target: Target, head: bytes, request: Request, *, total_at: float) -> Response:
+        connection = target.pool.take_idle() or await target.pool.connect_or_wait()
+        response = connection.start(head, request, total_at=total_at, on_end=self._on_end)
+        try:
+            await response.head()
+        except UpstreamError:
+            if not _was_stale(response, request):
+                raise
+        except BaseException:
+            response.close()
+            raise
+        else:
+            return response
+        self._retried("stale")
+        connection = await target.pool.connect_or_wait()
+        response = connection.start(head, request, total_at=total_at, on_end=self._on_end)
+        try:
+            await response.head()
+        except BaseException:
+            response.close()
+            raise
+        return response
+
+    def _failed(self, target: Target, error: UpstreamError, *, trial: bool, started_at: float) -> None:
+        now = asyncio.get_running_loop().time()
+        if error.code is Refusal.UPSTREAM_OVERLOADED:
+            target.health.unknown(trial=trial)
+        else:
+            target.health.failed(now, trial=trial)
+        if self._observer is not None and (
+            isinstance(error, NotSentError) or error.code is Refusal.UPSTREAM_OVERLOADED
+        ):
+            self._observer.attempt_ended(self.name, error.outcome, duration_seconds=now - started_at)
+
+    # Observing.
+
+    def _response_ended(self, response: Response) -> None:
+        if self._observer is not None:
+            seconds = asyncio.get_running_loop().time() - response.started_at
+            self._observer.attempt_ended(self.name, outcome_of(response), duration_seconds=seconds)
+
+    def _retried(self, reason: str) -> None:
+        if self._observer is not None:
+            self._observer.attempt_retried(self.name, reason)
+
+
+def outcome_of(response: Response) -> Outcome:
+    """How an ended exchange ended. One that broke for the client's sake, or was let go unfinished, was aborted."""
+    if response.error is not None:
+        return response.error.outcome if isinstance(response.error, UpstreamError) else Outcome.CLIENT_ABORTED
+    if response.status >= 400:
+        return Outcome.UPSTREAM_ERROR
+    return Outcome.SUCCEEDED if response.complete else Outcome.CLIENT_ABORTED
+
+
+def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
+    """Verifying, TLS 1.2 and up, HTTP/1.1 by ALPN; with the system's authorities or those of a PEM file."""
+    context = ssl.create_default_context(cafile=ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _busy(target: Target) -> int:
+    return target.pool.busy
+
+
+def _may_be_sent_twice(request: Request) -> bool:
+    return request.method in IDEMPOTENT_METHODS and (request.body is None or isinstance(request.body, bytes))
+
+
+def _was_stale(response: Response, request: Request) -> bool:
+    """A connection used before, ended without one byte of an answer: the server had closed it as we wrote.
+
+    A server that died while it worked looks the same, and then works twice; the caller is charged once all the same.
+    """
+    error = response.error
+    return (
+        response.reused
+        and not response.reader.received
+        and isinstance(error, UpstreamError)
+        and error.code is Refusal.UPSTREAM_UNREACHABLE
+        and (request.body is None or isinstance(request.body, bytes))
+    )

@@ -1,0 +1,343 @@
+"""One connection to a target: it carries one exchange at a time and says whether it may carry another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from gateway.upstream.errors import BodyLengthError, UpstreamError, invalid, timed_out, unreachable
+from gateway.upstream.reader import ResponseReader
+from gateway.upstream.response import OnEnd, Response
+from gateway.upstream.wire import Request
+
+# asyncio's own default for writing; beyond it the reader waits for whoever consumes.
+HIGH_WATER_BYTES = 64 * 1024
+# Below this one write of head and body together is cheaper than two.
+_JOINED_BODY_BYTES = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long an exchange may stand still, by phase; each in seconds."""
+
+    first_byte_seconds: float
+    idle_seconds: float
+
+
+class Owner(Protocol):
+    """The pool, as its connections see it."""
+
+    def release(self, connection: Connection, *, reusable: bool) -> None: ...
+    def opened(self, connection: Connection) -> None: ...
+    def retired(self, connection: Connection) -> None: ...
+    def lost(self, connection: Connection) -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    """An asyncio protocol whose every byte belongs to the exchange that runs, or condemns the connection."""
+
+    __slots__ = (
+        "_deadlines",
+        "_loop",
+        "_owner",
+        "_progress_at",
+        "_reading_paused",
+        "_sent",
+        "_timer",
+        "_timer_at",
+        "_total_at",
+        "_transport",
+        "_unsent_bytes",
+        "_upload",
+        "_writable",
+        "closed",
+        "exchanges",
+        "idle_until",
+        "keep_alive_seconds",
+        "response",
+    )
+
+    def __init__(self, owner: Owner, deadlines: Deadlines) -> None:
+        self._owner = owner
+        self._deadlines = deadlines
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._upload: asyncio.Task[None] | None = None
+        self._sent = True
+        self._writable: asyncio.Future[None] | None = None
+        self._unsent_bytes = 0
+        self._reading_paused = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._progress_at = 0.0
+        self._total_at = 0.0
+        self.response: Response | None = None
+        self.closed = False
+        self.exchanges = 0
+        self.idle_until = 0.0
+        self.keep_alive_seconds: int | None = None
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "idle" if self.response is None else "active"
+        return f"<Connection {state}, {self.exchanges} exchanges>"
+
+    def start(self, head: bytes, request: Request, *, total_at: float, on_end: OnEnd | None) -> Response:
+        """Write the rendered head and the body, and give back the exchange."""
+        transport = self._transport
+        if transport is None or self.response is not None:
+            raise RuntimeError(f"{self!r} cannot start an exchange")
+        now = self._progress_at = self._loop.time()
+        self._total_at = total_at
+        reader = ResponseReader(request.method)
+        response = Response(reader, self, reused=self.exchanges > 0, started_at=now, on_end=on_end)
+        self.response = response
+        self.exchanges += 1
+        self._send(transport, head, request)
+        self._arm(min(now + self._deadlines.first_byte_seconds, total_at))
+        return response
+
+    def abort(self) -> None:
+        """Close without flushing: what is unsent would only keep a socket open on a peer that has stopped reading."""
+        self.closed = True
+        self._stop_timer()
+        self._stop_upload()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close(self, reason: str) -> None:
+        """Close for a reason of our own; an exchange that runs fails with it."""
+        if self.response is not None:
+            self._fail(unreachable(reason))
+        else:
+            self._condemn()
+
+    # What the response asks.
+
+    def resume(self) -> None:
+        if self._reading_paused and self._transport is not None:
+            self._reading_paused = False
+            self._transport.resume_reading()
+            self._progressed(self._deadlines.idle_seconds)
+
+    def abandon(self) -> None:
+        self.response = None
+        self._owner.release(self, reusable=False)
+
+    # What the transport tells.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._owner.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        response = self.response
+        if response is None:
+            self._condemn()
+            return
+        reader = response.reader
+        try:
+            reader.feed(data)
+        except UpstreamError as error:
+            self._fail(error)
+            return
+        if reader.complete:
+            self._finish(response)
+            return
+        if reader.buffered > HIGH_WATER_BYTES:
+            self._pause()
+        if reader.status:
+            self._progressed(self._deadlines.idle_seconds)
+            response.advance()
+
+    def eof_received(self) -> None:
+        self._ended(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended(exc)
+        self._transport = None
+        self._owner.lost(self)
+
+    def pause_writing(self) -> None:
+        self._writable = self._loop.create_future()
+        self._unsent_bytes = self._buffered_bytes()
+        self._progressed(self._deadlines.idle_seconds)
+
+    def resume_writing(self) -> None:
+        writable, self._writable = self._writable, None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
+        self._progressed(self._deadlines.first_byte_seconds)
+
+    # The end of an exchange, each exactly once.
+
+    def _finish(self, response: Response) -> None:
+        reader = response.reader
+        reusable = reader.keep_alive and reader.clean and self._sent and not self.closed and not self._buffered_bytes()
+        self.response = None
+        self.keep_alive_seconds = reader.keep_alive_seconds
+        self._stop_upload()
+        if reusable:
+            self._unpause()
+        response.finish()
+        self._owner.release(self, reusable=reusable)
+
+    def _fail(self, error: BaseException) -> None:
+        response, self.response = self.response, None
+        if response is None:
+            return
+        response.reader.discard_parser()
+        response.fail(error)
+        self._owner.release(self, reusable=False)
+
+    def _ended(self, exc: Exception | None) -> None:
+        """The peer has closed or reset. Whatever runs is now either complete or broken."""
+        response = self.response
+        self.closed = True
+        if response is None:
+            self._condemn()
+        elif exc is not None or not response.reader.received:
+            self._fail(_broken(response, exc))
+        else:
+            try:
+                response.reader.feed_eof()
+            except UpstreamError as error:
+                self._fail(error)
+            else:
+                self._finish(response)
+
+    def _condemn(self) -> None:
+        """Bytes or an end that no exchange asked for: it may not carry another."""
+        self.abort()
+        self._owner.retired(self)
+
+    # Sending.
+
+    def _send(self, transport: asyncio.Transport, head: bytes, request: Request) -> None:
+        body = request.body
+        self._sent = True
+        if body is None:
+            transport.write(head)
+        elif not isinstance(body, bytes):
+            transport.write(head)
+            self._sent = False
+            self._upload = self._loop.create_task(self._send_stream(body, request.content_length))
+            self._upload.add_done_callback(self._upload_ended)
+        elif len(body) <= _JOINED_BODY_BYTES:
+            transport.write(head + body)
+        else:
+            transport.writelines((head, body))
+
+    async def _send_stream(self, body: AsyncIterator[bytes], length: int | None) -> None:
+        sent_bytes = 0
+        async for chunk in body:
+            if not chunk:
+                continue
+            sent_bytes += len(chunk)
+            if length is not None and sent_bytes > length:
+                raise BodyLengthError(f"the request body is longer than its {length} bytes")
+            self._write_chunk(chunk, chunked=length is None)
+            if self._writable is not None:
+                await self._writable
+        if length is None:
+            self._write(b"0\r\n\r\n")
+        elif sent_bytes < length:
+            raise BodyLengthError(f"the request body ended after {sent_bytes} of its {length} bytes")
+
+    def _write_chunk(self, chunk: bytes, *, chunked: bool) -> None:
+        if not chunked:
+            self._write(chunk)
+        elif self._transport is not None:
+            self._transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def _upload_ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if task is not self._upload:
+            return  # stopped: its exchange is over
+        self._upload = None
+        if task.cancelled() or error is not None:
+            self._fail(error or unreachable("the request body was cancelled"))
+            return
+        self._sent = True
+        self._progressed(self._deadlines.first_byte_seconds)
+
+    def _stop_upload(self) -> None:
+        upload, self._upload = self._upload, None
+        if upload is not None:
+            upload.cancel()
+
+    # Flow control and time.
+
+    def _pause(self) -> None:
+        if not self._reading_paused and self._transport is not None:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def _unpause(self) -> None:
+        if self._reading_paused and self._transport is not None:
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+    def _buffered_bytes(self) -> int:
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    def _progressed(self, limit_seconds: float) -> None:
+        self._progress_at = self._loop.time()
+        if self.response is not None:
+            self._arm(min(self._progress_at + limit_seconds, self._total_at))
+
+    def _arm(self, due: float) -> None:
+        """See to it that the timer fires by `due`. It is moved only to fire earlier; when early, it looks again."""
+        timer = self._timer
+        if timer is not None:
+            if self._timer_at <= due:
+                return
+            timer.cancel()
+        self._timer_at = due
+        self._timer = self._loop.call_at(due, self._look_at_clock)
+
+    def _look_at_clock(self) -> None:
+        self._timer = None
+        if self.response is None:
+            return
+        now = self._loop.time()
+        phase, limit_seconds = self._phase()
+        due = min(self._progress_at + limit_seconds, self._total_at)
+        if due > now:
+            self._arm(due)
+        elif self._total_at <= now:
+            self._fail(timed_out("the exchange took longer than its total timeout"))
+        else:
+            self._fail(timed_out(f"{phase} for {limit_seconds:g} seconds"))
+
+    def _phase(self) -> tuple[str, float]:
+        """What the exchange waits for, and for how long it may; a slow client of ours is no fault of its."""
+        response = self.response
+        if self._writable is not None:
+            unsent_bytes = self._buffered_bytes()
+            if unsent_bytes != self._unsent_bytes:
+                self._unsent_bytes = unsent_bytes
+                self._progress_at = self._loop.time()
+            return "the upstream read nothing of the request", self._deadlines.idle_seconds
+        if self._upload is not None or self._reading_paused:
+            return "waiting for the client", float("inf")
+        if response is not None and response.status:
+            return "the upstream sent nothing more of its response", self._deadlines.idle_seconds
+        return "the upstream sent no response head", self._deadlines.first_byte_seconds
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _broken(response: Response, exc: Exception | None) -> UpstreamError:
+    reason = "closed the connection" if exc is None else f"broke the connection ({exc})"
+    if response.reader.received:
+        return invalid(f"the upstream {reason} before the end of its response")
+    return unreachable(f"the upstream {reason} before it answered")

@@ -1,0 +1,127 @@
+"""One exchange as its consumer sees it: the head, the bytes that are here, and one way to let go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from gateway.upstream.reader import Header, ResponseReader
+
+
+class Carrier(Protocol):
+    """What a response asks of the connection that carries it."""
+
+    def resume(self) -> None: ...
+    def abandon(self) -> None: ...
+
+
+class Response:
+    """The answer of an upstream, of which at least the head is there.
+
+    `headers` are lower-cased and end-to-end only; `content-length` is among them iff it frames the body (and on HEAD).
+    `complete` means that the body has ended cleanly; bytes of it may still wait in `take`.
+    """
+
+    __slots__ = (
+        "_carrier",
+        "_on_end",
+        "_waiter",
+        "complete",
+        "error",
+        "headers",
+        "reader",
+        "reused",
+        "started_at",
+        "status",
+    )
+
+    def __init__(
+        self, reader: ResponseReader, carrier: Carrier, *, reused: bool, started_at: float, on_end: OnEnd | None
+    ) -> None:
+        self.reader = reader
+        self.status = 0
+        self.headers: list[Header] = []
+        self.complete = False
+        self.error: BaseException | None = None
+        self.reused = reused
+        self.started_at = started_at
+        self._carrier: Carrier | None = carrier
+        self._on_end = on_end
+        self._waiter: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        state = "complete" if self.complete else "broken" if self.error else "running" if self._carrier else "closed"
+        return f"<Response {self.status} {state}, {self.reader.buffered} bytes buffered>"
+
+    def take(self) -> bytes:
+        """Everything that is buffered, b"" if nothing. Reading from the upstream goes on where it was paused."""
+        data = self.reader.take()
+        if data and self._carrier is not None:
+            self._carrier.resume()
+        return data
+
+    async def more(self) -> None:
+        """Wait until `take` has something or the body is complete.
+
+        Raises UpstreamError when the body breaks off or times out, and whatever the request body's iterator raised.
+        """
+        while not self.reader.buffered and not self.complete:
+            await self._wait()
+
+    async def head(self) -> None:
+        """Wait for the head; raises as `more` does."""
+        while not self.status or self.error is not None:
+            await self._wait()
+
+    def close(self) -> None:
+        """Let go. A complete and clean connection is in its pool again already; any other is closed here."""
+        carrier, self._carrier = self._carrier, None
+        if carrier is not None:
+            carrier.abandon()
+            self._ended()
+
+    # The connection's side.
+
+    def advance(self) -> None:
+        reader = self.reader
+        if reader.status and not self.status:
+            self.status = reader.status
+            self.headers = reader.headers
+        self._wake()
+
+    def finish(self) -> None:
+        """The body has ended; the connection is no longer ours."""
+        self._carrier = None
+        self.complete = True
+        self.advance()
+        self._ended()
+
+    def fail(self, error: BaseException) -> None:
+        self._carrier = None
+        self.error = error
+        self._wake()
+        self._ended()
+
+    def _ended(self) -> None:
+        if self._on_end is not None:
+            self._on_end(self)
+
+    async def _wait(self) -> None:
+        if self.error is not None:
+            raise self.error
+        if self._carrier is None:
+            raise RuntimeError("the response has been closed")
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
+OnEnd = Callable[[Response], None]

@@ -1,0 +1,61 @@
+"""Requests as bytes: a head with framing of our own making around end-to-end fields of the caller's.
+
+One request must never be read as two (RFC 9112 section 11.2), so what could be is refused before a byte is sent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+_GENERATED_FIELDS = (b"\ncontent-length:", b"\ntransfer-encoding:", b"\nconnection:")
+_METHODS_WITH_BODY = frozenset((b"POST", b"PUT", b"PATCH"))
+_METHOD = re.compile(rb"[A-Z]+")
+_TARGET = re.compile(rb"[!-~]+")
+
+
+@dataclass(slots=True)
+class Request:
+    """One request. `header_block` holds end-to-end fields as `name: value\\r\\n`, never framing ones.
+
+    `content_length` counts for an iterator only: its length in bytes, or None to send it chunked. The iterator is
+    pulled once a connection stands, and remains the caller's to close.
+    """
+
+    method: bytes
+    target: bytes
+    header_block: bytes = b""
+    body: bytes | AsyncIterator[bytes] | None = None
+    content_length: int | None = None
+
+
+def render_head(request: Request, host: bytes) -> bytes:
+    """The request's head with framing of our own making; `host` is used where the block has none.
+
+    ValueError where method, target or block would let one request be read as another.
+    """
+    block = request.header_block
+    lowered = b"\n" + block.lower()
+    if not _METHOD.fullmatch(request.method) or not _TARGET.fullmatch(request.target):
+        raise ValueError(f"not a request line: {request.method!r} {request.target!r}")
+    if (block and not block.endswith(b"\r\n")) or b"\n\r\n" in lowered or b"\0" in block:
+        raise ValueError("the header block is not a sequence of `name: value\\r\\n`")
+    for name in _GENERATED_FIELDS:
+        if name in lowered:
+            raise ValueError(f"the header block holds the framing field {name[1:-1].decode()}")
+    if b"\nhost:" not in lowered:
+        block = b"host: %b\r\n%b" % (host, block)
+    return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (request.method, request.target, block, _framing_of(request))
+
+
+def _framing_of(request: Request) -> bytes:
+    body = request.body
+    if body is None:
+        # RFC 9110 section 8.6: a method that anticipates content says that there is none.
+        return b"content-length: 0\r\n" if request.method in _METHODS_WITH_BODY else b""
+    if isinstance(body, bytes):
+        return b"content-length: %d\r\n" % len(body)
+    if request.content_length is not None:
+        return b"content-length: %d\r\n" % request.content_length
+    return b"transfer-encoding: chunked\r\n"
