@@ -18,6 +18,7 @@ from gateway.embedded.locks import holder, is_held
 
 _POLL_SECONDS = 0.01
 _LEAVING_SECONDS = 0.5
+_LOG_BYTES = 10 << 20
 _UNPRIVILEGED_ID = 65534  # nobody, by the Linux Standard Base
 
 
@@ -41,7 +42,7 @@ class Child:
 
     def __init__(self, program: Program, command: Sequence[str], *, stdin: bytes = b"") -> None:
         self._program = program
-        self._log_start = program.log.stat().st_size if program.log.exists() else 0
+        self._log_start = _start_of_log(program.log)
         self._process = _spawn(program, command)
         if self._process.stdin is not None:
             self._process.stdin.write(stdin)
@@ -61,7 +62,9 @@ class Child:
             if not self.is_running():
                 raise StoreFailedError(f"{self._program.name} did not start: {self._last_words()}")
             if monotonic_seconds() > deadline:
-                raise StoreFailedError(f"{self._program.name} was not ready in {timeout_seconds:g} s")
+                raise StoreFailedError(
+                    f"{self._program.name} was not ready in {timeout_seconds:g} s: {self._last_words()}"
+                )
             await asyncio.sleep(_POLL_SECONDS)
 
     async def wait_done(self, timeout_seconds: float) -> None:
@@ -133,6 +136,15 @@ def _identity(folder: Path) -> tuple[int, int]:
         return os.geteuid(), os.getegid()
     status = folder.stat()
     return status.st_uid or _UNPRIVILEGED_ID, status.st_gid or _UNPRIVILEGED_ID
+
+
+def _start_of_log(log: Path) -> int:
+    """Where this start's lines begin. Puts a long log aside, over the one before, so that logs stay bounded."""
+    length = log.stat().st_size if log.exists() else 0
+    if length < _LOG_BYTES:
+        return length
+    log.replace(log.with_suffix(".log.1"))
+    return 0
 
 
 def _private(path: str, flags: int) -> int:

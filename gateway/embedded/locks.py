@@ -28,7 +28,7 @@ def serve_lock(data_dir: Path) -> Iterator[None]:
 
 
 class FileLock:
-    """An exclusive `flock(2)` on a file that carries its holder's pid.
+    """A `flock(2)` on a file that carries its holder's pid; a shared one admits others of its kind and names none.
 
     It lasts until `release`, or until the last process that inherited the descriptor is gone.
     """
@@ -39,12 +39,18 @@ class FileLock:
     @classmethod
     def take(cls, path: Path) -> FileLock | None:
         """Take the lock at once, or return None where another holds it."""
-        descriptor = _locked(path)
+        descriptor = _locked(path, fcntl.LOCK_EX)
         if descriptor is None:
             return None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         return cls(descriptor)
+
+    @classmethod
+    def share(cls, path: Path) -> FileLock | None:
+        """Take the lock beside others who share it, or return None where one holds it alone."""
+        descriptor = _locked(path, fcntl.LOCK_SH)
+        return cls(descriptor) if descriptor is not None else None
 
     def release(self) -> None:
         os.close(self._descriptor)
@@ -52,7 +58,7 @@ class FileLock:
 
 def is_held(path: Path) -> bool:
     """Whether any process holds the lock. Takes it for an instant, so only its next taker may ask."""
-    descriptor = _locked(path)
+    descriptor = _locked(path, fcntl.LOCK_EX)
     if descriptor is not None:
         os.close(descriptor)
     return descriptor is None
@@ -76,18 +82,18 @@ def prepare_data_dir(data_dir: Path) -> Path:
         raise DataDirUnusableError(f"{path} cannot be the data directory: a file is in its place") from error
     except OSError as error:
         raise DataDirUnusableError(f"{path} cannot be the data directory: {error.strerror}") from error
-    if not os.access(path, os.W_OK | os.X_OK):
+    if not os.access(path, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         raise DataDirUnusableError(f"{path} cannot be the data directory: it is not writable by this user")
     return path
 
 
-def _locked(path: Path) -> int | None:
+def _locked(path: Path, kind: int) -> int | None:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except PermissionError as error:
         raise DataDirUnusableError(f"{path} belongs to another user; run as that user") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         return None

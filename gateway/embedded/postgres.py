@@ -44,7 +44,8 @@ class Postgres:
         _check_owner(self._cluster)
         command = [str(binaries.postgres), *_arguments(self._cluster, endpoint.port, durable=self._durable)]
         self._child = Child(self._program(self._cluster), command)
-        await self._child.wait_ready(lambda: is_ready(endpoint), _READY_SECONDS)
+        await self._child.wait_ready(lambda: _accepts(endpoint, "postgres"), _READY_SECONDS)
+        await _create_database_once(endpoint)
 
     async def stop(self) -> None:
         if self._child is not None:
@@ -90,20 +91,26 @@ class Postgres:
 
 
 async def is_ready(endpoint: Endpoint) -> bool:
-    """Whether a real login to the gateway's database works; creates that database on the first one."""
+    """Whether a real login to the gateway's database works; it does not before the owner has made that database."""
+    return await _accepts(endpoint, "gateway")
+
+
+async def _accepts(endpoint: Endpoint, database: str) -> bool:
     try:
-        connection = await _connect(endpoint, "gateway")
-    except asyncpg.InvalidCatalogNameError:
-        connection = await _connect(endpoint, "postgres")
-        try:
-            await connection.execute("CREATE DATABASE gateway")
-        finally:
-            await connection.close()
-        return True
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+        connection = await _connect(endpoint, database)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
         return False
     await connection.close()
     return True
+
+
+async def _create_database_once(endpoint: Endpoint) -> None:
+    connection = await _connect(endpoint, "postgres")
+    try:
+        if not await connection.fetchval("SELECT true FROM pg_database WHERE datname = 'gateway'"):
+            await connection.execute("CREATE DATABASE gateway")
+    finally:
+        await connection.close()
 
 
 async def _connect(endpoint: Endpoint, database: str) -> asyncpg.Connection:

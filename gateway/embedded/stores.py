@@ -1,4 +1,4 @@
-"""Both stores of a data directory: the first process starts them and owns them, later ones join."""
+"""Both stores of a data directory: the first process starts them and owns them, later ones join as its guests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NoReturn, Self
 from gateway.clock import monotonic_seconds
 from gateway.embedded import endpoints, postgres, valkey
 from gateway.embedded.endpoints import Endpoint, Endpoints
-from gateway.embedded.errors import DataDirBusyError, StoreFailedError
+from gateway.embedded.errors import DataDirBusyError, DataDirUnusableError, StoreFailedError
 from gateway.embedded.locks import FileLock, holder, prepare_data_dir
 from gateway.embedded.postgres import Postgres
 from gateway.embedded.valkey import Valkey
@@ -18,6 +18,7 @@ from gateway.embedded.valkey import Valkey
 _POLL_SECONDS = 0.05
 _SUPERVISION_SECONDS = 0.5
 _PORT_ATTEMPTS = 3
+_GUEST_SECONDS = 10.0
 
 
 class Stores:
@@ -27,10 +28,10 @@ class Stores:
     Linux the servers are stopped when the thread that started them ends.
     """
 
-    def __init__(self, reached: Endpoints, owner: _Owner | None) -> None:
+    def __init__(self, reached: Endpoints, part: _Owner | _Guest) -> None:
         self.database_url = reached.database_url
         self.redis_url = reached.redis_url
-        self._owner = owner
+        self._part: _Owner | _Guest | None = part
 
     @classmethod
     async def open(
@@ -45,8 +46,8 @@ class Stores:
         folder = prepare_data_dir(data_dir)
         deadline = monotonic_seconds() + patience_seconds
         while (lock := FileLock.take(folder / "stores.lock")) is None:
-            if not must_own and (reached := await _running(folder)) is not None:
-                return cls(reached, None)
+            if not must_own and (guest := await _Guest.join(folder)) is not None:
+                return cls(guest.reached, guest)
             if monotonic_seconds() > deadline:
                 raise DataDirBusyError(f"the stores in {folder} are held by process {holder(folder / 'stores.lock')}")
             await asyncio.sleep(_POLL_SECONDS)
@@ -55,20 +56,20 @@ class Stores:
 
     @property
     def is_owner(self) -> bool:
-        return self._owner is not None
+        return isinstance(self._part, _Owner)
 
     async def keep_running(self) -> NoReturn:
         """Restart a store whose process dies, at the same address, until cancelled. For the owner's background."""
         while True:
             await asyncio.sleep(_SUPERVISION_SECONDS)
-            if self._owner is not None:
-                await self._owner.restart_dead()
+            if isinstance(self._part, _Owner):
+                await self._part.restart_dead()
 
     async def close(self) -> None:
-        """Stop the stores where they are ours; leave a joined one alone."""
-        if self._owner is not None:
-            await self._owner.stop()
-            self._owner = None
+        """Leave the stores. The owner stops them, after up to 10 s for guests to finish."""
+        part, self._part = self._part, None
+        if part is not None:
+            await part.leave()
 
     async def __aenter__(self) -> Self:
         return self
@@ -84,6 +85,8 @@ class _Owner:
 
     def __init__(self, folder: Path, lock: FileLock, *, durable: bool) -> None:
         self._memory = folder / "stores.json"
+        self._guests = folder / "guests.lock"
+        self._cluster = folder / "postgres"
         self._lock = lock
         self._postgres = Postgres(folder, durable=durable)
         self._valkey = Valkey(folder, durable=durable)
@@ -93,7 +96,7 @@ class _Owner:
             await asyncio.gather(self._postgres.take_over(), self._valkey.take_over())
             return await self._start_on_free_ports()
         except BaseException as error:
-            await self.stop()
+            await self.leave()
             if isinstance(error, OSError):
                 raise StoreFailedError(f"the stores cannot start: {error}") from error
             raise
@@ -105,16 +108,29 @@ class _Owner:
                 await store.take_over()
                 await store.start(endpoint)
 
-    async def stop(self) -> None:
+    async def leave(self) -> None:
+        # Held alone until the end, it keeps new guests from joining stores that are about to stop.
+        closed_to_guests = await self._wait_for_guests()
         try:
             await asyncio.gather(self._postgres.stop(), self._valkey.stop())
         finally:
+            if closed_to_guests is not None:
+                closed_to_guests.release()
             self._lock.release()
+
+    async def _wait_for_guests(self) -> FileLock | None:
+        """The guests' lock once all have left; None where one stays too long, which then loses its stores."""
+        deadline = monotonic_seconds() + _GUEST_SECONDS
+        while monotonic_seconds() < deadline:
+            if (lock := FileLock.take(self._guests)) is not None:
+                return lock
+            await asyncio.sleep(_POLL_SECONDS)
+        return None
 
     async def _start_on_free_ports(self) -> Endpoints:
         """Start both at once; again on other ports where a stranger was faster in taking one."""
         for _ in range(_PORT_ATTEMPTS):
-            chosen = endpoints.choose(endpoints.load(self._memory))
+            chosen = endpoints.choose(self._remembered())
             endpoints.save(self._memory, chosen)
             starts = [store.start(endpoint) for store, endpoint in self._stores_at(chosen)]
             results = await asyncio.gather(*starts, return_exceptions=True)
@@ -126,14 +142,45 @@ class _Owner:
                 break
         raise failures[0]
 
+    def _remembered(self) -> Endpoints | None:
+        remembered = endpoints.load(self._memory)
+        if remembered is None and self._cluster.exists():
+            raise DataDirUnusableError(
+                f"{self._memory} is missing, and with it the password of {self._cluster}; "
+                "restore it or remove the data directory"
+            )
+        return remembered
+
     def _stores_at(self, reached: Endpoints) -> tuple[tuple[Postgres | Valkey, Endpoint], ...]:
         return (self._postgres, reached.postgres), (self._valkey, reached.valkey)
 
 
-async def _running(folder: Path) -> Endpoints | None:
-    """The endpoints of the owner's stores once both answer; None while they do not."""
-    reached = endpoints.load(folder / "stores.json")
-    if reached is None:
+class _Guest:
+    """A process that uses the stores of another; its share of the guests' lock makes the owner wait for it."""
+
+    def __init__(self, reached: Endpoints, lock: FileLock) -> None:
+        self.reached = reached
+        self._lock = lock
+
+    @classmethod
+    async def join(cls, folder: Path) -> _Guest | None:
+        """Join where both stores answer; None while they start or stop."""
+        lock = FileLock.share(folder / "guests.lock")
+        if lock is None:
+            return None
+        try:
+            reached = endpoints.load(folder / "stores.json")
+            if (
+                reached is not None
+                and await postgres.is_ready(reached.postgres)
+                and await valkey.is_ready(reached.valkey)
+            ):
+                return cls(reached, lock)
+        except BaseException:
+            lock.release()
+            raise
+        lock.release()
         return None
-    both_ready = await postgres.is_ready(reached.postgres) and await valkey.is_ready(reached.valkey)
-    return reached if both_ready else None
+
+    async def leave(self) -> None:
+        self._lock.release()

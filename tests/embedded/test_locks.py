@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gateway.embedded.errors import DataDirBusyError, DataDirUnusableError
-from gateway.embedded.locks import prepare_data_dir, serve_lock
+from gateway.embedded.locks import FileLock, prepare_data_dir, serve_lock
 
 
 def test_a_second_serve_is_refused_with_directory_and_pid(tmp_path: Path) -> None:
@@ -23,8 +24,33 @@ def test_serving_again_works_after_the_first_ended(tmp_path: Path) -> None:
             pass
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_directory_without_write_access_is_refused(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
+@pytest.fixture
+def ordinary_user() -> Iterator[None]:
+    """Root may write anywhere, so while the test runs this process is somebody else."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(user)
+
+
+@pytest.mark.usefixtures("ordinary_user")
+def test_a_directory_without_write_access_is_refused() -> None:
     with pytest.raises(DataDirUnusableError, match="not writable"):
-        prepare_data_dir(tmp_path)
+        prepare_data_dir(Path("/"))
+    with pytest.raises(DataDirUnusableError, match=r"Permission denied"):
+        prepare_data_dir(Path("/gateway"))
+
+
+def test_a_shared_lock_admits_guests_but_no_owner(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    first, second = FileLock.share(path), FileLock.share(path)
+    assert first is not None
+    assert second is not None
+    first.release()
+    assert FileLock.take(path) is None
+    second.release()
+    alone = FileLock.take(path)
+    assert alone is not None
+    assert FileLock.share(path) is None
+    alone.release()

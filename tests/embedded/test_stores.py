@@ -21,7 +21,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
-from gateway.embedded.endpoints import load
+from gateway.embedded.endpoints import choose, load, save
 from gateway.embedded.errors import DataDirBusyError, DataDirUnusableError, EmbeddedUnavailableError, StoreFailedError
 from gateway.embedded.stores import Stores
 
@@ -153,6 +153,28 @@ async def test_a_second_process_joins_and_leaves_the_stores_running(data_dir: Pa
         assert await read(stores) == (["a"], ["a"])
 
 
+async def test_the_owner_waits_for_a_guest_before_it_stops_the_stores(data_dir: Path) -> None:
+    async with other_process(data_dir) as (owner, _):
+        async with await Stores.open(data_dir) as guest:
+            assert owner.stdin is not None
+            owner.stdin.close()
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(owner.wait(), 0.5)
+            await write(guest, "a")
+        assert await owner.wait() == 0
+
+
+async def test_commands_that_start_together_all_succeed(data_dir: Path) -> None:
+    async def command(name: str) -> None:
+        async with other_process(data_dir) as (process, is_owner):
+            assert is_owner in {"True", "False"}, name
+            assert process.stdin is not None
+            process.stdin.close()
+            assert await process.wait() == 0
+
+    await asyncio.gather(*(command(name) for name in "abcd"))
+
+
 async def test_an_owner_waits_for_a_shorter_one_to_finish(data_dir: Path) -> None:
     async with other_process(data_dir) as (process, is_owner):
         assert is_owner == "True"
@@ -170,7 +192,18 @@ async def test_an_owner_that_stays_is_named(data_dir: Path) -> None:
             await Stores.open(data_dir, must_own=True, patience_seconds=0.1)
 
 
-async def test_servers_of_a_killed_owner_vanish_and_their_data_stays(data_dir: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals the children of the dead")
+async def test_servers_vanish_with_their_owner_before_anyone_else_comes(data_dir: Path) -> None:
+    async with other_process(data_dir) as (process, _):
+        servers = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        await process.wait()
+        async with asyncio.timeout(10):
+            while any(lives(server) for server in servers):  # noqa: ASYNC110 - other processes, no event of ours
+                await asyncio.sleep(0.02)
+
+
+async def test_the_data_of_a_killed_owner_stays(data_dir: Path) -> None:
     async with other_process(data_dir) as (process, _):
         servers = psutil.Process(process.pid).children(recursive=True)
         assert {"postgres", "valkey-server"} <= {server.name() for server in servers}
@@ -276,6 +309,12 @@ async def test_a_damaged_memory_is_named(data_dir: Path) -> None:
         await Stores.open(data_dir)
 
 
+async def test_a_lost_password_is_named(data_dir: Path) -> None:
+    (data_dir / "postgres").mkdir()
+    with pytest.raises(DataDirUnusableError, match=r"stores\.json is missing"):
+        await Stores.open(data_dir)
+
+
 async def test_a_server_that_cannot_start_says_why(data_dir: Path) -> None:
     async with await Stores.open(data_dir, durable=False):
         pass
@@ -287,5 +326,6 @@ async def test_a_server_that_cannot_start_says_why(data_dir: Path) -> None:
 async def test_a_cluster_of_an_unknown_version_is_refused(data_dir: Path) -> None:
     (data_dir / "postgres").mkdir(parents=True)
     (data_dir / "postgres" / "PG_VERSION").write_text("9")
+    save(data_dir / "stores.json", choose(None))
     with pytest.raises(EmbeddedUnavailableError, match="made by PostgreSQL 9"):
         await Stores.open(data_dir)
