@@ -1,0 +1,1 @@
+"""The bundled upstream, for `gateway demo` and for tests: it imports nothing of the gateway but its clock."""
