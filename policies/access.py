@@ -86,3 +86,9 @@ def max_body_bytes(route: Route, plan: Plan) -> int | None:
     """The largest body that may pass: the route's limit or the plan's, whichever is lower."""
     limits = [limit for limit in (route.max_body_bytes, plan.max_file_size_bytes) if limit is not None]
     return min(limits, default=None)
+
+
+def check_size(size_bytes: int | None, max_bytes: int | None) -> None:
+    """Raises Refused for a body larger than may pass. An unannounced size (None) is checked as it arrives."""
+    if size_bytes is not None and max_bytes is not None and size_bytes > max_bytes:
+        raise Refused(Refusal.PAYLOAD_TOO_LARGE, f"The body may hold {max_bytes} bytes at most.", max_bytes=max_bytes)

@@ -84,18 +84,20 @@ def charge(
     held: int,
     units: int | None,
     reported_credits: int | None,
+    was_sent: bool = True,
 ) -> int:
     """Credits that a call is charged in the end.
 
     `reported_credits` is what the upstream itself asked for (Gateway-Credits); it outranks the price on any complete
-    response. A client that left pays what its call cost, or the hold where that could not be learned (`status` None).
+    response. A client that left pays what its call cost, or the hold where that could not be learned (`status` None),
+    and nothing if the upstream never had the whole request (`was_sent` False).
     """
     if outcome in _UNCHARGED:
         return 0
     if reported_credits is not None:
         return reported_credits
     if status is None:
-        return held if outcome is Outcome.CLIENT_ABORTED else 0
+        return held if outcome is Outcome.CLIENT_ABORTED and was_sent else 0
     if not is_charged_status(route, status):
         return 0
     if route.price.unit in ("call", "item"):

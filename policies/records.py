@@ -50,7 +50,7 @@ NULL = "\\N"
 _ESCAPES = {ord("\\"): "\\\\", ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\\r", 0: ""}
 _UNESCAPES = {"\\\\": "\\", "\\t": "\t", "\\n": "\n", "\\r": "\r"}
 
-Column = str | int | None
+Column = object  # written as its str(); None is NULL
 
 
 def text(value: str | None) -> str:

@@ -1,0 +1,99 @@
+"""How a request body is read: whole where it is priced, else as it streams; never more of it than may pass."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.proxy.observers import FileObserver
+from policies import access, pricing
+from policies.model import Price, Refusal, Refused
+
+Receive = Callable[[], Awaitable[Any]]
+
+# A priced body is held in memory while its items are counted; without a limit of the route's or plan's, this one holds.
+MAX_PRICED_BODY_BYTES = 20 * 1024 * 1024
+
+
+class ClientGone(Exception):  # noqa: N818 - an event, not a fault
+    """The client closed its connection before its request was complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class PricedBody:
+    """A body that was read before admission because its items are the price."""
+
+    content: bytes
+    items: int
+    fields: dict[str, Any]
+
+    def text(self, name: str, max_length: int = 200) -> str | None:
+        """A top-level member that goes into a record, if it is text."""
+        value = self.fields.get(name)
+        return value[:max_length] if isinstance(value, str) else None
+
+
+async def read_priced(receive: Receive, price: Price, max_bytes: int | None) -> PricedBody:
+    """Reads the whole body and counts its items; raises Refused where it is not the JSON it must be."""
+    limit = MAX_PRICED_BODY_BYTES if max_bytes is None else max_bytes
+    chunks, size = [], 0
+    more = True
+    while more:
+        chunk, more = await _next(receive)
+        size += len(chunk)
+        access.check_size(size, limit)
+        chunks.append(chunk)
+    content = b"".join(chunks)
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        raise Refused(Refusal.INVALID_BODY, "The body must be JSON.") from None
+    items = pricing.units_in_request(price, document)
+    return PricedBody(content, items, document if isinstance(document, dict) else {})
+
+
+class StreamedBody:
+    """A body on its way to the upstream: counted, limited, and shown to an observer as it passes."""
+
+    def __init__(self, receive: Receive, max_bytes: int | None, observer: FileObserver | None) -> None:
+        self._receive = receive
+        self._max_bytes = max_bytes
+        self._observer = observer
+        self._first = b""
+        self.is_complete = False
+        self.size_bytes = 0
+
+    async def whole_if_small(self) -> bytes | None:
+        """The body if it is all there already, so that it can be sent in one write and sent again; else None."""
+        chunk, more = await self._take()
+        if not more:
+            return chunk
+        self._first = chunk
+        return None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        first, self._first = self._first, b""
+        if first:
+            yield first
+        while not self.is_complete:
+            chunk, _ = await self._take()
+            if chunk:
+                yield chunk
+
+    async def _take(self) -> tuple[bytes, bool]:
+        chunk, more = await _next(self._receive)
+        self.is_complete = not more
+        self.size_bytes += len(chunk)
+        access.check_size(self.size_bytes, self._max_bytes)
+        if self._observer is not None:
+            self._observer.feed(chunk)
+        return chunk, more
+
+
+async def _next(receive: Receive) -> tuple[bytes, bool]:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    return message.get("body", b""), message.get("more_body", False)

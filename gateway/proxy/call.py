@@ -1,0 +1,156 @@
+"""One admitted call, from its ticket to its only settlement: what it used, how it ended, what it is charged."""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+from typing import NamedTuple
+
+import structlog
+
+from gateway.clock import monotonic_seconds
+from gateway.proxy.gate import Ticket
+from gateway.proxy.observers import File, FileObserver, UnitObserver, observe_units
+from gateway.proxy.settlement import Settlement, Settler
+from policies import pricing, records
+from policies.model import Outcome
+
+MAX_DIGITS = 12  # a report of more credits or tokens than this is a bug of the upstream's, not a bill
+MAX_COST_USD = 1_000_000  # numeric(12,6)
+_log = structlog.get_logger()
+
+
+class Call:
+    """Counts what passes and settles once. `is_settled` guards the second settlement, whoever asks for it."""
+
+    def __init__(self, ticket: Ticket, settler: Settler, *, received_at: float, files: FileObserver | None) -> None:
+        self.ticket = ticket
+        self.is_settled = False
+        self.charged = 0
+        self.was_sent = True
+        self.request_bytes = 0
+        self.response_bytes = 0
+        self.forwarded_at: float | None = None
+        self.elapsed_seconds = 0.0
+        self.upstream_seconds: float | None = None
+        self.files = files
+        self.units: UnitObserver | None = None
+        self.reported = Reported()
+        self._settler = settler
+        self._received_at = received_at
+
+    def known_charge(self, status: int) -> int | None:
+        """The charge as far as the response head decides it: not where units are still to be counted."""
+        if self.reported.credits is None and self.ticket.ask.match.route.price.unit not in ("call", "item"):
+            return None
+        return self._charge(Outcome.SUCCEEDED, status, units=None)
+
+    def outcome_of(self, status: int) -> Outcome:
+        """How a complete answer of the upstream counts."""
+        charged = pricing.is_charged_status(self.ticket.ask.match.route, status)
+        return Outcome.SUCCEEDED if charged else Outcome.UPSTREAM_ERROR
+
+    async def settle(self, outcome: Outcome, status: int | None, *, error_code: str | None = None) -> int | None:
+        """Charges and records the call; gives the balance, or None where it was settled before or is owed."""
+        if self.is_settled:
+            return None
+        self.is_settled = True
+        instant = monotonic_seconds()
+        self.elapsed_seconds = instant - self._received_at
+        if self.forwarded_at is not None:
+            self.upstream_seconds = instant - self.forwarded_at
+        units = self.units.units() if self.units is not None else None
+        units = self.reported.tokens if units is None else units
+        self.charged = self._charge(outcome, status, units=units)
+        settlement = Settlement(
+            self.ticket.caller.keys,
+            self.ticket.ask.request_id,
+            self.charged,
+            self._tail(outcome, status, error_code, units),
+        )
+        return await self._settler.settle(settlement)
+
+    def observe_response(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """Reads what the upstream reports of itself, and sets up counting where the price asks for it."""
+        fields = dict(headers)
+        self.reported = reported(fields)
+        price = self.ticket.ask.match.route.price
+        if price.unit == "token":
+            self.units = observe_units(price, fields.get(b"content-type", b""), fields.get(b"content-encoding", b""))
+
+    def passed(self, chunk: bytes) -> None:
+        """Notes a piece of the answer on its way to the client."""
+        self.response_bytes += len(chunk)
+        if self.units is not None and chunk:
+            self.units.feed(chunk)
+
+    def _charge(self, outcome: Outcome, status: int | None, *, units: int | None) -> int:
+        return pricing.charge(
+            self.ticket.ask.match.route,
+            outcome=outcome,
+            status=status,
+            held=self.ticket.held,
+            units=units,
+            reported_credits=self.reported.credits,
+            was_sent=self.was_sent,
+        )
+
+    def _tail(self, outcome: Outcome, status: int | None, error_code: str | None, units: int | None) -> str:
+        file = self.files.file() if self.files is not None else File()
+        is_token_priced = self.ticket.ask.match.route.price.unit == "token"
+        tokens = self.reported.tokens if self.reported.tokens is not None else units if is_token_priced else None
+        return records.tail(
+            outcome,
+            status,
+            error_code,
+            self.charged,
+            tokens,
+            self.reported.cost_usd,
+            self.request_bytes,
+            self.response_bytes,
+            file.size_bytes,
+            int(self.elapsed_seconds * 1000),
+            None if self.upstream_seconds is None else int(self.upstream_seconds * 1000),
+            None,
+            records.text(file.name),
+            file.sha256,
+            records.text(file.content_type),
+        )
+
+
+class Reported(NamedTuple):
+    """What the upstream says of a call in Gateway-Credits, -Tokens and -Cost-Usd; None where it does not."""
+
+    credits: int | None = None
+    tokens: int | None = None
+    cost_usd: Decimal | None = None
+
+
+def reported(fields: dict[bytes, bytes]) -> Reported:
+    """Reads the report; what is not a non-negative number is ignored, with a warning."""
+    return Reported(
+        _whole(fields.get(b"gateway-credits")),
+        _whole(fields.get(b"gateway-tokens")),
+        _money(fields.get(b"gateway-cost-usd")),
+    )
+
+
+def _whole(value: bytes | None) -> int | None:
+    if value is None:
+        return None
+    if not value.isdigit() or len(value) > MAX_DIGITS:
+        _log.warning("the upstream's report is not a whole number", value=value.decode("latin-1")[:40])
+        return None
+    return int(value)
+
+
+def _money(value: bytes | None) -> Decimal | None:
+    if value is None:
+        return None
+    try:
+        amount = Decimal(value.decode("ascii"))
+    except (InvalidOperation, UnicodeDecodeError):
+        amount = Decimal("NaN")
+    if not amount.is_finite() or not 0 <= amount < MAX_COST_USD:
+        _log.warning("the upstream's report is not an amount", value=value.decode("latin-1")[:40])
+        return None
+    return amount

@@ -1,0 +1,81 @@
+"""What happens to a call whose client has left: its answer is drained for a while to learn what it cost.
+
+At most MAX_DRAINS calls are drained at a time; the next one is cut at once and charged its hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+DRAIN_SECONDS = 10.0
+MAX_DRAINS = 100
+
+
+class Client(Protocol):
+    """The connection a request came on, as the listener offers it in the scope."""
+
+    is_gone: bool
+    on_gone: Callable[[], None] | None
+
+    def abort(self) -> None:
+        """Cuts the connection, so that an answer which broke off looks broken."""
+
+
+class Unwatched:
+    """The client of a server that does not say when clients leave."""
+
+    is_gone = False
+    on_gone: Callable[[], None] | None = None
+
+    def abort(self) -> None:
+        raise ConnectionAbortedError("the answer broke off")
+
+
+def client_of(scope: Any) -> Client:
+    client: Client | None = scope.get("extensions", {}).get("gateway.client")
+    return client or Unwatched()
+
+
+class Departures:
+    """Counts the drains under way in this process."""
+
+    def __init__(self) -> None:
+        self.draining = 0
+
+    def watch(self, client: Client) -> Watch:
+        """Watches a client while the current task serves it."""
+        watch = Watch(self, client, asyncio.current_task())
+        client.on_gone = watch.left
+        return watch
+
+
+class Watch:
+    """One client being watched. `is_cut` says that the task was cancelled because of it."""
+
+    def __init__(self, departures: Departures, client: Client, task: asyncio.Task[Any] | None) -> None:
+        self.is_cut = False
+        self._departures = departures
+        self._client = client
+        self._task = task
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def left(self) -> None:
+        if self._departures.draining >= MAX_DRAINS:
+            self._cut()
+            return
+        self._departures.draining += 1
+        self._deadline = asyncio.get_running_loop().call_later(DRAIN_SECONDS, self._cut)
+
+    def end(self) -> None:
+        self._client.on_gone = None
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+            self._departures.draining -= 1
+
+    def _cut(self) -> None:
+        self.is_cut = True
+        if self._task is not None:
+            self._task.cancel()

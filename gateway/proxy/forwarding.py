@@ -1,0 +1,147 @@
+"""The bytes of one admitted call, to the upstream and back, and the one settlement at the end of them.
+
+The last bytes of an answer are held back until the call is settled: a client that has its answer whole can rely on the
+record of it. A broken answer is cut, so that it looks broken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from gateway.clock import monotonic_seconds
+from gateway.proxy.bodies import ClientGone, PricedBody, Receive, StreamedBody
+from gateway.proxy.call import Call
+from gateway.proxy.departures import Client, Departures
+from gateway.proxy.gate import Ticket
+from gateway.proxy.inbound import forwarded_block
+from gateway.proxy.reply import Header, Reply, metering_headers
+from gateway.upstream.balancer import Upstream
+from gateway.upstream.errors import UpstreamError
+from gateway.upstream.response import Response
+from gateway.upstream.wire import Request
+from policies.access import max_body_bytes
+from policies.model import Outcome, Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """An upstream with the fields that the configuration sets towards it, which replace the client's own."""
+
+    upstream: Upstream
+    header_block: bytes = b""
+    header_names: tuple[bytes, ...] = ()
+
+
+class Forwarding:
+    def __init__(self, call: Call, reply: Reply, client: Client, departures: Departures) -> None:
+        self._call = call
+        self._reply = reply
+        self._client = client
+        self._departures = departures
+        self._streamed: StreamedBody | None = None
+
+    async def run(self, destination: Destination, receive: Receive, priced: PricedBody | None) -> None:
+        """Forwards, answers and settles; afterwards the call is settled, however it went."""
+        watch = self._departures.watch(self._client)
+        try:
+            request = await self._request(destination, receive, priced)
+            self._call.forwarded_at = monotonic_seconds()
+            response = await destination.upstream.send(request)
+            try:
+                await self._deliver(response)
+            finally:
+                response.close()
+        except UpstreamError as error:
+            await self._fail(error)
+        except ClientGone:
+            await self._settle(Outcome.CLIENT_ABORTED, None)
+        except Refused as refused:
+            await self._settle(Outcome.CLIENT_ABORTED, None, error_code=refused.code)
+            await self._reply.problem(refused, [(b"connection", b"close")])
+        except asyncio.CancelledError:
+            if not watch.is_cut:
+                await self._settle(Outcome.ABANDONED, None)
+                raise
+            await self._settle(Outcome.CLIENT_ABORTED, None)
+        finally:
+            watch.end()
+
+    async def _request(self, destination: Destination, receive: Receive, priced: PricedBody | None) -> Request:
+        ticket = self._call.ticket
+        inbound = ticket.ask.inbound
+        request = Request(
+            method=inbound.method.encode(), target=inbound.target, header_block=_header_block(ticket, destination)
+        )
+        if priced is not None:
+            request.body = priced.content
+            if self._call.files is not None:
+                self._call.files.feed(priced.content)
+            self._call.request_bytes = len(priced.content)
+        elif inbound.content_length != 0:
+            limit = max_body_bytes(ticket.ask.match.route, ticket.subscription.plan)
+            self._streamed = StreamedBody(receive, limit, self._call.files)
+            # A client that expects 100 Continue gets it when the upstream is ready: the body is asked for only then.
+            small = None if b"expect" in inbound.fields else await self._streamed.whole_if_small()
+            request.body = aiter(self._streamed) if small is None else small
+            request.content_length = inbound.content_length
+        return request
+
+    async def _deliver(self, response: Response) -> None:
+        call, status = self._call, response.status
+        call.observe_response(response.headers)
+        chunk = response.take()
+        if response.complete:
+            balance = await self._finish(status, chunk)
+            await self._reply.start(status, response.headers, self._metering(balance, call.charged))
+            await self._reply.end(chunk)
+            return
+        await self._reply.start(status, response.headers, self._metering(None, call.known_charge(status)))
+        while not response.complete:
+            if chunk:
+                call.passed(chunk)
+                await self._reply.body(chunk)
+            await response.more()
+            chunk = response.take()
+        await self._finish(status, chunk)
+        await self._reply.end(chunk)
+
+    async def _finish(self, status: int, last_chunk: bytes) -> int | None:
+        self._call.passed(last_chunk)
+        outcome = Outcome.CLIENT_ABORTED if self._client.is_gone else self._call.outcome_of(status)
+        return await self._settle(outcome, status)
+
+    async def _fail(self, error: UpstreamError) -> None:
+        balance = await self._settle(error.outcome, None, error_code=error.code)
+        if self._reply.status:
+            self._client.abort()
+        else:
+            await self._reply.problem(Refused(error.code, error.detail), self._metering(balance, 0))
+
+    async def _settle(self, outcome: Outcome, status: int | None, *, error_code: str | None = None) -> int | None:
+        if self._streamed is not None:
+            self._call.request_bytes = self._streamed.size_bytes
+            self._call.was_sent = self._streamed.is_complete
+        return await self._call.settle(outcome, status, error_code=error_code)
+
+    def _metering(self, balance: int | None, charged: int | None) -> list[Header]:
+        """Where the balance after settlement is not known, it is the one after admission less what is known."""
+        ticket = self._call.ticket
+        if balance is None:
+            balance = ticket.admission.balance + (0 if charged is None else ticket.held - charged)
+        return metering_headers(ticket.caller, ticket.admission, remaining=balance, charged=charged)
+
+
+def _header_block(ticket: Ticket, destination: Destination) -> bytes:
+    inbound = ticket.ask.inbound
+    request_id = inbound.client_request_id or ticket.ask.request_id
+    passed = inbound.passed
+    for name in destination.header_names:
+        if b"\n" + name + b":" in b"\n" + passed:
+            passed = _without(passed, name)
+    return passed + ticket.caller.identity_block + forwarded_block(inbound, request_id) + destination.header_block
+
+
+def _without(block: bytes, name: bytes) -> bytes:
+    lines = block.splitlines(keepends=True)
+    return b"".join(line for line in lines if not line.startswith(name + b":"))

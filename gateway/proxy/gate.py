@@ -1,0 +1,205 @@
+"""Whether a call may pass: who asks, what the policies say of it, and one question to the meter."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+
+from gateway.clock import now
+from gateway.ledger import principals as ledger
+from gateway.ledger.session import Database, DatabaseUnavailable
+from gateway.meter.link import MeterUnavailable
+from gateway.meter.meter import Admission, Meter, Verdict
+from gateway.proxy.inbound import Inbound
+from gateway.proxy.principals import Caller, Principals
+from gateway.proxy.router import Match
+from gateway.proxy.settlement import Settlement
+from policies import access, keys, pricing, records
+from policies.model import Outcome, Plan, Refusal, Refused, Subscription
+
+# A version that moves again between reading it and asking is rare; moving four times in a row is an outage.
+ATTEMPTS = 4
+
+
+class NotAdmitted(Refused):
+    """The meter said no. Carries its answer, so that the client is told what is left."""
+
+    def __init__(self, caller: Caller, admission: Admission, refused: Refused) -> None:
+        super().__init__(refused.code, refused.detail, **refused.extras)
+        self.caller = caller
+        self.admission = admission
+
+
+class Indeterminate(Refused):
+    """Redis went away while asking: the call may have been admitted, so its hold must be given back."""
+
+    def __init__(self, caller: Caller, request_id: str) -> None:
+        super().__init__(
+            Refusal.METERING_UNAVAILABLE, "Calls cannot be metered at the moment; try again shortly.", retry_after=1
+        )
+        self.caller = caller
+        self.request_id = request_id
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is asked of the gate: a request, its route, and what its body was found to hold."""
+
+    request_id: str
+    inbound: Inbound
+    match: Match
+    key: bytes
+    items: int | None = None
+    language_code: str | None = None
+    category: str | None = None
+    batch_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """An admitted call: whose it is and what is held for it."""
+
+    ask: Ask
+    caller: Caller
+    subscription: Subscription
+    held: int
+    admission: Admission
+
+
+class Gate:
+    def __init__(self, principals: Principals, meter: Meter, database: Database, *, grace: timedelta) -> None:
+        self._principals = principals
+        self._meter = meter
+        self._database = database
+        self._grace = grace
+
+    async def check(self, inbound: Inbound, match: Match, key: bytes, *, caller: Caller) -> Caller:
+        """The caller, allowed on the route; raises Refused by the knowledge of this moment, never by older."""
+        try:
+            self._check(inbound, match, caller)
+        except Refused:
+            caller = await self._confirm(key, caller)
+            self._check(inbound, match, caller)
+        return caller
+
+    async def admit(self, ask: Ask, caller: Caller) -> Ticket:
+        """Holds the price of the call, or raises Refused, after which nothing was counted and nothing charged."""
+        for _ in range(ATTEMPTS):
+            subscription = self._check(ask.inbound, ask.match, caller)
+            if ask.items is not None:
+                pricing.check_batch(ask.items, subscription.plan.max_products_per_batch)
+            held = pricing.hold(ask.match.route.price, ask.items)
+            admission = await self._ask_meter(ask, caller, subscription, held)
+            if admission.verdict is Verdict.ADMITTED:
+                return Ticket(ask, caller, subscription, held, admission)
+            if admission.verdict is Verdict.STALE:
+                caller = await self._principals.reload(ask.key)
+            elif admission.verdict is Verdict.COLD:
+                await self._warm(ask, caller)
+            else:
+                raise NotAdmitted(caller, admission, _refusal(admission, held, subscription.plan))
+        raise Refused(Refusal.ACCOUNTS_UNAVAILABLE, "This account keeps changing; try again shortly.", retry_after=1)
+
+    def _check(self, inbound: Inbound, match: Match, caller: Caller) -> Subscription:
+        instant, principal, route = now(), caller.principal, match.route
+        keys.check(principal.key, instant, client_ip=inbound.client_ip)
+        subscription = access.check_account(principal.account, instant, grace=self._grace)
+        plans = self._principals.plans_with(route.feature)
+        access.check_route(route, principal.key, subscription.plan, plans_with_feature=plans)
+        access.check_size(inbound.content_length, access.max_body_bytes(route, subscription.plan))
+        return subscription
+
+    async def _confirm(self, key: bytes, caller: Caller) -> Caller:
+        try:
+            return await self._principals.confirm(key, caller)
+        except MeterUnavailable:
+            return caller  # may refuse wrongly for a moment, never admits wrongly
+
+    async def _ask_meter(self, ask: Ask, caller: Caller, subscription: Subscription, held: int) -> Admission:
+        principal = caller.principal
+        try:
+            return await self._meter.admit(
+                caller.keys,
+                request_id=ask.request_id,
+                account_version=principal.account_version,
+                catalogue_version=principal.catalogue_version,
+                amount=held,
+                required=pricing.required(ask.match.route.price, held),
+                limits=caller.limits,
+                head=_head(ask, caller, subscription),
+            )
+        except MeterUnavailable:
+            raise Indeterminate(caller, ask.request_id) from None
+
+    async def _warm(self, ask: Ask, caller: Caller) -> None:
+        try:
+            async with self._database.read() as connection:
+                balance = await ledger.load_balance(connection, caller.principal.account.id)
+        except DatabaseUnavailable:
+            raise Refused(
+                Refusal.ACCOUNTS_UNAVAILABLE, "The account's balance cannot be read; try again shortly.", retry_after=1
+            ) from None
+        if balance is None:
+            return  # deleted meanwhile: the next attempt finds that out
+        try:
+            await self._meter.load(
+                caller.keys,
+                account_version=balance.account_version,
+                credit_seq=balance.credit_seq,
+                balance=balance.current_credits,
+                catalogue_version=caller.principal.catalogue_version,
+            )
+        except MeterUnavailable:
+            raise Indeterminate(caller, ask.request_id) from None
+
+
+def give_back(indeterminate: Indeterminate) -> Settlement:
+    """The settlement of a call that may have been admitted unseen: nothing charged; nothing happens if it was not."""
+    tail = records.tail(Outcome.ABANDONED, None, indeterminate.code, 0, *[None] * (len(records.TAIL_COLUMNS) - 4))
+    return Settlement(indeterminate.caller.keys, indeterminate.request_id, 0, tail)
+
+
+def _refusal(admission: Admission, held: int, plan: Plan) -> Refused:
+    if admission.verdict is Verdict.RATE_LIMITED:
+        names = [str(window) for window in admission.violated]
+        return Refused(
+            Refusal.RATE_LIMITED,
+            f"The limit per {' and per '.join(names)} of the plan {plan.name!r} is used up; "
+            f"retry in {admission.retry_after_seconds} s.",
+            violated_policies=names,
+            retry_after=admission.retry_after_seconds,
+        )
+    if admission.verdict is Verdict.TOO_MANY_IN_FLIGHT:
+        limit = plan.max_concurrent_requests
+        return Refused(
+            Refusal.TOO_MANY_IN_FLIGHT, f"The plan {plan.name!r} allows {limit} calls at a time.", limit=limit
+        )
+    return Refused(
+        Refusal.INSUFFICIENT_CREDITS,
+        f"This call needs {max(held, 1)} credits; {admission.balance} are left.",
+        required=max(held, 1),
+        available=admission.balance,
+    )
+
+
+def _head(ask: Ask, caller: Caller, subscription: Subscription) -> str:
+    principal, inbound, route = caller.principal, ask.inbound, ask.match.route
+    return records.head(
+        ask.request_id,
+        time.time_ns() // 1000,
+        principal.account.id,
+        principal.key.id,
+        subscription.id,
+        subscription.plan.id,
+        records.text(route.name),
+        inbound.method,
+        records.text(ask.match.path),
+        records.text(route.usage_type),
+        1 if ask.items is None else ask.items,
+        records.text(ask.language_code),
+        records.text(ask.category),
+        records.text(ask.batch_id),
+        inbound.client_ip or None,
+        inbound.client_request_id,
+    )

@@ -1,0 +1,192 @@
+"""Who is behind a key, remembered per process and never served stale.
+
+Entries need no expiry to be right: every admission sends the versions it was decided on, and the meter answers `stale`
+when either has moved. They are still read anew after `max_age_seconds`, so that a lost announcement heals. With
+PostgreSQL out of reach known callers go on being served for `max_stale_seconds`; unknown keys get 503, never 401.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.clock import monotonic_seconds
+from gateway.ledger import principals as ledger
+from gateway.ledger.session import Database, DatabaseUnavailable
+from gateway.meter.meter import AccountKeys, Meter
+from policies import keys
+from policies.limits import Limits, limits_of, policy_field
+from policies.model import FeatureValue, Plan, Principal, Refusal, Refused, Subscription
+
+NEGATIVE_SECONDS = 2.0  # how long an unknown key stays unknown without asking again; a new key is random, so none waits
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A principal with all that can be computed once for it rather than once per request."""
+
+    principal: Principal
+    digest: bytes
+    keys: AccountKeys
+    limits: Limits
+    policy_field: bytes
+    identity_block: bytes
+    loaded_at: float
+
+
+class Principals:
+    """A bounded cache of callers by key digest, with one load at a time per key."""
+
+    def __init__(
+        self,
+        database: Database,
+        meter: Meter,
+        *,
+        prefix: str,
+        peppers: Mapping[int, bytes],
+        max_entries: int,
+        max_age_seconds: float,
+        max_stale_seconds: float,
+    ) -> None:
+        self._database = database
+        self._meter = meter
+        self._prefix = prefix
+        self._peppers = [peppers[version] for version in sorted(peppers, reverse=True)]
+        self._max_entries = max_entries
+        self._max_age_seconds = max_age_seconds
+        self._max_stale_seconds = max_stale_seconds
+        self._entries: OrderedDict[bytes, Caller | float] = OrderedDict()  # a float: unknown until then
+        self._loads: dict[bytes, asyncio.Task[Caller | None]] = {}
+        self._catalogue = ledger.Catalogue(version=-1, features={})
+
+    def __repr__(self) -> str:
+        return f"<Principals {len(self._entries)} cached, {len(self._loads)} loading>"
+
+    async def get(self, key: bytes) -> Caller:
+        """The caller behind a key as sent; raises Refused for a malformed or unknown one."""
+        if not keys.is_well_formed(self._prefix, key):
+            raise _unknown()
+        digest = keys.digest(key, self._peppers[0])
+        entry = self._entries.get(digest)
+        if isinstance(entry, Caller):
+            self._entries.move_to_end(digest)
+            if monotonic_seconds() - entry.loaded_at < self._max_age_seconds:
+                return entry
+            return await self._refreshed(key, entry)
+        if entry is not None and monotonic_seconds() < entry:
+            raise _unknown()
+        return await self._load(key, digest)
+
+    async def reload(self, key: bytes) -> Caller:
+        """The caller as PostgreSQL has it now, after the meter said that what we knew is stale."""
+        return await self._load(key, keys.digest(key, self._peppers[0]))
+
+    async def confirm(self, key: bytes, caller: Caller) -> Caller:
+        """The same caller if what we know of it is current, else the newer one. Asked before a refusal is final."""
+        versions = await self._meter.versions(caller.keys)
+        known = caller.principal
+        if versions is not None and not (
+            versions.account > known.account_version or versions.catalogue > known.catalogue_version
+        ):
+            return caller
+        return await self.reload(key)
+
+    def plans_with(self, feature: str | None) -> list[str]:
+        """Names of the active plans that have a feature, cheapest first."""
+        return [name for name, features in self._catalogue.features.items() if features.get(feature or "")]
+
+    async def _refreshed(self, key: bytes, known: Caller) -> Caller:
+        try:
+            return await self._load(key, known.digest)
+        except Refused as refused:
+            age = monotonic_seconds() - known.loaded_at
+            if refused.code is Refusal.ACCOUNTS_UNAVAILABLE and age < self._max_stale_seconds:
+                return known
+            raise
+
+    async def _load(self, key: bytes, digest: bytes) -> Caller:
+        load = self._loads.get(digest)
+        if load is None:
+            load = asyncio.get_running_loop().create_task(self._read(key, digest))
+            self._loads[digest] = load
+            load.add_done_callback(lambda done: self._loaded(digest, done))
+        try:
+            caller = await asyncio.shield(load)
+        except DatabaseUnavailable:
+            raise Refused(
+                Refusal.ACCOUNTS_UNAVAILABLE, "Accounts cannot be read at the moment; try again shortly.", retry_after=1
+            ) from None
+        if caller is None:
+            raise _unknown()
+        return caller
+
+    async def _read(self, key: bytes, digest: bytes) -> Caller | None:
+        principal = None
+        async with self._database.read() as connection:
+            for pepper in self._peppers:
+                principal = await ledger.find_principal(connection, keys.digest(key, pepper))
+                if principal is not None:
+                    break
+            if principal is not None and principal.catalogue_version > self._catalogue.version:
+                self._catalogue = await ledger.catalogue(connection)
+        if principal is None:
+            self._remember(digest, monotonic_seconds() + NEGATIVE_SECONDS)
+            return None
+        caller = self._caller(principal, digest)
+        self._remember(digest, caller)
+        return caller
+
+    def _loaded(self, digest: bytes, load: asyncio.Task[Caller | None]) -> None:
+        self._loads.pop(digest, None)
+        if not load.cancelled():
+            load.exception()  # whoever asked may be gone; the failure is theirs to see, not the loop's to report
+
+    def _caller(self, principal: Principal, digest: bytes) -> Caller:
+        subscription = principal.account.subscription
+        limits = Limits((None, None, None), None) if subscription is None else limits_of(subscription.plan)
+        return Caller(
+            principal=principal,
+            digest=digest,
+            keys=self._meter.keys(principal.account.id),
+            limits=limits,
+            policy_field=policy_field(limits),
+            identity_block=identity_block(principal, subscription),
+            loaded_at=monotonic_seconds(),
+        )
+
+    def _remember(self, digest: bytes, entry: Caller | float) -> None:
+        self._entries[digest] = entry
+        self._entries.move_to_end(digest)
+        while len(self._entries) > self._max_entries:
+            self._entries.popitem(last=False)
+
+
+def identity_block(principal: Principal, subscription: Subscription | None) -> bytes:
+    """The X-Gateway-* fields that tell the upstream who is calling, rendered once."""
+    plan = subscription.plan if subscription else None
+    return (
+        f"x-gateway-user: {principal.account.id}\r\n"
+        f"x-gateway-key: {principal.key.id}\r\n"
+        f"x-gateway-plan: {_field_text(plan.name) if plan else ''}\r\n"
+        f"x-gateway-features: {_features(plan) if plan else ''}\r\n"
+    ).encode()
+
+
+def _features(plan: Plan) -> str:
+    """Truthy flags by name, valued ones as name=value, comma-separated and sorted."""
+    return ",".join(_field_text(_flag(name, value)) for name, value in sorted(plan.features.items()) if value)
+
+
+def _flag(name: str, value: FeatureValue) -> str:
+    return name if value is True else f"{name}={value}"
+
+
+def _field_text(value: str) -> str:
+    """Plan names are free text; a field value holds visible ASCII (RFC 9110 §5.5)."""
+    return "".join(char if " " <= char <= "~" and char != "," else "?" for char in value)
+
+
+def _unknown() -> Refused:
+    return Refused(Refusal.INVALID_KEY, "This API key is not valid.")

@@ -1,0 +1,70 @@
+"""What the client is told besides the upstream's answer: ids, limits, credits, and problems in place of an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from gateway.meter.meter import Admission
+from gateway.problems import render
+from gateway.proxy.principals import Caller
+from policies.limits import remaining_field, states
+from policies.model import Refused
+
+Send = Callable[[Any], Awaitable[None]]
+Header = tuple[bytes, bytes]
+
+# The upstream's word to the gateway, and what only the gateway may say of limits and credits.
+_DROPPED = frozenset(
+    {
+        b"gateway-credits",
+        b"gateway-tokens",
+        b"gateway-cost-usd",
+        b"ratelimit",
+        b"ratelimit-policy",
+        b"ratelimit-limit",
+        b"ratelimit-remaining",
+        b"ratelimit-reset",
+        b"x-credits-remaining",
+        b"x-credits-charged",
+        b"x-request-id",
+    }
+)
+
+
+class Reply:
+    """One response to one client, under one request id."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self.request_id = request_id
+        self.status = 0
+        self._send = send
+
+    async def start(self, status: int, upstream_headers: Sequence[Header], ours: list[Header]) -> None:
+        headers = [header for header in upstream_headers if header[0] not in _DROPPED]
+        headers.append((b"x-request-id", self.request_id.encode()))
+        headers += ours
+        self.status = status
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def body(self, chunk: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def end(self, chunk: bytes = b"") -> None:
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
+
+    async def problem(self, refused: Refused, ours: list[Header]) -> None:
+        problem = render(refused, self.request_id)
+        await self.start(problem.status, problem.headers, ours)
+        await self.end(problem.body)
+
+
+def metering_headers(caller: Caller, admission: Admission, *, remaining: int, charged: int | None) -> list[Header]:
+    """RateLimit-Policy, RateLimit, X-Credits-Remaining, and X-Credits-Charged where it is known."""
+    headers = [(b"x-credits-remaining", b"%d" % remaining)]
+    if caller.policy_field:
+        left = states(caller.limits, admission.used, admission.reset_seconds)
+        headers += ((b"ratelimit-policy", caller.policy_field), (b"ratelimit", remaining_field(left)))
+    if charged is not None:
+        headers.append((b"x-credits-charged", b"%d" % charged))
+    return headers

@@ -1,0 +1,24 @@
+"""Which id a request goes by: UUIDv7 for ours (RFC 9562 §5.7), the client's own where it is fit to be echoed."""
+
+from __future__ import annotations
+
+import time
+from random import SystemRandom
+
+_ALLOWED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
+_MAX_LENGTH = 128
+_random_bits = SystemRandom().getrandbits
+
+
+def uuid7() -> str:
+    """A new id: 48 bits of Unix milliseconds, version, 74 random bits; sorts by time and is its own proof of origin."""
+    milliseconds = time.time_ns() // 1_000_000
+    random = _random_bits(74)
+    high, low = random >> 62, random & 0x3FFFFFFFFFFFFFFF
+    value = f"{milliseconds:012x}7{high:03x}{0x8000000000000000 | low:016x}"
+    return f"{value[:8]}-{value[8:12]}-{value[12:16]}-{value[16:20]}-{value[20:]}"
+
+
+def is_echoable(value: bytes) -> bool:
+    """Whether a client's X-Request-Id may be repeated to it and to the upstream: 1 to 128 of `[A-Za-z0-9._-]`."""
+    return 0 < len(value) <= _MAX_LENGTH and not value.translate(None, _ALLOWED)
