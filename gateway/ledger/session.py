@@ -48,6 +48,7 @@ class Database:
         statement_timeout_seconds: float = 10.0,
         lock_timeout_seconds: float = 5.0,
     ) -> None:
+        self.url = url
         self._engine = create_async_engine(
             _asyncpg_url(url),
             pool_size=pool_size,

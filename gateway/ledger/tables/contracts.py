@@ -19,6 +19,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 
 from gateway.ledger.tables.columns import (
+    Word,
     created_at,
     credits_column,
     currency_column,
@@ -53,7 +54,7 @@ subscriptions = Table(
     Column("user_id", PG_UUID(as_uuid=True), ForeignKey("users.id", ondelete="RESTRICT"), nullable=False),
     Column("plan_id", PG_UUID(as_uuid=True), ForeignKey("subscription_plans.id", ondelete="RESTRICT"), nullable=False),
     Column("plan_version", BigInteger, nullable=False, comment="The version of the plan that was agreed to"),
-    Column("status", Text, nullable=False),
+    Column("status", Word(SubscriptionStatus), nullable=False),
     Column("quantity", Integer, nullable=False, server_default=text("1"), comment="Seats, where the plan is per seat"),
     Column("provider", Text, nullable=False, server_default=text("'manual'")),
     Column("provider_subscription_id", Text),

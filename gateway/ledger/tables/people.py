@@ -14,10 +14,10 @@ from sqlalchemy import (
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 
 from gateway.ledger.tables.columns import (
+    Word,
     created_at,
     id_column,
     metadata,
@@ -26,6 +26,7 @@ from gateway.ledger.tables.columns import (
     not_negative,
     one_of,
     updated_at,
+    words,
 )
 from policies.model import AccountStatus, KeyStatus
 
@@ -37,7 +38,7 @@ users = Table(
     Column("password_hash", Text, comment="Argon2id, PHC string; NULL for a user made by an administrator"),
     Column("name", Text),
     Column("company", Text),
-    Column("status", Text, nullable=False, server_default=text("'active'")),
+    Column("status", Word(AccountStatus), nullable=False, server_default=text("'active'")),
     Column("role", Text, nullable=False, server_default=text("'user'")),
     Column("external_id", Text, unique=True, comment="The id this user has in the operator's own system"),
     moment("email_verified_at"),
@@ -78,15 +79,13 @@ api_keys = Table(
     Column("pepper_version", SmallInteger, nullable=False, server_default=text("1")),
     Column(
         "status",
-        Text,
+        Word(KeyStatus),
         nullable=False,
         server_default=text("'active'"),
         comment="Expiry is not a status: see expires_at",
     ),
-    Column("permissions", ARRAY(Text), comment="NULL: every permission of the plan"),
-    Column(
-        "allowed_ips", ARRAY(Text), nullable=False, server_default=text("'{}'"), comment="CIDRs; empty: from anywhere"
-    ),
+    Column("permissions", words(), comment="NULL: every permission of the plan"),
+    Column("allowed_ips", words(), nullable=False, server_default=text("'{}'"), comment="CIDRs; empty: from anywhere"),
     Column("credit_cap", BigInteger, comment="Credits this key may spend in a period; NULL: all of the account's"),
     moment("expires_at"),
     moment("last_used_at", comment="Written in batches, some seconds late"),
@@ -114,7 +113,7 @@ admin_tokens = Table(
     id_column(),
     Column("name", Text, nullable=False, unique=True),
     Column("token_hash", LargeBinary, nullable=False, unique=True),
-    Column("scopes", ARRAY(Text), nullable=False, comment="keys:write, credits:write, read, ..."),
+    Column("scopes", words(), nullable=False, comment="keys:write, credits:write, read, ..."),
     moment("expires_at"),
     moment("revoked_at"),
     moment("last_used_at"),

@@ -1,0 +1,47 @@
+"""Refused requests of known keys, counted per minute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RefusedIn:
+    """What is counted: `minute` is its start, in UTC."""
+
+    api_key_id: UUID
+    endpoint: str
+    code: str
+    minute: datetime
+
+
+# Only keys that exist, so that a deleted one does not fail the batch; sorted, so that two batches cannot deadlock.
+_ADD = text("""
+    INSERT INTO refused_requests AS r (api_key_id, endpoint, code, minute, count)
+    SELECT n.* FROM unnest(CAST(:keys AS uuid[]), CAST(:endpoints AS text[]), CAST(:codes AS text[]),
+                           CAST(:minutes AS timestamptz[]), CAST(:counts AS bigint[]))
+                    AS n (api_key_id, endpoint, code, minute, count)
+      JOIN api_keys k ON k.id = n.api_key_id
+     ORDER BY 1, 2, 3, 4
+    ON CONFLICT (api_key_id, endpoint, code, minute) DO UPDATE SET count = r.count + excluded.count
+""")
+
+
+async def add(connection: AsyncConnection, counts: Mapping[RefusedIn, int]) -> None:
+    """Adds to what is counted already."""
+    if not counts:
+        return
+    columns = {
+        "keys": [refused.api_key_id for refused in counts],
+        "endpoints": [refused.endpoint for refused in counts],
+        "codes": [refused.code for refused in counts],
+        "minutes": [refused.minute for refused in counts],
+        "counts": list(counts.values()),
+    }
+    await connection.execute(_ADD, columns)

@@ -1,0 +1,91 @@
+"""Rows as values: the fields of a frozen dataclass name the columns that it is read from; lists go by cursor."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Row, Select, Table, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+T = TypeVar("T")
+
+
+class InvalidCursor(ValueError):  # noqa: N818 - an answer (400), not a fault
+    """The cursor is not one that a list gave out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A stretch of a list; `next_cursor` None at its end."""
+
+    data: tuple[T, ...]
+    next_cursor: str | None
+
+
+def columns(table: Table, kind: type[Any]) -> list[ColumnElement[Any]]:
+    """The columns of the table that the dataclass names."""
+    return [table.c[field.name] for field in fields(kind)]
+
+
+def value(kind: Callable[..., T], row: Row[Any]) -> T:
+    return kind(**row._mapping)  # noqa: SLF001 - public in spite of its name, says SQLAlchemy
+
+
+async def page_by_time(
+    connection: AsyncConnection, query: Select[Any], kind: type[T], *, key: str = "id", cursor: str | None, limit: int
+) -> Page[T]:
+    """The rows after `cursor`, newest first by (created_at, `key`), both of which the dataclass must name."""
+    created_at, tie = query.selected_columns["created_at"], query.selected_columns[key]
+    if cursor is not None:
+        query = query.where(tuple_(created_at, tie) < tuple_(*_time_and_id(cursor)))
+    rows = (await connection.execute(query.order_by(created_at.desc(), tie.desc()).limit(limit + 1))).all()
+    last = rows[limit - 1]._mapping if len(rows) > limit else None  # noqa: SLF001 - see `value`
+    return Page(
+        tuple(value(kind, row) for row in rows[:limit]),
+        None if last is None else encode_cursor(last["created_at"].isoformat(), last[key]),
+    )
+
+
+async def page_by_number(
+    connection: AsyncConnection, query: Select[Any], kind: type[T], *, cursor: str | None, limit: int
+) -> Page[T]:
+    """The rows after `cursor`, newest first by their serial `id`."""
+    number = query.selected_columns["id"]
+    if cursor is not None:
+        query = query.where(number < _number(cursor))
+    rows = (await connection.execute(query.order_by(number.desc()).limit(limit + 1))).all()
+    data = tuple(value(kind, row) for row in rows[:limit])
+    return Page(data, encode_cursor(rows[limit - 1].id) if len(rows) > limit else None)
+
+
+def encode_cursor(*parts: object) -> str:
+    """Opaque on purpose, so that nobody builds one."""
+    return base64.urlsafe_b64encode("|".join(map(str, parts)).encode()).decode().rstrip("=")
+
+
+def _time_and_id(cursor: str) -> tuple[datetime, UUID]:
+    try:
+        instant, identity = _decoded(cursor).split("|")
+        return datetime.fromisoformat(instant), UUID(identity)
+    except ValueError:
+        raise InvalidCursor(f"not a cursor of this list: {cursor!r}") from None
+
+
+def _number(cursor: str) -> int:
+    try:
+        return int(_decoded(cursor))
+    except ValueError:
+        raise InvalidCursor(f"not a cursor of this list: {cursor!r}") from None
+
+
+def _decoded(cursor: str) -> str:
+    try:
+        return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+    except binascii.Error as error:
+        raise ValueError(str(error)) from error

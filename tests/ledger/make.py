@@ -1,0 +1,49 @@
+"""Accounts, keys and journal lines for the tests of the ledger."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.ledger import accounts, keys
+from gateway.ledger.accounts import User
+from gateway.ledger.keys import Fingerprint
+from policies.records import HEAD_COLUMNS, TAIL_COLUMNS, head, line, tail
+
+NOON = datetime(2026, 3, 15, 12, tzinfo=UTC)
+
+
+async def a_user(connection: AsyncConnection) -> User:
+    return await accounts.create(connection, f"{uuid4().hex}@example.com")
+
+
+def a_fingerprint() -> Fingerprint:
+    return Fingerprint(prefix="gw_live_ab", last4="wxyz", key_hash=secrets.token_bytes(32))
+
+
+async def a_key(connection: AsyncConnection, user_id: UUID) -> keys.ApiKey:
+    return await keys.create(connection, user_id, fingerprint=a_fingerprint())
+
+
+def a_line(user_id: UUID, *, credits_charged: int = 1, at: datetime = NOON, **columns: str | int | None) -> bytes:
+    """A line of the journal; `columns` overrides any of the record's."""
+    record: dict[str, str | int | None] = {
+        "request_id": str(uuid4()),
+        "created_at": int(at.timestamp() * 1_000_000),
+        "user_id": str(user_id),
+        "endpoint": "analyze",
+        "method": "POST",
+        "path": "/v1/analyze",
+        "usage_type": "ai_generation",
+        "product_count": 1,
+        "outcome": "succeeded",
+        "status_code": 200,
+        "credits_charged": credits_charged,
+        "response_bytes": 512,
+    }
+    record.update(columns)
+    first = head(*(record.get(name) for name in HEAD_COLUMNS))
+    return line(first, tail(*(record.get(name) for name in TAIL_COLUMNS))).encode()

@@ -1,0 +1,135 @@
+"""An admission's basis is complete, current, and read at one instant."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from uuid import uuid4
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.ledger import accounts, keys, plans, subscriptions
+from gateway.ledger.credits import grant
+from gateway.ledger.default_plans import DEFAULT_PLANS
+from gateway.ledger.principals import Catalogue, HotBalance, catalogue, find_principal, load_balance
+from policies.model import AccountStatus, KeyStatus, SubscriptionStatus
+from tests.ledger.make import NOON, a_fingerprint, a_user
+
+
+async def test_an_unknown_key_is_nobody(connection: AsyncConnection) -> None:
+    assert await find_principal(connection, b"\0" * 32) is None
+
+
+async def test_a_key_without_subscription_is_somebody_without_plan(connection: AsyncConnection) -> None:
+    user = await a_user(connection)
+    fingerprint = a_fingerprint()
+    key = await keys.create(connection, user.id, fingerprint=fingerprint)
+    principal = await find_principal(connection, fingerprint.key_hash)
+    assert principal is not None
+    assert principal.key.id == key.id
+    assert principal.account.id == user.id
+    assert principal.account.subscription is None
+
+
+async def test_a_principal_is_key_account_subscription_and_plan(connection: AsyncConnection) -> None:
+    await plans.seed(connection, DEFAULT_PLANS)
+    pro = await plans.get(connection, "pro")
+    assert pro is not None
+    await plans.create_permission(connection, "analyze")
+    await plans.grant_permission(connection, pro.id, "analyze")
+    user = await a_user(connection)
+    fingerprint, expires_at = a_fingerprint(), datetime(2030, 1, 1, tzinfo=UTC)
+    await keys.create(
+        connection,
+        user.id,
+        fingerprint=fingerprint,
+        permissions=["analyze"],
+        allowed_ips=["10.0.0.0/8"],
+        expires_at=expires_at,
+    )
+    begun = await subscriptions.start(connection, user.id, plan_id=pro.id, now=NOON)
+    principal = await find_principal(connection, fingerprint.key_hash)
+    assert principal is not None
+    assert principal.key.status is KeyStatus.ACTIVE
+    assert principal.key.permissions == frozenset({"analyze"})
+    assert principal.key.allowed_ips == ("10.0.0.0/8",)
+    assert principal.key.expires_at == expires_at
+    assert principal.account.status is AccountStatus.ACTIVE
+    subscription = principal.account.subscription
+    assert subscription is not None
+    assert (subscription.id, subscription.status) == (begun.id, SubscriptionStatus.ACTIVE)
+    assert subscription.current_period_end == begun.current_period_end
+    assert (subscription.plan.id, subscription.plan.name, subscription.plan.version) == (pro.id, "pro", 1)
+    assert subscription.plan.features["api_access"] is True
+    assert subscription.plan.permissions == {"analyze"}
+    assert (subscription.plan.requests_per_minute, subscription.plan.requests_per_hour) == (50, 2000)
+    assert subscription.plan.max_api_calls_per_day is None
+
+
+async def test_the_current_subscription_outranks_a_newer_one_that_ended(connection: AsyncConnection) -> None:
+    plan = await plans.create(connection, plans.PlanTerms(name=uuid4().hex, price=DEFAULT_PLANS[0].price))
+    user, fingerprint = await a_user(connection), a_fingerprint()
+    await keys.create(connection, user.id, fingerprint=fingerprint)
+    ended = await subscriptions.start(connection, user.id, plan_id=plan.id, now=NOON)
+    await subscriptions.cancel(connection, ended.id, now=NOON, at_period_end=False)
+    assert await _status(connection, fingerprint.key_hash) is SubscriptionStatus.CANCELED
+    await subscriptions.start(connection, user.id, plan_id=plan.id, now=NOON - timedelta(days=400))
+    assert await _status(connection, fingerprint.key_hash) is SubscriptionStatus.ACTIVE
+
+
+async def test_every_change_of_the_account_moves_its_version(connection: AsyncConnection) -> None:
+    plan = await plans.create(connection, plans.PlanTerms(name=uuid4().hex, price=DEFAULT_PLANS[0].price))
+    user, fingerprint = await a_user(connection), a_fingerprint()
+    key = await keys.create(connection, user.id, fingerprint=fingerprint)
+    seen = [await _version(connection, fingerprint.key_hash)]
+    for change in (
+        accounts.patch(connection, user.id, name="Ada"),
+        accounts.suspend(connection, user.id),
+        accounts.reactivate(connection, user.id),
+        keys.create(connection, user.id, fingerprint=a_fingerprint()),
+        keys.patch(connection, key.id, status=KeyStatus.DISABLED),
+        keys.rotate(connection, key.id, fingerprint=a_fingerprint(), retire_at=NOON),
+        subscriptions.start(connection, user.id, plan_id=plan.id, now=NOON),
+        keys.revoke(connection, key.id),
+        accounts.delete(connection, user.id),
+    ):
+        await change
+        seen.append(await _version(connection, fingerprint.key_hash))
+    assert all(later > earlier for earlier, later in pairwise(seen)), seen
+
+
+async def test_a_plan_change_moves_the_catalogue_and_is_in_the_next_principal(connection: AsyncConnection) -> None:
+    terms = plans.PlanTerms(name=uuid4().hex, price=DEFAULT_PLANS[0].price, features={"analysis": True})
+    plan = await plans.create(connection, terms)
+    before = await catalogue(connection)
+    await plans.change(connection, plan.id, plans.PlanTerms(name=terms.name, price=terms.price, features={"x": 5}))
+    after = await catalogue(connection)
+    assert after.version == before.version + 1
+    assert (before.features[terms.name], after.features[terms.name]) == ({"analysis": True}, {"x": 5})
+
+
+async def test_the_catalogue_leaves_out_what_is_no_longer_sold(connection: AsyncConnection) -> None:
+    before = await catalogue(connection)
+    await plans.create(connection, plans.PlanTerms(name="old", price=DEFAULT_PLANS[0].price, is_active=False))
+    assert await catalogue(connection) == Catalogue(before.version + 1, before.features)
+
+
+async def test_a_cold_balance_comes_with_the_versions_it_is_of(connection: AsyncConnection) -> None:
+    user = await a_user(connection)
+    assert await load_balance(connection, user.id) == HotBalance(1, 0, 0)
+    await grant(connection, user.id, amount=25, source="promo", reason="welcome", actor="test")
+    assert await load_balance(connection, user.id) == HotBalance(1, 1, 25)
+    assert await load_balance(connection, uuid4()) is None
+
+
+async def _version(connection: AsyncConnection, key_hash: bytes) -> int:
+    principal = await find_principal(connection, key_hash)
+    assert principal is not None
+    return principal.account_version
+
+
+async def _status(connection: AsyncConnection, key_hash: bytes) -> SubscriptionStatus:
+    principal = await find_principal(connection, key_hash)
+    assert principal is not None
+    assert principal.account.subscription is not None
+    return principal.account.subscription.status

@@ -1,0 +1,177 @@
+"""The schema moves up and down, equals the tables in code, and refuses what it must."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.embedded.stores import Stores
+from gateway.ledger import schema
+from gateway.ledger.session import Database, DatabaseUnavailable
+from gateway.ledger.tables import metadata
+from tests.ledger.make import a_user
+
+
+@pytest.fixture
+async def empty_url(stores: Stores) -> AsyncIterator[str]:
+    name = f"test_{uuid4().hex}"
+    admin = await asyncpg.connect(stores.database_url)
+    await admin.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+    yield f"{stores.database_url.rpartition('/')[0]}/{name}"
+    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()
+
+
+async def test_the_schema_goes_up_down_to_nothing_and_up_again(empty_url: str) -> None:
+    assert await schema.current(empty_url) is None
+    assert await schema.upgrade(empty_url) == schema.head()
+    assert await schema.downgrade(empty_url, "base") == "base"
+    assert await _objects(empty_url) == {"alembic_version"}
+    assert await schema.upgrade(empty_url) == schema.head() == await schema.current(empty_url)
+
+
+async def test_upgrades_at_the_same_time_wait_for_each_other(empty_url: str) -> None:
+    assert await asyncio.gather(*(schema.upgrade(empty_url) for _ in range(3))) == [schema.head()] * 3
+
+
+async def test_a_database_of_an_unknown_revision_is_left_alone(empty_url: str) -> None:
+    await schema.upgrade(empty_url)
+    database = Database(empty_url)
+    async with database.transaction() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    await database.close()
+    with pytest.raises(schema.UnknownRevision, match="revision 9999, which this version of the gateway does not know"):
+        await schema.upgrade(empty_url)
+    with pytest.raises(schema.UnknownRevision):
+        await schema.downgrade(empty_url, "base")
+
+
+async def test_a_failed_migration_changes_nothing(empty_url: str) -> None:
+    database = Database(empty_url)
+    async with database.transaction() as connection:
+        await connection.execute(text("CREATE TABLE webhook_events (in_the_way int)"))
+    await database.close()
+    with pytest.raises(asyncpg.DuplicateTableError):
+        await schema.upgrade(empty_url)
+    assert await _objects(empty_url) == {"webhook_events"}
+
+
+async def test_migrating_an_unreachable_database_says_so() -> None:
+    with pytest.raises(DatabaseUnavailable):
+        await schema.upgrade("postgresql://nobody@127.0.0.1:1/none")
+
+
+async def test_alembic_finds_no_difference_between_code_and_database(connection: AsyncConnection) -> None:
+    def compare(sync: Connection) -> list[object]:
+        options = {name: value for name, value in schema.COMPARISON.items() if name != "target_metadata"}
+        return list(compare_metadata(MigrationContext.configure(sync, opts=options), metadata))
+
+    assert await connection.run_sync(compare) == []
+
+
+async def test_code_and_migrations_make_the_same_catalogue(empty_url: str, connection: AsyncConnection) -> None:
+    """Alembic does not compare CHECKs, partition keys and index predicates; PostgreSQL's own catalogue tells."""
+    database = Database(empty_url)
+    async with database.transaction() as from_code:
+        await from_code.run_sync(metadata.create_all)
+        assert await _catalogue(from_code) == await _catalogue(connection)
+    await database.close()
+
+
+REFUSED = {
+    "ck_users_status": "UPDATE users SET status = 'gone' WHERE id = :user",
+    "ck_users_email_shape": "UPDATE users SET email = 'nobody' WHERE id = :user",
+    "uq_users_email_lower": (
+        "INSERT INTO users (id, email) SELECT gen_random_uuid(), upper(email) FROM users WHERE id = :user"
+    ),
+    "ck_subscription_plans_price_not_negative": (
+        "INSERT INTO subscription_plans (id, name, price) VALUES (:user, 'x', -1)"
+    ),
+    "ck_subscription_plans_requests_per_minute_not_negative": (
+        "INSERT INTO subscription_plans (id, name, price, requests_per_minute) VALUES (:user, 'x', 1, -1)"
+    ),
+    "ck_subscription_plans_currency_iso_4217": (
+        "INSERT INTO subscription_plans (id, name, price, currency) VALUES (:user, 'x', 1, 'dollars')"
+    ),
+    "ck_credit_ledger_amount_sign": (
+        "INSERT INTO credit_ledger (user_id, kind, amount, balance_after, actor) VALUES (:user, 'usage', 1, 1, 'x')"
+    ),
+    "ck_credit_ledger_kind": (
+        "INSERT INTO credit_ledger (user_id, kind, amount, balance_after, actor) VALUES (:user, 'gift', 1, 1, 'x')"
+    ),
+    "ck_credit_grants_remaining_within_amount": (
+        "INSERT INTO credit_grants (id, user_id, source, amount, remaining, effective_at)"
+        " VALUES (:user, :user, 'promo', 1, 2, now())"
+    ),
+    "ck_usage_tracking_outcome": (
+        "INSERT INTO usage_tracking (request_id, created_at, user_id, endpoint, method, path, usage_type, outcome)"
+        " VALUES (:user, now(), :user, 'a', 'GET', '/', 'x', 'fine')"
+    ),
+    "ck_outbox_user_unless_catalogue": "INSERT INTO outbox (kind, payload) VALUES ('account', '{}')",
+    "ck_catalogue_one_row": "INSERT INTO catalogue (id, version) VALUES (2, 1)",
+    "fk_credit_ledger_user_id": (
+        "INSERT INTO credit_ledger (user_id, kind, amount, balance_after, actor)"
+        " VALUES (gen_random_uuid(), 'grant', 1, 1, 'x')"
+    ),
+    "fk_user_credits_user_id": "DELETE FROM users WHERE id = :user",
+}
+
+
+@pytest.mark.parametrize("constraint", REFUSED)
+async def test_the_schema_refuses(connection: AsyncConnection, constraint: str) -> None:
+    user = await a_user(connection)
+    with pytest.raises(IntegrityError, match=constraint):
+        await connection.execute(text(REFUSED[constraint]), {"user": user.id} if ":user" in REFUSED[constraint] else {})
+
+
+@pytest.mark.parametrize("rewrite", ["UPDATE {} SET actor = 'x'", "DELETE FROM {}", "TRUNCATE {}"])
+@pytest.mark.parametrize("table", ["credit_ledger", "audit_log"])
+async def test_books_are_append_only(connection: AsyncConnection, table: str, rewrite: str) -> None:
+    with pytest.raises(IntegrityError, match=f"{table} is append-only"):
+        await connection.execute(text(rewrite.format(table)))
+
+
+_TABLES = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'S')"
+
+
+async def _objects(url: str) -> set[str]:
+    database = Database(url)
+    async with database.read() as connection:
+        names = await connection.scalars(text(_TABLES))
+        found = set(names)
+    await database.close()
+    return found
+
+
+async def _catalogue(connection: AsyncConnection) -> set[tuple[object, ...]]:
+    rows = await connection.execute(
+        text("""
+        WITH ours AS (
+             SELECT c.oid, c.relname FROM pg_class c
+              WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+                AND c.relname <> 'alembic_version')
+        SELECT relname::text, conname::text, pg_get_constraintdef(k.oid)
+          FROM pg_constraint k JOIN ours ON k.conrelid = ours.oid
+        UNION ALL
+        SELECT relname::text, indexrelid::regclass::text, pg_get_indexdef(indexrelid)
+          FROM pg_index JOIN ours ON indrelid = oid
+        UNION ALL
+        SELECT relname::text, attname::text, concat_ws(' ', format_type(atttypid, atttypmod), attnotnull, attidentity,
+               pg_get_expr(adbin, adrelid), col_description(ours.oid, attnum))
+          FROM pg_attribute JOIN ours ON attrelid = ours.oid
+          LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+         WHERE attnum > 0 AND NOT attisdropped
+        UNION ALL
+        SELECT relname::text, pg_get_partkeydef(oid), obj_description(oid) FROM ours
+    """)
+    )
+    return {tuple(row) for row in rows}
