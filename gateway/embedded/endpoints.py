@@ -37,8 +37,11 @@ class Endpoints:
 def choose(remembered: Endpoints | None) -> Endpoints:
     """The remembered endpoints, with a fresh port where another process took one; new ones where there are none."""
     if remembered is None:
-        return Endpoints(postgres=_fresh(), valkey=_fresh())
-    return Endpoints(postgres=_usable(remembered.postgres), valkey=_usable(remembered.valkey))
+        chosen = Endpoints(postgres=_fresh(), valkey=_fresh())
+    else:
+        chosen = Endpoints(postgres=_usable(remembered.postgres), valkey=_usable(remembered.valkey))
+    # The kernel may hand out one port twice, since nothing listens on the first yet.
+    return chosen if chosen.postgres.port != chosen.valkey.port else choose(remembered)
 
 
 def load(path: Path) -> Endpoints | None:

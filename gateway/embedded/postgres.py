@@ -69,8 +69,7 @@ class Postgres:
         password_file.touch(mode=0o600)
         password_file.write_text(password)
         options = [
-            "-U",
-            "gateway",
+            "--username=gateway",
             "--auth=scram-sha-256",
             "--locale=C",
             "--encoding=UTF8",
