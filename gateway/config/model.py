@@ -40,7 +40,7 @@ class Server:
     public: Listen = field(default=Address("0.0.0.0", 8080))
     admin: Listen = field(default=Address("127.0.0.1", 8081))
     workers: Positive = 1
-    trusted_proxies: tuple[Network, ...] = ()
+    trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(quantities.listed)] = ()
     max_header_bytes: Annotated[Size, Field(ge=1024)] = 32 * 1024
     header_timeout_seconds: Annotated[Timeout, Field(alias="header_timeout")] = 10.0
     body_idle_timeout_seconds: Annotated[Timeout, Field(alias="body_idle_timeout")] = 30.0
@@ -87,7 +87,7 @@ class Upstream:
     """Where requests go. `targets` are origins (`http://host:port`), `headers` (lower-case) are set on each request."""
 
     name: str
-    targets: Annotated[tuple[Target, ...], AfterValidator(_not_empty)]
+    targets: Annotated[tuple[Target, ...], BeforeValidator(quantities.listed), AfterValidator(_not_empty)]
     headers: dict[str, Text] = field(default_factory=dict, repr=False)
     connect_timeout_seconds: Annotated[Timeout, Field(alias="connect_timeout")] = 2.0
     first_byte_timeout_seconds: Annotated[Timeout, Field(alias="first_byte_timeout")] = 60.0

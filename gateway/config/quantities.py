@@ -171,6 +171,11 @@ def text(written: object) -> str:
     raise ValueError(f"must be text, got {written!r}")
 
 
+def listed(written: object) -> object:
+    """Text as the list of its parts between commas, as variables hold it; anything else as it is."""
+    return [part.strip() for part in written.split(",")] if isinstance(written, str) else written
+
+
 def word(written: object) -> str:
     """A name for machines: it ends up in labels, paths and variables."""
     if isinstance(written, str) and _WORD.fullmatch(written):

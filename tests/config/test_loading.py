@@ -86,6 +86,12 @@ def test_quantities_become_plain_numbers_with_their_unit_in_the_name(load_text: 
     assert config.billing.past_due_grace_seconds == 259200
 
 
+def test_both_listeners_may_leave_the_port_to_the_kernel(load_text: Load) -> None:
+    server = load_text("server: {public: '127.0.0.1:0', admin: '127.0.0.1:0'}").server
+
+    assert server.public == server.admin == Address("127.0.0.1", 0)
+
+
 def test_a_config_is_frozen_and_can_be_sent_to_another_process(load_text: Load) -> None:
     config = load_text("")
 
@@ -129,6 +135,18 @@ def test_every_kind_of_setting_can_come_from_the_environment(load_text: Load) ->
     assert config.routes[0].price.credits == Decimal("0.5")
     assert config.routes[0].max_body_bytes == 1024
     assert config.billing.packs[0].price == Decimal("4.50")
+
+
+def test_a_list_in_a_variable_may_be_parts_between_commas(load_text: Load) -> None:
+    environ = {
+        "GATEWAY_SERVER__TRUSTED_PROXIES": "10.0.0.0/8, ::1",
+        "GATEWAY_UPSTREAMS__AI__TARGETS": "http://one,http://two",
+    }
+
+    config = load_text("", environ)
+
+    assert [str(network) for network in config.server.trusted_proxies] == ["10.0.0.0/8", "::1/128"]
+    assert config.upstreams[0].targets == ("http://one", "http://two")
 
 
 def test_a_platforms_own_variables_are_not_settings(load_text: Load) -> None:
