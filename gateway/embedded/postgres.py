@@ -51,10 +51,6 @@ class Postgres:
         if self._child is not None:
             await self._child.stop(_STOP_SECONDS)
 
-    @property
-    def pid(self) -> int | None:
-        return self._child.pid if self._child is not None else None
-
     def has_died(self) -> bool:
         return self._child is not None and not self._child.is_running()
 
