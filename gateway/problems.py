@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -22,7 +22,7 @@ class Problem:
     """A complete answer, for any HTTP server: status, headers with lower-case names, body."""
 
     status: int
-    headers: Sequence[Header]
+    headers: list[Header]
     body: bytes
 
 
@@ -42,7 +42,7 @@ def problem(code: str, detail: str, *, request_id: str, extras: Mapping[str, obj
     varying = _encode({"detail": detail, "request_id": request_id, **members})
     body = shape.opening + varying[1:].encode("utf-8", "replace")
     length = (b"content-length", b"%d" % len(body))
-    return Problem(shape.status, (*shape.headers, length, *_headers_of(extras)), body)
+    return Problem(shape.status, [*shape.headers, length, *_headers_of(extras)], body)
 
 
 # fmt: off

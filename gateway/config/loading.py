@@ -77,7 +77,7 @@ def load(
     plans = _plans(reader)
     _check_listeners(document, sections.server)
     _check_unique(document, ("billing", "packs"), [pack.id for pack in sections.billing.packs])
-    data_dir = Path(sections.data_dir).expanduser().absolute()
+    data_dir = _data_dir(document, sections.data_dir)
     secrets = _secrets(document, sections, environ, data_dir, persist=persist_secrets and not document.problems)
     if document.problems or secrets is None:
         raise ConfigError(document.problems)
@@ -106,6 +106,15 @@ def _read(path: Path | None) -> Document:
         raise ConfigError([ConfigProblem(Origin(str(path)), "", "does not exist")]) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([ConfigProblem(Origin(str(path)), "", f"cannot be read: {error}")]) from error
+
+
+def _data_dir(document: Document, written: str) -> Path:
+    """Absolute, since child processes may work elsewhere."""
+    try:
+        return Path(written).expanduser().absolute()
+    except RuntimeError as error:
+        document.report(("data_dir",), f"cannot be found: {error}")
+        return Path(written)
 
 
 def _upstreams(reader: Reader, environ: Mapping[str, str]) -> dict[str, model.Upstream | None]:

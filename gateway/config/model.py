@@ -86,7 +86,7 @@ def _not_empty(targets: tuple[str, ...]) -> tuple[str, ...]:
 class Upstream:
     """Where requests go. `targets` are origins (`http://host:port`), `headers` (lower-case) are set on each request."""
 
-    name: str
+    name: Word
     targets: Annotated[tuple[Target, ...], BeforeValidator(quantities.listed), AfterValidator(_not_empty)]
     headers: dict[str, Text] = field(default_factory=dict, repr=False)
     connect_timeout_seconds: Annotated[Timeout, Field(alias="connect_timeout")] = 2.0

@@ -59,8 +59,8 @@ def _lay(document: Document, parts: list[str], value: object, origin: Origin) ->
         path = (*path, key)
         if depth == len(parts) - 1:
             _forget(document, path)
-            node[key] = value  # type: ignore[index]  # _find has seen that the key fits the node
             document.origins[path] = origin
+            _put(node, key, value)
         else:
             node = _child(node, key)
             document.origins.setdefault(path, origin)
@@ -81,6 +81,14 @@ def _child(node: object, key: str | int) -> object:
     if isinstance(node, dict):
         return node.setdefault(key, Tree())
     return node[key] if isinstance(node, list) and isinstance(key, int) else None
+
+
+def _put(node: object, key: str | int, value: object) -> None:
+    """No value takes what was written away, so that the default holds."""
+    if isinstance(node, dict) and value is None:
+        node.pop(key, None)
+    elif isinstance(node, dict) or (isinstance(node, list) and isinstance(key, int)):
+        node[key] = value  # type: ignore[index]  # a list's key was just seen to be a number
 
 
 def _is_called(entry: object, part: str) -> bool:

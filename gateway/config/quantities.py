@@ -83,8 +83,6 @@ def positive_duration_seconds(written: object) -> float:
 
 def listen_address(written: object) -> Address:
     """`127.0.0.1:8080`, `localhost:0` or `[::1]:8080`."""
-    if isinstance(written, Address):
-        return written
     wanted = f"must be host:port such as 127.0.0.1:8080 or [::1]:8080, got {written!r}"
     host, colon, port = written.rpartition(":") if isinstance(written, str) else ("", "", "")
     if not colon or not host:
@@ -96,8 +94,6 @@ def listen_address(written: object) -> Address:
 
 def network(written: object) -> IPNetwork:
     """A CIDR such as `10.0.0.0/8` or `fd00::/8`, or one address."""
-    if isinstance(written, IPv4Network | IPv6Network):
-        return written
     if not isinstance(written, str):
         raise ValueError(f"must be a CIDR such as 10.0.0.0/8, got {written!r}")
     try:

@@ -162,9 +162,25 @@ def test_a_misspelt_variable_is_an_error_that_names_it(problems_of: Problems) ->
 
 
 def test_a_variable_below_a_value_or_past_a_list_is_an_error(problems_of: Problems) -> None:
-    found = problems_of("", {"GATEWAY_ROUTES__0__NAME": "x", "GATEWAY_SERVER__PUBLIC__PORT": "1"})
+    text = "server: {public: 127.0.0.1:1}\nplans: [{id: a, name: a, price: 0}]"
+    variables = ("GATEWAY_PLANS__1__NAME", "GATEWAY_PLANS__B__NAME", "GATEWAY_SERVER__PUBLIC__PORT")
 
-    assert {problem.origin.source for problem in found} == {"GATEWAY_ROUTES__0__NAME", "GATEWAY_SERVER__PUBLIC__PORT"}
+    found = problems_of(text, dict.fromkeys(variables, "1"))
+
+    assert [(problem.origin.source, problem.message) for problem in found] == [
+        ("GATEWAY_PLANS__1__NAME", "has no entry '1'"),
+        ("GATEWAY_PLANS__B__NAME", "has no entry 'b'"),
+        ("GATEWAY_SERVER__PUBLIC__PORT", "'port' stands under a value, not a section"),
+    ]
+
+
+def test_null_in_a_variable_takes_away_what_the_file_says(load_text: Load) -> None:
+    text = "server: {workers: 2}\nplans: [{id: a, name: a, price: 0, max_api_calls_per_day: 5}]"
+
+    config = load_text(text, {"GATEWAY_SERVER__WORKERS": "null", "GATEWAY_PLANS__A__MAX_API_CALLS_PER_DAY": "null"})
+
+    assert config.server.workers == 1
+    assert config.plans[0].max_api_calls_per_day is None
 
 
 def test_all_problems_are_reported_at_once_each_with_its_line(problems_of: Problems) -> None:
@@ -219,11 +235,14 @@ def test_all_problems_are_reported_at_once_each_with_its_line(problems_of: Probl
         ("keys: {prefix: Gw_}", 1, "keys.prefix", "lower-case"),
         ("server: {public: 127.0.0.1:9, admin: 127.0.0.1:9}", 1, "server.admin", "must differ from server.public"),
         ("server:\n  workers: 1\n  workers: 2", 3, "server.workers", "is written twice, first on line 2"),
+        ("data_dir: ~nobody-we-know/x", 1, "data_dir", "cannot be found"),
+        ("upstreams: {a b: {targets: [http://a]}}", 1, "upstreams.a b.name", "letters, digits"),
         ("routes: 5", 1, "routes", "must be a list"),
         ("- a", 1, "", "must be a mapping of sections"),
         ("server: {public: [", 1, "", "not YAML"),
         ("a: \x00", None, "", "not YAML"),
         ("server: &a [*a]", 1, "server", "nested too deeply"),
+        ("upstreams: {ai: {name: x, targets: [http://a]}}", 1, "upstreams.ai.name", "is the key above"),
         ("upstreams: {ai: {}}", 1, "upstreams.ai.targets", "is required"),
         ("upstreams: {ai: {targets: []}}", 1, "upstreams.ai.targets", "at least one"),
         ("upstreams: {ai: {targets: [http://a/b]}}", 1, "upstreams.ai.targets[0]", "only scheme, host and port"),
@@ -244,6 +263,15 @@ def test_an_error_says_where_it_is_and_what_is_allowed(
 def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: does not exist"):
         load(tmp_path / "nowhere.yaml", SECRETS)
+
+
+@pytest.mark.parametrize("content", [b"\xff", None])
+def test_a_file_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.mkdir() if content is None else file.write_bytes(content)
+
+    with pytest.raises(ConfigError, match=r"gateway\.yaml: cannot be read"):
+        load(file, SECRETS)
 
 
 def test_yaml_words_that_once_were_booleans_and_octals_are_text(load_text: Load) -> None:

@@ -44,13 +44,26 @@ def test_an_address_reads_as_it_is_written(written: str) -> None:
         *((quantities.duration_seconds, bad) for bad in (-1, True, "", "5", "2 weeks", "1h30m", "-5s", float("nan"))),
         *(
             (quantities.listen_address, bad)
-            for bad in (8080, ":8080", "::1:80", "[::1", "host", "h:65536", "h:-1", "h:", "300.0.0.1:1", "a b:1")
+            for bad in (
+                8080,
+                ":8080",
+                "::1:80",
+                "[::1",
+                "host",
+                "h:65536",
+                "h:-1",
+                "h:",
+                "300.0.0.1:1",
+                "a b:1",
+                "[::g]:1",
+            )
         ),
         *((quantities.network, bad) for bad in ("10.0.0.1/8", "10.0.0.0/33", "host", 5, "fd00::1/8")),
         *(
             (quantities.http_origin, bad)
             for bad in ("a:80", "http://", "http://a:0", "http://a:99999", "http://a?b", "http://a/b", "http://a b", 1)
         ),
+        *((quantities.text, bad) for bad in (True, 1.5, None, ())),
         *((quantities.decimal_amount, bad) for bad in ("1e3", "NaN", "-1", True, None, "1,5", "", "٣")),
     ],
 )

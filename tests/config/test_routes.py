@@ -121,6 +121,13 @@ def test_methods_a_gateway_cannot_serve_are_refused(tmp_path: Path, methods: str
     assert said.startswith("3: routes[0].match.methods")
 
 
+@pytest.mark.parametrize("statuses", ["[]", "2xx", "[6xx]", "[20]", "[ok]"])
+def test_charging_on_what_is_no_status_is_refused(tmp_path: Path, statuses: str) -> None:
+    said = problem(tmp_path, f"match: {{path: /}}, price: {{credits: 1}}, charge_on: {statuses}")
+
+    assert said.startswith("3: routes[0].charge_on: must be a list of statuses")
+
+
 def test_two_routes_for_one_request_are_refused_naming_both(tmp_path: Path) -> None:
     said = problem(
         tmp_path,

@@ -129,8 +129,9 @@ def test_a_damaged_file_is_an_error_and_never_made_anew(tmp_path: Path, content:
 def test_a_data_dir_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
-    with pytest.raises(ConfigError, match=str(tmp_path / "file")):
-        load_with(tmp_path / "file", {})
+    for data_dir in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nowhere")):
+        with pytest.raises(ConfigError, match=str(data_dir)):
+            load_with(data_dir, {})
 
 
 def test_other_stores_need_each_secret_set_and_nothing_is_made(tmp_path: Path) -> None:

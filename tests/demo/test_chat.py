@@ -72,6 +72,12 @@ def test_the_usage_always_comes_and_is_null_before_only_if_asked_for(is_asked_fo
     assert not any(chunk.get("usage") for chunk in chunks)
 
 
+def test_a_chat_without_a_question_is_answered_too() -> None:
+    asked = chat.parse({"model": "m", "messages": [{"role": "system", "content": None}]})
+
+    assert "not asked anything" in "".join(chat.answer(asked, created=1).tokens)
+
+
 def test_content_may_come_in_parts() -> None:
     parts = [{"type": "text", "text": "one"}, {"type": "image_url", "image_url": {"url": "x"}}, {"text": "two"}]
     asked = chat.parse({"model": "m", "messages": [{"role": "user", "content": parts}]})

@@ -1,0 +1,32 @@
+"""What a process hands its children: the environment from which they read the very same configuration.
+
+Stores, listeners and secrets are resolved by then: the children find a database, not the word `embedded`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from gateway.config.model import Config
+from gateway.config.secrets import ADMIN_TOKEN, JWT_SECRET, KEY_PEPPER
+
+METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it when it is imported
+
+
+def environment(
+    config: Config, *, database_url: str, redis_url: str, settings: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """This process's environment with what it resolved; `settings` are more GATEWAY_ variables, by full name."""
+    secrets = config.secrets
+    return {
+        **os.environ,
+        "GATEWAY_DATABASE__URL": database_url,
+        "GATEWAY_REDIS__URL": redis_url,
+        "GATEWAY_DATA_DIR": str(config.data_dir),
+        ADMIN_TOKEN: secrets.admin_token,
+        KEY_PEPPER: ",".join(f"{version}:{pepper}" for version, pepper in secrets.key_peppers.items()),
+        JWT_SECRET: secrets.jwt_secret,
+        METRICS_DIR: str(config.data_dir / "metrics"),
+        **(settings or {}),
+    }
