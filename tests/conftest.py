@@ -65,10 +65,18 @@ async def database(migrated_url: str) -> AsyncIterator[Database]:
     await opened.close()
 
 
+@pytest.fixture(scope="session")
+async def pristine_database(stores: Stores, template_database: str) -> AsyncIterator[Database]:
+    """A migrated database in which nobody commits."""
+    opened = Database(_with_name(stores.database_url, await _create_database(stores.database_url, template_database)))
+    yield opened
+    await opened.close()
+
+
 @pytest.fixture
-async def connection(database: Database) -> AsyncIterator[AsyncConnection]:
-    """A transaction that is rolled back at the end of the test."""
-    async with database.transaction() as connection:
+async def connection(pristine_database: Database) -> AsyncIterator[AsyncConnection]:
+    """A transaction in a database that is otherwise empty, rolled back at the end of the test."""
+    async with pristine_database.transaction() as connection:
         yield connection
         await connection.rollback()
 

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 _UNIQUE_VIOLATION = "23505"
 _CHECK_VIOLATION = "23514"
 _NOT_NULL_VIOLATION = "23502"
-_FOREIGN_KEY_VIOLATION = "23503"
+_REFERENCE_VIOLATIONS = ("23503", "23001")  # by PostgreSQL 18 the second, where ON DELETE RESTRICT refuses
 
 
 class NotFound(LookupError):  # noqa: N818 - an answer (404), not a fault
@@ -64,6 +64,6 @@ def _typed(entity: str, cause: BaseException | None) -> Exception | None:
         return InvalidValue(entity, constraint)
     if code == _NOT_NULL_VIOLATION:
         return InvalidValue(entity, f"{getattr(cause, 'column_name', '')} is required")
-    if code == _FOREIGN_KEY_VIOLATION:
+    if code in _REFERENCE_VIOLATIONS:
         return InUse(f"this {entity} is still referred to, or refers to nothing ({constraint})")
     return None

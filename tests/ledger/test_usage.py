@@ -232,8 +232,8 @@ async def test_batches_and_grants_at_the_same_time_neither_deadlock_nor_lose_a_c
 
 @given(steps=st.lists(st.tuples(st.booleans(), st.integers(1, 20), st.integers(0, 3)), max_size=12))
 @settings(max_examples=15, deadline=None)
-async def test_the_books_always_balance(database: Database, steps: list[tuple[bool, int, int]]) -> None:
-    async with database.transaction() as connection:
+async def test_the_books_always_balance(pristine_database: Database, steps: list[tuple[bool, int, int]]) -> None:
+    async with pristine_database.transaction() as connection:
         user = await a_user(connection)
         for is_grant, amount, spread in steps:
             if is_grant:
