@@ -63,6 +63,7 @@ class PoolLimits:
     max_connections: int
     connect_timeout_seconds: float
     queue_timeout_seconds: float
+    idle_seconds: float = IDLE_LIMIT_SECONDS
 
 
 class Pool:
@@ -243,10 +244,15 @@ class Pool:
     # Idle connections.
 
     def _keep(self, connection: Connection) -> None:
-        connection.idle_until = asyncio.get_running_loop().time() + _idle_limit_seconds(connection)
+        connection.idle_until = asyncio.get_running_loop().time() + self._idle_seconds_of(connection)
         self._idle.append(connection)
         if self._reaper is None:
             self._reap_at(connection.idle_until)
+
+    def _idle_seconds_of(self, connection: Connection) -> float:
+        """One second less than the server grants, so that its FIN does not cross our request."""
+        granted = connection.keep_alive_seconds
+        return self._limits.idle_seconds if granted is None else min(self._limits.idle_seconds, granted - 1.0)
 
     def _reap_at(self, due: float) -> None:
         self._reaper = asyncio.get_running_loop().call_at(due, self._reap)
@@ -258,12 +264,6 @@ class Pool:
             connection.close("idle for too long")
         if self._idle:
             self._reap_at(min(connection.idle_until for connection in self._idle))
-
-
-def _idle_limit_seconds(connection: Connection) -> float:
-    """One second less than the server grants, so that its FIN does not cross our request."""
-    granted = connection.keep_alive_seconds
-    return IDLE_LIMIT_SECONDS if granted is None else min(IDLE_LIMIT_SECONDS, granted - 1.0)
 
 
 def _reason(error: OSError) -> str:

@@ -40,6 +40,8 @@ _CONNECTION_FIELDS = frozenset(
 )
 # RFC 9112 section 6.3 asks to refuse what overflows; 18 digits fit 64 bits and are an exabyte.
 _LENGTH = re.compile(rb"[0-9]{1,18}")
+# RFC 9112 section 4: a reason phrase is of HTAB, SP, VCHAR and obs-text. llhttp looks at values only.
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _KEEP_ALIVE_TIMEOUT = re.compile(rb"timeout=([0-9]{1,6})", re.IGNORECASE)
 
 
@@ -301,6 +303,10 @@ class ResponseReader:
     def on_message_begin(self) -> None:
         if self.complete:
             self.clean = False
+
+    def on_status(self, reason: bytes) -> None:
+        if _CONTROL.search(reason):
+            raise invalid("the reason phrase holds a control character")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.status:
