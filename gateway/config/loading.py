@@ -6,18 +6,17 @@ Sections, upstreams, routes and plans are validated one by one, so that a mistak
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gateway.config import model
 from gateway.config.document import Document, read_yaml
-from gateway.config.errors import ConfigError, ConfigProblem, KeyPath, Origin
-from gateway.config.overlay import apply_environment, apply_overrides, expand
-from gateway.config.plans import PlanSpec, default_plans
-from gateway.config.routes import RouteEntry, route_of
+from gateway.config.entries import check_unique, read_plans, read_routes, read_upstreams
+from gateway.config.errors import ConfigError, ConfigProblem, Origin
+from gateway.config.overlay import apply_environment, apply_overrides
+from gateway.config.routes import route_of
 from gateway.config.secrets import (
     REQUIRED,
     Secrets,
@@ -27,13 +26,6 @@ from gateway.config.secrets import (
     stored_secrets,
 )
 from gateway.config.validation import Reader
-
-# RFC 9110 section 5.6.2; framing and hop-by-hop fields are the gateway's own business (RFC 9112 section 6).
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+", re.ASCII)
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_FRAMING = frozenset(
-    ["connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"]
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +64,11 @@ def load(
     apply_overrides(document, overrides or {})
     reader = Reader(document)
     sections = reader.read(_File, (), document.tree) or _File()
-    upstreams = _upstreams(reader, environ)
-    routes = _routes(reader, upstreams)
-    plans = _plans(reader)
+    upstreams = read_upstreams(reader, environ)
+    routes = read_routes(reader, upstreams)
+    plans = read_plans(reader)
     _check_listeners(document, sections.server)
-    _check_unique(document, ("billing", "packs"), [pack.id for pack in sections.billing.packs])
+    check_unique(document, ("billing", "packs"), [pack.id for pack in sections.billing.packs])
     data_dir = _data_dir(document, sections.data_dir)
     secrets = _secrets(document, sections, environ, data_dir, persist=persist_secrets and not document.problems)
     if document.problems or secrets is None:
@@ -117,85 +109,6 @@ def _data_dir(document: Document, written: str) -> Path:
         return Path(written)
 
 
-def _upstreams(reader: Reader, environ: Mapping[str, str]) -> dict[str, model.Upstream | None]:
-    """By name; None for one with a problem, whose routes are then not blamed for it."""
-    entries = reader.document.tree.get("upstreams")
-    found: dict[str, model.Upstream | None] = {}
-    for name, entry in entries.items() if isinstance(entries, dict) else ():
-        path = ("upstreams", name)
-        if isinstance(entry, dict) and "name" in entry:
-            reader.document.report((*path, "name"), "is the key above, not a setting")
-        named = {**entry, "name": name} if isinstance(entry, dict) else entry
-        upstream = reader.read(model.Upstream, path, named)
-        found[name] = upstream and replace(upstream, headers=_headers(reader.document, path, upstream, environ))
-    return found
-
-
-def _headers(document: Document, path: KeyPath, upstream: model.Upstream, environ: Mapping[str, str]) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for written, text in upstream.headers.items():
-        here, name = (*path, "headers", written), written.lower()
-        try:
-            value = expand(text, environ).strip()
-        except ValueError as error:
-            document.report(here, str(error))
-            continue
-        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
-            document.report(here, "must be a header field: a token as its name, no control characters in its value")
-        elif name in _FRAMING or name.startswith("x-gateway-"):
-            document.report(here, "is set by the gateway itself")
-        elif name in headers:
-            document.report(here, "is written twice; header names have no case")
-        headers[name] = value
-    return headers
-
-
-def _routes(reader: Reader, upstreams: Mapping[str, object]) -> list[RouteEntry | None]:
-    entries = reader.document.tree.get("routes")
-    routes = [
-        reader.read(RouteEntry, ("routes", index), entry)
-        for index, entry in enumerate(entries if isinstance(entries, list) else [])
-    ]
-    _check_unique(reader.document, ("routes",), [route.name if route else None for route in routes], key="name")
-    taken: dict[tuple[str, str], str] = {}
-    for index, route in enumerate(routes):
-        if route is None:
-            continue
-        if route.upstream not in upstreams:
-            known = ", ".join(upstreams) or "none"
-            message = f"unknown upstream {route.upstream!r}; known upstreams: {known}"
-            reader.document.report(("routes", index, "upstream"), message)
-        for method in sorted(route.match.methods):
-            first = taken.setdefault((route.match.path, method), route.name)
-            if first is not route.name:
-                message = f"routes {first} and {route.name} both match {method} {route.match.path}"
-                reader.document.report(("routes", index, "match"), message)
-    return routes
-
-
-def _plans(reader: Reader) -> tuple[PlanSpec, ...]:
-    entries = reader.document.tree.get("plans")
-    if entries is None:
-        return default_plans()
-    plans = [
-        reader.read(PlanSpec, ("plans", index), entry)
-        for index, entry in enumerate(entries if isinstance(entries, list) else [])
-    ]
-    for key in ("id", "name"):
-        _check_unique(
-            reader.document, ("plans",), [str(getattr(plan, key)) if plan else None for plan in plans], key=key
-        )
-    return tuple(plan for plan in plans if plan)
-
-
-def _check_unique(document: Document, path: KeyPath, names: Sequence[str | None], *, key: str = "id") -> None:
-    for index, name in enumerate(names):
-        if name is not None and (first := names.index(name)) != index:
-            here = (*path, index, key)
-            where = document.origin((*path, first, key))
-            document.report(here, f"{name!r} is taken already, at {where}")
-
-
 def _check_listeners(document: Document, server: model.Server) -> None:
     if server.public == server.admin and server.public.port:
         document.report(("server", "admin"), f"must differ from server.public, both are {server.public}")
@@ -211,23 +124,14 @@ def _secrets(
         if is_embedded:
             required = stored_secrets(data_dir, required, persist=persist)
         else:
-            _report_missing(document, environ, REQUIRED, "embedded stores make one, others need it set")
-            _report_missing(document, environ, _providers_secrets(document), "billing names this provider")
+            _report_missing(document, [name for name in REQUIRED if name not in required])
         return secrets_of(required, environ) if len(required) == len(REQUIRED) else None
     except SecretsUnusableError as error:
         document.problems.append(ConfigProblem(Origin(error.name), "", str(error)))
         return None
 
 
-def _report_missing(document: Document, environ: Mapping[str, str], names: Sequence[str], reason: str) -> None:
+def _report_missing(document: Document, names: Sequence[str]) -> None:
     for name in names:
-        if not environ.get(name, "").strip():
-            document.problems.append(ConfigProblem(Origin("environment"), name, f"is not set; {reason}"))
-
-
-def _providers_secrets(document: Document) -> tuple[str, ...]:
-    billing = document.tree.get("billing")
-    named = billing if isinstance(billing, dict) else {}
-    stripe = ("STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET") if "stripe" in named else ()
-    lemon_squeezy = ("LEMON_SQUEEZY_API_KEY", "LEMON_SQUEEZY_WEBHOOK_SECRET") if "lemon_squeezy" in named else ()
-    return stripe + lemon_squeezy
+        message = "is not set; only embedded stores make one of their own"
+        document.problems.append(ConfigProblem(Origin("environment"), name, message))

@@ -48,6 +48,11 @@ class Secrets:
     def pepper_version(self) -> int:
         return max(self.key_peppers)
 
+    @property
+    def peppers(self) -> dict[int, bytes]:
+        """As the digest takes them."""
+        return {version: pepper.encode() for version, pepper in self.key_peppers.items()}
+
 
 class SecretsUnusableError(Exception):
     """A secret is malformed or the file of secrets cannot be used; `name` is the variable or the file."""
@@ -99,13 +104,13 @@ def _several(written: str) -> tuple[str, ...]:
 
 
 def _peppers(written: str) -> dict[int, str]:
-    """`2:new,1:old` by version; anything without versions is version 1."""
+    """`2:new,1:old` by version; one secret without a version is version 1. A comma always separates."""
     parts = _several(written)
     matches = [match for part in parts if (match := _VERSIONED.fullmatch(part))]
-    if not matches:
-        return {1: written}
+    if not matches and len(parts) == 1:
+        return {1: parts[0]}
     peppers = {int(match[1]): match[2] for match in matches}
-    if len(peppers) != len(parts):
+    if not parts or len(peppers) != len(parts):
         raise SecretsUnusableError(KEY_PEPPER, "must give each secret a version of its own, as 2:newsecret,1:oldsecret")
     return peppers
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from gateway.config.model import Config, Upstream
+from gateway.config.model import Config, Pack, Upstream
+from gateway.config.plans import PlanSpec
 from policies.model import Price, Route
 
 # RFC 7518 section 3.2: the key of HS256 is at least as long as its hash.
@@ -46,7 +47,23 @@ def warnings(config: Config) -> tuple[str, ...]:
         for route in config.routes
         if route.feature and route.feature not in offered
     ]
-    return tuple(found)
+    return (*found, *_payment_warnings(config))
+
+
+def _payment_warnings(config: Config) -> list[str]:
+    """A provider is used where its key is set; what is sold through one that is not cannot be bought."""
+    secrets = config.secrets
+    sold: list[PlanSpec | Pack] = [*config.plans, *config.billing.packs]
+    found = []
+    if not secrets.stripe_secret_key and any(item.stripe_price_id for item in sold):
+        found.append("prices name Stripe, but STRIPE_SECRET_KEY is not set")
+    if secrets.stripe_secret_key and not secrets.stripe_webhook_secrets:
+        found.append("STRIPE_WEBHOOK_SECRET is not set; payments will not be heard of")
+    if not secrets.lemon_squeezy_api_key and any(item.lemon_squeezy_variant_id for item in sold):
+        found.append("prices name Lemon Squeezy, but LEMON_SQUEEZY_API_KEY is not set")
+    if secrets.lemon_squeezy_api_key and not secrets.lemon_squeezy_webhook_secrets:
+        found.append("LEMON_SQUEEZY_WEBHOOK_SECRET is not set; payments will not be heard of")
+    return found
 
 
 def _count(number: int, noun: str) -> str:

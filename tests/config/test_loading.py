@@ -207,10 +207,27 @@ def test_all_problems_are_reported_at_once_each_with_its_line(problems_of: Probl
         (3, "server.workers"),
         (5, "upstreams.ai.targets[0]"),
         (8, "routes[0].match.path"),
+        (9, "routes[0].upstream"),
         (13, "routes[1].upstream"),
         (15, "colour"),
     ]
-    assert "known upstreams: ai" in found[4].message
+    assert "known upstreams: ai" in found[5].message
+
+
+def test_a_mistake_in_an_entry_hides_none_beside_it(problems_of: Problems) -> None:
+    found = problems_of("""\
+        upstreams: {ai: {retires: 2, headers: {x: "${NO_SUCH}"}}}
+        routes: [{name: chat, upstream: a1, match: {path: v1}, price: {credits: -1}}]
+    """)
+
+    assert {problem.key for problem in found} == {
+        "upstreams.ai.retires",
+        "upstreams.ai.targets",
+        "upstreams.ai.headers.x",
+        "routes[0].upstream",
+        "routes[0].match.path",
+        "routes[0].price.credits",
+    }
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from gateway.config import describe, load, warnings
 
 SECRETS = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
@@ -17,7 +19,7 @@ routes: [{name: chat, upstream: up, match: {path: /chat, methods: [POST]}, featu
           price: {credits: 0.5, per: 1000 tokens, count: response:/n}}]
 """)
 
-    said = describe(load(file, SECRETS | {"STRIPE_SECRET_KEY": "hunter2"}))
+    said = describe(load(file, SECRETS | {"STRIPE_SECRET_KEY": "hunter2", "STRIPE_WEBHOOK_SECRET": "hunter2"}))
 
     assert "chat: POST /chat -> up, 0.5 credits per 1000 tokens" in said
     assert "postgresql://db:5432/x" in said
@@ -39,6 +41,26 @@ routes: [{name: chat, upstream: up, match: {path: /}, feature: analisys, price: 
     assert "GATEWAY_JWT_SECRET is shorter" in found[0]
     assert "upstream idle" in found[1]
     assert "analisys" in found[2]
+
+
+@pytest.mark.parametrize(
+    ("environ", "warned"),
+    [
+        ({}, ["STRIPE_SECRET_KEY", "LEMON_SQUEEZY_API_KEY"]),
+        (
+            {"STRIPE_SECRET_KEY": "a", "LEMON_SQUEEZY_API_KEY": "b"},
+            ["STRIPE_WEBHOOK_SECRET", "LEMON_SQUEEZY_WEBHOOK_SECRET"],
+        ),
+    ],
+)
+def test_prices_that_nobody_can_pay_are_a_warning(tmp_path: Path, environ: dict[str, str], warned: list[str]) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("plans: [{id: a, name: a, price: 5, stripe_price_id: price_1, lemon_squeezy_variant_id: 2}]")
+
+    found = warnings(load(file, SECRETS | environ))
+
+    assert [variable for variable in warned if any(variable in warning for warning in found)] == warned
+    assert len(found) == 1 + len(warned)  # and that there are no routes
 
 
 def test_no_routes_is_allowed_and_said() -> None:
