@@ -15,6 +15,7 @@ from gateway.ledger.errors import NotFound, checked
 from gateway.ledger.rows import Page, columns, page_by_time, value
 from gateway.ledger.tables import api_keys
 from gateway.ledger.versions import bump_account
+from policies.keys import NewKey, digest
 from policies.model import KeyStatus
 
 
@@ -46,6 +47,12 @@ class Fingerprint:
     last4: str
     key_hash: bytes
     pepper_version: int = 1
+
+
+def fingerprint(key: NewKey, peppers: Mapping[int, bytes]) -> Fingerprint:
+    """What is kept of a new key: its digest under the newest pepper."""
+    version = max(peppers)
+    return Fingerprint(key.prefix, key.last4, digest(key.secret.encode(), peppers[version]), version)
 
 
 class KeySettings(TypedDict, total=False):

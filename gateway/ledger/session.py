@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import asyncpg
-from sqlalchemy import text
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy import event, text
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
@@ -24,6 +24,8 @@ GRACE_SECONDS = 1.0
 OUTAGE_CLASSES = ("08", "53", "57", "28", "3D")
 LOCK_NOT_AVAILABLE = "55P03"
 
+_OF_ASYNCPG = (OSError, asyncpg.InterfaceError, asyncpg.PostgresError)  # TimeoutError is an OSError
+
 
 class DatabaseUnavailable(Exception):  # noqa: N818 - a state of the world, answered with 503
     """PostgreSQL cannot be reached, or cannot answer in time. Whether a commit under way was taken is unknown."""
@@ -31,6 +33,18 @@ class DatabaseUnavailable(Exception):  # noqa: N818 - a state of the world, answ
 
 class InvalidDatabaseUrl(ValueError):  # noqa: N818 - reads as the sentence it is
     """The URL is not one of PostgreSQL."""
+
+
+@contextmanager
+def outages_typed() -> Iterator[None]:
+    """For what goes past the engine, which types its own: connecting, and asyncpg used directly."""
+    try:
+        yield
+    except (*_OF_ASYNCPG, DBAPIError, PoolTimeout) as error:
+        unavailable = _outage(error)
+        if unavailable is None:
+            raise
+        raise unavailable from error
 
 
 class Database:
@@ -57,20 +71,19 @@ class Database:
             pool_pre_ping=True,  # a restarted server then costs nobody an error
             connect_args=_connect_args(statement_timeout_seconds, lock_timeout_seconds),
         )
+        event.listen(self._engine.sync_engine, "handle_error", _type_outage)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """Commits at the end of the block; rolls back when it raises or is cancelled."""
-        with _outages_typed():
-            async with self._engine.begin() as connection:
-                yield connection
+        async with self._connection() as connection, connection.begin():
+            yield connection
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that PostgreSQL refuses to write in."""
-        with _outages_typed():
-            async with self._engine.connect() as connection:
-                yield await connection.execution_options(postgresql_readonly=True)
+        async with self._connection() as connection:
+            yield await connection.execution_options(postgresql_readonly=True)
 
     async def ping(self) -> None:
         """Returns when the database answers."""
@@ -79,6 +92,14 @@ class Database:
 
     async def close(self) -> None:
         await self._engine.dispose()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection]:
+        async with AsyncExitStack() as stack:
+            with outages_typed():
+                connection = await stack.enter_async_context(self._engine.connect())
+            # Not around this: a timeout that the block itself raises says nothing about the database.
+            yield connection
 
     def __repr__(self) -> str:
         return f"<Database {self._engine.url.render_as_string(hide_password=True)}: {self._engine.pool.status()}>"
@@ -112,25 +133,21 @@ def _connect_args(statement_timeout_seconds: float, lock_timeout_seconds: float)
     }
 
 
-@contextmanager
-def _outages_typed() -> Iterator[None]:
-    try:
-        yield
-    except (OSError, asyncpg.InterfaceError, asyncpg.PostgresError) as error:
-        _raise_if_outage(error, error)
-        raise
-    except PoolTimeout as error:
-        raise DatabaseUnavailable("every connection of the pool is busy") from error
-    except DBAPIError as error:
-        _raise_if_outage(error, error.orig.__cause__ if error.orig is not None else None)
-        raise
+def _type_outage(context: ExceptionContext) -> BaseException | None:
+    # A failed ping of a pooled connection is no outage yet: the pool opens another.
+    return None if context.is_pre_ping else _outage(context.original_exception)
 
 
-def _raise_if_outage(error: BaseException, cause: BaseException | None) -> None:
-    if isinstance(cause, (OSError, asyncpg.InterfaceError)):  # TimeoutError is an OSError
-        raise DatabaseUnavailable(f"the database is out of reach: {cause or type(cause).__name__}") from error
+def _outage(error: BaseException) -> DatabaseUnavailable | None:
+    if isinstance(error, PoolTimeout):
+        return DatabaseUnavailable("every connection of the pool is busy")
+    # SQLAlchemy wraps its adapter's error, which wraps asyncpg's.
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if cause is not None and not isinstance(cause, _OF_ASYNCPG):
+        cause = cause.__cause__
     code = getattr(cause, "sqlstate", None) or ""
     if code.startswith(OUTAGE_CLASSES) or code == LOCK_NOT_AVAILABLE:
-        raise DatabaseUnavailable(f"the database cannot serve: {cause}") from error
-    if getattr(error, "connection_invalidated", False):
-        raise DatabaseUnavailable("the connection to the database was lost") from error
+        return DatabaseUnavailable(f"the database cannot serve: {cause}")
+    if isinstance(cause, OSError) or (isinstance(cause, asyncpg.InterfaceError) and "is closed" in str(cause)):
+        return DatabaseUnavailable(f"the database is out of reach: {str(cause) or type(cause).__name__}")
+    return None

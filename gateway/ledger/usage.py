@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.burning import burn
+from gateway.ledger.session import outages_typed
 from policies.records import HEAD_COLUMNS, TAIL_COLUMNS
 
 COLUMNS = HEAD_COLUMNS + TAIL_COLUMNS
@@ -132,7 +133,8 @@ async def _copy(connection: AsyncConnection, lines: Iterable[bytes]) -> None:
     raw = (await connection.get_raw_connection()).driver_connection
     if raw is None:
         raise asyncpg.InterfaceError("the connection is closed")
-    await raw.copy_to_table("usage_lines", source=io.BytesIO(b"".join(lines)), columns=COLUMNS)
+    with outages_typed():
+        await raw.copy_to_table("usage_lines", source=io.BytesIO(b"".join(lines)), columns=COLUMNS)
 
 
 @contextmanager

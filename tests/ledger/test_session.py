@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from gateway.ledger.session import Database, DatabaseUnavailable, InvalidDatabaseUrl
+from gateway.ledger.usage import _copy, ingest
+from tests.ledger.make import a_line
 
 CREATE = text("CREATE TABLE IF NOT EXISTS notes (note text)")
 WRITE = text("INSERT INTO notes VALUES ('x')")
@@ -148,6 +153,61 @@ async def test_a_missing_database_is_unavailable_and_named(own_database_url: str
     with pytest.raises(DatabaseUnavailable, match='"missing" does not exist'):
         await database.ping()
     await database.close()
+
+
+async def test_a_frozen_server_is_unavailable_and_its_connection_replaced(own_database_url: str) -> None:
+    """The server's own timeout cannot fire when the server does not run."""
+    hasty = Database(own_database_url, pool_size=1, statement_timeout_seconds=0.05)
+
+    async def ask(pid: int) -> None:
+        async with hasty.transaction() as connection:
+            os.kill(pid, signal.SIGSTOP)
+            await connection.execute(text("SELECT 1"))
+
+    async with hasty.read() as connection:
+        pid = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+    try:
+        with pytest.raises(DatabaseUnavailable, match="out of reach: TimeoutError"):
+            await ask(pid)
+        await hasty.ping()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        await hasty.close()
+
+
+async def test_a_frozen_server_under_a_copy_is_unavailable(own_database_url: str) -> None:
+    hasty = Database(own_database_url, pool_size=1, statement_timeout_seconds=0.05)
+
+    async def copy(pid: int) -> None:
+        async with hasty.transaction() as connection:
+            await ingest(connection, [])  # the staging tables exist from here on
+            os.kill(pid, signal.SIGSTOP)
+            await _copy(connection, [a_line(uuid4())])
+
+    async with hasty.read() as connection:
+        pid = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+    try:
+        with pytest.raises(DatabaseUnavailable, match="out of reach: TimeoutError"):
+            await copy(pid)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        await hasty.close()
+
+
+@pytest.mark.parametrize("error", [TimeoutError, ConnectionResetError])
+async def test_somebody_elses_outage_is_not_blamed_on_the_database(single: Database, error: type[OSError]) -> None:
+    async def fail() -> None:
+        async with single.transaction():
+            raise error
+
+    with pytest.raises(error):
+        await fail()
+
+
+async def test_a_value_of_the_wrong_type_is_not_an_outage(single: Database) -> None:
+    async with single.read() as connection:
+        with pytest.raises(DBAPIError, match="invalid input for query argument"):
+            await connection.execute(text("SELECT CAST(:number AS int)"), {"number": "three"})
 
 
 async def test_a_full_pool_is_unavailable(single: Database) -> None:
