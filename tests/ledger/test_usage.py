@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.accounts import User
 from gateway.ledger.credits import Grant, balance, grant, ledger, open_grants
-from gateway.ledger.history import UsageFilter, UsageRow, list_analyses, list_usage
+from gateway.ledger.history import UsageFilter, UsageRow, list_analyses, list_usage, stream_usage
 from gateway.ledger.session import Database
 from gateway.ledger.usage import Ingested, MalformedLines, ingest
 from policies.records import text as escaped
@@ -258,6 +258,13 @@ async def test_usage_is_listed_newest_first_by_cursor_without_a_gap(connection: 
             break
     assert len({row.request_id for row in seen}) == len(seen) == 10
     assert [row.created_at for row in seen] == sorted((row.created_at for row in seen), reverse=True)
+
+
+async def test_an_export_streams_every_row_oldest_first(connection: AsyncConnection) -> None:
+    user, other = await a_user(connection), await a_user(connection)
+    times = [NOON + timedelta(seconds=n) for n in range(120)]
+    await ingest(connection, [a_line(user.id, at=at) for at in reversed(times)] + [a_line(other.id)])
+    assert [row.created_at async for row in stream_usage(connection, UsageFilter(user_id=user.id))] == times
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
+from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
@@ -14,6 +16,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+import migrations
 from gateway.embedded.stores import Stores
 from gateway.ledger import schema
 from gateway.ledger.session import Database, DatabaseUnavailable
@@ -68,6 +71,22 @@ async def test_a_failed_migration_changes_nothing(empty_url: str) -> None:
 async def test_migrating_an_unreachable_database_says_so() -> None:
     with pytest.raises(DatabaseUnavailable):
         await schema.upgrade("postgresql://nobody@127.0.0.1:1/none")
+
+
+async def test_a_new_migration_follows_the_last_and_says_that_it_is_empty(
+    tmp_path: Path, empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(migrations.__file__).parent
+    shutil.copytree(folder, tmp_path / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(migrations, "__file__", str(tmp_path / "migrations" / "__init__.py"))
+    before = schema.head()
+    script = schema.new("add colour")
+    assert script.parent == tmp_path / "migrations" / "versions"
+    assert script.name == f"{int(before) + 1:04d}_add_colour.py"
+    assert schema.head() == f"{int(before) + 1:04d}"
+    with pytest.raises(NotImplementedError):
+        await schema.upgrade(empty_url)
+    assert await schema.upgrade(empty_url, before) == before
 
 
 async def test_alembic_finds_no_difference_between_code_and_database(connection: AsyncConnection) -> None:
