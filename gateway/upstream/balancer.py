@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
+from gateway.upstream.address import parse_target
 from gateway.upstream.connection import Deadlines
 from gateway.upstream.errors import NotSentError, UpstreamError, overloaded
 from gateway.upstream.health import FAILURES_TO_EJECT, Health
-from gateway.upstream.pool import Pool, PoolLimits, parse_target
+from gateway.upstream.pool import Pool, PoolLimits
+from gateway.upstream.replay import ReplayableBody
 from gateway.upstream.response import OnEnd, Response
 from gateway.upstream.wire import Request, render_head
 from policies.model import Outcome, Refusal
@@ -18,6 +21,8 @@ from policies.model import Outcome, Refusal
 # RFC 9110 section 9.2.2: sending these twice is sending them once. (TRACE never reaches an upstream.)
 IDEMPOTENT_METHODS = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 RETRIED_STATUSES = frozenset((502, 503, 504))
+# A FIN that crossed our request is here within a round trip; a second covers a continent and a busy loop.
+STALE_WITHIN_SECONDS = 1.0
 
 
 class Observer(Protocol):
@@ -87,6 +92,8 @@ class Upstream:
         The response must be closed. Raises UpstreamError, and whatever the iterator of the request body raises.
         """
         total_at = asyncio.get_running_loop().time() + self._total_timeout_seconds
+        if request.body is not None and not isinstance(request.body, bytes):
+            request = replace(request, body=ReplayableBody(request.body))
         retries_left = self._retries
         avoided: Target | None = None
         while True:
@@ -110,6 +117,12 @@ class Upstream:
         """Close every connection, whatever runs on it; drain first. Nothing is opened afterwards."""
         for target in self._targets:
             await target.pool.close()
+
+    async def probe(self, target: bytes) -> dict[str, bool]:
+        """Ask every address for `GET target` now, ejected or not, and record which answered below 500."""
+        total_at = asyncio.get_running_loop().time() + self._total_timeout_seconds
+        request = Request(b"GET", target)
+        return {str(each.pool.address): await self._is_well(each, request, total_at) for each in self._targets}
 
     # Choosing.
 
@@ -149,24 +162,44 @@ class Upstream:
         connection = target.pool.take_idle() or await target.pool.connect_or_wait()
         response = connection.start(head, request, total_at=total_at, on_end=self._on_end)
         try:
-            await response.head()
+            return await _with_head(response)
         except UpstreamError:
-            if not _was_stale(response, request):
+            if not self._was_stale(response, request):
                 raise
-        except BaseException:
-            response.close()
-            raise
-        else:
-            return response
         self._retried("stale")
         connection = await target.pool.connect_or_wait()
-        response = connection.start(head, request, total_at=total_at, on_end=self._on_end)
+        return await _with_head(connection.start(head, request, total_at=total_at, on_end=self._on_end))
+
+    def _was_stale(self, response: Response, request: Request) -> bool:
+        """A connection used before that ended without a byte of an answer: the server closed it as we wrote.
+
+        A server that died over the request looks the same for a moment, and would get it twice; hence the moment only,
+        for methods that are not idempotent. The caller is charged once either way.
+        """
+        error = response.error
+        took_seconds = asyncio.get_running_loop().time() - response.started_at
+        return (
+            response.reused
+            and not response.reader.received
+            and isinstance(error, UpstreamError)
+            and error.code is Refusal.UPSTREAM_UNREACHABLE
+            and (took_seconds < STALE_WITHIN_SECONDS or request.method in IDEMPOTENT_METHODS)
+            and _is_replayable(request)
+        )
+
+    async def _is_well(self, target: Target, request: Request, total_at: float) -> bool:
+        before = target.health.is_ejected
         try:
-            await response.head()
-        except BaseException:
-            response.close()
-            raise
-        return response
+            response = await self._exchange(target, render_head(request, target.host), request, total_at=total_at)
+        except UpstreamError:
+            target.health.failed(asyncio.get_running_loop().time(), trial=before)
+            return False
+        response.close()
+        if response.status >= 500:
+            target.health.failed(asyncio.get_running_loop().time(), trial=before)
+        else:
+            target.health.succeeded()
+        return response.status < 500
 
     def _failed(self, target: Target, error: UpstreamError, *, trial: bool, started_at: float) -> None:
         now = asyncio.get_running_loop().time()
@@ -212,20 +245,19 @@ def _busy(target: Target) -> int:
     return target.pool.busy
 
 
+async def _with_head(response: Response) -> Response:
+    try:
+        await response.head()
+    except BaseException:
+        response.close()
+        raise
+    return response
+
+
 def _may_be_sent_twice(request: Request) -> bool:
-    return request.method in IDEMPOTENT_METHODS and (request.body is None or isinstance(request.body, bytes))
+    return request.method in IDEMPOTENT_METHODS and _is_replayable(request)
 
 
-def _was_stale(response: Response, request: Request) -> bool:
-    """A connection used before, ended without one byte of an answer: the server had closed it as we wrote.
-
-    A server that died while it worked looks the same, and then works twice; the caller is charged once all the same.
-    """
-    error = response.error
-    return (
-        response.reused
-        and not response.reader.received
-        and isinstance(error, UpstreamError)
-        and error.code is Refusal.UPSTREAM_UNREACHABLE
-        and (request.body is None or isinstance(request.body, bytes))
-    )
+def _is_replayable(request: Request) -> bool:
+    body = request.body
+    return body is None or isinstance(body, bytes) or (isinstance(body, ReplayableBody) and body.is_replayable)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -229,7 +229,7 @@ class Connection(asyncio.Protocol):
         else:
             transport.writelines((head, body))
 
-    async def _send_stream(self, body: AsyncIterator[bytes], length: int | None) -> None:
+    async def _send_stream(self, body: AsyncIterable[bytes], length: int | None) -> None:
         sent_bytes = 0
         async for chunk in body:
             if not chunk:

@@ -10,9 +10,10 @@ import asyncio
 import ssl
 from collections import deque
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
+from gateway.upstream.address import Address
 from gateway.upstream.connection import Connection, Deadlines
+from gateway.upstream.dialing import Dialer
 from gateway.upstream.errors import connect_timed_out, not_connected, overloaded, unreachable
 
 # Common servers close after 60 (nginx 75, AWS load balancers 60) seconds; half of that leaves no race worth naming.
@@ -20,40 +21,6 @@ from gateway.upstream.errors import connect_timed_out, not_connected, overloaded
 IDLE_LIMIT_SECONDS = 30.0
 # Past a full line a request is better off refused at once; the same depth as the kernel's usual accept backlog.
 MAX_QUEUED = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a target listens."""
-
-    scheme: str
-    host: str
-    port: int
-
-    @property
-    def authority(self) -> bytes:
-        """The value of the Host field (RFC 9110 section 7.2): the port only where it is not the scheme's own."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return (host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}").encode("ascii")
-
-    def __str__(self) -> str:
-        return f"{self.scheme}://{self.authority.decode()}"
-
-
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-
-
-def parse_target(url: str) -> Address:
-    """`http://host`, `https://host:port`, `http://[::1]:9000`. ValueError says what is wrong with anything else."""
-    parts = urlsplit(url)
-    if parts.scheme not in _DEFAULT_PORTS:
-        raise ValueError(f"target {url!r}: the scheme must be http or https")
-    if not parts.hostname:
-        raise ValueError(f"target {url!r}: there is no host")
-    if parts.username is not None or parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError(f"target {url!r}: only scheme, host and port may be given; paths come from the request")
-    host = parts.hostname.encode("idna").decode("ascii") if ":" not in parts.hostname else parts.hostname
-    return Address(parts.scheme, host, parts.port or _DEFAULT_PORTS[parts.scheme])
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +42,7 @@ class Pool:
         self.address = address
         self._limits = limits
         self._deadlines = deadlines
-        self._tls = tls
+        self._dialer = Dialer(address, self._new_connection, tls)
         self._leased = 0
         self._idle: list[Connection] = []
         self._queue: deque[asyncio.Future[Connection | None]] = deque()
@@ -164,7 +131,7 @@ class Pool:
         """Open a connection in a slot that is ours; on any way out but success the slot is given back."""
         try:
             async with asyncio.timeout(self._limits.connect_timeout_seconds):
-                connection = await self._open_connection()
+                connection = await self._dialer.dial()
         except TimeoutError as error:
             self._free_slot()
             raise connect_timed_out(
@@ -179,18 +146,6 @@ class Pool:
         if connection.closed or self._closing is not None:
             self.release(connection, reusable=False)
             raise not_connected(f"{self.address} closed the connection at once")
-        return connection
-
-    async def _open_connection(self) -> Connection:
-        address = self.address
-        loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(
-            self._new_connection,
-            address.host,
-            address.port,
-            ssl=self._tls if address.scheme == "https" else None,
-            server_hostname=address.host if address.scheme == "https" else None,
-        )
         return connection
 
     def _new_connection(self) -> Connection:

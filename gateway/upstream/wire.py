@@ -6,7 +6,7 @@ One request must never be read as two (RFC 9112 section 11.2), so what could be 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable
 from dataclasses import dataclass
 
 _GENERATED_FIELDS = (b"\ncontent-length:", b"\ntransfer-encoding:", b"\nconnection:")
@@ -28,7 +28,7 @@ class Request:
     method: bytes
     target: bytes
     header_block: bytes = b""
-    body: bytes | AsyncIterator[bytes] | None = None
+    body: bytes | AsyncIterable[bytes] | None = None
     content_length: int | None = None
 
 

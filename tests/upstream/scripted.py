@@ -7,8 +7,8 @@ import re
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, cast
@@ -111,14 +111,15 @@ async def scripted(
     reads: bool = True,
     tls: ssl.SSLContext | None = None,
     host: str = "127.0.0.1",
+    port: int = 0,
 ) -> AsyncIterator[Scripted]:
     """`answers_heads`: once, without waiting for the body; `reads=False`: nothing until the test resumes."""
     played = Scripted(replies)
     played.greeting, played.answers_heads, played.reads = greeting, answers_heads, reads
-    server = await asyncio.get_running_loop().create_server(lambda: Peer(played), host, 0, ssl=tls)
-    address, port = server.sockets[0].getsockname()[:2]
+    server = await asyncio.get_running_loop().create_server(lambda: Peer(played), host, port, ssl=tls)
+    address, bound_port = server.sockets[0].getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
-    played.url = f"{'https' if tls else 'http'}://{shown}:{port}"
+    played.url = f"{'https' if tls else 'http'}://{shown}:{bound_port}"
     try:
         yield played
     finally:
@@ -127,6 +128,20 @@ async def scripted(
             peer.transport.abort()
         await eventually(lambda: all(peer.closed for peer in played.peers))
         await server.wait_closed()
+
+
+@contextmanager
+def deaf(host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+    """A listener whose accept queue is full: connecting to it hangs, as on an address that drops packets."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind((host, port))
+        listener.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield f"http://{host}:{listener.getsockname()[1]}"
 
 
 @asynccontextmanager

@@ -1,0 +1,61 @@
+"""Ejection and return as a transcript of times and results."""
+
+from __future__ import annotations
+
+from gateway.upstream.health import FAILURES_TO_EJECT, Health
+
+
+def ejected_at(now: float) -> Health:
+    health = Health()
+    for _ in range(FAILURES_TO_EJECT):
+        health.failed(now, trial=health.asked())
+    return health
+
+
+def test_failures_in_a_row_eject_and_single_ones_do_not() -> None:
+    health = Health()
+    for _ in range(20):
+        for _ in range(FAILURES_TO_EJECT - 1):
+            health.failed(0.0, trial=False)
+        assert health.may_be_asked(0.0)
+        health.succeeded()
+    assert not ejected_at(0.0).may_be_asked(0.99)
+
+
+def test_one_trial_at_a_time_after_the_pause() -> None:
+    health = ejected_at(0.0)
+
+    assert health.may_be_asked(1.0)
+    assert health.asked()
+    assert not health.may_be_asked(1.0)
+    health.succeeded()
+    assert health.may_be_asked(1.0)
+    assert not health.asked()
+
+
+def test_the_pause_doubles_up_to_a_minute_and_starts_over_after_a_success() -> None:
+    health, now, pauses = ejected_at(0.0), 0.0, []
+    for _ in range(9):
+        pause = next(seconds for seconds in range(1, 100) if health.may_be_asked(now + seconds))
+        pauses.append(pause)
+        now += pause
+        health.failed(now, trial=health.asked())
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+    health.succeeded()
+    for _ in range(FAILURES_TO_EJECT):
+        health.failed(now, trial=health.asked())
+    assert health.may_be_asked(now + 1)
+
+
+def test_stragglers_do_not_lengthen_the_pause() -> None:
+    health = ejected_at(0.0)
+    for _ in range(100):
+        health.failed(0.5, trial=False)
+    assert health.may_be_asked(1.0)
+
+
+def test_an_abandoned_trial_frees_the_way_for_the_next() -> None:
+    health = ejected_at(0.0)
+    health.unknown(trial=health.asked())
+    assert health.may_be_asked(1.0)

@@ -1,0 +1,241 @@
+"""Slots are held from the decision to connect until the release, and come back exactly once whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import random
+from collections.abc import AsyncIterator
+
+import psutil
+import pytest
+
+from gateway.upstream.address import parse_target
+from gateway.upstream.balancer import Upstream
+from gateway.upstream.connection import Deadlines
+from gateway.upstream.errors import NotSentError, UpstreamError
+from gateway.upstream.pool import Pool, PoolLimits
+from gateway.upstream.wire import Request
+from policies.model import Outcome, Refusal
+from tests.upstream.scripted import OK, Reply, Then, deaf, eventually, fetch, scripted, upstream_to
+
+SILENCE = Reply(b"")
+GET = Request(b"GET", b"/")
+
+
+async def test_the_connection_used_last_is_used_next() -> None:
+    async with scripted() as server, upstream_to(server.url) as upstream:
+        both = await asyncio.gather(upstream.send(GET), upstream.send(GET))
+        assert len(server.peers) == 2
+        for response in both:
+            response.close()
+        for _ in range(3):
+            await fetch(upstream)
+
+        assert "2 idle" in repr(upstream)
+        assert len(server.peers) == 2
+
+
+async def test_no_more_connections_than_allowed_and_the_rest_in_order() -> None:
+    async with scripted(SILENCE) as server, upstream_to(server.url, max_connections=2) as upstream:
+        sending = [asyncio.ensure_future(fetch(upstream, Request(b"GET", b"/%d" % n))) for n in range(6)]
+        answered = 0
+        while answered < 6:
+            await eventually(lambda seen=answered: len(server.requests) == min(seen + 2, 6))  # type: ignore[misc]  # its default binds this turn's value
+            assert f"[{min(2, 6 - answered)} leased, " in repr(upstream)
+            for peer in server.peers:
+                peer.transport.write(OK)
+            answered += 2
+
+        assert await asyncio.gather(*sending) == [(200, b"ok")] * 6
+        assert [request.split(b" ")[1] for request in server.requests] == [b"/%d" % n for n in range(6)]
+        assert len(server.peers) == 2
+
+
+async def test_a_queue_that_takes_too_long_is_overload() -> None:
+    async with (
+        scripted(SILENCE) as server,
+        upstream_to(server.url, max_connections=1, queue_timeout_seconds=0.05) as one,
+    ):
+        holding = asyncio.ensure_future(fetch(one))
+        await eventually(lambda: len(server.requests) == 1)
+        with pytest.raises(UpstreamError) as raised:
+            await fetch(one)
+
+        assert raised.value.code is Refusal.UPSTREAM_OVERLOADED
+        assert raised.value.outcome is Outcome.UPSTREAM_UNREACHABLE
+        assert "[1 leased, 0 idle, 0 queued, 1 open]" in repr(one)
+        server.peers[0].transport.write(OK)
+        assert await holding == (200, b"ok")
+
+
+async def test_a_broken_connection_passes_its_slot_on() -> None:
+    async with (
+        scripted(Reply(b"", Then.CLOSE), Reply()) as server,
+        upstream_to(server.url, max_connections=1) as upstream,
+    ):
+        first, *others = await asyncio.gather(*(fetch(upstream) for _ in range(3)), return_exceptions=True)
+
+        assert isinstance(first, UpstreamError)
+        assert others == [(200, b"ok")] * 2
+
+
+async def test_a_cancelled_wait_gives_up_its_place() -> None:
+    async with scripted(SILENCE) as server, upstream_to(server.url, max_connections=1) as upstream:
+        tasks = [asyncio.ensure_future(fetch(upstream)) for _ in range(3)]
+        await eventually(lambda: "2 queued" in repr(upstream) and len(server.requests) == 1)
+        tasks[1].cancel()
+        await eventually(lambda: "1 queued" in repr(upstream))
+        server.peers[0].transport.write(OK)
+        await eventually(lambda: len(server.requests) == 2)
+        server.peers[0].transport.write(OK)
+
+        assert await tasks[2] == (200, b"ok")
+
+
+async def test_a_wait_cancelled_at_the_hand_over_hands_it_on() -> None:
+    async with scripted() as server, upstream_to(server.url, max_connections=1) as upstream:
+        pool = upstream._targets[0].pool
+        connection = await pool.connect_or_wait()
+        waits = [asyncio.ensure_future(pool.connect_or_wait()) for _ in range(2)]
+        await eventually(lambda: "2 queued" in repr(pool))
+        pool.release(connection, reusable=True)
+        waits[0].cancel()
+
+        assert await waits[1] is connection
+        pool.release(connection, reusable=True)
+        assert "[0 leased, 1 idle, 0 queued, 1 open]" in repr(pool)
+
+
+async def test_a_cancelled_connect_frees_its_slot() -> None:
+    with deaf() as url:
+        async with upstream_to(url, max_connections=1) as upstream:
+            connecting = asyncio.ensure_future(fetch(upstream))
+            await eventually(lambda: "[1 leased, 0 idle, 0 queued, 0 open]" in repr(upstream))
+            connecting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await connecting
+
+            assert "[0 leased, 0 idle, 0 queued, 0 open]" in repr(upstream)
+
+
+async def test_a_connect_that_hangs_is_a_timeout() -> None:
+    with deaf() as url:
+        async with upstream_to(url, connect_timeout_seconds=0.1) as upstream:
+            with pytest.raises(NotSentError) as raised:
+                await fetch(upstream)
+
+            assert raised.value.outcome is Outcome.UPSTREAM_TIMEOUT
+
+
+async def test_a_refused_connect_is_unreachable_and_frees_its_slot() -> None:
+    async with scripted() as server:
+        url = server.url
+    async with upstream_to(url, max_connections=1) as upstream:
+        for _ in range(3):
+            with pytest.raises(NotSentError) as raised:
+                await fetch(upstream)
+            assert raised.value.outcome is Outcome.UPSTREAM_UNREACHABLE
+
+
+async def test_an_unknown_name_is_unreachable() -> None:
+    async with upstream_to("http://no-such-host.invalid") as upstream:
+        with pytest.raises(NotSentError, match=r"no-such-host.invalid"):
+            await fetch(upstream)
+
+
+async def test_idle_connections_are_closed_in_time() -> None:
+    limits = PoolLimits(4, 2.0, 2.0, idle_seconds=0.05)
+    async with scripted() as server:
+        pool = Pool(parse_target(server.url), limits, deadlines=Deadlines(1.0, 1.0))
+        for connection in [await pool.connect_or_wait() for _ in range(3)]:
+            pool.release(connection, reusable=True)
+        assert "3 idle" in repr(pool)
+
+        await eventually(lambda: "[0 leased, 0 idle, 0 queued, 0 open]" in repr(pool))
+        await pool.close()
+
+
+async def test_a_server_that_grants_a_second_gets_no_second_request() -> None:
+    answer = OK.replace(b"\r\n\r\n", b"\r\nkeep-alive: timeout=1\r\n\r\n")
+    async with scripted(Reply(answer)) as server, upstream_to(server.url) as upstream:
+        await fetch(upstream)
+        await fetch(upstream)
+
+        assert len(server.peers) == 2
+
+
+async def test_closing_ends_everything_and_opens_nothing() -> None:
+    async with scripted(SILENCE) as server, upstream_to(server.url, max_connections=2) as upstream:
+        sending = [asyncio.ensure_future(fetch(upstream)) for _ in range(4)]
+        await eventually(lambda: len(server.requests) == 2 and "2 queued" in repr(upstream))
+        await upstream.close()
+
+        assert "[0 leased, 0 idle, 0 queued, 0 open]" in repr(upstream)
+        for result in await asyncio.gather(*sending, return_exceptions=True):
+            assert isinstance(result, UpstreamError)
+        with pytest.raises(UpstreamError, match="no longer used"):
+            await upstream.send(GET)
+
+
+async def test_closing_ends_a_running_stream_as_broken() -> None:
+    async with scripted(Reply(b"HTTP/1.1 200 OK\r\n\r\n")) as server, upstream_to(server.url) as upstream:
+        response = await upstream.send(GET)
+        await upstream.close()
+
+        assert not response.complete
+        with pytest.raises(UpstreamError):
+            await response.more()
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_cancelling_anywhere_leaks_no_slot_no_socket_and_no_task(seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311 - a reproducible schedule, nothing secret
+    tasks_before, files_before = len(asyncio.all_tasks()), psutil.Process().num_fds()
+    replies = [
+        Reply(),
+        SILENCE,
+        Reply(b"", Then.CLOSE),
+        Reply(OK, Then.CLOSE),
+        Reply(OK[:-1]),
+        Reply(OK[:-1], Then.RESET),
+    ]
+    script = tuple(chance.choice(replies) for _ in range(400))
+    async with (
+        scripted(*script) as server,
+        upstream_to(
+            server.url,
+            max_connections=3,
+            **{f"{what}_timeout_seconds": 0.05 for what in ("queue", "first_byte", "idle")},
+        ) as one,
+    ):
+        clients = [asyncio.ensure_future(_hurried_client(one, random.Random(chance.random()))) for _ in range(12)]  # noqa: S311
+        await asyncio.gather(*clients)
+        await eventually(lambda: "[0 leased, " in repr(one) and " 0 queued, " in repr(one))
+    gc.collect()
+    await eventually(lambda: len(asyncio.all_tasks()) == tasks_before)
+    await eventually(lambda: psutil.Process().num_fds() == files_before)
+
+
+async def _hurried_client(upstream: Upstream, chance: random.Random) -> None:
+    """Sends, and is cancelled after some turns of the loop or some microseconds."""
+    for _ in range(25):
+        sending = asyncio.ensure_future(fetch(upstream, _any_request(chance)))
+        for _ in range(chance.randrange(12)):
+            await asyncio.sleep(0)
+        if chance.random() < 0.5:
+            await asyncio.sleep(chance.random() * 0.004)
+        if chance.random() < 0.8:
+            sending.cancel()
+        with contextlib.suppress(asyncio.CancelledError, UpstreamError):
+            assert await sending == (200, b"ok")
+
+
+def _any_request(chance: random.Random) -> Request:
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(chance.randrange(3)):
+            await asyncio.sleep(0)
+            yield b"some"
+
+    return chance.choice([GET, Request(b"POST", b"/", body=b"x" * 40_000), Request(b"PUT", b"/", body=body())])
