@@ -53,12 +53,15 @@ async def test_an_address_that_drops_packets_costs_a_quarter_second(monkeypatch:
 
 async def test_when_two_stand_one_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.upstream.dialing.ATTEMPT_DELAY_SECONDS", 0.0)
-    async with scripted() as one, scripted(host="127.0.0.2", port=port_of(one)) as two:
-        async with upstream_to(f"http://up:{port_of(one)}") as upstream:
-            with name_of(monkeypatch, "127.0.0.1", "127.0.0.2"):
-                assert await fetch(upstream) == (200, b"ok")
-                await eventually(lambda: "[0 leased, 1 idle, 0 queued, 1 open]" in repr(upstream))
-            await eventually(lambda: sum(not peer.closed for peer in one.peers + two.peers) == 1)
+    async with (
+        scripted() as one,
+        scripted(host="127.0.0.2", port=port_of(one)) as two,
+        upstream_to(f"http://up:{port_of(one)}") as upstream,
+    ):
+        with name_of(monkeypatch, "127.0.0.1", "127.0.0.2"):
+            assert await fetch(upstream) == (200, b"ok")
+            await eventually(lambda: "[0 leased, 1 idle, 0 queued, 1 open]" in repr(upstream))
+        await eventually(lambda: sum(not peer.closed for peer in one.peers + two.peers) == 1)
 
 
 async def test_an_ipv6_target_is_reached() -> None:
