@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.values import ValueClass
 
+# prometheus_client decides when it is imported, by the directory that the supervisor names in the environment.
+IS_MULTIPROCESS = ValueClass.__name__ == "MmapedValue"
 OTHER = "other"  # what is not in the route table: unknown paths and methods add no series
 
 # OpenTelemetry's boundaries for http.server.request.duration, with finer ones below for the gateway's own share.
@@ -35,3 +39,12 @@ JOURNAL_ENTRIES = Gauge(
 JOURNAL_LAG = Gauge("gateway_journal_lag_seconds", "Age of the oldest of them.", multiprocess_mode="mostrecent")
 USAGE_ROWS = Counter("gateway_usage_rows_written", "Rows written to usage_tracking.")
 BUILD_INFO = Gauge("gateway_build_info", "The version that runs.", ["version"], multiprocess_mode="mostrecent")
+
+
+def exposition() -> bytes:
+    """All series of all processes together, in the Prometheus text format."""
+    if not IS_MULTIPROCESS:
+        return generate_latest(REGISTRY)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call] # prometheus_client leaves it bare
+    return generate_latest(registry)

@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "embedded": frozenset(),
     "config": frozenset(),
     "console": frozenset(),
-    "processes": frozenset({"config"}),
+    "processes": frozenset({"config", "embedded"}),
     "proxy": frozenset({"meter", "ledger", "upstream", "config"}),
     "api": frozenset({"meter", "ledger", "upstream", "config", "billing"}),
     "workers": frozenset({"meter", "ledger", "upstream", "config", "billing"}),

@@ -46,12 +46,19 @@ _PENDING = f"""
      ORDER BY o.id LIMIT :limit
 """  # noqa: S608 - made of constants of ours
 _ALL = text(_PENDING.format(of_whom="true"))
+_WAITING = text(_PENDING.format(of_whom="true").replace("SKIP LOCKED", ""))
 _OF_ONE = text(_PENDING.format(of_whom="o.user_id = :user_id")).bindparams(bindparam("user_id", type_=PG_UUID()))
 
 
 async def pending(connection: AsyncConnection, *, limit: int = 500) -> tuple[OutboxEntry, ...]:
     """The oldest entries, in order of id, but those another drainer has in hand. Ours till the transaction ends."""
     rows = await connection.execute(_ALL, {"limit": limit})
+    return tuple(value(OutboxEntry, row) for row in rows)
+
+
+async def everything(connection: AsyncConnection, *, limit: int = 500) -> tuple[OutboxEntry, ...]:
+    """The oldest entries, those in other hands included once the others are done with them: empty means all is told."""
+    rows = await connection.execute(_WAITING, {"limit": limit})
     return tuple(value(OutboxEntry, row) for row in rows)
 
 

@@ -39,8 +39,8 @@ class Handler:
         tally: Tally,
         trusted_proxies: Sequence[Network] = (),
     ) -> None:
-        self.router = router
-        self.destinations = destinations
+        self._router = router
+        self._destinations = destinations
         self._principals = principals
         self._gate = gate
         self._settler = settler
@@ -56,7 +56,8 @@ class Handler:
         match: Match | None = None
         caller: Caller | None = None
         try:
-            match = self.router.match(inbound.method, inbound.raw_path)
+            match = self._router.match(inbound.method, inbound.raw_path)
+            destination = self._destinations[match.route.upstream]
             key = inbound.api_key()
             caller = await self._principals.get(key)
             caller = await self._gate.check(inbound, match, key, caller=caller)
@@ -71,9 +72,14 @@ class Handler:
         self._tally.admitted()
         try:
             forwarding = Forwarding(call, reply, client_of(scope), self._departures)
-            await forwarding.run(self.destinations[match.route.upstream], receive, priced)
+            await forwarding.run(destination, receive, priced)
         finally:
             self._tally.settled(call, reply.status)
+
+    def swap(self, router: Router, destinations: Mapping[str, Destination]) -> Mapping[str, Destination]:
+        """Serves by a new configuration from the next request on; gives the destinations that served until now."""
+        before, self._router, self._destinations = self._destinations, router, destinations
+        return before
 
     async def _refuse(
         self, refused: Refused, reply: Reply, inbound: Inbound, match: Match | None, caller: Caller | None

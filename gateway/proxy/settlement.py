@@ -26,6 +26,8 @@ class Settlement:
 class Settler:
     """Settles calls; owes what Redis has not taken yet."""
 
+    idle_seconds = 0.1
+
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
         self._owed: deque[Settlement] = deque()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter as Counts
-from collections.abc import Mapping
 
 from prometheus_client import Counter
 
@@ -41,11 +40,23 @@ class EndpointSeries:
 
 
 class Tally:
-    def __init__(self, database: Database, routes: Mapping[str, Route]) -> None:
+    """Counts in memory; `run_once` writes what has to last."""
+
+    idle_seconds = 5.0
+
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._series = {name: EndpointSeries(route) for name, route in routes.items()}
+        self._by_route: dict[str, EndpointSeries] = {}
         self._other = EndpointSeries(None)
         self._refusals: Counts[RefusedIn] = Counts()
+
+    def series(self, route: Route | None) -> EndpointSeries:
+        if route is None:
+            return self._other
+        series = self._by_route.get(route.name)
+        if series is None:
+            series = self._by_route[route.name] = EndpointSeries(route)
+        return series
 
     def admitted(self) -> None:
         metrics.ADMITTED.inc()
@@ -53,7 +64,7 @@ class Tally:
 
     def settled(self, call: Call, status: int) -> None:
         ticket = call.ticket
-        series = self._series.get(ticket.ask.match.route.name, self._other)
+        series = self.series(ticket.ask.match.route)
         elapsed = call.elapsed_seconds
         metrics.IN_FLIGHT.dec()
         metrics.SETTLED.inc()
@@ -69,7 +80,7 @@ class Tally:
     def refused(
         self, refused: Refused, *, method: str, status: int, route: Route | None, caller: Caller | None
     ) -> None:
-        series = self._series.get(route.name, self._other) if route is not None else self._other
+        series = self.series(route)
         series.answered(method, status)
         metrics.REFUSALS.labels(series.endpoint, refused.code).inc()
         if caller is not None and len(self._refusals) < MAX_PENDING:

@@ -1,0 +1,50 @@
+"""credits grant."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.cli import options
+from gateway.cli.desk import ACTOR, at_desk, find_user
+from gateway.cli.options import AsJson, ConfigFile, DataDir
+from gateway.cli.output import answer
+from gateway.ledger import audit, credits
+
+app = typer.Typer(help="Credits.", no_args_is_help=True)
+
+
+@app.callback()
+def group() -> None:
+    """Credits."""
+
+
+@app.command()
+def grant(
+    user: Annotated[str, typer.Option(help="The user's id or e-mail address.")],
+    amount: Annotated[int, typer.Option(min=1, help="Whole credits.")],
+    reason: Annotated[str, typer.Option(help="Stands in the ledger for ever.")],
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give an account credits."""
+
+    async def work(connection: AsyncConnection) -> dict[str, Any]:
+        owner = await find_user(connection, user)
+        entry = await credits.grant(connection, owner.id, amount=amount, source="admin", reason=reason, actor=ACTOR)
+        granted = {"user_id": str(owner.id), "amount": amount, "balance": entry.balance_after, "reason": reason}
+        await audit.append(
+            connection,
+            actor=ACTOR,
+            action="credits.grant",
+            entity="user",
+            entity_id=str(owner.id),
+            after=granted,
+            reason=reason,
+        )
+        return granted
+
+    answer(at_desk(options.read(config, data_dir), work), as_json=as_json)

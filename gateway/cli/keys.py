@@ -1,0 +1,121 @@
+"""keys create, list, revoke, rotate."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from secrets import token_bytes
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.cli import options
+from gateway.cli.desk import ACTOR, at_desk, find_user
+from gateway.cli.options import AsJson, ConfigFile, DataDir
+from gateway.cli.output import answer, listing
+from gateway.clock import now
+from gateway.ledger import audit, keys
+from gateway.ledger.keys import ApiKey
+from policies.keys import ENTROPY_BYTES, compose
+
+app = typer.Typer(help="API keys.", no_args_is_help=True)
+
+KeyId = Annotated[UUID, typer.Argument(help="The key's id, as `keys list` shows it.")]
+
+
+@app.command()
+def create(
+    user: Annotated[str, typer.Option(help="The user's id or e-mail address.")],
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "default",
+    expires: Annotated[datetime | None, typer.Option(help="When it stops working, in UTC.")] = None,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create a key. It is shown this once."""
+    settings = options.read(config, data_dir)
+    secret = compose(settings.keys.prefix, token_bytes(ENTROPY_BYTES))
+    expires_at = expires.replace(tzinfo=UTC) if expires is not None and expires.tzinfo is None else expires
+
+    async def work(connection: AsyncConnection) -> dict[str, Any]:
+        owner = await find_user(connection, user)
+        fingerprint = keys.fingerprint(secret, settings.secrets.peppers)
+        key = await keys.create(connection, owner.id, fingerprint=fingerprint, name=name, expires_at=expires_at)
+        await _note(connection, "keys.create", key)
+        return {**_shown(key), "key": secret.secret}
+
+    answer(at_desk(settings, work), as_json=as_json)
+
+
+@app.command("list")
+def list_all(
+    user: Annotated[str | None, typer.Option(help="Only this user's, by id or e-mail address.")] = None,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List keys, newest first."""
+
+    async def work(connection: AsyncConnection) -> list[dict[str, Any]]:
+        owner = None if user is None else (await find_user(connection, user)).id
+        rows, cursor = [], None
+        while True:
+            page = await keys.list_keys(connection, user_id=owner, cursor=cursor, limit=500)
+            rows += [_shown(key) for key in page.data]
+            cursor = page.next_cursor
+            if cursor is None:
+                return rows
+
+    listing(at_desk(options.read(config, data_dir), work), as_json=as_json)
+
+
+@app.command()
+def revoke(key: KeyId, config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Revoke a key for good: it is refused from the next request on."""
+
+    async def work(connection: AsyncConnection) -> dict[str, Any]:
+        revoked = await keys.revoke(connection, key)
+        await _note(connection, "keys.revoke", revoked)
+        return _shown(revoked)
+
+    answer(at_desk(options.read(config, data_dir), work), as_json=as_json)
+
+
+@app.command()
+def rotate(
+    key: KeyId,
+    grace_seconds: Annotated[int, typer.Option(min=0, help="How long the old key goes on working.")] = 0,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Replace a key by a new one with the same settings. The new one is shown this once."""
+    settings = options.read(config, data_dir)
+    secret = compose(settings.keys.prefix, token_bytes(ENTROPY_BYTES))
+
+    async def work(connection: AsyncConnection) -> dict[str, Any]:
+        fingerprint = keys.fingerprint(secret, settings.secrets.peppers)
+        retire_at = now() + timedelta(seconds=grace_seconds)
+        _, new = await keys.rotate(connection, key, fingerprint=fingerprint, retire_at=retire_at)
+        await _note(connection, "keys.rotate", new)
+        return {**_shown(new), "key": secret.secret}
+
+    answer(at_desk(settings, work), as_json=as_json)
+
+
+def _shown(key: ApiKey) -> dict[str, Any]:
+    return {
+        "id": str(key.id),
+        "user_id": str(key.user_id),
+        "name": key.name,
+        "prefix": key.prefix,
+        "last4": key.last4,
+        "status": str(key.status),
+        "expires_at": None if key.expires_at is None else key.expires_at.isoformat(),
+        "created_at": key.created_at.isoformat(),
+    }
+
+
+async def _note(connection: AsyncConnection, action: str, key: ApiKey) -> None:
+    await audit.append(connection, actor=ACTOR, action=action, entity="key", entity_id=str(key.id), after=_shown(key))

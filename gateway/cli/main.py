@@ -1,0 +1,60 @@
+"""Every command under its name, and every expected failure as one clear line."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from gateway.cli import credits, keys, plans, schema, serving, users
+from gateway.cli.installation import SchemaBehind
+from gateway.config import ConfigError
+from gateway.embedded.errors import EmbeddedError
+from gateway.ledger.errors import AlreadyExists, InUse, InvalidValue, NotFound
+from gateway.ledger.schema import UnknownRevision
+from gateway.ledger.session import DatabaseUnavailable, InvalidDatabaseUrl
+from gateway.meter.link import MeterUnavailable, UnsupportedServer
+from gateway.processes.sockets import AddressUnusable
+from gateway.processes.supervisor import ChildFailed
+
+app = typer.Typer(
+    name="gateway",
+    help="Verifies keys, enforces limits, deducts credits, forwards, and bills every call exactly once.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+for commands in (serving.app, schema.app):
+    app.registered_commands += commands.registered_commands
+app.add_typer(users.app, name="users")
+app.add_typer(keys.app, name="keys")
+app.add_typer(plans.app, name="plans")
+app.add_typer(credits.app, name="credits")
+
+_EXPECTED = (
+    AddressUnusable,
+    AlreadyExists,
+    ChildFailed,
+    DatabaseUnavailable,
+    EmbeddedError,
+    InUse,
+    InvalidDatabaseUrl,
+    InvalidValue,
+    MeterUnavailable,
+    NotFound,
+    SchemaBehind,
+    UnknownRevision,
+    UnsupportedServer,
+)
+
+
+def main() -> None:
+    """Exit codes: 0 done, 1 could not be done, 2 wrong usage or configuration."""
+    try:
+        app()
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+    except _EXPECTED as error:
+        sys.stderr.write(f"gateway: {error}\n")
+        sys.exit(1)

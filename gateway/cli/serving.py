@@ -1,0 +1,119 @@
+"""demo, serve, proxy, admin, worker, check, and the processes that they start."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway import logs
+from gateway.cli import options
+from gateway.cli.demo import run_demo
+from gateway.cli.installation import prepare
+from gateway.cli.options import AsJson, ConfigFile, DataDir
+from gateway.config import Config, describe
+from gateway.embedded.locks import serve_lock
+from gateway.processes.serving import EVERYTHING, Role, serving, until_told_to_stop
+from gateway.processes.stores import Reached, opened_stores
+
+app = typer.Typer()
+
+
+@app.command()
+def serve(config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Serve everything: public listener, admin listener, background workers, and embedded stores if so configured."""
+    _run(config, data_dir, EVERYTHING, as_json=as_json)
+
+
+@app.command()
+def proxy(config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Serve the public listener alone, for scaling out."""
+    _run(config, data_dir, (Role.PROXY,), as_json=as_json)
+
+
+@app.command()
+def admin(config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Serve the admin listener alone."""
+    _run(config, data_dir, (Role.ADMIN,), as_json=as_json)
+
+
+@app.command()
+def worker(config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Run the background workers alone."""
+    _run(config, data_dir, (Role.WORKER,), as_json=as_json)
+
+
+@app.command()
+def demo(
+    port: Annotated[int, typer.Option(help="Public port; 0 picks a free one.")] = 8080,
+    admin_port: Annotated[int, typer.Option(help="Admin port; 0 picks a free one.")] = 8081,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve with the bundled upstream and a demo account, and print calls to try."""
+    overrides = {"server.public": f"127.0.0.1:{port}", "server.admin": f"127.0.0.1:{admin_port}"}
+    path = Path(str(files("gateway.demo") / "gateway.yaml"))
+    asyncio.run(run_demo(lambda: options.read(path, data_dir, overrides=overrides), as_json=as_json))
+
+
+@app.command()
+def check(config: ConfigFile = None) -> None:
+    """Validate the configuration without starting anything."""
+    typer.echo(describe(options.read(config, keep=False)))
+
+
+@app.command(hidden=True)
+def child(
+    roles: Annotated[list[Role], typer.Argument()],
+    line: Annotated[int, typer.Option()],
+    listen: Annotated[list[int], typer.Option()] = [],  # noqa: B006 - typer copies it
+    config: ConfigFile = None,
+) -> None:
+    """One process, as its supervisor starts it."""
+    import uvloop
+
+    from gateway.app import run_child
+
+    uvloop.run(
+        run_child(options.read(config), roles, line=line, listen=listen, read_again=lambda: options.read(config))
+    )
+
+
+def _run(config: Path | None, data_dir: Path | None, roles: Sequence[Role], *, as_json: bool) -> None:
+    def read() -> Config:
+        return options.read(config, data_dir)
+
+    asyncio.run(_serve(read, roles, as_json=as_json))
+
+
+async def _serve(read: Callable[[], Config], roles: Sequence[Role], *, as_json: bool) -> None:
+    config = read()
+    logs.configure(role="supervisor")
+    async with AsyncExitStack() as stack:
+        stack.enter_context(serve_lock(config.data_dir))
+        reached = await stack.enter_async_context(opened_stores(config, must_own=True))
+        await prepare(config, reached)
+        urls = await stack.enter_async_context(serving(config, roles, reached=reached, read_again=read))
+        _announce(config, urls, reached, as_json=as_json)
+        await until_told_to_stop()
+
+
+def _announce(config: Config, urls: Mapping[Role, str], reached: Reached, *, as_json: bool) -> None:
+    if as_json:
+        found = {
+            "public_url": urls.get(Role.PROXY),
+            "admin_url": urls.get(Role.ADMIN),
+            "admin_token": config.secrets.admin_token,
+            "database_url": reached.database_url,
+            "redis_url": reached.redis_url,
+        }
+        typer.echo(json.dumps(found))
+        return
+    for role, url in urls.items():
+        typer.echo(f"{role:<8} {url}")

@@ -1,0 +1,55 @@
+"""users create."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.cli import options
+from gateway.cli.desk import ACTOR, at_desk, find_plan
+from gateway.cli.options import AsJson, ConfigFile, DataDir
+from gateway.cli.output import answer
+from gateway.clock import now
+from gateway.ledger import accounts, audit, subscriptions
+
+app = typer.Typer(help="Accounts.", no_args_is_help=True)
+
+
+@app.callback()
+def group() -> None:
+    """Accounts."""
+
+
+@app.command()
+def create(
+    email: Annotated[str, typer.Option(help="Unique, whatever its case.")],
+    name: Annotated[str | None, typer.Option(help="What to call them.")] = None,
+    plan: Annotated[str | None, typer.Option(help="Start a subscription to this plan, by name or id.")] = None,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create a user. Without a plan the account cannot call anything yet."""
+
+    async def work(connection: AsyncConnection) -> dict[str, Any]:
+        user = await accounts.create(connection, email, name=name)
+        subscription = None
+        if plan is not None:
+            chosen = await find_plan(connection, plan)
+            subscription = await subscriptions.start(connection, user.id, plan_id=chosen.id, now=now(), actor=ACTOR)
+        created = {
+            "id": str(user.id),
+            "email": user.email,
+            "name": user.name,
+            "status": str(user.status),
+            "plan": plan,
+            "subscription_id": None if subscription is None else str(subscription.id),
+        }
+        await audit.append(
+            connection, actor=ACTOR, action="users.create", entity="user", entity_id=str(user.id), after=created
+        )
+        return created
+
+    answer(at_desk(options.read(config, data_dir), work), as_json=as_json)

@@ -1,0 +1,1 @@
+"""How the gateway's processes are started, watched and stopped."""

@@ -1,0 +1,39 @@
+"""Where the stores are: those that are configured, or embedded ones for as long as they are needed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from gateway.config import Config
+from gateway.embedded.stores import Stores
+
+EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    database_url: str
+    redis_url: str
+
+
+@asynccontextmanager
+async def opened_stores(config: Config, *, must_own: bool = False) -> AsyncIterator[Reached]:
+    """Joins embedded stores that run, else starts them; `must_own` waits for their present owner instead."""
+    if EMBEDDED not in (config.database.url, config.redis.url):
+        yield Reached(config.database.url, config.redis.url)
+        return
+    async with await Stores.open(config.data_dir, must_own=must_own) as stores:
+        keeping = asyncio.create_task(stores.keep_running()) if must_own else None
+        try:
+            yield Reached(
+                stores.database_url if config.database.url == EMBEDDED else config.database.url,
+                stores.redis_url if config.redis.url == EMBEDDED else config.redis.url,
+            )
+        finally:
+            if keeping is not None:
+                keeping.cancel()
+                with suppress(asyncio.CancelledError):
+                    await keeping

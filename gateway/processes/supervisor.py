@@ -1,0 +1,135 @@
+"""The parent of the gateway's processes: starts them, waits until they are ready, restarts them, stops them.
+
+Each child holds one end of a socket pair. It says `ready` on it, and when the parent dies, however it dies, the child
+reads the end of it and stops: nothing outlives its supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+READY = b"ready\n"
+START_TIMEOUT_SECONDS = 30.0
+RESTART_SECONDS = 0.5  # between a child's death and its successor: a crash loop must not eat the machine
+KILL_AFTER_SECONDS = 10.0  # beyond the drain timeout
+_log = structlog.get_logger()
+
+
+class ChildFailed(Exception):  # noqa: N818 - reads as the sentence it is
+    """A process did not become ready; what it said stands in the log above."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """One process: its name for the log, the arguments behind `python -m gateway`, the sockets it inherits."""
+
+    name: str
+    arguments: Sequence[str]
+    sockets: Sequence[socket.socket] = ()
+
+
+class Supervisor:
+    """Runs children until told to stop."""
+
+    def __init__(self, environment: Mapping[str, str], *, drain_timeout_seconds: float) -> None:
+        self._environment = environment
+        self._patience_seconds = drain_timeout_seconds + KILL_AFTER_SECONDS
+        self._children: list[_Child] = []
+        self._stopping = False
+
+    async def start(self, specs: Sequence[ChildSpec]) -> None:
+        """Starts the children and returns when all are ready; raises ChildFailed if one does not become so."""
+        self._children += [_Child(spec, self._environment) for spec in specs]
+        await asyncio.gather(*(child.start() for child in self._children))
+
+    async def watch(self) -> None:
+        """Restarts children that die, until cancelled."""
+        await asyncio.gather(*(self._keep(child) for child in self._children))
+
+    def reload(self) -> None:
+        for child in self._children:
+            child.signal(signal.SIGHUP)
+
+    async def stop(self) -> None:
+        """Stops the children, in the order they were started: listeners before what they rely on."""
+        self._stopping = True
+        for child in self._children:
+            await child.stop(self._patience_seconds)
+
+    async def _keep(self, child: _Child) -> None:
+        while True:
+            code = await child.wait()
+            if self._stopping:
+                return
+            _log.error("a process died and is started again", process=child.name, exit_code=code)
+            await asyncio.sleep(RESTART_SECONDS)
+            try:
+                await child.start()
+            except ChildFailed as failure:
+                _log.error("a process did not come back", process=child.name, reason=str(failure))
+
+
+class _Child:
+    def __init__(self, spec: ChildSpec, environment: Mapping[str, str]) -> None:
+        self.name = spec.name
+        self._spec = spec
+        self._environment = environment
+        self._process: asyncio.subprocess.Process | None = None
+        self._line: socket.socket | None = None
+
+    async def start(self) -> None:
+        if self._line is not None:
+            self._line.close()
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        sockets = [each.fileno() for each in self._spec.sockets]
+        arguments = [*self._spec.arguments, "--line", str(theirs.fileno())]
+        arguments += [part for fd in sockets for part in ("--listen", str(fd))]
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "gateway",
+            *arguments,
+            env=dict(self._environment),
+            pass_fds=[theirs.fileno(), *sockets],
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=sys.stderr,
+        )
+        theirs.close()
+        self._line = ours
+        await self._become_ready(ours)
+
+    async def wait(self) -> int:
+        return await self._process.wait() if self._process is not None else 0
+
+    def signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
+
+    async def stop(self, patience_seconds: float) -> None:
+        self.signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(self.wait(), patience_seconds)
+        except TimeoutError:
+            _log.error("a process does not stop and is killed", process=self.name)
+            self.signal(signal.SIGKILL)
+            await self.wait()
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
+    async def _become_ready(self, line: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            said = await asyncio.wait_for(loop.sock_recv(line, len(READY)), START_TIMEOUT_SECONDS)
+        except TimeoutError:
+            raise ChildFailed(f"{self.name} was not ready within {START_TIMEOUT_SECONDS:.0f} s") from None
+        if said != READY:
+            raise ChildFailed(f"{self.name} stopped while starting")
