@@ -95,11 +95,14 @@ class Scripted:
         self.greeting = b""
         self.answers_heads = False
         self.reads = True
+        self.respond: Callable[[bytes], Reply] | None = None
         self.peers: list[Peer] = []
         self.requests: list[bytes] = []
         self.url = ""
 
     def next_reply(self) -> Reply:
+        if self.respond is not None:
+            return self.respond(self.requests[-1])
         return self.replies[min(len(self.requests), len(self.replies)) - 1]
 
 

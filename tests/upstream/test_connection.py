@@ -10,7 +10,7 @@ import pytest
 from gateway.upstream.errors import BodyLengthError, UpstreamError
 from gateway.upstream.wire import Request
 from policies.model import Outcome, Refusal
-from tests.upstream.scripted import OK, Peer, Reply, Scripted, eventually, fetch, read_all, scripted, upstream_to
+from tests.upstream.scripted import OK, Peer, Reply, Scripted, Then, eventually, fetch, read_all, scripted, upstream_to
 
 SILENCE = Reply(b"")
 IDLE = "[0 leased, 1 idle, 0 queued, 1 open]"
@@ -173,10 +173,11 @@ async def test_an_early_answer_comes_out_while_the_client_still_sends() -> None:
         await eventually(lambda: first_peer(server).closed)
 
 
-async def test_an_early_answer_and_close_beats_an_endless_upload() -> None:
+@pytest.mark.parametrize("then", list(Then))
+async def test_an_early_answer_beats_an_endless_upload_even_when_the_upstream_hangs_up(then: Then) -> None:
     source = Source(endless=b"x" * 65_536)
     async with (
-        scripted(Reply(b"HTTP/1.1 413 X\r\ncontent-length: 3\r\n\r\nbig"), answers_heads=True) as server,
+        scripted(Reply(b"HTTP/1.1 413 X\r\ncontent-length: 3\r\n\r\nbig", then), answers_heads=True) as server,
         upstream_to(server.url) as upstream,
     ):
         assert await fetch(upstream, Request(b"POST", b"/", body=aiter(source))) == (413, b"big")

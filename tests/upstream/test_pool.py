@@ -189,6 +189,36 @@ async def test_closing_ends_a_running_stream_as_broken() -> None:
             await response.more()
 
 
+@pytest.mark.parametrize("seed", range(4))
+async def test_no_answer_ever_goes_to_another_request(seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311 - a reproducible schedule, nothing secret
+
+    def echo(request: bytes) -> Reply:
+        nonce = request.split(b" ")[1]
+        good = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(nonce), nonce)
+        damaged = [good + b"X", good + good, good[:-1], b"", b"HTTP/1.1 100 Continue\r\n\r\n" + good, good + b"\r\n"]
+        data = good if chance.random() < 0.7 else chance.choice(damaged)
+        return Reply(data, chance.choice([Then.KEEP] * 8 + [Then.CLOSE, Then.RESET]))
+
+    async def client(name: int) -> int:
+        answered = 0
+        for turn in range(40):
+            nonce = b"/%d-%d" % (name, turn)
+            asking = asyncio.ensure_future(fetch(upstream, Request(b"GET", nonce)))
+            if chance.random() < 0.3:
+                await asyncio.sleep(chance.random() * 0.002)
+                asking.cancel()
+            with contextlib.suppress(asyncio.CancelledError, UpstreamError):
+                assert await asking == (200, nonce)
+                answered += 1
+        return answered
+
+    hurried = {f"{what}_timeout_seconds": 0.05 for what in ("first_byte", "idle")}
+    async with scripted() as server, upstream_to(server.url, max_connections=3, **hurried) as upstream:
+        server.respond = echo
+        assert sum(await asyncio.gather(*(client(name) for name in range(8)))) > 100
+
+
 @pytest.mark.parametrize("seed", range(6))
 async def test_cancelling_anywhere_leaks_no_slot_no_socket_and_no_task(seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311 - a reproducible schedule, nothing secret
