@@ -76,7 +76,8 @@ def _configuration(endpoint: Endpoint, *, durable: bool) -> str:
             f"port {endpoint.port}",
             f"requirepass {endpoint.password}",
             "appendonly yes",
-            f"appendfsync {'everysec' if durable else 'no'}",
+            # `everysec` answers before it has written while a flush is under way, so even a kill would lose answers.
+            f"appendfsync {'always' if durable else 'no'}",
             "aof-load-truncated yes",  # a crash may tear the last entry
             'save ""',
             "maxmemory-policy noeviction",  # an evicted balance would be a wrong one
