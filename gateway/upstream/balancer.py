@@ -91,15 +91,16 @@ class Upstream:
 
         The response must be closed. Raises UpstreamError, and whatever the iterator of the request body raises.
         """
-        total_at = asyncio.get_running_loop().time() + self._total_timeout_seconds
+        now = asyncio.get_running_loop().time()
+        total_at = now + self._total_timeout_seconds
         if request.body is not None and not isinstance(request.body, bytes):
             request = replace(request, body=ReplayableBody(request.body))
         retries_left = self._retries
         avoided: Target | None = None
         while True:
-            target = self._pick(avoided)
+            target = self._pick(now, avoided)
             try:
-                response = await self._attempt(target, request, total_at)
+                response = await self._attempt(target, request, now=now, total_at=total_at)
             except NotSentError:
                 if retries_left == 0:
                     raise
@@ -111,6 +112,7 @@ class Upstream:
                 reason = str(response.status)
             retries_left -= 1
             avoided = target
+            now = asyncio.get_running_loop().time()
             self._retried(reason)
 
     async def close(self) -> None:
@@ -118,17 +120,16 @@ class Upstream:
         for target in self._targets:
             await target.pool.close()
 
-    async def probe(self, target: bytes) -> dict[str, bool]:
+    async def probe(self, target: bytes, *, within_seconds: float = 5.0) -> dict[str, bool]:
         """Ask every address for `GET target` now, ejected or not, and record which answered below 500."""
-        total_at = asyncio.get_running_loop().time() + self._total_timeout_seconds
         request = Request(b"GET", target)
-        return {str(each.pool.address): await self._is_well(each, request, total_at) for each in self._targets}
+        well = await asyncio.gather(*(self._is_well(each, request, within_seconds) for each in self._targets))
+        return {str(each.pool.address): answer for each, answer in zip(self._targets, well, strict=True)}
 
     # Choosing.
 
-    def _pick(self, avoided: Target | None) -> Target:
+    def _pick(self, now: float, avoided: Target | None) -> Target:
         """The least busy target that may be asked; equals take turns; the avoided one only if it is the last."""
-        now = asyncio.get_running_loop().time()
         if len(self._targets) == 1:
             askable = self._targets if self._targets[0].health.may_be_asked(now) else []
         else:
@@ -143,14 +144,13 @@ class Upstream:
 
     # One attempt.
 
-    async def _attempt(self, target: Target, request: Request, total_at: float) -> Response:
+    async def _attempt(self, target: Target, request: Request, *, now: float, total_at: float) -> Response:
         head = render_head(request, target.host)
         trial = target.health.asked()
-        started_at = asyncio.get_running_loop().time()
         try:
-            response = await self._exchange(target, head, request, total_at=total_at)
+            response = await self._exchange(target, head, request, now=now, total_at=total_at)
         except UpstreamError as error:
-            self._failed(target, error, trial=trial, started_at=started_at)
+            self._failed(target, error, trial=trial, started_at=now)
             raise
         except BaseException:
             target.health.unknown(trial=trial)
@@ -158,8 +158,10 @@ class Upstream:
         target.health.succeeded()
         return response
 
-    async def _exchange(self, target: Target, head: bytes, request: Request, *, total_at: float) -> Response:
-        connection = target.pool.take_idle() or await target.pool.connect_or_wait()
+    async def _exchange(
+        self, target: Target, head: bytes, request: Request, *, now: float, total_at: float
+    ) -> Response:
+        connection = target.pool.take_idle(now) or await target.pool.connect_or_wait()
         response = connection.start(head, request, total_at=total_at, on_end=self._on_end)
         try:
             return await _with_head(response)
@@ -187,19 +189,20 @@ class Upstream:
             and _is_replayable(request)
         )
 
-    async def _is_well(self, target: Target, request: Request, total_at: float) -> bool:
-        before = target.health.is_ejected
+    async def _is_well(self, target: Target, request: Request, within_seconds: float) -> bool:
+        now = asyncio.get_running_loop().time()
+        head = render_head(request, target.host)
         try:
-            response = await self._exchange(target, render_head(request, target.host), request, total_at=total_at)
-        except UpstreamError:
-            target.health.failed(asyncio.get_running_loop().time(), trial=before)
-            return False
-        response.close()
-        if response.status >= 500:
-            target.health.failed(asyncio.get_running_loop().time(), trial=before)
-        else:
+            response = await self._exchange(target, head, request, now=now, total_at=now + within_seconds)
+            response.close()
+            well = response.status < 500
+        except UpstreamError as error:
+            well = error.code is Refusal.UPSTREAM_OVERLOADED  # busy is not ill
+        if well:
             target.health.succeeded()
-        return response.status < 500
+        else:
+            target.health.failed(now, trial=target.health.is_ejected)
+        return well
 
     def _failed(self, target: Target, error: UpstreamError, *, trial: bool, started_at: float) -> None:
         now = asyncio.get_running_loop().time()

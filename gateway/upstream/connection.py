@@ -221,7 +221,7 @@ class Connection(asyncio.Protocol):
             transport.write(head)
         elif not isinstance(body, bytes):
             transport.write(head)
-            self._sent = False
+            self._sent = request.content_length == 0
             self._upload = self._loop.create_task(self._send_stream(body, request.content_length))
             self._upload.add_done_callback(self._upload_ended)
         elif len(body) <= _JOINED_BODY_BYTES:
@@ -238,6 +238,8 @@ class Connection(asyncio.Protocol):
             if length is not None and sent_bytes > length:
                 raise BodyLengthError(f"the request body is longer than its {length} bytes")
             self._write_chunk(chunk, chunked=length is None)
+            if sent_bytes == length:
+                self._body_sent()  # before the iterator's end, which may wait for its client
             if self._writable is not None:
                 await self._writable
         if length is None:
@@ -263,6 +265,10 @@ class Connection(asyncio.Protocol):
         if task.cancelled() or error is not None:
             self._fail(error or unreachable("the request body was cancelled"))
             return
+        if not self._sent:
+            self._body_sent()
+
+    def _body_sent(self) -> None:
         self._sent = True
         self._progressed(self._deadlines.first_byte_seconds)
 
@@ -324,7 +330,7 @@ class Connection(asyncio.Protocol):
                 self._unsent_bytes = unsent_bytes
                 self._progress_at = self._loop.time()
             return "the upstream read nothing of the request", self._deadlines.idle_seconds
-        if self._upload is not None or self._reading_paused:
+        if not self._sent or self._reading_paused:
             return "waiting for the client", float("inf")
         if response is not None and response.status:
             return "the upstream sent nothing more of its response", self._deadlines.idle_seconds

@@ -58,11 +58,8 @@ class Pool:
         counts = f"{self._leased} leased, {len(self._idle)} idle, {len(self._queue)} queued, {len(self._open)} open"
         return f"<Pool {self.address} [{counts}]>"
 
-    def take_idle(self) -> Connection | None:
+    def take_idle(self, now: float) -> Connection | None:
         """The connection used last, if one is idle. It must be given back by `release`."""
-        if not self._idle:
-            return None
-        now = asyncio.get_running_loop().time()
         while self._idle:
             connection = self._idle.pop()
             if connection.idle_until > now:

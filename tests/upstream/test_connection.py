@@ -120,6 +120,27 @@ async def test_a_streamed_body_is_framed_by_us(length: int | None, sent: bytes) 
         assert IDLE in repr(upstream)
 
 
+async def test_a_body_that_was_sent_whole_keeps_the_connection_before_its_iterator_ends() -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"abcde"
+        await asyncio.Event().wait()
+
+    async with scripted() as server, upstream_to(server.url) as upstream:
+        assert await fetch(upstream, Request(b"POST", b"/", body=body(), content_length=5)) == (200, b"ok")
+        assert IDLE in repr(upstream)
+        await eventually(lambda: not uploads())
+
+
+async def test_a_body_that_was_sent_whole_starts_the_first_byte_timeout() -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"abcde"
+        await asyncio.Event().wait()
+
+    async with scripted(SILENCE) as server, upstream_to(server.url, first_byte_timeout_seconds=0.05) as upstream:
+        with pytest.raises(UpstreamError, match="no response head"):
+            await upstream.send(Request(b"POST", b"/", body=body(), content_length=5))
+
+
 @pytest.mark.parametrize("size", [1, 16_384, 16_385, 5_000_000])
 async def test_a_body_of_bytes_arrives_whole(size: int) -> None:
     async with scripted() as server, upstream_to(server.url) as upstream:
