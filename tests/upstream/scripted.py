@@ -57,6 +57,9 @@ class Peer(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.received += data
+        if pause_seconds := self.server.pause_between_reads_seconds:
+            self.transport.pause_reading()
+            asyncio.get_running_loop().call_later(pause_seconds, self.transport.resume_reading)
         if self.server.answers_heads:
             self._answer_head()
             return
@@ -67,6 +70,8 @@ class Peer(asyncio.Protocol):
 
     def _answer_head(self) -> None:
         if b"\r\n\r\n" in self.received and not self.server.requests:
+            if self.server.stops_reading:
+                self.transport.pause_reading()
             self.server.requests.append(self.received)
             self.play(self.server.next_reply())
 
@@ -95,6 +100,8 @@ class Scripted:
         self.greeting = b""
         self.answers_heads = False
         self.reads = True
+        self.stops_reading = False
+        self.pause_between_reads_seconds = 0.0
         self.respond: Callable[[bytes], Reply] | None = None
         self.peers: list[Peer] = []
         self.requests: list[bytes] = []

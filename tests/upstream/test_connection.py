@@ -228,15 +228,24 @@ async def test_an_upstream_that_stops_reading_holds_neither_memory_nor_the_reque
 
 
 async def test_an_upstream_that_reads_slowly_is_not_cut() -> None:
-    async with scripted(reads=False) as server, upstream_to(server.url, idle_timeout_seconds=0.5) as upstream:
-        sending = asyncio.ensure_future(fetch(upstream, Request(b"POST", b"/", body=b"x" * 30_000_000)))
-        await eventually(lambda: bool(server.peers))
-        while not server.requests:
-            first_peer(server).transport.resume_reading()
-            await asyncio.sleep(0.01)
-            first_peer(server).transport.pause_reading()
+    loop = asyncio.get_running_loop()
+    async with scripted() as server, upstream_to(server.url, idle_timeout_seconds=0.2) as upstream:
+        server.pause_between_reads_seconds = 0.02
+        started = loop.time()
 
-        assert await sending == (200, b"ok")
+        assert await fetch(upstream, Request(b"POST", b"/", body=b"x" * 12_000_000)) == (200, b"ok")
+        assert loop.time() - started > 0.4
+
+
+async def test_an_early_answer_to_bytes_that_are_not_all_gone_spends_the_connection() -> None:
+    async with (
+        scripted(Reply(b"HTTP/1.1 413 X\r\ncontent-length: 3\r\n\r\nbig"), answers_heads=True) as server,
+        upstream_to(server.url) as upstream,
+    ):
+        server.stops_reading = True
+
+        assert await fetch(upstream, Request(b"POST", b"/", body=b"x" * 30_000_000)) == (413, b"big")
+        await eventually(lambda: EMPTY in repr(upstream))
 
 
 # Downloads.

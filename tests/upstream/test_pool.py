@@ -108,6 +108,21 @@ async def test_a_wait_cancelled_at_the_hand_over_hands_it_on() -> None:
         assert "[0 leased, 1 idle, 0 queued, 1 open]" in repr(pool)
 
 
+async def test_a_connection_that_dies_at_the_hand_over_is_replaced() -> None:
+    async with scripted() as server, upstream_to(server.url, max_connections=1) as upstream:
+        pool = upstream._targets[0].pool
+        connection = await pool.connect_or_wait()
+        waiting = asyncio.ensure_future(pool.connect_or_wait())
+        await eventually(lambda: "1 queued" in repr(pool))
+        pool.release(connection, reusable=True)
+        connection.data_received(b"X")
+
+        replacement = await waiting
+        assert replacement is not connection
+        assert "[1 leased, 0 idle, 0 queued, " in repr(pool)
+        pool.release(replacement, reusable=True)
+
+
 async def test_a_cancelled_connect_frees_its_slot() -> None:
     with deaf() as url:
         async with upstream_to(url, max_connections=1) as upstream:
