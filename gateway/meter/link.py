@@ -4,21 +4,24 @@ redis-py connects (URL, TLS, AUTH, database); hiredis packs and parses; between 
 caller that goes away cancels its future, never its place in the deque, so no reply ever reaches another caller.
 
 Failing is declared: a call answers within `timeout_seconds` or raises MeterUnavailable, and without a connection it
-raises at once. A call that timed out may still have been executed; the caller must assume either.
+raises at once. A call that timed out may still have been executed, or not; but before a new connection serves, the
+server is made to drop the old one, so that nothing of the old one is executed after anything of the new one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha1
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 MAX_PENDING = 20_000  # commands awaiting a reply; past it Redis is slower than we are, and waiting longer helps nobody
 RECONNECT_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -26,16 +29,25 @@ CONNECT_TIMEOUT_SECONDS = 2.0
 MIN_REDIS = (6, 2)
 MIN_VALKEY = (7, 2)
 
+# Errors by which a server says that it cannot serve just now (Redis `src/server.c`, shared objects). A script's own
+# commands fail with the same codes; servers before 7.0 wrap those in `ERR Error running script .. -OOM ..`.
+_OUTAGE = re.compile(
+    r"(?:\w+ .* -)?(BUSY|LOADING|READONLY|OOM|MISCONF|MASTERDOWN|CLUSTERDOWN|NOREPLICAS|TRYAGAIN|NOAUTH)\b", re.DOTALL
+)
+
+# Of these, what a new connection may mend: the name may lead to the new primary, the password may be right again.
+_MISDIRECTED = re.compile(r"(?:\w+ .* -)?(READONLY|MASTERDOWN|NOAUTH)\b", re.DOTALL)
+
 Command = Sequence[bytes | str | int]
 pack = cast(Callable[[tuple[bytes | str | int, ...]], bytes], hiredis.pack_command)  # its stub knows one-tuples only
 
 
 class MeterUnavailable(Exception):  # noqa: N818 - a state of the world, not a fault of the caller
-    """Redis did not answer in time, or there is no connection to it. The command may or may not have run."""
+    """Redis did not answer in time, cannot serve, or there is no connection. The command may or may not have run."""
 
 
 class MeterError(Exception):
-    """Redis answered with an error: a bug, a wrong permission, or a server that cannot write."""
+    """Redis answered with an error that waiting does not mend: a bug, or a missing permission."""
 
 
 class UnsupportedServer(Exception):  # noqa: N818 - it names what was found
@@ -62,6 +74,7 @@ class Link:
         self._timeout_seconds = timeout_seconds
         self._scripts = tuple(scripts)
         self._pipe: _Pipe | None = None
+        self._previous: _Client | None = None
         self._reconnecting: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -80,17 +93,28 @@ class Link:
         self._closed = True
         if self._reconnecting is not None:
             self._reconnecting.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._reconnecting
         if self._pipe is not None:
-            await self._pipe.close()
+            pipe, self._pipe = self._pipe, None
+            pipe.drop("closed")
 
     async def call(self, command: Command) -> Any:
         """Sends one command and gives its reply. Raises MeterUnavailable or MeterError."""
-        if self._pipe is None:
+        pipe = self._pipe
+        if pipe is None:
             raise MeterUnavailable("not connected to Redis")
-        reply = await self._pipe.send(pack(tuple(command)))
+        reply = await pipe.send(pack(tuple(command)))
         if isinstance(reply, hiredis.ReplyError):
-            raise MeterError(str(reply))
+            message = str(reply)
+            if _MISDIRECTED.match(message):
+                pipe.drop("Redis serves elsewhere")
+            raise _error(message)
         return reply
+
+    async def pipeline(self, commands: Iterable[Command]) -> list[Any]:
+        """Sends commands in one write and gives their replies. Raises what the first to fail raises; others may run."""
+        return await asyncio.gather(*(self.call(command) for command in commands))
 
     async def run(self, script: Script, keys: Sequence[bytes], arguments: Command) -> Any:
         """Runs a script by its digest; a server that has forgotten it is sent the source, once."""
@@ -108,17 +132,25 @@ class Link:
             async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
                 await connection.connect()
                 await self._greet(connection)
+            return _Pipe(_take_over(connection), self._timeout_seconds, on_lost=self._lost)
         except (RedisError, OSError, TimeoutError) as error:
             await connection.disconnect(nowait=True)
-            raise MeterUnavailable(f"cannot connect to Redis: {error}") from error
-        return _Pipe(connection, self._timeout_seconds, on_lost=self._lost)
+            raise MeterUnavailable(f"cannot connect to Redis: {str(error) or 'no answer in time'}") from error
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
 
     async def _greet(self, connection: AbstractConnection) -> None:
-        await connection.send_command("INFO", "server")
-        _check_version(await connection.read_response(disable_decoding=True))
+        server = _fields(await _ask(connection, "INFO", "server"))
+        _check_version(server)
+        if _fields(await _ask(connection, "INFO", "replication")).get("role") == "slave":
+            raise MeterUnavailable("cannot connect to Redis: it is a read-only replica")
         for script in self._scripts:
-            await connection.send_command("SCRIPT", "LOAD", script.source)
-            await connection.read_response()
+            await _ask(connection, "SCRIPT", "LOAD", script.source)
+        client = _Client(server.get("run_id", ""), await _ask(connection, "CLIENT", "ID"))
+        if self._previous is not None and self._previous.run_id == client.run_id:
+            await _drop(connection, self._previous)
+        self._previous = client
 
     def _lost(self, pipe: _Pipe) -> None:
         if pipe is self._pipe and not self._closed:
@@ -136,13 +168,23 @@ class Link:
                 attempt += 1
 
 
+class _Client(NamedTuple):
+    """One of our connections as the server knows it; ids begin anew with each run of a server."""
+
+    run_id: str
+    id: int
+
+
 class _Pipe(asyncio.Protocol):
-    """A connected socket: a buffer going out, a deque of futures coming back, one deadline for the oldest."""
+    """A connected socket: a buffer going out, a deque of futures coming back, one deadline for the oldest.
+
+    A server that stops reading fills our write buffer no longer than until that deadline.
+    """
 
     def __init__(
-        self, connection: AbstractConnection, timeout_seconds: float, *, on_lost: Callable[[_Pipe], None]
+        self, stream: asyncio.StreamWriter, timeout_seconds: float, *, on_lost: Callable[[_Pipe], None]
     ) -> None:
-        self._connection = connection
+        self._stream = stream  # closes its transport when it is collected
         self._timeout_seconds = timeout_seconds
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
@@ -151,8 +193,9 @@ class _Pipe(asyncio.Protocol):
         self._outgoing: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
         self._lost = False
-        # redis-py has connected and authenticated; from here on the socket is ours.
-        self._transport = cast(asyncio.Transport, connection._writer.transport)  # type: ignore[union-attr] # noqa: SLF001
+        self._transport = cast(asyncio.Transport, stream.transport)
+        if self._transport.is_closing():
+            raise ConnectionResetError("closed by the server")  # its loss was reported to redis-py, never to us
         self._transport.set_protocol(self)
 
     def __repr__(self) -> str:
@@ -170,9 +213,9 @@ class _Pipe(asyncio.Protocol):
             self._timer = self._loop.call_later(self._timeout_seconds, self._check_oldest)
         return future
 
-    async def close(self) -> None:
-        self._fail("closed")
-        await self._connection.disconnect(nowait=True)
+    def drop(self, reason: str) -> None:
+        """Gives the connection up, and with it every call under way."""
+        self._fail(reason)
 
     def data_received(self, data: bytes) -> None:
         reader, pending = self._reader, self._pending
@@ -217,11 +260,39 @@ class _Pipe(asyncio.Protocol):
         self._on_lost(self)
 
 
-def _check_version(info: bytes) -> None:
-    fields = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
-    is_valkey = "valkey_version" in fields
+def _take_over(connection: AbstractConnection) -> asyncio.StreamWriter:
+    """The socket that redis-py has connected and authenticated; from here on it is ours alone to close."""
+    stream = cast(asyncio.StreamWriter, connection._writer)  # noqa: SLF001 - redis-py has no other way to hand it over
+    connection._reader = connection._writer = None  # noqa: SLF001
+    return stream
+
+
+async def _ask(connection: AbstractConnection, *command: bytes | str | int) -> Any:
+    await connection.send_command(*command)
+    return await connection.read_response(disable_decoding=True)
+
+
+async def _drop(connection: AbstractConnection, client: _Client) -> None:
+    """Makes the server close a connection of ours that we have left. Without it a command that a slow network or a
+    frozen server still holds could be executed after its own settlement.
+    """
+    with suppress(ResponseError):  # it is gone already, or we may not: then the hold waits for the sweeper
+        await _ask(connection, "CLIENT", "KILL", "ID", client.id)
+
+
+def _error(message: str) -> MeterUnavailable | MeterError:
+    return MeterUnavailable(f"Redis cannot serve: {message}") if _OUTAGE.match(message) else MeterError(message)
+
+
+def _fields(info: bytes) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in info.decode(errors="replace").splitlines() if ":" in line)
+
+
+def _check_version(server: Mapping[str, str]) -> None:
+    is_valkey = "valkey_version" in server
     name, minimum = ("Valkey", MIN_VALKEY) if is_valkey else ("Redis", MIN_REDIS)
-    version = fields["valkey_version" if is_valkey else "redis_version"]
-    if tuple(int(part) for part in version.split(".")[:2]) < minimum:
+    version = server.get("valkey_version" if is_valkey else "redis_version", "")
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found is None or (int(found[1]), int(found[2])) < minimum:
         needed = ".".join(map(str, minimum))
-        raise UnsupportedServer(f"{name} {version} is too old: {name} >= {needed} is needed")
+        raise UnsupportedServer(f"{name} {version or 'of unknown version'} is too old: {name} >= {needed} is needed")

@@ -12,8 +12,9 @@ from gateway.meter.link import Link, Script
 from policies.limits import WINDOWS, Limits
 from policies.model import Window
 
-ADMIT, SETTLE, LOAD, GRANT, BUMP = (Script.load(name) for name in ("admit", "settle", "load", "grant", "bump"))
-SCRIPTS = (ADMIT, SETTLE, LOAD, GRANT, BUMP)
+SCRIPTS = ADMIT, SETTLE, LOAD, GRANT, BUMP, TRIM = tuple(
+    Script.load(name) for name in ("admit", "settle", "load", "grant", "bump", "trim")
+)
 
 
 class Verdict(IntEnum):
@@ -47,6 +48,14 @@ class AccountKeys:
     journal: bytes
 
 
+class PartitionKeys(NamedTuple):
+    """What the accounts of a partition share."""
+
+    catalogue: bytes
+    holds: bytes
+    journal: bytes
+
+
 class Admission(NamedTuple):
     """The meter's answer. `used` and `reset_seconds` are in the order of policies.limits.WINDOWS."""
 
@@ -69,7 +78,7 @@ class Meter:
     def __init__(self, link: Link, *, partitions: int, owner: str) -> None:
         self._link = link
         self._owner = owner
-        self._by_partition = tuple(_partition_keys(number) for number in range(partitions))
+        self._by_partition = tuple(partition_keys(number) for number in range(partitions))
 
     @property
     def partitions(self) -> int:
@@ -156,9 +165,9 @@ def partition_of(account_id: UUID, partitions: int) -> int:
     return (account_id.int & 0xFFFFFFFF) % partitions
 
 
-def _partition_keys(number: int) -> tuple[bytes, bytes, bytes]:
+def partition_keys(number: int) -> PartitionKeys:
     tag = f"gw:{{p{number:02d}}}"
-    return f"{tag}:c".encode(), f"{tag}:h".encode(), f"{tag}:j".encode()
+    return PartitionKeys(f"{tag}:c".encode(), f"{tag}:h".encode(), f"{tag}:j".encode())
 
 
 def _admission(reply: Sequence[int]) -> Admission:

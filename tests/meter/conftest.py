@@ -1,0 +1,52 @@
+"""A Valkey for the tests that break its server, so that nobody else's is broken."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway.embedded.endpoints import Endpoint, choose
+from gateway.embedded.valkey import Valkey
+from gateway.meter.link import Link
+from gateway.meter.meter import SCRIPTS
+from tests.faults.proxy import FaultProxy
+
+
+@dataclass(frozen=True)
+class OwnServer:
+    """A server that a test may reconfigure; `admin` reaches it directly, not by way of any proxy."""
+
+    endpoint: Endpoint
+    admin: Redis
+
+    @property
+    def url(self) -> str:
+        return f"redis://:{self.endpoint.password}@127.0.0.1:{self.endpoint.port}/0"
+
+
+@pytest.fixture(scope="package")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OwnServer]:
+    endpoint = choose(None).valkey
+    valkey = Valkey(tmp_path_factory.mktemp("valkey"), durable=False)
+    await valkey.start(endpoint)
+    async with Redis(port=endpoint.port, password=endpoint.password) as admin:
+        yield OwnServer(endpoint, admin)
+    await valkey.stop()
+
+
+@pytest.fixture
+async def proxy(server: OwnServer) -> AsyncIterator[FaultProxy]:
+    async with FaultProxy("127.0.0.1", server.endpoint.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def link(server: OwnServer, proxy: FaultProxy) -> AsyncIterator[Link]:
+    """A link by way of the proxy."""
+    link = Link(proxy.through(server.url), timeout_seconds=0.25, scripts=SCRIPTS)
+    await link.open()
+    yield link
+    await link.close()

@@ -1,0 +1,149 @@
+"""Accounts that are known to both stores, on partitions of each test's own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from uuid import UUID, uuid4
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway.ledger import credits, principals
+from gateway.ledger.session import Database
+from gateway.meter.holds import Holds
+from gateway.meter.journal import Journal
+from gateway.meter.link import Link
+from gateway.meter.meter import SCRIPTS, Admission, Meter
+from policies.limits import Limits
+from policies.records import HEAD_COLUMNS, TAIL_COLUMNS, head, tail
+from tests.ledger.make import a_user
+
+PARTITIONS = 4
+UNLIMITED = Limits((None, None, None), None)
+
+
+@dataclass
+class House:
+    """Both stores and what stands on them, for one test. `redis` looks behind the meter's back."""
+
+    database: Database
+    redis: Redis
+    link: Link
+    meter: Meter
+    journal: Journal
+    holds: Holds
+    users: list[UUID] = field(default_factory=list)
+
+    async def a_user(self, *, credits_given: int = 100) -> UUID:
+        """An account with credits, known to PostgreSQL, cold in Redis."""
+        async with self.database.transaction() as connection:
+            user = await a_user(connection)
+            if credits_given:
+                await self._give(user.id, credits_given, connection=connection)
+        self.users.append(user.id)
+        return user.id
+
+    async def give(self, user_id: UUID, amount: int) -> None:
+        async with self.database.transaction() as connection:
+            await self._give(user_id, amount, connection=connection)
+
+    async def _give(self, user_id: UUID, amount: int, *, connection: object) -> None:
+        await credits.grant(connection, user_id, amount=amount, source="promo", reason="test", actor="test")  # type: ignore[arg-type] # a connection
+
+    async def load(self, user_id: UUID) -> bool:
+        """Makes the account hot."""
+        async with self.database.read() as connection:
+            known = await principals.load_balance(connection, user_id)
+        assert known is not None
+        return await self.meter.load(
+            self.meter.keys(user_id),
+            account_version=known.account_version,
+            credit_seq=known.credit_seq,
+            balance=known.current_credits,
+            catalogue_version=1,
+        )
+
+    async def admit(self, user_id: UUID, *, amount: int = 1, meter: Meter | None = None) -> str:
+        """An admitted call's request id."""
+        request_id = str(uuid4())
+        admission = await self.try_admit(user_id, request_id, amount=amount, meter=meter)
+        assert admission.verdict.name == "ADMITTED"
+        return request_id
+
+    async def try_admit(
+        self, user_id: UUID, request_id: str, *, amount: int = 1, meter: Meter | None = None
+    ) -> Admission:
+        used = meter or self.meter
+        return await used.admit(
+            used.keys(user_id),
+            request_id=request_id,
+            account_version=1,
+            catalogue_version=1,
+            amount=amount,
+            required=max(amount, 1),
+            limits=UNLIMITED,
+            head=a_head(user_id, request_id),
+        )
+
+    async def settle(self, user_id: UUID, request_id: str, *, charge: int = 1) -> int | None:
+        return await self.meter.settle(self.meter.keys(user_id), request_id, charge=charge, tail=a_tail(charge))
+
+    async def call(self, user_id: UUID, *, charge: int = 1) -> str:
+        """A whole call: admitted and settled."""
+        request_id = await self.admit(user_id, amount=charge)
+        assert await self.settle(user_id, request_id, charge=charge) is not None
+        return request_id
+
+    async def spoil(self, user_id: UUID, record: bytes) -> None:
+        """Puts something into the account's journal that settling would not."""
+        await self.redis.xadd(self.meter.keys(user_id).journal, {"r": record})
+
+    async def balance(self, user_id: UUID) -> credits.Balance:
+        async with self.database.read() as connection:
+            found = await credits.balance(connection, user_id)
+        assert found is not None
+        return found
+
+
+def a_head(user_id: UUID, request_id: str) -> str:
+    known = {
+        "request_id": request_id,
+        "created_at": 1_790_000_000_000_000,
+        "user_id": user_id,
+        "endpoint": "analyze",
+        "method": "POST",
+        "path": "/v1/analyze",
+        "usage_type": "ai_generation",
+        "product_count": 1,
+    }
+    return head(*(known.get(name) for name in HEAD_COLUMNS))
+
+
+def a_tail(charge: int, outcome: str = "succeeded") -> str:
+    known = {"outcome": outcome, "status_code": 200, "credits_charged": charge}
+    return tail(*(known.get(name) for name in TAIL_COLUMNS))
+
+
+@pytest.fixture
+async def house(own_database_url: str, redis_url: str) -> AsyncIterator[House]:
+    """Redis database of its own: workers go through whole partitions."""
+    url = f"{redis_url.rpartition('/')[0]}/{next(_databases)}"
+    database, link = Database(own_database_url, pool_size=8), Link(url, timeout_seconds=5, scripts=SCRIPTS)
+    await link.open()
+    async with Redis.from_url(url) as redis:
+        await redis.flushdb()
+        yield House(
+            database=database,
+            redis=redis,
+            link=link,
+            meter=Meter(link, partitions=PARTITIONS, owner="proxy-1"),
+            journal=Journal(link, PARTITIONS),
+            holds=Holds(link, PARTITIONS),
+        )
+    await link.close()
+    await database.close()
+
+
+_databases = itertools.cycle(range(1, 16))  # a server has 16 unless told otherwise; 0 is everybody's

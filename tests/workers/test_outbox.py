@@ -1,0 +1,145 @@
+"""What PostgreSQL has committed reaches Redis: in order, once, and whatever dies between the two."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import text
+
+from gateway.ledger import credits, versions
+from gateway.meter.meter import AccountKeys, Applied, Meter, Verdict, Versions
+from gateway.workers.outbox import OutboxPublisher
+from tests.workers.conftest import PARTITIONS, House
+
+
+class Crashed(BaseException):
+    """The process died here: nobody catches it."""
+
+
+class CrashingMeter(Meter):
+    """Dies right after Redis has taken a change of credits."""
+
+    async def apply_credits(self, keys: AccountKeys, *, credit_seq: int, amount: int) -> Applied:
+        await super().apply_credits(keys, credit_seq=credit_seq, amount=amount)
+        raise Crashed
+
+
+async def _hot(house: House) -> UUID:
+    """An account of 100 credits that Redis knows, with nothing left to tell."""
+    user_id = await house.a_user()
+    await house.load(user_id)
+    await OutboxPublisher(house.database, house.meter).run_once()
+    return user_id
+
+
+async def _balance(house: House, user_id: UUID) -> int:
+    """By an admission that asks for more than anyone has."""
+    admission = await house.try_admit(user_id, str(uuid4()), amount=2**40)
+    assert admission.verdict is Verdict.INSUFFICIENT_CREDITS
+    return admission.balance
+
+
+async def _waiting(house: House) -> int:
+    async with house.database.read() as connection:
+        count: int = (await connection.execute(text("SELECT count(*) FROM outbox"))).scalar_one()
+    return count
+
+
+async def test_a_grant_reaches_the_hot_balance(house: House) -> None:
+    user_id = await _hot(house)
+    await house.give(user_id, 11)
+    assert await OutboxPublisher(house.database, house.meter).run_once() == 1
+    assert await _balance(house, user_id) == 111
+    assert await _waiting(house) == 0
+
+
+async def test_a_cold_account_is_told_by_its_load(house: House) -> None:
+    user_id = await house.a_user(credits_given=5)
+    await house.give(user_id, 6)
+    publisher = OutboxPublisher(house.database, house.meter)
+    assert await publisher.run_once() == 2
+    await house.load(user_id)
+    assert await _balance(house, user_id) == 11
+
+
+async def test_a_load_that_was_read_before_a_grant_is_refused(house: House) -> None:
+    user_id = await house.a_user(credits_given=5)
+    await house.give(user_id, 6)
+    await OutboxPublisher(house.database, house.meter).run_once()
+    keys = house.meter.keys(user_id)
+    assert not await house.meter.load(keys, account_version=1, credit_seq=1, balance=5, catalogue_version=1)
+    assert await house.load(user_id)
+    assert await _balance(house, user_id) == 11
+
+
+async def test_a_load_that_overtook_the_outbox_counts_the_grant_once(house: House) -> None:
+    user_id = await house.a_user(credits_given=5)
+    await house.load(user_id)
+    await OutboxPublisher(house.database, house.meter).run_once()
+    assert await _balance(house, user_id) == 5
+
+
+async def test_an_account_that_moved_makes_older_decisions_stale(house: House) -> None:
+    user_id = await _hot(house)
+    async with house.database.transaction() as connection:
+        moved = await versions.bump_account(connection, user_id)
+    assert (await house.try_admit(user_id, str(uuid4()))).verdict is Verdict.ADMITTED  # not told yet
+    await OutboxPublisher(house.database, house.meter).run_once()
+    assert (await house.try_admit(user_id, str(uuid4()))).verdict is Verdict.STALE
+    assert await house.meter.versions(house.meter.keys(user_id)) == Versions(moved or 0, 1)
+
+
+async def test_a_catalogue_that_moved_makes_older_decisions_stale_in_every_partition(house: House) -> None:
+    users = [await _hot(house) for _ in range(12)]
+    assert {house.meter.keys(user_id).partition for user_id in users} == set(range(PARTITIONS))
+    async with house.database.transaction() as connection:
+        await versions.bump_catalogue(connection)
+    await OutboxPublisher(house.database, house.meter).run_once()
+    verdicts = {(await house.try_admit(user_id, str(uuid4()))).verdict for user_id in users}
+    assert verdicts == {Verdict.STALE}
+
+
+async def test_a_crash_after_redis_took_it_repeats_nothing(house: House) -> None:
+    user_id = await _hot(house)
+    await house.give(user_id, 7)
+    await house.give(user_id, 9)
+    crashing = CrashingMeter(house.link, partitions=PARTITIONS, owner="any")
+    with pytest.raises(Crashed):
+        await OutboxPublisher(house.database, crashing).run_once()
+    assert await _waiting(house) == 2
+    assert await OutboxPublisher(house.database, house.meter).run_once() == 2
+    assert await _balance(house, user_id) == 116
+
+
+async def test_publishing_tells_one_account_and_leaves_the_others(house: House) -> None:
+    first, second = await _hot(house), await _hot(house)
+    await house.give(first, 1)
+    await house.give(second, 2)
+    publisher = OutboxPublisher(house.database, house.meter)
+    assert await publisher.publish(first) == 1
+    assert (await _balance(house, first), await _balance(house, second)) == (101, 100)
+    assert await publisher.run_once() == 1
+    assert await _balance(house, second) == 102
+
+
+async def test_publishers_side_by_side_tell_everything_once(house: House) -> None:
+    users = [await _hot(house) for _ in range(4)]
+    for amount in range(1, 11):
+        for user_id in users:
+            await house.give(user_id, amount)
+    publishers = [OutboxPublisher(house.database, house.meter) for _ in range(4)]
+    await asyncio.gather(*(publisher.run_once() for publisher in publishers), publishers[0].publish(users[0]))
+    while await publishers[0].run_once():
+        pass
+    assert [await _balance(house, user_id) for user_id in users] == [155] * 4
+    assert await _waiting(house) == 0
+
+
+async def test_credits_taken_away_reach_redis_too(house: House) -> None:
+    user_id = await _hot(house)
+    async with house.database.transaction() as connection:
+        await credits.adjust(connection, user_id, amount=-150, reason="test", actor="test")
+    await OutboxPublisher(house.database, house.meter).publish(user_id)
+    assert await _balance(house, user_id) == -50
