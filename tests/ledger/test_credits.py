@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.credits import adjust, balance, grant, ledger, open_grants
@@ -103,6 +104,37 @@ async def test_movements_at_the_same_time_are_counted_without_a_gap(own_database
     assert [push["credit_seq"] for push in told] == list(range(1, 9))
     assert [push["amount"] for push in told] == [entry.amount for entry in book]
     assert [entry.balance_after for entry in book] == [sum(e.amount for e in book[: n + 1]) for n in range(8)]
+
+
+async def test_a_debt_is_settled_by_one_of_two_grants_at_the_same_time(own_database_url: str) -> None:
+    database = Database(own_database_url, pool_size=3)
+    async with database.transaction() as connection:
+        user = await a_user(connection)
+        await adjust(connection, user.id, amount=-10, reason="debt", actor="test")
+
+    async def give() -> None:
+        async with database.transaction() as connection:
+            await grant(connection, user.id, amount=10, source="promo", reason="x", actor="test")
+
+    async with database.transaction() as first:
+        await grant(first, user.id, amount=10, source="promo", reason="x", actor="test")
+        second = asyncio.create_task(give())
+        async with asyncio.timeout(5):
+            await _until_somebody_waits(database)
+    await second
+    async with database.read() as connection:
+        assert [given.remaining for given in await open_grants(connection, user.id)] == [10]
+    await database.close()
+
+
+async def _until_somebody_waits(database: Database) -> None:
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    count = 0
+    while not count:
+        async with database.read() as connection:
+            count = (await connection.execute(waiting)).scalar_one()
 
 
 async def test_the_book_is_read_backwards_by_cursor(connection: AsyncConnection) -> None:

@@ -6,9 +6,10 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from uuid import uuid4
 
+from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger import accounts, keys, plans, subscriptions
+from gateway.ledger import accounts, keys, plans, subscriptions, tables
 from gateway.ledger.credits import grant
 from gateway.ledger.default_plans import DEFAULT_PLANS
 from gateway.ledger.principals import Catalogue, HotBalance, catalogue, find_principal, load_balance
@@ -74,6 +75,8 @@ async def test_the_current_subscription_outranks_a_newer_one_that_ended(connecti
     await subscriptions.cancel(connection, ended.id, now=NOON, at_period_end=False)
     assert await _status(connection, fingerprint.key_hash) is SubscriptionStatus.CANCELED
     await subscriptions.start(connection, user.id, plan_id=plan.id, now=NOON - timedelta(days=400))
+    is_newer = update(tables.subscriptions).values(created_at=func.now() + timedelta(hours=1))
+    await connection.execute(is_newer.where(tables.subscriptions.c.id == ended.id))
     assert await _status(connection, fingerprint.key_hash) is SubscriptionStatus.ACTIVE
 
 

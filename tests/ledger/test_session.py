@@ -8,11 +8,12 @@ import signal
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from gateway.ledger.session import Database, DatabaseUnavailable, InvalidDatabaseUrl
+from gateway.ledger.session import Database, DatabaseUnavailable, InvalidDatabaseUrl, outages_typed
 from gateway.ledger.usage import _copy, ingest
 from tests.ledger.make import a_line
 
@@ -162,7 +163,8 @@ async def test_a_frozen_server_is_unavailable_and_its_connection_replaced(own_da
     async def ask(pid: int) -> None:
         async with hasty.transaction() as connection:
             os.kill(pid, signal.SIGSTOP)
-            await connection.execute(text("SELECT 1"))
+            async with asyncio.timeout(10):
+                await connection.execute(text("SELECT 1"))
 
     async with hasty.read() as connection:
         pid = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
@@ -182,7 +184,8 @@ async def test_a_frozen_server_under_a_copy_is_unavailable(own_database_url: str
         async with hasty.transaction() as connection:
             await ingest(connection, [])  # the staging tables exist from here on
             os.kill(pid, signal.SIGSTOP)
-            await _copy(connection, [a_line(uuid4())])
+            async with asyncio.timeout(10):
+                await _copy(connection, [a_line(uuid4())])
 
     async with hasty.read() as connection:
         pid = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
@@ -208,6 +211,11 @@ async def test_a_value_of_the_wrong_type_is_not_an_outage(single: Database) -> N
     async with single.read() as connection:
         with pytest.raises(DBAPIError, match="invalid input for query argument"):
             await connection.execute(text("SELECT CAST(:number AS int)"), {"number": "three"})
+
+
+def test_a_connection_used_twice_at_once_is_a_mistake_and_not_an_outage() -> None:
+    with pytest.raises(asyncpg.InterfaceError), outages_typed():
+        raise asyncpg.InterfaceError("cannot perform operation: another operation is in progress")
 
 
 async def test_a_full_pool_is_unavailable(single: Database) -> None:
