@@ -6,13 +6,15 @@ import logging
 import sys
 
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import Processor
 
 _SHARED: list[Processor] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
-    structlog.processors.dict_tracebacks,
+    # Without local variables: they hold keys, bodies and addresses.
+    structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
 ]
 
 

@@ -95,9 +95,11 @@ def _run(config: Path | None, data_dir: Path | None, roles: Sequence[Role], *, a
 async def _serve(read: Callable[[], Config], roles: Sequence[Role], *, as_json: bool) -> None:
     config = read()
     logs.configure(role="supervisor")
+    is_whole = roles == EVERYTHING  # one alone joins what another process holds
     async with AsyncExitStack() as stack:
-        stack.enter_context(serve_lock(config.data_dir))
-        reached = await stack.enter_async_context(opened_stores(config, must_own=True))
+        if is_whole:
+            stack.enter_context(serve_lock(config.data_dir))
+        reached = await stack.enter_async_context(opened_stores(config, must_own=is_whole))
         await prepare(config, reached)
         urls = await stack.enter_async_context(serving(config, roles, reached=reached, read_again=read))
         _announce(config, urls, reached, as_json=as_json)

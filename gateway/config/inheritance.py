@@ -15,7 +15,12 @@ METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it when it i
 
 
 def environment(
-    config: Config, *, database_url: str, redis_url: str, settings: Mapping[str, str] | None = None
+    config: Config,
+    *,
+    database_url: str,
+    redis_url: str,
+    metrics_dir: str,
+    settings: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """This process's environment with what it resolved; `settings` are more GATEWAY_ variables, by full name."""
     secrets = config.secrets
@@ -27,6 +32,6 @@ def environment(
         ADMIN_TOKEN: secrets.admin_token,
         KEY_PEPPER: ",".join(f"{version}:{pepper}" for version, pepper in secrets.key_peppers.items()),
         JWT_SECRET: secrets.jwt_secret,
-        METRICS_DIR: str(config.data_dir / "metrics"),
+        METRICS_DIR: metrics_dir,
         **(settings or {}),
     }

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import StrEnum
+from tempfile import TemporaryDirectory
 
 import structlog
 
@@ -49,13 +49,16 @@ async def serving(
     reads the configuration again; an invalid one is reported and the old one stays. `upstream` is the socket on which
     the bundled upstream is to answer.
     """
-    metrics = config.data_dir / "metrics"
-    shutil.rmtree(metrics, ignore_errors=True)
-    metrics.mkdir(parents=True)
-    inherited = environment(config, database_url=reached.database_url, redis_url=reached.redis_url, settings=settings)
-    supervisor = Supervisor(inherited, drain_timeout_seconds=config.server.drain_timeout_seconds)
     watching: asyncio.Task[None] | None = None
-    with _listening(config, roles) as listeners:
+    with _listening(config, roles) as listeners, TemporaryDirectory(prefix="gateway-metrics-") as metrics:
+        inherited = environment(
+            config,
+            database_url=reached.database_url,
+            redis_url=reached.redis_url,
+            metrics_dir=metrics,
+            settings=settings,
+        )
+        supervisor = Supervisor(inherited, drain_timeout_seconds=config.server.drain_timeout_seconds)
         specs = _children(config, roles, listeners)
         if upstream is not None:
             specs.append(ChildSpec("upstream", ("child", Role.UPSTREAM), (upstream,)))
