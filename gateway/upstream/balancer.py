@@ -115,6 +115,11 @@ class Upstream:
             now = asyncio.get_running_loop().time()
             self._retried(reason)
 
+    def retire(self) -> None:
+        """Another has taken its place: calls that began here finish here, and no connection outlives them."""
+        for target in self._targets:
+            target.pool.retire()
+
     async def close(self) -> None:
         """Close every connection, whatever runs on it; drain first. Nothing is opened afterwards."""
         for target in self._targets:
@@ -164,13 +169,14 @@ class Upstream:
         connection = target.pool.take_idle(now) or await target.pool.connect_or_wait()
         response = connection.start(head, request, total_at=total_at, on_end=self._on_end)
         try:
-            return await _with_head(response)
+            return await response.head()
         except UpstreamError:
             if not self._was_stale(response, request):
                 raise
         self._retried("stale")
         connection = await target.pool.connect_or_wait()
-        return await _with_head(connection.start(head, request, total_at=total_at, on_end=self._on_end))
+        response = connection.start(head, request, total_at=total_at, on_end=self._on_end)
+        return await response.head()
 
     def _was_stale(self, response: Response, request: Request) -> bool:
         """A connection used before that ended without a byte of an answer: the server closed it as we wrote.
@@ -182,7 +188,6 @@ class Upstream:
         took_seconds = asyncio.get_running_loop().time() - response.started_at
         return (
             response.reused
-            and not response.reader.received
             and isinstance(error, UpstreamError)
             and error.code is Refusal.UPSTREAM_UNREACHABLE
             and (took_seconds < STALE_WITHIN_SECONDS or request.method in IDEMPOTENT_METHODS)
@@ -246,15 +251,6 @@ def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
 
 def _busy(target: Target) -> int:
     return target.pool.busy
-
-
-async def _with_head(response: Response) -> Response:
-    try:
-        await response.head()
-    except BaseException:
-        response.close()
-        raise
-    return response
 
 
 def _may_be_sent_twice(request: Request) -> bool:

@@ -48,6 +48,7 @@ class Pool:
         self._queue: deque[asyncio.Future[Connection | None]] = deque()
         self._open: set[Connection] = set()
         self._reaper: asyncio.TimerHandle | None = None
+        self._retired = False
         self._closing: asyncio.Future[None] | None = None
 
     @property
@@ -85,7 +86,7 @@ class Pool:
 
     def release(self, connection: Connection, *, reusable: bool) -> None:
         """Give a lease back: to the next in line, to the idle ones, or by closing the connection."""
-        if not reusable or self._closing is not None:
+        if not reusable or self._retired:
             connection.abort()
             self._free_slot()
         elif self._queue and (waiter := self._next_in_line()) is not None:
@@ -108,12 +109,19 @@ class Pool:
         if self._closing is not None and not self._open and not self._closing.done():
             self._closing.set_result(None)
 
-    async def close(self) -> None:
-        """Close every connection, whatever runs on it, and wait until all sockets are gone. Nothing new is opened."""
-        if self._closing is None:
-            self._closing = asyncio.get_running_loop().create_future()
+    def retire(self) -> None:
+        """Keep no connection from now on: what is idle is closed, what runs or still comes ends in its own time."""
+        self._retired = True
         if self._reaper is not None:
             self._reaper.cancel()
+        for connection in list(self._idle):
+            connection.close(f"{self.address} is no longer used")
+
+    async def close(self) -> None:
+        """Close every connection, whatever runs on it, and wait until all sockets are gone. Nothing new is opened."""
+        self.retire()
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_future()
         for waiter in self._queue:
             if not waiter.done():
                 waiter.set_exception(unreachable(f"{self.address} is no longer used"))

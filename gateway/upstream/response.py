@@ -69,16 +69,22 @@ class Response:
         while not self.reader.buffered and not self.complete:
             await self._wait()
 
-    async def head(self) -> None:
-        """Wait for the head; raises as `more` does."""
-        while not self.status or self.error is not None:
-            await self._wait()
+    async def head(self) -> Response:
+        """Wait for the head, and give back this response; raises as `more` does, and then has let go."""
+        try:
+            while not self.status or self.error is not None:
+                await self._wait()
+        except BaseException:
+            self.close()
+            raise
+        return self
 
     def close(self) -> None:
         """Let go. A complete and clean connection is in its pool again already; any other is closed here."""
         carrier, self._carrier = self._carrier, None
         if carrier is not None:
             carrier.abandon()
+            self._wake()
             self._ended()
 
     # The connection's side.

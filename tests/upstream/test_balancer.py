@@ -142,6 +142,18 @@ async def test_a_refused_connect_is_tried_elsewhere_for_any_method(method: bytes
             response.close()
 
 
+async def test_a_retry_goes_elsewhere_even_if_that_is_busier() -> None:
+    dead = await refusing_url()
+    async with scripted(SILENCE, Reply()) as server, upstream_to(dead, server.url, retries=1) as upstream:
+        held = asyncio.ensure_future(fetch(upstream))
+        await eventually(lambda: len(server.requests) == 1)
+        for _ in range(FAILURES_TO_EJECT - 1):
+            assert await fetch(upstream) == (200, b"ok")
+
+        server.peers[0].transport.write(OK)
+        assert await held == (200, b"ok")
+
+
 @pytest.mark.parametrize("status", [b"502", b"503", b"504"])
 @pytest.mark.parametrize("method", [b"GET", b"PUT"])
 async def test_an_idempotent_request_is_retried_on_another_target(method: bytes, status: bytes) -> None:
@@ -240,6 +252,19 @@ async def test_one_trial_closes_the_breaker_again(monkeypatch: pytest.MonkeyPatc
         server.peers[-1].transport.write(OK)
         assert await trial == (200, b"ok")
         assert "in use" in repr(upstream)
+
+
+async def test_a_trial_that_its_client_leaves_frees_the_way_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.upstream.health.FIRST_PAUSE_SECONDS", 0.02)
+    async with scripted(*[GONE] * FAILURES_TO_EJECT, SILENCE, Reply()) as server, upstream_to(server.url) as upstream:
+        while "ejected" not in repr(upstream):
+            await _code_of(upstream)
+        trial = await _request_that_lasts(upstream)
+        await eventually(lambda: len(server.requests) == FAILURES_TO_EJECT + 1)
+        trial.cancel()
+        await asyncio.wait([trial])
+
+        assert await fetch(upstream) == (200, b"ok")
 
 
 async def test_a_probe_ejects_and_readmits() -> None:

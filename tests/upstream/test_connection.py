@@ -90,6 +90,17 @@ async def test_closing_before_the_end_closes_the_connection() -> None:
             await response.more()
 
 
+async def test_letting_go_wakes_who_waits() -> None:
+    async with scripted(Reply(HEAD_OF_MUCH % 10)) as server, upstream_to(server.url) as upstream:
+        response = await upstream.send(Request(b"GET", b"/"))
+        waiting = asyncio.ensure_future(response.more())
+        await asyncio.sleep(0)
+        response.close()
+
+        with pytest.raises(RuntimeError, match="closed"):
+            await asyncio.wait_for(waiting, 1.0)
+
+
 async def test_what_came_before_the_break_can_be_taken_then_it_raises() -> None:
     async with scripted(Reply(HEAD_OF_MUCH % 10 + b"half")) as server, upstream_to(server.url) as upstream:
         response = await upstream.send(Request(b"GET", b"/"))

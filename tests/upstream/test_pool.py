@@ -181,6 +181,31 @@ async def test_a_server_that_grants_a_second_gets_no_second_request() -> None:
         assert len(server.peers) == 2
 
 
+async def test_a_retired_pool_lets_calls_finish_and_keeps_nothing() -> None:
+    async with scripted(SILENCE) as server, upstream_to(server.url, max_connections=2) as upstream:
+        sending = [asyncio.ensure_future(fetch(upstream)) for _ in range(3)]
+        await eventually(lambda: len(server.requests) == 2 and "1 queued" in repr(upstream))
+        upstream.retire()
+        late = asyncio.ensure_future(fetch(upstream))
+        while not late.done():
+            for peer in server.peers:
+                if not peer.closed and server.requests:
+                    peer.transport.write(OK)
+            await asyncio.sleep(0.001)
+
+        assert await asyncio.gather(*sending, late) == [(200, b"ok")] * 4
+        await eventually(lambda: "[0 leased, 0 idle, 0 queued, 0 open]" in repr(upstream))
+
+
+async def test_retiring_closes_what_is_idle() -> None:
+    async with scripted() as server, upstream_to(server.url) as upstream:
+        await fetch(upstream)
+        upstream.retire()
+
+        await eventually(lambda: "[0 leased, 0 idle, 0 queued, 0 open]" in repr(upstream))
+        assert await fetch(upstream) == (200, b"ok")
+
+
 async def test_closing_ends_everything_and_opens_nothing() -> None:
     async with scripted(SILENCE) as server, upstream_to(server.url, max_connections=2) as upstream:
         sending = [asyncio.ensure_future(fetch(upstream)) for _ in range(4)]
