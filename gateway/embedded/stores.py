@@ -59,7 +59,7 @@ class Stores:
         return isinstance(self._part, _Owner)
 
     async def keep_running(self) -> NoReturn:
-        """Restart a store whose process dies, at the same address, until cancelled. For the owner's background."""
+        """Restart a store whose process dies, at the same address, and flush, until cancelled. For the owner."""
         while True:
             await asyncio.sleep(_SUPERVISION_SECONDS)
             if isinstance(self._part, _Owner):
