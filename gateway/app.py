@@ -212,6 +212,7 @@ def _server(app: Any, config: Config, **options: Any) -> Server:
             lifespan="off",
             ws="none",
             server_header=False,
+            proxy_headers=False,  # uvicorn would believe X-Forwarded-For of anyone on this machine
             timeout_graceful_shutdown=max(1, round(config.server.drain_timeout_seconds)),
             **options,
         )

@@ -1,0 +1,93 @@
+"""One data plane for all tests of this room; each begins with fresh upstream connections and accounts of its own."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway.app import _destinations
+from gateway.config import Config, load
+from gateway.ledger.session import Database
+from gateway.meter.link import Link
+from gateway.meter.meter import SCRIPTS
+from gateway.proxy.router import Router
+from tests.proxy import plane as planes
+from tests.proxy import upstream as upstreams
+from tests.proxy.plane import Plane
+from tests.proxy.upstream import ScriptedUpstream
+
+Configure = Callable[..., Config]
+Serve = Callable[[Config], Awaitable[Plane]]
+
+
+@pytest.fixture(scope="package")
+async def _upstream() -> AsyncIterator[ScriptedUpstream]:
+    async with upstreams.running() as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="package")
+def configure(migrated_url: str, redis_url: str, _upstream: ScriptedUpstream) -> Configure:
+    """The configuration of these tests, with dotted keys on top."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    environ = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATEWAY_JWT_SECRET": "jwt"}
+    places: dict[str, object] = {"database.url": migrated_url, "redis.url": redis_url}
+    for name in ("main", "plain", "hasty", "narrow", "patient", "nobody"):
+        places[f"upstreams.{name}.targets"] = nobody if name == "nobody" else _upstream.url
+
+    def configured(**overrides: object) -> Config:
+        dotted = {name.replace("__", "."): value for name, value in overrides.items()}
+        return load(Path(__file__).parent / "gateway.yaml", environ, overrides=places | dotted)
+
+    return configured
+
+
+@pytest.fixture(scope="package")
+async def link(redis_url: str) -> AsyncIterator[Link]:
+    """The tests' own way to Redis."""
+    link = Link(redis_url, timeout_seconds=5, scripts=SCRIPTS)
+    await link.open()
+    yield link
+    await link.close()
+
+
+@pytest.fixture(scope="package")
+async def _plane(
+    configure: Configure, _upstream: ScriptedUpstream, database: Database, redis: Redis, link: Link
+) -> AsyncIterator[Plane]:
+    async with planes.running(configure(), _upstream, database=database, redis=redis, link=link) as plane:
+        yield plane
+
+
+@pytest.fixture
+async def plane(_plane: Plane) -> Plane:
+    _plane.upstream.reset()
+    before = _plane.handler.swap(Router(_plane.config.routes), _destinations(_plane.config))
+    for destination in before.values():
+        await destination.upstream.close()
+    return _plane
+
+
+@pytest.fixture
+def upstream(plane: Plane) -> ScriptedUpstream:
+    return plane.upstream
+
+
+@pytest.fixture
+async def serve(_upstream: ScriptedUpstream, database: Database, redis: Redis, link: Link) -> AsyncIterator[Serve]:
+    """Serves one more data plane, of another configuration, until the end of the test."""
+    _upstream.reset()
+    async with AsyncExitStack() as stack:
+
+        async def served(config: Config) -> Plane:
+            running = planes.running(config, _upstream, database=database, redis=redis, link=link)
+            return await stack.enter_async_context(running)
+
+        yield served

@@ -1,0 +1,26 @@
+"""405: the path is served, with other methods."""
+
+from __future__ import annotations
+
+from tests.proxy.plane import Plane
+from tests.proxy.problems import assert_problem
+
+
+async def test_the_methods_that_are_allowed_are_named(plane: Plane) -> None:
+    account = await plane.account()
+    async with plane.untouched(account):
+        answer = await plane.get(account, "/v1/post-only")
+    assert_problem(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"] == "POST, PUT"
+
+
+async def test_the_method_is_looked_at_before_the_key(plane: Plane) -> None:
+    assert_problem(await plane.http.get("/v1/post-only"), 405, "method_not_allowed")
+
+
+async def test_a_prefix_names_its_methods_too(plane: Plane) -> None:
+    answer = await plane.http.request("BREW", "/v1/things/1")
+    assert answer.status_code in (400, 405)
+    answer = await plane.http.request("TRACE", "/v1/things/1")
+    assert_problem(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"] == "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
