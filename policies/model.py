@@ -107,9 +107,9 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a subscription gives. None means no limit."""
+    """What a subscription gives. `id` is a word such as `pro`. None means no limit."""
 
-    id: UUID
+    id: str
     name: str
     version: int
     features: Mapping[str, FeatureValue]

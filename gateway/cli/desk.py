@@ -66,9 +66,9 @@ async def find_user(connection: AsyncConnection, named: str) -> User:
 
 async def find_plan(connection: AsyncConnection, named: str) -> StoredPlan:
     """By id or by name. Raises NotFound, naming the plans there are."""
-    plan = await plans.get(connection, _uuid(named) or named)
+    plan = await plans.find(connection, named)
     if plan is None:
-        known = ", ".join(each.terms.name for each in await plans.list_plans(connection))
+        known = ", ".join(each.id for each in await plans.list_plans(connection))
         raise NotFound("plan", f"{named!r}; there are: {known}")
     return plan
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import fields
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.config import Config, PlanSpec
-from gateway.ledger import plans, schema
-from gateway.ledger.plans import PlanTerms
+from gateway.ledger import offers, schema
+from gateway.ledger.offers import Offer
+from gateway.ledger.plans import PlanTerms, Tier
 from gateway.ledger.session import Database
 from gateway.processes.stores import EMBEDDED, Reached
 
@@ -16,7 +19,7 @@ class SchemaBehind(Exception):  # noqa: N818 - reads as the sentence it is
 
 
 async def prepare(config: Config, reached: Reached) -> None:
-    """Migrates an embedded database, or asks for the migration of any other; creates plans that are missing."""
+    """Migrates an embedded database, or asks for the migration of any other; creates what it lacks."""
     if config.database.url == EMBEDDED:
         await schema.upgrade(reached.database_url)
     else:
@@ -24,15 +27,30 @@ async def prepare(config: Config, reached: Reached) -> None:
     database = Database(reached.database_url, pool_size=1)
     try:
         async with database.transaction() as connection:
-            await plans.seed(connection, [terms_of(spec) for spec in config.plans])
+            await seed(connection, config)
     finally:
         await database.close()
 
 
-def terms_of(spec: PlanSpec) -> PlanTerms:
-    """A plan as the configuration writes it, as the ledger keeps it."""
-    written = asdict(spec)
-    return PlanTerms(**{name: written[name] for name in PlanTerms.__dataclass_fields__ if name in written})
+async def seed(connection: AsyncConnection, config: Config) -> tuple[str, ...]:
+    """Creates the plans and the permissions that are missing, so that subscribers may call what routes ask for.
+
+    See `offers.seed` for who gets which permission; gives the ids of the plans that it created.
+    """
+    written = [offer_of(spec) for spec in config.plans]
+    return await offers.seed(connection, written, route_permissions=route_permissions(config))
+
+
+def route_permissions(config: Config) -> frozenset[str]:
+    return frozenset(route.permission for route in config.routes if route.permission is not None)
+
+
+def offer_of(spec: PlanSpec) -> Offer:
+    """A plan as the configuration writes it, as the ledger takes it."""
+    shared = {item.name for item in fields(PlanTerms)} & {item.name for item in fields(PlanSpec)} - {"tiers"}
+    tiers = tuple(Tier(up_to=tier.up_to, unit_price=tier.unit_price, flat_price=tier.flat_price) for tier in spec.tiers)
+    terms = PlanTerms(**{name: getattr(spec, name) for name in shared}, tiers=tiers)
+    return Offer(spec.id, terms, spec.permissions)
 
 
 async def _check_schema(database_url: str) -> None:

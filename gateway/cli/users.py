@@ -44,7 +44,7 @@ def create(
             "email": user.email,
             "name": user.name,
             "status": str(user.status),
-            "plan": plan,
+            "plan": None if subscription is None else subscription.plan_id,
             "subscription_id": None if subscription is None else str(subscription.id),
         }
         await audit.append(

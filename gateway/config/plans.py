@@ -52,7 +52,10 @@ class TierSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanSpec:
-    """A plan to create. `price` is per billing interval in `currency`; a limit of None is no limit."""
+    """A plan to create. `price` is per billing interval in `currency`; a limit of None is no limit.
+
+    `permissions` None, unlike an empty list, leaves them to what routes ask for.
+    """
 
     id: Word
     name: Annotated[str, Field(min_length=1, max_length=200)]
@@ -71,7 +74,7 @@ class PlanSpec:
     max_products_per_batch: _Limit | None = None
     max_file_size_bytes: Size | None = None
     features: Annotated[dict[str, FeatureValue], BeforeValidator(_features)] = field(default_factory=dict)
-    permissions: frozenset[Word] = frozenset()
+    permissions: frozenset[Word] | None = None
     pricing_model: PricingModel = "flat"
     tiers: tuple[TierSpec, ...] = ()
     stripe_price_id: Text | None = None

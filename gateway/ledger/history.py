@@ -23,7 +23,7 @@ class UsageRow:
     user_id: UUID
     api_key_id: UUID | None
     subscription_id: UUID | None
-    plan_id: UUID | None
+    plan_id: str | None
     endpoint: str
     method: str
     path: str

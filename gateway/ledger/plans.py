@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
@@ -9,20 +11,33 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import ColumnElement, Row, delete, func, insert, select, update
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.errors import NotFound, checked
+from gateway.ledger.errors import InvalidValue, NotFound, checked
 from gateway.ledger.rows import columns, value
-from gateway.ledger.tables import permissions, plan_permissions, subscription_plans
+from gateway.ledger.tables import permissions, plan_permissions, pricing_tiers, subscription_plans
 from gateway.ledger.versions import bump_catalogue
 from policies.model import FeatureValue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """Units up to and including `up_to` (None: all the rest) at `unit_price` each, plus `flat_price` once."""
+
+    up_to: int | None
+    unit_price: Decimal
+    flat_price: Decimal = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlanTerms:
-    """What a plan says. Limits of None are no limits; `price` is per billing interval, in `currency` (ISO 4217)."""
+    """What a plan says. Limits of None are no limits; `price` is per billing interval, in `currency` (ISO 4217).
+
+    `tiers` rise by `up_to`.
+    """
 
     name: str
     price: Decimal
@@ -30,6 +45,7 @@ class PlanTerms:
     product_id: UUID | None = None
     currency: str = "USD"
     pricing_model: str = "flat"
+    tiers: tuple[Tier, ...] = ()
     billing_interval: str = "month"
     billing_interval_count: int = 1
     trial_period_days: int = 0
@@ -51,22 +67,14 @@ class PlanTerms:
 
 @dataclass(frozen=True, slots=True)
 class StoredPlan:
-    """A plan as the catalogue has it; `version` counts its changes."""
+    """A plan as the catalogue has it; `version` counts its changes, its permissions' included."""
 
-    id: UUID
+    id: str
     version: int
     terms: PlanTerms
+    permissions: frozenset[str]
     created_at: datetime
     updated_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class PlanChange:
-    """What applying a plan did: `changed` gives (before, after) by field; all of them for a new plan."""
-
-    name: str
-    is_new: bool
-    changed: Mapping[str, tuple[Any, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,82 +85,66 @@ class Permission:
     created_at: datetime
 
 
-_TERMS = columns(subscription_plans, PlanTerms)
-_PLAN = [*(subscription_plans.c[name] for name in ("id", "version", "created_at", "updated_at")), *_TERMS]
-_BY_ORDER = (subscription_plans.c.sort_order, subscription_plans.c.price, subscription_plans.c.name)
-
-
 async def list_plans(connection: AsyncConnection) -> tuple[StoredPlan, ...]:
     """All plans, the cheapest first unless `sort_order` says otherwise."""
     rows = await connection.execute(select(*_PLAN).order_by(*_BY_ORDER))
     return tuple(_stored(row) for row in rows)
 
 
-async def get(connection: AsyncConnection, plan: UUID | str) -> StoredPlan | None:
-    """By id or by name."""
-    is_the_one = subscription_plans.c.id == plan if isinstance(plan, UUID) else subscription_plans.c.name == plan
-    row = (await connection.execute(select(*_PLAN).where(is_the_one))).one_or_none()
+async def get(connection: AsyncConnection, plan_id: str) -> StoredPlan | None:
+    row = (await connection.execute(select(*_PLAN).where(subscription_plans.c.id == plan_id))).one_or_none()
     return None if row is None else _stored(row)
 
 
-async def create(connection: AsyncConnection, terms: PlanTerms) -> StoredPlan:
-    """Raises AlreadyExists for a taken name or provider id, InvalidValue."""
+async def find(connection: AsyncConnection, named: str) -> StoredPlan | None:
+    """By id; where no plan has this id, by name."""
+    has_id, has_name = subscription_plans.c.id == named, subscription_plans.c.name == named
+    row = (await connection.execute(select(*_PLAN).where(has_id | has_name).order_by(has_id.desc()).limit(1))).first()
+    return None if row is None else _stored(row)
+
+
+async def create(
+    connection: AsyncConnection, terms: PlanTerms, *, plan_id: str | None = None, permissions: Iterable[str] = ()
+) -> StoredPlan:
+    """Without an id one is made of the name: `Pro, yearly` becomes `pro-yearly`.
+
+    Raises AlreadyExists for a taken id, name or provider id, InvalidValue, and NotFound for an unknown permission.
+    """
+    chosen = plan_id or _word(terms.name)
+    if not chosen:
+        raise InvalidValue("plan", "id is required where the name has no letter or digit to make one of")
+    granted = await _permission_ids(connection, permissions)
     async with checked(connection, "plan"):
-        made = insert(subscription_plans).values(_values(terms)).returning(*_PLAN)
-        plan = _stored((await connection.execute(made)).one())
+        await connection.execute(insert(subscription_plans).values(id=chosen, **_values(terms)))
+    await _put_tiers(connection, chosen, terms.tiers)
+    await _put_permissions(connection, chosen, granted)
     await bump_catalogue(connection)
-    return plan
+    return await _existing(connection, chosen)
 
 
-async def change(connection: AsyncConnection, plan_id: UUID, terms: PlanTerms) -> StoredPlan:
-    """Puts `terms` in place of the plan's. Raises NotFound, AlreadyExists, InvalidValue."""
-    changed = update(subscription_plans).where(subscription_plans.c.id == plan_id)
+async def change(
+    connection: AsyncConnection, plan_id: str, terms: PlanTerms, *, permissions: Iterable[str] | None = None
+) -> StoredPlan:
+    """Puts `terms` in place of the plan's, and `permissions` unless None. Its id stays.
+
+    Raises NotFound for an unknown plan or permission, AlreadyExists, InvalidValue.
+    """
+    granted = None if permissions is None else await _permission_ids(connection, permissions)
     async with checked(connection, "plan"):
-        result = await connection.execute(
-            changed.values(**_values(terms), version=subscription_plans.c.version + 1).returning(*_PLAN)
-        )
-        row = result.one_or_none()
-    if row is None:
-        raise NotFound("plan", plan_id)
-    await bump_catalogue(connection)
-    return _stored(row)
+        await _change(connection, plan_id, _values(terms))
+    await _put_tiers(connection, plan_id, terms.tiers)
+    if granted is not None:
+        await _put_permissions(connection, plan_id, granted)
+    return await _existing(connection, plan_id)
 
 
-async def remove(connection: AsyncConnection, plan_id: UUID) -> None:
+async def remove(connection: AsyncConnection, plan_id: str) -> None:
     """Raises NotFound; InUse while any subscription, past ones included, is on the plan: make it inactive instead."""
     async with checked(connection, "plan"):
         result = await connection.execute(delete(subscription_plans).where(subscription_plans.c.id == plan_id))
     if result.rowcount == 0:
         raise NotFound("plan", plan_id)
     await bump_catalogue(connection)
-
-
-async def seed(connection: AsyncConnection, plans: Iterable[PlanTerms]) -> tuple[str, ...]:
-    """Creates the plans whose name is missing, overwrites none; gives the names it created."""
-    created = []
-    for terms in plans:
-        missing = upsert(subscription_plans).values(_values(terms)).on_conflict_do_nothing(index_elements=["name"])
-        async with checked(connection, "plan"):
-            result = await connection.execute(missing.returning(subscription_plans.c.name))
-            created.extend(result.scalars())
-    if created:
-        await bump_catalogue(connection)
-    return tuple(created)
-
-
-async def apply(connection: AsyncConnection, plans: Iterable[PlanTerms]) -> tuple[PlanChange, ...]:
-    """Makes the named plans be as given; other plans stay. Gives what changed, without those that were so already."""
-    changes = []
-    for terms in plans:
-        before = await get(connection, terms.name)
-        if before is None:
-            await create(connection, terms)
-        elif before.terms != terms:
-            await change(connection, before.id, terms)
-        difference = _difference(before.terms if before else None, terms)
-        if difference:
-            changes.append(PlanChange(terms.name, before is None, difference))
-    return tuple(changes)
 
 
 async def list_permissions(connection: AsyncConnection) -> tuple[Permission, ...]:
@@ -167,24 +159,72 @@ async def create_permission(connection: AsyncConnection, name: str, *, descripti
         return value(Permission, (await connection.execute(made)).one())
 
 
-async def grant_permission(connection: AsyncConnection, plan_id: UUID, permission: str) -> None:
+async def grant_permission(connection: AsyncConnection, plan_id: str, permission: str) -> None:
     """The plan's subscribers have it from their next request on; granting again is no error. Raises NotFound."""
     permission_id = await _permission_id(connection, permission)
-    if await get(connection, plan_id) is None:
-        raise NotFound("plan", plan_id)
+    await _change(connection, plan_id, {})
     granted = upsert(plan_permissions).values(plan_id=plan_id, permission_id=permission_id).on_conflict_do_nothing()
     await connection.execute(granted)
+
+
+async def withdraw_permission(connection: AsyncConnection, plan_id: str, permission: str) -> None:
+    """Withdrawing what the plan does not have is no error. Raises NotFound for no such plan or permission."""
+    permission_id = await _permission_id(connection, permission)
+    await _change(connection, plan_id, {})
+    is_it = (plan_permissions.c.plan_id == plan_id) & (plan_permissions.c.permission_id == permission_id)
+    await connection.execute(delete(plan_permissions).where(is_it))
+
+
+def _array(column: ColumnElement[Any], *, of: Any, by: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The column's values in the rows that belong to the plan: of one statement with it, hence of one snapshot."""
+    return func.array(select(column).where(of).order_by(by).scalar_subquery(), type_=ARRAY(column.type))
+
+
+_IS_ITS_TIER = pricing_tiers.c.plan_id == subscription_plans.c.id
+_IS_ITS_PERMISSION = (plan_permissions.c.plan_id == subscription_plans.c.id) & (
+    plan_permissions.c.permission_id == permissions.c.id
+)
+_COLUMNS = [subscription_plans.c[item.name] for item in fields(PlanTerms) if item.name != "tiers"]
+_TIER_COLUMNS = columns(pricing_tiers, Tier)
+_PLAN = [
+    *(subscription_plans.c[name] for name in ("id", "version", "created_at", "updated_at")),
+    *_COLUMNS,
+    # NULL, the rest, sorts last.
+    *(
+        _array(column, of=_IS_ITS_TIER, by=pricing_tiers.c.up_to).label(f"tiers_{column.key}")
+        for column in _TIER_COLUMNS
+    ),
+    _array(permissions.c.name, of=_IS_ITS_PERMISSION, by=permissions.c.name).label("permission_names"),
+]
+_BY_ORDER = (subscription_plans.c.sort_order, subscription_plans.c.price, subscription_plans.c.name)
+
+
+async def _change(connection: AsyncConnection, plan_id: str, changes: Mapping[str, Any]) -> None:
+    """Counts a change of the plan, whose row lock orders it among others."""
+    changed = update(subscription_plans).where(subscription_plans.c.id == plan_id)
+    result = await connection.execute(changed.values(**changes, version=subscription_plans.c.version + 1))
+    if result.rowcount == 0:
+        raise NotFound("plan", plan_id)
     await bump_catalogue(connection)
 
 
-async def withdraw_permission(connection: AsyncConnection, plan_id: UUID, permission: str) -> None:
-    """Raises NotFound for a permission of no such name."""
-    withdrawn = delete(plan_permissions).where(
-        plan_permissions.c.plan_id == plan_id,
-        plan_permissions.c.permission_id == await _permission_id(connection, permission),
-    )
-    await connection.execute(withdrawn)
-    await bump_catalogue(connection)
+async def _put_tiers(connection: AsyncConnection, plan_id: str, tiers: Iterable[Tier]) -> None:
+    await connection.execute(delete(pricing_tiers).where(pricing_tiers.c.plan_id == plan_id))
+    rows = [{"plan_id": plan_id, **{item.name: getattr(tier, item.name) for item in fields(Tier)}} for tier in tiers]
+    if rows:
+        async with checked(connection, "pricing tier"):
+            await connection.execute(insert(pricing_tiers), rows)
+
+
+async def _put_permissions(connection: AsyncConnection, plan_id: str, ids: Iterable[UUID]) -> None:
+    await connection.execute(delete(plan_permissions).where(plan_permissions.c.plan_id == plan_id))
+    rows = [{"plan_id": plan_id, "permission_id": permission_id} for permission_id in ids]
+    if rows:
+        await connection.execute(insert(plan_permissions), rows)
+
+
+async def _permission_ids(connection: AsyncConnection, names: Iterable[str]) -> list[UUID]:
+    return [await _permission_id(connection, name) for name in sorted(set(names))]
 
 
 async def _permission_id(connection: AsyncConnection, name: str) -> UUID:
@@ -194,15 +234,22 @@ async def _permission_id(connection: AsyncConnection, name: str) -> UUID:
     return found
 
 
+async def _existing(connection: AsyncConnection, plan_id: str) -> StoredPlan:
+    return _stored((await connection.execute(select(*_PLAN).where(subscription_plans.c.id == plan_id))).one())
+
+
+def _word(name: str) -> str:
+    """A word as ids are: accents dropped, what is no letter or digit a hyphen."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:64]
+
+
 def _values(terms: PlanTerms) -> dict[str, Any]:
-    return {item.name: getattr(terms, item.name) for item in fields(terms)}
-
-
-def _difference(before: PlanTerms | None, after: PlanTerms) -> dict[str, tuple[Any, Any]]:
-    old = _values(before) if before else {}
-    return {name: (old.get(name), new) for name, new in _values(after).items() if not old or old[name] != new}
+    return {column.name: getattr(terms, column.name) for column in _COLUMNS}
 
 
 def _stored(row: Row[Any]) -> StoredPlan:
-    terms = PlanTerms(**{column.key: getattr(row, column.key) for column in _TERMS if column.key})
-    return StoredPlan(row.id, row.version, terms, row.created_at, row.updated_at)
+    parts = zip(*(getattr(row, f"tiers_{column.key}") for column in _TIER_COLUMNS), strict=True)
+    tiers = tuple(Tier(up_to=up_to, unit_price=unit, flat_price=flat) for up_to, unit, flat in parts)
+    terms = PlanTerms(**{column.name: getattr(row, column.name) for column in _COLUMNS}, tiers=tiers)
+    return StoredPlan(row.id, row.version, terms, frozenset(row.permission_names), row.created_at, row.updated_at)

@@ -24,7 +24,7 @@ from policies.model import SubscriptionStatus
 class StoredSubscription:
     id: UUID
     user_id: UUID
-    plan_id: UUID
+    plan_id: str
     plan_version: int
     status: SubscriptionStatus
     quantity: int
@@ -44,7 +44,7 @@ _COLUMNS = columns(subscriptions, StoredSubscription)
 
 
 async def start(
-    connection: AsyncConnection, user_id: UUID, *, plan_id: UUID, now: datetime, actor: str = "system"
+    connection: AsyncConnection, user_id: UUID, *, plan_id: str, now: datetime, actor: str = "system"
 ) -> StoredSubscription:
     """An active subscription from `now` on, its credits granted.
 

@@ -49,7 +49,7 @@ async def ingest(connection: AsyncConnection, lines: Iterable[bytes]) -> Ingeste
 
 # Types that do not match those of usage_tracking: created_at comes as microseconds since the epoch.
 _TYPES = {
-    **dict.fromkeys(("request_id", "user_id", "api_key_id", "subscription_id", "plan_id"), "uuid"),
+    **dict.fromkeys(("request_id", "user_id", "api_key_id", "subscription_id"), "uuid"),
     **dict.fromkeys(("created_at", "credits_charged", "tokens_used"), "bigint"),
     **dict.fromkeys(("request_bytes", "response_bytes", "file_size_bytes"), "bigint"),
     **dict.fromkeys(("product_count", "response_time_ms", "upstream_time_ms"), "integer"),

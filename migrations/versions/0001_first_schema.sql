@@ -111,7 +111,7 @@ CREATE TABLE products (
 COMMENT ON TABLE products IS 'What plans are plans of';
 
 CREATE TABLE subscription_plans (
-    id UUID NOT NULL,
+    id TEXT NOT NULL,
     product_id UUID,
     name TEXT NOT NULL,
     description TEXT,
@@ -143,6 +143,7 @@ CREATE TABLE subscription_plans (
     CONSTRAINT ck_subscription_plans_currency_iso_4217 CHECK (currency ~ '^[A-Z]{3}$'),
     CONSTRAINT ck_subscription_plans_pricing_model CHECK (pricing_model IN ('flat', 'per_seat', 'tiered', 'volume', 'usage')),
     CONSTRAINT ck_subscription_plans_billing_interval CHECK (billing_interval IN ('day', 'week', 'month', 'year')),
+    CONSTRAINT ck_subscription_plans_id_is_a_word CHECK (id ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
     CONSTRAINT ck_subscription_plans_features_is_an_object CHECK (jsonb_typeof(features) = 'object'),
     CONSTRAINT ck_subscription_plans_billing_interval_count_positive CHECK (billing_interval_count > 0),
     CONSTRAINT ck_subscription_plans_price_not_negative CHECK (price >= 0),
@@ -163,6 +164,7 @@ CREATE TABLE subscription_plans (
 CREATE INDEX ix_subscription_plans_product_id ON subscription_plans (product_id);
 
 COMMENT ON TABLE subscription_plans IS 'A plan: price, credits, limits and features. NULL limits are no limits';
+COMMENT ON COLUMN subscription_plans.id IS 'A word such as pro, given at creation and never changed';
 COMMENT ON COLUMN subscription_plans.version IS 'Grows with every change of the plan';
 COMMENT ON COLUMN subscription_plans.price IS 'Per billing interval';
 COMMENT ON COLUMN subscription_plans.credits_rollover IS 'Whether what is left of a period''s credits outlives the period';
@@ -177,7 +179,7 @@ COMMENT ON COLUMN subscription_plans.is_active IS 'False: no new subscriptions';
 
 CREATE TABLE pricing_tiers (
     id UUID NOT NULL,
-    plan_id UUID NOT NULL,
+    plan_id TEXT NOT NULL,
     up_to BIGINT,
     unit_price NUMERIC NOT NULL,
     flat_price NUMERIC DEFAULT 0 NOT NULL,
@@ -206,7 +208,7 @@ CREATE TABLE permissions (
 COMMENT ON TABLE permissions IS 'Named rights that routes ask for';
 
 CREATE TABLE plan_permissions (
-    plan_id UUID NOT NULL,
+    plan_id TEXT NOT NULL,
     permission_id UUID NOT NULL,
     created_at TIMESTAMPTZ DEFAULT now() NOT NULL,
     CONSTRAINT pk_plan_permissions PRIMARY KEY (plan_id, permission_id),
@@ -231,7 +233,7 @@ COMMENT ON TABLE catalogue IS 'One row: the version of all plans and permissions
 CREATE TABLE subscriptions (
     id UUID NOT NULL,
     user_id UUID NOT NULL,
-    plan_id UUID NOT NULL,
+    plan_id TEXT NOT NULL,
     plan_version BIGINT NOT NULL,
     status TEXT NOT NULL,
     quantity INTEGER DEFAULT 1 NOT NULL,
@@ -325,7 +327,7 @@ CREATE TABLE payment_transactions (
     id UUID NOT NULL,
     user_id UUID NOT NULL,
     subscription_id UUID,
-    plan_id UUID,
+    plan_id TEXT,
     invoice_id UUID,
     provider TEXT NOT NULL,
     provider_payment_id TEXT,
@@ -487,7 +489,7 @@ CREATE TABLE usage_tracking (
     user_id UUID NOT NULL,
     api_key_id UUID,
     subscription_id UUID,
-    plan_id UUID,
+    plan_id TEXT,
     endpoint TEXT NOT NULL,
     method TEXT NOT NULL,
     path TEXT NOT NULL,

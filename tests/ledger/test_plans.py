@@ -1,61 +1,85 @@
-"""Plans: seeded once, overwritten only on purpose, each change counted."""
+"""Plans: known by a word of their own, stored exactly, each change counted."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from decimal import Decimal
-from uuid import uuid4
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger import plans, subscriptions
-from gateway.ledger.default_plans import DEFAULT_PLANS
 from gateway.ledger.errors import AlreadyExists, InUse, InvalidValue, NotFound
-from gateway.ledger.plans import PlanTerms, StoredPlan
+from gateway.ledger.plans import PlanTerms, Tier
 from gateway.ledger.principals import catalogue
 from tests.ledger.make import NOON, a_user
 
 TERMS = PlanTerms(name="silver", price=Decimal("12.345"))
+ONE = Decimal(1)
 
 
 async def test_a_plan_needs_a_name_and_a_price_and_is_stored_exactly(connection: AsyncConnection) -> None:
     plan = await plans.create(connection, TERMS)
     assert (plan.terms, plan.version) == (TERMS, 1)
-    assert await plans.get(connection, plan.id) == await plans.get(connection, "silver") == plan
+    assert await plans.get(connection, plan.id) == plan
 
 
-async def test_the_default_plans_are_those_of_the_contract(connection: AsyncConnection) -> None:
-    assert await plans.seed(connection, DEFAULT_PLANS) == ("free", "basic", "pro", "enterprise")
-    stored = [plan.terms for plan in await plans.list_plans(connection)]
-    assert [
-        (str(plan.price), plan.credits_per_period, plan.requests_per_minute, plan.requests_per_hour) for plan in stored
-    ] == [("0.00", 10, 5, 50), ("9.99", 100, 20, 500), ("29.99", 1000, 50, 2000), ("99.99", 10000, 100, 10000)]
-    assert [len(plan.features) for plan in stored] == [3, 5, 8, 11]
+async def test_a_plan_without_id_is_called_by_its_name(connection: AsyncConnection) -> None:
+    for name, plan_id in (("Pro, yearly", "pro-yearly"), ("Étoile", "etoile"), ("x" * 200, "x" * 64)):
+        assert (await plans.create(connection, replace(TERMS, name=name))).id == plan_id
+    with pytest.raises(InvalidValue, match="id is required"):
+        await plans.create(connection, replace(TERMS, name="銀"))
+    assert (await plans.create(connection, replace(TERMS, name="銀"), plan_id="gin")).id == "gin"
 
 
-async def test_seeding_never_overwrites(connection: AsyncConnection) -> None:
-    await plans.create(connection, replace(DEFAULT_PLANS[0], price=Decimal(1)))
-    before = await catalogue(connection)
-    assert await plans.seed(connection, DEFAULT_PLANS[:1]) == ()
-    assert (await _plan(connection, "free")).terms.price == Decimal(1)
-    assert await catalogue(connection) == before
+@pytest.mark.parametrize("wrong", ["a b", "-a", "a/b", "a" * 65, "ä", "a\n"])
+async def test_an_id_that_is_no_word_is_refused(connection: AsyncConnection, wrong: str) -> None:
+    with pytest.raises(InvalidValue, match="id_is_a_word"):
+        await plans.create(connection, TERMS, plan_id=wrong)
 
 
-async def test_applying_overwrites_and_tells_what_changed(connection: AsyncConnection) -> None:
-    await plans.seed(connection, DEFAULT_PLANS)
-    dearer = replace(DEFAULT_PLANS[1], price=Decimal("19.99"), requests_per_minute=None)
-    changes = await plans.apply(connection, [DEFAULT_PLANS[0], dearer, TERMS])
-    assert [(change.name, change.is_new) for change in changes] == [("basic", False), ("silver", True)]
-    assert changes[0].changed == {"price": (Decimal("9.99"), Decimal("19.99")), "requests_per_minute": (20, None)}
-    assert ((await _plan(connection, "basic")).version, (await _plan(connection, "free")).version) == (2, 1)
-    assert await plans.apply(connection, [dearer]) == ()
+async def test_a_plan_is_found_by_id_before_name(connection: AsyncConnection) -> None:
+    misleading = await plans.create(connection, replace(TERMS, name="gold"), plan_id="silver")
+    gold = await plans.create(connection, replace(TERMS, name="silver"), plan_id="gold")
+    assert (await plans.find(connection, "silver"), await plans.find(connection, "gold")) == (misleading, gold)
+    lead = await plans.create(connection, replace(TERMS, name="Lead"), plan_id="pb")
+    assert await plans.find(connection, "Lead") == lead
+    assert (await plans.get(connection, "Lead"), await plans.find(connection, "tin")) == (None, None)
 
 
-async def test_a_taken_name_is_refused(connection: AsyncConnection) -> None:
+async def test_a_plan_keeps_its_tiers_in_rising_order_and_exactly(connection: AsyncConnection) -> None:
+    rest, first = (
+        Tier(up_to=None, unit_price=Decimal("0.0125")),
+        Tier(up_to=10, unit_price=Decimal("0.5"), flat_price=ONE),
+    )
+    plan = await plans.create(connection, replace(TERMS, pricing_model="tiered", tiers=(rest, first)))
+    assert plan.terms.tiers == (first, rest)
+    changed = await plans.change(connection, plan.id, replace(plan.terms, tiers=(rest,)))
+    assert (changed.terms.tiers, changed.version) == ((rest,), 2)
+    assert await plans.list_plans(connection) == (changed,)
+    with pytest.raises(AlreadyExists, match="pricing tier"):
+        await plans.change(connection, plan.id, replace(plan.terms, tiers=(rest, rest)))
+
+
+async def test_changing_terms_leaves_permissions_unless_they_are_named(connection: AsyncConnection) -> None:
+    for name in ("analyze", "export"):
+        await plans.create_permission(connection, name)
+    plan = await plans.create(connection, TERMS, permissions=["analyze"])
+    kept = await plans.change(connection, plan.id, replace(TERMS, price=ONE))
+    assert kept.permissions == {"analyze"}
+    changed = await plans.change(connection, plan.id, kept.terms, permissions=["export"])
+    assert (changed.permissions, changed.version) == (frozenset({"export"}), 3)
+    with pytest.raises(NotFound, match="permission fly"):
+        await plans.change(connection, plan.id, kept.terms, permissions=["fly"])
+    with pytest.raises(NotFound, match="no plan gold"):
+        await plans.change(connection, "gold", TERMS)
+
+
+@pytest.mark.parametrize(("plan_id", "name"), [("silver", "other"), ("other", "silver")])
+async def test_a_taken_id_or_name_is_refused(connection: AsyncConnection, plan_id: str, name: str) -> None:
     await plans.create(connection, TERMS)
     with pytest.raises(AlreadyExists):
-        await plans.create(connection, TERMS)
+        await plans.create(connection, replace(TERMS, name=name), plan_id=plan_id)
 
 
 @pytest.mark.parametrize(
@@ -90,17 +114,17 @@ async def test_permissions_are_granted_and_withdrawn_by_name(connection: AsyncCo
     before = await catalogue(connection)
     await plans.grant_permission(connection, plan.id, "analyze")
     await plans.grant_permission(connection, plan.id, "analyze")
+    granted = await plans.get(connection, plan.id)
     await plans.withdraw_permission(connection, plan.id, "analyze")
+    withdrawn = await plans.get(connection, plan.id)
+    assert granted is not None
+    assert withdrawn is not None
+    assert (granted.permissions, withdrawn.permissions) == (frozenset({"analyze"}), frozenset())
+    assert withdrawn.version > granted.version > plan.version
     assert (await catalogue(connection)).version == before.version + 3
     with pytest.raises(NotFound, match="permission fly"):
         await plans.grant_permission(connection, plan.id, "fly")
     with pytest.raises(NotFound, match="plan"):
-        await plans.grant_permission(connection, uuid4(), "analyze")
+        await plans.grant_permission(connection, "gold", "analyze")
     with pytest.raises(AlreadyExists):
         await plans.create_permission(connection, "analyze")
-
-
-async def _plan(connection: AsyncConnection, name: str) -> StoredPlan:
-    plan = await plans.get(connection, name)
-    assert plan is not None
-    return plan

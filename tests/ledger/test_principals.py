@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from itertools import pairwise
 from uuid import uuid4
 
@@ -11,10 +12,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger import accounts, keys, plans, subscriptions, tables
 from gateway.ledger.credits import grant
-from gateway.ledger.default_plans import DEFAULT_PLANS
 from gateway.ledger.principals import Catalogue, HotBalance, catalogue, find_principal, load_balance
 from policies.model import AccountStatus, KeyStatus, SubscriptionStatus
 from tests.ledger.make import NOON, a_fingerprint, a_user
+
+PRO = plans.PlanTerms(
+    name="Professional",
+    price=Decimal("29.99"),
+    requests_per_minute=50,
+    requests_per_hour=2000,
+    features={"api_access": True},
+)
 
 
 async def test_an_unknown_key_is_nobody(connection: AsyncConnection) -> None:
@@ -33,11 +41,8 @@ async def test_a_key_without_subscription_is_somebody_without_plan(connection: A
 
 
 async def test_a_principal_is_key_account_subscription_and_plan(connection: AsyncConnection) -> None:
-    await plans.seed(connection, DEFAULT_PLANS)
-    pro = await plans.get(connection, "pro")
-    assert pro is not None
     await plans.create_permission(connection, "analyze")
-    await plans.grant_permission(connection, pro.id, "analyze")
+    pro = await plans.create(connection, PRO, plan_id="pro", permissions=["analyze"])
     user = await a_user(connection)
     fingerprint, expires_at = a_fingerprint(), datetime(2030, 1, 1, tzinfo=UTC)
     await keys.create(
@@ -60,7 +65,7 @@ async def test_a_principal_is_key_account_subscription_and_plan(connection: Asyn
     assert subscription is not None
     assert (subscription.id, subscription.status) == (begun.id, SubscriptionStatus.ACTIVE)
     assert subscription.current_period_end == begun.current_period_end
-    assert (subscription.plan.id, subscription.plan.name, subscription.plan.version) == (pro.id, "pro", 1)
+    assert (subscription.plan.id, subscription.plan.name, subscription.plan.version) == ("pro", "Professional", 1)
     assert subscription.plan.features["api_access"] is True
     assert subscription.plan.permissions == {"analyze"}
     assert (subscription.plan.requests_per_minute, subscription.plan.requests_per_hour) == (50, 2000)
@@ -68,7 +73,7 @@ async def test_a_principal_is_key_account_subscription_and_plan(connection: Asyn
 
 
 async def test_the_current_subscription_outranks_a_newer_one_that_ended(connection: AsyncConnection) -> None:
-    plan = await plans.create(connection, plans.PlanTerms(name=uuid4().hex, price=DEFAULT_PLANS[0].price))
+    plan = await plans.create(connection, plans.PlanTerms(name=uuid4().hex, price=Decimal(0)))
     user, fingerprint = await a_user(connection), a_fingerprint()
     await keys.create(connection, user.id, fingerprint=fingerprint)
     ended = await subscriptions.start(connection, user.id, plan_id=plan.id, now=NOON)
@@ -81,7 +86,7 @@ async def test_the_current_subscription_outranks_a_newer_one_that_ended(connecti
 
 
 async def test_every_change_of_the_account_moves_its_version(connection: AsyncConnection) -> None:
-    plan = await plans.create(connection, plans.PlanTerms(name=uuid4().hex, price=DEFAULT_PLANS[0].price))
+    plan = await plans.create(connection, plans.PlanTerms(name=uuid4().hex, price=Decimal(0)))
     user, fingerprint = await a_user(connection), a_fingerprint()
     key = await keys.create(connection, user.id, fingerprint=fingerprint)
     seen = [await _version(connection, fingerprint.key_hash)]
@@ -102,7 +107,7 @@ async def test_every_change_of_the_account_moves_its_version(connection: AsyncCo
 
 
 async def test_a_plan_change_moves_the_catalogue_and_is_in_the_next_principal(connection: AsyncConnection) -> None:
-    terms = plans.PlanTerms(name=uuid4().hex, price=DEFAULT_PLANS[0].price, features={"analysis": True})
+    terms = plans.PlanTerms(name=uuid4().hex, price=Decimal(0), features={"analysis": True})
     plan = await plans.create(connection, terms)
     before = await catalogue(connection)
     await plans.change(connection, plan.id, plans.PlanTerms(name=terms.name, price=terms.price, features={"x": 5}))
@@ -113,7 +118,7 @@ async def test_a_plan_change_moves_the_catalogue_and_is_in_the_next_principal(co
 
 async def test_the_catalogue_leaves_out_what_is_no_longer_sold(connection: AsyncConnection) -> None:
     before = await catalogue(connection)
-    await plans.create(connection, plans.PlanTerms(name="old", price=DEFAULT_PLANS[0].price, is_active=False))
+    await plans.create(connection, plans.PlanTerms(name="old", price=Decimal(0), is_active=False))
     assert await catalogue(connection) == Catalogue(before.version + 1, before.features)
 
 

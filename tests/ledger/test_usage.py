@@ -191,7 +191,7 @@ async def test_analyses_have_a_history(connection: AsyncConnection) -> None:
 @pytest.mark.parametrize(
     ("columns", "complaint"),
     [
-        ({"plan_id": "nothing"}, "usage_lines, line 1, column plan_id"),
+        ({"api_key_id": "nothing"}, "usage_lines, line 1, column api_key_id"),
         ({"outcome": "fine"}, "ck_usage_tracking_outcome"),
     ],
 )

@@ -112,14 +112,15 @@ REFUSED = {
     "uq_users_email_lower": (
         "INSERT INTO users (id, email) SELECT gen_random_uuid(), upper(email) FROM users WHERE id = :user"
     ),
+    "ck_subscription_plans_id_is_a_word": "INSERT INTO subscription_plans (id, name, price) VALUES ('pro/7', 'x', 1)",
     "ck_subscription_plans_price_not_negative": (
-        "INSERT INTO subscription_plans (id, name, price) VALUES (:user, 'x', -1)"
+        "INSERT INTO subscription_plans (id, name, price) VALUES ('x', 'x', -1)"
     ),
     "ck_subscription_plans_requests_per_minute_not_negative": (
-        "INSERT INTO subscription_plans (id, name, price, requests_per_minute) VALUES (:user, 'x', 1, -1)"
+        "INSERT INTO subscription_plans (id, name, price, requests_per_minute) VALUES ('x', 'x', 1, -1)"
     ),
     "ck_subscription_plans_currency_iso_4217": (
-        "INSERT INTO subscription_plans (id, name, price, currency) VALUES (:user, 'x', 1, 'dollars')"
+        "INSERT INTO subscription_plans (id, name, price, currency) VALUES ('x', 'x', 1, 'dollars')"
     ),
     "ck_credit_ledger_amount_sign": (
         "INSERT INTO credit_ledger (user_id, kind, amount, balance_after, actor) VALUES (:user, 'usage', 1, 1, 'x')"

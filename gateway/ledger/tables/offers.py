@@ -60,7 +60,7 @@ products = Table(
 subscription_plans = Table(
     "subscription_plans",
     metadata,
-    id_column(),
+    Column("id", Text, primary_key=True, comment="A word such as pro, given at creation and never changed"),
     Column("product_id", PG_UUID(as_uuid=True), ForeignKey("products.id", ondelete="RESTRICT")),
     Column("name", Text, nullable=False, unique=True),
     Column("description", Text),
@@ -101,6 +101,8 @@ subscription_plans = Table(
     iso_4217(),
     one_of("pricing_model", PRICING_MODELS),
     one_of("billing_interval", INTERVALS),
+    # As gateway.yaml has it; also fit to stand in paths, labels and journal lines as it is.
+    CheckConstraint("id ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'", name="id_is_a_word"),
     CheckConstraint("jsonb_typeof(features) = 'object'", name="features_is_an_object"),
     *positive("billing_interval_count"),
     *not_negative("price", "trial_period_days", "credits_per_period", *LIMITS, "max_file_size_bytes"),
@@ -112,7 +114,7 @@ pricing_tiers = Table(
     "pricing_tiers",
     metadata,
     id_column(),
-    Column("plan_id", PG_UUID(as_uuid=True), ForeignKey("subscription_plans.id", ondelete="CASCADE"), nullable=False),
+    Column("plan_id", Text, ForeignKey("subscription_plans.id", ondelete="CASCADE"), nullable=False),
     Column("up_to", BigInteger, comment="Last unit of the tier; NULL: the rest"),
     money("unit_price"),
     money("flat_price", server_default=text("0")),
@@ -137,7 +139,7 @@ permissions = Table(
 plan_permissions = Table(
     "plan_permissions",
     metadata,
-    Column("plan_id", PG_UUID(as_uuid=True), ForeignKey("subscription_plans.id", ondelete="CASCADE"), primary_key=True),
+    Column("plan_id", Text, ForeignKey("subscription_plans.id", ondelete="CASCADE"), primary_key=True),
     Column("permission_id", PG_UUID(as_uuid=True), ForeignKey("permissions.id", ondelete="CASCADE"), primary_key=True),
     created_at(),
     # Which plans hold this permission.

@@ -45,7 +45,7 @@ usage_tracking = Table(
     Column("user_id", PG_UUID(as_uuid=True), nullable=False),
     Column("api_key_id", PG_UUID(as_uuid=True)),
     Column("subscription_id", PG_UUID(as_uuid=True)),
-    Column("plan_id", PG_UUID(as_uuid=True)),
+    Column("plan_id", Text),
     Column("endpoint", Text, nullable=False, comment="The name of the route"),
     Column("method", Text, nullable=False),
     Column("path", Text, nullable=False, comment="Canonical, without the query"),

@@ -1,0 +1,80 @@
+"""A fresh installation has the plans of its configuration, and its subscribers may call its routes."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.cli import installation
+from gateway.config import Config, load
+from gateway.ledger import keys, plans, subscriptions
+from gateway.ledger.plans import StoredPlan, Tier
+from gateway.ledger.principals import find_principal
+from policies.access import may
+from tests.ledger.make import NOON, a_fingerprint, a_user
+
+SECRETS = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
+ROUTES = """
+upstreams: {ai: {targets: [http://127.0.0.1:9000]}}
+routes:
+  - {name: analyze, match: {path: /v1/analyze}, upstream: ai, permission: analyze, price: {credits: 1}}
+  - {name: open, match: {path: /v1/open}, upstream: ai, price: {credits: 1}}
+"""
+PLANS = """
+plans:
+  - {id: team, name: Team of ten, price: 12.50, credits_per_period: 5, features: [analysis], pricing_model: volume,
+     tiers: [{up_to: 10, unit_price: 0.5, flat_price: 1}, {unit_price: 0.25}], stripe_price_id: price_x}
+  - {id: reader, name: Reader, price: 1, permissions: [read]}
+"""
+
+
+def config(tmp_path: Path, written: str) -> Config:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(written, "utf-8")
+    return load(file, SECRETS, persist_secrets=False)
+
+
+async def test_the_plans_of_the_configuration_are_kept_whole(connection: AsyncConnection, tmp_path: Path) -> None:
+    assert await installation.seed(connection, config(tmp_path, ROUTES + PLANS)) == ("team", "reader")
+    team, reader = await _plan(connection, "team"), await _plan(connection, "reader")
+    assert (team.terms.name, str(team.terms.price), team.terms.credits_per_period) == ("Team of ten", "12.50", 5)
+    assert (team.terms.features, team.terms.stripe_price_id) == ({"analysis": True}, "price_x")
+    assert team.terms.tiers == (
+        Tier(up_to=10, unit_price=Decimal("0.5"), flat_price=Decimal(1)),
+        Tier(up_to=None, unit_price=Decimal("0.25")),
+    )
+    assert (team.permissions, reader.permissions) == (frozenset({"analyze"}), frozenset({"read"}))
+
+
+async def test_the_default_plans_are_called_by_their_ids(connection: AsyncConnection, tmp_path: Path) -> None:
+    assert await installation.seed(connection, config(tmp_path, ROUTES)) == ("free", "basic", "pro", "enterprise")
+    assert [plan.id for plan in await plans.list_plans(connection)] == ["free", "basic", "pro", "enterprise"]
+
+
+async def test_a_fresh_key_may_call_a_route_that_asks_for_a_permission_until_it_is_withdrawn(
+    connection: AsyncConnection, tmp_path: Path
+) -> None:
+    settings = config(tmp_path, ROUTES)
+    await installation.seed(connection, settings)
+    user, fingerprint = await a_user(connection), a_fingerprint()
+    await keys.create(connection, user.id, fingerprint=fingerprint)
+    await subscriptions.start(connection, user.id, plan_id="free", now=NOON)
+    assert await _may_analyze(connection, fingerprint.key_hash)
+    await plans.withdraw_permission(connection, "free", "analyze")
+    await installation.seed(connection, settings)
+    assert not await _may_analyze(connection, fingerprint.key_hash)
+
+
+async def _may_analyze(connection: AsyncConnection, key_hash: bytes) -> bool:
+    principal = await find_principal(connection, key_hash)
+    assert principal is not None
+    assert principal.account.subscription is not None
+    return may(principal.key, principal.account.subscription.plan, "analyze")
+
+
+async def _plan(connection: AsyncConnection, plan_id: str) -> StoredPlan:
+    plan = await plans.get(connection, plan_id)
+    assert plan is not None
+    return plan
