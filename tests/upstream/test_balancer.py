@@ -91,6 +91,35 @@ async def test_a_streamed_body_too_big_to_keep_is_not_sent_again() -> None:
         assert len(server.requests) == 2
 
 
+async def test_a_body_still_on_its_way_is_not_sent_again() -> None:
+    async def stalled() -> AsyncIterator[bytes]:
+        yield b"some"
+        await asyncio.Event().wait()
+
+    async with scripted() as server, upstream_to(server.url) as upstream:
+        await fetch(upstream)
+        sending = asyncio.ensure_future(fetch(upstream, Request(b"POST", b"/", body=stalled())))
+        await eventually(lambda: b"some" in server.peers[0].received)
+        server.peers[0].transport.close()
+
+        with pytest.raises(UpstreamError) as raised:
+            await sending
+        assert raised.value.outcome is Outcome.UPSTREAM_UNREACHABLE
+        assert len(server.peers) == 1
+
+
+@pytest.mark.parametrize(("method", "sent"), [(b"GET", 3), (b"POST", 2)])
+async def test_a_connection_that_ends_late_may_have_been_worked_on(
+    monkeypatch: pytest.MonkeyPatch, method: bytes, sent: int
+) -> None:
+    monkeypatch.setattr("gateway.upstream.balancer.STALE_WITHIN_SECONDS", 0.0)
+    async with scripted(Reply(), GONE, Reply()) as server, upstream_to(server.url) as upstream:
+        await fetch(upstream)
+        await asyncio.gather(fetch(upstream, Request(method, b"/")), return_exceptions=True)
+
+        assert len(server.requests) == sent
+
+
 async def test_a_stale_connection_is_replaced_once() -> None:
     async with scripted(Reply(), GONE, GONE, Reply()) as server, upstream_to(server.url) as upstream:
         await fetch(upstream)

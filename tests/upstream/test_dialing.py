@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from gateway.upstream.connection import Connection
+from gateway.upstream.dialing import Dialer
 from tests.upstream.scripted import Scripted, deaf, eventually, fetch, scripted, upstream_to
 
 
@@ -52,7 +54,20 @@ async def test_an_address_that_drops_packets_costs_a_quarter_second(monkeypatch:
 
 
 async def test_when_two_stand_one_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    standing: list[Connection] = []
+    both_stand = asyncio.Event()
+    connect = Dialer._connect
+
+    async def connect_together(self: Dialer, host: str) -> Connection:
+        connection = await connect(self, host)
+        standing.append(connection)
+        if len(standing) == 2:
+            both_stand.set()
+        await both_stand.wait()
+        return connection
+
     monkeypatch.setattr("gateway.upstream.dialing.ATTEMPT_DELAY_SECONDS", 0.0)
+    monkeypatch.setattr(Dialer, "_connect", connect_together)
     async with (
         scripted() as one,
         scripted(host="127.0.0.2", port=port_of(one)) as two,
@@ -60,8 +75,8 @@ async def test_when_two_stand_one_is_closed(monkeypatch: pytest.MonkeyPatch) -> 
     ):
         with name_of(monkeypatch, "127.0.0.1", "127.0.0.2"):
             assert await fetch(upstream) == (200, b"ok")
-            await eventually(lambda: "[0 leased, 1 idle, 0 queued, 1 open]" in repr(upstream))
-        await eventually(lambda: sum(not peer.closed for peer in one.peers + two.peers) == 1)
+        await eventually(lambda: "[0 leased, 1 idle, 0 queued, 1 open]" in repr(upstream))
+        await eventually(lambda: sorted(peer.closed for peer in one.peers + two.peers) == [False, True])
 
 
 async def test_an_ipv6_target_is_reached() -> None:

@@ -81,6 +81,17 @@ async def test_a_broken_connection_passes_its_slot_on() -> None:
         assert others == [(200, b"ok")] * 2
 
 
+async def test_a_client_that_leaves_before_the_head_frees_everything_at_once() -> None:
+    async with scripted(SILENCE) as server, upstream_to(server.url, first_byte_timeout_seconds=60) as upstream:
+        waiting = asyncio.ensure_future(upstream.send(GET))
+        await eventually(lambda: len(server.requests) == 1)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+        assert "[0 leased, 0 idle, 0 queued, " in repr(upstream)
+        await eventually(lambda: server.peers[0].closed)
+
+
 async def test_a_cancelled_wait_gives_up_its_place() -> None:
     async with scripted(SILENCE) as server, upstream_to(server.url, max_connections=1) as upstream:
         tasks = [asyncio.ensure_future(fetch(upstream)) for _ in range(3)]
