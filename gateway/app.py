@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -24,6 +23,7 @@ from gateway.meter.link import Link, MeterUnavailable
 from gateway.meter.meter import SCRIPTS, Meter
 from gateway.processes.child import Server, serve
 from gateway.processes.serving import Role
+from gateway.proxy.access_log import AccessLog
 from gateway.proxy.forwarding import Destination
 from gateway.proxy.gate import Gate
 from gateway.proxy.handler import Handler
@@ -39,6 +39,7 @@ from gateway.workers.outbox import OutboxPublisher
 from gateway.workers.partitions import PartitionKeeper
 from gateway.workers.runner import Runner
 from gateway.workers.usage_writer import UsageWriter
+from policies.model import Outcome
 
 # A principal is read anew this often although its version says nothing changed, so that a lost announcement heals.
 PRINCIPAL_MAX_AGE_SECONDS = 60.0
@@ -89,7 +90,8 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
             max_stale_seconds=config.principals.max_stale_seconds,
         )
         grace = timedelta(seconds=config.billing.past_due_grace_seconds)
-        settler, tally = Settler(meter), Tally(database)
+        settler, access_log = Settler(meter), AccessLog()
+        tally = Tally(database, access_log)
         handler = Handler(
             Router(config.routes),
             _destinations(config),
@@ -103,6 +105,8 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
         await heartbeat.run_once()
         async with Runner(heartbeat, settler, tally):
             yield handler
+        await handler.close()
+        access_log.close()
 
 
 @asynccontextmanager
@@ -181,6 +185,7 @@ def _destination(each: UpstreamConfig) -> Destination:
         max_connections=each.max_connections,
         queue_timeout_seconds=each.queue_timeout_seconds,
         retries=each.retries,
+        observer=_UpstreamSeries(),
     )
     lines = [f"{name}: {value}\r\n" for name, value in each.headers.items()]
     return Destination(upstream, "".join(lines).encode("latin-1"), tuple(name.encode() for name in each.headers))
@@ -193,10 +198,19 @@ def _reload(handler: Handler, read_again: Callable[[], Config]) -> None:
     except ConfigError as error:
         _log.error("the new configuration is refused, the old one stays", problems=str(error))
         return
-    before = handler.swap(Router(config.routes), _destinations(config))
-    for destination in before.values():
-        task = asyncio.get_running_loop().create_task(destination.upstream.close())
-        task.add_done_callback(lambda _: None)
+    for destination in handler.swap(Router(config.routes), _destinations(config)).values():
+        destination.upstream.retire()
+
+
+class _UpstreamSeries:
+    """Counts what upstreams do, per attempt."""
+
+    def attempt_ended(self, upstream: str, outcome: Outcome, *, duration_seconds: float) -> None:
+        metrics.UPSTREAM_REQUESTS.labels(upstream, outcome).inc()
+        metrics.UPSTREAM_DURATION.labels(upstream).observe(duration_seconds)
+
+    def attempt_retried(self, upstream: str, reason: str) -> None:
+        metrics.UPSTREAM_RETRIES.labels(upstream, reason).inc()
 
 
 def _public_server(app: Any, config: Config) -> Server:

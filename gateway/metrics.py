@@ -25,6 +25,7 @@ UPSTREAM_REQUESTS = Counter("gateway_upstream_requests", "Requests forwarded, by
 UPSTREAM_DURATION = Histogram(
     "gateway_upstream_duration_seconds", "From forwarding to the end of the answer.", ["upstream"], buckets=_SECONDS
 )
+UPSTREAM_RETRIES = Counter("gateway_upstream_retries", "Attempts made again, by reason.", ["upstream", "reason"])
 CREDITS_CHARGED = Counter("gateway_credits_charged", "Credits charged.", ["endpoint", "plan"])
 CREDITS_RELEASED = Counter("gateway_credits_released", "Credits held and given back.", ["endpoint"])
 IN_FLIGHT = Gauge("gateway_requests_in_flight", "Admitted and not settled.", multiprocess_mode="livesum")

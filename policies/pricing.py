@@ -96,8 +96,10 @@ def charge(
         return 0
     if reported_credits is not None:
         return reported_credits
+    if outcome is Outcome.CLIENT_ABORTED and not was_sent:
+        return 0
     if status is None:
-        return held if outcome is Outcome.CLIENT_ABORTED and was_sent else 0
+        return held if outcome is Outcome.CLIENT_ABORTED else 0
     if not is_charged_status(route, status):
         return 0
     if route.price.unit in ("call", "item"):

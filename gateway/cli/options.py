@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,4 +27,4 @@ def read(
     chosen = dict(overrides or {})
     if data_dir is not None:
         chosen["data_dir"] = str(data_dir)
-    return load(path, os.environ, overrides=chosen, persist_secrets=keep)
+    return load(path, overrides=chosen, persist_secrets=keep)

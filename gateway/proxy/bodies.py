@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.proxy.observers import FileObserver
+from gateway.proxy.principals import Caller
 from policies import access, pricing
-from policies.model import Price, Refusal, Refused
+from policies.model import Price, Refusal, Refused, Route
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -33,6 +34,14 @@ class PricedBody:
         """A top-level member that goes into a record, if it is text."""
         value = self.fields.get(name)
         return value[:max_length] if isinstance(value, str) else None
+
+
+async def read_if_priced(receive: Receive, route: Route, caller: Caller) -> PricedBody | None:
+    """The body, where its items are the price of the call."""
+    subscription = caller.principal.account.subscription
+    if route.price.unit != "item" or subscription is None:
+        return None
+    return await read_priced(receive, route.price, access.max_body_bytes(route, subscription.plan))
 
 
 async def read_priced(receive: Receive, price: Price, max_bytes: int | None) -> PricedBody:
@@ -84,9 +93,9 @@ class StreamedBody:
 
     async def _take(self) -> tuple[bytes, bool]:
         chunk, more = await _next(self._receive)
-        self.is_complete = not more
         self.size_bytes += len(chunk)
         access.check_size(self.size_bytes, self._max_bytes)
+        self.is_complete = not more
         if self._observer is not None:
             self._observer.feed(chunk)
         return chunk, more

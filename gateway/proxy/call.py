@@ -25,6 +25,7 @@ class Call:
     def __init__(self, ticket: Ticket, settler: Settler, *, received_at: float, files: FileObserver | None) -> None:
         self.ticket = ticket
         self.is_settled = False
+        self.outcome: Outcome | None = None
         self.charged = 0
         self.was_sent = True
         self.request_bytes = 0
@@ -54,6 +55,7 @@ class Call:
         if self.is_settled:
             return None
         self.is_settled = True
+        self.outcome = outcome
         instant = monotonic_seconds()
         self.elapsed_seconds = instant - self._received_at
         if self.forwarded_at is not None:

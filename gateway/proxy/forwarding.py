@@ -10,6 +10,7 @@ import asyncio
 from dataclasses import dataclass
 
 from gateway.clock import monotonic_seconds
+from gateway.problems import STATUS
 from gateway.proxy.bodies import ClientGone, PricedBody, Receive, StreamedBody
 from gateway.proxy.call import Call
 from gateway.proxy.departures import Client, Departures
@@ -45,6 +46,8 @@ class Forwarding:
         """Forwards, answers and settles; afterwards the call is settled, however it went."""
         watch = self._departures.watch(self._client)
         try:
+            if self._client.is_gone:
+                raise ClientGone
             request = await self._request(destination, receive, priced)
             self._call.forwarded_at = monotonic_seconds()
             response = await destination.upstream.send(request)
@@ -55,17 +58,16 @@ class Forwarding:
         except UpstreamError as error:
             await self._fail(error)
         except ClientGone:
-            await self._settle(Outcome.CLIENT_ABORTED, None)
+            await self._settle(Outcome.CLIENT_ABORTED, self._reply.status or None)
         except Refused as refused:
-            await self._settle(Outcome.CLIENT_ABORTED, None, error_code=refused.code)
-            await self._reply.problem(refused, [(b"connection", b"close")])
+            await self._refuse(refused)
         except asyncio.CancelledError:
             if not watch.is_cut:
-                await self._settle(Outcome.ABANDONED, None)
                 raise
             await self._settle(Outcome.CLIENT_ABORTED, None)
         finally:
             watch.end()
+            await self._settle(Outcome.ABANDONED, None)  # only what failed for a reason of ours is not settled by now
 
     async def _request(self, destination: Destination, receive: Receive, priced: PricedBody | None) -> Request:
         ticket = self._call.ticket
@@ -112,17 +114,28 @@ class Forwarding:
         return await self._settle(outcome, status)
 
     async def _fail(self, error: UpstreamError) -> None:
-        balance = await self._settle(error.outcome, None, error_code=error.code)
+        status = self._reply.status or STATUS[error.code]
+        balance = await self._settle(error.outcome, status, error_code=error.code)
+        await self._answer_or_cut(Refused(error.code, error.detail), self._metering(balance, 0))
+
+    async def _refuse(self, refused: Refused) -> None:
+        """The body turned out larger than may pass, on its way."""
+        status = self._reply.status or STATUS[refused.code]
+        balance = await self._settle(Outcome.CLIENT_ABORTED, status, error_code=refused.code)
+        await self._answer_or_cut(refused, [*self._metering(balance, 0), (b"connection", b"close")])
+
+    async def _answer_or_cut(self, refused: Refused, ours: list[Header]) -> None:
         if self._reply.status:
             self._client.abort()
         else:
-            await self._reply.problem(Refused(error.code, error.detail), self._metering(balance, 0))
+            await self._reply.problem(refused, ours)
 
     async def _settle(self, outcome: Outcome, status: int | None, *, error_code: str | None = None) -> int | None:
-        if self._streamed is not None:
-            self._call.request_bytes = self._streamed.size_bytes
-            self._call.was_sent = self._streamed.is_complete
-        return await self._call.settle(outcome, status, error_code=error_code)
+        call, streamed = self._call, self._streamed
+        if streamed is not None:
+            call.request_bytes = streamed.size_bytes
+        call.was_sent = call.forwarded_at is not None and (streamed is None or streamed.is_complete)
+        return await call.settle(outcome, status, error_code=error_code)
 
     def _metering(self, balance: int | None, charged: int | None) -> list[Header]:
         """Where the balance after settlement is not known, it is the one after admission less what is known."""

@@ -11,6 +11,7 @@ from gateway.ledger import principals as ledger
 from gateway.ledger.session import Database, DatabaseUnavailable
 from gateway.meter.link import MeterUnavailable
 from gateway.meter.meter import Admission, Meter, Verdict
+from gateway.proxy.bodies import PricedBody
 from gateway.proxy.inbound import Inbound
 from gateway.proxy.principals import Caller, Principals
 from gateway.proxy.router import Match
@@ -54,6 +55,25 @@ class Ask:
     language_code: str | None = None
     category: str | None = None
     batch_id: str | None = None
+
+
+def ask_of(request_id: str, inbound: Inbound, match: Match, *, key: bytes, priced: PricedBody | None) -> Ask:
+    """What a request says of itself comes from its fields, else from a body that was read anyway."""
+
+    def fact(field: bytes, member: str) -> str | None:
+        value = inbound.text(field)
+        return priced.text(member) if value is None and priced is not None else value
+
+    return Ask(
+        request_id,
+        inbound,
+        match,
+        key,
+        items=priced.items if priced is not None else None,
+        language_code=fact(b"x-language-code", "language_code"),
+        category=fact(b"x-category", "category"),
+        batch_id=fact(b"x-batch-id", "batch_id"),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import structlog
 
 from gateway.clock import monotonic_seconds
 from gateway.proxy import bodies
 from gateway.proxy import inbound as reading
-from gateway.proxy.bodies import ClientGone, PricedBody, Receive
+from gateway.proxy.bodies import ClientGone, Receive
 from gateway.proxy.call import Call
-from gateway.proxy.departures import Departures, client_of
+from gateway.proxy.departures import Client, Departures, client_of
 from gateway.proxy.forwarding import Destination, Forwarding
-from gateway.proxy.gate import Ask, Gate, Indeterminate, NotAdmitted, give_back
+from gateway.proxy.gate import Gate, Indeterminate, NotAdmitted, ask_of, give_back
 from gateway.proxy.inbound import Inbound, Network
-from gateway.proxy.observers import FileObserver, observe_upload
+from gateway.proxy.observers import observe_upload
 from gateway.proxy.principals import Caller, Principals
 from gateway.proxy.reply import Header, Reply, Send, metering_headers
 from gateway.proxy.router import Match, Router
 from gateway.proxy.settlement import Settler
 from gateway.proxy.tally import Tally
 from gateway.request_ids import uuid7
-from policies.access import max_body_bytes
-from policies.model import Refused, Route
+from policies.model import Outcome, Refused
+
+_log = structlog.get_logger()
 
 
 class Handler:
@@ -53,6 +57,17 @@ class Handler:
         inbound = reading.read(scope, self._trusted_proxies)
         request_id = uuid7()
         reply = Reply(send, inbound.client_request_id or request_id)
+        try:
+            await self._serve(
+                inbound, reply, request_id, received_at=received_at, receive=receive, client=client_of(scope)
+            )
+        except Exception as error:
+            _log.error("a request failed by a fault of the gateway", request_id=reply.request_id, exc_info=error)
+            await reply.fault(client_of(scope))
+
+    async def _serve(
+        self, inbound: Inbound, reply: Reply, request_id: str, *, received_at: float, receive: Receive, client: Client
+    ) -> None:
         match: Match | None = None
         caller: Caller | None = None
         try:
@@ -61,28 +76,39 @@ class Handler:
             key = inbound.api_key()
             caller = await self._principals.get(key)
             caller = await self._gate.check(inbound, match, key, caller=caller)
-            priced = await _read_if_priced(receive, match.route, caller)
-            ticket = await self._gate.admit(_ask(request_id, inbound, match, key=key, priced=priced), caller)
+            priced = await bodies.read_if_priced(receive, match.route, caller)
+            ticket = await self._gate.admit(ask_of(request_id, inbound, match, key=key, priced=priced), caller)
         except Refused as refused:
-            await self._refuse(refused, reply, inbound, match, caller)
+            await self._refuse(refused, reply, inbound, match=match, caller=caller, received_at=received_at)
             return
         except ClientGone:
             return
-        call = Call(ticket, self._settler, received_at=received_at, files=_file_observer(match.route, inbound))
+        call = Call(ticket, self._settler, received_at=received_at, files=observe_upload(match.route, inbound))
         self._tally.admitted()
         try:
-            forwarding = Forwarding(call, reply, client_of(scope), self._departures)
-            await forwarding.run(destination, receive, priced)
+            await Forwarding(call, reply, client, self._departures).run(destination, receive, priced)
         finally:
-            self._tally.settled(call, reply.status)
+            await call.settle(Outcome.ABANDONED, None, error_code="internal_error")
+            self._tally.settled(call, reply)
 
     def swap(self, router: Router, destinations: Mapping[str, Destination]) -> Mapping[str, Destination]:
         """Serves by a new configuration from the next request on; gives the destinations that served until now."""
         before, self._router, self._destinations = self._destinations, router, destinations
         return before
 
+    async def close(self) -> None:
+        """Closes the connections to the upstreams; calls still under way on them break off."""
+        await asyncio.gather(*(each.upstream.close() for each in self._destinations.values()))
+
     async def _refuse(
-        self, refused: Refused, reply: Reply, inbound: Inbound, match: Match | None, caller: Caller | None
+        self,
+        refused: Refused,
+        reply: Reply,
+        inbound: Inbound,
+        *,
+        match: Match | None,
+        caller: Caller | None,
+        received_at: float,
     ) -> None:
         ours: list[Header] = []
         if isinstance(refused, NotAdmitted):
@@ -91,38 +117,5 @@ class Handler:
             self._settler.owe(give_back(refused))
         await reply.problem(refused, ours)
         route = match.route if match is not None else None
-        self._tally.refused(refused, method=inbound.method, status=reply.status, route=route, caller=caller)
-
-
-async def _read_if_priced(receive: Receive, route: Route, caller: Caller) -> PricedBody | None:
-    subscription = caller.principal.account.subscription
-    if route.price.unit != "item" or subscription is None:
-        return None
-    return await bodies.read_priced(receive, route.price, max_body_bytes(route, subscription.plan))
-
-
-def _ask(request_id: str, inbound: Inbound, match: Match, *, key: bytes, priced: PricedBody | None) -> Ask:
-    def fact(field: bytes, member: str) -> str | None:
-        value = inbound.text(field)
-        return priced.text(member) if value is None and priced is not None else value
-
-    return Ask(
-        request_id,
-        inbound,
-        match,
-        key,
-        items=priced.items if priced is not None else None,
-        language_code=fact(b"x-language-code", "language_code"),
-        category=fact(b"x-category", "category"),
-        batch_id=fact(b"x-batch-id", "batch_id"),
-    )
-
-
-def _file_observer(route: Route, inbound: Inbound) -> FileObserver | None:
-    """Uploads are looked at where analysis_history will want to know of them."""
-    if route.usage_type != "analysis":
-        return None
-    fields = inbound.fields
-    return observe_upload(
-        fields.get(b"content-type", b""), fields.get(b"content-disposition", b""), fields.get(b"x-file-name", b"")
-    )
+        seconds = monotonic_seconds() - received_at
+        self._tally.refused(refused, reply, method=inbound.method, seconds=seconds, route=route, caller=caller)

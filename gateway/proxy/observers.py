@@ -14,7 +14,8 @@ from typing import Any, Protocol
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from policies.model import Price
+from gateway.proxy.inbound import Inbound
+from policies.model import Price, Route
 from policies.pricing import units_in_response
 
 MAX_JSON_BYTES = 8 * 1024 * 1024  # a JSON answer larger than this is not searched for its usage block
@@ -44,8 +45,18 @@ class UnitObserver(Protocol):
     def units(self) -> int | None: ...
 
 
-def observe_upload(content_type: bytes, disposition: bytes, file_name: bytes) -> FileObserver:
-    """The observer for a request body: the first file of a multipart form, else the body itself."""
+def observe_upload(route: Route, inbound: Inbound) -> FileObserver | None:
+    """The observer for a request body, on the routes whose uploads analysis_history keeps."""
+    if route.usage_type != "analysis":
+        return None
+    fields = inbound.fields
+    return file_observer(
+        fields.get(b"content-type", b""), fields.get(b"content-disposition", b""), fields.get(b"x-file-name", b"")
+    )
+
+
+def file_observer(content_type: bytes, disposition: bytes, file_name: bytes) -> FileObserver:
+    """Looks at the first file of a multipart form, else at the body itself."""
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
     if kind == b"multipart/form-data" and boundary:

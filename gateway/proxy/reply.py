@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from gateway.meter.meter import Admission
-from gateway.problems import render
+from gateway.problems import problem, render
+from gateway.proxy.departures import Client
 from gateway.proxy.principals import Caller
 from policies.limits import remaining_field, states
 from policies.model import Refused
@@ -54,9 +55,18 @@ class Reply:
         await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
 
     async def problem(self, refused: Refused, ours: list[Header]) -> None:
-        problem = render(refused, self.request_id)
-        await self.start(problem.status, problem.headers, ours)
-        await self.end(problem.body)
+        answer = render(refused, self.request_id)
+        await self.start(answer.status, answer.headers, ours)
+        await self.end(answer.body)
+
+    async def fault(self, client: Client) -> None:
+        """Says that the gateway failed, as far as it can still be said."""
+        if self.status:
+            client.abort()
+            return
+        answer = problem("internal_error", "The gateway failed; this call is not charged.", request_id=self.request_id)
+        await self.start(answer.status, answer.headers, [])
+        await self.end(answer.body)
 
 
 def metering_headers(caller: Caller, admission: Admission, *, remaining: int, charged: int | None) -> list[Header]:

@@ -1,18 +1,23 @@
-"""What is counted of the traffic: metrics of every request, and refusals of known keys for refused_requests."""
+"""What is noted of the traffic: metrics, the access log, and for PostgreSQL the refusals and last use of keys."""
 
 from __future__ import annotations
 
 from collections import Counter as Counts
+from datetime import datetime
+from uuid import UUID
 
 from prometheus_client import Counter
 
 from gateway import metrics
 from gateway.clock import now
 from gateway.ledger import refusals
+from gateway.ledger.keys import touch_last_used
 from gateway.ledger.refusals import RefusedIn
 from gateway.ledger.session import Database
+from gateway.proxy.access_log import AccessLog
 from gateway.proxy.call import Call
 from gateway.proxy.principals import Caller
+from gateway.proxy.reply import Reply
 from policies.model import Refused, Route
 
 MAX_PENDING = 100_000  # distinct (key, endpoint, code, minute) between two writes; past it the rest is only a metric
@@ -44,11 +49,13 @@ class Tally:
 
     idle_seconds = 5.0
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, access_log: AccessLog) -> None:
         self._database = database
+        self._access_log = access_log
         self._by_route: dict[str, EndpointSeries] = {}
         self._other = EndpointSeries(None)
         self._refusals: Counts[RefusedIn] = Counts()
+        self._used: dict[UUID, datetime] = {}
 
     def series(self, route: Route | None) -> EndpointSeries:
         if route is None:
@@ -62,10 +69,22 @@ class Tally:
         metrics.ADMITTED.inc()
         metrics.IN_FLIGHT.inc()
 
-    def settled(self, call: Call, status: int) -> None:
-        ticket = call.ticket
+    def settled(self, call: Call, reply: Reply) -> None:
+        ticket, status = call.ticket, reply.status
         series = self.series(ticket.ask.match.route)
-        elapsed = call.elapsed_seconds
+        elapsed, key = call.elapsed_seconds, ticket.caller.principal.key
+        self._used[key.id] = now()
+        self._access_log.note(
+            reply.request_id,
+            series.endpoint,
+            method=ticket.ask.inbound.method,
+            status=status,
+            seconds=elapsed,
+            upstream_seconds=call.upstream_seconds,
+            code=call.outcome,
+            credits=call.charged,
+            key=key,
+        )
         metrics.IN_FLIGHT.dec()
         metrics.SETTLED.inc()
         series.answered(ticket.ask.inbound.method, status)
@@ -78,24 +97,37 @@ class Tally:
             series.released.inc(ticket.held - call.charged)
 
     def refused(
-        self, refused: Refused, *, method: str, status: int, route: Route | None, caller: Caller | None
+        self, refused: Refused, reply: Reply, *, method: str, seconds: float, route: Route | None, caller: Caller | None
     ) -> None:
         series = self.series(route)
-        series.answered(method, status)
+        series.answered(method, reply.status)
         metrics.REFUSALS.labels(series.endpoint, refused.code).inc()
-        if caller is not None and len(self._refusals) < MAX_PENDING:
+        key = caller.principal.key if caller is not None else None
+        self._access_log.note(
+            reply.request_id,
+            series.endpoint,
+            method=method if method in series.methods else metrics.OTHER,
+            status=reply.status,
+            seconds=seconds,
+            code=refused.code,
+            key=key,
+        )
+        if key is not None and len(self._refusals) < MAX_PENDING:
             minute = now().replace(second=0, microsecond=0)
-            self._refusals[RefusedIn(caller.principal.key.id, series.endpoint, refused.code, minute)] += 1
+            self._refusals[RefusedIn(key.id, series.endpoint, refused.code, minute)] += 1
 
     async def run_once(self) -> int:
-        """Writes the refusals counted since the last time; gives how many rows that took."""
-        if not self._refusals:
+        """Writes what was noted since the last time; always 0, for nothing is left."""
+        if not self._refusals and not self._used:
             return 0
-        pending, self._refusals = self._refusals, Counts()
+        refused, self._refusals = self._refusals, Counts()
+        used, self._used = self._used, {}
         try:
             async with self._database.transaction() as connection:
-                await refusals.add(connection, pending)
+                await refusals.add(connection, refused)
+                await touch_last_used(connection, used)
         except BaseException:
-            self._refusals.update(pending)
+            self._refusals.update(refused)
+            self._used = used | self._used
             raise
-        return len(pending)
+        return 0

@@ -1,0 +1,93 @@
+"""One JSON line a request, written beside the traffic: a log that nobody reads must not hold a request up.
+
+Lines hold names from the configuration, ids, numbers and a masked key. They never hold a key, a body, a query or a path
+that did not match a route.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from json import dumps
+from time import time
+
+from policies.model import Key
+
+FLUSH_SECONDS = 0.2
+MAX_WAITING = 20_000  # lines; past it the reader of the log is too slow, and lines are counted instead of kept
+
+
+class AccessLog:
+    """Collects lines in the event loop; a thread of its own writes them."""
+
+    def __init__(self, descriptor: int | None = None) -> None:
+        self._descriptor = sys.stderr.fileno() if descriptor is None else descriptor
+        self._lines: list[str] = []
+        self._dropped = 0
+        self._closing = threading.Event()
+        self._writer = threading.Thread(target=self._run, name="access-log", daemon=True)
+        self._writer.start()
+
+    def note(
+        self,
+        request_id: str,
+        endpoint: str,
+        *,
+        method: str,
+        status: int,
+        seconds: float,
+        upstream_seconds: float | None = None,
+        code: str | None = None,
+        credits: int | None = None,
+        key: Key | None = None,
+    ) -> None:
+        """`method` is one that the route knows, or `other`; `code` is a refusal's or an outcome."""
+        if len(self._lines) >= MAX_WAITING:
+            self._dropped += 1
+            return
+        upstream_ms = "null" if upstream_seconds is None else f"{upstream_seconds * 1000:.2f}"
+        self._lines.append(
+            f'{{"event":"request","at":{time():.3f},"request_id":"{request_id}","endpoint":{_quoted(endpoint)},'
+            f'"method":"{method}","status":{status},"code":"{code or ""}","ms":{seconds * 1000:.2f},'
+            f'"upstream_ms":{upstream_ms},"credits":{"null" if credits is None else credits},'
+            f'"key":"{masked(key) if key else ""}"}}\n'
+        )
+
+    def close(self) -> None:
+        """Writes what waits, as far as the reader takes it within a second."""
+        self._closing.set()
+        self._writer.join(1.0)
+
+    def _run(self) -> None:
+        while not self._closing.wait(FLUSH_SECONDS):
+            self._flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        lines, self._lines = self._lines, []
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            lines.append(f'{{"event":"access_log_dropped","lines":{dropped}}}\n')
+        written = memoryview("".join(lines).encode())
+        while written:
+            try:
+                written = written[os.write(self._descriptor, written) :]
+            except OSError:
+                return  # nobody is there to read
+
+
+def masked(key: Key) -> str:
+    """What may be shown of a key: enough to find it, too little to use it."""
+    return f"{key.prefix}…{key.last4}"
+
+
+_known: dict[str, str] = {}
+
+
+def _quoted(endpoint: str) -> str:
+    """Endpoints are few and come from the configuration, so their JSON is made once."""
+    quoted = _known.get(endpoint)
+    if quoted is None:
+        quoted = _known[endpoint] = dumps(endpoint)
+    return quoted
