@@ -1,0 +1,245 @@
+"""Commands on the database, run as a user runs them: beside running stores, or alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config import load
+from gateway.embedded.stores import Stores
+from gateway.ledger import audit, schema
+from gateway.ledger.principals import find_principal
+from gateway.ledger.session import Database
+from policies.keys import digest, is_well_formed
+from policies.model import KeyStatus, Principal
+
+REPOSITORY = Path(__file__).parents[2]
+ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+EMAIL = "ada@example.com"
+CONFIG = """
+upstreams: {ai: {targets: [http://127.0.0.1:9000]}}
+routes: [{name: analyze, match: {path: /v1/analyze}, upstream: ai, permission: analyze, price: {credits: 1}}]
+plans:
+  - {id: team, name: Team of ten, price: 10, credits_per_period: 5}
+  - {id: reader, name: Reader, price: 1, permissions: []}
+"""
+APPLIED = """
+plans:
+  - {id: team, name: Team of twelve, price: 10, credits_per_period: 5, permissions: [analyze, export],
+     pricing_model: tiered, tiers: [{up_to: 12, unit_price: 0.5}, {unit_price: 0.25, flat_price: 1}]}
+  - {id: late, name: Late, price: 3}
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    code: int
+    out: str
+    err: str
+
+    def value(self) -> dict[str, Any]:
+        """The one line of JSON of a command that succeeded."""
+        (line,) = self.values()
+        return line
+
+    def values(self) -> list[dict[str, Any]]:
+        assert (self.code, self.err) == (0, ""), self
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    def complaint(self) -> str:
+        """The one line of a command that could not do its work."""
+        (line,) = self.err.splitlines()
+        assert (self.code, self.out) == (1, ""), self
+        return line
+
+
+@dataclass(frozen=True)
+class Place:
+    """A data directory and the configuration that commands are given with it."""
+
+    folder: Path
+    stores: Stores
+    database: Database
+
+    async def run(self, *arguments: str) -> Answer:
+        return await run(*arguments, "--config", str(self.folder / "gateway.yaml"), "--data-dir", str(self.folder))
+
+    async def caller(self, key: str) -> Principal:
+        """Who holds the key, by the secrets that the commands made for themselves."""
+        peppers = load(None, ENVIRON, overrides={"data_dir": str(self.folder)}).secrets.peppers
+        async with self.database.read() as connection:
+            found = await find_principal(connection, digest(key.encode(), peppers[max(peppers)]))
+        assert found is not None
+        return found
+
+
+async def run(*arguments: str) -> Answer:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", *arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=REPOSITORY,
+        env=ENVIRON,
+    )
+    async with asyncio.timeout(60):
+        out, err = await process.communicate()
+    assert "Traceback" not in err.decode(), err.decode()
+    return Answer(process.returncode or 0, out.decode(), err.decode())
+
+
+@pytest.fixture(scope="module")
+async def empty_place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
+    """Stores that run, as under `gateway serve`, with nothing in them."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "gateway.yaml").write_text(CONFIG)
+    (folder / "applied.yaml").write_text(APPLIED)
+    async with await Stores.open(folder, durable=False) as stores:
+        database = Database(stores.database_url)
+        yield Place(folder, stores, database)
+        await database.close()
+
+
+@pytest.fixture(scope="module")
+async def place(empty_place: Place) -> Place:
+    """The same, migrated by command."""
+    status = await empty_place.run("migrate", "status")
+    assert (status.code, status.out, status.err) == (0, f"at nothing, newest is {schema.head()}\n", "")
+    up = await empty_place.run("migrate", "up")
+    assert (up.code, up.out, up.err) == (0, f"at {schema.head()}\n", "")
+    return empty_place
+
+
+@pytest.fixture(scope="module")
+async def ada(place: Place) -> dict[str, Any]:
+    return (await place.run("users", "create", "--email", EMAIL, "--name", "Ada", "--plan", "team", "--json")).value()
+
+
+@pytest.fixture(scope="module")
+async def key(place: Place, ada: dict[str, Any]) -> dict[str, Any]:
+    arguments = ("--user", ada["email"], "--name", "ci", "--expires", "2035-01-02", "--json")
+    return (await place.run("keys", "create", *arguments)).value()
+
+
+async def test_a_user_with_a_plan_and_a_key_may_call(place: Place, ada: dict[str, Any], key: dict[str, Any]) -> None:
+    assert (ada["name"], ada["status"], ada["plan"]) == ("Ada", "active", "team")
+    assert (key["user_id"], key["name"], key["status"]) == (ada["id"], "ci", "active")
+    assert key["expires_at"] == "2035-01-02T00:00:00+00:00"
+    assert is_well_formed("gw", key["key"].encode())
+    caller = await place.caller(key["key"])
+    assert (str(caller.key.id), str(caller.account.id)) == (key["id"], ada["id"])
+    assert caller.account.subscription is not None
+    assert str(caller.account.subscription.id) == ada["subscription_id"]
+    assert caller.account.subscription.plan.id == "team"
+    assert caller.account.subscription.plan.permissions == {"analyze"}
+
+
+async def test_keys_are_rotated_and_revoked_and_listed_without_their_secret(
+    place: Place, ada: dict[str, Any], key: dict[str, Any]
+) -> None:
+    new = (await place.run("keys", "rotate", key["id"], "--grace-seconds", "3600", "--json")).value()
+    assert (new["name"], new["key"] != key["key"]) == ("ci", True)
+    revoked = (await place.run("keys", "revoke", key["id"], "--json")).value()
+    assert (revoked["id"], revoked["status"], "key" in revoked) == (key["id"], "revoked", False)
+    listed = (await place.run("keys", "list", "--user", ada["id"], "--json")).values()
+    assert [(each["id"], each["status"], "key" in each) for each in listed] == [
+        (new["id"], "active", False),
+        (key["id"], "revoked", False),
+    ]
+    assert (await place.caller(key["key"])).key.status is KeyStatus.REVOKED
+    assert (await place.caller(new["key"])).key.status is KeyStatus.ACTIVE
+
+
+async def test_granted_credits_are_in_the_balance_and_in_the_audit_log_and_redis_is_told(
+    place: Place, ada: dict[str, Any]
+) -> None:
+    arguments = ("--user", ada["email"], "--amount", "20", "--reason", "sorry", "--json")
+    granted = (await place.run("credits", "grant", *arguments)).value()
+    assert granted == {"user_id": ada["id"], "amount": 20, "balance": 25, "reason": "sorry"}
+    async with place.database.read() as connection:
+        entries = (await audit.list_entries(connection, entity="user", entity_id=ada["id"])).data
+        untold = (await connection.exec_driver_sql("SELECT count(*) FROM outbox")).scalar_one()
+    assert [(entry.actor, entry.action) for entry in entries] == [("cli", "credits.grant"), ("cli", "users.create")]
+    assert untold == 0
+
+
+@pytest.mark.usefixtures("ada", "key")  # made on the plans as they are before
+async def test_plans_are_applied_after_showing_what_changes(place: Place) -> None:
+    applied = ("plans", "apply", str(place.folder / "applied.yaml"), "--json")
+    unconfirmed = await place.run(*applied)
+    assert (unconfirmed.code, "Aborted" in unconfirmed.err) == (1, True)
+    confirmed = await place.run(*applied, "--yes")
+    assert (confirmed.code, confirmed.err) == (0, "applied: effective from each subscriber's next request\n")
+    assert confirmed.out.rstrip() == unconfirmed.out.rstrip()
+    rows = [json.loads(line) for line in confirmed.out.splitlines()]
+    assert [row for row in rows if row["plan"] == "team"] == [
+        {"plan": "team", "field": "name", "before": "Team of ten", "after": "Team of twelve"},
+        {"plan": "team", "field": "pricing_model", "before": "flat", "after": "tiered"},
+        {
+            "plan": "team",
+            "field": "tiers",
+            "before": "",
+            "after": "up to 12: 0.5 each; the rest: 0.25 each and 1",
+        },
+        {"plan": "team", "field": "permissions", "before": "analyze", "after": "analyze, export"},
+    ]
+    assert {"plan": "late", "field": "permissions", "before": None, "after": "analyze"} in rows
+    listed = (await place.run("plans", "list", "--json")).values()
+    assert {plan["id"]: (plan["name"], plan["version"]) for plan in listed} == {
+        "reader": ("Reader", 1),
+        "late": ("Late", 1),
+        "team": ("Team of twelve", 2),
+    }
+
+
+async def test_what_cannot_be_done_is_one_line_and_exit_1(place: Place, ada: dict[str, Any]) -> None:
+    wrong = {
+        ("users", "create", "--email", EMAIL.upper()): "another user already has this (uq_users_email_lower)",
+        ("users", "create", "--email", "x@example.com", "--plan", "gold"): "no plan 'gold'; there are: reader, ",
+        ("keys", "revoke", ada["id"]): f"no usable key {ada['id']}",
+        ("credits", "grant", "--user", "y@example.com", "--amount", "1", "--reason", "x"): "no user y@example.com",
+    }
+    answers = await asyncio.gather(*(place.run(*arguments) for arguments in wrong))
+    for answer, complaint in zip(answers, wrong.values(), strict=True):
+        assert answer.complaint().startswith(f"gateway: {complaint}")
+
+
+async def test_a_wrong_use_is_exit_2(place: Place) -> None:
+    wrong = (("users", "create"), ("keys", "revoke", "nonsense"))
+    for answer in await asyncio.gather(*(place.run(*arguments) for arguments in wrong)):
+        assert (answer.code, answer.out) == (2, ""), answer
+        assert "Usage:" in answer.err
+
+
+async def test_check_describes_a_configuration_or_says_what_is_wrong_with_it(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text(CONFIG)
+    bad.write_text("server:\n  publik: 0.0.0.0:8080\nredis: {partitions: many}\n")
+    right, wrong, missing = await asyncio.gather(
+        *(run("check", "--config", str(file)) for file in (good, bad, tmp_path / "none.yaml"))
+    )
+    assert (right.code, right.err) == (0, "")
+    assert "analyze: " in right.out
+    assert (wrong.code, wrong.out, len(wrong.err.splitlines())) == (2, "", 2)
+    assert wrong.err.startswith(f"{bad}:2: server.publik: unknown key 'publik'; did you mean public?")
+    assert (missing.code, missing.out) == (2, "")
+    assert missing.err.startswith(str(tmp_path / "none.yaml"))
+    assert not (tmp_path / ".gateway").exists()
+
+
+async def test_commands_work_alone_with_nothing_running(tmp_path: Path) -> None:
+    """They start the stores, migrate, create the plans, and stop the stores again."""
+    where = ("--data-dir", str(tmp_path / "data"))
+    created = (await run("users", "create", "--email", "ada@example.com", "--plan", "pro", *where, "--json")).value()
+    assert created["plan"] == "pro"
+    status = await run("migrate", "status", *where)
+    assert (status.code, status.out) == (0, f"at {schema.head()}\n")
+    assert not list((tmp_path / "data").glob("**/postmaster.pid"))
