@@ -1,0 +1,5 @@
+"""The admin API: everything an operator can see and change, for whoever holds the admin token."""
+
+from gateway.api.admin.app import build_admin
+
+__all__ = ["build_admin"]

@@ -1,0 +1,46 @@
+"""For probes and scrapers: open to whoever reaches the listener, so they name what is wrong and no more."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import structlog
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from gateway.api.admin.collaborators import Held
+
+router = APIRouter(tags=["health"])
+_log = structlog.get_logger()
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(BaseModel):
+    """`missing` names what keeps requests from being admitted."""
+
+    status: Literal["ready", "not_ready"]
+    missing: list[str]
+
+
+@router.get("/healthz", summary="Whether the process lives")
+async def healthz() -> Health:
+    return Health()
+
+
+@router.get("/readyz", summary="Whether requests can be admitted", responses={503: {"model": Readiness}})
+async def readyz(held: Held, response: Response) -> Readiness:
+    missing = await held.readiness()
+    if not missing:
+        return Readiness(status="ready", missing=[])
+    _log.warning("not ready", **missing)  # the reasons hold addresses, which are for the log alone
+    response.status_code = 503
+    return Readiness(status="not_ready", missing=sorted(missing))
+
+
+@router.get("/metrics", summary="All series, in the Prometheus text format", response_class=Response)
+def metrics(held: Held) -> Response:
+    # Not async: the series of all processes are read from files, so it runs in a thread.
+    return Response(held.metrics_text(), media_type="text/plain; version=0.0.4; charset=utf-8")

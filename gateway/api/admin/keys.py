@@ -1,0 +1,168 @@
+"""API keys: made, narrowed, replaced, revoked. The secret is in one answer only, and nowhere else."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Annotated, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Body, Query
+from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.api.admin.collaborators import TheDesk, TheIssuer
+from gateway.api.admin.users import existing_user
+from gateway.api.errors import Conflict
+from gateway.api.fields import Count, Credits, Instant, Line, Network, Word
+from gateway.api.openapi import CONFLICTS, UNKNOWN
+from gateway.api.shapes import Given, Listing, Paging, Patch, Shown, listing, unset
+from gateway.clock import now
+from gateway.ledger import keys
+from gateway.ledger.errors import NotFound
+from policies.model import KeyStatus
+
+router = APIRouter(prefix="/keys", tags=["keys"])
+
+ShownStatus = Literal["active", "disabled", "revoked", "expired"]
+Permissions = Annotated[list[Word], Field(max_length=100)]
+Networks = Annotated[list[Network], Field(max_length=100)]
+
+
+class Key(Shown):
+    id: UUID
+    user_id: UUID
+    name: str
+    prefix: str = Field(description="The key's first characters, to recognise it by.")
+    last4: str
+    status: ShownStatus
+    permissions: list[str] | None = Field(description="null: every permission of the plan.")
+    allowed_ips: list[str] = Field(description="CIDRs; empty: from anywhere.")
+    credit_cap: int | None
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    created_at: datetime
+
+
+class IssuedKey(Key):
+    key: str = Field(description="The key itself. It is in this answer only and cannot be read again.")
+
+
+class NewKey(Given):
+    user_id: UUID
+    name: Line = Field(default="default", examples=["production"])
+    permissions: Permissions | None = Field(default=None, description="Narrows the plan's permissions.")
+    allowed_ips: Networks = Field(default_factory=list, examples=[["203.0.113.0/24"]])
+    credit_cap: Credits | None = Field(default=None, description="Credits it may spend in a period; null: all.")
+    expires_at: Instant | None = Field(default=None, examples=["2030-01-01T00:00:00Z"])
+
+
+class KeyPatch(Patch):
+    name: Line = unset()
+    status: Literal["active", "disabled"] = unset()
+    permissions: Permissions | None = None
+    allowed_ips: Networks = unset()
+    credit_cap: Credits | None = None
+    expires_at: Instant | None = None
+
+
+class Rotation(Given):
+    grace_seconds: Count = Field(default=0, examples=[3600], description="How long the old key goes on working.")
+
+
+class KeyList(Paging):
+    user_id: UUID | None = Field(default=None, description="Only this user's.")
+
+
+@router.post("", status_code=201, summary="Create a key", responses=UNKNOWN)
+async def create_key(given: NewKey, desk: TheDesk, issuer: TheIssuer) -> IssuedKey:
+    """The answer holds the key, this once."""
+    secret, fingerprint = issuer.issue()
+    settings = given.model_dump(exclude={"user_id"})
+    async with desk.change() as change:
+        await existing_user(change.connection, given.user_id)
+        made = await keys.create(change.connection, given.user_id, fingerprint=fingerprint, **settings)
+        await change.note("keys.create", "key", entity_id=made.id, after=shown(made, now()))
+    return _issued(made, secret.secret)
+
+
+@router.get("", summary="List keys")
+async def list_keys(wanted: Annotated[KeyList, Query()], desk: TheDesk) -> Listing[Key]:
+    async with desk.read() as connection:
+        page = await keys.list_keys(connection, user_id=wanted.user_id, cursor=wanted.cursor, limit=wanted.limit)
+    instant = now()
+    return listing(page, lambda key: shown(key, instant))
+
+
+@router.get("/{key_id}", summary="Get a key", responses=UNKNOWN)
+async def get_key(key_id: UUID, desk: TheDesk) -> Key:
+    async with desk.read() as connection:
+        return shown(await _existing(connection, key_id), now())
+
+
+@router.patch("/{key_id}", summary="Change a key", responses=UNKNOWN | CONFLICTS)
+async def change_key(key_id: UUID, patch: KeyPatch, desk: TheDesk) -> Key:
+    changes = patch.changes()
+    if "status" in changes:
+        changes["status"] = KeyStatus(changes["status"])
+    async with desk.change() as change:
+        before = await _usable(change.connection, key_id)
+        after = shown(await keys.patch(change.connection, key_id, **changes), now())
+        await change.note("keys.change", "key", entity_id=key_id, before=shown(before, now()), after=after)
+    return after
+
+
+@router.post("/{key_id}/revoke", summary="Revoke a key for good", responses=UNKNOWN)
+async def revoke_key(key_id: UUID, desk: TheDesk) -> Key:
+    """It is refused from the very next request on. Revoking again changes nothing."""
+    async with desk.change() as change:
+        before = await _existing(change.connection, key_id)
+        after = shown(await keys.revoke(change.connection, key_id), now())
+        if before.status is not KeyStatus.REVOKED:
+            await change.note("keys.revoke", "key", entity_id=key_id, before=shown(before, now()), after=after)
+    return after
+
+
+@router.post("/{key_id}/rotate", status_code=201, summary="Replace a key", responses=UNKNOWN | CONFLICTS)
+async def rotate_key(
+    key_id: UUID, desk: TheDesk, issuer: TheIssuer, given: Annotated[Rotation | None, Body()] = None
+) -> IssuedKey:
+    """Makes a key of the same settings, shown this once. The old one expires when its grace is over."""
+    secret, fingerprint = issuer.issue()
+    grace = timedelta(seconds=given.grace_seconds if given else 0)
+    async with desk.change() as change:
+        before = await _usable(change.connection, key_id)
+        retired, made = await keys.rotate(change.connection, key_id, fingerprint=fingerprint, retire_at=now() + grace)
+        old, after = shown(before, now()), shown(retired, now())
+        await change.note("keys.rotate", "key", entity_id=key_id, before=old, after=after)
+        await change.note("keys.create", "key", entity_id=made.id, after=shown(made, now()))
+    return _issued(made, secret.secret)
+
+
+def shown(key: keys.ApiKey, instant: datetime) -> Key:
+    """The key as it is at `instant`."""
+    status = _status(key, instant)
+    return Key.model_validate({name: getattr(key, name) for name in Key.model_fields} | {"status": status})
+
+
+def _status(key: keys.ApiKey, instant: datetime) -> str:
+    """In the order in which the policies refuse: revoked, expired, disabled."""
+    is_past = key.expires_at is not None and key.expires_at <= instant
+    return "expired" if is_past and key.status is not KeyStatus.REVOKED else str(key.status)
+
+
+def _issued(key: keys.ApiKey, secret: str) -> IssuedKey:
+    return IssuedKey(**shown(key, now()).model_dump(), key=secret)
+
+
+async def _existing(connection: AsyncConnection, key_id: UUID) -> keys.ApiKey:
+    key = await keys.get(connection, key_id)
+    if key is None:
+        raise NotFound("key", key_id)
+    return key
+
+
+async def _usable(connection: AsyncConnection, key_id: UUID) -> keys.ApiKey:
+    key = await _existing(connection, key_id)
+    if key.status is KeyStatus.REVOKED:
+        raise Conflict("This key is revoked, and that is for good; create another.")
+    return key

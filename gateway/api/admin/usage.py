@@ -1,0 +1,70 @@
+"""Usage: one row for each admitted request."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+
+from gateway.api.admin.collaborators import TheDesk
+from gateway.api.fields import Instant, Line
+from gateway.api.shapes import Listing, Paging, Shown, listing
+from gateway.ledger import history
+from gateway.ledger.history import UsageFilter
+from policies.model import Outcome
+
+router = APIRouter(prefix="/usage", tags=["usage"])
+
+
+class Usage(Shown):
+    request_id: UUID
+    created_at: datetime
+    user_id: UUID
+    api_key_id: UUID | None
+    subscription_id: UUID | None
+    plan_id: str | None
+    endpoint: str
+    method: str
+    path: str
+    usage_type: str
+    outcome: Outcome
+    status_code: int | None
+    error_code: str | None
+    credits_charged: int
+    product_count: int
+    tokens_used: int | None
+    cost_usd: Decimal | None
+    language_code: str | None
+    category: str | None
+    batch_id: str | None
+    request_bytes: int | None
+    response_bytes: int | None
+    file_size_bytes: int | None
+    response_time_ms: int | None
+    upstream_time_ms: int | None
+    client_ip: str | None
+    client_request_id: str | None
+    metadata: dict[str, Any]
+
+
+class UsageList(Paging):
+    user_id: UUID | None = None
+    endpoint: Line | None = Field(default=None, description="The route's name.")
+    outcome: Outcome | None = None
+    since: Instant | None = Field(default=None, alias="from", description="From this instant on.")
+    until: Instant | None = Field(default=None, alias="to", description="Before this instant.")
+
+    def filter(self) -> UsageFilter:
+        return UsageFilter(**self.model_dump(exclude={"limit", "cursor"}))
+
+
+@router.get("", summary="List usage")
+async def list_usage(wanted: Annotated[UsageList, Query()], desk: TheDesk) -> Listing[Usage]:
+    """Newest first, some seconds behind the calls themselves."""
+    async with desk.read() as connection:
+        page = await history.list_usage(connection, wanted.filter(), cursor=wanted.cursor, limit=wanted.limit)
+    return listing(page, Usage.model_validate)

@@ -1,0 +1,75 @@
+"""How the API changes things: one transaction, audit rows included; then Redis is told; then the answer goes out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.ledger import audit
+from gateway.ledger.session import Database, DatabaseUnavailable
+from gateway.meter.link import MeterError, MeterUnavailable
+
+Publish = Callable[[], Awaitable[None]]
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A transaction under way, and who is behind it."""
+
+    connection: AsyncConnection
+    actor: str
+
+    async def note(
+        self,
+        action: str,
+        entity: str,
+        *,
+        entity_id: object,
+        before: BaseModel | None = None,
+        after: BaseModel | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Writes the audit row. `before` and `after` are what the API shows of a thing, so they hold no secret."""
+        await audit.append(
+            self.connection,
+            actor=self.actor,
+            action=action,
+            entity=entity,
+            entity_id=entity_id,
+            before=None if before is None else before.model_dump(mode="json"),
+            after=None if after is None else after.model_dump(mode="json"),
+            reason=reason,
+        )
+
+
+class Desk:
+    """Where requests of one actor read and change the ledger. `publish` tells Redis what has been committed."""
+
+    def __init__(self, database: Database, publish: Publish, *, actor: str) -> None:
+        self._database = database
+        self._publish = publish
+        self._actor = actor
+
+    def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self._database.read()
+
+    @asynccontextmanager
+    async def change(self) -> AsyncIterator[Change]:
+        """Commits at the end of the block and returns when Redis knows, so that the next request meets the change.
+
+        Where Redis cannot be told, the change stands all the same and the outbox worker tells it later. Raises
+        DatabaseUnavailable.
+        """
+        async with self._database.transaction() as connection:
+            yield Change(connection, self._actor)
+        try:
+            await self._publish()
+        except (MeterUnavailable, MeterError, DatabaseUnavailable) as error:
+            _log.warning("a change waits for the outbox worker", reason=str(error))

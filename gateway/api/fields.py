@@ -1,0 +1,117 @@
+"""The kinds of value that requests hold, each checked as far as it can be without asking the database."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import cache
+from ipaddress import ip_network
+from typing import Annotated, Any
+from zoneinfo import available_timezones
+
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, StringConstraints
+
+from gateway.clock import now
+
+# RFC 3339 section 5.6, with the offset that makes it one instant.
+_INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_MAX_METADATA_BYTES = 16 * 1024
+# Scripts compute in doubles, exact up to 2**53 (9e15): thousands of movements of this size still add up.
+MAX_CREDITS = 10**12
+
+
+def _storable(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not hold NUL characters")  # PostgreSQL's text cannot
+    return text
+
+
+def _json(found: dict[str, Any]) -> dict[str, Any]:
+    try:
+        size = len(json.dumps(found, allow_nan=False, ensure_ascii=False).encode())
+    except ValueError:
+        raise ValueError("must be proper JSON: finite numbers, and text of whole Unicode characters") from None
+    if size > _MAX_METADATA_BYTES:
+        raise ValueError(f"may hold {_MAX_METADATA_BYTES} bytes at most, has {size}")
+    _each_storable(found)
+    return found
+
+
+def _each_storable(found: object) -> None:
+    if isinstance(found, str):
+        _storable(found)
+    elif isinstance(found, dict):
+        for name, value in found.items():
+            _storable(name)
+            _each_storable(value)
+    elif isinstance(found, list):
+        for value in found:
+            _each_storable(value)
+
+
+def _written_instant(written: object) -> object:
+    """Text only: pydantic would take a number for seconds since 1970."""
+    if isinstance(written, datetime) or (isinstance(written, str) and _INSTANT.fullmatch(written)):
+        return written
+    raise ValueError("must be a time as 2026-01-31T12:00:00Z, or with another offset than Z")
+
+
+def _utc(instant: datetime) -> datetime:
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is out of the calendar") from None
+
+
+def _in_future(instant: datetime) -> datetime:
+    if instant <= now():
+        raise ValueError("must be in the future")
+    return instant
+
+
+def _network(written: str) -> str:
+    try:
+        return str(ip_network(written))
+    except ValueError as error:
+        raise ValueError(f"must be an address or a CIDR: {error}") from None
+
+
+def _time_zone(name: str) -> str:
+    known = _time_zones()
+    if known and name not in known:
+        raise ValueError("must be an IANA time zone, as Europe/Berlin")
+    return name
+
+
+@cache
+def _time_zones() -> frozenset[str]:
+    """Empty where the system has no time zone database, and then any name passes."""
+    return frozenset(available_timezones())
+
+
+_STRICT = Field(strict=True)
+Storable = AfterValidator(_storable)
+
+Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), Storable]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000), Storable]
+Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
+# One @ with something on either side (RFC 5321 section 4.5.3.1.3 for the length); only a message proves the rest.
+Email = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^@\s]+@[^@\s]+$", max_length=254), Storable]
+TimeZone = Annotated[str, StringConstraints(max_length=64), AfterValidator(_time_zone)]
+Instant = Annotated[AwareDatetime, BeforeValidator(_written_instant), AfterValidator(_utc)]
+FutureInstant = Annotated[Instant, AfterValidator(_in_future)]
+Network = Annotated[str, StringConstraints(max_length=64), AfterValidator(_network)]
+Metadata = Annotated[dict[str, Any], AfterValidator(_json)]
+Flag = Annotated[bool, _STRICT]
+# Limits are kept in 32 bits, sizes and credits in 64 (PostgreSQL's integer and bigint).
+Count = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
+PositiveCount = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
+Size = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
+Credits = Annotated[int, Field(strict=True, ge=0, le=MAX_CREDITS)]
+PositiveCredits = Annotated[int, Field(strict=True, ge=1, le=MAX_CREDITS)]
+SignedCredits = Annotated[int, Field(strict=True, ge=-MAX_CREDITS, le=MAX_CREDITS)]
+# No currency of ISO 4217 has more than 4 decimal places.
+Price = Annotated[Decimal, Field(ge=0, max_digits=18, decimal_places=4)]
+Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]

@@ -1,0 +1,18 @@
+"""Things that the admin API is asked about."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.api.conftest import Office
+
+
+@pytest.fixture
+async def a_plan(office: Office) -> dict[str, Any]:
+    """A plan of this test's own."""
+    given = {"name": f"Plan {uuid4().hex}", "price": "9.90", "credits_per_period": 70, "requests_per_minute": 60}
+    made: dict[str, Any] = await office.post("/plans", given, status=201)
+    return made

@@ -1,0 +1,176 @@
+"""The admin API on stores of this package's own, so that versions in Redis are those of its one database."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from secrets import token_bytes
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import httpx
+import pytest
+from starlette.types import ASGIApp
+
+from gateway.api.admin import build_admin
+from gateway.embedded.endpoints import choose
+from gateway.embedded.stores import Stores
+from gateway.embedded.valkey import Valkey
+from gateway.ledger import credits, principals
+from gateway.ledger.session import Database
+from gateway.meter.link import Link
+from gateway.meter.meter import SCRIPTS, Admission, Meter
+from gateway.workers.outbox import OutboxPublisher
+from policies.limits import Limits
+
+TOKEN = "admin-token-of-the-tests"
+PEPPERS = {1: b"old pepper", 2: b"new pepper"}
+UNLIMITED = Limits((None, None, None), None)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a gateway knows of an account at some moment."""
+
+    account_version: int
+    catalogue_version: int
+    balance: int
+
+
+@dataclass
+class Office:
+    """The admin API with all that stands behind it. `missing` is what /readyz is told."""
+
+    app: ASGIApp
+    client: httpx.AsyncClient
+    database: Database
+    meter: Meter
+    missing: dict[str, str]
+
+    async def call(self, method: str, path: str, *, status: int = 200, **options: Any) -> Any:
+        """The JSON of an answer that must have this status."""
+        answer = await self.client.request(method, f"/admin/v1{path}", **options)
+        assert answer.status_code == status, answer.text
+        return answer.json() if answer.content else None
+
+    async def get(self, path: str, **params: Any) -> Any:
+        return await self.call("GET", path, params=params)
+
+    async def post(self, path: str, body: dict[str, Any] | None = None, *, status: int = 200) -> Any:
+        return await self.call("POST", path, status=status, json=body)
+
+    async def a_user(self, **fields: Any) -> dict[str, Any]:
+        made: dict[str, Any] = await self.post("/users", {"email": f"{uuid4().hex}@example.com", **fields}, status=201)
+        return made
+
+    async def a_key(self, user_id: str, **fields: Any) -> dict[str, Any]:
+        made: dict[str, Any] = await self.post("/keys", {"user_id": user_id, **fields}, status=201)
+        return made
+
+    async def pages(self, path: str, *, limit: int, **params: Any) -> list[dict[str, Any]]:
+        """All of a list, page by page."""
+        found: list[dict[str, Any]] = []
+        cursor: dict[str, str] = {}
+        for _ in range(100):
+            page = await self.get(path, limit=limit, **params, **cursor)
+            assert len(page["data"]) <= limit
+            found += page["data"]
+            if page["next_cursor"] is None:
+                return found
+            cursor = {"cursor": page["next_cursor"]}
+        raise AssertionError("the list does not end")
+
+    async def audit(self, entity_id: str) -> list[dict[str, Any]]:
+        """What was noted of a thing, oldest first."""
+        return list(reversed((await self.get("/audit-log", entity_id=entity_id, limit=500))["data"]))
+
+    async def heat(self, user_id: str) -> Known:
+        """Makes the account hot in Redis; gives what a gateway knows now."""
+        async with self.database.read() as connection:
+            balance = await principals.load_balance(connection, UUID(user_id))
+            catalogue = await principals.catalogue(connection)
+        assert balance is not None
+        known = Known(balance.account_version, catalogue.version, balance.current_credits)
+        assert await self.meter.load(
+            self.meter.keys(UUID(user_id)),
+            account_version=known.account_version,
+            credit_seq=balance.credit_seq,
+            balance=known.balance,
+            catalogue_version=known.catalogue_version,
+        )
+        return known
+
+    async def admit(self, user_id: str, known: Known) -> Admission:
+        """A call decided on what was known."""
+        request_id = str(uuid4())
+        return await self.meter.admit(
+            self.meter.keys(UUID(user_id)),
+            request_id=request_id,
+            account_version=known.account_version,
+            catalogue_version=known.catalogue_version,
+            amount=0,
+            required=0,
+            limits=UNLIMITED,
+            head="",
+        )
+
+    async def balance(self, user_id: str) -> int:
+        async with self.database.read() as connection:
+            found = await credits.balance(connection, UUID(user_id))
+        assert found is not None
+        return found.current_credits
+
+
+@pytest.fixture(scope="package")
+async def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    endpoint = choose(None).valkey
+    valkey = Valkey(tmp_path_factory.mktemp("valkey"), durable=False)
+    await valkey.start(endpoint)
+    yield f"redis://:{endpoint.password}@127.0.0.1:{endpoint.port}/0"
+    await valkey.stop()
+
+
+@pytest.fixture(scope="package")
+async def ledger(stores: Stores, template_database: str) -> AsyncIterator[Database]:
+    name = f"test_{uuid4().hex}"
+    connection = await asyncpg.connect(stores.database_url)
+    await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template_database}")
+    await connection.close()
+    database = Database(f"{stores.database_url.rpartition('/')[0]}/{name}")
+    yield database
+    await database.close()
+
+
+@pytest.fixture(scope="package")
+async def office(ledger: Database, valkey_url: str) -> AsyncIterator[Office]:
+    link = Link(valkey_url, timeout_seconds=5, scripts=SCRIPTS)
+    await link.open()
+    meter = Meter(link, partitions=4, owner="admin")
+    missing: dict[str, str] = {}
+    app = admin_app(ledger, OutboxPublisher(ledger, meter).publish_all, missing=missing)
+    async with client_of(app) as client:
+        yield Office(app, client, ledger, meter, missing)
+    await link.close()
+
+
+def admin_app(database: Database, publish: Any, *, missing: dict[str, str]) -> ASGIApp:
+    async def readiness() -> dict[str, str]:
+        return missing
+
+    return build_admin(
+        database=database,
+        publish=publish,
+        admin_token=TOKEN,
+        key_prefix="gw",
+        peppers=PEPPERS,
+        entropy=token_bytes,
+        metrics_text=lambda: b"gateway_build_info 1.0\n",
+        readiness=readiness,
+    )
+
+
+def client_of(app: ASGIApp, token: str | None = TOKEN) -> httpx.AsyncClient:
+    headers = {"authorization": f"Bearer {token}"} if token is not None else {}
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://admin.test", headers=headers)
