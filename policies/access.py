@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from policies.model import (
@@ -54,8 +54,11 @@ def effective_status(subscription: Subscription, now: datetime, grace: timedelta
     return subscription.status
 
 
-def check_route(route: Route, key: Key, plan: Plan, *, plans_with_feature: Sequence[str]) -> None:
-    """Raises Refused if the key's permissions or the plan's features do not reach the route."""
+def check_route(route: Route, key: Key, plan: Plan, *, offered: Mapping[str, Mapping[str, FeatureValue]]) -> None:
+    """Raises Refused if the key's permissions or the plan's features do not reach the route.
+
+    `offered` are the features of the plans on offer, by plan name, so that the refusal can say which plans would do.
+    """
     if route.permission is not None and not may(key, plan, route.permission):
         raise Refused(
             Refusal.PERMISSION_DENIED,
@@ -68,7 +71,7 @@ def check_route(route: Route, key: Key, plan: Plan, *, plans_with_feature: Seque
             f"The plan {plan.name!r} does not include {route.feature!r}.",
             feature=route.feature,
             plan=plan.name,
-            plans_with_feature=list(plans_with_feature),
+            plans_with_feature=[name for name, flags in offered.items() if has_feature(flags.get(route.feature))],
         )
 
 

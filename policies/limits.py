@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from policies.model import Plan, Window, WindowState
+from policies.model import Plan, Window
 
 STEPS = 60
 WINDOW_SECONDS = {Window.MINUTE: 60, Window.HOUR: 3600, Window.DAY: 86400}
@@ -40,17 +40,19 @@ def policy_field(limits: Limits) -> bytes:
     )
 
 
-def states(limits: Limits, used: Sequence[int], reset_seconds: Sequence[int]) -> tuple[WindowState, ...]:
-    """What is left of each window that has a limit. `used` and `reset_seconds` are in the order of WINDOWS."""
-    return tuple(
-        WindowState(window, limit, max(0, limit - count), reset)
-        for window, limit, count, reset in zip(WINDOWS, limits.per_window, used, reset_seconds, strict=True)
+def remaining_template(limits: Limits) -> bytes:
+    """The RateLimit field of these limits, made once, with a place for each number of `remaining`."""
+    return b", ".join(
+        b'"%b";r=%%d;t=%%d' % window.encode()
+        for window, limit in zip(WINDOWS, limits.per_window, strict=True)
         if limit is not None
     )
 
 
-def remaining_field(states: Sequence[WindowState]) -> bytes:
-    """The RateLimit field: what remains of each policy and the seconds until more of it does."""
-    return b", ".join(
-        b'"%b";r=%d;t=%d' % (state.window.encode(), state.remaining, state.reset_seconds) for state in states
-    )
+def remaining(limits: Limits, used: Sequence[int], reset_seconds: Sequence[int]) -> tuple[int, ...]:
+    """For each window with a limit: what remains of it, and the seconds until more does. Given in order of WINDOWS."""
+    numbers: list[int] = []
+    for limit, count, reset in zip(limits.per_window, used, reset_seconds, strict=True):
+        if limit is not None:
+            numbers += (max(0, limit - count), reset)
+    return tuple(numbers)

@@ -190,13 +190,3 @@ class Window(StrEnum):
     MINUTE = "minute"
     HOUR = "hour"
     DAY = "day"
-
-
-@dataclass(frozen=True, slots=True)
-class WindowState:
-    """What is left of one limit: `limit` requests a window, `remaining` now, `reset_seconds` until more is left."""
-
-    window: Window
-    limit: int
-    remaining: int
-    reset_seconds: int

@@ -67,6 +67,11 @@ def head(*columns: Column) -> str:
     return _join(columns)
 
 
+def part(*columns: Column) -> str:
+    """Some columns side by side, made once and given to `head` or `tail` as if they were one."""
+    return _join(columns)
+
+
 def tail(*columns: Column) -> str:
     """The columns of TAIL_COLUMNS, in order, already escaped by `text` where they came from outside."""
     return _join(columns)

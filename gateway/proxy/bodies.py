@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.proxy.observers import FileObserver
-from gateway.proxy.principals import Caller
 from policies import access, pricing
-from policies.model import Price, Refusal, Refused, Route
+from policies.model import Plan, Price, Refusal, Refused, Route
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -36,12 +35,11 @@ class PricedBody:
         return value[:max_length] if isinstance(value, str) else None
 
 
-async def read_if_priced(receive: Receive, route: Route, caller: Caller) -> PricedBody | None:
+async def read_if_priced(receive: Receive, route: Route, plan: Plan) -> PricedBody | None:
     """The body, where its items are the price of the call."""
-    subscription = caller.principal.account.subscription
-    if route.price.unit != "item" or subscription is None:
+    if route.price.unit != "item":
         return None
-    return await read_priced(receive, route.price, access.max_body_bytes(route, subscription.plan))
+    return await read_priced(receive, route.price, access.max_body_bytes(route, plan))
 
 
 async def read_priced(receive: Receive, price: Price, max_bytes: int | None) -> PricedBody:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from datetime import timedelta
+from typing import NamedTuple
 
 from gateway.clock import now
 from gateway.ledger import principals as ledger
@@ -43,8 +43,14 @@ class Indeterminate(Refused):
         self.request_id = request_id
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Clearance(NamedTuple):
+    """A caller that the policies let through, and the subscription that pays."""
+
+    caller: Caller
+    subscription: Subscription
+
+
+class Ask(NamedTuple):
     """What is asked of the gate: a request, its route, and what its body was found to hold."""
 
     request_id: str
@@ -76,8 +82,7 @@ def ask_of(request_id: str, inbound: Inbound, match: Match, *, key: bytes, price
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(NamedTuple):
     """An admitted call: whose it is and what is held for it."""
 
     ask: Ask
@@ -94,41 +99,39 @@ class Gate:
         self._database = database
         self._grace = grace
 
-    async def check(self, inbound: Inbound, match: Match, key: bytes, *, caller: Caller) -> Caller:
-        """The caller, allowed on the route; raises Refused by the knowledge of this moment, never by older."""
+    async def check(self, inbound: Inbound, match: Match, key: bytes, *, caller: Caller) -> Clearance:
+        """Lets a caller through to a route; raises Refused by the knowledge of this moment, never by older."""
         try:
-            self._check(inbound, match, caller)
+            return self._check(inbound, match, caller)
         except Refused:
-            caller = await self._confirm(key, caller)
-            self._check(inbound, match, caller)
-        return caller
+            return self._check(inbound, match, await self._confirm(key, caller))
 
-    async def admit(self, ask: Ask, caller: Caller) -> Ticket:
+    async def admit(self, ask: Ask, clearance: Clearance) -> Ticket:
         """Holds the price of the call, or raises Refused, after which nothing was counted and nothing charged."""
         for _ in range(ATTEMPTS):
-            subscription = self._check(ask.inbound, ask.match, caller)
+            caller, subscription = clearance
             if ask.items is not None:
                 pricing.check_batch(ask.items, subscription.plan.max_products_per_batch)
             held = pricing.hold(ask.match.route.price, ask.items)
-            admission = await self._ask_meter(ask, caller, subscription, held)
+            admission = await self._ask_meter(ask, caller, held)
             if admission.verdict is Verdict.ADMITTED:
                 return Ticket(ask, caller, subscription, held, admission)
             if admission.verdict is Verdict.STALE:
-                caller = await self._principals.reload(ask.key)
+                clearance = self._check(ask.inbound, ask.match, await self._principals.reload(ask.key))
             elif admission.verdict is Verdict.COLD:
                 await self._warm(ask, caller)
             else:
                 raise NotAdmitted(caller, admission, _refusal(admission, held, subscription.plan))
         raise Refused(Refusal.ACCOUNTS_UNAVAILABLE, "This account keeps changing; try again shortly.", retry_after=1)
 
-    def _check(self, inbound: Inbound, match: Match, caller: Caller) -> Subscription:
+    def _check(self, inbound: Inbound, match: Match, caller: Caller) -> Clearance:
         instant, principal, route = now(), caller.principal, match.route
         keys.check(principal.key, instant, client_ip=inbound.client_ip)
         subscription = access.check_account(principal.account, instant, grace=self._grace)
-        plans = self._principals.plans_with(route.feature)
-        access.check_route(route, principal.key, subscription.plan, plans_with_feature=plans)
-        access.check_size(inbound.content_length, access.max_body_bytes(route, subscription.plan))
-        return subscription
+        access.check_route(route, principal.key, subscription.plan, offered=self._principals.offered)
+        if inbound.content_length:
+            access.check_size(inbound.content_length, access.max_body_bytes(route, subscription.plan))
+        return Clearance(caller, subscription)
 
     async def _confirm(self, key: bytes, caller: Caller) -> Caller:
         try:
@@ -136,7 +139,7 @@ class Gate:
         except MeterUnavailable:
             return caller  # may refuse wrongly for a moment, never admits wrongly
 
-    async def _ask_meter(self, ask: Ask, caller: Caller, subscription: Subscription, held: int) -> Admission:
+    async def _ask_meter(self, ask: Ask, caller: Caller, held: int) -> Admission:
         principal = caller.principal
         try:
             return await self._meter.admit(
@@ -147,7 +150,7 @@ class Gate:
                 amount=held,
                 required=pricing.required(ask.match.route.price, held),
                 limits=caller.limits,
-                head=_head(ask, caller, subscription),
+                head=_head(ask, caller),
             )
         except MeterUnavailable:
             raise Indeterminate(caller, ask.request_id) from None
@@ -203,23 +206,16 @@ def _refusal(admission: Admission, held: int, plan: Plan) -> Refused:
     )
 
 
-def _head(ask: Ask, caller: Caller, subscription: Subscription) -> str:
-    principal, inbound, route = caller.principal, ask.inbound, ask.match.route
+def _head(ask: Ask, caller: Caller) -> str:
     return records.head(
         ask.request_id,
         time.time_ns() // 1000,
-        principal.account.id,
-        principal.key.id,
-        subscription.id,
-        subscription.plan.id,
-        records.text(route.name),
-        inbound.method,
-        records.text(ask.match.path),
-        records.text(route.usage_type),
+        caller.record_part,
+        ask.match.record_part,
         1 if ask.items is None else ask.items,
         records.text(ask.language_code),
         records.text(ask.category),
         records.text(ask.batch_id),
-        inbound.client_ip or None,
-        inbound.client_request_id,
+        ask.inbound.client_ip or None,
+        ask.inbound.client_request_id,
     )

@@ -75,9 +75,9 @@ class Handler:
             destination = self._destinations[match.route.upstream]
             key = inbound.api_key()
             caller = await self._principals.get(key)
-            caller = await self._gate.check(inbound, match, key, caller=caller)
-            priced = await bodies.read_if_priced(receive, match.route, caller)
-            ticket = await self._gate.admit(ask_of(request_id, inbound, match, key=key, priced=priced), caller)
+            clearance = await self._gate.check(inbound, match, key, caller=caller)
+            priced = await bodies.read_if_priced(receive, match.route, clearance.subscription.plan)
+            ticket = await self._gate.admit(ask_of(request_id, inbound, match, key=key, priced=priced), clearance)
         except Refused as refused:
             await self._refuse(refused, reply, inbound, match=match, caller=caller, received_at=received_at)
             return

@@ -7,10 +7,9 @@ Fields are dropped, rewritten or passed by one table. What a client says about i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from random import getrandbits
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.request_ids import is_echoable
 from policies.model import Refusal, Refused
@@ -75,8 +74,7 @@ _RESERVED_PREFIXES = (b"x-gateway-", b"x-forwarded-")
 _BEARER = b"bearer "
 
 
-@dataclass(frozen=True, slots=True)
-class Inbound:
+class Inbound(NamedTuple):
     """One request as the gateway reads it.
 
     `fields` holds what the gateway acts on, by lower-cased name; `passed` is the rendered block of end-to-end fields.

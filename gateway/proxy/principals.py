@@ -16,8 +16,8 @@ from gateway.clock import monotonic_seconds
 from gateway.ledger import principals as ledger
 from gateway.ledger.session import Database, DatabaseUnavailable
 from gateway.meter.meter import AccountKeys, Meter
-from policies import keys
-from policies.limits import Limits, limits_of, policy_field
+from policies import keys, records
+from policies.limits import Limits, limits_of, policy_field, remaining_template
 from policies.model import FeatureValue, Plan, Principal, Refusal, Refused, Subscription
 
 NEGATIVE_SECONDS = 2.0  # how long an unknown key stays unknown without asking again; a new key is random, so none waits
@@ -32,7 +32,9 @@ class Caller:
     keys: AccountKeys
     limits: Limits
     policy_field: bytes
+    remaining_template: bytes
     identity_block: bytes
+    record_part: str
     loaded_at: float
 
 
@@ -93,9 +95,10 @@ class Principals:
             return caller
         return await self.reload(key)
 
-    def plans_with(self, feature: str | None) -> list[str]:
-        """Names of the active plans that have a feature, cheapest first."""
-        return [name for name, features in self._catalogue.features.items() if features.get(feature or "")]
+    @property
+    def offered(self) -> Mapping[str, Mapping[str, FeatureValue]]:
+        """The features of the active plans by plan name, cheapest first."""
+        return self._catalogue.features
 
     async def _refreshed(self, key: bytes, known: Caller) -> Caller:
         try:
@@ -152,7 +155,9 @@ class Principals:
             keys=self._meter.keys(principal.account.id),
             limits=limits,
             policy_field=policy_field(limits),
+            remaining_template=remaining_template(limits),
             identity_block=identity_block(principal, subscription),
+            record_part=_record_part(principal, subscription),
             loaded_at=monotonic_seconds(),
         )
 
@@ -172,6 +177,12 @@ def identity_block(principal: Principal, subscription: Subscription | None) -> b
         f"x-gateway-plan: {_field_text(plan.name) if plan else ''}\r\n"
         f"x-gateway-features: {_features(plan) if plan else ''}\r\n"
     ).encode()
+
+
+def _record_part(principal: Principal, subscription: Subscription | None) -> str:
+    """The columns that all records of a caller share: user, key, subscription, plan."""
+    plan = None if subscription is None else records.text(str(subscription.plan.id))
+    return records.part(principal.account.id, principal.key.id, None if subscription is None else subscription.id, plan)
 
 
 def _features(plan: Plan) -> str:

@@ -9,13 +9,14 @@ from gateway.meter.meter import Admission
 from gateway.problems import problem, render
 from gateway.proxy.departures import Client
 from gateway.proxy.principals import Caller
-from policies.limits import remaining_field, states
+from policies.limits import remaining as remaining_of_limits
 from policies.model import Refused
 
 Send = Callable[[Any], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
-# The upstream's word to the gateway, and what only the gateway may say of limits and credits.
+# The upstream's word to the gateway, what only the gateway may say of limits and credits, and what the upstream says to
+# its next hop, which is us.
 _DROPPED = frozenset(
     {
         b"gateway-credits",
@@ -29,6 +30,8 @@ _DROPPED = frozenset(
         b"x-credits-remaining",
         b"x-credits-charged",
         b"x-request-id",
+        b"proxy-authenticate",
+        b"proxy-authentication-info",
     }
 )
 
@@ -73,8 +76,8 @@ def metering_headers(caller: Caller, admission: Admission, *, remaining: int, ch
     """RateLimit-Policy, RateLimit, X-Credits-Remaining, and X-Credits-Charged where it is known."""
     headers = [(b"x-credits-remaining", b"%d" % remaining)]
     if caller.policy_field:
-        left = states(caller.limits, admission.used, admission.reset_seconds)
-        headers += ((b"ratelimit-policy", caller.policy_field), (b"ratelimit", remaining_field(left)))
+        left = remaining_of_limits(caller.limits, admission.used, admission.reset_seconds)
+        headers += ((b"ratelimit-policy", caller.policy_field), (b"ratelimit", caller.remaining_template % left))
     if charged is not None:
         headers.append((b"x-credits-charged", b"%d" % charged))
     return headers

@@ -7,9 +7,9 @@ A path that can be read in two ways is refused, never normalised: what was check
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
+from policies import records
 from policies.model import Refusal, Refused, Route
 
 _UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
@@ -21,12 +21,17 @@ _AMBIGUOUS_OCTETS = frozenset(_UNRESERVED + b"/\\;%") | frozenset(range(0x20)) |
 _Methods = Mapping[str, Route]
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
-    """A route and the canonical path it was found by."""
+class Match(NamedTuple):
+    """A route, the canonical path it was found by, and the columns that records of it share."""
 
     route: Route
     path: str
+    record_part: str
+
+    @classmethod
+    def of(cls, route: Route, method: str, path: str) -> Match:
+        name, usage_type = records.text(route.name), records.text(route.usage_type)
+        return cls(route, path, records.part(name, method, records.text(path), usage_type))
 
 
 class Router:
@@ -47,7 +52,7 @@ class Router:
         methods = self._longest_prefix(raw_path)
         if methods is None:
             raise Refused(Refusal.ROUTE_NOT_FOUND, "There is nothing here.")
-        return Match(methods.get(method) or _refuse_method(method, methods), raw_path.decode())
+        return Match.of(methods.get(method) or _refuse_method(method, methods), method, raw_path.decode())
 
     def _add(self, route: Route) -> None:
         path = route.path.encode()
@@ -55,8 +60,8 @@ class Router:
             methods = self._prefixes.setdefault(path.removesuffix(b"**"), {})
             methods.update(dict.fromkeys(route.methods, route))
         else:
-            match = Match(route, route.path)
-            self._exact.setdefault(path, {}).update(dict.fromkeys(route.methods, match))
+            matches = {method: Match.of(route, method, route.path) for method in route.methods}
+            self._exact.setdefault(path, {}).update(matches)
 
     def _longest_prefix(self, path: bytes) -> _Methods | None:
         end = len(path)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gateway.meter.link import MeterUnavailable
 from gateway.meter.meter import AccountKeys, Meter
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """The end of one call: what it is charged, and the tail of its record."""
 
     keys: AccountKeys
