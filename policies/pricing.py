@@ -5,12 +5,14 @@ Prices round up to whole credits, once, at the end.
 
 from __future__ import annotations
 
+import re
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 from policies.model import Outcome, Price, Refusal, Refused, Route
 
 _ABSENT = object()
+_INDEX = re.compile("0|[1-9][0-9]*")  # RFC 6901, section 4: ASCII digits without leading zeros
 
 
 def is_free(price: Price) -> bool:
@@ -129,7 +131,7 @@ def resolve(document: Any, pointer: str) -> Any:
         name = token.replace("~1", "/").replace("~0", "~")
         if isinstance(value, dict) and name in value:
             value = value[name]
-        elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):
+        elif isinstance(value, list) and _INDEX.fullmatch(name) and int(name) < len(value):
             value = value[int(name)]
         else:
             return _ABSENT

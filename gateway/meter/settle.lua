@@ -6,6 +6,7 @@
 -- ARGV 1 request id       2 credits to charge   3 record tail
 --
 -- Reply: {1, balance}, or {0} if there is no such hold: it has been settled before, and nothing changes.
+-- An account that went cold meanwhile is charged by its record alone; its balance is then given as 0.
 --
 -- Example: EVALSHA .. 3 {p07}:a:<uuid> {p07}:h {p07}:j <id> 1 "succeeded\t200\t.."
 
@@ -23,7 +24,8 @@ local state = redis.call('HGET', KEYS[1], 's')
 if state then
   local clock, before, in_flight = struct.unpack(STATE, state)
   balance = before + held - ARGV[2]
-  local settled = struct.pack(STATE, clock, balance, in_flight - 1) .. string.sub(state, STATE_BYTES + 1)
+  -- Calls admitted before an account went cold were never counted in its new state; may admit too many while they last.
+  local settled = struct.pack(STATE, clock, balance, math.max(in_flight - 1, 0)) .. string.sub(state, STATE_BYTES + 1)
   redis.call('HSET', KEYS[1], 's', settled)
 end
 redis.call('HDEL', KEYS[2], ARGV[1])

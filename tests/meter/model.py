@@ -1,0 +1,158 @@
+"""What the scripts must do, said as simply as possible: plain lists of moments instead of rings of buckets.
+
+Judged by the definition in `policies/limits.py`: a window is the current step and the 60 before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gateway.meter.meter import Admission, Applied, Verdict
+from policies.limits import STEPS, WINDOW_SECONDS, WINDOWS, Limits
+from policies.model import Window
+
+
+def step_ms(window: Window) -> int:
+    return WINDOW_SECONDS[window] * 1000 // STEPS
+
+
+def seconds_up(milliseconds: int) -> int:
+    return -(-milliseconds // 1000)
+
+
+@dataclass
+class Account:
+    """An account as Redis should have it; `is_hot` False with only versions noted."""
+
+    is_hot: bool = False
+    version: int | None = None
+    credit_seq: int = 0
+    balance: int = 0
+    in_flight: int = 0
+    clock_ms: int = 0
+    admitted_ms: list[int] = field(default_factory=list)
+
+    def live(self, window: Window, now_ms: int) -> list[int]:
+        """The moments of the admissions that count in a window, oldest first."""
+        oldest_step = now_ms // step_ms(window) - STEPS
+        return [moment for moment in self.admitted_ms if moment // step_ms(window) >= oldest_step]
+
+    def leaves_ms(self, window: Window, moment: int) -> int:
+        """When an admission stops counting."""
+        return (moment // step_ms(window) + STEPS + 1) * step_ms(window)
+
+
+@dataclass
+class Model:
+    """One partition."""
+
+    accounts: dict[str, Account]
+    catalogue: int | None = None
+    holds: dict[str, tuple[str, int]] = field(default_factory=dict)
+    journal: list[str] = field(default_factory=list)
+
+    def now_ms(self, name: str, clock_ms: int) -> int:
+        return max(self.accounts[name].clock_ms, clock_ms)
+
+    def load(self, name: str, *, version: int, credit_seq: int, balance: int, catalogue: int) -> bool:
+        account = self.accounts[name]
+        if not account.is_hot:
+            if (account.version or 0) > version or account.credit_seq > credit_seq:
+                return False
+            self.accounts[name] = account = Account(is_hot=True, credit_seq=credit_seq, balance=balance)
+        account.version = max(account.version or version, version)
+        self.catalogue = max(self.catalogue or catalogue, catalogue)
+        return True
+
+    def evict(self, name: str) -> None:
+        self.accounts[name] = Account()
+
+    def grant(self, name: str, *, credit_seq: int, amount: int) -> Applied:
+        account = self.accounts[name]
+        if credit_seq <= account.credit_seq:
+            return Applied.ALREADY
+        if account.is_hot and credit_seq > account.credit_seq + 1:
+            return Applied.GAP
+        account.credit_seq = credit_seq
+        if not account.is_hot:
+            return Applied.COLD
+        account.balance += amount
+        return Applied.APPLIED
+
+    def bump(self, name: str, version: int) -> None:
+        account = self.accounts[name]
+        account.version = max(account.version or version, version)
+
+    def settle(self, request_id: str, *, charge: int) -> int | None:
+        if request_id not in self.holds:
+            return None
+        name, held = self.holds.pop(request_id)
+        self.journal.append(request_id)
+        account = self.accounts[name]
+        if not account.is_hot:
+            return 0
+        account.balance += held - charge
+        account.in_flight = max(0, account.in_flight - 1)
+        return account.balance
+
+    def admit(
+        self,
+        name: str,
+        request_id: str,
+        *,
+        clock_ms: int,
+        version: int,
+        catalogue: int,
+        amount: int,
+        required: int,
+        limits: Limits,
+    ) -> Admission:
+        account = self.accounts[name]
+        if not account.is_hot or self.catalogue is None or account.version is None:
+            return Admission(Verdict.COLD)
+        if account.version > version or self.catalogue > catalogue:
+            return Admission(Verdict.STALE)
+        now_ms = self.now_ms(name, clock_ms)
+        verdict, retry_ms, violated = self._judge(account, now_ms, required, limits)
+        if verdict is Verdict.ADMITTED:
+            account.balance -= amount
+            account.in_flight += 1
+            account.clock_ms = now_ms
+            account.version = version
+            account.admitted_ms.append(now_ms)
+            self.holds[request_id] = (name, amount)
+        used, reset = self._used_and_reset(account, now_ms)
+        return Admission(verdict, account.balance, used, reset, seconds_up(retry_ms), violated)
+
+    def _judge(
+        self, account: Account, now_ms: int, required: int, limits: Limits
+    ) -> tuple[Verdict, int, tuple[Window, ...]]:
+        waits = {
+            window: _wait_ms(account, window, limit, now_ms=now_ms)
+            for window, limit in zip(WINDOWS, limits.per_window, strict=True)
+            if limit is not None and len(account.live(window, now_ms)) >= limit
+        }
+        if waits:
+            return Verdict.RATE_LIMITED, max(waits.values()), tuple(waits)
+        if limits.in_flight is not None and account.in_flight >= limits.in_flight:
+            return Verdict.TOO_MANY_IN_FLIGHT, 0, ()
+        if required > 0 and account.balance < required:
+            return Verdict.INSUFFICIENT_CREDITS, 0, ()
+        return Verdict.ADMITTED, 0, ()
+
+    def _used_and_reset(self, account: Account, now_ms: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        live = [account.live(window, now_ms) for window in WINDOWS]
+        resets = [
+            seconds_up(account.leaves_ms(window, min(moments, default=now_ms)) - now_ms)
+            for window, moments in zip(WINDOWS, live, strict=True)
+        ]
+        return tuple(map(len, live)), tuple(resets)
+
+
+def _wait_ms(account: Account, window: Window, limit: int, *, now_ms: int) -> int:
+    """How long until enough admissions have left for one more. A limit of 0 waits until all have."""
+    live = account.live(window, now_ms)
+    if not live:
+        return WINDOW_SECONDS[window] * 1000
+    last_to_leave = live[min(len(live) - limit, len(live) - 1)]
+    return account.leaves_ms(window, last_to_leave) - now_ms

@@ -1,0 +1,309 @@
+"""The scripts do what a brute-force model does, whatever the order of calls and however the clock moves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
+from uuid import UUID
+
+import pytest
+from hypothesis import event, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from gateway.meter import meter as meter_module
+from gateway.meter.link import Link, Script
+from gateway.meter.meter import ADMIT, SCRIPTS, Admission, Meter, Verdict
+from policies.limits import WINDOW_SECONDS, WINDOWS, Limits
+from tests.meter.conftest import OwnServer
+from tests.meter.model import Account, Model, step_ms
+
+T = TypeVar("T")
+
+NAMES = ("anna", "bert")
+IDS = {name: UUID(int=0x1111_7000_8000_0000_0000_0000_0000_0000 + number) for number, name in enumerate(NAMES)}
+START_MS = 1_790_000_000_123
+TIME, TEST_TIME = "redis.call('TIME')", "redis.call('HMGET', 'test:clock', 's', 'us')"
+
+NAME = st.sampled_from(NAMES)
+LIMIT = st.one_of(st.none(), st.integers(1, 3), st.integers(0, 12))
+LIMITS = st.builds(Limits, st.tuples(LIMIT, LIMIT, LIMIT), st.one_of(st.none(), st.none(), st.integers(0, 5)))
+VERSION = st.sampled_from((1, 2, 9, 10, 99, 100))  # with as text another order than as numbers
+VERSION_DRIFT = st.sampled_from((0, 0, 0, 0, 0, 0, -1, 1))
+# Around the steps of the windows and their ends, where the edges are.
+GAP_MS = st.one_of(
+    st.sampled_from(
+        (0, 1, 999, 1_000, 59_000, 60_000, 61_000, 1_440_000, 3_600_000, 3_660_000, 86_400_000, 87_840_000)
+    ),
+    st.integers(0, 5_000),
+    st.integers(0, 300_000),
+    st.integers(0, 20_000_000),
+)
+CLOCK_STEP_MS = st.one_of(
+    st.integers(0, 1_500),
+    st.integers(0, 70_000),
+    st.integers(0, 4_000_000),
+    st.integers(0, 200_000_000),
+    st.integers(-5_000, 0),
+    st.integers(-200_000_000, 0),
+)
+
+
+class Bench:
+    """A meter on a real server whose clock is ours, driven from code that cannot wait."""
+
+    def __init__(self, url: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self.link = Link(url, timeout_seconds=5, scripts=SCRIPTS)
+        self.meter = Meter(self.link, partitions=1, owner="gw-1")
+        self.keys = {name: self.meter.keys(account_id) for name, account_id in IDS.items()}
+        self.run(self.link.open())
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self._loop.run_until_complete(coroutine)
+
+    def call(self, *command: bytes | str | int) -> Any:
+        return self.run(self.link.call(command))
+
+    def set_clock(self, clock_ms: int) -> None:
+        self.call("HSET", "test:clock", "s", clock_ms // 1000, "us", clock_ms % 1000 * 1000 + 999)
+
+    def dump(self) -> list[Any]:
+        """Every field of the accounts and of the catalogue, and how many holds and entries there are."""
+        shared = self.keys["anna"]
+        hashes = (*(keys.account for keys in self.keys.values()), shared.catalogue)
+        counts = ((b"HLEN", shared.holds), (b"XLEN", shared.journal))
+        replies = self.run(self.link.pipeline([*((b"HGETALL", key) for key in hashes), *counts]))
+        # Redis gives fields in an order of its own, which changes by itself.
+        return [dict(zip(reply[::2], reply[1::2], strict=True)) for reply in replies[:3]] + replies[3:]
+
+    def close(self) -> None:
+        self.run(self.link.close())
+        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.close()
+
+
+class Calls(RuleBasedStateMachine):
+    """Two accounts of one partition."""
+
+    bench: Bench
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bench.call("FLUSHDB")
+        self.model = Model({name: Account() for name in NAMES})
+        self.limits = dict.fromkeys(NAMES, Limits((5, 9, None), None))
+        self.clock_ms = START_MS
+        self.bench.set_clock(self.clock_ms)
+        self.committed: dict[str, list[int]] = {name: [] for name in NAMES}
+        self.requests = 0
+        self.settled: list[str] = []
+
+    @initialize(balances=st.tuples(st.integers(0, 2000), st.none() | st.integers(0, 300)))
+    def warm(self, balances: tuple[int, int | None]) -> None:
+        for name, balance in zip(NAMES, balances, strict=True):
+            if balance is not None:
+                self.commit(name, balance)
+                self.load(name, 0)
+
+    # What PostgreSQL commits, and what Redis hears of it: in order, twice, with gaps, before and after a load.
+
+    @rule(name=NAME, amount=st.integers(-30, 60))
+    def commit(self, name: str, amount: int) -> None:
+        self.committed[name].append(amount)
+
+    @rule(name=NAME, missing=st.sampled_from((0, 0, 0, 1, 2)))
+    def load(self, name: str, missing: int) -> None:
+        """Loads what PostgreSQL had, `missing` changes ago."""
+        seen = self.committed[name][: max(0, len(self.committed[name]) - missing)]
+        known = {"credit_seq": len(seen), "balance": sum(seen)}
+        version, catalogue = max(1, len(self.committed[name]) - missing), 1
+        expected = self.model.load(name, version=version, catalogue=catalogue, **known)
+        keys = self.bench.keys[name]
+        given = self.bench.meter.load(keys, account_version=version, catalogue_version=catalogue, **known)
+        assert self.bench.run(given) == expected
+
+    @rule(name=NAME, load_again=st.sampled_from((True, True, True, False)))
+    @precondition(lambda self: self.requests % 3 == 1)  # rarely: what was there before is lost to the test too
+    def evict(self, name: str, load_again: bool) -> None:
+        self.bench.call("DEL", self.bench.keys[name].account)
+        self.model.evict(name)
+        if load_again:
+            self.load(name, 0)
+
+    @rule(name=NAME, data=st.data())
+    @precondition(lambda self: any(self.committed.values()))
+    def tell(self, name: str, data: st.DataObject) -> None:
+        if not self.committed[name]:
+            return
+        following = min(self.model.accounts[name].credit_seq + 1, len(self.committed[name]))
+        seq = data.draw(st.one_of(st.just(following), st.integers(1, len(self.committed[name]))))
+        amount = self.committed[name][seq - 1]
+        expected = self.model.grant(name, credit_seq=seq, amount=amount)
+        given = self.bench.meter.apply_credits(self.bench.keys[name], credit_seq=seq, amount=amount)
+        assert self.bench.run(given) is expected
+
+    @rule(name=NAME, version=VERSION)
+    def bump_account(self, name: str, version: int) -> None:
+        self.model.bump(name, version)
+        self.bench.run(self.bench.meter.raise_account_version(self.bench.keys[name], version))
+
+    @rule(version=VERSION)
+    def bump_catalogue(self, version: int) -> None:
+        self.model.catalogue = max(self.model.catalogue or version, version)
+        self.bench.run(self.bench.meter.raise_catalogue_version(version))
+
+    # What clients do, under plans that change.
+
+    @rule(name=NAME, limits=LIMITS)
+    def change_plan(self, name: str, limits: Limits) -> None:
+        self.limits[name] = limits
+
+    @rule(name=NAME, number=st.integers(0, 2), by=st.integers(0, 4))
+    def shrink_plan(self, name: str, number: int, by: int) -> None:
+        """To below what was used, so that more than one call must leave before the next."""
+        now_ms = self.model.now_ms(name, self.clock_ms)
+        used = len(self.model.accounts[name].live(WINDOWS[number], now_ms))
+        per_window: list[int | None] = [None, None, None]
+        per_window[number] = max(1, used - by)
+        self.limits[name] = Limits(tuple(per_window), None)
+        self.admit(name, 0, True, (0, 0), True)
+
+    @rule(step=CLOCK_STEP_MS)
+    def move_clock(self, step: int) -> None:
+        self._set_clock(max(START_MS - 10**9, self.clock_ms + step))
+
+    @rule(
+        name=NAME,
+        amount=st.integers(0, 20),
+        is_free=st.booleans(),
+        drift=st.tuples(VERSION_DRIFT, VERSION_DRIFT),
+        comes_back=st.booleans(),
+    )
+    def admit(self, name: str, amount: int, is_free: bool, drift: tuple[int, int], comes_back: bool) -> None:
+        required = 0 if is_free else max(amount, 1)
+        admission = self._admit(name, amount=amount, required=required, drift=drift)
+        can_come_back = 0 not in (self.limits[name].per_window)
+        if admission.verdict is Verdict.RATE_LIMITED and comes_back and can_come_back:
+            self._set_clock(self.model.now_ms(name, self.clock_ms) + admission.retry_after_seconds * 1000)
+            again = self._admit(name, amount=amount, required=required, drift=drift)
+            assert again.verdict is not Verdict.RATE_LIMITED
+
+    @rule(name=NAME, calls=st.lists(st.tuples(GAP_MS, st.integers(0, 3), st.booleans()), min_size=8, max_size=30))
+    def traffic(self, name: str, calls: list[tuple[int, int, bool]]) -> None:
+        """Calls one after another, each a while after the one before; some settle before the next."""
+        for gap, amount, settles in calls:
+            self._set_clock(self.clock_ms + gap)
+            admission = self._admit(name, amount=amount, required=amount, drift=(0, 0))
+            if settles and admission.verdict is Verdict.ADMITTED:
+                self._settle(name, f"r{self.requests}", charge=amount)
+
+    @rule(name=NAME, at_least=st.integers(0, 1))
+    def ask_for_exactly_what_is_left(self, name: str, at_least: int) -> None:
+        left = max(0, self.model.accounts[name].balance) + at_least
+        self._admit(name, amount=left, required=left, drift=(0, 0))
+
+    @rule(data=st.data(), charge=st.integers(0, 40))
+    @precondition(lambda self: self.model.holds)
+    def settle(self, data: st.DataObject, charge: int) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.model.holds)))
+        self._settle(self.model.holds[request_id][0], request_id, charge=charge)
+        self.settled.append(request_id)
+
+    @rule(data=st.data(), name=NAME)
+    def settle_what_is_not_open(self, data: st.DataObject, name: str) -> None:
+        request_id = data.draw(st.sampled_from([*self.settled, "unknown"]))
+        before = self.bench.dump()
+        self._settle(name, request_id, charge=7)
+        assert self.bench.dump() == before
+
+    @invariant()
+    def holds_are_as_the_model_has_them(self) -> None:
+        fields = self.bench.call("HGETALL", self.bench.keys["anna"].holds)
+        held = {fields[n].decode(): int(fields[n + 1].split(b"\t")[0]) for n in range(0, len(fields), 2)}
+        assert held == {request_id: amount for request_id, (_, amount) in self.model.holds.items()}
+
+    def teardown(self) -> None:
+        entries = self.bench.call("XRANGE", self.bench.keys["anna"].journal, "-", "+")
+        assert [fields[1].decode() for _, fields in entries] == [f"{each}\thead\ttail" for each in self.model.journal]
+
+    def _admit(self, name: str, *, amount: int, required: int, drift: tuple[int, int]) -> Admission:
+        self.requests += 1
+        request_id, account = f"r{self.requests}", self.model.accounts[name]
+        version = max(0, (account.version or 1) + drift[0])
+        catalogue = max(0, (self.model.catalogue or 1) + drift[1])
+        terms = {"amount": amount, "required": required, "limits": self.limits[name]}
+        before = self.bench.dump()
+        given = self.bench.run(
+            self.bench.meter.admit(
+                self.bench.keys[name],
+                request_id=request_id,
+                account_version=version,
+                catalogue_version=catalogue,
+                head=f"{request_id}\thead",
+                **terms,  # type: ignore[arg-type] # by name
+            )
+        )
+        expected = self.model.admit(
+            name,
+            request_id,
+            clock_ms=self.clock_ms,
+            version=version,
+            catalogue=catalogue,
+            **terms,  # type: ignore[arg-type] # by name
+        )
+        assert given == expected
+        event(given.verdict.name)
+        if given.verdict is not Verdict.ADMITTED:
+            assert self.bench.dump() == before, "a refusal changed something"
+        self._check_real_windows(name, given)
+        return given
+
+    def _settle(self, name: str, request_id: str, *, charge: int) -> None:
+        expected = self.model.settle(request_id, charge=charge)
+        given = self.bench.meter.settle(self.bench.keys[name], request_id, charge=charge, tail="tail")
+        assert self.bench.run(given) == expected
+
+    def _check_real_windows(self, name: str, admission: Admission) -> None:
+        """By plain moments: a window that ends with an admission holds no more than its limit, whatever came before.
+
+        Every window of a constant limit is bounded by the one that ends with its last admission.
+        """
+        if admission.verdict not in (Verdict.ADMITTED, Verdict.RATE_LIMITED):
+            return
+        account = self.model.accounts[name]
+        now_ms = self.model.now_ms(name, self.clock_ms)
+        for window, limit in zip(WINDOWS, self.limits[name].per_window, strict=True):
+            width_ms = WINDOW_SECONDS[window] * 1000
+            if limit is not None and admission.verdict is Verdict.ADMITTED:
+                assert sum(now_ms - width_ms < moment for moment in account.admitted_ms) <= limit
+            if window in admission.violated:
+                wider_ms = width_ms + step_ms(window)
+                assert limit is not None
+                assert sum(now_ms - wider_ms < moment for moment in account.admitted_ms) >= limit, "refused too early"
+
+    def _set_clock(self, clock_ms: int) -> None:
+        self.clock_ms = clock_ms
+        self.bench.set_clock(clock_ms)
+
+
+@pytest.fixture
+def bench(server: OwnServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    assert ADMIT.source.count(TIME) == 1
+    monkeypatch.setattr(meter_module, "ADMIT", Script(ADMIT.source.replace(TIME, TEST_TIME)))
+    bench = Bench(server.url.removesuffix("/0") + "/1")
+    yield bench
+    bench.close()
+
+
+def test_the_scripts_do_what_the_model_does(bench: Bench) -> None:
+    machine = type("CallsOnBench", (Calls,), {"bench": bench})
+    run_state_machine_as_test(machine, settings=settings(stateful_step_count=40, deadline=None))
