@@ -1,4 +1,8 @@
-"""Plans and permissions: what subscriptions give. Every change bumps the catalogue's version."""
+"""Plans and permissions: what subscriptions give.
+
+Every change begins by bumping the catalogue's version: the lock of that row orders them all, so that changes wait for
+each other, but never in a circle.
+"""
 
 from __future__ import annotations
 
@@ -113,12 +117,12 @@ async def create(
     chosen = plan_id or _word(terms.name)
     if not chosen:
         raise InvalidValue("plan", "id is required where the name has no letter or digit to make one of")
+    await bump_catalogue(connection)
     granted = await _permission_ids(connection, permissions)
     async with checked(connection, "plan"):
         await connection.execute(insert(subscription_plans).values(id=chosen, **_values(terms)))
     await _put_tiers(connection, chosen, terms.tiers)
     await _put_permissions(connection, chosen, granted)
-    await bump_catalogue(connection)
     return await _existing(connection, chosen)
 
 
@@ -140,11 +144,11 @@ async def change(
 
 async def remove(connection: AsyncConnection, plan_id: str) -> None:
     """Raises NotFound; InUse while any subscription, past ones included, is on the plan: make it inactive instead."""
+    await bump_catalogue(connection)
     async with checked(connection, "plan"):
         result = await connection.execute(delete(subscription_plans).where(subscription_plans.c.id == plan_id))
     if result.rowcount == 0:
         raise NotFound("plan", plan_id)
-    await bump_catalogue(connection)
 
 
 async def list_permissions(connection: AsyncConnection) -> tuple[Permission, ...]:
@@ -161,16 +165,16 @@ async def create_permission(connection: AsyncConnection, name: str, *, descripti
 
 async def grant_permission(connection: AsyncConnection, plan_id: str, permission: str) -> None:
     """The plan's subscribers have it from their next request on; granting again is no error. Raises NotFound."""
-    permission_id = await _permission_id(connection, permission)
     await _change(connection, plan_id, {})
+    permission_id = await _permission_id(connection, permission)
     granted = upsert(plan_permissions).values(plan_id=plan_id, permission_id=permission_id).on_conflict_do_nothing()
     await connection.execute(granted)
 
 
 async def withdraw_permission(connection: AsyncConnection, plan_id: str, permission: str) -> None:
     """Withdrawing what the plan does not have is no error. Raises NotFound for no such plan or permission."""
-    permission_id = await _permission_id(connection, permission)
     await _change(connection, plan_id, {})
+    permission_id = await _permission_id(connection, permission)
     is_it = (plan_permissions.c.plan_id == plan_id) & (plan_permissions.c.permission_id == permission_id)
     await connection.execute(delete(plan_permissions).where(is_it))
 
@@ -200,12 +204,12 @@ _BY_ORDER = (subscription_plans.c.sort_order, subscription_plans.c.price, subscr
 
 
 async def _change(connection: AsyncConnection, plan_id: str, changes: Mapping[str, Any]) -> None:
-    """Counts a change of the plan, whose row lock orders it among others."""
+    """Raises NotFound."""
+    await bump_catalogue(connection)
     changed = update(subscription_plans).where(subscription_plans.c.id == plan_id)
     result = await connection.execute(changed.values(**changes, version=subscription_plans.c.version + 1))
     if result.rowcount == 0:
         raise NotFound("plan", plan_id)
-    await bump_catalogue(connection)
 
 
 async def _put_tiers(connection: AsyncConnection, plan_id: str, tiers: Iterable[Tier]) -> None:

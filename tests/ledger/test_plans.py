@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from dataclasses import replace
 from decimal import Decimal
 
@@ -12,6 +14,7 @@ from gateway.ledger import plans, subscriptions
 from gateway.ledger.errors import AlreadyExists, InUse, InvalidValue, NotFound
 from gateway.ledger.plans import PlanTerms, Tier
 from gateway.ledger.principals import catalogue
+from gateway.ledger.session import Database
 from tests.ledger.make import NOON, a_user
 
 TERMS = PlanTerms(name="silver", price=Decimal("12.345"))
@@ -128,3 +131,19 @@ async def test_permissions_are_granted_and_withdrawn_by_name(connection: AsyncCo
         await plans.grant_permission(connection, "gold", "analyze")
     with pytest.raises(AlreadyExists):
         await plans.create_permission(connection, "analyze")
+
+
+async def test_changes_of_several_plans_at_once_wait_for_each_other(own_database_url: str) -> None:
+    database = Database(own_database_url, pool_size=4)
+    async with database.transaction() as connection:
+        both = [(await plans.create(connection, replace(TERMS, name=name))).id for name in ("silver", "gold")]
+
+    async def change(plan_ids: Iterable[str]) -> None:
+        async with database.transaction() as connection:
+            for plan_id in plan_ids:
+                await plans.change(connection, plan_id, replace(TERMS, name=plan_id))
+
+    await asyncio.gather(*(change(order) for order in (both, both[::-1]) * 4))
+    async with database.read() as connection:
+        assert [plan.version for plan in await plans.list_plans(connection)] == [9, 9]
+    await database.close()

@@ -190,7 +190,7 @@ async def test_a_frozen_server_under_a_copy_is_unavailable(own_database_url: str
     async with hasty.read() as connection:
         pid = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
     try:
-        with pytest.raises(DatabaseUnavailable, match="out of reach: TimeoutError"):
+        with pytest.raises(DatabaseUnavailable, match="out of reach"):
             await copy(pid)
     finally:
         os.kill(pid, signal.SIGCONT)
