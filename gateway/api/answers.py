@@ -108,6 +108,7 @@ def _methods(routes: Iterable[BaseRoute], scope: Scope) -> list[str]:
 _TAKEN = {
     "uq_users_email_lower": "Another user has this email address.",
     "uq_users_external_id": "Another user has this external_id.",
+    "pk_subscription_plans": "Another plan has this id; change that one, or give an id.",
     "uq_subscription_plans_name": "Another plan has this name; change that one instead.",
     "uq_subscription_plans_stripe_price_id": "Another plan has this stripe_price_id.",
     "uq_subscription_plans_lemon_squeezy_variant_id": "Another plan has this lemon_squeezy_variant_id.",
