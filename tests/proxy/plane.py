@@ -120,6 +120,13 @@ class Plane:
         values = await self.redis.hvals(self.meter.keys(account.user_id).holds.decode())
         return [value for value in values if isinstance(value, bytes) and _names(value, account)]
 
+    async def at_rest(self, account: Account) -> Hot:
+        """What Redis remembers once every call of the account has been settled."""
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while not _is_at_rest(hot := await self.hot(account), await self.holds(account)):  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0.005)
+        return hot
+
     @asynccontextmanager
     async def untouched(self, account: Account) -> AsyncIterator[None]:
         """Within the block nothing is counted, held or charged, and no request reaches the upstream."""
@@ -256,6 +263,10 @@ async def running(
 
 async def _grant(connection: Any, user_id: UUID, amount: int) -> None:
     await credits.grant(connection, user_id, amount=amount, source="purchase", reason="test", actor="test")
+
+
+def _is_at_rest(hot: Hot, holds: list[bytes]) -> bool:
+    return hot.in_flight == 0 and not holds
 
 
 def _names(stored: object, account: Account) -> bool:
