@@ -46,7 +46,7 @@ class Subscription(Shown):
 
 class NewSubscription(Given):
     user_id: UUID
-    plan_id: Line = Field(description="The plan's id or name.")
+    plan_id: Line = Field(examples=["pro"], description="The plan's id or name.")
 
 
 class Cancellation(Given):

@@ -1,0 +1,108 @@
+"""Credits and the ledger over the admin API."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from gateway.clock import now
+from tests.api.conftest import Office
+
+
+async def test_a_grant_is_in_the_balance_the_grants_and_the_book(office: Office) -> None:
+    user = await office.a_user()
+    ends = (now() + timedelta(days=30)).isoformat()
+    given = {"amount": 100, "reason": "welcome", "source": "promo", "expires_at": ends}
+    entry = await office.post(f"/users/{user['id']}/credits/grant", given, status=201)
+    assert entry.items() >= {"kind": "grant", "amount": 100, "balance_after": 100, "actor": "admin"}.items()
+    shown = await office.get(f"/users/{user['id']}/credits")
+    assert (shown["current_credits"], shown["total_credits_purchased"]) == (100, 0)
+    assert [(grant["source"], grant["remaining"], grant["id"]) for grant in shown["grants"]] == [
+        ("promo", 100, entry["grant_id"])
+    ]
+    assert (await office.get(f"/users/{user['id']}/ledger"))["data"] == [entry]
+    noted = (await office.audit(user["id"]))[-1]
+    assert noted.items() >= {"action": "credits.grant", "reason": "welcome", "after": entry}.items()
+
+
+async def test_granted_credits_are_in_redis_before_the_answer(office: Office) -> None:
+    user = await office.a_user()
+    known = await office.heat(user["id"])
+    await office.post(f"/users/{user['id']}/credits/grant", {"amount": 40, "reason": "test"}, status=201)
+    assert (await office.admit(user["id"], known)).balance == 40
+    await office.post(f"/users/{user['id']}/credits/adjust", {"amount": -15, "reason": "test"}, status=201)
+    assert (await office.admit(user["id"], known)).balance == 25
+
+
+async def test_an_adjustment_may_go_below_zero_and_back(office: Office) -> None:
+    user = await office.a_user()
+    path = f"/users/{user['id']}/credits/adjust"
+    down = await office.post(path, {"amount": -30, "reason": "mistake"}, status=201)
+    up = await office.post(path, {"amount": 50, "reason": "mistake of the mistake"}, status=201)
+    assert (down["balance_after"], up["balance_after"]) == (-30, 20)
+    shown = await office.get(f"/users/{user['id']}/credits")
+    assert shown["current_credits"] == sum(grant["remaining"] for grant in shown["grants"]) == 20
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "named"),
+    [
+        ("grant", {"amount": 0}, "amount"),
+        ("grant", {"amount": -5}, "amount"),
+        ("grant", {"amount": 1.5}, "amount"),
+        ("grant", {"amount": "5"}, "amount"),
+        ("grant", {"amount": True}, "amount"),
+        ("grant", {"amount": 10**12 + 1}, "amount"),
+        ("grant", {"reason": " "}, "reason"),
+        ("grant", {"source": "thin air"}, "source"),
+        ("grant", {"expires_at": "2020-01-01T00:00:00Z"}, "expires_at"),
+        ("grant", {"actor": "me"}, "actor"),
+        ("adjust", {"amount": 0}, "amount"),
+        ("adjust", {"amount": -(10**12) - 1}, "amount"),
+        ("adjust", {"reason": None}, "reason"),
+    ],
+)
+async def test_a_bad_field_is_named_and_nothing_moves(
+    office: Office, path: str, fields: dict[str, Any], named: str
+) -> None:
+    user = await office.a_user()
+    body = {"amount": 5, "reason": "test", **fields}
+    refused = await office.post(f"/users/{user['id']}/credits/{path}", body, status=422)
+    assert [error["field"] for error in refused["errors"]] == [named]
+    assert (await office.get(f"/users/{user['id']}/ledger"))["data"] == []
+
+
+async def test_a_reason_is_required(office: Office) -> None:
+    refused = await office.post(f"/users/{uuid4()}/credits/grant", {"amount": 5}, status=422)
+    assert refused["errors"] == [{"field": "reason", "message": "required"}]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "credits"), ("POST", "credits/grant"), ("POST", "credits/adjust"), ("GET", "ledger")]
+)
+async def test_an_unknown_or_deleted_user_is_not_found(office: Office, method: str, path: str) -> None:
+    deleted = (await office.a_user())["id"]
+    await office.call("DELETE", f"/users/{deleted}", status=204)
+    body: dict[str, Any] = {"json": {"amount": 5, "reason": "test"}} if method == "POST" else {}
+    for user_id in (str(uuid4()), deleted):
+        await office.call(method, f"/users/{user_id}/{path}", status=404, **body)
+
+
+async def test_two_users_books_never_mix_and_the_cursor_walks_each_once(office: Office) -> None:
+    users = [(await office.a_user())["id"] for _ in range(2)]
+    for amount in range(1, 6):
+        for user in users:
+            await office.post(f"/users/{user}/credits/grant", {"amount": amount, "reason": user}, status=201)
+    for user in users:
+        walked = await office.pages(f"/users/{user}/ledger", limit=2)
+        assert [entry["amount"] for entry in walked] == [5, 4, 3, 2, 1]
+        assert {entry["reason"] for entry in walked} == {user}
+
+
+async def test_a_cursor_beyond_all_numbers_is_refused(office: Office) -> None:
+    user = await office.a_user()
+    cursor = "OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5"  # 24 nines
+    await office.call("GET", f"/users/{user['id']}/ledger", params={"cursor": cursor}, status=422)

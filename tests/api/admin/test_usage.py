@@ -1,0 +1,103 @@
+"""Usage and the analysis history over the admin API."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from gateway.ledger import usage
+from tests.api.conftest import Office
+from tests.ledger.make import NOON, a_line
+
+
+async def _ingest(office: Office, *lines: bytes) -> None:
+    async with office.database.transaction() as connection:
+        await usage.ingest(connection, lines)
+
+
+async def _a_user_with(office: Office, count: int, **columns: Any) -> str:
+    user_id: str = (await office.a_user())["id"]
+    await _ingest(office, *(a_line(UUID(user_id), at=NOON + timedelta(minutes=n), **columns) for n in range(count)))
+    return user_id
+
+
+async def test_a_row_is_shown_whole(office: Office) -> None:
+    user_id = (await office.a_user())["id"]
+    request_id, key_id = str(uuid4()), str(uuid4())
+    line = a_line(UUID(user_id), request_id=request_id, api_key_id=key_id, cost_usd="0.001200", tokens_used=77)
+    await _ingest(office, line)
+    (row,) = (await office.get("/usage", user_id=user_id))["data"]
+    expected = {
+        "request_id": request_id,
+        "user_id": user_id,
+        "api_key_id": key_id,
+        "endpoint": "analyze",
+        "outcome": "succeeded",
+        "credits_charged": 1,
+        "cost_usd": "0.001200",
+        "tokens_used": 77,
+        "created_at": "2026-03-15T12:00:00Z",
+        "metadata": {},
+    }
+    assert row.items() >= expected.items()
+
+
+@pytest.mark.parametrize(
+    ("params", "minutes"),
+    [
+        ({"from": "2026-03-15T12:03:00Z"}, [4, 3]),
+        ({"to": "2026-03-15T12:02:00Z"}, [1, 0]),
+        ({"from": "2026-03-15T13:01:00+01:00", "to": "2026-03-15T12:02:00Z"}, [1]),
+        ({"endpoint": "analyze", "outcome": "succeeded", "limit": "2"}, [4, 3]),
+        ({"endpoint": "other"}, []),
+        ({"outcome": "abandoned"}, []),
+    ],
+)
+@pytest.mark.parametrize("path", ["/usage", "/analysis-history"])
+async def test_filters_leave_what_matches(
+    office: Office, path: str, params: dict[str, str], minutes: list[int]
+) -> None:
+    user_id = await _a_user_with(office, 5, usage_type="analysis")
+    rows = (await office.get(path, user_id=user_id, **params))["data"]
+    assert [row["created_at"] for row in rows] == [f"2026-03-15T12:0{minute}:00Z" for minute in minutes]
+
+
+@pytest.mark.parametrize("path", ["/usage", "/analysis-history"])
+async def test_two_users_rows_never_mix_and_the_cursor_walks_each_once(office: Office, path: str) -> None:
+    users = [await _a_user_with(office, 5, usage_type="analysis") for _ in range(2)]
+    for user_id in users:
+        walked = await office.pages(path, limit=2, user_id=user_id)
+        assert {row["user_id"] for row in walked} == {user_id}
+        assert len({row["request_id"] for row in walked}) == len(walked) == 5
+
+
+async def test_the_history_holds_analyses_only(office: Office) -> None:
+    user_id = await _a_user_with(office, 1, usage_type="ai_generation")
+    file = {"file_name": "a.csv", "file_sha256": "ab" * 32, "content_type": "text/csv", "file_size_bytes": 9}
+    await _ingest(office, a_line(UUID(user_id), usage_type="analysis", **file))  # type: ignore[arg-type] # columns
+    (row,) = (await office.get("/analysis-history", user_id=user_id))["data"]
+    assert row.items() >= {**file, "analysis_type": "analyze", "status": "succeeded"}.items()
+
+
+@pytest.mark.parametrize(
+    ("params", "field"),
+    [
+        ({"user_id": "x"}, "user_id"),
+        ({"outcome": "fine"}, "outcome"),
+        ({"from": "yesterday"}, "from"),
+        ({"to": "2026-03-15"}, "to"),
+        ({"since": "2026-03-15T12:00:00Z"}, "since"),
+        ({"user": "x"}, "user"),
+        ({"endpoint": "\0"}, "endpoint"),
+        ({"cursor": "junk"}, "cursor"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/usage", "/analysis-history"])
+async def test_a_filter_that_is_not_understood_is_refused(
+    office: Office, path: str, params: dict[str, str], field: str
+) -> None:
+    refused = await office.call("GET", path, params=params, status=422)
+    assert [error["field"] for error in refused["errors"]] == [field]

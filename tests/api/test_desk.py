@@ -1,0 +1,55 @@
+"""A change stands once it is committed, whether or not Redis can be told of it at once."""
+
+from __future__ import annotations
+
+from uuid import UUID, uuid4
+
+import pytest
+
+from gateway.ledger import outbox
+from gateway.ledger.session import Database, DatabaseUnavailable
+from gateway.meter.link import Link, MeterError, MeterUnavailable
+from gateway.meter.meter import Meter
+from gateway.workers.outbox import OutboxPublisher
+from tests.api.conftest import Office, admin_app, client_of
+
+
+async def test_a_change_that_redis_cannot_be_told_stands_and_waits_in_the_outbox(
+    own_database_url: str, office: Office
+) -> None:
+    database = Database(own_database_url)
+    unconnected = Meter(Link("redis://127.0.0.1:1/0", timeout_seconds=1), partitions=4, owner="admin")
+    async with client_of(admin_app(database, OutboxPublisher(database, unconnected).publish_all, missing={})) as client:
+        answer = await client.post("/admin/v1/users", json={"email": "ada@example.com"})
+        user = answer.json()
+        suspended = await client.post(f"/admin/v1/users/{user['id']}/suspend")
+    assert (answer.status_code, suspended.json()["status"]) == (201, "suspended")
+
+    async with database.transaction() as connection:
+        waiting = await outbox.pending(connection)
+    assert [(entry.kind, entry.user_id) for entry in waiting] == [("account", UUID(user["id"]))]
+    assert await OutboxPublisher(database, office.meter).run_once() == 1
+    await database.close()
+
+
+@pytest.mark.parametrize("failure", [MeterUnavailable("away"), MeterError("READONLY"), DatabaseUnavailable("away")])
+async def test_a_failure_to_tell_is_not_the_clients(ledger: Database, failure: Exception) -> None:
+    async def fails() -> None:
+        raise failure
+
+    async with client_of(admin_app(ledger, fails, missing={})) as client:
+        answer = await client.post("/admin/v1/users", json={"email": f"{uuid4().hex}@example.com"})
+        assert answer.status_code == 201
+        assert (await client.get(f"/admin/v1/users/{answer.json()['id']}")).status_code == 200
+
+
+async def test_nothing_is_told_of_a_change_that_was_refused(ledger: Database) -> None:
+    told: list[int] = []
+
+    async def tell() -> None:
+        told.append(1)
+
+    async with client_of(admin_app(ledger, tell, missing={})) as client:
+        await client.post("/admin/v1/keys", json={"user_id": str(uuid4())})
+        await client.get("/admin/v1/users")
+    assert told == []

@@ -1,0 +1,93 @@
+"""The OpenAPI document says what there is, all of it and nothing else."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from fastapi.routing import APIRoute
+
+from gateway.api.admin import app as admin
+from gateway.api.admin import health
+from tests.api.conftest import Office, client_of
+
+UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
+
+
+@pytest.fixture
+async def document(office: Office) -> dict[str, Any]:
+    async with client_of(office.app, token=None) as stranger:
+        found: dict[str, Any] = (await stranger.get("/openapi.json")).json()
+    return found
+
+
+def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    return [
+        (method.upper(), path, told) for path, methods in document["paths"].items() for method, told in methods.items()
+    ]
+
+
+async def test_it_lists_exactly_the_routes_that_exist(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1")
+    nouns = [("/admin/v1", noun.router) for noun in admin._NOUNS]
+    existing = {
+        (method, prefix + route.path)
+        for prefix, router in [*nouns, ("", health.router)]
+        for route in router.routes
+        if isinstance(route, APIRoute)
+        for method in route.methods or ()
+    }
+    assert {(method, path) for method, path, _ in operations(document)} == existing
+
+
+async def test_every_listed_operation_is_routed(office: Office, document: dict[str, Any]) -> None:
+    for method, path, _ in operations(document):
+        answer = await office.client.request(method, re.sub(r"\{\w+\}", UNKNOWN_ID, path), json={})
+        assert answer.status_code != 405
+        if answer.status_code == 404:
+            assert not answer.json()["detail"].startswith("There is nothing at")
+
+
+async def test_every_operation_says_what_it_does_and_how_it_fails(document: dict[str, Any]) -> None:
+    names = [told["operationId"] for _, _, told in operations(document)]
+    assert len(names) == len(set(names))
+    for _, path, told in operations(document):
+        assert told["summary"]
+        if path.startswith("/admin/"):
+            assert {"401", "422", "503"} <= told["responses"].keys()
+            assert ("404" in told["responses"]) >= ("{" in path)
+            assert told["security"] == [{"admin_token": []}]
+            failures = [answer for status, answer in told["responses"].items() if int(status) >= 400]
+            assert all("application/problem+json" in answer["content"] for answer in failures)
+
+
+async def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    references = set(re.findall(r"'#/components/schemas/([^']+)'", str(document)))
+    assert references <= schemas.keys()
+    assert "HTTPValidationError" not in schemas
+
+
+async def test_examples_make_a_body_that_is_accepted(office: Office, document: dict[str, Any]) -> None:
+    for method, path, told in operations(document):
+        if method == "POST" and "requestBody" in told:
+            body = example_of(told["requestBody"]["content"]["application/json"]["schema"], document)
+            answer = await office.client.post(re.sub(r"\{\w+\}", UNKNOWN_ID, path), json=body)
+            assert answer.status_code in (201, 404), answer.text  # it names nothing that exists here
+
+
+async def test_the_page_loads_nothing_from_elsewhere(office: Office) -> None:
+    async with client_of(office.app, token=None) as stranger:
+        page = await stranger.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert not re.findall(r"(?:src|href)=\"(?!/openapi\.json)|https?://|@import|url\(", page.text)
+
+
+def example_of(schema: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the schema that carry an example, and an id wherever one is asked for."""
+    reference = schema.get("$ref") or schema["anyOf"][0]["$ref"]
+    fields = document["components"]["schemas"][reference.rpartition("/")[2]]["properties"].items()
+    examples = {name: field["examples"][0] for name, field in fields if "examples" in field}
+    return examples | {name: UNKNOWN_ID for name, field in fields if field.get("format") == "uuid"}
