@@ -39,6 +39,12 @@ JOURNAL_ENTRIES = Gauge(
 )
 JOURNAL_LAG = Gauge("gateway_journal_lag_seconds", "Age of the oldest of them.", multiprocess_mode="mostrecent")
 USAGE_ROWS = Counter("gateway_usage_rows_written", "Rows written to usage_tracking.")
+JOURNAL_POISON = Counter("gateway_journal_poison", "Journal entries that PostgreSQL refused; see journal_poison.")
+RECONCILE_DIFFERENCE = Gauge(
+    "gateway_reconcile_difference_credits",
+    "Credits by which books disagree, over all accounts, as the last reconciliation found.",
+    multiprocess_mode="mostrecent",
+)
 BUILD_INFO = Gauge("gateway_build_info", "The version that runs.", ["version"], multiprocess_mode="mostrecent")
 
 

@@ -9,10 +9,10 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import text
 
-from gateway.ledger import offsets
+from gateway.ledger import offsets, poison
 from gateway.meter.journal import Batch, Journal
 from gateway.workers import usage_writer as module
-from gateway.workers.usage_writer import Poison, UsageWriter
+from gateway.workers.usage_writer import UsageWriter
 from policies.records import line
 from tests.workers.conftest import House, a_head, a_tail
 
@@ -57,6 +57,11 @@ async def _rows(house: House) -> dict[UUID, int]:
     async with house.database.read() as connection:
         rows = await connection.execute(text("SELECT request_id, count(*) AS n FROM usage_tracking GROUP BY 1"))
         return {row.request_id: row.n for row in rows}
+
+
+async def _poison(house: House) -> tuple[poison.Poison, ...]:
+    async with house.database.read() as connection:
+        return (await poison.list_poison(connection)).data
 
 
 async def _assert_books_agree(house: House) -> None:
@@ -196,10 +201,10 @@ async def test_an_entry_that_cannot_be_written_costs_no_other(house: House, reco
     before = {UUID(await house.call(user_id)) for _ in range(7)}
     await house.spoil(user_id, record)
     after = {UUID(await house.call(user_id)) for _ in range(6)}
-    refused: list[Poison] = []
-    await _drain(UsageWriter(house.database, house.journal, on_poison=refused.append))
-    assert [poison.entry.line for poison in refused] == [record + b"\n"]
-    assert refused[0].reason
+    await _drain(UsageWriter(house.database, house.journal))
+    (refused,) = await _poison(house)
+    assert (refused.partition, refused.line) == (house.meter.keys(user_id).partition, record + b"\n")
+    assert refused.reason
     assert await _rows(house) == dict.fromkeys(before | after, 1)
     assert await house.journal.length() == 0
     await _assert_books_agree(house)
@@ -210,17 +215,19 @@ async def test_a_charge_that_no_balance_can_hold_costs_no_other(house: House) ->
     for _ in range(3):
         record = line(a_head(user_id, str(uuid4())), a_tail(2**63 - 1)).strip("\n").encode()
         await house.spoil(user_id, record)
-    refused: list[Poison] = []
-    await _drain(UsageWriter(house.database, house.journal, on_poison=refused.append))
-    assert len(refused) == 2
+    await _drain(UsageWriter(house.database, house.journal))
+    assert len(await _poison(house)) == 2
     assert (await house.balance(user_id)).current_credits == -(2**63 - 1)
 
 
-async def test_a_refused_entry_is_logged_whole(house: House, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_refused_entry_is_kept_once_wherever_the_writer_dies(house: House) -> None:
     user_id = await house.a_user()
     await house.spoil(user_id, b"nonsense")
-    await _drain(UsageWriter(house.database, house.journal))
-    assert "nonsense" in capsys.readouterr().out
+    for point in ("after reading", "before trimming", "before trimming"):
+        with pytest.raises(Crashed):
+            await UsageWriter(house.database, CrashingJournal(house, point)).run_once()
+    assert await _drain(UsageWriter(house.database, house.journal)) == 1
+    assert [refused.line for refused in await _poison(house)] == [b"nonsense\n"]
 
 
 async def test_a_journal_whose_ids_begin_anew_is_written_all_the_same(house: House) -> None:

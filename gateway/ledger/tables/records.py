@@ -15,6 +15,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    UniqueConstraint,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -176,4 +177,19 @@ journal_offsets = Table(
     updated_at(),
     *not_negative("partition"),
     comment="How far each partition's journal is applied; moved in the transaction that applies it",
+)
+
+journal_poison = Table(
+    "journal_poison",
+    metadata,
+    serial_column(),
+    Column("partition", Integer, nullable=False),
+    Column("entry_id", Text, nullable=False, comment="Its id in the stream of the partition"),
+    Column("line", LargeBinary, nullable=False, comment="As it came, which may not be text"),
+    Column("reason", Text, nullable=False, comment="In the words of PostgreSQL"),
+    created_at(),
+    # An entry that is read again after a crash stands here once.
+    UniqueConstraint("partition", "entry_id"),
+    *not_negative("partition"),
+    comment="Journal entries that PostgreSQL refused: they charged nobody, and stand nowhere else",
 )
