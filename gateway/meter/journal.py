@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gateway.meter.link import Command, Link
-from gateway.meter.meter import TRIM, partition_keys
+from gateway.meter.meter import partition_keys
 
 START = "0-0"  # before every id (Redis, "Entry ID" of XADD)
 
@@ -73,9 +73,12 @@ class Journal:
 
     async def trim(self, upto: Mapping[int, str]) -> None:
         """Forgets entries up to and including these ids. Only for ids that PostgreSQL has committed."""
-        for partition, last_id in upto.items():
-            keys = self._keys[partition]
-            await self._link.run(TRIM, (keys.journal, keys.catalogue), (last_id, _next_id(last_id)))
+        await self._link.pipeline(
+            [
+                (b"XTRIM", self._keys[partition].journal, b"MINID", b"=", _next_id(last_id))
+                for partition, last_id in upto.items()
+            ]
+        )
 
     async def lengths(self) -> dict[int, int]:
         """Entries waiting, by partition; partitions without any are left out."""

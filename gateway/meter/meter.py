@@ -12,8 +12,8 @@ from gateway.meter.link import Link, Script
 from policies.limits import WINDOWS, Limits
 from policies.model import Window
 
-SCRIPTS = ADMIT, SETTLE, LOAD, GRANT, BUMP, TRIM = tuple(
-    Script.load(name) for name in ("admit", "settle", "load", "grant", "bump", "trim")
+SCRIPTS = ADMIT, SETTLE, LOAD, GRANT, BUMP = tuple(
+    Script.load(name) for name in ("admit", "settle", "load", "grant", "bump")
 )
 
 
@@ -127,7 +127,10 @@ class Meter:
         return _admission(reply)
 
     async def settle(self, keys: AccountKeys, request_id: str, *, charge: int, tail: str) -> int | None:
-        """Ends an admitted call at `charge` credits; gives the balance, or None if it was settled before."""
+        """Ends an admitted call at `charge` credits; gives the balance, or None if it was settled before.
+
+        The balance is 0 for an account that went cold meanwhile; its record charges it all the same.
+        """
         reply = await self._link.run(SETTLE, (keys.account, keys.holds, keys.journal), (request_id, charge, tail))
         return int(reply[1]) if reply[0] else None
 
@@ -143,6 +146,10 @@ class Meter:
     async def apply_credits(self, keys: AccountKeys, *, credit_seq: int, amount: int) -> Applied:
         """Applies one committed change of credits, exactly once and in order."""
         return Applied(await self._link.run(GRANT, (keys.account,), (credit_seq, amount)))
+
+    async def forget(self, keys: AccountKeys) -> None:
+        """Makes an account cold, so that its next call loads it from PostgreSQL. Its windows begin anew."""
+        await self._link.call((b"DEL", keys.account))
 
     async def raise_account_version(self, keys: AccountKeys, version: int) -> None:
         """From the moment this returns no admission decided on an older version succeeds, on any gateway."""

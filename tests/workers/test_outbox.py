@@ -137,6 +137,23 @@ async def test_publishers_side_by_side_tell_everything_once(house: House) -> Non
     assert await _waiting(house) == 0
 
 
+async def test_an_account_whose_hot_copy_lost_a_change_is_loaded_again(house: House) -> None:
+    """Redis crashed and came back as it was before its last flush."""
+    user_id = await _hot(house)
+    publisher, account = OutboxPublisher(house.database, house.meter), house.meter.keys(user_id).account
+    before = await house.redis.dump(account)
+    assert before is not None
+    await house.give(user_id, 7)
+    await publisher.run_once()
+    await house.redis.restore(account, 0, before, replace=True)
+    await house.give(user_id, 9)
+    assert await publisher.run_once() == 1
+    assert (await house.try_admit(user_id, str(uuid4()))).verdict is Verdict.COLD
+    await house.load(user_id)
+    assert await _balance(house, user_id) == 116
+    assert await _waiting(house) == 0
+
+
 async def test_credits_taken_away_reach_redis_too(house: House) -> None:
     user_id = await _hot(house)
     async with house.database.transaction() as connection:

@@ -1,0 +1,149 @@
+"""What a decision costs Redis: script time, server CPU and append-only file bytes per call, for each script.
+
+`python -m benchmarks.scripts_cost`. One embedded server of its own on loopback, 1,000 accounts in 64 partitions, 64
+callers over one link. Script time is the server's own (INFO commandstats); CPU is the whole server process, by /proc.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import uvloop
+
+from benchmarks.machine import describe
+from gateway.embedded.endpoints import choose
+from gateway.embedded.valkey import Valkey
+from gateway.meter.link import Link
+from gateway.meter.meter import SCRIPTS, Meter
+from policies.limits import Limits
+
+CALLS = 100_000
+CALLERS = 64
+ACCOUNTS = 1_000
+HEAD, TAIL = "x" * 330, "y" * 150  # as long as those of a call with all its columns
+PLENTY = Limits((10**8, 10**8, 10**8), 10**8)
+USED_UP = Limits((1, 10**8, 10**8), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Per call: microseconds, and bytes of the append-only file."""
+
+    name: str
+    script_us: float
+    server_cpu_us: float
+    client_cpu_us: float
+    file_bytes: float
+    calls_per_second: float
+
+
+class Bench:
+    """A server, a meter on it, and accounts that are hot."""
+
+    def __init__(self, folder: Path, link: Link, *, pid: int) -> None:
+        self._folder = folder
+        self._link = link
+        self._pid = pid
+        self._meter = Meter(link, partitions=64, owner="bench")
+        self._accounts = [self._meter.keys(uuid4()) for _ in range(ACCOUNTS)]
+        self._requests = [str(uuid4()) for _ in range(CALLS)]
+
+    async def prepare(self) -> None:
+        await self._link.call((b"CONFIG", b"SET", b"auto-aof-rewrite-percentage", 0))  # it would shrink the file
+        for keys in self._accounts:
+            await self._meter.load(keys, account_version=1, credit_seq=0, balance=10**12, catalogue_version=1)
+
+    async def admit(self, number: int, limits: Limits = PLENTY) -> None:
+        await self._meter.admit(
+            self._accounts[number % ACCOUNTS],
+            request_id=self._requests[number],
+            account_version=1,
+            catalogue_version=1,
+            amount=1,
+            required=1,
+            limits=limits,
+            head=HEAD,
+        )
+
+    async def refuse(self, number: int) -> None:
+        await self.admit(number, USED_UP)
+
+    async def settle(self, number: int) -> None:
+        await self._meter.settle(self._accounts[number % ACCOUNTS], self._requests[number], charge=1, tail=TAIL)
+
+    async def ping(self, _: int) -> None:
+        await self._link.call((b"PING",))
+
+    async def measure(self, name: str, call: Callable[[int], Awaitable[None]]) -> Cost:
+        await self._link.call((b"CONFIG", b"RESETSTAT"))
+        server, file, client, started = self._cpu_seconds(), self._file_bytes(), time.process_time(), time.monotonic()
+        await asyncio.gather(*(self._caller(call, first) for first in range(CALLERS)))
+        elapsed = time.monotonic() - started
+        client = time.process_time() - client
+        await asyncio.sleep(0.5)  # the file is written after the replies
+        return Cost(
+            name,
+            await self._script_us(),
+            (self._cpu_seconds() - server) / CALLS * 1e6,
+            client / CALLS * 1e6,
+            (self._file_bytes() - file) / CALLS,
+            CALLS / elapsed,
+        )
+
+    async def _caller(self, call: Callable[[int], Awaitable[None]], first: int) -> None:
+        for number in range(first, CALLS, CALLERS):
+            await call(number)
+
+    async def _script_us(self) -> float:
+        stats = (await self._link.call((b"INFO", b"commandstats"))).decode()
+        found = re.search(r"cmdstat_evalsha:.*usec_per_call=([0-9.]+)", stats)
+        return float(found[1]) if found else 0.0
+
+    def _cpu_seconds(self) -> float:
+        fields = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / 100
+
+    def _file_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self._folder.rglob("*.aof"))
+
+
+async def measure_all(folder: Path) -> tuple[str, list[Cost]]:
+    endpoint, valkey = choose(None).valkey, Valkey(folder, durable=True)
+    await valkey.start(endpoint)
+    link = Link(f"redis://:{endpoint.password}@127.0.0.1:{endpoint.port}/0", timeout_seconds=5, scripts=SCRIPTS)
+    try:
+        await link.open()
+        server = dict(line.split(":", 1) for line in (await link.call((b"INFO",))).decode().splitlines() if ":" in line)
+        bench = Bench(folder, link, pid=int(server["process_id"]))
+        await bench.prepare()
+        steps = {"admit": bench.admit, "settle": bench.settle, "refuse": bench.refuse, "ping": bench.ping}
+        costs = [await bench.measure(name, call) for name, call in steps.items()]
+        memory = int(await link.call((b"MEMORY", b"USAGE", bench._accounts[0].account)))  # noqa: SLF001 - of this module
+        version = server.get("valkey_version") or server["redis_version"]
+        return f"{version}; an account after {CALLS // ACCOUNTS} calls takes {memory} bytes", costs
+    finally:
+        await link.close()
+        await valkey.stop()
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        version, costs = uvloop.run(measure_all(Path(folder)))
+    print(f"{describe()}; server {version}")
+    print("| call | script us | server CPU us | client CPU us | file bytes | calls/s |\n|---|---|---|---|---|---|")
+    for cost in costs:
+        print(
+            f"| {cost.name} | {cost.script_us:.1f} | {cost.server_cpu_us:.1f} | {cost.client_cpu_us:.1f} "
+            f"| {cost.file_bytes:.0f} | {cost.calls_per_second:,.0f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
