@@ -79,10 +79,12 @@ _TABLE: Mapping[str, tuple[int, str]] = MappingProxyType({
     "idempotency_not_replayable":   (409, "Response not stored"),
     # The listener, before there is a request.
     "request_timeout":              (408, "Request timed out"),
+    "uri_too_long":                 (414, "URI too long"),
     "expectation_failed":           (417, "Expectation failed"),
     "headers_too_large":            (431, "Headers too large"),
     "not_implemented":              (501, "Not implemented"),
     "too_many_connections":         (503, "Too many connections"),
+    "version_not_supported":        (505, "HTTP version not supported"),
     # The control plane.
     "unauthorized":                 (401, "Not authenticated"),
     "forbidden":                    (403, "Forbidden"),

@@ -39,6 +39,7 @@ def test_every_refusal_has_a_status(code: Refusal) -> None:
         (408, "request_timeout"),
         (409, "conflict idempotency_in_progress idempotency_not_replayable"),
         (413, "payload_too_large"),
+        (414, "uri_too_long"),
         (417, "expectation_failed"),
         (422, "batch_too_large validation_failed idempotency_key_reused"),
         (429, "rate_limited too_many_in_flight"),
@@ -48,6 +49,7 @@ def test_every_refusal_has_a_status(code: Refusal) -> None:
         (502, "upstream_unreachable upstream_invalid"),
         (503, "upstream_overloaded metering_unavailable accounts_unavailable too_many_connections"),
         (504, "upstream_timeout"),
+        (505, "version_not_supported"),
     ],
 )
 def test_the_table_is_the_contracts(status: int, codes: str) -> None:

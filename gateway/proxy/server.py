@@ -1,32 +1,36 @@
-"""The public listener: uvicorn's httptools protocol, made to tell the application about its client.
+"""The public listener: HTTP/1.1 from clients nobody vouches for, on a uvicorn server.
 
-The scope's extensions carry `gateway.client`, the connection itself, so that a call learns of its client's departure
-without a task that waits for it, and can cut an answer that broke off.
+uvicorn keeps the sockets, the tasks and the draining. Its HTTP is replaced: on httptools it merges trailers into the
+headers that were authorised, loses the body of `Upgrade: h2c`, and waits for any head for ever (docs/decisions).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from functools import partial
+from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import uvicorn
+
+from gateway.proxy.listener.connection import DEFAULT_LIMITS, Limits, PublicProtocol
+
+__all__ = ["DEFAULT_LIMITS", "Limits", "PublicProtocol", "configure"]
 
 
-class PublicProtocol(HttpToolsProtocol):
-    """One client connection."""
+def configure(app: Any, limits: Limits = DEFAULT_LIMITS, *, drain_timeout_seconds: float = 30.0) -> uvicorn.Config:
+    """uvicorn's configuration for an application behind this listener.
 
-    is_gone = False
-    on_gone: Callable[[], None] | None = None
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.scope["extensions"] = {"gateway.client": self}  # type: ignore[dict-item] # an object, not a dictionary
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self.is_gone = True
-        if self.on_gone is not None:
-            self.on_gone()
-
-    def abort(self) -> None:
-        self.cycle.disconnected = True
-        self.transport.abort()
+    `proxy_headers` is off: uvicorn would take the client's address from X-Forwarded-For where the peer is 127.0.0.1.
+    """
+    return uvicorn.Config(
+        app,
+        http=cast("type[asyncio.Protocol]", partial(PublicProtocol, limits=limits)),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=max(1, round(drain_timeout_seconds)),
+    )

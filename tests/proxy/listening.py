@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -79,6 +79,7 @@ class Counted(PublicProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.progress = asyncio.Event()
+        self.peer = transport.get_extra_info("peername")
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -165,7 +166,8 @@ class Client:
             try:
                 head = await self.reader.readuntil(b"\r\n\r\n")
             except asyncio.IncompleteReadError as error:
-                assert error.partial == b"", "the connection ended within a head"
+                if error.partial:
+                    raise AssertionError(f"the connection ended within a head: {error.partial!r}") from error
                 return None
             return await self._answer(head, is_head=is_head)
 
@@ -189,15 +191,13 @@ class Client:
 
     async def close(self) -> None:
         self.writer.close()
-        try:
+        with suppress(ConnectionError):
             await self.writer.wait_closed()
-        except ConnectionError:
-            pass
 
     async def _answer(self, head: bytes, *, is_head: bool) -> Answer:
         line, *fields = head[:-4].split(b"\r\n")
-        pairs = [each.split(b": ", 1) for each in fields]
-        headers = {name: value for name, value in pairs}
+        pairs = [(name, value) for name, _, value in (each.partition(b": ") for each in fields)]
+        headers = dict(pairs)
         assert len(headers) == len(pairs), f"a header is given twice: {head!r}"
         status = int(line.split(b" ")[1])
         if is_head or status in (100, 204, 304):
@@ -221,10 +221,10 @@ async def connected(listener: Listener) -> AsyncIterator[Client]:
     reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
     name = writer.get_extra_info("sockname")
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while not (
-            peers := [each for each in listener.connections() if each.transport.get_extra_info("peername") == name]
-        ):
+        peers: list[Counted] = []
+        while not peers:
             await asyncio.sleep(0)
+            peers = [each for each in listener.connections() if each.peer == name]
     client = Client(reader, writer, peers[0])
     try:
         yield client

@@ -28,7 +28,7 @@ async def check(case: Case, listener: Listener, recorder: Recorder, *pieces: byt
     recorder.seen.clear()
     async with connected(listener) as client:
         await client.send(*pieces)
-        answers = [await client.answer() for _ in case.statuses]
+        answers = [await client.final_answer() for _ in case.statuses]
         if case.stays_open:
             await client.send(PROBE)
         rest = await client.answers()

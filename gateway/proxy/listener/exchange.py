@@ -1,0 +1,201 @@
+"""One request and its response, as ASGI: between the application that awaits and the connection that knows.
+
+It is also the client, as the application sees it: whether it is gone, and whom to tell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from gateway.proxy.listener.head import Head
+from gateway.proxy.listener.response import Framing, render
+
+_DISCONNECT = {"type": "http.disconnect"}
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"  # RFC 9110 section 15.2.1
+
+
+class Connection(Protocol):
+    """What an exchange needs of the connection that it is on."""
+
+    transport: asyncio.Transport
+    is_congested: bool
+
+    async def drained(self) -> None:
+        """Returns when writing makes sense again, or the client is gone."""
+
+    def resume_reading(self) -> None:
+        """The application has taken what there is of the body."""
+
+    def await_body(self) -> None:
+        """The application waits for more of the body."""
+
+    def finish(self, exchange: Exchange) -> None:
+        """The response is written."""
+
+    def cut(self, *, hard: bool) -> None:
+        """Closes at once; `hard` by a reset, which a close-delimited body needs to look broken."""
+
+
+class Exchange:
+    """`is_gone`: the client has left, or was cut. `keeps_alive`: another request may follow this one."""
+
+    __slots__ = (
+        "_changed",
+        "_chunks",
+        "_connection",
+        "_expects_continue",
+        "_framing",
+        "_is_handed_over",
+        "_is_http_1_0",
+        "_method",
+        "_remaining",
+        "awaits_body",
+        "buffered",
+        "is_complete",
+        "is_gone",
+        "is_received",
+        "is_started",
+        "keeps_alive",
+        "on_gone",
+    )
+
+    def __init__(self, connection: Connection, head: Head) -> None:
+        self.is_gone = False
+        self.on_gone: Callable[[], None] | None = None
+        self.keeps_alive = head.keeps_alive
+        self.is_received = False
+        self.awaits_body = False
+        self.is_started = False
+        self.is_complete = False
+        self.buffered = 0
+        self._connection = connection
+        self._method = head.method
+        self._is_http_1_0 = head.is_http_1_0
+        self._expects_continue = head.expects_continue
+        self._chunks: list[bytes] = []
+        self._is_handed_over = False
+        self._changed: asyncio.Event | None = None
+        self._framing = Framing.NONE
+        self._remaining = 0
+
+    @property
+    def is_head(self) -> bool:
+        return self._method == "HEAD"
+
+    # The client's side.
+
+    def feed(self, chunk: bytes, *, is_last: bool) -> None:
+        """Takes what arrived of the body."""
+        self._expects_continue = False  # it did not wait for it
+        self.is_received = is_last
+        self.awaits_body = False
+        if self.is_complete:
+            return
+        if chunk:
+            self._chunks.append(chunk)
+            self.buffered += len(chunk)
+        self._wake()
+
+    def leave(self) -> None:
+        """The client has left."""
+        if self.is_gone:
+            return
+        self.is_gone = True
+        self._wake()
+        if self.on_gone is not None:
+            self.on_gone()
+
+    def abort(self) -> None:
+        """Cuts the connection, so that an answer which broke off looks broken."""
+        self.is_gone = True
+        self._wake()
+        self._connection.cut(hard=self._framing is Framing.UNTIL_CLOSE)
+
+    # The application's side.
+
+    async def receive(self) -> dict[str, Any]:
+        if self._expects_continue and not (self.is_received or self.is_started or self.is_gone):
+            self._expects_continue = False
+            self._connection.transport.write(_CONTINUE)
+        while not (self.is_gone or self.is_complete):
+            if self._chunks or (self.is_received and not self._is_handed_over):
+                return self._hand_over()
+            await self._change()
+        return _DISCONNECT.copy()
+
+    async def send(self, message: Any) -> None:
+        if self._connection.is_congested and not self.is_gone:
+            await self._connection.drained()
+        if self.is_gone:
+            return
+        kind = message["type"]
+        if kind == "http.response.body" and self.is_started and not self.is_complete:
+            self._send_body(message.get("body", b""), is_last=not message.get("more_body", False))
+        elif kind == "http.response.start" and not self.is_started:
+            self._start(message)
+        else:
+            raise RuntimeError(f"{kind!r} is out of turn")
+
+    def _hand_over(self) -> dict[str, Any]:
+        chunks = self._chunks
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._chunks = []
+        self.buffered = 0
+        self._is_handed_over = self.is_received
+        if not self.is_received:
+            self._connection.resume_reading()
+        return {"type": "http.request", "body": body, "more_body": not self.is_received}
+
+    def _start(self, message: Any) -> None:
+        """A request that was not read to its end leaves nobody knowing where the next one begins: it is the last."""
+        head = render(
+            message["status"],
+            message.get("headers", ()),
+            method=self._method,
+            is_http_1_0=self._is_http_1_0,
+            keeps_alive=self.keeps_alive and self.is_received,
+        )
+        self.is_started = True
+        self.keeps_alive = head.keeps_alive
+        self._framing = head.framing
+        self._remaining = head.length
+        self._connection.transport.write(head.rendered)
+
+    def _send_body(self, body: bytes, *, is_last: bool) -> None:
+        transport, framing = self._connection.transport, self._framing
+        if framing is Framing.LENGTH:
+            self._remaining -= len(body)
+            if self._remaining < 0 or (is_last and self._remaining):
+                self.abort()
+                raise RuntimeError("the response's body is not as long as its Content-Length")
+            if body:
+                transport.write(body)
+        elif framing is Framing.CHUNKED:
+            ending = b"0\r\n\r\n" if is_last else b""
+            if body:
+                transport.writelines((b"%x\r\n" % len(body), body, b"\r\n" + ending))
+            elif ending:
+                transport.write(ending)
+        elif framing is Framing.UNTIL_CLOSE and body:
+            transport.write(body)
+        if is_last:
+            self.is_complete = True
+            self._chunks.clear()
+            self._wake()
+            self._connection.finish(self)
+
+    async def _change(self) -> None:
+        """Until a part of the body arrives, the response is complete or the client leaves."""
+        if self._changed is None:
+            self._changed = asyncio.Event()
+        self._changed.clear()
+        if not self.is_received:
+            self.awaits_body = True
+            self._connection.await_body()
+        await self._changed.wait()
+
+    def _wake(self) -> None:
+        if self._changed is not None:
+            self._changed.set()
