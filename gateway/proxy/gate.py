@@ -109,9 +109,7 @@ class Gate:
     async def admit(self, ask: Ask, clearance: Clearance) -> Ticket:
         """Holds the price of the call, or raises Refused, after which nothing was counted and nothing charged."""
         for _ in range(ATTEMPTS):
-            caller, subscription = clearance
-            if ask.items is not None:
-                pricing.check_batch(ask.items, subscription.plan.max_products_per_batch)
+            caller, subscription = clearance = await self._check_batch(ask, clearance)
             held = pricing.hold(ask.match.route.price, ask.items)
             admission = await self._ask_meter(ask, caller, held)
             if admission.verdict is Verdict.ADMITTED:
@@ -132,6 +130,16 @@ class Gate:
         if inbound.content_length:
             access.check_size(inbound.content_length, access.max_body_bytes(route, subscription.plan))
         return Clearance(caller, subscription)
+
+    async def _check_batch(self, ask: Ask, clearance: Clearance) -> Clearance:
+        if ask.items is None:
+            return clearance
+        try:
+            pricing.check_batch(ask.items, clearance.subscription.plan.max_products_per_batch)
+        except Refused:
+            clearance = self._check(ask.inbound, ask.match, await self._confirm(ask.key, clearance.caller))
+            pricing.check_batch(ask.items, clearance.subscription.plan.max_products_per_batch)
+        return clearance
 
     async def _confirm(self, key: bytes, caller: Caller) -> Caller:
         try:

@@ -7,7 +7,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from secrets import token_bytes
 from typing import Any
@@ -104,6 +104,13 @@ class Plane:
     async def grant(self, account: Account, amount: int) -> None:
         async with self.database.transaction() as connection:
             await _grant(connection, account.user_id, amount)
+
+    async def change_plan(self, account: Account, **terms: Any) -> None:
+        """Changes these terms of the account's plan, and no others."""
+        async with self.database.transaction() as connection:
+            found = await plans.get(connection, account.plan.id)
+            assert found is not None
+            await plans.change(connection, found.id, replace(found.terms, **terms))
 
     async def publish(self) -> None:
         await OutboxPublisher(self.database, self.meter).publish_all()
@@ -247,7 +254,7 @@ async def running(
 ) -> AsyncIterator[Plane]:
     """The data plane as the process serves it; `database`, `redis` and `link` are the test's own way to the stores."""
     async with data_plane(config) as handler:
-        listener = socket.socket()
+        listener = socket.socket(proto=socket.IPPROTO_TCP)  # else asyncio leaves Nagle on
         listener.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         server = _public_server(handler, config)
