@@ -13,6 +13,7 @@ import structlog
 import uvicorn
 
 from gateway import logs, metrics
+from gateway.api.admin import build_admin
 from gateway.config import Config, ConfigError
 from gateway.config import Upstream as UpstreamConfig
 from gateway.demo.app import build as build_demo_upstream
@@ -112,8 +113,6 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
 @asynccontextmanager
 async def control_plane(config: Config) -> AsyncIterator[Any]:
     """The admin API."""
-    from gateway.api.admin import build_admin
-
     async with _stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS) as (database, link):
         meter = Meter(link, partitions=config.redis.partitions, owner="admin")
         yield build_admin(

@@ -48,7 +48,8 @@ def start_demo(data_dir: Path, **environment: str) -> Running:
             start_new_session=True,
         )
     assert process.stdout is not None
-    said: dict[str, Any] = json.loads(process.stdout.readline() or "{}")
+    with process.stdout as announced:
+        said: dict[str, Any] = json.loads(announced.readline() or "{}")
     assert said, (data_dir.parent / "demo.log").read_text()
     said.pop("upstream_url")
     return Running(process=process, **said)
