@@ -21,7 +21,10 @@
 --   clock ms (i8), balance (i8), in flight (i4), then per window: first bucket, last bucket, used in last, used (I4 each).
 -- A window is a ring of 61 buckets, each 1/60 of its length. Only buckets that saw a call exist, each pointing at the
 -- next one, so a bucket is written once, read once when it leaves, and no idle time is ever walked.
--- Measured on Valkey 9.1 (`benchmarks/scripts_cost.py`): see docs/benchmarks.md.
+-- The state is longer than hash-max-listpack-value, so the account is a hash table and every field is found at once.
+--
+-- Cost of an admission: 12.5 us of script time and 18 us of server CPU, 600 bytes of append-only file with a head of 330;
+-- a refusal 15 us, 16 us and none. Valkey 9.1.2, 2-core VM: `python -m benchmarks.scripts_cost`.
 
 local STEPS = 60
 local STEP_MS = {1000, 60000, 1440000}

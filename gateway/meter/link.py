@@ -134,7 +134,7 @@ class Link:
                 await connection.connect()
                 await self._greet(connection)
             return _Pipe(_take_over(connection), self._timeout_seconds, on_lost=self._lost)
-        except (RedisError, OSError, TimeoutError) as error:
+        except (RedisError, OSError, EOFError, ValueError) as error:  # ValueError: answers that are not Redis's
             await connection.disconnect(nowait=True)
             raise MeterUnavailable(f"cannot connect to Redis: {str(error) or 'no answer in time'}") from error
         except BaseException:

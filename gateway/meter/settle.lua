@@ -8,6 +8,9 @@
 -- Reply: {1, balance}, or {0} if there is no such hold: it has been settled before, and nothing changes.
 -- An account that went cold meanwhile is charged by its record alone; its balance is then given as 0.
 --
+-- Cost: 7.2 us of script time and 12.8 us of server CPU, 800 bytes of append-only file with a record of 480.
+-- Valkey 9.1.2, 2-core VM: `python -m benchmarks.scripts_cost`.
+--
 -- Example: EVALSHA .. 3 {p07}:a:<uuid> {p07}:h {p07}:j <id> 1 "succeeded\t200\t.."
 
 local STATE = '<i8i8i4'

@@ -1,4 +1,4 @@
-"""A Valkey for the tests that break its server, so that nobody else's is broken."""
+"""A Valkey for the tests that break its server, so that nobody else's is broken; and how long a fuzzing run is."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import settings
 from redis.asyncio import Redis
 
 from gateway.embedded.endpoints import Endpoint, choose
@@ -13,6 +14,9 @@ from gateway.embedded.valkey import Valkey
 from gateway.meter.link import Link
 from gateway.meter.meter import SCRIPTS
 from tests.faults.proxy import FaultProxy
+
+# pytest tests/meter --hypothesis-profile=fuzz
+settings.register_profile("fuzz", max_examples=20_000, deadline=None)
 
 
 @dataclass(frozen=True)

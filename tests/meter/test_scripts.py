@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import pytest
-from hypothesis import event, settings
+from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -56,6 +56,10 @@ CLOCK_STEP_MS = st.one_of(
     st.integers(-5_000, 0),
     st.integers(-200_000_000, 0),
 )
+
+
+# How many examples is the profile's business; how long they take is that of a machine that may be busy.
+SETTINGS = settings(stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 class Bench:
@@ -324,4 +328,4 @@ def bench(server: OwnServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]
 
 def test_the_scripts_do_what_the_model_does(bench: Bench) -> None:
     machine = type("CallsOnBench", (Calls,), {"bench": bench})
-    run_state_machine_as_test(machine, settings=settings(stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(machine, settings=SETTINGS)
