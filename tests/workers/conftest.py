@@ -28,6 +28,7 @@ UNLIMITED = Limits((None, None, None), None)
 class House:
     """Both stores and what stands on them, for one test. `redis` looks behind the meter's back."""
 
+    url: str
     database: Database
     redis: Redis
     link: Link
@@ -135,6 +136,7 @@ async def house(own_database_url: str, redis_url: str) -> AsyncIterator[House]:
     async with Redis.from_url(url) as redis:
         await redis.flushdb()
         yield House(
+            url=url,
             database=database,
             redis=redis,
             link=link,
