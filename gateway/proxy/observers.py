@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Protocol
@@ -60,7 +61,8 @@ def file_observer(content_type: bytes, disposition: bytes, file_name: bytes) -> 
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
     if kind == b"multipart/form-data" and boundary:
-        return MultipartFile(boundary)
+        with suppress(FormParserError):  # a boundary longer than any that RFC 2046 allows
+            return MultipartFile(boundary)
     _, given = parse_options_header(disposition)
     name = given.get(b"filename") or file_name
     return WholeBody(_name(name), content_type.decode("latin-1") or None)
@@ -184,9 +186,11 @@ class EventUnits:
 
     def __init__(self, price: Price) -> None:
         self._price = price
-        self._mark = (price.pointer or "").rpartition("/")[2].encode()
+        # JSON that spells the member with escapes of its own goes unread; looking into every event would cost more.
+        self._mark = (price.pointer or "").rpartition("/")[2].replace("~1", "/").replace("~0", "~").encode()
         self._rest = b""
         self._data: list[bytes] = []
+        self._size_bytes = 0
         self._units: int | None = None
 
     def feed(self, chunk: bytes) -> None:
@@ -203,9 +207,13 @@ class EventUnits:
 
     def _line(self, line: bytes) -> None:
         if line.startswith(b"data:"):
-            self._data.append(line[5:])
-        elif not line and self._data:
-            event, self._data = b"\n".join(self._data), []
+            self._size_bytes += len(line)
+            if self._size_bytes <= MAX_EVENT_BYTES:
+                self._data.append(line[5:])
+            else:
+                self._data.clear()
+        elif not line:
+            event, self._data, self._size_bytes = b"\n".join(self._data), [], 0
             if self._mark in event:
                 units = _units(self._price, event)
                 self._units = self._units if units is None else units
