@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from functools import cache
 from secrets import token_bytes, token_hex
 from typing import Any
 
@@ -22,6 +23,7 @@ from gateway.meter.holds import Holds
 from gateway.meter.journal import Journal
 from gateway.meter.link import Link, MeterUnavailable
 from gateway.meter.meter import SCRIPTS, Meter
+from gateway.metrics import BufferedCounter, BufferedHistogram, MetricsFlusher
 from gateway.processes.child import Server, serve
 from gateway.processes.serving import Role
 from gateway.proxy.access_log import AccessLog
@@ -104,7 +106,7 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
         )
         heartbeat = Heartbeat(Holds(link, config.redis.partitions), owner)
         await heartbeat.run_once()
-        async with Runner(heartbeat, settler, tally):
+        async with Runner(heartbeat, settler, tally, MetricsFlusher()):
             yield handler
         await handler.close()
         access_log.close()
@@ -184,7 +186,7 @@ def _destination(each: UpstreamConfig) -> Destination:
         max_connections=each.max_connections,
         queue_timeout_seconds=each.queue_timeout_seconds,
         retries=each.retries,
-        observer=_UpstreamSeries(),
+        observer=_upstream_series(each.name),
     )
     lines = [f"{name}: {value}\r\n" for name, value in each.headers.items()]
     return Destination(upstream, "".join(lines).encode("latin-1"), tuple(name.encode() for name in each.headers))
@@ -202,14 +204,25 @@ def _reload(handler: Handler, read_again: Callable[[], Config]) -> None:
 
 
 class _UpstreamSeries:
-    """Counts what upstreams do, per attempt."""
+    """Counts what one upstream does, per attempt."""
 
-    def attempt_ended(self, upstream: str, outcome: Outcome, *, duration_seconds: float) -> None:
-        metrics.UPSTREAM_REQUESTS.labels(upstream, outcome).inc()
-        metrics.UPSTREAM_DURATION.labels(upstream).observe(duration_seconds)
+    def __init__(self, upstream: str) -> None:
+        requests = metrics.UPSTREAM_REQUESTS
+        self._ended = {each: BufferedCounter(requests.labels(upstream, each)) for each in Outcome}
+        self._duration = BufferedHistogram(metrics.UPSTREAM_DURATION.labels(upstream), metrics.SECONDS)
+
+    def attempt_ended(self, upstream: str, outcome: Outcome, *, duration_seconds: float) -> None:  # noqa: ARG002 - ours
+        self._ended[outcome].inc()
+        self._duration.observe(duration_seconds)
 
     def attempt_retried(self, upstream: str, reason: str) -> None:
         metrics.UPSTREAM_RETRIES.labels(upstream, reason).inc()
+
+
+@cache
+def _upstream_series(upstream: str) -> _UpstreamSeries:
+    """One for each name, however often the configuration is read again."""
+    return _UpstreamSeries(upstream)
 
 
 def _public_server(app: Any, config: Config) -> Server:

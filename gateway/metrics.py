@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
+
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.values import ValueClass
@@ -11,19 +14,19 @@ IS_MULTIPROCESS = ValueClass.__name__ == "MmapedValue"
 OTHER = "other"  # what is not in the route table: unknown paths and methods add no series
 
 # OpenTelemetry's boundaries for http.server.request.duration, with finer ones below for the gateway's own share.
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
-_OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
-_CALL_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+CALL_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
 
 REQUESTS = Counter("gateway_requests", "Requests answered.", ["endpoint", "method", "code"])
-DURATION = Histogram("gateway_request_duration_seconds", "From head to settlement.", ["endpoint"], buckets=_SECONDS)
+DURATION = Histogram("gateway_request_duration_seconds", "From head to settlement.", ["endpoint"], buckets=SECONDS)
 OVERHEAD = Histogram(
-    "gateway_overhead_seconds", "The part of it spent outside the upstream.", ["endpoint"], buckets=_OVERHEAD_SECONDS
+    "gateway_overhead_seconds", "The part of it spent outside the upstream.", ["endpoint"], buckets=OVERHEAD_SECONDS
 )
 REFUSALS = Counter("gateway_refusals", "Requests refused before the upstream, by reason.", ["endpoint", "code"])
 UPSTREAM_REQUESTS = Counter("gateway_upstream_requests", "Requests forwarded, by outcome.", ["upstream", "outcome"])
 UPSTREAM_DURATION = Histogram(
-    "gateway_upstream_duration_seconds", "From forwarding to the end of the answer.", ["upstream"], buckets=_SECONDS
+    "gateway_upstream_duration_seconds", "From forwarding to the end of the answer.", ["upstream"], buckets=SECONDS
 )
 UPSTREAM_RETRIES = Counter("gateway_upstream_retries", "Attempts made again, by reason.", ["upstream", "reason"])
 CREDITS_CHARGED = Counter("gateway_credits_charged", "Credits charged.", ["endpoint", "plan"])
@@ -32,7 +35,7 @@ IN_FLIGHT = Gauge("gateway_requests_in_flight", "Admitted and not settled.", mul
 ADMITTED = Counter("gateway_admitted", "Calls admitted: settled plus open holds.")
 SETTLED = Counter("gateway_settled", "Calls settled.")
 PRINCIPAL_CACHE = Counter("gateway_principal_cache", "Look-ups of a key, by result.", ["result"])
-METER_CALL = Histogram("gateway_meter_call_seconds", "Round trips to Redis.", ["script"], buckets=_CALL_SECONDS)
+METER_CALL = Histogram("gateway_meter_call_seconds", "Round trips to Redis.", ["script"], buckets=CALL_SECONDS)
 HOLDS_OPEN = Gauge("gateway_holds_open", "Holds in Redis.", multiprocess_mode="mostrecent")
 JOURNAL_ENTRIES = Gauge(
     "gateway_journal_entries", "Journal entries waiting for PostgreSQL.", multiprocess_mode="mostrecent"
@@ -46,6 +49,89 @@ RECONCILE_DIFFERENCE = Gauge(
     multiprocess_mode="mostrecent",
 )
 BUILD_INFO = Gauge("gateway_build_info", "The version that runs.", ["version"], multiprocess_mode="mostrecent")
+
+
+class BufferedCounter:
+    """A counter of the hot path: adds to an integer, and to the shared series at the next `flush`.
+
+    One addition to a series that processes share through a file costs 1.2 µs, and a request makes a dozen of them.
+    """
+
+    __slots__ = ("_child", "_pending")
+
+    def __init__(self, child: Counter) -> None:
+        self._child = child
+        self._pending = 0.0
+        _buffered.append(self)
+
+    def inc(self, amount: float = 1) -> None:
+        self._pending += amount
+
+    def flush(self) -> None:
+        if self._pending:
+            pending, self._pending = self._pending, 0.0
+            self._child.inc(pending)
+
+
+class BufferedGauge:
+    """The same for a number that rises and falls."""
+
+    __slots__ = ("_child", "_shown", "_value")
+
+    def __init__(self, child: Gauge) -> None:
+        self._child = child
+        self._value = self._shown = 0
+        _buffered.append(self)
+
+    def add(self, amount: int) -> None:
+        self._value += amount
+
+    def flush(self) -> None:
+        if self._value != self._shown:
+            self._shown = self._value
+            self._child.set(self._value)
+
+
+class BufferedHistogram:
+    """The same for a histogram, whose bounds it must be told."""
+
+    __slots__ = ("_bounds", "_child", "_counts", "_sum")
+
+    def __init__(self, child: Histogram, bounds: Sequence[float]) -> None:
+        self._child = child
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+        _buffered.append(self)
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def flush(self) -> None:
+        if not any(self._counts):
+            return
+        counts, self._counts = self._counts, [0] * len(self._counts)
+        total, self._sum = self._sum, 0.0
+        # prometheus_client observes one value at a time; its own buckets are what it would have added to.
+        for bucket, count in zip(self._child._buckets, counts, strict=True):  # noqa: SLF001
+            if count:
+                bucket.inc(count)
+        self._child._sum.inc(total)  # noqa: SLF001
+
+
+_buffered: list[BufferedCounter | BufferedGauge | BufferedHistogram] = []
+
+
+class MetricsFlusher:
+    """The worker that makes what the hot path counted visible."""
+
+    idle_seconds = 0.5
+
+    async def run_once(self) -> int:
+        for each in _buffered:
+            each.flush()
+        return 0
 
 
 def exposition() -> bytes:

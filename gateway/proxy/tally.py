@@ -6,14 +6,13 @@ from collections import Counter as Counts
 from datetime import datetime
 from uuid import UUID
 
-from prometheus_client import Counter
-
 from gateway import metrics
 from gateway.clock import now
 from gateway.ledger import refusals
 from gateway.ledger.keys import touch_last_used
 from gateway.ledger.refusals import RefusedIn
 from gateway.ledger.session import Database
+from gateway.metrics import BufferedCounter, BufferedGauge, BufferedHistogram
 from gateway.proxy.access_log import AccessLog
 from gateway.proxy.call import Call
 from gateway.proxy.principals import Caller
@@ -29,19 +28,27 @@ class EndpointSeries:
     def __init__(self, route: Route | None) -> None:
         self.endpoint = metrics.OTHER if route is None else route.name
         self.methods = frozenset[str]() if route is None else route.methods
-        self.duration = metrics.DURATION.labels(self.endpoint)
-        self.overhead = metrics.OVERHEAD.labels(self.endpoint)
-        self.released = metrics.CREDITS_RELEASED.labels(self.endpoint)
-        self._answered = dict[tuple[str, int], Counter]()
+        self.duration = BufferedHistogram(metrics.DURATION.labels(self.endpoint), metrics.SECONDS)
+        self.overhead = BufferedHistogram(metrics.OVERHEAD.labels(self.endpoint), metrics.OVERHEAD_SECONDS)
+        self.released = BufferedCounter(metrics.CREDITS_RELEASED.labels(self.endpoint))
+        self._answered = dict[tuple[str, int], BufferedCounter]()
+        self._charged = dict[str, BufferedCounter]()
 
     def answered(self, method: str, status: int) -> None:
         series = self._answered.get((method, status))
         if series is None:
             known = method if method in self.methods else metrics.OTHER
-            series = metrics.REQUESTS.labels(self.endpoint, known, str(status))
-            if known == method:
-                self._answered[method, status] = series
+            series = self._answered.get((known, status))
+            if series is None:
+                series = BufferedCounter(metrics.REQUESTS.labels(self.endpoint, known, str(status)))
+                self._answered[known, status] = series
         series.inc()
+
+    def charged(self, plan: str, credits: int) -> None:
+        series = self._charged.get(plan)
+        if series is None:
+            series = self._charged[plan] = BufferedCounter(metrics.CREDITS_CHARGED.labels(self.endpoint, plan))
+        series.inc(credits)
 
 
 class Tally:
@@ -56,6 +63,9 @@ class Tally:
         self._other = EndpointSeries(None)
         self._refusals: Counts[RefusedIn] = Counts()
         self._used: dict[UUID, datetime] = {}
+        self._admitted = BufferedCounter(metrics.ADMITTED)
+        self._settled = BufferedCounter(metrics.SETTLED)
+        self._in_flight = BufferedGauge(metrics.IN_FLIGHT)
 
     def series(self, route: Route | None) -> EndpointSeries:
         if route is None:
@@ -66,8 +76,8 @@ class Tally:
         return series
 
     def admitted(self) -> None:
-        metrics.ADMITTED.inc()
-        metrics.IN_FLIGHT.inc()
+        self._admitted.inc()
+        self._in_flight.add(1)
 
     def settled(self, call: Call, reply: Reply) -> None:
         ticket, status = call.ticket, reply.status
@@ -85,14 +95,14 @@ class Tally:
             credits=call.charged,
             key=key,
         )
-        metrics.IN_FLIGHT.dec()
-        metrics.SETTLED.inc()
+        self._in_flight.add(-1)
+        self._settled.inc()
         series.answered(ticket.ask.inbound.method, status)
         series.duration.observe(elapsed)
         if call.upstream_seconds is not None:
             series.overhead.observe(elapsed - call.upstream_seconds)
         if call.charged:
-            metrics.CREDITS_CHARGED.labels(series.endpoint, ticket.subscription.plan.name).inc(call.charged)
+            series.charged(ticket.subscription.plan.name, call.charged)
         if ticket.held > call.charged:
             series.released.inc(ticket.held - call.charged)
 

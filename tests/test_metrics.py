@@ -1,0 +1,70 @@
+"""What the hot path counts shows in the exposition, exactly, after a flush."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+
+from gateway import metrics
+from gateway.metrics import BufferedCounter, BufferedGauge, BufferedHistogram
+
+BOUNDS = (0.1, 1.0, 5.0)
+
+
+@pytest.fixture
+def name() -> Iterator[str]:
+    yield f"test_{uuid4().hex}"
+
+
+def value(sample: str, **labels: str) -> float | None:
+    return REGISTRY.get_sample_value(sample, labels)
+
+
+def test_a_buffered_counter_shows_its_sum_once(name: str) -> None:
+    counter = BufferedCounter(Counter(name, "of a test"))
+    counter.inc()
+    counter.inc(4)
+    before = value(f"{name}_total")
+    counter.flush()
+    counter.flush()
+
+    assert before == 0
+    assert value(f"{name}_total") == 5
+
+
+def test_a_buffered_gauge_shows_where_it_stands(name: str) -> None:
+    gauge = BufferedGauge(Gauge(name, "of a test"))
+    for step in (1, 1, -1, 1):
+        gauge.add(step)
+    gauge.flush()
+
+    assert value(name) == 2
+
+
+@given(st.lists(st.floats(0, 10)))
+def test_a_buffered_histogram_shows_what_observing_one_by_one_would(values: list[float]) -> None:
+    one, other = f"test_{uuid4().hex}", f"test_{uuid4().hex}"
+    plain = Histogram(one, "of a test", buckets=BOUNDS)
+    buffered = BufferedHistogram(Histogram(other, "of a test", buckets=BOUNDS), BOUNDS)
+    for each in values:
+        plain.observe(each)
+        buffered.observe(each)
+    buffered.flush()
+
+    for bound in (*BOUNDS, float("inf")):
+        label = {"le": "+Inf" if bound == float("inf") else str(bound)}
+        assert value(f"{one}_bucket", **label) == value(f"{other}_bucket", **label)
+    assert value(f"{one}_sum") == pytest.approx(value(f"{other}_sum"))
+
+
+async def test_the_flusher_makes_all_of_it_visible(name: str) -> None:
+    counter = BufferedCounter(Counter(name, "of a test"))
+    counter.inc(3)
+    await metrics.MetricsFlusher().run_once()
+
+    assert f"{name}_total 3.0" in metrics.exposition().decode()
