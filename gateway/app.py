@@ -32,7 +32,7 @@ from gateway.proxy.gate import Gate
 from gateway.proxy.handler import Handler
 from gateway.proxy.principals import Principals
 from gateway.proxy.router import Router
-from gateway.proxy.server import PublicProtocol
+from gateway.proxy.server import Limits, configure
 from gateway.proxy.settlement import Settler
 from gateway.proxy.tally import Tally
 from gateway.upstream.balancer import Upstream
@@ -226,10 +226,16 @@ def _upstream_series(upstream: str) -> _UpstreamSeries:
 
 
 def _public_server(app: Any, config: Config) -> Server:
-    return _server(app, config, http=PublicProtocol)
+    server = config.server
+    limits = Limits(
+        max_header_bytes=server.max_header_bytes,
+        header_timeout_seconds=server.header_timeout_seconds,
+        body_idle_timeout_seconds=server.body_idle_timeout_seconds,
+    )
+    return Server(configure(app, limits, drain_timeout_seconds=server.drain_timeout_seconds))
 
 
-def _server(app: Any, config: Config, **options: Any) -> Server:
+def _server(app: Any, config: Config) -> Server:
     return Server(
         uvicorn.Config(
             app,
@@ -240,6 +246,5 @@ def _server(app: Any, config: Config, **options: Any) -> Server:
             server_header=False,
             proxy_headers=False,  # uvicorn would believe X-Forwarded-For of anyone on this machine
             timeout_graceful_shutdown=max(1, round(config.server.drain_timeout_seconds)),
-            **options,
         )
     )

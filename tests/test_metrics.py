@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
@@ -17,8 +16,8 @@ BOUNDS = (0.1, 1.0, 5.0)
 
 
 @pytest.fixture
-def name() -> Iterator[str]:
-    yield f"test_{uuid4().hex}"
+def name() -> str:
+    return f"test_{uuid4().hex}"
 
 
 def value(sample: str, **labels: str) -> float | None:
