@@ -16,6 +16,8 @@ _CLAIM = text("""
      ORDER BY partition FOR UPDATE SKIP LOCKED
 """)
 
+_HOLD = text("SELECT FROM journal_offsets WHERE partition = :partition FOR UPDATE")
+
 _ADVANCE = text("""
     UPDATE journal_offsets o SET last_id = a.last_id, updated_at = now()
       FROM unnest(CAST(:partitions AS int[]), CAST(:last_ids AS text[])) AS a (partition, last_id)
@@ -32,6 +34,15 @@ async def claim(connection: AsyncConnection, partitions: Iterable[int]) -> dict[
         await connection.execute(_CREATE, {"partitions": [number for number in wanted if number not in claimed]})
         claimed |= await _claim_existing(connection, wanted)
     return claimed
+
+
+async def hold(connection: AsyncConnection, partition: int) -> None:
+    """Waits until no writer has this partition, and keeps writers from it to the end of the transaction.
+
+    Until then no usage of the partition's accounts is written or charged. For those who compare the stores.
+    """
+    await connection.execute(_CREATE, {"partitions": [partition]})
+    await connection.execute(_HOLD, {"partition": partition})
 
 
 async def advance(connection: AsyncConnection, last_ids: Mapping[int, str]) -> None:
