@@ -11,9 +11,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.problems import problem
 from gateway.request_ids import is_echoable, uuid7
 
+# A new key stands in an answer, and personal data in many: no cache on the way may keep one (RFC 9111 section 5.2.2.5).
+_NOT_KEPT = (b"cache-control", b"no-store")
+
 
 class Identified:
-    """Gives each request an id, the client's own where it may be echoed, and each answer `X-Request-Id`."""
+    """Gives each request an id, the client's own where it may be echoed; each answer says it, and is kept nowhere."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -28,7 +31,8 @@ class Identified:
 
         async def stamped(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                given = [header for header in message.get("headers", ()) if header[0] != b"cache-control"]
+                message["headers"] = [*given, (b"x-request-id", request_id.encode()), _NOT_KEPT]
             await send(message)
 
         await self._app(scope, receive, stamped)

@@ -18,6 +18,7 @@ from gateway.clock import now
 # RFC 3339 section 5.6, with the offset that makes it one instant.
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _MAX_METADATA_BYTES = 16 * 1024
+_MAX_METADATA_DEPTH = 32  # far below where Python's recursion ends, so that what was taken can be shown again
 # Scripts compute in doubles, exact up to 2**53 (9e15): thousands of movements of this size still add up.
 MAX_CREDITS = 10**12
 
@@ -29,26 +30,28 @@ def _storable(text: str) -> str:
 
 
 def _json(found: dict[str, Any]) -> dict[str, Any]:
+    _each_storable(found, depth=1)
     try:
         size = len(json.dumps(found, allow_nan=False, ensure_ascii=False).encode())
     except ValueError:
         raise ValueError("must be proper JSON: finite numbers, and text of whole Unicode characters") from None
     if size > _MAX_METADATA_BYTES:
         raise ValueError(f"may hold {_MAX_METADATA_BYTES} bytes at most, has {size}")
-    _each_storable(found)
     return found
 
 
-def _each_storable(found: object) -> None:
+def _each_storable(found: object, *, depth: int) -> None:
+    if depth > _MAX_METADATA_DEPTH:
+        raise ValueError(f"may nest {_MAX_METADATA_DEPTH} deep at most")
     if isinstance(found, str):
         _storable(found)
     elif isinstance(found, dict):
         for name, value in found.items():
             _storable(name)
-            _each_storable(value)
+            _each_storable(value, depth=depth + 1)
     elif isinstance(found, list):
         for value in found:
-            _each_storable(value)
+            _each_storable(value, depth=depth + 1)
 
 
 def _written_instant(written: object) -> object:

@@ -52,7 +52,7 @@ class Listing(BaseModel, Generic[T]):
     """A page of a list, newest first; `next_cursor` is null on the last one."""
 
     data: list[T]
-    next_cursor: str | None = None
+    next_cursor: str | None
 
 
 def listing(page: Page[Row], shown: Callable[[Row], T]) -> Listing[T]:

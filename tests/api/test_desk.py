@@ -27,8 +27,8 @@ async def test_a_change_that_redis_cannot_be_told_stands_and_waits_in_the_outbox
 
     async with database.transaction() as connection:
         waiting = await outbox.pending(connection)
-    assert [(entry.kind, entry.user_id) for entry in waiting] == [("account", UUID(user["id"]))]
-    assert await OutboxPublisher(database, office.meter).run_once() == 1
+    assert {(entry.kind, entry.user_id) for entry in waiting} == {("account", UUID(user["id"]))}
+    assert await OutboxPublisher(database, office.meter).run_once() == len(waiting)
     await database.close()
 
 

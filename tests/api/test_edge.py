@@ -51,6 +51,7 @@ async def test_every_answer_has_the_id_of_its_request(office: Office, path: str,
     answer = await office.client.get(path, headers={"x-request-id": "from.the_client-1"})
     assert answer.status_code == status
     assert answer.headers.get_list("x-request-id") == ["from.the_client-1"]
+    assert answer.headers.get_list("cache-control") == ["no-store"]
     if status >= 400:
         assert answer.json()["request_id"] == "from.the_client-1"
 

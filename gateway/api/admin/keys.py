@@ -19,6 +19,7 @@ from gateway.api.shapes import Given, Listing, Paging, Patch, Shown, listing, un
 from gateway.clock import now
 from gateway.ledger import keys
 from gateway.ledger.errors import NotFound
+from gateway.ledger.versions import bump_account
 from policies.model import KeyStatus
 
 router = APIRouter(prefix="/keys", tags=["keys"])
@@ -105,7 +106,7 @@ async def change_key(key_id: UUID, patch: KeyPatch, desk: TheDesk) -> Key:
     if "status" in changes:
         changes["status"] = KeyStatus(changes["status"])
     async with desk.change() as change:
-        before = await _usable(change.connection, key_id)
+        before = _usable(await _locked(change.connection, key_id))
         after = shown(await keys.patch(change.connection, key_id, **changes), now())
         await change.note("keys.change", "key", entity_id=key_id, before=shown(before, now()), after=after)
     return after
@@ -115,7 +116,7 @@ async def change_key(key_id: UUID, patch: KeyPatch, desk: TheDesk) -> Key:
 async def revoke_key(key_id: UUID, desk: TheDesk) -> Key:
     """It is refused from the very next request on. Revoking again changes nothing."""
     async with desk.change() as change:
-        before = await _existing(change.connection, key_id)
+        before = await _locked(change.connection, key_id)
         after = shown(await keys.revoke(change.connection, key_id), now())
         if before.status is not KeyStatus.REVOKED:
             await change.note("keys.revoke", "key", entity_id=key_id, before=shown(before, now()), after=after)
@@ -130,7 +131,7 @@ async def rotate_key(
     secret, fingerprint = issuer.issue()
     grace = timedelta(seconds=given.grace_seconds if given else 0)
     async with desk.change() as change:
-        before = await _usable(change.connection, key_id)
+        before = _usable(await _locked(change.connection, key_id))
         retired, made = await keys.rotate(change.connection, key_id, fingerprint=fingerprint, retire_at=now() + grace)
         old, after = shown(before, now()), shown(retired, now())
         await change.note("keys.rotate", "key", entity_id=key_id, before=old, after=after)
@@ -161,8 +162,14 @@ async def _existing(connection: AsyncConnection, key_id: UUID) -> keys.ApiKey:
     return key
 
 
-async def _usable(connection: AsyncConnection, key_id: UUID) -> keys.ApiKey:
+async def _locked(connection: AsyncConnection, key_id: UUID) -> keys.ApiKey:
+    """The key once no other change of its account is under way: what is noted as `before` is what is replaced."""
     key = await _existing(connection, key_id)
+    await bump_account(connection, key.user_id)
+    return await _existing(connection, key_id)
+
+
+def _usable(key: keys.ApiKey) -> keys.ApiKey:
     if key.status is KeyStatus.REVOKED:
         raise Conflict("This key is revoked, and that is for good; create another.")
     return key

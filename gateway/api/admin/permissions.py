@@ -35,7 +35,7 @@ async def list_permissions(desk: TheDesk) -> Listing[Permission]:
     """All of them, by name."""
     async with desk.read() as connection:
         found = await plans.list_permissions(connection)
-    return Listing(data=[Permission.model_validate(permission) for permission in found])
+    return Listing(data=[Permission.model_validate(permission) for permission in found], next_cursor=None)
 
 
 @router.post("/permissions", status_code=201, summary="Create a permission", responses=CONFLICTS)

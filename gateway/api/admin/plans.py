@@ -143,10 +143,10 @@ class PlanPatch(Patch):
 async def list_plans(desk: TheDesk) -> Listing[Plan]:
     """All of them, by `sort_order`, then price."""
     async with desk.read() as connection:
-        return Listing(data=[shown(plan) for plan in await plans.list_plans(connection)])
+        return Listing(data=[shown(plan) for plan in await plans.list_plans(connection)], next_cursor=None)
 
 
-@router.post("", status_code=201, summary="Create a plan", responses=CONFLICTS)
+@router.post("", status_code=201, summary="Create a plan", responses=UNKNOWN | CONFLICTS)
 async def create_plan(given: NewPlan, desk: TheDesk) -> Plan:
     changes = given.model_dump(exclude={"id", "tiers", "permissions"})
     terms = _priced(plans.PlanTerms(**changes, tiers=_tiers(given.tiers)))

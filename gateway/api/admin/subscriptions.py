@@ -20,6 +20,7 @@ from gateway.clock import now
 from gateway.ledger import accounts, subscriptions
 from gateway.ledger.errors import NotFound
 from gateway.ledger.tables.contracts import CURRENT_STATUSES
+from gateway.ledger.versions import bump_account
 from policies.model import SubscriptionStatus
 
 router = APIRouter(prefix="/subscriptions", tags=["subscriptions"])
@@ -81,6 +82,8 @@ async def cancel_subscription(
     """At the end of its period unless told otherwise. Credits that were granted stay."""
     at_period_end = given.at_period_end if given else True
     async with desk.change() as change:
+        found = await _existing(change.connection, subscription_id)
+        await bump_account(change.connection, found.user_id)  # a lock: it is read again as no other change can alter it
         before = await _existing(change.connection, subscription_id)
         if before.status not in CURRENT_STATUSES:
             raise Conflict(f"This subscription is {before.status}; only a current one can be cancelled.")

@@ -20,6 +20,7 @@ from gateway.clock import now
 from gateway.ledger import accounts, subscriptions
 from gateway.ledger.errors import NotFound
 from gateway.ledger.rows import Page
+from gateway.ledger.versions import bump_account
 from policies.model import AccountStatus
 
 router = APIRouter(prefix="/users", tags=["users"])
@@ -71,7 +72,7 @@ class UserList(Paging):
     email: Email | None = Field(default=None, description="Only the user of this address.")
 
 
-@router.post("", status_code=201, summary="Create a user", responses=CONFLICTS)
+@router.post("", status_code=201, summary="Create a user", responses=UNKNOWN | CONFLICTS)
 async def create_user(given: NewUser, desk: TheDesk) -> UserWithSubscription:
     """Without a plan the account has no subscription yet, and its keys are refused with 402."""
     fields = given.model_dump(exclude={"email", "plan"})
@@ -105,7 +106,7 @@ async def get_user(user_id: UUID, desk: TheDesk) -> UserWithSubscription:
 @router.patch("/{user_id}", summary="Change a user", responses=UNKNOWN | CONFLICTS)
 async def change_user(user_id: UUID, patch: UserPatch, desk: TheDesk) -> User:
     async with desk.change() as change:
-        before = User.model_validate(await existing_user(change.connection, user_id))
+        before = await _locked(change.connection, user_id)
         after = User.model_validate(await accounts.patch(change.connection, user_id, **patch.changes()))
         await change.note("users.change", "user", entity_id=user_id, before=before, after=after)
     return after
@@ -123,7 +124,7 @@ async def delete_user(user_id: UUID, desk: TheDesk) -> None:
 async def suspend_user(user_id: UUID, desk: TheDesk) -> User:
     """From the very next request on its keys are refused with 403. Suspending again changes nothing."""
     async with desk.change() as change:
-        before = User.model_validate(await existing_user(change.connection, user_id))
+        before = await _locked(change.connection, user_id)
         after = User.model_validate(await accounts.suspend(change.connection, user_id))
         await change.note("users.suspend", "user", entity_id=user_id, before=before, after=after)
     return after
@@ -132,7 +133,7 @@ async def suspend_user(user_id: UUID, desk: TheDesk) -> User:
 @router.post("/{user_id}/reactivate", summary="Reactivate a suspended user", responses=UNKNOWN)
 async def reactivate_user(user_id: UUID, desk: TheDesk) -> User:
     async with desk.change() as change:
-        before = User.model_validate(await existing_user(change.connection, user_id))
+        before = await _locked(change.connection, user_id)
         after = User.model_validate(await accounts.reactivate(change.connection, user_id))
         await change.note("users.reactivate", "user", entity_id=user_id, before=before, after=after)
     return after
@@ -144,6 +145,12 @@ async def existing_user(connection: AsyncConnection, user_id: UUID) -> accounts.
     if user is None:
         raise NotFound("user", user_id)
     return user
+
+
+async def _locked(connection: AsyncConnection, user_id: UUID) -> User:
+    """The user once no other change of it is under way: what is noted as `before` is what this change replaces."""
+    await bump_account(connection, user_id)
+    return User.model_validate(await existing_user(connection, user_id))
 
 
 async def _detailed(connection: AsyncConnection, user: accounts.User) -> UserWithSubscription:

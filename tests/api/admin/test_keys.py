@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import timedelta
 from typing import Any
@@ -76,6 +77,12 @@ async def test_revoking_again_changes_nothing(office: Office) -> None:
     key = await office.a_key(user["id"])
     first = await office.post(f"/keys/{key['id']}/revoke")
     assert await office.post(f"/keys/{key['id']}/revoke") == first
+    assert [entry["action"] for entry in await office.audit(key["id"])] == ["keys.create", "keys.revoke"]
+
+
+async def test_of_revocations_at_once_one_is_noted(office: Office) -> None:
+    key = await office.a_key((await office.a_user())["id"])
+    await asyncio.gather(*(office.post(f"/keys/{key['id']}/revoke") for _ in range(4)))
     assert [entry["action"] for entry in await office.audit(key["id"])] == ["keys.create", "keys.revoke"]
 
 

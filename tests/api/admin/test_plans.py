@@ -34,7 +34,13 @@ async def test_a_plan_is_shown_as_it_was_created(office: Office) -> None:
 
 
 async def test_a_price_stays_exact_however_it_is_written(office: Office) -> None:
-    for written, shown in (("0.10", "0.10"), (100, "100"), (9.99, "9.99"), ("1E+2", "100")):
+    for written, shown in (
+        ("0.10", "0.10"),
+        (100, "100"),
+        (9.99, "9.99"),
+        ("1E+2", "100"),
+        ("1E+13", "10000000000000"),
+    ):
         made = await office.post("/plans", {"name": uuid4().hex, "price": written}, status=201)
         assert made["price"] == shown
 
@@ -90,8 +96,12 @@ async def test_a_taken_name_or_id_is_a_conflict(office: Office, a_plan: dict[str
 async def test_references_of_a_plan_must_exist(office: Office, a_plan: dict[str, Any]) -> None:
     references: list[dict[str, Any]] = [{"product_id": str(uuid4())}, {"permissions": ["nobody-has-it"]}]
     for unknown in references:
-        await office.post("/plans", {"name": uuid4().hex, "price": "1", **unknown}, status=404)
-        await office.call("PATCH", f"/plans/{a_plan['id']}", json=unknown, status=404)
+        created = await office.post("/plans", {"name": uuid4().hex, "price": "1", **unknown}, status=404)
+        changed = await office.call("PATCH", f"/plans/{a_plan['id']}", json=unknown, status=404)
+        name, value = next(iter(unknown.items()))
+        for refused in (created, changed):
+            assert name.removesuffix("_id").removesuffix("s") in refused["detail"]
+            assert (value if isinstance(value, str) else value[0]) in refused["detail"]
 
 
 async def test_a_changed_plan_is_stale_for_everyone_before_the_answer(office: Office, a_plan: dict[str, Any]) -> None:
@@ -144,6 +154,7 @@ async def test_a_plan_that_is_not_sold_takes_no_subscribers(office: Office, a_pl
     await office.call("PATCH", f"/plans/{a_plan['id']}", json={"is_active": False})
     user = await office.a_user()
     await office.post("/subscriptions", {"user_id": user["id"], "plan_id": a_plan["id"]}, status=409)
+    await office.post("/users", {"email": f"{uuid4().hex}@example.com", "plan": a_plan["id"]}, status=409)
 
 
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from itertools import pairwise
 from typing import Any
 from uuid import uuid4
 
@@ -73,6 +76,7 @@ async def test_what_must_be_unique_is_a_conflict(office: Office, field: str) -> 
         ("metadata", []),
         ("metadata", {"a": {"b": ["\0"]}}),
         ("metadata", {"a": "x" * 20_000}),
+        ("metadata", json.loads('{"a":' + "[" * 32 + "]" * 32 + "}")),
         ("role", "admin"),
         ("credits", 1_000_000),
         ("status", "active"),
@@ -88,7 +92,23 @@ async def test_a_bad_field_is_named(office: Office, field: str, value: object) -
 @pytest.mark.parametrize("raw", [b'{"a": NaN}', b'{"a": 1e999}', b'{"a": "\\ud800"}'])
 async def test_metadata_is_what_the_database_can_hold(office: Office, raw: bytes) -> None:
     body = b'{"email": "%s", "metadata": %s}' % (an_email().encode(), raw)
-    await office.call("POST", "/users", status=422, content=body, headers={"content-type": "application/json"})
+    headers = {"content-type": "application/json"}
+    refused = await office.call("POST", "/users", status=422, content=body, headers=headers)
+    assert [error["field"] for error in refused["errors"]] == ["metadata"]
+
+
+async def test_metadata_comes_back_as_it_was_given(office: Office) -> None:
+    deep = json.loads("[" * 31 + "]" * 31)
+    given = {"deep": deep, "big": 10**400, "words": [1.5, None, True, "\u00e9", "\\u0000"]}
+    assert (await office.a_user(metadata=given))["metadata"] == given
+
+
+async def test_what_changes_at_once_is_noted_one_after_the_other(office: Office) -> None:
+    user = await office.a_user(name="0")
+    await asyncio.gather(*(office.call("PATCH", f"/users/{user['id']}", json={"name": str(n)}) for n in range(1, 5)))
+    created, *changes = await office.audit(user["id"])
+    for earlier, later in pairwise([created, *changes]):
+        assert later["before"]["name"] == earlier["after"]["name"]
 
 
 async def test_only_the_given_fields_change(office: Office) -> None:
@@ -117,7 +137,7 @@ async def test_a_suspended_account_is_stale_before_the_answer(office: Office) ->
     assert actions == ["users.create", "users.suspend", "users.reactivate"]
 
 
-async def test_a_deleted_user_is_gone_and_its_keys_are_revoked(office: Office) -> None:
+async def test_a_deleted_user_is_gone_and_its_keys_are_revoked(office: Office, a_plan: dict[str, Any]) -> None:
     made = await office.a_user(name="Ada")
     key = await office.a_key(made["id"])
     await office.call("DELETE", f"/users/{made['id']}", status=204)
@@ -125,8 +145,8 @@ async def test_a_deleted_user_is_gone_and_its_keys_are_revoked(office: Office) -
     await office.call("DELETE", f"/users/{made['id']}", status=404)
     assert (await office.get(f"/keys/{key['id']}"))["status"] == "revoked"
     assert (await office.audit(made["id"]))[-1].items() >= {"action": "users.delete", "before": None}.items()
-    for path, body in (("/keys", {"user_id": made["id"]}), ("/subscriptions", {"user_id": made["id"], "plan_id": "x"})):
-        await office.post(path, body, status=404)
+    await office.post("/keys", {"user_id": made["id"]}, status=404)
+    await office.post("/subscriptions", {"user_id": made["id"], "plan_id": a_plan["id"]}, status=404)
 
 
 @pytest.mark.parametrize("user_id", [str(uuid4()), "nobody", "%00"])
