@@ -160,11 +160,10 @@ class Meter:
         for catalogue, _, _ in self._by_partition:
             await self._link.run(BUMP, (catalogue,), (version,))
 
-    async def versions(self, keys: AccountKeys) -> Versions | None:
-        """The versions announced for an account, or None where it is cold."""
-        account = await self._link.call((b"HGET", keys.account, b"v"))
-        catalogue = await self._link.call((b"HGET", keys.catalogue, b"v"))
-        return Versions(int(account), int(catalogue)) if account and catalogue else None
+    async def versions(self, keys: AccountKeys) -> Versions:
+        """The versions announced for an account; 0 where none is known, which no version that was read is below."""
+        account, catalogue = await self._link.pipeline(((b"HGET", keys.account, b"v"), (b"HGET", keys.catalogue, b"v")))
+        return Versions(int(account or 0), int(catalogue or 0))
 
 
 def partition_of(account_id: UUID, partitions: int) -> int:

@@ -43,7 +43,7 @@ class Forwarding:
         self._streamed: StreamedBody | None = None
 
     async def run(self, destination: Destination, receive: Receive, priced: PricedBody | None) -> None:
-        """Forwards, answers and settles; afterwards the call is settled, however it went."""
+        """Forwards, answers and settles. What fails by a fault of ours is left to the caller to settle."""
         watch = self._departures.watch(self._client)
         try:
             if self._client.is_gone:
@@ -62,12 +62,11 @@ class Forwarding:
         except Refused as refused:
             await self._refuse(refused)
         except asyncio.CancelledError:
+            await self._settle(Outcome.CLIENT_ABORTED if watch.is_cut else Outcome.ABANDONED, None)
             if not watch.is_cut:
                 raise
-            await self._settle(Outcome.CLIENT_ABORTED, None)
         finally:
             watch.end()
-            await self._settle(Outcome.ABANDONED, None)  # only what failed for a reason of ours is not settled by now
 
     async def _request(self, destination: Destination, receive: Receive, priced: PricedBody | None) -> Request:
         ticket = self._call.ticket

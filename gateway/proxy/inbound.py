@@ -6,6 +6,7 @@ Fields are dropped, rewritten or passed by one table. What a client says about i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from random import getrandbits
@@ -72,6 +73,8 @@ _NOT_FORWARDED = frozenset(
 )
 _RESERVED_PREFIXES = (b"x-gateway-", b"x-forwarded-")
 _BEARER = b"bearer "
+# W3C Trace Context section 3.2: version 00, a trace and a parent that are not all zeros, flags.
+_TRACEPARENT = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
 
 
 class Inbound(NamedTuple):
@@ -84,6 +87,7 @@ class Inbound(NamedTuple):
     raw_path: bytes
     query: bytes
     scheme: str
+    peer: str
     client_ip: str
     is_from_trusted_proxy: bool
     fields: dict[bytes, bytes]
@@ -137,13 +141,15 @@ def read(scope: Any, trusted_proxies: Sequence[Network] = ()) -> Inbound:
             if name == b"authorization" and value[:7].lower() == _BEARER:
                 continue
             passed += (name, b": ", value, b"\r\n")
-    peer = scope["client"][0] if scope["client"] else ""
+    # A listener for both families sees IPv4 clients as ::ffff:192.0.2.1 (RFC 4291 section 2.5.5.2).
+    peer = scope["client"][0].removeprefix("::ffff:") if scope["client"] else ""
     trusted = bool(trusted_proxies) and _is_in(peer, trusted_proxies)
     return Inbound(
         method=scope["method"],
         raw_path=scope["raw_path"],
         query=scope["query_string"],
         scheme=scope["scheme"],
+        peer=peer,
         client_ip=_client_ip(peer, fields, trusted_proxies) if trusted else peer,
         is_from_trusted_proxy=trusted,
         fields=fields,
@@ -156,7 +162,7 @@ def forwarded_block(inbound: Inbound, request_id: str) -> bytes:
     fields, trusted = inbound.fields, inbound.is_from_trusted_proxy
     forwarded_for = inbound.client_ip.encode()
     if trusted and b"x-forwarded-for" in fields:
-        forwarded_for = fields[b"x-forwarded-for"]
+        forwarded_for = b"%b, %b" % (fields[b"x-forwarded-for"], inbound.peer.encode())
     proto = fields.get(b"x-forwarded-proto", b"") if trusted else b""
     host = fields.get(b"x-forwarded-host", b"") if trusted else b""
     via = fields[b"via"] + b", 1.1 gateway" if b"via" in fields else b"1.1 gateway"
@@ -177,11 +183,11 @@ def _trace(inbound: Inbound) -> bytes:
     """W3C Trace Context: a trusted proxy's trace goes on under our own parent id, any other starts anew."""
     parent = b"%016x" % (getrandbits(64) or 1)
     given = inbound.fields.get(b"traceparent", b"") if inbound.is_from_trusted_proxy else b""
-    parts = given.split(b"-")
-    if len(parts) == 4 and parts[0] == b"00" and len(parts[1]) == 32 and len(parts[2]) == 16:
+    found = _TRACEPARENT.fullmatch(given)
+    if found is not None:
         state = inbound.fields.get(b"tracestate")
         rest = b"tracestate: %b\r\n" % state if state else b""
-        return b"traceparent: 00-%b-%b-%b\r\n%b" % (parts[1], parent, parts[3], rest)
+        return b"traceparent: 00-%b-%b-%b\r\n%b" % (found[1], parent, found[2], rest)
     return b"traceparent: 00-%032x-%b-01\r\n" % (getrandbits(128) or 1, parent)
 
 

@@ -87,13 +87,10 @@ class Principals:
 
     async def confirm(self, key: bytes, caller: Caller) -> Caller:
         """The same caller if what we know of it is current, else the newer one. Asked before a refusal is final."""
-        versions = await self._meter.versions(caller.keys)
-        known = caller.principal
-        if versions is not None and not (
-            versions.account > known.account_version or versions.catalogue > known.catalogue_version
-        ):
-            return caller
-        return await self.reload(key)
+        announced, known = await self._meter.versions(caller.keys), caller.principal
+        if announced.account > known.account_version or announced.catalogue > known.catalogue_version:
+            return await self.reload(key)
+        return caller
 
     @property
     def offered(self) -> Mapping[str, Mapping[str, FeatureValue]]:

@@ -127,11 +127,8 @@ def test_a_compression_bomb_costs_what_an_honest_answer_does(monkeypatch: pytest
     assert max(fed) <= 1000
 
 
-_names = st.text(
-    st.characters(min_codepoint=0x20, blacklist_characters='"\\/\x7f', blacklist_categories=["Cs"]),
-    min_size=1,
-    max_size=20,
-)
+_letters = st.characters(min_codepoint=0x20, blacklist_characters='"\\/\x7f', blacklist_categories=["Cs"])
+_names = st.text(_letters, min_size=1, max_size=20).filter(lambda name: name == name.strip())
 
 
 @given(_names, st.binary(max_size=500), st.booleans(), _cuts)
@@ -146,7 +143,7 @@ def test_the_first_file_of_a_form_is_found_however_it_is_cut(
     observer = file_observer(b'multipart/form-data; boundary="edge"', b"", b"")
     for chunk in cut(before + head.encode() + content + after, at):
         observer.feed(chunk)
-    assert observer.file() == File(name.strip() or name, len(content), sha256(content).hexdigest(), "text/csv")
+    assert observer.file() == File(name, len(content), sha256(content).hexdigest(), "text/csv")
 
 
 @given(st.binary(max_size=1000), _cuts)
