@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars
 
 from gateway.problems import problem
 from gateway.request_ids import is_echoable, uuid7
@@ -28,6 +29,8 @@ class Identified:
         sent = [value for name, value in scope["headers"] if name == b"x-request-id"]
         request_id = sent[0].decode("ascii") if len(sent) == 1 and is_echoable(sent[0]) else uuid7()
         scope.setdefault("state", {})["request_id"] = request_id
+        # Not unbound at the end: the server, which logs what was raised, runs in the same task, and it ends with this.
+        bind_contextvars(request_id=request_id)
 
         async def stamped(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import httpx
 import pytest
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
 
 from gateway.api.edge import Guarded
 from tests.api.conftest import TOKEN, Office, client_of
@@ -54,6 +56,16 @@ async def test_every_answer_has_the_id_of_its_request(office: Office, path: str,
     assert answer.headers.get_list("cache-control") == ["no-store"]
     if status >= 400:
         assert answer.json()["request_id"] == "from.the_client-1"
+
+
+async def test_what_is_logged_of_a_request_carries_its_id(office: Office) -> None:
+    office.missing["redis"] = "away"
+    with capture_logs(processors=[merge_contextvars]) as lines:
+        try:
+            answer = await office.client.get("/readyz")
+        finally:
+            office.missing.clear()
+    assert [line["request_id"] for line in lines] == [answer.headers["x-request-id"]]
 
 
 @pytest.mark.parametrize("sent", ["", "a b", "x" * 129, "<script>"])
