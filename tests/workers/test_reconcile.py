@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -15,7 +15,7 @@ from sqlalchemy import text
 from gateway import metrics
 from gateway.ledger import audit as audit_log
 from gateway.ledger import credits
-from gateway.meter.audit import Audit
+from gateway.meter.audit import Audit, Snapshot
 from gateway.meter.journal import MAX_ENTRIES_PER_READ
 from gateway.workers import reconcile
 from gateway.workers.outbox import OutboxPublisher
@@ -246,6 +246,44 @@ async def test_a_journal_of_many_pages_and_entries_that_are_no_records_is_read_t
     for _ in range(MAX_ENTRIES_PER_READ + 20):
         await house.call(user_id, charge=2)
     assert await findings(house) == []
+
+
+async def test_entries_that_are_written_and_not_yet_trimmed_count_once(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def die(*_arguments: object) -> None:
+        return
+
+    user_id = await house.a_user()
+    await house.load(user_id)
+    await house.call(user_id, charge=3)
+    with monkeypatch.context() as patched:
+        patched.setattr(house.journal, "trim", die)
+        await UsageWriter(house.database, house.journal).run_once()
+    await house.call(user_id, charge=4)
+    assert await house.journal.length() == 2
+    assert await findings(house) == []
+
+
+class Overtaken(Audit):
+    """Before its first reading another process gives credits, and tells Redis at once."""
+
+    house: House
+
+    async def read(self, partition: int, account_ids: Sequence[UUID]) -> Snapshot:
+        if self.house.users:
+            await self.house.give(user_id := self.house.users.pop(), 5)
+            await OutboxPublisher(self.house.database, self.house.meter).publish(user_id)
+        return await super().read(partition, account_ids)
+
+
+async def test_credits_given_between_the_two_readings_make_up_no_difference(house: House) -> None:
+    user_id = await house.a_user()
+    await house.load(user_id)
+    audit = Overtaken(house.link, house.meter)
+    audit.house = house
+    checked = await Reconciler(house.database, audit).check((user_id,))
+    assert (checked.hot, checked.findings) == (1, ())
 
 
 async def test_every_night_all_accounts_are_compared_page_by_page_and_the_sum_is_a_metric(
