@@ -19,6 +19,7 @@ from gateway.config import Config, ConfigError
 from gateway.config import Upstream as UpstreamConfig
 from gateway.demo.app import build as build_demo_upstream
 from gateway.ledger.session import Database, DatabaseUnavailable
+from gateway.meter.audit import Audit
 from gateway.meter.holds import Holds
 from gateway.meter.journal import Journal
 from gateway.meter.link import Link, MeterUnavailable
@@ -40,6 +41,8 @@ from gateway.workers.heartbeat import Heartbeat
 from gateway.workers.hold_sweeper import HoldSweeper
 from gateway.workers.outbox import OutboxPublisher
 from gateway.workers.partitions import PartitionKeeper
+from gateway.workers.reconcile import NightlyReconciliation, Reconciler
+from gateway.workers.retention import Retention
 from gateway.workers.runner import Runner
 from gateway.workers.usage_writer import UsageWriter
 from policies.model import Outcome
@@ -140,9 +143,17 @@ async def background(config: Config) -> AsyncIterator[None]:
             HoldSweeper(meter, Holds(link, partitions)),
             OutboxPublisher(database, meter),
             PartitionKeeper(database),
+            NightlyReconciliation(Reconciler(database, Audit(link, meter))),
+            *_retention(config, database, link),
         )
         async with Runner(*workers):
             yield
+
+
+def _retention(config: Config, database: Database, link: Link) -> tuple[Retention, ...]:
+    months = config.usage.keep_months
+    journal = Journal(link, config.redis.partitions)
+    return () if months is None else (Retention(database, journal, keep_months=months),)
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from gateway.config.model import (
     Server,
     Stripe,
     Upstream,
+    Usage,
 )
 from gateway.config.plans import PlanSpec, TierSpec, default_plans
 from gateway.config.quantities import Address, IPNetwork
@@ -40,6 +41,7 @@ __all__ = [
     "Stripe",
     "TierSpec",
     "Upstream",
+    "Usage",
     "default_plans",
     "describe",
     "load",

@@ -38,6 +38,7 @@ class _File:
     data_dir: str = ".gateway"
     keys: model.Keys = field(default_factory=model.Keys)
     principals: model.Principals = field(default_factory=model.Principals)
+    usage: model.Usage = field(default_factory=model.Usage)
     upstreams: dict[str, Any] = field(default_factory=dict)
     routes: list[Any] = field(default_factory=list)
     plans: list[Any] | None = None
@@ -81,6 +82,7 @@ def load(
         redis=sections.redis,
         keys=sections.keys,
         principals=sections.principals,
+        usage=sections.usage,
         upstreams=tuple(upstream for upstream in upstreams.values() if upstream),
         routes=tuple(route_of(route) for route in routes if route),
         plans=plans,

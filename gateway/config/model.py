@@ -76,6 +76,13 @@ class Principals:
     max_entries: Positive = 100_000
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """How many whole months of usage are kept besides the current one. None keeps all."""
+
+    keep_months: Positive | None = None
+
+
 def _not_empty(targets: tuple[str, ...]) -> tuple[str, ...]:
     if not targets:
         raise ValueError("must name at least one target such as http://127.0.0.1:9000")
@@ -143,6 +150,7 @@ class Config:
     redis: Redis
     keys: Keys
     principals: Principals
+    usage: Usage
     upstreams: tuple[Upstream, ...]
     routes: tuple[Route, ...]
     plans: tuple[PlanSpec, ...]

@@ -14,7 +14,7 @@ PARTITIONED = ("usage_tracking", "analysis_history")
 
 _NAME = re.compile(rf"({'|'.join(PARTITIONED)})_(\d{{4}})_(\d{{2}})")
 
-# Any fixed number will do; it spells "months". Two nodes that make the same month would otherwise fail one of them.
+# Any fixed number will do; it spells "months". Two nodes that make or drop the same month would otherwise fail one.
 _ADVISORY_LOCK = int.from_bytes(b"months", "big")
 
 
@@ -53,7 +53,7 @@ async def ensure(connection: AsyncConnection, *, now: datetime, months_ahead: in
 
     Rows that came before their month was made wait in the default partition and are moved.
     """
-    await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+    await _one_at_a_time(connection)
     existing = set(await list_partitions(connection))
     missing = [
         Partition(table, begins)
@@ -67,17 +67,32 @@ async def ensure(connection: AsyncConnection, *, now: datetime, months_ahead: in
 
 
 async def drop_before(connection: AsyncConnection, instant: datetime) -> tuple[Partition, ...]:
-    """Drops the months that ended by `instant`, rows and all; gives them."""
+    """Drops the months that ended by `instant`, rows and all; gives them.
+
+    A journal line of a dropped month would be taken for a new one: only for months that no journal holds any more.
+    """
+    await _one_at_a_time(connection)
     ended = [partition for partition in await list_partitions(connection) if partition.ends <= instant]
     for partition in ended:
         await connection.execute(text(f"DROP TABLE {partition.name}"))
     return tuple(ended)
 
 
+def month_before(instant: datetime, months: int) -> datetime:
+    """The first instant, in UTC, of the month that is so many months before that of `instant`; 0 is its own."""
+    utc = instant.astimezone(UTC)
+    years, month = divmod(utc.year * 12 + utc.month - 1 - months, 12)
+    return datetime(years, month + 1, 1, tzinfo=UTC)
+
+
 _CHILDREN = text("""
     SELECT c.relname AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
      WHERE i.inhparent IN (SELECT CAST(CAST(p AS text) AS regclass) FROM unnest(CAST(:parents AS text[])) p)
 """)
+
+
+async def _one_at_a_time(connection: AsyncConnection) -> None:
+    await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
 
 
 async def _make(connection: AsyncConnection, partition: Partition) -> None:
@@ -99,7 +114,7 @@ async def _make(connection: AsyncConnection, partition: Partition) -> None:
 
 
 def _months(now: datetime, count: int) -> Iterator[datetime]:
-    begins = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    begins = month_before(now, 0)
     for _ in range(count):
         yield begins
         begins = _next_month(begins)

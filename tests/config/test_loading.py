@@ -86,6 +86,14 @@ def test_quantities_become_plain_numbers_with_their_unit_in_the_name(load_text: 
     assert config.billing.past_due_grace_seconds == 259200
 
 
+def test_usage_is_kept_for_ever_unless_told_for_how_many_months(load_text: Load) -> None:
+    assert load_text("").usage.keep_months is None
+    assert load_text("usage: {keep_months: 13}").usage.keep_months == 13
+    assert load_text("", {"GATEWAY_USAGE__KEEP_MONTHS": "24"}).usage.keep_months == 24
+    with pytest.raises(ConfigError, match=r"usage\.keep_months: must be at least 1, got 0"):
+        load_text("usage: {keep_months: 0}")
+
+
 def test_both_listeners_may_leave_the_port_to_the_kernel(load_text: Load) -> None:
     server = load_text("server: {public: '127.0.0.1:0', admin: '127.0.0.1:0'}").server
 

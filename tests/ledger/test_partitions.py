@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.history import UsageFilter, list_usage
-from gateway.ledger.partitions import Partition, drop_before, ensure, list_partitions
+from gateway.ledger.partitions import Partition, drop_before, ensure, list_partitions, month_before
 from gateway.ledger.session import Database
 from gateway.ledger.usage import Ingested, ingest
 from tests.ledger.make import a_line
@@ -67,6 +67,16 @@ async def test_only_months_that_have_ended_are_dropped(connection: AsyncConnecti
     january = datetime(2027, 1, 1, tzinfo=UTC)
     left = (Partition("analysis_history", january), Partition("usage_tracking", january))
     assert await list_partitions(connection) == left
+
+
+def test_months_are_counted_back_over_the_ends_of_years() -> None:
+    counted = [month_before(LAST_MOMENT, months) for months in (0, 11, 12, 13)]
+    assert [(each.year, each.month, each.day, each.hour) for each in counted] == [
+        (2026, 12, 1, 0),
+        (2026, 1, 1, 0),
+        (2025, 12, 1, 0),
+        (2025, 11, 1, 0),
+    ]
 
 
 async def test_months_are_made_while_rows_come_in_and_by_several_at_once(own_database_url: str) -> None:
