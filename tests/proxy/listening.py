@@ -76,9 +76,12 @@ class Counted(PublicProtocol):
 
     taken = 0
     progress: asyncio.Event
+    lost: asyncio.Event
+    peer: tuple[str, int]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.progress = asyncio.Event()
+        self.lost = asyncio.Event()
         self.peer = transport.get_extra_info("peername")
         super().connection_made(transport)
 
@@ -89,13 +92,24 @@ class Counted(PublicProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self.lost.set()
         self.progress.set()
 
 
 @dataclass
 class Listener:
+    """A uvicorn server without its main loop, whose ticks and pauses would cost each test 0.2 s."""
+
     server: Server
-    port: int
+    socket: socket.socket
+
+    @property
+    def port(self) -> int:
+        return int(self.socket.getsockname()[1])
+
+    async def stop(self) -> None:
+        """As uvicorn stops after a signal."""
+        await self.server.shutdown([self.socket])
 
     def connections(self) -> list[Counted]:
         return [each for each in self.server.server_state.connections if isinstance(each, Counted)]
@@ -105,17 +119,22 @@ class Listener:
 async def listening(app: Any, limits: Limits = DEFAULT_LIMITS) -> AsyncIterator[Listener]:
     config = configure(app, limits)
     config.http = partial(Counted, limits=limits)  # type: ignore[assignment] # uvicorn takes any maker of protocols
+    config.load()
     server = Server(config)
-    with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
-        running = asyncio.create_task(server.serve(sockets=[listener]))
-        await server.is_listening.wait()
-        yield Listener(server, listener.getsockname()[1])
-        for task in server.server_state.tasks:
-            task.cancel()
-        for connection in list(server.server_state.connections):
-            connection.transport.abort()
-        server.should_exit = True
-        await running
+    server.lifespan = config.lifespan_class(config)
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as socket_:
+        await server.startup([socket_])
+        listener = Listener(server, socket_)
+        try:
+            yield listener
+        finally:
+            for task in list(server.server_state.tasks):
+                task.cancel()
+            for connection in listener.connections():
+                connection.transport.abort()
+                await connection.lost.wait()
+            for each in server.servers:
+                each.close()
 
 
 @dataclass(frozen=True)
@@ -190,6 +209,8 @@ class Client:
             return await self.reader.read()
 
     async def close(self) -> None:
+        if self.writer.transport.get_write_buffer_size():
+            self.writer.transport.abort()  # nobody is going to take it
         self.writer.close()
         with suppress(ConnectionError):
             await self.writer.wait_closed()

@@ -19,6 +19,7 @@ import uvicorn
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
+from gateway import metrics
 from gateway.proxy.listener import head as heads
 from gateway.proxy.listener.body import Body, Chunked, Counted
 from gateway.proxy.listener.deadline import Deadline
@@ -113,6 +114,7 @@ class PublicProtocol(asyncio.Protocol):
         self._server = get_local_addr(self.transport)
         self._client = get_remote_addr(self.transport)
         self._scheme = "https" if is_ssl(self.transport) else "http"
+        self._send_small_packets_at_once()
         excess = len(connections) - self._limits.max_connections
         if excess > MAX_TURNED_AWAY:
             self.transport.abort()
@@ -199,6 +201,12 @@ class PublicProtocol(asyncio.Protocol):
         if hard:
             self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
+
+    def _send_small_packets_at_once(self) -> None:
+        """uvloop has done so; asyncio has not, unless the listening socket was made with the protocol's number."""
+        own = self.transport.get_extra_info("socket")
+        if own.family in (socket.AF_INET, socket.AF_INET6):
+            own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     # Reading.
 
@@ -314,6 +322,7 @@ class PublicProtocol(asyncio.Protocol):
         exchange.leave()
 
     def _refuse(self, unacceptable: Unacceptable, *, has_body: bool = True) -> None:
+        metrics.REFUSALS.labels(metrics.OTHER, unacceptable.code).inc()
         self.transport.write(answer(unacceptable.code, unacceptable.detail, has_body=has_body))
         self._linger()
 
