@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -49,12 +50,39 @@ class Change:
         )
 
 
+class Herald:
+    """One publication at a time, shared by all that were committed before it began: so that changes in a crowd neither
+    queue for publishing one by one nor take the database connections that other changes need."""
+
+    def __init__(self, publish: Publish) -> None:
+        self._publish = publish
+        self._lock = asyncio.Lock()
+        self._next: asyncio.Task[None] | None = None
+
+    async def tell(self) -> None:
+        """Returns when a publication that began after the call is done; raises what it raised."""
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_task(self._publish_next())
+            self._next.add_done_callback(_seen)
+        await asyncio.shield(self._next)
+
+    async def _publish_next(self) -> None:
+        async with self._lock:
+            self._next = None  # it begins now: what is committed from here on needs another
+            await self._publish()
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()  # who waited for it may be gone; the failure is theirs to see, not the loop's to report
+
+
 class Desk:
     """Where requests of one actor read and change the ledger. `publish` tells Redis what has been committed."""
 
     def __init__(self, database: Database, publish: Publish, *, actor: str) -> None:
         self._database = database
-        self._publish = publish
+        self._herald = Herald(publish)
         self._actor = actor
 
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
@@ -70,6 +98,6 @@ class Desk:
         async with self._database.transaction() as connection:
             yield Change(connection, self._actor)
         try:
-            await self._publish()
+            await self._herald.tell()
         except (MeterUnavailable, MeterError, DatabaseUnavailable) as error:
             _log.warning("a change waits for the outbox worker", reason=str(error))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from uuid import UUID, uuid4
 
 import pytest
 
-from gateway.ledger import outbox
+from gateway.ledger import accounts, outbox
 from gateway.ledger.session import Database, DatabaseUnavailable
 from gateway.meter.link import Link, MeterError, MeterUnavailable
 from gateway.meter.meter import Meter
@@ -53,3 +54,26 @@ async def test_nothing_is_told_of_a_change_that_was_refused(ledger: Database) ->
         await client.post("/admin/v1/keys", json={"user_id": str(uuid4())})
         await client.get("/admin/v1/users")
     assert told == []
+
+
+async def test_changes_in_a_crowd_share_publications_and_none_answers_before_its_own(own_database_url: str) -> None:
+    database = Database(own_database_url)
+    running, told = 0, set[str]()
+
+    async def publish() -> None:
+        nonlocal running
+        running += 1
+        assert running == 1
+        async with database.read() as connection:
+            told.update(user.email for user in (await accounts.list_users(connection)).data)
+        running -= 1
+
+    async with client_of(admin_app(database, publish, missing={})) as client:
+
+        async def create(number: int) -> bool:
+            answer = await client.post("/admin/v1/users", json={"email": f"{number}@example.com"})
+            assert answer.status_code == 201
+            return answer.json()["email"] in told
+
+        assert all(await asyncio.gather(*(create(number) for number in range(30))))
+    await database.close()
