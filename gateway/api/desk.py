@@ -51,8 +51,11 @@ class Change:
 
 
 class Herald:
-    """One publication at a time, shared by all that were committed before it began: so that changes in a crowd neither
-    queue for publishing one by one nor take the database connections that other changes need."""
+    """One publication at a time, shared by all that was committed before it began.
+
+    So changes in a crowd neither queue for publishing one by one nor take the database connections that others need.
+    `publish` tells Redis all that has been committed.
+    """
 
     def __init__(self, publish: Publish) -> None:
         self._publish = publish
@@ -78,11 +81,11 @@ def _seen(task: asyncio.Task[None]) -> None:
 
 
 class Desk:
-    """Where requests of one actor read and change the ledger. `publish` tells Redis what has been committed."""
+    """Where requests of one actor read and change the ledger. The desks of a process share one herald."""
 
-    def __init__(self, database: Database, publish: Publish, *, actor: str) -> None:
+    def __init__(self, database: Database, herald: Herald, *, actor: str) -> None:
         self._database = database
-        self._herald = Herald(publish)
+        self._herald = herald
         self._actor = actor
 
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]:

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from gateway.api.desk import Herald
 from gateway.ledger import accounts, outbox
 from gateway.ledger.session import Database, DatabaseUnavailable
 from gateway.meter.link import Link, MeterError, MeterUnavailable
@@ -77,3 +78,26 @@ async def test_changes_in_a_crowd_share_publications_and_none_answers_before_its
 
         assert all(await asyncio.gather(*(create(number) for number in range(30))))
     await database.close()
+
+
+async def test_what_is_committed_while_publishing_waits_for_the_next_publication() -> None:
+    committed, told, release = ["first"], list[str](), asyncio.Event()
+
+    async def publish() -> None:
+        found = list(committed)
+        await release.wait()
+        told.extend(found)
+
+    async def tell_of(change: str) -> bool:
+        await herald.tell()
+        return change in told
+
+    herald = Herald(publish)
+    first = asyncio.create_task(tell_of("first"))
+    await asyncio.sleep(0)  # the first asks
+    await asyncio.sleep(0)  # its publication has looked, and is held up
+    committed.append("second")
+    second = asyncio.create_task(tell_of("second"))
+    await asyncio.sleep(0)
+    release.set()
+    assert all(await asyncio.gather(first, second))

@@ -21,7 +21,7 @@ from gateway.api.admin import (
     users,
 )
 from gateway.api.admin.collaborators import Collaborators
-from gateway.api.desk import Desk
+from gateway.api.desk import Desk, Herald
 from gateway.api.edge import Bounded, Guarded, Identified
 from gateway.api.issuing import KeyIssuer
 from gateway.ledger.session import Database
@@ -60,7 +60,7 @@ def build_admin(
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.collaborators = Collaborators(
-        desk=Desk(database, publish, actor=ACTOR),
+        desk=Desk(database, Herald(publish), actor=ACTOR),
         issuer=KeyIssuer(key_prefix, peppers, entropy=entropy),
         metrics_text=metrics_text,
         readiness=readiness,
