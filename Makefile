@@ -2,7 +2,7 @@
 BIN := .venv/bin
 TESTS ?= tests
 
-.PHONY: run test check bench lock
+.PHONY: run test check fuzz chaos bench lock
 .DELETE_ON_ERROR:
 
 run: .venv/.installed
@@ -16,6 +16,13 @@ check: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest --quiet tests/test_architecture.py
+
+# The long proofs (docs/testing.md). Each prints its seed; `make fuzz SEED=7` draws the same chances again.
+fuzz chaos: .venv/.installed-dev
+	@seed=$${SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; \
+	echo "the same again: make $@ SEED=$$seed"; \
+	GATEWAY_TEST_SCALE=full GATEWAY_TEST_SEED=$$seed \
+	$(BIN)/pytest tests/$@ --hypothesis-seed=$$seed --show-capture=stdout --durations=10
 
 bench: .venv/.installed-dev
 	$(BIN)/python -m benchmarks
