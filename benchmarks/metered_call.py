@@ -159,20 +159,20 @@ def _nginx(nginx: str, folder: Path, name: str, http: str) -> Iterator[subproces
 
 
 @contextmanager
-def _gateway(folder: Path, upstream: int) -> Iterator[tuple[dict[str, str], str, subprocess.Popen[bytes]]]:
+def _gateway(folder: Path, upstream: int) -> Iterator[tuple[dict[str, str], str, subprocess.Popen[str]]]:
     config = folder / "gateway.yaml"
     config.write_text(_CONFIG.format(folder=folder, upstream=upstream))
     command = [sys.executable, "-m", "gateway"]
     where = ["--config", str(config), "--json"]
     _json([*command, "users", "create", "--email", "bench@example.com", "--plan", "bench", *where])
     key = _json([*command, "keys", "create", "--user", "bench@example.com", *where])["key"]
-    process = subprocess.Popen([*command, "serve", *where], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    try:
-        assert process.stdout is not None
-        yield json.loads(process.stdout.readline()), key, process
-    finally:
-        process.terminate()
-        process.wait()
+    with subprocess.Popen(
+        [*command, "serve", *where], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            yield json.loads(next(iter(process.stdout or ()))), key, process
+        finally:
+            process.terminate()
 
 
 def _json(command: list[str]) -> dict[str, str]:

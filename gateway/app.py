@@ -43,7 +43,7 @@ from gateway.workers.outbox import OutboxPublisher
 from gateway.workers.partitions import PartitionKeeper
 from gateway.workers.reconcile import NightlyReconciliation, Reconciler
 from gateway.workers.retention import Retention
-from gateway.workers.runner import Runner
+from gateway.workers.runner import Runner, Worker
 from gateway.workers.usage_writer import UsageWriter
 from policies.model import Outcome
 
@@ -51,6 +51,8 @@ from policies.model import Outcome
 PRINCIPAL_MAX_AGE_SECONDS = 60.0
 # The control plane and the workers have nobody waiting in line behind them.
 BACKGROUND_TIMEOUT_SECONDS = 5.0
+# nginx's keepalive_timeout: uvicorn's own 5 s would close idle connections under a client that is about to use them.
+KEEP_ALIVE_SECONDS = 75
 _log = structlog.get_logger()
 
 
@@ -138,7 +140,7 @@ async def background(config: Config) -> AsyncIterator[None]:
     async with _stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS) as (database, link):
         partitions = config.redis.partitions
         meter = Meter(link, partitions=partitions, owner="worker")
-        workers = (
+        workers: tuple[Worker, ...] = (
             UsageWriter(database, Journal(link, partitions)),
             HoldSweeper(meter, Holds(link, partitions)),
             OutboxPublisher(database, meter),
@@ -255,6 +257,7 @@ def _server(app: Any, config: Config) -> Server:
             lifespan="off",
             ws="none",
             server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             proxy_headers=False,  # uvicorn would believe X-Forwarded-For of anyone on this machine
             timeout_graceful_shutdown=max(1, round(config.server.drain_timeout_seconds)),
         )

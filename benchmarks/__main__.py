@@ -1,0 +1,18 @@
+"""`make bench`: every benchmark, one after the other."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+MODULES = ("metered_call", "listener_cost", "upstream_cost", "scripts_cost")
+
+
+def main() -> None:
+    for module in MODULES:
+        print(f"\n## {module}\n", flush=True)
+        subprocess.run([sys.executable, "-m", f"benchmarks.{module}"], check=True)
+
+
+if __name__ == "__main__":
+    main()
