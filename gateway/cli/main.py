@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from gateway.cli import credits, keys, plans, schema, serving, users
+from gateway.cli import credits, keys, plans, reconcile, schema, serving, usage, users
 from gateway.cli.installation import SchemaBehind
 from gateway.config import ConfigError
 from gateway.embedded.errors import EmbeddedError
@@ -24,12 +24,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for commands in (serving.app, schema.app):
+for commands in (serving.app, schema.app, reconcile.app):
     app.registered_commands += commands.registered_commands
 app.add_typer(users.app, name="users")
 app.add_typer(keys.app, name="keys")
 app.add_typer(plans.app, name="plans")
 app.add_typer(credits.app, name="credits")
+app.add_typer(usage.app, name="usage")
 
 _EXPECTED = (
     AddressUnusable,

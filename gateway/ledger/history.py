@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, Table, select
+from sqlalchemy import Select, Table, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.rows import Page, columns, page_by_time, value
@@ -91,6 +91,13 @@ async def stream_usage(connection: AsyncConnection, wanted: UsageFilter) -> Asyn
     rows = await connection.stream(query.order_by(usage_tracking.c.created_at, usage_tracking.c.request_id))
     async for row in rows:
         yield value(UsageRow, row)
+
+
+async def count_usage(connection: AsyncConnection, wanted: UsageFilter) -> int:
+    """How many rows match."""
+    query = _matching(select(func.count()).select_from(usage_tracking), usage_tracking, wanted)
+    found: int = (await connection.execute(query)).scalar_one()
+    return found
 
 
 async def list_analyses(

@@ -1,0 +1,162 @@
+"""Usage leaves as files that can be read back, and the books are proved or mended by command."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import sys
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from gateway.embedded.stores import Stores
+from gateway.ledger import credits, schema
+from gateway.ledger.session import Database
+from gateway.ledger.usage import ingest
+from policies.records import text as escaped
+from tests.cli.test_records import CONFIG, ENVIRON, REPOSITORY, Place
+from tests.ledger.make import a_line, a_user
+
+FIRST = datetime(2026, 1, 1, tzinfo=UTC)
+ROWS = 3_000
+AWKWARD = 'a "quoted", comma\nand a line: é'
+
+
+@pytest.fixture(scope="module")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "gateway.yaml").write_text(CONFIG)
+    async with await Stores.open(folder, durable=False) as stores:
+        await schema.upgrade(stores.database_url)
+        database = Database(stores.database_url)
+        yield Place(folder, stores, database)
+        await database.close()
+
+
+@pytest.fixture(scope="module")
+async def users(place: Place) -> tuple[UUID, UUID]:
+    """Two accounts, the first with ROWS calls, one every 20 minutes, and the second with one."""
+    async with place.database.transaction() as connection:
+        heavy, light = (await a_user(connection)).id, (await a_user(connection)).id
+        await credits.grant(connection, heavy, amount=10_000, source="promo", reason="test", actor="test")
+        lines = [
+            a_line(heavy, at=FIRST + timedelta(minutes=20 * n), tokens_used=n, cost_usd="0.012345", metadata='{"a": 1}')
+            for n in range(ROWS)
+        ]
+        lines.append(a_line(light, at=FIRST, category=escaped(AWKWARD), status_code=None))
+        await ingest(connection, lines)
+    return heavy, light
+
+
+def table(out: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(out, newline="")))
+
+
+def names(folder: Path) -> list[str]:
+    return [file.name for file in folder.iterdir()]
+
+
+async def test_everything_is_exported_in_order_of_time(place: Place, users: tuple[UUID, UUID]) -> None:
+    answer = await place.run("usage", "export")
+    assert (answer.code, answer.err) == (0, "")
+    rows = table(answer.out)
+    assert len(rows) == ROWS + 1
+    moments = [datetime.fromisoformat(row["created_at"]) for row in rows]
+    assert moments == sorted(moments)
+    (awkward,) = (row for row in rows if row["user_id"] == str(users[1]))
+    assert (awkward["category"], awkward["status_code"]) == (AWKWARD, "")
+    assert (rows[-1]["cost_usd"], json.loads(rows[-1]["metadata"])) == ("0.012345", {"a": 1})
+
+
+async def test_lines_of_json_keep_the_types(place: Place, users: tuple[UUID, UUID]) -> None:
+    arguments = ("--from", "2026-01-01", "--to", "2026-01-01T00:20:00.000001+00:00", "--format", "jsonl")
+    rows = (await place.run("usage", "export", *arguments)).values()
+    assert len(rows) == 3
+    (awkward,) = (row for row in rows if row["user_id"] == str(users[1]))
+    assert (awkward["category"], awkward["status_code"], awkward["metadata"]) == (AWKWARD, None, {})
+    last = rows[-1]
+    assert (last["tokens_used"], last["cost_usd"], last["metadata"]) == (1, 0.012345, {"a": 1})
+    assert last["created_at"] == "2026-01-01T00:20:00+00:00"
+
+
+async def test_a_span_ends_before_its_end_and_may_be_of_one_user(
+    place: Place, users: tuple[UUID, UUID], tmp_path: Path
+) -> None:
+    january, february, light = await asyncio.gather(
+        place.run("usage", "export", "--from", "2026-01-01", "--to", "2026-02-01"),
+        place.run("usage", "export", "--from", "2026-02-01T01:00:00+01:00", "--output", str(tmp_path / "february.csv")),
+        place.run("usage", "export", "--user", str(users[1])),
+    )
+    written = (tmp_path / "february.csv").read_text("utf-8")
+    assert (february.code, february.out, february.err) == (0, "", "")
+    assert len(table(january.out)) == 31 * 72 + 1
+    assert len(table(written)) == ROWS - 31 * 72
+    assert [row["user_id"] for row in table(light.out)] == [str(users[1])]
+    assert sum(Decimal(row["credits_charged"]) for row in table(january.out) + table(written)) == ROWS + 1
+    assert names(tmp_path) == ["february.csv"]
+
+
+async def test_what_cannot_be_exported_is_said_and_leaves_no_file(place: Place, tmp_path: Path) -> None:
+    file = ("--output", str(tmp_path / "x.csv"))
+    day, order, folder, user = await asyncio.gather(
+        place.run("usage", "export", "--from", "yesterday", *file),
+        place.run("usage", "export", "--from", "2026-02-01", "--to", "2026-02-01", *file),
+        place.run("usage", "export", "--output", str(tmp_path / "none" / "x.csv")),
+        place.run("usage", "export", "--user", "nobody@example.com", *file),
+    )
+    assert [day.code, order.code, folder.code] == [2, 2, 2]
+    assert "neither a date such as 2026-01-31 nor a timestamp" in " ".join(day.err.replace("│", " ").split())
+    assert "is not before --to" in " ".join(order.err.replace("│", " ").split())
+    assert "cannot write" in folder.err
+    assert user.complaint() == "gateway: no user nobody@example.com"
+    assert names(tmp_path) == []
+
+
+@pytest.mark.usefixtures("users")
+async def test_a_reader_that_has_seen_enough_may_leave(place: Place) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", "usage", "export", "--config", str(place.folder / "gateway.yaml")),
+        *("--data-dir", str(place.folder)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=REPOSITORY,
+        env=ENVIRON,
+        limit=1024,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    async with asyncio.timeout(60):
+        assert (await process.stdout.readline()).startswith(b"request_id,created_at,")
+        process.stdout._transport.close()  # type: ignore[attr-defined] # as a shell's pipe to `head` ends
+        assert b"Traceback" not in await process.stderr.read()
+        await process.wait()
+
+
+async def test_books_are_proved_and_mended_by_command(place: Place, users: tuple[UUID, UUID]) -> None:
+    clean = (await place.run("reconcile", "--json")).value()
+    assert (clean["accounts"], clean["differences"]) == (2, 0)
+    async with place.database.transaction() as connection:
+        statement = "UPDATE user_credits SET current_credits = current_credits + 7 WHERE user_id = :user_id"
+        await connection.execute(text(statement), {"user_id": users[0]})
+    wrong = await place.run("reconcile", "--json")
+    *found, summary = [json.loads(line) for line in wrong.out.splitlines()]
+    assert (wrong.code, wrong.err) == (1, "")
+    assert [(row["user_id"], row["book"], row["found"] - row["expected"], row["repaired"]) for row in found] == [
+        (str(users[0]), "ledger", -7, False),
+        (str(users[0]), "grants", -7, False),
+    ]
+    assert summary == {"accounts": 2, "hot": 0, "differences": 2, "credits": 14, "repaired": 0}
+    *repaired, summary = (await place.run("reconcile", "--repair", "--json")).values()
+    assert (len(repaired), summary["repaired"]) == (2, 2)
+    said = await place.run("reconcile", "--repair")
+    assert (said.code, said.out) == (0, "accounts 2, hot 0, differences 0, credits 0, repaired 0\n")
+    async with place.database.read() as connection:
+        newest = (await credits.ledger(connection, users[0])).data[0]
+    assert (newest.kind, newest.amount, newest.reason, newest.actor) == ("adjustment", 7, "reconciliation", "cli")
