@@ -48,6 +48,8 @@ class Departures:
         """Watches a client while the current task serves it."""
         watch = Watch(self, client, asyncio.current_task())
         client.on_gone = watch.left
+        if client.is_gone:
+            watch.left()  # while the call was being admitted: nobody will say so again
         return watch
 
 

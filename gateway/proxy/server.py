@@ -1,7 +1,8 @@
 """The public listener: HTTP/1.1 from clients nobody vouches for, on a uvicorn server.
 
 uvicorn keeps the sockets, the tasks and the draining. Its HTTP is replaced: on httptools it merges trailers into the
-headers that were authorised, loses the body of `Upgrade: h2c`, and waits for any head for ever (docs/decisions).
+headers that were authorised, loses the body of `Upgrade: h2c`, and waits for any head for ever; see
+docs/decisions/0005-listener.md.
 """
 
 from __future__ import annotations

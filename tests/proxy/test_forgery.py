@@ -171,6 +171,18 @@ async def test_what_the_gateway_says_is_said_once(listener: Listener, upstream: 
     assert b"\r\nx-forwarded-proto: http\r\n" in block
 
 
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+@pytest.mark.parametrize("host", [b"Host: example.org", None])
+async def test_the_host_of_an_absolute_target_is_the_only_one(
+    version: bytes, host: bytes | None, listener: Listener, upstream: Upstream
+) -> None:
+    data = request(b"GET http://h:8/a HTTP/" + version, host=host)
+    if host is None and version == b"1.1":
+        assert not [block for block in await blocks(listener, upstream, data) if b"h:8" in block]
+    else:
+        assert b"\r\nx-forwarded-host: h:8\r\n" in (await blocks(listener, upstream, data))[0]
+
+
 async def test_a_key_never_goes_on(listener: Listener, upstream: Upstream) -> None:
     for line in (b"X-Api-Key: evil", b"x_api_key: evil", b"Authorization: Bearer evil", b"authorization: bEaReR evil"):
         for block in await blocks(listener, upstream, request(b"GET /a HTTP/1.1", line)):

@@ -253,6 +253,17 @@ class TestContinue:
             await client.send(post(b"Expect: 100-continue", b"Content-Length: 5"))
             assert [answer.status for answer in await client.answers()] == [401]
 
+    async def test_http_1_0_knows_no_100(self) -> None:
+        app = Uploading()
+        async with listening(app) as listener, connected(listener) as client:
+            await client.send(request(b"POST /p HTTP/1.0", b"Expect: 100-continue", b"Content-Length: 5"))
+            app.go_on.set()
+            await wait(app.started)
+            await client.send(b"hello")
+            answer = await client.answer()
+            assert answer is not None
+            assert (answer.status, answer.body) == (200, b"5")
+
     async def test_a_client_that_does_not_wait_gets_no_100(self) -> None:
         app = Uploading()
         async with listening(app) as listener, connected(listener) as client:

@@ -175,7 +175,7 @@ class PublicProtocol(asyncio.Protocol):
         await self._writable.wait()
 
     def resume_reading(self) -> None:
-        if self._is_paused:
+        if self._is_paused and not self.transport.is_closing():
             self._is_paused = False
             self.transport.resume_reading()
 
@@ -323,17 +323,20 @@ class PublicProtocol(asyncio.Protocol):
 
     def _refuse(self, unacceptable: Unacceptable, *, has_body: bool = True) -> None:
         metrics.REFUSALS.labels(metrics.OTHER, unacceptable.code).inc()
-        self.transport.write(answer(unacceptable.code, unacceptable.detail, has_body=has_body))
-        self._linger()
+        if not self.transport.is_closing():
+            self.transport.write(answer(unacceptable.code, unacceptable.detail, has_body=has_body))
+            self._linger()
 
     def _linger(self) -> None:
         """Closes in two steps (RFC 9112 section 9.6): bytes that come after a close reset it, answer and all."""
+        if not self.transport.can_write_eof():
+            self._close()  # TLS has its own two steps
+            return
         self._linger_bytes = MAX_LINGER_BYTES
         self._body = None
         self._unread = b""
         self.resume_reading()
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+        self.transport.write_eof()
         self._rearm()
 
     def _discard(self, data: bytes) -> None:
