@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Fields = list[tuple[str, str]]
 Answer = Callable[["Exchange"], Coroutine[None, None, None]]
@@ -20,7 +20,7 @@ class Exchange:
     fields: Fields
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
-    body: bytes = b""
+    body: bytearray = field(default_factory=bytearray)
     is_complete: bool = False
 
     def all(self, name: str) -> list[str]:
@@ -50,7 +50,7 @@ class Exchange:
     async def read(self) -> bytes:
         async for _ in self.chunks():
             pass
-        return self.body
+        return bytes(self.body)
 
     async def write(self, data: bytes) -> None:
         self.writer.write(data)
