@@ -329,6 +329,13 @@ def chunks() -> Iterator[Case]:
         b"5\r\nhello\n0\r\n\r\n",
         b"5\r\nhello0\r\n\r\n",
         b"5\r\nhelloo\r\n0\r\n\r\n",
+        b"5\r\nhelloXX0\r\n\r\n",
+        b"5\r\nhello\rX0\r\n\r\n",
+        b"g",
+        b"5 5",
+        b"0\r\nx y",
+        b"5;" + b"a" * 2000,
+        b"0\r\nx: " + b"1" * 2000,
         b"5\r\nhello\r\r\n0\r\n\r\n",
         b"5\r\nhello\r\n0\n\n",
         b"5\r\nhello\r\n0\r\n\n",
@@ -336,7 +343,7 @@ def chunks() -> Iterator[Case]:
         b"5\rhello\r\n0\r\n\r\n",
         b"5\r\nhello\r\n\r\n0\r\n\r\n",
     ):
-        yield refused(f"chunks {body!r}", chunked(body))
+        yield refused(f"chunks {body[:20]!r}", chunked(body))
     for extension in (b";\x00", b";a\rb", b";a\nb", b";" + b"a" * 1100, b";" + b"a" * 100_000):
         yield refused(
             f"extension {extension[:4]!r} of {len(extension)}", chunked(b"5%b\r\nhello\r\n0\r\n\r\n" % extension)

@@ -114,10 +114,10 @@ def injected(spelt: bytes) -> list[bytes]:
     ]
 
 
-async def blocks(listener: Listener, upstream: Upstream, data: bytes) -> list[bytes]:
+async def blocks(listener: Listener, upstream: Upstream, *pieces: bytes) -> list[bytes]:
     upstream.blocks.clear()
     async with connected(listener) as client:
-        await client.send(data + request(b"GET /end HTTP/1.1", b"Connection: close"))
+        await client.send(*pieces, request(b"GET /end HTTP/1.1", b"Connection: close"))
         await client.rest()
     return [b"\r\n" + block for block in upstream.blocks]
 
@@ -152,6 +152,16 @@ async def test_no_other_field_carries_one_in_it(name: bytes, listener: Listener,
     for data in injected(name):
         for block in await blocks(listener, upstream, data):
             assert not [claim for claim in claims(block) if EVIL in claim], data
+
+
+async def test_trailers_after_the_application_has_started_change_nothing(
+    listener: Listener, upstream: Upstream
+) -> None:
+    head = post(b"Transfer-Encoding: chunked", b"X-Api-Key: mine")
+    trailers = b"0\r\nX-Api-Key: evil\r\nX-Gateway-User: evil\r\nX-Good: evil\r\n\r\n"
+    sent = await blocks(listener, upstream, head, b"5\r\nhello\r\n", trailers)
+    assert len(sent) == 2
+    assert not [block for block in sent if EVIL in block]
 
 
 async def test_what_the_gateway_says_is_said_once(listener: Listener, upstream: Upstream) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -195,6 +196,12 @@ class TestBreaking:
             return
 
         assert await self._code(silent) == "internal_error"
+
+    async def test_an_application_that_is_cancelled_is_answered_for(self) -> None:
+        async def cancelled(_scope: Any, _receive: Any, _send: Any) -> None:
+            raise asyncio.CancelledError
+
+        assert await self._code(cancelled) == "internal_error"
 
     @pytest.mark.parametrize(
         "kinds", [("http.response.body",), ("http.response.start",) * 2, ("x",), ("http.response.start", "x")]
