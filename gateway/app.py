@@ -14,10 +14,8 @@ import structlog
 import uvicorn
 
 from gateway import logs, metrics
-from gateway.api.admin import build_admin
 from gateway.config import Config, ConfigError
 from gateway.config import Upstream as UpstreamConfig
-from gateway.demo.app import build as build_demo_upstream
 from gateway.ledger.session import Database, DatabaseUnavailable
 from gateway.meter.audit import Audit
 from gateway.meter.holds import Holds
@@ -78,6 +76,8 @@ async def run_child(
         if Role.WORKER in roles:
             await stack.enter_async_context(background(config))
         if Role.UPSTREAM in roles:
+            from gateway.demo.app import build as build_demo_upstream
+
             servers.append((_server(build_demo_upstream(), config), [sockets.pop(0)]))
         await serve(servers, line=line, reload=reload)
 
@@ -119,7 +119,9 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
 
 @asynccontextmanager
 async def control_plane(config: Config) -> AsyncIterator[Any]:
-    """The admin API."""
+    """The admin API. Imported here because FastAPI takes 0.4 s to import, which no public worker need wait for."""
+    from gateway.api.admin import build_admin
+
     async with _stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS) as (database, link):
         meter = Meter(link, partitions=config.redis.partitions, owner="admin")
         yield build_admin(

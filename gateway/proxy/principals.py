@@ -22,6 +22,8 @@ from policies.model import FeatureValue, Plan, Principal, Refusal, Refused, Subs
 
 NEGATIVE_SECONDS = 2.0  # how long an unknown key stays unknown without asking again; a new key is random, so none waits
 
+RETRY_SECONDS = 1.0  # after a failure nobody waits for PostgreSQL to fail again
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -61,6 +63,7 @@ class Principals:
         self._max_stale_seconds = max_stale_seconds
         self._entries: OrderedDict[bytes, Caller | float] = OrderedDict()  # a float: unknown until then
         self._loads: dict[bytes, asyncio.Task[Caller | None]] = {}
+        self._retry_at = 0.0
         self._catalogue = ledger.Catalogue(version=-1, features={})
 
     def __repr__(self) -> str:
@@ -107,6 +110,8 @@ class Principals:
             raise
 
     async def _load(self, key: bytes, digest: bytes) -> Caller:
+        if monotonic_seconds() < self._retry_at:
+            raise _unreadable()
         load = self._loads.get(digest)
         if load is None:
             load = asyncio.get_running_loop().create_task(self._read(key, digest))
@@ -115,9 +120,8 @@ class Principals:
         try:
             caller = await asyncio.shield(load)
         except DatabaseUnavailable:
-            raise Refused(
-                Refusal.ACCOUNTS_UNAVAILABLE, "Accounts cannot be read at the moment; try again shortly.", retry_after=1
-            ) from None
+            self._retry_at = monotonic_seconds() + RETRY_SECONDS
+            raise _unreadable() from None
         if caller is None:
             raise _unknown()
         return caller
@@ -194,6 +198,12 @@ def _flag(name: str, value: FeatureValue) -> str:
 def _field_text(value: str) -> str:
     """Plan names are free text; a field value holds visible ASCII (RFC 9110 §5.5)."""
     return "".join(char if " " <= char <= "~" and char != "," else "?" for char in value)
+
+
+def _unreadable() -> Refused:
+    return Refused(
+        Refusal.ACCOUNTS_UNAVAILABLE, "Accounts cannot be read at the moment; try again shortly.", retry_after=1
+    )
 
 
 def _unknown() -> Refused:
