@@ -50,10 +50,14 @@ async def lock(connection: AsyncConnection, user_ids: Iterable[UUID]) -> None:
     await connection.execute(query.order_by(user_credits.c.user_id).with_for_update())
 
 
-async def written(connection: AsyncConnection, calls: Sequence[tuple[UUID, int]]) -> frozenset[UUID]:
-    """The request ids of those calls (id, microseconds of admission) that are in `usage_tracking`."""
+async def written(connection: AsyncConnection, calls: Sequence[tuple[UUID, int]]) -> dict[UUID, bool]:
+    """Those of the calls (request id, microseconds of admission) that are in `usage_tracking`.
+
+    Each with whether it stands there as abandoned at no charge, hence may still be corrected.
+    """
     parameters = {"request_ids": [call[0] for call in calls], "moments": [call[1] for call in calls]}
-    return frozenset(await connection.scalars(_WRITTEN, parameters))
+    rows = await connection.execute(_WRITTEN, parameters)
+    return {row.request_id: row.is_open for row in rows}
 
 
 async def correct_books(connection: AsyncConnection, user_id: UUID, *, actor: str) -> tuple[Difference, ...]:
@@ -107,7 +111,7 @@ _COLD = text("""
 """)
 
 _WRITTEN = text("""
-    SELECT u.request_id FROM usage_tracking u
+    SELECT u.request_id, u.outcome = 'abandoned' AND u.credits_charged = 0 AS is_open FROM usage_tracking u
       JOIN unnest(CAST(:request_ids AS uuid[]), CAST(:moments AS bigint[])) AS c (request_id, moment)
         ON u.request_id = c.request_id AND u.created_at = timestamptz 'epoch' + c.moment * interval '1 microsecond'
 """)

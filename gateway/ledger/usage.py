@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import asyncpg
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -40,10 +40,23 @@ async def ingest(connection: AsyncConnection, lines: Iterable[bytes]) -> Ingeste
 
     Rows of unknown users are kept and charge nobody. A balance may go below zero. Raises MalformedLines.
     """
+    return await _take(connection, lines, _INSERT)
+
+
+async def correct(connection: AsyncConnection, lines: Iterable[bytes]) -> Ingested:
+    """Gives calls that stand written as abandoned, at no charge, the end and the charge that their lines say.
+
+    A line whose row is missing becomes the row, and the line of its abandonment then has no effect, so the order in
+    which the two arrive does not matter. Raises MalformedLines.
+    """
+    return await _take(connection, lines, _CORRECT)
+
+
+async def _take(connection: AsyncConnection, lines: Iterable[bytes], statement: TextClause) -> Ingested:
     await _prepare(connection)
     with _refusals_typed():
         await _copy(connection, lines)
-        rows: int = (await connection.execute(_INSERT)).scalar_one()
+        rows: int = (await connection.execute(statement)).scalar_one()
     return Ingested(rows, await _charge(connection) if rows else 0)
 
 
@@ -72,13 +85,23 @@ _AS_ROW = {
     "metadata": "coalesce(l.metadata, '{}')",
 }
 
-# One statement: a row, its history and its share of the charge come of the same RETURNING, hence of new rows only.
-_INSERT = text(f"""
+_HISTORY_TAIL = (
+    *("file_name", "file_size_bytes", "file_sha256", "content_type"),
+    *("status", "response_time_ms", "credits_charged", "result_summary"),
+)
+
+
+def _write(lines: str, *, row_exists: str, history_exists: str) -> TextClause:
+    """One statement: a row, its history and its share of the charge come of the same RETURNING, hence of new ones only.
+
+    `lines` names usage_lines or a part of them; the other two say what is done where a row is there already.
+    """
+    return text(f"""
     WITH written AS (
-         INSERT INTO usage_tracking ({", ".join(_KEPT)})
-         SELECT {", ".join(_AS_ROW.get(name, f"l.{name}") for name in _KEPT)} FROM usage_lines l
-         ON CONFLICT DO NOTHING
-         RETURNING request_id, created_at, user_id, usage_type, credits_charged),
+         INSERT INTO usage_tracking AS t ({", ".join(_KEPT)})
+         SELECT {", ".join(_AS_ROW.get(name, f"l.{name}") for name in _KEPT)} FROM {lines} l
+         ON CONFLICT {row_exists}
+         RETURNING t.request_id, t.created_at, t.user_id, t.usage_type, t.credits_charged),
     history AS (
          INSERT INTO analysis_history (
                 id, request_id, created_at, user_id, api_key_id, subscription_id, analysis_type, file_name,
@@ -87,14 +110,27 @@ _INSERT = text(f"""
                 l.file_name, l.file_size_bytes, l.file_sha256, l.content_type, l.outcome, l.response_time_ms,
                 w.credits_charged,
                 jsonb_build_object('status_code', l.status_code, 'response_bytes', l.response_bytes)
-           FROM written w JOIN usage_lines l USING (request_id)
+           FROM written w JOIN {lines} l USING (request_id)
           WHERE w.usage_type = 'analysis'
-         ON CONFLICT DO NOTHING),
+         ON CONFLICT {history_exists}),
     charges AS (
          INSERT INTO usage_charges
          SELECT user_id, count(*), sum(credits_charged) FROM written GROUP BY user_id HAVING sum(credits_charged) > 0)
     SELECT count(*) FROM written
-""")  # noqa: S608 - made of constants of ours
+    """)  # noqa: S608 - made of constants of ours
+
+
+def _set(columns: Iterable[str]) -> str:
+    return "DO UPDATE SET " + ", ".join(f"{name} = excluded.{name}" for name in columns)
+
+
+_INSERT = _write("usage_lines", row_exists="DO NOTHING", history_exists="DO NOTHING")
+_CORRECT = _write(
+    "(SELECT DISTINCT ON (request_id) * FROM usage_lines)",  # an upsert refuses to touch a row twice
+    row_exists=f"(request_id, created_at) {_set(name for name in TAIL_COLUMNS if name in _KEPT)}"
+    " WHERE t.outcome = 'abandoned' AND t.credits_charged = 0",
+    history_exists=f"(id, created_at) {_set(_HISTORY_TAIL)}",
+)
 
 # Always in order of user, and whoever changes grants takes this lock first: no two can wait for each other in a circle.
 # A statement of its own, so that the next ones see the grants as they are once the locks are held.

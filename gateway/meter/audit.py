@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from gateway.meter.journal import MAX_ENTRIES_PER_READ
+from gateway.meter.journal import MAX_ENTRIES_PER_READ, is_correction
 from gateway.meter.link import Link, Script
 from gateway.meter.meter import Meter, partition_keys
 from policies.records import HEAD_COLUMNS, NULL, TAIL_COLUMNS
@@ -42,12 +42,16 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """A settled call in the journal. `created_at` is microseconds since the epoch."""
+    """A settled call in the journal. `created_at` is microseconds since the epoch.
+
+    `corrects` says that the call stands written as abandoned, at no charge, until PostgreSQL has this.
+    """
 
     request_id: UUID
     created_at: int
     user_id: UUID
     credits: int
+    corrects: bool
 
 
 class Audit:
@@ -81,8 +85,8 @@ class Audit:
         while upto is not None:
             command = (b"XRANGE", partition_keys(partition).journal, after, upto, b"COUNT", MAX_ENTRIES_PER_READ)
             entries = await self._link.call(command)
-            for _, (_, record, *_) in entries:
-                if (charge := _charge(record)) is not None:
+            for _, (_, record, *rest) in entries:
+                if (charge := _charge(record, corrects=is_correction(rest))) is not None:
                     yield charge
             if len(entries) < MAX_ENTRIES_PER_READ:
                 return
@@ -113,7 +117,7 @@ def _held(holds: Sequence[bytes]) -> dict[str, int]:
     return held
 
 
-def _charge(record: bytes) -> Charge | None:
+def _charge(record: bytes, *, corrects: bool) -> Charge | None:
     """None for what the usage writer will not take for a record either; it keeps such entries aside."""
     columns = record.decode(errors="replace").split("\t")
     try:
@@ -122,6 +126,7 @@ def _charge(record: bytes) -> Charge | None:
             int(columns[_CREATED_AT]),
             UUID(columns[_USER_ID]),
             0 if columns[_CREDITS_CHARGED] == NULL else int(columns[_CREDITS_CHARGED]),
+            corrects,
         )
     except (IndexError, ValueError):
         return None

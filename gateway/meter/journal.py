@@ -21,10 +21,14 @@ MIN_ENTRIES_PER_READ = 20
 
 
 class Entry(NamedTuple):
-    """One settled call: its stream id, and its record as a line of PostgreSQL COPY text."""
+    """One settled call: its stream id, and its record as a line of PostgreSQL COPY text.
+
+    A correction is the record of a call that stands written as abandoned, and was settled after all (`late.lua`).
+    """
 
     id: str
     line: bytes
+    is_correction: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +110,14 @@ class Journal:
         return max(0.0, int(seconds) + int(microseconds) / 1e6 - oldest_ms / 1e3)
 
 
+def is_correction(rest: Sequence[bytes]) -> bool:
+    """By the fields behind the record: none for the end of a call, `k` and `c` for its correction."""
+    return list(rest) == [b"k", b"c"]
+
+
 def _entry(raw: tuple[bytes, Sequence[bytes]]) -> Entry:
-    entry_id, (_, record, *_) = raw  # the settlement script writes one field
-    return Entry(entry_id.decode(), record + b"\n")
+    entry_id, (_, record, *rest) = raw
+    return Entry(entry_id.decode(), record + b"\n", is_correction(rest))
 
 
 def _next_id(entry_id: str) -> str:

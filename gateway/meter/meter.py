@@ -12,9 +12,12 @@ from gateway.meter.link import Link, Script
 from policies.limits import WINDOWS, Limits
 from policies.model import Window
 
-SCRIPTS = ADMIT, SETTLE, LOAD, GRANT, BUMP = tuple(
-    Script.load(name) for name in ("admit", "settle", "load", "grant", "bump")
+SCRIPTS = ADMIT, SETTLE, LATE, LOAD, GRANT, BUMP = tuple(
+    Script.load(name) for name in ("admit", "settle", "late", "load", "grant", "bump")
 )
+
+# How long a settlement may come after its call was swept: frozen gateways, and spools of machines that were down.
+SWEPT_SECONDS = 7 * 86_400
 
 
 class Verdict(IntEnum):
@@ -41,6 +44,7 @@ class Applied(IntEnum):
 class AccountKeys:
     """Where an account lives: everything of one partition shares a hash tag, so one script touches one slot."""
 
+    account_id: UUID
     partition: int
     account: bytes
     catalogue: bytes
@@ -88,8 +92,8 @@ class Meter:
         """The keys of an account; computed once per cached principal, not per request."""
         partition = partition_of(account_id, self.partitions)
         catalogue, holds, journal = self._by_partition[partition]
-        account = f"gw:{{p{partition:02d}}}:a:{account_id}".encode()
-        return AccountKeys(partition, account, catalogue, holds, journal)
+        account = f"{_tag(partition)}:a:{account_id}".encode()
+        return AccountKeys(account_id, partition, account, catalogue, holds, journal)
 
     async def admit(
         self,
@@ -129,10 +133,23 @@ class Meter:
     async def settle(self, keys: AccountKeys, request_id: str, *, charge: int, tail: str) -> int | None:
         """Ends an admitted call at `charge` credits; gives the balance, or None if it was settled before.
 
-        The balance is 0 for an account that went cold meanwhile; its record charges it all the same.
+        A call that was abandoned in the meantime is settled all the same, by a correction. The balance is 0 for an
+        account that went cold meanwhile; its record charges it all the same.
         """
         reply = await self._link.run(SETTLE, (keys.account, keys.holds, keys.journal), (request_id, charge, tail))
+        if not reply[0]:
+            swept = (keys.account, _swept_key(keys, request_id), keys.journal)
+            reply = await self._link.run(LATE, swept, (charge, tail))
         return int(reply[1]) if reply[0] else None
+
+    async def abandon(self, keys: AccountKeys, request_id: str, *, tail: str) -> bool:
+        """Ends a call that nobody is thought to be left to settle, at no charge; False if it was settled before.
+
+        For SWEPT_SECONDS it is remembered, so that a settlement that comes in spite of it is not lost.
+        """
+        swept = (keys.account, keys.holds, keys.journal, _swept_key(keys, request_id))
+        reply = await self._link.run(SETTLE, swept, (request_id, 0, tail, SWEPT_SECONDS))
+        return bool(reply[0])
 
     async def load(
         self, keys: AccountKeys, *, account_version: int, credit_seq: int, balance: int, catalogue_version: int
@@ -172,8 +189,16 @@ def partition_of(account_id: UUID, partitions: int) -> int:
 
 
 def partition_keys(number: int) -> PartitionKeys:
-    tag = f"gw:{{p{number:02d}}}"
+    tag = _tag(number)
     return PartitionKeys(f"{tag}:c".encode(), f"{tag}:h".encode(), f"{tag}:j".encode())
+
+
+def _tag(partition: int) -> str:
+    return f"gw:{{p{partition:02d}}}"
+
+
+def _swept_key(keys: AccountKeys, request_id: str) -> bytes:
+    return f"{_tag(keys.partition)}:x:{request_id}".encode()
 
 
 def _admission(reply: Sequence[int]) -> Admission:

@@ -2,10 +2,11 @@
 --
 -- A charge above the hold is taken in full and may take the balance below zero; it never goes uncharged.
 --
--- KEYS 1 account (hash)   2 holds (hash)   3 journal (stream)
--- ARGV 1 request id       2 credits to charge   3 record tail
+-- KEYS 1 account (hash)   2 holds (hash)   3 journal (stream)   4 swept (string), only from the sweeper
+-- ARGV 1 request id       2 credits to charge   3 record tail   4 seconds for which to remember that it was swept
 --
--- Reply: {1, balance}, or {0} if there is no such hold: it has been settled before, and nothing changes.
+-- Reply: {1, balance}, or {0} if there is no such hold: it has been settled before, and nothing changes. Whoever holds
+-- the real settlement of a call then asks `late.lua` whether it was the sweeper.
 -- An account that went cold meanwhile is charged by its record alone; its balance is then given as 0.
 --
 -- Cost: 7.2 us of script time and 12.8 us of server CPU, 800 bytes of append-only file with a record of 480.
@@ -33,4 +34,7 @@ if state then
 end
 redis.call('HDEL', KEYS[2], ARGV[1])
 redis.call('XADD', KEYS[3], '*', 'r', head .. '\t' .. ARGV[3])
+if KEYS[4] then
+  redis.call('SET', KEYS[4], head, 'EX', ARGV[4])
+end
 return {1, balance}

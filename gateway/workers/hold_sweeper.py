@@ -1,7 +1,8 @@
 """Ends the calls of processes that died: their holds are settled as `abandoned`, at no charge.
 
 A process counts as dead when its beat has been missing for as long as a living one needs to beat again after Redis was
-away. Wrong in doubt means late: a hold is given back a little later, a running call is never settled under its feet.
+away. Wrong in doubt means late: a hold is given back a little later. A process that was frozen for longer than that and
+goes on, or has left its settlements in a spool, corrects what was done here (`gateway/meter/late.lua`).
 """
 
 from __future__ import annotations
@@ -70,6 +71,5 @@ class HoldSweeper:
         for hold in open_holds:
             if hold.owner in dead:
                 user_id = UUID(hold.head.split("\t")[_USER_ID])
-                balance = await self._meter.settle(self._meter.keys(user_id), hold.request_id, charge=0, tail=_TAIL)
-                settled += balance is not None
+                settled += await self._meter.abandon(self._meter.keys(user_id), hold.request_id, tail=_TAIL)
         return settled

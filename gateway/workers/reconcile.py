@@ -33,8 +33,11 @@ from policies.reconciliation import (
     is_overtaken,
 )
 
-# A page keeps each writer waiting for its share of it, and is what a stopping process still finishes.
-PAGE_ACCOUNTS = 1_000
+# What a stopping process still finishes. Each of its partitions costs some round trips, whose writer waits meanwhile.
+PAGE_ACCOUNTS = 5_000
+
+# The ledgers of busy accounts take a while to sum; nobody waits for that, but a statement has its time limit.
+BOOKS_PER_STATEMENT = 250
 
 # A correction fails when a change of credits was told to Redis after the reading; under the row lock none is added.
 CORRECTION_ATTEMPTS = 5
@@ -101,9 +104,11 @@ class Reconciler:
         return Checked(len(user_ids), hot, tuple(findings))
 
     async def _check_postgresql(self, user_ids: Sequence[UUID]) -> list[Finding]:
-        async with self._database.read() as connection:
-            books = await reconciliation.books(connection, user_ids)
-        found = [Finding(user_id, each) for user_id, of in books.items() for each in in_postgresql(of)]
+        found: list[Finding] = []
+        for start in range(0, len(user_ids), BOOKS_PER_STATEMENT):
+            async with self._database.read() as connection:
+                books = await reconciliation.books(connection, user_ids[start : start + BOOKS_PER_STATEMENT])
+            found += [Finding(user_id, each) for user_id, of in books.items() for each in in_postgresql(of)]
         if self._repair_as is None or not found:
             return found
         repaired = []
@@ -148,7 +153,10 @@ class Reconciler:
     async def _unapplied(
         self, connection: AsyncConnection, partition: int, upto: str | None, user_ids: Collection[UUID]
     ) -> dict[UUID, int]:
-        """What the journal charges each account. Entries whose rows are there were charged, and wait to be trimmed."""
+        """What the journal charges each account. Entries whose rows are there were charged, and wait to be trimmed.
+
+        But not a correction while its row still says abandoned.
+        """
         charges = {
             charge.request_id: charge
             async for charge in self._audit.charges(partition, upto)
@@ -160,7 +168,7 @@ class Reconciler:
         written = await reconciliation.written(connection, calls)
         unapplied: defaultdict[UUID, int] = defaultdict(int)
         for request_id, charge in charges.items():
-            if request_id not in written:
+            if request_id not in written or (charge.corrects and written[request_id]):
                 unapplied[charge.user_id] += charge.credits
         return unapplied
 

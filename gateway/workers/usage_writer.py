@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway import metrics
 from gateway.ledger import offsets, poison
 from gateway.ledger.session import Database
-from gateway.ledger.usage import MalformedLines, ingest
+from gateway.ledger.usage import MalformedLines, correct, ingest
 from gateway.meter.journal import START, Batch, Entry, Journal
 
 BATCH_ENTRIES = 5_000
@@ -95,7 +95,7 @@ async def _ingest(connection: AsyncConnection, waiting: Sequence[Waiting]) -> Wr
     try:
         _check_not_end_of_copy(entry for _, entry in waiting)
         async with connection.begin_nested():
-            return Written(rows=(await ingest(connection, [entry.line for _, entry in waiting])).rows)
+            return Written(rows=await _take(connection, [entry for _, entry in waiting]))
     except (MalformedLines, DBAPIError) as error:
         if not _is_data_error(error):
             raise
@@ -103,6 +103,14 @@ async def _ingest(connection: AsyncConnection, waiting: Sequence[Waiting]) -> Wr
             return await _keep(connection, waiting[0], str(error))
     middle = len(waiting) // 2
     return await _ingest(connection, waiting[:middle]) + await _ingest(connection, waiting[middle:])
+
+
+async def _take(connection: AsyncConnection, entries: Sequence[Entry]) -> int:
+    """How many rows are new. A correction may stand in one batch with what it corrects, so it is taken after that."""
+    rows = (await ingest(connection, [entry.line for entry in entries if not entry.is_correction])).rows
+    if corrections := [entry.line for entry in entries if entry.is_correction]:
+        await correct(connection, corrections)
+    return rows
 
 
 async def _keep(connection: AsyncConnection, refused: Waiting, reason: str) -> Written:
