@@ -8,6 +8,8 @@ docs/decisions/0005-listener.md.
 from __future__ import annotations
 
 import asyncio
+import resource
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -18,6 +20,10 @@ from gateway.proxy.listener.connection import DEFAULT_LIMITS, Limits, PublicProt
 __all__ = ["DEFAULT_LIMITS", "Limits", "PublicProtocol", "configure"]
 
 
+# Descriptors for everything but clients and the upstream connections that serve them: stores, logs, listeners.
+_RESERVED_DESCRIPTORS = 64
+
+
 def configure(app: Any, limits: Limits = DEFAULT_LIMITS, *, drain_timeout_seconds: float = 30.0) -> uvicorn.Config:
     """uvicorn's configuration for an application behind this listener.
 
@@ -25,7 +31,7 @@ def configure(app: Any, limits: Limits = DEFAULT_LIMITS, *, drain_timeout_second
     """
     return uvicorn.Config(
         app,
-        http=cast("type[asyncio.Protocol]", partial(PublicProtocol, limits=limits)),
+        http=cast("type[asyncio.Protocol]", partial(PublicProtocol, limits=_affordable(limits))),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -35,3 +41,12 @@ def configure(app: Any, limits: Limits = DEFAULT_LIMITS, *, drain_timeout_second
         date_header=False,
         timeout_graceful_shutdown=max(1, round(drain_timeout_seconds)),
     )
+
+
+def _affordable(limits: Limits) -> Limits:
+    """A client may need a second descriptor, towards an upstream; without any left, not even a refusal is accepted."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        return limits
+    affordable = max(1, (descriptors - _RESERVED_DESCRIPTORS) // 2)
+    return replace(limits, max_connections=min(limits.max_connections, affordable))

@@ -118,7 +118,7 @@ class Listener:
 @asynccontextmanager
 async def listening(app: Any, limits: Limits = DEFAULT_LIMITS) -> AsyncIterator[Listener]:
     config = configure(app, limits)
-    config.http = partial(Counted, limits=limits)  # type: ignore[assignment] # uvicorn takes any maker of protocols
+    config.http = partial(Counted, **config.http.keywords)  # type: ignore[assignment, union-attr] # the same, counted
     config.load()
     server = Server(config)
     server.lifespan = config.lifespan_class(config)

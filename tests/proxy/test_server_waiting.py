@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 from typing import Any
 
@@ -211,6 +212,16 @@ class TestBounds:
             for client in (first, second):
                 await client.send(PROBE)
                 assert [each.status for each in await client.answers()] == [200]
+
+    async def test_the_cap_is_no_higher_than_descriptors_last(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (68, 1024))
+        async with (
+            listening(Recorder()) as listener,
+            connected(listener),
+            connected(listener),
+            connected(listener) as third,
+        ):
+            assert (await third.final_answer()).code == "too_many_connections"
 
     async def test_a_flood_above_the_cap_is_closed_without_a_word(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(connection, "MAX_TURNED_AWAY", 1)
