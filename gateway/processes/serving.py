@@ -61,7 +61,7 @@ async def serving(
         supervisor = Supervisor(inherited, drain_timeout_seconds=config.server.drain_timeout_seconds)
         specs = _children(config, roles, listeners)
         if upstream is not None:
-            specs.append(ChildSpec("upstream", ("child", Role.UPSTREAM), (upstream,)))
+            specs.append(ChildSpec("upstream", ("child", Role.UPSTREAM), (upstream,), stage="upstream"))
         try:
             await supervisor.start(specs)
             watching = asyncio.create_task(supervisor.watch())
@@ -109,12 +109,13 @@ def _children(
     """A process for each public worker; one for the admin listener and the workers, which share it where both run."""
     where = ("--config", str(config.path)) if config.path is not None else ()
     children = [
-        ChildSpec(f"proxy-{number}", ("child", Role.PROXY, *where), (listening,))
+        ChildSpec(f"proxy-{number}", ("child", Role.PROXY, *where), (listening,), stage="listeners")
         for number, listening in enumerate(listeners.get(Role.PROXY, ()))
     ]
     control = [role for role in (Role.ADMIN, Role.WORKER) if role in roles]
     if control:
-        children.append(ChildSpec("-".join(control), ("child", *control, *where), tuple(listeners.get(Role.ADMIN, ()))))
+        sockets = tuple(listeners.get(Role.ADMIN, ()))
+        children.append(ChildSpec("-".join(control), ("child", *control, *where), sockets, stage="control"))
     return children
 
 

@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import structlog
 
@@ -28,11 +29,15 @@ class ChildFailed(Exception):  # noqa: N818 - reads as the sentence it is
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """One process: its name for the log, the arguments behind `python -m gateway`, the sockets it inherits."""
+    """One process: its name for the log, the arguments behind `python -m gateway`, the sockets it inherits.
+
+    Children in a row of the same `stage` are stopped together.
+    """
 
     name: str
     arguments: Sequence[str]
     sockets: Sequence[socket.socket] = ()
+    stage: str = ""
 
 
 class Supervisor:
@@ -58,10 +63,13 @@ class Supervisor:
             child.signal(signal.SIGHUP)
 
     async def stop(self) -> None:
-        """Stops the children, in the order they were started: listeners before what they rely on."""
+        """Stops the children, stage by stage in the order they were started: listeners before what they rely on.
+
+        All listeners at once: one that waited for its turn would go on taking connections, and its drain would add up.
+        """
         self._stopping = True
-        for child in self._children:
-            await child.stop(self._patience_seconds)
+        for _, stage in groupby(self._children, key=lambda child: child.stage):
+            await asyncio.gather(*(child.stop(self._patience_seconds) for child in stage))
 
     async def _keep(self, child: _Child) -> None:
         while True:
@@ -79,6 +87,7 @@ class Supervisor:
 class _Child:
     def __init__(self, spec: ChildSpec, environment: Mapping[str, str]) -> None:
         self.name = spec.name
+        self.stage = spec.stage
         self._spec = spec
         self._environment = environment
         self._process: asyncio.subprocess.Process | None = None

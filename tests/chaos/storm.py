@@ -119,10 +119,9 @@ async def _behave(visit: Visit, reader: asyncio.StreamReader, writer: asyncio.St
         return
     most = int(600 * visit.share) if visit.moment is Moment.IN_ANSWER else 1 << 30
     while len(heard) < most and not heard.endswith(b"0\r\n\r\n"):
-        part = await reader.read(max(1, min(most - len(heard), 65536)))
-        if not part:
+        if not (part := await reader.read(max(1, min(most - len(heard), 65536)))):
             return
-        heard += part
+        heard.extend(part)
 
 
 def _judge(visit: Visit, heard: bytes, findings: Findings, range_of: range) -> None:
@@ -152,7 +151,7 @@ def echoing(findings: Findings, accounts: list[Account], chance: Random) -> Answ
             findings.foreign.append(f"{nonce} came as {exchange.fields}")
         body = await exchange.read()
         line = f"<{nonce}>\n".encode()
-        exchange.body = b""
+        exchange.body.clear()
         if body != line * (len(body) // len(line)):
             findings.foreign.append(f"{nonce} came with a body of another's")
         await asyncio.sleep(chance.uniform(0, 0.05))
