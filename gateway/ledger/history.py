@@ -15,6 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger.rows import Page, columns, page_by_time, value
 from gateway.ledger.tables import analysis_history, usage_tracking
 
+ROWS_PER_FETCH = 500
+
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
@@ -89,8 +91,9 @@ async def stream_usage(connection: AsyncConnection, wanted: UsageFilter) -> Asyn
     """All matching rows, oldest first, a few at a time in memory. For exports."""
     query = _matching(select(*columns(usage_tracking, UsageRow)), usage_tracking, wanted)
     rows = await connection.stream(query.order_by(usage_tracking.c.created_at, usage_tracking.c.request_id))
-    async for row in rows:
-        yield value(UsageRow, row)
+    async for some in rows.partitions(ROWS_PER_FETCH):
+        for row in some:
+            yield value(UsageRow, row)
 
 
 async def count_usage(connection: AsyncConnection, wanted: UsageFilter) -> int:

@@ -16,7 +16,7 @@ _CLAIM = text("""
      ORDER BY partition FOR UPDATE SKIP LOCKED
 """)
 
-_HOLD = text("SELECT FROM journal_offsets WHERE partition = :partition FOR UPDATE")
+_HOLD = text("SELECT partition FROM journal_offsets WHERE partition = :partition FOR UPDATE")
 
 _ADVANCE = text("""
     UPDATE journal_offsets o SET last_id = a.last_id, updated_at = now()
@@ -41,8 +41,10 @@ async def hold(connection: AsyncConnection, partition: int) -> None:
 
     Until then no usage of the partition's accounts is written or charged. For those who compare the stores.
     """
-    await connection.execute(_CREATE, {"partitions": [partition]})
-    await connection.execute(_HOLD, {"partition": partition})
+    held = (await connection.execute(_HOLD, {"partition": partition})).one_or_none()
+    if held is None:
+        await connection.execute(_CREATE, {"partitions": [partition]})
+        await connection.execute(_HOLD, {"partition": partition})
 
 
 async def advance(connection: AsyncConnection, last_ids: Mapping[int, str]) -> None:

@@ -34,7 +34,7 @@ from policies.reconciliation import (
 )
 
 # What a stopping process still finishes. Each of its partitions costs some round trips, whose writer waits meanwhile.
-PAGE_ACCOUNTS = 5_000
+PAGE_ACCOUNTS = 1_000
 
 # The ledgers of busy accounts take a while to sum; nobody waits for that, but a statement has its time limit.
 BOOKS_PER_STATEMENT = 250

@@ -120,8 +120,8 @@ credit_ledger = Table(
         " WHEN kind IN ('usage', 'expiry', 'clawback') THEN amount < 0 ELSE true END",
         name="amount_sign",
     ),
-    # A user's book, newest first, by cursor; its last row is the balance.
-    Index("ix_credit_ledger_user_id_id", "user_id", "id"),
+    # A user's book, newest first, by cursor; its last row is the balance. And its sum, from the index alone.
+    Index("ix_credit_ledger_user_id_id", "user_id", "id", postgresql_include=["amount"]),
     Index("ix_credit_ledger_grant_id", "grant_id", postgresql_where=text("grant_id IS NOT NULL")),
     comment="Every movement of credits. Append-only: a trigger refuses UPDATE, DELETE and TRUNCATE",
 )
