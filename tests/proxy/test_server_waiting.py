@@ -330,12 +330,13 @@ class TestLeaving:
             await wait(app.left)
             await wait(app.ended)
 
-    async def test_nobody_is_told_of_a_client_that_had_its_answer(self) -> None:
+    @pytest.mark.parametrize("field", [b"Connection: keep-alive", b"Connection: close"])
+    async def test_nobody_is_told_of_a_client_that_had_its_answer(self, field: bytes) -> None:
         app = Uploading()
         app.go_on.set()
         async with listening(app) as listener, connected(listener) as client:
             (found,) = listener.connections()
-            await client.send(request())
+            await client.send(request(b"GET /a HTTP/1.1", field))
             await client.final_answer()
             client.writer.close()
             await asyncio.wait_for(found.lost.wait(), 10)
