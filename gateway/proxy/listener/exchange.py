@@ -6,12 +6,14 @@ It is also the client, as the application sees it: whether it is gone, and whom 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from gateway.proxy.listener.head import Head
-from gateway.proxy.listener.response import Framing, render
+from gateway.proxy.listener.response import Framing, Header, render, render_switch
+from gateway.upstream.tunnel import Wire
 
+MAX_JOINED_BYTES = 64 * 1024  # copying so much costs less than handing the kernel several pieces
 _DISCONNECT = {"type": "http.disconnect"}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"  # RFC 9110 section 15.2.1
 
@@ -34,6 +36,9 @@ class Connection(Protocol):
     def finish(self, exchange: Exchange) -> None:
         """The response is written."""
 
+    def hand_over(self) -> Wire:
+        """No request follows this one: whoever takes the transport minds the time, and tells us when it is lost."""
+
     def cut(self, *, hard: bool) -> None:
         """Closes at once; `hard` by a reset, which a close-delimited body needs to look broken."""
 
@@ -47,6 +52,7 @@ class Exchange:
         "_connection",
         "_expects_continue",
         "_framing",
+        "_head",
         "_is_handed_over",
         "_is_http_1_0",
         "_method",
@@ -79,6 +85,7 @@ class Exchange:
         self._changed: asyncio.Event | None = None
         self._framing = Framing.NONE
         self._remaining = 0
+        self._head = b""
 
     @property
     def is_head(self) -> bool:
@@ -112,6 +119,15 @@ class Exchange:
         self.is_gone = True
         self._wake()
         self._connection.cut(hard=self._framing is Framing.UNTIL_CLOSE)
+
+    def upgrade(self, protocol: bytes, headers: Iterable[Header]) -> Wire:
+        """Answers 101 instead of by ASGI, and gives the connection, to be taken over at once."""
+        if self.is_started or not self.is_received or self.is_gone:
+            raise RuntimeError("the request is not whole, or answered already")
+        self._connection.transport.write(render_switch(protocol, headers))
+        self.is_started = self.is_complete = True
+        self.keeps_alive = False
+        return self._connection.hand_over()
 
     # The application's side.
 
@@ -161,25 +177,37 @@ class Exchange:
         self.keeps_alive = head.keeps_alive
         self._framing = head.framing
         self._remaining = head.length
-        self._connection.transport.write(head.rendered)
+        # Most answers come whole in this turn of the loop: their head leaves with their body, in one system call.
+        self._head = head.rendered
+        asyncio.get_running_loop().call_soon(self._send_head)
+
+    def _send_head(self) -> None:
+        head, self._head = self._head, b""
+        if head and not self.is_gone:
+            self._connection.transport.write(head)
 
     def _send_body(self, body: bytes, *, is_last: bool) -> None:
-        transport, framing = self._connection.transport, self._framing
+        framing = self._framing
+        pieces = []
+        if self._head:
+            pieces.append(self._head)
+            self._head = b""
         if framing is Framing.LENGTH:
             self._remaining -= len(body)
             if self._remaining < 0 or (is_last and self._remaining):
                 self.abort()
                 raise RuntimeError("the response's body is not as long as its Content-Length")
+        if framing is Framing.CHUNKED:
             if body:
-                transport.write(body)
-        elif framing is Framing.CHUNKED:
-            ending = b"0\r\n\r\n" if is_last else b""
-            if body:
-                transport.writelines((b"%x\r\n" % len(body), body, b"\r\n" + ending))
-            elif ending:
-                transport.write(ending)
-        elif framing is Framing.UNTIL_CLOSE and body:
-            transport.write(body)
+                pieces += (b"%x\r\n" % len(body), body, b"\r\n")
+            if is_last:
+                pieces.append(b"0\r\n\r\n")
+        elif body and framing is not Framing.NONE:
+            pieces.append(body)
+        if len(body) <= MAX_JOINED_BYTES:
+            self._connection.transport.write(b"".join(pieces))
+        else:
+            self._connection.transport.writelines(pieces)
         if is_last:
             self.is_complete = True
             self._chunks.clear()
