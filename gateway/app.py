@@ -33,6 +33,7 @@ from gateway.proxy.principals import Principals
 from gateway.proxy.router import Router
 from gateway.proxy.server import Limits, configure
 from gateway.proxy.settlement import Settler
+from gateway.proxy.spool import Spool
 from gateway.proxy.tally import Tally
 from gateway.upstream.balancer import Upstream
 from gateway.workers.heartbeat import Heartbeat
@@ -98,7 +99,7 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
             max_stale_seconds=config.principals.max_stale_seconds,
         )
         grace = timedelta(seconds=config.billing.past_due_grace_seconds)
-        settler, access_log = Settler(meter), AccessLog()
+        settler, access_log = Settler(meter, Spool(config.data_dir / "spool", owner)), AccessLog()
         tally = Tally(database, access_log)
         handler = Handler(
             Router(config.routes),
@@ -111,9 +112,10 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
         )
         heartbeat = Heartbeat(Holds(link, config.redis.partitions), owner)
         await heartbeat.run_once()
-        async with Runner(heartbeat, settler, tally, MetricsFlusher()):
-            yield handler
-        await handler.close()
+        async with settler:
+            async with Runner(heartbeat, settler, tally, MetricsFlusher()):
+                yield handler
+            await handler.close()
         access_log.close()
 
 

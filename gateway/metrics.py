@@ -48,6 +48,9 @@ RECONCILE_DIFFERENCE = Gauge(
     "Credits by which books disagree, over all accounts, as the last reconciliation found.",
     multiprocess_mode="mostrecent",
 )
+SPOOL_ENTRIES = Gauge("gateway_spool_entries", "Settlements that Redis has not taken yet.", multiprocess_mode="livesum")
+SPOOL_FAILURES = Counter("gateway_spool_failures", "Settlements that could not be spooled, and wait in memory alone.")
+SETTLEMENTS_LOST = Counter("gateway_settlements_lost", "Settlements for which memory had no room either.")
 BUILD_INFO = Gauge("gateway_build_info", "The version that runs.", ["version"], multiprocess_mode="mostrecent")
 
 

@@ -47,6 +47,10 @@ class MeterUnavailable(Exception):  # noqa: N818 - a state of the world, not a f
     """Redis did not answer in time, cannot serve, or there is no connection. The command may or may not have run."""
 
 
+class NotSent(MeterUnavailable):
+    """There is no connection, or too much waits on it. The command has certainly not run."""
+
+
 class MeterError(Exception):
     """Redis answered with an error that waiting does not mend: a bug, or a missing permission."""
 
@@ -104,7 +108,7 @@ class Link:
         """Sends one command and gives its reply. Raises MeterUnavailable or MeterError."""
         pipe = self._pipe
         if pipe is None:
-            raise MeterUnavailable("not connected to Redis")
+            raise NotSent("not connected to Redis")
         reply = await pipe.send(pack(tuple(command)))
         if isinstance(reply, hiredis.ReplyError):
             message = str(reply)
@@ -205,7 +209,7 @@ class _Pipe(asyncio.Protocol):
 
     def send(self, packed: bytes) -> asyncio.Future[Any]:
         if self._lost or len(self._pending) >= MAX_PENDING:
-            raise MeterUnavailable("Redis does not keep up" if not self._lost else "connection to Redis lost")
+            raise NotSent("Redis does not keep up" if not self._lost else "connection to Redis lost")
         if not self._outgoing:
             self._loop.call_soon(self._flush)
         self._outgoing.append(packed)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from gateway.clock import now
 from gateway.ledger import principals as ledger
 from gateway.ledger.session import Database, DatabaseUnavailable
-from gateway.meter.link import MeterUnavailable
+from gateway.meter.link import MeterUnavailable, NotSent
 from gateway.meter.meter import Admission, Meter, Verdict
 from gateway.proxy.bodies import PricedBody
 from gateway.proxy.inbound import Inbound
@@ -36,9 +36,8 @@ class Indeterminate(Refused):
     """Redis went away while asking: the call may have been admitted, so its hold must be given back."""
 
     def __init__(self, caller: Caller, request_id: str) -> None:
-        super().__init__(
-            Refusal.METERING_UNAVAILABLE, "Calls cannot be metered at the moment; try again shortly.", retry_after=1
-        )
+        refused = _unmetered()
+        super().__init__(refused.code, refused.detail, **refused.extras)
         self.caller = caller
         self.request_id = request_id
 
@@ -117,7 +116,7 @@ class Gate:
             if admission.verdict is Verdict.STALE:
                 clearance = self._check(ask.inbound, ask.match, await self._principals.reload(ask.key))
             elif admission.verdict is Verdict.COLD:
-                await self._warm(ask, caller)
+                await self._warm(caller)
             else:
                 raise NotAdmitted(caller, admission, _refusal(admission, held, subscription.plan))
         raise Refused(Refusal.ACCOUNTS_UNAVAILABLE, "This account keeps changing; try again shortly.", retry_after=1)
@@ -160,10 +159,12 @@ class Gate:
                 limits=caller.limits,
                 head=_head(ask, caller),
             )
+        except NotSent:
+            raise _unmetered() from None
         except MeterUnavailable:
             raise Indeterminate(caller, ask.request_id) from None
 
-    async def _warm(self, ask: Ask, caller: Caller) -> None:
+    async def _warm(self, caller: Caller) -> None:
         try:
             async with self._database.read() as connection:
                 balance = await ledger.load_balance(connection, caller.principal.account.id)
@@ -182,13 +183,19 @@ class Gate:
                 catalogue_version=caller.principal.catalogue_version,
             )
         except MeterUnavailable:
-            raise Indeterminate(caller, ask.request_id) from None
+            raise _unmetered() from None
 
 
 def give_back(indeterminate: Indeterminate) -> Settlement:
     """The settlement of a call that may have been admitted unseen: nothing charged; nothing happens if it was not."""
     tail = records.tail(Outcome.ABANDONED, None, indeterminate.code, 0, *[None] * (len(records.TAIL_COLUMNS) - 4))
     return Settlement(indeterminate.caller.keys, indeterminate.request_id, 0, tail)
+
+
+def _unmetered() -> Refused:
+    return Refused(
+        Refusal.METERING_UNAVAILABLE, "Calls cannot be metered at the moment; try again shortly.", retry_after=1
+    )
 
 
 def _refusal(admission: Admission, held: int, plan: Plan) -> Refused:

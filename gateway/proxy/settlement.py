@@ -1,16 +1,29 @@
 """That every admitted call is settled: at once where Redis takes it, else again and again until it does.
 
-Settling is idempotent by request id, so whatever is unknown is simply settled again.
+What Redis does not take is owed, and put down in the spool before the client has its whole answer. Settling is
+idempotent by request id, so whatever is unknown is simply settled again, by this process or by the one that finds its
+spool; and a call that was swept meanwhile is corrected.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+from uuid import UUID
 
-from gateway.meter.link import MeterUnavailable
+import structlog
+
+from gateway import metrics
+from gateway.meter.link import MeterError, MeterUnavailable
 from gateway.meter.meter import AccountKeys, Meter
+from gateway.proxy.spool import Chunk, Spool, SpoolFile
+
+MAX_KEPT = 10_000  # some 10 MB: calls that neither Redis nor the disk takes
+BATCH = 128
+_log = structlog.get_logger()
 
 
 class Settlement(NamedTuple):
@@ -23,46 +36,143 @@ class Settlement(NamedTuple):
 
 
 class Settler:
-    """Settles calls; owes what Redis has not taken yet."""
+    """Settles calls; owes what Redis has not taken yet. Use it as a context manager, which opens and leaves the spool.
+
+    `kept` is owed too, but no file has it (the disk is full), or has passed it (Redis refuses it, for a reason that
+    waiting does not mend). While there is any, no file is thrown away.
+    """
 
     idle_seconds = 0.1
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter, spool: Spool) -> None:
         self._meter = meter
-        self._owed: deque[Settlement] = deque()
+        self._spool = spool
+        self._kept: deque[Settlement] = deque()
+        self._refusal: Exception | None = None
 
     def __repr__(self) -> str:
-        return f"<Settler {len(self._owed)} owed>"
+        return f"<Settler {self.owed} owed>"
+
+    @property
+    def owed(self) -> int:
+        """How many settlements Redis has not taken yet."""
+        return len(self._kept) + self._spool.unsettled
+
+    async def __aenter__(self) -> Settler:
+        self._spool.open()
+        self._show()
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        await self._spool.close()
 
     async def settle(self, settlement: Settlement) -> int | None:
         """The balance after the call, or None where Redis could not say: the settlement is then owed."""
         try:
             return await self._send(settlement)
         except MeterUnavailable:
-            self._owed.append(settlement)
-            return None
+            self.owe(settlement)
+        except MeterError as error:
+            _log.error("Redis refuses a settlement", request_id=settlement.request_id, reason=str(error))
+            self.owe(settlement)
         except asyncio.CancelledError:
-            self._owed.append(settlement)  # it may have been taken; settling twice changes nothing
+            self.owe(settlement)  # it may have been taken; settling twice changes nothing
             raise
+        return None
 
     def owe(self, settlement: Settlement) -> None:
-        """Settles later, for a caller that cannot wait."""
-        self._owed.append(settlement)
+        """Settles later, for a caller that cannot wait. Survives this process where the disk takes it."""
+        try:
+            self._spool.append(_encoded(settlement))
+        except OSError as error:
+            metrics.SPOOL_FAILURES.inc()
+            _log.error("a settlement is not spooled", request_id=settlement.request_id, reason=str(error))
+            self._keep(settlement)
+        self._show()
 
     async def run_once(self) -> int:
-        """Settles what is owed, until Redis refuses again; gives how many were settled."""
+        """Settles what is owed, until Redis is away again; gives how many were settled.
+
+        Raises MeterUnavailable; and at the end MeterError if Redis refused some.
+        """
         settled = 0
-        while self._owed:
-            settlement = self._owed.popleft()
-            try:
-                await self._send(settlement)
-            except (MeterUnavailable, asyncio.CancelledError):
-                self._owed.appendleft(settlement)
-                raise
-            settled += 1
+        try:
+            settled += await self._settle_kept()
+            for file in self._spool.files():
+                settled += await self._settle_file(file)
+        finally:
+            if settled:
+                self._show()
+        refusal, self._refusal = self._refusal, None
+        if refusal is not None:
+            raise refusal
         return settled
+
+    async def _settle_kept(self) -> int:
+        settled = 0
+        for _ in range(0, len(self._kept), BATCH):
+            batch = [self._kept.popleft() for _ in range(min(BATCH, len(self._kept)))]
+            try:
+                settled += await self._settle_all(batch)
+            except BaseException:
+                self._kept.extendleft(reversed(batch))
+                raise
+        return settled
+
+    async def _settle_file(self, file: SpoolFile) -> int:
+        settled = 0
+        while (chunk := file.next()) is not None:
+            settled += await self._settle_all(list(self._decoded(file, chunk)))
+            file.passed(chunk)
+        if not self._kept:
+            self._spool.finished(file)
+        return settled
+
+    async def _settle_all(self, settlements: Sequence[Settlement]) -> int:
+        """All of them at once. Raises MeterUnavailable, after which all of them are owed as before."""
+        results = await asyncio.gather(*map(self._send, settlements), return_exceptions=True)
+        for result in results:
+            if isinstance(result, MeterUnavailable | asyncio.CancelledError):
+                raise result
+        refused = 0
+        for settlement, result in zip(settlements, results, strict=True):
+            if isinstance(result, Exception):
+                self._refusal = result
+                self._keep(settlement)
+                refused += 1
+        return len(settlements) - refused
+
+    def _keep(self, settlement: Settlement) -> None:
+        """The hold of a lost one is swept when this process has ended; it then charges nobody."""
+        if len(self._kept) < MAX_KEPT:
+            self._kept.append(settlement)
+            return
+        metrics.SETTLEMENTS_LOST.inc()
+        _log.error("a settlement is lost", request_id=settlement.request_id, credits=settlement.charge)
+
+    def _decoded(self, file: SpoolFile, chunk: Chunk) -> Iterator[Settlement]:
+        for record in chunk.records:
+            try:
+                yield self._settlement(record)
+            except ValueError:
+                file.is_damaged = True  # whole, but nothing that we wrote
+
+    def _settlement(self, record: bytes) -> Settlement:
+        match json.loads(record):
+            case [str(request_id), str(account_id), int(charge), str(tail)]:
+                return Settlement(self._meter.keys(UUID(account_id)), request_id, charge, tail)
+        raise ValueError("not a settlement")
 
     async def _send(self, settlement: Settlement) -> int | None:
         return await self._meter.settle(
             settlement.keys, settlement.request_id, charge=settlement.charge, tail=settlement.tail
         )
+
+    def _show(self) -> None:
+        metrics.SPOOL_ENTRIES.set(self.owed)
+
+
+def _encoded(settlement: Settlement) -> bytes:
+    """One line of ASCII."""
+    account_id = str(settlement.keys.account_id)
+    return json.dumps([settlement.request_id, account_id, settlement.charge, settlement.tail]).encode()

@@ -32,13 +32,16 @@ async def _upstream() -> AsyncIterator[ScriptedUpstream]:
 
 
 @pytest.fixture(scope="package")
-def configure(migrated_url: str, redis_url: str, _upstream: ScriptedUpstream) -> Configure:
+def configure(
+    migrated_url: str, redis_url: str, _upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory
+) -> Configure:
     """The configuration of these tests, with dotted keys on top."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
     environ = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATEWAY_JWT_SECRET": "jwt"}
-    places: dict[str, object] = {"database.url": migrated_url, "redis.url": redis_url}
+    data_dir = str(tmp_path_factory.mktemp("data"))
+    places: dict[str, object] = {"database.url": migrated_url, "redis.url": redis_url, "data_dir": data_dir}
     for name in ("main", "plain", "hasty", "narrow", "patient", "nobody"):
         places[f"upstreams.{name}.targets"] = nobody if name == "nobody" else _upstream.url
 
