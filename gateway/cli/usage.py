@@ -79,11 +79,14 @@ def export(
     if since is not None and until is not None and since >= until:
         raise typer.BadParameter(f"--from {since.isoformat()} is not before --to {until.isoformat()}")
     settings = options.read(config, data_dir)
+    # Not among rows that go to the same terminal.
+    shows_progress = sys.stderr.isatty() and not (output is None and sys.stdout.isatty())
     with _destination(output) as stream:
-        asyncio.run(_export(settings, UsageFilter(since=since, until=until), user, writer=_writer(form, stream)))
+        wanted, write = UsageFilter(since=since, until=until), _writer(form, stream)
+        asyncio.run(_export(settings, wanted, user, write=write, shows_progress=shows_progress))
 
 
-async def _export(config: Config, wanted: UsageFilter, user: str | None, *, writer: Write) -> None:
+async def _export(config: Config, wanted: UsageFilter, user: str | None, *, write: Write, shows_progress: bool) -> None:
     async with opened_stores(config) as reached:
         await prepare(config, reached)
         # Unbounded: a reader of the output may be slow, and nobody else waits for these statements.
@@ -93,14 +96,13 @@ async def _export(config: Config, wanted: UsageFilter, user: str | None, *, writ
                 if user is not None:
                     owner = await find_user(connection, user)
                     wanted = UsageFilter(since=wanted.since, until=wanted.until, user_id=owner.id)
-                await _copy(connection, wanted, writer)
+                await _copy(connection, wanted, write, shows_progress=shows_progress)
         finally:
             await database.close()
 
 
-async def _copy(connection: AsyncConnection, wanted: UsageFilter, write: Write) -> None:
-    is_shown = sys.stderr.isatty()
-    total = await count_usage(connection, wanted) if is_shown else None
+async def _copy(connection: AsyncConnection, wanted: UsageFilter, write: Write, *, shows_progress: bool) -> None:
+    total = await count_usage(connection, wanted) if shows_progress else None
     with _progress(total) as bar:
         task = bar.add_task("usage", total=total)
         async for row in stream_usage(connection, wanted):
