@@ -12,10 +12,12 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gateway import metrics
 from gateway.clock import monotonic_seconds
 from gateway.ledger import principals as ledger
 from gateway.ledger.session import Database, DatabaseUnavailable
 from gateway.meter.meter import AccountKeys, Meter
+from gateway.metrics import BufferedCounter
 from policies import keys, records
 from policies.limits import Limits, limits_of, policy_field, remaining_template
 from policies.model import FeatureValue, Plan, Principal, Refusal, Refused, Subscription
@@ -64,6 +66,9 @@ class Principals:
         self._entries: OrderedDict[bytes, Caller | float] = OrderedDict()  # a float: unknown until then
         self._loads: dict[bytes, asyncio.Task[Caller | None]] = {}
         self._retry_at = 0.0
+        results = ("hit", "refresh", "negative", "miss", "stale")
+        counters = (BufferedCounter(metrics.PRINCIPAL_CACHE.labels(result)) for result in results)
+        self._hits, self._refreshes, self._known_unknowns, self._misses, self._stale = counters
         self._catalogue = ledger.Catalogue(version=-1, features={})
 
     def __repr__(self) -> str:
@@ -78,14 +83,19 @@ class Principals:
         if isinstance(entry, Caller):
             self._entries.move_to_end(digest)
             if monotonic_seconds() - entry.loaded_at < self._max_age_seconds:
+                self._hits.inc()
                 return entry
+            self._refreshes.inc()
             return await self._refreshed(key, entry)
         if entry is not None and monotonic_seconds() < entry:
+            self._known_unknowns.inc()
             raise _unknown()
+        self._misses.inc()
         return await self._load(key, digest)
 
     async def reload(self, key: bytes) -> Caller:
         """The caller as PostgreSQL has it now, after the meter said that what we knew is stale."""
+        self._stale.inc()
         return await self._load(key, keys.digest(key, self._peppers[0]))
 
     async def confirm(self, key: bytes, caller: Caller) -> Caller:
