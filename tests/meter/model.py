@@ -49,7 +49,8 @@ class Model:
     accounts: dict[str, Account]
     catalogue: int | None = None
     holds: dict[str, tuple[str, int]] = field(default_factory=dict)
-    journal: list[str] = field(default_factory=list)
+    swept: dict[str, str] = field(default_factory=dict)
+    journal: list[tuple[str, str]] = field(default_factory=list)
 
     def now_ms(self, name: str, clock_ms: int) -> int:
         return max(self.accounts[name].clock_ms, clock_ms)
@@ -85,14 +86,35 @@ class Model:
 
     def settle(self, request_id: str, *, charge: int) -> int | None:
         if request_id not in self.holds:
-            return None
+            return self._correct(request_id, charge=charge)
         name, held = self.holds.pop(request_id)
-        self.journal.append(request_id)
+        self.journal.append((request_id, "settled"))
         account = self.accounts[name]
         if not account.is_hot:
             return 0
         account.balance += held - charge
         account.in_flight = max(0, account.in_flight - 1)
+        return account.balance
+
+    def sweep(self, request_id: str) -> bool:
+        if request_id not in self.holds:
+            return False
+        self.swept[request_id], held = self.holds.pop(request_id)
+        self.journal.append((request_id, "swept"))
+        account = self.accounts[self.swept[request_id]]
+        if account.is_hot:
+            account.balance += held
+            account.in_flight = max(0, account.in_flight - 1)
+        return True
+
+    def _correct(self, request_id: str, *, charge: int) -> int | None:
+        if request_id not in self.swept:
+            return None
+        account = self.accounts[self.swept.pop(request_id)]
+        self.journal.append((request_id, "corrected"))
+        if not account.is_hot:
+            return 0
+        account.balance -= charge
         return account.balance
 
     def admit(

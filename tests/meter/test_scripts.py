@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 )
 
 from gateway.meter import meter as meter_module
+from gateway.meter.journal import is_correction
 from gateway.meter.link import Link, Script
 from gateway.meter.meter import ADMIT, SCRIPTS, Admission, Meter, Verdict
 from policies.limits import WINDOW_SECONDS, WINDOWS, Limits
@@ -82,10 +83,10 @@ class Bench:
         self.call("HSET", "test:clock", "s", clock_ms // 1000, "us", clock_ms % 1000 * 1000 + 999)
 
     def dump(self) -> list[Any]:
-        """Every field of the accounts and of the catalogue, and how many holds and entries there are."""
+        """Every field of the accounts and of the catalogue, and how many holds, entries and keys there are."""
         shared = self.keys["anna"]
         hashes = (*(keys.account for keys in self.keys.values()), shared.catalogue)
-        counts = ((b"HLEN", shared.holds), (b"XLEN", shared.journal))
+        counts = ((b"HLEN", shared.holds), (b"XLEN", shared.journal), (b"DBSIZE",))
         replies = self.run(self.link.pipeline([*((b"HGETALL", key) for key in hashes), *counts]))
         # Redis gives fields in an order of its own, which changes by itself.
         return [dict(zip(reply[::2], reply[1::2], strict=True)) for reply in replies[:3]] + replies[3:]
@@ -232,6 +233,30 @@ class Calls(RuleBasedStateMachine):
         self._settle(self.model.holds[request_id][0], request_id, charge=charge)
         self.settled.append(request_id)
 
+    @rule(data=st.data())
+    @precondition(lambda self: self.model.holds)
+    def sweep(self, data: st.DataObject) -> None:
+        """The gateway is thought to be dead."""
+        request_id = data.draw(st.sampled_from(sorted(self.model.holds)))
+        name = self.model.holds[request_id][0]
+        assert self._sweep(name, request_id)
+
+    @rule(data=st.data(), charge=st.integers(0, 40))
+    @precondition(lambda self: self.model.swept)
+    def settle_late(self, data: st.DataObject, charge: int) -> None:
+        """It was only frozen."""
+        request_id = data.draw(st.sampled_from(sorted(self.model.swept)))
+        self._settle(self.model.swept[request_id], request_id, charge=charge)
+        self.settled.append(request_id)
+        event("LATE")
+
+    @rule(data=st.data(), name=NAME)
+    def sweep_what_is_not_open(self, data: st.DataObject, name: str) -> None:
+        request_id = data.draw(st.sampled_from([*self.settled, *sorted(self.model.swept), "unknown"]))
+        before = self.bench.dump()
+        assert not self._sweep(name, request_id)
+        assert self.bench.dump() == before
+
     @rule(data=st.data(), name=NAME)
     def settle_what_is_not_open(self, data: st.DataObject, name: str) -> None:
         request_id = data.draw(st.sampled_from([*self.settled, "unknown"]))
@@ -254,8 +279,17 @@ class Calls(RuleBasedStateMachine):
         assert held == {request_id: amount for request_id, (_, amount) in self.model.holds.items()}
 
     def teardown(self) -> None:
+        assert self._read_journal() == self.model.journal
+
+    def _read_journal(self) -> list[tuple[str, str]]:
+        """Request ids, and whether the entry settles, sweeps or corrects."""
         entries = self.bench.call("XRANGE", self.bench.keys["anna"].journal, "-", "+")
-        assert [fields[1].decode() for _, fields in entries] == [f"{each}\thead\ttail" for each in self.model.journal]
+        found = []
+        for _, (_, record, *rest) in entries:
+            request_id, head, tail = record.decode().split("\t")
+            assert head == "head"
+            found.append((request_id, "corrected" if is_correction(rest) else tail))
+        return found
 
     def _admit(self, name: str, *, amount: int, required: int, drift: tuple[int, int]) -> Admission:
         self.requests += 1
@@ -291,8 +325,14 @@ class Calls(RuleBasedStateMachine):
 
     def _settle(self, name: str, request_id: str, *, charge: int) -> None:
         expected = self.model.settle(request_id, charge=charge)
-        given = self.bench.meter.settle(self.bench.keys[name], request_id, charge=charge, tail="tail")
+        given = self.bench.meter.settle(self.bench.keys[name], request_id, charge=charge, tail="settled")
         assert self.bench.run(given) == expected
+
+    def _sweep(self, name: str, request_id: str) -> bool:
+        expected = self.model.sweep(request_id)
+        given = self.bench.run(self.bench.meter.abandon(self.bench.keys[name], request_id, tail="swept"))
+        assert given is expected
+        return given
 
     def _check_real_windows(self, name: str, admission: Admission) -> None:
         """By plain moments: a window that ends with an admission holds no more than its limit, whatever came before.
