@@ -27,7 +27,7 @@ class Problem:
 
 
 def render(refused: Refused, request_id: str) -> Problem:
-    """The answer to a refused request. Its extras become members, but `allow` becomes the header of a 405."""
+    """The answer to a refused request; its extras become members or headers."""
     return problem(refused.code, refused.detail, request_id=request_id, extras=refused.extras)
 
 
@@ -35,10 +35,11 @@ def problem(code: str, detail: str, *, request_id: str, extras: Mapping[str, obj
     """The answer for any code of the table. Raises KeyError for a code that is not in it.
 
     `detail` is a sentence for the client. Of the extras, `retry_after` (seconds) also becomes `Retry-After`, `allow`
-    (methods) only becomes `Allow`, `violated_policies` is spelt with a hyphen on the wire; the others stay as they are.
+    (methods) and `sec_websocket_version` become headers only, `violated_policies` is spelt with a hyphen on the wire;
+    the others stay as they are.
     """
     shape = _SHAPES[code]
-    members = {_WIRE_NAMES.get(name, name): value for name, value in extras.items() if name != "allow"}
+    members = {_WIRE_NAMES.get(name, name): value for name, value in extras.items() if name not in _HEADERS_ONLY}
     varying = _encode({"detail": detail, "request_id": request_id, **members})
     body = shape.opening + varying[1:].encode("utf-8", "replace")
     length = (b"content-length", b"%d" % len(body))
@@ -103,6 +104,9 @@ STATUS: Mapping[str, int] = MappingProxyType({str(code): status for code, (statu
 _WIRE_NAMES: Mapping[str, str] = MappingProxyType({"violated_policies": "violated-policies"})
 
 
+_HEADERS_ONLY = frozenset({"allow", "sec_websocket_version"})
+
+
 @dataclass(frozen=True, slots=True)
 class _Shape:
     """What all problems of one code share: `opening` is the body up to its first varying member."""
@@ -136,6 +140,8 @@ def _headers_of(extras: Mapping[str, object]) -> list[Header]:
     if isinstance(allow, Iterable):
         names = allow if isinstance(allow, str) else ", ".join(sorted(allow))
         headers.append((b"allow", names.encode("ascii")))
+    if "sec_websocket_version" in extras:
+        headers.append((b"sec-websocket-version", str(extras["sec_websocket_version"]).encode("ascii")))
     return headers
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 from decimal import ROUND_CEILING, Decimal
+from http import HTTPStatus
+from math import ceil
 from typing import Any
 
 from policies.model import Outcome, Price, Refusal, Refused, Route
@@ -73,6 +75,11 @@ def hold(price: Price, items: int | None) -> int:
     return cost(price, price.unit_size)
 
 
+def started_minutes(seconds: float) -> int:
+    """Minutes that a call of that length is charged: each that it began, and it began one."""
+    return max(1, ceil(seconds / 60))
+
+
 def required(price: Price, held: int) -> int:
     """The balance a call needs. A priced call needs a positive one even if it holds nothing, a free call none."""
     return 0 if is_free(price) else max(held, 1)
@@ -120,7 +127,12 @@ _UNCHARGED = frozenset(
 
 
 def is_charged_status(route: Route, status: int) -> bool:
-    """Whether an upstream status counts as a delivered call: its class (`2xx`) or itself (`404`) in `charge_on`."""
+    """Whether an upstream status counts as a delivered call: its class (`2xx`) or itself (`404`) in `charge_on`.
+
+    A switch of protocols does anyhow: it is passed on only where it was asked for.
+    """
+    if status == HTTPStatus.SWITCHING_PROTOCOLS:
+        return True
     return f"{status // 100}xx" in route.charge_on or str(status) in route.charge_on
 
 

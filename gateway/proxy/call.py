@@ -60,8 +60,7 @@ class Call:
         self.elapsed_seconds = instant - self._received_at
         if self.forwarded_at is not None:
             self.upstream_seconds = instant - self.forwarded_at
-        units = self.units.units() if self.units is not None else None
-        units = self.reported.tokens if units is None else units
+        units = self._units_used()
         self.charged = self._charge(outcome, status, units=units)
         settlement = Settlement(
             self.ticket.caller.keys,
@@ -84,6 +83,13 @@ class Call:
         self.response_bytes += len(chunk)
         if self.units is not None and chunk:
             self.units.feed(chunk)
+
+    def _units_used(self) -> int | None:
+        price = self.ticket.ask.match.route.price
+        if price.unit == "minute":
+            return pricing.started_minutes(self.upstream_seconds or 0.0)
+        units = self.units.units() if self.units is not None else None
+        return self.reported.tokens if units is None else units
 
     def _charge(self, outcome: Outcome, status: int | None, *, units: int | None) -> int:
         return pricing.charge(

@@ -6,8 +6,10 @@ At most MAX_DRAINS calls are drained at a time; the next one is cut at once and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
+
+from gateway.upstream.tunnel import Wire
 
 DRAIN_SECONDS = 10.0
 MAX_DRAINS = 100
@@ -22,6 +24,9 @@ class Client(Protocol):
     def abort(self) -> None:
         """Cuts the connection, so that an answer which broke off looks broken."""
 
+    def upgrade(self, protocol: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Wire:
+        """Answers 101 and gives the connection, to be taken over at once."""
+
 
 class Unwatched:
     """The client of a server that does not say when clients leave."""
@@ -31,6 +36,9 @@ class Unwatched:
 
     def abort(self) -> None:
         raise ConnectionAbortedError("the answer broke off")
+
+    def upgrade(self, protocol: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Wire:  # noqa: ARG002 - as above
+        raise RuntimeError("this server cannot switch protocols")
 
 
 def client_of(scope: Any) -> Client:

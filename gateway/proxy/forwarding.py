@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from gateway.clock import monotonic_seconds
 from gateway.problems import STATUS
+from gateway.proxy import websocket
 from gateway.proxy.bodies import ClientGone, PricedBody, Receive, StreamedBody
 from gateway.proxy.call import Call
 from gateway.proxy.departures import Client, Departures
@@ -20,6 +21,7 @@ from gateway.proxy.reply import Header, Reply, metering_headers
 from gateway.upstream.balancer import Upstream
 from gateway.upstream.errors import UpstreamError
 from gateway.upstream.response import Response
+from gateway.upstream.tunnel import Tunnel
 from gateway.upstream.wire import Request
 from policies.access import max_body_bytes
 from policies.model import Outcome, Refused
@@ -52,7 +54,7 @@ class Forwarding:
             self._call.forwarded_at = monotonic_seconds()
             response = await destination.upstream.send(request)
             try:
-                await self._deliver(response)
+                await (self._switch(response, destination) if response.status == 101 else self._deliver(response))
             finally:
                 response.close()
         except UpstreamError as error:
@@ -79,6 +81,8 @@ class Forwarding:
             if self._call.files is not None:
                 self._call.files.feed(priced.content)
             self._call.request_bytes = len(priced.content)
+        elif websocket.is_asked(ticket.ask.match.route, inbound):
+            request.upgrade = websocket.PROTOCOL
         elif inbound.content_length != 0:
             limit = max_body_bytes(ticket.ask.match.route, ticket.subscription.plan)
             self._streamed = StreamedBody(receive, limit, self._call.files)
@@ -106,6 +110,26 @@ class Forwarding:
             chunk = response.take()
         await self._finish(status, chunk)
         await self._reply.end(chunk)
+
+    async def _switch(self, response: Response, destination: Destination) -> None:
+        """From here on it is the client's and the upstream's own protocol; what it used is charged, whoever ends it."""
+        call = self._call
+        call.observe_response(response.headers)
+        websocket.check_answer(call.ticket.ask.inbound, response.headers)
+        if self._client.is_gone:
+            raise ClientGone
+        ours = self._metering(None, call.known_charge(response.status))
+        client = self._reply.switch(self._client, websocket.PROTOCOL, upstream_headers=response.headers, ours=ours)
+        tunnel = Tunnel(client, response.switched(), idle_timeout_seconds=destination.upstream.idle_timeout_seconds)
+        try:
+            try:
+                await tunnel.ended()
+            finally:
+                call.request_bytes, call.response_bytes = tunnel.bytes_up, tunnel.bytes_down
+                await self._settle(Outcome.SUCCEEDED, response.status)
+            await tunnel.close()
+        finally:
+            tunnel.abort()
 
     async def _finish(self, status: int, last_chunk: bytes) -> int | None:
         self._call.passed(last_chunk)

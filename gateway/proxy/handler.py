@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from gateway.clock import monotonic_seconds
-from gateway.proxy import bodies
+from gateway.proxy import bodies, websocket
 from gateway.proxy import inbound as reading
 from gateway.proxy.bodies import ClientGone, Receive
 from gateway.proxy.call import Call
@@ -72,6 +72,7 @@ class Handler:
         caller: Caller | None = None
         try:
             match = self._router.match(inbound.method, inbound.raw_path)
+            websocket.check(match.route, inbound)
             destination = self._destinations[match.route.upstream]
             key = inbound.api_key()
             caller = await self._principals.get(key)

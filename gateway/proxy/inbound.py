@@ -41,6 +41,9 @@ _READ = frozenset(
         b"x-category",
         b"x-batch-id",
         b"x-file-name",
+        b"upgrade",
+        b"sec-websocket-key",
+        b"sec-websocket-version",
     }
 )
 _NOT_FORWARDED = frozenset(
@@ -92,6 +95,7 @@ class Inbound(NamedTuple):
     is_from_trusted_proxy: bool
     fields: dict[bytes, bytes]
     passed: bytes
+    http_version: str
 
     @property
     def target(self) -> bytes:
@@ -154,6 +158,7 @@ def read(scope: Any, trusted_proxies: Sequence[Network] = ()) -> Inbound:
         is_from_trusted_proxy=trusted,
         fields=fields,
         passed=b"".join(passed),
+        http_version=scope["http_version"],
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
 from typing import Any
 
 from gateway.meter.meter import Admission
 from gateway.problems import problem, render
 from gateway.proxy.departures import Client
 from gateway.proxy.principals import Caller
+from gateway.upstream.tunnel import Wire
 from policies.limits import remaining as remaining_of_limits
 from policies.model import Refused
 
@@ -45,9 +47,7 @@ class Reply:
         self._send = send
 
     async def start(self, status: int, upstream_headers: Sequence[Header], ours: list[Header]) -> None:
-        headers = [header for header in upstream_headers if header[0] not in _DROPPED]
-        headers.append((b"x-request-id", self.request_id.encode()))
-        headers += ours
+        headers = self._headers(upstream_headers, ours)
         self.status = status
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
@@ -56,6 +56,14 @@ class Reply:
 
     async def end(self, chunk: bytes = b"") -> None:
         await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
+
+    def switch(
+        self, client: Client, protocol: bytes, *, upstream_headers: Sequence[Header], ours: list[Header]
+    ) -> Wire:
+        """Answers 101, and gives the connection of the client."""
+        wire = client.upgrade(protocol, self._headers(upstream_headers, ours))
+        self.status = HTTPStatus.SWITCHING_PROTOCOLS
+        return wire
 
     async def problem(self, refused: Refused, ours: list[Header]) -> None:
         answer = render(refused, self.request_id)
@@ -70,6 +78,12 @@ class Reply:
         answer = problem("internal_error", "The gateway failed; this call is not charged.", request_id=self.request_id)
         await self.start(answer.status, answer.headers, [])
         await self.end(answer.body)
+
+    def _headers(self, upstream_headers: Sequence[Header], ours: list[Header]) -> list[Header]:
+        headers = [header for header in upstream_headers if header[0] not in _DROPPED]
+        headers.append((b"x-request-id", self.request_id.encode()))
+        headers += ours
+        return headers
 
 
 def metering_headers(caller: Caller, admission: Admission, *, remaining: int, charged: int | None) -> list[Header]:

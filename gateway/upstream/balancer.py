@@ -76,6 +76,7 @@ class Upstream:
         if tls is None and any(address.scheme == "https" for address in addresses):
             tls = tls_context()
         self.name = name
+        self.idle_timeout_seconds = idle_timeout_seconds
         self._targets = [Target(Pool(address, limits, deadlines=deadlines, tls=tls)) for address in addresses]
         self._total_timeout_seconds = total_timeout_seconds
         self._retries = retries
@@ -233,12 +234,15 @@ class Upstream:
 
 
 def outcome_of(response: Response) -> Outcome:
-    """How an ended exchange ended. One that broke for the client's sake, or was let go unfinished, was aborted."""
+    """How an ended exchange ended. One that broke for the client's sake, or was let go unfinished, was aborted.
+
+    After 101 either side may end it.
+    """
     if response.error is not None:
         return response.error.outcome if isinstance(response.error, UpstreamError) else Outcome.CLIENT_ABORTED
     if response.status >= 400:
         return Outcome.UPSTREAM_ERROR
-    return Outcome.SUCCEEDED if response.complete else Outcome.CLIENT_ABORTED
+    return Outcome.SUCCEEDED if response.complete or response.status == 101 else Outcome.CLIENT_ABORTED
 
 
 def tls_context(ca_file: str | None = None) -> ssl.SSLContext:

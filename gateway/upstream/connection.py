@@ -90,7 +90,7 @@ class Connection(asyncio.Protocol):
             raise RuntimeError(f"{self!r} cannot start an exchange")
         now = self._progress_at = self._loop.time()
         self._total_at = total_at
-        reader = ResponseReader(request.method)
+        reader = ResponseReader(request.method, request.upgrade)
         response = Response(reader, self, reused=self.exchanges > 0, started_at=now, on_end=on_end)
         self.response = response
         self.exchanges += 1
@@ -124,6 +124,12 @@ class Connection(asyncio.Protocol):
     def abandon(self) -> None:
         self.response = None
         self._owner.release(self, reusable=False)
+
+    def hand_over(self) -> asyncio.Transport | None:
+        """Whoever takes the transport minds the time from here on, and tells us when it is lost."""
+        self._stop_timer()
+        self._unpause()
+        return self._transport
 
     # What the transport tells.
 

@@ -58,7 +58,8 @@ class ResponseReader:
     """Reads exactly one final response, however its bytes are cut.
 
     `status` is 0 until the head is there; `complete` once the body has ended cleanly; `clean` as long as nothing came
-    after the end. `on_*` are the parser's callbacks.
+    after the end. A 101 is final only where `upgrade` asked for it; all that follows is then its body. `on_*` are the
+    parser's callbacks.
     """
 
     __slots__ = (
@@ -73,6 +74,7 @@ class ResponseReader:
         "_remaining",
         "_tail",
         "_uncounted",
+        "_upgrade",
         "buffered",
         "chunks",
         "clean",
@@ -84,7 +86,7 @@ class ResponseReader:
         "status",
     )
 
-    def __init__(self, method: bytes) -> None:
+    def __init__(self, method: bytes, upgrade: bytes | None = None) -> None:
         self.status = 0
         self.headers: list[Header] = []
         self.chunks: list[bytes] = []
@@ -95,6 +97,7 @@ class ResponseReader:
         self.keep_alive = False
         self.keep_alive_seconds: int | None = None
         self._method = method
+        self._upgrade = upgrade
         self._framing = _Framing.NONE
         self._remaining = 0
         self._connection_fields: list[Header] = []
@@ -186,7 +189,8 @@ class ResponseReader:
         try:
             parser.feed_data(data)
         except httptools.HttpParserUpgrade as error:
-            raise invalid("the upstream switched protocols unasked") from error
+            if self._upgrade is None:
+                raise invalid("the upstream switched protocols unasked") from error
         except httptools.HttpParserError as error:
             if not self.complete:
                 raise invalid(f"the response is malformed: {error}") from error
@@ -196,11 +200,11 @@ class ResponseReader:
     def _finish_head(self, parser: httptools.HttpResponseParser) -> None:
         status = parser.get_status_code()
         # RFC 9110 section 15: 100 to 599 are valid.
-        if not 100 <= status <= 599 or status == 101:
+        if not 100 <= status <= 599 or (status == 101 and self._upgrade is None):
             raise invalid(f"the response has the status {status}")
         if len(self.headers) + len(self._connection_fields) > MAX_FIELDS:
             raise invalid(f"the response head has more than {MAX_FIELDS} fields")
-        if status < 200:
+        if status < 200 and status != 101:
             self._drop_interim()
             return
         self._decide_framing(status, parser.get_http_version())
@@ -219,6 +223,7 @@ class ResponseReader:
         """RFC 9112 sections 6.3 and 9.3, with every ambiguity refused."""
         length: bytes | None = None
         coding: bytes | None = None
+        protocol: bytes | None = None
         tokens: set[bytes] = set()
         for name, value in self._connection_fields:
             if name == b"content-length":
@@ -229,11 +234,24 @@ class ResponseReader:
                 tokens.update(_tokens(value))
             elif name == b"keep-alive":
                 self.keep_alive_seconds = _keep_alive_seconds(value)
+            elif name == b"upgrade":
+                protocol = value if protocol is None else b"twice"
         self.keep_alive = b"close" not in tokens and (version == "1.1" or b"keep-alive" in tokens)
         self._drop_named(tokens)
+        if status == 101:
+            self._switch(protocol, tokens)
+            return
         if coding is not None:
             _require_chunked(coding, version, length)
         self._frame(status, length, coding)
+
+    def _switch(self, protocol: bytes | None, tokens: set[bytes]) -> None:
+        """To the protocol that was asked for, or not at all; 101 has no content, whatever it says of its length."""
+        asked = self._upgrade or b""
+        if protocol is None or protocol.strip(b" \t").lower() != asked.lower() or b"upgrade" not in tokens:
+            raise invalid("the upstream switched to another protocol than it was asked for")
+        self._framing = _Framing.UNTIL_CLOSE
+        self.keep_alive = False
 
     def _drop_named(self, tokens: set[bytes]) -> None:
         named = tokens - {b"close", b"keep-alive"}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from gateway.upstream.reader import Header, ResponseReader
+from gateway.upstream.tunnel import Wire
 
 
 class Carrier(Protocol):
@@ -14,6 +15,7 @@ class Carrier(Protocol):
 
     def resume(self) -> None: ...
     def abandon(self) -> None: ...
+    def hand_over(self) -> asyncio.Transport | None: ...
 
 
 class Response:
@@ -78,6 +80,11 @@ class Response:
             self.close()
             raise
         return self
+
+    def switched(self) -> Wire:
+        """After 101: the connection, to be taken over at once. It stays leased until it is lost or this is closed."""
+        first = self.take()
+        return Wire(None if self._carrier is None else self._carrier.hand_over(), first)
 
     def close(self) -> None:
         """Let go. A complete and clean connection is in its pool again already; any other is closed here."""

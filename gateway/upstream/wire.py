@@ -9,9 +9,10 @@ import re
 from collections.abc import AsyncIterable
 from dataclasses import dataclass
 
-_GENERATED_FIELDS = (b"\ncontent-length:", b"\ntransfer-encoding:", b"\nconnection:")
+_GENERATED_FIELDS = (b"\ncontent-length:", b"\ntransfer-encoding:", b"\nconnection:", b"\nupgrade:")
 _METHODS_WITH_BODY = frozenset((b"POST", b"PUT", b"PATCH"))
 _METHOD = re.compile(rb"[A-Z]+")
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(rb"[!-~]+")
 # RFC 9110 section 5.1 and 5.5: tokens, and values without control characters. Possessive, so it runs in linear time.
 _FIELDS = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t -~\x80-\xff]*+\r\n)*+")
@@ -22,7 +23,8 @@ class Request:
     """One request. `header_block` holds end-to-end fields as `name: value\\r\\n`, never framing ones.
 
     `content_length` counts for an iterator only: its length in bytes, or None to send it chunked. The iterator is
-    pulled once a connection stands, and remains the caller's to close.
+    pulled once a connection stands, and remains the caller's to close. `upgrade` is the protocol to switch to, a token;
+    the answer may then be 101 (RFC 9110 section 7.8).
     """
 
     method: bytes
@@ -30,6 +32,7 @@ class Request:
     header_block: bytes = b""
     body: bytes | AsyncIterable[bytes] | None = None
     content_length: int | None = None
+    upgrade: bytes | None = None
 
 
 def render_head(request: Request, host: bytes) -> bytes:
@@ -53,6 +56,10 @@ def render_head(request: Request, host: bytes) -> bytes:
 
 def _framing_of(request: Request) -> bytes:
     body = request.body
+    if request.upgrade is not None:
+        if body is not None or not _TOKEN.fullmatch(request.upgrade):
+            raise ValueError("a request to switch protocols names one, and has no body")
+        return b"connection: Upgrade\r\nupgrade: %b\r\n" % request.upgrade
     if body is None:
         # RFC 9110 section 8.6: a method that anticipates content says that there is none.
         return b"content-length: 0\r\n" if request.method in _METHODS_WITH_BODY else b""

@@ -20,6 +20,7 @@ def scope(*headers: tuple[bytes, bytes], peer: str | None = "192.0.2.1", **given
     return {
         "method": "GET",
         "raw_path": b"/v1/x",
+        "http_version": "1.1",
         "query_string": b"",
         "scheme": "http",
         "headers": list(headers),

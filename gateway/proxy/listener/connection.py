@@ -26,6 +26,7 @@ from gateway.proxy.listener.deadline import Deadline
 from gateway.proxy.listener.exchange import Exchange
 from gateway.proxy.listener.head import Head
 from gateway.proxy.listener.refusals import Unacceptable, answer
+from gateway.upstream.tunnel import Wire
 
 # Of a body that the application has not taken, and of requests behind the current one: asyncio's own for writing.
 MAX_UNREAD_BYTES = 64 * 1024
@@ -196,6 +197,12 @@ class PublicProtocol(asyncio.Protocol):
             self._read_head(data, 0)
         else:
             self._rearm()
+
+    def hand_over(self) -> Wire:
+        self._deadline.clear()
+        self.resume_reading()
+        unread, self._unread = self._unread, b""
+        return Wire(self.transport, unread)
 
     def cut(self, *, hard: bool) -> None:
         if hard:

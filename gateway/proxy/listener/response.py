@@ -83,12 +83,28 @@ def render(
         lines.append(date_line())
     framing = _framing(status, method, length, is_http_1_0=is_http_1_0)
     keeps_alive = keeps_alive and framing is not Framing.UNTIL_CLOSE
+    head = _joined(lines)
+    ending = _ENDINGS[framing is Framing.CHUNKED, keeps_alive]
+    return ResponseHead(head + ending, framing, int(length or 0) if framing is Framing.LENGTH else 0, keeps_alive)
+
+
+def render_switch(protocol: bytes, headers: Iterable[Header]) -> bytes:
+    """Renders a 101 (RFC 9110 section 15.2.2): it has no body, and what follows it is no HTTP."""
+    lines = [b"HTTP/1.1 101 Switching Protocols"]
+    for name, value in headers:
+        opening, kind = _openings.get(name) or _learn(name)
+        if kind is None or kind is _DATE_FIELD:
+            lines.append(opening + value)
+    lines += (b"connection: Upgrade", b"upgrade: " + protocol)
+    return _joined(lines) + b"\r\n\r\n"
+
+
+def _joined(lines: list[bytes]) -> bytes:
     head = b"\r\n".join(lines)
     # The line ends are ours; whatever else there is of control characters came with a value.
     if len(head) - len(head.translate(None, _CONTROLS)) != 2 * (len(lines) - 1):
         raise RuntimeError("a response header holds a control character")
-    ending = _ENDINGS[framing is Framing.CHUNKED, keeps_alive]
-    return ResponseHead(head + ending, framing, int(length or 0) if framing is Framing.LENGTH else 0, keeps_alive)
+    return head
 
 
 _ENDINGS = {

@@ -1,0 +1,66 @@
+"""WebSockets as real clients and servers speak them, and byte by byte."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from hashlib import sha1
+from secrets import token_bytes
+from typing import Any
+
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
+
+from tests.proxy.plane import ANSWER_SECONDS, Account, Plane, Wire
+from tests.proxy.upstream import Exchange
+
+Handler = Callable[[ServerConnection], Awaitable[None]]
+
+
+@asynccontextmanager
+async def server(handler: Handler, **settings: Any) -> AsyncIterator[str]:
+    """A real server, as `http://…` names it."""
+    async with serve(handler, "127.0.0.1", 0, max_size=None, **settings) as serving:
+        yield f"http://127.0.0.1:{next(iter(serving.sockets)).getsockname()[1]}"
+
+
+def client(plane: Plane, account: Account, path: str = "/v1/socket", **settings: Any) -> connect:
+    """A real client, before its handshake."""
+    url = plane.url.replace("http:", "ws:") + path
+    given = {"additional_headers": account.auth, "max_size": None, "open_timeout": ANSWER_SECONDS, "proxy": None}
+    return connect(url, **given | settings)
+
+
+async def echo(socket: ServerConnection) -> None:
+    async for message in socket:
+        await socket.send(message)
+
+
+def handshake_fields(**changed: str | None) -> list[str]:
+    """The fields of a valid handshake but for some, by name with underscores; None leaves one out."""
+    fields: dict[str, str | None] = {
+        "connection": "Upgrade",
+        "upgrade": "websocket",
+        "sec_websocket_version": "13",
+        "sec_websocket_key": b64encode(token_bytes(16)).decode(),
+    }
+    pairs = (fields | changed).items()
+    return [f"{name.replace('_', '-')}: {value}" for name, value in pairs if value is not None]
+
+
+async def opened(wire: Wire, account: Account, path: str = "/v1/socket") -> dict[str, str]:
+    """Opens a tunnel byte by byte; gives the fields of the 101."""
+    await wire.request(account, f"GET {path}", *handshake_fields())
+    status, fields = await wire.head()
+    assert status == 101
+    return fields
+
+
+async def switch(exchange: Exchange, first: bytes = b"", **changed: str) -> None:
+    """Answers a handshake as an upstream should, but for some fields."""
+    given = exchange["sec-websocket-key"].encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+    accept = b64encode(sha1(given, usedforsecurity=False).digest()).decode()
+    fields = {"connection": "Upgrade", "upgrade": "websocket", "sec_websocket_accept": accept} | changed
+    lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items() if value)
+    await exchange.write(f"HTTP/1.1 101 Switching Protocols\r\n{lines}\r\n".encode() + first)
