@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from functools import cache
+from importlib.metadata import version
 from secrets import token_bytes, token_hex
 from typing import Any
 
@@ -141,6 +142,7 @@ async def control_plane(config: Config) -> AsyncIterator[Any]:
 @asynccontextmanager
 async def background(config: Config) -> AsyncIterator[None]:
     """The workers that everything relies on."""
+    metrics.BUILD_INFO.labels(version("metering-gateway")).set(1)
     async with _stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS) as (database, link):
         partitions = config.redis.partitions
         meter = Meter(link, partitions=partitions, owner="worker")
@@ -149,6 +151,7 @@ async def background(config: Config) -> AsyncIterator[None]:
             HoldSweeper(meter, Holds(link, partitions)),
             OutboxPublisher(database, meter),
             PartitionKeeper(database),
+            MetricsFlusher(),
             NightlyReconciliation(Reconciler(database, Audit(link, meter))),
             *_retention(config, database, link),
         )

@@ -23,6 +23,10 @@ import hiredis
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import RedisError, ResponseError
 
+from gateway import metrics
+from gateway.clock import monotonic_seconds
+from gateway.metrics import BufferedHistogram
+
 MAX_PENDING = 20_000  # commands awaiting a reply; past it Redis is slower than we are, and waiting longer helps nobody
 RECONNECT_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 CONNECT_TIMEOUT_SECONDS = 2.0
@@ -62,13 +66,14 @@ class UnsupportedServer(Exception):  # noqa: N818 - it names what was found
 class Script:
     """A Lua script by its SHA-1, as EVALSHA wants it, and its source for a server that has lost it."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, name: str = metrics.OTHER) -> None:
         self.source = source
+        self.seconds = BufferedHistogram(metrics.METER_CALL.labels(name), metrics.CALL_SECONDS)
         self.sha = sha1(source.encode(), usedforsecurity=False).hexdigest().encode()
 
     @classmethod
     def load(cls, name: str) -> Script:
-        return cls((Path(__file__).parent / f"{name}.lua").read_text())
+        return cls((Path(__file__).parent / f"{name}.lua").read_text(), name)
 
 
 class Link:
@@ -123,11 +128,14 @@ class Link:
 
     async def run(self, script: Script, keys: Sequence[bytes], arguments: Command) -> Any:
         """Runs a script by its digest; a server that has forgotten it is sent the source, once."""
+        started = monotonic_seconds()
         try:
             return await self.call((b"EVALSHA", script.sha, len(keys), *keys, *arguments))
         except MeterError as error:
             if not str(error).startswith("NOSCRIPT"):
                 raise
+        finally:
+            script.seconds.observe(monotonic_seconds() - started)
         return await self.call((b"EVAL", script.source, len(keys), *keys, *arguments))
 
     async def _connect(self) -> _Pipe:
