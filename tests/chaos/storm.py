@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import repeat
 from random import Random
 from urllib.parse import urlsplit
 
@@ -45,6 +46,7 @@ class Visit:
     resets: bool
     share: float  # of the head, upload or answer, until it leaves
     patience_seconds: float
+    is_endless: bool = False
 
     def pieces(self) -> tuple[bytes, bytes]:
         """Head and body."""
@@ -52,6 +54,7 @@ class Visit:
         body = line * self.lines
         framing = "transfer-encoding: chunked" if self.is_chunked else f"content-length: {len(body)}"
         fields = [f"x-api-key: {self.account.key}", f"x-request-id: {self.nonce}", f"x-nonce: {self.nonce}", framing]
+        fields += ["x-endless: yes"] if self.is_endless else []
         head = "\r\n".join(["POST /v1/echo HTTP/1.1", "host: gateway.test", *fields, "", ""]).encode()
         if not self.is_chunked:
             return head, body
@@ -74,16 +77,17 @@ class Findings:
 
 def visits(accounts: list[Account], count: int, chance: Random) -> Iterator[Visit]:
     for number in range(count):
-        whose = chance.randrange(len(accounts))
+        whose, moment = chance.randrange(len(accounts)), chance.choice(list(Moment))
         yield Visit(
             account=accounts[whose],
             nonce=f"{whose}-{number}",
-            moment=chance.choice(list(Moment)),
+            moment=moment,
             lines=chance.choice([1, 1, 20, LINES_MAX]),
             is_chunked=chance.random() < 0.3,
             resets=chance.random() < 0.5,
             share=chance.random(),
             patience_seconds=chance.uniform(0, 0.15),
+            is_endless=moment is Moment.IN_ANSWER and chance.random() < 0.3,
         )
 
 
@@ -156,7 +160,7 @@ def echoing(findings: Findings, accounts: list[Account], chance: Random) -> Answ
             findings.foreign.append(f"{nonce} came with a body of another's")
         await asyncio.sleep(chance.uniform(0, 0.05))
         await exchange.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n")
-        for _ in range(chance.choice([1, 1, 5])):
+        for _ in repeat(None) if exchange.all("x-endless") else range(chance.choice([1, 1, 5])):
             lines = line * chance.choice([1, 3, 200])
             await exchange.write(b"%x\r\n%b\r\n" % (len(lines), lines))
             await asyncio.sleep(chance.uniform(0, 0.05))

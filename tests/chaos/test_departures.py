@@ -22,6 +22,7 @@ from gateway.config import load
 from gateway.ledger.session import Database
 from gateway.meter.link import Link
 from gateway.meter.meter import SCRIPTS
+from gateway.proxy import departures
 from gateway.proxy.router import Router
 from tests.chaos.storm import Findings, Moment, Visit, echoing, pay, visits
 from tests.eventually import eventually
@@ -59,7 +60,11 @@ async def plane(migrated_url: str, redis_url: str, database: Database, redis: Re
     await link.close()
 
 
-async def test_no_answer_reaches_another_and_nothing_is_left_behind(plane: Plane) -> None:
+async def test_no_answer_reaches_another_and_nothing_is_left_behind(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(departures, "MAX_DRAINS", 8)  # so that many calls are cut at once
+    monkeypatch.setattr(departures, "DRAIN_SECONDS", 0.5)  # and those without an end soon
     accounts = [await plane.account(credits=GRANTED * number) for number in range(1, ACCOUNTS + 1)]
     findings = Findings()
     plane.upstream.answer = echoing(findings, accounts, chance("upstream"))

@@ -18,7 +18,7 @@ STREAMS = 200
 DRAIN_SECONDS = 2.0
 GRACE_SECONDS = times(suite=8, full=2)  # the suite shares its machine
 RELOADS = times(suite=10, full=100)
-LOADING = 6
+LOADING = 3
 FRESH_CONNECTIONS = 8  # the kernel spreads them over the workers
 PATIENCE_SECONDS = 30.0  # only a failure waits so long
 REFUSED = "the new configuration is refused, the old one stays"
