@@ -36,7 +36,7 @@ from gateway.proxy.server import Limits, configure
 from gateway.proxy.settlement import Settler
 from gateway.proxy.spool import Spool
 from gateway.proxy.tally import Tally
-from gateway.upstream.balancer import Upstream
+from gateway.upstream.balancer import Probing, Upstream, tls_context
 from gateway.workers.heartbeat import Heartbeat
 from gateway.workers.hold_sweeper import HoldSweeper
 from gateway.workers.outbox import OutboxPublisher
@@ -44,6 +44,7 @@ from gateway.workers.partitions import PartitionKeeper
 from gateway.workers.reconcile import NightlyReconciliation, Reconciler
 from gateway.workers.retention import Retention
 from gateway.workers.runner import Runner, Worker
+from gateway.workers.upstream_watch import UpstreamWatch
 from gateway.workers.usage_writer import UsageWriter
 from policies.model import Outcome
 
@@ -114,7 +115,7 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
         heartbeat = Heartbeat(Holds(link, config.redis.partitions), owner)
         await heartbeat.run_once()
         async with settler:
-            async with Runner(heartbeat, settler, tally, MetricsFlusher()):
+            async with Runner(heartbeat, settler, tally, UpstreamWatch(lambda: handler.upstreams), MetricsFlusher()):
                 yield handler
             await handler.close()
         access_log.close()
@@ -206,6 +207,8 @@ def _destination(each: UpstreamConfig) -> Destination:
         max_connections=each.max_connections,
         queue_timeout_seconds=each.queue_timeout_seconds,
         retries=each.retries,
+        tls=None if each.ca_file is None else tls_context(each.ca_file),
+        probing=None if each.health is None else Probing(each.health.path.encode(), each.health.interval_seconds),
         observer=_upstream_series(each.name),
     )
     lines = [f"{name}: {value}\r\n" for name, value in each.headers.items()]
@@ -237,6 +240,9 @@ class _UpstreamSeries:
 
     def attempt_retried(self, upstream: str, reason: str) -> None:
         metrics.UPSTREAM_RETRIES.labels(upstream, reason).inc()
+
+    def target_ejected(self, upstream: str) -> None:
+        metrics.UPSTREAM_EJECTIONS.labels(upstream).inc()
 
 
 @cache

@@ -29,6 +29,19 @@ UPSTREAM_DURATION = Histogram(
     "gateway_upstream_duration_seconds", "From forwarding to the end of the answer.", ["upstream"], buckets=SECONDS
 )
 UPSTREAM_RETRIES = Counter("gateway_upstream_retries", "Attempts made again, by reason.", ["upstream", "reason"])
+UPSTREAM_EJECTIONS = Counter("gateway_upstream_ejections", "Targets taken out after failures in a row.", ["upstream"])
+UPSTREAM_TARGETS = Gauge(
+    "gateway_upstream_targets_in_service",
+    "Targets not ejected, as the process that sees the fewest does.",
+    ["upstream"],
+    multiprocess_mode="livemin",
+)
+UPSTREAM_BREAKER = Gauge(
+    "gateway_upstream_breaker_open",
+    "1 while a process sees no target in service and answers 503 in its place.",
+    ["upstream"],
+    multiprocess_mode="livemax",
+)
 CREDITS_CHARGED = Counter("gateway_credits_charged", "Credits charged.", ["endpoint", "plan"])
 CREDITS_RELEASED = Counter("gateway_credits_released", "Credits held and given back.", ["endpoint"])
 IN_FLIGHT = Gauge("gateway_requests_in_flight", "Admitted and not settled.", multiprocess_mode="livesum")

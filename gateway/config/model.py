@@ -6,6 +6,8 @@ the names carry the unit. The defaults here are the defaults of the product.
 
 from __future__ import annotations
 
+import re
+import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -89,9 +91,38 @@ def _not_empty(targets: tuple[str, ...]) -> tuple[str, ...]:
     return targets
 
 
+def _path_of_probe(written: object) -> str:
+    if not isinstance(written, str) or not re.fullmatch(r"/[!-~]*", written, re.ASCII) or "#" in written:
+        raise ValueError(f"must be a path such as /healthz, got {written!r}")
+    return written
+
+
+def _ca_file(written: object) -> str:
+    """Absolute, since child processes may work elsewhere; loaded here, so that a mistake is found before it matters."""
+    if not isinstance(written, str):
+        raise ValueError(f"must be the path of a PEM file, got {written!r}")
+    path = str(Path(written).absolute())
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError as error:  # SSLError is one
+        raise ValueError(f"must be a PEM file of certificates; {path}: {error.strerror or error}") from error
+    return path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """`GET path` of each target, again and again: below 500 within the interval, and 5 s at most, is well."""
+
+    path: Annotated[str, BeforeValidator(_path_of_probe)]
+    interval_seconds: Annotated[Timeout, Field(alias="interval")] = 5.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upstream:
-    """Where requests go. `targets` are origins (`http://host:port`), `headers` (lower-case) are set on each request."""
+    """Where requests go. `targets` are origins (`http://host:port`), `headers` (lower-case) are set on each request.
+
+    `ca_file` holds the authorities of https targets instead of the system's. Without `health` nothing is probed.
+    """
 
     name: Word
     targets: Annotated[tuple[Target, ...], BeforeValidator(quantities.listed), AfterValidator(_not_empty)]
@@ -103,6 +134,12 @@ class Upstream:
     max_connections: Positive = 256
     queue_timeout_seconds: Annotated[Duration, Field(alias="queue_timeout")] = 2.0
     retries: Annotated[int, Field(strict=True, ge=0, le=10)] = 1
+    ca_file: Annotated[str, BeforeValidator(_ca_file)] | None = None
+    health: Health | None = None
+
+    def __post_init__(self) -> None:
+        if self.ca_file is not None and not any(target.startswith("https:") for target in self.targets):
+            raise ValueError("ca_file is for https targets, and there is none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,10 @@ _DURATION_UNITS = {
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)", re.ASCII)
 # RFC 1123 section 2.1, with the underscore that container networks put into service names.
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_-]{1,63})*\.?", re.ASCII)
+_NETLOC = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\[\]:@]+)(?::[0-9]{1,5})?", re.ASCII)
+_BLANK = re.compile(r"[\x00-\x20\x7f]")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_WANTED_URL = "must be a URL such as http://127.0.0.1:9000 or https://api.example.com"
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _KEY_PREFIX = re.compile(r"[a-z][a-z0-9]{0,15}", re.ASCII)
 _CURRENCY = re.compile(r"[A-Z]{3}", re.ASCII)
@@ -106,15 +110,29 @@ def network(written: object) -> IPNetwork:
 
 
 def http_origin(written: object) -> str:
-    """`http://host[:port]` or `https://host[:port]`, nothing behind; given back without a trailing slash."""
-    url = _http_url(written)
+    """`http://host[:port]` or `https://host[:port]`, nothing behind; given back in the one spelling upstreams use.
+
+    The rule is that of `parse_target` in `gateway/upstream/address.py`, which this room may not import.
+    """
+    if not isinstance(written, str) or _BLANK.search(written):
+        raise ValueError(_WANTED_URL)
+    if re.match(r"https?://[^/?#]*@", written, re.IGNORECASE):
+        raise ValueError("must not hold a user or password; send them as a header")
+    try:
+        url = urlsplit(written)
+        host, port = _origin_host(url), url.port
+    except ValueError as error:  # UnicodeError is one
+        raise ValueError(_WANTED_URL) from error
+    if url.scheme not in _DEFAULT_PORTS:
+        raise ValueError(_WANTED_URL)
     if url.path not in ("", "/") or url.query or url.fragment:
         raise ValueError(
             "must be only scheme, host and port, such as http://127.0.0.1:9000; paths come from the client"
         )
-    if url.port == 0:
+    if port == 0:
         raise ValueError("must name a port from 1 to 65535")
-    return f"{url.scheme}://{url.netloc.lower()}"
+    shown = f"[{host}]" if ":" in host else host
+    return f"{url.scheme}://{shown}" if port in (None, _DEFAULT_PORTS[url.scheme]) else f"{url.scheme}://{shown}:{port}"
 
 
 def http_url(written: object) -> str:
@@ -202,8 +220,22 @@ def _host(written: str, wanted: str) -> str:
     return written
 
 
+def _origin_host(url: SplitResult) -> str:
+    if not _NETLOC.fullmatch(url.netloc):
+        raise ValueError(_WANTED_URL)
+    host = url.hostname or ""
+    if ":" in host:
+        return str(IPv6Address(host))
+    if re.fullmatch(r"[0-9.]+", host, re.ASCII):
+        return str(IPv4Address(host))
+    name = host.encode("idna").decode("ascii")
+    if not _HOST_NAME.fullmatch(name):
+        raise ValueError(_WANTED_URL)
+    return name
+
+
 def _http_url(written: object) -> SplitResult:
-    wanted = "must be a URL such as http://127.0.0.1:9000 or https://api.example.com"
+    wanted = _WANTED_URL
     if not isinstance(written, str) or re.search(r"[\x00-\x20\x7f-\uffff]", written):
         raise ValueError(wanted)
     try:

@@ -113,7 +113,7 @@ _COUNT_EXAMPLE = {"item": "request:/products", "token": "response:/usage/total_t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteEntry:
-    """`name` is the metric label and `usage_tracking.endpoint`."""
+    """`name` is the metric label and `usage_tracking.endpoint`. With `websocket`, a handshake may switch protocols."""
 
     name: Annotated[Word, AfterValidator(_not_reserved)]
     match: MatchEntry
@@ -127,6 +127,14 @@ class RouteEntry:
         default_factory=lambda: frozenset({"2xx", "3xx"})
     )
     websocket: Flag = False
+
+    def __post_init__(self) -> None:
+        if not self.websocket:
+            return
+        if "GET" not in self.match.methods:
+            raise ValueError("websocket needs GET among match.methods: its handshake is a GET (RFC 6455 section 4.1)")
+        if self.price.count is not None:
+            raise ValueError("websocket needs a price per: call or per: minute; its messages are never counted")
 
 
 def route_of(entry: RouteEntry) -> Route:

@@ -24,6 +24,7 @@ from gateway.proxy.router import Match, Router
 from gateway.proxy.settlement import Settler
 from gateway.proxy.tally import Tally
 from gateway.request_ids import uuid7
+from gateway.upstream.balancer import Upstream
 from policies.model import Outcome, Refused
 
 _log = structlog.get_logger()
@@ -96,6 +97,11 @@ class Handler:
         """Serves by a new configuration from the next request on; gives the destinations that served until now."""
         before, self._router, self._destinations = self._destinations, router, destinations
         return before
+
+    @property
+    def upstreams(self) -> list[Upstream]:
+        """Those that serve now."""
+        return [each.upstream for each in self._destinations.values()]
 
     async def close(self) -> None:
         """Closes the connections to the upstreams; calls still under way on them break off."""

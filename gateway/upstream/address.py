@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from ipaddress import IPv4Address, IPv6Address
+from urllib.parse import SplitResult, urlsplit
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_NETLOC = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\[\]:@]+)(?::[0-9]{1,5})?", re.ASCII)
+_NUMERIC = re.compile(r"[0-9.]+", re.ASCII)
+# RFC 1123 section 2.1, with the underscore that container networks put into service names.
+_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_][a-z0-9_-]{0,62}(\.[a-z0-9_-]{1,63})*\.?", re.ASCII)
+_BLANK = re.compile(r"[\x00-\x20\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +34,33 @@ class Address:
 
 
 def parse_target(url: str) -> Address:
-    """`http://host`, `https://host:port`, `http://[::1]:9000`. ValueError says what is wrong with anything else."""
-    parts = urlsplit(url)
-    if parts.scheme not in _DEFAULT_PORTS:
-        raise ValueError(f"target {url!r}: the scheme must be http or https")
-    if not parts.hostname:
-        raise ValueError(f"target {url!r}: there is no host")
-    if parts.username is not None or parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError(f"target {url!r}: only scheme, host and port may be given; paths come from the request")
+    """`http://host`, `https://host:port`, `http://[::1]:9000`. ValueError says what is wrong with anything else.
+
+    `gateway/config` has the same rule, so that no target which was accepted there fails here.
+    """
     try:
-        port = parts.port or _DEFAULT_PORTS[parts.scheme]
-        host = parts.hostname if ":" in parts.hostname else parts.hostname.encode("idna").decode("ascii")
+        parts = urlsplit(url)
+        host, port = _host(parts), parts.port
     except ValueError as error:  # UnicodeError is one
         raise ValueError(f"target {url!r}: {error}") from error
-    return Address(parts.scheme, host, port)
+    if parts.scheme not in _DEFAULT_PORTS:
+        raise ValueError(f"target {url!r}: the scheme must be http or https")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError(f"target {url!r}: only scheme, host and port may be given; paths come from the request")
+    if port == 0 or _BLANK.search(url):
+        raise ValueError(f"target {url!r}: nothing listens on port 0, and a URL has no blanks")
+    return Address(parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme])
+
+
+def _host(parts: SplitResult) -> str:
+    if not _NETLOC.fullmatch(parts.netloc):
+        raise ValueError("there is no host, or more than a host and a port")
+    host = parts.hostname or ""
+    if ":" in host:
+        return str(IPv6Address(host))
+    if _NUMERIC.fullmatch(host):
+        return str(IPv4Address(host))
+    name = host.encode("idna").decode("ascii")
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{host!r} is no name of a host")
+    return name

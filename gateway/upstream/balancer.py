@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from gateway.upstream.address import parse_target
@@ -26,10 +26,19 @@ STALE_WITHIN_SECONDS = 1.0
 
 
 class Observer(Protocol):
-    """Hears of every attempt, once: how it ended and how long it took, and why another followed."""
+    """Hears of every attempt, once: how it ended and how long it took, why another followed, who was ejected by it."""
 
     def attempt_ended(self, upstream: str, outcome: Outcome, *, duration_seconds: float) -> None: ...
     def attempt_retried(self, upstream: str, reason: str) -> None: ...
+    def target_ejected(self, upstream: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """What to ask a target for, to see whether it is well, and how often."""
+
+    path: bytes
+    interval_seconds: float
 
 
 class Target:
@@ -66,6 +75,7 @@ class Upstream:
         queue_timeout_seconds: float = 2.0,
         retries: int = 1,
         tls: ssl.SSLContext | None = None,
+        probing: Probing | None = None,
         observer: Observer | None = None,
     ) -> None:
         if not targets:
@@ -77,6 +87,7 @@ class Upstream:
             tls = tls_context()
         self.name = name
         self.idle_timeout_seconds = idle_timeout_seconds
+        self.probing = probing
         self._targets = [Target(Pool(address, limits, deadlines=deadlines, tls=tls)) for address in addresses]
         self._total_timeout_seconds = total_timeout_seconds
         self._retries = retries
@@ -86,6 +97,11 @@ class Upstream:
 
     def __repr__(self) -> str:
         return f"<Upstream {self.name!r} {self._targets!r}>"
+
+    @property
+    def targets_in_service(self) -> int:
+        """How many are not ejected; with none the breaker is open."""
+        return sum(not target.health.is_ejected for target in self._targets)
 
     async def send(self, request: Request) -> Response:
         """Send, and return once the head of the response is here; its body may still come, and ours still go.
@@ -154,7 +170,7 @@ class Upstream:
         head = render_head(request, target.host)
         trial = target.health.asked()
         try:
-            response = await self._exchange(target, head, request, now=now, total_at=total_at)
+            response = await self._exchange(target, head, request, now=now, total_at=total_at, on_end=self._on_end)
         except UpstreamError as error:
             self._failed(target, error, trial=trial, started_at=now)
             raise
@@ -165,10 +181,10 @@ class Upstream:
         return response
 
     async def _exchange(
-        self, target: Target, head: bytes, request: Request, *, now: float, total_at: float
+        self, target: Target, head: bytes, request: Request, *, now: float, total_at: float, on_end: OnEnd | None
     ) -> Response:
         connection = target.pool.take_idle(now) or await target.pool.connect_or_wait()
-        response = connection.start(head, request, total_at=total_at, on_end=self._on_end)
+        response = connection.start(head, request, total_at=total_at, on_end=on_end)
         try:
             return await response.head()
         except UpstreamError:
@@ -176,7 +192,7 @@ class Upstream:
                 raise
         self._retried("stale")
         connection = await target.pool.connect_or_wait()
-        response = connection.start(head, request, total_at=total_at, on_end=self._on_end)
+        response = connection.start(head, request, total_at=total_at, on_end=on_end)
         return await response.head()
 
     def _was_stale(self, response: Response, request: Request) -> bool:
@@ -199,23 +215,24 @@ class Upstream:
         now = asyncio.get_running_loop().time()
         head = render_head(request, target.host)
         try:
-            response = await self._exchange(target, head, request, now=now, total_at=now + within_seconds)
+            total_at = now + within_seconds
+            response = await self._exchange(target, head, request, now=now, total_at=total_at, on_end=None)
             response.close()
             well = response.status < 500
         except UpstreamError as error:
-            well = error.code is Refusal.UPSTREAM_OVERLOADED  # busy is not ill
-        if well:
-            target.health.succeeded()
-        else:
-            target.health.failed(now, trial=target.health.is_ejected)
+            if error.code is Refusal.UPSTREAM_OVERLOADED:
+                return True  # busy is not ill, but not known to be well either
+            well = False
+        if target.health.probed(is_well=well):
+            self._ejected()
         return well
 
     def _failed(self, target: Target, error: UpstreamError, *, trial: bool, started_at: float) -> None:
         now = asyncio.get_running_loop().time()
         if error.code is Refusal.UPSTREAM_OVERLOADED:
             target.health.unknown(trial=trial)
-        else:
-            target.health.failed(now, trial=trial)
+        elif target.health.failed(now, trial=trial):
+            self._ejected()
         if self._observer is not None and (
             isinstance(error, NotSentError) or error.code is Refusal.UPSTREAM_OVERLOADED
         ):
@@ -227,6 +244,10 @@ class Upstream:
         if self._observer is not None:
             seconds = asyncio.get_running_loop().time() - response.started_at
             self._observer.attempt_ended(self.name, outcome_of(response), duration_seconds=seconds)
+
+    def _ejected(self) -> None:
+        if self._observer is not None:
+            self._observer.target_ejected(self.name)
 
     def _retried(self, reason: str) -> None:
         if self._observer is not None:

@@ -128,6 +128,28 @@ def test_charging_on_what_is_no_status_is_refused(tmp_path: Path, statuses: str)
     assert said.startswith("3: routes[0].charge_on: must be a list of statuses")
 
 
+@pytest.mark.parametrize(
+    ("rest", "message"),
+    [
+        ("match: {path: /, methods: [POST]}, price: {credits: 1}", "websocket needs GET among match.methods"),
+        ("match: {path: /}, price: {credits: 1, per: item, count: request:/x}", "per: call or per: minute"),
+        ("match: {path: /}, price: {credits: 1, per: 9 tokens, count: response:/x}", "per: call or per: minute"),
+    ],
+)
+def test_a_websocket_that_cannot_be_opened_or_priced_is_refused(tmp_path: Path, rest: str, message: str) -> None:
+    assert message in problem(tmp_path, f"{rest}, websocket: true")
+    assert routes(tmp_path, f"{rest}, websocket: false")
+
+
+@pytest.mark.parametrize(
+    "rest", ["", "match: {path: /a, methods: [get]}, price: {credits: 1, per: 5 minutes, hold: 9}"]
+)
+def test_a_websocket_costs_per_call_or_per_minute(tmp_path: Path, rest: str) -> None:
+    (route,) = routes(tmp_path, f"{rest or 'match: {path: /}, price: {credits: 1}'}, websocket: true")
+
+    assert route.websocket
+
+
 def test_two_routes_for_one_request_are_refused_naming_both(tmp_path: Path) -> None:
     said = problem(
         tmp_path,

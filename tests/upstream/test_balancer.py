@@ -10,7 +10,7 @@ import pytest
 
 from gateway.upstream.balancer import Upstream
 from gateway.upstream.errors import NotSentError, UpstreamError
-from gateway.upstream.health import FAILURES_TO_EJECT
+from gateway.upstream.health import FAILED_PROBES_TO_EJECT, FAILURES_TO_EJECT
 from gateway.upstream.wire import Request
 from policies.model import Outcome, Refusal
 from tests.upstream.scripted import OK, Reply, Then, eventually, fetch, read_all, scripted, upstream_to
@@ -38,6 +38,7 @@ class Seen:
         self.outcomes: Counter[Outcome] = Counter()
         self.retries: Counter[str] = Counter()
         self.seconds: list[float] = []
+        self.ejections = 0
 
     def attempt_ended(self, upstream: str, outcome: Outcome, *, duration_seconds: float) -> None:
         assert upstream == "test"
@@ -46,6 +47,9 @@ class Seen:
 
     def attempt_retried(self, _upstream: str, reason: str) -> None:
         self.retries[reason] += 1
+
+    def target_ejected(self, _upstream: str) -> None:
+        self.ejections += 1
 
 
 # Stale connections.
@@ -255,6 +259,7 @@ async def test_a_failing_target_is_left_alone_and_comes_back() -> None:
 
         assert results.count(Refusal.UPSTREAM_UNREACHABLE) == FAILURES_TO_EJECT
         assert "ejected" in repr(upstream)
+        assert upstream.targets_in_service == 1
 
 
 async def test_the_breaker_answers_at_once_while_every_target_is_out() -> None:
@@ -296,18 +301,38 @@ async def test_a_trial_that_its_client_leaves_frees_the_way_for_the_next(monkeyp
         assert await fetch(upstream) == (200, b"ok")
 
 
-async def test_a_probe_ejects_and_readmits() -> None:
-    async with (
-        scripted(*[UNAVAILABLE] * FAILURES_TO_EJECT, Reply()) as server,
-        upstream_to(server.url) as upstream,
-    ):
-        for _ in range(FAILURES_TO_EJECT):
+async def test_probes_eject_and_readmit_whatever_requests_say() -> None:
+    seen = Seen()
+    replies = [UNAVAILABLE, Reply()] * (FAILED_PROBES_TO_EJECT - 1) + [UNAVAILABLE, UNAVAILABLE, Reply()]
+    async with scripted(*replies) as server, upstream_to(server.url, observer=seen) as upstream:
+        for _ in range(FAILED_PROBES_TO_EJECT - 1):
             assert await upstream.probe(b"/health") == {server.url: False}
-        assert await _code_of(upstream) is Refusal.UPSTREAM_OVERLOADED
+            assert await fetch(upstream) == (200, b"ok")
+        assert (seen.ejections, upstream.targets_in_service) == (0, 1)
+        for _ in range(2):
+            assert await upstream.probe(b"/health") == {server.url: False}
+            assert await _code_of(upstream) is Refusal.UPSTREAM_OVERLOADED
+        assert (seen.ejections, upstream.targets_in_service) == (1, 0)
 
         assert await upstream.probe(b"/health") == {server.url: True}
         assert await fetch(upstream) == (200, b"ok")
+        assert upstream.targets_in_service == 1
         assert server.requests[0].startswith(b"GET /health HTTP/1.1\r\n")
+    assert seen.outcomes == {Outcome.SUCCEEDED: FAILED_PROBES_TO_EJECT}, "probes are no requests"
+
+
+async def test_a_target_too_busy_to_be_probed_is_neither_well_nor_ill() -> None:
+    async with (
+        scripted(SILENCE) as server,
+        upstream_to(server.url, max_connections=1, queue_timeout_seconds=0.01) as upstream,
+    ):
+        held = asyncio.ensure_future(fetch(upstream))
+        await eventually(lambda: len(server.requests) == 1)
+        for _ in range(FAILED_PROBES_TO_EJECT):
+            assert await upstream.probe(b"/health") == {server.url: True}
+        assert upstream.targets_in_service == 1
+        server.peers[0].transport.write(OK)
+        await held
 
 
 async def test_statuses_alone_never_open_the_breaker() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.upstream.health import FAILURES_TO_EJECT, Health
+from gateway.upstream.health import FAILED_PROBES_TO_EJECT, FAILURES_TO_EJECT, Health
 
 
 def ejected_at(now: float) -> Health:
@@ -59,3 +59,29 @@ def test_an_abandoned_trial_frees_the_way_for_the_next() -> None:
     health = ejected_at(0.0)
     health.unknown(trial=health.asked())
     assert health.may_be_asked(1.0)
+
+
+def test_only_the_failure_that_ejects_says_so() -> None:
+    health = Health()
+    ejecting = [health.failed(now, trial=health.asked()) for now in range(FAILURES_TO_EJECT + 3)]
+    assert ejecting == [False] * (FAILURES_TO_EJECT - 1) + [True] + [False] * 3
+
+
+def test_whom_probes_eject_only_a_probe_readmits() -> None:
+    health = Health()
+    ejecting = []
+    for _ in range(FAILED_PROBES_TO_EJECT + 1):
+        health.succeeded()
+        ejecting.append(health.probed(is_well=False))
+    assert ejecting == [False] * (FAILED_PROBES_TO_EJECT - 1) + [True, False]
+    health.succeeded()
+    assert not health.may_be_asked(1e9)
+    assert health.is_ejected
+    assert not health.probed(is_well=True)
+    assert health.may_be_asked(0.0)
+
+
+def test_a_well_probe_ends_an_ejection_by_requests_too() -> None:
+    health = ejected_at(0.0)
+    health.probed(is_well=True)
+    assert health.may_be_asked(0.0)

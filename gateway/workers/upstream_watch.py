@@ -1,0 +1,48 @@
+"""Watches the upstreams of this process: asks how they are where a path is named, and shows what is in service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from gateway import metrics
+from gateway.clock import monotonic_seconds
+from gateway.upstream.balancer import Upstream
+
+# A probe has until the next one is due, as HAProxy's checks have; but one slow upstream holds up the others no longer.
+MAX_PROBE_SECONDS = 5.0
+
+
+class UpstreamWatch:
+    """`upstreams` gives those that serve at the moment, so that a new configuration counts from the next round on."""
+
+    idle_seconds = 0.5
+
+    def __init__(
+        self, upstreams: Callable[[], Sequence[Upstream]], *, monotonic: Callable[[], float] = monotonic_seconds
+    ) -> None:
+        self._upstreams = upstreams
+        self._monotonic = monotonic
+        self._due_at: dict[Upstream, float] = {}
+
+    async def run_once(self) -> int:
+        """Probes what is due; always 0, for nothing is left."""
+        now, upstreams = self._monotonic(), self._upstreams()
+        due_at = {each: self._due_at.get(each, now) for each in upstreams}
+        self._due_at = {each: _next(each, at, now) for each, at in due_at.items()}
+        await asyncio.gather(*(_probe(each) for each, at in due_at.items() if at <= now))
+        for each in upstreams:
+            in_service = each.targets_in_service
+            metrics.UPSTREAM_TARGETS.labels(each.name).set(in_service)
+            metrics.UPSTREAM_BREAKER.labels(each.name).set(not in_service)
+        return 0
+
+
+def _next(upstream: Upstream, at: float, now: float) -> float:
+    return now + upstream.probing.interval_seconds if upstream.probing is not None and at <= now else at
+
+
+async def _probe(upstream: Upstream) -> None:
+    probing = upstream.probing
+    if probing is not None:
+        await upstream.probe(probing.path, within_seconds=min(probing.interval_seconds, MAX_PROBE_SECONDS))

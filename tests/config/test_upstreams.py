@@ -1,0 +1,71 @@
+"""Upstreams as gateway.yaml writes them: authorities of their own, and probes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import certifi
+import pytest
+
+from gateway.config import Config, ConfigError, load
+from gateway.config.model import Health
+
+SECRETS = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
+
+
+def loaded(tmp_path: Path, entry: str, environ: dict[str, str] | None = None) -> Config:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(f"upstreams:\n  up: {{{entry}}}\n", "utf-8")
+    return load(file, SECRETS | (environ or {}), persist_secrets=False)
+
+
+def test_by_default_the_system_vouches_and_nothing_is_probed(tmp_path: Path) -> None:
+    (upstream,) = loaded(tmp_path, "targets: [https://a]").upstreams
+
+    assert (upstream.ca_file, upstream.health) == (None, None)
+
+
+def test_a_ca_file_is_found_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ca.pem").write_bytes(Path(certifi.where()).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    (upstream,) = loaded(tmp_path, "targets: [http://b, https://a], ca_file: ca.pem").upstreams
+
+    assert upstream.ca_file == str(tmp_path / "ca.pem")
+
+
+def test_probes_have_a_path_and_an_interval(tmp_path: Path) -> None:
+    (upstream,) = loaded(tmp_path, "targets: [http://a], health: {path: '/healthz?deep=1'}").upstreams
+    assert upstream.health == Health(path="/healthz?deep=1", interval_seconds=5.0)
+
+    environ = {"GATEWAY_UPSTREAMS__UP__HEALTH__INTERVAL": "500ms"}
+    (upstream,) = loaded(tmp_path, "targets: [http://a], health: {path: /}", environ).upstreams
+    assert upstream.health == Health(path="/", interval_seconds=0.5)
+
+
+@pytest.mark.parametrize(
+    ("entry", "key", "message"),
+    [
+        ("targets: [https://a], ca_file: nowhere.pem", "upstreams.up.ca_file", "No such file"),
+        ("targets: [https://a], ca_file: gateway.yaml", "upstreams.up.ca_file", "must be a PEM file of certificates"),
+        ("targets: [https://a], ca_file: 5", "upstreams.up.ca_file", "must be the path of a PEM file"),
+        ("targets: [http://a], ca_file: ca.pem", "upstreams.up", "ca_file is for https targets"),
+        ("targets: [http://a], health: {}", "upstreams.up.health.path", "is required"),
+        ("targets: [http://a], health: {path: healthz}", "upstreams.up.health.path", "must be a path such as /healthz"),
+        ("targets: [http://a], health: {path: '/a b'}", "upstreams.up.health.path", "must be a path such as /healthz"),
+        ("targets: [http://a], health: {path: '/a#b'}", "upstreams.up.health.path", "must be a path such as /healthz"),
+        ("targets: [http://a], health: {path: 5}", "upstreams.up.health.path", "must be a path such as /healthz"),
+        ("targets: [http://a], health: {path: /, interval: 0}", "upstreams.up.health.interval", "longer than 0"),
+        ("targets: [http://a], health: {path: /, intervall: 1s}", "upstreams.up.health.intervall", "unknown key"),
+    ],
+)
+def test_a_mistake_says_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str, key: str, message: str
+) -> None:
+    (tmp_path / "ca.pem").write_bytes(Path(certifi.where()).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        loaded(tmp_path, entry)
+
+    (problem,) = caught.value.problems
+    assert problem.key == key
+    assert message in problem.message
