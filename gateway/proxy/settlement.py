@@ -17,12 +17,14 @@ from uuid import UUID
 import structlog
 
 from gateway import metrics
+from gateway.clock import monotonic_seconds
 from gateway.meter.link import MeterError, MeterUnavailable
 from gateway.meter.meter import AccountKeys, Meter
 from gateway.proxy.spool import Chunk, Spool, SpoolFile
 
 MAX_KEPT = 10_000  # some 10 MB: calls that neither Redis nor the disk takes
 BATCH = 128
+ADOPT_SECONDS = 10.0  # how long a spool waits for an heir while other processes live
 _log = structlog.get_logger()
 
 
@@ -49,6 +51,7 @@ class Settler:
         self._spool = spool
         self._kept: deque[Settlement] = deque()
         self._refusal: Exception | None = None
+        self._adopt_at = 0.0
 
     def __repr__(self) -> str:
         return f"<Settler {self.owed} owed>"
@@ -96,6 +99,7 @@ class Settler:
         Raises MeterUnavailable; and at the end MeterError if Redis refused some.
         """
         settled = 0
+        self._adopt()
         try:
             settled += await self._settle_kept()
             for file in self._spool.files():
@@ -107,6 +111,12 @@ class Settler:
         if refusal is not None:
             raise refusal
         return settled
+
+    def _adopt(self) -> None:
+        instant = monotonic_seconds()
+        if instant >= self._adopt_at:
+            self._adopt_at = instant + ADOPT_SECONDS
+            self._spool.adopt()
 
     async def _settle_kept(self) -> int:
         settled = 0

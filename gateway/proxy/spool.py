@@ -4,8 +4,10 @@ A file is a queue. What is appended is handed to the kernel before `append` retu
 that ends. fdatasync follows within SYNC_SECONDS, so a machine that loses power loses no more than what was appended in
 the last SYNC_SECONDS and while the disk was writing that. A file is emptied, or removed, when all of it is settled.
 
-A record is a line of its own with its length and CRC-32, and brings its line break at both ends. So damage costs the
-records whose own bytes it hits, and reading goes on behind it. A damaged file is kept aside for whoever wants to know.
+A record is a line of its own with its length and CRC-32. It brings its line break at both ends, so damage costs the
+records whose own bytes it hits, and reading goes on behind it. It begins with a record separator as those of RFC 7464
+do, which no text has inside, so a byte that turns into a line break makes no record of the rest of a line. A damaged
+file is kept aside for whoever wants to know.
 
 Locks say who lives: the kernel drops a `flock(2)` with its process, however that ends, and not while it is frozen.
 """
@@ -27,7 +29,7 @@ import structlog
 SYNC_SECONDS = 0.05
 READ_BYTES = 64 * 1024
 MAX_RECORD_BYTES = 1024 * 1024  # what is longer than this without a line break is nothing of ours
-_RECORD = re.compile(rb"(\d{1,7}) ([0-9a-f]{8}) (.*)", re.DOTALL)
+_RECORD = re.compile(rb"\x1e(\d{1,7}) ([0-9a-f]{8}) (.*)", re.DOTALL)
 _SUFFIX = ".spool"
 _log = structlog.get_logger()
 
@@ -41,8 +43,8 @@ class Chunk:
 
 
 def framed(payload: bytes) -> bytes:
-    """A record as it stands in the file. The payload holds no line break."""
-    return b"\n%d %08x %s\n" % (len(payload), zlib.crc32(payload), payload)
+    """A record as it stands in the file. The payload holds no control characters."""
+    return b"\n\x1e%d %08x %s\n" % (len(payload), zlib.crc32(payload), payload)
 
 
 class SpoolFile:
@@ -56,36 +58,30 @@ class SpoolFile:
         self._position = 0
 
     @classmethod
-    def create(cls, path: Path) -> SpoolFile | None:
-        """A new file; None where another process took it for a dead one's before it was locked."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW
-        found = cls._locked(path, os.open(path, flags, 0o600))
+    def create(cls, path: Path) -> SpoolFile:
+        """A new file. It gets its name when it is locked, so that nobody takes it for a dead one's in between."""
+        unnamed = path.with_suffix(".new")
+        descriptor = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unnamed.rename(path)
         _sync_folder(path.parent)
-        return found
+        return cls(path, descriptor)
 
     @classmethod
     def adopt(cls, path: Path) -> SpoolFile | None:
         """A dead process's file, its records counted; None where its owner lives, or it is gone or no file."""
         try:
-            found = cls._locked(path, os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK))
+            if not stat.S_ISREG(path.lstat().st_mode):
+                return None
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             return None
-        if found is not None:
-            found.count()
+        if not _lock(descriptor, path):
+            os.close(descriptor)
+            return None
+        found = cls(path, descriptor)
+        found.count()
         return found
-
-    @classmethod
-    def _locked(cls, path: Path, descriptor: int) -> SpoolFile | None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever held the lock until now may have removed the file: then it is no longer what the path names.
-            opened, named = os.fstat(descriptor), path.lstat()
-            if stat.S_ISREG(opened.st_mode) and os.path.samestat(opened, named):
-                return cls(path, descriptor)
-        except (BlockingIOError, FileNotFoundError):
-            pass
-        os.close(descriptor)
-        return None
 
     @property
     def is_empty(self) -> bool:
@@ -170,6 +166,7 @@ class Spool:
         self._path = folder / f"{owner}{_SUFFIX}"
         self._own: SpoolFile | None = None
         self._adopted: list[SpoolFile] = []
+        self._unreadable: set[Path] = set()
         self._syncing: asyncio.Task[None] | None = None
 
     @property
@@ -178,13 +175,18 @@ class Spool:
         return sum(file.unsettled for file in self.files())
 
     def open(self) -> None:
-        """Makes the own file, and adopts those whose owners died. What cannot be done is logged, and tried again."""
+        """Makes the own file, and adopts those whose owners died. Where that fails it is tried again when needed."""
         try:
             self._create()
-            for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
-                self._adopt(path)
         except OSError as error:
             _log.error("settlements cannot be spooled", folder=str(self._folder), reason=str(error))
+        self.adopt()
+
+    def adopt(self) -> None:
+        """Takes over the files whose owners have died since. A sibling may die long after this process was started."""
+        for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
+            if path != self._path:
+                self._adopt(path)
 
     def append(self, payload: bytes) -> None:
         """Puts a record down. Raises OSError: it is not in the file then."""
@@ -224,15 +226,15 @@ class Spool:
     def _create(self) -> SpoolFile:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._own = SpoolFile.create(self._path)
-        if self._own is None:
-            raise OSError("another process adopted the spool while it was made")
         return self._own
 
     def _adopt(self, path: Path) -> None:
         try:
-            file = SpoolFile.adopt(path) if path != self._path else None
+            file = SpoolFile.adopt(path)
         except OSError as error:
-            _log.error("a spool cannot be read", path=str(path), reason=str(error))
+            if path not in self._unreadable:
+                self._unreadable.add(path)
+                _log.error("a spool cannot be read", path=str(path), reason=str(error))
             return
         if file is not None:
             _log.warning("a spool was adopted", path=str(path), settlements=file.unsettled)
@@ -245,6 +247,15 @@ class Spool:
             await asyncio.to_thread(file.sync)
         except OSError as error:
             _log.error("the spool may not be on disk", path=str(file.path), reason=str(error))
+
+
+def _lock(descriptor: int, path: Path) -> bool:
+    """False where another process has the lock, or had it until now and has removed what the path named."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def _record(line: bytes) -> bytes | None:

@@ -154,6 +154,19 @@ async def test_the_next_process_settles_what_a_dead_one_owed(till: Till) -> None
     assert await till.settled() == ends(calls)
 
 
+async def test_a_sibling_settles_what_a_dead_one_owed(till: Till, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was started before, and saw the other one alive."""
+    monkeypatch.setattr(module, "ADOPT_SECONDS", 0.0)
+    async with till.settler("second") as settler:
+        async with till.settler("first") as dying:
+            call = await till.admit(5)
+            dying.owe(call)
+            assert await settler.run_once() == 0
+        assert await settler.run_once() == 1
+        assert till.files() == {"second.spool": 0}
+    assert await till.settled() == ends([call])
+
+
 async def test_a_replay_that_is_cut_off_settles_nothing_twice(till: Till) -> None:
     async with till.settler("first") as settler:
         calls = [await till.admit(number) for number in range(1000)]

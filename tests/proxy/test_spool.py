@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ TEXT = st.one_of(
     st.binary(max_size=40),
     st.sampled_from([b"", b"7", b"0 00000000 ", b"3 ", b'["a","b",1,"succeeded\\t200"]']),
     st.binary(max_size=10).map(framed),
-).map(lambda payload: payload.replace(b"\n", b" "))
+).map(lambda payload: payload.replace(b"\n", b" ").replace(b"\x1e", b""))
 TEXTS = st.lists(TEXT, max_size=8)
 SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
@@ -102,15 +103,16 @@ def test_a_truncated_file_gives_all_that_is_whole(folder: Path, texts: list[byte
 def test_a_flipped_byte_costs_no_record_but_its_own(folder: Path, texts: list[bytes], data: st.DataObject) -> None:
     content = bytearray(b"".join(map(framed, texts)))
     position = data.draw(st.integers(0, len(content) - 1))
-    content[position] = data.draw(st.one_of(st.integers(0, 255), st.sampled_from(b"\n 09")))
+    content[position] = data.draw(st.one_of(st.integers(0, 255), st.sampled_from(b"\n\x1e 09")))
     hit = {number for number, (start, end) in enumerate(spans(texts)) if start <= position < end}
     assert_only_missing(read_back(folder, bytes(content)), texts, hit)
 
 
 def test_every_flip_of_every_byte_of_a_file(folder: Path) -> None:
     """The same without chance, over all that one byte can become."""
-    texts = [b"first", b"", b'["a", "b", 3]']
+    texts = [b"first", b"", b"x 0 00000000 ", b'["a", 3]']  # the third ends like a record of its own
     content = b"".join(map(framed, texts))
+    assert len(content) < 100
     for number, (start, end) in enumerate(spans(texts)):
         for position in range(start, end):
             for value in range(256):
@@ -184,7 +186,7 @@ async def test_a_spool_is_adopted_when_its_owner_is_dead_and_not_before(folder: 
     other.open()
     (file,) = other.files()
     assert (other.unsettled, read(file)) == (1, [b"one"])
-    heir.open()
+    heir.adopt()
     assert heir.files() == (), "what one has adopted is nobody else's"
     other.finished(file)
     await other.close()
@@ -225,6 +227,41 @@ async def test_what_a_killed_process_appended_is_there_at_once(folder: Path) -> 
     assert len(found) > appended
     assert found == [b"%d" % number for number in range(len(found))]
     await heir.close()
+
+
+@pytest.mark.parametrize("content", [None, b"another's"])
+async def test_a_file_that_its_owner_removes_meanwhile_is_nobodys(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    """Between opening and locking it, that is; another one may have its name by then."""
+    adopted(folder, framed(b"one")).close()
+    path, whole = folder / "dead.spool", fcntl.flock
+
+    def late(descriptor: int, how: int) -> None:
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        whole(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    assert SpoolFile.adopt(path) is None
+    assert names(folder) == ([] if content is None else ["dead.spool"])
+
+
+async def test_a_new_file_has_no_name_before_its_lock(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named: list[str] = []
+    whole = fcntl.flock
+
+    def watched(descriptor: int, how: int) -> None:
+        named.extend(path.name for path in folder.glob("*.spool"))
+        whole(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", watched)
+    spool = Spool(folder, "me")
+    spool.open()
+    assert named == []
+    assert names(folder) == ["me.spool"]
+    await spool.close()
 
 
 async def test_a_process_that_left_nothing_leaves_no_file(folder: Path) -> None:
