@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 # How long a side may stand still while it is being closed, and how often it may be looked at: a minute in all.
 CLOSING_SECONDS = 5.0
@@ -127,11 +127,13 @@ class _Side(asyncio.Protocol):
         self._transport = transport
         self.is_lost = transport is None
         self.passed_bytes = 0
-        self._before: asyncio.Protocol | None = None
+        self._before: asyncio.BaseProtocol | None = None
         self._now = asyncio.get_running_loop().time
         if transport is not None:
-            self._before = cast(asyncio.Protocol, transport.get_protocol())
+            self._before = transport.get_protocol()
+            self.pause()  # uvloop keeps reading the way it began, which a protocol with a buffer of its own decided
             transport.set_protocol(self)
+            self.resume()
 
     # What the transport tells.
 

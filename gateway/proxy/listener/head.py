@@ -2,7 +2,7 @@
 
 A head comes whole, as bytes up to and with its empty line, so nothing here depends on how it was cut on the wire. What
 llhttp (uvicorn's parser) lets pass is refused: no version, several Hosts, unknown codings before `chunked`, folded
-lines, CL beside TE. `Upgrade` is ignored, as RFC 9110 section 7.8 lets a server do: its request is served as HTTP/1.1.
+lines, CL beside TE. `Upgrade` is ignored, as RFC 9110 section 7.8 lets a server do, and left to the application.
 """
 
 from __future__ import annotations
