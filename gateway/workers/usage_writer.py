@@ -116,6 +116,7 @@ async def _take(connection: AsyncConnection, entries: Sequence[Entry]) -> int:
 async def _keep(connection: AsyncConnection, refused: Waiting, reason: str) -> Written:
     """The log has the place and the reason; the entry itself, which may hold what logs must not, has its table."""
     partition, entry = refused
+    reason = f"as a correction: {reason}" if entry.is_correction else reason
     is_new = await poison.keep(connection, partition=partition, entry_id=entry.id, line=entry.line, reason=reason)
     log.error("usage_entry_refused", partition=partition, id=entry.id, reason=reason)
     return Written(refused=int(is_new))

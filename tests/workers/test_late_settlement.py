@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
+from gateway.ledger import poison
 from gateway.meter import meter as meter_module
 from gateway.meter.audit import Audit
 from gateway.meter.journal import Journal
@@ -185,6 +186,10 @@ async def test_a_correction_that_postgresql_refuses_is_kept_aside_alone(house: H
     await house.redis.xadd(house.meter.keys(user_id).journal, {"r": "nonsense", "k": "c"})
     await house.settle(user_id, request_id, charge=5)
     await assert_charged_once(house, user_id, 5)
+    async with house.database.read() as connection:
+        (kept,) = (await poison.list_poison(connection)).data
+    assert kept.line == b"nonsense\n"
+    assert kept.reason.startswith("as a correction: ")
 
 
 async def test_the_history_of_an_analysis_is_corrected_with_its_row(house: House) -> None:
