@@ -320,6 +320,19 @@ async def test_a_record_the_disk_took_in_part_is_taken_back(folder: Path, monkey
     await spool.close()
 
 
+async def test_a_record_too_long_to_be_found_again_is_refused(folder: Path) -> None:
+    spool = Spool(folder, "me")
+    spool.open()
+    with pytest.raises(OSError, match="too long"):
+        spool.append(b"x" * module.MAX_RECORD_BYTES)
+    longest = b"x" * (module.MAX_RECORD_BYTES // 2 - 1)
+    spool.append(longest)
+    spool.append(b"short")
+    (file,) = spool.files()
+    assert read(file) == [longest, b"short"]
+    await spool.close()
+
+
 async def test_a_folder_that_cannot_be_made_is_tried_again(tmp_path: Path) -> None:
     in_the_way = tmp_path / "spool"
     in_the_way.write_text("a file")
