@@ -20,6 +20,7 @@ class Client(Protocol):
 
     is_gone: bool
     on_gone: Callable[[], None] | None
+    task: asyncio.Task[Any] | None  # that serves it; None where the server does not say
 
     def abort(self) -> None:
         """Cuts the connection, so that an answer which broke off looks broken."""
@@ -33,6 +34,7 @@ class Unwatched:
 
     is_gone = False
     on_gone: Callable[[], None] | None = None
+    task: asyncio.Task[Any] | None = None
 
     def abort(self) -> None:
         raise ConnectionAbortedError("the answer broke off")
@@ -53,8 +55,8 @@ class Departures:
         self.draining = 0
 
     def watch(self, client: Client) -> Watch:
-        """Watches a client while the current task serves it."""
-        watch = Watch(self, client, asyncio.current_task())
+        """Watches a client while its task serves it."""
+        watch = Watch(self, client)
         client.on_gone = watch.left
         if client.is_gone:
             watch.left()  # while the call was being admitted: nobody will say so again
@@ -64,11 +66,10 @@ class Departures:
 class Watch:
     """One client being watched. `is_cut` says that the task was cancelled because of it."""
 
-    def __init__(self, departures: Departures, client: Client, task: asyncio.Task[Any] | None) -> None:
+    def __init__(self, departures: Departures, client: Client) -> None:
         self.is_cut = False
         self._departures = departures
         self._client = client
-        self._task = task
         self._deadline: asyncio.TimerHandle | None = None
 
     def left(self) -> None:
@@ -87,5 +88,5 @@ class Watch:
 
     def _cut(self) -> None:
         self.is_cut = True
-        if self._task is not None:
-            self._task.cancel()
+        if self._client.task is not None:
+            self._client.task.cancel()

@@ -69,13 +69,13 @@ class PublicProtocol(asyncio.Protocol):
         "_is_paused",
         "_limits",
         "_linger_bytes",
-        "_loop",
         "_scheme",
         "_server",
         "_stuck_at",
         "_unread",
         "_writable",
         "is_congested",
+        "loop",
         "server_state",
         "transport",
     )
@@ -94,9 +94,9 @@ class PublicProtocol(asyncio.Protocol):
         self.transport: asyncio.Transport
         self._app = config.loaded_app
         self._app_state = app_state
-        self._loop = _loop or asyncio.get_running_loop()
+        self.loop = _loop or asyncio.get_running_loop()
         self._limits = limits
-        self._deadline = Deadline(self._loop)
+        self._deadline = Deadline(self.loop)
         self._exchange: Exchange | None = None
         self._body: Body | None = None
         self._unread = b""
@@ -252,7 +252,7 @@ class PublicProtocol(asyncio.Protocol):
         if not self.is_congested:
             self._deadline.clear()
         scope = self._scope(head, exchange)
-        task = self._loop.create_task(self._app(scope, exchange.receive, exchange.send))
+        exchange.task = task = self.loop.create_task(self._app(scope, exchange.receive, exchange.send))
         self.server_state.tasks.add(task)
         task.add_done_callback(partial(self._ended, exchange))
         length = head.body_length

@@ -22,6 +22,7 @@ class Connection(Protocol):
     """What an exchange needs of the connection that it is on."""
 
     transport: asyncio.Transport
+    loop: asyncio.AbstractEventLoop
     is_congested: bool
 
     async def drained(self) -> None:
@@ -65,11 +66,13 @@ class Exchange:
         "is_started",
         "keeps_alive",
         "on_gone",
+        "task",
     )
 
     def __init__(self, connection: Connection, head: Head) -> None:
         self.is_gone = False
         self.on_gone: Callable[[], None] | None = None
+        self.task: asyncio.Task[Any] | None = None
         self.keeps_alive = head.keeps_alive
         self.is_received = False
         self.awaits_body = False
@@ -179,7 +182,7 @@ class Exchange:
         self._remaining = head.length
         # Most answers come whole in this turn of the loop: their head leaves with their body, in one system call.
         self._head = head.rendered
-        asyncio.get_running_loop().call_soon(self._send_head)
+        self._connection.loop.call_soon(self._send_head)
 
     def _send_head(self) -> None:
         head, self._head = self._head, b""
