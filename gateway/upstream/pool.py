@@ -204,7 +204,7 @@ class Pool:
     # Idle connections.
 
     def _keep(self, connection: Connection) -> None:
-        connection.idle_until = asyncio.get_running_loop().time() + self._idle_seconds_of(connection)
+        connection.idle_until = connection.loop.time() + self._idle_seconds_of(connection)
         self._idle.append(connection)
         if self._reaper is None:
             self._reap_at(connection.idle_until)
