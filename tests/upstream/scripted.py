@@ -177,12 +177,12 @@ async def upstream_to(*targets: str, **settings: Any) -> AsyncIterator[Upstream]
 
 async def read_all(response: Response) -> bytes:
     """The whole body; raises as `more` does."""
-    body = response.take()
+    body = bytearray(response.take())
     while not response.complete:
         await response.more()
         body += response.take()
     response.close()
-    return body
+    return bytes(body)
 
 
 async def fetch(upstream: Upstream, request: Request | None = None) -> tuple[int, bytes]:
