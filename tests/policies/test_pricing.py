@@ -23,6 +23,7 @@ from policies.pricing import (
     is_free,
     required,
     resolve,
+    started_minutes,
     units_in_request,
     units_in_response,
 )
@@ -230,3 +231,12 @@ def test_what_a_call_is_charged(outcome: Outcome, unit: str) -> None:
 def test_a_request_the_upstream_never_had_whole_costs_nothing(outcome: Outcome) -> None:
     route = _route(Price(ONE))
     assert not charge(route, outcome=outcome, status=None, held=HELD, units=None, reported_credits=None, was_sent=False)
+
+
+@pytest.mark.parametrize(("seconds", "minutes"), [(0.0, 1), (0.001, 1), (60.0, 1), (60.001, 2), (3600.0, 60)])
+def test_a_minute_counts_once_it_is_begun(seconds: float, minutes: int) -> None:
+    assert started_minutes(seconds) == minutes
+
+
+def test_a_switch_of_protocols_is_charged_whatever_statuses_are() -> None:
+    assert is_charged_status(_route(Price(ONE), "404"), 101)
