@@ -24,6 +24,7 @@ from gateway.meter.link import Link
 from gateway.meter.meter import SCRIPTS
 from gateway.proxy import departures
 from gateway.proxy.router import Router
+from tests.chaos.conftest import measured
 from tests.chaos.storm import Findings, Moment, Visit, echoing, pay, visits
 from tests.eventually import eventually
 from tests.faults.proxy import FaultProxy
@@ -81,6 +82,8 @@ async def test_no_answer_reaches_another_and_nothing_is_left_behind(
     books = [await _books(plane, account) for account in accounts]
     await _let_go(plane)
     await eventually(lambda: _held() <= before, AFTERMATH_SECONDS)
+    outcomes = Counter(outcome for book in books for _, outcome in book["rows"])
+    measured.append(f"departures: {REQUESTS:,} requests, {dict(outcomes)}, {len(findings.foreign)} foreign bytes")
     assert findings.foreign == []
     assert Counter(findings.statuses).keys() == {200}
     assert findings.whole >= {visit.nonce for visit in storm if visit.moment is Moment.NEVER}

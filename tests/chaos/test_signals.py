@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.chaos.conftest import measured
 from tests.chaos.served import PLAN, Served, serving
 from tests.proxy import upstream as upstreams
 from tests.proxy.upstream import Exchange
@@ -69,6 +70,7 @@ plans: [{PLAN}]
             for _, writer in clients:
                 writer.transport.abort()
 
+            measured.append(f"SIGTERM: {STREAMS} streams, exit after drain + {took_seconds - DRAIN_SECONDS:.1f} s")
             assert code == 0, served.log.read_text()
             assert [end.endswith(b"ended\r\n" + ENDING) for end in ends] == [_is_short(each) for each in range(STREAMS)]
             assert took_seconds < DRAIN_SECONDS + GRACE_SECONDS
@@ -160,6 +162,7 @@ async def test_sighup_fails_no_request_and_an_invalid_configuration_changes_noth
             enough.set()
             answered: Counter[int] = sum(await asyncio.gather(*loads), Counter())
 
+            measured.append(f"SIGHUP: {RELOADS} times, {answered[200]:,} requests answered 200, {answered[0]} failed")
             assert answered.keys() == {200}
             assert answered[200] > RELOADS, "there must be a load"
             assert await served.stop() == 0
