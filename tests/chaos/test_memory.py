@@ -82,7 +82,6 @@ plans: [{PLAN}]
         yield served, Worker(served)
 
 
-@pytest.mark.xfail(reason="the listener keeps what it cannot write yet and takes one more piece: 176 KiB", strict=True)
 async def test_slow_readers_of_an_endless_stream_are_cheap(
     tmp_path: Path, sink: Sink, own_database_url: str, redis_url: str
 ) -> None:

@@ -116,6 +116,8 @@ class PublicProtocol(asyncio.Protocol):
         self._client = get_remote_addr(self.transport)
         self._scheme = "https" if is_ssl(self.transport) else "http"
         self._send_small_packets_at_once()
+        # Whatever the kernel does not take at once holds the application up: a slow client costs one piece, no more.
+        self.transport.set_write_buffer_limits(high=0)
         excess = len(connections) - self._limits.max_connections
         if excess > MAX_TURNED_AWAY:
             self.transport.abort()

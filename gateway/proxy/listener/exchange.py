@@ -13,7 +13,8 @@ from gateway.proxy.listener.head import Head
 from gateway.proxy.listener.response import Framing, Header, render, render_switch
 from gateway.upstream.tunnel import Wire
 
-MAX_JOINED_BYTES = 64 * 1024  # copying so much costs less than handing the kernel several pieces
+# Copying so much costs less than handing the kernel several pieces. More would be kept twice while a slow client waits.
+MAX_JOINED_BYTES = 16 * 1024
 _DISCONNECT = {"type": "http.disconnect"}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"  # RFC 9110 section 15.2.1
 
@@ -145,8 +146,6 @@ class Exchange:
         return _DISCONNECT.copy()
 
     async def send(self, message: Any) -> None:
-        if self._connection.is_congested and not self.is_gone:
-            await self._connection.drained()
         if self.is_gone:
             return
         kind = message["type"]
@@ -156,6 +155,9 @@ class Exchange:
             self._start(message)
         else:
             raise RuntimeError(f"{kind!r} is out of turn")
+        # After writing, not before: else a slow client would have a second piece waiting behind the one that is stuck.
+        if self._connection.is_congested and not (self.is_gone or self.is_complete):
+            await self._connection.drained()
 
     def _hand_over(self) -> dict[str, Any]:
         chunks = self._chunks
