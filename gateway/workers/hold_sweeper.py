@@ -72,4 +72,5 @@ class HoldSweeper:
             if hold.owner in dead:
                 user_id = UUID(hold.head.split("\t")[_USER_ID])
                 settled += await self._meter.abandon(self._meter.keys(user_id), hold.request_id, tail=_TAIL)
+        metrics.SETTLED.inc(settled)
         return settled
