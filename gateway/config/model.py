@@ -62,7 +62,7 @@ class Redis:
     url: Annotated[str, BeforeValidator(quantities.redis_url)] = field(default="embedded", repr=False)
     partitions: Annotated[int, Field(strict=True, ge=1, le=16384)] = 64
     timeout_seconds: Annotated[Timeout, Field(alias="timeout")] = 0.1
-    on_outage: Literal["refuse", "serve"] = "refuse"
+    on_outage: Literal["refuse"] = "refuse"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

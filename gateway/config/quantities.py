@@ -151,12 +151,12 @@ def database_url(written: object) -> str:
 
 
 def redis_url(written: object) -> str:
-    """`embedded`, `redis://…`, `rediss://…` (TLS) or `redis+cluster://…`."""
+    """`embedded`, `redis://…` or `rediss://…` (TLS)."""
     if written == "embedded":
         return "embedded"
     scheme, separator, rest = written.partition("://") if isinstance(written, str) else ("", "", "")
-    if scheme not in ("redis", "rediss", "redis+cluster") or not separator or not rest:
-        raise ValueError("must be embedded or a URL such as redis://host:6379/0, rediss://… or redis+cluster://…")
+    if scheme not in ("redis", "rediss") or not separator or not rest:
+        raise ValueError("must be embedded or a URL such as redis://host:6379/0 or rediss://…")
     return f"{scheme}://{rest}"
 
 

@@ -253,9 +253,9 @@ def test_a_mistake_in_an_entry_hides_none_beside_it(problems_of: Problems) -> No
         ("server: {workers: two}", 1, "server.workers", "must be a whole number, got 'two'"),
         ("server: [1]", 1, "server", "must be a mapping"),
         ("redis: {partitions: 0}", 1, "redis.partitions", "must be at least 1, got 0"),
-        ("redis: {on_outage: panic}", 1, "redis.on_outage", "must be refuse or serve, got 'panic'"),
+        ("redis: {on_outage: panic}", 1, "redis.on_outage", "must be refuse, got 'panic'"),
         ("redis: {timeout: 0}", 1, "redis.timeout", "longer than 0"),
-        ("redis: {url: memcached://x}", 1, "redis.url", "redis+cluster://"),
+        ("redis: {url: memcached://x}", 1, "redis.url", "rediss://"),
         ("database: {url: mysql://u:p@h/x}", 1, "database.url", "postgresql://user:password@host:5432/name"),
         ("keys: {prefix: Gw_}", 1, "keys.prefix", "lower-case"),
         ("server: {public: 127.0.0.1:9, admin: 127.0.0.1:9}", 1, "server.admin", "must differ from server.public"),
@@ -352,8 +352,8 @@ def test_no_repr_and_no_error_shows_what_a_url_or_header_hides(load_text: Load, 
 def test_urls_of_stores_are_kept_with_one_scheme_each(load_text: Load) -> None:
     config = load_text("""
         database: {url: "postgres://u@h/x?sslmode=require"}
-        redis: {url: "redis+cluster://h:7000"}
+        redis: {url: "rediss://h:7000"}
     """)
 
     assert config.database.url == "postgresql://u@h/x?sslmode=require"
-    assert config.redis.url == "redis+cluster://h:7000"
+    assert config.redis.url == "rediss://h:7000"
