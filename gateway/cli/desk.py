@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.cli.installation import prepare
+from gateway.cli.installation import REDIS_TIMEOUT_SECONDS, prepare
 from gateway.config import Config
 from gateway.ledger import accounts, plans
 from gateway.ledger.accounts import User
@@ -23,7 +23,6 @@ from gateway.processes.stores import Reached, opened_stores
 from gateway.workers.outbox import OutboxPublisher
 
 ACTOR = "cli"
-REDIS_TIMEOUT_SECONDS = 2.0
 Answer = TypeVar("Answer")
 
 

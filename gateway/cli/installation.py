@@ -11,7 +11,10 @@ from gateway.ledger import offers, schema
 from gateway.ledger.offers import Offer
 from gateway.ledger.plans import PlanTerms, Tier
 from gateway.ledger.session import Database
+from gateway.meter.link import Link
 from gateway.processes.stores import EMBEDDED, Reached
+
+REDIS_TIMEOUT_SECONDS = 2.0
 
 
 class SchemaBehind(Exception):  # noqa: N818 - reads as the sentence it is
@@ -58,3 +61,12 @@ async def _check_schema(database_url: str) -> None:
     if current != head:
         at = f"at revision {current}" if current else "empty"
         raise SchemaBehind(f"the database is {at}, this version needs {head}: run `gateway migrate up`")
+
+
+async def check_redis(reached: Reached) -> None:
+    """Raises MeterUnavailable or UnsupportedServer here, in one line, rather than in every process to be started."""
+    link = Link(reached.redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS)
+    try:
+        await link.open()
+    finally:
+        await link.close()

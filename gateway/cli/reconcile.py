@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli import options
-from gateway.cli.desk import ACTOR, REDIS_TIMEOUT_SECONDS
-from gateway.cli.installation import prepare
+from gateway.cli.desk import ACTOR
+from gateway.cli.installation import REDIS_TIMEOUT_SECONDS, prepare
 from gateway.cli.options import AsJson, ConfigFile, DataDir
 from gateway.config import Config
 from gateway.ledger.session import Database

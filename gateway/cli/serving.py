@@ -15,7 +15,7 @@ import typer
 from gateway import logs
 from gateway.cli import options
 from gateway.cli.demo import run_demo
-from gateway.cli.installation import prepare
+from gateway.cli.installation import check_redis, prepare
 from gateway.cli.options import AsJson, ConfigFile, DataDir
 from gateway.config import Config, describe
 from gateway.embedded.locks import serve_lock
@@ -101,6 +101,7 @@ async def _serve(read: Callable[[], Config], roles: Sequence[Role], *, as_json: 
             stack.enter_context(serve_lock(config.data_dir))
         reached = await stack.enter_async_context(opened_stores(config, must_own=is_whole))
         await prepare(config, reached)
+        await check_redis(reached)
         urls = await stack.enter_async_context(serving(config, roles, reached=reached, read_again=read))
         _announce(config, urls, reached, as_json=as_json)
         await until_told_to_stop()

@@ -1,0 +1,55 @@
+"""What keeps `serve` from starting is one clear line, before any process is started."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SECRETS = {
+    "GATEWAY_ADMIN_TOKEN": "an admin token of a test",
+    "GATEWAY_KEY_PEPPER": "a pepper of a test that is long enough",
+    "GATEWAY_JWT_SECRET": "a secret of a test that is as long as a hash",
+}
+
+
+def serve(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "gateway", "serve", "--data-dir", str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, **SECRETS, "GATEWAY_SERVER__PUBLIC": "127.0.0.1:0", "GATEWAY_SERVER__ADMIN": "127.0.0.1:0"}
+        | environment,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize(
+    ("database_url", "redis_url", "complaint"),
+    [
+        ("postgresql://u:p@127.0.0.1:1/none", "redis://127.0.0.1:1", "the database is out of reach"),
+        (None, "redis://127.0.0.1:1", "cannot connect to Redis"),
+    ],
+    ids=["no database", "no Redis"],
+)
+def test_a_store_out_of_reach_is_one_line(
+    tmp_path: Path, migrated_url: str, database_url: str | None, redis_url: str, complaint: str
+) -> None:
+    refused = serve(tmp_path, GATEWAY_DATABASE__URL=database_url or migrated_url, GATEWAY_REDIS__URL=redis_url)
+
+    assert refused.returncode == 1
+    assert complaint in refused.stderr
+    assert refused.stderr.count("\n") == 1, refused.stderr
+
+
+def test_an_empty_database_of_ones_own_is_not_migrated_unasked(tmp_path: Path, database_url: str) -> None:
+    refused = serve(tmp_path, GATEWAY_DATABASE__URL=database_url, GATEWAY_REDIS__URL="redis://127.0.0.1:1")
+
+    assert refused.returncode == 1
+    assert "run `gateway migrate up`" in refused.stderr
+    assert refused.stderr.count("\n") == 1, refused.stderr
