@@ -33,7 +33,7 @@ The gateway is serving. Try:
 
   curl {public_url}/v1/generate -H 'X-API-Key: {api_key}' -d '{{"products": ["lamp", "chair"]}}'
 
-  curl -N {public_url}/v1/chat/completions -H 'X-API-Key: {api_key}' -d '{{"stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
+  curl -N {public_url}/v1/chat/completions -H 'X-API-Key: {api_key}' -d '{{"model": "demo", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
 
 What they used: {admin_url}/admin/v1/usage with 'Authorization: Bearer {admin_token}'; all of the admin API: {admin_url}/docs
 """  # noqa: E501 - a line each, to be copied whole
