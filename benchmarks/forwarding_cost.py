@@ -23,7 +23,7 @@ import uvicorn
 import uvloop
 
 from benchmarks.listener_cost import GET, ROUNDS, client, cost_microseconds, serve
-from gateway.app import tune_garbage_collection
+from gateway.app.child import tune_garbage_collection
 from gateway.proxy import inbound as reading
 from gateway.proxy.principals import identity_block
 from gateway.proxy.reply import Reply

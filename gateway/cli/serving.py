@@ -78,7 +78,7 @@ def child(
     """One process, as its supervisor starts it."""
     import uvloop
 
-    from gateway.app import run_child
+    from gateway.app.child import run_child
 
     uvloop.run(
         run_child(options.read(config), roles, line=line, listen=listen, read_again=lambda: options.read(config))

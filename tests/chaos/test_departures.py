@@ -17,7 +17,7 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy import text
 
-from gateway.app import _destinations
+from gateway.app.upstreams import destinations
 from gateway.config import load
 from gateway.ledger.session import Database
 from gateway.meter.link import Link
@@ -122,7 +122,7 @@ async def _let_go(plane: Plane) -> None:
     """Closes idle connections to the upstream; every lease must have been given back by then."""
     pools = [target.pool for each in plane.handler._destinations.values() for target in each.upstream._targets]
     await eventually(lambda: all(pool.busy == 0 for pool in pools), AFTERMATH_SECONDS)
-    before = plane.handler.swap(Router(plane.config.routes), _destinations(plane.config))
+    before = plane.handler.swap(Router(plane.config.routes), destinations(plane.config))
     for destination in before.values():
         await destination.upstream.close()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from gateway.app import _destinations
+from gateway.app.upstreams import destinations
 from gateway.config import Config, load
 from gateway.ledger.session import Database
 from gateway.meter.link import Link
@@ -72,7 +72,7 @@ async def _plane(
 @pytest.fixture
 async def plane(_plane: Plane) -> Plane:
     _plane.upstream.reset()
-    before = _plane.handler.swap(Router(_plane.config.routes), _destinations(_plane.config))
+    before = _plane.handler.swap(Router(_plane.config.routes), destinations(_plane.config))
     for destination in before.values():
         await destination.upstream.close()
     return _plane

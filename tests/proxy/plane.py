@@ -18,7 +18,8 @@ import httpx
 from redis.asyncio import Redis
 from sqlalchemy import text
 
-from gateway.app import _public_server, data_plane
+from gateway.app.child import public_server
+from gateway.app.data_plane import data_plane
 from gateway.clock import now
 from gateway.config import Config
 from gateway.ledger import accounts, credits, keys, plans, subscriptions
@@ -257,7 +258,7 @@ async def running(
         listener = socket.socket(proto=socket.IPPROTO_TCP)  # else asyncio leaves Nagle on
         listener.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server = _public_server(handler, config)
+        server = public_server(handler, config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         await server.is_listening.wait()
         meter = Meter(link, partitions=config.redis.partitions, owner="test")

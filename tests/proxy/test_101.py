@@ -13,7 +13,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from gateway.app import _destinations
+from gateway.app.upstreams import destinations
 from gateway.clock import monotonic_seconds
 from gateway.proxy import call as calls
 from gateway.proxy.router import Router
@@ -33,7 +33,7 @@ async def served_by(plane: Plane, configure: Configure, handler: Any, **settings
     """A real WebSocket server in the place of the scripted upstream."""
     async with server(handler, **settings) as url:
         config = configure(upstreams__main__targets=url)
-        plane.handler.swap(Router(config.routes), _destinations(config))
+        plane.handler.swap(Router(config.routes), destinations(config))
         yield
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection
 
-from gateway.app import _destinations
+from gateway.app.upstreams import destinations
 from gateway.config import Config
 from gateway.proxy.router import Router
 from gateway.workers.upstream_watch import UpstreamWatch
@@ -41,7 +41,7 @@ def tls(authority: Authority) -> ssl.SSLContext:
 
 
 def serve_by(plane: Plane, config: Config) -> None:
-    plane.handler.swap(Router(config.routes), _destinations(config))
+    plane.handler.swap(Router(config.routes), destinations(config))
 
 
 @asynccontextmanager

@@ -1,0 +1,1 @@
+"""The composition root: one Config in, running roles out. Nothing else constructs collaborators."""

@@ -1,0 +1,51 @@
+"""Puts the workers together that everything relies on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from gateway import metrics
+from gateway.app.stores import BACKGROUND_TIMEOUT_SECONDS, open_stores
+from gateway.config import Config
+from gateway.ledger.session import Database
+from gateway.meter.audit import Audit
+from gateway.meter.holds import Holds
+from gateway.meter.journal import Journal
+from gateway.meter.link import Link
+from gateway.meter.meter import Meter
+from gateway.metrics import MetricsFlusher
+from gateway.workers.hold_sweeper import HoldSweeper
+from gateway.workers.outbox import OutboxPublisher
+from gateway.workers.partitions import PartitionKeeper
+from gateway.workers.reconcile import NightlyReconciliation, Reconciler
+from gateway.workers.retention import Retention
+from gateway.workers.runner import Runner, Worker
+from gateway.workers.usage_writer import UsageWriter
+
+
+@asynccontextmanager
+async def background(config: Config) -> AsyncIterator[None]:
+    """The workers that everything relies on."""
+    metrics.BUILD_INFO.labels(version("metering-gateway")).set(1)
+    async with open_stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS) as (database, link):
+        partitions = config.redis.partitions
+        meter = Meter(link, partitions=partitions, owner="worker")
+        workers: tuple[Worker, ...] = (
+            UsageWriter(database, Journal(link, partitions)),
+            HoldSweeper(meter, Holds(link, partitions)),
+            OutboxPublisher(database, meter),
+            PartitionKeeper(database),
+            MetricsFlusher(),
+            NightlyReconciliation(Reconciler(database, Audit(link, meter))),
+            *_retention(config, database, link),
+        )
+        async with Runner(*workers):
+            yield
+
+
+def _retention(config: Config, database: Database, link: Link) -> tuple[Retention, ...]:
+    months = config.usage.keep_months
+    journal = Journal(link, config.redis.partitions)
+    return () if months is None else (Retention(database, journal, keep_months=months),)

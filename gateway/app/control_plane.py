@@ -1,0 +1,33 @@
+"""Puts the admin API together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from secrets import token_bytes
+from typing import Any
+
+from gateway import metrics
+from gateway.app.stores import BACKGROUND_TIMEOUT_SECONDS, missing, open_stores
+from gateway.config import Config
+from gateway.meter.meter import Meter
+from gateway.workers.outbox import OutboxPublisher
+
+
+@asynccontextmanager
+async def control_plane(config: Config) -> AsyncIterator[Any]:
+    """The admin API. Imported here because FastAPI takes 0.4 s to import, which no public worker need wait for."""
+    from gateway.api.admin import build_admin
+
+    async with open_stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS) as (database, link):
+        meter = Meter(link, partitions=config.redis.partitions, owner="admin")
+        yield build_admin(
+            database=database,
+            publish=OutboxPublisher(database, meter).publish_all,
+            admin_token=config.secrets.admin_token,
+            key_prefix=config.keys.prefix,
+            peppers=config.secrets.peppers,
+            entropy=token_bytes,
+            metrics_text=metrics.exposition,
+            readiness=lambda: missing(database, link),
+        )

@@ -1,0 +1,79 @@
+"""Puts the proxy together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from secrets import token_hex
+
+import structlog
+
+from gateway.app.stores import open_stores
+from gateway.app.upstreams import destinations
+from gateway.config import Config, ConfigError
+from gateway.meter.holds import Holds
+from gateway.meter.meter import Meter
+from gateway.metrics import MetricsFlusher
+from gateway.proxy.access_log import AccessLog
+from gateway.proxy.gate import Gate
+from gateway.proxy.handler import Handler
+from gateway.proxy.principals import Principals
+from gateway.proxy.router import Router
+from gateway.proxy.settlement import Settler
+from gateway.proxy.spool import Spool
+from gateway.proxy.tally import Tally
+from gateway.workers.heartbeat import Heartbeat
+from gateway.workers.runner import Runner
+from gateway.workers.upstream_watch import UpstreamWatch
+
+# A principal is read anew this often although its version says nothing changed, so that a lost announcement heals.
+PRINCIPAL_MAX_AGE_SECONDS = 60.0
+_log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def data_plane(config: Config) -> AsyncIterator[Handler]:
+    """The proxy. Leaves when every admitted call has been settled, or Redis does not take the last ones."""
+    async with open_stores(config, timeout_seconds=config.redis.timeout_seconds) as (database, link):
+        owner = f"proxy-{token_hex(6)}"
+        meter = Meter(link, partitions=config.redis.partitions, owner=owner)
+        principals = Principals(
+            database,
+            meter,
+            prefix=config.keys.prefix,
+            peppers=config.secrets.peppers,
+            max_entries=config.principals.max_entries,
+            max_age_seconds=PRINCIPAL_MAX_AGE_SECONDS,
+            max_stale_seconds=config.principals.max_stale_seconds,
+        )
+        grace = timedelta(seconds=config.billing.past_due_grace_seconds)
+        settler, access_log = Settler(meter, Spool(config.data_dir / "spool", owner)), AccessLog()
+        tally = Tally(database, access_log)
+        handler = Handler(
+            Router(config.routes),
+            destinations(config),
+            principals=principals,
+            gate=Gate(principals, meter, database, grace=grace),
+            settler=settler,
+            tally=tally,
+            trusted_proxies=config.server.trusted_proxies,
+        )
+        heartbeat = Heartbeat(Holds(link, config.redis.partitions), owner)
+        await heartbeat.run_once()
+        async with settler:
+            async with Runner(heartbeat, settler, tally, UpstreamWatch(lambda: handler.upstreams), MetricsFlusher()):
+                yield handler
+            await handler.close()
+        access_log.close()
+
+
+def reload(handler: Handler, read_again: Callable[[], Config]) -> None:
+    """Routes and upstreams as the file now has them; calls under way finish on the upstreams they began with."""
+    try:
+        config = read_again()
+    except ConfigError as error:
+        _log.error("the new configuration is refused, the old one stays", problems=str(error))
+        return
+    for destination in handler.swap(Router(config.routes), destinations(config)).values():
+        destination.upstream.retire()
