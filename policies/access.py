@@ -54,15 +54,19 @@ def effective_status(subscription: Subscription, now: datetime, grace: timedelta
     return subscription.status
 
 
-def check_route(route: Route, key: Key, plan: Plan, *, offered: Mapping[str, Mapping[str, FeatureValue]]) -> None:
-    """Raises Refused if the key's permissions or the plan's features do not reach the route.
+def check_route(
+    route: Route, key: Key | None, plan: Plan, *, offered: Mapping[str, Mapping[str, FeatureValue]]
+) -> None:
+    """Raises Refused if the key's permissions or the plan's features do not reach the route; no key narrows nothing.
 
     `offered` are the features of the plans on offer, by plan name, so that the refusal can say which plans would do.
     """
     if route.permission is not None and not may(key, plan, route.permission):
         raise Refused(
             Refusal.PERMISSION_DENIED,
-            f"This API key lacks the permission {route.permission!r}.",
+            f"This API key lacks the permission {route.permission!r}."
+            if key is not None
+            else f"The plan {plan.name!r} does not grant the permission {route.permission!r}.",
             permission=route.permission,
         )
     if route.feature is not None and not has_feature(plan.features.get(route.feature)):
@@ -75,9 +79,10 @@ def check_route(route: Route, key: Key, plan: Plan, *, offered: Mapping[str, Map
         )
 
 
-def may(key: Key, plan: Plan, permission: str) -> bool:
+def may(key: Key | None, plan: Plan, permission: str) -> bool:
     """A plan grants permissions; a key may narrow them, never widen them."""
-    return permission in plan.permissions and (key.permissions is None or permission in key.permissions)
+    narrowed = None if key is None else key.permissions
+    return permission in plan.permissions and (narrowed is None or permission in narrowed)
 
 
 def has_feature(value: FeatureValue | None) -> bool:

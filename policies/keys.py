@@ -62,15 +62,15 @@ def digests(key: bytes, peppers: Mapping[int, bytes]) -> dict[int, bytes]:
     return {version: digest(key, peppers[version]) for version in sorted(peppers, reverse=True)}
 
 
-def check(key: Key, now: datetime, *, client_ip: str) -> None:
-    """Raises Refused if the key may not be used at `now` from `client_ip`."""
+def check(key: Key, now: datetime, *, client_ip: str | None) -> None:
+    """Raises Refused if the key may not be used at `now` from `client_ip`; None is an address nobody asked about."""
     if key.status is KeyStatus.REVOKED:
         raise Refused(Refusal.KEY_REVOKED, "This API key has been revoked.")
     if key.expires_at is not None and key.expires_at <= now:
         raise Refused(Refusal.KEY_EXPIRED, f"This API key expired at {key.expires_at.isoformat()}.")
     if key.status is KeyStatus.DISABLED:
         raise Refused(Refusal.KEY_DISABLED, "This API key is disabled.")
-    if key.allowed_ips and not _address_allowed(key.allowed_ips, client_ip):
+    if key.allowed_ips and client_ip is not None and not _address_allowed(key.allowed_ips, client_ip):
         raise Refused(Refusal.IP_NOT_ALLOWED, "This API key may not be used from this address.")
 
 

@@ -75,6 +75,17 @@ def hold(price: Price, items: int | None) -> int:
     return cost(price, price.unit_size)
 
 
+def explain(price: Price, units: int) -> str:
+    """How `cost` came to its credits, for the one who pays: `2 credits per 1000 tokens x 1500 tokens`."""
+    per_call = f"{price.credits.normalize():f} {'credit' if price.credits == 1 else 'credits'}"
+    if price.unit == "call":
+        return f"{per_call} per call"
+    size = price.unit if price.unit_size == 1 else f"{price.unit_size} {price.unit}s"
+    counted = f"{units} {price.unit}" if units == 1 else f"{units} {price.unit}s"
+    minimum = f", at least {price.minimum}" if price.minimum else ""
+    return f"{per_call} per {size} x {counted}{minimum}"
+
+
 def started_minutes(seconds: float) -> int:
     """Minutes that a call of that length is charged: each that it began, and it began one."""
     return max(1, ceil(seconds / 60))

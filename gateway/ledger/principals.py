@@ -27,9 +27,7 @@ from policies.model import (
 )
 
 # The plan comes with its permissions; of subscriptions the current one, else the newest.
-_FIND = text(f"""
-    SELECT k.id AS key_id, k.status AS key_status, k.prefix, k.last4, k.permissions AS key_permissions, k.allowed_ips,
-           k.expires_at,
+_ACCOUNT = """
            u.id AS user_id, u.status AS user_status, u.version AS account_version,
            (SELECT version FROM catalogue) AS catalogue_version,
            s.id AS subscription_id, s.status AS subscription_status, s.current_period_end, s.cancel_at_period_end,
@@ -38,16 +36,27 @@ _FIND = text(f"""
            p.max_products_per_batch, p.max_file_size_bytes,
            ARRAY(SELECT r.name FROM plan_permissions g JOIN permissions r ON r.id = g.permission_id
                  WHERE g.plan_id = p.id) AS plan_permissions
-      FROM api_keys k
-      JOIN users u ON u.id = k.user_id
+"""
+_CONTRACT = f"""
       LEFT JOIN LATERAL (
            SELECT * FROM subscriptions
-            WHERE user_id = k.user_id
+            WHERE user_id = u.id
             ORDER BY {CURRENT} DESC, created_at DESC, id DESC
             LIMIT 1) s ON true
       LEFT JOIN subscription_plans p ON p.id = s.plan_id
+"""  # noqa: S608 - CURRENT is a constant of ours
+_FIND = text(f"""
+    SELECT k.id AS key_id, k.status AS key_status, k.prefix, k.last4, k.permissions AS key_permissions, k.allowed_ips,
+           k.expires_at, {_ACCOUNT}
+      FROM api_keys k
+      JOIN users u ON u.id = k.user_id
+           {_CONTRACT}
      WHERE k.key_hash = :key_hash
-""")  # noqa: S608 - CURRENT is a constant of ours
+""")  # noqa: S608 - made of constants of ours
+
+_FIND_ACCOUNT = text(f"""
+    SELECT {_ACCOUNT} FROM users u {_CONTRACT} WHERE u.id = :user_id AND u.deleted_at IS NULL
+""")  # noqa: S608 - made of constants of ours
 
 _BALANCE = text("""
     SELECT u.version AS account_version, c.credit_seq, c.current_credits
@@ -85,6 +94,12 @@ async def find_principal(connection: AsyncConnection, key_hash: bytes) -> Princi
     return None if row is None else _principal(row)
 
 
+async def find_account(connection: AsyncConnection, user_id: UUID) -> Account | None:
+    """An account as its keys would be admitted on; None for an unknown or deleted one."""
+    row = (await connection.execute(_FIND_ACCOUNT, {"user_id": user_id})).mappings().one_or_none()
+    return None if row is None else _account(row)
+
+
 async def load_balance(connection: AsyncConnection, user_id: UUID) -> HotBalance | None:
     """The balance PostgreSQL knows of; the journal may hold charges it does not have yet."""
     row = (await connection.execute(_BALANCE, {"user_id": user_id})).one_or_none()
@@ -99,10 +114,14 @@ async def catalogue(connection: AsyncConnection) -> Catalogue:
 def _principal(row: RowMapping) -> Principal:
     return Principal(
         key=_key(row),
-        account=Account(id=row["user_id"], status=AccountStatus(row["user_status"]), subscription=_subscription(row)),
+        account=_account(row),
         account_version=row["account_version"],
         catalogue_version=row["catalogue_version"],
     )
+
+
+def _account(row: RowMapping) -> Account:
+    return Account(id=row["user_id"], status=AccountStatus(row["user_status"]), subscription=_subscription(row))
 
 
 def _key(row: RowMapping) -> Key:

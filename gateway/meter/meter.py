@@ -9,11 +9,12 @@ from typing import NamedTuple
 from uuid import UUID
 
 from gateway.meter.link import Link, Script
+from policies.admission import Standing
 from policies.limits import WINDOWS, Limits
 from policies.model import Window
 
-SCRIPTS = ADMIT, SETTLE, LATE, LOAD, GRANT, BUMP = tuple(
-    Script.load(name) for name in ("admit", "settle", "late", "load", "grant", "bump")
+SCRIPTS = ADMIT, SETTLE, LATE, LOAD, GRANT, BUMP, PEEK = tuple(
+    Script.load(name) for name in ("admit", "settle", "late", "load", "grant", "bump", "peek")
 )
 
 # How long a settlement may come after its call was swept: frozen gateways, and spools of machines that were down.
@@ -159,6 +160,18 @@ class Meter:
             LOAD, (keys.account, keys.catalogue), (account_version, credit_seq, balance, catalogue_version)
         )
         return int(reply) != 2
+
+    async def peek(self, keys: AccountKeys, limits: Limits) -> Standing | None:
+        """What an admission under these limits would find at this moment; None for a cold account. Changes nothing."""
+        minute, hour, day = limits.per_window
+        asked = (-1 if minute is None else minute, -1 if hour is None else hour, -1 if day is None else day)
+        reply = await self._link.run(PEEK, (keys.account,), asked)
+        if reply[0] == Verdict.COLD:
+            return None
+        found = _admission((Verdict.RATE_LIMITED, *reply[1:]))
+        return Standing(
+            found.balance, reply[10], found.used, found.reset_seconds, found.retry_after_seconds, found.violated
+        )
 
     async def apply_credits(self, keys: AccountKeys, *, credit_seq: int, amount: int) -> Applied:
         """Applies one committed change of credits, exactly once and in order."""

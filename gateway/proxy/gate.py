@@ -16,7 +16,7 @@ from gateway.proxy.inbound import Inbound
 from gateway.proxy.principals import Caller, Principals
 from gateway.proxy.router import Match
 from gateway.proxy.settlement import Settlement
-from policies import access, keys, pricing, records
+from policies import admission, pricing, records
 from policies.model import Outcome, Plan, Refusal, Refused, Subscription
 
 # A version that moves again between reading it and asking is rare; moving four times in a row is an outage.
@@ -110,24 +110,29 @@ class Gate:
         for _ in range(ATTEMPTS):
             caller, subscription = clearance = await self._check_batch(ask, clearance)
             held = pricing.hold(ask.match.route.price, ask.items)
-            admission = await self._ask_meter(ask, caller, held)
-            if admission.verdict is Verdict.ADMITTED:
-                return Ticket(ask, caller, subscription, held, admission)
-            if admission.verdict is Verdict.STALE:
+            answer = await self._ask_meter(ask, caller, held)
+            if answer.verdict is Verdict.ADMITTED:
+                return Ticket(ask, caller, subscription, held, answer)
+            if answer.verdict is Verdict.STALE:
                 clearance = self._check(ask.inbound, ask.match, await self._principals.reload(ask.key))
-            elif admission.verdict is Verdict.COLD:
+            elif answer.verdict is Verdict.COLD:
                 await self._warm(caller)
             else:
-                raise NotAdmitted(caller, admission, _refusal(admission, held, subscription.plan))
+                raise NotAdmitted(caller, answer, _refusal(answer, max(held, 1), subscription.plan))
         raise Refused(Refusal.ACCOUNTS_UNAVAILABLE, "This account keeps changing; try again shortly.", retry_after=1)
 
     def _check(self, inbound: Inbound, match: Match, caller: Caller) -> Clearance:
-        instant, principal, route = now(), caller.principal, match.route
-        keys.check(principal.key, instant, client_ip=inbound.client_ip)
-        subscription = access.check_account(principal.account, instant, grace=self._grace)
-        access.check_route(route, principal.key, subscription.plan, offered=self._principals.offered)
-        if inbound.content_length:
-            access.check_size(inbound.content_length, access.max_body_bytes(route, subscription.plan))
+        principal = caller.principal
+        subscription = admission.check_caller(
+            principal.key,
+            principal.account,
+            match.route,
+            now=now(),
+            client_ip=inbound.client_ip,
+            size_bytes=inbound.content_length,
+            grace=self._grace,
+            offered=self._principals.offered,
+        )
         return Clearance(caller, subscription)
 
     async def _check_batch(self, ask: Ask, clearance: Clearance) -> Clearance:
@@ -198,27 +203,13 @@ def _unmetered() -> Refused:
     )
 
 
-def _refusal(admission: Admission, held: int, plan: Plan) -> Refused:
-    if admission.verdict is Verdict.RATE_LIMITED:
-        names = [str(window) for window in admission.violated]
-        return Refused(
-            Refusal.RATE_LIMITED,
-            f"The limit per {' and per '.join(names)} of the plan {plan.name!r} is used up; "
-            f"retry in {admission.retry_after_seconds} s.",
-            violated_policies=names,
-            retry_after=admission.retry_after_seconds,
-        )
-    if admission.verdict is Verdict.TOO_MANY_IN_FLIGHT:
-        limit = plan.max_concurrent_requests
-        return Refused(
-            Refusal.TOO_MANY_IN_FLIGHT, f"The plan {plan.name!r} allows {limit} calls at a time.", limit=limit
-        )
-    return Refused(
-        Refusal.INSUFFICIENT_CREDITS,
-        f"This call needs {max(held, 1)} credits; {admission.balance} are left.",
-        required=max(held, 1),
-        available=admission.balance,
-    )
+def _refusal(admitted: Admission, required: int, plan: Plan) -> Refused:
+    if admitted.verdict is Verdict.RATE_LIMITED:
+        wait = admitted.retry_after_seconds
+        return admission.rate_limited(plan, admitted.violated, retry_after_seconds=wait)
+    if admitted.verdict is Verdict.TOO_MANY_IN_FLIGHT:
+        return admission.too_many_in_flight(plan)
+    return admission.insufficient_credits(required, admitted.balance)
 
 
 def _head(ask: Ask, caller: Caller) -> str:

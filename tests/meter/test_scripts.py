@@ -23,8 +23,10 @@ from hypothesis.stateful import (
 from gateway.meter import meter as meter_module
 from gateway.meter.journal import is_correction
 from gateway.meter.link import Link, Script
-from gateway.meter.meter import ADMIT, SCRIPTS, Admission, Meter, Verdict
+from gateway.meter.meter import ADMIT, PEEK, SCRIPTS, Admission, Meter, Verdict
+from policies.admission import Standing, check_standing
 from policies.limits import WINDOW_SECONDS, WINDOWS, Limits
+from policies.model import Plan, Refused
 from tests.meter.conftest import OwnServer
 from tests.meter.model import Account, Model, step_ms
 
@@ -298,6 +300,8 @@ class Calls(RuleBasedStateMachine):
         catalogue = max(0, (self.model.catalogue or 1) + drift[1])
         terms = {"amount": amount, "required": required, "limits": self.limits[name]}
         before = self.bench.dump()
+        foreseen = self.bench.run(self.bench.meter.peek(self.bench.keys[name], self.limits[name]))
+        assert self.bench.dump() == before, "looking changed something"
         given = self.bench.run(
             self.bench.meter.admit(
                 self.bench.keys[name],
@@ -321,7 +325,27 @@ class Calls(RuleBasedStateMachine):
         if given.verdict is not Verdict.ADMITTED:
             assert self.bench.dump() == before, "a refusal changed something"
         self._check_real_windows(name, given)
+        if given.verdict not in (Verdict.COLD, Verdict.STALE):
+            self._check_foreseen(name, foreseen, given, amount=amount, required=required)
         return given
+
+    def _check_foreseen(
+        self, name: str, foreseen: Standing | None, given: Admission, *, amount: int, required: int
+    ) -> None:
+        """What peeking said before is what the admission found."""
+        assert foreseen is not None
+        counted = 1 if given.verdict is Verdict.ADMITTED else 0
+        assert foreseen.balance - amount * counted == given.balance
+        assert foreseen.in_flight + counted == self.model.accounts[name].in_flight
+        assert tuple(used + counted for used in foreseen.used) == given.used
+        assert foreseen[3:] == given[3:]
+        plan = Plan("p", "P", 1, {})
+        code = None
+        try:
+            check_standing(foreseen, self.limits[name], plan, required=required)
+        except Refused as refused:
+            code = refused.code.name
+        assert code == (None if counted else given.verdict.name)
 
     def _settle(self, name: str, request_id: str, *, charge: int) -> None:
         expected = self.model.settle(request_id, charge=charge)
@@ -359,8 +383,9 @@ class Calls(RuleBasedStateMachine):
 
 @pytest.fixture
 def bench(server: OwnServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    assert ADMIT.source.count(TIME) == 1
-    monkeypatch.setattr(meter_module, "ADMIT", Script(ADMIT.source.replace(TIME, TEST_TIME)))
+    for name, script in (("ADMIT", ADMIT), ("PEEK", PEEK)):
+        assert script.source.count(TIME) == 1
+        monkeypatch.setattr(meter_module, name, Script(script.source.replace(TIME, TEST_TIME)))
     bench = Bench(server.url.removesuffix("/0") + "/1")
     yield bench
     bench.close()
