@@ -9,6 +9,7 @@ from gateway.ledger.tables.contracts import (
     subscriptions,
     webhook_events,
 )
+from gateway.ledger.tables.notices import notice_deliveries, notices
 from gateway.ledger.tables.offers import (
     catalogue,
     permissions,
@@ -27,6 +28,7 @@ from gateway.ledger.tables.records import (
     refused_requests,
     usage_tracking,
 )
+from gateway.ledger.tables.sessions import one_time_tokens, refresh_tokens, sessions, throttles
 
 __all__ = [
     "admin_tokens",
@@ -41,6 +43,9 @@ __all__ = [
     "journal_poison",
     "metadata",
     "new_id",
+    "notice_deliveries",
+    "notices",
+    "one_time_tokens",
     "outbox",
     "payment_transactions",
     "permissions",
@@ -48,9 +53,12 @@ __all__ = [
     "pricing_tiers",
     "products",
     "provider_customers",
+    "refresh_tokens",
     "refused_requests",
+    "sessions",
     "subscription_plans",
     "subscriptions",
+    "throttles",
     "usage_tracking",
     "user_credits",
     "users",
