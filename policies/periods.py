@@ -1,0 +1,89 @@
+"""Billing periods by the calendar of the account's time zone: day n of the month stays day n, whatever February does.
+
+The boundaries of all periods are counted from one anchor, the local date and time at which the first period began, so
+that a month's end shortens one period and shifts none: 31 January, 28 February, 31 March. Where clocks are changed, a
+boundary is read as RFC 5545 section 3.3.5 reads local times: one that does not exist by the offset before the gap, one
+that exists twice as its first occurrence.
+"""
+
+from __future__ import annotations
+
+from calendar import monthrange
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+from zoneinfo import ZoneInfo
+
+Interval = Literal["day", "week", "month", "year"]
+
+_DAYS = {"day": 1, "week": 7}
+_MONTHS = {"month": 1, "year": 12}
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The length of a period: `count` times the interval."""
+
+    interval: Interval
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """From `start` up to, not including, `end`, both UTC; `anchor` is the instant that boundaries are counted from."""
+
+    anchor: datetime
+    start: datetime
+    end: datetime
+
+
+def period(anchor: datetime, span: Span, *, zone: ZoneInfo, number: int) -> Period:
+    """The period of this number, 0 being the one that begins at the anchor."""
+    return Period(
+        anchor, boundary(anchor, span, zone=zone, number=number), boundary(anchor, span, zone=zone, number=number + 1)
+    )
+
+
+def following(anchor: datetime, span: Span, *, zone: ZoneInfo, end: datetime) -> Period:
+    """The period after the one that ends at `end`.
+
+    Where `end` is no boundary of the anchor's, because the span or the zone is another than it was, it becomes the
+    anchor: whatever changes, nobody gets a period that is shorter than the span.
+    """
+    number = _number(anchor, span, zone=zone, at=end)
+    if boundary(anchor, span, zone=zone, number=number) == end:
+        return Period(anchor, end, boundary(anchor, span, zone=zone, number=number + 1))
+    return period(end, span, zone=zone, number=0)
+
+
+def boundary(anchor: datetime, span: Span, *, zone: ZoneInfo, number: int) -> datetime:
+    """The instant at which period `number` begins, in UTC."""
+    if number == 0:
+        return anchor.astimezone(UTC)  # itself, be it the second of two equal local times
+    local = anchor.astimezone(zone).replace(tzinfo=None, fold=0)
+    if span.interval in _DAYS:
+        moved = local + timedelta(days=number * span.count * _DAYS[span.interval])
+    else:
+        moved = _months_later(local, number * span.count * _MONTHS[span.interval])
+    return moved.replace(tzinfo=zone).astimezone(UTC)
+
+
+def _number(anchor: datetime, span: Span, *, zone: ZoneInfo, at: datetime) -> int:
+    """The last period that has begun at `at`."""
+    first, last = anchor.astimezone(zone), at.astimezone(zone)
+    if span.interval in _DAYS:
+        passed = (last.date() - first.date()).days // _DAYS[span.interval]
+    else:
+        passed = ((last.year - first.year) * 12 + last.month - first.month) // _MONTHS[span.interval]
+    number = passed // span.count + 1  # by dates alone one too many at most, in a zone that skips days two too few
+    while boundary(anchor, span, zone=zone, number=number + 1) <= at:
+        number += 1
+    while boundary(anchor, span, zone=zone, number=number) > at:
+        number -= 1
+    return number
+
+
+def _months_later(local: datetime, months: int) -> datetime:
+    """The same day of the month, or the month's last where it has no such day."""
+    year, month = divmod(local.year * 12 + local.month - 1 + months, 12)
+    return local.replace(year=year, month=month + 1, day=min(local.day, monthrange(year, month + 1)[1]))
