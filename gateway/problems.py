@@ -92,6 +92,7 @@ _TABLE: Mapping[str, tuple[int, str]] = MappingProxyType({
     "not_found":                    (404, "Not found"),
     "conflict":                     (409, "Conflict"),
     "validation_failed":            (422, "Validation failed"),
+    "overloaded":                   (503, "Overloaded"),
     "payments_not_configured":      (501, "Payments not configured"),
     # Anything else is a bug of ours.
     "internal_error":               (500, "Internal error"),

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
-from gateway.api.errors import Conflict, Invalid
+from gateway.api.errors import Busy, Conflict, Invalid, NotAuthenticated, Suspended, Throttled
 from gateway.ledger.errors import AlreadyExists, InUse, InvalidValue, NotFound
 from gateway.ledger.rows import InvalidCursor
 from gateway.ledger.session import DatabaseUnavailable
@@ -133,6 +133,10 @@ _READINGS: Mapping[type[Exception], Callable[[Any, Request], Answer]] = {
     RequestValidationError: _unparsable,
     HTTPException: _http,
     Conflict: lambda error, _: Answer("conflict", str(error)),
+    NotAuthenticated: lambda error, _: Answer("unauthorized", str(error)),
+    Suspended: lambda error, _: Answer("account_suspended", str(error)),
+    Throttled: lambda error, _: Answer("rate_limited", str(error), {"retry_after": error.retry_after_seconds}),
+    Busy: lambda error, _: Answer("overloaded", str(error), {"retry_after": 1}),
     Invalid: lambda error, _: invalid(error.field, str(error)),
     NotFound: lambda error, _: Answer("not_found", f"There is {error}."),
     AlreadyExists: _taken,

@@ -7,6 +7,26 @@ class Conflict(Exception):  # noqa: N818 - an answer (409), not a fault
     """The thing is not in a state in which this can be done; the message says what can."""
 
 
+class NotAuthenticated(Exception):  # noqa: N818 - an answer (401), not a fault
+    """Nobody is known to be asking; the message says what to send."""
+
+
+class Suspended(Exception):  # noqa: N818 - an answer (403), not a fault
+    """Who is asking is known, and suspended."""
+
+
+class Throttled(Exception):  # noqa: N818 - an answer (429), not a fault
+    """Too many attempts of late; the next makes sense after so many seconds."""
+
+    def __init__(self, retry_after_seconds: int) -> None:
+        super().__init__(f"Too many attempts; try again in {retry_after_seconds} seconds.")
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Busy(Exception):  # noqa: N818 - an answer (503), not a fault
+    """More is being asked for than can be done at the moment."""
+
+
 class Invalid(ValueError):  # noqa: N818 - an answer (422), not a fault
     """A value that the schema lets through is wrong. `field` is its name in the request."""
 

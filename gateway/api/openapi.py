@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -13,6 +13,14 @@ Everything an operator can see and change. Send `Authorization: Bearer ADMIN_TOK
 
 A change holds from the very next request of any client on. Lists are `{"data": [...], "next_cursor": null}`: ask again
 with `?cursor=` until it is null. Every answer carries `X-Request-Id`; errors are problem documents (RFC 9457)."""
+
+
+ACCOUNT = """\
+What a customer can see and change. Register and log in at `/auth`, then send `Authorization: Bearer ACCESS_TOKEN`.
+
+Each user sees and changes what is theirs; anything else is 404. A change holds from the very next request on. Lists are
+`{"data": [...], "next_cursor": null}`: ask again with `?cursor=` until it is null. Every answer carries `X-Request-Id`;
+errors are problem documents (RFC 9457)."""
 
 
 class FieldError(BaseModel):
@@ -50,29 +58,51 @@ GUARDED: Responses = {
     422: _problem("`validation_failed`: `errors` names each field"),
     503: _problem("`accounts_unavailable`: the database is out of reach; try again"),
 }
+# Of the account API: what any operation can meet, and what each operation of somebody signed in can.
+COMMON: Responses = {status: GUARDED[status] for status in (400, 413, 422, 503)}
+SIGNED_IN: Responses = {
+    401: _problem("`unauthorized`: no token, or not a valid one"),
+    403: _problem("`account_suspended`"),
+}
+THROTTLED: Responses = {429: _problem("`rate_limited`: too many attempts; `Retry-After` says when to try again")}
 UNKNOWN: Responses = {404: _problem("`not_found`: there is no such thing")}
 CONFLICTS: Responses = {409: _problem("`conflict`: not in this state; the detail says what can be done")}
 
 
-def install(app: FastAPI) -> None:
-    """Makes the app describe itself with problems and its security scheme; computed once, on demand."""
+class Guard(NamedTuple):
+    """One bearer scheme for all operations below a path."""
+
+    prefix: str
+    scheme: str
+
+
+ADMIN_GUARD = Guard("/admin/", "admin_token")
+
+
+def install(app: FastAPI, *, guard: Guard | None) -> None:
+    """Makes the app describe itself with problems and its guard; computed once, on demand.
+
+    Without a guard before the app its endpoints say themselves who may call.
+    """
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _document(app)
+            app.openapi_schema = _document(app, guard)
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign] # the way FastAPI documents
 
 
-def _document(app: FastAPI) -> dict[str, Any]:
+def _document(app: FastAPI, guard: Guard | None) -> dict[str, Any]:
     found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     components = found.setdefault("components", {})
     problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     components.setdefault("schemas", {}).update(problem.pop("$defs"), Problem=problem)
-    components["securitySchemes"] = {"admin_token": {"type": "http", "scheme": "bearer"}}
+    if guard is None:
+        return found
+    components["securitySchemes"] = {guard.scheme: {"type": "http", "scheme": "bearer"}}
     for path, operations in found["paths"].items():
-        if path.startswith("/admin/"):
+        if path.startswith(guard.prefix):
             for operation in operations.values():
-                operation["security"] = [{"admin_token": []}]
+                operation["security"] = [{guard.scheme: []}]
     return found

@@ -14,6 +14,7 @@ from gateway import logs
 from gateway.app.background import background
 from gateway.app.control_plane import control_plane
 from gateway.app.data_plane import data_plane, reload
+from gateway.app.public import Public, account_api
 from gateway.config import Config
 from gateway.processes.child import Server, serve
 from gateway.processes.serving import Role
@@ -34,7 +35,9 @@ async def run_child(
     async with AsyncExitStack() as stack:
         if Role.PROXY in roles:
             handler = await stack.enter_async_context(data_plane(config))
-            servers.append((public_server(handler, config), [sockets.pop(0)]))
+            account = await stack.enter_async_context(account_api(config))
+            public = Public(handler, account, trusted_proxies=config.server.trusted_proxies)
+            servers.append((public_server(public, config), [sockets.pop(0)]))
 
             def on_reload() -> None:
                 reload(handler, read_again)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from gateway.config import model
 from gateway.config.document import Document
 from gateway.config.errors import KeyPath
+from gateway.config.local import LOCAL_PATHS, is_local
 from gateway.config.overlay import expand
 from gateway.config.plans import PlanSpec, default_plans
 from gateway.config.routes import RouteEntry
@@ -45,6 +46,7 @@ def read_routes(reader: Reader, upstreams: Mapping[str, object]) -> list[RouteEn
     check_unique(reader.document, ("routes",), [route.name if route else None for route in routes], key="name")
     _check_upstreams_known(reader.document, upstreams)
     _check_requests_distinct(reader.document, routes)
+    _check_not_local(reader.document, routes)
     return routes
 
 
@@ -112,3 +114,11 @@ def _check_requests_distinct(document: Document, routes: Sequence[RouteEntry | N
         for method in sorted(route.match.methods):
             if (first := taken.setdefault((path, method), name)) != name:
                 document.report(("routes", index, "match"), f"routes {first} and {name} both match {method} {path}")
+
+
+def _check_not_local(document: Document, routes: Sequence[RouteEntry | None]) -> None:
+    """A route there would never be asked. One for /** is: it gets all that is not the account API's."""
+    for index, route in enumerate(routes):
+        if route is not None and is_local(route.match.path.encode()):
+            kept = ", ".join(LOCAL_PATHS)
+            document.report(("routes", index, "match", "path"), f"belongs to the account API, which keeps {kept}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gateway.config import model
+from gateway.config import accounts, model
 from gateway.config.document import Document, read_yaml
 from gateway.config.entries import check_unique, read_plans, read_routes, read_upstreams
 from gateway.config.errors import ConfigError, ConfigProblem, Origin
@@ -39,6 +39,9 @@ class _File:
     keys: model.Keys = field(default_factory=model.Keys)
     principals: model.Principals = field(default_factory=model.Principals)
     usage: model.Usage = field(default_factory=model.Usage)
+    auth: accounts.Auth = field(default_factory=accounts.Auth)
+    mail: accounts.Mail = field(default_factory=accounts.Mail)
+    notices: accounts.Notices = field(default_factory=accounts.Notices)
     upstreams: dict[str, Any] = field(default_factory=dict)
     routes: list[Any] = field(default_factory=list)
     plans: list[Any] | None = None
@@ -83,6 +86,9 @@ def load(
         keys=sections.keys,
         principals=sections.principals,
         usage=sections.usage,
+        auth=sections.auth,
+        mail=sections.mail,
+        notices=sections.notices,
         upstreams=tuple(upstream for upstream in upstreams.values() if upstream),
         routes=tuple(route_of(route) for route in routes if route),
         plans=plans,

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from gateway.config import quantities
+from gateway.config.accounts import Auth, Mail, Notices
 from gateway.config.fields import (
     Amount,
     Currency,
@@ -188,6 +189,9 @@ class Config:
     keys: Keys
     principals: Principals
     usage: Usage
+    auth: Auth
+    mail: Mail
+    notices: Notices
     upstreams: tuple[Upstream, ...]
     routes: tuple[Route, ...]
     plans: tuple[PlanSpec, ...]

@@ -39,6 +39,7 @@ class Secrets:
     admin_token: str = field(repr=False)
     key_peppers: Mapping[int, str] = field(repr=False)
     jwt_secret: str = field(repr=False)
+    webhook_secrets: tuple[str, ...] = field(default=(), repr=False)
     stripe_secret_key: str | None = field(default=None, repr=False)
     stripe_webhook_secrets: tuple[str, ...] = field(default=(), repr=False)
     lemon_squeezy_api_key: str | None = field(default=None, repr=False)
@@ -92,6 +93,7 @@ def secrets_of(required: Mapping[str, str], environ: Mapping[str, str]) -> Secre
         admin_token=required[ADMIN_TOKEN],
         key_peppers=_peppers(required[KEY_PEPPER]),
         jwt_secret=required[JWT_SECRET],
+        webhook_secrets=_several(environ.get("GATEWAY_WEBHOOK_SECRET", "")),
         stripe_secret_key=environ.get("STRIPE_SECRET_KEY", "").strip() or None,
         stripe_webhook_secrets=_several(environ.get("STRIPE_WEBHOOK_SECRET", "")),
         lemon_squeezy_api_key=environ.get("LEMON_SQUEEZY_API_KEY", "").strip() or None,

@@ -47,6 +47,10 @@ def warnings(config: Config) -> tuple[str, ...]:
         for route in config.routes
         if route.feature and route.feature not in offered
     ]
+    if config.notices.webhook_url and not config.secrets.webhook_secrets:
+        found.append(
+            "GATEWAY_WEBHOOK_SECRET is not set; notices.webhook_url is told nothing, since it could not be signed"
+        )
     return (*found, *_payment_warnings(config))
 
 

@@ -31,6 +31,7 @@ def configure(app: Any, limits: Limits = DEFAULT_LIMITS, *, drain_timeout_second
     """
     return uvicorn.Config(
         app,
+        interface="asgi3",  # uvicorn would guess it by the shape of `__call__`
         http=cast("type[asyncio.Protocol]", partial(PublicProtocol, limits=_affordable(limits))),
         ws="none",
         lifespan="off",

@@ -69,7 +69,7 @@ def build_admin(
     app.include_router(docs.router)
     app.include_router(_admin_v1())
     answers.install(app)
-    openapi.install(app)
+    openapi.install(app, guard=openapi.ADMIN_GUARD)
     bounded = Bounded(app, max_bytes=MAX_BODY_BYTES)
     return Identified(Guarded(bounded, admin_token, open_paths=OPEN_PATHS))
 

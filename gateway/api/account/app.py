@@ -1,0 +1,62 @@
+"""The account API: what customers do for themselves, on paths of its own beside the proxied routes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+from types import ModuleType
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from gateway.api import answers, docs, openapi
+from gateway.api.account.collaborators import Collaborators
+from gateway.api.account.tokens import AccessTokens
+from gateway.api.desk import Herald
+from gateway.api.edge import Bounded, Identified
+from gateway.api.issuing import KeyIssuer
+from gateway.ledger.session import Database
+
+# Far above any body of this API and any event of a payment provider.
+MAX_BODY_BYTES = 1024 * 1024
+
+# Each module's `router` holds full paths. All must begin with a segment that gateway/config/reserved.py keeps for us.
+_NOUNS: tuple[ModuleType, ...] = ()
+
+
+def build_account(
+    *,
+    database: Database,
+    publish: Callable[[], Awaitable[None]],
+    jwt_secret: str,
+    access_ttl: timedelta,
+    key_prefix: str,
+    peppers: Mapping[int, bytes],
+    entropy: Callable[[int], bytes],
+) -> ASGIApp:
+    """The ASGI application.
+
+    `publish` tells Redis all that has been committed; it is awaited after each change, before the answer. `entropy`
+    gives so many random bytes.
+    """
+    app = FastAPI(
+        title="Gateway account API",
+        version="1",
+        description=openapi.ACCOUNT,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.state.collaborators = Collaborators(
+        database=database,
+        herald=Herald(publish),
+        issuer=KeyIssuer(key_prefix, peppers, entropy=entropy),
+        tokens=AccessTokens(jwt_secret, lifetime=access_ttl),
+    )
+    app.include_router(docs.router)
+    for noun in _NOUNS:
+        app.include_router(noun.router, responses=openapi.COMMON)
+    answers.install(app)
+    openapi.install(app, guard=None)
+    return Identified(Bounded(app, max_bytes=MAX_BODY_BYTES))

@@ -1,0 +1,93 @@
+"""What endpoints work with, and who is asking; an endpoint names both in its signature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.api.account.tokens import AccessTokens
+from gateway.api.desk import Desk, Herald
+from gateway.api.errors import NotAuthenticated, Suspended
+from gateway.api.issuing import KeyIssuer
+from gateway.ledger import sessions
+from gateway.ledger.accounts import User
+from gateway.ledger.session import Database
+from policies.model import AccountStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Collaborators:
+    """What the account API is built from. The desks that it gives share one herald."""
+
+    database: Database
+    herald: Herald
+    issuer: KeyIssuer
+    tokens: AccessTokens
+
+    def desk(self, actor: str) -> Desk:
+        return Desk(self.database, self.herald, actor=actor)
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """Who is asking, by which session, and the desk at which that user changes things."""
+
+    user: User
+    session_id: UUID
+    desk: Desk
+
+    @property
+    def id(self) -> UUID:
+        return self.user.id
+
+
+def collaborators(request: Request) -> Collaborators:
+    held: Collaborators = request.app.state.collaborators
+    return held
+
+
+Held = Annotated[Collaborators, Depends(collaborators)]
+
+_bearer = HTTPBearer(scheme_name="access_token", bearerFormat="JWT", auto_error=False)
+Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+
+
+async def signed_in(held: Held, bearer: Bearer) -> SignedIn:
+    """Raises NotAuthenticated without a valid access token of a session that goes on, Suspended."""
+    if bearer is None:
+        raise NotAuthenticated("Send your access token as `Authorization: Bearer ACCESS_TOKEN`.")
+    session_id = held.tokens.read(bearer.credentials)
+    if session_id is None:
+        raise NotAuthenticated("The access token is not valid, or no longer; refresh it or log in.")
+    async with held.database.read() as connection:
+        user = await user_of(connection, session_id)
+    return SignedIn(user, session_id, held.desk(f"user:{user.id}"))
+
+
+async def user_of(connection: AsyncConnection, session_id: UUID) -> User:
+    user = await sessions.find_user(connection, session_id)
+    if user is None:
+        raise NotAuthenticated("This session is over; log in.")
+    if user.status is AccountStatus.SUSPENDED:
+        raise Suspended("This account is suspended.")
+    return user
+
+
+Me = Annotated[SignedIn, Depends(signed_in)]
+
+
+def _desk(me: Me) -> Desk:
+    return me.desk
+
+
+def _issuer(held: Held) -> KeyIssuer:
+    return held.issuer
+
+
+TheDesk = Annotated[Desk, Depends(_desk)]
+TheIssuer = Annotated[KeyIssuer, Depends(_issuer)]

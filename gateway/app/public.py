@@ -1,0 +1,57 @@
+"""Puts the public listener together: the account API on the paths that it keeps, the proxy on all others."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from secrets import token_bytes
+from typing import Any
+
+from starlette.types import ASGIApp
+
+from gateway.app.stores import BACKGROUND_TIMEOUT_SECONDS, open_stores
+from gateway.config import Config
+from gateway.config.local import is_local
+from gateway.meter.meter import Meter
+from gateway.proxy import inbound
+from gateway.proxy.handler import Handler
+from gateway.proxy.inbound import Network
+from gateway.workers.outbox import OutboxPublisher
+
+
+class Public:
+    """Hands each request on by its path: two lookups more for a proxied one, and no frame around it."""
+
+    def __init__(self, proxy: Handler, account: ASGIApp, *, trusted_proxies: Sequence[Network] = ()) -> None:
+        self._proxy = proxy
+        self._account = account
+        self._trusted_proxies = trusted_proxies
+
+    def __call__(self, scope: Any, receive: Any, send: Any) -> Coroutine[Any, Any, None]:
+        if is_local(scope["raw_path"]):
+            return self._answer(scope, receive, send)
+        return self._proxy(scope, receive, send)
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        # Who is slowed down for guessing is the client, not the proxy before us.
+        client_ip = inbound.read(scope, self._trusted_proxies).client_ip
+        await self._account({**scope, "client": (client_ip, 0)}, receive, send)
+
+
+@asynccontextmanager
+async def account_api(config: Config) -> AsyncIterator[ASGIApp]:
+    """The account API, on connections of its own: whoever reads their usage takes none that calls wait for."""
+    from gateway.api.account import build_account
+
+    async with open_stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS) as (database, link):
+        meter = Meter(link, partitions=config.redis.partitions, owner="account")
+        yield build_account(
+            database=database,
+            publish=OutboxPublisher(database, meter).publish_all,
+            jwt_secret=config.secrets.jwt_secret,
+            access_ttl=timedelta(seconds=config.auth.access_ttl_seconds),
+            key_prefix=config.keys.prefix,
+            peppers=config.secrets.peppers,
+            entropy=token_bytes,
+        )
