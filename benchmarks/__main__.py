@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-MODULES = ("metered_call", "listener_cost", "upstream_cost", "scripts_cost")
+MODULES = ("metered_call", "listener_cost", "upstream_cost", "scripts_cost", "usage_writer")
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from gateway.workers.partitions import PartitionKeeper
 from gateway.workers.reconcile import NightlyReconciliation, Reconciler
 from gateway.workers.retention import Retention
 from gateway.workers.runner import Runner, Worker
-from gateway.workers.usage_writer import UsageWriter
+from gateway.workers.usage_writer import GatheringWriter, UsageWriter
 
 
 @asynccontextmanager
@@ -33,7 +33,7 @@ async def background(config: Config) -> AsyncIterator[None]:
         partitions = config.redis.partitions
         meter = Meter(link, partitions=partitions, owner="worker")
         workers: tuple[Worker, ...] = (
-            UsageWriter(database, Journal(link, partitions)),
+            GatheringWriter(UsageWriter(database, Journal(link, partitions))),
             HoldSweeper(meter, Holds(link, partitions)),
             OutboxPublisher(database, meter),
             PartitionKeeper(database),

@@ -11,9 +11,10 @@ _CREATE = text("""
     INSERT INTO journal_offsets (partition) SELECT unnest(CAST(:partitions AS int[])) ON CONFLICT DO NOTHING
 """)
 
+# What was written longest ago comes first, so that none is passed over for ever where fewer are claimed than wait.
 _CLAIM = text("""
     SELECT partition, last_id FROM journal_offsets WHERE partition = ANY (CAST(:partitions AS int[]))
-     ORDER BY partition FOR UPDATE SKIP LOCKED
+     ORDER BY updated_at, partition LIMIT :limit FOR UPDATE SKIP LOCKED
 """)
 
 _HOLD = text("SELECT partition FROM journal_offsets WHERE partition = :partition FOR UPDATE")
@@ -25,14 +26,18 @@ _ADVANCE = text("""
 """)
 
 
-async def claim(connection: AsyncConnection, partitions: Iterable[int]) -> dict[int, str]:
-    """Of these partitions those that no other writer holds, with the id of the last stream entry applied."""
+async def claim(connection: AsyncConnection, partitions: Iterable[int], *, limit: int | None = None) -> dict[int, str]:
+    """Of these partitions some that no other writer holds, with the id of the last stream entry applied: at most
+    `limit`, those that were written longest ago.
+    """
     wanted = sorted(set(partitions))
-    claimed = await _claim_existing(connection, wanted)
-    if len(claimed) < len(wanted):
+    limit = len(wanted) if limit is None else min(limit, len(wanted))
+    claimed = await _claim_existing(connection, wanted, limit)
+    if len(claimed) < limit:
         # Some are held elsewhere, or new. Only the first time does this write anything.
-        await connection.execute(_CREATE, {"partitions": [number for number in wanted if number not in claimed]})
-        claimed |= await _claim_existing(connection, wanted)
+        others = [number for number in wanted if number not in claimed]
+        await connection.execute(_CREATE, {"partitions": others})
+        claimed |= await _claim_existing(connection, others, limit - len(claimed))
     return claimed
 
 
@@ -52,6 +57,6 @@ async def advance(connection: AsyncConnection, last_ids: Mapping[int, str]) -> N
     await connection.execute(_ADVANCE, {"partitions": list(last_ids), "last_ids": list(last_ids.values())})
 
 
-async def _claim_existing(connection: AsyncConnection, wanted: list[int]) -> dict[int, str]:
-    rows = await connection.execute(_CLAIM, {"partitions": wanted})
+async def _claim_existing(connection: AsyncConnection, wanted: list[int], limit: int) -> dict[int, str]:
+    rows = await connection.execute(_CLAIM, {"partitions": wanted, "limit": limit})
     return {row.partition: row.last_id for row in rows}

@@ -136,9 +136,9 @@ async def test_a_crash_inside_the_transaction_loses_and_repeats_nothing(
     room = module if step == "ingest" else offsets
     whole = getattr(room, step)
 
-    async def die(*arguments: object) -> None:
+    async def die(*arguments: object, **named: object) -> None:
         if side == "after":
-            await whole(*arguments)
+            await whole(*arguments, **named)
         raise Crashed
 
     with monkeypatch.context() as patched:

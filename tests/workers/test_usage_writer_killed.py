@@ -27,9 +27,9 @@ holder = importlib.import_module(room)
 holder = Journal if room.endswith("journal") else holder
 whole = getattr(holder, name)
 
-async def stop(*arguments):
+async def stop(*arguments, **named):
     if side == "after":
-        await whole(*arguments)
+        await whole(*arguments, **named)
     print("stopped", flush=True)
     await asyncio.Event().wait()
 
