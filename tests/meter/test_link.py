@@ -12,16 +12,11 @@ from uuid import uuid4
 import pytest
 from redis.exceptions import ResponseError
 
-from gateway.meter import link as link_module
-from gateway.meter.link import (
-    Link,
-    MeterError,
-    MeterUnavailable,
-    Script,
-    UnsupportedServer,
-    _check_version,
-    _error,
-)
+from gateway.meter import node as node_module
+from gateway.meter import pipe as pipe_module
+from gateway.meter.errors import failure
+from gateway.meter.link import Link, MeterError, MeterUnavailable, Script, UnsupportedServer
+from gateway.meter.node import _check_version
 from tests.eventually import eventually
 from tests.faults.proxy import FaultProxy
 from tests.meter.conftest import OwnServer
@@ -139,7 +134,7 @@ async def test_a_server_that_forgot_its_scripts_is_told_again(link: Link, server
 async def test_too_many_pending_calls_are_refused_rather_than_queued(
     link: Link, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link_module, "MAX_PENDING", 3)
+    monkeypatch.setattr(pipe_module, "MAX_PENDING", 3)
     proxy.freeze()
     waiting = [asyncio.create_task(link.call((b"PING",))) for _ in range(3)]
     await asyncio.sleep(0)
@@ -181,7 +176,7 @@ async def test_a_bug_is_an_error_and_keeps_the_connection(link: Link) -> None:
     ],
 )
 def test_a_server_that_cannot_serve_is_unavailable(message: str) -> None:
-    assert isinstance(_error(message), MeterUnavailable)
+    assert isinstance(failure(message), MeterUnavailable)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +189,7 @@ def test_a_server_that_cannot_serve_is_unavailable(message: str) -> None:
     ],
 )
 def test_what_waiting_does_not_mend_is_an_error(message: str) -> None:
-    assert isinstance(_error(message), MeterError)
+    assert isinstance(failure(message), MeterError)
 
 
 async def test_a_full_server_is_unavailable_and_changes_nothing(link: Link, server: OwnServer) -> None:
@@ -282,7 +277,7 @@ async def test_nothing_there_is_reported_at_the_start() -> None:
 async def test_a_server_that_accepts_and_is_silent_is_reported_at_the_start(
     proxy: FaultProxy, server: OwnServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link_module, "CONNECT_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(node_module, "CONNECT_TIMEOUT_SECONDS", 0.2)
     proxy.freeze()
     started = time.monotonic()
     with pytest.raises(MeterUnavailable, match=r"in time|[Tt]imeout"):

@@ -1,0 +1,114 @@
+"""Which server of a cluster has which keys: the URL that names it, and the map that its servers' answers amount to.
+
+Servers may disagree for a while. Each claim to slots carries a configuration epoch, and the greatest epoch wins, as it
+does among the servers themselves (Redis cluster specification, "Hash slots configuration propagation").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS as SLOTS
+from redis.crc import key_slot
+
+__all__ = ["SLOTS", "Address", "Claim", "ClusterUrl", "View", "key_slot", "owners", "redirection", "view"]
+
+SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
+DEFAULT_PORT = 6379
+
+
+class Address(NamedTuple):
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Claim(NamedTuple):
+    """That a master has the slots from `first` to `last`, both included, since a configuration epoch."""
+
+    epoch: int
+    first: int
+    last: int
+    master: Address
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one server knows of its cluster; `addresses` are those of all servers that have slots or replicate them."""
+
+    claims: tuple[Claim, ...]
+    addresses: frozenset[Address]
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterUrl:
+    """`redis+cluster://user:password@host:port,host:port?option=value`: some servers, and how to log in to all."""
+
+    scheme: str
+    login: str
+    seeds: tuple[Address, ...]
+    query: str
+
+    @classmethod
+    def parse(cls, url: str) -> ClusterUrl | None:
+        """None for the URL of a single server. Raises ValueError, which says what is wrong, without the password."""
+        parts = urlsplit(url)
+        if parts.scheme not in SCHEMES:
+            return None
+        login, at, hosts = parts.netloc.rpartition("@")
+        if parts.path not in ("", "/", "/0"):
+            raise ValueError("must name no database but 0, which is the only one of a cluster")
+        seeds = tuple(_address(host) for host in hosts.split(","))
+        return cls(SCHEMES[parts.scheme], login + at, seeds, f"?{parts.query}" if parts.query else "")
+
+    def of(self, address: Address) -> str:
+        """The URL of one server."""
+        return f"{self.scheme}://{self.login}{address}{self.query}"
+
+
+def view(slots: Sequence[Any], nodes: bytes, *, asked: Address) -> View:
+    """From the replies to CLUSTER SLOTS, which has the addresses for clients, and CLUSTER NODES, with the epochs."""
+    epochs = {fields[0]: int(fields[6]) for line in nodes.splitlines() if len(fields := line.split()) > 6}
+    claims, addresses = [], set()
+    for first, last, *servers in slots:
+        places = [_place(server, asked) for server in servers]
+        addresses.update(places)
+        claims.append(Claim(epochs.get(servers[0][2], 0), int(first), int(last), places[0]))
+    return View(tuple(claims), frozenset(addresses))
+
+
+def owners(views: Iterable[View]) -> list[Address | None]:
+    """Each slot's master; None where nobody claims it."""
+    found: list[Address | None] = [None] * SLOTS
+    for claim in sorted(claim for each in views for claim in each.claims):
+        found[claim.first : claim.last + 1] = [claim.master] * (claim.last + 1 - claim.first)
+    return found
+
+
+def redirection(message: str, *, asked: Address) -> tuple[int, Address]:
+    """The slot and the address of `MOVED 3999 127.0.0.1:6381`; without a host it is that of the server asked."""
+    _, slot, place = message.split(" ", 2)
+    host, _, port = place.rpartition(":")
+    return int(slot), Address(host.strip("[]") or asked.host, int(port))
+
+
+def _place(server: Sequence[Any], asked: Address) -> Address:
+    """The host is nil where the server does not know its own name, and clients are to use the one they know."""
+    host = (server[0] or b"").decode()
+    return Address(asked.host if host in ("", "?") else host, int(server[1]))
+
+
+def _address(written: str) -> Address:
+    parts = urlsplit(f"//{written}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or parts.username is not None:
+        raise ValueError("must name servers as host:port, separated by commas")
+    return Address(host, DEFAULT_PORT if port is None else port)
