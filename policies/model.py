@@ -74,6 +74,13 @@ class KeyStatus(StrEnum):
     REVOKED = "revoked"
 
 
+class KeyScheme(StrEnum):
+    """How a key that is stored was digested. New ones are HMACs under a pepper; others come from other systems."""
+
+    HMAC_SHA256 = "hmac-sha256"
+    SHA256 = "sha256"
+
+
 class AccountStatus(StrEnum):
     ACTIVE = "active"
     SUSPENDED = "suspended"

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from gateway.config import Config
+from gateway.ledger import audit_chain
 from gateway.ledger.session import Database, DatabaseUnavailable
 from gateway.meter.link import Link, MeterUnavailable
 from gateway.meter.meter import SCRIPTS
@@ -16,7 +17,11 @@ BACKGROUND_TIMEOUT_SECONDS = 5.0
 
 @asynccontextmanager
 async def open_stores(config: Config, *, timeout_seconds: float) -> AsyncIterator[tuple[Database, Link]]:
-    database = Database(config.database.url, pool_size=config.database.pool_size)
+    database = Database(
+        config.database.url,
+        pool_size=config.database.pool_size,
+        audit_keys=audit_chain.keys_of(config.secrets.peppers),
+    )
     link = Link(config.redis.url, timeout_seconds=timeout_seconds, scripts=SCRIPTS)
     try:
         await link.open()

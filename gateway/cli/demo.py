@@ -15,7 +15,7 @@ from gateway.cli.installation import prepare
 from gateway.clock import now
 from gateway.config import Config
 from gateway.embedded.locks import serve_lock
-from gateway.ledger import accounts, keys, plans, subscriptions
+from gateway.ledger import accounts, audit_chain, keys, plans, subscriptions
 from gateway.ledger.errors import NotFound
 from gateway.ledger.session import Database
 from gateway.processes.serving import EVERYTHING, Role, serving, until_told_to_stop
@@ -71,7 +71,7 @@ async def run_demo(read: Callable[[], Config], *, as_json: bool) -> None:
 async def _account(config: Config, reached: Reached) -> tuple[str, str]:
     """The demo user's id and key. The key is kept beside the generated secrets, so that restarts can print it."""
     remembered = config.data_dir / "demo_key"
-    database = Database(reached.database_url, pool_size=1)
+    database = Database(reached.database_url, pool_size=1, audit_keys=audit_chain.keys_of(config.secrets.peppers))
     try:
         async with database.transaction() as connection:
             user = await accounts.get_by_email(connection, EMAIL)

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.cli.installation import REDIS_TIMEOUT_SECONDS, prepare
 from gateway.config import Config
-from gateway.ledger import accounts, plans
+from gateway.ledger import accounts, audit_chain, plans
 from gateway.ledger.accounts import User
 from gateway.ledger.errors import NotFound
 from gateway.ledger.plans import StoredPlan
@@ -42,7 +42,9 @@ def preview(config: Config, work: Callable[[AsyncConnection], Awaitable[Answer]]
     async def run() -> Answer:
         async with opened_stores(config) as reached:
             await prepare(config, reached)
-            database = Database(reached.database_url, pool_size=1)
+            database = Database(
+                reached.database_url, pool_size=1, audit_keys=audit_chain.keys_of(config.secrets.peppers)
+            )
             try:
                 async with database.transaction() as connection:
                     answer = await work(connection)
@@ -76,7 +78,7 @@ async def find_plan(connection: AsyncConnection, named: str) -> StoredPlan:
 async def _transaction(config: Config) -> AsyncIterator[AsyncConnection]:
     async with opened_stores(config) as reached:
         await prepare(config, reached)
-        database = Database(reached.database_url, pool_size=1)
+        database = Database(reached.database_url, pool_size=1, audit_keys=audit_chain.keys_of(config.secrets.peppers))
         try:
             async with database.transaction() as connection:
                 yield connection

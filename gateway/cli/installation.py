@@ -7,7 +7,7 @@ from dataclasses import fields
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.config import Config, PlanSpec
-from gateway.ledger import offers, schema
+from gateway.ledger import audit_chain, offers, schema
 from gateway.ledger.offers import Offer
 from gateway.ledger.plans import PlanTerms, Tier
 from gateway.ledger.session import Database
@@ -27,7 +27,7 @@ async def prepare(config: Config, reached: Reached) -> None:
         await schema.upgrade(reached.database_url)
     else:
         await _check_schema(reached.database_url)
-    database = Database(reached.database_url, pool_size=1)
+    database = Database(reached.database_url, pool_size=1, audit_keys=audit_chain.keys_of(config.secrets.peppers))
     try:
         async with database.transaction() as connection:
             await seed(connection, config)

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from gateway.cli import credits, keys, plans, reconcile, schema, serving, usage, users
+from gateway.cli import audit, credits, keys, plans, reconcile, schema, serving, usage, users
 from gateway.cli.installation import SchemaBehind
 from gateway.config import ConfigError
 from gateway.embedded.errors import EmbeddedError
@@ -31,6 +31,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(plans.app, name="plans")
 app.add_typer(credits.app, name="credits")
 app.add_typer(usage.app, name="usage")
+app.add_typer(audit.app, name="audit")
 
 _EXPECTED = (
     AddressUnusable,

@@ -15,6 +15,7 @@ from gateway.cli.desk import ACTOR
 from gateway.cli.installation import REDIS_TIMEOUT_SECONDS, prepare
 from gateway.cli.options import AsJson, ConfigFile, DataDir
 from gateway.config import Config
+from gateway.ledger import audit_chain
 from gateway.ledger.session import Database
 from gateway.meter.audit import Audit
 from gateway.meter.link import Link
@@ -68,7 +69,12 @@ async def _reconcile(config: Config, *, repair: bool, as_json: bool) -> dict[str
 async def _reconciler(config: Config, *, repair_as: str | None) -> AsyncIterator[Reconciler]:
     async with opened_stores(config) as reached:
         await prepare(config, reached)
-        database = Database(reached.database_url, pool_size=1, statement_timeout_seconds=STATEMENT_TIMEOUT_SECONDS)
+        database = Database(
+            reached.database_url,
+            pool_size=1,
+            statement_timeout_seconds=STATEMENT_TIMEOUT_SECONDS,
+            audit_keys=audit_chain.keys_of(config.secrets.peppers),
+        )
         link = Link(reached.redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS, scripts=SCRIPTS)
         try:
             await link.open()

@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.ledger import audit
 from gateway.ledger.errors import NotFound, checked
 from gateway.ledger.rows import Page, columns, page_by_time, value
 from gateway.ledger.tables import user_credits, users
@@ -117,6 +118,7 @@ async def delete(connection: AsyncConnection, user_id: UUID) -> None:
     state = {"email": tombstone, "status": AccountStatus.SUSPENDED, "deleted_at": func.now(), "metadata": {}}
     await _change(connection, user_id, emptied | state)
     await connection.execute(_REVOKE_KEYS, {"user_id": user_id})
+    await audit.erase(connection, user_id)
 
 
 _REVOKE_KEYS = text("""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
@@ -12,6 +12,8 @@ from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from gateway.ledger import audit_chain
 
 # Below the patience of a client that waits for an answer; the data plane has cached principals to go on with.
 CONNECT_TIMEOUT_SECONDS = 2.0
@@ -50,8 +52,8 @@ def outages_typed() -> Iterator[None]:
 class Database:
     """A pool of connections to one PostgreSQL.
 
-    `statement_timeout_seconds` and `lock_timeout_seconds` bound every statement, 0 means unbounded. Every method may
-    raise DatabaseUnavailable.
+    `statement_timeout_seconds` and `lock_timeout_seconds` bound every statement, 0 means unbounded. `audit_keys` seal
+    what is put into the audit log (`audit_chain.keys_of`). Every method may raise DatabaseUnavailable.
     """
 
     def __init__(
@@ -61,8 +63,10 @@ class Database:
         pool_size: int = 5,
         statement_timeout_seconds: float = 10.0,
         lock_timeout_seconds: float = 5.0,
+        audit_keys: Mapping[int, bytes] | None = None,
     ) -> None:
         self.url = url
+        self._audit_keys = audit_keys or {}
         self._engine = create_async_engine(
             _asyncpg_url(url),
             pool_size=pool_size,
@@ -75,9 +79,15 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """Commits at the end of the block; rolls back when it raises or is cancelled."""
+        """Commits at the end of the block; rolls back when it raises or is cancelled.
+
+        What the block puts into the audit log is sealed last, unless the block itself rolled back.
+        """
         async with self._connection() as connection, connection.begin():
+            audit_chain.forget_pending(connection)
             yield connection
+            if connection.in_transaction():
+                await audit_chain.seal_pending(connection, self._audit_keys)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:

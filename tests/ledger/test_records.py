@@ -8,7 +8,8 @@ from uuid import uuid4
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger import audit, refusals
+from gateway.ledger import audit, audit_chain, refusals
+from gateway.ledger.audit import AuditFilter
 from gateway.ledger.refusals import RefusedIn
 from gateway.ledger.tables import refused_requests
 from tests.ledger.make import NOON, a_key, a_user
@@ -50,7 +51,8 @@ async def test_the_audit_log_tells_the_history_of_a_thing(connection: AsyncConne
         after={"a": 2},
         reason="dearer",
     )
-    entries = (await audit.list_entries(connection, entity="plan", entity_id=plan_id)).data
+    await audit_chain.seal_pending(connection, {})
+    entries = (await audit.list_entries(connection, AuditFilter(entity="plan", entity_id=plan_id))).data
     assert [(entry.actor, entry.action, entry.before, entry.after, entry.reason) for entry in entries] == [
         ("admin:bob", "change", {"a": 1}, {"a": 2}, "dearer"),
         ("admin:ada", "create", None, {"a": 1}, None),

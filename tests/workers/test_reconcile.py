@@ -15,6 +15,7 @@ from sqlalchemy import text
 from gateway import metrics
 from gateway.ledger import audit as audit_log
 from gateway.ledger import credits
+from gateway.ledger.audit import AuditFilter
 from gateway.meter.audit import Audit, Snapshot
 from gateway.meter.journal import MAX_ENTRIES_PER_READ
 from gateway.workers import reconcile
@@ -181,7 +182,7 @@ async def test_a_difference_is_found_and_a_repair_ends_it(house: House, plant: P
     assert (shown(repaired), all(each.is_repaired for each in repaired)) == (expected, True)
     assert await findings(house) == await findings(house, repair_as="test") == []
     async with house.database.read() as connection:
-        entries = (await audit_log.list_entries(connection, entity="user", entity_id=user_id)).data
+        entries = (await audit_log.list_entries(connection, AuditFilter(entity="user", entity_id=user_id))).data
     actions = [entry.action for entry in entries if entry.actor == "test"]
     assert sorted(actions) == sorted(f"reconcile.{book}" for _, book, _ in expected)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from gateway.ledger import audit, partitions
+from gateway.ledger.audit import AuditFilter
 from gateway.ledger.usage import ingest
 from gateway.workers.retention import Retention
 from tests.ledger.make import a_line
@@ -40,7 +41,7 @@ async def test_months_before_the_kept_ones_are_dropped_and_the_audit_log_says_so
         "usage_tracking_2026_03",
     ]
     async with house.database.read() as connection:
-        entries = (await audit.list_entries(connection, entity="partition", limit=100)).data
+        entries = (await audit.list_entries(connection, AuditFilter(entity="partition"), limit=100)).data
     assert {(entry.actor, entry.action) for entry in entries} == {("worker:retention", "usage.drop")}
     assert "usage_tracking_2025_12" in {entry.entity_id for entry in entries}
     assert await worker.run_once() == 0

@@ -9,15 +9,16 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 
 from gateway.api.admin.collaborators import TheDesk
-from gateway.api.fields import Line
+from gateway.api.fields import Instant, Line
 from gateway.api.shapes import Listing, Paging, Shown, listing
 from gateway.ledger import audit
+from gateway.ledger.audit import AuditFilter
 
 router = APIRouter(prefix="/audit-log", tags=["audit"])
 
 
 class AuditEntry(Shown):
-    id: int
+    id: int = Field(description="Without gaps: the log is a chain that `gateway audit verify` walks.")
     actor: str
     action: str
     entity: str
@@ -29,14 +30,18 @@ class AuditEntry(Shown):
 
 
 class AuditList(Paging):
+    actor: Line | None = Field(default=None, examples=["admin"])
+    action: Line | None = Field(default=None, examples=["keys.create"])
     entity: Line | None = Field(default=None, examples=["key"])
     entity_id: Line | None = None
+    since: Instant | None = Field(default=None, alias="from", description="From this instant on.")
+    until: Instant | None = Field(default=None, alias="to", description="Before this instant.")
 
 
 @router.get("", summary="List changes")
 async def list_audit_log(wanted: Annotated[AuditList, Query()], desk: TheDesk) -> Listing[AuditEntry]:
+    """Newest first. What was personal of a deleted user reads `(erased)`."""
     async with desk.read() as connection:
-        page = await audit.list_entries(
-            connection, entity=wanted.entity, entity_id=wanted.entity_id, cursor=wanted.cursor, limit=wanted.limit
-        )
+        matching = AuditFilter(**wanted.model_dump(exclude={"limit", "cursor"}))
+        page = await audit.list_entries(connection, matching, cursor=wanted.cursor, limit=wanted.limit)
     return listing(page, AuditEntry.model_validate)

@@ -1,5 +1,6 @@
 """The schema as SQLAlchemy Core tables, by noun. `migrations/` makes it; a test holds the two equal."""
 
+from gateway.ledger.tables.administration import audit_head, audit_personal, idempotent_requests
 from gateway.ledger.tables.balances import credit_grants, credit_ledger, user_credits
 from gateway.ledger.tables.columns import metadata, new_id
 from gateway.ledger.tables.contracts import (
@@ -34,10 +35,13 @@ __all__ = [
     "admin_tokens",
     "analysis_history",
     "api_keys",
+    "audit_head",
     "audit_log",
+    "audit_personal",
     "catalogue",
     "credit_grants",
     "credit_ledger",
+    "idempotent_requests",
     "invoices",
     "journal_offsets",
     "journal_poison",

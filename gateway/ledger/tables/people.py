@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     ForeignKey,
@@ -28,7 +29,7 @@ from gateway.ledger.tables.columns import (
     updated_at,
     words,
 )
-from policies.model import AccountStatus, KeyStatus
+from policies.model import AccountStatus, KeyScheme, KeyStatus
 
 users = Table(
     "users",
@@ -78,6 +79,20 @@ api_keys = Table(
     Column("key_hash", LargeBinary, nullable=False, unique=True, comment="HMAC-SHA-256 of the key under the pepper"),
     Column("pepper_version", SmallInteger, nullable=False, server_default=text("1")),
     Column(
+        "hash_scheme",
+        Word(KeyScheme),
+        nullable=False,
+        server_default=text("'hmac-sha256'"),
+        comment="sha256: imported so, and made an HMAC when the key is first used",
+    ),
+    Column(
+        "is_foreign",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="Imported from another system: without our form and checksum",
+    ),
+    Column(
         "status",
         Word(KeyStatus),
         nullable=False,
@@ -95,6 +110,7 @@ api_keys = Table(
     created_at(),
     updated_at(),
     one_of("status", KeyStatus),
+    one_of("hash_scheme", KeyScheme),
     CheckConstraint("octet_length(key_hash) = 32", name="key_hash_is_sha256"),
     CheckConstraint("(status = 'revoked') = (revoked_at IS NOT NULL)", name="revoked_at_when_revoked"),
     *not_negative("credit_cap"),
@@ -104,6 +120,8 @@ api_keys = Table(
     Index("ix_api_keys_created_at_id", "created_at", "id"),
     # Which key replaced this one.
     Index("ix_api_keys_rotated_from", "rotated_from", postgresql_where=text("rotated_from IS NOT NULL")),
+    # How imported keys begin, so that what begins otherwise is not looked up.
+    Index("ix_api_keys_prefix", "prefix", postgresql_where=text("is_foreign")),
     comment="API keys. The secret is shown once and never stored",
 )
 
@@ -112,7 +130,9 @@ admin_tokens = Table(
     metadata,
     id_column(),
     Column("name", Text, nullable=False, unique=True),
-    Column("token_hash", LargeBinary, nullable=False, unique=True),
+    Column("prefix", Text, nullable=False, comment="The first characters of the token, to recognise it by"),
+    Column("last4", Text, nullable=False),
+    Column("token_hash", LargeBinary, nullable=False, unique=True, comment="HMAC-SHA-256 of it under a pepper"),
     Column("scopes", words(), nullable=False, comment="keys:write, credits:write, read, ..."),
     moment("expires_at"),
     moment("revoked_at"),

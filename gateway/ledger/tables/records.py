@@ -131,16 +131,18 @@ refused_requests = Table(
 audit_log = Table(
     "audit_log",
     metadata,
-    serial_column(),
+    Column("id", BigInteger, primary_key=True, autoincrement=False, comment="Without gaps, in the order of commits"),
     Column("actor", Text, nullable=False),
     Column("action", Text, nullable=False),
     Column("entity", Text, nullable=False),
     Column("entity_id", Text, nullable=False),
+    # What is personal stands in audit_personal, and here the digest of it.
     Column("before", JSONB(none_as_null=True)),
     Column("after", JSONB(none_as_null=True)),
     Column("reason", Text),
     Column("prev_hash", LargeBinary, comment="The hash of the row before"),
-    Column("hash", LargeBinary),
+    Column("hash", LargeBinary, comment="HMAC-SHA-256 of prev_hash and the row; NULL in rows older than the chain"),
+    Column("pepper_version", SmallInteger, comment="Of the pepper that the key of the hash is derived from"),
     created_at(),
     # The history of one thing.
     Index("ix_audit_log_entity_entity_id_id", "entity", "entity_id", "id"),

@@ -1,0 +1,67 @@
+"""audit verify."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import Annotated
+
+import typer
+
+from gateway.cli import options
+from gateway.cli.installation import prepare
+from gateway.cli.options import AsJson, ConfigFile, DataDir
+from gateway.config import Config
+from gateway.ledger import audit_chain
+from gateway.ledger.session import Database
+from gateway.processes.stores import opened_stores
+from policies.audit_chain import Broken, Head
+
+app = typer.Typer(help="The audit log as a chain.", no_args_is_help=True)
+
+_ANCHOR = re.compile(r"\d+:[0-9a-f]{64}", re.ASCII)
+
+
+@app.callback()
+def group() -> None:
+    """Keeps `verify` a word of its own, though it is alone."""
+
+
+@app.command()
+def verify(
+    anchor: Annotated[
+        str | None,
+        typer.Option(help="A head that an earlier run printed, kept elsewhere: finds that newer rows were replaced."),
+    ] = None,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Walk the audit log from its first row to its last. Exit 1 at the first that was changed, removed or moved."""
+    if anchor is not None and not _ANCHOR.fullmatch(anchor):
+        raise typer.BadParameter("must be a head as `gateway audit verify` prints it, NUMBER:HASH", param_hint="anchor")
+    head, rows, broken = asyncio.run(_verify(options.read(config, data_dir), anchor))
+    if as_json:
+        found = None if broken is None else {"id": broken.id, "reason": broken.reason}
+        typer.echo(json.dumps({"rows": rows, "head": head.anchor, "broken": found}))
+    elif broken is None:
+        typer.echo(f"{rows} rows hold, head {head.anchor}")
+    else:
+        typer.echo(f"row {broken.id}: {broken.reason}" if broken.id else f"head: {broken.reason}")
+    if broken is not None:
+        raise typer.Exit(1)
+
+
+async def _verify(config: Config, anchor: str | None) -> tuple[Head, int, Broken | None]:
+    async with opened_stores(config) as reached:
+        await prepare(config, reached)
+        database = Database(reached.database_url, pool_size=1, statement_timeout_seconds=0)
+        try:
+            async with database.read() as connection:
+                keys = audit_chain.keys_of(config.secrets.peppers)
+                found = await audit_chain.verify(connection, keys, anchor=anchor)
+                head = await audit_chain.read_head(connection)
+        finally:
+            await database.close()
+    return (head, 0, found) if isinstance(found, Broken) else (head, found.rows, None)
