@@ -42,14 +42,15 @@ def effective_status(subscription: Subscription, now: datetime, grace: timedelta
     """The status that holds at `now`, whether or not a worker has written it down yet.
 
     A subscription that was to end with its period has expired once the period is over; a past-due one once the grace
-    after it is. An active one outlives its period: renewing it late is our fault, not the customer's.
+    is, which begins with the failed payment, or with the period's end where that is all we know. An active one outlives
+    its period: renewing it late is our fault, not the customer's.
     """
-    end = subscription.current_period_end
-    if end is None:
-        return subscription.status
-    if subscription.cancel_at_period_end and subscription.status in _OPEN and now >= end:
+    end, is_past_due = subscription.current_period_end, subscription.status is SubscriptionStatus.PAST_DUE
+    unpaid_since = subscription.past_due_since or end
+    if is_past_due and unpaid_since is not None and now >= unpaid_since + grace:
         return SubscriptionStatus.EXPIRED
-    if subscription.status is SubscriptionStatus.PAST_DUE and now >= end + grace:
+    is_ending = subscription.cancel_at_period_end and (is_past_due or subscription.status in _OPEN)
+    if is_ending and end is not None and now >= end:
         return SubscriptionStatus.EXPIRED
     return subscription.status
 

@@ -138,6 +138,7 @@ class Subscription:
     plan: Plan
     current_period_end: datetime | None = None
     cancel_at_period_end: bool = False
+    past_due_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

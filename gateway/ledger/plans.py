@@ -1,7 +1,7 @@
 """Plans and permissions: what subscriptions give.
 
 Every change begins by bumping the catalogue's version: the lock of that row orders them all, so that changes wait for
-each other, but never in a circle.
+each other, but never in a circle. It ends by noting what the plan's new version says (`plan_versions.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Row, delete, func, insert, select, update
@@ -20,11 +20,13 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.ledger import plan_versions
 from gateway.ledger.errors import InvalidValue, NotFound, checked
 from gateway.ledger.rows import columns, value
 from gateway.ledger.tables import permissions, plan_permissions, pricing_tiers, subscription_plans
 from gateway.ledger.versions import bump_catalogue
 from policies.model import FeatureValue
+from policies.periods import Interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,7 @@ class PlanTerms:
     currency: str = "USD"
     pricing_model: str = "flat"
     tiers: tuple[Tier, ...] = ()
-    billing_interval: str = "month"
+    billing_interval: Interval = "month"
     billing_interval_count: int = 1
     trial_period_days: int = 0
     credits_per_period: int = 0
@@ -100,6 +102,18 @@ async def get(connection: AsyncConnection, plan_id: str) -> StoredPlan | None:
     return None if row is None else _stored(row)
 
 
+async def get_version(connection: AsyncConnection, plan_id: str, version: int) -> StoredPlan | None:
+    """The plan as it was in that version, for who keeps it."""
+    kept = await plan_versions.get(connection, plan_id, version)
+    if kept is None:
+        return None
+    terms = PlanTerms(
+        **{column.name: getattr(kept, column.name) for column in _COLUMNS},
+        tiers=tuple(map(_tier, kept.tiers)),
+    )
+    return StoredPlan(plan_id, version, terms, frozenset(kept.permissions), kept.created_at, kept.updated_at)
+
+
 async def find(connection: AsyncConnection, named: str) -> StoredPlan | None:
     """By id; where no plan has this id, by name."""
     has_id, has_name = subscription_plans.c.id == named, subscription_plans.c.name == named
@@ -123,23 +137,44 @@ async def create(
         await connection.execute(insert(subscription_plans).values(id=chosen, **_values(terms)))
     await _put_tiers(connection, chosen, terms.tiers)
     await _put_permissions(connection, chosen, granted)
+    await plan_versions.note(connection, chosen)
     return await _existing(connection, chosen)
 
 
 async def change(
-    connection: AsyncConnection, plan_id: str, terms: PlanTerms, *, permissions: Iterable[str] | None = None
+    connection: AsyncConnection,
+    plan_id: str,
+    terms: PlanTerms,
+    *,
+    permissions: Iterable[str] | None = None,
+    subscribers: Literal["migrate", "keep"] = "migrate",
 ) -> StoredPlan:
     """Puts `terms` in place of the plan's, and `permissions` unless None. Its id stays.
 
-    Raises NotFound for an unknown plan or permission, AlreadyExists, InvalidValue.
+    All its subscribers have the new version from their next request on, or each of them keeps the one it has until
+    `migrate`. Raises NotFound for an unknown plan or permission, AlreadyExists, InvalidValue.
     """
+    await bump_catalogue(connection)
+    if subscribers == "keep":
+        await plan_versions.keep(connection, plan_id)
     granted = None if permissions is None else await _permission_ids(connection, permissions)
     async with checked(connection, "plan"):
         await _change(connection, plan_id, _values(terms))
     await _put_tiers(connection, plan_id, terms.tiers)
     if granted is not None:
         await _put_permissions(connection, plan_id, granted)
+    await plan_versions.note(connection, plan_id)
+    if subscribers == "migrate":
+        await plan_versions.migrate(connection, plan_id)
     return await _existing(connection, plan_id)
+
+
+async def migrate(connection: AsyncConnection, plan_id: str) -> int:
+    """Ends the keeping of older versions of the plan; gives how many subscriptions did. Raises NotFound."""
+    await bump_catalogue(connection)
+    if await get(connection, plan_id) is None:
+        raise NotFound("plan", plan_id)
+    return await plan_versions.migrate(connection, plan_id)
 
 
 async def remove(connection: AsyncConnection, plan_id: str) -> None:
@@ -165,18 +200,22 @@ async def create_permission(connection: AsyncConnection, name: str, *, descripti
 
 async def grant_permission(connection: AsyncConnection, plan_id: str, permission: str) -> None:
     """The plan's subscribers have it from their next request on; granting again is no error. Raises NotFound."""
+    await bump_catalogue(connection)
     await _change(connection, plan_id, {})
     permission_id = await _permission_id(connection, permission)
     granted = upsert(plan_permissions).values(plan_id=plan_id, permission_id=permission_id).on_conflict_do_nothing()
     await connection.execute(granted)
+    await plan_versions.note(connection, plan_id)
 
 
 async def withdraw_permission(connection: AsyncConnection, plan_id: str, permission: str) -> None:
     """Withdrawing what the plan does not have is no error. Raises NotFound for no such plan or permission."""
+    await bump_catalogue(connection)
     await _change(connection, plan_id, {})
     permission_id = await _permission_id(connection, permission)
     is_it = (plan_permissions.c.plan_id == plan_id) & (plan_permissions.c.permission_id == permission_id)
     await connection.execute(delete(plan_permissions).where(is_it))
+    await plan_versions.note(connection, plan_id)
 
 
 def _array(column: ColumnElement[Any], *, of: Any, by: ColumnElement[Any]) -> ColumnElement[Any]:
@@ -204,8 +243,7 @@ _BY_ORDER = (subscription_plans.c.sort_order, subscription_plans.c.price, subscr
 
 
 async def _change(connection: AsyncConnection, plan_id: str, changes: Mapping[str, Any]) -> None:
-    """Raises NotFound."""
-    await bump_catalogue(connection)
+    """For who has bumped the catalogue. Raises NotFound."""
     changed = update(subscription_plans).where(subscription_plans.c.id == plan_id)
     result = await connection.execute(changed.values(**changes, version=subscription_plans.c.version + 1))
     if result.rowcount == 0:
@@ -240,6 +278,16 @@ async def _permission_id(connection: AsyncConnection, name: str) -> UUID:
 
 async def _existing(connection: AsyncConnection, plan_id: str) -> StoredPlan:
     return _stored((await connection.execute(select(*_PLAN).where(subscription_plans.c.id == plan_id))).one())
+
+
+def _tier(kept: Mapping[str, str | None]) -> Tier:
+    """From `plan_versions`, where numbers are text, so that they stay exact."""
+    up_to, unit_price, flat_price = (kept[name] for name in ("up_to", "unit_price", "flat_price"))
+    return Tier(
+        up_to=None if up_to is None else int(up_to),
+        unit_price=Decimal(unit_price or 0),
+        flat_price=Decimal(flat_price or 0),
+    )
 
 
 def _word(name: str) -> str:

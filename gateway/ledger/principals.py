@@ -13,6 +13,7 @@ from uuid import UUID
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.ledger.plan_versions import IN_FORCE
 from gateway.ledger.tables.contracts import CURRENT
 from policies.model import (
     Account,
@@ -26,16 +27,19 @@ from policies.model import (
     SubscriptionStatus,
 )
 
-# The plan comes with its permissions; of subscriptions the current one, else the newest.
+# The plan comes with its permissions, in the version that the subscription has; of subscriptions the current one, else
+# the newest.
 _ACCOUNT = """
            u.id AS user_id, u.status AS user_status, u.version AS account_version,
            (SELECT version FROM catalogue) AS catalogue_version,
            s.id AS subscription_id, s.status AS subscription_status, s.current_period_end, s.cancel_at_period_end,
+           s.past_due_since,
            p.id AS plan_id, p.name AS plan_name, p.version AS plan_version, p.features,
            p.requests_per_minute, p.requests_per_hour, p.max_api_calls_per_day, p.max_concurrent_requests,
            p.max_products_per_batch, p.max_file_size_bytes,
-           ARRAY(SELECT r.name FROM plan_permissions g JOIN permissions r ON r.id = g.permission_id
-                 WHERE g.plan_id = p.id) AS plan_permissions
+           coalesce(v.permissions, ARRAY(
+                 SELECT r.name FROM plan_permissions g JOIN permissions r ON r.id = g.permission_id
+                  WHERE g.plan_id = p.id)) AS plan_permissions
 """
 _CONTRACT = f"""
       LEFT JOIN LATERAL (
@@ -43,8 +47,8 @@ _CONTRACT = f"""
             WHERE user_id = u.id
             ORDER BY {CURRENT} DESC, created_at DESC, id DESC
             LIMIT 1) s ON true
-      LEFT JOIN subscription_plans p ON p.id = s.plan_id
-"""  # noqa: S608 - CURRENT is a constant of ours
+      {IN_FORCE}
+"""  # noqa: S608 - made of constants of ours
 _FIND = text(f"""
     SELECT k.id AS key_id, k.status AS key_status, k.prefix, k.last4, k.permissions AS key_permissions, k.allowed_ips,
            k.expires_at, {_ACCOUNT}
@@ -146,6 +150,7 @@ def _subscription(row: RowMapping) -> Subscription | None:
         plan=_plan(row),
         current_period_end=row["current_period_end"],
         cancel_at_period_end=row["cancel_at_period_end"],
+        past_due_since=row["past_due_since"],
     )
 
 

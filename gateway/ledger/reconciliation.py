@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger import audit
 from gateway.ledger.burning import burn
-from gateway.ledger.credits import PRIORITIES
 from gateway.ledger.tables import credit_grants, credit_ledger, user_credits
+from policies.credits import PRIORITIES
 from policies.reconciliation import Book, Books, Cold, Difference, in_postgresql
 
 REASON = "reconciliation"

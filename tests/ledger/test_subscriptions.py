@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger import plans, subscriptions
+from gateway.ledger.contracts import IllegalTransition
 from gateway.ledger.credits import balance, open_grants
 from gateway.ledger.errors import AlreadyExists, NotFound
 from gateway.ledger.plans import PlanTerms, StoredPlan
@@ -91,7 +92,7 @@ async def test_cancelling_now_ends_it_and_makes_room_for_another(connection: Asy
     ended = await subscriptions.cancel(connection, begun.id, now=NOON, at_period_end=False)
     assert ended.status is SubscriptionStatus.CANCELED
     assert await subscriptions.current(connection, user.id) is None
-    with pytest.raises(NotFound):
+    with pytest.raises(IllegalTransition, match="canceled, so it cannot cancel_at_period_end; nothing changes it"):
         await subscriptions.cancel(connection, begun.id, now=NOON)
     assert await subscriptions.start(connection, user.id, plan_id=plan.id, now=NOON)
 

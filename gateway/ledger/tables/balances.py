@@ -6,7 +6,19 @@ sum(credit_grants.remaining) = greatest(user_credits.current_credits, 0)
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, SmallInteger, Table, Text, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 
 from gateway.ledger.tables.columns import (
@@ -35,6 +47,18 @@ user_credits = Table(
     credits_column("total_credits_used"),
     credits_column("total_credits_expired"),
     credits_column("credits_used_this_period"),
+    credits_column("period_credits", comment="What the subscription gave for the period; 80 % of it used is news"),
+    credits_column(
+        "period_shortfall",
+        comment="What a smaller plan should have taken back and was spent; a larger one gives less by it",
+    ),
+    Column(
+        "noted_percent",
+        SmallInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="Of the period's credits, how much used the account was last told of",
+    ),
     credits_column(
         "credit_seq",
         comment="Counts the changes that PostgreSQL must push to the hot copy (grant, adjustment, expiry), never usage",
@@ -51,6 +75,8 @@ user_credits = Table(
         "total_credits_used",
         "total_credits_expired",
         "credits_used_this_period",
+        "period_credits",
+        "period_shortfall",
         "credit_seq",
     ),
     # The refill worker: whose refill is due.
@@ -73,6 +99,15 @@ credit_grants = Table(
     Column("priority", SmallInteger, nullable=False, server_default=text("50"), comment="Lower burns first"),
     moment("effective_at", nullable=False),
     moment("expires_at", comment="NULL: never"),
+    Column(
+        "is_scheduled",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="Its time has not come: nothing remains of it, and the ledger does not know it",
+    ),
+    Column("subscription_id", PG_UUID(as_uuid=True), ForeignKey("subscriptions.id", ondelete="RESTRICT")),
+    moment("period_start", comment="Of the subscription's period whose credits these are; NULL: not a period's"),
     Column("reason", Text),
     metadata_column(),
     created_at(),
@@ -81,6 +116,9 @@ credit_grants = Table(
     *positive("amount"),
     CheckConstraint("remaining BETWEEN 0 AND amount", name="remaining_within_amount"),
     CheckConstraint("expires_at > effective_at", name="expires_after_it_begins"),
+    CheckConstraint("NOT is_scheduled OR remaining = 0", name="scheduled_is_not_spendable"),
+    # A period's credits are granted once, whoever tries.
+    UniqueConstraint("subscription_id", "period_start"),
     # Burning: an account's open grants in the order they burn.
     Index(
         "ix_credit_grants_open",
@@ -96,6 +134,8 @@ credit_grants = Table(
         "expires_at",
         postgresql_where=text("remaining > 0 AND expires_at IS NOT NULL"),
     ),
+    # The worker: scheduled grants whose time has come.
+    Index("ix_credit_grants_scheduled", "effective_at", postgresql_where=text("is_scheduled")),
     # A user's grants, newest first.
     Index("ix_credit_grants_user_id_created_at", "user_id", "created_at"),
     comment="Credits given, each with its own end; what is left of them is the balance",

@@ -31,6 +31,7 @@ from gateway.ledger.tables.columns import (
     one_of,
     positive,
     updated_at,
+    words,
 )
 
 INTERVALS = ("day", "week", "month", "year")
@@ -108,6 +109,18 @@ subscription_plans = Table(
     *not_negative("price", "trial_period_days", "credits_per_period", *LIMITS, "max_file_size_bytes"),
     Index("ix_subscription_plans_product_id", "product_id"),
     comment="A plan: price, credits, limits and features. NULL limits are no limits",
+)
+
+plan_versions = Table(
+    "plan_versions",
+    metadata,
+    Column("plan_id", Text, ForeignKey("subscription_plans.id", ondelete="CASCADE"), primary_key=True),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("terms", JSONB, nullable=False, comment="The row of subscription_plans as it was"),
+    Column("tiers", JSONB, nullable=False, server_default=text("'[]'::jsonb"), comment="Rising by up_to"),
+    Column("permissions", words(), nullable=False, server_default=text("'{}'"), comment="By name"),
+    created_at(),
+    comment="What each version of a plan said: never changed, held to by the subscriptions that keep one",
 )
 
 pricing_tiers = Table(

@@ -1,0 +1,133 @@
+"""A subscription as its payment provider has it: whatever we thought of it, what was fetched last is the truth."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.ledger import plans
+from gateway.ledger.contracts import StoredSubscription, locked, put, written
+from gateway.ledger.errors import NotFound
+from gateway.ledger.refills import begin_period, credits_of, extend_period, plan_of, prorate
+from gateway.ledger.tables import subscriptions
+from gateway.ledger.tables.contracts import CURRENT_STATUSES
+from policies.credits import share_left
+from policies.model import SubscriptionStatus
+from policies.subscriptions import provider_says
+
+_PAID = (SubscriptionStatus.ACTIVE, SubscriptionStatus.TRIALING)
+
+
+async def sync_from_provider(
+    connection: AsyncConnection,
+    subscription_id: UUID,
+    *,
+    status: SubscriptionStatus,
+    period_start: datetime,
+    period_end: datetime,
+    cancel_at_period_end: bool,
+    quantity: int,
+    now: datetime,
+    actor: str,
+    plan_id: str | None = None,
+    provider_subscription_id: str | None = None,
+) -> StoredSubscription:
+    """Makes the subscription what the provider's object says; saying it again changes nothing.
+
+    `now` is when the object was fetched: one that is older than what is known already is ignored. A period's credits
+    are granted once it is paid for (active or trialing); a plan or quantity that differs within a period is prorated.
+    Becoming current it ends the one that the account lived on. Raises NotFound for no such subscription or plan.
+    """
+    before = await locked(connection, subscription_id)
+    if before.provider_synced_at is not None and now < before.provider_synced_at:
+        return before
+    if status in CURRENT_STATUSES:
+        await _end_others(connection, before, now=now)
+    changes = written(provider_says(status, is_ending=cancel_at_period_end))
+    period = {"current_period_start": period_start, "current_period_end": period_end, "period_anchor": period_start}
+    old_plan = await plan_of(connection, before)
+    synced = await put(
+        connection,
+        subscription_id,
+        **changes,
+        **period,
+        **await _plan_columns(connection, before, plan_id),
+        **await _trial_columns(connection, before, status=status, period=(period_start, period_end)),
+        quantity=quantity,
+        next_plan_id=None,
+        next_quantity=None,
+        provider_subscription_id=provider_subscription_id or before.provider_subscription_id,
+        provider_synced_at=now,
+        past_due_since=(before.past_due_since or now) if status is SubscriptionStatus.PAST_DUE else None,
+        canceled_at=_canceled_at(before, status=status, is_ending=changes["cancel_at_period_end"], now=now),
+    )
+    if status in _PAID:
+        await _grant(connection, synced, had=credits_of(old_plan, before.quantity), now=now, actor=actor)
+    return synced
+
+
+async def _grant(
+    connection: AsyncConnection, synced: StoredSubscription, *, had: int, now: datetime, actor: str
+) -> None:
+    if synced.status is SubscriptionStatus.TRIALING and synced.trial_start is None:
+        return  # a second trial, by the provider's leave: access, but no second credits
+    plan = await plan_of(connection, synced)
+    if await begin_period(connection, synced, plan=plan, actor=actor):
+        return
+    await extend_period(connection, synced)
+    if credits_of(plan, synced.quantity) != had:
+        left = share_left(synced.current_period_start, synced.current_period_end, now=now)
+        await prorate(connection, synced, plan=plan, before=had, left=left, actor=actor)
+
+
+async def _end_others(connection: AsyncConnection, taking_over: StoredSubscription, *, now: datetime) -> None:
+    others = (
+        update(subscriptions)
+        .where(
+            subscriptions.c.user_id == taking_over.user_id,
+            subscriptions.c.id != taking_over.id,
+            subscriptions.c.status.in_(CURRENT_STATUSES),
+        )
+        .values(status=SubscriptionStatus.CANCELED, cancel_at_period_end=False, canceled_at=now)
+    )
+    await connection.execute(others)
+
+
+async def _plan_columns(connection: AsyncConnection, before: StoredSubscription, plan_id: str | None) -> dict[str, Any]:
+    if plan_id is None or plan_id == before.plan_id:
+        return {}
+    plan = await plans.get(connection, plan_id)
+    if plan is None:
+        raise NotFound("plan", plan_id)
+    return {"plan_id": plan.id, "plan_version": plan.version, "keeps_version": False}
+
+
+async def _trial_columns(
+    connection: AsyncConnection,
+    before: StoredSubscription,
+    *,
+    status: SubscriptionStatus,
+    period: tuple[datetime, datetime],
+) -> dict[str, Any]:
+    """An account's trial is noted once; where it had one before, the provider's second is not."""
+    if status is not SubscriptionStatus.TRIALING:
+        return {}
+    had = select(subscriptions.c.id).where(
+        subscriptions.c.user_id == before.user_id,
+        subscriptions.c.id != before.id,
+        subscriptions.c.trial_start.is_not(None),
+    )
+    if (await connection.execute(had.limit(1))).first() is not None:
+        return {}
+    return {"trial_start": period[0], "trial_end": period[1]}
+
+
+def _canceled_at(
+    before: StoredSubscription, *, status: SubscriptionStatus, is_ending: bool, now: datetime
+) -> datetime | None:
+    has_ended = status in (SubscriptionStatus.CANCELED, SubscriptionStatus.EXPIRED)
+    return (before.canceled_at or now) if has_ended or is_ending else None
