@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from importlib.metadata import version
 
 from gateway import metrics
@@ -16,12 +17,14 @@ from gateway.meter.journal import Journal
 from gateway.meter.link import Link
 from gateway.meter.meter import Meter
 from gateway.metrics import MetricsFlusher
+from gateway.workers.credits import CreditKeeper
 from gateway.workers.hold_sweeper import HoldSweeper
 from gateway.workers.outbox import OutboxPublisher
 from gateway.workers.partitions import PartitionKeeper
 from gateway.workers.reconcile import NightlyReconciliation, Reconciler
 from gateway.workers.retention import Retention
 from gateway.workers.runner import Runner, Worker
+from gateway.workers.subscriptions import SubscriptionMover
 from gateway.workers.usage_writer import GatheringWriter, UsageWriter
 
 
@@ -37,6 +40,8 @@ async def background(config: Config) -> AsyncIterator[None]:
             HoldSweeper(meter, Holds(link, partitions)),
             OutboxPublisher(database, meter),
             PartitionKeeper(database),
+            SubscriptionMover(database, grace=timedelta(seconds=config.billing.past_due_grace_seconds)),
+            CreditKeeper(database),
             MetricsFlusher(),
             NightlyReconciliation(Reconciler(database, Audit(link, meter))),
             *_retention(config, database, link),

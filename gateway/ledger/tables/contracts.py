@@ -54,7 +54,6 @@ subscriptions = Table(
     Column("user_id", PG_UUID(as_uuid=True), ForeignKey("users.id", ondelete="RESTRICT"), nullable=False),
     Column("plan_id", Text, ForeignKey("subscription_plans.id", ondelete="RESTRICT"), nullable=False),
     Column("plan_version", BigInteger, nullable=False, comment="The version of the plan that was agreed to"),
-    Column("status", Word(SubscriptionStatus), nullable=False),
     Column(
         "keeps_version",
         Boolean,
@@ -62,21 +61,22 @@ subscriptions = Table(
         server_default=text("false"),
         comment="True: plan_version holds, whatever became of the plan; false: the plan as it is",
     ),
+    Column("status", Word(SubscriptionStatus), nullable=False),
     Column("quantity", Integer, nullable=False, server_default=text("1"), comment="Seats, where the plan is per seat"),
     Column("provider", Text, nullable=False, server_default=text("'manual'")),
     Column("provider_subscription_id", Text),
     moment("current_period_start", nullable=False),
     moment("current_period_end", nullable=False),
-    Column("cancel_at_period_end", Boolean, nullable=False, server_default=text("false")),
     moment("period_anchor", nullable=False, comment="Whose day and time of the month the periods keep"),
+    Column("cancel_at_period_end", Boolean, nullable=False, server_default=text("false")),
     moment("canceled_at"),
     moment("trial_start"),
     moment("trial_end"),
-    metadata_column(),
     moment("past_due_since", comment="Set while past_due; access ends a grace after it"),
     Column("next_plan_id", Text, ForeignKey("subscription_plans.id", ondelete="RESTRICT")),
     Column("next_quantity", Integer, comment="With next_plan_id what the next period begins with; NULL: as it is"),
     moment("provider_synced_at", comment="When the provider's state that is here was fetched; older news is ignored"),
+    metadata_column(),
     created_at(),
     updated_at(),
     one_of("status", SubscriptionStatus),
@@ -87,20 +87,20 @@ subscriptions = Table(
     UniqueConstraint("provider", "provider_subscription_id"),
     # An account lives on one subscription at a time; also finds it for every cold request.
     Index("uq_subscriptions_current", "user_id", unique=True, postgresql_where=text(CURRENT)),
-    # A user's subscriptions, newest first; the newest stands in where none is current.
     # An account has one trial, ever.
     Index("uq_subscriptions_trial", "user_id", unique=True, postgresql_where=text("trial_start IS NOT NULL")),
+    # A user's subscriptions, newest first; the newest stands in where none is current.
     Index("ix_subscriptions_user_id_created_at", "user_id", "created_at"),
     # The refill worker: periods that have ended.
     Index("ix_subscriptions_current_period_end", "current_period_end", postgresql_where=text(CURRENT)),
-    Index("ix_subscriptions_plan_id", "plan_id"),
     # The worker: grace that has ended, checkouts that nobody completed.
     Index("ix_subscriptions_past_due_since", "past_due_since", postgresql_where=text("status = 'past_due'")),
     Index("ix_subscriptions_incomplete", "created_at", postgresql_where=text("status = 'incomplete'")),
-    comment="Who is on which plan, until when",
+    Index("ix_subscriptions_plan_id", "plan_id"),
     Index("ix_subscriptions_next_plan_id", "next_plan_id", postgresql_where=text("next_plan_id IS NOT NULL")),
     # All subscriptions, newest first, by cursor.
     Index("ix_subscriptions_created_at_id", "created_at", "id"),
+    comment="Who is on which plan, until when",
 )
 
 provider_customers = Table(
