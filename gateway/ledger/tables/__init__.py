@@ -20,6 +20,7 @@ from gateway.ledger.tables.offers import (
     products,
     subscription_plans,
 )
+from gateway.ledger.tables.payments import billing_cursors, checkouts, invoice_numbers, provider_objects
 from gateway.ledger.tables.people import admin_tokens, api_keys, users
 from gateway.ledger.tables.records import (
     analysis_history,
@@ -39,10 +40,13 @@ __all__ = [
     "audit_head",
     "audit_log",
     "audit_personal",
+    "billing_cursors",
     "catalogue",
+    "checkouts",
     "credit_grants",
     "credit_ledger",
     "idempotent_requests",
+    "invoice_numbers",
     "invoices",
     "journal_offsets",
     "journal_poison",
@@ -59,6 +63,7 @@ __all__ = [
     "pricing_tiers",
     "products",
     "provider_customers",
+    "provider_objects",
     "refresh_tokens",
     "refused_requests",
     "sessions",

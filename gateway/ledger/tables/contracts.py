@@ -10,6 +10,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    Numeric,
     Table,
     Text,
     UniqueConstraint,
@@ -137,6 +138,10 @@ invoices = Table(
     moment("paid_at"),
     Column("provider", Text, nullable=False, server_default=text("'manual'")),
     Column("provider_invoice_id", Text),
+    Column("provider_number", Text, comment="The number the provider gave its own invoice, which has none of ours"),
+    Column("url", Text, comment="The provider's page of it"),
+    Column("tax_rate", Numeric, nullable=False, server_default=text("0"), comment="A fraction: 0.19 is 19 %"),
+    Column("corrects_id", PG_UUID(as_uuid=True), ForeignKey("invoices.id", ondelete="RESTRICT")),
     metadata_column(),
     created_at(),
     updated_at(),
@@ -145,13 +150,22 @@ invoices = Table(
     one_of("provider", PROVIDERS),
     *positive("number"),
     CheckConstraint("total = subtotal + tax", name="total_is_the_sum"),
-    CheckConstraint("status = 'draft' OR number IS NOT NULL", name="numbered_when_issued"),
+    CheckConstraint("status = 'draft' OR number IS NOT NULL OR provider <> 'manual'", name="numbered_when_issued"),
+    # An invoice is taken back whole, once; and issued once for a period.
+    UniqueConstraint("corrects_id"),
+    Index(
+        "uq_invoices_subscription_id_period_start",
+        "subscription_id",
+        "period_start",
+        unique=True,
+        postgresql_where=text("provider = 'manual' AND corrects_id IS NULL AND status <> 'void'"),
+    ),
     CheckConstraint("jsonb_typeof(lines) = 'array'", name="lines_is_an_array"),
     UniqueConstraint("provider", "provider_invoice_id"),
     # A user's invoices, newest first, by cursor.
     Index("ix_invoices_user_id_created_at_id", "user_id", "created_at", "id"),
     Index("ix_invoices_subscription_id", "subscription_id"),
-    comment="What was asked for; an issued invoice is never deleted",
+    comment="What was asked for. A trigger refuses to change or delete what has been issued; a credit note corrects it",
 )
 
 payment_transactions = Table(
@@ -171,6 +185,14 @@ payment_transactions = Table(
     currency_column(),
     Column("payment_method", Text),
     credits_column("credits_awarded"),
+    credits_column("credits_withdrawn", comment="Of those awarded, taken back for refunds and disputes"),
+    Column("grant_id", PG_UUID(as_uuid=True), ForeignKey("credit_grants.id", ondelete="RESTRICT")),
+    Column(
+        "refers_to_id",
+        PG_UUID(as_uuid=True),
+        ForeignKey("payment_transactions.id", ondelete="RESTRICT"),
+        comment="The payment that a refund or dispute is of",
+    ),
     Column("description", Text),
     Column("error_message", Text),
     moment("processed_at"),
@@ -181,7 +203,7 @@ payment_transactions = Table(
     one_of("provider", PROVIDERS),
     one_of("transaction_type", ("subscription", "credits", "refund", "dispute")),
     one_of("status", ("pending", "completed", "failed", "refunded", "partially_refunded", "disputed")),
-    *not_negative("amount", "refunded_amount", "credits_awarded"),
+    *not_negative("amount", "refunded_amount", "credits_awarded", "credits_withdrawn"),
     CheckConstraint("refunded_amount <= amount", name="refunded_within_amount"),
     # One payment awards once, however often its webhook comes.
     UniqueConstraint("provider", "provider_payment_id"),
@@ -191,6 +213,7 @@ payment_transactions = Table(
     Index("ix_payment_transactions_created_at_id", "created_at", "id"),
     Index("ix_payment_transactions_subscription_id", "subscription_id"),
     Index("ix_payment_transactions_invoice_id", "invoice_id"),
+    Index("ix_payment_transactions_refers_to_id", "refers_to_id"),
     comment="Money that moved, or tried to",
 )
 
