@@ -46,6 +46,11 @@ def derive(secret: str, purpose: Purpose) -> bytes:
     return hmac.digest(secret.encode(), b"gateway account " + purpose.encode() + b"\x01", "sha256")
 
 
+def refresh_token(entropy: bytes) -> str:
+    """A new one, of REFRESH_BYTES random bytes; the prefix lets scanners for leaked secrets find it."""
+    return "gwr_" + base64.urlsafe_b64encode(entropy).decode().rstrip("=")
+
+
 def digest(token: str) -> bytes:
     """What is kept of a refresh token."""
     return sha256(token.encode("utf-8", "surrogatepass")).digest()

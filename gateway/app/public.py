@@ -43,14 +43,21 @@ class Public:
 async def account_api(config: Config) -> AsyncIterator[ASGIApp]:
     """The account API, on connections of its own: whoever reads their usage takes none that calls wait for."""
     from gateway.api.account import build_account
+    from gateway.api.account.collaborators import Lifetimes
 
+    auth = config.auth
     async with open_stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS) as (database, link):
         meter = Meter(link, partitions=config.redis.partitions, owner="account")
         yield build_account(
             database=database,
             publish=OutboxPublisher(database, meter).publish_all,
             jwt_secret=config.secrets.jwt_secret,
-            access_ttl=timedelta(seconds=config.auth.access_ttl_seconds),
+            lifetimes=Lifetimes(
+                access=timedelta(seconds=auth.access_ttl_seconds),
+                refresh=timedelta(seconds=auth.refresh_ttl_seconds),
+                verify_email=timedelta(seconds=auth.verify_ttl_seconds),
+                reset_password=timedelta(seconds=auth.reset_ttl_seconds),
+            ),
             key_prefix=config.keys.prefix,
             peppers=config.secrets.peppers,
             entropy=token_bytes,

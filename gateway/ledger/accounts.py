@@ -99,6 +99,12 @@ async def patch(connection: AsyncConnection, user_id: UUID, **changes: Unpack[Us
     return await _change(connection, user_id, dict(changes))
 
 
+async def rehash(connection: AsyncConnection, user_id: UUID, *, old: str | None, new: str) -> None:
+    """The same password under another hash. Nothing that decisions are made on: no version moves."""
+    same = (users.c.id == user_id, users.c.password_hash == old)
+    await connection.execute(update(users).where(*same).values(password_hash=new))
+
+
 async def suspend(connection: AsyncConnection, user_id: UUID) -> User:
     """From the very next request on, the account's keys are refused."""
     return await _change(connection, user_id, {"status": AccountStatus.SUSPENDED})

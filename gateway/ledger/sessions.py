@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -18,6 +18,16 @@ from policies.tokens import RefreshState
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """What a login is checked against. `is_known_address`: the user has signed in from there not long ago."""
+
+    user_id: UUID
+    status: AccountStatus
+    is_known_address: bool
+    password_hash: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Refresh:
     """A refresh token as it is kept, and whose it is."""
 
@@ -25,6 +35,17 @@ class Refresh:
     user_id: UUID
     user_status: AccountStatus
     state: RefreshState
+
+
+async def find_account(connection: AsyncConnection, email: str, *, address: str) -> Account | None:
+    row = (await connection.execute(_ACCOUNT, {"email": email.strip(), "address": address})).one_or_none()
+    return None if row is None else Account(row.id, AccountStatus(row.status), row.is_known, row.password_hash)
+
+
+async def still_has(connection: AsyncConnection, user_id: UUID, password_hash: str | None) -> bool:
+    """Whether this is the password still, and until the transaction ends: a new one would have ended the sessions."""
+    held = select(users.c.password_hash).where(users.c.id == user_id).with_for_update(read=True)
+    return await connection.scalar(held) == password_hash
 
 
 async def begin(
@@ -85,12 +106,6 @@ async def find_user(connection: AsyncConnection, session_id: UUID) -> User | Non
     return None if row is None else value(User, row)
 
 
-async def is_known_address(connection: AsyncConnection, user_id: UUID, address: str) -> bool:
-    """Whether the user has signed in from there and the session, ended or not, is still on record."""
-    query = select(sessions.c.id).where(sessions.c.user_id == user_id, sessions.c.address == address).limit(1)
-    return await connection.scalar(query) is not None
-
-
 async def erase(connection: AsyncConnection, user_id: UUID) -> None:
     """Ends all sessions of a user and forgets where they came from."""
     await connection.execute(sessions.delete().where(sessions.c.user_id == user_id))
@@ -100,6 +115,13 @@ async def tidy(connection: AsyncConnection, *, limit: int) -> int:
     """Forgets sessions that have been over for a while, at most `limit`; says how many."""
     return (await connection.execute(_TIDY, {"limit": limit})).rowcount
 
+
+# An index on lower(email); a deleted user has another address.
+_ACCOUNT = text("""
+    SELECT id, status, password_hash,
+           EXISTS (SELECT FROM sessions s WHERE s.user_id = u.id AND s.address = :address) AS is_known
+      FROM users u WHERE lower(email) = lower(:email) AND deleted_at IS NULL
+""")
 
 _REFRESH = (
     select(

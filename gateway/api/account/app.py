@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import timedelta
 from types import ModuleType
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from gateway.api import answers, docs, openapi
-from gateway.api.account.collaborators import Collaborators
+from gateway.api.account import auth, me, recovery
+from gateway.api.account.collaborators import Collaborators, Lifetimes
+from gateway.api.account.hashing import Hasher
+from gateway.api.account.throttling import Throttle
 from gateway.api.account.tokens import AccessTokens
 from gateway.api.desk import Herald
 from gateway.api.edge import Bounded, Identified
@@ -21,7 +23,7 @@ from gateway.ledger.session import Database
 MAX_BODY_BYTES = 1024 * 1024
 
 # Each module's `router` holds full paths. All must begin with a segment that gateway/config/reserved.py keeps for us.
-_NOUNS: tuple[ModuleType, ...] = ()
+_NOUNS: tuple[ModuleType, ...] = (auth, recovery, me)
 
 
 def build_account(
@@ -29,7 +31,7 @@ def build_account(
     database: Database,
     publish: Callable[[], Awaitable[None]],
     jwt_secret: str,
-    access_ttl: timedelta,
+    lifetimes: Lifetimes,
     key_prefix: str,
     peppers: Mapping[int, bytes],
     entropy: Callable[[int], bytes],
@@ -52,7 +54,12 @@ def build_account(
         database=database,
         herald=Herald(publish),
         issuer=KeyIssuer(key_prefix, peppers, entropy=entropy),
-        tokens=AccessTokens(jwt_secret, lifetime=access_ttl),
+        tokens=AccessTokens(jwt_secret, lifetime=lifetimes.access),
+        hasher=Hasher(),
+        throttle=Throttle(database),
+        entropy=entropy,
+        lifetimes=lifetimes,
+        secret=jwt_secret,
     )
     app.include_router(docs.router)
     for noun in _NOUNS:

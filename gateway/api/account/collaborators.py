@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Annotated
 from uuid import UUID
 
@@ -10,6 +12,8 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.api.account.hashing import Hasher
+from gateway.api.account.throttling import Throttle
 from gateway.api.account.tokens import AccessTokens
 from gateway.api.desk import Desk, Herald
 from gateway.api.errors import NotAuthenticated, Suspended
@@ -20,7 +24,17 @@ from gateway.ledger.session import Database
 from policies.model import AccountStatus
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lifetimes:
+    """How long what is handed out is good for."""
+
+    access: timedelta
+    refresh: timedelta
+    verify_email: timedelta
+    reset_password: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Collaborators:
     """What the account API is built from. The desks that it gives share one herald."""
 
@@ -28,6 +42,11 @@ class Collaborators:
     herald: Herald
     issuer: KeyIssuer
     tokens: AccessTokens
+    hasher: Hasher
+    throttle: Throttle
+    entropy: Callable[[int], bytes]
+    lifetimes: Lifetimes
+    secret: str = field(repr=False)
 
     def desk(self, actor: str) -> Desk:
         return Desk(self.database, self.herald, actor=actor)
@@ -52,6 +71,13 @@ def collaborators(request: Request) -> Collaborators:
 
 
 Held = Annotated[Collaborators, Depends(collaborators)]
+
+
+def _client_address(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+ClientAddress = Annotated[str, Depends(_client_address)]
 
 _bearer = HTTPBearer(scheme_name="access_token", bearerFormat="JWT", auto_error=False)
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import jwt
 
+from gateway.api.account.values import Tokens
 from gateway.clock import now
 from policies.tokens import Purpose, derive
 
@@ -25,7 +26,7 @@ class AccessTokens:
     """Issues and reads them, under a key derived from `secret`."""
 
     def __init__(self, secret: str, *, lifetime: timedelta) -> None:
-        self.lifetime = lifetime
+        self._lifetime = lifetime
         self._key = derive(secret, Purpose.ACCESS)
 
     def issue(self, user_id: UUID, session_id: UUID) -> str:
@@ -37,9 +38,14 @@ class AccessTokens:
             "sid": str(session_id),
             "jti": uuid4().hex,
             "iat": issued_at,
-            "exp": issued_at + self.lifetime,
+            "exp": issued_at + self._lifetime,
         }
         return jwt.encode(claims, self._key, algorithm=ALGORITHM)
+
+    def pair(self, user_id: UUID, session_id: UUID, *, refresh_token: str) -> Tokens:
+        """What a login is answered with."""
+        seconds = int(self._lifetime.total_seconds())
+        return Tokens(access_token=self.issue(user_id, session_id), refresh_token=refresh_token, expires_in=seconds)
 
     def read(self, token: str) -> UUID | None:
         """The session of a valid token, else None."""
@@ -56,6 +62,3 @@ class AccessTokens:
             return UUID(claims["sid"])
         except (jwt.InvalidTokenError, ValueError, AttributeError):
             return None
-
-    def expires_in_seconds(self) -> int:
-        return int(self.lifetime.total_seconds())

@@ -17,7 +17,7 @@ from gateway.api.fields import Email, Instant, Line, Metadata, TimeZone
 from gateway.api.openapi import CONFLICTS, UNKNOWN
 from gateway.api.shapes import Given, Listing, Paging, Patch, Shown, listing, unset
 from gateway.clock import now
-from gateway.ledger import accounts, subscriptions
+from gateway.ledger import accounts, erasure, subscriptions
 from gateway.ledger.errors import NotFound
 from gateway.ledger.rows import Page
 from gateway.ledger.versions import bump_account
@@ -116,7 +116,7 @@ async def change_user(user_id: UUID, patch: UserPatch, desk: TheDesk) -> User:
 async def delete_user(user_id: UUID, desk: TheDesk) -> None:
     """Empties the user of personal data and revokes its keys for good. Its usage and ledger stay."""
     async with desk.change() as change:
-        await accounts.delete(change.connection, user_id)
+        await erasure.erase(change.connection, user_id, now=now())
         await change.note("users.delete", "user", entity_id=user_id)  # without what was to be deleted
 
 

@@ -27,7 +27,7 @@ routes: [{name: all, upstream: main, match: {path: /**, methods: [GET, POST, HEA
 async def public(migrated_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     """A public listener whose proxy has a route for everything."""
     (tmp_path / "gateway.yaml").write_text(CONFIG)
-    places = {"database.url": migrated_url, "redis.url": redis_url, "data_dir": str(tmp_path)}
+    places: dict[str, object] = {"database.url": migrated_url, "redis.url": redis_url, "data_dir": str(tmp_path)}
     async with _served(tmp_path / "gateway.yaml", places) as url, httpx.AsyncClient(base_url=url) as client:
         yield client
 

@@ -1,0 +1,101 @@
+"""The signed-in user's own account: shown, changed, deleted."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from gateway.api.account import throttling
+from gateway.api.account.collaborators import ClientAddress, Held, Me
+from gateway.api.account.mailing import ask_to_verify
+from gateway.api.account.signing_in import check_password
+from gateway.api.account.values import NewPassword, Password, Profile, check_new_password
+from gateway.api.errors import Invalid, NotAuthenticated
+from gateway.api.fields import Email, Line, TimeZone
+from gateway.api.openapi import CONFLICTS, SIGNED_IN, THROTTLED
+from gateway.api.shapes import Given, Patch, unset
+from gateway.clock import now
+from gateway.ledger import accounts, erasure, notices, sessions
+
+router = APIRouter(prefix="/me", tags=["account"], responses=SIGNED_IN)
+
+
+class ProfilePatch(Patch):
+    """A new address takes the password, and has to be verified anew."""
+
+    name: Line | None = None
+    company: Line | None = None
+    time_zone: TimeZone = unset()
+    email: Email = unset()
+    password: Password | None = Field(default=None, description="The present one; needed for a new `email` only.")
+
+
+class PasswordChange(Given):
+    current_password: Password
+    new_password: NewPassword
+
+
+@router.get("", summary="Your account")
+async def get_me(me: Me) -> Profile:
+    return Profile.model_validate(me.user)
+
+
+@router.patch("", summary="Change your account", responses=CONFLICTS | THROTTLED)
+async def change_me(patch: ProfilePatch, me: Me, held: Held, address: ClientAddress) -> Profile:
+    changes = patch.changes()
+    password = changes.pop("password", None)
+    is_moving = "email" in changes and changes["email"] != me.user.email
+    if is_moving:
+        await _check(held, me, password, field="password", address=address)
+        changes["email_verified_at"] = None
+    async with me.desk.change() as change:
+        before = Profile.model_validate(me.user)
+        user = await accounts.patch(change.connection, me.id, **changes)
+        after = Profile.model_validate(user)
+        await change.note("account.change", "user", entity_id=me.id, before=before, after=after)
+        if is_moving:
+            await ask_to_verify(change.connection, user, held.lifetimes)
+    return after
+
+
+@router.delete("", status_code=204, summary="Delete your account")
+async def delete_me(me: Me) -> None:
+    """For good: personal data is erased, keys and tokens are revoked, the subscription ends. What was paid for and used
+    stays on record under an account without a name."""
+    async with me.desk.change() as change:
+        await erasure.erase(change.connection, me.id, now=now())
+        await change.note("account.delete", "user", entity_id=me.id)  # without what was to be deleted
+
+
+@router.post("/password", status_code=204, summary="Change your password", responses=THROTTLED)
+async def change_password(given: PasswordChange, me: Me, held: Held, address: ClientAddress) -> None:
+    """Your other sessions end."""
+    check_new_password(given.new_password, email=me.user.email, field="new_password")
+    await _check(held, me, given.current_password, field="current_password", address=address)
+    password_hash = await held.hasher.hash(given.new_password)
+    async with me.desk.change() as change:
+        await accounts.patch(change.connection, me.id, password_hash=password_hash)
+        await sessions.revoke_all(change.connection, me.id, but=me.session_id)
+        await change.note("account.change_password", "user", entity_id=me.id)
+        await notices.post(change.connection, me.id, kind="account.password_changed", payload={})
+
+
+@router.post(
+    "/verify-email", status_code=202, summary="Have the mail to verify your address sent again", responses=THROTTLED
+)
+async def resend_verification(me: Me, held: Held, address: ClientAddress) -> None:
+    """Where the address is verified already nothing is sent."""
+    if me.user.email_verified_at is None:
+        await held.throttle.take(throttling.of_mail(me.user.email, address))
+        async with held.database.transaction() as connection:
+            await ask_to_verify(connection, me.user, held.lifetimes)
+
+
+async def _check(held: Held, me: Me, password: str | None, *, field: str, address: str) -> None:
+    """Raises Invalid, not NotAuthenticated: who is asking is known, and would be sent away to log in again."""
+    if password is None:
+        raise Invalid(field, "required")
+    try:
+        await check_password(held, me.user.email, password=password, address=address)
+    except NotAuthenticated:
+        raise Invalid(field, "is not your password") from None

@@ -1,0 +1,50 @@
+"""What the account API takes and shows in several places."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, Field, StringConstraints
+
+from gateway.api.errors import Invalid
+from gateway.api.shapes import Shown
+from policies import passwords
+from policies.model import AccountStatus
+
+# Of any length that was ever allowed, so that nobody is kept out by a rule that came later.
+Password = Annotated[str, StringConstraints(min_length=1, max_length=1024), Field(examples=["correct horse battery"])]
+NewPassword = Annotated[
+    str,
+    StringConstraints(min_length=passwords.MIN_LENGTH, max_length=passwords.MAX_LENGTH),
+    Field(examples=["correct horse battery"]),
+]
+Token = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+class Tokens(BaseModel):
+    """What a login gives. The refresh token is good once: using it gives the next one."""
+
+    access_token: str = Field(description="For `Authorization: Bearer`.")
+    refresh_token: str
+    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 - the name of a scheme (RFC 6750)
+    expires_in: int = Field(description="Seconds that the access token is good for.", examples=[900])
+
+
+class Profile(Shown):
+    id: UUID
+    email: str
+    email_verified_at: datetime | None
+    name: str | None
+    company: str | None
+    time_zone: str
+    status: AccountStatus
+    created_at: datetime
+
+
+def check_new_password(password: str, *, email: str, field: str) -> None:
+    """Raises Invalid."""
+    objection = passwords.objection(password, email=email)
+    if objection is not None:
+        raise Invalid(field, objection)

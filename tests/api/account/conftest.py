@@ -1,0 +1,149 @@
+"""The account API as its customers see it, on stores of this package's own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from secrets import token_bytes
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from starlette.types import ASGIApp
+
+from gateway.api.account import build_account
+from gateway.api.account.collaborators import Lifetimes
+from gateway.api.account.tokens import AccessTokens
+from gateway.clock import now
+from gateway.ledger import accounts, audit, notices, sessions
+from gateway.ledger.audit import AuditFilter
+from gateway.ledger.session import Database
+from gateway.meter.link import Link
+from gateway.meter.meter import SCRIPTS, Meter
+from gateway.workers.outbox import OutboxPublisher
+from policies.tokens import REFRESH_BYTES, Purpose, digest, one_time, refresh_token
+
+SECRET = "secret-of-the-tests"
+PEPPERS = {1: b"pepper"}
+PASSWORD = "correct horse battery"
+HASH = "$argon2id$v=19$m=19456,t=2,p=1$54Ln18JlZ4HMouCD7c2teA$iXuS+F5m/s8peUnOe+v7bhiv3iJLUnkQ3MAMN2ADY7w"
+LIFETIMES = Lifetimes(
+    access=timedelta(minutes=15),
+    refresh=timedelta(days=30),
+    verify_email=timedelta(days=3),
+    reset_password=timedelta(hours=1),
+)
+TOKENS = AccessTokens(SECRET, lifetime=LIFETIMES.access)
+_addresses = itertools.count(1)
+
+
+@dataclass
+class Customer:
+    """A user with a session, and a client that sends its access token."""
+
+    email: str
+    id: UUID
+    tokens: dict[str, Any]
+    client: httpx.AsyncClient
+
+    async def call(self, method: str, path: str, *, status: int = 200, **options: Any) -> Any:
+        """The JSON of an answer that must have this status."""
+        answer = await self.client.request(method, path, **options)
+        assert answer.status_code == status, answer.text
+        return answer.json() if answer.content else None
+
+    async def get(self, path: str, *, status: int = 200, **params: Any) -> Any:
+        return await self.call("GET", path, status=status, params=params)
+
+    async def post(self, path: str, body: dict[str, Any] | None = None, *, status: int = 200) -> Any:
+        return await self.call("POST", path, status=status, json=body)
+
+
+@dataclass
+class Shop:
+    """The account API with all that stands behind it."""
+
+    app: ASGIApp
+    database: Database
+    meter: Meter
+    client: httpx.AsyncClient
+
+    def from_elsewhere(self) -> httpx.AsyncClient:
+        """A client with an address of its own, signed in as nobody."""
+        return client_of(self.app)
+
+    async def call(self, path: str, body: dict[str, Any], *, status: int) -> Any:
+        answer = await self.client.post(path, json=body)
+        assert answer.status_code == status, answer.text
+        return answer.json() if answer.content else None
+
+    async def customer(self, **fields: Any) -> Customer:
+        """A user with a session and an address of its own. Not by logging in: hashing takes long on purpose."""
+        email, secret = f"{uuid4().hex}@example.com", refresh_token(token_bytes(REFRESH_BYTES))
+        client = self.from_elsewhere()
+        async with self.database.transaction() as connection:
+            user = await accounts.create(connection, email, password_hash=HASH, **fields)
+            session_id = await sessions.begin(
+                connection, user.id, token_hash=digest(secret), expires_at=now() + LIFETIMES.refresh, address=None
+            )
+        tokens = TOKENS.pair(user.id, session_id, refresh_token=secret).model_dump()
+        client.headers["authorization"] = f"Bearer {tokens['access_token']}"
+        return Customer(email, user.id, tokens, client)
+
+    async def logged_in(self, email: str, password: str = PASSWORD) -> Customer:
+        """One more session, from an address of its own."""
+        client = self.from_elsewhere()
+        answer = await client.post("/auth/login", json={"email": email, "password": password})
+        assert answer.status_code == 200, answer.text
+        tokens = answer.json()
+        client.headers["authorization"] = f"Bearer {tokens['access_token']}"
+        me = (await client.get("/me")).json()
+        return Customer(email, UUID(me["id"]), tokens, client)
+
+    async def told(self, user_id: UUID) -> list[str]:
+        """The kinds of all notices of a user, oldest first."""
+        async with self.database.read() as connection:
+            return [kind for kind, _ in await notices.list_posted(connection, user_id)]
+
+    async def mailed_token(self, user_id: UUID, purpose: Purpose) -> str:
+        """The token of the last mail of that purpose, as the mail will have it."""
+        async with self.database.read() as connection:
+            posted = await notices.list_posted(connection, user_id)
+        ids = [payload["token_id"] for kind, payload in posted if kind == f"account.{purpose}"]
+        return one_time(SECRET, purpose, UUID(ids[-1]))
+
+    async def audited(self, user_id: UUID) -> list[str]:
+        """What was noted of a user, oldest first."""
+        async with self.database.read() as connection:
+            page = await audit.list_entries(connection, AuditFilter(entity="user", entity_id=user_id))
+        return [entry.action for entry in reversed(page.data)]
+
+
+def client_of(app: ASGIApp) -> httpx.AsyncClient:
+    """Each from another address (RFC 2544 keeps 198.18/15 for tests), so that no test is slowed down by another."""
+    number = next(_addresses)
+    address = f"198.18.{number // 256}.{number % 256}"
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=(address, 1))
+    return httpx.AsyncClient(transport=transport, base_url="http://gateway.test")
+
+
+@pytest.fixture(scope="package")
+async def shop(ledger: Database, valkey_url: str) -> AsyncIterator[Shop]:
+    link = Link(valkey_url, timeout_seconds=5, scripts=SCRIPTS)
+    await link.open()
+    meter = Meter(link, partitions=4, owner="account")
+    app = build_account(
+        database=ledger,
+        publish=OutboxPublisher(ledger, meter).publish_all,
+        jwt_secret=SECRET,
+        lifetimes=LIFETIMES,
+        key_prefix="gw",
+        peppers=PEPPERS,
+        entropy=token_bytes,
+    )
+    async with client_of(app) as client:
+        yield Shop(app, ledger, meter, client)
+    await link.close()
