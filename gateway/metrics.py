@@ -64,6 +64,11 @@ RECONCILE_DIFFERENCE = Gauge(
 SPOOL_ENTRIES = Gauge("gateway_spool_entries", "Settlements that Redis has not taken yet.", multiprocess_mode="livesum")
 SPOOL_FAILURES = Counter("gateway_spool_failures", "Settlements that could not be spooled, and wait in memory alone.")
 SETTLEMENTS_LOST = Counter("gateway_settlements_lost", "Settlements for which memory had no room either.")
+WEBHOOK_EVENTS = Counter(
+    "gateway_webhook_events",
+    "Events of payment providers: received, duplicate, refused, processed, ignored, failed.",
+    ["provider", "type", "result"],
+)
 BUILD_INFO = Gauge("gateway_build_info", "The version that runs.", ["version"], multiprocess_mode="mostrecent")
 
 

@@ -75,6 +75,39 @@ PROVIDER_OBJECTS = (
     )
     """,
     "COMMENT ON TABLE billing_cursors IS 'How far the walks through providers and usage have got'",
+    """
+    CREATE TABLE usage_reports (
+        id BIGINT GENERATED ALWAYS AS IDENTITY,
+        subscription_id UUID NOT NULL,
+        day DATE NOT NULL,
+        used_at TIMESTAMPTZ NOT NULL,
+        identifier TEXT NOT NULL,
+        credits_used BIGINT NOT NULL,
+        attempted_at TIMESTAMPTZ,
+        reported_at TIMESTAMPTZ,
+        error_message TEXT,
+        created_at TIMESTAMPTZ DEFAULT now() NOT NULL,
+        CONSTRAINT pk_usage_reports PRIMARY KEY (id),
+        CONSTRAINT uq_usage_reports_identifier UNIQUE (identifier),
+        CONSTRAINT ck_usage_reports_credits_used_positive CHECK (credits_used > 0),
+        CONSTRAINT fk_usage_reports_subscription_id
+            FOREIGN KEY (subscription_id) REFERENCES subscriptions (id) ON DELETE RESTRICT
+    )
+    """,
+    "CREATE INDEX ix_usage_reports_subscription_id_day ON usage_reports (subscription_id, day)",
+    """
+    CREATE INDEX ix_usage_reports_unsent ON usage_reports (id)
+        WHERE reported_at IS NULL AND error_message IS NULL
+    """,
+    """
+    COMMENT ON TABLE usage_reports IS
+        'Usage that a provider bills by: written down first, then sent until it has arrived'
+    """,
+    "COMMENT ON COLUMN usage_reports.day IS 'Of UTC, that the usage is of'",
+    "COMMENT ON COLUMN usage_reports.used_at IS 'The last of it'",
+    "COMMENT ON COLUMN usage_reports.identifier IS 'What the provider tells repetitions by'",
+    "COMMENT ON COLUMN usage_reports.attempted_at IS 'When it was first sent, or was about to be'",
+    "COMMENT ON COLUMN usage_reports.error_message IS 'Set: it will not be sent again'",
 )
 
 INVOICES = (
@@ -188,6 +221,7 @@ def downgrade() -> None:
         """,
         "COMMENT ON TABLE invoices IS 'What was asked for; an issued invoice is never deleted'",
         "DROP TABLE invoice_numbers",
+        "DROP TABLE usage_reports",
         "DROP TABLE billing_cursors",
         "DROP TABLE provider_objects",
         "DROP TABLE checkouts",

@@ -10,6 +10,7 @@ from gateway.ledger.tables.contracts import (
     subscriptions,
     webhook_events,
 )
+from gateway.ledger.tables.meter import meter_epochs
 from gateway.ledger.tables.notices import notice_deliveries, notices
 from gateway.ledger.tables.offers import (
     catalogue,
@@ -20,7 +21,7 @@ from gateway.ledger.tables.offers import (
     products,
     subscription_plans,
 )
-from gateway.ledger.tables.payments import billing_cursors, checkouts, invoice_numbers, provider_objects
+from gateway.ledger.tables.payments import billing_cursors, checkouts, invoice_numbers, provider_objects, usage_reports
 from gateway.ledger.tables.people import admin_tokens, api_keys, users
 from gateway.ledger.tables.records import (
     analysis_history,
@@ -51,6 +52,7 @@ __all__ = [
     "journal_offsets",
     "journal_poison",
     "metadata",
+    "meter_epochs",
     "new_id",
     "notice_deliveries",
     "notices",
@@ -70,6 +72,7 @@ __all__ = [
     "subscription_plans",
     "subscriptions",
     "throttles",
+    "usage_reports",
     "usage_tracking",
     "user_credits",
     "users",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, SmallInteger, Table, Text, text
+from sqlalchemy import BigInteger, CheckConstraint, Column, Date, ForeignKey, Index, SmallInteger, Table, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 
@@ -17,6 +17,8 @@ from gateway.ledger.tables.columns import (
     money,
     not_negative,
     one_of,
+    positive,
+    serial_column,
     updated_at,
 )
 from gateway.ledger.tables.contracts import PROVIDERS
@@ -66,6 +68,27 @@ billing_cursors = Table(
     Column("position", JSONB, nullable=False),
     updated_at(),
     comment="How far the walks through providers and usage have got",
+)
+
+usage_reports = Table(
+    "usage_reports",
+    metadata,
+    serial_column(),
+    Column(
+        "subscription_id", PG_UUID(as_uuid=True), ForeignKey("subscriptions.id", ondelete="RESTRICT"), nullable=False
+    ),
+    Column("day", Date, nullable=False, comment="Of UTC, that the usage is of"),
+    moment("used_at", nullable=False, comment="The last of it"),
+    Column("identifier", Text, nullable=False, unique=True, comment="What the provider tells repetitions by"),
+    Column("credits_used", BigInteger, nullable=False),
+    moment("attempted_at", comment="When it was first sent, or was about to be"),
+    moment("reported_at"),
+    Column("error_message", Text, comment="Set: it will not be sent again"),
+    created_at(),
+    *positive("credits_used"),
+    Index("ix_usage_reports_subscription_id_day", "subscription_id", "day"),
+    Index("ix_usage_reports_unsent", "id", postgresql_where=text("reported_at IS NULL AND error_message IS NULL")),
+    comment="Usage that a provider bills by: written down first, then sent until it has arrived",
 )
 
 invoice_numbers = Table(
