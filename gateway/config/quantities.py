@@ -35,6 +35,7 @@ _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)", re.ASCII)
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_-]{1,63})*\.?", re.ASCII)
 _NETLOC = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\[\]:@]+)(?::[0-9]{1,5})?", re.ASCII)
 _BLANK = re.compile(r"[\x00-\x20\x7f]")
+_CLUSTER_SCHEMES = ("redis+cluster", "rediss+cluster")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _WANTED_URL = "must be a URL such as http://127.0.0.1:9000 or https://api.example.com"
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
@@ -151,13 +152,25 @@ def database_url(written: object) -> str:
 
 
 def redis_url(written: object) -> str:
-    """`embedded`, `redis://…` or `rediss://…` (TLS)."""
+    """`embedded`, `redis://…`, `rediss://…` (TLS), or the same for a cluster: `redis+cluster://host:port,host:port`."""
     if written == "embedded":
         return "embedded"
     scheme, separator, rest = written.partition("://") if isinstance(written, str) else ("", "", "")
-    if scheme not in ("redis", "rediss") or not separator or not rest:
-        raise ValueError("must be embedded or a URL such as redis://host:6379/0 or rediss://…")
+    if scheme not in ("redis", "rediss", *_CLUSTER_SCHEMES) or not separator or not rest:
+        raise ValueError(
+            "must be embedded or a URL such as redis://host:6379/0, rediss://… or redis+cluster://host:6379,host:6379"
+        )
+    if scheme in _CLUSTER_SCHEMES:
+        _check_cluster(urlsplit(f"//{rest}"))
     return f"{scheme}://{rest}"
+
+
+def _check_cluster(parts: SplitResult) -> None:
+    if parts.path not in ("", "/", "/0"):
+        raise ValueError("must name no database but 0, which is the only one of a cluster")
+    for server in parts.netloc.rpartition("@")[2].split(","):
+        if not _NETLOC.fullmatch(server):
+            raise ValueError("must name some servers of the cluster as host:port, separated by commas")
 
 
 def decimal_amount(written: object) -> Decimal:

@@ -74,7 +74,7 @@ class Cluster:
             await self.close()
             raise (unusable or failures or [MeterUnavailable("cannot connect to Redis: no server has slots")])[0]
         if failures:
-            self._refresh_soon()
+            self._refresh_soon()  # which connects to them as well
 
     async def close(self) -> None:
         self._closed = True
@@ -116,7 +116,7 @@ class Cluster:
         return node
 
     def _member(self, address: Address) -> Node:
-        """The node there; a new one begins to connect."""
+        """The node there; a new one is still to be connected."""
         node = self._nodes.get(address)
         if node is None:
             node = Node(
@@ -190,6 +190,8 @@ class Cluster:
                 await asyncio.sleep(max(0, self._refreshed_at + pause - monotonic_seconds()))
                 with suppress(MeterUnavailable, UnsupportedServer):
                     self._install(await self._read_map())
+                for node in self._nodes.values():
+                    node.connect()
                 self._refreshed_at = monotonic_seconds()
                 attempt += 1
         finally:
@@ -212,8 +214,8 @@ class Cluster:
         self._owners = owners(views)
         self._routes.clear()
         masters = {owner for owner in self._owners if owner is not None}
-        for address in masters - self._nodes.keys():
-            self._member(address).connect()
+        for address in masters:
+            self._member(address)
         for address in self._nodes.keys() - masters:
             self._retire(self._nodes.pop(address))
 

@@ -256,6 +256,9 @@ def test_a_mistake_in_an_entry_hides_none_beside_it(problems_of: Problems) -> No
         ("redis: {on_outage: panic}", 1, "redis.on_outage", "must be refuse, got 'panic'"),
         ("redis: {timeout: 0}", 1, "redis.timeout", "longer than 0"),
         ("redis: {url: memcached://x}", 1, "redis.url", "rediss://"),
+        ("redis: {url: 'redis+cluster://a:1,'}", 1, "redis.url", "host:port, separated by commas"),
+        ("redis: {url: 'redis+cluster://:secret@/0'}", 1, "redis.url", "host:port, separated by commas"),
+        ("redis: {url: 'rediss+cluster://a:1,b:2/3'}", 1, "redis.url", "no database but 0"),
         ("database: {url: mysql://u:p@h/x}", 1, "database.url", "postgresql://user:password@host:5432/name"),
         ("keys: {prefix: Gw_}", 1, "keys.prefix", "lower-case"),
         ("server: {public: 127.0.0.1:9, admin: 127.0.0.1:9}", 1, "server.admin", "must differ from server.public"),
@@ -357,3 +360,9 @@ def test_urls_of_stores_are_kept_with_one_scheme_each(load_text: Load) -> None:
 
     assert config.database.url == "postgresql://u@h/x?sslmode=require"
     assert config.redis.url == "rediss://h:7000"
+
+
+def test_a_cluster_is_named_by_some_of_its_servers(load_text: Load) -> None:
+    url = "rediss+cluster://u:p@a:7000,b,[::1]:7002/0?ssl_cert_reqs=none"
+
+    assert load_text(f"redis: {{url: '{url}'}}").redis.url == url

@@ -28,6 +28,16 @@ routes: [{name: chat, upstream: up, match: {path: /chat, methods: [POST]}, featu
     assert "warning" not in said
 
 
+def test_a_summary_names_the_servers_of_a_cluster_and_no_secret(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text('redis: {url: "redis+cluster://u:hunter2@a:7000,b:7001"}')
+
+    said = describe(load(file, SECRETS))
+
+    assert "redis+cluster://a:7000,b:7001" in said
+    assert "hunter2" not in said
+
+
 def test_what_is_probably_a_slip_is_a_warning(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text("""

@@ -13,6 +13,8 @@ from gateway.embedded.endpoints import Endpoint, choose
 from gateway.embedded.valkey import Valkey
 from gateway.meter.link import Link
 from gateway.meter.meter import SCRIPTS
+from tests.faults import cluster as clusters
+from tests.faults.cluster import ClusterServers
 from tests.faults.proxy import FaultProxy
 
 # pytest tests/meter --hypothesis-profile=fuzz
@@ -54,3 +56,10 @@ async def link(server: OwnServer, proxy: FaultProxy) -> AsyncIterator[Link]:
     await link.open()
     yield link
     await link.close()
+
+
+@pytest.fixture(scope="package")
+async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ClusterServers]:
+    """Three masters and a replica of each, which a test may fail over and must leave whole."""
+    async with clusters.running(tmp_path_factory.mktemp("cluster"), replicas=3) as running:
+        yield running

@@ -1,0 +1,219 @@
+"""One link to three masters: every command reaches its keys, wherever they move, and is never run twice."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+
+from gateway.meter.cluster import Cluster
+from gateway.meter.errors import NotSent
+from gateway.meter.link import Link, MeterError, MeterUnavailable, Script, UnsupportedServer
+from gateway.meter.meter import SCRIPTS
+from tests.eventually import eventually
+from tests.faults.cluster import URL_PASSWORD, ClusterServers, move_key, until_master
+from tests.meter.conftest import OwnServer
+
+TIMEOUT_SECONDS = 0.5
+COUNT = Script("redis.call('INCR', KEYS[1]) return redis.call('INCR', KEYS[2])")
+BACK_WITHIN_SECONDS = 5.0
+BOUND_SECONDS = TIMEOUT_SECONDS + 0.25  # what a loop on a busy machine may add
+
+
+@pytest.fixture
+async def link(cluster: ClusterServers) -> AsyncIterator[Link]:
+    link = Link(cluster.url, timeout_seconds=TIMEOUT_SECONDS, scripts=SCRIPTS)
+    await link.open()
+    yield link
+    await link.close()
+
+
+def _tagged(tag: object, name: str = "x") -> bytes:
+    return f"gw:{{{tag}}}:{name}".encode()
+
+
+async def test_commands_and_scripts_reach_their_keys_on_every_master(link: Link, cluster: ClusterServers) -> None:
+    tags = [uuid4() for _ in range(100)]
+    keys = [(_tagged(tag, "one"), _tagged(tag, "two")) for tag in tags]
+    assert await asyncio.gather(*(link.run(COUNT, pair, ()) for pair in keys)) == [1] * 100
+    assert await link.pipeline([(b"GET", one) for one, _ in keys]) == [b"1"] * 100
+    assert {await cluster.owner(one) for one, _ in keys} == set(await cluster.masters())
+
+
+async def test_a_command_without_a_key_is_answered_by_any(link: Link) -> None:
+    assert await link.call((b"PING",)) == b"PONG"
+    assert await link.call((b"EVAL", "return 7", 0)) == 7
+
+
+async def test_keys_of_two_tags_in_one_command_are_a_bug_and_named(link: Link) -> None:
+    with pytest.raises(MeterError, match="CROSSSLOT"):
+        await link.call((b"DEL", _tagged("one"), _tagged("two")))
+
+
+async def test_a_server_that_forgot_its_scripts_is_told_again(link: Link, cluster: ClusterServers) -> None:
+    for server in await cluster.masters():
+        await server.ask("SCRIPT", "FLUSH")
+    tags = [uuid4() for _ in range(20)]
+    assert await asyncio.gather(*(link.run(COUNT, (_tagged(tag, "1"), _tagged(tag, "2")), ()) for tag in tags)) == [
+        1
+    ] * len(tags)
+
+
+async def test_a_map_that_is_wrong_is_corrected_by_the_servers(link: Link) -> None:
+    server = link._server
+    assert isinstance(server, Cluster)
+    rotated = list(server._nodes)[1:] + list(server._nodes)[:1]
+    wrong = dict(zip(server._nodes, rotated, strict=True))
+    server._owners = [wrong[owner] for owner in server._owners if owner is not None]
+    server._routes.clear()
+    keys = [_tagged(uuid4()) for _ in range(30)]
+    assert await link.pipeline([(b"INCR", key) for key in keys]) == [1] * 30
+    await eventually(lambda: server._refreshing is None)
+    assert server._owners[0] != wrong[server._owners[0]]  # type: ignore[index] # it is known again
+
+
+class Load:
+    """Callers that count in two keys of one slot until told to stop; the counters must equal what they were told."""
+
+    def __init__(self, link: Link, tag: object, *, callers: int = 4) -> None:
+        self._link = link
+        self.keys = (_tagged(tag, "one"), _tagged(tag, "two"))
+        self.certain = self.unknown = self.refused = 0
+        self.longest_seconds = 0.0
+        self._enough = asyncio.Event()
+        self._tasks = [asyncio.create_task(self._call()) for _ in range(callers)]
+
+    async def _call(self) -> None:
+        while not self._enough.is_set():
+            started = time.monotonic()
+            try:
+                await self._link.run(COUNT, self.keys, ())
+                self.certain += 1
+            except NotSent:
+                self.refused += 1
+            except MeterUnavailable:
+                self.unknown += 1
+            ended = time.monotonic()
+            self.longest_seconds = max(self.longest_seconds, ended - started)
+            await asyncio.sleep(0.001)
+
+    async def does(self, count: int) -> None:
+        """Until so many more calls have succeeded."""
+        wanted = self.certain + count
+        await eventually(lambda: self.certain >= wanted)
+
+    async def is_refused(self) -> None:
+        refused = self.refused
+        await eventually(lambda: self.refused > refused)
+
+    async def end(self) -> list[int]:
+        self._enough.set()
+        await asyncio.gather(*self._tasks)
+        return [int(each) for each in await self._link.pipeline([(b"GET", key) for key in self.keys])]
+
+
+async def test_a_slot_that_moves_under_load_loses_nothing_and_doubles_nothing(
+    link: Link, cluster: ClusterServers
+) -> None:
+    load = Load(link, uuid4())
+    one, two = load.keys
+    await load.does(50)
+    source = await cluster.owner(one)
+    target = next(server for server in await cluster.masters() if server is not source)
+    await cluster.begin_to_move(one, to=target)
+    await load.does(50)  # both keys are there still
+    await move_key(one, source, to=target)
+    await load.is_refused()  # one here, one there: TRYAGAIN until time is up
+    await move_key(two, source, to=target)
+    await load.does(50)  # by ASK
+    await cluster.end_to_move(one, to=target)
+    await load.does(50)  # by MOVED, then at once
+    assert await load.end() == [load.certain, load.certain]
+    assert load.unknown == 0
+    assert load.longest_seconds < BOUND_SECONDS
+
+
+async def test_a_demoted_master_is_left_for_its_successor(link: Link, cluster: ClusterServers) -> None:
+    load = Load(link, uuid4())
+    await load.does(20)
+    replica = await cluster.replica_of(await cluster.owner(load.keys[0]))
+    await replica.ask("CLUSTER", "FAILOVER")
+    await until_master(replica)
+    await load.does(50)
+    counted = await load.end()
+    assert counted[0] == counted[1]
+    assert load.certain <= counted[0] <= load.certain + load.unknown
+    await cluster.settled()
+    assert await cluster.owner(load.keys[0]) is replica
+
+
+@pytest.mark.parametrize("end", ["kill", "freeze"])
+async def test_a_master_that_dies_is_replaced_within_five_seconds_and_nobody_waits(
+    link: Link, cluster: ClusterServers, end: str
+) -> None:
+    load = Load(link, uuid4())
+    await load.does(20)
+    master = await cluster.owner(load.keys[0])
+    replica = await cluster.replica_of(master)
+    ended_at = time.monotonic()
+    getattr(master, end)()
+    await load.is_refused()
+    await until_master(replica)
+    await load.does(20)
+    took_seconds = time.monotonic() - ended_at
+    counted = await load.end()
+    master.thaw() if end == "freeze" else master.start()
+    await cluster.settled()
+    assert took_seconds < BACK_WITHIN_SECONDS
+    assert load.longest_seconds < BOUND_SECONDS
+    assert counted[0] == counted[1]
+    assert load.certain <= counted[0] <= load.certain + load.unknown
+
+
+async def test_a_link_opens_while_a_master_is_away_and_serves_the_rest(cluster: ClusterServers) -> None:
+    keys = [_tagged(number) for number in range(30)]
+    master = await cluster.owner(keys[0])
+    replica = await cluster.replica_of(master)
+    there = [key for key in keys if await cluster.owner(key) is not master]
+    master.kill()
+    link = Link(cluster.url, timeout_seconds=TIMEOUT_SECONDS)
+    await link.open()
+    try:
+        await link.pipeline([(b"SET", key, "x") for key in there])
+        await until_master(replica)
+        await eventually(lambda: link.is_connected)
+        await link.pipeline([(b"SET", key, "x") for key in keys])
+    finally:
+        await link.close()
+        master.start()
+        await cluster.settled()
+
+
+async def test_a_cluster_that_is_none_and_a_server_that_is_one_are_named(
+    cluster: ClusterServers, server: OwnServer
+) -> None:
+    with pytest.raises(UnsupportedServer, match="is no node of a cluster"):
+        await Link(server.url.replace("redis://", "redis+cluster://"), timeout_seconds=1).open()
+    with pytest.raises(UnsupportedServer, match=r"redis\+cluster://"):
+        await Link(f"redis://:{URL_PASSWORD}@{cluster.servers[0].address}", timeout_seconds=1).open()
+
+
+async def test_a_cluster_that_is_away_is_reported_at_the_start() -> None:
+    with pytest.raises(MeterUnavailable, match="cannot connect to Redis"):
+        await Link("redis+cluster://127.0.0.1:1,127.0.0.1:2", timeout_seconds=1).open()
+
+
+async def test_closing_fails_the_calls_under_way_and_leaves_nothing_behind(cluster: ClusterServers) -> None:
+    link = Link(cluster.url, timeout_seconds=TIMEOUT_SECONDS)
+    await link.open()
+    waiting = asyncio.create_task(link.call((b"GET", _tagged("any"))))
+    await asyncio.sleep(0)
+    await link.close()
+    with pytest.raises(MeterUnavailable, match="closed"):
+        await waiting
+    with pytest.raises(NotSent):
+        await link.call((b"GET", _tagged("any")))
+    assert not link.is_connected
