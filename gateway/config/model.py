@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import ssl
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,6 +21,7 @@ from gateway.config.fields import (
     Amount,
     Currency,
     Duration,
+    Flag,
     Listen,
     Network,
     Positive,
@@ -145,13 +147,19 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stripe:
+    """`meter_event_name` is that of the meter which bills plans priced by usage."""
+
     api_base: Url = "https://api.stripe.com"
+    meter_event_name: Word = "gateway_credits"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LemonSqueezy:
+    """`test_mode` says which its API key is of: the key itself does not tell."""
+
     api_base: Url = "https://api.lemonsqueezy.com"
     store_id: Text | None = None
+    test_mode: Flag = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,12 +177,20 @@ class Pack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Billing:
+    """`provider` takes the payments of those who name none; None: the first that has a key. `tax_rate` is a fraction.
+
+    Providers are asked for changes every `poll_interval_seconds`.
+    """
+
+    provider: Literal["stripe", "lemon_squeezy"] | None = None
     stripe: Stripe = Stripe()
     lemon_squeezy: LemonSqueezy = LemonSqueezy()
     success_url: Url | None = None
     cancel_url: Url | None = None
     past_due_grace_seconds: Annotated[Duration, Field(alias="past_due_grace")] = 3 * 86400.0
     packs: tuple[Pack, ...] = ()
+    tax_rate: Annotated[Amount, Field(le=1)] = Decimal(0)
+    poll_interval_seconds: Annotated[Timeout, Field(alias="poll_interval")] = 900.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
