@@ -45,10 +45,11 @@ async def open_checkout(connection: AsyncConnection, user_id: UUID, **terms: Any
         return value(Checkout, (await connection.execute(made)).one())
 
 
-async def placed(connection: AsyncConnection, checkout_id: UUID, *, provider_checkout_id: str, url: str) -> None:
+async def placed(connection: AsyncConnection, checkout_id: UUID, *, provider_checkout_id: str, url: str) -> Checkout:
     """The provider has it, and takes the payment at this URL."""
     answer = {"provider_checkout_id": provider_checkout_id, "url": url, "updated_at": func.now()}
-    await connection.execute(update(checkouts).where(checkouts.c.id == checkout_id).values(answer))
+    kept = update(checkouts).where(checkouts.c.id == checkout_id).values(answer).returning(*_COLUMNS)
+    return value(Checkout, (await connection.execute(kept)).one())
 
 
 async def close(connection: AsyncConnection, checkout_id: UUID, *, status: str) -> None:
