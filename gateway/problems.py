@@ -89,11 +89,15 @@ _TABLE: Mapping[str, tuple[int, str]] = MappingProxyType({
     # The control plane.
     "unauthorized":                 (401, "Not authenticated"),
     "forbidden":                    (403, "Forbidden"),
+    "insufficient_scope":           (403, "Insufficient scope"),
     "not_found":                    (404, "Not found"),
     "conflict":                     (409, "Conflict"),
     "validation_failed":            (422, "Validation failed"),
     "overloaded":                   (503, "Overloaded"),
     "payments_not_configured":      (501, "Payments not configured"),
+    "payment_refused":              (409, "Payment provider refused"),
+    "payment_unavailable":          (503, "Payment provider unavailable"),
+    "invalid_webhook":              (400, "Invalid webhook"),
     # Anything else is a bug of ours.
     "internal_error":               (500, "Internal error"),
 })

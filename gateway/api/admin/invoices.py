@@ -1,0 +1,156 @@
+"""Invoices: the providers' as they are, and our own for subscriptions that no provider bills."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Response
+from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.api.admin.collaborators import TheDesk
+from gateway.api.errors import Conflict, Invalid
+from gateway.api.invoice_pages import as_html, as_pdf
+from gateway.api.openapi import CONFLICTS, UNKNOWN
+from gateway.api.records import Invoice
+from gateway.api.shapes import Given, Listing, Paging, listing
+from gateway.api.till import TheTill
+from gateway.clock import now
+from gateway.ledger import accounts, invoices, subscriptions
+from gateway.ledger.accounts import User
+from gateway.ledger.errors import AlreadyExists, NotFound
+from gateway.ledger.refills import plan_of
+from policies.invoicing import Line, Period, PriceTier, Pricing, lines_of
+
+router = APIRouter(prefix="/invoices", tags=["payments"])
+
+
+class InvoicesWanted(Paging):
+    user_id: UUID | None = None
+    status: Literal["draft", "open", "paid", "void", "uncollectible"] | None = None
+
+
+class NewInvoice(Given):
+    subscription_id: UUID = Field(description="One that no payment provider bills.")
+    tax_rate: Annotated[Decimal, Field(ge=0, le=1, decimal_places=6)] | None = Field(
+        default=None, examples=["0.19"], description="A fraction; null: the configured one."
+    )
+
+
+class Outcome(Given):
+    status: Literal["paid", "void", "uncollectible"]
+
+
+@router.get("", summary="List invoices, newest first")
+async def list_invoices(wanted: Annotated[InvoicesWanted, Query()], desk: TheDesk) -> Listing[Invoice]:
+    async with desk.read() as connection:
+        page = await invoices.list_invoices(connection, **wanted.model_dump())
+    return listing(page, Invoice.model_validate)
+
+
+@router.post("", status_code=201, summary="Issue an invoice", responses=UNKNOWN | CONFLICTS)
+async def issue_invoice(given: NewInvoice, desk: TheDesk, till: TheTill) -> Invoice:
+    """For the period that the subscription is in, by its plan's pricing model. Final once it is issued."""
+    async with desk.change() as change:
+        found = await subscriptions.get(change.connection, given.subscription_id)
+        if found is None:
+            raise NotFound("subscription", given.subscription_id)
+        if found.provider != subscriptions.OURS:
+            raise Conflict(f"{found.provider} bills this subscription and makes its invoices.")
+        try:
+            made = await _issue(
+                change.connection, found, tax_rate=till.tax_rate if given.tax_rate is None else given.tax_rate
+            )
+        except AlreadyExists:
+            raise Conflict("This period has its invoice; void it or take it back before issuing another.") from None
+        issued = Invoice.model_validate(made)
+        await change.note("invoices.issue", "invoice", entity_id=issued.id, after=issued)
+    return issued
+
+
+@router.get("/{invoice_id}", summary="Get an invoice", responses=UNKNOWN)
+async def get_invoice(invoice_id: UUID, desk: TheDesk) -> Invoice:
+    async with desk.read() as connection:
+        return Invoice.model_validate(await _existing(connection, invoice_id))
+
+
+@router.get("/{invoice_id}/html", summary="An invoice as a page", responses=UNKNOWN, response_class=Response)
+async def show_invoice(invoice_id: UUID, desk: TheDesk) -> Response:
+    return Response(as_html(*await _with_user(desk, invoice_id)), media_type="text/html; charset=utf-8")
+
+
+@router.get("/{invoice_id}/pdf", summary="An invoice as a PDF file", responses=UNKNOWN, response_class=Response)
+async def download_invoice(invoice_id: UUID, desk: TheDesk) -> Response:
+    return Response(as_pdf(*await _with_user(desk, invoice_id)), media_type="application/pdf")
+
+
+@router.post("/{invoice_id}/settle", summary="Say what became of an open invoice", responses=UNKNOWN | CONFLICTS)
+async def settle_invoice(invoice_id: UUID, given: Outcome, desk: TheDesk) -> Invoice:
+    async with desk.change() as change:
+        settled = Invoice.model_validate(
+            await invoices.settle(change.connection, invoice_id, status=given.status, now=now())
+        )
+        await change.note("invoices.settle", "invoice", entity_id=invoice_id, after=settled)
+    return settled
+
+
+@router.post("/{invoice_id}/credit-note", status_code=201, summary="Take back an invoice", responses=CONFLICTS)
+async def take_back_invoice(invoice_id: UUID, desk: TheDesk) -> Invoice:
+    """An issued invoice never changes; its credit note takes it back whole, under a number of its own."""
+    async with desk.change() as change:
+        found = await _existing(change.connection, invoice_id)
+        if found.number is None or found.corrects_id is not None or found.status == "void":
+            raise Conflict("Only an issued invoice of ours, no credit note and not void, can be taken back.")
+        try:
+            made = await invoices.take_back(change.connection, found, now=now())
+        except AlreadyExists:
+            raise Conflict("This invoice has its credit note.") from None
+        note = Invoice.model_validate(made)
+        await change.note("invoices.take_back", "invoice", entity_id=invoice_id, after=note)
+    return note
+
+
+async def _issue(
+    connection: AsyncConnection, found: subscriptions.StoredSubscription, *, tax_rate: Decimal
+) -> invoices.Invoice:
+    period = Period(found.current_period_start, found.current_period_end)
+    terms = (await plan_of(connection, found)).terms
+    tiers = tuple(PriceTier(tier.up_to, tier.unit_price, tier.flat_price) for tier in terms.tiers)
+    quantity = found.quantity
+    if terms.pricing_model == "usage":
+        quantity = await invoices.credits_used(connection, found.id, period=period)
+    return await invoices.issue(
+        connection,
+        found.user_id,
+        lines=_lines(Pricing(terms.pricing_model, terms.price, terms.currency, tiers), quantity, terms.name),
+        currency=terms.currency,
+        tax_rate=tax_rate,
+        now=now(),
+        subscription_id=found.id,
+        period=period,
+    )
+
+
+def _lines(pricing: Pricing, quantity: int, name: str) -> tuple[Line, ...]:
+    try:
+        return lines_of(pricing, quantity, description=name)
+    except ValueError as error:
+        raise Invalid("subscription_id", str(error)) from None
+
+
+async def _existing(connection: AsyncConnection, invoice_id: UUID) -> invoices.Invoice:
+    found = await invoices.get(connection, invoice_id)
+    if found is None:
+        raise NotFound("invoice", invoice_id)
+    return found
+
+
+async def _with_user(desk: TheDesk, invoice_id: UUID) -> tuple[Invoice, User]:
+    async with desk.read() as connection:
+        found = await _existing(connection, invoice_id)
+        user = await accounts.get(connection, found.user_id)
+    if user is None:
+        raise NotFound("user", found.user_id)
+    return Invoice.model_validate(found), user
