@@ -14,7 +14,10 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
 from gateway.api.errors import Busy, Conflict, Invalid, NotAuthenticated, Suspended, Throttled
+from gateway.api.till import PaymentsNotConfigured
+from gateway.billing.provider import InvalidWebhook, ProviderRefused, ProviderUnavailable
 from gateway.ledger.errors import AlreadyExists, InUse, InvalidValue, NotFound
+from gateway.ledger.provider_news import Mismatch
 from gateway.ledger.rows import InvalidCursor
 from gateway.ledger.session import DatabaseUnavailable
 from gateway.problems import Problem, problem
@@ -133,6 +136,11 @@ _READINGS: Mapping[type[Exception], Callable[[Any, Request], Answer]] = {
     RequestValidationError: _unparsable,
     HTTPException: _http,
     Conflict: lambda error, _: Answer("conflict", str(error)),
+    Mismatch: lambda error, _: Answer("conflict", str(error)),
+    PaymentsNotConfigured: lambda error, _: Answer("payments_not_configured", str(error)),
+    ProviderRefused: lambda error, _: Answer("payment_refused", str(error)),
+    ProviderUnavailable: lambda error, _: Answer("payment_unavailable", str(error), {"retry_after": 5}),
+    InvalidWebhook: lambda error, _: Answer("invalid_webhook", f"{error}."),
     NotAuthenticated: lambda error, _: Answer("unauthorized", str(error)),
     Suspended: lambda error, _: Answer("account_suspended", str(error)),
     Throttled: lambda error, _: Answer("rate_limited", str(error), {"retry_after": error.retry_after_seconds}),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from importlib.metadata import version
 
 from gateway import metrics
+from gateway.app.payments import payment_workers, providers_of
 from gateway.app.stores import BACKGROUND_TIMEOUT_SECONDS, open_stores
 from gateway.config import Config
 from gateway.ledger.session import Database
@@ -32,7 +33,10 @@ from gateway.workers.usage_writer import GatheringWriter, UsageWriter
 async def background(config: Config) -> AsyncIterator[None]:
     """The workers that everything relies on."""
     metrics.BUILD_INFO.labels(version("metering-gateway")).set(1)
-    async with open_stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS) as (database, link):
+    async with AsyncExitStack() as stack:
+        stores = open_stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS)
+        database, link = await stack.enter_async_context(stores)
+        providers = await stack.enter_async_context(providers_of(config))
         partitions = config.redis.partitions
         meter = Meter(link, partitions=partitions, owner="worker")
         workers: tuple[Worker, ...] = (
@@ -44,6 +48,7 @@ async def background(config: Config) -> AsyncIterator[None]:
             CreditKeeper(database),
             MetricsFlusher(),
             NightlyReconciliation(Reconciler(database, Audit(link, meter))),
+            *payment_workers(config, database, providers),
             *_retention(config, database, link),
         )
         async with Runner(*workers):

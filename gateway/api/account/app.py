@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 
 from gateway.api import answers, docs, openapi
 from gateway.api.account import auth, me, recovery
+from gateway.api.account.billing import BILLING
 from gateway.api.account.collaborators import Collaborators, Lifetimes
 from gateway.api.account.hashing import Hasher
 from gateway.api.account.throttling import Throttle
@@ -17,6 +18,7 @@ from gateway.api.account.tokens import AccessTokens
 from gateway.api.desk import Herald
 from gateway.api.edge import Bounded, Identified
 from gateway.api.issuing import KeyIssuer
+from gateway.api.till import Till
 from gateway.ledger.session import Database
 
 # Far above any body of this API and any event of a payment provider.
@@ -35,6 +37,7 @@ def build_account(
     key_prefix: str,
     peppers: Mapping[int, bytes],
     entropy: Callable[[int], bytes],
+    till: Till | None = None,
 ) -> ASGIApp:
     """The ASGI application.
 
@@ -61,8 +64,9 @@ def build_account(
         lifetimes=lifetimes,
         secret=jwt_secret,
     )
+    app.state.till = till or Till()
     app.include_router(docs.router)
-    for noun in _NOUNS:
+    for noun in (*_NOUNS, *BILLING):
         app.include_router(noun.router, responses=openapi.COMMON)
     answers.install(app)
     openapi.install(app, guard=None)

@@ -20,10 +20,12 @@ from gateway.api.admin import (
     usage,
     users,
 )
+from gateway.api.admin.billing import BILLING
 from gateway.api.admin.collaborators import Collaborators
 from gateway.api.desk import Desk, Herald
 from gateway.api.edge import Bounded, Guarded, Identified
 from gateway.api.issuing import KeyIssuer
+from gateway.api.till import Till
 from gateway.ledger.session import Database
 
 ACTOR = "admin"
@@ -44,6 +46,7 @@ def build_admin(
     entropy: Callable[[int], bytes],
     metrics_text: Callable[[], bytes],
     readiness: Callable[[], Awaitable[Mapping[str, str]]],
+    till: Till | None = None,
 ) -> ASGIApp:
     """The ASGI application.
 
@@ -65,6 +68,7 @@ def build_admin(
         metrics_text=metrics_text,
         readiness=readiness,
     )
+    app.state.till = till or Till()
     app.include_router(health.router)
     app.include_router(docs.router)
     app.include_router(_admin_v1())
@@ -76,6 +80,6 @@ def build_admin(
 
 def _admin_v1() -> APIRouter:
     router = APIRouter(prefix="/admin/v1", responses=openapi.GUARDED)
-    for noun in _NOUNS:
+    for noun in (*_NOUNS, *BILLING):
         router.include_router(noun.router)
     return router
