@@ -19,10 +19,13 @@ from gateway.proxy.access_log import AccessLog
 from gateway.proxy.gate import Gate
 from gateway.proxy.handler import Handler
 from gateway.proxy.principals import Principals
+from gateway.proxy.register import LedgerRegister
 from gateway.proxy.router import Router
 from gateway.proxy.settlement import Settler
 from gateway.proxy.spool import Spool
 from gateway.proxy.tally import Tally
+from gateway.proxy.warming import Warming
+from gateway.workers.epoch_watch import EpochWatch
 from gateway.workers.heartbeat import Heartbeat
 from gateway.workers.runner import Runner
 from gateway.workers.upstream_watch import UpstreamWatch
@@ -37,7 +40,7 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
     """The proxy. Leaves when every admitted call has been settled, or Redis does not take the last ones."""
     async with open_stores(config, timeout_seconds=config.redis.timeout_seconds) as (database, link):
         owner = f"proxy-{token_hex(6)}"
-        meter = Meter(link, partitions=config.redis.partitions, owner=owner)
+        meter = Meter(link, partitions=config.redis.partitions, owner=owner, register=LedgerRegister(database))
         principals = Principals(
             database,
             meter,
@@ -54,7 +57,7 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
             Router(config.routes),
             destinations(config),
             principals=principals,
-            gate=Gate(principals, meter, database, grace=grace),
+            gate=Gate(principals, meter, Warming(link, meter, database), grace=grace),
             settler=settler,
             tally=tally,
             trusted_proxies=config.server.trusted_proxies,
@@ -62,7 +65,8 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
         heartbeat = Heartbeat(Holds(link, config.redis.partitions), owner)
         await heartbeat.run_once()
         async with settler:
-            async with Runner(heartbeat, settler, tally, UpstreamWatch(lambda: handler.upstreams), MetricsFlusher()):
+            watches = (EpochWatch(meter), UpstreamWatch(lambda: handler.upstreams))
+            async with Runner(heartbeat, *watches, settler, tally, MetricsFlusher()):
                 yield handler
             await handler.close()
         access_log.close()

@@ -1,6 +1,7 @@
 -- Admits one call or changes nothing.
 --
--- Checks, in this order: the versions the caller decided on, the minute, hour and day windows, calls in flight, credits.
+-- Checks, in this order: the epoch of the partition, the versions the caller decided on, the minute, hour and day
+-- windows, calls in flight, credits.
 -- Everything is checked before the first write, so a refusal of any kind leaves every counter where it was.
 --
 -- KEYS 1 account (hash)   2 catalogue (hash)   3 holds (hash)
@@ -8,14 +9,16 @@
 --      4 credits to hold  5 credits the balance must have (0: a free call)
 --      6 7 8 limit per minute, hour, day (-1: none)   9 limit in flight (-1: none)
 --      10 owner, tab, record head: what the hold remembers behind its amount
+--      11 epoch that the caller has entered (`enter.lua`)
 --
 -- Reply: {verdict, balance, used and reset seconds of minute, hour, day}
 --   1 admitted, balance already without the hold
 --   4 rate limited: then 9 retry after seconds, 10 violated windows as bits 1 minute, 2 hour, 4 day
 --   5 too many in flight   6 not enough credits
--- or {2} stale: a version has moved, decide again   or {3} cold: the account is not here, load it
+-- or {2} stale: a version has moved, decide again   or {3} cold: the account is not here in this epoch, load it
+-- or {7} lost: the partition is in another epoch or in none, enter it
 --
--- Example: EVALSHA .. 3 {p07}:a:<uuid> {p07}:c {p07}:h <id> 12 3 1 1 50 2000 -1 -1 "gw1\t<head>"
+-- Example: EVALSHA .. 3 {p07}:a:<uuid> {p07}:c {p07}:h <id> 12 3 1 1 50 2000 -1 -1 "gw1\t<head>" <epoch>
 --
 -- The state of an account is one packed field, so that a call reads and writes one small value:
 --   clock ms (i8), balance (i8), in flight (i4), then per window: first bucket, last bucket, used in last, used (I4 each).
@@ -33,15 +36,18 @@ local STATE = '<i8i8i4I4I4I4I4I4I4I4I4I4I4I4I4'
 local BUCKET = '<I4I4'
 
 local account = KEYS[1]
-local found = redis.call('HMGET', account, 's', 'v')
-local catalogue = redis.call('HGET', KEYS[2], 'v')
-if not found[1] or not catalogue then
+local found = redis.call('HMGET', account, 's', 'v', 'e')
+local catalogue = redis.call('HMGET', KEYS[2], 'v', 'e')
+if catalogue[2] ~= ARGV[11] then
+  return {7}
+end
+if found[3] ~= ARGV[11] or not found[1] then
   return {3}
 end
 local function moved(here, decided)
   return here ~= decided and tonumber(here) > tonumber(decided)
 end
-if moved(found[2], ARGV[2]) or moved(catalogue, ARGV[3]) then
+if moved(found[2], ARGV[2]) or moved(catalogue[1], ARGV[3]) then
   return {2}
 end
 

@@ -7,19 +7,18 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from gateway.meter.charges import Charge, charge_of
 from gateway.meter.journal import MAX_ENTRIES_PER_READ, is_correction
+from gateway.meter.keys import partition_keys
 from gateway.meter.link import Link, Script
-from gateway.meter.meter import Meter, partition_keys
-from policies.records import HEAD_COLUMNS, NULL, TAIL_COLUMNS
+from gateway.meter.meter import Meter
+from policies.records import HEAD_COLUMNS
 
 AUDIT, CORRECT = Script.load("audit"), Script.load("correct")
 
 _STATE = struct.Struct("<qq")  # the clock and the balance, as admit.lua packs them
 _HOLD_PREFIX_COLUMNS = 2  # amount and owner, before the record's head
-_COLUMNS = HEAD_COLUMNS + TAIL_COLUMNS
-_REQUEST_ID, _CREATED_AT, _USER_ID, _CREDITS_CHARGED = (
-    _COLUMNS.index(name) for name in ("request_id", "created_at", "user_id", "credits_charged")
-)
+_USER_ID = HEAD_COLUMNS.index("user_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +39,6 @@ class Snapshot:
     newest_entry: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
-    """A settled call in the journal. `created_at` is microseconds since the epoch.
-
-    `corrects` says that the call stands written as abandoned, at no charge, until PostgreSQL has this.
-    """
-
-    request_id: UUID
-    created_at: int
-    user_id: UUID
-    credits: int
-    corrects: bool
-
-
 class Audit:
     """The accounts of all partitions, partition by partition."""
 
@@ -68,7 +53,7 @@ class Audit:
         """These accounts of the partition, but cold ones."""
         keys = partition_keys(partition)
         accounts = [self._meter.keys(account_id).account for account_id in account_ids]
-        newest, holds, *found = await self._link.run(AUDIT, (keys.holds, keys.journal, *accounts), ())
+        newest, holds, *found = await self._link.run(AUDIT, (keys.holds, keys.journal, keys.catalogue, *accounts), ())
         held = _held(holds)
         return Snapshot(
             {
@@ -86,7 +71,7 @@ class Audit:
             command = (b"XRANGE", partition_keys(partition).journal, after, upto, b"COUNT", MAX_ENTRIES_PER_READ)
             entries = await self._link.call(command)
             for _, (_, record, *rest) in entries:
-                if (charge := _charge(record, corrects=is_correction(rest))) is not None:
+                if (charge := charge_of(record, corrects=is_correction(rest))) is not None:
                     yield charge
             if len(entries) < MAX_ENTRIES_PER_READ:
                 return
@@ -115,18 +100,3 @@ def _held(holds: Sequence[bytes]) -> dict[str, int]:
         user_id = columns[_HOLD_PREFIX_COLUMNS + _USER_ID].decode()
         held[user_id] = held.get(user_id, 0) + int(columns[0])
     return held
-
-
-def _charge(record: bytes, *, corrects: bool) -> Charge | None:
-    """None for what the usage writer will not take for a record either; it keeps such entries aside."""
-    columns = record.decode(errors="replace").split("\t")
-    try:
-        return Charge(
-            UUID(columns[_REQUEST_ID]),
-            int(columns[_CREATED_AT]),
-            UUID(columns[_USER_ID]),
-            0 if columns[_CREDITS_CHARGED] == NULL else int(columns[_CREDITS_CHARGED]),
-            corrects,
-        )
-    except (IndexError, ValueError):
-        return None

@@ -6,12 +6,16 @@ record is known by its request id; trimming something unread would lose it, so o
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gateway.meter.link import Command, Link
-from gateway.meter.meter import partition_keys
+from gateway.meter.keys import partition_keys
+from gateway.meter.link import Command, Link, Script
+from gateway.meter.recall import id_after
+
+TRIM = Script.load("trim")
 
 START = "0-0"  # before every id (Redis, "Entry ID" of XADD)
 
@@ -56,6 +60,7 @@ class Journal:
     def __init__(self, link: Link, partitions: int) -> None:
         self._link = link
         self._keys = tuple(partition_keys(number) for number in range(partitions))
+        self._read_in: dict[int, bytes] = {}  # the epoch in which a partition was last read from its start
 
     @property
     def partitions(self) -> int:
@@ -68,7 +73,12 @@ class Journal:
             (b"XRANGE", self._keys[partition].journal, f"({last_id}", b"+", b"COUNT", count)
             for partition, last_id in after.items()
         ]
-        replies = await self._link.pipeline(commands)
+        begun = [partition for partition, last_id in after.items() if last_id == START]
+        # Asked before the entries: if Redis is lost in between, they are not trimmed, and read again.
+        epochs: list[Command] = [(b"HGET", self._keys[partition].catalogue, b"e") for partition in begun]
+        found = await self._link.pipeline([*epochs, *commands])
+        self._read_in |= {partition: epoch or b"" for partition, epoch in zip(begun, found, strict=False)}
+        replies = found[len(begun) :]
         return {
             partition: Batch(tuple(_entry(raw) for raw in reply))
             for partition, reply in zip(after, replies, strict=True)
@@ -76,12 +86,19 @@ class Journal:
         }
 
     async def trim(self, upto: Mapping[int, str]) -> None:
-        """Forgets entries up to and including these ids. Only for ids that PostgreSQL has committed."""
-        await self._link.pipeline(
-            [
-                (b"XTRIM", self._keys[partition].journal, b"MINID", b"=", _next_id(last_id))
+        """Forgets entries up to and including these ids. Only for ids that PostgreSQL has committed.
+
+        Where Redis was lost since they were read, nothing is forgotten: other entries may have such ids.
+        """
+        await asyncio.gather(
+            *(
+                self._link.run(
+                    TRIM,
+                    (self._keys[partition].catalogue, self._keys[partition].journal),
+                    (self._read_in.get(partition, b""), last_id, id_after(last_id)),
+                )
                 for partition, last_id in upto.items()
-            ]
+            )
         )
 
     async def lengths(self) -> dict[int, int]:
@@ -118,8 +135,3 @@ def is_correction(rest: Sequence[bytes]) -> bool:
 def _entry(raw: tuple[bytes, Sequence[bytes]]) -> Entry:
     entry_id, (_, record, *rest) = raw
     return Entry(entry_id.decode(), record + b"\n", is_correction(rest))
-
-
-def _next_id(entry_id: str) -> str:
-    milliseconds, _, sequence = entry_id.partition("-")
-    return f"{milliseconds}-{int(sequence) + 1}"

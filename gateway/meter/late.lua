@@ -1,19 +1,25 @@
--- Settles a call that the sweeper has given up: its gateway was only frozen, or had spooled the settlement. Once.
+-- Settles a call that has no hold. Once.
 --
--- The hold went back when the call was swept, so the charge is taken from the balance in full, and may take it below
--- zero. The journal gets the whole record again, marked as a correction: the field `k` behind the record says `c`.
+-- Where the sweeper has given it up, its gateway was only frozen, or had spooled the settlement: the hold went back then,
+-- so the charge is taken from the balance in full, and may take it below zero. The journal gets the whole record again,
+-- marked as a correction: the field `k` behind the record says `c`.
 --
--- KEYS 1 account (hash)   2 swept (string)   3 journal (stream)
--- ARGV 1 credits to charge   2 record tail
+-- KEYS 1 account (hash)   2 swept (string)   3 journal (stream)   4 catalogue (hash)
+-- ARGV 1 credits to charge   2 record tail   3 epoch in which the call was admitted, or empty: not known
 --
--- Reply: {1, balance}, or {0} if the call was not swept, or so long ago that nobody remembers: nothing changes.
+-- Reply: {1, balance, journal id}, or {0, 0, id of the newest journal entry} if it has been settled before, or was swept
+-- so long ago that nobody remembers; or {2} if its epoch is over, and `replay.lua` must settle it. Both change nothing.
 -- An account that went cold meanwhile is charged by its record alone; its balance is then given as 0.
 --
--- Example: EVALSHA .. 3 {p07}:a:<uuid> {p07}:x:<id> {p07}:j 1 "succeeded\t200\t.."
+-- Example: EVALSHA .. 4 {p07}:a:<uuid> {p07}:x:<id> {p07}:j {p07}:c 1 "succeeded\t200\t.." <epoch>
 
 local head = redis.call('GET', KEYS[2])
 if not head then
-  return {0}
+  if ARGV[3] ~= '' and redis.call('HGET', KEYS[4], 'e') ~= ARGV[3] then
+    return {2}
+  end
+  local newest = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)[1]
+  return {0, 0, newest and newest[1] or '0-0'}
 end
 local balance = 0
 local state = redis.call('HGET', KEYS[1], 's')
@@ -23,5 +29,4 @@ if state then
   redis.call('HSET', KEYS[1], 's', struct.pack('<i8i8', clock, balance) .. string.sub(state, 17))
 end
 redis.call('DEL', KEYS[2])
-redis.call('XADD', KEYS[3], '*', 'r', head .. '\t' .. ARGV[2], 'k', 'c')
-return {1, balance}
+return {1, balance, redis.call('XADD', KEYS[3], '*', 'r', head .. '\t' .. ARGV[2], 'k', 'c')}

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Coroutine, Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from gateway.meter.link import Link, Script
+from gateway.meter.epochs import ENTER, Epochs, Register, Unregistered
+from gateway.meter.keys import AccountKeys, account_keys, partition_keys, partition_of, swept_key
+from gateway.meter.link import Link, MeterUnavailable, NotSent, Script
+from gateway.meter.recall import Opened, Recall, Settled
+from policies import records
 from policies.admission import Standing
 from policies.limits import WINDOWS, Limits
-from policies.model import Window
+from policies.model import Outcome, Window
 
-SCRIPTS = ADMIT, SETTLE, LATE, LOAD, GRANT, BUMP, PEEK = tuple(
-    Script.load(name) for name in ("admit", "settle", "late", "load", "grant", "bump", "peek")
+ADMIT, SETTLE, LATE, REPLAY, RESTORE, LOAD, GRANT, BUMP, PEEK = _OWN = tuple(
+    Script.load(name) for name in ("admit", "settle", "late", "replay", "restore", "load", "grant", "bump", "peek")
 )
+SCRIPTS = (*_OWN, ENTER)
 
 # How long a settlement may come after its call was swept: frozen gateways, and spools of machines that were down.
 SWEPT_SECONDS = 7 * 86_400
+
+# By how much the clock of a gateway, which dates its calls, may be behind that of Redis, which counts them.
+CLOCK_SKEW_MS = 5_000
+
+# What is handed in at once: Redis answers within its timeout, and others are served in between.
+HAND_IN_BATCH = 100
+
+_USER_ID = records.HEAD_COLUMNS.index("user_id")
+ABANDONED = records.tail(Outcome.ABANDONED, None, None, 0, *[None] * (len(records.TAIL_COLUMNS) - 4))
 
 
 class Verdict(IntEnum):
@@ -30,6 +45,20 @@ class Verdict(IntEnum):
     RATE_LIMITED = 4
     TOO_MANY_IN_FLIGHT = 5
     INSUFFICIENT_CREDITS = 6
+    LOST = 7
+
+
+class Loaded(IntEnum):
+    """What became of loading a cold account (`load.lua`).
+
+    AGAIN: PostgreSQL was read before a change that has passed by since. CLOSED: gateways are still handing in what they
+    know. LOST: the partition is in another epoch.
+    """
+
+    AGAIN = 0
+    HOT = 1
+    CLOSED = 2
+    LOST = 3
 
 
 class Applied(IntEnum):
@@ -41,28 +70,11 @@ class Applied(IntEnum):
     COLD = 3
 
 
-@dataclass(frozen=True, slots=True)
-class AccountKeys:
-    """Where an account lives: everything of one partition shares a hash tag, so one script touches one slot."""
-
-    account_id: UUID
-    partition: int
-    account: bytes
-    catalogue: bytes
-    holds: bytes
-    journal: bytes
-
-
-class PartitionKeys(NamedTuple):
-    """What the accounts of a partition share."""
-
-    catalogue: bytes
-    holds: bytes
-    journal: bytes
-
-
 class Admission(NamedTuple):
-    """The meter's answer. `used` and `reset_seconds` are in the order of policies.limits.WINDOWS."""
+    """The meter's answer. `used` and `reset_seconds` are in the order of policies.limits.WINDOWS.
+
+    `epoch` is that in which the call was admitted; its settlement must name it.
+    """
 
     verdict: Verdict
     balance: int = 0
@@ -70,6 +82,7 @@ class Admission(NamedTuple):
     reset_seconds: tuple[int, ...] = ()
     retry_after_seconds: int = 0
     violated: tuple[Window, ...] = ()
+    epoch: str = ""
 
 
 class Versions(NamedTuple):
@@ -78,12 +91,17 @@ class Versions(NamedTuple):
 
 
 class Meter:
-    """All that is asked of the hot copy of accounts."""
+    """All that is asked of the hot copy of accounts.
 
-    def __init__(self, link: Link, *, partitions: int, owner: str) -> None:
+    `register` counts the epochs; without it nothing waits for what other gateways know of an epoch before.
+    """
+
+    def __init__(self, link: Link, *, partitions: int, owner: str, register: Register | None = None) -> None:
         self._link = link
         self._owner = owner
         self._by_partition = tuple(partition_keys(number) for number in range(partitions))
+        self._recall = Recall()
+        self._epochs = Epochs(link, self._by_partition, register=register or Unregistered(), hand_in=self._hand_in)
 
     @property
     def partitions(self) -> int:
@@ -91,10 +109,7 @@ class Meter:
 
     def keys(self, account_id: UUID) -> AccountKeys:
         """The keys of an account; computed once per cached principal, not per request."""
-        partition = partition_of(account_id, self.partitions)
-        catalogue, holds, journal = self._by_partition[partition]
-        account = f"{_tag(partition)}:a:{account_id}".encode()
-        return AccountKeys(account_id, partition, account, catalogue, holds, journal)
+        return account_keys(account_id, partition=partition_of(account_id, self.partitions))
 
     async def admit(
         self,
@@ -110,9 +125,11 @@ class Meter:
     ) -> Admission:
         """Admits a call and holds `amount` credits for it, or says why not and changes nothing.
 
-        Raises MeterUnavailable, after which the call may have been admitted all the same: settle it at 0.
+        Raises NotSent, or MeterUnavailable, after which the call may have been admitted all the same: settle it at 0.
         """
         minute, hour, day = limits.per_window
+        epoch = await self._epoch(keys)
+        remembered = f"{self._owner}\t{head}"
         reply = await self._link.run(
             ADMIT,
             (keys.account, keys.catalogue, keys.holds),
@@ -126,46 +143,100 @@ class Meter:
                 -1 if hour is None else hour,
                 -1 if day is None else day,
                 -1 if limits.in_flight is None else limits.in_flight,
-                f"{self._owner}\t{head}",
+                remembered,
+                epoch,
             ),
         )
-        return _admission(reply)
+        if reply[0] == Verdict.ADMITTED:
+            self._recall.admitted(Opened(keys, request_id, epoch, f"{amount}\t{remembered}"))
+        elif reply[0] == Verdict.LOST:
+            self._epochs.left(keys.partition, epoch)
+        return _admission(reply, epoch)
 
-    async def settle(self, keys: AccountKeys, request_id: str, *, charge: int, tail: str) -> int | None:
+    async def settle(
+        self, keys: AccountKeys, request_id: str, *, charge: int, tail: str, head: str = "", epoch: str = ""
+    ) -> int | None:
         """Ends an admitted call at `charge` credits; gives the balance, or None if it was settled before.
 
-        A call that was abandoned in the meantime is settled all the same, by a correction. The balance is 0 for an
-        account that went cold meanwhile; its record charges it all the same.
+        A call that was abandoned in the meantime is settled all the same, by a correction; and so is one whose hold
+        Redis has lost, by its `head` and the `epoch` in which it was admitted, where they are known. The balance is 0
+        for an account that went cold meanwhile, and None where only PostgreSQL can tell it.
         """
+        opened = self._recall.ending(request_id)
+        if opened is not None:
+            head, epoch = opened.head, opened.epoch
+        if head and epoch != await self._epoch(keys):
+            await self._replay(keys, request_id, record=f"{head}\t{tail}")
+            return None
         reply = await self._link.run(SETTLE, (keys.account, keys.holds, keys.journal), (request_id, charge, tail))
         if not reply[0]:
-            swept = (keys.account, _swept_key(keys, request_id), keys.journal)
-            reply = await self._link.run(LATE, swept, (charge, tail))
+            swept = (keys.account, swept_key(keys.partition, request_id), keys.journal, keys.catalogue)
+            reply = await self._link.run(LATE, swept, (charge, tail, epoch if head else ""))
+            if reply[0] == 2:
+                self._epochs.left(keys.partition, epoch)
+                await self._replay(keys, request_id, record=f"{head}\t{tail}")
+                return None
+        if head:
+            self._recall.settled(Settled(keys, request_id, f"{head}\t{tail}", reply[2].decode()))
         return int(reply[1]) if reply[0] else None
 
-    async def abandon(self, keys: AccountKeys, request_id: str, *, tail: str) -> bool:
+    async def abandon(self, keys: AccountKeys, request_id: str, *, tail: str = ABANDONED) -> bool:
         """Ends a call that nobody is thought to be left to settle, at no charge; False if it was settled before.
 
         For SWEPT_SECONDS it is remembered, so that a settlement that comes in spite of it is not lost.
         """
-        swept = (keys.account, keys.holds, keys.journal, _swept_key(keys, request_id))
+        swept = (keys.account, keys.holds, keys.journal, swept_key(keys.partition, request_id))
         reply = await self._link.run(SETTLE, swept, (request_id, 0, tail, SWEPT_SECONDS))
         return bool(reply[0])
 
     async def load(
-        self, keys: AccountKeys, *, account_version: int, credit_seq: int, balance: int, catalogue_version: int
-    ) -> bool:
-        """Makes a cold account hot. False if PostgreSQL was read before a change that has since been announced."""
+        self,
+        keys: AccountKeys,
+        *,
+        account_version: int,
+        credit_seq: int,
+        balance: int,
+        catalogue_version: int,
+        counted_upto: str = "0-0",
+        calls: Sequence[str] = ("", "", ""),
+    ) -> Loaded:
+        """Makes a cold account hot, with its open holds and what the journal charges past `counted_upto`.
+
+        `balance` is without what the journal charges up to there. `calls` are those counted so far, by window, as
+        "bucket count bucket count ..": buckets are numbered as `admit.lua` does, CLOCK_SKEW_MS late.
+        """
+        epoch = await self._epoch(keys)
         reply = await self._link.run(
-            LOAD, (keys.account, keys.catalogue), (account_version, credit_seq, balance, catalogue_version)
+            LOAD,
+            (keys.account, keys.catalogue, keys.holds, keys.journal),
+            (
+                epoch,
+                str(keys.account_id),
+                account_version,
+                credit_seq,
+                balance,
+                catalogue_version,
+                counted_upto,
+                CLOCK_SKEW_MS,
+                *calls,
+            ),
         )
-        return int(reply) != 2
+        if reply == Loaded.LOST:
+            self._epochs.left(keys.partition, epoch)
+        return Loaded(reply)
+
+    async def watch(self) -> int:
+        """Notices what has befallen Redis, and hands in what this process knows; gives how many epochs were entered.
+
+        Raises MeterUnavailable.
+        """
+        return await self._epochs.watch(self._recall.written)
 
     async def peek(self, keys: AccountKeys, limits: Limits) -> Standing | None:
         """What an admission under these limits would find at this moment; None for a cold account. Changes nothing."""
         minute, hour, day = limits.per_window
         asked = (-1 if minute is None else minute, -1 if hour is None else hour, -1 if day is None else day)
-        reply = await self._link.run(PEEK, (keys.account,), asked)
+        reply = await self._link.run(PEEK, (keys.account, keys.catalogue), asked)
         if reply[0] == Verdict.COLD:
             return None
         found = _admission((Verdict.RATE_LIMITED, *reply[1:]))
@@ -178,7 +249,7 @@ class Meter:
         return Applied(await self._link.run(GRANT, (keys.account,), (credit_seq, amount)))
 
     async def forget(self, keys: AccountKeys) -> None:
-        """Makes an account cold, so that its next call loads it from PostgreSQL. Its windows begin anew."""
+        """Makes an account cold, so that its next call loads it from PostgreSQL, the journal and its holds."""
         await self._link.call((b"DEL", keys.account))
 
     async def raise_account_version(self, keys: AccountKeys, version: int) -> None:
@@ -195,30 +266,84 @@ class Meter:
         account, catalogue = await self._link.pipeline(((b"HGET", keys.account, b"v"), (b"HGET", keys.catalogue, b"v")))
         return Versions(int(account or 0), int(catalogue or 0))
 
+    async def _epoch(self, keys: AccountKeys) -> str:
+        """The epoch that the account's partition is in. Raises MeterUnavailable; NotSent, so far nothing was asked."""
+        epoch = self._epochs.current(keys.partition)
+        if epoch is None:
+            try:
+                epoch = await self._epochs.enter(keys.partition)
+            except MeterUnavailable as error:
+                raise NotSent(str(error)) from error
+        return epoch
 
-def partition_of(account_id: UUID, partitions: int) -> int:
-    """The low 32 bits of the id, which are random in every UUID version that we make or accept."""
-    return (account_id.int & 0xFFFFFFFF) % partitions
+    async def _replay(self, keys: AccountKeys, request_id: str, *, record: str) -> None:
+        epoch = await self._epoch(keys)
+        where = (keys.account, keys.catalogue, keys.holds, keys.journal)
+        entry_id = await self._link.run(REPLAY, where, (epoch, request_id, record))
+        if entry_id is None:
+            self._epochs.left(keys.partition, epoch)
+            raise MeterUnavailable("Redis was lost again")
+        self._recall.settled(Settled(keys, request_id, record, entry_id.decode()))
+
+    async def _hand_in(self, partition: int, epoch: str) -> None:
+        """Tells a new epoch of the calls of this process: what Redis was told before, it may not know any more."""
+        settled, opened = self._recall.take_settled(partition), self._recall.under_way(partition)
+        try:
+            await _in_batches([self._settle_again(call, epoch) for call in settled])
+        except BaseException:
+            for call in settled:
+                self._recall.settled(call)
+            raise
+        await _in_batches([self._hold_again(call, epoch) for call in opened])
+        await self._give_back(partition)
+
+    async def _settle_again(self, call: Settled, epoch: str) -> None:
+        keys = call.keys
+        where = (keys.account, keys.catalogue, keys.holds, keys.journal)
+        entry_id = await self._link.run(REPLAY, where, (epoch, call.request_id, call.record))
+        if entry_id is None:
+            raise MeterUnavailable("Redis was lost again")
+        self._recall.settled(call._replace(entry_id=entry_id.decode()))
+
+    async def _hold_again(self, call: Opened, epoch: str) -> None:
+        if not self._recall.is_under_way(call.request_id):
+            return
+        where = (call.keys.account, call.keys.catalogue, call.keys.holds)
+        if not await self._link.run(RESTORE, where, (epoch, call.request_id, call.hold)):
+            raise MeterUnavailable("Redis was lost again")
+        self._recall.held_again(call._replace(epoch=epoch))
+
+    async def _give_back(self, partition: int) -> None:
+        """Holds of ours that an older copy brought back: their calls have ended."""
+        fields = await self._link.call((b"HGETALL", self._by_partition[partition].holds))
+        holds = dict(zip(fields[::2], fields[1::2], strict=True))
+        for request_id, hold in holds.items():
+            _, owner, head = hold.decode().split("\t", 2)
+            if owner == self._owner and not self._recall.is_under_way(request_id.decode()):
+                await self.abandon(self.keys(_user_of(head)), request_id.decode())
 
 
-def partition_keys(number: int) -> PartitionKeys:
-    tag = _tag(number)
-    return PartitionKeys(f"{tag}:c".encode(), f"{tag}:h".encode(), f"{tag}:j".encode())
+async def _in_batches(calls: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Raises what the first to fail raises; those after its batch are not begun."""
+    waiting = iter(calls)
+    try:
+        while batch := list(islice(waiting, HAND_IN_BATCH)):
+            await asyncio.gather(*batch)
+    finally:
+        for call in waiting:
+            call.close()
 
 
-def _tag(partition: int) -> str:
-    return f"gw:{{p{partition:02d}}}"
+def _user_of(head: str) -> UUID:
+    return UUID(head.split("\t")[_USER_ID])
 
 
-def _swept_key(keys: AccountKeys, request_id: str) -> bytes:
-    return f"{_tag(keys.partition)}:x:{request_id}".encode()
-
-
-def _admission(reply: Sequence[int]) -> Admission:
+def _admission(reply: Sequence[int], epoch: str = "") -> Admission:
     verdict = reply[0]
     if verdict == 1:
-        return Admission(Verdict.ADMITTED, reply[1], (reply[2], reply[4], reply[6]), (reply[3], reply[5], reply[7]))
-    if verdict in (Verdict.STALE, Verdict.COLD):
+        used, reset = (reply[2], reply[4], reply[6]), (reply[3], reply[5], reply[7])
+        return Admission(Verdict.ADMITTED, reply[1], used, reset, epoch=epoch)
+    if verdict in (Verdict.STALE, Verdict.COLD, Verdict.LOST):
         return Admission(Verdict(verdict))
     violated = tuple(window for bit, window in enumerate(WINDOWS) if reply[9] & 1 << bit)
     return Admission(

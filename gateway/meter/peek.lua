@@ -1,6 +1,6 @@
 -- Says what an account may still do, as an admission at this moment would see it. Writes nothing.
 --
--- KEYS 1 account (hash)
+-- KEYS 1 account (hash)   2 catalogue (hash)
 -- ARGV 1 2 3 limit per minute, hour, day (-1: none), from which the wait is told
 --
 -- Reply: {1, balance, used and reset seconds of minute, hour, day, retry after seconds, violated windows as bits,
@@ -15,8 +15,9 @@ local STATE = '<i8i8i4I4I4I4I4I4I4I4I4I4I4I4I4'
 local BUCKET = '<I4I4'
 
 local account = KEYS[1]
-local state = redis.call('HGET', account, 's')
-if not state then
+local found = redis.call('HMGET', account, 's', 'e')
+local state = found[1]
+if not state or found[2] ~= redis.call('HGET', KEYS[2], 'e') then
   return {3}
 end
 

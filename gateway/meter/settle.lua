@@ -5,8 +5,8 @@
 -- KEYS 1 account (hash)   2 holds (hash)   3 journal (stream)   4 swept (string), only from the sweeper
 -- ARGV 1 request id       2 credits to charge   3 record tail   4 seconds for which to remember that it was swept
 --
--- Reply: {1, balance}, or {0} if there is no such hold: it has been settled before, and nothing changes. Whoever holds
--- the real settlement of a call then asks `late.lua` whether it was the sweeper.
+-- Reply: {1, balance, journal id}, or {0} if there is no such hold: it has been settled before, or Redis has lost it, and
+-- nothing changes. Whoever holds the real settlement of a call then asks `late.lua` what has become of the hold.
 -- An account that went cold meanwhile is charged by its record alone; its balance is then given as 0.
 --
 -- Cost: 7.2 us of script time and 12.8 us of server CPU, 800 bytes of append-only file with a record of 480.
@@ -28,13 +28,13 @@ local state = redis.call('HGET', KEYS[1], 's')
 if state then
   local clock, before, in_flight = struct.unpack(STATE, state)
   balance = before + held - ARGV[2]
-  -- Calls admitted before an account went cold were never counted in its new state; may admit too many while they last.
+  -- What another epoch left behind may have counted fewer; nothing is admitted by it any more.
   local settled = struct.pack(STATE, clock, balance, math.max(in_flight - 1, 0)) .. string.sub(state, STATE_BYTES + 1)
   redis.call('HSET', KEYS[1], 's', settled)
 end
 redis.call('HDEL', KEYS[2], ARGV[1])
-redis.call('XADD', KEYS[3], '*', 'r', head .. '\t' .. ARGV[3])
+local entry = redis.call('XADD', KEYS[3], '*', 'r', head .. '\t' .. ARGV[3])
 if KEYS[4] then
   redis.call('SET', KEYS[4], head, 'EX', ARGV[4])
 end
-return {1, balance}
+return {1, balance, entry}

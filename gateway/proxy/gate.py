@@ -7,8 +7,7 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from gateway.clock import now
-from gateway.ledger import principals as ledger
-from gateway.ledger.session import Database, DatabaseUnavailable
+from gateway.ledger.session import DatabaseUnavailable
 from gateway.meter.link import MeterUnavailable, NotSent
 from gateway.meter.meter import Admission, Meter, Verdict
 from gateway.proxy.bodies import PricedBody
@@ -16,6 +15,7 @@ from gateway.proxy.inbound import Inbound
 from gateway.proxy.principals import Caller, Principals
 from gateway.proxy.router import Match
 from gateway.proxy.settlement import Settlement
+from gateway.proxy.warming import Warming
 from policies import admission, pricing, records
 from policies.model import Outcome, Plan, Refusal, Refused, Subscription
 
@@ -89,13 +89,14 @@ class Ticket(NamedTuple):
     subscription: Subscription
     held: int
     admission: Admission
+    head: str
 
 
 class Gate:
-    def __init__(self, principals: Principals, meter: Meter, database: Database, *, grace: timedelta) -> None:
+    def __init__(self, principals: Principals, meter: Meter, warming: Warming, *, grace: timedelta) -> None:
         self._principals = principals
         self._meter = meter
-        self._database = database
+        self._warming = warming
         self._grace = grace
 
     async def check(self, inbound: Inbound, match: Match, key: bytes, *, caller: Caller) -> Clearance:
@@ -110,13 +111,16 @@ class Gate:
         for _ in range(ATTEMPTS):
             caller, subscription = clearance = await self._check_batch(ask, clearance)
             held = pricing.hold(ask.match.route.price, ask.items)
-            answer = await self._ask_meter(ask, caller, held)
+            head = _head(ask, caller)
+            answer = await self._ask_meter(ask, caller, held=held, head=head)
             if answer.verdict is Verdict.ADMITTED:
-                return Ticket(ask, caller, subscription, held, answer)
+                return Ticket(ask, caller, subscription, held, answer, head)
             if answer.verdict is Verdict.STALE:
                 clearance = self._check(ask.inbound, ask.match, await self._principals.reload(ask.key))
             elif answer.verdict is Verdict.COLD:
                 await self._warm(caller)
+            elif answer.verdict is Verdict.LOST:
+                continue  # the next attempt enters the new epoch
             else:
                 raise NotAdmitted(caller, answer, _refusal(answer, max(held, 1), subscription.plan))
         raise Refused(Refusal.ACCOUNTS_UNAVAILABLE, "This account keeps changing; try again shortly.", retry_after=1)
@@ -151,7 +155,7 @@ class Gate:
         except MeterUnavailable:
             return caller  # may refuse wrongly for a moment, never admits wrongly
 
-    async def _ask_meter(self, ask: Ask, caller: Caller, held: int) -> Admission:
+    async def _ask_meter(self, ask: Ask, caller: Caller, *, held: int, head: str) -> Admission:
         principal = caller.principal
         try:
             return await self._meter.admit(
@@ -162,7 +166,7 @@ class Gate:
                 amount=held,
                 required=pricing.required(ask.match.route.price, held),
                 limits=caller.limits,
-                head=_head(ask, caller),
+                head=head,
             )
         except NotSent:
             raise _unmetered() from None
@@ -171,22 +175,11 @@ class Gate:
 
     async def _warm(self, caller: Caller) -> None:
         try:
-            async with self._database.read() as connection:
-                balance = await ledger.load_balance(connection, caller.principal.account.id)
+            await self._warming.warm(caller.keys)
         except DatabaseUnavailable:
             raise Refused(
                 Refusal.ACCOUNTS_UNAVAILABLE, "The account's balance cannot be read; try again shortly.", retry_after=1
             ) from None
-        if balance is None:
-            return  # deleted meanwhile: the next attempt finds that out
-        try:
-            await self._meter.load(
-                caller.keys,
-                account_version=balance.account_version,
-                credit_seq=balance.credit_seq,
-                balance=balance.current_credits,
-                catalogue_version=caller.principal.catalogue_version,
-            )
         except MeterUnavailable:
             raise _unmetered() from None
 

@@ -16,7 +16,8 @@ from gateway import metrics
 from gateway.clock import monotonic_seconds
 from gateway.ledger import principals as ledger
 from gateway.ledger.session import Database, DatabaseUnavailable
-from gateway.meter.meter import AccountKeys, Meter
+from gateway.meter.keys import AccountKeys
+from gateway.meter.meter import Meter
 from gateway.metrics import BufferedCounter
 from policies import keys, records
 from policies.limits import Limits, limits_of, policy_field, remaining_template

@@ -18,8 +18,9 @@ import structlog
 
 from gateway import metrics
 from gateway.clock import monotonic_seconds
+from gateway.meter.keys import AccountKeys
 from gateway.meter.link import MeterError, MeterUnavailable
-from gateway.meter.meter import AccountKeys, Meter
+from gateway.meter.meter import Meter
 from gateway.proxy.spool import Chunk, Spool, SpoolFile
 
 MAX_KEPT = 10_000  # some 10 MB: calls that neither Redis nor the disk takes
@@ -29,12 +30,17 @@ _log = structlog.get_logger()
 
 
 class Settlement(NamedTuple):
-    """The end of one call: what it is charged, and the tail of its record."""
+    """The end of one call: what it is charged, and the tail of its record.
+
+    With the `head` of the record and the `epoch` of its admission it is made up for where Redis has lost the call.
+    """
 
     keys: AccountKeys
     request_id: str
     charge: int
     tail: str
+    head: str = ""
+    epoch: str = ""
 
 
 class Settler:
@@ -169,13 +175,20 @@ class Settler:
 
     def _settlement(self, record: bytes) -> Settlement:
         match json.loads(record):
-            case [str(request_id), str(account_id), int(charge), str(tail)]:
+            case [str(request_id), str(account_id), int(charge), str(tail), str(head), str(epoch)]:
+                return Settlement(self._meter.keys(UUID(account_id)), request_id, charge, tail, head, epoch)
+            case [str(request_id), str(account_id), int(charge), str(tail)]:  # written before there were epochs
                 return Settlement(self._meter.keys(UUID(account_id)), request_id, charge, tail)
         raise ValueError("not a settlement")
 
     async def _send(self, settlement: Settlement) -> int | None:
         return await self._meter.settle(
-            settlement.keys, settlement.request_id, charge=settlement.charge, tail=settlement.tail
+            settlement.keys,
+            settlement.request_id,
+            charge=settlement.charge,
+            tail=settlement.tail,
+            head=settlement.head,
+            epoch=settlement.epoch,
         )
 
     def _show(self) -> None:
@@ -184,5 +197,6 @@ class Settler:
 
 def _encoded(settlement: Settlement) -> bytes:
     """One line of ASCII."""
-    account_id = str(settlement.keys.account_id)
-    return json.dumps([settlement.request_id, account_id, settlement.charge, settlement.tail]).encode()
+    keys, *rest = settlement
+    request_id, charge, tail, head, epoch = rest
+    return json.dumps([request_id, str(keys.account_id), charge, tail, head, epoch]).encode()

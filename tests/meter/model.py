@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gateway.meter.meter import Admission, Applied, Verdict
+from gateway.meter.meter import CLOCK_SKEW_MS, Admission, Applied, Loaded, Verdict
 from policies.limits import STEPS, WINDOW_SECONDS, WINDOWS, Limits
 from policies.model import Window
 
@@ -51,19 +51,34 @@ class Model:
     holds: dict[str, tuple[str, int]] = field(default_factory=dict)
     swept: dict[str, str] = field(default_factory=dict)
     journal: list[tuple[str, str]] = field(default_factory=list)
+    charged: dict[str, int] = field(default_factory=dict)
+    calls: dict[str, tuple[str, int]] = field(default_factory=dict)  # whose, and when by the clock that dates it
 
     def now_ms(self, name: str, clock_ms: int) -> int:
         return max(self.accounts[name].clock_ms, clock_ms)
 
-    def load(self, name: str, *, version: int, credit_seq: int, balance: int, catalogue: int) -> bool:
+    def load(self, name: str, *, clock_ms: int, version: int, credit_seq: int, balance: int, catalogue: int) -> Loaded:
+        """`balance` is what PostgreSQL has, which no entry of the journal has reached."""
         account = self.accounts[name]
         if not account.is_hot:
             if (account.version or 0) > version or account.credit_seq > credit_seq:
-                return False
-            self.accounts[name] = account = Account(is_hot=True, credit_seq=credit_seq, balance=balance)
+                return Loaded.AGAIN
+            held = [amount for whose, amount in self.holds.values() if whose == name]
+            account = Account(is_hot=True, credit_seq=credit_seq, in_flight=len(held), clock_ms=clock_ms)
+            account.balance = balance - sum(held) - self.unwritten(name)
+            account.admitted_ms = sorted(min(clock_ms, moment + CLOCK_SKEW_MS) for moment in self.moments(name))
+            self.accounts[name] = account
         account.version = max(account.version or version, version)
         self.catalogue = max(self.catalogue or catalogue, catalogue)
-        return True
+        return Loaded.HOT
+
+    def unwritten(self, name: str) -> int:
+        """What the journal charges the account."""
+        return sum(credits for request_id, credits in self.charged.items() if self.calls[request_id][0] == name)
+
+    def moments(self, name: str) -> list[int]:
+        """When the account's calls were admitted, all of which the journal or a hold has."""
+        return [moment for whose, moment in self.calls.values() if whose == name]
 
     def evict(self, name: str) -> None:
         self.accounts[name] = Account()
@@ -89,6 +104,7 @@ class Model:
             return self._correct(request_id, charge=charge)
         name, held = self.holds.pop(request_id)
         self.journal.append((request_id, "settled"))
+        self.charged[request_id] = charge
         account = self.accounts[name]
         if not account.is_hot:
             return 0
@@ -112,6 +128,7 @@ class Model:
             return None
         account = self.accounts[self.swept.pop(request_id)]
         self.journal.append((request_id, "corrected"))
+        self.charged[request_id] = charge
         if not account.is_hot:
             return 0
         account.balance -= charge
@@ -143,6 +160,7 @@ class Model:
             account.version = version
             account.admitted_ms.append(now_ms)
             self.holds[request_id] = (name, amount)
+            self.calls[request_id] = (name, clock_ms)
         used, reset = self._used_and_reset(account, now_ms)
         return Admission(verdict, account.balance, used, reset, seconds_up(retry_ms), violated)
 

@@ -16,8 +16,9 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway import metrics
+from gateway.meter.keys import AccountKeys
 from gateway.meter.link import Link, MeterError, MeterUnavailable
-from gateway.meter.meter import SCRIPTS, AccountKeys, Meter
+from gateway.meter.meter import SCRIPTS, Meter
 from gateway.proxy import settlement as module
 from gateway.proxy.settlement import Settlement, Settler
 from gateway.proxy.spool import Spool, framed

@@ -10,12 +10,13 @@ from uuid import UUID, uuid4
 import pytest
 from redis.asyncio import Redis
 
-from gateway.ledger import credits, principals
+from gateway.ledger import credits
 from gateway.ledger.session import Database
 from gateway.meter.holds import Holds
 from gateway.meter.journal import Journal
 from gateway.meter.link import Link
 from gateway.meter.meter import SCRIPTS, Admission, Meter
+from gateway.proxy.warming import Warming
 from policies.limits import Limits
 from policies.records import HEAD_COLUMNS, TAIL_COLUMNS, head, tail
 from tests.ledger.make import a_user
@@ -53,18 +54,9 @@ class House:
     async def _give(self, user_id: UUID, amount: int, *, connection: object) -> None:
         await credits.grant(connection, user_id, amount=amount, source="promo", reason="test", actor="test")  # type: ignore[arg-type] # a connection
 
-    async def load(self, user_id: UUID) -> bool:
-        """Makes the account hot."""
-        async with self.database.read() as connection:
-            known = await principals.load_balance(connection, user_id)
-        assert known is not None
-        return await self.meter.load(
-            self.meter.keys(user_id),
-            account_version=known.account_version,
-            credit_seq=known.credit_seq,
-            balance=known.current_credits,
-            catalogue_version=1,
-        )
+    async def load(self, user_id: UUID) -> None:
+        """Makes the account hot, as its first call would."""
+        await Warming(self.link, self.meter, self.database).warm(self.meter.keys(user_id))
 
     async def admit(self, user_id: UUID, *, amount: int = 1, meter: Meter | None = None) -> str:
         """An admitted call's request id."""

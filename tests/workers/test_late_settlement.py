@@ -14,6 +14,7 @@ from gateway.ledger import poison
 from gateway.meter import meter as meter_module
 from gateway.meter.audit import Audit
 from gateway.meter.journal import Journal
+from gateway.meter.keys import swept_key
 from gateway.workers.reconcile import Finding, Reconciler
 from gateway.workers.usage_writer import UsageWriter
 from policies import records
@@ -125,7 +126,7 @@ async def test_what_was_swept_is_remembered_for_a_bounded_time(house: House) -> 
     user_id = await a_hot_user(house)
     request_id = await house.admit(user_id, amount=7)
     await sweep(house, user_id, request_id)
-    key = meter_module._swept_key(house.meter.keys(user_id), request_id)
+    key = swept_key(house.meter.keys(user_id).partition, request_id)
     assert 0 < await house.redis.ttl(key) <= meter_module.SWEPT_SECONDS
     await house.settle(user_id, request_id, charge=5)
     assert not await house.redis.exists(key)

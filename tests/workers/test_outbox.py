@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import text
 
 from gateway.ledger import credits, versions
-from gateway.meter.meter import AccountKeys, Applied, Meter, Verdict, Versions
+from gateway.meter.keys import AccountKeys
+from gateway.meter.meter import Applied, Meter, Verdict, Versions
 from gateway.workers.outbox import OutboxPublisher
 from tests.workers.conftest import PARTITIONS, House
 
@@ -70,7 +71,7 @@ async def test_a_load_that_was_read_before_a_grant_is_refused(house: House) -> N
     await OutboxPublisher(house.database, house.meter).run_once()
     keys = house.meter.keys(user_id)
     assert not await house.meter.load(keys, account_version=1, credit_seq=1, balance=5, catalogue_version=1)
-    assert await house.load(user_id)
+    await house.load(user_id)
     assert await _balance(house, user_id) == 11
 
 

@@ -59,6 +59,7 @@ async def test_redis_that_lost_everything_is_refilled_from_postgresql(house: Hou
     await house.call(user_id, charge=8)
     await UsageWriter(house.database, house.journal).run_once()
     await house.redis.flushdb()
+    assert (await house.try_admit(user_id, str(uuid4()))).verdict is Verdict.LOST
     assert (await house.try_admit(user_id, str(uuid4()))).verdict is Verdict.COLD
     await house.load(user_id)
     assert await _hot_balance(house, user_id) == 42

@@ -1,0 +1,154 @@
+"""Which epoch each partition is in. One lasts as long as one run of one server keeps its data; then a new one begins.
+
+A restart, a failover, a restored copy and a flush all look alike from here: what Redis has may be older than what it
+has said. So nothing it has of accounts counts any more. In the new epoch each account is loaded anew, from PostgreSQL,
+the journal and the holds; and before anything is loaded, every gateway hands in the calls that it knows of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from secrets import token_hex
+from typing import NamedTuple, Protocol
+
+from gateway.meter.errors import MeterUnavailable, NotSent
+from gateway.meter.keys import PartitionKeys
+from gateway.meter.link import Link, Script
+from gateway.meter.recall import id_after
+
+ENTER = Script.load("enter")
+
+# In a new epoch nothing is loaded for so long: twice as long as a gateway takes to look, and to hand in what it knows.
+HAND_IN_SECONDS = 1.5
+
+
+class Opening(NamedTuple):
+    """What PostgreSQL says of a partition of which an epoch begins: the how manieth, and what must not be lost.
+
+    `last_id` is the last journal entry that it has.
+    """
+
+    number: int
+    catalogue_version: int
+    last_id: str
+
+
+class Register(Protocol):
+    """Where epochs are counted."""
+
+    async def begin(self, partition: int) -> Opening:
+        """Counts one more. Raises NotSent if it cannot be counted now."""
+        ...
+
+
+class Unregistered:
+    """For a Redis that nobody else uses, or that nothing is admitted by: every epoch is the first."""
+
+    async def begin(self, partition: int) -> Opening:  # noqa: ARG002 - as Register says
+        return Opening(1, 0, "0-0")
+
+
+class _Entered(NamedTuple):
+    epoch: str
+    connection: object
+
+
+class Epochs:
+    """The epochs that this process has entered. `hand_in` is called with each that follows, before it counts as entered.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        keys: Sequence[PartitionKeys],
+        *,
+        register: Register,
+        hand_in: Callable[[int, str], Awaitable[None]],
+    ) -> None:
+        self._link = link
+        self._keys = keys
+        self._register = register
+        self._hand_in = hand_in
+        self._entered: dict[int, _Entered] = {}
+        self._entering: dict[int, asyncio.Task[str]] = {}
+
+    def current(self, partition: int) -> str | None:
+        """The epoch of the partition, as far as the present connection to Redis has shown it."""
+        entered = self._entered.get(partition)
+        if entered is None or self._link.connection(self._keys[partition].catalogue) is not entered.connection:
+            return None
+        return entered.epoch
+
+    async def enter(self, partition: int) -> str:
+        """The epoch of the partition, begun if there is none. Raises MeterUnavailable."""
+        entering = self._entering.get(partition)
+        if entering is None:
+            entering = asyncio.get_running_loop().create_task(self._enter(partition))
+            self._entering[partition] = entering
+            entering.add_done_callback(lambda done: self._done(partition, done))
+        await asyncio.shield(entering)
+        epoch = self.current(partition)
+        if epoch is None:
+            raise NotSent("the connection to Redis has changed")
+        return epoch
+
+    def left(self, partition: int, epoch: str) -> None:
+        """Redis says that it is in another."""
+        entered = self._entered.get(partition)
+        if entered is not None and entered.epoch == epoch:
+            self._entered[partition] = _Entered(epoch, object())  # no connection, so it is not current
+
+    async def watch(self, written: Callable[[int, str], None]) -> int:
+        """Looks at the partitions in use: enters new epochs, tells how far PostgreSQL has each journal.
+
+        Gives how many were entered. Raises MeterUnavailable.
+        """
+        partitions = list(self._entered)
+        found = await self._link.pipeline(
+            [(b"HMGET", self._keys[partition].catalogue, b"e", b"t") for partition in partitions]
+        )
+        strange = []
+        for partition, (epoch, last_id) in zip(partitions, found, strict=True):
+            if epoch is None or epoch.decode() != self.current(partition):
+                strange.append(partition)
+            elif last_id is not None:
+                written(partition, last_id.decode())
+        for partition in strange:
+            self.left(partition, self._entered[partition].epoch)
+        await asyncio.gather(*(self.enter(partition) for partition in strange))
+        return len(strange)
+
+    async def _enter(self, partition: int) -> str:
+        keys = self._keys[partition]
+        connection = self._link.connection(keys.catalogue)
+        if connection is None:
+            raise NotSent("not connected to Redis")
+        epoch = await self._find(keys) or await self._begin(partition, keys)
+        known = self._entered.get(partition)
+        if known is not None and known.epoch != epoch:
+            await self._hand_in(partition, epoch)
+        if self._link.connection(keys.catalogue) is not connection:
+            raise MeterUnavailable("the connection to Redis has changed")
+        self._entered[partition] = _Entered(epoch, connection)
+        return epoch
+
+    async def _find(self, keys: PartitionKeys) -> str | None:
+        found = await self._link.run(ENTER, (keys.catalogue, keys.journal), ("", 0, "0-1", 0))
+        return found[1].decode() if found[0] else None
+
+    async def _begin(self, partition: int, keys: PartitionKeys) -> str:
+        opening = await self._register.begin(partition)
+        patience = 0 if opening.number == 1 else int(HAND_IN_SECONDS * 1000)
+        name = f"{opening.number}-{token_hex(8)}"
+        found = await self._link.run(
+            ENTER,
+            (keys.catalogue, keys.journal),
+            (name, opening.catalogue_version, id_after(opening.last_id), patience),
+        )
+        return str(found[1].decode())
+
+    def _done(self, partition: int, done: asyncio.Task[str]) -> None:
+        self._entering.pop(partition, None)
+        if not done.cancelled():
+            done.exception()  # whoever waits sees it
