@@ -67,6 +67,8 @@ class Call:
             self.ticket.ask.request_id,
             self.charged,
             self._tail(outcome, status, error_code, units),
+            self.ticket.head,
+            self.ticket.admission.epoch,
         )
         return await self._settler.settle(settlement)
 
