@@ -8,6 +8,7 @@ from secrets import token_bytes
 from typing import Any
 
 from gateway import metrics
+from gateway.app.payments import providers_of, till_of
 from gateway.app.stores import BACKGROUND_TIMEOUT_SECONDS, missing, open_stores
 from gateway.config import Config
 from gateway.meter.meter import Meter
@@ -19,7 +20,10 @@ async def control_plane(config: Config) -> AsyncIterator[Any]:
     """The admin API. Imported here because FastAPI takes 0.4 s to import, which no public worker need wait for."""
     from gateway.api.admin import build_admin
 
-    async with open_stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS) as (database, link):
+    async with (
+        open_stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS) as (database, link),
+        providers_of(config) as providers,
+    ):
         meter = Meter(link, partitions=config.redis.partitions, owner="admin")
         yield build_admin(
             database=database,
@@ -30,4 +34,5 @@ async def control_plane(config: Config) -> AsyncIterator[Any]:
             entropy=token_bytes,
             metrics_text=metrics.exposition,
             readiness=lambda: missing(database, link),
+            till=till_of(config, database, providers),
         )

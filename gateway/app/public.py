@@ -10,6 +10,7 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
+from gateway.app.payments import providers_of, till_of
 from gateway.app.stores import BACKGROUND_TIMEOUT_SECONDS, open_stores
 from gateway.config import Config
 from gateway.config.local import is_local
@@ -46,7 +47,10 @@ async def account_api(config: Config) -> AsyncIterator[ASGIApp]:
     from gateway.api.account.collaborators import Lifetimes
 
     auth = config.auth
-    async with open_stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS) as (database, link):
+    async with (
+        open_stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS) as (database, link),
+        providers_of(config) as providers,
+    ):
         meter = Meter(link, partitions=config.redis.partitions, owner="account")
         yield build_account(
             database=database,
@@ -61,4 +65,5 @@ async def account_api(config: Config) -> AsyncIterator[ASGIApp]:
             key_prefix=config.keys.prefix,
             peppers=config.secrets.peppers,
             entropy=token_bytes,
+            till=till_of(config, database, providers),
         )
