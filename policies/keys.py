@@ -7,6 +7,7 @@ secret scanner recognises it, and a mistyped one is refused before any I/O.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,6 +39,11 @@ def compose(prefix: str, entropy: bytes) -> NewKey:
         raise ValueError(f"a key takes {ENTROPY_BYTES} bytes of entropy, got {len(entropy)}")
     body = f"{prefix}_live_{_base62(int.from_bytes(entropy, 'big'), RANDOM_LENGTH)}"
     secret = body + _checksum(body.encode())
+    return recognised(prefix, secret)
+
+
+def recognised(prefix: str, secret: str) -> NewKey:
+    """A key of this prefix with the parts by which it is recognised."""
     return NewKey(secret=secret, prefix=secret[: len(prefix) + 10], last4=secret[-4:])
 
 
@@ -57,9 +63,24 @@ def digest(key: bytes, pepper: bytes) -> bytes:
     return hmac.digest(pepper, key, "sha256")
 
 
+def foreign_digest(key: bytes) -> bytes:
+    """The 32 bytes by which systems that we take keys over from know them: SHA-256, as of Unkey's `migrateKeys`."""
+    return hashlib.sha256(key).digest()
+
+
 def digests(key: bytes, peppers: Mapping[int, bytes]) -> dict[int, bytes]:
     """The digest under every pepper version in force, newest first."""
     return {version: digest(key, peppers[version]) for version in sorted(peppers, reverse=True)}
+
+
+def lookup_digests(prefix: str, key: bytes, peppers: Mapping[int, bytes]) -> list[bytes]:
+    """All digests under which a key may be stored; none for one that looks like ours and is not.
+
+    A key of another form may be an imported one, by any of its digests.
+    """
+    if key.startswith(f"{prefix}_live_".encode()):
+        return list(digests(key, peppers).values()) if is_well_formed(prefix, key) else []
+    return [*digests(key, peppers).values(), foreign_digest(key)]
 
 
 def check(key: Key, now: datetime, *, client_ip: str | None) -> None:

@@ -13,13 +13,14 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
-from gateway.api.errors import Busy, Conflict, Invalid, NotAuthenticated, Suspended, Throttled
+from gateway.api.errors import Busy, Conflict, Invalid, NotAuthenticated, NotInScope, Suspended, Throttled
 from gateway.api.till import PaymentsNotConfigured
 from gateway.billing.provider import InvalidWebhook, ProviderRefused, ProviderUnavailable
 from gateway.ledger.errors import AlreadyExists, InUse, InvalidValue, NotFound
 from gateway.ledger.provider_news import Mismatch
 from gateway.ledger.rows import InvalidCursor
 from gateway.ledger.session import DatabaseUnavailable
+from gateway.meter.link import MeterUnavailable
 from gateway.problems import Problem, problem
 
 
@@ -29,6 +30,11 @@ class Answer(NamedTuple):
     code: str
     detail: str
     extras: Mapping[str, object] = {}
+
+
+UNREACHABLE = Answer(
+    "accounts_unavailable", "Accounts cannot be reached at the moment; try again shortly.", {"retry_after": 1}
+)
 
 
 def install(app: FastAPI) -> None:
@@ -141,6 +147,10 @@ _READINGS: Mapping[type[Exception], Callable[[Any, Request], Answer]] = {
     ProviderRefused: lambda error, _: Answer("payment_refused", str(error)),
     ProviderUnavailable: lambda error, _: Answer("payment_unavailable", str(error), {"retry_after": 5}),
     InvalidWebhook: lambda error, _: Answer("invalid_webhook", f"{error}."),
+    NotInScope: lambda error, _: Answer("insufficient_scope", str(error), {"scope": error.scope}),
+    MeterUnavailable: lambda *_: Answer(
+        "metering_unavailable", "Redis cannot be reached at the moment; try again shortly.", {"retry_after": 1}
+    ),
     NotAuthenticated: lambda error, _: Answer("unauthorized", str(error)),
     Suspended: lambda error, _: Answer("account_suspended", str(error)),
     Throttled: lambda error, _: Answer("rate_limited", str(error), {"retry_after": error.retry_after_seconds}),
@@ -152,8 +162,6 @@ _READINGS: Mapping[type[Exception], Callable[[Any, Request], Answer]] = {
     InvalidValue: lambda error, _: invalid(error.entity, f"breaks the rule {error.constraint}"),
     InvalidCursor: lambda *_: invalid("cursor", "not a next_cursor that this list gave out"),
     DBAPIError: _not_storable,
-    DatabaseUnavailable: lambda *_: Answer(
-        "accounts_unavailable", "Accounts cannot be reached at the moment; try again shortly.", {"retry_after": 1}
-    ),
+    DatabaseUnavailable: lambda *_: UNREACHABLE,
     Exception: lambda *_: Answer("internal_error", "Something went wrong here; the request_id finds it in the logs."),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
 import structlog
@@ -81,15 +81,25 @@ def _seen(task: asyncio.Task[None]) -> None:
 
 
 class Desk:
-    """Where requests of one actor read and change the ledger. The desks of a process share one herald."""
+    """Where requests of one actor read and change the ledger. The desks of a process share one herald.
 
-    def __init__(self, database: Database, herald: Herald, *, actor: str) -> None:
+    With `joined`, a transaction under way, it reads and changes within that one, which someone else commits and tells.
+    """
+
+    def __init__(
+        self, database: Database, herald: Herald, *, actor: str, joined: AsyncConnection | None = None
+    ) -> None:
         self._database = database
         self._herald = herald
         self._actor = actor
+        self._joined = joined
+
+    def of(self, actor: str, *, joined: AsyncConnection | None) -> Desk:
+        """The desk of somebody else, before the same herald."""
+        return Desk(self._database, self._herald, actor=actor, joined=joined)
 
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        return self._database.read()
+        return self._database.read() if self._joined is None else nullcontext(self._joined)
 
     @asynccontextmanager
     async def change(self) -> AsyncIterator[Change]:
@@ -98,8 +108,16 @@ class Desk:
         Where Redis cannot be told, the change stands all the same and the outbox worker tells it later. Raises
         DatabaseUnavailable.
         """
+        if self._joined is not None:
+            async with self._joined.begin_nested():
+                yield Change(self._joined, self._actor)
+            return
         async with self._database.transaction() as connection:
             yield Change(connection, self._actor)
+        await self.announce()
+
+    async def announce(self) -> None:
+        """Tells Redis what was committed; where it cannot be told, the outbox worker will."""
         try:
             await self._herald.tell()
         except (MeterUnavailable, MeterError, DatabaseUnavailable) as error:

@@ -1,15 +1,11 @@
-"""What every request passes before the API sees it: it is given an id, asked for the token, and held to a size."""
+"""What every request passes before the API sees it: it is given an id, and held to a size."""
 
 from __future__ import annotations
-
-import hmac
-from collections.abc import Collection
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
-from gateway.problems import problem
 from gateway.request_ids import is_echoable, uuid7
 
 # A new key stands in an answer, and personal data in many: no cache on the way may keep one (RFC 9111 section 5.2.2.5).
@@ -41,33 +37,6 @@ class Identified:
         await self._app(scope, receive, stamped)
 
 
-class Guarded:
-    """Lets nobody in without the bearer token, but to the paths that are open. Nothing is parsed before that."""
-
-    def __init__(self, app: ASGIApp, token: str, *, open_paths: Collection[str]) -> None:
-        if not token:
-            raise ValueError("the admin token must not be empty: it would let everyone in")
-        self._app = app
-        self._token = token.encode()
-        self._open_paths = frozenset(open_paths)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in self._open_paths:
-            complaint = self._complaint(scope)
-            if complaint is not None:
-                await _unauthorized(complaint, scope, send)
-                return
-        await self._app(scope, receive, send)
-
-    def _complaint(self, scope: Scope) -> str | None:
-        sent = [value for name, value in scope["headers"] if name == b"authorization"]
-        scheme, _, token = sent[0].partition(b" ") if len(sent) == 1 else (b"", b"", b"")
-        if scheme.lower() != b"bearer":
-            return "Send the admin token as `Authorization: Bearer ADMIN_TOKEN`."
-        # Constant in time, so that nobody finds the token byte by byte.
-        return None if hmac.compare_digest(token.strip(), self._token) else "The admin token is not valid."
-
-
 class Bounded:
     """Breaks off a body that is longer than `max_bytes`, whatever its Content-Length says; the API answers 413."""
 
@@ -87,9 +56,3 @@ class Bounded:
             return message
 
         await self._app(scope, counted, send)
-
-
-async def _unauthorized(detail: str, scope: Scope, send: Send) -> None:
-    found = problem("unauthorized", detail, request_id=scope["state"]["request_id"])
-    await send({"type": "http.response.start", "status": found.status, "headers": list(found.headers)})
-    await send({"type": "http.response.body", "body": found.body})

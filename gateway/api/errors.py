@@ -11,6 +11,14 @@ class NotAuthenticated(Exception):  # noqa: N818 - an answer (401), not a fault
     """Nobody is known to be asking; the message says what to send."""
 
 
+class NotInScope(Exception):  # noqa: N818 - an answer (403), not a fault
+    """The admin token lacks the scope."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"This needs an admin token with the scope {scope!r}.")
+        self.scope = scope
+
+
 class Suspended(Exception):  # noqa: N818 - an answer (403), not a fault
     """Who is asking is known, and suspended."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fastapi import FastAPI
@@ -12,7 +13,10 @@ ADMIN = """\
 Everything an operator can see and change. Send `Authorization: Bearer ADMIN_TOKEN`.
 
 A change holds from the very next request of any client on. Lists are `{"data": [...], "next_cursor": null}`: ask again
-with `?cursor=` until it is null. Every answer carries `X-Request-Id`; errors are problem documents (RFC 9457)."""
+with `?cursor=` until it is null. Every answer carries `X-Request-Id`; errors are problem documents (RFC 9457).
+
+Every POST takes an `Idempotency-Key`. Each operation names the scope that an admin token needs for it; the token of the
+environment has them all."""
 
 
 ACCOUNT = """\
@@ -58,6 +62,7 @@ GUARDED: Responses = {
     422: _problem("`validation_failed`: `errors` names each field"),
     503: _problem("`accounts_unavailable`: the database is out of reach; try again"),
 }
+SCOPED: Responses = {403: _problem("`insufficient_scope`: the token lacks the `scope`")}
 # Of the account API: what any operation can meet, and what each operation of somebody signed in can.
 COMMON: Responses = {status: GUARDED[status] for status in (400, 413, 422, 503)}
 SIGNED_IN: Responses = {
@@ -70,13 +75,22 @@ CONFLICTS: Responses = {409: _problem("`conflict`: not in this state; the detail
 
 
 class Guard(NamedTuple):
-    """One bearer scheme for all operations below a path."""
+    """One bearer scheme for all operations below a path; `scope_of` says for a method and a path what it must hold."""
 
     prefix: str
     scheme: str
+    description: str
+    scope_of: Callable[[str, str], str]
 
 
-ADMIN_GUARD = Guard("/admin/", "admin_token")
+IDEMPOTENCY_KEY: dict[str, Any] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "Repeats with the same key and request are told the first answer, for a day. `409`: it still runs.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!#-~]+$"},
+}
+_RUNNING = _problem("`idempotency_in_progress`: a request with this Idempotency-Key is still running")
 
 
 def install(app: FastAPI, *, guard: Guard | None) -> None:
@@ -100,9 +114,14 @@ def _document(app: FastAPI, guard: Guard | None) -> dict[str, Any]:
     components.setdefault("schemas", {}).update(problem.pop("$defs"), Problem=problem)
     if guard is None:
         return found
-    components["securitySchemes"] = {guard.scheme: {"type": "http", "scheme": "bearer"}}
+    scheme = {"type": "http", "scheme": "bearer", "description": guard.description}
+    components["securitySchemes"] = {guard.scheme: scheme}
     for path, operations in found["paths"].items():
         if path.startswith(guard.prefix):
-            for operation in operations.values():
-                operation["security"] = [{guard.scheme: []}]
+            for method, operation in operations.items():
+                # Of a scheme that is not OAuth these are roles (OpenAPI 3.1, Security Requirement Object).
+                operation["security"] = [{guard.scheme: [guard.scope_of(method.upper(), path)]}]
+                if method == "post":
+                    operation.setdefault("parameters", []).append(IDEMPOTENCY_KEY)
+                    operation["responses"].setdefault("409", _RUNNING)
     return found

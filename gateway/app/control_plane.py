@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from secrets import token_bytes
 from typing import Any
 
@@ -11,8 +12,11 @@ from gateway import metrics
 from gateway.app.payments import providers_of, till_of
 from gateway.app.stores import BACKGROUND_TIMEOUT_SECONDS, missing, open_stores
 from gateway.config import Config
+from gateway.ledger.session import Database
+from gateway.meter.audit import Audit
 from gateway.meter.meter import Meter
 from gateway.workers.outbox import OutboxPublisher
+from gateway.workers.reconcile import Reconciler
 
 
 @asynccontextmanager
@@ -32,7 +36,23 @@ async def control_plane(config: Config) -> AsyncIterator[Any]:
             key_prefix=config.keys.prefix,
             peppers=config.secrets.peppers,
             entropy=token_bytes,
+            meter=meter,
+            routes=config.routes,
+            past_due_grace=timedelta(seconds=config.billing.past_due_grace_seconds),
+            reconcile_books=reconciliation(database, Audit(link, meter)),
             metrics_text=metrics.exposition,
             readiness=lambda: missing(database, link),
             till=till_of(config, database, providers),
         )
+
+
+def reconciliation(database: Database, audit: Audit) -> Callable[[str | None], AsyncIterator[Any]]:
+    """All accounts, page by page, as the admin API asks for them."""
+    from gateway.api.admin.collaborators import Found, Page
+
+    async def pages(actor: str | None) -> AsyncIterator[Page]:
+        async for page in Reconciler(database, audit, repair_as=actor).pages():
+            found = tuple(Found(each.user_id, each.difference, each.is_repaired) for each in page.findings)
+            yield Page(page.accounts, page.hot, found)
+
+    return pages

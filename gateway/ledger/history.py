@@ -74,7 +74,10 @@ class UsageFilter:
     """None matches all. From `since` on, before `until`; either keeps other months' partitions unread."""
 
     user_id: UUID | None = None
+    api_key_id: UUID | None = None
+    plan_id: str | None = None
     endpoint: str | None = None
+    usage_type: str | None = None
     outcome: str | None = None
     since: datetime | None = None
     until: datetime | None = None
@@ -83,13 +86,13 @@ class UsageFilter:
 async def list_usage(
     connection: AsyncConnection, wanted: UsageFilter, *, cursor: str | None = None, limit: int = 50
 ) -> Page[UsageRow]:
-    query = _matching(select(*columns(usage_tracking, UsageRow)), usage_tracking, wanted)
+    query = matching(select(*columns(usage_tracking, UsageRow)), usage_tracking, wanted)
     return await page_by_time(connection, query, UsageRow, key="request_id", cursor=cursor, limit=limit)
 
 
 async def stream_usage(connection: AsyncConnection, wanted: UsageFilter) -> AsyncIterator[UsageRow]:
     """All matching rows, oldest first, a few at a time in memory. For exports."""
-    query = _matching(select(*columns(usage_tracking, UsageRow)), usage_tracking, wanted)
+    query = matching(select(*columns(usage_tracking, UsageRow)), usage_tracking, wanted)
     rows = await connection.stream(query.order_by(usage_tracking.c.created_at, usage_tracking.c.request_id))
     async for some in rows.partitions(ROWS_PER_FETCH):
         for row in some:
@@ -98,7 +101,7 @@ async def stream_usage(connection: AsyncConnection, wanted: UsageFilter) -> Asyn
 
 async def count_usage(connection: AsyncConnection, wanted: UsageFilter) -> int:
     """How many rows match."""
-    query = _matching(select(func.count()).select_from(usage_tracking), usage_tracking, wanted)
+    query = matching(select(func.count()).select_from(usage_tracking), usage_tracking, wanted)
     found: int = (await connection.execute(query)).scalar_one()
     return found
 
@@ -106,7 +109,7 @@ async def count_usage(connection: AsyncConnection, wanted: UsageFilter) -> int:
 async def list_analyses(
     connection: AsyncConnection, wanted: UsageFilter, *, cursor: str | None = None, limit: int = 50
 ) -> Page[Analysis]:
-    query = _matching(select(*columns(analysis_history, Analysis)), analysis_history, wanted)
+    query = matching(select(*columns(analysis_history, Analysis)), analysis_history, wanted)
     return await page_by_time(connection, query, Analysis, cursor=cursor, limit=limit)
 
 
@@ -117,9 +120,13 @@ _NAMES = {
 }
 
 
-def _matching(query: Select[Any], table: Table, wanted: UsageFilter) -> Select[Any]:
+def matching(query: Select[Any], table: Table, wanted: UsageFilter) -> Select[Any]:
+    """The query narrowed to the rows of the table that are wanted."""
     equal = {
         "user_id": wanted.user_id,
+        "api_key_id": wanted.api_key_id,
+        "plan_id": wanted.plan_id if table is usage_tracking else None,
+        "usage_type": wanted.usage_type if table is usage_tracking else None,
         _NAMES[table]["endpoint"]: wanted.endpoint,
         _NAMES[table]["outcome"]: wanted.outcome,
     }

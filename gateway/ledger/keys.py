@@ -16,7 +16,7 @@ from gateway.ledger.rows import Page, columns, page_by_time, value
 from gateway.ledger.tables import api_keys
 from gateway.ledger.versions import bump_account
 from policies.keys import NewKey, digest
-from policies.model import KeyStatus
+from policies.model import KeyScheme, KeyStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,17 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What is kept of a secret: `key_hash` is its HMAC-SHA-256 under the pepper of that version."""
+    """What is kept of a secret: `key_hash` is its HMAC-SHA-256 under the pepper of that version.
+
+    Of an imported key it may be another digest, and a foreign key has not our form.
+    """
 
     prefix: str
     last4: str
     key_hash: bytes
     pepper_version: int = 1
+    hash_scheme: KeyScheme = KeyScheme.HMAC_SHA256
+    is_foreign: bool = False
 
 
 def fingerprint(key: NewKey, peppers: Mapping[int, bytes]) -> Fingerprint:
@@ -140,6 +145,18 @@ async def touch_last_used(connection: AsyncConnection, used: Mapping[UUID, datet
         await connection.execute(_TOUCH, {"ids": ids, "times": times})
 
 
+async def foreign_prefixes(connection: AsyncConnection) -> tuple[str, ...]:
+    """How the imported keys begin that have not our form: what begins otherwise need not be looked up."""
+    return tuple(await connection.scalars(select(api_keys.c.prefix).where(api_keys.c.is_foreign).distinct()))
+
+
+async def adopt(connection: AsyncConnection, *, known_by: bytes, key_hash: bytes, pepper_version: int) -> None:
+    """Keeps a key that came with a plain digest as an HMAC from now on. Nobody's decision depends on it: no version."""
+    adopted = update(api_keys).where(api_keys.c.key_hash == known_by, api_keys.c.hash_scheme == KeyScheme.SHA256)
+    given = {"key_hash": key_hash, "pepper_version": pepper_version, "hash_scheme": KeyScheme.HMAC_SHA256}
+    await connection.execute(adopted.values(given))
+
+
 # Locked in order of id, so that two batches cannot wait for each other.
 _TOUCH = text("""
     WITH used AS (SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:times AS timestamptz[])) AS u (id, at)),
@@ -159,6 +176,8 @@ async def _insert(
         "last4": fingerprint.last4,
         "key_hash": fingerprint.key_hash,
         "pepper_version": fingerprint.pepper_version,
+        "hash_scheme": fingerprint.hash_scheme,
+        "is_foreign": fingerprint.is_foreign,
     }
     async with checked(connection, "key"):
         return value(ApiKey, (await connection.execute(insert(api_keys).values(given).returning(*_COLUMNS))).one())

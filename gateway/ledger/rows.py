@@ -58,7 +58,7 @@ async def page_by_number(
     """The rows after `cursor`, newest first by their serial `id`."""
     number = query.selected_columns["id"]
     if cursor is not None:
-        query = query.where(number < _number(cursor))
+        query = query.where(number < number_of(cursor))
     rows = (await connection.execute(query.order_by(number.desc()).limit(limit + 1))).all()
     data = tuple(value(kind, row) for row in rows[:limit])
     return Page(data, encode_cursor(rows[limit - 1].id) if len(rows) > limit else None)
@@ -69,17 +69,21 @@ def encode_cursor(*parts: object) -> str:
     return base64.urlsafe_b64encode("|".join(map(str, parts)).encode()).decode().rstrip("=")
 
 
+def number_of(cursor: str) -> int:
+    """Where a list goes on that goes by number. Raises InvalidCursor."""
+    try:
+        number = int(_decoded(cursor))
+    except ValueError:
+        raise InvalidCursor(f"not a cursor of this list: {cursor!r}") from None
+    if not 0 <= number < 2**63:
+        raise InvalidCursor(f"not a cursor of this list: {cursor!r}")
+    return number
+
+
 def _time_and_id(cursor: str) -> tuple[datetime, UUID]:
     try:
         instant, identity = _decoded(cursor).split("|")
         return datetime.fromisoformat(instant), UUID(identity)
-    except ValueError:
-        raise InvalidCursor(f"not a cursor of this list: {cursor!r}") from None
-
-
-def _number(cursor: str) -> int:
-    try:
-        return int(_decoded(cursor))
     except ValueError:
         raise InvalidCursor(f"not a cursor of this list: {cursor!r}") from None
 

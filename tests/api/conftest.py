@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
 from secrets import token_bytes
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,15 +16,18 @@ import pytest
 from starlette.types import ASGIApp
 
 from gateway.api.admin import build_admin
+from gateway.app.control_plane import reconciliation
 from gateway.embedded.endpoints import choose
 from gateway.embedded.stores import Stores
 from gateway.embedded.valkey import Valkey
 from gateway.ledger import credits, principals
 from gateway.ledger.session import Database
+from gateway.meter.audit import Audit
 from gateway.meter.link import Link
 from gateway.meter.meter import SCRIPTS, Admission, Meter
 from gateway.workers.outbox import OutboxPublisher
 from policies.limits import Limits
+from policies.model import Price, Route
 
 TOKEN = "admin-token-of-the-tests"
 PEPPERS = {1: b"old pepper", 2: b"new pepper"}
@@ -148,13 +153,34 @@ async def office(ledger: Database, valkey_url: str) -> AsyncIterator[Office]:
     await link.open()
     meter = Meter(link, partitions=4, owner="admin")
     missing: dict[str, str] = {}
-    app = admin_app(ledger, OutboxPublisher(ledger, meter).publish_all, missing=missing)
+    app = admin_app(ledger, OutboxPublisher(ledger, meter).publish_all, missing=missing, link=link)
     async with client_of(app) as client:
         yield Office(app, client, ledger, meter, missing)
     await link.close()
 
 
-def admin_app(database: Database, publish: Any, *, missing: dict[str, str]) -> ASGIApp:
+ROUTES = (
+    Route("analyze", "/v1/analyze", frozenset({"POST"}), "main", "analysis", Price(Decimal(1)), permission="analyze"),
+    Route(
+        "generate",
+        "/v1/generate",
+        frozenset({"POST"}),
+        "main",
+        "ai_generation",
+        Price(Decimal(2), unit="item", pointer="/products"),
+        feature="ai_generation",
+        max_body_bytes=1000,
+    ),
+    Route(
+        "chat", "/v1/chat", frozenset({"POST"}), "main", "x", Price(Decimal(1), unit="token", unit_size=1000, hold=5)
+    ),
+)
+
+
+def admin_app(database: Database, publish: Any, *, missing: dict[str, str], link: Link | None = None) -> ASGIApp:
+    link = link or Link("redis://127.0.0.1:1/0", timeout_seconds=1, scripts=SCRIPTS)
+    meter = Meter(link, partitions=4, owner="admin")
+
     async def readiness() -> dict[str, str]:
         return missing
 
@@ -165,6 +191,10 @@ def admin_app(database: Database, publish: Any, *, missing: dict[str, str]) -> A
         key_prefix="gw",
         peppers=PEPPERS,
         entropy=token_bytes,
+        meter=meter,
+        routes=ROUTES,
+        past_due_grace=timedelta(days=3),
+        reconcile_books=reconciliation(database, Audit(link, meter)),
         metrics_text=lambda: b"gateway_build_info 1.0\n",
         readiness=readiness,
     )

@@ -9,7 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 
 from gateway.api.admin.collaborators import TheDesk
-from gateway.api.admin.usage import UsageList
+from gateway.api.admin.usage import CallList
 from gateway.api.shapes import Listing, Shown, listing
 from gateway.ledger import history
 from policies.model import Outcome
@@ -36,7 +36,7 @@ class Analysis(Shown):
 
 
 @router.get("", summary="List analyses")
-async def list_analyses(wanted: Annotated[UsageList, Query()], desk: TheDesk) -> Listing[Analysis]:
+async def list_analyses(wanted: Annotated[CallList, Query()], desk: TheDesk) -> Listing[Analysis]:
     """Newest first. `endpoint` filters by `analysis_type`, `outcome` by `status`."""
     async with desk.read() as connection:
         page = await history.list_analyses(connection, wanted.filter(), cursor=wanted.cursor, limit=wanted.limit)

@@ -2,38 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import timedelta
 
 from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp
 
 from gateway.api import answers, docs, openapi
 from gateway.api.admin import (
+    admin_tokens,
     analyses,
     audit_log,
     credits,
     health,
+    key_imports,
     keys,
     permissions,
     plans,
+    products,
+    reconcile,
     subscriptions,
     usage,
     users,
+    verification,
 )
+from gateway.api.admin.authority import ROOT, TOKEN_PREFIX_SUFFIX, Guarded, Scoped, Tokens
 from gateway.api.admin.billing import BILLING
-from gateway.api.admin.collaborators import Collaborators
+from gateway.api.admin.collaborators import Collaborators, Reconcile
+from gateway.api.admin.scopes import PREFIX, scope_of
 from gateway.api.desk import Desk, Herald
-from gateway.api.edge import Bounded, Guarded, Identified
+from gateway.api.edge import Bounded, Identified
+from gateway.api.idempotency import Idempotent
 from gateway.api.issuing import KeyIssuer
+from gateway.api.preview import Previewer
 from gateway.api.till import Till
 from gateway.ledger.session import Database
+from gateway.meter.meter import Meter
+from policies.model import Route
 
-ACTOR = "admin"
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"})
 # Far above any body of this API, far below what would trouble the process.
 MAX_BODY_BYTES = 1024 * 1024
 
-_NOUNS = (users, keys, plans, permissions, subscriptions, credits, usage, analyses, audit_log)
+GUARD = openapi.Guard("/admin/", "admin_token", "An admin token; its scopes are listed as roles.", scope_of)
+
+# What these do reaches beyond PostgreSQL, to providers or over all accounts, and so into no single transaction.
+_DETACHED = frozenset({"payments", "invoices", "refunds", "webhook-events", "reconcile"})
+
+# `verification` and `key_imports` come before `keys`, whose paths would take their words for ids.
+_NOUNS = (
+    users,
+    verification,
+    key_imports,
+    keys,
+    plans,
+    permissions,
+    products,
+    subscriptions,
+    credits,
+    usage,
+    analyses,
+    audit_log,
+    reconcile,
+    admin_tokens,
+)
 
 
 def build_admin(
@@ -44,6 +76,10 @@ def build_admin(
     key_prefix: str,
     peppers: Mapping[int, bytes],
     entropy: Callable[[int], bytes],
+    meter: Meter,
+    routes: Iterable[Route],
+    past_due_grace: timedelta,
+    reconcile_books: Reconcile,
     metrics_text: Callable[[], bytes],
     readiness: Callable[[], Awaitable[Mapping[str, str]]],
     till: Till | None = None,
@@ -51,7 +87,8 @@ def build_admin(
     """The ASGI application.
 
     `publish` tells Redis all that has been committed; it is awaited after each change, before the answer. `entropy`
-    gives so many random bytes. `metrics_text` is Prometheus text. `readiness` gives what is missing, name to reason.
+    gives so many random bytes. `routes` and `past_due_grace` are those of the proxy. `metrics_text` is Prometheus
+    text. `readiness` gives what is missing, name to reason.
     """
     app = FastAPI(
         title="Gateway admin API",
@@ -62,9 +99,16 @@ def build_admin(
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
+    desk = Desk(database, Herald(publish), actor=ROOT)
     app.state.collaborators = Collaborators(
-        desk=Desk(database, Herald(publish), actor=ACTOR),
+        desk=desk,
         issuer=KeyIssuer(key_prefix, peppers, entropy=entropy),
+        token_issuer=KeyIssuer(key_prefix + TOKEN_PREFIX_SUFFIX, peppers, entropy=entropy),
+        previewer=Previewer(database, meter, grace=past_due_grace),
+        routes={route.name: route for route in routes},
+        key_prefix=key_prefix,
+        peppers=peppers,
+        reconcile=reconcile_books,
         metrics_text=metrics_text,
         readiness=readiness,
     )
@@ -73,13 +117,21 @@ def build_admin(
     app.include_router(docs.router)
     app.include_router(_admin_v1())
     answers.install(app)
-    openapi.install(app, guard=openapi.ADMIN_GUARD)
-    bounded = Bounded(app, max_bytes=MAX_BODY_BYTES)
-    return Identified(Guarded(bounded, admin_token, open_paths=OPEN_PATHS))
+    openapi.install(app, guard=GUARD)
+    idempotent = Idempotent(
+        app, database, prefix=PREFIX, peppers=peppers, announce=desk.announce, is_detached=_is_detached
+    )
+    scoped = Scoped(Bounded(idempotent, max_bytes=MAX_BODY_BYTES), lambda: app.routes)
+    tokens = Tokens(database, admin_token, key_prefix=key_prefix, peppers=peppers)
+    return Identified(Guarded(scoped, tokens, open_paths=OPEN_PATHS))
+
+
+def _is_detached(path: str) -> bool:
+    return path.removeprefix(PREFIX).partition("/")[0] in _DETACHED
 
 
 def _admin_v1() -> APIRouter:
-    router = APIRouter(prefix="/admin/v1", responses=openapi.GUARDED)
+    router = APIRouter(prefix="/admin/v1", responses=openapi.GUARDED | openapi.SCOPED)
     for noun in (*_NOUNS, *BILLING):
         router.include_router(noun.router)
     return router

@@ -48,13 +48,17 @@ class IssuedKey(Key):
     key: str = Field(description="The key itself. It is in this answer only and cannot be read again.")
 
 
-class NewKey(Given):
+class KeySettings(Given):
     user_id: UUID
     name: Line = Field(default="default", examples=["production"])
     permissions: Permissions | None = Field(default=None, description="Narrows the plan's permissions.")
     allowed_ips: Networks = Field(default_factory=list, examples=[["203.0.113.0/24"]])
     credit_cap: Credits | None = Field(default=None, description="Credits it may spend in a period; null: all.")
     expires_at: Instant | None = Field(default=None, examples=["2030-01-01T00:00:00Z"])
+
+
+class NewKey(KeySettings):
+    """A key for a user."""
 
 
 class KeyPatch(Patch):

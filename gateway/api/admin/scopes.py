@@ -1,0 +1,48 @@
+"""Which scope an operation takes: one table, by what stands behind /admin/v1/. Guard and OpenAPI document read it."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+PREFIX = "/admin/v1/"
+READ = "read"
+ADMIN = "admin:write"
+Scope = Literal[
+    "read",
+    "users:write",
+    "keys:write",
+    "credits:write",
+    "plans:write",
+    "subscriptions:write",
+    "billing:write",
+    "admin:write",
+]
+SCOPES: frozenset[str] = frozenset(get_args(Scope))
+
+_READS = frozenset({"GET", "HEAD"})
+# POSTs that change nothing.
+_DRY_RUNS = frozenset({("keys", "verify")})
+_WRITES = {
+    "users": "users:write",
+    "keys": "keys:write",
+    "credits": "credits:write",
+    "plans": "plans:write",
+    "permissions": "plans:write",
+    "products": "plans:write",
+    "subscriptions": "subscriptions:write",
+    "payments": "billing:write",
+    "invoices": "billing:write",
+    "refunds": "billing:write",
+    "webhook-events": "billing:write",
+    "usage": READ,
+}
+
+
+def scope_of(method: str, path: str) -> str:
+    """The scope for a method and a path, or the template of one. What the table does not know takes `admin:write`."""
+    nouns = path.removeprefix(PREFIX).split("/")
+    if method in _READS or tuple(nouns[:2]) in _DRY_RUNS:
+        return READ
+    # users/{id}/credits is about credits, and keys/{id}/revoke about keys: the last noun that the table knows.
+    known = [noun for noun in nouns[::2] if noun in _WRITES] if len(nouns) > 1 else nouns
+    return _WRITES.get(known[-1], ADMIN) if known else ADMIN
