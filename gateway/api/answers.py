@@ -22,6 +22,7 @@ from gateway.ledger.rows import InvalidCursor
 from gateway.ledger.session import DatabaseUnavailable
 from gateway.meter.link import MeterUnavailable
 from gateway.problems import Problem, problem
+from policies.model import Refused
 
 
 class Answer(NamedTuple):
@@ -151,6 +152,7 @@ _READINGS: Mapping[type[Exception], Callable[[Any, Request], Answer]] = {
     MeterUnavailable: lambda *_: Answer(
         "metering_unavailable", "Redis cannot be reached at the moment; try again shortly.", {"retry_after": 1}
     ),
+    Refused: lambda error, _: Answer(str(error.code), error.detail, error.extras),
     NotAuthenticated: lambda error, _: Answer("unauthorized", str(error)),
     Suspended: lambda error, _: Answer("account_suspended", str(error)),
     Throttled: lambda error, _: Answer("rate_limited", str(error), {"retry_after": error.retry_after_seconds}),

@@ -19,6 +19,7 @@ from gateway.config import Config
 from gateway.processes.child import Server, serve
 from gateway.processes.serving import Role
 from gateway.proxy.server import Limits, configure
+from policies.model import Route
 
 # nginx's keepalive_timeout: uvicorn's own 5 s would close idle connections under a client that is about to use them.
 KEEP_ALIVE_SECONDS = 75
@@ -35,12 +36,13 @@ async def run_child(
     async with AsyncExitStack() as stack:
         if Role.PROXY in roles:
             handler = await stack.enter_async_context(data_plane(config))
-            account = await stack.enter_async_context(account_api(config))
+            routes = {route.name: route for route in config.routes}
+            account = await stack.enter_async_context(account_api(config, routes))
             public = Public(handler, account, trusted_proxies=config.server.trusted_proxies)
             servers.append((public_server(public, config), [sockets.pop(0)]))
 
             def on_reload() -> None:
-                reload(handler, read_again)
+                reload(handler, lambda: _noted(read_again(), routes))
 
         if Role.ADMIN in roles:
             admin = await stack.enter_async_context(control_plane(config))
@@ -53,6 +55,13 @@ async def run_child(
             servers.append((_server(build_demo_upstream(), config), [sockets.pop(0)]))
         tune_garbage_collection()
         await serve(servers, line=line, reload=on_reload)
+
+
+def _noted(config: Config, routes: dict[str, Route]) -> Config:
+    """The same; the account API quotes by its routes from now on."""
+    routes.clear()
+    routes.update((route.name, route) for route in config.routes)
+    return config
 
 
 def tune_garbage_collection() -> None:

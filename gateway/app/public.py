@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from secrets import token_bytes
@@ -19,6 +19,7 @@ from gateway.proxy import inbound
 from gateway.proxy.handler import Handler
 from gateway.proxy.inbound import Network
 from gateway.workers.outbox import OutboxPublisher
+from policies.model import Route
 
 
 class Public:
@@ -41,8 +42,11 @@ class Public:
 
 
 @asynccontextmanager
-async def account_api(config: Config) -> AsyncIterator[ASGIApp]:
-    """The account API, on connections of its own: whoever reads their usage takes none that calls wait for."""
+async def account_api(config: Config, routes: Mapping[str, Route]) -> AsyncIterator[ASGIApp]:
+    """The account API, which looks at `routes` as they are at each request.
+
+    On connections of its own: whoever reads their usage takes none that calls wait for.
+    """
     from gateway.api.account import build_account
     from gateway.api.account.collaborators import Lifetimes
 
@@ -66,4 +70,7 @@ async def account_api(config: Config) -> AsyncIterator[ASGIApp]:
             peppers=config.secrets.peppers,
             entropy=token_bytes,
             till=till_of(config, database, providers),
+            meter=meter,
+            routes=routes,
+            past_due_grace=timedelta(seconds=config.billing.past_due_grace_seconds),
         )

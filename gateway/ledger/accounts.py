@@ -128,8 +128,9 @@ async def delete(connection: AsyncConnection, user_id: UUID) -> None:
 
 
 _REVOKE_KEYS = text("""
-    UPDATE api_keys SET status = 'revoked', revoked_at = now(), updated_at = now()
-     WHERE user_id = :user_id AND status <> 'revoked'
+    UPDATE api_keys SET status = 'revoked', revoked_at = coalesce(revoked_at, now()), updated_at = now(),
+           name = '', allowed_ips = '{}', metadata = '{}'
+     WHERE user_id = :user_id
 """)
 
 

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
 from types import ModuleType
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from gateway.api import answers, docs, openapi
-from gateway.api.account import auth, me, recovery
+from gateway.api.account import auth, history, keys, ledger, limits, me, quote, recovery, usage
 from gateway.api.account.billing import BILLING
 from gateway.api.account.collaborators import Collaborators, Lifetimes
 from gateway.api.account.hashing import Hasher
+from gateway.api.account.key_reader import KeyReader
 from gateway.api.account.throttling import Throttle
 from gateway.api.account.tokens import AccessTokens
 from gateway.api.desk import Herald
 from gateway.api.edge import Bounded, Identified
 from gateway.api.issuing import KeyIssuer
+from gateway.api.preview import Previewer
 from gateway.api.till import Till
 from gateway.ledger.session import Database
+from gateway.meter.meter import Meter
+from policies.model import Route
 
 # Far above any body of this API and any event of a payment provider.
 MAX_BODY_BYTES = 1024 * 1024
 
 # Each module's `router` holds full paths. All must begin with a segment that gateway/config/reserved.py keeps for us.
-_NOUNS: tuple[ModuleType, ...] = (auth, recovery, me)
+_NOUNS: tuple[ModuleType, ...] = (auth, recovery, me, keys, usage, history, ledger, limits, quote)
 
 
 def build_account(
@@ -38,11 +43,14 @@ def build_account(
     peppers: Mapping[int, bytes],
     entropy: Callable[[int], bytes],
     till: Till | None = None,
+    meter: Meter,
+    routes: Mapping[str, Route],
+    past_due_grace: timedelta,
 ) -> ASGIApp:
     """The ASGI application.
 
     `publish` tells Redis all that has been committed; it is awaited after each change, before the answer. `entropy`
-    gives so many random bytes.
+    gives so many random bytes. `routes` by name are looked at as they are at each request.
     """
     app = FastAPI(
         title="Gateway account API",
@@ -62,6 +70,9 @@ def build_account(
         throttle=Throttle(database),
         entropy=entropy,
         lifetimes=lifetimes,
+        key_reader=KeyReader(database, key_prefix, peppers),
+        previewer=Previewer(database, meter, grace=past_due_grace),
+        routes=routes,
         secret=jwt_secret,
     )
     app.state.till = till or Till()

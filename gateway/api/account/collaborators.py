@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Annotated
@@ -13,15 +13,17 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.account.hashing import Hasher
+from gateway.api.account.key_reader import KeyReader
 from gateway.api.account.throttling import Throttle
 from gateway.api.account.tokens import AccessTokens
 from gateway.api.desk import Desk, Herald
 from gateway.api.errors import NotAuthenticated, Suspended
 from gateway.api.issuing import KeyIssuer
+from gateway.api.preview import Previewer
 from gateway.ledger import sessions
 from gateway.ledger.accounts import User
 from gateway.ledger.session import Database
-from policies.model import AccountStatus
+from policies.model import AccountStatus, Route
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,10 @@ class Collaborators:
     throttle: Throttle
     entropy: Callable[[int], bytes]
     lifetimes: Lifetimes
+    key_reader: KeyReader
+    previewer: Previewer
+    # By name, as the configuration has them now.
+    routes: Mapping[str, Route]
     secret: str = field(repr=False)
 
     def desk(self, actor: str) -> Desk:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
+from decimal import Decimal
 from secrets import token_bytes
 from typing import Any
 from uuid import UUID, uuid4
@@ -24,6 +25,7 @@ from gateway.ledger.session import Database
 from gateway.meter.link import Link
 from gateway.meter.meter import SCRIPTS, Meter
 from gateway.workers.outbox import OutboxPublisher
+from policies.model import Price, Route
 from policies.tokens import REFRESH_BYTES, Purpose, digest, one_time, refresh_token
 
 SECRET = "secret-of-the-tests"
@@ -36,6 +38,26 @@ LIFETIMES = Lifetimes(
     verify_email=timedelta(days=3),
     reset_password=timedelta(hours=1),
 )
+ROUTES = {
+    "analyze": Route(
+        name="analyze",
+        path="/v1/analyze",
+        methods=frozenset({"POST"}),
+        upstream="main",
+        usage_type="analysis",
+        feature="analysis",
+        price=Price(credits=Decimal(1), unit="call"),
+        max_body_bytes=1000,
+    ),
+    "generate": Route(
+        name="generate",
+        path="/v1/generate",
+        methods=frozenset({"POST"}),
+        upstream="main",
+        usage_type="ai_generation",
+        price=Price(credits=Decimal(2), unit="item", pointer="/products"),
+    ),
+}
 TOKENS = AccessTokens(SECRET, lifetime=LIFETIMES.access)
 _addresses = itertools.count(1)
 
@@ -143,6 +165,9 @@ async def shop(ledger: Database, valkey_url: str) -> AsyncIterator[Shop]:
         key_prefix="gw",
         peppers=PEPPERS,
         entropy=token_bytes,
+        meter=meter,
+        routes=ROUTES,
+        past_due_grace=timedelta(days=3),
     )
     async with client_of(app) as client:
         yield Shop(app, ledger, meter, client)

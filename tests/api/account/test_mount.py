@@ -35,7 +35,7 @@ async def public(migrated_url: str, redis_url: str, tmp_path: Path) -> AsyncIter
 @asynccontextmanager
 async def _served(path: Path, places: dict[str, object]) -> AsyncIterator[str]:
     config = load(path, SECRETS, overrides=places)
-    async with data_plane(config) as handler, account_api(config) as account:
+    async with data_plane(config) as handler, account_api(config, {}) as account:
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         server = public_server(Public(handler, account), config)

@@ -1,0 +1,126 @@
+"""Your API keys: made, narrowed, replaced, revoked."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Body, Query
+from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.api.account.collaborators import Me, TheIssuer
+from gateway.api.admin.keys import IssuedKey, Key, KeyPatch, Networks, Permissions, Rotation, shown
+from gateway.api.errors import Conflict
+from gateway.api.fields import Credits, Instant, Line
+from gateway.api.openapi import CONFLICTS, SIGNED_IN, UNKNOWN
+from gateway.api.shapes import Given, Listing, Paging, listing
+from gateway.clock import now
+from gateway.ledger import keys
+from gateway.ledger.errors import NotFound
+from gateway.ledger.versions import bump_account
+from policies.model import KeyStatus
+
+router = APIRouter(prefix="/me/keys", tags=["keys"], responses=SIGNED_IN)
+
+
+class NewKey(Given):
+    name: Line = Field(default="default", examples=["production"])
+    permissions: Permissions | None = Field(default=None, description="Narrows the plan's permissions; null: all.")
+    allowed_ips: Networks = Field(default_factory=list, examples=[["203.0.113.0/24"]])
+    credit_cap: Credits | None = Field(default=None, description="Credits it may spend in a period; null: all.")
+    expires_at: Instant | None = Field(default=None, examples=["2030-01-01T00:00:00Z"])
+
+
+@router.post("", status_code=201, summary="Create a key")
+async def create_key(given: NewKey, me: Me, issuer: TheIssuer) -> IssuedKey:
+    """The answer holds the key, this once."""
+    secret, fingerprint = issuer.issue()
+    async with me.desk.change() as change:
+        made = await keys.create(change.connection, me.id, fingerprint=fingerprint, **given.model_dump())
+        await change.note("keys.create", "key", entity_id=made.id, after=shown(made, now()))
+    return _issued(made, secret.secret)
+
+
+@router.get("", summary="List your keys")
+async def list_keys(wanted: Annotated[Paging, Query()], me: Me) -> Listing[Key]:
+    async with me.desk.read() as connection:
+        page = await keys.list_keys(connection, user_id=me.id, cursor=wanted.cursor, limit=wanted.limit)
+    instant = now()
+    return listing(page, lambda key: shown(key, instant))
+
+
+@router.get("/{key_id}", summary="Get a key", responses=UNKNOWN)
+async def get_key(key_id: UUID, me: Me) -> Key:
+    async with me.desk.read() as connection:
+        return shown(await _mine(connection, me, key_id), now())
+
+
+@router.patch("/{key_id}", summary="Change a key", responses=UNKNOWN | CONFLICTS)
+async def change_key(key_id: UUID, patch: KeyPatch, me: Me) -> Key:
+    changes = patch.changes()
+    if "status" in changes:
+        changes["status"] = KeyStatus(changes["status"])
+    async with me.desk.change() as change:
+        before = _usable(await _locked(change.connection, me, key_id))
+        after = shown(await keys.patch(change.connection, key_id, **changes), now())
+        await change.note("keys.change", "key", entity_id=key_id, before=shown(before, now()), after=after)
+    return after
+
+
+@router.post("/{key_id}/revoke", summary="Revoke a key for good", responses=UNKNOWN)
+async def revoke_key(key_id: UUID, me: Me) -> Key:
+    """It is refused from the very next request on. Revoking again changes nothing."""
+    async with me.desk.change() as change:
+        before = await _locked(change.connection, me, key_id)
+        after = shown(await keys.revoke(change.connection, key_id), now())
+        if before.status is not KeyStatus.REVOKED:
+            await change.note("keys.revoke", "key", entity_id=key_id, before=shown(before, now()), after=after)
+    return after
+
+
+@router.delete("/{key_id}", status_code=204, summary="Revoke a key for good, without an answer", responses=UNKNOWN)
+async def delete_key(key_id: UUID, me: Me) -> None:
+    await revoke_key(key_id, me)
+
+
+@router.post("/{key_id}/rotate", status_code=201, summary="Replace a key", responses=UNKNOWN | CONFLICTS)
+async def rotate_key(
+    key_id: UUID, me: Me, issuer: TheIssuer, given: Annotated[Rotation | None, Body()] = None
+) -> IssuedKey:
+    """Makes a key of the same settings, shown this once. The old one expires when its grace is over."""
+    secret, fingerprint = issuer.issue()
+    grace = timedelta(seconds=given.grace_seconds if given else 0)
+    async with me.desk.change() as change:
+        before = _usable(await _locked(change.connection, me, key_id))
+        retired, made = await keys.rotate(change.connection, key_id, fingerprint=fingerprint, retire_at=now() + grace)
+        old, after = shown(before, now()), shown(retired, now())
+        await change.note("keys.rotate", "key", entity_id=key_id, before=old, after=after)
+        await change.note("keys.create", "key", entity_id=made.id, after=shown(made, now()))
+    return _issued(made, secret.secret)
+
+
+def _issued(key: keys.ApiKey, secret: str) -> IssuedKey:
+    return IssuedKey(**shown(key, now()).model_dump(), key=secret)
+
+
+async def _mine(connection: AsyncConnection, me: Me, key_id: UUID) -> keys.ApiKey:
+    """Raises NotFound for somebody else's, as for one that nobody has."""
+    key = await keys.get(connection, key_id)
+    if key is None or key.user_id != me.id:
+        raise NotFound("key", key_id)
+    return key
+
+
+async def _locked(connection: AsyncConnection, me: Me, key_id: UUID) -> keys.ApiKey:
+    """The key once no other change of the account is under way: what is noted as `before` is what is replaced."""
+    await _mine(connection, me, key_id)
+    await bump_account(connection, me.id)
+    return await _mine(connection, me, key_id)
+
+
+def _usable(key: keys.ApiKey) -> keys.ApiKey:
+    if key.status is KeyStatus.REVOKED:
+        raise Conflict("This key is revoked, and that is for good; create another.")
+    return key

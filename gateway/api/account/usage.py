@@ -1,0 +1,103 @@
+"""What you used: each call with its receipt; as JSON by pages, or whole as CSV."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
+
+from gateway.api import spreadsheet
+from gateway.api.account.callers import Reader
+from gateway.api.account.collaborators import Held
+from gateway.api.fields import Instant, Line
+from gateway.api.openapi import SIGNED_IN
+from gateway.api.shapes import Listing, Paging, Shown, listing
+from gateway.api.spreadsheet import Format
+from gateway.ledger import history
+from gateway.ledger.history import UsageFilter, UsageRow
+from policies.model import Outcome, Route
+from policies.receipts import explained
+
+router = APIRouter(prefix="/me", tags=["usage"], responses=SIGNED_IN)
+
+
+class Call(Shown):
+    """`computed` says how the charge came about, `balance_after` what it left, where that was recorded."""
+
+    request_id: UUID
+    created_at: datetime
+    api_key_id: UUID | None
+    plan_id: str | None
+    endpoint: str
+    method: str
+    path: str
+    usage_type: str
+    outcome: Outcome
+    status_code: int | None
+    error_code: str | None
+    credits_charged: int
+    computed: str = Field(examples=["2 credits per 1000 tokens x 1500 tokens"])
+    balance_after: int | None
+    product_count: int
+    tokens_used: int | None
+    cost_usd: Decimal | None
+    language_code: str | None
+    category: str | None
+    batch_id: str | None
+    request_bytes: int | None
+    response_bytes: int | None
+    file_size_bytes: int | None
+    response_time_ms: int | None
+    client_ip: str | None
+    client_request_id: str | None
+
+
+class CallList(Paging):
+    endpoint: Line | None = Field(default=None, description="The route's name.")
+    outcome: Outcome | None = None
+    since: Instant | None = Field(default=None, alias="from", description="From this instant on.")
+    until: Instant | None = Field(default=None, alias="to", description="Before this instant.")
+    format: Format | None = Field(
+        default=None, description="csv: all of it, whatever the limit; or `Accept: text/csv`."
+    )
+
+    def filter(self, user_id: UUID) -> UsageFilter:
+        wanted = self.model_dump(exclude={"limit", "cursor", "format"})
+        return UsageFilter(user_id=user_id, **wanted)
+
+
+_COLUMNS = tuple(Call.model_fields)
+
+
+@router.get("/usage", summary="Your calls", response_model=Listing[Call], responses=spreadsheet.CSV)
+async def list_usage(
+    wanted: Annotated[CallList, Query()], request: Request, user_id: Reader, held: Held
+) -> Listing[Call] | Response:
+    """Newest first, some seconds behind the calls themselves. Takes an API key too."""
+
+    async def page(cursor: str | None, limit: int) -> Listing[Call]:
+        async with held.database.read() as connection:
+            found = await history.list_usage(connection, wanted.filter(user_id), cursor=cursor, limit=limit)
+        return listing(found, lambda row: receipt(row, held.routes.get(row.endpoint)))
+
+    if spreadsheet.is_wanted(request, wanted.format):
+        return spreadsheet.answer(_COLUMNS, page, file_name="usage.csv")
+    return await page(wanted.cursor, wanted.limit)
+
+
+def receipt(row: UsageRow, route: Route | None) -> Call:
+    computed = explained(
+        route,
+        outcome=Outcome(row.outcome),
+        credits_charged=row.credits_charged,
+        items=row.product_count,
+        tokens=row.tokens_used,
+        response_time_ms=row.response_time_ms,
+    )
+    more: dict[str, Any] = {"computed": computed, "balance_after": row.metadata.get("balance_after")}
+    kept = {name: getattr(row, name) for name in _COLUMNS if name not in more}
+    return Call.model_validate(kept | more)

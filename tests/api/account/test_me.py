@@ -1,0 +1,120 @@
+"""One's own account: shown, changed, deleted."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+
+from gateway.clock import now
+from gateway.ledger import accounts, plans, subscriptions
+from gateway.ledger.plans import PlanTerms
+from policies.tokens import Purpose
+from tests.api.account.conftest import PASSWORD, Shop
+
+NEW = "another horse, another battery"
+
+
+async def test_a_profile_is_changed_in_the_fields_given_and_noted(shop: Shop) -> None:
+    customer = await shop.customer(name="Ada", company="Engines")
+    before = await customer.get("/me")
+    after = await customer.call("PATCH", "/me", json={"name": "Countess", "time_zone": "Europe/London"})
+    assert after == before | {"name": "Countess", "time_zone": "Europe/London"}
+    assert await customer.get("/me") == after
+    assert (await shop.audited(customer.id)) == ["account.change"]
+
+
+@pytest.mark.parametrize("field", ["role", "status", "email_verified_at", "credits", "id", "metadata"])
+async def test_nobody_grants_themselves_what_is_not_theirs_to_change(shop: Shop, field: str) -> None:
+    customer = await shop.customer()
+    refused = await customer.call("PATCH", "/me", json={field: "admin"}, status=422)
+    assert refused["errors"] == [{"field": field, "message": "no such field"}]
+
+
+async def test_a_new_address_takes_the_password_and_is_unverified(shop: Shop) -> None:
+    customer = await shop.customer(email_verified_at=now())
+    email = f"{uuid4().hex}@example.com"
+    for body in ({"email": email}, {"email": email, "password": "guess"}):
+        refused = await customer.call("PATCH", "/me", json=body, status=422)
+        assert [each["field"] for each in refused["errors"]] == ["password"]
+    after = await customer.call("PATCH", "/me", json={"email": email, "password": PASSWORD})
+    assert (after["email"], after["email_verified_at"]) == (email, None)
+    assert "account.verify_email" in await shop.told(customer.id)
+
+
+async def test_a_taken_address_is_a_conflict(shop: Shop) -> None:
+    customer, other = await shop.customer(), await shop.customer()
+    await customer.call("PATCH", "/me", json={"email": other.email.upper(), "password": PASSWORD}, status=409)
+
+
+async def test_a_changed_password_ends_the_other_sessions_and_not_this_one(shop: Shop) -> None:
+    customer = await shop.customer()
+    other = await shop.logged_in(customer.email)
+    change = {"current_password": PASSWORD, "new_password": NEW}
+    await customer.post("/me/password", change, status=204)
+    assert (await customer.client.get("/me")).status_code == 200
+    assert (await other.client.get("/me")).status_code == 401
+    await shop.call("/auth/login", {"email": customer.email, "password": PASSWORD}, status=401)
+    await shop.logged_in(customer.email, NEW)
+    assert "account.password_changed" in await shop.told(customer.id)
+
+
+async def test_a_password_is_changed_by_who_knows_it(shop: Shop) -> None:
+    customer = await shop.customer()
+    change = {"current_password": "guess", "new_password": NEW}
+    refused = await customer.post("/me/password", change, status=422)
+    assert refused["errors"] == [{"field": "current_password", "message": "is not your password"}]
+
+
+async def test_a_deleted_account_leaves_no_personal_data_and_opens_nothing(shop: Shop) -> None:
+    customer = await shop.customer(name="Ada Lovelace", company="Engines")
+    await customer.call("PATCH", "/me", json={"company": "Analytical"})  # which the audit log has
+    key = await customer.post("/me/keys", {"name": "Ada's laptop", "allowed_ips": ["203.0.113.9"]}, status=201)
+    await shop.call("/auth/forgot-password", {"email": customer.email}, status=202)
+    token = await shop.mailed_token(customer.id, Purpose.RESET_PASSWORD)
+    await customer.call("DELETE", "/me", status=204)
+    assert (await customer.client.get("/me")).status_code == 401
+    await shop.call("/auth/login", {"email": customer.email, "password": PASSWORD}, status=401)
+    await shop.call("/auth/refresh", {"refresh_token": customer.tokens["refresh_token"]}, status=401)
+    await shop.call("/auth/reset-password", {"token": token, "password": NEW}, status=422)
+    refused = await shop.client.get("/me/limits", headers={"x-api-key": key["key"]})
+    assert (refused.status_code, refused.json()["code"]) == (401, "key_revoked")
+    assert await _mentions(shop, customer.email, "Lovelace", "Analytical", "Ada's laptop", "203.0.113.9") == []
+
+
+async def test_the_address_of_a_deleted_account_is_free_again(shop: Shop) -> None:
+    customer = await shop.customer()
+    await customer.call("DELETE", "/me", status=204)
+    await shop.call("/auth/register", {"email": customer.email, "password": PASSWORD}, status=201)
+
+
+async def test_a_deleted_account_has_no_subscription_and_keeps_its_books(shop: Shop) -> None:
+    customer = await shop.customer()
+    async with shop.database.transaction() as connection:
+        plan = await plans.create(connection, PlanTerms(name=uuid4().hex, price=Decimal(0), credits_per_period=7))
+        begun = await subscriptions.start(connection, customer.id, plan_id=plan.id, now=now() - timedelta(days=1))
+    await customer.call("DELETE", "/me", status=204)
+    async with shop.database.read() as connection:
+        ended = await subscriptions.get(connection, begun.id)
+        booked = text("SELECT count(*) FROM credit_ledger WHERE user_id = :id")
+        assert (await connection.execute(booked, {"id": customer.id})).scalar_one() > 0
+        assert await accounts.get(connection, customer.id) is None
+    assert ended is not None
+    assert ended.status == "canceled"
+    assert await shop.told(customer.id) == ["account.deleted"]
+
+
+async def _mentions(shop: Shop, *words: str) -> list[str]:
+    """Where in the whole database any of these words stands."""
+    async with shop.database.read() as connection:
+        listed = text("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
+        tables = (await connection.execute(listed)).scalars().all()
+        found = []
+        for table in tables:
+            query = text(f"SELECT row_to_json(t)::text FROM {table} t")  # noqa: S608 - our own tables
+            rows = (await connection.execute(query)).scalars()
+            found += [f"{table}: {row}" for row in rows if any(word in row for word in words)]
+    return found
