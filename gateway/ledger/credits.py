@@ -313,9 +313,9 @@ _MOVE = text("""
 
 # What expired was lost to the account already, so a refund does not take it a second time.
 _CLAWABLE = text("""
-    SELECT g.amount, g.remaining, g.is_scheduled, g.amount + (
+    SELECT g.amount, g.remaining, g.is_scheduled, CASE WHEN g.metadata ? 'withdrawn' THEN 0 ELSE g.amount + (
            SELECT coalesce(sum(l.amount), 0)::bigint FROM credit_ledger l
-            WHERE l.grant_id = g.id AND l.kind IN ('expiry', 'clawback')) AS clawable
+            WHERE l.grant_id = g.id AND l.kind IN ('expiry', 'clawback')) END AS clawable
       FROM credit_grants g WHERE g.id = :grant_id
 """)
 
@@ -349,5 +349,5 @@ async def _post_grant(
 
 async def _shrink_scheduled(connection: AsyncConnection, grant_id: UUID, *, by: int, of: int) -> None:
     """One that is taken back whole never begins."""
-    shrunk = {"amount": of - by} if by < of else {"is_scheduled": False}
+    shrunk = {"amount": of - by} if by < of else {"is_scheduled": False, "metadata": {"withdrawn": True}}
     await connection.execute(update(credit_grants).where(credit_grants.c.id == grant_id).values(shrunk))

@@ -63,10 +63,15 @@ async def begin_period(
 
 async def carry_on(connection: AsyncConnection, subscription: StoredSubscription) -> None:
     """The subscription takes over a period under way, whose credits and usage stay as they are."""
-    kept = {"subscription_id": subscription.id, "next_credit_refill": subscription.current_period_end}
-    await connection.execute(
-        update(user_credits).where(user_credits.c.user_id == subscription.user_id).values(**kept, updated_at=func.now())
-    )
+    taken_over = {
+        "subscription_id": subscription.id,
+        "period_start": subscription.current_period_start,
+        "period_end": subscription.current_period_end,
+        "next_credit_refill": subscription.current_period_end,
+        "updated_at": func.now(),
+    }
+    is_its = user_credits.c.user_id == subscription.user_id
+    await connection.execute(update(user_credits).where(is_its).values(taken_over))
 
 
 async def extend_period(connection: AsyncConnection, subscription: StoredSubscription) -> None:
