@@ -48,6 +48,10 @@ class Family:
         """User and system time so far, of those that still live."""
         return sum(map(_cpu_seconds, self.pids))
 
+    def resident_bytes(self) -> int:
+        """Memory of those that still live, in bytes; a page that several share is split between them (PSS)."""
+        return sum(map(_resident_bytes, self.pids))
+
 
 def pids_running(family: Family, *words: str) -> Family:
     """Those of the family whose command line holds all words."""
@@ -67,6 +71,14 @@ def _children() -> dict[int, list[int]]:
 def _cpu_seconds(pid: int) -> float:
     fields = _stat(Path(f"/proc/{pid}/stat"))
     return (int(fields[11]) + int(fields[12])) / _TICKS if fields else 0.0
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        lines = _lines(f"/proc/{pid}/smaps_rollup")
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
 
 
 def _stat(path: Path) -> list[str]:

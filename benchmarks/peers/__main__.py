@@ -1,0 +1,66 @@
+"""`python -m benchmarks.peers [--only NAME ...] [--case NAME ...] [--rounds 5] [--seconds 4] [--python PATH]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections import defaultdict
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from benchmarks.peers import nginx, ours, packaged, report
+from benchmarks.peers.contender import Contender, PeerUnavailableError
+from benchmarks.peers.load import CASES, Sample, drive
+
+_STARTS = {
+    "nginx": nginx.bare,
+    "lua": nginx.lua,
+    "envoy": packaged.envoy,
+    "traefik": packaged.traefik,
+    "litellm": packaged.litellm,
+    "gateway": ours.gateway,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.peers", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=_STARTS, default=list(_STARTS))
+    parser.add_argument("--case", nargs="+", choices=[each.name for each in CASES], default=[c.name for c in CASES])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=4)
+    parser.add_argument("--python", default=sys.executable, help="the Python whose gateway is measured")
+    parser.add_argument("--chart", type=Path, help="where to write the SVG")
+    given = parser.parse_args()
+    starts = {**_STARTS, "gateway": partial(ours.gateway, python=given.python)}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        upstream = stack.enter_context(nginx.upstream(folder))
+        contenders: list[Contender] = []
+        for name in given.only:
+            try:
+                contenders.append(stack.enter_context(starts[name](folder, upstream)))
+            except PeerUnavailableError as missing:
+                print(f"{name} is left out: {missing}", file=sys.stderr)
+        samples = _rounds(contenders, given, folder)
+        report.markdown(samples, rounds=given.rounds, seconds=given.seconds)
+        if given.chart and "small JSON" in samples:
+            report.chart(samples["small JSON"], given.chart)
+
+
+def _rounds(contenders: list[Contender], given: argparse.Namespace, folder: Path) -> dict[str, dict[str, list[Sample]]]:
+    """By case and contender: one sample a round, all contenders taking turns; the first round only warms up."""
+    samples: dict[str, dict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
+    for case in (each for each in CASES if each.name in given.case):
+        taking_part = [each for each in contenders if case.name in each.cases]
+        for number in range(given.rounds + 1):
+            for each in taking_part:
+                sample = drive(each, case, folder, seconds=given.seconds if number else 0)
+                if number:
+                    samples[case.name][each.name].append(sample)
+    return samples
+
+
+if __name__ == "__main__":
+    main()

