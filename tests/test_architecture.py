@@ -21,12 +21,13 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "upstream": frozenset(),
     "billing": frozenset(),
     "embedded": frozenset(),
+    "notices": frozenset(),
     "config": frozenset(),
     "console": frozenset(),
     "processes": frozenset({"config", "embedded"}),
     "proxy": frozenset({"meter", "ledger", "upstream", "config"}),
     "api": frozenset({"meter", "ledger", "upstream", "config", "billing"}),
-    "workers": frozenset({"meter", "ledger", "upstream", "config", "billing"}),
+    "workers": frozenset({"meter", "ledger", "upstream", "config", "billing", "notices"}),
     "migrations": frozenset({"ledger"}),
 }
 # The composition root and the command line put the rooms together, so only they may import from all of them.

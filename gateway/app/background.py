@@ -8,6 +8,7 @@ from datetime import timedelta
 from importlib.metadata import version
 
 from gateway import metrics
+from gateway.app.notices import notice_workers
 from gateway.app.payments import payment_workers, providers_of
 from gateway.app.stores import BACKGROUND_TIMEOUT_SECONDS, open_stores
 from gateway.config import Config
@@ -39,6 +40,7 @@ async def background(config: Config) -> AsyncIterator[None]:
         providers = await stack.enter_async_context(providers_of(config))
         partitions = config.redis.partitions
         meter = Meter(link, partitions=partitions, owner="worker")
+        tellers = await stack.enter_async_context(notice_workers(config, database))
         workers: tuple[Worker, ...] = (
             GatheringWriter(UsageWriter(database, Journal(link, partitions))),
             HoldSweeper(meter, Holds(link, partitions)),
@@ -49,6 +51,7 @@ async def background(config: Config) -> AsyncIterator[None]:
             MetricsFlusher(),
             NightlyReconciliation(Reconciler(database, Audit(link, meter))),
             *payment_workers(config, database, providers),
+            *tellers,
             *_retention(config, database, link),
         )
         async with Runner(*workers):

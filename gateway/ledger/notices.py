@@ -100,10 +100,22 @@ async def erase(connection: AsyncConnection, user_id: UUID) -> None:
     await connection.execute(notices.delete().where(notices.c.user_id == user_id))
 
 
+async def tidy(connection: AsyncConnection, *, limit: int) -> int:
+    """Forgets notices of long ago, at most `limit`; says how many. Those that are noted once are kept."""
+    return (await connection.execute(_TIDY, {"limit": limit})).rowcount
+
+
 async def list_posted(connection: AsyncConnection, user_id: UUID) -> tuple[tuple[str, Mapping[str, Any]], ...]:
     """(kind, payload) of all that was noted for a user, oldest first."""
     query = select(notices.c.kind, notices.c.payload).where(notices.c.user_id == user_id).order_by(notices.c.id)
     return tuple((row.kind, row.payload) for row in await connection.execute(query))
+
+
+_TIDY = text("""
+    DELETE FROM notices WHERE id IN (
+        SELECT id FROM notices WHERE created_at < now() - interval '90 days' AND once IS NULL
+         ORDER BY created_at LIMIT :limit FOR UPDATE SKIP LOCKED)
+""")
 
 
 async def _mark(connection: AsyncConnection, delivery: Delivery, marks: Mapping[str, Any]) -> None:

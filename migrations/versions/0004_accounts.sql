@@ -79,6 +79,8 @@ CREATE TABLE notices (
     CONSTRAINT uq_notices_user_id_once UNIQUE (user_id, once)
 );
 
+CREATE INDEX ix_notices_created_at ON notices (created_at) WHERE once IS NULL;
+
 COMMENT ON TABLE notices IS 'What happened that someone should be told, written with the change itself';
 COMMENT ON COLUMN notices.kind IS 'Such as credits.threshold';
 COMMENT ON COLUMN notices.once IS 'What is noted once for each user, such as a threshold of a period; NULL: each time';

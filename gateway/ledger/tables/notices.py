@@ -21,6 +21,8 @@ notices = Table(
     Column("once", Text, comment="What is noted once for each user, such as a threshold of a period; NULL: each time"),
     created_at(),
     UniqueConstraint("user_id", "once"),
+    # Tidying up.
+    Index("ix_notices_created_at", "created_at", postgresql_where=text("once IS NULL")),
     CheckConstraint("jsonb_typeof(payload) = 'object'", name="payload_is_an_object"),
     comment="What happened that someone should be told, written with the change itself",
 )

@@ -1,0 +1,25 @@
+"""Forgets what can no longer open or slow down anything: sessions, tokens and throttles that are over."""
+
+from __future__ import annotations
+
+from gateway.ledger import notices, one_time_tokens, sessions, throttles
+from gateway.ledger.session import Database
+
+BATCH = 1000
+
+
+class Tidier:
+    """Some at a time, so that nobody waits for its locks."""
+
+    idle_seconds = 600.0
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def run_once(self) -> int:
+        """Gives how much was forgotten."""
+        async with self._database.transaction() as connection:
+            forgotten = await sessions.tidy(connection, limit=BATCH)
+            forgotten += await one_time_tokens.tidy(connection)
+            forgotten += await throttles.tidy(connection, limit=BATCH)
+            return forgotten + await notices.tidy(connection, limit=BATCH)
