@@ -10,15 +10,18 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from gateway import metrics
 from gateway.clock import monotonic_seconds
+from gateway.ledger import keys as key_ledger
 from gateway.ledger import principals as ledger
 from gateway.ledger.session import Database, DatabaseUnavailable
 from gateway.meter.keys import AccountKeys
 from gateway.meter.meter import Meter
 from gateway.metrics import BufferedCounter
+from gateway.proxy.foreign_keys import ForeignKeys
 from policies import keys, records
 from policies.limits import Limits, limits_of, policy_field, remaining_template
 from policies.model import FeatureValue, Plan, Principal, Refusal, Refused, Subscription
@@ -60,7 +63,9 @@ class Principals:
         self._database = database
         self._meter = meter
         self._prefix = prefix
-        self._peppers = [peppers[version] for version in sorted(peppers, reverse=True)]
+        self._peppers = peppers
+        self._pepper = peppers[max(peppers)]
+        self._foreign_keys = ForeignKeys(database, own_beginning=f"{prefix}_live_".encode())
         self._max_entries = max_entries
         self._max_age_seconds = max_age_seconds
         self._max_stale_seconds = max_stale_seconds
@@ -77,9 +82,9 @@ class Principals:
 
     async def get(self, key: bytes) -> Caller:
         """The caller behind a key as sent; raises Refused for a malformed or unknown one."""
-        if not keys.is_well_formed(self._prefix, key):
+        if not keys.is_well_formed(self._prefix, key) and not await self._may_be_foreign(key):
             raise _unknown()
-        digest = keys.digest(key, self._peppers[0])
+        digest = keys.digest(key, self._pepper)
         entry = self._entries.get(digest)
         if isinstance(entry, Caller):
             self._entries.move_to_end(digest)
@@ -97,7 +102,7 @@ class Principals:
     async def reload(self, key: bytes) -> Caller:
         """The caller as PostgreSQL has it now, after the meter said that what we knew is stale."""
         self._stale.inc()
-        return await self._load(key, keys.digest(key, self._peppers[0]))
+        return await self._load(key, keys.digest(key, self._pepper))
 
     async def confirm(self, key: bytes, caller: Caller) -> Caller:
         """The same caller if what we know of it is current, else the newer one. Asked before a refusal is final."""
@@ -138,10 +143,10 @@ class Principals:
         return caller
 
     async def _read(self, key: bytes, digest: bytes) -> Caller | None:
-        principal = None
+        principal, known_by = None, b""
         async with self._database.read() as connection:
-            for pepper in self._peppers:
-                principal = await ledger.find_principal(connection, keys.digest(key, pepper))
+            for known_by in keys.lookup_digests(self._prefix, key, self._peppers):
+                principal = await ledger.find_principal(connection, known_by)
                 if principal is not None:
                     break
             if principal is not None and principal.catalogue_version > self._catalogue.version:
@@ -149,9 +154,24 @@ class Principals:
         if principal is None:
             self._remember(digest, monotonic_seconds() + NEGATIVE_SECONDS)
             return None
+        if known_by == keys.foreign_digest(key):
+            await self._adopt(known_by, digest)
         caller = self._caller(principal, digest)
         self._remember(digest, caller)
         return caller
+
+    async def _may_be_foreign(self, key: bytes) -> bool:
+        try:
+            return await self._foreign_keys.may_be(key)
+        except DatabaseUnavailable:
+            raise _unreadable() from None
+
+    async def _adopt(self, known_by: bytes, digest: bytes) -> None:
+        """Keeps an imported key under our pepper from its first use on; if that fails, from a later one."""
+        with suppress(DatabaseUnavailable):
+            async with self._database.transaction() as connection:
+                version = max(self._peppers)
+                await key_ledger.adopt(connection, known_by=known_by, key_hash=digest, pepper_version=version)
 
     def _loaded(self, digest: bytes, load: asyncio.Task[Caller | None]) -> None:
         self._loads.pop(digest, None)

@@ -26,6 +26,7 @@ from gateway.meter.audit import Audit
 from gateway.meter.link import Link
 from gateway.meter.meter import SCRIPTS, Admission, Meter
 from gateway.workers.outbox import OutboxPublisher
+from policies import records
 from policies.limits import Limits
 from policies.model import Price, Route
 
@@ -117,7 +118,7 @@ class Office:
             amount=0,
             required=0,
             limits=UNLIMITED,
-            head="",
+            head=head_of(user_id),
         )
 
     async def balance(self, user_id: str) -> int:
@@ -125,6 +126,11 @@ class Office:
             found = await credits.balance(connection, UUID(user_id))
         assert found is not None
         return found.current_credits
+
+
+def head_of(user_id: str) -> str:
+    """The head of a call's record, as far as a reconciliation reads it."""
+    return records.head(*(user_id if column == "user_id" else None for column in records.HEAD_COLUMNS))
 
 
 @pytest.fixture(scope="package")
