@@ -32,6 +32,7 @@ class FakeStripe:
         self.objects: dict[str, Object] = {}
         self.events: list[Object] = []
         self.meter_events: dict[str, Object] = {}
+        self._heard = 0
         self._answers: dict[str, Object] = {}
         self._numbers = itertools.count(1)
         self.app = Starlette(
@@ -39,6 +40,11 @@ class FakeStripe:
         )
 
     # What needs a person or time.
+
+    def unheard(self) -> list[Object]:
+        """The events since this was asked last."""
+        heard, self._heard = self._heard, len(self.events)
+        return self.events[heard:]
 
     def complete(self, session_id: str) -> None:
         """The buyer pays at the checkout."""
@@ -142,9 +148,7 @@ class FakeStripe:
         makers: dict[str, Callable[[Object], Object]] = {
             "customers": lambda wish: self._new("cus", "customer", email=wish["email"], metadata=wish["metadata"]),
             "checkout/sessions": self._session,
-            "billing_portal/sessions": lambda _: self._new(
-                "bps", "billing_portal.session", url="https://portal.test"
-            ),
+            "billing_portal/sessions": lambda _: self._new("bps", "billing_portal.session", url="https://portal.test"),
             "refunds": lambda wish: self._asked_refund(wish["payment_intent"], wish.get("amount")),
             "billing/meter_events": self._meter_event,
         }
