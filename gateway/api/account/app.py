@@ -29,7 +29,7 @@ from policies.model import Route
 # Far above any body of this API and any event of a payment provider.
 MAX_BODY_BYTES = 1024 * 1024
 
-# Each module's `router` holds full paths. All must begin with a segment that gateway/config/reserved.py keeps for us.
+# Each module's `router` holds full paths. All must begin with a segment that gateway/config/local.py keeps for us.
 _NOUNS: tuple[ModuleType, ...] = (auth, recovery, me, keys, usage, history, ledger, limits, quote)
 
 

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from dataclasses import replace
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from gateway.api import spreadsheet
 from gateway.api.account.callers import Reader
-from gateway.api.account.collaborators import Held
+from gateway.api.account.collaborators import Collaborators, Held
+from gateway.api.errors import Invalid
 from gateway.api.fields import Instant, Line
 from gateway.api.openapi import SIGNED_IN
 from gateway.api.shapes import Listing, Paging, Shown, listing
-from gateway.api.spreadsheet import Format
-from gateway.ledger import history
+from gateway.api.spreadsheet import Format, NextPage
+from gateway.clock import now
+from gateway.ledger import analytics, history
+from gateway.ledger.analytics import MAX_SPAN, Dimension
 from gateway.ledger.history import UsageFilter, UsageRow
 from policies.model import Outcome, Route
 from policies.receipts import explained
+
+DEFAULT_SPAN = timedelta(days=30)
+_DIMENSION = "|".join((Dimension.DAY, Dimension.ENDPOINT, Dimension.PLAN))
+GroupBy = Annotated[str, StringConstraints(pattern=rf"^({_DIMENSION})(,({_DIMENSION})){{0,2}}$")] | None
 
 router = APIRouter(prefix="/me", tags=["usage"], responses=SIGNED_IN)
 
@@ -56,6 +64,23 @@ class Call(Shown):
     client_request_id: str | None
 
 
+class CallGroup(Shown):
+    """The calls that share what they are grouped by; null where they are not grouped by it. Days are those of UTC."""
+
+    day: date | None
+    endpoint: str | None
+    plan_id: str | None
+    requests: int
+    succeeded: int
+    credits_charged: int
+    product_count: int
+    tokens_used: int
+    cost_usd: Decimal
+    request_bytes: int
+    response_bytes: int
+    response_time_ms: int | None = Field(description="The mean.")
+
+
 class CallList(Paging):
     endpoint: Line | None = Field(default=None, description="The route's name.")
     outcome: Outcome | None = None
@@ -66,27 +91,79 @@ class CallList(Paging):
     )
 
     def filter(self, user_id: UUID) -> UsageFilter:
-        wanted = self.model_dump(exclude={"limit", "cursor", "format"})
+        wanted = self.model_dump(exclude={"limit", "cursor", "format", "group_by"})
         return UsageFilter(user_id=user_id, **wanted)
 
 
+class CallSums(CallList):
+    group_by: GroupBy = Field(
+        default=None,
+        examples=["day,endpoint"],
+        description=f"Sums instead of calls, over {MAX_SPAN.days} days at most and the last {DEFAULT_SPAN.days} unless "
+        "`from` says otherwise: any of day, endpoint, plan, separated by commas, in the order to sort by.",
+    )
+
+    def dimensions(self) -> list[Dimension]:
+        names = (self.group_by or "").split(",")
+        if len(set(names)) != len(names):
+            raise Invalid("group_by", "each may be named once")
+        return [Dimension(name) for name in names]
+
+    def span(self, user_id: UUID) -> UsageFilter:
+        """With both ends, so that no more is summed than may be. Raises Invalid."""
+        until = self.until or now()
+        since = self.since or until - DEFAULT_SPAN
+        if not timedelta(0) <= until - since <= MAX_SPAN:
+            raise Invalid("from", f"must be before `to`, by {MAX_SPAN.days} days at most")
+        return replace(self.filter(user_id), since=since, until=until)
+
+
 _COLUMNS = tuple(Call.model_fields)
+_SUMS = tuple(CallGroup.model_fields)
 
 
-@router.get("/usage", summary="Your calls", response_model=Listing[Call], responses=spreadsheet.CSV)
+@router.get(
+    "/usage",
+    summary="Your calls, or their sums",
+    response_model=Listing[CallGroup] | Listing[Call],
+    responses=spreadsheet.CSV,
+)
 async def list_usage(
-    wanted: Annotated[CallList, Query()], request: Request, user_id: Reader, held: Held
-) -> Listing[Call] | Response:
-    """Newest first, some seconds behind the calls themselves. Takes an API key too."""
+    wanted: Annotated[CallSums, Query()], request: Request, user_id: Reader, held: Held
+) -> Listing[CallGroup] | Listing[Call] | Response:
+    """Newest first, some seconds behind the calls themselves. With `group_by`, sums in ascending order of it.
 
+    Takes an API key too.
+    """
+    page = _calls(wanted, user_id, held) if wanted.group_by is None else _sums(wanted, user_id, held)
+    if spreadsheet.is_wanted(request, wanted.format):
+        columns = _COLUMNS if wanted.group_by is None else _SUMS
+        return spreadsheet.answer(columns, page, file_name="usage.csv")
+    return await page(wanted.cursor, wanted.limit)
+
+
+def _calls(wanted: CallSums, user_id: UUID, held: Collaborators) -> NextPage:
     async def page(cursor: str | None, limit: int) -> Listing[Call]:
         async with held.database.read() as connection:
             found = await history.list_usage(connection, wanted.filter(user_id), cursor=cursor, limit=limit)
         return listing(found, lambda row: receipt(row, held.routes.get(row.endpoint)))
 
-    if spreadsheet.is_wanted(request, wanted.format):
-        return spreadsheet.answer(_COLUMNS, page, file_name="usage.csv")
-    return await page(wanted.cursor, wanted.limit)
+    return page
+
+
+def _sums(wanted: CallSums, user_id: UUID, held: Collaborators) -> NextPage:
+    """What is asked for is checked here, before an answer begins."""
+    by, within = wanted.dimensions(), wanted.span(user_id)
+
+    async def page(cursor: str | None, limit: int) -> Listing[CallGroup]:
+        async with held.database.read() as connection:
+            try:
+                found = await analytics.group_usage(connection, within, by, cursor=cursor, limit=limit)
+            except analytics.TooMuch:
+                raise Invalid("from", "this takes too long to sum; ask for fewer days") from None
+        return listing(found, CallGroup.model_validate)
+
+    return page
 
 
 def receipt(row: UsageRow, route: Route | None) -> Call:

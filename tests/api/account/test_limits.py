@@ -1,0 +1,153 @@
+"""What is left, and what a call would cost: looked at and left alone."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from gateway.clock import now
+from gateway.ledger import plans, principals, subscriptions
+from gateway.ledger.plans import PlanTerms
+from policies.limits import limits_of
+from tests.api.account.conftest import Customer, Shop
+
+TERMS: dict[str, Any] = {
+    "credits_per_period": 10,
+    "requests_per_minute": 5,
+    "requests_per_hour": 50,
+    "max_concurrent_requests": 2,
+    "max_products_per_batch": 4,
+    "features": {"analysis": True},
+}
+
+
+@pytest.fixture
+async def subscriber(shop: Shop) -> Customer:
+    customer = await shop.customer()
+    async with shop.database.transaction() as connection:
+        terms = PlanTerms(name=f"plan-{uuid4().hex}", price=Decimal(0), **TERMS)
+        plan = await plans.create(connection, terms)
+        await subscriptions.start(connection, customer.id, plan_id=plan.id, now=now())
+    return customer
+
+
+async def test_an_account_at_rest_has_all_of_its_plan(subscriber: Customer) -> None:
+    left = await subscriber.get("/me/limits")
+    assert [(each["name"], each["limit"], each["remaining"]) for each in left["limits"]] == [
+        ("minute", 5, 5),
+        ("hour", 50, 50),
+    ]
+    assert left["in_flight"] == {"limit": 2, "current": 0}
+    assert (left["credits"]["remaining"], left["credits"]["used_this_period"]) == (10, 0)
+    assert left["features"] == {"analysis": True}
+    assert left["subscription_status"] == "active"
+
+
+async def test_an_account_without_a_subscription_has_no_limits_and_no_plan(shop: Shop) -> None:
+    customer = await shop.customer()
+    left = await customer.get("/me/limits")
+    assert (left["plan"], left["limits"], left["credits"]["remaining"]) == (None, [], 0)
+
+
+async def test_a_call_under_way_is_seen_by_limits_at_once(shop: Shop, subscriber: Customer) -> None:
+    await _admitted(shop, subscriber, amount=3)
+    left = await subscriber.get("/me/limits")
+    assert [each["remaining"] for each in left["limits"]] == [4, 49]
+    # A window is given back in steps of a sixtieth.
+    assert all(0 < each["reset_seconds"] <= each["window_seconds"] * 61 / 60 for each in left["limits"])
+    assert left["in_flight"]["current"] == 1
+    assert left["credits"]["remaining"] == 7
+
+
+@pytest.mark.parametrize(
+    ("asked", "credits", "price"),
+    [
+        ({"route": "analyze"}, 1, "1 credit per call"),
+        ({"route": "generate", "units": 3}, 6, "2 credits per item x 3 items"),
+        ({"route": "generate", "body": {"products": ["lamp", "chair"]}}, 4, "2 credits per item x 2 items"),
+        ({"route": "generate"}, 2, "2 credits per item x 1 item"),
+    ],
+)
+async def test_a_quote_says_what_a_call_would_cost(
+    subscriber: Customer, asked: dict[str, Any], credits: int, price: str
+) -> None:
+    quoted = await subscriber.post("/me/quote", asked)
+    assert (quoted["admitted"], quoted["credits"], quoted["price"]) == (True, credits, price)
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "status"),
+    [
+        ({"route": "generate", "units": 4}, None, None),
+        ({"route": "generate", "units": 5}, "batch_too_large", 422),
+        ({"route": "analyze", "body_bytes": 1001}, "payload_too_large", 413),
+    ],
+)
+async def test_a_quote_says_which_refusal_a_call_would_meet(
+    subscriber: Customer, asked: dict[str, Any], code: str | None, status: int | None
+) -> None:
+    quoted = await subscriber.post("/me/quote", asked)
+    assert (quoted["admitted"], quoted["code"], quoted["status"]) == (code is None, code, status)
+
+
+async def test_a_quote_knows_what_was_spent_and_changes_nothing(shop: Shop, subscriber: Customer) -> None:
+    await _admitted(shop, subscriber, amount=5)
+    before = await subscriber.get("/me/limits")
+    for _ in range(10):
+        quoted = await subscriber.post("/me/quote", {"route": "generate", "units": 3})
+        assert (quoted["admitted"], quoted["code"], quoted["balance"]) == (False, "insufficient_credits", 5)
+    after = await subscriber.get("/me/limits")
+    for left in (before, after):
+        for each in left["limits"]:
+            del each["reset_seconds"]  # time goes by
+    assert after == before
+
+
+async def test_a_quote_of_a_key_minds_its_permissions_and_its_state(subscriber: Customer) -> None:
+    key = await subscriber.post("/me/keys", {"allowed_ips": ["203.0.113.9/32"]}, status=201)
+    asked = {"route": "analyze", "key_id": key["id"]}
+    assert (await subscriber.post("/me/quote", asked))["code"] == "ip_not_allowed"
+    await subscriber.post(f"/me/keys/{key['id']}/revoke")
+    assert (await subscriber.post("/me/quote", asked))["code"] == "key_revoked"
+
+
+async def test_a_quote_of_nothing_that_is_served_is_not_found(subscriber: Customer) -> None:
+    refused = await subscriber.post("/me/quote", {"route": "nope"}, status=404)
+    assert refused["detail"] == "There is no route nope."
+
+
+async def test_a_body_that_cannot_be_counted_is_named(subscriber: Customer) -> None:
+    refused = await subscriber.post("/me/quote", {"route": "generate", "body": {"items": []}}, status=422)
+    assert [each["field"] for each in refused["errors"]] == ["body"]
+
+
+async def _admitted(shop: Shop, customer: Customer, *, amount: int) -> None:
+    """A call that is under way."""
+    async with shop.database.read() as connection:
+        account = await principals.find_account(connection, customer.id)
+        balance = await principals.load_balance(connection, customer.id)
+        catalogue = await principals.catalogue(connection)
+    assert account is not None
+    assert account.subscription is not None
+    assert balance is not None
+    keys = shop.meter.keys(customer.id)
+    await shop.meter.load(
+        keys,
+        account_version=balance.account_version,
+        credit_seq=balance.credit_seq,
+        balance=balance.current_credits,
+        catalogue_version=catalogue.version,
+    )
+    await shop.meter.admit(
+        keys,
+        request_id=str(uuid4()),
+        account_version=balance.account_version,
+        catalogue_version=catalogue.version,
+        amount=amount,
+        required=amount,
+        limits=limits_of(account.subscription.plan),
+        head="",
+    )
