@@ -16,6 +16,7 @@ from starlette.types import Scope
 from gateway.api.errors import Busy, Conflict, Invalid, NotAuthenticated, NotInScope, Suspended, Throttled
 from gateway.api.till import PaymentsNotConfigured
 from gateway.billing.provider import InvalidWebhook, ProviderRefused, ProviderUnavailable
+from gateway.ledger.contracts import IllegalTransition
 from gateway.ledger.errors import AlreadyExists, InUse, InvalidValue, NotFound
 from gateway.ledger.provider_news import Mismatch
 from gateway.ledger.rows import InvalidCursor
@@ -123,6 +124,7 @@ _TAKEN = {
     "uq_subscription_plans_stripe_price_id": "Another plan has this stripe_price_id.",
     "uq_subscription_plans_lemon_squeezy_variant_id": "Another plan has this lemon_squeezy_variant_id.",
     "uq_subscriptions_current": "The user has a current subscription; cancel that one at once before starting another.",
+    "uq_subscriptions_trial": "The account has had its one trial; subscribe without.",
     "uq_permissions_name": "There is a permission of this name already.",
 }
 
@@ -143,6 +145,7 @@ _READINGS: Mapping[type[Exception], Callable[[Any, Request], Answer]] = {
     RequestValidationError: _unparsable,
     HTTPException: _http,
     Conflict: lambda error, _: Answer("conflict", str(error)),
+    IllegalTransition: lambda error, _: Answer("conflict", str(error), {"legal": list(error.illegal.legal)}),
     Mismatch: lambda error, _: Answer("conflict", str(error)),
     PaymentsNotConfigured: lambda error, _: Answer("payments_not_configured", str(error)),
     ProviderRefused: lambda error, _: Answer("payment_refused", str(error)),

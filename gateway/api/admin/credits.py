@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from fastapi import APIRouter, Query
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from gateway.api.admin.collaborators import TheDesk
 from gateway.api.admin.users import existing_user
@@ -29,6 +29,7 @@ class Grant(Shown):
     priority: int = Field(description="Lower burns first.")
     effective_at: datetime
     expires_at: datetime | None
+    is_scheduled: bool = Field(description="Its time has not come: it is in no balance yet.")
     reason: str | None
     created_at: datetime
 
@@ -49,6 +50,7 @@ class Credits(Shown):
 
 class CreditsWithGrants(Credits):
     grants: list[Grant] = Field(description="What is left of them, in the order it will burn.")
+    scheduled: list[Grant] = Field(description="Those whose time has not come, the next first.")
 
 
 class LedgerEntry(Shown):
@@ -68,7 +70,17 @@ class NewGrant(Given):
     amount: PositiveCredits = Field(examples=[100])
     reason: Line = Field(examples=["goodwill after an outage"], description="Stands in the ledger for ever.")
     source: Source = "admin"
+    priority: Annotated[int, Field(strict=True, ge=0, le=32767)] | None = Field(
+        default=None, description="Lower burns first. By source: plan and trial 10, promo 20, admin 30, purchase 50."
+    )
+    effective_at: FutureInstant | None = Field(default=None, description="null: now. Until then it cannot be spent.")
     expires_at: FutureInstant | None = Field(default=None, description="null: never.")
+
+    @model_validator(mode="after")
+    def _ends_after_it_begins(self) -> Self:
+        if self.effective_at is not None and self.expires_at is not None and self.expires_at <= self.effective_at:
+            raise ValueError("expires_at must be after effective_at")
+        return self
 
 
 class Adjustment(Given):
@@ -89,16 +101,28 @@ async def get_credits(user_id: UUID, desk: TheDesk) -> CreditsWithGrants:
         await existing_user(connection, user_id)
         balance = Credits.model_validate(await credits.balance(connection, user_id))
         grants = [Grant.model_validate(grant) for grant in await credits.open_grants(connection, user_id)]
-    return CreditsWithGrants(**balance.model_dump(), grants=grants)
+        scheduled = [Grant.model_validate(grant) for grant in await credits.scheduled_grants(connection, user_id)]
+    return CreditsWithGrants(**balance.model_dump(), grants=grants, scheduled=scheduled)
 
 
 @router.post("/credits/grant", status_code=201, summary="Give a user credits")
-async def grant_credits(user_id: UUID, given: NewGrant, desk: TheDesk) -> LedgerEntry:
-    """They can be spent from the very next request on; a debt is settled first."""
+async def grant_credits(user_id: UUID, given: NewGrant, desk: TheDesk) -> LedgerEntry | Grant:
+    """They can be spent from the very next request on; a debt is settled first.
+
+    With `effective_at` the answer is the grant that begins then; the ledger has it once it does.
+    """
+    granted: LedgerEntry | Grant
     async with desk.change() as change:
         await existing_user(change.connection, user_id)
-        entry = await credits.grant(change.connection, user_id, actor=change.actor, **given.model_dump())
-        granted = LedgerEntry.model_validate(entry)
+        terms = given.model_dump(exclude={"effective_at"})
+        if given.effective_at is None:
+            entry = await credits.grant(change.connection, user_id, actor=change.actor, **terms)
+            granted = LedgerEntry.model_validate(entry)
+        else:
+            planned = await credits.schedule(
+                change.connection, user_id, actor=change.actor, effective_at=given.effective_at, **terms
+            )
+            granted = Grant.model_validate(planned)
         await change.note("credits.grant", "user", entity_id=user_id, after=granted, reason=given.reason)
     return granted
 

@@ -137,6 +137,15 @@ class PlanPatch(Patch):
     lemon_squeezy_product_id: Line | None = None
     is_active: Flag = unset()
     sort_order: Count = unset()
+    subscribers: Literal["migrate", "keep"] = Field(
+        default="migrate",
+        description="migrate: the change is for everyone, at once. keep: who is on the plan keeps the version it has,"
+        " until `POST /plans/{plan}/migrate`.",
+    )
+
+
+class Migration(Shown):
+    migrated: int = Field(description="How many subscriptions kept an older version until now.")
 
 
 @router.get("", summary="List plans")
@@ -166,9 +175,10 @@ async def get_plan(plan: Line, desk: TheDesk) -> Plan:
 
 @router.patch("/{plan}", summary="Change a plan", responses=UNKNOWN | CONFLICTS)
 async def change_plan(plan: Line, patch: PlanPatch, desk: TheDesk) -> Plan:
-    """Limits and features hold for all its subscribers from their next request on."""
+    """Limits and features hold for all its subscribers from their next request on, unless they are to keep theirs."""
     changes = patch.changes()
     permissions = changes.pop("permissions", None)
+    subscribers = changes.pop("subscribers", "migrate")
     if "tiers" in changes:
         changes["tiers"] = _tiers(patch.tiers)
     async with desk.change() as change:
@@ -177,9 +187,23 @@ async def change_plan(plan: Line, patch: PlanPatch, desk: TheDesk) -> Plan:
         found = await existing_plan(change.connection, plan)
         terms = _priced(replace(found.terms, **changes))
         with _references(patch.product_id):
-            after = shown(await plans.change(change.connection, found.id, terms, permissions=permissions))
+            changed = await plans.change(
+                change.connection, found.id, terms, permissions=permissions, subscribers=subscribers
+            )
+        after = shown(changed)
         await change.note("plans.change", "plan", entity_id=found.id, before=shown(found), after=after)
     return after
+
+
+@router.post("/{plan}/migrate", summary="Move subscribers of older versions to this one", responses=UNKNOWN)
+async def migrate_plan(plan: Line, desk: TheDesk) -> Migration:
+    """From their next request on. Whoever followed the plan anyway is on it already."""
+    async with desk.change() as change:
+        await bump_catalogue(change.connection)
+        found = await existing_plan(change.connection, plan)
+        done = Migration(migrated=await plans.migrate(change.connection, found.id))
+        await change.note("plans.migrate", "plan", entity_id=found.id, after=done)
+    return done
 
 
 @router.delete("/{plan}", status_code=204, summary="Delete a plan", responses=UNKNOWN | CONFLICTS)

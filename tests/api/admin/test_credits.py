@@ -28,6 +28,19 @@ async def test_a_grant_is_in_the_balance_the_grants_and_the_book(office: Office)
     assert noted.items() >= {"action": "credits.grant", "reason": "welcome", "after": entry}.items()
 
 
+async def test_a_grant_of_a_later_time_waits_for_it(office: Office) -> None:
+    user = await office.a_user()
+    begins, ends = ((now() + timedelta(days=days)).isoformat() for days in (1, 30))
+    given = {"amount": 9, "reason": "next month", "effective_at": begins, "expires_at": ends, "priority": 5}
+    planned = await office.post(f"/users/{user['id']}/credits/grant", given, status=201)
+    assert planned.items() >= {"is_scheduled": True, "remaining": 0, "amount": 9, "priority": 5}.items()
+    shown = await office.get(f"/users/{user['id']}/credits")
+    assert (shown["current_credits"], shown["grants"], shown["scheduled"]) == (0, [], [planned])
+    assert (await office.get(f"/users/{user['id']}/ledger"))["data"] == []
+    backwards = {**given, "effective_at": ends, "expires_at": begins}
+    await office.post(f"/users/{user['id']}/credits/grant", backwards, status=422)
+
+
 async def test_granted_credits_are_in_redis_before_the_answer(office: Office) -> None:
     user = await office.a_user()
     known = await office.heat(user["id"])
@@ -59,6 +72,8 @@ async def test_an_adjustment_may_go_below_zero_and_back(office: Office) -> None:
         ("grant", {"reason": " "}, "reason"),
         ("grant", {"source": "thin air"}, "source"),
         ("grant", {"expires_at": "2020-01-01T00:00:00Z"}, "expires_at"),
+        ("grant", {"effective_at": "2020-01-01T00:00:00Z"}, "effective_at"),
+        ("grant", {"priority": -1}, "priority"),
         ("grant", {"actor": "me"}, "actor"),
         ("adjust", {"amount": 0}, "amount"),
         ("adjust", {"amount": -(10**12) - 1}, "amount"),

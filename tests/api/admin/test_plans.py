@@ -177,3 +177,27 @@ async def test_a_permission_is_granted_to_a_plan_and_withdrawn(office: Office, a
     assert (await office.get(f"/plans/{a_plan['id']}"))["permissions"] == []
     await office.call("PUT", f"/plans/{a_plan['id']}/permissions/nope", status=404)
     await office.call("PUT", f"/plans/nope/permissions/{name}", status=404)
+
+
+async def test_subscribers_keep_their_version_until_they_are_moved(office: Office, a_plan: dict[str, Any]) -> None:
+    user = await office.a_user(plan=a_plan["id"])
+    path = f"/plans/{a_plan['id']}"
+    changed = await office.call("PATCH", path, json={"credits_per_period": 5, "subscribers": "keep"})
+    kept = (await office.get(f"/users/{user['id']}"))["subscription"]
+    assert (kept["keeps_version"], kept["plan_version"]) == (True, a_plan["version"])
+    newcomer = (await office.a_user(plan=a_plan["id"]))["subscription"]
+    assert (newcomer["keeps_version"], newcomer["plan_version"]) == (False, changed["version"])
+    assert await office.post(f"{path}/migrate") == {"migrated": 1}
+    moved = (await office.get(f"/users/{user['id']}"))["subscription"]
+    assert (moved["keeps_version"], moved["plan_version"]) == (False, changed["version"])
+    assert await office.post(f"{path}/migrate") == {"migrated": 0}
+    await office.post("/plans/nope/migrate", status=404)
+
+
+async def test_a_change_for_everyone_ends_the_keeping(office: Office, a_plan: dict[str, Any]) -> None:
+    user = await office.a_user(plan=a_plan["id"])
+    path = f"/plans/{a_plan['id']}"
+    await office.call("PATCH", path, json={"credits_per_period": 5, "subscribers": "keep"})
+    changed = await office.call("PATCH", path, json={"credits_per_period": 6})
+    moved = (await office.get(f"/users/{user['id']}"))["subscription"]
+    assert (moved["keeps_version"], moved["plan_version"]) == (False, changed["version"])
