@@ -25,13 +25,16 @@ import uvloop
 from benchmarks.listener_cost import GET, ROUNDS, client, cost_microseconds, serve
 from gateway.app.child import tune_garbage_collection
 from gateway.proxy import inbound as reading
+from gateway.proxy.answer import answer_of
+from gateway.proxy.departures import client_of
+from gateway.proxy.forwarding import Destination, fields_towards
 from gateway.proxy.principals import identity_block
 from gateway.proxy.reply import Reply
 from gateway.proxy.router import Router
 from gateway.proxy.server import configure
 from gateway.request_ids import uuid7
 from gateway.upstream.balancer import Upstream
-from gateway.upstream.wire import Request
+from gateway.upstream.wire import NO_FIELDS, Request
 from policies.model import (
     Account,
     AccountStatus,
@@ -78,19 +81,24 @@ class Forwarder:
     """
 
     def __init__(self, upstream: Upstream) -> None:
-        self._upstream = upstream
+        self._destination = Destination(upstream)
         self._router = Router([ROUTE])
         self._identity = _identity()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG002 - ASGI
-        inbound = reading.read(scope)
-        reply = Reply(send, uuid7())
+        client = client_of(scope)
+        inbound = reading.read(scope, note=client.note)
+        reply = Reply(client, send, uuid7())
         self._router.match(inbound.method, inbound.raw_path)
-        block = inbound.passed + self._identity + reading.forwarded_block(inbound, reply.request_id)
-        response = await self._upstream.send(Request(inbound.method.encode(), inbound.target, block))
+        block = fields_towards(self._destination, inbound, self._identity, reply.request_id)
+        response = await self._destination.upstream.send(Request(inbound.method.encode(), inbound.target, block))
         try:
+            answer = answer_of(response.head)
             chunk = response.take()
-            await reply.start(response.status, response.headers, [])
+            if response.complete:
+                await reply.whole(response.status, answer.passed, chunk, NO_FIELDS)
+                return
+            await reply.start(response.status, response.headers, NO_FIELDS)
             while not response.complete:
                 await reply.body(chunk)
                 await response.more()

@@ -12,10 +12,10 @@ _MAX_LENGTH = 128
 def uuid7() -> str:
     """A new id: 48 bits of Unix milliseconds, version, 74 random bits; sorts by time. An id is no secret, so the bits
     come from the process's own generator, which the system seeds: 0.5 µs cheaper than asking the system each time."""
-    milliseconds = time.time_ns() // 1_000_000
     random = getrandbits(74)
     high, low = random >> 62, random & 0x3FFFFFFFFFFFFFFF
-    value = f"{milliseconds:012x}7{high:03x}{0x8000000000000000 | low:016x}"
+    milliseconds = time.time_ns() // 1_000_000
+    value = f"{milliseconds << 80 | (0x7000 | high) << 64 | 0x8000000000000000 | low:032x}"
     return f"{value[:8]}-{value[8:12]}-{value[12:16]}-{value[16:20]}-{value[20:]}"
 
 

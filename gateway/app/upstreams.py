@@ -10,6 +10,7 @@ from gateway.config import Upstream as UpstreamConfig
 from gateway.metrics import BufferedCounter, BufferedHistogram
 from gateway.proxy.forwarding import Destination
 from gateway.upstream.balancer import Probing, Upstream, tls_context
+from gateway.upstream.wire import header_block
 from policies.model import Outcome
 
 
@@ -33,7 +34,8 @@ def _destination(each: UpstreamConfig) -> Destination:
         observer=_upstream_series(each.name),
     )
     lines = [f"{name}: {value}\r\n" for name, value in each.headers.items()]
-    return Destination(upstream, "".join(lines).encode("latin-1"), tuple(name.encode() for name in each.headers))
+    block = header_block("".join(lines).encode("latin-1"))
+    return Destination(upstream, block, tuple(name.encode() for name in each.headers))
 
 
 class _UpstreamSeries:

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
-from typing import NamedTuple
-
-import structlog
-
 from gateway.clock import monotonic_seconds
+from gateway.proxy.answer import NOT_REPORTED, Answer
 from gateway.proxy.gate import Ticket
 from gateway.proxy.observers import File, FileObserver, UnitObserver, observe_units
 from gateway.proxy.settlement import Settlement, Settler
 from policies import pricing, records
 from policies.model import Outcome
-
-MAX_DIGITS = 12  # a report of more credits or tokens than this is a bug of the upstream's, not a bill
-MAX_COST_USD = 1_000_000  # numeric(12,6)
-_log = structlog.get_logger()
 
 
 class Call:
@@ -35,7 +27,7 @@ class Call:
         self.upstream_seconds: float | None = None
         self.files = files
         self.units: UnitObserver | None = None
-        self.reported = Reported()
+        self.reported = NOT_REPORTED
         self._settler = settler
         self._received_at = received_at
 
@@ -72,13 +64,12 @@ class Call:
         )
         return await self._settler.settle(settlement)
 
-    def observe_response(self, headers: list[tuple[bytes, bytes]]) -> None:
-        """Reads what the upstream reports of itself, and sets up counting where the price asks for it."""
-        fields = dict(headers)
-        self.reported = reported(fields)
+    def observe_response(self, answer: Answer) -> None:
+        """Takes what the upstream reports of itself, and sets up counting where the price asks for it."""
+        self.reported = answer.reported
         price = self.ticket.ask.match.route.price
         if price.unit == "token":
-            self.units = observe_units(price, fields.get(b"content-type", b""), fields.get(b"content-encoding", b""))
+            self.units = observe_units(price, answer.content_type, answer.content_encoding)
 
     def passed(self, chunk: bytes) -> None:
         """Notes a piece of the answer on its way to the client."""
@@ -125,42 +116,3 @@ class Call:
             file.sha256,
             records.text(file.content_type),
         )
-
-
-class Reported(NamedTuple):
-    """What the upstream says of a call in Gateway-Credits, -Tokens and -Cost-Usd; None where it does not."""
-
-    credits: int | None = None
-    tokens: int | None = None
-    cost_usd: Decimal | None = None
-
-
-def reported(fields: dict[bytes, bytes]) -> Reported:
-    """Reads the report; what is not a non-negative number is ignored, with a warning."""
-    return Reported(
-        _whole(fields.get(b"gateway-credits")),
-        _whole(fields.get(b"gateway-tokens")),
-        _money(fields.get(b"gateway-cost-usd")),
-    )
-
-
-def _whole(value: bytes | None) -> int | None:
-    if value is None:
-        return None
-    if not value.isdigit() or len(value) > MAX_DIGITS:
-        _log.warning("the upstream's report is not a whole number", value=value.decode("latin-1")[:40])
-        return None
-    return int(value)
-
-
-def _money(value: bytes | None) -> Decimal | None:
-    if value is None:
-        return None
-    try:
-        amount = Decimal(value.decode("ascii"))
-    except (InvalidOperation, UnicodeDecodeError):
-        amount = Decimal("NaN")
-    if not amount.is_finite() or not 0 <= amount < MAX_COST_USD:
-        _log.warning("the upstream's report is not an amount", value=value.decode("latin-1")[:40])
-        return None
-    return amount

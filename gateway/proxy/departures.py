@@ -1,6 +1,7 @@
 """What happens to a call whose client has left: its answer is drained for a while to learn what it cost.
 
-At most MAX_DRAINS calls are drained at a time; the next one is cut at once and charged its hold.
+At most MAX_DRAINS calls are drained at a time; the next one is cut at once and charged its hold. One that still waits
+for a connection to the upstream is cut as well, never sent, and charged nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from gateway.proxy.inbound import Note
 from gateway.upstream.tunnel import Wire
+from gateway.upstream.wire import HeaderBlock
 
 DRAIN_SECONDS = 10.0
 MAX_DRAINS = 100
@@ -21,6 +24,11 @@ class Client(Protocol):
     is_gone: bool
     on_gone: Callable[[], None] | None
     task: asyncio.Task[Any] | None  # that serves it; None where the server does not say
+    note: Note | None
+
+    @property
+    def answer(self) -> Callable[[int, HeaderBlock, bytes], None] | None:
+        """Answers whole and at once; None where the server takes an answer by ASGI only."""
 
     def abort(self) -> None:
         """Cuts the connection, so that an answer which broke off looks broken."""
@@ -35,6 +43,8 @@ class Unwatched:
     is_gone = False
     on_gone: Callable[[], None] | None = None
     task: asyncio.Task[Any] | None = None
+    note: Note | None = None
+    answer: Callable[[int, HeaderBlock, bytes], None] | None = None
 
     def abort(self) -> None:
         raise ConnectionAbortedError("the answer broke off")
@@ -54,9 +64,9 @@ class Departures:
     def __init__(self) -> None:
         self.draining = 0
 
-    def watch(self, client: Client) -> Watch:
-        """Watches a client while its task serves it."""
-        watch = Watch(self, client)
+    def watch(self, client: Client, is_worth_draining: Callable[[], bool]) -> Watch:
+        """Watches a client while its task serves it. What nobody has begun to answer is cut and not drained."""
+        watch = Watch(self, client, is_worth_draining)
         client.on_gone = watch.left
         if client.is_gone:
             watch.left()  # while the call was being admitted: nobody will say so again
@@ -66,14 +76,17 @@ class Departures:
 class Watch:
     """One client being watched. `is_cut` says that the task was cancelled because of it."""
 
-    def __init__(self, departures: Departures, client: Client) -> None:
+    __slots__ = ("_client", "_deadline", "_departures", "_is_worth_draining", "is_cut")
+
+    def __init__(self, departures: Departures, client: Client, is_worth_draining: Callable[[], bool]) -> None:
         self.is_cut = False
         self._departures = departures
         self._client = client
+        self._is_worth_draining = is_worth_draining
         self._deadline: asyncio.TimerHandle | None = None
 
     def left(self) -> None:
-        if self._departures.draining >= MAX_DRAINS:
+        if self._departures.draining >= MAX_DRAINS or not self._is_worth_draining():
             self._cut()
             return
         self._departures.draining += 1

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from gateway.clock import monotonic_seconds
 from gateway.problems import STATUS
 from gateway.proxy import websocket
+from gateway.proxy.answer import answer_of
 from gateway.proxy.bodies import ClientGone, PricedBody, Receive, StreamedBody
 from gateway.proxy.call import Call
 from gateway.proxy.departures import Client, Departures
-from gateway.proxy.gate import Ticket
-from gateway.proxy.inbound import forwarded_block
-from gateway.proxy.reply import Header, Reply, metering_headers
+from gateway.proxy.inbound import Inbound, request_block
+from gateway.proxy.reply import Reply, metering_block
 from gateway.upstream.balancer import Upstream
 from gateway.upstream.errors import UpstreamError
 from gateway.upstream.response import Response
 from gateway.upstream.tunnel import Tunnel
-from gateway.upstream.wire import Request
+from gateway.upstream.wire import NO_FIELDS, HeaderBlock, Request, header_block
 from policies.access import max_body_bytes
 from policies.model import Outcome, Refused
 
@@ -32,32 +32,39 @@ class Destination:
     """An upstream with the fields that the configuration sets towards it, which replace the client's own."""
 
     upstream: Upstream
-    header_block: bytes = b""
+    header_block: HeaderBlock = NO_FIELDS
     header_names: tuple[bytes, ...] = ()
 
 
 class Forwarding:
+    __slots__ = ("_call", "_client", "_departures", "_is_at_upstream", "_reply", "_request", "_streamed")
+
     def __init__(self, call: Call, reply: Reply, client: Client, departures: Departures) -> None:
         self._call = call
         self._reply = reply
         self._client = client
         self._departures = departures
         self._streamed: StreamedBody | None = None
+        self._request: Request | None = None
+        self._is_at_upstream = False
 
     async def run(self, destination: Destination, receive: Receive, priced: PricedBody | None) -> None:
         """Forwards, answers and settles. What fails by a fault of ours is left to the caller to settle."""
-        watch = self._departures.watch(self._client)
+        watch = self._departures.watch(self._client, self._is_worth_draining)
         try:
             if self._client.is_gone:
                 raise ClientGone
-            request = await self._request(destination, receive, priced)
+            request = self._request = await self._rendered(destination, receive, priced)
             self._call.forwarded_at = monotonic_seconds()
+            self._is_at_upstream = True
             response = await destination.upstream.send(request)
+            self._is_at_upstream = False
             try:
                 await (self._switch(response, destination) if response.status == 101 else self._deliver(response))
             finally:
                 response.close()
         except UpstreamError as error:
+            self._is_at_upstream = False
             await self._fail(error)
         except ClientGone:
             await self._settle(Outcome.CLIENT_ABORTED, self._reply.status or None)
@@ -70,11 +77,17 @@ class Forwarding:
         finally:
             watch.end()
 
-    async def _request(self, destination: Destination, receive: Receive, priced: PricedBody | None) -> Request:
+    def _is_worth_draining(self) -> bool:
+        """Not while it waits for a connection: then nothing of the request has left, and nothing of it will."""
+        return not self._is_at_upstream or self._request is None or self._request.is_sent
+
+    async def _rendered(self, destination: Destination, receive: Receive, priced: PricedBody | None) -> Request:
         ticket = self._call.ticket
         inbound = ticket.ask.inbound
         request = Request(
-            method=inbound.method.encode(), target=inbound.target, header_block=_header_block(ticket, destination)
+            inbound.method.encode(),
+            inbound.target,
+            fields_towards(destination, inbound, ticket.caller.identity_block, ticket.ask.request_id),
         )
         if priced is not None:
             request.body = priced.content
@@ -94,12 +107,12 @@ class Forwarding:
 
     async def _deliver(self, response: Response) -> None:
         call, status = self._call, response.status
-        call.observe_response(response.headers)
+        answer = answer_of(response.head)
+        call.observe_response(answer)
         chunk = response.take()
-        if response.complete:
+        if response.complete and call.ticket.ask.inbound.method != "HEAD":
             balance = await self._finish(status, chunk)
-            await self._reply.start(status, response.headers, self._metering(balance, call.charged))
-            await self._reply.end(chunk)
+            await self._reply.whole(status, answer.passed, chunk, self._metering(balance, call.charged))
             return
         await self._reply.start(status, response.headers, self._metering(None, call.known_charge(status)))
         while not response.complete:
@@ -114,12 +127,12 @@ class Forwarding:
     async def _switch(self, response: Response, destination: Destination) -> None:
         """From here on it is the client's and the upstream's own protocol; what it used is charged, whoever ends it."""
         call = self._call
-        call.observe_response(response.headers)
+        call.observe_response(answer_of(response.head))
         websocket.check_answer(call.ticket.ask.inbound, response.headers)
         if self._client.is_gone:
             raise ClientGone
         ours = self._metering(None, call.known_charge(response.status))
-        client = self._reply.switch(self._client, websocket.PROTOCOL, upstream_headers=response.headers, ours=ours)
+        client = self._reply.switch(websocket.PROTOCOL, upstream_headers=response.headers, ours=ours)
         tunnel = Tunnel(client, response.switched(), idle_timeout_seconds=destination.upstream.idle_timeout_seconds)
         try:
             try:
@@ -145,37 +158,41 @@ class Forwarding:
         """The body turned out larger than may pass, on its way."""
         status = self._reply.status or STATUS[refused.code]
         balance = await self._settle(Outcome.CLIENT_ABORTED, status, error_code=refused.code)
-        await self._answer_or_cut(refused, [*self._metering(balance, 0), (b"connection", b"close")])
+        await self._answer_or_cut(refused, self._metering(balance, 0), closes=True)
 
-    async def _answer_or_cut(self, refused: Refused, ours: list[Header]) -> None:
+    async def _answer_or_cut(self, refused: Refused, ours: HeaderBlock, *, closes: bool = False) -> None:
         if self._reply.status:
             self._client.abort()
         else:
-            await self._reply.problem(refused, ours)
+            await self._reply.problem(refused, ours, closes=closes)
 
     async def _settle(self, outcome: Outcome, status: int | None, *, error_code: str | None = None) -> int | None:
         call, streamed = self._call, self._streamed
         if streamed is not None:
             call.request_bytes = streamed.size_bytes
-        call.was_sent = call.forwarded_at is not None and (streamed is None or streamed.is_complete)
+        is_begun = self._request is not None and self._request.is_sent
+        call.was_sent = is_begun and (streamed is None or streamed.is_complete)
         return await call.settle(outcome, status, error_code=error_code)
 
-    def _metering(self, balance: int | None, charged: int | None) -> list[Header]:
+    def _metering(self, balance: int | None, charged: int | None) -> HeaderBlock:
         """Where the balance after settlement is not known, it is the one after admission less what is known."""
         ticket = self._call.ticket
         if balance is None:
             balance = ticket.admission.balance + (0 if charged is None else ticket.held - charged)
-        return metering_headers(ticket.caller, ticket.admission, remaining=balance, charged=charged)
+        return metering_block(ticket.caller, ticket.admission, remaining=balance, charged=charged)
 
 
-def _header_block(ticket: Ticket, destination: Destination) -> bytes:
-    inbound = ticket.ask.inbound
-    request_id = inbound.client_request_id or ticket.ask.request_id
-    passed = inbound.passed
-    for name in destination.header_names:
-        if b"\n" + name + b":" in b"\n" + passed:
-            passed = _without(passed, name)
-    return passed + ticket.caller.identity_block + forwarded_block(inbound, request_id) + destination.header_block
+def fields_towards(destination: Destination, inbound: Inbound, identity: bytes, request_id: str) -> HeaderBlock:
+    """All fields of a request but host and framing; `identity` are those that say who calls."""
+    rendered = inbound.rendered
+    if rendered.identity is not identity or rendered.upstream_block is not destination.header_block:
+        passed: bytes = inbound.passed
+        for name in destination.header_names:
+            if b"\n" + name + b":" in b"\n" + passed:
+                passed = _without(passed, name)
+        rendered.block = header_block(passed + identity + inbound.way + destination.header_block)
+        rendered.identity, rendered.upstream_block = identity, destination.header_block
+    return HeaderBlock(rendered.block + request_block(inbound, request_id))
 
 
 def _without(block: bytes, name: bytes) -> bytes:

@@ -19,12 +19,13 @@ from gateway.proxy.gate import Gate, Indeterminate, NotAdmitted, ask_of, give_ba
 from gateway.proxy.inbound import Inbound, Network
 from gateway.proxy.observers import observe_upload
 from gateway.proxy.principals import Caller, Principals
-from gateway.proxy.reply import Header, Reply, Send, metering_headers
+from gateway.proxy.reply import Reply, Send, metering_block
 from gateway.proxy.router import Match, Router
 from gateway.proxy.settlement import Settler
 from gateway.proxy.tally import Tally
 from gateway.request_ids import uuid7
 from gateway.upstream.balancer import Upstream
+from gateway.upstream.wire import NO_FIELDS
 from policies.model import Outcome, Refused
 
 _log = structlog.get_logger()
@@ -55,16 +56,15 @@ class Handler:
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         received_at = monotonic_seconds()
-        inbound = reading.read(scope, self._trusted_proxies)
+        client = client_of(scope)
+        inbound = reading.read(scope, self._trusted_proxies, client.note)
         request_id = uuid7()
-        reply = Reply(send, inbound.client_request_id or request_id)
+        reply = Reply(client, send, inbound.client_request_id or request_id)
         try:
-            await self._serve(
-                inbound, reply, request_id, received_at=received_at, receive=receive, client=client_of(scope)
-            )
+            await self._serve(inbound, reply, request_id, received_at=received_at, receive=receive, client=client)
         except Exception as error:
             _log.error("a request failed by a fault of the gateway", request_id=reply.request_id, exc_info=error)
-            await reply.fault(client_of(scope))
+            await reply.fault()
 
     async def _serve(
         self, inbound: Inbound, reply: Reply, request_id: str, *, received_at: float, receive: Receive, client: Client
@@ -117,9 +117,9 @@ class Handler:
         caller: Caller | None,
         received_at: float,
     ) -> None:
-        ours: list[Header] = []
+        ours = NO_FIELDS
         if isinstance(refused, NotAdmitted):
-            ours = metering_headers(refused.caller, refused.admission, remaining=refused.admission.balance, charged=0)
+            ours = metering_block(refused.caller, refused.admission, remaining=refused.admission.balance, charged=0)
         elif isinstance(refused, Indeterminate):
             self._settler.owe(give_back(refused))
         await reply.problem(refused, ours)

@@ -1,7 +1,8 @@
 """What a client sent, read in one pass: the fields the gateway acts on, and the block that goes on to the upstream.
 
-Fields are dropped, rewritten or passed by one table. What a client says about itself in `X-Gateway-*` or in
-`X-Forwarded-*` is never passed, in any spelling; hop-by-hop fields (RFC 9110 §7.6.1) and framing never cross over.
+Fields are dropped, rewritten or passed by one table, once for as long as a client repeats them. What a client says
+about itself in `X-Gateway-*` or in `X-Forwarded-*` is never passed, in any spelling; hop-by-hop fields (RFC 9110
+§7.6.1) and framing never cross over.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from random import getrandbits
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from gateway.request_ids import is_echoable
+from gateway.upstream.wire import HeaderBlock, header_block
 from policies.model import Refusal, Refused
 
 Network = IPv4Network | IPv6Network
@@ -80,10 +81,36 @@ _BEARER = b"bearer "
 _TRACEPARENT = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
 
 
-class Inbound(NamedTuple):
-    """One request as the gateway reads it.
+class Note(Protocol):
+    """Where a connection keeps what was made of its client's fields, for as long as they come again unchanged."""
 
-    `fields` holds what the gateway acts on, by lower-cased name; `passed` is the rendered block of end-to-end fields.
+    value: object
+
+
+class Trace(NamedTuple):
+    """A trace that a trusted proxy began: its id and flags in hexadecimal, and the line of its state, if any."""
+
+    id: str
+    flags: str
+    state: str
+
+
+class Rendered:
+    """The fields towards the upstream that are the same from one request to the next, and for whom they were made."""
+
+    __slots__ = ("block", "identity", "upstream_block")
+
+    def __init__(self) -> None:
+        self.identity: bytes | None = None
+        self.upstream_block: bytes | None = None
+        self.block = header_block(b"")
+
+
+class Inbound(NamedTuple):
+    """One request as the gateway reads it. All but its first line is shared by requests that repeat their fields.
+
+    `fields` holds what the gateway acts on, by lower-cased name; `passed` is the rendered block of end-to-end fields;
+    `way` that of the fields which say where the request came from. `content_length` is None for a chunked body.
     """
 
     method: str
@@ -94,24 +121,17 @@ class Inbound(NamedTuple):
     client_ip: str
     is_from_trusted_proxy: bool
     fields: dict[bytes, bytes]
-    passed: bytes
+    passed: HeaderBlock
+    way: HeaderBlock
+    trace: Trace | None
+    client_request_id: str | None
+    content_length: int | None
     http_version: str
+    rendered: Rendered
 
     @property
     def target(self) -> bytes:
         return self.raw_path + b"?" + self.query if self.query else self.raw_path
-
-    @property
-    def client_request_id(self) -> str | None:
-        value = self.fields.get(b"x-request-id")
-        return value.decode() if value is not None and is_echoable(value) else None
-
-    @property
-    def content_length(self) -> int | None:
-        """Bytes of the body as announced; None for a chunked one."""
-        if b"transfer-encoding" in self.fields:
-            return None
-        return int(self.fields.get(b"content-length", b"0"))
 
     def api_key(self) -> bytes:
         """The key as sent; raises Refused if there is none, or two that differ."""
@@ -133,8 +153,36 @@ class Inbound(NamedTuple):
         return None if value is None else value.decode("utf-8", "replace")[:max_length]
 
 
-def read(scope: Any, trusted_proxies: Sequence[Network] = ()) -> Inbound:
-    """Reads an ASGI HTTP scope."""
+def read(scope: Any, trusted_proxies: Sequence[Network] = (), note: Note | None = None) -> Inbound:
+    """Reads an ASGI HTTP scope, or as much of it as `note` does not hold: with the same fields, the first line."""
+    known = None if note is None else note.value
+    if isinstance(known, Inbound):
+        method, raw_path, query = scope["method"], scope["raw_path"], scope["query_string"]
+        if raw_path == known.raw_path and method == known.method and query == known.query:
+            return known
+        return Inbound(method, raw_path, query, *known[3:])
+    inbound = _read(scope, trusted_proxies)
+    if note is not None:
+        note.value = inbound
+    return inbound
+
+
+def request_block(inbound: Inbound, own_id: str) -> HeaderBlock:
+    """The fields that are of this request alone: its id and trace. `own_id` is a UUID, whose digits the trace takes.
+
+    W3C Trace Context: a trusted proxy's trace goes on under our own parent id, any other starts anew.
+    """
+    digits = own_id.replace("-", "")
+    sent, trace = inbound.client_request_id or own_id, inbound.trace
+    if trace is None:
+        lines = f"x-request-id: {sent}\r\ntraceparent: 00-{digits}-{digits[16:]}-01\r\n"
+    else:
+        traceparent = f"00-{trace.id}-{digits[16:]}-{trace.flags}"
+        lines = f"x-request-id: {sent}\r\ntraceparent: {traceparent}\r\n{trace.state}"
+    return HeaderBlock(lines.encode("latin-1"))  # ids of known letters, and a state that the listener has checked
+
+
+def _read(scope: Any, trusted_proxies: Sequence[Network]) -> Inbound:
     fields: dict[bytes, bytes] = {}
     passed: list[bytes] = []
     named = _named_in_connection(scope["headers"])
@@ -148,52 +196,54 @@ def read(scope: Any, trusted_proxies: Sequence[Network] = ()) -> Inbound:
     # A listener for both families sees IPv4 clients as ::ffff:192.0.2.1 (RFC 4291 section 2.5.5.2).
     peer = scope["client"][0].removeprefix("::ffff:") if scope["client"] else ""
     trusted = bool(trusted_proxies) and _is_in(peer, trusted_proxies)
+    client_ip = _client_ip(peer, fields, trusted_proxies) if trusted else peer
+    sent_id = fields.get(b"x-request-id")
     return Inbound(
         method=scope["method"],
         raw_path=scope["raw_path"],
         query=scope["query_string"],
         scheme=scope["scheme"],
         peer=peer,
-        client_ip=_client_ip(peer, fields, trusted_proxies) if trusted else peer,
+        client_ip=client_ip,
         is_from_trusted_proxy=trusted,
         fields=fields,
-        passed=b"".join(passed),
+        passed=header_block(b"".join(passed)),
+        way=_way(fields, client_ip, scheme=scope["scheme"], proxy=peer if trusted else None),
+        trace=_trace(fields) if trusted else None,
+        client_request_id=sent_id.decode() if sent_id is not None and is_echoable(sent_id) else None,
+        content_length=_length(fields),
         http_version=scope["http_version"],
+        rendered=Rendered(),
     )
 
 
-def forwarded_block(inbound: Inbound, request_id: str) -> bytes:
-    """The fields that the gateway sets about the request itself: id, way, trace."""
-    fields, trusted = inbound.fields, inbound.is_from_trusted_proxy
-    forwarded_for = inbound.client_ip.encode()
-    if trusted and b"x-forwarded-for" in fields:
-        forwarded_for = b"%b, %b" % (fields[b"x-forwarded-for"], inbound.peer.encode())
-    proto = fields.get(b"x-forwarded-proto", b"") if trusted else b""
-    host = fields.get(b"x-forwarded-host", b"") if trusted else b""
+def _length(fields: dict[bytes, bytes]) -> int | None:
+    """None also for what is no length: that is the listener's to refuse, and a body may follow it."""
+    length = fields.get(b"content-length", b"0")
+    return int(length) if length.isdigit() and b"transfer-encoding" not in fields else None
+
+
+def _way(fields: dict[bytes, bytes], client_ip: str, *, scheme: str, proxy: str | None) -> HeaderBlock:
+    """Where the request came from; what the client says of it counts only behind a trusted proxy."""
+    forwarded_for, proto, host = client_ip.encode(), b"", b""
+    if proxy is not None:
+        proto, host = fields.get(b"x-forwarded-proto", b""), fields.get(b"x-forwarded-host", b"")
+        if b"x-forwarded-for" in fields:
+            forwarded_for = b"%b, %b" % (fields[b"x-forwarded-for"], proxy.encode())
     via = fields[b"via"] + b", 1.1 gateway" if b"via" in fields else b"1.1 gateway"
-    return (
-        b"x-request-id: %b\r\nx-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nx-forwarded-host: %b\r\nvia: %b\r\n%b"
-        % (
-            request_id.encode(),
-            forwarded_for,
-            proto or inbound.scheme.encode(),
-            host or fields.get(b"host", b""),
-            via,
-            _trace(inbound),
-        )
+    return header_block(
+        b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nx-forwarded-host: %b\r\nvia: %b\r\n"
+        % (forwarded_for, proto or scheme.encode(), host or fields.get(b"host", b""), via)
     )
 
 
-def _trace(inbound: Inbound) -> bytes:
-    """W3C Trace Context: a trusted proxy's trace goes on under our own parent id, any other starts anew."""
-    parent = b"%016x" % (getrandbits(64) or 1)
-    given = inbound.fields.get(b"traceparent", b"") if inbound.is_from_trusted_proxy else b""
-    found = _TRACEPARENT.fullmatch(given)
-    if found is not None:
-        state = inbound.fields.get(b"tracestate")
-        rest = b"tracestate: %b\r\n" % state if state else b""
-        return b"traceparent: 00-%b-%b-%b\r\n%b" % (found[1], parent, found[2], rest)
-    return b"traceparent: 00-%032x-%b-01\r\n" % (getrandbits(128) or 1, parent)
+def _trace(fields: dict[bytes, bytes]) -> Trace | None:
+    found = _TRACEPARENT.fullmatch(fields.get(b"traceparent", b""))
+    if found is None:
+        return None
+    state = fields.get(b"tracestate")
+    line = header_block(b"tracestate: %b\r\n" % state if state else b"")
+    return Trace(found[1].decode(), found[2].decode(), line.decode("latin-1"))
 
 
 def _named_in_connection(headers: Sequence[tuple[bytes, bytes]]) -> frozenset[bytes]:

@@ -7,46 +7,39 @@ from http import HTTPStatus
 from typing import Any
 
 from gateway.meter.meter import Admission
-from gateway.problems import problem, render
+from gateway.problems import Problem, problem, render
+from gateway.proxy.answer import DROPPED, passed_block
 from gateway.proxy.departures import Client
 from gateway.proxy.principals import Caller
 from gateway.upstream.tunnel import Wire
+from gateway.upstream.wire import NO_FIELDS, HeaderBlock
 from policies.limits import remaining as remaining_of_limits
 from policies.model import Refused
 
 Send = Callable[[Any], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
-# The upstream's word to the gateway, what only the gateway may say of limits and credits, and what the upstream says to
-# its next hop, which is us.
-_DROPPED = frozenset(
-    {
-        b"gateway-credits",
-        b"gateway-tokens",
-        b"gateway-cost-usd",
-        b"ratelimit",
-        b"ratelimit-policy",
-        b"ratelimit-limit",
-        b"ratelimit-remaining",
-        b"ratelimit-reset",
-        b"x-credits-remaining",
-        b"x-credits-charged",
-        b"x-request-id",
-        b"proxy-authenticate",
-        b"proxy-authentication-info",
-    }
-)
-
 
 class Reply:
     """One response to one client, under one request id."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, client: Client, send: Send, request_id: str) -> None:
         self.request_id = request_id
         self.status = 0
+        self._client = client
         self._send = send
 
-    async def start(self, status: int, upstream_headers: Sequence[Header], ours: list[Header]) -> None:
+    async def whole(self, status: int, fields: HeaderBlock, body: bytes, ours: HeaderBlock) -> None:
+        """Answers all at once. `fields` are the upstream's or a problem's, as `passed_block` gives them."""
+        if self._client.answer is None:
+            await self.start(status, [*_listed(fields), (b"content-length", b"%d" % len(body))], ours)
+            await self.end(body)
+            return
+        self.status = status
+        own = b"x-request-id: %b\r\n" % self.request_id.encode()  # of letters that `is_echoable` allows
+        self._client.answer(status, HeaderBlock(fields + own + ours), body)
+
+    async def start(self, status: int, upstream_headers: Sequence[Header], ours: HeaderBlock) -> None:
         headers = self._headers(upstream_headers, ours)
         self.status = status
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
@@ -57,41 +50,50 @@ class Reply:
     async def end(self, chunk: bytes = b"") -> None:
         await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
 
-    def switch(
-        self, client: Client, protocol: bytes, *, upstream_headers: Sequence[Header], ours: list[Header]
-    ) -> Wire:
+    def switch(self, protocol: bytes, *, upstream_headers: Sequence[Header], ours: HeaderBlock) -> Wire:
         """Answers 101, and gives the connection of the client."""
-        wire = client.upgrade(protocol, self._headers(upstream_headers, ours))
+        wire = self._client.upgrade(protocol, self._headers(upstream_headers, ours))
         self.status = HTTPStatus.SWITCHING_PROTOCOLS
         return wire
 
-    async def problem(self, refused: Refused, ours: list[Header]) -> None:
-        answer = render(refused, self.request_id)
-        await self.start(answer.status, answer.headers, ours)
-        await self.end(answer.body)
+    async def problem(self, refused: Refused, ours: HeaderBlock = NO_FIELDS, *, closes: bool = False) -> None:
+        """Says why there is no other answer; with `closes`, that it is the last on this connection."""
+        await self._problem(render(refused, self.request_id), ours, closes=closes)
 
-    async def fault(self, client: Client) -> None:
+    async def fault(self) -> None:
         """Says that the gateway failed, as far as it can still be said."""
         if self.status:
-            client.abort()
+            self._client.abort()
             return
         answer = problem("internal_error", "The gateway failed; this call is not charged.", request_id=self.request_id)
-        await self.start(answer.status, answer.headers, [])
-        await self.end(answer.body)
+        await self._problem(answer, NO_FIELDS, closes=False)
 
-    def _headers(self, upstream_headers: Sequence[Header], ours: list[Header]) -> list[Header]:
-        headers = [header for header in upstream_headers if header[0] not in _DROPPED]
+    async def _problem(self, answer: Problem, ours: HeaderBlock, *, closes: bool) -> None:
+        if closes:
+            await self.start(answer.status, [*answer.headers, (b"connection", b"close")], ours)
+            await self.end(answer.body)
+        else:
+            await self.whole(answer.status, passed_block(answer.headers), answer.body, ours)
+
+    def _headers(self, upstream_headers: Sequence[Header], ours: HeaderBlock) -> list[Header]:
+        headers = [header for header in upstream_headers if header[0] not in DROPPED]
         headers.append((b"x-request-id", self.request_id.encode()))
-        headers += ours
+        headers += _listed(ours)
         return headers
 
 
-def metering_headers(caller: Caller, admission: Admission, *, remaining: int, charged: int | None) -> list[Header]:
+def metering_block(caller: Caller, admission: Admission, *, remaining: int, charged: int | None) -> HeaderBlock:
     """RateLimit-Policy, RateLimit, X-Credits-Remaining, and X-Credits-Charged where it is known."""
-    headers = [(b"x-credits-remaining", b"%d" % remaining)]
+    block = b"x-credits-remaining: %d\r\n" % remaining
     if caller.policy_field:
         left = remaining_of_limits(caller.limits, admission.used, admission.reset_seconds)
-        headers += ((b"ratelimit-policy", caller.policy_field), (b"ratelimit", caller.remaining_template % left))
+        block += b"ratelimit-policy: %b\r\nratelimit: %b\r\n" % (caller.policy_field, caller.remaining_template % left)
     if charged is not None:
-        headers.append((b"x-credits-charged", b"%d" % charged))
-    return headers
+        block += b"x-credits-charged: %d\r\n" % charged
+    return HeaderBlock(block)  # of numbers and the names of windows
+
+
+def _listed(block: HeaderBlock) -> list[Header]:
+    """A block as ASGI has it."""
+    fields = [line.partition(b":") for line in block.split(b"\r\n")[:-1]]
+    return [(name, value.strip()) for name, _, value in fields]

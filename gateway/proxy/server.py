@@ -15,7 +15,8 @@ from typing import Any, cast
 
 import uvicorn
 
-from gateway.proxy.listener.connection import DEFAULT_LIMITS, Limits, PublicProtocol
+from gateway.proxy.listener.connection import PublicProtocol
+from gateway.proxy.listener.limits import DEFAULT_LIMITS, Limits
 
 __all__ = ["DEFAULT_LIMITS", "Limits", "PublicProtocol", "configure"]
 

@@ -193,14 +193,15 @@ class Upstream:
         connection = target.pool.take_idle(now) or await target.pool.connect_or_wait()
         response = connection.start(head, request, total_at=total_at, on_end=on_end)
         try:
-            return await response.head()
+            await response.headed()
         except UpstreamError:
             if not self._was_stale(response, request):
                 raise
-        self._retried("stale")
-        connection = await target.pool.connect_or_wait()
-        response = connection.start(head, request, total_at=total_at, on_end=on_end)
-        return await response.head()
+            self._retried("stale")
+            connection = await target.pool.connect_or_wait()
+            response = connection.start(head, request, total_at=total_at, on_end=on_end)
+            await response.headed()
+        return response
 
     def _was_stale(self, response: Response, request: Request) -> bool:
         """A connection used before that ended without a byte of an answer: the server closed it as we wrote.

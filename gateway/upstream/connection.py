@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from gateway.upstream.errors import BodyLengthError, UpstreamError, invalid, timed_out, unreachable
+from gateway.upstream.head import Head
 from gateway.upstream.reader import ResponseReader
 from gateway.upstream.response import OnEnd, Response
 from gateway.upstream.wire import Request
@@ -46,6 +47,7 @@ class Connection(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_deadlines",
+        "_known_head",
         "_owner",
         "_progress_at",
         "_reading_paused",
@@ -79,6 +81,7 @@ class Connection(asyncio.BufferedProtocol):
         self._timer_at = 0.0
         self._progress_at = 0.0
         self._total_at = 0.0
+        self._known_head: Head | None = None
         self.response: Response | None = None
         self.closed = False
         self.exchanges = 0
@@ -96,7 +99,8 @@ class Connection(asyncio.BufferedProtocol):
             raise RuntimeError(f"{self!r} cannot start an exchange")
         now = self._progress_at = self.loop.time()
         self._total_at = total_at
-        reader = ResponseReader(request.method, request.upgrade)
+        request.is_sent = True
+        reader = ResponseReader(request.method, request.upgrade, known=self._known_head)
         response = Response(reader, self, reused=self.exchanges > 0, started_at=now, on_end=on_end)
         self.response = response
         self.exchanges += 1
@@ -195,6 +199,8 @@ class Connection(asyncio.BufferedProtocol):
         reusable = reader.keep_alive and reader.clean and self._sent and not self.closed and not self._buffered_bytes()
         self.response = None
         self.keep_alive_seconds = reader.keep_alive_seconds
+        if reader.head is not None and reader.head.raw:
+            self._known_head = reader.head
         self._stop_upload()
         if reusable:
             self._unpause()

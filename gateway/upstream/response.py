@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from gateway.upstream.reader import Header, ResponseReader
+from gateway.upstream.head import Head, Header
+from gateway.upstream.reader import ResponseReader
 from gateway.upstream.tunnel import Wire
 
 
@@ -71,17 +72,23 @@ class Response:
         Raises UpstreamError when the body breaks off or times out, and whatever the request body's iterator raised.
         """
         while not self.reader.buffered and not self.complete:
-            await self._wait()
+            await self._changed()
 
-    async def head(self) -> Response:
-        """Wait for the head, and give back this response; raises as `more` does, and then has let go."""
+    async def headed(self) -> None:
+        """Wait for the head; raises as `more` does, and then has let go."""
         try:
             while not self.status or self.error is not None:
-                await self._wait()
+                await self._changed()
         except BaseException:
             self.close()
             raise
-        return self
+
+    @property
+    def head(self) -> Head:
+        """The head as a whole, which may be that of earlier answers too. RuntimeError while there is none."""
+        if self.reader.head is None:
+            raise RuntimeError("the head has not come")
+        return self.reader.head
 
     def switched(self) -> Wire:
         """After 101: the connection, to be taken over at once. It stays leased until it is lost or this is closed."""
@@ -122,19 +129,17 @@ class Response:
         if self._on_end is not None:
             self._on_end(self)
 
-    async def _wait(self) -> None:
+    def _changed(self) -> asyncio.Future[None]:
+        """What resolves when there is more to see; one waits at a time."""
         if self.error is not None:
             raise self.error
         if self._carrier is None:
             raise RuntimeError("the response has been closed")
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        self._waiter = waiter = self._carrier.loop.create_future()
+        return waiter
 
     def _wake(self) -> None:
-        waiter = self._waiter
+        waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 

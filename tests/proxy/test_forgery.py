@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gateway.proxy.inbound import forwarded_block, read
+from gateway.proxy.inbound import read, request_block
+from gateway.request_ids import uuid7
 from tests.proxy.listening import Listener, connected, listening, respond, whole_body
 from tests.proxy.requests import post, request
 
@@ -39,7 +40,7 @@ class Upstream:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await whole_body(receive)
         inbound = read(scope)
-        self.blocks.append(inbound.passed + forwarded_block(inbound, "id"))
+        self.blocks.append(inbound.passed + inbound.way + request_block(inbound, uuid7()))
         await respond(send, 200, b"ok")
 
 

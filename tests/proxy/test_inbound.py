@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.proxy.inbound import Inbound, forwarded_block, read
-from gateway.upstream.wire import Request, render_head
+from gateway.proxy.inbound import Inbound, read, request_block
+from gateway.request_ids import uuid7
+from gateway.upstream.wire import Request, header_block, render_head
 from policies.model import Refusal, Refused
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("2001:db8::/32"))
@@ -31,6 +32,11 @@ def scope(*headers: tuple[bytes, bytes], peer: str | None = "192.0.2.1", **given
 
 def from_proxy(*headers: tuple[bytes, bytes], peer: str = "10.0.0.1") -> Inbound:
     return read(scope(*headers, peer=peer), PROXIES)
+
+
+def said_of(inbound: Inbound) -> bytes:
+    """All that the gateway says of a request."""
+    return inbound.way + request_block(inbound, uuid7())
 
 
 def lines(block: bytes) -> dict[bytes, bytes]:
@@ -86,7 +92,7 @@ class TestWhatIsSaidOfTheWay:
             (b"host", b"inner"),
             (b"via", b"2 edge"),
         )
-        said = lines(forwarded_block(inbound, "id"))
+        said = lines(said_of(inbound))
         assert said[b"x-forwarded-for"] == b"203.0.113.9, 10.5.5.5, 10.0.0.1"
         assert said[b"x-forwarded-proto"] == b"https"
         assert said[b"x-forwarded-host"] == b"api.example.com"
@@ -110,7 +116,7 @@ class TestWhatIsSaidOfTheWay:
     )
     def test_a_trace_goes_on_under_a_parent_of_ours(self, parent: bytes, continues: bool) -> None:
         inbound = from_proxy((b"traceparent", parent), (b"tracestate", b"x=y"))
-        said = lines(forwarded_block(inbound, "id"))
+        said = lines(said_of(inbound))
         version, trace, span, flags = said[b"traceparent"].split(b"-")
         assert (version, len(trace), len(span), len(flags)) == (b"00", 32, 16, 2)
         assert (trace == b"a" * 32) is continues
@@ -119,7 +125,7 @@ class TestWhatIsSaidOfTheWay:
 
     def test_a_trace_of_anyone_else_begins_anew(self) -> None:
         inbound = read(scope((b"traceparent", b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01")), PROXIES)
-        assert b"a" * 32 not in forwarded_block(inbound, "id")
+        assert b"a" * 32 not in said_of(inbound)
 
 
 class TestKey:
@@ -197,7 +203,7 @@ def test_what_is_said_of_the_way_is_whole_fields_too(headers: list[tuple[bytes, 
     unframed = [(name, value) for name, value in headers if name not in (b"content-length", b"transfer-encoding")]
     for trusted in ((), (ip_network("192.0.2.0/24"),)):
         inbound = read(scope(*unframed), trusted)
-        render_head(Request(b"GET", b"/", inbound.passed + forwarded_block(inbound, "id")), b"upstream")
+        render_head(Request(b"GET", b"/", header_block(inbound.passed + said_of(inbound))), b"upstream")
 
 
 @pytest.mark.parametrize("sent", [b"x" * 129, b"a b", b"", b"\xff", b"a\tb"])

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.upstream.errors import UpstreamError
-from gateway.upstream.reader import Header, ResponseReader
+from gateway.upstream.head import Header
+from gateway.upstream.reader import ResponseReader
 from tests.upstream.hostile import CASES, CHUNKED_HEAD, CLOSE, GOOD, LINE, Case, head
 
 Result = tuple[int, list[Header], bytes, bool, bool, bool] | str

@@ -10,8 +10,6 @@ import asyncio
 import socket
 import struct
 import urllib.parse
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, cast
 
 import structlog
@@ -25,6 +23,7 @@ from gateway.proxy.listener.body import Body, Chunked, Counted
 from gateway.proxy.listener.deadline import Deadline
 from gateway.proxy.listener.exchange import Exchange
 from gateway.proxy.listener.head import Head
+from gateway.proxy.listener.limits import DEFAULT_LIMITS, Limits
 from gateway.proxy.listener.refusals import Unacceptable, answer
 from gateway.upstream.tunnel import Wire
 
@@ -41,20 +40,6 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, no time
 _log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What one client may cost. `max_header_bytes` counts the request line and all fields."""
-
-    max_header_bytes: int = 32 * 1024
-    header_timeout_seconds: float = 10.0
-    body_idle_timeout_seconds: float = 30.0
-    keep_alive_seconds: float = 75.0  # nginx's keepalive_timeout
-    max_connections: int = 10_000
-
-
-DEFAULT_LIMITS = Limits()
-
-
 class PublicProtocol(asyncio.Protocol):
     """One client connection. The constructor's first four parameters are uvicorn's."""
 
@@ -67,6 +52,7 @@ class PublicProtocol(asyncio.Protocol):
         "_exchange",
         "_is_fresh",
         "_is_paused",
+        "_last_head",
         "_limits",
         "_linger_bytes",
         "_scheme",
@@ -99,6 +85,7 @@ class PublicProtocol(asyncio.Protocol):
         self._deadline = Deadline(self.loop)
         self._exchange: Exchange | None = None
         self._body: Body | None = None
+        self._last_head: Head | None = None
         self._unread = b""
         self._is_fresh = True
         self._is_paused = False
@@ -228,7 +215,7 @@ class PublicProtocol(asyncio.Protocol):
                 return
             if end > self._limits.max_header_bytes:
                 self._check_size(data[:end], seen)
-            head = heads.parse(data[:end] if end < len(data) else data)
+            head = heads.parse(data[:end] if end < len(data) else data, self._last_head)
         except Unacceptable as unacceptable:
             self._refuse(unacceptable, has_body=not data.startswith(b"HEAD "))
             return
@@ -250,13 +237,12 @@ class PublicProtocol(asyncio.Protocol):
 
     def _begin(self, head: Head, rest: bytes) -> None:
         self._is_fresh = False
+        self._last_head = head if head.block else None
         exchange = self._exchange = Exchange(self, head)
         if not self.is_congested:
             self._deadline.clear()
-        scope = self._scope(head, exchange)
-        exchange.task = task = self.loop.create_task(self._app(scope, exchange.receive, exchange.send))
+        exchange.task = task = self.loop.create_task(self._serve(exchange, self._scope(head, exchange)))
         self.server_state.tasks.add(task)
-        task.add_done_callback(partial(self._ended, exchange))
         length = head.body_length
         if length is not None and length <= len(rest):
             exchange.feed(rest[:length], is_last=True)
@@ -311,16 +297,20 @@ class PublicProtocol(asyncio.Protocol):
 
     # Ending.
 
-    def _ended(self, exchange: Exchange, task: asyncio.Task[None]) -> None:
-        self.server_state.tasks.discard(task)
-        if task.cancelled():
-            failure = None
-        elif (failure := task.exception()) is not None:
-            _log.error("the application failed", exc_info=failure)
-        elif not exchange.is_complete and not exchange.is_gone:
-            _log.error("the application did not complete its response")
-        if not exchange.is_complete and not exchange.is_gone:
-            self._break_off(exchange, Unacceptable("internal_error", "The gateway failed to answer."))
+    async def _serve(self, exchange: Exchange, scope: dict[str, Any]) -> None:
+        task = cast("asyncio.Task[None]", exchange.task)
+        is_served = False
+        try:
+            await self._app(scope, exchange.receive, exchange.send)
+            is_served = True
+        finally:
+            self.server_state.tasks.discard(task)
+            if not is_served:
+                task.add_done_callback(_report)  # not for every task: a callback costs 2 µs
+            elif not exchange.is_complete and not exchange.is_gone:
+                _log.error("the application did not complete its response")
+            if not exchange.is_complete and not exchange.is_gone:
+                self._break_off(exchange, Unacceptable("internal_error", "The gateway failed to answer."))
 
     def _break_off(self, exchange: Exchange, unacceptable: Unacceptable) -> None:
         """Ends an exchange that cannot be completed: by an answer while there is none, else visibly broken."""
@@ -396,3 +386,8 @@ class PublicProtocol(asyncio.Protocol):
             self._watch_writing()
         else:
             self.transport.abort()
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (failure := task.exception()) is not None:
+        _log.error("the application failed", exc_info=failure)

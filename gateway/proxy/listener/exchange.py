@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from gateway.proxy.listener.head import Head
-from gateway.proxy.listener.response import Framing, Header, render, render_switch
+from gateway.proxy.listener.response import Framing, Header, render, render_switch, render_whole
 from gateway.upstream.tunnel import Wire
+from gateway.upstream.wire import HeaderBlock
 
 # Copying so much costs less than handing the kernel several pieces. More would be kept twice while a slow client waits.
 MAX_JOINED_BYTES = 16 * 1024
@@ -46,7 +47,10 @@ class Connection(Protocol):
 
 
 class Exchange:
-    """`is_gone`: the client has left, or was cut. `keeps_alive`: another request may follow this one."""
+    """`is_gone`: the client has left, or was cut. `keeps_alive`: another request may follow this one.
+
+    `note` is the application's, and the same for as long as the client repeats its fields.
+    """
 
     __slots__ = (
         "_changed",
@@ -66,6 +70,7 @@ class Exchange:
         "is_received",
         "is_started",
         "keeps_alive",
+        "note",
         "on_gone",
         "task",
     )
@@ -75,6 +80,7 @@ class Exchange:
         self.on_gone: Callable[[], None] | None = None
         self.task: asyncio.Task[Any] | None = None
         self.keeps_alive = head.keeps_alive
+        self.note = head.note
         self.is_received = False
         self.awaits_body = False
         self.is_started = False
@@ -134,6 +140,27 @@ class Exchange:
         return self._connection.hand_over()
 
     # The application's side.
+
+    def answer(self, status: int, fields: HeaderBlock, body: bytes) -> None:
+        """Answers by a whole response at once, instead of by ASGI: 4 µs less than a start and a body.
+
+        `fields` are all but Content-Length and Connection, which are generated.
+        """
+        if self.is_gone:
+            return
+        if self.is_started:
+            raise RuntimeError("the request has been answered")
+        self.keeps_alive = keeps_alive = self.keeps_alive and self.is_received
+        has_body = status not in (204, 304)
+        head = render_whole(status, fields, len(body) if has_body else None, keeps_alive=keeps_alive)
+        if not has_body or self.is_head:
+            self._connection.transport.write(head)
+        elif len(body) <= MAX_JOINED_BYTES:
+            self._connection.transport.write(head + body)
+        else:
+            self._connection.transport.writelines((head, body))
+        self.is_started = True
+        self._completed()
 
     async def receive(self) -> dict[str, Any]:
         if self._expects_continue and not (self.is_received or self.is_started or self.is_gone):
@@ -214,10 +241,13 @@ class Exchange:
         else:
             self._connection.transport.writelines(pieces)
         if is_last:
-            self.is_complete = True
-            self._chunks.clear()
-            self._wake()
-            self._connection.finish(self)
+            self._completed()
+
+    def _completed(self) -> None:
+        self.is_complete = True
+        self._chunks.clear()
+        self._wake()
+        self._connection.finish(self)
 
     async def _change(self) -> None:
         """Until a part of the body arrives, the response is complete or the client leaves."""

@@ -36,8 +36,24 @@ _CODINGS = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:[ \t]*,[ \t]*[!#$%&'*+\-
 _IMPOSSIBLE = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?=[^\n])")
 
 
+# A client repeats its fields with each request, so the next ones are compared with the last before they are read.
+MAX_KNOWN_BYTES = 2 * 1024
+
+
+class Note:
+    """A place for what the application makes of the fields of a head, and need not make again when they come again."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: object = None
+
+
 class Head(NamedTuple):
-    """One request's head. `body_length` is in bytes, None for a chunked body; names in `headers` are lower-case."""
+    """One request's head. `body_length` is in bytes, None for a chunked body; names in `headers` are lower-case.
+
+    `block` is the field lines as they came, empty where they must be read anew even if they come again.
+    """
 
     method: str
     raw_path: bytes
@@ -47,20 +63,26 @@ class Head(NamedTuple):
     body_length: int | None
     keeps_alive: bool
     expects_continue: bool
+    block: bytes
+    note: Note
 
 
-def parse(head: bytes) -> Head:
-    """Reads a whole head; raises Unacceptable."""
+def parse(head: bytes, last: Head | None = None) -> Head:
+    """Reads a whole head; raises Unacceptable. `last` is the one before on the same connection."""
     line = _REQUEST_LINE.match(head)
     if line is None or line.end(2) - line.start(2) > MAX_TARGET_BYTES:
         raise _request_line_error(head)
     method, target, minor = line.groups()
     is_http_1_0 = minor == b"0"
+    raw_path, _, query = target.partition(b"?")
+    block = head[line.end() :]
+    if last is not None and block == last.block and is_http_1_0 == last.is_http_1_0 and target[0] == 0x2F:
+        return Head(method.decode(), raw_path, query, *last[3:])
     found = fields.parse(head, line.end(), MAX_FIELDS)
     _check_host(found.single, is_http_1_0=is_http_1_0)
     if target[0] != 0x2F:
-        target = _origin_form(target, found)
-    raw_path, _, query = target.partition(b"?")
+        raw_path, _, query = _origin_form(target, found).partition(b"?")
+        block = b""  # its Host is not the one that counts
     return Head(
         method.decode(),
         raw_path,
@@ -70,6 +92,8 @@ def parse(head: bytes) -> Head:
         _body_length(found.single, is_http_1_0=is_http_1_0),
         not (is_http_1_0 or found.closes),
         _expects_continue(found.single, is_http_1_0=is_http_1_0),
+        block if len(block) <= MAX_KNOWN_BYTES else b"",
+        Note(),
     )
 
 

@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from gateway.proxy.listener.refusals import date_line
+from gateway.upstream.wire import HeaderBlock
 
 Header = tuple[bytes, bytes]
 
@@ -86,6 +87,16 @@ def render(
     head = _joined(lines)
     ending = _ENDINGS[framing is Framing.CHUNKED, keeps_alive]
     return ResponseHead(head + ending, framing, int(length or 0) if framing is Framing.LENGTH else 0, keeps_alive)
+
+
+def render_whole(status: int, fields: HeaderBlock, length: int | None, *, keeps_alive: bool) -> bytes:
+    """Renders the head of a response whose body is known, of `length` bytes; None where there is no body to tell of."""
+    if status not in _STATUS_LINES:
+        raise RuntimeError(f"{status} is no status of a final response")
+    date = b"" if fields.find(b"\ndate:") >= 0 or fields.startswith(b"date:") else date_line() + b"\r\n"
+    framing = b"" if length is None else b"content-length: %d\r\n" % length
+    closing = b"" if keeps_alive else b"connection: close\r\n"
+    return b"%b\r\n%b%b%b%b\r\n" % (_STATUS_LINES[status], fields, date, framing, closing)
 
 
 def render_switch(protocol: bytes, headers: Iterable[Header]) -> bytes:
