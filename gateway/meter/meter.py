@@ -257,9 +257,8 @@ class Meter:
         await self._link.run(BUMP, (keys.account,), (version,))
 
     async def raise_catalogue_version(self, version: int) -> None:
-        """The same for plans and permissions, in every partition."""
-        for catalogue, _, _ in self._by_partition:
-            await self._link.run(BUMP, (catalogue,), (version,))
+        """The same for plans and permissions, in every partition. Where some cannot be told, the others are."""
+        await asyncio.gather(*(self._link.run(BUMP, (keys.catalogue,), (version,)) for keys in self._by_partition))
 
     async def versions(self, keys: AccountKeys) -> Versions:
         """The versions announced for an account; 0 where none is known, which no version that was read is below."""
