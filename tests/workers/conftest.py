@@ -22,6 +22,7 @@ from policies.records import HEAD_COLUMNS, TAIL_COLUMNS, head, tail
 from tests.ledger.make import a_user
 
 PARTITIONS = 4
+MOMENT = 1_790_000_000_000_000  # when calls were admitted, in microseconds since the epoch
 UNLIMITED = Limits((None, None, None), None)
 
 
@@ -103,7 +104,7 @@ class House:
 def a_head(user_id: UUID, request_id: str) -> str:
     known = {
         "request_id": request_id,
-        "created_at": 1_790_000_000_000_000,
+        "created_at": MOMENT,
         "user_id": user_id,
         "endpoint": "analyze",
         "method": "POST",
