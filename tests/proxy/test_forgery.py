@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gateway.proxy.departures import client_of
 from gateway.proxy.inbound import read, request_block
 from gateway.request_ids import uuid7
 from tests.proxy.listening import Listener, connected, listening, respond, whole_body
@@ -39,7 +40,7 @@ class Upstream:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await whole_body(receive)
-        inbound = read(scope)
+        inbound = read(scope, note=client_of(scope).note)
         self.blocks.append(inbound.passed + inbound.way + request_block(inbound, uuid7()))
         await respond(send, 200, b"ok")
 
@@ -203,3 +204,24 @@ async def test_a_key_never_goes_on(listener: Listener, upstream: Upstream) -> No
 async def test_the_end_to_end_fields_do_go_on(listener: Listener, upstream: Upstream) -> None:
     block = (await blocks(listener, upstream, request(b"GET /a HTTP/1.1", b"X-Good: 1", b"Accept: a", b"Accept: b")))[0]
     assert b"\r\nx-good: 1\r\naccept: a\r\naccept: b\r\n" in block
+
+
+async def test_what_one_request_says_of_itself_is_not_said_of_the_next(listener: Listener, upstream: Upstream) -> None:
+    """Fields that come again on a connection are not read again; whatever differs is."""
+    mine = (b"X-Good: 1", b"X-Api-Key: mine")
+    pieces = [
+        request(b"GET /a HTTP/1.1", *mine),
+        request(b"GET /b?c HTTP/1.1", *mine),
+        request(b"GET http://other/c HTTP/1.1", *mine),
+        request(b"GET /d HTTP/1.1", *mine),
+        request(b"GET /e HTTP/1.1", b"X-Good: 2", b"X-Api-Key: mine"),
+        request(b"GET /f HTTP/1.1", *mine, b"Connection: X-Good"),
+        request(b"GET /g HTTP/1.1", *mine, b"X-Request-Id: g"),
+        request(b"GET /h HTTP/1.1", *mine),
+    ]
+    sent = await blocks(listener, upstream, *pieces)
+    assert [block.count(b"\r\nx-good: 1\r\n") for block in sent] == [1, 1, 1, 1, 0, 0, 1, 1, 0]
+    hosts = [block.split(b"x-forwarded-host: ")[1].split(b"\r\n")[0] for block in sent]
+    assert hosts == [b"example.org", b"example.org", b"other", *[b"example.org"] * 6]
+    assert len({line for block in sent for line in block.split(b"\r\n") if line.startswith(b"x-request-id")}) == 9
+    assert sent[6].count(b"x-request-id: g\r\n") == 1

@@ -94,3 +94,18 @@ async def test_a_mixed_crowd_ends_with_an_exact_balance(plane: Plane, crowd: lis
     assert hot.balance == 150 - sum(row["credits_charged"] for row in rows)
     assert await plane.stored_balance(account) == hot.balance
     assert hot.used == (len(rows),) * 3
+
+
+async def test_accounts_that_share_a_connection_each_pay_for_their_own(plane: Plane) -> None:
+    """As behind a proxy that pools its connections: the key counts that came with the request."""
+    one, other = await plane.account(credits=10), await plane.account(credits=10)
+    async with plane.wire() as client:
+        for account in (one, one, other, one, other):
+            await client.request(account, "GET /v1/things/1")
+            status, fields = await client.head()
+            assert status == 200
+            await client.reader.readexactly(int(fields["content-length"]))
+    assert [(await plane.at_rest(account)).balance for account in (one, other)] == [7, 8]
+    assert [len(await plane.records(account)) for account in (one, other)] == [3, 2]
+    users = [exchange["x-gateway-user"] for exchange in plane.upstream.exchanges]
+    assert users == [str(account.user_id) for account in (one, one, other, one, other)]

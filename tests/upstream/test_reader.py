@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.upstream.errors import UpstreamError
-from gateway.upstream.head import Header
+from gateway.upstream.head import Head, Header
 from gateway.upstream.reader import ResponseReader
 from tests.upstream.hostile import CASES, CHUNKED_HEAD, CLOSE, GOOD, LINE, Case, head
 
 Result = tuple[int, list[Header], bytes, bool, bool, bool] | str
 
 
-def read(case: Case, cuts: list[int]) -> Result:
-    """What comes out of the case's bytes, cut there."""
-    reader = ResponseReader(case.method)
+def read(case: Case, cuts: list[int], known: Head | None = None) -> Result:
+    """What comes out of the case's bytes, cut there, on a connection that has read the `known` head before."""
+    reader = ResponseReader(case.method, known=known)
     ends = [*sorted(cut for cut in cuts if cut < len(case.data)), len(case.data)]
     body, start = b"", 0
     try:
@@ -41,6 +43,27 @@ def test_byte_by_byte_is_read_as_in_one_piece(case: Case) -> None:
 @given(case=st.sampled_from(CASES), cuts=st.lists(st.integers(1, 70_000) | st.integers(1, 200), max_size=8))
 def test_any_cutting_reads_the_same(case: Case, cuts: list[int]) -> None:
     assert read(case, []) == read(case, cuts)
+
+
+def head_of(case: Case) -> Head | None:
+    reader = ResponseReader(case.method)
+    with contextlib.suppress(UpstreamError):
+        reader.feed(case.data)
+    return reader.head if reader.head is not None and reader.head.raw else None
+
+
+KNOWN = [known for known in map(head_of, CASES) if known is not None]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    case=st.sampled_from([case for case in CASES if head_of(case)]) | st.sampled_from(CASES),
+    other=st.sampled_from(KNOWN),
+    cuts=st.lists(st.integers(1, 200), max_size=3),
+)
+def test_a_head_known_from_before_is_read_the_same(case: Case, other: Head, cuts: list[int]) -> None:
+    assert read(case, cuts, head_of(case)) == read(case, cuts)
+    assert read(case, cuts, other) == read(case, cuts)
 
 
 @settings(max_examples=500, deadline=None)
