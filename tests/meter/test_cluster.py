@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from gateway.meter.cluster import Cluster
 from gateway.meter.errors import NotSent
+from gateway.meter.holds import Holds
+from gateway.meter.journal import START, Journal
 from gateway.meter.link import Link, MeterError, MeterUnavailable, Script, UnsupportedServer
-from gateway.meter.meter import SCRIPTS
+from gateway.meter.meter import SCRIPTS, Loaded, Meter, Verdict
+from policies.limits import Limits
+from policies.records import HEAD_COLUMNS, head
 from tests.eventually import eventually
 from tests.faults.cluster import URL_PASSWORD, ClusterServers, move_key, until_master
 from tests.meter.conftest import OwnServer
@@ -75,6 +79,42 @@ async def test_a_map_that_is_wrong_is_corrected_by_the_servers(link: Link) -> No
     assert server._owners[0] != wrong[server._owners[0]]  # type: ignore[index] # it is known again
 
 
+async def test_accounts_of_all_partitions_are_metered_and_read_together(link: Link) -> None:
+    meter, holds, journal = Meter(link, partitions=16, owner="gw-1"), Holds(link, 16), Journal(link, 16)
+    calls = [(meter.keys(UUID(int=number)), str(uuid4())) for number in range(32)]
+    nothing = Limits((None, None, None), None)
+    for keys, _ in calls:
+        assert await meter.load(keys, account_version=1, credit_seq=0, balance=10, catalogue_version=1) is Loaded.HOT
+    admissions = await asyncio.gather(
+        *(
+            meter.admit(
+                keys,
+                request_id=request_id,
+                account_version=1,
+                catalogue_version=1,
+                amount=3,
+                required=3,
+                limits=nothing,
+                head=head(request_id, *[None] * (len(HEAD_COLUMNS) - 1)),
+            )
+            for keys, request_id in calls
+        )
+    )
+    assert {(admission.verdict, admission.balance) for admission in admissions} == {(Verdict.ADMITTED, 7)}
+    assert await holds.count() == 32
+    await holds.beat("gw-1")
+    assert await holds.alive(["gw-1", "gw-2"]) == {"gw-1"}
+    settled = await asyncio.gather(*(meter.settle(keys, call, charge=1, tail="end") for keys, call in calls))
+    assert set(settled) == {9}
+    assert await journal.lengths() == dict.fromkeys(range(16), 2)
+    batches = await journal.read(dict.fromkeys(range(16), START), 100)
+    assert [len(batch.entries) for batch in batches.values()] == [2] * 16
+    await journal.trim({partition: batch.last_id for partition, batch in batches.items()})
+    await meter.raise_catalogue_version(2)
+    assert await journal.length() == await holds.count() == 0
+    assert {(await meter.versions(keys)).catalogue for keys, _ in calls} == {2}
+
+
 class Load:
     """Callers that count in two keys of one slot until told to stop; the counters must equal what they were told."""
 
@@ -109,10 +149,13 @@ class Load:
         refused = self.refused
         await eventually(lambda: self.refused > refused)
 
-    async def end(self) -> list[int]:
+    async def is_counted(self) -> None:
+        """Ends, and compares: what was answered has run once, what was refused has not."""
         self._enough.set()
         await asyncio.gather(*self._tasks)
-        return [int(each) for each in await self._link.pipeline([(b"GET", key) for key in self.keys])]
+        one, two = [int(each) for each in await self._link.pipeline([(b"GET", key) for key in self.keys])]
+        assert one == two
+        assert self.certain <= one <= self.certain + self.unknown
 
 
 async def test_a_slot_that_moves_under_load_loses_nothing_and_doubles_nothing(
@@ -131,8 +174,7 @@ async def test_a_slot_that_moves_under_load_loses_nothing_and_doubles_nothing(
     await load.does(50)  # by ASK
     await cluster.end_to_move(one, to=target)
     await load.does(50)  # by MOVED, then at once
-    assert await load.end() == [load.certain, load.certain]
-    assert load.unknown == 0
+    await load.is_counted()
     assert load.longest_seconds < BOUND_SECONDS
 
 
@@ -143,9 +185,7 @@ async def test_a_demoted_master_is_left_for_its_successor(link: Link, cluster: C
     await replica.ask("CLUSTER", "FAILOVER")
     await until_master(replica)
     await load.does(50)
-    counted = await load.end()
-    assert counted[0] == counted[1]
-    assert load.certain <= counted[0] <= load.certain + load.unknown
+    await load.is_counted()
     await cluster.settled()
     assert await cluster.owner(load.keys[0]) is replica
 
@@ -164,13 +204,11 @@ async def test_a_master_that_dies_is_replaced_within_five_seconds_and_nobody_wai
     await until_master(replica)
     await load.does(20)
     took_seconds = time.monotonic() - ended_at
-    counted = await load.end()
+    await load.is_counted()
     master.thaw() if end == "freeze" else master.start()
     await cluster.settled()
     assert took_seconds < BACK_WITHIN_SECONDS
     assert load.longest_seconds < BOUND_SECONDS
-    assert counted[0] == counted[1]
-    assert load.certain <= counted[0] <= load.certain + load.unknown
 
 
 async def test_a_link_opens_while_a_master_is_away_and_serves_the_rest(cluster: ClusterServers) -> None:

@@ -7,18 +7,21 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gateway.meter.journal import MAX_ENTRIES_PER_READ, START, Backlog, Journal
+from gateway.meter.keys import partition_keys
 from gateway.meter.link import Link
+from gateway.meter.topology import SLOTS, key_slot
+from tests.faults.cluster import ClusterServers
 from tests.meter.conftest import OwnServer
 
 PARTITIONS = 3
 
 
-@pytest.fixture
-async def journal(server: OwnServer) -> AsyncIterator[Journal]:
-    """Three empty streams, in a database of their own."""
-    link = Link(server.url.removesuffix("/0") + "/2", timeout_seconds=5)
+@pytest.fixture(params=["server", "cluster"])
+async def journal(server: OwnServer, cluster: ClusterServers, request: pytest.FixtureRequest) -> AsyncIterator[Journal]:
+    """Three empty streams, in a database of their own; or spread over masters."""
+    link = Link(cluster.url if request.param == "cluster" else f"{server.url.removesuffix('/0')}/2", timeout_seconds=5)
     await link.open()
-    await link.call((b"FLUSHDB",))
+    await link.pipeline([(b"DEL", key) for number in range(PARTITIONS) for key in partition_keys(number)])
     yield Journal(link, PARTITIONS)
     await link.close()
 
@@ -27,6 +30,10 @@ async def _append(journal: Journal, partition: int, *records: str, entry_id: str
     key = f"gw:{{p{partition:02d}}}:j"
     replies = [await journal._link.call((b"XADD", key, entry_id, b"r", record)) for record in records]
     return [reply.decode() for reply in replies]
+
+
+def test_the_partitions_of_these_tests_are_on_several_masters() -> None:
+    assert len({key_slot(partition_keys(number).journal) * 3 // SLOTS for number in range(PARTITIONS)}) > 1
 
 
 async def test_what_was_appended_is_read_in_order(journal: Journal) -> None:
