@@ -22,7 +22,7 @@ from gateway.ledger.checkouts import Checkout, open_checkout, placed
 from gateway.ledger.plans import StoredPlan
 from gateway.ledger.provider_news import News
 from gateway.ledger.session import Database
-from gateway.ledger.subscriptions import await_payment
+from gateway.ledger.subscriptions import await_payment, had_trial
 
 ProviderName = Literal["stripe", "lemon_squeezy"]
 
@@ -85,10 +85,9 @@ async def sell_plan(
             price=plan.terms.price,
             currency=plan.terms.currency,
         )
+        trial_days = 0 if await had_trial(connection, user.id) else plan.terms.trial_period_days
     billed = 0 if plan.terms.pricing_model == "usage" else quantity
-    return await _place(
-        till, database, provider, user, checkout, quantity=billed, trial_days=plan.terms.trial_period_days
-    )
+    return await _place(till, database, provider, user, checkout, quantity=billed, trial_days=trial_days)
 
 
 async def sell_pack(till: Till, database: Database, user: User, *, pack: Pack, named: str | None) -> Checkout:

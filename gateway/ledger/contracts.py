@@ -122,6 +122,12 @@ async def list_subscriptions(
     return await page_by_time(connection, query, StoredSubscription, cursor=cursor, limit=limit)
 
 
+async def had_trial(connection: AsyncConnection, user_id: UUID) -> bool:
+    """Whether the account has had the one trial that it has."""
+    had = select(subscriptions.c.id).where(subscriptions.c.user_id == user_id, subscriptions.c.trial_start.is_not(None))
+    return (await connection.scalar(had)) is not None
+
+
 async def locked(connection: AsyncConnection, subscription_id: UUID) -> StoredSubscription:
     """As it is once no other change of its account is under way; the account's version is bumped. Raises NotFound."""
     found = await get(connection, subscription_id)

@@ -7,7 +7,7 @@ from fractions import Fraction
 from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger import credits, plans
+from gateway.ledger import credits, plans, thresholds
 from gateway.ledger.contracts import StoredSubscription
 from gateway.ledger.errors import NotFound
 from gateway.ledger.plans import StoredPlan
@@ -100,7 +100,9 @@ async def prorate(
     if change > 0:
         return await _give(connection, subscription, plan=plan, amount=change, actor=actor)
     if change < 0:
-        return -await _take(connection, subscription, amount=-change, actor=actor)
+        taken = await _take(connection, subscription, amount=-change, actor=actor)
+        await thresholds.note_one(connection, subscription.user_id)
+        return -taken
     return 0
 
 

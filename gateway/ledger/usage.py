@@ -16,6 +16,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.ledger import thresholds
 from gateway.ledger.burning import burn
 from gateway.ledger.session import outages_typed
 from policies.records import HEAD_COLUMNS, TAIL_COLUMNS
@@ -188,4 +189,5 @@ async def _charge(connection: AsyncConnection) -> int:
     if locked:
         await connection.execute(_BURN)
         await connection.execute(_BALANCE)
+        await thresholds.note_charged(connection)
     return locked

@@ -15,11 +15,12 @@ from gateway.ledger.credits import balance, open_grants
 from gateway.ledger.errors import AlreadyExists, NotFound
 from gateway.ledger.plans import PlanTerms, StoredPlan
 from policies.model import SubscriptionStatus
+from policies.periods import Interval
 from tests.ledger.make import NOON, a_user
 
 
 async def _plan(
-    connection: AsyncConnection, *, interval: str = "month", count: int = 1, rollover: bool = False
+    connection: AsyncConnection, *, interval: Interval = "month", count: int = 1, rollover: bool = False
 ) -> StoredPlan:
     terms = PlanTerms(
         name=uuid4().hex,
@@ -43,7 +44,7 @@ async def _plan(
     ],
 )
 async def test_a_period_ends_by_the_calendar(
-    connection: AsyncConnection, interval: str, count: int, begins: datetime, ends: datetime
+    connection: AsyncConnection, interval: Interval, count: int, begins: datetime, ends: datetime
 ) -> None:
     plan = await _plan(connection, interval=interval, count=count)
     begun = await subscriptions.start(connection, (await a_user(connection)).id, plan_id=plan.id, now=begins)

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from gateway.api import answers, docs, openapi
-from gateway.api.account import auth, history, keys, ledger, limits, me, quote, recovery, usage
+from gateway.api.account import auth, history, keys, ledger, limits, me, plans, quote, recovery, subscriptions, usage
 from gateway.api.account.billing import BILLING
 from gateway.api.account.collaborators import Collaborators, Lifetimes
 from gateway.api.account.hashing import Hasher
@@ -30,7 +30,7 @@ from policies.model import Route
 MAX_BODY_BYTES = 1024 * 1024
 
 # Each module's `router` holds full paths. All must begin with a segment that gateway/config/local.py keeps for us.
-_NOUNS: tuple[ModuleType, ...] = (auth, recovery, me, keys, usage, history, ledger, limits, quote)
+_NOUNS: tuple[ModuleType, ...] = (auth, recovery, me, keys, usage, history, ledger, limits, quote, plans, subscriptions)
 
 
 def build_account(

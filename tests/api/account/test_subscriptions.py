@@ -1,0 +1,149 @@
+"""Customers see the plans on offer, subscribe to free ones by themselves, and end and keep what is theirs."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from gateway.clock import now
+from gateway.ledger import credits, plans, subscriptions
+from gateway.ledger.plans import PlanTerms, StoredPlan
+from tests.api.account.conftest import Customer, Shop
+
+
+async def a_plan(shop: Shop, **terms: Any) -> StoredPlan:
+    given = {"name": uuid4().hex, "price": Decimal(0), "credits_per_period": 10, **terms}
+    async with shop.database.transaction() as connection:
+        return await plans.create(connection, PlanTerms(**given))
+
+
+@pytest.fixture
+async def free(shop: Shop) -> StoredPlan:
+    return await a_plan(shop)
+
+
+@pytest.fixture
+async def ada(shop: Shop) -> Customer:
+    return await shop.customer()
+
+
+async def balance(shop: Shop, customer: Customer) -> int:
+    async with shop.database.read() as connection:
+        found = await credits.balance(connection, customer.id)
+    assert found is not None
+    return found.current_credits
+
+
+async def test_everyone_sees_the_plans_that_are_sold_and_nothing_internal(shop: Shop, free: StoredPlan) -> None:
+    gone = await a_plan(shop, is_active=False, stripe_price_id=f"price_{uuid4().hex}")
+    shown = {plan["id"]: plan for plan in (await shop.client.get("/plans")).json()["data"]}
+    assert gone.id not in shown
+    assert shown[free.id].items() >= {"price": "0", "credits_per_period": 10, "features": {}}.items()
+    assert not {"stripe_price_id", "is_active", "sort_order", "version", "product_id"} & shown[free.id].keys()
+
+
+async def test_a_free_plan_is_active_at_once(shop: Shop, ada: Customer, free: StoredPlan) -> None:
+    await ada.get("/subscriptions/me", status=404)
+    begun = await ada.post(f"/subscriptions/{free.id}", status=201)
+    assert begun.items() >= {"status": "active", "plan_id": free.id, "checkout_url": None}.items()
+    assert (await ada.get("/subscriptions/me"))["id"] == begun["id"]
+    assert await balance(shop, ada) == 10
+    refused = await ada.post(f"/subscriptions/{free.id}", status=409)
+    assert "current subscription" in refused["detail"]
+
+
+async def test_a_paid_plan_needs_a_payment_provider(shop: Shop, ada: Customer) -> None:
+    paid = await a_plan(shop, price=Decimal(5))
+    refused = await ada.post(f"/subscriptions/{paid.id}", status=501)
+    assert refused["code"] == "payments_not_configured"
+    await ada.get("/subscriptions/me", status=404)
+    assert await balance(shop, ada) == 0
+
+
+async def test_a_free_plan_cannot_be_changed_into_a_paid_one_for_nothing(
+    shop: Shop, ada: Customer, free: StoredPlan
+) -> None:
+    paid = await a_plan(shop, price=Decimal(5), credits_per_period=1000)
+    begun = await ada.post(f"/subscriptions/{free.id}", status=201)
+    path = f"/subscriptions/{begun['id']}/change"
+    assert f"/subscriptions/{paid.id}" in (await ada.post(path, {"plan_id": paid.id}, status=409))["detail"]
+    refused = await ada.post(path, {"plan_id": free.id, "quantity": 9}, status=422)
+    assert [error["field"] for error in refused["errors"]] == ["quantity"]
+    assert await balance(shop, ada) == 10
+
+
+async def test_cancelling_and_starting_over_gives_no_second_credits(
+    shop: Shop, ada: Customer, free: StoredPlan
+) -> None:
+    first = await ada.post(f"/subscriptions/{free.id}", status=201)
+    for _ in range(3):
+        current = await ada.get("/subscriptions/me")
+        ended = await ada.call("DELETE", f"/subscriptions/{current['id']}?now=true")
+        assert ended["status"] == "canceled"
+        again = await ada.post(f"/subscriptions/{(await a_plan(shop, credits_per_period=99)).id}", status=201)
+        assert again["current_period_end"] == first["current_period_end"]
+    assert await balance(shop, ada) == 10
+
+
+async def test_ending_waits_for_the_period_and_can_be_undone(ada: Customer, free: StoredPlan) -> None:
+    begun = await ada.post(f"/subscriptions/{free.id}", status=201)
+    path = f"/subscriptions/{begun['id']}"
+    ending = await ada.call("DELETE", path)
+    assert (ending["status"], ending["cancel_at_period_end"]) == ("active", True)
+    assert (await ada.post(f"{path}/undo-cancel"))["cancel_at_period_end"] is False
+    refused = await ada.post(f"{path}/undo-cancel", status=409)
+    assert refused["legal"] == ["cancel_now", "cancel_at_period_end", "pause", "change_plan", "change_quantity"]
+    assert (await ada.call("DELETE", f"{path}?now=true"))["status"] == "canceled"
+    assert (await ada.call("DELETE", path, status=409))["legal"] == []
+
+
+async def test_a_change_to_another_free_plan_comes_with_the_next_period(
+    shop: Shop, ada: Customer, free: StoredPlan
+) -> None:
+    other = await a_plan(shop, credits_per_period=500)
+    begun = await ada.post(f"/subscriptions/{free.id}", status=201)
+    changed = await ada.post(f"/subscriptions/{begun['id']}/change", {"plan_id": other.id})
+    assert (changed["plan_id"], changed["next_plan_id"]) == (free.id, other.id)
+    assert await balance(shop, ada) == 10
+
+
+async def test_what_is_anothers_does_not_exist(shop: Shop, ada: Customer, free: StoredPlan) -> None:
+    theirs = await ada.post(f"/subscriptions/{free.id}", status=201)
+    eve = await shop.customer()
+    for subscription_id in (theirs["id"], str(uuid4())):
+        path = f"/subscriptions/{subscription_id}"
+        await eve.call("DELETE", path, status=404)
+        await eve.post(f"{path}/undo-cancel", status=404)
+        await eve.post(f"{path}/change", {"plan_id": free.id}, status=404)
+    assert (await ada.get("/subscriptions/me"))["cancel_at_period_end"] is False
+
+
+async def test_plans_that_are_not_sold_do_not_exist(shop: Shop, ada: Customer) -> None:
+    gone = await a_plan(shop, is_active=False)
+    for plan_id in (gone.id, "nope"):
+        await ada.post(f"/subscriptions/{plan_id}", status=404)
+
+
+@pytest.mark.parametrize("body", [{"quantity": 0}, {"quantity": "2"}, {"price": 0}, {"provider": "cash"}, []])
+async def test_an_order_that_is_not_understood_is_refused(ada: Customer, free: StoredPlan, body: Any) -> None:
+    await ada.post(f"/subscriptions/{free.id}", body, status=422)
+    await ada.get("/subscriptions/me", status=404)
+
+
+async def test_nobody_who_is_not_signed_in_subscribes(shop: Shop, free: StoredPlan) -> None:
+    for method, path in (("POST", free.id), ("GET", "me"), ("DELETE", str(uuid4()))):
+        assert (await shop.client.request(method, f"/subscriptions/{path}")).status_code == 401
+
+
+async def test_an_order_that_was_never_paid_can_be_dropped(shop: Shop, ada: Customer) -> None:
+    paid = await a_plan(shop, price=Decimal(5))
+    async with shop.database.transaction() as connection:
+        waiting = await subscriptions.await_payment(
+            connection, ada.id, plan_id=paid.id, provider="stripe", now=now() - timedelta(hours=1)
+        )
+    assert (await ada.get("/subscriptions/me"))["status"] == "incomplete"
+    assert (await ada.call("DELETE", f"/subscriptions/{waiting.id}"))["status"] == "canceled"
