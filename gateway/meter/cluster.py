@@ -19,7 +19,7 @@ import hiredis
 from redis.exceptions import RedisError, ResponseError
 
 from gateway.clock import monotonic_seconds
-from gateway.meter.errors import MeterUnavailable, NotSent, UnsupportedServer, failure, is_misdirected
+from gateway.meter.errors import MeterError, MeterUnavailable, NotSent, UnsupportedServer, failure, is_misdirected
 from gateway.meter.node import CONNECT_TIMEOUT_SECONDS, Command, Node, ask, dial, pack, unreachable
 from gateway.meter.topology import SLOTS, Address, ClusterUrl, View, key_slot, owners, redirection, view
 
@@ -188,7 +188,7 @@ class Cluster:
             while attempt == 0 or not self.is_connected:
                 pause = REFRESH_SECONDS[min(attempt, len(REFRESH_SECONDS) - 1)]
                 await asyncio.sleep(max(0, self._refreshed_at + pause - monotonic_seconds()))
-                with suppress(MeterUnavailable, UnsupportedServer):
+                with suppress(MeterUnavailable, MeterError, UnsupportedServer):
                     self._install(await self._read_map())
                 for node in self._nodes.values():
                     node.connect()
@@ -262,7 +262,7 @@ async def _first_answers(readings: Iterable[Coroutine[Any, Any, View]]) -> tuple
             for each in done:
                 try:
                     views.append(each.result())
-                except (MeterUnavailable, UnsupportedServer) as error:
+                except (MeterUnavailable, MeterError, UnsupportedServer) as error:
                     failures.append(error)
     finally:
         for each in waiting:

