@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fpdf import FPDF
-from fpdf.enums import XPos, YPos
 from jinja2 import Environment, FileSystemLoader, Template, select_autoescape
 
 from gateway.api.records import Invoice
 from gateway.ledger.accounts import User
+
+if TYPE_CHECKING:
+    from fpdf import FPDF
 
 _HERE = Path(__file__).parent
 _WIDTHS = (100, 25, 30, 35)
@@ -27,6 +29,8 @@ def as_html(invoice: Invoice, user: User) -> str:
 
 def as_pdf(invoice: Invoice, user: User) -> bytes:
     """One page, in the fonts that every reader has; those know Latin-1, and what is beyond it shows as `?`."""
+    from fpdf import FPDF  # with its fonts 30 MiB, which a process that draws no invoice need not hold
+
     pdf = FPDF()
     if invoice.issued_at is not None:
         pdf.set_creation_date(invoice.issued_at)
@@ -61,7 +65,7 @@ def _row(pdf: FPDF, cells: tuple[str, ...], widths: tuple[int, ...]) -> None:
     for cell, width in zip(cells, widths, strict=True):
         known = cell.encode("latin-1", "replace").decode("latin-1")
         align = "L" if width > 50 else "R"
-        pdf.cell(width, 7, _cut(pdf, known, width), align=align, new_x=XPos.RIGHT, new_y=YPos.TOP)
+        pdf.cell(width, 7, _cut(pdf, known, width), align=align, new_x="RIGHT", new_y="TOP")
     pdf.ln(7)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import uvicorn
 
 from gateway import logs
-from gateway.app.background import background
 from gateway.app.control_plane import control_plane
 from gateway.app.data_plane import data_plane, reload
 from gateway.app.public import Public, account_api
@@ -48,6 +47,8 @@ async def run_child(
             admin = await stack.enter_async_context(control_plane(config))
             servers.append((_server(admin, config), [sockets.pop(0)]))
         if Role.WORKER in roles:
+            from gateway.app.background import background  # 7 MiB that a public worker need not hold
+
             await stack.enter_async_context(background(config))
         if Role.UPSTREAM in roles:
             from gateway.demo.app import build as build_demo_upstream

@@ -7,15 +7,13 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Query
-from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.account.collaborators import Me, TheIssuer
-from gateway.api.admin.keys import IssuedKey, Key, KeyPatch, Networks, Permissions, Rotation, shown
 from gateway.api.errors import Conflict
-from gateway.api.fields import Credits, Instant, Line
+from gateway.api.keys import IssuedKey, Key, KeyPatch, KeyTerms, Rotation, issued, shown
 from gateway.api.openapi import CONFLICTS, SIGNED_IN, UNKNOWN
-from gateway.api.shapes import Given, Listing, Paging, listing
+from gateway.api.shapes import Listing, Paging, listing
 from gateway.clock import now
 from gateway.ledger import keys
 from gateway.ledger.errors import NotFound
@@ -25,22 +23,14 @@ from policies.model import KeyStatus
 router = APIRouter(prefix="/me/keys", tags=["keys"], responses=SIGNED_IN)
 
 
-class NewKey(Given):
-    name: Line = Field(default="default", examples=["production"])
-    permissions: Permissions | None = Field(default=None, description="Narrows the plan's permissions; null: all.")
-    allowed_ips: Networks = Field(default_factory=list, examples=[["203.0.113.0/24"]])
-    credit_cap: Credits | None = Field(default=None, description="Credits it may spend in a period; null: all.")
-    expires_at: Instant | None = Field(default=None, examples=["2030-01-01T00:00:00Z"])
-
-
 @router.post("", status_code=201, summary="Create a key")
-async def create_key(given: NewKey, me: Me, issuer: TheIssuer) -> IssuedKey:
+async def create_key(given: KeyTerms, me: Me, issuer: TheIssuer) -> IssuedKey:
     """The answer holds the key, this once."""
     secret, fingerprint = issuer.issue()
     async with me.desk.change() as change:
         made = await keys.create(change.connection, me.id, fingerprint=fingerprint, **given.model_dump())
         await change.note("keys.create", "key", entity_id=made.id, after=shown(made, now()))
-    return _issued(made, secret.secret)
+    return issued(made, secret.secret)
 
 
 @router.get("", summary="List your keys")
@@ -98,11 +88,7 @@ async def rotate_key(
         old, after = shown(before, now()), shown(retired, now())
         await change.note("keys.rotate", "key", entity_id=key_id, before=old, after=after)
         await change.note("keys.create", "key", entity_id=made.id, after=shown(made, now()))
-    return _issued(made, secret.secret)
-
-
-def _issued(key: keys.ApiKey, secret: str) -> IssuedKey:
-    return IssuedKey(**shown(key, now()).model_dump(), key=secret)
+    return issued(made, secret.secret)
 
 
 async def _mine(connection: AsyncConnection, me: Me, key_id: UUID) -> keys.ApiKey:

@@ -14,10 +14,11 @@ from fastapi import APIRouter
 from pydantic import Field, StringConstraints
 
 from gateway.api.admin.collaborators import Held, TheDesk
-from gateway.api.admin.keys import Key, KeySettings, shown
+from gateway.api.admin.keys import KeySettings
 from gateway.api.desk import Change
 from gateway.api.errors import Invalid
 from gateway.api.fields import PositiveCount
+from gateway.api.keys import Key, shown
 from gateway.api.shapes import Given, Shown
 from gateway.clock import now
 from gateway.ledger import accounts, keys

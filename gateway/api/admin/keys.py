@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from typing import Annotated, Literal
+from datetime import timedelta
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Query
@@ -13,9 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.api.admin.collaborators import TheDesk, TheIssuer
 from gateway.api.admin.users import existing_user
 from gateway.api.errors import Conflict
-from gateway.api.fields import Count, Credits, Instant, Line, Network, Word
+from gateway.api.keys import IssuedKey, Key, KeyPatch, KeyTerms, Rotation, issued, shown
 from gateway.api.openapi import CONFLICTS, UNKNOWN
-from gateway.api.shapes import Given, Listing, Paging, Patch, Shown, listing, unset
+from gateway.api.shapes import Listing, Paging, listing
 from gateway.clock import now
 from gateway.ledger import keys
 from gateway.ledger.errors import NotFound
@@ -24,54 +24,13 @@ from policies.model import KeyStatus
 
 router = APIRouter(prefix="/keys", tags=["keys"])
 
-ShownStatus = Literal["active", "disabled", "revoked", "expired"]
-Permissions = Annotated[list[Word], Field(max_length=100)]
-Networks = Annotated[list[Network], Field(max_length=100)]
 
-
-class Key(Shown):
-    id: UUID
+class KeySettings(KeyTerms):
     user_id: UUID
-    name: str
-    prefix: str = Field(description="The key's first characters, to recognise it by.")
-    last4: str
-    status: ShownStatus
-    permissions: list[str] | None = Field(description="null: every permission of the plan.")
-    allowed_ips: list[str] = Field(description="CIDRs; empty: from anywhere.")
-    credit_cap: int | None
-    expires_at: datetime | None
-    last_used_at: datetime | None
-    created_at: datetime
-
-
-class IssuedKey(Key):
-    key: str = Field(description="The key itself. It is in this answer only and cannot be read again.")
-
-
-class KeySettings(Given):
-    user_id: UUID
-    name: Line = Field(default="default", examples=["production"])
-    permissions: Permissions | None = Field(default=None, description="Narrows the plan's permissions.")
-    allowed_ips: Networks = Field(default_factory=list, examples=[["203.0.113.0/24"]])
-    credit_cap: Credits | None = Field(default=None, description="Credits it may spend in a period; null: all.")
-    expires_at: Instant | None = Field(default=None, examples=["2030-01-01T00:00:00Z"])
 
 
 class NewKey(KeySettings):
     """A key for a user."""
-
-
-class KeyPatch(Patch):
-    name: Line = unset()
-    status: Literal["active", "disabled"] = unset()
-    permissions: Permissions | None = None
-    allowed_ips: Networks = unset()
-    credit_cap: Credits | None = None
-    expires_at: Instant | None = None
-
-
-class Rotation(Given):
-    grace_seconds: Count = Field(default=0, examples=[3600], description="How long the old key goes on working.")
 
 
 class KeyList(Paging):
@@ -87,7 +46,7 @@ async def create_key(given: NewKey, desk: TheDesk, issuer: TheIssuer) -> IssuedK
         await existing_user(change.connection, given.user_id)
         made = await keys.create(change.connection, given.user_id, fingerprint=fingerprint, **settings)
         await change.note("keys.create", "key", entity_id=made.id, after=shown(made, now()))
-    return _issued(made, secret.secret)
+    return issued(made, secret.secret)
 
 
 @router.get("", summary="List keys")
@@ -140,23 +99,7 @@ async def rotate_key(
         old, after = shown(before, now()), shown(retired, now())
         await change.note("keys.rotate", "key", entity_id=key_id, before=old, after=after)
         await change.note("keys.create", "key", entity_id=made.id, after=shown(made, now()))
-    return _issued(made, secret.secret)
-
-
-def shown(key: keys.ApiKey, instant: datetime) -> Key:
-    """The key as it is at `instant`."""
-    status = _status(key, instant)
-    return Key.model_validate({name: getattr(key, name) for name in Key.model_fields} | {"status": status})
-
-
-def _status(key: keys.ApiKey, instant: datetime) -> str:
-    """In the order in which the policies refuse: revoked, expired, disabled."""
-    is_past = key.expires_at is not None and key.expires_at <= instant
-    return "expired" if is_past and key.status is not KeyStatus.REVOKED else str(key.status)
-
-
-def _issued(key: keys.ApiKey, secret: str) -> IssuedKey:
-    return IssuedKey(**shown(key, now()).model_dump(), key=secret)
+    return issued(made, secret.secret)
 
 
 async def _existing(connection: AsyncConnection, key_id: UUID) -> keys.ApiKey:
