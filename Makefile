@@ -1,6 +1,7 @@
 # Everything starts here. `make run` needs only make and Python >= 3.11; nothing is installed outside .venv.
 BIN := .venv/bin
 TESTS ?= tests
+ALSO_fuzz := tests/api/test_schemathesis.py
 
 .PHONY: run test check fuzz chaos bench lock
 .DELETE_ON_ERROR:
@@ -22,7 +23,7 @@ fuzz chaos: .venv/.installed-dev
 	@seed=$${SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; \
 	echo "the same again: make $@ SEED=$$seed"; \
 	GATEWAY_TEST_SCALE=full GATEWAY_TEST_SEED=$$seed \
-	$(BIN)/pytest tests/$@ --hypothesis-seed=$$seed --show-capture=stdout --durations=10
+	$(BIN)/pytest tests/$@ $(ALSO_$@) --hypothesis-seed=$$seed --show-capture=stdout --durations=10
 
 bench: .venv/.installed-dev
 	$(BIN)/python -m benchmarks

@@ -10,14 +10,14 @@ from pydantic import Field
 
 from gateway.api.account.collaborators import Held, Me
 from gateway.api.fields import Line
-from gateway.api.openapi import CONFLICTS, UNKNOWN
+from gateway.api.openapi import CONFLICTS, PAID_FOR, SIGNED_IN, UNKNOWN
 from gateway.api.shapes import Given, Listing, Shown
 from gateway.api.till import PaymentsNotConfigured, ProviderName, TheTill, customer_at, look_up, sell_pack
 from gateway.ledger import checkouts
 from gateway.ledger.errors import NotFound
 from gateway.ledger.provider_news import take
 
-router = APIRouter(prefix="/me", tags=["billing"])
+router = APIRouter(prefix="/me", tags=["billing"], responses=SIGNED_IN | PAID_FOR)
 
 
 class Pack(Shown):

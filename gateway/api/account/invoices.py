@@ -9,13 +9,13 @@ from fastapi import APIRouter, Query, Response
 
 from gateway.api.account.collaborators import Me
 from gateway.api.invoice_pages import as_html, as_pdf
-from gateway.api.openapi import UNKNOWN
+from gateway.api.openapi import SIGNED_IN, UNKNOWN
 from gateway.api.records import Invoice
 from gateway.api.shapes import Listing, Paging, listing
 from gateway.ledger import invoices
 from gateway.ledger.errors import NotFound
 
-router = APIRouter(prefix="/me/invoices", tags=["billing"])
+router = APIRouter(prefix="/me/invoices", tags=["billing"], responses=SIGNED_IN)
 
 
 @router.get("", summary="Your invoices, newest first")

@@ -7,11 +7,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from gateway.api.account.collaborators import Me
+from gateway.api.openapi import SIGNED_IN
 from gateway.api.records import Payment
 from gateway.api.shapes import Listing, Paging, listing
 from gateway.ledger import payments
 
-router = APIRouter(prefix="/me/payments", tags=["billing"])
+router = APIRouter(prefix="/me/payments", tags=["billing"], responses=SIGNED_IN)
 
 
 @router.get("", summary="Your payments, refunds and disputes, newest first")

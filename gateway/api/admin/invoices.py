@@ -96,7 +96,9 @@ async def settle_invoice(invoice_id: UUID, given: Outcome, desk: TheDesk) -> Inv
     return settled
 
 
-@router.post("/{invoice_id}/credit-note", status_code=201, summary="Take back an invoice", responses=CONFLICTS)
+@router.post(
+    "/{invoice_id}/credit-note", status_code=201, summary="Take back an invoice", responses=UNKNOWN | CONFLICTS
+)
 async def take_back_invoice(invoice_id: UUID, desk: TheDesk) -> Invoice:
     """An issued invoice never changes; its credit note takes it back whole, under a number of its own."""
     async with desk.change() as change:

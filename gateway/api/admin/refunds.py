@@ -13,7 +13,7 @@ from gateway.api.admin.collaborators import TheDesk
 from gateway.api.admin.payments import existing_payment
 from gateway.api.errors import Conflict, Invalid
 from gateway.api.fields import Line, Price
-from gateway.api.openapi import CONFLICTS, UNKNOWN
+from gateway.api.openapi import CONFLICTS, PAID_FOR, UNKNOWN
 from gateway.api.records import Payment
 from gateway.api.shapes import Given, Listing, Paging, listing
 from gateway.api.till import TheTill
@@ -40,7 +40,7 @@ async def list_refunds(wanted: Annotated[Paging, Query()], desk: TheDesk) -> Lis
     return listing(page, Payment.model_validate)
 
 
-@router.post("", status_code=201, summary="Refund a payment", responses=UNKNOWN | CONFLICTS)
+@router.post("", status_code=201, summary="Refund a payment", responses=UNKNOWN | CONFLICTS | PAID_FOR)
 async def create_refund(given: NewRefund, desk: TheDesk, till: TheTill) -> Payment:
     """Gives the payment as it is then. What is left of its credits is taken back; the rest is the account's debt."""
     async with desk.read() as connection:

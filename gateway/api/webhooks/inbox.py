@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request
 
 from gateway import metrics
 from gateway.api.account.collaborators import Held
-from gateway.api.openapi import Responses
+from gateway.api.openapi import PAID_FOR, Responses
 from gateway.api.shapes import Shown
 from gateway.api.till import PaymentsNotConfigured, TheTill, Till
 from gateway.billing.provider import InvalidWebhook, Provider
@@ -22,7 +22,7 @@ from gateway.ledger import webhook_events
 from gateway.ledger.session import Database
 from policies.payments import LEMON_SQUEEZY_EVENTS, STRIPE_EVENTS
 
-router = APIRouter(tags=["webhooks"])
+router = APIRouter(tags=["webhooks"], responses=PAID_FOR)
 
 _KNOWN = STRIPE_EVENTS.keys() | LEMON_SQUEEZY_EVENTS.keys()
 _REFUSED: Responses = {400: {"description": "`invalid_webhook`: not signed by the provider, or too old"}}
