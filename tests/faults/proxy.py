@@ -1,4 +1,7 @@
-"""A TCP proxy that does to a connection what networks and servers do: delay, drip, garble, freeze, cut, reset."""
+"""A TCP proxy that does to a connection what networks and servers do: delay, drip, garble, freeze, cut, reset.
+
+It also sees what passes, so a trap (`traps.py`) can spring at the very command that it waits for.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,10 @@ READ_BYTES = 65536
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close() sends RST
 
 
+# Looks at bytes before they pass. True: they do not, nor does anything after them.
+Watch = Callable[["Connection", bytes], bool]
+
+
 @dataclass(slots=True)
 class Lane:
     """One direction of every connection. Changes take effect with the next bytes that pass."""
@@ -22,6 +29,7 @@ class Lane:
     delay_seconds: Callable[[], float] = lambda: 0.0
     drip_bytes: int | None = None
     garble: bool = False
+    watch: Watch | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -135,6 +143,8 @@ class FaultProxy:
                 if seconds := lane.delay_seconds():
                     await asyncio.sleep(seconds)
                 await connection.flowing.wait()
+                if lane.watch is not None and lane.watch(connection, data):
+                    break
                 writer.write(b"?" * len(data) if lane.garble else data)
                 await writer.drain()
         writer.close()
