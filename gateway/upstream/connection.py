@@ -123,6 +123,13 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._condemn()
 
+    def forsake(self) -> None:
+        """Nobody waits for this connection to stand any more. uvloop then closes its socket, even one that stood
+        already, and never says that it is lost: its pool would count it for ever, and wait for it when it closes.
+        """
+        self.abort()
+        self._owner.lost(self)
+
     # What the response asks.
 
     def resume(self) -> None:

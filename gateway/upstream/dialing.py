@@ -59,13 +59,18 @@ class Dialer:
 
     async def _connect(self, host: str) -> Connection:
         encrypted = self.address.scheme == "https"
-        _, connection = await asyncio.get_running_loop().create_connection(
-            self.new_connection,
-            host,
-            self.address.port,
-            ssl=self.tls if encrypted else None,
-            server_hostname=self.address.host if encrypted else None,
-        )
+        connection = self.new_connection()
+        try:
+            await asyncio.get_running_loop().create_connection(
+                lambda: connection,
+                host,
+                self.address.port,
+                ssl=self.tls if encrypted else None,
+                server_hostname=self.address.host if encrypted else None,
+            )
+        except BaseException:
+            connection.forsake()
+            raise
         return connection
 
     async def _resolve(self) -> list[str]:

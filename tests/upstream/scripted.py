@@ -66,6 +66,7 @@ class Peer(asyncio.Protocol):
         while (end := _request_end(self.received)) > 0:
             request, self.received = self.received[:end], self.received[end:]
             self.server.requests.append(request)
+            self.server.asked.append(self)
             self.play(self.server.next_reply())
 
     def _answer_head(self) -> None:
@@ -105,6 +106,7 @@ class Scripted:
         self.respond: Callable[[bytes], Reply] | None = None
         self.peers: list[Peer] = []
         self.requests: list[bytes] = []
+        self.asked: list[Peer] = []  # by each request, in order
         self.url = ""
 
     def next_reply(self) -> Reply:

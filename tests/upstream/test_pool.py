@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 
 import psutil
 import pytest
+import uvloop
 
 from gateway.upstream.address import parse_target
 from gateway.upstream.balancer import Upstream
@@ -200,7 +201,8 @@ async def test_a_retired_pool_lets_calls_finish_and_keeps_nothing() -> None:
         late = asyncio.ensure_future(fetch(upstream))
         while not late.done():
             for peer in server.peers:
-                if not peer.closed and server.requests:
+                if not peer.closed and peer in server.asked:
+                    server.asked.remove(peer)
                     peer.transport.write(OK)
             await asyncio.sleep(0.001)
 
@@ -238,6 +240,24 @@ async def test_closing_ends_a_running_stream_as_broken() -> None:
         assert not response.complete
         with pytest.raises(UpstreamError):
             await response.more()
+
+
+async def test_a_connect_cancelled_as_it_stands_is_forgotten_by_uvloop_too() -> None:
+    """uvloop, which serves in production, closes such a connection without telling its protocol."""
+
+    async def cancel_at_every_turn() -> None:
+        async with scripted() as server, upstream_to(server.url, max_connections=8) as upstream:
+            for turns in range(40):
+                sending = asyncio.ensure_future(upstream.send(Request(b"GET", b"/")))
+                for _ in range(turns % 10):
+                    await asyncio.sleep(0)
+                sending.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    (await sending).close()
+            async with asyncio.timeout(5):
+                await upstream.close()
+
+    await asyncio.to_thread(uvloop.run, cancel_at_every_turn())
 
 
 @pytest.mark.parametrize("seed", range(4))
