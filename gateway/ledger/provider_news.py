@@ -175,7 +175,9 @@ async def _owner(connection: AsyncConnection, news: News, customer_id: str) -> U
 
 async def _check_customer(connection: AsyncConnection, news: News, user_id: UUID, *, customer_id: str) -> None:
     owner = await _owner(connection, news, customer_id)
-    if owner is not None and owner != user_id:
+    if owner == user_id:
+        return
+    if owner is not None:
         raise Mismatch(f"customer {customer_id} is user {owner}, and this was begun by user {user_id}")
     known = await provider_customers.keep(connection, user_id, provider=news.provider, provider_customer_id=customer_id)
     if known != customer_id and news.provider not in _BUYER_NAMES_CUSTOMER:

@@ -62,7 +62,7 @@ class WebhookProcessor:
         try:
             await self._act(event_id)
         except DatabaseUnavailable as error:
-            log.warning("webhook_event_waits", event=str(event_id), reason=str(error))
+            log.warning("webhook_event_waits", event_id=str(event_id), reason=str(error))
 
     async def _act(self, event_id: UUID | None) -> int:
         async with self._database.transaction() as connection:
@@ -73,7 +73,7 @@ class WebhookProcessor:
             result = await self._take(event)
         except _FAILURES as error:
             result = "failed"
-            log.warning("webhook_event_failed", event=str(event.id), type=event.event_type, reason=str(error))
+            log.warning("webhook_event_failed", event_id=str(event.id), type=event.event_type, reason=str(error))
             async with self._database.transaction() as connection:
                 await webhook_events.failed(connection, event, reason=f"{type(error).__name__}: {error}")
         metrics.WEBHOOK_EVENTS.labels(event.provider, event.event_type, result).inc()

@@ -16,7 +16,7 @@ from gateway.ledger.accounts import User
 from gateway.ledger.session import Database
 from tests import scale
 from tests.billing.conftest import PRICES, STRIPE_SECRETS, stripe_provider
-from tests.billing.fake_stripe import FakeStripe, signed
+from tests.billing.fake_stripe import DirectClient, FakeStripe, signed
 from tests.billing.market import Market, Standing, acting_at_once, market
 
 # Six of the messages of a life: of each type the first or the last (-1).
@@ -44,6 +44,7 @@ async def worlds(selling_database: Database) -> AsyncIterator[Callable[[], Await
     async def open_one() -> tuple[Market, FakeStripe]:
         world = FakeStripe(PRICES)
         provider = stripe_provider(world)
+        provider._client = DirectClient(world)  # type: ignore[assignment] # the lives are heard over HTTP elsewhere
         context = market(selling_database, provider)
         opened.append((context, provider))
         return await context.__aenter__(), world

@@ -1,0 +1,60 @@
+"""Webhooks lost for a day: asking the provider ends with no difference."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from gateway.clock import now
+from gateway.workers.billing_poller import BillingPoller
+from tests.billing.fake_stripe import FakeStripe
+from tests.billing.market import Market
+from tests.billing.test_stripe_life import hear_all
+
+
+async def test_a_day_of_lost_webhooks_ends_with_no_difference(stripe_market: Market, stripe_world: FakeStripe) -> None:
+    market, world = stripe_market, stripe_world
+    instant = now()
+    poller = BillingPoller(market.database, market.provider, interval=timedelta(minutes=15), now=lambda: instant)
+    await walk(poller)
+
+    users = [await market.a_user() for _ in range(3)]
+    for user in users:
+        checkout = await market.subscribe(user)
+        world.complete(checkout.provider_checkout_id or "")
+    first, second, third = (each["id"] for each in world.objects.values() if each["object"] == "subscription")
+    world.renew(first)
+    world.renew(second, succeeds=False)
+    world.end(third)
+    pack = await market.buy_pack(users[0])
+    world.complete(pack.provider_checkout_id or "")
+    assert [await market.balance(user) for user in users] == [0, 0, 0]
+
+    instant += timedelta(days=1)
+    await walk(poller)
+    await market.work_off()
+    polled = [await market.standing(user) for user in users]
+    assert [each.status for each in polled] == ["active", "past_due", "canceled"]
+    assert polled[0].balance >= 1100
+
+    await hear_all(market, world)  # the webhooks after all: they say nothing new
+    assert [await market.standing(user) for user in users] == polled
+    assert not await market.events("failed")
+
+
+async def walk(poller: BillingPoller) -> None:
+    """One whole walk, page by page."""
+    for _ in range(20):
+        await poller.run_once()
+
+
+def test_a_walk_begins_before_the_last_one_did() -> None:
+    instant = datetime.fromisoformat("2026-03-15T12:00:00+00:00")
+    nobody: Any = None
+    poller = BillingPoller(nobody, _Named(), interval=timedelta(hours=1), now=lambda: instant)  # type: ignore[arg-type] # only its name is asked
+    at = poller._setting_out({"began": "2026-03-15T11:00:00+00:00"})
+    assert at == {"since": "2026-03-15T10:50:00+00:00", "began": instant.isoformat(), "page": None}
+
+
+class _Named:
+    name = "stripe"
