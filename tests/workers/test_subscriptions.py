@@ -1,0 +1,100 @@
+"""Several workers move the same subscriptions and credits at once, late: each period is granted once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from decimal import Decimal
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import text
+
+from gateway.ledger import credits, plans, subscriptions
+from gateway.ledger.plans import PlanTerms
+from gateway.ledger.session import Database
+from gateway.workers.credits import CreditKeeper
+from gateway.workers.subscriptions import SubscriptionMover
+from tests.ledger.make import NOON, a_user
+
+GRACE = timedelta(days=3)
+ACCOUNTS = 12
+
+
+@pytest.fixture
+async def ledger(own_database_url: str) -> AsyncIterator[Database]:
+    database = Database(own_database_url, pool_size=8)
+    yield database
+    await database.close()
+
+
+async def _subscribe(ledger: Database, *, rolls_over: bool = True) -> list[UUID]:
+    terms = PlanTerms(name=uuid4().hex, price=Decimal(0), credits_per_period=10, credits_rollover=rolls_over)
+    begun = []
+    async with ledger.transaction() as connection:
+        plan = await plans.create(connection, terms)
+        for _ in range(ACCOUNTS):
+            user = await a_user(connection)
+            begun.append(await subscriptions.start(connection, user.id, plan_id=plan.id, now=NOON))
+    return [each.user_id for each in begun]
+
+
+async def _balances(ledger: Database, user_ids: list[UUID]) -> list[int]:
+    async with ledger.read() as connection:
+        found = [await credits.balance(connection, user_id) for user_id in user_ids]
+    return [each.current_credits for each in found if each is not None]
+
+
+async def _work(*workers: SubscriptionMover | CreditKeeper) -> None:
+    while any(await asyncio.gather(*(worker.run_once() for worker in workers))):
+        pass
+
+
+async def test_workers_that_run_at_once_after_a_month_grant_each_period_once(ledger: Database) -> None:
+    user_ids = await _subscribe(ledger)
+    late = NOON + timedelta(days=62)
+    await _work(*(SubscriptionMover(ledger, grace=GRACE, now=lambda: late) for _ in range(4)))
+    assert await _balances(ledger, user_ids) == [30] * ACCOUNTS
+    async with ledger.read() as connection:
+        granted = "SELECT count(*), count(DISTINCT (subscription_id, period_start)) FROM credit_grants"
+        assert tuple((await connection.execute(text(granted))).one()) == (3 * ACCOUNTS, 3 * ACCOUNTS)
+
+
+async def test_workers_that_run_at_once_expire_each_grant_once(ledger: Database) -> None:
+    user_ids = await _subscribe(ledger, rolls_over=False)
+    late = NOON + timedelta(days=62)
+    await _work(*(CreditKeeper(ledger, now=lambda: late) for _ in range(4)))
+    assert await _balances(ledger, user_ids) == [0] * ACCOUNTS
+    async with ledger.read() as connection:
+        expired = "SELECT count(*), sum(amount) FROM credit_ledger WHERE kind = 'expiry'"
+        assert tuple((await connection.execute(text(expired))).one()) == (ACCOUNTS, -10 * ACCOUNTS)
+
+
+async def test_an_account_that_somebody_changes_is_left_for_the_next_time(ledger: Database) -> None:
+    user_ids = await _subscribe(ledger)
+    late = NOON + timedelta(days=31)
+    mover = SubscriptionMover(ledger, grace=GRACE, now=lambda: late)
+    async with ledger.transaction() as busy:
+        await subscriptions.locked(busy, await _subscription_of(ledger, user_ids[0]))
+        assert await mover.run_once() == ACCOUNTS - 1
+    assert await mover.run_once() == 1
+    assert await mover.run_once() == 0
+
+
+async def test_nothing_is_done_before_its_time(ledger: Database) -> None:
+    await _subscribe(ledger)
+    for now in (NOON, NOON + timedelta(days=30)):
+        assert await _nothing_at(ledger, now)
+
+
+async def _nothing_at(ledger: Database, now: datetime) -> bool:
+    mover, keeper = SubscriptionMover(ledger, grace=GRACE, now=lambda: now), CreditKeeper(ledger, now=lambda: now)
+    return (await mover.run_once(), await keeper.run_once()) == (0, 0)
+
+
+async def _subscription_of(ledger: Database, user_id: UUID) -> UUID:
+    async with ledger.read() as connection:
+        found = await subscriptions.current(connection, user_id)
+    assert found is not None
+    return found.id
