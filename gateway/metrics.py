@@ -63,6 +63,10 @@ RECONCILE_DIFFERENCE = Gauge(
 )
 SPOOL_ENTRIES = Gauge("gateway_spool_entries", "Settlements that Redis has not taken yet.", multiprocess_mode="livesum")
 SPOOL_FAILURES = Counter("gateway_spool_failures", "Settlements that could not be spooled, and wait in memory alone.")
+FLOAT_CALLS = Counter("gateway_float_calls", "Calls served without Redis, within what `on_outage` allows.")
+FLOAT_UNSETTLED = Gauge(
+    "gateway_float_unsettled", "Such calls that Redis has not taken yet.", multiprocess_mode="livesum"
+)
 SETTLEMENTS_LOST = Counter("gateway_settlements_lost", "Settlements for which memory had no room either.")
 WEBHOOK_EVENTS = Counter(
     "gateway_webhook_events",

@@ -16,6 +16,7 @@ from gateway.meter.holds import Holds
 from gateway.meter.meter import Meter
 from gateway.metrics import MetricsFlusher
 from gateway.proxy.access_log import AccessLog
+from gateway.proxy.floating import Float
 from gateway.proxy.gate import Gate
 from gateway.proxy.handler import Handler
 from gateway.proxy.principals import Principals
@@ -51,13 +52,14 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
             max_stale_seconds=config.principals.max_stale_seconds,
         )
         grace = timedelta(seconds=config.billing.past_due_grace_seconds)
-        settler, access_log = Settler(meter, Spool(config.data_dir / "spool", owner)), AccessLog()
+        floating, access_log = Float(config.redis.float_credits), AccessLog()
+        settler = Settler(meter, Spool(config.data_dir / "spool", owner), floating)
         tally = Tally(database, access_log)
         handler = Handler(
             Router(config.routes),
             destinations(config),
             principals=principals,
-            gate=Gate(principals, meter, Warming(link, meter, database), grace=grace),
+            gate=Gate(principals, meter, Warming(link, meter, database), grace=grace, floating=floating),
             settler=settler,
             tally=tally,
             trusted_proxies=config.server.trusted_proxies,

@@ -65,7 +65,8 @@ class Redis:
     url: Annotated[str, BeforeValidator(quantities.redis_url)] = field(default="embedded", repr=False)
     partitions: Annotated[int, Field(strict=True, ge=1, le=16384)] = 64
     timeout_seconds: Annotated[Timeout, Field(alias="timeout")] = 0.1
-    on_outage: Literal["refuse"] = "refuse"
+    # Credits that an account may use in each process while Redis is away, unless its plan says otherwise; None: none.
+    float_credits: Annotated[int | None, BeforeValidator(quantities.on_outage), Field(alias="on_outage")] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,6 +86,16 @@ def positive_duration_seconds(written: object) -> float:
     return seconds
 
 
+def on_outage(written: object) -> int | None:
+    """`refuse`, or `{float: 50}`: how many credits an account may use while Redis is away."""
+    match written:
+        case "refuse":
+            return None
+        case {"float": int(credits), **rest} if not rest and not isinstance(credits, bool) and credits > 0:
+            return credits
+    raise ValueError(f"must be refuse, or {{float: N}} with N credits, got {written!r}")
+
+
 def listen_address(written: object) -> Address:
     """`127.0.0.1:8080`, `localhost:0` or `[::1]:8080`."""
     wanted = f"must be host:port such as 127.0.0.1:8080 or [::1]:8080, got {written!r}"

@@ -11,6 +11,7 @@ from gateway.ledger.session import DatabaseUnavailable
 from gateway.meter.link import MeterUnavailable, NotSent
 from gateway.meter.meter import Admission, Meter, Verdict
 from gateway.proxy.bodies import PricedBody
+from gateway.proxy.floating import Float
 from gateway.proxy.inbound import Inbound
 from gateway.proxy.principals import Caller, Principals
 from gateway.proxy.router import Match
@@ -93,11 +94,20 @@ class Ticket(NamedTuple):
 
 
 class Gate:
-    def __init__(self, principals: Principals, meter: Meter, warming: Warming, *, grace: timedelta) -> None:
+    def __init__(
+        self,
+        principals: Principals,
+        meter: Meter,
+        warming: Warming,
+        *,
+        grace: timedelta,
+        floating: Float | None = None,
+    ) -> None:
         self._principals = principals
         self._meter = meter
         self._warming = warming
         self._grace = grace
+        self._float = floating or Float(None)
 
     async def check(self, inbound: Inbound, match: Match, key: bytes, *, caller: Caller) -> Clearance:
         """Lets a caller through to a route; raises Refused by the knowledge of this moment, never by older."""
@@ -108,12 +118,22 @@ class Gate:
 
     async def admit(self, ask: Ask, clearance: Clearance) -> Ticket:
         """Holds the price of the call, or raises Refused, after which nothing was counted and nothing charged."""
+        try:
+            return await self._admit(ask, clearance)
+        except Refused as refused:
+            ticket = self._float_on(ask, clearance) if refused.code is Refusal.METERING_UNAVAILABLE else None
+            if ticket is None:
+                raise
+            return ticket
+
+    async def _admit(self, ask: Ask, clearance: Clearance) -> Ticket:
         for _ in range(ATTEMPTS):
             caller, subscription = clearance = await self._check_batch(ask, clearance)
             held = pricing.hold(ask.match.route.price, ask.items)
             head = _head(ask, caller)
             answer = await self._ask_meter(ask, caller, held=held, head=head)
             if answer.verdict is Verdict.ADMITTED:
+                self._float.saw(caller.principal.account.id, subscription.plan, answer)
                 return Ticket(ask, caller, subscription, held, answer, head)
             if answer.verdict is Verdict.STALE:
                 clearance = self._check(ask.inbound, ask.match, await self._principals.reload(ask.key))
@@ -124,6 +144,20 @@ class Gate:
             else:
                 raise NotAdmitted(caller, answer, _refusal(answer, max(held, 1), subscription.plan))
         raise Refused(Refusal.ACCOUNTS_UNAVAILABLE, "This account keeps changing; try again shortly.", retry_after=1)
+
+    def _float_on(self, ask: Ask, clearance: Clearance) -> Ticket | None:
+        """Serves without Redis, where that is allowed. Redis may hold for the call unseen; settling ends that too."""
+        caller, subscription = clearance
+        held = pricing.hold(ask.match.route.price, ask.items)
+        answer = self._float.take(
+            caller.principal.account.id,
+            ask.request_id,
+            plan=subscription.plan,
+            limits=caller.limits,
+            amount=held,
+            required=pricing.required(ask.match.route.price, held),
+        )
+        return None if answer is None else Ticket(ask, caller, subscription, held, answer, _head(ask, caller))
 
     def _check(self, inbound: Inbound, match: Match, caller: Caller) -> Clearance:
         principal = caller.principal

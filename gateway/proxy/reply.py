@@ -10,6 +10,7 @@ from gateway.meter.meter import Admission
 from gateway.problems import Problem, problem, render
 from gateway.proxy.answer import DROPPED, passed_block
 from gateway.proxy.departures import Client
+from gateway.proxy.floating import FLOATING
 from gateway.proxy.principals import Caller
 from gateway.upstream.tunnel import Wire
 from gateway.upstream.wire import NO_FIELDS, HeaderBlock
@@ -88,6 +89,8 @@ def metering_block(caller: Caller, admission: Admission, *, remaining: int, char
     if caller.policy_field:
         left = remaining_of_limits(caller.limits, admission.used, admission.reset_seconds)
         block += b"ratelimit-policy: %b\r\nratelimit: %b\r\n" % (caller.policy_field, caller.remaining_template % left)
+    if admission.epoch == FLOATING:
+        block += b"gateway-mode: float\r\n"
     if charged is not None:
         block += b"x-credits-charged: %d\r\n" % charged
     return HeaderBlock(block)  # of numbers and the names of windows

@@ -21,6 +21,7 @@ from gateway.clock import monotonic_seconds
 from gateway.meter.keys import AccountKeys
 from gateway.meter.link import MeterError, MeterUnavailable
 from gateway.meter.meter import Meter
+from gateway.proxy.floating import FLOATING, Float
 from gateway.proxy.spool import Chunk, Spool, SpoolFile
 
 MAX_KEPT = 10_000  # some 10 MB: calls that neither Redis nor the disk takes
@@ -52,9 +53,10 @@ class Settler:
 
     idle_seconds = 0.1
 
-    def __init__(self, meter: Meter, spool: Spool) -> None:
+    def __init__(self, meter: Meter, spool: Spool, floating: Float | None = None) -> None:
         self._meter = meter
         self._spool = spool
+        self._float = floating or Float(None)
         self._kept: deque[Settlement] = deque()
         self._refusal: Exception | None = None
         self._adopt_at = 0.0
@@ -182,7 +184,7 @@ class Settler:
         raise ValueError("not a settlement")
 
     async def _send(self, settlement: Settlement) -> int | None:
-        return await self._meter.settle(
+        balance = await self._meter.settle(
             settlement.keys,
             settlement.request_id,
             charge=settlement.charge,
@@ -190,6 +192,9 @@ class Settler:
             head=settlement.head,
             epoch=settlement.epoch,
         )
+        if settlement.epoch == FLOATING:
+            self._float.settled(settlement.request_id)
+        return balance
 
     def _show(self) -> None:
         metrics.SPOOL_ENTRIES.set(self.owed)
