@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -32,6 +32,8 @@ RETRIES = 2
 MAX_PAUSE_SECONDS = 5.0
 FIRST_PAUSE_SECONDS = 0.5
 PAGE = 100
+# Its times are whole seconds of its own clock.
+CLOCK_SKEW = timedelta(minutes=5)
 
 # What is walked through for changes, and the event that each stands in for.
 _WALK = {
@@ -137,6 +139,7 @@ class LemonSqueezy:
 
     async def fetch_checkout(self, checkout_id: str, *, email: str, price_id: str, since: datetime) -> Snapshot:
         """A checkout does not tell what came of it, so the buyer's orders are looked through."""
+        since -= CLOCK_SKEW
         wanted = {"filter[store_id]": self._store_id, "filter[user_email]": email, "page[size]": str(PAGE)}
         subscriptions = (await self._get("/subscriptions", wanted))["data"]
         orders = (await self._get("/orders", wanted))["data"]

@@ -9,7 +9,7 @@ from datetime import timedelta
 from decimal import Decimal
 from secrets import token_bytes
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 from sqlalchemy import text
@@ -17,11 +17,11 @@ from sqlalchemy import text
 from gateway.api.account import build_account
 from gateway.api.account.collaborators import Lifetimes
 from gateway.api.account.tokens import AccessTokens
-from gateway.api.till import Till, sell_pack, sell_plan
+from gateway.api.till import Till, sell_pack
 from gateway.billing.provider import Provider
 from gateway.clock import now
 from gateway.config.model import Pack
-from gateway.ledger import accounts, contracts, credits, payments, plans, sessions
+from gateway.ledger import accounts, checkouts, contracts, credits, payments, plans, sessions
 from gateway.ledger.accounts import User
 from gateway.ledger.checkouts import Checkout
 from gateway.ledger.contracts import StoredSubscription
@@ -85,10 +85,16 @@ class Market:
         client.headers["authorization"] = f"Bearer {pair.access_token}"
         return client
 
-    async def subscribe(self, user: User, plan: str = "pro", quantity: int = 1) -> Checkout:
-        return await sell_plan(
-            self.till, self.database, user, plan=self.plans[plan], quantity=quantity, named=None, now=now()
-        )
+    async def subscribe(self, user: User, plan: str = "pro") -> Checkout:
+        async with await self.signed_in(user) as client:
+            begun = await client.post(f"/subscriptions/{plan}")
+        assert begun.status_code == 201, begun.text
+        assert begun.json()["status"] == "incomplete"
+        async with self.database.read() as connection:
+            found = await checkouts.get(connection, UUID(begun.json()["checkout_id"]))
+        assert found is not None
+        assert found.url == begun.json()["checkout_url"]
+        return found
 
     async def buy_pack(self, user: User) -> Checkout:
         return await sell_pack(self.till, self.database, user, pack=PACK, named=None)
