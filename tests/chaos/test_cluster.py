@@ -146,8 +146,6 @@ async def test_masters_die_under_load_and_every_answered_call_has_its_one_row(tr
         f"cluster, {FAILOVERS} failovers: {dict(statuses)} answers, the slowest {load.slowest_seconds:.2f} s, "
         f"back after {max(outages):.1f} s at most, {len(lost)} answered calls without a row"
     )
-    assert max(outages) < BACK_WITHIN_SECONDS
-    assert load.slowest_seconds < ANSWERED_WITHIN_SECONDS
     assert statuses.keys() <= {200, 503}
     assert lost == set()
     for customer in customers:
@@ -155,6 +153,8 @@ async def test_masters_die_under_load_and_every_answered_call_has_its_one_row(tr
         assert len({row.client_request_id for row in rows}) == len(rows), "no call has two rows"
         assert await trio.balance(customer) == GRANTED - sum(row.credits for row in rows)
         assert await trio.hot_balance(customer) == await trio.balance(customer)
+    assert max(outages) < BACK_WITHIN_SECONDS
+    assert load.slowest_seconds < ANSWERED_WITHIN_SECONDS
 
 
 async def _fail_over(trio: Trio, load: Load, luck: Random, *, freeze: bool) -> float:
