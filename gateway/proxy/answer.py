@@ -24,6 +24,7 @@ DROPPED = frozenset(
         b"gateway-credits",
         b"gateway-tokens",
         b"gateway-cost-usd",
+        b"gateway-mode",
         b"ratelimit",
         b"ratelimit-policy",
         b"ratelimit-limit",
