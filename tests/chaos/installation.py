@@ -68,9 +68,9 @@ class Installation:
         """What everybody knows once all is settled and written. Raises TimeoutError where that does not come about."""
         for part in self.parts.values():
             await part.restored()
-        await self._settled()
+        await self.settled()
         await self.callers.call_once()  # so that every account is hot
-        await self._settled()
+        await self.settled()
         connection = await asyncpg.connect(self.database_url)
         async with Redis.from_url(self.redis_url) as redis:
             open_holds, journaled = await records.left_in(redis)
@@ -86,7 +86,8 @@ class Installation:
         await connection.close()
         return found
 
-    async def _settled(self) -> None:
+    async def settled(self) -> None:
+        """Returns when nothing is held, journaled or spooled. Raises TimeoutError."""
         async with asyncio.timeout(SETTLED_SECONDS), Redis.from_url(self.redis_url) as redis:
             while any(await records.left_in(redis)) or self._spooled():  # noqa: ASYNC110 - of processes
                 await asyncio.sleep(ASK_SECONDS)

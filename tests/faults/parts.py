@@ -122,12 +122,18 @@ class Store:
         self._server = server
         self._pid_file = pid_file  # the embedded stores write one, as their lock or of their own
         self._starting: asyncio.Task[None] | None = None
+        self._is_killed = False
 
     @property
     def pid(self) -> int:
         return int(self._pid_file.read_text().split()[0])
 
     async def start(self) -> None:
+        """Again, where it was killed: once it is buried, and whoever held its lock is gone."""
+        while self._is_killed and not self._server.has_died():  # noqa: ASYNC110 - of a process
+            await asyncio.sleep(POLL_SECONDS)
+        self._is_killed = False
+        await self._server.take_over()
         await self._server.start(self.endpoint)
 
     async def stop(self) -> None:
@@ -138,10 +144,11 @@ class Store:
     def kill(self) -> None:
         if self._starting is None or self._starting.done():
             self.kill_for_good()
-            self._starting = asyncio.get_running_loop().create_task(self._start_again())
+            self._starting = asyncio.get_running_loop().create_task(self.start())
 
     def kill_for_good(self) -> None:
         """The server and the processes of its connections; it stays away until `start`."""
+        self._is_killed = True
         for pid in (self.pid, *children(self.pid)):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -158,12 +165,6 @@ class Store:
     async def restored(self) -> None:
         if self._starting is not None:
             await self._starting
-
-    async def _start_again(self) -> None:
-        while not self._server.has_died():  # noqa: ASYNC110 - which also buries it
-            await asyncio.sleep(POLL_SECONDS)
-        await self._server.take_over()
-        await self.start()
 
 
 def children(pid: int) -> list[int]:
