@@ -184,15 +184,15 @@ class Forwarding:
 
 def fields_towards(destination: Destination, inbound: Inbound, identity: bytes, request_id: str) -> HeaderBlock:
     """All fields of a request but host and framing; `identity` are those that say who calls."""
-    rendered = inbound.rendered
-    if rendered.identity is not identity or rendered.upstream_block is not destination.header_block:
+    remembered = inbound.remembered
+    if remembered.identity is not identity or remembered.upstream_block is not destination.header_block:
         passed: bytes = inbound.passed
         for name in destination.header_names:
             if b"\n" + name + b":" in b"\n" + passed:
                 passed = _without(passed, name)
-        rendered.block = header_block(passed + identity + inbound.way + destination.header_block)
-        rendered.identity, rendered.upstream_block = identity, destination.header_block
-    return HeaderBlock(rendered.block + request_block(inbound, request_id))
+        remembered.block = header_block(passed + identity + inbound.way + destination.header_block)
+        remembered.identity, remembered.upstream_block = identity, destination.header_block
+    return HeaderBlock(remembered.block + request_block(inbound, request_id))
 
 
 def _without(block: bytes, name: bytes) -> bytes:

@@ -76,7 +76,7 @@ class Handler:
             websocket.check(match.route, inbound)
             destination = self._destinations[match.route.upstream]
             key = inbound.api_key()
-            caller = await self._principals.get(key)
+            caller = await self._principals.get(key, inbound.remembered)
             clearance = await self._gate.check(inbound, match, key, caller=caller)
             priced = await bodies.read_if_priced(receive, match.route, clearance.subscription.plan)
             ticket = await self._gate.admit(ask_of(request_id, inbound, match, key=key, priced=priced), clearance)

@@ -95,12 +95,13 @@ class Trace(NamedTuple):
     state: str
 
 
-class Rendered:
-    """The fields towards the upstream that are the same from one request to the next, and for whom they were made."""
+class Remembered:
+    """What is the same from one request to the next: the key's digest, the fields towards the upstream and for whom."""
 
-    __slots__ = ("block", "identity", "upstream_block")
+    __slots__ = ("block", "digest", "identity", "upstream_block")
 
     def __init__(self) -> None:
+        self.digest: bytes | None = None
         self.identity: bytes | None = None
         self.upstream_block: bytes | None = None
         self.block = header_block(b"")
@@ -127,7 +128,7 @@ class Inbound(NamedTuple):
     client_request_id: str | None
     content_length: int | None
     http_version: str
-    rendered: Rendered
+    remembered: Remembered
 
     @property
     def target(self) -> bytes:
@@ -213,7 +214,7 @@ def _read(scope: Any, trusted_proxies: Sequence[Network]) -> Inbound:
         client_request_id=sent_id.decode() if sent_id is not None and is_echoable(sent_id) else None,
         content_length=_length(fields),
         http_version=scope["http_version"],
-        rendered=Rendered(),
+        remembered=Remembered(),
     )
 
 
