@@ -1,0 +1,199 @@
+"""What Redis may have lost is never served: in a new epoch accounts are cold, and gateways hand in what they know."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+import pytest
+
+from gateway.meter import epochs
+from gateway.meter.epochs import Opening
+from gateway.meter.journal import Journal
+from gateway.meter.link import Link, NotSent
+from gateway.meter.meter import SCRIPTS, Admission, Loaded, Meter, Verdict
+from policies.limits import Limits
+from policies.records import HEAD_COLUMNS, TAIL_COLUMNS, head, parse, tail
+from tests.meter.conftest import OwnServer
+
+LAST_ID = "99999999999999-5"  # of a clock that is far ahead
+UNLIMITED = Limits((None, None, None), None)
+
+
+class Count:
+    """PostgreSQL, as far as the epochs need it."""
+
+    def __init__(self, first: int = 1, last_id: str = "0-0") -> None:
+        self._numbers = itertools.count(first)
+        self._last_id = last_id
+
+    async def begin(self, partition: int) -> Opening:  # noqa: ARG002 - as Register says
+        return Opening(next(self._numbers), 1, self._last_id)
+
+
+@dataclass
+class Site:
+    """One partition of a server, and gateways on it."""
+
+    link: Link
+    account_id: UUID
+
+    def gateway(self, register: Count | None = None) -> Meter:
+        return Meter(self.link, partitions=1, owner=f"proxy-{uuid4().hex}", register=register or Count())
+
+    async def load(self, meter: Meter, balance: int = 100) -> Loaded:
+        keys = meter.keys(self.account_id)
+        return await meter.load(keys, account_version=1, credit_seq=0, balance=balance, catalogue_version=1)
+
+    async def admit(self, meter: Meter, request_id: str | None = None) -> Admission:
+        request_id = request_id or str(uuid4())
+        return await meter.admit(
+            meter.keys(self.account_id),
+            request_id=request_id,
+            account_version=1,
+            catalogue_version=1,
+            amount=10,
+            required=10,
+            limits=UNLIMITED,
+            head=self.head(request_id),
+        )
+
+    def head(self, request_id: str) -> str:
+        known = {"request_id": request_id, "created_at": 1, "user_id": self.account_id}
+        return head(*(known.get(name) for name in HEAD_COLUMNS))
+
+    async def replace_server(self) -> None:
+        """As after a restart: what it has is there, and another run has it."""
+        await self.link.call((b"HSET", b"gw:{p00}:c", b"r", b"another"))
+
+    async def journal(self) -> list[tuple[str | None, bool]]:
+        entries = await self.link.call((b"XRANGE", b"gw:{p00}:j", b"-", b"+"))
+        return [(parse(record.decode())["request_id"], bool(rest)) for _, (_, record, *rest) in entries]
+
+
+@pytest.fixture
+async def site(server: OwnServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+    monkeypatch.setattr(epochs, "HAND_IN_SECONDS", 0.0)
+    link = Link(server.url.removesuffix("/0") + "/3", timeout_seconds=5, scripts=SCRIPTS)
+    await link.open()
+    await link.call((b"FLUSHDB",))
+    yield Site(link, uuid4())
+    await link.close()
+
+
+async def test_an_emptied_server_serves_nobody_until_it_is_loaded(site: Site) -> None:
+    meter = site.gateway()
+    await site.load(meter)
+    assert (await site.admit(meter)).verdict is Verdict.ADMITTED
+    await site.link.call((b"FLUSHDB",))
+    assert (await site.admit(meter)).verdict is Verdict.LOST
+    assert (await site.admit(meter)).verdict is Verdict.COLD
+
+
+async def test_a_balance_of_an_older_copy_is_never_served(site: Site) -> None:
+    await site.load(site.gateway(), balance=1_000_000)
+    await site.replace_server()
+    meter = site.gateway()
+    assert (await site.admit(meter)).verdict is Verdict.COLD
+    assert await meter.peek(meter.keys(site.account_id), UNLIMITED) is None
+    assert await site.load(meter, balance=5) is Loaded.HOT
+    assert (await site.admit(meter)).verdict is Verdict.INSUFFICIENT_CREDITS
+
+
+async def test_nothing_is_loaded_while_gateways_hand_in(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(epochs, "HAND_IN_SECONDS", 4.0)
+    assert await site.load(site.gateway(Count(first=1))) is Loaded.HOT, "the first epoch of all waits for nobody"
+    await site.replace_server()
+    meter = site.gateway(Count(first=2))
+    assert await site.load(meter) is Loaded.CLOSED
+    await site.link.call((b"HSET", b"gw:{p00}:c", b"o", 0))
+    assert await site.load(meter) is Loaded.HOT
+
+
+async def test_calls_under_way_are_held_again_and_settled_calls_journaled_again(site: Site) -> None:
+    one, other = site.gateway(), site.gateway()
+    await site.load(one)
+    running, settled = str(uuid4()), str(uuid4())
+    for request_id in (running, settled):
+        assert (await site.admit(one, request_id)).verdict is Verdict.ADMITTED
+    await one.settle(one.keys(site.account_id), settled, charge=4, tail=_tail(4))
+    await site.link.call((b"FLUSHDB",))
+    assert (await site.admit(other)).verdict is Verdict.COLD
+    assert await one.watch() == 1
+    assert await site.journal() == [(settled, True)]
+    assert await site.link.call((b"HKEYS", b"gw:{p00}:h")) == [running.encode()]
+    await one.settle(one.keys(site.account_id), running, charge=10, tail=_tail(10))
+    assert await site.journal() == [(settled, True), (running, False)], "it found its hold again"
+
+
+async def test_holds_that_an_older_copy_brings_back_are_given_back(site: Site) -> None:
+    meter = site.gateway()
+    await site.load(meter)
+    ended = str(uuid4())
+    await site.admit(meter, ended)
+    hold = await site.link.call((b"HGET", b"gw:{p00}:h", ended))
+    await meter.settle(meter.keys(site.account_id), ended, charge=4, tail=_tail(4))
+    await site.link.call((b"HSET", b"gw:{p00}:h", ended, hold))
+    await site.link.call((b"HSET", b"gw:{p00}:c", b"e", b"older", b"r", b"another"))
+    assert await meter.watch() == 1
+    assert await site.link.call((b"HLEN", b"gw:{p00}:h")) == 0
+
+
+@pytest.mark.parametrize("is_noticed", [True, False])
+async def test_a_settlement_with_its_head_outlives_the_hold(site: Site, is_noticed: bool) -> None:
+    """As one that comes from a spool, by another process."""
+    admission = await site.admit(site.gateway())
+    meter, request_id = site.gateway(), str(uuid4())
+    await site.load(meter)
+    admission = await site.admit(meter, request_id)
+    heir = site.gateway()
+    await heir.watch()
+    if not is_noticed:
+        await site.load(heir)
+    await site.link.call((b"FLUSHDB",))
+    for _ in range(2):
+        given = {"tail": _tail(3), "head": site.head(request_id), "epoch": admission.epoch}
+        await heir.settle(heir.keys(site.account_id), request_id, charge=3, **given)
+    assert set(await site.journal()) == {(request_id, True)}
+
+
+async def test_ids_go_on_behind_what_postgresql_has(site: Site) -> None:
+    meter = site.gateway(Count(last_id=LAST_ID))
+    await site.load(meter)
+    request_id = str(uuid4())
+    await site.admit(meter, request_id)
+    await meter.settle(meter.keys(site.account_id), request_id, charge=1, tail=_tail(1))
+    ((entry_id, _),) = await site.link.call((b"XRANGE", b"gw:{p00}:j", b"-", b"+"))
+    assert entry_id == b"99999999999999-7"
+
+
+async def test_entries_are_trimmed_in_the_epoch_in_which_they_were_read(site: Site) -> None:
+    meter, journal = site.gateway(), Journal(site.link, 1)
+    await site.load(meter)
+    request_id = str(uuid4())
+    await site.admit(meter, request_id)
+    await meter.settle(meter.keys(site.account_id), request_id, charge=1, tail=_tail(1))
+    batch = (await journal.read({0: "0-0"}, 10))[0]
+    await site.link.call((b"HSET", b"gw:{p00}:c", b"e", b"another"))
+    await journal.trim({0: batch.last_id})
+    assert await journal.length() == 1
+    await journal.read({0: "0-0"}, 10)
+    await journal.trim({0: batch.last_id})
+    assert await journal.length() == 0
+
+
+async def test_without_a_number_no_epoch_begins(site: Site) -> None:
+    class Away(Count):
+        async def begin(self, partition: int) -> Opening:  # noqa: ARG002 - as Register says
+            raise NotSent("PostgreSQL is out of reach")
+
+    with pytest.raises(NotSent):
+        await site.admit(site.gateway(Away()))
+    assert await site.link.call((b"DBSIZE",)) == 0
+
+
+def _tail(charge: int) -> str:
+    known = {"outcome": "succeeded", "credits_charged": charge}
+    return tail(*(known.get(name) for name in TAIL_COLUMNS))
