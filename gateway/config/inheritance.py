@@ -11,6 +11,10 @@ from collections.abc import Mapping
 from gateway.config.model import Config
 from gateway.config.secrets import ADMIN_TOKEN, JWT_SECRET, KEY_PEPPER
 
+# By the first password's 19 MiB (argon2id) glibc would learn to keep that much in each thread (mallopt(3),
+# "M_MMAP_THRESHOLD"). A threshold that is set stays as it is, and memory that is not needed goes back.
+MMAP_THRESHOLD = {"MALLOC_MMAP_THRESHOLD_": str(1024 * 1024)}
+
 METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it when it is imported
 
 
@@ -25,6 +29,7 @@ def environment(
     """This process's environment with what it resolved; `settings` are more GATEWAY_ variables, by full name."""
     secrets = config.secrets
     return {
+        **MMAP_THRESHOLD,
         **os.environ,
         "GATEWAY_DATABASE__URL": database_url,
         "GATEWAY_REDIS__URL": redis_url,
