@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.cli import options
@@ -61,10 +68,43 @@ def apply(
         return [row for change in changes for row in _rows(change)]
 
     found = preview(settings, work)
-    listing(found, as_json=as_json)
-    if found and (yes or typer.confirm("apply?", err=True)):
-        at_desk(settings, work)
-        typer.echo("applied: effective from each subscriber's next request", err=True)
+    if as_json:
+        listing(found, as_json=True)
+    else:
+        _show(found)
+    if not found or not (yes or _is_confirmed()):
+        return
+    at_desk(settings, work)
+    typer.echo("applied: effective from each subscriber's next request", err=True)
+
+
+def _is_confirmed() -> bool:
+    """Asks, where somebody is there to answer. Aborts on a no."""
+    if not sys.stdin.isatty():
+        typer.echo("gateway: nothing applied: this is no terminal to ask at; give --yes to apply the above", err=True)
+        raise typer.Exit(1)
+    return typer.confirm("apply?", err=True, abort=True)
+
+
+def _show(rows: Sequence[Mapping[str, Any]]) -> None:
+    """What would change, plan by plan."""
+    console = Console()
+    if not rows:
+        console.print("nothing to change: the plans are as the file has them")
+    for plan, changed in groupby(rows, key=lambda row: row["plan"]):
+        fields = list(changed)
+        is_new = all(row["before"] is None for row in fields)
+        table = Table(title=f"{plan} (new)" if is_new else plan, title_justify="left", box=SIMPLE_HEAD)
+        for heading in ("field", "after") if is_new else ("field", "before", "after"):
+            table.add_column(heading, overflow="fold")
+        for row in fields:
+            before, after = (_text(row[side]) for side in ("before", "after"))
+            table.add_row(row["field"], *([] if is_new else [Text(before, "red")]), Text(after, "green"))
+        console.print(table)
+
+
+def _text(value: object) -> str:
+    return "none" if value is None else str(value)
 
 
 def _rows(change: PlanChange) -> list[dict[str, Any]]:

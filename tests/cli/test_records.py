@@ -176,7 +176,9 @@ async def test_granted_credits_are_in_the_balance_and_in_the_audit_log_and_redis
 async def test_plans_are_applied_after_showing_what_changes(place: Place) -> None:
     applied = ("plans", "apply", str(place.folder / "applied.yaml"), "--json")
     unconfirmed = await place.run(*applied)
-    assert (unconfirmed.code, "Aborted" in unconfirmed.err) == (1, True)
+    assert (unconfirmed.code, "give --yes" in unconfirmed.err) == (1, True)
+    shown = await place.run("plans", "apply", str(place.folder / "applied.yaml"))
+    assert (shown.code, "late (new)" in shown.out, "Team of ten" in shown.out) == (1, True, True)
     confirmed = await place.run(*applied, "--yes")
     assert (confirmed.code, confirmed.err) == (0, "applied: effective from each subscriber's next request\n")
     assert confirmed.out.rstrip() == unconfirmed.out.rstrip()
