@@ -21,6 +21,7 @@ from gateway.meter.meter import Meter
 from gateway.metrics import MetricsFlusher
 from gateway.workers.credits import CreditKeeper
 from gateway.workers.hold_sweeper import HoldSweeper
+from gateway.workers.idempotency import IdempotencyCleaner
 from gateway.workers.outbox import OutboxPublisher
 from gateway.workers.partitions import PartitionKeeper
 from gateway.workers.reconcile import NightlyReconciliation, Reconciler
@@ -48,6 +49,7 @@ async def background(config: Config) -> AsyncIterator[None]:
             PartitionKeeper(database),
             SubscriptionMover(database, grace=timedelta(seconds=config.billing.past_due_grace_seconds)),
             CreditKeeper(database),
+            IdempotencyCleaner(database),
             MetricsFlusher(),
             NightlyReconciliation(Reconciler(database, Audit(link, meter))),
             *payment_workers(config, database, providers),

@@ -17,6 +17,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import Case, GenerationMode
 from schemathesis.config import SchemathesisConfig
 from schemathesis.core.parameters import ParameterLocation
+from schemathesis.core.result import Ok
 
 from gateway.embedded.stores import Stores
 from tests.api.published import Published, published
@@ -74,6 +75,7 @@ def _assert_as_published(url: str, caller: Any, things: Mapping[str, list[str]])
     failures: dict[str, str] = {}
     count = 0
     for found in schema.get_all_operations():
+        assert isinstance(found, Ok), found
         operation = found.ok()
         headers = caller()
         for mode in GenerationMode:
@@ -88,7 +90,7 @@ def _assert_as_published(url: str, caller: Any, things: Mapping[str, list[str]])
 def _try(operation: Any, mode: GenerationMode, headers: dict[str, str], things: Mapping[str, list[str]]) -> str | None:
     @SETTINGS
     @given(case=operation.as_strategy(generation_mode=mode))
-    def conforms(case: Case) -> None:
+    def conforms(case: Case[Any]) -> None:
         _aim(case, things)
         # Where a header is wrong on purpose that must be the one which fails, and it may be this one.
         if case.meta is None or not case.meta.is_negative_at(ParameterLocation.HEADER):
@@ -107,7 +109,7 @@ def _try(operation: Any, mode: GenerationMode, headers: dict[str, str], things: 
     return None
 
 
-def _aim(case: Case, things: Mapping[str, list[str]]) -> None:
+def _aim(case: Case[Any], things: Mapping[str, list[str]]) -> None:
     """At something that exists, mostly: random ids find nothing."""
     for name in case.path_parameters or {}:
         known = things.get(name)
