@@ -3,9 +3,8 @@
 An entry is deleted in the transaction that read it, after Redis took it. A crash between the two tells it again, and
 Redis knows a repetition. Until Redis has taken an entry, its account goes on under what Redis knew before.
 
-Entries come in order, so a gap means that Redis has lost what it had taken: it crashed before its file was flushed.
-What else it lost nobody knows, so the account is made cold and its next call loads it from PostgreSQL. May give back
-credits that calls of the last moments hold or have cost, never takes any wrongly.
+Entries come in order, so a gap means that Redis has lost what it had taken. The account is made cold, and its next call
+loads it from PostgreSQL, the journal and its holds.
 """
 
 from __future__ import annotations
