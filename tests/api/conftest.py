@@ -16,6 +16,7 @@ import pytest
 from starlette.types import ASGIApp
 
 from gateway.api.admin import build_admin
+from gateway.api.till import Till
 from gateway.app.control_plane import reconciliation
 from gateway.embedded.endpoints import choose
 from gateway.embedded.stores import Stores
@@ -183,7 +184,9 @@ ROUTES = (
 )
 
 
-def admin_app(database: Database, publish: Any, *, missing: dict[str, str], link: Link | None = None) -> ASGIApp:
+def admin_app(
+    database: Database, publish: Any, *, missing: dict[str, str], link: Link | None = None, till: Till | None = None
+) -> ASGIApp:
     link = link or Link("redis://127.0.0.1:1/0", timeout_seconds=1, scripts=SCRIPTS)
     meter = Meter(link, partitions=4, owner="admin")
 
@@ -203,6 +206,7 @@ def admin_app(database: Database, publish: Any, *, missing: dict[str, str], link
         reconcile_books=reconciliation(database, Audit(link, meter)),
         metrics_text=lambda: b"gateway_build_info 1.0\n",
         readiness=readiness,
+        till=till,
     )
 
 
