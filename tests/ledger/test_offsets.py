@@ -52,3 +52,21 @@ async def test_a_writer_that_fails_leaves_its_offset(writers: Database) -> None:
         await fail()
     async with writers.transaction() as connection:
         assert await offsets.claim(connection, [0]) == {0: "0-0"}
+
+
+async def test_who_asks_for_a_few_gets_those_that_waited_longest_and_leaves_the_others(writers: Database) -> None:
+    async with writers.transaction() as connection:
+        await offsets.claim(connection, range(4))
+    async with writers.transaction() as connection:
+        await offsets.claim(connection, [0, 2])
+        await offsets.advance(connection, {0: "1-0", 2: "1-0"})
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(writers.transaction())
+        second = await stack.enter_async_context(writers.transaction())
+        assert set(await offsets.claim(first, range(4), limit=2)) == {1, 3}
+        assert set(await offsets.claim(second, range(4), limit=3)) == {0, 2}
+
+
+async def test_a_few_of_new_partitions_can_be_had(writers: Database) -> None:
+    async with writers.transaction() as connection:
+        assert set(await offsets.claim(connection, range(10, 20), limit=3)) == {10, 11, 12}
