@@ -71,6 +71,7 @@ SUBSCRIPTIONS = (
     COMMENT ON COLUMN subscriptions.provider_synced_at IS
         'When the provider''s state that is here was fetched; older news is ignored'
     """,
+    "COMMENT ON COLUMN users.time_zone IS 'IANA name; billing periods follow its calendar'",
     "CREATE UNIQUE INDEX uq_subscriptions_trial ON subscriptions (user_id) WHERE trial_start IS NOT NULL",
     "CREATE INDEX ix_subscriptions_past_due_since ON subscriptions (past_due_since) WHERE status = 'past_due'",
     "CREATE INDEX ix_subscriptions_incomplete ON subscriptions (created_at) WHERE status = 'incomplete'",
@@ -157,6 +158,7 @@ def downgrade() -> None:
             DROP COLUMN keeps_version, DROP COLUMN period_anchor, DROP COLUMN past_due_since,
             DROP COLUMN next_plan_id, DROP COLUMN next_quantity, DROP COLUMN provider_synced_at
         """,
+        "COMMENT ON COLUMN users.time_zone IS 'IANA name, for display only'",
         "DROP TABLE plan_versions",
     ):
         op.get_bind().exec_driver_sql(statement)

@@ -61,6 +61,10 @@ PAST, FUTURE = NOW - timedelta(seconds=1), NOW + timedelta(seconds=1)
         (_subscription(S.PAST_DUE, PAST), S.PAST_DUE),
         (_subscription(S.PAST_DUE, NOW - GRACE + timedelta(seconds=1)), S.PAST_DUE),
         (_subscription(S.PAST_DUE, NOW - GRACE), S.EXPIRED),
+        (_subscription(S.PAST_DUE, PAST, cancel=True), S.EXPIRED),
+        # A provider's period moves on before it is paid for; the grace begins with the failed payment all the same.
+        (replace(_subscription(S.PAST_DUE, FUTURE), past_due_since=NOW - GRACE), S.EXPIRED),
+        (replace(_subscription(S.PAST_DUE, PAST), past_due_since=NOW - GRACE + timedelta(seconds=1)), S.PAST_DUE),
         (_subscription(S.PAUSED, PAST, cancel=True), S.PAUSED),
         (_subscription(S.CANCELED, FUTURE), S.CANCELED),
     ],
