@@ -212,7 +212,12 @@ class Stripe:
         return next((each["invoice"] for each in found["data"]), None)
 
     async def _invoice(self, invoice_id: str) -> dict[str, Any]:
-        return await _asked(self._client.v1.invoices.retrieve_async(invoice_id, {"expand": ["payments"]}))
+        """With what pays it: older versions name an intent, newer ones list payments."""
+        found = await _asked(self._client.v1.invoices.retrieve_async(invoice_id))
+        if "payment_intent" not in found:
+            of_invoice: Any = {"invoice": invoice_id}
+            found["payments"] = await _asked(self._client.v1.invoice_payments.list_async(of_invoice))
+        return found
 
     async def _invoice_payment(self, invoice: Mapping[str, Any]) -> RemotePayment:
         intent_id = objects.intent_of(invoice)

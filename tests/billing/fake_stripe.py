@@ -103,9 +103,7 @@ class FakeStripe:
 
     def charge_of(self, payment_id: str) -> Object:
         paying = self.objects[payment_id]
-        intent = (
-            paying["payments"]["data"][0]["payment"]["payment_intent"] if paying["object"] == "invoice" else payment_id
-        )
+        intent = paying["_payments"][0]["payment"]["payment_intent"] if paying["object"] == "invoice" else payment_id
         return self.objects[self.objects[intent]["latest_charge"]]
 
     def refund(self, payment_id: str, amount: int | None = None) -> Object:
@@ -161,11 +159,12 @@ class FakeStripe:
             since = int(wanted["created"]["gte"])
             found = [event for event in reversed(self.events) if event["created"] >= since]
         elif kind == "invoice_payments":
-            intent = wanted["payment"]["payment_intent"]
+            intent = (wanted.get("payment") or {}).get("payment_intent")
             found = [
-                {"id": f"inpay_{each['id']}", "object": "invoice_payment", "invoice": each["id"]}
+                {**payment, "invoice": each["id"]}
                 for each in self._all("invoice")
-                if any(payment["payment"]["payment_intent"] == intent for payment in each["payments"]["data"])
+                for payment in each["_payments"]
+                if wanted.get("invoice") == each["id"] or payment["payment"]["payment_intent"] == intent
             ]
         else:
             found = [each for each in self._all(kind.rstrip("s")) if each["charge"] == wanted["charge"]]
@@ -271,7 +270,7 @@ class FakeStripe:
             number=f"F-{next(self._numbers):04}",
             lines={"object": "list", "data": [line]},
             parent={"type": "subscription_details", "subscription_details": {"subscription": subscription["id"]}},
-            payments={"object": "list", "data": []},
+            _payments=[],
             status_transitions={"finalized_at": self.now, "paid_at": None},
             hosted_invoice_url="https://invoice.test",
         )
@@ -282,9 +281,7 @@ class FakeStripe:
     def _pay(self, invoice: Object) -> None:
         intent = self._paid_intent(invoice["customer"], invoice["amount_due"], metadata={})
         payment = {"type": "payment_intent", "payment_intent": intent["id"]}
-        invoice["payments"]["data"] = [
-            {"id": f"inpay_{invoice['id']}", "object": "invoice_payment", "payment": payment}
-        ]
+        invoice["_payments"] = [{"id": f"inpay_{invoice['id']}", "object": "invoice_payment", "payment": payment}]
         invoice.update(status="paid", attempted=True, amount_paid=invoice["amount_due"])
         invoice["status_transitions"]["paid_at"] = self.now
         self._emit("invoice.paid", invoice)
