@@ -160,3 +160,22 @@ async def test_books_are_proved_and_mended_by_command(place: Place, users: tuple
     async with place.database.read() as connection:
         newest = (await credits.ledger(connection, users[0])).data[0]
     assert (newest.kind, newest.amount, newest.reason, newest.actor) == ("adjustment", 7, "reconciliation", "cli")
+
+
+async def test_the_audit_log_is_walked_and_what_was_done_to_it_is_named(place: Place) -> None:
+    for email in ("ada@example.com", "bob@example.com"):
+        assert (await place.run("users", "create", "--email", email, "--json")).code == 0
+    sound = await place.run("audit", "verify", "--json")
+    told = json.loads(sound.out)
+    assert (sound.code, told["broken"]) == (0, None)
+    assert told["rows"] >= 2
+    assert (await place.run("audit", "verify", "--anchor", told["head"])).code == 0
+    async with place.database.transaction() as connection:
+        for statement in (
+            "ALTER TABLE audit_log DISABLE TRIGGER append_only",
+            "UPDATE audit_log SET actor = 'nobody' WHERE id = 1",
+            "ALTER TABLE audit_log ENABLE TRIGGER append_only",
+        ):
+            await connection.execute(text(statement))
+    broken = await place.run("audit", "verify")
+    assert (broken.code, broken.out) == (1, "row 1: it was changed\n")

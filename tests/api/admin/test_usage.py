@@ -101,3 +101,40 @@ async def test_a_filter_that_is_not_understood_is_refused(
 ) -> None:
     refused = await office.call("GET", path, params=params, status=422)
     assert [error["field"] for error in refused["errors"]] == [field]
+
+
+async def test_usage_is_summed_by_what_it_is_grouped_by_in_that_order(office: Office) -> None:
+    user, other = await office.a_user(), await office.a_user()
+    days = [NOON, NOON, NOON + timedelta(days=1)]
+    async with office.database.transaction() as connection:
+        lines = [a_line(UUID(user["id"]), credits_charged=n + 1, at=at, tokens_used=5) for n, at in enumerate(days)]
+        lines.append(a_line(UUID(user["id"]), at=NOON, endpoint="chat", outcome="upstream_error", credits_charged=0))
+        lines.append(a_line(UUID(other["id"]), at=NOON))
+        await usage.ingest(connection, lines)
+    span = {"from": "2026-03-15T00:00:00Z", "to": "2026-03-17T00:00:00Z"}
+    found = await office.pages("/usage", limit=2, group_by="endpoint,day", user_id=user["id"], **span)
+    shown = [(row["endpoint"], row["day"], row["requests"], row["succeeded"], row["credits_charged"]) for row in found]
+    assert shown == [
+        ("analyze", "2026-03-15", 2, 2, 3),
+        ("analyze", "2026-03-16", 1, 1, 3),
+        ("chat", "2026-03-15", 1, 0, 0),
+    ]
+    assert {row["user_id"] for row in found} == {None}
+    by_user = await office.pages("/usage", limit=500, group_by="user", **span)
+    sums = {row["user_id"]: (row["requests"], row["tokens_used"]) for row in by_user}
+    assert (sums[user["id"]], sums[other["id"]]) == ((4, 15), (1, 0))
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"group_by": "hour"}, "group_by"),
+        ({"group_by": "day,day"}, "group_by"),
+        ({"group_by": ""}, "group_by"),
+        ({"group_by": "day", "from": "2020-01-01T00:00:00Z", "to": "2026-01-01T00:00:00Z"}, "from"),
+        ({"group_by": "day", "from": "2026-01-02T00:00:00Z", "to": "2026-01-01T00:00:00Z"}, "from"),
+    ],
+)
+async def test_a_sum_that_cannot_be_is_refused_by_name(office: Office, given: dict[str, str], field: str) -> None:
+    answer = await office.call("GET", "/usage", status=422, params=given)
+    assert answer["errors"][0]["field"] == field
