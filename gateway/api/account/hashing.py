@@ -25,7 +25,7 @@ _HASH = PasswordHash((Argon2Hasher(time_cost=2, memory_cost=19 * 1024, paralleli
 _NOBODYS = "$argon2id$v=19$m=19456,t=2,p=1$54Ln18JlZ4HMouCD7c2teA$7Vxt1NTTP9WvJpmDEGH9QEmOHIqVqVh7XiqBy4kcfYc"
 MAX_WAITING = 32
 # Calls come first where both want the same core.
-_NICENESS = 10
+_NICENESS = 5
 
 T = TypeVar("T")
 

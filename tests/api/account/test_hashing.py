@@ -1,0 +1,73 @@
+"""Passwords are hashed beside the event loop, a bounded number of them, in the same time for everyone."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from statistics import median
+
+import pytest
+from argon2 import PasswordHasher
+
+from gateway.api.account.hashing import MAX_WAITING, Hasher
+from gateway.api.errors import Busy
+from tests.api.account.conftest import HASH, PASSWORD
+
+
+async def test_the_loop_runs_on_while_passwords_are_hashed() -> None:
+    hasher = Hasher()
+    hashing = asyncio.gather(*(hasher.hash(PASSWORD) for _ in range(3)))
+    turns = 0
+    while not hashing.done():
+        await asyncio.sleep(0.0005)
+        turns += 1
+    assert turns > 3 * 3  # a loop that waited for each would have turned once for each
+    await hashing
+    hasher.close()
+
+
+async def test_who_comes_while_too_many_wait_is_told_so_at_once() -> None:
+    hasher = Hasher()
+    waiting = [asyncio.create_task(hasher.verify(PASSWORD, HASH)) for _ in range(MAX_WAITING)]
+    await asyncio.sleep(0)
+    with pytest.raises(Busy):
+        await hasher.verify(PASSWORD, HASH)
+    for task in waiting[1:]:
+        task.cancel()  # impatient callers free no place: the work they asked for is still to be done
+    await asyncio.sleep(0)
+    with pytest.raises(Busy):
+        await hasher.verify(PASSWORD, HASH)
+    hasher.close()
+    await asyncio.wait(waiting)
+
+
+async def test_a_password_is_the_same_however_it_was_typed() -> None:
+    hasher = Hasher()
+    composed = await hasher.hash("caf\u00e9 au lait")
+    assert (await hasher.verify("cafe\u0301 au lait", composed))[0]
+    assert not (await hasher.verify("cafe au lait", composed))[0]
+    hasher.close()
+
+
+async def test_a_weaker_hash_is_made_anew() -> None:
+    hasher = Hasher()
+    assert (await hasher.verify(PASSWORD, HASH)) == (True, None)
+    weak = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
+    is_right, stronger = await hasher.verify(PASSWORD, weak)
+    assert is_right
+    assert stronger is not None
+    assert stronger.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+    hasher.close()
+
+
+async def test_an_unknown_address_takes_as_long_as_a_wrong_password() -> None:
+    hasher = Hasher()
+    took: dict[str | None, list[float]] = {HASH: [], None: []}
+    for _ in range(7):
+        for password_hash, times in took.items():
+            began = time.process_time()
+            assert not (await hasher.verify("guess", password_hash))[0]
+            times.append(time.process_time() - began)
+    known, unknown = (median(times) for times in took.values())
+    assert 0.7 < known / unknown < 1.4
+    hasher.close()
