@@ -124,3 +124,15 @@ def test_secrets_come_out_the_same_for_whoever_has_the_key_and_for_nobody_else()
     assert Drawn(rotated, nonce=nonce, key=b"k").put_back(kept) == body
     assert Drawn(peppers, nonce=nonce, key=b"l").put_back(kept) != body
     assert Drawn({1: b"other"}, nonce=nonce, key=b"k").put_back(kept) != body
+
+
+async def test_what_reaches_beyond_one_transaction_is_told_again_too(office: Office) -> None:
+    key = uuid4().hex
+    first = await post(office, "/reconcile", {}, key)
+    again = await post(office, "/reconcile", {}, key)
+    assert (first.status_code, again.content) == (200, first.content)
+    assert again.headers["idempotency-replayed"] == "true"
+    free = uuid4().hex
+    for _ in range(2):
+        assert (await post(office, "/reconcile", {"x": 1}, free)).status_code == 422
+    assert "idempotency-replayed" not in (await post(office, "/reconcile", {}, free)).headers
