@@ -29,8 +29,8 @@ SWEPT_SECONDS = 7 * 86_400
 # By how much the clock of a gateway, which dates its calls, may be behind that of Redis, which counts them.
 CLOCK_SKEW_MS = 5_000
 
-# What is handed in at once: Redis answers within its timeout, and others are served in between.
-HAND_IN_BATCH = 100
+# What is handed in at once: little, so that a slow Redis too answers all of it within its timeout.
+HAND_IN_BATCH = 25
 
 _USER_ID = records.HEAD_COLUMNS.index("user_id")
 ABANDONED = records.tail(Outcome.ABANDONED, None, None, 0, *[None] * (len(records.TAIL_COLUMNS) - 4))

@@ -160,6 +160,7 @@ async def test_nothing_is_lost_doubled_or_overspent_and_service_is_back_by_itsel
         await victim.suffer(fault, random.uniform(0.2, 0.8))
         load.is_suffering = False
         healed = monotonic_seconds()
+        print(f"round {number}: {fault.value}")  # noqa: T201 - pytest shows it where the test fails
         await load.go_on(rich, within_seconds=BACK_SECONDS)
         back.append(monotonic_seconds() - healed)
     await asyncio.sleep(0.5)

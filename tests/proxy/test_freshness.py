@@ -168,7 +168,7 @@ async def test_a_cold_account_is_loaded_with_its_balance(plane: Plane, account: 
     assert await plane.stored_balance(account) == 99
     await plane.redis.delete(plane.meter.keys(account.user_id).account.decode())
     assert await code(plane, account) is None
-    assert await plane.hot(account) == Hot(98, 0, (1, 1, 1))
+    assert await plane.hot(account) == Hot(98, 0, (2, 2, 2))
 
 
 async def test_a_lost_announcement_heals_with_age(plane: Plane, account: Account) -> None:
