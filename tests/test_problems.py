@@ -30,14 +30,17 @@ def test_every_refusal_has_a_status(code: Refusal) -> None:
 @pytest.mark.parametrize(
     ("status", "codes"),
     [
-        (400, "bad_request invalid_body"),
+        (400, "bad_request invalid_body invalid_webhook"),
         (401, "missing_key invalid_key key_revoked key_expired unauthorized"),
         (402, "subscription_inactive insufficient_credits"),
-        (403, "key_disabled ip_not_allowed account_suspended permission_denied feature_not_in_plan forbidden"),
+        (
+            403,
+            "key_disabled ip_not_allowed account_suspended permission_denied feature_not_in_plan forbidden insufficient_scope",
+        ),
         (404, "route_not_found not_found"),
         (405, "method_not_allowed"),
         (408, "request_timeout"),
-        (409, "conflict idempotency_in_progress idempotency_not_replayable"),
+        (409, "conflict idempotency_in_progress idempotency_not_replayable payment_refused"),
         (413, "payload_too_large"),
         (414, "uri_too_long"),
         (417, "expectation_failed"),
@@ -47,7 +50,10 @@ def test_every_refusal_has_a_status(code: Refusal) -> None:
         (500, "internal_error"),
         (501, "not_implemented payments_not_configured"),
         (502, "upstream_unreachable upstream_invalid"),
-        (503, "upstream_overloaded metering_unavailable accounts_unavailable too_many_connections"),
+        (
+            503,
+            "upstream_overloaded metering_unavailable accounts_unavailable too_many_connections overloaded payment_unavailable",
+        ),
         (504, "upstream_timeout"),
         (505, "version_not_supported"),
     ],
