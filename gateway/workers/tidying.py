@@ -1,8 +1,8 @@
-"""Forgets what can no longer open or slow down anything: sessions, tokens and throttles that are over."""
+"""Forgets what is over: sessions, tokens and throttles, old notices, and what calls say of people who were erased."""
 
 from __future__ import annotations
 
-from gateway.ledger import notices, one_time_tokens, sessions, throttles
+from gateway.ledger import erasure, notices, one_time_tokens, sessions, throttles
 from gateway.ledger.session import Database
 
 BATCH = 1000
@@ -22,4 +22,5 @@ class Tidier:
             forgotten = await sessions.tidy(connection, limit=BATCH)
             forgotten += await one_time_tokens.tidy(connection)
             forgotten += await throttles.tidy(connection, limit=BATCH)
+            forgotten += await erasure.clean(connection, limit=BATCH)
             return forgotten + await notices.tidy(connection, limit=BATCH)

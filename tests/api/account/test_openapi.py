@@ -1,0 +1,63 @@
+"""The published document: exactly the routes there are, and who may call each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from gateway.config.local import is_local
+from tests.api.account.conftest import Shop
+
+# What anyone may call; a provider proves itself by a signature.
+OPEN = {"/plans", "/auth/register", "/auth/login", "/auth/refresh", "/auth/forgot-password", "/auth/reset-password"} | {
+    "/auth/verify-email",
+    "/webhooks/stripe",
+    "/webhooks/lemon-squeezy",
+}
+
+
+async def test_the_document_lists_exactly_the_routes_there_are(shop: Shop) -> None:
+    published = {(path, method.upper()) for path, method, _ in await _operations(shop)}
+    served = set(_served(_app(shop)))
+    assert published == served
+    assert all(is_local(path.encode()) for path, _ in published)
+
+
+async def test_every_operation_but_the_open_ones_says_which_token_it_takes(shop: Shop) -> None:
+    unsecured = {path for path, _, operation in await _operations(shop) if not operation.get("security")}
+    assert unsecured <= OPEN
+    by_key = {path for path, _, each in await _operations(shop) if {"api_key": []} in each.get("security", [])}
+    assert by_key == {"/me/usage", "/me/limits"}
+
+
+async def test_nobody_gets_further_than_the_document_says_without_a_token(shop: Shop) -> None:
+    for path, method, operation in await _operations(shop):
+        if operation.get("security") and path != "/auth/logout":  # which takes a refresh token as well
+            answer = await shop.client.request(method, path.replace("{", "").replace("}", ""), json={})
+            assert answer.status_code == 401, (method, path, answer.text)
+
+
+async def _operations(shop: Shop) -> list[tuple[str, str, dict[str, Any]]]:
+    document = (await shop.client.get("/openapi.json")).json()
+    assert document["openapi"].startswith("3.1")
+    return [(path, method, each) for path, item in document["paths"].items() for method, each in item.items()]
+
+
+def _served(router: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(path, method) of all that answers, however deep it was included."""
+    for route in router.routes:
+        if isinstance(route, APIRoute):
+            if route.include_in_schema:
+                yield from ((prefix + route.path, method) for method in route.methods or ())
+        elif (included := getattr(route, "original_router", None)) is not None and included.include_in_schema:
+            yield from _served(included, prefix + route.include_context.prefix)
+
+
+def _app(shop: Shop) -> FastAPI:
+    app: Any = shop.app
+    while not isinstance(app, FastAPI):
+        app = app._app
+    return app
