@@ -35,8 +35,10 @@ def test_every_refusal_has_a_status(code: Refusal) -> None:
         (402, "subscription_inactive insufficient_credits"),
         (
             403,
-            "key_disabled ip_not_allowed account_suspended permission_denied feature_not_in_plan forbidden"
-            " insufficient_scope",
+            (
+                "key_disabled ip_not_allowed account_suspended permission_denied feature_not_in_plan forbidden"
+                " insufficient_scope"
+            ),
         ),
         (404, "route_not_found not_found"),
         (405, "method_not_allowed"),

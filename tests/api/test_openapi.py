@@ -30,7 +30,7 @@ def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]
 
 async def test_it_lists_exactly_the_routes_that_exist(document: dict[str, Any]) -> None:
     assert document["openapi"].startswith("3.1")
-    nouns = [("/admin/v1", noun.router) for noun in admin._NOUNS]
+    nouns = [("/admin/v1", noun.router) for noun in (*admin._NOUNS, *admin.BILLING)]
     existing = {
         (method, prefix + route.path)
         for prefix, router in [*nouns, ("", health.router)]

@@ -40,7 +40,7 @@ class NewInvoice(Given):
 
 
 class Outcome(Given):
-    status: Literal["paid", "void", "uncollectible"]
+    status: Literal["paid", "void", "uncollectible"] = Field(examples=["paid"])
 
 
 @router.get("", summary="List invoices, newest first")

@@ -37,15 +37,16 @@ class Crash(BaseException):
 
 
 @pytest.fixture
-async def worlds(selling_database: Database) -> AsyncIterator[Callable[[], Awaitable[tuple[Market, FakeStripe]]]]:
+async def worlds(own_database_url: str) -> AsyncIterator[Callable[[], Awaitable[tuple[Market, FakeStripe]]]]:
     """Markets on one database, each with a world of its own."""
+    database = Database(own_database_url)
     opened: list[Any] = []
 
     async def open_one() -> tuple[Market, FakeStripe]:
         world = FakeStripe(PRICES)
         provider = stripe_provider(world)
         provider._client = DirectClient(world)  # type: ignore[assignment] # the lives are heard over HTTP elsewhere
-        context = market(selling_database, provider)
+        context = market(database, provider)
         opened.append((context, provider))
         return await context.__aenter__(), world
 
@@ -53,6 +54,7 @@ async def worlds(selling_database: Database) -> AsyncIterator[Callable[[], Await
     for context, provider in opened:
         await context.__aexit__(None, None, None)
         await provider.close()
+    await database.close()
 
 
 async def test_any_order_ends_as_the_provider_has_it(worlds: Any) -> None:
