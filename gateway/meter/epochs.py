@@ -55,8 +55,7 @@ class _Entered(NamedTuple):
 
 
 class Epochs:
-    """The epochs that this process has entered. `hand_in` is called with each that follows, before it counts as entered.
-    """
+    """The epochs that this process has entered. Each that follows is given to `hand_in` before it counts as entered."""
 
     def __init__(
         self,
