@@ -72,7 +72,7 @@ async def test_a_password_is_changed_by_who_knows_it(shop: Shop) -> None:
 async def test_a_deleted_account_leaves_no_personal_data_and_opens_nothing(shop: Shop) -> None:
     customer = await shop.customer(name="Ada Lovelace", company="Engines")
     await customer.call("PATCH", "/me", json={"company": "Analytical"})  # which the audit log has
-    key = await customer.post("/me/keys", {"name": "Ada's laptop", "allowed_ips": ["203.0.113.9"]}, status=201)
+    key = await customer.post("/me/keys", {"name": "Ada's laptop", "allowed_ips": ["192.0.2.213"]}, status=201)
     await shop.call("/auth/forgot-password", {"email": customer.email}, status=202)
     token = await shop.mailed_token(customer.id, Purpose.RESET_PASSWORD)
     await customer.call("DELETE", "/me", status=204)
@@ -82,7 +82,7 @@ async def test_a_deleted_account_leaves_no_personal_data_and_opens_nothing(shop:
     await shop.call("/auth/reset-password", {"token": token, "password": NEW}, status=422)
     refused = await shop.client.get("/me/limits", headers={"x-api-key": key["key"]})
     assert (refused.status_code, refused.json()["code"]) == (401, "key_revoked")
-    assert await _mentions(shop, customer.email, "Lovelace", "Analytical", "Ada's laptop", "203.0.113.9") == []
+    assert await _mentions(shop, customer.email, "Lovelace", "Analytical", "Ada's laptop", "192.0.2.213") == []
 
 
 async def test_the_address_of_a_deleted_account_is_free_again(shop: Shop) -> None:
