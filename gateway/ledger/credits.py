@@ -144,7 +144,9 @@ async def schedule(
     terms = _terms(source, reason, effective_at=effective_at, expires_at=expires_at, priority=priority)
     given = {"user_id": user_id, "amount": amount, "remaining": 0, "is_scheduled": True, **terms}
     async with checked(connection, "grant"):
-        made = insert(credit_grants).values(**given, metadata={"actor": actor}).returning(*columns(credit_grants, Grant))
+        made = (
+            insert(credit_grants).values(**given, metadata={"actor": actor}).returning(*columns(credit_grants, Grant))
+        )
         return value(Grant, (await connection.execute(made)).one())
 
 

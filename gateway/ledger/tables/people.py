@@ -43,7 +43,13 @@ users = Table(
     Column("role", Text, nullable=False, server_default=text("'user'")),
     Column("external_id", Text, unique=True, comment="The id this user has in the operator's own system"),
     moment("email_verified_at"),
-    Column("time_zone", Text, nullable=False, server_default=text("'UTC'"), comment="IANA name; billing periods follow its calendar"),
+    Column(
+        "time_zone",
+        Text,
+        nullable=False,
+        server_default=text("'UTC'"),
+        comment="IANA name; billing periods follow its calendar",
+    ),
     Column(
         "version",
         BigInteger,
