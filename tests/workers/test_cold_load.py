@@ -14,6 +14,7 @@ import pytest
 
 from gateway.ledger import cold
 from gateway.meter.audit import Audit
+from gateway.meter.link import NotSent
 from gateway.proxy import warming
 from gateway.proxy.warming import Warming
 from gateway.workers.outbox import OutboxPublisher
@@ -120,11 +121,11 @@ async def test_a_load_is_exact_whatever_happens_between_its_readings(
     warm = Warming(house.link, house.meter, house.database)
     keys = house.meter.keys(oracle.user_id)
     for _ in range(LOADS):
-        await house.redis.hdel(keys.account.decode(), "s")  # type: ignore[misc] # redis-py: awaitable or not
+        await house.redis.hdel(keys.account.decode(), "s")
         while await _hot(house, oracle.user_id) is None:
             try:
                 await warm.warm(keys)
-            except warming.NotSent:
+            except NotSent:
                 continue
         assert await _hot(house, oracle.user_id) == (oracle.balance, len(oracle.open))
         for _ in range(oracle.random.randrange(4)):
@@ -150,7 +151,7 @@ async def test_windows_of_a_load_count_rows_journal_and_holds(
 
 
 async def _hot(house: House, user_id: UUID) -> tuple[int, int] | None:
-    state: Any = await house.redis.hget(house.meter.keys(user_id).account.decode(), "s")  # type: ignore[misc] # as above
+    state: Any = await house.redis.hget(house.meter.keys(user_id).account.decode(), "s")
     return None if state is None else struct.unpack_from("<qqi", state)[1:]
 
 
