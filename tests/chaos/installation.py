@@ -113,12 +113,15 @@ async def installed(
         }
         config = load(folder / "gateway.yaml", {**SECRETS, "GATEWAY_DATABASE__URL": database_url})
         await prepare(config, Reached(database_url, redis_url))
-        house = await stack.enter_async_context(nursery(folder))
+        roles = {"worker": "worker", "gateway-1": "proxy", "gateway-2": "proxy"}
+        wires = {
+            f"{name} {end}": await stack.enter_async_context(FaultProxy(*address))
+            for name in roles
+            for end, address in ends.items()
+        }
+        house = await stack.enter_async_context(nursery(folder))  # stops before its wires, so that it can settle
         parts: dict[str, Role | Store] = {"valkey": valkey}
-        wires: dict[str, FaultProxy] = {}
-        for name, role in (("worker", "worker"), ("gateway-1", "proxy"), ("gateway-2", "proxy")):
-            for end, address in ends.items():
-                wires[f"{name} {end}"] = await stack.enter_async_context(FaultProxy(*address))
+        for name, role in roles.items():
             places = {
                 **SECRETS,
                 "GATEWAY_DATABASE__URL": wires[f"{name} postgres"].through(database_url),

@@ -23,7 +23,7 @@ MOMENT_SECONDS = (
 )
 RANDOM_SECONDS = 0.4
 # A check in between takes half a minute, for that is how long the holds of a dead gateway last.
-KILLS_PER_CHECK = 200
+KILLS_PER_CHECK = 100
 
 GATEWAY_MOMENTS = (
     ("redis", Moment("before it asks for an admission", (ADMIT.sha,))),
