@@ -55,7 +55,10 @@ def test_every_refusal_has_a_status(code: Refusal) -> None:
         (502, "upstream_unreachable upstream_invalid"),
         (
             503,
-            "upstream_overloaded metering_unavailable accounts_unavailable too_many_connections overloaded payment_unavailable",
+            (
+                "upstream_overloaded metering_unavailable accounts_unavailable too_many_connections overloaded"
+                " payment_unavailable"
+            ),
         ),
         (504, "upstream_timeout"),
         (505, "version_not_supported"),

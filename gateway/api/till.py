@@ -71,6 +71,7 @@ async def sell_plan(
     Raises PaymentsNotConfigured, ProviderUnavailable, ProviderRefused.
     """
     provider = till.provider(named)
+    _check_way_back(till)
     price_id = _price_of(provider, plan.terms.stripe_price_id, plan.terms.lemon_squeezy_variant_id, what=plan.id)
     async with database.transaction() as connection:
         waiting = await await_payment(
@@ -93,6 +94,7 @@ async def sell_plan(
 async def sell_pack(till: Till, database: Database, user: User, *, pack: Pack, named: str | None) -> Checkout:
     """Sends the user to pay for credits. Raises PaymentsNotConfigured, ProviderUnavailable, ProviderRefused."""
     provider = till.provider(named)
+    _check_way_back(till)
     price_id = _price_of(provider, pack.stripe_price_id, pack.lemon_squeezy_variant_id, what=pack.id)
     async with database.transaction() as connection:
         checkout = await open_checkout(
@@ -177,8 +179,13 @@ def _price_of(provider: Provider, stripe_price_id: str | None, variant_id: str |
 
 def _way_back(till: Till, checkout: Checkout) -> tuple[str, str]:
     """Where the buyer returns to; the client learns from the query which checkout to confirm."""
+    success_url = _check_way_back(till)
+    joint = "&" if urlsplit(success_url).query else "?"
+    back = f"{success_url}{joint}{urlencode({'checkout': str(checkout.id)})}"
+    return back, till.cancel_url or success_url
+
+
+def _check_way_back(till: Till) -> str:
     if till.success_url is None:
         raise PaymentsNotConfigured("billing.success_url is not set, so a buyer could not come back.")
-    joint = "&" if urlsplit(till.success_url).query else "?"
-    back = f"{till.success_url}{joint}{urlencode({'checkout': str(checkout.id)})}"
-    return back, till.cancel_url or till.success_url
+    return till.success_url

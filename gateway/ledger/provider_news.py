@@ -177,10 +177,14 @@ async def _check_customer(connection: AsyncConnection, news: News, user_id: UUID
     owner = await _owner(connection, news, customer_id)
     if owner == user_id:
         return
+    if news.provider in _BUYER_NAMES_CUSTOMER:
+        # One customer per address, and it may have been another user's before: what was bought says whose it is.
+        await provider_customers.keep(connection, user_id, provider=news.provider, provider_customer_id=customer_id)
+        return
     if owner is not None:
         raise Mismatch(f"customer {customer_id} is user {owner}, and this was begun by user {user_id}")
     known = await provider_customers.keep(connection, user_id, provider=news.provider, provider_customer_id=customer_id)
-    if known != customer_id and news.provider not in _BUYER_NAMES_CUSTOMER:
+    if known != customer_id:
         raise Mismatch(f"user {user_id} is customer {known}, and this is of customer {customer_id}")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from uuid import UUID
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 
 from gateway import metrics
 from gateway.billing.provider import InvalidWebhook, Provider, ProviderRefused, ProviderUnavailable
@@ -36,9 +37,13 @@ _FAILURES = (
     InvalidValue,
     NotFound,
     # An object in a shape that nobody has seen yet.
+    AttributeError,
     KeyError,
     TypeError,
     ValueError,
+    ArithmeticError,
+    # A value that no column holds.
+    DBAPIError,
 )
 
 log = structlog.get_logger(__name__)
