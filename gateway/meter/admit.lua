@@ -1,20 +1,23 @@
 -- Admits one call or changes nothing.
 --
--- Checks, in this order: the epoch of the partition, the versions the caller decided on, the minute, hour and day
--- windows, calls in flight, credits.
+-- Checks, in this order: the epoch of the partition, the versions the caller decided on, whether it repeats a call, the
+-- minute, hour and day windows, calls in flight, credits.
 -- Everything is checked before the first write, so a refusal of any kind leaves every counter where it was.
 --
--- KEYS 1 account (hash)   2 catalogue (hash)   3 holds (hash)
+-- KEYS 1 account (hash)   2 catalogue (hash)   3 holds (hash)   4 claim (hash), only for a call with an Idempotency-Key
 -- ARGV 1 request id       2 account version    3 catalogue version
 --      4 credits to hold  5 credits the balance must have (0: a free call)
 --      6 7 8 limit per minute, hour, day (-1: none)   9 limit in flight (-1: none)
 --      10 owner, tab, record head: what the hold remembers behind its amount
 --      11 epoch that the caller has entered (`enter.lua`)
+--      12 fingerprint of the request   13 seconds for which to remember it: both only with a claim
 --
 -- Reply: {verdict, balance, used and reset seconds of minute, hour, day}
 --   1 admitted, balance already without the hold
 --   4 rate limited: then 9 retry after seconds, 10 violated windows as bits 1 minute, 2 hour, 4 day
 --   5 too many in flight   6 not enough credits
+--   8 a repeat: then 11 the answer to tell again   9 the first call is still running   10 the key came with another
+--   request   11 what became of the first call cannot be told again
 -- or {2} stale: a version has moved, decide again   or {3} cold: the account is not here in this epoch, load it
 -- or {7} lost: the partition is in another epoch or in none, enter it
 --
@@ -25,6 +28,9 @@
 -- A window is a ring of 61 buckets, each 1/60 of its length. Only buckets that saw a call exist, each pointing at the
 -- next one, so a bucket is written once, read once when it leaves, and no idle time is ever walked.
 -- The state is longer than hash-max-listpack-value, so the account is a hash table and every field is found at once.
+--
+-- A claim whose call has neither ended nor a hold was swept, at no charge, and is free; `late.lua` then finds it taken. In
+-- another epoch that proves nothing: the call may have ended where this server does not know of it.
 --
 -- Cost of an admission: 12.5 us of script time and 18 us of server CPU, 600 bytes of append-only file with a head of 330;
 -- a refusal 15 us, 16 us and none. Valkey 9.1.2, 2-core VM: `python -m benchmarks.scripts_cost`.
@@ -121,6 +127,21 @@ local function reply(verdict, spent, counted)
   }
 end
 
+if KEYS[4] then
+  local claim = redis.call('HMGET', KEYS[4], 'f', 'r', 'e', 'a')
+  local answer = claim[4]
+  if claim[1] and claim[1] ~= ARGV[12] then
+    return reply(10, 0, 0)
+  elseif answer and answer ~= '' then
+    local again = reply(8, 0, 0)
+    again[11] = answer
+    return again
+  elseif claim[1] and not answer and redis.call('HEXISTS', KEYS[3], claim[2]) == 1 then
+    return reply(9, 0, 0)
+  elseif answer or (claim[1] and claim[3] ~= ARGV[11]) then
+    return reply(11, 0, 0)
+  end
+end
 if violated > 0 then
   return reply(4, 0, 0)
 end
@@ -143,4 +164,8 @@ if ARGV[2] ~= found[2] then
 end
 redis.call('HSET', account, unpack(writes))
 redis.call('HSET', KEYS[3], ARGV[1], ARGV[4] .. '\t' .. ARGV[10])
+if KEYS[4] then
+  redis.call('HSET', KEYS[4], 'f', ARGV[12], 'r', ARGV[1], 'e', ARGV[11])
+  redis.call('EXPIRE', KEYS[4], ARGV[13])
+end
 return reply(1, amount, 1)

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from gateway.meter.claims import CLAIM_SECONDS, Claim, Kept
 from gateway.meter.epochs import ENTER, Epochs, Register, Unregistered
 from gateway.meter.keys import AccountKeys, account_keys, partition_keys, partition_of, swept_key
 from gateway.meter.link import Link, MeterUnavailable, NotSent, Script
@@ -46,6 +47,10 @@ class Verdict(IntEnum):
     TOO_MANY_IN_FLIGHT = 5
     INSUFFICIENT_CREDITS = 6
     LOST = 7
+    REPEAT = 8
+    IN_PROGRESS = 9
+    KEY_REUSED = 10
+    NOT_REPLAYABLE = 11
 
 
 class Loaded(IntEnum):
@@ -73,7 +78,7 @@ class Applied(IntEnum):
 class Admission(NamedTuple):
     """The meter's answer. `used` and `reset_seconds` are in the order of policies.limits.WINDOWS.
 
-    `epoch` is that in which the call was admitted; its settlement must name it.
+    `epoch` is that in which the call was admitted; its settlement must name it. `answer` is what a REPEAT is told.
     """
 
     verdict: Verdict
@@ -83,6 +88,7 @@ class Admission(NamedTuple):
     retry_after_seconds: int = 0
     violated: tuple[Window, ...] = ()
     epoch: str = ""
+    answer: bytes = b""
 
 
 class Versions(NamedTuple):
@@ -122,17 +128,21 @@ class Meter:
         required: int,
         limits: Limits,
         head: str,
+        claim: Claim | None = None,
     ) -> Admission:
         """Admits a call and holds `amount` credits for it, or says why not and changes nothing.
+
+        With a `claim`, only if no other call has it.
 
         Raises NotSent, or MeterUnavailable, after which the call may have been admitted all the same: settle it at 0.
         """
         minute, hour, day = limits.per_window
         epoch = await self._epoch(keys)
         remembered = f"{self._owner}\t{head}"
+        claimed = () if claim is None else (claim.key(keys),)
         reply = await self._link.run(
             ADMIT,
-            (keys.account, keys.catalogue, keys.holds),
+            (keys.account, keys.catalogue, keys.holds, *claimed),
             (
                 request_id,
                 account_version,
@@ -145,39 +155,55 @@ class Meter:
                 -1 if limits.in_flight is None else limits.in_flight,
                 remembered,
                 epoch,
+                *(() if claim is None else (claim.fingerprint, CLAIM_SECONDS)),
             ),
         )
         if reply[0] == Verdict.ADMITTED:
-            self._recall.admitted(Opened(keys, request_id, epoch, f"{amount}\t{remembered}"))
+            self._recall.admitted(Opened(keys, request_id, epoch, f"{amount}\t{remembered}", claim))
         elif reply[0] == Verdict.LOST:
             self._epochs.left(keys.partition, epoch)
         return _admission(reply, epoch)
 
     async def settle(
-        self, keys: AccountKeys, request_id: str, *, charge: int, tail: str, head: str = "", epoch: str = ""
+        self,
+        keys: AccountKeys,
+        request_id: str,
+        *,
+        charge: int,
+        tail: str,
+        head: str = "",
+        epoch: str = "",
+        kept: Kept | None = None,
     ) -> int | None:
         """Ends an admitted call at `charge` credits; gives the balance, or None if it was settled before.
 
         A call that was abandoned in the meantime is settled all the same, by a correction; and so is one whose hold
         Redis has lost, by its `head` and the `epoch` in which it was admitted, where they are known. The balance is 0
-        for an account that went cold meanwhile, and None where only PostgreSQL can tell it.
+        for an account that went cold meanwhile, and None where only PostgreSQL can tell it. `kept` is what is left of
+        the call's claim; its answer is stored where nothing of that has happened.
         """
         opened = self._recall.ending(request_id)
         if opened is not None:
             head, epoch = opened.head, opened.epoch
         if head and epoch != await self._epoch(keys):
-            await self._replay(keys, request_id, record=f"{head}\t{tail}")
+            await self._replay(Settled(keys, request_id, f"{head}\t{tail}", "", kept))
             return None
-        reply = await self._link.run(SETTLE, (keys.account, keys.holds, keys.journal), (request_id, charge, tail))
+        claimed = () if kept is None else (kept.claim.key(keys),)
+        known = () if kept is None else (CLAIM_SECONDS, *kept.storable)
+        where = (keys.account, keys.holds, keys.journal, *claimed)
+        reply = await self._link.run(SETTLE, where, (request_id, charge, tail, *known))
         if not reply[0]:
-            swept = (keys.account, swept_key(keys.partition, request_id), keys.journal, keys.catalogue)
-            reply = await self._link.run(LATE, swept, (charge, tail, epoch if head else ""))
+            swept = (keys.account, swept_key(keys.partition, request_id), keys.journal, keys.catalogue, *claimed)
+            known = () if kept is None else (request_id, CLAIM_SECONDS, *kept.brief)
+            reply = await self._link.run(LATE, swept, (charge, tail, epoch if head else "", *known))
             if reply[0] == 2:
                 self._epochs.left(keys.partition, epoch)
-                await self._replay(keys, request_id, record=f"{head}\t{tail}")
+                await self._replay(Settled(keys, request_id, f"{head}\t{tail}", "", kept))
+            if reply[0] > 1:
                 return None
         if head:
-            self._recall.settled(Settled(keys, request_id, f"{head}\t{tail}", reply[2].decode()))
+            brief = None if kept is None else kept.without_answer
+            self._recall.settled(Settled(keys, request_id, f"{head}\t{tail}", reply[2].decode(), brief))
         return int(reply[1]) if reply[0] else None
 
     async def abandon(self, keys: AccountKeys, request_id: str, *, tail: str = ABANDONED) -> bool:
@@ -275,14 +301,11 @@ class Meter:
                 raise NotSent(str(error)) from error
         return epoch
 
-    async def _replay(self, keys: AccountKeys, request_id: str, *, record: str) -> None:
-        epoch = await self._epoch(keys)
-        where = (keys.account, keys.catalogue, keys.holds, keys.journal)
-        entry_id = await self._link.run(REPLAY, where, (epoch, request_id, record))
-        if entry_id is None:
-            self._epochs.left(keys.partition, epoch)
+    async def _replay(self, call: Settled) -> None:
+        epoch = await self._epoch(call.keys)
+        if not await self._journal_again(call, epoch, is_first=True):
+            self._epochs.left(call.keys.partition, epoch)
             raise MeterUnavailable("Redis was lost again")
-        self._recall.settled(Settled(keys, request_id, record, entry_id.decode()))
 
     async def _hand_in(self, partition: int, epoch: str) -> None:
         """Tells a new epoch of the calls of this process: what Redis was told before, it may not know any more."""
@@ -297,18 +320,32 @@ class Meter:
         await self._give_back(partition)
 
     async def _settle_again(self, call: Settled, epoch: str) -> None:
-        keys = call.keys
-        where = (keys.account, keys.catalogue, keys.holds, keys.journal)
-        entry_id = await self._link.run(REPLAY, where, (epoch, call.request_id, call.record))
-        if entry_id is None:
+        if not await self._journal_again(call, epoch, is_first=False):
             raise MeterUnavailable("Redis was lost again")
-        self._recall.settled(call._replace(entry_id=entry_id.decode()))
+
+    async def _journal_again(self, call: Settled, epoch: str, *, is_first: bool) -> bool:
+        """Settles a call that Redis may have lost; False if that is in another epoch.
+
+        One that is not settled for the first time was charged, and stays so, whoever has claimed its key since.
+        """
+        keys, kept = call.keys, call.kept
+        claimed = () if kept is None else (kept.claim.key(keys),)
+        known = () if kept is None else (CLAIM_SECONDS, int(is_first), *kept.brief)
+        where = (keys.account, keys.catalogue, keys.holds, keys.journal, *claimed)
+        entry_id = await self._link.run(REPLAY, where, (epoch, call.request_id, call.record, *known))
+        if entry_id:
+            brief = None if kept is None else kept.without_answer
+            self._recall.settled(call._replace(entry_id=entry_id.decode(), kept=brief))
+        return entry_id is not None
 
     async def _hold_again(self, call: Opened, epoch: str) -> None:
         if not self._recall.is_under_way(call.request_id):
             return
-        where = (call.keys.account, call.keys.catalogue, call.keys.holds)
-        if not await self._link.run(RESTORE, where, (epoch, call.request_id, call.hold)):
+        claim = call.claim
+        claimed = () if claim is None else (claim.key(call.keys),)
+        known = () if claim is None else (CLAIM_SECONDS, claim.fingerprint)
+        where = (call.keys.account, call.keys.catalogue, call.keys.holds, *claimed)
+        if not await self._link.run(RESTORE, where, (epoch, call.request_id, call.hold, *known)):
             raise MeterUnavailable("Redis was lost again")
         self._recall.held_again(call._replace(epoch=epoch))
 
@@ -337,7 +374,7 @@ def _user_of(head: str) -> UUID:
     return UUID(head.split("\t")[_USER_ID])
 
 
-def _admission(reply: Sequence[int], epoch: str = "") -> Admission:
+def _admission(reply: Sequence[Any], epoch: str = "") -> Admission:
     verdict = reply[0]
     if verdict == 1:
         used, reset = (reply[2], reply[4], reply[6]), (reply[3], reply[5], reply[7])
@@ -345,6 +382,6 @@ def _admission(reply: Sequence[int], epoch: str = "") -> Admission:
     if verdict in (Verdict.STALE, Verdict.COLD, Verdict.LOST):
         return Admission(Verdict(verdict))
     violated = tuple(window for bit, window in enumerate(WINDOWS) if reply[9] & 1 << bit)
-    return Admission(
-        Verdict(verdict), reply[1], (reply[2], reply[4], reply[6]), (reply[3], reply[5], reply[7]), reply[8], violated
-    )
+    used, reset = (reply[2], reply[4], reply[6]), (reply[3], reply[5], reply[7])
+    answer = reply[10] if verdict == Verdict.REPEAT else b""
+    return Admission(Verdict(verdict), reply[1], used, reset, reply[8], violated, answer=answer)

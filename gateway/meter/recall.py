@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from typing import NamedTuple
 
+from gateway.meter.claims import Claim, Kept
 from gateway.meter.keys import AccountKeys
 
 MAX_SETTLED = 20_000  # some 20 MB; past it the partition that settles most forgets its oldest
@@ -20,6 +21,7 @@ class Opened(NamedTuple):
     request_id: str
     epoch: str
     hold: str
+    claim: Claim | None = None
 
     @property
     def head(self) -> str:
@@ -27,12 +29,13 @@ class Opened(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """A settled call: its record, and the journal entry that it is in, or in one before."""
+    """A settled call: its record, the journal entry that it is in, or in one before, and what is left of its claim."""
 
     keys: AccountKeys
     request_id: str
     record: str
     entry_id: str
+    kept: Kept | None = None
 
 
 class Recall:

@@ -2,8 +2,11 @@
 --
 -- A charge above the hold is taken in full and may take the balance below zero; it never goes uncharged.
 --
--- KEYS 1 account (hash)   2 holds (hash)   3 journal (stream)   4 swept (string), only from the sweeper
--- ARGV 1 request id       2 credits to charge   3 record tail   4 seconds for which to remember that it was swept
+-- KEYS 1 account (hash)   2 holds (hash)   3 journal (stream)
+--      4 swept (string), only from the sweeper, or claim (hash), only of a call with an Idempotency-Key
+-- ARGV 1 request id       2 credits to charge   3 record tail   4 seconds for which to remember key 4
+--      5 fingerprint   6 bytes of answers that an account may store in a day   7 answer, empty if it cannot be told
+--        again, none if the claim is given up: all only with a claim
 --
 -- Reply: {1, balance, journal id}, or {0} if there is no such hold: it has been settled before, or Redis has lost it, and
 -- nothing changes. Whoever holds the real settlement of a call then asks `late.lua` what has become of the hold.
@@ -16,6 +19,7 @@
 
 local STATE = '<i8i8i4'
 local STATE_BYTES = 20
+local STORED = '<I4I4' -- day, bytes of answers
 
 local hold = redis.call('HGET', KEYS[2], ARGV[1])
 if not hold then
@@ -35,6 +39,24 @@ end
 redis.call('HDEL', KEYS[2], ARGV[1])
 local entry = redis.call('XADD', KEYS[3], '*', 'r', head .. '\t' .. ARGV[3])
 if KEYS[4] then
-  redis.call('SET', KEYS[4], head, 'EX', ARGV[4])
+  local claimed_by = ARGV[5] and redis.call('HGET', KEYS[4], 'r')
+  if not ARGV[5] then
+    redis.call('SET', KEYS[4], head, 'EX', ARGV[4])
+  elseif claimed_by and claimed_by ~= ARGV[1] then
+    -- A server that was lost has brought the hold of a swept call back; its key is another's by now.
+  elseif not ARGV[7] then
+    redis.call('DEL', KEYS[4])
+  else
+    local today, answer = math.floor(redis.call('TIME')[1] / 86400), ARGV[7]
+    local day, stored = struct.unpack(STORED, redis.call('HGET', KEYS[1], 'i') or struct.pack(STORED, today, 0))
+    stored = (day == today and stored or 0) + #answer
+    if stored > tonumber(ARGV[6]) then
+      answer = ''
+    elseif answer ~= '' then
+      redis.call('HSET', KEYS[1], 'i', struct.pack(STORED, today, stored))
+    end
+    redis.call('HSET', KEYS[4], 'f', ARGV[5], 'r', ARGV[1], 'a', answer)
+    redis.call('EXPIRE', KEYS[4], ARGV[4])
+  end
 end
 return {1, balance, entry}
