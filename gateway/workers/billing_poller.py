@@ -20,6 +20,8 @@ from gateway.ledger.session import Database
 OVERLAP = timedelta(minutes=10)
 # As far back as Stripe can be asked (https://docs.stripe.com/api/events/list), less a day.
 FIRST_WALK = timedelta(days=29)
+# A provider that is down is not helped by being asked every second.
+PAUSE_AFTER_FAILURE = timedelta(minutes=1)
 
 log = structlog.get_logger(__name__)
 
@@ -46,9 +48,12 @@ class BillingPoller:
         self._interval = interval
         self._now = now
         self._walk = f"changes:{provider.name}"
+        self._resting_until: datetime | None = None
 
     async def run_once(self) -> int:
         """Reads one page if a walk is due or under way. Always 0, so that a pause follows."""
+        if self._resting_until is not None and self._now() < self._resting_until:
+            return 0
         async with self._database.transaction() as connection:
             at = await billing.position(connection, self._walk)
         if at.get("page") is None:
@@ -68,6 +73,7 @@ class BillingPoller:
             changes = await self._provider.changed_since(datetime.fromisoformat(at["since"]), page=at["page"])
         except (ProviderUnavailable, ProviderRefused) as error:
             log.warning("billing_poll_failed", provider=self._provider.name, reason=str(error))
+            self._resting_until = self._now() + PAUSE_AFTER_FAILURE
             return
         async with self._database.transaction() as connection:
             for report in _worth_keeping(changes.reports):

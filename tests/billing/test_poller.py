@@ -58,3 +58,19 @@ def test_a_walk_begins_before_the_last_one_did() -> None:
 
 class _Named:
     name = "stripe"
+
+
+async def test_a_provider_that_is_down_is_left_alone_for_a_while(
+    stripe_market: Market, stripe_world: FakeStripe
+) -> None:
+    instant = now()
+    stripe_market.provider._client._requestor._options.max_network_retries = 0  # type: ignore[attr-defined] # or it waits
+    poller = BillingPoller(
+        stripe_market.database, stripe_market.provider, interval=timedelta(minutes=15), now=lambda: instant
+    )
+    stripe_world.down = True
+    await walk(poller)
+    assert len(stripe_world.requests) == 1
+    instant += timedelta(minutes=2)
+    await walk(poller)
+    assert len(stripe_world.requests) == 2
