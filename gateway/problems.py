@@ -65,6 +65,9 @@ _TABLE: Mapping[str, tuple[int, str]] = MappingProxyType({
     Refusal.PAYLOAD_TOO_LARGE:      (413, "Payload too large"),
     Refusal.INVALID_BODY:           (400, "Invalid body"),
     Refusal.BATCH_TOO_LARGE:        (422, "Batch too large"),
+    Refusal.IDEMPOTENCY_IN_PROGRESS:    (409, "Request still in progress"),
+    Refusal.IDEMPOTENCY_KEY_REUSED:     (422, "Idempotency key reused"),
+    Refusal.IDEMPOTENCY_NOT_REPLAYABLE: (409, "Response not stored"),
     Refusal.RATE_LIMITED:           (429, "Rate limit exceeded"),
     Refusal.TOO_MANY_IN_FLIGHT:     (429, "Too many requests in flight"),
     Refusal.INSUFFICIENT_CREDITS:   (402, "Insufficient credits"),
@@ -74,10 +77,6 @@ _TABLE: Mapping[str, tuple[int, str]] = MappingProxyType({
     Refusal.UPSTREAM_OVERLOADED:    (503, "Upstream overloaded"),
     Refusal.METERING_UNAVAILABLE:   (503, "Metering unavailable"),
     Refusal.ACCOUNTS_UNAVAILABLE:   (503, "Accounts unavailable"),
-    # Replays by Idempotency-Key.
-    "idempotency_in_progress":      (409, "Request still in progress"),
-    "idempotency_key_reused":       (422, "Idempotency key reused"),
-    "idempotency_not_replayable":   (409, "Response not stored"),
     # The listener, before there is a request.
     "request_timeout":              (408, "Request timed out"),
     "uri_too_long":                 (414, "URI too long"),
@@ -126,7 +125,7 @@ def _shape(code: str, status: int, title: str) -> _Shape:
     headers = [(b"content-type", b"application/problem+json"), (b"cache-control", b"no-store")]
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))  # RFC 9110 section 15.5.2
-    if code == Refusal.INSUFFICIENT_CREDITS:
+    if code in (Refusal.INSUFFICIENT_CREDITS, Refusal.IDEMPOTENCY_NOT_REPLAYABLE):
         headers.append((b"x-should-retry", b"false"))  # client libraries of OpenAI's make obey it
     return _Shape(status, json.dumps(constant)[:-1].encode() + b", ", tuple(headers))
 

@@ -95,10 +95,10 @@ def test_each_401_and_no_other_asks_for_a_bearer_token(code: str) -> None:
 
 
 @pytest.mark.parametrize("code", sorted(STATUS))
-def test_only_missing_credits_ask_clients_not_to_retry(code: str) -> None:
+def test_only_what_time_does_not_mend_asks_clients_not_to_retry(code: str) -> None:
     said = header(problem(code, "x", request_id="r"), b"x-should-retry")
 
-    assert said == (b"false" if code == "insufficient_credits" else None)
+    assert said == (b"false" if code in ("insufficient_credits", "idempotency_not_replayable") else None)
 
 
 def test_extras_are_members_of_the_document() -> None:

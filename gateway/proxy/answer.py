@@ -25,6 +25,7 @@ DROPPED = frozenset(
         b"gateway-tokens",
         b"gateway-cost-usd",
         b"gateway-mode",
+        b"idempotency-replayed",
         b"ratelimit",
         b"ratelimit-policy",
         b"ratelimit-limit",

@@ -1,10 +1,10 @@
-"""How a request body is read: whole where it is priced, else as it streams; never more of it than may pass."""
+"""How a request body is read: whole where it is priced or compared, else as it streams; never more than may pass."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.proxy.observers import FileObserver
@@ -13,8 +13,8 @@ from policies.model import Plan, Price, Refusal, Refused, Route
 
 Receive = Callable[[], Awaitable[Any]]
 
-# A priced body is held in memory while its items are counted; without a limit of the route's or plan's, this one holds.
-MAX_PRICED_BODY_BYTES = 20 * 1024 * 1024
+# What is read whole is held in memory while the call runs; without a limit of the route's or plan's, this one holds.
+MAX_WHOLE_BODY_BYTES = 20 * 1024 * 1024
 
 
 class ClientGone(Exception):  # noqa: N818 - an event, not a fault
@@ -22,12 +22,15 @@ class ClientGone(Exception):  # noqa: N818 - an event, not a fault
 
 
 @dataclass(frozen=True, slots=True)
-class PricedBody:
-    """A body that was read before admission because its items are the price."""
+class WholeBody:
+    """A body that was read before admission: its items are the price, or a repeat is known by it.
+
+    `items` and `fields` are those of a priced one.
+    """
 
     content: bytes
-    items: int
-    fields: dict[str, Any]
+    items: int | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
 
     def text(self, name: str, max_length: int = 200) -> str | None:
         """A top-level member that goes into a record, if it is text."""
@@ -35,16 +38,17 @@ class PricedBody:
         return value[:max_length] if isinstance(value, str) else None
 
 
-async def read_if_priced(receive: Receive, route: Route, plan: Plan) -> PricedBody | None:
-    """The body, where its items are the price of the call."""
-    if route.price.unit != "item":
-        return None
-    return await read_priced(receive, route.price, access.max_body_bytes(route, plan))
+async def read_if_needed(receive: Receive, route: Route, plan: Plan, *, is_compared: bool) -> WholeBody | None:
+    """The body, where its items are the price of the call, or where it is compared with another."""
+    if route.price.unit == "item":
+        return _counted(route.price, await _read_whole(receive, access.max_body_bytes(route, plan)))
+    if is_compared:
+        return WholeBody(await _read_whole(receive, access.max_body_bytes(route, plan)))
+    return None
 
 
-async def read_priced(receive: Receive, price: Price, max_bytes: int | None) -> PricedBody:
-    """Reads the whole body and counts its items; raises Refused where it is not the JSON it must be."""
-    limit = MAX_PRICED_BODY_BYTES if max_bytes is None else max_bytes
+async def _read_whole(receive: Receive, max_bytes: int | None) -> bytes:
+    limit = MAX_WHOLE_BODY_BYTES if max_bytes is None else max_bytes
     chunks, size = [], 0
     more = True
     while more:
@@ -52,13 +56,17 @@ async def read_priced(receive: Receive, price: Price, max_bytes: int | None) -> 
         size += len(chunk)
         access.check_size(size, limit)
         chunks.append(chunk)
-    content = b"".join(chunks)
+    return b"".join(chunks)
+
+
+def _counted(price: Price, content: bytes) -> WholeBody:
+    """Counts the items; raises Refused where the body is not the JSON it must be."""
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):
         raise Refused(Refusal.INVALID_BODY, "The body must be JSON.") from None
     items = pricing.units_in_request(price, document)
-    return PricedBody(content, items, document if isinstance(document, dict) else {})
+    return WholeBody(content, items, document if isinstance(document, dict) else {})
 
 
 class StreamedBody:

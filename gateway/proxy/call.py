@@ -6,6 +6,7 @@ from gateway.clock import monotonic_seconds
 from gateway.proxy.answer import NOT_REPORTED, Answer
 from gateway.proxy.gate import Ticket
 from gateway.proxy.observers import File, FileObserver, UnitObserver, observe_units
+from gateway.proxy.repeats import Keeping
 from gateway.proxy.settlement import Settlement, Settler
 from policies import pricing, records
 from policies.model import Outcome
@@ -27,6 +28,7 @@ class Call:
         self.upstream_seconds: float | None = None
         self.files = files
         self.units: UnitObserver | None = None
+        self.keeping = None if ticket.ask.claim is None else Keeping(ticket.ask.claim)
         self.reported = NOT_REPORTED
         self._settler = settler
         self._received_at = received_at
@@ -61,6 +63,7 @@ class Call:
             self._tail(outcome, status, error_code, units),
             self.ticket.head,
             self.ticket.admission.epoch,
+            None if self.keeping is None else self.keeping.kept(self.charged),
         )
         return await self._settler.settle(settlement)
 
@@ -76,6 +79,8 @@ class Call:
         self.response_bytes += len(chunk)
         if self.units is not None and chunk:
             self.units.feed(chunk)
+        if self.keeping is not None:
+            self.keeping.feed(chunk)
 
     def _units_used(self) -> int | None:
         price = self.ticket.ask.match.route.price

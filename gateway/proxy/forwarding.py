@@ -13,7 +13,7 @@ from gateway.clock import monotonic_seconds
 from gateway.problems import STATUS
 from gateway.proxy import websocket
 from gateway.proxy.answer import answer_of
-from gateway.proxy.bodies import ClientGone, PricedBody, Receive, StreamedBody
+from gateway.proxy.bodies import ClientGone, Receive, StreamedBody, WholeBody
 from gateway.proxy.call import Call
 from gateway.proxy.departures import Client, Departures
 from gateway.proxy.inbound import Inbound, request_block
@@ -48,13 +48,13 @@ class Forwarding:
         self._request: Request | None = None
         self._is_at_upstream = False
 
-    async def run(self, destination: Destination, receive: Receive, priced: PricedBody | None) -> None:
+    async def run(self, destination: Destination, receive: Receive, body: WholeBody | None) -> None:
         """Forwards, answers and settles. What fails by a fault of ours is left to the caller to settle."""
         watch = self._departures.watch(self._client, self._is_worth_draining)
         try:
             if self._client.is_gone:
                 raise ClientGone
-            request = self._request = await self._rendered(destination, receive, priced)
+            request = self._request = await self._rendered(destination, receive, body)
             self._call.forwarded_at = monotonic_seconds()
             self._is_at_upstream = True
             response = await destination.upstream.send(request)
@@ -81,7 +81,7 @@ class Forwarding:
         """Not while it waits for a connection: then nothing of the request has left, and nothing of it will."""
         return not self._is_at_upstream or self._request is None or self._request.is_sent
 
-    async def _rendered(self, destination: Destination, receive: Receive, priced: PricedBody | None) -> Request:
+    async def _rendered(self, destination: Destination, receive: Receive, body: WholeBody | None) -> Request:
         ticket = self._call.ticket
         inbound = ticket.ask.inbound
         request = Request(
@@ -89,11 +89,11 @@ class Forwarding:
             inbound.target,
             fields_towards(destination, inbound, ticket.caller.identity_block, ticket.ask.request_id),
         )
-        if priced is not None:
-            request.body = priced.content
+        if body is not None:
+            request.body = body.content
             if self._call.files is not None:
-                self._call.files.feed(priced.content)
-            self._call.request_bytes = len(priced.content)
+                self._call.files.feed(body.content)
+            self._call.request_bytes = len(body.content)
         elif websocket.is_asked(ticket.ask.match.route, inbound):
             request.upgrade = websocket.PROTOCOL
         elif inbound.content_length != 0:
@@ -109,6 +109,8 @@ class Forwarding:
         call, status = self._call, response.status
         answer = answer_of(response.head)
         call.observe_response(answer)
+        if call.keeping is not None:
+            call.keeping.begin(status, answer.passed, dict(response.headers).get(b"content-length"))
         chunk = response.take()
         if response.complete and call.ticket.ask.inbound.method != "HEAD":
             balance = await self._finish(status, chunk)
@@ -146,6 +148,8 @@ class Forwarding:
 
     async def _finish(self, status: int, last_chunk: bytes) -> int | None:
         self._call.passed(last_chunk)
+        if self._call.keeping is not None:
+            self._call.keeping.is_complete = True
         outcome = Outcome.CLIENT_ABORTED if self._client.is_gone else self._call.outcome_of(status)
         return await self._settle(outcome, status)
 

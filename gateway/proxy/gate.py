@@ -8,12 +8,15 @@ from typing import NamedTuple
 
 from gateway.clock import now
 from gateway.ledger.session import DatabaseUnavailable
+from gateway.meter.claims import Claim, Kept
 from gateway.meter.link import MeterUnavailable, NotSent
 from gateway.meter.meter import Admission, Meter, Verdict
-from gateway.proxy.bodies import PricedBody
+from gateway.proxy import repeats
+from gateway.proxy.bodies import WholeBody
 from gateway.proxy.floating import Float
 from gateway.proxy.inbound import Inbound
 from gateway.proxy.principals import Caller, Principals
+from gateway.proxy.repeats import Repeated
 from gateway.proxy.router import Match
 from gateway.proxy.settlement import Settlement
 from gateway.proxy.warming import Warming
@@ -36,11 +39,11 @@ class NotAdmitted(Refused):
 class Indeterminate(Refused):
     """Redis went away while asking: the call may have been admitted, so its hold must be given back."""
 
-    def __init__(self, caller: Caller, request_id: str) -> None:
+    def __init__(self, caller: Caller, ask: Ask) -> None:
         refused = _unmetered()
         super().__init__(refused.code, refused.detail, **refused.extras)
         self.caller = caller
-        self.request_id = request_id
+        self.ask = ask
 
 
 class Clearance(NamedTuple):
@@ -61,24 +64,31 @@ class Ask(NamedTuple):
     language_code: str | None = None
     category: str | None = None
     batch_id: str | None = None
+    claim: Claim | None = None
 
 
-def ask_of(request_id: str, inbound: Inbound, match: Match, *, key: bytes, priced: PricedBody | None) -> Ask:
-    """What a request says of itself comes from its fields, else from a body that was read anyway."""
+def ask_of(
+    request_id: str, inbound: Inbound, match: Match, *, key: bytes, body: WholeBody | None, repeats_by: str | None
+) -> Ask:
+    """What a request says of itself comes from its fields, else from a body that was read anyway.
+
+    `repeats_by` is the digest of its Idempotency-Key; its body was read then.
+    """
 
     def fact(field: bytes, member: str) -> str | None:
         value = inbound.text(field)
-        return priced.text(member) if value is None and priced is not None else value
+        return body.text(member) if value is None and body is not None else value
 
     return Ask(
         request_id,
         inbound,
         match,
         key,
-        items=priced.items if priced is not None else None,
+        items=body.items if body is not None else None,
         language_code=fact(b"x-language-code", "language_code"),
         category=fact(b"x-category", "category"),
         batch_id=fact(b"x-batch-id", "batch_id"),
+        claim=repeats.claim_of(repeats_by, inbound, body) if repeats_by is not None and body is not None else None,
     )
 
 
@@ -117,7 +127,7 @@ class Gate:
             return self._check(inbound, match, await self._confirm(key, caller))
 
     async def admit(self, ask: Ask, clearance: Clearance) -> Ticket:
-        """Holds the price of the call, or raises Refused, after which nothing was counted and nothing charged."""
+        """Holds the price of the call, or raises Refused or Repeated: then nothing was counted and nothing charged."""
         try:
             return await self._admit(ask, clearance)
         except Refused as refused:
@@ -141,12 +151,19 @@ class Gate:
                 await self._warm(caller)
             elif answer.verdict is Verdict.LOST:
                 continue  # the next attempt enters the new epoch
+            elif answer.verdict is Verdict.REPEAT:
+                raise Repeated(ask.match.route, caller, answer)
             else:
                 raise NotAdmitted(caller, answer, _refusal(answer, max(held, 1), subscription.plan))
         raise Refused(Refusal.ACCOUNTS_UNAVAILABLE, "This account keeps changing; try again shortly.", retry_after=1)
 
     def _float_on(self, ask: Ask, clearance: Clearance) -> Ticket | None:
-        """Serves without Redis, where that is allowed. Redis may hold for the call unseen; settling ends that too."""
+        """Serves without Redis, where that is allowed. Redis may hold for the call unseen; settling ends that too.
+
+        Not a call with an Idempotency-Key: only Redis knows whether it was made before.
+        """
+        if ask.claim is not None:
+            return None
         caller, subscription = clearance
         held = pricing.hold(ask.match.route.price, ask.items)
         answer = self._float.take(
@@ -201,11 +218,12 @@ class Gate:
                 required=pricing.required(ask.match.route.price, held),
                 limits=caller.limits,
                 head=head,
+                claim=ask.claim,
             )
         except NotSent:
             raise _unmetered() from None
         except MeterUnavailable:
-            raise Indeterminate(caller, ask.request_id) from None
+            raise Indeterminate(caller, ask) from None
 
     async def _warm(self, caller: Caller) -> None:
         try:
@@ -221,7 +239,9 @@ class Gate:
 def give_back(indeterminate: Indeterminate) -> Settlement:
     """The settlement of a call that may have been admitted unseen: nothing charged; nothing happens if it was not."""
     tail = records.tail(Outcome.ABANDONED, None, indeterminate.code, 0, *[None] * (len(records.TAIL_COLUMNS) - 4))
-    return Settlement(indeterminate.caller.keys, indeterminate.request_id, 0, tail)
+    ask = indeterminate.ask
+    kept = None if ask.claim is None else Kept(ask.claim, None)
+    return Settlement(indeterminate.caller.keys, ask.request_id, 0, tail, kept=kept)
 
 
 def _unmetered() -> Refused:
@@ -236,7 +256,9 @@ def _refusal(admitted: Admission, required: int, plan: Plan) -> Refused:
         return admission.rate_limited(plan, admitted.violated, retry_after_seconds=wait)
     if admitted.verdict is Verdict.TOO_MANY_IN_FLIGHT:
         return admission.too_many_in_flight(plan)
-    return admission.insufficient_credits(required, admitted.balance)
+    if admitted.verdict is Verdict.INSUFFICIENT_CREDITS:
+        return admission.insufficient_credits(required, admitted.balance)
+    return repeats.refusal(admitted.verdict)
 
 
 def _head(ask: Ask, caller: Caller) -> str:

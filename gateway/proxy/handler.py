@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from gateway.clock import monotonic_seconds
-from gateway.proxy import bodies, websocket
+from gateway.proxy import bodies, repeats, websocket
 from gateway.proxy import inbound as reading
 from gateway.proxy.bodies import ClientGone, Receive
 from gateway.proxy.call import Call
@@ -19,13 +19,14 @@ from gateway.proxy.gate import Gate, Indeterminate, NotAdmitted, ask_of, give_ba
 from gateway.proxy.inbound import Inbound, Network
 from gateway.proxy.observers import observe_upload
 from gateway.proxy.principals import Caller, Principals
+from gateway.proxy.repeats import Repeated, StoredAnswer
 from gateway.proxy.reply import Reply, Send, metering_block
 from gateway.proxy.router import Match, Router
 from gateway.proxy.settlement import Settler
 from gateway.proxy.tally import Tally
 from gateway.request_ids import uuid7
 from gateway.upstream.balancer import Upstream
-from gateway.upstream.wire import NO_FIELDS
+from gateway.upstream.wire import NO_FIELDS, HeaderBlock
 from policies.model import Outcome, Refused
 
 _log = structlog.get_logger()
@@ -75,20 +76,27 @@ class Handler:
             match = self._router.match(inbound.method, inbound.raw_path)
             websocket.check(match.route, inbound)
             destination = self._destinations[match.route.upstream]
+            repeats_by = repeats.key_digest(inbound)
             key = inbound.api_key()
             caller = await self._principals.get(key, inbound.remembered)
             clearance = await self._gate.check(inbound, match, key, caller=caller)
-            priced = await bodies.read_if_priced(receive, match.route, clearance.subscription.plan)
-            ticket = await self._gate.admit(ask_of(request_id, inbound, match, key=key, priced=priced), clearance)
+            plan = clearance.subscription.plan
+            body = await bodies.read_if_needed(receive, match.route, plan, is_compared=repeats_by is not None)
+            ask = ask_of(request_id, inbound, match, key=key, body=body, repeats_by=repeats_by)
+            ticket = await self._gate.admit(ask, clearance)
         except Refused as refused:
             await self._refuse(refused, reply, inbound, match=match, caller=caller, received_at=received_at)
+            return
+        except Repeated as repeated:
+            await _tell_again(repeated, reply)
+            self._tally.repeated(repeated, reply, method=inbound.method, seconds=monotonic_seconds() - received_at)
             return
         except ClientGone:
             return
         call = Call(ticket, self._settler, received_at=received_at, files=observe_upload(match.route, inbound))
         self._tally.admitted()
         try:
-            await Forwarding(call, reply, client, self._departures).run(destination, receive, priced)
+            await Forwarding(call, reply, client, self._departures).run(destination, receive, body)
         finally:
             await call.settle(Outcome.ABANDONED, None, error_code="internal_error")
             self._tally.settled(call, reply)
@@ -126,3 +134,11 @@ class Handler:
         route = match.route if match is not None else None
         seconds = monotonic_seconds() - received_at
         self._tally.refused(refused, reply, method=inbound.method, seconds=seconds, route=route, caller=caller)
+
+
+async def _tell_again(repeated: Repeated, reply: Reply) -> None:
+    """The answer of the first call, with what is left by now; this one is charged nothing."""
+    answer, admission = StoredAnswer.unpacked(repeated.admission.answer), repeated.admission
+    ours = metering_block(repeated.caller, admission, remaining=admission.balance, charged=0)
+    ours = HeaderBlock(ours + b"idempotency-replayed: true\r\n")
+    await reply.whole(answer.status, answer.fields, answer.body, ours)

@@ -18,6 +18,7 @@ import structlog
 
 from gateway import metrics
 from gateway.clock import monotonic_seconds
+from gateway.meter.claims import Claim, Kept
 from gateway.meter.keys import AccountKeys
 from gateway.meter.link import MeterError, MeterUnavailable
 from gateway.meter.meter import Meter
@@ -34,6 +35,7 @@ class Settlement(NamedTuple):
     """The end of one call: what it is charged, and the tail of its record.
 
     With the `head` of the record and the `epoch` of its admission it is made up for where Redis has lost the call.
+    `kept` is what is left of the claim of a call with an Idempotency-Key.
     """
 
     keys: AccountKeys
@@ -42,6 +44,7 @@ class Settlement(NamedTuple):
     tail: str
     head: str = ""
     epoch: str = ""
+    kept: Kept | None = None
 
 
 class Settler:
@@ -92,7 +95,12 @@ class Settler:
         return None
 
     def owe(self, settlement: Settlement) -> None:
-        """Settles later, for a caller that cannot wait. Survives this process where the disk takes it."""
+        """Settles later, for a caller that cannot wait. Survives this process where the disk takes it.
+
+        Answers are not spooled: a repeat is told that there is none.
+        """
+        if settlement.kept is not None:
+            settlement = settlement._replace(kept=settlement.kept.without_answer)
         try:
             self._spool.append(_encoded(settlement))
         except OSError as error:
@@ -177,6 +185,9 @@ class Settler:
 
     def _settlement(self, record: bytes) -> Settlement:
         match json.loads(record):
+            case [*most, str(digest), str(print_), bool(stays)] if len(most) == 6:
+                kept = Kept(Claim(digest, print_), b"" if stays else None)
+                return self._settlement(json.dumps(most).encode())._replace(kept=kept)
             case [str(request_id), str(account_id), int(charge), str(tail), str(head), str(epoch)]:
                 return Settlement(self._meter.keys(UUID(account_id)), request_id, charge, tail, head, epoch)
             case [str(request_id), str(account_id), int(charge), str(tail)]:  # written before there were epochs
@@ -191,6 +202,7 @@ class Settler:
             tail=settlement.tail,
             head=settlement.head,
             epoch=settlement.epoch,
+            kept=settlement.kept,
         )
         if settlement.epoch == FLOATING:
             self._float.settled(settlement.request_id)
@@ -202,6 +214,6 @@ class Settler:
 
 def _encoded(settlement: Settlement) -> bytes:
     """One line of ASCII."""
-    keys, *rest = settlement
-    request_id, charge, tail, head, epoch = rest
-    return json.dumps([request_id, str(keys.account_id), charge, tail, head, epoch]).encode()
+    keys, request_id, charge, tail, head, epoch, kept = settlement
+    claimed = () if kept is None else (*kept.claim, kept.answer is not None)
+    return json.dumps([request_id, str(keys.account_id), charge, tail, head, epoch, *claimed]).encode()

@@ -16,6 +16,7 @@ from gateway.metrics import BufferedCounter, BufferedGauge, BufferedHistogram
 from gateway.proxy.access_log import AccessLog
 from gateway.proxy.call import Call
 from gateway.proxy.principals import Caller
+from gateway.proxy.repeats import Repeated
 from gateway.proxy.reply import Reply
 from policies.model import Refused, Route
 
@@ -105,6 +106,22 @@ class Tally:
             series.charged(ticket.subscription.plan.name, call.charged)
         if ticket.held > call.charged:
             series.released.inc(ticket.held - call.charged)
+
+    def repeated(self, repeated: Repeated, reply: Reply, *, method: str, seconds: float) -> None:
+        series, key = self.series(repeated.route), repeated.caller.principal.key
+        self._used[key.id] = now()
+        metrics.REPEATS.labels(series.endpoint).inc()
+        series.answered(method, reply.status)
+        self._access_log.note(
+            reply.request_id,
+            series.endpoint,
+            method=method,
+            status=reply.status,
+            seconds=seconds,
+            code="repeated",
+            credits=0,
+            key=key,
+        )
 
     def refused(
         self, refused: Refused, reply: Reply, *, method: str, seconds: float, route: Route | None, caller: Caller | None

@@ -154,8 +154,14 @@ async def test_a_settlement_with_its_head_outlives_the_hold(site: Site, is_notic
         await site.load(heir)
     await site.link.call((b"FLUSHDB",))
     for _ in range(2):
-        given = {"tail": _tail(3), "head": site.head(request_id), "epoch": admission.epoch}
-        await heir.settle(heir.keys(site.account_id), request_id, charge=3, **given)
+        await heir.settle(
+            heir.keys(site.account_id),
+            request_id,
+            charge=3,
+            tail=_tail(3),
+            head=site.head(request_id),
+            epoch=admission.epoch,
+        )
     assert set(await site.journal()) == {(request_id, True)}
 
 

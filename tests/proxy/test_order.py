@@ -58,6 +58,7 @@ async def test_of_all_that_is_wrong_the_first_is_told(plane: Plane) -> None:
     assert await _code(plane, account, content=no_json) == "invalid_body"
     assert await _code(plane, account, content=too_many) == "batch_too_large"
     await _change(plane, account, max_products_per_batch=None)
+    assert await _code(plane, account, content=too_many, idempotency_key="two words") == "bad_request"
     assert await _code(plane, account, content=too_many) == "rate_limited"
     await _change(plane, account, requests_per_minute=None)
     assert await _code(plane, account, content=too_many) == "too_many_in_flight"
@@ -77,11 +78,12 @@ async def _code(
     path: str = "/v1/restricted",
     key: str | None = None,
     content: bytes = b"",
+    **fields: str,
 ) -> str | None:
     """The code of the refusal, None where the upstream answered."""
     sent = account.key if key is None else key
     as_it_is = {"target": path.encode()}  # httpx would tidy the path up
-    headers = {"x-api-key": sent} if sent else {}
+    headers = {name.replace("_", "-"): value for name, value in fields.items()} | ({"x-api-key": sent} if sent else {})
     answer = await plane.http.request(method, path, content=content, headers=headers, extensions=as_it_is)
     code: str | None = answer.json().get("code")
     return code
