@@ -55,9 +55,18 @@ def invalid(field: str, message: str) -> Answer:
     return Answer("validation_failed", f"{field}: {message}", {"errors": [{"field": field, "message": message}]})
 
 
+def refusal(error: Exception, request: Request) -> Response:
+    """Of what comes before the app, and so before its handlers; `error` is of a kind that the table names."""
+    read = next(_READINGS[kind] for kind in type(error).__mro__ if kind in _READINGS)
+    return _told(read(error, request), request)
+
+
 async def _respond(read: Callable[[Any, Request], Answer], request: Request, error: Exception) -> Response:
-    code, detail, extras = read(error, request)
-    return response(problem(code, detail, request_id=request.state.request_id, extras=extras))
+    return _told(read(error, request), request)
+
+
+def _told(answer: Answer, request: Request) -> Response:
+    return response(problem(answer.code, answer.detail, request_id=request.state.request_id, extras=answer.extras))
 
 
 def _unparsable(error: RequestValidationError, _: Request) -> Answer:

@@ -13,6 +13,7 @@ from gateway.api import answers, docs, openapi
 from gateway.api.account import auth, history, keys, ledger, limits, me, plans, quote, recovery, subscriptions, usage
 from gateway.api.account.billing import BILLING
 from gateway.api.account.collaborators import Collaborators, Lifetimes
+from gateway.api.account.guarding import Guarded
 from gateway.api.account.hashing import Hasher
 from gateway.api.account.key_reader import KeyReader
 from gateway.api.account.throttling import Throttle
@@ -61,7 +62,7 @@ def build_account(
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
-    app.state.collaborators = Collaborators(
+    held = app.state.collaborators = Collaborators(
         database=database,
         herald=Herald(publish),
         issuer=KeyIssuer(key_prefix, peppers, entropy=entropy),
@@ -81,4 +82,4 @@ def build_account(
         app.include_router(noun.router, responses=openapi.COMMON)
     answers.install(app)
     openapi.install(app, guard=None)
-    return Identified(Bounded(app, max_bytes=MAX_BODY_BYTES))
+    return Identified(Guarded(Bounded(app, max_bytes=MAX_BODY_BYTES), held, lambda: app.routes))

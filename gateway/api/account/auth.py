@@ -41,6 +41,10 @@ class Refreshing(Given):
     refresh_token: Token
 
 
+class Leaving(Given):
+    refresh_token: Token | None = Field(default=None, description="null: the session of the access token ends.")
+
+
 @router.post("/register", status_code=201, summary="Open an account", responses=CONFLICTS | THROTTLED)
 async def register(given: Registration, held: Held, address: ClientAddress) -> Profile:
     """A mail asks to verify the address. Log in to go on."""
@@ -77,10 +81,10 @@ async def refresh(given: Refreshing, held: Held) -> Tokens:
 
 
 @router.post("/logout", status_code=204, summary="End the session", responses={401: SIGNED_IN[401]})
-async def logout(held: Held, bearer: Bearer, given: Annotated[Refreshing | None, Body()] = None) -> None:
+async def logout(held: Held, bearer: Bearer, given: Annotated[Leaving | None, Body()] = None) -> None:
     """By its refresh token, or else by the access token. Its tokens are good no longer, from the next request on."""
     async with held.database.transaction() as connection:
-        if given is not None:
+        if given is not None and given.refresh_token is not None:
             found = await sessions.find_refresh(connection, tokens.digest(given.refresh_token))
             session_id = None if found is None else found.session_id
         else:

@@ -1,27 +1,43 @@
-"""Who may read besides somebody signed in: a program, by an API key of the account."""
+"""Who is asking: somebody signed in, or a program by an API key of the account where it may read."""
 
 from __future__ import annotations
 
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Depends
+from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader
 
-from gateway.api.account.collaborators import Bearer, ClientAddress, Held, signed_in
+from gateway.api.account.collaborators import Bearer, Collaborators, SignedIn, bearer_of, client_address, signed_in
 from gateway.api.errors import NotAuthenticated
+
+# What also takes an API key.
+BY_KEY = frozenset({"/me/usage", "/me/limits"})
 
 _header = APIKeyHeader(name="X-API-Key", scheme_name="api_key", auto_error=False)
 _ApiKey = Annotated[str | None, Depends(_header)]
 
 
-async def _reader(held: Held, bearer: Bearer, api_key: _ApiKey, address: ClientAddress) -> UUID:
+async def caller_of(request: Request, held: Collaborators) -> SignedIn | UUID:
+    """Who is signed in; of `BY_KEY` maybe just the user whose key it is.
+
+    Raises NotAuthenticated, Suspended, Refused for a key, DatabaseUnavailable.
+    """
+    bearer = await bearer_of(request)
+    if request.scope["path"] not in BY_KEY:
+        return await signed_in(held, bearer)
+    api_key = await _header(request)
     sent = api_key or (bearer.credentials if bearer else None)
     if sent is None:
         raise NotAuthenticated("Send your access token, or an API key, as `Authorization: Bearer`.")
     if api_key is not None or held.key_reader.is_key(sent):
-        return await held.key_reader.owner(sent, client_ip=address)
-    return (await signed_in(held, bearer)).id
+        return await held.key_reader.owner(sent, client_ip=client_address(request))
+    return await signed_in(held, bearer)
+
+
+def _reader(request: Request, _bearer: Bearer, _api_key: _ApiKey) -> UUID:
+    caller: SignedIn | UUID = request.state.caller
+    return caller.id if isinstance(caller, SignedIn) else caller
 
 
 # The user whose data may be read: by a session, or by one of their keys.

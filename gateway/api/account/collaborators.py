@@ -79,17 +79,17 @@ def collaborators(request: Request) -> Collaborators:
 Held = Annotated[Collaborators, Depends(collaborators)]
 
 
-def _client_address(request: Request) -> str:
+def client_address(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
-ClientAddress = Annotated[str, Depends(_client_address)]
+ClientAddress = Annotated[str, Depends(client_address)]
 
-_bearer = HTTPBearer(scheme_name="access_token", bearerFormat="JWT", auto_error=False)
-Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+bearer_of = HTTPBearer(scheme_name="access_token", bearerFormat="JWT", auto_error=False)
+Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer_of)]
 
 
-async def signed_in(held: Held, bearer: Bearer) -> SignedIn:
+async def signed_in(held: Collaborators, bearer: HTTPAuthorizationCredentials | None) -> SignedIn:
     """Raises NotAuthenticated without a valid access token of a session that goes on, Suspended."""
     if bearer is None:
         raise NotAuthenticated("Send your access token as `Authorization: Bearer ACCESS_TOKEN`.")
@@ -110,7 +110,13 @@ async def user_of(connection: AsyncConnection, session_id: UUID) -> User:
     return user
 
 
-Me = Annotated[SignedIn, Depends(signed_in)]
+def _me(request: Request, _bearer: Bearer) -> SignedIn:
+    """Found out before the body was read (`guarding.py`)."""
+    caller: SignedIn = request.state.caller
+    return caller
+
+
+Me = Annotated[SignedIn, Depends(_me)]
 
 
 def _desk(me: Me) -> Desk:

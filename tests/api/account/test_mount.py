@@ -91,7 +91,7 @@ async def test_a_client_that_waits_for_a_go_ahead_gets_it(public: httpx.AsyncCli
     assert await reader.readline() == b"HTTP/1.1 100 Continue\r\n"
     await reader.readline()
     writer.write(b"{}")
-    assert (await reader.readline()).startswith(b"HTTP/1.1 422 ")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
     writer.close()
 
 
