@@ -3,50 +3,151 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
+from uuid import uuid4
 
-from tests.api.account.conftest import Shop
+import pytest
+
+from gateway.clock import now
+from gateway.ledger import checkouts, credits, invoices, payments, plans, usage
+from gateway.ledger.plans import PlanTerms
+from policies.invoicing import Line
+from tests.api.account.conftest import Customer, Shop
+from tests.ledger.make import a_line
 
 UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
+STRANGERS = (None, "junk", "admin-token-of-the-tests", "gw_live_" + "0" * 36)
+# A body that would do, where an operation needs one; it must not be its body that another's request fails for.
+BODIES: dict[str, dict[str, Any]] = {
+    "PATCH /me/keys/{key_id}": {"name": "mine now"},
+    "POST /subscriptions/{subscription_id}/change": {"plan_id": "free"},
+}
+# Names of what is for everyone, and so nobody's.
+PUBLIC_NAMES = {"plan_id"}
+
+Operation = tuple[str, str, dict[str, Any]]
 
 
-def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    return [(m.upper(), path, told) for path, methods in document["paths"].items() for m, told in methods.items()]
+@dataclass
+class Owner:
+    """A customer with one of everything, and the ids of it by the names of path parameters."""
+
+    customer: Customer
+    ids: dict[str, str]
+
+    async def sees(self, operations: list[Operation]) -> dict[str, str]:
+        """All that reading shows them."""
+        shown = {}
+        for method, path, _ in operations:
+            if method == "GET":
+                target = path.format(**self.ids)
+                answer = await self.customer.client.get(target)
+                assert answer.status_code == 200, (target, answer.text)
+                shown[path] = "" if path.endswith("/pdf") else answer.text
+        return shown
 
 
-async def test_what_is_not_open_is_closed_to_strangers_and_administrators(shop: Shop) -> None:
+async def closed(shop: Shop) -> list[Operation]:
+    """The operations that are not for everyone."""
     document = (await shop.client.get("/openapi.json")).json()
-    closed = 0
-    for method, path, told in operations(document):
-        if not told.get("security"):
-            assert path.startswith(("/auth/", "/plans", "/webhooks/")), path
-            continue
-        closed += 1
-        for token in (None, "junk", "admin-token-of-the-tests", "gw_live_" + "0" * 36):
-            async with shop.from_elsewhere() as stranger:
-                headers = {} if token is None else {"authorization": f"Bearer {token}"}
-                target = re.sub(r"\{\w+\}", UNKNOWN_ID, path)
-                answer = await stranger.request(method, target, json={}, headers=headers)
-            # Where the body alone may say who asks, it is read first, and says nothing here.
-            assert answer.status_code in (401, 422), (method, path, token, answer.text)
-    assert closed > 10
+    operations = [(m.upper(), path, told) for path, methods in document["paths"].items() for m, told in methods.items()]
+    return [each for each in operations if each[2].get("security")]
 
 
-async def test_what_belongs_to_another_is_not_there(shop: Shop) -> None:
-    ada, bob = await shop.customer(), await shop.customer()
+@pytest.fixture
+async def ada(shop: Shop) -> Owner:
+    ada = await shop.customer()
     key = await ada.post("/me/keys", {"name": "ada's"}, status=201)
+    async with shop.database.transaction() as connection:
+        plan = await plans.create(connection, PlanTerms(name=uuid4().hex, price=Decimal(0), credits_per_period=10))
+        await credits.grant(connection, ada.id, amount=50, source="promo", reason="hello", actor="test")
+        checkout = await checkouts.open_checkout(
+            connection, ada.id, provider="stripe", pack_id="pack", credits=5, price_id="price", price=Decimal(5)
+        )
+        line = Line("Ada's own", 1, Decimal(5), Decimal(5))
+        invoice = await invoices.issue(connection, ada.id, lines=[line], currency="USD", tax_rate=Decimal(0), now=now())
+        await payments.keep(
+            connection,
+            "stripe",
+            provider_payment_id=uuid4().hex,
+            user_id=ada.id,
+            transaction_type="credits",
+            status="completed",
+            amount=Decimal(5),
+            currency="USD",
+        )
+        await usage.ingest(connection, [a_line(ada.id, usage_type="analysis", api_key_id=key["id"])])
+    begun = await ada.post(f"/subscriptions/{plan.id}", status=201)
+    ids = {"key_id": key["id"], "checkout_id": checkout.id, "invoice_id": invoice.id, "subscription_id": begun["id"]}
+    return Owner(ada, {name: str(each) for name, each in ids.items()})
+
+
+async def test_strangers_are_told_nothing_but_that_they_are_strangers(shop: Shop) -> None:
+    """Before anything they sent is looked at."""
+    operations = await closed(shop)
+    assert len(operations) > 30
+    for method, path, _ in operations:
+        # Who leaves may say by the body who they are.
+        bodies = ("{}",) if path == "/auth/logout" else ("{}", "[")
+        for token in STRANGERS:
+            headers = {"content-type": "application/json"}
+            headers |= {} if token is None else {"authorization": f"Bearer {token}"}
+            async with shop.from_elsewhere() as stranger:
+                for content in bodies:
+                    for target in {re.sub(r"\{\w+\}", each, path) for each in (UNKNOWN_ID, "1")}:
+                        answer = await stranger.request(method, target, content=content, headers=headers)
+                        assert answer.status_code == 401, (method, target, token, answer.text)
+                        assert answer.headers["www-authenticate"] == "Bearer"
+
+
+async def test_what_is_open_is_so_for_a_reason(shop: Shop) -> None:
     document = (await shop.client.get("/openapi.json")).json()
-    tried = 0
-    for method, path, told in operations(document):
-        if not told.get("security") or "{" not in path:
-            continue
-        for target in (UNKNOWN_ID, key["id"], str(ada.id)):
-            answer = await bob.client.request(method, re.sub(r"\{\w+\}", target, path), json={})
-            # What is asked about an id is not said before the id is found.
-            assert answer.status_code in (404, 422), (method, path, answer.text)
-            tried += 1
-    assert tried
-    (kept,) = (await ada.get("/me/keys"))["data"]
-    assert (kept["id"], kept["status"], kept["name"]) == (key["id"], "active", "ada's")
-    for path in ("/me/keys", "/me/usage", "/me/history", "/me/ledger", "/me/payments", "/me/invoices"):
-        assert (await bob.get(path))["data"] == []
+    required = {(method, path) for method, path, _ in await closed(shop)}
+    for path, methods in document["paths"].items():
+        for method in methods:
+            is_open = (method.upper(), path) not in required
+            assert not is_open or path.startswith(("/auth/", "/webhooks/")) or path == "/plans", path
+
+
+async def test_what_belongs_to_another_is_not_there(shop: Shop, ada: Owner) -> None:
+    bob = await shop.customer()
+    operations = await closed(shop)
+    before = await ada.sees(operations)
+    reached = set()
+    for method, path, _ in operations:
+        names = set(re.findall(r"\{(\w+)\}", path)) - PUBLIC_NAMES
+        assert names <= ada.ids.keys(), f"nobody owns a {names} in this test"
+        for known in [*ada.ids.values(), str(ada.customer.id), UNKNOWN_ID] if names else []:
+            target = re.sub(r"\{\w+\}", known, path)
+            body = BODIES.get(f"{method} {path}")
+            answer = await bob.client.request(method, target, json=body)
+            assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), (method, target, answer.text)
+            reached |= names
+    assert reached == ada.ids.keys()
+    assert await ada.sees(operations) == before
+
+
+async def test_no_list_shows_what_is_anothers(shop: Shop, ada: Owner) -> None:
+    bob = await shop.customer()
+    theirs = [*ada.ids.values(), str(ada.customer.id), ada.customer.email, "Ada's own"]
+    listed = 0
+    for method, path, _ in await closed(shop):
+        if method == "GET" and "{" not in path:
+            shown = (await bob.client.get(path)).text
+            assert not [each for each in theirs if each in shown], path
+            listed += '"data":[]' in shown
+    assert listed >= 6
+    await bob.post("/me/quote", {"route": "generate", "key_id": ada.ids["key_id"]}, status=404)
+
+
+async def test_an_api_key_reads_its_own_usage_and_limits_and_nothing_else(shop: Shop, ada: Owner) -> None:
+    key = (await ada.customer.post("/me/keys", status=201, body={}))["key"]
+    for headers in ({"authorization": f"Bearer {key}"}, {"x-api-key": key}):
+        async with shop.from_elsewhere() as program:
+            for method, path, told in await closed(shop):
+                target = path.format(**ada.ids, plan_id="free")
+                answer = await program.request(method, target, json=BODIES.get(f"{method} {path}", {}), headers=headers)
+                takes_key = {"api_key": []} in told["security"]
+                assert answer.status_code == (200 if takes_key else 401), (method, path, answer.text)
