@@ -4,7 +4,7 @@
 -- so the charge is taken from the balance in full, and may take it below zero. The journal gets the whole record again,
 -- marked as a correction: the field `k` behind the record says `c`.
 --
--- A call with an Idempotency-Key that another call has claimed meanwhile stays abandoned: one of them is charged.
+-- A call whose Idempotency-Key another call has claimed meanwhile stays abandoned: only one of them may count.
 --
 -- KEYS 1 account (hash)   2 swept (string)   3 journal (stream)   4 catalogue (hash)
 --      5 claim (hash), only of a call with an Idempotency-Key
@@ -28,7 +28,8 @@ if not head then
   return {0, 0, newest and newest[1] or '0-0'}
 end
 local claimed_by = KEYS[5] and redis.call('HGET', KEYS[5], 'r')
-if claimed_by and claimed_by ~= ARGV[4] then
+local is_claimed = claimed_by and claimed_by ~= ARGV[4]
+if is_claimed and ARGV[7] then
   return {3}
 end
 local balance = 0
@@ -42,7 +43,7 @@ redis.call('DEL', KEYS[2])
 if KEYS[5] and ARGV[7] then
   redis.call('HSET', KEYS[5], 'f', ARGV[6], 'r', ARGV[4], 'a', '')
   redis.call('EXPIRE', KEYS[5], ARGV[5])
-elseif KEYS[5] then
+elseif KEYS[5] and not is_claimed then
   redis.call('DEL', KEYS[5])
 end
 return {1, balance, redis.call('XADD', KEYS[3], '*', 'r', head .. '\t' .. ARGV[2], 'k', 'c')}

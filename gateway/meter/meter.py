@@ -33,6 +33,7 @@ CLOCK_SKEW_MS = 5_000
 # What is handed in at once: little, so that a slow Redis too answers all of it within its timeout.
 HAND_IN_BATCH = 25
 
+_CLAIMED = 3  # what scripts reply where another call has the key
 _USER_ID = records.HEAD_COLUMNS.index("user_id")
 ABANDONED = records.tail(Outcome.ABANDONED, None, None, 0, *[None] * (len(records.TAIL_COLUMNS) - 4))
 
@@ -180,7 +181,8 @@ class Meter:
         A call that was abandoned in the meantime is settled all the same, by a correction; and so is one whose hold
         Redis has lost, by its `head` and the `epoch` in which it was admitted, where they are known. The balance is 0
         for an account that went cold meanwhile, and None where only PostgreSQL can tell it. `kept` is what is left of
-        the call's claim; its answer is stored where nothing of that has happened.
+        the call's claim; its answer is stored where nothing of that has happened. Where another call has claimed the
+        key meanwhile, this one ends abandoned, at no charge.
         """
         opened = self._recall.ending(request_id)
         if opened is not None:
@@ -192,6 +194,9 @@ class Meter:
         known = () if kept is None else (CLAIM_SECONDS, *kept.storable)
         where = (keys.account, keys.holds, keys.journal, *claimed)
         reply = await self._link.run(SETTLE, where, (request_id, charge, tail, *known))
+        if reply[0] == _CLAIMED:
+            await self.abandon(keys, request_id)
+            return None
         if not reply[0]:
             swept = (keys.account, swept_key(keys.partition, request_id), keys.journal, keys.catalogue, *claimed)
             known = () if kept is None else (request_id, CLAIM_SECONDS, *kept.brief)
@@ -303,7 +308,7 @@ class Meter:
 
     async def _replay(self, call: Settled) -> None:
         epoch = await self._epoch(call.keys)
-        if not await self._journal_again(call, epoch, is_first=True):
+        if not await self._journal_again(call, epoch):
             self._epochs.left(call.keys.partition, epoch)
             raise MeterUnavailable("Redis was lost again")
 
@@ -320,20 +325,19 @@ class Meter:
         await self._give_back(partition)
 
     async def _settle_again(self, call: Settled, epoch: str) -> None:
-        if not await self._journal_again(call, epoch, is_first=False):
+        if not await self._journal_again(call, epoch):
             raise MeterUnavailable("Redis was lost again")
 
-    async def _journal_again(self, call: Settled, epoch: str, *, is_first: bool) -> bool:
-        """Settles a call that Redis may have lost; False if that is in another epoch.
-
-        One that is not settled for the first time was charged, and stays so, whoever has claimed its key since.
-        """
+    async def _journal_again(self, call: Settled, epoch: str) -> bool:
+        """Settles a call that Redis may have lost; False if that is in another epoch."""
         keys, kept = call.keys, call.kept
         claimed = () if kept is None else (kept.claim.key(keys),)
-        known = () if kept is None else (CLAIM_SECONDS, int(is_first), *kept.brief)
+        known = () if kept is None else (CLAIM_SECONDS, *kept.brief)
         where = (keys.account, keys.catalogue, keys.holds, keys.journal, *claimed)
         entry_id = await self._link.run(REPLAY, where, (epoch, call.request_id, call.record, *known))
-        if entry_id:
+        if entry_id == b"":
+            return await self._journal_again(call.unclaimed(ABANDONED), epoch)
+        if entry_id is not None:
             brief = None if kept is None else kept.without_answer
             self._recall.settled(call._replace(entry_id=entry_id.decode(), kept=brief))
         return entry_id is not None

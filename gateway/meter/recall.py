@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from gateway.meter.claims import Claim, Kept
 from gateway.meter.keys import AccountKeys
+from policies import records
 
 MAX_SETTLED = 20_000  # some 20 MB; past it the partition that settles most forgets its oldest
 
@@ -36,6 +37,11 @@ class Settled(NamedTuple):
     record: str
     entry_id: str
     kept: Kept | None = None
+
+    def unclaimed(self, tail: str) -> Settled:
+        """The same call with another end, and without its key."""
+        head = self.record.split("\t")[: len(records.HEAD_COLUMNS)]
+        return self._replace(record="\t".join([*head, tail]), kept=None)
 
 
 class Recall:

@@ -12,8 +12,7 @@ end
 if redis.call('HSETNX', KEYS[3], ARGV[2], ARGV[3]) == 1 then
   redis.call('HDEL', KEYS[1], 's')
 end
-if KEYS[4] then
-  redis.call('DEL', KEYS[4])
+if KEYS[4] and (redis.call('HGET', KEYS[4], 'r') or ARGV[2]) == ARGV[2] then
   redis.call('HSET', KEYS[4], 'f', ARGV[5], 'r', ARGV[2], 'e', ARGV[1])
   redis.call('EXPIRE', KEYS[4], ARGV[4])
 end
