@@ -67,11 +67,13 @@ def payment_workers(config: Config, database: Database, providers: dict[str, Pro
     if not providers:
         return ()
     from gateway.workers.billing_poller import BillingPoller
+    from gateway.workers.leaving import Leaver
     from gateway.workers.webhooks import WebhookProcessor
 
     interval = timedelta(seconds=config.billing.poll_interval_seconds)
     pollers = (BillingPoller(database, provider, interval=interval) for provider in providers.values())
-    return (WebhookProcessor(database, providers), *pollers, *_usage_reporter(config, database, providers))
+    leavers = (Leaver(database, provider) for provider in providers.values())
+    return (WebhookProcessor(database, providers), *pollers, *leavers, *_usage_reporter(config, database, providers))
 
 
 def _usage_reporter(config: Config, database: Database, providers: dict[str, Provider]) -> tuple[Worker, ...]:

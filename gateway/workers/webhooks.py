@@ -26,7 +26,7 @@ NOT_OURS = "nothing of this gateway's"
 NOTHING_TO_DO = "changes nothing here"
 
 # What keeps an event from being acted on; all of it may be otherwise later, so all of it is tried again.
-_FAILURES = (
+FAILURES = (
     ProviderUnavailable,
     ProviderRefused,
     InvalidWebhook,
@@ -76,7 +76,7 @@ class WebhookProcessor:
             return 0
         try:
             result = await self._take(event)
-        except _FAILURES as error:
+        except FAILURES as error:
             result = "failed"
             log.warning("webhook_event_failed", event_id=str(event.id), type=event.event_type, reason=str(error))
             async with self._database.transaction() as connection:

@@ -22,3 +22,4 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.get_bind().exec_driver_sql(f"DROP TABLE {TABLES}")
+    op.get_bind().exec_driver_sql("DROP INDEX ix_users_deleted_at")

@@ -1,6 +1,8 @@
 -- What people sign in with, what slows guessing down, and what they are told. The reasons for columns, checks and
 -- indexes stand beside their definitions in gateway/ledger/tables/, which a test holds equal to what this file makes.
 
+CREATE INDEX ix_users_deleted_at ON users (deleted_at) WHERE deleted_at IS NOT NULL;
+
 CREATE TABLE sessions (
     id UUID NOT NULL,
     user_id UUID NOT NULL,

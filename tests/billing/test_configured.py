@@ -33,12 +33,12 @@ def configured(tmp_path: Path, **environ: str) -> Config:
     ("environ", "names", "workers"),
     [
         ({}, [], []),
-        (STRIPE, ["stripe"], ["WebhookProcessor", "BillingPoller", "UsageReporter"]),
-        (LEMON_SQUEEZY, ["lemon_squeezy"], ["WebhookProcessor", "BillingPoller"]),
+        (STRIPE, ["stripe"], ["WebhookProcessor", "BillingPoller", "Leaver", "UsageReporter"]),
+        (LEMON_SQUEEZY, ["lemon_squeezy"], ["WebhookProcessor", "BillingPoller", "Leaver"]),
         (
             STRIPE | LEMON_SQUEEZY,
             ["lemon_squeezy", "stripe"],
-            ["WebhookProcessor", "BillingPoller", "BillingPoller", "UsageReporter"],
+            ["WebhookProcessor", "BillingPoller", "BillingPoller", "Leaver", "Leaver", "UsageReporter"],
         ),
     ],
 )

@@ -70,6 +70,8 @@ users = Table(
     Index("uq_users_email_lower", text("lower(email)"), unique=True),
     # The list of users, newest first, by cursor.
     Index("ix_users_created_at_id", "created_at", "id"),
+    # The workers that finish what a deletion began.
+    Index("ix_users_deleted_at", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
     comment="An account: what is limited, charged and billed",
 )
 
