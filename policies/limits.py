@@ -52,7 +52,9 @@ def remaining_template(limits: Limits) -> bytes:
 def remaining(limits: Limits, used: Sequence[int], reset_seconds: Sequence[int]) -> tuple[int, ...]:
     """For each window with a limit: what remains of it, and the seconds until more does. Given in order of WINDOWS."""
     numbers: list[int] = []
-    for limit, count, reset in zip(limits.per_window, used, reset_seconds, strict=True):
+    for window, limit in enumerate(limits.per_window):
         if limit is not None:
-            numbers += (max(0, limit - count), reset)
+            left = limit - used[window]
+            numbers.append(left if left > 0 else 0)
+            numbers.append(reset_seconds[window])
     return tuple(numbers)

@@ -6,7 +6,9 @@ Prices round up to whole credits, once, at the end.
 from __future__ import annotations
 
 import re
+from collections.abc import Set as AbstractSet
 from decimal import ROUND_CEILING, Decimal
+from functools import lru_cache
 from http import HTTPStatus
 from math import ceil
 from typing import Any
@@ -19,7 +21,7 @@ _INDEX = re.compile("0|[1-9][0-9]*")  # RFC 6901, section 4: ASCII digits withou
 
 def is_free(price: Price) -> bool:
     """A free route is limited and recorded, and open to an account without credits."""
-    return price.credits == 0 and price.minimum == 0
+    return not price.minimum and not price.credits
 
 
 def units_in_request(price: Price, body: Any) -> int:
@@ -142,9 +144,13 @@ def is_charged_status(route: Route, status: int) -> bool:
 
     A switch of protocols does anyhow: it is passed on only where it was asked for.
     """
-    if status == HTTPStatus.SWITCHING_PROTOCOLS:
-        return True
-    return f"{status // 100}xx" in route.charge_on or str(status) in route.charge_on
+    return status in _charged_statuses(route.charge_on)
+
+
+@lru_cache(maxsize=1024)
+def _charged_statuses(charge_on: frozenset[str]) -> AbstractSet[int]:
+    listed = {status for status in range(100, 600) if f"{status // 100}xx" in charge_on or str(status) in charge_on}
+    return listed | {int(HTTPStatus.SWITCHING_PROTOCOLS)}
 
 
 def resolve(document: Any, pointer: str) -> Any:

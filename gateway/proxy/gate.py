@@ -139,7 +139,7 @@ class Gate:
     async def _admit(self, ask: Ask, clearance: Clearance) -> Ticket:
         for _ in range(ATTEMPTS):
             caller, subscription = clearance = await self._check_batch(ask, clearance)
-            held = pricing.hold(ask.match.route.price, ask.items)
+            held = _held(ask)
             head = _head(ask, caller)
             answer = await self._ask_meter(ask, caller, held=held, head=head)
             if answer.verdict is Verdict.ADMITTED:
@@ -165,7 +165,7 @@ class Gate:
         if ask.claim is not None:
             return None
         caller, subscription = clearance
-        held = pricing.hold(ask.match.route.price, ask.items)
+        held = _held(ask)
         answer = self._float.take(
             caller.principal.account.id,
             ask.request_id,
@@ -259,6 +259,11 @@ def _refusal(admitted: Admission, required: int, plan: Plan) -> Refused:
     if admitted.verdict is Verdict.INSUFFICIENT_CREDITS:
         return admission.insufficient_credits(required, admitted.balance)
     return repeats.refusal(admitted.verdict)
+
+
+def _held(ask: Ask) -> int:
+    held = ask.match.held
+    return pricing.hold(ask.match.route.price, ask.items) if held is None else held
 
 
 def _head(ask: Ask, caller: Caller) -> str:

@@ -40,8 +40,7 @@ class Caller:
     digest: bytes
     keys: AccountKeys
     limits: Limits
-    policy_field: bytes
-    remaining_template: bytes
+    metering_template: bytes
     identity_block: bytes
     record_part: str
     loaded_at: float
@@ -200,8 +199,7 @@ class Principals:
             digest=digest,
             keys=self._meter.keys(principal.account.id),
             limits=limits,
-            policy_field=policy_field(limits),
-            remaining_template=remaining_template(limits),
+            metering_template=_metering_template(limits),
             identity_block=identity_block(principal, subscription),
             record_part=_record_part(principal, subscription),
             loaded_at=monotonic_seconds(),
@@ -223,6 +221,14 @@ def identity_block(principal: Principal, subscription: Subscription | None) -> b
         f"x-gateway-plan: {_field_text(plan.name) if plan else ''}\r\n"
         f"x-gateway-features: {_features(plan) if plan else ''}\r\n"
     ).encode()
+
+
+def _metering_template(limits: Limits) -> bytes:
+    """The fields that tell a caller what is left, with a place for the balance and for `limits.remaining`."""
+    balance, policy = b"x-credits-remaining: %d\r\n", policy_field(limits)
+    if not policy:
+        return balance
+    return balance + b"ratelimit-policy: %b\r\nratelimit: %b\r\n" % (policy, remaining_template(limits))
 
 
 def _record_part(principal: Principal, subscription: Subscription | None) -> str:

@@ -85,10 +85,8 @@ class Reply:
 
 def metering_block(caller: Caller, admission: Admission, *, remaining: int, charged: int | None) -> HeaderBlock:
     """RateLimit-Policy, RateLimit, X-Credits-Remaining, and X-Credits-Charged where it is known."""
-    block = b"x-credits-remaining: %d\r\n" % remaining
-    if caller.policy_field:
-        left = remaining_of_limits(caller.limits, admission.used, admission.reset_seconds)
-        block += b"ratelimit-policy: %b\r\nratelimit: %b\r\n" % (caller.policy_field, caller.remaining_template % left)
+    left = remaining_of_limits(caller.limits, admission.used, admission.reset_seconds)
+    block = caller.metering_template % (remaining, *left)
     if admission.epoch == FLOATING:
         block += b"gateway-mode: float\r\n"
     if charged is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, NoReturn
 
-from policies import records
+from policies import pricing, records
 from policies.model import Refusal, Refused, Route
 
 _UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
@@ -22,16 +22,21 @@ _Methods = Mapping[str, Route]
 
 
 class Match(NamedTuple):
-    """A route, the canonical path it was found by, and the columns that records of it share."""
+    """A route, the canonical path it was found by, and the columns that records of it share.
+
+    `held` is what a call holds; None where its body decides.
+    """
 
     route: Route
     path: str
     record_part: str
+    held: int | None
 
     @classmethod
     def of(cls, route: Route, method: str, path: str) -> Match:
         name, usage_type = records.text(route.name), records.text(route.usage_type)
-        return cls(route, path, records.part(name, method, records.text(path), usage_type))
+        held = None if route.price.unit == "item" else pricing.hold(route.price, None)
+        return cls(route, path, records.part(name, method, records.text(path), usage_type), held)
 
 
 class Router:
