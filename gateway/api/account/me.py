@@ -60,8 +60,8 @@ async def change_me(patch: ProfilePatch, me: Me, held: Held, address: ClientAddr
 
 @router.delete("", status_code=204, summary="Delete your account")
 async def delete_me(me: Me) -> None:
-    """For good: personal data is erased, keys and tokens are revoked, the subscription ends, at a payment provider within
-    minutes. What was paid for and used stays on record under an account without a name."""
+    """For good: personal data is erased, keys and tokens are revoked, the subscription ends, at its payment provider
+    within minutes. What was paid for and used stays on record under an account without a name."""
     async with me.desk.change() as change:
         await erasure.erase(change.connection, me.id, now=now())
         await change.note("account.delete", "user", entity_id=me.id)  # without what was to be deleted
