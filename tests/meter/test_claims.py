@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from gateway.meter import epochs
 from gateway.meter.claims import Claim, Kept
 from gateway.meter.journal import is_correction
-from gateway.meter.link import Link
+from gateway.meter.link import Link, MeterUnavailable
 from gateway.meter.meter import SCRIPTS, Admission, Meter, Verdict
 from policies.limits import Limits
 from policies.model import Outcome
@@ -187,7 +187,7 @@ class Repeats(RuleBasedStateMachine):
     def settle(self, data: st.DataObject, end: End) -> None:
         call = data.draw(st.sampled_from([call for call in self.calls if call.is_open and call.gateway is not None]))
         assert call.gateway is not None
-        self._settle(call, end, self.bench.gateways[call.gateway], head="")
+        self._settle(call, end, self.bench.gateways[call.gateway])
 
     @rule(data=st.data())
     @precondition(lambda self: any(call.is_open and call.gateway is not None for call in self.calls))
@@ -204,21 +204,26 @@ class Repeats(RuleBasedStateMachine):
         call = data.draw(st.sampled_from([call for call in self.calls if call.is_spooled]))
         call.is_spooled = False
         brief = end._replace(answer=b"" if end.answer else end.answer)
-        self._settle(call, brief, self.bench.gateways[gateway], head=_head(call.request_id))
+        self._settle(call, brief, self.bench.gateways[gateway])
 
-    def _settle(self, call: Call, end: End, meter: Meter, *, head: str) -> None:
+    def _settle(self, call: Call, end: End, meter: Meter) -> None:
+        """As a settler does, which tries again when Redis was lost meanwhile."""
         call.end = end
-        self.bench.run(
-            meter.settle(
+        for attempt in range(4):
+            ending = meter.settle(
                 self.keys,
                 call.request_id,
                 charge=end.charge,
                 tail=_tail(end.charge),
-                head=head,
-                epoch=call.epoch if head else "",
+                head=_head(call.request_id),
+                epoch=call.epoch,
                 kept=Kept(call.claim, end.answer),
             )
-        )
+            try:
+                self.bench.run(ending)
+                break
+            except MeterUnavailable:
+                assert attempt < 3
         key = call.claim.digest[0]
         has_it = self.owner.get(key) in (call, None)
         if has_it:
@@ -282,9 +287,9 @@ class Repeats(RuleBasedStateMachine):
         for call in self.calls:
             if call.is_spooled:
                 call.is_spooled = False
-                self._settle(call, End(PRICE, b""), self.bench.gateways[0], head=_head(call.request_id))
+                self._settle(call, End(PRICE, b""), self.bench.gateways[0])
             elif call.is_open and call.gateway is not None:
-                self._settle(call, ENDS[0], self.bench.gateways[call.gateway], head="")
+                self._settle(call, ENDS[0], self.bench.gateways[call.gateway])
         self._write()
         for key in "kl":
             charged = [
