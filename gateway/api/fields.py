@@ -8,10 +8,12 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
 from ipaddress import ip_network
+from math import isfinite
 from typing import Annotated, Any
 from zoneinfo import available_timezones
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, StringConstraints, WithJsonSchema
+from typing_extensions import TypeAliasType
 
 from gateway.clock import now
 
@@ -21,6 +23,12 @@ _MAX_METADATA_BYTES = 16 * 1024
 _MAX_METADATA_DEPTH = 32  # far below where Python's recursion ends, so that what was taken can be shown again
 # Scripts compute in doubles, exact up to 2**53 (9e15): thousands of movements of this size still add up.
 MAX_CREDITS = 10**12
+# No currency of ISO 4217 has more than 4 decimal places; 18 digits in all are what the columns hold.
+AMOUNT_PLACES = 4
+MAX_AMOUNT = 10**14
+_NOISE = Decimal(2) ** -50  # a few steps of a double, whose fraction has 52 bits
+_IPV4 = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(\.(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)){3}"
+_IPV6 = r"([0-9a-f]{1,4}:){7}[0-9a-f]{1,4}|([0-9a-f]{1,4}:){1,6}:|:(:[0-9a-f]{1,4}){1,6}|::"
 
 
 def _storable(text: str) -> str:
@@ -75,8 +83,9 @@ def _in_future(instant: datetime) -> datetime:
 
 
 def _network(written: str) -> str:
+    """Without the bits beyond its prefix, as PostgreSQL and nginx read it."""
     try:
-        return str(ip_network(written))
+        return str(ip_network(written, strict=False))
     except ValueError as error:
         raise ValueError(f"must be an address or a CIDR: {error}") from None
 
@@ -94,6 +103,15 @@ def _time_zones() -> frozenset[str]:
     return frozenset(available_timezones())
 
 
+def _amount(written: object) -> object:
+    """A number of JSON is read as its shortest decimal, without what binary fractions add beyond the last place."""
+    if not isinstance(written, float) or not isfinite(written) or abs(written) >= MAX_AMOUNT:
+        return written
+    exact = Decimal(repr(written))
+    rounded = round(exact, AMOUNT_PLACES)
+    return rounded if 0 < abs(exact - rounded) < abs(exact) * _NOISE else exact
+
+
 _STRICT = Field(strict=True)
 Storable = AfterValidator(_storable)
 
@@ -102,10 +120,33 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000),
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
 # One @ with something on either side (RFC 5321 section 4.5.3.1.3 for the length); only a message proves the rest.
 Email = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^@\s]+@[^@\s]+$", max_length=254), Storable]
-TimeZone = Annotated[str, StringConstraints(max_length=64), AfterValidator(_time_zone)]
+TimeZone = TypeAliasType(
+    "TimeZone",
+    Annotated[
+        str,
+        StringConstraints(max_length=64),
+        AfterValidator(_time_zone),
+        # Sorted, so that the document of two processes is the same; without a database of zones nothing is listed.
+        WithJsonSchema({"type": "string", **({"enum": sorted(_time_zones())} if _time_zones() else {})}),
+    ],
+)
 Instant = Annotated[AwareDatetime, BeforeValidator(_written_instant), AfterValidator(_utc)]
 FutureInstant = Annotated[Instant, AfterValidator(_in_future)]
-Network = Annotated[str, StringConstraints(max_length=64), AfterValidator(_network)]
+Network = Annotated[
+    str,
+    StringConstraints(max_length=64),
+    AfterValidator(_network),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "format": "ipv4"},
+                {"type": "string", "format": "ipv6"},
+                {"type": "string", "pattern": f"^{_IPV4}/(3[0-2]|[12]?\\d)$"},
+                {"type": "string", "pattern": f"^({_IPV6})/(12[0-8]|1[01]\\d|[1-9]?\\d)$"},
+            ]
+        }
+    ),
+]
 Metadata = Annotated[dict[str, Any], AfterValidator(_json)]
 Flag = Annotated[bool, _STRICT]
 # Limits are kept in 32 bits, sizes and credits in 64 (PostgreSQL's integer and bigint).
@@ -114,7 +155,22 @@ PositiveCount = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 Size = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
 Credits = Annotated[int, Field(strict=True, ge=0, le=MAX_CREDITS)]
 PositiveCredits = Annotated[int, Field(strict=True, ge=1, le=MAX_CREDITS)]
-SignedCredits = Annotated[int, Field(strict=True, ge=-MAX_CREDITS, le=MAX_CREDITS)]
-# No currency of ISO 4217 has more than 4 decimal places.
-Price = Annotated[Decimal, Field(ge=0, max_digits=18, decimal_places=4)]
+SignedCredits = Annotated[
+    int,
+    Field(strict=True, ge=-MAX_CREDITS, le=MAX_CREDITS),
+    WithJsonSchema({"type": "integer", "minimum": -MAX_CREDITS, "maximum": MAX_CREDITS, "not": {"const": 0}}),
+]
+Price = Annotated[
+    Decimal,
+    BeforeValidator(_amount),
+    Field(ge=0, max_digits=18, decimal_places=AMOUNT_PLACES),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": r"^\d{1,14}(\.\d{1,4})?$"},
+                {"type": "number", "minimum": 0, "exclusiveMaximum": MAX_AMOUNT, "multipleOf": 10**-AMOUNT_PLACES},
+            ]
+        }
+    ),
+]
 Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]

@@ -15,8 +15,11 @@ Everything an operator can see and change. Send `Authorization: Bearer ADMIN_TOK
 A change holds from the very next request of any client on. Lists are `{"data": [...], "next_cursor": null}`: ask again
 with `?cursor=` until it is null. Every answer carries `X-Request-Id`; errors are problem documents (RFC 9457).
 
-Every POST takes an `Idempotency-Key`. Each operation names the scope that an admin token needs for it; the token of the
-environment has them all."""
+Every POST takes an `Idempotency-Key` header of 1 to 255 visible ASCII characters: for a day a repeat of the request is
+told the first answer, 409 while that is still running; another request with the same key is 422. No schema could say
+that a value must be new, so no operation lists it as a parameter.
+
+Each operation names the scope that an admin token needs for it; the token of the environment has them all."""
 
 
 ACCOUNT = """\
@@ -71,7 +74,7 @@ SIGNED_IN: Responses = {
 }
 THROTTLED: Responses = {429: _problem("`rate_limited`: too many attempts; `Retry-After` says when to try again")}
 UNKNOWN: Responses = {404: _problem("`not_found`: there is no such thing")}
-PAID_FOR: Responses = {501: _problem("`payments_not_configured`: no provider, or not all that it needs")}
+PAID_FOR: Responses = {409: _problem("`payments_not_configured`: no provider, or not all that it needs")}
 CONFLICTS: Responses = {409: _problem("`conflict`: not in this state; the detail says what can be done")}
 
 
@@ -84,13 +87,6 @@ class Guard(NamedTuple):
     scope_of: Callable[[str, str], str]
 
 
-IDEMPOTENCY_KEY: dict[str, Any] = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "required": False,
-    "description": "Repeats with the same key and request are told the first answer, for a day. `409`: it still runs.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!#-~]+$"},
-}
 _RUNNING = _problem("`idempotency_in_progress`: a request with this Idempotency-Key is still running")
 
 
@@ -123,6 +119,5 @@ def _document(app: FastAPI, guard: Guard | None) -> dict[str, Any]:
                 # Of a scheme that is not OAuth these are roles (OpenAPI 3.1, Security Requirement Object).
                 operation["security"] = [{guard.scheme: [guard.scope_of(method.upper(), path)]}]
                 if method == "post":
-                    operation.setdefault("parameters", []).append(IDEMPOTENCY_KEY)
                     operation["responses"].setdefault("409", _RUNNING)
     return found

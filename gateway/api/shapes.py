@@ -7,8 +7,7 @@ from typing import Annotated, Any, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gateway.api.fields import Storable
-from gateway.ledger.rows import Page
+from gateway.ledger.rows import CURSOR, Page
 
 T = TypeVar("T")
 Row = TypeVar("Row")
@@ -22,6 +21,8 @@ class Given(BaseModel):
 
 class Patch(Given):
     """A change: only the fields that are given are touched, null included where it means something."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
     @model_validator(mode="after")
     def _changes_something(self) -> Self:
@@ -43,9 +44,7 @@ class Paging(Given):
     """How much of a list, and from where."""
 
     limit: Annotated[int, Field(ge=1, le=500, description="How many at most.")] = 50
-    cursor: Annotated[str | None, Field(max_length=200, description="`next_cursor` of the page before."), Storable] = (
-        None
-    )
+    cursor: Annotated[str | None, Field(pattern=CURSOR, description="`next_cursor` of the page before.")] = None
 
 
 class Listing(BaseModel, Generic[T]):

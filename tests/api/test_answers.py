@@ -22,7 +22,8 @@ async def test_what_does_not_exist_is_a_problem(office: Office) -> None:
     [
         ("PUT", "/admin/v1/users", "GET, POST"),
         ("POST", "/admin/v1/users/x", "DELETE, GET, PATCH"),
-        ("GET", "/admin/v1/keys/x/revoke", "POST"),
+        ("GET", "/admin/v1/keys/00000000-0000-4000-8000-000000000000/revoke", "POST"),
+        ("PATCH", "/admin/v1/keys/import", "POST"),
         ("DELETE", "/healthz", "GET"),
     ],
 )

@@ -19,5 +19,10 @@ async def test_the_method_is_looked_at_before_the_key(plane: Plane) -> None:
 
 
 async def test_a_method_that_no_route_can_have_is_not_implemented(plane: Plane) -> None:
-    for method in ("BREW", "TRACE"):
-        assert_problem(await plane.http.request(method, "/v1/things/1"), 501, "not_implemented")
+    assert_problem(await plane.http.request("BREW", "/v1/things/1"), 501, "not_implemented")
+
+
+async def test_trace_is_refused_with_the_methods_there_are(plane: Plane) -> None:
+    answer = await plane.http.request("TRACE", "/v1/post-only")
+    assert_problem(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"] == "POST, PUT"

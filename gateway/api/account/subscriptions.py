@@ -10,9 +10,10 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Body, Query
+from fastapi import APIRouter, Body, Path, Query
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
+from starlette.convertors import StringConvertor, register_url_convertor
 
 from gateway.api.account.collaborators import Held, Me
 from gateway.api.errors import Conflict, Invalid
@@ -30,6 +31,18 @@ from gateway.ledger.subscriptions import OURS, StoredSubscription
 from policies.model import SubscriptionStatus
 from policies.payments import About, Subject
 from policies.subscriptions import Event
+
+
+class _OtherThanMe(StringConvertor):
+    """`/subscriptions/me` is a path of its own, whatever plan may be called so."""
+
+    regex = "(?!me(?:/|$))[^/]+"
+
+
+register_url_convertor("other_than_me", _OtherThanMe())
+# Two paths that differ in the name of a parameter only would be the same one (OpenAPI 3.1, Paths Object).
+PlanInPath = Annotated[Line, Path(alias="id", description="POST: the plan's name or id.")]
+IdInPath = Annotated[UUID, Path(alias="id", description="DELETE: the subscription's id.")]
 
 router = APIRouter(prefix="/subscriptions", tags=["subscriptions"], responses=SIGNED_IN)
 
@@ -80,9 +93,9 @@ async def get_my_subscription(me: Me) -> OwnSubscription:
     return OwnSubscription.model_validate(found)
 
 
-@router.post("/{plan_id}", status_code=201, summary="Subscribe to a plan", responses=UNKNOWN | CONFLICTS)
+@router.post("/{id:other_than_me}", status_code=201, summary="Subscribe to a plan", responses=UNKNOWN | CONFLICTS)
 async def subscribe(
-    plan_id: Line, me: Me, held: Held, till: TheTill, order: Annotated[Order | None, Body()] = None
+    plan_id: PlanInPath, me: Me, held: Held, till: TheTill, order: Annotated[Order | None, Body()] = None
 ) -> BegunSubscription:
     """A free plan is active at once. A paid one is incomplete until it is paid for at `checkout_url`.
 
@@ -107,9 +120,9 @@ async def subscribe(
     return _begun(begun)
 
 
-@router.delete("/{subscription_id}", summary="End a subscription", responses=UNKNOWN | CONFLICTS)
+@router.delete("/{id:other_than_me}", summary="End a subscription", responses=UNKNOWN | CONFLICTS)
 async def end_subscription(
-    subscription_id: UUID, ending: Annotated[Ending, Query()], me: Me, held: Held, till: TheTill
+    subscription_id: IdInPath, ending: Annotated[Ending, Query()], me: Me, held: Held, till: TheTill
 ) -> OwnSubscription:
     """With its period; you have access until then. With `?now=true` at once."""
     found = await _own(me, subscription_id)

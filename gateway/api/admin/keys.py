@@ -57,13 +57,13 @@ async def list_keys(wanted: Annotated[KeyList, Query()], desk: TheDesk) -> Listi
     return listing(page, lambda key: shown(key, instant))
 
 
-@router.get("/{key_id}", summary="Get a key", responses=UNKNOWN)
+@router.get("/{key_id:uuid}", summary="Get a key", responses=UNKNOWN)
 async def get_key(key_id: UUID, desk: TheDesk) -> Key:
     async with desk.read() as connection:
         return shown(await _existing(connection, key_id), now())
 
 
-@router.patch("/{key_id}", summary="Change a key", responses=UNKNOWN | CONFLICTS)
+@router.patch("/{key_id:uuid}", summary="Change a key", responses=UNKNOWN | CONFLICTS)
 async def change_key(key_id: UUID, patch: KeyPatch, desk: TheDesk) -> Key:
     changes = patch.changes()
     if "status" in changes:
@@ -75,7 +75,7 @@ async def change_key(key_id: UUID, patch: KeyPatch, desk: TheDesk) -> Key:
     return after
 
 
-@router.post("/{key_id}/revoke", summary="Revoke a key for good", responses=UNKNOWN)
+@router.post("/{key_id:uuid}/revoke", summary="Revoke a key for good", responses=UNKNOWN)
 async def revoke_key(key_id: UUID, desk: TheDesk) -> Key:
     """It is refused from the very next request on. Revoking again changes nothing."""
     async with desk.change() as change:
@@ -86,7 +86,7 @@ async def revoke_key(key_id: UUID, desk: TheDesk) -> Key:
     return after
 
 
-@router.post("/{key_id}/rotate", status_code=201, summary="Replace a key", responses=UNKNOWN | CONFLICTS)
+@router.post("/{key_id:uuid}/rotate", status_code=201, summary="Replace a key", responses=UNKNOWN | CONFLICTS)
 async def rotate_key(
     key_id: UUID, desk: TheDesk, issuer: TheIssuer, given: Annotated[Rotation | None, Body()] = None
 ) -> IssuedKey:

@@ -129,7 +129,5 @@ async def _grouped(wanted: UsageList, by: list[Dimension], desk: Desk) -> Listin
 
 
 def _dimensions(written: str) -> list[Dimension]:
-    names = written.split(",")
-    if len(set(names)) != len(names):
-        raise Invalid("group_by", "each may be named once")
-    return [Dimension(name) for name in names]
+    """Each once, however often it is named."""
+    return [Dimension(name) for name in dict.fromkeys(written.split(","))]

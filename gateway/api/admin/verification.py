@@ -10,11 +10,12 @@ from fastapi import APIRouter
 from pydantic import Field, StringConstraints
 
 from gateway.api.admin.collaborators import Held, TheDesk
-from gateway.api.errors import Invalid
 from gateway.api.fields import Count, Credits, Network, Size, Word
+from gateway.api.openapi import UNKNOWN
 from gateway.api.preview import Facts, LimitState
 from gateway.api.shapes import Given, Shown
 from gateway.ledger import principals
+from gateway.ledger.errors import NotFound
 from gateway.problems import STATUS
 from policies import keys
 from policies.model import Refusal, Route
@@ -52,7 +53,7 @@ class Verification(Shown):
     limits: list[LimitState] = Field(default_factory=list)
 
 
-@router.post("/verify", summary="Verify a key without using it")
+@router.post("/verify", summary="Verify a key without using it", responses=UNKNOWN)
 async def verify_key(given: KeyToVerify, desk: TheDesk, held: Held) -> Verification:
     """Answers 200 whatever the verdict."""
     route = None if given.route is None else _route(given.route, held.routes.values())
@@ -79,5 +80,5 @@ async def verify_key(given: KeyToVerify, desk: TheDesk, held: Held) -> Verificat
 def _route(name: str, routes: Iterable[Route]) -> Route:
     found = {route.name: route for route in routes}
     if name not in found:
-        raise Invalid("route", f"no such route; there are: {', '.join(sorted(found))}")
+        raise NotFound("route", f"{name!r}; there are: {', '.join(sorted(found))}")
     return found[name]

@@ -51,7 +51,7 @@ def _served(router: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     for route in router.routes:
         if isinstance(route, APIRoute):
             if route.include_in_schema:
-                yield from ((prefix + route.path, method) for method in route.methods or ())
+                yield from ((prefix + route.path_format, method) for method in route.methods or ())
         elif (included := getattr(route, "original_router", None)) is not None and included.include_in_schema:
             yield from _served(included, prefix + route.include_context.prefix)
 

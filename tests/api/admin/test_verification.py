@@ -96,5 +96,5 @@ async def test_a_key_of_no_use_is_told_why(office: Office, a_key: dict[str, Any]
 
 
 async def test_a_route_that_is_not_there_is_named(office: Office, a_key: dict[str, Any]) -> None:
-    answer = await office.call("POST", "/keys/verify", status=422, json={"key": a_key["key"], "route": "none"})
-    assert answer["errors"] == [{"field": "route", "message": "no such route; there are: analyze, chat, generate"}]
+    answer = await office.call("POST", "/keys/verify", status=404, json={"key": a_key["key"], "route": "none"})
+    assert answer["detail"] == "There is no route 'none'; there are: analyze, chat, generate."
