@@ -7,7 +7,7 @@ length W from above, so no window ever sees more than its limit, and a client wa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from policies.model import Plan, Window
 
@@ -16,8 +16,7 @@ WINDOW_SECONDS = {Window.MINUTE: 60, Window.HOUR: 3600, Window.DAY: 86400}
 WINDOWS = tuple(WINDOW_SECONDS)
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """A plan's limits as the meter takes them: one per window of WINDOWS, and calls in flight. None is no limit."""
 
     per_window: tuple[int | None, ...]

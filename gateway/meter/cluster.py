@@ -20,7 +20,8 @@ from redis.exceptions import RedisError, ResponseError
 
 from gateway.clock import monotonic_seconds
 from gateway.meter.errors import MeterError, MeterUnavailable, NotSent, UnsupportedServer, failure, is_misdirected
-from gateway.meter.node import CONNECT_TIMEOUT_SECONDS, Command, Node, ask, dial, pack, unreachable
+from gateway.meter.node import CONNECT_TIMEOUT_SECONDS, Command, Node, ask, dial, unreachable
+from gateway.meter.packing import pack
 from gateway.meter.topology import SLOTS, Address, ClusterUrl, View, key_slot, owners, redirection, view
 
 MAX_REDIRECTIONS = 5  # as in Jedis; more than two in a row are a cluster that does not agree with itself
@@ -84,10 +85,13 @@ class Cluster:
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(node.close() for node in self._nodes.values()))
 
-    async def call(self, command: Command) -> Any:
+    def call(self, command: Command) -> Coroutine[Any, Any, Any]:
         """Sends one command to the server that has its key. Raises MeterUnavailable or MeterError."""
+        return self.request(pack(tuple(command)), _key(command))
+
+    async def request(self, packed: bytes, key: bytes | None) -> Any:
+        """The same for a command that is packed, by its first key; None for one that any server answers."""
         started = monotonic_seconds()
-        packed, key = pack(tuple(command)), _key(command)
         node = self._any() if key is None else self._route(key)
         reply = await node.send(packed)
         if isinstance(reply, hiredis.ReplyError):

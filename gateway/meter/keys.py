@@ -6,10 +6,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
+from gateway.meter.packing import words
+
 
 @dataclass(frozen=True, slots=True)
 class AccountKeys:
-    """Where an account lives, with what it shares with the others of its partition."""
+    """Where an account lives, with what it shares with the others of its partition.
+
+    `admitted_by` and `settled_by` are the keys of these two scripts, packed.
+    """
 
     account_id: UUID
     partition: int
@@ -17,6 +22,8 @@ class AccountKeys:
     catalogue: bytes
     holds: bytes
     journal: bytes
+    admitted_by: bytes
+    settled_by: bytes
 
 
 class PartitionKeys(NamedTuple):
@@ -40,7 +47,16 @@ def partition_keys(number: int) -> PartitionKeys:
 def account_keys(account_id: UUID, *, partition: int) -> AccountKeys:
     catalogue, holds, journal = partition_keys(partition)
     account = f"{_tag(partition)}:a:{account_id}".encode()
-    return AccountKeys(account_id, partition, account, catalogue, holds, journal)
+    return AccountKeys(
+        account_id,
+        partition,
+        account,
+        catalogue,
+        holds,
+        journal,
+        admitted_by=words(3, account, catalogue, holds),
+        settled_by=words(3, account, holds, journal),
+    )
 
 
 def swept_key(partition: int, request_id: str) -> bytes:

@@ -13,6 +13,7 @@ from gateway.clock import monotonic_seconds
 from gateway.meter.cluster import Cluster
 from gateway.meter.errors import MeterError, MeterUnavailable, NotSent, UnsupportedServer
 from gateway.meter.node import Command, Node
+from gateway.meter.packing import command, words
 from gateway.meter.topology import ClusterUrl
 from gateway.metrics import BufferedHistogram
 
@@ -26,6 +27,8 @@ class Script:
         self.source = source
         self.seconds = BufferedHistogram(metrics.METER_CALL.labels(name), metrics.CALL_SECONDS)
         self.sha = sha1(source.encode(), usedforsecurity=False).hexdigest().encode()
+        self.by_digest = words(b"EVALSHA", self.sha)
+        self.by_source = words(b"EVAL", source)
 
     @classmethod
     def load(cls, name: str) -> Script:
@@ -47,6 +50,7 @@ class Link:
         else:
             self._server = Cluster(named, timeout_seconds=timeout_seconds, scripts=sources)
         self._call = self._server.call
+        self._request = self._server.request
 
     def __repr__(self) -> str:
         return f"<Link {self._server}>"
@@ -81,14 +85,19 @@ class Link:
         """
         return await asyncio.gather(*(self._call(command) for command in commands))
 
-    async def run(self, script: Script, keys: Sequence[bytes], arguments: Command) -> Any:
+    def run(self, script: Script, keys: Sequence[bytes], arguments: Command) -> Coroutine[Any, Any, Any]:
         """Runs a script by its digest; a server that has forgotten it is sent the source, once."""
+        packed = words(len(keys), *keys, *arguments)
+        return self.run_packed(script, keys[0] if keys else None, 1 + len(keys) + len(arguments), packed)
+
+    async def run_packed(self, script: Script, key: bytes | None, count: int, *packed: bytes) -> Any:
+        """The same with pieces of `count` words: the number of keys, the keys, of which `key` is one, arguments."""
         started = monotonic_seconds()
         try:
-            return await self._call((b"EVALSHA", script.sha, len(keys), *keys, *arguments))
+            return await self._request(command(2 + count, script.by_digest, *packed), key)
         except MeterError as error:
             if not str(error).startswith("NOSCRIPT"):
                 raise
         finally:
             script.seconds.observe(monotonic_seconds() - started)
-        return await self._call((b"EVAL", script.source, len(keys), *keys, *arguments))
+        return await self._request(command(2 + count, script.by_source, *packed), key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Sequence
 from enum import IntEnum
+from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -13,6 +14,7 @@ from gateway.meter.claims import CLAIM_SECONDS, Claim, Kept
 from gateway.meter.epochs import ENTER, Epochs, Register, Unregistered
 from gateway.meter.keys import AccountKeys, account_keys, partition_keys, partition_of, swept_key
 from gateway.meter.link import Link, MeterUnavailable, NotSent, Script
+from gateway.meter.packing import word, words
 from gateway.meter.recall import Opened, Recall, Settled
 from policies import records
 from policies.admission import Standing
@@ -137,30 +139,17 @@ class Meter:
 
         Raises NotSent, or MeterUnavailable, after which the call may have been admitted all the same: settle it at 0.
         """
-        minute, hour, day = limits.per_window
-        epoch = await self._epoch(keys)
-        remembered = f"{self._owner}\t{head}"
-        claimed = () if claim is None else (claim.key(keys),)
-        reply = await self._link.run(
-            ADMIT,
-            (keys.account, keys.catalogue, keys.holds, *claimed),
-            (
-                request_id,
-                account_version,
-                catalogue_version,
-                amount,
-                required,
-                -1 if minute is None else minute,
-                -1 if hour is None else hour,
-                -1 if day is None else day,
-                -1 if limits.in_flight is None else limits.in_flight,
-                remembered,
-                epoch,
-                *(() if claim is None else (claim.fingerprint, CLAIM_SECONDS)),
-            ),
-        )
-        if reply[0] == Verdict.ADMITTED:
-            self._recall.admitted(Opened(keys, request_id, epoch, f"{amount}\t{remembered}", claim))
+        epoch = self._epochs.current(keys.partition) or await self._epoch(keys)
+        where, count, claimed = keys.admitted_by, 15, b""
+        if claim is not None:
+            where, count = words(4, keys.account, keys.catalogue, keys.holds, claim.key(keys)), 18
+            claimed = words(claim.fingerprint, CLAIM_SECONDS)
+        terms = _terms(account_version, catalogue_version, amount, required, limits)
+        called, remembered = word(request_id.encode()), word(f"{self._owner}\t{head}".encode())
+        entered = word(epoch.encode()) + claimed
+        reply = await self._link.run_packed(ADMIT, keys.account, count, where, called, terms, remembered, entered)
+        if reply[0] == 1:
+            self._recall.admitted(Opened(keys, request_id, epoch, amount, head, claim))
         elif reply[0] == Verdict.LOST:
             self._epochs.left(keys.partition, epoch)
         return _admission(reply, epoch)
@@ -187,13 +176,18 @@ class Meter:
         opened = self._recall.ending(request_id)
         if opened is not None:
             head, epoch = opened.head, opened.epoch
-        if head and epoch != await self._epoch(keys):
+        if head and epoch != (self._epochs.current(keys.partition) or await self._epoch(keys)):
             await self._replay(Settled(keys, request_id, f"{head}\t{tail}", "", kept))
             return None
-        claimed = () if kept is None else (kept.claim.key(keys),)
-        known = () if kept is None else (CLAIM_SECONDS, *kept.storable)
-        where = (keys.account, keys.holds, keys.journal, *claimed)
-        reply = await self._link.run(SETTLE, where, (request_id, charge, tail, *known))
+        claimed: tuple[bytes, ...] = ()
+        called, ended = word(request_id.encode()), word(b"%d" % charge) + word(tail.encode())
+        if kept is None:
+            reply = await self._link.run_packed(SETTLE, keys.account, 7, keys.settled_by, called, ended)
+        else:
+            claimed = (kept.claim.key(keys),)
+            where = (keys.account, keys.holds, keys.journal, *claimed)
+            known = (CLAIM_SECONDS, *kept.storable)
+            reply = await self._link.run(SETTLE, where, (request_id, charge, tail, *known))
         if reply[0] == _CLAIMED:
             await self.abandon(keys, request_id)
             return None
@@ -349,7 +343,8 @@ class Meter:
         claimed = () if claim is None else (claim.key(call.keys),)
         known = () if claim is None else (CLAIM_SECONDS, claim.fingerprint)
         where = (call.keys.account, call.keys.catalogue, call.keys.holds, *claimed)
-        if not await self._link.run(RESTORE, where, (epoch, call.request_id, call.hold, *known)):
+        hold = f"{call.held}\t{self._owner}\t{call.head}"  # as `admit.lua` writes it
+        if not await self._link.run(RESTORE, where, (epoch, call.request_id, hold, *known)):
             raise MeterUnavailable("Redis was lost again")
         self._recall.held_again(call._replace(epoch=epoch))
 
@@ -372,6 +367,14 @@ async def _in_batches(calls: Sequence[Coroutine[Any, Any, None]]) -> None:
     finally:
         for call in waiting:
             call.close()
+
+
+@lru_cache(maxsize=4096)
+def _terms(account_version: int, catalogue_version: int, amount: int, required: int, limits: Limits) -> bytes:
+    """The arguments of an admission that are the same in most calls of an account."""
+    per_window = (-1 if limit is None else limit for limit in limits.per_window)
+    in_flight = -1 if limits.in_flight is None else limits.in_flight
+    return words(account_version, catalogue_version, amount, required, *per_window, in_flight)
 
 
 def _user_of(head: str) -> UUID:

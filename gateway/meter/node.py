@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
@@ -20,6 +20,7 @@ from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import RedisError, ResponseError
 
 from gateway.meter.errors import MeterUnavailable, NotSent, UnsupportedServer, failure, is_misdirected
+from gateway.meter.packing import Word, pack
 from gateway.meter.pipe import Pipe, take_over
 from gateway.meter.topology import Address
 
@@ -28,8 +29,7 @@ CONNECT_TIMEOUT_SECONDS = 2.0
 MIN_REDIS = (6, 2)
 MIN_VALKEY = (7, 2)
 
-Command = Sequence[bytes | str | int]
-pack = cast(Callable[[tuple[bytes | str | int, ...]], bytes], hiredis.pack_command)  # its stub knows one-tuples only
+Command = Sequence[Word]
 
 
 class Node:
@@ -104,12 +104,16 @@ class Node:
             raise NotSent("not connected to Redis")
         return self._pipe.send(packed)
 
-    async def call(self, command: Command) -> Any:
+    def call(self, command: Command) -> Coroutine[Any, Any, Any]:
         """Sends one command and gives its reply. Raises MeterUnavailable or MeterError."""
+        return self.request(pack(tuple(command)))
+
+    async def request(self, packed: bytes, key: bytes | None = None) -> Any:  # noqa: ARG002 - as `Cluster` is asked
+        """The same for a command that is packed."""
         pipe = self._pipe
         if pipe is None:
             raise NotSent("not connected to Redis")
-        reply = await pipe.send(pack(tuple(command)))
+        reply = await pipe.send(packed)
         if isinstance(reply, hiredis.ReplyError):
             message = str(reply)
             if is_misdirected(message):

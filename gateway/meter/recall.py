@@ -16,17 +16,14 @@ MAX_SETTLED = 20_000  # some 20 MB; past it the partition that settles most forg
 
 
 class Opened(NamedTuple):
-    """A call under way: the epoch in which Redis has its hold, and the hold as `admit.lua` writes it."""
+    """A call under way: the epoch in which Redis has its hold, and the credits and the record's head in the hold."""
 
     keys: AccountKeys
     request_id: str
     epoch: str
-    hold: str
+    held: int
+    head: str
     claim: Claim | None = None
-
-    @property
-    def head(self) -> str:
-        return self.hold.split("\t", 2)[2]
 
 
 class Settled(NamedTuple):

@@ -1,0 +1,30 @@
+"""Commands as Redis reads them (RESP2), put together from pieces: what is the same in many calls is packed once.
+
+hiredis takes 5 µs for the 16 words of an admission, and 2 µs for those that change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import hiredis
+
+Word = bytes | str | int
+pack = cast(Callable[[tuple[Word, ...]], bytes], hiredis.pack_command)  # its stub knows one-tuples only
+
+
+def words(*each: Word) -> bytes:
+    """A piece of a command."""
+    packed = pack(each)
+    return packed[packed.index(b"\n") + 1 :]
+
+
+def word(value: bytes) -> bytes:
+    """A piece of one word."""
+    return b"$%d\r\n%b\r\n" % (len(value), value)
+
+
+def command(count: int, *pieces: bytes) -> bytes:
+    """A command of `count` words."""
+    return b"*%d\r\n%b" % (count, b"".join(pieces))
