@@ -90,8 +90,21 @@ async def find_credentials(connection: AsyncConnection, email: str) -> Credentia
     return None if row is None else Credentials(row.id, row.status, row.password_hash)
 
 
-async def list_users(connection: AsyncConnection, *, cursor: str | None = None, limit: int = 50) -> Page[User]:
-    return await page_by_time(connection, _EXISTING, User, cursor=cursor, limit=limit)
+async def list_users(
+    connection: AsyncConnection,
+    *,
+    email: str | None = None,
+    external_id: str | None = None,
+    cursor: str | None = None,
+    limit: int = 50,
+) -> Page[User]:
+    """Newest first; None matches all."""
+    query = _EXISTING
+    if email is not None:
+        query = query.where(_has_email(email))
+    if external_id is not None:
+        query = query.where(users.c.external_id == external_id)
+    return await page_by_time(connection, query, User, cursor=cursor, limit=limit)
 
 
 async def patch(connection: AsyncConnection, user_id: UUID, **changes: Unpack[UserChanges]) -> User:

@@ -19,7 +19,6 @@ from gateway.api.shapes import Given, Listing, Paging, Patch, Shown, listing, un
 from gateway.clock import now
 from gateway.ledger import accounts, erasure, subscriptions
 from gateway.ledger.errors import NotFound
-from gateway.ledger.rows import Page
 from gateway.ledger.versions import bump_account
 from policies.model import AccountStatus
 
@@ -70,6 +69,7 @@ class UserPatch(Patch):
 
 class UserList(Paging):
     email: Email | None = Field(default=None, description="Only the user of this address.")
+    external_id: Line | None = Field(default=None, description="Only the user of this id of your own system.")
 
 
 @router.post("", status_code=201, summary="Create a user", responses=UNKNOWN | CONFLICTS)
@@ -89,11 +89,7 @@ async def create_user(given: NewUser, desk: TheDesk) -> UserWithSubscription:
 @router.get("", summary="List users")
 async def list_users(wanted: Annotated[UserList, Query()], desk: TheDesk) -> Listing[User]:
     async with desk.read() as connection:
-        if wanted.email is not None:
-            user = await accounts.get_by_email(connection, wanted.email)
-            page = Page((user,) if user else (), None)
-        else:
-            page = await accounts.list_users(connection, cursor=wanted.cursor, limit=wanted.limit)
+        page = await accounts.list_users(connection, **wanted.model_dump())
     return listing(page, User.model_validate)
 
 

@@ -54,6 +54,14 @@ async def test_an_address_is_found_whatever_its_case(office: Office) -> None:
     assert [user["id"] for user in found["data"]] == [made["id"]]
 
 
+async def test_a_user_is_found_by_the_id_of_another_system(office: Office) -> None:
+    made, other = await office.a_user(external_id=uuid4().hex), await office.a_user(external_id=uuid4().hex)
+    found = await office.get("/users", external_id=made["external_id"])
+    assert [user["id"] for user in found["data"]] == [made["id"]]
+    both = await office.get("/users", external_id=made["external_id"], email=other["email"])
+    assert both["data"] == []
+
+
 @pytest.mark.parametrize("field", ["email", "external_id"])
 async def test_what_must_be_unique_is_a_conflict(office: Office, field: str) -> None:
     taken = await office.a_user(external_id=uuid4().hex)
