@@ -112,7 +112,13 @@ def _amount(written: object) -> object:
     return rounded if 0 < abs(exact - rounded) < abs(exact) * _NOISE else exact
 
 
+def _whole(written: object) -> object:
+    """5.0 is the integer 5, as JSON Schema has it (2020-12 Core, section 4.2.1)."""
+    return int(written) if isinstance(written, float) and written.is_integer() else written
+
+
 _STRICT = Field(strict=True)
+_WHOLE = BeforeValidator(_whole)
 Storable = AfterValidator(_storable)
 
 Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), Storable]
@@ -149,14 +155,19 @@ Network = Annotated[
 ]
 Metadata = Annotated[dict[str, Any], AfterValidator(_json)]
 Flag = Annotated[bool, _STRICT]
-# Limits are kept in 32 bits, sizes and credits in 64 (PostgreSQL's integer and bigint).
-Count = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
-PositiveCount = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
-Size = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
-Credits = Annotated[int, Field(strict=True, ge=0, le=MAX_CREDITS)]
-PositiveCredits = Annotated[int, Field(strict=True, ge=1, le=MAX_CREDITS)]
+# Limits are kept in 32 bits, sizes and credits in 64 (PostgreSQL's integer and bigint); beyond 2**53 not every reader
+# of JSON tells two numbers apart (RFC 8259 section 6).
+MAX_SIZE = 2**53 - 1
+Count = Annotated[int, _WHOLE, Field(strict=True, ge=0, le=2**31 - 1)]
+PositiveCount = Annotated[int, _WHOLE, Field(strict=True, ge=1, le=2**31 - 1)]
+Size = Annotated[int, _WHOLE, Field(strict=True, ge=0, le=MAX_SIZE)]
+PositiveSize = Annotated[int, _WHOLE, Field(strict=True, ge=1, le=MAX_SIZE)]
+Priority = Annotated[int, _WHOLE, Field(strict=True, ge=0, le=32767)]  # a smallint
+Credits = Annotated[int, _WHOLE, Field(strict=True, ge=0, le=MAX_CREDITS)]
+PositiveCredits = Annotated[int, _WHOLE, Field(strict=True, ge=1, le=MAX_CREDITS)]
 SignedCredits = Annotated[
     int,
+    _WHOLE,
     Field(strict=True, ge=-MAX_CREDITS, le=MAX_CREDITS),
     WithJsonSchema({"type": "integer", "minimum": -MAX_CREDITS, "maximum": MAX_CREDITS, "not": {"const": 0}}),
 ]

@@ -156,7 +156,7 @@ def methods() -> Iterator[Case]:
             yield served(f"method {method!r}", request(method + b" /a HTTP/1.1"), Seen(method.decode(), b"/a"))
         for wrong in (method.lower(), method.title(), method[:-1] + method[-1:].lower()):
             yield refused(f"method {wrong!r}", request(wrong + b" /a HTTP/1.1"))
-    unknown = b"CONNECT TRACK PROPFIND QUERY FOO M-SEARCH GETX XGET PURGE LINK BREW G1T GE_T G!T GETGETGET".split()
+    unknown = b"CONNECT TRACK PROPFIND FOO M-SEARCH GETX XGET PURGE LINK BREW G1T GE_T G!T GETGETGET".split()
     for method in unknown:
         yield refused(f"method {method!r}", request(method + b" /a HTTP/1.1"), "not_implemented")
     yield refused("CONNECT to an authority", request(b"CONNECT a:443 HTTP/1.1"), "not_implemented")

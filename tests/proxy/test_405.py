@@ -22,7 +22,8 @@ async def test_a_method_that_no_route_can_have_is_not_implemented(plane: Plane) 
     assert_problem(await plane.http.request("BREW", "/v1/things/1"), 501, "not_implemented")
 
 
-async def test_trace_is_refused_with_the_methods_there_are(plane: Plane) -> None:
-    answer = await plane.http.request("TRACE", "/v1/post-only")
-    assert_problem(answer, 405, "method_not_allowed")
-    assert answer.headers["allow"] == "POST, PUT"
+async def test_methods_that_no_route_can_have_are_refused_with_those_there_are(plane: Plane) -> None:
+    for method in ("TRACE", "QUERY"):
+        answer = await plane.http.request(method, "/v1/post-only")
+        assert_problem(answer, 405, "method_not_allowed")
+        assert answer.headers["allow"] == "POST, PUT"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
 
 from fastapi import APIRouter
@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.api.account.collaborators import ClientAddress, Held, Me
 from gateway.api.account.limits import account_of
 from gateway.api.errors import Invalid
-from gateway.api.fields import Line, Size
+from gateway.api.fields import Count, Line, Size
 from gateway.api.openapi import SIGNED_IN, UNKNOWN
 from gateway.api.preview import Facts, Preview
 from gateway.api.shapes import Given
@@ -28,9 +28,7 @@ class Quote(Given):
     """What you know of the call: a body to count items in, or their number."""
 
     route: Line = Field(examples=["generate"], description="Its name, as in `/me/usage`.")
-    units: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)] | None = Field(
-        default=None, description="Items, tokens or minutes, as the route is priced by."
-    )
+    units: Count | None = Field(default=None, description="Items, tokens or minutes, as the route is priced by.")
     body: Any = Field(default=None, examples=[{"products": ["lamp", "chair"]}], description="Counted by the price.")
     body_bytes: Size | None = None
     key_id: UUID | None = Field(default=None, description="The key that would make the call.")

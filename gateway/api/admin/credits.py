@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from gateway.api.admin.collaborators import TheDesk
 from gateway.api.admin.users import existing_user
-from gateway.api.fields import FutureInstant, Line, PositiveCredits, SignedCredits
+from gateway.api.fields import FutureInstant, Line, PositiveCredits, Priority, SignedCredits
 from gateway.api.openapi import UNKNOWN
 from gateway.api.shapes import Given, Listing, Paging, Shown, listing
 from gateway.ledger import credits
@@ -70,7 +70,7 @@ class NewGrant(Given):
     amount: PositiveCredits = Field(examples=[100])
     reason: Line = Field(examples=["goodwill after an outage"], description="Stands in the ledger for ever.")
     source: Source = "admin"
-    priority: Annotated[int, Field(strict=True, ge=0, le=32767)] | None = Field(
+    priority: Priority | None = Field(
         default=None, description="Lower burns first. By source: plan and trial 10, promo 20, admin 30, purchase 50."
     )
     effective_at: FutureInstant | None = Field(default=None, description="null: now. Until then it cannot be spent.")

@@ -18,7 +18,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.admin.collaborators import TheDesk
 from gateway.api.errors import Conflict, Invalid
-from gateway.api.fields import Count, Credits, Currency, Flag, Line, PositiveCount, Price, Size, Storable, Text, Word
+from gateway.api.fields import (
+    Count,
+    Credits,
+    Currency,
+    Flag,
+    Line,
+    PositiveCount,
+    PositiveSize,
+    Price,
+    Size,
+    Storable,
+    Text,
+    Word,
+)
 from gateway.api.openapi import CONFLICTS, UNKNOWN
 from gateway.api.shapes import Given, Listing, Patch, Shown, unset
 from gateway.ledger import plans
@@ -43,7 +56,7 @@ class Tier(Shown):
 
 
 class NewTier(Given):
-    up_to: Annotated[int, Field(strict=True, ge=1, le=2**63 - 1)] | None = None
+    up_to: PositiveSize | None = None
     unit_price: Price
     flat_price: Price = Decimal(0)
 

@@ -20,10 +20,11 @@ MAX_TARGET_BYTES = 8 * 1024
 # Node and Envoy stop at 100 by default.
 MAX_FIELDS = 100
 
-# TRACE is known, and so refused where the path's methods are (RFC 9110 section 15.6.2); no route can have it.
+# Known, and so refused with the path's methods (RFC 9110 section 15.6.2); no route can have them.
+KNOWN = ("TRACE", "QUERY")
 # One empty line before a request is ignored (RFC 9112 section 2.2). No "#": a target has no fragment.
 _REQUEST_LINE = re.compile(
-    rb'(?:\r\n)?(%b) ([!"$-~]++) HTTP/1\.([01])\r\n' % b"|".join(method.encode() for method in (*METHODS, "TRACE"))
+    rb'(?:\r\n)?(%b) ([!"$-~]++) HTTP/1\.([01])\r\n' % b"|".join(method.encode() for method in (*METHODS, *KNOWN))
 )
 _ANY_REQUEST_LINE = re.compile(rb"(?:\r\n)?([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([^ \r\n]+) HTTP/([0-9])\.([0-9])\r\n")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
