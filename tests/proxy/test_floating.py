@@ -63,6 +63,18 @@ class TestServing:
         assert (await plane.hot(account)).in_flight == 0
         assert _metric("gateway_float_unsettled") == 0
 
+    async def test_a_call_that_may_have_been_made_before_is_refused_and_leaves_its_key_free(
+        self, plane: Plane, valkey: FaultProxy
+    ) -> None:
+        account = await plane.account()
+        await plane.get(account)
+        valkey.freeze()
+        answer = await plane.post(account, idempotency_key="made-before")
+        assert_problem(answer, 503, "metering_unavailable", retry_after=1)
+        await _back(plane, valkey)
+        assert (await plane.post(account, idempotency_key="made-before")).status_code == 200
+        assert await plane.stored_balance(account) == 98
+
     async def test_a_plan_says_for_itself(self, plane: Plane, valkey: FaultProxy) -> None:
         refused = await plane.account(features={FEATURE: 0})
         generous = await plane.account(features={FEATURE: 5})

@@ -16,6 +16,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway import metrics
+from gateway.meter.claims import Claim, Kept
 from gateway.meter.keys import AccountKeys
 from gateway.meter.link import Link, MeterError, MeterUnavailable
 from gateway.meter.meter import SCRIPTS, Meter
@@ -46,7 +47,9 @@ class Till:
         async with Settler(self.meter, Spool(self.folder, owner)) as settler:
             yield settler
 
-    async def admit(self, number: int = 0, keys: AccountKeys | None = None) -> Settlement:
+    async def admit(
+        self, number: int = 0, keys: AccountKeys | None = None, *, claim: Claim | None = None
+    ) -> Settlement:
         """A call under way that holds one credit, and its end, which charges `number`."""
         where = keys or self.keys
         request_id = str(uuid4())
@@ -59,6 +62,7 @@ class Till:
             required=1,
             limits=UNLIMITED,
             head=request_id,
+            claim=claim,
         )
         assert admission.verdict.name == "ADMITTED"
         return Settlement(where, request_id, number, f"succeeded\t{number}")
@@ -132,6 +136,23 @@ async def test_what_redis_does_not_take_is_on_disk_before_settling_returns(till:
         assert await settler.run_once() == 0
     assert sorted(await till.settled()) == sorted(ends(calls))
     assert await till.balance() == 10_000 - sum(range(20))
+
+
+@pytest.mark.parametrize(("answer", "left"), [(b"told" * 1000, b""), (b"", b""), (None, None)])
+async def test_a_claim_goes_by_the_spool_without_its_answer(
+    till: Till, answer: bytes | None, left: bytes | None
+) -> None:
+    claim = Claim(uuid4().hex, "f" * 64)
+    call = (await till.admit(3, claim=claim))._replace(kept=Kept(claim, answer))
+    async with till.settler("first") as settler:
+        settler.owe(call)
+        assert till.files()["first.spool"] < 600
+    async with till.settler("second") as settler:
+        assert await settler.run_once() == 1
+    found = await till.redis.hgetall(claim.key(till.keys))
+    assert found.get(b"a") == left
+    assert bool(found) is (left is not None)
+    assert await till.balance() == 9997
 
 
 async def test_what_is_owed_is_settled_in_its_order(till: Till) -> None:
