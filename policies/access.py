@@ -66,7 +66,7 @@ def check_route(
         raise Refused(
             Refusal.PERMISSION_DENIED,
             f"This API key lacks the permission {route.permission!r}."
-            if key is not None
+            if route.permission in plan.permissions
             else f"The plan {plan.name!r} does not grant the permission {route.permission!r}.",
             permission=route.permission,
         )

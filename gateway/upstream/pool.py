@@ -11,6 +11,8 @@ import ssl
 from collections import deque
 from dataclasses import dataclass
 
+import structlog
+
 from gateway.upstream.address import Address
 from gateway.upstream.connection import Connection, Deadlines
 from gateway.upstream.dialing import Dialer
@@ -21,6 +23,8 @@ from gateway.upstream.errors import connect_timed_out, not_connected, overloaded
 IDLE_LIMIT_SECONDS = 30.0
 # Past a full line a request is better off refused at once; the same depth as the kernel's usual accept backlog.
 MAX_QUEUED = 1024
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +143,13 @@ class Pool:
                 connection = await self._dialer.dial()
         except TimeoutError as error:
             self._free_slot()
-            raise connect_timed_out(
-                f"no connection to {self.address} in {self._limits.connect_timeout_seconds:g} s"
-            ) from error
+            self._tell("not in time")
+            seconds = self._limits.connect_timeout_seconds
+            raise connect_timed_out(f"no connection to the upstream in {seconds:g} s") from error
         except OSError as error:  # refused, unroutable, DNS (gaierror), TLS (SSLError): all are OSErrors
             self._free_slot()
-            raise not_connected(f"no connection to {self.address}: {_reason(error)}") from error
+            self._tell(_reason(error))
+            raise not_connected("no connection to the upstream") from error
         except BaseException:
             self._free_slot()
             raise
@@ -179,7 +184,11 @@ class Pool:
     def _give_up(self, waiter: asyncio.Future[Connection | None]) -> None:
         if not waiter.done():
             seconds = self._limits.queue_timeout_seconds
-            waiter.set_exception(overloaded(f"no connection to {self.address} became free in {seconds:g} s"))
+            waiter.set_exception(overloaded(f"no connection to the upstream became free in {seconds:g} s"))
+
+    def _tell(self, reason: str) -> None:
+        """The operator, not the client: where upstreams are, and what they are called, is no client's business."""
+        _log.warning("upstream_not_connected", target=str(self.address), reason=reason)
 
     def _hand_on(self, connection: Connection | None) -> None:
         if connection is None:
