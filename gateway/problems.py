@@ -93,7 +93,7 @@ _TABLE: Mapping[str, tuple[int, str]] = MappingProxyType({
     "conflict":                     (409, "Conflict"),
     "validation_failed":            (422, "Validation failed"),
     "overloaded":                   (503, "Overloaded"),
-    "payments_not_configured":      (409, "Payments not configured"),
+    "payments_not_configured":      (501, "Payments not configured"),
     "payment_refused":              (409, "Payment provider refused"),
     "payment_unavailable":          (503, "Payment provider unavailable"),
     "invalid_webhook":              (400, "Invalid webhook"),

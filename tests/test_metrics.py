@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import uuid4
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 
@@ -45,6 +45,7 @@ def test_a_buffered_gauge_shows_where_it_stands(name: str) -> None:
     assert value(name) == 2
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 10)))
 def test_a_buffered_histogram_shows_what_observing_one_by_one_would(values: list[float]) -> None:
     one, other = f"test_{uuid4().hex}", f"test_{uuid4().hex}"

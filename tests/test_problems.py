@@ -43,7 +43,7 @@ def test_every_refusal_has_a_status(code: Refusal) -> None:
         (404, "route_not_found not_found"),
         (405, "method_not_allowed"),
         (408, "request_timeout"),
-        (409, "conflict idempotency_in_progress idempotency_not_replayable payment_refused payments_not_configured"),
+        (409, "conflict idempotency_in_progress idempotency_not_replayable payment_refused"),
         (413, "payload_too_large"),
         (414, "uri_too_long"),
         (417, "expectation_failed"),
@@ -51,7 +51,7 @@ def test_every_refusal_has_a_status(code: Refusal) -> None:
         (429, "rate_limited too_many_in_flight"),
         (431, "headers_too_large"),
         (500, "internal_error"),
-        (501, "not_implemented"),
+        (501, "not_implemented payments_not_configured"),
         (502, "upstream_unreachable upstream_invalid"),
         (
             503,

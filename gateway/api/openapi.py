@@ -74,7 +74,7 @@ SIGNED_IN: Responses = {
 }
 THROTTLED: Responses = {429: _problem("`rate_limited`: too many attempts; `Retry-After` says when to try again")}
 UNKNOWN: Responses = {404: _problem("`not_found`: there is no such thing")}
-PAID_FOR: Responses = {409: _problem("`payments_not_configured`: no provider, or not all that it needs")}
+PAID_FOR: Responses = {501: _problem("`payments_not_configured`: no provider, or not all that it needs")}
 CONFLICTS: Responses = {409: _problem("`conflict`: not in this state; the detail says what can be done")}
 
 

@@ -27,7 +27,7 @@ from gateway.ledger.subscriptions import await_payment, had_trial
 ProviderName = Literal["stripe", "lemon_squeezy"]
 
 
-class PaymentsNotConfigured(Exception):  # noqa: N818 - an answer (409), not a fault
+class PaymentsNotConfigured(Exception):  # noqa: N818 - an answer (501), not a fault
     """Nothing is set up that could take a payment for this; the message says what is missing."""
 
 

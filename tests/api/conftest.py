@@ -79,7 +79,7 @@ class Office:
         """All of a list, page by page."""
         found: list[dict[str, Any]] = []
         cursor: dict[str, str] = {}
-        for _ in range(100):
+        for _ in range(1000):
             page = await self.get(path, limit=limit, **params, **cursor)
             assert len(page["data"]) <= limit
             found += page["data"]

@@ -13,6 +13,7 @@ from gateway.ledger import plans, principals, subscriptions
 from gateway.ledger.plans import PlanTerms
 from policies.limits import limits_of
 from tests.api.account.conftest import Customer, Shop
+from tests.api.conftest import head_of
 
 TERMS: dict[str, Any] = {
     "credits_per_period": 10,
@@ -149,5 +150,5 @@ async def _admitted(shop: Shop, customer: Customer, *, amount: int) -> None:
         amount=amount,
         required=amount,
         limits=limits_of(account.subscription.plan),
-        head="",
+        head=head_of(str(customer.id)),
     )

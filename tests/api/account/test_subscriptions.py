@@ -58,7 +58,7 @@ async def test_a_free_plan_is_active_at_once(shop: Shop, ada: Customer, free: St
 
 async def test_a_paid_plan_needs_a_payment_provider(shop: Shop, ada: Customer) -> None:
     paid = await a_plan(shop, price=Decimal(5))
-    refused = await ada.post(f"/subscriptions/{paid.id}", status=409)
+    refused = await ada.post(f"/subscriptions/{paid.id}", status=501)
     assert refused["code"] == "payments_not_configured"
     await ada.get("/subscriptions/me", status=404)
     assert await balance(shop, ada) == 0
