@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
+from gateway.meter.claims import Claim, Kept
 from gateway.meter.cluster import Cluster
 from gateway.meter.errors import NotSent
 from gateway.meter.holds import Holds
@@ -113,6 +115,24 @@ async def test_accounts_of_all_partitions_are_metered_and_read_together(link: Li
     await meter.raise_catalogue_version(2)
     assert await journal.length() == await holds.count() == 0
     assert {(await meter.versions(keys)).catalogue for keys, _ in calls} == {2}
+
+
+async def test_repeats_are_known_in_every_partition(link: Link) -> None:
+    meter, claim = Meter(link, partitions=32, owner="gw-1"), Claim(uuid4().hex, "f" * 64)
+
+    async def ask(number: int) -> tuple[Verdict, Verdict, bytes]:
+        keys, request_id = meter.keys(UUID(int=number)), str(uuid4())
+        await meter.load(keys, account_version=1, credit_seq=0, balance=10, catalogue_version=1)
+        terms: dict[str, Any] = {"account_version": 1, "catalogue_version": 1, "amount": 3, "required": 3}
+        terms |= {"limits": Limits((None, None, None), None), "head": "head", "claim": claim}
+        await meter.admit(keys, request_id=request_id, **terms)
+        running = await meter.admit(keys, request_id=str(uuid4()), **terms)
+        await meter.settle(keys, request_id, charge=3, tail="end", kept=Kept(claim, b"told"))
+        ended = await meter.admit(keys, request_id=str(uuid4()), **terms)
+        return running.verdict, ended.verdict, ended.answer
+
+    answers = await asyncio.gather(*map(ask, range(16, 32)))
+    assert set(answers) == {(Verdict.IN_PROGRESS, Verdict.REPEAT, b"told")}
 
 
 class Load:
