@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypedDict, Unpack
 from uuid import UUID
@@ -34,15 +34,6 @@ class User:
     metadata: Mapping[str, Any]
     created_at: datetime
     updated_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """What a login is checked against."""
-
-    user_id: UUID
-    status: AccountStatus
-    password_hash: str | None = field(repr=False)
 
 
 class UserFields(TypedDict, total=False):
@@ -82,12 +73,6 @@ async def get(connection: AsyncConnection, user_id: UUID) -> User | None:
 async def get_by_email(connection: AsyncConnection, email: str) -> User | None:
     row = (await connection.execute(_EXISTING.where(_has_email(email)))).one_or_none()
     return None if row is None else value(User, row)
-
-
-async def find_credentials(connection: AsyncConnection, email: str) -> Credentials | None:
-    query = select(users.c.id, users.c.status, users.c.password_hash).where(_has_email(email))
-    row = (await connection.execute(query)).one_or_none()
-    return None if row is None else Credentials(row.id, row.status, row.password_hash)
 
 
 async def list_users(

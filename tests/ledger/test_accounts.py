@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger import accounts, keys
+from gateway.ledger import accounts, keys, sessions
 from gateway.ledger.credits import balance
 from gateway.ledger.errors import AlreadyExists, InvalidValue, NotFound
 from gateway.ledger.rows import InvalidCursor
@@ -57,13 +57,13 @@ async def test_suspending_and_reactivating(connection: AsyncConnection) -> None:
     assert (await accounts.reactivate(connection, user.id)).status is AccountStatus.ACTIVE
 
 
-async def test_a_password_hash_is_only_in_the_credentials_and_not_in_what_they_print(
+async def test_a_password_hash_is_only_in_what_a_login_is_checked_against_and_not_in_what_that_prints(
     connection: AsyncConnection,
 ) -> None:
     user = await accounts.create(connection, "ada@example.com", password_hash="$argon2id$x")
-    credentials = await accounts.find_credentials(connection, "ADA@example.com")
-    assert credentials == accounts.Credentials(user.id, AccountStatus.ACTIVE, "$argon2id$x")
-    assert "argon2" not in repr(user) + repr(credentials)
+    account = await sessions.find_account(connection, "ADA@example.com", address="192.0.2.1")
+    assert account == sessions.Account(user.id, AccountStatus.ACTIVE, False, "$argon2id$x")
+    assert "argon2" not in repr(user) + repr(account)
 
 
 async def test_a_deleted_user_leaves_no_personal_data_and_no_working_key(connection: AsyncConnection) -> None:
@@ -71,7 +71,7 @@ async def test_a_deleted_user_leaves_no_personal_data_and_no_working_key(connect
     key = await a_key(connection, user.id)
     await accounts.delete(connection, user.id)
     assert await accounts.get(connection, user.id) is None
-    assert await accounts.find_credentials(connection, "ada@example.com") is None
+    assert await sessions.find_account(connection, "ada@example.com", address="192.0.2.1") is None
     revoked = await keys.get(connection, key.id)
     assert revoked is not None
     assert revoked.status is KeyStatus.REVOKED
