@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from json import dumps
 from time import time
 
 from policies.model import Key
@@ -40,18 +39,20 @@ class AccessLog:
         upstream_seconds: float | None = None,
         code: str | None = None,
         credits: int | None = None,
-        key: Key | None = None,
+        key: str = "",
     ) -> None:
-        """`method` is one that the route knows, or `other`; `code` is a refusal's or an outcome."""
+        """`endpoint` is JSON, `key` is masked; `method` is one that the route knows, or `other`; `code` is a refusal's
+        or an outcome.
+        """
         if len(self._lines) >= MAX_WAITING:
             self._dropped += 1
             return
         upstream_ms = "null" if upstream_seconds is None else f"{upstream_seconds * 1000:.2f}"
         self._lines.append(
-            f'{{"event":"request","at":{time():.3f},"request_id":"{request_id}","endpoint":{_quoted(endpoint)},'
+            f'{{"event":"request","at":{time():.3f},"request_id":"{request_id}","endpoint":{endpoint},'
             f'"method":"{method}","status":{status},"code":"{code or ""}","ms":{seconds * 1000:.2f},'
             f'"upstream_ms":{upstream_ms},"credits":{"null" if credits is None else credits},'
-            f'"key":"{masked(key) if key else ""}"}}\n'
+            f'"key":"{key}"}}\n'
         )
 
     def close(self) -> None:
@@ -80,14 +81,3 @@ class AccessLog:
 def masked(key: Key) -> str:
     """What may be shown of a key: enough to find it, too little to use it."""
     return f"{key.prefix}…{key.last4}"
-
-
-_known: dict[str, str] = {}
-
-
-def _quoted(endpoint: str) -> str:
-    """Endpoints are few and come from the configuration, so their JSON is made once."""
-    quoted = _known.get(endpoint)
-    if quoted is None:
-        quoted = _known[endpoint] = dumps(endpoint)
-    return quoted

@@ -38,13 +38,15 @@ class WholeBody:
         return value[:max_length] if isinstance(value, str) else None
 
 
-async def read_if_needed(receive: Receive, route: Route, plan: Plan, *, is_compared: bool) -> WholeBody | None:
-    """The body, where its items are the price of the call, or where it is compared with another."""
-    if route.price.unit == "item":
-        return _counted(route.price, await _read_whole(receive, access.max_body_bytes(route, plan)))
-    if is_compared:
-        return WholeBody(await _read_whole(receive, access.max_body_bytes(route, plan)))
-    return None
+def is_needed(route: Route, *, is_compared: bool) -> bool:
+    """Whether a body is read before admission: its items are the price of the call, or it is compared with another."""
+    return is_compared or route.price.unit == "item"
+
+
+async def read(receive: Receive, route: Route, plan: Plan) -> WholeBody:
+    """The whole body, and its items where they are the price."""
+    content = await _read_whole(receive, access.max_body_bytes(route, plan))
+    return _counted(route.price, content) if route.price.unit == "item" else WholeBody(content)
 
 
 async def _read_whole(receive: Receive, max_bytes: int | None) -> bytes:

@@ -101,7 +101,7 @@ class Call:
         )
 
     def _tail(self, outcome: Outcome, status: int | None, error_code: str | None, units: int | None) -> str:
-        file = self.files.file() if self.files is not None else File()
+        file = _NO_FILE if self.files is None else self.files.file()
         is_token_priced = self.ticket.ask.match.route.price.unit == "token"
         tokens = self.reported.tokens if self.reported.tokens is not None else units if is_token_priced else None
         return records.tail(
@@ -116,8 +116,14 @@ class Call:
             file.size_bytes,
             int(self.elapsed_seconds * 1000),
             None if self.upstream_seconds is None else int(self.upstream_seconds * 1000),
-            None,
-            records.text(file.name),
-            file.sha256,
-            records.text(file.content_type),
+            _NOTHING_SAID if file is _NO_FILE else _said_of(file),
         )
+
+
+def _said_of(file: File) -> str:
+    """The last columns, from the metadata on, of which there are none yet."""
+    return records.part(None, records.text(file.name), file.sha256, records.text(file.content_type))
+
+
+_NO_FILE = File()
+_NOTHING_SAID = _said_of(_NO_FILE)

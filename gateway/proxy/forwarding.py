@@ -7,7 +7,9 @@ record of it. A broken answer is cut, so that it looks broken.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from gateway.clock import monotonic_seconds
 from gateway.problems import STATUS
@@ -146,12 +148,12 @@ class Forwarding:
         finally:
             tunnel.abort()
 
-    async def _finish(self, status: int, last_chunk: bytes) -> int | None:
+    def _finish(self, status: int, last_chunk: bytes) -> Coroutine[Any, Any, int | None]:
         self._call.passed(last_chunk)
         if self._call.keeping is not None:
             self._call.keeping.is_complete = True
         outcome = Outcome.CLIENT_ABORTED if self._client.is_gone else self._call.outcome_of(status)
-        return await self._settle(outcome, status)
+        return self._settle(outcome, status)
 
     async def _fail(self, error: UpstreamError) -> None:
         status = self._reply.status or STATUS[error.code]
@@ -170,13 +172,15 @@ class Forwarding:
         else:
             await self._reply.problem(refused, ours, closes=closes)
 
-    async def _settle(self, outcome: Outcome, status: int | None, *, error_code: str | None = None) -> int | None:
+    def _settle(
+        self, outcome: Outcome, status: int | None, *, error_code: str | None = None
+    ) -> Coroutine[Any, Any, int | None]:
         call, streamed = self._call, self._streamed
         if streamed is not None:
             call.request_bytes = streamed.size_bytes
         is_begun = self._request is not None and self._request.is_sent
         call.was_sent = is_begun and (streamed is None or streamed.is_complete)
-        return await call.settle(outcome, status, error_code=error_code)
+        return call.settle(outcome, status, error_code=error_code)
 
     def _metering(self, balance: int | None, charged: int | None) -> HeaderBlock:
         """Where the balance after settlement is not known, it is the one after admission less what is known."""

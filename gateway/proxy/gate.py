@@ -54,16 +54,17 @@ class Clearance(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """What is asked of the gate: a request, its route, and what its body was found to hold."""
+    """What is asked of the gate: a request, its route, and what its body was found to hold.
+
+    `said` are the columns of its record that come from what it says of itself, and of where it came from.
+    """
 
     request_id: str
     inbound: Inbound
     match: Match
     key: bytes
+    said: str
     items: int | None = None
-    language_code: str | None = None
-    category: str | None = None
-    batch_id: str | None = None
     claim: Claim | None = None
 
 
@@ -74,21 +75,26 @@ def ask_of(
 
     `repeats_by` is the digest of its Idempotency-Key; its body was read then.
     """
+    if body is None:
+        remembered = inbound.remembered
+        if remembered.said is None:
+            remembered.said = _said(inbound, None)
+        return Ask(request_id, inbound, match, key, remembered.said)
+    claim = None if repeats_by is None else repeats.claim_of(repeats_by, inbound, body)
+    return Ask(request_id, inbound, match, key, _said(inbound, body), items=body.items, claim=claim)
 
-    def fact(field: bytes, member: str) -> str | None:
+
+def _said(inbound: Inbound, body: WholeBody | None) -> str:
+    def fact(field: bytes, member: str) -> str:
         value = inbound.text(field)
-        return body.text(member) if value is None and body is not None else value
+        return records.text(body.text(member) if value is None and body is not None else value)
 
-    return Ask(
-        request_id,
-        inbound,
-        match,
-        key,
-        items=body.items if body is not None else None,
-        language_code=fact(b"x-language-code", "language_code"),
-        category=fact(b"x-category", "category"),
-        batch_id=fact(b"x-batch-id", "batch_id"),
-        claim=repeats.claim_of(repeats_by, inbound, body) if repeats_by is not None and body is not None else None,
+    return records.part(
+        fact(b"x-language-code", "language_code"),
+        fact(b"x-category", "category"),
+        fact(b"x-batch-id", "batch_id"),
+        inbound.client_ip or None,
+        inbound.client_request_id,
     )
 
 
@@ -138,7 +144,9 @@ class Gate:
 
     async def _admit(self, ask: Ask, clearance: Clearance) -> Ticket:
         for _ in range(ATTEMPTS):
-            caller, subscription = clearance = await self._check_batch(ask, clearance)
+            if ask.items is not None:
+                clearance = await self._check_batch(ask, ask.items, clearance)
+            caller, subscription = clearance
             held = _held(ask)
             head = _head(ask, caller)
             answer = await self._ask_meter(ask, caller, held=held, head=head)
@@ -190,14 +198,12 @@ class Gate:
         )
         return Clearance(caller, subscription)
 
-    async def _check_batch(self, ask: Ask, clearance: Clearance) -> Clearance:
-        if ask.items is None:
-            return clearance
+    async def _check_batch(self, ask: Ask, items: int, clearance: Clearance) -> Clearance:
         try:
-            pricing.check_batch(ask.items, clearance.subscription.plan.max_products_per_batch)
+            pricing.check_batch(items, clearance.subscription.plan.max_products_per_batch)
         except Refused:
             clearance = self._check(ask.inbound, ask.match, await self._confirm(ask.key, clearance.caller))
-            pricing.check_batch(ask.items, clearance.subscription.plan.max_products_per_batch)
+            pricing.check_batch(items, clearance.subscription.plan.max_products_per_batch)
         return clearance
 
     async def _confirm(self, key: bytes, caller: Caller) -> Caller:
@@ -273,9 +279,5 @@ def _head(ask: Ask, caller: Caller) -> str:
         caller.record_part,
         ask.match.record_part,
         1 if ask.items is None else ask.items,
-        records.text(ask.language_code),
-        records.text(ask.category),
-        records.text(ask.batch_id),
-        ask.inbound.client_ip or None,
-        ask.inbound.client_request_id,
+        ask.said,
     )

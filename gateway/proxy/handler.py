@@ -81,7 +81,9 @@ class Handler:
             caller = await self._principals.get(key, inbound.remembered)
             clearance = await self._gate.check(inbound, match, key, caller=caller)
             plan = clearance.subscription.plan
-            body = await bodies.read_if_needed(receive, match.route, plan, is_compared=repeats_by is not None)
+            body = None
+            if bodies.is_needed(match.route, is_compared=repeats_by is not None):
+                body = await bodies.read(receive, match.route, plan)
             ask = ask_of(request_id, inbound, match, key=key, body=body, repeats_by=repeats_by)
             ticket = await self._gate.admit(ask, clearance)
         except Refused as refused:

@@ -96,12 +96,16 @@ class Trace(NamedTuple):
 
 
 class Remembered:
-    """What is the same from one request to the next: the key's digest, the fields towards the upstream and for whom."""
+    """What is the same from one request to the next: the key's digest, the fields towards the upstream and for whom.
 
-    __slots__ = ("block", "digest", "identity", "upstream_block")
+    `said` is what records have of the fields.
+    """
+
+    __slots__ = ("block", "digest", "identity", "said", "upstream_block")
 
     def __init__(self) -> None:
         self.digest: bytes | None = None
+        self.said: str | None = None
         self.identity: bytes | None = None
         self.upstream_block: bytes | None = None
         self.block = header_block(b"")

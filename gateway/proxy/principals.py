@@ -22,6 +22,7 @@ from gateway.ledger.session import Database, DatabaseUnavailable
 from gateway.meter.keys import AccountKeys
 from gateway.meter.meter import Meter
 from gateway.metrics import BufferedCounter
+from gateway.proxy.access_log import masked
 from gateway.proxy.foreign_keys import ForeignKeys
 from policies import keys, records
 from policies.limits import Limits, limits_of, policy_field, remaining_template
@@ -43,6 +44,7 @@ class Caller:
     metering_template: bytes
     identity_block: bytes
     record_part: str
+    masked_key: str
     loaded_at: float
 
 
@@ -202,6 +204,7 @@ class Principals:
             metering_template=_metering_template(limits),
             identity_block=identity_block(principal, subscription),
             record_part=_record_part(principal, subscription),
+            masked_key=masked(principal.key),
             loaded_at=monotonic_seconds(),
         )
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Coroutine, Iterator, Sequence
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import structlog
@@ -194,18 +194,14 @@ class Settler:
                 return Settlement(self._meter.keys(UUID(account_id)), request_id, charge, tail)
         raise ValueError("not a settlement")
 
-    async def _send(self, settlement: Settlement) -> int | None:
-        balance = await self._meter.settle(
-            settlement.keys,
-            settlement.request_id,
-            charge=settlement.charge,
-            tail=settlement.tail,
-            head=settlement.head,
-            epoch=settlement.epoch,
-            kept=settlement.kept,
-        )
-        if settlement.epoch == FLOATING:
-            self._float.settled(settlement.request_id)
+    def _send(self, settlement: Settlement) -> Coroutine[Any, Any, int | None]:
+        keys, request_id, charge, tail, head, epoch, kept = settlement
+        sent = self._meter.settle(keys, request_id, charge=charge, tail=tail, head=head, epoch=epoch, kept=kept)
+        return self._floated(request_id, sent) if epoch == FLOATING else sent
+
+    async def _floated(self, request_id: str, sent: Coroutine[Any, Any, int | None]) -> int | None:
+        balance = await sent
+        self._float.settled(request_id)
         return balance
 
     def _show(self) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter as Counts
-from datetime import datetime
+from datetime import UTC, datetime
+from json import dumps
+from time import time
 from uuid import UUID
 
 from gateway import metrics
@@ -28,6 +30,7 @@ class EndpointSeries:
 
     def __init__(self, route: Route | None) -> None:
         self.endpoint = metrics.OTHER if route is None else route.name
+        self.quoted = dumps(self.endpoint)
         self.methods = frozenset[str]() if route is None else route.methods
         self.duration = BufferedHistogram(metrics.DURATION.labels(self.endpoint), metrics.SECONDS)
         self.overhead = BufferedHistogram(metrics.OVERHEAD.labels(self.endpoint), metrics.OVERHEAD_SECONDS)
@@ -63,7 +66,7 @@ class Tally:
         self._by_route: dict[str, EndpointSeries] = {}
         self._other = EndpointSeries(None)
         self._refusals: Counts[RefusedIn] = Counts()
-        self._used: dict[UUID, datetime] = {}
+        self._used: dict[UUID, float] = {}  # seconds since the epoch
         self._admitted = BufferedCounter(metrics.ADMITTED)
         self._settled = BufferedCounter(metrics.SETTLED)
         self._in_flight = BufferedGauge(metrics.IN_FLIGHT)
@@ -83,18 +86,18 @@ class Tally:
     def settled(self, call: Call, reply: Reply) -> None:
         ticket, status = call.ticket, reply.status
         series = self.series(ticket.ask.match.route)
-        elapsed, key = call.elapsed_seconds, ticket.caller.principal.key
-        self._used[key.id] = now()
+        elapsed, caller = call.elapsed_seconds, ticket.caller
+        self._used[caller.principal.key.id] = time()
         self._access_log.note(
             reply.request_id,
-            series.endpoint,
+            series.quoted,
             method=ticket.ask.inbound.method,
             status=status,
             seconds=elapsed,
             upstream_seconds=call.upstream_seconds,
             code=call.outcome,
             credits=call.charged,
-            key=key,
+            key=caller.masked_key,
         )
         self._in_flight.add(-1)
         self._settled.inc()
@@ -109,18 +112,18 @@ class Tally:
 
     def repeated(self, repeated: Repeated, reply: Reply, *, method: str, seconds: float) -> None:
         series, key = self.series(repeated.route), repeated.caller.principal.key
-        self._used[key.id] = now()
+        self._used[key.id] = time()
         metrics.REPEATS.labels(series.endpoint).inc()
         series.answered(method, reply.status)
         self._access_log.note(
             reply.request_id,
-            series.endpoint,
+            series.quoted,
             method=method,
             status=reply.status,
             seconds=seconds,
             code="repeated",
             credits=0,
-            key=key,
+            key=repeated.caller.masked_key,
         )
 
     def refused(
@@ -132,12 +135,12 @@ class Tally:
         key = caller.principal.key if caller is not None else None
         self._access_log.note(
             reply.request_id,
-            series.endpoint,
+            series.quoted,
             method=method if method in series.methods else metrics.OTHER,
             status=reply.status,
             seconds=seconds,
             code=refused.code,
-            key=key,
+            key="" if caller is None else caller.masked_key,
         )
         if key is not None and len(self._refusals) < MAX_PENDING:
             minute = now().replace(second=0, microsecond=0)
@@ -152,7 +155,8 @@ class Tally:
         try:
             async with self._database.transaction() as connection:
                 await refusals.add(connection, refused)
-                await touch_last_used(connection, used)
+                moments = {key_id: datetime.fromtimestamp(at, UTC) for key_id, at in used.items()}
+                await touch_last_used(connection, moments)
         except BaseException:
             self._refusals.update(refused)
             self._used = used | self._used
