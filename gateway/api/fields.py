@@ -6,7 +6,7 @@ import json
 import re
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import cache
+from functools import cache, partial
 from ipaddress import ip_network
 from math import isfinite
 from typing import Annotated, Any
@@ -103,12 +103,12 @@ def _time_zones() -> frozenset[str]:
     return frozenset(available_timezones())
 
 
-def _amount(written: object) -> object:
+def _exact(written: object, *, places: int) -> object:
     """A number of JSON is read as its shortest decimal, without what binary fractions add beyond the last place."""
     if not isinstance(written, float) or not isfinite(written) or abs(written) >= MAX_AMOUNT:
         return written
     exact = Decimal(repr(written))
-    rounded = round(exact, AMOUNT_PLACES)
+    rounded = round(exact, places)
     return rounded if 0 < abs(exact - rounded) < abs(exact) * _NOISE else exact
 
 
@@ -158,28 +158,41 @@ Flag = Annotated[bool, _STRICT]
 # Limits are kept in 32 bits, sizes and credits in 64 (PostgreSQL's integer and bigint); beyond 2**53 not every reader
 # of JSON tells two numbers apart (RFC 8259 section 6).
 MAX_SIZE = 2**53 - 1
-Count = Annotated[int, _WHOLE, Field(strict=True, ge=0, le=2**31 - 1)]
-PositiveCount = Annotated[int, _WHOLE, Field(strict=True, ge=1, le=2**31 - 1)]
-Size = Annotated[int, _WHOLE, Field(strict=True, ge=0, le=MAX_SIZE)]
-PositiveSize = Annotated[int, _WHOLE, Field(strict=True, ge=1, le=MAX_SIZE)]
-Priority = Annotated[int, _WHOLE, Field(strict=True, ge=0, le=32767)]  # a smallint
-Credits = Annotated[int, _WHOLE, Field(strict=True, ge=0, le=MAX_CREDITS)]
-PositiveCredits = Annotated[int, _WHOLE, Field(strict=True, ge=1, le=MAX_CREDITS)]
+Count = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1), _WHOLE]
+PositiveCount = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1), _WHOLE]
+Size = Annotated[int, Field(strict=True, ge=0, le=MAX_SIZE), _WHOLE]
+PositiveSize = Annotated[int, Field(strict=True, ge=1, le=MAX_SIZE), _WHOLE]
+Priority = Annotated[int, Field(strict=True, ge=0, le=32767), _WHOLE]  # a smallint
+Credits = Annotated[int, Field(strict=True, ge=0, le=MAX_CREDITS), _WHOLE]
+PositiveCredits = Annotated[int, Field(strict=True, ge=1, le=MAX_CREDITS), _WHOLE]
 SignedCredits = Annotated[
     int,
-    _WHOLE,
     Field(strict=True, ge=-MAX_CREDITS, le=MAX_CREDITS),
+    _WHOLE,
     WithJsonSchema({"type": "integer", "minimum": -MAX_CREDITS, "maximum": MAX_CREDITS, "not": {"const": 0}}),
 ]
 Price = Annotated[
     Decimal,
-    BeforeValidator(_amount),
+    BeforeValidator(partial(_exact, places=AMOUNT_PLACES)),
     Field(ge=0, max_digits=18, decimal_places=AMOUNT_PLACES),
     WithJsonSchema(
         {
             "anyOf": [
                 {"type": "string", "pattern": r"^\d{1,14}(\.\d{1,4})?$"},
                 {"type": "number", "minimum": 0, "exclusiveMaximum": MAX_AMOUNT, "multipleOf": 10**-AMOUNT_PLACES},
+            ]
+        }
+    ),
+]
+Rate = Annotated[
+    Decimal,
+    BeforeValidator(partial(_exact, places=6)),
+    Field(ge=0, le=1, decimal_places=6),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": r"^(0(\.\d{1,6})?|1(\.0{1,6})?)$"},
+                {"type": "number", "minimum": 0, "maximum": 1, "multipleOf": 10**-6},
             ]
         }
     ),

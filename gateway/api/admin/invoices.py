@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.admin.collaborators import TheDesk
 from gateway.api.errors import Conflict, Invalid
+from gateway.api.fields import Rate
 from gateway.api.invoice_pages import as_html, as_pdf
 from gateway.api.openapi import CONFLICTS, UNKNOWN
 from gateway.api.records import Invoice
@@ -34,9 +35,7 @@ class InvoicesWanted(Paging):
 
 class NewInvoice(Given):
     subscription_id: UUID = Field(description="One that no payment provider bills.")
-    tax_rate: Annotated[Decimal, Field(ge=0, le=1, decimal_places=6)] | None = Field(
-        default=None, examples=["0.19"], description="A fraction; null: the configured one."
-    )
+    tax_rate: Rate | None = Field(default=None, examples=["0.19"], description="A fraction; null: the configured one.")
 
 
 class Outcome(Given):

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from typing import Annotated
 
 from fastapi import APIRouter
-from pydantic import Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from gateway.api.admin.collaborators import Held, TheDesk
 from gateway.api.admin.keys import KeySettings
@@ -51,6 +51,15 @@ EXAMPLE = {
 
 class KeysToImport(Given):
     """`sha256`: of the key. `hmac-sha256`: of the key under the pepper of `pepper_version`, where it is configured."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {"algorithm": {"const": "sha256"}, "pepper_version": {"type": "null"}}},
+                {"properties": {"pepper_version": {"type": "integer"}}, "required": ["pepper_version"]},
+            ]
+        }
+    )
 
     algorithm: KeyScheme = Field(examples=["sha256"])
     pepper_version: PositiveCount | None = Field(default=None, description="Of `hmac-sha256`.")

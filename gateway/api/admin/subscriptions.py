@@ -9,7 +9,7 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Query
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from gateway.api.admin.collaborators import TheDesk
 from gateway.api.admin.plans import existing_plan, offered_plan
@@ -67,6 +67,15 @@ class Cancellation(Given):
 
 
 class SubscriptionChange(Given):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["plan_id"], "properties": {"plan_id": {"type": "string"}}},
+                {"required": ["quantity"], "properties": {"quantity": {"type": "integer"}}},
+            ]
+        }
+    )
+
     plan_id: Line | None = Field(default=None, examples=["pro"], description="null: the same.")
     quantity: PositiveCount | None = Field(default=None, description="null: the same.")
     at_period_end: Flag = Field(default=False, description="True: the next period begins with it.")
