@@ -23,7 +23,6 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "embedded": frozenset(),
     "notices": frozenset(),
     "config": frozenset(),
-    "console": frozenset(),
     "processes": frozenset({"config", "embedded"}),
     "proxy": frozenset({"meter", "ledger", "upstream", "config"}),
     "api": frozenset({"meter", "ledger", "upstream", "config", "billing"}),
