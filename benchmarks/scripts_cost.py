@@ -20,6 +20,7 @@ import uvloop
 from benchmarks.machine import describe
 from gateway.embedded.endpoints import choose
 from gateway.embedded.valkey import Valkey
+from gateway.meter.claims import Claim, Kept
 from gateway.meter.link import Link
 from gateway.meter.meter import SCRIPTS, Meter
 from policies.limits import Limits
@@ -27,6 +28,7 @@ from policies.limits import Limits
 CALLS = 100_000
 CALLERS = 64
 ACCOUNTS = 1_000
+ANSWER = b"z" * 500
 HEAD, TAIL = "x" * 330, "y" * 150  # as long as those of a call with all its columns
 PLENTY = Limits((10**8, 10**8, 10**8), 10**8)
 USED_UP = Limits((1, 10**8, 10**8), None)
@@ -60,7 +62,7 @@ class Bench:
         for keys in self._accounts:
             await self._meter.load(keys, account_version=1, credit_seq=0, balance=10**12, catalogue_version=1)
 
-    async def admit(self, number: int, limits: Limits = PLENTY) -> None:
+    async def admit(self, number: int, limits: Limits = PLENTY, claim: Claim | None = None) -> None:
         await self._meter.admit(
             self._accounts[number % ACCOUNTS],
             request_id=self._requests[number],
@@ -70,7 +72,18 @@ class Bench:
             required=1,
             limits=limits,
             head=HEAD,
+            claim=claim,
         )
+
+    async def admit_keyed(self, number: int) -> None:
+        await self.admit(number, claim=self._claim(number))
+
+    async def settle_keyed(self, number: int) -> None:
+        keys, kept = self._accounts[number % ACCOUNTS], Kept(self._claim(number), ANSWER)
+        await self._meter.settle(keys, self._requests[number], charge=1, tail=TAIL, kept=kept)
+
+    def _claim(self, number: int) -> Claim:
+        return Claim(f"{number:064}", "f" * 64)
 
     async def refuse(self, number: int) -> None:
         await self.admit(number, USED_UP)
@@ -124,8 +137,14 @@ async def measure_all(folder: Path) -> tuple[str, list[Cost]]:
         bench = Bench(folder, link, pid=int(server["process_id"]))
         await bench.prepare()
         steps = {"admit": bench.admit, "settle": bench.settle, "refuse": bench.refuse, "ping": bench.ping}
+        keyed = {
+            "admit with an Idempotency-Key": bench.admit_keyed,
+            "settle, and store the answer": bench.settle_keyed,
+            "repeat": bench.admit_keyed,
+        }
         costs = [await bench.measure(name, call) for name, call in steps.items()]
         memory = int(await link.call((b"MEMORY", b"USAGE", bench._accounts[0].account)))  # noqa: SLF001 - of this module
+        costs += [await bench.measure(name, call) for name, call in keyed.items()]
         version = server.get("valkey_version") or server["redis_version"]
         return f"{version}; an account after {CALLS // ACCOUNTS} calls takes {memory} bytes", costs
     finally:
