@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache, partial
@@ -12,7 +13,17 @@ from math import isfinite
 from typing import Annotated, Any
 from zoneinfo import available_timezones
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, StringConstraints, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    WithJsonSchema,
+)
+from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 from typing_extensions import TypeAliasType
 
 from gateway.clock import now
@@ -29,6 +40,29 @@ MAX_AMOUNT = 10**14
 _NOISE = Decimal(2) ** -50  # a few steps of a double, whose fraction has 52 bits
 _IPV4 = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(\.(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)){3}"
 _IPV6 = r"([0-9a-f]{1,4}:){7}[0-9a-f]{1,4}|([0-9a-f]{1,4}:){1,6}:|:(:[0-9a-f]{1,4}){1,6}|::"
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """A pattern that the document has, and that a refusal says in words."""
+
+    pattern: re.Pattern[str]
+    wanted: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_after_validator_function(self._checked, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), "pattern": f"^{self.pattern.pattern}$"}
+
+    def _checked(self, text: str) -> str:
+        if not self.pattern.fullmatch(text):
+            raise ValueError(self.wanted)
+        return text
+
+
+def _shaped(pattern: str, wanted: str) -> _Shape:
+    return _Shape(re.compile(pattern), wanted)
 
 
 def _storable(text: str) -> str:
@@ -123,9 +157,20 @@ Storable = AfterValidator(_storable)
 
 Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), Storable]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000), Storable]
-Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
+Word = Annotated[
+    str,
+    _shaped(
+        r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}",
+        "must be 1 to 64 letters, digits and ._:-, a letter or digit first",
+    ),
+]
 # One @ with something on either side (RFC 5321 section 4.5.3.1.3 for the length); only a message proves the rest.
-Email = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^@\s]+@[^@\s]+$", max_length=254), Storable]
+Email = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, max_length=254),
+    _shaped(r"[^@\s]+@[^@\s]+", "must be an email address, as ada@example.com"),
+    Storable,
+]
 TimeZone = TypeAliasType(
     "TimeZone",
     Annotated[
@@ -197,4 +242,4 @@ Rate = Annotated[
         }
     ),
 ]
-Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
+Currency = Annotated[str, _shaped(r"[A-Z]{3}", "must be a currency of ISO 4217, as USD")]

@@ -58,6 +58,20 @@ async def test_every_wrong_field_is_named_at_once(office: Office) -> None:
     assert (found["email"], found["emial"]) == ("required", "no such field")
 
 
+@pytest.mark.parametrize(
+    ("path", "given", "field", "wanted"),
+    [
+        ("users", {"email": "ada"}, "email", "must be an email address, as ada@example.com"),
+        ("plans", {"name": "x", "price": 1, "currency": "usd"}, "currency", "must be a currency of ISO 4217, as USD"),
+    ],
+)
+async def test_what_has_another_shape_is_told_in_words(
+    office: Office, path: str, given: dict[str, Any], field: str, wanted: str
+) -> None:
+    answer = await office.client.post(f"/admin/v1/{path}", json=given)
+    assert answer.json()["errors"] == [{"field": field, "message": wanted}]
+
+
 async def test_without_the_database_accounts_are_unavailable_and_the_process_lives() -> None:
     database = Database("postgresql://nobody@127.0.0.1:1/none")
     app = admin_app(database, _nothing, missing={})
