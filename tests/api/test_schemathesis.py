@@ -31,7 +31,7 @@ SETTINGS = settings(
     suppress_health_check=list(HealthCheck),
     database=None,
 )
-PART_IN_SUITE = 0.25
+PART_IN_SUITE = 0.15
 # 501 is what operations answer that need a payment provider: none is configured here, and that is no fault of theirs.
 CONFIG = {"checks": {"not_a_server_error": {"expected-statuses": ["2xx", "3xx", "4xx", "501"]}}}
 # What only the endpoint can know to be wrong, by what it says of it, and why no schema says so before.
