@@ -157,7 +157,7 @@ async def test_a_deleted_user_is_gone_and_its_keys_are_revoked(office: Office, a
     await office.post("/subscriptions", {"user_id": made["id"], "plan_id": a_plan["id"]}, status=404)
 
 
-@pytest.mark.parametrize("user_id", [str(uuid4()), "nobody", "%00"])
+@pytest.mark.parametrize("user_id", ["00000000-0000-4000-8000-000000000000", "nobody", "%00"])
 @pytest.mark.parametrize(
     ("method", "path"),
     [("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/suspend"), ("POST", "/reactivate")],
