@@ -43,14 +43,18 @@ def is_needed(route: Route, *, is_compared: bool) -> bool:
     return is_compared or route.price.unit == "item"
 
 
-async def read(receive: Receive, route: Route, plan: Plan) -> WholeBody:
-    """The whole body, and its items where they are the price."""
-    content = await _read_whole(receive, access.max_body_bytes(route, plan))
+async def read(here: bytes | None, receive: Receive, route: Route, *, plan: Plan) -> WholeBody:
+    """The whole body, and its items where they are the price; `here` if it has come already."""
+    limit = access.max_body_bytes(route, plan)
+    if limit is None:
+        limit = MAX_WHOLE_BODY_BYTES
+    if here is not None:
+        access.check_size(len(here), limit)
+    content = await _read_whole(receive, limit) if here is None else here
     return _counted(route.price, content) if route.price.unit == "item" else WholeBody(content)
 
 
-async def _read_whole(receive: Receive, max_bytes: int | None) -> bytes:
-    limit = MAX_WHOLE_BODY_BYTES if max_bytes is None else max_bytes
+async def _read_whole(receive: Receive, limit: int) -> bytes:
     chunks, size = [], 0
     more = True
     while more:
@@ -82,6 +86,11 @@ class StreamedBody:
         self.is_complete = False
         self.size_bytes = 0
 
+    def whole(self, content: bytes) -> bytes:
+        """The same body, where it has all come already."""
+        self._pass(content, more=False)
+        return content
+
     async def whole_if_small(self) -> bytes | None:
         """The body if it is all there already, so that it can be sent in one write and sent again; else None."""
         chunk, more = await self._take()
@@ -101,12 +110,15 @@ class StreamedBody:
 
     async def _take(self) -> tuple[bytes, bool]:
         chunk, more = await _next(self._receive)
+        self._pass(chunk, more=more)
+        return chunk, more
+
+    def _pass(self, chunk: bytes, *, more: bool) -> None:
         self.size_bytes += len(chunk)
         access.check_size(self.size_bytes, self._max_bytes)
         self.is_complete = not more
         if self._observer is not None:
             self._observer.feed(chunk)
-        return chunk, more
 
 
 async def _next(receive: Receive) -> tuple[bytes, bool]:

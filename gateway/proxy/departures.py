@@ -30,6 +30,9 @@ class Client(Protocol):
     def answer(self) -> Callable[[int, HeaderBlock, bytes], None] | None:
         """Answers whole and at once; None where the server takes an answer by ASGI only."""
 
+    def take_body(self) -> bytes | None:
+        """The body, if all of it has come; None if it has not, or the server does not say: then it comes by ASGI."""
+
     def abort(self) -> None:
         """Cuts the connection, so that an answer which broke off looks broken."""
 
@@ -45,6 +48,9 @@ class Unwatched:
     task: asyncio.Task[Any] | None = None
     note: Note | None = None
     answer: Callable[[int, HeaderBlock, bytes], None] | None = None
+
+    def take_body(self) -> bytes | None:
+        return None
 
     def abort(self) -> None:
         raise ConnectionAbortedError("the answer broke off")

@@ -100,10 +100,14 @@ class Forwarding:
             request.upgrade = websocket.PROTOCOL
         elif inbound.content_length != 0:
             limit = max_body_bytes(ticket.ask.match.route, ticket.subscription.plan)
-            self._streamed = StreamedBody(receive, limit, self._call.files)
+            streamed = self._streamed = StreamedBody(receive, limit, self._call.files)
+            here = self._client.take_body()
             # A client that expects 100 Continue gets it when the upstream is ready: the body is asked for only then.
-            small = None if b"expect" in inbound.fields else await self._streamed.whole_if_small()
-            request.body = aiter(self._streamed) if small is None else small
+            if here is not None:
+                here = streamed.whole(here)
+            elif b"expect" not in inbound.fields:
+                here = await streamed.whole_if_small()
+            request.body = aiter(streamed) if here is None else here
             request.content_length = inbound.content_length
         return request
 

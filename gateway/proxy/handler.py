@@ -83,7 +83,7 @@ class Handler:
             plan = clearance.subscription.plan
             body = None
             if bodies.is_needed(match.route, is_compared=repeats_by is not None):
-                body = await bodies.read(receive, match.route, plan)
+                body = await bodies.read(client.take_body(), receive, match.route, plan=plan)
             ask = ask_of(request_id, inbound, match, key=key, body=body, repeats_by=repeats_by)
             ticket = await self._gate.admit(ask, clearance)
         except Refused as refused:

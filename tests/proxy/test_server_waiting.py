@@ -51,6 +51,17 @@ class Uploading(Scripted):
         self.ended.set()
 
 
+class Taking(Scripted):
+    """Takes the body at once, twice; what had not come by then it receives, and takes nothing after. Answers all."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        client = scope["extensions"]["gateway.client"]
+        taken = [client.take_body(), client.take_body()]
+        self.started.set()
+        received = await whole_body(receive) if taken[0] is None else None
+        await respond(send, 200, repr((*taken, received, client.take_body())).encode())
+
+
 class Unread(Scripted):
     """Refuses without a look at the body."""
 
@@ -121,6 +132,20 @@ class TestHead:
 
 
 class TestBody:
+    async def test_a_body_that_has_come_is_taken_at_once_and_once(self) -> None:
+        async with listening(Taking()) as listener, connected(listener) as client:
+            for sent, body in ((post(b"Content-Length: 5", body=b"hello"), b"hello"), (request(), b"")):
+                await client.send(sent)
+                assert (await client.final_answer()).body == repr((body, None, None, None)).encode()
+
+    async def test_a_body_that_has_not_come_whole_is_received(self) -> None:
+        app = Taking()
+        async with listening(app) as listener, connected(listener) as client:
+            await client.send(post(b"Content-Length: 5", body=b"he"))
+            await wait(app.started)
+            await client.send(b"llo")
+            assert (await client.final_answer()).body == repr((None, None, b"hello", None)).encode()
+
     @pytest.mark.parametrize("framing", [b"Content-Length: 10", b"Transfer-Encoding: chunked"])
     async def test_a_body_that_stops_is_timed_out_and_the_application_told(self, framing: bytes) -> None:
         app = Uploading()

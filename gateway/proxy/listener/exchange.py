@@ -59,6 +59,7 @@ class Exchange:
         "_expects_continue",
         "_framing",
         "_head",
+        "_is_begun",
         "_is_handed_over",
         "_is_http_1_0",
         "_method",
@@ -91,7 +92,7 @@ class Exchange:
         self._is_http_1_0 = head.is_http_1_0
         self._expects_continue = head.expects_continue
         self._chunks: list[bytes] = []
-        self._is_handed_over = False
+        self._is_begun = self._is_handed_over = False
         self._changed: asyncio.Event | None = None
         self._framing = Framing.NONE
         self._remaining = 0
@@ -162,6 +163,12 @@ class Exchange:
         self.is_started = True
         self._completed()
 
+    def take_body(self) -> bytes | None:
+        """The body at once, if all of it has come; None if it has not, or has been received by ASGI."""
+        if not self.is_received or self._is_begun or self.is_gone or self.is_complete:
+            return None
+        return self._take()
+
     async def receive(self) -> dict[str, Any]:
         if self._expects_continue and not (self.is_received or self.is_started or self.is_gone):
             self._expects_continue = False
@@ -186,12 +193,16 @@ class Exchange:
         if self._connection.is_congested and not (self.is_gone or self.is_complete):
             await self._connection.drained()
 
-    def _hand_over(self) -> dict[str, Any]:
+    def _take(self) -> bytes:
         chunks = self._chunks
-        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self._chunks = []
         self.buffered = 0
+        self._is_begun = True
         self._is_handed_over = self.is_received
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _hand_over(self) -> dict[str, Any]:
+        body = self._take()
         if not self.is_received:
             self._connection.resume_reading()
         return {"type": "http.request", "body": body, "more_body": not self.is_received}
