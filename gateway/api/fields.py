@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from decimal import Decimal
 from functools import cache, partial
 from ipaddress import ip_network
@@ -104,10 +104,10 @@ def _written_instant(written: object) -> object:
 
 
 def _utc(instant: datetime) -> datetime:
-    try:
-        return instant.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("is out of the calendar") from None
+    # A year in from either end of the calendar, where stores and time zones still have room to compute.
+    if not MINYEAR < instant.year < MAXYEAR:
+        raise ValueError("is out of the calendar")
+    return instant.astimezone(UTC)
 
 
 def _in_future(instant: datetime) -> datetime:

@@ -143,6 +143,7 @@ async def test_times_are_told_in_utc(office: Office) -> None:
         ("expires_at", "2030-01-01", "expires_at"),
         ("expires_at", "2030-01-01T00:00:00", "expires_at"),
         ("expires_at", "0001-01-01T00:00:00+14:00", "expires_at"),
+        ("expires_at", "0001-01-01T00:00:00Z", "expires_at"),
         ("expires_at", 1893456000, "expires_at"),
         ("key", "gw_live_mine", "key"),
         ("status", "revoked", "status"),
