@@ -1,6 +1,6 @@
 """Commands as Redis reads them (RESP2), put together from pieces: what is the same in many calls is packed once.
 
-hiredis takes 5 µs for the 16 words of an admission, and 2 µs for those that change.
+hiredis packs the 17 words of an admission in 5 µs; put together from pieces they take 2 µs.
 """
 
 from __future__ import annotations
