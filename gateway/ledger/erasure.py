@@ -13,15 +13,13 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger import accounts, notices, one_time_tokens, sessions, subscriptions
-from gateway.ledger.contracts import StoredSubscription, existing
-from gateway.ledger.tables.contracts import CURRENT
 
 
 async def erase(connection: AsyncConnection, user_id: UUID, *, now: datetime) -> None:
     """Empties the user, revokes its keys and tokens, ends its subscription at once.
 
-    One that a provider bills stays as it is until the provider has ended it: `still_billed` names it. The operator's
-    system is told, by the id alone. Raises NotFound for a user that is unknown or deleted already.
+    One that a provider bills stays as it is until the provider has ended it: `to_end_at_provider` names it. The
+    operator's system is told, by the id alone. Raises NotFound for a user that is unknown or deleted already.
     """
     await accounts.delete(connection, user_id)
     await sessions.erase(connection, user_id)
@@ -32,12 +30,6 @@ async def erase(connection: AsyncConnection, user_id: UUID, *, now: datetime) ->
         await subscriptions.cancel(connection, current.id, now=now, at_period_end=False)
     payload = {"user_id": str(user_id)}
     await notices.post(connection, user_id, kind="account.deleted", payload=payload, channels=(notices.WEBHOOK,))
-
-
-async def still_billed(connection: AsyncConnection, *, provider: str, limit: int) -> list[StoredSubscription]:
-    """Subscriptions that the provider goes on charging a deleted user for, in no order that favours any."""
-    found = await connection.scalars(_STILL_BILLED, {"provider": provider, "limit": limit})
-    return [await existing(connection, subscription_id) for subscription_id in found]
 
 
 async def clean(connection: AsyncConnection, *, limit: int) -> int:
@@ -51,13 +43,6 @@ async def clean(connection: AsyncConnection, *, limit: int) -> int:
     return found
 
 
-# The subscription itself is what is owed: one that is begun or paid for after the user was deleted is found too.
-_STILL_BILLED = text(f"""
-    SELECT s.id FROM subscriptions s JOIN users u ON u.id = s.user_id
-     WHERE u.deleted_at IS NOT NULL AND s.{CURRENT} AND NOT s.cancel_at_period_end
-       AND s.provider = :provider AND s.provider_subscription_id IS NOT NULL
-     ORDER BY random() LIMIT :limit
-""")  # noqa: S608 - made of constants of ours
 _LATELY = "SELECT id FROM users WHERE deleted_at > now() - interval '7 days'"
 _CLEAN_USAGE = text(f"""
     UPDATE usage_tracking t SET client_ip = NULL, client_request_id = NULL

@@ -1,4 +1,8 @@
-"""A subscription as its payment provider has it: whatever we thought of it, what was fetched last is the truth."""
+"""A subscription as its payment provider has it: whatever we thought of it, what was fetched last is the truth.
+
+But for one that another of a provider's took over from: that one is over, whatever its provider says, and the provider
+is to end it too. Its metadata say by which it is `superseded_by`, and while the provider goes on charging, `is_billed`.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,22 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import case, literal, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger import plans
-from gateway.ledger.contracts import StoredSubscription, locked, put, written
+from gateway.ledger.contracts import StoredSubscription, existing, locked, put, written
 from gateway.ledger.errors import NotFound
 from gateway.ledger.refills import begin_period, credits_of, extend_period, plan_of, prorate
 from gateway.ledger.tables import subscriptions
-from gateway.ledger.tables.contracts import CURRENT_STATUSES
+from gateway.ledger.tables.contracts import CURRENT, CURRENT_STATUSES
 from policies.credits import share_left
 from policies.model import SubscriptionStatus
 from policies.subscriptions import provider_says
 
 _PAID = (SubscriptionStatus.ACTIVE, SubscriptionStatus.TRIALING)
+_ENDED = (SubscriptionStatus.CANCELED, SubscriptionStatus.EXPIRED)
 
 
 async def sync_from_provider(
@@ -40,11 +46,14 @@ async def sync_from_provider(
 
     `now` is when the object was fetched: one that is older than what is known already is ignored. A period's credits
     are granted once it is paid for (active or trialing); a plan or quantity that differs within a period is prorated.
-    Becoming current it ends the one that the account lived on. Raises NotFound for no such subscription or plan.
+    Becoming current it ends the one that the account lived on; that one does not come back, only how it ended is taken.
+    Raises NotFound for no such subscription or plan.
     """
     before = await locked(connection, subscription_id)
     if before.provider_synced_at is not None and now < before.provider_synced_at:
         return before
+    if await _is_superseded(connection, subscription_id):
+        return await _follow(connection, before, status=status, is_ending=cancel_at_period_end, now=now)
     if status in CURRENT_STATUSES:
         await _end_others(connection, before, now=now)
     changes = written(provider_says(status, is_ending=cancel_at_period_end))
@@ -70,6 +79,25 @@ async def sync_from_provider(
     return synced
 
 
+async def to_end_at_provider(connection: AsyncConnection, *, provider: str, limit: int) -> list[StoredSubscription]:
+    """What the provider goes on charging for although the account was deleted or lives on another subscription.
+
+    In no order that favours any.
+    """
+    found = await connection.scalars(_TO_END, {"provider": provider, "limit": limit})
+    return [await existing(connection, subscription_id) for subscription_id in found]
+
+
+# The subscription itself is what is owed: one that is begun or paid for after the user was deleted is found too.
+_TO_END = text(f"""
+    SELECT s.id FROM subscriptions s JOIN users u ON u.id = s.user_id
+     WHERE s.provider = :provider AND s.provider_subscription_id IS NOT NULL
+       AND (u.deleted_at IS NOT NULL AND s.{CURRENT} AND NOT s.cancel_at_period_end
+            OR s.metadata @> '{{"is_billed": true}}')
+     ORDER BY random() LIMIT :limit
+""")  # noqa: S608 - made of constants of ours
+
+
 async def _grant(
     connection: AsyncConnection, synced: StoredSubscription, *, had: int, now: datetime, actor: str
 ) -> None:
@@ -85,6 +113,8 @@ async def _grant(
 
 
 async def _end_others(connection: AsyncConnection, taking_over: StoredSubscription, *, now: datetime) -> None:
+    mark = _noting(superseded_by=str(taking_over.id), is_billed=True)
+    is_a_providers = subscriptions.c.provider_subscription_id.is_not(None)
     others = (
         update(subscriptions)
         .where(
@@ -92,9 +122,41 @@ async def _end_others(connection: AsyncConnection, taking_over: StoredSubscripti
             subscriptions.c.id != taking_over.id,
             subscriptions.c.status.in_(CURRENT_STATUSES),
         )
-        .values(status=SubscriptionStatus.CANCELED, cancel_at_period_end=False, canceled_at=now)
+        .values(
+            status=SubscriptionStatus.CANCELED,
+            cancel_at_period_end=False,
+            canceled_at=now,
+            metadata=case((is_a_providers, mark), else_=subscriptions.c.metadata),
+        )
     )
     await connection.execute(others)
+
+
+async def _is_superseded(connection: AsyncConnection, subscription_id: UUID) -> bool:
+    mark = select(subscriptions.c.metadata.has_key("superseded_by")).where(subscriptions.c.id == subscription_id)
+    return bool(await connection.scalar(mark))
+
+
+async def _follow(
+    connection: AsyncConnection,
+    superseded: StoredSubscription,
+    *,
+    status: SubscriptionStatus,
+    is_ending: bool,
+    now: datetime,
+) -> StoredSubscription:
+    has_ended = status in _ENDED
+    return await put(
+        connection,
+        superseded.id,
+        status=status if has_ended else superseded.status,
+        provider_synced_at=now,
+        metadata=_noting(is_billed=not has_ended and not is_ending),
+    )
+
+
+def _noting(**facts: Any) -> Any:
+    return subscriptions.c.metadata.concat(literal(facts, JSONB))
 
 
 async def _plan_columns(connection: AsyncConnection, before: StoredSubscription, plan_id: str | None) -> dict[str, Any]:
@@ -129,5 +191,5 @@ async def _trial_columns(
 def _canceled_at(
     before: StoredSubscription, *, status: SubscriptionStatus, is_ending: bool, now: datetime
 ) -> datetime | None:
-    has_ended = status in (SubscriptionStatus.CANCELED, SubscriptionStatus.EXPIRED)
+    has_ended = status in _ENDED
     return (before.canceled_at or now) if has_ended or is_ending else None

@@ -1,15 +1,22 @@
-"""Has payment providers end the subscriptions of deleted accounts, until they have: nobody goes on paying unawares."""
+"""Has payment providers end what is over for us, until they have: nobody goes on paying unawares.
+
+That is the subscriptions of deleted accounts, and those that another subscription took over from.
+"""
 
 from __future__ import annotations
+
+from datetime import datetime
 
 import structlog
 
 from gateway.billing.provider import Provider, ProviderRefused, ProviderUnavailable
-from gateway.ledger import billing, erasure, subscriptions
+from gateway.ledger import billing
 from gateway.ledger.contracts import StoredSubscription
 from gateway.ledger.provider_news import News, take
+from gateway.ledger.provider_state import sync_from_provider, to_end_at_provider
 from gateway.ledger.session import Database
 from gateway.workers.webhooks import FAILURES
+from policies.model import SubscriptionStatus
 from policies.payments import About, Subject
 
 BATCH = 20
@@ -29,7 +36,7 @@ class Leaver:
     async def run_once(self) -> int:
         """Ends some. Always 0, so that a provider that refuses is not asked without a pause."""
         async with self._database.read() as connection:
-            owed = await erasure.still_billed(connection, provider=self._provider.name, limit=BATCH)
+            owed = await to_end_at_provider(connection, provider=self._provider.name, limit=BATCH)
         for subscription in owed:
             try:
                 await self._end(subscription)
@@ -50,12 +57,25 @@ class Leaver:
         except ProviderRefused as refused:
             if not refused.is_missing:
                 raise
-            async with self._database.transaction() as connection:
-                await subscriptions.cancel(connection, subscription.id, now=fetched_at, at_period_end=False)
+            await self._note_lost(subscription, fetched_at)
             return
         snapshot = await self._provider.fetch(Subject(About.SUBSCRIPTION, remote))
         async with self._database.transaction() as connection:
             await take(connection, News(self._provider.name, snapshot, fetched_at))
+
+    async def _note_lost(self, subscription: StoredSubscription, fetched_at: datetime) -> None:
+        async with self._database.transaction() as connection:
+            await sync_from_provider(
+                connection,
+                subscription.id,
+                status=SubscriptionStatus.CANCELED,
+                period_start=subscription.current_period_start,
+                period_end=subscription.current_period_end,
+                cancel_at_period_end=False,
+                quantity=subscription.quantity,
+                now=fetched_at,
+                actor=f"provider:{self._provider.name}",
+            )
 
     async def _cancel(self, remote: str) -> None:
         try:

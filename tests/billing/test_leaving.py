@@ -1,13 +1,15 @@
-"""Deleted accounts are not charged on: their subscriptions end at the provider, whenever it can be reached."""
+"""Nobody is charged for what is over: with the account, or as another took over, it ends at the provider too."""
 
 from __future__ import annotations
 
+from gateway.ledger import contracts
 from gateway.ledger.accounts import User
 from gateway.workers.leaving import Leaver
 from tests.billing.fake_lemon_squeezy import FakeLemonSqueezy
 from tests.billing.fake_stripe import FakeStripe
 from tests.billing.market import Market
 from tests.billing.test_lemon_squeezy_life import begun as begun_at_lemon_squeezy
+from tests.billing.test_lemon_squeezy_life import hear_all as hear_all_of_lemon_squeezy
 from tests.billing.test_lemon_squeezy_life import store, world  # noqa: F401 - fixtures
 from tests.billing.test_stripe_life import begun, current, hear_all, status_of
 
@@ -71,6 +73,79 @@ async def test_where_it_cannot_end_at_once_it_ends_with_its_period(
     await Leaver(store.database, store.provider).run_once()
     assert remote["attributes"]["cancelled"] is True
     assert (await current(store, user)).cancel_at_period_end
+
+
+async def test_of_two_that_are_paid_for_the_one_taken_over_ends_at_the_provider(
+    stripe_market: Market, stripe_world: FakeStripe
+) -> None:
+    market = stripe_market
+    user = await market.a_user()
+    first, second = [(await market.subscribe(user, plan)).provider_checkout_id or "" for plan in ("basic", "pro")]
+    for checkout in (first, second):
+        stripe_world.complete(checkout)
+        await hear_all(market, stripe_world)
+    earlier, later = (stripe_world.objects[checkout]["subscription"] for checkout in (first, second))
+    stripe_world.renew(earlier)
+    await hear_all(market, stripe_world)  # late for us, and paid for
+    assert await held(market, user) == {earlier: "canceled", later: "active"}
+    standing = await market.standing(user)
+    assert (standing.granted, len(standing.payments)) == (100 + 1000 + 100, 3)
+
+    leaver = Leaver(market.database, market.provider)
+    await leaver.run_once()
+    assert [stripe_world.objects[each]["status"] for each in (earlier, later)] == ["canceled", "active"]
+    await hear_all(market, stripe_world)
+    asked = len(stripe_world.requests)
+    await leaver.run_once()
+    assert len(stripe_world.requests) == asked
+    assert await held(market, user) == {earlier: "canceled", later: "active"}
+    assert await market.standing(user) == standing
+
+
+async def test_one_taken_over_that_ends_with_its_period_is_not_lived_on_until_then(
+    store: Market,  # noqa: F811 - a fixture
+    world: FakeLemonSqueezy,  # noqa: F811 - a fixture
+) -> None:
+    user = await store.a_user()
+    checkouts = [(await store.subscribe(user, plan)).provider_checkout_id or "" for plan in ("basic", "pro")]
+    earlier = world.complete(checkouts[0])
+    await hear_all_of_lemon_squeezy(store, world)
+    later = world.complete(checkouts[1])
+    await hear_all_of_lemon_squeezy(store, world)
+    leaver = Leaver(store.database, store.provider)
+    await leaver.run_once()
+    assert [each["attributes"]["cancelled"] for each in (earlier, later)] == [True, False]
+    await hear_all_of_lemon_squeezy(store, world)
+    assert await held(store, user) == {earlier["id"]: "canceled", later["id"]: "active"}
+    world.expire(earlier)
+    await hear_all_of_lemon_squeezy(store, world)
+    assert await held(store, user) == {earlier["id"]: "expired", later["id"]: "active"}
+    assert (await store.standing(user)).granted == 100 + 1000
+
+
+async def test_one_taken_over_that_the_provider_has_lost_is_asked_for_once(
+    stripe_market: Market, stripe_world: FakeStripe
+) -> None:
+    market = stripe_market
+    user = await market.a_user()
+    checkouts = [(await market.subscribe(user, plan)).provider_checkout_id or "" for plan in ("basic", "pro")]
+    for checkout in checkouts:
+        stripe_world.complete(checkout)
+        await hear_all(market, stripe_world)
+    del stripe_world.objects[stripe_world.objects[checkouts[0]]["subscription"]]
+    leaver = Leaver(market.database, market.provider)
+    await leaver.run_once()
+    asked = len(stripe_world.requests)
+    await leaver.run_once()
+    assert len(stripe_world.requests) == asked
+    assert await status_of(market, user) == "active"
+
+
+async def held(market: Market, user: User) -> dict[str | None, str]:
+    """The status of each subscription, by the provider's id."""
+    async with market.database.read() as connection:
+        found = await contracts.list_subscriptions(connection, user_id=user.id)
+    return {each.provider_subscription_id: each.status for each in found.data}
 
 
 async def delete(market: Market, user: User) -> None:
