@@ -253,7 +253,12 @@ def test_a_mistake_in_an_entry_hides_none_beside_it(problems_of: Problems) -> No
         ("server: {workers: two}", 1, "server.workers", "must be a whole number, got 'two'"),
         ("server: [1]", 1, "server", "must be a mapping"),
         ("redis: {partitions: 0}", 1, "redis.partitions", "must be at least 1, got 0"),
-        ("redis: {on_outage: panic}", 1, "redis.on_outage", "must be refuse, or {float: N} with N credits, got 'panic'"),
+        (
+            "redis: {on_outage: panic}",
+            1,
+            "redis.on_outage",
+            "must be refuse, or {float: N} with N credits, got 'panic'",
+        ),
         ("redis: {timeout: 0}", 1, "redis.timeout", "longer than 0"),
         ("redis: {url: memcached://x}", 1, "redis.url", "rediss://"),
         ("redis: {url: 'redis+cluster://a:1,'}", 1, "redis.url", "host:port, separated by commas"),
