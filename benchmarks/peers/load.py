@@ -21,6 +21,7 @@ CONNECTIONS = 64
 @dataclass(frozen=True, slots=True)
 class Case:
     """One kind of call. `key` names the contender's key to send; `idle` is how many more connections stand open.
+    With `keys_file` the keys in it, one a line, call in turn.
 
     A round is at least so long: 64 calls at a time take the slowest contender more than a second.
     """
@@ -33,6 +34,7 @@ class Case:
     json_body: str = ""
     idle: int = 0
     at_least_seconds: int = 2
+    keys_file: str = ""
 
     @property
     def is_refused(self) -> bool:
@@ -49,6 +51,15 @@ class Sample:
     behind_us: dict[str, float]
 
 
+_IN_TURN = """
+local requests, turn = {{}}, 0
+function init(args)
+  for key in io.lines("{path}") do
+    requests[#requests + 1] = wrk.format(nil, nil, {{["X-API-Key"] = key}})
+  end
+end
+function request() turn = turn % #requests + 1 return requests[turn] end
+"""
 _CHAT = '{"model":"static","messages":[{"role":"user","content":"hi"}]}'
 CASES = (
     Case("small JSON", "/call"),
@@ -111,6 +122,8 @@ def _script(contender: Contender, case: Case) -> str:
     if case.body_bytes:
         lines += [f'wrk.body = string.rep("x", {case.body_bytes})']
         lines += ['wrk.headers["Content-Type"] = "application/octet-stream"']
+    if case.keys_file:
+        lines += [_IN_TURN.format(path=case.keys_file)]
     return "\n".join(lines)
 
 

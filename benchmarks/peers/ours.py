@@ -19,7 +19,7 @@ _CASES = frozenset(
 
 _CONFIG = """
 server: {{public: "127.0.0.1:0", admin: "127.0.0.1:0", workers: {workers}}}
-data_dir: {folder}/gateway-{workers}
+data_dir: {data_dir}
 upstreams: {{static: {{targets: ["http://127.0.0.1:{upstream}"], max_connections: 1024}}}}
 routes:
   - {{name: call, match: {{path: /call, methods: [GET]}}, upstream: static, usage_type: call, price: {{credits: 1}}}}
@@ -42,36 +42,50 @@ plans:
 @contextmanager
 def gateway(folder: Path, upstream_port: int, *, workers: int = 1, python: str = sys.executable) -> Iterator[Contender]:
     """`gateway serve` by that Python, so that an installed wheel can be measured beside the source."""
-    config = folder / f"gateway-{workers}.yaml"
-    config.write_text(_CONFIG.format(folder=folder, upstream=upstream_port, workers=workers))
+    with serving(folder, upstream_port, workers=workers, python=python) as (contender, _):
+        yield contender
+
+
+@contextmanager
+def serving(
+    folder: Path, upstream_port: int, *, workers: int = 1, python: str = sys.executable, more_routes: str = ""
+) -> Iterator[tuple[Contender, dict[str, str]]]:
+    """The same, with what `gateway serve --json` said of itself."""
+    config = folder / "gateway.yaml"
+    text = _CONFIG.format(data_dir=data_dir(folder), upstream=upstream_port, workers=workers)
+    config.write_text(text.replace("plans:\n", f"{more_routes}plans:\n"))
     command, where = [python, "-m", "gateway"], ["--config", str(config), "--json"]
     keys = {}
     for plan in ("ok", "limited", "broke"):
         _json([*command, "users", "create", "--email", f"{plan}@example.com", "--plan", plan, *where], folder)
         keys[plan] = _json([*command, "keys", "create", "--user", f"{plan}@example.com", *where], folder)["key"]
     with (
-        (folder / f"gateway-{workers}.log").open("w") as log,
+        (folder / "gateway.log").open("w") as log,
         subprocess.Popen(
             [*command, "serve", *where], stdout=subprocess.PIPE, stderr=log, text=True, cwd=folder
         ) as process,
     ):
         try:
-            urls = json.loads(next(iter(process.stdout or ())))
-            family = Family.of(process.pid)
-            yield Contender(
-                "gateway, metered" + (f", {workers} workers" if workers > 1 else ""),
-                urls["public_url"],
-                pids_running(family, "child", "proxy"),
-                _CASES,
-                behind={
-                    "Valkey": pids_running(family, "valkey-server"),
-                    "usage writer": pids_running(family, "child", "worker"),
-                    "PostgreSQL": pids_running(family, "postgres"),
-                },
-                keys={**keys, "unknown": keys["ok"][:-1] + ("a" if keys["ok"][-1] != "a" else "b")},
-            )
+            said: dict[str, str] = json.loads(next(iter(process.stdout or ())))
+            yield _contender(said, Family.of(process.pid), keys), said
         finally:
             process.terminate()
+
+
+def data_dir(folder: Path) -> Path:
+    return folder / "data"
+
+
+def _contender(said: dict[str, str], family: Family, keys: dict[str, str]) -> Contender:
+    behind = {
+        "Valkey": pids_running(family, "valkey-server"),
+        "usage writer": pids_running(family, "child", "worker"),
+        "PostgreSQL": pids_running(family, "postgres"),
+    }
+    unknown = keys["ok"][:-1] + ("a" if keys["ok"][-1] != "a" else "b")
+    proxies = pids_running(family, "child", "proxy")
+    named = {**keys, "unknown": unknown}
+    return Contender("gateway, metered", said["public_url"], proxies, _CASES, behind=behind, keys=named)
 
 
 def _json(command: list[str], folder: Path) -> dict[str, str]:
