@@ -9,7 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from itertools import pairwise
 from math import inf
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter
@@ -45,8 +45,19 @@ PricingModel = Literal["flat", "per_seat", "tiered", "volume", "usage"]
 Interval = Literal["day", "week", "month", "year"]
 FeatureName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Permissions = Annotated[list[Word], Field(max_length=100)]
+
+
+class NoOtherNames:
+    """Says in the schema, too, that names which do not fit the pattern are refused."""
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
+        return {**handler(core), "additionalProperties": False}
+
+
 FeatureText = Annotated[str, StringConstraints(max_length=200), Storable]
-Features = dict[FeatureName, Annotated[Flag | Count | FeatureText, Field(union_mode="left_to_right")]]
+Features = Annotated[
+    dict[FeatureName, Annotated[Flag | Count | FeatureText, Field(union_mode="left_to_right")]], NoOtherNames()
+]
 
 
 class Tier(Shown):
