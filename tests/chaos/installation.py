@@ -69,12 +69,13 @@ class Installation:
         for part in self.parts.values():
             await part.restored()
         await self.settled()
-        await self.callers.call_once()  # so that every account is hot
-        await self.settled()
-        connection = await asyncpg.connect(self.database_url)
-        async with Redis.from_url(self.redis_url) as redis:
+        async with _connected(self.database_url) as connection, Redis.from_url(self.redis_url) as redis:
+            async with asyncio.timeout(SETTLED_SECONDS):
+                while not await records.are_hot(redis, (customer.user_id for customer in self.callers.customers)):
+                    await self.callers.call_once()
+                    await self.settled()
             open_holds, journaled = await records.left_in(redis)
-            found = records.Records(
+            return records.Records(
                 calls=self.callers.calls,
                 reached=self.upstream.reached,
                 rows=await records.rows_of(connection),
@@ -83,8 +84,6 @@ class Installation:
                 journaled=journaled,
                 limits={self.narrow.user_id: LIMIT_PER_MINUTE},
             )
-        await connection.close()
-        return found
 
     async def settled(self) -> None:
         """Returns when nothing is held, journaled or spooled. Raises TimeoutError."""
@@ -94,6 +93,15 @@ class Installation:
 
     def _spooled(self) -> bool:
         return any(path.stat().st_size for path in self.folder.glob("data/spool/*.spool"))
+
+
+@asynccontextmanager
+async def _connected(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(database_url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -143,8 +143,20 @@ async def rows_of(connection: asyncpg.Connection) -> list[Row]:
     return [Row(*row) for row in await connection.fetch(_ROWS)]
 
 
+async def are_hot(redis: Redis, user_ids: Iterable[UUID]) -> bool:
+    """Whether Redis has the state of them all, in the epochs that their partitions are in."""
+    for user_id in user_ids:
+        keys = await redis.keys(f"gw:*:a:{user_id}")
+        if not keys:
+            return False
+        state, entered = await redis.hmget(keys[0], "s", "e")
+        if state is None or entered != await redis.hget(keys[0].rpartition(b":a:")[0] + b":c", "e"):
+            return False
+    return True
+
+
 async def books_of(connection: asyncpg.Connection, redis: Redis) -> dict[UUID, Book]:
-    """For accounts that are hot: call once more before."""
+    """For accounts that are hot."""
     books = {}
     for row in await connection.fetch(_BOOKS):
         (key,) = await redis.keys(f"gw:*:a:{row['user_id']}")
