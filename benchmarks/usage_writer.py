@@ -34,7 +34,7 @@ from gateway.ledger import partitions, schema
 from gateway.ledger.session import Database
 from gateway.meter.meter import Meter
 from gateway.request_ids import uuid7
-from policies.records import HEAD_COLUMNS, TAIL_COLUMNS, head, tail
+from policies.records import BALANCE_AFTER, COLUMNS, part
 
 PARTITIONS = 64
 STEADY_SECONDS = 10.0
@@ -186,9 +186,9 @@ class Bench:
             "response_bytes": 2048,
             "response_time_ms": 35,
             "upstream_time_ms": 30,
+            BALANCE_AFTER: 123_456,
         }
-        first = head(*(known.get(name) for name in HEAD_COLUMNS))
-        return first + "\t" + tail(*(known.get(name) for name in TAIL_COLUMNS))
+        return part(*(known.get(name) for name in COLUMNS))
 
 
 class Counts:

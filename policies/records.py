@@ -1,7 +1,8 @@
 """How a call is written down: one line of PostgreSQL COPY text, its head fixed at admission and its tail at settlement.
 
 The head lies in the hold while the call runs, so that a call whose gateway died still has its row. The settlement
-script joins head and tail into the journal entry, and the usage writer hands the joined lines to COPY as they are.
+script joins head and tail into the journal entry and puts behind them what only it knows, the balance that the call
+left; the usage writer hands the lines to COPY as they are.
 
 A line is tab-separated, ends in a newline, writes NULL as `\\N` and escapes backslash, tab, newline and carriage return
 (https://www.postgresql.org/docs/current/sql-copy.html, "Text Format"). `created_at` is microseconds since the epoch.
@@ -46,7 +47,15 @@ TAIL_COLUMNS = (
     "content_type",
 )
 
+# The credits that the account may spend right after this settlement, in the hot copy where calls are admitted: what
+# calls still under way hold is taken off. It is the X-Credits-Remaining of an answer that comes after its settlement.
+# Unknown where the account was cold, or the call was settled by a gateway that Redis had lost or was away from.
+BALANCE_AFTER = "balance_after"
+
+COLUMNS = (*HEAD_COLUMNS, *TAIL_COLUMNS, BALANCE_AFTER)
+
 NULL = "\\N"
+_TABS_WITHOUT_BALANCE = len(HEAD_COLUMNS) + len(TAIL_COLUMNS) - 1
 _ESCAPES = {ord("\\"): "\\\\", ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\\r", 0: ""}
 _UNESCAPES = {"\\\\": "\\", "\\t": "\t", "\\n": "\n", "\\r": "\r"}
 
@@ -77,15 +86,15 @@ def tail(*columns: Column) -> str:
     return _join(columns)
 
 
-def line(head: str, tail: str) -> str:
-    """The whole record, as the settlement script joins it."""
-    return f"{head}\t{tail}\n"
+def line(record: bytes) -> bytes:
+    """A journal entry's record as a line of COLUMNS: without a balance, if the script knew none."""
+    return record + (b"\t\\N\n" if record.count(b"\t") == _TABS_WITHOUT_BALANCE else b"\n")
 
 
 def parse(line: str) -> dict[str, str | None]:
-    """A record read back, column by column, unescaped."""
+    """A line read back, column by column, unescaped."""
     values = line.removesuffix("\n").split("\t")
-    return dict(zip(HEAD_COLUMNS + TAIL_COLUMNS, map(_unescape, values), strict=True))
+    return dict(zip(COLUMNS, map(_unescape, values), strict=True))
 
 
 def _join(columns: tuple[Column, ...]) -> str:

@@ -19,9 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger import thresholds
 from gateway.ledger.burning import burn
 from gateway.ledger.session import outages_typed
-from policies.records import HEAD_COLUMNS, TAIL_COLUMNS
-
-COLUMNS = HEAD_COLUMNS + TAIL_COLUMNS
+from policies.records import BALANCE_AFTER, COLUMNS, TAIL_COLUMNS
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,7 @@ async def _take(connection: AsyncConnection, lines: Iterable[bytes], statement: 
 # Types that do not match those of usage_tracking: created_at comes as microseconds since the epoch.
 _TYPES = {
     **dict.fromkeys(("request_id", "user_id", "api_key_id", "subscription_id"), "uuid"),
-    **dict.fromkeys(("created_at", "credits_charged", "tokens_used"), "bigint"),
+    **dict.fromkeys(("created_at", "credits_charged", "tokens_used", BALANCE_AFTER), "bigint"),
     **dict.fromkeys(("request_bytes", "response_bytes", "file_size_bytes"), "bigint"),
     **dict.fromkeys(("product_count", "response_time_ms", "upstream_time_ms"), "integer"),
     "status_code": "smallint",
@@ -77,13 +75,15 @@ _CREATE_CHARGES = text("""
     CREATE TEMP TABLE IF NOT EXISTS usage_charges (user_id uuid, requests bigint, credits bigint) ON COMMIT DELETE ROWS
 """)
 
-# What the lines have beyond usage_tracking is for analysis_history.
-_KEPT = [name for name in COLUMNS if name not in ("file_name", "file_sha256", "content_type")]
+# What the lines have beyond usage_tracking is for analysis_history; the balance after is metadata.
+_KEPT = [name for name in COLUMNS if name not in ("file_name", "file_sha256", "content_type", BALANCE_AFTER)]
 _AS_ROW = {
     "created_at": "timestamptz 'epoch' + l.created_at * interval '1 microsecond'",
     "product_count": "coalesce(l.product_count, 1)",
     "credits_charged": "coalesce(l.credits_charged, 0)",
-    "metadata": "coalesce(l.metadata, '{}')",
+    "metadata": f"""CASE WHEN l.{BALANCE_AFTER} IS NULL THEN coalesce(l.metadata, '{{}}')
+                         WHEN l.metadata IS NULL THEN jsonb_build_object('{BALANCE_AFTER}', l.{BALANCE_AFTER})
+                         ELSE l.metadata || jsonb_build_object('{BALANCE_AFTER}', l.{BALANCE_AFTER}) END""",
 }
 
 _HISTORY_TAIL = (

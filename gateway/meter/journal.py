@@ -14,6 +14,7 @@ from typing import NamedTuple
 from gateway.meter.keys import partition_keys
 from gateway.meter.link import Command, Link, Script
 from gateway.meter.recall import id_after
+from policies import records
 
 TRIM = Script.load("trim")
 
@@ -25,7 +26,7 @@ MIN_ENTRIES_PER_READ = 20
 
 
 class Entry(NamedTuple):
-    """One settled call: its stream id, and its record as a line of PostgreSQL COPY text.
+    """One settled call: its stream id, and its record as a line of PostgreSQL COPY text (`policies.records.COLUMNS`).
 
     A correction is the record of a call that stands written as abandoned, and was settled after all (`late.lua`).
     """
@@ -134,4 +135,4 @@ def is_correction(rest: Sequence[bytes]) -> bool:
 
 def _entry(raw: tuple[bytes, Sequence[bytes]]) -> Entry:
     entry_id, (_, record, *rest) = raw
-    return Entry(entry_id.decode(), record + b"\n", is_correction(rest))
+    return Entry(entry_id.decode(), records.line(record), is_correction(rest))

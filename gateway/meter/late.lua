@@ -2,7 +2,7 @@
 --
 -- Where the sweeper has given it up, its gateway was only frozen, or had spooled the settlement: the hold went back then,
 -- so the charge is taken from the balance in full, and may take it below zero. The journal gets the whole record again,
--- marked as a correction: the field `k` behind the record says `c`.
+-- with the balance that this leaves, marked as a correction: the field `k` behind the record says `c`.
 --
 -- A call whose Idempotency-Key another call has claimed meanwhile stays abandoned: only one of them may count.
 --
@@ -32,12 +32,13 @@ local is_claimed = claimed_by and claimed_by ~= ARGV[4]
 if is_claimed and ARGV[7] then
   return {3}
 end
-local balance = 0
+local balance, record = 0, head .. '\t' .. ARGV[2]
 local state = redis.call('HGET', KEYS[1], 's')
 if state then
   local clock, before = struct.unpack('<i8i8', state)
   balance = before - ARGV[1]
   redis.call('HSET', KEYS[1], 's', struct.pack('<i8i8', clock, balance) .. string.sub(state, 17))
+  record = record .. string.format('\t%d', balance) -- `..` writes large numbers as 1e+15
 end
 redis.call('DEL', KEYS[2])
 if KEYS[5] and ARGV[7] then
@@ -46,4 +47,4 @@ if KEYS[5] and ARGV[7] then
 elseif KEYS[5] and not is_claimed then
   redis.call('DEL', KEYS[5])
 end
-return {1, balance, redis.call('XADD', KEYS[3], '*', 'r', head .. '\t' .. ARGV[2], 'k', 'c')}
+return {1, balance, redis.call('XADD', KEYS[3], '*', 'r', record, 'k', 'c')}

@@ -1,4 +1,5 @@
--- Ends one admitted call: removes its hold, charges what it cost, writes its record to the journal. Once.
+-- Ends one admitted call: removes its hold, charges what it cost, writes its record to the journal, with the balance that
+-- this leaves behind it. Once.
 --
 -- A charge above the hold is taken in full and may take the balance below zero; it never goes uncharged.
 --
@@ -32,7 +33,7 @@ if is_claimed and ARGV[7] then
   return {3}
 end
 local held, head = string.match(hold, '^(%d+)\t[^\t]*\t(.*)$')
-local balance = 0
+local balance, record = 0, head .. '\t' .. ARGV[3]
 
 local state = redis.call('HGET', KEYS[1], 's')
 if state then
@@ -41,9 +42,10 @@ if state then
   -- What another epoch left behind may have counted fewer; nothing is admitted by it any more.
   local settled = struct.pack(STATE, clock, balance, math.max(in_flight - 1, 0)) .. string.sub(state, STATE_BYTES + 1)
   redis.call('HSET', KEYS[1], 's', settled)
+  record = record .. string.format('\t%d', balance) -- `..` writes large numbers as 1e+15
 end
 redis.call('HDEL', KEYS[2], ARGV[1])
-local entry = redis.call('XADD', KEYS[3], '*', 'r', head .. '\t' .. ARGV[3])
+local entry = redis.call('XADD', KEYS[3], '*', 'r', record)
 if KEYS[4] then
   if not ARGV[5] then
     redis.call('SET', KEYS[4], head, 'EX', ARGV[4])

@@ -47,6 +47,7 @@ async def test_the_call_of_the_journey_is_in_usage_and_ledger(demo: Running) -> 
 
     (call,) = calls
     assert (call["endpoint"], call["computed"]) == ("generate", "1 credit per item x 2 items, at least 1")
+    assert call["balance_after"] == 8
     assert [(entry["kind"], entry["amount"], entry["balance_after"]) for entry in entries] == [
         ("usage", -2, 8),
         ("grant", 10, 10),

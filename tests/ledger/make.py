@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger import accounts, keys
 from gateway.ledger.accounts import User
 from gateway.ledger.keys import Fingerprint
-from policies.records import HEAD_COLUMNS, TAIL_COLUMNS, head, line, tail
+from policies.records import COLUMNS, part
 
 NOON = datetime(2026, 3, 15, 12, tzinfo=UTC)
 
@@ -45,5 +45,5 @@ def a_line(user_id: UUID, *, credits_charged: int = 1, at: datetime = NOON, **co
         "response_bytes": 512,
     }
     record.update(columns)
-    first = head(*(record.get(name) for name in HEAD_COLUMNS))
-    return line(first, tail(*(record.get(name) for name in TAIL_COLUMNS))).encode()
+    values = (record.get(name) for name in COLUMNS)
+    return b"%b\n" % part(*values).encode()

@@ -50,7 +50,7 @@ class Model:
     catalogue: int | None = None
     holds: dict[str, tuple[str, int]] = field(default_factory=dict)
     swept: dict[str, str] = field(default_factory=dict)
-    journal: list[tuple[str, str]] = field(default_factory=list)
+    journal: list[tuple[str, str, int | None]] = field(default_factory=list)
     charged: dict[str, int] = field(default_factory=dict)
     calls: dict[str, tuple[str, int]] = field(default_factory=dict)  # whose, and when by the clock that dates it
 
@@ -103,36 +103,36 @@ class Model:
         if request_id not in self.holds:
             return self._correct(request_id, charge=charge)
         name, held = self.holds.pop(request_id)
-        self.journal.append((request_id, "settled"))
-        self.charged[request_id] = charge
         account = self.accounts[name]
-        if not account.is_hot:
-            return 0
-        account.balance += held - charge
-        account.in_flight = max(0, account.in_flight - 1)
-        return account.balance
+        if account.is_hot:
+            account.balance += held - charge
+            account.in_flight = max(0, account.in_flight - 1)
+        return self._charge(account, request_id, "settled", charge=charge)
 
     def sweep(self, request_id: str) -> bool:
         if request_id not in self.holds:
             return False
         self.swept[request_id], held = self.holds.pop(request_id)
-        self.journal.append((request_id, "swept"))
         account = self.accounts[self.swept[request_id]]
         if account.is_hot:
             account.balance += held
             account.in_flight = max(0, account.in_flight - 1)
+        self._charge(account, request_id, "swept", charge=0)
         return True
 
     def _correct(self, request_id: str, *, charge: int) -> int | None:
         if request_id not in self.swept:
             return None
         account = self.accounts[self.swept.pop(request_id)]
-        self.journal.append((request_id, "corrected"))
+        if account.is_hot:
+            account.balance -= charge
+        return self._charge(account, request_id, "corrected", charge=charge)
+
+    def _charge(self, account: Account, request_id: str, kind: str, *, charge: int) -> int:
+        """Journals the end of a call, with the balance that it left where that is known, else 0 is told."""
+        self.journal.append((request_id, kind, account.balance if account.is_hot else None))
         self.charged[request_id] = charge
-        if not account.is_hot:
-            return 0
-        account.balance -= charge
-        return account.balance
+        return account.balance if account.is_hot else 0
 
     def admit(
         self,

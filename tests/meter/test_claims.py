@@ -20,7 +20,7 @@ from gateway.meter.link import Link, MeterUnavailable
 from gateway.meter.meter import SCRIPTS, Admission, Meter, Verdict
 from policies.limits import Limits
 from policies.model import Outcome
-from policies.records import HEAD_COLUMNS, TAIL_COLUMNS, head, parse, tail
+from policies.records import HEAD_COLUMNS, TAIL_COLUMNS, head, line, parse, tail
 from tests.meter.conftest import OwnServer
 
 T = TypeVar("T")
@@ -302,7 +302,7 @@ class Repeats(RuleBasedStateMachine):
     def _write(self) -> str:
         upto = "0-0"
         for entry_id, (_, record, *rest) in self.bench.call("XRANGE", self.keys.journal, "-", "+"):
-            columns = parse(record.decode())
+            columns = parse(line(record).decode())
             row = int(columns["credits_charged"] or 0), columns["outcome"] == Outcome.ABANDONED
             self.books.write(columns["request_id"] or "", row, corrects=is_correction(rest))
             upto = entry_id.decode()

@@ -15,7 +15,7 @@ from gateway.meter.journal import Journal
 from gateway.meter.link import Link, NotSent
 from gateway.meter.meter import SCRIPTS, Admission, Loaded, Meter, Verdict
 from policies.limits import Limits
-from policies.records import HEAD_COLUMNS, TAIL_COLUMNS, head, parse, tail
+from policies.records import HEAD_COLUMNS, TAIL_COLUMNS, head, line, parse, tail
 from tests.meter.conftest import OwnServer
 
 LAST_ID = "99999999999999-5"  # of a clock that is far ahead
@@ -70,7 +70,7 @@ class Site:
 
     async def journal(self) -> list[tuple[str | None, bool]]:
         entries = await self.link.call((b"XRANGE", b"gw:{p00}:j", b"-", b"+"))
-        return [(parse(record.decode())["request_id"], bool(rest)) for _, (_, record, *rest) in entries]
+        return [(parse(line(record).decode())["request_id"], bool(rest)) for _, (_, record, *rest) in entries]
 
 
 @pytest.fixture

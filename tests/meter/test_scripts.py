@@ -27,7 +27,7 @@ from gateway.meter.meter import ADMIT, CLOCK_SKEW_MS, LOAD, PEEK, SCRIPTS, Admis
 from policies.admission import Standing, check_standing
 from policies.limits import WINDOW_SECONDS, WINDOWS, Limits
 from policies.model import Plan, Refused
-from policies.records import HEAD_COLUMNS, TAIL_COLUMNS, head, parse, tail
+from policies.records import BALANCE_AFTER, HEAD_COLUMNS, TAIL_COLUMNS, head, line, parse, tail
 from tests.meter.conftest import OwnServer
 from tests.meter.model import Account, Model, step_ms
 
@@ -153,7 +153,7 @@ class Calls(RuleBasedStateMachine):
 
     def _counted(self, name: str, balance: int) -> dict[str, object]:
         """Leaves the journal to the script, but where there are corrections, which only PostgreSQL can judge."""
-        corrected = {request_id for request_id, kind in self.model.journal if kind == "corrected"}
+        corrected = {request_id for request_id, kind, _ in self.model.journal if kind == "corrected"}
         if not any(self.model.calls[request_id][0] == name for request_id in corrected):
             return {"balance": balance}
         ((newest, _),) = self.bench.call("XREVRANGE", self.bench.keys[name].journal, "+", "-", "COUNT", 1)
@@ -309,15 +309,16 @@ class Calls(RuleBasedStateMachine):
     def teardown(self) -> None:
         assert self._read_journal() == self.model.journal
 
-    def _read_journal(self) -> list[tuple[str, str]]:
-        """Request ids, and whether the entry settles, sweeps or corrects."""
+    def _read_journal(self) -> list[tuple[str, str, int | None]]:
+        """Request ids, whether the entry settles, sweeps or corrects, and the balance that this left."""
         entries = self.bench.call("XRANGE", self.bench.keys["anna"].journal, "-", "+")
         found = []
         for _, (_, record, *rest) in entries:
-            columns = parse(record.decode())
+            columns = parse(line(record).decode())
             assert columns["path"] == "/path"
             kind = "corrected" if is_correction(rest) else columns["outcome"]
-            found.append((columns["request_id"] or "", kind or ""))
+            left = columns[BALANCE_AFTER]
+            found.append((columns["request_id"] or "", kind or "", None if left is None else int(left)))
         return found
 
     def _admit(self, name: str, *, amount: int, required: int, drift: tuple[int, int]) -> Admission:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from policies.records import HEAD_COLUMNS, NULL, TAIL_COLUMNS, head, line, parse, part, tail, text
+from policies.records import COLUMNS, HEAD_COLUMNS, NULL, TAIL_COLUMNS, head, line, parse, part, tail, text
 
-COLUMNS = HEAD_COLUMNS + TAIL_COLUMNS
+RECORD = len(HEAD_COLUMNS) + len(TAIL_COLUMNS)
 # PostgreSQL text holds no NUL; everything else that UTF-8 can write may come.
 TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"))
 AWKWARD = st.text(st.sampled_from("\\\t\n\rNtnr.ab\v\b\x1e\u2028"), max_size=12)
@@ -17,7 +17,8 @@ VALUE = st.none() | TEXT | AWKWARD
 
 def _written(values: list[str | None]) -> str:
     escaped = [text(value) for value in values]
-    return line(head(*escaped[: len(HEAD_COLUMNS)]), tail(*escaped[len(HEAD_COLUMNS) :]))
+    first, last = head(*escaped[: len(HEAD_COLUMNS)]), tail(*escaped[len(HEAD_COLUMNS) : RECORD])
+    return line(part(first, last, *escaped[RECORD:]).encode()).decode()
 
 
 @given(st.lists(VALUE, min_size=len(COLUMNS), max_size=len(COLUMNS)))
@@ -50,11 +51,18 @@ def test_nul_is_dropped_and_nothing_else(value: str) -> None:
 
 
 def test_numbers_are_written_as_they_are_and_nothing_as_null() -> None:
-    written = line(head(*range(len(HEAD_COLUMNS))), tail(*[None] * len(TAIL_COLUMNS)))
+    written = line(part(head(*range(len(HEAD_COLUMNS))), tail(*[None] * len(TAIL_COLUMNS)), 7).encode()).decode()
     record = parse(written)
     assert record["request_id"] == "0"
     assert record["outcome"] is None
-    assert written.endswith("\t\\N\n")
+    assert record["balance_after"] == "7"
+    assert written.endswith("\t\\N\t7\n")
+
+
+def test_a_record_without_the_balance_is_a_line_all_the_same() -> None:
+    written = line(part(*range(RECORD)).encode())
+    assert written.endswith(b"\t\\N\n")
+    assert parse(written.decode())["balance_after"] is None
 
 
 @pytest.mark.parametrize("count", [0, 1, len(COLUMNS) - 1, len(COLUMNS) + 1])

@@ -415,6 +415,7 @@ class TestPrices:
         answer = await plane.get(account, "/v1/dear")
         assert answer.headers["x-credits-charged"] == str(asked)
         assert answer.headers["x-credits-remaining"] == str(100 - asked)
+        assert (await plane.record(account))["metadata"] == {"balance_after": 100 - asked}
         await self._charged(plane, account, asked)
 
     @pytest.mark.parametrize("asked", ["-1", "1.5", "x", "1e3", "0x10", "9" * 13, "1 2", "٣"])

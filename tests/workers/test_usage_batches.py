@@ -14,7 +14,7 @@ from gateway.ledger import poison
 from gateway.ledger.session import Database, DatabaseUnavailable
 from gateway.workers import usage_writer as module
 from gateway.workers.usage_writer import GatheringWriter, Pace, UsageWriter, _partitions_for
-from policies.records import line
+from policies.records import part
 from tests.workers.conftest import House, a_head, a_tail
 
 NOWHERE = "postgresql://gateway:x@127.0.0.1:1/gateway"
@@ -49,7 +49,7 @@ async def test_long_records_make_small_batches(house: House, monkeypatch: pytest
     monkeypatch.setattr(module, "ENTRIES_PER_READ", 1)  # the journal gives its least: 20 of a partition
     user_id = await house.a_user()
     for _ in range(50):
-        record = line(a_head(user_id, str(uuid4())), a_tail(0)).strip("\n")
+        record = part(a_head(user_id, str(uuid4())), a_tail(0))
         await house.spoil(user_id, record.encode())
     writer = UsageWriter(house.database, house.journal)
     assert await writer.run_once() == 20

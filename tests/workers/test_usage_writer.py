@@ -13,7 +13,7 @@ from gateway.ledger import offsets, poison
 from gateway.meter.journal import Batch, Journal
 from gateway.workers import usage_writer as module
 from gateway.workers.usage_writer import UsageWriter
-from policies.records import line
+from policies.records import line, part
 from tests.workers.conftest import House, a_head, a_tail
 
 
@@ -179,7 +179,7 @@ async def test_calls_that_settle_while_the_writer_runs_are_not_lost(house: House
 
 
 def _record(tail: str) -> bytes:
-    return line(a_head(uuid4(), str(uuid4())), tail).strip("\n").encode()
+    return part(a_head(uuid4(), str(uuid4())), tail).encode()
 
 
 POISON = {
@@ -203,7 +203,7 @@ async def test_an_entry_that_cannot_be_written_costs_no_other(house: House, reco
     after = {UUID(await house.call(user_id)) for _ in range(6)}
     await _drain(UsageWriter(house.database, house.journal))
     (refused,) = await _poison(house)
-    assert (refused.partition, refused.line) == (house.meter.keys(user_id).partition, record + b"\n")
+    assert (refused.partition, refused.line) == (house.meter.keys(user_id).partition, line(record))
     assert refused.reason
     assert await _rows(house) == dict.fromkeys(before | after, 1)
     assert await house.journal.length() == 0
@@ -213,7 +213,7 @@ async def test_an_entry_that_cannot_be_written_costs_no_other(house: House, reco
 async def test_a_charge_that_no_balance_can_hold_costs_no_other(house: House) -> None:
     user_id = await house.a_user(credits_given=0)
     for _ in range(3):
-        record = line(a_head(user_id, str(uuid4())), a_tail(2**63 - 1)).strip("\n").encode()
+        record = part(a_head(user_id, str(uuid4())), a_tail(2**63 - 1)).encode()
         await house.spoil(user_id, record)
     await _drain(UsageWriter(house.database, house.journal))
     assert len(await _poison(house)) == 2
@@ -237,7 +237,7 @@ async def test_a_journal_whose_ids_begin_anew_is_written_all_the_same(house: Hou
     await _drain(writer)
     await house.redis.flushdb()
     user_id = house.users[0]
-    record = line(a_head(user_id, str(uuid4())), a_tail(3)).strip("\n")
+    record = part(a_head(user_id, str(uuid4())), a_tail(3))
     await house.redis.xadd(house.meter.keys(user_id).journal, {"r": record}, id="5-1")
     assert await _drain(writer) == 1
     assert len(await _rows(house)) == 6

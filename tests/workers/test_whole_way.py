@@ -26,6 +26,7 @@ async def test_a_call_is_charged_the_same_in_every_book(house: House) -> None:
         (row,) = (await list_usage(connection, UsageFilter(user_id=user_id))).data
         newest, *_ = (await credits.ledger(connection, user_id)).data
     assert (row.request_id, row.credits_charged, row.outcome) == (UUID(request_id), 7, "succeeded")
+    assert row.metadata == {"balance_after": 43}
     assert (newest.kind, newest.amount, newest.balance_after) == ("usage", -7, 43)
     assert (await house.balance(user_id)).current_credits == 43
     assert await _hot_balance(house, user_id) == 43

@@ -25,6 +25,7 @@ from gateway.ledger.analytics import MAX_SPAN, Dimension
 from gateway.ledger.history import UsageFilter, UsageRow
 from policies.model import Outcome, Route
 from policies.receipts import explained
+from policies.records import BALANCE_AFTER
 
 DEFAULT_SPAN = timedelta(days=30)
 _DIMENSION = "|".join((Dimension.DAY, Dimension.ENDPOINT, Dimension.PLAN))
@@ -34,7 +35,7 @@ router = APIRouter(prefix="/me", tags=["usage"], responses=SIGNED_IN)
 
 
 class Call(Shown):
-    """`computed` says how the charge came about, `balance_after` what it left, where that was recorded."""
+    """`computed` says how the charge came about."""
 
     request_id: UUID
     created_at: datetime
@@ -49,7 +50,11 @@ class Call(Shown):
     error_code: str | None
     credits_charged: int
     computed: str = Field(examples=["2 credits per 1000 tokens x 1500 tokens"])
-    balance_after: int | None
+    balance_after: int | None = Field(
+        description="Credits left to spend right after this call was settled, less what calls under way then held: "
+        "what X-Credits-Remaining tells. Null where it was not known: the account was just being loaded, or the call "
+        "was served or settled while Redis was out of reach."
+    )
     product_count: int
     tokens_used: int | None
     cost_usd: Decimal | None
@@ -173,6 +178,6 @@ def receipt(row: UsageRow, route: Route | None) -> Call:
         tokens=row.tokens_used,
         response_time_ms=row.response_time_ms,
     )
-    more: dict[str, Any] = {"computed": computed, "balance_after": row.metadata.get("balance_after")}
+    more: dict[str, Any] = {"computed": computed, "balance_after": row.metadata.get(BALANCE_AFTER)}
     kept = {name: getattr(row, name) for name in _COLUMNS if name not in more}
     return Call.model_validate(kept | more)

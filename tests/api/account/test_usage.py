@@ -22,7 +22,14 @@ async def caller(shop: Shop) -> Customer:
     customer, other = await shop.customer(), await shop.customer()
     lines = [
         a_line(customer.id, at=NOON, credits_charged=1, usage_type="analysis"),
-        a_line(customer.id, at=NOON + timedelta(hours=1), endpoint="generate", credits_charged=6, product_count=3),
+        a_line(
+            customer.id,
+            at=NOON + timedelta(hours=1),
+            endpoint="generate",
+            credits_charged=6,
+            product_count=3,
+            balance_after=43,
+        ),
         a_line(customer.id, at=NOON + timedelta(hours=2), credits_charged=9),
         a_line(customer.id, at=NOON + timedelta(days=1), credits_charged=0, outcome="upstream_error", status_code=502),
         a_line(customer.id, at=NOON + timedelta(days=1, hours=1), endpoint="gone", credits_charged=4, batch_id="=1+1"),
@@ -43,6 +50,7 @@ async def test_each_call_comes_with_its_receipt(caller: Customer) -> None:
         ("generate", 6, "2 credits per item x 3 items"),
         ("analyze", 1, "1 credit per call"),
     ]
+    assert [call["balance_after"] for call in calls] == [None, None, None, 43, None]
     assert not any("user_id" in call for call in calls)
 
 
