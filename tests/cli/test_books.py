@@ -21,7 +21,8 @@ from gateway.ledger import credits, schema
 from gateway.ledger.session import Database
 from gateway.ledger.usage import ingest
 from policies.records import text as escaped
-from tests.cli.test_records import CONFIG, ENVIRON, REPOSITORY, Place
+from tests.cli.commands import ENVIRON, REPOSITORY
+from tests.cli.test_records import CONFIG, Place
 from tests.ledger.make import a_line, a_user
 
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)

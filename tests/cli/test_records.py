@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +19,8 @@ from gateway.ledger.principals import find_principal
 from gateway.ledger.session import Database
 from policies.keys import digest, is_well_formed
 from policies.model import KeyStatus, Principal
+from tests.cli.commands import ENVIRON, Answer, run
 
-REPOSITORY = Path(__file__).parents[2]
-ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
 EMAIL = "ada@example.com"
 CONFIG = """
 upstreams: {ai: {targets: [http://127.0.0.1:9000]}}
@@ -38,28 +35,6 @@ plans:
      pricing_model: tiered, tiers: [{up_to: 12, unit_price: 0.5}, {unit_price: 0.25, flat_price: 1}]}
   - {id: late, name: Late, price: 3}
 """
-
-
-@dataclass(frozen=True)
-class Answer:
-    code: int
-    out: str
-    err: str
-
-    def value(self) -> dict[str, Any]:
-        """The one line of JSON of a command that succeeded."""
-        (line,) = self.values()
-        return line
-
-    def values(self) -> list[dict[str, Any]]:
-        assert (self.code, self.err) == (0, ""), self
-        return [json.loads(line) for line in self.out.splitlines()]
-
-    def complaint(self) -> str:
-        """The one line of a command that could not do its work."""
-        (line,) = self.err.splitlines()
-        assert (self.code, self.out) == (1, ""), self
-        return line
 
 
 @dataclass(frozen=True)
@@ -80,21 +55,6 @@ class Place:
             found = await find_principal(connection, digest(key.encode(), peppers[max(peppers)]))
         assert found is not None
         return found
-
-
-async def run(*arguments: str) -> Answer:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", *arguments),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=REPOSITORY,
-        env=ENVIRON,
-    )
-    async with asyncio.timeout(60):
-        out, err = await process.communicate()
-    assert "Traceback" not in err.decode(), err.decode()
-    return Answer(process.returncode or 0, out.decode(), err.decode())
 
 
 @pytest.fixture(scope="module")
