@@ -24,6 +24,8 @@ Header = tuple[bytes, bytes]
 class Reply:
     """One response to one client, under one request id."""
 
+    __slots__ = ("_client", "_send", "request_id", "status")
+
     def __init__(self, client: Client, send: Send, request_id: str) -> None:
         self.request_id = request_id
         self.status = 0

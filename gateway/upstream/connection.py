@@ -9,7 +9,6 @@ from typing import Protocol, cast
 
 from gateway.upstream.errors import BodyLengthError, UpstreamError, invalid, timed_out, unreachable
 from gateway.upstream.head import Head
-from gateway.upstream.reader import ResponseReader
 from gateway.upstream.response import OnEnd, Response
 from gateway.upstream.wire import Request
 
@@ -100,8 +99,9 @@ class Connection(asyncio.BufferedProtocol):
         now = self._progress_at = self.loop.time()
         self._total_at = total_at
         request.is_sent = True
-        reader = ResponseReader(request.method, request.upgrade, known=self._known_head)
-        response = Response(reader, self, reused=self.exchanges > 0, started_at=now, on_end=on_end)
+        response = Response(
+            request, self, known=self._known_head, reused=self.exchanges > 0, started_at=now, on_end=on_end
+        )
         self.response = response
         self.exchanges += 1
         self._send(transport, head, request)
@@ -165,6 +165,10 @@ class Connection(asyncio.BufferedProtocol):
         if response is None:
             self._condemn()
             return
+        known = response.take_whole(data)
+        if known is not None:
+            self._finish(response, known, is_clean=True)
+            return
         reader = response.reader
         try:
             reader.feed(data)
@@ -172,7 +176,7 @@ class Connection(asyncio.BufferedProtocol):
             self._fail(error)
             return
         if reader.complete:
-            self._finish(response)
+            self._finish(response, reader.head, is_clean=reader.clean)
             return
         if reader.buffered > HIGH_WATER_BYTES:
             self._pause()
@@ -201,13 +205,14 @@ class Connection(asyncio.BufferedProtocol):
 
     # The end of an exchange, each exactly once.
 
-    def _finish(self, response: Response) -> None:
-        reader = response.reader
-        reusable = reader.keep_alive and reader.clean and self._sent and not self.closed and not self._buffered_bytes()
+    def _finish(self, response: Response, head: Head | None, *, is_clean: bool) -> None:
+        if head is None:
+            raise AssertionError("what has ended has begun with a head")
+        reusable = head.keep_alive and is_clean and self._sent and not self.closed and not self._buffered_bytes()
         self.response = None
-        self.keep_alive_seconds = reader.keep_alive_seconds
-        if reader.head is not None and reader.head.raw:
-            self._known_head = reader.head
+        self.keep_alive_seconds = head.keep_alive_seconds
+        if head.raw:
+            self._known_head = head
         self._stop_upload()
         if reusable:
             self._unpause()
@@ -218,7 +223,6 @@ class Connection(asyncio.BufferedProtocol):
         response, self.response = self.response, None
         if response is None:
             return
-        response.reader.discard_parser()
         response.fail(error)
         self._owner.release(self, reusable=False)
 
@@ -228,7 +232,7 @@ class Connection(asyncio.BufferedProtocol):
         self.closed = True
         if response is None:
             self._condemn()
-        elif exc is not None or not response.reader.received:
+        elif exc is not None or not response.is_begun:
             self._fail(_broken(response, exc))
         else:
             try:
@@ -236,7 +240,7 @@ class Connection(asyncio.BufferedProtocol):
             except UpstreamError as error:
                 self._fail(error)
             else:
-                self._finish(response)
+                self._finish(response, response.reader.head, is_clean=response.reader.clean)
 
     def _condemn(self) -> None:
         """Bytes or an end that no exchange asked for: it may not carry another."""
@@ -375,6 +379,6 @@ class Connection(asyncio.BufferedProtocol):
 
 def _broken(response: Response, exc: Exception | None) -> UpstreamError:
     reason = "closed the connection" if exc is None else f"broke the connection ({exc})"
-    if response.reader.received:
+    if response.is_begun:
         return invalid(f"the upstream {reason} before the end of its response")
     return unreachable(f"the upstream {reason} before it answered")

@@ -9,6 +9,7 @@ from typing import Protocol
 from gateway.upstream.head import Head, Header
 from gateway.upstream.reader import ResponseReader
 from gateway.upstream.tunnel import Wire
+from gateway.upstream.wire import Request
 
 
 class Carrier(Protocol):
@@ -29,22 +30,32 @@ class Response:
     """
 
     __slots__ = (
+        "_body",
         "_carrier",
+        "_head",
+        "_known",
         "_on_end",
+        "_reader",
+        "_request",
         "_waiter",
         "complete",
         "error",
         "headers",
-        "reader",
         "reused",
         "started_at",
         "status",
     )
 
     def __init__(
-        self, reader: ResponseReader, carrier: Carrier, *, reused: bool, started_at: float, on_end: OnEnd | None
+        self,
+        request: Request,
+        carrier: Carrier,
+        *,
+        known: Head | None,
+        reused: bool,
+        started_at: float,
+        on_end: OnEnd | None,
     ) -> None:
-        self.reader = reader
         self.status = 0
         self.headers: list[Header] = []
         self.complete = False
@@ -54,14 +65,27 @@ class Response:
         self._carrier: Carrier | None = carrier
         self._on_end = on_end
         self._waiter: asyncio.Future[None] | None = None
+        self._request = request
+        self._known = known
+        self._head: Head | None = None
+        self._body = b""
+        self._reader: ResponseReader | None = None
 
     def __repr__(self) -> str:
         state = "complete" if self.complete else "broken" if self.error else "running" if self._carrier else "closed"
-        return f"<Response {self.status} {state}, {self.reader.buffered} bytes buffered>"
+        return f"<Response {self.status} {state}, {self.buffered} bytes buffered>"
+
+    @property
+    def buffered(self) -> int:
+        """How many bytes `take` would give."""
+        return len(self._body) if self._reader is None else self._reader.buffered
 
     def take(self) -> bytes:
         """Everything that is buffered, b"" if nothing. Reading from the upstream goes on where it was paused."""
-        data = self.reader.take()
+        if self._reader is None:
+            data, self._body = self._body, b""
+            return data
+        data = self._reader.take()
         if data and self._carrier is not None:
             self._carrier.resume()
         return data
@@ -71,7 +95,7 @@ class Response:
 
         Raises UpstreamError when the body breaks off or times out, and whatever the request body's iterator raised.
         """
-        while not self.reader.buffered and not self.complete:
+        while not self.buffered and not self.complete:
             await self._changed()
 
     async def headed(self) -> None:
@@ -86,9 +110,9 @@ class Response:
     @property
     def head(self) -> Head:
         """The head as a whole, which may be that of earlier answers too. RuntimeError while there is none."""
-        if self.reader.head is None:
+        if self._head is None:
             raise RuntimeError("the head has not come")
-        return self.reader.head
+        return self._head
 
     def switched(self) -> Wire:
         """After 101: the connection, to be taken over at once. It stays leased until it is lost or this is closed."""
@@ -105,25 +129,62 @@ class Response:
 
     # The connection's side.
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether a byte of it has come."""
+        return self._reader is not None or self._head is not None
+
+    @property
+    def reader(self) -> ResponseReader:
+        """Reads it, from its first byte on; there is none for an answer that `take_whole` has taken."""
+        if self._reader is None:
+            self._reader = ResponseReader(self._request.method, self._request.upgrade, known=self._known)
+        return self._reader
+
+    def take_whole(self, data: bytes) -> Head | None:
+        """Takes an answer that comes whole under a head that is known, which most do: 4 µs less than reading it."""
+        known, request = self._known, self._request
+        if (
+            known is None
+            or self._reader is not None
+            or len(data) - len(known.raw) != known.length
+            or not data.startswith(known.raw)
+            or request.method == b"HEAD"
+            or request.upgrade is not None
+        ):
+            return None
+        self._body = data[len(known.raw) :]
+        self._take_head(known)
+        return known
+
     def advance(self) -> None:
-        reader = self.reader
-        if reader.status and not self.status:
-            self.status = reader.status
-            self.headers = reader.headers
+        head = self.reader.head
+        if head is not None and self._head is None:
+            self._take_head(head)
         self._wake()
 
     def finish(self) -> None:
         """The body has ended; the connection is no longer ours."""
         self._carrier = None
         self.complete = True
-        self.advance()
+        if self._reader is None:
+            self._wake()
+        else:
+            self.advance()
         self._ended()
 
     def fail(self, error: BaseException) -> None:
         self._carrier = None
         self.error = error
+        if self._reader is not None:
+            self._reader.discard_parser()
         self._wake()
         self._ended()
+
+    def _take_head(self, head: Head) -> None:
+        self._head = head
+        self.headers = head.headers
+        self.status = head.status
 
     def _ended(self) -> None:
         if self._on_end is not None:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-import urllib.parse
 from typing import Any, cast
 
-import structlog
 import uvicorn
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
@@ -25,6 +23,7 @@ from gateway.proxy.listener.exchange import Exchange
 from gateway.proxy.listener.head import Head
 from gateway.proxy.listener.limits import DEFAULT_LIMITS, Limits
 from gateway.proxy.listener.refusals import Unacceptable, answer
+from gateway.proxy.listener.serving import Origin, Serving
 from gateway.upstream.tunnel import Wire
 
 # Of a body that the application has not taken, and of requests behind the current one: asyncio's own for writing.
@@ -35,9 +34,7 @@ MAX_LINGER_BYTES = 64 * 1024
 # Above the cap, so many connections are told so; the next are closed without a word.
 MAX_TURNED_AWAY = 256
 
-_ASGI = {"version": "3.0", "spec_version": "2.3"}
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, no time
-_log = structlog.get_logger()
 
 
 class PublicProtocol(asyncio.Protocol):
@@ -47,7 +44,6 @@ class PublicProtocol(asyncio.Protocol):
         "_app",
         "_app_state",
         "_body",
-        "_client",
         "_deadline",
         "_exchange",
         "_is_fresh",
@@ -55,8 +51,7 @@ class PublicProtocol(asyncio.Protocol):
         "_last_head",
         "_limits",
         "_linger_bytes",
-        "_scheme",
-        "_server",
+        "_serving",
         "_stuck_at",
         "_unread",
         "_writable",
@@ -84,6 +79,7 @@ class PublicProtocol(asyncio.Protocol):
         self._limits = limits
         self._deadline = Deadline(self.loop)
         self._exchange: Exchange | None = None
+        self._serving: Serving
         self._body: Body | None = None
         self._last_head: Head | None = None
         self._unread = b""
@@ -99,9 +95,13 @@ class PublicProtocol(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         connections = self.server_state.connections
         connections.add(self)  # type: ignore[arg-type] # uvicorn names its own protocols only
-        self._server = get_local_addr(self.transport)
-        self._client = get_remote_addr(self.transport)
-        self._scheme = "https" if is_ssl(self.transport) else "http"
+        origin = Origin(
+            self._app_state,
+            server=get_local_addr(self.transport),
+            client=get_remote_addr(self.transport),
+            scheme="https" if is_ssl(self.transport) else "http",
+        )
+        self._serving = Serving(self, self._app, origin, tasks=self.server_state.tasks)
         self._send_small_packets_at_once()
         # Whatever the kernel does not take at once holds the application up: a slow client costs one piece, no more.
         self.transport.set_write_buffer_limits(high=0)
@@ -141,6 +141,7 @@ class PublicProtocol(asyncio.Protocol):
         self.is_congested = False
         if self._writable is not None:
             self._writable.set()
+        self._serving.end()
         exchange, self._exchange = self._exchange, None
         self._body = None
         self._unread = b""
@@ -155,6 +156,20 @@ class PublicProtocol(asyncio.Protocol):
             self._close()
         else:
             self._exchange.keeps_alive = False
+
+    # What whoever serves it asks.
+
+    @property
+    def is_free(self) -> bool:
+        return self._exchange is None and not self.transport.is_closing()
+
+    def break_off(self, exchange: Exchange, unacceptable: Unacceptable) -> None:
+        """Ends an exchange that cannot be completed: by an answer while there is none, else visibly broken."""
+        if exchange.is_started:
+            exchange.abort()
+            return
+        self._refuse(unacceptable, has_body=not exchange.is_head)
+        exchange.leave()
 
     # What the exchange tells.
 
@@ -180,12 +195,13 @@ class PublicProtocol(asyncio.Protocol):
             self._linger()
             return
         self._exchange = None
-        self.resume_reading()
+        if self._is_paused:
+            self.resume_reading()
         if self._unread:
             data, self._unread = self._unread, b""
             self._read_head(data, 0)
-        else:
-            self._rearm()
+        elif not self.is_congested:
+            self._deadline.set(self._limits.keep_alive_seconds, self._close)  # as `_rearm` would
 
     def hand_over(self) -> Wire:
         self._deadline.clear()
@@ -241,8 +257,7 @@ class PublicProtocol(asyncio.Protocol):
         exchange = self._exchange = Exchange(self, head)
         if not self.is_congested:
             self._deadline.clear()
-        exchange.task = task = self.loop.create_task(self._serve(exchange, self._scope(head, exchange)))
-        self.server_state.tasks.add(task)
+        self._serving.begin(exchange)
         length = head.body_length
         if length is not None and length <= len(rest):
             exchange.feed(rest[:length], is_last=True)
@@ -253,25 +268,6 @@ class PublicProtocol(asyncio.Protocol):
             if rest:
                 self._read_body(rest)
 
-    def _scope(self, head: Head, exchange: Exchange) -> dict[str, Any]:
-        path = head.raw_path.decode()
-        return {
-            "type": "http",
-            "asgi": _ASGI,
-            "http_version": "1.0" if head.is_http_1_0 else "1.1",
-            "server": self._server,
-            "client": self._client,
-            "scheme": self._scheme,
-            "method": head.method,
-            "root_path": "",
-            "path": urllib.parse.unquote(path) if "%" in path else path,
-            "raw_path": head.raw_path,
-            "query_string": head.query,
-            "headers": head.headers,
-            "state": self._app_state.copy(),
-            "extensions": {"gateway.client": exchange},
-        }
-
     def _read_body(self, data: bytes) -> None:
         body, exchange = self._body, self._exchange
         if body is None or exchange is None:
@@ -279,7 +275,7 @@ class PublicProtocol(asyncio.Protocol):
         try:
             content, rest = body.feed(data)
         except Unacceptable as unacceptable:
-            self._break_off(exchange, unacceptable)
+            self.break_off(exchange, unacceptable)
             return
         if body.is_complete:
             self._body = None
@@ -296,29 +292,6 @@ class PublicProtocol(asyncio.Protocol):
             self.transport.pause_reading()
 
     # Ending.
-
-    async def _serve(self, exchange: Exchange, scope: dict[str, Any]) -> None:
-        task = cast("asyncio.Task[None]", exchange.task)
-        is_served = False
-        try:
-            await self._app(scope, exchange.receive, exchange.send)
-            is_served = True
-        finally:
-            self.server_state.tasks.discard(task)
-            if not is_served:
-                task.add_done_callback(_report)  # not for every task: a callback costs 2 µs
-            elif not exchange.is_complete and not exchange.is_gone:
-                _log.error("the application did not complete its response")
-            if not exchange.is_complete and not exchange.is_gone:
-                self._break_off(exchange, Unacceptable("internal_error", "The gateway failed to answer."))
-
-    def _break_off(self, exchange: Exchange, unacceptable: Unacceptable) -> None:
-        """Ends an exchange that cannot be completed: by an answer while there is none, else visibly broken."""
-        if exchange.is_started:
-            exchange.abort()
-            return
-        self._refuse(unacceptable, has_body=not exchange.is_head)
-        exchange.leave()
 
     def _refuse(self, unacceptable: Unacceptable, *, has_body: bool = True) -> None:
         metrics.REFUSALS.labels(metrics.OTHER, unacceptable.code).inc()
@@ -358,7 +331,7 @@ class PublicProtocol(asyncio.Protocol):
     def _time_out_body(self) -> None:
         if self._exchange is not None:
             timeout = Unacceptable("request_timeout", "The request body stopped arriving.")
-            self._break_off(self._exchange, timeout)
+            self.break_off(self._exchange, timeout)
 
     def _rearm(self) -> None:
         """One deadline, for what the connection waits for now; an application may take its time."""
@@ -386,8 +359,3 @@ class PublicProtocol(asyncio.Protocol):
             self._watch_writing()
         else:
             self.transport.abort()
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (failure := task.exception()) is not None:
-        _log.error("the application failed", exc_info=failure)

@@ -58,14 +58,13 @@ class Exchange:
         "_connection",
         "_expects_continue",
         "_framing",
-        "_head",
         "_is_begun",
         "_is_handed_over",
-        "_is_http_1_0",
-        "_method",
         "_remaining",
+        "_rendered",
         "awaits_body",
         "buffered",
+        "head",
         "is_complete",
         "is_gone",
         "is_received",
@@ -77,6 +76,7 @@ class Exchange:
     )
 
     def __init__(self, connection: Connection, head: Head) -> None:
+        self.head = head
         self.is_gone = False
         self.on_gone: Callable[[], None] | None = None
         self.task: asyncio.Task[Any] | None = None
@@ -88,19 +88,17 @@ class Exchange:
         self.is_complete = False
         self.buffered = 0
         self._connection = connection
-        self._method = head.method
-        self._is_http_1_0 = head.is_http_1_0
         self._expects_continue = head.expects_continue
         self._chunks: list[bytes] = []
         self._is_begun = self._is_handed_over = False
         self._changed: asyncio.Event | None = None
         self._framing = Framing.NONE
         self._remaining = 0
-        self._head = b""
+        self._rendered = b""
 
     @property
     def is_head(self) -> bool:
-        return self._method == "HEAD"
+        return self.head.method == "HEAD"
 
     # The client's side.
 
@@ -212,8 +210,8 @@ class Exchange:
         head = render(
             message["status"],
             message.get("headers", ()),
-            method=self._method,
-            is_http_1_0=self._is_http_1_0,
+            method=self.head.method,
+            is_http_1_0=self.head.is_http_1_0,
             keeps_alive=self.keeps_alive and self.is_received,
         )
         self.is_started = True
@@ -221,20 +219,20 @@ class Exchange:
         self._framing = head.framing
         self._remaining = head.length
         # Most answers come whole in this turn of the loop: their head leaves with their body, in one system call.
-        self._head = head.rendered
+        self._rendered = head.rendered
         self._connection.loop.call_soon(self._send_head)
 
     def _send_head(self) -> None:
-        head, self._head = self._head, b""
+        head, self._rendered = self._rendered, b""
         if head and not self.is_gone:
             self._connection.transport.write(head)
 
     def _send_body(self, body: bytes, *, is_last: bool) -> None:
         framing = self._framing
         pieces = []
-        if self._head:
-            pieces.append(self._head)
-            self._head = b""
+        if self._rendered:
+            pieces.append(self._rendered)
+            self._rendered = b""
         if framing is Framing.LENGTH:
             self._remaining -= len(body)
             if self._remaining < 0 or (is_last and self._remaining):

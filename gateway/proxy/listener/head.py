@@ -54,9 +54,11 @@ class Note:
 class Head(NamedTuple):
     """One request's head. `body_length` is in bytes, None for a chunked body; names in `headers` are lower-case.
 
-    `block` is the field lines as they came, empty where they must be read anew even if they come again.
+    `raw` is all of it as it came, and `block` its field lines; both are empty where they must be read anew even if they
+    come again.
     """
 
+    raw: bytes
     method: str
     raw_path: bytes
     query: bytes
@@ -71,6 +73,8 @@ class Head(NamedTuple):
 
 def parse(head: bytes, last: Head | None = None) -> Head:
     """Reads a whole head; raises Unacceptable. `last` is the one before on the same connection."""
+    if last is not None and head == last.raw:
+        return last
     line = _REQUEST_LINE.match(head)
     if line is None or line.end(2) - line.start(2) > MAX_TARGET_BYTES:
         raise _request_line_error(head)
@@ -79,13 +83,15 @@ def parse(head: bytes, last: Head | None = None) -> Head:
     raw_path, _, query = target.partition(b"?")
     block = head[line.end() :]
     if last is not None and block == last.block and is_http_1_0 == last.is_http_1_0 and target[0] == 0x2F:
-        return Head(method.decode(), raw_path, query, *last[3:])
+        return Head(_if_short(head), method.decode(), raw_path, query, *last[4:])
     found = fields.parse(head, line.end(), MAX_FIELDS)
     _check_host(found.single, is_http_1_0=is_http_1_0)
     if target[0] != 0x2F:
         raw_path, _, query = _origin_form(target, found).partition(b"?")
         block = b""  # its Host is not the one that counts
+    block = _if_short(block)
     return Head(
+        _if_short(head) if block else b"",
         method.decode(),
         raw_path,
         query,
@@ -94,9 +100,13 @@ def parse(head: bytes, last: Head | None = None) -> Head:
         _body_length(found.single, is_http_1_0=is_http_1_0),
         not (is_http_1_0 or found.closes),
         _expects_continue(found.single, is_http_1_0=is_http_1_0),
-        block if len(block) <= MAX_KNOWN_BYTES else b"",
+        block,
         Note(),
     )
+
+
+def _if_short(read: bytes) -> bytes:
+    return read if len(read) <= MAX_KNOWN_BYTES else b""
 
 
 def check_unfinished(head: bytes, start: int) -> None:
