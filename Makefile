@@ -10,7 +10,7 @@ run: .venv/.installed
 	@$(BIN)/gateway demo
 
 test: .venv/.installed-dev
-	$(BIN)/pytest $(TESTS)
+	$(BIN)/pytest --numprocesses=2 --dist=loadgroup $(TESTS)
 
 check: .venv/.installed-dev
 	$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
@@ -13,6 +14,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.embedded.stores import Stores
 from gateway.ledger import schema
 from gateway.ledger.session import Database
+
+# What starts whole installations and hurts them. It comes first, one test after the other: their faults have deadlines.
+FAULTS = ("chaos", "e2e")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Which tests a process of the run takes together: all the faults, or one file."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("faults" if _is_fault(item) else item.nodeid.partition("::")[0]))
+    items.sort(key=lambda item: not _is_fault(item))
+
+
+def _is_fault(item: pytest.Item) -> bool:
+    return item.path.relative_to(Path(__file__).parent).parts[0] in FAULTS
 
 
 @pytest.fixture(scope="session")
