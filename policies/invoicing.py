@@ -92,13 +92,18 @@ def share(amount: Decimal, period: Period, part: Period, *, currency: str) -> De
     return _due_by(part.end, amount, period, currency=currency) - _due_by(part.start, amount, period, currency=currency)
 
 
-def change_of_plan(old: Line, new: Line, *, period: Period, at: datetime, currency: str) -> tuple[Line, Line]:
-    """What a change in mid-period costs: the rest of the old plan given back, the rest of the new one asked for."""
+def unused(lines: Iterable[Line], *, period: Period, at: datetime, currency: str) -> tuple[Line, ...]:
+    """What is given back of a period's lines that end at `at`; no line for nothing. Raises ValueError, as `share`."""
     rest = Period(at, period.end)
-    return (
-        replace(old, description=f"Unused time: {old.description}", amount=-_rest(old, period, rest, currency)),
-        replace(new, description=f"Remaining time: {new.description}", amount=_rest(new, period, rest, currency)),
-    )
+    back = ((line, -share(line.amount, period, rest, currency=currency)) for line in lines)
+    return tuple(_dated(line, "Unused time", rest, amount=amount) for line, amount in back if amount)
+
+
+def remaining(lines: Iterable[Line], *, period: Period, at: datetime, currency: str) -> tuple[Line, ...]:
+    """What is asked for of a period's lines that begin at `at`; no line for nothing. Raises ValueError, as `share`."""
+    rest = Period(at, period.end)
+    due = ((line, share(line.amount, period, rest, currency=currency)) for line in lines)
+    return tuple(_dated(line, "Remaining time", rest, amount=amount) for line, amount in due if amount)
 
 
 def totals(lines: Iterable[Line], *, tax_rate: Decimal, currency: str) -> Totals:
@@ -153,8 +158,10 @@ def _due_by(instant: datetime, amount: Decimal, period: Period, *, currency: str
     return rounded(EXACT.divide(EXACT.multiply(amount, elapsed), whole), currency)
 
 
-def _rest(line: Line, period: Period, rest: Period, currency: str) -> Decimal:
-    return share(line.amount, period, rest, currency=currency)
+def _dated(line: Line, what: str, part: Period, *, amount: Decimal) -> Line:
+    """The line may be on the invoice of a later period, so it says which time it is for."""
+    span = f"{part.start:%Y-%m-%d} to {part.end:%Y-%m-%d}"
+    return replace(line, description=f"{what}, {span}: {line.description}", amount=amount)
 
 
 def _microseconds(length: timedelta) -> Decimal:

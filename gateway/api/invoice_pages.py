@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,8 @@ _WIDTHS = (100, 25, 30, 35)
 
 
 def title_of(invoice: Invoice) -> str:
-    kind = "Credit note" if invoice.corrects_id else "Invoice"
+    is_in_favour = Decimal(invoice.total) < 0  # a smaller plan in mid-period gives back more than it asks for
+    kind = "Credit note" if invoice.corrects_id or is_in_favour else "Invoice"
     return f"{kind} {invoice.number or invoice.provider_number or '(draft)'}"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.contracts import StoredSubscription
+from gateway.ledger.contracts import OURS, StoredSubscription
 from gateway.ledger.errors import InUse, NotFound, checked
 from gateway.ledger.rows import Page, columns, page_by_time, value
 from gateway.ledger.tables import invoices, usage_tracking
@@ -48,6 +49,11 @@ class Invoice:
     metadata: Mapping[str, Any]
     created_at: datetime
 
+    @property
+    def is_own_draft(self) -> bool:
+        """Not asked for yet."""
+        return self.status == "draft" and self.provider == OURS
+
 
 _COLUMNS = columns(invoices, Invoice)
 
@@ -62,6 +68,7 @@ async def issue(
     now: datetime,
     subscription_id: UUID | None = None,
     period: Period | None = None,
+    metadata: Mapping[str, Any] = MappingProxyType({}),
 ) -> Invoice:
     """An invoice of ours, open from now on. Raises AlreadyExists where the period has one."""
     return await _issue(
@@ -75,12 +82,13 @@ async def issue(
         issued_at=now,
         period_start=period and period.start,
         period_end=period and period.end,
+        metadata=dict(metadata),
     )
 
 
 async def take_back(connection: AsyncConnection, invoice: Invoice, *, now: datetime) -> Invoice:
     """The credit note of an invoice: the same lines, negative, under a number of its own. Raises AlreadyExists."""
-    lines = tuple(_line(each) for each in invoice.lines)
+    lines = tuple(line_of(each) for each in invoice.lines)
     return await _issue(
         connection,
         lines=credit_note(lines),
@@ -101,7 +109,7 @@ async def settle(connection: AsyncConnection, invoice_id: UUID, *, status: str, 
     """What became of an open invoice: paid, void or uncollectible. Raises NotFound, and InUse for one not open."""
     changed = (
         update(invoices)
-        .where(invoices.c.id == invoice_id, invoices.c.status == "open", invoices.c.provider == "manual")
+        .where(invoices.c.id == invoice_id, invoices.c.status == "open", invoices.c.provider == OURS)
         .values(status=status, paid_at=now if status == "paid" else None)
         .returning(*_COLUMNS)
     )
@@ -137,7 +145,7 @@ async def mirror(
         "subtotal": remote.subtotal,
         "tax": remote.tax,
         "total": remote.subtotal + remote.tax,
-        "lines": [_written(line) for line in remote.lines],
+        "lines": [written(line) for line in remote.lines],
         "period_start": payment.period and payment.period.start,
         "period_end": payment.period and payment.period.end,
         "issued_at": remote.issued_at,
@@ -162,10 +170,14 @@ async def list_invoices(
     *,
     user_id: UUID | None = None,
     status: str | None = None,
+    with_own_drafts: bool = True,
     cursor: str | None = None,
     limit: int = 50,
 ) -> Page[Invoice]:
+    """`with_own_drafts` False leaves out what we have not asked for yet."""
     query = select(*_COLUMNS)
+    if not with_own_drafts:
+        query = query.where((invoices.c.status != "draft") | (invoices.c.provider != OURS))
     if user_id is not None:
         query = query.where(invoices.c.user_id == user_id)
     if status is not None:
@@ -181,6 +193,23 @@ async def credits_used(connection: AsyncConnection, subscription_id: UUID, *, pe
         usage_tracking.c.created_at < period.end,
     )
     return int((await connection.execute(used)).scalar_one())
+
+
+def written(line: Line) -> dict[str, Any]:
+    """Amounts as strings, so that JSON keeps them exact."""
+    return {
+        "description": line.description,
+        "quantity": line.quantity,
+        "unit_price": None if line.unit_price is None else format(line.unit_price, "f"),
+        "amount": format(line.amount, "f"),
+    }
+
+
+def line_of(written: Mapping[str, Any]) -> Line:
+    """What `written` wrote."""
+    price = written["unit_price"]
+    unit_price = None if price is None else Decimal(price)
+    return Line(written["description"], written["quantity"], unit_price, Decimal(written["amount"]))
 
 
 _NEXT_NUMBER = text("UPDATE invoice_numbers SET last_number = last_number + 1 RETURNING last_number")
@@ -200,23 +229,7 @@ async def _issue(
             tax=found.tax,
             total=found.total,
             tax_rate=tax_rate,
-            lines=[_written(line) for line in lines],
+            lines=[written(line) for line in lines],
             **given,
         )
         return value(Invoice, (await connection.execute(made.returning(*_COLUMNS))).one())
-
-
-def _written(line: Line) -> dict[str, Any]:
-    """Amounts as strings, so that JSON keeps them exact."""
-    return {
-        "description": line.description,
-        "quantity": line.quantity,
-        "unit_price": None if line.unit_price is None else format(line.unit_price, "f"),
-        "amount": format(line.amount, "f"),
-    }
-
-
-def _line(written: Mapping[str, Any]) -> Line:
-    price = written["unit_price"]
-    unit_price = None if price is None else Decimal(price)
-    return Line(written["description"], written["quantity"], unit_price, Decimal(written["amount"]))

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from fractions import Fraction
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger import plans
+from gateway.ledger import own_invoices, plans
 from gateway.ledger.contracts import (
     OURS,
     IllegalTransition,
@@ -68,14 +67,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """What a change of plan or seats did: `left` is the share of the period it holds for, for prorating the price.
-
-    `credits` were given, or taken where negative. Both are 0 where the change waits for the next period.
-    """
+    """What a change of plan or seats did: `credits` were given, or taken where negative; 0 where it is yet to come."""
 
     subscription: StoredSubscription
     before: StoredSubscription
-    left: Fraction
     credits: int
 
 
@@ -215,7 +210,7 @@ async def change(
         later = {"next_plan_id": plan.id, "next_quantity": seats}
         is_as_now = (plan.id, seats) == (before.plan_id, before.quantity)
         changed = await put(connection, subscription_id, **(dict.fromkeys(later) if is_as_now else later))
-        return Changed(changed, before, Fraction(0), 0)
+        return Changed(changed, before, 0)
     return await _change_now(connection, before, plan=plan, quantity=seats, now=now, actor=actor)
 
 
@@ -276,11 +271,13 @@ async def _change_now(
     is_same_period = span_of(old) == span_of(plan) or before.status is SubscriptionStatus.TRIALING
     if is_same_period:
         in_force = await plan_of(connection, changed)
+        await own_invoices.note_change(connection, before, old=old, new=in_force, quantity=quantity, at=now)
         moved = await prorate(connection, changed, plan=in_force, before=had, left=left, actor=actor)
-        return Changed(changed, before, left, moved)
+        return Changed(changed, before, moved)
+    await own_invoices.note_change(connection, before, old=old, new=None, quantity=quantity, at=now)
     given_back = await prorate(connection, changed, plan=_without_credits(plan), before=had, left=left, actor=actor)
     begun = await renew(connection, changed, anchor=now, actor=actor)
-    return Changed(begun, before, left, given_back + credits_of(plan, quantity))
+    return Changed(begun, before, given_back + credits_of(plan, quantity))
 
 
 def _without_credits(plan: StoredPlan) -> StoredPlan:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -14,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from gateway.clock import now
-from gateway.ledger import plans, subscriptions
+from gateway.ledger import accounts, plans, subscriptions
 from gateway.ledger.plans import PlanTerms, Tier
 from gateway.ledger.session import Database
 from tests.api.conftest import admin_app, client_of
@@ -142,6 +143,35 @@ async def test_an_invoice_follows_the_plans_pricing_model(stripe_market: Market,
     made = await operator.call("POST", "/invoices", {"subscription_id": subscription, "tax_rate": "0"}, status=201)
     assert [(line["quantity"], line["amount"]) for line in made["lines"]] == [(2, "10.00"), (3, "12.00")]
     assert made["total"] == "22.00"
+
+
+async def test_a_change_of_plan_is_asked_for_once_and_shown_to_the_customer_when_it_is(
+    stripe_market: Market, operator: Operator
+) -> None:
+    mine = await an_own_subscription(stripe_market, price="100.00")
+    await operator.call("POST", "/invoices", {"subscription_id": mine}, status=201)
+    once = {"Idempotency-Key": "grow"}
+    for _ in range(2):
+        path = f"/admin/v1/subscriptions/{mine}/change"
+        assert (await operator.client.post(path, json={"plan_id": "pro"}, headers=once)).status_code == 200
+    (draft,) = (await operator.get("/invoices?status=draft"))["data"]
+    assert draft["number"] is None
+    async with stripe_market.database.read() as connection:
+        user = await accounts.get(connection, UUID(draft["user_id"]))
+    assert user is not None
+    async with await stripe_market.signed_in(user) as customer:
+        assert len((await customer.get("/me/invoices")).json()["data"]) == 1
+        assert (await customer.get(f"/me/invoices/{draft['id']}")).status_code == 404
+        wish = {"subscription_id": mine}
+        answers = await asyncio.gather(*(operator.client.post("/admin/v1/invoices", json=wish) for _ in range(3)))
+        assert sorted(answer.status_code for answer in answers) == [201, 409, 409]
+        (made,) = (answer.json() for answer in answers if answer.status_code == 201)
+        assert [line["description"].split(",")[0] for line in made["lines"]] == ["Unused time", "Remaining time"]
+        assert made["subtotal"] == draft["subtotal"]
+        assert made["subtotal"].startswith("-70.0")
+        assert made["tax_rate"] == "0.19"
+        page = await customer.get(f"/me/invoices/{made['id']}/html")
+        assert f"Credit note {made['number']}" in page.text
 
 
 async def an_own_subscription(

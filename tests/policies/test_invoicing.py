@@ -15,11 +15,12 @@ from policies.invoicing import (
     Period,
     PriceTier,
     Pricing,
-    change_of_plan,
     credit_note,
     lines_of,
+    remaining,
     share,
     totals,
+    unused,
 )
 from policies.money import exponent, from_minor, rounded, to_minor
 
@@ -107,13 +108,39 @@ def test_part_of_a_period_costs_its_share(
     assert str(share(Decimal(amount), JUNE, part, currency=currency)) == expected
 
 
-def test_an_upgrade_in_mid_period_gives_back_and_asks_for_the_rest() -> None:
-    old, new = (Line(name, 1, Decimal(price), Decimal(price)) for name, price in (("Basic", "9.99"), ("Pro", "29.99")))
-    lines = change_of_plan(old, new, period=JUNE, at=JUNE.start + timedelta(days=10), currency="USD")
-    assert [(line.description, str(line.amount)) for line in lines] == [
-        ("Unused time: Basic", "-6.66"),
-        ("Remaining time: Pro", "19.99"),
-    ]
+# On 11 June, with two thirds of the month left: the plan and quantity before and after, and what is asked for.
+CHANGES = [
+    (("flat", "9.99", 1), ("flat", "29.99", 1), "USD", ["-6.66"], ["19.99"]),
+    (("flat", "29.99", 1), ("flat", "9.99", 1), "USD", ["-19.99"], ["6.66"]),
+    (("flat", "0", 1), ("flat", "29.99", 1), "USD", [], ["19.99"]),
+    (("flat", "29.99", 1), ("flat", "0", 1), "USD", ["-19.99"], []),
+    (("flat", "29.99", 2), ("flat", "29.99", 5), "USD", ["-19.99"], ["19.99"]),
+    (("per_seat", "9.99", 3), ("per_seat", "9.99", 5), "USD", ["-19.98"], ["33.30"]),
+    (("per_seat", "9.99", 5), ("per_seat", "9.99", 3), "USD", ["-33.30"], ["19.98"]),
+    (("per_seat", "0.03", 1), ("per_seat", "0.03", 2), "USD", ["-0.02"], ["0.04"]),
+    (("per_seat", "1000", 1), ("per_seat", "1000", 2), "JPY", ["-667"], ["1333"]),
+    (("per_seat", "9.125", 1), ("per_seat", "9.125", 3), "KWD", ["-6.083"], ["18.250"]),
+    (("tiered", "0", 11), ("tiered", "0", 31), "USD", ["-33.33", "-9.33"], ["33.33", "60.00", "15.00"]),
+    (("volume", "0", 11), ("volume", "0", 31), "USD", ["-36.00"], ["65.00"]),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "currency", "back", "due"), CHANGES)
+def test_a_change_in_mid_period_gives_back_the_rest_of_the_old_and_asks_for_that_of_the_new(
+    old: tuple[str, str, int], new: tuple[str, str, int], currency: str, back: list[str], due: list[str]
+) -> None:
+    at = JUNE.start + timedelta(days=10)
+    had, has = (
+        lines_of(Pricing(model, Decimal(price), currency, TIERS), quantity, description="Plan")
+        for model, price, quantity in (old, new)
+    )
+    assert [str(line.amount) for line in unused(had, period=JUNE, at=at, currency=currency)] == back
+    assert [str(line.amount) for line in remaining(has, period=JUNE, at=at, currency=currency)] == due
+
+
+def test_a_line_of_a_change_says_which_time_it_is_for() -> None:
+    (line,) = unused([Line("Basic", 1, None, Decimal("9.99"))], period=JUNE, at=JUNE.start, currency="USD")
+    assert (line.description, str(line.amount)) == ("Unused time, 2026-06-01 to 2026-07-01: Basic", "-9.99")
 
 
 @pytest.mark.parametrize(
@@ -203,3 +230,19 @@ def test_parts_of_a_period_add_up_to_its_price(price: Decimal, currency: str, cu
     assert sum(shares) == amount
     assert all(part >= 0 for part in shares)
     assert share(amount, JUNE, JUNE, currency=currency) == amount
+
+
+@given(PRICES, PRICES, CURRENCIES, st.integers(0, 30 * 86_400))
+def test_a_change_costs_no_more_than_the_dearer_plan_and_no_less_than_the_cheaper(
+    old: Decimal, new: Decimal, currency: str, second: int
+) -> None:
+    had, has = (lines_of(Pricing("flat", price, currency), 1, description="Plan") for price in (old, new))
+    at = JUNE.start + timedelta(seconds=second)
+    lines = (
+        *had,
+        *unused(had, period=JUNE, at=at, currency=currency),
+        *remaining(has, period=JUNE, at=at, currency=currency),
+    )
+    asked = sum(line.amount for line in lines)
+    cheaper, dearer = sorted((had[0].amount, has[0].amount))
+    assert cheaper <= asked <= dearer

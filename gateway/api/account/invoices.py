@@ -21,7 +21,9 @@ router = APIRouter(prefix="/me/invoices", tags=["billing"], responses=SIGNED_IN)
 @router.get("", summary="Your invoices, newest first")
 async def list_my_invoices(wanted: Annotated[Paging, Query()], me: Me) -> Listing[Invoice]:
     async with me.desk.read() as connection:
-        page = await invoices.list_invoices(connection, user_id=me.id, cursor=wanted.cursor, limit=wanted.limit)
+        page = await invoices.list_invoices(
+            connection, user_id=me.id, with_own_drafts=False, cursor=wanted.cursor, limit=wanted.limit
+        )
     return listing(page, Invoice.model_validate)
 
 
@@ -43,6 +45,6 @@ async def download_my_invoice(invoice_id: UUID, me: Me) -> Response:
 async def _own(invoice_id: UUID, me: Me) -> Invoice:
     async with me.desk.read() as connection:
         found = await invoices.get(connection, invoice_id)
-    if found is None or found.user_id != me.id:
+    if found is None or found.user_id != me.id or found.is_own_draft:
         raise NotFound("invoice", invoice_id)
     return Invoice.model_validate(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -11,7 +10,7 @@ from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.admin.collaborators import TheDesk
-from gateway.api.errors import Conflict, Invalid
+from gateway.api.errors import Conflict
 from gateway.api.fields import Rate
 from gateway.api.invoice_pages import as_html, as_pdf
 from gateway.api.openapi import CONFLICTS, UNKNOWN
@@ -19,11 +18,10 @@ from gateway.api.records import Invoice
 from gateway.api.shapes import Given, Listing, Paging, listing
 from gateway.api.till import TheTill
 from gateway.clock import now
-from gateway.ledger import accounts, invoices, subscriptions
+from gateway.ledger import accounts, invoices, own_invoices, subscriptions
 from gateway.ledger.accounts import User
 from gateway.ledger.errors import AlreadyExists, NotFound
 from gateway.ledger.refills import plan_of
-from policies.invoicing import Line, Period, PriceTier, Pricing, lines_of
 
 router = APIRouter(prefix="/invoices", tags=["payments"])
 
@@ -51,19 +49,19 @@ async def list_invoices(wanted: Annotated[InvoicesWanted, Query()], desk: TheDes
 
 @router.post("", status_code=201, summary="Issue an invoice", responses=UNKNOWN | CONFLICTS)
 async def issue_invoice(given: NewInvoice, desk: TheDesk, till: TheTill) -> Invoice:
-    """For the period that the subscription is in, by its plan's pricing model. Final once it is issued."""
+    """For the period that the subscription is in, by its plan's pricing model, and for changes of plan or seats since
+    the last one: unused time is given back, remaining time asked for. Final once it is issued."""
     async with desk.change() as change:
-        found = await subscriptions.get(change.connection, given.subscription_id)
-        if found is None:
-            raise NotFound("subscription", given.subscription_id)
+        found = await subscriptions.locked(change.connection, given.subscription_id)
         if found.provider != subscriptions.OURS:
             raise Conflict(f"{found.provider} bills this subscription and makes its invoices.")
-        try:
-            made = await _issue(
-                change.connection, found, tax_rate=till.tax_rate if given.tax_rate is None else given.tax_rate
-            )
-        except AlreadyExists:
-            raise Conflict("This period has its invoice; void it or take it back before issuing another.") from None
+        made = await own_invoices.issue_next(
+            change.connection,
+            found,
+            plan=await plan_of(change.connection, found),
+            tax_rate=till.tax_rate if given.tax_rate is None else given.tax_rate,
+            now=now(),
+        )
         issued = Invoice.model_validate(made)
         await change.note("invoices.issue", "invoice", entity_id=issued.id, after=issued)
     return issued
@@ -111,34 +109,6 @@ async def take_back_invoice(invoice_id: UUID, desk: TheDesk) -> Invoice:
         note = Invoice.model_validate(made)
         await change.note("invoices.take_back", "invoice", entity_id=invoice_id, after=note)
     return note
-
-
-async def _issue(
-    connection: AsyncConnection, found: subscriptions.StoredSubscription, *, tax_rate: Decimal
-) -> invoices.Invoice:
-    period = Period(found.current_period_start, found.current_period_end)
-    terms = (await plan_of(connection, found)).terms
-    tiers = tuple(PriceTier(tier.up_to, tier.unit_price, tier.flat_price) for tier in terms.tiers)
-    quantity = found.quantity
-    if terms.pricing_model == "usage":
-        quantity = await invoices.credits_used(connection, found.id, period=period)
-    return await invoices.issue(
-        connection,
-        found.user_id,
-        lines=_lines(Pricing(terms.pricing_model, terms.price, terms.currency, tiers), quantity, terms.name),
-        currency=terms.currency,
-        tax_rate=tax_rate,
-        now=now(),
-        subscription_id=found.id,
-        period=period,
-    )
-
-
-def _lines(pricing: Pricing, quantity: int, name: str) -> tuple[Line, ...]:
-    try:
-        return lines_of(pricing, quantity, description=name)
-    except ValueError as error:
-        raise Invalid("subscription_id", str(error)) from None
 
 
 async def _existing(connection: AsyncConnection, invoice_id: UUID) -> invoices.Invoice:
