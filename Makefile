@@ -1,6 +1,8 @@
 # Everything starts here. `make run` needs only make and Python >= 3.11; nothing is installed outside .venv.
 BIN := .venv/bin
 TESTS ?= tests
+# Each start of the gateway is several processes, which would all compile the same modules.
+unexport PYTHONDONTWRITEBYTECODE
 ALSO_fuzz := tests/api/test_schemathesis.py
 
 .PHONY: run test check fuzz chaos bench lock
