@@ -19,6 +19,7 @@ from gateway.ledger.checkouts import Checkout
 from gateway.ledger.contracts import StoredSubscription
 from gateway.ledger.plans import StoredPlan
 from gateway.ledger.provider_state import sync_from_provider
+from gateway.ledger.subscriptions import await_payment
 from gateway.ledger.tables import subscription_plans
 from policies.invoicing import Period
 from policies.payments import RemotePayment, RemoteSubscription, Snapshot, access_of
@@ -105,13 +106,12 @@ async def _awaiting(connection: AsyncConnection, news: News, remote: RemoteSubsc
         checkout = await checkouts.newest_for(connection, user_id, provider=news.provider, price_id=remote.price_id)
     if checkout is None or checkout.subscription_id is None:
         return None
-    found = await contracts.get(connection, checkout.subscription_id)
-    if found is not None and found.provider_subscription_id not in (None, remote.id):
-        raise Mismatch(
-            f"{remote.id} was begun by checkout {checkout.id}, which {found.provider_subscription_id} has paid for:"
-            " cancel and refund one of them"
-        )
-    return found
+    found = await contracts.locked(connection, checkout.subscription_id)
+    if found.provider_subscription_id in (None, remote.id):
+        return found
+    # Paid for twice, as from two windows: one more subscription, which takes over as any other of the account's does.
+    plan = await _plan_of(connection, news.provider, remote.price_id)
+    return await await_payment(connection, found.user_id, plan_id=plan.id, provider=news.provider, now=news.fetched_at)
 
 
 async def _take_payment(connection: AsyncConnection, news: News, remote: RemotePayment) -> bool:

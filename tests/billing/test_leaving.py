@@ -102,6 +102,48 @@ async def test_of_two_that_are_paid_for_the_one_taken_over_ends_at_the_provider(
     assert await market.standing(user) == standing
 
 
+async def test_of_one_plan_paid_for_in_two_windows_one_subscription_ends_and_its_money_can_be_given_back(
+    stripe_market: Market, stripe_world: FakeStripe
+) -> None:
+    market = stripe_market
+    user = await market.a_user()
+    windows = [(await market.subscribe(user)).provider_checkout_id or "" for _ in range(2)]
+    for window in windows:
+        stripe_world.complete(window)
+    await hear_all(market, stripe_world)
+    await hear_all(market, stripe_world)
+    assert await market.events("failed") == []
+    one, other = (stripe_world.objects[window]["subscription"] for window in windows)
+    assert sorted((await held(market, user)).values()) == ["active", "canceled"]
+    standing = await market.standing(user)
+    assert (standing.granted, [row[1] for row in standing.payments]) == (2000, ["completed"] * 2)
+
+    await Leaver(market.database, market.provider).run_once()
+    await hear_all(market, stripe_world)
+    assert sorted(stripe_world.objects[each]["status"] for each in (one, other)) == ["active", "canceled"]
+    for row in await market.payments(user):
+        if row.subscription_id != (await current(market, user)).id:
+            await market.provider.refund(row.provider_payment_id or "", amount=None, currency="USD", key="twice")
+    await hear_all(market, stripe_world)
+    assert await market.balance(user) == 1000
+
+
+async def test_one_checkout_paid_for_twice_makes_one_subscription_that_goes_on(
+    store: Market,  # noqa: F811 - a fixture
+    world: FakeLemonSqueezy,  # noqa: F811 - a fixture
+) -> None:
+    user = await store.a_user()
+    checkout = (await store.subscribe(user)).provider_checkout_id or ""
+    both = [world.complete(checkout) for _ in range(2)]
+    await hear_all_of_lemon_squeezy(store, world)
+    assert await store.events("failed") == []
+    await Leaver(store.database, store.provider).run_once()
+    await hear_all_of_lemon_squeezy(store, world)
+    assert sorted((await held(store, user)).values()) == ["active", "canceled"]
+    assert sorted(each["attributes"]["cancelled"] for each in both) == [False, True]
+    assert await store.balance(user) == 2000
+
+
 async def test_one_taken_over_that_ends_with_its_period_is_not_lived_on_until_then(
     store: Market,  # noqa: F811 - a fixture
     world: FakeLemonSqueezy,  # noqa: F811 - a fixture
