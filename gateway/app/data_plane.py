@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from secrets import token_hex
+from typing import TYPE_CHECKING
 
 import structlog
 
 from gateway.app.stores import open_stores
 from gateway.app.upstreams import destinations
 from gateway.config import Config, ConfigError
+from gateway.config.model import Tracing
 from gateway.meter.holds import Holds
 from gateway.meter.meter import Meter
 from gateway.metrics import MetricsFlusher
@@ -30,6 +33,9 @@ from gateway.workers.epoch_watch import EpochWatch
 from gateway.workers.heartbeat import Heartbeat
 from gateway.workers.runner import Runner
 from gateway.workers.upstream_watch import UpstreamWatch
+
+if TYPE_CHECKING:
+    from gateway.proxy.tracing import Traces
 
 # A principal is read anew this often although its version says nothing changed, so that a lost announcement heals.
 PRINCIPAL_MAX_AGE_SECONDS = 60.0
@@ -52,9 +58,9 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
             max_stale_seconds=config.principals.max_stale_seconds,
         )
         grace = timedelta(seconds=config.billing.past_due_grace_seconds)
-        floating, access_log = Float(config.redis.float_credits), AccessLog()
+        floating, access_log, traces = Float(config.redis.float_credits), AccessLog(), traces_of(config.tracing)
         settler = Settler(meter, Spool(config.data_dir / "spool", owner), floating)
-        tally = Tally(database, access_log)
+        tally = Tally(database, access_log, traces)
         handler = Handler(
             Router(config.routes),
             destinations(config),
@@ -72,6 +78,17 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
                 yield handler
             await handler.close()
         access_log.close()
+        if traces is not None:
+            await asyncio.to_thread(traces.close)
+
+
+def traces_of(tracing: Tracing | None) -> Traces | None:
+    """None where they are not configured; the library is an extra."""
+    if tracing is None:
+        return None
+    from gateway.proxy.tracing import Traces
+
+    return Traces(tracing.endpoint, sample_ratio=float(tracing.sample_ratio), service_name=tracing.service_name)
 
 
 def reload(handler: Handler, read_again: Callable[[], Config]) -> None:
@@ -83,3 +100,4 @@ def reload(handler: Handler, read_again: Callable[[], Config]) -> None:
         return
     for destination in handler.swap(Router(config.routes), destinations(config)).values():
         destination.upstream.retire()
+    _log.info("the configuration was reloaded", routes=len(config.routes), upstreams=len(config.upstreams))

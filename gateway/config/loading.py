@@ -46,6 +46,7 @@ class _File:
     routes: list[Any] = field(default_factory=list)
     plans: list[Any] | None = None
     billing: model.Billing = field(default_factory=model.Billing)
+    tracing: model.Tracing | None = None
 
 
 SECTIONS = tuple(_File.__dataclass_fields__)
@@ -93,6 +94,7 @@ def load(
         routes=tuple(route_of(route) for route in routes if route),
         plans=plans,
         billing=sections.billing,
+        tracing=sections.tracing,
         secrets=secrets,
     )
 

@@ -10,6 +10,7 @@ import re
 import ssl
 from dataclasses import dataclass, field
 from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -195,6 +196,23 @@ class Billing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tracing:
+    """Spans go to `endpoint`/v1/traces by OTLP over HTTP, of this share (0 to 1) of the traces that begin here."""
+
+    endpoint: Url
+    sample_ratio: Annotated[Amount, Field(le=1)] = Decimal("0.01")
+    service_name: Text = "gateway"
+
+    def __post_init__(self) -> None:
+        try:
+            found = find_spec("opentelemetry.exporter.otlp.proto.http")
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            raise ValueError("needs the extra `tracing`: pip install 'metering-gateway[tracing]'")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Everything the gateway was told. `path` is the file it came from, None for none; `data_dir` is absolute."""
 
@@ -213,4 +231,5 @@ class Config:
     routes: tuple[Route, ...]
     plans: tuple[PlanSpec, ...]
     billing: Billing
+    tracing: Tracing | None
     secrets: Secrets

@@ -31,7 +31,7 @@ class Call:
         self.keeping = None if ticket.ask.claim is None else Keeping(ticket.ask.claim)
         self.reported = NOT_REPORTED
         self._settler = settler
-        self._received_at = received_at
+        self.received_at = received_at
 
     def known_charge(self, status: int) -> int | None:
         """The charge as far as the response head decides it: not where units are still to be counted."""
@@ -51,7 +51,7 @@ class Call:
         self.is_settled = True
         self.outcome = outcome
         instant = monotonic_seconds()
-        self.elapsed_seconds = instant - self._received_at
+        self.elapsed_seconds = instant - self.received_at
         if self.forwarded_at is not None:
             self.upstream_seconds = instant - self.forwarded_at
         units = self._units_used()

@@ -91,7 +91,7 @@ class Handler:
             return
         except Repeated as repeated:
             await _tell_again(repeated, reply)
-            self._tally.repeated(repeated, reply, method=inbound.method, seconds=monotonic_seconds() - received_at)
+            self._tally.repeated(repeated, reply, inbound=inbound, seconds=monotonic_seconds() - received_at)
             return
         except ClientGone:
             return
@@ -135,7 +135,7 @@ class Handler:
         await reply.problem(refused, ours)
         route = match.route if match is not None else None
         seconds = monotonic_seconds() - received_at
-        self._tally.refused(refused, reply, method=inbound.method, seconds=seconds, route=route, caller=caller)
+        self._tally.refused(refused, reply, inbound=inbound, seconds=seconds, route=route, caller=caller)
 
 
 async def _tell_again(repeated: Repeated, reply: Reply) -> None:

@@ -6,6 +6,7 @@ from collections import Counter as Counts
 from datetime import UTC, datetime
 from json import dumps
 from time import time
+from typing import Protocol
 from uuid import UUID
 
 from gateway import metrics
@@ -17,12 +18,21 @@ from gateway.ledger.session import Database
 from gateway.metrics import BufferedCounter, BufferedGauge, BufferedHistogram
 from gateway.proxy.access_log import AccessLog
 from gateway.proxy.call import Call
+from gateway.proxy.inbound import Inbound
 from gateway.proxy.principals import Caller
 from gateway.proxy.repeats import Repeated
 from gateway.proxy.reply import Reply
 from policies.model import Refused, Route
 
 MAX_PENDING = 100_000  # distinct (key, endpoint, code, minute) between two writes; past it the rest is only a metric
+
+
+class Traces(Protocol):
+    """Makes spans of what has ended, as `gateway.proxy.tracing` does."""
+
+    def settled(self, call: Call, reply: Reply) -> None: ...
+
+    def refused(self, inbound: Inbound, reply: Reply, *, code: str, seconds: float, route: Route | None) -> None: ...
 
 
 class EndpointSeries:
@@ -60,9 +70,10 @@ class Tally:
 
     idle_seconds = 5.0
 
-    def __init__(self, database: Database, access_log: AccessLog) -> None:
+    def __init__(self, database: Database, access_log: AccessLog, traces: Traces | None = None) -> None:
         self._database = database
         self._access_log = access_log
+        self._traces = traces
         self._by_route: dict[str, EndpointSeries] = {}
         self._other = EndpointSeries(None)
         self._refusals: Counts[RefusedIn] = Counts()
@@ -109,27 +120,38 @@ class Tally:
             series.charged(ticket.subscription.plan.name, call.charged)
         if ticket.held > call.charged:
             series.released.inc(ticket.held - call.charged)
+        if self._traces is not None:
+            self._traces.settled(call, reply)
 
-    def repeated(self, repeated: Repeated, reply: Reply, *, method: str, seconds: float) -> None:
+    def repeated(self, repeated: Repeated, reply: Reply, *, inbound: Inbound, seconds: float) -> None:
         series, key = self.series(repeated.route), repeated.caller.principal.key
         self._used[key.id] = time()
         metrics.REPEATS.labels(series.endpoint).inc()
-        series.answered(method, reply.status)
+        series.answered(inbound.method, reply.status)
         self._access_log.note(
             reply.request_id,
             series.quoted,
-            method=method,
+            method=inbound.method,
             status=reply.status,
             seconds=seconds,
             code="repeated",
             credits=0,
             key=repeated.caller.masked_key,
         )
+        if self._traces is not None:
+            self._traces.refused(inbound, reply, code="repeated", seconds=seconds, route=repeated.route)
 
     def refused(
-        self, refused: Refused, reply: Reply, *, method: str, seconds: float, route: Route | None, caller: Caller | None
+        self,
+        refused: Refused,
+        reply: Reply,
+        *,
+        inbound: Inbound,
+        seconds: float,
+        route: Route | None,
+        caller: Caller | None,
     ) -> None:
-        series = self.series(route)
+        series, method = self.series(route), inbound.method
         series.answered(method, reply.status)
         metrics.REFUSALS.labels(series.endpoint, refused.code).inc()
         key = caller.principal.key if caller is not None else None
@@ -145,6 +167,8 @@ class Tally:
         if key is not None and len(self._refusals) < MAX_PENDING:
             minute = now().replace(second=0, microsecond=0)
             self._refusals[RefusedIn(key.id, series.endpoint, refused.code, minute)] += 1
+        if self._traces is not None:
+            self._traces.refused(inbound, reply, code=refused.code, seconds=seconds, route=route)
 
     async def run_once(self) -> int:
         """Writes what was noted since the last time; always 0, for nothing is left."""
