@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from datetime import date, datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
@@ -11,25 +10,23 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field, StringConstraints
 
-from gateway.api import spreadsheet
+from gateway.api import spreadsheet, sums
 from gateway.api.account.callers import Reader
 from gateway.api.account.collaborators import Collaborators, Held
-from gateway.api.errors import Invalid
 from gateway.api.fields import Instant, Line
 from gateway.api.openapi import SIGNED_IN
 from gateway.api.shapes import Listing, Paging, Shown, listing
 from gateway.api.spreadsheet import Format, NextPage
-from gateway.clock import now
-from gateway.ledger import analytics, history
-from gateway.ledger.analytics import MAX_SPAN, Dimension
+from gateway.api.sums import CallGroup
+from gateway.ledger import history
+from gateway.ledger.analytics import Dimension
 from gateway.ledger.history import UsageFilter, UsageRow
 from policies.model import Outcome, Route
 from policies.receipts import explained
 from policies.records import BALANCE_AFTER
 
-DEFAULT_SPAN = timedelta(days=30)
-_DIMENSION = "|".join((Dimension.DAY, Dimension.ENDPOINT, Dimension.PLAN))
-GroupBy = Annotated[str, StringConstraints(pattern=rf"^({_DIMENSION})(,({_DIMENSION})){{0,2}}$")] | None
+_DIMENSIONS = (Dimension.DAY, Dimension.ENDPOINT, Dimension.PLAN)
+GroupBy = Annotated[str, StringConstraints(pattern=sums.pattern(_DIMENSIONS))] | None
 
 router = APIRouter(prefix="/me", tags=["usage"], responses=SIGNED_IN)
 
@@ -69,23 +66,6 @@ class Call(Shown):
     client_request_id: str | None
 
 
-class CallGroup(Shown):
-    """The calls that share what they are grouped by; null where they are not grouped by it. Days are those of UTC."""
-
-    day: date | None
-    endpoint: str | None
-    plan_id: str | None
-    requests: int
-    succeeded: int
-    credits_charged: int
-    product_count: int
-    tokens_used: int
-    cost_usd: Decimal
-    request_bytes: int
-    response_bytes: int
-    response_time_ms: int | None = Field(description="The mean.")
-
-
 class CallList(Paging):
     endpoint: Line | None = Field(default=None, description="The route's name.")
     outcome: Outcome | None = None
@@ -102,23 +82,8 @@ class CallList(Paging):
 
 class CallSums(CallList):
     group_by: GroupBy = Field(
-        default=None,
-        examples=["day,endpoint"],
-        description=f"Sums instead of calls, over {MAX_SPAN.days} days at most and the last {DEFAULT_SPAN.days} unless "
-        "`from` says otherwise: any of day, endpoint, plan, separated by commas, in the order to sort by.",
+        default=None, examples=["day,endpoint"], description=sums.description(_DIMENSIONS, instead_of="calls")
     )
-
-    def dimensions(self) -> list[Dimension]:
-        """Each once, however often it is named."""
-        return [Dimension(name) for name in dict.fromkeys((self.group_by or "").split(","))]
-
-    def span(self, user_id: UUID) -> UsageFilter:
-        """With both ends, so that no more is summed than may be. Raises Invalid."""
-        until = self.until or now()
-        since = self.since or until - DEFAULT_SPAN
-        if not timedelta(0) <= until - since <= MAX_SPAN:
-            raise Invalid("from", f"must be before `to`, by {MAX_SPAN.days} days at most")
-        return replace(self.filter(user_id), since=since, until=until)
 
 
 _COLUMNS = tuple(Call.model_fields)
@@ -138,9 +103,10 @@ async def list_usage(
 
     Takes an API key too.
     """
-    page = _calls(wanted, user_id, held) if wanted.group_by is None else _sums(wanted, user_id, held)
+    by = wanted.group_by
+    page = _calls(wanted, user_id, held) if by is None else _sums(wanted, by, user_id, held)
     if spreadsheet.is_wanted(request, wanted.format):
-        columns = _COLUMNS if wanted.group_by is None else _SUMS
+        columns = _COLUMNS if by is None else _SUMS
         return spreadsheet.answer(columns, page, file_name="usage.csv")
     return await page(wanted.cursor, wanted.limit)
 
@@ -154,16 +120,13 @@ def _calls(wanted: CallSums, user_id: UUID, held: Collaborators) -> NextPage:
     return page
 
 
-def _sums(wanted: CallSums, user_id: UUID, held: Collaborators) -> NextPage:
+def _sums(wanted: CallSums, group_by: str, user_id: UUID, held: Collaborators) -> NextPage:
     """What is asked for is checked here, before an answer begins."""
-    by, within = wanted.dimensions(), wanted.span(user_id)
+    by, within = sums.dimensions(group_by), sums.bounded(wanted.filter(user_id))
 
     async def page(cursor: str | None, limit: int) -> Listing[CallGroup]:
         async with held.database.read() as connection:
-            try:
-                found = await analytics.group_usage(connection, within, by, cursor=cursor, limit=limit)
-            except analytics.TooMuch:
-                raise Invalid("from", "this takes too long to sum; ask for fewer days") from None
+            found = await sums.summed(connection, within, by, cursor=cursor, limit=limit)
         return listing(found, CallGroup.model_validate)
 
     return page
