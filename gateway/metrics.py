@@ -19,7 +19,9 @@ OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 
 CALL_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
 
 REQUESTS = Counter("gateway_requests", "Requests answered.", ["endpoint", "method", "code"])
-DURATION = Histogram("gateway_request_duration_seconds", "From head to settlement.", ["endpoint"], buckets=SECONDS)
+DURATION = Histogram(
+    "gateway_request_duration_seconds", "From head to settlement, of admitted calls.", ["endpoint"], buckets=SECONDS
+)
 OVERHEAD = Histogram(
     "gateway_overhead_seconds", "The part of it spent outside the upstream.", ["endpoint"], buckets=OVERHEAD_SECONDS
 )
@@ -56,6 +58,12 @@ JOURNAL_ENTRIES = Gauge(
 )
 JOURNAL_LAG = Gauge("gateway_journal_lag_seconds", "Age of the oldest of them.", multiprocess_mode="mostrecent")
 USAGE_ROWS = Counter("gateway_usage_rows_written", "Rows written to usage_tracking.")
+PARKED = Gauge(
+    "gateway_worker_parked",
+    "Accounts set aside because work on them failed; the log says why.",
+    ["worker"],
+    multiprocess_mode="livesum",
+)
 JOURNAL_POISON = Counter("gateway_journal_poison", "Journal entries that PostgreSQL refused; see journal_poison.")
 RECONCILE_DIFFERENCE = Gauge(
     "gateway_reconcile_difference_credits",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -15,9 +16,11 @@ from gateway.ledger.tables import credit_grants, user_credits
 ACTOR = "worker:credits"
 
 
-async def due_accounts(connection: AsyncConnection, *, now: datetime, limit: int) -> tuple[UUID, ...]:
-    """Accounts with a grant whose beginning or end has come, those first that wait longest."""
-    return tuple(await connection.scalars(_DUE, {"now": now, "limit": limit}))
+async def due_accounts(
+    connection: AsyncConnection, *, now: datetime, limit: int, but: Sequence[UUID] = ()
+) -> tuple[UUID, ...]:
+    """Accounts with a grant whose beginning or end has come, `but` for these; those first that wait longest."""
+    return tuple(await connection.scalars(_DUE, {"now": now, "limit": limit, "but": list(but)}))
 
 
 async def try_lock(connection: AsyncConnection, user_id: UUID) -> bool:
@@ -54,10 +57,12 @@ async def settle(connection: AsyncConnection, user_id: UUID, *, now: datetime, a
 _DUE = text("""
     SELECT user_id FROM (
         (SELECT user_id, expires_at AS due_at FROM credit_grants
-          WHERE remaining > 0 AND expires_at IS NOT NULL AND expires_at <= :now ORDER BY expires_at LIMIT :limit)
+          WHERE remaining > 0 AND expires_at IS NOT NULL AND expires_at <= :now
+            AND user_id <> ALL(CAST(:but AS uuid[])) ORDER BY expires_at LIMIT :limit)
         UNION ALL
         (SELECT user_id, effective_at FROM credit_grants
-          WHERE is_scheduled AND effective_at <= :now ORDER BY effective_at LIMIT :limit)) due
+          WHERE is_scheduled AND effective_at <= :now
+            AND user_id <> ALL(CAST(:but AS uuid[])) ORDER BY effective_at LIMIT :limit)) due
      GROUP BY user_id ORDER BY min(due_at), user_id
 """)
 

@@ -6,6 +6,7 @@ downtime gives the same ledger as a month of service, only later.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -35,10 +36,13 @@ class Due:
     user_id: UUID
 
 
-async def find_due(connection: AsyncConnection, *, now: datetime, grace: timedelta, limit: int) -> tuple[Due, ...]:
-    """Subscriptions that something is due for; it may be done by the time one looks."""
-    times = {"now": now, "graced": now - grace, "abandoned": now - CHECKOUT_LIFETIME, "limit": limit}
-    return tuple(Due(row.id, row.user_id) for row in await connection.execute(_DUE, times))
+async def find_due(
+    connection: AsyncConnection, *, now: datetime, grace: timedelta, limit: int, but: Sequence[UUID] = ()
+) -> tuple[Due, ...]:
+    """Subscriptions that something is due for, `but` for these; it may be done by the time one looks."""
+    times = {"now": now, "graced": now - grace, "abandoned": now - CHECKOUT_LIFETIME}
+    rows = await connection.execute(_DUE, {**times, "limit": limit, "but": list(but)})
+    return tuple(Due(row.id, row.user_id) for row in rows)
 
 
 async def try_lock(connection: AsyncConnection, user_id: UUID) -> bool:
@@ -62,17 +66,20 @@ async def turn(
     return EVENTS_PER_TURN
 
 
+_NOT_LEFT_OUT = "id <> ALL(CAST(:but AS uuid[]))"
 # By index each; a subscription that a provider renews is left to it, unless it was to end.
 _DUE = text(f"""
     (SELECT id, user_id FROM subscriptions
       WHERE status IN ('trialing', 'active', 'past_due', 'paused') AND current_period_end <= :now
-        AND (cancel_at_period_end OR (provider = '{OURS}' AND status IN ('trialing', 'active')))
+        AND {_NOT_LEFT_OUT} AND (cancel_at_period_end OR (provider = '{OURS}' AND status IN ('trialing', 'active')))
       ORDER BY current_period_end LIMIT :limit)
     UNION
     (SELECT id, user_id FROM subscriptions
-      WHERE status = 'past_due' AND coalesce(past_due_since, current_period_end) <= :graced LIMIT :limit)
+      WHERE status = 'past_due' AND coalesce(past_due_since, current_period_end) <= :graced
+        AND {_NOT_LEFT_OUT} LIMIT :limit)
     UNION
-    (SELECT id, user_id FROM subscriptions WHERE status = 'incomplete' AND created_at <= :abandoned LIMIT :limit)
+    (SELECT id, user_id FROM subscriptions
+      WHERE status = 'incomplete' AND created_at <= :abandoned AND {_NOT_LEFT_OUT} LIMIT :limit)
 """)  # noqa: S608 - made of constants of ours
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from uuid import UUID
 
 from gateway import clock
 from gateway.ledger import expiry
 from gateway.ledger.session import Database
+from gateway.workers.parking import FAILURES, Parking
 
 # What is found at once. Each account is a transaction of its own, so a batch holds nobody up.
 BATCH_ACCOUNTS = 200
@@ -21,15 +23,25 @@ class CreditKeeper:
     def __init__(self, database: Database, *, now: Callable[[], datetime] = clock.now) -> None:
         self._database = database
         self._now = now
+        self._parking = Parking("credits", now)
 
     async def run_once(self) -> int:
         """Begins and ends what is due, up to a batch of accounts; gives how many movements that were."""
-        now = self._now()
+        now, parked = self._now(), self._parking.parked()
         async with self._database.read() as connection:
-            due = await expiry.due_accounts(connection, now=now, limit=BATCH_ACCOUNTS)
+            due = await expiry.due_accounts(connection, now=now, limit=BATCH_ACCOUNTS, but=parked)
         moved = 0
         for user_id in due:
-            async with self._database.transaction() as connection:
-                if await expiry.try_lock(connection, user_id):
-                    moved += await expiry.settle(connection, user_id, now=now)
+            try:
+                moved += await self._settle(user_id, now)
+            except FAILURES as error:
+                self._parking.failed(user_id, error)
+            else:
+                self._parking.passed(user_id)
         return moved
+
+    async def _settle(self, user_id: UUID, now: datetime) -> int:
+        async with self._database.transaction() as connection:
+            return (
+                await expiry.settle(connection, user_id, now=now) if await expiry.try_lock(connection, user_id) else 0
+            )

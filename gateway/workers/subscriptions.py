@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from gateway import clock
 from gateway.ledger import turning
 from gateway.ledger.session import Database
+from gateway.workers.parking import FAILURES, Parking
 
 # What is found at once. Each account is a transaction of its own, so a batch holds nobody up.
 BATCH_ACCOUNTS = 200
@@ -25,15 +26,25 @@ class SubscriptionMover:
         self._database = database
         self._grace = grace
         self._now = now
+        self._parking = Parking("subscriptions", now)
 
     async def run_once(self) -> int:
         """Moves what is due, up to a batch; gives how many events that were."""
-        now = self._now()
+        now, parked = self._now(), self._parking.parked()
         async with self._database.read() as connection:
-            due = await turning.find_due(connection, now=now, grace=self._grace, limit=BATCH_ACCOUNTS)
+            due = await turning.find_due(connection, now=now, grace=self._grace, limit=BATCH_ACCOUNTS, but=parked)
         moved = 0
         for each in due:
-            async with self._database.transaction() as connection:
-                if await turning.try_lock(connection, each.user_id):
-                    moved += await turning.turn(connection, each.subscription_id, now=now, grace=self._grace)
+            try:
+                moved += await self._move(each, now)
+            except FAILURES as error:
+                self._parking.failed(each.subscription_id, error)
+            else:
+                self._parking.passed(each.subscription_id)
         return moved
+
+    async def _move(self, due: turning.Due, now: datetime) -> int:
+        async with self._database.transaction() as connection:
+            if not await turning.try_lock(connection, due.user_id):
+                return 0
+            return await turning.turn(connection, due.subscription_id, now=now, grace=self._grace)

@@ -14,6 +14,7 @@ from sqlalchemy import text
 from gateway.ledger import credits, plans, subscriptions
 from gateway.ledger.plans import PlanTerms
 from gateway.ledger.session import Database
+from gateway.metrics import PARKED
 from gateway.workers.credits import CreditKeeper
 from gateway.workers.subscriptions import SubscriptionMover
 from tests.ledger.make import NOON, a_user
@@ -80,6 +81,30 @@ async def test_an_account_that_somebody_changes_is_left_for_the_next_time(ledger
         assert await mover.run_once() == ACCOUNTS - 1
     assert await mover.run_once() == 1
     assert await mover.run_once() == 0
+
+
+async def test_one_that_cannot_be_moved_is_set_aside_and_tried_again(
+    ledger: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.workers.subscriptions.BATCH_ACCOUNTS", 1)  # it would be all of each batch
+    user_ids = await _subscribe(ledger)
+    clock = [NOON + timedelta(days=31)]
+    mover = SubscriptionMover(ledger, grace=GRACE, now=lambda: clock[0])
+    poison = "UPDATE subscriptions SET current_period_end = current_period_end - interval '1 h', quantity = :quantity"
+    it = {"id": await _subscription_of(ledger, user_ids[0])}
+    async with ledger.transaction() as connection:
+        priced = "UPDATE subscription_plans SET pricing_model = 'per_seat', credits_per_period = 9000000000000000"
+        await connection.execute(text(priced))
+        await connection.execute(text(f"{poison} WHERE id = :id"), {**it, "quantity": 2_000_000_000})
+    assert [await mover.run_once() for _ in range(ACCOUNTS)] == [0] + [1] * (ACCOUNTS - 1)
+    assert PARKED.labels("subscriptions")._value.get() == 1
+    assert await mover.run_once() == 0
+    async with ledger.transaction() as connection:
+        await connection.execute(text("UPDATE subscriptions SET quantity = 1 WHERE id = :id"), it)
+    assert await mover.run_once() == 0  # not yet
+    clock[0] += timedelta(minutes=1)
+    assert await mover.run_once() == 1
+    assert PARKED.labels("subscriptions")._value.get() == 0
 
 
 async def test_nothing_is_done_before_its_time(ledger: Database) -> None:
