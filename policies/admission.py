@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from policies import access, keys
+from policies import access, caps, keys
+from policies.caps import Cap
 from policies.limits import Limits
 from policies.model import Account, FeatureValue, Key, Plan, Refusal, Refused, Route, Subscription, Window
 
@@ -19,6 +20,7 @@ class Standing(NamedTuple):
     """What an account has used and has left. `used` and `reset_seconds` are in the order of limits.WINDOWS.
 
     `violated` are the windows without room for one more call, and `retry_after_seconds` until all have room again.
+    `spent` is what counts against the cap of the key that was asked about; None where it has none.
     """
 
     balance: int
@@ -27,6 +29,7 @@ class Standing(NamedTuple):
     reset_seconds: tuple[int, ...]
     retry_after_seconds: int
     violated: tuple[Window, ...]
+    spent: int | None = None
 
 
 def check_caller(
@@ -54,14 +57,16 @@ def check_caller(
     return subscription
 
 
-def check_standing(standing: Standing, limits: Limits, plan: Plan, *, required: int) -> None:
-    """Raises Refused where an admission of this moment would: limits, calls in flight, credits, in this order."""
+def check_standing(standing: Standing, limits: Limits, plan: Plan, *, required: int, cap: Cap | None = None) -> None:
+    """Raises Refused where an admission would: limits, calls in flight, credits, the key's cap, in this order."""
     if standing.violated:
         raise rate_limited(plan, standing.violated, retry_after_seconds=standing.retry_after_seconds)
     if limits.in_flight is not None and standing.in_flight >= limits.in_flight:
         raise too_many_in_flight(plan)
     if required > 0 and standing.balance < required:
         raise insufficient_credits(required, standing.balance)
+    if required > 0 and cap is not None and (available := caps.left(cap, standing.spent or 0)) < required:
+        raise caps.exhausted(cap, required, available=available)
 
 
 def rate_limited(plan: Plan, violated: Sequence[Window], *, retry_after_seconds: int) -> Refused:

@@ -104,6 +104,8 @@ class Key:
     """An API key as the gateway knows it; the secret itself is never kept.
 
     `permissions` None means every permission of the plan; `allowed_ips` are CIDRs, empty means any address.
+    `credit_cap` None is no cap. What counts against it is spent from a budget that the key shares with all that came of
+    one key by rotation: `budget_id` is the first of them, `budget_keys` how many there are.
     """
 
     id: UUID
@@ -113,6 +115,9 @@ class Key:
     permissions: frozenset[str] | None = None
     allowed_ips: tuple[str, ...] = ()
     expires_at: datetime | None = None
+    credit_cap: int | None = None
+    budget_id: UUID | None = None
+    budget_keys: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +147,7 @@ class Subscription:
     current_period_end: datetime | None = None
     cancel_at_period_end: bool = False
     past_due_since: datetime | None = None
+    current_period_start: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

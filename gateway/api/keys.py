@@ -15,6 +15,10 @@ from gateway.ledger import keys
 from policies.model import KeyStatus
 
 ShownStatus = Literal["active", "disabled", "revoked", "expired"]
+CREDIT_CAP = (
+    "Credits it may spend in a period of the subscription, together with all keys that came of it by rotation; null: "
+    "all. A call that turns out dearer than was foreseen is charged in full."
+)
 Permissions = Annotated[list[Word], Field(max_length=100)]
 Networks = Annotated[list[Network], Field(max_length=100)]
 
@@ -28,7 +32,7 @@ class Key(Shown):
     status: ShownStatus
     permissions: list[str] | None = Field(description="null: every permission of the plan.")
     allowed_ips: list[str] = Field(description="CIDRs; empty: from anywhere.")
-    credit_cap: int | None
+    credit_cap: int | None = Field(description=CREDIT_CAP)
     expires_at: datetime | None
     last_used_at: datetime | None
     created_at: datetime
@@ -42,7 +46,7 @@ class KeyTerms(Given):
     name: Line = Field(default="default", examples=["production"])
     permissions: Permissions | None = Field(default=None, description="Narrows the plan's permissions.")
     allowed_ips: Networks = Field(default_factory=list, examples=[["203.0.113.0/24"]])
-    credit_cap: Credits | None = Field(default=None, description="Credits it may spend in a period; null: all.")
+    credit_cap: Credits | None = Field(default=None, description=CREDIT_CAP)
     expires_at: Instant | None = Field(default=None, examples=["2030-01-01T00:00:00Z"])
 
 

@@ -7,18 +7,24 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
+from pydantic import Field
+
 from gateway.api.shapes import Shown
 from gateway.clock import now
-from gateway.ledger import principals
+from gateway.ledger import budgets, principals
 from gateway.ledger.errors import NotFound
 from gateway.ledger.session import Database
 from gateway.meter.meter import Meter
 from gateway.problems import STATUS
-from policies import admission, pricing
+from policies import admission, caps, pricing
 from policies.admission import Standing
+from policies.caps import Cap
 from policies.limits import WINDOW_SECONDS, WINDOWS, Limits, limits_of
 from policies.model import Account, FeatureValue, Key, Refused, Route
 
+KEY_CREDITS_LEFT = (
+    "What the credit cap of the key leaves it in this period, less what calls under way hold; null without one."
+)
 UNLIMITED = Limits((None, None, None), None)
 
 
@@ -61,6 +67,7 @@ class Preview(Shown):
     hold: int
     price: str
     balance: int
+    key_credits_left: int | None = Field(description=KEY_CREDITS_LEFT)
     in_flight: int
     in_flight_limit: int | None
     limits: list[LimitState]
@@ -89,30 +96,34 @@ class Previewer:
 
         Raises MeterUnavailable, DatabaseUnavailable, NotFound for an account deleted meanwhile.
         """
-        limits = limits_in_force(account)
-        standing, offered = await self._look(account.id, limits)
+        limits, cap = limits_in_force(account), caps.cap_of(key, account.subscription)
+        standing, offered = await self._look(account.id, limits, cap)
         cost = _cost(route, facts)
         refused = None
         try:
             self._check(account, key, route, facts=facts, offered=offered, standing=standing, cost=cost)
         except Refused as found:
             refused = found
-        return _preview(refused, cost, standing, limits=limits)
+        return _preview(refused, cost, standing, limits=limits, key_left=caps.left_to_key(cap, standing.spent))
 
-    async def standing(self, account: Account) -> Standing:
+    async def standing(self, account: Account, cap: Cap | None = None) -> Standing:
         """What the account has used of its limits and has left. Raises as `preview` does."""
-        standing, _ = await self._look(account.id, limits_in_force(account))
+        standing, _ = await self._look(account.id, limits_in_force(account), cap)
         return standing
 
-    async def _look(self, user_id: UUID, limits: Limits) -> tuple[Standing, Mapping[str, Mapping[str, FeatureValue]]]:
+    async def _look(
+        self, user_id: UUID, limits: Limits, cap: Cap | None
+    ) -> tuple[Standing, Mapping[str, Mapping[str, FeatureValue]]]:
         async with self._database.read() as connection:
             known = await principals.load_balance(connection, user_id)
             catalogue = await principals.catalogue(connection)
+            spent = None if cap is None else await budgets.credits_spent(connection, user_id, cap)
         if known is None:
             raise NotFound("user", user_id)
-        hot = await self._meter.peek(self._meter.keys(user_id), limits)
-        # Cold: nothing is running, nothing was counted lately, and a call would load this balance.
-        return hot or _at_rest(known.current_credits, limits), catalogue.features
+        hot = await self._meter.peek(self._meter.keys(user_id), limits, cap)
+        # Cold: nothing is running, nothing was counted lately, and a call would load this balance. The same of a key.
+        found = hot or _at_rest(known.current_credits, limits)
+        return found if found.spent is not None else found._replace(spent=spent), catalogue.features
 
     def _check(
         self,
@@ -138,7 +149,8 @@ class Previewer:
         plan = subscription.plan
         if route is not None and route.price.unit == "item" and facts.units is not None:
             pricing.check_batch(facts.units, plan.max_products_per_batch)
-        admission.check_standing(standing, limits_of(plan), plan, required=cost.required)
+        cap = caps.cap_of(key, subscription)
+        admission.check_standing(standing, limits_of(plan), plan, required=cost.required, cap=cap)
 
 
 def limits_in_force(account: Account) -> Limits:
@@ -186,7 +198,9 @@ def _cost(route: Route | None, facts: Facts) -> _Cost:
     return _Cost(expected, hold, pricing.required(price, hold), explained)
 
 
-def _preview(refused: Refused | None, cost: _Cost, standing: Standing, *, limits: Limits) -> Preview:
+def _preview(
+    refused: Refused | None, cost: _Cost, standing: Standing, *, limits: Limits, key_left: int | None
+) -> Preview:
     return Preview(
         admitted=refused is None,
         code=None if refused is None else str(refused.code),
@@ -196,6 +210,7 @@ def _preview(refused: Refused | None, cost: _Cost, standing: Standing, *, limits
         hold=cost.hold,
         price=cost.price,
         balance=standing.balance,
+        key_credits_left=key_left,
         in_flight=standing.in_flight,
         in_flight_limit=limits.in_flight,
         limits=limit_states(standing, limits),

@@ -20,18 +20,22 @@ _CALLS = """
 """
 STEP_MS = (1_000, 60_000, 1_440_000)  # of the minute, the hour and the day, as gateway/meter/admit.lua has them
 
-_COLD = text(f"""
-    SELECT u.version AS account_version, c.credit_seq, c.current_credits,
-           (SELECT version FROM catalogue) AS catalogue_version,
-           coalesce((SELECT last_id FROM journal_offsets WHERE partition = :partition), '0-0') AS last_id,
-           {_CALLS.format(step_ms=STEP_MS[0])} AS in_minute,
-           {_CALLS.format(step_ms=STEP_MS[1])} AS in_hour,
-           {_CALLS.format(step_ms=STEP_MS[2])} AS in_day,
-           (SELECT coalesce(jsonb_object_agg(t.request_id, t.outcome = 'abandoned' AND t.credits_charged = 0), '{{}}')
+LAST_ID = "coalesce((SELECT last_id FROM journal_offsets WHERE partition = :partition), '0-0')"
+WRITTEN = """
+           (SELECT coalesce(jsonb_object_agg(t.request_id, t.outcome = 'abandoned' AND t.credits_charged = 0), '{}')
               FROM usage_tracking t
               JOIN unnest(CAST(:request_ids AS uuid[]), CAST(:moments AS bigint[])) AS a (request_id, moment)
                 ON t.request_id = a.request_id
-               AND t.created_at = timestamptz 'epoch' + a.moment * interval '1 microsecond') AS written
+               AND t.created_at = timestamptz 'epoch' + a.moment * interval '1 microsecond')"""
+
+_COLD = text(f"""
+    SELECT u.version AS account_version, c.credit_seq, c.current_credits,
+           (SELECT version FROM catalogue) AS catalogue_version,
+           {LAST_ID} AS last_id,
+           {_CALLS.format(step_ms=STEP_MS[0])} AS in_minute,
+           {_CALLS.format(step_ms=STEP_MS[1])} AS in_hour,
+           {_CALLS.format(step_ms=STEP_MS[2])} AS in_day,
+           {WRITTEN} AS written
       FROM users u JOIN user_credits c ON c.user_id = u.id
      WHERE u.id = :user_id
 """)  # noqa: S608 - made of constants of ours

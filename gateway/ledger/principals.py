@@ -13,6 +13,7 @@ from uuid import UUID
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.ledger.budgets import budget_keys
 from gateway.ledger.plan_versions import IN_FORCE
 from gateway.ledger.tables.contracts import CURRENT
 from policies.model import (
@@ -32,8 +33,8 @@ from policies.model import (
 _ACCOUNT = """
            u.id AS user_id, u.status AS user_status, u.version AS account_version,
            (SELECT version FROM catalogue) AS catalogue_version,
-           s.id AS subscription_id, s.status AS subscription_status, s.current_period_end, s.cancel_at_period_end,
-           s.past_due_since,
+           s.id AS subscription_id, s.status AS subscription_status, s.current_period_start, s.current_period_end,
+           s.cancel_at_period_end, s.past_due_since,
            p.id AS plan_id, p.name AS plan_name, p.version AS plan_version, p.features,
            p.requests_per_minute, p.requests_per_hour, p.max_api_calls_per_day, p.max_concurrent_requests,
            p.max_products_per_batch, p.max_file_size_bytes,
@@ -49,13 +50,32 @@ _CONTRACT = f"""
             LIMIT 1) s ON true
       {IN_FORCE}
 """  # noqa: S608 - made of constants of ours
+_KEY = """
+           k.id AS key_id, k.status AS key_status, k.prefix, k.last4, k.permissions AS key_permissions, k.allowed_ips,
+           k.expires_at, k.credit_cap, budget.id AS budget_id, budget.keys AS budget_keys
+"""
+# Only a key with a cap has a budget: the first of the keys that came of each other by rotation, and how many there are.
+_BUDGET = f"""
+      LEFT JOIN LATERAL (
+           SELECT id, (SELECT count(*) FROM ({budget_keys("first.id")}) keys) AS keys
+             FROM (WITH RECURSIVE older AS (
+                        SELECT k.id, k.rotated_from
+                         UNION
+                        SELECT o.id, o.rotated_from FROM older n JOIN api_keys o ON o.id = n.rotated_from)
+                   SELECT id FROM older WHERE rotated_from IS NULL) first
+            WHERE k.credit_cap IS NOT NULL) budget ON true
+"""  # noqa: S608 - made of constants of ours
 _FIND = text(f"""
-    SELECT k.id AS key_id, k.status AS key_status, k.prefix, k.last4, k.permissions AS key_permissions, k.allowed_ips,
-           k.expires_at, {_ACCOUNT}
+    SELECT {_KEY}, {_ACCOUNT}
       FROM api_keys k
       JOIN users u ON u.id = k.user_id
+           {_BUDGET}
            {_CONTRACT}
      WHERE k.key_hash = :key_hash
+""")  # noqa: S608 - made of constants of ours
+
+_FIND_KEY = text(f"""
+    SELECT {_KEY} FROM api_keys k {_BUDGET} WHERE k.id = :key_id AND k.user_id = :user_id
 """)  # noqa: S608 - made of constants of ours
 
 _FIND_ACCOUNT = text(f"""
@@ -104,6 +124,12 @@ async def find_account(connection: AsyncConnection, user_id: UUID) -> Account | 
     return None if row is None else _account(row)
 
 
+async def find_key(connection: AsyncConnection, user_id: UUID, key_id: UUID) -> Key | None:
+    """A key of the user; None for one that is unknown or another's."""
+    row = (await connection.execute(_FIND_KEY, {"key_id": key_id, "user_id": user_id})).mappings().one_or_none()
+    return None if row is None else _key(row)
+
+
 async def load_balance(connection: AsyncConnection, user_id: UUID) -> HotBalance | None:
     """The balance PostgreSQL knows of; the journal may hold charges it does not have yet."""
     row = (await connection.execute(_BALANCE, {"user_id": user_id})).one_or_none()
@@ -138,6 +164,9 @@ def _key(row: RowMapping) -> Key:
         permissions=None if permissions is None else frozenset(permissions),
         allowed_ips=tuple(row["allowed_ips"]),
         expires_at=row["expires_at"],
+        credit_cap=row["credit_cap"],
+        budget_id=row["budget_id"],
+        budget_keys=row["budget_keys"] or 1,
     )
 
 
@@ -148,6 +177,7 @@ def _subscription(row: RowMapping) -> Subscription | None:
         id=row["subscription_id"],
         status=SubscriptionStatus(row["subscription_status"]),
         plan=_plan(row),
+        current_period_start=row["current_period_start"],
         current_period_end=row["current_period_end"],
         cancel_at_period_end=row["cancel_at_period_end"],
         past_due_since=row["past_due_since"],

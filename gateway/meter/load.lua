@@ -129,6 +129,12 @@ for window = 1, 3 do
   local at = window * 4
   s[at], s[at + 1], s[at + 2], s[at + 3] = buckets[1] or 0, last, counts[last] or 0, total
 end
+-- What keys have spent was counted by calls that may be gone: `count.lua` counts anew.
+for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do
+  if string.match(name, '^[kb]:') then
+    redis.call('HDEL', KEYS[1], name)
+  end
+end
 redis.call('HSET', KEYS[1], 's', struct.pack(STATE, unpack(s)), 'v', ARGV[3], 'c', ARGV[4], 'e', ARGV[1], unpack(writes))
 raise(KEYS[2], ARGV[6])
 return 1

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from enum import IntEnum
-from functools import lru_cache
-from itertools import islice
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from gateway.meter.batches import in_batches
 from gateway.meter.claims import CLAIM_SECONDS, Claim, Kept
 from gateway.meter.epochs import ENTER, Epochs, Register, Unregistered
 from gateway.meter.keys import AccountKeys, account_keys, partition_keys, partition_of, swept_key
 from gateway.meter.link import Link, MeterUnavailable, NotSent, Script
 from gateway.meter.packing import word, words
 from gateway.meter.recall import Opened, Recall, Settled
+from gateway.meter.terms import capped, terms_of
 from policies import records
 from policies.admission import Standing
+from policies.caps import Cap
 from policies.limits import WINDOWS, Limits
 from policies.model import Outcome, Window
 
@@ -31,9 +32,6 @@ SWEPT_SECONDS = 7 * 86_400
 
 # By how much the clock of a gateway, which dates its calls, may be behind that of Redis, which counts them.
 CLOCK_SKEW_MS = 5_000
-
-# What is handed in at once: little, so that a slow Redis too answers all of it within its timeout.
-HAND_IN_BATCH = 25
 
 _CLAIMED = 3  # what scripts reply where another call has the key
 _USER_ID = records.HEAD_COLUMNS.index("user_id")
@@ -54,6 +52,8 @@ class Verdict(IntEnum):
     IN_PROGRESS = 9
     KEY_REUSED = 10
     NOT_REPLAYABLE = 11
+    UNCOUNTED = 12
+    CAP_REACHED = 13
 
 
 class Loaded(IntEnum):
@@ -81,7 +81,8 @@ class Applied(IntEnum):
 class Admission(NamedTuple):
     """The meter's answer. `used` and `reset_seconds` are in the order of policies.limits.WINDOWS.
 
-    `epoch` is that in which the call was admitted; its settlement must name it. `answer` is what a REPEAT is told.
+    `epoch` is that in which the call was admitted; its settlement must name it. `answer` is what a REPEAT is told,
+    `key_left` what a CAP_REACHED leaves to the key.
     """
 
     verdict: Verdict
@@ -92,6 +93,7 @@ class Admission(NamedTuple):
     violated: tuple[Window, ...] = ()
     epoch: str = ""
     answer: bytes = b""
+    key_left: int = 0
 
 
 class Versions(NamedTuple):
@@ -132,10 +134,12 @@ class Meter:
         limits: Limits,
         head: str,
         claim: Claim | None = None,
+        cap: Cap | None = None,
     ) -> Admission:
         """Admits a call and holds `amount` credits for it, or says why not and changes nothing.
 
-        With a `claim`, only if no other call has it.
+        With a `claim`, only if no other call has it; with a `cap`, only if that leaves the `required` credits. The head
+        of such a call is dated no earlier than the cap's period.
 
         Raises NotSent, or MeterUnavailable, after which the call may have been admitted all the same: settle it at 0.
         """
@@ -144,7 +148,9 @@ class Meter:
         if claim is not None:
             where, count = words(4, keys.account, keys.catalogue, keys.holds, claim.key(keys)), 18
             claimed = words(claim.fingerprint, CLAIM_SECONDS)
-        terms = _terms(account_version, catalogue_version, amount, required, limits)
+        if cap is not None:
+            count, claimed = count + (4 if claimed else 6), (claimed or words(b"", b"")) + capped(cap)
+        terms = terms_of(account_version, catalogue_version, amount, required, limits)
         called, remembered = word(request_id.encode()), word(f"{self._owner}\t{head}".encode())
         entered = word(epoch.encode()) + claimed
         reply = await self._link.run_packed(ADMIT, keys.account, count, where, called, terms, remembered, entered)
@@ -257,16 +263,26 @@ class Meter:
         """
         return await self._epochs.watch(self._recall.written)
 
-    async def peek(self, keys: AccountKeys, limits: Limits) -> Standing | None:
-        """What an admission under these limits would find at this moment; None for a cold account. Changes nothing."""
+    async def peek(self, keys: AccountKeys, limits: Limits, cap: Cap | None = None) -> Standing | None:
+        """What an admission under these limits would find at this moment; None for a cold account. Changes nothing.
+
+        What counts against the cap is None too where it is not counted yet.
+        """
         minute, hour, day = limits.per_window
         asked = (-1 if minute is None else minute, -1 if hour is None else hour, -1 if day is None else day)
-        reply = await self._link.run(PEEK, (keys.account, keys.catalogue), asked)
+        budget = () if cap is None else (str(cap.budget_id), cap.since, cap.keys)
+        reply = await self._link.run(PEEK, (keys.account, keys.catalogue), (*asked, *budget))
         if reply[0] == Verdict.COLD:
             return None
         found = _admission((Verdict.RATE_LIMITED, *reply[1:]))
         return Standing(
-            found.balance, reply[10], found.used, found.reset_seconds, found.retry_after_seconds, found.violated
+            found.balance,
+            reply[10],
+            found.used,
+            found.reset_seconds,
+            found.retry_after_seconds,
+            found.violated,
+            reply[11] if len(reply) > 11 else None,
         )
 
     async def apply_credits(self, keys: AccountKeys, *, credit_seq: int, amount: int) -> Applied:
@@ -310,12 +326,12 @@ class Meter:
         """Tells a new epoch of the calls of this process: what Redis was told before, it may not know any more."""
         settled, opened = self._recall.take_settled(partition), self._recall.under_way(partition)
         try:
-            await _in_batches([self._settle_again(call, epoch) for call in settled])
+            await in_batches([self._settle_again(call, epoch) for call in settled])
         except BaseException:
             for call in settled:
                 self._recall.settled(call)
             raise
-        await _in_batches([self._hold_again(call, epoch) for call in opened])
+        await in_batches([self._hold_again(call, epoch) for call in opened])
         await self._give_back(partition)
 
     async def _settle_again(self, call: Settled, epoch: str) -> None:
@@ -358,25 +374,6 @@ class Meter:
                 await self.abandon(self.keys(_user_of(head)), request_id.decode())
 
 
-async def _in_batches(calls: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Raises what the first to fail raises; those after its batch are not begun."""
-    waiting = iter(calls)
-    try:
-        while batch := list(islice(waiting, HAND_IN_BATCH)):
-            await asyncio.gather(*batch)
-    finally:
-        for call in waiting:
-            call.close()
-
-
-@lru_cache(maxsize=4096)
-def _terms(account_version: int, catalogue_version: int, amount: int, required: int, limits: Limits) -> bytes:
-    """The arguments of an admission that are the same in most calls of an account."""
-    per_window = (-1 if limit is None else limit for limit in limits.per_window)
-    in_flight = -1 if limits.in_flight is None else limits.in_flight
-    return words(account_version, catalogue_version, amount, required, *per_window, in_flight)
-
-
 def _user_of(head: str) -> UUID:
     return UUID(head.split("\t")[_USER_ID])
 
@@ -386,9 +383,10 @@ def _admission(reply: Sequence[Any], epoch: str = "") -> Admission:
     if verdict == 1:
         used, reset = (reply[2], reply[4], reply[6]), (reply[3], reply[5], reply[7])
         return Admission(Verdict.ADMITTED, reply[1], used, reset, epoch=epoch)
-    if verdict in (Verdict.STALE, Verdict.COLD, Verdict.LOST):
+    if verdict in (Verdict.STALE, Verdict.COLD, Verdict.LOST, Verdict.UNCOUNTED):
         return Admission(Verdict(verdict))
     violated = tuple(window for bit, window in enumerate(WINDOWS) if reply[9] & 1 << bit)
     used, reset = (reply[2], reply[4], reply[6]), (reply[3], reply[5], reply[7])
     answer = reply[10] if verdict == Verdict.REPEAT else b""
-    return Admission(Verdict(verdict), reply[1], used, reset, reply[8], violated, answer=answer)
+    left = reply[10] if verdict == Verdict.CAP_REACHED else 0
+    return Admission(Verdict(verdict), reply[1], used, reset, reply[8], violated, answer=answer, key_left=left)

@@ -2,9 +2,12 @@
 --
 -- KEYS 1 account (hash)   2 catalogue (hash)
 -- ARGV 1 2 3 limit per minute, hour, day (-1: none), from which the wait is told
+--      4 budget   5 start of the period, in microseconds   6 how many keys spend from the budget: all only of a key with a
+--        cap
 --
 -- Reply: {1, balance, used and reset seconds of minute, hour, day, retry after seconds, violated windows as bits,
---   in flight}, all but the last as `admit.lua` replies them, or {3} cold: the account is not here, PostgreSQL knows it.
+--   in flight, spent from the budget}, all but the last two as `admit.lua` replies them; the last only where it is
+--   counted, or {3} cold: the account is not here, PostgreSQL knows it.
 --
 -- The state is explained in `admit.lua`; here it is read the same way, but nothing that has left is written back.
 
@@ -12,6 +15,7 @@ local STEPS = 60
 local STEP_MS = {1000, 60000, 1440000}
 local RING = {'m', 'h', 'd'}
 local STATE = '<i8i8i4I4I4I4I4I4I4I4I4I4I4I4I4'
+local STATE_BYTES = 68
 local BUCKET = '<I4I4'
 
 local account = KEYS[1]
@@ -73,4 +77,9 @@ for window = 1, 3 do
   reply[window * 2 + 2] = math.ceil(((first + STEPS + 1) * STEP_MS[window] - now) / 1000)
 end
 reply[9], reply[10], reply[11] = math.ceil(retry_ms / 1000), violated, s[3]
+local counted = ARGV[4] and #state > STATE_BYTES and redis.call('HGET', account, 'b:' .. ARGV[4])
+if counted then
+  local since, spent, keys = struct.unpack('<i8i8I4', counted)
+  reply[12] = since == tonumber(ARGV[5]) and keys == tonumber(ARGV[6]) and spent or nil
+end
 return reply

@@ -1,7 +1,8 @@
 -- Ends one admitted call: removes its hold, charges what it cost, writes its record to the journal, with the balance that
 -- this leaves behind it. Once.
 --
--- A charge above the hold is taken in full and may take the balance below zero; it never goes uncharged.
+-- A charge above the hold is taken in full and may take the balance below zero, or a key above its cap; it never goes
+-- uncharged.
 --
 -- KEYS 1 account (hash)   2 holds (hash)   3 journal (stream)
 --      4 swept (string), only from the sweeper, or claim (hash), only of a call with an Idempotency-Key
@@ -21,6 +22,10 @@
 
 local STATE = '<i8i8i4'
 local STATE_BYTES = 20
+local COUNTS = 69 -- the byte of the state that says that keys are counted (`admit.lua`)
+local SPENT = '<i8i8'
+local SPENT_BYTES = 16
+local CREATED_AT_AND_KEY = '^[^\t]*\t(%d+)\t[^\t]*\t([^\t]*)'
 local STORED = '<I4I4' -- day, bytes of answers
 
 local hold = redis.call('HGET', KEYS[2], ARGV[1])
@@ -42,6 +47,18 @@ if state then
   -- What another epoch left behind may have counted fewer; nothing is admitted by it any more.
   local settled = struct.pack(STATE, clock, balance, math.max(in_flight - 1, 0)) .. string.sub(state, STATE_BYTES + 1)
   redis.call('HSET', KEYS[1], 's', settled)
+  if #state >= COUNTS then
+    local created_at, key = string.match(head, CREATED_AT_AND_KEY)
+    local budget = key and redis.call('HGET', KEYS[1], 'k:' .. key)
+    local counted = budget and redis.call('HGET', KEYS[1], 'b:' .. budget)
+    if counted then
+      local since, spent = struct.unpack(SPENT, counted)
+      if tonumber(created_at) >= since then
+        local now_spent = struct.pack(SPENT, since, spent + ARGV[2] - held) .. string.sub(counted, SPENT_BYTES + 1)
+        redis.call('HSET', KEYS[1], 'b:' .. budget, now_spent)
+      end
+    end
+  end
   record = record .. string.format('\t%d', balance) -- `..` writes large numbers as 1e+15
 end
 redis.call('HDEL', KEYS[2], ARGV[1])

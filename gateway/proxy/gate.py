@@ -20,11 +20,12 @@ from gateway.proxy.repeats import Repeated
 from gateway.proxy.router import Match
 from gateway.proxy.settlement import Settlement
 from gateway.proxy.warming import Warming
-from policies import admission, pricing, records
+from policies import admission, caps, pricing, records
+from policies.caps import Cap
 from policies.model import Outcome, Plan, Refusal, Refused, Subscription
 
-# A version that moves again between reading it and asking is rare; moving four times in a row is an outage.
-ATTEMPTS = 4
+# An epoch to enter, a version that has moved, an account to load, a key to count; more in a row are an outage.
+ATTEMPTS = 6
 
 
 class NotAdmitted(Refused):
@@ -155,22 +156,23 @@ class Gate:
                 return Ticket(ask, caller, subscription, held, answer, head)
             if answer.verdict is Verdict.STALE:
                 clearance = self._check(ask.inbound, ask.match, await self._principals.reload(ask.key))
-            elif answer.verdict is Verdict.COLD:
-                await self._warm(caller)
+            elif answer.verdict in (Verdict.COLD, Verdict.UNCOUNTED):
+                await self._warm(caller, answer.verdict)
             elif answer.verdict is Verdict.LOST:
                 continue  # the next attempt enters the new epoch
             elif answer.verdict is Verdict.REPEAT:
                 raise Repeated(ask.match.route, caller, answer)
             else:
-                raise NotAdmitted(caller, answer, _refusal(answer, max(held, 1), subscription.plan))
+                raise NotAdmitted(caller, answer, _refusal(answer, max(held, 1), subscription.plan, caller.cap))
         raise Refused(Refusal.ACCOUNTS_UNAVAILABLE, "This account keeps changing; try again shortly.", retry_after=1)
 
     def _float_on(self, ask: Ask, clearance: Clearance) -> Ticket | None:
         """Serves without Redis, where that is allowed. Redis may hold for the call unseen; settling ends that too.
 
-        Not a call with an Idempotency-Key: only Redis knows whether it was made before.
+        Not a call with an Idempotency-Key: only Redis knows whether it was made before. Nor one by a key with a cap:
+        only Redis knows what the key has spent.
         """
-        if ask.claim is not None:
+        if ask.claim is not None or clearance.caller.cap is not None:
             return None
         caller, subscription = clearance
         held = _held(ask)
@@ -225,15 +227,19 @@ class Gate:
                 limits=caller.limits,
                 head=head,
                 claim=ask.claim,
+                cap=caller.cap,
             )
         except NotSent:
             raise _unmetered() from None
         except MeterUnavailable:
             raise Indeterminate(caller, ask) from None
 
-    async def _warm(self, caller: Caller) -> None:
+    async def _warm(self, caller: Caller, verdict: Verdict) -> None:
         try:
-            await self._warming.warm(caller.keys)
+            if verdict is Verdict.UNCOUNTED and caller.cap is not None:
+                await self._warming.count(caller.keys, caller.cap)
+            else:
+                await self._warming.warm(caller.keys)
         except DatabaseUnavailable:
             raise Refused(
                 Refusal.ACCOUNTS_UNAVAILABLE, "The account's balance cannot be read; try again shortly.", retry_after=1
@@ -256,7 +262,7 @@ def _unmetered() -> Refused:
     )
 
 
-def _refusal(admitted: Admission, required: int, plan: Plan) -> Refused:
+def _refusal(admitted: Admission, required: int, plan: Plan, cap: Cap | None) -> Refused:
     if admitted.verdict is Verdict.RATE_LIMITED:
         wait = admitted.retry_after_seconds
         return admission.rate_limited(plan, admitted.violated, retry_after_seconds=wait)
@@ -264,6 +270,8 @@ def _refusal(admitted: Admission, required: int, plan: Plan) -> Refused:
         return admission.too_many_in_flight(plan)
     if admitted.verdict is Verdict.INSUFFICIENT_CREDITS:
         return admission.insufficient_credits(required, admitted.balance)
+    if admitted.verdict is Verdict.CAP_REACHED and cap is not None:
+        return caps.exhausted(cap, required, available=admitted.key_left)
     return repeats.refusal(admitted.verdict)
 
 
@@ -273,9 +281,13 @@ def _held(ask: Ask) -> int:
 
 
 def _head(ask: Ask, caller: Caller) -> str:
+    """A call that counts against a cap is of the period that the cap is of, also where our clock is behind."""
+    moment = time.time_ns() // 1000
+    if caller.cap is not None and moment < caller.cap.since:
+        moment = caller.cap.since
     return records.head(
         ask.request_id,
-        time.time_ns() // 1000,
+        moment,
         caller.record_part,
         ask.match.record_part,
         1 if ask.items is None else ask.items,

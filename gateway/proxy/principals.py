@@ -25,6 +25,7 @@ from gateway.metrics import BufferedCounter
 from gateway.proxy.access_log import masked
 from gateway.proxy.foreign_keys import ForeignKeys
 from policies import keys, records
+from policies.caps import Cap, cap_of
 from policies.limits import Limits, limits_of, policy_field, remaining_template
 from policies.model import FeatureValue, Plan, Principal, Refusal, Refused, Subscription
 
@@ -46,6 +47,7 @@ class Caller:
     record_part: str
     masked_key: str
     loaded_at: float
+    cap: Cap | None = None
 
 
 class SentKey(Protocol):
@@ -206,6 +208,7 @@ class Principals:
             record_part=_record_part(principal, subscription),
             masked_key=masked(principal.key),
             loaded_at=monotonic_seconds(),
+            cap=cap_of(principal.key, subscription),
         )
 
     def _remember(self, digest: bytes, entry: Caller | float) -> None:

@@ -1,53 +1,57 @@
-"""Loads cold accounts into Redis: from PostgreSQL, from the journal that is ahead of it, and with their open holds."""
+"""Loads cold accounts, and what their keys have spent, from PostgreSQL and the journal that is ahead of it."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from uuid import UUID
 
-from gateway.ledger import cold
+from gateway.ledger import budgets, cold
 from gateway.ledger.cold import STEP_MS, ColdAccount
 from gateway.ledger.session import Database
+from gateway.meter import counting
+from gateway.meter.charges import Charge
 from gateway.meter.journaled import Journaled, journaled
 from gateway.meter.keys import AccountKeys
 from gateway.meter.link import Link, NotSent
 from gateway.meter.meter import CLOCK_SKEW_MS, Loaded, Meter
+from policies.caps import Cap
 from policies.loading import Entry, later, unwritten
 
 # Each one reads again what has changed since the one before; more in a row are an outage.
 ATTEMPTS = 5
 
+Attempt = Callable[[], Awaitable[Loaded | None]]
+
 
 class Warming:
-    """One load at a time for each account, whoever waits for it."""
+    """One load at a time for each account, and one count for each budget, whoever waits for it."""
 
     def __init__(self, link: Link, meter: Meter, database: Database) -> None:
         self._link = link
         self._meter = meter
         self._database = database
-        self._loads: dict[UUID, asyncio.Task[None]] = {}
+        self._loads: dict[UUID | Cap, asyncio.Task[None]] = {}
 
     async def warm(self, keys: AccountKeys) -> None:
         """Returns when the account is hot, or its epoch has ended, or it is gone: whoever asks again sees which.
 
         Raises DatabaseUnavailable, MeterUnavailable; NotSent while gateways hand in what they know.
         """
-        load = self._loads.get(keys.account_id)
-        if load is None:
-            load = asyncio.get_running_loop().create_task(self._warm(keys))
-            self._loads[keys.account_id] = load
-            load.add_done_callback(lambda done: self._done(keys.account_id, done))
-        await asyncio.shield(load)
+        await self._once(keys.account_id, lambda: self._load(keys))
 
-    async def _warm(self, keys: AccountKeys) -> None:
-        for _ in range(ATTEMPTS):
-            loaded = await self._load(keys)
-            if loaded is Loaded.CLOSED:
-                raise NotSent("Redis has begun anew, and gateways hand in what they know")
-            if loaded is not Loaded.AGAIN:
-                return
-        raise NotSent("the account changes faster than it can be loaded")
+    async def count(self, keys: AccountKeys, cap: Cap) -> None:
+        """Returns when what counts against the cap is counted, or the account is cold. Raises as `warm` does."""
+        await self._once(cap, lambda: self._count(keys, cap))
+
+    async def _once(self, what: UUID | Cap, attempt: Attempt) -> None:
+        load = self._loads.get(what)
+        if load is None:
+            load = asyncio.get_running_loop().create_task(_patiently(attempt))
+            self._loads[what] = load
+            load.add_done_callback(lambda done: self._done(what, done))
+        await asyncio.shield(load)
 
     async def _load(self, keys: AccountKeys) -> Loaded | None:
         ahead = await journaled(self._link, keys)
@@ -56,18 +60,14 @@ class Warming:
                 connection,
                 keys.account_id,
                 partition=keys.partition,
-                requests=[(charge.request_id, charge.created_at) for _, charge in ahead.charges if charge.corrects],
+                requests=_corrected(ahead),
                 now_ms=time.time_ns() // 1_000_000,
                 skew_ms=CLOCK_SKEW_MS,
             )
         return None if known is None else await self._make_hot(keys, known, ahead)
 
     async def _make_hot(self, keys: AccountKeys, known: ColdAccount, ahead: Journaled) -> Loaded:
-        entries = [
-            Entry(entry_id, charge.request_id, charge.created_at, charge.credits, charge.corrects)
-            for entry_id, charge in ahead.charges
-        ]
-        more = unwritten(entries, written_upto=known.last_id, rows=known.written)
+        more = unwritten(_entries(ahead), written_upto=known.last_id, rows=known.written)
         return await self._meter.load(
             keys,
             account_version=known.account_version,
@@ -78,10 +78,51 @@ class Warming:
             calls=_with(known.calls, more.moments),
         )
 
-    def _done(self, account_id: UUID, done: asyncio.Task[None]) -> None:
-        self._loads.pop(account_id, None)
+    async def _count(self, keys: AccountKeys, cap: Cap) -> Loaded:
+        ahead = await journaled(self._link, keys)
+        async with self._database.read() as connection:
+            known = await budgets.read(
+                connection, keys.account_id, cap, partition=keys.partition, requests=_corrected(ahead)
+            )
+        spenders = {str(key_id) for key_id in known.key_ids}
+        entries = _entries(ahead, lambda charge: charge.key_id in spenders and charge.created_at >= cap.since)
+        more = unwritten(entries, written_upto=known.last_id, rows=known.written)
+        return await counting.count(
+            self._link,
+            keys,
+            cap,
+            spent=known.credits + more.credits,
+            counted_upto=later(ahead.upto, known.last_id),
+            key_ids=known.key_ids,
+        )
+
+    def _done(self, what: UUID | Cap, done: asyncio.Task[None]) -> None:
+        self._loads.pop(what, None)
         if not done.cancelled():
             done.exception()  # whoever waits sees it
+
+
+async def _patiently(attempt: Attempt) -> None:
+    for _ in range(ATTEMPTS):
+        loaded = await attempt()
+        if loaded is Loaded.CLOSED:
+            raise NotSent("Redis has begun anew, and gateways hand in what they know")
+        if loaded is not Loaded.AGAIN:
+            return
+    raise NotSent("the account changes faster than it can be loaded")
+
+
+def _corrected(ahead: Journaled) -> list[tuple[UUID, int]]:
+    """The calls that the journal corrects, of which it must be known what PostgreSQL has."""
+    return [(charge.request_id, charge.created_at) for _, charge in ahead.charges if charge.corrects]
+
+
+def _entries(ahead: Journaled, counts: Callable[[Charge], bool] = lambda _: True) -> list[Entry]:
+    return [
+        Entry(entry_id, charge.request_id, charge.created_at, charge.credits, charge.corrects)
+        for entry_id, charge in ahead.charges
+        if counts(charge)
+    ]
 
 
 def _with(calls: tuple[str, str, str], moments: tuple[int, ...]) -> tuple[str, ...]:

@@ -129,9 +129,10 @@ class Office:
         return found.current_credits
 
 
-def head_of(user_id: str) -> str:
+def head_of(user_id: str, **more: str | int | None) -> str:
     """The head of a call's record, as far as a reconciliation reads it."""
-    return records.head(*(user_id if column == "user_id" else None for column in records.HEAD_COLUMNS))
+    known: dict[str, str | int | None] = {"user_id": user_id, **more}
+    return records.head(*(known.get(column) for column in records.HEAD_COLUMNS))
 
 
 @pytest.fixture(scope="package")

@@ -5,9 +5,12 @@ Judged by the definition in `policies/limits.py`: a window is the current step a
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from gateway.meter.meter import CLOCK_SKEW_MS, Admission, Applied, Loaded, Verdict
+from policies.caps import Cap
 from policies.limits import STEPS, WINDOW_SECONDS, WINDOWS, Limits
 from policies.model import Window
 
@@ -30,6 +33,7 @@ class Account:
     balance: int = 0
     in_flight: int = 0
     clock_ms: int = 0
+    counted: dict[UUID, tuple[int, tuple[UUID, ...]]] = field(default_factory=dict)  # since, by budget, and whose calls
     admitted_ms: list[int] = field(default_factory=list)
 
     def live(self, window: Window, now_ms: int) -> list[int]:
@@ -53,6 +57,7 @@ class Model:
     journal: list[tuple[str, str, int | None]] = field(default_factory=list)
     charged: dict[str, int] = field(default_factory=dict)
     calls: dict[str, tuple[str, int]] = field(default_factory=dict)  # whose, and when by the clock that dates it
+    keys: dict[str, UUID] = field(default_factory=dict)  # by which key a call was admitted
 
     def now_ms(self, name: str, clock_ms: int) -> int:
         return max(self.accounts[name].clock_ms, clock_ms)
@@ -75,6 +80,14 @@ class Model:
     def unwritten(self, name: str) -> int:
         """What the journal charges the account."""
         return sum(credits for request_id, credits in self.charged.items() if self.calls[request_id][0] == name)
+
+    def spent(self, since: int, keys: Collection[UUID]) -> int:
+        """What calls by these keys since then were charged, or hold."""
+        return sum(
+            self.holds[request_id][1] if request_id in self.holds else self.charged[request_id]
+            for request_id, key in self.keys.items()
+            if key in keys and self.calls[request_id][1] * 1000 >= since
+        )
 
     def moments(self, name: str) -> list[int]:
         """When the account's calls were admitted, all of which the journal or a hold has."""
@@ -140,19 +153,31 @@ class Model:
         request_id: str,
         *,
         clock_ms: int,
+        dated_ms: int,
         version: int,
         catalogue: int,
         amount: int,
         required: int,
         limits: Limits,
+        key: UUID,
+        cap: Cap | None,
+        keys: tuple[UUID, ...],
     ) -> Admission:
+        """`keys` are those that spend from the budget of the cap."""
         account = self.accounts[name]
         if not account.is_hot or self.catalogue is None or account.version is None:
             return Admission(Verdict.COLD)
         if account.version > version or self.catalogue > catalogue:
             return Admission(Verdict.STALE)
+        if cap is not None and account.counted.get(cap.budget_id) != (cap.since, keys):
+            return Admission(Verdict.UNCOUNTED)
         now_ms = self.now_ms(name, clock_ms)
         verdict, retry_ms, violated = self._judge(account, now_ms, required, limits)
+        key_left = 0
+        if verdict is Verdict.ADMITTED and cap is not None and required > 0:
+            left = cap.credits - self.spent(cap.since, keys)
+            if left < required:
+                verdict, key_left = Verdict.CAP_REACHED, max(left, 0)
         if verdict is Verdict.ADMITTED:
             account.balance -= amount
             account.in_flight += 1
@@ -160,9 +185,10 @@ class Model:
             account.version = version
             account.admitted_ms.append(now_ms)
             self.holds[request_id] = (name, amount)
-            self.calls[request_id] = (name, clock_ms)
+            self.calls[request_id] = (name, dated_ms)
+            self.keys[request_id] = key
         used, reset = self._used_and_reset(account, now_ms)
-        return Admission(verdict, account.balance, used, reset, seconds_up(retry_ms), violated)
+        return Admission(verdict, account.balance, used, reset, seconds_up(retry_ms), violated, key_left=key_left)
 
     def _judge(
         self, account: Account, now_ms: int, required: int, limits: Limits

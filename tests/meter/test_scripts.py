@@ -21,10 +21,12 @@ from hypothesis.stateful import (
 )
 
 from gateway.meter import meter as meter_module
+from gateway.meter.counting import count
 from gateway.meter.journal import is_correction
 from gateway.meter.link import Link, Script
-from gateway.meter.meter import ADMIT, CLOCK_SKEW_MS, LOAD, PEEK, SCRIPTS, Admission, Meter, Verdict
+from gateway.meter.meter import ADMIT, CLOCK_SKEW_MS, LOAD, PEEK, SCRIPTS, Admission, Loaded, Meter, Verdict
 from policies.admission import Standing, check_standing
+from policies.caps import Cap
 from policies.limits import WINDOW_SECONDS, WINDOWS, Limits
 from policies.model import Plan, Refused
 from policies.records import BALANCE_AFTER, HEAD_COLUMNS, TAIL_COLUMNS, head, line, parse, tail
@@ -35,6 +37,8 @@ T = TypeVar("T")
 
 NAMES = ("anna", "bert")
 IDS = {name: UUID(int=0x1111_7000_8000_0000_0000_0000_0000_0000 + number) for number, name in enumerate(NAMES)}
+# Of each account one key for itself, and two of which the second comes of the first by rotation, some day.
+KEYS = {name: tuple(UUID(int=IDS[name].int + 10 * number) for number in (1, 2, 3)) for name in NAMES}
 START_MS = 1_790_000_000_123
 TIME, TEST_TIME = "redis.call('TIME')", "redis.call('HMGET', 'test:clock', 's', 'us')"
 
@@ -42,6 +46,10 @@ NAME = st.sampled_from(NAMES)
 LIMIT = st.one_of(st.none(), st.integers(1, 3), st.integers(0, 12))
 LIMITS = st.builds(Limits, st.tuples(LIMIT, LIMIT, LIMIT), st.one_of(st.none(), st.none(), st.integers(0, 5)))
 VERSION = st.sampled_from((1, 2, 9, 10, 99, 100))  # with as text another order than as numbers
+KEY = st.sampled_from((0, 0, 1, 1, 2))
+CAPS = st.one_of(st.none(), st.integers(0, 40), st.integers(30, 200))
+PERIOD_MS = st.sampled_from((0, 0, -70_000, 5_000, 400_000))  # when it starts, from now; one that starts later is ahead
+CHARGES = st.tuples(*[st.integers(0, 7)] * 3)
 VERSION_DRIFT = st.sampled_from((0, 0, 0, 0, 0, 0, -1, 1))
 # Around the steps of the windows and their ends, where the edges are.
 GAP_MS = st.one_of(
@@ -121,6 +129,10 @@ class Calls(RuleBasedStateMachine):
         self.committed: dict[str, list[int]] = {name: [] for name in NAMES}
         self.requests = 0
         self.settled: list[str] = []
+        self.key = dict.fromkeys(NAMES, 0)
+        self.caps: dict[str, list[int | None]] = {name: [100, 50, 50] for name in NAMES}
+        self.since = dict.fromkeys(NAMES, (START_MS - 60_000) * 1000)
+        self.rotated: set[str] = set()
 
     @initialize(balances=st.tuples(st.integers(0, 2000), st.none() | st.integers(0, 300)))
     def warm(self, balances: tuple[int, int | None]) -> None:
@@ -220,6 +232,48 @@ class Calls(RuleBasedStateMachine):
         self.limits[name] = Limits(tuple(per_window), None)
         self.admit(name, 0, True, (0, 0), True)
 
+    @rule(name=NAME, key=KEY)
+    def call_by_another_key(self, name: str, key: int) -> None:
+        if key == 2:
+            self.rotated.add(name)
+        self.key[name] = key
+
+    @rule(name=NAME, key=KEY, cap=CAPS)
+    def cap_a_key(self, name: str, key: int, cap: int | None) -> None:
+        self.caps[name][key] = cap
+
+    @rule(name=NAME, starts=PERIOD_MS)
+    def begin_a_period(self, name: str, starts: int) -> None:
+        self.since[name] = (self.clock_ms + starts) * 1000
+
+    @rule(name=NAME, starts=PERIOD_MS, cap=st.integers(20, 60), evicted=st.booleans(), charges=CHARGES)
+    def calls_run_as_a_period_begins(
+        self, name: str, starts: int, cap: int, evicted: bool, charges: tuple[int, int, int]
+    ) -> None:
+        """Some are of the old one, some of the new; one ends as it should, one was swept, one comes late."""
+        self.caps[name][self.key[name]] = cap
+        running = [self.requests for _ in charges if self._passes(name)]
+        self.begin_a_period(name, starts)
+        self._passes(name)
+        if evicted:
+            self.evict(name, True)
+            self._passes(name)
+        for number, charge in zip(running, charges, strict=False):
+            if charge % 2:
+                self._sweep(name, f"r{number}")
+            if charge % 4 != 1:
+                self._settle(name, f"r{number}", charge=charge)
+
+    def _passes(self, name: str) -> bool:
+        return self._admit(name, amount=3, required=3, drift=(0, 0)).verdict is Verdict.ADMITTED
+
+    @rule(name=NAME, at_least=st.integers(0, 1))
+    def ask_for_exactly_what_the_cap_leaves(self, name: str, at_least: int) -> None:
+        cap = self._cap(name)
+        if cap is not None:
+            left = max(0, cap.credits - self.model.spent(cap.since, self._spenders(name))) + at_least
+            self._admit(name, amount=left, required=left, drift=(0, 0))
+
     @rule(step=CLOCK_STEP_MS)
     def move_clock(self, step: int) -> None:
         self._set_clock(max(START_MS - 10**9, self.clock_ms + step))
@@ -306,6 +360,13 @@ class Calls(RuleBasedStateMachine):
         held = {fields[n].decode(): int(fields[n + 1].split(b"\t")[0]) for n in range(0, len(fields), 2)}
         assert held == {request_id: amount for request_id, (_, amount) in self.model.holds.items()}
 
+    @invariant()
+    def what_keys_have_spent_is_what_their_calls_were_charged_or_hold(self) -> None:
+        for name, account in self.model.accounts.items():
+            for budget, (since, keys) in account.counted.items():
+                counted = self.bench.call("HGET", self.bench.keys[name].account, f"b:{budget}")
+                assert struct.unpack("<qqI", counted) == (since, self.model.spent(since, keys), len(keys))
+
     def teardown(self) -> None:
         assert self._read_journal() == self.model.journal
 
@@ -326,9 +387,11 @@ class Calls(RuleBasedStateMachine):
         request_id, account = f"r{self.requests}", self.model.accounts[name]
         version = max(0, (account.version or 1) + drift[0])
         catalogue = max(0, (self.model.catalogue or 1) + drift[1])
-        terms = {"amount": amount, "required": required, "limits": self.limits[name]}
+        cap, key = self._cap(name), KEYS[name][self.key[name]]
+        dated_ms = self.clock_ms if cap is None else max(self.clock_ms, cap.since // 1000)
+        terms = {"amount": amount, "required": required, "limits": self.limits[name], "cap": cap}
         before = self.bench.dump()
-        foreseen = self.bench.run(self.bench.meter.peek(self.bench.keys[name], self.limits[name]))
+        foreseen = self.bench.run(self.bench.meter.peek(self.bench.keys[name], self.limits[name], cap))
         assert self.bench.dump() == before, "looking changed something"
         given = self.bench.run(
             self.bench.meter.admit(
@@ -336,7 +399,7 @@ class Calls(RuleBasedStateMachine):
                 request_id=request_id,
                 account_version=version,
                 catalogue_version=catalogue,
-                head=_head(name, request_id, self.clock_ms),
+                head=_head(name, request_id, dated_ms, key=key),
                 **terms,  # type: ignore[arg-type] # by name
             )
         )
@@ -344,14 +407,21 @@ class Calls(RuleBasedStateMachine):
             name,
             request_id,
             clock_ms=self.clock_ms,
+            dated_ms=dated_ms,
             version=version,
             catalogue=catalogue,
+            key=key,
+            keys=self._spenders(name),
             **terms,  # type: ignore[arg-type] # by name
         )
         assert given._replace(epoch="") == expected
         event(given.verdict.name)
         if given.verdict is not Verdict.ADMITTED:
             assert self.bench.dump() == before, "a refusal changed something"
+        if given.verdict is Verdict.UNCOUNTED:
+            assert cap is not None
+            self._count(name, cap)
+            return self._admit(name, amount=amount, required=required, drift=drift)
         self._check_real_windows(name, given)
         if given.verdict not in (Verdict.COLD, Verdict.STALE):
             self._check_foreseen(name, foreseen, given, amount=amount, required=required)
@@ -362,18 +432,57 @@ class Calls(RuleBasedStateMachine):
     ) -> None:
         """What peeking said before is what the admission found."""
         assert foreseen is not None
-        counted = 1 if given.verdict is Verdict.ADMITTED else 0
+        counted, cap = 1 if given.verdict is Verdict.ADMITTED else 0, self._cap(name)
         assert foreseen.balance - amount * counted == given.balance
         assert foreseen.in_flight + counted == self.model.accounts[name].in_flight
         assert tuple(used + counted for used in foreseen.used) == given.used
-        assert foreseen[3:] == (given.reset_seconds, given.retry_after_seconds, given.violated)
+        if cap is not None:
+            assert (foreseen.spent or 0) + amount * counted == self.model.spent(cap.since, self._spenders(name))
+        assert foreseen[3:6] == (given.reset_seconds, given.retry_after_seconds, given.violated)
         plan = Plan("p", "P", 1, {})
-        code = None
+        code: str | None = None
+        available: object = 0
         try:
-            check_standing(foreseen, self.limits[name], plan, required=required)
+            check_standing(foreseen, self.limits[name], plan, required=required, cap=cap)
         except Refused as refused:
             code = refused.code.name
-        assert code == (None if counted else given.verdict.name)
+            available = refused.extras.get("available", 0)
+        if given.verdict is Verdict.CAP_REACHED:
+            assert given.key_left == available
+        told = "INSUFFICIENT_CREDITS" if given.verdict is Verdict.CAP_REACHED else given.verdict.name
+        assert code == (None if counted else told)
+
+    def _cap(self, name: str) -> Cap | None:
+        """Of the key that calls now."""
+        credits = self.caps[name][self.key[name]]
+        keys = self._spenders(name)
+        return None if credits is None else Cap(credits, keys[0], self.since[name], len(keys))
+
+    def _spenders(self, name: str) -> tuple[UUID, ...]:
+        """All keys that spend from the budget of the key that calls now."""
+        own, first, second = KEYS[name]
+        if self.key[name] == 0:
+            return (own,)
+        return (first, second) if name in self.rotated else (first,)
+
+    def _count(self, name: str, cap: Cap) -> None:
+        """As a gateway does: leaves the journal to the script, but where there are corrections."""
+        keys, upto, known = self._spenders(name), "0-0", 0
+        corrected = {request_id for request_id, kind, _ in self.model.journal if kind == "corrected"}
+        if any(self.model.keys[request_id] in keys for request_id in corrected) or self.requests % 2:
+            entries = self.bench.call("XREVRANGE", self.bench.keys[name].journal, "+", "-", "COUNT", 1)
+            upto = entries[0][0].decode() if entries else upto
+            held = sum(self.model.holds[each][1] for each in self._open(keys, cap.since))
+            known = self.model.spent(cap.since, keys) - held
+        given = count(
+            self.bench.link, self.bench.keys[name], cap, spent=known, counted_upto=upto, key_ids=self._spenders(name)
+        )
+        assert self.bench.run(given) is Loaded.HOT
+        self.model.accounts[name].counted[cap.budget_id] = (cap.since, keys)
+
+    def _open(self, keys: tuple[UUID, ...], since: int) -> list[str]:
+        calls = self.model.calls
+        return [each for each in self.model.holds if self.model.keys[each] in keys and calls[each][1] * 1000 >= since]
 
     def _settle(self, name: str, request_id: str, *, charge: int) -> None:
         expected = self.model.settle(request_id, charge=charge)
@@ -409,8 +518,9 @@ class Calls(RuleBasedStateMachine):
         self.bench.set_clock(clock_ms)
 
 
-def _head(name: str, request_id: str, clock_ms: int) -> str:
+def _head(name: str, request_id: str, clock_ms: int, *, key: UUID) -> str:
     known = {"request_id": request_id, "created_at": clock_ms * 1000, "user_id": IDS[name], "path": "/path"}
+    known["api_key_id"] = key
     return head(*(known.get(column) for column in HEAD_COLUMNS))
 
 

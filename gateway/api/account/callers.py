@@ -9,7 +9,9 @@ from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader
 
 from gateway.api.account.collaborators import Bearer, Collaborators, SignedIn, bearer_of, client_address, signed_in
+from gateway.api.account.key_reader import KeyHolder
 from gateway.api.errors import NotAuthenticated
+from policies.model import Key
 
 # What also takes an API key.
 BY_KEY = frozenset({"/me/usage", "/me/limits"})
@@ -18,7 +20,7 @@ _header = APIKeyHeader(name="X-API-Key", scheme_name="api_key", auto_error=False
 _ApiKey = Annotated[str | None, Depends(_header)]
 
 
-async def caller_of(request: Request, held: Collaborators) -> SignedIn | UUID:
+async def caller_of(request: Request, held: Collaborators) -> SignedIn | KeyHolder:
     """Who is signed in; of `BY_KEY` maybe just the user whose key it is.
 
     Raises NotAuthenticated, Suspended, Refused for a key, DatabaseUnavailable.
@@ -31,14 +33,22 @@ async def caller_of(request: Request, held: Collaborators) -> SignedIn | UUID:
     if sent is None:
         raise NotAuthenticated("Send your access token, or an API key, as `Authorization: Bearer`.")
     if api_key is not None or held.key_reader.is_key(sent):
-        return await held.key_reader.owner(sent, client_ip=client_address(request))
+        return await held.key_reader.holder(sent, client_ip=client_address(request))
     return await signed_in(held, bearer)
 
 
 def _reader(request: Request, _bearer: Bearer, _api_key: _ApiKey) -> UUID:
-    caller: SignedIn | UUID = request.state.caller
-    return caller.id if isinstance(caller, SignedIn) else caller
+    caller: SignedIn | KeyHolder = request.state.caller
+    return caller.id
+
+
+def _key_in_use(request: Request) -> Key | None:
+    caller: SignedIn | KeyHolder = request.state.caller
+    return caller.key if isinstance(caller, KeyHolder) else None
 
 
 # The user whose data may be read: by a session, or by one of their keys.
 Reader = Annotated[UUID, Depends(_reader)]
+
+# The key by which they are read; None for a session.
+KeyInUse = Annotated[Key | None, Depends(_key_in_use)]

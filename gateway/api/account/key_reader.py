@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 from uuid import UUID
 
 from gateway.clock import now
 from gateway.ledger import principals
 from gateway.ledger.session import Database
 from policies import keys
-from policies.model import AccountStatus, Refusal, Refused
+from policies.model import AccountStatus, Key, Refusal, Refused
+
+
+class KeyHolder(NamedTuple):
+    """A user who asks by one of their keys."""
+
+    id: UUID
+    key: Key
 
 
 class KeyReader:
@@ -24,7 +32,7 @@ class KeyReader:
         """By its first characters; a mistyped key is a key still."""
         return sent.startswith(f"{self._prefix}_live_")
 
-    async def owner(self, sent: str, *, client_ip: str) -> UUID:
+    async def holder(self, sent: str, *, client_ip: str) -> KeyHolder:
         """Raises Refused for a key that the proxy would refuse, in the same words."""
         key = sent.encode("utf-8", "surrogateescape")
         if not keys.is_well_formed(self._prefix, key):
@@ -36,5 +44,5 @@ class KeyReader:
                     keys.check(found.key, now(), client_ip=client_ip)
                     if found.account.status is AccountStatus.SUSPENDED:
                         raise Refused(Refusal.ACCOUNT_SUSPENDED, "This account is suspended.")
-                    return found.account.id
+                    return KeyHolder(found.account.id, found.key)
         raise Refused(Refusal.INVALID_KEY, "This is not a valid API key.")

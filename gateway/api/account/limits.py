@@ -9,13 +9,14 @@ from fastapi import APIRouter
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.api.account.callers import Reader
+from gateway.api.account.callers import KeyInUse, Reader
 from gateway.api.account.collaborators import Held
 from gateway.api.openapi import SIGNED_IN
-from gateway.api.preview import LimitState, limit_states, limits_in_force
+from gateway.api.preview import KEY_CREDITS_LEFT, LimitState, limit_states, limits_in_force
 from gateway.api.shapes import Shown
 from gateway.ledger import credits, principals
 from gateway.ledger.errors import NotFound
+from policies.caps import cap_of, left_to_key
 from policies.model import Account, FeatureValue, SubscriptionStatus
 
 router = APIRouter(prefix="/me", tags=["limits"], responses=SIGNED_IN)
@@ -28,6 +29,7 @@ class InFlight(Shown):
 
 class CreditsLeft(Shown):
     remaining: int = Field(description="May be negative, and calls under way have theirs set aside.")
+    key_credits_left: int | None = Field(description=f"{KEY_CREDITS_LEFT} Only where an API key asks.")
     used_this_period: int = Field(description="Some seconds behind the calls themselves.")
     period_start: datetime | None
     period_end: datetime | None
@@ -47,14 +49,15 @@ class Limits(Shown):
 
 
 @router.get("/limits", summary="What is left to you, and when there will be more")
-async def get_limits(user_id: Reader, held: Held) -> Limits:
+async def get_limits(user_id: Reader, key: KeyInUse, held: Held) -> Limits:
     """Read from where calls are admitted, at this moment. Takes an API key too."""
     async with held.database.read() as connection:
         account = await account_of(connection, user_id)
         balance = await credits.balance(connection, user_id)
     if balance is None:
         raise NotFound("user", user_id)
-    standing = await held.previewer.standing(account)
+    cap = cap_of(key, account.subscription)
+    standing = await held.previewer.standing(account, cap)
     force = limits_in_force(account)
     plan = account.subscription.plan if account.subscription else None
     return Limits(
@@ -64,6 +67,7 @@ async def get_limits(user_id: Reader, held: Held) -> Limits:
         in_flight=InFlight(limit=force.in_flight, current=standing.in_flight),
         credits=CreditsLeft(
             remaining=standing.balance,
+            key_credits_left=left_to_key(cap, standing.spent),
             used_this_period=balance.credits_used_this_period,
             period_start=balance.period_start,
             period_end=balance.period_end,

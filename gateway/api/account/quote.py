@@ -16,7 +16,7 @@ from gateway.api.fields import Count, Line, Size
 from gateway.api.openapi import SIGNED_IN, UNKNOWN
 from gateway.api.preview import Facts, Preview
 from gateway.api.shapes import Given
-from gateway.ledger import keys
+from gateway.ledger import principals
 from gateway.ledger.errors import NotFound
 from policies import pricing
 from policies.model import Key, Refused, Route
@@ -57,15 +57,7 @@ def _units(route: Route, given: Quote) -> int | None:
 
 
 async def _key(connection: AsyncConnection, user_id: UUID, key_id: UUID) -> Key:
-    found = await keys.get(connection, key_id)
-    if found is None or found.user_id != user_id:
+    found = await principals.find_key(connection, user_id, key_id)
+    if found is None:
         raise NotFound("key", key_id)
-    return Key(
-        id=found.id,
-        status=found.status,
-        prefix=found.prefix,
-        last4=found.last4,
-        permissions=None if found.permissions is None else frozenset(found.permissions),
-        allowed_ips=found.allowed_ips,
-        expires_at=found.expires_at,
-    )
+    return found

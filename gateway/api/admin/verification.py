@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints
 from gateway.api.admin.collaborators import Held, TheDesk
 from gateway.api.fields import Count, Credits, Network, Size, Word
 from gateway.api.openapi import UNKNOWN
-from gateway.api.preview import Facts, LimitState
+from gateway.api.preview import KEY_CREDITS_LEFT, Facts, LimitState
 from gateway.api.shapes import Given, Shown
 from gateway.ledger import principals
 from gateway.ledger.errors import NotFound
@@ -48,6 +48,7 @@ class Verification(Shown):
     hold: int | None = Field(default=None, description="What would be set aside while it runs.")
     price: str | None = Field(default=None, description="How the credits were computed.")
     balance: int | None = None
+    key_credits_left: int | None = Field(default=None, description=KEY_CREDITS_LEFT)
     in_flight: int | None = None
     in_flight_limit: int | None = None
     limits: list[LimitState] = Field(default_factory=list)

@@ -91,6 +91,7 @@ class Shop:
     app: ASGIApp
     database: Database
     meter: Meter
+    link: Link
     client: httpx.AsyncClient
 
     def from_elsewhere(self) -> httpx.AsyncClient:
@@ -170,5 +171,5 @@ async def shop(ledger: Database, valkey_url: str) -> AsyncIterator[Shop]:
         past_due_grace=timedelta(days=3),
     )
     async with client_of(app) as client:
-        yield Shop(app, ledger, meter, client)
+        yield Shop(app, ledger, meter, link, client)
     await link.close()

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from decimal import Decimal
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from gateway.clock import now
-from gateway.ledger import plans, principals, subscriptions
+from gateway.ledger import budgets, plans, principals, subscriptions, usage
 from gateway.ledger.plans import PlanTerms
+from gateway.meter.counting import count
+from gateway.meter.meter import Loaded, Verdict
+from policies.caps import Cap, cap_of
 from policies.limits import limits_of
 from tests.api.account.conftest import Customer, Shop
 from tests.api.conftest import head_of
+from tests.ledger.make import a_line
 
 TERMS: dict[str, Any] = {
     "credits_per_period": 10,
@@ -115,6 +120,30 @@ async def test_a_quote_of_a_key_minds_its_permissions_and_its_state(subscriber: 
     assert (await subscriber.post("/me/quote", asked))["code"] == "key_revoked"
 
 
+async def test_a_quote_of_a_key_minds_what_its_cap_leaves(shop: Shop, subscriber: Customer) -> None:
+    key = await subscriber.post("/me/keys", {"credit_cap": 5}, status=201)
+    asked = {"route": "generate", "units": 2, "key_id": key["id"]}
+    await _spent(shop, subscriber, key["id"], 1)
+    quoted = await subscriber.post("/me/quote", asked)
+    assert (quoted["admitted"], quoted["key_credits_left"]) == (True, 4)
+    cap = await _admitted(shop, subscriber, amount=3, key_id=key["id"])
+    quoted = await subscriber.post("/me/quote", asked)
+    assert (quoted["admitted"], quoted["code"], quoted["key_credits_left"]) == (False, "insufficient_credits", 1)
+    assert quoted["detail"] == "This call needs 4 credits; the credit cap of this key, 5 a period, leaves 1."
+    assert cap is not None
+    by_account = await subscriber.post("/me/quote", {"route": "generate", "units": 2})
+    assert (by_account["admitted"], by_account["key_credits_left"]) == (True, None)
+
+
+async def test_limits_say_what_the_cap_leaves_to_the_key_that_asks(shop: Shop, subscriber: Customer) -> None:
+    key = await subscriber.post("/me/keys", {"credit_cap": 5}, status=201)
+    await _admitted(shop, subscriber, amount=3, key_id=key["id"])
+    async with shop.from_elsewhere() as program:
+        asked = await program.get("/me/limits", headers={"x-api-key": key["key"]})
+    assert asked.json()["credits"].items() >= {"remaining": 7, "key_credits_left": 2}.items()
+    assert (await subscriber.get("/me/limits"))["credits"]["key_credits_left"] is None
+
+
 async def test_a_quote_of_nothing_that_is_served_is_not_found(subscriber: Customer) -> None:
     refused = await subscriber.post("/me/quote", {"route": "nope"}, status=404)
     assert refused["detail"] == "There is no route nope."
@@ -125,8 +154,17 @@ async def test_a_body_that_cannot_be_counted_is_named(subscriber: Customer) -> N
     assert [each["field"] for each in refused["errors"]] == ["body"]
 
 
-async def _admitted(shop: Shop, customer: Customer, *, amount: int) -> None:
-    """A call that is under way."""
+async def _spent(shop: Shop, customer: Customer, key_id: str, credits_charged: int) -> None:
+    """A call that PostgreSQL has."""
+    async with shop.database.transaction() as connection:
+        line = a_line(customer.id, at=now(), api_key_id=key_id, credits_charged=credits_charged)
+        await usage.ingest(connection, [line])
+
+
+async def _admitted(shop: Shop, customer: Customer, *, amount: int, key_id: str | None = None) -> Cap | None:
+    """A call that is under way, by a key that may have a cap."""
+    async with shop.database.read() as connection:
+        key = None if key_id is None else await principals.find_key(connection, customer.id, UUID(key_id))
     async with shop.database.read() as connection:
         account = await principals.find_account(connection, customer.id)
         balance = await principals.load_balance(connection, customer.id)
@@ -134,7 +172,7 @@ async def _admitted(shop: Shop, customer: Customer, *, amount: int) -> None:
     assert account is not None
     assert account.subscription is not None
     assert balance is not None
-    keys = shop.meter.keys(customer.id)
+    keys, cap = shop.meter.keys(customer.id), cap_of(key, account.subscription)
     await shop.meter.load(
         keys,
         account_version=balance.account_version,
@@ -142,7 +180,12 @@ async def _admitted(shop: Shop, customer: Customer, *, amount: int) -> None:
         balance=balance.current_credits,
         catalogue_version=catalogue.version,
     )
-    await shop.meter.admit(
+    if cap is not None:
+        async with shop.database.read() as connection:
+            spent = await budgets.credits_spent(connection, customer.id, cap)
+        key_ids = [cap.budget_id]
+        assert await count(shop.link, keys, cap, spent=spent, counted_upto="0-0", key_ids=key_ids) is Loaded.HOT
+    admission = await shop.meter.admit(
         keys,
         request_id=str(uuid4()),
         account_version=balance.account_version,
@@ -150,5 +193,8 @@ async def _admitted(shop: Shop, customer: Customer, *, amount: int) -> None:
         amount=amount,
         required=amount,
         limits=limits_of(account.subscription.plan),
-        head=head_of(str(customer.id)),
+        head=head_of(str(customer.id), api_key_id=key_id, created_at=time.time_ns() // 1000),
+        cap=cap,
     )
+    assert admission.verdict is Verdict.ADMITTED
+    return cap
