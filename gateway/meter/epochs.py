@@ -51,7 +51,7 @@ class Unregistered:
 
 class _Entered(NamedTuple):
     epoch: str
-    connection: object
+    connection: object | None
 
 
 class Epochs:

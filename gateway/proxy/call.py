@@ -15,6 +15,25 @@ from policies.model import Outcome
 class Call:
     """Counts what passes and settles once. `is_settled` guards the second settlement, whoever asks for it."""
 
+    __slots__ = (
+        "_settler",
+        "charged",
+        "elapsed_seconds",
+        "files",
+        "forwarded_at",
+        "is_settled",
+        "keeping",
+        "outcome",
+        "received_at",
+        "reported",
+        "request_bytes",
+        "response_bytes",
+        "ticket",
+        "units",
+        "upstream_seconds",
+        "was_sent",
+    )
+
     def __init__(self, ticket: Ticket, settler: Settler, *, received_at: float, files: FileObserver | None) -> None:
         self.ticket = ticket
         self.is_settled = False

@@ -56,7 +56,9 @@ class Forwarding:
         try:
             if self._client.is_gone:
                 raise ClientGone
-            request = self._request = await self._rendered(destination, receive, body)
+            request = self._request = self._rendered(destination, body)
+            if body is None and self._call.ticket.ask.inbound.content_length != 0:
+                await self._attach_body(request, receive)
             self._call.forwarded_at = monotonic_seconds()
             self._is_at_upstream = True
             response = await destination.upstream.send(request)
@@ -83,7 +85,7 @@ class Forwarding:
         """Not while it waits for a connection: then nothing of the request has left, and nothing of it will."""
         return not self._is_at_upstream or self._request is None or self._request.is_sent
 
-    async def _rendered(self, destination: Destination, receive: Receive, body: WholeBody | None) -> Request:
+    def _rendered(self, destination: Destination, body: WholeBody | None) -> Request:
         ticket = self._call.ticket
         inbound = ticket.ask.inbound
         request = Request(
@@ -96,20 +98,23 @@ class Forwarding:
             if self._call.files is not None:
                 self._call.files.feed(body.content)
             self._call.request_bytes = len(body.content)
-        elif websocket.is_asked(ticket.ask.match.route, inbound):
+        elif ticket.ask.match.route.websocket and websocket.is_asked(ticket.ask.match.route, inbound):
             request.upgrade = websocket.PROTOCOL
-        elif inbound.content_length != 0:
-            limit = max_body_bytes(ticket.ask.match.route, ticket.subscription.plan)
-            streamed = self._streamed = StreamedBody(receive, limit, self._call.files)
-            here = self._client.take_body()
-            # A client that expects 100 Continue gets it when the upstream is ready: the body is asked for only then.
-            if here is not None:
-                here = streamed.whole(here)
-            elif b"expect" not in inbound.fields:
-                here = await streamed.whole_if_small()
-            request.body = aiter(streamed) if here is None else here
-            request.content_length = inbound.content_length
         return request
+
+    async def _attach_body(self, request: Request, receive: Receive) -> None:
+        ticket = self._call.ticket
+        inbound = ticket.ask.inbound
+        limit = max_body_bytes(ticket.ask.match.route, ticket.subscription.plan)
+        streamed = self._streamed = StreamedBody(receive, limit, self._call.files)
+        here = self._client.take_body()
+        # A client that expects 100 Continue gets it when the upstream is ready: the body is asked for only then.
+        if here is not None:
+            here = streamed.whole(here)
+        elif b"expect" not in inbound.fields:
+            here = await streamed.whole_if_small()
+        request.body = aiter(streamed) if here is None else here
+        request.content_length = inbound.content_length
 
     async def _deliver(self, response: Response) -> None:
         call, status = self._call, response.status

@@ -74,7 +74,8 @@ class Handler:
         caller: Caller | None = None
         try:
             match = self._router.match(inbound.method, inbound.raw_path)
-            websocket.check(match.route, inbound)
+            if match.route.websocket:
+                websocket.check(match.route, inbound)
             destination = self._destinations[match.route.upstream]
             repeats_by = repeats.key_digest(inbound)
             key = inbound.api_key()
@@ -100,7 +101,8 @@ class Handler:
         try:
             await Forwarding(call, reply, client, self._departures).run(destination, receive, body)
         finally:
-            await call.settle(Outcome.ABANDONED, None, error_code="internal_error")
+            if not call.is_settled:
+                await call.settle(Outcome.ABANDONED, None, error_code="internal_error")
             self._tally.settled(call, reply)
 
     def swap(self, router: Router, destinations: Mapping[str, Destination]) -> Mapping[str, Destination]:

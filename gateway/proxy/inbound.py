@@ -96,14 +96,16 @@ class Trace(NamedTuple):
 
 
 class Remembered:
-    """What is the same from one request to the next: the key's digest, the fields towards the upstream and for whom.
+    """What is the same from one request to the next: the key and its digest, the fields towards the upstream and for
+    whom.
 
     `said` is what records have of the fields.
     """
 
-    __slots__ = ("block", "digest", "identity", "said", "upstream_block")
+    __slots__ = ("block", "digest", "identity", "key", "said", "upstream_block")
 
     def __init__(self) -> None:
+        self.key: bytes | None = None
         self.digest: bytes | None = None
         self.said: str | None = None
         self.identity: bytes | None = None
@@ -140,6 +142,12 @@ class Inbound(NamedTuple):
 
     def api_key(self) -> bytes:
         """The key as sent; raises Refused if there is none, or two that differ."""
+        key = self.remembered.key
+        if key is None:
+            key = self.remembered.key = self._api_key()
+        return key
+
+    def _api_key(self) -> bytes:
         authorization = self.fields.get(b"authorization", b"")
         bearer = authorization[len(_BEARER) :].strip() if authorization[:7].lower() == _BEARER else None
         direct = self.fields.get(b"x-api-key")

@@ -41,7 +41,7 @@ class Head:
     length: int
     keep_alive: bool
     keep_alive_seconds: int | None
-    note: object = None
+    note: object | None = None
 
 
 def require_chunked(coding: bytes, version: str, length: bytes | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from tests.eventually import eventually
 from tests.proxy.listening import Client, Listener, connected, listening, respond
 
+said = ContextVar("said", default="nothing")
 HELLO = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
@@ -60,6 +62,21 @@ async def test_a_request_does_not_wait_for_what_follows_the_answer_before(app: L
         await eventually(lambda: not listener.server.server_state.tasks)
         await _ask(client)
         await eventually(lambda: sum(not task.done() for task in set(app.tasks)) == 1)
+
+
+async def test_no_request_sees_the_context_variables_of_the_one_before() -> None:
+    seen: list[str] = []
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        seen.append(said.get())
+        said.set("by the request before")
+        await respond(send, 200, b"hello")
+
+    async with listening(app) as listener, connected(listener) as client:
+        for _ in range(2):
+            await _ask(client)
+
+    assert seen == ["nothing", "nothing"]
 
 
 async def test_a_task_cancelled_between_requests_is_replaced(app: Lingering, listener: Listener) -> None:

@@ -1,6 +1,7 @@
 """The task that serves a connection's requests, one after the other: a task for each would cost 3 µs more.
 
-Where an application goes on after its answer, the next request does not wait for it, but gets a task of its own.
+Where an application goes on after its answer, the next request does not wait for it, but gets a task of its own; and so
+it does where the application has left a context variable behind.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import urllib.parse
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from typing import Any, Protocol, cast
 
 import structlog
@@ -102,6 +104,7 @@ class Serving:
             self._waiter.set_result(None)
 
     async def _serve(self, exchange: Exchange | None) -> None:
+        context = copy_context()
         while exchange is not None:
             is_served = False
             try:
@@ -109,7 +112,7 @@ class Serving:
                 is_served = True
             finally:
                 self._served(exchange, is_served=is_served)
-            exchange = await self._next(exchange.task)
+            exchange = await self._next(exchange.task) if copy_context() == context else None
 
     async def _next(self, task: asyncio.Task[None] | None) -> Exchange | None:
         """The next exchange; None where there is none, or another task serves what has come in the meantime."""
