@@ -64,7 +64,9 @@ PARKED = Gauge(
     ["worker"],
     multiprocess_mode="livesum",
 )
-JOURNAL_POISON = Counter("gateway_journal_poison", "Journal entries that PostgreSQL refused; see journal_poison.")
+JOURNAL_POISON = Counter(
+    "gateway_journal_poison", "Journal entries that PostgreSQL refused; `gateway usage poison` shows them."
+)
 RECONCILE_DIFFERENCE = Gauge(
     "gateway_reconcile_difference_credits",
     "Credits by which books disagree, over all accounts, as the last reconciliation found.",

@@ -1,4 +1,4 @@
-"""usage export."""
+"""usage export, and `poison` beside it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from gateway.cli import options
 from gateway.cli.desk import find_user
 from gateway.cli.installation import prepare
 from gateway.cli.options import ConfigFile, DataDir
+from gateway.cli.poison import poison
 from gateway.config import Config
 from gateway.ledger.history import UsageFilter, UsageRow, count_usage, stream_usage
 from gateway.ledger.session import Database
@@ -50,11 +51,6 @@ def moment(written: str) -> datetime:
             f"{written!r} is neither a date such as 2026-01-31 nor a timestamp such as 2026-01-31T12:00:00Z"
         ) from None
     return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed
-
-
-@app.callback()
-def group() -> None:
-    """Usage."""
 
 
 @app.command()
@@ -84,6 +80,9 @@ def export(
     with _destination(output) as stream:
         wanted, write = UsageFilter(since=since, until=until), _writer(form, stream)
         asyncio.run(_export(settings, wanted, user, write=write, shows_progress=shows_progress))
+
+
+app.command()(poison)
 
 
 async def _export(config: Config, wanted: UsageFilter, user: str | None, *, write: Write, shows_progress: bool) -> None:

@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import text
 
 from gateway.embedded.stores import Stores
-from gateway.ledger import credits, schema
+from gateway.ledger import credits, poison, schema
 from gateway.ledger.session import Database
 from gateway.ledger.usage import ingest
 from policies.records import text as escaped
@@ -138,6 +138,17 @@ async def test_a_reader_that_has_seen_enough_may_leave(place: Place) -> None:
         process.stdout._transport.close()  # type: ignore[attr-defined] # as a shell's pipe to `head` ends
         assert b"Traceback" not in await process.stderr.read()
         await process.wait()
+
+
+async def test_what_the_journal_held_and_postgresql_refused_is_shown(place: Place) -> None:
+    async with place.database.transaction() as connection:
+        for number in range(2):
+            await poison.keep(
+                connection, partition=7, entry_id=f"{number}-0", line=b"n\xffnsense\tx\n", reason="invalid\ninput"
+            )
+    newest, oldest = (await place.run("usage", "poison", "--json")).values()
+    assert (newest["entry_id"], oldest["entry_id"], oldest["partition"]) == ("1-0", "0-0", 7)
+    assert (oldest["reason"], oldest["line"]) == ("invalid\ninput", "n\\xffnsense\tx")
 
 
 async def test_books_are_proved_and_mended_by_command(place: Place, users: tuple[UUID, UUID]) -> None:
