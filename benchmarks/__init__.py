@@ -1,1 +1,1 @@
-"""What things cost, measured side by side in one run. Each module runs alone: `python -m benchmarks.metered_call`."""
+"""What things cost, measured side by side in one run. Each module runs alone: `python -m benchmarks.peers`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-MODULES = ("metered_call", "listener_cost", "upstream_cost", "scripts_cost", "usage_writer")
+MODULES = ("peers", "forwarding_cost", "listener_cost", "upstream_cost", "scripts_cost", "usage_writer", "growth")
 
 
 def main() -> None:

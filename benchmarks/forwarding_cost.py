@@ -77,7 +77,7 @@ class Forwarder:
     """The way of a request and its answer through the gateway, without what metering adds to it.
 
     That is: read, routed, rendered with the caller's identity, sent, and answered. The key, admission, settlement, the
-    record and the limit fields are in `metered_call`.
+    record and the limit fields are in `peers`.
     """
 
     def __init__(self, upstream: Upstream) -> None:

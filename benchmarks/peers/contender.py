@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +24,8 @@ class Contender:
     """A running gateway. `processes` are its own, `behind` those it cannot work without, by name.
 
     `keys` maps what becomes of a call (`ok`, `unknown`, `limited`, `broke`) to the API key that brings it about; a
-    contender that knows no keys has none. `cases` are the names of those it takes part in.
+    contender that knows no keys has none. `cases` are the names of those it takes part in. `log` is an access log of
+    JSON lines, if there is one, that says how calls ended.
     """
 
     name: str
@@ -31,6 +34,16 @@ class Contender:
     cases: frozenset[str]
     behind: Mapping[str, Family] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)
+    log: Path | None = None
+
+    def endings(self) -> dict[tuple[int, str], int]:
+        """How often its calls ended with which status and code, as far as its log says."""
+        found: Counter[tuple[int, str]] = Counter()
+        for line in self.log.open() if self.log is not None else ():
+            if line.startswith('{"event":"request"'):
+                entry = json.loads(line)
+                found[entry["status"], entry["code"]] += 1
+        return dict(found)
 
 
 def free_port() -> int:

@@ -97,7 +97,7 @@ def drive(contender: Contender, case: Case, folder: Path, *, seconds: int) -> Sa
         or (int(refused.group(1)) if refused else 0) != (requests if case.is_refused else 0)
         or "Socket errors" in output
     ):
-        sys.exit(f"{contender.name} did not answer {case.name!r} well:\n{output}")
+        sys.exit(f"{contender.name} did not answer {case.name!r} well: {contender.endings()}\n{output}")
     return Sample(
         float(_found(r"Requests/sec:\s+([\d.]+)", output)),
         _milliseconds("50%", output),

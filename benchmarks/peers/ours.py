@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.machine import Family, pids_running
@@ -67,7 +68,8 @@ def serving(
     ):
         try:
             said: dict[str, str] = json.loads(next(iter(process.stdout or ())))
-            yield _contender(said, Family.of(process.pid), keys), said
+            contender = _contender(said, Family.of(process.pid), keys)
+            yield replace(contender, log=folder / "gateway.log"), said
         finally:
             process.terminate()
 

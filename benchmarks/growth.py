@@ -1,0 +1,226 @@
+"""What a call costs as things grow: accounts, routes, open connections, rows of usage. Flat, or it says what is not.
+
+`python -m benchmarks.growth [--only accounts routes connections rows] [--accounts 1000000] [--rows 10000000]`. Each
+size is measured beside the smallest, in interleaved rounds of one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import secrets
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+from uuid import UUID, uuid4
+
+import asyncpg
+import redis
+
+from benchmarks.machine import describe
+from benchmarks.peers import nginx, ours
+from benchmarks.peers.contender import Contender
+from benchmarks.peers.load import Case, Sample, drive
+from gateway.meter.keys import account_keys, partition_of
+from policies import keys as key_policy
+
+ROUNDS = 5
+SECONDS = 4
+# So many keys call in turn; the accounts beyond them stand in both stores and are silent.
+CALLING = 1_000
+# In this time each of them has called, and is in the gateway's cache and in Redis.
+WARMING_SECONDS = 20
+PARTITIONS = 64
+
+_CALL = Case("small JSON", "/call")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.growth", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=_KINDS, default=list(_KINDS))
+    parser.add_argument("--accounts", type=int, default=1_000_000)
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    given = parser.parse_args()
+    print(f"{describe()}; medians of {ROUNDS} interleaved rounds of {SECONDS} s\n")
+    print("| grown | requests/s | p99 ms | CPU µs | against the smallest (spread) | Valkey µs | writer µs | MiB |")
+    print("|---|---|---|---|---|---|---|---|")
+    for kind in given.only:
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            upstream = stack.enter_context(nginx.upstream(folder))
+            _measure(_KINDS[kind](given, folder, upstream, stack), folder)
+
+
+def _measure(sizes: list[tuple[Contender, Case]], folder: Path) -> None:
+    samples: dict[str, list[Sample]] = {contender.name: [] for contender, _ in sizes}
+    for number in range(ROUNDS + 1):
+        for contender, case in sizes:
+            sample = drive(contender, case, folder, seconds=SECONDS)
+            if number:
+                samples[contender.name].append(sample)
+    smallest = next(iter(samples.values()))
+    for name, measured in samples.items():
+        ratios = [one.cpu_us / base.cpu_us for one, base in zip(measured, smallest, strict=True)]
+        print(
+            f"| {name} | {_median(measured, lambda s: s.requests_per_second):,.0f} "
+            f"| {_median(measured, lambda s: s.p99_ms):.2f} | {_median(measured, lambda s: s.cpu_us):.1f} "
+            f"| {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) "
+            f"| {_median(measured, lambda s: s.behind_us['Valkey']):.1f} "
+            f"| {_median(measured, lambda s: s.behind_us['usage writer']):.1f} "
+            f"| {_median(measured, lambda s: s.resident_mib):.0f} |",
+            flush=True,
+        )
+
+
+def _median(measured: list[Sample], of: Callable[[Sample], float]) -> float:
+    return statistics.median(map(of, measured))
+
+
+def _accounts(given: argparse.Namespace, folder: Path, upstream: int, stack: ExitStack) -> list[tuple[Contender, Case]]:
+    """One that calls all the time; then as many as call in turn, each with fields of its own; then as many as given."""
+    one, _ = stack.enter_context(_gateway(folder / "one", upstream, "1 account"))
+    return [
+        (one, _CALL),
+        *(_in_turn(folder / str(count), upstream, stack, accounts=count) for count in (CALLING, given.accounts)),
+    ]
+
+
+def _in_turn(folder: Path, upstream: int, stack: ExitStack, *, accounts: int) -> tuple[Contender, Case]:
+    contender, data = stack.enter_context(_gateway(folder, upstream, f"{accounts:,} accounts"))
+    drive(contender, _CALL, folder, seconds=SECONDS)
+    listed = folder / "keys"
+    listed.write_text("\n".join(asyncio.run(_make_accounts(data, accounts))))
+    case = replace(_CALL, keys_file=str(listed))
+    drive(contender, case, folder, seconds=WARMING_SECONDS)
+    return contender, case
+
+
+def _routes(_: argparse.Namespace, folder: Path, upstream: int, stack: ExitStack) -> list[tuple[Contender, Case]]:
+    return [
+        (stack.enter_context(_gateway(folder / str(count), upstream, f"{count:,} routes more", routes=count))[0], _CALL)
+        for count in (0, 100, 5000)
+    ]
+
+
+def _connections(_: argparse.Namespace, folder: Path, upstream: int, stack: ExitStack) -> list[tuple[Contender, Case]]:
+    contender, _data = stack.enter_context(_gateway(folder / "connections", upstream, ""))
+    return [
+        (replace(contender, name=f"{idle:,} idle connections"), replace(_CALL, idle=idle)) for idle in (0, 1_000, 9_800)
+    ]
+
+
+def _rows(given: argparse.Namespace, folder: Path, upstream: int, stack: ExitStack) -> list[tuple[Contender, Case]]:
+    few = stack.enter_context(_gateway(folder / "few", upstream, "no rows"))
+    many = stack.enter_context(_gateway(folder / "rows", upstream, f"{given.rows:,} rows"))
+    asyncio.run(_make_rows(many[1]["database_url"], given.rows))
+    return [(few[0], _CALL), (many[0], _CALL)]
+
+
+_KINDS = {"accounts": _accounts, "routes": _routes, "connections": _connections, "rows": _rows}
+
+
+@contextmanager
+def _gateway(folder: Path, upstream: int, name: str, *, routes: int = 0) -> Iterator[tuple[Contender, dict[str, str]]]:
+    folder.mkdir()
+    more = "".join(
+        f"  - {{name: more-{n}, match: {{path: /more/{n}/**}}, upstream: static, usage_type: call,"
+        " price: {credits: 1}}\n"
+        for n in range(routes)
+    )
+    with ours.serving(folder, upstream, more_routes=more) as (contender, said):
+        yield replace(contender, name=name), {**said, "data_dir": str(ours.data_dir(folder))}
+
+
+async def _make_accounts(data: dict[str, str], count: int) -> list[str]:
+    """Accounts on the plan of the first one, all in PostgreSQL and, if silent, in Redis; gives the keys that call."""
+    pepper = _pepper(Path(data["data_dir"]))
+    users = [uuid4() for _ in range(count)]
+    secret_keys = [key_policy.compose("gw", secrets.token_bytes(32)) for _ in range(min(CALLING, count))]
+    connection = await asyncpg.connect(data["database_url"])
+    try:
+        await connection.copy_records_to_table(
+            "users", columns=("id", "email"), records=((user, f"{user}@example.com") for user in users)
+        )
+        await connection.copy_records_to_table(
+            "user_credits",
+            columns=("user_id", "current_credits"),
+            records=((user, 10**12) for user in users),
+        )
+        await connection.execute(
+            """INSERT INTO subscriptions
+                      (id, user_id, plan_id, plan_version, status, period_anchor, current_period_start,
+                       current_period_end)
+               SELECT gen_random_uuid(), u.id, s.plan_id, s.plan_version, 'active', now(), now(),
+                      now() + interval '1 month'
+                 FROM users u, (SELECT plan_id, plan_version FROM subscriptions WHERE plan_id = 'ok' LIMIT 1) s
+                WHERE NOT EXISTS (SELECT FROM subscriptions o WHERE o.user_id = u.id)"""
+        )
+        await connection.copy_records_to_table(
+            "api_keys",
+            columns=("id", "user_id", "prefix", "last4", "key_hash"),
+            records=(
+                (uuid4(), user, key.prefix, key.last4, key_policy.digest(key.secret.encode(), pepper))
+                for user, key in zip(users, secret_keys, strict=False)
+            ),
+        )
+    finally:
+        await connection.close()
+    _stand_silent(data["redis_url"], users[CALLING:])
+    return [key.secret for key in secret_keys]
+
+
+def _stand_silent(url: str, users: Sequence[UUID]) -> None:
+    """Copies a hot account to all of these, which never call: they only take room."""
+    with _redis(url) as client:
+        fields = client.hgetall(next(iter(client.scan_iter("gw:{p*}:a:*", count=1000))))
+        pipe = client.pipeline(transaction=False)
+        for number, user in enumerate(users):
+            pipe.hset(account_keys(user, partition=partition_of(user, PARTITIONS)).account, mapping=fields)
+            if number % 5000 == 4999:
+                pipe.execute()
+        pipe.execute()
+
+
+def _redis(url: str) -> redis.Redis:
+    address = urlsplit(url)
+    if address.scheme == "unix":
+        return redis.Redis(unix_socket_path=address.path)
+    return redis.Redis.from_url(url)
+
+
+async def _make_rows(url: str, count: int) -> None:
+    """Usage of the last weeks, spread over the accounts that there are."""
+    connection = await asyncpg.connect(url)
+    try:
+        for start in range(0, count, 1_000_000):
+            await connection.execute(
+                """INSERT INTO usage_tracking (request_id, created_at, user_id, endpoint, method, path, usage_type,
+                                               outcome, status_code, credits_charged)
+                   SELECT gen_random_uuid(), date_trunc('month', now()) + n * interval '1 ms',
+                          (SELECT id FROM users ORDER BY id LIMIT 1), 'call', 'GET', '/call', 'call', 'succeeded',
+                          200, 1
+                     FROM generate_series($1::bigint, $2::bigint) n""",
+                start,
+                min(start + 1_000_000, count) - 1,
+                timeout=600,
+            )
+    finally:
+        await connection.close()
+
+
+def _pepper(data_dir: Path) -> bytes:
+    stored = json.loads((data_dir / "secrets.json").read_text())
+    found = next((value for name, value in stored.items() if "pepper" in name.lower()), None)
+    if found is None:
+        sys.exit(f"{data_dir}/secrets.json names no pepper")
+    return str(found).encode()
+
+
+if __name__ == "__main__":
+    main()
