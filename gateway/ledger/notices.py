@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, text, update
+from sqlalchemy import func, insert, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -103,12 +103,6 @@ async def erase(connection: AsyncConnection, user_id: UUID) -> None:
 async def tidy(connection: AsyncConnection, *, limit: int) -> int:
     """Forgets notices of long ago, at most `limit`; says how many. Those that are noted once are kept."""
     return (await connection.execute(_TIDY, {"limit": limit})).rowcount
-
-
-async def list_posted(connection: AsyncConnection, user_id: UUID) -> tuple[tuple[str, Mapping[str, Any]], ...]:
-    """(kind, payload) of all that was noted for a user, oldest first."""
-    query = select(notices.c.kind, notices.c.payload).where(notices.c.user_id == user_id).order_by(notices.c.id)
-    return tuple((row.kind, row.payload) for row in await connection.execute(query))
 
 
 _TIDY = text("""

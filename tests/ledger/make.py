@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import secrets
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid4
 
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger import accounts, keys
@@ -47,3 +49,9 @@ def a_line(user_id: UUID, *, credits_charged: int = 1, at: datetime = NOON, **co
     record.update(columns)
     values = (record.get(name) for name in COLUMNS)
     return b"%b\n" % part(*values).encode()
+
+
+async def posted(connection: AsyncConnection, user_id: UUID) -> list[tuple[str, dict[str, Any]]]:
+    """(kind, payload) of all notices of a user, oldest first."""
+    query = text("SELECT kind, payload FROM notices WHERE user_id = :user_id ORDER BY id")
+    return [(row.kind, row.payload) for row in await connection.execute(query, {"user_id": user_id})]

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger import notices
 from gateway.ledger.notices import Delivery
 from gateway.ledger.session import Database
-from tests.ledger.make import a_user
+from tests.ledger.make import a_user, posted
 
 
 async def test_a_notice_is_told_by_each_of_its_channels(connection: AsyncConnection) -> None:
@@ -77,8 +77,8 @@ async def test_an_erased_user_has_no_notices(connection: AsyncConnection) -> Non
     for each in (user, other):
         await notices.post(connection, each.id, kind="k", payload={"for": each.email})
     await notices.erase(connection, user.id)
-    assert await notices.list_posted(connection, user.id) == ()
-    assert await notices.list_posted(connection, other.id) == (("k", {"for": other.email}),)
+    assert await posted(connection, user.id) == []
+    assert await posted(connection, other.id) == [("k", {"for": other.email})]
     assert len(await notices.claim(connection, limit=10, lease_seconds=60)) == 2
 
 

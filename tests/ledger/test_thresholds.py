@@ -8,10 +8,10 @@ from uuid import UUID, uuid4
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger import notices, plans, subscriptions, turning
+from gateway.ledger import plans, subscriptions, turning
 from gateway.ledger.plans import PlanTerms
 from gateway.ledger.usage import ingest
-from tests.ledger.make import NOON, a_line, a_user
+from tests.ledger.make import NOON, a_line, a_user, posted
 
 
 async def _subscribed(
@@ -23,8 +23,7 @@ async def _subscribed(
 
 
 async def _told(connection: AsyncConnection, user_id: UUID) -> list[int]:
-    posted = await notices.list_posted(connection, user_id)
-    return [payload["percent"] for kind, payload in posted if kind == "credits.threshold"]
+    return [payload["percent"] for kind, payload in await posted(connection, user_id) if kind == "credits.threshold"]
 
 
 async def test_each_threshold_is_told_once(connection: AsyncConnection) -> None:

@@ -19,7 +19,7 @@ from gateway.api.account import build_account
 from gateway.api.account.collaborators import Lifetimes
 from gateway.api.account.tokens import AccessTokens
 from gateway.clock import now
-from gateway.ledger import accounts, audit, notices, sessions
+from gateway.ledger import accounts, audit, sessions
 from gateway.ledger.audit import AuditFilter
 from gateway.ledger.session import Database
 from gateway.meter.link import Link
@@ -27,6 +27,7 @@ from gateway.meter.meter import SCRIPTS, Meter
 from gateway.workers.outbox import OutboxPublisher
 from policies.model import Price, Route
 from policies.tokens import REFRESH_BYTES, Purpose, digest, one_time, refresh_token
+from tests.ledger.make import posted
 
 SECRET = "secret-of-the-tests"
 PEPPERS = {1: b"pepper"}
@@ -129,13 +130,13 @@ class Shop:
     async def told(self, user_id: UUID) -> list[str]:
         """The kinds of all notices of a user, oldest first."""
         async with self.database.read() as connection:
-            return [kind for kind, _ in await notices.list_posted(connection, user_id)]
+            return [kind for kind, _ in await posted(connection, user_id)]
 
     async def mailed_token(self, user_id: UUID, purpose: Purpose) -> str:
         """The token of the last mail of that purpose, as the mail will have it."""
         async with self.database.read() as connection:
-            posted = await notices.list_posted(connection, user_id)
-        ids = [payload["token_id"] for kind, payload in posted if kind == f"account.{purpose}"]
+            told = await posted(connection, user_id)
+        ids = [payload["token_id"] for kind, payload in told if kind == f"account.{purpose}"]
         return one_time(SECRET, purpose, UUID(ids[-1]))
 
     async def audited(self, user_id: UUID) -> list[str]:
