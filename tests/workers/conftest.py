@@ -59,15 +59,17 @@ class House:
         """Makes the account hot, as its first call would."""
         await Warming(self.link, self.meter, self.database).warm(self.meter.keys(user_id))
 
-    async def admit(self, user_id: UUID, *, amount: int = 1, meter: Meter | None = None) -> str:
+    async def admit(
+        self, user_id: UUID, *, amount: int = 1, meter: Meter | None = None, head: str | None = None
+    ) -> str:
         """An admitted call's request id."""
-        request_id = str(uuid4())
-        admission = await self.try_admit(user_id, request_id, amount=amount, meter=meter)
+        request_id = str(uuid4()) if head is None else head.split("\t")[0]
+        admission = await self.try_admit(user_id, request_id, amount=amount, meter=meter, head=head)
         assert admission.verdict.name == "ADMITTED"
         return request_id
 
     async def try_admit(
-        self, user_id: UUID, request_id: str, *, amount: int = 1, meter: Meter | None = None
+        self, user_id: UUID, request_id: str, *, amount: int = 1, meter: Meter | None = None, head: str | None = None
     ) -> Admission:
         used = meter or self.meter
         return await used.admit(
@@ -78,7 +80,7 @@ class House:
             amount=amount,
             required=max(amount, 1),
             limits=UNLIMITED,
-            head=a_head(user_id, request_id),
+            head=head or a_head(user_id, request_id),
         )
 
     async def settle(self, user_id: UUID, request_id: str, *, charge: int = 1) -> int | None:
@@ -101,10 +103,11 @@ class House:
         return found
 
 
-def a_head(user_id: UUID, request_id: str) -> str:
+def a_head(user_id: UUID, request_id: str, *, moment: int | None = None, key_id: UUID | None = None) -> str:
     known = {
         "request_id": request_id,
-        "created_at": MOMENT,
+        "created_at": moment or MOMENT,
+        "api_key_id": key_id,
         "user_id": user_id,
         "endpoint": "analyze",
         "method": "POST",

@@ -12,7 +12,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from gateway.ledger import cold
+from gateway.ledger import budgets, cold
+from gateway.ledger import keys as key_ledger
 from gateway.meter.audit import Audit
 from gateway.meter.link import NotSent
 from gateway.proxy import warming
@@ -20,12 +21,15 @@ from gateway.proxy.warming import Warming
 from gateway.workers.outbox import OutboxPublisher
 from gateway.workers.reconcile import Reconciler
 from gateway.workers.usage_writer import UsageWriter
+from policies.caps import Cap
+from tests.ledger.make import a_fingerprint
 from tests.scale import chance, times
 from tests.workers import conftest
 from tests.workers.conftest import House, a_head, a_tail
 
 GIVEN = 10_000
 LOADS = times(suite=25, full=500)
+COUNTS = times(suite=8, full=300)
 
 
 @dataclass
@@ -35,6 +39,9 @@ class Oracle:
     house: House
     user_id: UUID
     random: Random
+    key_id: UUID | None = None
+    heads: dict[str, str] = field(default_factory=dict)
+    of_period: set[str] = field(default_factory=set)
     given: int = GIVEN
     charged: dict[str, int] = field(default_factory=dict)
     open: dict[str, int] = field(default_factory=dict)
@@ -45,9 +52,18 @@ class Oracle:
     def balance(self) -> int:
         return self.given - sum(self.charged.values()) - sum(self.open.values())
 
+    @property
+    def spent(self) -> int:
+        """In the period, which some calls came before."""
+        return sum(credits for call, credits in (self.charged | self.open).items() if call in self.of_period)
+
     async def admit(self) -> None:
-        amount = self.random.randrange(5)
-        self.open[await self.house.admit(self.user_id, amount=amount)] = amount
+        amount, is_of_period, request_id = self.random.randrange(5), self.random.random() < 0.7, str(uuid4())
+        moment = conftest.MOMENT - (0 if is_of_period else 1)
+        head = self.heads[request_id] = a_head(self.user_id, request_id, moment=moment, key_id=self.key_id)
+        self.open[await self.house.admit(self.user_id, amount=amount, head=head)] = amount
+        if is_of_period:
+            self.of_period.add(request_id)
 
     async def something(self) -> None:
         """What may happen to a cold account."""
@@ -98,7 +114,7 @@ class Oracle:
             request_id,
             charge=self.charged[request_id],
             tail=a_tail(self.charged[request_id]),
-            head=a_head(self.user_id, request_id),
+            head=self.heads[request_id],
             epoch="0-before",
         )
 
@@ -134,6 +150,34 @@ async def test_a_load_is_exact_whatever_happens_between_its_readings(
     assert [each async for page in reconciler.pages() for each in page.findings] == []
 
 
+async def test_what_a_key_has_spent_is_counted_exactly_whatever_happens_between_the_readings(
+    house: House, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house.database.transaction() as connection:
+        # Not by `create`, which moves the account's version.
+        oracle.key_id = key_id = (await key_ledger._insert(connection, oracle.user_id, a_fingerprint(), {})).id
+    _let_things_happen_after(monkeypatch, warming, "journaled", oracle)
+    _let_things_happen_after(monkeypatch, budgets, "read", oracle)
+    warm, cap = Warming(house.link, house.meter, house.database), Cap(1, key_id, conftest.MOMENT, 1)
+    keys = house.meter.keys(oracle.user_id)
+    for _ in range(COUNTS):
+        while await _spent(house, oracle.user_id, key_id) is None:
+            try:
+                await warm.warm(keys)
+                await warm.count(keys, cap)
+            except NotSent:
+                continue
+        assert await _spent(house, oracle.user_id, key_id) == oracle.spent
+        for _ in range(oracle.random.randrange(4)):
+            await oracle.admit()
+        for _ in range(oracle.random.randrange(4)):
+            await oracle.something()
+        assert await _spent(house, oracle.user_id, key_id) in (oracle.spent, None)
+        await house.redis.hdel(keys.account.decode(), f"k:{key_id}", f"b:{key_id}")
+    reconciler = Reconciler(house.database, Audit(house.link, house.meter))
+    assert [each async for page in reconciler.pages() for each in page.findings] == []
+
+
 async def test_windows_of_a_load_count_rows_journal_and_holds(
     house: House, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +197,13 @@ async def test_windows_of_a_load_count_rows_journal_and_holds(
 async def _hot(house: House, user_id: UUID) -> tuple[int, int] | None:
     state: Any = await house.redis.hget(house.meter.keys(user_id).account.decode(), "s")
     return None if state is None else struct.unpack_from("<qqi", state)[1:]
+
+
+async def _spent(house: House, user_id: UUID, budget_id: UUID) -> int | None:
+    account = house.meter.keys(user_id).account.decode()
+    counted: Any = await house.redis.hget(account, f"b:{budget_id}")
+    is_hot = await house.redis.hexists(account, "s")
+    return struct.unpack("<qqI", counted)[1] if counted is not None and is_hot else None
 
 
 def _let_things_happen_after(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, oracle: Oracle) -> None:
