@@ -75,6 +75,16 @@ class TestServing:
         assert (await plane.post(account, idempotency_key="made-before")).status_code == 200
         assert await plane.stored_balance(account) == 98
 
+    async def test_a_key_with_a_cap_is_refused_for_only_redis_knows_what_it_has_spent(
+        self, plane: Plane, valkey: FaultProxy
+    ) -> None:
+        account = await plane.account(key={"credit_cap": 9})
+        assert (await plane.get(account)).status_code == 200
+        valkey.freeze()
+        assert_problem(await plane.get(account), 503, "metering_unavailable", retry_after=1)
+        await _back(plane, valkey)
+        assert await _charged(plane, account) == [1]
+
     async def test_a_plan_says_for_itself(self, plane: Plane, valkey: FaultProxy) -> None:
         refused = await plane.account(features={FEATURE: 0})
         generous = await plane.account(features={FEATURE: 5})

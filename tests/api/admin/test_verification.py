@@ -62,6 +62,13 @@ async def test_the_first_refusal_is_foretold(
     assert told["detail"]
 
 
+async def test_the_cap_of_the_key_is_minded(office: Office, a_key: dict[str, Any]) -> None:
+    assert (await verify(office, a_key, credits=2))["key_credits_left"] is None
+    await office.call("PATCH", f"/keys/{a_key['id']}", json={"credit_cap": 1})
+    told = await verify(office, a_key, credits=2)
+    assert (told["code"], told["balance"], told["key_credits_left"]) == ("insufficient_credits", 5, 1)
+
+
 async def test_limits_are_those_of_this_moment(office: Office, a_key: dict[str, Any]) -> None:
     known, limits = await office.heat(a_key["user_id"]), Limits((2, None, None), 2)
     for expected in ("too_many_in_flight", "rate_limited"):
