@@ -1,13 +1,21 @@
 FROM python:3.13-slim AS build
+# COMPILE=1 compiles what runs for each call (docs/decisions/0017-compiled-wheel.md).
+ARG COMPILE=0
 WORKDIR /src
 RUN python -m venv /opt/gateway
-COPY requirements-server.lock .
+COPY requirements-server.lock requirements-dev.lock ./
 RUN /opt/gateway/bin/pip install --no-cache-dir --require-hashes --requirement requirements-server.lock
-COPY pyproject.toml README.md ./
+RUN if [ "$COMPILE" = 1 ]; then \
+        apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev \
+        && python -m venv /opt/compiler \
+        && /opt/compiler/bin/pip install --no-cache-dir --require-hashes --requirement requirements-dev.lock; \
+    else ln -s /opt/gateway /opt/compiler; fi
+COPY pyproject.toml setup.py README.md ./
 COPY policies policies
 COPY migrations migrations
 COPY gateway gateway
-RUN /opt/gateway/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
+RUN GATEWAY_COMPILE=$COMPILE /opt/compiler/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
+    && /opt/gateway/bin/pip install --no-cache-dir --no-deps /dist/*.whl
 
 FROM python:3.13-slim
 RUN useradd --uid 10001 --user-group --no-create-home gateway \

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent
 HOT = (
     "policies/access.py",
     "policies/admission.py",
+    "policies/caps.py",
     "policies/idempotency.py",
     "policies/keys.py",
     "policies/limits.py",
