@@ -73,7 +73,7 @@ async def _take_subscription(connection: AsyncConnection, news: News, remote: Re
         return False
     await _check_customer(connection, news, found.user_id, customer_id=remote.customer_id)
     if await _is_freshest(connection, news, "subscription", remote.id):
-        await _sync(connection, news, found, remote)
+        await _sync(connection, news, await _its_own(connection, news, found, remote), remote)
     return True
 
 
@@ -106,12 +106,21 @@ async def _awaiting(connection: AsyncConnection, news: News, remote: RemoteSubsc
         checkout = await checkouts.newest_for(connection, user_id, provider=news.provider, price_id=remote.price_id)
     if checkout is None or checkout.subscription_id is None:
         return None
-    found = await contracts.locked(connection, checkout.subscription_id)
-    if found.provider_subscription_id in (None, remote.id):
-        return found
-    # Paid for twice, as from two windows: one more subscription, which takes over as any other of the account's does.
+    return await contracts.get(connection, checkout.subscription_id)
+
+
+async def _its_own(
+    connection: AsyncConnection, news: News, found: StoredSubscription, remote: RemoteSubscription
+) -> StoredSubscription:
+    """The subscription that was begun for the remote one, locked; one more where it has become another's.
+
+    Then it was paid for twice, as from two windows; the later takes over as any other of the account's does.
+    """
+    held = await contracts.locked(connection, found.id)
+    if held.provider_subscription_id in (None, remote.id):
+        return held
     plan = await _plan_of(connection, news.provider, remote.price_id)
-    return await await_payment(connection, found.user_id, plan_id=plan.id, provider=news.provider, now=news.fetched_at)
+    return await await_payment(connection, held.user_id, plan_id=plan.id, provider=news.provider, now=news.fetched_at)
 
 
 async def _take_payment(connection: AsyncConnection, news: News, remote: RemotePayment) -> bool:
