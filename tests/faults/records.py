@@ -149,8 +149,9 @@ async def are_hot(redis: Redis, user_ids: Iterable[UUID]) -> bool:
         keys = await redis.keys(f"gw:*:a:{user_id}")
         if not keys:
             return False
+        assert isinstance(keys[0], bytes)
         state, entered = await redis.hmget(keys[0], "s", "e")
-        if state is None or entered != await redis.hget(keys[0].rpartition(b":a:")[0] + b":c", "e"):
+        if state is None or entered != await redis.hget(keys[0].partition(b":a:")[0] + b":c", "e"):
             return False
     return True
 
