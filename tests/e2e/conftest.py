@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-START_SECONDS = 60
+START_SECONDS = 180
 
 
 @dataclass(frozen=True, slots=True)
