@@ -27,7 +27,17 @@ HOT = (
     "gateway/clock.py",
     "gateway/metrics.py",
     "gateway/request_ids.py",
-    "gateway/meter/*.py",
+    "gateway/meter/claims.py",
+    "gateway/meter/epochs.py",
+    "gateway/meter/errors.py",
+    "gateway/meter/keys.py",
+    "gateway/meter/link.py",
+    "gateway/meter/meter.py",
+    "gateway/meter/node.py",
+    "gateway/meter/packing.py",
+    "gateway/meter/pipe.py",
+    "gateway/meter/recall.py",
+    "gateway/meter/terms.py",
     "gateway/proxy/*.py",
     "gateway/proxy/listener/*.py",
     "gateway/upstream/*.py",
@@ -50,7 +60,7 @@ def main() -> None:
     if os.environ.get("GATEWAY_COMPILE") == "1":
         from mypyc.build import mypycify  # needs mypy, and the dependencies for their types
 
-        extensions = mypycify(compiled_modules(), opt_level="2", debug_level="0", multi_file=True)
+        extensions = mypycify(compiled_modules(), opt_level="2", debug_level="0", multi_file=True, group_name="gateway")
     setup(ext_modules=extensions)
 
 

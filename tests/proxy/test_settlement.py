@@ -81,7 +81,7 @@ class Till:
         """Request ids and charges in the order of the journal; only those of this till, whose partition is its own."""
         entries = await self.redis.xrange(self.keys.journal)
         records = [fields[b"r"].decode().split("\t") for _, fields in entries]
-        return [(request_id, int(charge)) for request_id, _, charge in records]
+        return [(request_id, int(charge)) for request_id, _, charge, *_ in records]
 
     async def back(self) -> None:
         self.proxy.thaw()
