@@ -318,7 +318,8 @@ async def test_any_text_survives_the_spool(till: Till) -> None:
         settler.owe(call)
         await settler.run_once()
     ((_, fields),) = await till.redis.xrange(till.keys.journal.decode())
-    assert fields[b"r"].decode() == f"{call.request_id}\t{call.tail}"
+    record, _, balance_after = fields[b"r"].decode().rpartition("\t")
+    assert (record, balance_after) == (f"{call.request_id}\t{call.tail}", str(await till.balance()))
 
 
 async def test_a_call_that_was_never_sent_to_redis_is_not_owed(
