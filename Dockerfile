@@ -1,5 +1,5 @@
 FROM python:3.13-slim AS build
-# COMPILE=1 compiles what runs for each call (docs/decisions/0017-compiled-wheel.md).
+# COMPILE=1 compiles what runs for each call: an experiment (docs/decisions/0017-compiled-wheel.md).
 ARG COMPILE=0
 WORKDIR /src
 RUN python -m venv /opt/gateway

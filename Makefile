@@ -30,7 +30,7 @@ fuzz chaos: .venv/.installed-dev
 bench: .venv/.installed-dev
 	$(BIN)/python -m benchmarks
 
-# Compiled for this machine and Python (docs/decisions/0017-compiled-wheel.md); `make wheel GATEWAY_COMPILE=0` is plain.
+# Compiled, as an experiment (docs/decisions/0017-compiled-wheel.md); `make wheel GATEWAY_COMPILE=0` is plain.
 wheel: .venv/.installed-dev
 	@rm -rf build/lib build/lib.* build/temp.* build/bdist.*
 	GATEWAY_COMPILE=$${GATEWAY_COMPILE:-1} $(BIN)/pip wheel --no-deps --no-build-isolation --wheel-dir dist .
