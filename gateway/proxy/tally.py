@@ -47,6 +47,7 @@ class EndpointSeries:
         self.released = BufferedCounter(metrics.CREDITS_RELEASED.labels(self.endpoint))
         self._answered = dict[tuple[str, int], BufferedCounter]()
         self._charged = dict[str, BufferedCounter]()
+        self._refused = dict[str, BufferedCounter]()
 
     def answered(self, method: str, status: int) -> None:
         series = self._answered.get((method, status))
@@ -56,6 +57,12 @@ class EndpointSeries:
             if series is None:
                 series = BufferedCounter(metrics.REQUESTS.labels(self.endpoint, known, str(status)))
                 self._answered[known, status] = series
+        series.inc()
+
+    def refused(self, code: str) -> None:
+        series = self._refused.get(code)
+        if series is None:
+            series = self._refused[code] = BufferedCounter(metrics.REFUSALS.labels(self.endpoint, code))
         series.inc()
 
     def charged(self, plan: str, credits: int) -> None:
@@ -153,7 +160,7 @@ class Tally:
     ) -> None:
         series, method = self.series(route), inbound.method
         series.answered(method, reply.status)
-        metrics.REFUSALS.labels(series.endpoint, refused.code).inc()
+        series.refused(refused.code)
         key = caller.principal.key if caller is not None else None
         self._access_log.note(
             reply.request_id,
