@@ -121,6 +121,12 @@ async def find(connection: AsyncConnection, named: str) -> StoredPlan | None:
     return None if row is None else _stored(row)
 
 
+def id_of(name: str) -> str:
+    """A word as ids are: accents dropped, what is no letter or digit a hyphen."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:64]
+
+
 async def create(
     connection: AsyncConnection, terms: PlanTerms, *, plan_id: str | None = None, permissions: Iterable[str] = ()
 ) -> StoredPlan:
@@ -128,7 +134,7 @@ async def create(
 
     Raises AlreadyExists for a taken id, name or provider id, InvalidValue, and NotFound for an unknown permission.
     """
-    chosen = plan_id or _word(terms.name)
+    chosen = plan_id or id_of(terms.name)
     if not chosen:
         raise InvalidValue("plan", "id is required where the name has no letter or digit to make one of")
     await bump_catalogue(connection)
@@ -288,12 +294,6 @@ def _tier(kept: Mapping[str, str | None]) -> Tier:
         unit_price=Decimal(unit_price or 0),
         flat_price=Decimal(flat_price or 0),
     )
-
-
-def _word(name: str) -> str:
-    """A word as ids are: accents dropped, what is no letter or digit a hyphen."""
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:64]
 
 
 def _values(terms: PlanTerms) -> dict[str, Any]:

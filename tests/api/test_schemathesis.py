@@ -43,6 +43,7 @@ BEYOND_SCHEMAS = {
     "must rise by up_to": "and here, between the members of a list",
     "are for the pricing models tiered and volume": "which the fields say together",
     "only of hmac-sha256": "as these do",
+    "is required where the name has no letter or digit": "and these",
     "must be one that is configured": "peppers are configured after the document is written",
     "must not hold NUL characters": "patterns do not reach into metadata of any shape",
     "may nest 32 deep": "nor is there a word for depth",
@@ -104,6 +105,7 @@ def _assert_as_published(name: str, url: str, *, caller: Any, things: Mapping[st
             count += 1
             if problem is not None:
                 failures[f"{operation.label} {mode.value}"] = problem
+                print(f"{operation.label} {mode.value}\n{problem}\n", flush=True)  # noqa: T201 - all of it takes an hour
     assert not failures, "\n\n".join(f"{label}\n{problem}" for label, problem in failures.items())
     assert count > 10
 

@@ -181,6 +181,8 @@ async def list_plans(desk: TheDesk) -> Listing[Plan]:
 
 @router.post("", status_code=201, summary="Create a plan", responses=UNKNOWN | CONFLICTS)
 async def create_plan(given: NewPlan, desk: TheDesk) -> Plan:
+    if given.id is None and not plans.id_of(given.name):
+        raise Invalid("id", "is required where the name has no letter or digit to make one of")
     changes = given.model_dump(exclude={"id", "tiers", "permissions"})
     terms = _priced(plans.PlanTerms(**changes, tiers=_tiers(given.tiers)))
     async with desk.change() as change:
