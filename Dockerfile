@@ -1,21 +1,13 @@
 FROM python:3.13-slim AS build
-# COMPILE=1 compiles what runs for each call: an experiment (docs/decisions/0017-compiled-wheel.md).
-ARG COMPILE=0
 WORKDIR /src
 RUN python -m venv /opt/gateway
-COPY requirements-server.lock requirements-dev.lock ./
+COPY requirements-server.lock .
 RUN /opt/gateway/bin/pip install --no-cache-dir --require-hashes --requirement requirements-server.lock
-RUN if [ "$COMPILE" = 1 ]; then \
-        apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev \
-        && python -m venv /opt/compiler \
-        && /opt/compiler/bin/pip install --no-cache-dir --require-hashes --requirement requirements-dev.lock; \
-    else ln -s /opt/gateway /opt/compiler; fi
-COPY pyproject.toml setup.py README.md ./
+COPY pyproject.toml README.md ./
 COPY policies policies
 COPY migrations migrations
 COPY gateway gateway
-RUN GATEWAY_COMPILE=$COMPILE /opt/compiler/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
-    && /opt/gateway/bin/pip install --no-cache-dir --no-deps /dist/*.whl
+RUN /opt/gateway/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM python:3.13-slim
 RUN useradd --uid 10001 --user-group --no-create-home gateway \

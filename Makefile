@@ -5,7 +5,7 @@ TESTS ?= tests
 unexport PYTHONDONTWRITEBYTECODE
 ALSO_fuzz := tests/api/test_schemathesis.py
 
-.PHONY: run test check fuzz chaos bench lock wheel
+.PHONY: run test check fuzz chaos bench lock
 .DELETE_ON_ERROR:
 
 run: .venv/.installed
@@ -29,11 +29,6 @@ fuzz chaos: .venv/.installed-dev
 
 bench: .venv/.installed-dev
 	$(BIN)/python -m benchmarks
-
-# Compiled, as an experiment (docs/decisions/0017-compiled-wheel.md); `make wheel GATEWAY_COMPILE=0` is plain.
-wheel: .venv/.installed-dev
-	@rm -rf build/lib build/lib.* build/temp.* build/bdist.*
-	GATEWAY_COMPILE=$${GATEWAY_COMPILE:-1} $(BIN)/pip wheel --no-deps --no-build-isolation --wheel-dir dist .
 
 lock:
 	scripts/lock
