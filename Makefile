@@ -12,7 +12,7 @@ run: .venv/.installed
 	@$(BIN)/gateway demo
 
 test: .venv/.installed-dev
-	$(BIN)/pytest --numprocesses=2 --dist=loadgroup $(TESTS)
+	$(BIN)/pytest --numprocesses=2 --dist=loadgroup -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true $(TESTS)
 
 check: .venv/.installed-dev
 	$(BIN)/ruff format --check .

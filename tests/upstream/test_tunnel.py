@@ -175,14 +175,15 @@ async def test_no_more_than_a_mark_and_a_read_wait_for_a_slow_reader() -> None:
 
 async def test_silence_ends_it_and_a_slow_reader_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tunnels, "CLOSING_SECONDS", 0.05)
-    async with ends() as (client, upstream), tunnel_between(client, upstream, idle_timeout_seconds=0.2) as tunnel:
+    async with ends() as (client, upstream), tunnel_between(client, upstream, idle_timeout_seconds=1.0) as tunnel:
         sending = asyncio.ensure_future(_send(upstream, 16 * MIB))
-        for _ in range(16):
-            await client.reader.readexactly(MIB)
-            await asyncio.sleep(0.03)  # in all longer than it may be idle
-        await sending
-        await tunnel.ended()
-        assert asyncio.get_running_loop().time() - tunnel.moved_at >= 0.2
+        async with asyncio.timeout(30):
+            for _ in range(16):
+                await client.reader.readexactly(MIB)
+                await asyncio.sleep(0.08)  # in all longer than it may be idle
+            await sending
+            await tunnel.ended()
+        assert asyncio.get_running_loop().time() - tunnel.moved_at >= 1.0
         await tunnel.close()
 
 
