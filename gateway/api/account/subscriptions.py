@@ -18,7 +18,7 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from gateway.api.account.collaborators import Held, Me
 from gateway.api.errors import Conflict, Invalid
 from gateway.api.fields import Line, PositiveCount
-from gateway.api.openapi import CONFLICTS, SIGNED_IN, UNKNOWN
+from gateway.api.openapi import CONFLICTS, PAID_FOR, SIGNED_IN, UNKNOWN
 from gateway.api.shapes import Given, Shown
 from gateway.api.till import PaymentsNotConfigured, ProviderName, TheTill, Till, sell_plan
 from gateway.clock import now
@@ -93,7 +93,7 @@ async def get_my_subscription(me: Me) -> OwnSubscription:
     return OwnSubscription.model_validate(found)
 
 
-@router.post("/{id:other_than_me}", status_code=201, summary="Subscribe to a plan", responses=UNKNOWN | CONFLICTS)
+@router.post("/{id:other_than_me}", status_code=201, summary="Subscribe to a plan", responses=UNKNOWN | CONFLICTS | PAID_FOR)
 async def subscribe(
     plan_id: PlanInPath, me: Me, held: Held, till: TheTill, order: Annotated[Order | None, Body()] = None
 ) -> BegunSubscription:
@@ -120,7 +120,7 @@ async def subscribe(
     return _begun(begun)
 
 
-@router.delete("/{id:other_than_me}", summary="End a subscription", responses=UNKNOWN | CONFLICTS)
+@router.delete("/{id:other_than_me}", summary="End a subscription", responses=UNKNOWN | CONFLICTS | PAID_FOR)
 async def end_subscription(
     subscription_id: IdInPath, ending: Annotated[Ending, Query()], me: Me, held: Held, till: TheTill
 ) -> OwnSubscription:
@@ -141,7 +141,7 @@ async def end_subscription(
     return _shown(ended)
 
 
-@router.post("/{subscription_id}/undo-cancel", summary="Let it go on", responses=UNKNOWN | CONFLICTS)
+@router.post("/{subscription_id}/undo-cancel", summary="Let it go on", responses=UNKNOWN | CONFLICTS | PAID_FOR)
 async def undo_cancellation(subscription_id: UUID, me: Me, held: Held, till: TheTill) -> OwnSubscription:
     """One that was to end with its period does not."""
     found = await _own(me, subscription_id)
@@ -156,7 +156,7 @@ async def undo_cancellation(subscription_id: UUID, me: Me, held: Held, till: The
     return _shown(kept)
 
 
-@router.post("/{subscription_id}/change", summary="Change to another plan", responses=UNKNOWN | CONFLICTS)
+@router.post("/{subscription_id}/change", summary="Change to another plan", responses=UNKNOWN | CONFLICTS | PAID_FOR)
 async def change_plan(subscription_id: UUID, given: PlanChange, me: Me, held: Held, till: TheTill) -> OwnSubscription:
     """Between paid plans at once, price and credits in proportion to what is left of the period; to a free plan with
     the next period. From a free plan to a paid one, subscribe to that."""
