@@ -93,7 +93,9 @@ async def get_my_subscription(me: Me) -> OwnSubscription:
     return OwnSubscription.model_validate(found)
 
 
-@router.post("/{id:other_than_me}", status_code=201, summary="Subscribe to a plan", responses=UNKNOWN | CONFLICTS | PAID_FOR)
+@router.post(
+    "/{id:other_than_me}", status_code=201, summary="Subscribe to a plan", responses=UNKNOWN | CONFLICTS | PAID_FOR
+)
 async def subscribe(
     plan_id: PlanInPath, me: Me, held: Held, till: TheTill, order: Annotated[Order | None, Body()] = None
 ) -> BegunSubscription:
