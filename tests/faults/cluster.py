@@ -118,10 +118,10 @@ class ClusterServers:
         await _until(_all_ready(self.servers))
         masters = len(self.originals)
         for number, server in enumerate(self.servers):
-            await server.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            await _do(server, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for number, server in enumerate(self.originals):
             first, last = SLOTS * number // masters, SLOTS * (number + 1) // masters - 1
-            await server.ask("CLUSTER", "ADDSLOTSRANGE", first, last)
+            await _do(server, "CLUSTER", "ADDSLOTSRANGE", first, last)
         for server in self.servers[1:]:
             await self.servers[0].ask("CLUSTER", "MEET", *server.address)
         await _until(self._know_each_other)
@@ -227,6 +227,15 @@ def _all_ready(servers: Sequence[Server]) -> Any:
         return all([await server.is_ready() for server in servers])
 
     return ready
+
+
+async def _do(server: Server, *words: str | int) -> None:
+    """A command that is answered late is sent again by the client, and has been done by then."""
+    try:
+        await server.ask(*words)
+    except ResponseError as error:
+        if "already" not in str(error):
+            raise
 
 
 async def _until(is_so: Any) -> None:
