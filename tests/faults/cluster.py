@@ -212,9 +212,12 @@ async def running(folder: Path, *, masters: int = 3, replicas: int = 0) -> Async
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports whose bus ports are free too. Below the ephemeral ones, so that no client's socket comes in between."""
+    """Ports whose bus ports are free too. Below the ephemeral ones, so that no client's socket comes in between.
+
+    The processes of one run look far from each other: their ids are close, and what one has found it has not bound yet.
+    """
     found: list[int] = []
-    port = 12_000 + os.getpid() % 5_000
+    port = 12_000 + os.getpid() * 101 % 5_000
     while len(found) < count:
         port += 1
         if not _is_taken(port) and not _is_taken(port + BUS_OFFSET):
