@@ -29,7 +29,7 @@ from gateway.meter.link import Link
 from gateway.workers.usage_writer import UsageWriter
 from policies.keys import ENTROPY_BYTES, compose
 
-START_SECONDS = 180.0
+START_SECONDS = 60.0
 PATIENCE_SECONDS = 60.0  # only a failure waits so long
 GRANTED = 1_000_000
 SECRETS = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATEWAY_JWT_SECRET": "jwt"}

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-START_SECONDS = 180
+START_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ REDIS_DATABASE = 14  # this module's alone while it runs
 PARTITIONS = 4
 CALLS = 200
 SECRETS = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATEWAY_JWT_SECRET": "jwt"}
-START_SECONDS, STOP_SECONDS, REPLAY_SECONDS = 180, 60, 60
+START_SECONDS, STOP_SECONDS, REPLAY_SECONDS = 60, 30, 30
 CONFIG = """
 server: {{public: 127.0.0.1:0}}
 data_dir: {data_dir}

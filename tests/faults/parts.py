@@ -17,7 +17,7 @@ from gateway.embedded.endpoints import Endpoint
 from gateway.embedded.postgres import Postgres
 from gateway.embedded.valkey import Valkey
 
-START_SECONDS = 180.0  # only a failure waits so long
+START_SECONDS = 60.0  # only a failure waits so long
 POLL_SECONDS = 0.02
 
 
