@@ -69,8 +69,10 @@ async def test_a_call_on_a_cluster_is_charged_and_recorded(trio: Trio) -> None:
 async def test_gateways_whose_clocks_differ_admit_exactly_the_limit_together(trio: Trio) -> None:
     granted = 10 * LIMIT
     customer = await trio.customer(credits=granted, requests_per_hour=LIMIT)
+    statuses = await calls_in_a_crowd(trio.urls, customer, connections=len(trio.urls), each=1, name="first")
+    assert statuses == {200: len(trio.urls)}, "by each gateway, so that each clock is among the rows"
     began = time.monotonic()
-    statuses = await calls_in_a_crowd(trio.urls, customer, connections=CROWD, each=EACH, name="crowd")
+    statuses += await calls_in_a_crowd(trio.urls, customer, connections=CROWD, each=EACH, name="crowd")
     took_seconds = time.monotonic() - began
     await trio.settled()
     rows = await trio.rows(customer)
@@ -79,13 +81,12 @@ async def test_gateways_whose_clocks_differ_admit_exactly_the_limit_together(tri
     )
     # On a machine that is too busy a gateway may not hear that it was admitted; it then says 503 and charges nothing.
     assert statuses.keys() <= {200, 429, 503}
-    assert statuses.total() == CROWD * EACH
+    assert statuses.total() == len(trio.urls) + CROWD * EACH
     assert len(rows) == LIMIT
     assert sum(row.credits for row in rows) == statuses[200] <= LIMIT
     assert await trio.balance(customer) == granted - statuses[200]
     apart = max(row.created_at for row in rows) - min(row.created_at for row in rows)
-    # The slowest of the three may come too late for any.
-    assert apart > SKEWS_SECONDS[1] - 0.5, "the clocks must differ"
+    assert apart > SKEWS_SECONDS[-1] - 0.5, "the clocks must differ"
 
 
 async def test_nothing_is_admitted_after_a_revocation_has_returned(trio: Trio) -> None:
