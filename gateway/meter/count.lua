@@ -9,27 +9,11 @@
 --      5.. keys that spend from the budget
 --
 -- Reply: 1 counted   0 read PostgreSQL again   3 the account is cold: load it first
+--
+-- Uses `records.lua`.
 
 local STATE_BYTES = 68
 local COUNTS = '\1'
-local MAX_ENTRIES = 500 -- newer than what the caller has counted; with more it counts on first
-local CREATED_AT, KEY_ID, CREDITS = 2, 4, 20 -- columns of a record (`policies/records.py`)
-
-local function is_past(id, other)
-  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
-  local other_ms, other_seq = string.match(other, '^(%d+)-(%d+)$')
-  ms, other_ms = tonumber(ms), tonumber(other_ms)
-  return ms > other_ms or (ms == other_ms and tonumber(seq) > tonumber(other_seq))
-end
-
-local function columns(record)
-  local found = {}
-  for column in string.gmatch(record .. '\t', '([^\t]*)\t') do
-    found[#found + 1] = column
-  end
-  return found
-end
-
 local partition = redis.call('HMGET', KEYS[2], 'e', 't')
 local account = redis.call('HMGET', KEYS[1], 's', 'e')
 if not account[1] or not partition[1] or account[2] ~= partition[1] then

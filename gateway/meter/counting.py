@@ -10,7 +10,7 @@ from gateway.meter.link import Link, Script
 from gateway.meter.meter import Loaded
 from policies.caps import Cap
 
-COUNT = Script.load("count")
+COUNT = Script.load("count", "records")
 
 
 async def count(

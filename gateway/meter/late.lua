@@ -17,12 +17,9 @@
 -- abandoned. None of these changes anything.
 -- An account that went cold meanwhile is charged by its record alone; its balance is then given as 0.
 --
+-- Uses `budgets.lua`.
+--
 -- Example: EVALSHA .. 4 {p07}:a:<uuid> {p07}:x:<id> {p07}:j {p07}:c 1 "succeeded\t200\t.." <epoch>
-
-local COUNTS = 69 -- the byte of the state that says that keys are counted (`admit.lua`)
-local SPENT = '<i8i8'
-local SPENT_BYTES = 16
-local CREATED_AT_AND_KEY = '^[^\t]*\t(%d+)\t[^\t]*\t([^\t]*)'
 
 local head = redis.call('GET', KEYS[2])
 if not head and ARGV[3] ~= '' and redis.call('HGET', KEYS[4], 'e') ~= ARGV[3] then
@@ -43,18 +40,7 @@ if state then
   local clock, before = struct.unpack('<i8i8', state)
   balance = before - ARGV[1]
   redis.call('HSET', KEYS[1], 's', struct.pack('<i8i8', clock, balance) .. string.sub(state, 17))
-  if #state >= COUNTS then
-    local created_at, key = string.match(head, CREATED_AT_AND_KEY)
-    local budget = key and redis.call('HGET', KEYS[1], 'k:' .. key)
-    local counted = budget and redis.call('HGET', KEYS[1], 'b:' .. budget)
-    if counted then
-      local since, spent = struct.unpack(SPENT, counted)
-      if tonumber(created_at) >= since then
-        local now_spent = struct.pack(SPENT, since, spent + ARGV[1]) .. string.sub(counted, SPENT_BYTES + 1)
-        redis.call('HSET', KEYS[1], 'b:' .. budget, now_spent)
-      end
-    end
-  end
+  spend(KEYS[1], state, head, ARGV[1])
   record = record .. string.format('\t%d', balance) -- `..` writes large numbers as 1e+15
 end
 redis.call('DEL', KEYS[2])

@@ -31,8 +31,10 @@ class Script:
         self.by_source = words(b"EVAL", source)
 
     @classmethod
-    def load(cls, name: str) -> Script:
-        return cls((Path(__file__).parent / f"{name}.lua").read_text(), name)
+    def load(cls, name: str, *functions: str) -> Script:
+        """The script of that name, behind the files of functions that it uses."""
+        folder = Path(__file__).parent
+        return cls("".join((folder / f"{each}.lua").read_text() for each in (*functions, name)), name)
 
 
 class Link:

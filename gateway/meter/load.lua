@@ -14,36 +14,21 @@
 --
 -- Windows are bounds: a call that only PostgreSQL, the journal or a hold remembers counts from its head's clock on, and
 -- as late as that may differ from ours, but never later than now.
+--
+-- Uses `records.lua`.
 
 local STATE = '<i8i8i4I4I4I4I4I4I4I4I4I4I4I4I4'
 local BUCKET = '<I4I4'
 local STEPS = 60
 local STEP_MS = {1000, 60000, 1440000}
 local RING = {'m', 'h', 'd'}
-local MAX_ENTRIES = 500 -- newer than what the caller has counted; with more it counts on first
 local MAX_PATIENCE_MS = 5000 -- what is further off comes of a clock that was set back
-local CREATED_AT, USER_ID, CREDITS = 2, 3, 20 -- columns of a record (`policies/records.py`)
 
 local function raise(key, version)
   local here = redis.call('HGET', key, 'v')
   if not here or tonumber(here) < tonumber(version) then
     redis.call('HSET', key, 'v', version)
   end
-end
-
-local function is_past(id, other)
-  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
-  local other_ms, other_seq = string.match(other, '^(%d+)-(%d+)$')
-  ms, other_ms = tonumber(ms), tonumber(other_ms)
-  return ms > other_ms or (ms == other_ms and tonumber(seq) > tonumber(other_seq))
-end
-
-local function columns(record)
-  local found = {}
-  for column in string.gmatch(record .. '\t', '([^\t]*)\t') do
-    found[#found + 1] = column
-  end
-  return found
 end
 
 local partition = redis.call('HMGET', KEYS[2], 'e', 'o', 't')

@@ -22,10 +22,11 @@ from policies.caps import Cap
 from policies.limits import WINDOWS, Limits
 from policies.model import Outcome, Window
 
-ADMIT, SETTLE, LATE, REPLAY, RESTORE, LOAD, GRANT, BUMP, PEEK = _OWN = tuple(
-    Script.load(name) for name in ("admit", "settle", "late", "replay", "restore", "load", "grant", "bump", "peek")
+ADMIT, REPLAY, RESTORE, GRANT, BUMP, PEEK = _PLAIN = tuple(
+    Script.load(name) for name in ("admit", "replay", "restore", "grant", "bump", "peek")
 )
-SCRIPTS = (*_OWN, ENTER)
+SETTLE, LATE, LOAD = Script.load("settle", "budgets"), Script.load("late", "budgets"), Script.load("load", "records")
+SCRIPTS = (*_PLAIN, SETTLE, LATE, LOAD, ENTER)
 
 # How long a settlement may come after its call was swept: frozen gateways, and spools of machines that were down.
 SWEPT_SECONDS = 7 * 86_400

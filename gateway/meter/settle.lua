@@ -18,14 +18,12 @@
 -- Cost: 7.2 us of script time and 12.8 us of server CPU, 800 bytes of append-only file with a record of 480.
 -- Valkey 9.1.2, 2-core VM: `python -m benchmarks.scripts_cost`.
 --
+-- Uses `budgets.lua`.
+--
 -- Example: EVALSHA .. 3 {p07}:a:<uuid> {p07}:h {p07}:j <id> 1 "succeeded\t200\t.."
 
 local STATE = '<i8i8i4'
 local STATE_BYTES = 20
-local COUNTS = 69 -- the byte of the state that says that keys are counted (`admit.lua`)
-local SPENT = '<i8i8'
-local SPENT_BYTES = 16
-local CREATED_AT_AND_KEY = '^[^\t]*\t(%d+)\t[^\t]*\t([^\t]*)'
 local STORED = '<I4I4' -- day, bytes of answers
 
 local hold = redis.call('HGET', KEYS[2], ARGV[1])
@@ -47,18 +45,7 @@ if state then
   -- What another epoch left behind may have counted fewer; nothing is admitted by it any more.
   local settled = struct.pack(STATE, clock, balance, math.max(in_flight - 1, 0)) .. string.sub(state, STATE_BYTES + 1)
   redis.call('HSET', KEYS[1], 's', settled)
-  if #state >= COUNTS then
-    local created_at, key = string.match(head, CREATED_AT_AND_KEY)
-    local budget = key and redis.call('HGET', KEYS[1], 'k:' .. key)
-    local counted = budget and redis.call('HGET', KEYS[1], 'b:' .. budget)
-    if counted then
-      local since, spent = struct.unpack(SPENT, counted)
-      if tonumber(created_at) >= since then
-        local now_spent = struct.pack(SPENT, since, spent + ARGV[2] - held) .. string.sub(counted, SPENT_BYTES + 1)
-        redis.call('HSET', KEYS[1], 'b:' .. budget, now_spent)
-      end
-    end
-  end
+  spend(KEYS[1], state, head, ARGV[2] - held)
   record = record .. string.format('\t%d', balance) -- `..` writes large numbers as 1e+15
 end
 redis.call('HDEL', KEYS[2], ARGV[1])
