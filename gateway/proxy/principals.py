@@ -31,6 +31,8 @@ from policies.model import FeatureValue, Plan, Principal, Refusal, Refused, Subs
 
 NEGATIVE_SECONDS = 2.0  # how long an unknown key stays unknown without asking again; a new key is random, so none waits
 
+REFRESH_SECONDS = 0.1  # how long a known caller waits to be read anew; what was known then serves once more
+
 RETRY_SECONDS = 1.0  # after a failure nobody waits for PostgreSQL to fail again
 
 
@@ -134,30 +136,38 @@ class Principals:
         return self._catalogue.features
 
     async def _refreshed(self, key: bytes, known: Caller) -> Caller:
-        try:
+        """The caller read anew, where PostgreSQL is quick. One call waits for that, not for long; others go on."""
+        if monotonic_seconds() - known.loaded_at >= self._max_stale_seconds:
             return await self._load(key, known.digest)
-        except Refused as refused:
-            age = monotonic_seconds() - known.loaded_at
-            if refused.code is Refusal.ACCOUNTS_UNAVAILABLE and age < self._max_stale_seconds:
-                return known
-            raise
+        if known.digest in self._loads or monotonic_seconds() < self._retry_at:
+            return known
+        load = self._loading(key, known.digest)
+        await asyncio.wait((load,), timeout=REFRESH_SECONDS)
+        try:
+            caller = load.result() if load.done() else known
+        except DatabaseUnavailable:
+            return known
+        if caller is None:
+            raise _unknown()
+        return caller
 
     async def _load(self, key: bytes, digest: bytes) -> Caller:
         if monotonic_seconds() < self._retry_at:
             raise _unreadable()
-        load = self._loads.get(digest)
-        if load is None:
-            load = asyncio.get_running_loop().create_task(self._read(key, digest))
-            self._loads[digest] = load
-            load.add_done_callback(lambda done: self._loaded(digest, done))
         try:
-            caller = await asyncio.shield(load)
+            caller = await asyncio.shield(self._loading(key, digest))
         except DatabaseUnavailable:
-            self._retry_at = monotonic_seconds() + RETRY_SECONDS
             raise _unreadable() from None
         if caller is None:
             raise _unknown()
         return caller
+
+    def _loading(self, key: bytes, digest: bytes) -> asyncio.Task[Caller | None]:
+        load = self._loads.get(digest)
+        if load is None:
+            load = self._loads[digest] = asyncio.get_running_loop().create_task(self._read(key, digest))
+            load.add_done_callback(lambda done: self._loaded(digest, done))
+        return load
 
     async def _read(self, key: bytes, digest: bytes) -> Caller | None:
         principal, known_by = None, b""
@@ -192,8 +202,9 @@ class Principals:
 
     def _loaded(self, digest: bytes, load: asyncio.Task[Caller | None]) -> None:
         self._loads.pop(digest, None)
-        if not load.cancelled():
-            load.exception()  # whoever asked may be gone; the failure is theirs to see, not the loop's to report
+        # Whoever asked may be gone: the failure is theirs to see, not the loop's to report.
+        if not load.cancelled() and isinstance(load.exception(), DatabaseUnavailable):
+            self._retry_at = monotonic_seconds() + RETRY_SECONDS
 
     def _caller(self, principal: Principal, digest: bytes) -> Caller:
         subscription = principal.account.subscription

@@ -123,6 +123,17 @@ class TestAccounts:
         principals._max_stale_seconds = 0.0
         assert_problem(await plane.get(account), 503, "accounts_unavailable", retry_after=1)
 
+    async def test_known_callers_do_not_wait_for_a_database_that_hangs(
+        self, plane: Plane, postgres: FaultProxy
+    ) -> None:
+        account = await plane.account()
+        assert (await plane.get(account)).status_code == 200
+        postgres.freeze()
+        plane.handler._principals._max_age_seconds = 0.0
+        async with asyncio.timeout(1):  # PostgreSQL itself is given two seconds
+            assert [(await plane.get(account)).status_code for _ in range(5)] == [200] * 5
+        postgres.thaw()
+
     async def test_a_change_that_was_announced_is_never_overlooked(self, plane: Plane, postgres: FaultProxy) -> None:
         account = await plane.account()
         assert (await plane.get(account)).status_code == 200
