@@ -39,9 +39,11 @@ def problem(code: str, detail: str, *, request_id: str, extras: Mapping[str, obj
     the others stay as they are.
     """
     shape = _SHAPES[code]
-    members = {_WIRE_NAMES.get(name, name): value for name, value in extras.items() if name not in _HEADERS_ONLY}
-    varying = _encode({"detail": detail, "request_id": request_id, **members})
-    body = shape.opening + varying[1:].encode("utf-8", "replace")
+    varying = f'"detail": {_quote(detail)}, "request_id": {_quote(request_id)}'
+    for name, value in extras.items():
+        if name not in _HEADERS_ONLY:
+            varying += f', "{_WIRE_NAMES.get(name, name)}": {_member(value)}'
+    body = b"%b%b}" % (shape.opening, varying.encode("utf-8", "replace"))
     length = (b"content-length", b"%d" % len(body))
     return Problem(shape.status, [*shape.headers, length, *_headers_of(extras)], body)
 
@@ -149,8 +151,16 @@ def _headers_of(extras: Mapping[str, object]) -> list[Header]:
     return headers
 
 
+def _member(value: object) -> str:
+    """As JSON. Most are numbers or text, which need no encoder: setting one up takes 3 µs."""
+    if type(value) is int:
+        return str(value)
+    return _quote(value) if type(value) is str else _encode(value)
+
+
 def _plain(value: object) -> object:
     return sorted(value) if isinstance(value, frozenset | set) else str(value)
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, default=_plain).encode
+_quote = json.encoder.encode_basestring

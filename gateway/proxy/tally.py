@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter as Counts
 from datetime import UTC, datetime
 from json import dumps
 from time import time
@@ -10,7 +9,6 @@ from typing import Protocol
 from uuid import UUID
 
 from gateway import metrics
-from gateway.clock import now
 from gateway.ledger import refusals
 from gateway.ledger.keys import touch_last_used
 from gateway.ledger.refusals import RefusedIn
@@ -23,6 +21,8 @@ from gateway.proxy.principals import Caller
 from gateway.proxy.repeats import Repeated
 from gateway.proxy.reply import Reply
 from policies.model import Refused, Route
+
+_Counted = tuple[UUID, str, str, int]  # key, endpoint, code, minute since the epoch
 
 MAX_PENDING = 100_000  # distinct (key, endpoint, code, minute) between two writes; past it the rest is only a metric
 
@@ -83,7 +83,7 @@ class Tally:
         self._traces = traces
         self._by_route: dict[str, EndpointSeries] = {}
         self._other = EndpointSeries(None)
-        self._refusals: Counts[RefusedIn] = Counts()
+        self._refusals: dict[_Counted, int] = {}
         self._used: dict[UUID, float] = {}  # seconds since the epoch
         self._admitted = BufferedCounter(metrics.ADMITTED)
         self._settled = BufferedCounter(metrics.SETTLED)
@@ -172,8 +172,8 @@ class Tally:
             key="" if caller is None else caller.masked_key,
         )
         if key is not None and len(self._refusals) < MAX_PENDING:
-            minute = now().replace(second=0, microsecond=0)
-            self._refusals[RefusedIn(key.id, series.endpoint, refused.code, minute)] += 1
+            counted = key.id, series.endpoint, refused.code, int(time()) // 60
+            self._refusals[counted] = self._refusals.get(counted, 0) + 1
         if self._traces is not None:
             self._traces.refused(inbound, reply, code=refused.code, seconds=seconds, route=route)
 
@@ -181,15 +181,20 @@ class Tally:
         """Writes what was noted since the last time; always 0, for nothing is left."""
         if not self._refusals and not self._used:
             return 0
-        refused, self._refusals = self._refusals, Counts()
+        refused, self._refusals = self._refusals, {}
         used, self._used = self._used, {}
         try:
             async with self._database.transaction() as connection:
-                await refusals.add(connection, refused)
+                await refusals.add(connection, {_refused_in(*counted): count for counted, count in refused.items()})
                 moments = {key_id: datetime.fromtimestamp(at, UTC) for key_id, at in used.items()}
                 await touch_last_used(connection, moments)
         except BaseException:
-            self._refusals.update(refused)
+            for counted, count in refused.items():
+                self._refusals[counted] = self._refusals.get(counted, 0) + count
             self._used = used | self._used
             raise
         return 0
+
+
+def _refused_in(key_id: UUID, endpoint: str, code: str, minute: int) -> RefusedIn:
+    return RefusedIn(key_id, endpoint, code, datetime.fromtimestamp(minute * 60, UTC))
