@@ -22,7 +22,8 @@
 --   request   11 what became of the first call cannot be told again   13 the cap of the key: then 11 what it leaves
 -- or {2} stale: a version has moved, decide again   or {3} cold: the account is not here in this epoch, load it
 -- or {7} lost: the partition is in another epoch or in none, enter it   or {12} uncounted: what counts against the cap
--- is not known here, count it (`count.lua`)
+-- is not known here, count it (`count.lua`)   or {14} closed: cold, and nothing is loaded yet, for gateways hand in what
+-- they know of this epoch
 --
 -- Example: EVALSHA .. 3 {p07}:a:<uuid> {p07}:c {p07}:h <id> 12 3 1 1 50 2000 -1 -1 "gw1\t<head>" <epoch>
 --
@@ -39,6 +40,8 @@
 --
 -- A claim whose call has neither ended nor a hold was swept, at no charge, and is free; `late.lua` then finds it taken. In
 -- another epoch that proves nothing: the call may have ended where this server does not know of it.
+--
+-- Uses `openings.lua`.
 --
 -- Cost of an admission: 12.5 us of script time and 18 us of server CPU, 600 bytes of append-only file with a head of 330;
 -- a refusal 15 us, 16 us and none. Valkey 9.1.2, 2-core VM: `python -m benchmarks.scripts_cost`.
@@ -59,7 +62,7 @@ if catalogue[2] ~= ARGV[11] then
   return {7}
 end
 if found[3] ~= ARGV[11] or not found[1] then
-  return {3}
+  return {is_closed(redis.call('HGET', KEYS[2], 'o'), now_ms()) and 14 or 3}
 end
 local function moved(here, decided)
   return here ~= decided and tonumber(here) > tonumber(decided)
@@ -85,8 +88,7 @@ if cap and (budget ~= ARGV[15] or since ~= tonumber(ARGV[16]) or keys ~= tonumbe
 end
 
 local s = {struct.unpack(STATE, found[1])}
-local time = redis.call('TIME')
-local now = math.max(s[1], time[1] * 1000 + math.floor(time[2] / 1000))
+local now = math.max(s[1], now_ms())
 
 local writes = {}
 local violated, retry_ms = 0, 0

@@ -79,6 +79,10 @@ class Epochs:
             return None
         return entered.epoch
 
+    def has_entered(self, partition: int) -> bool:
+        """Whether the partition has been in an epoch that this process has entered."""
+        return partition in self._entered
+
     async def enter(self, partition: int) -> str:
         """The epoch of the partition, begun if there is none. Raises MeterUnavailable."""
         entering = self._entering.get(partition)

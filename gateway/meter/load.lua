@@ -15,14 +15,13 @@
 -- Windows are bounds: a call that only PostgreSQL, the journal or a hold remembers counts from its head's clock on, and
 -- as late as that may differ from ours, but never later than now.
 --
--- Uses `records.lua`.
+-- Uses `openings.lua` and `records.lua`.
 
 local STATE = '<i8i8i4I4I4I4I4I4I4I4I4I4I4I4I4'
 local BUCKET = '<I4I4'
 local STEPS = 60
 local STEP_MS = {1000, 60000, 1440000}
 local RING = {'m', 'h', 'd'}
-local MAX_PATIENCE_MS = 5000 -- what is further off comes of a clock that was set back
 
 local function raise(key, version)
   local here = redis.call('HGET', key, 'v')
@@ -41,10 +40,8 @@ if account[1] and account[4] == ARGV[1] then
   raise(KEYS[2], ARGV[6])
   return 1
 end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local opens_in = tonumber(partition[2]) - now
-if opens_in > 0 and opens_in <= MAX_PATIENCE_MS then
+local now = now_ms()
+if is_closed(partition[2], now) then
   return 2
 end
 if tonumber(account[2] or 0) > tonumber(ARGV[3]) or tonumber(account[3] or 0) > tonumber(ARGV[4]) then

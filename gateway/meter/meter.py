@@ -22,17 +22,21 @@ from policies.caps import Cap
 from policies.limits import WINDOWS, Limits
 from policies.model import Outcome, Window
 
-ADMIT, REPLAY, RESTORE, GRANT, BUMP, PEEK = _PLAIN = tuple(
-    Script.load(name) for name in ("admit", "replay", "restore", "grant", "bump", "peek")
+REPLAY, RESTORE, GRANT, BUMP, PEEK = _PLAIN = tuple(
+    Script.load(name) for name in ("replay", "restore", "grant", "bump", "peek")
 )
-SETTLE, LATE, LOAD = Script.load("settle", "budgets"), Script.load("late", "budgets"), Script.load("load", "records")
-SCRIPTS = (*_PLAIN, SETTLE, LATE, LOAD, ENTER)
+ADMIT, LOAD = Script.load("admit", "openings"), Script.load("load", "openings", "records")
+SETTLE, LATE = Script.load("settle", "budgets"), Script.load("late", "budgets")
+SCRIPTS = (ADMIT, LOAD, SETTLE, LATE, *_PLAIN, ENTER)
 
 # How long a settlement may come after its call was swept: frozen gateways, and spools of machines that were down.
 SWEPT_SECONDS = 7 * 86_400
 
 # By how much the clock of a gateway, which dates its calls, may be behind that of Redis, which counts them.
 CLOCK_SKEW_MS = 5_000
+
+# How long a call waits for an epoch that follows another: nothing is loaded in it for a while anyhow.
+REENTER_SECONDS = 0.05
 
 _CLAIMED = 3  # what scripts reply where another call has the key
 _USER_ID = records.HEAD_COLUMNS.index("user_id")
@@ -55,6 +59,7 @@ class Verdict(IntEnum):
     NOT_REPLAYABLE = 11
     UNCOUNTED = 12
     CAP_REACHED = 13
+    CLOSED = 14
 
 
 class Loaded(IntEnum):
@@ -312,7 +317,10 @@ class Meter:
         epoch = self._epochs.current(keys.partition)
         if epoch is None:
             try:
-                epoch = await self._epochs.enter(keys.partition)
+                async with asyncio.timeout(REENTER_SECONDS if self._epochs.has_entered(keys.partition) else None):
+                    epoch = await self._epochs.enter(keys.partition)
+            except TimeoutError:
+                raise NotSent("Redis has begun anew, and this process hands in what it knows") from None
             except MeterUnavailable as error:
                 raise NotSent(str(error)) from error
         return epoch
@@ -375,6 +383,9 @@ class Meter:
                 await self.abandon(self.keys(_user_of(head)), request_id.decode())
 
 
+_UNDECIDED = frozenset((Verdict.STALE, Verdict.COLD, Verdict.LOST, Verdict.UNCOUNTED, Verdict.CLOSED))
+
+
 def _user_of(head: str) -> UUID:
     return UUID(head.split("\t")[_USER_ID])
 
@@ -384,7 +395,7 @@ def _admission(reply: Sequence[Any], epoch: str = "") -> Admission:
     if verdict == 1:
         used, reset = (reply[2], reply[4], reply[6]), (reply[3], reply[5], reply[7])
         return Admission(Verdict.ADMITTED, reply[1], used, reset, epoch=epoch)
-    if verdict in (Verdict.STALE, Verdict.COLD, Verdict.LOST, Verdict.UNCOUNTED):
+    if verdict in _UNDECIDED:
         return Admission(Verdict(verdict))
     violated = tuple(window for bit, window in enumerate(WINDOWS) if reply[9] & 1 << bit)
     used, reset = (reply[2], reply[4], reply[6]), (reply[3], reply[5], reply[7])

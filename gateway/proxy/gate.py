@@ -160,6 +160,8 @@ class Gate:
                 await self._warm(caller, answer.verdict)
             elif answer.verdict is Verdict.LOST:
                 continue  # the next attempt enters the new epoch
+            elif answer.verdict is Verdict.CLOSED:
+                raise _unmetered()
             elif answer.verdict is Verdict.REPEAT:
                 raise Repeated(ask.match.route, caller, answer)
             else:

@@ -21,7 +21,7 @@ from tests.chaos.trio import SKEWS_SECONDS, Connection, Customer, Trio, calls_in
 from tests.faults import cluster as clusters
 from tests.faults.cluster import Server, until_master
 from tests.proxy import upstream as upstreams
-from tests.scale import chance, times
+from tests.scale import IS_FULL, chance, times
 
 CROWD = times(suite=60, full=1_000)
 EACH = 10
@@ -31,9 +31,9 @@ REVOCATIONS = times(suite=50, full=1_000)
 RACE_SECONDS = 0.02
 FAILOVERS = times(suite=1, full=30)
 CUSTOMERS = 12  # over the partitions, and so over the masters
-PAUSE_SECONDS = 0.01
+PAUSE_SECONDS = 0.1
 BACK_WITHIN_SECONDS = times(suite=10, full=5)  # the suite shares its machine
-ANSWERED_WITHIN_SECONDS = times(suite=5, full=1)  # alone it is twice the timeout of Redis, for admission and settlement
+ANSWERED_WITHIN_SECONDS = 0.25 if IS_FULL else 5.0  # the same
 WHOLE_SECONDS = 30.0
 
 
@@ -135,6 +135,8 @@ async def test_masters_die_under_load_and_every_answered_call_has_its_one_row(tr
     luck = chance("failovers")
     customers = [await trio.customer(credits=GRANTED) for _ in range(CUSTOMERS)]
     load = Load(trio, customers)
+    await load.serves_all()
+    load.slowest_seconds = 0.0  # what counts is what failing over costs, not what starting does
     outages = []
     for number in range(FAILOVERS):
         await load.serves_all()

@@ -35,10 +35,9 @@ _STATE = struct.Struct("<qq")  # clock and balance, as admit.lua packs them
 SKEWS_SECONDS = (0, 5, 10)
 START_SECONDS = 60.0  # only a failure waits so long
 PATIENCE_SECONDS = 60.0
-TIMEOUT_SECONDS = 0.2  # of a gateway for Redis
 CLOCKS, ROOT = Path(__file__).parent / "clocks", Path(__file__).parents[2]
 DOCUMENT = """
-redis: {{partitions: {partitions}, timeout: 200ms}}
+redis: {{partitions: {partitions}, timeout: 100ms}}
 upstreams: {{main: {{targets: ["{upstream}"]}}}}
 routes: [{{name: call, match: {{path: /v1/**}}, upstream: main, price: {{credits: 1}}}}]
 plans: [{{id: open, name: Open, price: 0}}]

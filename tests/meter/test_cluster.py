@@ -240,7 +240,7 @@ async def test_a_link_opens_while_a_master_is_away_and_serves_the_rest(cluster: 
     link = Link(cluster.url, timeout_seconds=TIMEOUT_SECONDS)
     await link.open()
     try:
-        await link.pipeline([(b"SET", key, "x") for key in there])
+        assert await link.pipeline([(b"SET", key, "x") for key in there]) == [b"OK"] * len(there)
         await until_master(replica)
         await eventually(lambda: link.is_connected)
         await link.pipeline([(b"SET", key, "x") for key in keys])

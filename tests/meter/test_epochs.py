@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from gateway.meter import epochs
 from gateway.meter.epochs import Opening
 from gateway.meter.journal import Journal
 from gateway.meter.link import Link, NotSent
-from gateway.meter.meter import SCRIPTS, Admission, Loaded, Meter, Verdict
+from gateway.meter.meter import REENTER_SECONDS, SCRIPTS, Admission, Loaded, Meter, Verdict
 from policies.limits import Limits
 from policies.records import HEAD_COLUMNS, TAIL_COLUMNS, head, line, parse, tail
 from tests.meter.conftest import OwnServer
@@ -31,6 +32,20 @@ class Count:
 
     async def begin(self, partition: int) -> Opening:  # noqa: ARG002 - as Register says
         return Opening(next(self._numbers), 1, self._last_id)
+
+
+class Slow(Count):
+    """The same, as slow as it is told to be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_begin = asyncio.Event()
+        self.begun = 0
+
+    async def begin(self, partition: int) -> Opening:
+        self.begun += 1
+        await self.may_begin.wait()
+        return await super().begin(partition)
 
 
 @dataclass
@@ -108,8 +123,31 @@ async def test_nothing_is_loaded_while_gateways_hand_in(site: Site, monkeypatch:
     await site.replace_server()
     meter = site.gateway(Count(first=2))
     assert await site.load(meter) is Loaded.CLOSED
+    assert (await site.admit(meter)).verdict is Verdict.CLOSED
     await site.link.call((b"HSET", b"gw:{p00}:c", b"o", 0))
+    assert (await site.admit(meter)).verdict is Verdict.COLD
     assert await site.load(meter) is Loaded.HOT
+
+
+async def test_a_call_does_not_wait_until_a_lost_epoch_is_replaced_but_for_the_first_one_it_does(site: Site) -> None:
+    register = Slow()
+    meter = site.gateway(register)
+    loading = asyncio.create_task(site.load(meter))
+    await asyncio.sleep(2 * REENTER_SECONDS)
+    assert not loading.done()
+    register.may_begin.set()
+    assert await loading is Loaded.HOT
+
+    register.may_begin.clear()
+    await site.link.call((b"FLUSHDB",))
+    assert (await site.admit(meter)).verdict is Verdict.LOST
+    for _ in range(2):
+        with pytest.raises(NotSent, match="hands in"):
+            await site.admit(meter)
+    register.may_begin.set()
+    assert await meter.watch() == 1
+    assert (await site.admit(meter)).verdict is Verdict.COLD
+    assert register.begun == 2, "one entering, whoever asks"
 
 
 async def test_calls_under_way_are_held_again_and_settled_calls_journaled_again(site: Site) -> None:
