@@ -367,7 +367,7 @@ class TestPrices:
         account = await plane.account()
         body = json.dumps({"products": products}).encode()
         answer = await plane.post(account, "/v1/generate", body)
-        await self._charged(plane, account, charged)
+        await self._assert_charged(plane, account, charged)
         assert answer.headers["x-credits-charged"] == str(charged)
         assert plane.upstream.last.body == body
 
@@ -390,8 +390,8 @@ class TestPrices:
         account = await plane.account()
         sent = gzip.compress(body) if encoding else body
         plane.upstream.says(200, sent, content_encoding=encoding)
-        await plane.post(account, "/v1/chat")
-        await self._charged(plane, account, charged)
+        assert (await plane.post(account, "/v1/chat")).status_code == 200
+        await self._assert_charged(plane, account, charged)
 
     async def test_tokens_of_an_event(self, plane: Plane) -> None:
         account = await plane.account()
@@ -399,14 +399,14 @@ class TestPrices:
         plane.upstream.says(200, events, content_type="text/event-stream; charset=utf-8")
         answer = await plane.post(account, "/v1/chat")
         assert answer.content == events
-        await self._charged(plane, account, 4)
+        await self._assert_charged(plane, account, 4)
         assert (await plane.record(account))["tokens_used"] == 3500
 
     async def test_tokens_that_only_the_upstreams_field_tells(self, plane: Plane) -> None:
         account = await plane.account()
         plane.upstream.says(200, b"<html>", content_type="text/html", gateway_tokens="2001")
-        await plane.post(account, "/v1/chat")
-        await self._charged(plane, account, 3)
+        assert (await plane.post(account, "/v1/chat")).content == b"<html>"
+        await self._assert_charged(plane, account, 3)
 
     @pytest.mark.parametrize(("status", "asked"), [(200, 0), (200, 3), (200, 150), (404, 2), (503, 0)])
     async def test_what_the_upstream_asks_for_outranks_the_price(self, plane: Plane, status: int, asked: int) -> None:
@@ -416,7 +416,7 @@ class TestPrices:
         assert answer.headers["x-credits-charged"] == str(asked)
         assert answer.headers["x-credits-remaining"] == str(100 - asked)
         assert (await plane.record(account))["metadata"] == {"balance_after": 100 - asked}
-        await self._charged(plane, account, asked)
+        await self._assert_charged(plane, account, asked)
 
     @pytest.mark.parametrize("asked", ["-1", "1.5", "x", "1e3", "0x10", "9" * 13, "1 2", "٣"])
     async def test_what_is_not_a_number_of_credits_is_ignored(self, plane: Plane, asked: str) -> None:
@@ -427,14 +427,14 @@ class TestPrices:
         answer = await plane.get(account, "/v1/dear")
         assert answer.headers["x-credits-charged"] == "7"
         assert "gateway-credits" not in answer.headers
-        await self._charged(plane, account, 7)
+        await self._assert_charged(plane, account, 7)
 
     async def test_a_free_call_is_recorded(self, plane: Plane) -> None:
         account = await plane.account()
-        await plane.get(account, "/v1/free")
-        await self._charged(plane, account, 0)
+        assert (await plane.get(account, "/v1/free")).status_code == 200
+        await self._assert_charged(plane, account, 0)
 
-    async def _charged(self, plane: Plane, account: Account, credits: int) -> None:
+    async def _assert_charged(self, plane: Plane, account: Account, credits: int) -> None:
         assert (await plane.record(account))["credits_charged"] == credits
         assert (await plane.hot(account)).balance == 100 - credits
         assert await plane.stored_balance(account) == 100 - credits

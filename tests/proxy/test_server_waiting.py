@@ -338,6 +338,7 @@ class TestEarlyAnswers:
             await client.send(PROBE)
             assert (await client.final_answer()).status == 200
             await asyncio.wait_for(found.lost.wait(), 10)
+            assert listener.connections() == []
 
 
 class TestLeaving:

@@ -125,13 +125,13 @@ async def test_what_is_anothers_does_not_exist(shop: Shop, ada: Customer, free: 
 async def test_plans_that_are_not_sold_do_not_exist(shop: Shop, ada: Customer) -> None:
     gone = await a_plan(shop, is_active=False)
     for plan_id in (gone.id, "nope"):
-        await ada.post(f"/subscriptions/{plan_id}", status=404)
+        assert (await ada.post(f"/subscriptions/{plan_id}", status=404))["code"] == "not_found"
 
 
 @pytest.mark.parametrize("body", [{"quantity": 0}, {"quantity": "2"}, {"price": 0}, {"provider": "cash"}, []])
 async def test_an_order_that_is_not_understood_is_refused(ada: Customer, free: StoredPlan, body: Any) -> None:
-    await ada.post(f"/subscriptions/{free.id}", body, status=422)
-    await ada.get("/subscriptions/me", status=404)
+    assert (await ada.post(f"/subscriptions/{free.id}", body, status=422))["code"] == "validation_failed"
+    assert (await ada.get("/subscriptions/me", status=404))["code"] == "not_found"
 
 
 async def test_nobody_who_is_not_signed_in_subscribes(shop: Shop, free: StoredPlan) -> None:

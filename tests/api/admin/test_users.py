@@ -131,7 +131,9 @@ async def test_only_the_given_fields_change(office: Office) -> None:
 @pytest.mark.parametrize("patch", [{}, {"email": None}, {"password_hash": "x"}, {"time_zone": None}])
 async def test_a_patch_that_says_nothing_sensible_is_refused(office: Office, patch: dict[str, Any]) -> None:
     made = await office.a_user()
-    await office.call("PATCH", f"/users/{made['id']}", json=patch, status=422)
+    refused = await office.call("PATCH", f"/users/{made['id']}", json=patch, status=422)
+    assert refused["code"] == "validation_failed"
+    assert await office.call("GET", f"/users/{made['id']}") == made
 
 
 async def test_a_suspended_account_is_stale_before_the_answer(office: Office) -> None:
