@@ -14,6 +14,7 @@ from gateway.meter.meter import Admission, Meter, Verdict
 from gateway.proxy import repeats
 from gateway.proxy.bodies import WholeBody
 from gateway.proxy.floating import Float
+from gateway.proxy.floods import Floods
 from gateway.proxy.inbound import Inbound
 from gateway.proxy.principals import Caller, Principals
 from gateway.proxy.repeats import Repeated
@@ -125,6 +126,7 @@ class Gate:
         self._warming = warming
         self._grace = grace
         self._float = floating or Float(None)
+        self._floods = Floods()
 
     async def check(self, inbound: Inbound, match: Match, key: bytes, *, caller: Caller) -> Clearance:
         """Lets a caller through to a route; raises Refused by the knowledge of this moment, never by older."""
@@ -149,6 +151,8 @@ class Gate:
                 clearance = await self._check_batch(ask, ask.items, clearance)
             caller, subscription = clearance
             held = _held(ask)
+            if ask.claim is None and (said := self._floods.standing(caller, held)) is not None:
+                raise NotAdmitted(caller, *said)
             head = _head(ask, caller)
             answer = await self._ask_meter(ask, caller, held=held, head=head)
             if answer.verdict is Verdict.ADMITTED:
@@ -165,7 +169,9 @@ class Gate:
             elif answer.verdict is Verdict.REPEAT:
                 raise Repeated(ask.match.route, caller, answer)
             else:
-                raise NotAdmitted(caller, answer, _refusal(answer, max(held, 1), subscription.plan, caller.cap))
+                refused = _refusal(answer, max(held, 1), subscription.plan, caller.cap)
+                self._floods.note(caller, held, admission=answer, refused=refused)
+                raise NotAdmitted(caller, answer, refused)
         raise Refused(Refusal.ACCOUNTS_UNAVAILABLE, "This account keeps changing; try again shortly.", retry_after=1)
 
     def _float_on(self, ask: Ask, clearance: Clearance) -> Ticket | None:

@@ -1,0 +1,67 @@
+"""Who goes on calling although the meter refuses: told the same again for a moment, without asking it.
+
+Only one who was refused FLOOD times in WINDOW_SECONDS, and only for REPEATED_SECONDS: whoever pays or waits is served
+as soon as ever, and a client that heeds no refusal asks Redis some hundred times a second, not as often as it can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gateway.clock import monotonic_seconds
+from gateway.meter.meter import Admission, Verdict
+from gateway.proxy.principals import Caller
+from policies.model import Refused
+
+FLOOD = 20
+WINDOW_SECONDS = 0.1
+REPEATED_SECONDS = 0.005
+MAX_CALLERS = 10_000  # some 5 MB; past it all are forgotten, and asked for again
+
+# What another call cannot change within a moment: windows only empty, balances only change by what is bought or ends.
+_LASTING = frozenset((Verdict.RATE_LIMITED, Verdict.INSUFFICIENT_CREDITS))
+
+
+class _Refusals:
+    """Those of one caller in the present window, and the last of them."""
+
+    __slots__ = ("admission", "caller", "count", "held", "refused", "repeated_until", "since")
+
+    def __init__(self, caller: Caller, since: float) -> None:
+        self.caller = caller
+        self.since = since
+        self.count = 0
+        self.repeated_until = 0.0
+        self.held = 0
+        self.admission: Admission
+        self.refused: Refused
+
+
+class Floods:
+    """The refusals of one process, by the key that called."""
+
+    def __init__(self, monotonic: Callable[[], float] = monotonic_seconds) -> None:
+        self._monotonic = monotonic
+        self._by_key: dict[bytes, _Refusals] = {}
+
+    def standing(self, caller: Caller, held: int) -> tuple[Admission, Refused] | None:
+        """What a call of this caller that would hold so much was just refused with, if that is to be said again."""
+        found = self._by_key.get(caller.digest)
+        if found is None or found.caller is not caller or found.held != held:
+            return None
+        return (found.admission, found.refused) if self._monotonic() < found.repeated_until else None
+
+    def note(self, caller: Caller, held: int, *, admission: Admission, refused: Refused) -> None:
+        """Hears of a refusal of the meter's."""
+        if admission.verdict not in _LASTING:
+            return
+        instant = self._monotonic()
+        found = self._by_key.get(caller.digest)
+        if found is None or found.caller is not caller or instant - found.since >= WINDOW_SECONDS:
+            if len(self._by_key) >= MAX_CALLERS:
+                self._by_key.clear()
+            found = self._by_key[caller.digest] = _Refusals(caller, instant)
+        found.count += 1
+        if found.count >= FLOOD:
+            found.held, found.admission, found.refused = held, admission, refused
+            found.repeated_until = instant + REPEATED_SECONDS

@@ -1,0 +1,131 @@
+"""Floods: one who heeds no refusal is refused without asking Redis, for moments only, and nobody else is."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.meter.keys import AccountKeys
+from gateway.meter.meter import Admission, Verdict
+from gateway.proxy import floods
+from gateway.proxy.floods import FLOOD, REPEATED_SECONDS, WINDOW_SECONDS, Floods
+from gateway.proxy.principals import Caller
+from policies.admission import insufficient_credits
+from tests.proxy.plane import Plane
+
+REFUSED = insufficient_credits(1, 0)
+NO_CREDITS = Admission(Verdict.INSUFFICIENT_CREDITS)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def caller(plane: Plane) -> Caller:
+    account = await plane.account()
+    return await plane.handler._principals.get(account.key.encode())
+
+
+def refuse(refusals: Floods, caller: Caller, times: int, admission: Admission = NO_CREDITS) -> None:
+    for _ in range(times):
+        refusals.note(caller, 1, admission=admission, refused=REFUSED)
+
+
+async def test_only_a_flood_is_told_again_and_for_a_moment_only(clock: Clock, caller: Caller) -> None:
+    refusals = Floods(monotonic=clock)
+    refuse(refusals, caller, FLOOD - 1)
+    assert refusals.standing(caller, 1) is None
+    refuse(refusals, caller, 1)
+    assert refusals.standing(caller, 1) == (NO_CREDITS, REFUSED)
+    clock.now += REPEATED_SECONDS
+    assert refusals.standing(caller, 1) is None
+
+
+async def test_refusals_that_come_slowly_are_no_flood(clock: Clock, caller: Caller) -> None:
+    refusals = Floods(monotonic=clock)
+    for _ in range(10 * FLOOD):
+        refuse(refusals, caller, 1)
+        assert refusals.standing(caller, 1) is None
+        clock.now += WINDOW_SECONDS / (FLOOD - 1)
+
+
+async def test_a_call_that_costs_something_else_is_asked_for(clock: Clock, caller: Caller) -> None:
+    refusals = Floods(monotonic=clock)
+    refuse(refusals, caller, FLOOD)
+    assert refusals.standing(caller, 2) is None
+
+
+async def test_a_caller_that_was_read_anew_is_asked_for(clock: Clock, caller: Caller) -> None:
+    refusals = Floods(monotonic=clock)
+    refuse(refusals, caller, FLOOD)
+    assert refusals.standing(replace(caller, loaded_at=0.0), 1) is None
+
+
+@pytest.mark.parametrize("verdict", [Verdict.TOO_MANY_IN_FLIGHT, Verdict.CAP_REACHED, Verdict.IN_PROGRESS])
+async def test_what_may_change_within_the_moment_is_asked_for(clock: Clock, caller: Caller, verdict: Verdict) -> None:
+    refusals = Floods(monotonic=clock)
+    refuse(refusals, caller, FLOOD, Admission(verdict))
+    assert refusals.standing(caller, 1) is None
+
+
+async def test_it_remembers_a_bounded_number(clock: Clock, caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(floods, "MAX_CALLERS", 3)
+    refusals = Floods(monotonic=clock)
+    for number in range(10):
+        refuse(refusals, replace(caller, digest=b"%d" % number), FLOOD)
+        assert len(refusals._by_key) <= 3
+
+
+async def test_a_flood_gets_the_same_answer_and_redis_is_not_asked(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(floods, "REPEATED_SECONDS", 60.0)
+    monkeypatch.setattr(floods, "WINDOW_SECONDS", 60.0)
+    asked = _asked(plane, monkeypatch)
+    for account, status in (
+        (await plane.account(credits=0), 402),
+        (await plane.account(requests_per_minute=0), 429),
+    ):
+        answers = [await plane.get(account) for _ in range(FLOOD)]
+        before = len(asked)
+        answers.append(await plane.get(account))
+        assert len(asked) == before
+        last, again = answers[-2:]
+        assert (again.status_code, _lasting(again)) == (status, _lasting(last))
+        assert again.json()["request_id"] == again.headers["x-request-id"] != last.headers["x-request-id"]
+        assert (await plane.post(account, idempotency_key="k")).status_code == status
+        assert len(asked) == before + 1, "only Redis knows whether it is a repeat"
+
+
+def _lasting(answer: httpx.Response) -> tuple[dict[str, Any], list[str | None]]:
+    """What two refusals of one account have in common, but for seconds that may have passed."""
+    told = ("ratelimit-policy", "x-credits-remaining", "x-should-retry", "content-type")
+    members = {name: value for name, value in answer.json().items() if name in ("code", "title", "status", "type")}
+    return members, [answer.headers.get(name) for name in told]
+
+
+def _asked(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The admissions that the gateway asks for from now on, by request id."""
+    meter, asked = plane.handler._gate._meter, list[str]()
+    admit = meter.admit
+
+    def noted(keys: AccountKeys, *, request_id: str, **terms: Any) -> Coroutine[Any, Any, Admission]:
+        asked.append(request_id)
+        return admit(keys, request_id=request_id, **terms)
+
+    monkeypatch.setattr(meter, "admit", noted)
+    return asked
