@@ -22,7 +22,8 @@ from gateway.embedded.endpoints import choose
 from gateway.embedded.valkey import Valkey
 from gateway.meter.claims import Claim, Kept
 from gateway.meter.link import Link
-from gateway.meter.meter import SCRIPTS, Meter
+from gateway.meter.meter import Meter
+from gateway.meter.scripts import SCRIPTS
 from policies.limits import Limits
 
 CALLS = 100_000

@@ -9,7 +9,7 @@ from gateway.config import Config
 from gateway.ledger import audit_chain
 from gateway.ledger.session import Database, DatabaseUnavailable
 from gateway.meter.link import Link, MeterUnavailable
-from gateway.meter.meter import SCRIPTS
+from gateway.meter.scripts import SCRIPTS
 
 # The control plane and the workers have nobody waiting in line behind them.
 BACKGROUND_TIMEOUT_SECONDS = 5.0

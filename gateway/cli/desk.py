@@ -18,7 +18,8 @@ from gateway.ledger.errors import NotFound
 from gateway.ledger.plans import StoredPlan
 from gateway.ledger.session import Database
 from gateway.meter.link import Link, MeterUnavailable
-from gateway.meter.meter import SCRIPTS, Meter
+from gateway.meter.meter import Meter
+from gateway.meter.scripts import SCRIPTS
 from gateway.processes.stores import Reached, opened_stores
 from gateway.workers.outbox import OutboxPublisher
 

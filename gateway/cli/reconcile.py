@@ -19,7 +19,8 @@ from gateway.ledger import audit_chain
 from gateway.ledger.session import Database
 from gateway.meter.audit import Audit
 from gateway.meter.link import Link
-from gateway.meter.meter import SCRIPTS, Meter
+from gateway.meter.meter import Meter
+from gateway.meter.scripts import SCRIPTS
 from gateway.processes.stores import opened_stores
 from gateway.workers.reconcile import Finding, Reconciler
 

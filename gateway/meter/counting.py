@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from gateway.meter.keys import AccountKeys
-from gateway.meter.link import Link, Script
+from gateway.meter.link import Link
 from gateway.meter.meter import Loaded
+from gateway.meter.scripts import COUNT
 from policies.caps import Cap
-
-COUNT = Script.load("count", "records")
 
 
 async def count(

@@ -14,10 +14,9 @@ from typing import NamedTuple, Protocol
 
 from gateway.meter.errors import MeterUnavailable, NotSent
 from gateway.meter.keys import PartitionKeys
-from gateway.meter.link import Link, Script
+from gateway.meter.link import Link
 from gateway.meter.recall import id_after
-
-ENTER = Script.load("enter")
+from gateway.meter.scripts import ENTER
 
 # In a new epoch nothing is loaded for so long: twice as long as a gateway takes to look, and to hand in what it knows.
 HAND_IN_SECONDS = 1.5

@@ -10,24 +10,18 @@ from uuid import UUID
 
 from gateway.meter.batches import in_batches
 from gateway.meter.claims import CLAIM_SECONDS, Claim, Kept
-from gateway.meter.epochs import ENTER, Epochs, Register, Unregistered
+from gateway.meter.epochs import Epochs, Register, Unregistered
 from gateway.meter.keys import AccountKeys, account_keys, partition_keys, partition_of, swept_key
-from gateway.meter.link import Link, MeterUnavailable, NotSent, Script
+from gateway.meter.link import Link, MeterUnavailable, NotSent
 from gateway.meter.packing import word, words
 from gateway.meter.recall import Opened, Recall, Settled
+from gateway.meter.scripts import ADMIT, BUMP, GRANT, LATE, LOAD, PEEK, REPLAY, RESTORE, SETTLE
 from gateway.meter.terms import capped, terms_of
 from policies import records
 from policies.admission import Standing
 from policies.caps import Cap
 from policies.limits import WINDOWS, Limits
 from policies.model import Outcome, Window
-
-REPLAY, RESTORE, GRANT, BUMP, PEEK = _PLAIN = tuple(
-    Script.load(name) for name in ("replay", "restore", "grant", "bump", "peek")
-)
-ADMIT, LOAD = Script.load("admit", "openings"), Script.load("load", "openings", "records")
-SETTLE, LATE = Script.load("settle", "budgets"), Script.load("late", "budgets")
-SCRIPTS = (ADMIT, LOAD, SETTLE, LATE, *_PLAIN, ENTER)
 
 # How long a settlement may come after its call was swept: frozen gateways, and spools of machines that were down.
 SWEPT_SECONDS = 7 * 86_400

@@ -25,7 +25,8 @@ from gateway.ledger import credits, principals
 from gateway.ledger.session import Database
 from gateway.meter.audit import Audit
 from gateway.meter.link import Link
-from gateway.meter.meter import SCRIPTS, Admission, Meter
+from gateway.meter.meter import Admission, Meter
+from gateway.meter.scripts import SCRIPTS
 from gateway.workers.outbox import OutboxPublisher
 from policies import records
 from policies.limits import Limits

@@ -19,7 +19,8 @@ from gateway.clock import now
 from gateway.ledger import accounts, sessions
 from gateway.ledger.session import Database
 from gateway.meter.link import Link
-from gateway.meter.meter import SCRIPTS, Meter
+from gateway.meter.meter import Meter
+from gateway.meter.scripts import SCRIPTS
 from gateway.workers.outbox import OutboxPublisher
 from policies.tokens import REFRESH_BYTES, digest, refresh_token
 from tests.api.account.conftest import LIFETIMES, PEPPERS, SECRET, TOKENS

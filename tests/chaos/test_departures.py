@@ -21,7 +21,7 @@ from gateway.app.upstreams import destinations
 from gateway.config import load
 from gateway.ledger.session import Database
 from gateway.meter.link import Link
-from gateway.meter.meter import SCRIPTS
+from gateway.meter.scripts import SCRIPTS
 from gateway.proxy import departures
 from gateway.proxy.router import Router
 from tests.chaos.conftest import measured

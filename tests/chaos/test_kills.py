@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from gateway.meter.meter import ADMIT, SETTLE
+from gateway.meter.scripts import ADMIT, SETTLE
 from tests.chaos.conftest import measured
 from tests.chaos.installation import Installation, installed
 from tests.faults.records import violations

@@ -25,7 +25,8 @@ from gateway.meter.audit import Audit
 from gateway.meter.holds import Holds
 from gateway.meter.journal import Journal
 from gateway.meter.link import Link
-from gateway.meter.meter import SCRIPTS, Meter
+from gateway.meter.meter import Meter
+from gateway.meter.scripts import SCRIPTS
 from gateway.workers.hold_sweeper import HoldSweeper
 from gateway.workers.outbox import OutboxPublisher
 from gateway.workers.reconcile import Reconciler

@@ -26,7 +26,8 @@ import httpx
 from gateway.meter.holds import Holds
 from gateway.meter.journal import Journal
 from gateway.meter.link import Link, MeterUnavailable
-from gateway.meter.meter import SCRIPTS, Meter
+from gateway.meter.meter import Meter
+from gateway.meter.scripts import SCRIPTS
 from tests.chaos.served import SECRETS
 from tests.faults.cluster import ClusterServers
 

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from gateway.config import load
 from gateway.ledger.session import Database
 from gateway.meter.link import Link
-from gateway.meter.meter import SCRIPTS
+from gateway.meter.scripts import SCRIPTS
 from tests.fuzz.parsers import ByH11, ByHttptools, Notes, reading
 from tests.proxy import plane as planes
 from tests.proxy.plane import Account, Plane

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from gateway.embedded.endpoints import Endpoint, choose
 from gateway.embedded.valkey import Valkey
 from gateway.meter.link import Link
-from gateway.meter.meter import SCRIPTS
+from gateway.meter.scripts import SCRIPTS
 from tests.faults import cluster as clusters
 from tests.faults.cluster import ClusterServers
 from tests.faults.proxy import FaultProxy

@@ -17,7 +17,8 @@ from gateway.meter import epochs
 from gateway.meter.claims import Claim, Kept
 from gateway.meter.journal import is_correction
 from gateway.meter.link import Link, MeterUnavailable
-from gateway.meter.meter import SCRIPTS, Admission, Meter, Verdict
+from gateway.meter.meter import Admission, Meter, Verdict
+from gateway.meter.scripts import SCRIPTS
 from policies.limits import Limits
 from policies.model import Outcome
 from policies.records import HEAD_COLUMNS, TAIL_COLUMNS, head, line, parse, tail

@@ -16,7 +16,8 @@ from gateway.meter.errors import NotSent
 from gateway.meter.holds import Holds
 from gateway.meter.journal import START, Journal
 from gateway.meter.link import Link, MeterError, MeterUnavailable, Script, UnsupportedServer
-from gateway.meter.meter import SCRIPTS, Loaded, Meter, Verdict
+from gateway.meter.meter import Loaded, Meter, Verdict
+from gateway.meter.scripts import SCRIPTS
 from policies.limits import Limits
 from policies.records import HEAD_COLUMNS, head
 from tests.eventually import eventually

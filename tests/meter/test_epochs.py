@@ -14,7 +14,8 @@ from gateway.meter import epochs
 from gateway.meter.epochs import Opening
 from gateway.meter.journal import Journal
 from gateway.meter.link import Link, NotSent
-from gateway.meter.meter import REENTER_SECONDS, SCRIPTS, Admission, Loaded, Meter, Verdict
+from gateway.meter.meter import REENTER_SECONDS, Admission, Loaded, Meter, Verdict
+from gateway.meter.scripts import SCRIPTS
 from policies.limits import Limits
 from policies.records import HEAD_COLUMNS, TAIL_COLUMNS, head, line, parse, tail
 from tests.meter.conftest import OwnServer

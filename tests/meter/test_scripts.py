@@ -24,7 +24,8 @@ from gateway.meter import meter as meter_module
 from gateway.meter.counting import count
 from gateway.meter.journal import is_correction
 from gateway.meter.link import Link, Script
-from gateway.meter.meter import ADMIT, CLOCK_SKEW_MS, LOAD, PEEK, SCRIPTS, Admission, Loaded, Meter, Verdict
+from gateway.meter.meter import CLOCK_SKEW_MS, Admission, Loaded, Meter, Verdict
+from gateway.meter.scripts import ADMIT, LOAD, PEEK, SCRIPTS
 from policies.admission import Standing, check_standing
 from policies.caps import Cap
 from policies.limits import WINDOW_SECONDS, WINDOWS, Limits

@@ -14,7 +14,7 @@ from gateway.app.upstreams import destinations
 from gateway.config import Config, load
 from gateway.ledger.session import Database
 from gateway.meter.link import Link
-from gateway.meter.meter import SCRIPTS
+from gateway.meter.scripts import SCRIPTS
 from gateway.proxy.router import Router
 from tests.proxy import plane as planes
 from tests.proxy import upstream as upstreams

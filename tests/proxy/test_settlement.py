@@ -19,7 +19,8 @@ from gateway import metrics
 from gateway.meter.claims import Claim, Kept
 from gateway.meter.keys import AccountKeys
 from gateway.meter.link import Link, MeterError, MeterUnavailable
-from gateway.meter.meter import SCRIPTS, Meter
+from gateway.meter.meter import Meter
+from gateway.meter.scripts import SCRIPTS
 from gateway.proxy import settlement as module
 from gateway.proxy.settlement import Settlement, Settler
 from gateway.proxy.spool import Spool, framed

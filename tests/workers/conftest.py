@@ -15,7 +15,8 @@ from gateway.ledger.session import Database
 from gateway.meter.holds import Holds
 from gateway.meter.journal import Journal
 from gateway.meter.link import Link
-from gateway.meter.meter import SCRIPTS, Admission, Meter
+from gateway.meter.meter import Admission, Meter
+from gateway.meter.scripts import SCRIPTS
 from gateway.proxy.warming import Warming
 from policies.limits import Limits
 from policies.records import HEAD_COLUMNS, TAIL_COLUMNS, head, tail

@@ -23,7 +23,8 @@ from gateway.ledger import accounts, audit, sessions
 from gateway.ledger.audit import AuditFilter
 from gateway.ledger.session import Database
 from gateway.meter.link import Link
-from gateway.meter.meter import SCRIPTS, Meter
+from gateway.meter.meter import Meter
+from gateway.meter.scripts import SCRIPTS
 from gateway.workers.outbox import OutboxPublisher
 from policies.model import Price, Route
 from policies.tokens import REFRESH_BYTES, Purpose, digest, one_time, refresh_token
