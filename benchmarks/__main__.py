@@ -5,7 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 
-MODULES = ("peers", "forwarding_cost", "listener_cost", "upstream_cost", "scripts_cost", "usage_writer", "growth")
+MODULES = (
+    "peers",
+    "forwarding_cost",
+    "listener_cost",
+    "upstream_cost",
+    "scripts_cost",
+    "usage_writer",
+    "growth",
+    "workers",
+    "overhead",
+)
 
 
 def main() -> None:

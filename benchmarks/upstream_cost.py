@@ -17,9 +17,11 @@ from typing import cast
 import uvloop
 
 from gateway.upstream.balancer import Upstream
-from gateway.upstream.wire import Request
+from gateway.upstream.wire import Request, header_block
 
-FIELDS = b"host: 127.0.0.1\r\naccept: */*\r\nuser-agent: bench\r\ncontent-type: application/json\r\nx-id: 0190\r\n"
+FIELDS = header_block(
+    b"host: 127.0.0.1\r\naccept: */*\r\nuser-agent: bench\r\ncontent-type: application/json\r\nx-id: 0190\r\n"
+)
 BODY = b'{"text": "measure me"}'
 RAW_REQUEST = b"POST /v1/analyze HTTP/1.1\r\n" + FIELDS + b"content-length: %d\r\n\r\n" % len(BODY) + BODY
 ANSWER = (

@@ -6,7 +6,8 @@ import argparse
 import sys
 import tempfile
 from collections import defaultdict
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from benchmarks.peers import nginx, ours, packaged, report
 from benchmarks.peers.contender import Contender, PeerUnavailableError
 from benchmarks.peers.load import CASES, Sample, drive
 
-_STARTS = {
+_Start = Callable[[Path, int], AbstractContextManager[Contender]]
+
+_STARTS: dict[str, _Start] = {
     "nginx": nginx.bare,
     "lua": nginx.lua,
     "envoy": packaged.envoy,
@@ -33,7 +36,7 @@ def main() -> None:
     parser.add_argument("--python", default=sys.executable, help="the Python whose gateway is measured")
     parser.add_argument("--chart", type=Path, help="where to write the SVG")
     given = parser.parse_args()
-    starts = {**_STARTS, "gateway": partial(ours.gateway, python=given.python)}
+    starts: dict[str, _Start] = {**_STARTS, "gateway": partial(ours.gateway, python=given.python)}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         upstream = stack.enter_context(nginx.upstream(folder))

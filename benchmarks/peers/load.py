@@ -21,7 +21,7 @@ CONNECTIONS = 64
 @dataclass(frozen=True, slots=True)
 class Case:
     """One kind of call. `key` names the contender's key to send; `idle` is how many more connections stand open.
-    With `keys_file` the keys in it, one a line, call in turn.
+    With `keys_file` the keys in it, one a line, call in turn. With `pause_ms` each connection waits before each call.
 
     A round is at least so long: 64 calls at a time take the slowest contender more than a second.
     """
@@ -35,6 +35,7 @@ class Case:
     idle: int = 0
     at_least_seconds: int = 2
     keys_file: str = ""
+    pause_ms: int = 0
 
     @property
     def is_refused(self) -> bool:
@@ -122,6 +123,8 @@ def _script(contender: Contender, case: Case) -> str:
     if case.body_bytes:
         lines += [f'wrk.body = string.rep("x", {case.body_bytes})']
         lines += ['wrk.headers["Content-Type"] = "application/octet-stream"']
+    if case.pause_ms:
+        lines += [f"function delay() return {case.pause_ms} end"]
     if case.keys_file:
         lines += [_IN_TURN.format(path=case.keys_file)]
     return "\n".join(lines)

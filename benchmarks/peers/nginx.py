@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -141,7 +142,7 @@ def lua(folder: Path, upstream_port: int) -> Iterator[Contender]:
 
 def _seed(client: redis.Redis) -> None:
     plenty = 10**12
-    accounts = {
+    accounts: dict[str, dict[Any, int]] = {
         "ok": {"credits": plenty, "minute": plenty, "hour": plenty, "day": plenty},
         "limited": {"credits": plenty, "minute": 0, "hour": plenty, "day": plenty},
         "broke": {"credits": 0, "minute": plenty, "hour": plenty, "day": plenty},

@@ -67,4 +67,5 @@ def _behind(measured: list[Sample]) -> list[float]:
 
 
 def _median(measured: list[Sample], field: str) -> float:
-    return statistics.median(getattr(one, field) for one in measured)
+    values: list[float] = [getattr(one, field) for one in measured]
+    return statistics.median(values)
