@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -41,11 +43,9 @@ class NotAdmitted(Refused):
 class Indeterminate(Refused):
     """Redis went away while asking: the call may have been admitted, so its hold must be given back."""
 
-    def __init__(self, caller: Caller, ask: Ask) -> None:
+    def __init__(self) -> None:
         refused = _unmetered()
         super().__init__(refused.code, refused.detail, **refused.extras)
-        self.caller = caller
-        self.ask = ask
 
 
 class Clearance(NamedTuple):
@@ -118,12 +118,15 @@ class Gate:
         meter: Meter,
         warming: Warming,
         *,
+        owe: Callable[[Settlement], None],
         grace: timedelta,
         floating: Float | None = None,
     ) -> None:
+        """`owe` settles later what may have been admitted unseen."""
         self._principals = principals
         self._meter = meter
         self._warming = warming
+        self._owe = owe
         self._grace = grace
         self._float = floating or Float(None)
         self._floods = Floods()
@@ -141,9 +144,14 @@ class Gate:
             return await self._admit(ask, clearance)
         except Refused as refused:
             ticket = self._float_on(ask, clearance) if refused.code is Refusal.METERING_UNAVAILABLE else None
-            if ticket is None:
-                raise
-            return ticket
+            if ticket is not None:
+                return ticket
+            if isinstance(refused, Indeterminate):
+                self._owe(_given_back(ask, clearance.caller, refused.code))
+            raise
+        except asyncio.CancelledError:
+            self._owe(_given_back(ask, clearance.caller, None))
+            raise
 
     async def _admit(self, ask: Ask, clearance: Clearance) -> Ticket:
         for _ in range(ATTEMPTS):
@@ -240,7 +248,7 @@ class Gate:
         except NotSent:
             raise _unmetered() from None
         except MeterUnavailable:
-            raise Indeterminate(caller, ask) from None
+            raise Indeterminate from None
 
     async def _warm(self, caller: Caller, verdict: Verdict) -> None:
         try:
@@ -256,12 +264,11 @@ class Gate:
             raise _unmetered() from None
 
 
-def give_back(indeterminate: Indeterminate) -> Settlement:
+def _given_back(ask: Ask, caller: Caller, code: str | None) -> Settlement:
     """The settlement of a call that may have been admitted unseen: nothing charged; nothing happens if it was not."""
-    tail = records.tail(Outcome.ABANDONED, None, indeterminate.code, 0, *[None] * (len(records.TAIL_COLUMNS) - 4))
-    ask = indeterminate.ask
+    tail = records.tail(Outcome.ABANDONED, None, code, 0, *[None] * (len(records.TAIL_COLUMNS) - 4))
     kept = None if ask.claim is None else Kept(ask.claim, None)
-    return Settlement(indeterminate.caller.keys, ask.request_id, 0, tail, kept=kept)
+    return Settlement(caller.keys, ask.request_id, 0, tail, kept=kept)
 
 
 def _unmetered() -> Refused:

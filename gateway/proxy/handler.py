@@ -15,7 +15,7 @@ from gateway.proxy.bodies import ClientGone, Receive
 from gateway.proxy.call import Call
 from gateway.proxy.departures import Client, Departures, client_of
 from gateway.proxy.forwarding import Destination, Forwarding
-from gateway.proxy.gate import Gate, Indeterminate, NotAdmitted, ask_of, give_back
+from gateway.proxy.gate import Gate, NotAdmitted, ask_of
 from gateway.proxy.inbound import Inbound, Network
 from gateway.proxy.observers import observe_upload
 from gateway.proxy.principals import Caller, Principals
@@ -132,8 +132,6 @@ class Handler:
         ours = NO_FIELDS
         if isinstance(refused, NotAdmitted):
             ours = metering_block(refused.caller, refused.admission, remaining=refused.admission.balance, charged=0)
-        elif isinstance(refused, Indeterminate):
-            self._settler.owe(give_back(refused))
         await reply.problem(refused, ours)
         route = match.route if match is not None else None
         seconds = monotonic_seconds() - received_at

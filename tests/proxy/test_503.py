@@ -62,6 +62,27 @@ class TestMetering:
             ("abandoned", "metering_unavailable", 0),
         ]
 
+    async def test_what_a_drain_cuts_short_before_redis_answers_is_given_back(
+        self, valkey: FaultProxy, redis_url: str, configure: Configure, serve: Serve
+    ) -> None:
+        plane = await serve(configure(redis__url=valkey.through(redis_url), redis__timeout="10s"))
+        account = await plane.account()
+        assert (await plane.get(account)).status_code == 200
+        valkey.replies.delay_seconds = lambda: 0.5
+        asking = asyncio.create_task(plane.get(account))
+        async with asyncio.timeout(5):
+            while not await plane.holds(account):  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0.005)
+        for task in asyncio.all_tasks():
+            if getattr(task.get_coro(), "__qualname__", "") == "Serving._serve":
+                task.cancel()
+        assert_problem(await asking, 500, "internal_error")
+        valkey.replies.delay_seconds = lambda: 0.0
+        assert await plane.at_rest(account) == Hot(99, 0, (2, 2, 2))
+        rows = await plane.records(account)
+        assert [(row["outcome"], row["credits_charged"]) for row in rows] == [("succeeded", 1), ("abandoned", 0)]
+        assert len(plane.upstream.exchanges) == 1
+
     async def test_a_call_under_way_is_answered_and_settled_when_redis_is_back(
         self, plane: Plane, valkey: FaultProxy
     ) -> None:
