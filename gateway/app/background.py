@@ -16,7 +16,6 @@ from gateway.ledger.session import Database
 from gateway.meter.audit import Audit
 from gateway.meter.holds import Holds
 from gateway.meter.journal import Journal
-from gateway.meter.link import Link
 from gateway.meter.meter import Meter
 from gateway.metrics import MetricsFlusher
 from gateway.workers.credits import CreditKeeper
@@ -41,26 +40,26 @@ async def background(config: Config) -> AsyncIterator[None]:
         providers = await stack.enter_async_context(providers_of(config))
         partitions = config.redis.partitions
         meter = Meter(link, partitions=partitions, owner="worker")
+        journal = Journal(link, partitions)
         tellers = await stack.enter_async_context(notice_workers(config, database))
         workers: tuple[Worker, ...] = (
-            GatheringWriter(UsageWriter(database, Journal(link, partitions))),
+            GatheringWriter(UsageWriter(database, journal)),
             HoldSweeper(meter, Holds(link, partitions)),
             OutboxPublisher(database, meter),
             PartitionKeeper(database),
-            SubscriptionMover(database, grace=timedelta(seconds=config.billing.past_due_grace_seconds)),
-            CreditKeeper(database),
+            SubscriptionMover(database, journal, grace=timedelta(seconds=config.billing.past_due_grace_seconds)),
+            CreditKeeper(database, journal),
             IdempotencyCleaner(database),
             MetricsFlusher(),
             NightlyReconciliation(Reconciler(database, Audit(link, meter))),
             *payment_workers(config, database, providers),
             *tellers,
-            *_retention(config, database, link),
+            *_retention(config, database, journal),
         )
         async with Runner(*workers):
             yield
 
 
-def _retention(config: Config, database: Database, link: Link) -> tuple[Retention, ...]:
+def _retention(config: Config, database: Database, journal: Journal) -> tuple[Retention, ...]:
     months = config.usage.keep_months
-    journal = Journal(link, config.redis.partitions)
     return () if months is None else (Retention(database, journal, keep_months=months),)

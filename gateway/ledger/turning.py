@@ -1,7 +1,9 @@
 """What the clock brings to subscriptions: the next period, the end of a trial, of a grace, of one that was to end.
 
 One account's turn is one transaction. What was missed, however long ago, is made up for event by event, so a month of
-downtime gives the same ledger as a month of service, only later.
+downtime gives each period its credits and its expiry as a month of service does, only later. Usage up to `now` must be
+here before (`gateway/workers/subscriptions.py` sees to that): what was used cannot expire. What was served during the
+downtime was taken from the credits that were there then.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from gateway.meter.keys import partition_keys
@@ -23,6 +24,9 @@ START = "0-0"  # before every id (Redis, "Entry ID" of XADD)
 # XRANGE holds up everybody else for about 0.3 us an entry, and Redis runs what we pipeline without a pause.
 MAX_ENTRIES_PER_READ = 500
 MIN_ENTRIES_PER_READ = 20
+
+# By how much the clock of Redis may have been set back: entries are then younger by their ids than they are.
+CLOCK_MARGIN = timedelta(seconds=1)
 
 
 class Entry(NamedTuple):
@@ -53,6 +57,13 @@ class Backlog:
 
     entries: int
     oldest_seconds: float
+
+    def written_until(self, now: datetime) -> datetime:
+        """Up to when PostgreSQL has every call that ended, where the backlog was asked for at `now` or later.
+
+        Ages are differences of one clock, so whether that of Redis agrees with `now` does not matter.
+        """
+        return now - timedelta(seconds=self.oldest_seconds) - CLOCK_MARGIN if self.entries else now
 
 
 class Journal:

@@ -96,8 +96,8 @@ async def _lives(house: House, random: Random) -> list[Life]:  # noqa: F811 - th
 
 async def _work(house: House, lives: Sequence[Life], now: datetime) -> None:  # noqa: F811 - the fixture
     """The workers catch up, two of a kind at once."""
-    movers = [SubscriptionMover(house.database, grace=GRACE, now=lambda: now) for _ in range(2)]
-    keepers = [CreditKeeper(house.database, now=lambda: now) for _ in range(2)]
+    movers = [SubscriptionMover(house.database, house.journal, grace=GRACE, now=lambda: now) for _ in range(2)]
+    keepers = [CreditKeeper(house.database, house.journal, now=lambda: now) for _ in range(2)]
     while any(await asyncio.gather(*(mover.run_once() for mover in movers))):
         pass
     while any(await asyncio.gather(*(keeper.run_once() for keeper in keepers))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -86,3 +87,10 @@ async def test_an_entry_from_the_future_has_no_age(journal: Journal) -> None:
     seconds, _ = await journal._link.call((b"TIME",))
     await _append(journal, 2, "early", entry_id=f"{(int(seconds) + 90) * 1000}-0")
     assert await journal.backlog() == Backlog(1, 0.0)
+
+
+def test_postgresql_has_what_ended_before_the_oldest_entry_and_all_where_none_waits() -> None:
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+    assert Backlog(0, 0.0).written_until(now) == now
+    assert now - timedelta(seconds=92) < Backlog(2, 90.0).written_until(now) < now - timedelta(seconds=90)
+    assert Backlog(1, 0.0).written_until(now) < now

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import UUID, uuid4
@@ -14,20 +13,26 @@ from sqlalchemy import text
 from gateway.ledger import credits, plans, subscriptions
 from gateway.ledger.plans import PlanTerms
 from gateway.ledger.session import Database
+from gateway.meter.journal import Journal
 from gateway.metrics import PARKED
 from gateway.workers.credits import CreditKeeper
 from gateway.workers.subscriptions import SubscriptionMover
 from tests.ledger.make import NOON, a_user
+from tests.workers.conftest import House
 
 GRACE = timedelta(days=3)
 ACCOUNTS = 12
 
 
 @pytest.fixture
-async def ledger(own_database_url: str) -> AsyncIterator[Database]:
-    database = Database(own_database_url, pool_size=8)
-    yield database
-    await database.close()
+def ledger(house: House) -> Database:
+    return house.database
+
+
+@pytest.fixture
+def journal(house: House) -> Journal:
+    """Empty: PostgreSQL has all usage."""
+    return house.journal
 
 
 async def _subscribe(ledger: Database, *, rolls_over: bool = True) -> list[UUID]:
@@ -52,30 +57,32 @@ async def _work(*workers: SubscriptionMover | CreditKeeper) -> None:
         pass
 
 
-async def test_workers_that_run_at_once_after_a_month_grant_each_period_once(ledger: Database) -> None:
+async def test_workers_that_run_at_once_after_a_month_grant_each_period_once(
+    ledger: Database, journal: Journal
+) -> None:
     user_ids = await _subscribe(ledger)
     late = NOON + timedelta(days=62)
-    await _work(*(SubscriptionMover(ledger, grace=GRACE, now=lambda: late) for _ in range(4)))
+    await _work(*(SubscriptionMover(ledger, journal, grace=GRACE, now=lambda: late) for _ in range(4)))
     assert await _balances(ledger, user_ids) == [30] * ACCOUNTS
     async with ledger.read() as connection:
         granted = "SELECT count(*), count(DISTINCT (subscription_id, period_start)) FROM credit_grants"
         assert tuple((await connection.execute(text(granted))).one()) == (3 * ACCOUNTS, 3 * ACCOUNTS)
 
 
-async def test_workers_that_run_at_once_expire_each_grant_once(ledger: Database) -> None:
+async def test_workers_that_run_at_once_expire_each_grant_once(ledger: Database, journal: Journal) -> None:
     user_ids = await _subscribe(ledger, rolls_over=False)
     late = NOON + timedelta(days=62)
-    await _work(*(CreditKeeper(ledger, now=lambda: late) for _ in range(4)))
+    await _work(*(CreditKeeper(ledger, journal, now=lambda: late) for _ in range(4)))
     assert await _balances(ledger, user_ids) == [0] * ACCOUNTS
     async with ledger.read() as connection:
         expired = "SELECT count(*), sum(amount) FROM credit_ledger WHERE kind = 'expiry'"
         assert tuple((await connection.execute(text(expired))).one()) == (ACCOUNTS, -10 * ACCOUNTS)
 
 
-async def test_an_account_that_somebody_changes_is_left_for_the_next_time(ledger: Database) -> None:
+async def test_an_account_that_somebody_changes_is_left_for_the_next_time(ledger: Database, journal: Journal) -> None:
     user_ids = await _subscribe(ledger)
     late = NOON + timedelta(days=31)
-    mover = SubscriptionMover(ledger, grace=GRACE, now=lambda: late)
+    mover = SubscriptionMover(ledger, journal, grace=GRACE, now=lambda: late)
     async with ledger.transaction() as busy:
         await subscriptions.locked(busy, await _subscription_of(ledger, user_ids[0]))
         assert await mover.run_once() == ACCOUNTS - 1
@@ -84,12 +91,12 @@ async def test_an_account_that_somebody_changes_is_left_for_the_next_time(ledger
 
 
 async def test_one_that_cannot_be_moved_is_set_aside_and_tried_again(
-    ledger: Database, monkeypatch: pytest.MonkeyPatch
+    ledger: Database, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.workers.subscriptions.BATCH_ACCOUNTS", 1)  # it would be all of each batch
     user_ids = await _subscribe(ledger)
     clock = [NOON + timedelta(days=31)]
-    mover = SubscriptionMover(ledger, grace=GRACE, now=lambda: clock[0])
+    mover = SubscriptionMover(ledger, journal, grace=GRACE, now=lambda: clock[0])
     poison = "UPDATE subscriptions SET current_period_end = current_period_end - interval '1 h', quantity = :quantity"
     it = {"id": await _subscription_of(ledger, user_ids[0])}
     async with ledger.transaction() as connection:
@@ -107,14 +114,17 @@ async def test_one_that_cannot_be_moved_is_set_aside_and_tried_again(
     assert PARKED.labels("subscriptions")._value.get() == 0
 
 
-async def test_nothing_is_done_before_its_time(ledger: Database) -> None:
+async def test_nothing_is_done_before_its_time(ledger: Database, journal: Journal) -> None:
     await _subscribe(ledger)
     for now in (NOON, NOON + timedelta(days=30)):
-        assert await _nothing_at(ledger, now)
+        assert await _nothing_at(ledger, journal, now)
 
 
-async def _nothing_at(ledger: Database, now: datetime) -> bool:
-    mover, keeper = SubscriptionMover(ledger, grace=GRACE, now=lambda: now), CreditKeeper(ledger, now=lambda: now)
+async def _nothing_at(ledger: Database, journal: Journal, now: datetime) -> bool:
+    mover, keeper = (
+        SubscriptionMover(ledger, journal, grace=GRACE, now=lambda: now),
+        CreditKeeper(ledger, journal, now=lambda: now),
+    )
     return (await mover.run_once(), await keeper.run_once()) == (0, 0)
 
 
