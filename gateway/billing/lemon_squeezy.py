@@ -16,6 +16,7 @@ from gateway.billing.provider import (
     TIMEOUT_SECONDS,
     Changes,
     InvalidWebhook,
+    KeyRefused,
     PlacedCheckout,
     ProviderRefused,
     ProviderUnavailable,
@@ -282,6 +283,8 @@ def _pause_seconds(answer: httpx.Response | None, attempt: int) -> float:
 def _content(answer: httpx.Response) -> dict[str, Any]:
     if answer.status_code in (408, 409, 429) or answer.status_code >= 500:
         raise ProviderUnavailable(f"Lemon Squeezy answers {answer.status_code}")
+    if answer.status_code in (401, 403):
+        raise KeyRefused(f"Lemon Squeezy does not take this gateway's key: {_reason(answer)}")
     if answer.status_code >= 400:
         raise ProviderRefused(
             f"Lemon Squeezy answers {answer.status_code}: {_reason(answer)}", is_missing=answer.status_code == 404

@@ -19,6 +19,10 @@ class ProviderUnavailable(Exception):  # noqa: N818 - a state of the world, answ
     """The provider is out of reach, slow, overloaded or broken. What was asked may or may not have been done."""
 
 
+class KeyRefused(ProviderUnavailable):
+    """The provider does not take our key, so nothing was done; under another key, what waited goes on."""
+
+
 class ProviderRefused(Exception):  # noqa: N818 - an answer of theirs
     """The provider says no, and would again. `is_missing`: there is no such object, or it is not ours."""
 

@@ -15,6 +15,7 @@ from gateway.billing.provider import (
     TIMEOUT_SECONDS,
     Changes,
     InvalidWebhook,
+    KeyRefused,
     PlacedCheckout,
     ProviderRefused,
     ProviderUnavailable,
@@ -31,6 +32,7 @@ RETRIES = 2
 PAGE = 100
 
 _UNAVAILABLE = (stripe.APIConnectionError, stripe.RateLimitError)
+_OF_THE_KEY = (stripe.AuthenticationError, stripe.PermissionError)
 
 
 class Stripe:
@@ -249,6 +251,8 @@ async def _asked(answer: Awaitable[Any]) -> dict[str, Any]:
         found: dict[str, Any] = (await answer).to_dict()
     except stripe.StripeError as error:
         status = error.http_status or 0
+        if isinstance(error, _OF_THE_KEY):
+            raise KeyRefused(f"Stripe does not take this gateway's key: {error}") from error
         if isinstance(error, _UNAVAILABLE) or status >= 500 or status in (409, 429):
             raise ProviderUnavailable(f"Stripe does not answer: {error}") from error
         raise ProviderRefused(f"Stripe refuses: {error}", is_missing=status == 404) from error

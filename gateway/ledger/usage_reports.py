@@ -30,7 +30,8 @@ class UsageReport:
     attempted_at: datetime | None
 
 
-# Days are UTC's. The identifier counts what was reported before, so a day's reports are told apart.
+# Billed as the plan of each call says, whatever the subscription has become since. Days are UTC's. The identifier
+# counts what was reported before, so a day's reports are told apart.
 _DUE = text("""
     INSERT INTO usage_reports (subscription_id, day, used_at, identifier, credits_used)
     SELECT used.subscription_id, used.day, used.used_at,
@@ -40,7 +41,7 @@ _DUE = text("""
                    max(u.created_at) AS used_at, CAST(sum(u.credits_charged) AS bigint) AS credits
               FROM usage_tracking u
               JOIN subscriptions s ON s.id = u.subscription_id AND s.provider = :provider
-              JOIN subscription_plans p ON p.id = s.plan_id AND p.pricing_model = 'usage'
+              JOIN subscription_plans p ON p.id = u.plan_id AND p.pricing_model = 'usage'
              WHERE u.created_at >= :since AND u.created_at < :until
              GROUP BY 1, 2) used
       LEFT JOIN LATERAL (SELECT CAST(sum(r.credits_used) AS bigint) AS credits FROM usage_reports r
@@ -77,6 +78,12 @@ async def next_unsent(connection: AsyncConnection) -> UsageReport | None:
     tried = {"attempted_at": func.coalesce(usage_reports.c.attempted_at, func.now())}
     await connection.execute(update(usage_reports).where(usage_reports.c.id == found.id).values(tried))
     return value(UsageReport, found)
+
+
+async def not_sent(connection: AsyncConnection, report: UsageReport) -> None:
+    """The attempt that `next_unsent` noted did not reach the provider's books: as if it had not been made."""
+    as_before = {"attempted_at": report.attempted_at}
+    await connection.execute(update(usage_reports).where(usage_reports.c.id == report.id).values(as_before))
 
 
 async def arrived(connection: AsyncConnection, report: UsageReport, *, error: str | None = None) -> None:

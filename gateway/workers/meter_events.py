@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from gateway import clock
-from gateway.billing.provider import MeterEvents, ProviderRefused
+from gateway.billing.provider import KeyRefused, MeterEvents, ProviderRefused
 from gateway.ledger import usage_reports
 from gateway.ledger.session import Database
 from gateway.ledger.usage_reports import UsageReport
@@ -69,7 +69,13 @@ class UsageReporter:
             if report is None:
                 return 0
             customer_id = await usage_reports.customer_of(connection, report)
-        error = await self._send(report, customer_id)
+        try:
+            error = await self._send(report, customer_id)
+        except KeyRefused:
+            # However long nobody mends the key, what was not taken is sent in the end.
+            async with self._database.transaction() as connection:
+                await usage_reports.not_sent(connection, report)
+            raise
         if error is not None:
             log.error("usage_report_refused", identifier=report.identifier, reason=error)
         async with self._database.transaction() as connection:

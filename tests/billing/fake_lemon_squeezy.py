@@ -23,12 +23,16 @@ MONTH = timedelta(days=30)
 
 
 class FakeLemonSqueezy:
-    """`prices` are amounts in cents by variant id. `limited` answers so many requests with 429 first."""
+    """`prices` are amounts in cents by variant id. `limited` answers so many requests with 429 first.
+
+    `key_refused` is what every request is answered with.
+    """
 
     def __init__(self, prices: dict[str, int]) -> None:
         self.prices = prices
         self.now = datetime.now(UTC).replace(microsecond=0)
         self.limited = 0
+        self.key_refused: int | None = None
         self.found: dict[tuple[str, str], Resource] = {}
         self.webhooks: list[Resource] = []
         self._ids = itertools.count(1)
@@ -95,6 +99,8 @@ class FakeLemonSqueezy:
         if self.limited:
             self.limited -= 1
             return JSONResponse({"errors": [{"detail": "Too many requests."}]}, 429, {"retry-after": "0"})
+        if self.key_refused is not None:
+            return JSONResponse({"errors": [{"detail": "Unauthenticated."}]}, self.key_refused)
         path = request.path_params["path"].split("/")
         body = json.loads(await request.body() or b"{}")
         try:

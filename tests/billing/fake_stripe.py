@@ -22,12 +22,13 @@ MONTH = 30 * 86_400
 
 
 class FakeStripe:
-    """`prices` are amounts in cents by price id. `down` makes every request fail with 503."""
+    """`prices` are amounts in cents by price id. `down` makes every request fail with 503, `key_refused` with that."""
 
     def __init__(self, prices: dict[str, int]) -> None:
         self.prices = prices
         self.now = int(time.time())
         self.down = False
+        self.key_refused: int | None = None
         self.requests: list[tuple[str, str]] = []
         self.objects: dict[str, Object] = {}
         self.events: list[Object] = []
@@ -118,6 +119,8 @@ class FakeStripe:
         self.requests.append((request.method, request.url.path))
         if self.down:
             return JSONResponse({"error": {"message": "down", "type": "api_error"}}, 503)
+        if self.key_refused is not None:
+            return JSONResponse({"error": {"message": "no", "type": "invalid_request_error"}}, self.key_refused)
         given = _nested(dict(await request.form()) if request.method == "POST" else dict(request.query_params))
         key = request.headers.get("idempotency-key", "")
         if request.method == "POST" and key in self._answers:

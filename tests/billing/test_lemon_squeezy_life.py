@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from gateway.billing.lemon_squeezy import LemonSqueezy
+from gateway.billing.provider import KeyRefused
 from gateway.clock import now
 from gateway.ledger.accounts import User
 from gateway.ledger.contracts import StoredSubscription
@@ -31,7 +32,14 @@ def world() -> FakeLemonSqueezy:
 
 @pytest.fixture
 async def store(selling_database: Database, world: FakeLemonSqueezy) -> AsyncIterator[Market]:
-    provider = LemonSqueezy(
+    provider = lemon_squeezy(world)
+    async with market(selling_database, provider) as made:
+        yield made
+    await provider.close()
+
+
+def lemon_squeezy(world: FakeLemonSqueezy) -> LemonSqueezy:
+    return LemonSqueezy(
         "key",
         api_base="http://lemon.test",
         store_id=str(STORE_ID),
@@ -39,9 +47,6 @@ async def store(selling_database: Database, world: FakeLemonSqueezy) -> AsyncIte
         webhook_secrets=SECRETS,
         transport=httpx.ASGITransport(world.app),
     )
-    async with market(selling_database, provider) as made:
-        yield made
-    await provider.close()
 
 
 async def test_a_whole_life_is_followed_step_by_step(store: Market, world: FakeLemonSqueezy) -> None:
@@ -141,6 +146,14 @@ async def test_webhooks_lost_for_a_day_are_made_up_for_by_asking(store: Market, 
     assert (polled.status, polled.granted) == ("past_due", 1000)
     await hear_all(store, world)
     assert await store.standing(user) == polled
+
+
+async def test_a_key_that_is_not_taken_answers_nothing_that_was_asked(world: FakeLemonSqueezy) -> None:
+    provider = lemon_squeezy(world)
+    for world.key_refused in (401, 403):
+        with pytest.raises(KeyRefused, match="Unauthenticated"):
+            await provider.cancel("1", at_period_end=True)
+    await provider.close()
 
 
 @pytest.mark.parametrize("secret", SECRETS)

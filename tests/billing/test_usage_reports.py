@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import text
 
-from gateway.billing.provider import ProviderUnavailable
+from gateway.billing.provider import KeyRefused, ProviderUnavailable
 from gateway.billing.stripe import Stripe
 from gateway.clock import now
 from gateway.ledger import contracts, plans, provider_customers, subscriptions
@@ -58,6 +58,33 @@ async def test_each_credit_is_reported_once(stripe_market: Market, stripe_world:
     assert {event["payload"]["stripe_customer_id"] for event in world.meter_events.values()} == {"cus_metered"}
 
 
+async def test_what_is_reported_is_what_the_plan_of_each_call_says(
+    stripe_market: Market, stripe_world: FakeStripe
+) -> None:
+    user_id, subscription_id = await a_metered_subscription(stripe_market)
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=1, microsecond=0)
+    await use(stripe_market, user_id, subscription_id, [40], at=today, plan_id="pro")  # paid for by the flat price
+    await use(stripe_market, user_id, subscription_id, [3], at=today)
+    async with stripe_market.database.transaction() as connection:
+        await connection.execute(text("UPDATE subscriptions SET plan_id = 'pro'"))
+    await use(stripe_market, user_id, subscription_id, [50], at=today, plan_id="pro")
+    await work(stripe_market, stripe_market.provider)
+    assert reported(stripe_world) == [3]
+
+
+async def test_a_wrong_key_loses_no_usage_however_long_it_stays(
+    stripe_market: Market, stripe_world: FakeStripe
+) -> None:
+    user_id, subscription_id = await a_metered_subscription(stripe_market)
+    await use(stripe_market, user_id, subscription_id, [3], at=datetime.now(UTC).replace(microsecond=0))
+    for stripe_world.key_refused in (401, 403):
+        with pytest.raises(KeyRefused):
+            await work(stripe_market, stripe_market.provider)
+    stripe_world.key_refused = None
+    await work(stripe_market, stripe_market.provider, later=timedelta(days=2))
+    assert reported(stripe_world) == [3]
+
+
 async def test_older_usage_than_stripe_takes_is_left_out(stripe_market: Market, stripe_world: FakeStripe) -> None:
     user_id, subscription_id = await a_metered_subscription(stripe_market)
     async with stripe_market.database.transaction() as connection:
@@ -71,9 +98,15 @@ def reported(world: FakeStripe) -> list[int]:
     return sorted(int(event["payload"]["value"]) for event in world.meter_events.values())
 
 
-async def work(market: Market, provider: object) -> None:
+async def work(market: Market, provider: object, *, later: timedelta = timedelta()) -> None:
     """A worker that has just started, until it has nothing to do."""
-    reporter = UsageReporter(market.database, provider, provider_name="stripe", event_name=EVENT)  # type: ignore[arg-type] # either kind
+    reporter = UsageReporter(
+        market.database,
+        provider,  # type: ignore[arg-type] # either kind
+        provider_name="stripe",
+        event_name=EVENT,
+        now=lambda: now() + later,
+    )
     while await reporter.run_once():
         pass
 
@@ -90,7 +123,9 @@ async def a_metered_subscription(market: Market) -> tuple[UUID, UUID]:
     return user.id, found.id
 
 
-async def use(market: Market, user_id: UUID, subscription_id: UUID, charges: list[int], *, at: datetime) -> None:
+async def use(
+    market: Market, user_id: UUID, subscription_id: UUID, charges: list[int], *, at: datetime, plan_id: str = "metered"
+) -> None:
     lines = [
         a_line(
             user_id,
@@ -98,7 +133,7 @@ async def use(market: Market, user_id: UUID, subscription_id: UUID, charges: lis
             at=at,
             request_id=str(uuid4()),
             subscription_id=str(subscription_id),
-            plan_id="metered",
+            plan_id=plan_id,
         )
         for charge in charges
     ]
