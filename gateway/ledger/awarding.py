@@ -35,12 +35,16 @@ _STATUS_OF_DISPUTE = {DisputeStatus.OPEN: "disputed", DisputeStatus.LOST: "compl
 
 @dataclass(frozen=True, slots=True)
 class PaidFor:
-    """Whose payment it is, and what was bought: a subscription's period under a plan, or a pack by a checkout."""
+    """Whose payment it is, and what was bought: a subscription's period under a plan, or a pack by a checkout.
+
+    `known` is the payment of a pack that has been given: nothing is left to find out about it.
+    """
 
     user_id: UUID
     subscription: StoredSubscription | None = None
     plan: StoredPlan | None = None
     checkout: Checkout | None = None
+    known: Payment | None = None
 
 
 async def book(
@@ -89,7 +93,9 @@ def _columns(remote: RemotePayment, paid_for: PaidFor) -> dict[str, Any]:
     }
 
 
-def _description(paid_for: PaidFor) -> str:
+def _description(paid_for: PaidFor) -> str | None:
+    if paid_for.known is not None:
+        return paid_for.known.description
     if paid_for.checkout is not None:
         return f"{paid_for.checkout.credits} credits"
     return f"Subscription: {paid_for.plan.terms.name}" if paid_for.plan else "Subscription"
@@ -180,6 +186,7 @@ async def _book_back(connection: AsyncConnection, row: Payment, remote: RemotePa
     for refund in remote.refunds:
         told = {"transaction_type": "refund", "status": "completed", "amount": refund.amount, "processed_at": refund.at}
         await payments.keep(connection, row.provider, provider_payment_id=refund.id, **shared, **told)
+    await payments.fail_refunds(connection, row.id, but=[refund.id for refund in remote.refunds])
     for dispute in remote.disputes:
         status = _STATUS_OF_DISPUTE[dispute.status]
         told = {"transaction_type": "dispute", "status": status, "amount": dispute.amount}

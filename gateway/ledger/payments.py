@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -73,6 +73,14 @@ async def patch(connection: AsyncConnection, payment_id: UUID, **changes: Any) -
         .returning(*_COLUMNS)
     )
     return value(Payment, (await connection.execute(changed)).one())
+
+
+async def fail_refunds(connection: AsyncConnection, payment_id: UUID, *, but: Sequence[str]) -> None:
+    """The refunds of the payment that its provider counts no more; `but` are those it does, by its ids."""
+    of_it = (payment_transactions.c.refers_to_id == payment_id, payment_transactions.c.transaction_type == "refund")
+    has_failed = payment_transactions.c.provider_payment_id.not_in(but)
+    changed = update(payment_transactions).where(*of_it, has_failed, payment_transactions.c.status != "failed")
+    await connection.execute(changed.values(status="failed", updated_at=func.now()))
 
 
 async def get(connection: AsyncConnection, payment_id: UUID) -> Payment | None:

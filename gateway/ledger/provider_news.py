@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger import accounts, billing, checkouts, contracts, plans, provider_customers
+from gateway.ledger import accounts, billing, checkouts, contracts, payments, plans, provider_customers
 from gateway.ledger.awarding import PaidFor, book
 from gateway.ledger.checkouts import Checkout
 from gateway.ledger.contracts import StoredSubscription
@@ -140,6 +140,9 @@ async def _paid_for(connection: AsyncConnection, news: News, remote: RemotePayme
             return None
         plan = await _find_plan(connection, news.provider, remote.price_id)
         return PaidFor(found.user_id, subscription=found, plan=plan)
+    known = await payments.find(connection, news.provider, provider_payment_id=remote.id)
+    if known is not None and known.grant_id is not None:
+        return PaidFor(known.user_id, known=known)  # its checkout is over, and may be named by nothing any more
     checkout = await _checkout(connection, news, remote.reference)
     if checkout is None and (user_id := await _buyer(connection, news, remote.customer_id, remote.email)):
         checkout = await checkouts.newest_for(connection, user_id, provider=news.provider, price_id=remote.price_id)

@@ -113,6 +113,12 @@ class FakeStripe:
         self._emit("charge.refunded", charge)
         return made
 
+    def fail_refund(self, refund: Object) -> None:
+        """The bank sends the money back: https://docs.stripe.com/refunds#failed-refunds."""
+        refund["status"] = "failed"
+        self.objects[refund["charge"]]["amount_refunded"] -= refund["amount"]
+        self._emit("refund.failed", refund)
+
     # The API.
 
     async def _serve(self, request: Request) -> Response:

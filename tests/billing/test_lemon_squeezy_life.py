@@ -18,6 +18,7 @@ from gateway.ledger.accounts import User
 from gateway.ledger.contracts import StoredSubscription
 from gateway.ledger.session import Database
 from gateway.workers.billing_poller import BillingPoller
+from tests.api.conftest import admin_app, client_of
 from tests.billing.fake_lemon_squeezy import STORE_ID, FakeLemonSqueezy, Resource, signed
 from tests.billing.market import Market, market, only
 from tests.billing.test_poller import walk
@@ -121,6 +122,26 @@ async def test_a_pack_is_confirmed_by_who_comes_back_first(store: Market, world:
     assert await store.balance(user) == 100
     await hear_all(store, world)
     assert await store.balance(user) == 100
+
+
+async def test_an_operators_refund_of_a_pack_is_booked_at_once(store: Market, world: FakeLemonSqueezy) -> None:
+    user = await store.a_user()
+    world.complete((await store.buy_pack(user)).provider_checkout_id or "")
+    await hear_all(store, world)
+    bought = only(await store.payments(user), "credits")
+    wish = {"payment_id": str(bought.id), "reason": "not used"}
+
+    async def publish() -> None:
+        return None
+
+    async with client_of(admin_app(store.database, publish, missing={}, till=store.till)) as operator:
+        answer = await operator.post("/admin/v1/refunds", json=wish)
+        assert answer.status_code == 201, answer.text
+        given_back = answer.json()
+        assert (given_back["status"], given_back["refunded_amount"]) == ("refunded", "5.00")
+        assert given_back["description"] == "100 credits"
+        assert (await operator.post("/admin/v1/refunds", json=wish)).status_code == 409
+    assert await store.balance(user) == 0
 
 
 async def test_a_buyer_under_another_address_is_known_by_the_checkout(store: Market, world: FakeLemonSqueezy) -> None:

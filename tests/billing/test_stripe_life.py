@@ -133,6 +133,28 @@ async def test_a_refund_takes_back_what_is_left_and_leaves_a_debt_for_the_rest(
     assert {row.refers_to_id for row in backs} == {payment.id}
 
 
+async def test_a_refund_that_failed_is_no_refund(stripe_market: Market, stripe_world: FakeStripe) -> None:
+    market, world = stripe_market, stripe_world
+    user = await market.a_user()
+    await begun(market, world, user)
+    payment_id = only(await market.payments(user), "subscription").provider_payment_id or ""
+    lasting, failing = world.refund(payment_id, 1000), world.refund(payment_id, 500)
+    await hear_all(market, world)
+    assert await market.balance(user) == 1000 - 500
+    world.fail_refund(failing)
+    await hear_all(market, world)
+    rows = {row.provider_payment_id: row for row in await market.payments(user)}
+    assert (rows[lasting["id"]].status, rows[failing["id"]].status) == ("completed", "failed")
+    assert (rows[payment_id].status, rows[payment_id].refunded_amount) == ("partially_refunded", Decimal("10.00"))
+    assert await market.balance(user) == 1000 - 333
+
+    world.fail_refund(lasting)  # now Stripe says that nothing was given back
+    await hear_all(market, world)
+    assert await market.balance(user) == 1000
+    assert only(await market.payments(user), "subscription").status == "completed"
+    assert {row.status for row in await market.payments(user) if row.transaction_type == "refund"} == {"failed"}
+
+
 async def test_a_dispute_takes_the_credits_until_it_is_won(stripe_market: Market, stripe_world: FakeStripe) -> None:
     market, world = stripe_market, stripe_world
     user = await market.a_user()
