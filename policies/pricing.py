@@ -15,6 +15,10 @@ from typing import Any
 
 from policies.model import Outcome, Price, Refusal, Refused, Route
 
+# A record keeps the items of a call in four bytes; no bill has more tokens than twelve digits hold.
+MAX_ITEMS = 2**31 - 1
+MAX_UNITS = 10**12 - 1
+
 _ABSENT = object()
 _INDEX = re.compile("0|[1-9][0-9]*")  # RFC 6901, section 4: ASCII digits without leading zeros
 
@@ -29,22 +33,22 @@ def units_in_request(price: Price, body: Any) -> int:
     value = resolve(body, price.pointer or "")
     if isinstance(value, list):
         return len(value)
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_ITEMS:
         return value
     found = "nothing" if value is _ABSENT else type(value).__name__
     raise Refused(
         Refusal.INVALID_BODY,
-        f"The body must be JSON with an array or a whole number at {price.pointer!r}; found {found}.",
+        f"The body must be JSON with an array or a whole number up to {MAX_ITEMS} at {price.pointer!r}; found {found}.",
         pointer=price.pointer,
     )
 
 
 def units_in_response(price: Price, body: Any) -> int | None:
-    """How many units a parsed response reports, or None if it does not say."""
+    """How many units a parsed response reports, or None if it does not say, or says what no bill can be made of."""
     value = resolve(body, price.pointer or "")
     if isinstance(value, list):
         return len(value)
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_UNITS:
         return value
     return None
 

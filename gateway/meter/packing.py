@@ -15,8 +15,8 @@ pack = cast(Callable[[tuple[Word, ...]], bytes], hiredis.pack_command)  # its st
 
 
 def words(*each: Word) -> bytes:
-    """A piece of a command."""
-    packed = pack(each)
+    """A piece of a command. Raises ValueError for a number with more digits than Python writes: hiredis would crash."""
+    packed = pack(tuple([str(word) if isinstance(word, int) else word for word in each]))
     return packed[packed.index(b"\n") + 1 :]
 
 

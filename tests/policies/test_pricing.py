@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from policies.model import Outcome, Price, Refusal, Refused, Route
 from policies.pricing import (
+    MAX_ITEMS,
+    MAX_UNITS,
     charge,
     check_batch,
     cost,
@@ -160,13 +162,21 @@ def test_a_pointer_to_nothing_finds_nothing(pointer: str) -> None:
     assert units_in_response(Price(ONE, "item", pointer=pointer), DOCUMENT) is None
 
 
-@pytest.mark.parametrize(("found", "units"), [([], 0), ([1, 2], 2), (0, 0), (17, 17)])
+@pytest.mark.parametrize(("found", "units"), [([], 0), ([1, 2], 2), (0, 0), (17, 17), (MAX_ITEMS, MAX_ITEMS)])
 def test_arrays_count_their_length_and_numbers_themselves(found: object, units: int) -> None:
     price = Price(ONE, "item", pointer="/n")
     assert units_in_request(price, {"n": found}) == units_in_response(price, {"n": found}) == units
 
 
-@pytest.mark.parametrize("found", [True, False, -1, 1.5, "3", None, {"a": 1}])
+def test_more_items_than_a_record_holds_are_refused_and_more_tokens_than_a_bill_are_unknown() -> None:
+    price = Price(ONE, "item", pointer="/n")
+    with pytest.raises(Refused, match=f"up to {MAX_ITEMS}"):
+        units_in_request(price, {"n": MAX_ITEMS + 1})
+    assert units_in_response(price, {"n": MAX_UNITS}) == MAX_UNITS
+    assert units_in_response(price, {"n": MAX_UNITS + 1}) is None
+
+
+@pytest.mark.parametrize("found", [True, False, -1, 1.5, "3", None, {"a": 1}, MAX_UNITS + 1])
 def test_what_cannot_be_counted_is_refused_in_a_request_and_unknown_in_a_response(found: object) -> None:
     price = Price(ONE, "item", pointer="/n")
     with pytest.raises(Refused) as refused:

@@ -68,6 +68,8 @@ async def test_two_different_keys_are_refused(plane: Plane) -> None:
         b"[" * 9000,
         b'{"products": ' + b"9" * 5000 + b"}",
         b'{"products": 1e400}',
+        b'{"products": %d}' % 2**31,
+        b'{"products": ' + b"9" * 4300 + b"}",
     ],
 )
 async def test_a_priced_body_that_does_not_hold_its_price_is_refused(plane: Plane, body: bytes) -> None:
@@ -82,7 +84,7 @@ async def test_a_priced_body_that_does_not_hold_its_price_is_refused(plane: Plan
 async def test_more_items_than_anyone_can_pay_for_overflow_nothing(plane: Plane) -> None:
     account = await plane.account()
     await plane.get(account)
-    for items in (2**31, 2**63 - 1, 2**63, 2**64, 10**30):
+    for items in (2**16, 2**31 - 1):
         async with plane.untouched(account):
             answer = await plane.post(account, "/v1/generate", b'{"products": %d}' % items)
         assert_problem(answer, 402, "insufficient_credits", required=items, available=99)
