@@ -75,9 +75,10 @@ class Forwarding:
         except Refused as refused:
             await self._refuse(refused)
         except asyncio.CancelledError:
-            await self._settle(Outcome.CLIENT_ABORTED if watch.is_cut else Outcome.ABANDONED, None)
             if not watch.is_cut:
+                await self._settle(Outcome.ABANDONED, None)
                 raise
+            await self._settle(Outcome.CLIENT_ABORTED, self._reply.status or None)
         finally:
             watch.end()
 

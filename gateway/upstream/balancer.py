@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.upstream.address import parse_target
@@ -112,7 +112,7 @@ class Upstream:
         now = self._now()
         total_at = now + self._total_timeout_seconds
         if request.body is not None and not isinstance(request.body, bytes):
-            request = replace(request, body=ReplayableBody(request.body))
+            request.body = ReplayableBody(request.body)
         retries_left = self._retries
         avoided: Target | None = None
         while True:

@@ -184,6 +184,46 @@ class TestClientLeaves:
         assert outcome(row) == ("client_aborted", None, None, 0)
         assert 0 < row["request_bytes"] <= 10_000
 
+    async def test_after_its_upload_in_pieces_it_pays_what_the_call_costs(self, plane: Plane) -> None:
+        account = await plane.account()
+        arrived, gone = asyncio.Event(), asyncio.Event()
+
+        async def answer(exchange: Exchange) -> None:
+            await exchange.read()
+            arrived.set()
+            await gone.wait()
+            await exchange.reply(200, b"done")
+
+        plane.upstream.answer = answer
+        async with plane.wire() as client:
+            await client.request(account, "POST /v1/things/1", "content-length: 200000", body=b"")
+            for _ in range(2):
+                await client.send(b"x" * 100_000)
+            await arrived.wait()
+            client.leave()
+        await _noticed(plane)
+        gone.set()
+        row = await settled(plane, account)
+        assert outcome(row) == ("client_aborted", 200, None, 1)
+        assert row["request_bytes"] == 200_000
+
+    async def test_in_the_middle_of_an_answer_that_is_an_error_it_pays_nothing_however_long_that_takes(
+        self, plane: Plane, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(departures, "DRAIN_SECONDS", 0.05)
+        account = await plane.account()
+
+        async def answer(exchange: Exchange) -> None:
+            await exchange.write(b"HTTP/1.1 500 No\r\ntransfer-encoding: chunked\r\n\r\n" + _chunk(b"so"))
+            await _never(exchange)
+
+        plane.upstream.answer = answer
+        async with plane.wire() as client:
+            await client.request(account, "GET /v1/dear")
+            await client.until(b"so")
+            client.leave()
+        assert outcome(await settled(plane, account)) == ("client_aborted", 500, None, 0)
+
     async def test_before_the_head_its_call_is_finished_and_charged(self, plane: Plane) -> None:
         account = await plane.account()
         arrived, gone = asyncio.Event(), asyncio.Event()

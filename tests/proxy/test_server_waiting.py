@@ -11,6 +11,8 @@ import pytest
 
 from gateway.proxy.listener import connection
 from gateway.proxy.server import Limits
+from gateway.upstream.wire import NO_FIELDS
+from tests.eventually import eventually
 from tests.proxy.listening import PROBE, Client, Listener, Recorder, connected, listening, respond, whole_body
 from tests.proxy.requests import post, request
 
@@ -67,6 +69,17 @@ class Unread(Scripted):
 
     async def __call__(self, _scope: Any, _receive: Any, send: Any) -> None:
         await respond(send, 401, b"no")
+
+
+class Whole(Scripted):
+    """Answers at once, without waiting for whether its client takes it."""
+
+    answered = 0
+
+    async def __call__(self, scope: Any, _receive: Any, _send: Any) -> None:
+        scope["extensions"]["gateway.client"].answer(200, NO_FIELDS, CHUNK)
+        self.answered += 1
+        self.started.set()
 
 
 class Downloading(Scripted):
@@ -223,6 +236,21 @@ class TestBounds:
             await wait(app.left)
             await wait(app.ended)
             assert app.sent < 4096
+
+    async def test_answers_to_requests_in_a_row_are_not_piled_up_for_one_who_reads_none(self) -> None:
+        app = Whole()
+        async with listening(app) as listener, connected(listener) as client:
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined] # a socket's transport has it
+            client.writer.write(request() * 500)
+            await wait(app.started)
+            (found,) = listener.connections()
+            await eventually(lambda: found.is_congested)
+            answered = app.answered
+            await asyncio.sleep(0.05)
+            assert app.answered == answered < 500, "it waits for its client"
+            assert found.transport.get_write_buffer_size() <= 2 * len(CHUNK)
+            client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+            assert [len((await client.final_answer()).body) for _ in range(500)] == [len(CHUNK)] * 500
 
     async def test_connections_above_the_cap_are_told_so(self) -> None:
         async with (

@@ -118,7 +118,7 @@ class PublicProtocol(asyncio.Protocol):
             self._discard(data)
         elif self._body is not None:
             self._read_body(data)
-        elif self._exchange is None:
+        elif self._exchange is None and not self.is_congested:
             self._read_head(self._unread + data if self._unread else data, len(self._unread))
         else:
             self._unread += data
@@ -133,6 +133,8 @@ class PublicProtocol(asyncio.Protocol):
         self.is_congested = False
         if self._writable is not None:
             self._writable.set()
+        if self._exchange is None and self._linger_bytes is None and not self.transport.is_closing():
+            self._go_on()
         self._rearm()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - how it was lost changes nothing
@@ -180,7 +182,7 @@ class PublicProtocol(asyncio.Protocol):
         await self._writable.wait()
 
     def resume_reading(self) -> None:
-        if self._is_paused and not self.transport.is_closing():
+        if self._is_paused and len(self._unread) <= MAX_UNREAD_BYTES and not self.transport.is_closing():
             self._is_paused = False
             self.transport.resume_reading()
 
@@ -195,18 +197,17 @@ class PublicProtocol(asyncio.Protocol):
             self._linger()
             return
         self._exchange = None
-        if self._is_paused:
-            self.resume_reading()
-        if self._unread:
-            data, self._unread = self._unread, b""
-            self._read_head(data, 0)
-        elif not self.is_congested:
+        if self.is_congested:
+            return  # what follows waits until the client has taken this answer
+        if self._unread or self._is_paused:
+            self._go_on()
+        if self._exchange is None and not self._unread:
             self._deadline.set(self._limits.keep_alive_seconds, self._close)  # as `_rearm` would
 
     def hand_over(self) -> Wire:
         self._deadline.clear()
-        self.resume_reading()
         unread, self._unread = self._unread, b""
+        self.resume_reading()
         return Wire(self.transport, unread)
 
     def cut(self, *, hard: bool) -> None:
@@ -237,6 +238,13 @@ class PublicProtocol(asyncio.Protocol):
             return
         self._unread = b""
         self._begin(head, data[end:])
+
+    def _go_on(self) -> None:
+        """Reads what has come behind the last request."""
+        data, self._unread = self._unread, b""
+        self.resume_reading()
+        if data:
+            self._read_head(data, 0)
 
     def _keep_unfinished(self, data: bytes, seen: int) -> None:
         self._check_size(data, seen)

@@ -197,12 +197,11 @@ class Exchange:
         self.buffered = 0
         self._is_begun = True
         self._is_handed_over = self.is_received
+        self._connection.resume_reading()  # also when all has come: else nobody would hear that the client leaves
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _hand_over(self) -> dict[str, Any]:
         body = self._take()
-        if not self.is_received:
-            self._connection.resume_reading()
         return {"type": "http.request", "body": body, "more_body": not self.is_received}
 
     def _start(self, message: Any) -> None:
