@@ -25,14 +25,14 @@ _LASTING = frozenset((Verdict.RATE_LIMITED, Verdict.INSUFFICIENT_CREDITS))
 class _Refusals:
     """Those of one caller in the present window, and the last of them."""
 
-    __slots__ = ("admission", "caller", "count", "held", "refused", "repeated_until", "since")
+    __slots__ = ("admission", "caller", "count", "refused", "repeated_until", "required", "since")
 
     def __init__(self, caller: Caller, since: float) -> None:
         self.caller = caller
         self.since = since
         self.count = 0
         self.repeated_until = 0.0
-        self.held = 0
+        self.required = 0
         self.admission: Admission
         self.refused: Refused
 
@@ -44,14 +44,14 @@ class Floods:
         self._monotonic = monotonic
         self._by_key: dict[bytes, _Refusals] = {}
 
-    def standing(self, caller: Caller, held: int) -> tuple[Admission, Refused] | None:
-        """What a call of this caller that would hold so much was just refused with, if that is to be said again."""
+    def standing(self, caller: Caller, required: int) -> tuple[Admission, Refused] | None:
+        """What a call of this caller that needs so many credits was just refused with, if that is to be said again."""
         found = self._by_key.get(caller.digest)
-        if found is None or found.caller is not caller or found.held != held:
+        if found is None or found.caller is not caller or found.required != required:
             return None
         return (found.admission, found.refused) if self._monotonic() < found.repeated_until else None
 
-    def note(self, caller: Caller, held: int, *, admission: Admission, refused: Refused) -> None:
+    def note(self, caller: Caller, required: int, *, admission: Admission, refused: Refused) -> None:
         """Hears of a refusal of the meter's."""
         if admission.verdict not in _LASTING:
             return
@@ -63,5 +63,5 @@ class Floods:
             found = self._by_key[caller.digest] = _Refusals(caller, instant)
         found.count += 1
         if found.count >= FLOOD:
-            found.held, found.admission, found.refused = held, admission, refused
+            found.required, found.admission, found.refused = required, admission, refused
             found.repeated_until = instant + REPEATED_SECONDS

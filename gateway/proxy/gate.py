@@ -159,10 +159,11 @@ class Gate:
                 clearance = await self._check_batch(ask, ask.items, clearance)
             caller, subscription = clearance
             held = _held(ask)
-            if ask.claim is None and (said := self._floods.standing(caller, held)) is not None:
+            required = pricing.required(ask.match.route.price, held)
+            if ask.claim is None and (said := self._floods.standing(caller, required)) is not None:
                 raise NotAdmitted(caller, *said)
             head = _head(ask, caller)
-            answer = await self._ask_meter(ask, caller, held=held, head=head)
+            answer = await self._ask_meter(ask, caller, held=held, required=required, head=head)
             if answer.verdict is Verdict.ADMITTED:
                 self._float.saw(caller.principal.account.id, subscription.plan, answer)
                 return Ticket(ask, caller, subscription, held, answer, head)
@@ -178,7 +179,7 @@ class Gate:
                 raise Repeated(ask.match.route, caller, answer)
             else:
                 refused = _refusal(answer, max(held, 1), subscription.plan, caller.cap)
-                self._floods.note(caller, held, admission=answer, refused=refused)
+                self._floods.note(caller, required, admission=answer, refused=refused)
                 raise NotAdmitted(caller, answer, refused)
         raise Refused(Refusal.ACCOUNTS_UNAVAILABLE, "This account keeps changing; try again shortly.", retry_after=1)
 
@@ -230,7 +231,7 @@ class Gate:
         except MeterUnavailable:
             return caller  # may refuse wrongly for a moment, never admits wrongly
 
-    async def _ask_meter(self, ask: Ask, caller: Caller, *, held: int, head: str) -> Admission:
+    async def _ask_meter(self, ask: Ask, caller: Caller, *, held: int, required: int, head: str) -> Admission:
         principal = caller.principal
         try:
             return await self._meter.admit(
@@ -239,7 +240,7 @@ class Gate:
                 account_version=principal.account_version,
                 catalogue_version=principal.catalogue_version,
                 amount=held,
-                required=pricing.required(ask.match.route.price, held),
+                required=required,
                 limits=caller.limits,
                 head=head,
                 claim=ask.claim,

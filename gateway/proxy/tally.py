@@ -95,6 +95,7 @@ class Tally:
         series = self._by_route.get(route.name)
         if series is None:
             series = self._by_route[route.name] = EndpointSeries(route)
+        series.methods = route.methods  # those of another configuration, since the last call
         return series
 
     def admitted(self) -> None:

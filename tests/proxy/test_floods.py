@@ -111,6 +111,15 @@ async def test_a_flood_gets_the_same_answer_and_redis_is_not_asked(
         assert len(asked) == before + 1, "only Redis knows whether it is a repeat"
 
 
+async def test_a_flood_for_want_of_credits_refuses_no_free_call(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(floods, "REPEATED_SECONDS", 60.0)
+    monkeypatch.setattr(floods, "WINDOW_SECONDS", 60.0)
+    account = await plane.account(credits=0)
+    for _ in range(FLOOD + 1):
+        assert (await plane.post(account, "/v1/generate", b'{"products": []}')).status_code == 402
+    assert (await plane.get(account, "/v1/free")).status_code == 200
+
+
 def _lasting(answer: httpx.Response) -> tuple[dict[str, Any], list[str | None]]:
     """What two refusals of one account have in common, but for seconds that may have passed."""
     told = ("ratelimit-policy", "x-credits-remaining", "x-should-retry", "content-type")
