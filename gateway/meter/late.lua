@@ -15,7 +15,7 @@
 -- Reply: {1, balance, journal id}, or {0, 0, id of the newest journal entry} if it has been settled before, or was swept
 -- so long ago that nobody remembers; or {2} if its epoch is over, and `replay.lua` must settle it; or {3} if it stays
 -- abandoned. None of these changes anything.
--- An account that went cold meanwhile is charged by its record alone; its balance is then given as 0.
+-- An account that went cold meanwhile is charged by its record alone; its balance is then none.
 --
 -- Uses `budgets.lua`.
 --
@@ -34,7 +34,7 @@ local is_claimed = claimed_by and claimed_by ~= ARGV[4]
 if is_claimed and ARGV[7] then
   return {3}
 end
-local balance, record = 0, head .. '\t' .. ARGV[2]
+local balance, record = false, head .. '\t' .. ARGV[2]
 local state = redis.call('HGET', KEYS[1], 's')
 if state then
   local clock, before = struct.unpack('<i8i8', state)

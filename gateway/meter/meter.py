@@ -12,7 +12,7 @@ from gateway.meter.batches import in_batches
 from gateway.meter.claims import CLAIM_SECONDS, Claim, Kept
 from gateway.meter.epochs import Epochs, Register, Unregistered
 from gateway.meter.keys import AccountKeys, account_keys, partition_keys, partition_of, swept_key
-from gateway.meter.link import Link, MeterUnavailable, NotSent
+from gateway.meter.link import Link, MeterError, MeterUnavailable, NotSent
 from gateway.meter.packing import word, words
 from gateway.meter.recall import Opened, Recall, Settled
 from gateway.meter.scripts import ADMIT, BUMP, GRANT, LATE, LOAD, PEEK, REPLAY, RESTORE, SETTLE
@@ -174,8 +174,8 @@ class Meter:
         """Ends an admitted call at `charge` credits; gives the balance, or None if it was settled before.
 
         A call that was abandoned in the meantime is settled all the same, by a correction; and so is one whose hold
-        Redis has lost, by its `head` and the `epoch` in which it was admitted, where they are known. The balance is 0
-        for an account that went cold meanwhile, and None where only PostgreSQL can tell it. `kept` is what is left of
+        Redis has lost, by its `head` and the `epoch` in which it was admitted, where they are known. The balance is
+        None where only PostgreSQL can tell it, as of an account that went cold meanwhile. `kept` is what is left of
         the call's claim; its answer is stored where nothing of that has happened. Where another call has claimed the
         key meanwhile, this one ends abandoned, at no charge.
         """
@@ -209,7 +209,8 @@ class Meter:
         if head:
             brief = None if kept is None else kept.without_answer
             self._recall.settled(Settled(keys, request_id, f"{head}\t{tail}", reply[2].decode(), brief))
-        return int(reply[1]) if reply[0] else None
+        balance: int | None = reply[1] if reply[0] else None
+        return balance
 
     async def abandon(self, keys: AccountKeys, request_id: str, *, tail: str = ABANDONED) -> bool:
         """Ends a call that nobody is thought to be left to settle, at no charge; False if it was settled before.
@@ -315,7 +316,7 @@ class Meter:
                     epoch = await self._epochs.enter(keys.partition)
             except TimeoutError:
                 raise NotSent("Redis has begun anew, and this process hands in what it knows") from None
-            except MeterUnavailable as error:
+            except (MeterUnavailable, MeterError) as error:
                 raise NotSent(str(error)) from error
         return epoch
 

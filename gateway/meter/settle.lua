@@ -13,7 +13,7 @@
 -- Reply: {1, balance, journal id}, or {0} if there is no such hold: it has been settled before, or Redis has lost it, and
 -- nothing changes. Whoever holds the real settlement of a call then asks `late.lua` what has become of the hold.
 -- Or {3}: Redis was lost, and another call has claimed the key meanwhile; only one of them may count. Nothing changes.
--- An account that went cold meanwhile is charged by its record alone; its balance is then given as 0.
+-- An account that went cold meanwhile is charged by its record alone; its balance is then none.
 --
 -- Cost: 7.2 us of script time and 12.8 us of server CPU, 800 bytes of append-only file with a record of 480.
 -- Valkey 9.1.2, 2-core VM: `python -m benchmarks.scripts_cost`.
@@ -36,7 +36,7 @@ if is_claimed and ARGV[7] then
   return {3}
 end
 local held, head = string.match(hold, '^(%d+)\t[^\t]*\t(.*)$')
-local balance, record = 0, head .. '\t' .. ARGV[3]
+local balance, record = false, head .. '\t' .. ARGV[3]
 
 local state = redis.call('HGET', KEYS[1], 's')
 if state then

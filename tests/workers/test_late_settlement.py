@@ -116,7 +116,7 @@ async def test_a_correction_for_an_account_gone_cold_is_charged_by_its_record(ho
     request_id = await house.admit(user_id, amount=7)
     await sweep(house, user_id, request_id)
     await house.redis.delete(house.meter.keys(user_id).account)
-    assert await house.settle(user_id, request_id, charge=5) == 0
+    assert await house.settle(user_id, request_id, charge=5) is None
     await write(house)
     await house.load(user_id)
     await assert_charged_once(house, user_id, 5)
