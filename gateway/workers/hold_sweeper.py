@@ -45,13 +45,14 @@ class HoldSweeper:
         started = self._monotonic()
         if started - self._last_pass > MAX_PASS_GAP_SECONDS:
             absent_since = {}
-        self._last_pass = started
         open_holds = [hold async for hold in self._open_holds()]
         metrics.HOLDS_OPEN.set(len(open_holds))
         owners = {hold.owner for hold in open_holds}
         absent = owners - await self._holds.alive(owners)
         self._absent_since = {owner: absent_since.get(owner, started) for owner in absent}
-        return await self._sweep(open_holds, self._dead(started))
+        settled = await self._sweep(open_holds, self._dead(started))
+        self._last_pass = self._monotonic()  # at its end: passes over many partitions take their time
+        return settled
 
     def _dead(self, now: float) -> frozenset[str]:
         return frozenset(owner for owner, since in self._absent_since.items() if now - since >= ABSENCE_SECONDS)

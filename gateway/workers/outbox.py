@@ -58,10 +58,14 @@ class OutboxPublisher:
     async def _drain(self, pending: Drain) -> int:
         async with self._database.transaction() as connection:
             entries = await pending(connection)
-            told = await asyncio.gather(*(self._tell_in_order(group) for group in _by_account(entries)))
-            taken = [entry_id for group in told for entry_id in group]
+            telling = (self._tell_in_order(group) for group in _by_account(entries))
+            told = await asyncio.gather(*telling, return_exceptions=True)
+            taken = [entry_id for group in told if not isinstance(group, BaseException) for entry_id in group]
             if taken:
                 await outbox.done(connection, taken)
+        for group in told:
+            if isinstance(group, BaseException):
+                raise group  # what the others were told stays told
         return len(taken)
 
     async def _tell_in_order(self, entries: Sequence[OutboxEntry]) -> list[int]:

@@ -21,9 +21,12 @@ class Clock:
 
     def __init__(self) -> None:
         self.seconds = 1000.0
+        self.after_reading = 0.0  # what goes by when it has been looked at next
 
     def __call__(self) -> float:
-        return self.seconds
+        seconds = self.seconds
+        self.seconds, self.after_reading = seconds + self.after_reading, 0.0
+        return seconds
 
 
 class Patrol:
@@ -33,9 +36,11 @@ class Patrol:
         self._clock = Clock()
         self._sweeper = HoldSweeper(house.meter, house.holds, monotonic=self._clock)
 
-    async def watch(self, seconds: float) -> int:
+    async def watch(self, seconds: float, *, pass_seconds: float = 0.0) -> int:
+        """Passes that take so long each, one after the other."""
         settled = 0
         for _ in range(int(seconds / HoldSweeper.idle_seconds)):
+            self._clock.after_reading = pass_seconds
             settled += await self._sweeper.run_once()
             self._clock.seconds += HoldSweeper.idle_seconds
         return settled
@@ -59,6 +64,11 @@ async def test_a_dead_owners_calls_are_abandoned_at_no_charge(house: House) -> N
         assert await house.meter.settle(house.meter.keys(user_id), "none", charge=0, tail="") is None
         admission = await house.try_admit(user_id, "next", amount=100)
         assert admission.verdict.name == "ADMITTED"  # all of it has come back
+
+
+async def test_passes_that_take_long_sweep_all_the_same(house: House) -> None:
+    await _a_call_of(house, "dead")
+    assert await Patrol(house).watch(ABSENCE_SECONDS + 4, pass_seconds=10.0) == 1
 
 
 async def test_an_abandoned_call_has_its_row(house: House) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from gateway.ledger import credits, versions
 from gateway.meter.keys import AccountKeys
+from gateway.meter.link import MeterUnavailable
 from gateway.meter.meter import Applied, Meter, Verdict, Versions
 from gateway.workers.outbox import OutboxPublisher
 from tests.workers.conftest import PARTITIONS, House
@@ -25,6 +26,17 @@ class CrashingMeter(Meter):
     async def apply_credits(self, keys: AccountKeys, *, credit_seq: int, amount: int) -> Applied:
         await super().apply_credits(keys, credit_seq=credit_seq, amount=amount)
         raise Crashed
+
+
+class PartlyAway(Meter):
+    """A cluster that lacks the master of one account."""
+
+    away: UUID | None = None
+
+    async def apply_credits(self, keys: AccountKeys, *, credit_seq: int, amount: int) -> Applied:
+        if keys.account_id == self.away:
+            raise MeterUnavailable("away")
+        return await super().apply_credits(keys, credit_seq=credit_seq, amount=amount)
 
 
 async def _hot(house: House) -> UUID:
@@ -125,6 +137,20 @@ async def test_publishing_tells_one_account_and_leaves_the_others(house: House) 
     assert (await _balance(house, first), await _balance(house, second)) == (101, 100)
     assert await publisher.run_once() == 1
     assert await _balance(house, second) == 102
+
+
+async def test_one_account_that_cannot_be_told_holds_up_no_other(house: House) -> None:
+    away, others = await _hot(house), [await _hot(house) for _ in range(3)]
+    for user_id in (away, *others):
+        await house.give(user_id, 5)
+    meter = PartlyAway(house.link, partitions=PARTITIONS, owner="test")
+    meter.away = away
+    with pytest.raises(MeterUnavailable):
+        await OutboxPublisher(house.database, meter).run_once()
+    assert [await _balance(house, user_id) for user_id in others] == [105] * 3
+    assert await _waiting(house) == 1
+    assert await OutboxPublisher(house.database, house.meter).run_once() == 1
+    assert await _balance(house, away) == 105
 
 
 async def test_publishers_side_by_side_tell_everything_once(house: House) -> None:
