@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import multiprocessing
-import resource
 import socket
 import sys
 import time
@@ -155,7 +154,7 @@ async def compare(pipe: Pipe, requests: int, connections: int) -> None:
 
 def main() -> None:
     requests, connections = (int(word) for word in (*sys.argv[1:], "20000", "32")[:2])
-    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    allow_many_files()
     context = multiprocessing.get_context("spawn")
     near, far = context.Pipe()
     asking = context.Process(target=client, args=(far,), daemon=True)

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 
+from benchmarks.machine import allow_many_files
 from benchmarks.peers import nginx, ours, packaged, report
 from benchmarks.peers.contender import Contender, PeerUnavailableError
 from benchmarks.peers.load import CASES, Sample, drive
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--python", default=sys.executable, help="the Python whose gateway is measured")
     parser.add_argument("--chart", type=Path, help="where to write the SVG")
     given = parser.parse_args()
+    allow_many_files()
     starts: dict[str, _Start] = {**_STARTS, "gateway": partial(ours.gateway, python=given.python)}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
