@@ -20,6 +20,7 @@ from typing import Any
 import uvicorn
 import uvloop
 
+from benchmarks.machine import allow_many_files
 from gateway.processes.child import Server
 from gateway.proxy.server import Limits, configure
 
