@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -23,6 +24,7 @@ from gateway.billing.provider import (
     Purchase,
     Refunded,
     Report,
+    read_changes,
 )
 from gateway.billing.signatures import verify_lemon_squeezy
 from policies.money import to_minor
@@ -161,10 +163,15 @@ class LemonSqueezy:
         collection, _, number = (page or f"{next(iter(_WALK))}:1").partition(":")
         wanted = {"filter[store_id]": self._store_id, "page[number]": number, "page[size]": str(PAGE)}
         found = await self._get(f"/{collection}", wanted)
-        changed = [each for each in found["data"] if _is_since(each, since)]
-        reports = tuple(self._report(_WALK[collection], each) for each in changed)
         last_page = int(((found.get("meta") or {}).get("page") or {}).get("lastPage") or 1)
-        return Changes(reports, _page_after(collection, int(number), last_page))
+        all_there = read_changes(
+            found["data"],
+            lambda each: self._report(_WALK[collection], each),
+            next_page=_page_after(collection, int(number), last_page),
+        )
+        return replace(
+            all_there, reports=tuple(each for each in all_there.reports if _is_since(each.payload["data"], since))
+        )
 
     def verify(self, body: bytes, headers: Mapping[str, str], *, now: datetime) -> None:  # noqa: ARG002 - its signatures have no time
         verify_lemon_squeezy(body, headers.get("x-signature"), secrets=self._secrets)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -76,10 +76,25 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """A page of what changed; `next_page` None on the last one."""
+    """A page of what changed; `next_page` None on the last one. `unread` says of what makes no sense why."""
 
     reports: tuple[Report, ...]
     next_page: str | None
+    unread: tuple[str, ...] = ()
+
+
+def read_changes(
+    found: Iterable[Any], read: Callable[[Mapping[str, Any]], Report], *, next_page: str | None
+) -> Changes:
+    """A page of objects read one by one: an odd one keeps none of the others from being heard."""
+    reports, unread = [], []
+    for each in found:
+        try:
+            reports.append(read(each))
+        except (InvalidWebhook, KeyError, TypeError, AttributeError, ValueError) as error:
+            named = each.get("id") if isinstance(each, Mapping) else each
+            unread.append(f"{named}: {type(error).__name__}: {error}")
+    return Changes(tuple(reports), next_page, tuple(unread))
 
 
 class Provider(Protocol):

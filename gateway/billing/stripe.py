@@ -22,6 +22,7 @@ from gateway.billing.provider import (
     Purchase,
     Refunded,
     Report,
+    read_changes,
 )
 from gateway.billing.signatures import verify_stripe
 from policies.payments import About, Event, RemoteCheckout, RemotePayment, Snapshot, Subject
@@ -135,8 +136,8 @@ class Stripe:
         if page is not None:
             wanted["starting_after"] = page
         found = await _asked(self._client.v1.events.list_async(wanted))
-        reports = tuple(Report(self.parse(each, digest=""), each) for each in found["data"])
-        return Changes(reports, found["data"][-1]["id"] if found["has_more"] else None)
+        next_page = found["data"][-1]["id"] if found["has_more"] else None
+        return read_changes(found["data"], lambda each: Report(self.parse(each, digest=""), each), next_page=next_page)
 
     def verify(self, body: bytes, headers: Mapping[str, str], *, now: datetime) -> None:
         verify_stripe(body, headers.get("stripe-signature"), secrets=self._secrets, now=now)

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from gateway import clock
-from gateway.billing.provider import Changes, Provider, ProviderRefused, ProviderUnavailable, Report
+from gateway.billing.provider import Provider, ProviderRefused, ProviderUnavailable, Report
 from gateway.ledger import billing, webhook_events
 from gateway.ledger.session import Database
 
@@ -56,11 +56,14 @@ class BillingPoller:
             return 0
         async with self._database.transaction() as connection:
             at = await billing.position(connection, self._walk)
-        if at.get("page") is None:
+        if at.get("page") is None and not at.get("is_broken_off"):
             if at and self._now() - datetime.fromisoformat(at["began"]) < self._interval:
                 return 0
             at = self._setting_out(at)
-        await self._read_page(at)
+        # Until a page has been read, whatever keeps it from being.
+        self._resting_until = self._now() + PAUSE_AFTER_FAILURE
+        if await self._read_page(at):
+            self._resting_until = None
         return 0
 
     def _setting_out(self, last: Any) -> dict[str, Any]:
@@ -68,13 +71,17 @@ class BillingPoller:
         since = datetime.fromisoformat(last["began"]) - OVERLAP if last else now - FIRST_WALK
         return {"since": since.isoformat(), "began": now.isoformat(), "page": None}
 
-    async def _read_page(self, at: Any) -> None:
+    async def _read_page(self, at: Any) -> bool:
+        """Whether there was an answer."""
         try:
             changes = await self._provider.changed_since(datetime.fromisoformat(at["since"]), page=at["page"])
         except (ProviderUnavailable, ProviderRefused) as error:
             log.warning("billing_poll_failed", provider=self._provider.name, reason=str(error))
-            self._resting_until = self._now() + PAUSE_AFTER_FAILURE
-            return
+            if isinstance(error, ProviderRefused) and at["page"] is not None:
+                await self._break_off(at)
+            return False
+        for reason in changes.unread:
+            log.warning("billing_poll_skipped", provider=self._provider.name, reason=reason)
         async with self._database.transaction() as connection:
             for report in _worth_keeping(changes.reports):
                 await webhook_events.receive(
@@ -85,7 +92,13 @@ class BillingPoller:
                     payload=report.payload,
                     occurred_at=report.event.occurred_at,
                 )
-            await billing.move(connection, self._walk, position=_after(at, changes))
+            await billing.move(connection, self._walk, position=_position(at, page=changes.next_page))
+        return True
+
+    async def _break_off(self, at: Any) -> None:
+        """The walk begins again: its page may be named by an event that the provider has forgotten."""
+        async with self._database.transaction() as connection:
+            await billing.move(connection, self._walk, position=_position(at, page=None) | {"is_broken_off": True})
 
 
 def _worth_keeping(reports: Iterable[Report]) -> list[Report]:
@@ -94,5 +107,5 @@ def _worth_keeping(reports: Iterable[Report]) -> list[Report]:
     return ours[::-1]
 
 
-def _after(at: Any, changes: Changes) -> dict[str, Any]:
-    return {**at, "page": changes.next_page}
+def _position(at: Any, *, page: str | None) -> dict[str, Any]:
+    return {"since": at["since"], "began": at["began"], "page": page}

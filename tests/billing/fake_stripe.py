@@ -177,8 +177,8 @@ class FakeStripe:
             ]
         else:
             found = [each for each in self._all(kind.rstrip("s")) if each["charge"] == wanted["charge"]]
-        ids = [each["id"] for each in found]
-        start = ids.index(wanted["starting_after"]) + 1 if "starting_after" in wanted else 0
+        places = {each["id"]: at for at, each in enumerate(found, start=1)}
+        start = places[wanted["starting_after"]] if "starting_after" in wanted else 0
         limit = int(wanted.get("limit", 10))
         page = found[start : start + limit]
         return {"object": "list", "url": f"/v1/{kind}", "data": page, "has_more": len(found) > start + limit}

@@ -169,6 +169,17 @@ async def test_webhooks_lost_for_a_day_are_made_up_for_by_asking(store: Market, 
     assert await store.standing(user) == polled
 
 
+async def test_what_makes_no_sense_is_skipped_by_a_walk(world: FakeLemonSqueezy) -> None:
+    sound = world._order(1, "buyer@example.com", "900")
+    odd = world._order(1, "buyer@example.com", "900")
+    odd["attributes"]["updated_at"] = "soon"
+    provider = lemon_squeezy(world)
+    changes = await provider.changed_since(now() - timedelta(days=1), page="orders:1")
+    await provider.close()
+    assert [each.payload["data"]["id"] for each in changes.reports] == [sound["id"]]
+    assert len(changes.unread) == 1
+
+
 async def test_a_key_that_is_not_taken_answers_nothing_that_was_asked(world: FakeLemonSqueezy) -> None:
     provider = lemon_squeezy(world)
     for world.key_refused in (401, 403):

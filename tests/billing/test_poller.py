@@ -5,6 +5,9 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
+import pytest
+from sqlalchemy import text
+
 from gateway.clock import now
 from gateway.workers.billing_poller import BillingPoller
 from tests.billing.fake_stripe import FakeStripe
@@ -40,6 +43,53 @@ async def test_a_day_of_lost_webhooks_ends_with_no_difference(stripe_market: Mar
     await hear_all(market, world)  # the webhooks after all: they say nothing new
     assert [await market.standing(user) for user in users] == polled
     assert not await market.events("failed")
+
+
+async def test_a_page_that_is_gone_begins_the_walk_again(
+    stripe_market: Market, stripe_world: FakeStripe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    market, world = stripe_market, stripe_world
+    monkeypatch.setattr("gateway.billing.stripe.PAGE", 2)
+    world.now -= 3600  # long before the walk
+    world.complete((await market.subscribe(await market.a_user())).provider_checkout_id or "")
+    instant = now()
+    poller = BillingPoller(market.database, market.provider, interval=timedelta(minutes=15), now=lambda: instant)
+    await poller.run_once()
+    forgotten = world.events.pop(-2)  # the newest come first: the page ended with it
+    await walk(poller)
+    assert len(await inbox(market)) == 2
+    instant += timedelta(minutes=2)
+    await walk(poller)
+    assert await inbox(market) == {each["id"] for each in [*world.events, forgotten]}
+    asked = len(world.requests)
+    instant += timedelta(minutes=2)
+    await walk(poller)
+    assert len(world.requests) == asked  # it rests between walks again
+
+
+async def test_what_makes_no_sense_is_skipped(stripe_market: Market, stripe_world: FakeStripe) -> None:
+    market, world = stripe_market, stripe_world
+    world.complete((await market.subscribe(await market.a_user())).provider_checkout_id or "")
+    sound = {each["id"] for each in world.events}
+    world.events.insert(1, {"id": "evt_odd", "type": "invoice.paid", "created": world.now, "data": None})
+    await walk(BillingPoller(market.database, market.provider, interval=timedelta(minutes=15)))
+    assert await inbox(market) == sound
+
+
+async def test_an_answer_that_makes_no_sense_at_all_is_not_asked_for_at_once_again(
+    stripe_market: Market, stripe_world: FakeStripe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stripe_world, "_list", lambda *_: {"object": "list", "data": None, "has_more": False})
+    poller = BillingPoller(stripe_market.database, stripe_market.provider, interval=timedelta(minutes=15))
+    with pytest.raises(TypeError):
+        await poller.run_once()
+    await walk(poller)
+    assert len(stripe_world.requests) == 1
+
+
+async def inbox(market: Market) -> set[str]:
+    async with market.database.read() as connection:
+        return set(await connection.scalars(text("SELECT provider_event_id FROM webhook_events")))
 
 
 async def walk(poller: BillingPoller) -> None:
