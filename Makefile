@@ -3,7 +3,7 @@ BIN := .venv/bin
 TESTS ?= tests
 # Each start of the gateway is several processes, which would all compile the same modules.
 unexport PYTHONDONTWRITEBYTECODE
-ALSO_fuzz := tests/api/test_schemathesis.py
+ALSO_fuzz := tests/api/test_schemathesis.py tests/ledger/test_own_invoices.py
 
 .PHONY: run test check fuzz chaos bench lock
 .DELETE_ON_ERROR:

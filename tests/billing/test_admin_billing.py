@@ -131,6 +131,8 @@ async def test_invoices_are_numbered_without_gaps_and_final(stripe_market: Marke
     note = await operator.call("POST", f"/invoices/{first['id']}/credit-note", status=201)
     assert (note["number"], note["total"], note["corrects_id"]) == (7, "-11.89", first["id"])
     await operator.call("POST", f"/invoices/{first['id']}/credit-note", status=409)
+    anew = await operator.call("POST", "/invoices", {"subscription_id": first["subscription_id"]}, status=409)
+    assert "taken back by a credit note" in anew["detail"]
     page = await operator.client.get(f"/admin/v1/invoices/{note['id']}/html")
     assert "Credit note 7" in page.text
     file = await operator.client.get(f"/admin/v1/invoices/{note['id']}/pdf")
@@ -172,6 +174,9 @@ async def test_a_change_of_plan_is_asked_for_once_and_shown_to_the_customer_when
         assert made["tax_rate"] == "0.19"
         page = await customer.get(f"/me/invoices/{made['id']}/html")
         assert f"Credit note {made['number']}" in page.text
+    settled = await operator.call("POST", f"/invoices/{made['id']}/settle", {"status": "void"})
+    again = await operator.call("POST", "/invoices", wish, status=201)
+    assert (settled["status"], again["lines"]) == ("void", made["lines"])
 
 
 async def an_own_subscription(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -18,9 +19,11 @@ from gateway.ledger.invoices import Invoice
 from gateway.ledger.plans import PlanTerms, Tier
 from gateway.ledger.refills import plan_of
 from tests.ledger.make import a_user
+from tests.scale import chance, times
 
 JUNE = datetime(2026, 6, 1, tzinfo=UTC)
 JULY = datetime(2026, 7, 1, tzinfo=UTC)
+LIVES = times(suite=4, full=100)
 THE_11TH, THE_21ST = JUNE + timedelta(days=10), JUNE + timedelta(days=20)
 
 
@@ -43,6 +46,14 @@ async def invoiced(connection: AsyncConnection, subscription_id: UUID, at: datet
     found: StoredSubscription = await locked(connection, subscription_id)
     plan = await plan_of(connection, found)
     return await own_invoices.issue_next(connection, found, plan=plan, tax_rate=Decimal(tax_rate), now=at)
+
+
+async def voided(connection: AsyncConnection, invoice: Invoice, at: datetime) -> None:
+    await own_invoices.void(connection, await own_invoices.held(connection, invoice.id), now=at)
+
+
+async def taken_back(connection: AsyncConnection, invoice: Invoice, at: datetime) -> None:
+    await invoices.take_back(connection, await own_invoices.held(connection, invoice.id), now=at)
 
 
 def amounts(invoice: Invoice) -> list[str]:
@@ -144,9 +155,95 @@ async def test_a_void_invoice_is_issued_again_as_it_was(connection: AsyncConnect
     mine = await begun(connection, basic)
     await changed(connection, mine, THE_11TH, plan_id=pro)
     wrong = await invoiced(connection, mine, THE_21ST)
-    await invoices.settle(connection, wrong.id, status="void", now=THE_21ST)
+    await voided(connection, wrong, THE_21ST)
     again = await invoiced(connection, mine, THE_21ST, tax_rate="0.19")
     assert (amounts(again), again.number) == (amounts(wrong), (wrong.number or 0) + 1)
+
+
+async def test_an_invoice_voided_after_a_change_is_asked_for_with_it(connection: AsyncConnection) -> None:
+    basic, pro = await a_plan(connection, "9.99"), await a_plan(connection, "29.99")
+    mine = await begun(connection, basic)
+    june = await invoiced(connection, mine, JUNE)
+    await changed(connection, mine, THE_11TH, plan_id=pro)
+    await voided(connection, june, THE_21ST)
+    again = await invoiced(connection, mine, THE_21ST)
+    assert (amounts(again), again.period_start, str(again.total)) == (["9.99", "-6.66", "19.99"], JUNE, "23.32")
+
+
+async def test_the_invoice_of_a_change_alone_is_asked_for_again_when_it_is_void(connection: AsyncConnection) -> None:
+    basic, pro = await a_plan(connection, "9.99"), await a_plan(connection, "29.99")
+    mine = await begun(connection, basic)
+    june = await invoiced(connection, mine, JUNE)
+    await changed(connection, mine, THE_11TH, plan_id=pro)
+    await voided(connection, await invoiced(connection, mine, THE_11TH), THE_21ST)
+    again = await invoiced(connection, mine, THE_21ST)
+    assert (amounts(again), again.period_start) == (["-6.66", "19.99"], None)
+    await voided(connection, june, THE_21ST)  # what came after it was asked for on its own
+    assert amounts(await invoiced(connection, mine, THE_21ST)) == ["9.99"]
+
+
+async def test_a_void_invoice_without_changes_is_made_anew_by_the_plan(connection: AsyncConnection) -> None:
+    usage = await a_plan(connection, "0.10", "usage")
+    mine = await begun(connection, usage)
+    await used(connection, mine, at=JUNE + timedelta(days=1), credits_charged=70)
+    wrong = await invoiced(connection, mine, THE_11TH)
+    await used(connection, mine, at=JUNE + timedelta(days=2), credits_charged=5)  # it came late
+    terms = PlanTerms(name="dearer", price=Decimal("0.20"), pricing_model="usage")
+    await plans.change(connection, usage, terms)
+    await voided(connection, wrong, THE_21ST)
+    again = await invoiced(connection, mine, THE_21ST)
+    assert (amounts(wrong), amounts(again), again.metadata) == (["7.00"], ["15.00"], {})
+
+
+async def test_an_invoice_voided_in_its_period_is_asked_for_with_the_next(connection: AsyncConnection) -> None:
+    mine = await begun(connection, await a_plan(connection, "9.99"))
+    await voided(connection, await invoiced(connection, mine, JUNE), THE_21ST)
+    await turning.turn(connection, mine, now=JULY, grace=timedelta(days=3))
+    july = await invoiced(connection, mine, JULY)
+    assert (amounts(july), july.period_start) == (["9.99", "9.99"], JULY)
+
+
+async def test_whatever_is_made_void_on_the_way_the_same_is_asked_for_in_the_end(connection: AsyncConnection) -> None:
+    random = chance("void invoices")
+    plan_ids = [await a_plan(connection, price) for price in ("9.99", "29.99", "0")]
+    for _ in range(LIVES):
+        hours = sorted(random.sample(range(50 * 24), 10))
+        steps = [(hour, random.choice(("issue", "void", *plan_ids))) for hour in hours]
+        without = [step for step in steps if step[1] != "void"]
+        with_voids, plain = [await asked_in_all(connection, plan_ids[0], each) for each in (steps, without)]
+        assert with_voids == plain, steps
+
+
+async def asked_in_all(connection: AsyncConnection, plan_id: str, steps: list[tuple[int, str]]) -> Decimal:
+    """What the invoices that stand come to after such a life from 1 June on."""
+    mine = await begun(connection, plan_id)
+    issued: list[Invoice] = []
+    for hour, step in [*steps, (60 * 24, "issue")]:
+        at = JUNE + timedelta(hours=hour)
+        await turning.turn(connection, mine, now=at, grace=timedelta(days=3))
+        if step == "void" and issued:
+            await voided(connection, issued.pop(), at)
+        elif step == "issue":
+            with suppress(InUse):
+                issued.append(await invoiced(connection, mine, at))
+        elif step != "void":
+            await changed(connection, mine, at, plan_id=step)
+    total = "SELECT sum(total) FROM invoices WHERE subscription_id = :id AND status = 'open'"
+    return Decimal(await connection.scalar(text(total), {"id": mine}))
+
+
+async def test_what_was_taken_back_is_neither_given_back_nor_asked_for_again(connection: AsyncConnection) -> None:
+    basic, pro = await a_plan(connection, "9.99"), await a_plan(connection, "29.99")
+    mine = await begun(connection, basic)
+    june = await invoiced(connection, mine, JUNE)
+    await taken_back(connection, june, THE_11TH)
+    with pytest.raises(InUse, match="taken back by a credit note"):
+        await invoiced(connection, mine, THE_11TH)
+    with pytest.raises(InUse, match="need not become void"):
+        await voided(connection, june, THE_11TH)
+    await changed(connection, mine, THE_11TH, plan_id=pro)
+    await changed(connection, mine, THE_21ST, plan_id=basic)  # for that time of the second plan was asked
+    assert amounts(await invoiced(connection, mine, THE_21ST)) == ["19.99", "-10.00", "3.33"]
 
 
 async def test_trials_cost_nothing_and_change_for_nothing(connection: AsyncConnection) -> None:

@@ -85,10 +85,9 @@ async def download_invoice(invoice_id: UUID, desk: TheDesk) -> Response:
 
 @router.post("/{invoice_id}/settle", summary="Say what became of an open invoice", responses=UNKNOWN | CONFLICTS)
 async def settle_invoice(invoice_id: UUID, given: Outcome, desk: TheDesk) -> Invoice:
+    """What a void invoice asked for is asked for by the next one of its subscription."""
     async with desk.change() as change:
-        settled = Invoice.model_validate(
-            await invoices.settle(change.connection, invoice_id, status=given.status, now=now())
-        )
+        settled = Invoice.model_validate(await _settled(change.connection, invoice_id, given.status))
         await change.note("invoices.settle", "invoice", entity_id=invoice_id, after=settled)
     return settled
 
@@ -97,9 +96,10 @@ async def settle_invoice(invoice_id: UUID, given: Outcome, desk: TheDesk) -> Inv
     "/{invoice_id}/credit-note", status_code=201, summary="Take back an invoice", responses=UNKNOWN | CONFLICTS
 )
 async def take_back_invoice(invoice_id: UUID, desk: TheDesk) -> Invoice:
-    """An issued invoice never changes; its credit note takes it back whole, under a number of its own."""
+    """An issued invoice never changes; its credit note takes it back whole, under a number of its own. What was on it
+    is not asked for again."""
     async with desk.change() as change:
-        found = await _existing(change.connection, invoice_id)
+        found = await own_invoices.held(change.connection, invoice_id)
         if found.number is None or found.corrects_id is not None or found.status == "void":
             raise Conflict("Only an issued invoice of ours, no credit note and not void, can be taken back.")
         try:
@@ -109,6 +109,12 @@ async def take_back_invoice(invoice_id: UUID, desk: TheDesk) -> Invoice:
         note = Invoice.model_validate(made)
         await change.note("invoices.take_back", "invoice", entity_id=invoice_id, after=note)
     return note
+
+
+async def _settled(connection: AsyncConnection, invoice_id: UUID, status: str) -> invoices.Invoice:
+    if status == "void":
+        return await own_invoices.void(connection, await own_invoices.held(connection, invoice_id), now=now())
+    return await invoices.settle(connection, invoice_id, status=status, now=now())
 
 
 async def _existing(connection: AsyncConnection, invoice_id: UUID) -> invoices.Invoice:
