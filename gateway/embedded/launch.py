@@ -10,13 +10,16 @@ import ctypes
 import fcntl
 import os
 import sys
+from contextlib import suppress
 
-# linux/prctl.h, linux/capability.h
+# linux/prctl.h, linux/capability.h, linux/securebits.h
 _PR_SET_PDEATHSIG = 1
 _PR_SET_KEEPCAPS = 8
+_PR_SET_SECUREBITS = 28
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
 _CAP_DAC_OVERRIDE = 1
+_SECBIT_NO_SETUID_FIXUP = 1 << 2
 _CAPABILITY_VERSION_3 = 0x20080522
 
 
@@ -48,6 +51,7 @@ def _leave_root(uid: int, gid: int) -> None:
     try:
         if linux:
             _prctl(_PR_SET_KEEPCAPS, 1)
+            _let_access_know()
         os.setgroups([])
         os.setgid(gid)
         os.setuid(uid)
@@ -57,6 +61,15 @@ def _leave_root(uid: int, gid: int) -> None:
         sys.exit(
             f"the embedded stores cannot leave root for user {uid} here ({error}); start the gateway as a normal user"
         )
+
+
+def _let_access_know() -> None:
+    """Makes access(2) count what we keep: else initdb finds no server beside it in a folder that only root may enter.
+
+    Where a container forbids it, only that is lost.
+    """
+    with suppress(OSError):
+        _prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP)
 
 
 def _keep_file_access() -> None:

@@ -21,6 +21,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
+from gateway.embedded import launch
 from gateway.embedded.endpoints import choose, load, save
 from gateway.embedded.errors import DataDirBusyError, DataDirUnusableError, EmbeddedUnavailableError, StoreFailedError
 from gateway.embedded.stores import Stores
@@ -70,10 +71,10 @@ async def other_process(
 
 
 def python_for_everyone() -> str | None:
-    """An interpreter of this version outside root's home, where an ordinary user can reach it."""
+    """An interpreter of this version, outside root's home, by which an ordinary user can run us."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for candidate in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
-        command = [candidate, "-c", ""]
+        command = [candidate, "-c", f"open({str(REPOSITORY / 'pyproject.toml')!r})"]
         with suppress(OSError):
             if (
                 subprocess.run(command, user=NOBODY, group=NOBODY, extra_groups=(), cwd="/", check=False).returncode
@@ -293,6 +294,19 @@ async def test_as_root_no_server_runs_as_root(data_dir: Path) -> None:
         servers = [child for child in psutil.Process().children() if owned(child, data_dir)]
         assert len(servers) == 2
         assert 0 not in {server.uids().effective for server in servers}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has anything to leave")
+def test_what_has_left_root_finds_programs_in_folders_that_only_root_may_enter(tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    program = private / "server"
+    program.touch(mode=0o755)
+    look = "import os, sys; print(os.getuid(), os.access(sys.argv[1], os.X_OK))"
+    leaving = [tmp_path / "lock", os.getpid(), int(signal.SIGTERM), NOBODY, NOBODY]
+    command = [sys.executable, launch.__file__, *leaving, sys.executable, "-c", look, program]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(NOBODY), "True"]
 
 
 async def test_a_file_in_the_place_of_the_data_dir_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from gateway.proxy import observers
 from gateway.proxy.observers import EventUnits, File, JsonUnits, file_observer, observe_units
 from policies.model import Price
+from policies.pricing import MAX_UNITS
 
 PRICE = Price(Decimal(1), unit="token", pointer="/usage/total_tokens")
 _cuts = st.lists(st.integers(0, 3000), max_size=12)
@@ -37,7 +38,7 @@ def units(content_type: bytes, chunks: Iterable[bytes], encoding: bytes = b"") -
 
 
 _answers = st.one_of(
-    st.fixed_dictionaries({"usage": st.fixed_dictionaries({"total_tokens": st.integers(0, 10**12)})}),
+    st.fixed_dictionaries({"usage": st.fixed_dictionaries({"total_tokens": st.integers(0, MAX_UNITS)})}),
     st.dictionaries(st.text(max_size=5), st.one_of(st.none(), st.integers(), st.text(max_size=20)), max_size=5),
 )
 
