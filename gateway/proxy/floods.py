@@ -1,7 +1,7 @@
-"""Who goes on calling although the meter refuses: told the same again for a moment, without asking it.
+"""Who goes on calling although a window is used up: told the same again for a moment, without asking the meter.
 
-Only one who was refused FLOOD times in WINDOW_SECONDS, and only for REPEATED_SECONDS: whoever pays or waits is served
-as soon as ever, and a client that heeds no refusal asks Redis some hundred times a second, not as often as it can.
+Only one who was refused FLOOD times in WINDOW_SECONDS, and only for REPEATED_SECONDS: whoever waits as it was told to
+is served as soon as ever, and a client that heeds no refusal asks Redis now and then, not as often as it can.
 """
 
 from __future__ import annotations
@@ -15,24 +15,20 @@ from policies.model import Refused
 
 FLOOD = 20
 WINDOW_SECONDS = 0.1
-REPEATED_SECONDS = 0.005
+REPEATED_SECONDS = 0.05  # longer than a busy process takes to answer all of a flood once, or none of it is spared
 MAX_CALLERS = 10_000  # some 5 MB; past it all are forgotten, and asked for again
-
-# What another call cannot change within a moment: windows only empty, balances only change by what is bought or ends.
-_LASTING = frozenset((Verdict.RATE_LIMITED, Verdict.INSUFFICIENT_CREDITS))
 
 
 class _Refusals:
     """Those of one caller in the present window, and the last of them."""
 
-    __slots__ = ("admission", "caller", "count", "refused", "repeated_until", "required", "since")
+    __slots__ = ("admission", "caller", "count", "refused", "repeated_until", "since")
 
     def __init__(self, caller: Caller, since: float) -> None:
         self.caller = caller
         self.since = since
         self.count = 0
         self.repeated_until = 0.0
-        self.required = 0
         self.admission: Admission
         self.refused: Refused
 
@@ -44,16 +40,16 @@ class Floods:
         self._monotonic = monotonic
         self._by_key: dict[bytes, _Refusals] = {}
 
-    def standing(self, caller: Caller, required: int) -> tuple[Admission, Refused] | None:
-        """What a call of this caller that needs so many credits was just refused with, if that is to be said again."""
+    def standing(self, caller: Caller) -> tuple[Admission, Refused] | None:
+        """What the last call of this caller was refused with, if that is to be said again."""
         found = self._by_key.get(caller.digest)
-        if found is None or found.caller is not caller or found.required != required:
+        if found is None or found.caller is not caller:
             return None
         return (found.admission, found.refused) if self._monotonic() < found.repeated_until else None
 
-    def note(self, caller: Caller, required: int, *, admission: Admission, refused: Refused) -> None:
-        """Hears of a refusal of the meter's."""
-        if admission.verdict not in _LASTING:
+    def note(self, caller: Caller, admission: Admission, refused: Refused) -> None:
+        """Hears of a refusal of the meter's. Only windows count: no other limit tells a client for how long to wait."""
+        if admission.verdict is not Verdict.RATE_LIMITED:
             return
         instant = self._monotonic()
         found = self._by_key.get(caller.digest)
@@ -63,5 +59,5 @@ class Floods:
             found = self._by_key[caller.digest] = _Refusals(caller, instant)
         found.count += 1
         if found.count >= FLOOD:
-            found.required, found.admission, found.refused = required, admission, refused
+            found.admission, found.refused = admission, refused
             found.repeated_until = instant + REPEATED_SECONDS

@@ -160,7 +160,7 @@ class Gate:
             caller, subscription = clearance
             held = _held(ask)
             required = pricing.required(ask.match.route.price, held)
-            if ask.claim is None and (said := self._floods.standing(caller, required)) is not None:
+            if ask.claim is None and (said := self._floods.standing(caller)) is not None:
                 raise NotAdmitted(caller, *said)
             head = _head(ask, caller)
             answer = await self._ask_meter(ask, caller, held=held, required=required, head=head)
@@ -179,7 +179,7 @@ class Gate:
                 raise Repeated(ask.match.route, caller, answer)
             else:
                 refused = _refusal(answer, max(held, 1), subscription.plan, caller.cap)
-                self._floods.note(caller, required, admission=answer, refused=refused)
+                self._floods.note(caller, answer, refused)
                 raise NotAdmitted(caller, answer, refused)
         raise Refused(Refusal.ACCOUNTS_UNAVAILABLE, "This account keeps changing; try again shortly.", retry_after=1)
 

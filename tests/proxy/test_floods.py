@@ -14,11 +14,11 @@ from gateway.meter.meter import Admission, Verdict
 from gateway.proxy import floods
 from gateway.proxy.floods import FLOOD, REPEATED_SECONDS, WINDOW_SECONDS, Floods
 from gateway.proxy.principals import Caller
-from policies.admission import insufficient_credits
+from policies.model import Refusal, Refused
 from tests.proxy.plane import Plane
 
-REFUSED = insufficient_credits(1, 0)
-NO_CREDITS = Admission(Verdict.INSUFFICIENT_CREDITS)
+REFUSED = Refused(Refusal.RATE_LIMITED, "Enough.")
+USED_UP = Admission(Verdict.RATE_LIMITED)
 
 
 class Clock:
@@ -40,46 +40,40 @@ async def caller(plane: Plane) -> Caller:
     return await plane.handler._principals.get(account.key.encode())
 
 
-def refuse(refusals: Floods, caller: Caller, times: int, admission: Admission = NO_CREDITS) -> None:
+def refuse(refusals: Floods, caller: Caller, times: int, admission: Admission = USED_UP) -> None:
     for _ in range(times):
-        refusals.note(caller, 1, admission=admission, refused=REFUSED)
+        refusals.note(caller, admission, REFUSED)
 
 
 async def test_only_a_flood_is_told_again_and_for_a_moment_only(clock: Clock, caller: Caller) -> None:
     refusals = Floods(monotonic=clock)
     refuse(refusals, caller, FLOOD - 1)
-    assert refusals.standing(caller, 1) is None
+    assert refusals.standing(caller) is None
     refuse(refusals, caller, 1)
-    assert refusals.standing(caller, 1) == (NO_CREDITS, REFUSED)
+    assert refusals.standing(caller) == (USED_UP, REFUSED)
     clock.now += REPEATED_SECONDS
-    assert refusals.standing(caller, 1) is None
+    assert refusals.standing(caller) is None
 
 
 async def test_refusals_that_come_slowly_are_no_flood(clock: Clock, caller: Caller) -> None:
     refusals = Floods(monotonic=clock)
     for _ in range(10 * FLOOD):
         refuse(refusals, caller, 1)
-        assert refusals.standing(caller, 1) is None
+        assert refusals.standing(caller) is None
         clock.now += WINDOW_SECONDS / (FLOOD - 1)
-
-
-async def test_a_call_that_costs_something_else_is_asked_for(clock: Clock, caller: Caller) -> None:
-    refusals = Floods(monotonic=clock)
-    refuse(refusals, caller, FLOOD)
-    assert refusals.standing(caller, 2) is None
 
 
 async def test_a_caller_that_was_read_anew_is_asked_for(clock: Clock, caller: Caller) -> None:
     refusals = Floods(monotonic=clock)
     refuse(refusals, caller, FLOOD)
-    assert refusals.standing(replace(caller, loaded_at=0.0), 1) is None
+    assert refusals.standing(replace(caller, loaded_at=0.0)) is None
 
 
-@pytest.mark.parametrize("verdict", [Verdict.TOO_MANY_IN_FLIGHT, Verdict.CAP_REACHED, Verdict.IN_PROGRESS])
+@pytest.mark.parametrize("verdict", [Verdict.TOO_MANY_IN_FLIGHT, Verdict.INSUFFICIENT_CREDITS, Verdict.CAP_REACHED])
 async def test_what_may_change_within_the_moment_is_asked_for(clock: Clock, caller: Caller, verdict: Verdict) -> None:
     refusals = Floods(monotonic=clock)
     refuse(refusals, caller, FLOOD, Admission(verdict))
-    assert refusals.standing(caller, 1) is None
+    assert refusals.standing(caller) is None
 
 
 async def test_it_remembers_a_bounded_number(clock: Clock, caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,28 +90,14 @@ async def test_a_flood_gets_the_same_answer_and_redis_is_not_asked(
     monkeypatch.setattr(floods, "REPEATED_SECONDS", 60.0)
     monkeypatch.setattr(floods, "WINDOW_SECONDS", 60.0)
     asked = _asked(plane, monkeypatch)
-    for account, status in (
-        (await plane.account(credits=0), 402),
-        (await plane.account(requests_per_minute=0), 429),
-    ):
-        answers = [await plane.get(account) for _ in range(FLOOD)]
-        before = len(asked)
-        answers.append(await plane.get(account))
-        assert len(asked) == before
-        last, again = answers[-2:]
-        assert (again.status_code, _lasting(again)) == (status, _lasting(last))
-        assert again.json()["request_id"] == again.headers["x-request-id"] != last.headers["x-request-id"]
-        assert (await plane.post(account, idempotency_key="k")).status_code == status
-        assert len(asked) == before + 1, "only Redis knows whether it is a repeat"
-
-
-async def test_a_flood_for_want_of_credits_refuses_no_free_call(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(floods, "REPEATED_SECONDS", 60.0)
-    monkeypatch.setattr(floods, "WINDOW_SECONDS", 60.0)
-    account = await plane.account(credits=0)
-    for _ in range(FLOOD + 1):
-        assert (await plane.post(account, "/v1/generate", b'{"products": []}')).status_code == 402
-    assert (await plane.get(account, "/v1/free")).status_code == 200
+    account = await plane.account(requests_per_minute=0)
+    answers = [await plane.get(account) for _ in range(FLOOD + 1)]
+    assert len(set(asked)) == FLOOD
+    last, again = answers[-2:]
+    assert (again.status_code, _lasting(again)) == (429, _lasting(last))
+    assert again.json()["request_id"] == again.headers["x-request-id"] != last.headers["x-request-id"]
+    assert (await plane.post(account, idempotency_key="k")).status_code == 429
+    assert len(set(asked)) == FLOOD + 1, "only Redis knows whether it is a repeat"
 
 
 def _lasting(answer: httpx.Response) -> tuple[dict[str, Any], list[str | None]]:
