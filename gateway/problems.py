@@ -152,7 +152,7 @@ def _headers_of(extras: Mapping[str, object]) -> list[Header]:
 
 
 def _member(value: object) -> str:
-    """As JSON. Most are numbers or text, which need no encoder: setting one up takes 3 µs."""
+    """As JSON. Most are numbers or text, which need no encoder: setting one up takes 4 µs."""
     if type(value) is int:
         return str(value)
     return _quote(value) if type(value) is str else _encode(value)

@@ -16,7 +16,7 @@ from policies.model import Refused
 FLOOD = 20
 WINDOW_SECONDS = 0.1
 REPEATED_SECONDS = 0.05  # longer than a busy process takes to answer all of a flood once, or none of it is spared
-MAX_CALLERS = 10_000  # some 5 MB; past it all are forgotten, and asked for again
+MAX_CALLERS = 10_000  # past it all are forgotten, and asked for again
 
 
 class _Refusals:

@@ -25,6 +25,7 @@ from gateway.embedded import launch
 from gateway.embedded.endpoints import choose, load, save
 from gateway.embedded.errors import DataDirBusyError, DataDirUnusableError, EmbeddedUnavailableError, StoreFailedError
 from gateway.embedded.stores import Stores
+from tests.eventually import eventually
 
 REPOSITORY = Path(__file__).parents[2]
 NOBODY = 65534
@@ -197,11 +198,11 @@ async def test_an_owner_that_stays_is_named(data_dir: Path) -> None:
 async def test_servers_vanish_with_their_owner_before_anyone_else_comes(data_dir: Path) -> None:
     async with other_process(data_dir) as (process, _):
         servers = psutil.Process(process.pid).children(recursive=True)
+        assert {"postgres", "valkey-server"} <= {server.name() for server in servers}
         process.kill()
         await process.wait()
-        async with asyncio.timeout(10):
-            while any(lives(server) for server in servers):  # noqa: ASYNC110 - other processes, no event of ours
-                await asyncio.sleep(0.02)
+        await eventually(lambda: not any(lives(server) for server in servers))
+        assert [server for server in servers if lives(server)] == []
 
 
 async def test_the_data_of_a_killed_owner_stays(data_dir: Path) -> None:
@@ -243,6 +244,8 @@ async def test_a_cluster_that_was_half_made_is_made_anew(data_dir: Path) -> None
     (data_dir / "postgres.new" / "base").mkdir(parents=True)
     async with await Stores.open(data_dir, durable=False) as stores:
         await write(stores, "a")
+        assert await read(stores) == (["a"], ["a"])
+    assert not (data_dir / "postgres.new").exists()
 
 
 @pytest.mark.parametrize("name", ["postgres", "valkey-server"])

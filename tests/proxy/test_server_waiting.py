@@ -383,6 +383,8 @@ class TestLeaving:
                 client.writer.close()
             await wait(app.left)
             await wait(app.ended)
+            await eventually(lambda: listener.connections() == [])
+            assert app.left.is_set()
 
     @pytest.mark.parametrize("field", [b"Connection: keep-alive", b"Connection: close"])
     async def test_nobody_is_told_of_a_client_that_had_its_answer(self, field: bytes) -> None:

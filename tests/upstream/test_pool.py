@@ -321,6 +321,7 @@ async def test_cancelling_anywhere_leaks_no_slot_no_socket_and_no_task(seed: int
     gc.collect()
     await eventually(lambda: len(asyncio.all_tasks()) == tasks_before)
     await eventually(lambda: psutil.Process().num_fds() == files_before)
+    assert "0 leased, 0 idle, 0 queued, 0 open" in repr(one)
 
 
 async def _hurried_client(upstream: Upstream, chance: random.Random) -> None:
