@@ -443,10 +443,10 @@ async def test_nothing_is_said_to_a_client_that_left_during_the_handshake(plane:
 
 async def test_a_silent_socket_is_closed_in_the_idle_time_of_its_upstream(plane: Plane) -> None:
     account = await plane.account()
-    async with raw(plane, account, "/v1/hasty-socket") as (wire, exchange):
-        for _ in range(8):  # 0.1 s each would be too long a silence
+    async with raw(plane, account, "/v1/drowsy-socket") as (wire, exchange):
+        for _ in range(8):  # 0.5 s each would be too long a silence
             await wire.send(b".")
-            await asyncio.sleep(0.04)
+            await asyncio.sleep(0.08)
         assert not wire.reader.at_eof()
         assert await wire.rest() == b""
         assert await exchange.reader.read() == b"." * 8

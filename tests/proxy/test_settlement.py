@@ -34,12 +34,13 @@ UNLIMITED = Limits((None, None, None), None)
 
 @dataclass(frozen=True)
 class Till:
-    """Redis by way of a proxy, and one account in it; `redis` looks past the proxy."""
+    """Redis by way of a proxy, and one account in it; `redis` and `admitting` go past the proxy, and have time."""
 
     proxy: FaultProxy
     link: Link
     redis: Any  # a Redis whose replies are bytes, which its types do not know
     meter: Meter
+    admitting: Meter
     folder: Path
     keys: AccountKeys
 
@@ -54,7 +55,7 @@ class Till:
         """A call under way that holds one credit, and its end, which charges `number`."""
         where = keys or self.keys
         request_id = str(uuid4())
-        admission = await self.meter.admit(
+        admission = await self.admitting.admit(
             where,
             request_id=request_id,
             account_version=1,
@@ -96,16 +97,17 @@ class Till:
 async def till(redis_url: str, redis: Redis, tmp_path: Path) -> AsyncIterator[Till]:
     parts = 90  # its last ones are nobody else's
     async with FaultProxy("127.0.0.1", int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
-        link = Link(proxy.through(redis_url), timeout_seconds=0.2, scripts=SCRIPTS)
-        await link.open()
+        link = Link(proxy.through(redis_url), timeout_seconds=0.5, scripts=SCRIPTS)
+        patient = Link(redis_url, timeout_seconds=5.0, scripts=SCRIPTS)
+        await asyncio.gather(link.open(), patient.open())
         meter = Meter(link, partitions=parts, owner="me")
         keys = meter.keys(UUID(int=uuid4().int >> 32 << 32 | parts - 1))
         await redis.delete(keys.journal.decode(), keys.holds.decode())
-        till = Till(proxy, link, redis, meter, tmp_path / "spool", keys)
+        till = Till(proxy, link, redis, meter, Meter(patient, partitions=parts, owner="me"), tmp_path / "spool", keys)
         await till.load(keys)
         yield till
         proxy.thaw()
-        await link.close()
+        await asyncio.gather(link.close(), patient.close())
 
 
 def ends(settlements: list[Settlement]) -> list[tuple[str, int]]:
