@@ -43,6 +43,8 @@ def _is_fault(item: pytest.Item) -> bool:
 @pytest.fixture(scope="session")
 async def stores(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stores]:
     async with await Stores.open(tmp_path_factory.mktemp("stores"), durable=False) as running:
+        async with Redis.from_url(running.redis_url) as client:
+            await client.config_set("auto-aof-rewrite-percentage", 0)  # it is thrown away: nobody keeps its file small
         yield running
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
 
+import structlog
+
 from gateway.clock import monotonic_seconds
 from gateway.embedded import endpoints, postgres, valkey
 from gateway.embedded.endpoints import Endpoint, Endpoints
@@ -17,6 +19,7 @@ from gateway.embedded.valkey import Valkey
 
 _POLL_SECONDS = 0.05
 _SUPERVISION_SECONDS = 0.5
+_log = structlog.get_logger()
 _PORT_ATTEMPTS = 3
 _GUEST_SECONDS = 10.0
 
@@ -63,7 +66,7 @@ class Stores:
         while True:
             await asyncio.sleep(_SUPERVISION_SECONDS)
             if isinstance(self._part, _Owner):
-                await self._part.restart_dead()
+                await asyncio.gather(self._part.restart_dead(), self._part.flush())
 
     async def close(self) -> None:
         """Leave the stores. The owner stops them, after up to 10 s for guests to finish."""
@@ -107,6 +110,12 @@ class _Owner:
             if store.has_died():
                 await store.take_over()
                 await store.start(endpoint)
+
+    async def flush(self) -> None:
+        try:
+            await asyncio.to_thread(self._valkey.flush)
+        except OSError as error:
+            _log.error("what Valkey has written is not on the disk", reason=str(error))
 
     async def leave(self) -> None:
         # Held alone until the end, it keeps new guests from joining stores that are about to stop.

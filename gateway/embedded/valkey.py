@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from contextlib import suppress
 from pathlib import Path
 
+from gateway.embedded.append_only import AppendOnlyFile
 from gateway.embedded.binaries import find_valkey
 from gateway.embedded.child import Child, Program, give_to_servers, stop_leftover
 from gateway.embedded.endpoints import Endpoint
@@ -21,7 +21,6 @@ class Valkey:
     """The server of one data directory. `durable` False leaves flushing to the kernel, for tests."""
 
     def __init__(self, data_dir: Path, *, durable: bool) -> None:
-        self._durable = durable
         self._program = Program(
             name="Valkey",
             folder=data_dir / "valkey",
@@ -30,6 +29,7 @@ class Valkey:
             stop_signal=signal.SIGTERM,
             abort_signal=signal.SIGKILL,
         )
+        self._file = AppendOnlyFile(self._program.folder, durable=durable)
         self._child: Child | None = None
 
     async def take_over(self) -> None:
@@ -49,18 +49,11 @@ class Valkey:
     async def stop(self) -> None:
         if self._child is not None:
             await self._child.stop(_STOP_SECONDS)
+        self._file.close()
 
     def flush(self) -> None:
-        """Takes to the disk what the server has written; blocks, so call it in a thread."""
-        if not self._durable:
-            return
-        for part in self._program.folder.glob("appendonlydir/*.aof"):
-            with suppress(FileNotFoundError):  # a rewrite replaces the parts
-                descriptor = os.open(part, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+        """Takes to the disk what the server has written; blocks, so call it in a thread. Raises OSError."""
+        self._file.flush()
 
     def has_died(self) -> bool:
         return self._child is not None and not self._child.is_running()

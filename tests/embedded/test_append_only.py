@@ -1,0 +1,103 @@
+"""Guarantees of Valkey's append-only file: what is written reaches the disk, what is replaced goes piece by piece."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway.embedded import append_only
+from gateway.embedded.append_only import PIECE_BYTES, AppendOnlyFile
+from gateway.embedded.stores import Stores
+from tests.eventually import eventually
+
+
+@pytest.fixture
+def flushed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The names of the files that were taken to the disk."""
+    names = set[str]()
+
+    def fsync(descriptor: int) -> None:
+        names.add(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return names
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "appendonlydir").mkdir()
+    return tmp_path
+
+
+def part(folder: Path, name: str = "appendonly.aof.1.incr.aof", *, pieces: int = 1) -> Path:
+    path = folder / "appendonlydir" / name
+    path.write_bytes(b"x" * (pieces * PIECE_BYTES - 1))
+    return path
+
+
+def sizes_freed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    sizes = list[int]()
+    truncate = os.ftruncate
+
+    def ftruncate(descriptor: int, size: int) -> None:
+        sizes.append(size)
+        truncate(descriptor, size)
+
+    monkeypatch.setattr(os, "ftruncate", ftruncate)
+    return sizes
+
+
+def descriptors_of(path: Path) -> list[Path]:
+    return [each for each in Path("/proc/self/fd").iterdir() if os.path.realpath(each).startswith(str(path))]
+
+
+async def test_its_owner_takes_what_valkey_wrote_to_the_disk(tmp_path: Path, flushed: set[str]) -> None:
+    async with await Stores.open(tmp_path) as stores, Redis.from_url(stores.redis_url) as redis:
+        keeping = asyncio.create_task(stores.keep_running())
+        await eventually(lambda: "appendonly.aof.1.incr.aof" in flushed)
+        await redis.bgrewriteaof()
+        await eventually(lambda: "appendonly.aof.2.incr.aof" in flushed)
+        await eventually(lambda: not descriptors_of(tmp_path / "valkey/appendonlydir/appendonly.aof.1.incr.aof"))
+        keeping.cancel()
+
+
+def test_a_replaced_part_is_freed_piece_by_piece(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(append_only, "PAUSE_SECONDS", 0.0)
+    sizes, file, path = sizes_freed(monkeypatch), AppendOnlyFile(folder, durable=False), part(folder, pieces=3)
+    file.flush()
+    path.unlink()
+    assert descriptors_of(path)
+    file.flush()
+    assert sizes == [2 * PIECE_BYTES - 1, PIECE_BYTES - 1, 0]
+    assert not descriptors_of(path)
+
+
+def test_what_is_left_to_the_kernel_is_not_flushed(folder: Path, flushed: set[str]) -> None:
+    part(folder)
+    part(folder, "appendonly.aof.1.base.rdb")
+    lazy, durable = AppendOnlyFile(folder, durable=False), AppendOnlyFile(folder, durable=True)
+    lazy.flush()
+    assert flushed == set()
+    durable.flush()
+    assert flushed == {"appendonly.aof.1.incr.aof", "appendonly.aof.1.base.rdb"}
+    lazy.close()
+    durable.close()
+
+
+async def test_closing_waits_for_no_file_to_be_freed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(append_only, "PAUSE_SECONDS", 60.0)
+    sizes, file, path = sizes_freed(monkeypatch), AppendOnlyFile(folder, durable=False), part(folder, pieces=3)
+    other = part(folder, "appendonly.aof.2.incr.aof")
+    file.flush()
+    path.unlink()
+    freeing = asyncio.create_task(asyncio.to_thread(file.flush))
+    await eventually(lambda: sizes)
+    async with asyncio.timeout(10):
+        await asyncio.to_thread(file.close)
+        await freeing
+    assert not descriptors_of(path)
+    assert not descriptors_of(other)
