@@ -141,11 +141,11 @@ class Model:
             account.balance -= charge
         return self._charge(account, request_id, "corrected", charge=charge)
 
-    def _charge(self, account: Account, request_id: str, kind: str, *, charge: int) -> int:
-        """Journals the end of a call, with the balance that it left where that is known, else 0 is told."""
+    def _charge(self, account: Account, request_id: str, kind: str, *, charge: int) -> int | None:
+        """Journals the end of a call, with the balance that it left; None of a cold account."""
         self.journal.append((request_id, kind, account.balance if account.is_hot else None))
         self.charged[request_id] = charge
-        return account.balance if account.is_hot else 0
+        return account.balance if account.is_hot else None
 
     def admit(
         self,
