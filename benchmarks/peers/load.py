@@ -21,7 +21,9 @@ CONNECTIONS = 64
 @dataclass(frozen=True, slots=True)
 class Case:
     """One kind of call. `key` names the contender's key to send; `idle` is how many more connections stand open.
-    With `keys_file` the keys in it, one a line, call in turn. With `pause_ms` each connection waits before each call.
+    With `keys_file` the keys in it, one a line, call in turn. With `pause_ms` each connection waits before each call, so
+    long on average: exponentially distributed, as of clients that know nothing of each other. With one pause for all
+    they soon call all at once.
 
     A round is at least so long: 64 calls at a time take the slowest contender more than a second.
     """
@@ -124,7 +126,7 @@ def _script(contender: Contender, case: Case) -> str:
         lines += [f'wrk.body = string.rep("x", {case.body_bytes})']
         lines += ['wrk.headers["Content-Type"] = "application/octet-stream"']
     if case.pause_ms:
-        lines += [f"function delay() return {case.pause_ms} end"]
+        lines += [f"function delay() return math.floor(0.5 - {case.pause_ms} * math.log(1 - math.random())) end"]
     if case.keys_file:
         lines += [_IN_TURN.format(path=case.keys_file)]
     return "\n".join(lines)
