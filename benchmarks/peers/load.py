@@ -21,9 +21,8 @@ CONNECTIONS = 64
 @dataclass(frozen=True, slots=True)
 class Case:
     """One kind of call. `key` names the contender's key to send; `idle` is how many more connections stand open.
-    With `keys_file` the keys in it, one a line, call in turn. With `pause_ms` each connection waits before each call, so
-    long on average: exponentially distributed, as of clients that know nothing of each other. With one pause for all
-    they soon call all at once.
+    With `keys_file` the keys in it, one a line, call in turn. With `pause_ms` each connection waits before each call,
+    exponentially distributed, as clients that know nothing of each other: with one pause for all they soon call at once.
 
     A round is at least so long: 64 calls at a time take the slowest contender more than a second.
     """
