@@ -22,7 +22,7 @@ CONNECTIONS = 64
 class Case:
     """One kind of call. `key` names the contender's key to send; `idle` is how many more connections stand open.
     With `keys_file` the keys in it, one a line, call in turn. With `pause_ms` each connection waits before each call,
-    exponentially distributed, as clients that know nothing of each other: with one pause for all they soon call at once.
+    exponentially distributed, as of clients apart from each other: with one pause for all they soon call at once.
 
     A round is at least so long: 64 calls at a time take the slowest contender more than a second.
     """
