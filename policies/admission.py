@@ -70,7 +70,7 @@ def check_standing(standing: Standing, limits: Limits, plan: Plan, *, required: 
 
 
 def rate_limited(plan: Plan, violated: Sequence[Window], *, retry_after_seconds: int) -> Refused:
-    names = [str(window) for window in violated]
+    names = tuple([str(window) for window in violated])
     return Refused(
         Refusal.RATE_LIMITED,
         f"The limit per {' and per '.join(names)} of the plan {plan.name!r} is used up; "

@@ -54,6 +54,5 @@ def remaining(limits: Limits, used: Sequence[int], reset_seconds: Sequence[int])
     for window, limit in enumerate(limits.per_window):
         if limit is not None:
             left = limit - used[window]
-            numbers.append(left if left > 0 else 0)
-            numbers.append(reset_seconds[window])
+            numbers += (left if left > 0 else 0, reset_seconds[window])
     return tuple(numbers)

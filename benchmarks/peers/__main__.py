@@ -1,4 +1,4 @@
-"""`python -m benchmarks.peers [--only NAME ...] [--case NAME ...] [--rounds 5] [--seconds 4] [--python PATH]`."""
+"""`python -m benchmarks.peers [--only NAME ...] [--case NAME ...] [--rounds 5] [--seconds 4] [--python PATH ...]`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import argparse
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -34,24 +35,38 @@ def main() -> None:
     parser.add_argument("--case", nargs="+", choices=[each.name for each in CASES], default=[c.name for c in CASES])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4)
-    parser.add_argument("--python", default=sys.executable, help="the Python whose gateway is measured")
+    parser.add_argument(
+        "--python", nargs="+", default=[sys.executable], help="the Pythons by which the gateway runs, each a contender"
+    )
     parser.add_argument("--chart", type=Path, help="where to write the SVG")
     given = parser.parse_args()
     allow_many_files()
-    starts: dict[str, _Start] = {**_STARTS, "gateway": partial(ours.gateway, python=given.python)}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         upstream = stack.enter_context(nginx.upstream(folder))
         contenders: list[Contender] = []
-        for name in given.only:
+        for name, title, start in _chosen(given.only, given.python):
+            own_folder = folder / str(len(contenders))
+            own_folder.mkdir()
             try:
-                contenders.append(stack.enter_context(starts[name](folder, upstream)))
+                contender = stack.enter_context(start(own_folder, upstream))
+                contenders.append(replace(contender, name=title or contender.name))
             except PeerUnavailableError as missing:
                 print(f"{name} is left out: {missing}", file=sys.stderr)
         samples = _rounds(contenders, given, folder)
         report.markdown(samples, rounds=given.rounds, seconds=given.seconds)
         if given.chart and "small JSON" in samples:
             report.chart(samples["small JSON"], given.chart)
+
+
+def _chosen(names: list[str], pythons: list[str]) -> Iterator[tuple[str, str | None, _Start]]:
+    """Whom to start, and by what title where its own would be that of another too."""
+    for name in names:
+        if name != "gateway" or pythons == [sys.executable]:
+            yield name, None, _STARTS[name]
+            continue
+        for python in pythons:
+            yield name, f"gateway by {python}", partial(ours.gateway, python=python)
 
 
 def _rounds(contenders: list[Contender], given: argparse.Namespace, folder: Path) -> dict[str, dict[str, list[Sample]]]:

@@ -165,6 +165,7 @@ class Gate:
             head = _head(ask, caller)
             answer = await self._ask_meter(ask, caller, held=held, required=required, head=head)
             if answer.verdict is Verdict.ADMITTED:
+                self._floods.ended(caller)
                 self._float.saw(caller.principal.account.id, subscription.plan, answer)
                 return Ticket(ask, caller, subscription, held, answer, head)
             if answer.verdict is Verdict.STALE:

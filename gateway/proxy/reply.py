@@ -77,8 +77,7 @@ class Reply:
             await self.start(answer.status, [*answer.headers, (b"connection", b"close")], ours)
             await self.end(answer.body)
         else:
-            headers = tuple([header for header in answer.headers if header[0] != b"content-length"])
-            await self.whole(answer.status, _block_of(headers), answer.body, ours)
+            await self.whole(answer.status, _block_of(answer.fields), answer.body, ours)
 
     def _headers(self, upstream_headers: Sequence[Header], ours: HeaderBlock) -> list[Header]:
         headers = [header for header in upstream_headers if header[0] not in DROPPED]

@@ -12,7 +12,7 @@ import pytest
 from gateway.meter.keys import AccountKeys
 from gateway.meter.meter import Admission, Verdict
 from gateway.proxy import floods
-from gateway.proxy.floods import FLOOD, REPEATED_SECONDS, WINDOW_SECONDS, Floods
+from gateway.proxy.floods import ASKING_SECONDS, FLOOD, REPEATED_SECONDS, WINDOW_SECONDS, Floods
 from gateway.proxy.principals import Caller
 from policies.model import Refusal, Refused
 from tests.proxy.plane import Plane
@@ -63,6 +63,39 @@ async def test_refusals_that_come_slowly_are_no_flood(clock: Clock, caller: Call
         clock.now += WINDOW_SECONDS / (FLOOD - 1)
 
 
+async def test_while_a_flood_goes_on_one_call_asks_for_all(clock: Clock, caller: Caller) -> None:
+    refusals = Floods(monotonic=clock)
+    refuse(refusals, caller, FLOOD)
+    for _ in range(5):
+        clock.now += REPEATED_SECONDS
+        assert [refusals.standing(caller) is None for _ in range(100)] == [True] + 99 * [False]
+        refuse(refusals, caller, 1)
+        assert refusals.standing(caller) == (USED_UP, REFUSED)
+
+
+async def test_a_flood_of_which_the_meter_says_nothing_more_is_over(clock: Clock, caller: Caller) -> None:
+    refusals = Floods(monotonic=clock)
+    refuse(refusals, caller, FLOOD)
+    clock.now += REPEATED_SECONDS
+    for _ in range(3):
+        assert refusals.standing(caller) is None, "the one that asks hears nothing"
+        clock.now += ASKING_SECONDS
+    clock.now += WINDOW_SECONDS - REPEATED_SECONDS
+    assert [refusals.standing(caller) for _ in range(100)] == 100 * [None]
+    refuse(refusals, caller, 1)
+    assert refusals.standing(caller) is None, "and is no flood until there are as many again"
+
+
+async def test_once_the_meter_says_something_else_all_ask(clock: Clock, caller: Caller) -> None:
+    refusals = Floods(monotonic=clock)
+    for end in (refusals.ended, lambda known: refuse(refusals, known, 1, Admission(Verdict.INSUFFICIENT_CREDITS))):
+        refuse(refusals, caller, FLOOD)
+        clock.now += REPEATED_SECONDS
+        assert refusals.standing(caller) is None
+        end(caller)
+        assert [refusals.standing(caller) for _ in range(100)] == 100 * [None]
+
+
 async def test_a_caller_that_was_read_anew_is_asked_for(clock: Clock, caller: Caller) -> None:
     refusals = Floods(monotonic=clock)
     refuse(refusals, caller, FLOOD)
@@ -98,6 +131,14 @@ async def test_a_flood_gets_the_same_answer_and_redis_is_not_asked(
     assert again.json()["request_id"] == again.headers["x-request-id"] != last.headers["x-request-id"]
     assert (await plane.post(account, idempotency_key="k")).status_code == 429
     assert len(set(asked)) == FLOOD + 1, "only Redis knows whether it is a repeat"
+
+
+async def test_a_call_that_passes_ends_a_flood(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = list[Caller]()
+    monkeypatch.setattr(plane.handler._gate._floods, "ended", ended.append)
+    account = await plane.account()
+    assert (await plane.get(account)).status_code == 200
+    assert [caller.principal.key.id for caller in ended] == [account.key_id]
 
 
 def _lasting(answer: httpx.Response) -> tuple[dict[str, Any], list[str | None]]:
