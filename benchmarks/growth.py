@@ -196,19 +196,20 @@ def _redis(url: str) -> redis.Redis:
 
 
 async def _make_rows(url: str, count: int) -> None:
-    """Usage of the last weeks, spread over the accounts that there are."""
+    """Usage of this month so far, by the accounts that there are in turn."""
     connection = await asyncpg.connect(url)
     try:
         for start in range(0, count, 1_000_000):
             await connection.execute(
                 """INSERT INTO usage_tracking (request_id, created_at, user_id, endpoint, method, path, usage_type,
                                                outcome, status_code, credits_charged)
-                   SELECT gen_random_uuid(), date_trunc('month', now()) + n * interval '1 ms',
-                          (SELECT id FROM users ORDER BY id LIMIT 1), 'call', 'GET', '/call', 'call', 'succeeded',
-                          200, 1
-                     FROM generate_series($1::bigint, $2::bigint) n""",
+                   SELECT gen_random_uuid(), month + (now() - month) * (n::float8 / $3), ids[1 + n % cardinality(ids)],
+                          'call', 'GET', '/call', 'call', 'succeeded', 200, 1
+                     FROM generate_series($1::bigint, $2::bigint) n,
+                          (SELECT array_agg(id) AS ids, date_trunc('month', now()) AS month FROM users) known""",
                 start,
                 min(start + 1_000_000, count) - 1,
+                float(count),
                 timeout=600,
             )
     finally:

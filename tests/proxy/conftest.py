@@ -16,6 +16,7 @@ from gateway.ledger.session import Database
 from gateway.meter.link import Link
 from gateway.meter.scripts import SCRIPTS
 from gateway.proxy.router import Router
+from tests.loop_time import steady
 from tests.proxy import plane as planes
 from tests.proxy import upstream as upstreams
 from tests.proxy.plane import Plane
@@ -23,6 +24,13 @@ from tests.proxy.upstream import ScriptedUpstream
 
 Configure = Callable[..., Config]
 Serve = Callable[[Config], Awaitable[Plane]]
+
+
+@pytest.fixture(scope="package", autouse=True)
+async def _time_stands_still_with_the_machine() -> AsyncIterator[None]:
+    """Clients, gateway and upstream live on one loop: no timeout of theirs is the machine's fault."""
+    with steady():
+        yield
 
 
 @pytest.fixture(scope="package")

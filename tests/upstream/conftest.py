@@ -1,0 +1,15 @@
+"""Both ends of each connection live on the loop of these tests: its time stands still when the machine does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.loop_time import steady
+
+
+@pytest.fixture(scope="package", autouse=True)
+async def _time_stands_still_with_the_machine() -> AsyncIterator[None]:
+    with steady():
+        yield
