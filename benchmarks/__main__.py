@@ -15,6 +15,7 @@ MODULES = (
     "growth",
     "workers",
     "overhead",
+    "memory",
 )
 
 
