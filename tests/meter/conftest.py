@@ -16,6 +16,7 @@ from gateway.meter.scripts import SCRIPTS
 from tests.faults import cluster as clusters
 from tests.faults.cluster import ClusterServers
 from tests.faults.proxy import FaultProxy
+from tests.loop_time import steady
 
 # pytest tests/meter --hypothesis-profile=fuzz
 settings.register_profile("fuzz", max_examples=20_000, deadline=None)
@@ -31,6 +32,13 @@ class OwnServer:
     @property
     def url(self) -> str:
         return f"redis://:{self.endpoint.password}@127.0.0.1:{self.endpoint.port}/0"
+
+
+@pytest.fixture(scope="package", autouse=True)
+async def _time_stands_still_with_the_machine() -> AsyncIterator[None]:
+    """The links and the proxies before their servers live on the loop of these tests."""
+    with steady():
+        yield
 
 
 @pytest.fixture(scope="package")
@@ -51,8 +59,8 @@ async def proxy(server: OwnServer) -> AsyncIterator[FaultProxy]:
 
 @pytest.fixture
 async def link(server: OwnServer, proxy: FaultProxy) -> AsyncIterator[Link]:
-    """A link by way of the proxy."""
-    link = Link(proxy.through(server.url), timeout_seconds=0.25, scripts=SCRIPTS)
+    """A patient link by way of the proxy; where time is to run out it is `hurried`."""
+    link = Link(proxy.through(server.url), timeout_seconds=5, scripts=SCRIPTS)
     await link.open()
     yield link
     await link.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-import time
 from contextlib import suppress
 from uuid import uuid4
 
@@ -19,6 +18,7 @@ from gateway.meter.link import Link, MeterError, MeterUnavailable, Script, Unsup
 from gateway.meter.node import _check_version
 from tests.eventually import eventually
 from tests.faults.proxy import FaultProxy
+from tests.hurry import hurried
 from tests.meter.conftest import OwnServer
 
 ANSWER = Script("return ARGV[1]")
@@ -62,10 +62,11 @@ async def test_replies_that_drip_in_are_whole(link: Link, proxy: FaultProxy) -> 
 
 async def test_a_frozen_server_is_reported_in_time_and_found_again(link: Link, proxy: FaultProxy) -> None:
     proxy.freeze()
-    started = time.monotonic()
-    with pytest.raises(MeterUnavailable, match="did not answer in time"):
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    with hurried(link), pytest.raises(MeterUnavailable, match="did not answer in time"):
         await link.call((b"PING",))
-    assert time.monotonic() - started < 0.5
+    assert loop.time() - started < 0.5
     with pytest.raises(MeterUnavailable, match="not connected"):
         await link.call((b"PING",))  # at once: nobody waits for a server that is known to be away
     proxy.thaw()
@@ -75,9 +76,11 @@ async def test_a_frozen_server_is_reported_in_time_and_found_again(link: Link, p
 
 async def test_nobody_waits_longer_than_the_timeout_behind_a_slow_reply(link: Link, proxy: FaultProxy) -> None:
     proxy.replies.delay_seconds = lambda: 0.4
-    started = time.monotonic()
-    results = await asyncio.gather(*(link.call((b"PING",)) for _ in range(50)), return_exceptions=True)
-    assert time.monotonic() - started < 0.5
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    with hurried(link):
+        results = await asyncio.gather(*(link.call((b"PING",)) for _ in range(50)), return_exceptions=True)
+    assert loop.time() - started < 0.5
     assert all(isinstance(result, MeterUnavailable) for result in results)
     proxy.replies.delay_seconds = lambda: 0.0
     await eventually(lambda: link.is_connected)
@@ -88,7 +91,7 @@ async def test_what_timed_out_is_not_executed_after_the_link_came_back(
 ) -> None:
     key = f"test:{uuid4()}"
     proxy.freeze_present()
-    with pytest.raises(MeterUnavailable):
+    with hurried(link), pytest.raises(MeterUnavailable):
         await link.call((b"INCR", key))
     await eventually(lambda: link.is_connected)
     assert await link.call((b"GET", key)) is None
@@ -103,11 +106,12 @@ async def test_a_lost_connection_is_reported_at_once_and_replaced(link: Link, pr
     waiting = asyncio.create_task(link.call((b"PING",)))
     await asyncio.sleep(0)
     await asyncio.sleep(0.01)  # the command is on its way
-    started = time.monotonic()
+    loop = asyncio.get_running_loop()
+    started = loop.time()
     getattr(proxy, end)()
     with pytest.raises(MeterUnavailable, match="connection to Redis lost"):
         await waiting
-    assert time.monotonic() - started < 0.15
+    assert loop.time() - started < 0.15
     proxy.replies.delay_seconds = lambda: 0.0
     await eventually(lambda: link.is_connected)
     assert await link.call((b"PING",)) == b"PONG"
@@ -136,11 +140,13 @@ async def test_too_many_pending_calls_are_refused_rather_than_queued(
 ) -> None:
     monkeypatch.setattr(pipe_module, "MAX_PENDING", 3)
     proxy.freeze()
-    waiting = [asyncio.create_task(link.call((b"PING",))) for _ in range(3)]
-    await asyncio.sleep(0)
-    with pytest.raises(MeterUnavailable, match="does not keep up"):
-        await link.call((b"PING",))
-    assert all(isinstance(each, MeterUnavailable) for each in await asyncio.gather(*waiting, return_exceptions=True))
+    with hurried(link):
+        waiting = [asyncio.create_task(link.call((b"PING",))) for _ in range(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(MeterUnavailable, match="does not keep up"):
+            await link.call((b"PING",))
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(each, MeterUnavailable) for each in results)
     proxy.thaw()
 
 
@@ -219,7 +225,7 @@ async def test_a_busy_server_is_unavailable(link: Link, server: OwnServer) -> No
 
 async def _end_script(server: OwnServer) -> None:
     await server.admin.script_kill()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         while True:  # the script ends when it next looks up
             with suppress(ResponseError):
                 await server.admin.config_set("busy-reply-threshold", 5000)
@@ -228,9 +234,9 @@ async def _end_script(server: OwnServer) -> None:
 
 async def _call_until_it_fails(server: OwnServer) -> None:
     """On connections of their own: on the one that runs the script the answer waits behind it."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         while True:
-            other = Link(server.url, timeout_seconds=1)
+            other = Link(server.url, timeout_seconds=5)
             try:
                 await other.open()
                 await other.call((b"GET", "test:any"))
@@ -245,7 +251,7 @@ async def test_a_primary_that_became_a_replica_is_left_until_it_is_one_again(lin
             await link.call((b"SET", "test:any", "x"))
         assert not link.is_connected
         with pytest.raises(MeterUnavailable, match="read-only replica"):
-            await Link(server.url, timeout_seconds=1).open()
+            await Link(server.url, timeout_seconds=5).open()
     finally:
         await server.admin.replicaof("NO", "ONE")
     await eventually(lambda: link.is_connected)
@@ -254,7 +260,7 @@ async def test_a_primary_that_became_a_replica_is_left_until_it_is_one_again(lin
 async def test_a_wrong_password_is_named_at_the_start(server: OwnServer) -> None:
     wrong = server.url.replace(server.endpoint.password, "wrong")
     with pytest.raises(MeterUnavailable, match=re.compile("cannot connect to Redis: .*password", re.IGNORECASE)):
-        await Link(wrong, timeout_seconds=1).open()
+        await Link(wrong, timeout_seconds=5).open()
 
 
 async def test_a_password_that_changed_is_tried_until_it_is_right_again(
@@ -271,7 +277,7 @@ async def test_a_password_that_changed_is_tried_until_it_is_right_again(
 
 async def test_nothing_there_is_reported_at_the_start() -> None:
     with pytest.raises(MeterUnavailable, match="cannot connect to Redis"):
-        await Link("redis://127.0.0.1:1/0", timeout_seconds=1).open()
+        await Link("redis://127.0.0.1:1/0", timeout_seconds=5).open()
 
 
 async def test_a_server_that_accepts_and_is_silent_is_reported_at_the_start(
@@ -279,16 +285,17 @@ async def test_a_server_that_accepts_and_is_silent_is_reported_at_the_start(
 ) -> None:
     monkeypatch.setattr(node_module, "CONNECT_TIMEOUT_SECONDS", 0.2)
     proxy.freeze()
-    started = time.monotonic()
+    loop = asyncio.get_running_loop()
+    started = loop.time()
     with pytest.raises(MeterUnavailable, match=r"in time|[Tt]imeout"):
         await Link(proxy.through(server.url), timeout_seconds=0.1).open()
-    assert time.monotonic() - started < 1
+    assert loop.time() - started < 1
     proxy.thaw()
 
 
 async def test_closing_while_reconnecting_leaves_nothing_behind(link: Link, proxy: FaultProxy) -> None:
     proxy.freeze()
-    with suppress(MeterUnavailable):
+    with hurried(link), suppress(MeterUnavailable):
         await link.call((b"PING",))
     await asyncio.sleep(0.02)  # connecting to a server that is silent
     assert repr(link) == "<Link disconnected>"
