@@ -6,7 +6,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from secrets import token_bytes
@@ -32,6 +32,7 @@ from gateway.proxy.handler import Handler
 from gateway.workers.outbox import OutboxPublisher
 from gateway.workers.usage_writer import UsageWriter
 from policies.keys import ENTROPY_BYTES, compose
+from tests.hurry import hurried
 from tests.proxy.upstream import ScriptedUpstream
 
 ANSWER_SECONDS = 10.0  # only a failing test waits so long
@@ -147,6 +148,10 @@ class Plane:
         hot = await self.redis.hgetall(where.account.decode())
         journal = [each for each in await self.redis.xrange(where.journal.decode()) or () if _names(each, account)]
         return hot, await self.holds(account), journal, len(self.upstream.exchanges)
+
+    def hurried(self) -> AbstractContextManager[None]:
+        """Within the block Redis has a tenth of a second to answer the gateway, whatever its configuration says."""
+        return hurried(self.handler._gate._meter._link, timeout_seconds=0.1)
 
     # Records.
 

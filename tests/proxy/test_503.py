@@ -34,7 +34,8 @@ async def postgres(migrated_url: str) -> AsyncIterator[FaultProxy]:
 class TestMetering:
     @pytest.fixture
     async def plane(self, valkey: FaultProxy, redis_url: str, configure: Configure, serve: Serve) -> Plane:
-        return await serve(configure(redis__url=valkey.through(redis_url), redis__timeout="100ms"))
+        """With a Redis that has time to answer until a test hurries it."""
+        return await serve(configure(redis__url=valkey.through(redis_url), redis__timeout="5s"))
 
     async def test_without_redis_nothing_is_admitted(self, plane: Plane, valkey: FaultProxy) -> None:
         account = await plane.account()
@@ -42,7 +43,8 @@ class TestMetering:
         valkey.freeze()
         for _ in range(3):
             async with plane.untouched(account):
-                answer = await plane.get(account)
+                with plane.hurried():
+                    answer = await plane.get(account)
             assert_problem(answer, 503, "metering_unavailable", retry_after=1)
             assert answer.headers["retry-after"] == "1"
         valkey.thaw()
@@ -51,7 +53,9 @@ class TestMetering:
         account = await plane.account()
         assert (await plane.get(account)).status_code == 200
         valkey.replies.delay_seconds = lambda: 0.3
-        assert_problem(await plane.get(account), 503, "metering_unavailable", retry_after=1)
+        with plane.hurried():
+            answer = await plane.get(account)
+        assert_problem(answer, 503, "metering_unavailable", retry_after=1)
         assert await plane.hot(account) == Hot(98, 1, (2, 2, 2))
         valkey.replies.delay_seconds = lambda: 0.0
         assert await plane.at_rest(account) == Hot(99, 0, (2, 2, 2))
@@ -70,7 +74,7 @@ class TestMetering:
         assert (await plane.get(account)).status_code == 200
         valkey.replies.delay_seconds = lambda: 0.5
         asking = asyncio.create_task(plane.get(account))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while not await plane.holds(account):  # noqa: ASYNC110 - no event
                 await asyncio.sleep(0.005)
         for task in asyncio.all_tasks():
@@ -98,7 +102,8 @@ class TestMetering:
         await eventually(lambda: plane.upstream.exchanges)
         valkey.freeze()
         may_answer.set()
-        answered = await running
+        with plane.hurried():
+            answered = await running
         assert (answered.status_code, answered.content) == (200, b"done")
         assert answered.headers["x-credits-remaining"] == "96"
         valkey.reset()  # what was held back is lost, the settlement with it
@@ -113,7 +118,8 @@ class TestMetering:
         async with plane.database.transaction() as connection:
             await keys.revoke(connection, account.key_id)
         valkey.freeze()
-        assert_problem(await plane.get(account), 401, "key_revoked")
+        with plane.hurried():
+            assert_problem(await plane.get(account), 401, "key_revoked")
         valkey.thaw()
 
 
