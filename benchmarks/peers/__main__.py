@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections import defaultdict
@@ -36,7 +37,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument(
-        "--python", nargs="+", default=[sys.executable], help="the Pythons by which the gateway runs, each a contender"
+        "--python",
+        nargs="+",
+        type=os.path.abspath,
+        default=[sys.executable],
+        help="the Pythons by which the gateway runs, each a contender",
     )
     parser.add_argument("--chart", type=Path, help="where to write the SVG")
     given = parser.parse_args()
