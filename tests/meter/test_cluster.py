@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -31,7 +32,20 @@ BOUND_SECONDS = TIMEOUT_SECONDS + 0.75  # what a loop on a busy machine may add
 
 @pytest.fixture
 async def link(cluster: ClusterServers) -> AsyncIterator[Link]:
-    link = Link(cluster.url, timeout_seconds=TIMEOUT_SECONDS, scripts=SCRIPTS)
+    """A patient one, for what all servers answer."""
+    async with _opened(cluster, timeout_seconds=5.0) as link:
+        yield link
+
+
+@pytest.fixture
+async def hasty(cluster: ClusterServers) -> AsyncIterator[Link]:
+    async with _opened(cluster, timeout_seconds=TIMEOUT_SECONDS) as link:
+        yield link
+
+
+@asynccontextmanager
+async def _opened(cluster: ClusterServers, timeout_seconds: float) -> AsyncIterator[Link]:
+    link = Link(cluster.url, timeout_seconds=timeout_seconds, scripts=SCRIPTS)
     await link.open()
     yield link
     await link.close()
@@ -180,9 +194,9 @@ class Load:
 
 
 async def test_a_slot_that_moves_under_load_loses_nothing_and_doubles_nothing(
-    link: Link, cluster: ClusterServers
+    hasty: Link, cluster: ClusterServers
 ) -> None:
-    load = Load(link, uuid4())
+    load = Load(hasty, uuid4())
     one, two = load.keys
     await load.does(50)
     source = await cluster.owner(one)
@@ -199,8 +213,8 @@ async def test_a_slot_that_moves_under_load_loses_nothing_and_doubles_nothing(
     assert load.longest_seconds < BOUND_SECONDS
 
 
-async def test_a_demoted_master_is_left_for_its_successor(link: Link, cluster: ClusterServers) -> None:
-    load = Load(link, uuid4())
+async def test_a_demoted_master_is_left_for_its_successor(hasty: Link, cluster: ClusterServers) -> None:
+    load = Load(hasty, uuid4())
     await load.does(20)
     replica = await cluster.replica_of(await cluster.owner(load.keys[0]))
     await replica.ask("CLUSTER", "FAILOVER")
@@ -213,9 +227,9 @@ async def test_a_demoted_master_is_left_for_its_successor(link: Link, cluster: C
 
 @pytest.mark.parametrize("end", ["kill", "freeze"])
 async def test_a_master_that_dies_is_replaced_within_five_seconds_and_nobody_waits(
-    link: Link, cluster: ClusterServers, end: str
+    hasty: Link, cluster: ClusterServers, end: str
 ) -> None:
-    load = Load(link, uuid4())
+    load = Load(hasty, uuid4())
     await load.does(20)
     master = await cluster.owner(load.keys[0])
     replica = await cluster.replica_of(master)
@@ -239,7 +253,7 @@ async def test_a_link_opens_while_a_master_is_away_and_serves_the_rest(cluster: 
     replica = await cluster.replica_of(master)
     there = [key for key in keys if await cluster.owner(key) is not master]
     master.kill()
-    link = Link(cluster.url, timeout_seconds=TIMEOUT_SECONDS)
+    link = Link(cluster.url, timeout_seconds=5.0)
     await link.open()
     try:
         assert await link.pipeline([(b"SET", key, "x") for key in there]) == [b"OK"] * len(there)
