@@ -106,7 +106,7 @@ async def test_an_idle_connection_that_died_costs_nobody_an_error(single: Databa
 
 
 async def test_a_slow_statement_is_unavailable(own_database_url: str) -> None:
-    hasty = Database(own_database_url, pool_size=1, statement_timeout_seconds=0.3)
+    hasty = Database(own_database_url, pool_size=1, statement_timeout_seconds=0.6)
     with pytest.raises(DatabaseUnavailable, match="statement timeout"):
         async with hasty.transaction() as connection:
             await connection.execute(text("SELECT pg_sleep(30)"))
@@ -158,7 +158,7 @@ async def test_a_missing_database_is_unavailable_and_named(own_database_url: str
 
 async def test_a_frozen_server_is_unavailable_and_its_connection_replaced(own_database_url: str) -> None:
     """The server's own timeout cannot fire when the server does not run."""
-    hasty = Database(own_database_url, pool_size=1, statement_timeout_seconds=0.3)
+    hasty = Database(own_database_url, pool_size=1, statement_timeout_seconds=0.6)
 
     async def ask(pid: int) -> None:
         async with hasty.transaction() as connection:
@@ -178,7 +178,7 @@ async def test_a_frozen_server_is_unavailable_and_its_connection_replaced(own_da
 
 
 async def test_a_frozen_server_under_a_copy_is_unavailable(own_database_url: str) -> None:
-    hasty = Database(own_database_url, pool_size=1, statement_timeout_seconds=0.3)
+    hasty = Database(own_database_url, pool_size=1, statement_timeout_seconds=0.6)
 
     async def copy(pid: int) -> None:
         async with hasty.transaction() as connection:
