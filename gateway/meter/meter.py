@@ -378,6 +378,7 @@ class Meter:
                 await self.abandon(self.keys(_user_of(head)), request_id.decode())
 
 
+_VERDICTS = {int(verdict): verdict for verdict in Verdict}  # 0.5 µs less than asking the Enum
 _UNDECIDED = frozenset((Verdict.STALE, Verdict.COLD, Verdict.LOST, Verdict.UNCOUNTED, Verdict.CLOSED))
 
 
@@ -386,14 +387,13 @@ def _user_of(head: str) -> UUID:
 
 
 def _admission(reply: Sequence[Any], epoch: str = "") -> Admission:
-    verdict = reply[0]
-    if verdict == 1:
-        used, reset = (reply[2], reply[4], reply[6]), (reply[3], reply[5], reply[7])
-        return Admission(Verdict.ADMITTED, reply[1], used, reset, epoch=epoch)
+    verdict = _VERDICTS[reply[0]]
     if verdict in _UNDECIDED:
-        return Admission(Verdict(verdict))
-    violated = tuple(window for bit, window in enumerate(WINDOWS) if reply[9] & 1 << bit)
+        return Admission(verdict)
     used, reset = (reply[2], reply[4], reply[6]), (reply[3], reply[5], reply[7])
-    answer = reply[10] if verdict == Verdict.REPEAT else b""
-    left = reply[10] if verdict == Verdict.CAP_REACHED else 0
-    return Admission(Verdict(verdict), reply[1], used, reset, reply[8], violated, answer=answer, key_left=left)
+    if verdict is Verdict.ADMITTED:
+        return Admission(verdict, reply[1], used, reset, epoch=epoch)
+    violated = tuple([window for bit, window in enumerate(WINDOWS) if reply[9] & 1 << bit]) if reply[9] else ()
+    answer = reply[10] if verdict is Verdict.REPEAT else b""
+    left = reply[10] if verdict is Verdict.CAP_REACHED else 0
+    return Admission(verdict, reply[1], used, reset, reply[8], violated, answer=answer, key_left=left)

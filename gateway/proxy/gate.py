@@ -131,12 +131,16 @@ class Gate:
         self._float = floating or Float(None)
         self._floods = Floods()
 
-    async def check(self, inbound: Inbound, match: Match, key: bytes, *, caller: Caller) -> Clearance:
-        """Lets a caller through to a route; raises Refused by the knowledge of this moment, never by older."""
+    def clear(self, inbound: Inbound, match: Match, caller: Caller) -> Clearance | None:
+        """Lets a caller through to a route; None where it would be refused by knowledge that may be old."""
         try:
             return self._check(inbound, match, caller)
         except Refused:
-            return self._check(inbound, match, await self._confirm(key, caller))
+            return None
+
+    async def check(self, inbound: Inbound, match: Match, key: bytes, *, caller: Caller) -> Clearance:
+        """The same; raises Refused by the knowledge of this moment."""
+        return self._check(inbound, match, await self._confirm(key, caller))
 
     async def admit(self, ask: Ask, clearance: Clearance) -> Ticket:
         """Holds the price of the call, or raises Refused or Repeated: then nothing was counted and nothing charged."""

@@ -79,8 +79,9 @@ class Handler:
             destination = self._destinations[match.route.upstream]
             repeats_by = repeats.key_digest(inbound)
             key = inbound.api_key()
-            caller = await self._principals.get(key, inbound.remembered)
-            clearance = await self._gate.check(inbound, match, key, caller=caller)
+            sent, check = inbound.remembered, self._gate.check
+            caller = self._principals.fresh(sent.digest) or await self._principals.get(key, sent)
+            clearance = self._gate.clear(inbound, match, caller) or await check(inbound, match, key, caller=caller)
             plan = clearance.subscription.plan
             body = None
             if bodies.is_needed(match.route, is_compared=repeats_by is not None):

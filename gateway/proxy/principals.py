@@ -92,6 +92,17 @@ class Principals:
     def __repr__(self) -> str:
         return f"<Principals {len(self._entries)} cached, {len(self._loads)} loading>"
 
+    def fresh(self, digest: bytes | None) -> Caller | None:
+        """The caller of a key whose digest is known, where nothing has to be read for it."""
+        if digest is None:
+            return None
+        entry = self._entries.get(digest)
+        if not isinstance(entry, Caller) or monotonic_seconds() - entry.loaded_at >= self._max_age_seconds:
+            return None
+        self._entries.move_to_end(digest)
+        self._hits.inc()
+        return entry
+
     async def get(self, key: bytes, sent: SentKey | None = None) -> Caller:
         """The caller behind a key as sent; raises Refused for a malformed or unknown one.
 
@@ -104,12 +115,12 @@ class Principals:
             digest = keys.digest(key, self._pepper)
             if sent is not None:
                 sent.digest = digest
+        caller = self.fresh(digest)
+        if caller is not None:
+            return caller
         entry = self._entries.get(digest)
         if isinstance(entry, Caller):
             self._entries.move_to_end(digest)
-            if monotonic_seconds() - entry.loaded_at < self._max_age_seconds:
-                self._hits.inc()
-                return entry
             self._refreshes.inc()
             return await self._refreshed(key, entry)
         if entry is not None and monotonic_seconds() < entry:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
@@ -60,9 +60,12 @@ class Reply:
         self.status = HTTPStatus.SWITCHING_PROTOCOLS
         return wire
 
-    async def problem(self, refused: Refused, ours: HeaderBlock = NO_FIELDS, *, closes: bool = False) -> None:
+    def problem(
+        self, refused: Refused, ours: HeaderBlock = NO_FIELDS, *, closes: bool = False
+    ) -> Coroutine[Any, Any, None]:
         """Says why there is no other answer; with `closes`, that it is the last on this connection."""
-        await self._problem(render(refused, self.request_id), ours, closes=closes)
+        answer = render(refused, self.request_id)
+        return self._last(answer, ours) if closes else self._problem(answer, ours)
 
     async def fault(self) -> None:
         """Says that the gateway failed, as far as it can still be said."""
@@ -70,14 +73,14 @@ class Reply:
             self._client.abort()
             return
         answer = problem("internal_error", "The gateway failed; this call is not charged.", request_id=self.request_id)
-        await self._problem(answer, NO_FIELDS, closes=False)
+        await self._problem(answer, NO_FIELDS)
 
-    async def _problem(self, answer: Problem, ours: HeaderBlock, *, closes: bool) -> None:
-        if closes:
-            await self.start(answer.status, [*answer.headers, (b"connection", b"close")], ours)
-            await self.end(answer.body)
-        else:
-            await self.whole(answer.status, _block_of(answer.fields), answer.body, ours)
+    def _problem(self, answer: Problem, ours: HeaderBlock) -> Coroutine[Any, Any, None]:
+        return self.whole(answer.status, _block_of(answer.fields), answer.body, ours)
+
+    async def _last(self, answer: Problem, ours: HeaderBlock) -> None:
+        await self.start(answer.status, [*answer.headers, (b"connection", b"close")], ours)
+        await self.end(answer.body)
 
     def _headers(self, upstream_headers: Sequence[Header], ours: HeaderBlock) -> list[Header]:
         headers = [header for header in upstream_headers if header[0] not in DROPPED]

@@ -20,7 +20,12 @@ import pytest
 
 from tests.e2e.conftest import Running
 
-ROW_SECONDS = 10
+ROW_SECONDS = 30  # only a failure waits so long
+# Quoted in the answer, whose events then take a third of a second: longer than a client is held up by its machine.
+STORY = (
+    "Tell me a story of some length, please: of a gateway between a patient sea and an impatient town, and of who was"
+    " let through it in winter, when, by whom and why."
+)
 
 
 async def row_of(demo: Running, table: str, client_request_id: str) -> Mapping[str, Any]:
@@ -63,7 +68,7 @@ async def test_a_streamed_chat_arrives_event_by_event_before_the_upstream_has_en
     async with openai.AsyncOpenAI(base_url=f"{demo.public_url}/v1", api_key=demo.api_key) as client:
         stream = await client.chat.completions.create(
             model="demo",
-            messages=[{"role": "user", "content": "Tell me a story of some length, please."}],
+            messages=[{"role": "user", "content": STORY}],
             stream=True,
             stream_options={"include_usage": True},
             extra_headers={"X-Request-Id": request_id},
