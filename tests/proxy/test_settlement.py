@@ -27,6 +27,7 @@ from gateway.proxy.spool import Spool, framed
 from policies.limits import Limits
 from tests.eventually import eventually
 from tests.faults.proxy import FaultProxy
+from tests.hurry import hurried
 from tests.proxy.conftest import Configure, Serve
 
 UNLIMITED = Limits((None, None, None), None)
@@ -34,13 +35,12 @@ UNLIMITED = Limits((None, None, None), None)
 
 @dataclass(frozen=True)
 class Till:
-    """Redis by way of a proxy, and one account in it; `redis` and `admitting` go past the proxy, and have time."""
+    """Redis by way of a proxy, which has time unless it is `hurried`, and one account; `redis` goes past the proxy."""
 
     proxy: FaultProxy
     link: Link
     redis: Any  # a Redis whose replies are bytes, which its types do not know
     meter: Meter
-    admitting: Meter
     folder: Path
     keys: AccountKeys
 
@@ -55,7 +55,7 @@ class Till:
         """A call under way that holds one credit, and its end, which charges `number`."""
         where = keys or self.keys
         request_id = str(uuid4())
-        admission = await self.admitting.admit(
+        admission = await self.meter.admit(
             where,
             request_id=request_id,
             account_version=1,
@@ -97,17 +97,16 @@ class Till:
 async def till(redis_url: str, redis: Redis, tmp_path: Path) -> AsyncIterator[Till]:
     parts = 90  # its last ones are nobody else's
     async with FaultProxy("127.0.0.1", int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
-        link = Link(proxy.through(redis_url), timeout_seconds=0.5, scripts=SCRIPTS)
-        patient = Link(redis_url, timeout_seconds=5.0, scripts=SCRIPTS)
-        await asyncio.gather(link.open(), patient.open())
+        link = Link(proxy.through(redis_url), timeout_seconds=5, scripts=SCRIPTS)
+        await link.open()
         meter = Meter(link, partitions=parts, owner="me")
         keys = meter.keys(UUID(int=uuid4().int >> 32 << 32 | parts - 1))
         await redis.delete(keys.journal.decode(), keys.holds.decode())
-        till = Till(proxy, link, redis, meter, Meter(patient, partitions=parts, owner="me"), tmp_path / "spool", keys)
+        till = Till(proxy, link, redis, meter, tmp_path / "spool", keys)
         await till.load(keys)
         yield till
         proxy.thaw()
-        await asyncio.gather(link.close(), patient.close())
+        await link.close()
 
 
 def ends(settlements: list[Settlement]) -> list[tuple[str, int]]:
@@ -125,7 +124,8 @@ async def test_what_redis_does_not_take_is_on_disk_before_settling_returns(till:
     async with till.settler() as settler:
         calls = [await till.admit(number) for number in range(20)]
         till.proxy.freeze()
-        assert await settler.settle(calls[0]) is None
+        with hurried(till.link):
+            assert await settler.settle(calls[0]) is None
         assert till.files()["me.spool"] == len(framed(module._encoded(calls[0])))
         assert await asyncio.gather(*map(settler.settle, calls[1:])) == [None] * 19
         assert settler.owed == metrics.SPOOL_ENTRIES._value.get() == 20
@@ -203,7 +203,7 @@ async def test_a_replay_that_is_cut_off_settles_nothing_twice(till: Till) -> Non
             while not await till.settled():  # noqa: ASYNC110 - Redis has no event to offer
                 await asyncio.sleep(0)
         till.proxy.freeze()
-        with pytest.raises(MeterUnavailable):
+        with hurried(till.link), pytest.raises(MeterUnavailable):
             await replaying
         assert 0 < settler.owed <= 1000
     await till.back()
@@ -261,7 +261,7 @@ async def test_with_a_full_disk_settlements_stay_owed_in_memory(till: Till, monk
         assert metrics.SPOOL_FAILURES._value.get() - failures == 4
         assert metrics.SETTLEMENTS_LOST._value.get() == lost
         till.proxy.freeze()
-        with pytest.raises(MeterUnavailable):
+        with hurried(till.link), pytest.raises(MeterUnavailable):
             await settler.run_once()
         assert settler.owed == 5
         await till.back()
