@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
@@ -12,7 +13,7 @@ import structlog
 from gateway.clock import monotonic_seconds
 from gateway.embedded import endpoints, postgres, valkey
 from gateway.embedded.endpoints import Endpoint, Endpoints
-from gateway.embedded.errors import DataDirBusyError, DataDirUnusableError, StoreFailedError
+from gateway.embedded.errors import DataDirBusyError, DataDirUnusableError, EmbeddedError, StoreFailedError
 from gateway.embedded.locks import FileLock, holder, prepare_data_dir
 from gateway.embedded.postgres import Postgres
 from gateway.embedded.valkey import Valkey
@@ -61,12 +62,15 @@ class Stores:
     def is_owner(self) -> bool:
         return isinstance(self._part, _Owner)
 
-    async def keep_running(self) -> NoReturn:
+    async def keep_running(self) -> None:
         """Restart a store whose process dies, at the same address, and flush, until cancelled. For the owner."""
+        await asyncio.gather(self._keep(_Owner.restart_dead), self._keep(_Owner.flush))
+
+    async def _keep(self, doing: Callable[[_Owner], Awaitable[None]]) -> NoReturn:
         while True:
             await asyncio.sleep(_SUPERVISION_SECONDS)
             if isinstance(self._part, _Owner):
-                await asyncio.gather(self._part.restart_dead(), self._part.flush())
+                await doing(self._part)
 
     async def close(self) -> None:
         """Leave the stores. The owner stops them, after up to 10 s for guests to finish."""
@@ -108,8 +112,14 @@ class _Owner:
         reached = endpoints.load(self._memory)
         for store, endpoint in self._stores_at(reached) if reached is not None else ():
             if store.has_died():
-                await store.take_over()
-                await store.start(endpoint)
+                await self._restart(store, endpoint)
+
+    async def _restart(self, store: Postgres | Valkey, endpoint: Endpoint) -> None:
+        try:
+            await store.take_over()
+            await store.start(endpoint)
+        except (EmbeddedError, OSError) as error:
+            _log.error("a store that died cannot be restarted yet", reason=str(error))
 
     async def flush(self) -> None:
         try:

@@ -21,7 +21,8 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
-from gateway.embedded import launch
+from gateway.embedded import launch, valkey
+from gateway.embedded.binaries import find_valkey
 from gateway.embedded.endpoints import choose, load, save
 from gateway.embedded.errors import DataDirBusyError, DataDirUnusableError, EmbeddedUnavailableError, StoreFailedError
 from gateway.embedded.stores import Stores
@@ -259,6 +260,29 @@ async def test_a_store_that_dies_is_restarted_at_the_same_address(data_dir: Path
             while not await answers(stores, expected=["a"]):  # noqa: ASYNC110 - another process, not an event of ours
                 await asyncio.sleep(0.05)
         assert not lives(victim)
+        keeping.cancel()
+
+
+async def test_a_store_that_cannot_be_restarted_yet_is_tried_again(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with await Stores.open(data_dir, durable=False) as stores:
+        await write(stores, "a")
+        missing = [True, True]
+
+        def found_later() -> Path:
+            if missing and missing.pop():
+                raise EmbeddedUnavailableError("no server binary")
+            return find_valkey()
+
+        monkeypatch.setattr(valkey, "find_valkey", found_later)
+        keeping = asyncio.create_task(stores.keep_running())
+        for child in psutil.Process().children():
+            if child.name() == "valkey-server" and owned(child, data_dir):
+                child.send_signal(signal.SIGKILL)
+        async with asyncio.timeout(30):
+            while missing or not await answers(stores, expected=["a"]):  # noqa: ASYNC110 - another process, as above
+                await asyncio.sleep(0.05)
         keeping.cancel()
 
 
