@@ -67,6 +67,7 @@ async def _load_until_killed(running: Running) -> list[str]:
     async def client(number: int) -> None:
         path, body = QUICK if number % 2 else SLOW
         sent = 0
+        await asyncio.sleep(number * LOAD_SECONDS / CLIENTS)  # else they come, and end, all at once
         async with httpx.AsyncClient(base_url=running.public_url, headers={"X-API-Key": running.api_key}) as caller:
             while True:
                 sent += 1
@@ -80,10 +81,17 @@ async def _load_until_killed(running: Running) -> list[str]:
 
     clients = [asyncio.create_task(client(number)) for number in range(CLIENTS)]
     await asyncio.sleep(LOAD_SECONDS)
+    await _are_under_way(running)
     os.killpg(running.process.pid, signal.SIGKILL)
     running.process.wait()
     await asyncio.gather(*clients)
     return received
+
+
+async def _are_under_way(running: Running) -> None:
+    async with asyncio.timeout(30):
+        while await _open_holds(running) < 2:  # noqa: ASYNC110 - Redis has no event to offer
+            await asyncio.sleep(0.01)
 
 
 async def _open_holds(running: Running) -> int:
