@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, nullcontext
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,19 +35,18 @@ from gateway.workers.usage_writer import UsageWriter
 from tests.chaos.conftest import measured
 from tests.chaos.lost import Fault, Victim
 from tests.eventually import eventually
-from tests.loop_time import steady
 from tests.proxy import plane as planes
 from tests.proxy import upstream as upstreams
 from tests.proxy.plane import Account, Plane
-from tests.scale import IS_FULL, chance, times
+from tests.scale import chance, times
 
 ROUNDS = times(suite=len(Fault), full=100)
 PARTITIONS = 4
 CLIENTS = 8
 POOR_CREDITS = 40
 PER_MINUTE = 30
-ANSWER_SECONDS = 0.25 if IS_FULL else 0.5  # the suite shares its machine, and PostgreSQL may be held up by it
-BACK_SECONDS = times(suite=10, full=5)  # the same
+ANSWER_SECONDS = 0.25
+BACK_SECONDS = 5.0
 AFTERMATH_SECONDS = 30.0
 ENVIRON = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATEWAY_JWT_SECRET": "jwt"}
 
@@ -66,12 +65,12 @@ class Load:
     is_over: bool = False
 
     async def client(self, number: int) -> None:
-        random, loop = chance(f"client {number}"), asyncio.get_running_loop()
+        random = chance(f"client {number}")
         while not self.is_over:
             account = random.choice(self.accounts)
-            started = loop.time()
+            started = monotonic_seconds()
             answer = await random.choice(self.planes).get(account)
-            elapsed = loop.time() - started
+            elapsed = monotonic_seconds() - started
             if self.is_suffering:
                 self.slowest_seconds = max(self.slowest_seconds, elapsed - self.lag_seconds)
             self.statuses[account.user_id, answer.status_code] += 1
@@ -81,11 +80,10 @@ class Load:
 
     async def clock(self) -> None:
         """By how much this process, in which everything runs, is late itself; at its worst of late."""
-        loop = asyncio.get_running_loop()
         while not self.is_over:
-            before = loop.time()
+            before = monotonic_seconds()
             await asyncio.sleep(0.01)
-            self.lag_seconds = max(loop.time() - before - 0.01, self.lag_seconds * 0.9)
+            self.lag_seconds = max(monotonic_seconds() - before - 0.01, self.lag_seconds * 0.9)
 
     async def go_on(self, accounts: list[Account], *, within_seconds: float) -> None:
         """Returns when each of the accounts has been served again."""
@@ -134,13 +132,6 @@ async def gateways(victim: Victim, own_database_url: str, tmp_path: Path) -> Asy
         yield serving
     await link.close()
     await database.close()
-
-
-@pytest.fixture(autouse=True)
-async def _time_stands_still_with_the_machine() -> AsyncIterator[None]:
-    """In the suite, that is: at full length the bounds hold by the clock on the wall."""
-    with nullcontext() if IS_FULL else steady():
-        yield
 
 
 @pytest.fixture(autouse=True)

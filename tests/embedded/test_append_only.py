@@ -61,8 +61,11 @@ async def test_its_owner_takes_what_valkey_wrote_to_the_disk(tmp_path: Path, flu
         await eventually(lambda: "appendonly.aof.1.incr.aof" in flushed)
         await redis.bgrewriteaof()
         await eventually(lambda: "appendonly.aof.2.incr.aof" in flushed)
-        await eventually(lambda: not descriptors_of(tmp_path / "valkey/appendonlydir/appendonly.aof.1.incr.aof"))
+        replaced = tmp_path / "valkey/appendonlydir/appendonly.aof.1.incr.aof"
+        await eventually(lambda: not descriptors_of(replaced))
         keeping.cancel()
+    assert flushed >= {"appendonly.aof.1.incr.aof", "appendonly.aof.2.incr.aof", "appendonly.aof.2.base.rdb"}
+    assert not replaced.exists()
 
 
 def test_a_replaced_part_is_freed_piece_by_piece(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

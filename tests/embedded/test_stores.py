@@ -283,6 +283,8 @@ async def test_a_store_that_cannot_be_restarted_yet_is_tried_again(
         async with asyncio.timeout(30):
             while missing or not await answers(stores, expected=["a"]):  # noqa: ASYNC110 - another process, as above
                 await asyncio.sleep(0.05)
+        assert not keeping.done()
+        assert await read(stores) == (["a"], ["a"])
         keeping.cancel()
 
 

@@ -103,6 +103,8 @@ async def test_an_idle_connection_that_died_costs_nobody_an_error(single: Databa
         pid = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
     await _terminate(single.url, pid)
     await single.ping()
+    async with single.read() as connection:
+        assert (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one() != pid
 
 
 async def test_a_slow_statement_is_unavailable(own_database_url: str) -> None:

@@ -57,6 +57,7 @@ async def test_work_is_done_without_a_rest_between(monkeypatch: pytest.MonkeyPat
     digger = Digger(work=50)
     async with Runner(digger):
         await eventually(lambda: digger.work == 0)
+        assert digger.runs >= 50
 
 
 async def test_an_idle_worker_rests() -> None:
