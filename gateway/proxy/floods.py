@@ -1,7 +1,8 @@
 """Who goes on calling although a window is used up: told the same again for a moment, without asking the meter.
 
-Only one who was refused FLOOD times in WINDOW_SECONDS, and only for REPEATED_SECONDS, and while one call asks anew: whoever waits as it was told to
-is served as soon as ever, and a client that heeds no refusal asks Redis now and then, not as often as it can.
+Only one who was refused FLOOD times in WINDOW_SECONDS, and only for REPEATED_SECONDS and while one call asks anew:
+whoever waits as it was told to is served as soon as ever, and a client that heeds no refusal asks Redis now and then,
+not as often as it can.
 """
 
 from __future__ import annotations
