@@ -3,7 +3,7 @@ BIN := .venv/bin
 TESTS ?= tests
 # Each start of the gateway is several processes, which would all compile the same modules.
 unexport PYTHONDONTWRITEBYTECODE
-ALSO_fuzz := tests/api/test_schemathesis.py tests/ledger/test_own_invoices.py
+ALSO_fuzz := tests/api/test_schemathesis.py tests/ledger/invoicing/test_issued_invoices.py
 
 .PHONY: run test check fuzz chaos bench lock
 .DELETE_ON_ERROR:
@@ -25,7 +25,7 @@ fuzz chaos: .venv/.installed-dev
 	@seed=$${SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; \
 	echo "the same again: make $@ SEED=$$seed"; \
 	GATEWAY_TEST_SCALE=full GATEWAY_TEST_SEED=$$seed \
-	$(BIN)/pytest tests/$@ $(ALSO_$@) --hypothesis-seed=$$seed --show-capture=stdout --durations=10
+	$(BIN)/pytest tests/guarantees/$@ $(ALSO_$@) --hypothesis-seed=$$seed --show-capture=stdout --durations=10
 
 bench: .venv/.installed-dev
 	$(BIN)/python -m benchmarks

@@ -23,18 +23,19 @@ import uvicorn
 import uvloop
 
 from benchmarks.listener_cost import GET, ROUNDS, client, cost_microseconds, serve
-from gateway.app.child import tune_garbage_collection
-from gateway.proxy import inbound as reading
-from gateway.proxy.answer import answer_of
-from gateway.proxy.departures import client_of
-from gateway.proxy.forwarding import Destination, fields_towards
-from gateway.proxy.principals import identity_block
-from gateway.proxy.reply import Reply
+from gateway.http.fields import NO_FIELDS
+from gateway.listener.server import configure
+from gateway.proxy.admission.principals import identity_block
+from gateway.proxy.forward.client_response import Reply
+from gateway.proxy.forward.disconnects import client_of
+from gateway.proxy.forward.forwarding import Destination, fields_towards
+from gateway.proxy.forward.upstream_response import answer_of
+from gateway.proxy.request import inbound as reading
 from gateway.proxy.router import Router
-from gateway.proxy.server import configure
 from gateway.request_ids import uuid7
+from gateway.runtime.roles import tune_garbage_collection
 from gateway.upstream.balancer import Upstream
-from gateway.upstream.wire import NO_FIELDS, Request
+from gateway.upstream.request_head import Request
 from policies.model import (
     Account,
     AccountStatus,

@@ -28,7 +28,7 @@ from benchmarks.peers import nginx, ours
 from benchmarks.peers.contender import Contender
 from benchmarks.peers.load import Case, Sample, drive
 from gateway.meter.keys import account_keys, partition_of
-from policies import keys as key_policy
+from policies.access import keys as key_policy
 
 ROUNDS = 5
 SECONDS = 4

@@ -21,8 +21,8 @@ import uvicorn
 import uvloop
 
 from benchmarks.machine import allow_many_files
-from gateway.processes.child import Server
-from gateway.proxy.server import Limits, configure
+from gateway.listener.server import Limits, configure
+from gateway.runtime.process import Server
 
 GET = (
     b"GET /v1/hello HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nUser-Agent: python-httpx/0.28.1\r\nAccept: */*\r\n"

@@ -20,11 +20,11 @@ import uvloop
 from benchmarks.machine import describe
 from gateway.embedded.endpoints import choose
 from gateway.embedded.valkey import Valkey
-from gateway.meter.claims import Claim, Kept
-from gateway.meter.link import Link
+from gateway.meter.client.client import Link
+from gateway.meter.idempotency import Claim, Kept
 from gateway.meter.meter import Meter
-from gateway.meter.scripts import SCRIPTS
-from policies.limits import Limits
+from gateway.meter.scripts.scripts import SCRIPTS
+from policies.access.limits import Limits
 
 CALLS = 100_000
 CALLERS = 64

@@ -16,8 +16,9 @@ from typing import cast
 
 import uvloop
 
+from gateway.http.fields import header_block
 from gateway.upstream.balancer import Upstream
-from gateway.upstream.wire import Request, header_block
+from gateway.upstream.request_head import Request
 
 FIELDS = header_block(
     b"host: 127.0.0.1\r\naccept: */*\r\nuser-agent: bench\r\ncontent-type: application/json\r\nx-id: 0190\r\n"

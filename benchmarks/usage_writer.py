@@ -30,11 +30,11 @@ from redis.asyncio import Redis
 from benchmarks.machine import Family, describe
 from gateway.clock import now
 from gateway.embedded.stores import Stores
-from gateway.ledger import partitions, schema
-from gateway.ledger.session import Database
+from gateway.ledger.db import month_partitions, schema
+from gateway.ledger.db.session import Database
 from gateway.meter.meter import Meter
 from gateway.request_ids import uuid7
-from policies.records import BALANCE_AFTER, COLUMNS, part
+from policies.usage.records import BALANCE_AFTER, COLUMNS, part
 
 PARTITIONS = 64
 STEADY_SECONDS = 10.0
@@ -157,11 +157,11 @@ class Bench:
                     return
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _months(self) -> Sequence[partitions.Partition]:
+    async def _months(self) -> Sequence[month_partitions.Partition]:
         database = Database(self._database_url)
         async with database.transaction() as connection:
-            await partitions.ensure(connection, now=now())
-            found = await partitions.list_partitions(connection)
+            await month_partitions.ensure(connection, now=now())
+            found = await month_partitions.list_partitions(connection)
         await database.close()
         return [each for each in found if each.begins <= now() < each.ends]
 

@@ -1,1 +1,1 @@
-"""Alembic's folder: `gateway/ledger/schema.py` runs it, so that no alembic.ini is needed."""
+"""Alembic's folder: `gateway/ledger/db/schema.py` runs it, so that no alembic.ini is needed."""

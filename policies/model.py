@@ -26,7 +26,7 @@ class Outcome(StrEnum):
 
 
 class Refusal(StrEnum):
-    """Why a request was not served, in the order of the checks. Statuses stand in `gateway/problems.py`."""
+    """Why a request was not served, in the order of the checks. Statuses stand in `gateway/http/problems.py`."""
 
     BAD_REQUEST = "bad_request"
     ROUTE_NOT_FOUND = "route_not_found"

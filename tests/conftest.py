@@ -13,8 +13,8 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.embedded.stores import Stores
-from gateway.ledger import schema
-from gateway.ledger.session import Database
+from gateway.ledger.db import schema
+from gateway.ledger.db.session import Database
 
 # Its default shows local variables in each traceback, and takes a third of a second of CPU for it.
 structlog.configure(
@@ -26,7 +26,7 @@ structlog.configure(
 )
 
 # What starts whole installations and hurts them. It comes first, one test after the other: their faults have deadlines.
-FAULTS = ("chaos", "e2e")
+FAULTS = (Path("guarantees/chaos"), Path("guarantees/e2e"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,7 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _is_fault(item: pytest.Item) -> bool:
-    return item.path.relative_to(Path(__file__).parent).parts[0] in FAULTS
+    folder = item.path.relative_to(Path(__file__).parent).parent
+    return any(folder.is_relative_to(each) for each in FAULTS)
 
 
 @pytest.fixture(scope="session")

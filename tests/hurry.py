@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gateway.meter.link import Link
-from gateway.meter.node import Node
+from gateway.meter.client.client import Link
+from gateway.meter.client.server import Node
 
 HURRIED_SECONDS = 0.25
 

@@ -20,12 +20,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.api import answers
-from gateway.ledger import idempotency
-from gateway.ledger.idempotency import RUNNING, Claim, Kept
-from gateway.ledger.session import Database, DatabaseUnavailable
-from gateway.problems import problem
-from policies.keys import compose
+from gateway.api import error_responses
+from gateway.http.problems import problem
+from gateway.ledger.db import idempotency
+from gateway.ledger.db.idempotency import RUNNING, Claim, Kept
+from gateway.ledger.db.session import Database, DatabaseUnavailable
+from policies.access.keys import compose
 
 MAX_KEY_BYTES = 255
 NONCE_BYTES = 16
@@ -99,16 +99,18 @@ class Idempotent:
             return
         key = _key(sent)
         if key is None:
-            await _answer(answers.invalid("Idempotency-Key", "one of 1 to 255 visible ASCII characters"), scope, send)
+            await _answer(
+                error_responses.invalid("Idempotency-Key", "one of 1 to 255 visible ASCII characters"), scope, send
+            )
             return
         try:
             body = await _read(receive)
             await self._serve(scope, body, send, key=key)
         except HTTPException:
-            found = answers.Answer("payload_too_large", "The body is larger than this API takes.")
+            found = error_responses.Answer("payload_too_large", "The body is larger than this API takes.")
             await _answer(found, scope, send)
         except DatabaseUnavailable:
-            await _answer(answers.UNREACHABLE, scope, send)
+            await _answer(error_responses.UNREACHABLE, scope, send)
 
     async def _serve(self, scope: Scope, body: bytes, send: Send, *, key: bytes) -> None:
         claim = Claim(
@@ -132,7 +134,7 @@ class Idempotent:
         await captured.send(send)
         if known is RUNNING:
             detail = "A request with this Idempotency-Key is still running, or broke off."
-            await _answer(answers.Answer("idempotency_in_progress", detail, {"retry_after": 1}), scope, send)
+            await _answer(error_responses.Answer("idempotency_in_progress", detail, {"retry_after": 1}), scope, send)
         elif isinstance(known, Kept):
             await self._repeat(known, claim, scope, send, key=key)
 
@@ -185,7 +187,7 @@ class Idempotent:
     async def _repeat(self, kept: Kept, claim: Claim, scope: Scope, send: Send, *, key: bytes) -> None:
         if not hmac.compare_digest(kept.fingerprint, claim.fingerprint):
             detail = "This Idempotency-Key was sent with another request; give each request a key of its own."
-            await _answer(answers.Answer("idempotency_key_reused", detail), scope, send)
+            await _answer(error_responses.Answer("idempotency_key_reused", detail), scope, send)
             return
         body = Drawn(self._peppers, nonce=kept.nonce, key=key).put_back(kept.body)
         headers = [(b"content-length", b"%d" % len(body)), (b"idempotency-replayed", b"true")]
@@ -268,7 +270,7 @@ def _again(body: bytes) -> Receive:
     return receive
 
 
-async def _answer(answer: answers.Answer, scope: Scope, send: Send) -> None:
+async def _answer(answer: error_responses.Answer, scope: Scope, send: Send) -> None:
     found = problem(answer.code, answer.detail, request_id=scope["state"]["request_id"], extras=answer.extras)
     await send({"type": "http.response.start", "status": found.status, "headers": list(found.headers)})
     await send({"type": "http.response.body", "body": found.body})

@@ -13,9 +13,9 @@ from gateway.cli import options
 from gateway.cli.installation import prepare
 from gateway.cli.options import AsJson, ConfigFile, DataDir
 from gateway.config import Config
-from gateway.ledger import audit_chain
-from gateway.ledger.session import Database
-from gateway.processes.stores import opened_stores
+from gateway.ledger.audit import audit_chain
+from gateway.ledger.db.session import Database
+from gateway.runtime.stores import opened_stores
 from policies.audit_chain import Broken, Head
 
 app = typer.Typer(help="The audit log as a chain.", no_args_is_help=True)

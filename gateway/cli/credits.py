@@ -8,10 +8,11 @@ import typer
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.cli import options
-from gateway.cli.desk import ACTOR, at_desk, find_user
 from gateway.cli.options import AsJson, ConfigFile, DataDir
 from gateway.cli.output import answer
-from gateway.ledger import audit, credits
+from gateway.cli.unit_of_work import ACTOR, at_desk, find_user
+from gateway.ledger.audit import audit_log
+from gateway.ledger.credits import grants
 
 app = typer.Typer(help="Credits.", no_args_is_help=True)
 
@@ -34,9 +35,9 @@ def grant(
 
     async def work(connection: AsyncConnection) -> dict[str, Any]:
         owner = await find_user(connection, user)
-        entry = await credits.grant(connection, owner.id, amount=amount, source="admin", reason=reason, actor=ACTOR)
+        entry = await grants.grant(connection, owner.id, amount=amount, source="admin", reason=reason, actor=ACTOR)
         granted = {"user_id": str(owner.id), "amount": amount, "balance": entry.balance_after, "reason": reason}
-        await audit.append(
+        await audit_log.append(
             connection,
             actor=ACTOR,
             action="credits.grant",

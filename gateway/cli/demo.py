@@ -15,13 +15,16 @@ from gateway.cli.installation import prepare
 from gateway.clock import now
 from gateway.config import Config
 from gateway.embedded.locks import serve_lock
-from gateway.ledger import accounts, audit_chain, keys, plans, subscriptions
-from gateway.ledger.errors import NotFound
-from gateway.ledger.session import Database
-from gateway.processes.serving import EVERYTHING, Role, serving, until_told_to_stop
-from gateway.processes.sockets import bind, url_of
-from gateway.processes.stores import Reached, opened_stores
-from policies.keys import ENTROPY_BYTES, compose
+from gateway.ledger.accounts import api_keys, users
+from gateway.ledger.audit import audit_chain
+from gateway.ledger.catalogue import plans
+from gateway.ledger.db.errors import NotFound
+from gateway.ledger.db.session import Database
+from gateway.ledger.subscriptions import subscriptions
+from gateway.runtime.serving import EVERYTHING, Role, serving, until_told_to_stop
+from gateway.runtime.sockets import bind, url_of
+from gateway.runtime.stores import Reached, opened_stores
+from policies.access.keys import ENTROPY_BYTES, compose
 
 EMAIL = "demo@example.com"
 PLAN = "pro"
@@ -74,18 +77,18 @@ async def _account(config: Config, reached: Reached) -> tuple[str, str]:
     database = Database(reached.database_url, pool_size=1, audit_keys=audit_chain.keys_of(config.secrets.peppers))
     try:
         async with database.transaction() as connection:
-            user = await accounts.get_by_email(connection, EMAIL)
+            user = await users.get_by_email(connection, EMAIL)
             if user is not None and remembered.exists():
                 return str(user.id), remembered.read_text()
             if user is None:
-                user = await accounts.create(connection, EMAIL, name="Demo")
+                user = await users.create(connection, EMAIL, name="Demo")
                 plan = await plans.get(connection, PLAN)
                 if plan is None:
                     raise NotFound("plan", PLAN)
                 await subscriptions.start(connection, user.id, plan_id=plan.id, now=now())
             secret = compose(config.keys.prefix, token_bytes(ENTROPY_BYTES))
-            fingerprint = keys.fingerprint(secret, config.secrets.peppers)
-            await keys.create(connection, user.id, fingerprint=fingerprint, name="demo")
+            fingerprint = api_keys.fingerprint(secret, config.secrets.peppers)
+            await api_keys.create(connection, user.id, fingerprint=fingerprint, name="demo")
     finally:
         await database.close()
     _remember(remembered, secret.secret)

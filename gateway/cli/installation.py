@@ -7,12 +7,14 @@ from dataclasses import fields
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.config import Config, PlanSpec
-from gateway.ledger import audit_chain, offers, schema
-from gateway.ledger.offers import Offer
-from gateway.ledger.plans import PlanTerms, Tier
-from gateway.ledger.session import Database
-from gateway.meter.link import Link
-from gateway.processes.stores import EMBEDDED, Reached
+from gateway.ledger.audit import audit_chain
+from gateway.ledger.catalogue import configured_plans
+from gateway.ledger.catalogue.configured_plans import Offer
+from gateway.ledger.catalogue.plans import PlanTerms, Tier
+from gateway.ledger.db import schema
+from gateway.ledger.db.session import Database
+from gateway.meter.client.client import Link
+from gateway.runtime.stores import EMBEDDED, Reached
 
 REDIS_TIMEOUT_SECONDS = 2.0
 
@@ -38,10 +40,10 @@ async def prepare(config: Config, reached: Reached) -> None:
 async def seed(connection: AsyncConnection, config: Config) -> tuple[str, ...]:
     """Creates the plans and the permissions that are missing, so that subscribers may call what routes ask for.
 
-    See `offers.seed` for who gets which permission; gives the ids of the plans that it created.
+    See `configured_plans.seed` for who gets which permission; gives the ids of the plans that it created.
     """
     written = [offer_of(spec) for spec in config.plans]
-    return await offers.seed(connection, written, route_permissions=route_permissions(config))
+    return await configured_plans.seed(connection, written, route_permissions=route_permissions(config))
 
 
 def route_permissions(config: Config) -> frozenset[str]:

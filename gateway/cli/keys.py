@@ -11,13 +11,14 @@ import typer
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.cli import options
-from gateway.cli.desk import ACTOR, at_desk, find_user
 from gateway.cli.options import AsJson, ConfigFile, DataDir
 from gateway.cli.output import answer, listing
+from gateway.cli.unit_of_work import ACTOR, at_desk, find_user
 from gateway.clock import now
-from gateway.ledger import audit, keys
-from gateway.ledger.keys import ApiKey
-from policies.keys import ENTROPY_BYTES, compose
+from gateway.ledger.accounts import api_keys
+from gateway.ledger.accounts.api_keys import ApiKey
+from gateway.ledger.audit import audit_log
+from policies.access.keys import ENTROPY_BYTES, compose
 
 app = typer.Typer(help="API keys.", no_args_is_help=True)
 
@@ -40,8 +41,8 @@ def create(
 
     async def work(connection: AsyncConnection) -> dict[str, Any]:
         owner = await find_user(connection, user)
-        fingerprint = keys.fingerprint(secret, settings.secrets.peppers)
-        key = await keys.create(connection, owner.id, fingerprint=fingerprint, name=name, expires_at=expires_at)
+        fingerprint = api_keys.fingerprint(secret, settings.secrets.peppers)
+        key = await api_keys.create(connection, owner.id, fingerprint=fingerprint, name=name, expires_at=expires_at)
         await _note(connection, "keys.create", key)
         return {**_shown(key), "key": secret.secret}
 
@@ -61,7 +62,7 @@ def list_all(
         owner = None if user is None else (await find_user(connection, user)).id
         rows, cursor = [], None
         while True:
-            page = await keys.list_keys(connection, user_id=owner, cursor=cursor, limit=500)
+            page = await api_keys.list_keys(connection, user_id=owner, cursor=cursor, limit=500)
             rows += [_shown(key) for key in page.data]
             cursor = page.next_cursor
             if cursor is None:
@@ -75,7 +76,7 @@ def revoke(key: KeyId, config: ConfigFile = None, data_dir: DataDir = None, as_j
     """Revoke a key for good: it is refused from the next request on."""
 
     async def work(connection: AsyncConnection) -> dict[str, Any]:
-        revoked = await keys.revoke(connection, key)
+        revoked = await api_keys.revoke(connection, key)
         await _note(connection, "keys.revoke", revoked)
         return _shown(revoked)
 
@@ -95,9 +96,9 @@ def rotate(
     secret = compose(settings.keys.prefix, token_bytes(ENTROPY_BYTES))
 
     async def work(connection: AsyncConnection) -> dict[str, Any]:
-        fingerprint = keys.fingerprint(secret, settings.secrets.peppers)
+        fingerprint = api_keys.fingerprint(secret, settings.secrets.peppers)
         retire_at = now() + timedelta(seconds=grace_seconds)
-        _, new = await keys.rotate(connection, key, fingerprint=fingerprint, retire_at=retire_at)
+        _, new = await api_keys.rotate(connection, key, fingerprint=fingerprint, retire_at=retire_at)
         await _note(connection, "keys.rotate", new)
         return {**_shown(new), "key": secret.secret}
 
@@ -118,4 +119,6 @@ def _shown(key: ApiKey) -> dict[str, Any]:
 
 
 async def _note(connection: AsyncConnection, action: str, key: ApiKey) -> None:
-    await audit.append(connection, actor=ACTOR, action=action, entity="key", entity_id=str(key.id), after=_shown(key))
+    await audit_log.append(
+        connection, actor=ACTOR, action=action, entity="key", entity_id=str(key.id), after=_shown(key)
+    )

@@ -6,16 +6,16 @@ import sys
 
 import typer
 
-from gateway.cli import audit, credits, keys, plans, reconcile, schema, serving, usage, users
+from gateway.cli import audit, credits, keys, migrate, plans, reconcile, serving, usage, users
 from gateway.cli.installation import SchemaBehind
 from gateway.config import ConfigError
 from gateway.embedded.errors import EmbeddedError
-from gateway.ledger.errors import AlreadyExists, InUse, InvalidValue, NotFound
-from gateway.ledger.schema import UnknownRevision
-from gateway.ledger.session import DatabaseUnavailable, InvalidDatabaseUrl
-from gateway.meter.link import MeterUnavailable, UnsupportedServer
-from gateway.processes.sockets import AddressUnusable
-from gateway.processes.supervisor import ChildFailed
+from gateway.ledger.db.errors import AlreadyExists, InUse, InvalidValue, NotFound
+from gateway.ledger.db.schema import UnknownRevision
+from gateway.ledger.db.session import DatabaseUnavailable, InvalidDatabaseUrl
+from gateway.meter.client.client import MeterUnavailable, UnsupportedServer
+from gateway.runtime.sockets import AddressUnusable
+from gateway.runtime.supervisor import ChildFailed
 
 app = typer.Typer(
     name="gateway",
@@ -24,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for commands in (serving.app, schema.app, reconcile.app):
+for commands in (serving.app, migrate.app, reconcile.app):
     app.registered_commands += commands.registered_commands
 app.add_typer(users.app, name="users")
 app.add_typer(keys.app, name="keys")

@@ -16,13 +16,14 @@ from rich.text import Text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.cli import options
-from gateway.cli.desk import ACTOR, at_desk, preview
 from gateway.cli.installation import offer_of, route_permissions
 from gateway.cli.options import AsJson, ConfigFile, DataDir
 from gateway.cli.output import listing
-from gateway.ledger import audit, offers, plans
-from gateway.ledger.offers import PlanChange
-from gateway.ledger.plans import Tier
+from gateway.cli.unit_of_work import ACTOR, at_desk, preview
+from gateway.ledger.audit import audit_log
+from gateway.ledger.catalogue import configured_plans, plans
+from gateway.ledger.catalogue.configured_plans import PlanChange
+from gateway.ledger.catalogue.plans import Tier
 
 app = typer.Typer(help="Plans.", no_args_is_help=True)
 
@@ -62,7 +63,7 @@ def apply(
     settings = options.read(config, data_dir)
 
     async def work(connection: AsyncConnection) -> list[dict[str, Any]]:
-        changes = await offers.apply(connection, written, route_permissions=route_permissions(settings))
+        changes = await configured_plans.apply(connection, written, route_permissions=route_permissions(settings))
         for change in changes:
             await _note(connection, change)
         return [row for change in changes for row in _rows(change)]
@@ -117,7 +118,7 @@ def _rows(change: PlanChange) -> list[dict[str, Any]]:
 
 async def _note(connection: AsyncConnection, change: PlanChange) -> None:
     before, after = ({row["field"]: row[side] for row in _rows(change)} for side in ("before", "after"))
-    await audit.append(
+    await audit_log.append(
         connection,
         actor=ACTOR,
         action="plans.create" if change.is_new else "plans.change",

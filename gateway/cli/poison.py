@@ -12,9 +12,9 @@ from gateway.cli import options
 from gateway.cli.installation import prepare
 from gateway.cli.options import AsJson, ConfigFile, DataDir
 from gateway.config import Config
-from gateway.ledger.poison import Poison, list_poison
-from gateway.ledger.session import Database
-from gateway.processes.stores import opened_stores
+from gateway.ledger.db.session import Database
+from gateway.ledger.usage.poison import Poison, list_poison
+from gateway.runtime.stores import opened_stores
 
 PAGE = 500
 

@@ -11,18 +11,18 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli import options
-from gateway.cli.desk import ACTOR
 from gateway.cli.installation import REDIS_TIMEOUT_SECONDS, prepare
 from gateway.cli.options import AsJson, ConfigFile, DataDir
+from gateway.cli.unit_of_work import ACTOR
 from gateway.config import Config
-from gateway.ledger import audit_chain
-from gateway.ledger.session import Database
-from gateway.meter.audit import Audit
-from gateway.meter.link import Link
+from gateway.ledger.audit import audit_chain
+from gateway.ledger.db.session import Database
+from gateway.meter.account_snapshots import Audit
+from gateway.meter.client.client import Link
 from gateway.meter.meter import Meter
-from gateway.meter.scripts import SCRIPTS
-from gateway.processes.stores import opened_stores
-from gateway.workers.reconcile import Finding, Reconciler
+from gateway.meter.scripts.scripts import SCRIPTS
+from gateway.runtime.stores import opened_stores
+from gateway.workers.usage.reconciliation import Finding, Reconciler
 
 # The ledgers of a page of busy accounts take a while to sum; nobody's lock is held meanwhile.
 STATEMENT_TIMEOUT_SECONDS = 300.0

@@ -19,8 +19,8 @@ from gateway.cli.installation import check_redis, prepare
 from gateway.cli.options import AsJson, ConfigFile, DataDir
 from gateway.config import Config, describe
 from gateway.embedded.locks import serve_lock
-from gateway.processes.serving import EVERYTHING, Role, serving, until_told_to_stop
-from gateway.processes.stores import Reached, opened_stores
+from gateway.runtime.serving import EVERYTHING, Role, serving, until_told_to_stop
+from gateway.runtime.stores import Reached, opened_stores
 
 app = typer.Typer()
 
@@ -78,7 +78,7 @@ def child(
     """One process, as its supervisor starts it."""
     import uvloop
 
-    from gateway.app.child import run_child
+    from gateway.runtime.roles import run_child
 
     uvloop.run(
         run_child(options.read(config), roles, line=line, listen=listen, read_again=lambda: options.read(config))

@@ -21,14 +21,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.cli import options
-from gateway.cli.desk import find_user
 from gateway.cli.installation import prepare
 from gateway.cli.options import ConfigFile, DataDir
 from gateway.cli.poison import poison
+from gateway.cli.unit_of_work import find_user
 from gateway.config import Config
-from gateway.ledger.history import UsageFilter, UsageRow, count_usage, stream_usage
-from gateway.ledger.session import Database
-from gateway.processes.stores import opened_stores
+from gateway.ledger.db.session import Database
+from gateway.ledger.usage.history import UsageFilter, UsageRow, count_usage, stream_usage
+from gateway.runtime.stores import opened_stores
 
 app = typer.Typer(help="Usage.", no_args_is_help=True)
 

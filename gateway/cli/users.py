@@ -8,11 +8,13 @@ import typer
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.cli import options
-from gateway.cli.desk import ACTOR, at_desk, find_plan
 from gateway.cli.options import AsJson, ConfigFile, DataDir
 from gateway.cli.output import answer
+from gateway.cli.unit_of_work import ACTOR, at_desk, find_plan
 from gateway.clock import now
-from gateway.ledger import accounts, audit, subscriptions
+from gateway.ledger.accounts import users
+from gateway.ledger.audit import audit_log
+from gateway.ledger.subscriptions import subscriptions
 
 app = typer.Typer(help="Accounts.", no_args_is_help=True)
 
@@ -34,7 +36,7 @@ def create(
     """Create a user. Without a plan the account cannot call anything yet."""
 
     async def work(connection: AsyncConnection) -> dict[str, Any]:
-        user = await accounts.create(connection, email, name=name)
+        user = await users.create(connection, email, name=name)
         subscription = None
         if plan is not None:
             chosen = await find_plan(connection, plan)
@@ -47,7 +49,7 @@ def create(
             "plan": None if subscription is None else subscription.plan_id,
             "subscription_id": None if subscription is None else str(subscription.id),
         }
-        await audit.append(
+        await audit_log.append(
             connection, actor=ACTOR, action="users.create", entity="user", entity_id=str(user.id), after=created
         )
         return created

@@ -9,9 +9,9 @@ from dataclasses import replace
 from gateway.config import model
 from gateway.config.document import Document
 from gateway.config.errors import KeyPath
-from gateway.config.local import LOCAL_PATHS, is_local
 from gateway.config.overlay import expand
 from gateway.config.plans import PlanSpec, default_plans
+from gateway.config.reserved_paths import LOCAL_PATHS, is_local
 from gateway.config.routes import RouteEntry
 from gateway.config.validation import Reader
 

@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from secrets import token_hex
 from typing import NamedTuple, Protocol
 
-from gateway.meter.errors import MeterUnavailable, NotSent
+from gateway.meter.client.client import Link
+from gateway.meter.client.errors import MeterUnavailable, NotSent
 from gateway.meter.keys import PartitionKeys
-from gateway.meter.link import Link
-from gateway.meter.recall import id_after
-from gateway.meter.scripts import ENTER
+from gateway.meter.replay_buffer import id_after
+from gateway.meter.scripts.scripts import ENTER
 
 # In a new epoch nothing is loaded for so long: twice as long as a gateway takes to look, and to hand in what it knows.
 HAND_IN_SECONDS = 1.5

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from gateway.meter.client.client import Link
 from gateway.meter.keys import partition_keys
-from gateway.meter.link import Link
 
 # Five beats may be lost before an owner counts as gone, and holds are given back well within 30 s of a crash.
 BEAT_SECONDS = 3

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from gateway.meter.client.client import Command, Link, Script
 from gateway.meter.keys import partition_keys
-from gateway.meter.link import Command, Link, Script
-from gateway.meter.recall import id_after
-from policies import records
+from gateway.meter.replay_buffer import id_after
+from policies.usage import records
 
 TRIM = Script.load("trim")
 

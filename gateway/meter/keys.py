@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
-from gateway.meter.packing import words
+from gateway.meter.client.packing import words
 
 
 @dataclass(frozen=True, slots=True)

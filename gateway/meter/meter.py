@@ -8,20 +8,20 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from gateway.meter.admission_terms import capped, terms_of
 from gateway.meter.batches import in_batches
-from gateway.meter.claims import CLAIM_SECONDS, Claim, Kept
+from gateway.meter.client.client import Link, MeterError, MeterUnavailable, NotSent
+from gateway.meter.client.packing import word, words
 from gateway.meter.epochs import Epochs, Register, Unregistered
+from gateway.meter.idempotency import CLAIM_SECONDS, Claim, Kept
 from gateway.meter.keys import AccountKeys, account_keys, partition_keys, partition_of, swept_key
-from gateway.meter.link import Link, MeterError, MeterUnavailable, NotSent
-from gateway.meter.packing import word, words
-from gateway.meter.recall import Opened, Recall, Settled
-from gateway.meter.scripts import ADMIT, BUMP, GRANT, LATE, LOAD, PEEK, REPLAY, RESTORE, SETTLE
-from gateway.meter.terms import capped, terms_of
-from policies import records
-from policies.admission import Standing
-from policies.caps import Cap
-from policies.limits import WINDOWS, Limits
+from gateway.meter.replay_buffer import Opened, Recall, Settled
+from gateway.meter.scripts.scripts import ADMIT, BUMP, GRANT, LATE, LOAD, PEEK, REPLAY, RESTORE, SETTLE
+from policies.access.admission import Standing
+from policies.access.key_budgets import Cap
+from policies.access.limits import WINDOWS, Limits
 from policies.model import Outcome, Window
+from policies.usage import records
 
 # How long a settlement may come after its call was swept: frozen gateways, and spools of machines that were down.
 SWEPT_SECONDS = 7 * 86_400

@@ -9,24 +9,26 @@ from typing import Any
 import structlog
 
 from gateway.clock import monotonic_seconds
-from gateway.proxy import bodies, repeats, websocket
-from gateway.proxy import inbound as reading
-from gateway.proxy.bodies import ClientGone, Receive
-from gateway.proxy.call import Call
-from gateway.proxy.departures import Client, Departures, client_of
-from gateway.proxy.forwarding import Destination, Forwarding
-from gateway.proxy.gate import Gate, NotAdmitted, ask_of
-from gateway.proxy.inbound import Inbound, Network
-from gateway.proxy.observers import observe_upload
-from gateway.proxy.principals import Caller, Principals
-from gateway.proxy.repeats import Repeated, StoredAnswer
-from gateway.proxy.reply import Reply, Send, metering_block
+from gateway.http.fields import NO_FIELDS, HeaderBlock
+from gateway.proxy.admission import idempotency
+from gateway.proxy.admission.controller import Gate, NotAdmitted, ask_of
+from gateway.proxy.admission.idempotency import Repeated, StoredAnswer
+from gateway.proxy.admission.principals import Caller, Principals
+from gateway.proxy.forward.client_response import Reply, Send, metering_block
+from gateway.proxy.forward.disconnects import Client, Departures, client_of
+from gateway.proxy.forward.forwarding import Destination, Forwarding
+from gateway.proxy.metering.observers import observe_upload
+from gateway.proxy.request import body as bodies
+from gateway.proxy.request import inbound as reading
+from gateway.proxy.request import websocket
+from gateway.proxy.request.body import ClientGone, Receive
+from gateway.proxy.request.inbound import Inbound, Network
 from gateway.proxy.router import Match, Router
-from gateway.proxy.settlement import Settler
-from gateway.proxy.tally import Tally
+from gateway.proxy.settle.call import Call
+from gateway.proxy.settle.settlement import Settler
+from gateway.proxy.telemetry.request_telemetry import Tally
 from gateway.request_ids import uuid7
 from gateway.upstream.balancer import Upstream
-from gateway.upstream.wire import NO_FIELDS, HeaderBlock
 from policies.model import Outcome, Refused
 
 _log = structlog.get_logger()
@@ -77,7 +79,7 @@ class Handler:
             if match.route.websocket:
                 websocket.check(match.route, inbound)
             destination = self._destinations[match.route.upstream]
-            repeats_by = repeats.key_digest(inbound)
+            repeats_by = idempotency.key_digest(inbound)
             key = inbound.api_key()
             sent, check = inbound.remembered, self._gate.check
             caller = self._principals.fresh(sent.digest) or await self._principals.get(key, sent)

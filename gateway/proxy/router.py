@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, NoReturn
 
-from policies import pricing, records
 from policies.model import Refusal, Refused, Route
+from policies.pricing import prices
+from policies.usage import records
 
 _UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 _PATH = _UNRESERVED + b"/!$&'()*+,=:@"  # RFC 3986 pchar and "/", without ";" and "%"
@@ -35,7 +36,7 @@ class Match(NamedTuple):
     @classmethod
     def of(cls, route: Route, method: str, path: str) -> Match:
         name, usage_type = records.text(route.name), records.text(route.usage_type)
-        held = None if route.price.unit == "item" else pricing.hold(route.price, None)
+        held = None if route.price.unit == "item" else prices.hold(route.price, None)
         return cls(route, path, records.part(name, method, records.text(path), usage_type), held)
 
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.upstream.address import parse_target
+from gateway.upstream.body_replay import ReplayableBody
 from gateway.upstream.connection import Deadlines
 from gateway.upstream.errors import NotSentError, UpstreamError, overloaded
 from gateway.upstream.health import FAILURES_TO_EJECT, Health
 from gateway.upstream.pool import Pool, PoolLimits
-from gateway.upstream.replay import ReplayableBody
+from gateway.upstream.request_head import Request, render_head
 from gateway.upstream.response import OnEnd, Response
-from gateway.upstream.wire import Request, render_head
 from policies.model import Outcome, Refusal
 
 # RFC 9110 section 9.2.2: sending these twice is sending them once. (TRACE never reaches an upstream.)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from gateway.upstream.errors import BodyLengthError, UpstreamError, invalid, timed_out, unreachable
-from gateway.upstream.head import Head
+from gateway.upstream.request_head import Request
 from gateway.upstream.response import OnEnd, Response
-from gateway.upstream.wire import Request
+from gateway.upstream.response_head import Head
 
 # Read at a time: uvloop would read 250 KiB, and a client that reads slowly has three of them waiting for it.
 READ_BYTES = 32 * 1024

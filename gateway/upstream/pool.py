@@ -15,7 +15,7 @@ import structlog
 
 from gateway.upstream.address import Address
 from gateway.upstream.connection import Connection, Deadlines
-from gateway.upstream.dialing import Dialer
+from gateway.upstream.dialer import Dialer
 from gateway.upstream.errors import connect_timed_out, not_connected, overloaded, unreachable
 
 # Common servers close after 60 (nginx 75, AWS load balancers 60) seconds; half of that leaves no race worth naming.

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from gateway.upstream.head import Head, Header
-from gateway.upstream.reader import ResponseReader
-from gateway.upstream.tunnel import Wire
-from gateway.upstream.wire import Request
+from gateway.http.tunnel import Wire
+from gateway.upstream.request_head import Request
+from gateway.upstream.response_head import Head, Header
+from gateway.upstream.response_reader import ResponseReader
 
 
 class Carrier(Protocol):

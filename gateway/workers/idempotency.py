@@ -6,8 +6,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from gateway import clock
-from gateway.ledger import idempotency
-from gateway.ledger.session import Database
+from gateway.ledger.db import idempotency
+from gateway.ledger.db.session import Database
 
 KEPT = timedelta(hours=24)
 ROWS_PER_RUN = 1000

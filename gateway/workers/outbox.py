@@ -17,9 +17,9 @@ from uuid import UUID
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger import outbox
-from gateway.ledger.outbox import OutboxEntry
-from gateway.ledger.session import Database
+from gateway.ledger.db import outbox
+from gateway.ledger.db.outbox import OutboxEntry
+from gateway.ledger.db.session import Database
 from gateway.meter.meter import Applied, Meter
 
 log = structlog.get_logger(__name__)

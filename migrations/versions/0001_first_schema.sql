@@ -622,7 +622,7 @@ CREATE TABLE journal_offsets (
 COMMENT ON TABLE journal_offsets IS 'How far each partition''s journal is applied; moved in the transaction that applies it';
 COMMENT ON COLUMN journal_offsets.last_id IS 'The last stream entry whose rows are here';
 
--- No row is ever refused for want of a partition: gateway/ledger/partitions.py moves early comers into their month.
+-- No row is ever refused for want of a partition: gateway/ledger/db/month_partitions.py moves early comers into their month.
 CREATE TABLE usage_tracking_default PARTITION OF usage_tracking DEFAULT;
 
 CREATE TABLE analysis_history_default PARTITION OF analysis_history DEFAULT;

@@ -16,21 +16,22 @@ import pytest
 from starlette.types import ASGIApp
 
 from gateway.api.admin import build_admin
-from gateway.api.till import Till
-from gateway.app.control_plane import reconciliation
+from gateway.api.checkout import Till
 from gateway.embedded.endpoints import choose
 from gateway.embedded.stores import Stores
 from gateway.embedded.valkey import Valkey
-from gateway.ledger import credits, principals
-from gateway.ledger.session import Database
-from gateway.meter.audit import Audit
-from gateway.meter.link import Link
+from gateway.ledger.accounts import principals
+from gateway.ledger.credits import grants
+from gateway.ledger.db.session import Database
+from gateway.meter.account_snapshots import Audit
+from gateway.meter.client.client import Link
 from gateway.meter.meter import Admission, Meter
-from gateway.meter.scripts import SCRIPTS
+from gateway.meter.scripts.scripts import SCRIPTS
+from gateway.runtime.control_plane import reconciliation
 from gateway.workers.outbox import OutboxPublisher
-from policies import records
-from policies.limits import Limits
+from policies.access.limits import Limits
 from policies.model import Price, Route
+from policies.usage import records
 
 TOKEN = "admin-token-of-the-tests"
 PEPPERS = {1: b"old pepper", 2: b"new pepper"}
@@ -125,7 +126,7 @@ class Office:
 
     async def balance(self, user_id: str) -> int:
         async with self.database.read() as connection:
-            found = await credits.balance(connection, UUID(user_id))
+            found = await grants.balance(connection, UUID(user_id))
         assert found is not None
         return found.current_credits
 

@@ -16,13 +16,13 @@ from starlette.types import ASGIApp
 
 from gateway.api.account import build_account
 from gateway.clock import now
-from gateway.ledger import accounts, sessions
-from gateway.ledger.session import Database
-from gateway.meter.link import Link
+from gateway.ledger.accounts import login_sessions, users
+from gateway.ledger.db.session import Database
+from gateway.meter.client.client import Link
 from gateway.meter.meter import Meter
-from gateway.meter.scripts import SCRIPTS
+from gateway.meter.scripts.scripts import SCRIPTS
 from gateway.workers.outbox import OutboxPublisher
-from policies.tokens import REFRESH_BYTES, digest, refresh_token
+from policies.access.tokens import REFRESH_BYTES, digest, refresh_token
 from tests.api.account.conftest import LIFETIMES, PEPPERS, SECRET, TOKENS
 from tests.api.account.conftest import ROUTES as ACCOUNT_ROUTES
 from tests.api.conftest import TOKEN, admin_app
@@ -48,8 +48,8 @@ class Published:
     async def _customer(self, email: str) -> tuple[UUID, str]:
         secret = refresh_token(token_bytes(REFRESH_BYTES))
         async with self._database.transaction() as connection:
-            user = await accounts.create(connection, email)
-            session = await sessions.begin(
+            user = await users.create(connection, email)
+            session = await login_sessions.begin(
                 connection, user.id, token_hash=digest(secret), expires_at=now() + LIFETIMES.refresh, address=None
             )
         return user.id, TOKENS.issue(user.id, session)

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from gateway.api.idempotency import Drawn
-from gateway.ledger.session import Database
+from gateway.ledger.db.session import Database
 from tests.api.conftest import Office, admin_app, client_of
 
 

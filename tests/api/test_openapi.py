@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 
 from gateway.api.admin import app as admin
 from gateway.api.admin import health, scopes
-from gateway.api.admin.billing import BILLING
+from gateway.api.admin.billing.routers import BILLING
 from tests.api.conftest import Office, client_of
 
 UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"

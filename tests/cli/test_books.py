@@ -17,10 +17,12 @@ import pytest
 from sqlalchemy import text
 
 from gateway.embedded.stores import Stores
-from gateway.ledger import credits, poison, schema
-from gateway.ledger.session import Database
-from gateway.ledger.usage import ingest
-from policies.records import text as escaped
+from gateway.ledger.credits import grants
+from gateway.ledger.db import schema
+from gateway.ledger.db.session import Database
+from gateway.ledger.usage import poison
+from gateway.ledger.usage.ingestion import ingest
+from policies.usage.records import text as escaped
 from tests.cli.commands import ENVIRON, REPOSITORY
 from tests.cli.test_records import CONFIG, Place
 from tests.ledger.make import a_line, a_user
@@ -46,7 +48,7 @@ async def users(place: Place) -> tuple[UUID, UUID]:
     """Two accounts, the first with ROWS calls, one every 20 minutes, and the second with one."""
     async with place.database.transaction() as connection:
         heavy, light = (await a_user(connection)).id, (await a_user(connection)).id
-        await credits.grant(connection, heavy, amount=10_000, source="promo", reason="test", actor="test")
+        await grants.grant(connection, heavy, amount=10_000, source="promo", reason="test", actor="test")
         lines = [
             a_line(heavy, at=FIRST + timedelta(minutes=20 * n), tokens_used=n, cost_usd="0.012345", metadata='{"a": 1}')
             for n in range(ROWS)
@@ -170,7 +172,7 @@ async def test_books_are_proved_and_mended_by_command(place: Place, users: tuple
     said = await place.run("reconcile", "--repair")
     assert (said.code, said.out) == (0, "accounts 2, hot 0, differences 0, credits 0, repaired 0\n")
     async with place.database.read() as connection:
-        newest = (await credits.ledger(connection, users[0])).data[0]
+        newest = (await grants.ledger(connection, users[0])).data[0]
     assert (newest.kind, newest.amount, newest.reason, newest.actor) == ("adjustment", 7, "reconciliation", "cli")
 
 

@@ -9,10 +9,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.cli import installation
 from gateway.config import Config, load
-from gateway.ledger import keys, plans, subscriptions
-from gateway.ledger.plans import StoredPlan, Tier
-from gateway.ledger.principals import find_principal
-from policies.access import may
+from gateway.ledger.accounts import api_keys
+from gateway.ledger.accounts.principals import find_principal
+from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue.plans import StoredPlan, Tier
+from gateway.ledger.subscriptions import subscriptions
+from policies.access.authorization import may
 from tests.ledger.make import NOON, a_fingerprint, a_user
 
 SECRETS = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
@@ -59,7 +61,7 @@ async def test_a_fresh_key_may_call_a_route_that_asks_for_a_permission_until_it_
     settings = config(tmp_path, ROUTES)
     await installation.seed(connection, settings)
     user, fingerprint = await a_user(connection), a_fingerprint()
-    await keys.create(connection, user.id, fingerprint=fingerprint)
+    await api_keys.create(connection, user.id, fingerprint=fingerprint)
     await subscriptions.start(connection, user.id, plan_id="free", now=NOON)
     assert await _may_analyze(connection, fingerprint.key_hash)
     await plans.withdraw_permission(connection, "free", "analyze")

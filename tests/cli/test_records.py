@@ -13,11 +13,12 @@ import pytest
 
 from gateway.config import load
 from gateway.embedded.stores import Stores
-from gateway.ledger import audit, schema
-from gateway.ledger.audit import AuditFilter
-from gateway.ledger.principals import find_principal
-from gateway.ledger.session import Database
-from policies.keys import digest, is_well_formed
+from gateway.ledger.accounts.principals import find_principal
+from gateway.ledger.audit import audit_log
+from gateway.ledger.audit.audit_log import AuditFilter
+from gateway.ledger.db import schema
+from gateway.ledger.db.session import Database
+from policies.access.keys import digest, is_well_formed
 from policies.model import KeyStatus, Principal
 from tests.cli.commands import ENVIRON, Answer, run
 
@@ -126,7 +127,7 @@ async def test_granted_credits_are_in_the_balance_and_in_the_audit_log_and_redis
     granted = (await place.run("credits", "grant", *arguments)).value()
     assert granted == {"user_id": ada["id"], "amount": 20, "balance": 25, "reason": "sorry"}
     async with place.database.read() as connection:
-        entries = (await audit.list_entries(connection, AuditFilter(entity="user", entity_id=ada["id"]))).data
+        entries = (await audit_log.list_entries(connection, AuditFilter(entity="user", entity_id=ada["id"]))).data
         untold = (await connection.exec_driver_sql("SELECT count(*) FROM outbox")).scalar_one()
     assert [(entry.actor, entry.action) for entry in entries] == [("cli", "credits.grant"), ("cli", "users.create")]
     assert untold == 0

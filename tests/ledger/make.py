@@ -10,24 +10,24 @@ from uuid import UUID, uuid4
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger import accounts, keys
-from gateway.ledger.accounts import User
-from gateway.ledger.keys import Fingerprint
-from policies.records import COLUMNS, part
+from gateway.ledger.accounts import api_keys, users
+from gateway.ledger.accounts.api_keys import Fingerprint
+from gateway.ledger.accounts.users import User
+from policies.usage.records import COLUMNS, part
 
 NOON = datetime(2026, 3, 15, 12, tzinfo=UTC)
 
 
 async def a_user(connection: AsyncConnection) -> User:
-    return await accounts.create(connection, f"{uuid4().hex}@example.com")
+    return await users.create(connection, f"{uuid4().hex}@example.com")
 
 
 def a_fingerprint() -> Fingerprint:
     return Fingerprint(prefix="gw_live_ab", last4="wxyz", key_hash=secrets.token_bytes(32))
 
 
-async def a_key(connection: AsyncConnection, user_id: UUID) -> keys.ApiKey:
-    return await keys.create(connection, user_id, fingerprint=a_fingerprint())
+async def a_key(connection: AsyncConnection, user_id: UUID) -> api_keys.ApiKey:
+    return await api_keys.create(connection, user_id, fingerprint=a_fingerprint())
 
 
 def a_line(user_id: UUID, *, credits_charged: int = 1, at: datetime = NOON, **columns: str | int | None) -> bytes:

@@ -11,11 +11,11 @@ from redis.asyncio import Redis
 
 from gateway.embedded.endpoints import Endpoint, choose
 from gateway.embedded.valkey import Valkey
-from gateway.meter.link import Link
-from gateway.meter.scripts import SCRIPTS
-from tests.faults import cluster as clusters
-from tests.faults.cluster import ClusterServers
-from tests.faults.proxy import FaultProxy
+from gateway.meter.client.client import Link
+from gateway.meter.scripts.scripts import SCRIPTS
+from tests.guarantees.faults import cluster as clusters
+from tests.guarantees.faults.cluster import ClusterServers
+from tests.guarantees.faults.proxy import FaultProxy
 from tests.loop_time import steady
 
 # pytest tests/meter --hypothesis-profile=fuzz

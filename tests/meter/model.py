@@ -1,6 +1,6 @@
 """What the scripts must do, said as simply as possible: plain lists of moments instead of rings of buckets.
 
-Judged by the definition in `policies/limits.py`: a window is the current step and the 60 before it.
+Judged by the definition in `policies/access/limits.py`: a window is the current step and the 60 before it.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from gateway.meter.meter import CLOCK_SKEW_MS, Admission, Applied, Loaded, Verdict
-from policies.caps import Cap
-from policies.limits import STEPS, WINDOW_SECONDS, WINDOWS, Limits
+from policies.access.key_budgets import Cap
+from policies.access.limits import STEPS, WINDOW_SECONDS, WINDOWS, Limits
 from policies.model import Window
 
 

@@ -11,13 +11,13 @@ from uuid import UUID, uuid4
 import pytest
 
 from gateway.meter import epochs
+from gateway.meter.client.client import Link, NotSent
 from gateway.meter.epochs import Opening
 from gateway.meter.journal import Journal
-from gateway.meter.link import Link, NotSent
 from gateway.meter.meter import REENTER_SECONDS, Admission, Loaded, Meter, Verdict
-from gateway.meter.scripts import SCRIPTS
-from policies.limits import Limits
-from policies.records import HEAD_COLUMNS, TAIL_COLUMNS, head, line, parse, tail
+from gateway.meter.scripts.scripts import SCRIPTS
+from policies.access.limits import Limits
+from policies.usage.records import HEAD_COLUMNS, TAIL_COLUMNS, head, line, parse, tail
 from tests.meter.conftest import OwnServer
 
 LAST_ID = "99999999999999-5"  # of a clock that is far ahead

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from gateway.meter.client.client import Link
+from gateway.meter.client.topology import SLOTS, key_slot
 from gateway.meter.journal import MAX_ENTRIES_PER_READ, START, Backlog, Journal
 from gateway.meter.keys import partition_keys
-from gateway.meter.link import Link
-from gateway.meter.topology import SLOTS, key_slot
-from tests.faults.cluster import ClusterServers
+from tests.guarantees.faults.cluster import ClusterServers
 from tests.meter.conftest import OwnServer
 
 PARTITIONS = 3

@@ -21,16 +21,16 @@ from hypothesis.stateful import (
 )
 
 from gateway.meter import meter as meter_module
-from gateway.meter.counting import count
+from gateway.meter.client.client import Link, Script
 from gateway.meter.journal import is_correction
-from gateway.meter.link import Link, Script
+from gateway.meter.key_budgets import count
 from gateway.meter.meter import CLOCK_SKEW_MS, Admission, Loaded, Meter, Verdict
-from gateway.meter.scripts import ADMIT, LOAD, PEEK, SCRIPTS
-from policies.admission import Standing, check_standing
-from policies.caps import Cap
-from policies.limits import WINDOW_SECONDS, WINDOWS, Limits
+from gateway.meter.scripts.scripts import ADMIT, LOAD, PEEK, SCRIPTS
+from policies.access.admission import Standing, check_standing
+from policies.access.key_budgets import Cap
+from policies.access.limits import WINDOW_SECONDS, WINDOWS, Limits
 from policies.model import Plan, Refused
-from policies.records import BALANCE_AFTER, HEAD_COLUMNS, TAIL_COLUMNS, head, line, parse, tail
+from policies.usage.records import BALANCE_AFTER, HEAD_COLUMNS, TAIL_COLUMNS, head, line, parse, tail
 from tests.meter.conftest import OwnServer
 from tests.meter.model import Account, Model, step_ms
 

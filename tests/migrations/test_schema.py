@@ -18,9 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 import migrations
 from gateway.embedded.stores import Stores
-from gateway.ledger import schema
-from gateway.ledger.session import Database, DatabaseUnavailable
-from gateway.ledger.tables import metadata
+from gateway.ledger.db import schema
+from gateway.ledger.db.session import Database, DatabaseUnavailable
+from gateway.ledger.db.tables import metadata
 from tests.ledger.make import a_user
 
 

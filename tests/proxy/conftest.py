@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from gateway.app.upstreams import destinations
 from gateway.config import Config, load
-from gateway.ledger.session import Database
-from gateway.meter.link import Link
-from gateway.meter.scripts import SCRIPTS
+from gateway.ledger.db.session import Database
+from gateway.meter.client.client import Link
+from gateway.meter.scripts.scripts import SCRIPTS
 from gateway.proxy.router import Router
+from gateway.runtime.upstreams import destinations
 from tests.loop_time import steady
-from tests.proxy import plane as planes
+from tests.proxy import data_plane as planes
 from tests.proxy import upstream as upstreams
-from tests.proxy.plane import Plane
+from tests.proxy.data_plane import Plane
 from tests.proxy.upstream import ScriptedUpstream
 
 Configure = Callable[..., Config]

@@ -12,7 +12,7 @@ from typing import Any
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
-from tests.proxy.plane import ANSWER_SECONDS, Account, Plane, Wire
+from tests.proxy.data_plane import ANSWER_SECONDS, Account, Plane, Wire
 from tests.proxy.upstream import Exchange
 
 Handler = Callable[[ServerConnection], Awaitable[None]]

@@ -14,8 +14,8 @@ from enum import Enum
 from typing import Any, cast
 
 from gateway.upstream.balancer import Upstream
+from gateway.upstream.request_head import Request
 from gateway.upstream.response import Response
-from gateway.upstream.wire import Request
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 _LENGTH = re.compile(rb"content-length: (\d+)")

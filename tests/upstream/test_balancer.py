@@ -11,7 +11,7 @@ import pytest
 from gateway.upstream.balancer import Upstream
 from gateway.upstream.errors import NotSentError, UpstreamError
 from gateway.upstream.health import FAILED_PROBES_TO_EJECT, FAILURES_TO_EJECT
-from gateway.upstream.wire import Request
+from gateway.upstream.request_head import Request
 from policies.model import Outcome, Refusal
 from tests.upstream.scripted import OK, Reply, Then, eventually, fetch, read_all, scripted, upstream_to
 

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.upstream.connection import HIGH_WATER_BYTES, READ_BYTES
 from gateway.upstream.errors import BodyLengthError, UpstreamError
-from gateway.upstream.wire import Request
+from gateway.upstream.request_head import Request
 from policies.model import Outcome, Refusal
 from tests.upstream.scripted import OK, Peer, Reply, Scripted, Then, eventually, fetch, read_all, scripted, upstream_to
 

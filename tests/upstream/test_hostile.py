@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.upstream.errors import UpstreamError
-from gateway.upstream.wire import Request
+from gateway.upstream.request_head import Request
 from tests.upstream.hostile import CASES, TIMEOUT, Case
 from tests.upstream.scripted import Reply, eventually, fetch, scripted, upstream_to
 

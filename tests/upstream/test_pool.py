@@ -18,7 +18,7 @@ from gateway.upstream.balancer import Upstream
 from gateway.upstream.connection import Deadlines
 from gateway.upstream.errors import NotSentError, UpstreamError
 from gateway.upstream.pool import Pool, PoolLimits
-from gateway.upstream.wire import Request
+from gateway.upstream.request_head import Request
 from policies.model import Outcome, Refusal
 from tests.upstream.scripted import OK, Reply, Then, deaf, eventually, fetch, scripted, upstream_to
 

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from gateway.upstream.balancer import tls_context
 from gateway.upstream.errors import NotSentError
-from gateway.upstream.wire import Request
+from gateway.upstream.request_head import Request
 from policies.model import Outcome
 from tests.upstream.scripted import Reply, Scripted, Then, eventually, fetch, scripted, upstream_to
 

@@ -10,16 +10,16 @@ from uuid import UUID, uuid4
 import pytest
 from redis.asyncio import Redis
 
-from gateway.ledger import credits
-from gateway.ledger.session import Database
+from gateway.ledger.credits import grants
+from gateway.ledger.db.session import Database
+from gateway.meter.client.client import Link
 from gateway.meter.holds import Holds
 from gateway.meter.journal import Journal
-from gateway.meter.link import Link
 from gateway.meter.meter import Admission, Meter
-from gateway.meter.scripts import SCRIPTS
-from gateway.proxy.warming import Warming
-from policies.limits import Limits
-from policies.records import HEAD_COLUMNS, TAIL_COLUMNS, head, tail
+from gateway.meter.scripts.scripts import SCRIPTS
+from gateway.proxy.admission.account_loader import Warming
+from policies.access.limits import Limits
+from policies.usage.records import HEAD_COLUMNS, TAIL_COLUMNS, head, tail
 from tests.ledger.make import a_user
 
 PARTITIONS = 4
@@ -54,7 +54,7 @@ class House:
             await self._give(user_id, amount, connection=connection)
 
     async def _give(self, user_id: UUID, amount: int, *, connection: object) -> None:
-        await credits.grant(connection, user_id, amount=amount, source="promo", reason="test", actor="test")  # type: ignore[arg-type] # a connection
+        await grants.grant(connection, user_id, amount=amount, source="promo", reason="test", actor="test")  # type: ignore[arg-type] # a connection
 
     async def load(self, user_id: UUID) -> None:
         """Makes the account hot, as its first call would."""
@@ -97,9 +97,9 @@ class House:
         """Puts something into the account's journal that settling would not."""
         await self.redis.xadd(self.meter.keys(user_id).journal, {"r": record})
 
-    async def balance(self, user_id: UUID) -> credits.Balance:
+    async def balance(self, user_id: UUID) -> grants.Balance:
         async with self.database.read() as connection:
-            found = await credits.balance(connection, user_id)
+            found = await grants.balance(connection, user_id)
         assert found is not None
         return found
 

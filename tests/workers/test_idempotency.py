@@ -6,9 +6,9 @@ from datetime import timedelta
 from secrets import token_bytes
 
 from gateway.clock import now
-from gateway.ledger import idempotency
-from gateway.ledger.idempotency import Claim, Kept
-from gateway.ledger.session import Database
+from gateway.ledger.db import idempotency
+from gateway.ledger.db.idempotency import Claim, Kept
+from gateway.ledger.db.session import Database
 from gateway.workers.idempotency import KEPT, IdempotencyCleaner
 
 

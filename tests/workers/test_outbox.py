@@ -8,9 +8,10 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import text
 
-from gateway.ledger import credits, versions
+from gateway.ledger.credits import grants
+from gateway.ledger.db import versions
+from gateway.meter.client.client import MeterUnavailable
 from gateway.meter.keys import AccountKeys
-from gateway.meter.link import MeterUnavailable
 from gateway.meter.meter import Applied, Meter, Verdict, Versions
 from gateway.workers.outbox import OutboxPublisher
 from tests.workers.conftest import PARTITIONS, House
@@ -186,6 +187,6 @@ async def test_an_account_whose_hot_copy_lost_a_change_is_loaded_again(house: Ho
 async def test_credits_taken_away_reach_redis_too(house: House) -> None:
     user_id = await _hot(house)
     async with house.database.transaction() as connection:
-        await credits.adjust(connection, user_id, amount=-150, reason="test", actor="test")
+        await grants.adjust(connection, user_id, amount=-150, reason="test", actor="test")
     await OutboxPublisher(house.database, house.meter).publish(user_id)
     assert await _balance(house, user_id) == -50

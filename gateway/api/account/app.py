@@ -9,29 +9,44 @@ from types import ModuleType
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from gateway.api import answers, docs, openapi
-from gateway.api.account import auth, history, keys, ledger, limits, me, plans, quote, recovery, subscriptions, usage
-from gateway.api.account.billing import BILLING
-from gateway.api.account.collaborators import Collaborators, Lifetimes
-from gateway.api.account.guarding import Guarded
-from gateway.api.account.hashing import Hasher
+from gateway.api import docs, error_responses, openapi
+from gateway.api.account import keys, me
+from gateway.api.account.auth_middleware import Guarded
+from gateway.api.account.billing import plans, quote, subscriptions
+from gateway.api.account.billing.routers import BILLING
+from gateway.api.account.dependencies import Collaborators, Lifetimes
 from gateway.api.account.key_reader import KeyReader
-from gateway.api.account.throttling import Throttle
-from gateway.api.account.tokens import AccessTokens
-from gateway.api.desk import Herald
-from gateway.api.edge import Bounded, Identified
-from gateway.api.issuing import KeyIssuer
-from gateway.api.preview import Previewer
-from gateway.api.till import Till
-from gateway.ledger.session import Database
+from gateway.api.account.login import endpoints, recovery
+from gateway.api.account.login.access_tokens import AccessTokens
+from gateway.api.account.login.password_hashing import Hasher
+from gateway.api.account.login.throttling import Throttle
+from gateway.api.account.records import history, ledger, limits, usage
+from gateway.api.checkout import Till
+from gateway.api.dry_run import Previewer
+from gateway.api.key_factory import KeyIssuer
+from gateway.api.middleware import Bounded, Identified
+from gateway.api.unit_of_work import Herald
+from gateway.ledger.db.session import Database
 from gateway.meter.meter import Meter
 from policies.model import Route
 
 # Far above any body of this API and any event of a payment provider.
 MAX_BODY_BYTES = 1024 * 1024
 
-# Each module's `router` holds full paths. All must begin with a segment that gateway/config/local.py keeps for us.
-_NOUNS: tuple[ModuleType, ...] = (auth, recovery, me, keys, usage, history, ledger, limits, quote, plans, subscriptions)
+# Each module's `router` holds full paths. All must begin with a segment that config/reserved_paths.py reserves.
+_NOUNS: tuple[ModuleType, ...] = (
+    endpoints,
+    recovery,
+    me,
+    keys,
+    usage,
+    history,
+    ledger,
+    limits,
+    quote,
+    plans,
+    subscriptions,
+)
 
 
 def build_account(
@@ -80,6 +95,6 @@ def build_account(
     app.include_router(docs.router)
     for noun in (*_NOUNS, *BILLING):
         app.include_router(noun.router, responses=openapi.COMMON)
-    answers.install(app)
+    error_responses.install(app)
     openapi.install(app, guard=None)
     return Identified(Guarded(Bounded(app, max_bytes=MAX_BODY_BYTES), held, lambda: app.routes))

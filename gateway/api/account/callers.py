@@ -8,7 +8,7 @@ from uuid import UUID
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader
 
-from gateway.api.account.collaborators import Bearer, Collaborators, SignedIn, bearer_of, client_address, signed_in
+from gateway.api.account.dependencies import Bearer, Collaborators, SignedIn, bearer_of, client_address, signed_in
 from gateway.api.account.key_reader import KeyHolder
 from gateway.api.errors import NotAuthenticated
 from policies.model import Key

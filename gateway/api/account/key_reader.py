@@ -7,9 +7,9 @@ from typing import NamedTuple
 from uuid import UUID
 
 from gateway.clock import now
-from gateway.ledger import principals
-from gateway.ledger.session import Database
-from policies import keys
+from gateway.ledger.accounts import principals
+from gateway.ledger.db.session import Database
+from policies.access import keys
 from policies.model import AccountStatus, Key, Refusal, Refused
 
 

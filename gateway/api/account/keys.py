@@ -9,15 +9,15 @@ from uuid import UUID
 from fastapi import APIRouter, Body, Query
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.api.account.collaborators import Me, TheIssuer
+from gateway.api.account.dependencies import Me, TheIssuer
 from gateway.api.errors import Conflict
-from gateway.api.keys import IssuedKey, Key, KeyPatch, KeyTerms, Rotation, issued, shown
 from gateway.api.openapi import CONFLICTS, SIGNED_IN, UNKNOWN
-from gateway.api.shapes import Listing, Paging, listing
+from gateway.api.schemas.api_keys import IssuedKey, Key, KeyPatch, KeyTerms, Rotation, issued, shown
+from gateway.api.schemas.pages import Listing, Paging, listing
 from gateway.clock import now
-from gateway.ledger import keys
-from gateway.ledger.errors import NotFound
-from gateway.ledger.versions import bump_account
+from gateway.ledger.accounts import api_keys
+from gateway.ledger.db.errors import NotFound
+from gateway.ledger.db.versions import bump_account
 from policies.model import KeyStatus
 
 router = APIRouter(prefix="/me/keys", tags=["keys"], responses=SIGNED_IN)
@@ -28,7 +28,7 @@ async def create_key(given: KeyTerms, me: Me, issuer: TheIssuer) -> IssuedKey:
     """The answer holds the key, this once."""
     secret, fingerprint = issuer.issue()
     async with me.desk.change() as change:
-        made = await keys.create(change.connection, me.id, fingerprint=fingerprint, **given.model_dump())
+        made = await api_keys.create(change.connection, me.id, fingerprint=fingerprint, **given.model_dump())
         await change.note("keys.create", "key", entity_id=made.id, after=shown(made, now()))
     return issued(made, secret.secret)
 
@@ -36,7 +36,7 @@ async def create_key(given: KeyTerms, me: Me, issuer: TheIssuer) -> IssuedKey:
 @router.get("", summary="List your keys")
 async def list_keys(wanted: Annotated[Paging, Query()], me: Me) -> Listing[Key]:
     async with me.desk.read() as connection:
-        page = await keys.list_keys(connection, user_id=me.id, cursor=wanted.cursor, limit=wanted.limit)
+        page = await api_keys.list_keys(connection, user_id=me.id, cursor=wanted.cursor, limit=wanted.limit)
     instant = now()
     return listing(page, lambda key: shown(key, instant))
 
@@ -54,7 +54,7 @@ async def change_key(key_id: UUID, patch: KeyPatch, me: Me) -> Key:
         changes["status"] = KeyStatus(changes["status"])
     async with me.desk.change() as change:
         before = _usable(await _locked(change.connection, me, key_id))
-        after = shown(await keys.patch(change.connection, key_id, **changes), now())
+        after = shown(await api_keys.patch(change.connection, key_id, **changes), now())
         await change.note("keys.change", "key", entity_id=key_id, before=shown(before, now()), after=after)
     return after
 
@@ -64,7 +64,7 @@ async def revoke_key(key_id: UUID, me: Me) -> Key:
     """It is refused from the very next request on. Revoking again changes nothing."""
     async with me.desk.change() as change:
         before = await _locked(change.connection, me, key_id)
-        after = shown(await keys.revoke(change.connection, key_id), now())
+        after = shown(await api_keys.revoke(change.connection, key_id), now())
         if before.status is not KeyStatus.REVOKED:
             await change.note("keys.revoke", "key", entity_id=key_id, before=shown(before, now()), after=after)
     return after
@@ -84,29 +84,31 @@ async def rotate_key(
     grace = timedelta(seconds=given.grace_seconds if given else 0)
     async with me.desk.change() as change:
         before = _usable(await _locked(change.connection, me, key_id))
-        retired, made = await keys.rotate(change.connection, key_id, fingerprint=fingerprint, retire_at=now() + grace)
+        retired, made = await api_keys.rotate(
+            change.connection, key_id, fingerprint=fingerprint, retire_at=now() + grace
+        )
         old, after = shown(before, now()), shown(retired, now())
         await change.note("keys.rotate", "key", entity_id=key_id, before=old, after=after)
         await change.note("keys.create", "key", entity_id=made.id, after=shown(made, now()))
     return issued(made, secret.secret)
 
 
-async def _mine(connection: AsyncConnection, me: Me, key_id: UUID) -> keys.ApiKey:
+async def _mine(connection: AsyncConnection, me: Me, key_id: UUID) -> api_keys.ApiKey:
     """Raises NotFound for somebody else's, as for one that nobody has."""
-    key = await keys.get(connection, key_id)
+    key = await api_keys.get(connection, key_id)
     if key is None or key.user_id != me.id:
         raise NotFound("key", key_id)
     return key
 
 
-async def _locked(connection: AsyncConnection, me: Me, key_id: UUID) -> keys.ApiKey:
+async def _locked(connection: AsyncConnection, me: Me, key_id: UUID) -> api_keys.ApiKey:
     """The key once no other change of the account is under way: what is noted as `before` is what is replaced."""
     await _mine(connection, me, key_id)
     await bump_account(connection, me.id)
     return await _mine(connection, me, key_id)
 
 
-def _usable(key: keys.ApiKey) -> keys.ApiKey:
+def _usable(key: api_keys.ApiKey) -> api_keys.ApiKey:
     if key.status is KeyStatus.REVOKED:
         raise Conflict("This key is revoked, and that is for good; create another.")
     return key

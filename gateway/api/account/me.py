@@ -5,17 +5,18 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import Field
 
-from gateway.api.account import throttling
-from gateway.api.account.collaborators import ClientAddress, Held, Me
-from gateway.api.account.mailing import ask_to_verify
-from gateway.api.account.signing_in import check_password
+from gateway.api.account.dependencies import ClientAddress, Held, Me
+from gateway.api.account.login import throttling
+from gateway.api.account.login.password_login import check_password
+from gateway.api.account.login.verification_mail import ask_to_verify
 from gateway.api.account.values import NewPassword, Password, Profile, check_new_password
 from gateway.api.errors import Invalid, NotAuthenticated
-from gateway.api.fields import Email, Line, TimeZone
 from gateway.api.openapi import CONFLICTS, SIGNED_IN, THROTTLED
-from gateway.api.shapes import Given, Patch, unset
+from gateway.api.schemas.fields import Email, Line, TimeZone
+from gateway.api.schemas.pages import Given, Patch, unset
 from gateway.clock import now
-from gateway.ledger import accounts, erasure, notices, sessions
+from gateway.ledger.accounts import erasure, login_sessions, users
+from gateway.ledger.db import notifications
 
 router = APIRouter(prefix="/me", tags=["account"], responses=SIGNED_IN)
 
@@ -50,7 +51,7 @@ async def change_me(patch: ProfilePatch, me: Me, held: Held, address: ClientAddr
         changes["email_verified_at"] = None
     async with me.desk.change() as change:
         before = Profile.model_validate(me.user)
-        user = await accounts.patch(change.connection, me.id, **changes)
+        user = await users.patch(change.connection, me.id, **changes)
         after = Profile.model_validate(user)
         await change.note("account.change", "user", entity_id=me.id, before=before, after=after)
         if is_moving:
@@ -74,10 +75,10 @@ async def change_password(given: PasswordChange, me: Me, held: Held, address: Cl
     await _check(held, me, given.current_password, field="current_password", address=address)
     password_hash = await held.hasher.hash(given.new_password)
     async with me.desk.change() as change:
-        await accounts.patch(change.connection, me.id, password_hash=password_hash)
-        await sessions.revoke_all(change.connection, me.id, but=me.session_id)
+        await users.patch(change.connection, me.id, password_hash=password_hash)
+        await login_sessions.revoke_all(change.connection, me.id, but=me.session_id)
         await change.note("account.change_password", "user", entity_id=me.id)
-        await notices.post(change.connection, me.id, kind="account.password_changed", payload={})
+        await notifications.post(change.connection, me.id, kind="account.password_changed", payload={})
 
 
 @router.post(

@@ -9,8 +9,8 @@ from uuid import UUID
 from pydantic import BaseModel, Field, StringConstraints
 
 from gateway.api.errors import Invalid
-from gateway.api.shapes import Shown
-from policies import passwords
+from gateway.api.schemas.pages import Shown
+from policies.access import passwords
 from policies.model import AccountStatus
 
 # Of any length that was ever allowed, so that nobody is kept out by a rule that came later.

@@ -8,35 +8,23 @@ from datetime import timedelta
 from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp
 
-from gateway.api import answers, docs, openapi
-from gateway.api.admin import (
-    admin_tokens,
-    analyses,
-    audit_log,
-    credits,
-    health,
-    key_imports,
-    keys,
-    permissions,
-    plans,
-    products,
-    reconcile,
-    subscriptions,
-    usage,
-    users,
-    verification,
-)
-from gateway.api.admin.authority import ROOT, TOKEN_PREFIX_SUFFIX, Guarded, Scoped, Tokens
-from gateway.api.admin.billing import BILLING
-from gateway.api.admin.collaborators import Collaborators, Reconcile
+from gateway.api import docs, error_responses, openapi
+from gateway.api.admin import health
+from gateway.api.admin.accounts import admin_tokens, credits, key_imports, key_verification, keys, users
+from gateway.api.admin.auth import ROOT, TOKEN_PREFIX_SUFFIX, Guarded, Scoped, Tokens
+from gateway.api.admin.billing import subscriptions
+from gateway.api.admin.billing.routers import BILLING
+from gateway.api.admin.catalogue import permissions, plans, products
+from gateway.api.admin.dependencies import Collaborators, Reconcile
+from gateway.api.admin.records import analyses, audit_log, reconcile, usage
 from gateway.api.admin.scopes import PREFIX, scope_of
-from gateway.api.desk import Desk, Herald
-from gateway.api.edge import Bounded, Identified
+from gateway.api.checkout import Till
+from gateway.api.dry_run import Previewer
 from gateway.api.idempotency import Idempotent
-from gateway.api.issuing import KeyIssuer
-from gateway.api.preview import Previewer
-from gateway.api.till import Till
-from gateway.ledger.session import Database
+from gateway.api.key_factory import KeyIssuer
+from gateway.api.middleware import Bounded, Identified
+from gateway.api.unit_of_work import Desk, Herald
+from gateway.ledger.db.session import Database
 from gateway.meter.meter import Meter
 from policies.model import Route
 
@@ -49,10 +37,10 @@ GUARD = openapi.Guard("/admin/", "admin_token", "An admin token; its scopes are 
 # What these do reaches beyond PostgreSQL, to providers or over all accounts, and so into no single transaction.
 _DETACHED = frozenset({"payments", "invoices", "refunds", "webhook-events", "reconcile"})
 
-# `verification` and `key_imports` come before `keys`, whose paths would take their words for ids.
+# `key_verification` and `key_imports` come before `keys`, whose paths would take their words for ids.
 _NOUNS = (
     users,
-    verification,
+    key_verification,
     key_imports,
     keys,
     plans,
@@ -116,7 +104,7 @@ def build_admin(
     app.include_router(health.router)
     app.include_router(docs.router)
     app.include_router(_admin_v1())
-    answers.install(app)
+    error_responses.install(app)
     openapi.install(app, guard=GUARD)
     idempotent = Idempotent(
         app, database, prefix=PREFIX, peppers=peppers, announce=desk.announce, is_detached=_is_detached

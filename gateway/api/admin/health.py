@@ -8,7 +8,7 @@ import structlog
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from gateway.api.admin.collaborators import Held
+from gateway.api.admin.dependencies import Held
 
 router = APIRouter(tags=["health"])
 _log = structlog.get_logger()

@@ -12,15 +12,15 @@ from uuid import UUID
 from fastapi import APIRouter, Request
 
 from gateway import metrics
-from gateway.api.account.collaborators import Held
+from gateway.api.account.dependencies import Held
+from gateway.api.checkout import PaymentsNotConfigured, TheTill, Till
 from gateway.api.openapi import PAID_FOR, Responses
-from gateway.api.shapes import Shown
-from gateway.api.till import PaymentsNotConfigured, TheTill, Till
-from gateway.billing.provider import InvalidWebhook, Provider
+from gateway.api.schemas.pages import Shown
 from gateway.clock import now
-from gateway.ledger import webhook_events
-from gateway.ledger.session import Database
-from policies.payments import LEMON_SQUEEZY_EVENTS, STRIPE_EVENTS
+from gateway.ledger.db.session import Database
+from gateway.ledger.payments import webhook_events
+from gateway.payments.provider import InvalidWebhook, Provider
+from policies.billing.payments import LEMON_SQUEEZY_EVENTS, STRIPE_EVENTS
 
 router = APIRouter(tags=["webhooks"], responses=PAID_FOR)
 

@@ -16,18 +16,19 @@ import pytest
 from starlette.types import ASGIApp
 
 from gateway.api.account import build_account
-from gateway.api.account.collaborators import Lifetimes
-from gateway.api.account.tokens import AccessTokens
+from gateway.api.account.dependencies import Lifetimes
+from gateway.api.account.login.access_tokens import AccessTokens
 from gateway.clock import now
-from gateway.ledger import accounts, audit, sessions
-from gateway.ledger.audit import AuditFilter
-from gateway.ledger.session import Database
-from gateway.meter.link import Link
+from gateway.ledger.accounts import login_sessions, users
+from gateway.ledger.audit import audit_log
+from gateway.ledger.audit.audit_log import AuditFilter
+from gateway.ledger.db.session import Database
+from gateway.meter.client.client import Link
 from gateway.meter.meter import Meter
-from gateway.meter.scripts import SCRIPTS
+from gateway.meter.scripts.scripts import SCRIPTS
 from gateway.workers.outbox import OutboxPublisher
+from policies.access.tokens import REFRESH_BYTES, Purpose, digest, one_time, refresh_token
 from policies.model import Price, Route
-from policies.tokens import REFRESH_BYTES, Purpose, digest, one_time, refresh_token
 from tests.ledger.make import posted
 
 SECRET = "secret-of-the-tests"
@@ -110,8 +111,8 @@ class Shop:
         email, secret = f"{uuid4().hex}@example.com", refresh_token(token_bytes(REFRESH_BYTES))
         client = self.from_elsewhere()
         async with self.database.transaction() as connection:
-            user = await accounts.create(connection, email, password_hash=HASH, **fields)
-            session_id = await sessions.begin(
+            user = await users.create(connection, email, password_hash=HASH, **fields)
+            session_id = await login_sessions.begin(
                 connection, user.id, token_hash=digest(secret), expires_at=now() + LIFETIMES.refresh, address=None
             )
         tokens = TOKENS.pair(user.id, session_id, refresh_token=secret).model_dump()
@@ -143,7 +144,7 @@ class Shop:
     async def audited(self, user_id: UUID) -> list[str]:
         """What was noted of a user, oldest first."""
         async with self.database.read() as connection:
-            page = await audit.list_entries(connection, AuditFilter(entity="user", entity_id=user_id))
+            page = await audit_log.list_entries(connection, AuditFilter(entity="user", entity_id=user_id))
         return [entry.action for entry in reversed(page.data)]
 
 

@@ -14,8 +14,8 @@ import jwt
 import pytest
 from sqlalchemy import text
 
-from gateway.ledger import accounts
-from policies.tokens import Purpose, derive
+from gateway.ledger.accounts import users
+from policies.access.tokens import Purpose, derive
 from tests.api.account.conftest import PASSWORD, SECRET, Shop
 
 
@@ -71,7 +71,7 @@ async def test_a_wrong_password_and_an_unknown_address_get_the_same_answer(shop:
     unknown = await _login(shop.from_elsewhere(), an_email(), "wrong password")
     without = an_email()
     async with shop.database.transaction() as connection:
-        await accounts.create(connection, without)
+        await users.create(connection, without)
     passwordless = await _login(shop.from_elsewhere(), without, "nobody has this password")
     assert wrong.status_code == unknown.status_code == passwordless.status_code == 401
     assert _without_id(wrong) == _without_id(unknown) == _without_id(passwordless)
@@ -80,7 +80,7 @@ async def test_a_wrong_password_and_an_unknown_address_get_the_same_answer(shop:
 async def test_a_suspended_account_cannot_log_in_refresh_or_act(shop: Shop) -> None:
     customer = await shop.customer()
     async with shop.database.transaction() as connection:
-        await accounts.suspend(connection, customer.id)
+        await users.suspend(connection, customer.id)
     for answer in (
         await _login(shop.from_elsewhere(), customer.email, PASSWORD),
         await _refresh(shop, customer.tokens["refresh_token"]),

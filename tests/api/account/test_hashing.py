@@ -9,7 +9,7 @@ from statistics import median
 import pytest
 from argon2 import PasswordHasher
 
-from gateway.api.account.hashing import MAX_WAITING, Hasher
+from gateway.api.account.login.password_hashing import MAX_WAITING, Hasher
 from gateway.api.errors import Busy
 from tests.api.account.conftest import HASH, PASSWORD
 

@@ -10,12 +10,16 @@ from uuid import UUID, uuid4
 import pytest
 
 from gateway.clock import now
-from gateway.ledger import budgets, plans, principals, subscriptions, usage
-from gateway.ledger.plans import PlanTerms
-from gateway.meter.counting import count
+from gateway.ledger.accounts import principals
+from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue.plans import PlanTerms
+from gateway.ledger.credits import key_budgets
+from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.usage import ingestion
+from gateway.meter.key_budgets import count
 from gateway.meter.meter import Loaded, Verdict
-from policies.caps import Cap, cap_of
-from policies.limits import limits_of
+from policies.access.key_budgets import Cap, cap_of
+from policies.access.limits import limits_of
 from tests.api.account.conftest import Customer, Shop
 from tests.api.conftest import head_of
 from tests.ledger.make import a_line
@@ -158,7 +162,7 @@ async def _spent(shop: Shop, customer: Customer, key_id: str, credits_charged: i
     """A call that PostgreSQL has."""
     async with shop.database.transaction() as connection:
         line = a_line(customer.id, at=now(), api_key_id=key_id, credits_charged=credits_charged)
-        await usage.ingest(connection, [line])
+        await ingestion.ingest(connection, [line])
 
 
 async def _admitted(shop: Shop, customer: Customer, *, amount: int, key_id: str | None = None) -> Cap | None:
@@ -182,7 +186,7 @@ async def _admitted(shop: Shop, customer: Customer, *, amount: int, key_id: str 
     )
     if cap is not None:
         async with shop.database.read() as connection:
-            spent = await budgets.credits_spent(connection, customer.id, cap)
+            spent = await key_budgets.credits_spent(connection, customer.id, cap)
         key_ids = [cap.budget_id]
         assert await count(shop.link, keys, cap, spent=spent, counted_upto="0-0", key_ids=key_ids) is Loaded.HOT
     admission = await shop.meter.admit(

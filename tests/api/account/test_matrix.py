@@ -11,9 +11,13 @@ from uuid import uuid4
 import pytest
 
 from gateway.clock import now
-from gateway.ledger import checkouts, credits, invoices, payments, plans, usage
-from gateway.ledger.plans import PlanTerms
-from policies.invoicing import Line
+from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue.plans import PlanTerms
+from gateway.ledger.credits import grants
+from gateway.ledger.invoicing import invoices
+from gateway.ledger.payments import checkouts, payments
+from gateway.ledger.usage import ingestion
+from policies.billing.invoicing import Line
 from tests.api.account.conftest import Customer, Shop
 from tests.ledger.make import a_line
 
@@ -62,7 +66,7 @@ async def ada(shop: Shop) -> Owner:
     key = await ada.post("/me/keys", {"name": "ada's"}, status=201)
     async with shop.database.transaction() as connection:
         plan = await plans.create(connection, PlanTerms(name=uuid4().hex, price=Decimal(0), credits_per_period=10))
-        await credits.grant(connection, ada.id, amount=50, source="promo", reason="hello", actor="test")
+        await grants.grant(connection, ada.id, amount=50, source="promo", reason="hello", actor="test")
         checkout = await checkouts.open_checkout(
             connection, ada.id, provider="stripe", pack_id="pack", credits=5, price_id="price", price=Decimal(5)
         )
@@ -78,7 +82,7 @@ async def ada(shop: Shop) -> Owner:
             amount=Decimal(5),
             currency="USD",
         )
-        await usage.ingest(connection, [a_line(ada.id, usage_type="analysis", api_key_id=key["id"])])
+        await ingestion.ingest(connection, [a_line(ada.id, usage_type="analysis", api_key_id=key["id"])])
     begun = await ada.post(f"/subscriptions/{plan.id}", status=201)
     ids = {"key_id": key["id"], "checkout_id": checkout.id, "invoice_id": invoice.id, "subscription_id": begun["id"]}
     ids["id"] = begun["id"]

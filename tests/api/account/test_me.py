@@ -10,9 +10,11 @@ import pytest
 from sqlalchemy import text
 
 from gateway.clock import now
-from gateway.ledger import accounts, plans, subscriptions
-from gateway.ledger.plans import PlanTerms
-from policies.tokens import Purpose
+from gateway.ledger.accounts import users
+from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue.plans import PlanTerms
+from gateway.ledger.subscriptions import subscriptions
+from policies.access.tokens import Purpose
 from tests.api.account.conftest import PASSWORD, Shop
 
 NEW = "another horse, another battery"
@@ -101,7 +103,7 @@ async def test_a_deleted_account_has_no_subscription_and_keeps_its_books(shop: S
         ended = await subscriptions.get(connection, begun.id)
         booked = text("SELECT count(*) FROM credit_ledger WHERE user_id = :id")
         assert (await connection.execute(booked, {"id": customer.id})).scalar_one() > 0
-        assert await accounts.get(connection, customer.id) is None
+        assert await users.get(connection, customer.id) is None
     assert ended is not None
     assert ended.status == "canceled"
     assert await shop.told(customer.id) == ["account.deleted"]

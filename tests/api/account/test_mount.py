@@ -15,10 +15,10 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from gateway.app.child import public_server
-from gateway.app.data_plane import data_plane
-from gateway.app.public import Public, account_api
 from gateway.config import load
+from gateway.runtime.data_plane import data_plane
+from gateway.runtime.public_listener import Public, account_api
+from gateway.runtime.roles import public_server
 
 SECRETS = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATEWAY_JWT_SECRET": "jwt"}
 CONFIG = """

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from gateway.config.local import is_local
+from gateway.config.reserved_paths import is_local
 from tests.api.account.conftest import Shop
 
 # What anyone may call; a provider proves itself by a signature.

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from policies.tokens import Purpose, one_time
+from policies.access.tokens import Purpose, one_time
 from tests.api.account.conftest import PASSWORD, SECRET, Customer, Shop
 
 NEW = "another horse, another battery"

@@ -10,8 +10,10 @@ from uuid import uuid4
 import pytest
 
 from gateway.clock import now
-from gateway.ledger import credits, plans, subscriptions
-from gateway.ledger.plans import PlanTerms, StoredPlan
+from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue.plans import PlanTerms, StoredPlan
+from gateway.ledger.credits import grants
+from gateway.ledger.subscriptions import subscriptions
 from tests.api.account.conftest import Customer, Shop
 
 
@@ -33,7 +35,7 @@ async def ada(shop: Shop) -> Customer:
 
 async def balance(shop: Shop, customer: Customer) -> int:
     async with shop.database.read() as connection:
-        found = await credits.balance(connection, customer.id)
+        found = await grants.balance(connection, customer.id)
     assert found is not None
     return found.current_credits
 

@@ -8,8 +8,8 @@ from uuid import uuid4
 import httpx
 from sqlalchemy import text
 
-from policies import throttling
-from policies.throttling import subject
+from policies.access import throttling
+from policies.access.throttling import subject
 from tests.api.account.conftest import PASSWORD, Shop
 
 BURST = throttling.LOGIN_OF_ACCOUNT.burst

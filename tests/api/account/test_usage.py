@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from gateway.ledger import credits, usage
+from gateway.ledger.credits import grants
+from gateway.ledger.usage import ingestion
 from tests.api.account.conftest import Customer, Shop
 from tests.ledger.make import a_line
 
@@ -36,8 +37,8 @@ async def caller(shop: Shop) -> Customer:
         a_line(other.id, at=NOON, credits_charged=100),
     ]
     async with shop.database.transaction() as connection:
-        await credits.grant(connection, customer.id, amount=50, source="promo", reason="hello", actor="test")
-        await usage.ingest(connection, lines)
+        await grants.grant(connection, customer.id, amount=50, source="promo", reason="hello", actor="test")
+        await ingestion.ingest(connection, lines)
     return customer
 
 
@@ -106,7 +107,7 @@ async def test_a_spreadsheet_goes_on_past_any_page(shop: Shop) -> None:
     customer = await shop.customer()
     lines = [a_line(customer.id, at=NOON + timedelta(seconds=number)) for number in range(1100)]
     async with shop.database.transaction() as connection:
-        await usage.ingest(connection, lines)
+        await ingestion.ingest(connection, lines)
     answer = await customer.client.get("/me/usage", params={"format": "csv"})
     rows = list(csv.DictReader(io.StringIO(answer.text)))
     assert len(rows) == len({row["request_id"] for row in rows}) == 1100

@@ -11,9 +11,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from gateway.clock import now
-from gateway.ledger import principals
+from gateway.ledger.accounts import principals
 from gateway.meter.meter import Verdict
-from policies.keys import digest, is_well_formed
+from policies.access.keys import digest, is_well_formed
 from tests.api.conftest import PEPPERS, Office
 
 FIELDS = {

@@ -8,14 +8,14 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from gateway.ledger import usage
+from gateway.ledger.usage import ingestion
 from tests.api.conftest import Office
 from tests.ledger.make import NOON, a_line
 
 
 async def _ingest(office: Office, *lines: bytes) -> None:
     async with office.database.transaction() as connection:
-        await usage.ingest(connection, lines)
+        await ingestion.ingest(connection, lines)
 
 
 async def _a_user_with(office: Office, count: int, **columns: Any) -> str:
@@ -110,7 +110,7 @@ async def test_usage_is_summed_by_what_it_is_grouped_by_in_that_order(office: Of
         lines = [a_line(UUID(user["id"]), credits_charged=n + 1, at=at, tokens_used=5) for n, at in enumerate(days)]
         lines.append(a_line(UUID(user["id"]), at=NOON, endpoint="chat", outcome="upstream_error", credits_charged=0))
         lines.append(a_line(UUID(other["id"]), at=NOON))
-        await usage.ingest(connection, lines)
+        await ingestion.ingest(connection, lines)
     span = {"from": "2026-03-15T00:00:00Z", "to": "2026-03-17T00:00:00Z"}
     found = await office.pages("/usage", limit=2, group_by="endpoint,day", user_id=user["id"], **span)
     shown = [(row["endpoint"], row["day"], row["requests"], row["succeeded"], row["credits_charged"]) for row in found]

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from policies.limits import Limits
+from policies.access.limits import Limits
 from tests.api.conftest import Office, head_of
 
 

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from gateway.api.till import Till
-from gateway.ledger.session import Database
-from tests.billing.conftest import PRICES, STRIPE_SECRETS, stripe_provider
-from tests.billing.fake_stripe import FakeStripe, Object, signed
-from tests.billing.market import PATHS, Market, account_app, market
+from gateway.api.checkout import Till
+from gateway.ledger.db.session import Database
+from tests.payments.conftest import PRICES, STRIPE_SECRETS, stripe_provider
+from tests.payments.fake_stripe import FakeStripe, Object, signed
+from tests.payments.market import PATHS, Market, account_app, market
 
 
 @pytest.fixture

@@ -1,0 +1,103 @@
+"""Buying: packs of credits, what became of a checkout, and the provider's own pages."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from gateway.api.account.dependencies import Held, Me
+from gateway.api.checkout import PaymentsNotConfigured, ProviderName, TheTill, customer_at, look_up, sell_pack
+from gateway.api.openapi import CONFLICTS, PAID_FOR, SIGNED_IN, UNKNOWN
+from gateway.api.schemas.fields import Line
+from gateway.api.schemas.pages import Given, Listing, Shown
+from gateway.ledger.db.errors import NotFound
+from gateway.ledger.payments import checkouts
+from gateway.ledger.payments.provider_updates import take
+
+router = APIRouter(prefix="/me", tags=["billing"], responses=SIGNED_IN | PAID_FOR)
+
+
+class Pack(Shown):
+    id: str
+    name: str
+    credits: int
+    price: str
+    currency: str
+
+
+class NewCheckout(Given):
+    pack: Line = Field(examples=["pack-100"])
+    provider: ProviderName | None = Field(default=None, description="Who takes the payment; the default if left out.")
+
+
+class Checkout(Shown):
+    id: UUID
+    provider: str
+    status: str = Field(description="open, completed or expired")
+    url: str | None = Field(description="Where to pay.")
+    subscription_id: UUID | None
+    pack_id: str | None
+    credits: int
+    created_at: datetime
+
+
+class Portal(Given):
+    provider: ProviderName | None = None
+
+
+class PortalLink(Shown):
+    url: str
+
+
+@router.get("/credits/packs", summary="Credits for sale")
+async def list_packs(me: Me, till: TheTill) -> Listing[Pack]:  # noqa: ARG001 - for who is signed in
+    packs = [
+        Pack(id=pack.id, name=pack.name, credits=pack.credits, price=format(pack.price, "f"), currency=pack.currency)
+        for pack in till.packs
+    ]
+    return Listing(data=packs, next_cursor=None)
+
+
+@router.post("/credits/checkout", status_code=201, summary="Buy a pack of credits", responses=CONFLICTS)
+async def buy_credits(given: NewCheckout, me: Me, held: Held, till: TheTill) -> Checkout:
+    """Gives the URL to pay at. The credits are there once the provider says that they are paid for."""
+    till.provider(given.provider)
+    sold = await sell_pack(till, held.database, me.user, pack=till.pack(given.pack), named=given.provider)
+    return Checkout.model_validate(sold)
+
+
+@router.get("/checkout/{checkout_id}", summary="What became of a checkout", responses=UNKNOWN)
+async def get_checkout(checkout_id: UUID, me: Me) -> Checkout:
+    return Checkout.model_validate(await _own(checkout_id, me))
+
+
+@router.post("/checkout/{checkout_id}/confirm", summary="Ask the provider what became of it", responses=UNKNOWN)
+async def confirm_checkout(checkout_id: UUID, me: Me, held: Held, till: TheTill) -> Checkout:
+    """For a client who is back before the provider's message is here. Asking again changes nothing."""
+    checkout = await _own(checkout_id, me)
+    if checkout.status != "completed":
+        news = await look_up(till, held.database, me.user, checkout=checkout)
+        if news is not None:
+            async with me.desk.change() as change:
+                await take(change.connection, news)
+    return Checkout.model_validate(await _own(checkout_id, me))
+
+
+@router.post("/billing/portal", summary="The provider's page for cards and subscriptions", responses=CONFLICTS)
+async def open_portal(given: Portal, me: Me, held: Held, till: TheTill) -> PortalLink:
+    provider = till.provider(given.provider)
+    if till.success_url is None:
+        raise PaymentsNotConfigured("billing.success_url is not set, so a buyer could not come back.")
+    customer_id = await customer_at(provider, held.database, me.user)
+    return PortalLink(url=await provider.portal_url(customer_id, return_url=till.success_url))
+
+
+async def _own(checkout_id: UUID, me: Me) -> checkouts.Checkout:
+    async with me.desk.read() as connection:
+        found = await checkouts.get(connection, checkout_id)
+    if found is None or found.user_id != me.id:
+        raise NotFound("checkout", checkout_id)
+    return found

@@ -1,0 +1,50 @@
+"""The user's invoices: as data, as a page, and as a file."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Response
+
+from gateway.api.account.dependencies import Me
+from gateway.api.invoice_documents import as_html, as_pdf
+from gateway.api.openapi import SIGNED_IN, UNKNOWN
+from gateway.api.schemas.billing_records import Invoice
+from gateway.api.schemas.pages import Listing, Paging, listing
+from gateway.ledger.db.errors import NotFound
+from gateway.ledger.invoicing import invoices
+
+router = APIRouter(prefix="/me/invoices", tags=["billing"], responses=SIGNED_IN)
+
+
+@router.get("", summary="Your invoices, newest first")
+async def list_my_invoices(wanted: Annotated[Paging, Query()], me: Me) -> Listing[Invoice]:
+    async with me.desk.read() as connection:
+        page = await invoices.list_invoices(
+            connection, user_id=me.id, with_own_drafts=False, cursor=wanted.cursor, limit=wanted.limit
+        )
+    return listing(page, Invoice.model_validate)
+
+
+@router.get("/{invoice_id}", summary="One of your invoices", responses=UNKNOWN)
+async def get_my_invoice(invoice_id: UUID, me: Me) -> Invoice:
+    return await _own(invoice_id, me)
+
+
+@router.get("/{invoice_id}/html", summary="An invoice as a page", responses=UNKNOWN, response_class=Response)
+async def show_my_invoice(invoice_id: UUID, me: Me) -> Response:
+    return Response(as_html(await _own(invoice_id, me), me.user), media_type="text/html; charset=utf-8")
+
+
+@router.get("/{invoice_id}/pdf", summary="An invoice as a PDF file", responses=UNKNOWN, response_class=Response)
+async def download_my_invoice(invoice_id: UUID, me: Me) -> Response:
+    return Response(as_pdf(await _own(invoice_id, me), me.user), media_type="application/pdf")
+
+
+async def _own(invoice_id: UUID, me: Me) -> Invoice:
+    async with me.desk.read() as connection:
+        found = await invoices.get(connection, invoice_id)
+    if found is None or found.user_id != me.id or found.is_own_draft:
+        raise NotFound("invoice", invoice_id)
+    return Invoice.model_validate(found)

@@ -1,0 +1,63 @@
+"""The plans on offer, for everyone to see."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from gateway.api.account.dependencies import Held
+from gateway.api.schemas.pages import Listing, Shown
+from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue.plans import StoredPlan
+from policies.model import FeatureValue
+
+router = APIRouter(tags=["plans"])
+
+
+class Tier(Shown):
+    up_to: int | None = Field(description="The tier's last unit; null: all the rest.")
+    unit_price: str
+    flat_price: str
+
+
+class OfferedPlan(Shown):
+    """Limits that are null are no limits."""
+
+    id: str = Field(examples=["pro"])
+    name: str
+    description: str | None
+    price: str = Field(description="Per billing interval.", examples=["29.99"])
+    currency: str
+    pricing_model: Literal["flat", "per_seat", "tiered", "volume", "usage"]
+    tiers: list[Tier]
+    billing_interval: Literal["day", "week", "month", "year"]
+    billing_interval_count: int
+    trial_period_days: int
+    credits_per_period: int
+    credits_rollover: bool
+    requests_per_minute: int | None
+    requests_per_hour: int | None
+    max_api_calls_per_day: int | None
+    max_products_per_batch: int | None
+    max_concurrent_requests: int | None
+    max_file_size_bytes: int | None
+    features: dict[str, FeatureValue]
+
+
+@router.get("/plans", summary="The plans on offer")
+async def list_plans(held: Held) -> Listing[OfferedPlan]:
+    """By `sort_order`, then price. Nobody needs to be signed in."""
+    async with held.database.read() as connection:
+        stored = await plans.list_plans(connection)
+    return Listing(data=[_shown(plan) for plan in stored if plan.terms.is_active], next_cursor=None)
+
+
+def _shown(plan: StoredPlan) -> OfferedPlan:
+    said = {name: getattr(plan.terms, name) for name in OfferedPlan.model_fields if name != "id"}
+    said["tiers"] = [
+        Tier(up_to=tier.up_to, unit_price=format(tier.unit_price, "f"), flat_price=format(tier.flat_price, "f"))
+        for tier in plan.terms.tiers
+    ]
+    return OfferedPlan.model_validate(said | {"id": plan.id, "price": format(plan.terms.price, "f")})

@@ -1,0 +1,63 @@
+"""What a call would cost, and whether it would be admitted: asked of a state that is only looked at."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from fastapi import APIRouter
+from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.api.account.dependencies import ClientAddress, Held, Me
+from gateway.api.account.records.limits import account_of
+from gateway.api.dry_run import Facts, Preview
+from gateway.api.errors import Invalid
+from gateway.api.openapi import SIGNED_IN, UNKNOWN
+from gateway.api.schemas.fields import Count, Line, Size
+from gateway.api.schemas.pages import Given
+from gateway.ledger.accounts import principals
+from gateway.ledger.db.errors import NotFound
+from policies.model import Key, Refused, Route
+from policies.pricing import prices
+
+router = APIRouter(prefix="/me", tags=["limits"], responses=SIGNED_IN)
+
+
+class Quote(Given):
+    """What you know of the call: a body to count items in, or their number."""
+
+    route: Line = Field(examples=["generate"], description="Its name, as in `/me/usage`.")
+    units: Count | None = Field(default=None, description="Items, tokens or minutes, as the route is priced by.")
+    body: Any = Field(default=None, examples=[{"products": ["lamp", "chair"]}], description="Counted by the price.")
+    body_bytes: Size | None = None
+    key_id: UUID | None = Field(default=None, description="The key that would make the call.")
+
+
+@router.post("/quote", summary="What a call would cost, and whether it would be admitted", responses=UNKNOWN)
+async def quote(given: Quote, me: Me, held: Held, address: ClientAddress) -> Preview:
+    """Nothing is counted, held or charged."""
+    route = held.routes.get(given.route)
+    if route is None:
+        raise NotFound("route", given.route)
+    async with held.database.read() as connection:
+        account = await account_of(connection, me.id)
+        key = None if given.key_id is None else await _key(connection, me.id, given.key_id)
+    facts = Facts(units=_units(route, given), body_bytes=given.body_bytes, client_ip=address if key else None)
+    return await held.previewer.preview(account, key, route=route, facts=facts)
+
+
+def _units(route: Route, given: Quote) -> int | None:
+    if given.units is not None or given.body is None or route.price.unit != "item":
+        return given.units
+    try:
+        return prices.units_in_request(route.price, given.body)
+    except Refused as refused:
+        raise Invalid("body", refused.detail) from None
+
+
+async def _key(connection: AsyncConnection, user_id: UUID, key_id: UUID) -> Key:
+    found = await principals.find_key(connection, user_id, key_id)
+    if found is None:
+        raise NotFound("key", key_id)
+    return found

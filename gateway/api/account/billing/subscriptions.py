@@ -1,0 +1,272 @@
+"""A customer's own subscription: begun, looked at, changed, ended.
+
+What a payment provider renews is changed there first; then what it has is fetched and taken over, as after a webhook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Body, Path, Query
+from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncConnection
+from starlette.convertors import StringConvertor, register_url_convertor
+
+from gateway.api.account.dependencies import Held, Me
+from gateway.api.checkout import PaymentsNotConfigured, ProviderName, TheTill, Till, sell_plan
+from gateway.api.errors import Conflict, Invalid
+from gateway.api.openapi import CONFLICTS, PAID_FOR, SIGNED_IN, UNKNOWN
+from gateway.api.schemas.fields import Line, PositiveCount
+from gateway.api.schemas.pages import Given, Shown
+from gateway.clock import now
+from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue.plans import PlanTerms, StoredPlan
+from gateway.ledger.db.errors import NotFound
+from gateway.ledger.payments import provider_sync
+from gateway.ledger.payments.provider_updates import News, take
+from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions.subscription_rows import after as moved
+from gateway.ledger.subscriptions.subscriptions import OURS, StoredSubscription
+from policies.billing.payments import About, Subject
+from policies.billing.subscriptions import Event
+from policies.model import SubscriptionStatus
+
+
+class _OtherThanMe(StringConvertor):
+    """`/subscriptions/me` is a path of its own, whatever plan may be called so."""
+
+    regex = "(?!me(?:/|$))[^/]+"
+
+
+register_url_convertor("other_than_me", _OtherThanMe())
+# Two paths that differ in the name of a parameter only would be the same one (OpenAPI 3.1, Paths Object).
+PlanInPath = Annotated[Line, Path(alias="id", description="POST: the plan's name or id.")]
+IdInPath = Annotated[UUID, Path(alias="id", description="DELETE: the subscription's id.")]
+
+router = APIRouter(prefix="/subscriptions", tags=["subscriptions"], responses=SIGNED_IN)
+
+
+class OwnSubscription(Shown):
+    id: UUID
+    plan_id: str
+    plan_version: int
+    status: SubscriptionStatus = Field(description="incomplete: it waits to be paid for")
+    quantity: int = Field(description="Seats, where the plan is per seat.")
+    provider: str = Field(description="Who takes the payments; `manual`: nobody does.")
+    current_period_start: datetime
+    current_period_end: datetime
+    cancel_at_period_end: bool
+    canceled_at: datetime | None
+    trial_start: datetime | None
+    trial_end: datetime | None
+    next_plan_id: str | None = Field(description="The plan of its next period; null: the same.")
+    created_at: datetime
+
+
+class BegunSubscription(OwnSubscription):
+    checkout_id: UUID | None = Field(default=None, description="Of a paid plan.")
+    checkout_url: str | None = Field(default=None, description="Where to pay for a paid plan.")
+
+
+class Order(Given):
+    quantity: PositiveCount = Field(default=1, description="Seats, of a plan that is per seat.")
+    provider: ProviderName | None = Field(default=None, description="Who takes the payment; the default if left out.")
+
+
+class PlanChange(Given):
+    plan_id: Line = Field(examples=["pro"])
+    quantity: PositiveCount | None = Field(default=None, description="null: as many seats as now.")
+
+
+class Ending(Given):
+    now: bool = Field(default=False, description="true: at once, not with the period.")
+
+
+@router.get("/me", summary="Your subscription", responses=UNKNOWN)
+async def get_my_subscription(me: Me) -> OwnSubscription:
+    """The current one, or else the last one there was; 404 before the first."""
+    async with me.desk.read() as connection:
+        found = await subscriptions.latest(connection, me.id)
+    if found is None:
+        raise NotFound("subscription", "yet; POST /subscriptions/{plan_id} begins one")
+    return OwnSubscription.model_validate(found)
+
+
+@router.post(
+    "/{id:other_than_me}", status_code=201, summary="Subscribe to a plan", responses=UNKNOWN | CONFLICTS | PAID_FOR
+)
+async def subscribe(
+    plan_id: PlanInPath, me: Me, held: Held, till: TheTill, order: Annotated[Order | None, Body()] = None
+) -> BegunSubscription:
+    """A free plan is active at once. A paid one is incomplete until it is paid for at `checkout_url`.
+
+    A free plan that you cancelled goes on with the period it had, whose credits are not given twice.
+    """
+    order = order or Order()
+    async with me.desk.read() as connection:
+        plan = await _offered(connection, plan_id)
+        current = await subscriptions.current(connection, me.id)
+    if not _is_free(plan.terms):
+        _check_may_buy(current, plan)
+        sold = await sell_plan(
+            till, held.database, me.user, plan=plan, quantity=order.quantity, named=order.provider, now=now()
+        )
+        waiting = await _own(me, sold.subscription_id)
+        return _begun(waiting, checkout_id=sold.id, checkout_url=sold.url)
+    async with me.desk.change() as change:
+        begun = await subscriptions.start(
+            change.connection, me.id, plan_id=plan.id, now=now(), actor=change.actor, resumes_period=True
+        )
+        await change.note("subscriptions.start", "subscription", entity_id=begun.id, after=_shown(begun))
+    return _begun(begun)
+
+
+@router.delete("/{id:other_than_me}", summary="End a subscription", responses=UNKNOWN | CONFLICTS | PAID_FOR)
+async def end_subscription(
+    subscription_id: IdInPath, ending: Annotated[Ending, Query()], me: Me, held: Held, till: TheTill
+) -> OwnSubscription:
+    """With its period; you have access until then. With `?now=true` at once."""
+    found = await _own(me, subscription_id)
+    at_period_end = not ending.now and found.status is not SubscriptionStatus.INCOMPLETE
+    _check(found, Event.CANCEL_AT_PERIOD_END if at_period_end else Event.CANCEL_NOW)
+    if _is_billed(found):
+        provider = till.provider(found.provider)
+        return await _at_provider(
+            me, held, till, found, asked=provider.cancel(_remote(found), at_period_end=at_period_end)
+        )
+    async with me.desk.change() as change:
+        ended = await subscriptions.cancel(change.connection, found.id, now=now(), at_period_end=at_period_end)
+        await change.note(
+            "subscriptions.cancel", "subscription", entity_id=found.id, before=_shown(found), after=_shown(ended)
+        )
+    return _shown(ended)
+
+
+@router.post("/{subscription_id}/undo-cancel", summary="Let it go on", responses=UNKNOWN | CONFLICTS | PAID_FOR)
+async def undo_cancellation(subscription_id: UUID, me: Me, held: Held, till: TheTill) -> OwnSubscription:
+    """One that was to end with its period does not."""
+    found = await _own(me, subscription_id)
+    _check(found, Event.UNDO_CANCEL)
+    if _is_billed(found):
+        return await _at_provider(me, held, till, found, asked=till.provider(found.provider).resume(_remote(found)))
+    async with me.desk.change() as change:
+        kept = await subscriptions.undo_cancel(change.connection, found.id)
+        await change.note(
+            "subscriptions.undo_cancel", "subscription", entity_id=found.id, before=_shown(found), after=_shown(kept)
+        )
+    return _shown(kept)
+
+
+@router.post("/{subscription_id}/change", summary="Change to another plan", responses=UNKNOWN | CONFLICTS | PAID_FOR)
+async def change_plan(subscription_id: UUID, given: PlanChange, me: Me, held: Held, till: TheTill) -> OwnSubscription:
+    """Between paid plans at once, price and credits in proportion to what is left of the period; to a free plan with
+    the next period. From a free plan to a paid one, subscribe to that."""
+    found = await _own(me, subscription_id)
+    _check(found, Event.CHANGE_PLAN)
+    async with me.desk.read() as connection:
+        plan = await _offered(connection, given.plan_id)
+    if _is_billed(found):
+        return await _change_billed(me, held, till, found, plan=plan, quantity=given.quantity or found.quantity)
+    if not _is_free(plan.terms):
+        raise Conflict(f"{plan.id} is to be paid for: POST /subscriptions/{plan.id}; it takes over once it is.")
+    if given.quantity is not None:
+        raise Invalid("quantity", "is for plans that are paid for")
+    async with me.desk.change() as change:
+        changed = await subscriptions.change(
+            change.connection, found.id, now=now(), actor=change.actor, plan_id=plan.id, at_period_end=True
+        )
+        after = _shown(changed.subscription)
+        await change.note("subscriptions.change", "subscription", entity_id=found.id, before=_shown(found), after=after)
+    return after
+
+
+async def _change_billed(
+    me: Me, held: Held, till: Till, found: StoredSubscription, *, plan: StoredPlan, quantity: int
+) -> OwnSubscription:
+    if _is_free(plan.terms):
+        raise Conflict("End this subscription; once it is over, subscribe to the free plan.")
+    provider = till.provider(found.provider)
+    price_id = plan.terms.stripe_price_id if found.provider == "stripe" else plan.terms.lemon_squeezy_variant_id
+    if price_id is None:
+        raise PaymentsNotConfigured(f"{plan.id} cannot be paid for by {found.provider}.")
+    wish = f"{found.id}:{plan.id}:{quantity}:{found.updated_at.isoformat()}"
+    asked = provider.change_plan(_remote(found), price_id=price_id, quantity=quantity, key=wish)
+    return await _at_provider(me, held, till, found, asked=asked)
+
+
+async def _at_provider(
+    me: Me, held: Held, till: Till, found: StoredSubscription, *, asked: Awaitable[None]
+) -> OwnSubscription:
+    """The provider does it and says what it has now. Raises ProviderUnavailable, ProviderRefused."""
+    await asked
+    async with held.database.read() as connection:
+        fetched_at = await provider_sync.time_of_fetch(connection)
+    snapshot = await till.provider(found.provider).fetch(Subject(About.SUBSCRIPTION, _remote(found)))
+    async with me.desk.change() as change:
+        await take(change.connection, News(found.provider, snapshot, fetched_at))
+        after = _shown(await _of(change.connection, me, found.id))
+        await change.note(
+            "subscriptions.change_at_provider", "subscription", entity_id=found.id, before=_shown(found), after=after
+        )
+    return after
+
+
+def _check_may_buy(current: StoredSubscription | None, plan: StoredPlan) -> None:
+    """A paid subscription takes over from a free one; two paid ones would be paid for both. Raises Conflict."""
+    if current is None:
+        return
+    if current.plan_id == plan.id:
+        raise Conflict(f"You are on the plan {plan.id} already.")
+    if _is_billed(current):
+        raise Conflict(f"POST /subscriptions/{current.id}/change changes the plan of the subscription you have.")
+
+
+def _check(found: StoredSubscription, event: Event) -> None:
+    """Before a provider is asked for what we would not do. Raises IllegalTransition."""
+    moved(found, event)
+
+
+async def _offered(connection: AsyncConnection, named: str) -> StoredPlan:
+    plan = await plans.find(connection, named)
+    if plan is None or not plan.terms.is_active:
+        raise NotFound("plan", named)
+    return plan
+
+
+async def _own(me: Me, subscription_id: UUID | None) -> StoredSubscription:
+    async with me.desk.read() as connection:
+        return await _of(connection, me, subscription_id)
+
+
+async def _of(connection: AsyncConnection, me: Me, subscription_id: UUID | None) -> StoredSubscription:
+    found = None if subscription_id is None else await subscriptions.get(connection, subscription_id)
+    if found is None or found.user_id != me.id:
+        raise NotFound("subscription", subscription_id)
+    return found
+
+
+def _is_free(terms: PlanTerms) -> bool:
+    return terms.price == 0 and terms.pricing_model in ("flat", "per_seat")
+
+
+def _is_billed(subscription: StoredSubscription) -> bool:
+    """By a provider that knows it; one that was never paid for is ours alone."""
+    return subscription.provider != OURS and subscription.provider_subscription_id is not None
+
+
+def _remote(subscription: StoredSubscription) -> str:
+    return subscription.provider_subscription_id or ""
+
+
+def _shown(subscription: StoredSubscription) -> OwnSubscription:
+    return OwnSubscription.model_validate(subscription)
+
+
+def _begun(
+    subscription: StoredSubscription, *, checkout_id: UUID | None = None, checkout_url: str | None = None
+) -> BegunSubscription:
+    shown = _shown(subscription).model_dump()
+    return BegunSubscription(**shown, checkout_id=checkout_id, checkout_url=checkout_url)

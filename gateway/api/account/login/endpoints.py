@@ -1,0 +1,122 @@
+"""Registering, logging in, staying logged in, logging out."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body
+from pydantic import Field
+
+from gateway.api.account.dependencies import Bearer, ClientAddress, Collaborators, Held
+from gateway.api.account.login import throttling
+from gateway.api.account.login.password_login import sign_in
+from gateway.api.account.login.verification_mail import ask_to_verify
+from gateway.api.account.values import NewPassword, Password, Profile, Token, Tokens, check_new_password
+from gateway.api.errors import NotAuthenticated, Suspended
+from gateway.api.openapi import CONFLICTS, SIGNED_IN, THROTTLED
+from gateway.api.schemas.fields import Email, Line
+from gateway.api.schemas.pages import Given
+from gateway.clock import now
+from gateway.ledger.accounts import login_sessions, users
+from gateway.ledger.db import notifications
+from policies.access import tokens
+from policies.access.tokens import REFRESH_BYTES, Verdict
+from policies.model import AccountStatus
+
+router = APIRouter(prefix="/auth", tags=["auth"])
+
+
+class Registration(Given):
+    email: Email = Field(examples=["ada@example.com"])
+    password: NewPassword
+    name: Line | None = Field(default=None, examples=["Ada Lovelace"])
+    company: Line | None = None
+
+
+class Login(Given):
+    email: Email = Field(examples=["ada@example.com"])
+    password: Password
+
+
+class Refreshing(Given):
+    refresh_token: Token
+
+
+class Leaving(Given):
+    refresh_token: Token | None = Field(default=None, description="null: the session of the access token ends.")
+
+
+@router.post("/register", status_code=201, summary="Open an account", responses=CONFLICTS | THROTTLED)
+async def register(given: Registration, held: Held, address: ClientAddress) -> Profile:
+    """A mail asks to verify the address. Log in to go on."""
+    check_new_password(given.password, email=given.email, field="password")
+    await held.throttle.take(throttling.of_registration(address))
+    password_hash = await held.hasher.hash(given.password)
+    async with held.desk("anonymous").change() as change:
+        user = await users.create(
+            change.connection, given.email, password_hash=password_hash, name=given.name, company=given.company
+        )
+        shown = Profile.model_validate(user)
+        await change.note("account.register", "user", entity_id=user.id, after=shown)
+        await ask_to_verify(change.connection, user, held.lifetimes)
+        await notifications.post(
+            change.connection, user.id, kind="account.registered", payload={}, channels=(notifications.WEBHOOK,)
+        )
+    return shown
+
+
+@router.post("/login", summary="Log in", responses=SIGNED_IN | THROTTLED)
+async def login(given: Login, held: Held, address: ClientAddress) -> Tokens:
+    return await sign_in(held, given.email, password=given.password, address=address)
+
+
+@router.post("/refresh", summary="Get the next pair of tokens", responses=SIGNED_IN)
+async def refresh(given: Refreshing, held: Held) -> Tokens:
+    """Each refresh token is good once. One that comes a second time ends the session, for one of the two was stolen."""
+    found = await _use(held, given.refresh_token)
+    if isinstance(found, Tokens):
+        return found
+    if found is AccountStatus.SUSPENDED:
+        raise Suspended("This account is suspended.")
+    raise NotAuthenticated("The refresh token is not valid, or no longer; log in.")
+
+
+@router.post("/logout", status_code=204, summary="End the session", responses={401: SIGNED_IN[401]})
+async def logout(held: Held, bearer: Bearer, given: Annotated[Leaving | None, Body()] = None) -> None:
+    """By its refresh token, or else by the access token. Its tokens are good no longer, from the next request on."""
+    async with held.database.transaction() as connection:
+        if given is not None and given.refresh_token is not None:
+            found = await login_sessions.find_refresh(connection, tokens.digest(given.refresh_token))
+            session_id = None if found is None else found.session_id
+        else:
+            session_id = None if bearer is None else held.tokens.read(bearer.credentials)
+        if session_id is not None:
+            await login_sessions.revoke(connection, session_id)
+    if session_id is None:
+        raise NotAuthenticated("Send the refresh token of the session, or its access token.")
+
+
+async def _use(held: Collaborators, refresh_token: str) -> Tokens | AccountStatus | Verdict | None:
+    """The next pair, or what speaks against it. Commits in any case: a theft that was found must end the session."""
+    used = tokens.digest(refresh_token)
+    async with held.database.transaction() as connection:
+        found = await login_sessions.find_refresh(connection, used)
+        if found is None:
+            return None
+        verdict = tokens.judge(found.state, now())
+        if verdict is Verdict.REUSED:
+            await login_sessions.revoke(connection, found.session_id)
+            await notifications.post(connection, found.user_id, kind="account.token_reused", payload={})
+        if verdict is not Verdict.GOOD:
+            return verdict
+        if found.user_status is not AccountStatus.ACTIVE:
+            return found.user_status
+        secret = tokens.refresh_token(held.entropy(REFRESH_BYTES))
+        await login_sessions.rotate(
+            connection,
+            found.session_id,
+            used_hash=used,
+            next_hash=tokens.digest(secret),
+            expires_at=now() + held.lifetimes.refresh,
+        )
+    return held.tokens.pair(found.user_id, found.session_id, refresh_token=secret)

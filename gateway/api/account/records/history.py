@@ -1,0 +1,51 @@
+"""The analyses you had made."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request, Response
+
+from gateway.api import csv_export
+from gateway.api.account.dependencies import Held, Me
+from gateway.api.account.records.usage import CallList
+from gateway.api.openapi import SIGNED_IN
+from gateway.api.schemas.pages import Listing, Shown, listing
+from gateway.ledger.usage import history
+from policies.model import Outcome
+
+router = APIRouter(prefix="/me", tags=["usage"], responses=SIGNED_IN)
+
+
+class Analysis(Shown):
+    id: UUID
+    request_id: UUID
+    created_at: datetime
+    api_key_id: UUID | None
+    analysis_type: str
+    file_name: str | None
+    file_size_bytes: int | None
+    file_sha256: str | None
+    content_type: str | None
+    status: Outcome
+    response_time_ms: int | None
+    credits_charged: int
+    result_summary: dict[str, Any]
+
+
+@router.get("/history", summary="Your analyses", response_model=Listing[Analysis], responses=csv_export.CSV)
+async def list_history(
+    wanted: Annotated[CallList, Query()], request: Request, me: Me, held: Held
+) -> Listing[Analysis] | Response:
+    """Newest first. `endpoint` filters by `analysis_type`, `outcome` by `status`."""
+
+    async def page(cursor: str | None, limit: int) -> Listing[Analysis]:
+        async with held.database.read() as connection:
+            found = await history.list_analyses(connection, wanted.filter(me.id), cursor=cursor, limit=limit)
+        return listing(found, Analysis.model_validate)
+
+    if csv_export.is_wanted(request, wanted.format):
+        return csv_export.answer(tuple(Analysis.model_fields), page, file_name="history.csv")
+    return await page(wanted.cursor, wanted.limit)

@@ -1,0 +1,55 @@
+"""The book of your credits: every movement, signed, with the balance that it left."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
+
+from gateway.api import csv_export
+from gateway.api.account.dependencies import Held, Me
+from gateway.api.csv_export import Format
+from gateway.api.openapi import SIGNED_IN
+from gateway.api.schemas.pages import Listing, Paging, Shown, listing
+from gateway.ledger.credits import grants
+
+router = APIRouter(prefix="/me", tags=["credits"], responses=SIGNED_IN)
+
+
+class Entry(Shown):
+    """Without who made it and what they noted for themselves."""
+
+    id: int
+    created_at: datetime
+    kind: str = Field(examples=["grant"])
+    amount: int = Field(description="Signed: what the movement did to the balance.")
+    balance_after: int
+    grant_id: UUID | None
+    reason: str | None
+
+
+class EntryList(Paging):
+    format: Format | None = Field(
+        default=None, description="csv: all of it, whatever the limit; or `Accept: text/csv`."
+    )
+
+
+@router.get(
+    "/ledger", summary="Every movement of your credits", response_model=Listing[Entry], responses=csv_export.CSV
+)
+async def list_ledger(
+    wanted: Annotated[EntryList, Query()], request: Request, me: Me, held: Held
+) -> Listing[Entry] | Response:
+    """Newest first. What calls cost is booked in batches, some seconds behind the calls."""
+
+    async def page(cursor: str | None, limit: int) -> Listing[Entry]:
+        async with held.database.read() as connection:
+            found = await grants.ledger(connection, me.id, cursor=cursor, limit=limit)
+        return listing(found, Entry.model_validate)
+
+    if csv_export.is_wanted(request, wanted.format):
+        return csv_export.answer(tuple(Entry.model_fields), page, file_name="ledger.csv")
+    return await page(wanted.cursor, wanted.limit)

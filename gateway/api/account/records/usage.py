@@ -1,0 +1,149 @@
+"""What you used: each call with its receipt; as JSON by pages, or whole as CSV."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field, StringConstraints
+
+from gateway.api import csv_export
+from gateway.api.account.callers import Reader
+from gateway.api.account.dependencies import Collaborators, Held
+from gateway.api.csv_export import Format, NextPage
+from gateway.api.openapi import SIGNED_IN
+from gateway.api.schemas import usage_aggregates
+from gateway.api.schemas.fields import Instant, Line
+from gateway.api.schemas.pages import Listing, Paging, Shown, listing
+from gateway.api.schemas.usage_aggregates import CallGroup
+from gateway.ledger.usage import history
+from gateway.ledger.usage.analytics import Dimension
+from gateway.ledger.usage.history import UsageFilter, UsageRow
+from policies.model import Outcome, Route
+from policies.pricing.receipts import explained
+from policies.usage.records import BALANCE_AFTER
+
+_DIMENSIONS = (Dimension.DAY, Dimension.ENDPOINT, Dimension.PLAN)
+GroupBy = Annotated[str, StringConstraints(pattern=usage_aggregates.pattern(_DIMENSIONS))] | None
+
+router = APIRouter(prefix="/me", tags=["usage"], responses=SIGNED_IN)
+
+
+class Call(Shown):
+    """`computed` says how the charge came about."""
+
+    request_id: UUID
+    created_at: datetime
+    api_key_id: UUID | None
+    plan_id: str | None
+    endpoint: str
+    method: str
+    path: str
+    usage_type: str
+    outcome: Outcome
+    status_code: int | None
+    error_code: str | None
+    credits_charged: int
+    computed: str = Field(examples=["2 credits per 1000 tokens x 1500 tokens"])
+    balance_after: int | None = Field(
+        description="Credits left to spend right after this call was settled, less what calls under way then held: "
+        "what X-Credits-Remaining tells. Null where it was not known: the account was just being loaded, or the call "
+        "was served or settled while Redis was out of reach."
+    )
+    product_count: int
+    tokens_used: int | None
+    cost_usd: Decimal | None
+    language_code: str | None
+    category: str | None
+    batch_id: str | None
+    request_bytes: int | None
+    response_bytes: int | None
+    file_size_bytes: int | None
+    response_time_ms: int | None
+    client_ip: str | None
+    client_request_id: str | None
+
+
+class CallList(Paging):
+    endpoint: Line | None = Field(default=None, description="The route's name.")
+    outcome: Outcome | None = None
+    since: Instant | None = Field(default=None, alias="from", description="From this instant on.")
+    until: Instant | None = Field(default=None, alias="to", description="Before this instant.")
+    format: Format | None = Field(
+        default=None, description="csv: all of it, whatever the limit; or `Accept: text/csv`."
+    )
+
+    def filter(self, user_id: UUID) -> UsageFilter:
+        wanted = self.model_dump(exclude={"limit", "cursor", "format", "group_by"})
+        return UsageFilter(user_id=user_id, **wanted)
+
+
+class CallSums(CallList):
+    group_by: GroupBy = Field(
+        default=None,
+        examples=["day,endpoint"],
+        description=usage_aggregates.description(_DIMENSIONS, instead_of="calls"),
+    )
+
+
+_COLUMNS = tuple(Call.model_fields)
+_SUMS = tuple(CallGroup.model_fields)
+
+
+@router.get(
+    "/usage",
+    summary="Your calls, or their sums",
+    response_model=Listing[CallGroup] | Listing[Call],
+    responses=csv_export.CSV,
+)
+async def list_usage(
+    wanted: Annotated[CallSums, Query()], request: Request, user_id: Reader, held: Held
+) -> Listing[CallGroup] | Listing[Call] | Response:
+    """Newest first, some seconds behind the calls themselves. With `group_by`, sums in ascending order of it.
+
+    Takes an API key too.
+    """
+    by = wanted.group_by
+    page = _calls(wanted, user_id, held) if by is None else _sums(wanted, by, user_id, held)
+    if csv_export.is_wanted(request, wanted.format):
+        columns = _COLUMNS if by is None else _SUMS
+        return csv_export.answer(columns, page, file_name="usage.csv")
+    return await page(wanted.cursor, wanted.limit)
+
+
+def _calls(wanted: CallSums, user_id: UUID, held: Collaborators) -> NextPage:
+    async def page(cursor: str | None, limit: int) -> Listing[Call]:
+        async with held.database.read() as connection:
+            found = await history.list_usage(connection, wanted.filter(user_id), cursor=cursor, limit=limit)
+        return listing(found, lambda row: receipt(row, held.routes.get(row.endpoint)))
+
+    return page
+
+
+def _sums(wanted: CallSums, group_by: str, user_id: UUID, held: Collaborators) -> NextPage:
+    """What is asked for is checked here, before an answer begins."""
+    by, within = usage_aggregates.dimensions(group_by), usage_aggregates.bounded(wanted.filter(user_id))
+
+    async def page(cursor: str | None, limit: int) -> Listing[CallGroup]:
+        async with held.database.read() as connection:
+            found = await usage_aggregates.summed(connection, within, by, cursor=cursor, limit=limit)
+        return listing(found, CallGroup.model_validate)
+
+    return page
+
+
+def receipt(row: UsageRow, route: Route | None) -> Call:
+    computed = explained(
+        route,
+        outcome=Outcome(row.outcome),
+        credits_charged=row.credits_charged,
+        items=row.product_count,
+        tokens=row.tokens_used,
+        response_time_ms=row.response_time_ms,
+    )
+    more: dict[str, Any] = {"computed": computed, "balance_after": row.metadata.get(BALANCE_AFTER)}
+    kept = {name: getattr(row, name) for name in _COLUMNS if name not in more}
+    return Call.model_validate(kept | more)

@@ -1,0 +1,93 @@
+"""Admin tokens: scoped, shown once, revoked at once. The token of the environment is not among them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+
+from gateway.api.admin.dependencies import TheActor, TheDesk, TheTokenIssuer
+from gateway.api.admin.scopes import Scope
+from gateway.api.errors import NotInScope
+from gateway.api.openapi import CONFLICTS, UNKNOWN
+from gateway.api.schemas.fields import FutureInstant, Word
+from gateway.api.schemas.pages import Given, Listing, Paging, Shown, listing
+from gateway.ledger.accounts import admin_tokens
+from gateway.ledger.db.errors import NotFound
+
+router = APIRouter(prefix="/admin-tokens", tags=["admin-tokens"])
+
+
+class AdminToken(Shown):
+    id: UUID
+    name: str = Field(description="The audit log names the token's doings `admin:NAME`.")
+    prefix: str
+    last4: str
+    scopes: list[str]
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None = Field(description="To the minute.")
+    created_at: datetime
+
+
+class IssuedAdminToken(AdminToken):
+    token: str = Field(description="The token itself. It is in this answer only and cannot be read again.")
+
+
+class NewAdminToken(Given):
+    name: Word = Field(examples=["support"])
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=20)] = Field(examples=[["read", "keys:write"]])
+    expires_at: FutureInstant | None = Field(default=None, examples=["2030-01-01T00:00:00Z"])
+
+
+@router.post("", status_code=201, summary="Create an admin token", responses=CONFLICTS)
+async def create_admin_token(
+    given: NewAdminToken, desk: TheDesk, issuer: TheTokenIssuer, actor: TheActor
+) -> IssuedAdminToken:
+    """The answer holds the token, this once. Nobody gives a scope that they do not have."""
+    beyond = sorted(set(given.scopes) - actor.scopes)
+    if beyond:
+        raise NotInScope(beyond[0])
+    secret, fingerprint = issuer.issue()
+    async with desk.change() as change:
+        made = await admin_tokens.create(
+            change.connection,
+            given.name,
+            fingerprint=fingerprint,
+            scopes=given.scopes,
+            expires_at=given.expires_at,
+        )
+        created = AdminToken.model_validate(made)
+        await change.note("admin_tokens.create", "admin_token", entity_id=made.id, after=created)
+    return IssuedAdminToken(**created.model_dump(), token=secret.secret)
+
+
+@router.get("", summary="List admin tokens")
+async def list_admin_tokens(wanted: Annotated[Paging, Query()], desk: TheDesk) -> Listing[AdminToken]:
+    async with desk.read() as connection:
+        page = await admin_tokens.list_tokens(connection, cursor=wanted.cursor, limit=wanted.limit)
+    return listing(page, AdminToken.model_validate)
+
+
+@router.get("/{token_id}", summary="Get an admin token", responses=UNKNOWN)
+async def get_admin_token(token_id: UUID, desk: TheDesk) -> AdminToken:
+    async with desk.read() as connection:
+        found = await admin_tokens.get(connection, token_id)
+    if found is None:
+        raise NotFound("admin token", token_id)
+    return AdminToken.model_validate(found)
+
+
+@router.post("/{token_id}/revoke", summary="Revoke an admin token for good", responses=UNKNOWN)
+async def revoke_admin_token(token_id: UUID, desk: TheDesk) -> AdminToken:
+    """It opens nothing from the very next request on. Revoking again changes nothing."""
+    async with desk.change() as change:
+        before, after = (
+            AdminToken.model_validate(each) for each in await admin_tokens.revoke(change.connection, token_id)
+        )
+        if before != after:
+            await change.note("admin_tokens.revoke", "admin_token", entity_id=token_id, before=before, after=after)
+    return after

@@ -1,0 +1,131 @@
+"""Keys taken over from another system by their digests, so that its customers go on using the keys they have.
+
+The keys themselves stay unknown here until they are used. Those of another form than ours have no checksum: they are
+looked up only if they begin as an imported one does, and one known by its plain SHA-256 is kept as an HMAC from its
+first use on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Annotated
+
+from fastapi import APIRouter
+from pydantic import ConfigDict, Field, StringConstraints
+
+from gateway.api.admin.accounts.keys import KeySettings
+from gateway.api.admin.dependencies import Held, TheDesk
+from gateway.api.errors import Invalid
+from gateway.api.schemas.api_keys import Key, shown
+from gateway.api.schemas.fields import PositiveCount
+from gateway.api.schemas.pages import Given, Shown
+from gateway.api.unit_of_work import Change
+from gateway.clock import now
+from gateway.ledger.accounts import api_keys, users
+from gateway.ledger.accounts.api_keys import Fingerprint
+from gateway.ledger.db.errors import AlreadyExists
+from policies.model import KeyScheme
+
+router = APIRouter(prefix="/keys", tags=["keys"])
+
+MAX_KEYS = 500
+
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Prefix = Annotated[str, StringConstraints(pattern=r"^[!-~]{3,32}$")]
+Last4 = Annotated[str, StringConstraints(pattern=r"^[!-~]{4}$")]
+
+
+class KeyToImport(KeySettings):
+    digest: Digest = Field(examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"])
+    prefix: Prefix = Field(examples=["acme_"], description="How the key begins, exactly.")
+    last4: Last4 = Field(examples=["7Qz9"])
+
+
+EXAMPLE = {
+    "user_id": "00000000-0000-4000-8000-000000000000",
+    "digest": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "prefix": "acme_",
+    "last4": "7Qz9",
+}
+
+
+class KeysToImport(Given):
+    """`sha256`: of the key. `hmac-sha256`: of the key under the pepper of `pepper_version`, where it is configured."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {"algorithm": {"const": "sha256"}, "pepper_version": {"type": "null"}}},
+                {"properties": {"pepper_version": {"type": "integer"}}, "required": ["pepper_version"]},
+            ]
+        }
+    )
+
+    algorithm: KeyScheme = Field(examples=["sha256"])
+    pepper_version: PositiveCount | None = Field(default=None, description="Of `hmac-sha256`.")
+    keys: Annotated[list[KeyToImport], Field(min_length=1, max_length=MAX_KEYS)] = Field(examples=[[EXAMPLE]])
+
+
+class ImportedKey(Shown):
+    index: int = Field(description="In the list that was sent.")
+    key: Key
+
+
+class FailedKey(Shown):
+    index: int
+    code: str = Field(examples=["conflict"])
+    detail: str
+
+
+class Imported(Shown):
+    imported: list[ImportedKey]
+    failed: list[FailedKey]
+
+
+@router.post("/import", summary="Import keys by their digests")
+async def import_keys(given: KeysToImport, desk: TheDesk, held: Held) -> Imported:
+    """Each key is imported or not, by itself; sending the list again imports what failed."""
+    version = _pepper_version(given, held.peppers.keys())
+    imported, failed = [], []
+    async with desk.change() as change:
+        for index, each in enumerate(given.keys):
+            found = await _import(change, each, given.algorithm, version=version, ours=f"{held.key_prefix}_live_")
+            if isinstance(found, api_keys.ApiKey):
+                key = shown(found, now())
+                await change.note("keys.import", "key", entity_id=key.id, after=key)
+                imported.append(ImportedKey(index=index, key=key))
+            else:
+                code, detail = found
+                failed.append(FailedKey(index=index, code=code, detail=detail))
+    return Imported(imported=imported, failed=failed)
+
+
+def _pepper_version(given: KeysToImport, configured: Collection[int]) -> int:
+    if given.algorithm is KeyScheme.SHA256:
+        if given.pepper_version is not None:
+            raise Invalid("pepper_version", "only of hmac-sha256")
+        return max(configured)
+    if given.pepper_version is None or given.pepper_version not in configured:
+        known = ", ".join(map(str, sorted(configured)))
+        raise Invalid("pepper_version", f"must be one that is configured: {known}")
+    return given.pepper_version
+
+
+async def _import(
+    change: Change, given: KeyToImport, scheme: KeyScheme, *, version: int, ours: str
+) -> api_keys.ApiKey | tuple[str, str]:
+    if await users.get(change.connection, given.user_id) is None:
+        return "not_found", f"There is no user {given.user_id}."
+    settings = given.model_dump(exclude={"user_id", "digest", "prefix", "last4"})
+    fingerprint = Fingerprint(
+        given.prefix,
+        given.last4,
+        bytes.fromhex(given.digest),
+        version,
+        hash_scheme=scheme,
+        is_foreign=not given.prefix.startswith(ours),
+    )
+    try:
+        return await api_keys.create(change.connection, given.user_id, fingerprint=fingerprint, **settings)
+    except AlreadyExists:
+        return "conflict", "A key of this digest is here already."

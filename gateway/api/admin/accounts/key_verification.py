@@ -1,0 +1,85 @@
+"""What a call by some key would be told: the checks of a real one, in their order, nothing counted or charged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter
+from pydantic import Field, StringConstraints
+
+from gateway.api.admin.dependencies import Held, TheDesk
+from gateway.api.dry_run import KEY_CREDITS_LEFT, Facts, LimitState
+from gateway.api.openapi import UNKNOWN
+from gateway.api.schemas.fields import Count, Credits, Network, Size, Word
+from gateway.api.schemas.pages import Given, Shown
+from gateway.http.problems import STATUS
+from gateway.ledger.accounts import principals
+from gateway.ledger.db.errors import NotFound
+from policies.access import keys
+from policies.model import Refusal, Route
+
+router = APIRouter(prefix="/keys", tags=["keys"])
+
+
+class KeyToVerify(Given):
+    """`items`, tokens or minutes, whatever the route counts, are `units`; what is left out is not checked."""
+
+    key: Annotated[str, StringConstraints(min_length=1, max_length=512)] = Field(examples=["gw_live_…"])
+    route: Word | None = Field(default=None, description="The name of a route; null: any, without a price.")
+    credits: Credits | None = Field(default=None, description="In the place of the route's price.")
+    units: Count | None = None
+    body_bytes: Size | None = None
+    client_ip: Network | None = Field(default=None, examples=["203.0.113.7"])
+
+
+class Verification(Shown):
+    """`code`, `status` and `detail` are those of the refusal that the call would meet; null where it would pass."""
+
+    admitted: bool
+    code: str | None = None
+    status: int | None = None
+    detail: str | None = None
+    key_id: UUID | None = None
+    user_id: UUID | None = None
+    plan: str | None = None
+    credits: int | None = Field(default=None, description="What the call would cost.")
+    hold: int | None = Field(default=None, description="What would be set aside while it runs.")
+    price: str | None = Field(default=None, description="How the credits were computed.")
+    balance: int | None = None
+    key_credits_left: int | None = Field(default=None, description=KEY_CREDITS_LEFT)
+    in_flight: int | None = None
+    in_flight_limit: int | None = None
+    limits: list[LimitState] = Field(default_factory=list)
+
+
+@router.post("/verify", summary="Verify a key without using it", responses=UNKNOWN)
+async def verify_key(given: KeyToVerify, desk: TheDesk, held: Held) -> Verification:
+    """Answers 200 whatever the verdict."""
+    route = None if given.route is None else _route(given.route, held.routes.values())
+    digests = keys.lookup_digests(held.key_prefix, given.key.encode(), held.peppers)
+    principal = None
+    async with desk.read() as connection:
+        for digest in digests:
+            principal = principal or await principals.find_principal(connection, digest)
+    if principal is None:
+        code, detail = Refusal.INVALID_KEY, "This API key is not valid."
+        return Verification(admitted=False, code=str(code), status=STATUS[code], detail=detail)
+    facts = Facts(
+        units=given.units,
+        body_bytes=given.body_bytes,
+        credits=given.credits,
+        client_ip=None if given.client_ip is None else given.client_ip.partition("/")[0],
+    )
+    account = principal.account
+    told = await held.previewer.preview(account, principal.key, route=route, facts=facts)
+    plan = None if account.subscription is None else account.subscription.plan.id
+    return Verification(**told.model_dump(), key_id=principal.key.id, user_id=account.id, plan=plan)
+
+
+def _route(name: str, routes: Iterable[Route]) -> Route:
+    found = {route.name: route for route in routes}
+    if name not in found:
+        raise NotFound("route", f"{name!r}; there are: {', '.join(sorted(found))}")
+    return found[name]

@@ -1,0 +1,124 @@
+"""API keys: made, narrowed, replaced, revoked. The secret is in one answer only, and nowhere else."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Body, Query
+from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.api.admin.accounts.users import existing_user
+from gateway.api.admin.dependencies import TheDesk, TheIssuer
+from gateway.api.errors import Conflict
+from gateway.api.openapi import CONFLICTS, UNKNOWN
+from gateway.api.schemas.api_keys import IssuedKey, Key, KeyPatch, KeyTerms, Rotation, issued, shown
+from gateway.api.schemas.pages import Listing, Paging, listing
+from gateway.clock import now
+from gateway.ledger.accounts import api_keys
+from gateway.ledger.db.errors import NotFound
+from gateway.ledger.db.versions import bump_account
+from policies.model import KeyStatus
+
+router = APIRouter(prefix="/keys", tags=["keys"])
+
+
+class KeySettings(KeyTerms):
+    user_id: UUID
+
+
+class NewKey(KeySettings):
+    """A key for a user."""
+
+
+class KeyList(Paging):
+    user_id: UUID | None = Field(default=None, description="Only this user's.")
+
+
+@router.post("", status_code=201, summary="Create a key", responses=UNKNOWN)
+async def create_key(given: NewKey, desk: TheDesk, issuer: TheIssuer) -> IssuedKey:
+    """The answer holds the key, this once."""
+    secret, fingerprint = issuer.issue()
+    settings = given.model_dump(exclude={"user_id"})
+    async with desk.change() as change:
+        await existing_user(change.connection, given.user_id)
+        made = await api_keys.create(change.connection, given.user_id, fingerprint=fingerprint, **settings)
+        await change.note("keys.create", "key", entity_id=made.id, after=shown(made, now()))
+    return issued(made, secret.secret)
+
+
+@router.get("", summary="List keys")
+async def list_keys(wanted: Annotated[KeyList, Query()], desk: TheDesk) -> Listing[Key]:
+    async with desk.read() as connection:
+        page = await api_keys.list_keys(connection, user_id=wanted.user_id, cursor=wanted.cursor, limit=wanted.limit)
+    instant = now()
+    return listing(page, lambda key: shown(key, instant))
+
+
+@router.get("/{key_id:uuid}", summary="Get a key", responses=UNKNOWN)
+async def get_key(key_id: UUID, desk: TheDesk) -> Key:
+    async with desk.read() as connection:
+        return shown(await _existing(connection, key_id), now())
+
+
+@router.patch("/{key_id:uuid}", summary="Change a key", responses=UNKNOWN | CONFLICTS)
+async def change_key(key_id: UUID, patch: KeyPatch, desk: TheDesk) -> Key:
+    changes = patch.changes()
+    if "status" in changes:
+        changes["status"] = KeyStatus(changes["status"])
+    async with desk.change() as change:
+        before = _usable(await _locked(change.connection, key_id))
+        after = shown(await api_keys.patch(change.connection, key_id, **changes), now())
+        await change.note("keys.change", "key", entity_id=key_id, before=shown(before, now()), after=after)
+    return after
+
+
+@router.post("/{key_id:uuid}/revoke", summary="Revoke a key for good", responses=UNKNOWN)
+async def revoke_key(key_id: UUID, desk: TheDesk) -> Key:
+    """It is refused from the very next request on. Revoking again changes nothing."""
+    async with desk.change() as change:
+        before = await _locked(change.connection, key_id)
+        after = shown(await api_keys.revoke(change.connection, key_id), now())
+        if before.status is not KeyStatus.REVOKED:
+            await change.note("keys.revoke", "key", entity_id=key_id, before=shown(before, now()), after=after)
+    return after
+
+
+@router.post("/{key_id:uuid}/rotate", status_code=201, summary="Replace a key", responses=UNKNOWN | CONFLICTS)
+async def rotate_key(
+    key_id: UUID, desk: TheDesk, issuer: TheIssuer, given: Annotated[Rotation | None, Body()] = None
+) -> IssuedKey:
+    """Makes a key of the same settings, shown this once. The old one expires when its grace is over."""
+    secret, fingerprint = issuer.issue()
+    grace = timedelta(seconds=given.grace_seconds if given else 0)
+    async with desk.change() as change:
+        before = _usable(await _locked(change.connection, key_id))
+        retired, made = await api_keys.rotate(
+            change.connection, key_id, fingerprint=fingerprint, retire_at=now() + grace
+        )
+        old, after = shown(before, now()), shown(retired, now())
+        await change.note("keys.rotate", "key", entity_id=key_id, before=old, after=after)
+        await change.note("keys.create", "key", entity_id=made.id, after=shown(made, now()))
+    return issued(made, secret.secret)
+
+
+async def _existing(connection: AsyncConnection, key_id: UUID) -> api_keys.ApiKey:
+    key = await api_keys.get(connection, key_id)
+    if key is None:
+        raise NotFound("key", key_id)
+    return key
+
+
+async def _locked(connection: AsyncConnection, key_id: UUID) -> api_keys.ApiKey:
+    """The key once no other change of its account is under way: what is noted as `before` is what is replaced."""
+    key = await _existing(connection, key_id)
+    await bump_account(connection, key.user_id)
+    return await _existing(connection, key_id)
+
+
+def _usable(key: api_keys.ApiKey) -> api_keys.ApiKey:
+    if key.status is KeyStatus.REVOKED:
+        raise Conflict("This key is revoked, and that is for good; create another.")
+    return key

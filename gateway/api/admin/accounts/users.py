@@ -1,0 +1,156 @@
+"""Users: the accounts that are limited, charged and billed."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.api.admin.billing.subscriptions import Subscription
+from gateway.api.admin.catalogue.plans import offered_plan
+from gateway.api.admin.dependencies import TheDesk
+from gateway.api.openapi import CONFLICTS, UNKNOWN
+from gateway.api.schemas.fields import Email, Instant, Line, Metadata, TimeZone
+from gateway.api.schemas.pages import Given, Listing, Paging, Patch, Shown, listing, unset
+from gateway.clock import now
+from gateway.ledger.accounts import erasure, users
+from gateway.ledger.db.errors import NotFound
+from gateway.ledger.db.versions import bump_account
+from gateway.ledger.subscriptions import subscriptions
+from policies.model import AccountStatus
+
+router = APIRouter(prefix="/users", tags=["users"])
+
+
+class User(Shown):
+    id: UUID
+    email: str
+    name: str | None
+    company: str | None
+    status: AccountStatus
+    role: str
+    external_id: str | None
+    email_verified_at: datetime | None
+    time_zone: str
+    metadata: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+
+
+class UserWithSubscription(User):
+    subscription: Subscription | None = Field(description="The one the account lives on; null where it has none.")
+
+
+class NewUser(Given):
+    email: Email = Field(examples=["ada@example.com"])
+    name: Line | None = Field(default=None, examples=["Ada Lovelace"])
+    company: Line | None = None
+    plan: Line | None = Field(
+        default=None, examples=["pro"], description="Starts a subscription to this plan, named by its name or id."
+    )
+    external_id: Line | None = Field(default=None, description="The id this user has in your own system; unique.")
+    time_zone: TimeZone = Field(default="UTC", examples=["Europe/Berlin"])
+    metadata: Metadata = Field(default_factory=dict)
+
+
+class UserPatch(Patch):
+    email: Email = unset()
+    name: Line | None = None
+    company: Line | None = None
+    role: Literal["user", "admin"] = unset()
+    external_id: Line | None = None
+    email_verified_at: Instant | None = None
+    time_zone: TimeZone = unset()
+    metadata: Metadata = unset()
+
+
+class UserList(Paging):
+    email: Email | None = Field(default=None, description="Only the user of this address.")
+    external_id: Line | None = Field(default=None, description="Only the user of this id of your own system.")
+
+
+@router.post("", status_code=201, summary="Create a user", responses=UNKNOWN | CONFLICTS)
+async def create_user(given: NewUser, desk: TheDesk) -> UserWithSubscription:
+    """Without a plan the account has no subscription yet, and its keys are refused with 402."""
+    fields = given.model_dump(exclude={"email", "plan"})
+    async with desk.change() as change:
+        user = await users.create(change.connection, given.email, **fields)
+        if given.plan is not None:
+            plan = await offered_plan(change.connection, given.plan)
+            await subscriptions.start(change.connection, user.id, plan_id=plan.id, now=now(), actor=change.actor)
+        created = await _detailed(change.connection, user)
+        await change.note("users.create", "user", entity_id=user.id, after=created)
+    return created
+
+
+@router.get("", summary="List users")
+async def list_users(wanted: Annotated[UserList, Query()], desk: TheDesk) -> Listing[User]:
+    async with desk.read() as connection:
+        page = await users.list_users(connection, **wanted.model_dump())
+    return listing(page, User.model_validate)
+
+
+@router.get("/{user_id}", summary="Get a user", responses=UNKNOWN)
+async def get_user(user_id: UUID, desk: TheDesk) -> UserWithSubscription:
+    async with desk.read() as connection:
+        return await _detailed(connection, await existing_user(connection, user_id))
+
+
+@router.patch("/{user_id}", summary="Change a user", responses=UNKNOWN | CONFLICTS)
+async def change_user(user_id: UUID, patch: UserPatch, desk: TheDesk) -> User:
+    async with desk.change() as change:
+        before = await _locked(change.connection, user_id)
+        after = User.model_validate(await users.patch(change.connection, user_id, **patch.changes()))
+        await change.note("users.change", "user", entity_id=user_id, before=before, after=after)
+    return after
+
+
+@router.delete("/{user_id}", status_code=204, summary="Delete a user", responses=UNKNOWN)
+async def delete_user(user_id: UUID, desk: TheDesk) -> None:
+    """Empties the user of personal data and revokes its keys for good. Its usage and ledger stay."""
+    async with desk.change() as change:
+        await erasure.erase(change.connection, user_id, now=now())
+        await change.note("users.delete", "user", entity_id=user_id)  # without what was to be deleted
+
+
+@router.post("/{user_id}/suspend", summary="Suspend a user", responses=UNKNOWN)
+async def suspend_user(user_id: UUID, desk: TheDesk) -> User:
+    """From the very next request on its keys are refused with 403. Suspending again changes nothing."""
+    async with desk.change() as change:
+        before = await _locked(change.connection, user_id)
+        after = User.model_validate(await users.suspend(change.connection, user_id))
+        await change.note("users.suspend", "user", entity_id=user_id, before=before, after=after)
+    return after
+
+
+@router.post("/{user_id}/reactivate", summary="Reactivate a suspended user", responses=UNKNOWN)
+async def reactivate_user(user_id: UUID, desk: TheDesk) -> User:
+    async with desk.change() as change:
+        before = await _locked(change.connection, user_id)
+        after = User.model_validate(await users.reactivate(change.connection, user_id))
+        await change.note("users.reactivate", "user", entity_id=user_id, before=before, after=after)
+    return after
+
+
+async def existing_user(connection: AsyncConnection, user_id: UUID) -> users.User:
+    """Raises NotFound, for a deleted user too."""
+    user = await users.get(connection, user_id)
+    if user is None:
+        raise NotFound("user", user_id)
+    return user
+
+
+async def _locked(connection: AsyncConnection, user_id: UUID) -> User:
+    """The user once no other change of it is under way: what is noted as `before` is what this change replaces."""
+    await bump_account(connection, user_id)
+    return User.model_validate(await existing_user(connection, user_id))
+
+
+async def _detailed(connection: AsyncConnection, user: users.User) -> UserWithSubscription:
+    current = await subscriptions.current(connection, user.id)
+    shown = None if current is None else Subscription.model_validate(current)
+    return UserWithSubscription(**User.model_validate(user).model_dump(), subscription=shown)

@@ -1,0 +1,205 @@
+"""Subscriptions: who is on which plan, until when."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Body, Query
+from pydantic import ConfigDict, Field
+
+from gateway.api.admin.catalogue.plans import existing_plan, offered_plan
+from gateway.api.admin.dependencies import TheDesk
+from gateway.api.errors import Conflict, Invalid
+from gateway.api.openapi import CONFLICTS, UNKNOWN
+from gateway.api.schemas.fields import Flag, Line, PositiveCount
+from gateway.api.schemas.pages import Given, Listing, Paging, Shown, listing
+from gateway.api.unit_of_work import Change, Desk
+from gateway.clock import now
+from gateway.ledger.accounts import users
+from gateway.ledger.catalogue.plans import StoredPlan
+from gateway.ledger.db.errors import NotFound
+from gateway.ledger.subscriptions import subscriptions
+from policies.model import SubscriptionStatus
+
+router = APIRouter(prefix="/subscriptions", tags=["subscriptions"])
+
+
+class Subscription(Shown):
+    id: UUID
+    user_id: UUID
+    plan_id: str
+    plan_version: int
+    status: SubscriptionStatus
+    quantity: int = Field(description="Seats, where the plan is per seat.")
+    provider: str = Field(description="`manual`: no payment provider renews it.")
+    provider_subscription_id: str | None
+    current_period_start: datetime
+    current_period_end: datetime
+    cancel_at_period_end: bool
+    canceled_at: datetime | None
+    trial_start: datetime | None
+    trial_end: datetime | None
+    keeps_version: bool = Field(description="It holds to `plan_version`, whatever became of the plan.")
+    next_plan_id: str | None = Field(description="The plan of its next period; null: the same.")
+    next_quantity: int | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class NewSubscription(Given):
+    user_id: UUID
+    plan_id: Line = Field(examples=["pro"], description="The plan's id or name.")
+    quantity: PositiveCount = 1
+    trial: Flag = Field(default=False, description="Begins with the account's one trial, of the plan's length.")
+
+
+class SubscriptionList(Paging):
+    user_id: UUID | None = None
+    plan_id: Line | None = Field(default=None, description="The plan's id.")
+    status: SubscriptionStatus | None = None
+
+
+class Cancellation(Given):
+    at_period_end: Flag = Field(default=True, description="False: now.")
+
+
+class SubscriptionChange(Given):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["plan_id"], "properties": {"plan_id": {"type": "string"}}},
+                {"required": ["quantity"], "properties": {"quantity": {"type": "integer"}}},
+            ]
+        }
+    )
+
+    plan_id: Line | None = Field(default=None, examples=["pro"], description="null: the same.")
+    quantity: PositiveCount | None = Field(default=None, description="null: the same.")
+    at_period_end: Flag = Field(default=False, description="True: the next period begins with it.")
+
+
+@router.post("", status_code=201, summary="Start a subscription", responses=UNKNOWN | CONFLICTS)
+async def start_subscription(given: NewSubscription, desk: TheDesk) -> Subscription:
+    """Active at once, with the plan's credits for its first period. A user has one current subscription at a time."""
+    async with desk.change() as change:
+        if await users.get(change.connection, given.user_id) is None:
+            raise NotFound("user", given.user_id)
+        plan = await offered_plan(change.connection, given.plan_id)
+        if given.trial and plan.terms.trial_period_days == 0:
+            raise Conflict(f"The plan {plan.id} has no trial; set its trial_period_days, or start without.")
+        started = Subscription.model_validate(await _start(change, given, plan))
+        await change.note("subscriptions.start", "subscription", entity_id=started.id, after=started)
+    return started
+
+
+@router.get("", summary="List subscriptions")
+async def list_subscriptions(wanted: Annotated[SubscriptionList, Query()], desk: TheDesk) -> Listing[Subscription]:
+    async with desk.read() as connection:
+        page = await subscriptions.list_subscriptions(connection, **wanted.model_dump())
+    return listing(page, Subscription.model_validate)
+
+
+@router.get("/{subscription_id}", summary="Get a subscription", responses=UNKNOWN)
+async def get_subscription(subscription_id: UUID, desk: TheDesk) -> Subscription:
+    async with desk.read() as connection:
+        found = await subscriptions.get(connection, subscription_id)
+    if found is None:
+        raise NotFound("subscription", subscription_id)
+    return Subscription.model_validate(found)
+
+
+@router.post("/{subscription_id}/change", summary="Change plan or seats", responses=UNKNOWN | CONFLICTS)
+async def change_subscription(subscription_id: UUID, given: SubscriptionChange, desk: TheDesk) -> Subscription:
+    """Now, with credits given or taken in proportion to what is left of the period, or from the next period on."""
+    async with _changed(desk, subscription_id, "subscriptions.change") as (change, found):
+        if given.plan_id is None and given.quantity is None:
+            raise Invalid("plan_id", "give plan_id, quantity, or both")
+        plan_id = None
+        if given.plan_id is not None:
+            plan = await existing_plan(change.connection, given.plan_id)
+            plan_id = (plan if plan.id == found.plan_id else await offered_plan(change.connection, plan.id)).id
+        await subscriptions.change(
+            change.connection,
+            subscription_id,
+            now=now(),
+            actor=change.actor,
+            plan_id=plan_id,
+            quantity=given.quantity,
+            at_period_end=given.at_period_end,
+        )
+    return await get_subscription(subscription_id, desk)
+
+
+@router.post("/{subscription_id}/cancel", summary="Cancel a subscription", responses=UNKNOWN | CONFLICTS)
+async def cancel_subscription(
+    subscription_id: UUID, desk: TheDesk, given: Annotated[Cancellation | None, Body()] = None
+) -> Subscription:
+    """At the end of its period unless told otherwise. Credits that were granted stay until they expire."""
+    at_period_end = given.at_period_end if given else True
+    async with _changed(desk, subscription_id, "subscriptions.cancel") as (change, _):
+        await subscriptions.cancel(change.connection, subscription_id, now=now(), at_period_end=at_period_end)
+    return await get_subscription(subscription_id, desk)
+
+
+@router.post("/{subscription_id}/undo-cancel", summary="Let a subscription go on", responses=UNKNOWN | CONFLICTS)
+async def undo_cancellation(subscription_id: UUID, desk: TheDesk) -> Subscription:
+    """One that was to end with its period does not."""
+    async with _changed(desk, subscription_id, "subscriptions.undo_cancel") as (change, _):
+        await subscriptions.undo_cancel(change.connection, subscription_id)
+    return await get_subscription(subscription_id, desk)
+
+
+@router.post("/{subscription_id}/pause", summary="Pause a subscription", responses=UNKNOWN | CONFLICTS)
+async def pause_subscription(subscription_id: UUID, desk: TheDesk) -> Subscription:
+    """From the very next request on calls are refused with 402; no period begins until it is resumed."""
+    async with _changed(desk, subscription_id, "subscriptions.pause") as (change, _):
+        await subscriptions.pause(change.connection, subscription_id)
+    return await get_subscription(subscription_id, desk)
+
+
+@router.post("/{subscription_id}/resume", summary="Resume a subscription", responses=UNKNOWN | CONFLICTS)
+async def resume_subscription(subscription_id: UUID, desk: TheDesk) -> Subscription:
+    """With the period it was paused in or, where that is over, with a new one."""
+    async with _changed(desk, subscription_id, "subscriptions.resume") as (change, _):
+        await subscriptions.resume(change.connection, subscription_id, now=now(), actor=change.actor)
+    return await get_subscription(subscription_id, desk)
+
+
+async def _start(change: Change, given: NewSubscription, plan: StoredPlan) -> subscriptions.StoredSubscription:
+    if not given.trial:
+        return await subscriptions.start(
+            change.connection,
+            given.user_id,
+            plan_id=plan.id,
+            quantity=given.quantity,
+            now=now(),
+            actor=change.actor,
+        )
+    return await subscriptions.start_trial(
+        change.connection,
+        given.user_id,
+        plan_id=plan.id,
+        quantity=given.quantity,
+        days=plan.terms.trial_period_days,
+        now=now(),
+        actor=change.actor,
+    )
+
+
+@asynccontextmanager
+async def _changed(desk: Desk, subscription_id: UUID, action: str) -> AsyncIterator[tuple[Change, Subscription]]:
+    """The subscription as no other change can alter it; what the block did to it is noted."""
+    async with desk.change() as change:
+        found = await subscriptions.locked(change.connection, subscription_id)
+        if found.provider != subscriptions.OURS:
+            raise Conflict(
+                f"This subscription is {found.provider}'s to change: what is done there is known here at once."
+            )
+        before = Subscription.model_validate(found)
+        yield change, before
+        after = Subscription.model_validate(await subscriptions.get(change.connection, subscription_id))
+        await change.note(action, "subscription", entity_id=subscription_id, before=before, after=after)

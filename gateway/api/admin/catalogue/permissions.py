@@ -1,0 +1,128 @@
+"""Permissions: named rights that routes ask for and plans grant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from uuid import UUID
+
+from fastapi import APIRouter
+from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.api.admin.catalogue.plans import existing_plan
+from gateway.api.admin.dependencies import Held, TheDesk
+from gateway.api.errors import Conflict
+from gateway.api.openapi import CONFLICTS, UNKNOWN
+from gateway.api.schemas.fields import Line, Text, Word
+from gateway.api.schemas.pages import Given, Listing, Patch, Shown, unset
+from gateway.ledger.catalogue import permissions, plans
+from gateway.ledger.db.errors import NotFound
+from policies.model import Route
+
+router = APIRouter(tags=["permissions"])
+
+
+class Permission(Shown):
+    id: UUID
+    name: str
+    description: str | None
+    created_at: datetime
+
+
+class NewPermission(Given):
+    name: Word = Field(examples=["analyze"])
+    description: Text | None = None
+
+
+class PermissionPatch(Patch):
+    name: Word = unset()
+    description: Text | None = None
+
+
+@router.get("/permissions", summary="List permissions")
+async def list_permissions(desk: TheDesk) -> Listing[Permission]:
+    """All of them, by name."""
+    async with desk.read() as connection:
+        found = await plans.list_permissions(connection)
+    return Listing(data=[Permission.model_validate(permission) for permission in found], next_cursor=None)
+
+
+@router.post("/permissions", status_code=201, summary="Create a permission", responses=CONFLICTS)
+async def create_permission(given: NewPermission, desk: TheDesk) -> Permission:
+    async with desk.change() as change:
+        made = await plans.create_permission(change.connection, given.name, description=given.description)
+        created = Permission.model_validate(made)
+        await change.note("permissions.create", "permission", entity_id=created.id, after=created)
+    return created
+
+
+@router.get("/permissions/{permission_id}", summary="Get a permission", responses=UNKNOWN)
+async def get_permission(permission_id: UUID, desk: TheDesk) -> Permission:
+    async with desk.read() as connection:
+        found = await permissions.get(connection, permission_id)
+    if found is None:
+        raise NotFound("permission", permission_id)
+    return Permission.model_validate(found)
+
+
+@router.patch("/permissions/{permission_id}", summary="Change a permission", responses=UNKNOWN | CONFLICTS)
+async def change_permission(permission_id: UUID, patch: PermissionPatch, desk: TheDesk, held: Held) -> Permission:
+    """Its name only while no route, plan or key uses it: they know it by its name."""
+    async with desk.change() as change:
+        found = await permissions.lock(change.connection, permission_id)
+        before = Permission.model_validate(found)
+        wanted = {"name": before.name, "description": before.description} | patch.changes()
+        if wanted["name"] != before.name:
+            await _refuse_if_used(change.connection, found, held.routes.values(), to="renamed")
+        after = Permission.model_validate(await permissions.change(change.connection, permission_id, **wanted))
+        await change.note("permissions.change", "permission", entity_id=permission_id, before=before, after=after)
+    return after
+
+
+@router.delete(
+    "/permissions/{permission_id}", status_code=204, summary="Delete a permission", responses=UNKNOWN | CONFLICTS
+)
+async def delete_permission(permission_id: UUID, desk: TheDesk, held: Held) -> None:
+    """Only one that no route, plan or key uses."""
+    async with desk.change() as change:
+        found = await permissions.lock(change.connection, permission_id)
+        await _refuse_if_used(change.connection, found, held.routes.values(), to="deleted")
+        await permissions.remove(change.connection, permission_id)
+        before = Permission.model_validate(found)
+        await change.note("permissions.delete", "permission", entity_id=permission_id, before=before)
+
+
+@router.put(
+    "/plans/{plan}/permissions/{permission}", status_code=204, summary="Grant a permission to a plan", responses=UNKNOWN
+)
+async def grant_permission(plan: Line, permission: Line, desk: TheDesk) -> None:
+    """The plan's subscribers have it from their next request on. Granting again changes nothing."""
+    async with desk.change() as change:
+        found = await existing_plan(change.connection, plan)
+        await plans.grant_permission(change.connection, found.id, permission)
+        await change.note("permissions.grant", "plan", entity_id=found.id, reason=permission)
+
+
+@router.delete(
+    "/plans/{plan}/permissions/{permission}", status_code=204, summary="Take a permission away", responses=UNKNOWN
+)
+async def withdraw_permission(plan: Line, permission: Line, desk: TheDesk) -> None:
+    async with desk.change() as change:
+        found = await existing_plan(change.connection, plan)
+        await plans.withdraw_permission(change.connection, found.id, permission)
+        await change.note("permissions.withdraw", "plan", entity_id=found.id, reason=permission)
+
+
+async def _refuse_if_used(
+    connection: AsyncConnection, permission: plans.Permission, routes: Iterable[Route], *, to: str
+) -> None:
+    uses = await permissions.uses(connection, permission)
+    users = {
+        "routes": sorted(route.name for route in routes if route.permission == permission.name),
+        "plans": uses.plans,
+        "keys": uses.keys,
+    }
+    if any(users.values()):
+        named = "; ".join(f"{kind} {', '.join(map(str, some))}" for kind, some in users.items() if some)
+        raise Conflict(f"{permission.name!r} can be {to} once nothing uses it any more: {named}.")

@@ -1,0 +1,302 @@
+"""Plans: what subscriptions give, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+from itertools import pairwise
+from math import inf
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter
+from pydantic import Field, StringConstraints
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.api.admin.dependencies import TheDesk
+from gateway.api.errors import Conflict, Invalid
+from gateway.api.openapi import CONFLICTS, UNKNOWN
+from gateway.api.schemas.fields import (
+    Count,
+    Credits,
+    Currency,
+    Flag,
+    Line,
+    PositiveCount,
+    PositiveSize,
+    Price,
+    Size,
+    Storable,
+    Text,
+    Word,
+)
+from gateway.api.schemas.pages import Given, Listing, Patch, Shown, unset
+from gateway.ledger.catalogue import plans
+from gateway.ledger.db.errors import InUse, NotFound
+from gateway.ledger.db.versions import bump_catalogue
+from policies.model import FeatureValue
+
+router = APIRouter(prefix="/plans", tags=["plans"])
+
+PricingModel = Literal["flat", "per_seat", "tiered", "volume", "usage"]
+Interval = Literal["day", "week", "month", "year"]
+FeatureName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Permissions = Annotated[list[Word], Field(max_length=100)]
+
+
+class NoOtherNames:
+    """Says in the schema, too, that names which do not fit the pattern are refused."""
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
+        return {**handler(core), "additionalProperties": False}
+
+
+FeatureText = Annotated[str, StringConstraints(max_length=200), Storable]
+Features = Annotated[
+    dict[FeatureName, Annotated[Flag | Count | FeatureText, Field(union_mode="left_to_right")]], NoOtherNames()
+]
+
+
+class Tier(Shown):
+    up_to: int | None = Field(description="The tier's last unit; null: all the rest.")
+    unit_price: str
+    flat_price: str
+
+
+class NewTier(Given):
+    up_to: PositiveSize | None = None
+    unit_price: Price
+    flat_price: Price = Decimal(0)
+
+
+class Plan(Shown):
+    id: str = Field(examples=["pro"])
+    version: int = Field(description="Grows with every change.")
+    name: str
+    description: str | None
+    product_id: UUID | None
+    price: str = Field(description="Per billing interval.", examples=["29.99"])
+    currency: str
+    pricing_model: PricingModel
+    tiers: list[Tier] = Field(description="Of tiered and volume pricing.")
+    billing_interval: Interval
+    billing_interval_count: int
+    trial_period_days: int
+    credits_per_period: int
+    credits_rollover: bool
+    requests_per_minute: int | None
+    requests_per_hour: int | None
+    max_api_calls_per_day: int | None
+    max_products_per_batch: int | None
+    max_concurrent_requests: int | None
+    max_file_size_bytes: int | None
+    features: dict[str, FeatureValue]
+    permissions: list[str]
+    stripe_price_id: str | None
+    lemon_squeezy_variant_id: str | None
+    lemon_squeezy_product_id: str | None
+    is_active: bool
+    sort_order: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class NewPlan(Given):
+    """Limits that are null or left out are no limits."""
+
+    id: Word | None = Field(default=None, examples=["team"], description="Made of the name where it is left out.")
+    name: Line = Field(examples=["Team"])
+    price: Price = Field(examples=["49.00"], description="Per billing interval; as a string, so that it stays exact.")
+    description: Text | None = None
+    product_id: UUID | None = None
+    currency: Currency = "USD"
+    pricing_model: PricingModel = "flat"
+    tiers: list[NewTier] = Field(default_factory=list, max_length=100, description="Rising by `up_to`.")
+    billing_interval: Interval = "month"
+    billing_interval_count: PositiveCount = 1
+    trial_period_days: Count = 0
+    credits_per_period: Credits = 0
+    credits_rollover: Flag = False
+    requests_per_minute: Count | None = None
+    requests_per_hour: Count | None = None
+    max_api_calls_per_day: Count | None = None
+    max_products_per_batch: Count | None = None
+    max_concurrent_requests: Count | None = None
+    max_file_size_bytes: Size | None = None
+    features: Features = Field(default_factory=dict, examples=[{"analysis": True}])
+    permissions: Permissions = Field(default_factory=list, description="Names of existing permissions.")
+    stripe_price_id: Line | None = None
+    lemon_squeezy_variant_id: Line | None = None
+    lemon_squeezy_product_id: Line | None = None
+    is_active: Flag = Field(default=True, description="False: no new subscriptions.")
+    sort_order: Count = 0
+
+
+class PlanPatch(Patch):
+    name: Line = unset()
+    price: Price = unset()
+    description: Text | None = None
+    product_id: UUID | None = None
+    currency: Currency = unset()
+    pricing_model: PricingModel = unset()
+    tiers: Annotated[list[NewTier], Field(max_length=100)] = unset()
+    billing_interval: Interval = unset()
+    billing_interval_count: PositiveCount = unset()
+    trial_period_days: Count = unset()
+    credits_per_period: Credits = unset()
+    credits_rollover: Flag = unset()
+    requests_per_minute: Count | None = None
+    requests_per_hour: Count | None = None
+    max_api_calls_per_day: Count | None = None
+    max_products_per_batch: Count | None = None
+    max_concurrent_requests: Count | None = None
+    max_file_size_bytes: Size | None = None
+    features: Features = unset()
+    permissions: Permissions = unset()
+    stripe_price_id: Line | None = None
+    lemon_squeezy_variant_id: Line | None = None
+    lemon_squeezy_product_id: Line | None = None
+    is_active: Flag = unset()
+    sort_order: Count = unset()
+    subscribers: Literal["migrate", "keep"] = Field(
+        default="migrate",
+        description="migrate: the change is for everyone, at once. keep: who is on the plan keeps the version it has,"
+        " until `POST /plans/{plan}/migrate`.",
+    )
+
+
+class Migration(Shown):
+    migrated: int = Field(description="How many subscriptions kept an older version until now.")
+
+
+@router.get("", summary="List plans")
+async def list_plans(desk: TheDesk) -> Listing[Plan]:
+    """All of them, by `sort_order`, then price."""
+    async with desk.read() as connection:
+        return Listing(data=[shown(plan) for plan in await plans.list_plans(connection)], next_cursor=None)
+
+
+@router.post("", status_code=201, summary="Create a plan", responses=UNKNOWN | CONFLICTS)
+async def create_plan(given: NewPlan, desk: TheDesk) -> Plan:
+    if given.id is None and not plans.id_of(given.name):
+        raise Invalid("id", "is required where the name has no letter or digit to make one of")
+    changes = given.model_dump(exclude={"id", "tiers", "permissions"})
+    terms = _priced(plans.PlanTerms(**changes, tiers=_tiers(given.tiers)))
+    async with desk.change() as change:
+        with _references(given.product_id):
+            made = await plans.create(change.connection, terms, plan_id=given.id, permissions=given.permissions)
+        created = shown(made)
+        await change.note("plans.create", "plan", entity_id=created.id, after=created)
+    return created
+
+
+@router.get("/{plan}", summary="Get a plan by id or name", responses=UNKNOWN)
+async def get_plan(plan: Line, desk: TheDesk) -> Plan:
+    async with desk.read() as connection:
+        return shown(await existing_plan(connection, plan))
+
+
+@router.patch("/{plan}", summary="Change a plan", responses=UNKNOWN | CONFLICTS)
+async def change_plan(plan: Line, patch: PlanPatch, desk: TheDesk) -> Plan:
+    """Limits and features hold for all its subscribers from their next request on, unless they are to keep theirs."""
+    changes = patch.changes()
+    permissions = changes.pop("permissions", None)
+    subscribers = changes.pop("subscribers", "migrate")
+    if "tiers" in changes:
+        changes["tiers"] = _tiers(patch.tiers)
+    async with desk.change() as change:
+        # A lock: of two changes at once, the later one builds on what the earlier one wrote.
+        await bump_catalogue(change.connection)
+        found = await existing_plan(change.connection, plan)
+        terms = _priced(replace(found.terms, **changes))
+        with _references(patch.product_id):
+            changed = await plans.change(
+                change.connection, found.id, terms, permissions=permissions, subscribers=subscribers
+            )
+        after = shown(changed)
+        await change.note("plans.change", "plan", entity_id=found.id, before=shown(found), after=after)
+    return after
+
+
+@router.post("/{plan}/migrate", summary="Move subscribers of older versions to this one", responses=UNKNOWN)
+async def migrate_plan(plan: Line, desk: TheDesk) -> Migration:
+    """From their next request on. Whoever followed the plan anyway is on it already."""
+    async with desk.change() as change:
+        await bump_catalogue(change.connection)
+        found = await existing_plan(change.connection, plan)
+        done = Migration(migrated=await plans.migrate(change.connection, found.id))
+        await change.note("plans.migrate", "plan", entity_id=found.id, after=done)
+    return done
+
+
+@router.delete("/{plan}", status_code=204, summary="Delete a plan", responses=UNKNOWN | CONFLICTS)
+async def delete_plan(plan: Line, desk: TheDesk) -> None:
+    """Only one that never had a subscriber. Set `is_active` to false to stop selling a plan."""
+    async with desk.change() as change:
+        found = await existing_plan(change.connection, plan)
+        try:
+            await plans.remove(change.connection, found.id)
+        except InUse:
+            raise Conflict("Subscriptions are or were on this plan; set is_active to false instead.") from None
+        await change.note("plans.delete", "plan", entity_id=found.id, before=shown(found))
+
+
+def shown(plan: plans.StoredPlan) -> Plan:
+    terms = plan.terms
+    own = {name: getattr(plan, name) for name in ("id", "version", "created_at", "updated_at")}
+    own["permissions"] = sorted(plan.permissions)
+    said = {name: getattr(terms, name) for name in Plan.model_fields if name not in own}
+    priced = {"price": _money(terms.price), "tiers": [_tier(tier) for tier in terms.tiers]}
+    return Plan.model_validate(own | said | priced)
+
+
+async def existing_plan(connection: AsyncConnection, named: str) -> plans.StoredPlan:
+    """By id or by name. Raises NotFound."""
+    plan = await plans.find(connection, named)
+    if plan is None:
+        raise NotFound("plan", named)
+    return plan
+
+
+async def offered_plan(connection: AsyncConnection, named: str) -> plans.StoredPlan:
+    """One that subscriptions can be started to. Raises NotFound, Conflict."""
+    plan = await existing_plan(connection, named)
+    if not plan.terms.is_active:
+        raise Conflict(f"The plan {plan.id} is not sold any more; choose one whose is_active is true.")
+    return plan
+
+
+def _tier(tier: plans.Tier) -> Tier:
+    return Tier(up_to=tier.up_to, unit_price=_money(tier.unit_price), flat_price=_money(tier.flat_price))
+
+
+def _money(amount: Decimal) -> str:
+    """Never as 1E+2."""
+    return format(amount, "f")
+
+
+def _tiers(given: Iterable[NewTier]) -> tuple[plans.Tier, ...]:
+    return tuple(plans.Tier(**tier.model_dump()) for tier in given)
+
+
+def _priced(terms: plans.PlanTerms) -> plans.PlanTerms:
+    """The terms, once their tiers fit each other and the pricing model. Raises Invalid."""
+    is_tiered = terms.pricing_model in ("tiered", "volume")
+    if is_tiered != bool(terms.tiers):
+        raise Invalid("tiers", "are for the pricing models tiered and volume, which need them")
+    bounds = [inf if tier.up_to is None else tier.up_to for tier in terms.tiers]
+    if any(low >= high for low, high in pairwise(bounds)):
+        raise Invalid("tiers", "must rise by up_to; only the last may leave it out")
+    return terms
+
+
+@contextmanager
+def _references(product_id: UUID | None) -> Iterator[None]:
+    """The product is all that a plan refers to by an id that may be unknown."""
+    try:
+        yield
+    except InUse:
+        raise NotFound("product", product_id) from None

@@ -1,0 +1,89 @@
+"""Products: what plans are plans of."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+
+from gateway.api.admin.dependencies import TheDesk
+from gateway.api.errors import Conflict
+from gateway.api.openapi import CONFLICTS, UNKNOWN
+from gateway.api.schemas.fields import Flag, Line, Metadata, Text
+from gateway.api.schemas.pages import Given, Listing, Paging, Patch, Shown, listing, unset
+from gateway.ledger.catalogue import products
+from gateway.ledger.db.errors import InUse, NotFound
+
+router = APIRouter(prefix="/products", tags=["products"])
+
+
+class Product(Shown):
+    id: UUID
+    name: str
+    description: str | None
+    is_active: bool
+    metadata: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+
+
+class NewProduct(Given):
+    name: Line = Field(examples=["Review analysis"])
+    description: Text | None = None
+    is_active: Flag = True
+    metadata: Metadata = Field(default_factory=dict)
+
+
+class ProductPatch(Patch):
+    name: Line = unset()
+    description: Text | None = None
+    is_active: Flag = unset()
+    metadata: Metadata = unset()
+
+
+@router.post("", status_code=201, summary="Create a product", responses=CONFLICTS)
+async def create_product(given: NewProduct, desk: TheDesk) -> Product:
+    async with desk.change() as change:
+        created = Product.model_validate(await products.create(change.connection, **given.model_dump()))
+        await change.note("products.create", "product", entity_id=created.id, after=created)
+    return created
+
+
+@router.get("", summary="List products")
+async def list_products(wanted: Annotated[Paging, Query()], desk: TheDesk) -> Listing[Product]:
+    async with desk.read() as connection:
+        page = await products.list_products(connection, cursor=wanted.cursor, limit=wanted.limit)
+    return listing(page, Product.model_validate)
+
+
+@router.get("/{product_id}", summary="Get a product", responses=UNKNOWN)
+async def get_product(product_id: UUID, desk: TheDesk) -> Product:
+    async with desk.read() as connection:
+        found = await products.get(connection, product_id)
+    if found is None:
+        raise NotFound("product", product_id)
+    return Product.model_validate(found)
+
+
+@router.patch("/{product_id}", summary="Change a product", responses=UNKNOWN | CONFLICTS)
+async def change_product(product_id: UUID, patch: ProductPatch, desk: TheDesk) -> Product:
+    async with desk.change() as change:
+        before = Product.model_validate(await products.lock(change.connection, product_id))
+        after = Product.model_validate(await products.patch(change.connection, product_id, **patch.changes()))
+        await change.note("products.change", "product", entity_id=product_id, before=before, after=after)
+    return after
+
+
+@router.delete("/{product_id}", status_code=204, summary="Delete a product", responses=UNKNOWN | CONFLICTS)
+async def delete_product(product_id: UUID, desk: TheDesk) -> None:
+    """Only one that no plan belongs to; any other can be made inactive."""
+    async with desk.change() as change:
+        before = Product.model_validate(await products.lock(change.connection, product_id))
+        try:
+            await products.remove(change.connection, product_id)
+        except InUse:
+            raise Conflict("Plans belong to this product: delete or move them, or set is_active to false.") from None
+        await change.note("products.delete", "product", entity_id=product_id, before=before)

@@ -1,0 +1,47 @@
+"""Who changed what, and why."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+
+from gateway.api.admin.dependencies import TheDesk
+from gateway.api.schemas.fields import Instant, Line
+from gateway.api.schemas.pages import Listing, Paging, Shown, listing
+from gateway.ledger.audit import audit_log
+from gateway.ledger.audit.audit_log import AuditFilter
+
+router = APIRouter(prefix="/audit-log", tags=["audit"])
+
+
+class AuditEntry(Shown):
+    id: int = Field(description="Without gaps: the log is a chain that `gateway audit verify` walks.")
+    actor: str
+    action: str
+    entity: str
+    entity_id: str
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    reason: str | None
+    created_at: datetime
+
+
+class AuditList(Paging):
+    actor: Line | None = Field(default=None, examples=["admin"])
+    action: Line | None = Field(default=None, examples=["keys.create"])
+    entity: Line | None = Field(default=None, examples=["key"])
+    entity_id: Line | None = None
+    since: Instant | None = Field(default=None, alias="from", description="From this instant on.")
+    until: Instant | None = Field(default=None, alias="to", description="Before this instant.")
+
+
+@router.get("", summary="List changes")
+async def list_audit_log(wanted: Annotated[AuditList, Query()], desk: TheDesk) -> Listing[AuditEntry]:
+    """Newest first. What was personal of a deleted user reads `(erased)`."""
+    async with desk.read() as connection:
+        matching = AuditFilter(**wanted.model_dump(exclude={"limit", "cursor"}))
+        page = await audit_log.list_entries(connection, matching, cursor=wanted.cursor, limit=wanted.limit)
+    return listing(page, AuditEntry.model_validate)

@@ -1,0 +1,219 @@
+"""What a call would be told if it were made now: the checks of a real one, asked of a state that is only looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from pydantic import Field
+
+from gateway.api.schemas.pages import Shown
+from gateway.clock import now
+from gateway.http.problems import STATUS
+from gateway.ledger.accounts import principals
+from gateway.ledger.credits.key_budgets import credits_spent
+from gateway.ledger.db.errors import NotFound
+from gateway.ledger.db.session import Database
+from gateway.meter.meter import Meter
+from policies.access import admission, key_budgets
+from policies.access.admission import Standing
+from policies.access.key_budgets import Cap
+from policies.access.limits import WINDOW_SECONDS, WINDOWS, Limits, limits_of
+from policies.model import Account, FeatureValue, Key, Refused, Route
+from policies.pricing import prices
+
+KEY_CREDITS_LEFT = (
+    "What the credit cap of the key leaves it in this period, less what calls under way hold; null without one."
+)
+UNLIMITED = Limits((None, None, None), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is known of the call that is asked about.
+
+    `units` are the items, tokens or minutes that its route is priced by, `credits` outranks the price. None: not said,
+    and then a call counts one item, and holds what its route holds for tokens and minutes.
+    """
+
+    units: int | None = None
+    body_bytes: int | None = None
+    credits: int | None = None
+    client_ip: str | None = None
+
+
+class LimitState(Shown):
+    """A window of the plan with a limit; `reset_seconds` until more of it is free."""
+
+    name: str
+    limit: int
+    used: int
+    remaining: int
+    window_seconds: int
+    reset_seconds: int
+
+
+class Preview(Shown):
+    """The answer to a dry run. `credits` is what the call would cost, `hold` what would be set aside while it runs.
+
+    Where it would not be admitted, `code`, `status` and `detail` are those of the refusal it would meet first.
+    """
+
+    admitted: bool
+    code: str | None
+    status: int | None
+    detail: str | None
+    credits: int
+    hold: int
+    price: str
+    balance: int
+    key_credits_left: int | None = Field(description=KEY_CREDITS_LEFT)
+    in_flight: int
+    in_flight_limit: int | None
+    limits: list[LimitState]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """Credits expected and held, the balance they need, and how they were computed."""
+
+    credits: int
+    hold: int
+    required: int
+    price: str
+
+
+class Previewer:
+    """Looks at accounts in PostgreSQL and Redis, and changes neither."""
+
+    def __init__(self, database: Database, meter: Meter, *, grace: timedelta) -> None:
+        self._database = database
+        self._meter = meter
+        self._grace = grace
+
+    async def preview(self, account: Account, key: Key | None, *, route: Route | None, facts: Facts) -> Preview:
+        """A call by `key`, or by the account itself, to `route`, or to none in particular.
+
+        Raises MeterUnavailable, DatabaseUnavailable, NotFound for an account deleted meanwhile.
+        """
+        limits, cap = limits_in_force(account), key_budgets.cap_of(key, account.subscription)
+        standing, offered = await self._look(account.id, limits, cap)
+        cost = _cost(route, facts)
+        refused = None
+        try:
+            self._check(account, key, route, facts=facts, offered=offered, standing=standing, cost=cost)
+        except Refused as found:
+            refused = found
+        return _preview(refused, cost, standing, limits=limits, key_left=key_budgets.left_to_key(cap, standing.spent))
+
+    async def standing(self, account: Account, cap: Cap | None = None) -> Standing:
+        """What the account has used of its limits and has left. Raises as `preview` does."""
+        standing, _ = await self._look(account.id, limits_in_force(account), cap)
+        return standing
+
+    async def _look(
+        self, user_id: UUID, limits: Limits, cap: Cap | None
+    ) -> tuple[Standing, Mapping[str, Mapping[str, FeatureValue]]]:
+        async with self._database.read() as connection:
+            known = await principals.load_balance(connection, user_id)
+            catalogue = await principals.catalogue(connection)
+            spent = None if cap is None else await credits_spent(connection, user_id, cap)
+        if known is None:
+            raise NotFound("user", user_id)
+        hot = await self._meter.peek(self._meter.keys(user_id), limits, cap)
+        # Cold: nothing is running, nothing was counted lately, and a call would load this balance. The same of a key.
+        found = hot or _at_rest(known.current_credits, limits)
+        return found if found.spent is not None else found._replace(spent=spent), catalogue.features
+
+    def _check(
+        self,
+        account: Account,
+        key: Key | None,
+        route: Route | None,
+        *,
+        facts: Facts,
+        offered: Mapping[str, Mapping[str, FeatureValue]],
+        standing: Standing,
+        cost: _Cost,
+    ) -> None:
+        subscription = admission.check_caller(
+            key,
+            account,
+            route,
+            now=now(),
+            client_ip=facts.client_ip,
+            size_bytes=facts.body_bytes,
+            grace=self._grace,
+            offered=offered,
+        )
+        plan = subscription.plan
+        if route is not None and route.price.unit == "item" and facts.units is not None:
+            prices.check_batch(facts.units, plan.max_products_per_batch)
+        cap = key_budgets.cap_of(key, subscription)
+        admission.check_standing(standing, limits_of(plan), plan, required=cost.required, cap=cap)
+
+
+def limits_in_force(account: Account) -> Limits:
+    return UNLIMITED if account.subscription is None else limits_of(account.subscription.plan)
+
+
+def limit_states(standing: Standing, limits: Limits) -> list[LimitState]:
+    """The windows that have a limit, shortest first."""
+    return [
+        LimitState(
+            name=str(window),
+            limit=limit,
+            used=used,
+            remaining=max(0, limit - used),
+            window_seconds=WINDOW_SECONDS[window],
+            reset_seconds=reset,
+        )
+        for window, limit, used, reset in zip(
+            WINDOWS, limits.per_window, standing.used, standing.reset_seconds, strict=True
+        )
+        if limit is not None
+    ]
+
+
+def _at_rest(balance: int, limits: Limits) -> Standing:
+    """An account that has done nothing lately; a limit of 0 has no room even so."""
+    violated = tuple(window for window, limit in zip(WINDOWS, limits.per_window, strict=True) if limit == 0)
+    retry_after = max((WINDOW_SECONDS[window] for window in violated), default=0)
+    seconds = tuple(WINDOW_SECONDS[window] for window in WINDOWS)
+    return Standing(balance, 0, (0,) * len(WINDOWS), seconds, retry_after, violated)
+
+
+def _cost(route: Route | None, facts: Facts) -> _Cost:
+    if facts.credits is not None:
+        return _Cost(facts.credits, facts.credits, facts.credits, f"{facts.credits} credits, as asked")
+    if route is None:
+        return _Cost(0, 0, 0, "no route, no price")
+    price = route.price
+    units = 1 if facts.units is None or price.unit == "call" else facts.units
+    hold = prices.hold(price, units)
+    if facts.units is None and price.unit in ("token", "minute"):
+        expected, explained = hold, f"{hold} held; the price is that of the answer"
+    else:
+        expected, explained = prices.cost(price, units), prices.explain(price, units)
+    return _Cost(expected, hold, prices.required(price, hold), explained)
+
+
+def _preview(
+    refused: Refused | None, cost: _Cost, standing: Standing, *, limits: Limits, key_left: int | None
+) -> Preview:
+    return Preview(
+        admitted=refused is None,
+        code=None if refused is None else str(refused.code),
+        status=None if refused is None else STATUS[refused.code],
+        detail=None if refused is None else refused.detail,
+        credits=cost.credits,
+        hold=cost.hold,
+        price=cost.price,
+        balance=standing.balance,
+        key_credits_left=key_left,
+        in_flight=standing.in_flight,
+        in_flight_limit=limits.in_flight,
+        limits=limit_states(standing, limits),
+    )

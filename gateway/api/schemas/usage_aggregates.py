@@ -1,0 +1,77 @@
+"""Sums of calls: how they are asked for, and shown to their owner and to an operator alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import date, timedelta
+from decimal import Decimal
+
+from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.api.errors import Invalid
+from gateway.api.schemas.pages import Shown
+from gateway.clock import now
+from gateway.ledger.db.rows import Page
+from gateway.ledger.usage import analytics
+from gateway.ledger.usage.analytics import MAX_SPAN, TIMEOUT_SECONDS, Dimension, UsageGroup
+from gateway.ledger.usage.history import UsageFilter
+
+DEFAULT_SPAN = timedelta(days=30)
+
+
+class CallGroup(Shown):
+    """The calls that share what they are grouped by; null where they are not grouped by it. Days are those of UTC."""
+
+    day: date | None
+    endpoint: str | None
+    plan_id: str | None
+    requests: int
+    succeeded: int
+    credits_charged: int
+    product_count: int
+    tokens_used: int
+    cost_usd: Decimal
+    request_bytes: int
+    response_bytes: int
+    response_time_ms: int | None = Field(description="The mean.")
+
+
+def pattern(dimensions: Iterable[Dimension]) -> str:
+    """Of what may be given as `group_by`: one to all of these, separated by commas."""
+    names = list(dimensions)
+    one = "|".join(names)
+    return rf"^({one})(,({one})){{0,{len(names) - 1}}}$"
+
+
+def description(dimensions: Iterable[Dimension], *, instead_of: str) -> str:
+    return (
+        f"Sums instead of {instead_of}, over {MAX_SPAN.days} days at most and the last {DEFAULT_SPAN.days} unless "
+        f"`from` says otherwise: any of {', '.join(dimensions)}, separated by commas, in the order to sort by."
+    )
+
+
+def dimensions(group_by: str) -> list[Dimension]:
+    """Each once, however often it is named."""
+    return [Dimension(name) for name in dict.fromkeys(group_by.split(","))]
+
+
+def bounded(wanted: UsageFilter) -> UsageFilter:
+    """With both ends, so that no more is summed than may be. Raises Invalid."""
+    until = wanted.until or now()
+    since = wanted.since or until - DEFAULT_SPAN
+    if not timedelta(0) <= until - since <= MAX_SPAN:
+        raise Invalid("from", f"must be before `to`, by {MAX_SPAN.days} days at most")
+    return replace(wanted, since=since, until=until)
+
+
+async def summed(
+    connection: AsyncConnection, within: UsageFilter, by: list[Dimension], *, cursor: str | None, limit: int
+) -> Page[UsageGroup]:
+    """Raises Invalid where it takes longer than an answer may."""
+    try:
+        return await analytics.group_usage(connection, within, by, cursor=cursor, limit=limit)
+    except analytics.TooMuch:
+        fewer = "fewer days" if within.user_id is not None else "fewer days or one user"
+        raise Invalid("from", f"this takes longer than {TIMEOUT_SECONDS} s to sum; ask for {fewer}") from None

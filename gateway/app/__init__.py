@@ -1,1 +1,0 @@
-"""The composition root: one Config in, running roles out. Nothing else constructs collaborators."""

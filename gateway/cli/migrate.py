@@ -1,0 +1,51 @@
+"""migrate."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from gateway.cli import options
+from gateway.cli.options import ConfigFile, DataDir
+from gateway.config import Config
+from gateway.ledger.db import schema
+from gateway.runtime.stores import opened_stores
+
+app = typer.Typer()
+
+
+class Step(StrEnum):
+    UP = "up"
+    DOWN = "down"
+    STATUS = "status"
+    NEW = "new"
+
+
+@app.command()
+def migrate(
+    step: Annotated[Step, typer.Argument(help="up to the newest, down by one, status, or new NAME.")] = Step.UP,
+    name: Annotated[str | None, typer.Argument(help="What a new migration does.")] = None,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Move the schema of the database, or say where it stands."""
+    if step is Step.NEW:
+        if not name:
+            raise typer.BadParameter("`migrate new` needs a NAME")
+        typer.echo(schema.new(name))
+        return
+    typer.echo(asyncio.run(_move(options.read(config, data_dir), step)))
+
+
+async def _move(config: Config, step: Step) -> str:
+    async with opened_stores(config) as reached:
+        if step is Step.UP:
+            return f"at {await schema.upgrade(reached.database_url)}"
+        if step is Step.DOWN:
+            return f"at {await schema.downgrade(reached.database_url, '-1')}"
+        current = await schema.current(reached.database_url)
+        head = schema.head()
+        return f"at {current or 'nothing'}" + ("" if current == head else f", newest is {head}")

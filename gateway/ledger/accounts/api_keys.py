@@ -1,0 +1,200 @@
+"""API keys: only what recognises them is kept. Every change bumps the account's version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypedDict, Unpack
+from uuid import UUID
+
+from sqlalchemy import func, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.ledger.db.errors import NotFound, checked
+from gateway.ledger.db.rows import Page, columns, page_by_time, value
+from gateway.ledger.db.tables import api_keys
+from gateway.ledger.db.versions import bump_account
+from policies.access.keys import NewKey, digest
+from policies.model import KeyScheme, KeyStatus
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    id: UUID
+    user_id: UUID
+    name: str
+    prefix: str
+    last4: str
+    pepper_version: int
+    status: KeyStatus
+    permissions: tuple[str, ...] | None
+    allowed_ips: tuple[str, ...]
+    credit_cap: int | None
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+    rotated_from: UUID | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What is kept of a secret: `key_hash` is its HMAC-SHA-256 under the pepper of that version.
+
+    Of an imported key it may be another digest, and a foreign key has not our form.
+    """
+
+    prefix: str
+    last4: str
+    key_hash: bytes
+    pepper_version: int = 1
+    hash_scheme: KeyScheme = KeyScheme.HMAC_SHA256
+    is_foreign: bool = False
+
+
+def fingerprint(key: NewKey, peppers: Mapping[int, bytes]) -> Fingerprint:
+    """What is kept of a new key: its digest under the newest pepper."""
+    version = max(peppers)
+    return Fingerprint(key.prefix, key.last4, digest(key.secret.encode(), peppers[version]), version)
+
+
+class KeySettings(TypedDict, total=False):
+    """`permissions` None: every permission of the plan. `credit_cap` None: all of the account's credits."""
+
+    name: str
+    permissions: Sequence[str] | None
+    allowed_ips: Sequence[str]
+    credit_cap: int | None
+    expires_at: datetime | None
+
+
+class KeyChanges(KeySettings, total=False):
+    status: KeyStatus
+
+
+_COLUMNS = columns(api_keys, ApiKey)
+_INHERITED = ("name", "permissions", "allowed_ips", "credit_cap", "expires_at")
+
+
+async def create(
+    connection: AsyncConnection, user_id: UUID, *, fingerprint: Fingerprint, **settings: Unpack[KeySettings]
+) -> ApiKey:
+    """Raises NotFound for an unknown user, AlreadyExists for a known hash."""
+    if await bump_account(connection, user_id) is None:
+        raise NotFound("user", user_id)
+    return await _insert(connection, user_id, fingerprint, dict(settings))
+
+
+async def get(connection: AsyncConnection, key_id: UUID) -> ApiKey | None:
+    row = (await connection.execute(select(*_COLUMNS).where(api_keys.c.id == key_id))).one_or_none()
+    return None if row is None else value(ApiKey, row)
+
+
+async def list_keys(
+    connection: AsyncConnection, *, user_id: UUID | None = None, cursor: str | None = None, limit: int = 50
+) -> Page[ApiKey]:
+    """The keys of one user, or all."""
+    query = select(*_COLUMNS)
+    if user_id is not None:
+        query = query.where(api_keys.c.user_id == user_id)
+    return await page_by_time(connection, query, ApiKey, cursor=cursor, limit=limit)
+
+
+async def patch(connection: AsyncConnection, key_id: UUID, **changes: Unpack[KeyChanges]) -> ApiKey:
+    """Changes the named fields; `status` switches between active and disabled, a revoked key stays as it is.
+
+    Raises NotFound (also for a revoked key), InvalidValue.
+    """
+    if changes.get("status") == KeyStatus.REVOKED:
+        raise ValueError("a key is revoked by revoke()")
+    await _locked(connection, key_id)
+    return await _change(connection, key_id, dict(changes))
+
+
+async def revoke(connection: AsyncConnection, key_id: UUID) -> ApiKey:
+    """For good. Revoking again changes nothing and is no error. Raises NotFound for an unknown key."""
+    key = await get(connection, key_id)
+    if key is not None and key.status is KeyStatus.REVOKED:
+        return key
+    await _locked(connection, key_id)
+    return await _change(connection, key_id, {"status": KeyStatus.REVOKED, "revoked_at": func.now()})
+
+
+async def rotate(
+    connection: AsyncConnection, key_id: UUID, *, fingerprint: Fingerprint, retire_at: datetime
+) -> tuple[ApiKey, ApiKey]:
+    """(old, new): the old key works until `retire_at` or its own expiry, whichever is sooner; the new one inherits all.
+
+    Raises NotFound, also for a revoked key.
+    """
+    key = await _locked(connection, key_id)
+    inherited = {name: getattr(key, name) for name in _INHERITED}
+    # LEAST passes over NULL, so a key without expiry gets one.
+    old = await _change(connection, key_id, {"expires_at": func.least(api_keys.c.expires_at, retire_at)})
+    new = await _insert(connection, old.user_id, fingerprint, inherited | {"rotated_from": key_id})
+    return old, new
+
+
+async def touch_last_used(connection: AsyncConnection, used: Mapping[UUID, datetime]) -> None:
+    """Notes when keys were last used; never moves a time backwards, bumps nothing."""
+    if used:
+        ordered = sorted(used.items())
+        ids, times = [key_id for key_id, _ in ordered], [instant for _, instant in ordered]
+        await connection.execute(_TOUCH, {"ids": ids, "times": times})
+
+
+async def foreign_prefixes(connection: AsyncConnection) -> tuple[str, ...]:
+    """How the imported keys begin that have not our form: what begins otherwise need not be looked up."""
+    return tuple(await connection.scalars(select(api_keys.c.prefix).where(api_keys.c.is_foreign).distinct()))
+
+
+async def adopt(connection: AsyncConnection, *, known_by: bytes, key_hash: bytes, pepper_version: int) -> None:
+    """Keeps a key that came with a plain digest as an HMAC from now on. Nobody's decision depends on it: no version."""
+    adopted = update(api_keys).where(api_keys.c.key_hash == known_by, api_keys.c.hash_scheme == KeyScheme.SHA256)
+    given = {"key_hash": key_hash, "pepper_version": pepper_version, "hash_scheme": KeyScheme.HMAC_SHA256}
+    await connection.execute(adopted.values(given))
+
+
+# Locked in order of id, so that two batches cannot wait for each other.
+_TOUCH = text("""
+    WITH used AS (SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:times AS timestamptz[])) AS u (id, at)),
+       locked AS (SELECT k.id FROM api_keys k JOIN used USING (id) ORDER BY k.id FOR UPDATE OF k)
+    UPDATE api_keys k SET last_used_at = greatest(k.last_used_at, used.at)
+      FROM used JOIN locked USING (id) WHERE k.id = used.id
+""")
+
+
+async def _insert(
+    connection: AsyncConnection, user_id: UUID, fingerprint: Fingerprint, settings: Mapping[str, Any]
+) -> ApiKey:
+    given = {
+        **settings,
+        "user_id": user_id,
+        "prefix": fingerprint.prefix,
+        "last4": fingerprint.last4,
+        "key_hash": fingerprint.key_hash,
+        "pepper_version": fingerprint.pepper_version,
+        "hash_scheme": fingerprint.hash_scheme,
+        "is_foreign": fingerprint.is_foreign,
+    }
+    async with checked(connection, "key"):
+        return value(ApiKey, (await connection.execute(insert(api_keys).values(given).returning(*_COLUMNS))).one())
+
+
+async def _locked(connection: AsyncConnection, key_id: UUID) -> ApiKey:
+    """The key as it is once no other change of its account is under way: the bump takes the account's row lock."""
+    key = await get(connection, key_id)
+    if key is not None:
+        await bump_account(connection, key.user_id)
+        key = await get(connection, key_id)
+    if key is None or key.status is KeyStatus.REVOKED:
+        raise NotFound("usable key", key_id)
+    return key
+
+
+async def _change(connection: AsyncConnection, key_id: UUID, changes: Mapping[str, Any]) -> ApiKey:
+    changed = update(api_keys).where(api_keys.c.id == key_id).values(changes).returning(*_COLUMNS)
+    async with checked(connection, "key"):
+        return value(ApiKey, (await connection.execute(changed)).one())

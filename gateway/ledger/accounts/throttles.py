@@ -1,0 +1,68 @@
+"""Attempts of late, for all processes together: what each subject has taken, as one instant (`policies.throttling`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from policies.access.throttling import Subject, take, wait_seconds
+
+
+async def take_all(connection: AsyncConnection, subjects: Sequence[Subject], now: datetime) -> int:
+    """One attempt of every subject, or of none: 0, or the seconds to wait."""
+    ordered = sorted(subjects, key=lambda each: each.digest)  # so that no two can wait for each other in a circle
+    digests = [each.digest for each in ordered]
+    rows = await connection.execute(_LOCK, {"subjects": digests, "now": now})
+    known = {row.subject: row.free_at for row in rows}
+    taken = [take(known[each.digest], now, each.pace) for each in ordered]
+    waits = [
+        wait_seconds(known[each.digest], now, each.pace)
+        for each, then in zip(ordered, taken, strict=True)
+        if then is None
+    ]
+    if not waits:
+        await connection.execute(_SET, {"subjects": digests, "instants": taken})
+    return max(waits, default=0)
+
+
+async def give_back(connection: AsyncConnection, subjects: Sequence[Subject]) -> None:
+    """Undoes an attempt that was none: a login that succeeded."""
+    ordered = sorted(subjects, key=lambda each: each.digest)
+    steps = {"subjects": [each.digest for each in ordered], "steps": [each.pace.each for each in ordered]}
+    await connection.execute(_LOCK_KNOWN, {"subjects": steps["subjects"]})
+    await connection.execute(_GIVE_BACK, steps)
+
+
+async def tidy(connection: AsyncConnection, *, limit: int) -> int:
+    """Forgets subjects that are free again, at most `limit`; says how many."""
+    return (await connection.execute(_TIDY, {"limit": limit})).rowcount
+
+
+# An update that changes nothing takes the lock and gives the row, also where another has just inserted it.
+_LOCK = text("""
+    INSERT INTO throttles AS t (subject, free_at)
+    SELECT unnest(CAST(:subjects AS bytea[])), :now
+    ON CONFLICT (subject) DO UPDATE SET free_at = t.free_at
+    RETURNING subject, free_at
+""")
+_LOCK_KNOWN = text("""
+    SELECT count(*) FROM (
+        SELECT FROM throttles WHERE subject = ANY(CAST(:subjects AS bytea[])) ORDER BY subject FOR UPDATE) locked
+""")
+_SET = text("""
+    UPDATE throttles t SET free_at = given.free_at
+      FROM unnest(CAST(:subjects AS bytea[]), CAST(:instants AS timestamptz[])) AS given (subject, free_at)
+     WHERE t.subject = given.subject
+""")
+_GIVE_BACK = text("""
+    UPDATE throttles t SET free_at = t.free_at - given.step
+      FROM unnest(CAST(:subjects AS bytea[]), CAST(:steps AS interval[])) AS given (subject, step)
+     WHERE t.subject = given.subject
+""")
+_TIDY = text("""
+    DELETE FROM throttles WHERE subject IN (
+        SELECT subject FROM throttles WHERE free_at < now() ORDER BY free_at LIMIT :limit FOR UPDATE SKIP LOCKED)
+""")

@@ -1,0 +1,145 @@
+"""Users: made, found, changed, suspended. Every change bumps the account's version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypedDict, Unpack
+from uuid import UUID
+
+from sqlalchemy import func, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.ledger.audit import audit_log
+from gateway.ledger.db.errors import NotFound, checked
+from gateway.ledger.db.rows import Page, columns, page_by_time, value
+from gateway.ledger.db.tables import user_credits, users
+from gateway.ledger.db.versions import bump_account
+from policies.model import AccountStatus
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    id: UUID
+    email: str
+    name: str | None
+    company: str | None
+    status: AccountStatus
+    role: str
+    external_id: str | None
+    email_verified_at: datetime | None
+    time_zone: str
+    version: int
+    metadata: Mapping[str, Any]
+    created_at: datetime
+    updated_at: datetime
+
+
+class UserFields(TypedDict, total=False):
+    """What can be given at creation and changed later."""
+
+    name: str | None
+    company: str | None
+    password_hash: str | None
+    role: str
+    external_id: str | None
+    email_verified_at: datetime | None
+    time_zone: str
+    metadata: Mapping[str, Any]
+
+
+class UserChanges(UserFields, total=False):
+    email: str
+
+
+_EXISTING = select(*columns(users, User)).where(users.c.deleted_at.is_(None))
+
+
+async def create(connection: AsyncConnection, email: str, **given: Unpack[UserFields]) -> User:
+    """A new, active user with a balance of zero. Raises AlreadyExists for a taken email or external_id."""
+    async with checked(connection, "user"):
+        made = insert(users).values(email=email.strip(), **given).returning(*columns(users, User))
+        user = value(User, (await connection.execute(made)).one())
+        await connection.execute(insert(user_credits).values(user_id=user.id))
+    return user
+
+
+async def get(connection: AsyncConnection, user_id: UUID) -> User | None:
+    row = (await connection.execute(_EXISTING.where(users.c.id == user_id))).one_or_none()
+    return None if row is None else value(User, row)
+
+
+async def get_by_email(connection: AsyncConnection, email: str) -> User | None:
+    row = (await connection.execute(_EXISTING.where(_has_email(email)))).one_or_none()
+    return None if row is None else value(User, row)
+
+
+async def list_users(
+    connection: AsyncConnection,
+    *,
+    email: str | None = None,
+    external_id: str | None = None,
+    cursor: str | None = None,
+    limit: int = 50,
+) -> Page[User]:
+    """Newest first; None matches all."""
+    query = _EXISTING
+    if email is not None:
+        query = query.where(_has_email(email))
+    if external_id is not None:
+        query = query.where(users.c.external_id == external_id)
+    return await page_by_time(connection, query, User, cursor=cursor, limit=limit)
+
+
+async def patch(connection: AsyncConnection, user_id: UUID, **changes: Unpack[UserChanges]) -> User:
+    """Changes the named fields. Raises NotFound, AlreadyExists, InvalidValue."""
+    return await _change(connection, user_id, dict(changes))
+
+
+async def rehash(connection: AsyncConnection, user_id: UUID, *, old: str | None, new: str) -> None:
+    """The same password under another hash. Nothing that decisions are made on: no version moves."""
+    same = (users.c.id == user_id, users.c.password_hash == old)
+    await connection.execute(update(users).where(*same).values(password_hash=new))
+
+
+async def suspend(connection: AsyncConnection, user_id: UUID) -> User:
+    """From the very next request on, the account's keys are refused."""
+    return await _change(connection, user_id, {"status": AccountStatus.SUSPENDED})
+
+
+async def reactivate(connection: AsyncConnection, user_id: UUID) -> User:
+    return await _change(connection, user_id, {"status": AccountStatus.ACTIVE})
+
+
+async def delete(connection: AsyncConnection, user_id: UUID) -> None:
+    """Empties the user of personal data, suspends it and revokes its keys; usage and the ledger keep their account.
+
+    Raises NotFound for one that is unknown or deleted already.
+    """
+    emptied: dict[str, Any] = dict.fromkeys(("name", "company", "password_hash", "external_id", "email_verified_at"))
+    tombstone = f"{user_id}@deleted.invalid"  # .invalid never resolves: RFC 2606 section 2
+    state = {"email": tombstone, "status": AccountStatus.SUSPENDED, "deleted_at": func.now(), "metadata": {}}
+    await _change(connection, user_id, emptied | state)
+    await connection.execute(_REVOKE_KEYS, {"user_id": user_id})
+    await audit_log.erase(connection, user_id)
+
+
+_REVOKE_KEYS = text("""
+    UPDATE api_keys SET status = 'revoked', revoked_at = coalesce(revoked_at, now()), updated_at = now(),
+           name = '', allowed_ips = '{}', metadata = '{}'
+     WHERE user_id = :user_id
+""")
+
+
+async def _change(connection: AsyncConnection, user_id: UUID, changes: Mapping[str, Any]) -> User:
+    # The bump comes first: it takes the row lock that orders this change among others of the account.
+    if await get(connection, user_id) is None or await bump_account(connection, user_id) is None:
+        raise NotFound("user", user_id)
+    changed = update(users).where(users.c.id == user_id).values(changes).returning(*columns(users, User))
+    async with checked(connection, "user"):
+        return value(User, (await connection.execute(changed)).one())
+
+
+def _has_email(email: str) -> Any:
+    return func.lower(users.c.email) == func.lower(email.strip())

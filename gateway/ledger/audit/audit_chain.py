@@ -1,0 +1,153 @@
+"""The audit log as a chain (`policies/audit_chain.py`): sealed at each commit, walked from end to end on demand."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.ledger.audit.audit_log import PENDING
+from gateway.ledger.db.rows import columns
+from gateway.ledger.db.tables import audit_head, audit_log, audit_personal
+from policies import audit_chain
+from policies.audit_chain import Broken, Entry, Head, Personal, Sealed, Walk
+
+ROWS_PER_FETCH = 1000
+SALT_BYTES = 16
+
+
+def keys_of(peppers: Mapping[int, bytes]) -> dict[int, bytes]:
+    """The keys of the chain by the version of the pepper that each is derived from."""
+    return {version: audit_chain.chain_key(pepper) for version, pepper in peppers.items()}
+
+
+def forget_pending(connection: AsyncConnection) -> None:
+    """Drops what a transaction that was rolled back had appended."""
+    connection.info.pop(PENDING, None)
+
+
+async def seal_pending(connection: AsyncConnection, keys: Mapping[int, bytes]) -> None:
+    """Puts what was appended in this transaction into the log; to be called last before its commit.
+
+    From here to the commit nobody else appends. Without keys the rows carry no seal, as a walk will say.
+    """
+    pending = connection.info.pop(PENDING, None)
+    if not pending:
+        return
+    head, instant = await _locked_head(connection)
+    version = max(keys, default=None)
+    rows, personal, last_hash = [], [], head.hash
+    for number, given in enumerate(pending, head.last_id + 1):
+        entry, kept = _entry(given, number=number, instant=instant)
+        row = {name: getattr(entry, name) for name in Entry.__slots__}
+        if version is not None:
+            previous, last_hash = last_hash, audit_chain.seal(keys[version], last_hash, entry)
+            row |= {"prev_hash": previous, "hash": last_hash, "pepper_version": version}
+        rows.append(row)
+        if kept is not None:
+            personal.append({"audit_id": number, **kept})
+    await connection.execute(insert(audit_log), rows)
+    if personal:
+        await connection.execute(insert(audit_personal), personal)
+    await _move_head(connection, head, rows[-1]["id"], last_hash=last_hash, key=(version, keys))
+
+
+async def read_head(connection: AsyncConnection) -> Head:
+    row = (await connection.execute(select(*_HEAD))).one()
+    return Head(*row)
+
+
+async def verify(connection: AsyncConnection, keys: Mapping[int, bytes], *, anchor: str | None = None) -> Walk | Broken:
+    """The walk along the whole log, or the first row at which the chain does not hold.
+
+    To be called first in its transaction: head and rows are read from one snapshot.
+    """
+    await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+    walk = Walk(keys, await read_head(connection), anchor=anchor)
+    async for row in _rows(connection):
+        if (broken := walk.step(row)) is not None:
+            return broken
+    return walk.end() or walk
+
+
+_HEAD = (
+    audit_head.c.last_id,
+    audit_head.c.hash,
+    audit_head.c.unsealed_until,
+    audit_head.c.mac,
+    audit_head.c.pepper_version,
+)
+_ENTRY = columns(audit_log, Entry)
+
+
+async def _locked_head(connection: AsyncConnection) -> tuple[Head, datetime]:
+    row = (await connection.execute(select(*_HEAD, func.clock_timestamp()).with_for_update())).one()
+    *head, instant = row
+    return Head(*head), instant
+
+
+async def _move_head(
+    connection: AsyncConnection,
+    head: Head,
+    last_id: int,
+    *,
+    last_hash: bytes,
+    key: tuple[int | None, Mapping[int, bytes]],
+) -> None:
+    version, keys = key
+    values: dict[str, Any] = {"last_id": last_id}
+    if version is not None:
+        mac = audit_chain.seal_head(keys[version], last_id, last_hash, unsealed_until=head.unsealed_until)
+        values |= {"hash": last_hash, "mac": mac, "pepper_version": version}
+    await connection.execute(update(audit_head).values(values))
+
+
+def _entry(given: Mapping[str, Any], *, number: int, instant: datetime) -> tuple[Entry, dict[str, Any] | None]:
+    """The entry, with what is personal in it taken out and given apart where there is someone to whom it belongs."""
+    subject = _subject(given)
+    if subject is None:
+        return Entry(id=number, created_at=instant, **given), None
+    salt = secrets.token_bytes(SALT_BYTES)
+    before, personal_before = audit_chain.part_personal(given["before"], salt)
+    after, personal_after = audit_chain.part_personal(given["after"], salt)
+    entry = Entry(id=number, created_at=instant, **{**given, "before": before, "after": after})
+    if personal_before is None and personal_after is None:
+        return entry, None
+    return entry, {"user_id": subject, "salt": salt, "before": personal_before, "after": personal_after}
+
+
+def _subject(given: Mapping[str, Any]) -> UUID | None:
+    """Whose data an entry holds: the user it is about, or to whom the thing belongs."""
+    named = given["entity_id"] if given["entity"] == "user" else None
+    for document in (given["after"], given["before"]):
+        named = named or (document or {}).get("user_id")
+    try:
+        return UUID(str(named))
+    except ValueError:
+        return None
+
+
+async def _rows(connection: AsyncConnection) -> AsyncIterator[Sealed]:
+    personal = (
+        audit_personal.c.salt,
+        audit_personal.c.before.label("apart_before"),
+        audit_personal.c.after.label("apart_after"),
+    )
+    query = (
+        select(*_ENTRY, audit_log.c.prev_hash, audit_log.c.hash, audit_log.c.pepper_version, *personal)
+        .select_from(audit_log)
+        .outerjoin(audit_personal, audit_personal.c.audit_id == audit_log.c.id)
+        .order_by(audit_log.c.id)
+    )
+    stream = await connection.stream(query)
+    async for some in stream.partitions(ROWS_PER_FETCH):
+        for row in some:
+            found = row._mapping  # noqa: SLF001 - public in spite of its name, says SQLAlchemy
+            entry = Entry(**{name: found[name] for name in Entry.__slots__})
+            apart = None if row.salt is None else Personal(row.salt, row.apart_before, row.apart_after)
+            yield Sealed(entry, row.prev_hash, row.hash, row.pepper_version, apart)

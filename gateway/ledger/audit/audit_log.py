@@ -1,0 +1,128 @@
+"""Who changed what, and why: written in the transaction of the change, never rewritten.
+
+What is appended waits with its connection until the transaction is about to commit, and is sealed then
+(`gateway/ledger/audit/audit_chain.py`): so the lock that orders the rows is the last one taken, and held shortest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import delete, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.ledger.db.rows import Page, columns, page_by_number
+from gateway.ledger.db.tables import audit_log, audit_personal
+from policies.audit_chain import DIGEST
+
+PENDING = "audit entries that wait for the commit"
+ERASED = "(erased)"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """A row as it may be read: personal data in its place where it has not been erased, ERASED where it has."""
+
+    id: int
+    actor: str
+    action: str
+    entity: str
+    entity_id: str
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+    reason: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditFilter:
+    """None matches all. From `since` on, before `until`."""
+
+    actor: str | None = None
+    action: str | None = None
+    entity: str | None = None
+    entity_id: object | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored(AuditEntry):
+    personal_before: Mapping[str, Any] | None
+    personal_after: Mapping[str, Any] | None
+
+
+async def append(
+    connection: AsyncConnection,
+    *,
+    actor: str,
+    action: str,
+    entity: str,
+    entity_id: object,
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+    reason: str | None = None,
+) -> None:
+    """`before` and `after` are what JSON can hold; secrets are the caller's to leave out. In the log at the commit."""
+    connection.info.setdefault(PENDING, []).append(
+        {
+            "actor": actor,
+            "action": action,
+            "entity": entity,
+            "entity_id": str(entity_id),
+            "before": before,
+            "after": after,
+            "reason": reason,
+        }
+    )
+
+
+async def list_entries(
+    connection: AsyncConnection, wanted: AuditFilter | None = None, *, cursor: str | None = None, limit: int = 50
+) -> Page[AuditEntry]:
+    """Newest first."""
+    page = await page_by_number(connection, _matching(wanted or AuditFilter()), _Stored, cursor=cursor, limit=limit)
+    return Page(tuple(map(_readable, page.data)), page.next_cursor)
+
+
+async def erase(connection: AsyncConnection, user_id: UUID) -> None:
+    """Forgets what the log holds of a person: values and salts. The rows and their seals stay as they are."""
+    await connection.execute(delete(audit_personal).where(audit_personal.c.user_id == user_id))
+
+
+def _matching(wanted: AuditFilter) -> Any:
+    query = (
+        select(
+            *columns(audit_log, AuditEntry),
+            audit_personal.c.before.label("personal_before"),
+            audit_personal.c.after.label("personal_after"),
+        )
+        .select_from(audit_log)
+        .outerjoin(audit_personal, audit_personal.c.audit_id == audit_log.c.id)
+    )
+    for name in ("actor", "action", "entity", "entity_id"):
+        if (value := getattr(wanted, name)) is not None:
+            query = query.where(audit_log.c[name] == str(value))
+    if wanted.since is not None:
+        query = query.where(audit_log.c.created_at >= wanted.since)
+    if wanted.until is not None:
+        query = query.where(audit_log.c.created_at < wanted.until)
+    return query
+
+
+def _readable(row: _Stored) -> AuditEntry:
+    given = {item.name: getattr(row, item.name) for item in fields(AuditEntry)}
+    given["before"] = _whole(row.before, row.personal_before)
+    given["after"] = _whole(row.after, row.personal_after)
+    return AuditEntry(**given)
+
+
+def _whole(said: Mapping[str, Any] | None, personal: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if said is None:
+        return None
+    erased = {name: ERASED for name, value in said.items() if isinstance(value, dict) and value.keys() == {DIGEST}}
+    return {**said, **erased, **(personal or {})}

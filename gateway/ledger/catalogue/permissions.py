@@ -1,0 +1,68 @@
+"""Changes and deletes permissions, and lists who uses them; `plans.py` creates and grants them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import ARRAY, Text, cast, delete, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.ledger.catalogue.plans import Permission
+from gateway.ledger.db.errors import NotFound, checked
+from gateway.ledger.db.rows import columns, value
+from gateway.ledger.db.tables import api_keys, permissions, plan_permissions
+from gateway.ledger.db.versions import bump_catalogue
+from policies.model import KeyStatus
+
+_COLUMNS = columns(permissions, Permission)
+NAMED = 10  # enough users to find out who they are
+
+
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """The ids of plans that grant a permission and of keys that are narrowed to it, some of them."""
+
+    plans: tuple[str, ...]
+    keys: tuple[UUID, ...]
+
+
+async def get(connection: AsyncConnection, permission_id: UUID) -> Permission | None:
+    row = (await connection.execute(select(*_COLUMNS).where(permissions.c.id == permission_id))).one_or_none()
+    return None if row is None else value(Permission, row)
+
+
+async def lock(connection: AsyncConnection, permission_id: UUID) -> Permission:
+    """The permission, which nobody grants or changes until the transaction ends. Raises NotFound."""
+    await bump_catalogue(connection)
+    query = select(*_COLUMNS).where(permissions.c.id == permission_id).with_for_update()
+    row = (await connection.execute(query)).one_or_none()
+    if row is None:
+        raise NotFound("permission", permission_id)
+    return value(Permission, row)
+
+
+async def uses(connection: AsyncConnection, permission: Permission) -> Uses:
+    """Of keys those that may still be used."""
+    granting = select(plan_permissions.c.plan_id).where(plan_permissions.c.permission_id == permission.id)
+    narrowed = select(api_keys.c.id).where(
+        api_keys.c.permissions.op("@>")(cast([permission.name], ARRAY(Text))),
+        api_keys.c.status != KeyStatus.REVOKED,
+    )
+    plans = await connection.scalars(granting.order_by(plan_permissions.c.plan_id).limit(NAMED))
+    keys = await connection.scalars(narrowed.limit(NAMED))
+    return Uses(tuple(plans), tuple(keys))
+
+
+async def change(connection: AsyncConnection, permission_id: UUID, *, name: str, description: str | None) -> Permission:
+    """Raises AlreadyExists for a taken name."""
+    changed = update(permissions).where(permissions.c.id == permission_id)
+    async with checked(connection, "permission"):
+        made = changed.values(name=name, description=description).returning(*_COLUMNS)
+        return value(Permission, (await connection.execute(made)).one())
+
+
+async def remove(connection: AsyncConnection, permission_id: UUID) -> None:
+    """Raises InUse while a plan grants it."""
+    async with checked(connection, "permission"):
+        await connection.execute(delete(permissions).where(permissions.c.id == permission_id))

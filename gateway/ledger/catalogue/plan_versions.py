@@ -1,0 +1,75 @@
+"""What each version of a plan said, and who holds to one.
+
+A subscription follows its plan, change by change, unless it keeps the version it has. So a change for everyone touches
+no subscription, however many there are; only a change that leaves subscribers alone writes to theirs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.ledger.db.tables.subscriptions import CURRENT
+
+# In place of `subscription_plans p`, for a subscription s and its plan: its row as the subscription has it. A version
+# is laid over the row of today, so that a column which is newer than the version has today's value.
+IN_FORCE = """
+      LEFT JOIN subscription_plans today ON today.id = s.plan_id
+      LEFT JOIN plan_versions v ON s.keeps_version AND v.plan_id = s.plan_id AND v.version = s.plan_version
+      LEFT JOIN LATERAL jsonb_populate_record(today, coalesce(v.terms, '{}')) p ON true
+"""
+
+_NOTE = text("""
+    INSERT INTO plan_versions (plan_id, version, terms, tiers, permissions)
+    SELECT p.id, p.version, to_jsonb(p),
+           coalesce((SELECT jsonb_agg(jsonb_build_object(
+                        'up_to', t.up_to::text, 'unit_price', t.unit_price::text, 'flat_price', t.flat_price::text)
+                        ORDER BY t.up_to)
+                       FROM pricing_tiers t WHERE t.plan_id = p.id), '[]'),
+           ARRAY(SELECT r.name FROM plan_permissions g JOIN permissions r ON r.id = g.permission_id
+                  WHERE g.plan_id = p.id ORDER BY r.name)
+      FROM subscription_plans p WHERE p.id = :plan_id
+    ON CONFLICT (plan_id, version) DO UPDATE
+        SET terms = excluded.terms, tiers = excluded.tiers, permissions = excluded.permissions
+""")
+
+_KEEP = text(f"""
+    UPDATE subscriptions s SET keeps_version = true, plan_version = p.version, updated_at = now()
+      FROM subscription_plans p
+     WHERE p.id = :plan_id AND s.plan_id = p.id AND NOT s.keeps_version AND ({CURRENT} OR status = 'incomplete')
+""")  # noqa: S608 - CURRENT is a constant of ours
+
+_MIGRATE = text("""
+    UPDATE subscriptions s SET keeps_version = false, plan_version = p.version, updated_at = now()
+      FROM subscription_plans p
+     WHERE p.id = :plan_id AND s.plan_id = p.id AND s.keeps_version
+""")
+
+_GET = text("""
+    SELECT p.*, v.tiers, v.permissions
+      FROM plan_versions v JOIN subscription_plans today ON today.id = v.plan_id
+      CROSS JOIN LATERAL jsonb_populate_record(today, v.terms) p
+     WHERE v.plan_id = :plan_id AND v.version = :version
+""")
+
+
+async def note(connection: AsyncConnection, plan_id: str) -> None:
+    """Keeps what the plan's newest version says."""
+    await connection.execute(_NOTE, {"plan_id": plan_id})
+
+
+async def keep(connection: AsyncConnection, plan_id: str) -> None:
+    """Whoever follows the plan holds to the version it has now."""
+    await connection.execute(_KEEP, {"plan_id": plan_id})
+
+
+async def migrate(connection: AsyncConnection, plan_id: str) -> int:
+    """Whoever kept a version follows the plan again; gives how many that were."""
+    return (await connection.execute(_MIGRATE, {"plan_id": plan_id})).rowcount
+
+
+async def get(connection: AsyncConnection, plan_id: str, version: int) -> Row[Any] | None:
+    """The columns of subscription_plans with `tiers` and `permissions`."""
+    return (await connection.execute(_GET, {"plan_id": plan_id, "version": version})).one_or_none()

@@ -1,0 +1,307 @@
+"""Plans and permissions: what subscriptions give.
+
+Every change begins by bumping the catalogue's version: the lock of that row orders them all, so that changes wait for
+each other, but never in a circle. It ends by noting what the plan's new version says (`plan_versions.py`).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Row, delete, func, insert, select, update
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.ledger.catalogue import plan_versions
+from gateway.ledger.db.errors import InvalidValue, NotFound, checked
+from gateway.ledger.db.rows import columns, value
+from gateway.ledger.db.tables import permissions, plan_permissions, pricing_tiers, subscription_plans
+from gateway.ledger.db.versions import bump_catalogue
+from policies.billing.periods import Interval
+from policies.model import FeatureValue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """Units up to and including `up_to` (None: all the rest) at `unit_price` each, plus `flat_price` once."""
+
+    up_to: int | None
+    unit_price: Decimal
+    flat_price: Decimal = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanTerms:
+    """What a plan says. Limits of None are no limits; `price` is per billing interval, in `currency` (ISO 4217).
+
+    `tiers` rise by `up_to`.
+    """
+
+    name: str
+    price: Decimal
+    description: str | None = None
+    product_id: UUID | None = None
+    currency: str = "USD"
+    pricing_model: str = "flat"
+    tiers: tuple[Tier, ...] = ()
+    billing_interval: Interval = "month"
+    billing_interval_count: int = 1
+    trial_period_days: int = 0
+    credits_per_period: int = 0
+    credits_rollover: bool = False
+    requests_per_minute: int | None = None
+    requests_per_hour: int | None = None
+    max_api_calls_per_day: int | None = None
+    max_products_per_batch: int | None = None
+    max_concurrent_requests: int | None = None
+    max_file_size_bytes: int | None = None
+    features: Mapping[str, FeatureValue] = field(default_factory=dict)
+    stripe_price_id: str | None = None
+    lemon_squeezy_variant_id: str | None = None
+    lemon_squeezy_product_id: str | None = None
+    is_active: bool = True
+    sort_order: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPlan:
+    """A plan as the catalogue has it; `version` counts its changes, its permissions' included."""
+
+    id: str
+    version: int
+    terms: PlanTerms
+    permissions: frozenset[str]
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    id: UUID
+    name: str
+    description: str | None
+    created_at: datetime
+
+
+async def list_plans(connection: AsyncConnection) -> tuple[StoredPlan, ...]:
+    """All plans, the cheapest first unless `sort_order` says otherwise."""
+    rows = await connection.execute(select(*_PLAN).order_by(*_BY_ORDER))
+    return tuple(_stored(row) for row in rows)
+
+
+async def get(connection: AsyncConnection, plan_id: str) -> StoredPlan | None:
+    row = (await connection.execute(select(*_PLAN).where(subscription_plans.c.id == plan_id))).one_or_none()
+    return None if row is None else _stored(row)
+
+
+async def get_version(connection: AsyncConnection, plan_id: str, version: int) -> StoredPlan | None:
+    """The plan as it was in that version, for who keeps it."""
+    kept = await plan_versions.get(connection, plan_id, version)
+    if kept is None:
+        return None
+    terms = PlanTerms(
+        **{column.name: getattr(kept, column.name) for column in _COLUMNS},
+        tiers=tuple(map(_tier, kept.tiers)),
+    )
+    return StoredPlan(plan_id, version, terms, frozenset(kept.permissions), kept.created_at, kept.updated_at)
+
+
+async def find(connection: AsyncConnection, named: str) -> StoredPlan | None:
+    """By id; where no plan has this id, by name."""
+    has_id, has_name = subscription_plans.c.id == named, subscription_plans.c.name == named
+    row = (await connection.execute(select(*_PLAN).where(has_id | has_name).order_by(has_id.desc()).limit(1))).first()
+    return None if row is None else _stored(row)
+
+
+def id_of(name: str) -> str:
+    """A word as ids are: accents dropped, what is no letter or digit a hyphen."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:64]
+
+
+async def create(
+    connection: AsyncConnection, terms: PlanTerms, *, plan_id: str | None = None, permissions: Iterable[str] = ()
+) -> StoredPlan:
+    """Without an id one is made of the name: `Pro, yearly` becomes `pro-yearly`.
+
+    Raises AlreadyExists for a taken id, name or provider id, InvalidValue, and NotFound for an unknown permission.
+    """
+    chosen = plan_id or id_of(terms.name)
+    if not chosen:
+        raise InvalidValue("plan", "id is required where the name has no letter or digit to make one of")
+    await bump_catalogue(connection)
+    granted = await _permission_ids(connection, permissions)
+    async with checked(connection, "plan"):
+        await connection.execute(insert(subscription_plans).values(id=chosen, **_values(terms)))
+    await _put_tiers(connection, chosen, terms.tiers)
+    await _put_permissions(connection, chosen, granted)
+    await plan_versions.note(connection, chosen)
+    return await _existing(connection, chosen)
+
+
+async def change(
+    connection: AsyncConnection,
+    plan_id: str,
+    terms: PlanTerms,
+    *,
+    permissions: Iterable[str] | None = None,
+    subscribers: Literal["migrate", "keep"] = "migrate",
+) -> StoredPlan:
+    """Puts `terms` in place of the plan's, and `permissions` unless None. Its id stays.
+
+    All its subscribers have the new version from their next request on, or each of them keeps the one it has until
+    `migrate`. Raises NotFound for an unknown plan or permission, AlreadyExists, InvalidValue.
+    """
+    await bump_catalogue(connection)
+    if subscribers == "keep":
+        await plan_versions.keep(connection, plan_id)
+    granted = None if permissions is None else await _permission_ids(connection, permissions)
+    async with checked(connection, "plan"):
+        await _change(connection, plan_id, _values(terms))
+    await _put_tiers(connection, plan_id, terms.tiers)
+    if granted is not None:
+        await _put_permissions(connection, plan_id, granted)
+    await plan_versions.note(connection, plan_id)
+    if subscribers == "migrate":
+        await plan_versions.migrate(connection, plan_id)
+    return await _existing(connection, plan_id)
+
+
+async def migrate(connection: AsyncConnection, plan_id: str) -> int:
+    """Ends the keeping of older versions of the plan; gives how many subscriptions did. Raises NotFound."""
+    await bump_catalogue(connection)
+    if await get(connection, plan_id) is None:
+        raise NotFound("plan", plan_id)
+    return await plan_versions.migrate(connection, plan_id)
+
+
+async def remove(connection: AsyncConnection, plan_id: str) -> None:
+    """Raises NotFound; InUse while any subscription, past ones included, is on the plan: make it inactive instead."""
+    await bump_catalogue(connection)
+    async with checked(connection, "plan"):
+        result = await connection.execute(delete(subscription_plans).where(subscription_plans.c.id == plan_id))
+    if result.rowcount == 0:
+        raise NotFound("plan", plan_id)
+
+
+async def list_permissions(connection: AsyncConnection) -> tuple[Permission, ...]:
+    rows = await connection.execute(select(*columns(permissions, Permission)).order_by(permissions.c.name))
+    return tuple(value(Permission, row) for row in rows)
+
+
+async def create_permission(connection: AsyncConnection, name: str, *, description: str | None = None) -> Permission:
+    """Raises AlreadyExists."""
+    made = insert(permissions).values(name=name, description=description).returning(*columns(permissions, Permission))
+    async with checked(connection, "permission"):
+        return value(Permission, (await connection.execute(made)).one())
+
+
+async def grant_permission(connection: AsyncConnection, plan_id: str, permission: str) -> None:
+    """The plan's subscribers have it from their next request on; granting again is no error. Raises NotFound."""
+    await bump_catalogue(connection)
+    await _change(connection, plan_id, {})
+    permission_id = await _permission_id(connection, permission)
+    granted = upsert(plan_permissions).values(plan_id=plan_id, permission_id=permission_id).on_conflict_do_nothing()
+    await connection.execute(granted)
+    await plan_versions.note(connection, plan_id)
+
+
+async def withdraw_permission(connection: AsyncConnection, plan_id: str, permission: str) -> None:
+    """Withdrawing what the plan does not have is no error. Raises NotFound for no such plan or permission."""
+    await bump_catalogue(connection)
+    await _change(connection, plan_id, {})
+    permission_id = await _permission_id(connection, permission)
+    is_it = (plan_permissions.c.plan_id == plan_id) & (plan_permissions.c.permission_id == permission_id)
+    await connection.execute(delete(plan_permissions).where(is_it))
+    await plan_versions.note(connection, plan_id)
+
+
+def _array(column: ColumnElement[Any], *, of: Any, by: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The column's values in the rows that belong to the plan: of one statement with it, hence of one snapshot."""
+    return func.array(select(column).where(of).order_by(by).scalar_subquery(), type_=ARRAY(column.type))
+
+
+_IS_ITS_TIER = pricing_tiers.c.plan_id == subscription_plans.c.id
+_IS_ITS_PERMISSION = (plan_permissions.c.plan_id == subscription_plans.c.id) & (
+    plan_permissions.c.permission_id == permissions.c.id
+)
+_COLUMNS = [subscription_plans.c[item.name] for item in fields(PlanTerms) if item.name != "tiers"]
+_TIER_COLUMNS = columns(pricing_tiers, Tier)
+_PLAN = [
+    *(subscription_plans.c[name] for name in ("id", "version", "created_at", "updated_at")),
+    *_COLUMNS,
+    # NULL, the rest, sorts last.
+    *(
+        _array(column, of=_IS_ITS_TIER, by=pricing_tiers.c.up_to).label(f"tiers_{column.key}")
+        for column in _TIER_COLUMNS
+    ),
+    _array(permissions.c.name, of=_IS_ITS_PERMISSION, by=permissions.c.name).label("permission_names"),
+]
+_BY_ORDER = (subscription_plans.c.sort_order, subscription_plans.c.price, subscription_plans.c.name)
+
+
+async def _change(connection: AsyncConnection, plan_id: str, changes: Mapping[str, Any]) -> None:
+    """For who has bumped the catalogue. Raises NotFound."""
+    changed = update(subscription_plans).where(subscription_plans.c.id == plan_id)
+    result = await connection.execute(changed.values(**changes, version=subscription_plans.c.version + 1))
+    if result.rowcount == 0:
+        raise NotFound("plan", plan_id)
+
+
+async def _put_tiers(connection: AsyncConnection, plan_id: str, tiers: Iterable[Tier]) -> None:
+    await connection.execute(delete(pricing_tiers).where(pricing_tiers.c.plan_id == plan_id))
+    rows = [{"plan_id": plan_id, **{item.name: getattr(tier, item.name) for item in fields(Tier)}} for tier in tiers]
+    if rows:
+        async with checked(connection, "pricing tier"):
+            await connection.execute(insert(pricing_tiers), rows)
+
+
+async def _put_permissions(connection: AsyncConnection, plan_id: str, ids: Iterable[UUID]) -> None:
+    await connection.execute(delete(plan_permissions).where(plan_permissions.c.plan_id == plan_id))
+    rows = [{"plan_id": plan_id, "permission_id": permission_id} for permission_id in ids]
+    if rows:
+        await connection.execute(insert(plan_permissions), rows)
+
+
+async def _permission_ids(connection: AsyncConnection, names: Iterable[str]) -> list[UUID]:
+    return [await _permission_id(connection, name) for name in sorted(set(names))]
+
+
+async def _permission_id(connection: AsyncConnection, name: str) -> UUID:
+    found: UUID | None = await connection.scalar(select(permissions.c.id).where(permissions.c.name == name))
+    if found is None:
+        raise NotFound("permission", name)
+    return found
+
+
+async def _existing(connection: AsyncConnection, plan_id: str) -> StoredPlan:
+    return _stored((await connection.execute(select(*_PLAN).where(subscription_plans.c.id == plan_id))).one())
+
+
+def _tier(kept: Mapping[str, str | None]) -> Tier:
+    """From `plan_versions`, where numbers are text, so that they stay exact."""
+    up_to, unit_price, flat_price = (kept[name] for name in ("up_to", "unit_price", "flat_price"))
+    return Tier(
+        up_to=None if up_to is None else int(up_to),
+        unit_price=Decimal(unit_price or 0),
+        flat_price=Decimal(flat_price or 0),
+    )
+
+
+def _values(terms: PlanTerms) -> dict[str, Any]:
+    return {column.name: getattr(terms, column.name) for column in _COLUMNS}
+
+
+def _stored(row: Row[Any]) -> StoredPlan:
+    parts = zip(*(getattr(row, f"tiers_{column.key}") for column in _TIER_COLUMNS), strict=True)
+    tiers = tuple(Tier(up_to=up_to, unit_price=unit, flat_price=flat) for up_to, unit, flat in parts)
+    terms = PlanTerms(**{column.name: getattr(row, column.name) for column in _COLUMNS}, tiers=tiers)
+    return StoredPlan(row.id, row.version, terms, frozenset(row.permission_names), row.created_at, row.updated_at)

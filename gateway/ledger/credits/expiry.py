@@ -1,0 +1,73 @@
+"""What time does to credits: scheduled grants begin, and what is left of a grant at its end is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.ledger.credits.grants import Grant, begin, lock, move
+from gateway.ledger.db.rows import columns, value
+from gateway.ledger.db.tables import credit_grants, user_credits
+
+ACTOR = "worker:credits"
+
+
+async def due_accounts(
+    connection: AsyncConnection, *, now: datetime, limit: int, but: Sequence[UUID] = ()
+) -> tuple[UUID, ...]:
+    """Accounts with a grant whose beginning or end has come, `but` for these; those first that wait longest."""
+    return tuple(await connection.scalars(_DUE, {"now": now, "limit": limit, "but": list(but)}))
+
+
+async def try_lock(connection: AsyncConnection, user_id: UUID) -> bool:
+    """Takes the account's row lock, unless somebody else has it just now."""
+    query = select(user_credits.c.user_id).where(user_credits.c.user_id == user_id)
+    return (await connection.scalar(query.with_for_update(skip_locked=True))) is not None
+
+
+async def settle(connection: AsyncConnection, user_id: UUID, *, now: datetime, actor: str = ACTOR) -> int:
+    """Begins and ends the account's grants that are due; gives how many movements that were. Again does nothing.
+
+    Beginnings come first, so that a grant whose whole time has passed is in the ledger with both. Raises NotFound.
+    """
+    await lock(connection, user_id)
+    scheduled = await _grants(connection, user_id, credit_grants.c.is_scheduled & (credit_grants.c.effective_at <= now))
+    for grant in scheduled:
+        await begin(connection, user_id, grant, actor=actor)
+    over = await _grants(connection, user_id, (credit_grants.c.remaining > 0) & (credit_grants.c.expires_at <= now))
+    for grant in over:
+        await connection.execute(update(credit_grants).where(credit_grants.c.id == grant.id).values(remaining=0))
+        await move(
+            connection,
+            user_id,
+            kind="expiry",
+            amount=-grant.remaining,
+            grant_id=grant.id,
+            expired=grant.remaining,
+            reason=f"expired: {grant.reason}",
+            actor=actor,
+        )
+    return len(scheduled) + len(over)
+
+
+_DUE = text("""
+    SELECT user_id FROM (
+        (SELECT user_id, expires_at AS due_at FROM credit_grants
+          WHERE remaining > 0 AND expires_at IS NOT NULL AND expires_at <= :now
+            AND user_id <> ALL(CAST(:but AS uuid[])) ORDER BY expires_at LIMIT :limit)
+        UNION ALL
+        (SELECT user_id, effective_at FROM credit_grants
+          WHERE is_scheduled AND effective_at <= :now
+            AND user_id <> ALL(CAST(:but AS uuid[])) ORDER BY effective_at LIMIT :limit)) due
+     GROUP BY user_id ORDER BY min(due_at), user_id
+""")
+
+
+async def _grants(connection: AsyncConnection, user_id: UUID, which: ColumnElement[bool]) -> tuple[Grant, ...]:
+    query = select(*columns(credit_grants, Grant)).where(credit_grants.c.user_id == user_id, which)
+    rows = await connection.execute(query.order_by(credit_grants.c.effective_at, credit_grants.c.id))
+    return tuple(value(Grant, row) for row in rows)

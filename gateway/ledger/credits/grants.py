@@ -1,0 +1,355 @@
+"""Credits given and taken; what usage takes is in `usage.py`, what time takes in `expiry.py`.
+
+Each movement is one ledger row, one change of the balance row, and one outbox entry for the hot copy, under the row
+lock of the balance: so `credit_seq` counts without gaps, in the order in which Redis must see the movements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, insert, select, text, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.ledger.credits.burn_down import burn
+from gateway.ledger.db.errors import NotFound, checked
+from gateway.ledger.db.rows import Page, columns, page_by_number, value
+from gateway.ledger.db.tables import credit_grants, credit_ledger, outbox, user_credits
+from policies.credits.allowances import PRIORITIES, Refill
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    user_id: UUID
+    current_credits: int
+    total_credits_purchased: int
+    total_credits_used: int
+    total_credits_expired: int
+    credits_used_this_period: int
+    credit_seq: int
+    period_start: datetime | None
+    period_end: datetime | None
+    last_credit_refill: datetime | None
+    next_credit_refill: datetime | None
+    subscription_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    id: UUID
+    user_id: UUID
+    source: str
+    amount: int
+    remaining: int
+    priority: int
+    effective_at: datetime
+    expires_at: datetime | None
+    is_scheduled: bool
+    reason: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    id: int
+    user_id: UUID
+    kind: str
+    amount: int
+    balance_after: int
+    grant_id: UUID | None
+    reason: str | None
+    actor: str
+    metadata: Mapping[str, Any]
+    created_at: datetime
+
+
+async def grant(
+    connection: AsyncConnection,
+    user_id: UUID,
+    *,
+    amount: int,
+    source: str,
+    reason: str,
+    actor: str,
+    effective_at: datetime | None = None,
+    expires_at: datetime | None = None,
+    priority: int | None = None,
+    subscription_id: UUID | None = None,
+) -> LedgerEntry:
+    """Gives credits; they settle the account's debt first. Raises NotFound, InvalidValue.
+
+    They can be spent at once: `effective_at` (now, by default) says when their time began, for a period under way.
+    """
+    terms = _terms(source, reason, effective_at=effective_at, expires_at=expires_at, priority=priority)
+    debt = max(0, -await lock(connection, user_id))
+    given = {"user_id": user_id, "amount": amount, "remaining": max(0, amount - debt), **terms}
+    async with checked(connection, "grant"):
+        made = insert(credit_grants).values(**given, subscription_id=subscription_id).returning(credit_grants.c.id)
+        grant_id: UUID = (await connection.execute(made)).scalar_one()
+    return await _post_grant(connection, user_id, grant_id, amount=amount, source=source, reason=reason, actor=actor)
+
+
+async def grant_period(
+    connection: AsyncConnection,
+    user_id: UUID,
+    *,
+    refill: Refill,
+    reason: str,
+    actor: str,
+    subscription_id: UUID,
+    period_start: datetime,
+) -> LedgerEntry | None:
+    """Gives a period its credits; None if it has them already. Raises NotFound."""
+    debt = max(0, -await lock(connection, user_id))
+    terms = _terms(refill.source, reason, effective_at=period_start, expires_at=refill.expires_at, priority=None)
+    given = {
+        "user_id": user_id,
+        "amount": refill.amount,
+        "remaining": max(0, refill.amount - debt),
+        "subscription_id": subscription_id,
+        "period_start": period_start,
+        **terms,
+    }
+    once = upsert(credit_grants).values(given).on_conflict_do_nothing(constraint=_ONCE_A_PERIOD)
+    grant_id = (await connection.execute(once.returning(credit_grants.c.id))).scalar_one_or_none()
+    if grant_id is None:
+        return None
+    return await _post_grant(
+        connection, user_id, grant_id, amount=refill.amount, source=refill.source, reason=reason, actor=actor
+    )
+
+
+async def schedule(
+    connection: AsyncConnection,
+    user_id: UUID,
+    *,
+    amount: int,
+    source: str,
+    reason: str,
+    actor: str,
+    effective_at: datetime,
+    expires_at: datetime | None = None,
+    priority: int | None = None,
+) -> Grant:
+    """A grant that begins at `effective_at`, when `expiry.settle` finds it; until then it is in no balance.
+
+    Raises NotFound, InvalidValue.
+    """
+    await lock(connection, user_id)
+    terms = _terms(source, reason, effective_at=effective_at, expires_at=expires_at, priority=priority)
+    given = {"user_id": user_id, "amount": amount, "remaining": 0, "is_scheduled": True, **terms}
+    async with checked(connection, "grant"):
+        made = (
+            insert(credit_grants).values(**given, metadata={"actor": actor}).returning(*columns(credit_grants, Grant))
+        )
+        return value(Grant, (await connection.execute(made)).one())
+
+
+async def begin(connection: AsyncConnection, user_id: UUID, scheduled: Grant, *, actor: str) -> LedgerEntry:
+    """The time of a scheduled grant has come. For who holds the account's lock."""
+    debt = max(0, -await lock(connection, user_id))
+    begun = {"is_scheduled": False, "remaining": max(0, scheduled.amount - debt)}
+    await connection.execute(update(credit_grants).where(credit_grants.c.id == scheduled.id).values(begun))
+    reason = scheduled.reason or ""
+    return await _post_grant(
+        connection,
+        user_id,
+        scheduled.id,
+        amount=scheduled.amount,
+        source=scheduled.source,
+        reason=reason,
+        actor=actor,
+    )
+
+
+async def adjust(connection: AsyncConnection, user_id: UUID, *, amount: int, reason: str, actor: str) -> LedgerEntry:
+    """Corrects the balance by a signed amount; it may go below zero. Raises NotFound, and InvalidValue for 0."""
+    debt = max(0, -await lock(connection, user_id))
+    grant_id = None
+    if amount > 0:
+        terms = _terms("admin", reason, effective_at=None, expires_at=None, priority=None)
+        given = {"user_id": user_id, "amount": amount, "remaining": max(0, amount - debt), **terms}
+        made = insert(credit_grants).values(given).returning(credit_grants.c.id)
+        grant_id = (await connection.execute(made)).scalar_one()
+    else:
+        await burn_from(connection, user_id, credits_taken=-amount)
+    return await move(
+        connection, user_id, kind="adjustment", amount=amount, grant_id=grant_id, reason=reason, actor=actor
+    )
+
+
+async def claw_back(
+    connection: AsyncConnection, grant_id: UUID, *, amount: int, reason: str, actor: str
+) -> LedgerEntry | None:
+    """Takes back credits of a grant whose payment was refunded or disputed, at most what it gave and nobody took yet.
+
+    What is left of the grant goes first, then other credits; the rest is debt, which the next grant settles. None if
+    there was nothing to take any more. Raises NotFound.
+    """
+    user_id: UUID | None = await connection.scalar(
+        select(credit_grants.c.user_id).where(credit_grants.c.id == grant_id)
+    )
+    if user_id is None:
+        raise NotFound("grant", grant_id)
+    current = await lock(connection, user_id)
+    found = (await connection.execute(_CLAWABLE, {"grant_id": grant_id})).one()
+    taken = min(amount, found.clawable)
+    if found.is_scheduled and taken:
+        await _shrink_scheduled(connection, grant_id, by=taken, of=found.amount)
+    if found.is_scheduled or taken <= 0:
+        return None
+    of_grant = min(taken, found.remaining)
+    left = {"remaining": credit_grants.c.remaining - of_grant}
+    await connection.execute(update(credit_grants).where(credit_grants.c.id == grant_id).values(left))
+    await burn_from(connection, user_id, credits_taken=taken - of_grant)
+    debt = max(0, taken - max(0, current))
+    return await move(
+        connection,
+        user_id,
+        kind="clawback",
+        amount=-taken,
+        grant_id=grant_id,
+        reason=reason,
+        actor=actor,
+        details={"of_grant": of_grant, "debt": debt},
+    )
+
+
+async def balance(connection: AsyncConnection, user_id: UUID) -> Balance | None:
+    query = select(*columns(user_credits, Balance)).where(user_credits.c.user_id == user_id)
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else value(Balance, row)
+
+
+async def open_grants(connection: AsyncConnection, user_id: UUID) -> tuple[Grant, ...]:
+    """What is left of the user's grants, in the order it will burn."""
+    query = (
+        select(*columns(credit_grants, Grant))
+        .where(credit_grants.c.user_id == user_id, credit_grants.c.remaining > 0)
+        .order_by(credit_grants.c.priority, credit_grants.c.expires_at.nulls_last(), credit_grants.c.id)
+    )
+    return tuple(value(Grant, row) for row in await connection.execute(query))
+
+
+async def scheduled_grants(connection: AsyncConnection, user_id: UUID) -> tuple[Grant, ...]:
+    """Grants whose time has not come, the next first."""
+    query = select(*columns(credit_grants, Grant)).where(
+        credit_grants.c.user_id == user_id, credit_grants.c.is_scheduled
+    )
+    rows = await connection.execute(query.order_by(credit_grants.c.effective_at, credit_grants.c.id))
+    return tuple(value(Grant, row) for row in rows)
+
+
+async def ledger(
+    connection: AsyncConnection, user_id: UUID, *, cursor: str | None = None, limit: int = 50
+) -> Page[LedgerEntry]:
+    """The account's book, newest first."""
+    query = select(*columns(credit_ledger, LedgerEntry)).where(credit_ledger.c.user_id == user_id)
+    return await page_by_number(connection, query, LedgerEntry, cursor=cursor, limit=limit)
+
+
+async def lock(connection: AsyncConnection, user_id: UUID) -> int:
+    """Takes the account's row lock; gives the balance. Every movement begins here. Raises NotFound."""
+    query = select(user_credits.c.current_credits).where(user_credits.c.user_id == user_id).with_for_update()
+    current: int | None = await connection.scalar(query)
+    if current is None:
+        raise NotFound("user", user_id)
+    return current
+
+
+async def burn_from(connection: AsyncConnection, user_id: UUID, *, credits_taken: int) -> None:
+    """Takes credits from the open grants in the order of burning, as far as they reach. The balance is `move`'s."""
+    if credits_taken > 0:
+        await connection.execute(_BURN_ONE, {"user_id": user_id, "credits": credits_taken})
+
+
+async def move(
+    connection: AsyncConnection,
+    user_id: UUID,
+    *,
+    kind: str,
+    amount: int,
+    reason: str,
+    actor: str,
+    grant_id: UUID | None = None,
+    purchased: int = 0,
+    expired: int = 0,
+    details: Mapping[str, Any] | None = None,
+) -> LedgerEntry:
+    """Books a movement that the grants show already: balance row, outbox and ledger. For who holds the lock."""
+    change = {"user_id": user_id, "amount": amount, "purchased": purchased, "expired": expired}
+    row = (await connection.execute(_MOVE, change)).one()
+    push = {"credit_seq": row.credit_seq, "amount": amount}
+    await connection.execute(insert(outbox).values(kind="credits", user_id=user_id, payload=push))
+    entry = {
+        "user_id": user_id,
+        "kind": kind,
+        "amount": amount,
+        "balance_after": row.current_credits,
+        "grant_id": grant_id,
+        "reason": reason,
+        "actor": actor,
+        "metadata": dict(details or {}),
+    }
+    async with checked(connection, "ledger entry"):
+        written = insert(credit_ledger).values(entry).returning(*columns(credit_ledger, LedgerEntry))
+        return value(LedgerEntry, (await connection.execute(written)).one())
+
+
+_ONCE_A_PERIOD = "uq_credit_grants_subscription_id_period_start"
+
+_BURN_ONE = text(burn("(SELECT CAST(:user_id AS uuid) AS user_id, CAST(:credits AS bigint) AS credits)"))
+
+_MOVE = text("""
+    UPDATE user_credits
+       SET current_credits = current_credits + :amount, total_credits_purchased = total_credits_purchased + :purchased,
+           total_credits_expired = total_credits_expired + :expired, credit_seq = credit_seq + 1, updated_at = now()
+     WHERE user_id = :user_id
+    RETURNING current_credits, credit_seq
+""")
+
+# What expired was lost to the account already, so a refund does not take it a second time.
+_CLAWABLE = text("""
+    SELECT g.amount, g.remaining, g.is_scheduled, CASE WHEN g.metadata ? 'withdrawn' THEN 0 ELSE g.amount + (
+           SELECT coalesce(sum(l.amount), 0)::bigint FROM credit_ledger l
+            WHERE l.grant_id = g.id AND l.kind IN ('expiry', 'clawback')) END AS clawable
+      FROM credit_grants g WHERE g.id = :grant_id
+""")
+
+
+def _terms(
+    source: str, reason: str, *, effective_at: datetime | None, expires_at: datetime | None, priority: int | None
+) -> dict[str, Any]:
+    return {
+        "source": source,
+        "reason": reason,
+        "priority": PRIORITIES.get(source, 0) if priority is None else priority,
+        "effective_at": func.now() if effective_at is None else effective_at,
+        "expires_at": expires_at,
+    }
+
+
+async def _post_grant(
+    connection: AsyncConnection, user_id: UUID, grant_id: UUID, *, amount: int, source: str, reason: str, actor: str
+) -> LedgerEntry:
+    return await move(
+        connection,
+        user_id,
+        kind="grant",
+        amount=amount,
+        grant_id=grant_id,
+        purchased=amount if source == "purchase" else 0,
+        reason=reason,
+        actor=actor,
+    )
+
+
+async def _shrink_scheduled(connection: AsyncConnection, grant_id: UUID, *, by: int, of: int) -> None:
+    """One that is taken back whole never begins."""
+    shrunk = {"amount": of - by} if by < of else {"is_scheduled": False, "metadata": {"withdrawn": True}}
+    await connection.execute(update(credit_grants).where(credit_grants.c.id == grant_id).values(shrunk))

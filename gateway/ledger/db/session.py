@@ -1,0 +1,163 @@
+"""The one place that opens transactions and commits them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Any
+
+import asyncpg
+from sqlalchemy import event, text
+from sqlalchemy.engine import URL, ExceptionContext, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from gateway.ledger.audit import audit_chain
+
+# Below the patience of a client that waits for an answer; the data plane has cached principals to go on with.
+CONNECT_TIMEOUT_SECONDS = 2.0
+
+# How much longer than the server's own limit we wait before we take the server for dead.
+GRACE_SECONDS = 1.0
+
+# The server was there and could not serve (PostgreSQL, appendix A): connection exceptions, insufficient resources,
+# operator intervention (shutdown, starting up, statement timeout), and rejected or missing credentials and databases.
+OUTAGE_CLASSES = ("08", "53", "57", "28", "3D")
+LOCK_NOT_AVAILABLE = "55P03"
+
+_OF_ASYNCPG = (OSError, asyncpg.InterfaceError, asyncpg.PostgresError)  # TimeoutError is an OSError
+
+
+class DatabaseUnavailable(Exception):  # noqa: N818 - a state of the world, answered with 503
+    """PostgreSQL cannot be reached, or cannot answer in time. Whether a commit under way was taken is unknown."""
+
+
+class InvalidDatabaseUrl(ValueError):  # noqa: N818 - reads as the sentence it is
+    """The URL is not one of PostgreSQL."""
+
+
+@contextmanager
+def outages_typed() -> Iterator[None]:
+    """For what goes past the engine, which types its own: connecting, and asyncpg used directly."""
+    try:
+        yield
+    except (*_OF_ASYNCPG, DBAPIError, PoolTimeout) as error:
+        unavailable = _outage(error)
+        if unavailable is None:
+            raise
+        raise unavailable from error
+
+
+class Database:
+    """A pool of connections to one PostgreSQL.
+
+    `statement_timeout_seconds` and `lock_timeout_seconds` bound every statement, 0 means unbounded. `audit_keys` seal
+    what is put into the audit log (`audit_chain.keys_of`). Every method may raise DatabaseUnavailable.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 5,
+        statement_timeout_seconds: float = 10.0,
+        lock_timeout_seconds: float = 5.0,
+        audit_keys: Mapping[int, bytes] | None = None,
+    ) -> None:
+        self.url = url
+        self._audit_keys = audit_keys or {}
+        self._engine = create_async_engine(
+            _asyncpg_url(url),
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=CONNECT_TIMEOUT_SECONDS,
+            pool_pre_ping=True,  # a restarted server then costs nobody an error
+            connect_args=_connect_args(statement_timeout_seconds, lock_timeout_seconds),
+        )
+        event.listen(self._engine.sync_engine, "handle_error", _type_outage)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """Commits at the end of the block; rolls back when it raises or is cancelled.
+
+        What the block puts into the audit log is sealed last, unless the block itself rolled back.
+        """
+        async with self._connection() as connection, connection.begin():
+            audit_chain.forget_pending(connection)
+            yield connection
+            if connection.in_transaction():
+                await audit_chain.seal_pending(connection, self._audit_keys)
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that PostgreSQL refuses to write in."""
+        async with self._connection() as connection:
+            yield await connection.execution_options(postgresql_readonly=True)
+
+    async def ping(self) -> None:
+        """Returns when the database answers."""
+        async with self.read() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection]:
+        async with AsyncExitStack() as stack:
+            with outages_typed():
+                connection = await stack.enter_async_context(self._engine.connect())
+            # Not around this: a timeout that the block itself raises says nothing about the database.
+            yield connection
+
+    def __repr__(self) -> str:
+        return f"<Database {self._engine.url.render_as_string(hide_password=True)}: {self._engine.pool.status()}>"
+
+
+def _asyncpg_url(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        # Not the URL itself: it holds a password.
+        raise InvalidDatabaseUrl(
+            "database.url: not a URL; expected postgresql://user:password@host:port/name"
+        ) from None
+    if parsed.get_backend_name() not in ("postgresql", "postgres"):
+        raise InvalidDatabaseUrl(f"database.url: expected postgresql://…, not {parsed.drivername}://…")
+    return parsed.set(drivername="postgresql+asyncpg")
+
+
+def _connect_args(statement_timeout_seconds: float, lock_timeout_seconds: float) -> dict[str, Any]:
+    # The server's limit ends a slow statement; the client's, a little later, ends waiting for a server that is frozen.
+    patience = statement_timeout_seconds + GRACE_SECONDS if statement_timeout_seconds else None
+    return {
+        "timeout": CONNECT_TIMEOUT_SECONDS,
+        "command_timeout": patience,
+        "server_settings": {
+            "application_name": "gateway",
+            "timezone": "UTC",
+            "statement_timeout": str(int(statement_timeout_seconds * 1000)),
+            "lock_timeout": str(int(lock_timeout_seconds * 1000)),
+        },
+    }
+
+
+def _type_outage(context: ExceptionContext) -> BaseException | None:
+    # A failed ping of a pooled connection is no outage yet: the pool opens another.
+    return None if context.is_pre_ping else _outage(context.original_exception)
+
+
+def _outage(error: BaseException) -> DatabaseUnavailable | None:
+    if isinstance(error, PoolTimeout):
+        return DatabaseUnavailable("every connection of the pool is busy")
+    # SQLAlchemy wraps its adapter's error, which wraps asyncpg's.
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if cause is not None and not isinstance(cause, _OF_ASYNCPG):
+        cause = cause.__cause__
+    code = getattr(cause, "sqlstate", None) or ""
+    if code.startswith(OUTAGE_CLASSES) or code == LOCK_NOT_AVAILABLE:
+        return DatabaseUnavailable(f"the database cannot serve: {cause}")
+    if isinstance(cause, OSError) or (isinstance(cause, asyncpg.InterfaceError) and "is closed" in str(cause)):
+        return DatabaseUnavailable(f"the database is out of reach: {str(cause) or type(cause).__name__}")
+    return None

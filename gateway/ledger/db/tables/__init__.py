@@ -1,0 +1,86 @@
+"""The schema as SQLAlchemy Core tables, by noun. `migrations/` makes it; a test holds the two equal."""
+
+from gateway.ledger.db.tables.accounts import admin_tokens, api_keys, users
+from gateway.ledger.db.tables.administration import audit_head, audit_personal, idempotent_requests
+from gateway.ledger.db.tables.catalogue import (
+    catalogue,
+    permissions,
+    plan_permissions,
+    plan_versions,
+    pricing_tiers,
+    products,
+    subscription_plans,
+)
+from gateway.ledger.db.tables.columns import metadata, new_id
+from gateway.ledger.db.tables.credits import credit_grants, credit_ledger, user_credits
+from gateway.ledger.db.tables.meter import meter_epochs
+from gateway.ledger.db.tables.notifications import notice_deliveries, notices
+from gateway.ledger.db.tables.payments import (
+    billing_cursors,
+    checkouts,
+    invoice_numbers,
+    provider_objects,
+    usage_reports,
+)
+from gateway.ledger.db.tables.sessions import one_time_tokens, refresh_tokens, sessions, throttles
+from gateway.ledger.db.tables.subscriptions import (
+    invoices,
+    payment_transactions,
+    provider_customers,
+    subscriptions,
+    webhook_events,
+)
+from gateway.ledger.db.tables.usage import (
+    analysis_history,
+    audit_log,
+    journal_offsets,
+    journal_poison,
+    outbox,
+    refused_requests,
+    usage_tracking,
+)
+
+__all__ = [
+    "admin_tokens",
+    "analysis_history",
+    "api_keys",
+    "audit_head",
+    "audit_log",
+    "audit_personal",
+    "billing_cursors",
+    "catalogue",
+    "checkouts",
+    "credit_grants",
+    "credit_ledger",
+    "idempotent_requests",
+    "invoice_numbers",
+    "invoices",
+    "journal_offsets",
+    "journal_poison",
+    "metadata",
+    "meter_epochs",
+    "new_id",
+    "notice_deliveries",
+    "notices",
+    "one_time_tokens",
+    "outbox",
+    "payment_transactions",
+    "permissions",
+    "plan_permissions",
+    "plan_versions",
+    "pricing_tiers",
+    "products",
+    "provider_customers",
+    "provider_objects",
+    "refresh_tokens",
+    "refused_requests",
+    "sessions",
+    "subscription_plans",
+    "subscriptions",
+    "throttles",
+    "usage_reports",
+    "usage_tracking",
+    "user_credits",
+    "users",
+    "webhook_events",
+]

@@ -1,0 +1,151 @@
+"""Who may call: users, their API keys, and the tokens of administrators."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    SmallInteger,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import UUID as PG_UUID
+
+from gateway.ledger.db.tables.columns import (
+    Word,
+    created_at,
+    id_column,
+    metadata,
+    metadata_column,
+    moment,
+    not_negative,
+    one_of,
+    updated_at,
+    words,
+)
+from policies.model import AccountStatus, KeyScheme, KeyStatus
+
+users = Table(
+    "users",
+    metadata,
+    id_column(),
+    Column("email", Text, nullable=False),
+    Column("password_hash", Text, comment="Argon2id, PHC string; NULL for a user made by an administrator"),
+    Column("name", Text),
+    Column("company", Text),
+    Column("status", Word(AccountStatus), nullable=False, server_default=text("'active'")),
+    Column("role", Text, nullable=False, server_default=text("'user'")),
+    Column("external_id", Text, unique=True, comment="The id this user has in the operator's own system"),
+    moment("email_verified_at"),
+    Column(
+        "time_zone",
+        Text,
+        nullable=False,
+        server_default=text("'UTC'"),
+        comment="IANA name; billing periods follow its calendar",
+    ),
+    Column(
+        "version",
+        BigInteger,
+        nullable=False,
+        server_default=text("1"),
+        comment="Grows with any change of the user, its keys or subscription; decisions on older ones are stale",
+    ),
+    moment(
+        "deleted_at", comment="Set on deletion: the row stays, emptied of personal data, because usage points to it"
+    ),
+    metadata_column(),
+    created_at(),
+    updated_at(),
+    one_of("status", AccountStatus),
+    one_of("role", ("user", "admin")),
+    CheckConstraint("position('@' in email) > 1", name="email_shape"),
+    # Two spellings of one address are one account.
+    Index("uq_users_email_lower", text("lower(email)"), unique=True),
+    # The list of users, newest first, by cursor.
+    Index("ix_users_created_at_id", "created_at", "id"),
+    # The workers that finish what a deletion began.
+    Index("ix_users_deleted_at", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
+    comment="An account: what is limited, charged and billed",
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    id_column(),
+    Column("user_id", PG_UUID(as_uuid=True), ForeignKey("users.id", ondelete="RESTRICT"), nullable=False),
+    Column("name", Text, nullable=False, server_default=text("''")),
+    Column("prefix", Text, nullable=False, comment="The first characters of the key, to recognise it by"),
+    Column("last4", Text, nullable=False),
+    # Unique serves the lookup of every cold request.
+    Column("key_hash", LargeBinary, nullable=False, unique=True, comment="HMAC-SHA-256 of the key under the pepper"),
+    Column("pepper_version", SmallInteger, nullable=False, server_default=text("1")),
+    Column(
+        "hash_scheme",
+        Word(KeyScheme),
+        nullable=False,
+        server_default=text("'hmac-sha256'"),
+        comment="sha256: imported so, and made an HMAC when the key is first used",
+    ),
+    Column(
+        "is_foreign",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="Imported from another system: without our form and checksum",
+    ),
+    Column(
+        "status",
+        Word(KeyStatus),
+        nullable=False,
+        server_default=text("'active'"),
+        comment="Expiry is not a status: see expires_at",
+    ),
+    Column("permissions", words(), comment="NULL: every permission of the plan"),
+    Column("allowed_ips", words(), nullable=False, server_default=text("'{}'"), comment="CIDRs; empty: from anywhere"),
+    Column("credit_cap", BigInteger, comment="Credits this key may spend in a period; NULL: all of the account's"),
+    moment("expires_at"),
+    moment("last_used_at", comment="Written in batches, some seconds late"),
+    moment("revoked_at"),
+    Column("rotated_from", PG_UUID(as_uuid=True), ForeignKey("api_keys.id", ondelete="SET NULL")),
+    metadata_column(),
+    created_at(),
+    updated_at(),
+    one_of("status", KeyStatus),
+    one_of("hash_scheme", KeyScheme),
+    CheckConstraint("octet_length(key_hash) = 32", name="key_hash_is_sha256"),
+    CheckConstraint("(status = 'revoked') = (revoked_at IS NOT NULL)", name="revoked_at_when_revoked"),
+    *not_negative("credit_cap"),
+    # A user's keys, newest first, by cursor.
+    Index("ix_api_keys_user_id_created_at_id", "user_id", "created_at", "id"),
+    # All keys, newest first, by cursor.
+    Index("ix_api_keys_created_at_id", "created_at", "id"),
+    # Which key replaced this one.
+    Index("ix_api_keys_rotated_from", "rotated_from", postgresql_where=text("rotated_from IS NOT NULL")),
+    # How imported keys begin, so that what begins otherwise is not looked up.
+    Index("ix_api_keys_prefix", "prefix", postgresql_where=text("is_foreign")),
+    comment="API keys. The secret is shown once and never stored",
+)
+
+admin_tokens = Table(
+    "admin_tokens",
+    metadata,
+    id_column(),
+    Column("name", Text, nullable=False, unique=True),
+    Column("prefix", Text, nullable=False, comment="The first characters of the token, to recognise it by"),
+    Column("last4", Text, nullable=False),
+    Column("token_hash", LargeBinary, nullable=False, unique=True, comment="HMAC-SHA-256 of it under a pepper"),
+    Column("scopes", words(), nullable=False, comment="keys:write, credits:write, read, ..."),
+    moment("expires_at"),
+    moment("revoked_at"),
+    moment("last_used_at"),
+    created_at(),
+    updated_at(),
+    comment="Scoped tokens of the admin API; the root token comes from the environment and is not here",
+)

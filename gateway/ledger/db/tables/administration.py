@@ -1,0 +1,67 @@
+"""What administration keeps beside its log: the end of the chain, what can be erased of it, and answers to repeat."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Index,
+    LargeBinary,
+    SmallInteger,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import UUID as PG_UUID
+
+from gateway.ledger.db.tables.columns import created_at, metadata, updated_at
+
+audit_head = Table(
+    "audit_head",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False, server_default=text("1")),
+    Column(
+        "last_id", BigInteger, nullable=False, comment="The newest row of audit_log; the next one follows without a gap"
+    ),
+    Column("hash", LargeBinary, nullable=False, comment="Of that row"),
+    Column("unsealed_until", BigInteger, nullable=False, comment="The last row that is older than the chain"),
+    Column("mac", LargeBinary, comment="HMAC-SHA-256 of this row: with no key, nobody moves the end back"),
+    Column("pepper_version", SmallInteger),
+    updated_at(),
+    CheckConstraint("id = 1", name="one_row"),
+    comment="One row: where the chain of audit_log ends. Its lock orders those who append",
+)
+
+audit_personal = Table(
+    "audit_personal",
+    metadata,
+    # No foreign key: the log refuses every DELETE and TRUNCATE itself.
+    Column("audit_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("user_id", PG_UUID(as_uuid=True), nullable=False),
+    Column("salt", LargeBinary, nullable=False, comment="Of the digests in audit_log; gone with the data"),
+    Column("before", JSONB(none_as_null=True)),
+    Column("after", JSONB(none_as_null=True)),
+    # What is to be erased with a user.
+    Index("ix_audit_personal_user_id", "user_id"),
+    comment="The personal data of audit_log, apart from it, so that it can be erased and the chain still holds",
+)
+
+idempotent_requests = Table(
+    "idempotent_requests",
+    metadata,
+    Column("caller", Text, primary_key=True, comment="Whose key it is: keys of two callers never meet"),
+    Column("key_hash", LargeBinary, primary_key=True, comment="SHA-256 of the Idempotency-Key"),
+    Column("fingerprint", LargeBinary, nullable=False, comment="SHA-256 of method, target and body"),
+    Column(
+        "nonce", LargeBinary, nullable=False, comment="Secrets of the answer are derived from it and the key, not kept"
+    ),
+    Column("status_code", SmallInteger, comment="NULL while the request runs"),
+    Column("media_type", Text),
+    Column("body", LargeBinary),
+    created_at(),
+    # Retention.
+    Index("ix_idempotent_requests_created_at", "created_at"),
+    comment="Answers of the admin API by Idempotency-Key, written with the change itself and kept for a day",
+)

@@ -1,0 +1,170 @@
+"""What is sold: products, plans with their tiers and permissions, and the version of it all."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    SmallInteger,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import UUID as PG_UUID
+
+from gateway.ledger.db.tables.columns import (
+    created_at,
+    credits_column,
+    currency_column,
+    id_column,
+    iso_4217,
+    metadata,
+    metadata_column,
+    money,
+    not_negative,
+    one_of,
+    positive,
+    updated_at,
+    words,
+)
+
+INTERVALS = ("day", "week", "month", "year")
+PRICING_MODELS = ("flat", "per_seat", "tiered", "volume", "usage")
+
+LIMITS = (
+    "requests_per_minute",
+    "requests_per_hour",
+    "max_api_calls_per_day",
+    "max_products_per_batch",
+    "max_concurrent_requests",
+)
+
+products = Table(
+    "products",
+    metadata,
+    id_column(),
+    Column("name", Text, nullable=False, unique=True),
+    Column("description", Text),
+    Column("is_active", Boolean, nullable=False, server_default=text("true")),
+    metadata_column(),
+    created_at(),
+    updated_at(),
+    comment="What plans are plans of",
+)
+
+subscription_plans = Table(
+    "subscription_plans",
+    metadata,
+    Column("id", Text, primary_key=True, comment="A word such as pro, given at creation and never changed"),
+    Column("product_id", PG_UUID(as_uuid=True), ForeignKey("products.id", ondelete="RESTRICT")),
+    Column("name", Text, nullable=False, unique=True),
+    Column("description", Text),
+    Column(
+        "version", BigInteger, nullable=False, server_default=text("1"), comment="Grows with every change of the plan"
+    ),
+    money("price", comment="Per billing interval"),
+    currency_column(),
+    Column("pricing_model", Text, nullable=False, server_default=text("'flat'")),
+    Column("billing_interval", Text, nullable=False, server_default=text("'month'")),
+    Column("billing_interval_count", Integer, nullable=False, server_default=text("1")),
+    Column("trial_period_days", Integer, nullable=False, server_default=text("0")),
+    credits_column("credits_per_period"),
+    Column(
+        "credits_rollover",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="Whether what is left of a period's credits outlives the period",
+    ),
+    *(Column(name, Integer, comment="NULL: no limit") for name in LIMITS),
+    Column("max_file_size_bytes", BigInteger, comment="NULL: no limit"),
+    Column(
+        "features",
+        JSONB,
+        nullable=False,
+        server_default=text("'{}'::jsonb"),
+        comment="Feature name -> true, or a number or word that means something to the upstream",
+    ),
+    Column("stripe_price_id", Text, unique=True),
+    Column("lemon_squeezy_variant_id", Text, unique=True),
+    Column("lemon_squeezy_product_id", Text),
+    Column("is_active", Boolean, nullable=False, server_default=text("true"), comment="False: no new subscriptions"),
+    Column("sort_order", Integer, nullable=False, server_default=text("0")),
+    metadata_column(),
+    created_at(),
+    updated_at(),
+    iso_4217(),
+    one_of("pricing_model", PRICING_MODELS),
+    one_of("billing_interval", INTERVALS),
+    # As gateway.yaml has it; also fit to stand in paths, labels and journal lines as it is.
+    CheckConstraint("id ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'", name="id_is_a_word"),
+    CheckConstraint("jsonb_typeof(features) = 'object'", name="features_is_an_object"),
+    *positive("billing_interval_count"),
+    *not_negative("price", "trial_period_days", "credits_per_period", *LIMITS, "max_file_size_bytes"),
+    Index("ix_subscription_plans_product_id", "product_id"),
+    comment="A plan: price, credits, limits and features. NULL limits are no limits",
+)
+
+plan_versions = Table(
+    "plan_versions",
+    metadata,
+    Column("plan_id", Text, ForeignKey("subscription_plans.id", ondelete="CASCADE"), primary_key=True),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("terms", JSONB, nullable=False, comment="The row of subscription_plans as it was"),
+    Column("tiers", JSONB, nullable=False, server_default=text("'[]'::jsonb"), comment="Rising by up_to"),
+    Column("permissions", words(), nullable=False, server_default=text("'{}'"), comment="By name"),
+    created_at(),
+    comment="What each version of a plan said: never changed, held to by the subscriptions that keep one",
+)
+
+pricing_tiers = Table(
+    "pricing_tiers",
+    metadata,
+    id_column(),
+    Column("plan_id", Text, ForeignKey("subscription_plans.id", ondelete="CASCADE"), nullable=False),
+    Column("up_to", BigInteger, comment="Last unit of the tier; NULL: the rest"),
+    money("unit_price"),
+    money("flat_price", server_default=text("0")),
+    created_at(),
+    *positive("up_to"),
+    *not_negative("unit_price", "flat_price"),
+    # One open-ended tier a plan: two NULLs are the same bound. Also the ordered read of a plan's tiers.
+    Index("uq_pricing_tiers_plan_id_up_to", "plan_id", text(f"coalesce(up_to, {2**63 - 1})"), unique=True),
+    comment="Tiers of plans priced tiered or volume",
+)
+
+permissions = Table(
+    "permissions",
+    metadata,
+    id_column(),
+    Column("name", Text, nullable=False, unique=True),
+    Column("description", Text),
+    created_at(),
+    comment="Named rights that routes ask for",
+)
+
+plan_permissions = Table(
+    "plan_permissions",
+    metadata,
+    Column("plan_id", Text, ForeignKey("subscription_plans.id", ondelete="CASCADE"), primary_key=True),
+    Column("permission_id", PG_UUID(as_uuid=True), ForeignKey("permissions.id", ondelete="CASCADE"), primary_key=True),
+    created_at(),
+    # Which plans hold this permission.
+    Index("ix_plan_permissions_permission_id", "permission_id"),
+    comment="Which plan grants which permission",
+)
+
+catalogue = Table(
+    "catalogue",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False, server_default=text("1")),
+    Column("version", BigInteger, nullable=False),
+    CheckConstraint("id = 1", name="one_row"),
+    comment="One row: the version of all plans and permissions together, bumped in the transaction that changes any",
+)

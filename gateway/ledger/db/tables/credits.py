@@ -1,0 +1,167 @@
+"""Credits: the balance of an account, the grants it is made of, and the book of every movement.
+
+sum(credit_ledger.amount) = user_credits.current_credits
+sum(credit_grants.remaining) = greatest(user_credits.current_credits, 0)
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import UUID as PG_UUID
+
+from gateway.ledger.db.tables.columns import (
+    created_at,
+    credits_column,
+    id_column,
+    metadata,
+    metadata_column,
+    moment,
+    not_negative,
+    one_of,
+    positive,
+    serial_column,
+    updated_at,
+)
+
+GRANT_SOURCES = ("plan", "trial", "purchase", "promo", "admin")
+LEDGER_KINDS = ("grant", "usage", "refund", "expiry", "adjustment", "clawback")
+
+user_credits = Table(
+    "user_credits",
+    metadata,
+    Column("user_id", PG_UUID(as_uuid=True), ForeignKey("users.id", ondelete="RESTRICT"), primary_key=True),
+    credits_column("current_credits", comment="May be negative: a charge above the hold is taken in full"),
+    credits_column("total_credits_purchased", comment="All grants of source purchase, ever"),
+    credits_column("total_credits_used"),
+    credits_column("total_credits_expired"),
+    credits_column("credits_used_this_period"),
+    credits_column("period_credits", comment="What the subscription gave for the period; 80 % of it used is news"),
+    credits_column(
+        "period_shortfall",
+        comment="What a smaller plan should have taken back and was spent; a larger one gives less by it",
+    ),
+    Column(
+        "noted_percent",
+        SmallInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="Of the period's credits, how much used the account was last told of",
+    ),
+    credits_column(
+        "credit_seq",
+        comment="Counts the changes that PostgreSQL must push to the hot copy (grant, adjustment, expiry), never usage",
+    ),
+    moment("period_start"),
+    moment("period_end"),
+    moment("last_credit_refill"),
+    moment("next_credit_refill"),
+    Column("subscription_id", PG_UUID(as_uuid=True), ForeignKey("subscriptions.id", ondelete="SET NULL")),
+    created_at(),
+    updated_at(),
+    *not_negative(
+        "total_credits_purchased",
+        "total_credits_used",
+        "total_credits_expired",
+        "credits_used_this_period",
+        "period_credits",
+        "period_shortfall",
+        "credit_seq",
+    ),
+    # The refill worker: whose refill is due.
+    Index(
+        "ix_user_credits_next_credit_refill",
+        "next_credit_refill",
+        postgresql_where=text("next_credit_refill IS NOT NULL"),
+    ),
+    comment="One row a user; its row lock orders every movement of the account's credits",
+)
+
+credit_grants = Table(
+    "credit_grants",
+    metadata,
+    id_column(),
+    Column("user_id", PG_UUID(as_uuid=True), ForeignKey("users.id", ondelete="RESTRICT"), nullable=False),
+    Column("source", Text, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("remaining", BigInteger, nullable=False),
+    Column("priority", SmallInteger, nullable=False, server_default=text("50"), comment="Lower burns first"),
+    moment("effective_at", nullable=False),
+    moment("expires_at", comment="NULL: never"),
+    Column(
+        "is_scheduled",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="Its time has not come: nothing remains of it, and the ledger does not know it",
+    ),
+    Column("subscription_id", PG_UUID(as_uuid=True), ForeignKey("subscriptions.id", ondelete="RESTRICT")),
+    moment("period_start", comment="Of the subscription's period whose credits these are; NULL: not a period's"),
+    Column("reason", Text),
+    metadata_column(),
+    created_at(),
+    updated_at(),
+    one_of("source", GRANT_SOURCES),
+    *positive("amount"),
+    CheckConstraint("remaining BETWEEN 0 AND amount", name="remaining_within_amount"),
+    CheckConstraint("expires_at > effective_at", name="expires_after_it_begins"),
+    CheckConstraint("NOT is_scheduled OR remaining = 0", name="scheduled_is_not_spendable"),
+    # A period's credits are granted once, whoever tries.
+    UniqueConstraint("subscription_id", "period_start"),
+    # Burning: an account's open grants in the order they burn.
+    Index(
+        "ix_credit_grants_open",
+        "user_id",
+        "priority",
+        "expires_at",
+        "id",
+        postgresql_where=text("remaining > 0"),
+    ),
+    # The expiry worker: open grants whose time has come.
+    Index(
+        "ix_credit_grants_expiring",
+        "expires_at",
+        postgresql_where=text("remaining > 0 AND expires_at IS NOT NULL"),
+    ),
+    # The worker: scheduled grants whose time has come.
+    Index("ix_credit_grants_scheduled", "effective_at", postgresql_where=text("is_scheduled")),
+    # A user's grants, newest first.
+    Index("ix_credit_grants_user_id_created_at", "user_id", "created_at"),
+    comment="Credits given, each with its own end; what is left of them is the balance",
+)
+
+credit_ledger = Table(
+    "credit_ledger",
+    metadata,
+    serial_column(),
+    Column("user_id", PG_UUID(as_uuid=True), ForeignKey("users.id", ondelete="RESTRICT"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("amount", BigInteger, nullable=False, comment="Signed: what the movement did to the balance"),
+    Column("balance_after", BigInteger, nullable=False),
+    Column("grant_id", PG_UUID(as_uuid=True), ForeignKey("credit_grants.id", ondelete="RESTRICT")),
+    Column("reason", Text),
+    Column("actor", Text, nullable=False, comment="Who did it: user:ID, admin:NAME, worker:NAME, provider:NAME"),
+    metadata_column(),
+    created_at(),
+    one_of("kind", LEDGER_KINDS),
+    CheckConstraint(
+        "amount <> 0 AND CASE WHEN kind IN ('grant', 'refund') THEN amount > 0"
+        " WHEN kind IN ('usage', 'expiry', 'clawback') THEN amount < 0 ELSE true END",
+        name="amount_sign",
+    ),
+    # A user's book, newest first, by cursor; its last row is the balance. And its sum, from the index alone.
+    Index("ix_credit_ledger_user_id_id", "user_id", "id", postgresql_include=["amount"]),
+    Index("ix_credit_ledger_grant_id", "grant_id", postgresql_where=text("grant_id IS NOT NULL")),
+    comment="Every movement of credits. Append-only: a trigger refuses UPDATE, DELETE and TRUNCATE",
+)

@@ -1,0 +1,102 @@
+"""What buying takes beyond the contracts: checkouts under way, how fresh our knowledge is, where a walk has got to."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, CheckConstraint, Column, Date, ForeignKey, Index, SmallInteger, Table, Text, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import UUID as PG_UUID
+
+from gateway.ledger.db.tables.columns import (
+    created_at,
+    credits_column,
+    currency_column,
+    id_column,
+    iso_4217,
+    metadata,
+    moment,
+    money,
+    not_negative,
+    one_of,
+    positive,
+    serial_column,
+    updated_at,
+)
+from gateway.ledger.db.tables.subscriptions import PROVIDERS
+
+checkouts = Table(
+    "checkouts",
+    metadata,
+    id_column(),
+    Column("user_id", PG_UUID(as_uuid=True), ForeignKey("users.id", ondelete="RESTRICT"), nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("provider_checkout_id", Text),
+    Column("status", Text, nullable=False, server_default=text("'open'")),
+    Column("subscription_id", PG_UUID(as_uuid=True), ForeignKey("subscriptions.id", ondelete="RESTRICT")),
+    Column("pack_id", Text, comment="Of a pack of credits, whose terms are kept as they were when it was offered"),
+    credits_column("credits"),
+    Column("price_id", Text, nullable=False, comment="The provider's name for what is bought"),
+    money("price"),
+    currency_column(),
+    Column("url", Text),
+    created_at(),
+    updated_at(),
+    one_of("provider", PROVIDERS),
+    one_of("status", ("open", "completed", "expired")),
+    iso_4217(),
+    *not_negative("credits", "price"),
+    CheckConstraint("(subscription_id IS NULL) <> (pack_id IS NULL)", name="buys_one_thing"),
+    Index("ix_checkouts_user_id_created_at", "user_id", "created_at"),
+    Index("ix_checkouts_subscription_id", "subscription_id"),
+    comment="What a user was sent to a provider to pay for",
+)
+
+provider_objects = Table(
+    "provider_objects",
+    metadata,
+    Column("provider", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("object_id", Text, primary_key=True),
+    moment("fetched_at", nullable=False, comment="By the database's clock, before the provider was asked"),
+    one_of("provider", PROVIDERS),
+    comment="When what we hold of a provider's object was fetched: what was fetched before is not taken any more",
+)
+
+billing_cursors = Table(
+    "billing_cursors",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("position", JSONB, nullable=False),
+    updated_at(),
+    comment="How far the walks through providers and usage have got",
+)
+
+usage_reports = Table(
+    "usage_reports",
+    metadata,
+    serial_column(),
+    Column(
+        "subscription_id", PG_UUID(as_uuid=True), ForeignKey("subscriptions.id", ondelete="RESTRICT"), nullable=False
+    ),
+    Column("day", Date, nullable=False, comment="Of UTC, that the usage is of"),
+    moment("used_at", nullable=False, comment="The last of it"),
+    Column("identifier", Text, nullable=False, unique=True, comment="What the provider tells repetitions by"),
+    Column("credits_used", BigInteger, nullable=False),
+    moment("attempted_at", comment="When it was first sent, or was about to be"),
+    moment("reported_at"),
+    Column("error_message", Text, comment="Set: it will not be sent again"),
+    created_at(),
+    *positive("credits_used"),
+    Index("ix_usage_reports_subscription_id_day", "subscription_id", "day"),
+    Index("ix_usage_reports_unsent", "id", postgresql_where=text("reported_at IS NULL AND error_message IS NULL")),
+    comment="Usage that a provider bills by: written down first, then sent until it has arrived",
+)
+
+invoice_numbers = Table(
+    "invoice_numbers",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, server_default=text("1"), autoincrement=False),
+    Column("last_number", BigInteger, nullable=False),
+    CheckConstraint("id = 1", name="one_row"),
+    *not_negative("last_number"),
+    comment="One row: the last number given. Its lock is held to the end of the transaction, so there are no gaps",
+)

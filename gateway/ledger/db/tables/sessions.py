@@ -1,0 +1,65 @@
+"""What people sign in with, and what slows guessing down. Nothing here opens a door to who reads it."""
+
+from __future__ import annotations
+
+from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, LargeBinary, Table, Text
+from sqlalchemy.dialects.postgresql import UUID as PG_UUID
+
+from gateway.ledger.db.tables.columns import created_at, id_column, metadata, moment, one_of
+
+PURPOSES = ("verify_email", "reset_password")
+
+sessions = Table(
+    "sessions",
+    metadata,
+    id_column(),
+    Column("user_id", PG_UUID(as_uuid=True), ForeignKey("users.id", ondelete="RESTRICT"), nullable=False),
+    Column("address", Text, comment="Where the login came from; whoever knew the password there is not slowed down"),
+    moment("expires_at", nullable=False, comment="Moved on by each refresh"),
+    moment("revoked_at"),
+    created_at(),
+    # A user's sessions: all of them end with a password, and an address is known by them.
+    Index("ix_sessions_user_id", "user_id"),
+    # Tidying up.
+    Index("ix_sessions_expires_at", "expires_at"),
+    comment="A login and all the tokens that came of it: a family, revoked as one",
+)
+
+refresh_tokens = Table(
+    "refresh_tokens",
+    metadata,
+    Column("token_hash", LargeBinary, primary_key=True, comment="SHA-256 of the token, which holds 256 random bits"),
+    Column("session_id", PG_UUID(as_uuid=True), ForeignKey("sessions.id", ondelete="CASCADE"), nullable=False),
+    moment("used_at", comment="A token that comes a second time was stolen: its session is revoked"),
+    created_at(),
+    CheckConstraint("octet_length(token_hash) = 32", name="token_hash_is_sha256"),
+    Index("ix_refresh_tokens_session_id", "session_id"),
+    comment="One of each session is unused; the others tell a thief from an owner",
+)
+
+one_time_tokens = Table(
+    "one_time_tokens",
+    metadata,
+    id_column(),
+    Column("user_id", PG_UUID(as_uuid=True), ForeignKey("users.id", ondelete="RESTRICT"), nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("email", Text, nullable=False, comment="Where it was sent: it proves that address and no other"),
+    moment("expires_at", nullable=False),
+    moment("used_at"),
+    created_at(),
+    one_of("purpose", PURPOSES),
+    Index("ix_one_time_tokens_user_id", "user_id"),
+    # Tidying up.
+    Index("ix_one_time_tokens_expires_at", "expires_at"),
+    comment="Sent by mail. The token is a MAC of the row under a secret that is not here",
+)
+
+throttles = Table(
+    "throttles",
+    metadata,
+    Column("subject", LargeBinary, primary_key=True, comment="Digest of what is slowed down: an address, an account"),
+    moment("free_at", nullable=False, comment="When all that was taken is given back; past it, the row says nothing"),
+    # Tidying up.
+    Index("ix_throttles_free_at", "free_at"),
+    comment="Attempts of late, as one instant each (GCRA)",
+)

@@ -1,0 +1,251 @@
+"""What users agreed to and paid: subscriptions, payments, invoices, and what providers told us."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    Numeric,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import UUID as PG_UUID
+
+from gateway.ledger.db.tables.columns import (
+    Word,
+    created_at,
+    credits_column,
+    currency_column,
+    id_column,
+    iso_4217,
+    metadata,
+    metadata_column,
+    moment,
+    money,
+    not_negative,
+    one_of,
+    positive,
+    updated_at,
+)
+from policies.model import SubscriptionStatus
+
+PROVIDERS = ("stripe", "lemon_squeezy", "manual")
+
+# The statuses of the one subscription an account lives on; the others are history or not yet begun.
+CURRENT_STATUSES = (
+    SubscriptionStatus.TRIALING,
+    SubscriptionStatus.ACTIVE,
+    SubscriptionStatus.PAST_DUE,
+    SubscriptionStatus.PAUSED,
+)
+CURRENT = "status IN ({})".format(", ".join(f"'{status}'" for status in CURRENT_STATUSES))
+
+subscriptions = Table(
+    "subscriptions",
+    metadata,
+    id_column(),
+    Column("user_id", PG_UUID(as_uuid=True), ForeignKey("users.id", ondelete="RESTRICT"), nullable=False),
+    Column("plan_id", Text, ForeignKey("subscription_plans.id", ondelete="RESTRICT"), nullable=False),
+    Column("plan_version", BigInteger, nullable=False, comment="The version of the plan that was agreed to"),
+    Column(
+        "keeps_version",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="True: plan_version holds, whatever became of the plan; false: the plan as it is",
+    ),
+    Column("status", Word(SubscriptionStatus), nullable=False),
+    Column("quantity", Integer, nullable=False, server_default=text("1"), comment="Seats, where the plan is per seat"),
+    Column("provider", Text, nullable=False, server_default=text("'manual'")),
+    Column("provider_subscription_id", Text),
+    moment("current_period_start", nullable=False),
+    moment("current_period_end", nullable=False),
+    moment("period_anchor", nullable=False, comment="Whose day and time of the month the periods keep"),
+    Column("cancel_at_period_end", Boolean, nullable=False, server_default=text("false")),
+    moment("canceled_at"),
+    moment("trial_start"),
+    moment("trial_end"),
+    moment("past_due_since", comment="Set while past_due; access ends a grace after it"),
+    Column("next_plan_id", Text, ForeignKey("subscription_plans.id", ondelete="RESTRICT")),
+    Column("next_quantity", Integer, comment="With next_plan_id what the next period begins with; NULL: as it is"),
+    moment("provider_synced_at", comment="When the provider's state that is here was fetched; older news is ignored"),
+    metadata_column(),
+    created_at(),
+    updated_at(),
+    one_of("status", SubscriptionStatus),
+    one_of("provider", PROVIDERS),
+    *positive("quantity", "next_quantity"),
+    CheckConstraint("current_period_end > current_period_start", name="period_order"),
+    CheckConstraint("trial_end > trial_start", name="trial_order"),
+    UniqueConstraint("provider", "provider_subscription_id"),
+    # An account lives on one subscription at a time; also finds it for every cold request.
+    Index("uq_subscriptions_current", "user_id", unique=True, postgresql_where=text(CURRENT)),
+    # An account has one trial, ever.
+    Index("uq_subscriptions_trial", "user_id", unique=True, postgresql_where=text("trial_start IS NOT NULL")),
+    # A user's subscriptions, newest first; the newest stands in where none is current.
+    Index("ix_subscriptions_user_id_created_at", "user_id", "created_at"),
+    # The refill worker: periods that have ended.
+    Index("ix_subscriptions_current_period_end", "current_period_end", postgresql_where=text(CURRENT)),
+    # The worker: grace that has ended, checkouts that nobody completed.
+    Index("ix_subscriptions_past_due_since", "past_due_since", postgresql_where=text("status = 'past_due'")),
+    Index("ix_subscriptions_incomplete", "created_at", postgresql_where=text("status = 'incomplete'")),
+    Index("ix_subscriptions_plan_id", "plan_id"),
+    Index("ix_subscriptions_next_plan_id", "next_plan_id", postgresql_where=text("next_plan_id IS NOT NULL")),
+    # All subscriptions, newest first, by cursor.
+    Index("ix_subscriptions_created_at_id", "created_at", "id"),
+    comment="Who is on which plan, until when",
+)
+
+provider_customers = Table(
+    "provider_customers",
+    metadata,
+    id_column(),
+    Column("user_id", PG_UUID(as_uuid=True), ForeignKey("users.id", ondelete="RESTRICT"), nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("provider_customer_id", Text, nullable=False),
+    created_at(),
+    one_of("provider", PROVIDERS),
+    UniqueConstraint("provider", "provider_customer_id"),
+    UniqueConstraint("user_id", "provider"),
+    comment="A user's name at a payment provider",
+)
+
+invoices = Table(
+    "invoices",
+    metadata,
+    id_column(),
+    # Taken under a lock when issued, not from a sequence, which leaves gaps on rollback.
+    Column("number", BigInteger, unique=True, comment="Gapless, in order of issue; NULL while a draft"),
+    Column("user_id", PG_UUID(as_uuid=True), ForeignKey("users.id", ondelete="RESTRICT"), nullable=False),
+    Column("subscription_id", PG_UUID(as_uuid=True), ForeignKey("subscriptions.id", ondelete="RESTRICT")),
+    Column("status", Text, nullable=False, server_default=text("'draft'")),
+    currency_column(),
+    money("subtotal"),
+    money("tax", server_default=text("0")),
+    money("total"),
+    Column("lines", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+    moment("period_start"),
+    moment("period_end"),
+    moment("issued_at"),
+    moment("paid_at"),
+    Column("provider", Text, nullable=False, server_default=text("'manual'")),
+    Column("provider_invoice_id", Text),
+    Column("provider_number", Text, comment="The number the provider gave its own invoice, which has none of ours"),
+    Column("url", Text, comment="The provider's page of it"),
+    Column("tax_rate", Numeric, nullable=False, server_default=text("0"), comment="A fraction: 0.19 is 19 %"),
+    Column("corrects_id", PG_UUID(as_uuid=True), ForeignKey("invoices.id", ondelete="RESTRICT")),
+    metadata_column(),
+    created_at(),
+    updated_at(),
+    iso_4217(),
+    one_of("status", ("draft", "open", "paid", "void", "uncollectible")),
+    one_of("provider", PROVIDERS),
+    *positive("number"),
+    CheckConstraint("total = subtotal + tax", name="total_is_the_sum"),
+    CheckConstraint("status = 'draft' OR number IS NOT NULL OR provider <> 'manual'", name="numbered_when_issued"),
+    # An invoice is taken back whole, once; and issued once for a period.
+    UniqueConstraint("corrects_id"),
+    Index(
+        "uq_invoices_subscription_id_period_start",
+        "subscription_id",
+        "period_start",
+        unique=True,
+        postgresql_where=text("provider = 'manual' AND corrects_id IS NULL AND status <> 'void'"),
+    ),
+    CheckConstraint("jsonb_typeof(lines) = 'array'", name="lines_is_an_array"),
+    UniqueConstraint("provider", "provider_invoice_id"),
+    # A user's invoices, newest first, by cursor.
+    Index("ix_invoices_user_id_created_at_id", "user_id", "created_at", "id"),
+    Index("ix_invoices_subscription_id", "subscription_id"),
+    comment="What was asked for. A trigger refuses to change or delete what has been issued; a credit note corrects it",
+)
+
+payment_transactions = Table(
+    "payment_transactions",
+    metadata,
+    id_column(),
+    Column("user_id", PG_UUID(as_uuid=True), ForeignKey("users.id", ondelete="RESTRICT"), nullable=False),
+    Column("subscription_id", PG_UUID(as_uuid=True), ForeignKey("subscriptions.id", ondelete="RESTRICT")),
+    Column("plan_id", Text, ForeignKey("subscription_plans.id", ondelete="RESTRICT")),
+    Column("invoice_id", PG_UUID(as_uuid=True), ForeignKey("invoices.id", ondelete="RESTRICT")),
+    Column("provider", Text, nullable=False),
+    Column("provider_payment_id", Text),
+    Column("transaction_type", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    money("amount"),
+    money("refunded_amount", server_default=text("0")),
+    currency_column(),
+    Column("payment_method", Text),
+    credits_column("credits_awarded"),
+    credits_column("credits_withdrawn", comment="Of those awarded, taken back for refunds and disputes"),
+    Column("grant_id", PG_UUID(as_uuid=True), ForeignKey("credit_grants.id", ondelete="RESTRICT")),
+    Column(
+        "refers_to_id",
+        PG_UUID(as_uuid=True),
+        ForeignKey("payment_transactions.id", ondelete="RESTRICT"),
+        comment="The payment that a refund or dispute is of",
+    ),
+    Column("description", Text),
+    Column("error_message", Text),
+    moment("processed_at"),
+    metadata_column(),
+    created_at(),
+    updated_at(),
+    iso_4217(),
+    one_of("provider", PROVIDERS),
+    one_of("transaction_type", ("subscription", "credits", "refund", "dispute")),
+    one_of("status", ("pending", "completed", "failed", "refunded", "partially_refunded", "disputed")),
+    *not_negative("amount", "refunded_amount", "credits_awarded", "credits_withdrawn"),
+    CheckConstraint("refunded_amount <= amount", name="refunded_within_amount"),
+    # One payment awards once, however often its webhook comes.
+    UniqueConstraint("provider", "provider_payment_id"),
+    # A user's payments, newest first, by cursor.
+    Index("ix_payment_transactions_user_id_created_at_id", "user_id", "created_at", "id"),
+    # All payments, newest first, by cursor.
+    Index("ix_payment_transactions_created_at_id", "created_at", "id"),
+    Index("ix_payment_transactions_subscription_id", "subscription_id"),
+    Index("ix_payment_transactions_invoice_id", "invoice_id"),
+    Index("ix_payment_transactions_refers_to_id", "refers_to_id"),
+    comment="Money that moved, or tried to",
+)
+
+webhook_events = Table(
+    "webhook_events",
+    metadata,
+    id_column(),
+    Column("provider", Text, nullable=False),
+    Column(
+        "provider_event_id",
+        Text,
+        nullable=False,
+        comment="The provider's id, or a digest of the body where it has none",
+    ),
+    Column("event_type", Text, nullable=False),
+    Column("status", Text, nullable=False, server_default=text("'received'")),
+    Column("payload", JSONB, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("error_message", Text),
+    moment("occurred_at", comment="By the provider's clock; events arrive out of order"),
+    moment("next_attempt_at"),
+    moment("processed_at"),
+    created_at(),
+    updated_at(),
+    one_of("provider", PROVIDERS),
+    one_of("status", ("received", "processed", "ignored", "failed")),
+    *not_negative("attempts"),
+    # A delivery repeated is the same event.
+    UniqueConstraint("provider", "provider_event_id"),
+    # The worker: events still to be processed.
+    Index("ix_webhook_events_due", "next_attempt_at", postgresql_where=text("status IN ('received', 'failed')")),
+    # All events, newest first, by cursor.
+    Index("ix_webhook_events_created_at_id", "created_at", "id"),
+    comment="An inbox: events are stored before they are acted on",
+)

@@ -1,0 +1,197 @@
+"""What happened: usage, its history, refusals, changes, and the queues between PostgreSQL and Redis."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    Numeric,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import UUID as PG_UUID
+
+from gateway.ledger.db.tables.columns import (
+    created_at,
+    credits_column,
+    metadata,
+    metadata_column,
+    moment,
+    not_negative,
+    one_of,
+    positive,
+    serial_column,
+    updated_at,
+)
+from policies.model import Outcome
+
+OUTBOX_KINDS = ("account", "credits", "catalogue")
+
+usage_tracking = Table(
+    "usage_tracking",
+    metadata,
+    Column("request_id", PG_UUID(as_uuid=True), primary_key=True),
+    moment("created_at", primary_key=True, comment="When the request was admitted, by the Redis clock"),
+    # No foreign keys: five lookups a row would halve what a writer takes, and a row must never be refused.
+    Column("user_id", PG_UUID(as_uuid=True), nullable=False),
+    Column("api_key_id", PG_UUID(as_uuid=True)),
+    Column("subscription_id", PG_UUID(as_uuid=True)),
+    Column("plan_id", Text),
+    Column("endpoint", Text, nullable=False, comment="The name of the route"),
+    Column("method", Text, nullable=False),
+    Column("path", Text, nullable=False, comment="Canonical, without the query"),
+    Column("usage_type", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("status_code", SmallInteger, comment="What the client was sent; NULL where it was sent nothing"),
+    Column("error_code", Text),
+    credits_column("credits_charged"),
+    Column(
+        "product_count",
+        Integer,
+        nullable=False,
+        server_default=text("1"),
+        comment="Items that the price counted, else 1",
+    ),
+    Column("tokens_used", BigInteger),
+    Column("cost_usd", Numeric(12, 6)),
+    Column("language_code", Text),
+    Column("category", Text),
+    Column("batch_id", Text),
+    Column("request_bytes", BigInteger),
+    Column("response_bytes", BigInteger),
+    Column("file_size_bytes", BigInteger),
+    Column("response_time_ms", Integer),
+    Column("upstream_time_ms", Integer),
+    Column("client_ip", Text),
+    Column("client_request_id", Text),
+    metadata_column(),
+    one_of("outcome", Outcome),
+    *not_negative("credits_charged", "product_count"),
+    # A user's usage, newest first, by cursor.
+    Index("ix_usage_tracking_user_id_created_at", "user_id", "created_at", "request_id"),
+    # All usage, newest first, by cursor; with the filters on endpoint and outcome, which are read along the way.
+    Index("ix_usage_tracking_created_at", "created_at", "request_id"),
+    postgresql_partition_by="RANGE (created_at)",
+    comment="One row per admitted request, by month; rows of no month's partition land in the default one",
+)
+
+analysis_history = Table(
+    "analysis_history",
+    metadata,
+    Column("id", PG_UUID(as_uuid=True), primary_key=True, comment="Equal to request_id: one row per request"),
+    Column("request_id", PG_UUID(as_uuid=True), nullable=False),
+    moment("created_at", primary_key=True),
+    Column("user_id", PG_UUID(as_uuid=True), nullable=False),
+    Column("api_key_id", PG_UUID(as_uuid=True)),
+    Column("subscription_id", PG_UUID(as_uuid=True)),
+    Column("analysis_type", Text, nullable=False, comment="The name of the route"),
+    Column("file_name", Text),
+    Column("file_size_bytes", BigInteger),
+    Column("file_sha256", Text, comment="Lower-case hex"),
+    Column("content_type", Text),
+    Column("status", Text, nullable=False),
+    Column("response_time_ms", Integer),
+    credits_column("credits_charged"),
+    Column("result_summary", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    one_of("status", Outcome),
+    *not_negative("credits_charged"),
+    # A user's history, newest first, by cursor.
+    Index("ix_analysis_history_user_id_created_at", "user_id", "created_at", "id"),
+    # All of the history, newest first, by cursor.
+    Index("ix_analysis_history_created_at", "created_at", "id"),
+    postgresql_partition_by="RANGE (created_at)",
+    comment="One row per admitted request of usage type analysis, by month as usage_tracking",
+)
+
+refused_requests = Table(
+    "refused_requests",
+    metadata,
+    Column("api_key_id", PG_UUID(as_uuid=True), ForeignKey("api_keys.id", ondelete="CASCADE"), primary_key=True),
+    Column("endpoint", Text, primary_key=True),
+    Column("code", Text, primary_key=True, comment="The code of the problem document"),
+    moment("minute", primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    *positive("count"),
+    CheckConstraint("extract(second FROM minute) = 0", name="minute_is_whole"),
+    # Retention, and what was refused lately.
+    Index("ix_refused_requests_minute", "minute"),
+    comment="Requests of known keys that were refused, counted per minute",
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False, comment="Without gaps, in the order of commits"),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("entity", Text, nullable=False),
+    Column("entity_id", Text, nullable=False),
+    # What is personal stands in audit_personal, and here the digest of it.
+    Column("before", JSONB(none_as_null=True)),
+    Column("after", JSONB(none_as_null=True)),
+    Column("reason", Text),
+    Column("prev_hash", LargeBinary, comment="The hash of the row before"),
+    Column("hash", LargeBinary, comment="HMAC-SHA-256 of prev_hash and the row; NULL in rows older than the chain"),
+    Column("pepper_version", SmallInteger, comment="Of the pepper that the key of the hash is derived from"),
+    created_at(),
+    # The history of one thing.
+    Index("ix_audit_log_entity_entity_id_id", "entity", "entity_id", "id"),
+    comment="Who changed what. Append-only: a trigger refuses UPDATE, DELETE and TRUNCATE",
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("kind", Text, nullable=False),
+    # NULL for the catalogue, which is everyone's. No foreign key: the row lives for milliseconds.
+    Column("user_id", PG_UUID(as_uuid=True)),
+    Column("payload", JSONB, nullable=False, comment="{version} or {credit_seq, amount}"),
+    created_at(),
+    one_of("kind", OUTBOX_KINDS),
+    CheckConstraint("(kind = 'catalogue') = (user_id IS NULL)", name="user_unless_catalogue"),
+    # What one account waits for, right after a change.
+    Index("ix_outbox_user_id_id", "user_id", "id"),
+    comment="What Redis has still to be told, written with the change itself; a row is deleted once it was told",
+)
+
+journal_offsets = Table(
+    "journal_offsets",
+    metadata,
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column(
+        "last_id",
+        Text,
+        nullable=False,
+        server_default=text("'0-0'"),
+        comment="The last stream entry whose rows are here",
+    ),
+    updated_at(),
+    *not_negative("partition"),
+    comment="How far each partition's journal is applied; moved in the transaction that applies it",
+)
+
+journal_poison = Table(
+    "journal_poison",
+    metadata,
+    serial_column(),
+    Column("partition", Integer, nullable=False),
+    Column("entry_id", Text, nullable=False, comment="Its id in the stream of the partition"),
+    Column("line", LargeBinary, nullable=False, comment="As it came, which may not be text"),
+    Column("reason", Text, nullable=False, comment="In the words of PostgreSQL"),
+    created_at(),
+    # An entry that is read again after a crash stands here once.
+    UniqueConstraint("partition", "entry_id"),
+    *not_negative("partition"),
+    comment="Journal entries that PostgreSQL refused: they charged nobody, and stand nowhere else",
+)

@@ -1,0 +1,235 @@
+"""Invoices: our own, numbered without gaps and final once issued, and the provider's, kept as it shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, insert, select, text, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.ledger.db.errors import InUse, NotFound, checked
+from gateway.ledger.db.rows import Page, columns, page_by_time, value
+from gateway.ledger.db.tables import invoices, usage_tracking
+from gateway.ledger.subscriptions.subscription_rows import OURS, StoredSubscription
+from policies.billing.invoicing import Line, Period, credit_note, totals
+from policies.billing.payments import RemotePayment
+
+
+@dataclass(frozen=True, slots=True)
+class Invoice:
+    """`number` is ours, `provider_number` the provider's. `corrects_id`: this is the credit note of that invoice."""
+
+    id: UUID
+    number: int | None
+    user_id: UUID
+    subscription_id: UUID | None
+    status: str
+    currency: str
+    subtotal: Decimal
+    tax: Decimal
+    total: Decimal
+    tax_rate: Decimal
+    lines: Sequence[Mapping[str, Any]]
+    period_start: datetime | None
+    period_end: datetime | None
+    issued_at: datetime | None
+    paid_at: datetime | None
+    provider: str
+    provider_invoice_id: str | None
+    provider_number: str | None
+    url: str | None
+    corrects_id: UUID | None
+    metadata: Mapping[str, Any]
+    created_at: datetime
+
+    @property
+    def is_own_draft(self) -> bool:
+        """Not asked for yet."""
+        return self.status == "draft" and self.provider == OURS
+
+
+_COLUMNS = columns(invoices, Invoice)
+
+
+async def issue(
+    connection: AsyncConnection,
+    user_id: UUID,
+    *,
+    lines: Sequence[Line],
+    currency: str,
+    tax_rate: Decimal,
+    now: datetime,
+    subscription_id: UUID | None = None,
+    period: Period | None = None,
+    metadata: Mapping[str, Any] = MappingProxyType({}),
+) -> Invoice:
+    """An invoice of ours, open from now on. Raises AlreadyExists where the period has one."""
+    return await _issue(
+        connection,
+        lines=lines,
+        tax_rate=tax_rate,
+        user_id=user_id,
+        subscription_id=subscription_id,
+        status="open",
+        currency=currency,
+        issued_at=now,
+        period_start=period and period.start,
+        period_end=period and period.end,
+        metadata=dict(metadata),
+    )
+
+
+async def take_back(connection: AsyncConnection, invoice: Invoice, *, now: datetime) -> Invoice:
+    """The credit note of an invoice: the same lines, negative, under a number of its own. Raises AlreadyExists."""
+    lines = tuple(line_of(each) for each in invoice.lines)
+    return await _issue(
+        connection,
+        lines=credit_note(lines),
+        tax_rate=invoice.tax_rate,
+        user_id=invoice.user_id,
+        subscription_id=invoice.subscription_id,
+        status="paid",
+        currency=invoice.currency,
+        issued_at=now,
+        paid_at=now,
+        period_start=invoice.period_start,
+        period_end=invoice.period_end,
+        corrects_id=invoice.id,
+    )
+
+
+async def settle(connection: AsyncConnection, invoice_id: UUID, *, status: str, now: datetime) -> Invoice:
+    """What became of an open invoice: paid, void or uncollectible. Raises NotFound, and InUse for one not open."""
+    changed = (
+        update(invoices)
+        .where(invoices.c.id == invoice_id, invoices.c.status == "open", invoices.c.provider == OURS)
+        .values(status=status, paid_at=now if status == "paid" else None)
+        .returning(*_COLUMNS)
+    )
+    row = (await connection.execute(changed)).one_or_none()
+    if row is not None:
+        return value(Invoice, row)
+    found = await get(connection, invoice_id)
+    if found is None:
+        raise NotFound("invoice", invoice_id)
+    raise InUse(f"this invoice is {found.status}; only an open one of ours can become {status}")
+
+
+async def mirror(
+    connection: AsyncConnection,
+    provider: str,
+    payment: RemotePayment,
+    *,
+    user_id: UUID,
+    of: StoredSubscription | None,
+) -> UUID | None:
+    """Keeps the provider's invoice as it is now. One that was issued changes only in what became of it."""
+    remote = payment.invoice
+    if remote is None:
+        return None
+    became = {"status": remote.status, "paid_at": remote.paid_at, "url": remote.url}
+    given = {
+        "user_id": user_id,
+        "subscription_id": of and of.id,
+        "provider": provider,
+        "provider_invoice_id": remote.id,
+        "provider_number": remote.number,
+        "currency": payment.currency,
+        "subtotal": remote.subtotal,
+        "tax": remote.tax,
+        "total": remote.subtotal + remote.tax,
+        "lines": [written(line) for line in remote.lines],
+        "period_start": payment.period and payment.period.start,
+        "period_end": payment.period and payment.period.end,
+        "issued_at": remote.issued_at,
+    }
+    is_same = ["provider", "provider_invoice_id"]
+    known = await connection.scalar(
+        select(invoices.c.status).where(invoices.c.provider == provider, invoices.c.provider_invoice_id == remote.id)
+    )
+    changes = became if known not in (None, "draft") else {**given, **became}
+    kept = upsert(invoices).values(**given, **became).on_conflict_do_update(index_elements=is_same, set_=changes)
+    invoice_id: UUID = (await connection.execute(kept.returning(invoices.c.id))).scalar_one()
+    return invoice_id
+
+
+async def get(connection: AsyncConnection, invoice_id: UUID) -> Invoice | None:
+    row = (await connection.execute(select(*_COLUMNS).where(invoices.c.id == invoice_id))).one_or_none()
+    return None if row is None else value(Invoice, row)
+
+
+async def list_invoices(
+    connection: AsyncConnection,
+    *,
+    user_id: UUID | None = None,
+    status: str | None = None,
+    with_own_drafts: bool = True,
+    cursor: str | None = None,
+    limit: int = 50,
+) -> Page[Invoice]:
+    """`with_own_drafts` False leaves out what we have not asked for yet."""
+    query = select(*_COLUMNS)
+    if not with_own_drafts:
+        query = query.where((invoices.c.status != "draft") | (invoices.c.provider != OURS))
+    if user_id is not None:
+        query = query.where(invoices.c.user_id == user_id)
+    if status is not None:
+        query = query.where(invoices.c.status == status)
+    return await page_by_time(connection, query, Invoice, cursor=cursor, limit=limit)
+
+
+async def credits_used(connection: AsyncConnection, subscription_id: UUID, *, period: Period) -> int:
+    """The units that usage pricing counts."""
+    used = select(func.coalesce(func.sum(usage_tracking.c.credits_charged), 0)).where(
+        usage_tracking.c.subscription_id == subscription_id,
+        usage_tracking.c.created_at >= period.start,
+        usage_tracking.c.created_at < period.end,
+    )
+    return int((await connection.execute(used)).scalar_one())
+
+
+def written(line: Line) -> dict[str, Any]:
+    """Amounts as strings, so that JSON keeps them exact."""
+    return {
+        "description": line.description,
+        "quantity": line.quantity,
+        "unit_price": None if line.unit_price is None else format(line.unit_price, "f"),
+        "amount": format(line.amount, "f"),
+    }
+
+
+def line_of(written: Mapping[str, Any]) -> Line:
+    """What `written` wrote."""
+    price = written["unit_price"]
+    unit_price = None if price is None else Decimal(price)
+    return Line(written["description"], written["quantity"], unit_price, Decimal(written["amount"]))
+
+
+_NEXT_NUMBER = text("UPDATE invoice_numbers SET last_number = last_number + 1 RETURNING last_number")
+
+
+async def _issue(
+    connection: AsyncConnection, *, lines: Sequence[Line], tax_rate: Decimal, currency: str, **given: Any
+) -> Invoice:
+    """Numbered last, and only if it will stand: who waits for the number waits for this transaction."""
+    found = totals(lines, tax_rate=tax_rate, currency=currency)
+    async with checked(connection, "invoice"):
+        number = (await connection.execute(_NEXT_NUMBER)).scalar_one()
+        made = insert(invoices).values(
+            number=number,
+            currency=currency,
+            subtotal=found.subtotal,
+            tax=found.tax,
+            total=found.total,
+            tax_rate=tax_rate,
+            lines=[written(line) for line in lines],
+            **given,
+        )
+        return value(Invoice, (await connection.execute(made.returning(*_COLUMNS))).one())

@@ -1,0 +1,169 @@
+"""Subscriptions as rows: read, locked, and written back by events that the table of `policies.subscriptions` allows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import case, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.ledger.db.errors import NotFound, checked
+from gateway.ledger.db.rows import Page, columns, page_by_time, value
+from gateway.ledger.db.tables import subscription_plans, subscriptions
+from gateway.ledger.db.tables.subscriptions import CURRENT_STATUSES
+from gateway.ledger.db.versions import bump_account
+from policies.billing.subscriptions import Event, Illegal, State
+from policies.billing.subscriptions import move as moved
+from policies.model import SubscriptionStatus
+
+OURS = "manual"  # the provider of what no payment provider renews
+
+
+class IllegalTransition(Exception):  # noqa: N818 - an answer (409), not a fault
+    """The subscription is not in a state for this; the message says what would be legal, and so does `illegal`."""
+
+    def __init__(self, illegal: Illegal) -> None:
+        super().__init__(str(illegal))
+        self.illegal = illegal
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSubscription:
+    """`plan_version` is the version in force: that of its plan, unless it keeps one.
+
+    `next_plan_id` and `next_quantity` are what its next period begins with, where they differ from now.
+    """
+
+    id: UUID
+    user_id: UUID
+    plan_id: str
+    plan_version: int
+    keeps_version: bool
+    status: SubscriptionStatus
+    quantity: int
+    provider: str
+    provider_subscription_id: str | None
+    current_period_start: datetime
+    current_period_end: datetime
+    period_anchor: datetime
+    cancel_at_period_end: bool
+    canceled_at: datetime | None
+    trial_start: datetime | None
+    trial_end: datetime | None
+    past_due_since: datetime | None
+    next_plan_id: str | None
+    next_quantity: int | None
+    provider_synced_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def state(self) -> State:
+        return State(self.status, self.cancel_at_period_end)
+
+
+_OF_PLAN = (
+    select(subscription_plans.c.version)
+    .where(subscription_plans.c.id == subscriptions.c.plan_id)
+    .correlate_except(subscription_plans)
+    .scalar_subquery()
+)
+_IN_FORCE = case((subscriptions.c.keeps_version, subscriptions.c.plan_version), else_=_OF_PLAN).label("plan_version")
+_COLUMNS = [_IN_FORCE if c.key == "plan_version" else c for c in columns(subscriptions, StoredSubscription)]
+
+
+async def get(connection: AsyncConnection, subscription_id: UUID) -> StoredSubscription | None:
+    row = (await connection.execute(select(*_COLUMNS).where(subscriptions.c.id == subscription_id))).one_or_none()
+    return None if row is None else value(StoredSubscription, row)
+
+
+async def get_by_provider(
+    connection: AsyncConnection, provider: str, provider_subscription_id: str
+) -> StoredSubscription | None:
+    is_it = (subscriptions.c.provider == provider) & (
+        subscriptions.c.provider_subscription_id == provider_subscription_id
+    )
+    row = (await connection.execute(select(*_COLUMNS).where(is_it))).one_or_none()
+    return None if row is None else value(StoredSubscription, row)
+
+
+async def current(connection: AsyncConnection, user_id: UUID) -> StoredSubscription | None:
+    """The one subscription the account lives on; None where it has none."""
+    query = select(*_COLUMNS).where(subscriptions.c.user_id == user_id, subscriptions.c.status.in_(CURRENT_STATUSES))
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else value(StoredSubscription, row)
+
+
+async def latest(connection: AsyncConnection, user_id: UUID) -> StoredSubscription | None:
+    """The current one; where there is none, the newest."""
+    is_current = subscriptions.c.status.in_(CURRENT_STATUSES)
+    newest = (is_current.desc(), subscriptions.c.created_at.desc(), subscriptions.c.id.desc())
+    query = select(*_COLUMNS).where(subscriptions.c.user_id == user_id).order_by(*newest).limit(1)
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else value(StoredSubscription, row)
+
+
+async def list_subscriptions(
+    connection: AsyncConnection,
+    *,
+    user_id: UUID | None = None,
+    plan_id: str | None = None,
+    status: SubscriptionStatus | None = None,
+    cursor: str | None = None,
+    limit: int = 50,
+) -> Page[StoredSubscription]:
+    query = select(*_COLUMNS)
+    for column, wanted in (("user_id", user_id), ("plan_id", plan_id), ("status", status)):
+        if wanted is not None:
+            query = query.where(subscriptions.c[column] == wanted)
+    return await page_by_time(connection, query, StoredSubscription, cursor=cursor, limit=limit)
+
+
+async def had_trial(connection: AsyncConnection, user_id: UUID) -> bool:
+    """Whether the account has had the one trial that it has."""
+    had = select(subscriptions.c.id).where(subscriptions.c.user_id == user_id, subscriptions.c.trial_start.is_not(None))
+    return (await connection.scalar(had)) is not None
+
+
+async def locked(connection: AsyncConnection, subscription_id: UUID) -> StoredSubscription:
+    """As it is once no other change of its account is under way; the account's version is bumped. Raises NotFound."""
+    found = await get(connection, subscription_id)
+    if found is None:
+        raise NotFound("subscription", subscription_id)
+    await bump_account(connection, found.user_id)
+    return await existing(connection, subscription_id)
+
+
+async def existing(connection: AsyncConnection, subscription_id: UUID) -> StoredSubscription:
+    row = (await connection.execute(select(*_COLUMNS).where(subscriptions.c.id == subscription_id))).one()
+    return value(StoredSubscription, row)
+
+
+async def add(connection: AsyncConnection, **given: Any) -> StoredSubscription:
+    """Raises AlreadyExists: another subscription is current (`uq_subscriptions_current`), or the account has had its
+    trial (`uq_subscriptions_trial`)."""
+    async with checked(connection, "subscription"):
+        made = await connection.execute(insert(subscriptions).values(given).returning(subscriptions.c.id))
+    return await existing(connection, made.scalar_one())
+
+
+async def put(connection: AsyncConnection, subscription_id: UUID, **changes: Any) -> StoredSubscription:
+    """For who holds it `locked`. Raises AlreadyExists, as `add` does."""
+    async with checked(connection, "subscription"):
+        await connection.execute(update(subscriptions).where(subscriptions.c.id == subscription_id).values(changes))
+    return await existing(connection, subscription_id)
+
+
+def after(subscription: StoredSubscription, event: Event) -> dict[str, Any]:
+    """The columns that the event changes by the table, to be `put`. Raises IllegalTransition."""
+    state = moved(subscription.state, event)
+    if isinstance(state, Illegal):
+        raise IllegalTransition(state)
+    return written(state)
+
+
+def written(state: State) -> dict[str, Any]:
+    return {"status": state.status, "cancel_at_period_end": state.is_ending}

@@ -1,0 +1,94 @@
+"""What a cold account is loaded into Redis with, read whole: one statement, hence one snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+_CALLS = """
+    (SELECT coalesce(string_agg(bucket || ' ' || calls, ' '), '') FROM (
+         SELECT floor((extract(epoch FROM created_at) * 1000 + :skew_ms) / {step_ms})::bigint AS bucket,
+                count(*) AS calls
+           FROM usage_tracking
+          WHERE user_id = :user_id
+            AND created_at >= timestamptz 'epoch' + (:now_ms - 2 * :skew_ms - 61 * {step_ms}) * interval '1 millisecond'
+          GROUP BY 1) counted)
+"""
+STEP_MS = (1_000, 60_000, 1_440_000)  # of the minute, the hour and the day, as gateway/meter/scripts/admit.lua has them
+
+LAST_ID = "coalesce((SELECT last_id FROM journal_offsets WHERE partition = :partition), '0-0')"
+WRITTEN = """
+           (SELECT coalesce(jsonb_object_agg(t.request_id, t.outcome = 'abandoned' AND t.credits_charged = 0), '{}')
+              FROM usage_tracking t
+              JOIN unnest(CAST(:request_ids AS uuid[]), CAST(:moments AS bigint[])) AS a (request_id, moment)
+                ON t.request_id = a.request_id
+               AND t.created_at = timestamptz 'epoch' + a.moment * interval '1 microsecond')"""
+
+_COLD = text(f"""
+    SELECT u.version AS account_version, c.credit_seq, c.current_credits,
+           (SELECT version FROM catalogue) AS catalogue_version,
+           {LAST_ID} AS last_id,
+           {_CALLS.format(step_ms=STEP_MS[0])} AS in_minute,
+           {_CALLS.format(step_ms=STEP_MS[1])} AS in_hour,
+           {_CALLS.format(step_ms=STEP_MS[2])} AS in_day,
+           {WRITTEN} AS written
+      FROM users u JOIN user_credits c ON c.user_id = u.id
+     WHERE u.id = :user_id
+""")  # noqa: S608 - made of constants of ours
+
+
+@dataclass(frozen=True, slots=True)
+class ColdAccount:
+    """An account as PostgreSQL has it.
+
+    `last_id` is the newest journal entry of its partition that is in it. `calls` are those of the last minute, hour and
+    day as "bucket count bucket count ..". `written` are the requests asked for that have their rows; True where the row
+    says abandoned at no charge, hence may still be corrected.
+    """
+
+    account_version: int
+    credit_seq: int
+    current_credits: int
+    catalogue_version: int
+    last_id: str
+    calls: tuple[str, str, str]
+    written: Mapping[UUID, bool]
+
+
+async def read(
+    connection: AsyncConnection,
+    user_id: UUID,
+    *,
+    partition: int,
+    requests: Sequence[tuple[UUID, int]],
+    now_ms: int,
+    skew_ms: int,
+) -> ColdAccount | None:
+    """None for an unknown user. `requests` are (id, microseconds of admission).
+
+    Each call is counted as if it came `skew_ms` later. `now_ms`, milliseconds since the epoch, may be late by as much.
+    """
+    parameters = {
+        "user_id": user_id,
+        "partition": partition,
+        "request_ids": [request[0] for request in requests],
+        "moments": [request[1] for request in requests],
+        "now_ms": now_ms,
+        "skew_ms": skew_ms,
+    }
+    row = (await connection.execute(_COLD, parameters)).one_or_none()
+    if row is None:
+        return None
+    return ColdAccount(
+        row.account_version,
+        row.credit_seq,
+        row.current_credits,
+        row.catalogue_version,
+        row.last_id,
+        (row.in_minute, row.in_hour, row.in_day),
+        {UUID(request_id): is_open for request_id, is_open in row.written.items()},
+    )

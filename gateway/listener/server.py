@@ -1,0 +1,54 @@
+"""The public listener: HTTP/1.1 from clients nobody vouches for, on a uvicorn server.
+
+uvicorn keeps the sockets, the tasks and the draining. Its HTTP is replaced: on httptools it merges trailers into the
+headers that were authorised, loses the body of `Upgrade: h2c`, and waits for any head for ever; see
+docs/decisions/0005-listener.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
+
+import uvicorn
+
+from gateway.listener.connection import PublicProtocol
+from gateway.listener.limits import DEFAULT_LIMITS, Limits
+
+__all__ = ["DEFAULT_LIMITS", "Limits", "PublicProtocol", "configure"]
+
+
+# Descriptors for everything but clients and the upstream connections that serve them: stores, logs, listeners.
+_RESERVED_DESCRIPTORS = 64
+
+
+def configure(app: Any, limits: Limits = DEFAULT_LIMITS, *, drain_timeout_seconds: float = 30.0) -> uvicorn.Config:
+    """uvicorn's configuration for an application behind this listener.
+
+    `proxy_headers` is off: uvicorn would take the client's address from X-Forwarded-For where the peer is 127.0.0.1.
+    """
+    return uvicorn.Config(
+        app,
+        interface="asgi3",  # uvicorn would guess it by the shape of `__call__`
+        http=cast("type[asyncio.Protocol]", partial(PublicProtocol, limits=_affordable(limits))),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=max(1, round(drain_timeout_seconds)),
+    )
+
+
+def _affordable(limits: Limits) -> Limits:
+    """A client may need a second descriptor, towards an upstream; without any left, not even a refusal is accepted."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        return limits
+    affordable = max(1, (descriptors - _RESERVED_DESCRIPTORS) // 2)
+    return replace(limits, max_connections=min(limits.max_connections, affordable))

@@ -1,0 +1,105 @@
+"""The way to Redis: one server or a cluster by the URL, one pipelined connection to each, the same calls for both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Sequence
+from hashlib import sha1
+from pathlib import Path
+from typing import Any
+
+from gateway import metrics
+from gateway.clock import monotonic_seconds
+from gateway.meter.client.cluster import Cluster
+from gateway.meter.client.errors import MeterError, MeterUnavailable, NotSent, UnsupportedServer
+from gateway.meter.client.packing import command, words
+from gateway.meter.client.server import Command, Node
+from gateway.meter.client.topology import ClusterUrl
+from gateway.metrics import BufferedHistogram
+
+__all__ = ["Command", "Link", "MeterError", "MeterUnavailable", "NotSent", "Script", "UnsupportedServer"]
+
+
+class Script:
+    """A Lua script by its SHA-1, as EVALSHA wants it, and its source for a server that has lost it."""
+
+    def __init__(self, source: str, name: str = metrics.OTHER) -> None:
+        self.source = source
+        self.seconds = BufferedHistogram(metrics.METER_CALL.labels(name), metrics.CALL_SECONDS)
+        self.sha = sha1(source.encode(), usedforsecurity=False).hexdigest().encode()
+        self.by_digest = words(b"EVALSHA", self.sha)
+        self.by_source = words(b"EVAL", source)
+
+    @classmethod
+    def load(cls, name: str, *functions: str) -> Script:
+        """The script of that name, behind the files of functions that it uses."""
+        folder = Path(__file__).parents[1] / "scripts"
+        return cls("".join((folder / f"{each}.lua").read_text() for each in (*functions, name)), name)
+
+
+class Link:
+    """All that is asked of Redis. `url` is redis://, rediss://, redis+cluster:// or rediss+cluster://.
+
+    Every command names keys of one hash tag only; in a cluster it goes to the server that has them.
+    """
+
+    def __init__(self, url: str, *, timeout_seconds: float, scripts: Sequence[Script] = ()) -> None:
+        sources = [script.source for script in scripts]
+        named = ClusterUrl.parse(url)
+        self._server: Node | Cluster
+        if named is None:
+            self._server = Node(url, timeout_seconds=timeout_seconds, scripts=sources)
+        else:
+            self._server = Cluster(named, timeout_seconds=timeout_seconds, scripts=sources)
+        self._call = self._server.call
+        self._request = self._server.request
+
+    def __repr__(self) -> str:
+        return f"<Link {self._server}>"
+
+    @property
+    def is_connected(self) -> bool:
+        """In a cluster: to every server that has a part of the keys."""
+        return self._server.is_connected
+
+    def connection(self, key: bytes) -> object | None:
+        """The connection by which commands on this key go at present: another object after every reconnection."""
+        return self._server.connection(key)
+
+    async def open(self) -> None:
+        """Connects. Raises MeterUnavailable if nothing answers, UnsupportedServer if the wrong thing does."""
+        await self._server.open()
+
+    async def close(self) -> None:
+        await self._server.close()
+
+    def call(self, command: Command) -> Coroutine[Any, Any, Any]:
+        """Sends one command and gives its reply. Raises MeterUnavailable or MeterError.
+
+        In a cluster a command without a key goes to any server.
+        """
+        return self._call(command)
+
+    async def pipeline(self, commands: Iterable[Command]) -> list[Any]:
+        """Sends commands in one write to each server and gives their replies.
+
+        Raises what the first to fail raises; others may run.
+        """
+        return await asyncio.gather(*(self._call(command) for command in commands))
+
+    def run(self, script: Script, keys: Sequence[bytes], arguments: Command) -> Coroutine[Any, Any, Any]:
+        """Runs a script by its digest; a server that has forgotten it is sent the source, once."""
+        packed = words(len(keys), *keys, *arguments)
+        return self.run_packed(script, keys[0] if keys else None, 1 + len(keys) + len(arguments), packed)
+
+    async def run_packed(self, script: Script, key: bytes | None, count: int, *packed: bytes) -> Any:
+        """The same with pieces of `count` words: the number of keys, the keys, of which `key` is one, arguments."""
+        started = monotonic_seconds()
+        try:
+            return await self._request(command(2 + count, script.by_digest, *packed), key)
+        except MeterError as error:
+            if not str(error).startswith("NOSCRIPT"):
+                raise
+        finally:
+            script.seconds.observe(monotonic_seconds() - started)
+        return await self._request(command(2 + count, script.by_source, *packed), key)

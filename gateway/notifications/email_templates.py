@@ -1,0 +1,88 @@
+"""What is written to a user, by the kind of notice; a kind without words of its own is told by its name and facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from policies.access.tokens import Purpose, one_time
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    subject: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stationery:
+    """What letters need beyond the notice: the secret that makes tokens, and where to take them.
+
+    A link holds `{token}`; None where there is no page for it, and then the letter says which request to make.
+    """
+
+    secret: str = field(repr=False)
+    verify_link: str | None = None
+    reset_link: str | None = None
+
+
+def _letter(subject: str, *paragraphs: str) -> Letter:
+    return Letter(subject, "\n\n".join(paragraphs))
+
+
+_LETTERS: Mapping[str, Letter] = {
+    "account.verify_email": _letter(
+        "Verify your e-mail address",
+        "Please confirm that this address is yours:",
+        "{action}",
+        "If you opened no account, ignore this message.",
+    ),
+    "account.reset_password": _letter(
+        "Set a new password",
+        "Somebody, presumably you, asked for a new password for your account:",
+        "{action}",
+        "If it was not you, ignore this message; your password stays as it is.",
+    ),
+    "account.password_changed": _letter(
+        "Your password was changed",
+        "The password of your account was changed just now, and other sessions were ended.",
+        "If it was not you, ask for a new password at once and revoke your API keys.",
+    ),
+    "account.token_reused": _letter(
+        "A session was ended",
+        "A refresh token of your account was used twice, which happens when one is stolen. The session was ended.",
+        "Log in again. If you did not copy the token yourself, change your password and revoke your API keys.",
+    ),
+}
+_ONE_TIME = {
+    "account.verify_email": (Purpose.VERIFY_EMAIL, "verify_link", "POST /auth/verify-email"),
+    "account.reset_password": (Purpose.RESET_PASSWORD, "reset_link", "POST /auth/reset-password"),
+}
+
+
+def compose(kind: str, payload: Mapping[str, Any], *, name: str | None, stationery: Stationery) -> Letter:
+    """The letter for a notice."""
+    letter = _LETTERS.get(kind) or _plain(kind, payload)
+    text = letter.text
+    if kind in _ONE_TIME:
+        text = text.replace("{action}", _action(kind, payload, stationery))
+    greeting = f"Hello {name}," if name else "Hello,"
+    return Letter(letter.subject, f"{greeting}\n\n{text}\n")
+
+
+def _action(kind: str, payload: Mapping[str, Any], stationery: Stationery) -> str:
+    purpose, link_name, request = _ONE_TIME[kind]
+    token = one_time(stationery.secret, purpose, UUID(payload["token_id"]))
+    link: str | None = getattr(stationery, link_name)
+    action = f"{request} with the token\n{token}" if link is None else link.replace("{token}", token)
+    return f"{action}\n\nThis is good once, until {payload['expires_at'][:16].replace('T', ' ')} UTC."
+
+
+def _plain(kind: str, payload: Mapping[str, Any]) -> Letter:
+    """`credits.threshold` with {percent: 80} reads: Credits: threshold / percent: 80."""
+    about, _, what = kind.partition(".")
+    title = f"{about.capitalize()}: {what.replace('_', ' ').replace('.', ' ')}" if what else about.capitalize()
+    facts = "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in payload.items())
+    return Letter(title, facts or title)

@@ -1,0 +1,287 @@
+"""Stripe by its own SDK: an adapter that asks, and leaves the reading of answers to `stripe_objects`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, cast
+
+import stripe
+
+from gateway.payments.provider import (
+    CONNECT_TIMEOUT_SECONDS,
+    TIMEOUT_SECONDS,
+    Changes,
+    InvalidWebhook,
+    KeyRefused,
+    PlacedCheckout,
+    ProviderRefused,
+    ProviderUnavailable,
+    Purchase,
+    Refunded,
+    Report,
+    read_changes,
+)
+from gateway.payments.signatures import verify_stripe
+from gateway.payments.stripe import objects as objects
+from policies.billing.payments import About, Event, RemoteCheckout, RemotePayment, Snapshot, Subject
+
+# What our requests and answers are shaped by, whatever the account's default is.
+API_VERSION = "2026-10-28.endive"
+RETRIES = 2
+PAGE = 100
+
+_UNAVAILABLE = (stripe.APIConnectionError, stripe.RateLimitError)
+_OF_THE_KEY = (stripe.AuthenticationError, stripe.PermissionError)
+
+
+class Stripe:
+    """One Stripe account in one mode: which, the key says (`sk_live_…`, `rk_live_…` or test)."""
+
+    name = "stripe"
+
+    def __init__(self, secret_key: str, *, api_base: str, webhook_secrets: Sequence[str]) -> None:
+        self._is_live = secret_key.partition("_")[2].startswith("live_")
+        self._secrets = tuple(webhook_secrets)
+        self._http = stripe.HTTPXClient(timeout=_timeout())
+        self._client = stripe.StripeClient(
+            secret_key,
+            stripe_version=API_VERSION,
+            base_addresses={"api": api_base, "meter_events": api_base},
+            max_network_retries=RETRIES,
+            http_client=self._http,
+        )
+
+    async def create_customer(self, user_id: str, *, email: str, name: str | None) -> str:
+        given: Any = {"email": email, "metadata": {"gateway_user": user_id}, **({"name": name} if name else {})}
+        # The e-mail belongs to the key, since Stripe refuses another request under one that it knows.
+        key = _key("customer", user_id, email, name or "")
+        found = await _asked(self._client.v1.customers.create_async(given, key))
+        return str(found["id"])
+
+    async def create_checkout(self, purchase: Purchase) -> PlacedCheckout:
+        sessions = self._client.v1.checkout.sessions
+        made = await _asked(sessions.create_async(cast(Any, _session(purchase)), _key("checkout", purchase.reference)))
+        return PlacedCheckout(made["id"], made["url"])
+
+    async def portal_url(self, customer_id: str, *, return_url: str) -> str:
+        portal = self._client.v1.billing_portal.sessions
+        made = await _asked(portal.create_async({"customer": customer_id, "return_url": return_url}))
+        return str(made["url"])
+
+    async def change_plan(self, subscription_id: str, *, price_id: str, quantity: int, key: str) -> None:
+        found = await _asked(self._client.v1.subscriptions.retrieve_async(subscription_id))
+        item = {"id": found["items"]["data"][0]["id"], "price": price_id, "quantity": quantity}
+        # Paid at once, or not changed: a card that refuses leaves the old plan.
+        change: Any = {
+            "items": [item],
+            "proration_behavior": "always_invoice",
+            "payment_behavior": "error_if_incomplete",
+        }
+        await _asked(self._client.v1.subscriptions.update_async(subscription_id, change, _key("change", key)))
+
+    async def cancel(self, subscription_id: str, *, at_period_end: bool) -> None:
+        subscriptions = self._client.v1.subscriptions
+        if at_period_end:
+            await _asked(subscriptions.update_async(subscription_id, {"cancel_at_period_end": True}))
+        else:
+            await _asked(subscriptions.cancel_async(subscription_id))
+
+    async def resume(self, subscription_id: str) -> None:
+        await _asked(self._client.v1.subscriptions.update_async(subscription_id, {"cancel_at_period_end": False}))
+
+    async def refund(self, payment_id: str, *, amount: Decimal | None, currency: str, key: str) -> Refunded:
+        intent_id = payment_id
+        if payment_id.startswith("in_"):
+            intent_id = objects.intent_of(await self._invoice(payment_id))
+        if not intent_id:
+            raise ProviderRefused("nothing was paid that could be given back")
+        wish: Any = {"payment_intent": intent_id}
+        if amount is not None:
+            wish["amount"] = objects.minor_units(amount, currency)
+        await _asked(self._client.v1.refunds.create_async(wish, _key("refund", key)))
+        return Refunded(payment_id)
+
+    async def report_usage(
+        self, event_name: str, *, identifier: str, customer_id: str, value: int, at: datetime
+    ) -> None:
+        used: Any = {
+            "event_name": event_name,
+            "identifier": identifier,
+            "payload": {"stripe_customer_id": customer_id, "value": str(value)},
+            "timestamp": int(at.timestamp()),
+        }
+        await _asked(self._client.v1.billing.meter_events.create_async(used, _key("usage", identifier)))
+
+    async def fetch(self, subject: Subject) -> Snapshot:
+        try:
+            return await self._fetch(subject)
+        except ProviderRefused as refused:
+            if refused.is_missing:
+                return Snapshot()
+            raise
+
+    async def fetch_payment(self, payment_id: str) -> Snapshot:
+        if payment_id.startswith("in_"):
+            return await self.fetch(Subject(About.INVOICE, payment_id))
+        return Snapshot(payments=(await self._intent_payment(payment_id),))
+
+    async def fetch_checkout(self, checkout_id: str, *, email: str, price_id: str, since: datetime) -> Snapshot:  # noqa: ARG002 - for who cannot ask by id
+        return await self.fetch(Subject(About.CHECKOUT, checkout_id))
+
+    async def changed_since(self, since: datetime, *, page: str | None) -> Changes:
+        """By the events, which Stripe keeps for 30 days; its lists of objects know no time of change."""
+        wanted: Any = {"created": {"gte": int(since.timestamp())}, "limit": PAGE}
+        if page is not None:
+            wanted["starting_after"] = page
+        found = await _asked(self._client.v1.events.list_async(wanted))
+        next_page = found["data"][-1]["id"] if found["has_more"] else None
+        return read_changes(found["data"], lambda each: Report(self.parse(each, digest=""), each), next_page=next_page)
+
+    def verify(self, body: bytes, headers: Mapping[str, str], *, now: datetime) -> None:
+        verify_stripe(body, headers.get("stripe-signature"), secrets=self._secrets, now=now)
+
+    def parse(self, payload: Mapping[str, Any], *, digest: str) -> Event:  # noqa: ARG002 - its events have ids
+        try:
+            found = payload["data"]["object"]
+            return Event(
+                id=str(payload["id"]),
+                type=str(payload["type"]),
+                subject=objects.subject_of(payload["type"], found),
+                occurred_at=objects.instant(payload.get("created")),
+                foreign=self._foreign(payload),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InvalidWebhook(f"not an event of Stripe: {error!r}") from error
+
+    async def close(self) -> None:
+        await self._http.close_async()  # type: ignore[no-untyped-call] # the SDK leaves it bare
+
+    def _foreign(self, payload: Mapping[str, Any]) -> str | None:
+        if bool(payload.get("livemode")) != self._is_live:
+            return f"of {'live' if payload.get('livemode') else 'test'} mode, and this gateway's key is not"
+        return f"of the connected account {payload['account']}" if payload.get("account") else None
+
+    async def _fetch(self, subject: Subject) -> Snapshot:
+        if subject.about is About.CHECKOUT:
+            return await self._checkout(subject.id)
+        if subject.about is About.SUBSCRIPTION:
+            return await self._subscription(subject.id)
+        if subject.about is About.INVOICE:
+            return await self._invoice_snapshot(subject.id)
+        if subject.about is About.CHARGE:
+            return await self._charge(subject.id)
+        customer = await _asked(self._client.v1.customers.retrieve_async(subject.id))
+        return Snapshot(gone_customer_id=subject.id if customer.get("deleted") else None)
+
+    async def _checkout(self, session_id: str) -> Snapshot:
+        session = await _asked(self._client.v1.checkout.sessions.retrieve_async(session_id))
+        about = RemoteCheckout(session_id, session.get("client_reference_id") or "", session["status"] == "expired")
+        if session.get("subscription"):
+            found = await self._subscription(session["subscription"])
+            return Snapshot(found.subscriptions, found.payments, about)
+        paid = (await self._intent_payment(session["payment_intent"]),) if session.get("payment_intent") else ()
+        return Snapshot((), paid, about)
+
+    async def _subscription(self, subscription_id: str) -> Snapshot:
+        found = await _asked(
+            self._client.v1.subscriptions.retrieve_async(subscription_id, {"expand": ["latest_invoice"]})
+        )
+        latest = found.get("latest_invoice")
+        payments = (await self._invoice_payment(await self._invoice(latest["id"])),) if latest else ()
+        return Snapshot((objects.read_subscription(found),), payments)
+
+    async def _invoice_snapshot(self, invoice_id: str) -> Snapshot:
+        invoice = await self._invoice(invoice_id)
+        payment = await self._invoice_payment(invoice)
+        if payment.subscription_id is None:
+            return Snapshot()  # invoices by hand are nobody's business here
+        subscription = await self._subscription(payment.subscription_id)
+        others = tuple(each for each in subscription.payments if each.id != invoice_id)
+        return Snapshot(subscription.subscriptions, (*others, payment))
+
+    async def _charge(self, charge_id: str) -> Snapshot:
+        charge = await _asked(self._client.v1.charges.retrieve_async(charge_id))
+        intent_id = charge.get("payment_intent")
+        invoice_id = charge.get("invoice") or (intent_id and await self._invoice_of(intent_id))
+        if invoice_id:
+            return await self._invoice_snapshot(invoice_id)
+        return Snapshot(payments=(await self._intent_payment(intent_id),)) if intent_id else Snapshot()
+
+    async def _invoice_of(self, intent_id: str) -> str | None:
+        wanted: Any = {"payment": {"type": "payment_intent", "payment_intent": intent_id}}
+        found = await _asked(self._client.v1.invoice_payments.list_async(wanted))
+        return next((each["invoice"] for each in found["data"]), None)
+
+    async def _invoice(self, invoice_id: str) -> dict[str, Any]:
+        """With what pays it: older versions name an intent, newer ones list payments."""
+        found = await _asked(self._client.v1.invoices.retrieve_async(invoice_id))
+        if "payment_intent" not in found:
+            of_invoice: Any = {"invoice": invoice_id}
+            found["payments"] = await _asked(self._client.v1.invoice_payments.list_async(of_invoice))
+        return found
+
+    async def _invoice_payment(self, invoice: Mapping[str, Any]) -> RemotePayment:
+        intent_id = objects.intent_of(invoice)
+        charge = objects.charge_of(await self._intent(intent_id)) if intent_id else None
+        refunds, disputes = await self._taken_back(charge)
+        return objects.read_invoice_payment(invoice, charge=charge, refunds=refunds, disputes=disputes)
+
+    async def _intent_payment(self, intent_id: str) -> RemotePayment:
+        intent = await self._intent(intent_id)
+        refunds, disputes = await self._taken_back(objects.charge_of(intent))
+        return objects.read_intent_payment(intent, refunds=refunds, disputes=disputes)
+
+    async def _intent(self, intent_id: str) -> dict[str, Any]:
+        return await _asked(self._client.v1.payment_intents.retrieve_async(intent_id, {"expand": ["latest_charge"]}))
+
+    async def _taken_back(self, charge: Mapping[str, Any] | None) -> tuple[list[Any], list[Any]]:
+        """Refunds and disputes, asked for only where the charge says that there are any."""
+        if charge is None:
+            return [], []
+        of_charge: Any = {"charge": charge["id"], "limit": PAGE}
+        refunds = await _asked(self._client.v1.refunds.list_async(of_charge)) if charge["amount_refunded"] else {}
+        disputes = await _asked(self._client.v1.disputes.list_async(of_charge)) if charge.get("disputed") else {}
+        return refunds.get("data", []), disputes.get("data", [])
+
+
+async def _asked(answer: Awaitable[Any]) -> dict[str, Any]:
+    """The answer as plain values; failures in our words."""
+    try:
+        found: dict[str, Any] = (await answer).to_dict()
+    except stripe.StripeError as error:
+        status = error.http_status or 0
+        if isinstance(error, _OF_THE_KEY):
+            raise KeyRefused(f"Stripe does not take this gateway's key: {error}") from error
+        if isinstance(error, _UNAVAILABLE) or status >= 500 or status in (409, 429):
+            raise ProviderUnavailable(f"Stripe does not answer: {error}") from error
+        raise ProviderRefused(f"Stripe refuses: {error}", is_missing=status == 404) from error
+    return found
+
+
+def _session(purchase: Purchase) -> dict[str, Any]:
+    line = {"price": purchase.price_id, **({"quantity": purchase.quantity} if purchase.quantity else {})}
+    tagged: dict[str, Any] = {"metadata": {objects.REFERENCE: purchase.reference}}
+    if purchase.is_subscription and purchase.trial_days:
+        tagged["trial_period_days"] = purchase.trial_days
+    return {
+        "mode": "subscription" if purchase.is_subscription else "payment",
+        "line_items": [line],
+        "client_reference_id": purchase.reference,
+        "success_url": purchase.success_url,
+        "cancel_url": purchase.cancel_url,
+        **({"customer": purchase.customer_id} if purchase.customer_id else {"customer_email": purchase.email}),
+        "subscription_data" if purchase.is_subscription else "payment_intent_data": tagged,
+    }
+
+
+def _key(*parts: str) -> Any:
+    """One wish, one effect: Stripe answers a repetition as it did the first time."""
+    return {"idempotency_key": "-".join(("gateway", *parts))[:255]}
+
+
+def _timeout() -> Any:
+    from httpx import Timeout
+
+    return Timeout(TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)

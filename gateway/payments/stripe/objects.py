@@ -1,0 +1,246 @@
+"""Stripe's objects read into ours, whichever API version shaped them: newer ones moved periods and links elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any
+
+from policies.billing.invoicing import Line, Period
+from policies.billing.money import EXACT, exponent
+from policies.billing.payments import (
+    STRIPE_EVENTS,
+    STRIPE_STATUSES,
+    About,
+    DisputeStatus,
+    PaymentStatus,
+    RemoteDispute,
+    RemoteInvoice,
+    RemotePayment,
+    RemoteRefund,
+    RemoteSubscription,
+    Subject,
+)
+
+Object = Mapping[str, Any]
+
+# The name of our checkout's id in what we send.
+REFERENCE = "gateway_checkout"
+
+# Where Stripe's smallest unit is not that of ISO 4217: https://docs.stripe.com/currencies#special-cases
+_DIGITS: Mapping[str, int] = MappingProxyType({"ISK": 2, "UGX": 2, "MGA": 0})
+
+_DISPUTES_WON = frozenset({"won", "warning_closed", "prevented"})
+_WHOLE_PERIOD = frozenset({"subscription_create", "subscription_cycle"})
+
+
+def subject_of(event_type: str, found: Object) -> Subject | None:
+    """What the event of this type with this `data.object` is about; None where that changes nothing here."""
+    about = STRIPE_EVENTS.get(event_type)
+    if about is About.CHARGE and found.get("object") != "charge":
+        named = _id(found.get("charge"))  # refunds and disputes name theirs
+    elif about is About.SUBSCRIPTION and found.get("object") == "invoice":
+        named = subscription_of(found)
+    else:
+        named = _id(found)
+    return None if about is None or not named else Subject(about, named)
+
+
+def read_subscription(found: Object) -> RemoteSubscription:
+    """With its latest invoice expanded."""
+    item = next(iter(_data(found.get("items"))), {})
+    invoice = found.get("latest_invoice")
+    status = STRIPE_STATUSES[found["status"]]
+    is_paid = status == "trialing" or invoice is None or (isinstance(invoice, Mapping) and invoice["status"] == "paid")
+    return RemoteSubscription(
+        id=found["id"],
+        customer_id=_id(found["customer"]),
+        status=status,
+        price_id=_id(item.get("price")) or _id(item.get("plan")) or _id(found.get("plan")),
+        quantity=item.get("quantity") or found.get("quantity") or 1,
+        period=_period(*(found.get(name) or item.get(name) for name in ("current_period_start", "current_period_end"))),
+        is_paid=is_paid,
+        cancel_at_period_end=bool(found.get("cancel_at_period_end") or found.get("cancel_at")),
+        trial=_period(found.get("trial_start"), found.get("trial_end")),
+        reference=(found.get("metadata") or {}).get(REFERENCE),
+    )
+
+
+def read_invoice_payment(
+    invoice: Object, *, charge: Object | None, refunds: Iterable[Object], disputes: Iterable[Object]
+) -> RemotePayment:
+    currency = invoice["currency"].upper()
+    is_paid = invoice["status"] == "paid"
+    return RemotePayment(
+        id=invoice["id"],
+        customer_id=_id(invoice["customer"]),
+        subscription_id=subscription_of(invoice) or None,
+        status=_status_of_invoice(invoice),
+        amount=amount(invoice.get("amount_paid" if is_paid else "amount_due"), currency),
+        subtotal=_before_tax(invoice, currency),
+        currency=currency,
+        price_id=next((price for line in _data(invoice.get("lines")) if (price := _price_of(line))), None),
+        period=_paid_period(invoice),
+        refunds=_refunds(refunds, currency),
+        disputes=_disputes(disputes, currency),
+        method=_method(charge),
+        error=(charge or {}).get("failure_message"),
+        occurred_at=instant(invoice.get("created") or invoice.get("date")),
+        invoice=_invoice(invoice, currency),
+    )
+
+
+def read_intent_payment(intent: Object, *, refunds: Iterable[Object], disputes: Iterable[Object]) -> RemotePayment:
+    """A payment outside a subscription, with its latest charge expanded."""
+    currency = intent["currency"].upper()
+    total = amount(intent["amount"], currency)
+    failure = intent.get("last_payment_error") or {}
+    return RemotePayment(
+        id=intent["id"],
+        customer_id=_id(intent.get("customer")),
+        subscription_id=None,
+        status=_status_of_intent(intent),
+        amount=total,
+        subtotal=total,
+        currency=currency,
+        refunds=_refunds(refunds, currency),
+        disputes=_disputes(disputes, currency),
+        method=_method(charge_of(intent)),
+        error=failure.get("message"),
+        occurred_at=instant(intent.get("created")),
+        reference=(intent.get("metadata") or {}).get(REFERENCE),
+    )
+
+
+def subscription_of(invoice: Object) -> str:
+    parent = (invoice.get("parent") or {}).get("subscription_details") or {}
+    return _id(invoice.get("subscription")) or _id(parent.get("subscription"))
+
+
+def intent_of(invoice: Object) -> str:
+    """The payment intent that pays the invoice; newer versions list payments instead of naming one."""
+    for each in _data(invoice.get("payments")):
+        if intent := _id((each.get("payment") or {}).get("payment_intent")):
+            return intent
+    return _id(invoice.get("payment_intent"))
+
+
+def charge_of(intent: Object) -> Object | None:
+    charge = intent.get("latest_charge")
+    return charge if isinstance(charge, Mapping) else None
+
+
+def instant(seconds: int | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def amount(minor: int | None, currency: str) -> Decimal:
+    return Decimal(minor or 0).scaleb(-_DIGITS.get(currency, exponent(currency)), EXACT)
+
+
+def minor_units(written: Decimal, currency: str) -> int:
+    return int(written.scaleb(_DIGITS.get(currency, exponent(currency)), EXACT))
+
+
+def _id(found: Any) -> str:
+    """Of an object, or of the id that stands in for one that was not expanded."""
+    named = found.get("id") if isinstance(found, Mapping) else found
+    return named or ""
+
+
+def _data(found: Any) -> list[Object]:
+    return list((found or {}).get("data") or ())
+
+
+def _period(start: int | None, end: int | None) -> Period | None:
+    begins, ends = instant(start), instant(end)
+    return Period(begins, ends) if begins and ends and begins < ends else None
+
+
+def _price_of(line: Object) -> str:
+    details = (line.get("pricing") or {}).get("price_details") or {}
+    return _id(details.get("price")) or _id(line.get("price")) or _id(line.get("plan"))
+
+
+def _paid_period(invoice: Object) -> Period | None:
+    """What the first line that is no proration pays for, of an invoice for a whole period."""
+    if (invoice.get("billing_reason") or "subscription_cycle") not in _WHOLE_PERIOD or not subscription_of(invoice):
+        return None
+    for line in _data(invoice.get("lines")):
+        span = line.get("period") or {}
+        details = (line.get("parent") or {}).get("subscription_item_details") or {}
+        if not (line.get("proration") or details.get("proration")):
+            return _period(span.get("start"), span.get("end"))
+    return None
+
+
+def _before_tax(invoice: Object, currency: str) -> Decimal:
+    without = invoice.get("total_excluding_tax")
+    return amount(invoice.get("subtotal") if without is None else without, currency)
+
+
+def _status_of_invoice(invoice: Object) -> PaymentStatus:
+    if invoice["status"] == "paid":
+        return PaymentStatus.COMPLETED
+    if invoice["status"] in ("void", "uncollectible") or (invoice["status"] == "open" and invoice.get("attempted")):
+        return PaymentStatus.FAILED
+    return PaymentStatus.PENDING
+
+
+def _status_of_intent(intent: Object) -> PaymentStatus:
+    if intent["status"] == "succeeded":
+        return PaymentStatus.COMPLETED
+    if intent["status"] == "canceled" or intent.get("last_payment_error"):
+        return PaymentStatus.FAILED
+    return PaymentStatus.PENDING
+
+
+def _refunds(found: Iterable[Object], currency: str) -> tuple[RemoteRefund, ...]:
+    return tuple(
+        RemoteRefund(each["id"], amount(each["amount"], currency), instant(each.get("created")))
+        for each in found
+        if each.get("status") not in ("failed", "canceled")
+    )
+
+
+def _disputes(found: Iterable[Object], currency: str) -> tuple[RemoteDispute, ...]:
+    return tuple(
+        RemoteDispute(each["id"], amount(each["amount"], currency), _dispute_status(each["status"]), each.get("reason"))
+        for each in found
+    )
+
+
+def _dispute_status(status: str) -> DisputeStatus:
+    """An inquiry (`warning_…`) takes no money yet, so it counts as won until it becomes a dispute."""
+    if status in _DISPUTES_WON or status.startswith("warning_"):
+        return DisputeStatus.WON
+    return DisputeStatus.LOST if status == "lost" else DisputeStatus.OPEN
+
+
+def _method(charge: Object | None) -> str | None:
+    details = (charge or {}).get("payment_method_details") or {}
+    kind = details.get("type")
+    brand = (details.get(kind) or {}).get("brand") if kind else None
+    return f"{kind}:{brand}" if brand else kind
+
+
+def _invoice(invoice: Object, currency: str) -> RemoteInvoice:
+    moved = invoice.get("status_transitions") or {}
+    subtotal, total = _before_tax(invoice, currency), amount(invoice.get("total"), currency)
+    return RemoteInvoice(
+        id=invoice["id"],
+        number=invoice.get("number"),
+        status=invoice["status"],
+        lines=tuple(_line(line, currency) for line in _data(invoice.get("lines"))),
+        subtotal=subtotal,
+        tax=total - subtotal,
+        issued_at=instant(moved.get("finalized_at")),
+        paid_at=instant(moved.get("paid_at")),
+        url=invoice.get("hosted_invoice_url"),
+    )
+
+
+def _line(line: Object, currency: str) -> Line:
+    return Line(line.get("description") or "", line.get("quantity") or 1, None, amount(line["amount"], currency))

@@ -1,1 +1,0 @@
-"""How the gateway's processes are started, watched and stopped."""

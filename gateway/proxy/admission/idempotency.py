@@ -1,0 +1,99 @@
+"""Idempotency-Key on a proxied POST: what it claims, the answer that is kept for repeats, and telling it again."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gateway.http.fields import HeaderBlock
+from gateway.meter.idempotency import Claim, Kept
+from gateway.meter.meter import Admission, Verdict
+from gateway.proxy.admission.principals import Caller
+from gateway.proxy.request.body import WholeBody
+from gateway.proxy.request.inbound import Inbound
+from policies import idempotency
+from policies.model import Refusal, Refused, Route
+
+_NO_CONTENT = frozenset({204, 205, 304})
+
+
+class Repeated(Exception):  # noqa: N818 - an event, not a fault
+    """The call was made before: its answer is told again, nothing is counted and nothing charged."""
+
+    def __init__(self, route: Route, caller: Caller, admission: Admission) -> None:
+        super().__init__("a repeat")
+        self.route = route
+        self.caller = caller
+        self.admission = admission
+
+
+class StoredAnswer(NamedTuple):
+    """An answer as it was: `fields` without its length and without ours."""
+
+    status: int
+    fields: HeaderBlock
+    body: bytes
+
+    def packed(self) -> bytes:
+        return b"%d %d\n" % (self.status, len(self.fields)) + self.fields + self.body
+
+    @classmethod
+    def unpacked(cls, stored: bytes) -> StoredAnswer:
+        numbers, _, rest = stored.partition(b"\n")
+        status, length = map(int, numbers.split(b" "))
+        return cls(status, HeaderBlock(rest[:length]), rest[length:])
+
+
+class Keeping:
+    """The answer to a call with an Idempotency-Key as it passes. One without a length is not kept, nor a long one."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.is_complete = False
+        self._claim = claim
+        self._status = 0
+        self._fields: HeaderBlock | None = None
+        self._chunks: list[bytes] = []
+
+    def begin(self, status: int, fields: HeaderBlock, content_length: bytes | None) -> None:
+        self._status = status
+        length = 0 if status in _NO_CONTENT else content_length
+        if length is not None and int(length) <= idempotency.MAX_ANSWER_BYTES:
+            self._fields = fields
+
+    def feed(self, chunk: bytes) -> None:
+        if self._fields is not None and chunk:
+            self._chunks.append(chunk)
+
+    def kept(self, charge: int) -> Kept:
+        """What is left of the claim now that the call has ended."""
+        if not idempotency.is_final(self._status, is_complete=self.is_complete, charge=charge):
+            return Kept(self._claim, None)
+        if self._fields is None or not self.is_complete:
+            return Kept(self._claim, b"")
+        return Kept(self._claim, StoredAnswer(self._status, self._fields, b"".join(self._chunks)).packed())
+
+
+def key_digest(inbound: Inbound) -> str | None:
+    """What stands for the key of a POST; None without one, and for other methods; raises Refused where it is no key."""
+    key = inbound.fields.get(b"idempotency-key")
+    return idempotency.key_digest(key) if key is not None and inbound.method == "POST" else None
+
+
+def claim_of(digest: str, inbound: Inbound, body: WholeBody) -> Claim:
+    """What a request with a key claims."""
+    content_type = inbound.fields.get(b"content-type", b"")
+    return Claim(digest, idempotency.fingerprint(inbound.method, inbound.target, content_type, body.content))
+
+
+def refusal(verdict: Verdict) -> Refused:
+    """Why a call with a key that was used before is neither made nor told again."""
+    if verdict is Verdict.IN_PROGRESS:
+        detail = "The first request with this Idempotency-Key is still running."
+        return Refused(Refusal.IDEMPOTENCY_IN_PROGRESS, detail, retry_after=1)
+    if verdict is Verdict.KEY_REUSED:
+        detail = "This Idempotency-Key came with another request; give each request a key of its own."
+        return Refused(Refusal.IDEMPOTENCY_KEY_REUSED, detail)
+    detail = (
+        "This request was made before and counts; its answer was not stored, because it was streamed, longer than "
+        "1 MiB or never complete. To make the request again, use a new Idempotency-Key."
+    )
+    return Refused(Refusal.IDEMPOTENCY_NOT_REPLAYABLE, detail)

@@ -1,0 +1,254 @@
+"""What passes by, looked at without holding it up: the file in an upload, the units that a response reports.
+
+Observers see each chunk once and keep little. What they cannot read they leave unknown; they never fail a call.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Protocol
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from gateway.proxy.request.inbound import Inbound
+from policies.model import Price, Route
+from policies.pricing.prices import units_in_response
+
+MAX_JSON_BYTES = 8 * 1024 * 1024  # a JSON answer larger than this is not searched for its usage block
+MAX_EVENT_BYTES = 1024 * 1024  # nor is a single server-sent event
+MAX_NAME_LENGTH = 255  # NAME_MAX of the common file systems
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """What analysis_history keeps of an upload."""
+
+    name: str | None = None
+    size_bytes: int | None = None
+    sha256: str | None = None
+    content_type: str | None = None
+
+
+class FileObserver(Protocol):
+    def feed(self, chunk: bytes) -> None: ...
+
+    def file(self) -> File: ...
+
+
+class UnitObserver(Protocol):
+    def feed(self, chunk: bytes) -> None: ...
+
+    def units(self) -> int | None: ...
+
+
+def observe_upload(route: Route, inbound: Inbound) -> FileObserver | None:
+    """The observer for a request body, on the routes whose uploads analysis_history keeps."""
+    if route.usage_type != "analysis":
+        return None
+    fields = inbound.fields
+    return file_observer(
+        fields.get(b"content-type", b""), fields.get(b"content-disposition", b""), fields.get(b"x-file-name", b"")
+    )
+
+
+def file_observer(content_type: bytes, disposition: bytes, file_name: bytes) -> FileObserver:
+    """Looks at the first file of a multipart form, else at the body itself."""
+    kind, options = parse_options_header(content_type)
+    boundary = options.get(b"boundary")
+    if kind == b"multipart/form-data" and boundary:
+        with suppress(FormParserError):  # a boundary longer than any that RFC 2046 allows
+            return MultipartFile(boundary)
+    _, given = parse_options_header(disposition)
+    name = given.get(b"filename") or file_name
+    return WholeBody(_name(name), content_type.decode("latin-1") or None)
+
+
+def observe_units(price: Price, content_type: bytes, content_encoding: bytes) -> UnitObserver | None:
+    """The observer for a response whose units are priced; None where it cannot be read."""
+    kind = content_type.partition(b";")[0].strip().lower()
+    observer: UnitObserver
+    if kind == b"text/event-stream":
+        observer = EventUnits(price)
+    elif kind.endswith(b"json"):
+        observer = JsonUnits(price)
+    else:
+        return None
+    if content_encoding in (b"", b"identity"):
+        return observer
+    return Inflated(observer) if content_encoding in (b"gzip", b"x-gzip", b"deflate") else None
+
+
+class WholeBody:
+    """Size and digest of a body that is the file."""
+
+    def __init__(self, name: str | None, content_type: str | None) -> None:
+        self._name = name
+        self._content_type = content_type
+        self._size_bytes = 0
+        self._hash = sha256()
+
+    def feed(self, chunk: bytes) -> None:
+        self._size_bytes += len(chunk)
+        self._hash.update(chunk)
+
+    def file(self) -> File:
+        return File(self._name, self._size_bytes, self._hash.hexdigest(), self._content_type)
+
+
+class MultipartFile:
+    """Name, size and digest of the first part that has a file name (RFC 7578 §4.2)."""
+
+    def __init__(self, boundary: bytes) -> None:
+        self._parser: MultipartParser | None = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin,
+                "on_header_field": self._field,
+                "on_header_value": self._value,
+                "on_header_end": self._header,
+                "on_headers_finished": self._headers,
+                "on_part_data": self._data,
+                "on_part_end": self._end,
+            },
+        )
+        self._header_name, self._header_value = b"", b""
+        self._headers_read: dict[bytes, bytes] = {}
+        self._inside: WholeBody | None = None
+        self._file = File()
+
+    def feed(self, chunk: bytes) -> None:
+        if self._parser is None:
+            return
+        try:
+            self._parser.write(chunk)
+        except FormParserError:
+            self._parser = None  # not the form it said it was: the upstream may still make sense of it
+
+    def file(self) -> File:
+        return self._file
+
+    def _begin(self) -> None:
+        self._headers_read = {}
+
+    def _field(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def _value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def _header(self) -> None:
+        self._headers_read[self._header_name.lower()] = self._header_value
+        self._header_name, self._header_value = b"", b""
+
+    def _headers(self) -> None:
+        _, options = parse_options_header(self._headers_read.get(b"content-disposition"))
+        name = options.get(b"filename")
+        if name is not None and self._file.sha256 is None:
+            content_type = self._headers_read.get(b"content-type")
+            self._inside = WholeBody(_name(name), content_type.decode("latin-1") if content_type else None)
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if self._inside is not None:
+            self._inside.feed(data[start:end])
+
+    def _end(self) -> None:
+        if self._inside is not None:
+            self._file = self._inside.file()
+            self._inside = None
+
+
+class JsonUnits:
+    """Units at a pointer of a JSON answer."""
+
+    def __init__(self, price: Price) -> None:
+        self._price = price
+        self._chunks: list[bytes] = []
+        self._size_bytes = 0
+
+    def feed(self, chunk: bytes) -> None:
+        self._size_bytes += len(chunk)
+        if self._size_bytes <= MAX_JSON_BYTES:
+            self._chunks.append(chunk)
+        else:
+            self._chunks.clear()
+
+    def units(self) -> int | None:
+        return _units(self._price, b"".join(self._chunks))
+
+
+class EventUnits:
+    """Units at a pointer of the last server-sent event that has them (WHATWG HTML §9.2)."""
+
+    def __init__(self, price: Price) -> None:
+        self._price = price
+        # JSON that spells the member with escapes of its own goes unread; looking into every event would cost more.
+        self._mark = (price.pointer or "").rpartition("/")[2].replace("~1", "/").replace("~0", "~").encode()
+        self._rest = b""
+        self._data: list[bytes] = []
+        self._size_bytes = 0
+        self._units: int | None = None
+
+    def feed(self, chunk: bytes) -> None:
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            self._line(line.rstrip(b"\r"))
+        if len(self._rest) > MAX_EVENT_BYTES:
+            self._rest = b""
+
+    def units(self) -> int | None:
+        self._line(self._rest)
+        self._line(b"")
+        return self._units
+
+    def _line(self, line: bytes) -> None:
+        if line.startswith(b"data:"):
+            self._size_bytes += len(line)
+            if self._size_bytes <= MAX_EVENT_BYTES:
+                self._data.append(line[5:])
+            else:
+                self._data.clear()
+        elif not line:
+            event, self._data, self._size_bytes = b"\n".join(self._data), [], 0
+            if self._mark in event:
+                units = _units(self._price, event)
+                self._units = self._units if units is None else units
+
+
+class Inflated:
+    """An observer's view into a compressed body; what the client gets stays as it is.
+
+    Inflates at most MAX_JSON_BYTES a chunk, so that a compression bomb costs no more than an honest answer.
+    """
+
+    def __init__(self, observer: UnitObserver) -> None:
+        self._observer = observer
+        self._inflate: Any = zlib.decompressobj(wbits=47)  # gzip or zlib, whichever the first bytes say
+
+    def feed(self, chunk: bytes) -> None:
+        if self._inflate is None:
+            return
+        try:
+            self._observer.feed(self._inflate.decompress(chunk, MAX_JSON_BYTES))
+        except zlib.error:
+            self._inflate = None
+
+    def units(self) -> int | None:
+        return self._observer.units() if self._inflate is not None else None
+
+
+def _units(price: Price, document: bytes) -> int | None:
+    try:
+        return units_in_response(price, json.loads(document))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _name(raw: bytes) -> str | None:
+    """The last component of a file name as sent: browsers of old sent paths, attackers send `../`."""
+    name = raw.decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2]
+    return name[:MAX_NAME_LENGTH] or None

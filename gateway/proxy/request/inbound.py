@@ -1,0 +1,293 @@
+"""What a client sent, read in one pass: the fields the gateway acts on, and the block that goes on to the upstream.
+
+Fields are dropped, rewritten or passed by one table, once for as long as a client repeats them. What a client says
+about itself in `X-Gateway-*` or in `X-Forwarded-*` is never passed, in any spelling; hop-by-hop fields (RFC 9110
+§7.6.1) and framing never cross over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any, NamedTuple, Protocol
+
+from gateway.http.fields import HeaderBlock, header_block
+from gateway.request_ids import is_echoable
+from policies.model import Refusal, Refused
+
+Network = IPv4Network | IPv6Network
+
+# Read by the gateway; whether they also go on is decided where they are used.
+_READ = frozenset(
+    {
+        b"authorization",
+        b"x-api-key",
+        b"content-length",
+        b"transfer-encoding",
+        b"content-type",
+        b"content-disposition",
+        b"connection",
+        b"expect",
+        b"host",
+        b"idempotency-key",
+        b"x-request-id",
+        b"x-forwarded-for",
+        b"x-forwarded-proto",
+        b"x-forwarded-host",
+        b"traceparent",
+        b"tracestate",
+        b"via",
+        b"x-language-code",
+        b"x-category",
+        b"x-batch-id",
+        b"x-file-name",
+        b"upgrade",
+        b"sec-websocket-key",
+        b"sec-websocket-version",
+    }
+)
+_NOT_FORWARDED = frozenset(
+    {
+        b"x-api-key",
+        b"content-length",
+        b"transfer-encoding",
+        b"connection",
+        b"expect",
+        b"host",
+        b"x-request-id",
+        b"x-forwarded-for",
+        b"x-forwarded-proto",
+        b"x-forwarded-host",
+        b"x-forwarded-port",
+        b"x-forwarded-server",
+        b"x-real-ip",
+        b"forwarded",
+        b"traceparent",
+        b"tracestate",
+        b"via",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authorization",
+        b"proxy-authenticate",
+        b"te",
+        b"trailer",
+        b"upgrade",
+    }
+)
+_RESERVED_PREFIXES = (b"x-gateway-", b"x-forwarded-")
+_BEARER = b"bearer "
+# W3C Trace Context section 3.2: version 00, a trace and a parent that are not all zeros, flags.
+_TRACEPARENT = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
+
+
+class Note(Protocol):
+    """Where a connection keeps what was made of its client's fields, for as long as they come again unchanged."""
+
+    value: object
+
+
+class Trace(NamedTuple):
+    """A trace that a trusted proxy began: its id and flags in hexadecimal, and the line of its state, if any."""
+
+    id: str
+    flags: str
+    state: str
+
+
+class Remembered:
+    """What is the same from one request to the next: the key and its digest, the fields towards the upstream and for
+    whom.
+
+    `said` is what records have of the fields.
+    """
+
+    __slots__ = ("block", "digest", "identity", "key", "said", "upstream_block")
+
+    def __init__(self) -> None:
+        self.key: bytes | None = None
+        self.digest: bytes | None = None
+        self.said: str | None = None
+        self.identity: bytes | None = None
+        self.upstream_block: bytes | None = None
+        self.block = header_block(b"")
+
+
+class Inbound(NamedTuple):
+    """One request as the gateway reads it. All but its first line is shared by requests that repeat their fields.
+
+    `fields` holds what the gateway acts on, by lower-cased name; `passed` is the rendered block of end-to-end fields;
+    `way` that of the fields which say where the request came from. `content_length` is None for a chunked body.
+    """
+
+    method: str
+    raw_path: bytes
+    query: bytes
+    scheme: str
+    peer: str
+    client_ip: str
+    is_from_trusted_proxy: bool
+    fields: dict[bytes, bytes]
+    passed: HeaderBlock
+    way: HeaderBlock
+    trace: Trace | None
+    client_request_id: str | None
+    content_length: int | None
+    http_version: str
+    remembered: Remembered
+
+    @property
+    def target(self) -> bytes:
+        return self.raw_path + b"?" + self.query if self.query else self.raw_path
+
+    def api_key(self) -> bytes:
+        """The key as sent; raises Refused if there is none, or two that differ."""
+        key = self.remembered.key
+        if key is None:
+            key = self.remembered.key = self._api_key()
+        return key
+
+    def _api_key(self) -> bytes:
+        authorization = self.fields.get(b"authorization", b"")
+        bearer = authorization[len(_BEARER) :].strip() if authorization[:7].lower() == _BEARER else None
+        direct = self.fields.get(b"x-api-key")
+        if direct is not None and bearer is not None and direct != bearer:
+            raise Refused(Refusal.BAD_REQUEST, "Authorization and X-API-Key carry different keys; send one.")
+        key = direct if direct is not None else bearer
+        if not key:
+            raise Refused(
+                Refusal.MISSING_KEY, "Send your API key as 'Authorization: Bearer KEY' or as 'X-API-Key: KEY'."
+            )
+        return key
+
+    def text(self, name: bytes, max_length: int = 200) -> str | None:
+        """A field that goes into a record, shortened."""
+        value = self.fields.get(name)
+        return None if value is None else value.decode("utf-8", "replace")[:max_length]
+
+
+def read(scope: Any, trusted_proxies: Sequence[Network] = (), note: Note | None = None) -> Inbound:
+    """Reads an ASGI HTTP scope, or as much of it as `note` does not hold: with the same fields, the first line."""
+    known = None if note is None else note.value
+    if isinstance(known, Inbound):
+        method, raw_path, query = scope["method"], scope["raw_path"], scope["query_string"]
+        if raw_path == known.raw_path and method == known.method and query == known.query:
+            return known
+        return Inbound(method, raw_path, query, *known[3:])
+    inbound = _read(scope, trusted_proxies)
+    if note is not None:
+        note.value = inbound
+    return inbound
+
+
+def request_block(inbound: Inbound, own_id: str) -> HeaderBlock:
+    """The fields that are of this request alone: its id and trace. `own_id` is a UUID, whose digits the trace takes.
+
+    W3C Trace Context: a trusted proxy's trace goes on under our own parent id, any other starts anew.
+    """
+    digits = own_id.replace("-", "")
+    sent, trace = inbound.client_request_id or own_id, inbound.trace
+    if trace is None:
+        lines = f"x-request-id: {sent}\r\ntraceparent: 00-{digits}-{digits[16:]}-01\r\n"
+    else:
+        traceparent = f"00-{trace.id}-{digits[16:]}-{trace.flags}"
+        lines = f"x-request-id: {sent}\r\ntraceparent: {traceparent}\r\n{trace.state}"
+    return HeaderBlock(lines.encode("latin-1"))  # ids of known letters, and a state that the listener has checked
+
+
+def _read(scope: Any, trusted_proxies: Sequence[Network]) -> Inbound:
+    fields: dict[bytes, bytes] = {}
+    passed: list[bytes] = []
+    named = _named_in_connection(scope["headers"])
+    for name, value in scope["headers"]:
+        if name in _READ:
+            fields[name] = fields[name] + b", " + value if name in fields else value
+        if name not in _NOT_FORWARDED and name not in named and not _is_reserved(name):
+            if name == b"authorization" and value[:7].lower() == _BEARER:
+                continue
+            passed += (name, b": ", value, b"\r\n")
+    # A listener for both families sees IPv4 clients as ::ffff:192.0.2.1 (RFC 4291 section 2.5.5.2).
+    peer = scope["client"][0].removeprefix("::ffff:") if scope["client"] else ""
+    trusted = bool(trusted_proxies) and _is_in(peer, trusted_proxies)
+    client_ip = _client_ip(peer, fields, trusted_proxies) if trusted else peer
+    sent_id = fields.get(b"x-request-id")
+    return Inbound(
+        method=scope["method"],
+        raw_path=scope["raw_path"],
+        query=scope["query_string"],
+        scheme=scope["scheme"],
+        peer=peer,
+        client_ip=client_ip,
+        is_from_trusted_proxy=trusted,
+        fields=fields,
+        passed=header_block(b"".join(passed)),
+        way=_way(fields, client_ip, scheme=scope["scheme"], proxy=peer if trusted else None),
+        trace=_trace(fields) if trusted else None,
+        client_request_id=sent_id.decode() if sent_id is not None and is_echoable(sent_id) else None,
+        content_length=_length(fields),
+        http_version=scope["http_version"],
+        remembered=Remembered(),
+    )
+
+
+def _length(fields: dict[bytes, bytes]) -> int | None:
+    """None also for what is no length: that is the listener's to refuse, and a body may follow it."""
+    length = fields.get(b"content-length", b"0")
+    return int(length) if length.isdigit() and b"transfer-encoding" not in fields else None
+
+
+def _way(fields: dict[bytes, bytes], client_ip: str, *, scheme: str, proxy: str | None) -> HeaderBlock:
+    """Where the request came from; what the client says of it counts only behind a trusted proxy."""
+    forwarded_for, proto, host = client_ip.encode(), b"", b""
+    if proxy is not None:
+        proto, host = fields.get(b"x-forwarded-proto", b""), fields.get(b"x-forwarded-host", b"")
+        if b"x-forwarded-for" in fields:
+            forwarded_for = b"%b, %b" % (fields[b"x-forwarded-for"], proxy.encode())
+    via = fields[b"via"] + b", 1.1 gateway" if b"via" in fields else b"1.1 gateway"
+    return header_block(
+        b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nx-forwarded-host: %b\r\nvia: %b\r\n"
+        % (forwarded_for, proto or scheme.encode(), host or fields.get(b"host", b""), via)
+    )
+
+
+def _trace(fields: dict[bytes, bytes]) -> Trace | None:
+    found = _TRACEPARENT.fullmatch(fields.get(b"traceparent", b""))
+    if found is None:
+        return None
+    state = fields.get(b"tracestate")
+    line = header_block(b"tracestate: %b\r\n" % state if state else b"")
+    return Trace(found[1].decode(), found[2].decode(), line.decode("latin-1"))
+
+
+def _named_in_connection(headers: Sequence[tuple[bytes, bytes]]) -> frozenset[bytes]:
+    named: frozenset[bytes] = frozenset()
+    for name, value in headers:
+        if name == b"connection" and value not in (b"keep-alive", b"close", b"Keep-Alive"):
+            named |= frozenset(token.strip().lower() for token in value.split(b","))
+    return named
+
+
+def _is_reserved(name: bytes) -> bool:
+    """X-Gateway-* and X-Forwarded-*, also spelt with underscores, which CGI-style upstreams read as dashes."""
+    return name.replace(b"_", b"-").startswith(_RESERVED_PREFIXES) if name[:1] == b"x" else False
+
+
+def _is_in(address: str, networks: Sequence[Network]) -> bool:
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return False
+    return any(parsed in network for network in networks)
+
+
+def _client_ip(peer: str, fields: dict[bytes, bytes], trusted: Sequence[Network]) -> str:
+    """The rightmost address of X-Forwarded-For that is not a proxy of ours: everything left of it may be invented."""
+    hops = [hop.strip() for hop in fields.get(b"x-forwarded-for", b"").decode("latin-1").split(",")]
+    for hop in reversed(hops):
+        try:
+            ip_address(hop)
+        except ValueError:
+            return peer
+        if not _is_in(hop, trusted):
+            return hop
+    return peer

@@ -1,0 +1,65 @@
+"""Puts the workers together that everything relies on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from importlib.metadata import version
+
+from gateway import metrics
+from gateway.config import Config
+from gateway.ledger.db.session import Database
+from gateway.meter.account_snapshots import Audit
+from gateway.meter.holds import Holds
+from gateway.meter.journal import Journal
+from gateway.meter.meter import Meter
+from gateway.metrics import MetricsFlusher
+from gateway.runtime.notifications import notice_workers
+from gateway.runtime.payments import payment_workers, providers_of
+from gateway.runtime.store_connections import BACKGROUND_TIMEOUT_SECONDS, open_stores
+from gateway.workers.billing.credit_expiry import CreditKeeper
+from gateway.workers.billing.renewals import SubscriptionMover
+from gateway.workers.idempotency import IdempotencyCleaner
+from gateway.workers.outbox import OutboxPublisher
+from gateway.workers.runner import Runner, Worker
+from gateway.workers.usage.hold_sweeper import HoldSweeper
+from gateway.workers.usage.month_partitions import PartitionKeeper
+from gateway.workers.usage.reconciliation import NightlyReconciliation, Reconciler
+from gateway.workers.usage.retention import Retention
+from gateway.workers.usage.usage_writer import GatheringWriter, UsageWriter
+
+
+@asynccontextmanager
+async def background(config: Config) -> AsyncIterator[None]:
+    """The workers that everything relies on."""
+    metrics.BUILD_INFO.labels(version("metering-gateway")).set(1)
+    async with AsyncExitStack() as stack:
+        stores = open_stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS)
+        database, link = await stack.enter_async_context(stores)
+        providers = await stack.enter_async_context(providers_of(config))
+        partitions = config.redis.partitions
+        meter = Meter(link, partitions=partitions, owner="worker")
+        journal = Journal(link, partitions)
+        tellers = await stack.enter_async_context(notice_workers(config, database))
+        workers: tuple[Worker, ...] = (
+            GatheringWriter(UsageWriter(database, journal)),
+            HoldSweeper(meter, Holds(link, partitions)),
+            OutboxPublisher(database, meter),
+            PartitionKeeper(database),
+            SubscriptionMover(database, journal, grace=timedelta(seconds=config.billing.past_due_grace_seconds)),
+            CreditKeeper(database, journal),
+            IdempotencyCleaner(database),
+            MetricsFlusher(),
+            NightlyReconciliation(Reconciler(database, Audit(link, meter))),
+            *payment_workers(config, database, providers),
+            *tellers,
+            *_retention(config, database, journal),
+        )
+        async with Runner(*workers):
+            yield
+
+
+def _retention(config: Config, database: Database, journal: Journal) -> tuple[Retention, ...]:
+    months = config.usage.keep_months
+    return () if months is None else (Retention(database, journal, keep_months=months),)

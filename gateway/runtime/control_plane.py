@@ -1,0 +1,58 @@
+"""Puts the admin API together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from secrets import token_bytes
+from typing import Any
+
+from gateway import metrics
+from gateway.config import Config
+from gateway.ledger.db.session import Database
+from gateway.meter.account_snapshots import Audit
+from gateway.meter.meter import Meter
+from gateway.runtime.payments import providers_of, till_of
+from gateway.runtime.store_connections import BACKGROUND_TIMEOUT_SECONDS, missing, open_stores
+from gateway.workers.outbox import OutboxPublisher
+from gateway.workers.usage.reconciliation import Reconciler
+
+
+@asynccontextmanager
+async def control_plane(config: Config) -> AsyncIterator[Any]:
+    """The admin API. Imported here because FastAPI takes 0.4 s to import, which no public worker need wait for."""
+    from gateway.api.admin import build_admin
+
+    async with (
+        open_stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS) as (database, link),
+        providers_of(config) as providers,
+    ):
+        meter = Meter(link, partitions=config.redis.partitions, owner="admin")
+        yield build_admin(
+            database=database,
+            publish=OutboxPublisher(database, meter).publish_all,
+            admin_token=config.secrets.admin_token,
+            key_prefix=config.keys.prefix,
+            peppers=config.secrets.peppers,
+            entropy=token_bytes,
+            meter=meter,
+            routes=config.routes,
+            past_due_grace=timedelta(seconds=config.billing.past_due_grace_seconds),
+            reconcile_books=reconciliation(database, Audit(link, meter)),
+            metrics_text=metrics.exposition,
+            readiness=lambda: missing(database, link),
+            till=till_of(config, database, providers),
+        )
+
+
+def reconciliation(database: Database, audit: Audit) -> Callable[[str | None], AsyncIterator[Any]]:
+    """All accounts, page by page, as the admin API asks for them."""
+    from gateway.api.admin.dependencies import Found, Page
+
+    async def pages(actor: str | None) -> AsyncIterator[Page]:
+        async for page in Reconciler(database, audit, repair_as=actor).pages():
+            found = tuple(Found(each.user_id, each.difference, each.is_repaired) for each in page.findings)
+            yield Page(page.accounts, page.hot, found)
+
+    return pages

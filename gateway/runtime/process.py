@@ -1,0 +1,83 @@
+"""One process of the gateway: opens its roles, serves until told to stop, drains, closes.
+
+SIGTERM and SIGINT stop it, and so does the end of its supervisor. SIGHUP reads the configuration again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Iterator, Sequence
+
+import uvicorn
+
+from gateway.runtime.supervisor import READY
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the process has its own."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_listening.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def drained(self) -> None:
+        """Returns when requests that outlived the drain timeout, and were cancelled, have settled."""
+        await asyncio.gather(*self.server_state.tasks, return_exceptions=True)
+
+
+async def serve(
+    servers: Sequence[tuple[Server, Sequence[socket.socket]]],
+    *,
+    line: int | None,
+    reload: Callable[[], None] | None = None,
+) -> None:
+    """Runs the servers, says that they are ready, and returns when they have drained after a signal."""
+    stop = asyncio.Event()
+    _on_signals(stop, reload)
+    running = [asyncio.create_task(server.serve(sockets=list(sockets))) for server, sockets in servers]
+    for server, _ in servers:
+        await server.is_listening.wait()
+    watching = asyncio.create_task(_supervisor_is_gone(line, stop)) if line is not None else None
+    await _until(stop, running)
+    for server, _ in servers:
+        server.should_exit = True
+    await asyncio.gather(*running)
+    for server, _ in servers:
+        await server.drained()
+    if watching is not None:
+        watching.cancel()
+
+
+async def _until(stop: asyncio.Event, running: Sequence[asyncio.Task[None]]) -> None:
+    """Until the signal, or until a server stops by itself, which only a failure makes it do."""
+    waiting = asyncio.create_task(stop.wait())
+    await asyncio.wait([waiting, *running], return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+
+
+async def _supervisor_is_gone(line: int, stop: asyncio.Event) -> None:
+    with socket.socket(fileno=line) as supervisor:
+        supervisor.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(supervisor, READY)
+        while await loop.sock_recv(supervisor, 1):
+            pass
+    stop.set()
+
+
+def _on_signals(stop: asyncio.Event, reload: Callable[[], None] | None) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, reload or (lambda: None))

@@ -1,0 +1,76 @@
+"""Puts the public listener together: the account API on the paths that it keeps, the proxy on all others."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from secrets import token_bytes
+from typing import Any
+
+from starlette.types import ASGIApp
+
+from gateway.config import Config
+from gateway.config.reserved_paths import is_local
+from gateway.meter.meter import Meter
+from gateway.proxy.handler import Handler
+from gateway.proxy.request import inbound
+from gateway.proxy.request.inbound import Network
+from gateway.runtime.payments import providers_of, till_of
+from gateway.runtime.store_connections import BACKGROUND_TIMEOUT_SECONDS, open_stores
+from gateway.workers.outbox import OutboxPublisher
+from policies.model import Route
+
+
+class Public:
+    """Hands each request on by its path: two lookups more for a proxied one, and no frame around it."""
+
+    def __init__(self, proxy: Handler, account: ASGIApp, *, trusted_proxies: Sequence[Network] = ()) -> None:
+        self._proxy = proxy
+        self._account = account
+        self._trusted_proxies = trusted_proxies
+
+    def __call__(self, scope: Any, receive: Any, send: Any) -> Coroutine[Any, Any, None]:
+        if is_local(scope["raw_path"]):
+            return self._answer(scope, receive, send)
+        return self._proxy(scope, receive, send)
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        # Who is slowed down for guessing is the client, not the proxy before us.
+        client_ip = inbound.read(scope, self._trusted_proxies).client_ip
+        await self._account({**scope, "client": (client_ip, 0)}, receive, send)
+
+
+@asynccontextmanager
+async def account_api(config: Config, routes: Mapping[str, Route]) -> AsyncIterator[ASGIApp]:
+    """The account API, which looks at `routes` as they are at each request.
+
+    On connections of its own: whoever reads their usage takes none that calls wait for.
+    """
+    from gateway.api.account import build_account
+    from gateway.api.account.dependencies import Lifetimes
+
+    auth = config.auth
+    async with (
+        open_stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS) as (database, link),
+        providers_of(config) as providers,
+    ):
+        meter = Meter(link, partitions=config.redis.partitions, owner="account")
+        yield build_account(
+            database=database,
+            publish=OutboxPublisher(database, meter).publish_all,
+            jwt_secret=config.secrets.jwt_secret,
+            lifetimes=Lifetimes(
+                access=timedelta(seconds=auth.access_ttl_seconds),
+                refresh=timedelta(seconds=auth.refresh_ttl_seconds),
+                verify_email=timedelta(seconds=auth.verify_ttl_seconds),
+                reset_password=timedelta(seconds=auth.reset_ttl_seconds),
+            ),
+            key_prefix=config.keys.prefix,
+            peppers=config.secrets.peppers,
+            entropy=token_bytes,
+            till=till_of(config, database, providers),
+            meter=meter,
+            routes=routes,
+            past_due_grace=timedelta(seconds=config.billing.past_due_grace_seconds),
+        )

@@ -1,0 +1,128 @@
+"""Which processes serve which roles: their listeners, their supervisor, and the signals that reach them."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from enum import StrEnum
+from tempfile import TemporaryDirectory
+
+import structlog
+
+from gateway.config import Config, ConfigError
+from gateway.config.inheritance import environment
+from gateway.runtime.sockets import bind, url_of
+from gateway.runtime.stores import Reached
+from gateway.runtime.supervisor import ChildSpec, Supervisor
+
+_log = structlog.get_logger()
+
+
+class Role(StrEnum):
+    """What a process can be."""
+
+    PROXY = "proxy"
+    ADMIN = "admin"
+    WORKER = "worker"
+    UPSTREAM = "upstream"
+
+
+EVERYTHING = (Role.PROXY, Role.ADMIN, Role.WORKER)
+
+
+@asynccontextmanager
+async def serving(
+    config: Config,
+    roles: Sequence[Role],
+    *,
+    reached: Reached,
+    read_again: Callable[[], Config],
+    settings: Mapping[str, str] | None = None,
+    upstream: socket.socket | None = None,
+) -> AsyncIterator[dict[Role, str]]:
+    """Runs the processes of the roles and gives the URL of each listener, ready to be called.
+
+    Raises AddressUnusable or ChildFailed. At the end of the block the processes drain, the listeners first. SIGHUP
+    reads the configuration again; an invalid one is reported and the old one stays. `upstream` is the socket on which
+    the bundled upstream is to answer.
+    """
+    watching: asyncio.Task[None] | None = None
+    with _listening(config, roles) as listeners, TemporaryDirectory(prefix="gateway-metrics-") as metrics:
+        inherited = environment(
+            config,
+            database_url=reached.database_url,
+            redis_url=reached.redis_url,
+            metrics_dir=metrics,
+            settings=settings,
+        )
+        supervisor = Supervisor(inherited, drain_timeout_seconds=config.server.drain_timeout_seconds)
+        specs = _children(config, roles, listeners)
+        if upstream is not None:
+            specs.append(ChildSpec("upstream", ("child", Role.UPSTREAM), (upstream,), stage="upstream"))
+        try:
+            await supervisor.start(specs)
+            watching = asyncio.create_task(supervisor.watch())
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, read_again, supervisor)
+            yield {role: url_of(bound[0]) for role, bound in listeners.items()}
+        finally:
+            _close(listeners)  # before the children drain: a socket that is open here would go on taking connections
+            await supervisor.stop()
+            if watching is not None:
+                watching.cancel()
+                with suppress(asyncio.CancelledError):
+                    await watching
+
+
+async def until_told_to_stop() -> None:
+    """Returns at SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+@contextmanager
+def _listening(config: Config, roles: Sequence[Role]) -> Iterator[dict[Role, list[socket.socket]]]:
+    server = config.server
+    bound: dict[Role, list[socket.socket]] = {}
+    try:
+        if Role.PROXY in roles:
+            bound[Role.PROXY] = bind("server.public", server.public.host, server.public.port, count=server.workers)
+        if Role.ADMIN in roles:
+            bound[Role.ADMIN] = bind("server.admin", server.admin.host, server.admin.port)
+        yield bound
+    finally:
+        _close(bound)
+
+
+def _close(bound: Mapping[Role, Sequence[socket.socket]]) -> None:
+    for listening in (each for sockets in bound.values() for each in sockets):
+        listening.close()
+
+
+def _children(
+    config: Config, roles: Sequence[Role], listeners: Mapping[Role, Sequence[socket.socket]]
+) -> list[ChildSpec]:
+    """A process for each public worker; one for the admin listener and the workers, which share it where both run."""
+    where = ("--config", str(config.path)) if config.path is not None else ()
+    children = [
+        ChildSpec(f"proxy-{number}", ("child", Role.PROXY, *where), (listening,), stage="listeners")
+        for number, listening in enumerate(listeners.get(Role.PROXY, ()))
+    ]
+    control = [role for role in (Role.ADMIN, Role.WORKER) if role in roles]
+    if control:
+        sockets = tuple(listeners.get(Role.ADMIN, ()))
+        children.append(ChildSpec("-".join(control), ("child", *control, *where), sockets, stage="control"))
+    return children
+
+
+def _reload(read_again: Callable[[], Config], supervisor: Supervisor) -> None:
+    try:
+        read_again()
+    except ConfigError as error:
+        _log.error("the new configuration is refused, the old one stays", problems=str(error))
+        return
+    supervisor.reload()

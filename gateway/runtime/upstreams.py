@@ -1,0 +1,63 @@
+"""Puts together where requests go: each configured upstream with the series that count what it does."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from gateway import metrics
+from gateway.config import Config
+from gateway.config import Upstream as UpstreamConfig
+from gateway.http.fields import header_block
+from gateway.metrics import BufferedCounter, BufferedHistogram
+from gateway.proxy.forward.forwarding import Destination
+from gateway.upstream.balancer import Probing, Upstream, tls_context
+from policies.model import Outcome
+
+
+def destinations(config: Config) -> dict[str, Destination]:
+    return {each.name: _destination(each) for each in config.upstreams}
+
+
+def _destination(each: UpstreamConfig) -> Destination:
+    upstream = Upstream(
+        each.name,
+        targets=each.targets,
+        connect_timeout_seconds=each.connect_timeout_seconds,
+        first_byte_timeout_seconds=each.first_byte_timeout_seconds,
+        idle_timeout_seconds=each.idle_timeout_seconds,
+        total_timeout_seconds=each.total_timeout_seconds,
+        max_connections=each.max_connections,
+        queue_timeout_seconds=each.queue_timeout_seconds,
+        retries=each.retries,
+        tls=None if each.ca_file is None else tls_context(each.ca_file),
+        probing=None if each.health is None else Probing(each.health.path.encode(), each.health.interval_seconds),
+        observer=_upstream_series(each.name),
+    )
+    lines = [f"{name}: {value}\r\n" for name, value in each.headers.items()]
+    block = header_block("".join(lines).encode("latin-1"))
+    return Destination(upstream, block, tuple(name.encode() for name in each.headers))
+
+
+class _UpstreamSeries:
+    """Counts what one upstream does, per attempt."""
+
+    def __init__(self, upstream: str) -> None:
+        requests = metrics.UPSTREAM_REQUESTS
+        self._ended = {each: BufferedCounter(requests.labels(upstream, each)) for each in Outcome}
+        self._duration = BufferedHistogram(metrics.UPSTREAM_DURATION.labels(upstream), metrics.SECONDS)
+
+    def attempt_ended(self, upstream: str, outcome: Outcome, *, duration_seconds: float) -> None:  # noqa: ARG002 - ours
+        self._ended[outcome].inc()
+        self._duration.observe(duration_seconds)
+
+    def attempt_retried(self, upstream: str, reason: str) -> None:
+        metrics.UPSTREAM_RETRIES.labels(upstream, reason).inc()
+
+    def target_ejected(self, upstream: str) -> None:
+        metrics.UPSTREAM_EJECTIONS.labels(upstream).inc()
+
+
+@cache
+def _upstream_series(upstream: str) -> _UpstreamSeries:
+    """One for each name, however often the configuration is read again."""
+    return _UpstreamSeries(upstream)

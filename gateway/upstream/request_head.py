@@ -1,0 +1,64 @@
+"""Requests as bytes: a head with framing of our own making around end-to-end fields of the caller's.
+
+One request must never be read as two (RFC 9112 section 11.2), so what could be is refused before a byte is sent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterable
+from dataclasses import dataclass
+
+from gateway.http.fields import NO_FIELDS, HeaderBlock
+
+_METHODS_WITH_BODY = frozenset((b"POST", b"PUT", b"PATCH"))
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VISIBLE = bytes(range(0x21, 0x7F))  # what a target consists of
+
+
+@dataclass(slots=True)
+class Request:
+    """One request, with a block that was checked by `gateway.http.fields.header_block`.
+
+    `content_length` counts for an iterator only: its length in bytes, or None to send it chunked. The iterator is
+    pulled once a connection stands, and remains the caller's to close. `upgrade` is the protocol to switch to, a token;
+    the answer may then be 101 (RFC 9110 section 7.8). `is_sent` is set when its head goes out, on whichever connection.
+    """
+
+    method: bytes
+    target: bytes
+    header_block: HeaderBlock = NO_FIELDS
+    body: bytes | AsyncIterable[bytes] | None = None
+    content_length: int | None = None
+    upgrade: bytes | None = None
+    is_sent: bool = False
+
+
+def render_head(request: Request, host: bytes) -> bytes:
+    """The request's head with framing of our own making; `host` is used where the block has none.
+
+    ValueError where method or target would let one request be read as another.
+    """
+    method, target, block = request.method, request.target, request.header_block
+    if not (method.isalpha() and method.isupper() and target) or target.translate(None, _VISIBLE):
+        raise ValueError(f"not a request line: {method!r} {target!r}")
+    framing = _framing_of(request)
+    if block.find(b"\nhost:") >= 0 or block.startswith(b"host:"):
+        return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method, target, block, framing)
+    return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%b\r\n" % (method, target, host, block, framing)
+
+
+def _framing_of(request: Request) -> bytes:
+    body = request.body
+    if request.upgrade is not None:
+        if body is not None or not _TOKEN.fullmatch(request.upgrade):
+            raise ValueError("a request to switch protocols names one, and has no body")
+        return b"connection: Upgrade\r\nupgrade: %b\r\n" % request.upgrade
+    if body is None:
+        # RFC 9110 section 8.6: a method that anticipates content says that there is none.
+        return b"content-length: 0\r\n" if request.method in _METHODS_WITH_BODY else b""
+    if isinstance(body, bytes):
+        return b"content-length: %d\r\n" % len(body)
+    if request.content_length is not None:
+        return b"content-length: %d\r\n" % request.content_length
+    return b"transfer-encoding: chunked\r\n"

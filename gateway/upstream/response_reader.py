@@ -1,0 +1,374 @@
+"""Responses as bytes: reads one message, however it is cut, and decides where it ends and what its connection is worth.
+
+llhttp (behind httptools) tokenises. Framing is decided here and fails closed: what has two readings is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+
+import httptools
+
+from gateway.upstream.errors import invalid
+from gateway.upstream.response_head import (
+    CONNECTION_FIELDS,
+    LENGTH,
+    Head,
+    Header,
+    keep_alive_seconds,
+    require_chunked,
+    tokens_of,
+)
+
+# nginx gives a response head 4-8 KiB, Envoy 60 KiB, Go 10 MiB; llhttp has no limit at all.
+MAX_HEAD_BYTES = 64 * 1024
+# Envoy stops at 100 by default; upstreams that set many cookies pass that.
+MAX_FIELDS = 256
+# RFC 9110 section 15.2 lets a server send any number; Go's transport long stopped after 5.
+MAX_INTERIM_RESPONSES = 8
+# A head that comes again in the same bytes is not read again. Longer ones are, for the sake of memory.
+MAX_KNOWN_HEAD_BYTES = 2 * 1024
+# What chunk extensions, sizes and trailers may cost beyond a share of the body, as Go's chunked reader has it.
+MAX_CHUNK_OVERHEAD_BYTES = 16 * 1024
+_OVERHEAD_PER_CHUNK_BYTES = 16
+
+# RFC 9112 section 4: a reason phrase is of HTAB, SP, VCHAR and obs-text. llhttp looks at values only.
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class _Framing(Enum):
+    """Where the response body ends (RFC 9112 section 6.3)."""
+
+    NONE = "none"
+    LENGTH = "length"
+    CHUNKED = "chunked"
+    UNTIL_CLOSE = "until close"
+
+
+class ResponseReader:
+    """Reads exactly one final response, however its bytes are cut.
+
+    `status` is 0 until the head is there; `complete` once the body has ended cleanly; `clean` as long as nothing came
+    after the end. A 101 is final only where `upgrade` asked for it; all that follows is then its body. `on_*` are the
+    parser's callbacks. `known` is a head that came before on the same connection: upstreams repeat theirs, and reading
+    one costs 10 µs.
+    """
+
+    __slots__ = (
+        "_connection_fields",
+        "_excess",
+        "_framing",
+        "_head_bytes",
+        "_interim",
+        "_is_discarded",
+        "_known",
+        "_method",
+        "_parser",
+        "_pending",
+        "_remaining",
+        "_tail",
+        "_uncounted",
+        "_upgrade",
+        "buffered",
+        "chunks",
+        "clean",
+        "complete",
+        "head",
+        "headers",
+        "keep_alive",
+        "keep_alive_seconds",
+        "received",
+        "status",
+    )
+
+    def __init__(self, method: bytes, upgrade: bytes | None = None, *, known: Head | None = None) -> None:
+        self.status = 0
+        self.head: Head | None = None
+        self.headers: list[Header] = []
+        self.chunks: list[bytes] = []
+        self.buffered = 0
+        self.received = False
+        self.complete = False
+        self.clean = True
+        self.keep_alive = False
+        self.keep_alive_seconds: int | None = None
+        self._method = method
+        self._upgrade = upgrade
+        self._framing = _Framing.NONE
+        self._remaining = 0
+        self._connection_fields: list[Header] = []
+        self._head_bytes = 0
+        self._interim = 0
+        self._pending: bytearray | None = None
+        self._excess = 0
+        self._uncounted = 0
+        self._tail = b""
+        self._known = known if method != b"HEAD" and upgrade is None else None
+        self._parser: httptools.HttpResponseParser | None = None
+        self._is_discarded = False
+
+    def feed(self, data: bytes) -> None:
+        """Take what arrived. Raises `UpstreamError` (upstream_invalid); the connection is then of no further use."""
+        self.received = True
+        if not self.status:
+            data = self._read_head(data)
+        if data:
+            self._read_body(data)
+
+    def feed_eof(self) -> None:
+        """The peer has ended its side in order: the end of a close-delimited body, a truncation anywhere else."""
+        if self.complete:
+            return
+        if self._framing is not _Framing.UNTIL_CLOSE:
+            raise invalid(f"the response ended early, {self._missing()}")
+        self.complete = True
+
+    def take(self) -> bytes:
+        chunks = self.chunks
+        if not chunks:
+            return b""
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self.chunks = []
+        self.buffered = 0
+        return data
+
+    def discard_parser(self) -> None:
+        """Break the cycle reader -> parser -> callbacks -> reader, so that no garbage waits for the collector."""
+        self._parser = None
+        self._is_discarded = True
+
+    def _missing(self) -> str:
+        if not self.status:
+            return "within its head"
+        return f"{self._remaining} bytes short" if self._framing is _Framing.LENGTH else "before its last chunk"
+
+    # The head.
+
+    def _read_head(self, data: bytes) -> bytes:
+        """Feed up to the final head's end; give back what follows it."""
+        known, self._known = self._known, None
+        if known is not None and data.startswith(known.raw):
+            return self._recall(known, data)
+        while True:
+            end = self._head_end(data)
+            head = data[:end] if 0 <= end < len(data) else data
+            self._head_bytes += len(head)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                raise invalid(f"the response head is larger than {MAX_HEAD_BYTES} bytes")
+            parser = self._parse(head)
+            if end < 0:
+                return b""
+            rest = data[end:] if end < len(data) else b""
+            self._finish_head(parser)
+            if self.status:
+                self._note_head(head)
+                return rest
+            if not rest:
+                return b""
+            data = rest
+
+    def _recall(self, known: Head, data: bytes) -> bytes:
+        """Take the same bytes for the same head; its framing is a length."""
+        self.head = known
+        self.headers = known.headers
+        self.keep_alive = known.keep_alive
+        self.keep_alive_seconds = known.keep_alive_seconds
+        self._framing = _Framing.LENGTH
+        self._remaining = known.length
+        self.complete = not self._remaining
+        self.status = known.status
+        return data[len(known.raw) :]
+
+    def _note_head(self, last: bytes) -> None:
+        """Only a head that came whole, alone and with a length can be known again by its bytes alone."""
+        is_whole = self._head_bytes == len(last) <= MAX_KNOWN_HEAD_BYTES
+        is_plain = self._framing is _Framing.LENGTH and self._method != b"HEAD"
+        raw = last if is_whole and is_plain else b""
+        self.head = Head(raw, self.status, self.headers, self._remaining, self.keep_alive, self.keep_alive_seconds)
+
+    def _head_end(self, data: bytes) -> int:
+        """Where in `data` the current head ends, or -1; also refuses at its first bytes what is no HTTP/1.x head."""
+        pending = self._pending
+        if pending is None:
+            end = data.find(b"\r\n\r\n")
+            if end >= 0 and data.startswith(b"HTTP/1."):
+                return end + 4
+            pending = self._pending = bytearray()
+        before = len(pending)
+        pending += data
+        if pending[:7] != b"HTTP/1."[: len(pending)]:
+            raise invalid("the response is not HTTP/1.x")
+        end = pending.find(b"\r\n\r\n", max(0, before - 3))
+        if end < 0:
+            return -1
+        self._pending = None
+        return end + 4 - before
+
+    def _parse(self, data: bytes) -> httptools.HttpResponseParser:
+        parser = self._parser
+        if parser is None:
+            if self._is_discarded:
+                raise invalid("the response has already failed")
+            parser = self._parser = httptools.HttpResponseParser(self)
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserUpgrade as error:
+            if self._upgrade is None:
+                raise invalid("the upstream switched protocols unasked") from error
+        except httptools.HttpParserError as error:
+            if not self.complete:
+                raise invalid(f"the response is malformed: {error}") from error
+            self.clean = False
+        return parser
+
+    def _finish_head(self, parser: httptools.HttpResponseParser) -> None:
+        status = parser.get_status_code()
+        # RFC 9110 section 15: 100 to 599 are valid.
+        if not 100 <= status <= 599 or (status == 101 and self._upgrade is None):
+            raise invalid(f"the response has the status {status}")
+        if len(self.headers) + len(self._connection_fields) > MAX_FIELDS:
+            raise invalid(f"the response head has more than {MAX_FIELDS} fields")
+        if status < 200 and status != 101:
+            self._drop_interim()
+            return
+        self._decide_framing(status, parser.get_http_version())
+        self.status = status
+        if self._framing is not _Framing.CHUNKED:
+            self._parser = None
+
+    def _drop_interim(self) -> None:
+        self._interim += 1
+        if self._interim > MAX_INTERIM_RESPONSES:
+            raise invalid(f"more than {MAX_INTERIM_RESPONSES} interim responses")
+        self.headers = []
+        self._connection_fields = []
+
+    def _decide_framing(self, status: int, version: str) -> None:
+        """RFC 9112 sections 6.3 and 9.3, with every ambiguity refused."""
+        length: bytes | None = None
+        coding: bytes | None = None
+        protocol: bytes | None = None
+        tokens: set[bytes] = set()
+        for name, value in self._connection_fields:
+            if name == b"content-length":
+                length = value if length is None else b"twice"
+            elif name == b"transfer-encoding":
+                coding = value if coding is None else b"twice"
+            elif name == b"connection":
+                tokens.update(tokens_of(value))
+            elif name == b"keep-alive":
+                self.keep_alive_seconds = keep_alive_seconds(value)
+            elif name == b"upgrade":
+                protocol = value if protocol is None else b"twice"
+        self.keep_alive = b"close" not in tokens and (version == "1.1" or b"keep-alive" in tokens)
+        self._drop_named(tokens)
+        if status == 101:
+            self._switch(protocol, tokens)
+            return
+        if coding is not None:
+            require_chunked(coding, version, length)
+        self._frame(status, length, coding)
+
+    def _switch(self, protocol: bytes | None, tokens: set[bytes]) -> None:
+        """To the protocol that was asked for, or not at all; 101 has no content, whatever it says of its length."""
+        asked = self._upgrade or b""
+        if protocol is None or protocol.strip(b" \t").lower() != asked.lower() or b"upgrade" not in tokens:
+            raise invalid("the upstream switched to another protocol than it was asked for")
+        self._framing = _Framing.UNTIL_CLOSE
+        self.keep_alive = False
+
+    def _drop_named(self, tokens: set[bytes]) -> None:
+        named = tokens - {b"close", b"keep-alive"}
+        if named:
+            self.headers = [field for field in self.headers if field[0] not in named]
+
+    def _frame(self, status: int, length: bytes | None, coding: bytes | None) -> None:
+        bodiless = status in (204, 304) or self._method == b"HEAD"
+        if length is not None:
+            length = length.strip(b" \t")
+            if not LENGTH.fullmatch(length):
+                raise invalid("the response has an invalid Content-Length")
+            if not bodiless or self._method == b"HEAD":
+                # On HEAD it frames nothing here, but it is what the client asked to learn (RFC 9110 section 9.3.2).
+                self.headers.append((b"content-length", length))
+        if bodiless:
+            self.complete = True
+        elif coding is not None:
+            self._framing = _Framing.CHUNKED
+        elif length is None:
+            self._framing = _Framing.UNTIL_CLOSE
+            self.keep_alive = False
+        else:
+            self._framing = _Framing.LENGTH
+            self._remaining = int(length)
+            self.complete = not self._remaining
+
+    # The body.
+
+    def _read_body(self, data: bytes) -> None:
+        if self.complete:
+            self.clean = False
+        elif self._framing is _Framing.LENGTH:
+            self._read_counted(data)
+        elif self._framing is _Framing.CHUNKED:
+            self._read_chunked(data)
+        else:
+            self.chunks.append(data)
+            self.buffered += len(data)
+
+    def _read_counted(self, data: bytes) -> None:
+        remaining = self._remaining - len(data)
+        if remaining < 0:
+            data = data[:remaining]
+            self.clean = False
+            remaining = 0
+        self._remaining = remaining
+        self.complete = not remaining
+        self.chunks.append(data)
+        self.buffered += len(data)
+
+    def _read_chunked(self, data: bytes) -> None:
+        self._uncounted = 0
+        self._parse(data)
+        self._excess = max(0, self._excess + len(data) + self._uncounted)
+        if self._excess > MAX_CHUNK_OVERHEAD_BYTES:
+            raise invalid("the chunked framing carries more than the body")
+        self._tail = (self._tail + data[-5:])[-5:]
+        # llhttp swallows line ends between messages in silence, so the last five bytes tell whether any followed.
+        if self.complete:
+            self._parser = None
+            if self._tail[-4:] != b"\r\n\r\n" or self._tail[0] == 0x0A:
+                self.clean = False
+
+    # Callbacks of the parser.
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            self.clean = False
+
+    def on_status(self, reason: bytes) -> None:
+        if _CONTROL.search(reason):
+            raise invalid("the reason phrase holds a control character")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.status:
+            return  # a trailer: dropped, so that it can never pass for a header
+        name = name.lower()
+        if name in CONNECTION_FIELDS:
+            self._connection_fields.append((name, value))
+        else:
+            self.headers.append((name, value))
+
+    def on_chunk_header(self) -> None:
+        self._uncounted -= _OVERHEAD_PER_CHUNK_BYTES
+
+    def on_body(self, body: bytes) -> None:
+        if self.status and not self.complete:
+            self.chunks.append(body)
+            self.buffered += len(body)
+            self._uncounted -= len(body) * 2
+
+    def on_message_complete(self) -> None:
+        if self._framing is _Framing.CHUNKED:
+            self.complete = True

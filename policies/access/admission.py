@@ -1,0 +1,94 @@
+"""The checks of a call in their one order: first what is known of the caller, then what its state still allows.
+
+The gate asks the first half before the meter, which decides the second half and changes the state in one step. A dry
+run asks both halves of a state that it only looked at. A key of None stands for the account itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from policies.access import authorization, key_budgets, keys
+from policies.access.key_budgets import Cap
+from policies.access.limits import Limits
+from policies.model import Account, FeatureValue, Key, Plan, Refusal, Refused, Route, Subscription, Window
+
+
+class Standing(NamedTuple):
+    """What an account has used and has left. `used` and `reset_seconds` are in the order of limits.WINDOWS.
+
+    `violated` are the windows without room for one more call, and `retry_after_seconds` until all have room again.
+    `spent` is what counts against the cap of the key that was asked about; None where it has none.
+    """
+
+    balance: int
+    in_flight: int
+    used: tuple[int, ...]
+    reset_seconds: tuple[int, ...]
+    retry_after_seconds: int
+    violated: tuple[Window, ...]
+    spent: int | None = None
+
+
+def check_caller(
+    key: Key | None,
+    account: Account,
+    route: Route | None,
+    *,
+    now: datetime,
+    client_ip: str | None,
+    size_bytes: int | None,
+    grace: timedelta,
+    offered: Mapping[str, Mapping[str, FeatureValue]],
+) -> Subscription:
+    """The subscription that pays for the call; raises Refused by the first check that fails.
+
+    `client_ip` None is an address that nobody asked about, `route` None a call to no route in particular.
+    """
+    if key is not None:
+        keys.check(key, now, client_ip=client_ip)
+    subscription = authorization.check_account(account, now, grace=grace)
+    if route is not None:
+        authorization.check_route(route, key, subscription.plan, offered=offered)
+        if size_bytes:
+            authorization.check_size(size_bytes, authorization.max_body_bytes(route, subscription.plan))
+    return subscription
+
+
+def check_standing(standing: Standing, limits: Limits, plan: Plan, *, required: int, cap: Cap | None = None) -> None:
+    """Raises Refused where an admission would: limits, calls in flight, credits, the key's cap, in this order."""
+    if standing.violated:
+        raise rate_limited(plan, standing.violated, retry_after_seconds=standing.retry_after_seconds)
+    if limits.in_flight is not None and standing.in_flight >= limits.in_flight:
+        raise too_many_in_flight(plan)
+    if required > 0 and standing.balance < required:
+        raise insufficient_credits(required, standing.balance)
+    if required > 0 and cap is not None and (available := key_budgets.left(cap, standing.spent or 0)) < required:
+        raise key_budgets.exhausted(cap, required, available=available)
+
+
+def rate_limited(plan: Plan, violated: Sequence[Window], *, retry_after_seconds: int) -> Refused:
+    names = tuple([str(window) for window in violated])
+    return Refused(
+        Refusal.RATE_LIMITED,
+        f"The limit per {' and per '.join(names)} of the plan {plan.name!r} is used up; "
+        f"retry in {retry_after_seconds} s.",
+        violated_policies=names,
+        retry_after=retry_after_seconds,
+    )
+
+
+def too_many_in_flight(plan: Plan) -> Refused:
+    limit = plan.max_concurrent_requests
+    return Refused(Refusal.TOO_MANY_IN_FLIGHT, f"The plan {plan.name!r} allows {limit} calls at a time.", limit=limit)
+
+
+def insufficient_credits(required: int, available: int) -> Refused:
+    return Refused(
+        Refusal.INSUFFICIENT_CREDITS,
+        f"This call needs {required} credits; {available} are left.",
+        required=required,
+        available=available,
+    )

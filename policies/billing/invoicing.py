@@ -1,0 +1,168 @@
+"""What is asked for: the lines of a plan under each pricing model, the share of a period, tax, and what is given back.
+
+Each line is rounded to the minor unit and an invoice is the sum of its lines, so that nobody who adds them up finds a
+cent that is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from policies.billing.money import EXACT, rounded
+
+PRICING_MODELS = ("flat", "per_seat", "tiered", "volume", "usage")
+
+
+@dataclass(frozen=True, slots=True)
+class PriceTier:
+    """Units up to and including `up_to` (None: all the rest) at `unit_price` each, plus `flat_price` once."""
+
+    up_to: int | None
+    unit_price: Decimal
+    flat_price: Decimal = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Pricing:
+    """How a plan is priced. `price` is that of the period (flat), of a seat, or of a unit used."""
+
+    model: str
+    price: Decimal
+    currency: str
+    tiers: tuple[PriceTier, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """From `start` on, before `end`."""
+
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """`amount` is rounded; `unit_price` is not, and None where the line has no single one."""
+
+    description: str
+    quantity: int
+    unit_price: Decimal | None
+    amount: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """`total` is subtotal plus tax, to the minor unit."""
+
+    subtotal: Decimal
+    tax: Decimal
+    total: Decimal
+
+
+def lines_of(pricing: Pricing, quantity: int, *, description: str) -> tuple[Line, ...]:
+    """The lines for so many seats or units. Nothing used costs nothing: a tier is paid for once it is reached.
+
+    `tiered` is graduated: each unit costs what its own tier says. Under `volume` all cost what the last one's says.
+    Raises ValueError for a quantity that is negative or beyond the last tier, or an unknown model.
+    """
+    if quantity < 0:
+        raise ValueError(f"the quantity must not be negative, is {quantity}")
+    if pricing.model == "flat":
+        return (_line(description, 1, pricing.price, currency=pricing.currency),)
+    if pricing.model in ("per_seat", "usage"):
+        return (_line(description, quantity, pricing.price, currency=pricing.currency),)
+    if pricing.model == "tiered":
+        return tuple(_graduated(pricing, quantity, description))
+    if pricing.model == "volume":
+        return _volume(pricing, quantity, description)
+    raise ValueError(f"unknown pricing model {pricing.model!r}; known: {', '.join(PRICING_MODELS)}")
+
+
+def share(amount: Decimal, period: Period, part: Period, *, currency: str) -> Decimal:
+    """The part's share of an amount for the whole period, by the second.
+
+    Of parts that follow each other the shares add up to the amount, since each is the difference of what was due by its
+    end and by its start. Raises ValueError for a part that is not within the period.
+    """
+    if not (period.start <= part.start <= part.end <= period.end and period.start < period.end):
+        raise ValueError("the part must lie within the period")
+    return _due_by(part.end, amount, period, currency=currency) - _due_by(part.start, amount, period, currency=currency)
+
+
+def unused(lines: Iterable[Line], *, period: Period, at: datetime, currency: str) -> tuple[Line, ...]:
+    """What is given back of a period's lines that end at `at`; no line for nothing. Raises ValueError, as `share`."""
+    rest = Period(at, period.end)
+    back = ((line, -share(line.amount, period, rest, currency=currency)) for line in lines)
+    return tuple(_dated(line, "Unused time", rest, amount=amount) for line, amount in back if amount)
+
+
+def remaining(lines: Iterable[Line], *, period: Period, at: datetime, currency: str) -> tuple[Line, ...]:
+    """What is asked for of a period's lines that begin at `at`; no line for nothing. Raises ValueError, as `share`."""
+    rest = Period(at, period.end)
+    due = ((line, share(line.amount, period, rest, currency=currency)) for line in lines)
+    return tuple(_dated(line, "Remaining time", rest, amount=amount) for line, amount in due if amount)
+
+
+def totals(lines: Iterable[Line], *, tax_rate: Decimal, currency: str) -> Totals:
+    """`tax_rate` is a fraction, 0.19 for 19 %; tax is on the subtotal, rounded once."""
+    subtotal = sum((line.amount for line in lines), rounded(Decimal(0), currency))
+    tax = rounded(subtotal * tax_rate, currency)
+    return Totals(subtotal, tax, subtotal + tax)
+
+
+def credit_note(lines: Sequence[Line]) -> tuple[Line, ...]:
+    """The lines that take an invoice back: a final one is never changed."""
+    return tuple(replace(line, amount=-line.amount) for line in lines)
+
+
+def _line(description: str, quantity: int, unit_price: Decimal, *, currency: str, flat: Decimal = Decimal(0)) -> Line:
+    amount = rounded(unit_price * quantity + flat, currency)
+    return Line(description, quantity, None if flat else unit_price, amount)
+
+
+def _graduated(pricing: Pricing, quantity: int, description: str) -> Iterable[Line]:
+    below = 0
+    for tier in pricing.tiers:
+        if quantity <= below:
+            return
+        within = quantity - below if tier.up_to is None else min(quantity, tier.up_to) - below
+        name = f"{description}, {_span(below, tier)}"
+        yield _line(name, within, tier.unit_price, currency=pricing.currency, flat=tier.flat_price)
+        below += within
+    _check_covered(quantity, below)
+
+
+def _volume(pricing: Pricing, quantity: int, description: str) -> tuple[Line, ...]:
+    if quantity == 0:
+        return ()
+    tier = next((tier for tier in pricing.tiers if tier.up_to is None or quantity <= tier.up_to), None)
+    if tier is None:
+        raise ValueError(f"no tier reaches {quantity}")
+    return (_line(description, quantity, tier.unit_price, currency=pricing.currency, flat=tier.flat_price),)
+
+
+def _check_covered(quantity: int, covered: int) -> None:
+    if covered < quantity:
+        raise ValueError(f"no tier reaches {quantity}")
+
+
+def _span(below: int, tier: PriceTier) -> str:
+    return f"from {below + 1} on" if tier.up_to is None else f"{below + 1} to {tier.up_to}"
+
+
+def _due_by(instant: datetime, amount: Decimal, period: Period, *, currency: str) -> Decimal:
+    elapsed, whole = (_microseconds(length) for length in (instant - period.start, period.end - period.start))
+    return rounded(EXACT.divide(EXACT.multiply(amount, elapsed), whole), currency)
+
+
+def _dated(line: Line, what: str, part: Period, *, amount: Decimal) -> Line:
+    """The line may be on the invoice of a later period, so it says which time it is for."""
+    span = f"{part.start:%Y-%m-%d} to {part.end:%Y-%m-%d}"
+    return replace(line, description=f"{what}, {span}: {line.description}", amount=amount)
+
+
+def _microseconds(length: timedelta) -> Decimal:
+    return Decimal(length // timedelta(microseconds=1))

@@ -1,0 +1,103 @@
+"""Every failure is answered with a problem document that says what is wrong, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.ledger.db.session import Database
+from tests.api.conftest import Office, admin_app, client_of
+
+
+async def test_what_does_not_exist_is_a_problem(office: Office) -> None:
+    for path in ("/nothing", "/admin/v1/nothing", "/admin/v1/users/", "/admin/v1/users/x/nothing"):
+        answer = await office.client.get(path)
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/admin/v1/users", "GET, POST"),
+        ("POST", "/admin/v1/users/x", "DELETE, GET, PATCH"),
+        ("GET", "/admin/v1/keys/00000000-0000-4000-8000-000000000000/revoke", "POST"),
+        ("PATCH", "/admin/v1/keys/import", "POST"),
+        ("DELETE", "/healthz", "GET"),
+    ],
+)
+async def test_a_method_that_is_not_possible_names_those_that_are(
+    office: Office, method: str, path: str, allowed: str
+) -> None:
+    answer = await office.client.request(method, path)
+    assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
+    assert answer.headers["allow"] == allowed
+
+
+@pytest.mark.parametrize("body", [b"{", b"{'a': 1}", b"\xff", b"[" * 100_000])
+async def test_a_body_that_is_not_json_is_said_to_be_none(office: Office, body: bytes) -> None:
+    headers = {"content-type": "application/json"}
+    answer = await office.client.post("/admin/v1/users", content=body, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_body")
+
+
+@pytest.mark.parametrize("options", [{"json": []}, {"json": 5}, {"data": {"email": "a@b"}}, {"content": b"{}"}])
+async def test_a_body_that_is_no_object_is_told_what_to_be(office: Office, options: dict[str, Any]) -> None:
+    answer = await office.client.post("/admin/v1/users", **options)
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["field"] == "body"
+    assert "JSON object" in error["message"]
+
+
+async def test_every_wrong_field_is_named_at_once(office: Office) -> None:
+    answer = await office.client.post("/admin/v1/users", json={"emial": "a@b", "name": 5})
+    found = {error["field"]: error["message"] for error in answer.json()["errors"]}
+    assert found.keys() == {"email", "emial", "name"}
+    assert (found["email"], found["emial"]) == ("required", "no such field")
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "field", "wanted"),
+    [
+        ("users", {"email": "ada"}, "email", "must be an email address, as ada@example.com"),
+        ("plans", {"name": "x", "price": 1, "currency": "usd"}, "currency", "must be a currency of ISO 4217, as USD"),
+    ],
+)
+async def test_what_has_another_shape_is_told_in_words(
+    office: Office, path: str, given: dict[str, Any], field: str, wanted: str
+) -> None:
+    answer = await office.client.post(f"/admin/v1/{path}", json=given)
+    assert answer.json()["errors"] == [{"field": field, "message": wanted}]
+
+
+async def test_without_the_database_accounts_are_unavailable_and_the_process_lives() -> None:
+    database = Database("postgresql://nobody@127.0.0.1:1/none")
+    app = admin_app(database, _nothing, missing={})
+    async with client_of(app) as client:
+        for answer in (
+            await client.get("/admin/v1/users"),
+            await client.post("/admin/v1/users", json={"email": "a@b"}),
+        ):
+            assert (answer.status_code, answer.json()["code"]) == (503, "accounts_unavailable")
+            assert answer.headers["retry-after"] == "1"
+            assert "127.0.0.1" not in answer.text
+        assert (await client.get("/healthz")).status_code == 200
+    await database.close()
+
+
+async def test_a_bug_is_answered_without_its_insides(ledger: Database) -> None:
+    async def broken() -> None:
+        raise RuntimeError("SELECT secret FROM inside")
+
+    async with client_of(admin_app(ledger, broken, missing={})) as client:
+        answer = await client.post("/admin/v1/permissions", json={"name": "made-before-the-bug"})
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+    assert "secret" not in answer.text
+    assert "Traceback" not in answer.text
+
+
+async def _nothing() -> None:
+    """Publishes to nobody."""

@@ -1,0 +1,93 @@
+"""What every request meets first: the guard, the id, the size of its body."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
+
+from gateway.api.admin.auth import Tokens
+from tests.api.conftest import TOKEN, Office, client_of
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [],
+        ["Bearer wrong"],
+        ["Bearer "],
+        ["Bearer"],
+        [TOKEN],
+        [f"Basic {TOKEN}"],
+        [f"Bearer {TOKEN}x"],
+        [f"Bearer {TOKEN[:-1]}"],
+        [f"Bearer {TOKEN}", f"Bearer {TOKEN}"],
+    ],
+)
+async def test_without_the_token_nothing_is_told(office: Office, sent: list[str]) -> None:
+    async with client_of(office.app, token=None) as stranger:
+        headers = [("authorization", value) for value in sent]
+        for path in ("/admin/v1/users", "/admin/v1/nothing", "/nothing", "//admin/v1/users", "/docs/x", "/healthz/"):
+            answer = await stranger.get(path, headers=headers)
+            assert answer.status_code == 401
+            assert answer.json()["code"] == "unauthorized"
+            assert answer.headers["www-authenticate"] == "Bearer"
+            assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_the_scheme_may_be_written_in_any_case(office: Office) -> None:
+    answer = await office.client.get("/admin/v1/plans", headers={"authorization": f"bearer {TOKEN}"})
+    assert answer.status_code == 200
+
+
+def test_an_empty_token_guards_nothing_and_is_refused(office: Office) -> None:
+    with pytest.raises(ValueError, match="must not be empty"):
+        Tokens(office.database, "", key_prefix="gw", peppers={1: b"pepper"})
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/healthz", 200), ("/admin/v1/users/x", 404), ("/admin/v1/users?limit=x", 422), ("/x", 404)]
+)
+async def test_every_answer_has_the_id_of_its_request(office: Office, path: str, status: int) -> None:
+    answer = await office.client.get(path, headers={"x-request-id": "from.the_client-1"})
+    assert answer.status_code == status
+    assert answer.headers.get_list("x-request-id") == ["from.the_client-1"]
+    assert answer.headers.get_list("cache-control") == ["no-store"]
+    if status >= 400:
+        assert answer.json()["request_id"] == "from.the_client-1"
+
+
+async def test_what_is_logged_of_a_request_carries_its_id(office: Office) -> None:
+    office.missing["redis"] = "away"
+    with capture_logs(processors=[merge_contextvars]) as lines:
+        try:
+            answer = await office.client.get("/readyz")
+        finally:
+            office.missing.clear()
+    assert [line["request_id"] for line in lines] == [answer.headers["x-request-id"]]
+
+
+@pytest.mark.parametrize("sent", ["", "a b", "x" * 129, "<script>"])
+async def test_an_id_that_may_not_be_echoed_is_replaced(office: Office, sent: str) -> None:
+    async with client_of(office.app, token=None) as stranger:
+        answer = await stranger.get("/admin/v1/users", headers={"x-request-id": sent})
+    assert len(answer.headers["x-request-id"]) == 36
+    assert answer.json()["request_id"] == answer.headers["x-request-id"] != sent
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_body_beyond_the_limit_is_broken_off(office: Office, announced: bool) -> None:
+    taken = 0
+
+    async def endless() -> httpx.AsyncByteStream:  # type: ignore[misc] # an async generator is one
+        nonlocal taken
+        while taken < 64 * 1024 * 1024:
+            taken += 64 * 1024
+            yield b" " * 64 * 1024
+
+    body = b" " * (1024 * 1024 + 1) if announced else endless()
+    headers = {"content-type": "application/json"}
+    answer = await office.client.post("/admin/v1/users", content=body, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
+    assert taken <= 2 * 1024 * 1024

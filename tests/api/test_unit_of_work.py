@@ -1,0 +1,104 @@
+"""A change stands once it is committed, whether or not Redis can be told of it at once."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID, uuid4
+
+import pytest
+
+from gateway.api.unit_of_work import Herald
+from gateway.ledger.accounts import users
+from gateway.ledger.db import outbox
+from gateway.ledger.db.session import Database, DatabaseUnavailable
+from gateway.meter.client.client import Link, MeterError, MeterUnavailable
+from gateway.meter.meter import Meter
+from gateway.workers.outbox import OutboxPublisher
+from tests.api.conftest import Office, admin_app, client_of
+
+
+async def test_a_change_that_redis_cannot_be_told_stands_and_waits_in_the_outbox(
+    own_database_url: str, office: Office
+) -> None:
+    database = Database(own_database_url)
+    unconnected = Meter(Link("redis://127.0.0.1:1/0", timeout_seconds=1), partitions=4, owner="admin")
+    async with client_of(admin_app(database, OutboxPublisher(database, unconnected).publish_all, missing={})) as client:
+        answer = await client.post("/admin/v1/users", json={"email": "ada@example.com"})
+        user = answer.json()
+        suspended = await client.post(f"/admin/v1/users/{user['id']}/suspend")
+    assert (answer.status_code, suspended.json()["status"]) == (201, "suspended")
+
+    async with database.transaction() as connection:
+        waiting = await outbox.pending(connection)
+    assert {(entry.kind, entry.user_id) for entry in waiting} == {("account", UUID(user["id"]))}
+    assert await OutboxPublisher(database, office.meter).run_once() == len(waiting)
+    await database.close()
+
+
+@pytest.mark.parametrize("failure", [MeterUnavailable("away"), MeterError("READONLY"), DatabaseUnavailable("away")])
+async def test_a_failure_to_tell_is_not_the_clients(ledger: Database, failure: Exception) -> None:
+    async def fails() -> None:
+        raise failure
+
+    async with client_of(admin_app(ledger, fails, missing={})) as client:
+        answer = await client.post("/admin/v1/users", json={"email": f"{uuid4().hex}@example.com"})
+        assert answer.status_code == 201
+        assert (await client.get(f"/admin/v1/users/{answer.json()['id']}")).status_code == 200
+
+
+async def test_nothing_is_told_of_a_change_that_was_refused(ledger: Database) -> None:
+    told: list[int] = []
+
+    async def tell() -> None:
+        told.append(1)
+
+    async with client_of(admin_app(ledger, tell, missing={})) as client:
+        await client.post("/admin/v1/keys", json={"user_id": str(uuid4())})
+        await client.get("/admin/v1/users")
+    assert told == []
+
+
+async def test_changes_in_a_crowd_share_publications_and_none_answers_before_its_own(own_database_url: str) -> None:
+    database = Database(own_database_url)
+    running, told = 0, set[str]()
+
+    async def publish() -> None:
+        nonlocal running
+        running += 1
+        assert running == 1
+        async with database.read() as connection:
+            told.update(user.email for user in (await users.list_users(connection)).data)
+        running -= 1
+
+    async with client_of(admin_app(database, publish, missing={})) as client:
+
+        async def create(number: int) -> bool:
+            answer = await client.post("/admin/v1/users", json={"email": f"{number}@example.com"})
+            assert answer.status_code == 201
+            return answer.json()["email"] in told
+
+        assert all(await asyncio.gather(*(create(number) for number in range(30))))
+    await database.close()
+
+
+async def test_what_is_committed_while_publishing_waits_for_the_next_publication() -> None:
+    committed, told, release = ["first"], list[str](), asyncio.Event()
+
+    async def publish() -> None:
+        found = list(committed)
+        await release.wait()
+        told.extend(found)
+
+    async def tell_of(change: str) -> bool:
+        await herald.tell()
+        return change in told
+
+    herald = Herald(publish)
+    first = asyncio.create_task(tell_of("first"))
+    await asyncio.sleep(0)  # the first asks
+    await asyncio.sleep(0)  # its publication has looked, and is held up
+    committed.append("second")
+    second = asyncio.create_task(tell_of("second"))
+    await asyncio.sleep(0)
+    release.set()
+    assert all(await asyncio.gather(first, second))

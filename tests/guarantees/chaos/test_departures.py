@@ -1,0 +1,155 @@
+"""Clients leave at any moment while both stores and upstream lag: no answer reaches another, nothing is left behind.
+
+redis-py gave one tenant the reply of another's cancelled command (its issue 2624); this is the test for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+from redis.asyncio import Redis
+from sqlalchemy import text
+
+from gateway.config import load
+from gateway.ledger.db.session import Database
+from gateway.meter.client.client import Link
+from gateway.meter.scripts.scripts import SCRIPTS
+from gateway.proxy.forward import disconnects
+from gateway.proxy.router import Router
+from gateway.runtime.upstreams import destinations
+from tests.eventually import eventually
+from tests.guarantees.chaos.conftest import measured
+from tests.guarantees.chaos.storm import Findings, Moment, Visit, echoing, pay, visits
+from tests.guarantees.faults.proxy import FaultProxy
+from tests.proxy import data_plane as planes
+from tests.proxy import upstream as upstreams
+from tests.proxy.data_plane import Account, Plane
+from tests.scale import chance, times
+
+REQUESTS = times(suite=1_000, full=20_000)
+AT_A_TIME = 100
+ACCOUNTS = 12
+DELAY_SECONDS = 0.05
+GRANTED = 1_000_000  # times the account's number: so the balances that accounts are told never overlap
+AFTERMATH_SECONDS = 30.0
+ENVIRON = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATEWAY_JWT_SECRET": "jwt"}
+
+
+@pytest.fixture
+async def plane(migrated_url: str, redis_url: str, database: Database, redis: Redis) -> AsyncIterator[Plane]:
+    """A data plane whose way to Valkey takes up to 50 ms, either way."""
+    address = urlsplit(redis_url)
+    assert address.hostname is not None
+    assert address.port is not None
+    delays = chance("Valkey")
+    link = Link(redis_url, timeout_seconds=5, scripts=SCRIPTS)
+    await link.open()
+    async with upstreams.running() as upstream, FaultProxy(address.hostname, address.port) as far:
+        far.requests.delay_seconds = far.replies.delay_seconds = lambda: delays.uniform(0, DELAY_SECONDS)
+        places = {"database.url": migrated_url, "redis.url": far.through(redis_url)}
+        places["upstreams.main.targets"] = upstream.url
+        config = load(Path(__file__).parent / "gateway.yaml", ENVIRON, overrides=places)
+        async with planes.running(config, upstream, database=database, redis=redis, link=link) as plane:
+            yield plane
+            far.requests.delay_seconds = far.replies.delay_seconds = lambda: 0.0  # what is still owed is soon settled
+    await link.close()
+
+
+async def test_no_answer_reaches_another_and_nothing_is_left_behind(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disconnects, "MAX_DRAINS", 8)  # so that many calls are cut at once
+    monkeypatch.setattr(disconnects, "DRAIN_SECONDS", 0.5)  # and those without an end soon
+    accounts = [await plane.account(credits=GRANTED * number) for number in range(1, ACCOUNTS + 1)]
+    findings = Findings()
+    plane.upstream.answer = echoing(findings, accounts, chance("upstream"))
+    warming = [
+        Visit(each, f"{number}-warm", Moment.NEVER, 1, False, False, 0, 0) for number, each in enumerate(accounts)
+    ]
+    await _storm(plane, warming, accounts, findings)
+    before = await _resources(plane)
+
+    storm = list(visits(accounts, REQUESTS, chance("clients")))
+    await _storm(plane, storm, accounts, findings)
+
+    books = [await _books(plane, account) for account in accounts]
+    await _let_go(plane)
+    await eventually(lambda: _held() <= before, AFTERMATH_SECONDS)
+    outcomes = Counter(outcome for book in books for _, outcome in book["rows"])
+    measured.append(f"departures: {REQUESTS:,} requests, {dict(outcomes)}, {len(findings.foreign)} foreign bytes")
+    assert findings.foreign == []
+    assert Counter(findings.statuses).keys() == {200}
+    assert findings.whole >= {visit.nonce for visit in storm if visit.moment is Moment.NEVER}
+    _check_books(books, findings, storm)
+
+
+def _check_books(books: list[dict[str, Any]], findings: Findings, storm: list[Visit]) -> None:
+    outcomes = {nonce: outcome for book in books for nonce, outcome in book["rows"]}
+    assert sum(len(book["rows"]) for book in books) == len(outcomes), "a request has two rows"
+    assert findings.reached <= outcomes.keys(), "a request without a row reached the upstream"
+    assert {outcomes[nonce] for nonce in findings.whole} == {"succeeded"}
+    assert {outcomes.get(visit.nonce) for visit in storm if visit.moment is Moment.IN_HEAD} == {None}
+    assert set(outcomes.values()) == {"succeeded", "client_aborted"}
+    for book in books:
+        assert book["admitted"] == len(book["rows"])
+        assert book["ledger"] == book["stored"] == book["hot"] == book["granted"] - book["charged"]
+
+
+async def _storm(plane: Plane, storm: list[Visit], accounts: list[Account], findings: Findings) -> None:
+    ranges = {each.user_id: range(GRANTED * number, GRANTED * (number + 1)) for number, each in enumerate(accounts)}
+    room = asyncio.Semaphore(AT_A_TIME)
+
+    async def visit(one: Visit) -> None:
+        async with room:
+            await pay(plane, one, findings, range_of=ranges[one.account.user_id])
+
+    await asyncio.gather(*(visit(one) for one in storm))
+
+
+async def _resources(plane: Plane) -> tuple[int, int]:
+    await _let_go(plane)
+    return _held()
+
+
+async def _let_go(plane: Plane) -> None:
+    """Closes idle connections to the upstream; every lease must have been given back by then."""
+    pools = [target.pool for each in plane.handler._destinations.values() for target in each.upstream._targets]
+    await eventually(lambda: all(pool.busy == 0 for pool in pools), AFTERMATH_SECONDS)
+    before = plane.handler.swap(Router(plane.config.routes), destinations(plane.config))
+    for destination in before.values():
+        await destination.upstream.close()
+
+
+def _held() -> tuple[int, int]:
+    """Tasks and file descriptors of this process."""
+    return len(asyncio.all_tasks()), psutil.Process().num_fds()
+
+
+async def _books(plane: Plane, account: Account) -> dict[str, Any]:
+    hot = await plane.at_rest(account)
+    stored = await plane.stored_balance(account)
+    user = {"user": account.user_id}
+    rows = text("SELECT client_request_id, outcome, credits_charged FROM usage_tracking WHERE user_id = :user")
+    ledger = text(
+        "SELECT sum(amount)::bigint, sum(amount) FILTER (WHERE kind = 'grant')::bigint"
+        " FROM credit_ledger WHERE user_id = :user"
+    )
+    async with plane.database.read() as connection:
+        found = list(await connection.execute(rows, user))
+        total, granted = (await connection.execute(ledger, user)).one()
+    return {
+        "admitted": hot.used[2],
+        "rows": [(row.client_request_id, row.outcome) for row in found],
+        "charged": sum(row.credits_charged for row in found),
+        "hot": hot.balance,
+        "stored": stored,
+        "ledger": total,
+        "granted": granted,
+    }

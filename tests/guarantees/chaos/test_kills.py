@@ -1,0 +1,122 @@
+"""kill -9 of gateways, worker and Valkey, at named moments and at random: nothing is lost, doubled or left held."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from gateway.meter.scripts.scripts import ADMIT, SETTLE
+from tests.guarantees.chaos.conftest import measured
+from tests.guarantees.chaos.installation import Installation, installed
+from tests.guarantees.faults.records import violations
+from tests.guarantees.faults.traps import Moment, Trap
+from tests.scale import IS_FULL, chance, times
+
+CLIENTS = 8
+PAUSE_SECONDS = 0.02
+MOMENT_SECONDS = (
+    10.0  # for a moment to come: the worker lets entries gather, and a killed part needs its time to return
+)
+RANDOM_SECONDS = 0.4
+# A check in between takes half a minute, for that is how long the holds of a dead gateway last.
+KILLS_PER_CHECK = 100
+
+GATEWAY_MOMENTS = (
+    ("redis", Moment("before it asks for an admission", (ADMIT.sha,))),
+    ("redis", Moment("before it hears of an admission", (ADMIT.sha,), is_answered=True)),
+    ("redis", Moment("before it settles", (SETTLE.sha,))),
+    ("redis", Moment("before it hears that it has settled", (SETTLE.sha,), is_answered=True)),
+    ("upstream", Moment("before the upstream has the request", (b"POST",))),
+    ("upstream", Moment("before it hears the upstream's answer", (b"POST",), is_answered=True)),
+)
+WORKER_MOMENTS = (
+    ("redis", Moment("before it reads the journal", (b"XRANGE",))),
+    ("redis", Moment("before it has read the journal", (b"XRANGE",), is_answered=True)),
+    ("postgres", Moment("before it copies", (b"FROM STDIN",))),
+    ("postgres", Moment("before it commits", (b"FROM STDIN", b"COMMIT"))),
+    ("postgres", Moment("before it hears of the commit", (b"FROM STDIN", b"COMMIT"), is_answered=True)),
+    ("redis", Moment("before it trims the journal", (b"XTRIM",))),
+    ("redis", Moment("before it hears of the trimming", (b"XTRIM",), is_answered=True)),
+)
+VALKEY_MOMENTS = (
+    ("gateway-1 redis", Moment("before it hears of an admission", (ADMIT.sha,))),
+    ("gateway-1 redis", Moment("after an admission that nobody hears of", (ADMIT.sha,), is_answered=True)),
+    ("gateway-2 redis", Moment("before it hears of a settlement", (SETTLE.sha,))),
+    ("gateway-2 redis", Moment("after a settlement that nobody hears of", (SETTLE.sha,), is_answered=True)),
+    ("worker redis", Moment("before it trims", (b"XTRIM",))),
+    ("worker redis", Moment("after a trimming that nobody hears of", (b"XTRIM",), is_answered=True)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Of a part: when this moment comes on this wire, or whenever."""
+
+    part: str
+    wire: str = ""
+    moment: Moment | None = None
+
+    def __str__(self) -> str:
+        return f"{self.part} {self.moment or 'at random'}"
+
+
+NAMED = (
+    *(Kill(part, f"{part} {end}", moment) for part in ("gateway-1", "gateway-2") for end, moment in GATEWAY_MOMENTS),
+    *(Kill("worker", f"worker {end}", moment) for end, moment in WORKER_MOMENTS),
+    *(Kill("valkey", wire, moment) for wire, moment in VALKEY_MOMENTS),
+)
+AT_RANDOM = tuple(Kill(part) for part in ("gateway-1", "gateway-2", "worker", "valkey"))
+
+
+async def test_nothing_is_lost_doubled_or_left_held_whatever_is_killed_when(
+    tmp_path: Path, own_database_url: str
+) -> None:
+    luck = chance("kills")
+    done: Counter[str] = Counter()
+    async with installed(tmp_path, database_url=own_database_url, chance=luck, slowness_seconds=0.02) as house:
+        for kills in _batches(luck):
+            async with house.callers.calling(CLIENTS, pause_seconds=PAUSE_SECONDS):
+                for kill in kills:
+                    done[await _strike(house, kill, luck)] += 1
+            found = await house.records()
+            assert violations(found) == []
+            measured.append(_said(house, done, rows=len(found.rows)))
+
+
+def _batches(luck: Random) -> Iterator[list[Kill]]:
+    """Gateways first in the short version, so that their leases run out while the others are killed."""
+    if not IS_FULL:
+        named = luck.sample(NAMED, len(NAMED))
+        yield sorted([*named, *AT_RANDOM], key=lambda kill: not kill.part.startswith("gateway"))[6:]
+        return
+    for _ in range(times(suite=1, full=1_000) // KILLS_PER_CHECK):
+        yield [luck.choice(luck.choice((NAMED, AT_RANDOM))) for _ in range(KILLS_PER_CHECK)]
+
+
+async def _strike(house: Installation, kill: Kill, luck: Random) -> str:
+    """What was done. A moment that does not come in time is not waited for: the part is killed all the same."""
+    part = house.parts[kill.part]
+    await part.restored()
+    if kill.moment is None:
+        await asyncio.sleep(luck.uniform(0, RANDOM_SECONDS))
+        part.kill()
+        return str(kill)
+    trap = Trap(kill.moment, part.kill)
+    with trap.set_on(house.wires[kill.wire]):
+        try:
+            await asyncio.wait_for(trap.sprung.wait(), MOMENT_SECONDS)
+        except TimeoutError:
+            part.kill()
+            return f"{kill} (missed)"
+    return str(kill)
+
+
+def _said(house: Installation, done: Counter[str], *, rows: int) -> str:
+    statuses = ", ".join(f"{count} of {status}" for status, count in house.callers.statuses().most_common())
+    points = "\n".join(f"  {count:4} {name}" for name, count in sorted(done.items()))
+    slowest = f"slowest {house.callers.slowest_seconds:.1f} s"
+    return f"{done.total()} kills, {rows} rows, answers {statuses}, {slowest}\n{points}"

@@ -1,0 +1,79 @@
+"""PostgreSQL stops under load, frozen or killed: known keys go on, unknown ones get 503, no row is missing after."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from secrets import token_bytes
+from uuid import uuid4
+
+import pytest
+
+from gateway.clock import monotonic_seconds
+from gateway.embedded.endpoints import choose
+from gateway.embedded.postgres import Postgres
+from gateway.ledger.db import schema
+from policies.access.keys import ENTROPY_BYTES, compose
+from tests.guarantees.chaos.callers import Callers, Customer
+from tests.guarantees.chaos.conftest import measured
+from tests.guarantees.chaos.installation import Installation, installed
+from tests.guarantees.faults.parts import Store
+from tests.guarantees.faults.records import violations
+from tests.scale import IS_FULL, chance
+
+AWAY_SECONDS = 300.0 if IS_FULL else 2.5  # each way
+CLIENTS = 80 if IS_FULL else 8
+PAUSE_SECONDS = 0.064  # with the upstream's slowness and the answer's way a client calls some 13 times a second
+WRITTEN_SECONDS = 60.0
+STRANGER_SECONDS = 0.5
+
+
+@pytest.fixture
+async def postgres(tmp_path: Path) -> AsyncIterator[Store]:
+    folder = tmp_path / "postgres store"
+    folder.mkdir()
+    store = Store("postgres", Postgres(folder, durable=False), choose(None).postgres, folder / "postgres.lock")
+    await store.start()
+    yield store
+    await store.stop()
+
+
+async def test_known_keys_do_not_notice_that_postgresql_is_away(tmp_path: Path, postgres: Store) -> None:
+    url = f"postgresql://gateway:{postgres.endpoint.password}@127.0.0.1:{postgres.endpoint.port}/gateway"
+    await schema.upgrade(url)
+    async with installed(tmp_path, database_url=url, chance=chance("calls"), slowness_seconds=0.005) as house:
+        await house.callers.call_once()  # known, hot and cached from here on
+        everybody = house.callers.customers
+        house.callers.customers = [each for each in everybody if each != house.narrow]
+        for how in ("frozen", "killed"):
+            await _go_without(house, postgres, how)
+        house.callers.customers = everybody
+        assert violations(await house.records()) == []
+
+
+async def _go_without(house: Installation, postgres: Store, how: str) -> None:
+    strangers = [Callers([url], [_stranger()], chance("strangers")) for url in house.callers.urls]
+    async with house.callers.calling(CLIENTS, pause_seconds=PAUSE_SECONDS):
+        postgres.freeze() if how == "frozen" else postgres.kill_for_good()
+        before, began = len(house.callers.calls), monotonic_seconds()
+        while monotonic_seconds() - began < AWAY_SECONDS:
+            await asyncio.gather(*(each.call_once() for each in strangers))
+            await asyncio.sleep(STRANGER_SECONDS)
+        count, away_seconds = len(house.callers.calls) - before, monotonic_seconds() - began
+        postgres.thaw() if how == "frozen" else await postgres.start()
+        returned = monotonic_seconds()
+    await house.settled()
+    written_seconds = monotonic_seconds() - returned
+    measured.append(
+        f"PostgreSQL {how} for {away_seconds:.0f} s: {count} calls, {count / away_seconds:.0f}/s, the slowest in "
+        f"{house.callers.slowest_seconds:.2f} s; all rows there {written_seconds:.1f} s after its return"
+    )
+    assert set(house.callers.statuses()) == {200}
+    assert {status for each in strangers for status in each.statuses()} == {503}
+    assert written_seconds < WRITTEN_SECONDS
+
+
+def _stranger() -> Customer:
+    """A well-formed key that nobody was given."""
+    return Customer(uuid4(), compose("gw", token_bytes(ENTROPY_BYTES)).secret)

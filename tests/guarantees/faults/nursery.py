@@ -1,0 +1,149 @@
+"""Processes of the gateway at a moment's notice, for whoever kills them by the hundred.
+
+Importing the gateway takes two seconds of CPU, so one process does it once and forks. A child runs what `gateway proxy`
+or `gateway worker` runs. When it dies another is forked at once on the same listening socket, as the supervisor would
+half a second later. Reads one line of JSON for each child to have, and writes one for each that it forked; ends with
+its standard input.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from gateway.config import Config
+
+IMPORTED = (
+    "gateway.runtime.roles",
+    "uvloop",
+    "uvicorn",
+    "httptools",
+    "sqlalchemy.dialects.postgresql.asyncpg",
+    "asyncpg",
+)
+RETRY_SECONDS = 0.2  # where a store is away: the next one tries again
+
+
+class Nest(NamedTuple):
+    """Where one child after the other lives."""
+
+    wanted: dict[str, Any]
+    listener: socket.socket | None
+
+    @property
+    def url(self) -> str | None:
+        return None if self.listener is None else f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+
+
+def main() -> None:
+    for name in IMPORTED:
+        import_module(name)
+
+    nests: dict[int, Nest] = {}
+    bell, ring = os.pipe()
+    os.set_blocking(ring, False)
+    signal.set_wakeup_fd(ring)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    while True:
+        ready, _, _ = select.select([sys.stdin, bell], [], [])
+        if bell in ready:
+            os.read(bell, 4096)
+            for nest in _dead(nests):
+                _fork(nest, nests)
+        if sys.stdin in ready:
+            line = sys.stdin.readline()
+            if not line:
+                break
+            wanted = json.loads(line)
+            _fork(Nest(wanted, _listen() if wanted["listens"] else None), nests)
+    for pid in nests:
+        os.kill(pid, signal.SIGCONT)
+        os.kill(pid, signal.SIGTERM)
+    for pid in nests:
+        os.waitpid(pid, 0)
+
+
+def _dead(nests: dict[int, Nest]) -> list[Nest]:
+    found = []
+    while nests:
+        pid, _ = os.waitpid(-1, os.WNOHANG)
+        if not pid:
+            break
+        found.append(nests.pop(pid))
+    return found
+
+
+def _fork(nest: Nest, nests: dict[int, Nest]) -> None:
+    pid = os.fork()
+    if pid == 0:
+        _be(nest)
+    nests[pid] = nest
+    sys.stdout.write(json.dumps({"name": nest.wanted["name"], "pid": pid, "url": nest.url}) + "\n")
+    sys.stdout.flush()
+
+
+def _be(nest: Nest) -> NoReturn:
+    """The child, to its end."""
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(os.open(nest.wanted["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+        os.dup2(2, 1)
+        os.environ.update(nest.wanted["places"])
+        _run(nest)
+        os._exit(0)
+    finally:
+        traceback.print_exc()
+        time.sleep(RETRY_SECONDS)
+        os._exit(1)
+
+
+def _run(nest: Nest) -> None:
+    import uvloop
+
+    from gateway import logs
+    from gateway.config import load
+    from gateway.runtime.roles import tune_garbage_collection
+
+    logs.configure(role=nest.wanted["name"])
+    config = load(Path(nest.wanted["config"]), os.environ)
+    tune_garbage_collection()
+    uvloop.run(_proxy(config, nest.listener) if nest.listener is not None else _worker(config))
+
+
+async def _proxy(config: Config, listener: socket.socket) -> None:
+    """The data plane alone: nobody calls the account API here, and it takes half a second to build."""
+    from gateway.runtime.data_plane import data_plane
+    from gateway.runtime.process import serve
+    from gateway.runtime.roles import public_server
+
+    async with data_plane(config) as handler:
+        await serve([(public_server(handler, config), [listener])], line=None)
+
+
+async def _worker(config: Config) -> None:
+    from gateway.runtime.background import background
+    from gateway.runtime.process import serve
+
+    async with background(config):
+        await serve([], line=None)
+
+
+def _listen() -> socket.socket:
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    listener.setblocking(False)
+    return listener
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Two data planes of one configuration, one before each parser, and one account that may call both without limit."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway.config import load
+from gateway.ledger.db.session import Database
+from gateway.meter.client.client import Link
+from gateway.meter.scripts.scripts import SCRIPTS
+from tests.guarantees.fuzz.parsers import ByH11, ByHttptools, Notes, reading
+from tests.proxy import data_plane as planes
+from tests.proxy.data_plane import Account, Plane
+from tests.proxy.upstream import ScriptedUpstream
+
+ENVIRON = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATEWAY_JWT_SECRET": "jwt"}
+GRANTED = 10_000_000
+
+
+@dataclass(frozen=True)
+class Way:
+    """A data plane and the notes of the parser behind it."""
+
+    plane: Plane
+    notes: Notes
+
+
+@dataclass(frozen=True, repr=False)
+class Ways:
+    h11: Way
+    httptools: Way
+    account: Account
+
+
+@pytest.fixture(scope="package")
+async def ways(migrated_url: str, redis_url: str, database: Database, redis: Redis) -> AsyncIterator[Ways]:
+    link = Link(redis_url, timeout_seconds=5, scripts=SCRIPTS)
+    await link.open()
+    async with AsyncExitStack() as stack:
+        made = []
+        for protocol in (ByH11, ByHttptools):
+            notes = await stack.enter_async_context(reading(protocol))
+            places = {"database.url": migrated_url, "redis.url": redis_url, "upstreams.main.targets": notes.url}
+            config = load(Path(__file__).parent / "gateway.yaml", ENVIRON, overrides=places)
+            running = planes.running(config, ScriptedUpstream(), database=database, redis=redis, link=link)
+            made.append(Way(await stack.enter_async_context(running), notes))
+        by_h11, by_httptools = made
+        yield Ways(by_h11, by_httptools, await by_h11.plane.account(credits=GRANTED))
+    await link.close()

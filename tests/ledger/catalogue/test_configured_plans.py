@@ -1,0 +1,132 @@
+"""Plans of a configuration: created once with all they list, overwritten only on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.ledger.accounts.principals import catalogue
+from gateway.ledger.catalogue import configured_plans, plans
+from gateway.ledger.catalogue.configured_plans import Offer
+from gateway.ledger.catalogue.plans import PlanTerms, Tier
+from gateway.ledger.db.errors import AlreadyExists, NotFound
+from gateway.ledger.db.session import Database
+
+TIERS = (
+    Tier(up_to=10, unit_price=Decimal("0.5"), flat_price=Decimal(1)),
+    Tier(up_to=None, unit_price=Decimal("0.25")),
+)
+FREE = Offer("free", PlanTerms(name="Free", price=Decimal(0)))
+PRO = Offer("pro", PlanTerms(name="Professional", price=Decimal("29.99"), pricing_model="tiered", tiers=TIERS))
+NARROW = Offer("narrow", PlanTerms(name="Narrow", price=Decimal(1)), permissions=frozenset({"export"}))
+ROUTES = frozenset({"analyze", "export"})
+
+
+async def test_seeding_creates_plans_with_all_they_say(connection: AsyncConnection) -> None:
+    assert await configured_plans.seed(connection, [FREE, PRO]) == ("free", "pro")
+    stored = {plan.id: plan for plan in await plans.list_plans(connection)}
+    assert {plan_id: plan.terms for plan_id, plan in stored.items()} == {"free": FREE.terms, "pro": PRO.terms}
+    assert {plan.version for plan in stored.values()} == {1}
+
+
+async def test_seeding_again_changes_nothing(connection: AsyncConnection) -> None:
+    await configured_plans.seed(connection, [FREE, PRO, NARROW], route_permissions=ROUTES)
+    before = (await plans.list_plans(connection), await catalogue(connection))
+    dearer = replace(PRO, terms=replace(PRO.terms, price=Decimal(99)), permissions=frozenset())
+    assert await configured_plans.seed(connection, [FREE, dearer, NARROW], route_permissions=ROUTES) == ()
+    assert (await plans.list_plans(connection), await catalogue(connection)) == before
+
+
+async def test_a_plan_whose_name_was_given_to_another_is_not_created(connection: AsyncConnection) -> None:
+    await plans.create(connection, PRO.terms, plan_id="old")
+    assert await configured_plans.seed(connection, [PRO], route_permissions=ROUTES) == ()
+    assert [plan.id for plan in await plans.list_plans(connection)] == ["old"]
+
+
+async def test_what_routes_ask_for_goes_to_the_plans_that_list_nothing(connection: AsyncConnection) -> None:
+    nothing = Offer("nothing", replace(FREE.terms, name="Nothing"), permissions=frozenset())
+    await configured_plans.seed(connection, [FREE, PRO, NARROW, nothing], route_permissions=ROUTES)
+    assert await _permissions(connection) == {"free": ROUTES, "pro": ROUTES, "narrow": {"export"}, "nothing": set()}
+
+
+async def test_a_withdrawn_permission_is_not_granted_again(connection: AsyncConnection) -> None:
+    await configured_plans.seed(connection, [FREE, PRO], route_permissions=ROUTES)
+    await plans.withdraw_permission(connection, "free", "analyze")
+    await configured_plans.seed(connection, [FREE, PRO], route_permissions=ROUTES)
+    assert await _permissions(connection) == {"free": {"export"}, "pro": ROUTES}
+
+
+async def test_a_route_that_comes_later_reaches_the_plans_there_are(connection: AsyncConnection) -> None:
+    await configured_plans.seed(connection, [FREE, NARROW], route_permissions=["analyze"])
+    await plans.withdraw_permission(connection, "free", "analyze")
+    await plans.create(connection, replace(PRO.terms, name="made by hand"), plan_id="hand")
+    assert await configured_plans.seed(connection, [FREE, NARROW], route_permissions=["analyze", "fly"]) == ()
+    assert await _permissions(connection) == {"free": {"fly"}, "narrow": {"export"}, "hand": set()}
+
+
+async def test_a_plan_that_comes_later_may_call_the_routes_there_are(connection: AsyncConnection) -> None:
+    await configured_plans.seed(connection, [FREE], route_permissions=ROUTES)
+    assert await configured_plans.seed(connection, [FREE, PRO], route_permissions=ROUTES) == ("pro",)
+    assert await _permissions(connection) == {"free": ROUTES, "pro": ROUTES}
+
+
+async def test_nodes_that_start_at_once_create_each_plan_once(own_database_url: str) -> None:
+    database = Database(own_database_url, pool_size=4)
+
+    async def start() -> tuple[str, ...]:
+        async with database.transaction() as connection:
+            return await configured_plans.seed(connection, [FREE, PRO], route_permissions=ROUTES)
+
+    assert sorted(await asyncio.gather(*(start() for _ in range(4)))) == [(), (), (), ("free", "pro")]
+    await database.close()
+
+
+async def test_applying_overwrites_and_tells_what_changed(connection: AsyncConnection) -> None:
+    await configured_plans.seed(connection, [FREE, PRO])
+    before = await catalogue(connection)
+    dearer = replace(PRO, terms=replace(PRO.terms, price=Decimal(39), tiers=TIERS[:1]))
+    first, second = await configured_plans.apply(connection, [FREE, dearer, NARROW])
+    assert (first.plan_id, first.is_new) == ("pro", False)
+    assert first.changed == {"price": (Decimal("29.99"), Decimal(39)), "tiers": (TIERS, TIERS[:1])}
+    assert (second.plan_id, second.is_new) == ("narrow", True)
+    assert second.changed["permissions"] == (None, {"export"})
+    stored = {plan.id: plan for plan in await plans.list_plans(connection)}
+    assert (stored["pro"].terms, stored["pro"].version, stored["free"].version) == (dearer.terms, 2, 1)
+    assert (await catalogue(connection)).version > before.version
+    assert await configured_plans.apply(connection, [FREE, dearer, NARROW]) == ()
+
+
+async def test_applying_renames_a_plan_of_the_same_id(connection: AsyncConnection) -> None:
+    await configured_plans.seed(connection, [PRO])
+    renamed = replace(PRO, terms=replace(PRO.terms, name="Team"))
+    (change,) = await configured_plans.apply(connection, [renamed])
+    assert change.changed == {"name": ("Professional", "Team")}
+    with pytest.raises(AlreadyExists, match="uq_subscription_plans_name"):
+        await configured_plans.apply(connection, [replace(renamed, id="team")])
+
+
+async def test_applying_touches_permissions_only_where_they_are_listed(connection: AsyncConnection) -> None:
+    await configured_plans.seed(connection, [FREE, PRO], route_permissions=ROUTES)
+    (change,) = await configured_plans.apply(
+        connection, [FREE, replace(PRO, permissions=frozenset({"analyze", "fly"}))]
+    )
+    assert (change.plan_id, change.changed) == ("pro", {"permissions": (ROUTES, {"analyze", "fly"})})
+    assert await _permissions(connection) == {"free": ROUTES, "pro": {"analyze", "fly"}}
+    await configured_plans.apply(connection, [replace(FREE, permissions=frozenset())])
+    assert (await _permissions(connection))["free"] == set()
+
+
+async def test_an_applied_plan_that_is_new_may_call_the_routes(connection: AsyncConnection) -> None:
+    with pytest.raises(NotFound, match="permission analyze"):
+        await configured_plans.apply(connection, [PRO], route_permissions=ROUTES)
+    await configured_plans.seed(connection, [FREE], route_permissions=ROUTES)
+    await configured_plans.apply(connection, [PRO], route_permissions=ROUTES)
+    assert (await _permissions(connection))["pro"] == ROUTES
+
+
+async def _permissions(connection: AsyncConnection) -> dict[str, frozenset[str]]:
+    return {plan.id: plan.permissions for plan in await plans.list_plans(connection)}

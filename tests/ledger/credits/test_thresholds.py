@@ -1,0 +1,77 @@
+"""An account is told once when 80 % of a period's credits are used, and once when all are."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+from uuid import UUID, uuid4
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue.plans import PlanTerms
+from gateway.ledger.subscriptions import renewals, subscriptions
+from gateway.ledger.usage.ingestion import ingest
+from tests.ledger.make import NOON, a_line, a_user, posted
+
+
+async def _subscribed(
+    connection: AsyncConnection, *, credits_per_period: int = 100
+) -> subscriptions.StoredSubscription:
+    terms = PlanTerms(name=uuid4().hex, price=Decimal(1), credits_per_period=credits_per_period)
+    plan = await plans.create(connection, terms)
+    return await subscriptions.start(connection, (await a_user(connection)).id, plan_id=plan.id, now=NOON)
+
+
+async def _told(connection: AsyncConnection, user_id: UUID) -> list[int]:
+    return [payload["percent"] for kind, payload in await posted(connection, user_id) if kind == "credits.threshold"]
+
+
+async def test_each_threshold_is_told_once(connection: AsyncConnection) -> None:
+    user_id = (await _subscribed(connection)).user_id
+    told = []
+    for charge in (79, 1, 5, 15, 10, 100):
+        await ingest(connection, [a_line(user_id, credits_charged=charge)])
+        told.append(await _told(connection, user_id))
+    assert told == [[], [80], [80], [80, 100], [80, 100], [80, 100]]
+
+
+async def test_a_charge_that_crosses_both_tells_both(connection: AsyncConnection) -> None:
+    first, second = [await _subscribed(connection) for _ in range(2)]
+    lines = [a_line(first.user_id, credits_charged=250), a_line(second.user_id, credits_charged=79)]
+    await ingest(connection, lines)
+    assert sorted(await _told(connection, first.user_id)) == [80, 100]
+    assert await _told(connection, second.user_id) == []
+
+
+async def test_a_replayed_batch_tells_nobody_again(connection: AsyncConnection) -> None:
+    user_id = (await _subscribed(connection)).user_id
+    line = a_line(user_id, credits_charged=85)
+    for _ in range(3):
+        await ingest(connection, [line])
+    assert await _told(connection, user_id) == [80]
+
+
+async def test_the_next_period_tells_anew(connection: AsyncConnection) -> None:
+    begun = await _subscribed(connection)
+    await ingest(connection, [a_line(begun.user_id, credits_charged=80)])
+    await renewals.turn(connection, begun.id, now=begun.current_period_end, grace=timedelta(days=3))
+    await ingest(connection, [a_line(begun.user_id, credits_charged=79)])
+    assert await _told(connection, begun.user_id) == [80]
+    await ingest(connection, [a_line(begun.user_id, credits_charged=1)])
+    assert await _told(connection, begun.user_id) == [80, 80]
+
+
+async def test_a_smaller_plan_may_be_used_up_by_what_was_used_already(connection: AsyncConnection) -> None:
+    begun = await _subscribed(connection)
+    await ingest(connection, [a_line(begun.user_id, credits_charged=50)])
+    smaller = await plans.create(connection, PlanTerms(name=uuid4().hex, price=Decimal(1), credits_per_period=60))
+    await subscriptions.change(connection, begun.id, plan_id=smaller.id, now=NOON, actor="test")
+    assert await _told(connection, begun.user_id) == [80]
+
+
+async def test_without_a_period_there_is_nothing_to_tell(connection: AsyncConnection) -> None:
+    user_id = (await a_user(connection)).id
+    empty = await _subscribed(connection, credits_per_period=0)
+    await ingest(connection, [a_line(user_id, credits_charged=9), a_line(empty.user_id, credits_charged=9)])
+    assert await _told(connection, user_id) == await _told(connection, empty.user_id) == []

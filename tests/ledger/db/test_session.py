@@ -1,0 +1,239 @@
+"""Transactions end whole, connections come back, and an outage has one name."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from gateway.ledger.db.session import Database, DatabaseUnavailable, InvalidDatabaseUrl, outages_typed
+from gateway.ledger.usage.ingestion import _copy, ingest
+from tests.ledger.make import a_line
+
+CREATE = text("CREATE TABLE IF NOT EXISTS notes (note text)")
+WRITE = text("INSERT INTO notes VALUES ('x')")
+COUNT = text("SELECT count(*) FROM notes")
+
+
+@pytest.fixture
+async def single(own_database_url: str) -> AsyncIterator[Database]:
+    """One connection only: a leaked one is missed at once."""
+    opened = Database(own_database_url, pool_size=1, statement_timeout_seconds=5, lock_timeout_seconds=0.1)
+    async with opened.transaction() as connection:
+        await connection.execute(CREATE)
+    yield opened
+    await opened.close()
+
+
+async def _count(database: Database) -> int:
+    async with database.read() as connection:
+        count: int = (await connection.execute(COUNT)).scalar_one()
+    return count
+
+
+async def _terminate(url: str, pid: int) -> None:
+    other = Database(url, pool_size=1)
+    async with other.transaction() as killer:
+        await killer.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+    await other.close()
+
+
+async def test_a_block_that_ends_is_committed(single: Database) -> None:
+    async with single.transaction() as connection:
+        await connection.execute(WRITE)
+    assert await _count(single) == 1
+
+
+async def test_a_block_that_raises_is_rolled_back(single: Database) -> None:
+    async def fail() -> None:
+        async with single.transaction() as connection:
+            await connection.execute(WRITE)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        await fail()
+    assert await _count(single) == 0
+
+
+async def test_a_cancelled_statement_leaks_neither_its_work_nor_its_connection(single: Database) -> None:
+    started = asyncio.Event()
+
+    async def slow() -> None:
+        async with single.transaction() as connection:
+            await connection.execute(WRITE)
+            started.set()
+            await connection.execute(text("SELECT pg_sleep(30)"))
+
+    task = asyncio.create_task(slow())
+    await started.wait()
+    await asyncio.sleep(0)  # into the statement
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await _count(single) == 0
+
+
+async def test_reading_cannot_write(single: Database) -> None:
+    with pytest.raises(DBAPIError, match="read-only transaction"):
+        async with single.read() as connection:
+            await connection.execute(WRITE)
+
+
+async def test_a_terminated_connection_is_unavailable_once_and_replaced(single: Database) -> None:
+    async def lose_the_connection() -> None:
+        async with single.transaction() as connection:
+            pid = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+            await _terminate(single.url, pid)
+            await connection.execute(WRITE)
+
+    with pytest.raises(DatabaseUnavailable):
+        await lose_the_connection()
+    assert await _count(single) == 0
+
+
+async def test_an_idle_connection_that_died_costs_nobody_an_error(single: Database) -> None:
+    async with single.read() as connection:
+        pid = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+    await _terminate(single.url, pid)
+    await single.ping()
+    async with single.read() as connection:
+        assert (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one() != pid
+
+
+async def test_a_slow_statement_is_unavailable(own_database_url: str) -> None:
+    hasty = Database(own_database_url, pool_size=1, statement_timeout_seconds=0.6)
+    with pytest.raises(DatabaseUnavailable, match="statement timeout"):
+        async with hasty.transaction() as connection:
+            await connection.execute(text("SELECT pg_sleep(30)"))
+    await hasty.ping()
+    await hasty.close()
+
+
+async def test_a_lock_held_elsewhere_is_unavailable(single: Database) -> None:
+    other = Database(single.url, pool_size=1)
+    async with other.transaction() as holder:
+        await holder.execute(text("LOCK TABLE notes"))
+        with pytest.raises(DatabaseUnavailable, match="lock timeout"):
+            async with single.transaction() as connection:
+                await connection.execute(WRITE)
+    await other.close()
+
+
+async def test_a_server_that_accepts_and_says_nothing_is_unavailable_within_the_connect_timeout() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    database = Database(f"postgresql://gateway@127.0.0.1:{port}/gateway?ssl=disable")
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    with pytest.raises(DatabaseUnavailable, match="out of reach"):
+        await database.ping()
+    assert loop.time() - begun < 4
+    await database.close()
+    server.close()
+
+
+@pytest.mark.parametrize("url", ["postgresql://nobody@127.0.0.1:1/none", "postgresql://nobody@/none?host=/nowhere"])
+async def test_nobody_listening_is_unavailable(url: str) -> None:
+    database = Database(url)
+    with pytest.raises(DatabaseUnavailable, match="out of reach"):
+        await database.ping()
+    await database.close()
+
+
+async def test_a_missing_database_is_unavailable_and_named(own_database_url: str) -> None:
+    database = Database(own_database_url.rpartition("/")[0] + "/missing")
+    with pytest.raises(DatabaseUnavailable, match='"missing" does not exist'):
+        await database.ping()
+    await database.close()
+
+
+async def test_a_frozen_server_is_unavailable_and_its_connection_replaced(own_database_url: str) -> None:
+    """The server's own timeout cannot fire when the server does not run."""
+    hasty = Database(own_database_url, pool_size=1, statement_timeout_seconds=0.6)
+
+    async def ask(pid: int) -> None:
+        async with hasty.transaction() as connection:
+            os.kill(pid, signal.SIGSTOP)
+            async with asyncio.timeout(10):
+                await connection.execute(text("SELECT 1"))
+
+    async with hasty.read() as connection:
+        pid = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+    try:
+        with pytest.raises(DatabaseUnavailable, match="out of reach: TimeoutError"):
+            await ask(pid)
+        await hasty.ping()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        await hasty.close()
+
+
+async def test_a_frozen_server_under_a_copy_is_unavailable(own_database_url: str) -> None:
+    hasty = Database(own_database_url, pool_size=1, statement_timeout_seconds=0.6)
+
+    async def copy(pid: int) -> None:
+        async with hasty.transaction() as connection:
+            await ingest(connection, [])  # the staging tables exist from here on
+            os.kill(pid, signal.SIGSTOP)
+            async with asyncio.timeout(10):
+                await _copy(connection, [a_line(uuid4())])
+
+    async with hasty.read() as connection:
+        pid = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+    try:
+        with pytest.raises(DatabaseUnavailable, match="out of reach"):
+            await copy(pid)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        await hasty.close()
+
+
+@pytest.mark.parametrize("error", [TimeoutError, ConnectionResetError])
+async def test_somebody_elses_outage_is_not_blamed_on_the_database(single: Database, error: type[OSError]) -> None:
+    async def fail() -> None:
+        async with single.transaction():
+            raise error
+
+    with pytest.raises(error):
+        await fail()
+
+
+async def test_a_value_of_the_wrong_type_is_not_an_outage(single: Database) -> None:
+    async with single.read() as connection:
+        with pytest.raises(DBAPIError, match="invalid input for query argument"):
+            await connection.execute(text("SELECT CAST(:number AS int)"), {"number": "three"})
+
+
+def test_a_connection_used_twice_at_once_is_a_mistake_and_not_an_outage() -> None:
+    with pytest.raises(asyncpg.InterfaceError), outages_typed():
+        raise asyncpg.InterfaceError("cannot perform operation: another operation is in progress")
+
+
+async def test_a_full_pool_is_unavailable(single: Database) -> None:
+    async with single.read():
+        with pytest.raises(DatabaseUnavailable, match="busy"):
+            await single.ping()
+
+
+@pytest.mark.parametrize(("url", "complaint"), [("mysql://u:secret@h/d", "not mysql://"), ("secret", "not a URL")])
+def test_other_urls_are_refused_without_repeating_the_password(url: str, complaint: str) -> None:
+    with pytest.raises(InvalidDatabaseUrl, match=complaint) as refused:
+        Database(url)
+    assert "secret" not in str(refused.value)
+
+
+async def test_neither_name_nor_url_of_a_database_shows_its_password() -> None:
+    database = Database("postgresql://gateway:secret@127.0.0.1/gateway")
+    assert "secret" not in repr(database)
+    await database.close()

@@ -1,0 +1,278 @@
+"""Our own invoices: what a period costs with the changes within it, each asked for once, whenever it is invoiced."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue.plans import PlanTerms, Tier
+from gateway.ledger.credits.allowances import plan_of
+from gateway.ledger.db.errors import InUse
+from gateway.ledger.invoicing import invoices, issued_invoices
+from gateway.ledger.invoicing.invoices import Invoice
+from gateway.ledger.subscriptions import renewals, subscriptions
+from gateway.ledger.subscriptions.subscription_rows import StoredSubscription, existing, locked
+from tests.ledger.make import a_user
+from tests.scale import chance, times
+
+JUNE = datetime(2026, 6, 1, tzinfo=UTC)
+JULY = datetime(2026, 7, 1, tzinfo=UTC)
+LIVES = times(suite=4, full=100)
+THE_11TH, THE_21ST = JUNE + timedelta(days=10), JUNE + timedelta(days=20)
+
+
+async def a_plan(connection: AsyncConnection, price: str, model: str = "flat", **terms: Any) -> str:
+    name = f"{price} {uuid4().hex[:8]}"
+    made = PlanTerms(name=name, price=Decimal(price), pricing_model=model, **terms)
+    return (await plans.create(connection, made, plan_id=name.replace(" ", "-").replace(".", "-"))).id
+
+
+async def begun(connection: AsyncConnection, plan_id: str, quantity: int = 1) -> UUID:
+    user = await a_user(connection)
+    return (await subscriptions.start(connection, user.id, plan_id=plan_id, now=JUNE, quantity=quantity)).id
+
+
+async def changed(connection: AsyncConnection, subscription_id: UUID, at: datetime, **to: Any) -> None:
+    await subscriptions.change(connection, subscription_id, now=at, actor="test", **to)
+
+
+async def invoiced(connection: AsyncConnection, subscription_id: UUID, at: datetime, tax_rate: str = "0") -> Invoice:
+    found: StoredSubscription = await locked(connection, subscription_id)
+    plan = await plan_of(connection, found)
+    return await issued_invoices.issue_next(connection, found, plan=plan, tax_rate=Decimal(tax_rate), now=at)
+
+
+async def voided(connection: AsyncConnection, invoice: Invoice, at: datetime) -> None:
+    await issued_invoices.void(connection, await issued_invoices.held(connection, invoice.id), now=at)
+
+
+async def taken_back(connection: AsyncConnection, invoice: Invoice, at: datetime) -> None:
+    await invoices.take_back(connection, await issued_invoices.held(connection, invoice.id), now=at)
+
+
+def amounts(invoice: Invoice) -> list[str]:
+    return [line["amount"] for line in invoice.lines]
+
+
+async def test_a_change_before_the_invoice_is_on_the_invoice_of_the_period(connection: AsyncConnection) -> None:
+    basic, pro = await a_plan(connection, "9.99"), await a_plan(connection, "29.99")
+    mine = await begun(connection, basic)
+    await changed(connection, mine, THE_11TH, plan_id=pro)
+    invoice = await invoiced(connection, mine, THE_21ST, tax_rate="0.19")
+    assert amounts(invoice) == ["9.99", "-6.66", "19.99"]
+    assert [line["description"].split(":")[0] for line in invoice.lines[1:]] == [
+        "Unused time, 2026-06-11 to 2026-07-01",
+        "Remaining time, 2026-06-11 to 2026-07-01",
+    ]
+    assert (str(invoice.subtotal), str(invoice.tax), str(invoice.total)) == ("23.32", "4.43", "27.75")
+    assert (invoice.period_start, invoice.period_end, invoice.status) == (JUNE, JULY, "open")
+    with pytest.raises(InUse, match="has its invoice"):
+        await invoiced(connection, mine, THE_21ST)
+
+
+async def test_a_change_after_the_invoice_is_on_another_one_and_on_no_third(connection: AsyncConnection) -> None:
+    basic, pro = await a_plan(connection, "9.99"), await a_plan(connection, "29.99")
+    mine = await begun(connection, pro)
+    assert amounts(await invoiced(connection, mine, JUNE)) == ["29.99"]
+    await changed(connection, mine, THE_11TH, plan_id=basic)
+    in_favour = await invoiced(connection, mine, THE_21ST)
+    assert (amounts(in_favour), str(in_favour.total)) == (["-19.99", "6.66"], "-13.33")
+    with pytest.raises(InUse):
+        await invoiced(connection, mine, THE_21ST)
+
+
+async def test_a_change_that_nobody_invoiced_is_on_the_next_periods_invoice(connection: AsyncConnection) -> None:
+    basic, pro = await a_plan(connection, "9.99"), await a_plan(connection, "29.99")
+    mine = await begun(connection, basic)
+    await invoiced(connection, mine, JUNE)
+    await changed(connection, mine, THE_11TH, plan_id=pro)
+    await renewals.turn(connection, mine, now=JULY, grace=timedelta(days=3))
+    july = await invoiced(connection, mine, JULY + timedelta(days=1))
+    assert (amounts(july), july.period_start) == (["-6.66", "19.99", "29.99"], JULY)
+
+
+async def test_several_changes_add_up(connection: AsyncConnection) -> None:
+    seats = await a_plan(connection, "9.99", "per_seat")
+    pro = await a_plan(connection, "29.99")
+    mine = await begun(connection, seats, quantity=3)
+    await changed(connection, mine, THE_11TH, quantity=5)
+    await changed(connection, mine, THE_11TH, quantity=5)  # as it is: nothing to ask for
+    await changed(connection, mine, THE_21ST, plan_id=pro, quantity=1)
+    invoice = await invoiced(connection, mine, THE_21ST)
+    assert amounts(invoice) == ["29.97", "-19.98", "33.30", "-16.65", "10.00"]
+    drafts = "SELECT count(*) FROM invoices WHERE subscription_id = :id AND status = 'draft'"
+    assert await connection.scalar(text(drafts), {"id": mine}) == 0
+
+
+async def test_seats_that_cost_nothing_leave_no_draft(connection: AsyncConnection) -> None:
+    mine = await begun(connection, await a_plan(connection, "29.99"))
+    await changed(connection, mine, THE_11TH, quantity=4)
+    assert amounts(await invoiced(connection, mine, THE_21ST)) == ["29.99"]
+
+
+async def test_a_plan_of_another_interval_gives_the_rest_back_and_asks_for_its_own_period(
+    connection: AsyncConnection,
+) -> None:
+    monthly, yearly = (
+        await a_plan(connection, "30.00"),
+        await a_plan(connection, "300.00", billing_interval="year"),
+    )
+    mine = await begun(connection, monthly)
+    await changed(connection, mine, THE_11TH, plan_id=yearly)
+    invoice = await invoiced(connection, mine, THE_21ST)
+    assert (amounts(invoice), invoice.period_start) == (["30.00", "-20.00", "300.00"], THE_11TH)
+
+
+async def test_a_change_of_currency_takes_an_invoice_in_each(connection: AsyncConnection) -> None:
+    dollars, yen = await a_plan(connection, "30.00"), await a_plan(connection, "3000", currency="JPY")
+    mine = await begun(connection, dollars)
+    await changed(connection, mine, THE_11TH, plan_id=yen)
+    first, second = [await invoiced(connection, mine, THE_21ST) for _ in range(2)]
+    assert (first.currency, amounts(first)) == ("USD", ["30.00", "-20.00"])
+    assert (second.currency, amounts(second)) == ("JPY", ["2000"])
+
+
+async def test_usage_is_counted_for_the_time_of_the_plan_that_counts_it(connection: AsyncConnection) -> None:
+    usage, pro = await a_plan(connection, "0.10", "usage"), await a_plan(connection, "30.00")
+    mine = await begun(connection, usage)
+    await used(connection, mine, at=JUNE + timedelta(days=1), credits_charged=70)
+    await changed(connection, mine, THE_11TH, plan_id=pro)
+    await used(connection, mine, at=THE_11TH + timedelta(days=1), credits_charged=500)
+    await changed(connection, mine, THE_21ST, plan_id=usage)
+    await used(connection, mine, at=THE_21ST + timedelta(days=1), credits_charged=30)
+    invoice = await invoiced(connection, mine, JULY - timedelta(days=1))
+    assert sorted(amounts(invoice)) == sorted(["7.00", "20.00", "-10.00", "3.00"])
+
+
+async def test_a_void_invoice_is_issued_again_as_it_was(connection: AsyncConnection) -> None:
+    basic, pro = await a_plan(connection, "9.99"), await a_plan(connection, "29.99")
+    mine = await begun(connection, basic)
+    await changed(connection, mine, THE_11TH, plan_id=pro)
+    wrong = await invoiced(connection, mine, THE_21ST)
+    await voided(connection, wrong, THE_21ST)
+    again = await invoiced(connection, mine, THE_21ST, tax_rate="0.19")
+    assert (amounts(again), again.number) == (amounts(wrong), (wrong.number or 0) + 1)
+
+
+async def test_an_invoice_voided_after_a_change_is_asked_for_with_it(connection: AsyncConnection) -> None:
+    basic, pro = await a_plan(connection, "9.99"), await a_plan(connection, "29.99")
+    mine = await begun(connection, basic)
+    june = await invoiced(connection, mine, JUNE)
+    await changed(connection, mine, THE_11TH, plan_id=pro)
+    await voided(connection, june, THE_21ST)
+    again = await invoiced(connection, mine, THE_21ST)
+    assert (amounts(again), again.period_start, str(again.total)) == (["9.99", "-6.66", "19.99"], JUNE, "23.32")
+
+
+async def test_the_invoice_of_a_change_alone_is_asked_for_again_when_it_is_void(connection: AsyncConnection) -> None:
+    basic, pro = await a_plan(connection, "9.99"), await a_plan(connection, "29.99")
+    mine = await begun(connection, basic)
+    june = await invoiced(connection, mine, JUNE)
+    await changed(connection, mine, THE_11TH, plan_id=pro)
+    await voided(connection, await invoiced(connection, mine, THE_11TH), THE_21ST)
+    again = await invoiced(connection, mine, THE_21ST)
+    assert (amounts(again), again.period_start) == (["-6.66", "19.99"], None)
+    await voided(connection, june, THE_21ST)  # what came after it was asked for on its own
+    assert amounts(await invoiced(connection, mine, THE_21ST)) == ["9.99"]
+
+
+async def test_a_void_invoice_without_changes_is_made_anew_by_the_plan(connection: AsyncConnection) -> None:
+    usage = await a_plan(connection, "0.10", "usage")
+    mine = await begun(connection, usage)
+    await used(connection, mine, at=JUNE + timedelta(days=1), credits_charged=70)
+    wrong = await invoiced(connection, mine, THE_11TH)
+    await used(connection, mine, at=JUNE + timedelta(days=2), credits_charged=5)  # it came late
+    terms = PlanTerms(name="dearer", price=Decimal("0.20"), pricing_model="usage")
+    await plans.change(connection, usage, terms)
+    await voided(connection, wrong, THE_21ST)
+    again = await invoiced(connection, mine, THE_21ST)
+    assert (amounts(wrong), amounts(again), again.metadata) == (["7.00"], ["15.00"], {})
+
+
+async def test_an_invoice_voided_in_its_period_is_asked_for_with_the_next(connection: AsyncConnection) -> None:
+    mine = await begun(connection, await a_plan(connection, "9.99"))
+    await voided(connection, await invoiced(connection, mine, JUNE), THE_21ST)
+    await renewals.turn(connection, mine, now=JULY, grace=timedelta(days=3))
+    july = await invoiced(connection, mine, JULY)
+    assert (amounts(july), july.period_start) == (["9.99", "9.99"], JULY)
+
+
+async def test_whatever_is_made_void_on_the_way_the_same_is_asked_for_in_the_end(connection: AsyncConnection) -> None:
+    random = chance("void invoices")
+    plan_ids = [await a_plan(connection, price) for price in ("9.99", "29.99", "0")]
+    for _ in range(LIVES):
+        hours = sorted(random.sample(range(50 * 24), 10))
+        steps = [(hour, random.choice(("issue", "void", *plan_ids))) for hour in hours]
+        without = [step for step in steps if step[1] != "void"]
+        with_voids, plain = [await asked_in_all(connection, plan_ids[0], each) for each in (steps, without)]
+        assert with_voids == plain, steps
+
+
+async def asked_in_all(connection: AsyncConnection, plan_id: str, steps: list[tuple[int, str]]) -> Decimal:
+    """What the invoices that stand come to after such a life from 1 June on."""
+    mine = await begun(connection, plan_id)
+    issued: list[Invoice] = []
+    for hour, step in [*steps, (60 * 24, "issue")]:
+        at = JUNE + timedelta(hours=hour)
+        await renewals.turn(connection, mine, now=at, grace=timedelta(days=3))
+        if step == "void" and issued:
+            await voided(connection, issued.pop(), at)
+        elif step == "issue":
+            with suppress(InUse):
+                issued.append(await invoiced(connection, mine, at))
+        elif step != "void":
+            await changed(connection, mine, at, plan_id=step)
+    total = "SELECT sum(total) FROM invoices WHERE subscription_id = :id AND status = 'open'"
+    return Decimal(await connection.scalar(text(total), {"id": mine}))
+
+
+async def test_what_was_taken_back_is_neither_given_back_nor_asked_for_again(connection: AsyncConnection) -> None:
+    basic, pro = await a_plan(connection, "9.99"), await a_plan(connection, "29.99")
+    mine = await begun(connection, basic)
+    june = await invoiced(connection, mine, JUNE)
+    await taken_back(connection, june, THE_11TH)
+    with pytest.raises(InUse, match="taken back by a credit note"):
+        await invoiced(connection, mine, THE_11TH)
+    with pytest.raises(InUse, match="need not become void"):
+        await voided(connection, june, THE_11TH)
+    await changed(connection, mine, THE_11TH, plan_id=pro)
+    await changed(connection, mine, THE_21ST, plan_id=basic)  # for that time of the second plan was asked
+    assert amounts(await invoiced(connection, mine, THE_21ST)) == ["19.99", "-10.00", "3.33"]
+
+
+async def test_trials_cost_nothing_and_change_for_nothing(connection: AsyncConnection) -> None:
+    basic, pro = await a_plan(connection, "9.99"), await a_plan(connection, "29.99")
+    user = await a_user(connection)
+    trial = await subscriptions.start_trial(connection, user.id, plan_id=basic, days=14, now=JUNE, actor="test")
+    await changed(connection, trial.id, THE_11TH, plan_id=pro)
+    with pytest.raises(InUse, match="trial costs nothing"):
+        await invoiced(connection, trial.id, THE_11TH)
+    await renewals.turn(connection, trial.id, now=THE_21ST, grace=timedelta(days=3))
+    assert amounts(await invoiced(connection, trial.id, THE_21ST)) == ["29.99"]
+
+
+async def test_a_plan_without_a_price_for_the_seats_is_refused(connection: AsyncConnection) -> None:
+    tiers = (Tier(up_to=10, unit_price=Decimal(5)),)
+    mine = await begun(connection, await a_plan(connection, "0", "tiered", tiers=tiers))
+    with pytest.raises(InUse, match="no tier reaches 11"):
+        await changed(connection, mine, THE_11TH, quantity=11)
+
+
+async def used(connection: AsyncConnection, subscription_id: UUID, *, at: datetime, credits_charged: int) -> None:
+    mine = await existing(connection, subscription_id)
+    row = """
+        INSERT INTO usage_tracking (request_id, created_at, user_id, subscription_id, endpoint, method, path,
+                                    usage_type, outcome, status_code, credits_charged)
+        VALUES (:request_id, :at, :user_id, :subscription_id, 'analyze', 'POST', '/v1/analyze',
+                'analysis', 'succeeded', 200, :credits)
+    """
+    given = {"request_id": uuid4(), "at": at, "user_id": mine.user_id, "subscription_id": mine.id}
+    await connection.execute(text(row), {**given, "credits": credits_charged})

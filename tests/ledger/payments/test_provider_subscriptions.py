@@ -1,0 +1,131 @@
+"""What the provider's object says holds: once, in any order of telling, whatever we thought."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.ledger.subscriptions import renewals, subscriptions
+from gateway.ledger.subscriptions.subscription_rows import StoredSubscription
+from policies.model import SubscriptionStatus as Status
+from tests.ledger.make import NOON, a_user
+from tests.ledger.subscriptions.test_renewals import GRACE, a_plan, balance, begun, kinds
+
+MONTH = timedelta(days=30)
+SECOND = timedelta(seconds=1)
+
+
+async def ordered(connection: AsyncConnection) -> StoredSubscription:
+    user = await a_user(connection)
+    return await subscriptions.await_payment(
+        connection, user.id, plan_id=await a_plan(connection), provider="stripe", now=NOON
+    )
+
+
+async def told(
+    connection: AsyncConnection,
+    subscription: StoredSubscription,
+    status: Status = Status.ACTIVE,
+    *,
+    now: datetime = NOON,
+    **said: Any,
+) -> StoredSubscription:
+    given = {
+        "period_start": NOON,
+        "period_end": NOON + MONTH,
+        "cancel_at_period_end": False,
+        "quantity": 1,
+        "actor": "provider:stripe",
+        "provider_subscription_id": f"sub_{subscription.id.hex}",
+        **said,
+    }
+    return await subscriptions.sync_from_provider(connection, subscription.id, status=status, now=now, **given)
+
+
+async def test_a_paid_period_is_granted_once_however_often_it_is_told(connection: AsyncConnection) -> None:
+    waiting = await ordered(connection)
+    synced = [await told(connection, waiting, now=NOON + number * SECOND) for number in range(3)]
+    assert [each.status for each in synced] == [Status.ACTIVE] * 3
+    assert await subscriptions.get_by_provider(connection, "stripe", f"sub_{waiting.id.hex}") == synced[-1]
+    assert await kinds(connection, waiting.user_id) == [("grant", 100)]
+
+
+async def test_older_news_changes_nothing(connection: AsyncConnection) -> None:
+    waiting = await ordered(connection)
+    synced = await told(connection, waiting, now=NOON)
+    assert await told(connection, waiting, Status.CANCELED, now=NOON - SECOND) == synced
+
+
+async def test_it_takes_over_from_the_free_subscription(connection: AsyncConnection) -> None:
+    free = await begun(connection)
+    paid = await subscriptions.await_payment(
+        connection, free.user_id, plan_id=await a_plan(connection), provider="stripe", now=NOON
+    )
+    await told(connection, paid)
+    now_current = await subscriptions.current(connection, free.user_id)
+    before = await subscriptions.get(connection, free.id)
+    assert now_current is not None
+    assert before is not None
+    assert (now_current.id, before.status) == (paid.id, Status.CANCELED)
+
+
+async def test_an_unpaid_period_gives_access_for_a_grace_and_no_credits_until_it_is_paid(
+    connection: AsyncConnection,
+) -> None:
+    waiting = await ordered(connection)
+    await told(connection, waiting)
+    second: dict[str, Any] = {"period_start": NOON + MONTH, "period_end": NOON + 2 * MONTH}
+    unpaid = await told(connection, waiting, Status.PAST_DUE, now=NOON + MONTH, **second)
+    assert unpaid.past_due_since == NOON + MONTH
+    again = await told(connection, waiting, Status.PAST_DUE, now=NOON + MONTH + SECOND, **second)
+    assert again.past_due_since == NOON + MONTH
+    assert await kinds(connection, waiting.user_id) == [("grant", 100)]
+    await renewals.turn(connection, waiting.id, now=NOON + MONTH + GRACE, grace=GRACE)
+    assert await subscriptions.current(connection, waiting.user_id) is None
+    paid = await told(connection, waiting, now=NOON + MONTH + GRACE + SECOND, **second)
+    assert (paid.status, paid.past_due_since) == (Status.ACTIVE, None)
+    assert await kinds(connection, waiting.user_id) == [("grant", 100), ("grant", 100)]
+
+
+async def test_a_change_of_plan_within_a_period_is_prorated_once(connection: AsyncConnection) -> None:
+    waiting = await ordered(connection)
+    await told(connection, waiting)
+    larger = await a_plan(connection, credits_per_period=300)
+    for number in range(3):
+        await told(connection, waiting, now=NOON + MONTH / 2 + number * SECOND, plan_id=larger)
+    assert await kinds(connection, waiting.user_id) == [("grant", 100), ("grant", 100)]
+
+
+async def test_a_period_that_ends_later_than_was_thought_keeps_its_credits_until_then(
+    connection: AsyncConnection,
+) -> None:
+    waiting = await ordered(connection)
+    await told(connection, waiting)
+    await told(connection, waiting, now=NOON + SECOND, period_end=NOON + 2 * MONTH)
+    found = await balance(connection, waiting.user_id)
+    assert (found.period_end, found.current_credits) == (NOON + 2 * MONTH, 100)
+
+
+async def test_a_provider_renews_its_own_and_the_clock_does_not(connection: AsyncConnection) -> None:
+    waiting = await ordered(connection)
+    await told(connection, waiting)
+    assert await renewals.turn(connection, waiting.id, now=NOON + 5 * MONTH, grace=GRACE) == 0
+    await told(connection, waiting, now=NOON + SECOND, cancel_at_period_end=True)
+    assert await renewals.turn(connection, waiting.id, now=NOON + MONTH, grace=GRACE) == 1
+    assert await subscriptions.current(connection, waiting.user_id) is None
+
+
+async def test_a_trial_at_the_provider_uses_up_the_accounts_trial(connection: AsyncConnection) -> None:
+    waiting = await ordered(connection)
+    assert not await subscriptions.had_trial(connection, waiting.user_id)
+    trial = await told(connection, waiting, Status.TRIALING)
+    assert (trial.trial_end, await kinds(connection, waiting.user_id)) == (NOON + MONTH, [("grant", 100)])
+    assert await subscriptions.had_trial(connection, waiting.user_id)
+    second = await subscriptions.await_payment(
+        connection, waiting.user_id, plan_id=waiting.plan_id, provider="stripe", now=NOON
+    )
+    again = await told(connection, second, Status.TRIALING, now=NOON + SECOND)
+    assert (again.status, again.trial_start) == (Status.TRIALING, None)
+    assert await kinds(connection, waiting.user_id) == [("grant", 100)]

@@ -1,0 +1,110 @@
+"""One task serves a connection's requests, and no request waits for it or is lost with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+
+from tests.eventually import eventually
+from tests.listener.listening import Client, Listener, connected, listening, respond
+
+said = ContextVar("said", default="nothing")
+HELLO = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+class Lingering:
+    """Answers at once, and goes on until it may end; remembers the tasks it ran in."""
+
+    def __init__(self) -> None:
+        self.tasks: list[asyncio.Task[Any]] = []
+        self.may_end = asyncio.Event()
+        self.may_end.set()
+
+    async def __call__(self, _scope: Any, _receive: Any, send: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.append(task)
+        await respond(send, 200, b"hello")
+        await self.may_end.wait()
+
+
+@pytest.fixture
+def app() -> Lingering:
+    return Lingering()
+
+
+@pytest.fixture
+async def listener(app: Lingering) -> AsyncIterator[Listener]:
+    async with listening(app) as listener:
+        yield listener
+
+
+async def test_requests_of_a_connection_share_a_task_that_ends_with_it(app: Lingering, listener: Listener) -> None:
+    async with connected(listener) as client:
+        for _ in range(3):
+            await _ask(client)
+
+    await eventually(lambda: all(task.done() for task in app.tasks))
+    assert len(set(app.tasks)) == 1
+
+
+async def test_a_request_does_not_wait_for_what_follows_the_answer_before(app: Lingering, listener: Listener) -> None:
+    app.may_end.clear()
+    async with connected(listener) as client:
+        await _ask(client)
+        await _ask(client)
+        assert len(set(app.tasks)) == 2
+        app.may_end.set()
+        await eventually(lambda: not listener.server.server_state.tasks)
+        await _ask(client)
+        await eventually(lambda: sum(not task.done() for task in set(app.tasks)) == 1)
+
+
+async def test_no_request_sees_the_context_variables_of_the_one_before() -> None:
+    seen: list[str] = []
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        seen.append(said.get())
+        said.set("by the request before")
+        await respond(send, 200, b"hello")
+
+    async with listening(app) as listener, connected(listener) as client:
+        for _ in range(2):
+            await _ask(client)
+
+    assert seen == ["nothing", "nothing"]
+
+
+async def test_a_task_cancelled_between_requests_is_replaced(app: Lingering, listener: Listener) -> None:
+    async with connected(listener) as client:
+        await _ask(client)
+        app.tasks[0].cancel()
+        await _ask(client)
+
+        assert len(set(app.tasks)) == 2
+
+
+async def test_a_request_whose_task_is_cancelled_before_it_sees_it_is_answered(
+    app: Lingering, listener: Listener
+) -> None:
+    async with connected(listener) as client:
+        await _ask(client)
+        await eventually(lambda: not listener.server.server_state.tasks)
+        listener.connections()[0].data_received(HELLO)
+        app.tasks[0].cancel()
+
+        answer = await client.answer()
+
+    assert answer is not None
+    assert answer.status == 500
+
+
+async def _ask(client: Client) -> None:
+    await client.send(HELLO)
+    answer = await client.answer()
+    assert answer is not None
+    assert answer.body == b"hello"

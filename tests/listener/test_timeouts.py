@@ -1,0 +1,434 @@
+"""No client makes the listener wait for ever, remember without bound, or lose an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+from typing import Any
+
+import pytest
+
+from gateway.http.fields import NO_FIELDS
+from gateway.listener import connection
+from gateway.listener.server import Limits
+from tests.eventually import eventually
+from tests.listener.listening import PROBE, Client, Listener, Recorder, connected, listening, respond, whole_body
+from tests.proxy.requests import post, request
+
+HASTY = Limits(header_timeout_seconds=0.1, body_idle_timeout_seconds=0.1, keep_alive_seconds=0.1)
+IDLE_ONLY = Limits(keep_alive_seconds=0.1)
+UPLOAD = post(b"Content-Length: 100000000")
+CHUNK = b"x" * 65536
+
+
+class Scripted:
+    """An application that does as its test says; tells how each call went."""
+
+    def __init__(self) -> None:
+        self.started = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.left = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.messages: list[str] = []
+
+    def watch(self, scope: Any) -> None:
+        scope["extensions"]["gateway.client"].on_gone = self.left.set
+        self.started.set()
+
+
+async def wait(event: asyncio.Event) -> None:
+    await asyncio.wait_for(event.wait(), 10)
+
+
+class Uploading(Scripted):
+    """Says when it was called, waits for leave to go on, takes the whole body and answers its size."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.watch(scope)
+        await self.go_on.wait()
+        body = await whole_body(receive)
+        if body is not None:
+            await respond(send, 200, b"%d" % len(body))
+        self.ended.set()
+
+
+class Taking(Scripted):
+    """Takes the body at once, twice; what had not come by then it receives, and takes nothing after. Answers all."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        client = scope["extensions"]["gateway.client"]
+        taken = [client.take_body(), client.take_body()]
+        self.started.set()
+        received = await whole_body(receive) if taken[0] is None else None
+        await respond(send, 200, repr((*taken, received, client.take_body())).encode())
+
+
+class Unread(Scripted):
+    """Refuses without a look at the body."""
+
+    async def __call__(self, _scope: Any, _receive: Any, send: Any) -> None:
+        await respond(send, 401, b"no")
+
+
+class Whole(Scripted):
+    """Answers at once, without waiting for whether its client takes it."""
+
+    answered = 0
+
+    async def __call__(self, scope: Any, _receive: Any, _send: Any) -> None:
+        scope["extensions"]["gateway.client"].answer(200, NO_FIELDS, CHUNK)
+        self.answered += 1
+        self.started.set()
+
+
+class Downloading(Scripted):
+    """Sends up to 256 MiB."""
+
+    sent = 0
+
+    async def __call__(self, scope: Any, _receive: Any, send: Any) -> None:
+        self.watch(scope)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while self.sent < 4096 and not scope["extensions"]["gateway.client"].is_gone:
+            await send({"type": "http.response.body", "body": CHUNK, "more_body": True})
+            self.sent += 1
+            await asyncio.sleep(0)
+        self.ended.set()
+
+
+async def assert_timed_out(client: Client) -> None:
+    answer = await client.final_answer()
+    assert (answer.status, answer.code) == (408, "request_timeout")
+    assert await client.answers() == []
+
+
+class TestHead:
+    async def test_a_head_that_never_begins_is_timed_out(self) -> None:
+        async with listening(Recorder(), HASTY) as listener, connected(listener) as client:
+            await assert_timed_out(client)
+
+    @pytest.mark.parametrize("part", [b"G", b"GET /a HTTP/1.1\r\n", request()[:-1], request()[:-2]])
+    async def test_a_head_that_never_ends_is_timed_out(self, part: bytes) -> None:
+        async with listening(Recorder(), HASTY) as listener, connected(listener) as client:
+            await client.send(part)
+            await assert_timed_out(client)
+
+    async def test_dripping_bytes_buy_no_time(self) -> None:
+        async with listening(Recorder(), HASTY) as listener, connected(listener) as client:
+            timed_out = asyncio.create_task(assert_timed_out(client))
+            for octet in request(b"GET /a HTTP/1.1", b"x: " + b"1" * 500):
+                if timed_out.done():
+                    break
+                client.writer.write(bytes((octet,)))
+                await asyncio.sleep(0.01)
+            await timed_out
+
+    async def test_the_head_of_a_later_request_is_timed_out_too(self) -> None:
+        async with listening(Recorder(), HASTY) as listener, connected(listener) as client:
+            await client.send(request() + b"GET /b")
+            assert (await client.final_answer()).status == 200
+            await assert_timed_out(client)
+
+    @pytest.mark.parametrize("behind", [b"", b"\r\n"])
+    async def test_an_idle_connection_is_closed_in_silence(self, behind: bytes) -> None:
+        async with listening(Recorder(), HASTY) as listener, connected(listener) as client:
+            await client.send(request() + behind)
+            assert [answer.status for answer in await client.answers()] == [200]
+
+    async def test_a_connection_in_use_is_not_idle(self) -> None:
+        async with listening(Recorder(), Limits(keep_alive_seconds=0.5)) as listener, connected(listener) as client:
+            for _ in range(8):
+                await client.send(request())
+                assert (await client.final_answer()).status == 200
+                await asyncio.sleep(0.1)
+
+
+class TestBody:
+    async def test_a_body_that_has_come_is_taken_at_once_and_once(self) -> None:
+        async with listening(Taking()) as listener, connected(listener) as client:
+            for sent, body in ((post(b"Content-Length: 5", body=b"hello"), b"hello"), (request(), b"")):
+                await client.send(sent)
+                assert (await client.final_answer()).body == repr((body, None, None, None)).encode()
+
+    async def test_a_body_that_has_not_come_whole_is_received(self) -> None:
+        app = Taking()
+        async with listening(app) as listener, connected(listener) as client:
+            await client.send(post(b"Content-Length: 5", body=b"he"))
+            await wait(app.started)
+            await client.send(b"llo")
+            assert (await client.final_answer()).body == repr((None, None, b"hello", None)).encode()
+
+    @pytest.mark.parametrize("framing", [b"Content-Length: 10", b"Transfer-Encoding: chunked"])
+    async def test_a_body_that_stops_is_timed_out_and_the_application_told(self, framing: bytes) -> None:
+        app = Uploading()
+        app.go_on.set()
+        async with listening(app, HASTY) as listener, connected(listener) as client:
+            await client.send(post(framing, body=b"5\r\nh"))
+            await assert_timed_out(client)
+            await wait(app.ended)
+            assert app.left.is_set()
+
+    async def test_a_body_that_moves_is_not_timed_out(self) -> None:
+        app = Uploading()
+        app.go_on.set()
+        limits = Limits(body_idle_timeout_seconds=0.5)
+        async with listening(app, limits) as listener, connected(listener) as client:
+            await client.send(post(b"Content-Length: 8"))
+            for _ in range(8):
+                await asyncio.sleep(0.1)
+                await client.send(b"x")
+            assert (await client.final_answer()).body == b"8"
+
+    async def test_an_application_may_take_its_time(self) -> None:
+        app = Uploading()
+        async with listening(app, HASTY) as listener, connected(listener) as client:
+            await client.send(post(b"Content-Length: 8", body=b"x"))
+            await asyncio.sleep(0.3)
+            app.go_on.set()
+            await client.send(b"x" * 7)
+            assert (await client.final_answer()).body == b"8"
+
+    async def test_an_answer_under_way_is_cut_when_the_body_stops(self) -> None:
+        async def duplex(_scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await whole_body(receive)
+
+        async with listening(duplex, HASTY) as listener, connected(listener) as client:
+            await client.send(post(b"Content-Length: 8", body=b"x"))
+            head, _, body = (await client.rest()).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200")
+            assert b"chunked" in head
+            assert body == b""  # no last chunk: visibly broken
+
+
+class TestBounds:
+    async def test_an_upload_nobody_takes_waits_outside(self) -> None:
+        app = Uploading()
+        async with listening(app) as listener, connected(listener) as client:
+            client.writer.write(UPLOAD + CHUNK * 200)
+            await wait(app.started)
+            found = await self._settled(listener)
+            exchange = found._exchange
+            assert exchange is not None
+            assert found._is_paused
+            assert exchange.buffered <= connection.MAX_UNREAD_BYTES + 256 * 1024
+
+    async def test_requests_behind_a_slow_one_wait_outside(self) -> None:
+        app = Uploading()
+        async with listening(app) as listener, connected(listener) as client:
+            client.writer.write(request() * 100_000)
+            await wait(app.started)
+            found = await self._settled(listener)
+            assert found._is_paused
+            assert len(found._unread) <= connection.MAX_UNREAD_BYTES + 256 * 1024
+            app.go_on.set()
+            assert [(await client.final_answer()).body for _ in range(5000)] == [b"0"] * 5000
+
+    async def test_an_answer_nobody_reads_is_not_piled_up_and_cut_in_the_end(self) -> None:
+        app = Downloading()
+        async with listening(app, Limits(body_idle_timeout_seconds=0.3)) as listener, connected(listener) as client:
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined] # a socket's transport has it
+            await client.send(request())
+            await wait(app.started)
+            (found,) = listener.connections()
+            assert found.transport.get_write_buffer_size() <= 3 * len(CHUNK)
+            await wait(app.left)
+            await wait(app.ended)
+            assert app.sent < 4096
+
+    async def test_answers_to_requests_in_a_row_are_not_piled_up_for_one_who_reads_none(self) -> None:
+        app = Whole()
+        async with listening(app) as listener, connected(listener) as client:
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined] # a socket's transport has it
+            client.writer.write(request() * 500)
+            await wait(app.started)
+            (found,) = listener.connections()
+            await eventually(lambda: found.is_congested)
+            answered = app.answered
+            await asyncio.sleep(0.05)
+            assert app.answered == answered < 500, "it waits for its client"
+            assert found.transport.get_write_buffer_size() <= 2 * len(CHUNK)
+            client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+            assert [len((await client.final_answer()).body) for _ in range(500)] == [len(CHUNK)] * 500
+
+    async def test_connections_above_the_cap_are_told_so(self) -> None:
+        async with (
+            listening(Recorder(), Limits(max_connections=2)) as listener,
+            connected(listener) as first,
+            connected(listener) as second,
+            connected(listener) as third,
+        ):
+            answer = await third.final_answer()
+            assert (answer.status, answer.code) == (503, "too_many_connections")
+            assert await third.answers() == []
+            for client in (first, second):
+                await client.send(PROBE)
+                assert [each.status for each in await client.answers()] == [200]
+
+    async def test_the_cap_is_no_higher_than_descriptors_last(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (68, 1024))
+        async with (
+            listening(Recorder()) as listener,
+            connected(listener),
+            connected(listener),
+            connected(listener) as third,
+        ):
+            assert (await third.final_answer()).code == "too_many_connections"
+
+    async def test_a_flood_above_the_cap_is_closed_without_a_word(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connection, "MAX_TURNED_AWAY", 1)
+        async with (
+            listening(Recorder(), Limits(max_connections=1)) as listener,
+            connected(listener),
+            connected(listener),
+        ):
+            reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+            assert await reader.read() == b""
+            writer.close()
+
+    @staticmethod
+    async def _settled(listener: Listener) -> Any:
+        (found,) = listener.connections()
+        while not found._is_paused:
+            found.progress.clear()
+            await wait(found.progress)
+        return found
+
+
+class TestContinue:
+    async def test_100_is_sent_when_the_body_is_asked_for_and_not_before(self) -> None:
+        app = Uploading()
+        async with listening(app) as listener, connected(listener) as client:
+            await client.send(post(b"Expect: 100-continue", b"Content-Length: 5"))
+            await wait(app.started)
+            asking = asyncio.create_task(client.answer())
+            await asyncio.sleep(0.05)
+            assert not asking.done()
+            app.go_on.set()
+            interim = await asking
+            assert interim is not None
+            assert interim.status == 100
+            await client.send(b"hello" + PROBE)
+            assert [answer.body for answer in await client.answers()] == [b"5", b"0"]
+
+    async def test_a_refusal_comes_without_100_and_ends_the_connection(self) -> None:
+        async with listening(Unread()) as listener, connected(listener) as client:
+            await client.send(post(b"Expect: 100-continue", b"Content-Length: 5"))
+            assert [answer.status for answer in await client.answers()] == [401]
+
+    async def test_http_1_0_knows_no_100(self) -> None:
+        app = Uploading()
+        async with listening(app) as listener, connected(listener) as client:
+            await client.send(request(b"POST /p HTTP/1.0", b"Expect: 100-continue", b"Content-Length: 5"))
+            app.go_on.set()
+            await wait(app.started)
+            await client.send(b"hello")
+            answer = await client.answer()
+            assert answer is not None
+            assert (answer.status, answer.body) == (200, b"5")
+
+    async def test_a_client_that_does_not_wait_gets_no_100(self) -> None:
+        app = Uploading()
+        async with listening(app) as listener, connected(listener) as client:
+            await client.send(post(b"Expect: 100-continue", b"Content-Length: 5"), b"hello")
+            app.go_on.set()
+            answer = await client.answer()
+            assert answer is not None
+            assert (answer.status, answer.body) == (200, b"5")
+
+
+class TestEarlyAnswers:
+    async def test_an_answer_before_the_body_ends_the_connection(self) -> None:
+        async with listening(Unread()) as listener, connected(listener) as client:
+            await client.send(UPLOAD, PROBE)
+            (answer,) = await client.answers()
+            assert (answer.status, answer.headers[b"connection"]) == (401, b"close")
+
+    async def test_an_answer_after_the_body_keeps_the_connection_in_step(self) -> None:
+        async with listening(Unread()) as listener, connected(listener) as client:
+            await client.send(post(b"Content-Length: 5", body=b"GET /") + request() + PROBE)
+            assert [answer.status for answer in await client.answers()] == [401, 401, 401]
+
+    async def test_a_client_that_goes_on_sending_can_read_its_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connection, "LINGER_SECONDS", 0.1)
+        async with listening(Unread()) as listener, connected(listener) as client:
+            (found,) = listener.connections()
+            client.writer.write(UPLOAD + CHUNK * 100)
+            assert (await client.final_answer()).status == 401
+            await asyncio.wait_for(found.lost.wait(), 10)
+            assert found.taken <= len(UPLOAD) + 2 * connection.MAX_LINGER_BYTES + 512 * 1024
+
+    async def test_a_client_that_stays_is_closed_after_the_lingering(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connection, "LINGER_SECONDS", 0.1)
+        async with listening(Recorder()) as listener, connected(listener) as client:
+            (found,) = listener.connections()
+            await client.send(PROBE)
+            assert (await client.final_answer()).status == 200
+            await asyncio.wait_for(found.lost.wait(), 10)
+            assert listener.connections() == []
+
+
+class TestLeaving:
+    @pytest.mark.parametrize("reset", [False, True])
+    async def test_the_application_is_told_when_its_client_leaves(self, *, reset: bool) -> None:
+        app = Uploading()
+        app.go_on.set()
+        async with listening(app) as listener, connected(listener) as client:
+            await client.send(UPLOAD)
+            await wait(app.started)
+            if reset:
+                client.writer.transport.abort()
+            else:
+                client.writer.close()
+            await wait(app.left)
+            await wait(app.ended)
+            await eventually(lambda: listener.connections() == [])
+            assert app.left.is_set()
+
+    @pytest.mark.parametrize("field", [b"Connection: keep-alive", b"Connection: close"])
+    async def test_nobody_is_told_of_a_client_that_had_its_answer(self, field: bytes) -> None:
+        app = Uploading()
+        app.go_on.set()
+        async with listening(app) as listener, connected(listener) as client:
+            (found,) = listener.connections()
+            await client.send(request(b"GET /a HTTP/1.1", field))
+            await client.final_answer()
+            client.writer.close()
+            await asyncio.wait_for(found.lost.wait(), 10)
+            assert not app.left.is_set()
+
+    async def test_a_waiting_application_learns_that_its_answer_is_complete(self) -> None:
+        heard = asyncio.get_running_loop().create_future()
+
+        async def listening_on(_scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            waiting = asyncio.create_task(receive())
+            await respond(send, 200, b"ok")
+            heard.set_result(await waiting)
+
+        async with listening(listening_on) as listener, connected(listener) as client:
+            await client.send(request())
+            assert (await client.final_answer()).status == 200
+            assert await asyncio.wait_for(heard, 10) == {"type": "http.disconnect"}
+
+
+class TestShutdown:
+    async def test_idle_connections_are_closed_and_running_requests_finish(self) -> None:
+        app = Uploading()
+        async with listening(app) as listener, connected(listener) as idle, connected(listener) as busy:
+            await busy.send(request() + request())
+            await wait(app.started)
+            stopping = asyncio.create_task(listener.stop())
+            assert await idle.answers() == []
+            app.go_on.set()
+            (answer,) = await busy.answers()
+            assert (answer.status, answer.headers[b"connection"]) == (200, b"close")
+            await stopping
+
+
+async def test_small_answers_are_not_held_back_by_nagle() -> None:
+    async with listening(Recorder()) as listener, connected(listener):
+        (found,) = listener.connections()
+        own = found.transport.get_extra_info("socket")
+        assert own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

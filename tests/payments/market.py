@@ -1,0 +1,246 @@
+"""A gateway that sells: both APIs over real stores, with a payment provider's world behind them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from decimal import Decimal
+from secrets import token_bytes
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+from sqlalchemy import text
+
+from gateway.api.account import build_account
+from gateway.api.account.dependencies import Lifetimes
+from gateway.api.account.login.access_tokens import AccessTokens
+from gateway.api.checkout import Till, sell_pack
+from gateway.clock import now
+from gateway.config.model import Pack
+from gateway.ledger.accounts import login_sessions, users
+from gateway.ledger.accounts.users import User
+from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue.plans import PlanTerms, StoredPlan
+from gateway.ledger.credits import grants
+from gateway.ledger.db.session import Database
+from gateway.ledger.payments import checkouts, payments
+from gateway.ledger.payments.checkouts import Checkout
+from gateway.ledger.payments.payments import Payment
+from gateway.ledger.subscriptions import subscription_rows
+from gateway.ledger.subscriptions.subscription_rows import StoredSubscription
+from gateway.payments.provider import Provider
+from gateway.workers.billing.webhook_processor import WebhookProcessor
+
+SECRET = "secret-of-the-tests"
+LIFETIMES = Lifetimes(
+    access=timedelta(minutes=15),
+    refresh=timedelta(days=30),
+    verify_email=timedelta(days=3),
+    reset_password=timedelta(hours=1),
+)
+PACK = Pack(
+    id="pack-100",
+    name="100 credits",
+    credits=100,
+    price=Decimal("5.00"),
+    stripe_price_id="price_pack",
+    lemon_squeezy_variant_id="900",
+)
+PATHS = {"stripe": "/webhooks/stripe", "lemon_squeezy": "/webhooks/lemon-squeezy"}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is held of a user at the end of a story, without what time and chance put in it."""
+
+    status: str | None
+    plan_id: str | None
+    is_ending: bool | None
+    period: tuple[Any, Any] | None
+    balance: int
+    granted: int
+    payments: tuple[tuple[str, str, str, str, int, int], ...]
+
+
+@dataclass
+class Market:
+    database: Database
+    provider: Provider
+    till: Till
+    app: Any
+    client: httpx.AsyncClient
+    processor: WebhookProcessor
+    plans: Mapping[str, StoredPlan] = field(default_factory=dict)
+
+    async def a_user(self) -> User:
+        async with self.database.transaction() as connection:
+            return await users.create(connection, f"{uuid4().hex}@example.com")
+
+    async def signed_in(self, user: User) -> httpx.AsyncClient:
+        async with self.database.transaction() as connection:
+            session_id = await login_sessions.begin(
+                connection, user.id, token_hash=token_bytes(32), expires_at=now() + LIFETIMES.refresh, address=None
+            )
+        pair = AccessTokens(SECRET, lifetime=LIFETIMES.access).pair(user.id, session_id, refresh_token="x")
+        client = _client(self.app)
+        client.headers["authorization"] = f"Bearer {pair.access_token}"
+        return client
+
+    async def subscribe(self, user: User, plan: str = "pro") -> Checkout:
+        async with await self.signed_in(user) as client:
+            begun = await client.post(f"/subscriptions/{plan}")
+        assert begun.status_code == 201, begun.text
+        assert begun.json()["status"] == "incomplete"
+        async with self.database.read() as connection:
+            found = await checkouts.get(connection, UUID(begun.json()["checkout_id"]))
+        assert found is not None
+        assert found.url == begun.json()["checkout_url"]
+        return found
+
+    async def buy_pack(self, user: User) -> Checkout:
+        return await sell_pack(self.till, self.database, user, pack=PACK, named=None)
+
+    async def deliver(self, body: bytes, headers: Mapping[str, str], *, status: int = 200) -> Any:
+        answer = await self.client.post(PATHS[self.provider.name], content=body, headers=dict(headers))
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    async def work_off(self) -> int:
+        """Acts on all events, those that failed and those whose worker died included, as time would bring them."""
+        acted = 0
+        while True:
+            async with self.database.transaction() as connection:
+                waiting = "UPDATE webhook_events SET next_attempt_at = now() WHERE status IN ('received', 'failed')"
+                if not (await connection.execute(text(waiting))).rowcount or acted > 200:
+                    return acted
+            acted += await self.processor.run_once()
+
+    async def subscription(self, user: User) -> StoredSubscription | None:
+        async with self.database.read() as connection:
+            return await subscription_rows.latest(connection, user.id)
+
+    async def balance(self, user: User) -> int:
+        async with self.database.read() as connection:
+            found = await grants.balance(connection, user.id)
+        assert found is not None
+        return found.current_credits
+
+    async def payments(self, user: User) -> tuple[Payment, ...]:
+        async with self.database.read() as connection:
+            return (await payments.list_payments(connection, user_id=user.id, limit=500)).data
+
+    async def standing(self, user: User) -> Standing:
+        found = await self.subscription(user)
+        rows = await self.payments(user)
+        async with self.database.read() as connection:
+            granted = "SELECT coalesce(sum(amount), 0) FROM credit_ledger WHERE user_id = :id AND kind = 'grant'"
+            total = (await connection.execute(text(granted), {"id": user.id})).scalar_one()
+        return Standing(
+            status=str(found.status) if found else None,
+            plan_id=found.plan_id if found else None,
+            is_ending=found.cancel_at_period_end if found else None,
+            period=(found.current_period_start, found.current_period_end) if found else None,
+            balance=await self.balance(user),
+            granted=int(total),
+            payments=tuple(sorted(_shape(row) for row in rows)),
+        )
+
+    async def events(self, status: str) -> list[str]:
+        query = text("SELECT coalesce(error_message, '') FROM webhook_events WHERE status = :status ORDER BY id")
+        async with self.database.read() as connection:
+            return list(await connection.scalars(query, {"status": status}))
+
+
+@asynccontextmanager
+async def market(database: Database, provider: Provider | None) -> AsyncIterator[Market]:
+    """With plans `basic` (9.99, 100 credits), `pro` (29.99, 1000) and `free` made if they are missing."""
+    providers = {} if provider is None else {provider.name: provider}
+    processor = WebhookProcessor(database, providers)
+    till = Till(
+        providers=providers,
+        default=None if provider is None else provider.name,
+        packs=(PACK,),
+        success_url="https://app.test/paid",
+        cancel_url="https://app.test/plans",
+        act=None,
+    )
+    app = account_app(database, till)
+    async with _client(app) as client:
+        made: Any = Market(database, provider, till, app, client, processor)  # type: ignore[arg-type] # None only where nothing is sold
+        made.plans = await _offer(database)
+        yield made
+
+
+def account_app(database: Database, till: Till) -> Any:
+    async def publish() -> None:
+        return None
+
+    return build_account(
+        database=database,
+        publish=publish,
+        jwt_secret=SECRET,
+        lifetimes=LIFETIMES,
+        key_prefix="gw",
+        peppers={1: b"pepper"},
+        entropy=token_bytes,
+        meter=None,  # type: ignore[arg-type] # nothing here is metered
+        routes={},
+        past_due_grace=timedelta(days=3),
+        till=till,
+    )
+
+
+def acting_at_once(made: Market) -> Market:
+    """The same market, where events are acted on as they come."""
+    till = replace(made.till, act=made.processor.process)
+    app = account_app(made.database, till)
+    return replace(made, till=till, app=app, client=_client(app))
+
+
+def _client(app: Any) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://gateway.test")
+
+
+async def _offer(database: Database) -> dict[str, StoredPlan]:
+    terms = {
+        "basic": PlanTerms(
+            name="Basic",
+            price=Decimal("9.99"),
+            credits_per_period=100,
+            stripe_price_id="price_basic",
+            lemon_squeezy_variant_id="100",
+        ),
+        "pro": PlanTerms(
+            name="Pro",
+            price=Decimal("29.99"),
+            credits_per_period=1000,
+            stripe_price_id="price_pro",
+            lemon_squeezy_variant_id="200",
+        ),
+        "free": PlanTerms(name="Free", price=Decimal(0), credits_per_period=10),
+    }
+    async with database.transaction() as connection:
+        return {
+            name: await plans.get(connection, name) or await plans.create(connection, each, plan_id=name)
+            for name, each in terms.items()
+        }
+
+
+def _shape(row: Payment) -> tuple[str, str, str, str, int, int]:
+    return (
+        row.transaction_type,
+        row.status,
+        str(row.amount),
+        str(row.refunded_amount),
+        row.credits_awarded,
+        row.credits_withdrawn,
+    )
+
+
+def only(rows: tuple[Payment, ...], kind: str) -> Payment:
+    (found,) = (row for row in rows if row.transaction_type == kind)
+    return found

@@ -1,0 +1,202 @@
+"""What operators do about money: see it, give it back, issue invoices, and have events acted on again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from gateway.clock import now
+from gateway.ledger.accounts import users
+from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue.plans import PlanTerms, Tier
+from gateway.ledger.db.session import Database
+from gateway.ledger.subscriptions import subscriptions
+from tests.api.conftest import admin_app, client_of
+from tests.payments.conftest import STRIPE_SECRETS
+from tests.payments.fake_stripe import FakeStripe, signed
+from tests.payments.market import Market, only
+from tests.payments.test_stripe_life import begun
+
+
+@dataclass(frozen=True)
+class Operator:
+    client: httpx.AsyncClient
+
+    async def call(self, method: str, path: str, body: Any = None, *, status: int = 200) -> Any:
+        answer = await self.client.request(method, f"/admin/v1{path}", json=body)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    async def get(self, path: str) -> Any:
+        return await self.call("GET", path)
+
+
+@pytest.fixture
+async def operator(stripe_market: Market) -> AsyncIterator[Operator]:
+    async def publish() -> None:
+        return None
+
+    till = replace(stripe_market.till, act=stripe_market.processor.process, tax_rate=Decimal("0.19"))
+    app = admin_app(stripe_market.database, publish, missing={}, till=till)
+    async with client_of(app) as client:
+        yield Operator(client)
+
+
+async def test_a_refund_goes_to_the_provider_once_and_shows_at_once(
+    stripe_market: Market, stripe_world: FakeStripe, operator: Operator
+) -> None:
+    market, world = stripe_market, stripe_world
+    user = await market.a_user()
+    await begun(market, world, user)
+    payment = only(await market.payments(user), "subscription")
+    wish = {"payment_id": str(payment.id), "amount": "10.00", "reason": "goodwill"}
+    partly = await operator.call("POST", "/refunds", wish, status=201)
+    assert (partly["status"], partly["refunded_amount"], partly["credits_withdrawn"]) == (
+        "partially_refunded",
+        "10.00",
+        333,
+    )
+    too_much = await operator.call("POST", "/refunds", {**wish, "amount": "19.999"}, status=422)
+    assert "at most 19.99" in too_much["detail"]
+    wholly = await operator.call("POST", "/refunds", {**wish, "amount": None}, status=201)
+    assert (wholly["status"], wholly["refunded_amount"]) == ("refunded", "29.99")
+    assert (await operator.call("POST", "/refunds", wish, status=409))["code"] == "conflict"
+    assert await market.balance(user) == 0
+    assert len((await operator.get("/refunds"))["data"]) == 2
+    listed = await operator.get(f"/payments?user_id={user.id}&transaction_type=subscription")
+    assert [row["id"] for row in listed["data"]] == [str(payment.id)]
+    audited = await operator.get(f"/audit-log?entity_id={payment.id}")
+    assert [row["action"] for row in audited["data"]] == ["payments.refund"] * 2
+
+
+async def test_an_event_is_shown_and_replayed_without_a_second_effect(
+    stripe_market: Market, stripe_world: FakeStripe, operator: Operator
+) -> None:
+    market, world = stripe_market, stripe_world
+    user = await market.a_user()
+    await begun(market, world, user)
+    before = await market.standing(user)
+    events = (await operator.get("/webhook-events?status=processed&provider=stripe"))["data"]
+    assert events
+    replayed = await operator.call("POST", f"/webhook-events/{events[0]['id']}/replay")
+    assert replayed["status"] == "processed"
+    assert (await operator.get(f"/webhook-events/{events[0]['id']}"))["payload"]["object"] == "event"
+    assert await market.standing(user) == before
+
+
+async def test_what_an_unknown_price_kept_from_being_taken_is_taken_by_a_replay(
+    stripe_market: Market, stripe_world: FakeStripe, operator: Operator
+) -> None:
+    market, world = stripe_market, stripe_world
+    user = await market.a_user()
+    checkout = await market.subscribe(user)
+    await operator.call("PATCH", "/plans/pro", {"stripe_price_id": None})
+    world.complete(checkout.provider_checkout_id or "")
+    await market.deliver(*signed(world.unheard()[-1], STRIPE_SECRETS[0]))
+    await market.processor.run_once()
+    (failed,) = (await operator.get("/webhook-events?status=failed"))["data"]
+    assert "price_pro is the price of no plan" in failed["error_message"]
+    await operator.call("PATCH", "/plans/pro", {"stripe_price_id": "price_pro"})
+    assert (await operator.call("POST", f"/webhook-events/{failed['id']}/replay"))["status"] == "processed"
+    assert await market.balance(user) == 1000
+
+
+async def test_invoices_are_numbered_without_gaps_and_final(stripe_market: Market, operator: Operator) -> None:
+    made = [await an_own_subscription(stripe_market, price="9.99") for _ in range(6)]
+    wishes = [{"subscription_id": each} for each in [*made, made[0], made[0]]]
+    answers = await asyncio.gather(*(operator.client.post("/admin/v1/invoices", json=wish) for wish in wishes))
+    assert sorted(answer.status_code for answer in answers) == [201] * 6 + [409] * 2
+    issued = [answer.json() for answer in answers if answer.status_code == 201]
+    assert sorted(each["number"] for each in issued) == [1, 2, 3, 4, 5, 6]
+    first = issued[0]
+    assert (first["subtotal"], first["tax"], first["total"], first["status"]) == ("9.99", "1.90", "11.89", "open")
+
+    for change in ("total = total + 1, subtotal = subtotal + 1", "lines = '[]'", "number = 99", "status = 'draft'"):
+        await refused(stripe_market.database, f"UPDATE invoices SET {change} WHERE id = :id", first["id"])  # noqa: S608 - of the line above
+    await refused(stripe_market.database, "DELETE FROM invoices WHERE id = :id", first["id"])
+
+    paid = await operator.call("POST", f"/invoices/{first['id']}/settle", {"status": "paid"})
+    assert (paid["status"], paid["total"]) == ("paid", "11.89")
+    assert (
+        "only an open one"
+        in (await operator.call("POST", f"/invoices/{first['id']}/settle", {"status": "void"}, status=409))["detail"]
+    )
+    note = await operator.call("POST", f"/invoices/{first['id']}/credit-note", status=201)
+    assert (note["number"], note["total"], note["corrects_id"]) == (7, "-11.89", first["id"])
+    await operator.call("POST", f"/invoices/{first['id']}/credit-note", status=409)
+    anew = await operator.call("POST", "/invoices", {"subscription_id": first["subscription_id"]}, status=409)
+    assert "taken back by a credit note" in anew["detail"]
+    page = await operator.client.get(f"/admin/v1/invoices/{note['id']}/html")
+    assert "Credit note 7" in page.text
+    file = await operator.client.get(f"/admin/v1/invoices/{note['id']}/pdf")
+    assert file.content.startswith(b"%PDF-")
+
+
+async def test_an_invoice_follows_the_plans_pricing_model(stripe_market: Market, operator: Operator) -> None:
+    tiers = (Tier(up_to=2, unit_price=Decimal(5)), Tier(up_to=None, unit_price=Decimal(4)))
+    subscription = await an_own_subscription(stripe_market, price="0", model="tiered", tiers=tiers, quantity=5)
+    made = await operator.call("POST", "/invoices", {"subscription_id": subscription, "tax_rate": "0"}, status=201)
+    assert [(line["quantity"], line["amount"]) for line in made["lines"]] == [(2, "10.00"), (3, "12.00")]
+    assert made["total"] == "22.00"
+
+
+async def test_a_change_of_plan_is_asked_for_once_and_shown_to_the_customer_when_it_is(
+    stripe_market: Market, operator: Operator
+) -> None:
+    mine = await an_own_subscription(stripe_market, price="100.00")
+    await operator.call("POST", "/invoices", {"subscription_id": mine}, status=201)
+    once = {"Idempotency-Key": "grow"}
+    for _ in range(2):
+        path = f"/admin/v1/subscriptions/{mine}/change"
+        assert (await operator.client.post(path, json={"plan_id": "pro"}, headers=once)).status_code == 200
+    (draft,) = (await operator.get("/invoices?status=draft"))["data"]
+    assert draft["number"] is None
+    async with stripe_market.database.read() as connection:
+        user = await users.get(connection, UUID(draft["user_id"]))
+    assert user is not None
+    async with await stripe_market.signed_in(user) as customer:
+        assert len((await customer.get("/me/invoices")).json()["data"]) == 1
+        assert (await customer.get(f"/me/invoices/{draft['id']}")).status_code == 404
+        wish = {"subscription_id": mine}
+        answers = await asyncio.gather(*(operator.client.post("/admin/v1/invoices", json=wish) for _ in range(3)))
+        assert sorted(answer.status_code for answer in answers) == [201, 409, 409]
+        (made,) = (answer.json() for answer in answers if answer.status_code == 201)
+        assert [line["description"].split(",")[0] for line in made["lines"]] == ["Unused time", "Remaining time"]
+        assert made["subtotal"] == draft["subtotal"]
+        assert made["subtotal"].startswith("-70.0")
+        assert made["tax_rate"] == "0.19"
+        page = await customer.get(f"/me/invoices/{made['id']}/html")
+        assert f"Credit note {made['number']}" in page.text
+    settled = await operator.call("POST", f"/invoices/{made['id']}/settle", {"status": "void"})
+    again = await operator.call("POST", "/invoices", wish, status=201)
+    assert (settled["status"], again["lines"]) == ("void", made["lines"])
+
+
+async def an_own_subscription(
+    market: Market, *, price: str, model: Any = "flat", tiers: tuple[Tier, ...] = (), quantity: int = 1
+) -> str:
+    """One that no provider bills."""
+    user = await market.a_user()
+    async with market.database.transaction() as connection:
+        plan = await plans.create(
+            connection,
+            PlanTerms(name=f"Plan of {user.id}", price=Decimal(price), pricing_model=model, tiers=tiers),
+            plan_id=f"plan-{user.id}",
+        )
+        begun = await subscriptions.start(connection, user.id, plan_id=plan.id, now=now(), quantity=quantity)
+    return str(begun.id)
+
+
+async def refused(database: Database, statement: str, invoice_id: str) -> None:
+    with pytest.raises(IntegrityError, match="an issued invoice is final"):
+        async with database.transaction() as connection:
+            await connection.execute(text(statement), {"id": invoice_id})

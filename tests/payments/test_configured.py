@@ -1,0 +1,56 @@
+"""Which providers there are is what the environment has keys for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.config import Config, load
+from gateway.ledger.db.session import Database
+from gateway.runtime.payments import payment_workers, providers_of, till_of
+
+SECRETS = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
+STRIPE = {"STRIPE_SECRET_KEY": "sk_test_x", "STRIPE_WEBHOOK_SECRET": "new, old"}
+LEMON_SQUEEZY = {"LEMON_SQUEEZY_API_KEY": "key", "LEMON_SQUEEZY_WEBHOOK_SECRET": "secret"}
+BILLING = """
+billing:
+  provider: lemon_squeezy
+  success_url: https://app.test/paid
+  poll_interval: 5m
+  tax_rate: "0.19"
+  lemon_squeezy: {store_id: "7", test_mode: true}
+"""
+
+
+def configured(tmp_path: Path, **environ: str) -> Config:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(BILLING)
+    return load(file, SECRETS | environ, overrides={"data_dir": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("environ", "names", "workers"),
+    [
+        ({}, [], []),
+        (STRIPE, ["stripe"], ["WebhookProcessor", "BillingPoller", "Leaver", "UsageReporter"]),
+        (LEMON_SQUEEZY, ["lemon_squeezy"], ["WebhookProcessor", "BillingPoller", "Leaver"]),
+        (
+            STRIPE | LEMON_SQUEEZY,
+            ["lemon_squeezy", "stripe"],
+            ["WebhookProcessor", "BillingPoller", "BillingPoller", "Leaver", "Leaver", "UsageReporter"],
+        ),
+    ],
+)
+async def test_a_key_makes_a_provider(
+    tmp_path: Path, environ: dict[str, str], names: list[str], workers: list[str]
+) -> None:
+    config = configured(tmp_path, **environ)
+    database = Database("postgresql://nobody@127.0.0.1:1/none")
+    async with providers_of(config) as providers:
+        till = till_of(config, database, providers)
+        assert list(till.providers) == names
+        assert till.default == (names[0] if names else None)
+        assert str(till.tax_rate) == "0.19"
+        assert [type(each).__name__ for each in payment_workers(config, database, providers)] == workers
+    await database.close()

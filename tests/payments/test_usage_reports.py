@@ -1,0 +1,143 @@
+"""Usage reaches the meter that bills it once, whatever is written late and whatever crashes between."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import text
+
+from gateway.clock import now
+from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue.plans import PlanTerms
+from gateway.ledger.payments import provider_customers
+from gateway.ledger.subscriptions import subscription_rows, subscriptions
+from gateway.ledger.usage.ingestion import ingest
+from gateway.payments.provider import KeyRefused, ProviderUnavailable
+from gateway.payments.stripe.adapter import Stripe
+from gateway.workers.billing.usage_reports import UsageReporter
+from tests.ledger.make import a_line
+from tests.payments.fake_stripe import FakeStripe
+from tests.payments.market import Market
+
+EVENT = "gateway_credits"
+LONG_AGO = """
+    CREATE TABLE usage_of_long_ago PARTITION OF usage_tracking FOR VALUES FROM ('2001-01-01') TO ('2001-02-01')
+"""
+
+
+class CutOff:
+    """Stripe takes the report, and its answer is lost."""
+
+    def __init__(self, provider: Stripe) -> None:
+        self._provider = provider
+
+    async def report_usage(self, event_name: str, **told: object) -> None:
+        await self._provider.report_usage(event_name, **told)  # type: ignore[arg-type] # handed on as it came
+        raise ProviderUnavailable("the answer is lost")
+
+
+async def test_each_credit_is_reported_once(stripe_market: Market, stripe_world: FakeStripe) -> None:
+    market, world = stripe_market, stripe_world
+    user_id, subscription_id = await a_metered_subscription(market)
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=1, microsecond=0)
+    await use(market, user_id, subscription_id, [3, 4], at=today)
+    await use(market, user_id, subscription_id, [5], at=today - timedelta(days=2))
+    assert isinstance(market.provider, Stripe)
+    with pytest.raises(ProviderUnavailable):
+        await work(market, CutOff(market.provider))
+    await work(market, market.provider)
+    assert reported(world) == [5, 7]
+
+    await use(market, user_id, subscription_id, [6], at=today - timedelta(days=2))  # written late
+    await work(market, market.provider)
+    assert reported(world) == [5, 6, 7]
+    await work(market, market.provider)
+    assert reported(world) == [5, 6, 7]
+    assert all(len(identifier) <= 100 for identifier in world.meter_events)
+    assert {event["payload"]["stripe_customer_id"] for event in world.meter_events.values()} == {"cus_metered"}
+
+
+async def test_what_is_reported_is_what_the_plan_of_each_call_says(
+    stripe_market: Market, stripe_world: FakeStripe
+) -> None:
+    user_id, subscription_id = await a_metered_subscription(stripe_market)
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=1, microsecond=0)
+    await use(stripe_market, user_id, subscription_id, [40], at=today, plan_id="pro")  # paid for by the flat price
+    await use(stripe_market, user_id, subscription_id, [3], at=today)
+    async with stripe_market.database.transaction() as connection:
+        await connection.execute(text("UPDATE subscriptions SET plan_id = 'pro'"))
+    await use(stripe_market, user_id, subscription_id, [50], at=today, plan_id="pro")
+    await work(stripe_market, stripe_market.provider)
+    assert reported(stripe_world) == [3]
+
+
+async def test_a_wrong_key_loses_no_usage_however_long_it_stays(
+    stripe_market: Market, stripe_world: FakeStripe
+) -> None:
+    user_id, subscription_id = await a_metered_subscription(stripe_market)
+    await use(stripe_market, user_id, subscription_id, [3], at=datetime.now(UTC).replace(microsecond=0))
+    for stripe_world.key_refused in (401, 403):
+        with pytest.raises(KeyRefused):
+            await work(stripe_market, stripe_market.provider)
+    stripe_world.key_refused = None
+    await work(stripe_market, stripe_market.provider, later=timedelta(days=2))
+    assert reported(stripe_world) == [3]
+
+
+async def test_older_usage_than_stripe_takes_is_left_out(stripe_market: Market, stripe_world: FakeStripe) -> None:
+    user_id, subscription_id = await a_metered_subscription(stripe_market)
+    async with stripe_market.database.transaction() as connection:
+        await connection.execute(text(LONG_AGO))
+    await use(stripe_market, user_id, subscription_id, [9], at=datetime(2001, 1, 15, tzinfo=UTC))
+    await work(stripe_market, stripe_market.provider)
+    assert reported(stripe_world) == []
+
+
+def reported(world: FakeStripe) -> list[int]:
+    return sorted(int(event["payload"]["value"]) for event in world.meter_events.values())
+
+
+async def work(market: Market, provider: object, *, later: timedelta = timedelta()) -> None:
+    """A worker that has just started, until it has nothing to do."""
+    reporter = UsageReporter(
+        market.database,
+        provider,  # type: ignore[arg-type] # either kind
+        provider_name="stripe",
+        event_name=EVENT,
+        now=lambda: now() + later,
+    )
+    while await reporter.run_once():
+        pass
+
+
+async def a_metered_subscription(market: Market) -> tuple[UUID, UUID]:
+    user = await market.a_user()
+    async with market.database.transaction() as connection:
+        terms = PlanTerms(name="Metered", price=Decimal("0.01"), pricing_model="usage", stripe_price_id="price_usage")
+        plan = await plans.create(connection, terms, plan_id="metered")
+        waiting = await subscriptions.await_payment(connection, user.id, plan_id=plan.id, provider="stripe", now=now())
+        await provider_customers.keep(connection, user.id, provider="stripe", provider_customer_id="cus_metered")
+        found = await subscription_rows.get(connection, waiting.id)
+    assert found is not None
+    return user.id, found.id
+
+
+async def use(
+    market: Market, user_id: UUID, subscription_id: UUID, charges: list[int], *, at: datetime, plan_id: str = "metered"
+) -> None:
+    lines = [
+        a_line(
+            user_id,
+            credits_charged=charge,
+            at=at,
+            request_id=str(uuid4()),
+            subscription_id=str(subscription_id),
+            plan_id=plan_id,
+        )
+        for charge in charges
+    ]
+    async with market.database.transaction() as connection:
+        await ingest(connection, lines)

@@ -1,0 +1,60 @@
+"""GCRA by its definition: bursts, then a steady pace, and nobody waits longer for having been refused."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.access.throttling import Pace, neighbourhood, subject, take, wait_seconds
+
+NOON = datetime(2026, 3, 15, 12, tzinfo=UTC)
+paces = st.builds(Pace, burst=st.integers(1, 20), seconds_each=st.integers(1, 100).map(float))
+
+
+@given(paces, st.lists(st.integers(0, 300), max_size=60))
+def test_no_stretch_of_time_sees_more_than_a_burst_and_its_pace(pace: Pace, gaps: list[int]) -> None:
+    free_at = now = NOON
+    taken: list[datetime] = []
+    for gap in gaps:
+        now += timedelta(seconds=gap)
+        then = take(free_at, now, pace)
+        if then is not None:
+            free_at = then
+            taken.append(now)
+    for index, first in enumerate(taken):
+        for count, last in enumerate(taken[index:], start=1):
+            assert count <= pace.burst + (last - first) / pace.each
+
+
+@given(paces, st.integers(0, 500))
+def test_after_the_wait_one_more_is_taken_and_not_a_second_earlier(pace: Pace, attempts: int) -> None:
+    free_at = NOON
+    for _ in range(attempts):
+        free_at = take(free_at, NOON, pace) or free_at
+    if take(free_at, NOON, pace) is None:
+        wait = wait_seconds(free_at, NOON, pace)
+        assert take(free_at, NOON + timedelta(seconds=wait), pace) is not None
+        assert take(free_at, NOON + timedelta(seconds=wait - 1), pace) is None
+        assert wait <= pace.seconds_each  # refused attempts take nothing: nobody is locked out by them
+
+
+@pytest.mark.parametrize(
+    ("address", "whose"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("", ""),
+    ],
+)
+def test_a_customer_has_one_neighbourhood(address: str, whose: str) -> None:
+    assert neighbourhood(address) == whose
+
+
+def test_a_subject_is_one_in_any_case_and_another_for_another_action() -> None:
+    pace = Pace(1, 1)
+    assert subject("login", "Ada@example.com", pace) == subject("login", "ada@example.COM", pace)
+    assert subject("login", "ada@example.com", pace) != subject("mail", "ada@example.com", pace)

@@ -1,0 +1,107 @@
+"""The table of a subscription's life: closed, without dead ends but the last ones, and due events are always legal."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.billing.subscriptions import (
+    REQUESTS,
+    Event,
+    Illegal,
+    State,
+    Timetable,
+    due,
+    legal_requests,
+    move,
+    provider_says,
+)
+from policies.model import SubscriptionStatus as Status
+
+NOON = datetime(2026, 3, 15, 12, tzinfo=UTC)
+GRACE = timedelta(days=3)
+OVER = (Status.CANCELED, Status.EXPIRED)
+STATES = [State(status, is_ending) for status, is_ending in product(Status, (False, True))]
+
+states = st.sampled_from(STATES)
+events = st.sampled_from(tuple(Event))
+
+
+@pytest.mark.parametrize("state", [State(status) for status in OVER])
+def test_nothing_brings_an_ended_one_back_but_its_provider(state: State) -> None:
+    assert [event for event in Event if not isinstance(move(state, event), Illegal)] == []
+    assert provider_says(Status.ACTIVE, is_ending=False) == State(Status.ACTIVE)
+    assert "start another" in str(move(state, Event.RESUME))
+
+
+@given(path=st.lists(events, max_size=30))
+def test_every_path_from_the_first_state_stays_in_states_that_make_sense(path: list[Event]) -> None:
+    state = State(Status.INCOMPLETE)
+    for event in path:
+        after = move(state, event)
+        if isinstance(after, Illegal):
+            assert event not in after.legal
+            continue
+        state = after
+        assert not (state.is_ending and state.status in (*OVER, Status.INCOMPLETE))
+
+
+@given(state=states)
+def test_what_is_said_to_be_legal_is(state: State) -> None:
+    for event in REQUESTS:
+        assert (event in legal_requests(state)) == (not isinstance(move(state, event), Illegal))
+
+
+@pytest.mark.parametrize("status", [Status.TRIALING, Status.ACTIVE, Status.PAST_DUE, Status.PAUSED])
+def test_one_that_is_to_end_can_be_kept_until_it_has(status: Status) -> None:
+    ending = move(State(status), Event.CANCEL_AT_PERIOD_END)
+    assert ending == State(status, is_ending=True)
+    assert move(State(status, is_ending=True), Event.UNDO_CANCEL) == State(status)
+    over = Event.TRIAL_ENDED if status is Status.TRIALING else Event.PERIOD_ENDED
+    assert move(State(status, is_ending=True), over) == State(Status.EXPIRED)
+    assert isinstance(move(State(status), Event.UNDO_CANCEL), Illegal)
+
+
+@given(
+    state=states,
+    is_ours=st.booleans(),
+    ended=st.timedeltas(timedelta(days=-9), timedelta(days=9)),
+    unpaid=st.none() | st.timedeltas(timedelta(days=-9), timedelta(days=9)),
+    made=st.timedeltas(timedelta(days=-9), timedelta(days=0)),
+)
+def test_what_is_due_is_legal_and_ends(
+    state: State, is_ours: bool, ended: timedelta, unpaid: timedelta | None, made: timedelta
+) -> None:
+    times = Timetable(NOON + made, NOON + ended, None if unpaid is None else NOON + unpaid, is_ours)
+    event = due(state, times, now=NOON, grace=GRACE)
+    if event is None:
+        return
+    after = move(state, event)
+    assert not isinstance(after, Illegal)
+    assert after.status in (Status.ACTIVE, Status.EXPIRED)
+    if after.status is Status.ACTIVE:
+        assert is_ours
+        assert ended <= timedelta(0)
+
+
+@pytest.mark.parametrize(
+    ("state", "passed", "expected"),
+    [
+        (State(Status.PAST_DUE), GRACE - timedelta(seconds=1), None),
+        (State(Status.PAST_DUE), GRACE, Event.GRACE_ENDED),
+        (State(Status.INCOMPLETE), timedelta(hours=23), None),
+        (State(Status.INCOMPLETE), timedelta(hours=24), Event.CHECKOUT_ABANDONED),
+        (State(Status.TRIALING), timedelta(0), Event.TRIAL_ENDED),
+        (State(Status.ACTIVE), timedelta(0), Event.PERIOD_ENDED),
+        (State(Status.ACTIVE), -timedelta(seconds=1), None),
+        (State(Status.PAUSED), timedelta(0), None),
+        (State(Status.PAUSED, is_ending=True), timedelta(0), Event.PERIOD_ENDED),
+    ],
+)
+def test_what_the_clock_brings(state: State, passed: timedelta, expected: Event | None) -> None:
+    at = NOON - passed
+    assert due(state, Timetable(at, at, at, is_ours=True), now=NOON, grace=GRACE) is expected

@@ -1,0 +1,61 @@
+"""No sequence of changes of plan makes credits, and nobody loses more than the difference."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.credits.allowances import period_credits, prorated_credits, refill, share_left
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+END = datetime(2026, 4, 1, tzinfo=UTC)
+shares = st.fractions(0, 1)
+amounts = st.integers(0, 10**12)
+
+
+@given(first=amounts, changes=st.lists(st.tuples(amounts, shares), max_size=8))
+def test_changes_within_a_period_never_add_up_to_more_than_the_largest_plan(
+    first: int, changes: list[tuple[int, Fraction]]
+) -> None:
+    total = before = first
+    for after, left in sorted(changes, key=lambda change: -change[1]):  # time goes on, so what is left shrinks
+        total += prorated_credits(before, after, left=left)
+        before = after
+    assert total <= max([first, *(amount for amount, _ in changes)])
+    assert total > -len(changes) - 1
+
+
+@given(before=amounts, after=amounts, left=shares)
+def test_there_and_back_at_one_moment_costs_one_credit_at_most(before: int, after: int, left: Fraction) -> None:
+    back = prorated_credits(before, after, left=left) + prorated_credits(after, before, left=left)
+    assert back in (-1, 0)
+
+
+@pytest.mark.parametrize(
+    ("passed", "left"),
+    [(timedelta(0), 1), (timedelta(days=31), 0), (timedelta(days=-5), 1), (timedelta(days=50), 0)],
+)
+def test_the_share_left_stays_between_nothing_and_all(passed: timedelta, left: int) -> None:
+    assert share_left(START, END, now=START + passed) == left
+
+
+def test_half_of_a_period_is_half_of_the_difference() -> None:
+    half = share_left(START, END, now=START + (END - START) / 2)
+    assert prorated_credits(100, 1000, left=half) == 450
+    assert prorated_credits(1000, 101, left=half) == -450
+
+
+def test_seats_have_credits_each_where_they_are_paid_for_each() -> None:
+    assert period_credits(100, pricing_model="per_seat", quantity=3) == 300
+    assert period_credits(100, pricing_model="flat", quantity=3) == 100
+
+
+def test_credits_of_a_trial_end_with_it_even_where_others_roll_over() -> None:
+    assert refill(5, period_end=END, rolls_over=True).expires_at is None
+    assert refill(5, period_end=END, rolls_over=False).expires_at == END
+    trial = refill(5, period_end=END, rolls_over=True, is_trial=True)
+    assert (trial.source, trial.expires_at) == ("trial", END)

@@ -1,0 +1,77 @@
+"""Which books agree, in numbers."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.usage.reconciliation import (
+    Book,
+    Books,
+    Cold,
+    Difference,
+    Hot,
+    between_stores,
+    correction,
+    in_postgresql,
+    is_overtaken,
+)
+
+
+@pytest.mark.parametrize(
+    ("books", "differences"),
+    [
+        (Books(balance=5, booked=5, granted=5), ()),
+        (Books(balance=-5, booked=-5, granted=0), ()),
+        (Books(balance=0, booked=0, granted=0), ()),
+        (Books(balance=5, booked=4, granted=5), (Difference(Book.LEDGER, 5, 4),)),
+        (Books(balance=5, booked=5, granted=7), (Difference(Book.GRANTS, 5, 7),)),
+        (Books(balance=-5, booked=-5, granted=1), (Difference(Book.GRANTS, 0, 1),)),
+        (Books(balance=5, booked=0, granted=0), (Difference(Book.LEDGER, 5, 0), Difference(Book.GRANTS, 5, 0))),
+    ],
+)
+def test_the_books_within_postgresql(books: Books, differences: tuple[Difference, ...]) -> None:
+    assert in_postgresql(books) == differences
+
+
+@pytest.mark.parametrize(
+    ("cold", "hot", "differences"),
+    [
+        (Cold(10, 1, {}), Hot(balance=4, credit_seq=1, held=5, unapplied=1), ()),
+        (Cold(10, 2, {2: 6}), Hot(balance=4, credit_seq=1, held=0, unapplied=0), ()),
+        (Cold(10, 2, {2: 6}), Hot(balance=10, credit_seq=2, held=0, unapplied=0), ()),
+        (Cold(10, 3, {2: 6, 3: -2}), Hot(balance=12, credit_seq=2, held=0, unapplied=0), ()),
+        (Cold(10, 1, {}), Hot(balance=10, credit_seq=1, held=0, unapplied=1), (Difference(Book.REDIS, 10, 11),)),
+        (
+            Cold(10, 3, {3: 1}),
+            Hot(balance=9, credit_seq=1, held=0, unapplied=0),
+            (Difference(Book.CHANGES, 3, 2),),
+        ),
+        (Cold(10, 1, {}), Hot(balance=10, credit_seq=4, held=0, unapplied=0), (Difference(Book.CHANGES, 1, 4),)),
+    ],
+)
+def test_redis_against_postgresql(cold: Cold, hot: Hot, differences: tuple[Difference, ...]) -> None:
+    assert between_stores(cold, hot) == differences
+
+
+def test_redis_is_overtaken_only_by_changes_that_it_knows_and_postgresql_did_not() -> None:
+    hot = Hot(balance=0, credit_seq=3, held=0, unapplied=0)
+    assert [is_overtaken(Cold(0, sequence, {}), hot) for sequence in (2, 3, 4)] == [True, False, False]
+
+
+amounts = st.integers(-(10**9), 10**9)
+sizes = st.integers(0, 10**9)
+counts = st.integers(0, 5)
+
+
+@given(balance=amounts, changes=st.lists(amounts, max_size=5), hot=st.tuples(amounts, counts, sizes, sizes))
+def test_after_its_correction_redis_agrees(balance: int, changes: list[int], hot: tuple[int, int, int, int]) -> None:
+    cold = Cold(balance, len(changes), dict(enumerate(changes, 1)))
+    wrong = Hot(*hot)
+    right = Hot(wrong.balance + correction(cold, wrong), cold.credit_seq, wrong.held, wrong.unapplied)
+    assert between_stores(cold, right) == ()
+
+
+def test_a_lost_change_counts_no_credits() -> None:
+    assert [Difference(book, 3, 5).credits for book in (Book.REDIS, Book.CHANGES)] == [2, 0]

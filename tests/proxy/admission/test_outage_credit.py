@@ -1,0 +1,166 @@
+"""Served without Redis: as far as configuration or plan says, no further, and charged once when Redis is back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from uuid import uuid4
+
+import pytest
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
+
+from gateway.meter.meter import Admission, Verdict
+from gateway.proxy.admission.outage_credit import FEATURE, FLOATING, Float
+from policies.access.limits import Limits
+from policies.model import Plan
+from tests.eventually import eventually
+from tests.guarantees.faults.proxy import FaultProxy
+from tests.proxy.conftest import Configure, Serve
+from tests.proxy.data_plane import Account, Plane
+from tests.proxy.problems import assert_problem
+
+UNLIMITED = Limits((None, None, None), None)
+ID = uuid4()
+
+
+class TestServing:
+    @pytest.fixture(autouse=True)
+    def _quiet(self) -> Iterator[None]:
+        """Workers that fail without Redis say so with their traceback, which takes long to render."""
+        with capture_logs():
+            yield
+
+    @pytest.fixture
+    async def valkey(self, redis_url: str) -> AsyncIterator[FaultProxy]:
+        port = int(redis_url.rpartition(":")[2].partition("/")[0])
+        async with FaultProxy("127.0.0.1", port) as proxy:
+            yield proxy
+
+    @pytest.fixture
+    async def plane(self, valkey: FaultProxy, redis_url: str, configure: Configure, serve: Serve) -> Plane:
+        places = {"redis__url": valkey.through(redis_url), "redis__timeout": "5s"}
+        return await serve(configure(**places, redis__on_outage={"float": 3}))
+
+    async def test_up_to_the_float_is_served_and_charged_once_afterwards(
+        self, plane: Plane, valkey: FaultProxy
+    ) -> None:
+        account = await plane.account()
+        assert "gateway-mode" not in (await plane.get(account)).headers
+        before = _metric("gateway_float_calls_total")
+        valkey.freeze()
+        for left in (2, 1, 0):
+            with plane.hurried():
+                answer = await plane.get(account)
+            assert answer.status_code == 200
+            assert (answer.headers["gateway-mode"], answer.headers["x-credits-remaining"]) == ("float", str(left))
+        assert_problem(await plane.get(account), 503, "metering_unavailable", retry_after=1)
+        assert _metric("gateway_float_calls_total") - before == 3
+        assert _metric("gateway_float_unsettled") == plane.handler._settler.owed == 3
+        await _back(plane, valkey)
+        assert await _charged(plane, account) == [1, 1, 1, 1]
+        assert await plane.stored_balance(account) == 96
+        answer = await plane.get(account)
+        assert (answer.status_code, answer.headers["x-credits-remaining"]) == (200, "95")
+        assert (await plane.hot(account)).in_flight == 0
+        assert _metric("gateway_float_unsettled") == 0
+
+    async def test_a_call_that_may_have_been_made_before_is_refused_and_leaves_its_key_free(
+        self, plane: Plane, valkey: FaultProxy
+    ) -> None:
+        account = await plane.account()
+        await plane.get(account)
+        valkey.freeze()
+        with plane.hurried():
+            answer = await plane.post(account, idempotency_key="made-before")
+        assert_problem(answer, 503, "metering_unavailable", retry_after=1)
+        await _back(plane, valkey)
+        assert (await plane.post(account, idempotency_key="made-before")).status_code == 200
+        assert await plane.stored_balance(account) == 98
+
+    async def test_a_key_with_a_cap_is_refused_for_only_redis_knows_what_it_has_spent(
+        self, plane: Plane, valkey: FaultProxy
+    ) -> None:
+        account = await plane.account(key={"credit_cap": 9})
+        assert (await plane.get(account)).status_code == 200
+        valkey.freeze()
+        with plane.hurried():
+            assert_problem(await plane.get(account), 503, "metering_unavailable", retry_after=1)
+        await _back(plane, valkey)
+        assert await _charged(plane, account) == [1]
+
+    async def test_a_plan_says_for_itself(self, plane: Plane, valkey: FaultProxy) -> None:
+        refused = await plane.account(features={FEATURE: 0})
+        generous = await plane.account(features={FEATURE: 5})
+        for account in (refused, generous):
+            assert (await plane.get(account)).status_code == 200
+        valkey.freeze()
+        with plane.hurried():
+            assert_problem(await plane.get(refused), 503, "metering_unavailable", retry_after=1)
+        assert [(await plane.get(generous)).status_code for _ in range(6)] == [200] * 5 + [503]
+        await _back(plane, valkey)
+        assert await _charged(plane, refused) == [1]
+        assert await _charged(plane, generous) == [1] * 6
+
+
+async def _back(plane: Plane, valkey: FaultProxy) -> None:
+    valkey.thaw()
+    await eventually(lambda: plane.handler._settler.owed == 0, within_seconds=30)
+
+
+async def _charged(plane: Plane, account: Account) -> list[int]:
+    return [row["credits_charged"] for row in await plane.records(account) if row["outcome"] == "succeeded"]
+
+
+def _metric(name: str) -> float:
+    return REGISTRY.get_sample_value(name) or 0.0
+
+
+class TestRoom:
+    """What one account may still do, by the process alone."""
+
+    @pytest.fixture
+    def clock(self) -> list[float]:
+        return [1000.0]
+
+    @pytest.fixture
+    def floating(self, clock: list[float]) -> Float:
+        return Float(10, monotonic=lambda: clock[0])
+
+    def test_no_more_than_the_balance_that_was_left(self, floating: Float) -> None:
+        floating.saw(ID, _plan(), Admission(Verdict.ADMITTED, 2, (1, 1, 1), (60, 60, 60)))
+        assert [_take(floating) is not None for _ in range(3)] == [True, True, False]
+
+    def test_what_is_settled_makes_room(self, floating: Float) -> None:
+        assert [_take(floating, amount=4) is not None for _ in range(3)] == [True, True, False]
+        floating.settled("0")
+        assert _take(floating, amount=4, request_id="more") is not None
+
+    def test_calls_that_redis_admitted_count_in_the_windows(self, floating: Float, clock: list[float]) -> None:
+        limits = Limits((5, None, None), None)
+        floating.saw(ID, _plan(), Admission(Verdict.ADMITTED, 100, (3, 3, 3), (60, 60, 60)))
+        assert [_take(floating, limits=limits, amount=0) is not None for _ in range(3)] == [True, True, False]
+        clock[0] += 62
+        assert [_take(floating, limits=limits, amount=0) is not None for _ in range(6)] == [True] * 5 + [False]
+
+    def test_calls_at_a_time_are_limited(self, floating: Float) -> None:
+        limits = Limits((None, None, None), 1)
+        admission = _take(floating, limits=limits, request_id="first")
+        assert admission is not None
+        assert admission.epoch == FLOATING
+        assert _take(floating, limits=limits) is None
+        floating.settled("first")
+        assert _take(floating, limits=limits) is not None
+
+    def test_nothing_without_a_float(self) -> None:
+        assert _take(Float(None)) is None
+
+
+def _take(
+    floating: Float, *, limits: Limits = UNLIMITED, amount: int = 1, request_id: str | None = None
+) -> Admission | None:
+    name = request_id or str(len(floating._whose))
+    return floating.take(ID, name, plan=_plan(), limits=limits, amount=amount, required=amount)
+
+
+def _plan() -> Plan:
+    return Plan("p", "P", 1, {})

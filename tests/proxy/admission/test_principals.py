@@ -1,0 +1,138 @@
+"""Who is behind a key: found under any pepper, remembered, read once, and told to the upstream in plain fields."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from secrets import token_bytes
+from uuid import uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.ledger.accounts import api_keys
+from gateway.ledger.db.session import Database
+from gateway.meter.client.client import Link
+from gateway.meter.meter import Meter
+from gateway.proxy.admission.principals import Principals, identity_block
+from policies.access.keys import ENTROPY_BYTES, compose
+from policies.model import (
+    Account,
+    AccountStatus,
+    FeatureValue,
+    Key,
+    KeyStatus,
+    Plan,
+    Principal,
+    Refusal,
+    Refused,
+    Subscription,
+    SubscriptionStatus,
+)
+from tests.proxy.data_plane import Plane
+
+
+def principals_of(database: Database, link: Link, peppers: dict[int, bytes]) -> Principals:
+    return Principals(
+        database,
+        Meter(link, partitions=4, owner="test"),
+        prefix="gw",
+        peppers=peppers,
+        max_entries=100,
+        max_age_seconds=60,
+        max_stale_seconds=60,
+    )
+
+
+async def test_a_key_is_found_under_the_pepper_it_was_made_with(plane: Plane, link: Link) -> None:
+    account = await plane.account()
+    rotated = principals_of(plane.database, link, {1: b"pepper", 2: b"a newer one"})
+    for _ in range(2):
+        caller = await rotated.get(account.key.encode())
+        assert caller.principal.key.id == account.key_id
+
+
+async def test_a_key_made_with_the_newer_pepper_is_found_by_it(plane: Plane, link: Link) -> None:
+    account = await plane.account()
+    new = compose("gw", token_bytes(ENTROPY_BYTES))
+    peppers = {1: b"pepper", 2: b"a newer one"}
+    async with plane.database.transaction() as connection:
+        await api_keys.create(connection, account.user_id, fingerprint=api_keys.fingerprint(new, peppers))
+    assert (await principals_of(plane.database, link, peppers).get(new.secret.encode())).principal.account.id
+    with pytest.raises(Refused) as caught:
+        await principals_of(plane.database, link, {1: b"pepper"}).get(new.secret.encode())
+    assert caught.value.code is Refusal.INVALID_KEY
+
+
+async def test_everyone_who_waits_hears_that_the_database_is_away_and_nobody_asks_again_for_a_moment(
+    plane: Plane, link: Link
+) -> None:
+    account = await plane.account()
+    nobody = Database("postgresql://u:p@127.0.0.1:1/none")
+    principals = principals_of(nobody, link, {1: b"pepper"})
+    asked = await asyncio.gather(*(principals.get(account.key.encode()) for _ in range(5)), return_exceptions=True)
+    assert [each.code for each in asked if isinstance(each, Refused)] == [Refusal.ACCOUNTS_UNAVAILABLE] * 5
+    principals._database = plane.database
+    with pytest.raises(Refused, match="cannot be read"):
+        await principals.get(account.key.encode())
+
+    principals._retry_at = 0.0
+    assert (await principals.get(account.key.encode())).principal.account.id == account.user_id
+    await nobody.close()
+
+
+async def test_one_who_stops_waiting_takes_nothing_from_the_others(plane: Plane, link: Link) -> None:
+    account = await plane.account()
+    principals = principals_of(plane.database, link, {1: b"pepper"})
+    first, second = (asyncio.create_task(principals.get(account.key.encode())) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert (await second).principal.account.id == account.user_id
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+
+async def test_it_shows_no_key(plane: Plane, link: Link) -> None:
+    account = await plane.account()
+    principals = principals_of(plane.database, link, {1: b"pepper"})
+    await principals.get(account.key.encode())
+    assert repr(principals) == "<Principals 1 cached, 0 loading>"
+
+
+PLAN = Plan(id="pro", name="pro", version=1, features={})
+
+
+def principal_on(plan: Plan | None) -> tuple[Principal, Subscription | None]:
+    subscription = None if plan is None else Subscription(uuid4(), SubscriptionStatus.ACTIVE, plan)
+    account = Account(uuid4(), AccountStatus.ACTIVE, subscription)
+    return Principal(Key(uuid4(), KeyStatus.ACTIVE, "gw", "wxyz"), account, 1, 1), subscription
+
+
+_features = st.dictionaries(
+    st.text(max_size=8), st.one_of(st.booleans(), st.integers(), st.text(max_size=8)), max_size=6
+)
+
+
+@given(st.text(max_size=20), _features)
+def test_whatever_a_plan_is_called_the_upstream_is_told_in_four_whole_fields(
+    name: str, features: dict[str, FeatureValue]
+) -> None:
+    block = identity_block(*principal_on(replace(PLAN, name=name, features=features)))
+    lines = block.split(b"\r\n")
+    assert [line.partition(b":")[0] for line in lines] == [
+        b"x-gateway-user",
+        b"x-gateway-key",
+        b"x-gateway-plan",
+        b"x-gateway-features",
+        b"",
+    ]
+    assert all(0x20 <= octet <= 0x7E for line in lines for octet in line)
+    told = lines[3].partition(b": ")[2]
+    truthy = [value for value in features.values() if value]
+    assert len(told.split(b",")) == max(1, len(truthy))
+
+
+def test_an_account_without_a_plan_is_told_as_such() -> None:
+    block = identity_block(*principal_on(None))
+    assert block.endswith(b"x-gateway-plan: \r\nx-gateway-features: \r\n")

@@ -1,0 +1,161 @@
+"""Endings out of the ordinary: clients that leave while others wait, a gateway that stops, a fault of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+
+from gateway.proxy.forward.forwarding import Forwarding
+from tests.eventually import eventually
+from tests.proxy.data_plane import Account, Hot, Plane, running
+from tests.proxy.problems import assert_problem
+from tests.proxy.upstream import Exchange
+
+
+async def outcomes(plane: Plane, account: Account) -> list[tuple[str, int | None, str | None, int]]:
+    await plane.at_rest(account)
+    rows = await plane.records(account)
+    return [(row["outcome"], row["status_code"], row["error_code"], row["credits_charged"]) for row in rows]
+
+
+async def test_a_client_that_leaves_the_queue_is_not_forwarded_and_pays_nothing(plane: Plane) -> None:
+    """The one connection is busy; of two that wait for it one leaves. The other is served, and both are settled."""
+    account = await plane.account()
+    may_answer = asyncio.Event()
+
+    async def answer(exchange: Exchange) -> None:
+        await may_answer.wait()
+        await exchange.reply()
+
+    plane.upstream.answer = answer
+    first = asyncio.create_task(plane.get(account, "/v1/patient"))
+    await eventually(lambda: plane.upstream.exchanges)
+    async with plane.wire() as leaving, plane.wire() as staying:
+        await leaving.request(account, "GET /v1/patient")
+        await eventually(lambda: " 1 queued" in _pools(plane))
+        await staying.request(account, "GET /v1/patient")
+        await eventually(lambda: " 2 queued" in _pools(plane))
+        leaving.leave()
+        await eventually(lambda: " 1 queued" in _pools(plane))
+        may_answer.set()
+        assert (await staying.head())[0] == 200
+    assert (await first).status_code == 200
+    settled = sorted(await outcomes(plane, account), key=repr)
+    assert settled == [("client_aborted", None, None, 0), *[("succeeded", 200, None, 1)] * 2]
+    assert len(plane.upstream.exchanges) == 2
+    assert " 0 queued" in _pools(plane)
+
+
+async def test_a_client_that_leaves_when_its_answer_is_complete_pays_for_it(plane: Plane) -> None:
+    account = await plane.account()
+    async with plane.wire() as client:
+        await client.request(account, "GET /v1/things/1")
+        await client.head()
+        client.leave()
+    assert await outcomes(plane, account) == [("succeeded", 200, None, 1)]
+
+
+async def test_a_connection_serves_on_after_each_way_of_ending(plane: Plane) -> None:
+    """A keep-alive connection is watched anew for each of its requests."""
+    account = await plane.account()
+    async with plane.wire() as client:
+        for path, status in (("things/1", 200), ("nobody", 502), ("none", 404), ("things/2", 200)):
+            await client.request(account, f"GET /v1/{path}")
+            code, fields = await client.head()
+            assert code == status
+            await client.reader.readexactly(int(fields["content-length"]))
+        plane.upstream.answer = _never
+        await client.request(account, "GET /v1/things/3")
+        await eventually(lambda: len(plane.upstream.exchanges) == 3)
+        client.leave()
+        await eventually(lambda: plane.handler._departures.draining == 1)
+    plane.upstream.reset()
+    assert len(await outcomes(plane, account)) == 4
+
+
+async def test_a_gateway_that_stops_finishes_what_it_can_and_gives_back_the_rest(plane: Plane) -> None:
+    may_answer = asyncio.Event()
+
+    async def answer(exchange: Exchange) -> None:
+        if exchange.target == "/v1/things/quick":
+            await may_answer.wait()
+            await exchange.reply()
+        else:
+            await _never(exchange)
+
+    plane.upstream.answer = answer
+    account = await plane.account()
+    async with AsyncExitStack() as clients:
+        async with running(
+            plane.config, plane.upstream, database=plane.database, redis=plane.redis, link=plane.link
+        ) as stopping:
+            quick = await clients.enter_async_context(stopping.wire())
+            stuck = await clients.enter_async_context(stopping.wire())
+            await quick.request(account, "GET /v1/things/quick")
+            await stuck.request(account, "GET /v1/dear")
+            await eventually(lambda: len(plane.upstream.exchanges) == 2)
+            assert await plane.hot(account) == Hot(92, 2, (2, 2, 2))
+            asyncio.get_running_loop().call_later(0.2, may_answer.set)
+        assert (await quick.head())[0] == 200
+        assert not (await stuck.rest()).startswith(b"HTTP/1.1 200")
+    assert await plane.hot(account) == Hot(99, 0, (2, 2, 2))
+    assert set(await outcomes(plane, account)) == {("succeeded", 200, None, 1), ("abandoned", None, None, 0)}
+
+
+async def test_a_fault_of_ours_is_answered_and_gives_back_what_was_held(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Forwarding, "_request", fail)
+    account = await plane.account()
+    answer = await plane.get(account, "/v1/dear")
+    assert_problem(answer, 500, "internal_error")
+    assert "a bug" not in answer.text
+    monkeypatch.undo()
+    assert await outcomes(plane, account) == [("abandoned", None, "internal_error", 0)]
+    assert await plane.hot(account) == Hot(100, 0, (1, 1, 1))
+    assert (await plane.get(account)).status_code == 200
+
+
+async def test_a_client_that_reads_slowly_gets_all_of_it(plane: Plane) -> None:
+    account = await plane.account()
+    body = bytes(range(256)) * 40_000
+    plane.upstream.says(200, body)
+    async with plane.wire() as client:
+        await client.request(account, "GET /v1/things/1", "connection: close")
+        await client.head()
+        received = bytearray()
+        while chunk := await client.reader.read(100_000):
+            received += chunk
+            await asyncio.sleep(0)
+    assert bytes(received) == body
+
+
+async def test_an_early_answer_to_an_upload_is_passed_on(plane: Plane) -> None:
+    """The upstream has seen enough: it answers before the body is complete, and the call is charged as answered."""
+    account = await plane.account()
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.reader.read(10)
+        await exchange.reply(403, b"no", connection="close")
+        exchange.writer.close()
+
+    plane.upstream.answer = answer
+    async with plane.wire() as client:
+        await client.request(account, "POST /v1/things/1", "content-length: 1000000")
+        await client.send(b"x" * 1000)
+        assert (await client.head())[0] == 403
+    assert await outcomes(plane, account) == [("upstream_error", 403, None, 0)]
+
+
+async def _never(exchange: Exchange) -> None:
+    await exchange.read()
+    await asyncio.Event().wait()
+
+
+def _pools(plane: Plane) -> str:
+    return repr(plane.handler._destinations["patient"].upstream)

@@ -1,0 +1,414 @@
+"""Accounting: each admitted request ends in one settlement and one row, whatever dies when."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from gateway.clock import now
+from gateway.proxy.forward import disconnects
+from tests.eventually import eventually
+from tests.proxy.data_plane import Account, Hot, Plane
+from tests.proxy.upstream import Exchange
+
+
+async def settled(plane: Plane, account: Account) -> Mapping[str, Any]:
+    """The account's only row, once its only call has ended; the hold is gone and the balance is exact."""
+    hot = await plane.at_rest(account)
+    row = await plane.record(account)
+    assert hot == Hot(100 - row["credits_charged"], 0, (1, 1, 1))
+    assert await plane.stored_balance(account) == hot.balance
+    return row
+
+
+def outcome(row: Mapping[str, Any]) -> tuple[str, int | None, str | None, int]:
+    return row["outcome"], row["status_code"], row["error_code"], row["credits_charged"]
+
+
+async def test_a_row_says_who_called_what_and_how_it_went(plane: Plane) -> None:
+    account = await plane.account()
+    plane.upstream.says(201, b"x" * 1000, gateway_tokens="77", gateway_cost_usd="0.001234")
+    before = now()
+    answer = await plane.post(
+        account,
+        "/v1/things/a%20b?secret=1",
+        b"y" * 500,
+        x_request_id="mine-1",
+        x_language_code="pt-BR",
+        x_category="shoes\tand\\n",
+        x_batch_id="b-7",
+    )
+    assert answer.status_code == 201
+    row = await settled(plane, account)
+    expected = {
+        "user_id": account.user_id,
+        "api_key_id": account.key_id,
+        "subscription_id": account.subscription_id,
+        "plan_id": account.plan.id,
+        "endpoint": "things",
+        "method": "POST",
+        "path": "/v1/things/a%20b",
+        "usage_type": "api_call",
+        "outcome": "succeeded",
+        "status_code": 201,
+        "error_code": None,
+        "credits_charged": 1,
+        "product_count": 1,
+        "tokens_used": 77,
+        "cost_usd": Decimal("0.001234"),
+        "language_code": "pt-BR",
+        "category": "shoes\tand\\n",
+        "batch_id": "b-7",
+        "request_bytes": 500,
+        "response_bytes": 1000,
+        "client_ip": "127.0.0.1",
+        "client_request_id": "mine-1",
+    }
+    assert {name: row[name] for name in expected} == expected
+    assert isinstance(row["request_id"], UUID)
+    assert row["request_id"].version == 7
+    assert before <= row["created_at"] <= now()
+    assert 0 <= row["upstream_time_ms"] <= row["response_time_ms"] < 10_000
+
+
+@pytest.mark.parametrize("status", [200, 204, 299, 302, 304])
+async def test_what_succeeds_is_charged_the_price(plane: Plane, status: int) -> None:
+    account = await plane.account()
+    plane.upstream.says(status, b"", content_length="" if status in (204, 304) else "0")
+    assert (await plane.get(account)).status_code == status
+    assert outcome(await settled(plane, account)) == ("succeeded", status, None, 1)
+
+
+@pytest.mark.parametrize("status", [400, 404, 429, 500, 503])
+async def test_an_error_of_the_upstream_costs_nothing(plane: Plane, status: int) -> None:
+    account = await plane.account()
+    plane.upstream.says(status)
+    answer = await plane.get(account)
+    assert (answer.status_code, answer.headers["x-credits-charged"]) == (status, "0")
+    assert outcome(await settled(plane, account)) == ("upstream_error", status, None, 0)
+
+
+async def test_a_route_says_which_statuses_are_charged(plane: Plane) -> None:
+    missing, moved = await plane.account(), await plane.account()
+    plane.upstream.says(404)
+    await plane.get(missing, "/v1/errors-too")
+    plane.upstream.says(302)
+    await plane.get(moved, "/v1/errors-too")
+    assert outcome(await settled(plane, missing)) == ("succeeded", 404, None, 2)
+    assert outcome(await settled(plane, moved)) == ("upstream_error", 302, None, 0)
+
+
+async def test_what_the_upstream_asks_for_is_charged_on_any_status(plane: Plane) -> None:
+    account = await plane.account()
+    plane.upstream.says(500, gateway_credits="3")
+    answer = await plane.get(account)
+    assert answer.headers["x-credits-charged"] == "3"
+    assert outcome(await settled(plane, account)) == ("upstream_error", 500, None, 3)
+
+
+async def test_nobody_there_costs_nothing(plane: Plane) -> None:
+    account = await plane.account()
+    assert (await plane.get(account, "/v1/nobody")).status_code == 502
+    row = await settled(plane, account)
+    assert outcome(row) == ("upstream_unreachable", 502, "upstream_unreachable", 0)
+
+
+async def test_an_upstream_that_is_too_slow_costs_nothing(plane: Plane) -> None:
+    account = await plane.account()
+    plane.upstream.answer = _never
+    assert (await plane.get(account, "/v1/hasty")).status_code == 504
+    assert outcome(await settled(plane, account)) == ("upstream_timeout", 504, "upstream_timeout", 0)
+
+
+async def test_an_answer_that_is_not_http_costs_nothing(plane: Plane) -> None:
+    account = await plane.account()
+    plane.upstream.plays(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
+    assert (await plane.get(account)).status_code == 502
+    assert outcome(await settled(plane, account)) == ("upstream_invalid", 502, "upstream_invalid", 0)
+
+
+async def test_an_answer_that_breaks_off_costs_nothing_and_looks_broken(plane: Plane) -> None:
+    account = await plane.account()
+    plane.upstream.plays(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\ngateway-credits: 9\r\n\r\n" + b"x" * 40)
+    async with plane.wire() as client:
+        await client.request(account, "GET /v1/things/1")
+        status, _ = await client.head()
+        assert status == 200
+        assert await client.rest() == b"x" * 40
+    row = await settled(plane, account)
+    assert outcome(row) == ("upstream_invalid", 200, "upstream_invalid", 0)
+    assert row["response_bytes"] == 40
+
+
+async def test_a_chunked_answer_that_breaks_off_never_ends(plane: Plane) -> None:
+    account = await plane.account()
+    plane.upstream.plays(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n")
+    async with plane.wire() as client:
+        await client.request(account, "GET /v1/things/1")
+        assert (await client.head())[0] == 200
+        assert await client.rest() == b"5\r\nhello\r\n"
+    assert (await settled(plane, account))["outcome"] == "upstream_invalid"
+
+
+async def test_a_body_that_stalls_is_a_timeout(plane: Plane) -> None:
+    account = await plane.account()
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nsome")
+        await _never(exchange)
+
+    plane.upstream.answer = answer
+    async with plane.wire() as client:
+        await client.request(account, "GET /v1/hasty")
+        assert (await client.head())[0] == 200
+        assert await client.rest() == b"some"
+    assert outcome(await settled(plane, account)) == ("upstream_timeout", 200, "upstream_timeout", 0)
+
+
+class TestClientLeaves:
+    async def test_in_the_middle_of_its_upload_it_pays_nothing(self, plane: Plane) -> None:
+        account = await plane.account()
+        async with plane.wire() as client:
+            await client.request(account, "POST /v1/things/1", "content-length: 1000000", body=b"")
+            await client.send(b"x" * 10_000)
+            await eventually(lambda: plane.upstream.exchanges)
+            client.leave()
+        row = await settled(plane, account)
+        assert outcome(row) == ("client_aborted", None, None, 0)
+        assert 0 < row["request_bytes"] <= 10_000
+
+    async def test_after_its_upload_in_pieces_it_pays_what_the_call_costs(self, plane: Plane) -> None:
+        account = await plane.account()
+        arrived, gone = asyncio.Event(), asyncio.Event()
+
+        async def answer(exchange: Exchange) -> None:
+            await exchange.read()
+            arrived.set()
+            await gone.wait()
+            await exchange.reply(200, b"done")
+
+        plane.upstream.answer = answer
+        async with plane.wire() as client:
+            await client.request(account, "POST /v1/things/1", "content-length: 200000", body=b"")
+            for _ in range(2):
+                await client.send(b"x" * 100_000)
+            await arrived.wait()
+            client.leave()
+        await _noticed(plane)
+        gone.set()
+        row = await settled(plane, account)
+        assert outcome(row) == ("client_aborted", 200, None, 1)
+        assert row["request_bytes"] == 200_000
+
+    async def test_in_the_middle_of_an_answer_that_is_an_error_it_pays_nothing_however_long_that_takes(
+        self, plane: Plane, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(disconnects, "DRAIN_SECONDS", 0.05)
+        account = await plane.account()
+
+        async def answer(exchange: Exchange) -> None:
+            await exchange.write(b"HTTP/1.1 500 No\r\ntransfer-encoding: chunked\r\n\r\n" + _chunk(b"so"))
+            await _never(exchange)
+
+        plane.upstream.answer = answer
+        async with plane.wire() as client:
+            await client.request(account, "GET /v1/dear")
+            await client.until(b"so")
+            client.leave()
+        assert outcome(await settled(plane, account)) == ("client_aborted", 500, None, 0)
+
+    async def test_before_the_head_its_call_is_finished_and_charged(self, plane: Plane) -> None:
+        account = await plane.account()
+        arrived, gone = asyncio.Event(), asyncio.Event()
+
+        async def answer(exchange: Exchange) -> None:
+            arrived.set()
+            await gone.wait()
+            await exchange.reply(200, b"done", gateway_credits="4")
+
+        plane.upstream.answer = answer
+        async with plane.wire() as client:
+            await client.request(account, "GET /v1/things/1")
+            await arrived.wait()
+            client.leave()
+        await _noticed(plane)
+        gone.set()
+        row = await settled(plane, account)
+        assert outcome(row) == ("client_aborted", 200, None, 4)
+        assert plane.handler._departures.draining == 0
+
+    async def test_before_an_answer_that_is_an_error_it_pays_nothing(self, plane: Plane) -> None:
+        account = await plane.account()
+        arrived, gone = asyncio.Event(), asyncio.Event()
+
+        async def answer(exchange: Exchange) -> None:
+            arrived.set()
+            await gone.wait()
+            await exchange.reply(500)
+
+        plane.upstream.answer = answer
+        async with plane.wire() as client:
+            await client.request(account, "GET /v1/things/1")
+            await arrived.wait()
+            client.leave()
+        await _noticed(plane)
+        gone.set()
+        assert outcome(await settled(plane, account)) == ("client_aborted", 500, None, 0)
+
+    async def test_in_the_middle_of_the_answer_its_cost_is_learned(self, plane: Plane) -> None:
+        account = await plane.account()
+        gone = asyncio.Event()
+
+        async def answer(exchange: Exchange) -> None:
+            await exchange.write(
+                b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+            )
+            await exchange.write(_chunk(b'data: {"delta": "a"}\n\n'))
+            await gone.wait()
+            await exchange.write(_chunk(b'data: {"usage": {"total_tokens": 8500}}\n\n') + b"0\r\n\r\n")
+
+        plane.upstream.answer = answer
+        async with plane.wire() as client:
+            await client.request(account, "POST /v1/chat", body=b"{}")
+            await client.until(b'"a"}')
+            client.leave()
+        await _noticed(plane)
+        gone.set()
+        row = await settled(plane, account)
+        assert outcome(row) == ("client_aborted", 200, None, 9)
+        assert row["tokens_used"] == 8500
+
+    async def test_and_the_upstream_takes_too_long_it_pays_the_hold(
+        self, plane: Plane, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(disconnects, "DRAIN_SECONDS", 0.05)
+        account = await plane.account()
+        plane.upstream.answer = _never
+        async with plane.wire() as client:
+            await client.request(account, "POST /v1/chat", body=b"{}")
+            await eventually(lambda: plane.upstream.exchanges)
+            client.leave()
+        assert outcome(await settled(plane, account)) == ("client_aborted", None, None, 5)
+        assert plane.handler._departures.draining == 0
+
+    async def test_and_too_many_are_drained_already_it_is_cut_at_once(
+        self, plane: Plane, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(disconnects, "MAX_DRAINS", 0)
+        account = await plane.account()
+        plane.upstream.answer = _never
+        async with plane.wire() as client:
+            await client.request(account, "GET /v1/dear")
+            await eventually(lambda: plane.upstream.exchanges)
+            client.leave()
+        assert outcome(await settled(plane, account)) == ("client_aborted", None, None, 7)
+
+    async def test_and_the_upstream_breaks_it_pays_nothing(self, plane: Plane) -> None:
+        account = await plane.account()
+        arrived, gone = asyncio.Event(), asyncio.Event()
+
+        async def answer(exchange: Exchange) -> None:
+            arrived.set()
+            await gone.wait()
+            exchange.writer.close()
+
+        plane.upstream.answer = answer
+        async with plane.wire() as client:
+            await client.request(account, "GET /v1/things/1")
+            await arrived.wait()
+            client.leave()
+        await _noticed(plane)
+        gone.set()
+        assert (await settled(plane, account))["credits_charged"] == 0
+
+
+async def test_an_upload_gets_its_history(plane: Plane) -> None:
+    account = await plane.account()
+    file = bytes(range(256)) * 300
+    files = [
+        ("upload", ("../dir/data.csv", file, "text/csv")),
+        ("other", ("b.txt", b"b", "text/plain")),
+    ]
+    answer = await plane.http.post("/v1/analyze", data={"note": "first"}, files=files, headers=account.auth)
+    assert answer.status_code == 200
+    row = await settled(plane, account)
+    assert row["file_size_bytes"] == len(file)
+    (history,) = await plane.history(account)
+    expected = {
+        "request_id": row["request_id"],
+        "user_id": account.user_id,
+        "api_key_id": account.key_id,
+        "analysis_type": "analyze",
+        "file_name": "data.csv",
+        "file_size_bytes": len(file),
+        "file_sha256": hashlib.sha256(file).hexdigest(),
+        "content_type": "text/csv",
+        "status": "succeeded",
+        "credits_charged": 1,
+    }
+    assert {name: history[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("headers", "name"),
+    [
+        ({}, None),
+        ({"content-disposition": 'attachment; filename="a b.csv"'}, "a b.csv"),
+        ({"x-file-name": "C:\\temp\\c.csv"}, "c.csv"),
+    ],
+)
+async def test_any_other_body_is_the_file(plane: Plane, headers: dict[str, str], name: str | None) -> None:
+    account = await plane.account()
+    body = b"a,b\n1,2\n"
+    headers = headers | account.auth | {"content-type": "text/csv; charset=utf-8"}
+    assert (await plane.http.post("/v1/analyze", content=body, headers=headers)).status_code == 200
+    (history,) = await plane.history(account)
+    assert history["file_name"] == name
+    assert history["file_size_bytes"] == len(body)
+    assert history["file_sha256"] == hashlib.sha256(body).hexdigest()
+    assert history["content_type"] == "text/csv; charset=utf-8"
+
+
+async def test_a_failed_analysis_has_its_history_too(plane: Plane) -> None:
+    account = await plane.account()
+    plane.upstream.says(500)
+    await plane.post(account, "/v1/analyze", b"abc")
+    (history,) = await plane.history(account)
+    assert (history["status"], history["credits_charged"]) == ("upstream_error", 0)
+
+
+async def test_a_priced_body_gives_the_facts_that_headers_do_not(plane: Plane) -> None:
+    account = await plane.account()
+    body = {"products": [1, 2, 3], "language_code": "de", "category": "hats", "batch_id": 7}
+    await plane.post(account, "/v1/generate", json.dumps(body).encode(), x_category="shoes")
+    row = await settled(plane, account)
+    assert (row["product_count"], row["credits_charged"]) == (3, 3)
+    assert (row["language_code"], row["category"], row["batch_id"]) == ("de", "shoes", None)
+    assert row["request_bytes"] == len(json.dumps(body))
+
+
+async def test_usage_type_of_others_leaves_no_history(plane: Plane) -> None:
+    account = await plane.account()
+    await plane.get(account)
+    assert await plane.history(account) == []
+
+
+async def _never(exchange: Exchange) -> None:
+    await exchange.read()
+    await asyncio.Event().wait()
+
+
+async def _noticed(plane: Plane) -> None:
+    """Returns when the gateway knows that a client has left."""
+    await eventually(lambda: plane.handler._departures.draining)
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)

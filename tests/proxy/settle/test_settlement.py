@@ -1,0 +1,345 @@
+"""Every settlement reaches Redis once, however long Redis is away, and whoever dies meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway import metrics
+from gateway.meter.client.client import Link, MeterError, MeterUnavailable
+from gateway.meter.idempotency import Claim, Kept
+from gateway.meter.keys import AccountKeys
+from gateway.meter.meter import Meter
+from gateway.meter.scripts.scripts import SCRIPTS
+from gateway.proxy.settle import settlement as module
+from gateway.proxy.settle.settlement import Settlement, Settler
+from gateway.proxy.settle.spool import Spool, framed
+from policies.access.limits import Limits
+from tests.eventually import eventually
+from tests.guarantees.faults.proxy import FaultProxy
+from tests.hurry import hurried
+from tests.proxy.conftest import Configure, Serve
+
+UNLIMITED = Limits((None, None, None), None)
+
+
+@dataclass(frozen=True)
+class Till:
+    """Redis by way of a proxy, which has time unless it is `hurried`, and one account; `redis` goes past the proxy."""
+
+    proxy: FaultProxy
+    link: Link
+    redis: Any  # a Redis whose replies are bytes, which its types do not know
+    meter: Meter
+    folder: Path
+    keys: AccountKeys
+
+    @asynccontextmanager
+    async def settler(self, owner: str = "me") -> AsyncIterator[Settler]:
+        async with Settler(self.meter, Spool(self.folder, owner)) as settler:
+            yield settler
+
+    async def admit(
+        self, number: int = 0, keys: AccountKeys | None = None, *, claim: Claim | None = None
+    ) -> Settlement:
+        """A call under way that holds one credit, and its end, which charges `number`."""
+        where = keys or self.keys
+        request_id = str(uuid4())
+        admission = await self.meter.admit(
+            where,
+            request_id=request_id,
+            account_version=1,
+            catalogue_version=1,
+            amount=1,
+            required=1,
+            limits=UNLIMITED,
+            head=request_id,
+            claim=claim,
+        )
+        assert admission.verdict.name == "ADMITTED"
+        return Settlement(where, request_id, number, f"succeeded\t{number}")
+
+    async def load(self, keys: AccountKeys) -> AccountKeys:
+        await self.meter.load(keys, account_version=1, credit_seq=0, balance=10_000, catalogue_version=1)
+        return keys
+
+    async def balance(self) -> int:
+        state = await self.redis.hget(self.keys.account, "s")
+        assert isinstance(state, bytes)
+        balance: int = struct.unpack_from("<qq", state)[1]
+        return balance
+
+    async def settled(self) -> list[tuple[str, int]]:
+        """Request ids and charges in the order of the journal; only those of this till, whose partition is its own."""
+        entries = await self.redis.xrange(self.keys.journal)
+        records = [fields[b"r"].decode().split("\t") for _, fields in entries]
+        return [(request_id, int(charge)) for request_id, _, charge, *_ in records]
+
+    async def back(self) -> None:
+        self.proxy.thaw()
+        await eventually(lambda: self.link.is_connected)
+
+    def files(self) -> dict[str, int]:
+        return {path.name: path.stat().st_size for path in self.folder.iterdir()}
+
+
+@pytest.fixture
+async def till(redis_url: str, redis: Redis, tmp_path: Path) -> AsyncIterator[Till]:
+    parts = 90  # its last ones are nobody else's
+    async with FaultProxy("127.0.0.1", int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
+        link = Link(proxy.through(redis_url), timeout_seconds=5, scripts=SCRIPTS)
+        await link.open()
+        meter = Meter(link, partitions=parts, owner="me")
+        keys = meter.keys(UUID(int=uuid4().int >> 32 << 32 | parts - 1))
+        await redis.delete(keys.journal.decode(), keys.holds.decode())
+        till = Till(proxy, link, redis, meter, tmp_path / "spool", keys)
+        await till.load(keys)
+        yield till
+        proxy.thaw()
+        await link.close()
+
+
+def ends(settlements: list[Settlement]) -> list[tuple[str, int]]:
+    return [(each.request_id, each.charge) for each in settlements]
+
+
+async def test_what_redis_takes_is_not_spooled(till: Till) -> None:
+    async with till.settler() as settler:
+        assert await settler.settle(await till.admit(3)) == 9997
+        assert (settler.owed, till.files()) == (0, {"me.spool": 0})
+    assert till.files() == {}
+
+
+async def test_what_redis_does_not_take_is_on_disk_before_settling_returns(till: Till) -> None:
+    async with till.settler() as settler:
+        calls = [await till.admit(number) for number in range(20)]
+        till.proxy.freeze()
+        with hurried(till.link):
+            assert await settler.settle(calls[0]) is None
+        assert till.files()["me.spool"] == len(framed(module._encoded(calls[0])))
+        assert await asyncio.gather(*map(settler.settle, calls[1:])) == [None] * 19
+        assert settler.owed == metrics.SPOOL_ENTRIES._value.get() == 20
+        with pytest.raises(MeterUnavailable):
+            await settler.run_once()
+        assert settler.owed == 20
+        await till.back()
+        assert await settler.run_once() == 20
+        assert (settler.owed, till.files()) == (0, {"me.spool": 0})
+        assert metrics.SPOOL_ENTRIES._value.get() == 0
+        assert await settler.run_once() == 0
+    assert sorted(await till.settled()) == sorted(ends(calls))
+    assert await till.balance() == 10_000 - sum(range(20))
+
+
+@pytest.mark.parametrize(("answer", "left"), [(b"told" * 1000, b""), (b"", b""), (None, None)])
+async def test_a_claim_goes_by_the_spool_without_its_answer(
+    till: Till, answer: bytes | None, left: bytes | None
+) -> None:
+    claim = Claim(uuid4().hex, "f" * 64)
+    call = (await till.admit(3, claim=claim))._replace(kept=Kept(claim, answer))
+    async with till.settler("first") as settler:
+        settler.owe(call)
+        assert till.files()["first.spool"] < 600
+    async with till.settler("second") as settler:
+        assert await settler.run_once() == 1
+    found = await till.redis.hgetall(claim.key(till.keys))
+    assert found.get(b"a") == left
+    assert bool(found) is (left is not None)
+    assert await till.balance() == 9997
+
+
+async def test_what_is_owed_is_settled_in_its_order(till: Till) -> None:
+    async with till.settler() as settler:
+        calls = [await till.admit(number) for number in range(3 * module.BATCH)]
+        for call in calls:
+            settler.owe(call)
+        assert await settler.run_once() == len(calls)
+    assert await till.settled() == ends(calls)
+
+
+async def test_the_next_process_settles_what_a_dead_one_owed(till: Till) -> None:
+    async with till.settler("first") as settler:
+        calls = [await till.admit(number) for number in range(1000)]
+        for call in calls:
+            settler.owe(call)
+    async with till.settler("second") as settler:
+        assert settler.owed == 1000
+        assert await settler.run_once() == 1000
+        assert till.files() == {"second.spool": 0}
+    assert await till.settled() == ends(calls)
+
+
+async def test_a_sibling_settles_what_a_dead_one_owed(till: Till, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was started before, and saw the other one alive."""
+    monkeypatch.setattr(module, "ADOPT_SECONDS", 0.0)
+    async with till.settler("second") as settler:
+        async with till.settler("first") as dying:
+            call = await till.admit(5)
+            dying.owe(call)
+            assert await settler.run_once() == 0
+        assert await settler.run_once() == 1
+        assert till.files() == {"second.spool": 0}
+    assert await till.settled() == ends([call])
+
+
+async def test_a_replay_that_is_cut_off_settles_nothing_twice(till: Till) -> None:
+    async with till.settler("first") as settler:
+        calls = [await till.admit(number) for number in range(1000)]
+        for call in calls:
+            settler.owe(call)
+    async with till.settler("second") as settler:
+        replaying = asyncio.create_task(settler.run_once())
+        async with asyncio.timeout(10):
+            while not await till.settled():  # noqa: ASYNC110 - Redis has no event to offer
+                await asyncio.sleep(0)
+        till.proxy.freeze()
+        with hurried(till.link), pytest.raises(MeterUnavailable):
+            await replaying
+        assert 0 < settler.owed <= 1000
+    await till.back()
+    async with till.settler("third") as settler:
+        await settler.run_once()
+        assert till.files() == {"third.spool": 0}
+    assert sorted(await till.settled()) == sorted(ends(calls))
+    assert await till.balance() == 10_000 - sum(range(1000))  # as exact as if nothing had happened
+
+
+async def test_what_was_swept_before_its_spool_was_found_is_corrected(till: Till) -> None:
+    call = await till.admit(7)
+    async with till.settler("first") as settler:
+        settler.owe(call)
+    assert await till.meter.abandon(till.keys, call.request_id, tail="abandoned\t0")
+    assert await till.balance() == 10_000
+    for _ in range(2):
+        async with till.settler("second") as settler:
+            settler.owe(call)
+            await settler.run_once()
+    assert await till.balance() == 9_993
+    assert await till.settled() == [(call.request_id, 0), (call.request_id, 7)]
+
+
+async def test_a_settlement_whose_caller_is_cancelled_is_owed(till: Till) -> None:
+    async with till.settler() as settler:
+        call = await till.admit(2)
+        till.proxy.freeze()
+        settling = asyncio.create_task(settler.settle(call))
+        await asyncio.sleep(0)
+        settling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await settling
+        assert settler.owed == 1
+        await till.back()
+        await settler.run_once()
+    assert await till.settled() == ends([call])
+    assert await till.balance() == 9_998
+
+
+def _full(*_: object) -> int:
+    raise OSError(28, "No space left on device")
+
+
+async def test_with_a_full_disk_settlements_stay_owed_in_memory(till: Till, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with till.settler() as settler:
+        calls = [await till.admit(number) for number in range(5)]
+        failures, lost = metrics.SPOOL_FAILURES._value.get(), metrics.SETTLEMENTS_LOST._value.get()
+        settler.owe(calls[0])
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "write", _full)
+            for call in calls[1:]:
+                settler.owe(call)
+        assert settler.owed == 5
+        assert metrics.SPOOL_FAILURES._value.get() - failures == 4
+        assert metrics.SETTLEMENTS_LOST._value.get() == lost
+        till.proxy.freeze()
+        with hurried(till.link), pytest.raises(MeterUnavailable):
+            await settler.run_once()
+        assert settler.owed == 5
+        await till.back()
+        assert await settler.run_once() == 5
+    assert sorted(await till.settled()) == sorted(ends(calls))
+
+
+async def test_memory_is_bounded(till: Till, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_KEPT", 3)
+    lost = metrics.SETTLEMENTS_LOST._value.get()
+    async with till.settler() as settler:
+        calls = [await till.admit(number) for number in range(5)]
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "write", _full)
+            for call in calls:
+                settler.owe(call)
+        assert settler.owed == 3
+        assert metrics.SETTLEMENTS_LOST._value.get() - lost == 2
+        assert await settler.run_once() == 3
+
+
+async def test_one_that_redis_refuses_holds_up_no_other(till: Till) -> None:
+    bad_keys = till.meter.keys(UUID(int=till.keys.account_id.int ^ 1 << 100))
+    async with till.settler() as settler:
+        bad, *good = [await till.admit(4, await till.load(bad_keys)), *[await till.admit(n) for n in range(300)]]
+        state = await till.redis.dump(bad_keys.account)
+        await till.redis.set(bad_keys.account, "of another type")
+        assert await settler.settle(bad) is None
+        for call in good:
+            settler.owe(call)
+        for _ in range(2):
+            with pytest.raises(MeterError, match="WRONGTYPE"):
+                await settler.run_once()
+        assert await till.settled() == ends(good)
+        assert settler.owed == 1
+        assert till.files()["me.spool"] > 0, "it must outlive the process"
+        await till.redis.restore(bad_keys.account, 0, state, replace=True)
+        assert await settler.run_once() == 1
+        assert till.files() == {"me.spool": 0}
+    assert await till.settled() == ends([*good, bad])
+
+
+@pytest.mark.parametrize("record", [b"[]", b"{", b'["a", "no uuid", 1, ""]', b'{"a": 1}', b"\xff"])
+async def test_a_whole_record_that_is_no_settlement_is_kept_aside(till: Till, record: bytes) -> None:
+    call = await till.admit(1)
+    till.folder.mkdir()
+    (till.folder / "dead.spool").write_bytes(framed(record) + framed(module._encoded(call)))
+    async with till.settler() as settler:
+        assert await settler.run_once() == 1
+        assert sorted(till.files()) == ["dead.damaged", "me.spool"]
+    assert await till.settled() == ends([call])
+
+
+async def test_any_text_survives_the_spool(till: Till) -> None:
+    call = (await till.admit(1))._replace(tail='succeeded\t1\\n "quoted" \u2028 ümläut 🙂')
+    async with till.settler() as settler:
+        settler.owe(call)
+        await settler.run_once()
+    ((_, fields),) = await till.redis.xrange(till.keys.journal.decode())
+    record, _, balance_after = fields[b"r"].decode().rpartition("\t")
+    assert (record, balance_after) == (f"{call.request_id}\t{call.tail}", str(await till.balance()))
+
+
+async def test_a_call_that_was_never_sent_to_redis_is_not_owed(
+    redis_url: str, configure: Configure, serve: Serve
+) -> None:
+    """Refusing for as long as Redis is away must not fill the disk."""
+    async with FaultProxy("127.0.0.1", int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
+        plane = await serve(configure(redis__url=proxy.through(redis_url), redis__timeout="5s"))
+        account, settler = await plane.account(), plane.handler._settler
+        assert (await plane.get(account)).status_code == 200
+        proxy.freeze()
+        with plane.hurried():
+            assert (await plane.get(account)).status_code == 503
+        owed = settler.owed
+        assert owed <= 1, "only the one that may have been admitted"
+        for _ in range(20):
+            assert (await plane.get(account)).status_code == 503
+        assert settler.owed == owed
+        proxy.thaw()
+        await plane.at_rest(account)

@@ -1,0 +1,360 @@
+"""What was spooled is read back whatever happened to the file: no intact record is lost, and none is invented."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.proxy.settle import spool as module
+from gateway.proxy.settle.spool import READ_BYTES, Spool, SpoolFile, framed
+
+# Texts as a settlement has them, and such as could be taken for the framing itself.
+TEXT = st.one_of(
+    st.binary(max_size=40),
+    st.sampled_from([b"", b"7", b"0 00000000 ", b"3 ", b'["a","b",1,"succeeded\\t200"]']),
+    st.binary(max_size=10).map(framed),
+).map(lambda payload: payload.replace(b"\n", b" ").replace(b"\x1e", b""))
+TEXTS = st.lists(TEXT, max_size=8)
+SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "spool"
+
+
+def adopted(folder: Path, content: bytes) -> SpoolFile:
+    folder.mkdir(exist_ok=True)
+    path = folder / "dead.spool"
+    path.write_bytes(content)
+    file = SpoolFile.adopt(path)
+    assert file is not None
+    return file
+
+
+def read(file: SpoolFile) -> list[bytes]:
+    found: list[bytes] = []
+    while (chunk := file.next()) is not None:
+        found += chunk.records
+        file.passed(chunk)
+    return found
+
+
+def read_back(folder: Path, content: bytes) -> list[bytes]:
+    file = adopted(folder, content)
+    counted = file.unsettled
+    found = read(file)
+    assert counted == len(found)
+    file.close()
+    return found
+
+
+def spans(texts: list[bytes]) -> Iterator[tuple[int, int]]:
+    """Where each record stands in the file."""
+    start = 0
+    for text in texts:
+        end = start + len(framed(text))
+        yield start, end
+        start = end
+
+
+def assert_only_missing(found: list[bytes], texts: list[bytes], hit: set[int]) -> None:
+    """All that is found was written, in its order, and only what was hit may be missing."""
+    intact = [text for number, text in enumerate(texts) if number not in hit]
+    assert is_within(intact, found), "an intact record is lost"
+    assert is_within(found, texts), "a record is invented"
+
+
+def is_within(some: list[bytes], more: list[bytes]) -> bool:
+    """Whether `more` is `some` with others between them."""
+    rest = iter(more)
+    return all(each in rest for each in some)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@SETTINGS
+@given(texts=TEXTS)
+def test_what_was_appended_is_read_in_order(folder: Path, texts: list[bytes]) -> None:
+    assert read_back(folder, b"".join(map(framed, texts))) == texts
+
+
+@SETTINGS
+@given(texts=TEXTS, data=st.data())
+def test_a_truncated_file_gives_all_that_is_whole(folder: Path, texts: list[bytes], data: st.DataObject) -> None:
+    content = b"".join(map(framed, texts))
+    length = data.draw(st.integers(0, len(content)))
+    hit = {number for number, (_, end) in enumerate(spans(texts)) if end > length}
+    assert_only_missing(read_back(folder, content[:length]), texts, hit)
+
+
+@SETTINGS
+@given(texts=TEXTS.filter(bool), data=st.data())
+def test_a_flipped_byte_costs_no_record_but_its_own(folder: Path, texts: list[bytes], data: st.DataObject) -> None:
+    content = bytearray(b"".join(map(framed, texts)))
+    position = data.draw(st.integers(0, len(content) - 1))
+    content[position] = data.draw(st.one_of(st.integers(0, 255), st.sampled_from(b"\n\x1e 09")))
+    hit = {number for number, (start, end) in enumerate(spans(texts)) if start <= position < end}
+    assert_only_missing(read_back(folder, bytes(content)), texts, hit)
+
+
+def test_every_flip_of_every_byte_of_a_file(folder: Path) -> None:
+    """The same without chance, over all that one byte can become."""
+    texts = [b"first", b"", b"x 0 00000000 ", b'["a", 3]']  # the third ends like a record of its own
+    content = b"".join(map(framed, texts))
+    assert len(content) < 100
+    for number, (start, end) in enumerate(spans(texts)):
+        for position in range(start, end):
+            for value in range(256):
+                damaged = content[:position] + bytes([value]) + content[position + 1 :]
+                found = [each for line in damaged.split(b"\n") if (each := module._record(line)) is not None]
+                assert_only_missing(found, texts, {number})
+    assert read_back(folder, content) == texts
+
+
+@SETTINGS
+@given(before=TEXTS, garbage=st.binary(max_size=200), after=TEXTS)
+def test_garbage_between_records_costs_none(
+    folder: Path, before: list[bytes], garbage: bytes, after: list[bytes]
+) -> None:
+    content = b"".join([*map(framed, before), garbage, *map(framed, after)])
+    found = read_back(folder, content)
+    assert found[: len(before)] == before
+    assert len(after) == 0 or found[-len(after) :] == after
+
+
+@pytest.mark.parametrize("size", [READ_BYTES, 3 * READ_BYTES + 1, module.MAX_RECORD_BYTES, 2_500_000])
+def test_what_is_longer_than_a_reading_is_no_hindrance(folder: Path, size: int) -> None:
+    content = framed(b"before") + b"\0" * size + framed(b"x" * (READ_BYTES + 7)) + framed(b"after")
+    assert read_back(folder, content) == [b"before", b"x" * (READ_BYTES + 7), b"after"]
+
+
+def test_many_records_are_read_in_chunks(folder: Path) -> None:
+    texts = [b"%d" % number for number in range(20_000)]
+    file = adopted(folder, b"".join(map(framed, texts)))
+    chunk = file.next()
+    assert chunk is not None
+    assert 0 < len(chunk.records) < len(texts)
+    assert read(file) == texts
+    file.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"#!/bin/sh\necho\n", b"\x7fELF" + bytes(range(256)) * 40])
+async def test_empty_and_foreign_files_give_nothing(folder: Path, content: bytes) -> None:
+    assert read_back(folder, content) == []
+    spool = Spool(folder, "me")
+    spool.open()
+    (file,) = spool.files()
+    assert file.next() is None
+    spool.finished(file)
+    await spool.close()
+    assert names(folder) == (["dead.damaged"] if content.strip() else [])
+    assert not content.strip() or (folder / "dead.damaged").read_bytes() == content
+
+
+async def test_what_is_no_file_is_left_alone(folder: Path, tmp_path: Path) -> None:
+    adopted(folder, b"").remove()
+    (folder / "folder.spool").mkdir()
+    (tmp_path / "elsewhere").write_bytes(framed(b"x"))
+    (folder / "link.spool").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(folder / "pipe.spool")
+    spool = Spool(folder, "me")
+    spool.open()
+    assert spool.files() == ()
+    await spool.close()
+    assert names(folder) == ["folder.spool", "link.spool", "pipe.spool"]
+
+
+async def test_a_spool_is_adopted_when_its_owner_is_dead_and_not_before(folder: Path) -> None:
+    living, heir = Spool(folder, "living"), Spool(folder, "heir")
+    living.open()
+    living.append(b"one")
+    heir.open()
+    assert heir.files() == ()
+    await living.close()
+    other = Spool(folder, "other")
+    other.open()
+    (file,) = other.files()
+    assert (other.unsettled, read(file)) == (1, [b"one"])
+    heir.adopt()
+    assert heir.files() == (), "what one has adopted is nobody else's"
+    other.finished(file)
+    await other.close()
+    await heir.close()
+    assert names(folder) == []
+
+
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from gateway.proxy.spool import Spool
+
+async def main():
+    spool = Spool(Path(sys.argv[1]), "killed")
+    spool.open()
+    for number in range(1000):
+        spool.append(b"%d" % number)
+        print(number, flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+async def test_what_a_killed_process_appended_is_there_at_once(folder: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", WRITER, str(folder), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    for _ in range(500):
+        appended = int(await process.stdout.readline())
+    process.kill()
+    await process.communicate()
+    heir = Spool(folder, "heir")
+    heir.open()
+    (file,) = heir.files()
+    found = read(file)
+    assert len(found) > appended
+    assert found == [b"%d" % number for number in range(len(found))]
+    await heir.close()
+
+
+@pytest.mark.parametrize("content", [None, b"another's"])
+async def test_a_file_that_its_owner_removes_meanwhile_is_nobodys(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    """Between opening and locking it, that is; another one may have its name by then."""
+    adopted(folder, framed(b"one")).close()
+    path, whole = folder / "dead.spool", fcntl.flock
+
+    def late(descriptor: int, how: int) -> None:
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        whole(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    assert SpoolFile.adopt(path) is None
+    assert names(folder) == ([] if content is None else ["dead.spool"])
+
+
+async def test_a_new_file_has_no_name_before_its_lock(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named: list[str] = []
+    whole = fcntl.flock
+
+    def watched(descriptor: int, how: int) -> None:
+        named.extend(path.name for path in folder.glob("*.spool"))
+        whole(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", watched)
+    spool = Spool(folder, "me")
+    spool.open()
+    assert named == []
+    assert names(folder) == ["me.spool"]
+    await spool.close()
+
+
+async def test_a_process_that_left_nothing_leaves_no_file(folder: Path) -> None:
+    spool = Spool(folder, "me")
+    spool.open()
+    spool.append(b"one")
+    (file,) = spool.files()
+    assert read(file) == [b"one"]
+    assert (folder / "me.spool").stat().st_size > 0
+    spool.finished(file)
+    assert (folder / "me.spool").stat().st_size == 0
+    assert spool.files() == ()
+    spool.append(b"two")
+    assert read(file) == [b"two"]
+    spool.finished(file)
+    await spool.close()
+    assert names(folder) == []
+
+
+async def test_what_is_appended_reaches_the_disk_in_one_sync(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    whole = os.fdatasync
+
+    def counted(descriptor: int) -> None:
+        whole(descriptor)
+        synced.append(os.fstat(descriptor).st_size)
+
+    monkeypatch.setattr(os, "fdatasync", counted)
+    spool = Spool(folder, "me")
+    spool.open()
+    for _ in range(100):
+        spool.append(b"x")
+        await asyncio.sleep(0)
+    await spool.close()
+    assert synced == [100 * len(framed(b"x"))]
+
+
+def _full(*_: object) -> int:
+    raise OSError(28, "No space left on device")
+
+
+async def test_a_record_the_disk_took_in_part_is_taken_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(folder, "me")
+    spool.open()
+    spool.append(b"one")
+    whole = os.write
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", lambda descriptor, data: whole(descriptor, data[:-3]))
+        with pytest.raises(OSError, match="a part"):
+            spool.append(b"two")
+        patched.setattr(os, "write", _full)
+        with pytest.raises(OSError, match="No space"):
+            spool.append(b"three")
+    spool.append(b"four")
+    assert (folder / "me.spool").read_bytes() == framed(b"one") + framed(b"four")
+    await spool.close()
+
+
+async def test_a_record_too_long_to_be_found_again_is_refused(folder: Path) -> None:
+    spool = Spool(folder, "me")
+    spool.open()
+    with pytest.raises(OSError, match="too long"):
+        spool.append(b"x" * module.MAX_RECORD_BYTES)
+    longest = b"x" * (module.MAX_RECORD_BYTES // 2 - 1)
+    spool.append(longest)
+    spool.append(b"short")
+    (file,) = spool.files()
+    assert read(file) == [longest, b"short"]
+    await spool.close()
+
+
+async def test_a_folder_that_cannot_be_made_is_tried_again(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "spool"
+    in_the_way.write_text("a file")
+    spool = Spool(in_the_way, "me")
+    spool.open()
+    with pytest.raises(OSError, match="exists"):
+        spool.append(b"one")
+    in_the_way.unlink()
+    spool.append(b"one")
+    assert spool.unsettled == 1
+    await spool.close()
+
+
+async def test_damage_is_kept_aside_once_the_rest_is_settled(folder: Path) -> None:
+    content = framed(b"one") + b"damage" + framed(b"two")
+    file = adopted(folder, content)
+    file.close()
+    spool = Spool(folder, "me")
+    spool.open()
+    (file,) = spool.files()
+    assert read(file) == [b"one", b"two"]
+    spool.finished(file)
+    await spool.close()
+    assert names(folder) == ["dead.damaged"]
+    assert (folder / "dead.damaged").read_bytes() == content

@@ -1,0 +1,578 @@
+"""101: WebSockets, admitted as one call, carried untouched, and settled when either side ends them."""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from hashlib import sha256
+from typing import Any
+
+import pytest
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from gateway.clock import monotonic_seconds
+from gateway.http import tunnel as tunnels
+from gateway.proxy import handler as handlers
+from gateway.proxy.router import Router
+from gateway.proxy.settle import call as calls
+from gateway.runtime.upstreams import destinations
+from policies.model import Refusal
+from tests.eventually import eventually
+from tests.proxy.conftest import Configure
+from tests.proxy.data_plane import Account, Hot, Plane, Wire, running
+from tests.proxy.sockets import client, echo, handshake_fields, opened, server, switch
+from tests.proxy.upstream import Exchange
+
+MIB = 2**20
+
+
+@asynccontextmanager
+async def served_by(plane: Plane, configure: Configure, handler: Any, **settings: Any) -> AsyncIterator[None]:
+    """A real WebSocket server in the place of the scripted upstream."""
+    async with server(handler, **settings) as url:
+        config = configure(upstreams__main__targets=url)
+        plane.handler.swap(Router(config.routes), destinations(config))
+        yield
+
+
+async def settled(plane: Plane, account: Account) -> dict[str, Any]:
+    await plane.at_rest(account)
+    return dict(await plane.record(account))
+
+
+def pool(plane: Plane, upstream: str = "main") -> str:
+    return repr(plane.handler._destinations[upstream].upstream)
+
+
+# What passes.
+
+
+async def test_messages_pass_both_ways_and_are_one_call(plane: Plane, configure: Configure) -> None:
+    account = await plane.account(requests_per_minute=9)
+    async with served_by(plane, configure, echo), client(plane, account, compression=None) as socket:
+        fields = socket.response.headers if socket.response else {}
+        assert fields["x-credits-charged"] == "2"
+        assert fields["x-credits-remaining"] == "98"
+        assert fields["ratelimit"].startswith('"minute";r=8;t=')
+        assert await plane.hot(account) == Hot(98, 1, (1, 1, 1))
+        for said in ("hello", b"\x00\xff", "", "x" * 70_000):
+            await socket.send(said)
+            assert await socket.recv() == said
+        await socket.close()
+        row = await settled(plane, account)
+    assert (row["outcome"], row["status_code"], row["error_code"], row["credits_charged"]) == (
+        "succeeded",
+        101,
+        None,
+        2,
+    )
+    assert (row["endpoint"], row["method"], row["path"]) == ("socket", "GET", "/v1/socket")
+    assert str(row["request_id"]) == fields["x-request-id"]
+    assert row["request_bytes"] > row["response_bytes"] > 70_000  # the client's frames are masked
+    assert await plane.hot(account) == Hot(98, 0, (1, 1, 1))
+
+
+async def test_the_upstream_gets_the_handshake_anew_and_everything_else_as_ever(plane: Plane) -> None:
+    account = await plane.account()
+    plane.upstream.answer = lambda exchange: switch(exchange, sec_websocket_protocol="chat")
+    async with plane.wire() as wire:
+        await wire.request(
+            account,
+            "GET /v1/socket?room=1",
+            *handshake_fields(connection="keep-alive, Upgrade, X-Hop"),
+            "sec-websocket-protocol: chat, talk",
+            "sec-websocket-extensions: permessage-deflate",
+            "x-hop: dropped",
+            "x-gateway-user: forged",
+        )
+        _, fields = await wire.head()
+    seen = plane.upstream.last
+    assert (seen.method, seen.target) == ("GET", "/v1/socket?room=1")
+    assert (seen["connection"], seen["upgrade"]) == ("Upgrade", "websocket")
+    assert seen["sec-websocket-protocol"] == "chat, talk"
+    assert seen["sec-websocket-extensions"] == "permessage-deflate"
+    assert seen["x-gateway-user"] == str(account.user_id)
+    assert seen["via"] == "1.1 gateway"
+    assert not {"x-hop", "x-api-key", "content-length"} & {name for name, _ in seen.fields}
+    assert (fields["connection"], fields["upgrade"]) == ("Upgrade", "websocket")
+    assert fields["sec-websocket-protocol"] == "chat"
+
+
+async def test_a_real_client_negotiates_and_subprotocols_and_compression_are_its_own(
+    plane: Plane, configure: Configure
+) -> None:
+    account = await plane.account()
+    async with (
+        served_by(plane, configure, echo, subprotocols=["chat"]),
+        client(plane, account, subprotocols=["talk", "chat"]) as socket,
+    ):
+        assert socket.subprotocol == "chat"
+        await socket.send("a" * MIB)
+        assert await socket.recv() == "a" * MIB
+        await socket.close()
+        assert (await settled(plane, account))["request_bytes"] < 100_000
+
+
+async def test_bytes_sent_along_with_the_handshakes_are_passed(plane: Plane) -> None:
+    account = await plane.account()
+
+    async def answer(exchange: Exchange) -> None:
+        await switch(exchange, b"first of the upstream")
+        assert await exchange.reader.readexactly(19) == b"first of the client"
+        exchange.writer.close()
+
+    plane.upstream.answer = answer
+    async with plane.wire() as wire:
+        lines = ["GET /v1/socket HTTP/1.1", "host: a", f"x-api-key: {account.key}", *handshake_fields(), "", ""]
+        await wire.send("\r\n".join(lines).encode() + b"first of the client")
+        await wire.head()
+        assert await wire.rest() == b"first of the upstream"
+    row = await settled(plane, account)
+    assert (row["request_bytes"], row["response_bytes"]) == (19, 21)
+
+
+async def test_an_upstream_that_says_its_piece_and_closes_at_once_is_heard(plane: Plane) -> None:
+    account = await plane.account()
+
+    async def answer(exchange: Exchange) -> None:
+        await switch(exchange, b"goodbye")
+        exchange.writer.close()
+
+    plane.upstream.answer = answer
+    for _ in range(20):
+        async with plane.wire() as wire:
+            await opened(wire, account)
+            assert await wire.rest() == b"goodbye"
+    await plane.at_rest(account)
+    assert {(row["outcome"], row["response_bytes"]) for row in await plane.records(account)} == {("succeeded", 7)}
+
+
+async def test_large_messages_pass_both_ways_at_once(plane: Plane, configure: Configure) -> None:
+    account = await plane.account()
+    ours, theirs = b"u" * (8 * MIB), b"d" * (8 * MIB)
+
+    async def exchange(socket: ServerConnection) -> None:
+        sending = asyncio.create_task(socket.send(theirs))
+        assert await socket.recv() == ours
+        await sending
+
+    async with (
+        served_by(plane, configure, exchange, compression=None),
+        client(plane, account, compression=None) as socket,
+    ):
+        sending = asyncio.create_task(socket.send(ours))
+        assert await socket.recv() == theirs
+        await sending
+    row = await settled(plane, account)
+    assert min(row["request_bytes"], row["response_bytes"]) > 8 * MIB
+
+
+async def test_who_does_not_read_stops_the_other_and_loses_nothing(plane: Plane) -> None:
+    """First the client reads nothing, then the upstream: the writer is stopped long before it is done."""
+    account = await plane.account()
+    total, chunk = 96 * MIB, b"\xa5" * MIB
+    written = {"down": 0, "up": 0}
+    received: list[bytes] = []
+    may_read = asyncio.Event()
+
+    async def answer(exchange: Exchange) -> None:
+        await switch(exchange)
+        while written["down"] < total:
+            await exchange.write(chunk)
+            written["down"] += len(chunk)
+        await may_read.wait()
+        received.append(await _digest(exchange.reader, total))
+        exchange.writer.close()
+
+    plane.upstream.answer = answer
+    expected = sha256(chunk * (total // len(chunk))).digest()
+    async with plane.wire() as wire:
+        await opened(wire, account)
+        assert await _stopped(written, "down", total) < total
+        assert await _digest(wire.reader, total) == expected
+        sending = asyncio.create_task(_write(wire, chunk, written, total))
+        assert await _stopped(written, "up", total) < total
+        may_read.set()
+        await sending
+        await wire.rest()
+    assert received == [expected]
+    row = await settled(plane, account)
+    assert (row["request_bytes"], row["response_bytes"]) == (total, total)
+
+
+async def test_many_at_once_do_not_mix(plane: Plane, configure: Configure) -> None:
+    account = await plane.account(credits=1000)
+
+    async def talk(number: int) -> None:
+        async with client(plane, account) as socket:
+            for turn in range(5):
+                await socket.send(f"{number} {turn}")
+                assert await socket.recv() == f"{number} {turn}"
+
+    async with served_by(plane, configure, echo):
+        await asyncio.gather(*(talk(number) for number in range(100)))
+        await plane.at_rest(account)
+        await eventually(lambda: "[0 leased, 0 idle, 0 queued, 0 open]" in pool(plane))
+    assert await plane.hot(account) == Hot(800, 0, (100, 100, 100))
+    rows = await plane.records(account)
+    assert [(row["outcome"], row["credits_charged"]) for row in rows] == [("succeeded", 2)] * 100
+
+
+# What is refused.
+
+
+async def refused(plane: Plane, account: Account, path: str = "/v1/socket", **settings: Any) -> tuple[int, str]:
+    with pytest.raises(InvalidStatus) as raised:
+        async with client(plane, account, path, **settings):
+            pass
+    answer = raised.value.response
+    assert answer.headers["content-type"] == "application/problem+json"
+    code = next(str(each) for each in Refusal if f'"code": "{each}"'.encode() in (answer.body or b""))
+    return answer.status_code, code
+
+
+async def test_refusals_are_those_of_any_call(plane: Plane) -> None:
+    rich, poor = await plane.account(requests_per_minute=1), await plane.account(credits=1)
+    assert await refused(plane, rich, additional_headers={}) == (401, "missing_key")
+    assert await refused(plane, rich, additional_headers={"x-api-key": "wrong"}) == (401, "invalid_key")
+    assert await refused(plane, poor) == (402, "insufficient_credits")
+    assert await refused(plane, rich, "/v1/none") == (404, "route_not_found")
+    assert (await plane.get(rich)).status_code == 200
+    async with plane.untouched(rich):
+        assert await refused(plane, rich) == (429, "rate_limited")
+    assert [each.target for each in plane.upstream.exchanges] == ["/v1/things/1"]
+
+
+async def test_an_open_socket_is_a_call_in_flight(plane: Plane, configure: Configure) -> None:
+    account = await plane.account(max_concurrent_requests=1)
+    async with served_by(plane, configure, echo):
+        async with client(plane, account):
+            assert await refused(plane, account) == (429, "too_many_in_flight")
+        await plane.at_rest(account)
+        async with client(plane, account) as socket:
+            await socket.send("again")
+            assert await socket.recv() == "again"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"sec_websocket_version": "8"},
+        {"sec_websocket_version": None},
+        {"sec_websocket_version": "13, 8"},
+        {"sec_websocket_key": None},
+        {"sec_websocket_key": ""},
+        {"sec_websocket_key": b64encode(b"fifteen bytes!!").decode()},
+        {"sec_websocket_key": b64encode(b"seventeen bytes!!").decode()},
+        {"sec_websocket_key": "not base64 at all!!!!!=="},
+        {"content_length": "2"},
+        {"transfer_encoding": "chunked"},
+    ],
+    ids=str,
+)
+async def test_a_wrong_handshake_is_refused(plane: Plane, changed: dict[str, str | None]) -> None:
+    account = await plane.account()
+    async with plane.untouched(await _warm(plane, account)), plane.wire() as wire:
+        await wire.request(account, "GET /v1/socket", *handshake_fields(**changed))
+        status, fields = await wire.head()
+    assert (status, fields["content-type"]) == (400, "application/problem+json")
+    wrong_version = "sec_websocket_version" in changed
+    assert fields.get("sec-websocket-version") == ("13" if wrong_version else None)  # RFC 6455 section 4.4
+
+
+@pytest.mark.parametrize(
+    ("line", "changed"),
+    [
+        ("GET /v1/things/1", {}),
+        ("POST /v1/socket", {}),
+        ("GET /v1/socket", {"upgrade": None}),
+        ("GET /v1/socket", {"upgrade": "h2c"}),
+        ("GET /v1/socket", {"connection": "keep-alive"}),
+        ("GET /v1/socket", {"connection": None}),
+    ],
+    ids=str,
+)
+async def test_what_asks_for_no_websocket_is_plain_http(
+    plane: Plane, line: str, changed: dict[str, str | None]
+) -> None:
+    """An upgrade elsewhere, and anything but an upgrade here; a switch nobody asked for is no answer to it."""
+    account = await plane.account()
+    async with plane.wire() as wire:
+        for _ in range(2):
+            await wire.request(account, line, *handshake_fields(**changed))
+            status, fields = await wire.head()
+            assert (status, await wire.reader.readexactly(int(fields["content-length"]))) == (200, b'{"ok": true}')
+            assert plane.upstream.last.all("upgrade") + plane.upstream.last.all("connection") == []
+        plane.upstream.answer = switch
+        await wire.request(account, line, *handshake_fields(**changed))
+        assert (await wire.head())[0] == 502
+
+
+async def test_http_1_0_cannot_switch(plane: Plane) -> None:
+    account = await plane.account()
+    async with plane.wire() as wire:
+        lines = ["GET /v1/socket HTTP/1.0", f"x-api-key: {account.key}", *handshake_fields(), "", ""]
+        await wire.send("\r\n".join(lines).encode())
+        assert (await wire.head())[0] == 200
+
+
+async def test_an_upstream_that_does_not_switch_just_answers(plane: Plane) -> None:
+    account = await plane.account()
+    plane.upstream.says(403, b"not you")
+    async with plane.wire() as wire:
+        for _ in range(2):
+            await wire.request(account, "GET /v1/socket", *handshake_fields())
+            status, fields = await wire.head()
+            assert (status, fields["x-credits-charged"], await wire.reader.readexactly(7)) == (403, "0", b"not you")
+    await plane.at_rest(account)
+    rows = await plane.records(account)
+    assert [(row["outcome"], row["status_code"], row["credits_charged"]) for row in rows] == [
+        ("upstream_error", 403, 0)
+    ] * 2
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"sec_websocket_accept": ""},
+        {"sec_websocket_accept": b64encode(b"another's").decode()},
+        {"upgrade": "h2c"},
+        {"upgrade": ""},
+        {"connection": "keep-alive"},
+    ],
+    ids=str,
+)
+async def test_an_upstream_that_switches_wrongly_is_not_believed(plane: Plane, changed: dict[str, Any]) -> None:
+    account = await plane.account()
+    plane.upstream.answer = lambda exchange: switch(exchange, **changed)
+    async with plane.wire() as wire:
+        await wire.request(account, "GET /v1/socket", *handshake_fields())
+        assert (await wire.head())[0] == 502
+    row = await settled(plane, account)
+    assert (row["outcome"], row["error_code"], row["credits_charged"]) == ("upstream_invalid", "upstream_invalid", 0)
+    assert "[0 leased, 0 idle" in pool(plane)
+
+
+# How it ends.
+
+
+@asynccontextmanager
+async def raw(plane: Plane, account: Account, path: str = "/v1/socket") -> AsyncIterator[tuple[Wire, Exchange]]:
+    """An open tunnel with its ends: the client's wire, and the exchange of an upstream that just keeps it open."""
+    done = asyncio.Event()
+
+    async def answer(exchange: Exchange) -> None:
+        await switch(exchange)
+        await done.wait()
+
+    plane.upstream.answer = answer
+    async with plane.wire() as wire:
+        await opened(wire, account, path)
+        yield wire, plane.upstream.last
+        done.set()
+
+
+async def test_a_client_that_vanishes_ends_it(plane: Plane) -> None:
+    account = await plane.account()
+    async with raw(plane, account) as (wire, exchange):
+        await wire.send(b"last words")
+        wire.leave()
+        assert await exchange.reader.read() == b"last words"
+        row = await settled(plane, account)
+    assert (row["outcome"], row["request_bytes"], row["credits_charged"]) == ("succeeded", 10, 2)
+    await eventually(lambda: "[0 leased, 0 idle, 0 queued, 0 open]" in pool(plane))
+    assert plane.handler._departures.draining == 0
+
+
+async def test_a_client_that_half_closes_has_left_and_what_it_said_arrives(plane: Plane) -> None:
+    account = await plane.account()
+    async with raw(plane, account) as (wire, exchange):
+        await wire.send(b"x" * MIB)
+        wire.writer.write_eof()
+        assert await exchange.reader.read() == b"x" * MIB
+        assert (await settled(plane, account))["request_bytes"] == MIB
+        exchange.writer.close()
+        assert await wire.rest() == b""
+
+
+async def test_an_upstream_that_vanishes_ends_it(plane: Plane) -> None:
+    account = await plane.account()
+    async with raw(plane, account) as (wire, exchange):
+        await exchange.write(b"last words")
+        exchange.writer.transport.abort()
+        assert await wire.rest() == b"last words"
+        row = await settled(plane, account)
+    assert (row["outcome"], row["response_bytes"], row["credits_charged"]) == ("succeeded", 10, 2)
+
+
+async def test_an_upstream_that_dies_breaks_the_socket_of_a_real_client(plane: Plane, configure: Configure) -> None:
+    account = await plane.account()
+
+    async def die(socket: ServerConnection) -> None:
+        await socket.send("last words")
+        socket.transport.abort()
+
+    async with served_by(plane, configure, die), client(plane, account) as socket:
+        assert await socket.recv() == "last words"
+        with pytest.raises(ConnectionClosed):
+            await socket.recv()
+    assert (await settled(plane, account))["outcome"] == "succeeded"
+
+
+async def test_nothing_is_said_to_a_client_that_left_during_the_handshake(plane: Plane) -> None:
+    account = await plane.account()
+    may_answer = asyncio.Event()
+
+    async def answer(exchange: Exchange) -> None:
+        await may_answer.wait()
+        await switch(exchange, b"too late")
+
+    plane.upstream.answer = answer
+    async with plane.wire() as wire:
+        await wire.request(account, "GET /v1/socket", *handshake_fields())
+        await eventually(lambda: plane.upstream.exchanges)
+        wire.leave()
+        await eventually(lambda: plane.handler._departures.draining)
+        may_answer.set()
+        row = await settled(plane, account)
+    assert (row["outcome"], row["response_bytes"], row["credits_charged"]) == ("client_aborted", 0, 2)
+    assert plane.handler._departures.draining == 0
+
+
+async def test_a_silent_socket_is_closed_in_the_idle_time_of_its_upstream(plane: Plane) -> None:
+    account = await plane.account()
+    async with raw(plane, account, "/v1/drowsy-socket") as (wire, exchange):
+        for _ in range(8):  # 0.5 s each would be too long a silence
+            await wire.send(b".")
+            await asyncio.sleep(0.08)
+        assert not wire.reader.at_eof()
+        assert await wire.rest() == b""
+        assert await exchange.reader.read() == b"." * 8
+        exchange.writer.close()
+    assert (await settled(plane, account))["outcome"] == "succeeded"
+
+
+async def test_a_side_that_does_not_close_is_cut(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tunnels, "CLOSING_SECONDS", 0.05)
+    account = await plane.account()
+    async with raw(plane, account) as (wire, exchange):
+        wire.leave()
+        assert await exchange.reader.read() == b""  # and does not close its own direction
+        await eventually(lambda: "[0 leased, 0 idle, 0 queued, 0 open]" in pool(plane))
+
+
+async def test_it_counts_as_a_connection_of_the_pool_and_is_never_used_again(plane: Plane) -> None:
+    account = await plane.account()
+    async with raw(plane, account, "/v1/narrow-socket") as (wire, _):
+        assert "[1 leased, 0 idle" in pool(plane, "narrow")
+        assert (await plane.get(account, "/v1/narrow")).status_code == 503
+        wire.leave()
+    await plane.at_rest(account)
+    await eventually(lambda: "[0 leased, 0 idle" in pool(plane, "narrow"))
+    plane.upstream.reset()
+    assert (await plane.get(account, "/v1/narrow")).status_code == 200
+    assert plane.upstream.last.method == "GET"
+
+
+# What it costs.
+
+
+@pytest.mark.parametrize(("seconds", "charged"), [(0.0, 3), (59.0, 3), (61.0, 6), (3539.0, 177), (3601.0, 183)])
+async def test_minutes_are_charged_as_they_are_begun(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch, seconds: float, charged: int
+) -> None:
+    """One minute is held; the balance may go below zero for what was used beyond it."""
+    account = await plane.account(credits=100)
+    instant = monotonic_seconds()
+    for room in (handlers, calls):
+        monkeypatch.setattr(room, "monotonic_seconds", lambda: instant)
+    async with raw(plane, account, "/v1/meeting") as (wire, _):
+        assert (await plane.hot(account)).balance == 97
+        instant += seconds + 0.9
+        wire.leave()
+        row = await settled(plane, account)
+    assert row["credits_charged"] == charged
+    assert abs(row["response_time_ms"] - (seconds + 0.9) * 1000) <= 1
+    assert (await plane.hot(account)).balance == 100 - charged
+
+
+async def test_the_upstream_may_price_it_with_its_101(plane: Plane) -> None:
+    account = await plane.account()
+    plane.upstream.answer = lambda exchange: switch(exchange, gateway_credits="7")
+    async with plane.wire() as wire:
+        fields = await opened(wire, account)
+        assert fields["x-credits-charged"] == "7"
+        assert "gateway-credits" not in fields
+    assert (await settled(plane, account))["credits_charged"] == 7
+
+
+# When the gateway stops.
+
+
+async def test_a_gateway_that_stops_closes_at_the_drain_deadline_and_charges_what_was_used(plane: Plane) -> None:
+    account = await plane.account()
+
+    async def answer(exchange: Exchange) -> None:
+        await switch(exchange, b"hello")
+        await exchange.read()
+
+    plane.upstream.answer = answer
+    async with AsyncExitStack() as clients:
+        async with one_more(plane) as stopping:
+            wire = await clients.enter_async_context(stopping.wire())
+            await opened(wire, account)
+            assert await wire.reader.readexactly(5) == b"hello"
+        assert await wire.rest() == b""
+    row = dict(await plane.record(account))
+    assert (row["outcome"], row["status_code"], row["response_bytes"]) == ("succeeded", 101, 5)
+    assert await plane.hot(account) == Hot(98, 0, (1, 1, 1))
+
+
+async def test_a_socket_that_ends_while_the_gateway_drains_is_settled_as_ever(plane: Plane) -> None:
+    account = await plane.account()
+    async with AsyncExitStack() as clients:
+        async with one_more(plane) as stopping:
+            wire, exchange = await clients.enter_async_context(raw(stopping, account))
+            asyncio.get_running_loop().call_later(0.2, exchange.writer.close)
+        assert await wire.rest() == b""
+    assert dict(await plane.record(account))["outcome"] == "succeeded"
+
+
+def one_more(plane: Plane) -> AbstractAsyncContextManager[Plane]:
+    return running(plane.config, plane.upstream, database=plane.database, redis=plane.redis, link=plane.link)
+
+
+async def _warm(plane: Plane, account: Account) -> Account:
+    assert (await plane.get(account, "/v1/free")).status_code == 200
+    return account
+
+
+async def _write(wire: Wire, chunk: bytes, written: dict[str, int], total: int) -> None:
+    while written["up"] < total:
+        await wire.send(chunk)
+        written["up"] += len(chunk)
+
+
+async def _stopped(written: dict[str, int], way: str, total: int) -> int:
+    """How much was written when for a third of a second no more was, or all of it."""
+    looks: list[int] = []
+
+    def stopped() -> bool:
+        looks.append(written[way])
+        return written[way] == total or (len(looks) > 60 and 0 < looks[-60] == looks[-1])
+
+    await eventually(stopped)
+    return looks[-1]
+
+
+async def _digest(reader: asyncio.StreamReader, total: int) -> bytes:
+    digest = sha256()
+    while total:
+        data = await reader.read(min(total, MIB))
+        assert data
+        digest.update(data)
+        total -= len(data)
+    return digest.digest()

@@ -1,0 +1,81 @@
+"""409: a call that was made before, or is being made, and has no answer to tell again."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.eventually import eventually
+from tests.proxy.data_plane import ANSWER_SECONDS, Hot, Plane
+from tests.proxy.problems import assert_problem
+from tests.proxy.upstream import Exchange
+
+KEY = "8e03978e-40d5-43dd-bc93-6894a57f9324"
+
+
+async def test_of_calls_at_once_with_one_key_exactly_one_runs(plane: Plane) -> None:
+    account, go_on = await plane.account(), asyncio.Event()
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.read()
+        await go_on.wait()
+        await exchange.reply(body=b"the only one")
+
+    plane.upstream.answer = answer
+    calls = [asyncio.create_task(plane.post(account, idempotency_key=KEY)) for _ in range(20)]
+    await eventually(lambda: sum(call.done() for call in calls) == 19, within_seconds=ANSWER_SECONDS)
+    go_on.set()
+    answers = await asyncio.gather(*calls)
+    (served,) = [each for each in answers if each.status_code == 200]
+    assert served.content == b"the only one"
+    for each in answers:
+        if each is not served:
+            assert_problem(each, 409, "idempotency_in_progress", retry_after=1)
+            assert each.headers["retry-after"] == "1"
+            assert each.headers["x-credits-remaining"] == "99"
+    assert len(plane.upstream.exchanges) == 1
+    assert await plane.at_rest(account) == Hot(99, 0, (1, 1, 1))
+    assert len(await plane.records(account)) == 1
+    assert await plane.refusals(account) == {("things", "idempotency_in_progress"): 19}
+
+
+BODY = b"x" * 10
+NOT_KEPT = {
+    "chunked": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\na\r\n" + BODY + b"\r\n0\r\n\r\n",
+    "until the connection closes": b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n" + BODY,
+    "events": b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    b"9\r\ndata: 1\n\n\r\n0\r\n\r\n",
+    "longer than 1 MiB": b"HTTP/1.1 200 OK\r\ncontent-length: 1048577\r\n\r\n" + b"x" * 1048577,
+}
+
+
+@pytest.mark.parametrize("said", NOT_KEPT.values(), ids=NOT_KEPT.keys())
+async def test_an_answer_that_is_not_stored_is_charged_and_not_told_again(plane: Plane, said: bytes) -> None:
+    account = await plane.account()
+    plane.upstream.plays(said)
+    assert (await plane.post(account, idempotency_key=KEY)).status_code == 200
+    await plane.at_rest(account)
+    async with plane.untouched(account):
+        answer = await plane.post(account, idempotency_key=KEY)
+    assert_problem(answer, 409, "idempotency_not_replayable")
+    assert answer.headers["x-should-retry"] == "false"
+    assert (await plane.record(account))["credits_charged"] == 1
+
+
+async def test_a_streamed_free_answer_is_not_told_again_either(plane: Plane) -> None:
+    account = await plane.account()
+    plane.upstream.plays(NOT_KEPT["chunked"])
+    assert (await plane.post(account, "/v1/free", idempotency_key=KEY)).status_code == 200
+    assert_problem(await plane.post(account, "/v1/free", idempotency_key=KEY), 409, "idempotency_not_replayable")
+
+
+async def test_an_account_stores_no_more_than_its_share_in_a_day(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.meter.idempotency.MAX_STORED_BYTES_PER_DAY", 2000)
+    account = await plane.account()
+    plane.upstream.says(200, b"x" * 1500)
+    for key in ("a", "b"):
+        assert (await plane.post(account, idempotency_key=key)).status_code == 200
+    assert (await plane.post(account, idempotency_key="a")).headers["idempotency-replayed"] == "true"
+    assert_problem(await plane.post(account, idempotency_key="b"), 409, "idempotency_not_replayable")
+    assert (await plane.at_rest(account)).balance == 98

@@ -1,0 +1,46 @@
+"""Strangers add no series: what they send is counted, under names from the configuration or `other`."""
+
+from __future__ import annotations
+
+from secrets import token_bytes
+
+from gateway import metrics
+from policies.access.keys import ENTROPY_BYTES, compose
+from tests.proxy.data_plane import Plane
+from tests.scale import times
+
+REQUESTS = times(suite=2_000, full=10_000)
+AT_ONCE = 50
+METHODS = ("PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+async def test_thousands_of_unknown_paths_methods_and_keys_add_no_series(plane: Plane) -> None:
+    await ask(plane, AT_ONCE)
+    before = await series(plane)
+    await ask(plane, REQUESTS)
+    assert await series(plane) == before
+
+
+async def series(plane: Plane) -> set[str]:
+    """All names with their labels, once everything is counted."""
+    await plane.handler._tally.run_once()
+    await metrics.MetricsFlusher().run_once()
+    lines = metrics.exposition().decode().splitlines()
+    return {line.rpartition(" ")[0] for line in lines if line.startswith("gateway_")}
+
+
+async def ask(plane: Plane, count: int) -> None:
+    """Paths that no route has, methods that no route takes, keys that nobody has, in turn."""
+    for first in range(0, count, AT_ONCE):
+        async with plane.wire() as wire:
+            requests = [_request(number) for number in range(first, first + AT_ONCE)]
+            await wire.send(b"".join(requests))
+            answers = await wire.rest()
+        assert answers.count(b"HTTP/1.1 4") == AT_ONCE
+
+
+def _request(number: int) -> bytes:
+    key = compose("gw", token_bytes(ENTROPY_BYTES)).secret if number % 5 == 0 else f"stranger-{number}"
+    lines = (f"GET /nothing/{number}", f"{METHODS[number % 4]} /v1/things/{number}", f"GET /v1/things/{number}")
+    last = "connection: close\r\n" if number % AT_ONCE == AT_ONCE - 1 else ""
+    return f"{lines[number % 3]} HTTP/1.1\r\nhost: x\r\nx-api-key: {key}\r\n{last}\r\n".encode()

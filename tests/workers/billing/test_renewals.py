@@ -1,0 +1,137 @@
+"""Several workers move the same subscriptions and credits at once, late: each period is granted once."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+from decimal import Decimal
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import text
+
+from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue.plans import PlanTerms
+from gateway.ledger.credits import grants
+from gateway.ledger.db.session import Database
+from gateway.ledger.subscriptions import subscriptions
+from gateway.meter.journal import Journal
+from gateway.metrics import PARKED
+from gateway.workers.billing.credit_expiry import CreditKeeper
+from gateway.workers.billing.renewals import SubscriptionMover
+from tests.ledger.make import NOON, a_user
+from tests.workers.conftest import House
+
+GRACE = timedelta(days=3)
+ACCOUNTS = 12
+
+
+@pytest.fixture
+def ledger(house: House) -> Database:
+    return house.database
+
+
+@pytest.fixture
+def journal(house: House) -> Journal:
+    """Empty: PostgreSQL has all usage."""
+    return house.journal
+
+
+async def _subscribe(ledger: Database, *, rolls_over: bool = True) -> list[UUID]:
+    terms = PlanTerms(name=uuid4().hex, price=Decimal(0), credits_per_period=10, credits_rollover=rolls_over)
+    begun = []
+    async with ledger.transaction() as connection:
+        plan = await plans.create(connection, terms)
+        for _ in range(ACCOUNTS):
+            user = await a_user(connection)
+            begun.append(await subscriptions.start(connection, user.id, plan_id=plan.id, now=NOON))
+    return [each.user_id for each in begun]
+
+
+async def _balances(ledger: Database, user_ids: list[UUID]) -> list[int]:
+    async with ledger.read() as connection:
+        found = [await grants.balance(connection, user_id) for user_id in user_ids]
+    return [each.current_credits for each in found if each is not None]
+
+
+async def _work(*workers: SubscriptionMover | CreditKeeper) -> None:
+    while any(await asyncio.gather(*(worker.run_once() for worker in workers))):
+        pass
+
+
+async def test_workers_that_run_at_once_after_a_month_grant_each_period_once(
+    ledger: Database, journal: Journal
+) -> None:
+    user_ids = await _subscribe(ledger)
+    late = NOON + timedelta(days=62)
+    await _work(*(SubscriptionMover(ledger, journal, grace=GRACE, now=lambda: late) for _ in range(4)))
+    assert await _balances(ledger, user_ids) == [30] * ACCOUNTS
+    async with ledger.read() as connection:
+        granted = "SELECT count(*), count(DISTINCT (subscription_id, period_start)) FROM credit_grants"
+        assert tuple((await connection.execute(text(granted))).one()) == (3 * ACCOUNTS, 3 * ACCOUNTS)
+
+
+async def test_workers_that_run_at_once_expire_each_grant_once(ledger: Database, journal: Journal) -> None:
+    user_ids = await _subscribe(ledger, rolls_over=False)
+    late = NOON + timedelta(days=62)
+    await _work(*(CreditKeeper(ledger, journal, now=lambda: late) for _ in range(4)))
+    assert await _balances(ledger, user_ids) == [0] * ACCOUNTS
+    async with ledger.read() as connection:
+        expired = "SELECT count(*), sum(amount) FROM credit_ledger WHERE kind = 'expiry'"
+        assert tuple((await connection.execute(text(expired))).one()) == (ACCOUNTS, -10 * ACCOUNTS)
+
+
+async def test_an_account_that_somebody_changes_is_left_for_the_next_time(ledger: Database, journal: Journal) -> None:
+    user_ids = await _subscribe(ledger)
+    late = NOON + timedelta(days=31)
+    mover = SubscriptionMover(ledger, journal, grace=GRACE, now=lambda: late)
+    async with ledger.transaction() as busy:
+        await subscriptions.locked(busy, await _subscription_of(ledger, user_ids[0]))
+        assert await mover.run_once() == ACCOUNTS - 1
+    assert await mover.run_once() == 1
+    assert await mover.run_once() == 0
+
+
+async def test_one_that_cannot_be_moved_is_set_aside_and_tried_again(
+    ledger: Database, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.workers.billing.renewals.BATCH_ACCOUNTS", 1)  # it would be all of each batch
+    user_ids = await _subscribe(ledger)
+    clock = [NOON + timedelta(days=31)]
+    mover = SubscriptionMover(ledger, journal, grace=GRACE, now=lambda: clock[0])
+    poison = "UPDATE subscriptions SET current_period_end = current_period_end - interval '1 h', quantity = :quantity"
+    it = {"id": await _subscription_of(ledger, user_ids[0])}
+    async with ledger.transaction() as connection:
+        priced = "UPDATE subscription_plans SET pricing_model = 'per_seat', credits_per_period = 9000000000000000"
+        await connection.execute(text(priced))
+        await connection.execute(text(f"{poison} WHERE id = :id"), {**it, "quantity": 2_000_000_000})
+    assert [await mover.run_once() for _ in range(ACCOUNTS)] == [0] + [1] * (ACCOUNTS - 1)
+    assert PARKED.labels("subscriptions")._value.get() == 1
+    assert await mover.run_once() == 0
+    async with ledger.transaction() as connection:
+        await connection.execute(text("UPDATE subscriptions SET quantity = 1 WHERE id = :id"), it)
+    assert await mover.run_once() == 0  # not yet
+    clock[0] += timedelta(minutes=1)
+    assert await mover.run_once() == 1
+    assert PARKED.labels("subscriptions")._value.get() == 0
+
+
+async def test_nothing_is_done_before_its_time(ledger: Database, journal: Journal) -> None:
+    await _subscribe(ledger)
+    for now in (NOON, NOON + timedelta(days=30)):
+        assert await _nothing_at(ledger, journal, now)
+
+
+async def _nothing_at(ledger: Database, journal: Journal, now: datetime) -> bool:
+    mover, keeper = (
+        SubscriptionMover(ledger, journal, grace=GRACE, now=lambda: now),
+        CreditKeeper(ledger, journal, now=lambda: now),
+    )
+    return (await mover.run_once(), await keeper.run_once()) == (0, 0)
+
+
+async def _subscription_of(ledger: Database, user_id: UUID) -> UUID:
+    async with ledger.read() as connection:
+        found = await subscriptions.current(connection, user_id)
+    assert found is not None
+    return found.id

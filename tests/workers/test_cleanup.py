@@ -1,0 +1,81 @@
+"""What is over is forgotten, and nothing else."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.clock import now
+from gateway.ledger.accounts import erasure, login_sessions, one_time_tokens, throttles
+from gateway.ledger.db import notifications
+from gateway.ledger.db.session import Database
+from gateway.ledger.usage import ingestion
+from gateway.workers.cleanup import Tidier
+from policies.access.throttling import Pace, subject
+from policies.access.tokens import Purpose
+from tests.ledger.make import a_line, a_user
+
+PACE = Pace(burst=2, seconds_each=60)
+
+
+async def test_what_is_over_is_forgotten_and_what_is_not_stays(own_database_url: str) -> None:
+    database = Database(own_database_url)
+    async with database.transaction() as connection:
+        user = await a_user(connection)
+        for age_days in (0, 29, 31, 90):
+            await login_sessions.begin(
+                connection,
+                user.id,
+                token_hash=bytes([age_days]) * 32,
+                expires_at=now() - timedelta(days=age_days, minutes=-1),
+                address=None,
+            )
+        for minutes, purpose in ((5, Purpose.VERIFY_EMAIL), (-5, Purpose.RESET_PASSWORD)):
+            expires_at = now() + timedelta(minutes=minutes)
+            await one_time_tokens.issue(connection, user.id, purpose=purpose, email="a@b", expires_at=expires_at)
+        for name, at in (("now", now()), ("then", now() - timedelta(hours=1))):
+            await throttles.take_all(connection, [subject("login", name, PACE)], at)
+        for once in (None, "threshold"):
+            await notifications.post(connection, user.id, kind="k", payload={}, once=once)
+        await connection.execute(text("UPDATE notices SET created_at = now() - interval '91 days'"))
+    tidier = Tidier(database)
+    assert await tidier.run_once() == 5
+    assert await tidier.run_once() == 0
+    async with database.read() as connection:
+        assert await _counts(connection) == {"sessions": 2, "one_time_tokens": 1, "throttles": 1, "notices": 1}
+    await database.close()
+
+
+async def test_calls_of_an_erased_user_say_nothing_of_a_person(own_database_url: str) -> None:
+    database = Database(own_database_url)
+    async with database.transaction() as connection:
+        gone, other = await a_user(connection), await a_user(connection)
+        said: dict[str, Any] = {
+            "client_ip": "203.0.113.9",
+            "client_request_id": "ada-1",
+            "usage_type": "analysis",
+            "file_name": "ada.csv",
+        }
+        await ingestion.ingest(connection, [a_line(user.id, **said) for user in (gone, other)])
+        await erasure.erase(connection, gone.id, now=now())
+    assert await Tidier(database).run_once() == 2
+    assert await Tidier(database).run_once() == 0
+    async with database.read() as connection:
+        rows = await connection.execute(
+            text("""
+            SELECT u.user_id, u.client_ip, u.client_request_id, h.file_name, u.credits_charged
+              FROM usage_tracking u JOIN analysis_history h USING (request_id)
+            """)
+        )
+        found = {row.user_id: tuple(row)[1:] for row in rows}
+    assert found == {gone.id: (None, None, None, 1), other.id: ("203.0.113.9", "ada-1", "ada.csv", 1)}
+    await database.close()
+
+
+async def _counts(connection: AsyncConnection) -> dict[str, int]:
+    names = ("sessions", "one_time_tokens", "throttles", "notices")
+    counted = {name: text(f"SELECT count(*) FROM {name}") for name in names}  # noqa: S608 - names of ours
+    return {name: (await connection.execute(query)).scalar_one() for name, query in counted.items()}

@@ -1,0 +1,21 @@
+"""There is always a partition for the month that begins next."""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+
+from gateway.ledger.db import month_partitions
+from gateway.workers.usage.month_partitions import PartitionKeeper
+from tests.workers.conftest import House
+
+
+async def test_missing_months_are_made_once(house: House) -> None:
+    async with house.database.transaction() as connection:
+        for partition in await month_partitions.list_partitions(connection):
+            await connection.execute(text(f"DROP TABLE {partition.name}"))
+    keeper = PartitionKeeper(house.database)
+    made = await keeper.run_once()
+    assert made >= 4
+    assert await keeper.run_once() == 0
+    async with house.database.read() as connection:
+        assert len(await month_partitions.list_partitions(connection)) == made

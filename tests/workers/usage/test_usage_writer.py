@@ -1,0 +1,243 @@
+"""Settled calls become rows and charges exactly once, wherever the writer dies and whatever stands in the journal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import text
+
+from gateway.ledger.usage import journal_offsets, poison
+from gateway.meter.journal import Batch, Journal
+from gateway.workers.usage import usage_writer as module
+from gateway.workers.usage.usage_writer import UsageWriter
+from policies.usage.records import line, part
+from tests.workers.conftest import House, a_head, a_tail
+
+
+class Crashed(BaseException):
+    """The process died here: nobody catches it."""
+
+
+class CrashingJournal(Journal):
+    """Dies before or after one of its own steps."""
+
+    def __init__(self, house: House, point: str) -> None:
+        super().__init__(house.link, house.journal.partitions)
+        self._point = point
+
+    async def read(self, after: Mapping[int, str], limit: int) -> dict[int, Batch]:
+        self._crash_at("before reading")
+        batches = await super().read(after, limit)
+        self._crash_at("after reading")
+        return batches
+
+    async def trim(self, upto: Mapping[int, str]) -> None:
+        self._crash_at("before trimming")
+        await super().trim(dict(list(upto.items())[:1]))
+        self._crash_at("between two trims")
+        await super().trim(upto)
+        self._crash_at("after trimming")
+
+    def _crash_at(self, point: str) -> None:
+        if point == self._point:
+            raise Crashed
+
+
+async def _drain(writer: UsageWriter) -> int:
+    done = 0
+    while moved := await writer.run_once():
+        done += moved
+    return done
+
+
+async def _rows(house: House) -> dict[UUID, int]:
+    async with house.database.read() as connection:
+        rows = await connection.execute(text("SELECT request_id, count(*) AS n FROM usage_tracking GROUP BY 1"))
+        return {row.request_id: row.n for row in rows}
+
+
+async def _poison(house: House) -> tuple[poison.Poison, ...]:
+    async with house.database.read() as connection:
+        return (await poison.list_poison(connection)).data
+
+
+async def _assert_books_agree(house: House) -> None:
+    """Ledger = balance row = sum of charges and grants, and Redis, with nothing open, says the same."""
+    async with house.database.read() as connection:
+        rows = await connection.execute(
+            text("""
+                SELECT b.user_id, b.current_credits,
+                       (SELECT coalesce(sum(amount), 0) FROM credit_ledger l WHERE l.user_id = b.user_id) AS booked,
+                       (SELECT coalesce(sum(credits_charged), 0) FROM usage_tracking u WHERE u.user_id = b.user_id)
+                       AS charged,
+                       b.total_credits_used AS used
+                  FROM user_credits b
+            """)
+        )
+        for row in rows:
+            assert row.booked == row.current_credits
+            assert row.charged == row.used
+            admission = await house.try_admit(row.user_id, str(uuid4()), amount=2**40)
+            assert admission.balance == row.current_credits
+
+
+async def _calls(house: House, count: int) -> set[UUID]:
+    users = [await house.a_user() for _ in range(5)]
+    for user_id in users:
+        await house.load(user_id)
+    return {UUID(await house.call(users[n % 5], charge=n % 4)) for n in range(count)}
+
+
+async def test_what_was_settled_is_written_and_charged(house: House) -> None:
+    calls = await _calls(house, 40)
+    assert await _drain(UsageWriter(house.database, house.journal)) == 40
+    assert await _rows(house) == dict.fromkeys(calls, 1)
+    assert await house.journal.length() == 0
+    await _assert_books_agree(house)
+
+
+async def test_nothing_to_write_is_no_work(house: House) -> None:
+    assert await UsageWriter(house.database, house.journal).run_once() == 0
+
+
+async def test_a_backlog_is_written_in_several_batches(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BATCH_ENTRIES", 1)
+    calls = await _calls(house, 200)
+    writer, runs = UsageWriter(house.database, house.journal), 0
+    while await writer.run_once():
+        runs += 1
+    assert runs > 1
+    assert await _rows(house) == dict.fromkeys(calls, 1)
+    await _assert_books_agree(house)
+
+
+@pytest.mark.parametrize(
+    "point", ["before reading", "after reading", "before trimming", "between two trims", "after trimming"]
+)
+async def test_a_crash_around_the_journal_loses_and_repeats_nothing(house: House, point: str) -> None:
+    calls = await _calls(house, 20)
+    with pytest.raises(Crashed):
+        await UsageWriter(house.database, CrashingJournal(house, point)).run_once()
+    more = {UUID(await house.call(house.users[0]))}
+    await _drain(UsageWriter(house.database, house.journal))
+    assert await _rows(house) == dict.fromkeys(calls | more, 1)
+    await _assert_books_agree(house)
+
+
+@pytest.mark.parametrize("step", ["claim", "ingest", "advance"])
+@pytest.mark.parametrize("side", ["before", "after"])
+async def test_a_crash_inside_the_transaction_loses_and_repeats_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch, step: str, side: str
+) -> None:
+    calls = await _calls(house, 20)
+    room = module if step == "ingest" else journal_offsets
+    whole = getattr(room, step)
+
+    async def die(*arguments: object, **named: object) -> None:
+        if side == "after":
+            await whole(*arguments, **named)
+        raise Crashed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(room, step, die)
+        with pytest.raises(Crashed):
+            await UsageWriter(house.database, house.journal).run_once()
+    assert await _rows(house) == {}
+    await _drain(UsageWriter(house.database, house.journal))
+    assert await _rows(house) == dict.fromkeys(calls, 1)
+    await _assert_books_agree(house)
+
+
+async def test_writers_side_by_side_write_everything_once(house: House) -> None:
+    calls = await _calls(house, 200)
+    writers = [UsageWriter(house.database, Journal(house.link, house.journal.partitions)) for _ in range(4)]
+    await asyncio.gather(*(_drain(writer) for writer in writers))
+    await _drain(writers[0])  # a partition may have been in the hands of one that had just read it
+    assert await _rows(house) == dict.fromkeys(calls, 1)
+    assert await house.journal.length() == 0
+    await _assert_books_agree(house)
+
+
+async def test_calls_that_settle_while_the_writer_runs_are_not_lost(house: House) -> None:
+    calls = await _calls(house, 1)
+    writer, user_id = UsageWriter(house.database, house.journal), house.users[0]
+
+    async def call(count: int) -> set[UUID]:
+        return {UUID(await house.call(user_id)) for _ in range(count)}
+
+    async def write(runs: int) -> None:
+        for _ in range(runs):
+            await writer.run_once()
+
+    made, *_ = await asyncio.gather(call(90), write(10), write(10))
+    await _drain(writer)
+    assert await _rows(house) == dict.fromkeys(calls | made, 1)
+    await _assert_books_agree(house)
+
+
+def _record(tail: str) -> bytes:
+    return part(a_head(uuid4(), str(uuid4())), tail).encode()
+
+
+POISON = {
+    "text that is no record": b"nonsense",
+    "the end marker of COPY": b"\\.",
+    "nothing": b"",
+    "a column too many": _record(a_tail(1) + "\textra"),
+    "an unknown outcome": _record(a_tail(1, outcome="fine")),
+    "a charge below zero": _record(a_tail(-1)),
+    "a moment before the calendar": _record(a_tail(1)).replace(b"1790000000000000", b"-" + b"9" * 18),
+    "bytes that are no text": _record(a_tail(1)).replace(b"v1", b"\xff"),
+}
+
+
+@pytest.mark.parametrize("record", POISON.values(), ids=POISON.keys())
+async def test_an_entry_that_cannot_be_written_costs_no_other(house: House, record: bytes) -> None:
+    user_id = await house.a_user()
+    await house.load(user_id)
+    before = {UUID(await house.call(user_id)) for _ in range(7)}
+    await house.spoil(user_id, record)
+    after = {UUID(await house.call(user_id)) for _ in range(6)}
+    await _drain(UsageWriter(house.database, house.journal))
+    (refused,) = await _poison(house)
+    assert (refused.partition, refused.line) == (house.meter.keys(user_id).partition, line(record))
+    assert refused.reason
+    assert await _rows(house) == dict.fromkeys(before | after, 1)
+    assert await house.journal.length() == 0
+    await _assert_books_agree(house)
+
+
+async def test_a_charge_that_no_balance_can_hold_costs_no_other(house: House) -> None:
+    user_id = await house.a_user(credits_given=0)
+    for _ in range(3):
+        record = part(a_head(user_id, str(uuid4())), a_tail(2**63 - 1)).encode()
+        await house.spoil(user_id, record)
+    await _drain(UsageWriter(house.database, house.journal))
+    assert len(await _poison(house)) == 2
+    assert (await house.balance(user_id)).current_credits == -(2**63 - 1)
+
+
+async def test_a_refused_entry_is_kept_once_wherever_the_writer_dies(house: House) -> None:
+    user_id = await house.a_user()
+    await house.spoil(user_id, b"nonsense")
+    for point in ("after reading", "before trimming", "before trimming"):
+        with pytest.raises(Crashed):
+            await UsageWriter(house.database, CrashingJournal(house, point)).run_once()
+    assert await _drain(UsageWriter(house.database, house.journal)) == 1
+    assert [refused.line for refused in await _poison(house)] == [b"nonsense\n"]
+
+
+async def test_a_journal_whose_ids_begin_anew_is_written_all_the_same(house: House) -> None:
+    """Redis was lost and replaced by one whose clock is behind: its ids are below the offset."""
+    await _calls(house, 5)
+    writer = UsageWriter(house.database, house.journal)
+    await _drain(writer)
+    await house.redis.flushdb()
+    user_id = house.users[0]
+    record = part(a_head(user_id, str(uuid4())), a_tail(3))
+    await house.redis.xadd(house.meter.keys(user_id).journal, {"r": record}, id="5-1")
+    assert await _drain(writer) == 1
+    assert len(await _rows(house)) == 6
