@@ -197,7 +197,7 @@ async def test_a_spool_is_adopted_when_its_owner_is_dead_and_not_before(folder: 
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from gateway.proxy.spool import Spool
+from gateway.proxy.settle.spool import Spool
 
 async def main():
     spool = Spool(Path(sys.argv[1]), "killed")

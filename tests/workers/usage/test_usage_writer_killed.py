@@ -17,10 +17,10 @@ from tests.workers.conftest import PARTITIONS, House
 WRITER = """
 import asyncio, importlib, sys
 
-from gateway.ledger.session import Database
+from gateway.ledger.db.session import Database
 from gateway.meter.journal import Journal
-from gateway.meter.link import Link
-from gateway.workers.usage_writer import UsageWriter
+from gateway.meter.client.client import Link
+from gateway.workers.usage.usage_writer import UsageWriter
 
 database_url, redis_url, partitions, room, name, side = sys.argv[1:]
 holder = importlib.import_module(room)
