@@ -30,6 +30,11 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "workers": frozenset({"meter", "ledger", "upstream", "config", "payments", "notifications"}),
     "migrations": frozenset({"ledger"}),
 }
+# The domains of the ledger: each may import those before it. `db` is the ground of all and knows none of them.
+LEDGER_ORDER = (
+    *("db", "audit", "catalogue", "credits", "usage"),
+    *("subscriptions", "invoicing", "accounts", "payments"),
+)
 # The composition root and the command line put the rooms together, so only they may import from all of them.
 COMPOSERS = frozenset({"runtime", "cli", "__main__", "demo"})
 
@@ -97,6 +102,16 @@ def imports_follow_the_arrows(module: Module) -> Iterator[str]:
             yield module.at(node, f"`{module.room}` may not import {name}")
 
 
+def ledger_domains_follow_their_order(module: Module) -> Iterator[str]:
+    own = ledger_domain(module.path.removesuffix(".py").replace("/", "."))
+    if own is None:
+        return
+    for node, name in module.imports():
+        target = ledger_domain(name)
+        if target is not None and LEDGER_ORDER.index(target) > LEDGER_ORDER.index(own):
+            yield module.at(node, f"ledger/{own} may not import {name}: ledger/{target} comes after it")
+
+
 def policies_are_pure(module: Module) -> Iterator[str]:
     if module.room != "policies":
         return
@@ -155,6 +170,7 @@ def names_say_something(module: Module) -> Iterator[str]:
 
 RULES: dict[Rule, tuple[str, str]] = {  # each with a module that breaks it
     imports_follow_the_arrows: ("gateway/proxy/x.py", "from gateway.workers import runner"),
+    ledger_domains_follow_their_order: ("gateway/ledger/credits/x.py", "from gateway.ledger.usage import history"),
     policies_are_pure: ("policies/x.py", "from datetime import datetime\nmoment = datetime.now()"),
     only_config_reads_the_environment: ("gateway/meter/x.py", "import os\nos.environ['A']"),
     nothing_catches_everything: ("gateway/meter/x.py", "try:\n    f()\nexcept Exception:\n    pass"),
@@ -171,6 +187,8 @@ BROKEN = [
     (imports_follow_the_arrows, "gateway/clock.py", "from gateway.meter.meter import Meter"),
     (imports_follow_the_arrows, "gateway/api/x.py", "from gateway.runtime import build"),
     (imports_follow_the_arrows, "policies/x.py", "from gateway.clock import now"),
+    (ledger_domains_follow_their_order, "gateway/ledger/db/x.py", "from gateway.ledger.audit import audit_log"),
+    (ledger_domains_follow_their_order, "gateway/ledger/subscriptions/x.py", "from ..invoicing import invoices"),
     (policies_are_pure, "policies/x.py", "import redis"),
     (policies_are_pure, "policies/x.py", "from os import path"),
     (policies_are_pure, "policies/x.py", "async def f() -> None: ..."),
@@ -212,6 +230,17 @@ def test_a_breach_is_found_and_located(rule: Rule, path: str, source: str) -> No
 def test_every_room_has_its_arrows() -> None:
     rooms = {path.parent.name for path in (ROOT / "gateway").glob("*/__init__.py")}
     assert rooms <= MAY_IMPORT.keys() | COMPOSERS
+
+
+def test_every_domain_of_the_ledger_has_its_place() -> None:
+    domains = {path.parent.name for path in (ROOT / "gateway/ledger").glob("*/__init__.py")}
+    assert domains == set(LEDGER_ORDER)
+
+
+def ledger_domain(name: str) -> str | None:
+    """`credits` for gateway.ledger.credits.grants; None for what is in no domain."""
+    parts = name.split(".")
+    return parts[2] if parts[:2] == ["gateway", "ledger"] and len(parts) > 2 and parts[2] in LEDGER_ORDER else None
 
 
 def room_of(name: str) -> str | None:

@@ -21,7 +21,8 @@ from gateway.ledger.db.session import Database
 from gateway.ledger.payments import provider_customers, provider_sync
 from gateway.ledger.payments.checkouts import Checkout, open_checkout, placed
 from gateway.ledger.payments.provider_updates import News
-from gateway.ledger.subscriptions.subscriptions import await_payment, had_trial
+from gateway.ledger.subscriptions.lifecycle import await_payment
+from gateway.ledger.subscriptions.subscriptions import had_trial
 from gateway.payments.provider import Provider, Purchase
 
 ProviderName = Literal["stripe", "lemon_squeezy"]

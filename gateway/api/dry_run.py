@@ -13,9 +13,9 @@ from gateway.api.schemas.pages import Shown
 from gateway.clock import now
 from gateway.http.problems import STATUS
 from gateway.ledger.accounts import principals
-from gateway.ledger.credits.key_budgets import credits_spent
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.db.session import Database
+from gateway.ledger.usage.key_budgets import credits_spent
 from gateway.meter.meter import Meter
 from policies.access import admission, key_budgets
 from policies.access.admission import Standing

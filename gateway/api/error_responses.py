@@ -20,7 +20,7 @@ from gateway.ledger.db.errors import AlreadyExists, InUse, InvalidValue, NotFoun
 from gateway.ledger.db.rows import InvalidCursor
 from gateway.ledger.db.session import DatabaseUnavailable
 from gateway.ledger.payments.provider_updates import Mismatch
-from gateway.ledger.subscriptions.subscription_rows import IllegalTransition
+from gateway.ledger.subscriptions.subscriptions import IllegalTransition
 from gateway.meter.client.client import MeterUnavailable
 from gateway.payments.provider import InvalidWebhook, ProviderRefused, ProviderUnavailable
 from policies.model import Refused

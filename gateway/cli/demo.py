@@ -20,7 +20,7 @@ from gateway.ledger.audit import audit_chain
 from gateway.ledger.catalogue import plans
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.db.session import Database
-from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions import lifecycle
 from gateway.runtime.serving import EVERYTHING, Role, serving, until_told_to_stop
 from gateway.runtime.sockets import bind, url_of
 from gateway.runtime.stores import Reached, opened_stores
@@ -85,7 +85,7 @@ async def _account(config: Config, reached: Reached) -> tuple[str, str]:
                 plan = await plans.get(connection, PLAN)
                 if plan is None:
                     raise NotFound("plan", PLAN)
-                await subscriptions.start(connection, user.id, plan_id=plan.id, now=now())
+                await lifecycle.start(connection, user.id, plan_id=plan.id, now=now())
             secret = compose(config.keys.prefix, token_bytes(ENTROPY_BYTES))
             fingerprint = api_keys.fingerprint(secret, config.secrets.peppers)
             await api_keys.create(connection, user.id, fingerprint=fingerprint, name="demo")

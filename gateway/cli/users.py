@@ -14,7 +14,7 @@ from gateway.cli.unit_of_work import ACTOR, at_desk, find_plan
 from gateway.clock import now
 from gateway.ledger.accounts import users
 from gateway.ledger.audit import audit_log
-from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions import lifecycle
 
 app = typer.Typer(help="Accounts.", no_args_is_help=True)
 
@@ -40,7 +40,7 @@ def create(
         subscription = None
         if plan is not None:
             chosen = await find_plan(connection, plan)
-            subscription = await subscriptions.start(connection, user.id, plan_id=chosen.id, now=now(), actor=ACTOR)
+            subscription = await lifecycle.start(connection, user.id, plan_id=chosen.id, now=now(), actor=ACTOR)
         created = {
             "id": str(user.id),
             "email": user.email,

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import metrics
 from gateway.ledger.db.errors import AlreadyExists, InUse, InvalidValue, NotFound
-from gateway.ledger.subscriptions.subscription_rows import IllegalTransition
+from gateway.ledger.subscriptions.subscriptions import IllegalTransition
 
 # What one account's data can raise. An outage is none of it: that ends the batch, and is everybody's.
 FAILURES = (

@@ -21,7 +21,7 @@ _MONTHS = {"month": 1, "year": 12}
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class PeriodLength:
     """The length of a period: `count` times the interval."""
 
     interval: Interval
@@ -29,7 +29,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Period:
+class BillingPeriod:
     """From `start` up to, not including, `end`, both UTC; `anchor` is the instant that boundaries are counted from."""
 
     anchor: datetime
@@ -37,14 +37,14 @@ class Period:
     end: datetime
 
 
-def period(anchor: datetime, span: Span, *, zone: ZoneInfo, number: int) -> Period:
+def nth_period(anchor: datetime, span: PeriodLength, *, zone: ZoneInfo, number: int) -> BillingPeriod:
     """The period of this number, 0 being the one that begins at the anchor."""
-    return Period(
+    return BillingPeriod(
         anchor, boundary(anchor, span, zone=zone, number=number), boundary(anchor, span, zone=zone, number=number + 1)
     )
 
 
-def following(anchor: datetime, span: Span, *, zone: ZoneInfo, end: datetime) -> Period:
+def next_period(anchor: datetime, span: PeriodLength, *, zone: ZoneInfo, end: datetime) -> BillingPeriod:
     """The period after the one that ends at `end`.
 
     Where `end` is no boundary of the anchor's, because the span or the zone is another than it was, it becomes the
@@ -52,11 +52,11 @@ def following(anchor: datetime, span: Span, *, zone: ZoneInfo, end: datetime) ->
     """
     number = _number(anchor, span, zone=zone, at=end)
     if boundary(anchor, span, zone=zone, number=number) == end:
-        return Period(anchor, end, boundary(anchor, span, zone=zone, number=number + 1))
-    return period(end, span, zone=zone, number=0)
+        return BillingPeriod(anchor, end, boundary(anchor, span, zone=zone, number=number + 1))
+    return nth_period(end, span, zone=zone, number=0)
 
 
-def boundary(anchor: datetime, span: Span, *, zone: ZoneInfo, number: int) -> datetime:
+def boundary(anchor: datetime, span: PeriodLength, *, zone: ZoneInfo, number: int) -> datetime:
     """The instant at which period `number` begins, in UTC."""
     if number == 0:
         return anchor.astimezone(UTC)  # itself, be it the second of two equal local times
@@ -68,7 +68,7 @@ def boundary(anchor: datetime, span: Span, *, zone: ZoneInfo, number: int) -> da
     return moved.replace(tzinfo=zone).astimezone(UTC)
 
 
-def _number(anchor: datetime, span: Span, *, zone: ZoneInfo, at: datetime) -> int:
+def _number(anchor: datetime, span: PeriodLength, *, zone: ZoneInfo, at: datetime) -> int:
     """The last period that has begun at `at`."""
     first, last = anchor.astimezone(zone), at.astimezone(zone)
     if span.interval in _DAYS:

@@ -58,7 +58,7 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Illegal:
+class IllegalEvent:
     """The event is none of this state's; `legal` are the requests that would be."""
 
     state: State
@@ -71,18 +71,18 @@ class Illegal:
         return f"This subscription is {self.state.status}{ending}, so it cannot {self.event}; {would}."
 
 
-_KEPT: Mapping[Status, Status] = {status: status for status in (Status.TRIALING, Status.ACTIVE)}
+_UNCHANGED: Mapping[Status, Status] = {status: status for status in (Status.TRIALING, Status.ACTIVE)}
 _LIVING = (Status.TRIALING, Status.ACTIVE, Status.PAST_DUE, Status.PAUSED)
 
-TABLE: Mapping[Event, Mapping[Status, Status]] = {
+TRANSITIONS: Mapping[Event, Mapping[Status, Status]] = {
     Event.ACTIVATE: {Status.INCOMPLETE: Status.ACTIVE, Status.TRIALING: Status.ACTIVE},
     Event.START_TRIAL: {Status.INCOMPLETE: Status.TRIALING},
     Event.CANCEL_NOW: dict.fromkeys((Status.INCOMPLETE, *_LIVING), Status.CANCELED),
     Event.CANCEL_AT_PERIOD_END: {status: status for status in _LIVING},
     Event.PAUSE: {Status.ACTIVE: Status.PAUSED},
     Event.RESUME: {Status.PAUSED: Status.ACTIVE},
-    Event.CHANGE_PLAN: _KEPT,
-    Event.CHANGE_QUANTITY: _KEPT,
+    Event.CHANGE_PLAN: _UNCHANGED,
+    Event.CHANGE_QUANTITY: _UNCHANGED,
     Event.PAYMENT_FAILED: dict.fromkeys((Status.TRIALING, Status.ACTIVE, Status.PAST_DUE), Status.PAST_DUE),
     Event.PAYMENT_RECOVERED: {Status.PAST_DUE: Status.ACTIVE},
     Event.CHECKOUT_ABANDONED: {Status.INCOMPLETE: Status.EXPIRED},
@@ -92,8 +92,8 @@ TABLE: Mapping[Event, Mapping[Status, Status]] = {
 }
 
 # Where it is otherwise for one that is to end with its period.
-TABLE_OF_ENDING: Mapping[Event, Mapping[Status, Status]] = {
-    **TABLE,
+TRANSITIONS_WHEN_ENDING: Mapping[Event, Mapping[Status, Status]] = {
+    **TRANSITIONS,
     Event.UNDO_CANCEL: {status: status for status in _LIVING},
     Event.PAUSE: {},
     Event.CHANGE_PLAN: {},
@@ -103,35 +103,35 @@ TABLE_OF_ENDING: Mapping[Event, Mapping[Status, Status]] = {
 }
 
 
-def move(state: State, event: Event) -> State | Illegal:
+def transition(state: State, event: Event) -> State | IllegalEvent:
     """The state after the event, or what would be legal instead."""
-    status = _table(state).get(event, {}).get(state.status)
+    status = _transitions(state).get(event, {}).get(state.status)
     if status is None:
-        return Illegal(state, event, legal_requests(state))
+        return IllegalEvent(state, event, legal_requests(state))
     is_ending = event is Event.CANCEL_AT_PERIOD_END or (state.is_ending and event is not Event.UNDO_CANCEL)
     return State(status, is_ending and status in _LIVING)
 
 
 def legal_requests(state: State) -> tuple[Event, ...]:
-    return tuple(event for event in REQUESTS if state.status in _table(state).get(event, {}))
+    return tuple(event for event in REQUESTS if state.status in _transitions(state).get(event, {}))
 
 
-def provider_says(status: Status, *, is_ending: bool) -> State:
+def state_from_provider(status: Status, *, is_ending: bool) -> State:
     """The state that a payment provider tells of its own subscription: from whatever state we had, since it knows."""
     return State(status, is_ending and status in _LIVING)
 
 
 @dataclass(frozen=True, slots=True)
-class Timetable:
-    """When a subscription is due for something. `is_ours`: no payment provider renews it."""
+class Schedule:
+    """When a subscription is due for something. `is_manual`: no payment provider renews it."""
 
     created_at: datetime
     period_end: datetime
     past_due_since: datetime | None
-    is_ours: bool
+    is_manual: bool
 
 
-def due(state: State, times: Timetable, *, now: datetime, grace: timedelta) -> Event | None:
+def due_event(state: State, times: Schedule, *, now: datetime, grace: timedelta) -> Event | None:
     """The earliest event that the clock has brought by `now`; None where nothing is due."""
     if state.status is Status.INCOMPLETE:
         return Event.CHECKOUT_ABANDONED if now >= times.created_at + CHECKOUT_LIFETIME else None
@@ -139,11 +139,11 @@ def due(state: State, times: Timetable, *, now: datetime, grace: timedelta) -> E
         return None
     if state.status is Status.PAST_DUE and now >= (times.past_due_since or times.period_end) + grace:
         return Event.GRACE_ENDED
-    if now < times.period_end or not (state.is_ending or times.is_ours):
+    if now < times.period_end or not (state.is_ending or times.is_manual):
         return None
     event = Event.TRIAL_ENDED if state.status is Status.TRIALING else Event.PERIOD_ENDED
-    return None if isinstance(move(state, event), Illegal) else event
+    return None if isinstance(transition(state, event), IllegalEvent) else event
 
 
-def _table(state: State) -> Mapping[Event, Mapping[Status, Status]]:
-    return TABLE_OF_ENDING if state.is_ending else TABLE
+def _transitions(state: State) -> Mapping[Event, Mapping[Status, Status]]:
+    return TRANSITIONS_WHEN_ENDING if state.is_ending else TRANSITIONS

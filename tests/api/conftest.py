@@ -126,7 +126,7 @@ class Office:
 
     async def balance(self, user_id: str) -> int:
         async with self.database.read() as connection:
-            found = await grants.balance(connection, UUID(user_id))
+            found = await grants.get_balance(connection, UUID(user_id))
         assert found is not None
         return found.current_credits
 

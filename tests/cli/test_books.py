@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import text
 
 from gateway.embedded.stores import Stores
-from gateway.ledger.credits import grants
+from gateway.ledger.credits import grants, movements
 from gateway.ledger.db import schema
 from gateway.ledger.db.session import Database
 from gateway.ledger.usage import poison
@@ -172,7 +172,7 @@ async def test_books_are_proved_and_mended_by_command(place: Place, users: tuple
     said = await place.run("reconcile", "--repair")
     assert (said.code, said.out) == (0, "accounts 2, hot 0, differences 0, credits 0, repaired 0\n")
     async with place.database.read() as connection:
-        newest = (await grants.ledger(connection, users[0])).data[0]
+        newest = (await movements.list_ledger(connection, users[0])).data[0]
     assert (newest.kind, newest.amount, newest.reason, newest.actor) == ("adjustment", 7, "reconciliation", "cli")
 
 

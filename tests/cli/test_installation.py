@@ -13,7 +13,7 @@ from gateway.ledger.accounts import api_keys
 from gateway.ledger.accounts.principals import find_principal
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import StoredPlan, Tier
-from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions import lifecycle
 from policies.access.authorization import may
 from tests.ledger.make import NOON, a_fingerprint, a_user
 
@@ -62,7 +62,7 @@ async def test_a_fresh_key_may_call_a_route_that_asks_for_a_permission_until_it_
     await installation.seed(connection, settings)
     user, fingerprint = await a_user(connection), a_fingerprint()
     await api_keys.create(connection, user.id, fingerprint=fingerprint)
-    await subscriptions.start(connection, user.id, plan_id="free", now=NOON)
+    await lifecycle.start(connection, user.id, plan_id="free", now=NOON)
     assert await _may_analyze(connection, fingerprint.key_hash)
     await plans.withdraw_permission(connection, "free", "analyze")
     await installation.seed(connection, settings)

@@ -29,8 +29,8 @@ from gateway.ledger.db.session import Database
 from gateway.ledger.payments import checkouts, payments
 from gateway.ledger.payments.checkouts import Checkout
 from gateway.ledger.payments.payments import Payment
-from gateway.ledger.subscriptions import subscription_rows
-from gateway.ledger.subscriptions.subscription_rows import StoredSubscription
+from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions.subscriptions import StoredSubscription
 from gateway.payments.provider import Provider
 from gateway.workers.billing.webhook_processor import WebhookProcessor
 
@@ -120,11 +120,11 @@ class Market:
 
     async def subscription(self, user: User) -> StoredSubscription | None:
         async with self.database.read() as connection:
-            return await subscription_rows.latest(connection, user.id)
+            return await subscriptions.get_latest(connection, user.id)
 
     async def balance(self, user: User) -> int:
         async with self.database.read() as connection:
-            found = await grants.balance(connection, user.id)
+            found = await grants.get_balance(connection, user.id)
         assert found is not None
         return found.current_credits
 

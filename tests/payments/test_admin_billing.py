@@ -19,7 +19,7 @@ from gateway.ledger.accounts import users
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms, Tier
 from gateway.ledger.db.session import Database
-from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions import lifecycle
 from tests.api.conftest import admin_app, client_of
 from tests.payments.conftest import STRIPE_SECRETS
 from tests.payments.fake_stripe import FakeStripe, signed
@@ -192,7 +192,7 @@ async def an_own_subscription(
             PlanTerms(name=f"Plan of {user.id}", price=Decimal(price), pricing_model=model, tiers=tiers),
             plan_id=f"plan-{user.id}",
         )
-        begun = await subscriptions.start(connection, user.id, plan_id=plan.id, now=now(), quantity=quantity)
+        begun = await lifecycle.start(connection, user.id, plan_id=plan.id, now=now(), quantity=quantity)
     return str(begun.id)
 
 

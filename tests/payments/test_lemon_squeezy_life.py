@@ -14,7 +14,7 @@ import pytest
 from gateway.clock import now
 from gateway.ledger.accounts.users import User
 from gateway.ledger.db.session import Database
-from gateway.ledger.subscriptions.subscription_rows import StoredSubscription
+from gateway.ledger.subscriptions.subscriptions import StoredSubscription
 from gateway.payments.lemon_squeezy.adapter import LemonSqueezy
 from gateway.payments.provider import KeyRefused
 from gateway.workers.billing.provider_poller import BillingPoller

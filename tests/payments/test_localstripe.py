@@ -22,7 +22,7 @@ from gateway.clock import now
 from gateway.ledger.accounts.users import User
 from gateway.ledger.db.session import Database
 from gateway.ledger.payments import checkouts
-from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions import lifecycle
 from gateway.payments.stripe.adapter import Stripe
 from gateway.workers.billing.provider_poller import BillingPoller
 from tests.eventually import eventually
@@ -142,7 +142,7 @@ async def subscribe(shop: Market, localstripe: LocalStripe, user: User, *, card:
     customer_id = await customer_at(shop.provider, shop.database, user)
     await localstripe.use_card(customer_id, card)
     async with shop.database.transaction() as connection:
-        waiting = await subscriptions.await_payment(connection, user.id, plan_id="pro", provider="stripe", now=now())
+        waiting = await lifecycle.await_payment(connection, user.id, plan_id="pro", provider="stripe", now=now())
         checkout = await checkouts.open_checkout(
             connection,
             user.id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.ledger.accounts.users import User
-from gateway.ledger.subscriptions import subscription_rows
+from gateway.ledger.subscriptions import subscriptions
 from gateway.workers.billing.provider_cancellation import Leaver
 from tests.payments.fake_lemon_squeezy import FakeLemonSqueezy
 from tests.payments.fake_stripe import FakeStripe
@@ -186,7 +186,7 @@ async def test_one_taken_over_that_the_provider_has_lost_is_asked_for_once(
 async def held(market: Market, user: User) -> dict[str | None, str]:
     """The status of each subscription, by the provider's id."""
     async with market.database.read() as connection:
-        found = await subscription_rows.list_subscriptions(connection, user_id=user.id)
+        found = await subscriptions.list_subscriptions(connection, user_id=user.id)
     return {each.provider_subscription_id: each.status for each in found.data}
 
 

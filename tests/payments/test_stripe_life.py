@@ -8,7 +8,7 @@ from decimal import Decimal
 from gateway.clock import now
 from gateway.ledger.accounts.users import User
 from gateway.ledger.credits import grants
-from gateway.ledger.subscriptions.subscription_rows import StoredSubscription
+from gateway.ledger.subscriptions.subscriptions import StoredSubscription
 from tests.payments.conftest import STRIPE_SECRETS
 from tests.payments.fake_stripe import FakeStripe, signed
 from tests.payments.market import Market, only

@@ -13,7 +13,7 @@ from gateway.clock import now
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms
 from gateway.ledger.payments import provider_customers
-from gateway.ledger.subscriptions import subscription_rows, subscriptions
+from gateway.ledger.subscriptions import lifecycle, subscriptions
 from gateway.ledger.usage.ingestion import ingest
 from gateway.payments.provider import KeyRefused, ProviderUnavailable
 from gateway.payments.stripe.adapter import Stripe
@@ -118,9 +118,9 @@ async def a_metered_subscription(market: Market) -> tuple[UUID, UUID]:
     async with market.database.transaction() as connection:
         terms = PlanTerms(name="Metered", price=Decimal("0.01"), pricing_model="usage", stripe_price_id="price_usage")
         plan = await plans.create(connection, terms, plan_id="metered")
-        waiting = await subscriptions.await_payment(connection, user.id, plan_id=plan.id, provider="stripe", now=now())
+        waiting = await lifecycle.await_payment(connection, user.id, plan_id=plan.id, provider="stripe", now=now())
         await provider_customers.keep(connection, user.id, provider="stripe", provider_customer_id="cus_metered")
-        found = await subscription_rows.get(connection, waiting.id)
+        found = await subscriptions.get(connection, waiting.id)
     assert found is not None
     return user.id, found.id
 

@@ -25,7 +25,7 @@ from gateway.ledger.accounts.api_keys import ApiKey, KeySettings
 from gateway.ledger.catalogue import plans
 from gateway.ledger.credits import grants
 from gateway.ledger.db.session import Database
-from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions import lifecycle
 from gateway.meter.client.client import Link
 from gateway.meter.journal import Journal
 from gateway.meter.meter import Meter
@@ -92,7 +92,7 @@ class Plane:
             plan = await plans.create(connection, plan_terms)
             user = await users.create(connection, f"{uuid4().hex}@example.com")
             if subscribed:
-                subscription = await subscriptions.start(connection, user.id, plan_id=plan.id, now=now())
+                subscription = await lifecycle.start(connection, user.id, plan_id=plan.id, now=now())
             made = await api_keys.create(connection, user.id, fingerprint=fingerprint, **(key or {}))
             if credits:
                 await _grant(connection, user.id, credits)
@@ -182,7 +182,7 @@ class Plane:
     async def stored_balance(self, account: Account) -> int:
         await self._write_journal()
         async with self.database.read() as connection:
-            found = await grants.balance(connection, account.user_id)
+            found = await grants.get_balance(connection, account.user_id)
         assert found is not None
         return found.current_credits
 

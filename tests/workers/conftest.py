@@ -99,7 +99,7 @@ class House:
 
     async def balance(self, user_id: UUID) -> grants.Balance:
         async with self.database.read() as connection:
-            found = await grants.balance(connection, user_id)
+            found = await grants.get_balance(connection, user_id)
         assert found is not None
         return found
 

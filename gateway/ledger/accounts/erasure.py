@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.accounts import login_sessions, one_time_tokens, users
 from gateway.ledger.db import notifications
-from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions import lifecycle, subscriptions
 
 
 async def erase(connection: AsyncConnection, user_id: UUID, *, now: datetime) -> None:
@@ -27,9 +27,9 @@ async def erase(connection: AsyncConnection, user_id: UUID, *, now: datetime) ->
     await login_sessions.erase(connection, user_id)
     await one_time_tokens.erase(connection, user_id)
     await notifications.erase(connection, user_id)
-    current = await subscriptions.current(connection, user_id)
+    current = await subscriptions.get_current(connection, user_id)
     if current is not None and current.provider_subscription_id is None:
-        await subscriptions.cancel(connection, current.id, now=now, at_period_end=False)
+        await lifecycle.cancel(connection, current.id, now=now, at_period_end=False)
     payload = {"user_id": str(user_id)}
     await notifications.post(
         connection, user_id, kind="account.deleted", payload=payload, channels=(notifications.WEBHOOK,)

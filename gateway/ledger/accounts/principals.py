@@ -14,8 +14,8 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue.plan_versions import IN_FORCE
-from gateway.ledger.credits.key_budgets import budget_keys
 from gateway.ledger.db.tables.subscriptions import CURRENT
+from gateway.ledger.usage.key_budgets import budget_keys
 from policies.model import (
     Account,
     AccountStatus,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -11,8 +11,8 @@ from uuid import UUID
 from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.audit.audit_log import PENDING
 from gateway.ledger.db.rows import columns
+from gateway.ledger.db.session import AUDIT_KEYS
 from gateway.ledger.db.tables import audit_head, audit_log, audit_personal
 from policies import audit_chain
 from policies.audit_chain import Broken, Entry, Head, Personal, Sealed, Walk
@@ -26,23 +26,16 @@ def keys_of(peppers: Mapping[int, bytes]) -> dict[int, bytes]:
     return {version: audit_chain.chain_key(pepper) for version, pepper in peppers.items()}
 
 
-def forget_pending(connection: AsyncConnection) -> None:
-    """Drops what a transaction that was rolled back had appended."""
-    connection.info.pop(PENDING, None)
+async def seal_entries(connection: AsyncConnection, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Seals a transaction's entries and inserts them; the last step before its commit (`session.before_commit`).
 
-
-async def seal_pending(connection: AsyncConnection, keys: Mapping[int, bytes]) -> None:
-    """Puts what was appended in this transaction into the log; to be called last before its commit.
-
-    From here to the commit nobody else appends. Without keys the rows carry no seal, as a walk will say.
+    No other transaction appends from here to the commit. Without keys the rows carry no seal, which a walk reports.
     """
-    pending = connection.info.pop(PENDING, None)
-    if not pending:
-        return
+    keys: Mapping[int, bytes] = connection.info.get(AUDIT_KEYS, {})
     head, instant = await _locked_head(connection)
     version = max(keys, default=None)
     rows, personal, last_hash = [], [], head.hash
-    for number, given in enumerate(pending, head.last_id + 1):
+    for number, given in enumerate(entries, head.last_id + 1):
         entry, kept = _entry(given, number=number, instant=instant)
         row = {name: getattr(entry, name) for name in Entry.__slots__}
         if version is not None:

@@ -15,11 +15,12 @@ from uuid import UUID
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.ledger.audit.audit_chain import seal_entries
 from gateway.ledger.db.rows import Page, columns, page_by_number
+from gateway.ledger.db.session import before_commit
 from gateway.ledger.db.tables import audit_log, audit_personal
 from policies.audit_chain import DIGEST
 
-PENDING = "audit entries that wait for the commit"
 ERASED = "(erased)"
 
 
@@ -68,17 +69,16 @@ async def append(
     reason: str | None = None,
 ) -> None:
     """`before` and `after` are what JSON can hold; secrets are the caller's to leave out. In the log at the commit."""
-    connection.info.setdefault(PENDING, []).append(
-        {
-            "actor": actor,
-            "action": action,
-            "entity": entity,
-            "entity_id": str(entity_id),
-            "before": before,
-            "after": after,
-            "reason": reason,
-        }
-    )
+    entry = {
+        "actor": actor,
+        "action": action,
+        "entity": entity,
+        "entity_id": str(entity_id),
+        "before": before,
+        "after": after,
+        "reason": reason,
+    }
+    before_commit(connection, seal_entries, entry)
 
 
 async def list_entries(

@@ -9,7 +9,8 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.credits.grants import Grant, begin, lock, move
+from gateway.ledger.credits.grants import Grant, start_scheduled
+from gateway.ledger.credits.movements import lock, record_movement
 from gateway.ledger.db.rows import columns, value
 from gateway.ledger.db.tables import credit_grants, user_credits
 
@@ -37,11 +38,11 @@ async def settle(connection: AsyncConnection, user_id: UUID, *, now: datetime, a
     await lock(connection, user_id)
     scheduled = await _grants(connection, user_id, credit_grants.c.is_scheduled & (credit_grants.c.effective_at <= now))
     for grant in scheduled:
-        await begin(connection, user_id, grant, actor=actor)
+        await start_scheduled(connection, user_id, grant, actor=actor)
     over = await _grants(connection, user_id, (credit_grants.c.remaining > 0) & (credit_grants.c.expires_at <= now))
     for grant in over:
         await connection.execute(update(credit_grants).where(credit_grants.c.id == grant.id).values(remaining=0))
-        await move(
+        await record_movement(
             connection,
             user_id,
             kind="expiry",

@@ -1,12 +1,7 @@
-"""Credits given and taken; what usage takes is in `usage.py`, what time takes in `expiry.py`.
-
-Each movement is one ledger row, one change of the balance row, and one outbox entry for the hot copy, under the row
-lock of the balance: so `credit_seq` counts without gaps, in the order in which Redis must see the movements.
-"""
+"""Grants of credits: given, scheduled, taken back, and listed. `usage/ingestion.py` charges, `expiry.py` expires."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,10 +11,10 @@ from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.credits.burn_down import burn
+from gateway.ledger.credits.movements import LedgerEntry, burn_down, lock, record_movement
 from gateway.ledger.db.errors import NotFound, checked
-from gateway.ledger.db.rows import Page, columns, page_by_number, value
-from gateway.ledger.db.tables import credit_grants, credit_ledger, outbox, user_credits
+from gateway.ledger.db.rows import columns, value
+from gateway.ledger.db.tables import credit_grants, user_credits
 from policies.credits.allowances import PRIORITIES, Refill
 
 
@@ -54,20 +49,6 @@ class Grant:
     created_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerEntry:
-    id: int
-    user_id: UUID
-    kind: str
-    amount: int
-    balance_after: int
-    grant_id: UUID | None
-    reason: str | None
-    actor: str
-    metadata: Mapping[str, Any]
-    created_at: datetime
-
-
 async def grant(
     connection: AsyncConnection,
     user_id: UUID,
@@ -91,7 +72,7 @@ async def grant(
     async with checked(connection, "grant"):
         made = insert(credit_grants).values(**given, subscription_id=subscription_id).returning(credit_grants.c.id)
         grant_id: UUID = (await connection.execute(made)).scalar_one()
-    return await _post_grant(connection, user_id, grant_id, amount=amount, source=source, reason=reason, actor=actor)
+    return await _record_grant(connection, user_id, grant_id, amount=amount, source=source, reason=reason, actor=actor)
 
 
 async def grant_period(
@@ -119,7 +100,7 @@ async def grant_period(
     grant_id = (await connection.execute(once.returning(credit_grants.c.id))).scalar_one_or_none()
     if grant_id is None:
         return None
-    return await _post_grant(
+    return await _record_grant(
         connection, user_id, grant_id, amount=refill.amount, source=refill.source, reason=reason, actor=actor
     )
 
@@ -150,13 +131,13 @@ async def schedule(
         return value(Grant, (await connection.execute(made)).one())
 
 
-async def begin(connection: AsyncConnection, user_id: UUID, scheduled: Grant, *, actor: str) -> LedgerEntry:
+async def start_scheduled(connection: AsyncConnection, user_id: UUID, scheduled: Grant, *, actor: str) -> LedgerEntry:
     """The time of a scheduled grant has come. For who holds the account's lock."""
     debt = max(0, -await lock(connection, user_id))
     begun = {"is_scheduled": False, "remaining": max(0, scheduled.amount - debt)}
     await connection.execute(update(credit_grants).where(credit_grants.c.id == scheduled.id).values(begun))
     reason = scheduled.reason or ""
-    return await _post_grant(
+    return await _record_grant(
         connection,
         user_id,
         scheduled.id,
@@ -177,8 +158,8 @@ async def adjust(connection: AsyncConnection, user_id: UUID, *, amount: int, rea
         made = insert(credit_grants).values(given).returning(credit_grants.c.id)
         grant_id = (await connection.execute(made)).scalar_one()
     else:
-        await burn_from(connection, user_id, credits_taken=-amount)
-    return await move(
+        await burn_down(connection, user_id, credits=-amount)
+    return await record_movement(
         connection, user_id, kind="adjustment", amount=amount, grant_id=grant_id, reason=reason, actor=actor
     )
 
@@ -206,9 +187,9 @@ async def claw_back(
     of_grant = min(taken, found.remaining)
     left = {"remaining": credit_grants.c.remaining - of_grant}
     await connection.execute(update(credit_grants).where(credit_grants.c.id == grant_id).values(left))
-    await burn_from(connection, user_id, credits_taken=taken - of_grant)
+    await burn_down(connection, user_id, credits=taken - of_grant)
     debt = max(0, taken - max(0, current))
-    return await move(
+    return await record_movement(
         connection,
         user_id,
         kind="clawback",
@@ -220,13 +201,13 @@ async def claw_back(
     )
 
 
-async def balance(connection: AsyncConnection, user_id: UUID) -> Balance | None:
+async def get_balance(connection: AsyncConnection, user_id: UUID) -> Balance | None:
     query = select(*columns(user_credits, Balance)).where(user_credits.c.user_id == user_id)
     row = (await connection.execute(query)).one_or_none()
     return None if row is None else value(Balance, row)
 
 
-async def open_grants(connection: AsyncConnection, user_id: UUID) -> tuple[Grant, ...]:
+async def list_open_grants(connection: AsyncConnection, user_id: UUID) -> tuple[Grant, ...]:
     """What is left of the user's grants, in the order it will burn."""
     query = (
         select(*columns(credit_grants, Grant))
@@ -236,7 +217,7 @@ async def open_grants(connection: AsyncConnection, user_id: UUID) -> tuple[Grant
     return tuple(value(Grant, row) for row in await connection.execute(query))
 
 
-async def scheduled_grants(connection: AsyncConnection, user_id: UUID) -> tuple[Grant, ...]:
+async def list_scheduled_grants(connection: AsyncConnection, user_id: UUID) -> tuple[Grant, ...]:
     """Grants whose time has not come, the next first."""
     query = select(*columns(credit_grants, Grant)).where(
         credit_grants.c.user_id == user_id, credit_grants.c.is_scheduled
@@ -245,73 +226,7 @@ async def scheduled_grants(connection: AsyncConnection, user_id: UUID) -> tuple[
     return tuple(value(Grant, row) for row in rows)
 
 
-async def ledger(
-    connection: AsyncConnection, user_id: UUID, *, cursor: str | None = None, limit: int = 50
-) -> Page[LedgerEntry]:
-    """The account's book, newest first."""
-    query = select(*columns(credit_ledger, LedgerEntry)).where(credit_ledger.c.user_id == user_id)
-    return await page_by_number(connection, query, LedgerEntry, cursor=cursor, limit=limit)
-
-
-async def lock(connection: AsyncConnection, user_id: UUID) -> int:
-    """Takes the account's row lock; gives the balance. Every movement begins here. Raises NotFound."""
-    query = select(user_credits.c.current_credits).where(user_credits.c.user_id == user_id).with_for_update()
-    current: int | None = await connection.scalar(query)
-    if current is None:
-        raise NotFound("user", user_id)
-    return current
-
-
-async def burn_from(connection: AsyncConnection, user_id: UUID, *, credits_taken: int) -> None:
-    """Takes credits from the open grants in the order of burning, as far as they reach. The balance is `move`'s."""
-    if credits_taken > 0:
-        await connection.execute(_BURN_ONE, {"user_id": user_id, "credits": credits_taken})
-
-
-async def move(
-    connection: AsyncConnection,
-    user_id: UUID,
-    *,
-    kind: str,
-    amount: int,
-    reason: str,
-    actor: str,
-    grant_id: UUID | None = None,
-    purchased: int = 0,
-    expired: int = 0,
-    details: Mapping[str, Any] | None = None,
-) -> LedgerEntry:
-    """Books a movement that the grants show already: balance row, outbox and ledger. For who holds the lock."""
-    change = {"user_id": user_id, "amount": amount, "purchased": purchased, "expired": expired}
-    row = (await connection.execute(_MOVE, change)).one()
-    push = {"credit_seq": row.credit_seq, "amount": amount}
-    await connection.execute(insert(outbox).values(kind="credits", user_id=user_id, payload=push))
-    entry = {
-        "user_id": user_id,
-        "kind": kind,
-        "amount": amount,
-        "balance_after": row.current_credits,
-        "grant_id": grant_id,
-        "reason": reason,
-        "actor": actor,
-        "metadata": dict(details or {}),
-    }
-    async with checked(connection, "ledger entry"):
-        written = insert(credit_ledger).values(entry).returning(*columns(credit_ledger, LedgerEntry))
-        return value(LedgerEntry, (await connection.execute(written)).one())
-
-
 _ONCE_A_PERIOD = "uq_credit_grants_subscription_id_period_start"
-
-_BURN_ONE = text(burn("(SELECT CAST(:user_id AS uuid) AS user_id, CAST(:credits AS bigint) AS credits)"))
-
-_MOVE = text("""
-    UPDATE user_credits
-       SET current_credits = current_credits + :amount, total_credits_purchased = total_credits_purchased + :purchased,
-           total_credits_expired = total_credits_expired + :expired, credit_seq = credit_seq + 1, updated_at = now()
-     WHERE user_id = :user_id
-    RETURNING current_credits, credit_seq
-""")
 
 # What expired was lost to the account already, so a refund does not take it a second time.
 _CLAWABLE = text("""
@@ -334,10 +249,10 @@ def _terms(
     }
 
 
-async def _post_grant(
+async def _record_grant(
     connection: AsyncConnection, user_id: UUID, grant_id: UUID, *, amount: int, source: str, reason: str, actor: str
 ) -> LedgerEntry:
-    return await move(
+    return await record_movement(
         connection,
         user_id,
         kind="grant",

@@ -13,7 +13,7 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.audit import audit_log
-from gateway.ledger.credits.burn_down import burn
+from gateway.ledger.credits.movements import burn_down_sql
 from gateway.ledger.db.tables import credit_grants, credit_ledger, user_credits
 from policies.credits.allowances import PRIORITIES
 from policies.usage.reconciliation import Book, Books, Cold, Difference, in_postgresql
@@ -116,7 +116,7 @@ _WRITTEN = text("""
         ON u.request_id = c.request_id AND u.created_at = timestamptz 'epoch' + c.moment * interval '1 microsecond'
 """)
 
-_BURN = text(burn("(SELECT CAST(:user_id AS uuid) AS user_id, CAST(:credits AS bigint) AS credits)"))
+_BURN = text(burn_down_sql("(SELECT CAST(:user_id AS uuid) AS user_id, CAST(:credits AS bigint) AS credits)"))
 
 
 async def _post(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
@@ -12,8 +12,6 @@ from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
-
-from gateway.ledger.audit import audit_chain
 
 # Below the patience of a client that waits for an answer; the data plane has cached principals to go on with.
 CONNECT_TIMEOUT_SECONDS = 2.0
@@ -33,6 +31,12 @@ class DatabaseUnavailable(Exception):  # noqa: N818 - a state of the world, answ
     """PostgreSQL cannot be reached, or cannot answer in time. Whether a commit under way was taken is unknown."""
 
 
+CommitStep = Callable[[AsyncConnection, list[Any]], Awaitable[None]]
+
+AUDIT_KEYS = "audit_keys"  # where `connection.info` has the keys of the connection's Database
+_COMMIT_STEPS = "commit_steps"
+
+
 class InvalidDatabaseUrl(ValueError):  # noqa: N818 - reads as the sentence it is
     """The URL is not one of PostgreSQL."""
 
@@ -49,11 +53,22 @@ def outages_typed() -> Iterator[None]:
         raise unavailable from error
 
 
+def before_commit(connection: AsyncConnection, step: CommitStep, item: Any) -> None:
+    """Collects `item` for `step`, which the transaction runs once, with all its items, right before it commits."""
+    connection.info.setdefault(_COMMIT_STEPS, {}).setdefault(step, []).append(item)
+
+
+async def run_commit_steps(connection: AsyncConnection) -> None:
+    """Runs what `before_commit` collected; `Database.transaction` does so itself."""
+    for step, items in connection.info.pop(_COMMIT_STEPS, {}).items():
+        await step(connection, items)
+
+
 class Database:
     """A pool of connections to one PostgreSQL.
 
     `statement_timeout_seconds` and `lock_timeout_seconds` bound every statement, 0 means unbounded. `audit_keys` seal
-    what is put into the audit log (`audit_chain.keys_of`). Every method may raise DatabaseUnavailable.
+    the entries of the audit log (`audit_chain.keys_of`). Every method may raise DatabaseUnavailable.
     """
 
     def __init__(
@@ -81,13 +96,14 @@ class Database:
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """Commits at the end of the block; rolls back when it raises or is cancelled.
 
-        What the block puts into the audit log is sealed last, unless the block itself rolled back.
+        Steps collected by `before_commit` run last, unless the block itself rolled back.
         """
         async with self._connection() as connection, connection.begin():
-            audit_chain.forget_pending(connection)
+            connection.info[AUDIT_KEYS] = self._audit_keys
+            connection.info.pop(_COMMIT_STEPS, None)  # of a transaction before that was rolled back
             yield connection
             if connection.in_transaction():
-                await audit_chain.seal_pending(connection, self._audit_keys)
+                await run_commit_steps(connection)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:

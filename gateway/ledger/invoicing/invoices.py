@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger.db.errors import InUse, NotFound, checked
 from gateway.ledger.db.rows import Page, columns, page_by_time, value
 from gateway.ledger.db.tables import invoices, usage_tracking
-from gateway.ledger.subscriptions.subscription_rows import OURS, StoredSubscription
+from gateway.ledger.subscriptions.subscriptions import MANUAL, StoredSubscription
 from policies.billing.invoicing import Line, Period, credit_note, totals
 from policies.billing.payments import RemotePayment
 
@@ -52,7 +52,7 @@ class Invoice:
     @property
     def is_own_draft(self) -> bool:
         """Not asked for yet."""
-        return self.status == "draft" and self.provider == OURS
+        return self.status == "draft" and self.provider == MANUAL
 
 
 _COLUMNS = columns(invoices, Invoice)
@@ -109,7 +109,7 @@ async def settle(connection: AsyncConnection, invoice_id: UUID, *, status: str, 
     """What became of an open invoice: paid, void or uncollectible. Raises NotFound, and InUse for one not open."""
     changed = (
         update(invoices)
-        .where(invoices.c.id == invoice_id, invoices.c.status == "open", invoices.c.provider == OURS)
+        .where(invoices.c.id == invoice_id, invoices.c.status == "open", invoices.c.provider == MANUAL)
         .values(status=status, paid_at=now if status == "paid" else None)
         .returning(*_COLUMNS)
     )
@@ -177,7 +177,7 @@ async def list_invoices(
     """`with_own_drafts` False leaves out what we have not asked for yet."""
     query = select(*_COLUMNS)
     if not with_own_drafts:
-        query = query.where((invoices.c.status != "draft") | (invoices.c.provider != OURS))
+        query = query.where((invoices.c.status != "draft") | (invoices.c.provider != MANUAL))
     if user_id is not None:
         query = query.where(invoices.c.user_id == user_id)
     if status is not None:

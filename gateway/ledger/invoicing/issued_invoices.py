@@ -23,7 +23,7 @@ from gateway.ledger.db.errors import InUse, NotFound
 from gateway.ledger.db.tables import invoices as rows
 from gateway.ledger.invoicing import invoices
 from gateway.ledger.invoicing.invoices import Invoice, line_of, written
-from gateway.ledger.subscriptions.subscription_rows import OURS, StoredSubscription, existing, locked
+from gateway.ledger.subscriptions.subscriptions import MANUAL, StoredSubscription, get_existing, get_for_update
 from policies.billing.invoicing import Line, Period, PriceTier, Pricing, lines_of, remaining, totals, unused
 from policies.model import SubscriptionStatus
 
@@ -51,7 +51,7 @@ async def note_change(
     `new` None: another period begins at `at`, which will have an invoice of its own. Nothing is asked for of trials,
     nor of what a provider bills. Raises InUse for a plan whose tiers do not reach the quantity.
     """
-    if before.provider != OURS or before.status is SubscriptionStatus.TRIALING:
+    if before.provider != MANUAL or before.status is SubscriptionStatus.TRIALING:
         return
     period = Period(before.current_period_start, before.current_period_end)
     at = max(period.start, min(at, period.end))
@@ -123,7 +123,7 @@ async def held(connection: AsyncConnection, invoice_id: UUID) -> Invoice:
         raise NotFound("invoice", invoice_id)
     if found.subscription_id is None:
         return found
-    await locked(connection, found.subscription_id)
+    await get_for_update(connection, found.subscription_id)
     return await invoices.get(connection, invoice_id) or found
 
 
@@ -137,7 +137,7 @@ async def void(connection: AsyncConnection, invoice: Invoice, *, now: datetime) 
         raise InUse("this invoice was taken back by its credit note; it need not become void")
     made_void = await invoices.settle(connection, invoice.id, status="void", now=now)
     if made_void.subscription_id is not None:
-        await _put_back(connection, await existing(connection, made_void.subscription_id), made_void)
+        await _put_back(connection, await get_existing(connection, made_void.subscription_id), made_void)
     return made_void
 
 
@@ -161,7 +161,7 @@ def _dated(lines: Iterable[Line], period: Period) -> list[Line]:
 
 def _own(subscription: StoredSubscription) -> ColumnElement[bool]:
     """Its invoices and drafts by our own hand, credit notes aside."""
-    is_ours = (rows.c.provider == OURS) & rows.c.corrects_id.is_(None)
+    is_ours = (rows.c.provider == MANUAL) & rows.c.corrects_id.is_(None)
     return (rows.c.subscription_id == subscription.id) & is_ours
 
 

@@ -13,13 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.credits import grants
-from gateway.ledger.credits.allowances import credits_of
 from gateway.ledger.db.tables import credit_grants
 from gateway.ledger.invoicing import invoices
 from gateway.ledger.payments import checkouts, payments
 from gateway.ledger.payments.checkouts import Checkout
 from gateway.ledger.payments.payments import Payment
-from gateway.ledger.subscriptions.subscription_rows import StoredSubscription
+from gateway.ledger.subscriptions.allowances import credits_of
+from gateway.ledger.subscriptions.subscriptions import StoredSubscription
 from policies.billing.payments import (
     DisputeStatus,
     PaymentStatus,

@@ -10,17 +10,24 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import case, literal, select, text, update
+from sqlalchemy import case, literal, select, text
+from sqlalchemy import update as update_rows
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue import plans
-from gateway.ledger.credits.allowances import begin_period, credits_of, extend_period, plan_of, prorate
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.db.tables import subscriptions
 from gateway.ledger.db.tables.subscriptions import CURRENT, CURRENT_STATUSES
-from gateway.ledger.subscriptions.subscription_rows import StoredSubscription, existing, locked, put, written
-from policies.billing.subscriptions import provider_says
+from gateway.ledger.subscriptions.allowances import begin_period, credits_of, extend_period, plan_of, prorate
+from gateway.ledger.subscriptions.subscriptions import (
+    StoredSubscription,
+    get_existing,
+    get_for_update,
+    state_columns,
+    update,
+)
+from policies.billing.subscriptions import state_from_provider
 from policies.credits.allowances import share_left
 from policies.model import SubscriptionStatus
 
@@ -49,17 +56,17 @@ async def sync_from_provider(
     Becoming current it ends the one that the account lived on; that one does not come back, only how it ended is taken.
     Raises NotFound for no such subscription or plan.
     """
-    before = await locked(connection, subscription_id)
+    before = await get_for_update(connection, subscription_id)
     if before.provider_synced_at is not None and now < before.provider_synced_at:
         return before
     if await _is_superseded(connection, subscription_id):
         return await _follow(connection, before, status=status, is_ending=cancel_at_period_end, now=now)
     if status in CURRENT_STATUSES:
         await _end_others(connection, before, now=now)
-    changes = written(provider_says(status, is_ending=cancel_at_period_end))
+    changes = state_columns(state_from_provider(status, is_ending=cancel_at_period_end))
     period = {"current_period_start": period_start, "current_period_end": period_end, "period_anchor": period_start}
     old_plan = await plan_of(connection, before)
-    synced = await put(
+    synced = await update(
         connection,
         subscription_id,
         **changes,
@@ -85,7 +92,7 @@ async def to_end_at_provider(connection: AsyncConnection, *, provider: str, limi
     In no order that favours any.
     """
     found = await connection.scalars(_TO_END, {"provider": provider, "limit": limit})
-    return [await existing(connection, subscription_id) for subscription_id in found]
+    return [await get_existing(connection, subscription_id) for subscription_id in found]
 
 
 # The subscription itself is what is owed: one that is begun or paid for after the user was deleted is found too.
@@ -116,7 +123,7 @@ async def _end_others(connection: AsyncConnection, taking_over: StoredSubscripti
     mark = _noting(superseded_by=str(taking_over.id), is_billed=True)
     is_a_providers = subscriptions.c.provider_subscription_id.is_not(None)
     others = (
-        update(subscriptions)
+        update_rows(subscriptions)
         .where(
             subscriptions.c.user_id == taking_over.user_id,
             subscriptions.c.id != taking_over.id,
@@ -146,7 +153,7 @@ async def _follow(
     now: datetime,
 ) -> StoredSubscription:
     has_ended = status in _ENDED
-    return await put(
+    return await update(
         connection,
         superseded.id,
         status=status if has_ended else superseded.status,

@@ -21,9 +21,9 @@ from gateway.ledger.payments import checkouts, payments, provider_customers, pro
 from gateway.ledger.payments.checkouts import Checkout
 from gateway.ledger.payments.payment_booking import PaidFor, book
 from gateway.ledger.payments.provider_subscriptions import sync_from_provider
-from gateway.ledger.subscriptions import subscription_rows
-from gateway.ledger.subscriptions.subscription_rows import StoredSubscription
-from gateway.ledger.subscriptions.subscriptions import await_payment
+from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions.lifecycle import await_payment
+from gateway.ledger.subscriptions.subscriptions import StoredSubscription
 from policies.billing.invoicing import Period
 from policies.billing.payments import RemotePayment, RemoteSubscription, Snapshot, access_of
 
@@ -69,7 +69,7 @@ async def take(connection: AsyncConnection, news: News) -> bool:
 
 
 async def _take_subscription(connection: AsyncConnection, news: News, remote: RemoteSubscription) -> bool:
-    found = await subscription_rows.get_by_provider(connection, news.provider, remote.id)
+    found = await subscriptions.get_by_provider(connection, news.provider, remote.id)
     if found is None:
         found = await _awaiting(connection, news, remote)
     if found is None:
@@ -109,7 +109,7 @@ async def _awaiting(connection: AsyncConnection, news: News, remote: RemoteSubsc
         checkout = await checkouts.newest_for(connection, user_id, provider=news.provider, price_id=remote.price_id)
     if checkout is None or checkout.subscription_id is None:
         return None
-    return await subscription_rows.get(connection, checkout.subscription_id)
+    return await subscriptions.get(connection, checkout.subscription_id)
 
 
 async def _its_own(
@@ -119,7 +119,7 @@ async def _its_own(
 
     Then it was paid for twice, as from two windows; the later takes over as any other of the account's does.
     """
-    held = await subscription_rows.locked(connection, found.id)
+    held = await subscriptions.get_for_update(connection, found.id)
     if held.provider_subscription_id in (None, remote.id):
         return held
     plan = await _plan_of(connection, news.provider, remote.price_id)
@@ -138,7 +138,7 @@ async def _take_payment(connection: AsyncConnection, news: News, remote: RemoteP
 
 async def _paid_for(connection: AsyncConnection, news: News, remote: RemotePayment) -> PaidFor | None:
     if remote.subscription_id is not None:
-        found = await subscription_rows.get_by_provider(connection, news.provider, remote.subscription_id)
+        found = await subscriptions.get_by_provider(connection, news.provider, remote.subscription_id)
         if found is None:
             return None
         plan = await _find_plan(connection, news.provider, remote.price_id)

@@ -18,12 +18,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue.plans import get as get_plan
 from gateway.ledger.credits import expiry
-from gateway.ledger.credits.allowances import plan_of
 from gateway.ledger.db.tables import users
-from gateway.ledger.subscriptions.subscription_rows import OURS, StoredSubscription, after, existing, locked, put
-from gateway.ledger.subscriptions.subscriptions import renew, span_of, zone_of
-from policies.billing.periods import following
-from policies.billing.subscriptions import CHECKOUT_LIFETIME, Event, Timetable, due
+from gateway.ledger.subscriptions.allowances import plan_of
+from gateway.ledger.subscriptions.lifecycle import period_length, renew, time_zone_of
+from gateway.ledger.subscriptions.subscriptions import (
+    MANUAL,
+    StoredSubscription,
+    get_existing,
+    get_for_update,
+    transition,
+    update,
+)
+from policies.billing.periods import next_period
+from policies.billing.subscriptions import CHECKOUT_LIFETIME, Event, Schedule, due_event
 from policies.model import SubscriptionStatus
 
 ACTOR = "worker:subscriptions"
@@ -57,9 +64,9 @@ async def turn(
     connection: AsyncConnection, subscription_id: UUID, *, now: datetime, grace: timedelta, actor: str = ACTOR
 ) -> int:
     """Brings the subscription to where it stands at `now`; gives how many events that were. Raises NotFound."""
-    if _event(await existing(connection, subscription_id), now=now, grace=grace) is None:
+    if _event(await get_existing(connection, subscription_id), now=now, grace=grace) is None:
         return 0
-    subscription = await locked(connection, subscription_id)
+    subscription = await get_for_update(connection, subscription_id)
     for done in range(EVENTS_PER_TURN):
         event = _event(subscription, now=now, grace=grace)
         if event is None:
@@ -73,7 +80,7 @@ _NOT_LEFT_OUT = "id <> ALL(CAST(:but AS uuid[]))"
 _DUE = text(f"""
     (SELECT id, user_id FROM subscriptions
       WHERE status IN ('trialing', 'active', 'past_due', 'paused') AND current_period_end <= :now
-        AND {_NOT_LEFT_OUT} AND (cancel_at_period_end OR (provider = '{OURS}' AND status IN ('trialing', 'active')))
+        AND {_NOT_LEFT_OUT} AND (cancel_at_period_end OR (provider = '{MANUAL}' AND status IN ('trialing', 'active')))
       ORDER BY current_period_end LIMIT :limit)
     UNION
     (SELECT id, user_id FROM subscriptions
@@ -86,22 +93,22 @@ _DUE = text(f"""
 
 
 def _event(subscription: StoredSubscription, *, now: datetime, grace: timedelta) -> Event | None:
-    times = Timetable(
+    times = Schedule(
         created_at=subscription.created_at,
         period_end=subscription.current_period_end,
         past_due_since=subscription.past_due_since,
-        is_ours=subscription.provider == OURS,
+        is_manual=subscription.provider == MANUAL,
     )
-    return due(subscription.state, times, now=now, grace=grace)
+    return due_event(subscription.state, times, now=now, grace=grace)
 
 
 async def _bring(
     connection: AsyncConnection, subscription: StoredSubscription, event: Event, *, actor: str
 ) -> StoredSubscription:
-    changes = after(subscription, event)
+    changes = transition(subscription, event)
     if changes["status"] is not SubscriptionStatus.ACTIVE:
         ended = {"canceled_at": subscription.canceled_at, "past_due_since": None}
-        return await put(connection, subscription.id, **changes, **ended)
+        return await update(connection, subscription.id, **changes, **ended)
     # What ends with the period goes before the next one's credits come, also when both are late.
     await expiry.settle(connection, subscription.user_id, now=subscription.current_period_end, actor=actor)
     plan = await plan_of(connection, subscription)
@@ -109,6 +116,6 @@ async def _bring(
         plan = await get_plan(connection, subscription.next_plan_id) or plan
     end = subscription.current_period_end
     anchor = end if event is Event.TRIAL_ENDED else subscription.period_anchor
-    zone = await zone_of(connection, subscription.user_id)
-    span = following(anchor, span_of(plan), zone=zone, end=end)
+    zone = await time_zone_of(connection, subscription.user_id)
+    span = next_period(anchor, period_length(plan), zone=zone, end=end)
     return await renew(connection, subscription, span=span, actor=actor, **changes)

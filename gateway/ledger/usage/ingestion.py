@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.credits import thresholds
-from gateway.ledger.credits.burn_down import burn
+from gateway.ledger.credits.movements import burn_down_sql
 from gateway.ledger.db.session import outages_typed
 from policies.usage.records import BALANCE_AFTER, COLUMNS, TAIL_COLUMNS
 
@@ -141,7 +141,7 @@ _LOCK = text("""
          ORDER BY user_id FOR UPDATE) locked
 """)
 
-_BURN = text(burn("usage_charges"))
+_BURN = text(burn_down_sql("usage_charges"))
 
 _BALANCE = text("""
     WITH charged AS (

@@ -7,9 +7,9 @@ import time
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
-from gateway.ledger.credits import key_budgets as booked_budgets
 from gateway.ledger.db.session import Database
 from gateway.ledger.usage import account_load
+from gateway.ledger.usage import key_budgets as booked_budgets
 from gateway.ledger.usage.account_load import STEP_MS, ColdAccount
 from gateway.meter import key_budgets
 from gateway.meter.account_journal import Journaled, journaled

@@ -13,7 +13,7 @@ from gateway.ledger.db.session import Database
 from gateway.ledger.payments import provider_sync
 from gateway.ledger.payments.provider_subscriptions import sync_from_provider, to_end_at_provider
 from gateway.ledger.payments.provider_updates import News, take
-from gateway.ledger.subscriptions.subscription_rows import StoredSubscription
+from gateway.ledger.subscriptions.subscriptions import StoredSubscription
 from gateway.payments.provider import Provider, ProviderRefused, ProviderUnavailable
 from gateway.workers.billing.webhook_processor import FAILURES
 from policies.billing.payments import About, Subject

@@ -18,7 +18,7 @@ from gateway.ledger.db.session import Database, DatabaseUnavailable
 from gateway.ledger.payments import provider_sync, webhook_events
 from gateway.ledger.payments.provider_updates import Mismatch, News, take
 from gateway.ledger.payments.webhook_events import WebhookEvent
-from gateway.ledger.subscriptions.subscription_rows import IllegalTransition
+from gateway.ledger.subscriptions.subscriptions import IllegalTransition
 from gateway.payments.provider import InvalidWebhook, Provider, ProviderRefused, ProviderUnavailable
 from policies.billing.payments import Event
 

@@ -13,9 +13,8 @@ from gateway.clock import now
 from gateway.ledger.accounts import principals
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms
-from gateway.ledger.credits import key_budgets
-from gateway.ledger.subscriptions import subscriptions
-from gateway.ledger.usage import ingestion
+from gateway.ledger.subscriptions import lifecycle
+from gateway.ledger.usage import ingestion, key_budgets
 from gateway.meter.key_budgets import count
 from gateway.meter.meter import Loaded, Verdict
 from policies.access.key_budgets import Cap, cap_of
@@ -40,7 +39,7 @@ async def subscriber(shop: Shop) -> Customer:
     async with shop.database.transaction() as connection:
         terms = PlanTerms(name=f"plan-{uuid4().hex}", price=Decimal(0), **TERMS)
         plan = await plans.create(connection, terms)
-        await subscriptions.start(connection, customer.id, plan_id=plan.id, now=now())
+        await lifecycle.start(connection, customer.id, plan_id=plan.id, now=now())
     return customer
 
 

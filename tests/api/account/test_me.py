@@ -13,7 +13,7 @@ from gateway.clock import now
 from gateway.ledger.accounts import users
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms
-from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions import lifecycle, subscriptions
 from policies.access.tokens import Purpose
 from tests.api.account.conftest import PASSWORD, Shop
 
@@ -97,7 +97,7 @@ async def test_a_deleted_account_has_no_subscription_and_keeps_its_books(shop: S
     customer = await shop.customer()
     async with shop.database.transaction() as connection:
         plan = await plans.create(connection, PlanTerms(name=uuid4().hex, price=Decimal(0), credits_per_period=7))
-        begun = await subscriptions.start(connection, customer.id, plan_id=plan.id, now=now() - timedelta(days=1))
+        begun = await lifecycle.start(connection, customer.id, plan_id=plan.id, now=now() - timedelta(days=1))
     await customer.call("DELETE", "/me", status=204)
     async with shop.database.read() as connection:
         ended = await subscriptions.get(connection, begun.id)

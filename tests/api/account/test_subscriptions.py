@@ -13,7 +13,7 @@ from gateway.clock import now
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms, StoredPlan
 from gateway.ledger.credits import grants
-from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions import lifecycle
 from tests.api.account.conftest import Customer, Shop
 
 
@@ -35,7 +35,7 @@ async def ada(shop: Shop) -> Customer:
 
 async def balance(shop: Shop, customer: Customer) -> int:
     async with shop.database.read() as connection:
-        found = await grants.balance(connection, customer.id)
+        found = await grants.get_balance(connection, customer.id)
     assert found is not None
     return found.current_credits
 
@@ -144,7 +144,7 @@ async def test_nobody_who_is_not_signed_in_subscribes(shop: Shop, free: StoredPl
 async def test_an_order_that_was_never_paid_can_be_dropped(shop: Shop, ada: Customer) -> None:
     paid = await a_plan(shop, price=Decimal(5))
     async with shop.database.transaction() as connection:
-        waiting = await subscriptions.await_payment(
+        waiting = await lifecycle.await_payment(
             connection, ada.id, plan_id=paid.id, provider="stripe", now=now() - timedelta(hours=1)
         )
     assert (await ada.get("/subscriptions/me"))["status"] == "incomplete"

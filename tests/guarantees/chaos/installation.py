@@ -27,7 +27,7 @@ from gateway.embedded.valkey import Valkey
 from gateway.ledger.accounts import api_keys, users
 from gateway.ledger.credits import grants
 from gateway.ledger.db.session import Database
-from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions import lifecycle
 from gateway.runtime.stores import Reached
 from policies.access.keys import ENTROPY_BYTES, compose
 from tests.guarantees.chaos.callers import Callers, Customer, Upstream
@@ -163,7 +163,7 @@ async def _customer(config: Config, plan: str) -> Customer:
     new = compose(config.keys.prefix, token_bytes(ENTROPY_BYTES))
     async with database.transaction() as connection:
         user = await users.create(connection, f"{uuid4().hex}@example.com")
-        await subscriptions.start(connection, user.id, plan_id=plan, now=now())
+        await lifecycle.start(connection, user.id, plan_id=plan, now=now())
         await api_keys.create(connection, user.id, fingerprint=api_keys.fingerprint(new, config.secrets.peppers))
         await grants.grant(connection, user.id, amount=GRANTED, source="purchase", reason="test", actor="test")
     await database.close()

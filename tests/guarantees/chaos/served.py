@@ -25,7 +25,7 @@ from gateway.config import Config, load
 from gateway.ledger.accounts import api_keys, users
 from gateway.ledger.credits import grants
 from gateway.ledger.db.session import Database
-from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions import lifecycle
 from gateway.meter.client.client import Link
 from gateway.meter.journal import Journal
 from gateway.workers.usage.usage_writer import UsageWriter
@@ -127,7 +127,7 @@ async def _account(config: Config) -> str:
     new = compose(config.keys.prefix, token_bytes(ENTROPY_BYTES))
     async with database.transaction() as connection:
         user = await users.create(connection, f"{uuid4().hex}@example.com")
-        await subscriptions.start(connection, user.id, plan_id="open", now=now())
+        await lifecycle.start(connection, user.id, plan_id="open", now=now())
         await api_keys.create(connection, user.id, fingerprint=api_keys.fingerprint(new, config.secrets.peppers))
         await grants.grant(connection, user.id, amount=GRANTED, source="purchase", reason="test", actor="test")
     await database.close()

@@ -15,7 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger.accounts import users
 from gateway.ledger.credits import grants
 from gateway.ledger.db.errors import AlreadyExists
-from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.invoicing import plan_changes
+from gateway.ledger.payments import provider_subscriptions
+from gateway.ledger.subscriptions import lifecycle, subscriptions
 from gateway.ledger.subscriptions.subscriptions import IllegalTransition, StoredSubscription
 from policies.model import SubscriptionStatus
 from tests.guarantees.chaos.bookkeeping import FOREVER, LIVING, Account, Contract, Gift, Offer
@@ -74,11 +76,11 @@ async def subscribe(connection: AsyncConnection, life: Life, now: datetime) -> N
     account, offer, seats = life.account, life.random.choice(OFFERS), life.random.randint(1, 3)
     if account.current is not None:
         with pytest.raises(AlreadyExists, match="uq_subscriptions_current"):
-            await subscriptions.start(connection, account.id, plan_id=offer.id, now=now)
+            await lifecycle.start(connection, account.id, plan_id=offer.id, now=now)
         return
     is_own_doing = life.random.random() < 0.5
     running = _free_period(account, now) if is_own_doing and offer.price == 0 else None
-    begun = await subscriptions.start(
+    begun = await lifecycle.start(
         connection,
         account.id,
         plan_id=offer.id,
@@ -100,9 +102,7 @@ async def try_it(connection: AsyncConnection, life: Life, now: datetime) -> None
     account, offer, days = life.account, life.random.choice(OFFERS), life.random.randint(3, 20)
 
     async def start() -> StoredSubscription:
-        return await subscriptions.start_trial(
-            connection, account.id, plan_id=offer.id, days=days, now=now, actor=ACTOR
-        )
+        return await lifecycle.start_trial(connection, account.id, plan_id=offer.id, days=days, now=now, actor=ACTOR)
 
     if account.current is not None or account.had_trial:
         with pytest.raises(AlreadyExists):
@@ -181,8 +181,8 @@ async def change(connection: AsyncConnection, life: Life, now: datetime) -> None
     seats, waits = random.choice((None, 1, 2, 5)), random.random() < 0.3
     plan_id = None if offer is contract.offer else offer.id
 
-    async def ask() -> subscriptions.Changed:
-        return await subscriptions.change(
+    async def ask() -> plan_changes.SubscriptionChange:
+        return await plan_changes.change(
             connection, contract.id, now=now, actor=ACTOR, plan_id=plan_id, quantity=seats, at_period_end=waits
         )
 
@@ -211,9 +211,9 @@ async def cancel(connection: AsyncConnection, life: Life, now: datetime) -> None
         return
     if contract.status not in LIVING:
         with pytest.raises(IllegalTransition):
-            await subscriptions.cancel(connection, contract.id, now=now, at_period_end=waits)
+            await lifecycle.cancel(connection, contract.id, now=now, at_period_end=waits)
         return
-    await subscriptions.cancel(connection, contract.id, now=now, at_period_end=waits)
+    await lifecycle.cancel(connection, contract.id, now=now, at_period_end=waits)
     contract.next_offer = contract.next_quantity = None
     contract.is_ending = waits
     if not waits:
@@ -226,9 +226,9 @@ async def keep(connection: AsyncConnection, life: Life, now: datetime) -> None: 
         return
     if not contract.is_ending:
         with pytest.raises(IllegalTransition):
-            await subscriptions.undo_cancel(connection, contract.id)
+            await lifecycle.undo_cancel(connection, contract.id)
         return
-    await subscriptions.undo_cancel(connection, contract.id)
+    await lifecycle.undo_cancel(connection, contract.id)
     contract.is_ending = False
 
 
@@ -237,7 +237,7 @@ async def pause_or_resume(connection: AsyncConnection, life: Life, now: datetime
     if contract is None or contract.provider != "manual":
         return
     if contract.status == "paused":
-        await subscriptions.resume(connection, contract.id, now=now, actor=ACTOR)
+        await lifecycle.resume(connection, contract.id, now=now, actor=ACTOR)
         contract.status = "active"
         if now >= contract.end:
             contract.offer = contract.next_offer or contract.offer
@@ -245,9 +245,9 @@ async def pause_or_resume(connection: AsyncConnection, life: Life, now: datetime
         return
     if contract.status != "active" or contract.is_ending:
         with pytest.raises(IllegalTransition):
-            await subscriptions.pause(connection, contract.id)
+            await lifecycle.pause(connection, contract.id)
         return
-    await subscriptions.pause(connection, contract.id)
+    await lifecycle.pause(connection, contract.id)
     contract.status = "paused"
 
 
@@ -262,7 +262,7 @@ async def check_out(connection: AsyncConnection, life: Life, now: datetime) -> N
     account, offer = life.account, life.random.choice(SOLD_BY_PROVIDER)
     if account.current is not None and account.current.provider != "manual":
         return
-    found = await subscriptions.await_payment(connection, account.id, plan_id=offer.id, provider="stripe", now=now)
+    found = await lifecycle.await_payment(connection, account.id, plan_id=offer.id, provider="stripe", now=now)
     contract = next((each for each in account.contracts if each.id == found.id), None)
     if contract is None:
         contract = Contract(found.id, offer, 1, "incomplete", now, now, now, now, provider="stripe")
@@ -337,7 +337,7 @@ async def tell(connection: AsyncConnection, life: Life, contract: Contract, *, s
 
 
 async def _sync(connection: AsyncConnection, contract: Contract, sale: Sale, *, now: datetime) -> None:
-    await subscriptions.sync_from_provider(
+    await provider_subscriptions.sync_from_provider(
         connection,
         contract.id,
         status=SubscriptionStatus(sale.status),

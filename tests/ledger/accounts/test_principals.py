@@ -15,7 +15,7 @@ from gateway.ledger.accounts.principals import Catalogue, HotBalance, catalogue,
 from gateway.ledger.catalogue import plans
 from gateway.ledger.credits.grants import grant
 from gateway.ledger.db import tables
-from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions import lifecycle
 from policies.model import AccountStatus, KeyStatus, SubscriptionStatus
 from tests.ledger.make import NOON, a_fingerprint, a_user
 
@@ -56,7 +56,7 @@ async def test_a_principal_is_key_account_subscription_and_plan(connection: Asyn
         allowed_ips=["10.0.0.0/8"],
         expires_at=expires_at,
     )
-    begun = await subscriptions.start(connection, user.id, plan_id=pro.id, now=NOON)
+    begun = await lifecycle.start(connection, user.id, plan_id=pro.id, now=NOON)
     principal = await find_principal(connection, fingerprint.key_hash)
     assert principal is not None
     assert principal.key.status is KeyStatus.ACTIVE
@@ -79,10 +79,10 @@ async def test_the_current_subscription_outranks_a_newer_one_that_ended(connecti
     plan = await plans.create(connection, plans.PlanTerms(name=uuid4().hex, price=Decimal(0)))
     user, fingerprint = await a_user(connection), a_fingerprint()
     await api_keys.create(connection, user.id, fingerprint=fingerprint)
-    ended = await subscriptions.start(connection, user.id, plan_id=plan.id, now=NOON)
-    await subscriptions.cancel(connection, ended.id, now=NOON, at_period_end=False)
+    ended = await lifecycle.start(connection, user.id, plan_id=plan.id, now=NOON)
+    await lifecycle.cancel(connection, ended.id, now=NOON, at_period_end=False)
     assert await _status(connection, fingerprint.key_hash) is SubscriptionStatus.CANCELED
-    await subscriptions.start(connection, user.id, plan_id=plan.id, now=NOON - timedelta(days=400))
+    await lifecycle.start(connection, user.id, plan_id=plan.id, now=NOON - timedelta(days=400))
     is_newer = update(tables.subscriptions).values(created_at=func.now() + timedelta(hours=1))
     await connection.execute(is_newer.where(tables.subscriptions.c.id == ended.id))
     assert await _status(connection, fingerprint.key_hash) is SubscriptionStatus.ACTIVE
@@ -100,7 +100,7 @@ async def test_every_change_of_the_account_moves_its_version(connection: AsyncCo
         api_keys.create(connection, user.id, fingerprint=a_fingerprint()),
         api_keys.patch(connection, key.id, status=KeyStatus.DISABLED),
         api_keys.rotate(connection, key.id, fingerprint=a_fingerprint(), retire_at=NOON),
-        subscriptions.start(connection, user.id, plan_id=plan.id, now=NOON),
+        lifecycle.start(connection, user.id, plan_id=plan.id, now=NOON),
         api_keys.revoke(connection, key.id),
         users.delete(connection, user.id),
     ):

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.accounts import api_keys, login_sessions, users
-from gateway.ledger.credits.grants import balance
+from gateway.ledger.credits.grants import get_balance
 from gateway.ledger.db.errors import AlreadyExists, InvalidValue, NotFound
 from gateway.ledger.db.rows import InvalidCursor
 from gateway.ledger.usage.ingestion import Ingested, ingest
@@ -24,7 +24,7 @@ async def test_a_new_user_is_active_and_has_no_credits(connection: AsyncConnecti
         "user",
         {"team": 1},
     )
-    found = await balance(connection, user.id)
+    found = await get_balance(connection, user.id)
     assert found is not None
     assert found.current_credits == 0
     assert await users.get(connection, user.id) == user

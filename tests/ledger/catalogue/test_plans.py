@@ -15,7 +15,7 @@ from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms, Tier
 from gateway.ledger.db.errors import AlreadyExists, InUse, InvalidValue, NotFound
 from gateway.ledger.db.session import Database
-from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions import lifecycle
 from tests.ledger.make import NOON, a_user
 
 TERMS = PlanTerms(name="silver", price=Decimal("12.345"))
@@ -97,7 +97,7 @@ async def test_a_plan_that_makes_no_sense_is_refused(connection: AsyncConnection
 
 async def test_a_plan_with_subscribers_cannot_be_removed(connection: AsyncConnection) -> None:
     plan = await plans.create(connection, TERMS)
-    await subscriptions.start(connection, (await a_user(connection)).id, plan_id=plan.id, now=NOON)
+    await lifecycle.start(connection, (await a_user(connection)).id, plan_id=plan.id, now=NOON)
     with pytest.raises(InUse):
         await plans.remove(connection, plan.id)
     assert await plans.get(connection, plan.id) == plan

@@ -32,14 +32,14 @@ async def test_what_is_left_expires_and_is_booked(connection: AsyncConnection) -
 async def test_a_scheduled_grant_is_in_no_balance_before_its_time(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     planned = await _scheduled(connection, user.id, begins=NOON + DAY, ends=NOON + 9 * DAY)
-    assert await grants.scheduled_grants(connection, user.id) == (planned,)
+    assert await grants.list_scheduled_grants(connection, user.id) == (planned,)
     assert (await balance(connection, user.id)).current_credits == 0
     assert await expiry.due_accounts(connection, now=NOON, limit=9) == ()
     assert await expiry.due_accounts(connection, now=NOON + DAY, limit=9) == (user.id,)
     assert await expiry.settle(connection, user.id, now=NOON + DAY) == 1
     found = await balance(connection, user.id)
     assert (found.current_credits, found.total_credits_purchased) == (50, 50)
-    assert await grants.scheduled_grants(connection, user.id) == ()
+    assert await grants.list_scheduled_grants(connection, user.id) == ()
 
 
 async def test_a_grant_whose_whole_time_was_missed_is_booked_in_and_out(connection: AsyncConnection) -> None:
@@ -92,7 +92,7 @@ async def test_a_scheduled_grant_that_is_refunded_never_begins(connection: Async
     planned = await _scheduled(connection, user.id, begins=NOON + DAY, ends=None)
     for amount, left in ((20, [30]), (30, []), (5, [])):
         assert await grants.claw_back(connection, planned.id, amount=amount, reason="refund", actor="test") is None
-        assert [grant.amount for grant in await grants.scheduled_grants(connection, user.id)] == left
+        assert [grant.amount for grant in await grants.list_scheduled_grants(connection, user.id)] == left
     assert await expiry.settle(connection, user.id, now=NOON + 9 * DAY) == 0
     assert await kinds(connection, user.id) == []
     with pytest.raises(NotFound):

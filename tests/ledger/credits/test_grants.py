@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.credits.grants import adjust, balance, grant, ledger, open_grants
+from gateway.ledger.credits.grants import adjust, get_balance, grant, list_open_grants
+from gateway.ledger.credits.movements import list_ledger
 from gateway.ledger.db.errors import InvalidValue, NotFound
 from gateway.ledger.db.outbox import pending_for
 from gateway.ledger.db.session import Database
@@ -30,18 +31,18 @@ async def test_a_grant_is_in_balance_book_and_grants(connection: AsyncConnection
     )
     assert (entry.kind, entry.amount, entry.balance_after) == ("grant", 40, 40)
     assert (entry.reason, entry.actor) == ("pack-40", "provider:stripe")
-    assert (await ledger(connection, user.id)).data == (entry,)
-    found = await balance(connection, user.id)
+    assert (await list_ledger(connection, user.id)).data == (entry,)
+    found = await get_balance(connection, user.id)
     assert found is not None
     assert (found.current_credits, found.total_credits_purchased, found.credit_seq) == (40, 40, 1)
-    (given,) = await open_grants(connection, user.id)
+    (given,) = await list_open_grants(connection, user.id)
     assert (given.id, given.remaining, given.expires_at, given.priority) == (entry.grant_id, 40, expires_at, 50)
 
 
 async def test_only_purchases_count_as_purchased(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     await grant(connection, user.id, amount=40, source="promo", reason="x", actor="test")
-    found = await balance(connection, user.id)
+    found = await get_balance(connection, user.id)
     assert found is not None
     assert found.total_credits_purchased == 0
 
@@ -50,7 +51,7 @@ async def test_an_adjustment_upwards_is_a_grant_that_does_not_expire(connection:
     user = await a_user(connection)
     entry = await adjust(connection, user.id, amount=5, reason="sorry", actor="admin:ada")
     assert (entry.kind, entry.amount, entry.balance_after) == ("adjustment", 5, 5)
-    (given,) = await open_grants(connection, user.id)
+    (given,) = await list_open_grants(connection, user.id)
     assert (given.id, given.source, given.remaining, given.expires_at) == (entry.grant_id, "admin", 5, None)
 
 
@@ -58,12 +59,12 @@ async def test_an_adjustment_downwards_burns_grants_and_then_makes_debt(connecti
     user = await a_user(connection)
     await grant(connection, user.id, amount=10, source="promo", reason="x", actor="test")
     await adjust(connection, user.id, amount=-4, reason="too much", actor="admin:ada")
-    assert [given.remaining for given in await open_grants(connection, user.id)] == [6]
+    assert [given.remaining for given in await list_open_grants(connection, user.id)] == [6]
     entry = await adjust(connection, user.id, amount=-10, reason="fraud", actor="admin:ada")
     assert entry.balance_after == -4
-    assert await open_grants(connection, user.id) == ()
+    assert await list_open_grants(connection, user.id) == ()
     await adjust(connection, user.id, amount=6, reason="settled", actor="admin:ada")
-    assert [given.remaining for given in await open_grants(connection, user.id)] == [2]
+    assert [given.remaining for given in await list_open_grants(connection, user.id)] == [2]
 
 
 @pytest.mark.parametrize("amount", [0, -1])
@@ -80,7 +81,7 @@ async def test_an_adjustment_by_nothing_is_refused(connection: AsyncConnection) 
 
 
 async def test_an_unknown_user_has_no_credits(connection: AsyncConnection) -> None:
-    assert await balance(connection, uuid4()) is None
+    assert await get_balance(connection, uuid4()) is None
     with pytest.raises(NotFound):
         await grant(connection, uuid4(), amount=1, source="promo", reason="x", actor="test")
     with pytest.raises(NotFound):
@@ -99,7 +100,7 @@ async def test_movements_at_the_same_time_are_counted_without_a_gap(own_database
     await asyncio.gather(*(move(amount) for amount in (5, -3, 7, -9, 4, 6, -1, 2)))
     async with database.transaction() as connection:
         told = [entry.payload for entry in await pending_for(connection, user.id)]
-        book = (await ledger(connection, user.id)).data[::-1]
+        book = (await list_ledger(connection, user.id)).data[::-1]
     await database.close()
     assert [push["credit_seq"] for push in told] == list(range(1, 9))
     assert [push["amount"] for push in told] == [entry.amount for entry in book]
@@ -123,7 +124,7 @@ async def test_a_debt_is_settled_by_one_of_two_grants_at_the_same_time(own_datab
             await _until_somebody_waits(database)
     await second
     async with database.read() as connection:
-        assert [given.remaining for given in await open_grants(connection, user.id)] == [10]
+        assert [given.remaining for given in await list_open_grants(connection, user.id)] == [10]
     await database.close()
 
 
@@ -141,7 +142,7 @@ async def test_the_book_is_read_backwards_by_cursor(connection: AsyncConnection)
     user = await a_user(connection)
     for amount in (1, 2, 3):
         await adjust(connection, user.id, amount=amount, reason="x", actor="test")
-    first = await ledger(connection, user.id, limit=2)
-    second = await ledger(connection, user.id, limit=2, cursor=first.next_cursor)
+    first = await list_ledger(connection, user.id, limit=2)
+    second = await list_ledger(connection, user.id, limit=2, cursor=first.next_cursor)
     assert [entry.amount for entry in first.data + second.data] == [3, 2, 1]
     assert second.next_cursor is None

@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms
-from gateway.ledger.subscriptions import renewals, subscriptions
+from gateway.ledger.invoicing import plan_changes
+from gateway.ledger.subscriptions import lifecycle, renewals, subscriptions
 from gateway.ledger.usage.ingestion import ingest
 from tests.ledger.make import NOON, a_line, a_user, posted
 
@@ -20,7 +21,7 @@ async def _subscribed(
 ) -> subscriptions.StoredSubscription:
     terms = PlanTerms(name=uuid4().hex, price=Decimal(1), credits_per_period=credits_per_period)
     plan = await plans.create(connection, terms)
-    return await subscriptions.start(connection, (await a_user(connection)).id, plan_id=plan.id, now=NOON)
+    return await lifecycle.start(connection, (await a_user(connection)).id, plan_id=plan.id, now=NOON)
 
 
 async def _told(connection: AsyncConnection, user_id: UUID) -> list[int]:
@@ -66,7 +67,7 @@ async def test_a_smaller_plan_may_be_used_up_by_what_was_used_already(connection
     begun = await _subscribed(connection)
     await ingest(connection, [a_line(begun.user_id, credits_charged=50)])
     smaller = await plans.create(connection, PlanTerms(name=uuid4().hex, price=Decimal(1), credits_per_period=60))
-    await subscriptions.change(connection, begun.id, plan_id=smaller.id, now=NOON, actor="test")
+    await plan_changes.change(connection, begun.id, plan_id=smaller.id, now=NOON, actor="test")
     assert await _told(connection, begun.user_id) == [80]
 
 

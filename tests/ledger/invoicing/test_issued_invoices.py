@@ -14,12 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms, Tier
-from gateway.ledger.credits.allowances import plan_of
 from gateway.ledger.db.errors import InUse
-from gateway.ledger.invoicing import invoices, issued_invoices
+from gateway.ledger.invoicing import invoices, issued_invoices, plan_changes
 from gateway.ledger.invoicing.invoices import Invoice
-from gateway.ledger.subscriptions import renewals, subscriptions
-from gateway.ledger.subscriptions.subscription_rows import StoredSubscription, existing, locked
+from gateway.ledger.subscriptions import lifecycle, renewals
+from gateway.ledger.subscriptions.allowances import plan_of
+from gateway.ledger.subscriptions.subscriptions import StoredSubscription, get_existing, get_for_update
 from tests.ledger.make import a_user
 from tests.scale import chance, times
 
@@ -37,15 +37,15 @@ async def a_plan(connection: AsyncConnection, price: str, model: str = "flat", *
 
 async def begun(connection: AsyncConnection, plan_id: str, quantity: int = 1) -> UUID:
     user = await a_user(connection)
-    return (await subscriptions.start(connection, user.id, plan_id=plan_id, now=JUNE, quantity=quantity)).id
+    return (await lifecycle.start(connection, user.id, plan_id=plan_id, now=JUNE, quantity=quantity)).id
 
 
 async def changed(connection: AsyncConnection, subscription_id: UUID, at: datetime, **to: Any) -> None:
-    await subscriptions.change(connection, subscription_id, now=at, actor="test", **to)
+    await plan_changes.change(connection, subscription_id, now=at, actor="test", **to)
 
 
 async def invoiced(connection: AsyncConnection, subscription_id: UUID, at: datetime, tax_rate: str = "0") -> Invoice:
-    found: StoredSubscription = await locked(connection, subscription_id)
+    found: StoredSubscription = await get_for_update(connection, subscription_id)
     plan = await plan_of(connection, found)
     return await issued_invoices.issue_next(connection, found, plan=plan, tax_rate=Decimal(tax_rate), now=at)
 
@@ -251,7 +251,7 @@ async def test_what_was_taken_back_is_neither_given_back_nor_asked_for_again(con
 async def test_trials_cost_nothing_and_change_for_nothing(connection: AsyncConnection) -> None:
     basic, pro = await a_plan(connection, "9.99"), await a_plan(connection, "29.99")
     user = await a_user(connection)
-    trial = await subscriptions.start_trial(connection, user.id, plan_id=basic, days=14, now=JUNE, actor="test")
+    trial = await lifecycle.start_trial(connection, user.id, plan_id=basic, days=14, now=JUNE, actor="test")
     await changed(connection, trial.id, THE_11TH, plan_id=pro)
     with pytest.raises(InUse, match="trial costs nothing"):
         await invoiced(connection, trial.id, THE_11TH)
@@ -267,7 +267,7 @@ async def test_a_plan_without_a_price_for_the_seats_is_refused(connection: Async
 
 
 async def used(connection: AsyncConnection, subscription_id: UUID, *, at: datetime, credits_charged: int) -> None:
-    mine = await existing(connection, subscription_id)
+    mine = await get_existing(connection, subscription_id)
     row = """
         INSERT INTO usage_tracking (request_id, created_at, user_id, subscription_id, endpoint, method, path,
                                     usage_type, outcome, status_code, credits_charged)

@@ -7,8 +7,9 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.subscriptions import renewals, subscriptions
-from gateway.ledger.subscriptions.subscription_rows import StoredSubscription
+from gateway.ledger.payments import provider_subscriptions
+from gateway.ledger.subscriptions import lifecycle, renewals, subscriptions
+from gateway.ledger.subscriptions.subscriptions import StoredSubscription
 from policies.model import SubscriptionStatus as Status
 from tests.ledger.make import NOON, a_user
 from tests.ledger.subscriptions.test_renewals import GRACE, a_plan, balance, begun, kinds
@@ -19,7 +20,7 @@ SECOND = timedelta(seconds=1)
 
 async def ordered(connection: AsyncConnection) -> StoredSubscription:
     user = await a_user(connection)
-    return await subscriptions.await_payment(
+    return await lifecycle.await_payment(
         connection, user.id, plan_id=await a_plan(connection), provider="stripe", now=NOON
     )
 
@@ -41,7 +42,7 @@ async def told(
         "provider_subscription_id": f"sub_{subscription.id.hex}",
         **said,
     }
-    return await subscriptions.sync_from_provider(connection, subscription.id, status=status, now=now, **given)
+    return await provider_subscriptions.sync_from_provider(connection, subscription.id, status=status, now=now, **given)
 
 
 async def test_a_paid_period_is_granted_once_however_often_it_is_told(connection: AsyncConnection) -> None:
@@ -60,11 +61,11 @@ async def test_older_news_changes_nothing(connection: AsyncConnection) -> None:
 
 async def test_it_takes_over_from_the_free_subscription(connection: AsyncConnection) -> None:
     free = await begun(connection)
-    paid = await subscriptions.await_payment(
+    paid = await lifecycle.await_payment(
         connection, free.user_id, plan_id=await a_plan(connection), provider="stripe", now=NOON
     )
     await told(connection, paid)
-    now_current = await subscriptions.current(connection, free.user_id)
+    now_current = await subscriptions.get_current(connection, free.user_id)
     before = await subscriptions.get(connection, free.id)
     assert now_current is not None
     assert before is not None
@@ -83,7 +84,7 @@ async def test_an_unpaid_period_gives_access_for_a_grace_and_no_credits_until_it
     assert again.past_due_since == NOON + MONTH
     assert await kinds(connection, waiting.user_id) == [("grant", 100)]
     await renewals.turn(connection, waiting.id, now=NOON + MONTH + GRACE, grace=GRACE)
-    assert await subscriptions.current(connection, waiting.user_id) is None
+    assert await subscriptions.get_current(connection, waiting.user_id) is None
     paid = await told(connection, waiting, now=NOON + MONTH + GRACE + SECOND, **second)
     assert (paid.status, paid.past_due_since) == (Status.ACTIVE, None)
     assert await kinds(connection, waiting.user_id) == [("grant", 100), ("grant", 100)]
@@ -114,7 +115,7 @@ async def test_a_provider_renews_its_own_and_the_clock_does_not(connection: Asyn
     assert await renewals.turn(connection, waiting.id, now=NOON + 5 * MONTH, grace=GRACE) == 0
     await told(connection, waiting, now=NOON + SECOND, cancel_at_period_end=True)
     assert await renewals.turn(connection, waiting.id, now=NOON + MONTH, grace=GRACE) == 1
-    assert await subscriptions.current(connection, waiting.user_id) is None
+    assert await subscriptions.get_current(connection, waiting.user_id) is None
 
 
 async def test_a_trial_at_the_provider_uses_up_the_accounts_trial(connection: AsyncConnection) -> None:
@@ -123,7 +124,7 @@ async def test_a_trial_at_the_provider_uses_up_the_accounts_trial(connection: As
     trial = await told(connection, waiting, Status.TRIALING)
     assert (trial.trial_end, await kinds(connection, waiting.user_id)) == (NOON + MONTH, [("grant", 100)])
     assert await subscriptions.had_trial(connection, waiting.user_id)
-    second = await subscriptions.await_payment(
+    second = await lifecycle.await_payment(
         connection, waiting.user_id, plan_id=waiting.plan_id, provider="stripe", now=NOON
     )
     again = await told(connection, second, Status.TRIALING, now=NOON + SECOND)

@@ -14,11 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger.accounts import users
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms
-from gateway.ledger.credits import expiry, grants, reconciliation
+from gateway.ledger.credits import expiry, grants, movements, reconciliation
 from gateway.ledger.db.errors import AlreadyExists
-from gateway.ledger.subscriptions import renewals, subscriptions
-from gateway.ledger.subscriptions.subscription_rows import StoredSubscription
-from gateway.ledger.subscriptions.subscriptions import IllegalTransition
+from gateway.ledger.invoicing import plan_changes
+from gateway.ledger.subscriptions import lifecycle, renewals, subscriptions
+from gateway.ledger.subscriptions.subscriptions import IllegalTransition, StoredSubscription
 from policies.model import SubscriptionStatus as Status
 from policies.usage.reconciliation import in_postgresql
 from tests.ledger.make import NOON, a_user
@@ -34,7 +34,7 @@ async def a_plan(connection: AsyncConnection, **terms: Any) -> str:
 
 async def begun(connection: AsyncConnection, *, now: datetime = NOON, **terms: Any) -> StoredSubscription:
     user = await a_user(connection)
-    return await subscriptions.start(connection, user.id, plan_id=await a_plan(connection, **terms), now=now)
+    return await lifecycle.start(connection, user.id, plan_id=await a_plan(connection, **terms), now=now)
 
 
 async def turned(connection: AsyncConnection, subscription: StoredSubscription, now: datetime) -> StoredSubscription:
@@ -47,13 +47,13 @@ async def turned(connection: AsyncConnection, subscription: StoredSubscription, 
 async def balance(connection: AsyncConnection, user_id: UUID) -> grants.Balance:
     """The balance row, once the account's books agree."""
     assert in_postgresql((await reconciliation.books(connection, [user_id]))[user_id]) == ()
-    found = await grants.balance(connection, user_id)
+    found = await grants.get_balance(connection, user_id)
     assert found is not None
     return found
 
 
 async def kinds(connection: AsyncConnection, user_id: UUID) -> list[tuple[str, int]]:
-    book = (await grants.ledger(connection, user_id)).data
+    book = (await movements.list_ledger(connection, user_id)).data
     return [(entry.kind, entry.amount) for entry in reversed(book)]
 
 
@@ -95,7 +95,7 @@ async def test_a_debt_is_settled_by_the_next_period(connection: AsyncConnection)
 
 async def test_what_was_to_end_expires_and_is_not_refilled(connection: AsyncConnection) -> None:
     first = await begun(connection)
-    await subscriptions.cancel(connection, first.id, now=NOON)
+    await lifecycle.cancel(connection, first.id, now=NOON)
     ended = await turned(connection, first, NOON + timedelta(days=90))
     assert (ended.status, ended.canceled_at) == (Status.EXPIRED, NOON)
     await expiry.settle(connection, first.user_id, now=NOON + timedelta(days=90))
@@ -104,19 +104,19 @@ async def test_what_was_to_end_expires_and_is_not_refilled(connection: AsyncConn
 
 async def test_a_trial_comes_once_and_becomes_the_plan(connection: AsyncConnection) -> None:
     user, plan_id = await a_user(connection), await a_plan(connection, credits_rollover=True)
-    trial = await subscriptions.start_trial(connection, user.id, plan_id=plan_id, days=14, now=NOON, actor="test")
+    trial = await lifecycle.start_trial(connection, user.id, plan_id=plan_id, days=14, now=NOON, actor="test")
     assert (trial.status, trial.trial_end) == (Status.TRIALING, NOON + timedelta(days=14))
     after = await turned(connection, trial, NOON + timedelta(days=14))
     assert (after.status, after.current_period_start) == (Status.ACTIVE, trial.trial_end)
     assert await kinds(connection, user.id) == [("grant", 100), ("expiry", -100), ("grant", 100)]
-    await subscriptions.cancel(connection, trial.id, now=NOON, at_period_end=False)
+    await lifecycle.cancel(connection, trial.id, now=NOON, at_period_end=False)
     with pytest.raises(AlreadyExists, match="uq_subscriptions_trial"):
-        await subscriptions.start_trial(connection, user.id, plan_id=plan_id, days=14, now=NOON, actor="test")
+        await lifecycle.start_trial(connection, user.id, plan_id=plan_id, days=14, now=NOON, actor="test")
 
 
 async def test_a_change_for_the_next_period_comes_with_it(connection: AsyncConnection) -> None:
     first, weekly = await begun(connection), await a_plan(connection, billing_interval="week", credits_per_period=9)
-    await subscriptions.change(connection, first.id, plan_id=weekly, now=NOON, actor="test", at_period_end=True)
+    await plan_changes.change(connection, first.id, plan_id=weekly, now=NOON, actor="test", at_period_end=True)
     assert (await balance(connection, first.user_id)).current_credits == 100
     after = await turned(connection, first, first.current_period_end)
     assert (after.plan_id, after.next_plan_id) == (weekly, None)
@@ -128,42 +128,42 @@ async def test_up_and_down_within_a_period_makes_no_credits(connection: AsyncCon
     first = await begun(connection)
     small, large = first.plan_id, await a_plan(connection, credits_per_period=1100)
     half = NOON + (first.current_period_end - NOON) / 2
-    up = await subscriptions.change(connection, first.id, plan_id=large, now=half, actor="test")
+    up = await plan_changes.change(connection, first.id, plan_id=large, now=half, actor="test")
     assert (up.credits, (await balance(connection, first.user_id)).current_credits) == (500, 600)
     await grants.adjust(connection, first.user_id, amount=-550, reason="as if used", actor="test")
     await grants.grant(connection, first.user_id, amount=40, source="purchase", reason="pack", actor="test")
-    down = await subscriptions.change(connection, first.id, plan_id=small, now=half, actor="test")
+    down = await plan_changes.change(connection, first.id, plan_id=small, now=half, actor="test")
     assert (down.credits, (await balance(connection, first.user_id)).current_credits) == (
         -50,
         40,
     )  # not what was bought
-    again = await subscriptions.change(connection, first.id, plan_id=large, now=half, actor="test")
+    again = await plan_changes.change(connection, first.id, plan_id=large, now=half, actor="test")
     assert (again.credits, (await balance(connection, first.user_id)).current_credits) == (50, 90)
 
 
 async def test_a_pause_stops_the_periods_and_its_end_begins_one(connection: AsyncConnection) -> None:
     first = await begun(connection)
-    await subscriptions.pause(connection, first.id)
+    await lifecycle.pause(connection, first.id)
     later = NOON + timedelta(days=200)
     assert (await turned(connection, first, later)).status is Status.PAUSED
-    resumed = await subscriptions.resume(connection, first.id, now=later, actor="test")
+    resumed = await lifecycle.resume(connection, first.id, now=later, actor="test")
     assert (resumed.status, resumed.current_period_start) == (Status.ACTIVE, later)
     with pytest.raises(IllegalTransition):
-        await subscriptions.resume(connection, first.id, now=later, actor="test")
+        await lifecycle.resume(connection, first.id, now=later, actor="test")
 
 
 async def test_periods_follow_the_accounts_time_zone(connection: AsyncConnection) -> None:
     user = await users.create(connection, f"{uuid4().hex}@example.com", time_zone="Europe/Berlin")
     noon_in_winter = datetime(2026, 3, 1, 11, tzinfo=UTC)
-    first = await subscriptions.start(connection, user.id, plan_id=await a_plan(connection), now=noon_in_winter)
+    first = await lifecycle.start(connection, user.id, plan_id=await a_plan(connection), now=noon_in_winter)
     assert first.current_period_end == datetime(2026, 4, 1, 10, tzinfo=UTC)
 
 
 async def test_a_checkout_that_nobody_completes_expires_within_a_day(connection: AsyncConnection) -> None:
     user, plan_id = await a_user(connection), await a_plan(connection)
     ordered: dict[str, Any] = {"plan_id": plan_id, "provider": "stripe"}
-    waiting = await subscriptions.await_payment(connection, user.id, **ordered, now=NOON)
-    again = await subscriptions.await_payment(connection, user.id, **ordered, now=NOON + timedelta(hours=5))
+    waiting = await lifecycle.await_payment(connection, user.id, **ordered, now=NOON)
+    again = await lifecycle.await_payment(connection, user.id, **ordered, now=NOON + timedelta(hours=5))
     assert again.id == waiting.id
     assert (await turned(connection, waiting, NOON + timedelta(hours=28))).status is Status.INCOMPLETE
     assert (await turned(connection, waiting, NOON + timedelta(hours=29))).status is Status.EXPIRED
@@ -172,7 +172,7 @@ async def test_a_checkout_that_nobody_completes_expires_within_a_day(connection:
 
 async def test_due_subscriptions_are_found_and_others_are_not(connection: AsyncConnection) -> None:
     due, running, ended = [await begun(connection, now=NOON - timedelta(days=days)) for days in (40, 3, 40)]
-    await subscriptions.cancel(connection, ended.id, now=NOON, at_period_end=False)
+    await lifecycle.cancel(connection, ended.id, now=NOON, at_period_end=False)
     found = {each.subscription_id for each in await renewals.find_due(connection, now=NOON, grace=GRACE, limit=100)}
     assert due.id in found
     assert not found & {running.id, ended.id}

@@ -11,10 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms, StoredPlan
-from gateway.ledger.credits.grants import balance, open_grants
+from gateway.ledger.credits.grants import get_balance, list_open_grants
 from gateway.ledger.db.errors import AlreadyExists, NotFound
-from gateway.ledger.subscriptions import subscriptions
-from gateway.ledger.subscriptions.subscription_rows import IllegalTransition
+from gateway.ledger.subscriptions import lifecycle, subscriptions
+from gateway.ledger.subscriptions.subscriptions import IllegalTransition
 from policies.billing.periods import Interval
 from policies.model import SubscriptionStatus
 from tests.ledger.make import NOON, a_user
@@ -48,62 +48,62 @@ async def test_a_period_ends_by_the_calendar(
     connection: AsyncConnection, interval: Interval, count: int, begins: datetime, ends: datetime
 ) -> None:
     plan = await _plan(connection, interval=interval, count=count)
-    begun = await subscriptions.start(connection, (await a_user(connection)).id, plan_id=plan.id, now=begins)
+    begun = await lifecycle.start(connection, (await a_user(connection)).id, plan_id=plan.id, now=begins)
     assert (begun.current_period_start, begun.current_period_end) == (begins, ends)
 
 
 async def test_starting_grants_the_credits_of_the_period_until_its_end(connection: AsyncConnection) -> None:
     user, plan = await a_user(connection), await _plan(connection)
-    begun = await subscriptions.start(connection, user.id, plan_id=plan.id, now=NOON)
+    begun = await lifecycle.start(connection, user.id, plan_id=plan.id, now=NOON)
     assert (begun.status, begun.plan_version) == (SubscriptionStatus.ACTIVE, 1)
-    found = await balance(connection, user.id)
+    found = await get_balance(connection, user.id)
     assert found is not None
     assert (found.current_credits, found.subscription_id, found.credit_seq) == (100, begun.id, 1)
     assert (found.period_start, found.period_end) == (NOON, begun.current_period_end)
     assert (found.last_credit_refill, found.next_credit_refill) == (NOON, begun.current_period_end)
-    (grant,) = await open_grants(connection, user.id)
+    (grant,) = await list_open_grants(connection, user.id)
     assert (grant.source, grant.amount, grant.expires_at) == ("plan", 100, begun.current_period_end)
 
 
 async def test_credits_that_roll_over_do_not_expire(connection: AsyncConnection) -> None:
     user, plan = await a_user(connection), await _plan(connection, rollover=True)
-    await subscriptions.start(connection, user.id, plan_id=plan.id, now=NOON)
-    assert [grant.expires_at for grant in await open_grants(connection, user.id)] == [None]
+    await lifecycle.start(connection, user.id, plan_id=plan.id, now=NOON)
+    assert [grant.expires_at for grant in await list_open_grants(connection, user.id)] == [None]
 
 
 async def test_a_second_current_subscription_is_refused_and_grants_nothing(connection: AsyncConnection) -> None:
     user, plan = await a_user(connection), await _plan(connection)
-    first = await subscriptions.start(connection, user.id, plan_id=plan.id, now=NOON)
+    first = await lifecycle.start(connection, user.id, plan_id=plan.id, now=NOON)
     with pytest.raises(AlreadyExists, match="uq_subscriptions_current"):
-        await subscriptions.start(connection, user.id, plan_id=plan.id, now=NOON)
-    assert await subscriptions.current(connection, user.id) == first
-    assert len(await open_grants(connection, user.id)) == 1
+        await lifecycle.start(connection, user.id, plan_id=plan.id, now=NOON)
+    assert await subscriptions.get_current(connection, user.id) == first
+    assert len(await list_open_grants(connection, user.id)) == 1
 
 
 async def test_cancelling_at_the_end_of_the_period_lets_it_run(connection: AsyncConnection) -> None:
     user, plan = await a_user(connection), await _plan(connection)
-    begun = await subscriptions.start(connection, user.id, plan_id=plan.id, now=NOON)
-    ending = await subscriptions.cancel(connection, begun.id, now=NOON)
+    begun = await lifecycle.start(connection, user.id, plan_id=plan.id, now=NOON)
+    ending = await lifecycle.cancel(connection, begun.id, now=NOON)
     assert (ending.status, ending.cancel_at_period_end, ending.canceled_at) == (SubscriptionStatus.ACTIVE, True, NOON)
-    assert await subscriptions.current(connection, user.id) == ending
+    assert await subscriptions.get_current(connection, user.id) == ending
 
 
 async def test_cancelling_now_ends_it_and_makes_room_for_another(connection: AsyncConnection) -> None:
     user, plan = await a_user(connection), await _plan(connection)
-    begun = await subscriptions.start(connection, user.id, plan_id=plan.id, now=NOON)
-    ended = await subscriptions.cancel(connection, begun.id, now=NOON, at_period_end=False)
+    begun = await lifecycle.start(connection, user.id, plan_id=plan.id, now=NOON)
+    ended = await lifecycle.cancel(connection, begun.id, now=NOON, at_period_end=False)
     assert ended.status is SubscriptionStatus.CANCELED
-    assert await subscriptions.current(connection, user.id) is None
+    assert await subscriptions.get_current(connection, user.id) is None
     with pytest.raises(IllegalTransition, match="canceled, so it cannot cancel_at_period_end; nothing changes it"):
-        await subscriptions.cancel(connection, begun.id, now=NOON)
-    assert await subscriptions.start(connection, user.id, plan_id=plan.id, now=NOON)
+        await lifecycle.cancel(connection, begun.id, now=NOON)
+    assert await lifecycle.start(connection, user.id, plan_id=plan.id, now=NOON)
 
 
 async def test_unknown_users_plans_and_subscriptions_are_not_found(connection: AsyncConnection) -> None:
     user, plan = await a_user(connection), await _plan(connection)
     with pytest.raises(NotFound, match="plan"):
-        await subscriptions.start(connection, user.id, plan_id="none", now=NOON)
+        await lifecycle.start(connection, user.id, plan_id="none", now=NOON)
     with pytest.raises(NotFound, match="user"):
-        await subscriptions.start(connection, uuid4(), plan_id=plan.id, now=NOON)
+        await lifecycle.start(connection, uuid4(), plan_id=plan.id, now=NOON)
     with pytest.raises(NotFound, match="subscription"):
-        await subscriptions.cancel(connection, uuid4(), now=NOON)
+        await lifecycle.cancel(connection, uuid4(), now=NOON)

@@ -13,7 +13,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.accounts.users import User
-from gateway.ledger.credits.grants import Grant, balance, grant, ledger, open_grants
+from gateway.ledger.credits.grants import Grant, get_balance, grant, list_open_grants
+from gateway.ledger.credits.movements import list_ledger
 from gateway.ledger.db.session import Database
 from gateway.ledger.usage.history import UsageFilter, UsageRow, list_analyses, list_usage, stream_usage
 from gateway.ledger.usage.ingestion import Ingested, MalformedLines, ingest
@@ -39,7 +40,7 @@ async def _give(
 
 
 async def _credits(connection: AsyncConnection, user: User) -> int:
-    found = await balance(connection, user.id)
+    found = await get_balance(connection, user.id)
     assert found is not None
     return found.current_credits
 
@@ -121,24 +122,24 @@ async def test_unknown_users_keep_their_rows_and_charge_nobody(connection: Async
 async def test_a_free_call_is_recorded_and_writes_no_ledger(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     assert await ingest(connection, [a_line(user.id, credits_charged=0)]) == Ingested(rows=1, accounts=0)
-    assert (await ledger(connection, user.id)).data == ()
+    assert (await list_ledger(connection, user.id)).data == ()
 
 
 async def test_a_batch_is_one_ledger_row_an_account(connection: AsyncConnection) -> None:
     first, second = await a_user(connection), await a_user(connection)
     await _give(connection, first, 10)
     await ingest(connection, [a_line(first.id, credits_charged=n) for n in (1, 2, 3)] + [a_line(second.id)])
-    entry = (await ledger(connection, first.id)).data[0]
+    entry = (await list_ledger(connection, first.id)).data[0]
     assert (entry.kind, entry.amount, entry.balance_after) == ("usage", -6, 4)
     assert (entry.actor, entry.metadata) == ("worker:usage_writer", {"requests": 3})
-    (only,) = (await ledger(connection, second.id)).data
+    (only,) = (await list_ledger(connection, second.id)).data
     assert (only.amount, only.balance_after) == (-1, -1)
 
 
 async def test_totals_count_what_was_used(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     await ingest(connection, [a_line(user.id, credits_charged=3)])
-    found = await balance(connection, user.id)
+    found = await get_balance(connection, user.id)
     assert found is not None
     assert (found.total_credits_used, found.credits_used_this_period, found.credit_seq) == (3, 3, 0)
 
@@ -149,22 +150,22 @@ async def test_grants_burn_by_priority_then_by_what_expires_soonest(connection: 
     paid = await _give(connection, user, 10, days=1, priority=50)
     late = await _give(connection, user, 10, days=9)
     soon = await _give(connection, user, 10, days=2)
-    assert [one.id for one in await open_grants(connection, user.id)] == [soon, late, lasting, paid]
+    assert [one.id for one in await list_open_grants(connection, user.id)] == [soon, late, lasting, paid]
     await ingest(connection, [a_line(user.id, credits_charged=13)])
-    left = {one.id: one.remaining for one in await open_grants(connection, user.id)}
+    left = {one.id: one.remaining for one in await list_open_grants(connection, user.id)}
     assert left == {late: 7, lasting: 10, paid: 10}
     await ingest(connection, [a_line(user.id, credits_charged=20)])
-    assert {one.id: one.remaining for one in await open_grants(connection, user.id)} == {paid: 7}
+    assert {one.id: one.remaining for one in await list_open_grants(connection, user.id)} == {paid: 7}
 
 
 async def test_a_charge_above_the_balance_becomes_debt_that_the_next_grant_settles(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     await _give(connection, user, 5)
     await ingest(connection, [a_line(user.id, credits_charged=8)])
-    assert (await _credits(connection, user), await open_grants(connection, user.id)) == (-3, ())
+    assert (await _credits(connection, user), await list_open_grants(connection, user.id)) == (-3, ())
     await _give(connection, user, 10)
     assert await _credits(connection, user) == 7
-    assert [one.remaining for one in await open_grants(connection, user.id)] == [7]
+    assert [one.remaining for one in await list_open_grants(connection, user.id)] == [7]
 
 
 async def test_analyses_have_a_history(connection: AsyncConnection) -> None:
@@ -293,9 +294,9 @@ async def test_usage_is_filtered(connection: AsyncConnection, wanted: dict[str, 
 async def _state(connection: AsyncConnection, user: User) -> tuple[object, ...]:
     wanted = UsageFilter(user_id=user.id)
     return (
-        await balance(connection, user.id),
-        await open_grants(connection, user.id),
-        await ledger(connection, user.id),
+        await get_balance(connection, user.id),
+        await list_open_grants(connection, user.id),
+        await list_ledger(connection, user.id),
         await list_usage(connection, wanted),
         await list_analyses(connection, wanted),
     )
@@ -306,6 +307,6 @@ async def _assert_books_balance(connection: AsyncConnection, user: User) -> None
     booked = await connection.scalar(
         text("SELECT coalesce(sum(amount), 0) FROM credit_ledger WHERE user_id = :id"), {"id": user.id}
     )
-    grants: tuple[Grant, ...] = await open_grants(connection, user.id)
+    grants: tuple[Grant, ...] = await list_open_grants(connection, user.id)
     assert current == booked
     assert sum(one.remaining for one in grants) == max(0, current)

@@ -8,8 +8,9 @@ from uuid import uuid4
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.audit import audit_chain, audit_log
+from gateway.ledger.audit import audit_log
 from gateway.ledger.audit.audit_log import AuditFilter
+from gateway.ledger.db.session import run_commit_steps
 from gateway.ledger.db.tables import refused_requests
 from gateway.ledger.usage import refusals
 from gateway.ledger.usage.refusals import RefusedIn
@@ -54,7 +55,7 @@ async def test_the_audit_log_tells_the_history_of_a_thing(connection: AsyncConne
         after={"a": 2},
         reason="dearer",
     )
-    await audit_chain.seal_pending(connection, {})
+    await run_commit_steps(connection)
     entries = (await audit_log.list_entries(connection, AuditFilter(entity="plan", entity_id=plan_id))).data
     assert [(entry.actor, entry.action, entry.before, entry.after, entry.reason) for entry in entries] == [
         ("admin:bob", "change", {"a": 1}, {"a": 2}, "dearer"),

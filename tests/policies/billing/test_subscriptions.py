@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from policies.billing.subscriptions import (
     REQUESTS,
     Event,
-    Illegal,
+    IllegalEvent,
+    Schedule,
     State,
-    Timetable,
-    due,
+    due_event,
     legal_requests,
-    move,
-    provider_says,
+    state_from_provider,
+    transition,
 )
 from policies.model import SubscriptionStatus as Status
 
@@ -33,17 +33,17 @@ events = st.sampled_from(tuple(Event))
 
 @pytest.mark.parametrize("state", [State(status) for status in OVER])
 def test_nothing_brings_an_ended_one_back_but_its_provider(state: State) -> None:
-    assert [event for event in Event if not isinstance(move(state, event), Illegal)] == []
-    assert provider_says(Status.ACTIVE, is_ending=False) == State(Status.ACTIVE)
-    assert "start another" in str(move(state, Event.RESUME))
+    assert [event for event in Event if not isinstance(transition(state, event), IllegalEvent)] == []
+    assert state_from_provider(Status.ACTIVE, is_ending=False) == State(Status.ACTIVE)
+    assert "start another" in str(transition(state, Event.RESUME))
 
 
 @given(path=st.lists(events, max_size=30))
 def test_every_path_from_the_first_state_stays_in_states_that_make_sense(path: list[Event]) -> None:
     state = State(Status.INCOMPLETE)
     for event in path:
-        after = move(state, event)
-        if isinstance(after, Illegal):
+        after = transition(state, event)
+        if isinstance(after, IllegalEvent):
             assert event not in after.legal
             continue
         state = after
@@ -53,38 +53,38 @@ def test_every_path_from_the_first_state_stays_in_states_that_make_sense(path: l
 @given(state=states)
 def test_what_is_said_to_be_legal_is(state: State) -> None:
     for event in REQUESTS:
-        assert (event in legal_requests(state)) == (not isinstance(move(state, event), Illegal))
+        assert (event in legal_requests(state)) == (not isinstance(transition(state, event), IllegalEvent))
 
 
 @pytest.mark.parametrize("status", [Status.TRIALING, Status.ACTIVE, Status.PAST_DUE, Status.PAUSED])
 def test_one_that_is_to_end_can_be_kept_until_it_has(status: Status) -> None:
-    ending = move(State(status), Event.CANCEL_AT_PERIOD_END)
+    ending = transition(State(status), Event.CANCEL_AT_PERIOD_END)
     assert ending == State(status, is_ending=True)
-    assert move(State(status, is_ending=True), Event.UNDO_CANCEL) == State(status)
+    assert transition(State(status, is_ending=True), Event.UNDO_CANCEL) == State(status)
     over = Event.TRIAL_ENDED if status is Status.TRIALING else Event.PERIOD_ENDED
-    assert move(State(status, is_ending=True), over) == State(Status.EXPIRED)
-    assert isinstance(move(State(status), Event.UNDO_CANCEL), Illegal)
+    assert transition(State(status, is_ending=True), over) == State(Status.EXPIRED)
+    assert isinstance(transition(State(status), Event.UNDO_CANCEL), IllegalEvent)
 
 
 @given(
     state=states,
-    is_ours=st.booleans(),
+    is_manual=st.booleans(),
     ended=st.timedeltas(timedelta(days=-9), timedelta(days=9)),
     unpaid=st.none() | st.timedeltas(timedelta(days=-9), timedelta(days=9)),
     made=st.timedeltas(timedelta(days=-9), timedelta(days=0)),
 )
 def test_what_is_due_is_legal_and_ends(
-    state: State, is_ours: bool, ended: timedelta, unpaid: timedelta | None, made: timedelta
+    state: State, is_manual: bool, ended: timedelta, unpaid: timedelta | None, made: timedelta
 ) -> None:
-    times = Timetable(NOON + made, NOON + ended, None if unpaid is None else NOON + unpaid, is_ours)
-    event = due(state, times, now=NOON, grace=GRACE)
+    times = Schedule(NOON + made, NOON + ended, None if unpaid is None else NOON + unpaid, is_manual)
+    event = due_event(state, times, now=NOON, grace=GRACE)
     if event is None:
         return
-    after = move(state, event)
-    assert not isinstance(after, Illegal)
+    after = transition(state, event)
+    assert not isinstance(after, IllegalEvent)
     assert after.status in (Status.ACTIVE, Status.EXPIRED)
     if after.status is Status.ACTIVE:
-        assert is_ours
+        assert is_manual
         assert ended <= timedelta(0)
 
 
@@ -104,4 +104,4 @@ def test_what_is_due_is_legal_and_ends(
 )
 def test_what_the_clock_brings(state: State, passed: timedelta, expected: Event | None) -> None:
     at = NOON - passed
-    assert due(state, Timetable(at, at, at, is_ours=True), now=NOON, grace=GRACE) is expected
+    assert due_event(state, Schedule(at, at, at, is_manual=True), now=NOON, grace=GRACE) is expected

@@ -12,7 +12,7 @@ from gateway.clock import monotonic_seconds, now
 from gateway.ledger.accounts import api_keys, users
 from gateway.ledger.accounts.principals import find_principal
 from gateway.ledger.catalogue import plans
-from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions import lifecycle
 from gateway.proxy.admission import principals
 from policies.access.keys import digest
 from policies.model import KeyStatus, Principal
@@ -109,11 +109,11 @@ async def test_permissions_are_granted_and_withdrawn(plane: Plane, account: Acco
 async def test_a_subscription_ends_and_another_begins(plane: Plane, account: Account) -> None:
     assert account.subscription_id is not None
     async with plane.database.transaction() as connection:
-        await subscriptions.cancel(connection, account.subscription_id, now=now(), at_period_end=False)
+        await lifecycle.cancel(connection, account.subscription_id, now=now(), at_period_end=False)
     await plane.publish()
     assert await code(plane, account) == "subscription_inactive"
     async with plane.database.transaction() as connection:
-        await subscriptions.start(connection, account.user_id, plan_id=account.plan.id, now=now())
+        await lifecycle.start(connection, account.user_id, plan_id=account.plan.id, now=now())
     await plane.publish()
     assert await code(plane, account) is None
 

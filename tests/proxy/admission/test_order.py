@@ -8,7 +8,7 @@ from typing import Any
 from gateway.clock import now
 from gateway.ledger.accounts import api_keys, users
 from gateway.ledger.catalogue import plans
-from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions import lifecycle
 from policies.model import KeyStatus
 from tests.proxy.data_plane import Account, Plane
 
@@ -110,7 +110,7 @@ async def _reactivate(plane: Plane, account: Account) -> None:
 
 async def _subscribe(plane: Plane, account: Account) -> None:
     async with plane.database.transaction() as connection:
-        await subscriptions.start(connection, account.user_id, plan_id=account.plan.id, now=now())
+        await lifecycle.start(connection, account.user_id, plan_id=account.plan.id, now=now())
     await plane.publish()
 
 

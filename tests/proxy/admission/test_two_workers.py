@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.clock import now
 from gateway.ledger.accounts import users
 from gateway.ledger.catalogue import plans
-from gateway.ledger.subscriptions import renewals, subscriptions
+from gateway.ledger.invoicing import plan_changes
+from gateway.ledger.subscriptions import lifecycle, renewals
 from tests.proxy.conftest import Configure, Serve
 from tests.proxy.data_plane import Account, Plane
 
@@ -46,23 +47,23 @@ async def _terms(connection: AsyncConnection, account: Account, **terms: Any) ->
 
 async def _end(connection: AsyncConnection, account: Account) -> None:
     assert account.subscription_id is not None
-    await subscriptions.cancel(connection, account.subscription_id, now=now(), at_period_end=False)
+    await lifecycle.cancel(connection, account.subscription_id, now=now(), at_period_end=False)
 
 
 async def _pause(connection: AsyncConnection, account: Account) -> None:
     assert account.subscription_id is not None
-    await subscriptions.pause(connection, account.subscription_id)
+    await lifecycle.pause(connection, account.subscription_id)
 
 
 async def _other_plan(connection: AsyncConnection, account: Account) -> None:
     assert account.subscription_id is not None
     poorer = await plans.create(connection, replace(account.plan.terms, name=f"{account.plan.id}-less", features={}))
-    await subscriptions.change(connection, account.subscription_id, plan_id=poorer.id, now=now(), actor="test")
+    await plan_changes.change(connection, account.subscription_id, plan_id=poorer.id, now=now(), actor="test")
 
 
 async def _run_out(connection: AsyncConnection, account: Account) -> None:
     assert account.subscription_id is not None
-    begun = await subscriptions.cancel(connection, account.subscription_id, now=now())
+    begun = await lifecycle.cancel(connection, account.subscription_id, now=now())
     await renewals.turn(connection, begun.id, now=begun.current_period_end, grace=timedelta(days=3))
 
 

@@ -14,7 +14,7 @@ from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms
 from gateway.ledger.credits import grants
 from gateway.ledger.db.session import Database
-from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions import lifecycle, subscriptions
 from gateway.meter.journal import Journal
 from gateway.metrics import PARKED
 from gateway.workers.billing.credit_expiry import CreditKeeper
@@ -44,13 +44,13 @@ async def _subscribe(ledger: Database, *, rolls_over: bool = True) -> list[UUID]
         plan = await plans.create(connection, terms)
         for _ in range(ACCOUNTS):
             user = await a_user(connection)
-            begun.append(await subscriptions.start(connection, user.id, plan_id=plan.id, now=NOON))
+            begun.append(await lifecycle.start(connection, user.id, plan_id=plan.id, now=NOON))
     return [each.user_id for each in begun]
 
 
 async def _balances(ledger: Database, user_ids: list[UUID]) -> list[int]:
     async with ledger.read() as connection:
-        found = [await grants.balance(connection, user_id) for user_id in user_ids]
+        found = [await grants.get_balance(connection, user_id) for user_id in user_ids]
     return [each.current_credits for each in found if each is not None]
 
 
@@ -86,7 +86,7 @@ async def test_an_account_that_somebody_changes_is_left_for_the_next_time(ledger
     late = NOON + timedelta(days=31)
     mover = SubscriptionMover(ledger, journal, grace=GRACE, now=lambda: late)
     async with ledger.transaction() as busy:
-        await subscriptions.locked(busy, await _subscription_of(ledger, user_ids[0]))
+        await subscriptions.get_for_update(busy, await _subscription_of(ledger, user_ids[0]))
         assert await mover.run_once() == ACCOUNTS - 1
     assert await mover.run_once() == 1
     assert await mover.run_once() == 0
@@ -132,6 +132,6 @@ async def _nothing_at(ledger: Database, journal: Journal, now: datetime) -> bool
 
 async def _subscription_of(ledger: Database, user_id: UUID) -> UUID:
     async with ledger.read() as connection:
-        found = await subscriptions.current(connection, user_id)
+        found = await subscriptions.get_current(connection, user_id)
     assert found is not None
     return found.id

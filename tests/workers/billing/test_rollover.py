@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms
-from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions import lifecycle
 from gateway.meter.client.errors import MeterUnavailable
 from gateway.workers.billing.credit_expiry import CreditKeeper
 from gateway.workers.billing.renewals import SubscriptionMover
@@ -31,7 +31,7 @@ async def _subscriber(house: House) -> tuple[UUID, datetime]:
     async with house.database.transaction() as connection:
         plan = await plans.create(connection, terms)
         now = datetime.now(UTC) - timedelta(days=10)
-        begun = await subscriptions.start(connection, user_id, plan_id=plan.id, now=now)
+        begun = await lifecycle.start(connection, user_id, plan_id=plan.id, now=now)
     return user_id, begun.current_period_end
 
 

@@ -13,8 +13,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from gateway.ledger.accounts import api_keys as key_ledger
-from gateway.ledger.credits import key_budgets
-from gateway.ledger.usage import account_load
+from gateway.ledger.usage import account_load, key_budgets
 from gateway.meter.account_snapshots import Audit
 from gateway.meter.client.client import NotSent
 from gateway.proxy.admission import account_loader

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import text
 
-from gateway.ledger.credits import grants
+from gateway.ledger.credits import movements
 from gateway.ledger.usage.history import UsageFilter, list_usage
 from gateway.meter.meter import Verdict
 from gateway.workers.outbox import OutboxPublisher
@@ -24,7 +24,7 @@ async def test_a_call_is_charged_the_same_in_every_book(house: House) -> None:
     assert await UsageWriter(house.database, house.journal).run_once() == 1
     async with house.database.read() as connection:
         (row,) = (await list_usage(connection, UsageFilter(user_id=user_id))).data
-        newest, *_ = (await grants.ledger(connection, user_id)).data
+        newest, *_ = (await movements.list_ledger(connection, user_id)).data
     assert (row.request_id, row.credits_charged, row.outcome) == (UUID(request_id), 7, "succeeded")
     assert row.metadata == {"balance_after": 43}
     assert (newest.kind, newest.amount, newest.balance_after) == ("usage", -7, 43)

@@ -25,11 +25,11 @@ from gateway.clock import now
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms, StoredPlan
 from gateway.ledger.db.errors import NotFound
+from gateway.ledger.invoicing import plan_changes
 from gateway.ledger.payments import provider_sync
 from gateway.ledger.payments.provider_updates import News, take
-from gateway.ledger.subscriptions import subscriptions
-from gateway.ledger.subscriptions.subscription_rows import after as moved
-from gateway.ledger.subscriptions.subscriptions import OURS, StoredSubscription
+from gateway.ledger.subscriptions import lifecycle, subscriptions
+from gateway.ledger.subscriptions.subscriptions import MANUAL, StoredSubscription, transition
 from policies.billing.payments import About, Subject
 from policies.billing.subscriptions import Event
 from policies.model import SubscriptionStatus
@@ -89,7 +89,7 @@ class Ending(Given):
 async def get_my_subscription(me: Me) -> OwnSubscription:
     """The current one, or else the last one there was; 404 before the first."""
     async with me.desk.read() as connection:
-        found = await subscriptions.latest(connection, me.id)
+        found = await subscriptions.get_latest(connection, me.id)
     if found is None:
         raise NotFound("subscription", "yet; POST /subscriptions/{plan_id} begins one")
     return OwnSubscription.model_validate(found)
@@ -108,7 +108,7 @@ async def subscribe(
     order = order or Order()
     async with me.desk.read() as connection:
         plan = await _offered(connection, plan_id)
-        current = await subscriptions.current(connection, me.id)
+        current = await subscriptions.get_current(connection, me.id)
     if not _is_free(plan.terms):
         _check_may_buy(current, plan)
         sold = await sell_plan(
@@ -117,7 +117,7 @@ async def subscribe(
         waiting = await _own(me, sold.subscription_id)
         return _begun(waiting, checkout_id=sold.id, checkout_url=sold.url)
     async with me.desk.change() as change:
-        begun = await subscriptions.start(
+        begun = await lifecycle.start(
             change.connection, me.id, plan_id=plan.id, now=now(), actor=change.actor, resumes_period=True
         )
         await change.note("subscriptions.start", "subscription", entity_id=begun.id, after=_shown(begun))
@@ -138,7 +138,7 @@ async def end_subscription(
             me, held, till, found, asked=provider.cancel(_remote(found), at_period_end=at_period_end)
         )
     async with me.desk.change() as change:
-        ended = await subscriptions.cancel(change.connection, found.id, now=now(), at_period_end=at_period_end)
+        ended = await lifecycle.cancel(change.connection, found.id, now=now(), at_period_end=at_period_end)
         await change.note(
             "subscriptions.cancel", "subscription", entity_id=found.id, before=_shown(found), after=_shown(ended)
         )
@@ -153,7 +153,7 @@ async def undo_cancellation(subscription_id: UUID, me: Me, held: Held, till: The
     if _is_billed(found):
         return await _at_provider(me, held, till, found, asked=till.provider(found.provider).resume(_remote(found)))
     async with me.desk.change() as change:
-        kept = await subscriptions.undo_cancel(change.connection, found.id)
+        kept = await lifecycle.undo_cancel(change.connection, found.id)
         await change.note(
             "subscriptions.undo_cancel", "subscription", entity_id=found.id, before=_shown(found), after=_shown(kept)
         )
@@ -175,7 +175,7 @@ async def change_plan(subscription_id: UUID, given: PlanChange, me: Me, held: He
     if given.quantity is not None:
         raise Invalid("quantity", "is for plans that are paid for")
     async with me.desk.change() as change:
-        changed = await subscriptions.change(
+        changed = await plan_changes.change(
             change.connection, found.id, now=now(), actor=change.actor, plan_id=plan.id, at_period_end=True
         )
         after = _shown(changed.subscription)
@@ -226,7 +226,7 @@ def _check_may_buy(current: StoredSubscription | None, plan: StoredPlan) -> None
 
 def _check(found: StoredSubscription, event: Event) -> None:
     """Before a provider is asked for what we would not do. Raises IllegalTransition."""
-    moved(found, event)
+    transition(found, event)
 
 
 async def _offered(connection: AsyncConnection, named: str) -> StoredPlan:
@@ -254,7 +254,7 @@ def _is_free(terms: PlanTerms) -> bool:
 
 def _is_billed(subscription: StoredSubscription) -> bool:
     """By a provider that knows it; one that was never paid for is ours alone."""
-    return subscription.provider != OURS and subscription.provider_subscription_id is not None
+    return subscription.provider != MANUAL and subscription.provider_subscription_id is not None
 
 
 def _remote(subscription: StoredSubscription) -> str:

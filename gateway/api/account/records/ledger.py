@@ -14,7 +14,7 @@ from gateway.api.account.dependencies import Held, Me
 from gateway.api.csv_export import Format
 from gateway.api.openapi import SIGNED_IN
 from gateway.api.schemas.pages import Listing, Paging, Shown, listing
-from gateway.ledger.credits import grants
+from gateway.ledger.credits import movements
 
 router = APIRouter(prefix="/me", tags=["credits"], responses=SIGNED_IN)
 
@@ -47,7 +47,7 @@ async def list_ledger(
 
     async def page(cursor: str | None, limit: int) -> Listing[Entry]:
         async with held.database.read() as connection:
-            found = await grants.ledger(connection, me.id, cursor=cursor, limit=limit)
+            found = await movements.list_ledger(connection, me.id, cursor=cursor, limit=limit)
         return listing(found, Entry.model_validate)
 
     if csv_export.is_wanted(request, wanted.format):

@@ -54,7 +54,7 @@ async def get_limits(user_id: Reader, key: KeyInUse, held: Held) -> Limits:
     """Read from where calls are admitted, at this moment. Takes an API key too."""
     async with held.database.read() as connection:
         account = await account_of(connection, user_id)
-        balance = await grants.balance(connection, user_id)
+        balance = await grants.get_balance(connection, user_id)
     if balance is None:
         raise NotFound("user", user_id)
     cap = cap_of(key, account.subscription)

@@ -14,7 +14,7 @@ from gateway.api.admin.dependencies import TheDesk
 from gateway.api.openapi import UNKNOWN
 from gateway.api.schemas.fields import FutureInstant, Line, PositiveCredits, Priority, SignedCredits
 from gateway.api.schemas.pages import Given, Listing, Paging, Shown, listing
-from gateway.ledger.credits import grants
+from gateway.ledger.credits import grants, movements
 
 router = APIRouter(prefix="/users/{user_id}", tags=["credits"], responses=UNKNOWN)
 
@@ -99,9 +99,9 @@ class Adjustment(Given):
 async def get_credits(user_id: UUID, desk: TheDesk) -> CreditsWithGrants:
     async with desk.read() as connection:
         await existing_user(connection, user_id)
-        balance = Credits.model_validate(await grants.balance(connection, user_id))
-        current = [Grant.model_validate(grant) for grant in await grants.open_grants(connection, user_id)]
-        scheduled = [Grant.model_validate(grant) for grant in await grants.scheduled_grants(connection, user_id)]
+        balance = Credits.model_validate(await grants.get_balance(connection, user_id))
+        current = [Grant.model_validate(grant) for grant in await grants.list_open_grants(connection, user_id)]
+        scheduled = [Grant.model_validate(grant) for grant in await grants.list_scheduled_grants(connection, user_id)]
     return CreditsWithGrants(**balance.model_dump(), grants=current, scheduled=scheduled)
 
 
@@ -143,5 +143,5 @@ async def adjust_credits(user_id: UUID, given: Adjustment, desk: TheDesk) -> Led
 async def list_ledger(user_id: UUID, wanted: Annotated[Paging, Query()], desk: TheDesk) -> Listing[LedgerEntry]:
     async with desk.read() as connection:
         await existing_user(connection, user_id)
-        page = await grants.ledger(connection, user_id, cursor=wanted.cursor, limit=wanted.limit)
+        page = await movements.list_ledger(connection, user_id, cursor=wanted.cursor, limit=wanted.limit)
     return listing(page, LedgerEntry.model_validate)

@@ -20,7 +20,7 @@ from gateway.clock import now
 from gateway.ledger.accounts import erasure, users
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.db.versions import bump_account
-from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions import lifecycle, subscriptions
 from policies.model import AccountStatus
 
 router = APIRouter(prefix="/users", tags=["users"])
@@ -81,7 +81,7 @@ async def create_user(given: NewUser, desk: TheDesk) -> UserWithSubscription:
         user = await users.create(change.connection, given.email, **fields)
         if given.plan is not None:
             plan = await offered_plan(change.connection, given.plan)
-            await subscriptions.start(change.connection, user.id, plan_id=plan.id, now=now(), actor=change.actor)
+            await lifecycle.start(change.connection, user.id, plan_id=plan.id, now=now(), actor=change.actor)
         created = await _detailed(change.connection, user)
         await change.note("users.create", "user", entity_id=user.id, after=created)
     return created
@@ -151,6 +151,6 @@ async def _locked(connection: AsyncConnection, user_id: UUID) -> User:
 
 
 async def _detailed(connection: AsyncConnection, user: users.User) -> UserWithSubscription:
-    current = await subscriptions.current(connection, user.id)
+    current = await subscriptions.get_current(connection, user.id)
     shown = None if current is None else Subscription.model_validate(current)
     return UserWithSubscription(**User.model_validate(user).model_dump(), subscription=shown)

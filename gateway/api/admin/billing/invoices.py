@@ -20,10 +20,10 @@ from gateway.api.schemas.pages import Given, Listing, Paging, listing
 from gateway.clock import now
 from gateway.ledger.accounts import users
 from gateway.ledger.accounts.users import User
-from gateway.ledger.credits.allowances import plan_of
 from gateway.ledger.db.errors import AlreadyExists, NotFound
 from gateway.ledger.invoicing import invoices, issued_invoices
 from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions.allowances import plan_of
 
 router = APIRouter(prefix="/invoices", tags=["payments"])
 
@@ -54,8 +54,8 @@ async def issue_invoice(given: NewInvoice, desk: TheDesk, till: TheTill) -> Invo
     """For the period that the subscription is in, by its plan's pricing model, and for changes of plan or seats since
     the last one: unused time is given back, remaining time asked for. Final once it is issued."""
     async with desk.change() as change:
-        found = await subscriptions.locked(change.connection, given.subscription_id)
-        if found.provider != subscriptions.OURS:
+        found = await subscriptions.get_for_update(change.connection, given.subscription_id)
+        if found.provider != subscriptions.MANUAL:
             raise Conflict(f"{found.provider} bills this subscription and makes its invoices.")
         made = await issued_invoices.issue_next(
             change.connection,

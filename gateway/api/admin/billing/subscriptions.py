@@ -22,7 +22,8 @@ from gateway.clock import now
 from gateway.ledger.accounts import users
 from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.db.errors import NotFound
-from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.invoicing import plan_changes
+from gateway.ledger.subscriptions import lifecycle, subscriptions
 from policies.model import SubscriptionStatus
 
 router = APIRouter(prefix="/subscriptions", tags=["subscriptions"])
@@ -122,7 +123,7 @@ async def change_subscription(subscription_id: UUID, given: SubscriptionChange, 
         if given.plan_id is not None:
             plan = await existing_plan(change.connection, given.plan_id)
             plan_id = (plan if plan.id == found.plan_id else await offered_plan(change.connection, plan.id)).id
-        await subscriptions.change(
+        await plan_changes.change(
             change.connection,
             subscription_id,
             now=now(),
@@ -141,7 +142,7 @@ async def cancel_subscription(
     """At the end of its period unless told otherwise. Credits that were granted stay until they expire."""
     at_period_end = given.at_period_end if given else True
     async with _changed(desk, subscription_id, "subscriptions.cancel") as (change, _):
-        await subscriptions.cancel(change.connection, subscription_id, now=now(), at_period_end=at_period_end)
+        await lifecycle.cancel(change.connection, subscription_id, now=now(), at_period_end=at_period_end)
     return await get_subscription(subscription_id, desk)
 
 
@@ -149,7 +150,7 @@ async def cancel_subscription(
 async def undo_cancellation(subscription_id: UUID, desk: TheDesk) -> Subscription:
     """One that was to end with its period does not."""
     async with _changed(desk, subscription_id, "subscriptions.undo_cancel") as (change, _):
-        await subscriptions.undo_cancel(change.connection, subscription_id)
+        await lifecycle.undo_cancel(change.connection, subscription_id)
     return await get_subscription(subscription_id, desk)
 
 
@@ -157,7 +158,7 @@ async def undo_cancellation(subscription_id: UUID, desk: TheDesk) -> Subscriptio
 async def pause_subscription(subscription_id: UUID, desk: TheDesk) -> Subscription:
     """From the very next request on calls are refused with 402; no period begins until it is resumed."""
     async with _changed(desk, subscription_id, "subscriptions.pause") as (change, _):
-        await subscriptions.pause(change.connection, subscription_id)
+        await lifecycle.pause(change.connection, subscription_id)
     return await get_subscription(subscription_id, desk)
 
 
@@ -165,13 +166,13 @@ async def pause_subscription(subscription_id: UUID, desk: TheDesk) -> Subscripti
 async def resume_subscription(subscription_id: UUID, desk: TheDesk) -> Subscription:
     """With the period it was paused in or, where that is over, with a new one."""
     async with _changed(desk, subscription_id, "subscriptions.resume") as (change, _):
-        await subscriptions.resume(change.connection, subscription_id, now=now(), actor=change.actor)
+        await lifecycle.resume(change.connection, subscription_id, now=now(), actor=change.actor)
     return await get_subscription(subscription_id, desk)
 
 
 async def _start(change: Change, given: NewSubscription, plan: StoredPlan) -> subscriptions.StoredSubscription:
     if not given.trial:
-        return await subscriptions.start(
+        return await lifecycle.start(
             change.connection,
             given.user_id,
             plan_id=plan.id,
@@ -179,7 +180,7 @@ async def _start(change: Change, given: NewSubscription, plan: StoredPlan) -> su
             now=now(),
             actor=change.actor,
         )
-    return await subscriptions.start_trial(
+    return await lifecycle.start_trial(
         change.connection,
         given.user_id,
         plan_id=plan.id,
@@ -194,8 +195,8 @@ async def _start(change: Change, given: NewSubscription, plan: StoredPlan) -> su
 async def _changed(desk: Desk, subscription_id: UUID, action: str) -> AsyncIterator[tuple[Change, Subscription]]:
     """The subscription as no other change can alter it; what the block did to it is noted."""
     async with desk.change() as change:
-        found = await subscriptions.locked(change.connection, subscription_id)
-        if found.provider != subscriptions.OURS:
+        found = await subscriptions.get_for_update(change.connection, subscription_id)
+        if found.provider != subscriptions.MANUAL:
             raise Conflict(
                 f"This subscription is {found.provider}'s to change: what is done there is known here at once."
             )

@@ -9,10 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import StoredPlan
-from gateway.ledger.credits import grants, thresholds
+from gateway.ledger.credits import grants, movements, thresholds
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.db.tables import credit_grants, user_credits
-from gateway.ledger.subscriptions.subscription_rows import StoredSubscription
+from gateway.ledger.subscriptions.subscriptions import StoredSubscription
 from policies.credits.allowances import period_credits, prorated_credits, refill
 from policies.model import SubscriptionStatus
 
@@ -97,7 +97,7 @@ async def prorate(
     taken is remembered, and the period's next change to more gives less by it. Gives the signed movement.
     """
     change = prorated_credits(before, credits_of(plan, subscription.quantity), left=left)
-    await grants.lock(connection, subscription.user_id)
+    await movements.lock(connection, subscription.user_id)
     if change > 0:
         return await _give(connection, subscription, plan=plan, amount=change, actor=actor)
     if change < 0:
@@ -131,7 +131,7 @@ _OPEN = text("""
 
 
 async def _open(connection: AsyncConnection, subscription: StoredSubscription, *, amount: int) -> bool:
-    await grants.lock(connection, subscription.user_id)
+    await movements.lock(connection, subscription.user_id)
     is_granted = select(credit_grants.c.id).where(
         credit_grants.c.subscription_id == subscription.id,
         credit_grants.c.period_start == subscription.current_period_start,
@@ -188,7 +188,7 @@ async def _take(connection: AsyncConnection, subscription: StoredSubscription, *
         if taken:
             left = update(credit_grants).where(credit_grants.c.id == grant.id).values(remaining=grant.remaining - taken)
             await connection.execute(left)
-            await grants.move(
+            await movements.record_movement(
                 connection,
                 subscription.user_id,
                 kind="adjustment",

@@ -1,0 +1,230 @@
+"""Starts, pauses, resumes and ends subscriptions on request; `renewals.py` does what becomes due.
+
+Every command locks the account and bumps its version first, so the change holds from the next request on. It asks
+the table of `policies.billing.subscriptions` whether the change is legal. Each raises NotFound for an unknown
+subscription and IllegalTransition.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue.plans import StoredPlan
+from gateway.ledger.db import tables
+from gateway.ledger.db.errors import NotFound
+from gateway.ledger.db.versions import bump_account
+from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions.allowances import begin_period, carry_on, plan_of
+from gateway.ledger.subscriptions.subscriptions import MANUAL, StoredSubscription, get_for_update, transition
+from policies.billing.periods import BillingPeriod, PeriodLength, nth_period
+from policies.billing.subscriptions import Event
+from policies.model import SubscriptionStatus
+
+
+async def start(
+    connection: AsyncConnection,
+    user_id: UUID,
+    *,
+    plan_id: str,
+    now: datetime,
+    actor: str = "system",
+    quantity: int = 1,
+    resumes_period: bool = False,
+) -> StoredSubscription:
+    """An active subscription from `now` on, its credits granted.
+
+    With `resumes_period`, for who subscribes by themself, a free plan goes on with the period of a free one that ended
+    early: nobody has credits again by cancelling and starting over. Raises NotFound for an unknown user or plan,
+    AlreadyExists while another subscription is current.
+    """
+    plan, zone = await _begun_by(connection, user_id, plan_id)
+    under_way = await _free_period(connection, user_id, now) if resumes_period and plan.terms.price == 0 else None
+    span = under_way or nth_period(now, period_length(plan), zone=zone, number=0)
+    begun = await subscriptions.create(
+        connection, **_terms(user_id, plan, span, quantity=quantity), status=SubscriptionStatus.ACTIVE, provider=MANUAL
+    )
+    if under_way:
+        await carry_on(connection, begun)
+    else:
+        await begin_period(connection, begun, plan=plan, actor=actor)
+    return begun
+
+
+async def start_trial(
+    connection: AsyncConnection, user_id: UUID, *, plan_id: str, days: int, now: datetime, actor: str, quantity: int = 1
+) -> StoredSubscription:
+    """The account's one trial, with the credits of a period until its end; then the plan's first period begins.
+
+    Raises AlreadyExists for a second one (`uq_subscriptions_trial`) and while another is current, NotFound.
+    """
+    plan, zone = await _begun_by(connection, user_id, plan_id)
+    span = nth_period(now, PeriodLength("day", days), zone=zone, number=0)
+    trial = {"trial_start": span.start, "trial_end": span.end}
+    begun = await subscriptions.create(
+        connection,
+        **_terms(user_id, plan, span, quantity=quantity),
+        **trial,
+        status=SubscriptionStatus.TRIALING,
+        provider=MANUAL,
+    )
+    await begin_period(connection, begun, plan=plan, actor=actor)
+    return begun
+
+
+async def await_payment(
+    connection: AsyncConnection, user_id: UUID, *, plan_id: str, provider: str, now: datetime, quantity: int = 1
+) -> StoredSubscription:
+    """An incomplete subscription, to become what the provider says of it; nothing is granted yet.
+
+    The account may live on another one meanwhile. An incomplete one of the same plan and provider is given again.
+    """
+    plan, zone = await _begun_by(connection, user_id, plan_id)
+    open_one = select(tables.subscriptions.c.id).where(
+        tables.subscriptions.c.user_id == user_id,
+        tables.subscriptions.c.plan_id == plan_id,
+        tables.subscriptions.c.provider == provider,
+        tables.subscriptions.c.status == SubscriptionStatus.INCOMPLETE,
+        tables.subscriptions.c.provider_subscription_id.is_(None),
+    )
+    found: UUID | None = await connection.scalar(open_one.order_by(tables.subscriptions.c.id.desc()).limit(1))
+    terms = _terms(user_id, plan, nth_period(now, period_length(plan), zone=zone, number=0), quantity=quantity)
+    if found is not None:
+        return await subscriptions.update(connection, found, **terms, created_at=now)
+    return await subscriptions.create(
+        connection, **terms, status=SubscriptionStatus.INCOMPLETE, provider=provider, created_at=now
+    )
+
+
+async def cancel(
+    connection: AsyncConnection, subscription_id: UUID, *, now: datetime, at_period_end: bool = True
+) -> StoredSubscription:
+    """Ends it with its period, or now. Credits already granted stay until they expire."""
+    subscription = await get_for_update(connection, subscription_id)
+    event = Event.CANCEL_AT_PERIOD_END if at_period_end else Event.CANCEL_NOW
+    nothing_next = {"next_plan_id": None, "next_quantity": None}
+    changes = transition(subscription, event)
+    return await subscriptions.update(
+        connection,
+        subscription_id,
+        **changes,
+        **nothing_next,
+        past_due_since=subscription.past_due_since if at_period_end else None,
+        canceled_at=subscription.canceled_at if at_period_end and subscription.canceled_at else now,
+    )
+
+
+async def undo_cancel(connection: AsyncConnection, subscription_id: UUID) -> StoredSubscription:
+    """It goes on after its period."""
+    subscription = await get_for_update(connection, subscription_id)
+    return await subscriptions.update(
+        connection, subscription_id, **transition(subscription, Event.UNDO_CANCEL), canceled_at=None
+    )
+
+
+async def pause(connection: AsyncConnection, subscription_id: UUID) -> StoredSubscription:
+    """Calls are refused and no period begins until it is resumed; the period under way runs on."""
+    subscription = await get_for_update(connection, subscription_id)
+    return await subscriptions.update(connection, subscription_id, **transition(subscription, Event.PAUSE))
+
+
+async def resume(
+    connection: AsyncConnection, subscription_id: UUID, *, now: datetime, actor: str
+) -> StoredSubscription:
+    """Goes on with the period it was paused in or, where that is over, with a new one from `now` on."""
+    subscription = await get_for_update(connection, subscription_id)
+    changes = transition(subscription, Event.RESUME)
+    if now < subscription.current_period_end:
+        return await subscriptions.update(connection, subscription_id, **changes)
+    return await renew(connection, subscription, anchor=now, actor=actor, **changes)
+
+
+async def renew(
+    connection: AsyncConnection,
+    subscription: StoredSubscription,
+    *,
+    actor: str,
+    span: BillingPeriod | None = None,
+    anchor: datetime | None = None,
+    **changes: object,
+) -> StoredSubscription:
+    """The next period, `span` or the one from `anchor` on, with the plan and seats that were to come with it."""
+    terms: dict[str, object] = {}
+    if subscription.next_plan_id is not None and subscription.next_plan_id != subscription.plan_id:
+        terms = plan_columns(await get_plan(connection, subscription.next_plan_id))
+    terms |= {"quantity": subscription.next_quantity or subscription.quantity}
+    terms |= {"next_plan_id": None, "next_quantity": None}
+    renewed = await subscriptions.update(connection, subscription.id, **terms, **changes)
+    plan = await plan_of(connection, renewed)
+    if span is None:
+        zone = await time_zone_of(connection, renewed.user_id)
+        span = nth_period(anchor or renewed.current_period_end, period_length(plan), zone=zone, number=0)
+    renewed = await subscriptions.update(connection, renewed.id, **_of_period(span))
+    await begin_period(connection, renewed, plan=plan, actor=actor)
+    return renewed
+
+
+def period_length(plan: StoredPlan) -> PeriodLength:
+    return PeriodLength(plan.terms.billing_interval, plan.terms.billing_interval_count)
+
+
+async def time_zone_of(connection: AsyncConnection, user_id: UUID) -> ZoneInfo:
+    """UTC for a name that the time zone database does not have any more."""
+    name: str | None = await connection.scalar(select(tables.users.c.time_zone).where(tables.users.c.id == user_id))
+    try:
+        return ZoneInfo(name or "UTC")
+    except (LookupError, ValueError, OSError):
+        return ZoneInfo("UTC")
+
+
+async def _begun_by(connection: AsyncConnection, user_id: UUID, plan_id: str) -> tuple[StoredPlan, ZoneInfo]:
+    """The plan and the account's time zone, the account locked."""
+    plan = await get_plan(connection, plan_id)
+    if await bump_account(connection, user_id) is None:
+        raise NotFound("user", user_id)
+    return plan, await time_zone_of(connection, user_id)
+
+
+async def get_plan(connection: AsyncConnection, plan_id: str) -> StoredPlan:
+    plan = await plans.get(connection, plan_id)
+    if plan is None:
+        raise NotFound("plan", plan_id)
+    return plan
+
+
+async def _free_period(connection: AsyncConnection, user_id: UUID, now: datetime) -> BillingPeriod | None:
+    """Of a free subscription that has ended, where it would still run."""
+    ended = (
+        select(
+            tables.subscriptions.c.period_anchor,
+            tables.subscriptions.c.current_period_start,
+            tables.subscriptions.c.current_period_end,
+        )
+        .join(tables.subscription_plans, tables.subscription_plans.c.id == tables.subscriptions.c.plan_id)
+        .where(
+            tables.subscriptions.c.user_id == user_id,
+            tables.subscriptions.c.status.in_((SubscriptionStatus.CANCELED, SubscriptionStatus.EXPIRED)),
+            tables.subscription_plans.c.price == 0,
+            tables.subscriptions.c.current_period_end > now,
+        )
+        .order_by(tables.subscriptions.c.current_period_end.desc())
+    )
+    row = (await connection.execute(ended.limit(1))).one_or_none()
+    return None if row is None else BillingPeriod(*row)
+
+
+def _terms(user_id: UUID, plan: StoredPlan, span: BillingPeriod, *, quantity: int) -> dict[str, object]:
+    return {"user_id": user_id, "quantity": quantity, **plan_columns(plan), **_of_period(span)}
+
+
+def plan_columns(plan: StoredPlan) -> dict[str, object]:
+    return {"plan_id": plan.id, "plan_version": plan.version, "keeps_version": False}
+
+
+def _of_period(span: BillingPeriod) -> dict[str, object]:
+    return {"period_anchor": span.anchor, "current_period_start": span.start, "current_period_end": span.end}
