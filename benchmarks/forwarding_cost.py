@@ -42,12 +42,12 @@ from policies.model import (
     Key,
     KeyStatus,
     Plan,
-    Price,
     Principal,
     Route,
     Subscription,
     SubscriptionStatus,
 )
+from policies.pricing.price import Price
 
 BODY = b'{"ok": "answer", "padding": "' + b"x" * 986 + b'answer"}'
 ANSWER = (

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
 from enum import StrEnum
-from typing import Literal
 from uuid import UUID
+
+from policies.pricing.price import Price
 
 FeatureValue = bool | int | str
 
@@ -168,22 +168,6 @@ class Principal:
     account: Account
     account_version: int
     catalogue_version: int
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """The formula of a route: `credits` for each `unit_size` units, at least `minimum`.
-
-    A `call` costs `credits`. An `item` is counted in the request body by JSON Pointer (RFC 6901), a `token` in the
-    response. `hold` is what is set aside while a response-counted call runs.
-    """
-
-    credits: Decimal
-    unit: Literal["call", "item", "token", "minute"] = "call"
-    unit_size: int = 1
-    pointer: str | None = None
-    minimum: int = 0
-    hold: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

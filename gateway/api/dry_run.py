@@ -23,6 +23,8 @@ from policies.access.key_budgets import Cap
 from policies.access.limits import WINDOW_SECONDS, WINDOWS, Limits, limits_of
 from policies.model import Account, FeatureValue, Key, Refused, Route
 from policies.pricing import prices
+from policies.pricing.units import PriceUnit
+from policies.wording import counted
 
 KEY_CREDITS_LEFT = (
     "What the credit cap of the key leaves it in this period, less what calls under way hold; null without one."
@@ -149,7 +151,7 @@ class Previewer:
             offered=offered,
         )
         plan = subscription.plan
-        if route is not None and route.price.unit == "item" and facts.units is not None:
+        if route is not None and route.price.unit is PriceUnit.ITEM and facts.units is not None:
             prices.check_batch(facts.units, plan.max_products_per_batch)
         cap = key_budgets.cap_of(key, subscription)
         admission.check_standing(standing, limits_of(plan), plan, required=cost.required, cap=cap)
@@ -187,13 +189,13 @@ def _at_rest(balance: int, limits: Limits) -> Standing:
 
 def _cost(route: Route | None, facts: Facts) -> _Cost:
     if facts.credits is not None:
-        return _Cost(facts.credits, facts.credits, facts.credits, f"{facts.credits} credits, as asked")
+        return _Cost(facts.credits, facts.credits, facts.credits, f"{counted(facts.credits, 'credit')}, as asked")
     if route is None:
         return _Cost(0, 0, 0, "no route, no price")
     price = route.price
-    units = 1 if facts.units is None or price.unit == "call" else facts.units
+    units = 1 if facts.units is None or price.unit is PriceUnit.CALL else facts.units
     hold = prices.hold(price, units)
-    if facts.units is None and price.unit in ("token", "minute"):
+    if facts.units is None and not price.is_known_at_admission:
         expected, explained = hold, f"{hold} held; the price is that of the answer"
     else:
         expected, explained = prices.cost(price, units), prices.explain(price, units)

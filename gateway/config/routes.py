@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator
 
 from gateway.config.fields import Amount, Flag, NotNegative, Size, Word
-from policies.model import Price, Route
+from policies.model import Route
+from policies.pricing.price import Price
+from policies.pricing.units import CountSource, PriceUnit
 
 # RFC 9110 section 9 and PATCH (RFC 5789). CONNECT and TRACE have no meaning at a gateway.
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -18,7 +20,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 # pchar of RFC 3986 without `%` (two spellings of one path) and `;` (parameters that some servers cut off).
 _PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()+,=:@-]*)+", re.ASCII)
 _POINTER = re.compile(r"(/([^~/]|~[01])*)*")
-_UNIT = re.compile(r"(?:(\d{1,9})\s+)?(call|item|token|minute)s?", re.ASCII)
+_UNIT = re.compile(r"(?:(\d{1,9}|1M)\s+)?(call|item|token|minute|second|character|USD)s?", re.ASCII)
 
 
 def _path(written: object) -> str:
@@ -51,13 +53,22 @@ def _methods(written: object) -> list[str]:
 
 def _unit(written: object) -> str:
     if not isinstance(written, str) or (match := _UNIT.fullmatch(written)) is None or match[1] == "0":
-        raise ValueError(f"must be call, item, minute, token or a number of them such as 1000 tokens, got {written!r}")
+        raise ValueError(f"must be {', '.join(PriceUnit)} or a number of them such as 1000 tokens, got {written!r}")
     if match[2] == "call" and match[1] is not None:
         raise ValueError(f"must be call without a number, got {written!r}; credits may be a fraction")
-    return f"{match[1] or 1} {match[2]}"
+    size = "1000000" if match[1] == "1M" else match[1] or "1"
+    return f"{size} {match[2]}"
 
 
-def _count(written: object) -> str:
+def _count(written: object) -> tuple[str, ...]:
+    """One pointer or a list of them, all into the same body."""
+    pointers = tuple(_pointer(each) for each in (written if isinstance(written, list | tuple) else [written]))
+    if len({each.partition(":")[0] for each in pointers}) != 1:
+        raise ValueError(f"must hold pointers into one body, either request: or response:, got {written!r}")
+    return pointers
+
+
+def _pointer(written: object) -> str:
     """`request:` or `response:` and a JSON Pointer (RFC 6901 section 3)."""
     source, colon, pointer = written.partition(":") if isinstance(written, str) else ("", "", "")
     if source not in ("request", "response") or not colon:
@@ -90,25 +101,50 @@ class MatchEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceEntry:
-    """`credits` for each `per`, counted at `count`: items in the request, tokens in the response."""
+    """`credits` for each `per`, counted at the first pointer of `count` that resolves."""
 
     credits: Amount
     per: Annotated[str, BeforeValidator(_unit)] = "1 call"
-    count: Annotated[str, BeforeValidator(_count)] | None = None
+    count: Annotated[tuple[str, ...], BeforeValidator(_count)] | None = None
+    default: NotNegative | None = None
     minimum: NotNegative = 0
+    maximum: NotNegative | None = None
     hold: NotNegative | None = None
 
     def __post_init__(self) -> None:
-        unit = self.per.partition(" ")[2]
-        source = _COUNTED_IN.get(unit)
-        if source is None and self.count is not None:
-            raise ValueError(f"count needs per: item or per: tokens; per: {unit} counts nothing in a body")
-        if source is not None and not (self.count or "").startswith(f"{source}:"):
-            raise ValueError(f"per: {unit} needs count: {source}:/pointer, such as {_COUNT_EXAMPLE[unit]}")
+        unit, source = self.unit, self.source
+        if source is None:
+            if unit.sources and unit.seconds is None and unit is not PriceUnit.USD:
+                raise ValueError(f"per: {unit} needs count: {unit.sources[0]}:/pointer, such as {_EXAMPLES[unit]}")
+        elif source not in unit.sources:
+            raise ValueError(_misplaced(unit))
+        if self.default is not None and source is not CountSource.REQUEST:
+            raise ValueError("default needs count: request:/pointer; it is what a request without the member counts as")
+        if self.maximum is not None and self.maximum < self.minimum:
+            raise ValueError(f"maximum {self.maximum} is below minimum {self.minimum}")
+
+    @property
+    def unit(self) -> PriceUnit:
+        return PriceUnit(self.per.partition(" ")[2])
+
+    @property
+    def source(self) -> CountSource | None:
+        return None if self.count is None else CountSource(self.count[0].partition(":")[0])
 
 
-_COUNTED_IN: dict[str, Literal["request", "response"]] = {"item": "request", "token": "response"}
-_COUNT_EXAMPLE = {"item": "request:/products", "token": "response:/usage/total_tokens"}
+def _misplaced(unit: PriceUnit) -> str:
+    if not unit.sources:
+        return f"count needs a unit that a body tells, such as items or tokens; per: {unit} counts nothing in a body"
+    return f"per: {unit} needs count: {unit.sources[0]}:/pointer, such as {_EXAMPLES[unit]}"
+
+
+_EXAMPLES = {
+    PriceUnit.ITEM: "request:/products",
+    PriceUnit.CHARACTER: "request:/input",
+    PriceUnit.TOKEN: "response:/usage/total_tokens",
+    PriceUnit.SECOND: "response:/usage/seconds",
+    PriceUnit.USD: "response:/usage/cost",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,20 +191,14 @@ def route_of(entry: RouteEntry) -> Route:
 
 
 def _price_of(entry: PriceEntry) -> Price:
-    size, _, unit = entry.per.partition(" ")
     return Price(
         credits=Decimal(entry.credits),
-        unit=_UNITS[unit],
-        unit_size=int(size),
-        pointer=None if entry.count is None else entry.count.partition(":")[2],
+        unit=entry.unit,
+        unit_size=int(entry.per.partition(" ")[0]),
+        source=entry.source,
+        pointers=tuple(each.partition(":")[2] for each in entry.count or ()),
+        default=entry.default,
         minimum=entry.minimum,
+        maximum=entry.maximum,
         hold=entry.hold,
     )
-
-
-_UNITS: dict[str, Literal["call", "item", "token", "minute"]] = {
-    "call": "call",
-    "item": "item",
-    "token": "token",
-    "minute": "minute",
-}

@@ -6,7 +6,9 @@ from urllib.parse import urlsplit
 
 from gateway.config.model import Config, Pack, Upstream
 from gateway.config.plans import PlanSpec
-from policies.model import Price, Route
+from policies.model import Route
+from policies.pricing.price import Price
+from policies.wording import counted
 
 # RFC 7518 section 3.2: the key of HS256 is at least as long as its hash.
 _JWT_SECRET_BYTES = 32
@@ -89,12 +91,8 @@ def _route_line(route: Route) -> str:
 
 
 def _price(price: Price) -> str:
-    unit = price.unit if price.unit_size == 1 else f"{price.unit_size} {price.unit}s"
-    return f"{_count_of_credits(price)} per {unit}" if price.credits else "free"
-
-
-def _count_of_credits(price: Price) -> str:
-    return f"{price.credits} credit" if price.credits == 1 else f"{price.credits} credits"
+    unit = price.unit if price.unit_size == 1 else price.unit.phrase(price.unit_size)
+    return f"{counted(price.credits, 'credit')} per {unit}" if price.credits else "free"
 
 
 def _providers(config: Config) -> list[str]:

@@ -36,7 +36,7 @@ class Match(NamedTuple):
     @classmethod
     def of(cls, route: Route, method: str, path: str) -> Match:
         name, usage_type = records.text(route.name), records.text(route.usage_type)
-        held = None if route.price.unit == "item" else prices.hold(route.price, None)
+        held = None if route.price.is_counted_in_request else prices.hold(route.price, None)
         return cls(route, path, records.part(name, method, records.text(path), usage_type), held)
 
 

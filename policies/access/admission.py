@@ -14,6 +14,7 @@ from policies.access import authorization, key_budgets, keys
 from policies.access.key_budgets import Cap
 from policies.access.limits import Limits
 from policies.model import Account, FeatureValue, Key, Plan, Refusal, Refused, Route, Subscription, Window
+from policies.wording import counted
 
 
 class Standing(NamedTuple):
@@ -82,13 +83,17 @@ def rate_limited(plan: Plan, violated: Sequence[Window], *, retry_after_seconds:
 
 def too_many_in_flight(plan: Plan) -> Refused:
     limit = plan.max_concurrent_requests
-    return Refused(Refusal.TOO_MANY_IN_FLIGHT, f"The plan {plan.name!r} allows {limit} calls at a time.", limit=limit)
+    return Refused(
+        Refusal.TOO_MANY_IN_FLIGHT,
+        f"The plan {plan.name!r} allows {counted(limit or 0, 'call')} at a time.",
+        limit=limit,
+    )
 
 
 def insufficient_credits(required: int, available: int) -> Refused:
     return Refused(
         Refusal.INSUFFICIENT_CREDITS,
-        f"This call needs {required} credits; {available} are left.",
+        f"This call needs {counted(required, 'credit')}; {counted(available, 'credit')} left.",
         required=required,
         available=available,
     )

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from policies.model import Key, Refusal, Refused, Subscription
+from policies.wording import counted
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -46,7 +47,8 @@ def left_to_key(cap: Cap | None, spent: int | None) -> int | None:
 def exhausted(cap: Cap, required: int, *, available: int) -> Refused:
     return Refused(
         Refusal.INSUFFICIENT_CREDITS,
-        f"This call needs {required} credits; the credit cap of this key, {cap.credits} a period, leaves {available}.",
+        f"This call needs {counted(required, 'credit')}; "
+        f"the credit cap of this key, {cap.credits} a period, leaves {available}.",
         required=required,
         available=available,
     )

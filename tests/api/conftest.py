@@ -30,7 +30,9 @@ from gateway.meter.scripts.scripts import SCRIPTS
 from gateway.runtime.control_plane import reconciliation
 from gateway.workers.outbox import OutboxPublisher
 from policies.access.limits import Limits
-from policies.model import Price, Route
+from policies.model import Route
+from policies.pricing.price import Price
+from policies.pricing.units import CountSource, PriceUnit
 from policies.usage import records
 
 TOKEN = "admin-token-of-the-tests"
@@ -177,12 +179,17 @@ ROUTES = (
         frozenset({"POST"}),
         "main",
         "ai_generation",
-        Price(Decimal(2), unit="item", pointer="/products"),
+        Price(Decimal(2), unit=PriceUnit.ITEM, source=CountSource.REQUEST, pointers=("/products",)),
         feature="ai_generation",
         max_body_bytes=1000,
     ),
     Route(
-        "chat", "/v1/chat", frozenset({"POST"}), "main", "x", Price(Decimal(1), unit="token", unit_size=1000, hold=5)
+        "chat",
+        "/v1/chat",
+        frozenset({"POST"}),
+        "main",
+        "x",
+        Price(Decimal(1), unit=PriceUnit.TOKEN, unit_size=1000, hold=5),
     ),
 )
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from gateway.config import ConfigError, load
-from policies.model import Price, Route
+from policies.model import Route
+from policies.pricing.price import Price
+from policies.pricing.units import CountSource, PriceUnit
 
 SECRETS = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
 
@@ -56,15 +58,31 @@ def test_a_route_has_everything_that_policies_decide_on(tmp_path: Path) -> None:
     [
         ("{credits: 0}", Price(Decimal(0))),
         ("{credits: 0.25, per: call}", Price(Decimal("0.25"))),
-        ('{credits: "2", per: minute, hold: 4}', Price(Decimal(2), "minute", hold=4)),
+        ("{credits: 1, maximum: 5}", Price(Decimal(1), maximum=5)),
+        (
+            "{credits: 100, per: item, count: [request:/n, request:/images], default: 1}",
+            Price(Decimal(100), PriceUnit.ITEM, source=CountSource.REQUEST, pointers=("/n", "/images"), default=1),
+        ),
+        (
+            "{credits: 130000, per: USD, count: response:/usage/cost, hold: 500}",
+            Price(Decimal(130000), PriceUnit.USD, source=CountSource.RESPONSE, pointers=("/usage/cost",), hold=500),
+        ),
+        (
+            "{credits: 26, per: 1M characters, count: request:/input}",
+            Price(Decimal(26), PriceUnit.CHARACTER, 10**6, source=CountSource.REQUEST, pointers=("/input",)),
+        ),
+        ('{credits: "2", per: minute, hold: 4}', Price(Decimal(2), PriceUnit.MINUTE, hold=4)),
         (
             "{credits: 1, per: item, count: request:/products, minimum: 1}",
-            Price(Decimal(1), "item", 1, "/products", minimum=1),
+            Price(Decimal(1), PriceUnit.ITEM, source=CountSource.REQUEST, pointers=("/products",), minimum=1),
         ),
-        ('{credits: 1, per: items, count: "request:"}', Price(Decimal(1), "item", 1, "")),
+        (
+            '{credits: 1, per: items, count: "request:"}',
+            Price(Decimal(1), PriceUnit.ITEM, source=CountSource.REQUEST, pointers=("",)),
+        ),
         (
             "{credits: 1, per: 1000 tokens, count: response:/usage/a~1b~0c, hold: 5}",
-            Price(Decimal(1), "token", 1000, "/usage/a~1b~0c", hold=5),
+            Price(Decimal(1), PriceUnit.TOKEN, 1000, source=CountSource.RESPONSE, pointers=("/usage/a~1b~0c",), hold=5),
         ),
     ],
 )
@@ -78,13 +96,16 @@ def test_a_price_is_credits_per_unit(tmp_path: Path, written: str, expected: Pri
         ("{credits: -1}", "must be an amount of 0 or more"),
         ("{credits: .inf}", "must be an amount of 0 or more"),
         ("{}", "price.credits: is required"),
-        ("{credits: 1, per: byte}", "must be call, item, minute, token"),
-        ("{credits: 1, per: 0 tokens}", "must be call, item, minute, token"),
+        ("{credits: 1, per: byte}", "must be call, item, minute, second, token"),
+        ("{credits: 1, per: 0 tokens}", "must be call, item, minute, second, token"),
         ("{credits: 1, per: 10 calls}", "must be call without a number"),
         ("{credits: 1, per: item}", "per: item needs count: request:/pointer"),
-        ("{credits: 1, per: item, count: response:/x}", "per: item needs count: request:/pointer"),
+        ("{credits: 1, per: second, count: request:/x}", "per: second needs count: response:/pointer"),
+        ("{credits: 1, per: item, count: [request:/a, response:/b]}", "pointers into one body"),
+        ("{credits: 1, per: item, count: response:/x, default: 1}", "default needs count: request:/pointer"),
+        ("{credits: 1, minimum: 3, maximum: 2}", "maximum 2 is below minimum 3"),
         ("{credits: 1, per: 10 tokens, count: request:/x}", "per: token needs count: response:/pointer"),
-        ("{credits: 1, count: request:/x}", "count needs per: item or per: tokens"),
+        ("{credits: 1, count: request:/x}", "count needs a unit that a body tells"),
         ("{credits: 1, per: item, count: products}", "must be request:/pointer or response:/pointer"),
         ("{credits: 1, per: item, count: request:products}", "each part begins with /"),
         ("{credits: 1, per: item, count: request:/a~2}", "~ is written ~0"),

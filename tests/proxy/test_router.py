@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.proxy.router import Router, check_path
-from policies.model import Price, Refusal, Refused, Route
+from policies.model import Refusal, Refused, Route
+from policies.pricing.price import Price
 
 METHODS = ("GET", "POST", "PUT")
 _segments = st.sampled_from(["a", "b", "ab", "a.b", "..."])

@@ -16,8 +16,11 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from gateway.proxy.request.inbound import Inbound
-from policies.model import Price, Route
+from policies.model import Route
+from policies.pricing.json_pointer import parts
+from policies.pricing.price import Price
 from policies.pricing.prices import units_in_response
+from policies.pricing.units import Count
 
 MAX_JSON_BYTES = 8 * 1024 * 1024  # a JSON answer larger than this is not searched for its usage block
 MAX_EVENT_BYTES = 1024 * 1024  # nor is a single server-sent event
@@ -43,7 +46,7 @@ class FileObserver(Protocol):
 class UnitObserver(Protocol):
     def feed(self, chunk: bytes) -> None: ...
 
-    def units(self) -> int | None: ...
+    def units(self) -> Count | None: ...
 
 
 def observe_upload(route: Route, inbound: Inbound) -> FileObserver | None:
@@ -177,7 +180,7 @@ class JsonUnits:
         else:
             self._chunks.clear()
 
-    def units(self) -> int | None:
+    def units(self) -> Count | None:
         return _units(self._price, b"".join(self._chunks))
 
 
@@ -187,11 +190,12 @@ class EventUnits:
     def __init__(self, price: Price) -> None:
         self._price = price
         # JSON that spells the member with escapes of its own goes unread; looking into every event would cost more.
-        self._mark = (price.pointer or "").rpartition("/")[2].replace("~1", "/").replace("~0", "~").encode()
+        names = [parts(pointer) for pointer in price.pointers]
+        self._marks = [each[-1].encode() if each else b"" for each in names]
         self._rest = b""
         self._data: list[bytes] = []
         self._size_bytes = 0
-        self._units: int | None = None
+        self._units: Count | None = None
 
     def feed(self, chunk: bytes) -> None:
         *lines, self._rest = (self._rest + chunk).split(b"\n")
@@ -200,7 +204,7 @@ class EventUnits:
         if len(self._rest) > MAX_EVENT_BYTES:
             self._rest = b""
 
-    def units(self) -> int | None:
+    def units(self) -> Count | None:
         self._line(self._rest)
         self._line(b"")
         return self._units
@@ -214,7 +218,7 @@ class EventUnits:
                 self._data.clear()
         elif not line:
             event, self._data, self._size_bytes = b"\n".join(self._data), [], 0
-            if self._mark in event:
+            if any(mark in event for mark in self._marks):
                 units = _units(self._price, event)
                 self._units = self._units if units is None else units
 
@@ -237,11 +241,11 @@ class Inflated:
         except zlib.error:
             self._inflate = None
 
-    def units(self) -> int | None:
+    def units(self) -> Count | None:
         return self._observer.units() if self._inflate is not None else None
 
 
-def _units(price: Price, document: bytes) -> int | None:
+def _units(price: Price, document: bytes) -> Count | None:
     try:
         return units_in_response(price, json.loads(document))
     except (ValueError, RecursionError):

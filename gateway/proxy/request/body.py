@@ -9,8 +9,9 @@ from typing import Any
 
 from gateway.proxy.metering.observers import FileObserver
 from policies.access import authorization
-from policies.model import Plan, Price, Refusal, Refused, Route
+from policies.model import Plan, Refusal, Refused, Route
 from policies.pricing import prices
+from policies.pricing.price import Price
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -41,7 +42,7 @@ class WholeBody:
 
 def is_needed(route: Route, *, is_compared: bool) -> bool:
     """Whether a body is read before admission: its items are the price of the call, or it is compared with another."""
-    return is_compared or route.price.unit == "item"
+    return is_compared or route.price.is_counted_in_request
 
 
 async def read(here: bytes | None, receive: Receive, route: Route, *, plan: Plan) -> WholeBody:
@@ -52,7 +53,7 @@ async def read(here: bytes | None, receive: Receive, route: Route, *, plan: Plan
     if here is not None:
         authorization.check_size(len(here), limit)
     content = await _read_whole(receive, limit) if here is None else here
-    return _counted(route.price, content) if route.price.unit == "item" else WholeBody(content)
+    return _counted(route.price, content) if route.price.is_counted_in_request else WholeBody(content)
 
 
 async def _read_whole(receive: Receive, limit: int) -> bytes:

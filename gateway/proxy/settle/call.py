@@ -10,6 +10,7 @@ from gateway.proxy.metering.observers import File, FileObserver, UnitObserver, o
 from gateway.proxy.settle.settlement import Settlement, Settler
 from policies.model import Outcome
 from policies.pricing import prices
+from policies.pricing.units import Count, CountSource, PriceUnit
 from policies.usage import records
 
 
@@ -55,7 +56,7 @@ class Call:
 
     def known_charge(self, status: int) -> int | None:
         """The charge as far as the response head decides it: not where units are still to be counted."""
-        if self.reported.credits is None and self.ticket.ask.match.route.price.unit not in ("call", "item"):
+        if self.reported.credits is None and not self.ticket.ask.match.route.price.is_known_at_admission:
             return None
         return self._charge(Outcome.SUCCEEDED, status, units=None)
 
@@ -91,7 +92,7 @@ class Call:
         """Takes what the upstream reports of itself, and sets up counting where the price asks for it."""
         self.reported = answer.reported
         price = self.ticket.ask.match.route.price
-        if price.unit == "token":
+        if price.source is CountSource.RESPONSE:
             self.units = observe_units(price, answer.content_type, answer.content_encoding)
 
     def passed(self, chunk: bytes) -> None:
@@ -102,14 +103,14 @@ class Call:
         if self.keeping is not None:
             self.keeping.feed(chunk)
 
-    def _units_used(self) -> int | None:
+    def _units_used(self) -> Count | None:
         price = self.ticket.ask.match.route.price
-        if price.unit == "minute":
-            return prices.started_minutes(self.upstream_seconds or 0.0)
+        if price.source is None and price.unit.seconds is not None:
+            return price.unit.elapsed(self.upstream_seconds or 0.0)
         units = self.units.units() if self.units is not None else None
         return self.reported.tokens if units is None else units
 
-    def _charge(self, outcome: Outcome, status: int | None, *, units: int | None) -> int:
+    def _charge(self, outcome: Outcome, status: int | None, *, units: Count | None) -> int:
         return prices.charge(
             self.ticket.ask.match.route,
             outcome=outcome,
@@ -120,10 +121,16 @@ class Call:
             was_sent=self.was_sent,
         )
 
-    def _tail(self, outcome: Outcome, status: int | None, error_code: str | None, units: int | None) -> str:
+    def _tail(self, outcome: Outcome, status: int | None, error_code: str | None, units: Count | None) -> str:
         file = _NO_FILE if self.files is None else self.files.file()
-        is_token_priced = self.ticket.ask.match.route.price.unit == "token"
-        tokens = self.reported.tokens if self.reported.tokens is not None else units if is_token_priced else None
+        is_token_priced = self.ticket.ask.match.route.price.unit is PriceUnit.TOKEN
+        tokens = (
+            self.reported.tokens
+            if self.reported.tokens is not None
+            else int(units)
+            if is_token_priced and units is not None
+            else None
+        )
         return records.tail(
             outcome,
             status,

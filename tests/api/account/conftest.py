@@ -28,7 +28,9 @@ from gateway.meter.meter import Meter
 from gateway.meter.scripts.scripts import SCRIPTS
 from gateway.workers.outbox import OutboxPublisher
 from policies.access.tokens import REFRESH_BYTES, Purpose, digest, one_time, refresh_token
-from policies.model import Price, Route
+from policies.model import Route
+from policies.pricing.price import Price
+from policies.pricing.units import CountSource, PriceUnit
 from tests.ledger.make import posted
 
 SECRET = "secret-of-the-tests"
@@ -49,7 +51,7 @@ ROUTES = {
         upstream="main",
         usage_type="analysis",
         feature="analysis",
-        price=Price(credits=Decimal(1), unit="call"),
+        price=Price(credits=Decimal(1), unit=PriceUnit.CALL),
         max_body_bytes=1000,
     ),
     "generate": Route(
@@ -58,7 +60,7 @@ ROUTES = {
         methods=frozenset({"POST"}),
         upstream="main",
         usage_type="ai_generation",
-        price=Price(credits=Decimal(2), unit="item", pointer="/products"),
+        price=Price(credits=Decimal(2), unit=PriceUnit.ITEM, source=CountSource.REQUEST, pointers=("/products",)),
     ),
 }
 TOKENS = AccessTokens(SECRET, lifetime=LIFETIMES.access)

@@ -25,13 +25,13 @@ from policies.model import (
     Key,
     KeyStatus,
     Plan,
-    Price,
     Refusal,
     Refused,
     Route,
     Subscription,
     SubscriptionStatus,
 )
+from policies.pricing.price import Price
 
 NOW = datetime(2026, 3, 15, 12, tzinfo=UTC)
 GRACE = timedelta(days=3)

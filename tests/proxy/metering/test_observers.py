@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from gateway.proxy.metering import observers
 from gateway.proxy.metering.observers import EventUnits, File, JsonUnits, file_observer, observe_units
-from policies.model import Price
-from policies.pricing.prices import MAX_UNITS
+from policies.pricing.price import Price
+from policies.pricing.units import MAX_COUNT, Count, PriceUnit
 
-PRICE = Price(Decimal(1), unit="token", pointer="/usage/total_tokens")
+PRICE = Price(Decimal(1), unit=PriceUnit.TOKEN, pointers=("/usage/total_tokens",))
 _cuts = st.lists(st.integers(0, 3000), max_size=12)
 _encodings: dict[bytes, Callable[[bytes], bytes]] = {b"": bytes, b"gzip": gzip.compress, b"deflate": zlib.compress}
 
@@ -29,7 +29,7 @@ def cut(data: bytes, at: list[int]) -> list[bytes]:
     return [data[start:end] for start, end in pairwise(places)]
 
 
-def units(content_type: bytes, chunks: Iterable[bytes], encoding: bytes = b"") -> int | None:
+def units(content_type: bytes, chunks: Iterable[bytes], encoding: bytes = b"") -> Count | None:
     observer = observe_units(PRICE, content_type, encoding)
     assert observer is not None
     for chunk in chunks:
@@ -38,7 +38,7 @@ def units(content_type: bytes, chunks: Iterable[bytes], encoding: bytes = b"") -
 
 
 _answers = st.one_of(
-    st.fixed_dictionaries({"usage": st.fixed_dictionaries({"total_tokens": st.integers(0, MAX_UNITS)})}),
+    st.fixed_dictionaries({"usage": st.fixed_dictionaries({"total_tokens": st.integers(0, MAX_COUNT)})}),
     st.dictionaries(st.text(max_size=5), st.one_of(st.none(), st.integers(), st.text(max_size=20)), max_size=5),
 )
 
@@ -78,7 +78,7 @@ def test_events_are_read_however_they_are_cut(
 def test_rubbish_is_unknown_and_harmless(rubbish: bytes, at: list[int], encoding: bytes) -> None:
     for kind in (b"application/json", b"text/event-stream"):
         found = units(kind, cut(rubbish, at), encoding)
-        assert found is None or 0 <= found <= MAX_UNITS
+        assert found is None or 0 <= found <= MAX_COUNT
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_what_cannot_be_read_is_not_looked_at(content_type: bytes, encoding: byt
 
 
 def test_a_pointer_with_escapes_finds_its_member_in_events() -> None:
-    price = Price(Decimal(1), unit="token", pointer="/usage/in~1out")
+    price = Price(Decimal(1), unit=PriceUnit.TOKEN, pointers=("/usage/in~1out",))
     observer = EventUnits(price)
     observer.feed(b'data: {"usage": {"in/out": 9}}\n\n')
     assert observer.units() == 9

@@ -116,7 +116,7 @@ class TestCreditCaps:
             answer = await plane.get(account)
         assert_problem(answer, 402, "insufficient_credits", required=1, available=0)
         assert answer.json()["detail"] == (
-            "This call needs 1 credits; the credit cap of this key, 2 a period, leaves 0."
+            "This call needs 1 credit; the credit cap of this key, 2 a period, leaves 0."
         )
         assert answer.headers["x-should-retry"] == "false"
         assert answer.headers["x-credits-remaining"] == "98"

@@ -48,7 +48,7 @@ async def quote(given: Quote, me: Me, held: Held, address: ClientAddress) -> Pre
 
 
 def _units(route: Route, given: Quote) -> int | None:
-    if given.units is not None or given.body is None or route.price.unit != "item":
+    if given.units is not None or given.body is None or not route.price.is_counted_in_request:
         return given.units
     try:
         return prices.units_in_request(route.price, given.body)

@@ -1,0 +1,11 @@
+"""Numbers in sentences for people."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+
+def counted(number: int | Decimal, noun: str) -> str:
+    """`1 credit`, `2 credits`, `0.25 credits`."""
+    text = f"{number.normalize():f}" if isinstance(number, Decimal) else str(number)
+    return f"{text} {noun}" if number == 1 else f"{text} {noun}s"
