@@ -22,11 +22,17 @@ _BOUNDARY = re.compile(rb"""multipart/[^;]+;(?:[^;]+;)*[ \t]*boundary="?([^";]{1
 _TRY_AGAIN = frozenset({408, 409, 425, 429})
 
 
-def key_digest(field: bytes) -> str:
-    """What stands for a key as sent, in 64 characters; raises Refused for what is none."""
+def parse_key(field: bytes) -> bytes | None:
+    """The key that the value of a header field holds, without quotes and escapes; None where it is malformed."""
     found = _KEY.fullmatch(field)
     key = b"" if found is None else found[2] or _ESCAPED.sub(rb"\1", found[1])
-    if not 1 <= len(key) <= MAX_KEY_CHARACTERS:
+    return key if 1 <= len(key) <= MAX_KEY_CHARACTERS else None
+
+
+def key_digest(field: bytes) -> str:
+    """The digest that stands for a key, in 64 characters. Raises Refused for a malformed field."""
+    key = parse_key(field)
+    if key is None:
         raise Refused(
             Refusal.BAD_REQUEST,
             f"Idempotency-Key must be one key of 1 to {MAX_KEY_CHARACTERS} visible ASCII characters, in quotes or not.",

@@ -13,14 +13,14 @@ from fastapi import Request
 from pydantic import BaseModel
 from starlette.responses import StreamingResponse
 
-from gateway.api.schemas.pages import Listing
+from gateway.api.schemas.pages import PageModel
 
 Format = Literal["json", "csv"]
 # A spreadsheet would take a cell that begins so for a formula (OWASP, "CSV Injection").
 _FORMULAE = ("=", "+", "-", "@", "\t", "\r")
 _ROWS_PER_PAGE = 500
 
-NextPage = Callable[[str | None, int], Awaitable[Listing[Any]]]
+NextPage = Callable[[str | None, int], Awaitable[PageModel[Any]]]
 
 # What an operation that answers so adds to its description.
 CSV: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}

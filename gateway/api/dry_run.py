@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from gateway.api.schemas.pages import Shown
+from gateway.api.schemas.pages import ResponseModel
 from gateway.clock import now
 from gateway.http.problems import STATUS
 from gateway.ledger.accounts import principals
@@ -46,7 +46,7 @@ class Facts:
     client_ip: str | None = None
 
 
-class LimitState(Shown):
+class LimitState(ResponseModel):
     """A window of the plan with a limit; `reset_seconds` until more of it is free."""
 
     name: str
@@ -57,7 +57,7 @@ class LimitState(Shown):
     reset_seconds: int
 
 
-class Preview(Shown):
+class DryRunResult(ResponseModel):
     """The answer to a dry run. `credits` is what the call would cost, `hold` what would be set aside while it runs.
 
     Where it would not be admitted, `code`, `status` and `detail` are those of the refusal it would meet first.
@@ -87,7 +87,7 @@ class _Cost:
     price: str
 
 
-class Previewer:
+class DryRun:
     """Looks at accounts in PostgreSQL and Redis, and changes neither."""
 
     def __init__(self, database: Database, meter: Meter, *, grace: timedelta) -> None:
@@ -95,7 +95,7 @@ class Previewer:
         self._meter = meter
         self._grace = grace
 
-    async def preview(self, account: Account, key: Key | None, *, route: Route | None, facts: Facts) -> Preview:
+    async def run(self, account: Account, key: Key | None, *, route: Route | None, facts: Facts) -> DryRunResult:
         """A call by `key`, or by the account itself, to `route`, or to none in particular.
 
         Raises MeterUnavailable, DatabaseUnavailable, NotFound for an account deleted meanwhile.
@@ -108,7 +108,7 @@ class Previewer:
             self._check(account, key, route, facts=facts, offered=offered, standing=standing, cost=cost)
         except Refused as found:
             refused = found
-        return _preview(refused, cost, standing, limits=limits, key_left=key_budgets.left_to_key(cap, standing.spent))
+        return _result(refused, cost, standing, limits=limits, key_left=key_budgets.left_to_key(cap, standing.spent))
 
     async def standing(self, account: Account, cap: Cap | None = None) -> Standing:
         """What the account has used of its limits and has left. Raises as `preview` does."""
@@ -202,10 +202,10 @@ def _cost(route: Route | None, facts: Facts) -> _Cost:
     return _Cost(expected, hold, prices.required(price, hold), explained)
 
 
-def _preview(
+def _result(
     refused: Refused | None, cost: _Cost, standing: Standing, *, limits: Limits, key_left: int | None
-) -> Preview:
-    return Preview(
+) -> DryRunResult:
+    return DryRunResult(
         admitted=refused is None,
         code=None if refused is None else str(refused.code),
         status=None if refused is None else STATUS[refused.code],

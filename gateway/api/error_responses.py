@@ -1,4 +1,4 @@
-"""How each failure is answered: one table from exception to problem document."""
+"""The response to each failure: one table from exception to problem document."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
-from starlette.types import Scope
+from starlette.types import Scope, Send
 
 from gateway.api.checkout import PaymentsNotConfigured
 from gateway.api.errors import Busy, Conflict, Invalid, NotAuthenticated, NotInScope, Suspended, Throttled
@@ -26,7 +26,7 @@ from gateway.payments.provider import InvalidWebhook, ProviderRefused, ProviderU
 from policies.model import Refused
 
 
-class Answer(NamedTuple):
+class ErrorResponse(NamedTuple):
     """A problem before it is rendered: its code, a sentence, and further members by name."""
 
     code: str
@@ -34,51 +34,62 @@ class Answer(NamedTuple):
     extras: Mapping[str, object] = {}
 
 
-UNREACHABLE = Answer(
+UNREACHABLE = ErrorResponse(
     "accounts_unavailable", "Accounts cannot be reached at the moment; try again shortly.", {"retry_after": 1}
 )
 
 
 def install(app: FastAPI) -> None:
-    """Makes the app answer every failure with a problem document, and none with its own words."""
-    for kind, read in _READINGS.items():
-        app.add_exception_handler(kind, partial(_respond, read))
+    """Makes the app answer every failure with a problem document."""
+    for kind, render in _RENDERERS.items():
+        app.add_exception_handler(kind, partial(_handle, render))
 
 
-def response(found: Problem) -> Response:
-    made = Response(found.body, found.status)
-    made.raw_headers = found.headers
-    return made
+def response_of(found: Problem) -> Response:
+    response = Response(found.body, found.status)
+    response.raw_headers = found.headers
+    return response
 
 
-def invalid(field: str, message: str) -> Answer:
-    return Answer("validation_failed", f"{field}: {message}", {"errors": [{"field": field, "message": message}]})
+def invalid(field: str, message: str) -> ErrorResponse:
+    return ErrorResponse("validation_failed", f"{field}: {message}", {"errors": [{"field": field, "message": message}]})
 
 
-def refusal(error: Exception, request: Request) -> Response:
-    """Of what comes before the app, and so before its handlers; `error` is of a kind that the table names."""
-    read = next(_READINGS[kind] for kind in type(error).__mro__ if kind in _READINGS)
-    return _told(read(error, request), request)
+def of_exception(error: Exception, request: Request) -> Response:
+    """For middleware, whose exceptions the handlers of the app do not see. The table must name a class of `error`."""
+    render = next(_RENDERERS[kind] for kind in type(error).__mro__ if kind in _RENDERERS)
+    return _response(render(error, request), request.state.request_id)
 
 
-async def _respond(read: Callable[[Any, Request], Answer], request: Request, error: Exception) -> Response:
-    return _told(read(error, request), request)
+async def send(refusal: ErrorResponse, scope: Scope, send: Send) -> None:
+    """For middleware that has consumed the body."""
+    found = _problem(refusal, scope["state"]["request_id"])
+    await send({"type": "http.response.start", "status": found.status, "headers": found.headers})
+    await send({"type": "http.response.body", "body": found.body})
 
 
-def _told(answer: Answer, request: Request) -> Response:
-    return response(problem(answer.code, answer.detail, request_id=request.state.request_id, extras=answer.extras))
+async def _handle(render: Callable[[Any, Request], ErrorResponse], request: Request, error: Exception) -> Response:
+    return _response(render(error, request), request.state.request_id)
 
 
-def _unparsable(error: RequestValidationError, _: Request) -> Answer:
+def _response(refusal: ErrorResponse, request_id: str) -> Response:
+    return response_of(_problem(refusal, request_id))
+
+
+def _problem(refusal: ErrorResponse, request_id: str) -> Problem:
+    return problem(refusal.code, refusal.detail, request_id=request_id, extras=refusal.extras)
+
+
+def _invalid_request(error: RequestValidationError, _: Request) -> ErrorResponse:
     errors = error.errors()
     if any(each["type"] == "json_invalid" for each in errors):
-        return Answer("invalid_body", "The body is not JSON.")
+        return ErrorResponse("invalid_body", "The body is not JSON.")
     unknown = [each for each in errors if each["loc"][0] == "path"]
     if unknown:
-        return Answer("not_found", f"There is no such {unknown[0]['loc'][-1]}.")
+        return ErrorResponse("not_found", f"There is no such {unknown[0]['loc'][-1]}.")
     found = [{"field": _field(each["loc"]), "message": _message(each)} for each in errors]
     detail = "; ".join(f"{each['field']}: {each['message']}" for each in found)
-    return Answer("validation_failed", detail, {"errors": found})
+    return ErrorResponse("validation_failed", detail, {"errors": found})
 
 
 def _field(location: Iterable[str | int]) -> str:
@@ -87,7 +98,7 @@ def _field(location: Iterable[str | int]) -> str:
     return ".".join(map(str, rest)) or str(first)
 
 
-# What pydantic says of Python, said of JSON.
+# Messages of pydantic that speak of Python, in terms of JSON.
 _MESSAGES = {
     "extra_forbidden": "no such field",
     "missing": "required",
@@ -100,19 +111,19 @@ def _message(error: Mapping[str, Any]) -> str:
     return _MESSAGES.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
 
 
-def _http(error: HTTPException, request: Request) -> Answer:
+def _http_exception(error: HTTPException, request: Request) -> ErrorResponse:
     if error.status_code == 404:
-        return Answer("not_found", f"There is nothing at {request.url.path}.")
+        return ErrorResponse("not_found", f"There is nothing at {request.url.path}.")
     if error.status_code == 405:
         allowed = _methods(request.app.routes, request.scope)
-        return Answer(
+        return ErrorResponse(
             "method_not_allowed",
             f"{request.method} is not possible here, only {', '.join(allowed)}.",
             {"allow": allowed},
         )
     if error.status_code == 413:
-        return Answer("payload_too_large", "The body is larger than this API takes.")
-    return Answer("invalid_body", "The body cannot be read.")  # what FastAPI says when parsing breaks off
+        return ErrorResponse("payload_too_large", "The body is larger than this API takes.")
+    return ErrorResponse("invalid_body", "The body cannot be read.")  # what FastAPI says when parsing breaks off
 
 
 def _methods(routes: Iterable[BaseRoute], scope: Scope) -> list[str]:
@@ -124,8 +135,8 @@ def _methods(routes: Iterable[BaseRoute], scope: Scope) -> list[str]:
     ]
 
 
-# What must be unique, by the name of its constraint.
-_TAKEN = {
+# By the name of the unique constraint.
+_DUPLICATES = {
     "uq_users_email_lower": "Another user has this email address.",
     "uq_users_external_id": "Another user has this external_id.",
     "pk_subscription_plans": "Another plan has this id; change that one, or give an id.",
@@ -138,44 +149,46 @@ _TAKEN = {
 }
 
 
-def _taken(error: AlreadyExists, _: Request) -> Answer:
-    return Answer("conflict", _TAKEN.get(error.constraint) or f"Another {error.entity} has the same value.")
+def _duplicate(error: AlreadyExists, _: Request) -> ErrorResponse:
+    return ErrorResponse("conflict", _DUPLICATES.get(error.constraint) or f"Another {error.entity} has the same value.")
 
 
-def _not_storable(error: DBAPIError, _: Request) -> Answer:
-    """A value beyond what its column holds (PostgreSQL, appendix A, class 22); anything else is a bug of ours."""
+def _out_of_range(error: DBAPIError, _: Request) -> ErrorResponse:
+    """A value that its column cannot hold (PostgreSQL, appendix A, class 22); any other error is a bug here."""
     cause = error.orig.__cause__ if error.orig is not None else None
     if str(getattr(cause, "sqlstate", None) or "").startswith("22"):
-        return Answer("validation_failed", "A value is out of range.", {"errors": []})
+        return ErrorResponse("validation_failed", "A value is out of range.", {"errors": []})
     raise error
 
 
-_READINGS: Mapping[type[Exception], Callable[[Any, Request], Answer]] = {
-    RequestValidationError: _unparsable,
-    HTTPException: _http,
-    Conflict: lambda error, _: Answer("conflict", str(error)),
-    IllegalTransition: lambda error, _: Answer("conflict", str(error), {"legal": list(error.illegal.legal)}),
-    Mismatch: lambda error, _: Answer("conflict", str(error)),
-    PaymentsNotConfigured: lambda error, _: Answer("payments_not_configured", str(error)),
-    ProviderRefused: lambda error, _: Answer("payment_refused", str(error)),
-    ProviderUnavailable: lambda error, _: Answer("payment_unavailable", str(error), {"retry_after": 5}),
-    InvalidWebhook: lambda error, _: Answer("invalid_webhook", f"{error}."),
-    NotInScope: lambda error, _: Answer("insufficient_scope", str(error), {"scope": error.scope}),
-    MeterUnavailable: lambda *_: Answer(
+_RENDERERS: Mapping[type[Exception], Callable[[Any, Request], ErrorResponse]] = {
+    RequestValidationError: _invalid_request,
+    HTTPException: _http_exception,
+    Conflict: lambda error, _: ErrorResponse("conflict", str(error)),
+    IllegalTransition: lambda error, _: ErrorResponse("conflict", str(error), {"legal": list(error.illegal.legal)}),
+    Mismatch: lambda error, _: ErrorResponse("conflict", str(error)),
+    PaymentsNotConfigured: lambda error, _: ErrorResponse("payments_not_configured", str(error)),
+    ProviderRefused: lambda error, _: ErrorResponse("payment_refused", str(error)),
+    ProviderUnavailable: lambda error, _: ErrorResponse("payment_unavailable", str(error), {"retry_after": 5}),
+    InvalidWebhook: lambda error, _: ErrorResponse("invalid_webhook", f"{error}."),
+    NotInScope: lambda error, _: ErrorResponse("insufficient_scope", str(error), {"scope": error.scope}),
+    MeterUnavailable: lambda *_: ErrorResponse(
         "metering_unavailable", "Redis cannot be reached at the moment; try again shortly.", {"retry_after": 1}
     ),
-    Refused: lambda error, _: Answer(str(error.code), error.detail, error.extras),
-    NotAuthenticated: lambda error, _: Answer("unauthorized", str(error)),
-    Suspended: lambda error, _: Answer("account_suspended", str(error)),
-    Throttled: lambda error, _: Answer("rate_limited", str(error), {"retry_after": error.retry_after_seconds}),
-    Busy: lambda error, _: Answer("overloaded", str(error), {"retry_after": 1}),
+    Refused: lambda error, _: ErrorResponse(str(error.code), error.detail, error.extras),
+    NotAuthenticated: lambda error, _: ErrorResponse("unauthorized", str(error)),
+    Suspended: lambda error, _: ErrorResponse("account_suspended", str(error)),
+    Throttled: lambda error, _: ErrorResponse("rate_limited", str(error), {"retry_after": error.retry_after_seconds}),
+    Busy: lambda error, _: ErrorResponse("overloaded", str(error), {"retry_after": 1}),
     Invalid: lambda error, _: invalid(error.field, str(error)),
-    NotFound: lambda error, _: Answer("not_found", f"There is {error}."),
-    AlreadyExists: _taken,
-    InUse: lambda error, _: Answer("conflict", f"{error}."),
+    NotFound: lambda error, _: ErrorResponse("not_found", f"There is {error}."),
+    AlreadyExists: _duplicate,
+    InUse: lambda error, _: ErrorResponse("conflict", f"{error}."),
     InvalidValue: lambda error, _: invalid(error.entity, f"breaks the rule {error.constraint}"),
     InvalidCursor: lambda *_: invalid("cursor", "not a next_cursor that this list gave out"),
-    DBAPIError: _not_storable,
+    DBAPIError: _out_of_range,
     DatabaseUnavailable: lambda *_: UNREACHABLE,
-    Exception: lambda *_: Answer("internal_error", "Something went wrong here; the request_id finds it in the logs."),
+    Exception: lambda *_: ErrorResponse(
+        "internal_error", "Something went wrong here; the request_id finds it in the logs."
+    ),
 }

@@ -1,19 +1,16 @@
-"""Idempotency-Key: the answer to a POST is kept in the transaction of its change, and told again to whoever repeats it.
+"""Idempotency-Key of the admin API: the response to a POST is stored with its change, and replayed to a repeat.
 
-The whole request runs in one transaction, opened here and joined by the desk. So the answer is kept if and only if the
-change was made; a request that fails, by whatever status, changes nothing and leaves its key free. What a request sends
-to others cannot be undone: operations that do so are `detached`, their key is taken first, in a transaction of its own.
-
-Secrets in an answer are not kept. They are derived from a nonce of the request and the key that the client sent, under
-a pepper, and so come out the same when the client sends that key again (`Drawn`).
+The whole request runs in one transaction, opened here and joined by the unit of work. So the response is stored if and
+only if the change was made; a request that fails changes nothing and leaves its key free. An effect on another system
+cannot be rolled back: operations that have one are `detached`, and claim their key in a transaction of its own first.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from secrets import token_bytes
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -21,59 +18,30 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api import error_responses
-from gateway.http.problems import problem
+from gateway.api.error_responses import ErrorResponse
+from gateway.api.key_factory import DeterministicSecrets
 from gateway.ledger.db import idempotency
-from gateway.ledger.db.idempotency import RUNNING, Claim, Kept
+from gateway.ledger.db.idempotency import RUNNING, Claim, Kept, Running
 from gateway.ledger.db.session import Database, DatabaseUnavailable
-from policies.access.keys import compose
+from policies.idempotency import MAX_KEY_CHARACTERS, parse_key
 
-MAX_KEY_BYTES = 255
 NONCE_BYTES = 16
-_PURPOSE = b"gateway idempotent secrets"
-# A String of RFC 9651 as the draft has it, or the same without quotes as Stripe's clients send it.
-_KEY = re.compile(rb'"([\x20\x21\x23-\x5B\x5D-\x7E]+)"|([\x21\x23-\x7E]+)')
-_MARK = re.compile(rb"(\d+):(\d+):(\w+)")
 
 IsDetached = Callable[[str], bool]
 
 
-class Drawn:
-    """The secrets of one answer, made instead of random ones, and put back into it when it is told again."""
+@dataclass(frozen=True, slots=True)
+class _KeyedRequest:
+    """A request under an Idempotency-Key, with its whole body."""
 
-    def __init__(self, peppers: Mapping[int, bytes], *, nonce: bytes, key: bytes) -> None:
-        self._peppers = peppers
-        self._nonce = nonce
-        self._key = key
-        self._made: list[tuple[bytes, bytes]] = []
-
-    def issue(self, prefix: str) -> str:
-        """The next secret of the form of a key."""
-        number, version = len(self._made), max(self._peppers)
-        secret = self._secret(prefix, number, version=version)
-        mark = b"%s:%d:%d:%s" % (self._nonce.hex().encode(), number, version, prefix.encode())
-        self._made.append((secret.encode(), mark))
-        return secret
-
-    def taken_out(self, body: bytes) -> bytes:
-        """The answer with a mark where each secret stood; the nonce in it is known to nobody who could forge one."""
-        for secret, mark in self._made:
-            body = body.replace(secret, mark)
-        return body
-
-    def put_back(self, body: bytes) -> bytes:
-        parts = body.split(self._nonce.hex().encode() + b":")
-        return parts[0] + b"".join(_MARK.sub(self._of_mark, part, count=1) for part in parts[1:])
-
-    def _of_mark(self, mark: re.Match[bytes]) -> bytes:
-        return self._secret(mark[3].decode(), int(mark[1]), version=int(mark[2])).encode()
-
-    def _secret(self, prefix: str, number: int, *, version: int) -> str:
-        pepper = hmac.digest(self._peppers[version], _PURPOSE, "sha256")
-        return compose(prefix, hmac.digest(pepper, b"%s%d:%s" % (self._nonce, number, self._key), "sha256")).secret
+    scope: Scope
+    body: bytes
+    key: bytes
+    claim: Claim
 
 
-class Idempotent:
-    """Serves POSTs below `prefix` that carry the header; passes all else on as it is."""
+class IdempotencyMiddleware:
+    """Serves POSTs below `prefix` that carry the header; every other request passes unchanged."""
 
     def __init__(
         self,
@@ -82,128 +50,114 @@ class Idempotent:
         *,
         prefix: str,
         peppers: Mapping[int, bytes],
-        announce: Callable[[], Awaitable[None]],
+        publish: Callable[[], Awaitable[None]],
         is_detached: IsDetached,
     ) -> None:
         self._app = app
         self._database = database
         self._prefix = prefix
         self._peppers = peppers
-        self._announce = announce
+        self._publish = publish
         self._is_detached = is_detached
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sent = [value for name, value in scope.get("headers", ()) if name == b"idempotency-key"]
-        if not sent or scope.get("method") != "POST" or not scope["path"].startswith(self._prefix):
+        fields = [value for name, value in scope.get("headers", ()) if name == b"idempotency-key"]
+        if not fields or scope.get("method") != "POST" or not scope["path"].startswith(self._prefix):
             await self._app(scope, receive, send)
             return
-        key = _key(sent)
+        key = parse_key(fields[0]) if len(fields) == 1 else None
         if key is None:
-            await _answer(
-                error_responses.invalid("Idempotency-Key", "one of 1 to 255 visible ASCII characters"), scope, send
+            refusal = error_responses.invalid(
+                "Idempotency-Key", f"one of 1 to {MAX_KEY_CHARACTERS} visible ASCII characters"
             )
+            await error_responses.send(refusal, scope, send)
             return
         try:
-            body = await _read(receive)
-            await self._serve(scope, body, send, key=key)
+            body = await _read_body(receive)
+            await self._serve(_KeyedRequest(scope, body, key, _claim(scope, body, key)), send)
         except HTTPException:
-            found = error_responses.Answer("payload_too_large", "The body is larger than this API takes.")
-            await _answer(found, scope, send)
+            refusal = ErrorResponse("payload_too_large", "The body is larger than this API takes.")
+            await error_responses.send(refusal, scope, send)
         except DatabaseUnavailable:
-            await _answer(error_responses.UNREACHABLE, scope, send)
+            await error_responses.send(error_responses.UNREACHABLE, scope, send)
 
-    async def _serve(self, scope: Scope, body: bytes, send: Send, *, key: bytes) -> None:
-        claim = Claim(
-            caller=scope["state"]["actor"].name,
-            key_hash=hashlib.sha256(key).digest(),
-            fingerprint=_fingerprint(scope, body),
-            nonce=token_bytes(NONCE_BYTES),
-        )
-        captured = _Captured()
-        run = self._detached if self._is_detached(scope["path"]) else self._joined
-        known = None
+    async def _serve(self, request: _KeyedRequest, send: Send) -> None:
+        response = _BufferedResponse()
+        run = self._run_detached if self._is_detached(request.scope["path"]) else self._run_in_transaction
+        earlier = None
         try:
-            known = await run(scope, claim, captured, body=body, key=key)
+            earlier = await run(request, response)
         except DatabaseUnavailable:
-            if captured.is_success or not captured.is_begun:
-                raise  # what was answered does not hold
+            if response.is_success or not response.is_begun:
+                raise  # the buffered response reports a change that was not committed
         except Exception:
-            if not captured.is_success:
-                await captured.send(send)
+            if not response.is_success:
+                await response.send(send)
             raise
-        await captured.send(send)
-        if known is RUNNING:
+        await response.send(send)
+        if earlier is RUNNING:
             detail = "A request with this Idempotency-Key is still running, or broke off."
-            await _answer(error_responses.Answer("idempotency_in_progress", detail, {"retry_after": 1}), scope, send)
-        elif isinstance(known, Kept):
-            await self._repeat(known, claim, scope, send, key=key)
+            refusal = ErrorResponse("idempotency_in_progress", detail, {"retry_after": 1})
+            await error_responses.send(refusal, request.scope, send)
+        elif isinstance(earlier, Kept):
+            await self._replay(earlier, request, send)
 
-    async def _joined(
-        self, scope: Scope, claim: Claim, captured: _Captured, *, body: bytes, key: bytes
-    ) -> Kept | idempotency.Running | None:
+    async def _run_in_transaction(self, request: _KeyedRequest, response: _BufferedResponse) -> Kept | Running | None:
+        """The earlier response of the key, or None once the request ran."""
         async with self._database.transaction() as connection:
-            known = await idempotency.claim(connection, claim)
-            if known is not None:
-                return known
-            drawn = await self._run(scope, claim, captured, body=body, key=key, joined=connection)
-            if captured.is_success:
-                await _keep(connection, claim, captured, drawn)
+            earlier = await idempotency.claim(connection, request.claim)
+            if earlier is not None:
+                return earlier
+            secrets = await self._run(request, response, enclosing=connection)
+            if response.is_success:
+                await _store(connection, request, response, secrets=secrets)
             else:
                 await connection.rollback()
-        if captured.is_success:
-            await self._announce()
+        if response.is_success:
+            await self._publish()
         return None
 
-    async def _detached(
-        self, scope: Scope, claim: Claim, captured: _Captured, *, body: bytes, key: bytes
-    ) -> Kept | idempotency.Running | None:
+    async def _run_detached(self, request: _KeyedRequest, response: _BufferedResponse) -> Kept | Running | None:
         async with self._database.transaction() as connection:
-            known = await idempotency.claim(connection, claim)
-        if known is not None:
-            return known
-        drawn = await self._run(scope, claim, captured, body=body, key=key, joined=None)
+            earlier = await idempotency.claim(connection, request.claim)
+        if earlier is not None:
+            return earlier
+        secrets = await self._run(request, response, enclosing=None)
         async with self._database.transaction() as connection:
-            if captured.is_success:
-                await _keep(connection, claim, captured, drawn)
-            elif captured.is_refusal:
-                await idempotency.release(connection, claim)
+            if response.is_success:
+                await _store(connection, request, response, secrets=secrets)
+            elif response.is_refusal:
+                await idempotency.release(connection, request.claim)
         return None
 
     async def _run(
-        self,
-        scope: Scope,
-        claim: Claim,
-        captured: _Captured,
-        *,
-        body: bytes,
-        key: bytes,
-        joined: AsyncConnection | None,
-    ) -> Drawn:
-        drawn = Drawn(self._peppers, nonce=claim.nonce, key=key)
-        scope["state"] |= {"drawn": drawn, "joined": joined}
-        await self._app(scope, _again(body), captured.receive)
-        return drawn
+        self, request: _KeyedRequest, response: _BufferedResponse, *, enclosing: AsyncConnection | None
+    ) -> DeterministicSecrets:
+        secrets = DeterministicSecrets(self._peppers, nonce=request.claim.nonce, key=request.key)
+        request.scope["state"] |= {"secrets": secrets, "enclosing": enclosing}
+        await self._app(request.scope, _receive_of(request.body), response.collect)
+        return secrets
 
-    async def _repeat(self, kept: Kept, claim: Claim, scope: Scope, send: Send, *, key: bytes) -> None:
-        if not hmac.compare_digest(kept.fingerprint, claim.fingerprint):
+    async def _replay(self, stored: Kept, request: _KeyedRequest, send: Send) -> None:
+        if not hmac.compare_digest(stored.fingerprint, request.claim.fingerprint):
             detail = "This Idempotency-Key was sent with another request; give each request a key of its own."
-            await _answer(error_responses.Answer("idempotency_key_reused", detail), scope, send)
+            await error_responses.send(ErrorResponse("idempotency_key_reused", detail), request.scope, send)
             return
-        body = Drawn(self._peppers, nonce=kept.nonce, key=key).put_back(kept.body)
+        body = DeterministicSecrets(self._peppers, nonce=stored.nonce, key=request.key).restore(stored.body)
         headers = [(b"content-length", b"%d" % len(body)), (b"idempotency-replayed", b"true")]
-        if kept.media_type is not None:
-            headers.append((b"content-type", kept.media_type.encode()))
-        await send({"type": "http.response.start", "status": kept.status_code, "headers": headers})
+        if stored.media_type is not None:
+            headers.append((b"content-type", stored.media_type.encode()))
+        await send({"type": "http.response.start", "status": stored.status_code, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
 
-class _Captured:
-    """An answer that is held back until it is known whether it holds."""
+class _BufferedResponse:
+    """A response that is withheld until its change is committed."""
 
     def __init__(self) -> None:
         self._messages: list[Message] = []
 
-    async def receive(self, message: Message) -> None:
+    async def collect(self, message: Message) -> None:
         self._messages.append(message)
 
     async def send(self, send: Send) -> None:
@@ -237,22 +191,29 @@ class _Captured:
         return b"".join(each.get("body", b"") for each in self._messages)
 
 
-async def _keep(connection: AsyncConnection, claim: Claim, captured: _Captured, drawn: Drawn) -> None:
-    body = drawn.taken_out(captured.body)
-    await idempotency.keep(connection, claim, status_code=captured.status, media_type=captured.media_type, body=body)
-
-
-def _key(sent: list[bytes]) -> bytes | None:
-    found = _KEY.fullmatch(sent[0]) if len(sent) == 1 and len(sent[0]) <= MAX_KEY_BYTES else None
-    return None if found is None else bytes(found[1] or found[2])
-
-
-def _fingerprint(scope: Scope, body: bytes) -> bytes:
+def _claim(scope: Scope, body: bytes, key: bytes) -> Claim:
     target = scope["path"].encode() + b"?" + scope["query_string"]
-    return hashlib.sha256(b"%d:%s%s" % (len(target), target, body)).digest()
+    return Claim(
+        caller=scope["state"]["caller"].name,
+        key_hash=hashlib.sha256(key).digest(),
+        fingerprint=hashlib.sha256(b"%d:%s%s" % (len(target), target, body)).digest(),
+        nonce=token_bytes(NONCE_BYTES),
+    )
 
 
-async def _read(receive: Receive) -> bytes:
+async def _store(
+    connection: AsyncConnection, request: _KeyedRequest, response: _BufferedResponse, *, secrets: DeterministicSecrets
+) -> None:
+    await idempotency.keep(
+        connection,
+        request.claim,
+        status_code=response.status,
+        media_type=response.media_type,
+        body=secrets.redact(response.body),
+    )
+
+
+async def _read_body(receive: Receive) -> bytes:
     body, more = b"", True
     while more:
         message = await receive()
@@ -261,16 +222,10 @@ async def _read(receive: Receive) -> bytes:
     return body
 
 
-def _again(body: bytes) -> Receive:
+def _receive_of(body: bytes) -> Receive:
     messages = iter([{"type": "http.request", "body": body, "more_body": False}])
 
     async def receive() -> Message:
         return next(messages, {"type": "http.disconnect"})
 
     return receive
-
-
-async def _answer(answer: error_responses.Answer, scope: Scope, send: Send) -> None:
-    found = problem(answer.code, answer.detail, request_id=scope["state"]["request_id"], extras=answer.extras)
-    await send({"type": "http.response.start", "status": found.status, "headers": list(found.headers)})
-    await send({"type": "http.response.body", "body": found.body})

@@ -1,19 +1,27 @@
-"""What every request passes before the API sees it: it is given an id, and held to a size."""
+"""What every request passes before the API: a request id, authentication before the body is read, a body limit."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Iterable
+
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
+from gateway.api import error_responses
+from gateway.api.errors import NotAuthenticated, Suspended
+from gateway.ledger.db.session import DatabaseUnavailable
 from gateway.request_ids import is_echoable, uuid7
+from policies.model import Refused
 
-# A new key stands in an answer, and personal data in many: no cache on the way may keep one (RFC 9111 section 5.2.2.5).
-_NOT_KEPT = (b"cache-control", b"no-store")
+# A response may hold a new key or personal data: no cache may store it (RFC 9111 section 5.2.2.5).
+_NO_STORE = (b"cache-control", b"no-store")
 
 
-class Identified:
-    """Gives each request an id, the client's own where it may be echoed; each answer says it, and is kept nowhere."""
+class RequestIdMiddleware:
+    """Gives a request an id, the client's own where it may be echoed, and its response `Cache-Control: no-store`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -22,23 +30,52 @@ class Identified:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        sent = [value for name, value in scope["headers"] if name == b"x-request-id"]
-        request_id = sent[0].decode("ascii") if len(sent) == 1 and is_echoable(sent[0]) else uuid7()
+        fields = [value for name, value in scope["headers"] if name == b"x-request-id"]
+        request_id = fields[0].decode("ascii") if len(fields) == 1 and is_echoable(fields[0]) else uuid7()
         scope.setdefault("state", {})["request_id"] = request_id
-        # Not unbound at the end: the server, which logs what was raised, runs in the same task, and it ends with this.
+        # Never unbound: the server logs what was raised in the same task, which ends with the request.
         bind_contextvars(request_id=request_id)
 
-        async def stamped(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                given = [header for header in message.get("headers", ()) if header[0] != b"cache-control"]
-                message["headers"] = [*given, (b"x-request-id", request_id.encode()), _NOT_KEPT]
+                headers = [header for header in message.get("headers", ()) if header[0] != b"cache-control"]
+                message["headers"] = [*headers, (b"x-request-id", request_id.encode()), _NO_STORE]
             await send(message)
 
-        await self._app(scope, receive, stamped)
+        await self._app(scope, receive, send_with_id)
 
 
-class Bounded:
-    """Breaks off a body that is longer than `max_bytes`, whatever its Content-Length says; the API answers 413."""
+class AuthMiddleware:
+    """Authenticates a request before its body is read; endpoints find the caller as `request.state.caller`.
+
+    `authenticate` gives the caller, or raises NotAuthenticated, Suspended, Refused or DatabaseUnavailable, and the
+    response says so. `is_open` is true for requests that need no caller.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        authenticate: Callable[[Request], Awaitable[object]],
+        *,
+        is_open: Callable[[Scope], bool],
+    ) -> None:
+        self._app = app
+        self._authenticate = authenticate
+        self._is_open = is_open
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._is_open(scope):
+            request = Request(scope)
+            try:
+                scope["state"]["caller"] = await self._authenticate(request)
+            except (NotAuthenticated, Suspended, Refused, DatabaseUnavailable) as error:
+                await error_responses.of_exception(error, request)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+class BodyLimitMiddleware:
+    """Stops reading a body after `max_bytes`, whatever its Content-Length says; the API answers 413."""
 
     def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
         self._app = app
@@ -47,7 +84,7 @@ class Bounded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         received = 0
 
-        async def counted() -> Message:
+        async def receive_limited() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
@@ -55,4 +92,9 @@ class Bounded:
                 raise HTTPException(413)
             return message
 
-        await self._app(scope, counted, send)
+        await self._app(scope, receive_limited, send)
+
+
+def is_operation(routes: Iterable[BaseRoute], scope: Scope) -> bool:
+    """Whether an endpoint serves this method and path; any other request is answered with 404 or 405."""
+    return any(route.matches(scope)[0] is Match.FULL for route in routes)

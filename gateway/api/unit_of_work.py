@@ -1,4 +1,4 @@
-"""How the API changes things: one transaction, audit rows included; then Redis is told; then the answer goes out."""
+"""How the API changes things: one transaction with its audit rows, then the publication to Redis, then the response."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A transaction under way, and who is behind it."""
+    """A transaction under way, and the actor that the audit log names."""
 
     connection: AsyncConnection
     actor: str
 
-    async def note(
+    async def record(
         self,
         action: str,
         entity: str,
@@ -37,7 +37,7 @@ class Change:
         after: BaseModel | None = None,
         reason: str | None = None,
     ) -> None:
-        """Writes the audit row. `before` and `after` are what the API shows of a thing, so they hold no secret."""
+        """Appends the audit row. `before` and `after` are response models, which hold no secret."""
         await audit_log.append(
             self.connection,
             actor=self.actor,
@@ -50,11 +50,11 @@ class Change:
         )
 
 
-class Herald:
-    """One publication at a time, shared by all that was committed before it began.
+class ChangePublisher:
+    """Publishes committed changes to Redis; concurrent callers share one publication.
 
-    So changes in a crowd neither queue for publishing one by one nor take the database connections that others need.
-    `publish` tells Redis all that has been committed.
+    A publication serves every change that was committed before it began. So changes do not queue for publications, and
+    publications do not occupy the database connections that changes need.
     """
 
     def __init__(self, publish: Publish) -> None:
@@ -62,63 +62,68 @@ class Herald:
         self._lock = asyncio.Lock()
         self._next: asyncio.Task[None] | None = None
 
-    async def tell(self) -> None:
+    async def publish(self) -> None:
         """Returns when a publication that began after the call is done; raises what it raised."""
         if self._next is None:
             self._next = asyncio.get_running_loop().create_task(self._publish_next())
-            self._next.add_done_callback(_seen)
+            self._next.add_done_callback(_retrieve_exception)
         await asyncio.shield(self._next)
 
     async def _publish_next(self) -> None:
         async with self._lock:
-            self._next = None  # it begins now: what is committed from here on needs another
+            self._next = None  # changes that are committed from here on need another publication
             await self._publish()
 
 
-def _seen(task: asyncio.Task[None]) -> None:
+def _retrieve_exception(task: asyncio.Task[None]) -> None:
+    """Keeps the loop from logging a failure whose callers were cancelled; callers that remain raise it themselves."""
     if not task.cancelled():
-        task.exception()  # who waited for it may be gone; the failure is theirs to see, not the loop's to report
+        task.exception()
 
 
-class Desk:
-    """Where requests of one actor read and change the ledger. The desks of a process share one herald.
+class UnitOfWork:
+    """Reads and changes the database for one actor, then publishes what was committed.
 
-    With `joined`, a transaction under way, it reads and changes within that one, which someone else commits and tells.
+    With `enclosing`, a transaction under way, it works in a savepoint of that one; who opened it commits and publishes.
     """
 
     def __init__(
-        self, database: Database, herald: Herald, *, actor: str, joined: AsyncConnection | None = None
+        self,
+        database: Database,
+        publisher: ChangePublisher,
+        *,
+        actor: str,
+        enclosing: AsyncConnection | None = None,
     ) -> None:
         self._database = database
-        self._herald = herald
+        self._publisher = publisher
         self._actor = actor
-        self._joined = joined
+        self._enclosing = enclosing
 
-    def of(self, actor: str, *, joined: AsyncConnection | None) -> Desk:
-        """The desk of somebody else, before the same herald."""
-        return Desk(self._database, self._herald, actor=actor, joined=joined)
+    def for_actor(self, actor: str, *, enclosing: AsyncConnection | None) -> UnitOfWork:
+        return UnitOfWork(self._database, self._publisher, actor=actor, enclosing=enclosing)
 
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        return self._database.read() if self._joined is None else nullcontext(self._joined)
+        return self._database.read() if self._enclosing is None else nullcontext(self._enclosing)
 
     @asynccontextmanager
     async def change(self) -> AsyncIterator[Change]:
         """Commits at the end of the block and returns when Redis knows, so that the next request meets the change.
 
-        Where Redis cannot be told, the change stands all the same and the outbox worker tells it later. Raises
+        Where Redis cannot be reached, the change stands and the outbox worker publishes it later. Raises
         DatabaseUnavailable.
         """
-        if self._joined is not None:
-            async with self._joined.begin_nested():
-                yield Change(self._joined, self._actor)
+        if self._enclosing is not None:
+            async with self._enclosing.begin_nested():
+                yield Change(self._enclosing, self._actor)
             return
         async with self._database.transaction() as connection:
             yield Change(connection, self._actor)
-        await self.announce()
+        await self.publish()
 
-    async def announce(self) -> None:
-        """Tells Redis what was committed; where it cannot be told, the outbox worker will."""
+    async def publish(self) -> None:
+        """Publishes what was committed; a failure is logged, and the outbox worker publishes later."""
         try:
-            await self._herald.tell()
+            await self._publisher.publish()
         except (MeterUnavailable, MeterError, DatabaseUnavailable) as error:
-            _log.warning("a change waits for the outbox worker", reason=str(error))
+            _log.warning("publication_deferred", reason=str(error))

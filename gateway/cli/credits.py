@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.cli import options
 from gateway.cli.options import AsJson, ConfigFile, DataDir
 from gateway.cli.output import answer
-from gateway.cli.unit_of_work import ACTOR, at_desk, find_user
+from gateway.cli.unit_of_work import ACTOR, find_user, run_in_transaction
 from gateway.ledger.audit import audit_log
 from gateway.ledger.credits import grants
 
@@ -48,4 +48,4 @@ def grant(
         )
         return granted
 
-    answer(at_desk(options.read(config, data_dir), work), as_json=as_json)
+    answer(run_in_transaction(options.read(config, data_dir), work), as_json=as_json)

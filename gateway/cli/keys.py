@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.cli import options
 from gateway.cli.options import AsJson, ConfigFile, DataDir
 from gateway.cli.output import answer, listing
-from gateway.cli.unit_of_work import ACTOR, at_desk, find_user
+from gateway.cli.unit_of_work import ACTOR, find_user, run_in_transaction
 from gateway.clock import now
 from gateway.ledger.accounts import api_keys
 from gateway.ledger.accounts.api_keys import ApiKey
@@ -46,7 +46,7 @@ def create(
         await _note(connection, "keys.create", key)
         return {**_shown(key), "key": secret.secret}
 
-    answer(at_desk(settings, work), as_json=as_json)
+    answer(run_in_transaction(settings, work), as_json=as_json)
 
 
 @app.command("list")
@@ -68,7 +68,7 @@ def list_all(
             if cursor is None:
                 return rows
 
-    listing(at_desk(options.read(config, data_dir), work), as_json=as_json)
+    listing(run_in_transaction(options.read(config, data_dir), work), as_json=as_json)
 
 
 @app.command()
@@ -80,7 +80,7 @@ def revoke(key: KeyId, config: ConfigFile = None, data_dir: DataDir = None, as_j
         await _note(connection, "keys.revoke", revoked)
         return _shown(revoked)
 
-    answer(at_desk(options.read(config, data_dir), work), as_json=as_json)
+    answer(run_in_transaction(options.read(config, data_dir), work), as_json=as_json)
 
 
 @app.command()
@@ -102,7 +102,7 @@ def rotate(
         await _note(connection, "keys.rotate", new)
         return {**_shown(new), "key": secret.secret}
 
-    answer(at_desk(settings, work), as_json=as_json)
+    answer(run_in_transaction(settings, work), as_json=as_json)
 
 
 def _shown(key: ApiKey) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from gateway.cli import options
 from gateway.cli.installation import offer_of, route_permissions
 from gateway.cli.options import AsJson, ConfigFile, DataDir
 from gateway.cli.output import listing
-from gateway.cli.unit_of_work import ACTOR, at_desk, preview
+from gateway.cli.unit_of_work import ACTOR, preview, run_in_transaction
 from gateway.ledger.audit import audit_log
 from gateway.ledger.catalogue import configured_plans, plans
 from gateway.ledger.catalogue.configured_plans import PlanChange
@@ -47,7 +47,7 @@ def list_all(config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJso
             for plan in await plans.list_plans(connection)
         ]
 
-    listing(at_desk(options.read(config, data_dir), work), as_json=as_json)
+    listing(run_in_transaction(options.read(config, data_dir), work), as_json=as_json)
 
 
 @app.command()
@@ -75,7 +75,7 @@ def apply(
         _show(found)
     if not found or not (yes or _is_confirmed()):
         return
-    at_desk(settings, work)
+    run_in_transaction(settings, work)
     typer.echo("applied: effective from each subscriber's next request", err=True)
 
 

@@ -29,7 +29,7 @@ ACTOR = "cli"
 Answer = TypeVar("Answer")
 
 
-def at_desk(config: Config, work: Callable[[AsyncConnection], Awaitable[Answer]]) -> Answer:
+def run_in_transaction(config: Config, work: Callable[[AsyncConnection], Awaitable[Answer]]) -> Answer:
     """Runs `work` in a transaction that commits when it returns; gives what it returned."""
 
     async def run() -> Answer:
@@ -40,7 +40,7 @@ def at_desk(config: Config, work: Callable[[AsyncConnection], Awaitable[Answer]]
 
 
 def preview(config: Config, work: Callable[[AsyncConnection], Awaitable[Answer]]) -> Answer:
-    """Runs `work` as `at_desk` does, and undoes it; gives what it returned."""
+    """Runs `work` as `run_in_transaction` does, and undoes it; gives what it returned."""
 
     async def run() -> Answer:
         async with opened_stores(config) as reached:

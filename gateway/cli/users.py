@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.cli import options
 from gateway.cli.options import AsJson, ConfigFile, DataDir
 from gateway.cli.output import answer
-from gateway.cli.unit_of_work import ACTOR, at_desk, find_plan
+from gateway.cli.unit_of_work import ACTOR, find_plan, run_in_transaction
 from gateway.clock import now
 from gateway.ledger.accounts import users
 from gateway.ledger.audit import audit_log
@@ -54,4 +54,4 @@ def create(
         )
         return created
 
-    answer(at_desk(options.read(config, data_dir), work), as_json=as_json)
+    answer(run_in_transaction(options.read(config, data_dir), work), as_json=as_json)

@@ -48,11 +48,13 @@ async def control_plane(config: Config) -> AsyncIterator[Any]:
 
 def reconciliation(database: Database, audit: Audit) -> Callable[[str | None], AsyncIterator[Any]]:
     """All accounts, page by page, as the admin API asks for them."""
-    from gateway.api.admin.dependencies import Found, Page
+    from gateway.api.admin.dependencies import ReconciledDifference, ReconciledPage
 
-    async def pages(actor: str | None) -> AsyncIterator[Page]:
+    async def pages(actor: str | None) -> AsyncIterator[ReconciledPage]:
         async for page in Reconciler(database, audit, repair_as=actor).pages():
-            found = tuple(Found(each.user_id, each.difference, each.is_repaired) for each in page.findings)
-            yield Page(page.accounts, page.hot, found)
+            differences = tuple(
+                ReconciledDifference(each.user_id, each.difference, each.is_repaired) for each in page.findings
+            )
+            yield ReconciledPage(page.accounts, page.hot, differences)
 
     return pages

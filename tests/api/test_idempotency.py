@@ -10,7 +10,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from gateway.api.idempotency import Drawn
+from gateway.api.key_factory import DeterministicSecrets
 from gateway.ledger.db.session import Database
 from tests.api.conftest import Office, admin_app, client_of
 
@@ -116,14 +116,14 @@ async def test_without_the_database_nothing_is_promised() -> None:
 
 def test_secrets_come_out_the_same_for_whoever_has_the_key_and_for_nobody_else() -> None:
     peppers, nonce = {1: b"pepper"}, bytes(16)
-    first = Drawn(peppers, nonce=nonce, key=b"k")
-    body = f'{{"key": "{first.issue("gw")}", "other": "{first.issue("gwadm")}"}}'.encode()
-    kept = first.taken_out(body)
+    first = DeterministicSecrets(peppers, nonce=nonce, key=b"k")
+    body = f'{{"key": "{first.create("gw")}", "other": "{first.create("gwadm")}"}}'.encode()
+    kept = first.redact(body)
     assert b"_live_" not in kept
     rotated = {1: b"pepper", 2: b"newer"}
-    assert Drawn(rotated, nonce=nonce, key=b"k").put_back(kept) == body
-    assert Drawn(peppers, nonce=nonce, key=b"l").put_back(kept) != body
-    assert Drawn({1: b"other"}, nonce=nonce, key=b"k").put_back(kept) != body
+    assert DeterministicSecrets(rotated, nonce=nonce, key=b"k").restore(kept) == body
+    assert DeterministicSecrets(peppers, nonce=nonce, key=b"l").restore(kept) != body
+    assert DeterministicSecrets({1: b"other"}, nonce=nonce, key=b"k").restore(kept) != body
 
 
 async def test_what_reaches_beyond_one_transaction_is_told_again_too(office: Office) -> None:

@@ -7,7 +7,7 @@ import pytest
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
-from gateway.api.admin.auth import Tokens
+from gateway.api.admin.auth import AdminAuthenticator
 from tests.api.conftest import TOKEN, Office, client_of
 
 
@@ -43,7 +43,7 @@ async def test_the_scheme_may_be_written_in_any_case(office: Office) -> None:
 
 def test_an_empty_token_guards_nothing_and_is_refused(office: Office) -> None:
     with pytest.raises(ValueError, match="must not be empty"):
-        Tokens(office.database, "", key_prefix="gw", peppers={1: b"pepper"})
+        AdminAuthenticator(office.database, "", key_prefix="gw", peppers={1: b"pepper"})
 
 
 @pytest.mark.parametrize(

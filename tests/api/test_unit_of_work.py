@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from gateway.api.unit_of_work import Herald
+from gateway.api.unit_of_work import ChangePublisher
 from gateway.ledger.accounts import users
 from gateway.ledger.db import outbox
 from gateway.ledger.db.session import Database, DatabaseUnavailable
@@ -90,10 +90,10 @@ async def test_what_is_committed_while_publishing_waits_for_the_next_publication
         told.extend(found)
 
     async def tell_of(change: str) -> bool:
-        await herald.tell()
+        await publisher.publish()
         return change in told
 
-    herald = Herald(publish)
+    publisher = ChangePublisher(publish)
     first = asyncio.create_task(tell_of("first"))
     await asyncio.sleep(0)  # the first asks
     await asyncio.sleep(0)  # its publication has looked, and is held up

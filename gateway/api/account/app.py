@@ -11,10 +11,10 @@ from starlette.types import ASGIApp
 
 from gateway.api import docs, error_responses, openapi
 from gateway.api.account import keys, me
-from gateway.api.account.auth_middleware import Guarded
 from gateway.api.account.billing import plans, quote, subscriptions
 from gateway.api.account.billing.routers import BILLING
-from gateway.api.account.dependencies import Collaborators, Lifetimes
+from gateway.api.account.callers import caller_of, is_open
+from gateway.api.account.dependencies import Dependencies, Lifetimes
 from gateway.api.account.key_reader import KeyReader
 from gateway.api.account.login import endpoints, recovery
 from gateway.api.account.login.access_tokens import AccessTokens
@@ -22,10 +22,10 @@ from gateway.api.account.login.password_hashing import Hasher
 from gateway.api.account.login.throttling import Throttle
 from gateway.api.account.records import history, ledger, limits, usage
 from gateway.api.checkout import Till
-from gateway.api.dry_run import Previewer
-from gateway.api.key_factory import KeyIssuer
-from gateway.api.middleware import Bounded, Identified
-from gateway.api.unit_of_work import Herald
+from gateway.api.dry_run import DryRun
+from gateway.api.key_factory import KeyFactory
+from gateway.api.middleware import AuthMiddleware, BodyLimitMiddleware, RequestIdMiddleware, is_operation
+from gateway.api.unit_of_work import ChangePublisher
 from gateway.ledger.db.session import Database
 from gateway.meter.meter import Meter
 from policies.model import Route
@@ -77,17 +77,17 @@ def build_account(
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
-    held = app.state.collaborators = Collaborators(
+    dependencies = app.state.dependencies = Dependencies(
         database=database,
-        herald=Herald(publish),
-        issuer=KeyIssuer(key_prefix, peppers, entropy=entropy),
+        publisher=ChangePublisher(publish),
+        key_factory=KeyFactory(key_prefix, peppers, entropy=entropy),
         tokens=AccessTokens(jwt_secret, lifetime=lifetimes.access),
         hasher=Hasher(),
         throttle=Throttle(database),
         entropy=entropy,
         lifetimes=lifetimes,
         key_reader=KeyReader(database, key_prefix, peppers),
-        previewer=Previewer(database, meter, grace=past_due_grace),
+        dry_run=DryRun(database, meter, grace=past_due_grace),
         routes=routes,
         secret=jwt_secret,
     )
@@ -97,4 +97,10 @@ def build_account(
         app.include_router(noun.router, responses=openapi.COMMON)
     error_responses.install(app)
     openapi.install(app, guard=None)
-    return Identified(Guarded(Bounded(app, max_bytes=MAX_BODY_BYTES), held, lambda: app.routes))
+    return RequestIdMiddleware(
+        AuthMiddleware(
+            BodyLimitMiddleware(app, max_bytes=MAX_BODY_BYTES),
+            lambda request: caller_of(request, dependencies),
+            is_open=lambda scope: is_open(scope["path"]) or not is_operation(app.routes, scope),
+        )
+    )

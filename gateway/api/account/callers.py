@@ -8,7 +8,7 @@ from uuid import UUID
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader
 
-from gateway.api.account.dependencies import Bearer, Collaborators, SignedIn, bearer_of, client_address, signed_in
+from gateway.api.account.dependencies import Bearer, Dependencies, SignedIn, bearer_of, client_address, signed_in
 from gateway.api.account.key_reader import KeyHolder
 from gateway.api.errors import NotAuthenticated
 from policies.model import Key
@@ -16,25 +16,33 @@ from policies.model import Key
 # What also takes an API key.
 BY_KEY = frozenset({"/me/usage", "/me/limits"})
 
+# Requests that name the caller in their body, or need none.
+OPEN_PATHS = frozenset({"/plans", "/openapi.json", "/docs"})
+OPEN_PREFIXES = ("/auth/", "/webhooks/")
+
 _header = APIKeyHeader(name="X-API-Key", scheme_name="api_key", auto_error=False)
 _ApiKey = Annotated[str | None, Depends(_header)]
 
 
-async def caller_of(request: Request, held: Collaborators) -> SignedIn | KeyHolder:
+async def caller_of(request: Request, dependencies: Dependencies) -> SignedIn | KeyHolder:
     """Who is signed in; of `BY_KEY` maybe just the user whose key it is.
 
     Raises NotAuthenticated, Suspended, Refused for a key, DatabaseUnavailable.
     """
     bearer = await bearer_of(request)
     if request.scope["path"] not in BY_KEY:
-        return await signed_in(held, bearer)
+        return await signed_in(dependencies, bearer)
     api_key = await _header(request)
     sent = api_key or (bearer.credentials if bearer else None)
     if sent is None:
         raise NotAuthenticated("Send your access token, or an API key, as `Authorization: Bearer`.")
-    if api_key is not None or held.key_reader.is_key(sent):
-        return await held.key_reader.holder(sent, client_ip=client_address(request))
-    return await signed_in(held, bearer)
+    if api_key is not None or dependencies.key_reader.is_key(sent):
+        return await dependencies.key_reader.holder(sent, client_ip=client_address(request))
+    return await signed_in(dependencies, bearer)
+
+
+def is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)
 
 
 def _reader(request: Request, _bearer: Bearer, _api_key: _ApiKey) -> UUID:

@@ -16,10 +16,10 @@ from gateway.api.account.key_reader import KeyReader
 from gateway.api.account.login.access_tokens import AccessTokens
 from gateway.api.account.login.password_hashing import Hasher
 from gateway.api.account.login.throttling import Throttle
-from gateway.api.dry_run import Previewer
+from gateway.api.dry_run import DryRun
 from gateway.api.errors import NotAuthenticated, Suspended
-from gateway.api.key_factory import KeyIssuer
-from gateway.api.unit_of_work import Desk, Herald
+from gateway.api.key_factory import KeyFactory
+from gateway.api.unit_of_work import ChangePublisher, UnitOfWork
 from gateway.ledger.accounts import login_sessions
 from gateway.ledger.accounts.users import User
 from gateway.ledger.db.session import Database
@@ -37,25 +37,25 @@ class Lifetimes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Collaborators:
+class Dependencies:
     """What the account API is built from. The desks that it gives share one herald."""
 
     database: Database
-    herald: Herald
-    issuer: KeyIssuer
+    publisher: ChangePublisher
+    key_factory: KeyFactory
     tokens: AccessTokens
     hasher: Hasher
     throttle: Throttle
     entropy: Callable[[int], bytes]
     lifetimes: Lifetimes
     key_reader: KeyReader
-    previewer: Previewer
+    dry_run: DryRun
     # By name, as the configuration has them now.
     routes: Mapping[str, Route]
     secret: str = field(repr=False)
 
-    def desk(self, actor: str) -> Desk:
-        return Desk(self.database, self.herald, actor=actor)
+    def unit_of_work(self, actor: str) -> UnitOfWork:
+        return UnitOfWork(self.database, self.publisher, actor=actor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +64,19 @@ class SignedIn:
 
     user: User
     session_id: UUID
-    desk: Desk
+    unit_of_work: UnitOfWork
 
     @property
     def id(self) -> UUID:
         return self.user.id
 
 
-def collaborators(request: Request) -> Collaborators:
-    held: Collaborators = request.app.state.collaborators
-    return held
+def dependencies(request: Request) -> Dependencies:
+    dependencies: Dependencies = request.app.state.dependencies
+    return dependencies
 
 
-Held = Annotated[Collaborators, Depends(collaborators)]
+DependenciesDep = Annotated[Dependencies, Depends(dependencies)]
 
 
 def client_address(request: Request) -> str:
@@ -89,16 +89,16 @@ bearer_of = HTTPBearer(scheme_name="access_token", bearerFormat="JWT", auto_erro
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer_of)]
 
 
-async def signed_in(held: Collaborators, bearer: HTTPAuthorizationCredentials | None) -> SignedIn:
+async def signed_in(dependencies: Dependencies, bearer: HTTPAuthorizationCredentials | None) -> SignedIn:
     """Raises NotAuthenticated without a valid access token of a session that goes on, Suspended."""
     if bearer is None:
         raise NotAuthenticated("Send your access token as `Authorization: Bearer ACCESS_TOKEN`.")
-    session_id = held.tokens.read(bearer.credentials)
+    session_id = dependencies.tokens.read(bearer.credentials)
     if session_id is None:
         raise NotAuthenticated("The access token is not valid, or no longer; refresh it or log in.")
-    async with held.database.read() as connection:
+    async with dependencies.database.read() as connection:
         user = await user_of(connection, session_id)
-    return SignedIn(user, session_id, held.desk(f"user:{user.id}"))
+    return SignedIn(user, session_id, dependencies.unit_of_work(f"user:{user.id}"))
 
 
 async def user_of(connection: AsyncConnection, session_id: UUID) -> User:
@@ -119,13 +119,13 @@ def _me(request: Request, _bearer: Bearer) -> SignedIn:
 Me = Annotated[SignedIn, Depends(_me)]
 
 
-def _desk(me: Me) -> Desk:
-    return me.desk
+def _unit_of_work(me: Me) -> UnitOfWork:
+    return me.unit_of_work
 
 
-def _issuer(held: Held) -> KeyIssuer:
-    return held.issuer
+def _key_factory(dependencies: DependenciesDep) -> KeyFactory:
+    return dependencies.key_factory
 
 
-TheDesk = Annotated[Desk, Depends(_desk)]
-TheIssuer = Annotated[KeyIssuer, Depends(_issuer)]
+UnitOfWorkDep = Annotated[UnitOfWork, Depends(_unit_of_work)]
+KeyFactoryDep = Annotated[KeyFactory, Depends(_key_factory)]

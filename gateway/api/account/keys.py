@@ -9,11 +9,11 @@ from uuid import UUID
 from fastapi import APIRouter, Body, Query
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.api.account.dependencies import Me, TheIssuer
+from gateway.api.account.dependencies import KeyFactoryDep, Me
 from gateway.api.errors import Conflict
 from gateway.api.openapi import CONFLICTS, SIGNED_IN, UNKNOWN
 from gateway.api.schemas.api_keys import IssuedKey, Key, KeyPatch, KeyTerms, Rotation, issued, shown
-from gateway.api.schemas.pages import Listing, Paging, listing
+from gateway.api.schemas.pages import PageModel, PageQuery, page_of
 from gateway.clock import now
 from gateway.ledger.accounts import api_keys
 from gateway.ledger.db.errors import NotFound
@@ -24,26 +24,26 @@ router = APIRouter(prefix="/me/keys", tags=["keys"], responses=SIGNED_IN)
 
 
 @router.post("", status_code=201, summary="Create a key")
-async def create_key(given: KeyTerms, me: Me, issuer: TheIssuer) -> IssuedKey:
+async def create_key(body: KeyTerms, me: Me, key_factory: KeyFactoryDep) -> IssuedKey:
     """The answer holds the key, this once."""
-    secret, fingerprint = issuer.issue()
-    async with me.desk.change() as change:
-        made = await api_keys.create(change.connection, me.id, fingerprint=fingerprint, **given.model_dump())
-        await change.note("keys.create", "key", entity_id=made.id, after=shown(made, now()))
+    secret, fingerprint = key_factory.create()
+    async with me.unit_of_work.change() as change:
+        made = await api_keys.create(change.connection, me.id, fingerprint=fingerprint, **body.model_dump())
+        await change.record("keys.create", "key", entity_id=made.id, after=shown(made, now()))
     return issued(made, secret.secret)
 
 
 @router.get("", summary="List your keys")
-async def list_keys(wanted: Annotated[Paging, Query()], me: Me) -> Listing[Key]:
-    async with me.desk.read() as connection:
+async def list_keys(wanted: Annotated[PageQuery, Query()], me: Me) -> PageModel[Key]:
+    async with me.unit_of_work.read() as connection:
         page = await api_keys.list_keys(connection, user_id=me.id, cursor=wanted.cursor, limit=wanted.limit)
     instant = now()
-    return listing(page, lambda key: shown(key, instant))
+    return page_of(page, lambda key: shown(key, instant))
 
 
 @router.get("/{key_id}", summary="Get a key", responses=UNKNOWN)
 async def get_key(key_id: UUID, me: Me) -> Key:
-    async with me.desk.read() as connection:
+    async with me.unit_of_work.read() as connection:
         return shown(await _mine(connection, me, key_id), now())
 
 
@@ -52,21 +52,21 @@ async def change_key(key_id: UUID, patch: KeyPatch, me: Me) -> Key:
     changes = patch.changes()
     if "status" in changes:
         changes["status"] = KeyStatus(changes["status"])
-    async with me.desk.change() as change:
+    async with me.unit_of_work.change() as change:
         before = _usable(await _locked(change.connection, me, key_id))
         after = shown(await api_keys.patch(change.connection, key_id, **changes), now())
-        await change.note("keys.change", "key", entity_id=key_id, before=shown(before, now()), after=after)
+        await change.record("keys.change", "key", entity_id=key_id, before=shown(before, now()), after=after)
     return after
 
 
 @router.post("/{key_id}/revoke", summary="Revoke a key for good", responses=UNKNOWN)
 async def revoke_key(key_id: UUID, me: Me) -> Key:
     """It is refused from the very next request on. Revoking again changes nothing."""
-    async with me.desk.change() as change:
+    async with me.unit_of_work.change() as change:
         before = await _locked(change.connection, me, key_id)
         after = shown(await api_keys.revoke(change.connection, key_id), now())
         if before.status is not KeyStatus.REVOKED:
-            await change.note("keys.revoke", "key", entity_id=key_id, before=shown(before, now()), after=after)
+            await change.record("keys.revoke", "key", entity_id=key_id, before=shown(before, now()), after=after)
     return after
 
 
@@ -77,19 +77,19 @@ async def delete_key(key_id: UUID, me: Me) -> None:
 
 @router.post("/{key_id}/rotate", status_code=201, summary="Replace a key", responses=UNKNOWN | CONFLICTS)
 async def rotate_key(
-    key_id: UUID, me: Me, issuer: TheIssuer, given: Annotated[Rotation | None, Body()] = None
+    key_id: UUID, me: Me, key_factory: KeyFactoryDep, body: Annotated[Rotation | None, Body()] = None
 ) -> IssuedKey:
     """Makes a key of the same settings, shown this once. The old one expires when its grace is over."""
-    secret, fingerprint = issuer.issue()
-    grace = timedelta(seconds=given.grace_seconds if given else 0)
-    async with me.desk.change() as change:
+    secret, fingerprint = key_factory.create()
+    grace = timedelta(seconds=body.grace_seconds if body else 0)
+    async with me.unit_of_work.change() as change:
         before = _usable(await _locked(change.connection, me, key_id))
         retired, made = await api_keys.rotate(
             change.connection, key_id, fingerprint=fingerprint, retire_at=now() + grace
         )
         old, after = shown(before, now()), shown(retired, now())
-        await change.note("keys.rotate", "key", entity_id=key_id, before=old, after=after)
-        await change.note("keys.create", "key", entity_id=made.id, after=shown(made, now()))
+        await change.record("keys.rotate", "key", entity_id=key_id, before=old, after=after)
+        await change.record("keys.create", "key", entity_id=made.id, after=shown(made, now()))
     return issued(made, secret.secret)
 
 

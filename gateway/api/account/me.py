@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import Field
 
-from gateway.api.account.dependencies import ClientAddress, Held, Me
+from gateway.api.account.dependencies import ClientAddress, DependenciesDep, Me
 from gateway.api.account.login import throttling
 from gateway.api.account.login.password_login import check_password
 from gateway.api.account.login.verification_mail import ask_to_verify
@@ -13,7 +13,7 @@ from gateway.api.account.values import NewPassword, Password, Profile, check_new
 from gateway.api.errors import Invalid, NotAuthenticated
 from gateway.api.openapi import CONFLICTS, SIGNED_IN, THROTTLED
 from gateway.api.schemas.fields import Email, Line, TimeZone
-from gateway.api.schemas.pages import Given, Patch, unset
+from gateway.api.schemas.pages import PatchModel, RequestModel, unset
 from gateway.clock import now
 from gateway.ledger.accounts import erasure, login_sessions, users
 from gateway.ledger.db import notifications
@@ -21,7 +21,7 @@ from gateway.ledger.db import notifications
 router = APIRouter(prefix="/me", tags=["account"], responses=SIGNED_IN)
 
 
-class ProfilePatch(Patch):
+class ProfilePatch(PatchModel):
     """A new address takes the password, and has to be verified anew."""
 
     name: Line | None = None
@@ -31,7 +31,7 @@ class ProfilePatch(Patch):
     password: Password | None = Field(default=None, description="The present one; needed for a new `email` only.")
 
 
-class PasswordChange(Given):
+class PasswordChange(RequestModel):
     current_password: Password
     new_password: NewPassword
 
@@ -42,20 +42,20 @@ async def get_me(me: Me) -> Profile:
 
 
 @router.patch("", summary="Change your account", responses=CONFLICTS | THROTTLED)
-async def change_me(patch: ProfilePatch, me: Me, held: Held, address: ClientAddress) -> Profile:
+async def change_me(patch: ProfilePatch, me: Me, dependencies: DependenciesDep, address: ClientAddress) -> Profile:
     changes = patch.changes()
     password = changes.pop("password", None)
     is_moving = "email" in changes and changes["email"] != me.user.email
     if is_moving:
-        await _check(held, me, password, field="password", address=address)
+        await _check(dependencies, me, password, field="password", address=address)
         changes["email_verified_at"] = None
-    async with me.desk.change() as change:
+    async with me.unit_of_work.change() as change:
         before = Profile.model_validate(me.user)
         user = await users.patch(change.connection, me.id, **changes)
         after = Profile.model_validate(user)
-        await change.note("account.change", "user", entity_id=me.id, before=before, after=after)
+        await change.record("account.change", "user", entity_id=me.id, before=before, after=after)
         if is_moving:
-            await ask_to_verify(change.connection, user, held.lifetimes)
+            await ask_to_verify(change.connection, user, dependencies.lifetimes)
     return after
 
 
@@ -63,40 +63,40 @@ async def change_me(patch: ProfilePatch, me: Me, held: Held, address: ClientAddr
 async def delete_me(me: Me) -> None:
     """For good: personal data is erased, keys and tokens are revoked, the subscription ends, at its payment provider
     within minutes. What was paid for and used stays on record under an account without a name."""
-    async with me.desk.change() as change:
+    async with me.unit_of_work.change() as change:
         await erasure.erase(change.connection, me.id, now=now())
-        await change.note("account.delete", "user", entity_id=me.id)  # without what was to be deleted
+        await change.record("account.delete", "user", entity_id=me.id)  # without what was to be deleted
 
 
 @router.post("/password", status_code=204, summary="Change your password", responses=THROTTLED)
-async def change_password(given: PasswordChange, me: Me, held: Held, address: ClientAddress) -> None:
+async def change_password(body: PasswordChange, me: Me, dependencies: DependenciesDep, address: ClientAddress) -> None:
     """Your other sessions end."""
-    check_new_password(given.new_password, email=me.user.email, field="new_password")
-    await _check(held, me, given.current_password, field="current_password", address=address)
-    password_hash = await held.hasher.hash(given.new_password)
-    async with me.desk.change() as change:
+    check_new_password(body.new_password, email=me.user.email, field="new_password")
+    await _check(dependencies, me, body.current_password, field="current_password", address=address)
+    password_hash = await dependencies.hasher.hash(body.new_password)
+    async with me.unit_of_work.change() as change:
         await users.patch(change.connection, me.id, password_hash=password_hash)
         await login_sessions.revoke_all(change.connection, me.id, but=me.session_id)
-        await change.note("account.change_password", "user", entity_id=me.id)
+        await change.record("account.change_password", "user", entity_id=me.id)
         await notifications.post(change.connection, me.id, kind="account.password_changed", payload={})
 
 
 @router.post(
     "/verify-email", status_code=202, summary="Have the mail to verify your address sent again", responses=THROTTLED
 )
-async def resend_verification(me: Me, held: Held, address: ClientAddress) -> None:
+async def resend_verification(me: Me, dependencies: DependenciesDep, address: ClientAddress) -> None:
     """Where the address is verified already nothing is sent."""
     if me.user.email_verified_at is None:
-        await held.throttle.take(throttling.of_mail(me.user.email, address))
-        async with held.database.transaction() as connection:
-            await ask_to_verify(connection, me.user, held.lifetimes)
+        await dependencies.throttle.take(throttling.of_mail(me.user.email, address))
+        async with dependencies.database.transaction() as connection:
+            await ask_to_verify(connection, me.user, dependencies.lifetimes)
 
 
-async def _check(held: Held, me: Me, password: str | None, *, field: str, address: str) -> None:
+async def _check(dependencies: DependenciesDep, me: Me, password: str | None, *, field: str, address: str) -> None:
     """Raises Invalid, not NotAuthenticated: who is asking is known, and would be sent away to log in again."""
     if password is None:
         raise Invalid(field, "required")
     try:
-        await check_password(held, me.user.email, password=password, address=address)
+        await check_password(dependencies, me.user.email, password=password, address=address)
     except NotAuthenticated:
         raise Invalid(field, "is not your password") from None

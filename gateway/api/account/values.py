@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import BaseModel, Field, StringConstraints
 
 from gateway.api.errors import Invalid
-from gateway.api.schemas.pages import Shown
+from gateway.api.schemas.pages import ResponseModel
 from policies.access import passwords
 from policies.model import AccountStatus
 
@@ -32,7 +32,7 @@ class Tokens(BaseModel):
     expires_in: int = Field(description="Seconds that the access token is good for.", examples=[900])
 
 
-class Profile(Shown):
+class Profile(ResponseModel):
     id: UUID
     email: str
     email_verified_at: datetime | None

@@ -6,24 +6,24 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
 
 from fastapi import APIRouter, FastAPI
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from gateway.api import docs, error_responses, openapi
 from gateway.api.admin import health
 from gateway.api.admin.accounts import admin_tokens, credits, key_imports, key_verification, keys, users
-from gateway.api.admin.auth import ROOT, TOKEN_PREFIX_SUFFIX, Guarded, Scoped, Tokens
+from gateway.api.admin.auth import ROOT, TOKEN_PREFIX_SUFFIX, AdminAuthenticator, ScopeMiddleware
 from gateway.api.admin.billing import subscriptions
 from gateway.api.admin.billing.routers import BILLING
 from gateway.api.admin.catalogue import permissions, plans, products
-from gateway.api.admin.dependencies import Collaborators, Reconcile
+from gateway.api.admin.dependencies import Dependencies, Reconcile
 from gateway.api.admin.records import analyses, audit_log, reconcile, usage
 from gateway.api.admin.scopes import PREFIX, scope_of
 from gateway.api.checkout import Till
-from gateway.api.dry_run import Previewer
-from gateway.api.idempotency import Idempotent
-from gateway.api.key_factory import KeyIssuer
-from gateway.api.middleware import Bounded, Identified
-from gateway.api.unit_of_work import Desk, Herald
+from gateway.api.dry_run import DryRun
+from gateway.api.idempotency import IdempotencyMiddleware
+from gateway.api.key_factory import KeyFactory
+from gateway.api.middleware import AuthMiddleware, BodyLimitMiddleware, RequestIdMiddleware
+from gateway.api.unit_of_work import ChangePublisher, UnitOfWork
 from gateway.ledger.db.session import Database
 from gateway.meter.meter import Meter
 from policies.model import Route
@@ -87,12 +87,12 @@ def build_admin(
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
-    desk = Desk(database, Herald(publish), actor=ROOT)
-    app.state.collaborators = Collaborators(
-        desk=desk,
-        issuer=KeyIssuer(key_prefix, peppers, entropy=entropy),
-        token_issuer=KeyIssuer(key_prefix + TOKEN_PREFIX_SUFFIX, peppers, entropy=entropy),
-        previewer=Previewer(database, meter, grace=past_due_grace),
+    unit_of_work = UnitOfWork(database, ChangePublisher(publish), actor=ROOT)
+    app.state.dependencies = Dependencies(
+        unit_of_work=unit_of_work,
+        key_factory=KeyFactory(key_prefix, peppers, entropy=entropy),
+        token_factory=KeyFactory(key_prefix + TOKEN_PREFIX_SUFFIX, peppers, entropy=entropy),
+        dry_run=DryRun(database, meter, grace=past_due_grace),
         routes={route.name: route for route in routes},
         key_prefix=key_prefix,
         peppers=peppers,
@@ -106,12 +106,16 @@ def build_admin(
     app.include_router(_admin_v1())
     error_responses.install(app)
     openapi.install(app, guard=GUARD)
-    idempotent = Idempotent(
-        app, database, prefix=PREFIX, peppers=peppers, announce=desk.announce, is_detached=_is_detached
+    idempotent = IdempotencyMiddleware(
+        app, database, prefix=PREFIX, peppers=peppers, publish=unit_of_work.publish, is_detached=_is_detached
     )
-    scoped = Scoped(Bounded(idempotent, max_bytes=MAX_BODY_BYTES), lambda: app.routes)
-    tokens = Tokens(database, admin_token, key_prefix=key_prefix, peppers=peppers)
-    return Identified(Guarded(scoped, tokens, open_paths=OPEN_PATHS))
+    scoped = ScopeMiddleware(BodyLimitMiddleware(idempotent, max_bytes=MAX_BODY_BYTES), lambda: app.routes)
+    authenticator = AdminAuthenticator(database, admin_token, key_prefix=key_prefix, peppers=peppers)
+    return RequestIdMiddleware(AuthMiddleware(scoped, authenticator.authenticate, is_open=_is_open))
+
+
+def _is_open(scope: Scope) -> bool:
+    return scope["path"] in OPEN_PATHS
 
 
 def _is_detached(path: str) -> bool:

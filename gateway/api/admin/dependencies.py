@@ -1,4 +1,4 @@
-"""What endpoints work with, as the app holds it; an endpoint names what it needs in its signature."""
+"""What endpoints of the admin API depend on; an endpoint names what it needs in its signature."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from uuid import UUID
 from fastapi import Depends, Request
 
 from gateway.api.admin.auth import Actor
-from gateway.api.dry_run import Previewer
-from gateway.api.key_factory import KeyIssuer
-from gateway.api.unit_of_work import Desk
+from gateway.api.dry_run import DryRun
+from gateway.api.key_factory import DeterministicSecrets, KeyFactory
+from gateway.api.unit_of_work import UnitOfWork
 from policies.model import Route
 from policies.usage.reconciliation import Difference
 
@@ -20,32 +20,32 @@ Readiness = Callable[[], Awaitable[Mapping[str, str]]]
 MetricsText = Callable[[], bytes]
 
 
-class Found(NamedTuple):
-    """A difference between the books of an account, and whether it was ended."""
+class ReconciledDifference(NamedTuple):
+    """A difference between the books of an account, and whether it was repaired."""
 
     user_id: UUID
     difference: Difference
     is_repaired: bool
 
 
-class Page(NamedTuple):
-    """What was found among so many accounts, of which Redis had so many."""
+class ReconciledPage(NamedTuple):
+    """A page of accounts, how many of them Redis had loaded, and the differences between their books."""
 
     accounts: int
-    hot: int
-    found: tuple[Found, ...]
+    loaded: int
+    differences: tuple[ReconciledDifference, ...]
 
 
-# All accounts page by page; the actor repairs what is found, None only reports it.
-Reconcile = Callable[[str | None], AsyncIterator[Page]]
+# Yields all accounts page by page. Differences are repaired in the name of the actor; None only reports them.
+Reconcile = Callable[[str | None], AsyncIterator[ReconciledPage]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Collaborators:
-    desk: Desk
-    issuer: KeyIssuer
-    token_issuer: KeyIssuer
-    previewer: Previewer
+class Dependencies:
+    unit_of_work: UnitOfWork
+    key_factory: KeyFactory
+    token_factory: KeyFactory
+    dry_run: DryRun
     routes: Mapping[str, Route]
     key_prefix: str
     peppers: Mapping[int, bytes]
@@ -54,40 +54,40 @@ class Collaborators:
     readiness: Readiness
 
 
-def collaborators(request: Request) -> Collaborators:
-    held: Collaborators = request.app.state.collaborators
-    return held
+def _dependencies(request: Request) -> Dependencies:
+    found: Dependencies = request.app.state.dependencies
+    return found
 
 
-Held = Annotated[Collaborators, Depends(collaborators)]
+DependenciesDep = Annotated[Dependencies, Depends(_dependencies)]
 
 
 def _actor(request: Request) -> Actor:
-    actor: Actor = request.state.actor
+    actor: Actor = request.state.caller
     return actor
 
 
-TheActor = Annotated[Actor, Depends(_actor)]
+ActorDep = Annotated[Actor, Depends(_actor)]
 
 
-def _desk(request: Request, held: Held, actor: TheActor) -> Desk:
-    return held.desk.of(actor.name, joined=getattr(request.state, "joined", None))
+def _unit_of_work(request: Request, dependencies: DependenciesDep, actor: ActorDep) -> UnitOfWork:
+    return dependencies.unit_of_work.for_actor(actor.name, enclosing=getattr(request.state, "enclosing", None))
 
 
-def _issuer(request: Request, held: Held) -> KeyIssuer:
-    return _drawing(request, held.issuer)
+def _key_factory(request: Request, dependencies: DependenciesDep) -> KeyFactory:
+    return _replayable(request, dependencies.key_factory)
 
 
-def _token_issuer(request: Request, held: Held) -> KeyIssuer:
-    return _drawing(request, held.token_issuer)
+def _token_factory(request: Request, dependencies: DependenciesDep) -> KeyFactory:
+    return _replayable(request, dependencies.token_factory)
 
 
-def _drawing(request: Request, issuer: KeyIssuer) -> KeyIssuer:
-    """With the secrets of a request that may be repeated, where it may."""
-    drawn = getattr(request.state, "drawn", None)
-    return issuer if drawn is None else issuer.drawing(drawn.issue)
+def _replayable(request: Request, factory: KeyFactory) -> KeyFactory:
+    """A request with an Idempotency-Key gets secrets that its replay derives again."""
+    secrets: DeterministicSecrets | None = getattr(request.state, "secrets", None)
+    return factory if secrets is None else factory.with_secrets(secrets.create)
 
 
-TheDesk = Annotated[Desk, Depends(_desk)]
-TheIssuer = Annotated[KeyIssuer, Depends(_issuer)]
-TheTokenIssuer = Annotated[KeyIssuer, Depends(_token_issuer)]
+UnitOfWorkDep = Annotated[UnitOfWork, Depends(_unit_of_work)]
+KeyFactoryDep = Annotated[KeyFactory, Depends(_key_factory)]
+TokenFactoryDep = Annotated[KeyFactory, Depends(_token_factory)]

@@ -8,7 +8,7 @@ import structlog
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from gateway.api.admin.dependencies import Held
+from gateway.api.admin.dependencies import DependenciesDep
 
 router = APIRouter(tags=["health"])
 _log = structlog.get_logger()
@@ -31,8 +31,8 @@ async def healthz() -> Health:
 
 
 @router.get("/readyz", summary="Whether requests can be admitted", responses={503: {"model": Readiness}})
-async def readyz(held: Held, response: Response) -> Readiness:
-    missing = await held.readiness()
+async def readyz(dependencies: DependenciesDep, response: Response) -> Readiness:
+    missing = await dependencies.readiness()
     if not missing:
         return Readiness(status="ready", missing=[])
     _log.warning("not ready", **missing)  # the reasons hold addresses, which are for the log alone
@@ -41,6 +41,6 @@ async def readyz(held: Held, response: Response) -> Readiness:
 
 
 @router.get("/metrics", summary="All series, in the Prometheus text format", response_class=Response)
-def metrics(held: Held) -> Response:
+def metrics(dependencies: DependenciesDep) -> Response:
     # Not async: the series of all processes are read from files, so it runs in a thread.
-    return Response(held.metrics_text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(dependencies.metrics_text(), media_type="text/plain; version=0.0.4; charset=utf-8")

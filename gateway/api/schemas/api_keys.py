@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import Field
 
 from gateway.api.schemas.fields import Count, Credits, Instant, Line, Network, Word
-from gateway.api.schemas.pages import Given, Patch, Shown, unset
+from gateway.api.schemas.pages import PatchModel, RequestModel, ResponseModel, unset
 from gateway.clock import now
 from gateway.ledger.accounts import api_keys
 from policies.model import KeyStatus
@@ -23,7 +23,7 @@ Permissions = Annotated[list[Word], Field(max_length=100)]
 Networks = Annotated[list[Network], Field(max_length=100)]
 
 
-class Key(Shown):
+class Key(ResponseModel):
     id: UUID
     user_id: UUID
     name: str
@@ -42,7 +42,7 @@ class IssuedKey(Key):
     key: str = Field(description="The key itself. It is in this answer only and cannot be read again.")
 
 
-class KeyTerms(Given):
+class KeyTerms(RequestModel):
     name: Line = Field(default="default", examples=["production"])
     permissions: Permissions | None = Field(default=None, description="Narrows the plan's permissions.")
     allowed_ips: Networks = Field(default_factory=list, examples=[["203.0.113.0/24"]])
@@ -50,7 +50,7 @@ class KeyTerms(Given):
     expires_at: Instant | None = Field(default=None, examples=["2030-01-01T00:00:00Z"])
 
 
-class KeyPatch(Patch):
+class KeyPatch(PatchModel):
     name: Line = unset()
     status: Literal["active", "disabled"] = unset()
     permissions: Permissions | None = None
@@ -59,7 +59,7 @@ class KeyPatch(Patch):
     expires_at: Instant | None = None
 
 
-class Rotation(Given):
+class Rotation(RequestModel):
     grace_seconds: Count = Field(default=0, examples=[3600], description="How long the old key goes on working.")
 
 

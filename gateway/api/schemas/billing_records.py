@@ -9,10 +9,10 @@ from uuid import UUID
 
 from pydantic import Field, field_validator
 
-from gateway.api.schemas.pages import Shown
+from gateway.api.schemas.pages import ResponseModel
 
 
-class Payment(Shown):
+class Payment(ResponseModel):
     id: UUID
     user_id: UUID
     subscription_id: UUID | None
@@ -40,14 +40,14 @@ class Payment(Shown):
         return _plain(amount)
 
 
-class InvoiceLine(Shown):
+class InvoiceLine(ResponseModel):
     description: str
     quantity: int
     unit_price: str | None
     amount: str
 
 
-class Invoice(Shown):
+class Invoice(ResponseModel):
     id: UUID
     number: int | None = Field(description="Without gaps, in order of issue; null for the provider's own invoices.")
     provider_number: str | None

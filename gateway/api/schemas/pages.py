@@ -13,13 +13,13 @@ T = TypeVar("T")
 Row = TypeVar("Row")
 
 
-class Given(BaseModel):
+class RequestModel(BaseModel):
     """A request's body or query: fields it does not know are refused, so that a misspelt one is not lost in silence."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class Patch(Given):
+class PatchModel(RequestModel):
     """A change: only the fields that are given are touched, null included where it means something."""
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
@@ -34,28 +34,28 @@ class Patch(Given):
         return self.model_dump(exclude_unset=True)
 
 
-class Shown(BaseModel):
+class ResponseModel(BaseModel):
     """What an answer shows, read from the row's attributes of the same names."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True)
 
 
-class Paging(Given):
+class PageQuery(RequestModel):
     """How much of a list, and from where."""
 
     limit: Annotated[int, Field(ge=1, le=500, description="How many at most.")] = 50
     cursor: Annotated[str | None, Field(pattern=CURSOR, description="`next_cursor` of the page before.")] = None
 
 
-class Listing(BaseModel, Generic[T]):
+class PageModel(BaseModel, Generic[T]):
     """A page of a list, newest first; `next_cursor` is null on the last one."""
 
     data: list[T]
     next_cursor: str | None
 
 
-def listing(page: Page[Row], shown: Callable[[Row], T]) -> Listing[T]:
-    return Listing(data=[shown(row) for row in page.data], next_cursor=page.next_cursor)
+def page_of(page: Page[Row], shown: Callable[[Row], T]) -> PageModel[T]:
+    return PageModel(data=[shown(row) for row in page.data], next_cursor=page.next_cursor)
 
 
 def unset() -> Any:

@@ -11,7 +11,7 @@ from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.errors import Invalid
-from gateway.api.schemas.pages import Shown
+from gateway.api.schemas.pages import ResponseModel
 from gateway.clock import now
 from gateway.ledger.db.rows import Page
 from gateway.ledger.usage import analytics
@@ -21,7 +21,7 @@ from gateway.ledger.usage.history import UsageFilter
 DEFAULT_SPAN = timedelta(days=30)
 
 
-class CallGroup(Shown):
+class CallGroup(ResponseModel):
     """The calls that share what they are grouped by; null where they are not grouped by it. Days are those of UTC."""
 
     day: date | None

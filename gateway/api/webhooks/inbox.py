@@ -12,10 +12,10 @@ from uuid import UUID
 from fastapi import APIRouter, Request
 
 from gateway import metrics
-from gateway.api.account.dependencies import Held
+from gateway.api.account.dependencies import DependenciesDep
 from gateway.api.checkout import PaymentsNotConfigured, TheTill, Till
 from gateway.api.openapi import PAID_FOR, Responses
-from gateway.api.schemas.pages import Shown
+from gateway.api.schemas.pages import ResponseModel
 from gateway.clock import now
 from gateway.ledger.db.session import Database
 from gateway.ledger.payments import webhook_events
@@ -31,7 +31,7 @@ _REFUSED: Responses = {400: {"description": "`invalid_webhook`: not signed by th
 _acting: set[asyncio.Task[None]] = set()
 
 
-class Received(Shown):
+class Received(ResponseModel):
     """`is_new` false: it had come before."""
 
     received: bool = True
@@ -39,13 +39,13 @@ class Received(Shown):
 
 
 @router.post("/webhooks/stripe", summary="Where Stripe sends its events", responses=_REFUSED)
-async def receive_stripe_event(request: Request, held: Held, till: TheTill) -> Received:
-    return await _receive(request, held.database, till, "stripe")
+async def receive_stripe_event(request: Request, dependencies: DependenciesDep, till: TheTill) -> Received:
+    return await _receive(request, dependencies.database, till, "stripe")
 
 
 @router.post("/webhooks/lemon-squeezy", summary="Where Lemon Squeezy sends its events", responses=_REFUSED)
-async def receive_lemon_squeezy_event(request: Request, held: Held, till: TheTill) -> Received:
-    return await _receive(request, held.database, till, "lemon_squeezy")
+async def receive_lemon_squeezy_event(request: Request, dependencies: DependenciesDep, till: TheTill) -> Received:
+    return await _receive(request, dependencies.database, till, "lemon_squeezy")
 
 
 async def _receive(request: Request, database: Database, till: Till, named: str) -> Received:

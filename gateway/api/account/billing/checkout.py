@@ -8,11 +8,11 @@ from uuid import UUID
 from fastapi import APIRouter
 from pydantic import Field
 
-from gateway.api.account.dependencies import Held, Me
+from gateway.api.account.dependencies import DependenciesDep, Me
 from gateway.api.checkout import PaymentsNotConfigured, ProviderName, TheTill, customer_at, look_up, sell_pack
 from gateway.api.openapi import CONFLICTS, PAID_FOR, SIGNED_IN, UNKNOWN
 from gateway.api.schemas.fields import Line
-from gateway.api.schemas.pages import Given, Listing, Shown
+from gateway.api.schemas.pages import PageModel, RequestModel, ResponseModel
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.payments import checkouts
 from gateway.ledger.payments.provider_updates import take
@@ -20,7 +20,7 @@ from gateway.ledger.payments.provider_updates import take
 router = APIRouter(prefix="/me", tags=["billing"], responses=SIGNED_IN | PAID_FOR)
 
 
-class Pack(Shown):
+class Pack(ResponseModel):
     id: str
     name: str
     credits: int
@@ -28,12 +28,12 @@ class Pack(Shown):
     currency: str
 
 
-class NewCheckout(Given):
+class NewCheckout(RequestModel):
     pack: Line = Field(examples=["pack-100"])
     provider: ProviderName | None = Field(default=None, description="Who takes the payment; the default if left out.")
 
 
-class Checkout(Shown):
+class Checkout(ResponseModel):
     id: UUID
     provider: str
     status: str = Field(description="open, completed or expired")
@@ -44,28 +44,28 @@ class Checkout(Shown):
     created_at: datetime
 
 
-class Portal(Given):
+class Portal(RequestModel):
     provider: ProviderName | None = None
 
 
-class PortalLink(Shown):
+class PortalLink(ResponseModel):
     url: str
 
 
 @router.get("/credits/packs", summary="Credits for sale")
-async def list_packs(me: Me, till: TheTill) -> Listing[Pack]:  # noqa: ARG001 - for who is signed in
+async def list_packs(me: Me, till: TheTill) -> PageModel[Pack]:  # noqa: ARG001 - for who is signed in
     packs = [
         Pack(id=pack.id, name=pack.name, credits=pack.credits, price=format(pack.price, "f"), currency=pack.currency)
         for pack in till.packs
     ]
-    return Listing(data=packs, next_cursor=None)
+    return PageModel(data=packs, next_cursor=None)
 
 
 @router.post("/credits/checkout", status_code=201, summary="Buy a pack of credits", responses=CONFLICTS)
-async def buy_credits(given: NewCheckout, me: Me, held: Held, till: TheTill) -> Checkout:
+async def buy_credits(body: NewCheckout, me: Me, dependencies: DependenciesDep, till: TheTill) -> Checkout:
     """Gives the URL to pay at. The credits are there once the provider says that they are paid for."""
-    till.provider(given.provider)
-    sold = await sell_pack(till, held.database, me.user, pack=till.pack(given.pack), named=given.provider)
+    till.provider(body.provider)
+    sold = await sell_pack(till, dependencies.database, me.user, pack=till.pack(body.pack), named=body.provider)
     return Checkout.model_validate(sold)
 
 
@@ -75,28 +75,28 @@ async def get_checkout(checkout_id: UUID, me: Me) -> Checkout:
 
 
 @router.post("/checkout/{checkout_id}/confirm", summary="Ask the provider what became of it", responses=UNKNOWN)
-async def confirm_checkout(checkout_id: UUID, me: Me, held: Held, till: TheTill) -> Checkout:
+async def confirm_checkout(checkout_id: UUID, me: Me, dependencies: DependenciesDep, till: TheTill) -> Checkout:
     """For a client who is back before the provider's message is here. Asking again changes nothing."""
     checkout = await _own(checkout_id, me)
     if checkout.status != "completed":
-        news = await look_up(till, held.database, me.user, checkout=checkout)
+        news = await look_up(till, dependencies.database, me.user, checkout=checkout)
         if news is not None:
-            async with me.desk.change() as change:
+            async with me.unit_of_work.change() as change:
                 await take(change.connection, news)
     return Checkout.model_validate(await _own(checkout_id, me))
 
 
 @router.post("/billing/portal", summary="The provider's page for cards and subscriptions", responses=CONFLICTS)
-async def open_portal(given: Portal, me: Me, held: Held, till: TheTill) -> PortalLink:
-    provider = till.provider(given.provider)
+async def open_portal(body: Portal, me: Me, dependencies: DependenciesDep, till: TheTill) -> PortalLink:
+    provider = till.provider(body.provider)
     if till.success_url is None:
         raise PaymentsNotConfigured("billing.success_url is not set, so a buyer could not come back.")
-    customer_id = await customer_at(provider, held.database, me.user)
+    customer_id = await customer_at(provider, dependencies.database, me.user)
     return PortalLink(url=await provider.portal_url(customer_id, return_url=till.success_url))
 
 
 async def _own(checkout_id: UUID, me: Me) -> checkouts.Checkout:
-    async with me.desk.read() as connection:
+    async with me.unit_of_work.read() as connection:
         found = await checkouts.get(connection, checkout_id)
     if found is None or found.user_id != me.id:
         raise NotFound("checkout", checkout_id)

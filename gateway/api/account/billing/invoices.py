@@ -11,7 +11,7 @@ from gateway.api.account.dependencies import Me
 from gateway.api.invoice_documents import as_html, as_pdf
 from gateway.api.openapi import SIGNED_IN, UNKNOWN
 from gateway.api.schemas.billing_records import Invoice
-from gateway.api.schemas.pages import Listing, Paging, listing
+from gateway.api.schemas.pages import PageModel, PageQuery, page_of
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.invoicing import invoices
 
@@ -19,12 +19,12 @@ router = APIRouter(prefix="/me/invoices", tags=["billing"], responses=SIGNED_IN)
 
 
 @router.get("", summary="Your invoices, newest first")
-async def list_my_invoices(wanted: Annotated[Paging, Query()], me: Me) -> Listing[Invoice]:
-    async with me.desk.read() as connection:
+async def list_my_invoices(wanted: Annotated[PageQuery, Query()], me: Me) -> PageModel[Invoice]:
+    async with me.unit_of_work.read() as connection:
         page = await invoices.list_invoices(
             connection, user_id=me.id, with_own_drafts=False, cursor=wanted.cursor, limit=wanted.limit
         )
-    return listing(page, Invoice.model_validate)
+    return page_of(page, Invoice.model_validate)
 
 
 @router.get("/{invoice_id}", summary="One of your invoices", responses=UNKNOWN)
@@ -43,7 +43,7 @@ async def download_my_invoice(invoice_id: UUID, me: Me) -> Response:
 
 
 async def _own(invoice_id: UUID, me: Me) -> Invoice:
-    async with me.desk.read() as connection:
+    async with me.unit_of_work.read() as connection:
         found = await invoices.get(connection, invoice_id)
     if found is None or found.user_id != me.id or found.is_own_draft:
         raise NotFound("invoice", invoice_id)

@@ -7,8 +7,8 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import Field
 
-from gateway.api.account.dependencies import Held
-from gateway.api.schemas.pages import Listing, Shown
+from gateway.api.account.dependencies import DependenciesDep
+from gateway.api.schemas.pages import PageModel, ResponseModel
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import StoredPlan
 from policies.model import FeatureValue
@@ -16,13 +16,13 @@ from policies.model import FeatureValue
 router = APIRouter(tags=["plans"])
 
 
-class Tier(Shown):
+class Tier(ResponseModel):
     up_to: int | None = Field(description="The tier's last unit; null: all the rest.")
     unit_price: str
     flat_price: str
 
 
-class OfferedPlan(Shown):
+class OfferedPlan(ResponseModel):
     """Limits that are null are no limits."""
 
     id: str = Field(examples=["pro"])
@@ -47,11 +47,11 @@ class OfferedPlan(Shown):
 
 
 @router.get("/plans", summary="The plans on offer")
-async def list_plans(held: Held) -> Listing[OfferedPlan]:
+async def list_plans(dependencies: DependenciesDep) -> PageModel[OfferedPlan]:
     """By `sort_order`, then price. Nobody needs to be signed in."""
-    async with held.database.read() as connection:
+    async with dependencies.database.read() as connection:
         stored = await plans.list_plans(connection)
-    return Listing(data=[_shown(plan) for plan in stored if plan.terms.is_active], next_cursor=None)
+    return PageModel(data=[_shown(plan) for plan in stored if plan.terms.is_active], next_cursor=None)
 
 
 def _shown(plan: StoredPlan) -> OfferedPlan:

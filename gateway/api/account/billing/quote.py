@@ -9,13 +9,13 @@ from fastapi import APIRouter
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.api.account.dependencies import ClientAddress, Held, Me
+from gateway.api.account.dependencies import ClientAddress, DependenciesDep, Me
 from gateway.api.account.records.limits import account_of
-from gateway.api.dry_run import Facts, Preview
+from gateway.api.dry_run import DryRunResult, Facts
 from gateway.api.errors import Invalid
 from gateway.api.openapi import SIGNED_IN, UNKNOWN
 from gateway.api.schemas.fields import Count, Line, Size
-from gateway.api.schemas.pages import Given
+from gateway.api.schemas.pages import RequestModel
 from gateway.ledger.accounts import principals
 from gateway.ledger.db.errors import NotFound
 from policies.model import Key, Refused, Route
@@ -24,7 +24,7 @@ from policies.pricing import prices
 router = APIRouter(prefix="/me", tags=["limits"], responses=SIGNED_IN)
 
 
-class Quote(Given):
+class Quote(RequestModel):
     """What you know of the call: a body to count items in, or their number."""
 
     route: Line = Field(examples=["generate"], description="Its name, as in `/me/usage`.")
@@ -35,23 +35,23 @@ class Quote(Given):
 
 
 @router.post("/quote", summary="What a call would cost, and whether it would be admitted", responses=UNKNOWN)
-async def quote(given: Quote, me: Me, held: Held, address: ClientAddress) -> Preview:
+async def quote(body: Quote, me: Me, dependencies: DependenciesDep, address: ClientAddress) -> DryRunResult:
     """Nothing is counted, held or charged."""
-    route = held.routes.get(given.route)
+    route = dependencies.routes.get(body.route)
     if route is None:
-        raise NotFound("route", given.route)
-    async with held.database.read() as connection:
+        raise NotFound("route", body.route)
+    async with dependencies.database.read() as connection:
         account = await account_of(connection, me.id)
-        key = None if given.key_id is None else await _key(connection, me.id, given.key_id)
-    facts = Facts(units=_units(route, given), body_bytes=given.body_bytes, client_ip=address if key else None)
-    return await held.previewer.preview(account, key, route=route, facts=facts)
+        key = None if body.key_id is None else await _key(connection, me.id, body.key_id)
+    facts = Facts(units=_units(route, body), body_bytes=body.body_bytes, client_ip=address if key else None)
+    return await dependencies.dry_run.run(account, key, route=route, facts=facts)
 
 
-def _units(route: Route, given: Quote) -> int | None:
-    if given.units is not None or given.body is None or not route.price.is_counted_in_request:
-        return given.units
+def _units(route: Route, body: Quote) -> int | None:
+    if body.units is not None or body.body is None or not route.price.is_counted_in_request:
+        return body.units
     try:
-        return prices.units_in_request(route.price, given.body)
+        return prices.units_in_request(route.price, body.body)
     except Refused as refused:
         raise Invalid("body", refused.detail) from None
 

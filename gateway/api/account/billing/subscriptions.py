@@ -15,12 +15,12 @@ from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.convertors import StringConvertor, register_url_convertor
 
-from gateway.api.account.dependencies import Held, Me
+from gateway.api.account.dependencies import DependenciesDep, Me
 from gateway.api.checkout import PaymentsNotConfigured, ProviderName, TheTill, Till, sell_plan
 from gateway.api.errors import Conflict, Invalid
 from gateway.api.openapi import CONFLICTS, PAID_FOR, SIGNED_IN, UNKNOWN
 from gateway.api.schemas.fields import Line, PositiveCount
-from gateway.api.schemas.pages import Given, Shown
+from gateway.api.schemas.pages import RequestModel, ResponseModel
 from gateway.clock import now
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms, StoredPlan
@@ -49,7 +49,7 @@ IdInPath = Annotated[UUID, Path(alias="id", description="DELETE: the subscriptio
 router = APIRouter(prefix="/subscriptions", tags=["subscriptions"], responses=SIGNED_IN)
 
 
-class OwnSubscription(Shown):
+class OwnSubscription(ResponseModel):
     id: UUID
     plan_id: str
     plan_version: int
@@ -71,24 +71,24 @@ class BegunSubscription(OwnSubscription):
     checkout_url: str | None = Field(default=None, description="Where to pay for a paid plan.")
 
 
-class Order(Given):
+class Order(RequestModel):
     quantity: PositiveCount = Field(default=1, description="Seats, of a plan that is per seat.")
     provider: ProviderName | None = Field(default=None, description="Who takes the payment; the default if left out.")
 
 
-class PlanChange(Given):
+class PlanChange(RequestModel):
     plan_id: Line = Field(examples=["pro"])
     quantity: PositiveCount | None = Field(default=None, description="null: as many seats as now.")
 
 
-class Ending(Given):
+class Ending(RequestModel):
     now: bool = Field(default=False, description="true: at once, not with the period.")
 
 
 @router.get("/me", summary="Your subscription", responses=UNKNOWN)
 async def get_my_subscription(me: Me) -> OwnSubscription:
     """The current one, or else the last one there was; 404 before the first."""
-    async with me.desk.read() as connection:
+    async with me.unit_of_work.read() as connection:
         found = await subscriptions.get_latest(connection, me.id)
     if found is None:
         raise NotFound("subscription", "yet; POST /subscriptions/{plan_id} begins one")
@@ -99,34 +99,38 @@ async def get_my_subscription(me: Me) -> OwnSubscription:
     "/{id:other_than_me}", status_code=201, summary="Subscribe to a plan", responses=UNKNOWN | CONFLICTS | PAID_FOR
 )
 async def subscribe(
-    plan_id: PlanInPath, me: Me, held: Held, till: TheTill, order: Annotated[Order | None, Body()] = None
+    plan_id: PlanInPath,
+    me: Me,
+    dependencies: DependenciesDep,
+    till: TheTill,
+    order: Annotated[Order | None, Body()] = None,
 ) -> BegunSubscription:
     """A free plan is active at once. A paid one is incomplete until it is paid for at `checkout_url`.
 
     A free plan that you cancelled goes on with the period it had, whose credits are not given twice.
     """
     order = order or Order()
-    async with me.desk.read() as connection:
+    async with me.unit_of_work.read() as connection:
         plan = await _offered(connection, plan_id)
         current = await subscriptions.get_current(connection, me.id)
     if not _is_free(plan.terms):
         _check_may_buy(current, plan)
         sold = await sell_plan(
-            till, held.database, me.user, plan=plan, quantity=order.quantity, named=order.provider, now=now()
+            till, dependencies.database, me.user, plan=plan, quantity=order.quantity, named=order.provider, now=now()
         )
         waiting = await _own(me, sold.subscription_id)
         return _begun(waiting, checkout_id=sold.id, checkout_url=sold.url)
-    async with me.desk.change() as change:
+    async with me.unit_of_work.change() as change:
         begun = await lifecycle.start(
             change.connection, me.id, plan_id=plan.id, now=now(), actor=change.actor, resumes_period=True
         )
-        await change.note("subscriptions.start", "subscription", entity_id=begun.id, after=_shown(begun))
+        await change.record("subscriptions.start", "subscription", entity_id=begun.id, after=_shown(begun))
     return _begun(begun)
 
 
 @router.delete("/{id:other_than_me}", summary="End a subscription", responses=UNKNOWN | CONFLICTS | PAID_FOR)
 async def end_subscription(
-    subscription_id: IdInPath, ending: Annotated[Ending, Query()], me: Me, held: Held, till: TheTill
+    subscription_id: IdInPath, ending: Annotated[Ending, Query()], me: Me, dependencies: DependenciesDep, till: TheTill
 ) -> OwnSubscription:
     """With its period; you have access until then. With `?now=true` at once."""
     found = await _own(me, subscription_id)
@@ -135,56 +139,64 @@ async def end_subscription(
     if _is_billed(found):
         provider = till.provider(found.provider)
         return await _at_provider(
-            me, held, till, found, asked=provider.cancel(_remote(found), at_period_end=at_period_end)
+            me, dependencies, till, found, asked=provider.cancel(_remote(found), at_period_end=at_period_end)
         )
-    async with me.desk.change() as change:
+    async with me.unit_of_work.change() as change:
         ended = await lifecycle.cancel(change.connection, found.id, now=now(), at_period_end=at_period_end)
-        await change.note(
+        await change.record(
             "subscriptions.cancel", "subscription", entity_id=found.id, before=_shown(found), after=_shown(ended)
         )
     return _shown(ended)
 
 
 @router.post("/{subscription_id}/undo-cancel", summary="Let it go on", responses=UNKNOWN | CONFLICTS | PAID_FOR)
-async def undo_cancellation(subscription_id: UUID, me: Me, held: Held, till: TheTill) -> OwnSubscription:
+async def undo_cancellation(
+    subscription_id: UUID, me: Me, dependencies: DependenciesDep, till: TheTill
+) -> OwnSubscription:
     """One that was to end with its period does not."""
     found = await _own(me, subscription_id)
     _check(found, Event.UNDO_CANCEL)
     if _is_billed(found):
-        return await _at_provider(me, held, till, found, asked=till.provider(found.provider).resume(_remote(found)))
-    async with me.desk.change() as change:
+        return await _at_provider(
+            me, dependencies, till, found, asked=till.provider(found.provider).resume(_remote(found))
+        )
+    async with me.unit_of_work.change() as change:
         kept = await lifecycle.undo_cancel(change.connection, found.id)
-        await change.note(
+        await change.record(
             "subscriptions.undo_cancel", "subscription", entity_id=found.id, before=_shown(found), after=_shown(kept)
         )
     return _shown(kept)
 
 
 @router.post("/{subscription_id}/change", summary="Change to another plan", responses=UNKNOWN | CONFLICTS | PAID_FOR)
-async def change_plan(subscription_id: UUID, given: PlanChange, me: Me, held: Held, till: TheTill) -> OwnSubscription:
+async def change_plan(
+    subscription_id: UUID, body: PlanChange, me: Me, dependencies: DependenciesDep, till: TheTill
+) -> OwnSubscription:
     """Between paid plans at once, price and credits in proportion to what is left of the period; to a free plan with
     the next period. From a free plan to a paid one, subscribe to that."""
     found = await _own(me, subscription_id)
     _check(found, Event.CHANGE_PLAN)
-    async with me.desk.read() as connection:
-        plan = await _offered(connection, given.plan_id)
+    async with me.unit_of_work.read() as connection:
+        plan = await _offered(connection, body.plan_id)
     if _is_billed(found):
-        return await _change_billed(me, held, till, found, plan=plan, quantity=given.quantity or found.quantity)
+        return await _change_billed(me, dependencies, till, found, plan=plan, quantity=body.quantity or found.quantity)
     if not _is_free(plan.terms):
         raise Conflict(f"{plan.id} is to be paid for: POST /subscriptions/{plan.id}; it takes over once it is.")
-    if given.quantity is not None:
+    if body.quantity is not None:
         raise Invalid("quantity", "is for plans that are paid for")
-    async with me.desk.change() as change:
+    async with me.unit_of_work.change() as change:
         changed = await plan_changes.change(
             change.connection, found.id, now=now(), actor=change.actor, plan_id=plan.id, at_period_end=True
         )
         after = _shown(changed.subscription)
-        await change.note("subscriptions.change", "subscription", entity_id=found.id, before=_shown(found), after=after)
+        await change.record(
+            "subscriptions.change", "subscription", entity_id=found.id, before=_shown(found), after=after
+        )
     return after
 
 
 async def _change_billed(
-    me: Me, held: Held, till: Till, found: StoredSubscription, *, plan: StoredPlan, quantity: int
+    me: Me, dependencies: DependenciesDep, till: Till, found: StoredSubscription, *, plan: StoredPlan, quantity: int
 ) -> OwnSubscription:
     if _is_free(plan.terms):
         raise Conflict("End this subscription; once it is over, subscribe to the free plan.")
@@ -194,21 +206,21 @@ async def _change_billed(
         raise PaymentsNotConfigured(f"{plan.id} cannot be paid for by {found.provider}.")
     wish = f"{found.id}:{plan.id}:{quantity}:{found.updated_at.isoformat()}"
     asked = provider.change_plan(_remote(found), price_id=price_id, quantity=quantity, key=wish)
-    return await _at_provider(me, held, till, found, asked=asked)
+    return await _at_provider(me, dependencies, till, found, asked=asked)
 
 
 async def _at_provider(
-    me: Me, held: Held, till: Till, found: StoredSubscription, *, asked: Awaitable[None]
+    me: Me, dependencies: DependenciesDep, till: Till, found: StoredSubscription, *, asked: Awaitable[None]
 ) -> OwnSubscription:
     """The provider does it and says what it has now. Raises ProviderUnavailable, ProviderRefused."""
     await asked
-    async with held.database.read() as connection:
+    async with dependencies.database.read() as connection:
         fetched_at = await provider_sync.time_of_fetch(connection)
     snapshot = await till.provider(found.provider).fetch(Subject(About.SUBSCRIPTION, _remote(found)))
-    async with me.desk.change() as change:
+    async with me.unit_of_work.change() as change:
         await take(change.connection, News(found.provider, snapshot, fetched_at))
         after = _shown(await _of(change.connection, me, found.id))
-        await change.note(
+        await change.record(
             "subscriptions.change_at_provider", "subscription", entity_id=found.id, before=_shown(found), after=after
         )
     return after
@@ -237,7 +249,7 @@ async def _offered(connection: AsyncConnection, named: str) -> StoredPlan:
 
 
 async def _own(me: Me, subscription_id: UUID | None) -> StoredSubscription:
-    async with me.desk.read() as connection:
+    async with me.unit_of_work.read() as connection:
         return await _of(connection, me, subscription_id)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body
 from pydantic import Field
 
-from gateway.api.account.dependencies import Bearer, ClientAddress, Collaborators, Held
+from gateway.api.account.dependencies import Bearer, ClientAddress, Dependencies, DependenciesDep
 from gateway.api.account.login import throttling
 from gateway.api.account.login.password_login import sign_in
 from gateway.api.account.login.verification_mail import ask_to_verify
@@ -15,7 +15,7 @@ from gateway.api.account.values import NewPassword, Password, Profile, Token, To
 from gateway.api.errors import NotAuthenticated, Suspended
 from gateway.api.openapi import CONFLICTS, SIGNED_IN, THROTTLED
 from gateway.api.schemas.fields import Email, Line
-from gateway.api.schemas.pages import Given
+from gateway.api.schemas.pages import RequestModel
 from gateway.clock import now
 from gateway.ledger.accounts import login_sessions, users
 from gateway.ledger.db import notifications
@@ -26,39 +26,39 @@ from policies.model import AccountStatus
 router = APIRouter(prefix="/auth", tags=["auth"])
 
 
-class Registration(Given):
+class Registration(RequestModel):
     email: Email = Field(examples=["ada@example.com"])
     password: NewPassword
     name: Line | None = Field(default=None, examples=["Ada Lovelace"])
     company: Line | None = None
 
 
-class Login(Given):
+class Login(RequestModel):
     email: Email = Field(examples=["ada@example.com"])
     password: Password
 
 
-class Refreshing(Given):
+class Refreshing(RequestModel):
     refresh_token: Token
 
 
-class Leaving(Given):
+class Leaving(RequestModel):
     refresh_token: Token | None = Field(default=None, description="null: the session of the access token ends.")
 
 
 @router.post("/register", status_code=201, summary="Open an account", responses=CONFLICTS | THROTTLED)
-async def register(given: Registration, held: Held, address: ClientAddress) -> Profile:
+async def register(body: Registration, dependencies: DependenciesDep, address: ClientAddress) -> Profile:
     """A mail asks to verify the address. Log in to go on."""
-    check_new_password(given.password, email=given.email, field="password")
-    await held.throttle.take(throttling.of_registration(address))
-    password_hash = await held.hasher.hash(given.password)
-    async with held.desk("anonymous").change() as change:
+    check_new_password(body.password, email=body.email, field="password")
+    await dependencies.throttle.take(throttling.of_registration(address))
+    password_hash = await dependencies.hasher.hash(body.password)
+    async with dependencies.unit_of_work("anonymous").change() as change:
         user = await users.create(
-            change.connection, given.email, password_hash=password_hash, name=given.name, company=given.company
+            change.connection, body.email, password_hash=password_hash, name=body.name, company=body.company
         )
         shown = Profile.model_validate(user)
-        await change.note("account.register", "user", entity_id=user.id, after=shown)
-        await ask_to_verify(change.connection, user, held.lifetimes)
+        await change.record("account.register", "user", entity_id=user.id, after=shown)
+        await ask_to_verify(change.connection, user, dependencies.lifetimes)
         await notifications.post(
             change.connection, user.id, kind="account.registered", payload={}, channels=(notifications.WEBHOOK,)
         )
@@ -66,14 +66,14 @@ async def register(given: Registration, held: Held, address: ClientAddress) -> P
 
 
 @router.post("/login", summary="Log in", responses=SIGNED_IN | THROTTLED)
-async def login(given: Login, held: Held, address: ClientAddress) -> Tokens:
-    return await sign_in(held, given.email, password=given.password, address=address)
+async def login(body: Login, dependencies: DependenciesDep, address: ClientAddress) -> Tokens:
+    return await sign_in(dependencies, body.email, password=body.password, address=address)
 
 
 @router.post("/refresh", summary="Get the next pair of tokens", responses=SIGNED_IN)
-async def refresh(given: Refreshing, held: Held) -> Tokens:
+async def refresh(body: Refreshing, dependencies: DependenciesDep) -> Tokens:
     """Each refresh token is good once. One that comes a second time ends the session, for one of the two was stolen."""
-    found = await _use(held, given.refresh_token)
+    found = await _use(dependencies, body.refresh_token)
     if isinstance(found, Tokens):
         return found
     if found is AccountStatus.SUSPENDED:
@@ -82,24 +82,24 @@ async def refresh(given: Refreshing, held: Held) -> Tokens:
 
 
 @router.post("/logout", status_code=204, summary="End the session", responses={401: SIGNED_IN[401]})
-async def logout(held: Held, bearer: Bearer, given: Annotated[Leaving | None, Body()] = None) -> None:
+async def logout(dependencies: DependenciesDep, bearer: Bearer, body: Annotated[Leaving | None, Body()] = None) -> None:
     """By its refresh token, or else by the access token. Its tokens are good no longer, from the next request on."""
-    async with held.database.transaction() as connection:
-        if given is not None and given.refresh_token is not None:
-            found = await login_sessions.find_refresh(connection, tokens.digest(given.refresh_token))
+    async with dependencies.database.transaction() as connection:
+        if body is not None and body.refresh_token is not None:
+            found = await login_sessions.find_refresh(connection, tokens.digest(body.refresh_token))
             session_id = None if found is None else found.session_id
         else:
-            session_id = None if bearer is None else held.tokens.read(bearer.credentials)
+            session_id = None if bearer is None else dependencies.tokens.read(bearer.credentials)
         if session_id is not None:
             await login_sessions.revoke(connection, session_id)
     if session_id is None:
         raise NotAuthenticated("Send the refresh token of the session, or its access token.")
 
 
-async def _use(held: Collaborators, refresh_token: str) -> Tokens | AccountStatus | Verdict | None:
+async def _use(dependencies: Dependencies, refresh_token: str) -> Tokens | AccountStatus | Verdict | None:
     """The next pair, or what speaks against it. Commits in any case: a theft that was found must end the session."""
     used = tokens.digest(refresh_token)
-    async with held.database.transaction() as connection:
+    async with dependencies.database.transaction() as connection:
         found = await login_sessions.find_refresh(connection, used)
         if found is None:
             return None
@@ -111,12 +111,12 @@ async def _use(held: Collaborators, refresh_token: str) -> Tokens | AccountStatu
             return verdict
         if found.user_status is not AccountStatus.ACTIVE:
             return found.user_status
-        secret = tokens.refresh_token(held.entropy(REFRESH_BYTES))
+        secret = tokens.refresh_token(dependencies.entropy(REFRESH_BYTES))
         await login_sessions.rotate(
             connection,
             found.session_id,
             used_hash=used,
             next_hash=tokens.digest(secret),
-            expires_at=now() + held.lifetimes.refresh,
+            expires_at=now() + dependencies.lifetimes.refresh,
         )
-    return held.tokens.pair(found.user_id, found.session_id, refresh_token=secret)
+    return dependencies.tokens.pair(found.user_id, found.session_id, refresh_token=secret)

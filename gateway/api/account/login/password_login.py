@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gateway.api.account.dependencies import Collaborators
+from gateway.api.account.dependencies import Dependencies
 from gateway.api.account.login.throttling import of_login
 from gateway.api.account.values import Tokens
 from gateway.api.errors import NotAuthenticated, Suspended
@@ -17,34 +17,34 @@ from policies.model import AccountStatus
 _WRONG = "The e-mail address or the password is wrong."
 
 
-async def sign_in(held: Collaborators, email: str, *, password: str, address: str) -> Tokens:
+async def sign_in(dependencies: Dependencies, email: str, *, password: str, address: str) -> Tokens:
     """A new session. Raises NotAuthenticated in the same time for wrong passwords and unknown addresses, Suspended."""
-    account = await check_password(held, email, password=password, address=address)
+    account = await check_password(dependencies, email, password=password, address=address)
     if account.status is AccountStatus.SUSPENDED:
         raise Suspended("This account is suspended.")
-    secret = refresh_token(held.entropy(REFRESH_BYTES))
-    async with held.database.transaction() as connection:
+    secret = refresh_token(dependencies.entropy(REFRESH_BYTES))
+    async with dependencies.database.transaction() as connection:
         if not await login_sessions.still_has(connection, account.user_id, account.password_hash):
             raise NotAuthenticated(_WRONG)
-        expires_at = now() + held.lifetimes.refresh
+        expires_at = now() + dependencies.lifetimes.refresh
         session_id = await login_sessions.begin(
             connection, account.user_id, token_hash=digest(secret), expires_at=expires_at, address=address
         )
-    return held.tokens.pair(account.user_id, session_id, refresh_token=secret)
+    return dependencies.tokens.pair(account.user_id, session_id, refresh_token=secret)
 
 
-async def check_password(held: Collaborators, email: str, *, password: str, address: str) -> Account:
+async def check_password(dependencies: Dependencies, email: str, *, password: str, address: str) -> Account:
     """Whose password it is. Only failures count against the address and the account. Raises as `sign_in`, Throttled."""
-    async with held.database.read() as connection:
+    async with dependencies.database.read() as connection:
         account = await login_sessions.find_account(connection, email, address=address)
     attempt = of_login(email, address, is_known=account is not None and account.is_known_address)
-    await held.throttle.take(attempt)
-    is_right, stronger = await held.hasher.verify(password, account.password_hash if account else None)
+    await dependencies.throttle.take(attempt)
+    is_right, stronger = await dependencies.hasher.verify(password, account.password_hash if account else None)
     if account is None or not is_right:
         raise NotAuthenticated(_WRONG)
-    await held.throttle.give_back(attempt)
+    await dependencies.throttle.give_back(attempt)
     if stronger is not None:
-        async with held.database.transaction() as connection:
+        async with dependencies.database.transaction() as connection:
             await users.rehash(connection, account.user_id, old=account.password_hash, new=stronger)
         return replace(account, password_hash=stronger)
     return account

@@ -8,14 +8,14 @@ from fastapi import APIRouter, BackgroundTasks
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.api.account.dependencies import ClientAddress, Collaborators, Held
+from gateway.api.account.dependencies import ClientAddress, Dependencies, DependenciesDep
 from gateway.api.account.login import throttling
 from gateway.api.account.login.verification_mail import send_reset
 from gateway.api.account.values import NewPassword, Token, check_new_password
 from gateway.api.errors import Invalid
 from gateway.api.openapi import THROTTLED
 from gateway.api.schemas.fields import Email
-from gateway.api.schemas.pages import Given
+from gateway.api.schemas.pages import RequestModel
 from gateway.clock import now
 from gateway.ledger.accounts import login_sessions, one_time_tokens, users
 from gateway.ledger.accounts.users import User
@@ -25,11 +25,11 @@ from policies.access.tokens import Purpose, read_one_time
 router = APIRouter(prefix="/auth", tags=["auth"])
 
 
-class Forgotten(Given):
+class Forgotten(RequestModel):
     email: Email = Field(examples=["ada@example.com"])
 
 
-class Verification(Given):
+class Verification(RequestModel):
     token: Token = Field(description="Out of the mail.")
 
 
@@ -38,47 +38,49 @@ class Reset(Verification):
 
 
 @router.post("/forgot-password", status_code=202, summary="Ask for a mail to set a new password", responses=THROTTLED)
-async def forgot_password(given: Forgotten, held: Held, address: ClientAddress, later: BackgroundTasks) -> None:
+async def forgot_password(
+    body: Forgotten, dependencies: DependenciesDep, address: ClientAddress, later: BackgroundTasks
+) -> None:
     """The same answer whether or not there is an account of this address."""
-    await held.throttle.take(throttling.of_mail(given.email, address))
-    later.add_task(_send_reset, held, given.email)  # after the answer, whose time then tells nothing
+    await dependencies.throttle.take(throttling.of_mail(body.email, address))
+    later.add_task(_send_reset, dependencies, body.email)  # after the answer, whose time then tells nothing
 
 
 @router.post("/reset-password", status_code=204, summary="Set a new password by a mail", responses=THROTTLED)
-async def reset_password(given: Reset, held: Held, address: ClientAddress) -> None:
+async def reset_password(body: Reset, dependencies: DependenciesDep, address: ClientAddress) -> None:
     """All sessions of the account end."""
-    await held.throttle.take(throttling.of_token(address))
-    token_id = read_one_time(held.secret, Purpose.RESET_PASSWORD, given.token)
-    password_hash = await held.hasher.hash(given.password)
-    async with held.desk("mail").change() as change:
+    await dependencies.throttle.take(throttling.of_token(address))
+    token_id = read_one_time(dependencies.secret, Purpose.RESET_PASSWORD, body.token)
+    password_hash = await dependencies.hasher.hash(body.password)
+    async with dependencies.unit_of_work("mail").change() as change:
         connection = change.connection
         user = await _user_of(connection, token_id, Purpose.RESET_PASSWORD)
-        check_new_password(given.password, email=user.email, field="password")
+        check_new_password(body.password, email=user.email, field="password")
         # Who got the mail has the address.
         verified_at = user.email_verified_at or now()
         await users.patch(connection, user.id, password_hash=password_hash, email_verified_at=verified_at)
         await login_sessions.revoke_all(connection, user.id)
-        await change.note("account.reset_password", "user", entity_id=user.id)
+        await change.record("account.reset_password", "user", entity_id=user.id)
         await notifications.post(connection, user.id, kind="account.password_changed", payload={})
 
 
 @router.post("/verify-email", status_code=204, summary="Verify an address by a mail")
-async def verify_email(given: Verification, held: Held) -> None:
-    token_id = read_one_time(held.secret, Purpose.VERIFY_EMAIL, given.token)
-    async with held.desk("mail").change() as change:
+async def verify_email(body: Verification, dependencies: DependenciesDep) -> None:
+    token_id = read_one_time(dependencies.secret, Purpose.VERIFY_EMAIL, body.token)
+    async with dependencies.unit_of_work("mail").change() as change:
         user = await _user_of(change.connection, token_id, Purpose.VERIFY_EMAIL)
         await users.patch(change.connection, user.id, email_verified_at=now())
-        await change.note("account.verify_email", "user", entity_id=user.id)
+        await change.record("account.verify_email", "user", entity_id=user.id)
         await notifications.post(
             change.connection, user.id, kind="account.email_verified", payload={}, channels=(notifications.WEBHOOK,)
         )
 
 
-async def _send_reset(held: Collaborators, email: str) -> None:
-    async with held.database.transaction() as connection:
+async def _send_reset(dependencies: Dependencies, email: str) -> None:
+    async with dependencies.database.transaction() as connection:
         user = await users.get_by_email(connection, email)
         if user is not None:
-            await send_reset(connection, user, held.lifetimes)
+            await send_reset(connection, user, dependencies.lifetimes)
 
 
 async def _user_of(connection: AsyncConnection, token_id: UUID | None, purpose: Purpose) -> User:

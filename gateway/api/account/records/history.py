@@ -9,17 +9,17 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 
 from gateway.api import csv_export
-from gateway.api.account.dependencies import Held, Me
+from gateway.api.account.dependencies import DependenciesDep, Me
 from gateway.api.account.records.usage import CallList
 from gateway.api.openapi import SIGNED_IN
-from gateway.api.schemas.pages import Listing, Shown, listing
+from gateway.api.schemas.pages import PageModel, ResponseModel, page_of
 from gateway.ledger.usage import history
 from policies.model import Outcome
 
 router = APIRouter(prefix="/me", tags=["usage"], responses=SIGNED_IN)
 
 
-class Analysis(Shown):
+class Analysis(ResponseModel):
     id: UUID
     request_id: UUID
     created_at: datetime
@@ -35,16 +35,16 @@ class Analysis(Shown):
     result_summary: dict[str, Any]
 
 
-@router.get("/history", summary="Your analyses", response_model=Listing[Analysis], responses=csv_export.CSV)
+@router.get("/history", summary="Your analyses", response_model=PageModel[Analysis], responses=csv_export.CSV)
 async def list_history(
-    wanted: Annotated[CallList, Query()], request: Request, me: Me, held: Held
-) -> Listing[Analysis] | Response:
+    wanted: Annotated[CallList, Query()], request: Request, me: Me, dependencies: DependenciesDep
+) -> PageModel[Analysis] | Response:
     """Newest first. `endpoint` filters by `analysis_type`, `outcome` by `status`."""
 
-    async def page(cursor: str | None, limit: int) -> Listing[Analysis]:
-        async with held.database.read() as connection:
+    async def page(cursor: str | None, limit: int) -> PageModel[Analysis]:
+        async with dependencies.database.read() as connection:
             found = await history.list_analyses(connection, wanted.filter(me.id), cursor=cursor, limit=limit)
-        return listing(found, Analysis.model_validate)
+        return page_of(found, Analysis.model_validate)
 
     if csv_export.is_wanted(request, wanted.format):
         return csv_export.answer(tuple(Analysis.model_fields), page, file_name="history.csv")

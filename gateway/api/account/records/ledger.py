@@ -10,16 +10,16 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
 from gateway.api import csv_export
-from gateway.api.account.dependencies import Held, Me
+from gateway.api.account.dependencies import DependenciesDep, Me
 from gateway.api.csv_export import Format
 from gateway.api.openapi import SIGNED_IN
-from gateway.api.schemas.pages import Listing, Paging, Shown, listing
+from gateway.api.schemas.pages import PageModel, PageQuery, ResponseModel, page_of
 from gateway.ledger.credits import movements
 
 router = APIRouter(prefix="/me", tags=["credits"], responses=SIGNED_IN)
 
 
-class Entry(Shown):
+class Entry(ResponseModel):
     """Without who made it and what they noted for themselves."""
 
     id: int
@@ -31,24 +31,24 @@ class Entry(Shown):
     reason: str | None
 
 
-class EntryList(Paging):
+class EntryList(PageQuery):
     format: Format | None = Field(
         default=None, description="csv: all of it, whatever the limit; or `Accept: text/csv`."
     )
 
 
 @router.get(
-    "/ledger", summary="Every movement of your credits", response_model=Listing[Entry], responses=csv_export.CSV
+    "/ledger", summary="Every movement of your credits", response_model=PageModel[Entry], responses=csv_export.CSV
 )
 async def list_ledger(
-    wanted: Annotated[EntryList, Query()], request: Request, me: Me, held: Held
-) -> Listing[Entry] | Response:
+    wanted: Annotated[EntryList, Query()], request: Request, me: Me, dependencies: DependenciesDep
+) -> PageModel[Entry] | Response:
     """Newest first. What calls cost is booked in batches, some seconds behind the calls."""
 
-    async def page(cursor: str | None, limit: int) -> Listing[Entry]:
-        async with held.database.read() as connection:
+    async def page(cursor: str | None, limit: int) -> PageModel[Entry]:
+        async with dependencies.database.read() as connection:
             found = await movements.list_ledger(connection, me.id, cursor=cursor, limit=limit)
-        return listing(found, Entry.model_validate)
+        return page_of(found, Entry.model_validate)
 
     if csv_export.is_wanted(request, wanted.format):
         return csv_export.answer(tuple(Entry.model_fields), page, file_name="ledger.csv")

@@ -10,10 +10,10 @@ from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.account.callers import KeyInUse, Reader
-from gateway.api.account.dependencies import Held
+from gateway.api.account.dependencies import DependenciesDep
 from gateway.api.dry_run import KEY_CREDITS_LEFT, LimitState, limit_states, limits_in_force
 from gateway.api.openapi import SIGNED_IN
-from gateway.api.schemas.pages import Shown
+from gateway.api.schemas.pages import ResponseModel
 from gateway.ledger.accounts import principals
 from gateway.ledger.credits import grants
 from gateway.ledger.db.errors import NotFound
@@ -23,12 +23,12 @@ from policies.model import Account, FeatureValue, SubscriptionStatus
 router = APIRouter(prefix="/me", tags=["limits"], responses=SIGNED_IN)
 
 
-class InFlight(Shown):
+class InFlight(ResponseModel):
     limit: int | None
     current: int
 
 
-class CreditsLeft(Shown):
+class CreditsLeft(ResponseModel):
     remaining: int = Field(description="May be negative, and calls under way have theirs set aside.")
     key_credits_left: int | None = Field(description=f"{KEY_CREDITS_LEFT} Only where an API key asks.")
     used_this_period: int = Field(description="Some seconds behind the calls themselves.")
@@ -37,7 +37,7 @@ class CreditsLeft(Shown):
     next_credit_refill: datetime | None
 
 
-class Limits(Shown):
+class Limits(ResponseModel):
     """Limits belong to the account: all its keys use up the same."""
 
     plan: str | None
@@ -50,15 +50,15 @@ class Limits(Shown):
 
 
 @router.get("/limits", summary="What is left to you, and when there will be more")
-async def get_limits(user_id: Reader, key: KeyInUse, held: Held) -> Limits:
+async def get_limits(user_id: Reader, key: KeyInUse, dependencies: DependenciesDep) -> Limits:
     """Read from where calls are admitted, at this moment. Takes an API key too."""
-    async with held.database.read() as connection:
+    async with dependencies.database.read() as connection:
         account = await account_of(connection, user_id)
         balance = await grants.get_balance(connection, user_id)
     if balance is None:
         raise NotFound("user", user_id)
     cap = cap_of(key, account.subscription)
-    standing = await held.previewer.standing(account, cap)
+    standing = await dependencies.dry_run.standing(account, cap)
     force = limits_in_force(account)
     plan = account.subscription.plan if account.subscription else None
     return Limits(

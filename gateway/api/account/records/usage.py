@@ -12,12 +12,12 @@ from pydantic import Field, StringConstraints
 
 from gateway.api import csv_export
 from gateway.api.account.callers import Reader
-from gateway.api.account.dependencies import Collaborators, Held
+from gateway.api.account.dependencies import Dependencies, DependenciesDep
 from gateway.api.csv_export import Format, NextPage
 from gateway.api.openapi import SIGNED_IN
 from gateway.api.schemas import usage_aggregates
 from gateway.api.schemas.fields import Instant, Line
-from gateway.api.schemas.pages import Listing, Paging, Shown, listing
+from gateway.api.schemas.pages import PageModel, PageQuery, ResponseModel, page_of
 from gateway.api.schemas.usage_aggregates import CallGroup
 from gateway.ledger.usage import history
 from gateway.ledger.usage.analytics import Dimension
@@ -32,7 +32,7 @@ GroupBy = Annotated[str, StringConstraints(pattern=usage_aggregates.pattern(_DIM
 router = APIRouter(prefix="/me", tags=["usage"], responses=SIGNED_IN)
 
 
-class Call(Shown):
+class Call(ResponseModel):
     """`computed` says how the charge came about."""
 
     request_id: UUID
@@ -67,7 +67,7 @@ class Call(Shown):
     client_request_id: str | None
 
 
-class CallList(Paging):
+class CallList(PageQuery):
     endpoint: Line | None = Field(default=None, description="The route's name.")
     outcome: Outcome | None = None
     since: Instant | None = Field(default=None, alias="from", description="From this instant on.")
@@ -96,41 +96,41 @@ _SUMS = tuple(CallGroup.model_fields)
 @router.get(
     "/usage",
     summary="Your calls, or their sums",
-    response_model=Listing[CallGroup] | Listing[Call],
+    response_model=PageModel[CallGroup] | PageModel[Call],
     responses=csv_export.CSV,
 )
 async def list_usage(
-    wanted: Annotated[CallSums, Query()], request: Request, user_id: Reader, held: Held
-) -> Listing[CallGroup] | Listing[Call] | Response:
+    wanted: Annotated[CallSums, Query()], request: Request, user_id: Reader, dependencies: DependenciesDep
+) -> PageModel[CallGroup] | PageModel[Call] | Response:
     """Newest first, some seconds behind the calls themselves. With `group_by`, sums in ascending order of it.
 
     Takes an API key too.
     """
     by = wanted.group_by
-    page = _calls(wanted, user_id, held) if by is None else _sums(wanted, by, user_id, held)
+    page = _calls(wanted, user_id, dependencies) if by is None else _sums(wanted, by, user_id, dependencies)
     if csv_export.is_wanted(request, wanted.format):
         columns = _COLUMNS if by is None else _SUMS
         return csv_export.answer(columns, page, file_name="usage.csv")
     return await page(wanted.cursor, wanted.limit)
 
 
-def _calls(wanted: CallSums, user_id: UUID, held: Collaborators) -> NextPage:
-    async def page(cursor: str | None, limit: int) -> Listing[Call]:
-        async with held.database.read() as connection:
+def _calls(wanted: CallSums, user_id: UUID, dependencies: Dependencies) -> NextPage:
+    async def page(cursor: str | None, limit: int) -> PageModel[Call]:
+        async with dependencies.database.read() as connection:
             found = await history.list_usage(connection, wanted.filter(user_id), cursor=cursor, limit=limit)
-        return listing(found, lambda row: receipt(row, held.routes.get(row.endpoint)))
+        return page_of(found, lambda row: receipt(row, dependencies.routes.get(row.endpoint)))
 
     return page
 
 
-def _sums(wanted: CallSums, group_by: str, user_id: UUID, held: Collaborators) -> NextPage:
+def _sums(wanted: CallSums, group_by: str, user_id: UUID, dependencies: Dependencies) -> NextPage:
     """What is asked for is checked here, before an answer begins."""
     by, within = usage_aggregates.dimensions(group_by), usage_aggregates.bounded(wanted.filter(user_id))
 
-    async def page(cursor: str | None, limit: int) -> Listing[CallGroup]:
-        async with held.database.read() as connection:
+    async def page(cursor: str | None, limit: int) -> PageModel[CallGroup]:
+        async with dependencies.database.read() as connection:
             found = await usage_aggregates.summed(connection, within, by, cursor=cursor, limit=limit)
-        return listing(found, CallGroup.model_validate)
+        return page_of(found, CallGroup.model_validate)
 
     return page
 

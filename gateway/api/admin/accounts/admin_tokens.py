@@ -9,19 +9,19 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from gateway.api.admin.dependencies import TheActor, TheDesk, TheTokenIssuer
+from gateway.api.admin.dependencies import ActorDep, TokenFactoryDep, UnitOfWorkDep
 from gateway.api.admin.scopes import Scope
 from gateway.api.errors import NotInScope
 from gateway.api.openapi import CONFLICTS, UNKNOWN
 from gateway.api.schemas.fields import FutureInstant, Word
-from gateway.api.schemas.pages import Given, Listing, Paging, Shown, listing
+from gateway.api.schemas.pages import PageModel, PageQuery, RequestModel, ResponseModel, page_of
 from gateway.ledger.accounts import admin_tokens
 from gateway.ledger.db.errors import NotFound
 
 router = APIRouter(prefix="/admin-tokens", tags=["admin-tokens"])
 
 
-class AdminToken(Shown):
+class AdminToken(ResponseModel):
     id: UUID
     name: str = Field(description="The audit log names the token's doings `admin:NAME`.")
     prefix: str
@@ -37,7 +37,7 @@ class IssuedAdminToken(AdminToken):
     token: str = Field(description="The token itself. It is in this answer only and cannot be read again.")
 
 
-class NewAdminToken(Given):
+class NewAdminToken(RequestModel):
     name: Word = Field(examples=["support"])
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=20)] = Field(examples=[["read", "keys:write"]])
     expires_at: FutureInstant | None = Field(default=None, examples=["2030-01-01T00:00:00Z"])
@@ -45,36 +45,38 @@ class NewAdminToken(Given):
 
 @router.post("", status_code=201, summary="Create an admin token", responses=CONFLICTS)
 async def create_admin_token(
-    given: NewAdminToken, desk: TheDesk, issuer: TheTokenIssuer, actor: TheActor
+    body: NewAdminToken, unit_of_work: UnitOfWorkDep, key_factory: TokenFactoryDep, actor: ActorDep
 ) -> IssuedAdminToken:
     """The answer holds the token, this once. Nobody gives a scope that they do not have."""
-    beyond = sorted(set(given.scopes) - actor.scopes)
+    beyond = sorted(set(body.scopes) - actor.scopes)
     if beyond:
         raise NotInScope(beyond[0])
-    secret, fingerprint = issuer.issue()
-    async with desk.change() as change:
+    secret, fingerprint = key_factory.create()
+    async with unit_of_work.change() as change:
         made = await admin_tokens.create(
             change.connection,
-            given.name,
+            body.name,
             fingerprint=fingerprint,
-            scopes=given.scopes,
-            expires_at=given.expires_at,
+            scopes=body.scopes,
+            expires_at=body.expires_at,
         )
         created = AdminToken.model_validate(made)
-        await change.note("admin_tokens.create", "admin_token", entity_id=made.id, after=created)
+        await change.record("admin_tokens.create", "admin_token", entity_id=made.id, after=created)
     return IssuedAdminToken(**created.model_dump(), token=secret.secret)
 
 
 @router.get("", summary="List admin tokens")
-async def list_admin_tokens(wanted: Annotated[Paging, Query()], desk: TheDesk) -> Listing[AdminToken]:
-    async with desk.read() as connection:
+async def list_admin_tokens(
+    wanted: Annotated[PageQuery, Query()], unit_of_work: UnitOfWorkDep
+) -> PageModel[AdminToken]:
+    async with unit_of_work.read() as connection:
         page = await admin_tokens.list_tokens(connection, cursor=wanted.cursor, limit=wanted.limit)
-    return listing(page, AdminToken.model_validate)
+    return page_of(page, AdminToken.model_validate)
 
 
 @router.get("/{token_id}", summary="Get an admin token", responses=UNKNOWN)
-async def get_admin_token(token_id: UUID, desk: TheDesk) -> AdminToken:
-    async with desk.read() as connection:
+async def get_admin_token(token_id: UUID, unit_of_work: UnitOfWorkDep) -> AdminToken:
+    async with unit_of_work.read() as connection:
         found = await admin_tokens.get(connection, token_id)
     if found is None:
         raise NotFound("admin token", token_id)
@@ -82,12 +84,12 @@ async def get_admin_token(token_id: UUID, desk: TheDesk) -> AdminToken:
 
 
 @router.post("/{token_id}/revoke", summary="Revoke an admin token for good", responses=UNKNOWN)
-async def revoke_admin_token(token_id: UUID, desk: TheDesk) -> AdminToken:
+async def revoke_admin_token(token_id: UUID, unit_of_work: UnitOfWorkDep) -> AdminToken:
     """It opens nothing from the very next request on. Revoking again changes nothing."""
-    async with desk.change() as change:
+    async with unit_of_work.change() as change:
         before, after = (
             AdminToken.model_validate(each) for each in await admin_tokens.revoke(change.connection, token_id)
         )
         if before != after:
-            await change.note("admin_tokens.revoke", "admin_token", entity_id=token_id, before=before, after=after)
+            await change.record("admin_tokens.revoke", "admin_token", entity_id=token_id, before=before, after=after)
     return after

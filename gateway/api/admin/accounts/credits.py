@@ -10,10 +10,10 @@ from fastapi import APIRouter, Query
 from pydantic import Field, field_validator, model_validator
 
 from gateway.api.admin.accounts.users import existing_user
-from gateway.api.admin.dependencies import TheDesk
+from gateway.api.admin.dependencies import UnitOfWorkDep
 from gateway.api.openapi import UNKNOWN
 from gateway.api.schemas.fields import FutureInstant, Line, PositiveCredits, Priority, SignedCredits
-from gateway.api.schemas.pages import Given, Listing, Paging, Shown, listing
+from gateway.api.schemas.pages import PageModel, PageQuery, RequestModel, ResponseModel, page_of
 from gateway.ledger.credits import grants, movements
 
 router = APIRouter(prefix="/users/{user_id}", tags=["credits"], responses=UNKNOWN)
@@ -21,7 +21,7 @@ router = APIRouter(prefix="/users/{user_id}", tags=["credits"], responses=UNKNOW
 Source = Literal["plan", "trial", "purchase", "promo", "admin"]
 
 
-class Grant(Shown):
+class Grant(ResponseModel):
     id: UUID
     source: Source
     amount: int
@@ -34,7 +34,7 @@ class Grant(Shown):
     created_at: datetime
 
 
-class Credits(Shown):
+class Credits(ResponseModel):
     user_id: UUID
     current_credits: int = Field(description="May be negative. Calls of the last seconds may not be in it yet.")
     total_credits_purchased: int
@@ -53,7 +53,7 @@ class CreditsWithGrants(Credits):
     scheduled: list[Grant] = Field(description="Those whose time has not come, the next first.")
 
 
-class LedgerEntry(Shown):
+class LedgerEntry(ResponseModel):
     id: int
     user_id: UUID
     kind: str
@@ -66,7 +66,7 @@ class LedgerEntry(Shown):
     created_at: datetime
 
 
-class NewGrant(Given):
+class NewGrant(RequestModel):
     amount: PositiveCredits = Field(examples=[100])
     reason: Line = Field(examples=["goodwill after an outage"], description="Stands in the ledger for ever.")
     source: Source = "admin"
@@ -83,7 +83,7 @@ class NewGrant(Given):
         return self
 
 
-class Adjustment(Given):
+class Adjustment(RequestModel):
     amount: SignedCredits = Field(examples=[-25], description="Signed; the balance may go below zero.")
     reason: Line = Field(examples=["charged twice by mistake"], description="Stands in the ledger for ever.")
 
@@ -96,8 +96,8 @@ class Adjustment(Given):
 
 
 @router.get("/credits", summary="A user's balance and open grants")
-async def get_credits(user_id: UUID, desk: TheDesk) -> CreditsWithGrants:
-    async with desk.read() as connection:
+async def get_credits(user_id: UUID, unit_of_work: UnitOfWorkDep) -> CreditsWithGrants:
+    async with unit_of_work.read() as connection:
         await existing_user(connection, user_id)
         balance = Credits.model_validate(await grants.get_balance(connection, user_id))
         current = [Grant.model_validate(grant) for grant in await grants.list_open_grants(connection, user_id)]
@@ -106,42 +106,44 @@ async def get_credits(user_id: UUID, desk: TheDesk) -> CreditsWithGrants:
 
 
 @router.post("/credits/grant", status_code=201, summary="Give a user credits")
-async def grant_credits(user_id: UUID, given: NewGrant, desk: TheDesk) -> LedgerEntry | Grant:
+async def grant_credits(user_id: UUID, body: NewGrant, unit_of_work: UnitOfWorkDep) -> LedgerEntry | Grant:
     """They can be spent from the very next request on; a debt is settled first.
 
     With `effective_at` the answer is the grant that begins then; the ledger has it once it does.
     """
     granted: LedgerEntry | Grant
-    async with desk.change() as change:
+    async with unit_of_work.change() as change:
         await existing_user(change.connection, user_id)
-        terms = given.model_dump(exclude={"effective_at"})
-        if given.effective_at is None:
+        terms = body.model_dump(exclude={"effective_at"})
+        if body.effective_at is None:
             entry = await grants.grant(change.connection, user_id, actor=change.actor, **terms)
             granted = LedgerEntry.model_validate(entry)
         else:
             planned = await grants.schedule(
-                change.connection, user_id, actor=change.actor, effective_at=given.effective_at, **terms
+                change.connection, user_id, actor=change.actor, effective_at=body.effective_at, **terms
             )
             granted = Grant.model_validate(planned)
-        await change.note("credits.grant", "user", entity_id=user_id, after=granted, reason=given.reason)
+        await change.record("credits.grant", "user", entity_id=user_id, after=granted, reason=body.reason)
     return granted
 
 
 @router.post("/credits/adjust", status_code=201, summary="Correct a user's balance")
-async def adjust_credits(user_id: UUID, given: Adjustment, desk: TheDesk) -> LedgerEntry:
-    async with desk.change() as change:
+async def adjust_credits(user_id: UUID, body: Adjustment, unit_of_work: UnitOfWorkDep) -> LedgerEntry:
+    async with unit_of_work.change() as change:
         await existing_user(change.connection, user_id)
         entry = await grants.adjust(
-            change.connection, user_id, amount=given.amount, reason=given.reason, actor=change.actor
+            change.connection, user_id, amount=body.amount, reason=body.reason, actor=change.actor
         )
         adjusted = LedgerEntry.model_validate(entry)
-        await change.note("credits.adjust", "user", entity_id=user_id, after=adjusted, reason=given.reason)
+        await change.record("credits.adjust", "user", entity_id=user_id, after=adjusted, reason=body.reason)
     return adjusted
 
 
 @router.get("/ledger", summary="Every movement of a user's credits, newest first")
-async def list_ledger(user_id: UUID, wanted: Annotated[Paging, Query()], desk: TheDesk) -> Listing[LedgerEntry]:
-    async with desk.read() as connection:
+async def list_ledger(
+    user_id: UUID, wanted: Annotated[PageQuery, Query()], unit_of_work: UnitOfWorkDep
+) -> PageModel[LedgerEntry]:
+    async with unit_of_work.read() as connection:
         await existing_user(connection, user_id)
         page = await movements.list_ledger(connection, user_id, cursor=wanted.cursor, limit=wanted.limit)
-    return listing(page, LedgerEntry.model_validate)
+    return page_of(page, LedgerEntry.model_validate)

@@ -14,11 +14,11 @@ from fastapi import APIRouter
 from pydantic import ConfigDict, Field, StringConstraints
 
 from gateway.api.admin.accounts.keys import KeySettings
-from gateway.api.admin.dependencies import Held, TheDesk
+from gateway.api.admin.dependencies import DependenciesDep, UnitOfWorkDep
 from gateway.api.errors import Invalid
 from gateway.api.schemas.api_keys import Key, shown
 from gateway.api.schemas.fields import PositiveCount
-from gateway.api.schemas.pages import Given, Shown
+from gateway.api.schemas.pages import RequestModel, ResponseModel
 from gateway.api.unit_of_work import Change
 from gateway.clock import now
 from gateway.ledger.accounts import api_keys, users
@@ -49,7 +49,7 @@ EXAMPLE = {
 }
 
 
-class KeysToImport(Given):
+class KeysToImport(RequestModel):
     """`sha256`: of the key. `hmac-sha256`: of the key under the pepper of `pepper_version`, where it is configured."""
 
     model_config = ConfigDict(
@@ -66,33 +66,35 @@ class KeysToImport(Given):
     keys: Annotated[list[KeyToImport], Field(min_length=1, max_length=MAX_KEYS)] = Field(examples=[[EXAMPLE]])
 
 
-class ImportedKey(Shown):
+class ImportedKey(ResponseModel):
     index: int = Field(description="In the list that was sent.")
     key: Key
 
 
-class FailedKey(Shown):
+class FailedKey(ResponseModel):
     index: int
     code: str = Field(examples=["conflict"])
     detail: str
 
 
-class Imported(Shown):
+class Imported(ResponseModel):
     imported: list[ImportedKey]
     failed: list[FailedKey]
 
 
 @router.post("/import", summary="Import keys by their digests")
-async def import_keys(given: KeysToImport, desk: TheDesk, held: Held) -> Imported:
+async def import_keys(body: KeysToImport, unit_of_work: UnitOfWorkDep, dependencies: DependenciesDep) -> Imported:
     """Each key is imported or not, by itself; sending the list again imports what failed."""
-    version = _pepper_version(given, held.peppers.keys())
+    version = _pepper_version(body, dependencies.peppers.keys())
     imported, failed = [], []
-    async with desk.change() as change:
-        for index, each in enumerate(given.keys):
-            found = await _import(change, each, given.algorithm, version=version, ours=f"{held.key_prefix}_live_")
+    async with unit_of_work.change() as change:
+        for index, each in enumerate(body.keys):
+            found = await _import(
+                change, each, body.algorithm, version=version, ours=f"{dependencies.key_prefix}_live_"
+            )
             if isinstance(found, api_keys.ApiKey):
                 key = shown(found, now())
-                await change.note("keys.import", "key", entity_id=key.id, after=key)
+                await change.record("keys.import", "key", entity_id=key.id, after=key)
                 imported.append(ImportedKey(index=index, key=key))
             else:
                 code, detail = found
@@ -100,32 +102,32 @@ async def import_keys(given: KeysToImport, desk: TheDesk, held: Held) -> Importe
     return Imported(imported=imported, failed=failed)
 
 
-def _pepper_version(given: KeysToImport, configured: Collection[int]) -> int:
-    if given.algorithm is KeyScheme.SHA256:
-        if given.pepper_version is not None:
+def _pepper_version(body: KeysToImport, configured: Collection[int]) -> int:
+    if body.algorithm is KeyScheme.SHA256:
+        if body.pepper_version is not None:
             raise Invalid("pepper_version", "only of hmac-sha256")
         return max(configured)
-    if given.pepper_version is None or given.pepper_version not in configured:
+    if body.pepper_version is None or body.pepper_version not in configured:
         known = ", ".join(map(str, sorted(configured)))
         raise Invalid("pepper_version", f"must be one that is configured: {known}")
-    return given.pepper_version
+    return body.pepper_version
 
 
 async def _import(
-    change: Change, given: KeyToImport, scheme: KeyScheme, *, version: int, ours: str
+    change: Change, body: KeyToImport, scheme: KeyScheme, *, version: int, ours: str
 ) -> api_keys.ApiKey | tuple[str, str]:
-    if await users.get(change.connection, given.user_id) is None:
-        return "not_found", f"There is no user {given.user_id}."
-    settings = given.model_dump(exclude={"user_id", "digest", "prefix", "last4"})
+    if await users.get(change.connection, body.user_id) is None:
+        return "not_found", f"There is no user {body.user_id}."
+    settings = body.model_dump(exclude={"user_id", "digest", "prefix", "last4"})
     fingerprint = Fingerprint(
-        given.prefix,
-        given.last4,
-        bytes.fromhex(given.digest),
+        body.prefix,
+        body.last4,
+        bytes.fromhex(body.digest),
         version,
         hash_scheme=scheme,
-        is_foreign=not given.prefix.startswith(ours),
+        is_foreign=not body.prefix.startswith(ours),
     )
     try:
-        return await api_keys.create(change.connection, given.user_id, fingerprint=fingerprint, **settings)
+        return await api_keys.create(change.connection, body.user_id, fingerprint=fingerprint, **settings)
     except AlreadyExists:
         return "conflict", "A key of this digest is here already."

@@ -9,11 +9,11 @@ from uuid import UUID
 from fastapi import APIRouter
 from pydantic import Field, StringConstraints
 
-from gateway.api.admin.dependencies import Held, TheDesk
+from gateway.api.admin.dependencies import DependenciesDep, UnitOfWorkDep
 from gateway.api.dry_run import KEY_CREDITS_LEFT, Facts, LimitState
 from gateway.api.openapi import UNKNOWN
 from gateway.api.schemas.fields import Count, Credits, Network, Size, Word
-from gateway.api.schemas.pages import Given, Shown
+from gateway.api.schemas.pages import RequestModel, ResponseModel
 from gateway.http.problems import STATUS
 from gateway.ledger.accounts import principals
 from gateway.ledger.db.errors import NotFound
@@ -23,7 +23,7 @@ from policies.model import Refusal, Route
 router = APIRouter(prefix="/keys", tags=["keys"])
 
 
-class KeyToVerify(Given):
+class KeyToVerify(RequestModel):
     """`items`, tokens or minutes, whatever the route counts, are `units`; what is left out is not checked."""
 
     key: Annotated[str, StringConstraints(min_length=1, max_length=512)] = Field(examples=["gw_live_…"])
@@ -34,7 +34,7 @@ class KeyToVerify(Given):
     client_ip: Network | None = Field(default=None, examples=["203.0.113.7"])
 
 
-class Verification(Shown):
+class Verification(ResponseModel):
     """`code`, `status` and `detail` are those of the refusal that the call would meet; null where it would pass."""
 
     admitted: bool
@@ -55,25 +55,25 @@ class Verification(Shown):
 
 
 @router.post("/verify", summary="Verify a key without using it", responses=UNKNOWN)
-async def verify_key(given: KeyToVerify, desk: TheDesk, held: Held) -> Verification:
+async def verify_key(body: KeyToVerify, unit_of_work: UnitOfWorkDep, dependencies: DependenciesDep) -> Verification:
     """Answers 200 whatever the verdict."""
-    route = None if given.route is None else _route(given.route, held.routes.values())
-    digests = keys.lookup_digests(held.key_prefix, given.key.encode(), held.peppers)
+    route = None if body.route is None else _route(body.route, dependencies.routes.values())
+    digests = keys.lookup_digests(dependencies.key_prefix, body.key.encode(), dependencies.peppers)
     principal = None
-    async with desk.read() as connection:
+    async with unit_of_work.read() as connection:
         for digest in digests:
             principal = principal or await principals.find_principal(connection, digest)
     if principal is None:
         code, detail = Refusal.INVALID_KEY, "This API key is not valid."
         return Verification(admitted=False, code=str(code), status=STATUS[code], detail=detail)
     facts = Facts(
-        units=given.units,
-        body_bytes=given.body_bytes,
-        credits=given.credits,
-        client_ip=None if given.client_ip is None else given.client_ip.partition("/")[0],
+        units=body.units,
+        body_bytes=body.body_bytes,
+        credits=body.credits,
+        client_ip=None if body.client_ip is None else body.client_ip.partition("/")[0],
     )
     account = principal.account
-    told = await held.previewer.preview(account, principal.key, route=route, facts=facts)
+    told = await dependencies.dry_run.run(account, principal.key, route=route, facts=facts)
     plan = None if account.subscription is None else account.subscription.plan.id
     return Verification(**told.model_dump(), key_id=principal.key.id, user_id=account.id, plan=plan)
 

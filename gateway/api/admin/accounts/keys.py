@@ -11,11 +11,11 @@ from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.admin.accounts.users import existing_user
-from gateway.api.admin.dependencies import TheDesk, TheIssuer
+from gateway.api.admin.dependencies import KeyFactoryDep, UnitOfWorkDep
 from gateway.api.errors import Conflict
 from gateway.api.openapi import CONFLICTS, UNKNOWN
 from gateway.api.schemas.api_keys import IssuedKey, Key, KeyPatch, KeyTerms, Rotation, issued, shown
-from gateway.api.schemas.pages import Listing, Paging, listing
+from gateway.api.schemas.pages import PageModel, PageQuery, page_of
 from gateway.clock import now
 from gateway.ledger.accounts import api_keys
 from gateway.ledger.db.errors import NotFound
@@ -33,74 +33,77 @@ class NewKey(KeySettings):
     """A key for a user."""
 
 
-class KeyList(Paging):
+class KeyList(PageQuery):
     user_id: UUID | None = Field(default=None, description="Only this user's.")
 
 
 @router.post("", status_code=201, summary="Create a key", responses=UNKNOWN)
-async def create_key(given: NewKey, desk: TheDesk, issuer: TheIssuer) -> IssuedKey:
+async def create_key(body: NewKey, unit_of_work: UnitOfWorkDep, key_factory: KeyFactoryDep) -> IssuedKey:
     """The answer holds the key, this once."""
-    secret, fingerprint = issuer.issue()
-    settings = given.model_dump(exclude={"user_id"})
-    async with desk.change() as change:
-        await existing_user(change.connection, given.user_id)
-        made = await api_keys.create(change.connection, given.user_id, fingerprint=fingerprint, **settings)
-        await change.note("keys.create", "key", entity_id=made.id, after=shown(made, now()))
+    secret, fingerprint = key_factory.create()
+    settings = body.model_dump(exclude={"user_id"})
+    async with unit_of_work.change() as change:
+        await existing_user(change.connection, body.user_id)
+        made = await api_keys.create(change.connection, body.user_id, fingerprint=fingerprint, **settings)
+        await change.record("keys.create", "key", entity_id=made.id, after=shown(made, now()))
     return issued(made, secret.secret)
 
 
 @router.get("", summary="List keys")
-async def list_keys(wanted: Annotated[KeyList, Query()], desk: TheDesk) -> Listing[Key]:
-    async with desk.read() as connection:
+async def list_keys(wanted: Annotated[KeyList, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[Key]:
+    async with unit_of_work.read() as connection:
         page = await api_keys.list_keys(connection, user_id=wanted.user_id, cursor=wanted.cursor, limit=wanted.limit)
     instant = now()
-    return listing(page, lambda key: shown(key, instant))
+    return page_of(page, lambda key: shown(key, instant))
 
 
 @router.get("/{key_id:uuid}", summary="Get a key", responses=UNKNOWN)
-async def get_key(key_id: UUID, desk: TheDesk) -> Key:
-    async with desk.read() as connection:
+async def get_key(key_id: UUID, unit_of_work: UnitOfWorkDep) -> Key:
+    async with unit_of_work.read() as connection:
         return shown(await _existing(connection, key_id), now())
 
 
 @router.patch("/{key_id:uuid}", summary="Change a key", responses=UNKNOWN | CONFLICTS)
-async def change_key(key_id: UUID, patch: KeyPatch, desk: TheDesk) -> Key:
+async def change_key(key_id: UUID, patch: KeyPatch, unit_of_work: UnitOfWorkDep) -> Key:
     changes = patch.changes()
     if "status" in changes:
         changes["status"] = KeyStatus(changes["status"])
-    async with desk.change() as change:
+    async with unit_of_work.change() as change:
         before = _usable(await _locked(change.connection, key_id))
         after = shown(await api_keys.patch(change.connection, key_id, **changes), now())
-        await change.note("keys.change", "key", entity_id=key_id, before=shown(before, now()), after=after)
+        await change.record("keys.change", "key", entity_id=key_id, before=shown(before, now()), after=after)
     return after
 
 
 @router.post("/{key_id:uuid}/revoke", summary="Revoke a key for good", responses=UNKNOWN)
-async def revoke_key(key_id: UUID, desk: TheDesk) -> Key:
+async def revoke_key(key_id: UUID, unit_of_work: UnitOfWorkDep) -> Key:
     """It is refused from the very next request on. Revoking again changes nothing."""
-    async with desk.change() as change:
+    async with unit_of_work.change() as change:
         before = await _locked(change.connection, key_id)
         after = shown(await api_keys.revoke(change.connection, key_id), now())
         if before.status is not KeyStatus.REVOKED:
-            await change.note("keys.revoke", "key", entity_id=key_id, before=shown(before, now()), after=after)
+            await change.record("keys.revoke", "key", entity_id=key_id, before=shown(before, now()), after=after)
     return after
 
 
 @router.post("/{key_id:uuid}/rotate", status_code=201, summary="Replace a key", responses=UNKNOWN | CONFLICTS)
 async def rotate_key(
-    key_id: UUID, desk: TheDesk, issuer: TheIssuer, given: Annotated[Rotation | None, Body()] = None
+    key_id: UUID,
+    unit_of_work: UnitOfWorkDep,
+    key_factory: KeyFactoryDep,
+    body: Annotated[Rotation | None, Body()] = None,
 ) -> IssuedKey:
     """Makes a key of the same settings, shown this once. The old one expires when its grace is over."""
-    secret, fingerprint = issuer.issue()
-    grace = timedelta(seconds=given.grace_seconds if given else 0)
-    async with desk.change() as change:
+    secret, fingerprint = key_factory.create()
+    grace = timedelta(seconds=body.grace_seconds if body else 0)
+    async with unit_of_work.change() as change:
         before = _usable(await _locked(change.connection, key_id))
         retired, made = await api_keys.rotate(
             change.connection, key_id, fingerprint=fingerprint, retire_at=now() + grace
         )
         old, after = shown(before, now()), shown(retired, now())
-        await change.note("keys.rotate", "key", entity_id=key_id, before=old, after=after)
-        await change.note("keys.create", "key", entity_id=made.id, after=shown(made, now()))
+        await change.record("keys.rotate", "key", entity_id=key_id, before=old, after=after)
+        await change.record("keys.create", "key", entity_id=made.id, after=shown(made, now()))
     return issued(made, secret.secret)
 
 

@@ -12,10 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.admin.billing.subscriptions import Subscription
 from gateway.api.admin.catalogue.plans import offered_plan
-from gateway.api.admin.dependencies import TheDesk
+from gateway.api.admin.dependencies import UnitOfWorkDep
 from gateway.api.openapi import CONFLICTS, UNKNOWN
 from gateway.api.schemas.fields import Email, Instant, Line, Metadata, TimeZone
-from gateway.api.schemas.pages import Given, Listing, Paging, Patch, Shown, listing, unset
+from gateway.api.schemas.pages import PageModel, PageQuery, PatchModel, RequestModel, ResponseModel, page_of, unset
 from gateway.clock import now
 from gateway.ledger.accounts import erasure, users
 from gateway.ledger.db.errors import NotFound
@@ -26,7 +26,7 @@ from policies.model import AccountStatus
 router = APIRouter(prefix="/users", tags=["users"])
 
 
-class User(Shown):
+class User(ResponseModel):
     id: UUID
     email: str
     name: str | None
@@ -45,7 +45,7 @@ class UserWithSubscription(User):
     subscription: Subscription | None = Field(description="The one the account lives on; null where it has none.")
 
 
-class NewUser(Given):
+class NewUser(RequestModel):
     email: Email = Field(examples=["ada@example.com"])
     name: Line | None = Field(default=None, examples=["Ada Lovelace"])
     company: Line | None = None
@@ -57,7 +57,7 @@ class NewUser(Given):
     metadata: Metadata = Field(default_factory=dict)
 
 
-class UserPatch(Patch):
+class UserPatch(PatchModel):
     email: Email = unset()
     name: Line | None = None
     company: Line | None = None
@@ -68,71 +68,71 @@ class UserPatch(Patch):
     metadata: Metadata = unset()
 
 
-class UserList(Paging):
+class UserList(PageQuery):
     email: Email | None = Field(default=None, description="Only the user of this address.")
     external_id: Line | None = Field(default=None, description="Only the user of this id of your own system.")
 
 
 @router.post("", status_code=201, summary="Create a user", responses=UNKNOWN | CONFLICTS)
-async def create_user(given: NewUser, desk: TheDesk) -> UserWithSubscription:
+async def create_user(body: NewUser, unit_of_work: UnitOfWorkDep) -> UserWithSubscription:
     """Without a plan the account has no subscription yet, and its keys are refused with 402."""
-    fields = given.model_dump(exclude={"email", "plan"})
-    async with desk.change() as change:
-        user = await users.create(change.connection, given.email, **fields)
-        if given.plan is not None:
-            plan = await offered_plan(change.connection, given.plan)
+    fields = body.model_dump(exclude={"email", "plan"})
+    async with unit_of_work.change() as change:
+        user = await users.create(change.connection, body.email, **fields)
+        if body.plan is not None:
+            plan = await offered_plan(change.connection, body.plan)
             await lifecycle.start(change.connection, user.id, plan_id=plan.id, now=now(), actor=change.actor)
         created = await _detailed(change.connection, user)
-        await change.note("users.create", "user", entity_id=user.id, after=created)
+        await change.record("users.create", "user", entity_id=user.id, after=created)
     return created
 
 
 @router.get("", summary="List users")
-async def list_users(wanted: Annotated[UserList, Query()], desk: TheDesk) -> Listing[User]:
-    async with desk.read() as connection:
+async def list_users(wanted: Annotated[UserList, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[User]:
+    async with unit_of_work.read() as connection:
         page = await users.list_users(connection, **wanted.model_dump())
-    return listing(page, User.model_validate)
+    return page_of(page, User.model_validate)
 
 
 @router.get("/{user_id}", summary="Get a user", responses=UNKNOWN)
-async def get_user(user_id: UUID, desk: TheDesk) -> UserWithSubscription:
-    async with desk.read() as connection:
+async def get_user(user_id: UUID, unit_of_work: UnitOfWorkDep) -> UserWithSubscription:
+    async with unit_of_work.read() as connection:
         return await _detailed(connection, await existing_user(connection, user_id))
 
 
 @router.patch("/{user_id}", summary="Change a user", responses=UNKNOWN | CONFLICTS)
-async def change_user(user_id: UUID, patch: UserPatch, desk: TheDesk) -> User:
-    async with desk.change() as change:
+async def change_user(user_id: UUID, patch: UserPatch, unit_of_work: UnitOfWorkDep) -> User:
+    async with unit_of_work.change() as change:
         before = await _locked(change.connection, user_id)
         after = User.model_validate(await users.patch(change.connection, user_id, **patch.changes()))
-        await change.note("users.change", "user", entity_id=user_id, before=before, after=after)
+        await change.record("users.change", "user", entity_id=user_id, before=before, after=after)
     return after
 
 
 @router.delete("/{user_id}", status_code=204, summary="Delete a user", responses=UNKNOWN)
-async def delete_user(user_id: UUID, desk: TheDesk) -> None:
+async def delete_user(user_id: UUID, unit_of_work: UnitOfWorkDep) -> None:
     """Empties the user of personal data and revokes its keys for good. Its usage and ledger stay."""
-    async with desk.change() as change:
+    async with unit_of_work.change() as change:
         await erasure.erase(change.connection, user_id, now=now())
-        await change.note("users.delete", "user", entity_id=user_id)  # without what was to be deleted
+        await change.record("users.delete", "user", entity_id=user_id)  # without what was to be deleted
 
 
 @router.post("/{user_id}/suspend", summary="Suspend a user", responses=UNKNOWN)
-async def suspend_user(user_id: UUID, desk: TheDesk) -> User:
+async def suspend_user(user_id: UUID, unit_of_work: UnitOfWorkDep) -> User:
     """From the very next request on its keys are refused with 403. Suspending again changes nothing."""
-    async with desk.change() as change:
+    async with unit_of_work.change() as change:
         before = await _locked(change.connection, user_id)
         after = User.model_validate(await users.suspend(change.connection, user_id))
-        await change.note("users.suspend", "user", entity_id=user_id, before=before, after=after)
+        await change.record("users.suspend", "user", entity_id=user_id, before=before, after=after)
     return after
 
 
 @router.post("/{user_id}/reactivate", summary="Reactivate a suspended user", responses=UNKNOWN)
-async def reactivate_user(user_id: UUID, desk: TheDesk) -> User:
-    async with desk.change() as change:
+async def reactivate_user(user_id: UUID, unit_of_work: UnitOfWorkDep) -> User:
+    async with unit_of_work.change() as change:
         before = await _locked(change.connection, user_id)
         after = User.model_validate(await users.reactivate(change.connection, user_id))
-        await change.note("users.reactivate", "user", entity_id=user_id, before=before, after=after)
+        await change.record("users.reactivate", "user", entity_id=user_id, before=before, after=after)
     return after
 
 

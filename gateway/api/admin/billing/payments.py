@@ -8,32 +8,32 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.api.admin.dependencies import TheDesk
+from gateway.api.admin.dependencies import UnitOfWorkDep
 from gateway.api.openapi import UNKNOWN
 from gateway.api.schemas.billing_records import Payment
-from gateway.api.schemas.pages import Listing, Paging, listing
+from gateway.api.schemas.pages import PageModel, PageQuery, page_of
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.payments import payments
 
 router = APIRouter(prefix="/payments", tags=["payments"])
 
 
-class PaymentsWanted(Paging):
+class PaymentsWanted(PageQuery):
     user_id: UUID | None = None
     transaction_type: Literal["subscription", "credits", "refund", "dispute"] | None = None
     status: Literal["pending", "completed", "failed", "refunded", "partially_refunded", "disputed"] | None = None
 
 
 @router.get("", summary="List payments, newest first")
-async def list_payments(wanted: Annotated[PaymentsWanted, Query()], desk: TheDesk) -> Listing[Payment]:
-    async with desk.read() as connection:
+async def list_payments(wanted: Annotated[PaymentsWanted, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[Payment]:
+    async with unit_of_work.read() as connection:
         page = await payments.list_payments(connection, **wanted.model_dump())
-    return listing(page, Payment.model_validate)
+    return page_of(page, Payment.model_validate)
 
 
 @router.get("/{payment_id}", summary="Get a payment", responses=UNKNOWN)
-async def get_payment(payment_id: UUID, desk: TheDesk) -> Payment:
-    async with desk.read() as connection:
+async def get_payment(payment_id: UUID, unit_of_work: UnitOfWorkDep) -> Payment:
+    async with unit_of_work.read() as connection:
         return Payment.model_validate(await existing_payment(connection, payment_id))
 
 

@@ -12,12 +12,12 @@ from fastapi import APIRouter, Body, Query
 from pydantic import ConfigDict, Field
 
 from gateway.api.admin.catalogue.plans import existing_plan, offered_plan
-from gateway.api.admin.dependencies import TheDesk
+from gateway.api.admin.dependencies import UnitOfWorkDep
 from gateway.api.errors import Conflict, Invalid
 from gateway.api.openapi import CONFLICTS, UNKNOWN
 from gateway.api.schemas.fields import Flag, Line, PositiveCount
-from gateway.api.schemas.pages import Given, Listing, Paging, Shown, listing
-from gateway.api.unit_of_work import Change, Desk
+from gateway.api.schemas.pages import PageModel, PageQuery, RequestModel, ResponseModel, page_of
+from gateway.api.unit_of_work import Change, UnitOfWork
 from gateway.clock import now
 from gateway.ledger.accounts import users
 from gateway.ledger.catalogue.plans import StoredPlan
@@ -29,7 +29,7 @@ from policies.model import SubscriptionStatus
 router = APIRouter(prefix="/subscriptions", tags=["subscriptions"])
 
 
-class Subscription(Shown):
+class Subscription(ResponseModel):
     id: UUID
     user_id: UUID
     plan_id: str
@@ -51,24 +51,24 @@ class Subscription(Shown):
     updated_at: datetime
 
 
-class NewSubscription(Given):
+class NewSubscription(RequestModel):
     user_id: UUID
     plan_id: Line = Field(examples=["pro"], description="The plan's id or name.")
     quantity: PositiveCount = 1
     trial: Flag = Field(default=False, description="Begins with the account's one trial, of the plan's length.")
 
 
-class SubscriptionList(Paging):
+class SubscriptionList(PageQuery):
     user_id: UUID | None = None
     plan_id: Line | None = Field(default=None, description="The plan's id.")
     status: SubscriptionStatus | None = None
 
 
-class Cancellation(Given):
+class Cancellation(RequestModel):
     at_period_end: Flag = Field(default=True, description="False: now.")
 
 
-class SubscriptionChange(Given):
+class SubscriptionChange(RequestModel):
     model_config = ConfigDict(
         json_schema_extra={
             "anyOf": [
@@ -84,29 +84,31 @@ class SubscriptionChange(Given):
 
 
 @router.post("", status_code=201, summary="Start a subscription", responses=UNKNOWN | CONFLICTS)
-async def start_subscription(given: NewSubscription, desk: TheDesk) -> Subscription:
+async def start_subscription(body: NewSubscription, unit_of_work: UnitOfWorkDep) -> Subscription:
     """Active at once, with the plan's credits for its first period. A user has one current subscription at a time."""
-    async with desk.change() as change:
-        if await users.get(change.connection, given.user_id) is None:
-            raise NotFound("user", given.user_id)
-        plan = await offered_plan(change.connection, given.plan_id)
-        if given.trial and plan.terms.trial_period_days == 0:
+    async with unit_of_work.change() as change:
+        if await users.get(change.connection, body.user_id) is None:
+            raise NotFound("user", body.user_id)
+        plan = await offered_plan(change.connection, body.plan_id)
+        if body.trial and plan.terms.trial_period_days == 0:
             raise Conflict(f"The plan {plan.id} has no trial; set its trial_period_days, or start without.")
-        started = Subscription.model_validate(await _start(change, given, plan))
-        await change.note("subscriptions.start", "subscription", entity_id=started.id, after=started)
+        started = Subscription.model_validate(await _start(change, body, plan))
+        await change.record("subscriptions.start", "subscription", entity_id=started.id, after=started)
     return started
 
 
 @router.get("", summary="List subscriptions")
-async def list_subscriptions(wanted: Annotated[SubscriptionList, Query()], desk: TheDesk) -> Listing[Subscription]:
-    async with desk.read() as connection:
+async def list_subscriptions(
+    wanted: Annotated[SubscriptionList, Query()], unit_of_work: UnitOfWorkDep
+) -> PageModel[Subscription]:
+    async with unit_of_work.read() as connection:
         page = await subscriptions.list_subscriptions(connection, **wanted.model_dump())
-    return listing(page, Subscription.model_validate)
+    return page_of(page, Subscription.model_validate)
 
 
 @router.get("/{subscription_id}", summary="Get a subscription", responses=UNKNOWN)
-async def get_subscription(subscription_id: UUID, desk: TheDesk) -> Subscription:
-    async with desk.read() as connection:
+async def get_subscription(subscription_id: UUID, unit_of_work: UnitOfWorkDep) -> Subscription:
+    async with unit_of_work.read() as connection:
         found = await subscriptions.get(connection, subscription_id)
     if found is None:
         raise NotFound("subscription", subscription_id)
@@ -114,14 +116,16 @@ async def get_subscription(subscription_id: UUID, desk: TheDesk) -> Subscription
 
 
 @router.post("/{subscription_id}/change", summary="Change plan or seats", responses=UNKNOWN | CONFLICTS)
-async def change_subscription(subscription_id: UUID, given: SubscriptionChange, desk: TheDesk) -> Subscription:
+async def change_subscription(
+    subscription_id: UUID, body: SubscriptionChange, unit_of_work: UnitOfWorkDep
+) -> Subscription:
     """Now, with credits given or taken in proportion to what is left of the period, or from the next period on."""
-    async with _changed(desk, subscription_id, "subscriptions.change") as (change, found):
-        if given.plan_id is None and given.quantity is None:
+    async with _changed(unit_of_work, subscription_id, "subscriptions.change") as (change, found):
+        if body.plan_id is None and body.quantity is None:
             raise Invalid("plan_id", "give plan_id, quantity, or both")
         plan_id = None
-        if given.plan_id is not None:
-            plan = await existing_plan(change.connection, given.plan_id)
+        if body.plan_id is not None:
+            plan = await existing_plan(change.connection, body.plan_id)
             plan_id = (plan if plan.id == found.plan_id else await offered_plan(change.connection, plan.id)).id
         await plan_changes.change(
             change.connection,
@@ -129,62 +133,62 @@ async def change_subscription(subscription_id: UUID, given: SubscriptionChange, 
             now=now(),
             actor=change.actor,
             plan_id=plan_id,
-            quantity=given.quantity,
-            at_period_end=given.at_period_end,
+            quantity=body.quantity,
+            at_period_end=body.at_period_end,
         )
-    return await get_subscription(subscription_id, desk)
+    return await get_subscription(subscription_id, unit_of_work)
 
 
 @router.post("/{subscription_id}/cancel", summary="Cancel a subscription", responses=UNKNOWN | CONFLICTS)
 async def cancel_subscription(
-    subscription_id: UUID, desk: TheDesk, given: Annotated[Cancellation | None, Body()] = None
+    subscription_id: UUID, unit_of_work: UnitOfWorkDep, body: Annotated[Cancellation | None, Body()] = None
 ) -> Subscription:
     """At the end of its period unless told otherwise. Credits that were granted stay until they expire."""
-    at_period_end = given.at_period_end if given else True
-    async with _changed(desk, subscription_id, "subscriptions.cancel") as (change, _):
+    at_period_end = body.at_period_end if body else True
+    async with _changed(unit_of_work, subscription_id, "subscriptions.cancel") as (change, _):
         await lifecycle.cancel(change.connection, subscription_id, now=now(), at_period_end=at_period_end)
-    return await get_subscription(subscription_id, desk)
+    return await get_subscription(subscription_id, unit_of_work)
 
 
 @router.post("/{subscription_id}/undo-cancel", summary="Let a subscription go on", responses=UNKNOWN | CONFLICTS)
-async def undo_cancellation(subscription_id: UUID, desk: TheDesk) -> Subscription:
+async def undo_cancellation(subscription_id: UUID, unit_of_work: UnitOfWorkDep) -> Subscription:
     """One that was to end with its period does not."""
-    async with _changed(desk, subscription_id, "subscriptions.undo_cancel") as (change, _):
+    async with _changed(unit_of_work, subscription_id, "subscriptions.undo_cancel") as (change, _):
         await lifecycle.undo_cancel(change.connection, subscription_id)
-    return await get_subscription(subscription_id, desk)
+    return await get_subscription(subscription_id, unit_of_work)
 
 
 @router.post("/{subscription_id}/pause", summary="Pause a subscription", responses=UNKNOWN | CONFLICTS)
-async def pause_subscription(subscription_id: UUID, desk: TheDesk) -> Subscription:
+async def pause_subscription(subscription_id: UUID, unit_of_work: UnitOfWorkDep) -> Subscription:
     """From the very next request on calls are refused with 402; no period begins until it is resumed."""
-    async with _changed(desk, subscription_id, "subscriptions.pause") as (change, _):
+    async with _changed(unit_of_work, subscription_id, "subscriptions.pause") as (change, _):
         await lifecycle.pause(change.connection, subscription_id)
-    return await get_subscription(subscription_id, desk)
+    return await get_subscription(subscription_id, unit_of_work)
 
 
 @router.post("/{subscription_id}/resume", summary="Resume a subscription", responses=UNKNOWN | CONFLICTS)
-async def resume_subscription(subscription_id: UUID, desk: TheDesk) -> Subscription:
+async def resume_subscription(subscription_id: UUID, unit_of_work: UnitOfWorkDep) -> Subscription:
     """With the period it was paused in or, where that is over, with a new one."""
-    async with _changed(desk, subscription_id, "subscriptions.resume") as (change, _):
+    async with _changed(unit_of_work, subscription_id, "subscriptions.resume") as (change, _):
         await lifecycle.resume(change.connection, subscription_id, now=now(), actor=change.actor)
-    return await get_subscription(subscription_id, desk)
+    return await get_subscription(subscription_id, unit_of_work)
 
 
-async def _start(change: Change, given: NewSubscription, plan: StoredPlan) -> subscriptions.StoredSubscription:
-    if not given.trial:
+async def _start(change: Change, body: NewSubscription, plan: StoredPlan) -> subscriptions.StoredSubscription:
+    if not body.trial:
         return await lifecycle.start(
             change.connection,
-            given.user_id,
+            body.user_id,
             plan_id=plan.id,
-            quantity=given.quantity,
+            quantity=body.quantity,
             now=now(),
             actor=change.actor,
         )
     return await lifecycle.start_trial(
         change.connection,
-        given.user_id,
+        body.user_id,
         plan_id=plan.id,
-        quantity=given.quantity,
+        quantity=body.quantity,
         days=plan.terms.trial_period_days,
         now=now(),
         actor=change.actor,
@@ -192,9 +196,11 @@ async def _start(change: Change, given: NewSubscription, plan: StoredPlan) -> su
 
 
 @asynccontextmanager
-async def _changed(desk: Desk, subscription_id: UUID, action: str) -> AsyncIterator[tuple[Change, Subscription]]:
+async def _changed(
+    unit_of_work: UnitOfWork, subscription_id: UUID, action: str
+) -> AsyncIterator[tuple[Change, Subscription]]:
     """The subscription as no other change can alter it; what the block did to it is noted."""
-    async with desk.change() as change:
+    async with unit_of_work.change() as change:
         found = await subscriptions.get_for_update(change.connection, subscription_id)
         if found.provider != subscriptions.MANUAL:
             raise Conflict(
@@ -203,4 +209,4 @@ async def _changed(desk: Desk, subscription_id: UUID, action: str) -> AsyncItera
         before = Subscription.model_validate(found)
         yield change, before
         after = Subscription.model_validate(await subscriptions.get(change.connection, subscription_id))
-        await change.note(action, "subscription", entity_id=subscription_id, before=before, after=after)
+        await change.record(action, "subscription", entity_id=subscription_id, before=before, after=after)

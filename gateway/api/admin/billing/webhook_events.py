@@ -9,17 +9,17 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from gateway.api.admin.dependencies import TheDesk
+from gateway.api.admin.dependencies import UnitOfWorkDep
 from gateway.api.checkout import ProviderName, TheTill
 from gateway.api.openapi import UNKNOWN
-from gateway.api.schemas.pages import Listing, Paging, Shown, listing
+from gateway.api.schemas.pages import PageModel, PageQuery, ResponseModel, page_of
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.payments import webhook_events
 
 router = APIRouter(prefix="/webhook-events", tags=["payments"])
 
 
-class WebhookEvent(Shown):
+class WebhookEvent(ResponseModel):
     id: UUID
     provider: str
     provider_event_id: str
@@ -37,21 +37,23 @@ class WebhookEventInFull(WebhookEvent):
     payload: dict[str, Any]
 
 
-class EventsWanted(Paging):
+class EventsWanted(PageQuery):
     provider: ProviderName | None = None
     status: Literal["received", "processed", "ignored", "failed"] | None = None
 
 
 @router.get("", summary="List webhook events, newest first")
-async def list_webhook_events(wanted: Annotated[EventsWanted, Query()], desk: TheDesk) -> Listing[WebhookEvent]:
-    async with desk.read() as connection:
+async def list_webhook_events(
+    wanted: Annotated[EventsWanted, Query()], unit_of_work: UnitOfWorkDep
+) -> PageModel[WebhookEvent]:
+    async with unit_of_work.read() as connection:
         page = await webhook_events.list_events(connection, **wanted.model_dump())
-    return listing(page, WebhookEvent.model_validate)
+    return page_of(page, WebhookEvent.model_validate)
 
 
 @router.get("/{event_id}", summary="Get a webhook event with its payload", responses=UNKNOWN)
-async def get_webhook_event(event_id: UUID, desk: TheDesk) -> WebhookEventInFull:
-    async with desk.read() as connection:
+async def get_webhook_event(event_id: UUID, unit_of_work: UnitOfWorkDep) -> WebhookEventInFull:
+    async with unit_of_work.read() as connection:
         found = await webhook_events.get(connection, event_id)
     if found is None:
         raise NotFound("webhook event", event_id)
@@ -59,11 +61,11 @@ async def get_webhook_event(event_id: UUID, desk: TheDesk) -> WebhookEventInFull
 
 
 @router.post("/{event_id}/replay", summary="Act on a webhook event again", responses=UNKNOWN)
-async def replay_webhook_event(event_id: UUID, desk: TheDesk, till: TheTill) -> WebhookEvent:
+async def replay_webhook_event(event_id: UUID, unit_of_work: UnitOfWorkDep, till: TheTill) -> WebhookEvent:
     """Harmless for one that has been acted on: what it is about is fetched as it is now."""
-    async with desk.change() as change:
+    async with unit_of_work.change() as change:
         due = WebhookEvent.model_validate(await webhook_events.replay(change.connection, event_id))
-        await change.note("webhook_events.replay", "webhook_event", entity_id=event_id, after=due)
+        await change.record("webhook_events.replay", "webhook_event", entity_id=event_id, after=due)
     if till.act is not None:
         await till.act(event_id)
-    return await get_webhook_event(event_id, desk)
+    return await get_webhook_event(event_id, unit_of_work)

@@ -11,11 +11,11 @@ from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.admin.catalogue.plans import existing_plan
-from gateway.api.admin.dependencies import Held, TheDesk
+from gateway.api.admin.dependencies import DependenciesDep, UnitOfWorkDep
 from gateway.api.errors import Conflict
 from gateway.api.openapi import CONFLICTS, UNKNOWN
 from gateway.api.schemas.fields import Line, Text, Word
-from gateway.api.schemas.pages import Given, Listing, Patch, Shown, unset
+from gateway.api.schemas.pages import PageModel, PatchModel, RequestModel, ResponseModel, unset
 from gateway.ledger.catalogue import permissions, plans
 from gateway.ledger.db.errors import NotFound
 from policies.model import Route
@@ -23,43 +23,43 @@ from policies.model import Route
 router = APIRouter(tags=["permissions"])
 
 
-class Permission(Shown):
+class Permission(ResponseModel):
     id: UUID
     name: str
     description: str | None
     created_at: datetime
 
 
-class NewPermission(Given):
+class NewPermission(RequestModel):
     name: Word = Field(examples=["analyze"])
     description: Text | None = None
 
 
-class PermissionPatch(Patch):
+class PermissionPatch(PatchModel):
     name: Word = unset()
     description: Text | None = None
 
 
 @router.get("/permissions", summary="List permissions")
-async def list_permissions(desk: TheDesk) -> Listing[Permission]:
+async def list_permissions(unit_of_work: UnitOfWorkDep) -> PageModel[Permission]:
     """All of them, by name."""
-    async with desk.read() as connection:
+    async with unit_of_work.read() as connection:
         found = await plans.list_permissions(connection)
-    return Listing(data=[Permission.model_validate(permission) for permission in found], next_cursor=None)
+    return PageModel(data=[Permission.model_validate(permission) for permission in found], next_cursor=None)
 
 
 @router.post("/permissions", status_code=201, summary="Create a permission", responses=CONFLICTS)
-async def create_permission(given: NewPermission, desk: TheDesk) -> Permission:
-    async with desk.change() as change:
-        made = await plans.create_permission(change.connection, given.name, description=given.description)
+async def create_permission(body: NewPermission, unit_of_work: UnitOfWorkDep) -> Permission:
+    async with unit_of_work.change() as change:
+        made = await plans.create_permission(change.connection, body.name, description=body.description)
         created = Permission.model_validate(made)
-        await change.note("permissions.create", "permission", entity_id=created.id, after=created)
+        await change.record("permissions.create", "permission", entity_id=created.id, after=created)
     return created
 
 
 @router.get("/permissions/{permission_id}", summary="Get a permission", responses=UNKNOWN)
-async def get_permission(permission_id: UUID, desk: TheDesk) -> Permission:
-    async with desk.read() as connection:
+async def get_permission(permission_id: UUID, unit_of_work: UnitOfWorkDep) -> Permission:
+    async with unit_of_work.read() as connection:
         found = await permissions.get(connection, permission_id)
     if found is None:
         raise NotFound("permission", permission_id)
@@ -67,51 +67,53 @@ async def get_permission(permission_id: UUID, desk: TheDesk) -> Permission:
 
 
 @router.patch("/permissions/{permission_id}", summary="Change a permission", responses=UNKNOWN | CONFLICTS)
-async def change_permission(permission_id: UUID, patch: PermissionPatch, desk: TheDesk, held: Held) -> Permission:
+async def change_permission(
+    permission_id: UUID, patch: PermissionPatch, unit_of_work: UnitOfWorkDep, dependencies: DependenciesDep
+) -> Permission:
     """Its name only while no route, plan or key uses it: they know it by its name."""
-    async with desk.change() as change:
+    async with unit_of_work.change() as change:
         found = await permissions.lock(change.connection, permission_id)
         before = Permission.model_validate(found)
         wanted = {"name": before.name, "description": before.description} | patch.changes()
         if wanted["name"] != before.name:
-            await _refuse_if_used(change.connection, found, held.routes.values(), to="renamed")
+            await _refuse_if_used(change.connection, found, dependencies.routes.values(), to="renamed")
         after = Permission.model_validate(await permissions.change(change.connection, permission_id, **wanted))
-        await change.note("permissions.change", "permission", entity_id=permission_id, before=before, after=after)
+        await change.record("permissions.change", "permission", entity_id=permission_id, before=before, after=after)
     return after
 
 
 @router.delete(
     "/permissions/{permission_id}", status_code=204, summary="Delete a permission", responses=UNKNOWN | CONFLICTS
 )
-async def delete_permission(permission_id: UUID, desk: TheDesk, held: Held) -> None:
+async def delete_permission(permission_id: UUID, unit_of_work: UnitOfWorkDep, dependencies: DependenciesDep) -> None:
     """Only one that no route, plan or key uses."""
-    async with desk.change() as change:
+    async with unit_of_work.change() as change:
         found = await permissions.lock(change.connection, permission_id)
-        await _refuse_if_used(change.connection, found, held.routes.values(), to="deleted")
+        await _refuse_if_used(change.connection, found, dependencies.routes.values(), to="deleted")
         await permissions.remove(change.connection, permission_id)
         before = Permission.model_validate(found)
-        await change.note("permissions.delete", "permission", entity_id=permission_id, before=before)
+        await change.record("permissions.delete", "permission", entity_id=permission_id, before=before)
 
 
 @router.put(
     "/plans/{plan}/permissions/{permission}", status_code=204, summary="Grant a permission to a plan", responses=UNKNOWN
 )
-async def grant_permission(plan: Line, permission: Line, desk: TheDesk) -> None:
+async def grant_permission(plan: Line, permission: Line, unit_of_work: UnitOfWorkDep) -> None:
     """The plan's subscribers have it from their next request on. Granting again changes nothing."""
-    async with desk.change() as change:
+    async with unit_of_work.change() as change:
         found = await existing_plan(change.connection, plan)
         await plans.grant_permission(change.connection, found.id, permission)
-        await change.note("permissions.grant", "plan", entity_id=found.id, reason=permission)
+        await change.record("permissions.grant", "plan", entity_id=found.id, reason=permission)
 
 
 @router.delete(
     "/plans/{plan}/permissions/{permission}", status_code=204, summary="Take a permission away", responses=UNKNOWN
 )
-async def withdraw_permission(plan: Line, permission: Line, desk: TheDesk) -> None:
-    async with desk.change() as change:
+async def withdraw_permission(plan: Line, permission: Line, unit_of_work: UnitOfWorkDep) -> None:
+    async with unit_of_work.change() as change:
         found = await existing_plan(change.connection, plan)
         await plans.withdraw_permission(change.connection, found.id, permission)
-        await change.note("permissions.withdraw", "plan", entity_id=found.id, reason=permission)
+        await change.record("permissions.withdraw", "plan", entity_id=found.id, reason=permission)
 
 
 async def _refuse_if_used(

@@ -16,7 +16,7 @@ from fastapi import APIRouter
 from pydantic import Field, StringConstraints
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.api.admin.dependencies import TheDesk
+from gateway.api.admin.dependencies import UnitOfWorkDep
 from gateway.api.errors import Conflict, Invalid
 from gateway.api.openapi import CONFLICTS, UNKNOWN
 from gateway.api.schemas.fields import (
@@ -33,7 +33,7 @@ from gateway.api.schemas.fields import (
     Text,
     Word,
 )
-from gateway.api.schemas.pages import Given, Listing, Patch, Shown, unset
+from gateway.api.schemas.pages import PageModel, PatchModel, RequestModel, ResponseModel, unset
 from gateway.ledger.catalogue import plans
 from gateway.ledger.db.errors import InUse, NotFound
 from gateway.ledger.db.versions import bump_catalogue
@@ -60,19 +60,19 @@ Features = Annotated[
 ]
 
 
-class Tier(Shown):
+class Tier(ResponseModel):
     up_to: int | None = Field(description="The tier's last unit; null: all the rest.")
     unit_price: str
     flat_price: str
 
 
-class NewTier(Given):
+class NewTier(RequestModel):
     up_to: PositiveSize | None = None
     unit_price: Price
     flat_price: Price = Decimal(0)
 
 
-class Plan(Shown):
+class Plan(ResponseModel):
     id: str = Field(examples=["pro"])
     version: int = Field(description="Grows with every change.")
     name: str
@@ -104,7 +104,7 @@ class Plan(Shown):
     updated_at: datetime
 
 
-class NewPlan(Given):
+class NewPlan(RequestModel):
     """Limits that are null or left out are no limits."""
 
     id: Word | None = Field(default=None, examples=["team"], description="Made of the name where it is left out.")
@@ -135,7 +135,7 @@ class NewPlan(Given):
     sort_order: Count = 0
 
 
-class PlanPatch(Patch):
+class PlanPatch(PatchModel):
     name: Line = unset()
     price: Price = unset()
     description: Text | None = None
@@ -168,46 +168,46 @@ class PlanPatch(Patch):
     )
 
 
-class Migration(Shown):
+class Migration(ResponseModel):
     migrated: int = Field(description="How many subscriptions kept an older version until now.")
 
 
 @router.get("", summary="List plans")
-async def list_plans(desk: TheDesk) -> Listing[Plan]:
+async def list_plans(unit_of_work: UnitOfWorkDep) -> PageModel[Plan]:
     """All of them, by `sort_order`, then price."""
-    async with desk.read() as connection:
-        return Listing(data=[shown(plan) for plan in await plans.list_plans(connection)], next_cursor=None)
+    async with unit_of_work.read() as connection:
+        return PageModel(data=[shown(plan) for plan in await plans.list_plans(connection)], next_cursor=None)
 
 
 @router.post("", status_code=201, summary="Create a plan", responses=UNKNOWN | CONFLICTS)
-async def create_plan(given: NewPlan, desk: TheDesk) -> Plan:
-    if given.id is None and not plans.id_of(given.name):
+async def create_plan(body: NewPlan, unit_of_work: UnitOfWorkDep) -> Plan:
+    if body.id is None and not plans.id_of(body.name):
         raise Invalid("id", "is required where the name has no letter or digit to make one of")
-    changes = given.model_dump(exclude={"id", "tiers", "permissions"})
-    terms = _priced(plans.PlanTerms(**changes, tiers=_tiers(given.tiers)))
-    async with desk.change() as change:
-        with _references(given.product_id):
-            made = await plans.create(change.connection, terms, plan_id=given.id, permissions=given.permissions)
+    changes = body.model_dump(exclude={"id", "tiers", "permissions"})
+    terms = _priced(plans.PlanTerms(**changes, tiers=_tiers(body.tiers)))
+    async with unit_of_work.change() as change:
+        with _references(body.product_id):
+            made = await plans.create(change.connection, terms, plan_id=body.id, permissions=body.permissions)
         created = shown(made)
-        await change.note("plans.create", "plan", entity_id=created.id, after=created)
+        await change.record("plans.create", "plan", entity_id=created.id, after=created)
     return created
 
 
 @router.get("/{plan}", summary="Get a plan by id or name", responses=UNKNOWN)
-async def get_plan(plan: Line, desk: TheDesk) -> Plan:
-    async with desk.read() as connection:
+async def get_plan(plan: Line, unit_of_work: UnitOfWorkDep) -> Plan:
+    async with unit_of_work.read() as connection:
         return shown(await existing_plan(connection, plan))
 
 
 @router.patch("/{plan}", summary="Change a plan", responses=UNKNOWN | CONFLICTS)
-async def change_plan(plan: Line, patch: PlanPatch, desk: TheDesk) -> Plan:
+async def change_plan(plan: Line, patch: PlanPatch, unit_of_work: UnitOfWorkDep) -> Plan:
     """Limits and features hold for all its subscribers from their next request on, unless they are to keep theirs."""
     changes = patch.changes()
     permissions = changes.pop("permissions", None)
     subscribers = changes.pop("subscribers", "migrate")
     if "tiers" in changes:
         changes["tiers"] = _tiers(patch.tiers)
-    async with desk.change() as change:
+    async with unit_of_work.change() as change:
         # A lock: of two changes at once, the later one builds on what the earlier one wrote.
         await bump_catalogue(change.connection)
         found = await existing_plan(change.connection, plan)
@@ -217,31 +217,31 @@ async def change_plan(plan: Line, patch: PlanPatch, desk: TheDesk) -> Plan:
                 change.connection, found.id, terms, permissions=permissions, subscribers=subscribers
             )
         after = shown(changed)
-        await change.note("plans.change", "plan", entity_id=found.id, before=shown(found), after=after)
+        await change.record("plans.change", "plan", entity_id=found.id, before=shown(found), after=after)
     return after
 
 
 @router.post("/{plan}/migrate", summary="Move subscribers of older versions to this one", responses=UNKNOWN)
-async def migrate_plan(plan: Line, desk: TheDesk) -> Migration:
+async def migrate_plan(plan: Line, unit_of_work: UnitOfWorkDep) -> Migration:
     """From their next request on. Whoever followed the plan anyway is on it already."""
-    async with desk.change() as change:
+    async with unit_of_work.change() as change:
         await bump_catalogue(change.connection)
         found = await existing_plan(change.connection, plan)
         done = Migration(migrated=await plans.migrate(change.connection, found.id))
-        await change.note("plans.migrate", "plan", entity_id=found.id, after=done)
+        await change.record("plans.migrate", "plan", entity_id=found.id, after=done)
     return done
 
 
 @router.delete("/{plan}", status_code=204, summary="Delete a plan", responses=UNKNOWN | CONFLICTS)
-async def delete_plan(plan: Line, desk: TheDesk) -> None:
+async def delete_plan(plan: Line, unit_of_work: UnitOfWorkDep) -> None:
     """Only one that never had a subscriber. Set `is_active` to false to stop selling a plan."""
-    async with desk.change() as change:
+    async with unit_of_work.change() as change:
         found = await existing_plan(change.connection, plan)
         try:
             await plans.remove(change.connection, found.id)
         except InUse:
             raise Conflict("Subscriptions are or were on this plan; set is_active to false instead.") from None
-        await change.note("plans.delete", "plan", entity_id=found.id, before=shown(found))
+        await change.record("plans.delete", "plan", entity_id=found.id, before=shown(found))
 
 
 def shown(plan: plans.StoredPlan) -> Plan:
@@ -278,8 +278,8 @@ def _money(amount: Decimal) -> str:
     return format(amount, "f")
 
 
-def _tiers(given: Iterable[NewTier]) -> tuple[plans.Tier, ...]:
-    return tuple(plans.Tier(**tier.model_dump()) for tier in given)
+def _tiers(body: Iterable[NewTier]) -> tuple[plans.Tier, ...]:
+    return tuple(plans.Tier(**tier.model_dump()) for tier in body)
 
 
 def _priced(terms: plans.PlanTerms) -> plans.PlanTerms:

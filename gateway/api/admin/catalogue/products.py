@@ -9,18 +9,18 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from gateway.api.admin.dependencies import TheDesk
+from gateway.api.admin.dependencies import UnitOfWorkDep
 from gateway.api.errors import Conflict
 from gateway.api.openapi import CONFLICTS, UNKNOWN
 from gateway.api.schemas.fields import Flag, Line, Metadata, Text
-from gateway.api.schemas.pages import Given, Listing, Paging, Patch, Shown, listing, unset
+from gateway.api.schemas.pages import PageModel, PageQuery, PatchModel, RequestModel, ResponseModel, page_of, unset
 from gateway.ledger.catalogue import products
 from gateway.ledger.db.errors import InUse, NotFound
 
 router = APIRouter(prefix="/products", tags=["products"])
 
 
-class Product(Shown):
+class Product(ResponseModel):
     id: UUID
     name: str
     description: str | None
@@ -30,14 +30,14 @@ class Product(Shown):
     updated_at: datetime
 
 
-class NewProduct(Given):
+class NewProduct(RequestModel):
     name: Line = Field(examples=["Review analysis"])
     description: Text | None = None
     is_active: Flag = True
     metadata: Metadata = Field(default_factory=dict)
 
 
-class ProductPatch(Patch):
+class ProductPatch(PatchModel):
     name: Line = unset()
     description: Text | None = None
     is_active: Flag = unset()
@@ -45,23 +45,23 @@ class ProductPatch(Patch):
 
 
 @router.post("", status_code=201, summary="Create a product", responses=CONFLICTS)
-async def create_product(given: NewProduct, desk: TheDesk) -> Product:
-    async with desk.change() as change:
-        created = Product.model_validate(await products.create(change.connection, **given.model_dump()))
-        await change.note("products.create", "product", entity_id=created.id, after=created)
+async def create_product(body: NewProduct, unit_of_work: UnitOfWorkDep) -> Product:
+    async with unit_of_work.change() as change:
+        created = Product.model_validate(await products.create(change.connection, **body.model_dump()))
+        await change.record("products.create", "product", entity_id=created.id, after=created)
     return created
 
 
 @router.get("", summary="List products")
-async def list_products(wanted: Annotated[Paging, Query()], desk: TheDesk) -> Listing[Product]:
-    async with desk.read() as connection:
+async def list_products(wanted: Annotated[PageQuery, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[Product]:
+    async with unit_of_work.read() as connection:
         page = await products.list_products(connection, cursor=wanted.cursor, limit=wanted.limit)
-    return listing(page, Product.model_validate)
+    return page_of(page, Product.model_validate)
 
 
 @router.get("/{product_id}", summary="Get a product", responses=UNKNOWN)
-async def get_product(product_id: UUID, desk: TheDesk) -> Product:
-    async with desk.read() as connection:
+async def get_product(product_id: UUID, unit_of_work: UnitOfWorkDep) -> Product:
+    async with unit_of_work.read() as connection:
         found = await products.get(connection, product_id)
     if found is None:
         raise NotFound("product", product_id)
@@ -69,21 +69,21 @@ async def get_product(product_id: UUID, desk: TheDesk) -> Product:
 
 
 @router.patch("/{product_id}", summary="Change a product", responses=UNKNOWN | CONFLICTS)
-async def change_product(product_id: UUID, patch: ProductPatch, desk: TheDesk) -> Product:
-    async with desk.change() as change:
+async def change_product(product_id: UUID, patch: ProductPatch, unit_of_work: UnitOfWorkDep) -> Product:
+    async with unit_of_work.change() as change:
         before = Product.model_validate(await products.lock(change.connection, product_id))
         after = Product.model_validate(await products.patch(change.connection, product_id, **patch.changes()))
-        await change.note("products.change", "product", entity_id=product_id, before=before, after=after)
+        await change.record("products.change", "product", entity_id=product_id, before=before, after=after)
     return after
 
 
 @router.delete("/{product_id}", status_code=204, summary="Delete a product", responses=UNKNOWN | CONFLICTS)
-async def delete_product(product_id: UUID, desk: TheDesk) -> None:
+async def delete_product(product_id: UUID, unit_of_work: UnitOfWorkDep) -> None:
     """Only one that no plan belongs to; any other can be made inactive."""
-    async with desk.change() as change:
+    async with unit_of_work.change() as change:
         before = Product.model_validate(await products.lock(change.connection, product_id))
         try:
             await products.remove(change.connection, product_id)
         except InUse:
             raise Conflict("Plans belong to this product: delete or move them, or set is_active to false.") from None
-        await change.note("products.delete", "product", entity_id=product_id, before=before)
+        await change.record("products.delete", "product", entity_id=product_id, before=before)

@@ -8,16 +8,16 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query
 
-from gateway.api.admin.dependencies import TheDesk
+from gateway.api.admin.dependencies import UnitOfWorkDep
 from gateway.api.admin.records.usage import CallList
-from gateway.api.schemas.pages import Listing, Shown, listing
+from gateway.api.schemas.pages import PageModel, ResponseModel, page_of
 from gateway.ledger.usage import history
 from policies.model import Outcome
 
 router = APIRouter(prefix="/analysis-history", tags=["usage"])
 
 
-class Analysis(Shown):
+class Analysis(ResponseModel):
     id: UUID
     request_id: UUID
     created_at: datetime
@@ -36,8 +36,8 @@ class Analysis(Shown):
 
 
 @router.get("", summary="List analyses")
-async def list_analyses(wanted: Annotated[CallList, Query()], desk: TheDesk) -> Listing[Analysis]:
+async def list_analyses(wanted: Annotated[CallList, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[Analysis]:
     """Newest first. `endpoint` filters by `analysis_type`, `outcome` by `status`."""
-    async with desk.read() as connection:
+    async with unit_of_work.read() as connection:
         page = await history.list_analyses(connection, wanted.filter(), cursor=wanted.cursor, limit=wanted.limit)
-    return listing(page, Analysis.model_validate)
+    return page_of(page, Analysis.model_validate)

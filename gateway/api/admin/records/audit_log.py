@@ -8,16 +8,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from gateway.api.admin.dependencies import TheDesk
+from gateway.api.admin.dependencies import UnitOfWorkDep
 from gateway.api.schemas.fields import Instant, Line
-from gateway.api.schemas.pages import Listing, Paging, Shown, listing
+from gateway.api.schemas.pages import PageModel, PageQuery, ResponseModel, page_of
 from gateway.ledger.audit import audit_log
 from gateway.ledger.audit.audit_log import AuditFilter
 
 router = APIRouter(prefix="/audit-log", tags=["audit"])
 
 
-class AuditEntry(Shown):
+class AuditEntry(ResponseModel):
     id: int = Field(description="Without gaps: the log is a chain that `gateway audit verify` walks.")
     actor: str
     action: str
@@ -29,7 +29,7 @@ class AuditEntry(Shown):
     created_at: datetime
 
 
-class AuditList(Paging):
+class AuditList(PageQuery):
     actor: Line | None = Field(default=None, examples=["admin"])
     action: Line | None = Field(default=None, examples=["keys.create"])
     entity: Line | None = Field(default=None, examples=["key"])
@@ -39,9 +39,9 @@ class AuditList(Paging):
 
 
 @router.get("", summary="List changes")
-async def list_audit_log(wanted: Annotated[AuditList, Query()], desk: TheDesk) -> Listing[AuditEntry]:
+async def list_audit_log(wanted: Annotated[AuditList, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[AuditEntry]:
     """Newest first. What was personal of a deleted user reads `(erased)`."""
-    async with desk.read() as connection:
+    async with unit_of_work.read() as connection:
         matching = AuditFilter(**wanted.model_dump(exclude={"limit", "cursor"}))
         page = await audit_log.list_entries(connection, matching, cursor=wanted.cursor, limit=wanted.limit)
-    return listing(page, AuditEntry.model_validate)
+    return page_of(page, AuditEntry.model_validate)

@@ -8,20 +8,20 @@ from uuid import UUID
 from fastapi import APIRouter, Body
 from pydantic import Field
 
-from gateway.api.admin.dependencies import Held, TheActor
+from gateway.api.admin.dependencies import ActorDep, DependenciesDep, ReconciledDifference
 from gateway.api.schemas.fields import Flag
-from gateway.api.schemas.pages import Given, Shown
+from gateway.api.schemas.pages import RequestModel, ResponseModel
 
 router = APIRouter(prefix="/reconcile", tags=["reconcile"])
 
 MAX_SHOWN = 1000
 
 
-class Reconciliation(Given):
+class Reconciliation(RequestModel):
     repair: Flag = Field(default=False, description="End each difference in favour of the balance row.")
 
 
-class Difference(Shown):
+class Difference(ResponseModel):
     user_id: UUID
     book: str = Field(description="Which book differs from the balance row.")
     expected: int
@@ -29,7 +29,7 @@ class Difference(Shown):
     repaired: bool
 
 
-class Reconciled(Shown):
+class Reconciled(ResponseModel):
     accounts: int = Field(description="How many were compared.")
     hot: int = Field(description="How many of them Redis had.")
     differences: int
@@ -38,23 +38,27 @@ class Reconciled(Shown):
 
 
 @router.post("", summary="Prove that ledger, grants, balance and Redis agree")
-async def reconcile(held: Held, actor: TheActor, given: Annotated[Reconciliation | None, Body()] = None) -> Reconciled:
+async def reconcile(
+    dependencies: DependenciesDep, actor: ActorDep, body: Annotated[Reconciliation | None, Body()] = None
+) -> Reconciled:
     """Under traffic, locking nobody's account. Each repair leaves an entry in the audit log."""
-    repair = given is not None and given.repair
-    accounts = hot = differences = repaired = 0
+    repair = body is not None and body.repair
+    accounts = loaded = differences = repaired = 0
     shown: list[Difference] = []
-    async for page in held.reconcile(actor.name if repair else None):
-        accounts, hot = accounts + page.accounts, hot + page.hot
-        differences += len(page.found)
-        repaired += sum(each.is_repaired for each in page.found)
-        for user_id, difference, is_repaired in page.found[: MAX_SHOWN - len(shown)]:
-            shown.append(
-                Difference(
-                    user_id=user_id,
-                    book=str(difference.book),
-                    expected=difference.expected,
-                    found=difference.found,
-                    repaired=is_repaired,
-                )
-            )
-    return Reconciled(accounts=accounts, hot=hot, differences=differences, repaired=repaired, found=shown)
+    async for page in dependencies.reconcile(actor.name if repair else None):
+        accounts, loaded = accounts + page.accounts, loaded + page.loaded
+        differences += len(page.differences)
+        repaired += sum(each.is_repaired for each in page.differences)
+        shown += [_difference(each) for each in page.differences[: MAX_SHOWN - len(shown)]]
+    return Reconciled(accounts=accounts, hot=loaded, differences=differences, repaired=repaired, found=shown)
+
+
+def _difference(found: ReconciledDifference) -> Difference:
+    difference = found.difference
+    return Difference(
+        user_id=found.user_id,
+        book=str(difference.book),
+        expected=difference.expected,
+        found=difference.found,
+        repaired=found.is_repaired,
+    )

@@ -10,12 +10,12 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from pydantic import Field, StringConstraints
 
-from gateway.api.admin.dependencies import TheDesk
+from gateway.api.admin.dependencies import UnitOfWorkDep
 from gateway.api.schemas import usage_aggregates
 from gateway.api.schemas.fields import Instant, Line
-from gateway.api.schemas.pages import Listing, Paging, Shown, listing
+from gateway.api.schemas.pages import PageModel, PageQuery, ResponseModel, page_of
 from gateway.api.schemas.usage_aggregates import CallGroup
-from gateway.api.unit_of_work import Desk
+from gateway.api.unit_of_work import UnitOfWork
 from gateway.ledger.usage import history
 from gateway.ledger.usage.analytics import Dimension
 from gateway.ledger.usage.history import UsageFilter
@@ -26,7 +26,7 @@ router = APIRouter(prefix="/usage", tags=["usage"])
 GroupBy = Annotated[str, StringConstraints(pattern=usage_aggregates.pattern(Dimension))] | None
 
 
-class Usage(Shown):
+class Usage(ResponseModel):
     request_id: UUID
     created_at: datetime
     user_id: UUID
@@ -63,7 +63,7 @@ class UsageGroup(CallGroup):
     user_id: UUID | None
 
 
-class CallList(Paging):
+class CallList(PageQuery):
     user_id: UUID | None = None
     api_key_id: UUID | None = None
     endpoint: Line | None = Field(default=None, description="The route's name.")
@@ -84,17 +84,19 @@ class UsageList(CallList):
 
 
 @router.get("", summary="List or sum usage")
-async def list_usage(wanted: Annotated[UsageList, Query()], desk: TheDesk) -> Listing[UsageGroup] | Listing[Usage]:
+async def list_usage(
+    wanted: Annotated[UsageList, Query()], unit_of_work: UnitOfWorkDep
+) -> PageModel[UsageGroup] | PageModel[Usage]:
     """Newest first, some seconds behind the calls themselves. With `group_by`, sums in ascending order of it."""
     if wanted.group_by is not None:
-        return await _grouped(wanted, wanted.group_by, desk)
-    async with desk.read() as connection:
+        return await _grouped(wanted, wanted.group_by, unit_of_work)
+    async with unit_of_work.read() as connection:
         page = await history.list_usage(connection, wanted.filter(), cursor=wanted.cursor, limit=wanted.limit)
-    return listing(page, Usage.model_validate)
+    return page_of(page, Usage.model_validate)
 
 
-async def _grouped(wanted: UsageList, group_by: str, desk: Desk) -> Listing[UsageGroup]:
+async def _grouped(wanted: UsageList, group_by: str, unit_of_work: UnitOfWork) -> PageModel[UsageGroup]:
     within, by = usage_aggregates.bounded(wanted.filter()), usage_aggregates.dimensions(group_by)
-    async with desk.read() as connection:
+    async with unit_of_work.read() as connection:
         page = await usage_aggregates.summed(connection, within, by, cursor=wanted.cursor, limit=wanted.limit)
-    return listing(page, UsageGroup.model_validate)
+    return page_of(page, UsageGroup.model_validate)
