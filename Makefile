@@ -1,36 +1,49 @@
-# Everything starts here. `make run` needs only make and Python >= 3.11; nothing is installed outside .venv.
+# Everything starts here. `make run` needs only make and Python >= 3.11, and installs nothing outside .venv.
 BIN := .venv/bin
 TESTS ?= tests
+PYTEST := $(BIN)/pytest --numprocesses=2 --dist=loadgroup -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 # Each start of the gateway is several processes, which would all compile the same modules.
 unexport PYTHONDONTWRITEBYTECODE
 ALSO_fuzz := tests/api/test_schemathesis.py tests/ledger/invoicing/test_issued_invoices.py
 
-.PHONY: run test check fuzz chaos bench lock
+.PHONY: help run unit test check format fuzz chaos bench lock
 .DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
 
-run: .venv/.installed
+help: ## this list
+	@sed -nE 's/^([a-z]+( [a-z]+)*):.*## (.*)/\1\t\3/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name does; do \
+		printf '  make %-12s %s\n' "$$name" "$$does"; done
+
+run: .venv/.installed ## serve a demo on http://127.0.0.1:8080 and print calls to try
 	@$(BIN)/gateway demo
 
-test: .venv/.installed-dev
-	$(BIN)/pytest --numprocesses=2 --dist=loadgroup -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true $(TESTS)
+unit: .venv/.installed-dev ## the tests that need no store, in under 20 seconds
+	$(BIN)/pytest --quiet -m unit $(TESTS)
 
-check: .venv/.installed-dev
+test: .venv/.installed-dev ## the whole suite, against real PostgreSQL and Valkey that it starts itself
+	$(PYTEST) $(TESTS)
+
+check: .venv/.installed-dev ## format, lint, types and architecture; changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest --quiet tests/test_architecture.py
 
-# The long proofs (docs/testing.md). Each prints its seed; `make fuzz SEED=7` draws the same chances again.
-fuzz chaos: .venv/.installed-dev
+format: .venv/.installed-dev ## format the code and fix what the linter can fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The long proofs (docs/testing.md) draw from a random seed, which they print; `make fuzz SEED=7` draws the same again.
+fuzz chaos: .venv/.installed-dev ## the long proofs, from a random seed or from SEED=7
 	@seed=$${SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; \
-	echo "the same again: make $@ SEED=$$seed"; \
+	echo "to draw the same again: make $@ SEED=$$seed"; \
 	GATEWAY_TEST_SCALE=full GATEWAY_TEST_SEED=$$seed \
 	$(BIN)/pytest tests/guarantees/$@ $(ALSO_$@) --hypothesis-seed=$$seed --show-capture=stdout --durations=10
 
-bench: .venv/.installed-dev
+bench: .venv/.installed-dev ## the benchmarks of docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
-lock:
+lock: ## resolve the dependencies anew and write the lock files (needs uv)
 	scripts/lock
 
 .venv/.installed: requirements.lock pyproject.toml

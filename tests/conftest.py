@@ -1,22 +1,30 @@
-"""Real stores for the whole test session. Tests share them, so each uses ids of its own and wipes nothing."""
+"""Real stores for the whole test session. Tests share them, so each uses ids of its own and deletes nothing.
+
+Everything that is drawn in `make test` comes from fixed seeds; `make fuzz` and `make chaos` draw from a random one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Never
 from uuid import uuid4
 
 import asyncpg
+import hypothesis
 import pytest
 import structlog
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.embedded.postgres import Postgres
 from gateway.embedded.stores import Stores
+from gateway.embedded.valkey import Valkey
 from gateway.ledger.db import schema
 from gateway.ledger.db.session import Database
+from tests.support.sampling import IS_FULL
 
-# Its default shows local variables in each traceback, and takes a third of a second of CPU for it.
+# The default renderer shows local variables in each traceback, at a third of a second of CPU for each.
 structlog.configure(
     processors=[
         structlog.contextvars.merge_contextvars,
@@ -25,33 +33,62 @@ structlog.configure(
     ]
 )
 
-# What starts whole installations and hurts them. It comes first, one test after the other: their faults have deadlines.
-FAULTS = (Path("guarantees/chaos"), Path("guarantees/e2e"))
+hypothesis.settings.register_profile("suite", derandomize=True, database=None)
+hypothesis.settings.register_profile("random", print_blob=True)
+hypothesis.settings.load_profile("random" if IS_FULL else "suite")
+
+TESTS = Path(__file__).parent
+# Tests that start whole installations and kill or freeze parts of them. They run first, one after another.
+FAULTS = ("guarantees/chaos", "guarantees/e2e", "guarantees/processes")
+# Tests that need no store: `make unit`.
+UNIT = ("policies", "http", "config", "demo", "support", "proxy/request", "proxy/metering", "proxy/test_router.py")
+STORE_OPENED = "a unit test opens a store; move it out of the folders of `UNIT` in tests/conftest.py"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Imports no other test module for `-m unit`: that takes as long as the unit tests themselves."""
+    is_other = collection_path.is_file() and not _is_in(collection_path, UNIT)
+    return True if config.option.markexpr == "unit" and is_other else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Which tests a process of the run takes together: all the faults, or one file."""
+    """Marks unit tests, and groups the others for xdist: all faults in one group, each other file in its own."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("faults" if _is_fault(item) else item.nodeid.partition("::")[0]))
-    items.sort(key=lambda item: not _is_fault(item))
+        is_fault = _is_in(item.path, FAULTS)
+        item.add_marker(pytest.mark.xdist_group("faults" if is_fault else item.nodeid.partition("::")[0]))
+        if _is_in(item.path, UNIT):
+            item.add_marker(pytest.mark.unit)
+    items.sort(key=lambda item: not _is_in(item.path, FAULTS))
 
 
-def _is_fault(item: pytest.Item) -> bool:
-    folder = item.path.relative_to(Path(__file__).parent).parent
-    return any(folder.is_relative_to(each) for each in FAULTS)
+def _is_in(path: Path, places: tuple[str, ...]) -> bool:
+    return any(path.is_relative_to(TESTS / place) for place in places)
+
+
+@pytest.fixture(autouse=True)
+def _unit_tests_open_no_store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails a unit test that opens a store, so that `make unit` stays what it says."""
+    if request.node.get_closest_marker("unit"):
+        assert "stores" not in request.fixturenames, STORE_OPENED
+        for server in (Postgres, Valkey):
+            monkeypatch.setattr(server, "start", _refuse_to_start)
+
+
+async def _refuse_to_start(*_arguments: object) -> Never:
+    pytest.fail(STORE_OPENED)
 
 
 @pytest.fixture(scope="session")
 async def stores(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stores]:
     async with await Stores.open(tmp_path_factory.mktemp("stores"), durable=False) as running:
         async with Redis.from_url(running.redis_url) as client:
-            await client.config_set("auto-aof-rewrite-percentage", 0)  # it is thrown away: nobody keeps its file small
+            await client.config_set("auto-aof-rewrite-percentage", 0)  # its file is thrown away anyway
         yield running
 
 
 @pytest.fixture(scope="session")
 async def database_url(stores: Stores) -> str:
-    """An empty database of this session's own."""
+    """An empty database."""
     return _with_name(stores.database_url, await _create_database(stores.database_url, "template0"))
 
 
@@ -82,7 +119,7 @@ async def migrated_url(stores: Stores, template_database: str) -> str:
 
 @pytest.fixture
 async def own_database_url(stores: Stores, template_database: str) -> str:
-    """A migrated database of one test's own, for what commits and counts all rows."""
+    """A migrated database for one test: for tests that commit and count all rows."""
     return _with_name(stores.database_url, await _create_database(stores.database_url, template_database))
 
 

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from gateway.embedded import append_only
 from gateway.embedded.append_only import PIECE_BYTES, AppendOnlyFile
 from gateway.embedded.stores import Stores
-from tests.eventually import eventually
+from tests.support.polling import eventually
 
 
 @pytest.fixture

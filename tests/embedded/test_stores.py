@@ -26,7 +26,7 @@ from gateway.embedded.binaries import find_valkey
 from gateway.embedded.endpoints import choose, load, save
 from gateway.embedded.errors import DataDirBusyError, DataDirUnusableError, EmbeddedUnavailableError, StoreFailedError
 from gateway.embedded.stores import Stores
-from tests.eventually import eventually
+from tests.support.polling import eventually
 
 REPOSITORY = Path(__file__).parents[2]
 NOBODY = 65534

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.eventually import eventually
 from tests.listener.listening import Client, Listener, connected, listening, respond
+from tests.support.polling import eventually
 
 said = ContextVar("said", default="nothing")
 HELLO = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"

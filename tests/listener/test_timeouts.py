@@ -12,9 +12,9 @@ import pytest
 from gateway.http.fields import NO_FIELDS
 from gateway.listener import connection
 from gateway.listener.server import Limits
-from tests.eventually import eventually
 from tests.listener.listening import PROBE, Client, Listener, Recorder, connected, listening, respond, whole_body
 from tests.proxy.requests import post, request
+from tests.support.polling import eventually
 
 HASTY = Limits(header_timeout_seconds=0.1, body_idle_timeout_seconds=0.1, keep_alive_seconds=0.1)
 IDLE_ONLY = Limits(keep_alive_seconds=0.1)

@@ -16,7 +16,7 @@ from gateway.meter.scripts.scripts import SCRIPTS
 from tests.guarantees.faults import cluster as clusters
 from tests.guarantees.faults.cluster import ClusterServers
 from tests.guarantees.faults.proxy import FaultProxy
-from tests.loop_time import steady
+from tests.support.steady_clock import steady_clock
 
 # pytest tests/meter --hypothesis-profile=fuzz
 settings.register_profile("fuzz", max_examples=20_000, deadline=None)
@@ -37,7 +37,7 @@ class OwnServer:
 @pytest.fixture(scope="package", autouse=True)
 async def _time_stands_still_with_the_machine() -> AsyncIterator[None]:
     """The links and the proxies before their servers live on the loop of these tests."""
-    with steady():
+    with steady_clock():
         yield
 
 
@@ -59,7 +59,7 @@ async def proxy(server: OwnServer) -> AsyncIterator[FaultProxy]:
 
 @pytest.fixture
 async def link(server: OwnServer, proxy: FaultProxy) -> AsyncIterator[Link]:
-    """A patient link by way of the proxy; where time is to run out it is `hurried`."""
+    """A client with a long timeout, by way of the proxy; a test shortens it by `short_redis_timeout`."""
     link = Link(proxy.through(server.url), timeout_seconds=5, scripts=SCRIPTS)
     await link.open()
     yield link

@@ -25,10 +25,10 @@ from gateway.ledger.payments import checkouts
 from gateway.ledger.subscriptions import lifecycle
 from gateway.payments.stripe.adapter import Stripe
 from gateway.workers.billing.provider_poller import BillingPoller
-from tests.eventually import eventually
 from tests.payments.conftest import STRIPE_SECRETS
 from tests.payments.market import Market, market, only
 from tests.payments.test_poller import walk
+from tests.support.polling import eventually
 
 # On loopback only, and without the file that it keeps its world in.
 SERVE = """

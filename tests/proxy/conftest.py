@@ -16,11 +16,11 @@ from gateway.meter.client.client import Link
 from gateway.meter.scripts.scripts import SCRIPTS
 from gateway.proxy.router import Router
 from gateway.runtime.upstreams import destinations
-from tests.loop_time import steady
 from tests.proxy import data_plane as planes
 from tests.proxy import upstream as upstreams
 from tests.proxy.data_plane import Plane
 from tests.proxy.upstream import ScriptedUpstream
+from tests.support.steady_clock import steady_clock
 
 Configure = Callable[..., Config]
 Serve = Callable[[Config], Awaitable[Plane]]
@@ -29,7 +29,7 @@ Serve = Callable[[Config], Awaitable[Plane]]
 @pytest.fixture(scope="package", autouse=True)
 async def _time_stands_still_with_the_machine() -> AsyncIterator[None]:
     """Clients, gateway and upstream live on one loop: no timeout of theirs is the machine's fault."""
-    with steady():
+    with steady_clock():
         yield
 
 

@@ -35,8 +35,8 @@ from gateway.runtime.roles import public_server
 from gateway.workers.outbox import OutboxPublisher
 from gateway.workers.usage.usage_writer import UsageWriter
 from policies.access.keys import ENTROPY_BYTES, compose
-from tests.hurry import hurried
 from tests.proxy.upstream import ScriptedUpstream
+from tests.support.redis_timeouts import short_redis_timeout
 
 ANSWER_SECONDS = 10.0  # only a failing test waits so long
 _STATE = struct.Struct("<qqi12I")  # as gateway/meter/scripts/admit.lua documents it
@@ -152,9 +152,9 @@ class Plane:
         journal = [each for each in await self.redis.xrange(where.journal.decode()) or () if _names(each, account)]
         return hot, await self.holds(account), journal, len(self.upstream.exchanges)
 
-    def hurried(self) -> AbstractContextManager[None]:
+    def short_redis_timeout(self) -> AbstractContextManager[None]:
         """Within the block Redis has a tenth of a second to answer the gateway, whatever its configuration says."""
-        return hurried(self.handler._gate._meter._link, timeout_seconds=0.1)
+        return short_redis_timeout(self.handler._gate._meter._link, timeout_seconds=0.1)
 
     # Records.
 

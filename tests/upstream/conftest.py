@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.loop_time import steady
+from tests.support.steady_clock import steady_clock
 
 
 @pytest.fixture(scope="package", autouse=True)
 async def _time_stands_still_with_the_machine() -> AsyncIterator[None]:
-    with steady():
+    with steady_clock():
         yield

@@ -288,8 +288,8 @@ async def test_no_answer_ever_goes_to_another_request(seed: int) -> None:
                 answered += 1
         return answered
 
-    hurried = {f"{what}_timeout_seconds": 0.05 for what in ("first_byte", "idle")}
-    async with scripted() as server, upstream_to(server.url, max_connections=3, **hurried) as upstream:
+    short_timeouts = {f"{what}_timeout_seconds": 0.05 for what in ("first_byte", "idle")}
+    async with scripted() as server, upstream_to(server.url, max_connections=3, **short_timeouts) as upstream:
         server.respond = echo
         assert sum(await asyncio.gather(*(client(name) for name in range(8)))) > 100
 

@@ -9,8 +9,8 @@ import structlog
 
 from gateway.workers import runner as module
 from gateway.workers.runner import MAX_BACKOFF_SECONDS, Runner, _backoff_seconds
-from tests.eventually import eventually
-from tests.loop_time import steady
+from tests.support.polling import eventually
+from tests.support.steady_clock import steady_clock
 
 
 class Digger:
@@ -96,7 +96,7 @@ async def test_a_failing_worker_neither_ends_nor_holds_up_another(monkeypatch: p
 
 async def test_a_failure_is_not_repeated_at_once() -> None:
     stumbler = Stumbler(failures=1000)
-    with structlog.testing.capture_logs() as lines, steady():
+    with structlog.testing.capture_logs() as lines, steady_clock():
         async with Runner(stumbler):
             await eventually(lambda: lines)
             await asyncio.sleep(0.05)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.scale import IS_FULL
+from tests.support.sampling import IS_FULL
 
 collect_ignore = [] if IS_FULL else ["test_memory.py"]
 

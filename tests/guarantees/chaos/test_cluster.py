@@ -21,18 +21,18 @@ from tests.guarantees.chaos.trio import SKEWS_SECONDS, Connection, Customer, Tri
 from tests.guarantees.faults import cluster as clusters
 from tests.guarantees.faults.cluster import Server, until_master
 from tests.proxy import upstream as upstreams
-from tests.scale import IS_FULL, chance, times
+from tests.support.sampling import IS_FULL, scaled, seeded_random
 
-CROWD = times(suite=60, full=1_000)
+CROWD = scaled(suite=60, full=1_000)
 EACH = 10
 GRANTED = 10**6
 LIMIT = CROWD * EACH // 10
-REVOCATIONS = times(suite=50, full=1_000)
+REVOCATIONS = scaled(suite=50, full=1_000)
 RACE_SECONDS = 0.02
-FAILOVERS = times(suite=1, full=30)
+FAILOVERS = scaled(suite=1, full=30)
 CUSTOMERS = 12  # over the partitions, and so over the masters
 PAUSE_SECONDS = 0.1
-BACK_WITHIN_SECONDS = times(suite=10, full=5)  # the suite shares its machine
+BACK_WITHIN_SECONDS = scaled(suite=10, full=5)  # the suite shares its machine
 ANSWERED_WITHIN_SECONDS = 0.25 if IS_FULL else 5.0  # the same
 WHOLE_SECONDS = 30.0
 
@@ -90,7 +90,7 @@ async def test_gateways_whose_clocks_differ_admit_exactly_the_limit_together(tri
 
 
 async def test_nothing_is_admitted_after_a_revocation_has_returned(trio: Trio) -> None:
-    luck = chance("revocations")
+    luck = seeded_random("revocations")
     owner = await trio.customer(credits=10**6)
     connections = [await Connection.to(url) for url in trio.urls]
     before = after = 0
@@ -132,7 +132,7 @@ class Race:
 
 
 async def test_masters_die_under_load_and_every_answered_call_has_its_one_row(trio: Trio) -> None:
-    luck = chance("failovers")
+    luck = seeded_random("failovers")
     customers = [await trio.customer(credits=GRANTED) for _ in range(CUSTOMERS)]
     load = Load(trio, customers)
     await load.serves_all()

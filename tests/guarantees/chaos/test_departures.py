@@ -24,16 +24,16 @@ from gateway.meter.scripts.scripts import SCRIPTS
 from gateway.proxy.forward import disconnects
 from gateway.proxy.router import Router
 from gateway.runtime.upstreams import destinations
-from tests.eventually import eventually
 from tests.guarantees.chaos.conftest import measured
 from tests.guarantees.chaos.storm import Findings, Moment, Visit, echoing, pay, visits
 from tests.guarantees.faults.proxy import FaultProxy
 from tests.proxy import data_plane as planes
 from tests.proxy import upstream as upstreams
 from tests.proxy.data_plane import Account, Plane
-from tests.scale import chance, times
+from tests.support.polling import eventually
+from tests.support.sampling import scaled, seeded_random
 
-REQUESTS = times(suite=1_000, full=20_000)
+REQUESTS = scaled(suite=1_000, full=20_000)
 AT_A_TIME = 100
 ACCOUNTS = 12
 DELAY_SECONDS = 0.05
@@ -48,7 +48,7 @@ async def plane(migrated_url: str, redis_url: str, database: Database, redis: Re
     address = urlsplit(redis_url)
     assert address.hostname is not None
     assert address.port is not None
-    delays = chance("Valkey")
+    delays = seeded_random("Valkey")
     link = Link(redis_url, timeout_seconds=5, scripts=SCRIPTS)
     await link.open()
     async with upstreams.running() as upstream, FaultProxy(address.hostname, address.port) as far:
@@ -69,14 +69,14 @@ async def test_no_answer_reaches_another_and_nothing_is_left_behind(
     monkeypatch.setattr(disconnects, "DRAIN_SECONDS", 0.5)  # and those without an end soon
     accounts = [await plane.account(credits=GRANTED * number) for number in range(1, ACCOUNTS + 1)]
     findings = Findings()
-    plane.upstream.answer = echoing(findings, accounts, chance("upstream"))
+    plane.upstream.answer = echoing(findings, accounts, seeded_random("upstream"))
     warming = [
         Visit(each, f"{number}-warm", Moment.NEVER, 1, False, False, 0, 0) for number, each in enumerate(accounts)
     ]
     await _storm(plane, warming, accounts, findings)
     before = await _resources(plane)
 
-    storm = list(visits(accounts, REQUESTS, chance("clients")))
+    storm = list(visits(accounts, REQUESTS, seeded_random("clients")))
     await _storm(plane, storm, accounts, findings)
 
     books = [await _books(plane, account) for account in accounts]

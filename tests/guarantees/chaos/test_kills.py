@@ -14,7 +14,7 @@ from tests.guarantees.chaos.conftest import measured
 from tests.guarantees.chaos.installation import Installation, installed
 from tests.guarantees.faults.records import violations
 from tests.guarantees.faults.traps import Moment, Trap
-from tests.scale import IS_FULL, chance, times
+from tests.support.sampling import IS_FULL, scaled, seeded_random
 
 CLIENTS = 8
 PAUSE_SECONDS = 0.02
@@ -75,7 +75,7 @@ AT_RANDOM = tuple(Kill(part) for part in ("gateway-1", "gateway-2", "worker", "v
 async def test_nothing_is_lost_doubled_or_left_held_whatever_is_killed_when(
     tmp_path: Path, own_database_url: str
 ) -> None:
-    luck = chance("kills")
+    luck = seeded_random("kills")
     done: Counter[str] = Counter()
     async with installed(tmp_path, database_url=own_database_url, chance=luck, slowness_seconds=0.02) as house:
         for kills in _batches(luck):
@@ -93,7 +93,7 @@ def _batches(luck: Random) -> Iterator[list[Kill]]:
         named = luck.sample(NAMED, len(NAMED))
         yield sorted([*named, *AT_RANDOM], key=lambda kill: not kill.part.startswith("gateway"))[6:]
         return
-    for _ in range(times(suite=1, full=1_000) // KILLS_PER_CHECK):
+    for _ in range(scaled(suite=1, full=1_000) // KILLS_PER_CHECK):
         yield [luck.choice(luck.choice((NAMED, AT_RANDOM))) for _ in range(KILLS_PER_CHECK)]
 
 

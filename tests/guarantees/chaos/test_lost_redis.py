@@ -32,15 +32,15 @@ from gateway.workers.runner import Runner
 from gateway.workers.usage.hold_sweeper import HoldSweeper
 from gateway.workers.usage.reconciliation import Reconciler
 from gateway.workers.usage.usage_writer import UsageWriter
-from tests.eventually import eventually
 from tests.guarantees.chaos.conftest import measured
 from tests.guarantees.chaos.lost import Fault, Victim
 from tests.proxy import data_plane as planes
 from tests.proxy import upstream as upstreams
 from tests.proxy.data_plane import Account, Plane
-from tests.scale import chance, times
+from tests.support.polling import eventually
+from tests.support.sampling import scaled, seeded_random
 
-ROUNDS = times(suite=len(Fault), full=100)
+ROUNDS = scaled(suite=len(Fault), full=100)
 PARTITIONS = 4
 CLIENTS = 8
 POOR_CREDITS = 40
@@ -65,7 +65,7 @@ class Load:
     is_over: bool = False
 
     async def client(self, number: int) -> None:
-        random = chance(f"client {number}")
+        random = seeded_random(f"client {number}")
         while not self.is_over:
             account = random.choice(self.accounts)
             started = monotonic_seconds()
@@ -92,7 +92,7 @@ class Load:
         def are_served() -> bool:
             return all(self.served(each) > was for each, was in zip(accounts, before, strict=True))
 
-        await eventually(are_served, within_seconds=within_seconds)
+        await eventually(are_served, timeout_seconds=within_seconds)
 
     def served(self, account: Account) -> int:
         return self.statuses[account.user_id, 200]
@@ -151,12 +151,12 @@ async def test_nothing_is_lost_doubled_or_overspent_and_service_is_back_by_itsel
     load = Load(gateways, [*rich, limited])
     clients = [asyncio.create_task(load.client(number)) for number in range(CLIENTS)]
     clock = asyncio.create_task(load.clock())
-    random, back = chance("faults"), []
+    random, back = seeded_random("faults"), []
     for number in range(ROUNDS):
         fault = list(Fault)[number % len(Fault)]
         poor.append(await first.account(credits=POOR_CREDITS))
         load.accounts = [*rich, limited, poor[-1]]
-        await eventually(lambda: load.served(poor[-1]) > 3, within_seconds=BACK_SECONDS)
+        await eventually(lambda: load.served(poor[-1]) > 3, timeout_seconds=BACK_SECONDS)
         load.is_suffering = True
         await victim.suffer(fault, random.uniform(0.2, 0.8))
         load.is_suffering = False

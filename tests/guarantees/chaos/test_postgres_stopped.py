@@ -20,7 +20,7 @@ from tests.guarantees.chaos.conftest import measured
 from tests.guarantees.chaos.installation import Installation, installed
 from tests.guarantees.faults.parts import Store
 from tests.guarantees.faults.records import violations
-from tests.scale import IS_FULL, chance
+from tests.support.sampling import IS_FULL, seeded_random
 
 AWAY_SECONDS = 300.0 if IS_FULL else 2.5  # each way
 CLIENTS = 80 if IS_FULL else 8
@@ -42,7 +42,7 @@ async def postgres(tmp_path: Path) -> AsyncIterator[Store]:
 async def test_known_keys_do_not_notice_that_postgresql_is_away(tmp_path: Path, postgres: Store) -> None:
     url = f"postgresql://gateway:{postgres.endpoint.password}@127.0.0.1:{postgres.endpoint.port}/gateway"
     await schema.upgrade(url)
-    async with installed(tmp_path, database_url=url, chance=chance("calls"), slowness_seconds=0.005) as house:
+    async with installed(tmp_path, database_url=url, chance=seeded_random("calls"), slowness_seconds=0.005) as house:
         await house.callers.call_once()  # known, hot and cached from here on
         everybody = house.callers.customers
         house.callers.customers = [each for each in everybody if each != house.narrow]
@@ -53,7 +53,7 @@ async def test_known_keys_do_not_notice_that_postgresql_is_away(tmp_path: Path, 
 
 
 async def _go_without(house: Installation, postgres: Store, how: str) -> None:
-    strangers = [Callers([url], [_stranger()], chance("strangers")) for url in house.callers.urls]
+    strangers = [Callers([url], [_stranger()], seeded_random("strangers")) for url in house.callers.urls]
     async with house.callers.calling(CLIENTS, pause_seconds=PAUSE_SECONDS):
         postgres.freeze() if how == "frozen" else postgres.kill_for_good()
         before, began = len(house.callers.calls), monotonic_seconds()

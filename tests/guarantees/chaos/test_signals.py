@@ -13,12 +13,12 @@ from tests.guarantees.chaos.conftest import measured
 from tests.guarantees.chaos.served import PLAN, Served, serving
 from tests.proxy import upstream as upstreams
 from tests.proxy.upstream import Exchange
-from tests.scale import times
+from tests.support.sampling import scaled
 
 STREAMS = 200
 DRAIN_SECONDS = 2.0
-GRACE_SECONDS = times(suite=8, full=2)  # the suite shares its machine
-RELOADS = times(suite=10, full=100)
+GRACE_SECONDS = scaled(suite=8, full=2)  # the suite shares its machine
+RELOADS = scaled(suite=10, full=100)
 LOADING = 3
 FRESH_CONNECTIONS = 8  # the kernel spreads them over the workers
 PATIENCE_SECONDS = 30.0  # only a failure waits so long

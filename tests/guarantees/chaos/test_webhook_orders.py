@@ -14,10 +14,10 @@ from sqlalchemy import event as hooks
 
 from gateway.ledger.accounts.users import User
 from gateway.ledger.db.session import Database
-from tests import scale
 from tests.payments.conftest import PRICES, STRIPE_SECRETS, stripe_provider
 from tests.payments.fake_stripe import DirectClient, FakeStripe, signed
 from tests.payments.market import Market, Standing, acting_at_once, market
+from tests.support import sampling
 
 # Six of the messages of a life: of each type the first or the last (-1).
 TOLD = (
@@ -58,8 +58,8 @@ async def worlds(own_database_url: str) -> AsyncIterator[Callable[[], Awaitable[
 
 
 async def test_any_order_ends_as_the_provider_has_it(worlds: Any) -> None:
-    draw = scale.chance("orders")
-    orders = draw.sample(ORDERS, scale.times(suite=60, full=len(ORDERS)))
+    draw = sampling.seeded_random("orders")
+    orders = draw.sample(ORDERS, sampling.scaled(suite=60, full=len(ORDERS)))
     market, world = await worlds()
     expected = await lived_in_order(*await worlds())
     for order in orders:

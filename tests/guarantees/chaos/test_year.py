@@ -31,12 +31,12 @@ from gateway.workers.usage.usage_writer import UsageWriter
 from tests.guarantees.chaos.bookkeeping import GRACE, Account
 from tests.guarantees.chaos.conftest import measured
 from tests.guarantees.chaos.year import OFFERS, ZONES, Life, act, news, provide
-from tests.scale import chance, times
+from tests.support.sampling import scaled, seeded_random
 from tests.workers.conftest import UNLIMITED, House, a_head, a_tail, house  # noqa: F401 - the fixture of both stores
 
-ACCOUNTS = times(suite=8, full=1_000)
-DAYS_PER_STEP = times(suite=7, full=2)
-ACTIVE_A_STEP = times(suite=40, full=12)  # percent of the accounts
+ACCOUNTS = scaled(suite=8, full=1_000)
+DAYS_PER_STEP = scaled(suite=7, full=2)
+ACTIVE_A_STEP = scaled(suite=40, full=12)  # percent of the accounts
 BEGINS = datetime(2026, 1, 29, 22, 30, tzinfo=UTC)
 YEAR = timedelta(days=366)
 AT_ONCE = 4
@@ -44,7 +44,7 @@ OVER = ("expired", "canceled")
 
 
 async def test_a_year_of_accounts_balances_at_every_step(house: House) -> None:  # noqa: F811 - the fixture
-    random, started = chance("a year of accounts"), time.monotonic()
+    random, started = seeded_random("a year of accounts"), time.monotonic()
     lives = await _lives(house, random)
     now, asleep_until, steps = BEGINS, BEGINS, 0
     while now < BEGINS + YEAR:

@@ -30,11 +30,11 @@ from gateway.meter.scripts.scripts import SCRIPTS
 from gateway.proxy.handler import Handler
 from gateway.workers.usage.hold_sweeper import HoldSweeper
 from gateway.workers.usage.reconciliation import Reconciler
-from tests.eventually import eventually
 from tests.guarantees.faults.proxy import FaultProxy
 from tests.proxy import upstream as upstreams
 from tests.proxy.data_plane import Account, Plane
 from tests.proxy.upstream import Exchange, ScriptedUpstream
+from tests.support.polling import eventually
 
 REDIS_DATABASE = 14  # this module's alone while it runs
 PARTITIONS = 4
@@ -116,7 +116,7 @@ class Site:
         self.upstream.answer = answer
         calls = [asyncio.create_task(plane.get(account)) for _ in range(count)]
         await eventually(
-            lambda: len(self.upstream.exchanges) == count or any(call.done() for call in calls), within_seconds=30
+            lambda: len(self.upstream.exchanges) == count or any(call.done() for call in calls), timeout_seconds=30
         )
         assert [call.result().text for call in calls if call.done()] == []
         return calls

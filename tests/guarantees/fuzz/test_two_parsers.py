@@ -17,7 +17,7 @@ from sqlalchemy import text
 from tests.guarantees.fuzz.conftest import GRANTED, Way, Ways
 from tests.guarantees.fuzz.parsers import Read
 from tests.guarantees.fuzz.requests import POISON, Field, Mutation, Sent, cuts, groups, in_pieces, mutations
-from tests.scale import times
+from tests.support.sampling import scaled
 
 PATIENCE_SECONDS = 60.0  # only a failure waits so long
 EXAMPLES = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -30,7 +30,7 @@ _OURS_TOO = frozenset((b"via", b"x-request-id", b"traceparent", b"host", b"conte
 _OF_ONE_SENDING = frozenset((b"x-request-id", b"traceparent"))
 
 
-@settings(EXAMPLES, max_examples=times(suite=250, full=10_000))
+@settings(EXAMPLES, max_examples=scaled(suite=250, full=10_000))
 @given(group=groups, cut=cuts)
 async def test_legal_requests_are_read_by_both_parsers_as_they_were_sent(
     ways: Ways, group: list[Sent], cut: list[int]
@@ -47,7 +47,7 @@ async def test_legal_requests_are_read_by_both_parsers_as_they_were_sent(
         assert all(_is_to(way, read) for read in reads)
 
 
-@settings(EXAMPLES, max_examples=times(suite=250, full=10_000))
+@settings(EXAMPLES, max_examples=scaled(suite=250, full=10_000))
 @given(group=groups, wrong=mutations, cut=cuts)
 async def test_of_hostile_bytes_both_parsers_read_the_same_requests_or_none(
     ways: Ways, group: list[Sent], wrong: list[Mutation], cut: list[int]

@@ -21,11 +21,11 @@ from gateway.ledger.subscriptions import lifecycle, renewals
 from gateway.ledger.subscriptions.allowances import plan_of
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription, get_existing, get_for_update
 from tests.ledger.make import a_user
-from tests.scale import chance, times
+from tests.support.sampling import scaled, seeded_random
 
 JUNE = datetime(2026, 6, 1, tzinfo=UTC)
 JULY = datetime(2026, 7, 1, tzinfo=UTC)
-LIVES = times(suite=4, full=100)
+LIVES = scaled(suite=4, full=100)
 THE_11TH, THE_21ST = JUNE + timedelta(days=10), JUNE + timedelta(days=20)
 
 
@@ -206,7 +206,7 @@ async def test_an_invoice_voided_in_its_period_is_asked_for_with_the_next(connec
 
 
 async def test_whatever_is_made_void_on_the_way_the_same_is_asked_for_in_the_end(connection: AsyncConnection) -> None:
-    random = chance("void invoices")
+    random = seeded_random("void invoices")
     plan_ids = [await a_plan(connection, price) for price in ("9.99", "29.99", "0")]
     for _ in range(LIVES):
         hours = sorted(random.sample(range(50 * 24), 10))

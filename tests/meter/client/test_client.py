@@ -16,10 +16,10 @@ from gateway.meter.client import server as node_module
 from gateway.meter.client.client import Link, MeterError, MeterUnavailable, Script, UnsupportedServer
 from gateway.meter.client.errors import failure
 from gateway.meter.client.server import _check_version
-from tests.eventually import eventually
 from tests.guarantees.faults.proxy import FaultProxy
-from tests.hurry import hurried
 from tests.meter.conftest import OwnServer
+from tests.support.polling import eventually
+from tests.support.redis_timeouts import short_redis_timeout
 
 ANSWER = Script("return ARGV[1]")
 
@@ -64,7 +64,7 @@ async def test_a_frozen_server_is_reported_in_time_and_found_again(link: Link, p
     proxy.freeze()
     loop = asyncio.get_running_loop()
     started = loop.time()
-    with hurried(link), pytest.raises(MeterUnavailable, match="did not answer in time"):
+    with short_redis_timeout(link), pytest.raises(MeterUnavailable, match="did not answer in time"):
         await link.call((b"PING",))
     assert loop.time() - started < 0.5
     with pytest.raises(MeterUnavailable, match="not connected"):
@@ -78,7 +78,7 @@ async def test_nobody_waits_longer_than_the_timeout_behind_a_slow_reply(link: Li
     proxy.replies.delay_seconds = lambda: 0.4
     loop = asyncio.get_running_loop()
     started = loop.time()
-    with hurried(link):
+    with short_redis_timeout(link):
         results = await asyncio.gather(*(link.call((b"PING",)) for _ in range(50)), return_exceptions=True)
     assert loop.time() - started < 0.5
     assert all(isinstance(result, MeterUnavailable) for result in results)
@@ -91,7 +91,7 @@ async def test_what_timed_out_is_not_executed_after_the_link_came_back(
 ) -> None:
     key = f"test:{uuid4()}"
     proxy.freeze_present()
-    with hurried(link), pytest.raises(MeterUnavailable):
+    with short_redis_timeout(link), pytest.raises(MeterUnavailable):
         await link.call((b"INCR", key))
     await eventually(lambda: link.is_connected)
     assert await link.call((b"GET", key)) is None
@@ -140,7 +140,7 @@ async def test_too_many_pending_calls_are_refused_rather_than_queued(
 ) -> None:
     monkeypatch.setattr(pipe_module, "MAX_PENDING", 3)
     proxy.freeze()
-    with hurried(link):
+    with short_redis_timeout(link):
         waiting = [asyncio.create_task(link.call((b"PING",))) for _ in range(3)]
         await asyncio.sleep(0)
         with pytest.raises(MeterUnavailable, match="does not keep up"):
@@ -295,7 +295,7 @@ async def test_a_server_that_accepts_and_is_silent_is_reported_at_the_start(
 
 async def test_closing_while_reconnecting_leaves_nothing_behind(link: Link, proxy: FaultProxy) -> None:
     proxy.freeze()
-    with hurried(link), suppress(MeterUnavailable):
+    with short_redis_timeout(link), suppress(MeterUnavailable):
         await link.call((b"PING",))
     await asyncio.sleep(0.02)  # connecting to a server that is silent
     assert repr(link) == "<Link disconnected>"

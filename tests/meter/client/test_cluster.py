@@ -20,9 +20,9 @@ from gateway.meter.meter import Loaded, Meter, Verdict
 from gateway.meter.scripts.scripts import SCRIPTS
 from policies.access.limits import Limits
 from policies.usage.records import HEAD_COLUMNS, head
-from tests.eventually import eventually
 from tests.guarantees.faults.cluster import URL_PASSWORD, ClusterServers, move_key, until_master
 from tests.meter.conftest import OwnServer
+from tests.support.polling import eventually
 
 TIMEOUT_SECONDS = 0.5
 COUNT = Script("redis.call('INCR', KEYS[1]) return redis.call('INCR', KEYS[2])")

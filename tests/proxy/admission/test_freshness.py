@@ -16,8 +16,8 @@ from gateway.ledger.subscriptions import lifecycle
 from gateway.proxy.admission import principals
 from policies.access.keys import digest
 from policies.model import KeyStatus, Principal
-from tests.eventually import eventually
 from tests.proxy.data_plane import Account, Hot, Plane
+from tests.support.polling import eventually
 
 
 async def code(plane: Plane, account: Account, path: str = "/v1/things/1", content: bytes = b"{}") -> str | None:

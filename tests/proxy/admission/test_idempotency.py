@@ -10,10 +10,10 @@ import pytest
 
 from gateway.meter.idempotency import Claim
 from policies.idempotency import key_digest
-from tests.eventually import eventually
 from tests.proxy.data_plane import Account, Hot, Plane
 from tests.proxy.problems import assert_problem
 from tests.proxy.upstream import Exchange
+from tests.support.polling import eventually
 
 KEY = "8e03978e-40d5-43dd-bc93-6894a57f9324"
 

@@ -13,11 +13,11 @@ from gateway.meter.meter import Admission, Verdict
 from gateway.proxy.admission.outage_credit import FEATURE, FLOATING, Float
 from policies.access.limits import Limits
 from policies.model import Plan
-from tests.eventually import eventually
 from tests.guarantees.faults.proxy import FaultProxy
 from tests.proxy.conftest import Configure, Serve
 from tests.proxy.data_plane import Account, Plane
 from tests.proxy.problems import assert_problem
+from tests.support.polling import eventually
 
 UNLIMITED = Limits((None, None, None), None)
 ID = uuid4()
@@ -49,7 +49,7 @@ class TestServing:
         before = _metric("gateway_float_calls_total")
         valkey.freeze()
         for left in (2, 1, 0):
-            with plane.hurried():
+            with plane.short_redis_timeout():
                 answer = await plane.get(account)
             assert answer.status_code == 200
             assert (answer.headers["gateway-mode"], answer.headers["x-credits-remaining"]) == ("float", str(left))
@@ -70,7 +70,7 @@ class TestServing:
         account = await plane.account()
         await plane.get(account)
         valkey.freeze()
-        with plane.hurried():
+        with plane.short_redis_timeout():
             answer = await plane.post(account, idempotency_key="made-before")
         assert_problem(answer, 503, "metering_unavailable", retry_after=1)
         await _back(plane, valkey)
@@ -83,7 +83,7 @@ class TestServing:
         account = await plane.account(key={"credit_cap": 9})
         assert (await plane.get(account)).status_code == 200
         valkey.freeze()
-        with plane.hurried():
+        with plane.short_redis_timeout():
             assert_problem(await plane.get(account), 503, "metering_unavailable", retry_after=1)
         await _back(plane, valkey)
         assert await _charged(plane, account) == [1]
@@ -94,7 +94,7 @@ class TestServing:
         for account in (refused, generous):
             assert (await plane.get(account)).status_code == 200
         valkey.freeze()
-        with plane.hurried():
+        with plane.short_redis_timeout():
             assert_problem(await plane.get(refused), 503, "metering_unavailable", retry_after=1)
         assert [(await plane.get(generous)).status_code for _ in range(6)] == [200] * 5 + [503]
         await _back(plane, valkey)
@@ -104,7 +104,7 @@ class TestServing:
 
 async def _back(plane: Plane, valkey: FaultProxy) -> None:
     valkey.thaw()
-    await eventually(lambda: plane.handler._settler.owed == 0, within_seconds=30)
+    await eventually(lambda: plane.handler._settler.owed == 0, timeout_seconds=30)
 
 
 async def _charged(plane: Plane, account: Account) -> list[int]:

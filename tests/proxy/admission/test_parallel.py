@@ -9,9 +9,9 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from tests.eventually import eventually
 from tests.proxy.data_plane import ANSWER_SECONDS, Account, Hot, Plane, Wire
 from tests.proxy.upstream import Exchange
+from tests.support.polling import eventually
 
 REQUESTS = 300
 

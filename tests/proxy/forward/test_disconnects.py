@@ -8,10 +8,10 @@ from contextlib import AsyncExitStack
 import pytest
 
 from gateway.proxy.forward.forwarding import Forwarding
-from tests.eventually import eventually
 from tests.proxy.data_plane import Account, Hot, Plane, running
 from tests.proxy.problems import assert_problem
 from tests.proxy.upstream import Exchange
+from tests.support.polling import eventually
 
 
 async def outcomes(plane: Plane, account: Account) -> list[tuple[str, int | None, str | None, int]]:

@@ -15,11 +15,11 @@ from gateway.config import Config
 from gateway.proxy.router import Router
 from gateway.runtime.upstreams import destinations
 from gateway.workers.upstream_watch import UpstreamWatch
-from tests.eventually import eventually
 from tests.proxy.conftest import Configure
 from tests.proxy.data_plane import Plane
 from tests.proxy.problems import assert_problem
 from tests.proxy.sockets import client, echo, server
+from tests.support.polling import eventually
 from tests.upstream.scripted import scripted
 from tests.upstream.test_tls import Authority
 

@@ -14,9 +14,9 @@ import pytest
 
 from gateway.clock import now
 from gateway.proxy.forward import disconnects
-from tests.eventually import eventually
 from tests.proxy.data_plane import Account, Hot, Plane
 from tests.proxy.upstream import Exchange
+from tests.support.polling import eventually
 
 
 async def settled(plane: Plane, account: Account) -> Mapping[str, Any]:

@@ -25,17 +25,17 @@ from gateway.proxy.settle import settlement as module
 from gateway.proxy.settle.settlement import Settlement, Settler
 from gateway.proxy.settle.spool import Spool, framed
 from policies.access.limits import Limits
-from tests.eventually import eventually
 from tests.guarantees.faults.proxy import FaultProxy
-from tests.hurry import hurried
 from tests.proxy.conftest import Configure, Serve
+from tests.support.polling import eventually
+from tests.support.redis_timeouts import short_redis_timeout
 
 UNLIMITED = Limits((None, None, None), None)
 
 
 @dataclass(frozen=True)
 class Till:
-    """Redis by way of a proxy, which has time unless it is `hurried`, and one account; `redis` goes past the proxy."""
+    """Redis by way of a fault proxy, and one account; `redis` bypasses the proxy."""
 
     proxy: FaultProxy
     link: Link
@@ -124,7 +124,7 @@ async def test_what_redis_does_not_take_is_on_disk_before_settling_returns(till:
     async with till.settler() as settler:
         calls = [await till.admit(number) for number in range(20)]
         till.proxy.freeze()
-        with hurried(till.link):
+        with short_redis_timeout(till.link):
             assert await settler.settle(calls[0]) is None
         assert till.files()["me.spool"] == len(framed(module._encoded(calls[0])))
         assert await asyncio.gather(*map(settler.settle, calls[1:])) == [None] * 19
@@ -203,7 +203,7 @@ async def test_a_replay_that_is_cut_off_settles_nothing_twice(till: Till) -> Non
             while not await till.settled():  # noqa: ASYNC110 - Redis has no event to offer
                 await asyncio.sleep(0)
         till.proxy.freeze()
-        with hurried(till.link), pytest.raises(MeterUnavailable):
+        with short_redis_timeout(till.link), pytest.raises(MeterUnavailable):
             await replaying
         assert 0 < settler.owed <= 1000
     await till.back()
@@ -261,7 +261,7 @@ async def test_with_a_full_disk_settlements_stay_owed_in_memory(till: Till, monk
         assert metrics.SPOOL_FAILURES._value.get() - failures == 4
         assert metrics.SETTLEMENTS_LOST._value.get() == lost
         till.proxy.freeze()
-        with hurried(till.link), pytest.raises(MeterUnavailable):
+        with short_redis_timeout(till.link), pytest.raises(MeterUnavailable):
             await settler.run_once()
         assert settler.owed == 5
         await till.back()
@@ -334,7 +334,7 @@ async def test_a_call_that_was_never_sent_to_redis_is_not_owed(
         account, settler = await plane.account(), plane.handler._settler
         assert (await plane.get(account)).status_code == 200
         proxy.freeze()
-        with plane.hurried():
+        with plane.short_redis_timeout():
             assert (await plane.get(account)).status_code == 503
         owed = settler.owed
         assert owed <= 1, "only the one that may have been admitted"

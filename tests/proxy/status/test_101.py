@@ -20,11 +20,11 @@ from gateway.proxy.router import Router
 from gateway.proxy.settle import call as calls
 from gateway.runtime.upstreams import destinations
 from policies.model import Refusal
-from tests.eventually import eventually
 from tests.proxy.conftest import Configure
 from tests.proxy.data_plane import Account, Hot, Plane, Wire, running
 from tests.proxy.sockets import client, echo, handshake_fields, opened, server, switch
 from tests.proxy.upstream import Exchange
+from tests.support.polling import eventually
 
 MIB = 2**20
 

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from tests.eventually import eventually
 from tests.proxy.data_plane import ANSWER_SECONDS, Hot, Plane
 from tests.proxy.problems import assert_problem
 from tests.proxy.upstream import Exchange
+from tests.support.polling import eventually
 
 KEY = "8e03978e-40d5-43dd-bc93-6894a57f9324"
 
@@ -24,7 +24,7 @@ async def test_of_calls_at_once_with_one_key_exactly_one_runs(plane: Plane) -> N
 
     plane.upstream.answer = answer
     calls = [asyncio.create_task(plane.post(account, idempotency_key=KEY)) for _ in range(20)]
-    await eventually(lambda: sum(call.done() for call in calls) == 19, within_seconds=ANSWER_SECONDS)
+    await eventually(lambda: sum(call.done() for call in calls) == 19, timeout_seconds=ANSWER_SECONDS)
     go_on.set()
     answers = await asyncio.gather(*calls)
     (served,) = [each for each in answers if each.status_code == 200]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from tests.eventually import eventually
 from tests.proxy.data_plane import Account, Hot, Plane
 from tests.proxy.problems import assert_problem
 from tests.proxy.upstream import Exchange
+from tests.support.polling import eventually
 
 
 async def test_an_announced_body_is_refused_before_a_byte_of_it_is_read(plane: Plane) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.eventually import eventually
 from tests.proxy.data_plane import Plane
 from tests.proxy.problems import assert_problem
 from tests.proxy.upstream import Exchange
+from tests.support.polling import eventually
 
 _LIMITS = {"minute": "requests_per_minute", "hour": "requests_per_hour", "day": "max_api_calls_per_day"}
 _SECONDS = {"minute": 60, "hour": 3600, "day": 86400}

@@ -11,12 +11,12 @@ import pytest
 
 from gateway.ledger.accounts import api_keys
 from policies.access.keys import ENTROPY_BYTES, compose
-from tests.eventually import eventually
 from tests.guarantees.faults.proxy import FaultProxy
 from tests.proxy.conftest import Configure, Serve
 from tests.proxy.data_plane import Hot, Plane
 from tests.proxy.problems import assert_problem
 from tests.proxy.upstream import Exchange
+from tests.support.polling import eventually
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ class TestMetering:
         valkey.freeze()
         for _ in range(3):
             async with plane.untouched(account):
-                with plane.hurried():
+                with plane.short_redis_timeout():
                     answer = await plane.get(account)
             assert_problem(answer, 503, "metering_unavailable", retry_after=1)
             assert answer.headers["retry-after"] == "1"
@@ -53,7 +53,7 @@ class TestMetering:
         account = await plane.account()
         assert (await plane.get(account)).status_code == 200
         valkey.replies.delay_seconds = lambda: 0.3
-        with plane.hurried():
+        with plane.short_redis_timeout():
             answer = await plane.get(account)
         assert_problem(answer, 503, "metering_unavailable", retry_after=1)
         assert await plane.hot(account) == Hot(98, 1, (2, 2, 2))
@@ -102,7 +102,7 @@ class TestMetering:
         await eventually(lambda: plane.upstream.exchanges)
         valkey.freeze()
         may_answer.set()
-        with plane.hurried():
+        with plane.short_redis_timeout():
             answered = await running
         assert (answered.status_code, answered.content) == (200, b"done")
         assert answered.headers["x-credits-remaining"] == "96"
@@ -118,7 +118,7 @@ class TestMetering:
         async with plane.database.transaction() as connection:
             await api_keys.revoke(connection, account.key_id)
         valkey.freeze()
-        with plane.hurried():
+        with plane.short_redis_timeout():
             assert_problem(await plane.get(account), 401, "key_revoked")
         valkey.thaw()
 

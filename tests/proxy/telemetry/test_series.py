@@ -7,9 +7,9 @@ from secrets import token_bytes
 from gateway import metrics
 from policies.access.keys import ENTROPY_BYTES, compose
 from tests.proxy.data_plane import Plane
-from tests.scale import times
+from tests.support.sampling import scaled
 
-REQUESTS = times(suite=2_000, full=10_000)
+REQUESTS = scaled(suite=2_000, full=10_000)
 AT_ONCE = 50
 METHODS = ("PUT", "PATCH", "DELETE", "OPTIONS")
 

@@ -23,13 +23,13 @@ from gateway.workers.usage.reconciliation import Reconciler
 from gateway.workers.usage.usage_writer import UsageWriter
 from policies.access.key_budgets import Cap
 from tests.ledger.make import a_fingerprint
-from tests.scale import chance, times
+from tests.support.sampling import scaled, seeded_random
 from tests.workers import conftest
 from tests.workers.conftest import House, a_head, a_tail
 
 GIVEN = 10_000
-LOADS = times(suite=25, full=500)
-COUNTS = times(suite=8, full=300)
+LOADS = scaled(suite=25, full=500)
+COUNTS = scaled(suite=8, full=300)
 
 
 @dataclass
@@ -126,7 +126,7 @@ class Oracle:
 async def oracle(house: House) -> Oracle:
     user_id = await house.a_user(credits_given=GIVEN)
     await OutboxPublisher(house.database, house.meter).run_once()
-    return Oracle(house, user_id, chance("cold loads"))
+    return Oracle(house, user_id, seeded_random("cold loads"))
 
 
 async def test_a_load_is_exact_whatever_happens_between_its_readings(

@@ -1,4 +1,4 @@
-"""What the clock of the tests' loop must do for the tests that rely on it."""
+"""The guarantees of the steady clock, on which other tests rely."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from tests.loop_time import steady
+from tests.support.steady_clock import steady_clock
 
 STALL_SECONDS = 0.15
 
 
-async def test_a_stall_lets_no_timer_overtake_what_was_under_way() -> None:
+async def test_steady_clock_lets_no_timer_expire_by_a_stall() -> None:
     loop = asyncio.get_running_loop()
     near, far = socket.socketpair()
     near.setblocking(False)
@@ -24,7 +24,7 @@ async def test_a_stall_lets_no_timer_overtake_what_was_under_way() -> None:
             await loop.sock_sendall(far, await loop.sock_recv(far, 1))
             time.sleep(STALL_SECONDS)  # noqa: ASYNC251 - the machine stands still
 
-    with near, far, steady():
+    with near, far, steady_clock():
         echoing = asyncio.create_task(echo())
         async with asyncio.timeout(STALL_SECONDS / 2):
             for _ in range(2):
@@ -34,8 +34,8 @@ async def test_a_stall_lets_no_timer_overtake_what_was_under_way() -> None:
         await echoing
 
 
-async def test_who_waits_waits_as_long_as_ever() -> None:
-    with steady():
+async def test_steady_clock_expires_timers_that_wait() -> None:
+    with steady_clock():
         began = time.monotonic()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(STALL_SECONDS):
@@ -43,11 +43,11 @@ async def test_who_waits_waits_as_long_as_ever() -> None:
         assert time.monotonic() - began >= STALL_SECONDS
 
 
-async def test_time_never_leaps_nor_goes_back() -> None:
+async def test_steady_clock_never_leaps_nor_goes_back() -> None:
     loop = asyncio.get_running_loop()
     seen = [loop.time()]
     for _ in range(2):
-        with steady():
+        with steady_clock():
             for pause_seconds in (0, 0.001, 0):
                 time.sleep(0.02)  # noqa: ASYNC251 - the machine stands still
                 seen.append(loop.time())

@@ -1,4 +1,4 @@
-"""A link to Redis that is patient until its test lets time run out, so that a test that hurries hurries only there."""
+"""A short timeout of Redis for one block of a test; outside of it the test's client is patient."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from contextlib import contextmanager
 from gateway.meter.client.client import Link
 from gateway.meter.client.server import Node
 
-HURRIED_SECONDS = 0.25
+SHORT_SECONDS = 0.25
 
 
 @contextmanager
-def hurried(link: Link, timeout_seconds: float = HURRIED_SECONDS) -> Iterator[None]:
-    """Within the block Redis has so long to answer, what was asked before it too."""
+def short_redis_timeout(link: Link, timeout_seconds: float = SHORT_SECONDS) -> Iterator[None]:
+    """Shortens the timeout of all commands within the block, those that are already under way included."""
     node = link._server
     assert isinstance(node, Node)
-    patience_seconds = node._timeout_seconds
-    _give(node, timeout_seconds)
+    usual_seconds = node._timeout_seconds
+    _set_timeout(node, timeout_seconds)
     try:
         yield
     finally:
-        _give(node, patience_seconds)
+        _set_timeout(node, usual_seconds)
 
 
-def _give(node: Node, timeout_seconds: float) -> None:
+def _set_timeout(node: Node, timeout_seconds: float) -> None:
     node._timeout_seconds = timeout_seconds
     pipe = node._pipe
     if pipe is None:
@@ -33,6 +33,6 @@ def _give(node: Node, timeout_seconds: float) -> None:
     pipe._timeout_seconds = timeout_seconds
     latest = pipe._loop.time() + timeout_seconds
     pipe._pending = deque((future, min(deadline, latest)) for future, deadline in pipe._pending)
-    if pipe._timer is not None:  # it was set by the patience of before
+    if pipe._timer is not None:  # it was set for the timeout of before
         pipe._timer.cancel()
         pipe._check_oldest()
