@@ -11,7 +11,7 @@ from pydantic import Field
 
 from gateway.api.schemas.pages import ResponseModel
 from gateway.clock import now
-from gateway.http.problems import STATUS
+from gateway.http.problem_types import STATUS
 from gateway.ledger.accounts import principals
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.db.session import Database

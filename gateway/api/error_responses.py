@@ -63,9 +63,7 @@ def of_exception(error: Exception, request: Request) -> Response:
 
 async def send(refusal: ErrorResponse, scope: Scope, send: Send) -> None:
     """For middleware that has consumed the body."""
-    found = _problem(refusal, scope["state"]["request_id"])
-    await send({"type": "http.response.start", "status": found.status, "headers": found.headers})
-    await send({"type": "http.response.body", "body": found.body})
+    await _problem(refusal, scope["state"]["request_id"]).send(send)
 
 
 async def _handle(render: Callable[[Any, Request], ErrorResponse], request: Request, error: Exception) -> Response:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from policies.wording import counted
+
 
 class Conflict(Exception):  # noqa: N818 - an answer (409), not a fault
     """The thing is not in a state in which this can be done; the message says what can."""
@@ -27,7 +29,7 @@ class Throttled(Exception):  # noqa: N818 - an answer (429), not a fault
     """Too many attempts of late; the next makes sense after so many seconds."""
 
     def __init__(self, retry_after_seconds: int) -> None:
-        super().__init__(f"Too many attempts; try again in {retry_after_seconds} seconds.")
+        super().__init__(f"Too many attempts; try again in {counted(retry_after_seconds, 'second')}.")
         self.retry_after_seconds = retry_after_seconds
 
 

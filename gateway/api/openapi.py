@@ -35,6 +35,14 @@ class FieldError(BaseModel):
     message: str = Field(examples=["required"])
 
 
+class ProblemError(BaseModel):
+    """The same in the form that the client libraries of OpenAI and Anthropic show."""
+
+    message: str = Field(examples=["There is no key 0198c0de-0000-7000-8000-000000000000."])
+    type: str = Field(examples=["not_found_error"])
+    code: str = Field(examples=["not_found"])
+
+
 class Problem(BaseModel):
     """Why a request failed (RFC 9457). `code` is for programs, `detail` for people."""
 
@@ -46,6 +54,7 @@ class Problem(BaseModel):
     code: str = Field(examples=["not_found"])
     detail: str = Field(examples=["There is no key 0198c0de-0000-7000-8000-000000000000."])
     request_id: str
+    error: ProblemError
     errors: list[FieldError] | None = Field(
         default=None, description="Of `validation_failed`: what is wrong, by field."
     )

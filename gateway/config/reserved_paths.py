@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-LOCAL_PATHS = ("/auth", "/me", "/plans", "/subscriptions", "/webhooks", "/openapi.json", "/docs")
+LOCAL_PATHS = ("/auth", "/me", "/plans", "/subscriptions", "/webhooks", "/openapi.json", "/docs", "/problems")
 _SEGMENTS = frozenset(path.encode() for path in LOCAL_PATHS)
 
 

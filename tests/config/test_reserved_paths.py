@@ -12,7 +12,9 @@ from gateway.config.reserved_paths import is_local
 SECRETS = {"GATEWAY_ADMIN_TOKEN": "a", "GATEWAY_KEY_PEPPER": "b", "GATEWAY_JWT_SECRET": "c"}
 
 
-@pytest.mark.parametrize("path", ["/me", "/me/", "/me/keys", "/auth/login", "/plans", "/webhooks/stripe", "/docs"])
+@pytest.mark.parametrize(
+    "path", ["/me", "/me/", "/me/keys", "/auth/login", "/plans", "/webhooks/stripe", "/docs", "/problems/x"]
+)
 def test_a_path_of_the_account_api_is_local(path: str) -> None:
     assert is_local(path.encode())
 

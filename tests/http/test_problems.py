@@ -6,7 +6,8 @@ from uuid import UUID
 
 import pytest
 
-from gateway.http.problems import STATUS, Problem, problem, render
+from gateway.http.problem_types import STATUS
+from gateway.http.problems import Problem, problem, render
 from policies.model import Refusal, Refused
 
 
@@ -74,6 +75,7 @@ def test_a_problem_is_a_whole_document_of_rfc_9457(code: str) -> None:
 
     body = document(found)
     assert body.pop("title")
+    assert body.pop("error")
     assert body == {
         "type": f"/problems/{code}",
         "status": found.status,
@@ -158,3 +160,34 @@ def test_text_that_is_no_unicode_still_gives_a_document() -> None:
 def test_a_code_outside_the_table_is_a_bug() -> None:
     with pytest.raises(KeyError):
         problem("teapot", "x", request_id="r")
+
+
+def test_error_member_repeats_what_client_libraries_show() -> None:
+    body = document(problem("insufficient_credits", 'Not "enough".', request_id="r"))
+
+    assert body["error"] == {
+        "message": 'Not "enough".',
+        "type": "billing_error",
+        "code": "insufficient_credits",
+    }
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("bad_request", "invalid_request_error"),
+        ("invalid_key", "authentication_error"),
+        ("rate_limited", "rate_limit_error"),
+        ("internal_error", "api_error"),
+        ("metering_unavailable", "overloaded_error"),
+    ],
+)
+def test_error_type_is_one_that_client_libraries_know(code: str, kind: str) -> None:
+    assert document(problem(code, "x", request_id="r"))["error"]["type"] == kind
+
+
+@pytest.mark.parametrize(("seconds", "should_retry"), [(59, None), (60, None), (61, b"false"), (86_400, b"false")])
+def test_rate_limited_asks_clients_not_to_sleep_out_a_long_wait(seconds: int, should_retry: bytes | None) -> None:
+    found = render(Refused(Refusal.RATE_LIMITED, "Slow down.", retry_after=seconds), "r")
+
+    assert header(found, b"x-should-retry") == should_retry

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-_ALWAYS = {"type", "title", "status", "detail", "code", "request_id"}
+_ALWAYS = {"type", "title", "status", "detail", "code", "request_id", "error"}
 
 
 def assert_problem(answer: httpx.Response, status: int, code: str, **extras: Any) -> dict[str, Any]:
@@ -22,6 +22,8 @@ def assert_problem(answer: httpx.Response, status: int, code: str, **extras: Any
     assert document["title"]
     assert document["detail"]
     assert document["request_id"] == answer.headers["x-request-id"]
+    assert document["error"].keys() == {"message", "type", "code"}
+    assert (document["error"]["message"], document["error"]["code"]) == (document["detail"], code)
     members = {name.replace("-", "_"): value for name, value in document.items() if name not in _ALWAYS}
     assert members == extras
     assert answer.headers.get("www-authenticate") == ("Bearer" if status == 401 else None)

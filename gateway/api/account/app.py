@@ -9,7 +9,7 @@ from types import ModuleType
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from gateway.api import docs, error_responses, openapi
+from gateway.api import docs, error_responses, openapi, problem_pages
 from gateway.api.account import keys, me
 from gateway.api.account.billing import plans, quote, subscriptions
 from gateway.api.account.billing.routers import BILLING
@@ -93,6 +93,7 @@ def build_account(
     )
     app.state.till = till or Till()
     app.include_router(docs.router)
+    app.include_router(problem_pages.router)
     for noun in (*_NOUNS, *BILLING):
         app.include_router(noun.router, responses=openapi.COMMON)
     error_responses.install(app)

@@ -8,6 +8,7 @@ from uuid import UUID
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader
 
+from gateway.api import problem_pages
 from gateway.api.account.dependencies import Bearer, Dependencies, SignedIn, bearer_of, client_address, signed_in
 from gateway.api.account.key_reader import KeyHolder
 from gateway.api.errors import NotAuthenticated
@@ -17,8 +18,8 @@ from policies.model import Key
 BY_KEY = frozenset({"/me/usage", "/me/limits"})
 
 # Requests that name the caller in their body, or need none.
-OPEN_PATHS = frozenset({"/plans", "/openapi.json", "/docs"})
-OPEN_PREFIXES = ("/auth/", "/webhooks/")
+OPEN_PATHS = frozenset({"/plans", "/openapi.json", "/docs", problem_pages.PREFIX})
+OPEN_PREFIXES = ("/auth/", "/webhooks/", problem_pages.PREFIX + "/")
 
 _header = APIKeyHeader(name="X-API-Key", scheme_name="api_key", auto_error=False)
 _ApiKey = Annotated[str | None, Depends(_header)]

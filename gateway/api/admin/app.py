@@ -8,7 +8,7 @@ from datetime import timedelta
 from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp, Scope
 
-from gateway.api import docs, error_responses, openapi
+from gateway.api import docs, error_responses, openapi, problem_pages
 from gateway.api.admin import health
 from gateway.api.admin.accounts import admin_tokens, credits, key_imports, key_verification, keys, users
 from gateway.api.admin.auth import ROOT, TOKEN_PREFIX_SUFFIX, AdminAuthenticator, ScopeMiddleware
@@ -28,7 +28,7 @@ from gateway.ledger.db.session import Database
 from gateway.meter.meter import Meter
 from policies.model import Route
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"})
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", problem_pages.PREFIX})
 # Far above any body of this API, far below what would trouble the process.
 MAX_BODY_BYTES = 1024 * 1024
 
@@ -103,6 +103,7 @@ def build_admin(
     app.state.till = till or Till()
     app.include_router(health.router)
     app.include_router(docs.router)
+    app.include_router(problem_pages.router)
     app.include_router(_admin_v1())
     error_responses.install(app)
     openapi.install(app, guard=GUARD)
@@ -115,7 +116,8 @@ def build_admin(
 
 
 def _is_open(scope: Scope) -> bool:
-    return scope["path"] in OPEN_PATHS
+    path: str = scope["path"]
+    return path in OPEN_PATHS or path.startswith(problem_pages.PREFIX + "/")
 
 
 def _is_detached(path: str) -> bool:

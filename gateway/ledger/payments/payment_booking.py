@@ -30,6 +30,7 @@ from policies.billing.payments import (
     status_of_payment,
 )
 from policies.credits.allowances import refill
+from policies.wording import counted
 
 # The row of a dispute stands for money that leaves: it has left, may leave, or has not.
 _STATUS_OF_DISPUTE = {DisputeStatus.OPEN: "disputed", DisputeStatus.LOST: "completed", DisputeStatus.WON: "failed"}
@@ -99,7 +100,7 @@ def _description(paid_for: PaidFor) -> str | None:
     if paid_for.known is not None:
         return paid_for.known.description
     if paid_for.checkout is not None:
-        return f"{paid_for.checkout.credits} credits"
+        return counted(paid_for.checkout.credits, "credit")
     return f"Subscription: {paid_for.plan.terms.name}" if paid_for.plan else "Subscription"
 
 

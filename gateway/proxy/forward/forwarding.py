@@ -13,7 +13,7 @@ from typing import Any
 
 from gateway.clock import monotonic_seconds
 from gateway.http.fields import NO_FIELDS, HeaderBlock, header_block
-from gateway.http.problems import STATUS
+from gateway.http.problem_types import STATUS
 from gateway.http.tunnel import Tunnel
 from gateway.proxy.forward.client_response import Reply, metering_block
 from gateway.proxy.forward.disconnects import Client, Departures

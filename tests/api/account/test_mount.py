@@ -54,7 +54,9 @@ async def _served(path: Path, places: dict[str, object]) -> AsyncIterator[str]:
 async def test_a_route_for_everything_leaves_the_account_api_its_paths(public: httpx.AsyncClient) -> None:
     assert (await public.get("/openapi.json")).json()["info"]["title"] == "Gateway account API"
     assert (await public.get("/docs")).headers["content-type"].startswith("text/html")
-    assert (await public.get("/me/nothing")).json()["code"] == "not_found"
+    refused = (await public.get("/me/nothing")).json()
+    assert refused["code"] == "not_found"
+    assert (await public.get(refused["type"])).json()["code"] == "not_found"
 
 
 async def test_all_other_paths_are_the_proxys(public: httpx.AsyncClient) -> None:

@@ -14,7 +14,7 @@ from gateway.api.dry_run import KEY_CREDITS_LEFT, Facts, LimitState
 from gateway.api.openapi import UNKNOWN
 from gateway.api.schemas.fields import Count, Credits, Network, Size, Word
 from gateway.api.schemas.pages import RequestModel, ResponseModel
-from gateway.http.problems import STATUS
+from gateway.http.problem_types import STATUS
 from gateway.ledger.accounts import principals
 from gateway.ledger.db.errors import NotFound
 from policies.access import keys
