@@ -19,14 +19,12 @@ import asyncpg
 import psutil
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import AuthenticationError
 
-from gateway.embedded import launch, valkey
-from gateway.embedded.binaries import find_valkey
+from gateway.embedded import launch
 from gateway.embedded.endpoints import choose, load, save
 from gateway.embedded.errors import DataDirBusyError, DataDirUnusableError, EmbeddedUnavailableError, StoreFailedError
 from gateway.embedded.stores import Stores
-from tests.support.polling import eventually
 
 REPOSITORY = Path(__file__).parents[2]
 NOBODY = 65534
@@ -195,42 +193,6 @@ async def test_an_owner_that_stays_is_named(data_dir: Path) -> None:
             await Stores.open(data_dir, must_own=True, patience_seconds=0.1)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals the children of the dead")
-async def test_servers_vanish_with_their_owner_before_anyone_else_comes(data_dir: Path) -> None:
-    async with other_process(data_dir) as (process, _):
-        servers = psutil.Process(process.pid).children(recursive=True)
-        assert {"postgres", "valkey-server"} <= {server.name() for server in servers}
-        process.kill()
-        await process.wait()
-        await eventually(lambda: not any(lives(server) for server in servers))
-        assert [server for server in servers if lives(server)] == []
-
-
-async def test_the_data_of_a_killed_owner_stays(data_dir: Path) -> None:
-    async with other_process(data_dir) as (process, _):
-        servers = psutil.Process(process.pid).children(recursive=True)
-        assert {"postgres", "valkey-server"} <= {server.name() for server in servers}
-        async with await Stores.open(data_dir, durable=False) as joined:
-            await write(joined, "a")
-        process.kill()
-        await process.wait()
-        async with await Stores.open(data_dir, durable=False) as stores:
-            assert stores.is_owner
-            assert await read(stores) == (["a"], ["a"])
-            assert not [server for server in servers if lives(server)]
-
-
-async def test_a_frozen_leftover_is_taken_over(data_dir: Path) -> None:
-    """A stopped process cannot follow its death signal, like one on a system without death signals."""
-    async with other_process(data_dir) as (process, _):
-        valkey = next(child for child in psutil.Process(process.pid).children() if child.name() == "valkey-server")
-        valkey.suspend()
-        process.kill()
-        await process.wait()
-        async with await Stores.open(data_dir, durable=False):
-            assert not lives(valkey)
-
-
 async def test_a_torn_append_only_file_is_read_up_to_the_tear(data_dir: Path) -> None:
     async with await Stores.open(data_dir, durable=False) as stores:
         await write(stores, "a")
@@ -249,59 +211,8 @@ async def test_a_cluster_that_was_half_made_is_made_anew(data_dir: Path) -> None
     assert not (data_dir / "postgres.new").exists()
 
 
-@pytest.mark.parametrize("name", ["postgres", "valkey-server"])
-async def test_a_store_that_dies_is_restarted_at_the_same_address(data_dir: Path, name: str) -> None:
-    async with await Stores.open(data_dir, durable=False) as stores:
-        await write(stores, "a")
-        keeping = asyncio.create_task(stores.keep_running())
-        victim = next(child for child in psutil.Process().children() if child.name() == name and owned(child, data_dir))
-        victim.send_signal(signal.SIGKILL)
-        async with asyncio.timeout(30):
-            while not await answers(stores, expected=["a"]):  # noqa: ASYNC110 - another process, not an event of ours
-                await asyncio.sleep(0.05)
-        assert not lives(victim)
-        keeping.cancel()
-
-
-async def test_a_store_that_cannot_be_restarted_yet_is_tried_again(
-    data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with await Stores.open(data_dir, durable=False) as stores:
-        await write(stores, "a")
-        missing = [True, True]
-
-        def found_later() -> Path:
-            if missing and missing.pop():
-                raise EmbeddedUnavailableError("no server binary")
-            return find_valkey()
-
-        monkeypatch.setattr(valkey, "find_valkey", found_later)
-        keeping = asyncio.create_task(stores.keep_running())
-        for child in psutil.Process().children():
-            if child.name() == "valkey-server" and owned(child, data_dir):
-                child.send_signal(signal.SIGKILL)
-        async with asyncio.timeout(30):
-            while missing or not await answers(stores, expected=["a"]):  # noqa: ASYNC110 - another process, as above
-                await asyncio.sleep(0.05)
-        assert not keeping.done()
-        assert await read(stores) == (["a"], ["a"])
-        keeping.cancel()
-
-
-def lives(process: psutil.Process) -> bool:
-    """Whether it still runs; a container without an init leaves the dead of a killed parent as zombies."""
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-
-
 def owned(process: psutil.Process, data_dir: Path) -> bool:
     return str(data_dir) in process.cwd()
-
-
-async def answers(stores: Stores, *, expected: list[str]) -> bool:
-    try:
-        return await read(stores) == (expected, expected)
-    except (OSError, asyncpg.PostgresError, RedisError):
-        return False
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections.abc import AsyncIterator
-from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -14,8 +11,6 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from gateway.ledger.db.session import Database, DatabaseUnavailable, InvalidDatabaseUrl, outages_typed
-from gateway.ledger.usage.ingestion import _copy, ingest
-from tests.ledger.make import a_line
 
 CREATE = text("CREATE TABLE IF NOT EXISTS notes (note text)")
 WRITE = text("INSERT INTO notes VALUES ('x')")
@@ -156,47 +151,6 @@ async def test_a_missing_database_is_unavailable_and_named(own_database_url: str
     with pytest.raises(DatabaseUnavailable, match='"missing" does not exist'):
         await database.ping()
     await database.close()
-
-
-async def test_a_frozen_server_is_unavailable_and_its_connection_replaced(own_database_url: str) -> None:
-    """The server's own timeout cannot fire when the server does not run."""
-    hasty = Database(own_database_url, pool_size=1, statement_timeout_seconds=0.6)
-
-    async def ask(pid: int) -> None:
-        async with hasty.transaction() as connection:
-            os.kill(pid, signal.SIGSTOP)
-            async with asyncio.timeout(10):
-                await connection.execute(text("SELECT 1"))
-
-    async with hasty.read() as connection:
-        pid = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
-    try:
-        with pytest.raises(DatabaseUnavailable, match="out of reach: TimeoutError"):
-            await ask(pid)
-        await hasty.ping()
-    finally:
-        os.kill(pid, signal.SIGCONT)
-        await hasty.close()
-
-
-async def test_a_frozen_server_under_a_copy_is_unavailable(own_database_url: str) -> None:
-    hasty = Database(own_database_url, pool_size=1, statement_timeout_seconds=0.6)
-
-    async def copy(pid: int) -> None:
-        async with hasty.transaction() as connection:
-            await ingest(connection, [])  # the staging tables exist from here on
-            os.kill(pid, signal.SIGSTOP)
-            async with asyncio.timeout(10):
-                await _copy(connection, [a_line(uuid4())])
-
-    async with hasty.read() as connection:
-        pid = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
-    try:
-        with pytest.raises(DatabaseUnavailable, match="out of reach"):
-            await copy(pid)
-    finally:
-        os.kill(pid, signal.SIGCONT)
-        await hasty.close()
 
 
 @pytest.mark.parametrize("error", [TimeoutError, ConnectionResetError])
