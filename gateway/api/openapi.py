@@ -1,13 +1,15 @@
-"""What the OpenAPI document says beyond the endpoints themselves: how failures look, and who may call."""
+"""The OpenAPI document beyond what FastAPI derives: failures, security, schema names; and the page that renders it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import HTMLResponse
 
 ADMIN = """\
 Everything an operator can see and change. Send `Authorization: Bearer ADMIN_TOKEN`.
@@ -28,6 +30,19 @@ What a customer can see and change. Register and log in at `/auth`, then send `A
 Each user sees and changes what is theirs; anything else is 404. A change holds from the very next request on. Lists are
 `{"data": [...], "next_cursor": null}`: ask again with `?cursor=` until it is null. Every answer carries `X-Request-Id`;
 errors are problem documents (RFC 9457)."""
+
+
+router = APIRouter(include_in_schema=False)
+_PAGE = Path(__file__).with_name("openapi.html").read_text("utf-8")
+# The page holds its script and style; it may fetch the document from its own origin and nothing else.
+_PAGE_POLICY = (
+    "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'"
+)
+
+
+@router.get("/docs")
+async def docs() -> HTMLResponse:
+    return HTMLResponse(_PAGE, headers={"content-security-policy": _PAGE_POLICY})
 
 
 class FieldError(BaseModel):
@@ -100,9 +115,9 @@ _RUNNING = _problem("`idempotency_in_progress`: a request with this Idempotency-
 
 
 def install(app: FastAPI, *, guard: Guard | None) -> None:
-    """Makes the app describe itself with problems and its guard; computed once, on demand.
+    """Makes the app serve the document with problems and the guard, computed once on demand, and its page.
 
-    Without a guard before the app its endpoints say themselves who may call.
+    Without a guard the endpoints declare the security that they require.
     """
 
     def document() -> dict[str, Any]:
@@ -110,7 +125,8 @@ def install(app: FastAPI, *, guard: Guard | None) -> None:
             app.openapi_schema = _document(app, guard)
         return app.openapi_schema
 
-    app.openapi = document  # type: ignore[method-assign] # the way FastAPI documents
+    app.openapi = document  # type: ignore[method-assign] # the hook that FastAPI documents
+    app.include_router(router)
 
 
 def _document(app: FastAPI, guard: Guard | None) -> dict[str, Any]:
@@ -118,15 +134,39 @@ def _document(app: FastAPI, guard: Guard | None) -> dict[str, Any]:
     components = found.setdefault("components", {})
     problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     components.setdefault("schemas", {}).update(problem.pop("$defs"), Problem=problem)
-    if guard is None:
-        return found
+    if guard is not None:
+        _secure(found, guard)
+    return _named_by_title(found)
+
+
+def _secure(document: dict[str, Any], guard: Guard) -> None:
     scheme = {"type": "http", "scheme": "bearer", "description": guard.description}
-    components["securitySchemes"] = {guard.scheme: scheme}
-    for path, operations in found["paths"].items():
+    document["components"]["securitySchemes"] = {guard.scheme: scheme}
+    for path, operations in document["paths"].items():
         if path.startswith(guard.prefix):
             for method, operation in operations.items():
-                # Of a scheme that is not OAuth these are roles (OpenAPI 3.1, Security Requirement Object).
+                # For a scheme other than OAuth these are roles (OpenAPI 3.1, Security Requirement Object).
                 operation["security"] = [{guard.scheme: [guard.scope_of(method.upper(), path)]}]
                 if method == "post":
                     operation["responses"].setdefault("409", _RUNNING)
-    return found
+
+
+def _named_by_title(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with each schema under its title: `UserPage`, not `PageModel_User_`, names a class of a client."""
+    schemas = document["components"]["schemas"]
+    titles = {name: schema.get("title", name) for name, schema in schemas.items()}
+    document["components"]["schemas"] = {
+        title: schemas[name] for title, name in sorted((title, name) for name, title in titles.items())
+    }
+    references = {f"#/components/schemas/{name}": f"#/components/schemas/{title}" for name, title in titles.items()}
+    renamed: dict[str, Any] = _replace_references(document, references)
+    return renamed
+
+
+def _replace_references(node: Any, references: Mapping[str, str]) -> Any:
+    if isinstance(node, dict):
+        return {
+            name: references[value] if name == "$ref" else _replace_references(value, references)
+            for name, value in node.items()
+        }
+    return [_replace_references(each, references) for each in node] if isinstance(node, list) else node

@@ -70,6 +70,10 @@ async def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None
     assert "HTTPValidationError" not in schemas
 
 
+async def test_schemas_have_unique_titles_as_names(document: dict[str, Any]) -> None:
+    assert_names_of_schemas(document)
+
+
 async def test_examples_make_a_body_that_is_accepted(office: Office, document: dict[str, Any]) -> None:
     for method, path, told in operations(document):
         if method == "POST" and "requestBody" in told:
@@ -84,6 +88,18 @@ async def test_the_page_loads_nothing_from_elsewhere(office: Office) -> None:
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert not re.findall(r"(?:src|href)=\"(?!/openapi\.json)|https?://|@import|url\(", page.text)
+
+
+def assert_names_of_schemas(document: dict[str, Any]) -> None:
+    """Generators of clients make a class of each schema: titles are unique, and no suffix tells reading from writing.
+
+    Names of time zones are a checked string: an enum of them has members that differ in case and punctuation only.
+    """
+    schemas = document["components"]["schemas"]
+    assert {name: schema.get("title", name) for name, schema in schemas.items()} == {name: name for name in schemas}
+    assert not [name for name in schemas if not re.fullmatch(r"[A-Z][A-Za-z0-9]*", name)]
+    assert not [name for name in schemas if name.endswith(("Input", "Output"))]
+    assert "Europe/Paris" not in str(document)
 
 
 def example_of(schema: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from types import ModuleType
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from gateway.api import docs, error_responses, openapi, problem_pages
+from gateway.api import error_responses, openapi, problem_pages
 from gateway.api.account import keys, me
 from gateway.api.account.billing import plans, quote, subscriptions
 from gateway.api.account.billing.routers import BILLING
@@ -92,7 +92,6 @@ def build_account(
         secret=jwt_secret,
     )
     app.state.till = till or Till()
-    app.include_router(docs.router)
     app.include_router(problem_pages.router)
     for noun in (*_NOUNS, *BILLING):
         app.include_router(noun.router, responses=openapi.COMMON)

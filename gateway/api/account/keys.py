@@ -34,9 +34,9 @@ async def create_key(body: KeyTerms, me: Me, key_factory: KeyFactoryDep) -> Issu
 
 
 @router.get("", summary="List your keys")
-async def list_keys(wanted: Annotated[PageQuery, Query()], me: Me) -> PageModel[Key]:
+async def list_keys(query: Annotated[PageQuery, Query()], me: Me) -> PageModel[Key]:
     async with me.unit_of_work.read() as connection:
-        page = await api_keys.list_keys(connection, user_id=me.id, cursor=wanted.cursor, limit=wanted.limit)
+        page = await api_keys.list_keys(connection, user_id=me.id, cursor=query.cursor, limit=query.limit)
     instant = now()
     return page_of(page, lambda key: shown(key, instant))
 

@@ -23,7 +23,7 @@ NewPassword = Annotated[
 Token = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
-class Tokens(BaseModel):
+class TokenPair(BaseModel):
     """What a login gives. The refresh token is good once: using it gives the next one."""
 
     access_token: str = Field(description="For `Authorization: Bearer`.")

@@ -8,7 +8,7 @@ from datetime import timedelta
 from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp, Scope
 
-from gateway.api import docs, error_responses, openapi, problem_pages
+from gateway.api import error_responses, openapi, problem_pages
 from gateway.api.admin import health
 from gateway.api.admin.accounts import admin_tokens, credits, key_imports, key_verification, keys, users
 from gateway.api.admin.auth import ROOT, TOKEN_PREFIX_SUFFIX, AdminAuthenticator, ScopeMiddleware
@@ -102,7 +102,6 @@ def build_admin(
     )
     app.state.till = till or Till()
     app.include_router(health.router)
-    app.include_router(docs.router)
     app.include_router(problem_pages.router)
     app.include_router(_admin_v1())
     error_responses.install(app)

@@ -24,7 +24,6 @@ from pydantic import (
     WithJsonSchema,
 )
 from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
-from typing_extensions import TypeAliasType
 
 from gateway.clock import now
 
@@ -173,16 +172,12 @@ Email = Annotated[
     _shaped(rf"{_IN_EMAIL}+@{_IN_EMAIL}+", "must be an email address, as ada@example.com"),
     Storable,
 ]
-TimeZone = TypeAliasType(
-    "TimeZone",
-    Annotated[
-        str,
-        StringConstraints(max_length=64),
-        AfterValidator(_time_zone),
-        # Sorted, so that the document of two processes is the same; without a database of zones nothing is listed.
-        WithJsonSchema({"type": "string", **({"enum": sorted(_time_zones())} if _time_zones() else {})}),
-    ],
-)
+TimeZone = Annotated[
+    str,
+    StringConstraints(max_length=64),
+    AfterValidator(_time_zone),
+    Field(description="A name of the IANA time zone database.", examples=["Europe/Berlin"]),
+]
 Instant = Annotated[AwareDatetime, BeforeValidator(_written_instant), AfterValidator(_utc)]
 FutureInstant = Annotated[Instant, AfterValidator(_in_future)]
 Network = Annotated[

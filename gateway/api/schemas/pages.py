@@ -1,4 +1,4 @@
-"""The shapes that all nouns share: what is given, what is shown, a list and how far into it."""
+"""Base models of requests and responses, and pages of lists."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Row = TypeVar("Row")
 
 
 class RequestModel(BaseModel):
-    """A request's body or query: fields it does not know are refused, so that a misspelt one is not lost in silence."""
+    """A body or query; an unknown field is refused, so that a misspelt one is not ignored in silence."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class PatchModel(RequestModel):
-    """A change: only the fields that are given are touched, null included where it means something."""
+    """The body of a PATCH: only the fields that it has are changed, to null too where null has a meaning."""
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
@@ -35,13 +35,13 @@ class PatchModel(RequestModel):
 
 
 class ResponseModel(BaseModel):
-    """What an answer shows, read from the row's attributes of the same names."""
+    """A response, read from the attributes of the same names of a row."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True)
 
 
 class PageQuery(RequestModel):
-    """How much of a list, and from where."""
+    """How many rows of a list, and from which cursor on."""
 
     limit: Annotated[int, Field(ge=1, le=500, description="How many at most.")] = 50
     cursor: Annotated[str | None, Field(pattern=CURSOR, description="`next_cursor` of the page before.")] = None
@@ -53,13 +53,18 @@ class PageModel(BaseModel, Generic[T]):
     data: list[T]
     next_cursor: str | None
 
+    @classmethod
+    def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
+        """`UserPage` for a page of `User`: the title of the schema in the OpenAPI document."""
+        return f"{params[0].__name__}Page"
 
-def page_of(page: Page[Row], shown: Callable[[Row], T]) -> PageModel[T]:
-    return PageModel(data=[shown(row) for row in page.data], next_cursor=page.next_cursor)
+
+def page_of(page: Page[Row], render: Callable[[Row], T]) -> PageModel[T]:
+    return PageModel(data=[render(row) for row in page.data], next_cursor=page.next_cursor)
 
 
 def unset() -> Any:
-    """The default of a field of a patch that may be left out but not be null."""
+    """The default of a field of a patch that may be absent but not null."""
     return Field(default=None, json_schema_extra=_without_default)
 
 

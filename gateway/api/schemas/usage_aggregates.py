@@ -21,7 +21,7 @@ from gateway.ledger.usage.history import UsageFilter
 DEFAULT_SPAN = timedelta(days=30)
 
 
-class CallGroup(ResponseModel):
+class CallAggregate(ResponseModel):
     """The calls that share what they are grouped by; null where they are not grouped by it. Days are those of UTC."""
 
     day: date | None
@@ -57,7 +57,7 @@ def dimensions(group_by: str) -> list[Dimension]:
     return [Dimension(name) for name in dict.fromkeys(group_by.split(","))]
 
 
-def bounded(wanted: UsageFilter) -> UsageFilter:
+def with_bounds(wanted: UsageFilter) -> UsageFilter:
     """With both ends, so that no more is summed than may be. Raises Invalid."""
     until = wanted.until or now()
     since = wanted.since or until - DEFAULT_SPAN
@@ -66,7 +66,7 @@ def bounded(wanted: UsageFilter) -> UsageFilter:
     return replace(wanted, since=since, until=until)
 
 
-async def summed(
+async def aggregate(
     connection: AsyncConnection, within: UsageFilter, by: list[Dimension], *, cursor: str | None, limit: int
 ) -> Page[UsageGroup]:
     """Raises Invalid where it takes longer than an answer may."""

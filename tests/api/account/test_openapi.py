@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 
 from gateway.config.reserved_paths import is_local
 from tests.api.account.conftest import Shop
+from tests.api.test_openapi import assert_names_of_schemas
 
 # What anyone may call; a provider proves itself by a signature.
 OPEN = {"/plans", "/auth/register", "/auth/login", "/auth/refresh", "/auth/forgot-password", "/auth/reset-password"} | {
@@ -38,6 +39,10 @@ async def test_nobody_gets_further_than_the_document_says_without_a_token(shop: 
         if operation.get("security") and path != "/auth/logout":  # which takes a refresh token as well
             answer = await shop.client.request(method, path.replace("{", "").replace("}", ""), json={})
             assert answer.status_code == 401, (method, path, answer.text)
+
+
+async def test_schemas_have_unique_titles_as_names(shop: Shop) -> None:
+    assert_names_of_schemas((await shop.client.get("/openapi.json")).json())
 
 
 async def _operations(shop: Shop) -> list[tuple[str, str, dict[str, Any]]]:

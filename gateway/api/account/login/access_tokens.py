@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import jwt
 
-from gateway.api.account.values import Tokens
+from gateway.api.account.values import TokenPair
 from gateway.clock import now
 from policies.access.tokens import Purpose, derive
 
@@ -42,10 +42,10 @@ class AccessTokens:
         }
         return jwt.encode(claims, self._key, algorithm=ALGORITHM)
 
-    def pair(self, user_id: UUID, session_id: UUID, *, refresh_token: str) -> Tokens:
+    def pair(self, user_id: UUID, session_id: UUID, *, refresh_token: str) -> TokenPair:
         """What a login is answered with."""
         seconds = int(self._lifetime.total_seconds())
-        return Tokens(access_token=self.issue(user_id, session_id), refresh_token=refresh_token, expires_in=seconds)
+        return TokenPair(access_token=self.issue(user_id, session_id), refresh_token=refresh_token, expires_in=seconds)
 
     def read(self, token: str) -> UUID | None:
         """The session of a valid token, else None."""

@@ -11,7 +11,7 @@ from gateway.api.account.dependencies import Bearer, ClientAddress, Dependencies
 from gateway.api.account.login import throttling
 from gateway.api.account.login.password_login import sign_in
 from gateway.api.account.login.verification_mail import ask_to_verify
-from gateway.api.account.values import NewPassword, Password, Profile, Token, Tokens, check_new_password
+from gateway.api.account.values import NewPassword, Password, Profile, Token, TokenPair, check_new_password
 from gateway.api.errors import NotAuthenticated, Suspended
 from gateway.api.openapi import CONFLICTS, SIGNED_IN, THROTTLED
 from gateway.api.schemas.fields import Email, Line
@@ -38,11 +38,11 @@ class Login(RequestModel):
     password: Password
 
 
-class Refreshing(RequestModel):
+class TokenRefresh(RequestModel):
     refresh_token: Token
 
 
-class Leaving(RequestModel):
+class Logout(RequestModel):
     refresh_token: Token | None = Field(default=None, description="null: the session of the access token ends.")
 
 
@@ -66,15 +66,15 @@ async def register(body: Registration, dependencies: DependenciesDep, address: C
 
 
 @router.post("/login", summary="Log in", responses=SIGNED_IN | THROTTLED)
-async def login(body: Login, dependencies: DependenciesDep, address: ClientAddress) -> Tokens:
+async def login(body: Login, dependencies: DependenciesDep, address: ClientAddress) -> TokenPair:
     return await sign_in(dependencies, body.email, password=body.password, address=address)
 
 
 @router.post("/refresh", summary="Get the next pair of tokens", responses=SIGNED_IN)
-async def refresh(body: Refreshing, dependencies: DependenciesDep) -> Tokens:
+async def refresh(body: TokenRefresh, dependencies: DependenciesDep) -> TokenPair:
     """Each refresh token is good once. One that comes a second time ends the session, for one of the two was stolen."""
     found = await _use(dependencies, body.refresh_token)
-    if isinstance(found, Tokens):
+    if isinstance(found, TokenPair):
         return found
     if found is AccountStatus.SUSPENDED:
         raise Suspended("This account is suspended.")
@@ -82,7 +82,7 @@ async def refresh(body: Refreshing, dependencies: DependenciesDep) -> Tokens:
 
 
 @router.post("/logout", status_code=204, summary="End the session", responses={401: SIGNED_IN[401]})
-async def logout(dependencies: DependenciesDep, bearer: Bearer, body: Annotated[Leaving | None, Body()] = None) -> None:
+async def logout(dependencies: DependenciesDep, bearer: Bearer, body: Annotated[Logout | None, Body()] = None) -> None:
     """By its refresh token, or else by the access token. Its tokens are good no longer, from the next request on."""
     async with dependencies.database.transaction() as connection:
         if body is not None and body.refresh_token is not None:
@@ -96,7 +96,7 @@ async def logout(dependencies: DependenciesDep, bearer: Bearer, body: Annotated[
         raise NotAuthenticated("Send the refresh token of the session, or its access token.")
 
 
-async def _use(dependencies: Dependencies, refresh_token: str) -> Tokens | AccountStatus | Verdict | None:
+async def _use(dependencies: Dependencies, refresh_token: str) -> TokenPair | AccountStatus | Verdict | None:
     """The next pair, or what speaks against it. Commits in any case: a theft that was found must end the session."""
     used = tokens.digest(refresh_token)
     async with dependencies.database.transaction() as connection:

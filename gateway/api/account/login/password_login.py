@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from gateway.api.account.dependencies import Dependencies
 from gateway.api.account.login.throttling import of_login
-from gateway.api.account.values import Tokens
+from gateway.api.account.values import TokenPair
 from gateway.api.errors import NotAuthenticated, Suspended
 from gateway.clock import now
 from gateway.ledger.accounts import login_sessions, users
@@ -17,7 +17,7 @@ from policies.model import AccountStatus
 _WRONG = "The e-mail address or the password is wrong."
 
 
-async def sign_in(dependencies: Dependencies, email: str, *, password: str, address: str) -> Tokens:
+async def sign_in(dependencies: Dependencies, email: str, *, password: str, address: str) -> TokenPair:
     """A new session. Raises NotAuthenticated in the same time for wrong passwords and unknown addresses, Suspended."""
     account = await check_password(dependencies, email, password=password, address=address)
     if account.status is AccountStatus.SUSPENDED:

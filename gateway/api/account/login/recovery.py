@@ -25,21 +25,21 @@ from policies.access.tokens import Purpose, read_one_time
 router = APIRouter(prefix="/auth", tags=["auth"])
 
 
-class Forgotten(RequestModel):
+class PasswordResetRequest(RequestModel):
     email: Email = Field(examples=["ada@example.com"])
 
 
-class Verification(RequestModel):
+class EmailVerification(RequestModel):
     token: Token = Field(description="Out of the mail.")
 
 
-class Reset(Verification):
+class PasswordReset(EmailVerification):
     password: NewPassword
 
 
 @router.post("/forgot-password", status_code=202, summary="Ask for a mail to set a new password", responses=THROTTLED)
 async def forgot_password(
-    body: Forgotten, dependencies: DependenciesDep, address: ClientAddress, later: BackgroundTasks
+    body: PasswordResetRequest, dependencies: DependenciesDep, address: ClientAddress, later: BackgroundTasks
 ) -> None:
     """The same answer whether or not there is an account of this address."""
     await dependencies.throttle.take(throttling.of_mail(body.email, address))
@@ -47,7 +47,7 @@ async def forgot_password(
 
 
 @router.post("/reset-password", status_code=204, summary="Set a new password by a mail", responses=THROTTLED)
-async def reset_password(body: Reset, dependencies: DependenciesDep, address: ClientAddress) -> None:
+async def reset_password(body: PasswordReset, dependencies: DependenciesDep, address: ClientAddress) -> None:
     """All sessions of the account end."""
     await dependencies.throttle.take(throttling.of_token(address))
     token_id = read_one_time(dependencies.secret, Purpose.RESET_PASSWORD, body.token)
@@ -65,7 +65,7 @@ async def reset_password(body: Reset, dependencies: DependenciesDep, address: Cl
 
 
 @router.post("/verify-email", status_code=204, summary="Verify an address by a mail")
-async def verify_email(body: Verification, dependencies: DependenciesDep) -> None:
+async def verify_email(body: EmailVerification, dependencies: DependenciesDep) -> None:
     token_id = read_one_time(dependencies.secret, Purpose.VERIFY_EMAIL, body.token)
     async with dependencies.unit_of_work("mail").change() as change:
         user = await _user_of(change.connection, token_id, Purpose.VERIFY_EMAIL)

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from gateway.api import csv_export
 from gateway.api.account.dependencies import DependenciesDep, Me
-from gateway.api.account.records.usage import CallList
+from gateway.api.account.records.usage import CallQuery
 from gateway.api.openapi import SIGNED_IN
 from gateway.api.schemas.pages import PageModel, ResponseModel, page_of
 from gateway.ledger.usage import history
@@ -19,7 +19,7 @@ from policies.model import Outcome
 router = APIRouter(prefix="/me", tags=["usage"], responses=SIGNED_IN)
 
 
-class Analysis(ResponseModel):
+class OwnAnalysis(ResponseModel):
     id: UUID
     request_id: UUID
     created_at: datetime
@@ -35,17 +35,17 @@ class Analysis(ResponseModel):
     result_summary: dict[str, Any]
 
 
-@router.get("/history", summary="Your analyses", response_model=PageModel[Analysis], responses=csv_export.CSV)
+@router.get("/history", summary="Your analyses", response_model=PageModel[OwnAnalysis], responses=csv_export.CSV)
 async def list_history(
-    wanted: Annotated[CallList, Query()], request: Request, me: Me, dependencies: DependenciesDep
-) -> PageModel[Analysis] | Response:
+    query: Annotated[CallQuery, Query()], request: Request, me: Me, dependencies: DependenciesDep
+) -> PageModel[OwnAnalysis] | Response:
     """Newest first. `endpoint` filters by `analysis_type`, `outcome` by `status`."""
 
-    async def page(cursor: str | None, limit: int) -> PageModel[Analysis]:
+    async def page(cursor: str | None, limit: int) -> PageModel[OwnAnalysis]:
         async with dependencies.database.read() as connection:
-            found = await history.list_analyses(connection, wanted.filter(me.id), cursor=cursor, limit=limit)
-        return page_of(found, Analysis.model_validate)
+            found = await history.list_analyses(connection, query.filter(me.id), cursor=cursor, limit=limit)
+        return page_of(found, OwnAnalysis.model_validate)
 
-    if csv_export.is_wanted(request, wanted.format):
-        return csv_export.answer(tuple(Analysis.model_fields), page, file_name="history.csv")
-    return await page(wanted.cursor, wanted.limit)
+    if csv_export.is_wanted(request, query.format):
+        return csv_export.answer(tuple(OwnAnalysis.model_fields), page, file_name="history.csv")
+    return await page(query.cursor, query.limit)

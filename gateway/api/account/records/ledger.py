@@ -19,7 +19,7 @@ from gateway.ledger.credits import movements
 router = APIRouter(prefix="/me", tags=["credits"], responses=SIGNED_IN)
 
 
-class Entry(ResponseModel):
+class OwnLedgerEntry(ResponseModel):
     """Without who made it and what they noted for themselves."""
 
     id: int
@@ -31,25 +31,28 @@ class Entry(ResponseModel):
     reason: str | None
 
 
-class EntryList(PageQuery):
+class LedgerQuery(PageQuery):
     format: Format | None = Field(
         default=None, description="csv: all of it, whatever the limit; or `Accept: text/csv`."
     )
 
 
 @router.get(
-    "/ledger", summary="Every movement of your credits", response_model=PageModel[Entry], responses=csv_export.CSV
+    "/ledger",
+    summary="Every movement of your credits",
+    response_model=PageModel[OwnLedgerEntry],
+    responses=csv_export.CSV,
 )
 async def list_ledger(
-    wanted: Annotated[EntryList, Query()], request: Request, me: Me, dependencies: DependenciesDep
-) -> PageModel[Entry] | Response:
+    query: Annotated[LedgerQuery, Query()], request: Request, me: Me, dependencies: DependenciesDep
+) -> PageModel[OwnLedgerEntry] | Response:
     """Newest first. What calls cost is booked in batches, some seconds behind the calls."""
 
-    async def page(cursor: str | None, limit: int) -> PageModel[Entry]:
+    async def page(cursor: str | None, limit: int) -> PageModel[OwnLedgerEntry]:
         async with dependencies.database.read() as connection:
             found = await movements.list_ledger(connection, me.id, cursor=cursor, limit=limit)
-        return page_of(found, Entry.model_validate)
+        return page_of(found, OwnLedgerEntry.model_validate)
 
-    if csv_export.is_wanted(request, wanted.format):
-        return csv_export.answer(tuple(Entry.model_fields), page, file_name="ledger.csv")
-    return await page(wanted.cursor, wanted.limit)
+    if csv_export.is_wanted(request, query.format):
+        return csv_export.answer(tuple(OwnLedgerEntry.model_fields), page, file_name="ledger.csv")
+    return await page(query.cursor, query.limit)

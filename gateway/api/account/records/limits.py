@@ -37,7 +37,7 @@ class CreditsLeft(ResponseModel):
     next_credit_refill: datetime | None
 
 
-class Limits(ResponseModel):
+class AccountLimits(ResponseModel):
     """Limits belong to the account: all its keys use up the same."""
 
     plan: str | None
@@ -50,7 +50,7 @@ class Limits(ResponseModel):
 
 
 @router.get("/limits", summary="What is left to you, and when there will be more")
-async def get_limits(user_id: Reader, key: KeyInUse, dependencies: DependenciesDep) -> Limits:
+async def get_limits(user_id: Reader, key: KeyInUse, dependencies: DependenciesDep) -> AccountLimits:
     """Read from where calls are admitted, at this moment. Takes an API key too."""
     async with dependencies.database.read() as connection:
         account = await account_of(connection, user_id)
@@ -61,7 +61,7 @@ async def get_limits(user_id: Reader, key: KeyInUse, dependencies: DependenciesD
     standing = await dependencies.dry_run.standing(account, cap)
     force = limits_in_force(account)
     plan = account.subscription.plan if account.subscription else None
-    return Limits(
+    return AccountLimits(
         plan=plan.id if plan else None,
         subscription_status=account.subscription.status if account.subscription else None,
         limits=limit_states(standing, force),

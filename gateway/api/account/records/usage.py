@@ -18,7 +18,7 @@ from gateway.api.openapi import SIGNED_IN
 from gateway.api.schemas import usage_aggregates
 from gateway.api.schemas.fields import Instant, Line
 from gateway.api.schemas.pages import PageModel, PageQuery, ResponseModel, page_of
-from gateway.api.schemas.usage_aggregates import CallGroup
+from gateway.api.schemas.usage_aggregates import CallAggregate
 from gateway.ledger.usage import history
 from gateway.ledger.usage.analytics import Dimension
 from gateway.ledger.usage.history import UsageFilter, UsageRow
@@ -67,7 +67,7 @@ class Call(ResponseModel):
     client_request_id: str | None
 
 
-class CallList(PageQuery):
+class CallQuery(PageQuery):
     endpoint: Line | None = Field(default=None, description="The route's name.")
     outcome: Outcome | None = None
     since: Instant | None = Field(default=None, alias="from", description="From this instant on.")
@@ -77,11 +77,11 @@ class CallList(PageQuery):
     )
 
     def filter(self, user_id: UUID) -> UsageFilter:
-        wanted = self.model_dump(exclude={"limit", "cursor", "format", "group_by"})
-        return UsageFilter(user_id=user_id, **wanted)
+        query = self.model_dump(exclude={"limit", "cursor", "format", "group_by"})
+        return UsageFilter(user_id=user_id, **query)
 
 
-class CallSums(CallList):
+class CallAggregateQuery(CallQuery):
     group_by: GroupBy = Field(
         default=None,
         examples=["day,endpoint"],
@@ -90,47 +90,47 @@ class CallSums(CallList):
 
 
 _COLUMNS = tuple(Call.model_fields)
-_SUMS = tuple(CallGroup.model_fields)
+_SUMS = tuple(CallAggregate.model_fields)
 
 
 @router.get(
     "/usage",
     summary="Your calls, or their sums",
-    response_model=PageModel[CallGroup] | PageModel[Call],
+    response_model=PageModel[CallAggregate] | PageModel[Call],
     responses=csv_export.CSV,
 )
 async def list_usage(
-    wanted: Annotated[CallSums, Query()], request: Request, user_id: Reader, dependencies: DependenciesDep
-) -> PageModel[CallGroup] | PageModel[Call] | Response:
+    query: Annotated[CallAggregateQuery, Query()], request: Request, user_id: Reader, dependencies: DependenciesDep
+) -> PageModel[CallAggregate] | PageModel[Call] | Response:
     """Newest first, some seconds behind the calls themselves. With `group_by`, sums in ascending order of it.
 
     Takes an API key too.
     """
-    by = wanted.group_by
-    page = _calls(wanted, user_id, dependencies) if by is None else _sums(wanted, by, user_id, dependencies)
-    if csv_export.is_wanted(request, wanted.format):
+    by = query.group_by
+    page = _calls(query, user_id, dependencies) if by is None else _sums(query, by, user_id, dependencies)
+    if csv_export.is_wanted(request, query.format):
         columns = _COLUMNS if by is None else _SUMS
         return csv_export.answer(columns, page, file_name="usage.csv")
-    return await page(wanted.cursor, wanted.limit)
+    return await page(query.cursor, query.limit)
 
 
-def _calls(wanted: CallSums, user_id: UUID, dependencies: Dependencies) -> NextPage:
+def _calls(query: CallAggregateQuery, user_id: UUID, dependencies: Dependencies) -> NextPage:
     async def page(cursor: str | None, limit: int) -> PageModel[Call]:
         async with dependencies.database.read() as connection:
-            found = await history.list_usage(connection, wanted.filter(user_id), cursor=cursor, limit=limit)
+            found = await history.list_usage(connection, query.filter(user_id), cursor=cursor, limit=limit)
         return page_of(found, lambda row: receipt(row, dependencies.routes.get(row.endpoint)))
 
     return page
 
 
-def _sums(wanted: CallSums, group_by: str, user_id: UUID, dependencies: Dependencies) -> NextPage:
+def _sums(query: CallAggregateQuery, group_by: str, user_id: UUID, dependencies: Dependencies) -> NextPage:
     """What is asked for is checked here, before an answer begins."""
-    by, within = usage_aggregates.dimensions(group_by), usage_aggregates.bounded(wanted.filter(user_id))
+    by, within = usage_aggregates.dimensions(group_by), usage_aggregates.with_bounds(query.filter(user_id))
 
-    async def page(cursor: str | None, limit: int) -> PageModel[CallGroup]:
+    async def page(cursor: str | None, limit: int) -> PageModel[CallAggregate]:
         async with dependencies.database.read() as connection:
-            found = await usage_aggregates.summed(connection, within, by, cursor=cursor, limit=limit)
-        return page_of(found, CallGroup.model_validate)
+            found = await usage_aggregates.aggregate(connection, within, by, cursor=cursor, limit=limit)
+        return page_of(found, CallAggregate.model_validate)
 
     return page
 

@@ -66,11 +66,9 @@ async def create_admin_token(
 
 
 @router.get("", summary="List admin tokens")
-async def list_admin_tokens(
-    wanted: Annotated[PageQuery, Query()], unit_of_work: UnitOfWorkDep
-) -> PageModel[AdminToken]:
+async def list_admin_tokens(query: Annotated[PageQuery, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[AdminToken]:
     async with unit_of_work.read() as connection:
-        page = await admin_tokens.list_tokens(connection, cursor=wanted.cursor, limit=wanted.limit)
+        page = await admin_tokens.list_tokens(connection, cursor=query.cursor, limit=query.limit)
     return page_of(page, AdminToken.model_validate)
 
 

@@ -141,9 +141,9 @@ async def adjust_credits(user_id: UUID, body: Adjustment, unit_of_work: UnitOfWo
 
 @router.get("/ledger", summary="Every movement of a user's credits, newest first")
 async def list_ledger(
-    user_id: UUID, wanted: Annotated[PageQuery, Query()], unit_of_work: UnitOfWorkDep
+    user_id: UUID, query: Annotated[PageQuery, Query()], unit_of_work: UnitOfWorkDep
 ) -> PageModel[LedgerEntry]:
     async with unit_of_work.read() as connection:
         await existing_user(connection, user_id)
-        page = await movements.list_ledger(connection, user_id, cursor=wanted.cursor, limit=wanted.limit)
+        page = await movements.list_ledger(connection, user_id, cursor=query.cursor, limit=query.limit)
     return page_of(page, LedgerEntry.model_validate)

@@ -49,7 +49,7 @@ EXAMPLE = {
 }
 
 
-class KeysToImport(RequestModel):
+class KeyImport(RequestModel):
     """`sha256`: of the key. `hmac-sha256`: of the key under the pepper of `pepper_version`, where it is configured."""
 
     model_config = ConfigDict(
@@ -77,13 +77,13 @@ class FailedKey(ResponseModel):
     detail: str
 
 
-class Imported(ResponseModel):
+class KeyImportReport(ResponseModel):
     imported: list[ImportedKey]
     failed: list[FailedKey]
 
 
 @router.post("/import", summary="Import keys by their digests")
-async def import_keys(body: KeysToImport, unit_of_work: UnitOfWorkDep, dependencies: DependenciesDep) -> Imported:
+async def import_keys(body: KeyImport, unit_of_work: UnitOfWorkDep, dependencies: DependenciesDep) -> KeyImportReport:
     """Each key is imported or not, by itself; sending the list again imports what failed."""
     version = _pepper_version(body, dependencies.peppers.keys())
     imported, failed = [], []
@@ -99,10 +99,10 @@ async def import_keys(body: KeysToImport, unit_of_work: UnitOfWorkDep, dependenc
             else:
                 code, detail = found
                 failed.append(FailedKey(index=index, code=code, detail=detail))
-    return Imported(imported=imported, failed=failed)
+    return KeyImportReport(imported=imported, failed=failed)
 
 
-def _pepper_version(body: KeysToImport, configured: Collection[int]) -> int:
+def _pepper_version(body: KeyImport, configured: Collection[int]) -> int:
     if body.algorithm is KeyScheme.SHA256:
         if body.pepper_version is not None:
             raise Invalid("pepper_version", "only of hmac-sha256")

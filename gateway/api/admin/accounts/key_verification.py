@@ -23,7 +23,7 @@ from policies.model import Refusal, Route
 router = APIRouter(prefix="/keys", tags=["keys"])
 
 
-class KeyToVerify(RequestModel):
+class KeyVerificationRequest(RequestModel):
     """`items`, tokens or minutes, whatever the route counts, are `units`; what is left out is not checked."""
 
     key: Annotated[str, StringConstraints(min_length=1, max_length=512)] = Field(examples=["gw_live_…"])
@@ -34,7 +34,7 @@ class KeyToVerify(RequestModel):
     client_ip: Network | None = Field(default=None, examples=["203.0.113.7"])
 
 
-class Verification(ResponseModel):
+class KeyVerification(ResponseModel):
     """`code`, `status` and `detail` are those of the refusal that the call would meet; null where it would pass."""
 
     admitted: bool
@@ -55,7 +55,9 @@ class Verification(ResponseModel):
 
 
 @router.post("/verify", summary="Verify a key without using it", responses=UNKNOWN)
-async def verify_key(body: KeyToVerify, unit_of_work: UnitOfWorkDep, dependencies: DependenciesDep) -> Verification:
+async def verify_key(
+    body: KeyVerificationRequest, unit_of_work: UnitOfWorkDep, dependencies: DependenciesDep
+) -> KeyVerification:
     """Answers 200 whatever the verdict."""
     route = None if body.route is None else _route(body.route, dependencies.routes.values())
     digests = keys.lookup_digests(dependencies.key_prefix, body.key.encode(), dependencies.peppers)
@@ -65,7 +67,7 @@ async def verify_key(body: KeyToVerify, unit_of_work: UnitOfWorkDep, dependencie
             principal = principal or await principals.find_principal(connection, digest)
     if principal is None:
         code, detail = Refusal.INVALID_KEY, "This API key is not valid."
-        return Verification(admitted=False, code=str(code), status=STATUS[code], detail=detail)
+        return KeyVerification(admitted=False, code=str(code), status=STATUS[code], detail=detail)
     facts = Facts(
         units=body.units,
         body_bytes=body.body_bytes,
@@ -75,7 +77,7 @@ async def verify_key(body: KeyToVerify, unit_of_work: UnitOfWorkDep, dependencie
     account = principal.account
     told = await dependencies.dry_run.run(account, principal.key, route=route, facts=facts)
     plan = None if account.subscription is None else account.subscription.plan.id
-    return Verification(**told.model_dump(), key_id=principal.key.id, user_id=account.id, plan=plan)
+    return KeyVerification(**told.model_dump(), key_id=principal.key.id, user_id=account.id, plan=plan)
 
 
 def _route(name: str, routes: Iterable[Route]) -> Route:

@@ -33,7 +33,7 @@ class NewKey(KeySettings):
     """A key for a user."""
 
 
-class KeyList(PageQuery):
+class KeyQuery(PageQuery):
     user_id: UUID | None = Field(default=None, description="Only this user's.")
 
 
@@ -50,9 +50,9 @@ async def create_key(body: NewKey, unit_of_work: UnitOfWorkDep, key_factory: Key
 
 
 @router.get("", summary="List keys")
-async def list_keys(wanted: Annotated[KeyList, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[Key]:
+async def list_keys(query: Annotated[KeyQuery, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[Key]:
     async with unit_of_work.read() as connection:
-        page = await api_keys.list_keys(connection, user_id=wanted.user_id, cursor=wanted.cursor, limit=wanted.limit)
+        page = await api_keys.list_keys(connection, user_id=query.user_id, cursor=query.cursor, limit=query.limit)
     instant = now()
     return page_of(page, lambda key: shown(key, instant))
 

@@ -68,7 +68,7 @@ class UserPatch(PatchModel):
     metadata: Metadata = unset()
 
 
-class UserList(PageQuery):
+class UserQuery(PageQuery):
     email: Email | None = Field(default=None, description="Only the user of this address.")
     external_id: Line | None = Field(default=None, description="Only the user of this id of your own system.")
 
@@ -88,9 +88,9 @@ async def create_user(body: NewUser, unit_of_work: UnitOfWorkDep) -> UserWithSub
 
 
 @router.get("", summary="List users")
-async def list_users(wanted: Annotated[UserList, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[User]:
+async def list_users(query: Annotated[UserQuery, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[User]:
     async with unit_of_work.read() as connection:
-        page = await users.list_users(connection, **wanted.model_dump())
+        page = await users.list_users(connection, **query.model_dump())
     return page_of(page, User.model_validate)
 
 

@@ -38,7 +38,7 @@ class NewInvoice(RequestModel):
     tax_rate: Rate | None = Field(default=None, examples=["0.19"], description="A fraction; null: the configured one.")
 
 
-class Outcome(RequestModel):
+class InvoiceOutcome(RequestModel):
     status: Literal["paid", "void", "uncollectible"] = Field(examples=["paid"])
 
 
@@ -86,7 +86,7 @@ async def download_invoice(invoice_id: UUID, unit_of_work: UnitOfWorkDep) -> Res
 
 
 @router.post("/{invoice_id}/settle", summary="Say what became of an open invoice", responses=UNKNOWN | CONFLICTS)
-async def settle_invoice(invoice_id: UUID, body: Outcome, unit_of_work: UnitOfWorkDep) -> Invoice:
+async def settle_invoice(invoice_id: UUID, body: InvoiceOutcome, unit_of_work: UnitOfWorkDep) -> Invoice:
     """What a void invoice asked for is asked for by the next one of its subscription."""
     async with unit_of_work.change() as change:
         settled = Invoice.model_validate(await _settled(change.connection, invoice_id, body.status))

@@ -74,10 +74,10 @@ async def change_permission(
     async with unit_of_work.change() as change:
         found = await permissions.lock(change.connection, permission_id)
         before = Permission.model_validate(found)
-        wanted = {"name": before.name, "description": before.description} | patch.changes()
-        if wanted["name"] != before.name:
+        values = {"name": before.name, "description": before.description} | patch.changes()
+        if values["name"] != before.name:
             await _refuse_if_used(change.connection, found, dependencies.routes.values(), to="renamed")
-        after = Permission.model_validate(await permissions.change(change.connection, permission_id, **wanted))
+        after = Permission.model_validate(await permissions.change(change.connection, permission_id, **values))
         await change.record("permissions.change", "permission", entity_id=permission_id, before=before, after=after)
     return after
 

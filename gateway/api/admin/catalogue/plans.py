@@ -168,7 +168,7 @@ class PlanPatch(PatchModel):
     )
 
 
-class Migration(ResponseModel):
+class PlanMigration(ResponseModel):
     migrated: int = Field(description="How many subscriptions kept an older version until now.")
 
 
@@ -222,12 +222,12 @@ async def change_plan(plan: Line, patch: PlanPatch, unit_of_work: UnitOfWorkDep)
 
 
 @router.post("/{plan}/migrate", summary="Move subscribers of older versions to this one", responses=UNKNOWN)
-async def migrate_plan(plan: Line, unit_of_work: UnitOfWorkDep) -> Migration:
+async def migrate_plan(plan: Line, unit_of_work: UnitOfWorkDep) -> PlanMigration:
     """From their next request on. Whoever followed the plan anyway is on it already."""
     async with unit_of_work.change() as change:
         await bump_catalogue(change.connection)
         found = await existing_plan(change.connection, plan)
-        done = Migration(migrated=await plans.migrate(change.connection, found.id))
+        done = PlanMigration(migrated=await plans.migrate(change.connection, found.id))
         await change.record("plans.migrate", "plan", entity_id=found.id, after=done)
     return done
 

@@ -53,9 +53,9 @@ async def create_product(body: NewProduct, unit_of_work: UnitOfWorkDep) -> Produ
 
 
 @router.get("", summary="List products")
-async def list_products(wanted: Annotated[PageQuery, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[Product]:
+async def list_products(query: Annotated[PageQuery, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[Product]:
     async with unit_of_work.read() as connection:
-        page = await products.list_products(connection, cursor=wanted.cursor, limit=wanted.limit)
+        page = await products.list_products(connection, cursor=query.cursor, limit=query.limit)
     return page_of(page, Product.model_validate)
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 
 from gateway.api.admin.dependencies import UnitOfWorkDep
-from gateway.api.admin.records.usage import CallList
+from gateway.api.admin.records.usage import RecordQuery
 from gateway.api.schemas.pages import PageModel, ResponseModel, page_of
 from gateway.ledger.usage import history
 from policies.model import Outcome
@@ -36,8 +36,8 @@ class Analysis(ResponseModel):
 
 
 @router.get("", summary="List analyses")
-async def list_analyses(wanted: Annotated[CallList, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[Analysis]:
+async def list_analyses(query: Annotated[RecordQuery, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[Analysis]:
     """Newest first. `endpoint` filters by `analysis_type`, `outcome` by `status`."""
     async with unit_of_work.read() as connection:
-        page = await history.list_analyses(connection, wanted.filter(), cursor=wanted.cursor, limit=wanted.limit)
+        page = await history.list_analyses(connection, query.filter(), cursor=query.cursor, limit=query.limit)
     return page_of(page, Analysis.model_validate)

@@ -29,7 +29,7 @@ class AuditEntry(ResponseModel):
     created_at: datetime
 
 
-class AuditList(PageQuery):
+class AuditQuery(PageQuery):
     actor: Line | None = Field(default=None, examples=["admin"])
     action: Line | None = Field(default=None, examples=["keys.create"])
     entity: Line | None = Field(default=None, examples=["key"])
@@ -39,9 +39,9 @@ class AuditList(PageQuery):
 
 
 @router.get("", summary="List changes")
-async def list_audit_log(wanted: Annotated[AuditList, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[AuditEntry]:
+async def list_audit_log(query: Annotated[AuditQuery, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[AuditEntry]:
     """Newest first. What was personal of a deleted user reads `(erased)`."""
     async with unit_of_work.read() as connection:
-        matching = AuditFilter(**wanted.model_dump(exclude={"limit", "cursor"}))
-        page = await audit_log.list_entries(connection, matching, cursor=wanted.cursor, limit=wanted.limit)
+        matching = AuditFilter(**query.model_dump(exclude={"limit", "cursor"}))
+        page = await audit_log.list_entries(connection, matching, cursor=query.cursor, limit=query.limit)
     return page_of(page, AuditEntry.model_validate)

@@ -17,11 +17,11 @@ router = APIRouter(prefix="/reconcile", tags=["reconcile"])
 MAX_SHOWN = 1000
 
 
-class Reconciliation(RequestModel):
+class ReconcileRequest(RequestModel):
     repair: Flag = Field(default=False, description="End each difference in favour of the balance row.")
 
 
-class Difference(ResponseModel):
+class BookDifference(ResponseModel):
     user_id: UUID
     book: str = Field(description="Which book differs from the balance row.")
     expected: int
@@ -29,33 +29,33 @@ class Difference(ResponseModel):
     repaired: bool
 
 
-class Reconciled(ResponseModel):
+class ReconcileReport(ResponseModel):
     accounts: int = Field(description="How many were compared.")
     hot: int = Field(description="How many of them Redis had.")
     differences: int
     repaired: int
-    found: list[Difference] = Field(description=f"The first {MAX_SHOWN}.")
+    found: list[BookDifference] = Field(description=f"The first {MAX_SHOWN}.")
 
 
 @router.post("", summary="Prove that ledger, grants, balance and Redis agree")
 async def reconcile(
-    dependencies: DependenciesDep, actor: ActorDep, body: Annotated[Reconciliation | None, Body()] = None
-) -> Reconciled:
+    dependencies: DependenciesDep, actor: ActorDep, body: Annotated[ReconcileRequest | None, Body()] = None
+) -> ReconcileReport:
     """Under traffic, locking nobody's account. Each repair leaves an entry in the audit log."""
     repair = body is not None and body.repair
     accounts = loaded = differences = repaired = 0
-    shown: list[Difference] = []
+    shown: list[BookDifference] = []
     async for page in dependencies.reconcile(actor.name if repair else None):
         accounts, loaded = accounts + page.accounts, loaded + page.loaded
         differences += len(page.differences)
         repaired += sum(each.is_repaired for each in page.differences)
         shown += [_difference(each) for each in page.differences[: MAX_SHOWN - len(shown)]]
-    return Reconciled(accounts=accounts, hot=loaded, differences=differences, repaired=repaired, found=shown)
+    return ReconcileReport(accounts=accounts, hot=loaded, differences=differences, repaired=repaired, found=shown)
 
 
-def _difference(found: ReconciledDifference) -> Difference:
+def _difference(found: ReconciledDifference) -> BookDifference:
     difference = found.difference
-    return Difference(
+    return BookDifference(
         user_id=found.user_id,
         book=str(difference.book),
         expected=difference.expected,

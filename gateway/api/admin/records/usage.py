@@ -14,7 +14,7 @@ from gateway.api.admin.dependencies import UnitOfWorkDep
 from gateway.api.schemas import usage_aggregates
 from gateway.api.schemas.fields import Instant, Line
 from gateway.api.schemas.pages import PageModel, PageQuery, ResponseModel, page_of
-from gateway.api.schemas.usage_aggregates import CallGroup
+from gateway.api.schemas.usage_aggregates import CallAggregate
 from gateway.api.unit_of_work import UnitOfWork
 from gateway.ledger.usage import history
 from gateway.ledger.usage.analytics import Dimension
@@ -57,13 +57,13 @@ class Usage(ResponseModel):
     metadata: dict[str, Any]
 
 
-class UsageGroup(CallGroup):
-    __doc__ = CallGroup.__doc__
+class UsageAggregate(CallAggregate):
+    __doc__ = CallAggregate.__doc__
 
     user_id: UUID | None
 
 
-class CallList(PageQuery):
+class RecordQuery(PageQuery):
     user_id: UUID | None = None
     api_key_id: UUID | None = None
     endpoint: Line | None = Field(default=None, description="The route's name.")
@@ -75,7 +75,7 @@ class CallList(PageQuery):
         return UsageFilter(**self.model_dump(exclude={"limit", "cursor", "group_by"}))
 
 
-class UsageList(CallList):
+class UsageQuery(RecordQuery):
     plan_id: Line | None = Field(default=None, description="The plan's id.")
     usage_type: Line | None = Field(default=None, examples=["analysis"])
     group_by: GroupBy = Field(
@@ -85,18 +85,18 @@ class UsageList(CallList):
 
 @router.get("", summary="List or sum usage")
 async def list_usage(
-    wanted: Annotated[UsageList, Query()], unit_of_work: UnitOfWorkDep
-) -> PageModel[UsageGroup] | PageModel[Usage]:
+    query: Annotated[UsageQuery, Query()], unit_of_work: UnitOfWorkDep
+) -> PageModel[UsageAggregate] | PageModel[Usage]:
     """Newest first, some seconds behind the calls themselves. With `group_by`, sums in ascending order of it."""
-    if wanted.group_by is not None:
-        return await _grouped(wanted, wanted.group_by, unit_of_work)
+    if query.group_by is not None:
+        return await _grouped(query, query.group_by, unit_of_work)
     async with unit_of_work.read() as connection:
-        page = await history.list_usage(connection, wanted.filter(), cursor=wanted.cursor, limit=wanted.limit)
+        page = await history.list_usage(connection, query.filter(), cursor=query.cursor, limit=query.limit)
     return page_of(page, Usage.model_validate)
 
 
-async def _grouped(wanted: UsageList, group_by: str, unit_of_work: UnitOfWork) -> PageModel[UsageGroup]:
-    within, by = usage_aggregates.bounded(wanted.filter()), usage_aggregates.dimensions(group_by)
+async def _grouped(query: UsageQuery, group_by: str, unit_of_work: UnitOfWork) -> PageModel[UsageAggregate]:
+    within, by = usage_aggregates.with_bounds(query.filter()), usage_aggregates.dimensions(group_by)
     async with unit_of_work.read() as connection:
-        page = await usage_aggregates.summed(connection, within, by, cursor=wanted.cursor, limit=wanted.limit)
-    return page_of(page, UsageGroup.model_validate)
+        page = await usage_aggregates.aggregate(connection, within, by, cursor=query.cursor, limit=query.limit)
+    return page_of(page, UsageAggregate.model_validate)
