@@ -44,6 +44,8 @@ class Refusal(StrEnum):
     PAYLOAD_TOO_LARGE = "payload_too_large"
     INVALID_BODY = "invalid_body"
     BATCH_TOO_LARGE = "batch_too_large"
+    MODEL_NOT_OFFERED = "model_not_offered"
+    UNSUPPORTED_ENCODING = "unsupported_encoding"
     IDEMPOTENCY_IN_PROGRESS = "idempotency_in_progress"
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
     IDEMPOTENCY_NOT_REPLAYABLE = "idempotency_not_replayable"
@@ -185,6 +187,7 @@ class Route:
     max_body_bytes: int | None = None
     charge_on: frozenset[str] = field(default_factory=lambda: frozenset({"2xx", "3xx"}))
     websocket: bool = False
+    charge_broken: bool = False
 
 
 class Window(StrEnum):

@@ -106,6 +106,18 @@ _PROXIED_REQUESTS: Mapping[str, ProblemType] = {  # in the order of the checks
         "The call has more items than the plan allows in one call; `max_items` is the limit.",
         "Split the call into several, or change to a plan with a larger limit.",
     ),
+    Refusal.UNSUPPORTED_ENCODING: ProblemType(
+        415,
+        "Unsupported encoding",
+        "The price needs the body, which is in an encoding that the gateway does not read.",
+        "Send the body as it is, or encoded as gzip or deflate.",
+    ),
+    Refusal.MODEL_NOT_OFFERED: ProblemType(
+        403,
+        "Model not offered",
+        "The price list of this route does not name the model; `models` are those that it names.",
+        "Ask for one of `models`; a name that ends in `*` stands for every model that begins so.",
+    ),
     Refusal.IDEMPOTENCY_IN_PROGRESS: ProblemType(
         409,
         "Request still in progress",

@@ -1,17 +1,14 @@
-"""What a call costs: credits to hold before it, credits to charge after it.
+"""What a call with a plain price costs: the units of its request, the credits to hold, the credits of its units.
 
 Prices round up to whole credits, once, at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Set as AbstractSet
 from decimal import ROUND_CEILING, Decimal
-from functools import lru_cache
-from http import HTTPStatus
 from typing import Any
 
-from policies.model import Outcome, Refusal, Refused, Route
+from policies.model import Refusal, Refused
 from policies.pricing.json_pointer import ABSENT, resolve_first
 from policies.pricing.price import Price
 from policies.pricing.units import MAX_ITEMS, Count, PriceUnit
@@ -57,9 +54,13 @@ def check_batch(items: Count, max_items: int | None) -> None:
 
 def cost(price: Price, units: Count) -> int:
     """Whole credits for so many units, within the minimum and the maximum of the price."""
-    exact = price.credits * units / Decimal(price.unit_size)
-    credits = max(price.minimum, int(exact.to_integral_value(ROUND_CEILING)))
+    credits = uncapped_cost(price, units)
     return credits if price.maximum is None else min(credits, price.maximum)
+
+
+def uncapped_cost(price: Price, units: Count) -> int:
+    exact = price.credits * units / Decimal(price.unit_size)
+    return max(price.minimum, int(exact.to_integral_value(ROUND_CEILING)))
 
 
 def hold(price: Price, units: Count | None) -> int:
@@ -87,58 +88,3 @@ def explain(price: Price, units: Count) -> str:
 def required(price: Price, held: int) -> int:
     """The balance a call needs. A priced call needs a positive one even if it holds nothing, a free call none."""
     return 0 if price.is_free else max(held, 1)
-
-
-def charge(
-    route: Route,
-    *,
-    outcome: Outcome,
-    status: int | None,
-    held: int,
-    units: Count | None,
-    reported_credits: int | None,
-    was_sent: bool = True,
-) -> int:
-    """Credits that a call is charged in the end.
-
-    `reported_credits` is what the upstream itself asked for (Gateway-Credits); it outranks the price on any complete
-    response. A client that left pays what its call cost, or the hold where that could not be learned (`status` None),
-    and nothing if the upstream never had the whole request (`was_sent` False).
-    """
-    if outcome in _UNCHARGED:
-        return 0
-    if reported_credits is not None:
-        return reported_credits
-    if outcome is Outcome.CLIENT_ABORTED and not was_sent:
-        return 0
-    if status is None:
-        return held if outcome is Outcome.CLIENT_ABORTED else 0
-    if not is_charged_status(route, status):
-        return 0
-    if route.price.is_known_at_admission:
-        return held
-    return held if units is None else cost(route.price, units)
-
-
-_UNCHARGED = frozenset(
-    {
-        Outcome.UPSTREAM_UNREACHABLE,
-        Outcome.UPSTREAM_TIMEOUT,
-        Outcome.UPSTREAM_INVALID,
-        Outcome.ABANDONED,
-    }
-)
-
-
-def is_charged_status(route: Route, status: int) -> bool:
-    """Whether an upstream status counts as a delivered call: its class (`2xx`) or itself (`404`) in `charge_on`.
-
-    A switch of protocols does anyhow: it is passed on only where it was asked for.
-    """
-    return status in _charged_statuses(route.charge_on)
-
-
-@lru_cache(maxsize=1024)
-def _charged_statuses(charge_on: frozenset[str]) -> AbstractSet[int]:
-    listed = {status for status in range(100, 600) if f"{status // 100}xx" in charge_on or str(status) in charge_on}
-    return listed | {int(HTTPStatus.SWITCHING_PROTOCOLS)}

@@ -38,7 +38,7 @@ def test_every_refusal_has_a_status(code: Refusal) -> None:
             403,
             (
                 "key_disabled ip_not_allowed account_suspended permission_denied feature_not_in_plan forbidden"
-                " insufficient_scope"
+                " insufficient_scope model_not_offered"
             ),
         ),
         (404, "route_not_found not_found"),
@@ -47,6 +47,7 @@ def test_every_refusal_has_a_status(code: Refusal) -> None:
         (409, "conflict idempotency_in_progress idempotency_not_replayable payment_refused"),
         (413, "payload_too_large"),
         (414, "uri_too_long"),
+        (415, "unsupported_encoding"),
         (417, "expectation_failed"),
         (422, "batch_too_large validation_failed idempotency_key_reused"),
         (429, "rate_limited too_many_in_flight"),

@@ -9,7 +9,7 @@ from gateway.proxy.forward.upstream_response import NOT_REPORTED, Answer
 from gateway.proxy.metering.observers import File, FileObserver, UnitObserver, observe_units
 from gateway.proxy.settle.settlement import Settlement, Settler
 from policies.model import Outcome
-from policies.pricing import prices
+from policies.pricing.charges import Ending, charge, is_charged_status
 from policies.pricing.units import Count, CountSource, PriceUnit
 from policies.usage import records
 
@@ -62,7 +62,7 @@ class Call:
 
     def outcome_of(self, status: int) -> Outcome:
         """How a complete answer of the upstream counts."""
-        charged = prices.is_charged_status(self.ticket.ask.match.route, status)
+        charged = is_charged_status(self.ticket.ask.match.route, status)
         return Outcome.SUCCEEDED if charged else Outcome.UPSTREAM_ERROR
 
     async def settle(self, outcome: Outcome, status: int | None, *, error_code: str | None = None) -> int | None:
@@ -111,15 +111,9 @@ class Call:
         return self.reported.tokens if units is None else units
 
     def _charge(self, outcome: Outcome, status: int | None, *, units: Count | None) -> int:
-        return prices.charge(
-            self.ticket.ask.match.route,
-            outcome=outcome,
-            status=status,
-            held=self.ticket.held,
-            units=units,
-            reported_credits=self.reported.credits,
-            was_sent=self.was_sent,
-        )
+        route = self.ticket.ask.match.route
+        ending = Ending(outcome, status, self.reported.credits, self.was_sent)
+        return charge(route, route.price, ending, held=self.ticket.held, units=units).credits
 
     def _tail(self, outcome: Outcome, status: int | None, error_code: str | None, units: Count | None) -> str:
         file = _NO_FILE if self.files is None else self.files.file()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
@@ -15,11 +14,9 @@ from hypothesis import strategies as st
 from policies.model import Outcome, Refusal, Refused, Route
 from policies.pricing.price import Price
 from policies.pricing.prices import (
-    charge,
     check_batch,
     cost,
     hold,
-    is_charged_status,
     required,
     units_in_request,
     units_in_response,
@@ -157,64 +154,3 @@ def test_what_cannot_be_counted_is_refused_in_a_request_and_unknown_in_a_respons
     assert (refused.value.code, refused.value.extras) == (Refusal.INVALID_BODY, {"pointer": "/n"})
     assert type(found).__name__ in refused.value.detail
     assert units_in_response(price, {"n": found}) is None
-
-
-@pytest.mark.parametrize(
-    ("charge_on", "status", "is_charged"),
-    [
-        ((), 200, True),
-        ((), 204, True),
-        ((), 304, True),
-        ((), 199, False),
-        ((), 404, False),
-        ((), 500, False),
-        (("2xx",), 301, False),
-        (("2xx", "404"), 404, True),
-        (("2xx", "404"), 403, False),
-        (("4xx",), 200, False),
-    ],
-)
-def test_a_status_counts_by_its_class_or_itself(charge_on: tuple[str, ...], status: int, is_charged: bool) -> None:
-    assert is_charged_status(_route(Price(ONE), *charge_on), status) is is_charged
-
-
-HELD, UNITS, REPORTED = 9, 4, 33
-UNCHARGED = (O.UPSTREAM_UNREACHABLE, O.UPSTREAM_TIMEOUT, O.UPSTREAM_INVALID, O.ABANDONED)
-PRICES = {
-    "call": Price(ONE),
-    "item": Price(ONE, PriceUnit.ITEM, source=CountSource.REQUEST),
-    "token": Price(ONE, PriceUnit.TOKEN, hold=HELD),
-    "minute": Price(ONE, PriceUnit.MINUTE, hold=HELD),
-}
-
-
-def _expected(outcome: Outcome, unit: str, *, status: int | None, units: int | None, reported: int | None) -> int:
-    """The table of the contract, under "Accounting"."""
-    if outcome in UNCHARGED:
-        return 0
-    if reported is not None:
-        return reported
-    counted = HELD if unit in ("call", "item") or units is None else UNITS
-    if status == 200:
-        return counted
-    return HELD if outcome is O.CLIENT_ABORTED and status is None else 0
-
-
-@pytest.mark.parametrize("outcome", Outcome)
-@pytest.mark.parametrize("unit", PRICES)
-def test_what_a_call_is_charged(outcome: Outcome, unit: str) -> None:
-    route = _route(PRICES[unit])
-    for status, units, reported in itertools.product((None, 200, 404, 500), (None, UNITS), (None, 0, REPORTED)):
-        charged = charge(route, outcome=outcome, status=status, held=HELD, units=units, reported_credits=reported)
-        expected = _expected(outcome, unit, status=status, units=units, reported=reported)
-        assert charged == expected, (status, units, reported)
-
-
-@pytest.mark.parametrize("outcome", Outcome)
-def test_a_request_the_upstream_never_had_whole_costs_nothing(outcome: Outcome) -> None:
-    route = _route(Price(ONE))
-    assert not charge(route, outcome=outcome, status=None, held=HELD, units=None, reported_credits=None, was_sent=False)
-
-
-def test_a_switch_of_protocols_is_charged_whatever_statuses_are() -> None:
-    assert is_charged_status(_route(Price(ONE), "404"), 101)

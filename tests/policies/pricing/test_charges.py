@@ -1,0 +1,161 @@
+"""What a call is charged in the end depends on how it ended, and on what is known of its usage."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from policies.model import Outcome, Route
+from policies.pricing.charges import Ending, Metered, UsageSource, charge, charge_by_list, is_charged_status
+from policies.pricing.price import Price
+from policies.pricing.price_list import Flag, ModelPrice, PriceList
+from policies.pricing.units import CountSource, PriceUnit
+from policies.usage.counts import Usage, UsageClass
+
+ONE = Decimal(1)
+O = Outcome  # noqa: E741 - the tables below are read by column
+
+
+def _route(price: Price, *charge_on: str) -> Route:
+    route = Route("r", "/r", frozenset({"POST"}), "u", "analysis", price)
+    return replace(route, charge_on=frozenset(charge_on)) if charge_on else route
+
+
+@pytest.mark.parametrize(
+    ("charge_on", "status", "is_charged"),
+    [
+        ((), 200, True),
+        ((), 204, True),
+        ((), 304, True),
+        ((), 199, False),
+        ((), 404, False),
+        ((), 500, False),
+        (("2xx",), 301, False),
+        (("2xx", "404"), 404, True),
+        (("2xx", "404"), 403, False),
+        (("4xx",), 200, False),
+    ],
+)
+def test_charged_status_counts_by_its_class_or_itself(
+    charge_on: tuple[str, ...], status: int, is_charged: bool
+) -> None:
+    assert is_charged_status(_route(Price(ONE), *charge_on), status) is is_charged
+
+
+HELD, UNITS, REPORTED = 9, 4, 33
+UNCHARGED = (O.UPSTREAM_UNREACHABLE, O.UPSTREAM_TIMEOUT, O.UPSTREAM_INVALID, O.ABANDONED)
+PRICES = {
+    "call": Price(ONE),
+    "item": Price(ONE, PriceUnit.ITEM, source=CountSource.REQUEST),
+    "token": Price(ONE, PriceUnit.TOKEN, hold=HELD),
+    "minute": Price(ONE, PriceUnit.MINUTE, hold=HELD),
+}
+
+
+def _expected(outcome: Outcome, unit: str, *, status: int | None, units: int | None, reported: int | None) -> int:
+    """The table of the contract, under "Accounting"."""
+    if outcome in UNCHARGED:
+        return 0
+    if reported is not None:
+        return reported
+    counted = HELD if unit in ("call", "item") or units is None else UNITS
+    if status == 200:
+        return counted
+    return HELD if outcome is O.CLIENT_ABORTED and status is None else 0
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+@pytest.mark.parametrize("unit", PRICES)
+def test_charge_of_a_plain_price_is_that_of_the_table(outcome: Outcome, unit: str) -> None:
+    route = _route(PRICES[unit])
+    for status, units, reported in itertools.product((None, 200, 404, 500), (None, UNITS), (None, 0, REPORTED)):
+        ending = Ending(outcome, status, reported)
+        charged = charge(route, PRICES[unit], ending, held=HELD, units=units).credits
+        expected = _expected(outcome, unit, status=status, units=units, reported=reported)
+        assert charged == expected, (status, units, reported)
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_charge_is_nothing_for_a_request_that_the_upstream_never_had_whole(outcome: Outcome) -> None:
+    price = Price(ONE)
+    assert not charge(_route(price), price, Ending(outcome, None, was_sent=False), held=HELD, units=None).credits
+
+
+def test_charge_includes_a_switch_of_protocols_whatever_the_statuses() -> None:
+    assert is_charged_status(_route(Price(ONE), "404"), 101)
+
+
+def test_charge_follows_the_response_where_the_last_byte_of_the_upload_is_held_back() -> None:
+    price = Price(ONE)
+    assert charge(_route(price), price, Ending(O.CLIENT_ABORTED, 200, was_sent=False), held=9, units=None).credits == 9
+
+
+def test_charge_above_the_maximum_is_cut_and_flagged() -> None:
+    price = Price(ONE, PriceUnit.TOKEN, source=CountSource.RESPONSE, pointers=("/n",), maximum=100)
+    for units, flags in ((100, ()), (101, (Flag.MAXIMUM_REACHED,)), (10**12 - 1, (Flag.MAXIMUM_REACHED,))):
+        found = charge(_route(price), price, Ending(O.SUCCEEDED, 200), held=9, units=units)
+        assert (found.credits, found.flags) == (min(units, 100), flags)
+
+
+def test_charge_says_that_usage_is_missing_only_where_the_price_asks_for_it() -> None:
+    tokens = Price(ONE, PriceUnit.TOKEN, source=CountSource.RESPONSE, pointers=("/n",), hold=9)
+    sources = {
+        tokens: UsageSource.MISSING,
+        Price(ONE): UsageSource.NONE,
+        Price(ONE, PriceUnit.MINUTE): UsageSource.NONE,
+    }
+    for price, source in sources.items():
+        assert charge(_route(price), price, Ending(O.SUCCEEDED, 200), held=9, units=None).source is source
+    assert charge(_route(tokens), tokens, Ending(O.SUCCEEDED, 200), held=9, units=5).source is UsageSource.REPORTED
+
+
+@pytest.mark.parametrize("outcome", [O.UPSTREAM_INVALID, O.UPSTREAM_TIMEOUT, O.ABANDONED])
+def test_charge_of_a_broken_call_is_what_was_reported_where_the_route_says_so(outcome: Outcome) -> None:
+    price = Price(ONE, PriceUnit.TOKEN, source=CountSource.RESPONSE, pointers=("/n",), hold=9)
+    route = replace(_route(price), charge_broken=True)
+    expected = 0 if outcome is O.ABANDONED else 5
+    assert charge(route, price, Ending(outcome, 200), held=9, units=5).credits == expected
+    assert charge(route, price, Ending(outcome, 200), held=9, units=None).credits == 0
+    assert charge_by_list(replace(ROUTE, charge_broken=True), LIST, MODEL, Ending(outcome, 200), FULL).credits == (
+        0 if outcome is O.ABANDONED else 130
+    )
+
+
+ROUTE = _route(Price(ONE))
+MODEL = ModelPrice({UsageClass.INPUT: ONE, UsageClass.OUTPUT: Decimal(3)})
+LIST = PriceList("l", "openai", {"m": MODEL})
+FULL = Metered(Usage({UsageClass.INPUT: 100, UsageClass.OUTPUT: 10}), request_bytes=4000, text_bytes=400)
+INPUT_ONLY = Metered(Usage({UsageClass.INPUT: 100}), request_bytes=4000, text_bytes=400)
+NOTHING = Metered(None, request_bytes=4000, text_bytes=400)
+R, E, M = UsageSource.REPORTED, UsageSource.ESTIMATED, UsageSource.MISSING
+
+
+@pytest.mark.parametrize(
+    ("ending", "metered", "credits", "source"),
+    [
+        (Ending(O.SUCCEEDED, 200), FULL, 130, R),
+        (Ending(O.SUCCEEDED, 200), INPUT_ONLY, 400, E),
+        (Ending(O.SUCCEEDED, 200), NOTHING, 1300, E),
+        (Ending(O.SUCCEEDED, 200, reported_credits=0), NOTHING, 0, M),
+        (Ending(O.SUCCEEDED, 200, reported_credits=7), FULL, 7, R),
+        (Ending(O.UPSTREAM_ERROR, 500), NOTHING, 0, M),
+        (Ending(O.UPSTREAM_ERROR, 200, is_error=True), NOTHING, 0, M),
+        (Ending(O.UPSTREAM_ERROR, 200, is_error=True), FULL, 130, R),
+        (Ending(O.CLIENT_ABORTED, 200), FULL, 130, R),
+        (Ending(O.CLIENT_ABORTED, 200), INPUT_ONLY, 400, E),
+        (Ending(O.CLIENT_ABORTED, 200), NOTHING, 1300, E),
+        (Ending(O.CLIENT_ABORTED, 200, was_sent=False), FULL, 130, R),
+        (Ending(O.CLIENT_ABORTED, None), NOTHING, 1300, E),
+        (Ending(O.CLIENT_ABORTED, None, was_sent=False), NOTHING, 0, M),
+        (Ending(O.UPSTREAM_INVALID, 200), FULL, 0, R),
+        (Ending(O.ABANDONED, None), NOTHING, 0, M),
+    ],
+)
+def test_charge_by_list_is_what_was_reported_else_an_estimate(
+    ending: Ending, metered: Metered, credits: int, source: UsageSource
+) -> None:
+    found = charge_by_list(ROUTE, LIST, MODEL, ending, metered)
+    assert (found.credits, found.source) == (credits, source)

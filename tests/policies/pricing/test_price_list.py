@@ -1,0 +1,157 @@
+"""Prices by model and class: what a call costs by its counts, and what is held for it before."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.model import Plan, Refusal, Refused
+from policies.pricing.price_list import (
+    DEFAULT_MAX_OUTPUT,
+    Flag,
+    ModelPrice,
+    PriceList,
+    completed,
+    cost,
+    estimated_hold,
+)
+from policies.pricing.units import PriceUnit
+from policies.usage.counts import PARENTS, Usage, UsageClass
+
+C = UsageClass
+TERRA = ModelPrice(
+    {C.INPUT: Decimal(2600000), C.CACHED_INPUT: Decimal(260000), C.OUTPUT: Decimal(15600000)},
+    above=((272000, {C.INPUT: Decimal(5200000), C.CACHED_INPUT: Decimal(520000), C.OUTPUT: Decimal(23400000)}),),
+    feature="frontier",
+    max_output=128000,
+)
+LUNA = ModelPrice({C.INPUT: Decimal(260000), C.OUTPUT: Decimal(1560000)})
+LIST = PriceList("openai", "openai", {"gpt-terra": TERRA, "gpt-luna*": LUNA, "gpt*": TERRA}, unit_size=10**6, minimum=1)
+PLAN = Plan("pro", "Pro", 1, {})
+
+
+def _usage(**counts: int) -> Usage:
+    return Usage({C(name): count for name, count in counts.items()})
+
+
+@pytest.mark.parametrize(
+    ("price", "usage", "credits"),
+    [
+        (TERRA, _usage(input=1000, output=100), 2600 + 1560),
+        (TERRA, _usage(input=10_000, cached_input=9_000, output=100), 2600 + 2340 + 1560),
+        (TERRA, _usage(input=1000, output=100, reasoning=80), 2600 + 1560),  # priced as its parent
+        (TERRA, _usage(input=272_000, output=0), 707_200),
+        (TERRA, _usage(input=272_001, output=1), 1_414_406 + 23),  # 1,414,405.2 + 23.4
+        (LUNA, _usage(input=150_000, output=20), 39_000 + 32),
+        (LUNA, _usage(), 1),
+    ],
+)
+def test_cost_prices_each_class_at_its_own_rate(price: ModelPrice, usage: Usage, credits: int) -> None:
+    assert cost(LIST, price, usage).credits == credits
+
+
+def test_cost_cuts_a_child_to_its_parent_and_flags_it() -> None:
+    found = cost(LIST, TERRA, _usage(input=100, cached_input=5000, output=0))
+    assert (found.credits, found.flags) == (26, (Flag.CHILD_ABOVE_PARENT,))
+
+
+def test_cost_above_the_maximum_is_cut_and_flagged() -> None:
+    capped = PriceList("l", "openai", {"m": LUNA}, maximum=50)
+    found = cost(capped, LUNA, _usage(input=10**12 - 1))
+    assert (found.credits, found.flags) == (50, (Flag.MAXIMUM_REACHED,))
+
+
+RATES = st.dictionaries(st.sampled_from(C), st.decimals(0, 100, places=3), min_size=1)
+COUNTS = st.dictionaries(st.sampled_from(C), st.integers(0, 10**6))
+
+
+@given(rates=RATES, counts=COUNTS, size=st.sampled_from([1, 1000, 10**6]))
+def test_cost_of_consistent_counts_is_the_sum_over_single_tokens(
+    rates: dict[UsageClass, Decimal], counts: dict[UsageClass, int], size: int
+) -> None:
+    own = dict(counts)
+    inclusive: dict[UsageClass, int] = {}
+    for kind in reversed(list(C)):  # children stand behind their parents
+        inclusive[kind] = own.get(kind, 0) + sum(inclusive[child] for child in inclusive if PARENTS[child] is kind)
+    found = cost(PriceList("l", "openai", {}, unit_size=size), ModelPrice(rates), Usage(inclusive))
+    exact = sum((Fraction(_rate(rates, kind)) * count for kind, count in own.items()), Fraction(0)) / size
+    assert not found.flags
+    assert found.credits == -(-exact // 1)
+
+
+def _rate(rates: dict[UsageClass, Decimal], kind: UsageClass | None) -> Decimal:
+    return Decimal(0) if kind is None else rates[kind] if kind in rates else _rate(rates, PARENTS[kind])
+
+
+@given(rates=RATES, counts=COUNTS)
+def test_cost_of_any_counts_never_passes_the_dearest_rate(
+    rates: dict[UsageClass, Decimal], counts: dict[UsageClass, int]
+) -> None:
+    found = cost(PriceList("l", "openai", {}), ModelPrice(rates), Usage(counts))
+    tokens = counts.get(C.INPUT, 0) + counts.get(C.OUTPUT, 0)
+    assert sum(int(line.count) for line in found.lines) == tokens
+    assert found.credits <= -(-Fraction(max(rates.values())) * tokens // 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "price"), [("gpt-terra", TERRA), ("gpt-luna-2026", LUNA), ("gpt-luna", LUNA), ("gpt-other", TERRA)]
+)
+def test_model_is_found_by_its_name_else_by_the_longest_pattern(model: str, price: ModelPrice) -> None:
+    assert LIST.price_of(model) is price
+
+
+@pytest.mark.parametrize("model", ["claude", "GPT-terra", "", None])
+def test_model_that_is_not_listed_is_refused_or_priced_as_unknown(model: str | None) -> None:
+    with pytest.raises(Refused) as refused:
+        LIST.price_of(model)
+    assert refused.value.code is Refusal.MODEL_NOT_OFFERED
+    assert refused.value.extras == {"model": model, "models": ["gpt*", "gpt-luna*", "gpt-terra"]}
+    assert PriceList("l", "openai", {}, unknown_model=LUNA).price_of(model) is LUNA
+
+
+@pytest.mark.parametrize(
+    ("features", "asked", "output"),
+    [({}, None, 128_000), ({"max_output_tokens": 500}, None, 500), ({"max_output_tokens": 500}, 7, 7), ({}, 0, 0)],
+)
+def test_hold_estimates_input_by_bytes_and_output_by_what_the_request_allows(
+    features: dict[str, Any], asked: int | None, output: int
+) -> None:
+    plan = Plan("pro", "Pro", 1, features)
+    held = estimated_hold(LIST, TERRA, plan, body_bytes=3001, max_output=asked)
+    assert held == -(-(1001 * 2_600_000 + output * 15_600_000) // 10**6)
+
+
+def test_hold_without_any_limit_of_output_takes_the_default() -> None:
+    assert estimated_hold(LIST, LUNA, PLAN, body_bytes=0, max_output=None) == -(-DEFAULT_MAX_OUTPUT * 156 // 100)
+
+
+def test_hold_is_within_minimum_and_maximum_and_the_lists_own_number_wins() -> None:
+    assert estimated_hold(LIST, LUNA, PLAN, body_bytes=0, max_output=0) == 1
+    capped = PriceList("l", "openai", {}, maximum=10)
+    assert estimated_hold(capped, LUNA, PLAN, body_bytes=10**6, max_output=10**6) == 10
+    assert estimated_hold(PriceList("l", "openai", {}, hold=5), LUNA, PLAN, body_bytes=10**6, max_output=None) == 5
+
+
+def test_hold_estimates_at_the_dearest_input_class_and_past_a_mark_at_its_rates() -> None:
+    audio = ModelPrice({C.INPUT: Decimal(1), C.INPUT_AUDIO: Decimal(8), C.OUTPUT: Decimal(0)})
+    assert estimated_hold(PriceList("l", "openai", {}), audio, PLAN, body_bytes=30, max_output=0) == 80
+    long = estimated_hold(LIST, TERRA, PLAN, body_bytes=3 * 272_001, max_output=0)
+    assert long == -(-272_001 * 52 // 10)
+
+
+def test_hold_of_a_price_per_call_is_the_price() -> None:
+    tools = PriceList("tools", "mcp", {}, unit=PriceUnit.CALL)
+    price = ModelPrice({C.INPUT: Decimal(200)})
+    assert estimated_hold(tools, price, PLAN, body_bytes=9, max_output=None) == 200
+    assert cost(tools, price, Usage()).credits == 200
+
+
+def test_usage_that_was_not_reported_is_estimated_by_a_quarter_of_the_bytes() -> None:
+    assert completed(None, request_bytes=401, text_bytes=40) == (_usage(input=101, output=10), True)
+    assert completed(_usage(input=7), request_bytes=401, text_bytes=40) == (_usage(input=7, output=10), True)
+    assert completed(_usage(input=0, output=0), request_bytes=401, text_bytes=40) == (_usage(input=0, output=0), False)
