@@ -58,9 +58,9 @@ JOURNAL_ENTRIES = Gauge(
 )
 JOURNAL_LAG = Gauge("gateway_journal_lag_seconds", "Age of the oldest of them.", multiprocess_mode="mostrecent")
 USAGE_ROWS = Counter("gateway_usage_rows_written", "Rows written to usage_tracking.")
-PARKED = Gauge(
+QUARANTINED = Gauge(
     "gateway_worker_parked",
-    "Accounts set aside because work on them failed; the log says why.",
+    "Items that a worker has quarantined because it failed on them; the log gives the error.",
     ["worker"],
     multiprocess_mode="livesum",
 )

@@ -21,7 +21,7 @@ from gateway.api import error_responses
 from gateway.api.error_responses import ErrorResponse
 from gateway.api.key_factory import DeterministicSecrets
 from gateway.ledger.db import idempotency
-from gateway.ledger.db.idempotency import RUNNING, Claim, Kept, Running
+from gateway.ledger.db.idempotency import RUNNING, Claim, Running, StoredResponse
 from gateway.ledger.db.session import Database, DatabaseUnavailable
 from policies.idempotency import MAX_KEY_CHARACTERS, parse_key
 
@@ -99,10 +99,12 @@ class IdempotencyMiddleware:
             detail = "A request with this Idempotency-Key is still running, or broke off."
             refusal = ErrorResponse("idempotency_in_progress", detail, {"retry_after": 1})
             await error_responses.send(refusal, request.scope, send)
-        elif isinstance(earlier, Kept):
+        elif isinstance(earlier, StoredResponse):
             await self._replay(earlier, request, send)
 
-    async def _run_in_transaction(self, request: _KeyedRequest, response: _BufferedResponse) -> Kept | Running | None:
+    async def _run_in_transaction(
+        self, request: _KeyedRequest, response: _BufferedResponse
+    ) -> StoredResponse | Running | None:
         """The earlier response of the key, or None once the request ran."""
         async with self._database.transaction() as connection:
             earlier = await idempotency.claim(connection, request.claim)
@@ -117,7 +119,9 @@ class IdempotencyMiddleware:
             await self._publish()
         return None
 
-    async def _run_detached(self, request: _KeyedRequest, response: _BufferedResponse) -> Kept | Running | None:
+    async def _run_detached(
+        self, request: _KeyedRequest, response: _BufferedResponse
+    ) -> StoredResponse | Running | None:
         async with self._database.transaction() as connection:
             earlier = await idempotency.claim(connection, request.claim)
         if earlier is not None:
@@ -138,7 +142,7 @@ class IdempotencyMiddleware:
         await self._app(request.scope, _receive_of(request.body), response.collect)
         return secrets
 
-    async def _replay(self, stored: Kept, request: _KeyedRequest, send: Send) -> None:
+    async def _replay(self, stored: StoredResponse, request: _KeyedRequest, send: Send) -> None:
         if not hmac.compare_digest(stored.fingerprint, request.claim.fingerprint):
             detail = "This Idempotency-Key was sent with another request; give each request a key of its own."
             await error_responses.send(ErrorResponse("idempotency_key_reused", detail), request.scope, send)
@@ -204,7 +208,7 @@ def _claim(scope: Scope, body: bytes, key: bytes) -> Claim:
 async def _store(
     connection: AsyncConnection, request: _KeyedRequest, response: _BufferedResponse, *, secrets: DeterministicSecrets
 ) -> None:
-    await idempotency.keep(
+    await idempotency.store_response(
         connection,
         request.claim,
         status_code=response.status,

@@ -1,4 +1,4 @@
-"""What is written to a user, by the kind of notice; a kind without words of its own is told by its name and facts."""
+"""E-mail templates by kind of notification; a kind without a template is rendered as its name and payload."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from policies.access.tokens import Purpose, one_time
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class Email:
     subject: str
     text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stationery:
-    """What letters need beyond the notice: the secret that makes tokens, and where to take them.
+class TemplateContext:
+    """What templates need beyond the payload: the secret that derives tokens, and the pages that accept them.
 
-    A link holds `{token}`; None where there is no page for it, and then the letter says which request to make.
+    A link contains `{token}`. Without a link the e-mail names the API request that accepts the token.
     """
 
     secret: str = field(repr=False)
@@ -28,29 +28,29 @@ class Stationery:
     reset_link: str | None = None
 
 
-def _letter(subject: str, *paragraphs: str) -> Letter:
-    return Letter(subject, "\n\n".join(paragraphs))
+def _email(subject: str, *paragraphs: str) -> Email:
+    return Email(subject, "\n\n".join(paragraphs))
 
 
-_LETTERS: Mapping[str, Letter] = {
-    "account.verify_email": _letter(
+_TEMPLATES: Mapping[str, Email] = {
+    "account.verify_email": _email(
         "Verify your e-mail address",
         "Please confirm that this address is yours:",
         "{action}",
         "If you opened no account, ignore this message.",
     ),
-    "account.reset_password": _letter(
+    "account.reset_password": _email(
         "Set a new password",
         "Somebody, presumably you, asked for a new password for your account:",
         "{action}",
         "If it was not you, ignore this message; your password stays as it is.",
     ),
-    "account.password_changed": _letter(
+    "account.password_changed": _email(
         "Your password was changed",
         "The password of your account was changed just now, and other sessions were ended.",
         "If it was not you, ask for a new password at once and revoke your API keys.",
     ),
-    "account.token_reused": _letter(
+    "account.token_reused": _email(
         "A session was ended",
         "A refresh token of your account was used twice, which happens when one is stolen. The session was ended.",
         "Log in again. If you did not copy the token yourself, change your password and revoke your API keys.",
@@ -62,27 +62,27 @@ _ONE_TIME = {
 }
 
 
-def compose(kind: str, payload: Mapping[str, Any], *, name: str | None, stationery: Stationery) -> Letter:
-    """The letter for a notice."""
-    letter = _LETTERS.get(kind) or _plain(kind, payload)
-    text = letter.text
+def render(kind: str, payload: Mapping[str, Any], *, name: str | None, context: TemplateContext) -> Email:
+    """The e-mail for a notification."""
+    email = _TEMPLATES.get(kind) or _plain(kind, payload)
+    text = email.text
     if kind in _ONE_TIME:
-        text = text.replace("{action}", _action(kind, payload, stationery))
+        text = text.replace("{action}", _action(kind, payload, context))
     greeting = f"Hello {name}," if name else "Hello,"
-    return Letter(letter.subject, f"{greeting}\n\n{text}\n")
+    return Email(email.subject, f"{greeting}\n\n{text}\n")
 
 
-def _action(kind: str, payload: Mapping[str, Any], stationery: Stationery) -> str:
+def _action(kind: str, payload: Mapping[str, Any], context: TemplateContext) -> str:
     purpose, link_name, request = _ONE_TIME[kind]
-    token = one_time(stationery.secret, purpose, UUID(payload["token_id"]))
-    link: str | None = getattr(stationery, link_name)
+    token = one_time(context.secret, purpose, UUID(payload["token_id"]))
+    link: str | None = getattr(context, link_name)
     action = f"{request} with the token\n{token}" if link is None else link.replace("{token}", token)
     return f"{action}\n\nThis is good once, until {payload['expires_at'][:16].replace('T', ' ')} UTC."
 
 
-def _plain(kind: str, payload: Mapping[str, Any]) -> Letter:
+def _plain(kind: str, payload: Mapping[str, Any]) -> Email:
     """`credits.threshold` with {percent: 80} reads: Credits: threshold / percent: 80."""
     about, _, what = kind.partition(".")
     title = f"{about.capitalize()}: {what.replace('_', ' ').replace('.', ' ')}" if what else about.capitalize()
     facts = "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in payload.items())
-    return Letter(title, facts or title)
+    return Email(title, facts or title)

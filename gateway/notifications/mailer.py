@@ -1,4 +1,4 @@
-"""Mail to users: by SMTP, or, while nobody has set that up, into the log."""
+"""Sends e-mail by SMTP, or writes it to the log while no server is configured."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from urllib.parse import unquote, urlsplit
 import aiosmtplib
 import structlog
 
-from gateway.notifications.email_templates import Letter
-from gateway.notifications.errors import Undelivered
+from gateway.notifications import DeliveryFailed
+from gateway.notifications.email_templates import Email
 
 TIMEOUT_SECONDS = 15.0
 _PORTS = {"smtp": 587, "smtps": 465}
-# RFC 5321 section 4.2.1: what the server refuses for good begins with 5.
+# RFC 5321 section 4.2.1: permanent negative replies begin with 5.
 _FINAL = range(500, 600)
 _log = structlog.get_logger()
 
 
 class Mailer(Protocol):
-    """Delivers letters. `message_id` is the same at every attempt, so that receivers may drop a repetition."""
+    """Sends e-mails. `message_id` is the same at every attempt, so that receivers can drop duplicates."""
 
-    async def send(self, to: str, letter: Letter, *, message_id: str) -> None:
-        """Raises Undelivered."""
+    async def send(self, to: str, email: Email, *, message_id: str) -> None:
+        """Raises DeliveryFailed."""
 
 
 class SmtpMailer:
-    """By the server of the URL: `smtp://` with STARTTLS where it is offered, `smtps://` with TLS from the start.
+    """`smtp://` uses STARTTLS where the server offers it, `smtps://` uses TLS from the start.
 
-    Where the URL holds a password it is never sent without TLS.
+    A password in the URL is never sent without TLS.
     """
 
     def __init__(self, url: str, *, sender: str) -> None:
@@ -41,10 +41,10 @@ class SmtpMailer:
         self._password = unquote(parts.password) if parts.password else None
         self._sender = sender
 
-    async def send(self, to: str, letter: Letter, *, message_id: str) -> None:
+    async def send(self, to: str, email: Email, *, message_id: str) -> None:
         try:
             await aiosmtplib.send(
-                _message(to, letter, sender=self._sender, message_id=message_id),
+                _message(to, email, sender=self._sender, message_id=message_id),
                 hostname=self._host,
                 port=self._port,
                 username=self._user,
@@ -54,32 +54,32 @@ class SmtpMailer:
                 timeout=TIMEOUT_SECONDS,
             )
         except aiosmtplib.SMTPRecipientsRefused as error:
-            raise _undelivered(error.recipients[0]) from error
+            raise _delivery_failed(error.recipients[0]) from error
         except aiosmtplib.SMTPResponseException as error:
-            raise _undelivered(error) from error
+            raise _delivery_failed(error) from error
         except (aiosmtplib.SMTPException, OSError) as error:
-            raise Undelivered(str(error) or type(error).__name__) from error
+            raise DeliveryFailed(str(error) or type(error).__name__) from error
 
 
 class LogMailer:
-    """For development: whoever reads the log gets the mail, tokens included."""
+    """For development: the log contains the e-mails, tokens included."""
 
-    async def send(self, to: str, letter: Letter, *, message_id: str) -> None:
-        _log.info("mail", to=to, subject=letter.subject, text=letter.text, message_id=message_id)
+    async def send(self, to: str, email: Email, *, message_id: str) -> None:
+        _log.info("email_logged", to=to, subject=email.subject, text=email.text, message_id=message_id)
 
 
-def _message(to: str, letter: Letter, *, sender: str, message_id: str) -> EmailMessage:
+def _message(to: str, email: Email, *, sender: str, message_id: str) -> EmailMessage:
     message = EmailMessage()
     message["From"] = sender
     message["To"] = to
-    message["Subject"] = letter.subject
+    message["Subject"] = email.subject
     message["Message-ID"] = f"<{message_id}@{sender.rpartition('@')[2].rstrip('>') or 'localhost'}>"
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834 section 5: no out-of-office answers, please
-    message.set_content(letter.text)
+    message.set_content(email.text)
     return message
 
 
-def _undelivered(answer: aiosmtplib.SMTPResponseException) -> Undelivered:
-    # A refused login is the operator's to put right, and the mail then goes out.
-    is_final = answer.code in _FINAL and not isinstance(answer, aiosmtplib.SMTPAuthenticationError)
-    return Undelivered(f"{answer.code} {answer.message}", is_final=is_final)
+def _delivery_failed(response: aiosmtplib.SMTPResponseException) -> DeliveryFailed:
+    # A refused login is temporary: the operator can correct the password.
+    is_final = response.code in _FINAL and not isinstance(response, aiosmtplib.SMTPAuthenticationError)
+    return DeliveryFailed(f"{response.code} {response.message}", is_final=is_final)

@@ -1,4 +1,4 @@
-"""Tells the operator's system by POST, signed as Standard Webhooks has it, under one id at every attempt.
+"""Sends notifications to the operator's system by POST, signed as Standard Webhooks says, one id for all attempts.
 
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from gateway.clock import now
-from gateway.notifications.errors import Undelivered
+from gateway.notifications import DeliveryFailed
 
 TIMEOUT_SECONDS = 15.0
 _PREFIX = "whsec_"
@@ -24,15 +24,15 @@ _GONE = 410  # the endpoint wants no more of them
 
 
 class Webhook:
-    """One endpoint. Signs with every secret, so that one can be replaced while the other still verifies."""
+    """One endpoint. Signs with every secret, so that the operator can replace one while the other still verifies."""
 
     def __init__(self, url: str, secrets: Sequence[str], http: httpx.AsyncClient) -> None:
         self._url = url
         self._keys = [key_of(secret) for secret in secrets]
         self._http = http
 
-    async def send(self, notice_id: str, kind: str, *, created_at: datetime, data: Mapping[str, Any]) -> None:
-        """Raises Undelivered unless the answer is 2xx."""
+    async def send(self, notification_id: str, kind: str, *, created_at: datetime, data: Mapping[str, Any]) -> None:
+        """Raises DeliveryFailed unless the response is 2xx."""
         body = json.dumps(
             {"type": kind, "timestamp": created_at.isoformat(), "data": data}, ensure_ascii=False
         ).encode()
@@ -40,26 +40,28 @@ class Webhook:
         headers = {
             "content-type": "application/json",
             "user-agent": "metering-gateway",
-            "webhook-id": notice_id,
+            "webhook-id": notification_id,
             "webhook-timestamp": timestamp,
-            "webhook-signature": " ".join(sign(key, notice_id, timestamp=timestamp, body=body) for key in self._keys),
+            "webhook-signature": " ".join(
+                sign(key, notification_id, timestamp=timestamp, body=body) for key in self._keys
+            ),
         }
         try:
-            answer = await self._http.post(self._url, content=body, headers=headers, timeout=TIMEOUT_SECONDS)
+            response = await self._http.post(self._url, content=body, headers=headers, timeout=TIMEOUT_SECONDS)
         except httpx.HTTPError as error:
-            raise Undelivered(str(error) or type(error).__name__) from error
-        if not answer.is_success:
-            raise Undelivered(f"answered {answer.status_code}", is_final=answer.status_code == _GONE)
+            raise DeliveryFailed(str(error) or type(error).__name__) from error
+        if not response.is_success:
+            raise DeliveryFailed(f"answered {response.status_code}", is_final=response.status_code == _GONE)
 
 
-def sign(key: bytes, notice_id: str, *, timestamp: str, body: bytes) -> str:
+def sign(key: bytes, notification_id: str, *, timestamp: str, body: bytes) -> str:
     """One signature: `v1,` and the HMAC-SHA-256 of id, time and body in base64."""
-    signed = b"%s.%s.%s" % (notice_id.encode(), timestamp.encode(), body)
+    signed = b"%s.%s.%s" % (notification_id.encode(), timestamp.encode(), body)
     return "v1," + base64.b64encode(hmac.digest(key, signed, "sha256")).decode()
 
 
 def key_of(secret: str) -> bytes:
-    """The bytes behind `whsec_` and base64; any other secret is taken as it is written."""
+    """The bytes behind `whsec_` and base64; another secret gives its own bytes."""
     if secret.startswith(_PREFIX):
         try:
             return base64.b64decode(secret.removeprefix(_PREFIX) + "==")

@@ -15,12 +15,12 @@ from gateway.meter.holds import Holds
 from gateway.meter.journal import Journal
 from gateway.meter.meter import Meter
 from gateway.metrics import MetricsFlusher
-from gateway.runtime.notifications import notice_workers
+from gateway.runtime.notifications import notification_workers
 from gateway.runtime.payments import payment_workers, providers_of
 from gateway.runtime.store_connections import BACKGROUND_TIMEOUT_SECONDS, open_stores
-from gateway.workers.billing.credit_expiry import CreditKeeper
-from gateway.workers.billing.renewals import SubscriptionMover
-from gateway.workers.idempotency import IdempotencyCleaner
+from gateway.workers.billing.credit_expiry import CreditExpiryWorker
+from gateway.workers.billing.renewals import RenewalWorker
+from gateway.workers.cleanup import IdempotencyCleaner
 from gateway.workers.outbox import OutboxPublisher
 from gateway.workers.runner import Runner, Worker
 from gateway.workers.usage.hold_sweeper import HoldSweeper
@@ -41,14 +41,14 @@ async def background(config: Config) -> AsyncIterator[None]:
         partitions = config.redis.partitions
         meter = Meter(link, partitions=partitions, owner="worker")
         journal = Journal(link, partitions)
-        tellers = await stack.enter_async_context(notice_workers(config, database))
+        tellers = await stack.enter_async_context(notification_workers(config, database))
         workers: tuple[Worker, ...] = (
             GatheringWriter(UsageWriter(database, journal)),
             HoldSweeper(meter, Holds(link, partitions)),
             OutboxPublisher(database, meter),
             PartitionKeeper(database),
-            SubscriptionMover(database, journal, grace=timedelta(seconds=config.billing.past_due_grace_seconds)),
-            CreditKeeper(database, journal),
+            RenewalWorker(database, journal, grace=timedelta(seconds=config.billing.past_due_grace_seconds)),
+            CreditExpiryWorker(database, journal),
             IdempotencyCleaner(database),
             MetricsFlusher(),
             NightlyReconciliation(Reconciler(database, Audit(link, meter))),

@@ -66,13 +66,13 @@ def payment_workers(config: Config, database: Database, providers: dict[str, Pro
     """None where no provider is configured."""
     if not providers:
         return ()
-    from gateway.workers.billing.provider_cancellation import Leaver
-    from gateway.workers.billing.provider_poller import BillingPoller
+    from gateway.workers.billing.provider_cancellation import ProviderCancellationWorker
+    from gateway.workers.billing.provider_poller import ProviderPoller
     from gateway.workers.billing.webhook_processor import WebhookProcessor
 
     interval = timedelta(seconds=config.billing.poll_interval_seconds)
-    pollers = (BillingPoller(database, provider, interval=interval) for provider in providers.values())
-    leavers = (Leaver(database, provider) for provider in providers.values())
+    pollers = (ProviderPoller(database, provider, interval=interval) for provider in providers.values())
+    leavers = (ProviderCancellationWorker(database, provider) for provider in providers.values())
     return (WebhookProcessor(database, providers), *pollers, *leavers, *_usage_reporter(config, database, providers))
 
 
@@ -81,9 +81,9 @@ def _usage_reporter(config: Config, database: Database, providers: dict[str, Pro
     if "stripe" not in providers:
         return ()
     from gateway.payments.stripe.adapter import Stripe
-    from gateway.workers.billing.usage_reports import UsageReporter
+    from gateway.workers.billing.usage_reports import UsageReportSender
 
     stripe = providers["stripe"]
     assert isinstance(stripe, Stripe)  # noqa: S101 - for the type checker: made above
     event_name = config.billing.stripe.meter_event_name
-    return (UsageReporter(database, stripe, provider_name="stripe", event_name=event_name),)
+    return (UsageReportSender(database, stripe, provider_name="stripe", event_name=event_name),)

@@ -1,16 +1,24 @@
-"""Forgets what is over: sessions, tokens and throttles, old notices, and what calls say of people who were erased."""
+"""Deletes expired sessions, tokens, throttles, notifications and idempotent responses, in bounded batches.
+
+A batch holds its locks only briefly. Both workers return how many rows they deleted or emptied.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from gateway import clock
 from gateway.ledger.accounts import erasure, login_sessions, one_time_tokens, throttles
-from gateway.ledger.db import notifications
+from gateway.ledger.db import idempotency, notifications
 from gateway.ledger.db.session import Database
 
-BATCH = 1000
+BATCH_ROWS = 1000
+RESPONSE_LIFETIME = timedelta(hours=24)
 
 
-class Tidier:
-    """Some at a time, so that nobody waits for its locks."""
+class CleanupWorker:
+    """Deletes what accounts no longer need, and empties the usage records of deleted users of personal data."""
 
     idle_seconds = 600.0
 
@@ -18,10 +26,23 @@ class Tidier:
         self._database = database
 
     async def run_once(self) -> int:
-        """Gives how much was forgotten."""
         async with self._database.transaction() as connection:
-            forgotten = await login_sessions.tidy(connection, limit=BATCH)
-            forgotten += await one_time_tokens.tidy(connection)
-            forgotten += await throttles.tidy(connection, limit=BATCH)
-            forgotten += await erasure.clean(connection, limit=BATCH)
-            return forgotten + await notifications.tidy(connection, limit=BATCH)
+            deleted = await login_sessions.delete_expired(connection, limit=BATCH_ROWS)
+            deleted += await one_time_tokens.delete_expired(connection)
+            deleted += await throttles.delete_expired(connection, limit=BATCH_ROWS)
+            deleted += await erasure.erase_usage_details(connection, limit=BATCH_ROWS)
+            return deleted + await notifications.delete_expired(connection, limit=BATCH_ROWS)
+
+
+class IdempotencyCleaner:
+    """Deletes the stored responses of the admin API a day after they were given."""
+
+    idle_seconds = 600.0
+
+    def __init__(self, database: Database, *, now: Callable[[], datetime] = clock.now) -> None:
+        self._database = database
+        self._now = now
+
+    async def run_once(self) -> int:
+        async with self._database.transaction() as connection:
+            return await idempotency.delete_expired(connection, self._now() - RESPONSE_LIFETIME, limit=BATCH_ROWS)

@@ -1,7 +1,7 @@
-"""Delivers notices: claims some for a while, tells each by its channel, marks how it went.
+"""Delivers notifications: leases due deliveries, sends each by its channel, and marks the outcome.
 
-At least once: who dies between telling and marking leaves it to be told again, under the same id. A channel that nobody
-has set up drops its notices, so that nothing old is told on the day when somebody does.
+Delivery is at least once: a worker that dies between sending and marking leaves the delivery to the next one, which
+sends it under the same id. Without a configured channel its deliveries are dropped, so none is sent late.
 """
 
 from __future__ import annotations
@@ -14,67 +14,73 @@ import structlog
 from gateway.ledger.db import notifications
 from gateway.ledger.db.notifications import MAIL, Delivery
 from gateway.ledger.db.session import Database
-from gateway.notifications.email_templates import Stationery, compose
-from gateway.notifications.errors import Undelivered
+from gateway.notifications import DeliveryFailed
+from gateway.notifications.email_templates import TemplateContext, render
 from gateway.notifications.mailer import Mailer
 from gateway.notifications.webhook import Webhook
-from policies.delivery_retries import delay_seconds
 
 BATCH = 20
 DELIVERY_SECONDS = 60.0
-# Longer than any delivery may take: what is claimed and not marked by then was left by somebody who died.
+# Longer than any delivery may take: a delivery that is not marked by then belonged to a worker that died.
 LEASE_SECONDS = 120.0
-_NOBODY = "@deleted.invalid"
+_DELETED_USER = "@deleted.invalid"
+
+# Seconds after each attempt: the schedule that Standard Webhooks recommends ("Retry schedule"). Jitter adds up to a
+# tenth, so that deliveries that failed together are not retried together.
+RETRY_DELAYS_SECONDS = (5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
+_JITTER = 0.1
 
 _log = structlog.get_logger()
 
 
-class NoticeTeller:
-    """Any number may run; a delivery is in one hand at a time."""
+class NotificationSender:
+    """Any number may run; one worker at a time has the lease of a delivery."""
 
     idle_seconds = 1.0
 
-    def __init__(self, database: Database, mailer: Mailer, webhook: Webhook | None, *, stationery: Stationery) -> None:
+    def __init__(
+        self, database: Database, mailer: Mailer, webhook: Webhook | None, *, context: TemplateContext
+    ) -> None:
         self._database = database
         self._mailer = mailer
         self._webhook = webhook
-        self._stationery = stationery
+        self._stationery = context
 
     async def run_once(self) -> int:
-        """Tries what is due; gives how many deliveries it tried."""
+        """Attempts one batch of due deliveries; gives how many."""
         async with self._database.transaction() as connection:
-            claimed = await notifications.claim(connection, limit=BATCH, lease_seconds=LEASE_SECONDS)
-        await asyncio.gather(*(self._deliver(delivery) for delivery in claimed))
-        return len(claimed)
+            leased = await notifications.lease(connection, limit=BATCH, lease_seconds=LEASE_SECONDS)
+        await asyncio.gather(*(self._deliver(delivery) for delivery in leased))
+        return len(leased)
 
     async def _deliver(self, delivery: Delivery) -> None:
-        failure: Undelivered | None = None
+        failure: DeliveryFailed | None = None
         try:
             async with asyncio.timeout(DELIVERY_SECONDS):
-                status = await self._tell(delivery)
-        except Undelivered as undelivered:
-            status, failure = "failed", undelivered
+                status = await self._send(delivery)
+        except DeliveryFailed as error:
+            status, failure = "failed", error
         except TimeoutError:
-            status, failure = "failed", Undelivered(f"took longer than {DELIVERY_SECONDS:g} s")
-        delay = None if failure is None or failure.is_final else delay_seconds(delivery.attempts, chance=_chance())
+            status, failure = "failed", DeliveryFailed(f"took longer than {DELIVERY_SECONDS:g} s")
+        delay = None if failure is None or failure.is_final else _retry_delay_seconds(delivery.attempts)
         async with self._database.transaction() as connection:
             if delay is None:
-                await notifications.end(
+                await notifications.finish(
                     connection, delivery, status=status, error=None if failure is None else str(failure)
                 )
             else:
-                await notifications.put_off(connection, delivery, delay_seconds=delay, error=str(failure))
+                await notifications.reschedule(connection, delivery, delay_seconds=delay, error=str(failure))
         if failure is not None:
-            facts = {"notice": str(delivery.id), "kind": delivery.kind, "channel": delivery.channel}
-            _log.warning("a notice was not delivered", reason=str(failure), retry_seconds=delay, **facts)
+            fields = {"notification_id": str(delivery.id), "kind": delivery.kind, "channel": delivery.channel}
+            _log.warning("notification_delivery_failed", reason=str(failure), retry_seconds=delay, **fields)
 
-    async def _tell(self, delivery: Delivery) -> str:
-        """The status it ends with. Raises Undelivered."""
+    async def _send(self, delivery: Delivery) -> str:
+        """Gives the final status. Raises DeliveryFailed."""
         if delivery.channel == MAIL:
-            if delivery.email.endswith(_NOBODY):
+            if delivery.email.endswith(_DELETED_USER):
                 return "dropped"
-            letter = compose(delivery.kind, delivery.payload, name=delivery.name, stationery=self._stationery)
-            await self._mailer.send(delivery.email, letter, message_id=str(delivery.id))
+            email = render(delivery.kind, delivery.payload, name=delivery.name, context=self._stationery)
+            await self._mailer.send(delivery.email, email, message_id=str(delivery.id))
             return "delivered"
         if self._webhook is None:
             return "dropped"
@@ -83,5 +89,8 @@ class NoticeTeller:
         return "delivered"
 
 
-def _chance() -> float:
-    return random.random()  # noqa: S311 - spreads load, guards nothing
+def _retry_delay_seconds(attempts: int) -> float | None:
+    """None after the last attempt."""
+    if attempts > len(RETRY_DELAYS_SECONDS):
+        return None
+    return RETRY_DELAYS_SECONDS[attempts - 1] * (1 + _JITTER * random.random())  # noqa: S311 - spreads load

@@ -1,10 +1,10 @@
-"""Tells Redis what PostgreSQL has committed: versions that moved, credits that were given or taken.
+"""Publishes committed changes to Redis: new versions, and movements of credits.
 
-An entry is deleted in the transaction that read it, after Redis took it. A crash between the two tells it again, and
-Redis knows a repetition. Until Redis has taken an entry, its account goes on under what Redis knew before.
+An entry is deleted in the transaction that read it, after Redis applied it. A crash in between publishes it once more,
+and Redis ignores the repetition. Until an entry is published, Redis admits calls on the state before it.
 
-Entries come in order, so a gap means that Redis has lost what it had taken. The account is made cold, and its next call
-loads it from PostgreSQL, the journal and its holds.
+Entries come in order, so a gap means that Redis lost a change it had applied. The publisher then unloads the account;
+its next call loads it from PostgreSQL, the journal and its holds.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from gateway.meter.meter import Applied, Meter
 
 log = structlog.get_logger(__name__)
 
-Drain = Callable[[AsyncConnection], Awaitable[Sequence[OutboxEntry]]]
+LockEntries = Callable[[AsyncConnection], Awaitable[Sequence[OutboxEntry]]]
 
 
 class OutboxPublisher:
-    """Any number may run; an account's entries are in one hand at a time, in order."""
+    """Any number may run; one publisher at a time has an account's entries."""
 
     idle_seconds = 0.5
 
@@ -37,43 +37,43 @@ class OutboxPublisher:
         self._meter = meter
 
     async def run_once(self) -> int:
-        """Tells what waits, oldest first; gives how many entries Redis took."""
-        return await self._drain(outbox.pending)
+        """Publishes one batch, oldest entries first; gives how many entries Redis applied."""
+        return await self._drain(outbox.lock_pending)
 
     async def publish(self, user_id: UUID) -> int:
-        """Tells one account's entries, for who has just committed them. What it misses, `run_once` will tell.
+        """Publishes one account's entries right after their commit; `run_once` publishes what this one misses.
 
-        Raises MeterUnavailable, DatabaseUnavailable: the change stands, and will be told.
+        Raises MeterUnavailable, DatabaseUnavailable; the change stands, and will be published.
         """
-        return await self._drain(lambda connection: outbox.pending_for(connection, user_id))
+        return await self._drain(lambda connection: outbox.lock_pending_for(connection, user_id))
 
     async def publish_all(self) -> None:
-        """Returns when Redis has taken everything that was committed before, by whoever's hand.
+        """Returns once everything that was committed before is published, by this or another publisher.
 
-        Raises MeterUnavailable, DatabaseUnavailable: the changes stand, and will be told.
+        Raises MeterUnavailable, DatabaseUnavailable; the changes stand, and will be published.
         """
-        while await self._drain(outbox.everything):
+        while await self._drain(outbox.lock_all):
             pass
 
-    async def _drain(self, pending: Drain) -> int:
+    async def _drain(self, lock_entries: LockEntries) -> int:
         async with self._database.transaction() as connection:
-            entries = await pending(connection)
-            telling = (self._tell_in_order(group) for group in _by_account(entries))
-            told = await asyncio.gather(*telling, return_exceptions=True)
-            taken = [entry_id for group in told if not isinstance(group, BaseException) for entry_id in group]
-            if taken:
-                await outbox.done(connection, taken)
-        for group in told:
-            if isinstance(group, BaseException):
-                raise group  # what the others were told stays told
-        return len(taken)
+            entries = await lock_entries(connection)
+            publishing = (self._apply_in_order(group) for group in _by_account(entries))
+            results = await asyncio.gather(*publishing, return_exceptions=True)
+            published = [entry_id for ids in results if not isinstance(ids, BaseException) for entry_id in ids]
+            if published:
+                await outbox.delete_published(connection, published)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result  # after the commit: the accounts that succeeded stay published
+        return len(published)
 
-    async def _tell_in_order(self, entries: Sequence[OutboxEntry]) -> list[int]:
+    async def _apply_in_order(self, entries: Sequence[OutboxEntry]) -> list[int]:
         for entry in entries:
-            await self._tell(entry)
+            await self._apply(entry)
         return [entry.id for entry in entries]
 
-    async def _tell(self, entry: OutboxEntry) -> None:
+    async def _apply(self, entry: OutboxEntry) -> None:
         if entry.user_id is None:
             await self._meter.raise_catalogue_version(entry.payload["version"])
             return
@@ -84,7 +84,7 @@ class OutboxPublisher:
         change = entry.payload
         applied = await self._meter.apply_credits(keys, credit_seq=change["credit_seq"], amount=change["amount"])
         if applied is Applied.GAP:
-            log.error("hot_copy_lost_a_change", user_id=str(entry.user_id), **change)
+            log.error("credit_sequence_gap", user_id=str(entry.user_id), **change)
             await self._meter.forget(keys)
             await self._meter.apply_credits(keys, credit_seq=change["credit_seq"], amount=change["amount"])
 

@@ -1,4 +1,4 @@
-"""What cannot be worked on is set aside for a while, so that it holds up nothing behind it."""
+"""Quarantines items on which a worker fails, so that they do not block the others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway import metrics
 from gateway.ledger.db.errors import AlreadyExists, InUse, InvalidValue, NotFound
 from gateway.ledger.subscriptions.subscriptions import IllegalTransition
 
-# What one account's data can raise. An outage is none of it: that ends the batch, and is everybody's.
+# What one account's data can raise. An outage is not among them: it concerns all items and ends the batch.
 FAILURES = (
     NotFound,
     AlreadyExists,
@@ -28,39 +28,45 @@ FAILURES = (
     ArithmeticError,
 )
 
-FIRST_PAUSE = timedelta(minutes=1)
-LAST_PAUSE = timedelta(hours=1)
+INITIAL_PAUSE = timedelta(minutes=1)
+MAX_PAUSE = timedelta(hours=1)
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Set:
+class _Entry:
     until: datetime
     pause: timedelta
 
 
-class Parking:
-    """For one worker; forgotten when its process ends. What is set aside is tried again, ever more rarely."""
+class Quarantine:
+    """One worker's quarantine, in memory. Each failure doubles an item's pause, up to an hour."""
 
     def __init__(self, worker: str, now: Callable[[], datetime]) -> None:
-        self._gauge = metrics.PARKED.labels(worker)
+        self._gauge = metrics.QUARANTINED.labels(worker)
         self._worker = worker
         self._now = now
-        self._parked: dict[UUID, _Set] = {}
+        self._entries: dict[UUID, _Entry] = {}
 
-    def parked(self) -> list[UUID]:
-        """What is not to be touched yet."""
+    def items(self) -> list[UUID]:
+        """The items whose pause has not passed."""
         now = self._now()
-        return [each for each, held in self._parked.items() if now < held.until]
+        return [item for item, entry in self._entries.items() if now < entry.until]
 
-    def failed(self, which: UUID, error: BaseException) -> None:
-        before = self._parked.get(which)
-        pause = FIRST_PAUSE if before is None else min(before.pause * 2, LAST_PAUSE)
-        self._parked[which] = _Set(self._now() + pause, pause)
-        self._gauge.set(len(self._parked))
-        log.error("set_aside", worker=self._worker, id=str(which), minutes=pause // FIRST_PAUSE, exc_info=error)
+    def record_failure(self, item: UUID, error: BaseException) -> None:
+        before = self._entries.get(item)
+        pause = INITIAL_PAUSE if before is None else min(before.pause * 2, MAX_PAUSE)
+        self._entries[item] = _Entry(self._now() + pause, pause)
+        self._gauge.set(len(self._entries))
+        log.error(
+            "item_quarantined",
+            worker=self._worker,
+            id=str(item),
+            pause_seconds=int(pause.total_seconds()),
+            exc_info=error,
+        )
 
-    def passed(self, which: UUID) -> None:
-        if self._parked.pop(which, None) is not None:
-            self._gauge.set(len(self._parked))
+    def record_success(self, item: UUID) -> None:
+        if self._entries.pop(item, None) is not None:
+            self._gauge.set(len(self._entries))

@@ -1,7 +1,7 @@
-"""Runs workers until told to stop: again at once while there is work, later when there is none or it fails.
+"""Runs workers in loops: again at once while there is work, after a pause when there is none or a run fails.
 
-Stopping lets every `run_once` under way finish and then runs each worker a last time, so that what was counted until
-then is written. Only a crash interrupts a worker.
+Stopping lets every run under way finish and then runs each worker a last time, so that it writes what it has counted.
+Only a crash interrupts a worker.
 """
 
 from __future__ import annotations
@@ -14,17 +14,14 @@ import structlog
 
 IDLE_SECONDS = 0.5
 FIRST_BACKOFF_SECONDS = 0.25
-# Short enough for a heartbeat to be heard again before its process is taken for dead (`hold_sweeper.py`).
+# Short enough for the next heartbeat to come before the hold sweeper takes the process for dead.
 MAX_BACKOFF_SECONDS = 4.0
 
 log = structlog.get_logger(__name__)
 
 
 class Worker(Protocol):
-    """Something to be done again and again. `run_once` says how much it did; 0 is nothing.
-
-    A worker may state how long it rests when there is nothing to do: `idle_seconds`, else IDLE_SECONDS.
-    """
+    """`run_once` gives how much it did; 0 makes the loop pause for the worker's `idle_seconds`, else IDLE_SECONDS."""
 
     async def run_once(self) -> int: ...
 
@@ -79,7 +76,7 @@ class Runner:
 
 
 async def _run(worker: Worker, failures: int) -> int | None:
-    """How much was done, None for a failure. It is logged here, once; the loop only has to wait."""
+    """Gives how much was done, or None for a failure, which it logs."""
     try:
         return await worker.run_once()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Watches the upstreams of this process: asks how they are where a path is named, and shows what is in service."""
+"""Probes the upstreams that name a probe path, and publishes how many targets are in service."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from gateway import metrics
 from gateway.clock import monotonic_seconds
 from gateway.upstream.balancer import Upstream
 
-# A probe has until the next one is due, as HAProxy's checks have; but one slow upstream holds up the others no longer.
+# A probe has until the next one is due, as in HAProxy, but at most this long: a run waits for its slowest probe.
 MAX_PROBE_SECONDS = 5.0
 
 
 class UpstreamWatch:
-    """`upstreams` gives those that serve at the moment, so that a new configuration counts from the next round on."""
+    """`upstreams` gives the current ones, so that a new configuration takes effect with the next run."""
 
     idle_seconds = 0.5
 
@@ -26,7 +26,7 @@ class UpstreamWatch:
         self._due_at: dict[Upstream, float] = {}
 
     async def run_once(self) -> int:
-        """Probes what is due; always 0, for nothing is left."""
+        """Probes what is due; always 0, so that a pause follows."""
         now, upstreams = self._monotonic(), self._upstreams()
         due_at = {each: self._due_at.get(each, now) for each in upstreams}
         self._due_at = {each: _next(each, at, now) for each, at in due_at.items()}

@@ -49,7 +49,7 @@ class Published:
         secret = refresh_token(token_bytes(REFRESH_BYTES))
         async with self._database.transaction() as connection:
             user = await users.create(connection, email)
-            session = await login_sessions.begin(
+            session = await login_sessions.create(
                 connection, user.id, token_hash=digest(secret), expires_at=now() + LIFETIMES.refresh, address=None
             )
         return user.id, TOKENS.issue(user.id, session)

@@ -29,7 +29,7 @@ async def test_a_change_that_redis_cannot_be_told_stands_and_waits_in_the_outbox
     assert (answer.status_code, suspended.json()["status"]) == (201, "suspended")
 
     async with database.transaction() as connection:
-        waiting = await outbox.pending(connection)
+        waiting = await outbox.lock_pending(connection)
     assert {(entry.kind, entry.user_id) for entry in waiting} == {("account", UUID(user["id"]))}
     assert await OutboxPublisher(database, office.meter).run_once() == len(waiting)
     await database.close()

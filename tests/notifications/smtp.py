@@ -17,7 +17,7 @@ class MailServer:
 
     port: int = 0
     answers: dict[str, str] = field(default_factory=dict)
-    letters: list[EmailMessage] = field(default_factory=list)
+    emails: list[EmailMessage] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
 
     @property
@@ -40,9 +40,9 @@ class MailServer:
 
     async def _take(self, reader: asyncio.StreamReader) -> None:
         data = (await reader.readuntil(b"\r\n.\r\n")).removesuffix(b".\r\n")
-        letter = email.message_from_bytes(data, policy=default)
-        assert isinstance(letter, EmailMessage)
-        self.letters.append(letter)
+        received = email.message_from_bytes(data, policy=default)
+        assert isinstance(received, EmailMessage)
+        self.emails.append(received)
 
 
 @asynccontextmanager

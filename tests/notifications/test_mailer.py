@@ -6,8 +6,8 @@ from uuid import UUID
 
 import pytest
 
-from gateway.notifications.email_templates import Letter, Stationery, compose
-from gateway.notifications.errors import Undelivered
+from gateway.notifications import DeliveryFailed
+from gateway.notifications.email_templates import Email, TemplateContext, render
 from gateway.notifications.mailer import SmtpMailer
 from policies.access.tokens import Purpose, one_time
 from tests.notifications import smtp
@@ -19,14 +19,14 @@ PAYLOAD = {"token_id": str(TOKEN_ID), "expires_at": "2026-03-15T12:30:00+00:00"}
 async def test_a_letter_arrives_as_it_was_written() -> None:
     async with smtp.running() as server:
         mailer = SmtpMailer(server.url, sender="Gateway <hello@gateway.test>")
-        await mailer.send("ada@example.com", Letter("Grüße", "Zeile eins.\nZeile zwei.\n"), message_id="7")
-    (letter,) = server.letters
-    assert letter["To"] == "ada@example.com"
-    assert letter["From"] == "Gateway <hello@gateway.test>"
-    assert letter["Subject"] == "Grüße"
-    assert letter["Message-ID"] == "<7@gateway.test>"
-    assert letter["Auto-Submitted"] == "auto-generated"
-    assert letter.get_content().replace("\r\n", "\n") == "Zeile eins.\nZeile zwei.\n"
+        await mailer.send("ada@example.com", Email("Grüße", "Zeile eins.\nZeile zwei.\n"), message_id="7")
+    (email,) = server.emails
+    assert email["To"] == "ada@example.com"
+    assert email["From"] == "Gateway <hello@gateway.test>"
+    assert email["Subject"] == "Grüße"
+    assert email["Message-ID"] == "<7@gateway.test>"
+    assert email["Auto-Submitted"] == "auto-generated"
+    assert email.get_content().replace("\r\n", "\n") == "Zeile eins.\nZeile zwei.\n"
 
 
 @pytest.mark.parametrize(
@@ -43,42 +43,42 @@ async def test_what_a_server_refuses_for_good_is_told_from_what_it_puts_off(
 ) -> None:
     async with smtp.running() as server:
         server.answers[command] = answer
-        with pytest.raises(Undelivered, match=answer) as refused:
-            await SmtpMailer(server.url, sender="g@x.test").send("a@x.test", Letter("s", "t"), message_id="1")
+        with pytest.raises(DeliveryFailed, match=answer) as refused:
+            await SmtpMailer(server.url, sender="g@x.test").send("a@x.test", Email("s", "t"), message_id="1")
     assert refused.value.is_final is is_final
 
 
 async def test_a_server_that_is_away_is_asked_again() -> None:
     async with smtp.running() as server:
         url = server.url
-    with pytest.raises(Undelivered) as away:
-        await SmtpMailer(url, sender="g@x.test").send("a@x.test", Letter("s", "t"), message_id="1")
+    with pytest.raises(DeliveryFailed) as away:
+        await SmtpMailer(url, sender="g@x.test").send("a@x.test", Email("s", "t"), message_id="1")
     assert not away.value.is_final
 
 
 async def test_a_password_is_not_sent_in_the_clear() -> None:
     async with smtp.running() as server:
         mailer = SmtpMailer(server.url.replace("//", "//user:secret@"), sender="g@x.test")
-        with pytest.raises(Undelivered):
-            await mailer.send("a@x.test", Letter("s", "t"), message_id="1")
+        with pytest.raises(DeliveryFailed):
+            await mailer.send("a@x.test", Email("s", "t"), message_id="1")
     assert not any(command.startswith("AUTH") for command in server.commands)
 
 
 def test_a_letter_to_verify_leads_to_the_page_that_is_set_up() -> None:
-    stationery = Stationery(secret="s", verify_link="https://app.test/verify?t={token}")
-    letter = compose("account.verify_email", PAYLOAD, name="Ada", stationery=stationery)
+    context = TemplateContext(secret="s", verify_link="https://app.test/verify?t={token}")
+    email = render("account.verify_email", PAYLOAD, name="Ada", context=context)
     token = one_time("s", Purpose.VERIFY_EMAIL, TOKEN_ID)
-    assert letter.text.startswith("Hello Ada,\n")
-    assert f"https://app.test/verify?t={token}" in letter.text
-    assert "until 2026-03-15 12:30 UTC" in letter.text
+    assert email.text.startswith("Hello Ada,\n")
+    assert f"https://app.test/verify?t={token}" in email.text
+    assert "until 2026-03-15 12:30 UTC" in email.text
 
 
 def test_without_a_page_a_letter_says_which_request_to_make() -> None:
-    letter = compose("account.reset_password", PAYLOAD, name=None, stationery=Stationery(secret="s"))
+    email = render("account.reset_password", PAYLOAD, name=None, context=TemplateContext(secret="s"))
     token = one_time("s", Purpose.RESET_PASSWORD, TOKEN_ID)
-    assert f"POST /auth/reset-password with the token\n{token}" in letter.text
+    assert f"POST /auth/reset-password with the token\n{token}" in email.text
 
 
 def test_a_kind_without_words_is_told_by_its_facts() -> None:
-    letter = compose("credits.threshold", {"percent": 80}, name=None, stationery=Stationery(secret="s"))
-    assert letter == Letter("Credits: threshold", "Hello,\n\npercent: 80\n")
+    email = render("credits.threshold", {"percent": 80}, name=None, context=TemplateContext(secret="s"))
+    assert email == Email("Credits: threshold", "Hello,\n\npercent: 80\n")

@@ -81,7 +81,7 @@ class Market:
 
     async def signed_in(self, user: User) -> httpx.AsyncClient:
         async with self.database.transaction() as connection:
-            session_id = await login_sessions.begin(
+            session_id = await login_sessions.create(
                 connection, user.id, token_hash=token_bytes(32), expires_at=now() + LIFETIMES.refresh, address=None
             )
         pair = AccessTokens(SECRET, lifetime=LIFETIMES.access).pair(user.id, session_id, refresh_token="x")

@@ -33,12 +33,19 @@ def configured(tmp_path: Path, **environ: str) -> Config:
     ("environ", "names", "workers"),
     [
         ({}, [], []),
-        (STRIPE, ["stripe"], ["WebhookProcessor", "BillingPoller", "Leaver", "UsageReporter"]),
-        (LEMON_SQUEEZY, ["lemon_squeezy"], ["WebhookProcessor", "BillingPoller", "Leaver"]),
+        (STRIPE, ["stripe"], ["WebhookProcessor", "ProviderPoller", "ProviderCancellationWorker", "UsageReportSender"]),
+        (LEMON_SQUEEZY, ["lemon_squeezy"], ["WebhookProcessor", "ProviderPoller", "ProviderCancellationWorker"]),
         (
             STRIPE | LEMON_SQUEEZY,
             ["lemon_squeezy", "stripe"],
-            ["WebhookProcessor", "BillingPoller", "BillingPoller", "Leaver", "Leaver", "UsageReporter"],
+            [
+                "WebhookProcessor",
+                "ProviderPoller",
+                "ProviderPoller",
+                "ProviderCancellationWorker",
+                "ProviderCancellationWorker",
+                "UsageReportSender",
+            ],
         ),
     ],
 )

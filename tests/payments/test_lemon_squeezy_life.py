@@ -17,7 +17,7 @@ from gateway.ledger.db.session import Database
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription
 from gateway.payments.lemon_squeezy.adapter import LemonSqueezy
 from gateway.payments.provider import KeyRefused
-from gateway.workers.billing.provider_poller import BillingPoller
+from gateway.workers.billing.provider_poller import ProviderPoller
 from tests.api.conftest import admin_app, client_of
 from tests.payments.fake_lemon_squeezy import STORE_ID, FakeLemonSqueezy, Resource, signed
 from tests.payments.market import Market, market, only
@@ -154,7 +154,7 @@ async def test_a_buyer_under_another_address_is_known_by_the_checkout(store: Mar
 
 async def test_webhooks_lost_for_a_day_are_made_up_for_by_asking(store: Market, world: FakeLemonSqueezy) -> None:
     instant = now()
-    poller = BillingPoller(store.database, store.provider, interval=timedelta(minutes=15), now=lambda: instant)
+    poller = ProviderPoller(store.database, store.provider, interval=timedelta(minutes=15), now=lambda: instant)
     await walk(poller)
     user = await store.a_user()
     checkout = await store.subscribe(user)

@@ -24,7 +24,7 @@ from gateway.ledger.db.session import Database
 from gateway.ledger.payments import checkouts
 from gateway.ledger.subscriptions import lifecycle
 from gateway.payments.stripe.adapter import Stripe
-from gateway.workers.billing.provider_poller import BillingPoller
+from gateway.workers.billing.provider_poller import ProviderPoller
 from tests.payments.conftest import STRIPE_SECRETS
 from tests.payments.market import Market, market, only
 from tests.payments.test_poller import walk
@@ -159,6 +159,6 @@ async def subscribe(shop: Market, localstripe: LocalStripe, user: User, *, card:
 
 async def catch_up(shop: Market) -> None:
     """What it told is asked for, and acted on again where that was done before: it tells nothing of refunds."""
-    await walk(BillingPoller(shop.database, shop.provider, interval=timedelta()))
+    await walk(ProviderPoller(shop.database, shop.provider, interval=timedelta()))
     await shop.work_off()
     assert not await shop.events("failed")

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from gateway.clock import now
-from gateway.workers.billing.provider_poller import BillingPoller
+from gateway.workers.billing.provider_poller import ProviderPoller
 from tests.payments.fake_stripe import FakeStripe
 from tests.payments.market import Market
 from tests.payments.test_stripe_life import hear_all
@@ -18,7 +18,7 @@ from tests.payments.test_stripe_life import hear_all
 async def test_a_day_of_lost_webhooks_ends_with_no_difference(stripe_market: Market, stripe_world: FakeStripe) -> None:
     market, world = stripe_market, stripe_world
     instant = now()
-    poller = BillingPoller(market.database, market.provider, interval=timedelta(minutes=15), now=lambda: instant)
+    poller = ProviderPoller(market.database, market.provider, interval=timedelta(minutes=15), now=lambda: instant)
     await walk(poller)
 
     users = [await market.a_user() for _ in range(3)]
@@ -53,7 +53,7 @@ async def test_a_page_that_is_gone_begins_the_walk_again(
     world.now -= 3600  # long before the walk
     world.complete((await market.subscribe(await market.a_user())).provider_checkout_id or "")
     instant = now()
-    poller = BillingPoller(market.database, market.provider, interval=timedelta(minutes=15), now=lambda: instant)
+    poller = ProviderPoller(market.database, market.provider, interval=timedelta(minutes=15), now=lambda: instant)
     await poller.run_once()
     forgotten = world.events.pop(-2)  # the newest come first: the page ended with it
     await walk(poller)
@@ -72,7 +72,7 @@ async def test_what_makes_no_sense_is_skipped(stripe_market: Market, stripe_worl
     world.complete((await market.subscribe(await market.a_user())).provider_checkout_id or "")
     sound = {each["id"] for each in world.events}
     world.events.insert(1, {"id": "evt_odd", "type": "invoice.paid", "created": world.now, "data": None})
-    await walk(BillingPoller(market.database, market.provider, interval=timedelta(minutes=15)))
+    await walk(ProviderPoller(market.database, market.provider, interval=timedelta(minutes=15)))
     assert await inbox(market) == sound
 
 
@@ -80,7 +80,7 @@ async def test_an_answer_that_makes_no_sense_at_all_is_not_asked_for_at_once_aga
     stripe_market: Market, stripe_world: FakeStripe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stripe_world, "_list", lambda *_: {"object": "list", "data": None, "has_more": False})
-    poller = BillingPoller(stripe_market.database, stripe_market.provider, interval=timedelta(minutes=15))
+    poller = ProviderPoller(stripe_market.database, stripe_market.provider, interval=timedelta(minutes=15))
     with pytest.raises(TypeError):
         await poller.run_once()
     await walk(poller)
@@ -92,7 +92,7 @@ async def inbox(market: Market) -> set[str]:
         return set(await connection.scalars(text("SELECT provider_event_id FROM webhook_events")))
 
 
-async def walk(poller: BillingPoller) -> None:
+async def walk(poller: ProviderPoller) -> None:
     """One whole walk, page by page."""
     for _ in range(20):
         await poller.run_once()
@@ -101,8 +101,8 @@ async def walk(poller: BillingPoller) -> None:
 def test_a_walk_begins_before_the_last_one_did() -> None:
     instant = datetime.fromisoformat("2026-03-15T12:00:00+00:00")
     nobody: Any = None
-    poller = BillingPoller(nobody, _Named(), interval=timedelta(hours=1), now=lambda: instant)  # type: ignore[arg-type] # only its name is asked
-    at = poller._setting_out({"began": "2026-03-15T11:00:00+00:00"})
+    poller = ProviderPoller(nobody, _Named(), interval=timedelta(hours=1), now=lambda: instant)  # type: ignore[arg-type] # only its name is asked
+    at = poller._start({"began": "2026-03-15T11:00:00+00:00"})
     assert at == {"since": "2026-03-15T10:50:00+00:00", "began": instant.isoformat(), "page": None}
 
 
@@ -115,7 +115,7 @@ async def test_a_provider_that_is_down_is_left_alone_for_a_while(
 ) -> None:
     instant = now()
     stripe_market.provider._client._requestor._options.max_network_retries = 0  # type: ignore[attr-defined] # or it waits
-    poller = BillingPoller(
+    poller = ProviderPoller(
         stripe_market.database, stripe_market.provider, interval=timedelta(minutes=15), now=lambda: instant
     )
     stripe_world.down = True

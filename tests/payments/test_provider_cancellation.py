@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.ledger.accounts.users import User
 from gateway.ledger.subscriptions import subscriptions
-from gateway.workers.billing.provider_cancellation import Leaver
+from gateway.workers.billing.provider_cancellation import ProviderCancellationWorker
 from tests.payments.fake_lemon_squeezy import FakeLemonSqueezy
 from tests.payments.fake_stripe import FakeStripe
 from tests.payments.market import Market
@@ -17,7 +17,7 @@ from tests.payments.test_stripe_life import begun, current, hear_all, status_of
 async def test_the_subscription_of_a_deleted_account_ends_at_the_provider_once_it_can_be_reached(
     stripe_market: Market, stripe_world: FakeStripe
 ) -> None:
-    market, leaver = stripe_market, Leaver(stripe_market.database, stripe_market.provider)
+    market, leaver = stripe_market, ProviderCancellationWorker(stripe_market.database, stripe_market.provider)
     market.provider._client._requestor._options.max_network_retries = 0  # type: ignore[attr-defined] # or it waits
     user, other = await market.a_user(), await market.a_user()
     remote, kept = await begun(market, stripe_world, user), await begun(market, stripe_world, other)
@@ -46,7 +46,7 @@ async def test_what_is_paid_for_after_the_account_was_deleted_ends_too(
     stripe_world.complete(checkout.provider_checkout_id or "")
     await hear_all(market, stripe_world)
     assert await status_of(market, user) == "active"
-    await Leaver(market.database, market.provider).run_once()
+    await ProviderCancellationWorker(market.database, market.provider).run_once()
     assert await status_of(market, user) == "canceled"
     assert [each["status"] for each in stripe_world.objects.values() if each["object"] == "subscription"] == [
         "canceled"
@@ -59,7 +59,7 @@ async def test_a_subscription_that_the_provider_has_lost_is_over(
     user = await stripe_market.a_user()
     del stripe_world.objects[await begun(stripe_market, stripe_world, user)]
     await delete(stripe_market, user)
-    await Leaver(stripe_market.database, stripe_market.provider).run_once()
+    await ProviderCancellationWorker(stripe_market.database, stripe_market.provider).run_once()
     assert await status_of(stripe_market, user) == "canceled"
 
 
@@ -70,7 +70,7 @@ async def test_where_it_cannot_end_at_once_it_ends_with_its_period(
     user = await store.a_user()
     remote = await begun_at_lemon_squeezy(store, world, user)
     await delete(store, user)
-    await Leaver(store.database, store.provider).run_once()
+    await ProviderCancellationWorker(store.database, store.provider).run_once()
     assert remote["attributes"]["cancelled"] is True
     assert (await current(store, user)).cancel_at_period_end
 
@@ -91,7 +91,7 @@ async def test_of_two_that_are_paid_for_the_one_taken_over_ends_at_the_provider(
     standing = await market.standing(user)
     assert (standing.granted, len(standing.payments)) == (100 + 1000 + 100, 3)
 
-    leaver = Leaver(market.database, market.provider)
+    leaver = ProviderCancellationWorker(market.database, market.provider)
     await leaver.run_once()
     assert [stripe_world.objects[each]["status"] for each in (earlier, later)] == ["canceled", "active"]
     await hear_all(market, stripe_world)
@@ -118,7 +118,7 @@ async def test_of_one_plan_paid_for_in_two_windows_one_subscription_ends_and_its
     standing = await market.standing(user)
     assert (standing.granted, [row[1] for row in standing.payments]) == (2000, ["completed"] * 2)
 
-    await Leaver(market.database, market.provider).run_once()
+    await ProviderCancellationWorker(market.database, market.provider).run_once()
     await hear_all(market, stripe_world)
     assert sorted(stripe_world.objects[each]["status"] for each in (one, other)) == ["active", "canceled"]
     for row in await market.payments(user):
@@ -137,7 +137,7 @@ async def test_one_checkout_paid_for_twice_makes_one_subscription_that_goes_on(
     both = [world.complete(checkout) for _ in range(2)]
     await hear_all_of_lemon_squeezy(store, world)
     assert await store.events("failed") == []
-    await Leaver(store.database, store.provider).run_once()
+    await ProviderCancellationWorker(store.database, store.provider).run_once()
     await hear_all_of_lemon_squeezy(store, world)
     assert sorted((await held(store, user)).values()) == ["active", "canceled"]
     assert sorted(each["attributes"]["cancelled"] for each in both) == [False, True]
@@ -154,7 +154,7 @@ async def test_one_taken_over_that_ends_with_its_period_is_not_lived_on_until_th
     await hear_all_of_lemon_squeezy(store, world)
     later = world.complete(checkouts[1])
     await hear_all_of_lemon_squeezy(store, world)
-    leaver = Leaver(store.database, store.provider)
+    leaver = ProviderCancellationWorker(store.database, store.provider)
     await leaver.run_once()
     assert [each["attributes"]["cancelled"] for each in (earlier, later)] == [True, False]
     await hear_all_of_lemon_squeezy(store, world)
@@ -175,7 +175,7 @@ async def test_one_taken_over_that_the_provider_has_lost_is_asked_for_once(
         stripe_world.complete(checkout)
         await hear_all(market, stripe_world)
     del stripe_world.objects[stripe_world.objects[checkouts[0]]["subscription"]]
-    leaver = Leaver(market.database, market.provider)
+    leaver = ProviderCancellationWorker(market.database, market.provider)
     await leaver.run_once()
     asked = len(stripe_world.requests)
     await leaver.run_once()

@@ -17,7 +17,7 @@ from gateway.ledger.subscriptions import lifecycle, subscriptions
 from gateway.ledger.usage.ingestion import ingest
 from gateway.payments.provider import KeyRefused, ProviderUnavailable
 from gateway.payments.stripe.adapter import Stripe
-from gateway.workers.billing.usage_reports import UsageReporter
+from gateway.workers.billing.usage_reports import UsageReportSender
 from tests.ledger.make import a_line
 from tests.payments.fake_stripe import FakeStripe
 from tests.payments.market import Market
@@ -102,7 +102,7 @@ def reported(world: FakeStripe) -> list[int]:
 
 async def work(market: Market, provider: object, *, later: timedelta = timedelta()) -> None:
     """A worker that has just started, until it has nothing to do."""
-    reporter = UsageReporter(
+    reporter = UsageReportSender(
         market.database,
         provider,  # type: ignore[arg-type] # either kind
         provider_name="stripe",

@@ -1,4 +1,4 @@
-"""What is over is forgotten, and nothing else."""
+"""Cleanup deletes what has expired, and nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.ledger.accounts import erasure, login_sessions, one_time_tokens, th
 from gateway.ledger.db import notifications
 from gateway.ledger.db.session import Database
 from gateway.ledger.usage import ingestion
-from gateway.workers.cleanup import Tidier
+from gateway.workers.cleanup import CleanupWorker
 from policies.access.throttling import Pace, subject
 from policies.access.tokens import Purpose
 from tests.ledger.make import a_line, a_user
@@ -21,12 +21,12 @@ from tests.ledger.make import a_line, a_user
 PACE = Pace(burst=2, seconds_each=60)
 
 
-async def test_what_is_over_is_forgotten_and_what_is_not_stays(own_database_url: str) -> None:
+async def test_cleanup_deletes_only_what_has_expired(own_database_url: str) -> None:
     database = Database(own_database_url)
     async with database.transaction() as connection:
         user = await a_user(connection)
         for age_days in (0, 29, 31, 90):
-            await login_sessions.begin(
+            await login_sessions.create(
                 connection,
                 user.id,
                 token_hash=bytes([age_days]) * 32,
@@ -37,19 +37,19 @@ async def test_what_is_over_is_forgotten_and_what_is_not_stays(own_database_url:
             expires_at = now() + timedelta(minutes=minutes)
             await one_time_tokens.issue(connection, user.id, purpose=purpose, email="a@b", expires_at=expires_at)
         for name, at in (("now", now()), ("then", now() - timedelta(hours=1))):
-            await throttles.take_all(connection, [subject("login", name, PACE)], at)
+            await throttles.record_attempts(connection, [subject("login", name, PACE)], at)
         for once in (None, "threshold"):
-            await notifications.post(connection, user.id, kind="k", payload={}, once=once)
+            await notifications.enqueue(connection, user.id, kind="k", payload={}, once=once)
         await connection.execute(text("UPDATE notices SET created_at = now() - interval '91 days'"))
-    tidier = Tidier(database)
-    assert await tidier.run_once() == 5
-    assert await tidier.run_once() == 0
+    worker = CleanupWorker(database)
+    assert await worker.run_once() == 5
+    assert await worker.run_once() == 0
     async with database.read() as connection:
         assert await _counts(connection) == {"sessions": 2, "one_time_tokens": 1, "throttles": 1, "notices": 1}
     await database.close()
 
 
-async def test_calls_of_an_erased_user_say_nothing_of_a_person(own_database_url: str) -> None:
+async def test_usage_of_a_deleted_user_has_no_personal_data(own_database_url: str) -> None:
     database = Database(own_database_url)
     async with database.transaction() as connection:
         gone, other = await a_user(connection), await a_user(connection)
@@ -61,8 +61,8 @@ async def test_calls_of_an_erased_user_say_nothing_of_a_person(own_database_url:
         }
         await ingestion.ingest(connection, [a_line(user.id, **said) for user in (gone, other)])
         await erasure.erase(connection, gone.id, now=now())
-    assert await Tidier(database).run_once() == 2
-    assert await Tidier(database).run_once() == 0
+    assert await CleanupWorker(database).run_once() == 2
+    assert await CleanupWorker(database).run_once() == 0
     async with database.read() as connection:
         rows = await connection.execute(
             text("""

@@ -17,7 +17,7 @@ from gateway.api.schemas.pages import PageModel, PageQuery, page_of
 from gateway.clock import now
 from gateway.ledger.accounts import api_keys
 from gateway.ledger.db.errors import NotFound
-from gateway.ledger.db.versions import bump_account
+from gateway.ledger.db.outbox import bump_account
 from policies.model import KeyStatus
 
 router = APIRouter(prefix="/me/keys", tags=["keys"], responses=SIGNED_IN)

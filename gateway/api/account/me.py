@@ -76,9 +76,9 @@ async def change_password(body: PasswordChange, me: Me, dependencies: Dependenci
     password_hash = await dependencies.hasher.hash(body.new_password)
     async with me.unit_of_work.change() as change:
         await users.patch(change.connection, me.id, password_hash=password_hash)
-        await login_sessions.revoke_all(change.connection, me.id, but=me.session_id)
+        await login_sessions.revoke_all(change.connection, me.id, exclude=me.session_id)
         await change.record("account.change_password", "user", entity_id=me.id)
-        await notifications.post(change.connection, me.id, kind="account.password_changed", payload={})
+        await notifications.enqueue(change.connection, me.id, kind="account.password_changed", payload={})
 
 
 @router.post(

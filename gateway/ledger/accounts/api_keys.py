@@ -12,9 +12,9 @@ from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.db.errors import NotFound, checked
+from gateway.ledger.db.outbox import bump_account
 from gateway.ledger.db.rows import Page, columns, page_by_time, value
 from gateway.ledger.db.tables import api_keys
-from gateway.ledger.db.versions import bump_account
 from policies.access.keys import NewKey, digest
 from policies.model import KeyScheme, KeyStatus
 

@@ -1,4 +1,4 @@
-"""Logins: a session and the refresh tokens that followed one another in it, of which only the last is good."""
+"""Login sessions and their refresh tokens: each refresh replaces the token, only the last one is valid."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from policies.model import AccountStatus
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """What a login is checked against. `is_known_address`: the user has signed in from there not long ago."""
+class LoginAccount:
+    """What a login is checked against. `is_known_address`: the user has a session from that address."""
 
     user_id: UUID
     status: AccountStatus
@@ -28,8 +28,8 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
-class Refresh:
-    """A refresh token as it is kept, and whose it is."""
+class StoredRefreshToken:
+    """A refresh token's state, session and user."""
 
     session_id: UUID
     user_id: UUID
@@ -37,46 +37,46 @@ class Refresh:
     state: RefreshState
 
 
-async def find_account(connection: AsyncConnection, email: str, *, address: str) -> Account | None:
+async def find_account(connection: AsyncConnection, email: str, *, address: str) -> LoginAccount | None:
     row = (await connection.execute(_ACCOUNT, {"email": email.strip(), "address": address})).one_or_none()
-    return None if row is None else Account(row.id, AccountStatus(row.status), row.is_known, row.password_hash)
+    return None if row is None else LoginAccount(row.id, AccountStatus(row.status), row.is_known, row.password_hash)
 
 
-async def still_has(connection: AsyncConnection, user_id: UUID, password_hash: str | None) -> bool:
-    """Whether this is the password still, and until the transaction ends: a new one would have ended the sessions."""
+async def has_password(connection: AsyncConnection, user_id: UUID, password_hash: str | None) -> bool:
+    """Whether the user still has this password. Locks it until the transaction ends."""
     held = select(users.c.password_hash).where(users.c.id == user_id).with_for_update(read=True)
     return await connection.scalar(held) == password_hash
 
 
-async def begin(
+async def create(
     connection: AsyncConnection, user_id: UUID, *, token_hash: bytes, expires_at: datetime, address: str | None
 ) -> UUID:
-    """A new session with its first refresh token."""
+    """Creates a session with its first refresh token."""
     made = insert(sessions).values(user_id=user_id, expires_at=expires_at, address=address).returning(sessions.c.id)
     session_id: UUID = (await connection.execute(made)).scalar_one()
     await connection.execute(insert(refresh_tokens).values(token_hash=token_hash, session_id=session_id))
     return session_id
 
 
-async def find_refresh(connection: AsyncConnection, token_hash: bytes) -> Refresh | None:
-    """The token of this digest, its session locked: of two that come with one token the second finds it used."""
+async def get_refresh_for_update(connection: AsyncConnection, token_hash: bytes) -> StoredRefreshToken | None:
+    """The token of this digest, its session locked: of two requests with one token, the second finds it used."""
     query = select(refresh_tokens.c.session_id).where(refresh_tokens.c.token_hash == token_hash)
     session_id: UUID | None = await connection.scalar(query)
     if session_id is None:
         return None
     await connection.execute(select(sessions.c.id).where(sessions.c.id == session_id).with_for_update())
-    # Read anew: the statement before has waited for whoever had the session in hand.
+    # A second statement: the first may have waited for another transaction, and this one sees what it wrote.
     row = (await connection.execute(_REFRESH.where(refresh_tokens.c.token_hash == token_hash))).one_or_none()
     if row is None:
         return None
     state = RefreshState(row.used_at, row.revoked_at, row.expires_at)
-    return Refresh(row.session_id, row.user_id, row.status, state)
+    return StoredRefreshToken(row.session_id, row.user_id, row.status, state)
 
 
 async def rotate(
     connection: AsyncConnection, session_id: UUID, *, used_hash: bytes, next_hash: bytes, expires_at: datetime
 ) -> None:
-    """Uses one token up for the next, which lives until `expires_at`."""
+    """Replaces a token by the next, which expires at `expires_at`."""
     used = update(refresh_tokens).where(refresh_tokens.c.token_hash == used_hash).values(used_at=func.now())
     await connection.execute(used)
     await connection.execute(insert(refresh_tokens).values(token_hash=next_hash, session_id=session_id))
@@ -88,14 +88,14 @@ async def revoke(connection: AsyncConnection, session_id: UUID) -> None:
     await _revoke(connection, sessions.c.id == session_id)
 
 
-async def revoke_all(connection: AsyncConnection, user_id: UUID, *, but: UUID | None = None) -> None:
-    """Ends all sessions of a user, or all but one."""
+async def revoke_all(connection: AsyncConnection, user_id: UUID, *, exclude: UUID | None = None) -> None:
+    """Ends all sessions of a user except `exclude`."""
     of_user = sessions.c.user_id == user_id
-    await _revoke(connection, of_user if but is None else of_user & (sessions.c.id != but))
+    await _revoke(connection, of_user if exclude is None else of_user & (sessions.c.id != exclude))
 
 
 async def find_user(connection: AsyncConnection, session_id: UUID) -> User | None:
-    """Who is signed in by this session; None once it is over. A suspended user is found, a deleted one is not."""
+    """The user of a live session, suspended ones included; None once the session has ended or the user is deleted."""
     query = (
         select(*columns(users, User))
         .join(sessions, sessions.c.user_id == users.c.id)
@@ -106,14 +106,14 @@ async def find_user(connection: AsyncConnection, session_id: UUID) -> User | Non
     return None if row is None else value(User, row)
 
 
-async def erase(connection: AsyncConnection, user_id: UUID) -> None:
-    """Ends all sessions of a user and forgets where they came from."""
+async def delete_for_user(connection: AsyncConnection, user_id: UUID) -> None:
+    """Deletes all sessions of a user, with their addresses."""
     await connection.execute(sessions.delete().where(sessions.c.user_id == user_id))
 
 
-async def tidy(connection: AsyncConnection, *, limit: int) -> int:
-    """Forgets sessions that have been over for a while, at most `limit`; says how many."""
-    return (await connection.execute(_TIDY, {"limit": limit})).rowcount
+async def delete_expired(connection: AsyncConnection, *, limit: int) -> int:
+    """Deletes at most `limit` sessions that ended over 30 days ago; gives how many."""
+    return (await connection.execute(_DELETE_EXPIRED, {"limit": limit})).rowcount
 
 
 # An index on lower(email); a deleted user has another address.
@@ -136,8 +136,8 @@ _REFRESH = (
     .join(users, users.c.id == sessions.c.user_id)
 )
 
-# A month longer than they live: so long a theft is told from a token that never was, and an address stays known.
-_TIDY = text("""
+# Kept for a month after their end: a stolen token is still recognised, and an address stays known.
+_DELETE_EXPIRED = text("""
     DELETE FROM sessions WHERE id IN (
         SELECT id FROM sessions WHERE expires_at < now() - interval '30 days'
          ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED)

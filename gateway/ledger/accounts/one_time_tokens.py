@@ -1,4 +1,4 @@
-"""Tokens that go out by mail, each good once, for a purpose, for a while. The row is no secret: `policies.tokens`."""
+"""One-time tokens sent by e-mail. The row holds no secret: `policies.access.tokens` derives the token from its id."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from policies.access.tokens import Purpose
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
-    """Who has shown that mail to this address reaches them."""
+class RedeemedToken:
+    """The user, and the address at which the user received the token."""
 
     user_id: UUID
     email: str
@@ -24,16 +24,16 @@ class Proof:
 async def issue(
     connection: AsyncConnection, user_id: UUID, *, purpose: Purpose, email: str, expires_at: datetime
 ) -> UUID:
-    """The id of a new token. Those of the same purpose that went out before are good no longer."""
-    await void(connection, user_id, purpose)
+    """Creates a token, gives its id, and revokes earlier ones of the same purpose."""
+    await revoke(connection, user_id, purpose)
     token_id = uuid4()
     given = {"id": token_id, "user_id": user_id, "purpose": purpose, "email": email, "expires_at": expires_at}
     await connection.execute(insert(one_time_tokens).values(given))
     return token_id
 
 
-async def use(connection: AsyncConnection, token_id: UUID, purpose: Purpose) -> Proof | None:
-    """Uses a token up; None for one that is used, too old, or of another purpose. Of two at once, one gets it."""
+async def redeem(connection: AsyncConnection, token_id: UUID, purpose: Purpose) -> RedeemedToken | None:
+    """Uses a token up. Gives None for one that is used, expired or of another purpose; of two at once, one succeeds."""
     used = (
         update(one_time_tokens)
         .where(one_time_tokens.c.id == token_id, one_time_tokens.c.purpose == purpose)
@@ -42,23 +42,23 @@ async def use(connection: AsyncConnection, token_id: UUID, purpose: Purpose) -> 
         .returning(one_time_tokens.c.user_id, one_time_tokens.c.email)
     )
     row = (await connection.execute(used)).one_or_none()
-    return None if row is None else Proof(row.user_id, row.email)
+    return None if row is None else RedeemedToken(row.user_id, row.email)
 
 
-async def void(connection: AsyncConnection, user_id: UUID, purpose: Purpose) -> None:
-    """Makes the tokens of a user for a purpose good no longer."""
+async def revoke(connection: AsyncConnection, user_id: UUID, purpose: Purpose) -> None:
+    """Revokes the unused tokens of a user for a purpose."""
     unused = (one_time_tokens.c.user_id == user_id, one_time_tokens.c.purpose == purpose)
     await connection.execute(
         update(one_time_tokens).where(*unused, one_time_tokens.c.used_at.is_(None)).values(used_at=func.now())
     )
 
 
-async def erase(connection: AsyncConnection, user_id: UUID) -> None:
+async def delete_for_user(connection: AsyncConnection, user_id: UUID) -> None:
     await connection.execute(one_time_tokens.delete().where(one_time_tokens.c.user_id == user_id))
 
 
-async def tidy(connection: AsyncConnection) -> int:
-    """Forgets tokens that can no longer be used; says how many."""
+async def delete_expired(connection: AsyncConnection) -> int:
+    """Deletes expired tokens; gives how many."""
     return (
         await connection.execute(one_time_tokens.delete().where(one_time_tokens.c.expires_at < func.now()))
     ).rowcount

@@ -1,4 +1,4 @@
-"""Attempts of late, for all processes together: what each subject has taken, as one instant (`policies.throttling`)."""
+"""Throttles of logins and e-mails, shared by all processes: one row each (`policies.access.throttling`)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from policies.access.throttling import Subject, take, wait_seconds
 
 
-async def take_all(connection: AsyncConnection, subjects: Sequence[Subject], now: datetime) -> int:
-    """One attempt of every subject, or of none: 0, or the seconds to wait."""
-    ordered = sorted(subjects, key=lambda each: each.digest)  # so that no two can wait for each other in a circle
+async def record_attempts(connection: AsyncConnection, subjects: Sequence[Subject], now: datetime) -> int:
+    """Records one attempt for every subject and gives 0; or records none and gives the seconds to wait."""
+    ordered = sorted(subjects, key=lambda each: each.digest)  # one order of locks, so no deadlock
     digests = [each.digest for each in ordered]
     rows = await connection.execute(_LOCK, {"subjects": digests, "now": now})
     known = {row.subject: row.free_at for row in rows}
@@ -28,20 +28,20 @@ async def take_all(connection: AsyncConnection, subjects: Sequence[Subject], now
     return max(waits, default=0)
 
 
-async def give_back(connection: AsyncConnection, subjects: Sequence[Subject]) -> None:
-    """Undoes an attempt that was none: a login that succeeded."""
+async def refund_attempts(connection: AsyncConnection, subjects: Sequence[Subject]) -> None:
+    """Takes back an attempt of each subject, such as a login that succeeded."""
     ordered = sorted(subjects, key=lambda each: each.digest)
     steps = {"subjects": [each.digest for each in ordered], "steps": [each.pace.each for each in ordered]}
     await connection.execute(_LOCK_KNOWN, {"subjects": steps["subjects"]})
-    await connection.execute(_GIVE_BACK, steps)
+    await connection.execute(_REFUND, steps)
 
 
-async def tidy(connection: AsyncConnection, *, limit: int) -> int:
-    """Forgets subjects that are free again, at most `limit`; says how many."""
-    return (await connection.execute(_TIDY, {"limit": limit})).rowcount
+async def delete_expired(connection: AsyncConnection, *, limit: int) -> int:
+    """Deletes at most `limit` throttles that no longer hold anybody; gives how many."""
+    return (await connection.execute(_DELETE_EXPIRED, {"limit": limit})).rowcount
 
 
-# An update that changes nothing takes the lock and gives the row, also where another has just inserted it.
+# The update changes nothing, but it locks and returns the row, also one that another transaction just inserted.
 _LOCK = text("""
     INSERT INTO throttles AS t (subject, free_at)
     SELECT unnest(CAST(:subjects AS bytea[])), :now
@@ -57,12 +57,12 @@ _SET = text("""
       FROM unnest(CAST(:subjects AS bytea[]), CAST(:instants AS timestamptz[])) AS given (subject, free_at)
      WHERE t.subject = given.subject
 """)
-_GIVE_BACK = text("""
+_REFUND = text("""
     UPDATE throttles t SET free_at = t.free_at - given.step
       FROM unnest(CAST(:subjects AS bytea[]), CAST(:steps AS interval[])) AS given (subject, step)
      WHERE t.subject = given.subject
 """)
-_TIDY = text("""
+_DELETE_EXPIRED = text("""
     DELETE FROM throttles WHERE subject IN (
         SELECT subject FROM throttles WHERE free_at < now() ORDER BY free_at LIMIT :limit FOR UPDATE SKIP LOCKED)
 """)

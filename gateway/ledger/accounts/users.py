@@ -13,9 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.audit import audit_log
 from gateway.ledger.db.errors import NotFound, checked
+from gateway.ledger.db.outbox import bump_account
 from gateway.ledger.db.rows import Page, columns, page_by_time, value
 from gateway.ledger.db.tables import user_credits, users
-from gateway.ledger.db.versions import bump_account
 from policies.model import AccountStatus
 
 

@@ -10,9 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue.plans import Permission
 from gateway.ledger.db.errors import NotFound, checked
+from gateway.ledger.db.outbox import bump_catalogue
 from gateway.ledger.db.rows import columns, value
 from gateway.ledger.db.tables import api_keys, permissions, plan_permissions
-from gateway.ledger.db.versions import bump_catalogue
 from policies.model import KeyStatus
 
 _COLUMNS = columns(permissions, Permission)

@@ -22,9 +22,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue import plan_versions
 from gateway.ledger.db.errors import InvalidValue, NotFound, checked
+from gateway.ledger.db.outbox import bump_catalogue
 from gateway.ledger.db.rows import columns, value
 from gateway.ledger.db.tables import permissions, plan_permissions, pricing_tiers, subscription_plans
-from gateway.ledger.db.versions import bump_catalogue
 from policies.billing.periods import Interval
 from policies.model import FeatureValue
 

@@ -1,4 +1,4 @@
-"""What time does to credits: scheduled grants begin, and what is left of a grant at its end is lost."""
+"""Starts scheduled grants, and expires what remains of grants at their end."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from gateway.ledger.db.tables import credit_grants, user_credits
 ACTOR = "worker:credits"
 
 
-async def due_accounts(
-    connection: AsyncConnection, *, now: datetime, limit: int, but: Sequence[UUID] = ()
+async def list_due_accounts(
+    connection: AsyncConnection, *, now: datetime, limit: int, exclude: Sequence[UUID] = ()
 ) -> tuple[UUID, ...]:
-    """Accounts with a grant whose beginning or end has come, `but` for these; those first that wait longest."""
-    return tuple(await connection.scalars(_DUE, {"now": now, "limit": limit, "but": list(but)}))
+    """Accounts with a grant that is due to start or expire, without `exclude`; the longest due first."""
+    return tuple(await connection.scalars(_DUE, {"now": now, "limit": limit, "exclude": list(exclude)}))
 
 
 async def try_lock(connection: AsyncConnection, user_id: UUID) -> bool:
-    """Takes the account's row lock, unless somebody else has it just now."""
+    """Locks the account's balance row; False if another transaction has it."""
     query = select(user_credits.c.user_id).where(user_credits.c.user_id == user_id)
     return (await connection.scalar(query.with_for_update(skip_locked=True))) is not None
 
 
-async def settle(connection: AsyncConnection, user_id: UUID, *, now: datetime, actor: str = ACTOR) -> int:
-    """Begins and ends the account's grants that are due; gives how many movements that were. Again does nothing.
+async def apply_due(connection: AsyncConnection, user_id: UUID, *, now: datetime, actor: str = ACTOR) -> int:
+    """Starts and expires the account's due grants; gives how many movements it recorded. Idempotent.
 
-    Beginnings come first, so that a grant whose whole time has passed is in the ledger with both. Raises NotFound.
+    Starts come first, so that a grant whose whole time has passed has both entries in the ledger. Raises NotFound.
     """
     await lock(connection, user_id)
     scheduled = await _grants(connection, user_id, credit_grants.c.is_scheduled & (credit_grants.c.effective_at <= now))
     for grant in scheduled:
         await start_scheduled(connection, user_id, grant, actor=actor)
-    over = await _grants(connection, user_id, (credit_grants.c.remaining > 0) & (credit_grants.c.expires_at <= now))
-    for grant in over:
+    expired = await _grants(connection, user_id, (credit_grants.c.remaining > 0) & (credit_grants.c.expires_at <= now))
+    for grant in expired:
         await connection.execute(update(credit_grants).where(credit_grants.c.id == grant.id).values(remaining=0))
         await record_movement(
             connection,
@@ -52,18 +52,18 @@ async def settle(connection: AsyncConnection, user_id: UUID, *, now: datetime, a
             reason=f"expired: {grant.reason}",
             actor=actor,
         )
-    return len(scheduled) + len(over)
+    return len(scheduled) + len(expired)
 
 
 _DUE = text("""
     SELECT user_id FROM (
         (SELECT user_id, expires_at AS due_at FROM credit_grants
           WHERE remaining > 0 AND expires_at IS NOT NULL AND expires_at <= :now
-            AND user_id <> ALL(CAST(:but AS uuid[])) ORDER BY expires_at LIMIT :limit)
+            AND user_id <> ALL(CAST(:exclude AS uuid[])) ORDER BY expires_at LIMIT :limit)
         UNION ALL
         (SELECT user_id, effective_at FROM credit_grants
           WHERE is_scheduled AND effective_at <= :now
-            AND user_id <> ALL(CAST(:but AS uuid[])) ORDER BY effective_at LIMIT :limit)) due
+            AND user_id <> ALL(CAST(:exclude AS uuid[])) ORDER BY effective_at LIMIT :limit)) due
      GROUP BY user_id ORDER BY min(due_at), user_id
 """)
 

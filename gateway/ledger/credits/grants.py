@@ -117,7 +117,7 @@ async def schedule(
     expires_at: datetime | None = None,
     priority: int | None = None,
 ) -> Grant:
-    """A grant that begins at `effective_at`, when `expiry.settle` finds it; until then it is in no balance.
+    """A grant that begins at `effective_at`, when `expiry.apply_due` finds it; until then it is in no balance.
 
     Raises NotFound, InvalidValue.
     """

@@ -50,7 +50,7 @@ async def _post(connection: AsyncConnection, statement: TextClause, parameters: 
     for row in rows:
         for percent in LOW_BALANCE_PERCENTS:
             if row.told < percent <= row.reached:
-                await notifications.post(
+                await notifications.enqueue(
                     connection,
                     row.user_id,
                     kind=KIND,

@@ -1,4 +1,4 @@
-"""Answers by Idempotency-Key: claimed before a request runs, kept with what it changed, told again for a day."""
+"""Idempotent requests of the admin API: a key is claimed first, the response is stored with the change it reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gateway.ledger.db.tables import idempotent_requests
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A request that runs under a key. `nonce` is of this request alone, whatever came under the key before."""
+    """A request that runs under a key. `nonce` identifies this very request among all that sent the key."""
 
     caller: str
     key_hash: bytes
@@ -24,8 +24,8 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """The answer to an earlier request, and whose."""
+class StoredResponse:
+    """The response to the request of this fingerprint and nonce."""
 
     fingerprint: bytes
     nonce: bytes
@@ -35,7 +35,7 @@ class Kept:
 
 
 class Running(Enum):
-    """An earlier request under this key has no answer yet."""
+    """An earlier request under this key has no response yet."""
 
     RUNNING = "running"
 
@@ -43,12 +43,15 @@ class Running(Enum):
 RUNNING = Running.RUNNING
 
 
-async def claim(connection: AsyncConnection, wanted: Claim) -> Kept | Running | None:
-    """None: the key is free and now taken, until the transaction ends or for as long as its row stands."""
+async def claim(connection: AsyncConnection, wanted: Claim) -> StoredResponse | Running | None:
+    """Claims the key and gives None; or gives the response stored under it, or RUNNING.
+
+    A rollback releases the claim; after a commit it lasts until `release` or `delete_expired`.
+    """
     lock = hashlib.sha256(wanted.caller.encode() + b"\0" + wanted.key_hash).digest()[:8]
     if not await connection.scalar(_TRY, {"lock": int.from_bytes(lock, signed=True)}):
         return RUNNING
-    row = (await connection.execute(select(*_KEPT).where(*_is(wanted)))).one_or_none()
+    row = (await connection.execute(select(*_RESPONSE).where(*_is(wanted)))).one_or_none()
     if row is None:
         await connection.execute(
             insert(idempotent_requests).values(
@@ -58,35 +61,35 @@ async def claim(connection: AsyncConnection, wanted: Claim) -> Kept | Running | 
         return None
     if row.status_code is None:
         return RUNNING
-    return Kept(*row)
+    return StoredResponse(*row)
 
 
-async def keep(
+async def store_response(
     connection: AsyncConnection, claimed: Claim, *, status_code: int, media_type: str | None, body: bytes
 ) -> None:
-    """The answer, to be told to whoever sends the key again."""
-    answer = {"status_code": status_code, "media_type": media_type, "body": body}
-    await connection.execute(update(idempotent_requests).where(*_is(claimed)).values(answer))
+    """Stores the response to a claimed request; later requests of the key get it."""
+    response = {"status_code": status_code, "media_type": media_type, "body": body}
+    await connection.execute(update(idempotent_requests).where(*_is(claimed)).values(response))
 
 
 async def release(connection: AsyncConnection, claimed: Claim) -> None:
-    """The request changed nothing: the key is free again."""
+    """Frees the key of a request that changed nothing."""
     await connection.execute(delete(idempotent_requests).where(*_is(claimed)))
 
 
-async def clean(connection: AsyncConnection, before: datetime, *, limit: int) -> int:
-    """Forgets answers older than `before`, so many at most; gives how many."""
+async def delete_expired(connection: AsyncConnection, before: datetime, *, limit: int) -> int:
+    """Deletes at most `limit` claims and responses from before `before`; gives how many."""
     old = select(idempotent_requests.c.caller, idempotent_requests.c.key_hash).where(
         idempotent_requests.c.created_at < before
     )
     chosen = old.order_by(idempotent_requests.c.created_at).limit(limit).with_for_update(skip_locked=True)
-    forgotten = delete(idempotent_requests).where(_KEY.in_(chosen))
-    return (await connection.execute(forgotten)).rowcount
+    deleted = delete(idempotent_requests).where(_KEY.in_(chosen))
+    return (await connection.execute(deleted)).rowcount
 
 
 _TRY = text("SELECT pg_try_advisory_xact_lock(:lock)")
 _KEY = tuple_(idempotent_requests.c.caller, idempotent_requests.c.key_hash)
-_KEPT = (
+_RESPONSE = (
     idempotent_requests.c.fingerprint,
     idempotent_requests.c.nonce,
     idempotent_requests.c.status_code,

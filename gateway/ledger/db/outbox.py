@@ -1,7 +1,7 @@
-"""What Redis has still to be told, in order.
+"""The outbox: changes that Redis has still to apply, in order, and the version bumps that go through it.
 
-The entries of one account go to one drainer at a time, first to last: who holds the row lock of an account's oldest
-entry holds all of them. A drainer that dies rolls back, and its entries are told again; Redis knows a repetition.
+One publisher at a time has an account's entries, first to last: whoever locks the row of an account's oldest entry has
+all of them. The entries of a publisher that dies are published once more; Redis ignores the repetition.
 """
 
 from __future__ import annotations
@@ -47,27 +47,56 @@ _PENDING = f"""
 """  # noqa: S608 - made of constants of ours
 _ALL = text(_PENDING.format(of_whom="true"))
 _WAITING = text(_PENDING.format(of_whom="true").replace("SKIP LOCKED", ""))
-_OF_ONE = text(_PENDING.format(of_whom="o.user_id = :user_id")).bindparams(bindparam("user_id", type_=PG_UUID()))
+_OF_ACCOUNT = text(_PENDING.format(of_whom="o.user_id = :user_id")).bindparams(bindparam("user_id", type_=PG_UUID()))
 
 
-async def pending(connection: AsyncConnection, *, limit: int = 500) -> tuple[OutboxEntry, ...]:
-    """The oldest entries, in order of id, but those another drainer has in hand. Ours till the transaction ends."""
+async def lock_pending(connection: AsyncConnection, *, limit: int = 500) -> tuple[OutboxEntry, ...]:
+    """Locks and gives the oldest entries, in order of id, without those that another publisher has locked."""
     rows = await connection.execute(_ALL, {"limit": limit})
     return tuple(value(OutboxEntry, row) for row in rows)
 
 
-async def everything(connection: AsyncConnection, *, limit: int = 500) -> tuple[OutboxEntry, ...]:
-    """The oldest entries, those in other hands included once the others are done with them: empty means all is told."""
+async def lock_all(connection: AsyncConnection, *, limit: int = 500) -> tuple[OutboxEntry, ...]:
+    """The oldest entries. Waits for other publishers, so an empty result means that everything is published."""
     rows = await connection.execute(_WAITING, {"limit": limit})
     return tuple(value(OutboxEntry, row) for row in rows)
 
 
-async def pending_for(connection: AsyncConnection, user_id: UUID, *, limit: int = 500) -> tuple[OutboxEntry, ...]:
-    """One account's entries, for who has just changed it and will not wait for the worker. Empty if in other hands."""
-    rows = await connection.execute(_OF_ONE, {"user_id": user_id, "limit": limit})
+async def lock_pending_for(connection: AsyncConnection, user_id: UUID, *, limit: int = 500) -> tuple[OutboxEntry, ...]:
+    """One account's entries, to publish a change at once. Empty while another publisher has them."""
+    rows = await connection.execute(_OF_ACCOUNT, {"user_id": user_id, "limit": limit})
     return tuple(value(OutboxEntry, row) for row in rows)
 
 
-async def done(connection: AsyncConnection, ids: Collection[int]) -> None:
-    """Forgets entries that Redis has taken."""
+async def delete_published(connection: AsyncConnection, ids: Collection[int]) -> None:
+    """Deletes entries that Redis has applied."""
     await connection.execute(delete(outbox).where(outbox.c.id.in_(ids)))
+
+
+_BUMP_ACCOUNT = text("""
+    WITH bumped AS (
+         UPDATE users SET version = version + 1, updated_at = now() WHERE id = :user_id RETURNING id, version)
+    INSERT INTO outbox (kind, user_id, payload)
+    SELECT 'account', id, jsonb_build_object('version', version) FROM bumped
+    RETURNING (payload ->> 'version')::bigint
+""")
+
+_BUMP_CATALOGUE = text("""
+    WITH bumped AS (UPDATE catalogue SET version = version + 1 RETURNING version)
+    INSERT INTO outbox (kind, payload)
+    SELECT 'catalogue', jsonb_build_object('version', version) FROM bumped
+    RETURNING (payload ->> 'version')::bigint
+""")
+
+
+# The row lock of a bump lasts until the commit, so an account's entries are in the order of its versions.
+async def bump_account(connection: AsyncConnection, user_id: UUID) -> int | None:
+    """The account's new version, None for an unknown user. Every change of user, key or subscription calls it."""
+    version: int | None = await connection.scalar(_BUMP_ACCOUNT, {"user_id": user_id})
+    return version
+
+
+async def bump_catalogue(connection: AsyncConnection) -> int:
+    """The catalogue's new version. Every change of plans or permissions calls it."""
+    version: int = (await connection.execute(_BUMP_CATALOGUE)).scalar_one()
+    return version

@@ -189,7 +189,7 @@ async def _book_back(connection: AsyncConnection, row: Payment, remote: RemotePa
     for refund in remote.refunds:
         told = {"transaction_type": "refund", "status": "completed", "amount": refund.amount, "processed_at": refund.at}
         await payments.keep(connection, row.provider, provider_payment_id=refund.id, **shared, **told)
-    await payments.fail_refunds(connection, row.id, but=[refund.id for refund in remote.refunds])
+    await payments.fail_refunds(connection, row.id, exclude=[refund.id for refund in remote.refunds])
     for dispute in remote.disputes:
         status = _STATUS_OF_DISPUTE[dispute.status]
         told = {"transaction_type": "dispute", "status": status, "amount": dispute.amount}

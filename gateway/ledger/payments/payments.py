@@ -75,10 +75,10 @@ async def patch(connection: AsyncConnection, payment_id: UUID, **changes: Any) -
     return value(Payment, (await connection.execute(changed)).one())
 
 
-async def fail_refunds(connection: AsyncConnection, payment_id: UUID, *, but: Sequence[str]) -> None:
-    """The refunds of the payment that its provider counts no more; `but` are those it does, by its ids."""
+async def fail_refunds(connection: AsyncConnection, payment_id: UUID, *, exclude: Sequence[str]) -> None:
+    """The refunds of the payment that its provider counts no more; `exclude` are those it does, by its ids."""
     of_it = (payment_transactions.c.refers_to_id == payment_id, payment_transactions.c.transaction_type == "refund")
-    has_failed = payment_transactions.c.provider_payment_id.not_in(but)
+    has_failed = payment_transactions.c.provider_payment_id.not_in(exclude)
     changed = update(payment_transactions).where(*of_it, has_failed, payment_transactions.c.status != "failed")
     await connection.execute(changed.values(status="failed", updated_at=func.now()))
 

@@ -18,7 +18,7 @@ from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.db import tables
 from gateway.ledger.db.errors import NotFound
-from gateway.ledger.db.versions import bump_account
+from gateway.ledger.db.outbox import bump_account
 from gateway.ledger.subscriptions import subscriptions
 from gateway.ledger.subscriptions.allowances import begin_period, carry_on, plan_of
 from gateway.ledger.subscriptions.subscriptions import MANUAL, StoredSubscription, get_for_update, transition

@@ -12,10 +12,10 @@ from sqlalchemy import update as update_rows
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.db.errors import NotFound, checked
+from gateway.ledger.db.outbox import bump_account
 from gateway.ledger.db.rows import Page, columns, page_by_time, value
 from gateway.ledger.db.tables import subscription_plans, subscriptions
 from gateway.ledger.db.tables.subscriptions import CURRENT_STATUSES
-from gateway.ledger.db.versions import bump_account
 from policies.billing.subscriptions import Event, IllegalEvent, State
 from policies.billing.subscriptions import transition as next_state
 from policies.model import SubscriptionStatus

@@ -1,7 +1,7 @@
-"""Begins scheduled grants at their time, and ends what has expired.
+"""Starts scheduled grants on time and expires grants.
 
-What the journal still holds was used before, so time goes on for credits only as far as PostgreSQL has the usage: a
-credit is used or expires, never both.
+Usage that is still in the journal came before, so grants expire only up to the time that PostgreSQL has the usage of:
+a credit is used or expires, never both.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from gateway import clock
 from gateway.ledger.credits import expiry
 from gateway.ledger.db.session import Database
 from gateway.meter.journal import Journal
-from gateway.workers.quarantine import FAILURES, Parking
+from gateway.workers.quarantine import FAILURES, Quarantine
 
-# What is found at once. Each account is a transaction of its own, so a batch holds nobody up.
+# Accounts per query; each account has a transaction of its own.
 BATCH_ACCOUNTS = 200
 
 
-class CreditKeeper:
-    """Any number may run: an account that one of them has in hand is left to it. Late by downtime, it catches up.
+class CreditExpiryWorker:
+    """Any number may run: each skips accounts that another one has locked. After downtime it catches up.
 
-    While Redis is away nothing is begun or ended, for nobody knows what it holds.
+    While Redis is away it changes nothing, since the journal is unknown.
     """
 
     idle_seconds = 5.0
@@ -32,29 +32,28 @@ class CreditKeeper:
         self._database = database
         self._journal = journal
         self._now = now
-        self._parking = Parking("credits", now)
+        self._quarantine = Quarantine("credits", now)
 
     async def run_once(self) -> int:
-        """Begins and ends what is due, up to a batch of accounts; gives how many movements that were.
-
-        Raises MeterUnavailable.
-        """
-        asked, parked = self._now(), self._parking.parked()
+        """Applies what is due to one batch of accounts; gives how many movements. Raises MeterUnavailable."""
+        asked, quarantined = self._now(), self._quarantine.items()
         now = (await self._journal.backlog()).written_until(asked)
         async with self._database.read() as connection:
-            due = await expiry.due_accounts(connection, now=now, limit=BATCH_ACCOUNTS, but=parked)
+            due = await expiry.list_due_accounts(connection, now=now, limit=BATCH_ACCOUNTS, exclude=quarantined)
         moved = 0
         for user_id in due:
             try:
-                moved += await self._settle(user_id, now)
+                moved += await self._apply_due(user_id, now)
             except FAILURES as error:
-                self._parking.failed(user_id, error)
+                self._quarantine.record_failure(user_id, error)
             else:
-                self._parking.passed(user_id)
+                self._quarantine.record_success(user_id)
         return moved
 
-    async def _settle(self, user_id: UUID, now: datetime) -> int:
+    async def _apply_due(self, user_id: UUID, now: datetime) -> int:
         async with self._database.transaction() as connection:
             return (
-                await expiry.settle(connection, user_id, now=now) if await expiry.try_lock(connection, user_id) else 0
+                await expiry.apply_due(connection, user_id, now=now)
+                if await expiry.try_lock(connection, user_id)
+                else 0
             )

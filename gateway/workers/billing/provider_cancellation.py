@@ -1,6 +1,6 @@
-"""Has payment providers end what is over for us, until they have: nobody goes on paying unawares.
+"""Cancels subscriptions at the payment provider that have ended here, until the provider confirms it.
 
-That is the subscriptions of deleted accounts, and those that another subscription took over from.
+These are the subscriptions of deleted accounts and those that another subscription superseded.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ BATCH = 20
 log = structlog.get_logger(__name__)
 
 
-class Leaver:
-    """For one provider. Several may run: ending twice is ending once."""
+class ProviderCancellationWorker:
+    """For one provider. Several may run: a second cancellation changes nothing."""
 
     idle_seconds = 60.0
 
@@ -34,36 +34,36 @@ class Leaver:
         self._provider = provider
 
     async def run_once(self) -> int:
-        """Ends some. Always 0, so that a provider that refuses is not asked without a pause."""
+        """Cancels one batch. Always 0, so that a pause follows even if the provider refuses."""
         async with self._database.read() as connection:
-            owed = await to_end_at_provider(connection, provider=self._provider.name, limit=BATCH)
-        for subscription in owed:
+            pending = await to_end_at_provider(connection, provider=self._provider.name, limit=BATCH)
+        for subscription in pending:
             try:
-                await self._end(subscription)
+                await self._cancel(subscription)
             except ProviderUnavailable as error:
-                log.warning("leaving_waits", provider=self._provider.name, reason=str(error))
+                log.warning("provider_cancellation_deferred", provider=self._provider.name, reason=str(error))
                 return 0
             except FAILURES as error:
-                log.error("leaving_refused", subscription_id=str(subscription.id), reason=str(error))
+                log.error("provider_cancellation_failed", subscription_id=str(subscription.id), reason=str(error))
         return 0
 
-    async def _end(self, subscription: StoredSubscription) -> None:
-        """Raises what FAILURES names."""
+    async def _cancel(self, subscription: StoredSubscription) -> None:
+        """Raises the exceptions in FAILURES."""
         remote = subscription.provider_subscription_id or ""
         async with self._database.read() as connection:
             fetched_at = await provider_sync.time_of_fetch(connection)
         try:
-            await self._cancel(remote)
+            await self._cancel_at_provider(remote)
         except ProviderRefused as refused:
             if not refused.is_missing:
                 raise
-            await self._note_lost(subscription, fetched_at)
+            await self._mark_canceled(subscription, fetched_at)
             return
         snapshot = await self._provider.fetch(Subject(About.SUBSCRIPTION, remote))
         async with self._database.transaction() as connection:
             await take(connection, News(self._provider.name, snapshot, fetched_at))
 
-    async def _note_lost(self, subscription: StoredSubscription, fetched_at: datetime) -> None:
+    async def _mark_canceled(self, subscription: StoredSubscription, fetched_at: datetime) -> None:
         async with self._database.transaction() as connection:
             await sync_from_provider(
                 connection,
@@ -77,11 +77,11 @@ class Leaver:
                 actor=f"provider:{self._provider.name}",
             )
 
-    async def _cancel(self, remote: str) -> None:
+    async def _cancel_at_provider(self, remote: str) -> None:
         try:
             await self._provider.cancel(remote, at_period_end=False)
         except ProviderRefused as refused:
             if refused.is_missing:
                 raise
-            # Lemon Squeezy ends a subscription with its period only; either way nothing more is charged.
+            # Lemon Squeezy cancels at the period's end only; it charges nothing more either way.
             await self._provider.cancel(remote, at_period_end=True)

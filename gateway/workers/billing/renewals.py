@@ -1,7 +1,7 @@
-"""Moves subscriptions on time: periods and trials that end, graces that are over, checkouts that nobody completed.
+"""Renews and ends subscriptions on time: periods, trials, grace, and abandoned checkouts.
 
-What the journal still holds was used before, so periods end only as far as PostgreSQL has the usage: else what was used
-of a period's credits would be lost with the rest of them, and be taken from the next period's once more.
+Usage that is still in the journal came before, so periods end only up to the time that PostgreSQL has the usage of.
+Otherwise credits used in a period would expire with it and be charged to the next period once more.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from gateway import clock
 from gateway.ledger.db.session import Database
 from gateway.ledger.subscriptions import renewals
 from gateway.meter.journal import Journal
-from gateway.workers.quarantine import FAILURES, Parking
+from gateway.workers.quarantine import FAILURES, Quarantine
 
-# What is found at once. Each account is a transaction of its own, so a batch holds nobody up.
+# Subscriptions per query; each has a transaction of its own.
 BATCH_ACCOUNTS = 200
 
 
-class SubscriptionMover:
-    """Any number may run: an account that one of them has in hand is left to it.
+class RenewalWorker:
+    """Any number may run: each skips accounts that another one has locked.
 
-    `grace` is how long a past-due subscription has access. After downtime it makes up for what was missed. While Redis
-    is away nothing is moved, for nobody knows what it holds.
+    `grace` is how long a past-due subscription has access. After downtime it applies all missed events. While Redis is
+    away it changes nothing, since the journal is unknown.
     """
 
     idle_seconds = 5.0
@@ -35,26 +35,28 @@ class SubscriptionMover:
         self._journal = journal
         self._grace = grace
         self._now = now
-        self._parking = Parking("subscriptions", now)
+        self._quarantine = Quarantine("subscriptions", now)
 
     async def run_once(self) -> int:
-        """Moves what is due, up to a batch; gives how many events that were. Raises MeterUnavailable."""
-        asked, parked = self._now(), self._parking.parked()
+        """Advances one batch of due subscriptions; gives how many events. Raises MeterUnavailable."""
+        asked, quarantined = self._now(), self._quarantine.items()
         now = (await self._journal.backlog()).written_until(asked)
         async with self._database.read() as connection:
-            due = await renewals.find_due(connection, now=now, grace=self._grace, limit=BATCH_ACCOUNTS, but=parked)
+            due = await renewals.find_due(
+                connection, now=now, grace=self._grace, limit=BATCH_ACCOUNTS, exclude=quarantined
+            )
         moved = 0
         for each in due:
             try:
-                moved += await self._move(each, now)
+                moved += await self._advance(each, now)
             except FAILURES as error:
-                self._parking.failed(each.subscription_id, error)
+                self._quarantine.record_failure(each.subscription_id, error)
             else:
-                self._parking.passed(each.subscription_id)
+                self._quarantine.record_success(each.subscription_id)
         return moved
 
-    async def _move(self, due: renewals.Due, now: datetime) -> int:
+    async def _advance(self, due: renewals.DueSubscription, now: datetime) -> int:
         async with self._database.transaction() as connection:
             if not await renewals.try_lock(connection, due.user_id):
                 return 0
-            return await renewals.turn(connection, due.subscription_id, now=now, grace=self._grace)
+            return await renewals.advance(connection, due.subscription_id, now=now, grace=self._grace)

@@ -1,7 +1,7 @@
-"""Tells Stripe of usage, for plans that are priced by it.
+"""Reports usage to Stripe, for plans with usage pricing.
 
 https://docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api: an identifier counts once within a day or
-more, and usage may be told of up to 35 days later.
+more, and usage may be reported up to 35 days later.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ REMEMBERED = timedelta(hours=23)
 log = structlog.get_logger(__name__)
 
 
-class UsageReporter:
-    """Any number may run; a report is in one hand at a time."""
+class UsageReportSender:
+    """Any number may run; one at a time has a report."""
 
     idle_seconds = 60.0
 
@@ -47,20 +47,20 @@ class UsageReporter:
         self._provider_name = provider_name
         self._event_name = event_name
         self._now = now
-        self._looked_long_at: datetime | None = None
+        self._long_look_at: datetime | None = None
 
     async def run_once(self) -> int:
-        """Sends the oldest report; where there is none, writes down what is due. Gives how many it did of either."""
-        return await self._send_one() or await self._write_down()
+        """Sends the oldest report, or records reports that are due. Gives how many it sent or recorded."""
+        return await self._send_one() or await self._record_due()
 
-    async def _write_down(self) -> int:
+    async def _record_due(self) -> int:
         now = self._now()
-        is_long = self._looked_long_at is None or now - self._looked_long_at >= LONG_LOOK_INTERVAL
+        is_long = self._long_look_at is None or now - self._long_look_at >= LONG_LOOK_INTERVAL
         since = (now - (LOOK_BACK if is_long else RECENT)).replace(hour=0, minute=0, second=0, microsecond=0)
         async with self._database.transaction() as connection:
             written = await usage_reports.write_down(connection, self._provider_name, since=since, until=now)
         if is_long:
-            self._looked_long_at = now
+            self._long_look_at = now
         return written
 
     async def _send_one(self) -> int:
@@ -72,7 +72,7 @@ class UsageReporter:
         try:
             error = await self._send(report, customer_id)
         except KeyRefused:
-            # However long nobody mends the key, what was not taken is sent in the end.
+            # The report stays pending until somebody corrects the key.
             async with self._database.transaction() as connection:
                 await usage_reports.not_sent(connection, report)
             raise

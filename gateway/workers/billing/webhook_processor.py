@@ -1,7 +1,7 @@
-"""Acts on what providers told: asks for the object as it is now, takes that, and ends the event, in one transaction.
+"""Processes webhook events: fetches the provider's current object, applies it, and marks the event, in one transaction.
 
-A crash anywhere leaves the event as it was, with no effect of it, and it is due again. Events wait for nothing but
-their turn: since each one fetches, whichever is last has the last word.
+A crash leaves the event pending without effect. The order of events does not matter, since each one fetches the
+current object.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from gateway.ledger.subscriptions.subscriptions import IllegalTransition
 from gateway.payments.provider import InvalidWebhook, Provider, ProviderRefused, ProviderUnavailable
 from policies.billing.payments import Event
 
-NOT_OURS = "nothing of this gateway's"
-NOTHING_TO_DO = "changes nothing here"
+UNRELATED = "nothing of this gateway's"
+NO_CHANGE = "changes nothing here"
 
-# What keeps an event from being acted on; all of it may be otherwise later, so all of it is tried again.
+# What can keep an event from being applied. All of it may pass, so all of it is retried.
 FAILURES = (
     ProviderUnavailable,
     ProviderRefused,
@@ -36,13 +36,13 @@ FAILURES = (
     InUse,
     InvalidValue,
     NotFound,
-    # An object in a shape that nobody has seen yet.
+    # An object of an unknown shape.
     AttributeError,
     KeyError,
     TypeError,
     ValueError,
     ArithmeticError,
-    # A value that no column holds.
+    # A value that no column accepts.
     DBAPIError,
 )
 
@@ -50,7 +50,7 @@ log = structlog.get_logger(__name__)
 
 
 class WebhookProcessor:
-    """Any number may run, in the public processes and in the worker; an event is in one hand at a time."""
+    """Any number may run, in the public processes and in the worker; one at a time has an event."""
 
     idle_seconds = 1.0
 
@@ -59,23 +59,23 @@ class WebhookProcessor:
         self._providers = providers
 
     async def run_once(self) -> int:
-        """Acts on the event that has been due for longest; gives 0 where there is none."""
-        return await self._act(None)
+        """Processes the event that has been due for longest; gives 0 if none is due."""
+        return await self._process(None)
 
     async def process(self, event_id: UUID) -> None:
-        """Acts on this event now, if nobody else does. What fails will be tried again by `run_once`."""
+        """Processes this event now unless another process does; `run_once` retries failures."""
         try:
-            await self._act(event_id)
+            await self._process(event_id)
         except DatabaseUnavailable as error:
-            log.warning("webhook_event_waits", event_id=str(event_id), reason=str(error))
+            log.warning("webhook_event_deferred", event_id=str(event_id), reason=str(error))
 
-    async def _act(self, event_id: UUID | None) -> int:
+    async def _process(self, event_id: UUID | None) -> int:
         async with self._database.transaction() as connection:
             event = await webhook_events.claim(connection, event_id=event_id)
         if event is None:
             return 0
         try:
-            result = await self._take(event)
+            result = await self._apply(event)
         except FAILURES as error:
             result = "failed"
             log.warning("webhook_event_failed", event_id=str(event.id), type=event.event_type, reason=str(error))
@@ -84,24 +84,24 @@ class WebhookProcessor:
         metrics.WEBHOOK_EVENTS.labels(event.provider, event.event_type, result).inc()
         return 1
 
-    async def _take(self, event: WebhookEvent) -> str:
+    async def _apply(self, event: WebhookEvent) -> str:
         provider = self._providers.get(event.provider)
         if provider is None:
             raise ProviderUnavailable(f"{event.provider} is not configured")
-        told = provider.parse(event.payload, digest="")
-        if told.subject is None or told.foreign is not None:
+        received = provider.parse(event.payload, digest="")
+        if received.subject is None or received.foreign is not None:
             async with self._database.transaction() as connection:
-                await webhook_events.done(connection, event.id, ignored=told.foreign or NOTHING_TO_DO)
+                await webhook_events.done(connection, event.id, ignored=received.foreign or NO_CHANGE)
             return "ignored"
-        news = await self._ask(provider, told)
+        news = await self._fetch(provider, received)
         async with self._database.transaction() as connection:
             is_ours = await take(connection, news)
-            await webhook_events.done(connection, event.id, ignored=None if is_ours else NOT_OURS)
+            await webhook_events.done(connection, event.id, ignored=None if is_ours else UNRELATED)
         return "processed" if is_ours else "ignored"
 
-    async def _ask(self, provider: Provider, told: Event) -> News:
-        assert told.subject is not None  # noqa: S101 - for the type checker: its only caller has looked
+    async def _fetch(self, provider: Provider, received: Event) -> News:
+        assert received.subject is not None  # noqa: S101 - for the type checker: its only caller has looked
         async with self._database.read() as connection:
             fetched_at = await provider_sync.time_of_fetch(connection)
-        snapshot = await provider.fetch(told.subject)
-        return News(provider.name, snapshot, fetched_at, reference=told.reference)
+        snapshot = await provider.fetch(received.subject)
+        return News(provider.name, snapshot, fetched_at, reference=received.reference)

@@ -114,7 +114,7 @@ class Shop:
         client = self.from_elsewhere()
         async with self.database.transaction() as connection:
             user = await users.create(connection, email, password_hash=HASH, **fields)
-            session_id = await login_sessions.begin(
+            session_id = await login_sessions.create(
                 connection, user.id, token_hash=digest(secret), expires_at=now() + LIFETIMES.refresh, address=None
             )
         tokens = TOKENS.pair(user.id, session_id, refresh_token=secret).model_dump()

@@ -23,8 +23,8 @@ from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms
 from gateway.meter.account_snapshots import Audit
 from gateway.meter.meter import Verdict
-from gateway.workers.billing.credit_expiry import CreditKeeper
-from gateway.workers.billing.renewals import SubscriptionMover
+from gateway.workers.billing.credit_expiry import CreditExpiryWorker
+from gateway.workers.billing.renewals import RenewalWorker
 from gateway.workers.outbox import OutboxPublisher
 from gateway.workers.usage.reconciliation import Reconciler
 from gateway.workers.usage.usage_writer import UsageWriter
@@ -97,8 +97,8 @@ async def _lives(house: House, random: Random) -> list[Life]:  # noqa: F811 - th
 
 async def _work(house: House, lives: Sequence[Life], now: datetime) -> None:  # noqa: F811 - the fixture
     """The workers catch up, two of a kind at once."""
-    movers = [SubscriptionMover(house.database, house.journal, grace=GRACE, now=lambda: now) for _ in range(2)]
-    keepers = [CreditKeeper(house.database, house.journal, now=lambda: now) for _ in range(2)]
+    movers = [RenewalWorker(house.database, house.journal, grace=GRACE, now=lambda: now) for _ in range(2)]
+    keepers = [CreditExpiryWorker(house.database, house.journal, now=lambda: now) for _ in range(2)]
     while any(await asyncio.gather(*(mover.run_once() for mover in movers))):
         pass
     while any(await asyncio.gather(*(keeper.run_once() for keeper in keepers))):

@@ -62,7 +62,7 @@ async def test_a_password_hash_is_only_in_what_a_login_is_checked_against_and_no
 ) -> None:
     user = await users.create(connection, "ada@example.com", password_hash="$argon2id$x")
     account = await login_sessions.find_account(connection, "ADA@example.com", address="192.0.2.1")
-    assert account == login_sessions.Account(user.id, AccountStatus.ACTIVE, False, "$argon2id$x")
+    assert account == login_sessions.LoginAccount(user.id, AccountStatus.ACTIVE, False, "$argon2id$x")
     assert "argon2" not in repr(user) + repr(account)
 
 

@@ -22,9 +22,9 @@ async def test_what_is_left_expires_and_is_booked(connection: AsyncConnection) -
     await grants.grant(connection, user.id, amount=10, expires_at=NOON + DAY, **given)  # type: ignore[arg-type] # as above
     await grants.grant(connection, user.id, amount=5, **given)  # type: ignore[arg-type] # as above
     await grants.adjust(connection, user.id, amount=-4, reason="x", actor="test")
-    assert await expiry.settle(connection, user.id, now=NOON + DAY - timedelta(microseconds=1)) == 0
-    assert await expiry.settle(connection, user.id, now=NOON + DAY) == 1
-    assert await expiry.settle(connection, user.id, now=NOON + DAY) == 0
+    assert await expiry.apply_due(connection, user.id, now=NOON + DAY - timedelta(microseconds=1)) == 0
+    assert await expiry.apply_due(connection, user.id, now=NOON + DAY) == 1
+    assert await expiry.apply_due(connection, user.id, now=NOON + DAY) == 0
     found = await balance(connection, user.id)
     assert (found.current_credits, found.total_credits_expired, found.credit_seq) == (5, 6, 4)
 
@@ -34,9 +34,9 @@ async def test_a_scheduled_grant_is_in_no_balance_before_its_time(connection: As
     planned = await _scheduled(connection, user.id, begins=NOON + DAY, ends=NOON + 9 * DAY)
     assert await grants.list_scheduled_grants(connection, user.id) == (planned,)
     assert (await balance(connection, user.id)).current_credits == 0
-    assert await expiry.due_accounts(connection, now=NOON, limit=9) == ()
-    assert await expiry.due_accounts(connection, now=NOON + DAY, limit=9) == (user.id,)
-    assert await expiry.settle(connection, user.id, now=NOON + DAY) == 1
+    assert await expiry.list_due_accounts(connection, now=NOON, limit=9) == ()
+    assert await expiry.list_due_accounts(connection, now=NOON + DAY, limit=9) == (user.id,)
+    assert await expiry.apply_due(connection, user.id, now=NOON + DAY) == 1
     found = await balance(connection, user.id)
     assert (found.current_credits, found.total_credits_purchased) == (50, 50)
     assert await grants.list_scheduled_grants(connection, user.id) == ()
@@ -45,7 +45,7 @@ async def test_a_scheduled_grant_is_in_no_balance_before_its_time(connection: As
 async def test_a_grant_whose_whole_time_was_missed_is_booked_in_and_out(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     await _scheduled(connection, user.id, begins=NOON + DAY, ends=NOON + 2 * DAY)
-    assert await expiry.settle(connection, user.id, now=NOON + 40 * DAY) == 2
+    assert await expiry.apply_due(connection, user.id, now=NOON + 40 * DAY) == 2
     assert await kinds(connection, user.id) == [("grant", 50), ("expiry", -50)]
 
 
@@ -81,7 +81,7 @@ async def test_what_expired_is_not_taken_back_again(connection: AsyncConnection)
     )
     assert bought.grant_id is not None
     await grants.adjust(connection, user.id, amount=-30, reason="as if used", actor="test")
-    await expiry.settle(connection, user.id, now=NOON + DAY)
+    await expiry.apply_due(connection, user.id, now=NOON + DAY)
     entry = await grants.claw_back(connection, bought.grant_id, amount=100, reason="refund", actor="test")
     assert entry is not None
     assert entry.amount == -30
@@ -93,7 +93,7 @@ async def test_a_scheduled_grant_that_is_refunded_never_begins(connection: Async
     for amount, left in ((20, [30]), (30, []), (5, [])):
         assert await grants.claw_back(connection, planned.id, amount=amount, reason="refund", actor="test") is None
         assert [grant.amount for grant in await grants.list_scheduled_grants(connection, user.id)] == left
-    assert await expiry.settle(connection, user.id, now=NOON + 9 * DAY) == 0
+    assert await expiry.apply_due(connection, user.id, now=NOON + 9 * DAY) == 0
     assert await kinds(connection, user.id) == []
     with pytest.raises(NotFound):
         await grants.claw_back(connection, uuid4(), amount=1, reason="refund", actor="test")

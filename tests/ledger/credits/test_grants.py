@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger.credits.grants import adjust, get_balance, grant, list_open_grants
 from gateway.ledger.credits.movements import list_ledger
 from gateway.ledger.db.errors import InvalidValue, NotFound
-from gateway.ledger.db.outbox import pending_for
+from gateway.ledger.db.outbox import lock_pending_for
 from gateway.ledger.db.session import Database
 from tests.ledger.make import a_user
 
@@ -99,7 +99,7 @@ async def test_movements_at_the_same_time_are_counted_without_a_gap(own_database
 
     await asyncio.gather(*(move(amount) for amount in (5, -3, 7, -9, 4, 6, -1, 2)))
     async with database.transaction() as connection:
-        told = [entry.payload for entry in await pending_for(connection, user.id)]
+        told = [entry.payload for entry in await lock_pending_for(connection, user.id)]
         book = (await list_ledger(connection, user.id)).data[::-1]
     await database.close()
     assert [push["credit_seq"] for push in told] == list(range(1, 9))

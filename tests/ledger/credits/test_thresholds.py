@@ -56,7 +56,7 @@ async def test_a_replayed_batch_tells_nobody_again(connection: AsyncConnection) 
 async def test_the_next_period_tells_anew(connection: AsyncConnection) -> None:
     begun = await _subscribed(connection)
     await ingest(connection, [a_line(begun.user_id, credits_charged=80)])
-    await renewals.turn(connection, begun.id, now=begun.current_period_end, grace=timedelta(days=3))
+    await renewals.advance(connection, begun.id, now=begun.current_period_end, grace=timedelta(days=3))
     await ingest(connection, [a_line(begun.user_id, credits_charged=79)])
     assert await _told(connection, begun.user_id) == [80]
     await ingest(connection, [a_line(begun.user_id, credits_charged=1)])

@@ -94,7 +94,7 @@ async def test_a_change_that_nobody_invoiced_is_on_the_next_periods_invoice(conn
     mine = await begun(connection, basic)
     await invoiced(connection, mine, JUNE)
     await changed(connection, mine, THE_11TH, plan_id=pro)
-    await renewals.turn(connection, mine, now=JULY, grace=timedelta(days=3))
+    await renewals.advance(connection, mine, now=JULY, grace=timedelta(days=3))
     july = await invoiced(connection, mine, JULY + timedelta(days=1))
     assert (amounts(july), july.period_start) == (["-6.66", "19.99", "29.99"], JULY)
 
@@ -200,7 +200,7 @@ async def test_a_void_invoice_without_changes_is_made_anew_by_the_plan(connectio
 async def test_an_invoice_voided_in_its_period_is_asked_for_with_the_next(connection: AsyncConnection) -> None:
     mine = await begun(connection, await a_plan(connection, "9.99"))
     await voided(connection, await invoiced(connection, mine, JUNE), THE_21ST)
-    await renewals.turn(connection, mine, now=JULY, grace=timedelta(days=3))
+    await renewals.advance(connection, mine, now=JULY, grace=timedelta(days=3))
     july = await invoiced(connection, mine, JULY)
     assert (amounts(july), july.period_start) == (["9.99", "9.99"], JULY)
 
@@ -222,7 +222,7 @@ async def asked_in_all(connection: AsyncConnection, plan_id: str, steps: list[tu
     issued: list[Invoice] = []
     for hour, step in [*steps, (60 * 24, "issue")]:
         at = JUNE + timedelta(hours=hour)
-        await renewals.turn(connection, mine, now=at, grace=timedelta(days=3))
+        await renewals.advance(connection, mine, now=at, grace=timedelta(days=3))
         if step == "void" and issued:
             await voided(connection, issued.pop(), at)
         elif step == "issue":
@@ -255,7 +255,7 @@ async def test_trials_cost_nothing_and_change_for_nothing(connection: AsyncConne
     await changed(connection, trial.id, THE_11TH, plan_id=pro)
     with pytest.raises(InUse, match="trial costs nothing"):
         await invoiced(connection, trial.id, THE_11TH)
-    await renewals.turn(connection, trial.id, now=THE_21ST, grace=timedelta(days=3))
+    await renewals.advance(connection, trial.id, now=THE_21ST, grace=timedelta(days=3))
     assert amounts(await invoiced(connection, trial.id, THE_21ST)) == ["29.99"]
 
 

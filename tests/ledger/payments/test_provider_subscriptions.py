@@ -83,7 +83,7 @@ async def test_an_unpaid_period_gives_access_for_a_grace_and_no_credits_until_it
     again = await told(connection, waiting, Status.PAST_DUE, now=NOON + MONTH + SECOND, **second)
     assert again.past_due_since == NOON + MONTH
     assert await kinds(connection, waiting.user_id) == [("grant", 100)]
-    await renewals.turn(connection, waiting.id, now=NOON + MONTH + GRACE, grace=GRACE)
+    await renewals.advance(connection, waiting.id, now=NOON + MONTH + GRACE, grace=GRACE)
     assert await subscriptions.get_current(connection, waiting.user_id) is None
     paid = await told(connection, waiting, now=NOON + MONTH + GRACE + SECOND, **second)
     assert (paid.status, paid.past_due_since) == (Status.ACTIVE, None)
@@ -112,9 +112,9 @@ async def test_a_period_that_ends_later_than_was_thought_keeps_its_credits_until
 async def test_a_provider_renews_its_own_and_the_clock_does_not(connection: AsyncConnection) -> None:
     waiting = await ordered(connection)
     await told(connection, waiting)
-    assert await renewals.turn(connection, waiting.id, now=NOON + 5 * MONTH, grace=GRACE) == 0
+    assert await renewals.advance(connection, waiting.id, now=NOON + 5 * MONTH, grace=GRACE) == 0
     await told(connection, waiting, now=NOON + SECOND, cancel_at_period_end=True)
-    assert await renewals.turn(connection, waiting.id, now=NOON + MONTH, grace=GRACE) == 1
+    assert await renewals.advance(connection, waiting.id, now=NOON + MONTH, grace=GRACE) == 1
     assert await subscriptions.get_current(connection, waiting.user_id) is None
 
 

@@ -38,7 +38,7 @@ async def begun(connection: AsyncConnection, *, now: datetime = NOON, **terms: A
 
 
 async def turned(connection: AsyncConnection, subscription: StoredSubscription, now: datetime) -> StoredSubscription:
-    await renewals.turn(connection, subscription.id, now=now, grace=GRACE)
+    await renewals.advance(connection, subscription.id, now=now, grace=GRACE)
     found = await subscriptions.get(connection, subscription.id)
     assert found is not None
     return found
@@ -59,8 +59,8 @@ async def kinds(connection: AsyncConnection, user_id: UUID) -> list[tuple[str, i
 
 async def test_a_period_ends_and_the_next_begins_with_its_credits(connection: AsyncConnection) -> None:
     first = await begun(connection, now=JANUARY_31)
-    assert await renewals.turn(connection, first.id, now=first.current_period_end, grace=GRACE) == 1
-    assert await renewals.turn(connection, first.id, now=first.current_period_end, grace=GRACE) == 0
+    assert await renewals.advance(connection, first.id, now=first.current_period_end, grace=GRACE) == 1
+    assert await renewals.advance(connection, first.id, now=first.current_period_end, grace=GRACE) == 0
     second = await turned(connection, first, first.current_period_end)
     assert (second.current_period_start, second.current_period_end.day) == (first.current_period_end, 31)
     assert await kinds(connection, first.user_id) == [("grant", 100), ("expiry", -100), ("grant", 100)]
@@ -98,7 +98,7 @@ async def test_what_was_to_end_expires_and_is_not_refilled(connection: AsyncConn
     await lifecycle.cancel(connection, first.id, now=NOON)
     ended = await turned(connection, first, NOON + timedelta(days=90))
     assert (ended.status, ended.canceled_at) == (Status.EXPIRED, NOON)
-    await expiry.settle(connection, first.user_id, now=NOON + timedelta(days=90))
+    await expiry.apply_due(connection, first.user_id, now=NOON + timedelta(days=90))
     assert await kinds(connection, first.user_id) == [("grant", 100), ("expiry", -100)]
 
 

@@ -64,7 +64,7 @@ async def _other_plan(connection: AsyncConnection, account: Account) -> None:
 async def _run_out(connection: AsyncConnection, account: Account) -> None:
     assert account.subscription_id is not None
     begun = await lifecycle.cancel(connection, account.subscription_id, now=now())
-    await renewals.turn(connection, begun.id, now=begun.current_period_end, grace=timedelta(days=3))
+    await renewals.advance(connection, begun.id, now=begun.current_period_end, grace=timedelta(days=3))
 
 
 CHANGES: dict[str, tuple[Change, str]] = {

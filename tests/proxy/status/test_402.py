@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from gateway.clock import now
 from gateway.ledger.accounts import api_keys
-from gateway.ledger.db.versions import bump_account
+from gateway.ledger.db.outbox import bump_account
 from policies.access.keys import ENTROPY_BYTES, compose
 from tests.proxy.data_plane import Account, Plane
 from tests.proxy.problems import assert_problem

@@ -16,9 +16,9 @@ from gateway.ledger.credits import grants
 from gateway.ledger.db.session import Database
 from gateway.ledger.subscriptions import lifecycle, subscriptions
 from gateway.meter.journal import Journal
-from gateway.metrics import PARKED
-from gateway.workers.billing.credit_expiry import CreditKeeper
-from gateway.workers.billing.renewals import SubscriptionMover
+from gateway.metrics import QUARANTINED
+from gateway.workers.billing.credit_expiry import CreditExpiryWorker
+from gateway.workers.billing.renewals import RenewalWorker
 from tests.ledger.make import NOON, a_user
 from tests.workers.conftest import House
 
@@ -54,7 +54,7 @@ async def _balances(ledger: Database, user_ids: list[UUID]) -> list[int]:
     return [each.current_credits for each in found if each is not None]
 
 
-async def _work(*workers: SubscriptionMover | CreditKeeper) -> None:
+async def _work(*workers: RenewalWorker | CreditExpiryWorker) -> None:
     while any(await asyncio.gather(*(worker.run_once() for worker in workers))):
         pass
 
@@ -64,7 +64,7 @@ async def test_workers_that_run_at_once_after_a_month_grant_each_period_once(
 ) -> None:
     user_ids = await _subscribe(ledger)
     late = NOON + timedelta(days=62)
-    await _work(*(SubscriptionMover(ledger, journal, grace=GRACE, now=lambda: late) for _ in range(4)))
+    await _work(*(RenewalWorker(ledger, journal, grace=GRACE, now=lambda: late) for _ in range(4)))
     assert await _balances(ledger, user_ids) == [30] * ACCOUNTS
     async with ledger.read() as connection:
         granted = "SELECT count(*), count(DISTINCT (subscription_id, period_start)) FROM credit_grants"
@@ -74,7 +74,7 @@ async def test_workers_that_run_at_once_after_a_month_grant_each_period_once(
 async def test_workers_that_run_at_once_expire_each_grant_once(ledger: Database, journal: Journal) -> None:
     user_ids = await _subscribe(ledger, rolls_over=False)
     late = NOON + timedelta(days=62)
-    await _work(*(CreditKeeper(ledger, journal, now=lambda: late) for _ in range(4)))
+    await _work(*(CreditExpiryWorker(ledger, journal, now=lambda: late) for _ in range(4)))
     assert await _balances(ledger, user_ids) == [0] * ACCOUNTS
     async with ledger.read() as connection:
         expired = "SELECT count(*), sum(amount) FROM credit_ledger WHERE kind = 'expiry'"
@@ -84,7 +84,7 @@ async def test_workers_that_run_at_once_expire_each_grant_once(ledger: Database,
 async def test_an_account_that_somebody_changes_is_left_for_the_next_time(ledger: Database, journal: Journal) -> None:
     user_ids = await _subscribe(ledger)
     late = NOON + timedelta(days=31)
-    mover = SubscriptionMover(ledger, journal, grace=GRACE, now=lambda: late)
+    mover = RenewalWorker(ledger, journal, grace=GRACE, now=lambda: late)
     async with ledger.transaction() as busy:
         await subscriptions.get_for_update(busy, await _subscription_of(ledger, user_ids[0]))
         assert await mover.run_once() == ACCOUNTS - 1
@@ -98,7 +98,7 @@ async def test_one_that_cannot_be_moved_is_set_aside_and_tried_again(
     monkeypatch.setattr("gateway.workers.billing.renewals.BATCH_ACCOUNTS", 1)  # it would be all of each batch
     user_ids = await _subscribe(ledger)
     clock = [NOON + timedelta(days=31)]
-    mover = SubscriptionMover(ledger, journal, grace=GRACE, now=lambda: clock[0])
+    mover = RenewalWorker(ledger, journal, grace=GRACE, now=lambda: clock[0])
     poison = "UPDATE subscriptions SET current_period_end = current_period_end - interval '1 h', quantity = :quantity"
     it = {"id": await _subscription_of(ledger, user_ids[0])}
     async with ledger.transaction() as connection:
@@ -106,14 +106,14 @@ async def test_one_that_cannot_be_moved_is_set_aside_and_tried_again(
         await connection.execute(text(priced))
         await connection.execute(text(f"{poison} WHERE id = :id"), {**it, "quantity": 2_000_000_000})
     assert [await mover.run_once() for _ in range(ACCOUNTS)] == [0] + [1] * (ACCOUNTS - 1)
-    assert PARKED.labels("subscriptions")._value.get() == 1
+    assert QUARANTINED.labels("subscriptions")._value.get() == 1
     assert await mover.run_once() == 0
     async with ledger.transaction() as connection:
         await connection.execute(text("UPDATE subscriptions SET quantity = 1 WHERE id = :id"), it)
     assert await mover.run_once() == 0  # not yet
     clock[0] += timedelta(minutes=1)
     assert await mover.run_once() == 1
-    assert PARKED.labels("subscriptions")._value.get() == 0
+    assert QUARANTINED.labels("subscriptions")._value.get() == 0
 
 
 async def test_nothing_is_done_before_its_time(ledger: Database, journal: Journal) -> None:
@@ -124,8 +124,8 @@ async def test_nothing_is_done_before_its_time(ledger: Database, journal: Journa
 
 async def _nothing_at(ledger: Database, journal: Journal, now: datetime) -> bool:
     mover, keeper = (
-        SubscriptionMover(ledger, journal, grace=GRACE, now=lambda: now),
-        CreditKeeper(ledger, journal, now=lambda: now),
+        RenewalWorker(ledger, journal, grace=GRACE, now=lambda: now),
+        CreditExpiryWorker(ledger, journal, now=lambda: now),
     )
     return (await mover.run_once(), await keeper.run_once()) == (0, 0)
 

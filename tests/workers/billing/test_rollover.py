@@ -14,8 +14,8 @@ from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms
 from gateway.ledger.subscriptions import lifecycle
 from gateway.meter.client.errors import MeterUnavailable
-from gateway.workers.billing.credit_expiry import CreditKeeper
-from gateway.workers.billing.renewals import SubscriptionMover
+from gateway.workers.billing.credit_expiry import CreditExpiryWorker
+from gateway.workers.billing.renewals import RenewalWorker
 from gateway.workers.usage.usage_writer import UsageWriter
 from tests.ledger.make import a_line
 from tests.workers.conftest import House
@@ -44,8 +44,8 @@ async def _used(house: House, user_id: UUID, *, ago: timedelta) -> None:
 
 async def _moved(house: House, now: Callable[[], datetime]) -> int:
     """By both workers, whose order nobody knows."""
-    keeper = CreditKeeper(house.database, house.journal, now=now)
-    mover = SubscriptionMover(house.database, house.journal, grace=GRACE, now=now)
+    keeper = CreditExpiryWorker(house.database, house.journal, now=now)
+    mover = RenewalWorker(house.database, house.journal, grace=GRACE, now=now)
     return await keeper.run_once() + await mover.run_once()
 
 
@@ -86,8 +86,8 @@ async def test_while_redis_is_away_no_period_ends(house: House) -> None:
     user_id, end = await _subscriber(house)
     await house.link.close()
     for worker in (
-        CreditKeeper(house.database, house.journal, now=lambda: end),
-        SubscriptionMover(house.database, house.journal, grace=GRACE, now=lambda: end),
+        CreditExpiryWorker(house.database, house.journal, now=lambda: end),
+        RenewalWorker(house.database, house.journal, grace=GRACE, now=lambda: end),
     ):
         with pytest.raises(MeterUnavailable):
             await worker.run_once()

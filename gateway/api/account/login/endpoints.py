@@ -59,7 +59,7 @@ async def register(body: Registration, dependencies: DependenciesDep, address: C
         shown = Profile.model_validate(user)
         await change.record("account.register", "user", entity_id=user.id, after=shown)
         await ask_to_verify(change.connection, user, dependencies.lifetimes)
-        await notifications.post(
+        await notifications.enqueue(
             change.connection, user.id, kind="account.registered", payload={}, channels=(notifications.WEBHOOK,)
         )
     return shown
@@ -86,7 +86,7 @@ async def logout(dependencies: DependenciesDep, bearer: Bearer, body: Annotated[
     """By its refresh token, or else by the access token. Its tokens are good no longer, from the next request on."""
     async with dependencies.database.transaction() as connection:
         if body is not None and body.refresh_token is not None:
-            found = await login_sessions.find_refresh(connection, tokens.digest(body.refresh_token))
+            found = await login_sessions.get_refresh_for_update(connection, tokens.digest(body.refresh_token))
             session_id = None if found is None else found.session_id
         else:
             session_id = None if bearer is None else dependencies.tokens.read(bearer.credentials)
@@ -100,13 +100,13 @@ async def _use(dependencies: Dependencies, refresh_token: str) -> TokenPair | Ac
     """The next pair, or what speaks against it. Commits in any case: a theft that was found must end the session."""
     used = tokens.digest(refresh_token)
     async with dependencies.database.transaction() as connection:
-        found = await login_sessions.find_refresh(connection, used)
+        found = await login_sessions.get_refresh_for_update(connection, used)
         if found is None:
             return None
         verdict = tokens.judge(found.state, now())
         if verdict is Verdict.REUSED:
             await login_sessions.revoke(connection, found.session_id)
-            await notifications.post(connection, found.user_id, kind="account.token_reused", payload={})
+            await notifications.enqueue(connection, found.user_id, kind="account.token_reused", payload={})
         if verdict is not Verdict.GOOD:
             return verdict
         if found.user_status is not AccountStatus.ACTIVE:

@@ -10,7 +10,7 @@ from gateway.api.account.values import TokenPair
 from gateway.api.errors import NotAuthenticated, Suspended
 from gateway.clock import now
 from gateway.ledger.accounts import login_sessions, users
-from gateway.ledger.accounts.login_sessions import Account
+from gateway.ledger.accounts.login_sessions import LoginAccount
 from policies.access.tokens import REFRESH_BYTES, digest, refresh_token
 from policies.model import AccountStatus
 
@@ -24,16 +24,16 @@ async def sign_in(dependencies: Dependencies, email: str, *, password: str, addr
         raise Suspended("This account is suspended.")
     secret = refresh_token(dependencies.entropy(REFRESH_BYTES))
     async with dependencies.database.transaction() as connection:
-        if not await login_sessions.still_has(connection, account.user_id, account.password_hash):
+        if not await login_sessions.has_password(connection, account.user_id, account.password_hash):
             raise NotAuthenticated(_WRONG)
         expires_at = now() + dependencies.lifetimes.refresh
-        session_id = await login_sessions.begin(
+        session_id = await login_sessions.create(
             connection, account.user_id, token_hash=digest(secret), expires_at=expires_at, address=address
         )
     return dependencies.tokens.pair(account.user_id, session_id, refresh_token=secret)
 
 
-async def check_password(dependencies: Dependencies, email: str, *, password: str, address: str) -> Account:
+async def check_password(dependencies: Dependencies, email: str, *, password: str, address: str) -> LoginAccount:
     """Whose password it is. Only failures count against the address and the account. Raises as `sign_in`, Throttled."""
     async with dependencies.database.read() as connection:
         account = await login_sessions.find_account(connection, email, address=address)

@@ -61,7 +61,7 @@ async def reset_password(body: PasswordReset, dependencies: DependenciesDep, add
         await users.patch(connection, user.id, password_hash=password_hash, email_verified_at=verified_at)
         await login_sessions.revoke_all(connection, user.id)
         await change.record("account.reset_password", "user", entity_id=user.id)
-        await notifications.post(connection, user.id, kind="account.password_changed", payload={})
+        await notifications.enqueue(connection, user.id, kind="account.password_changed", payload={})
 
 
 @router.post("/verify-email", status_code=204, summary="Verify an address by a mail")
@@ -71,7 +71,7 @@ async def verify_email(body: EmailVerification, dependencies: DependenciesDep) -
         user = await _user_of(change.connection, token_id, Purpose.VERIFY_EMAIL)
         await users.patch(change.connection, user.id, email_verified_at=now())
         await change.record("account.verify_email", "user", entity_id=user.id)
-        await notifications.post(
+        await notifications.enqueue(
             change.connection, user.id, kind="account.email_verified", payload={}, channels=(notifications.WEBHOOK,)
         )
 
@@ -85,7 +85,7 @@ async def _send_reset(dependencies: Dependencies, email: str) -> None:
 
 async def _user_of(connection: AsyncConnection, token_id: UUID | None, purpose: Purpose) -> User:
     """Uses the token up. Raises Invalid for one that proves nothing, or an address that is the user's no more."""
-    proof = None if token_id is None else await one_time_tokens.use(connection, token_id, purpose)
+    proof = None if token_id is None else await one_time_tokens.redeem(connection, token_id, purpose)
     user = None if proof is None else await users.get(connection, proof.user_id)
     if proof is None or user is None or user.email != proof.email:
         raise Invalid("token", "is not valid, was used already or is too old; ask for another")

@@ -21,13 +21,13 @@ class Throttle:
     async def take(self, subjects: Sequence[Subject]) -> None:
         """Raises Throttled, and then counts nothing."""
         async with self._database.transaction() as connection:
-            wait_seconds = await throttles.take_all(connection, subjects, now())
+            wait_seconds = await throttles.record_attempts(connection, subjects, now())
         if wait_seconds:
             raise Throttled(wait_seconds)
 
     async def give_back(self, subjects: Sequence[Subject]) -> None:
         async with self._database.transaction() as connection:
-            await throttles.give_back(connection, subjects)
+            await throttles.refund_attempts(connection, subjects)
 
 
 def of_login(email: str, address: str, *, is_known: bool) -> list[Subject]:

@@ -29,6 +29,6 @@ async def _send(connection: AsyncConnection, user: User, purpose: Purpose, *, li
     )
     # The id, not the token: that is made of it when the mail is, and stands nowhere.
     payload = {"token_id": str(token_id), "expires_at": expires_at.isoformat()}
-    await notifications.post(
+    await notifications.enqueue(
         connection, user.id, kind=f"account.{purpose}", payload=payload, channels=(notifications.MAIL,)
     )

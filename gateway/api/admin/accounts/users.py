@@ -19,7 +19,7 @@ from gateway.api.schemas.pages import PageModel, PageQuery, PatchModel, RequestM
 from gateway.clock import now
 from gateway.ledger.accounts import erasure, users
 from gateway.ledger.db.errors import NotFound
-from gateway.ledger.db.versions import bump_account
+from gateway.ledger.db.outbox import bump_account
 from gateway.ledger.subscriptions import lifecycle, subscriptions
 from policies.model import AccountStatus
 

@@ -36,7 +36,7 @@ from gateway.api.schemas.fields import (
 from gateway.api.schemas.pages import PageModel, PatchModel, RequestModel, ResponseModel, unset
 from gateway.ledger.catalogue import plans
 from gateway.ledger.db.errors import InUse, NotFound
-from gateway.ledger.db.versions import bump_catalogue
+from gateway.ledger.db.outbox import bump_catalogue
 from policies.model import FeatureValue
 
 router = APIRouter(prefix="/plans", tags=["plans"])
