@@ -20,10 +20,10 @@ import uvloop
 from benchmarks.machine import describe
 from gateway.embedded.endpoints import choose
 from gateway.embedded.valkey import Valkey
-from gateway.meter.client.client import Link
-from gateway.meter.idempotency import Claim, Kept
+from gateway.meter.client.client import RedisClient
+from gateway.meter.idempotency import ClaimOutcome, IdempotencyClaim
 from gateway.meter.meter import Meter
-from gateway.meter.scripts.scripts import SCRIPTS
+from gateway.meter.scripts import SCRIPTS
 from policies.access.limits import Limits
 
 CALLS = 100_000
@@ -50,20 +50,20 @@ class Cost:
 class Bench:
     """A server, a meter on it, and accounts that are hot."""
 
-    def __init__(self, folder: Path, link: Link, *, pid: int) -> None:
+    def __init__(self, folder: Path, redis_client: RedisClient, *, pid: int) -> None:
         self._folder = folder
-        self._link = link
+        self._redis = redis_client
         self._pid = pid
-        self._meter = Meter(link, partitions=64, owner="bench")
+        self._meter = Meter(redis_client, partitions=64, owner="bench")
         self._accounts = [self._meter.keys(uuid4()) for _ in range(ACCOUNTS)]
         self._requests = [str(uuid4()) for _ in range(CALLS)]
 
     async def prepare(self) -> None:
-        await self._link.call((b"CONFIG", b"SET", b"auto-aof-rewrite-percentage", 0))  # it would shrink the file
+        await self._redis.call((b"CONFIG", b"SET", b"auto-aof-rewrite-percentage", 0))  # it would shrink the file
         for keys in self._accounts:
             await self._meter.load(keys, account_version=1, credit_seq=0, balance=10**12, catalogue_version=1)
 
-    async def admit(self, number: int, limits: Limits = PLENTY, claim: Claim | None = None) -> None:
+    async def admit(self, number: int, limits: Limits = PLENTY, claim: IdempotencyClaim | None = None) -> None:
         await self._meter.admit(
             self._accounts[number % ACCOUNTS],
             request_id=self._requests[number],
@@ -80,11 +80,11 @@ class Bench:
         await self.admit(number, claim=self._claim(number))
 
     async def settle_keyed(self, number: int) -> None:
-        keys, kept = self._accounts[number % ACCOUNTS], Kept(self._claim(number), ANSWER)
+        keys, kept = self._accounts[number % ACCOUNTS], ClaimOutcome(self._claim(number), ANSWER)
         await self._meter.settle(keys, self._requests[number], charge=1, tail=TAIL, kept=kept)
 
-    def _claim(self, number: int) -> Claim:
-        return Claim(f"{number:064}", "f" * 64)
+    def _claim(self, number: int) -> IdempotencyClaim:
+        return IdempotencyClaim(f"{number:064}", "f" * 64)
 
     async def refuse(self, number: int) -> None:
         await self.admit(number, USED_UP)
@@ -93,10 +93,10 @@ class Bench:
         await self._meter.settle(self._accounts[number % ACCOUNTS], self._requests[number], charge=1, tail=TAIL)
 
     async def ping(self, _: int) -> None:
-        await self._link.call((b"PING",))
+        await self._redis.call((b"PING",))
 
     async def measure(self, name: str, call: Callable[[int], Awaitable[None]]) -> Cost:
-        await self._link.call((b"CONFIG", b"RESETSTAT"))
+        await self._redis.call((b"CONFIG", b"RESETSTAT"))
         server, file, client, started = self._cpu_seconds(), self._file_bytes(), time.process_time(), time.monotonic()
         await asyncio.gather(*(self._caller(call, first) for first in range(CALLERS)))
         elapsed = time.monotonic() - started
@@ -116,7 +116,7 @@ class Bench:
             await call(number)
 
     async def _script_us(self) -> float:
-        stats = (await self._link.call((b"INFO", b"commandstats"))).decode()
+        stats = (await self._redis.call((b"INFO", b"commandstats"))).decode()
         found = re.search(r"cmdstat_evalsha:.*usec_per_call=([0-9.]+)", stats)
         return float(found[1]) if found else 0.0
 
@@ -131,11 +131,15 @@ class Bench:
 async def measure_all(folder: Path) -> tuple[str, list[Cost]]:
     endpoint, valkey = choose(None).valkey, Valkey(folder, durable=True)
     await valkey.start(endpoint)
-    link = Link(f"redis://:{endpoint.password}@127.0.0.1:{endpoint.port}/0", timeout_seconds=5, scripts=SCRIPTS)
+    redis_client = RedisClient(
+        f"redis://:{endpoint.password}@127.0.0.1:{endpoint.port}/0", timeout_seconds=5, scripts=SCRIPTS
+    )
     try:
-        await link.open()
-        server = dict(line.split(":", 1) for line in (await link.call((b"INFO",))).decode().splitlines() if ":" in line)
-        bench = Bench(folder, link, pid=int(server["process_id"]))
+        await redis_client.open()
+        server = dict(
+            line.split(":", 1) for line in (await redis_client.call((b"INFO",))).decode().splitlines() if ":" in line
+        )
+        bench = Bench(folder, redis_client, pid=int(server["process_id"]))
         await bench.prepare()
         steps = {"admit": bench.admit, "settle": bench.settle, "refuse": bench.refuse, "ping": bench.ping}
         keyed = {
@@ -144,12 +148,12 @@ async def measure_all(folder: Path) -> tuple[str, list[Cost]]:
             "repeat": bench.admit_keyed,
         }
         costs = [await bench.measure(name, call) for name, call in steps.items()]
-        memory = int(await link.call((b"MEMORY", b"USAGE", bench._accounts[0].account)))  # noqa: SLF001 - of this module
+        memory = int(await redis_client.call((b"MEMORY", b"USAGE", bench._accounts[0].account)))  # noqa: SLF001 - of this module
         costs += [await bench.measure(name, call) for name, call in keyed.items()]
         version = server.get("valkey_version") or server["redis_version"]
         return f"{version}; an account after {CALLS // ACCOUNTS} calls takes {memory} bytes", costs
     finally:
-        await link.close()
+        await redis_client.close()
         await valkey.stop()
 
 

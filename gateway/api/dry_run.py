@@ -18,7 +18,7 @@ from gateway.ledger.db.session import Database
 from gateway.ledger.usage.key_budgets import credits_spent
 from gateway.meter.meter import Meter
 from policies.access import admission, key_budgets
-from policies.access.admission import Standing
+from policies.access.admission import AccountSnapshot
 from policies.access.key_budgets import Cap
 from policies.access.limits import WINDOW_SECONDS, WINDOWS, Limits, limits_of
 from policies.model import Account, FeatureValue, Key, Refused, Route
@@ -110,21 +110,21 @@ class DryRun:
             refused = found
         return _result(refused, cost, standing, limits=limits, key_left=key_budgets.left_to_key(cap, standing.spent))
 
-    async def standing(self, account: Account, cap: Cap | None = None) -> Standing:
+    async def standing(self, account: Account, cap: Cap | None = None) -> AccountSnapshot:
         """What the account has used of its limits and has left. Raises as `preview` does."""
         standing, _ = await self._look(account.id, limits_in_force(account), cap)
         return standing
 
     async def _look(
         self, user_id: UUID, limits: Limits, cap: Cap | None
-    ) -> tuple[Standing, Mapping[str, Mapping[str, FeatureValue]]]:
+    ) -> tuple[AccountSnapshot, Mapping[str, Mapping[str, FeatureValue]]]:
         async with self._database.read() as connection:
             known = await principals.load_balance(connection, user_id)
             catalogue = await principals.catalogue(connection)
             spent = None if cap is None else await credits_spent(connection, user_id, cap)
         if known is None:
             raise NotFound("user", user_id)
-        hot = await self._meter.peek(self._meter.keys(user_id), limits, cap)
+        hot = await self._meter.account_snapshot(self._meter.keys(user_id), limits, cap)
         # Cold: nothing is running, nothing was counted lately, and a call would load this balance. The same of a key.
         found = hot or _at_rest(known.current_credits, limits)
         return found if found.spent is not None else found._replace(spent=spent), catalogue.features
@@ -137,7 +137,7 @@ class DryRun:
         *,
         facts: Facts,
         offered: Mapping[str, Mapping[str, FeatureValue]],
-        standing: Standing,
+        standing: AccountSnapshot,
         cost: _Cost,
     ) -> None:
         subscription = admission.check_caller(
@@ -161,7 +161,7 @@ def limits_in_force(account: Account) -> Limits:
     return UNLIMITED if account.subscription is None else limits_of(account.subscription.plan)
 
 
-def limit_states(standing: Standing, limits: Limits) -> list[LimitState]:
+def limit_states(standing: AccountSnapshot, limits: Limits) -> list[LimitState]:
     """The windows that have a limit, shortest first."""
     return [
         LimitState(
@@ -179,12 +179,12 @@ def limit_states(standing: Standing, limits: Limits) -> list[LimitState]:
     ]
 
 
-def _at_rest(balance: int, limits: Limits) -> Standing:
+def _at_rest(balance: int, limits: Limits) -> AccountSnapshot:
     """An account that has done nothing lately; a limit of 0 has no room even so."""
     violated = tuple(window for window, limit in zip(WINDOWS, limits.per_window, strict=True) if limit == 0)
     retry_after = max((WINDOW_SECONDS[window] for window in violated), default=0)
     seconds = tuple(WINDOW_SECONDS[window] for window in WINDOWS)
-    return Standing(balance, 0, (0,) * len(WINDOWS), seconds, retry_after, violated)
+    return AccountSnapshot(balance, 0, (0,) * len(WINDOWS), seconds, retry_after, violated)
 
 
 def _cost(route: Route | None, facts: Facts) -> _Cost:
@@ -203,7 +203,7 @@ def _cost(route: Route | None, facts: Facts) -> _Cost:
 
 
 def _result(
-    refused: Refused | None, cost: _Cost, standing: Standing, *, limits: Limits, key_left: int | None
+    refused: Refused | None, cost: _Cost, standing: AccountSnapshot, *, limits: Limits, key_left: int | None
 ) -> DryRunResult:
     return DryRunResult(
         admitted=refused is None,

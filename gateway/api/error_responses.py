@@ -21,7 +21,7 @@ from gateway.ledger.db.rows import InvalidCursor
 from gateway.ledger.db.session import DatabaseUnavailable
 from gateway.ledger.payments.provider_updates import Mismatch
 from gateway.ledger.subscriptions.subscriptions import IllegalTransition
-from gateway.meter.client.client import MeterUnavailable
+from gateway.meter.client.errors import MeterUnavailable
 from gateway.payments.provider import InvalidWebhook, ProviderRefused, ProviderUnavailable
 from policies.model import Refused
 

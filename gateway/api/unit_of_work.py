@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.audit import audit_log
 from gateway.ledger.db.session import Database, DatabaseUnavailable
-from gateway.meter.client.client import MeterError, MeterUnavailable
+from gateway.meter.client.errors import MeterError, MeterUnavailable
 
 Publish = Callable[[], Awaitable[None]]
 

@@ -13,7 +13,7 @@ from gateway.ledger.catalogue.configured_plans import Offer
 from gateway.ledger.catalogue.plans import PlanTerms, Tier
 from gateway.ledger.db import schema
 from gateway.ledger.db.session import Database
-from gateway.meter.client.client import Link
+from gateway.meter.client.client import RedisClient
 from gateway.runtime.stores import EMBEDDED, Reached
 
 REDIS_TIMEOUT_SECONDS = 2.0
@@ -67,8 +67,8 @@ async def _check_schema(database_url: str) -> None:
 
 async def check_redis(reached: Reached) -> None:
     """Raises MeterUnavailable or UnsupportedServer here, in one line, rather than in every process to be started."""
-    link = Link(reached.redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS)
+    redis_client = RedisClient(reached.redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS)
     try:
-        await link.open()
+        await redis_client.open()
     finally:
-        await link.close()
+        await redis_client.close()

@@ -13,7 +13,7 @@ from gateway.embedded.errors import EmbeddedError
 from gateway.ledger.db.errors import AlreadyExists, InUse, InvalidValue, NotFound
 from gateway.ledger.db.schema import UnknownRevision
 from gateway.ledger.db.session import DatabaseUnavailable, InvalidDatabaseUrl
-from gateway.meter.client.client import MeterUnavailable, UnsupportedServer
+from gateway.meter.client.errors import MeterUnavailable, UnsupportedServer
 from gateway.runtime.sockets import AddressUnusable
 from gateway.runtime.supervisor import ChildFailed
 

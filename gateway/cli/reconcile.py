@@ -17,10 +17,10 @@ from gateway.cli.unit_of_work import ACTOR
 from gateway.config import Config
 from gateway.ledger.audit import audit_chain
 from gateway.ledger.db.session import Database
-from gateway.meter.account_snapshots import Audit
-from gateway.meter.client.client import Link
+from gateway.meter.account_snapshots import AccountSnapshotReader
+from gateway.meter.client.client import RedisClient
 from gateway.meter.meter import Meter
-from gateway.meter.scripts.scripts import SCRIPTS
+from gateway.meter.scripts import SCRIPTS
 from gateway.runtime.stores import opened_stores
 from gateway.workers.usage.reconciliation import Finding, Reconciler
 
@@ -76,13 +76,13 @@ async def _reconciler(config: Config, *, repair_as: str | None) -> AsyncIterator
             statement_timeout_seconds=STATEMENT_TIMEOUT_SECONDS,
             audit_keys=audit_chain.keys_of(config.secrets.peppers),
         )
-        link = Link(reached.redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS, scripts=SCRIPTS)
+        redis_client = RedisClient(reached.redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS, scripts=SCRIPTS)
         try:
-            await link.open()
-            meter = Meter(link, partitions=config.redis.partitions, owner=ACTOR)
-            yield Reconciler(database, Audit(link, meter), repair_as=repair_as)
+            await redis_client.open()
+            meter = Meter(redis_client, partitions=config.redis.partitions, owner=ACTOR)
+            yield Reconciler(database, AccountSnapshotReader(redis_client, meter), repair_as=repair_as)
         finally:
-            await link.close()
+            await redis_client.close()
             await database.close()
 
 

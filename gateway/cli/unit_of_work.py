@@ -19,9 +19,10 @@ from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.db.session import Database
-from gateway.meter.client.client import Link, MeterUnavailable
+from gateway.meter.client.client import RedisClient
+from gateway.meter.client.errors import MeterUnavailable
 from gateway.meter.meter import Meter
-from gateway.meter.scripts.scripts import SCRIPTS
+from gateway.meter.scripts import SCRIPTS
 from gateway.runtime.stores import Reached, opened_stores
 from gateway.workers.outbox import OutboxPublisher
 
@@ -92,13 +93,15 @@ async def _transaction(config: Config) -> AsyncIterator[AsyncConnection]:
 
 async def _publish(config: Config, reached: Reached, database: Database) -> None:
     """Tells Redis at once. Where it is away, the outbox worker will: the change itself is committed."""
-    link = Link(reached.redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS, scripts=SCRIPTS)
+    redis_client = RedisClient(reached.redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS, scripts=SCRIPTS)
     with suppress(MeterUnavailable):
-        await link.open()
+        await redis_client.open()
         try:
-            await OutboxPublisher(database, Meter(link, partitions=config.redis.partitions, owner=ACTOR)).publish_all()
+            await OutboxPublisher(
+                database, Meter(redis_client, partitions=config.redis.partitions, owner=ACTOR)
+            ).publish_all()
         finally:
-            await link.close()
+            await redis_client.close()
 
 
 def _uuid(text: str) -> UUID | None:

@@ -12,17 +12,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from secrets import token_hex
 from typing import NamedTuple, Protocol
 
-from gateway.meter.client.client import Link
+from gateway.meter.client.client import RedisClient
 from gateway.meter.client.errors import MeterUnavailable, NotSent
 from gateway.meter.keys import PartitionKeys
 from gateway.meter.replay_buffer import id_after
-from gateway.meter.scripts.scripts import ENTER
+from gateway.meter.scripts import ENTER
 
 # In a new epoch nothing is loaded for so long: twice as long as a gateway takes to look, and to hand in what it knows.
-HAND_IN_SECONDS = 1.5
+REPLAY_WINDOW_SECONDS = 1.5
 
 
-class Opening(NamedTuple):
+class EpochStart(NamedTuple):
     """What PostgreSQL says of a partition of which an epoch begins: the how manieth, and what must not be lost.
 
     `last_id` is the last journal entry that it has.
@@ -33,19 +33,19 @@ class Opening(NamedTuple):
     last_id: str
 
 
-class Register(Protocol):
+class EpochRegister(Protocol):
     """Where epochs are counted."""
 
-    async def begin(self, partition: int) -> Opening:
+    async def begin(self, partition: int) -> EpochStart:
         """Counts one more. Raises NotSent if it cannot be counted now."""
         ...
 
 
-class Unregistered:
+class LocalEpochRegister:
     """For a Redis that nobody else uses, or that nothing is admitted by: every epoch is the first."""
 
-    async def begin(self, partition: int) -> Opening:  # noqa: ARG002 - as Register says
-        return Opening(1, 0, "0-0")
+    async def begin(self, partition: int) -> EpochStart:  # noqa: ARG002 - as Register says
+        return EpochStart(1, 0, "0-0")
 
 
 class _Entered(NamedTuple):
@@ -58,13 +58,13 @@ class Epochs:
 
     def __init__(
         self,
-        link: Link,
+        redis_client: RedisClient,
         keys: Sequence[PartitionKeys],
         *,
-        register: Register,
+        register: EpochRegister,
         hand_in: Callable[[int, str], Awaitable[None]],
     ) -> None:
-        self._link = link
+        self._redis = redis_client
         self._keys = keys
         self._register = register
         self._hand_in = hand_in
@@ -74,7 +74,7 @@ class Epochs:
     def current(self, partition: int) -> str | None:
         """The epoch of the partition, as far as the present connection to Redis has shown it."""
         entered = self._entered.get(partition)
-        if entered is None or self._link.connection(self._keys[partition].catalogue) is not entered.connection:
+        if entered is None or self._redis.connection(self._keys[partition].catalogue) is not entered.connection:
             return None
         return entered.epoch
 
@@ -95,19 +95,19 @@ class Epochs:
             raise NotSent("the connection to Redis has changed")
         return epoch
 
-    def left(self, partition: int, epoch: str) -> None:
+    def mark_ended(self, partition: int, epoch: str) -> None:
         """Redis says that it is in another."""
         entered = self._entered.get(partition)
         if entered is not None and entered.epoch == epoch:
             self._entered[partition] = _Entered(epoch, object())  # no connection, so it is not current
 
-    async def watch(self, written: Callable[[int, str], None]) -> int:
+    async def check(self, written: Callable[[int, str], None]) -> int:
         """Looks at the partitions in use: enters new epochs, tells how far PostgreSQL has each journal.
 
         Gives how many were entered. Raises MeterUnavailable.
         """
         partitions = list(self._entered)
-        found = await self._link.pipeline(
+        found = await self._redis.pipeline(
             [(b"HMGET", self._keys[partition].catalogue, b"e", b"t") for partition in partitions]
         )
         strange = []
@@ -117,33 +117,33 @@ class Epochs:
             elif last_id is not None:
                 written(partition, last_id.decode())
         for partition in strange:
-            self.left(partition, self._entered[partition].epoch)
+            self.mark_ended(partition, self._entered[partition].epoch)
         await asyncio.gather(*(self.enter(partition) for partition in strange))
         return len(strange)
 
     async def _enter(self, partition: int) -> str:
         keys = self._keys[partition]
-        connection = self._link.connection(keys.catalogue)
+        connection = self._redis.connection(keys.catalogue)
         if connection is None:
             raise NotSent("not connected to Redis")
         epoch = await self._find(keys) or await self._begin(partition, keys)
         known = self._entered.get(partition)
         if known is not None and known.epoch != epoch:
             await self._hand_in(partition, epoch)
-        if self._link.connection(keys.catalogue) is not connection:
+        if self._redis.connection(keys.catalogue) is not connection:
             raise MeterUnavailable("the connection to Redis has changed")
         self._entered[partition] = _Entered(epoch, connection)
         return epoch
 
     async def _find(self, keys: PartitionKeys) -> str | None:
-        found = await self._link.run(ENTER, (keys.catalogue, keys.journal), ("", 0, "0-1", 0))
+        found = await self._redis.run(ENTER, (keys.catalogue, keys.journal), ("", 0, "0-1", 0))
         return found[1].decode() if found[0] else None
 
     async def _begin(self, partition: int, keys: PartitionKeys) -> str:
         opening = await self._register.begin(partition)
-        patience = 0 if opening.number == 1 else int(HAND_IN_SECONDS * 1000)
+        patience = 0 if opening.number == 1 else int(REPLAY_WINDOW_SECONDS * 1000)
         name = f"{opening.number}-{token_hex(8)}"
-        found = await self._link.run(
+        found = await self._redis.run(
             ENTER,
             (keys.catalogue, keys.journal),
             (name, opening.catalogue_version, id_after(opening.last_id), patience),

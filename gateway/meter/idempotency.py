@@ -13,7 +13,7 @@ CLAIM_SECONDS = 86_400
 MAX_STORED_BYTES_PER_DAY = 64 * 1024 * 1024
 
 
-class Claim(NamedTuple):
+class IdempotencyClaim(NamedTuple):
     """A key of a call, by its digest, and the fingerprint of the request that it came with."""
 
     digest: str
@@ -24,28 +24,28 @@ class Claim(NamedTuple):
         return keys.account.replace(b":a:", b":k:", 1) + b":" + self.digest.encode()
 
 
-class Kept(NamedTuple):
+class ClaimOutcome(NamedTuple):
     """What is left of a claim when its call has ended.
 
     `answer` is what a repeat is told; empty where there is none that could be told again, so that it is refused; None
     where nothing is left, and the key is free.
     """
 
-    claim: Claim
+    claim: IdempotencyClaim
     answer: bytes | None
 
     @property
-    def without_answer(self) -> Kept:
+    def without_response(self) -> ClaimOutcome:
         """The same as far as it is remembered in few bytes."""
         return self._replace(answer=b"") if self.answer else self
 
     @property
-    def storable(self) -> tuple[str | bytes | int, ...]:
+    def settle_arguments(self) -> tuple[str | bytes | int, ...]:
         """As `settle.lua` takes it."""
         answer = () if self.answer is None else (self.answer,)
         return (self.claim.fingerprint, MAX_STORED_BYTES_PER_DAY, *answer)
 
     @property
-    def brief(self) -> tuple[str | bytes, ...]:
+    def replay_arguments(self) -> tuple[str | bytes, ...]:
         """As scripts take it that store no answer."""
         return (self.claim.fingerprint,) if self.answer is None else (self.claim.fingerprint, b"")

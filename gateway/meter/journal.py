@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from gateway.meter.client.client import Command, Link, Script
+from gateway.meter.client.client import RedisClient
+from gateway.meter.client.packing import Command
 from gateway.meter.keys import partition_keys
 from gateway.meter.replay_buffer import id_after
+from gateway.meter.scripts import TRIM
 from policies.usage import records
-
-TRIM = Script.load("trim")
 
 START = "0-0"  # before every id (Redis, "Entry ID" of XADD)
 
@@ -29,7 +29,7 @@ MIN_ENTRIES_PER_READ = 20
 CLOCK_MARGIN = timedelta(seconds=1)
 
 
-class Entry(NamedTuple):
+class JournalEntry(NamedTuple):
     """One settled call: its stream id, and its record as a line of PostgreSQL COPY text (`policies.records.COLUMNS`).
 
     A correction is the record of a call that stands written as abandoned, and was settled after all (`late.lua`).
@@ -41,10 +41,10 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class JournalBatch:
     """Entries of one partition in the order of their ids; never empty."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[JournalEntry, ...]
 
     @property
     def last_id(self) -> str:
@@ -69,8 +69,8 @@ class Backlog:
 class Journal:
     """The streams of all partitions."""
 
-    def __init__(self, link: Link, partitions: int) -> None:
-        self._link = link
+    def __init__(self, redis_client: RedisClient, partitions: int) -> None:
+        self._redis = redis_client
         self._keys = tuple(partition_keys(number) for number in range(partitions))
         self._read_in: dict[int, bytes] = {}  # the epoch in which a partition was last read from its start
 
@@ -78,7 +78,7 @@ class Journal:
     def partitions(self) -> int:
         return len(self._keys)
 
-    async def read(self, after: Mapping[int, str], limit: int) -> dict[int, Batch]:
+    async def read(self, after: Mapping[int, str], limit: int) -> dict[int, JournalBatch]:
         """About `limit` entries in all, of each of these partitions past an id; partitions without any are left out."""
         count = max(MIN_ENTRIES_PER_READ, min(MAX_ENTRIES_PER_READ, limit // max(len(after), 1)))
         commands: list[Command] = [
@@ -88,11 +88,11 @@ class Journal:
         begun = [partition for partition, last_id in after.items() if last_id == START]
         # Asked before the entries: if Redis is lost in between, they are not trimmed, and read again.
         epochs: list[Command] = [(b"HGET", self._keys[partition].catalogue, b"e") for partition in begun]
-        found = await self._link.pipeline([*epochs, *commands])
+        found = await self._redis.pipeline([*epochs, *commands])
         self._read_in |= {partition: epoch or b"" for partition, epoch in zip(begun, found, strict=False)}
         replies = found[len(begun) :]
         return {
-            partition: Batch(tuple(_entry(raw) for raw in reply))
+            partition: JournalBatch(tuple(_entry(raw) for raw in reply))
             for partition, reply in zip(after, replies, strict=True)
             if reply
         }
@@ -104,7 +104,7 @@ class Journal:
         """
         await asyncio.gather(
             *(
-                self._link.run(
+                self._redis.run(
                     TRIM,
                     (self._keys[partition].catalogue, self._keys[partition].journal),
                     (self._read_in.get(partition, b""), last_id, id_after(last_id)),
@@ -115,7 +115,7 @@ class Journal:
 
     async def lengths(self) -> dict[int, int]:
         """Entries waiting, by partition; partitions without any are left out."""
-        lengths = await self._link.pipeline([(b"XLEN", keys.journal) for keys in self._keys])
+        lengths = await self._redis.pipeline([(b"XLEN", keys.journal) for keys in self._keys])
         return {partition: length for partition, length in enumerate(lengths) if length}
 
     async def length(self) -> int:
@@ -131,7 +131,7 @@ class Journal:
         firsts: list[Command] = [
             (b"XRANGE", self._keys[partition].journal, b"-", b"+", b"COUNT", 1) for partition in partitions
         ]
-        *replies, (seconds, microseconds) = await self._link.pipeline([*firsts, (b"TIME",)])
+        *replies, (seconds, microseconds) = await self._redis.pipeline([*firsts, (b"TIME",)])
         ids = [reply[0][0] for reply in replies if reply]
         if not ids:
             return 0.0
@@ -144,6 +144,6 @@ def is_correction(rest: Sequence[bytes]) -> bool:
     return list(rest) == [b"k", b"c"]
 
 
-def _entry(raw: tuple[bytes, Sequence[bytes]]) -> Entry:
+def _entry(raw: tuple[bytes, Sequence[bytes]]) -> JournalEntry:
     entry_id, (_, record, *rest) = raw
-    return Entry(entry_id.decode(), records.line(record), is_correction(rest))
+    return JournalEntry(entry_id.decode(), records.line(record), is_correction(rest))

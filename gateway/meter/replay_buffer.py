@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from typing import NamedTuple
 
-from gateway.meter.idempotency import Claim, Kept
+from gateway.meter.idempotency import ClaimOutcome, IdempotencyClaim
 from gateway.meter.keys import AccountKeys
 from policies.usage import records
 
 MAX_SETTLED = 20_000  # some 20 MB; past it the partition that settles most forgets its oldest
 
 
-class Opened(NamedTuple):
+class OpenCall(NamedTuple):
     """A call under way: the epoch in which Redis has its hold, and the credits and the record's head in the hold."""
 
     keys: AccountKeys
@@ -23,45 +23,45 @@ class Opened(NamedTuple):
     epoch: str
     held: int
     head: str
-    claim: Claim | None = None
+    claim: IdempotencyClaim | None = None
 
 
-class Settled(NamedTuple):
+class SettledCall(NamedTuple):
     """A settled call: its record, the journal entry that it is in, or in one before, and what is left of its claim."""
 
     keys: AccountKeys
     request_id: str
     record: str
     entry_id: str
-    kept: Kept | None = None
+    kept: ClaimOutcome | None = None
 
-    def unclaimed(self, tail: str) -> Settled:
+    def without_claim(self, tail: str) -> SettledCall:
         """The same call with another end, and without its key."""
         head = self.record.split("\t")[: len(records.HEAD_COLUMNS)]
         return self._replace(record="\t".join([*head, tail]), kept=None)
 
 
-class Recall:
+class ReplayBuffer:
     """The calls of one process."""
 
     def __init__(self) -> None:
-        self._open: dict[str, Opened] = {}
-        self._settled: defaultdict[int, deque[Settled]] = defaultdict(deque)
+        self._open: dict[str, OpenCall] = {}
+        self._settled: defaultdict[int, deque[SettledCall]] = defaultdict(deque)
         self._count = 0
 
-    def admitted(self, call: Opened) -> None:
+    def add_open(self, call: OpenCall) -> None:
         self._open[call.request_id] = call
 
-    def held_again(self, call: Opened) -> None:
+    def update_open(self, call: OpenCall) -> None:
         """The same call, in a new epoch; unless it has ended since."""
         if call.request_id in self._open:
             self._open[call.request_id] = call
 
-    def ending(self, request_id: str) -> Opened | None:
+    def remove_open(self, request_id: str) -> OpenCall | None:
         """The call, which is under way no more; None if it is not one of ours."""
         return self._open.pop(request_id, None)
 
-    def settled(self, call: Settled) -> None:
+    def add_settled(self, call: SettledCall) -> None:
         calls = self._settled[call.keys.partition]
         calls.append(call)
         self._count += 1
@@ -69,20 +69,20 @@ class Recall:
             calls.popleft()
             self._count -= 1
 
-    def written(self, partition: int, upto: str) -> None:
+    def discard_through(self, partition: int, upto: str) -> None:
         """PostgreSQL has the journal of the partition up to this entry."""
         last, calls = id_order(upto), self._settled[partition]
         while calls and id_order(calls[0].entry_id) <= last:
             calls.popleft()
             self._count -= 1
 
-    def under_way(self, partition: int) -> list[Opened]:
+    def open_calls(self, partition: int) -> list[OpenCall]:
         return [call for call in self._open.values() if call.keys.partition == partition]
 
-    def is_under_way(self, request_id: str) -> bool:
+    def is_open(self, request_id: str) -> bool:
         return request_id in self._open
 
-    def take_settled(self, partition: int) -> list[Settled]:
+    def take_settled(self, partition: int) -> list[SettledCall]:
         """Those that PostgreSQL may not have; they are forgotten here."""
         calls = self._settled.pop(partition, deque())
         self._count -= len(calls)

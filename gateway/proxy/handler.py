@@ -143,7 +143,7 @@ class Handler:
 
 async def _tell_again(repeated: Repeated, reply: Reply) -> None:
     """The answer of the first call, with what is left by now; this one is charged nothing."""
-    answer, admission = StoredAnswer.unpacked(repeated.admission.answer), repeated.admission
+    answer, admission = StoredAnswer.unpacked(repeated.admission.stored_response), repeated.admission
     ours = metering_block(repeated.caller, admission, remaining=admission.balance, charged=0)
     ours = HeaderBlock(ours + b"idempotency-replayed: true\r\n")
     await reply.whole(answer.status, answer.fields, answer.body, ours)

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from gateway import metrics
 from gateway.config import Config
 from gateway.ledger.db.session import Database
-from gateway.meter.account_snapshots import Audit
+from gateway.meter.account_snapshots import AccountSnapshotReader
 from gateway.meter.holds import Holds
 from gateway.meter.journal import Journal
 from gateway.meter.meter import Meter
@@ -51,7 +51,7 @@ async def background(config: Config) -> AsyncIterator[None]:
             CreditExpiryWorker(database, journal),
             IdempotencyCleaner(database),
             MetricsFlusher(),
-            NightlyReconciliation(Reconciler(database, Audit(link, meter))),
+            NightlyReconciliation(Reconciler(database, AccountSnapshotReader(link, meter))),
             *payment_workers(config, database, providers),
             *tellers,
             *_retention(config, database, journal),

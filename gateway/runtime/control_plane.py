@@ -11,7 +11,7 @@ from typing import Any
 from gateway import metrics
 from gateway.config import Config
 from gateway.ledger.db.session import Database
-from gateway.meter.account_snapshots import Audit
+from gateway.meter.account_snapshots import AccountSnapshotReader
 from gateway.meter.meter import Meter
 from gateway.runtime.payments import providers_of, till_of
 from gateway.runtime.store_connections import BACKGROUND_TIMEOUT_SECONDS, missing, open_stores
@@ -39,14 +39,14 @@ async def control_plane(config: Config) -> AsyncIterator[Any]:
             meter=meter,
             routes=config.routes,
             past_due_grace=timedelta(seconds=config.billing.past_due_grace_seconds),
-            reconcile_books=reconciliation(database, Audit(link, meter)),
+            reconcile_books=reconciliation(database, AccountSnapshotReader(link, meter)),
             metrics_text=metrics.exposition,
             readiness=lambda: missing(database, link),
             till=till_of(config, database, providers),
         )
 
 
-def reconciliation(database: Database, audit: Audit) -> Callable[[str | None], AsyncIterator[Any]]:
+def reconciliation(database: Database, audit: AccountSnapshotReader) -> Callable[[str | None], AsyncIterator[Any]]:
     """All accounts, page by page, as the admin API asks for them."""
     from gateway.api.admin.dependencies import ReconciledDifference, ReconciledPage
 

@@ -8,30 +8,31 @@ from contextlib import asynccontextmanager
 from gateway.config import Config
 from gateway.ledger.audit import audit_chain
 from gateway.ledger.db.session import Database, DatabaseUnavailable
-from gateway.meter.client.client import Link, MeterUnavailable
-from gateway.meter.scripts.scripts import SCRIPTS
+from gateway.meter.client.client import RedisClient
+from gateway.meter.client.errors import MeterUnavailable
+from gateway.meter.scripts import SCRIPTS
 
 # The control plane and the workers have nobody waiting in line behind them.
 BACKGROUND_TIMEOUT_SECONDS = 5.0
 
 
 @asynccontextmanager
-async def open_stores(config: Config, *, timeout_seconds: float) -> AsyncIterator[tuple[Database, Link]]:
+async def open_stores(config: Config, *, timeout_seconds: float) -> AsyncIterator[tuple[Database, RedisClient]]:
     database = Database(
         config.database.url,
         pool_size=config.database.pool_size,
         audit_keys=audit_chain.keys_of(config.secrets.peppers),
     )
-    link = Link(config.redis.url, timeout_seconds=timeout_seconds, scripts=SCRIPTS)
+    redis_client = RedisClient(config.redis.url, timeout_seconds=timeout_seconds, scripts=SCRIPTS)
     try:
-        await link.open()
-        yield database, link
+        await redis_client.open()
+        yield database, redis_client
     finally:
-        await link.close()
+        await redis_client.close()
         await database.close()
 
 
-async def missing(database: Database, link: Link) -> dict[str, str]:
+async def missing(database: Database, redis_client: RedisClient) -> dict[str, str]:
     """What keeps requests from being admitted, by name; empty when nothing does."""
     missing = {}
     try:
@@ -39,7 +40,7 @@ async def missing(database: Database, link: Link) -> dict[str, str]:
     except DatabaseUnavailable as error:
         missing["database"] = str(error)
     try:
-        await link.call((b"PING",))
+        await redis_client.call((b"PING",))
     except MeterUnavailable as error:
         missing["redis"] = str(error)
     return missing

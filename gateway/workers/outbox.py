@@ -20,7 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger.db import outbox
 from gateway.ledger.db.outbox import OutboxEntry
 from gateway.ledger.db.session import Database
-from gateway.meter.meter import Applied, Meter
+from gateway.meter.meter import Meter
+from gateway.meter.replies import CreditChangeResult
 
 log = structlog.get_logger(__name__)
 
@@ -83,9 +84,9 @@ class OutboxPublisher:
             return
         change = entry.payload
         applied = await self._meter.apply_credits(keys, credit_seq=change["credit_seq"], amount=change["amount"])
-        if applied is Applied.GAP:
+        if applied is CreditChangeResult.SEQUENCE_GAP:
             log.error("credit_sequence_gap", user_id=str(entry.user_id), **change)
-            await self._meter.forget(keys)
+            await self._meter.unload(keys)
             await self._meter.apply_credits(keys, credit_seq=change["credit_seq"], amount=change["amount"])
 
 

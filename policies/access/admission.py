@@ -17,7 +17,7 @@ from policies.model import Account, FeatureValue, Key, Plan, Refusal, Refused, R
 from policies.wording import counted
 
 
-class Standing(NamedTuple):
+class AccountSnapshot(NamedTuple):
     """What an account has used and has left. `used` and `reset_seconds` are in the order of limits.WINDOWS.
 
     `violated` are the windows without room for one more call, and `retry_after_seconds` until all have room again.
@@ -58,7 +58,9 @@ def check_caller(
     return subscription
 
 
-def check_standing(standing: Standing, limits: Limits, plan: Plan, *, required: int, cap: Cap | None = None) -> None:
+def check_standing(
+    standing: AccountSnapshot, limits: Limits, plan: Plan, *, required: int, cap: Cap | None = None
+) -> None:
     """Raises Refused where an admission would: limits, calls in flight, credits, the key's cap, in this order."""
     if standing.violated:
         raise rate_limited(plan, standing.violated, retry_after_seconds=standing.retry_after_seconds)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 
-class Entry(NamedTuple):
+class JournaledCharge(NamedTuple):
     """A journal entry of the account; `moment` is microseconds since the epoch.
 
     One that `corrects` may be there for a second time.
@@ -27,7 +27,7 @@ class Unwritten(NamedTuple):
     moments: tuple[int, ...]
 
 
-def unwritten(entries: Iterable[Entry], *, written_upto: str, rows: Mapping[UUID, bool]) -> Unwritten:
+def unwritten(entries: Iterable[JournaledCharge], *, written_upto: str, rows: Mapping[UUID, bool]) -> Unwritten:
     """Of entries in the order of their ids. `rows` are the requests that have one; True where it may be corrected.
 
     An ordinary entry is in PostgreSQL if it is not past `written_upto`. A correction past that charges a request that

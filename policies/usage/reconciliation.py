@@ -31,7 +31,7 @@ class Books:
 
 
 @dataclass(frozen=True, slots=True)
-class Cold:
+class PostgresqlAccount:
     """What PostgreSQL has of an account that Redis must agree with.
 
     `untold` are the credit changes in the outbox: amount by sequence number, of which `credit_seq` is the last given.
@@ -43,8 +43,8 @@ class Cold:
 
 
 @dataclass(frozen=True, slots=True)
-class Hot:
-    """An account in Redis at one instant. `unapplied` are charges in the journal that `Cold` does not have yet."""
+class RedisAccount:
+    """An account in Redis at one instant. `unapplied` are journal charges that `PostgresqlAccount` lacks."""
 
     balance: int
     credit_seq: int
@@ -74,8 +74,8 @@ def in_postgresql(books: Books) -> tuple[Difference, ...]:
     )
 
 
-def between_stores(cold: Cold, hot: Hot) -> tuple[Difference, ...]:
-    """Where Redis disagrees with PostgreSQL. For `Cold` read before `Hot`, with the usage writer standing still.
+def between_stores(cold: PostgresqlAccount, hot: RedisAccount) -> tuple[Difference, ...]:
+    """Where Redis disagrees with PostgreSQL. PostgreSQL must be read first, and the usage writer must stand still.
 
     A lost change is a difference even where the credits agree: Redis would refuse the next one, or take it for known.
     """
@@ -86,12 +86,12 @@ def between_stores(cold: Cold, hot: Hot) -> tuple[Difference, ...]:
     )
 
 
-def is_overtaken(cold: Cold, hot: Hot) -> bool:
+def is_overtaken(cold: PostgresqlAccount, hot: RedisAccount) -> bool:
     """Whether credits were given or taken between the two readings, or Redis knows changes that PostgreSQL has lost."""
     return hot.credit_seq > cold.credit_seq
 
 
-def correction(cold: Cold, hot: Hot) -> int:
+def correction(cold: PostgresqlAccount, hot: RedisAccount) -> int:
     """What to add to the hot balance, so that it is right once Redis takes all of PostgreSQL's changes for known."""
     return cold.balance - (hot.balance + hot.held + hot.unapplied)
 

@@ -23,10 +23,11 @@ from gateway.embedded.valkey import Valkey
 from gateway.ledger.accounts import principals
 from gateway.ledger.credits import grants
 from gateway.ledger.db.session import Database
-from gateway.meter.account_snapshots import Audit
-from gateway.meter.client.client import Link
-from gateway.meter.meter import Admission, Meter
-from gateway.meter.scripts.scripts import SCRIPTS
+from gateway.meter.account_snapshots import AccountSnapshotReader
+from gateway.meter.admissions import Admission
+from gateway.meter.client.client import RedisClient
+from gateway.meter.meter import Meter
+from gateway.meter.scripts import SCRIPTS
 from gateway.runtime.control_plane import reconciliation
 from gateway.workers.outbox import OutboxPublisher
 from policies.access.limits import Limits
@@ -161,14 +162,14 @@ async def ledger(stores: Stores, template_database: str) -> AsyncIterator[Databa
 
 @pytest.fixture(scope="package")
 async def office(ledger: Database, valkey_url: str) -> AsyncIterator[Office]:
-    link = Link(valkey_url, timeout_seconds=5, scripts=SCRIPTS)
-    await link.open()
-    meter = Meter(link, partitions=4, owner="admin")
+    redis_client = RedisClient(valkey_url, timeout_seconds=5, scripts=SCRIPTS)
+    await redis_client.open()
+    meter = Meter(redis_client, partitions=4, owner="admin")
     missing: dict[str, str] = {}
-    app = admin_app(ledger, OutboxPublisher(ledger, meter).publish_all, missing=missing, link=link)
+    app = admin_app(ledger, OutboxPublisher(ledger, meter).publish_all, missing=missing, redis_client=redis_client)
     async with client_of(app) as client:
         yield Office(app, client, ledger, meter, missing)
-    await link.close()
+    await redis_client.close()
 
 
 ROUTES = (
@@ -195,10 +196,15 @@ ROUTES = (
 
 
 def admin_app(
-    database: Database, publish: Any, *, missing: dict[str, str], link: Link | None = None, till: Till | None = None
+    database: Database,
+    publish: Any,
+    *,
+    missing: dict[str, str],
+    redis_client: RedisClient | None = None,
+    till: Till | None = None,
 ) -> ASGIApp:
-    link = link or Link("redis://127.0.0.1:1/0", timeout_seconds=1, scripts=SCRIPTS)
-    meter = Meter(link, partitions=4, owner="admin")
+    redis_client = redis_client or RedisClient("redis://127.0.0.1:1/0", timeout_seconds=1, scripts=SCRIPTS)
+    meter = Meter(redis_client, partitions=4, owner="admin")
 
     async def readiness() -> dict[str, str]:
         return missing
@@ -213,7 +219,7 @@ def admin_app(
         meter=meter,
         routes=ROUTES,
         past_due_grace=timedelta(days=3),
-        reconcile_books=reconciliation(database, Audit(link, meter)),
+        reconcile_books=reconciliation(database, AccountSnapshotReader(redis_client, meter)),
         metrics_text=lambda: b"gateway_build_info 1.0\n",
         readiness=readiness,
         till=till,

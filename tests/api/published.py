@@ -18,9 +18,9 @@ from gateway.api.account import build_account
 from gateway.clock import now
 from gateway.ledger.accounts import login_sessions, users
 from gateway.ledger.db.session import Database
-from gateway.meter.client.client import Link
+from gateway.meter.client.client import RedisClient
 from gateway.meter.meter import Meter
-from gateway.meter.scripts.scripts import SCRIPTS
+from gateway.meter.scripts import SCRIPTS
 from gateway.workers.outbox import OutboxPublisher
 from policies.access.tokens import REFRESH_BYTES, digest, refresh_token
 from tests.api.account.conftest import LIFETIMES, PEPPERS, SECRET, TOKENS
@@ -62,10 +62,13 @@ def published(database_url: str, redis_url: str) -> Iterator[Published]:
     is_ready, stop = threading.Event(), threading.Event()
 
     async def serve() -> None:
-        database, link = Database(database_url), Link(redis_url, timeout_seconds=5, scripts=SCRIPTS)
-        await link.open()
-        publish = OutboxPublisher(database, Meter(link, partitions=4, owner="admin")).publish_all
-        servers = [_server(admin_app(database, publish, missing={}, link=link)), _server(account_app(database, link))]
+        database, redis_client = Database(database_url), RedisClient(redis_url, timeout_seconds=5, scripts=SCRIPTS)
+        await redis_client.open()
+        publish = OutboxPublisher(database, Meter(redis_client, partitions=4, owner="admin")).publish_all
+        servers = [
+            _server(admin_app(database, publish, missing={}, redis_client=redis_client)),
+            _server(account_app(database, redis_client)),
+        ]
         running = [asyncio.create_task(server.serve()) for server in servers]
         while not all(server.started for server in servers):  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
@@ -76,7 +79,7 @@ def published(database_url: str, redis_url: str) -> Iterator[Published]:
         for server in servers:
             server.should_exit = True
         await asyncio.gather(*running)
-        await link.close()
+        await redis_client.close()
         await database.close()
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
@@ -89,8 +92,8 @@ def published(database_url: str, redis_url: str) -> Iterator[Published]:
         thread.join(START_SECONDS)
 
 
-def account_app(database: Database, link: Link) -> ASGIApp:
-    meter = Meter(link, partitions=4, owner="account")
+def account_app(database: Database, redis_client: RedisClient) -> ASGIApp:
+    meter = Meter(redis_client, partitions=4, owner="account")
     return build_account(
         database=database,
         publish=OutboxPublisher(database, meter).publish_all,

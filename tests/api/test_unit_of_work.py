@@ -11,7 +11,8 @@ from gateway.api.unit_of_work import ChangePublisher
 from gateway.ledger.accounts import users
 from gateway.ledger.db import outbox
 from gateway.ledger.db.session import Database, DatabaseUnavailable
-from gateway.meter.client.client import Link, MeterError, MeterUnavailable
+from gateway.meter.client.client import RedisClient
+from gateway.meter.client.errors import MeterError, MeterUnavailable
 from gateway.meter.meter import Meter
 from gateway.workers.outbox import OutboxPublisher
 from tests.api.conftest import Office, admin_app, client_of
@@ -21,7 +22,7 @@ async def test_a_change_that_redis_cannot_be_told_stands_and_waits_in_the_outbox
     own_database_url: str, office: Office
 ) -> None:
     database = Database(own_database_url)
-    unconnected = Meter(Link("redis://127.0.0.1:1/0", timeout_seconds=1), partitions=4, owner="admin")
+    unconnected = Meter(RedisClient("redis://127.0.0.1:1/0", timeout_seconds=1), partitions=4, owner="admin")
     async with client_of(admin_app(database, OutboxPublisher(database, unconnected).publish_all, missing={})) as client:
         answer = await client.post("/admin/v1/users", json={"email": "ada@example.com"})
         user = answer.json()

@@ -11,8 +11,8 @@ from redis.asyncio import Redis
 
 from gateway.embedded.endpoints import Endpoint, choose
 from gateway.embedded.valkey import Valkey
-from gateway.meter.client.client import Link
-from gateway.meter.scripts.scripts import SCRIPTS
+from gateway.meter.client.client import RedisClient
+from gateway.meter.scripts import SCRIPTS
 from tests.guarantees.faults import cluster as clusters
 from tests.guarantees.faults.cluster import ClusterServers
 from tests.guarantees.faults.proxy import FaultProxy
@@ -58,12 +58,12 @@ async def proxy(server: OwnServer) -> AsyncIterator[FaultProxy]:
 
 
 @pytest.fixture
-async def link(server: OwnServer, proxy: FaultProxy) -> AsyncIterator[Link]:
+async def redis_client(server: OwnServer, proxy: FaultProxy) -> AsyncIterator[RedisClient]:
     """A client with a long timeout, by way of the proxy; a test shortens it by `short_redis_timeout`."""
-    link = Link(proxy.through(server.url), timeout_seconds=5, scripts=SCRIPTS)
-    await link.open()
-    yield link
-    await link.close()
+    redis_client = RedisClient(proxy.through(server.url), timeout_seconds=5, scripts=SCRIPTS)
+    await redis_client.open()
+    yield redis_client
+    await redis_client.close()
 
 
 @pytest.fixture(scope="package")

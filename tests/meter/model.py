@@ -9,7 +9,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from gateway.meter.meter import CLOCK_SKEW_MS, Admission, Applied, Loaded, Verdict
+from gateway.meter.admissions import Admission
+from gateway.meter.meter import CLOCK_SKEW_MS
+from gateway.meter.replies import CreditChangeResult, LoadResult, Verdict
 from policies.access.key_budgets import Cap
 from policies.access.limits import STEPS, WINDOW_SECONDS, WINDOWS, Limits
 from policies.model import Window
@@ -62,12 +64,14 @@ class Model:
     def now_ms(self, name: str, clock_ms: int) -> int:
         return max(self.accounts[name].clock_ms, clock_ms)
 
-    def load(self, name: str, *, clock_ms: int, version: int, credit_seq: int, balance: int, catalogue: int) -> Loaded:
+    def load(
+        self, name: str, *, clock_ms: int, version: int, credit_seq: int, balance: int, catalogue: int
+    ) -> LoadResult:
         """`balance` is what PostgreSQL has, which no entry of the journal has reached."""
         account = self.accounts[name]
         if not account.is_hot:
             if (account.version or 0) > version or account.credit_seq > credit_seq:
-                return Loaded.AGAIN
+                return LoadResult.STALE_SNAPSHOT
             held = [amount for whose, amount in self.holds.values() if whose == name]
             account = Account(is_hot=True, credit_seq=credit_seq, in_flight=len(held), clock_ms=clock_ms)
             account.balance = balance - sum(held) - self.unwritten(name)
@@ -75,7 +79,7 @@ class Model:
             self.accounts[name] = account
         account.version = max(account.version or version, version)
         self.catalogue = max(self.catalogue or catalogue, catalogue)
-        return Loaded.HOT
+        return LoadResult.LOADED
 
     def unwritten(self, name: str) -> int:
         """What the journal charges the account."""
@@ -96,17 +100,17 @@ class Model:
     def evict(self, name: str) -> None:
         self.accounts[name] = Account()
 
-    def grant(self, name: str, *, credit_seq: int, amount: int) -> Applied:
+    def grant(self, name: str, *, credit_seq: int, amount: int) -> CreditChangeResult:
         account = self.accounts[name]
         if credit_seq <= account.credit_seq:
-            return Applied.ALREADY
+            return CreditChangeResult.DUPLICATE
         if account.is_hot and credit_seq > account.credit_seq + 1:
-            return Applied.GAP
+            return CreditChangeResult.SEQUENCE_GAP
         account.credit_seq = credit_seq
         if not account.is_hot:
-            return Applied.COLD
+            return CreditChangeResult.NOT_LOADED
         account.balance += amount
-        return Applied.APPLIED
+        return CreditChangeResult.APPLIED
 
     def bump(self, name: str, version: int) -> None:
         account = self.accounts[name]
@@ -166,18 +170,18 @@ class Model:
         """`keys` are those that spend from the budget of the cap."""
         account = self.accounts[name]
         if not account.is_hot or self.catalogue is None or account.version is None:
-            return Admission(Verdict.COLD)
+            return Admission(Verdict.NOT_LOADED)
         if account.version > version or self.catalogue > catalogue:
             return Admission(Verdict.STALE)
         if cap is not None and account.counted.get(cap.budget_id) != (cap.since, keys):
-            return Admission(Verdict.UNCOUNTED)
+            return Admission(Verdict.BUDGET_NOT_LOADED)
         now_ms = self.now_ms(name, clock_ms)
         verdict, retry_ms, violated = self._judge(account, now_ms, required, limits)
         key_left = 0
         if verdict is Verdict.ADMITTED and cap is not None and required > 0:
             left = cap.credits - self.spent(cap.since, keys)
             if left < required:
-                verdict, key_left = Verdict.CAP_REACHED, max(left, 0)
+                verdict, key_left = Verdict.KEY_BUDGET_EXHAUSTED, max(left, 0)
         if verdict is Verdict.ADMITTED:
             account.balance -= amount
             account.in_flight += 1
@@ -188,7 +192,9 @@ class Model:
             self.calls[request_id] = (name, dated_ms)
             self.keys[request_id] = key
         used, reset = self._used_and_reset(account, now_ms)
-        return Admission(verdict, account.balance, used, reset, seconds_up(retry_ms), violated, key_left=key_left)
+        return Admission(
+            verdict, account.balance, used, reset, seconds_up(retry_ms), violated, budget_remaining=key_left
+        )
 
     def _judge(
         self, account: Account, now_ms: int, required: int, limits: Limits

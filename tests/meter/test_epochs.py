@@ -11,11 +11,14 @@ from uuid import UUID, uuid4
 import pytest
 
 from gateway.meter import epochs
-from gateway.meter.client.client import Link, NotSent
-from gateway.meter.epochs import Opening
+from gateway.meter.admissions import Admission
+from gateway.meter.client.client import RedisClient
+from gateway.meter.client.errors import NotSent
+from gateway.meter.epochs import EpochStart
 from gateway.meter.journal import Journal
-from gateway.meter.meter import REENTER_SECONDS, Admission, Loaded, Meter, Verdict
-from gateway.meter.scripts.scripts import SCRIPTS
+from gateway.meter.meter import REENTER_SECONDS, Meter
+from gateway.meter.replies import LoadResult, Verdict
+from gateway.meter.scripts import SCRIPTS
 from policies.access.limits import Limits
 from policies.usage.records import HEAD_COLUMNS, TAIL_COLUMNS, head, line, parse, tail
 from tests.meter.conftest import OwnServer
@@ -31,8 +34,8 @@ class Count:
         self._numbers = itertools.count(first)
         self._last_id = last_id
 
-    async def begin(self, partition: int) -> Opening:  # noqa: ARG002 - as Register says
-        return Opening(next(self._numbers), 1, self._last_id)
+    async def begin(self, partition: int) -> EpochStart:  # noqa: ARG002 - as Register says
+        return EpochStart(next(self._numbers), 1, self._last_id)
 
 
 class Slow(Count):
@@ -43,7 +46,7 @@ class Slow(Count):
         self.may_begin = asyncio.Event()
         self.begun = 0
 
-    async def begin(self, partition: int) -> Opening:
+    async def begin(self, partition: int) -> EpochStart:
         self.begun += 1
         await self.may_begin.wait()
         return await super().begin(partition)
@@ -53,13 +56,13 @@ class Slow(Count):
 class Site:
     """One partition of a server, and gateways on it."""
 
-    link: Link
+    redis_client: RedisClient
     account_id: UUID
 
     def gateway(self, register: Count | None = None) -> Meter:
-        return Meter(self.link, partitions=1, owner=f"proxy-{uuid4().hex}", register=register or Count())
+        return Meter(self.redis_client, partitions=1, owner=f"proxy-{uuid4().hex}", register=register or Count())
 
-    async def load(self, meter: Meter, balance: int = 100) -> Loaded:
+    async def load(self, meter: Meter, balance: int = 100) -> LoadResult:
         keys = meter.keys(self.account_id)
         return await meter.load(keys, account_version=1, credit_seq=0, balance=balance, catalogue_version=1)
 
@@ -82,52 +85,52 @@ class Site:
 
     async def replace_server(self) -> None:
         """As after a restart: what it has is there, and another run has it."""
-        await self.link.call((b"HSET", b"gw:{p00}:c", b"r", b"another"))
+        await self.redis_client.call((b"HSET", b"gw:{p00}:c", b"r", b"another"))
 
     async def journal(self) -> list[tuple[str | None, bool]]:
-        entries = await self.link.call((b"XRANGE", b"gw:{p00}:j", b"-", b"+"))
+        entries = await self.redis_client.call((b"XRANGE", b"gw:{p00}:j", b"-", b"+"))
         return [(parse(line(record).decode())["request_id"], bool(rest)) for _, (_, record, *rest) in entries]
 
 
 @pytest.fixture
 async def site(server: OwnServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
-    monkeypatch.setattr(epochs, "HAND_IN_SECONDS", 0.0)
-    link = Link(server.url.removesuffix("/0") + "/3", timeout_seconds=5, scripts=SCRIPTS)
-    await link.open()
-    await link.call((b"FLUSHDB",))
-    yield Site(link, uuid4())
-    await link.close()
+    monkeypatch.setattr(epochs, "REPLAY_WINDOW_SECONDS", 0.0)
+    redis_client = RedisClient(server.url.removesuffix("/0") + "/3", timeout_seconds=5, scripts=SCRIPTS)
+    await redis_client.open()
+    await redis_client.call((b"FLUSHDB",))
+    yield Site(redis_client, uuid4())
+    await redis_client.close()
 
 
 async def test_an_emptied_server_serves_nobody_until_it_is_loaded(site: Site) -> None:
     meter = site.gateway()
     await site.load(meter)
     assert (await site.admit(meter)).verdict is Verdict.ADMITTED
-    await site.link.call((b"FLUSHDB",))
-    assert (await site.admit(meter)).verdict is Verdict.LOST
-    assert (await site.admit(meter)).verdict is Verdict.COLD
+    await site.redis_client.call((b"FLUSHDB",))
+    assert (await site.admit(meter)).verdict is Verdict.WRONG_EPOCH
+    assert (await site.admit(meter)).verdict is Verdict.NOT_LOADED
 
 
 async def test_a_balance_of_an_older_copy_is_never_served(site: Site) -> None:
     await site.load(site.gateway(), balance=1_000_000)
     await site.replace_server()
     meter = site.gateway()
-    assert (await site.admit(meter)).verdict is Verdict.COLD
-    assert await meter.peek(meter.keys(site.account_id), UNLIMITED) is None
-    assert await site.load(meter, balance=5) is Loaded.HOT
+    assert (await site.admit(meter)).verdict is Verdict.NOT_LOADED
+    assert await meter.account_snapshot(meter.keys(site.account_id), UNLIMITED) is None
+    assert await site.load(meter, balance=5) is LoadResult.LOADED
     assert (await site.admit(meter)).verdict is Verdict.INSUFFICIENT_CREDITS
 
 
 async def test_nothing_is_loaded_while_gateways_hand_in(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(epochs, "HAND_IN_SECONDS", 4.0)
-    assert await site.load(site.gateway(Count(first=1))) is Loaded.HOT, "the first epoch of all waits for nobody"
+    monkeypatch.setattr(epochs, "REPLAY_WINDOW_SECONDS", 4.0)
+    assert await site.load(site.gateway(Count(first=1))) is LoadResult.LOADED, "the first epoch of all waits for nobody"
     await site.replace_server()
     meter = site.gateway(Count(first=2))
-    assert await site.load(meter) is Loaded.CLOSED
-    assert (await site.admit(meter)).verdict is Verdict.CLOSED
-    await site.link.call((b"HSET", b"gw:{p00}:c", b"o", 0))
-    assert (await site.admit(meter)).verdict is Verdict.COLD
-    assert await site.load(meter) is Loaded.HOT
+    assert await site.load(meter) is LoadResult.EPOCH_NOT_OPEN
+    assert (await site.admit(meter)).verdict is Verdict.EPOCH_NOT_OPEN
+    await site.redis_client.call((b"HSET", b"gw:{p00}:c", b"o", 0))
+    assert (await site.admit(meter)).verdict is Verdict.NOT_LOADED
+    assert await site.load(meter) is LoadResult.LOADED
 
 
 async def test_a_call_does_not_wait_until_a_lost_epoch_is_replaced_but_for_the_first_one_it_does(site: Site) -> None:
@@ -137,17 +140,17 @@ async def test_a_call_does_not_wait_until_a_lost_epoch_is_replaced_but_for_the_f
     await asyncio.sleep(2 * REENTER_SECONDS)
     assert not loading.done()
     register.may_begin.set()
-    assert await loading is Loaded.HOT
+    assert await loading is LoadResult.LOADED
 
     register.may_begin.clear()
-    await site.link.call((b"FLUSHDB",))
-    assert (await site.admit(meter)).verdict is Verdict.LOST
+    await site.redis_client.call((b"FLUSHDB",))
+    assert (await site.admit(meter)).verdict is Verdict.WRONG_EPOCH
     for _ in range(2):
         with pytest.raises(NotSent, match="hands in"):
             await site.admit(meter)
     register.may_begin.set()
-    assert await meter.watch() == 1
-    assert (await site.admit(meter)).verdict is Verdict.COLD
+    assert await meter.check_epochs() == 1
+    assert (await site.admit(meter)).verdict is Verdict.NOT_LOADED
     assert register.begun == 2, "one entering, whoever asks"
 
 
@@ -158,11 +161,11 @@ async def test_calls_under_way_are_held_again_and_settled_calls_journaled_again(
     for request_id in (running, settled):
         assert (await site.admit(one, request_id)).verdict is Verdict.ADMITTED
     await one.settle(one.keys(site.account_id), settled, charge=4, tail=_tail(4))
-    await site.link.call((b"FLUSHDB",))
-    assert (await site.admit(other)).verdict is Verdict.COLD
-    assert await one.watch() == 1
+    await site.redis_client.call((b"FLUSHDB",))
+    assert (await site.admit(other)).verdict is Verdict.NOT_LOADED
+    assert await one.check_epochs() == 1
     assert await site.journal() == [(settled, True)]
-    assert await site.link.call((b"HKEYS", b"gw:{p00}:h")) == [running.encode()]
+    assert await site.redis_client.call((b"HKEYS", b"gw:{p00}:h")) == [running.encode()]
     await one.settle(one.keys(site.account_id), running, charge=10, tail=_tail(10))
     assert await site.journal() == [(settled, True), (running, False)], "it found its hold again"
 
@@ -172,12 +175,12 @@ async def test_holds_that_an_older_copy_brings_back_are_given_back(site: Site) -
     await site.load(meter)
     ended = str(uuid4())
     await site.admit(meter, ended)
-    hold = await site.link.call((b"HGET", b"gw:{p00}:h", ended))
+    hold = await site.redis_client.call((b"HGET", b"gw:{p00}:h", ended))
     await meter.settle(meter.keys(site.account_id), ended, charge=4, tail=_tail(4))
-    await site.link.call((b"HSET", b"gw:{p00}:h", ended, hold))
-    await site.link.call((b"HSET", b"gw:{p00}:c", b"e", b"older", b"r", b"another"))
-    assert await meter.watch() == 1
-    assert await site.link.call((b"HLEN", b"gw:{p00}:h")) == 0
+    await site.redis_client.call((b"HSET", b"gw:{p00}:h", ended, hold))
+    await site.redis_client.call((b"HSET", b"gw:{p00}:c", b"e", b"older", b"r", b"another"))
+    assert await meter.check_epochs() == 1
+    assert await site.redis_client.call((b"HLEN", b"gw:{p00}:h")) == 0
 
 
 @pytest.mark.parametrize("is_noticed", [True, False])
@@ -188,10 +191,10 @@ async def test_a_settlement_with_its_head_outlives_the_hold(site: Site, is_notic
     await site.load(meter)
     admission = await site.admit(meter, request_id)
     heir = site.gateway()
-    await heir.watch()
+    await heir.check_epochs()
     if not is_noticed:
         await site.load(heir)
-    await site.link.call((b"FLUSHDB",))
+    await site.redis_client.call((b"FLUSHDB",))
     for _ in range(2):
         await heir.settle(
             heir.keys(site.account_id),
@@ -210,18 +213,18 @@ async def test_ids_go_on_behind_what_postgresql_has(site: Site) -> None:
     request_id = str(uuid4())
     await site.admit(meter, request_id)
     await meter.settle(meter.keys(site.account_id), request_id, charge=1, tail=_tail(1))
-    ((entry_id, _),) = await site.link.call((b"XRANGE", b"gw:{p00}:j", b"-", b"+"))
+    ((entry_id, _),) = await site.redis_client.call((b"XRANGE", b"gw:{p00}:j", b"-", b"+"))
     assert entry_id == b"99999999999999-7"
 
 
 async def test_entries_are_trimmed_in_the_epoch_in_which_they_were_read(site: Site) -> None:
-    meter, journal = site.gateway(), Journal(site.link, 1)
+    meter, journal = site.gateway(), Journal(site.redis_client, 1)
     await site.load(meter)
     request_id = str(uuid4())
     await site.admit(meter, request_id)
     await meter.settle(meter.keys(site.account_id), request_id, charge=1, tail=_tail(1))
     batch = (await journal.read({0: "0-0"}, 10))[0]
-    await site.link.call((b"HSET", b"gw:{p00}:c", b"e", b"another"))
+    await site.redis_client.call((b"HSET", b"gw:{p00}:c", b"e", b"another"))
     await journal.trim({0: batch.last_id})
     assert await journal.length() == 1
     await journal.read({0: "0-0"}, 10)
@@ -231,12 +234,12 @@ async def test_entries_are_trimmed_in_the_epoch_in_which_they_were_read(site: Si
 
 async def test_without_a_number_no_epoch_begins(site: Site) -> None:
     class Away(Count):
-        async def begin(self, partition: int) -> Opening:  # noqa: ARG002 - as Register says
+        async def begin(self, partition: int) -> EpochStart:  # noqa: ARG002 - as Register says
             raise NotSent("PostgreSQL is out of reach")
 
     with pytest.raises(NotSent):
         await site.admit(site.gateway(Away()))
-    assert await site.link.call((b"DBSIZE",)) == 0
+    assert await site.redis_client.call((b"DBSIZE",)) == 0
 
 
 def _tail(charge: int) -> str:

@@ -14,11 +14,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from gateway.meter import epochs
-from gateway.meter.client.client import Link, MeterUnavailable
-from gateway.meter.idempotency import Claim, Kept
+from gateway.meter.admissions import Admission
+from gateway.meter.client.client import RedisClient
+from gateway.meter.client.errors import MeterUnavailable
+from gateway.meter.idempotency import ClaimOutcome, IdempotencyClaim
 from gateway.meter.journal import is_correction
-from gateway.meter.meter import Admission, Meter, Verdict
-from gateway.meter.scripts.scripts import SCRIPTS
+from gateway.meter.meter import Meter
+from gateway.meter.replies import Verdict
+from gateway.meter.scripts import SCRIPTS
 from policies.access.limits import Limits
 from policies.model import Outcome
 from policies.usage.records import HEAD_COLUMNS, TAIL_COLUMNS, head, line, parse, tail
@@ -48,7 +51,7 @@ class Call:
     """A call that was admitted. `gateway` is who serves it, None when that has died with it."""
 
     request_id: str
-    claim: Claim
+    claim: IdempotencyClaim
     gateway: int | None
     epoch: str
     is_swept: bool = False
@@ -77,25 +80,25 @@ class Bench:
 
     def __init__(self, url: str) -> None:
         self._loop = asyncio.new_event_loop()
-        self.link = Link(url, timeout_seconds=5, scripts=SCRIPTS)
-        self.run(self.link.open())
+        self.redis_client = RedisClient(url, timeout_seconds=5, scripts=SCRIPTS)
+        self.run(self.redis_client.open())
         self.gateways: list[Meter] = []
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self._loop.run_until_complete(coroutine)
 
     def call(self, *command: bytes | str | int) -> Any:
-        return self.run(self.link.call(command))
+        return self.run(self.redis_client.call(command))
 
     def begin_anew(self) -> None:
         self.call("FLUSHDB")
         self.gateways = [self.gateway(), self.gateway()]
 
     def gateway(self) -> Meter:
-        return Meter(self.link, partitions=1, owner=f"gw-{uuid4().hex}")
+        return Meter(self.redis_client, partitions=1, owner=f"gw-{uuid4().hex}")
 
     def close(self) -> None:
-        self.run(self.link.close())
+        self.run(self.redis_client.close())
         self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
 
@@ -120,19 +123,19 @@ class Repeats(RuleBasedStateMachine):
 
     @rule(gateway=GATEWAY, key=st.sampled_from("kl"), request=st.sampled_from("xxxy"))
     def ask(self, gateway: int, key: str, request: str) -> None:
-        claim = Claim(key * 64, request * 64)
+        claim = IdempotencyClaim(key * 64, request * 64)
         request_id = str(uuid4())
         foretold = self._foretold(claim)
         found = self._admit(gateway, request_id, claim)
         event(found.verdict.name)
         if not self.was_lost:
-            assert (found.verdict, found.answer) == foretold
+            assert (found.verdict, found.stored_response) == foretold
         if found.verdict is Verdict.ADMITTED:
             call = Call(request_id, claim, gateway, found.epoch)
             self.calls.append(call)
             self.owner[key] = call
 
-    def _foretold(self, claim: Claim) -> tuple[Verdict, bytes]:
+    def _foretold(self, claim: IdempotencyClaim) -> tuple[Verdict, bytes]:
         owner = self.owner.get(claim.digest[0])
         if owner is None:
             return Verdict.ADMITTED, b""
@@ -141,10 +144,10 @@ class Repeats(RuleBasedStateMachine):
         if owner.end is None or owner.is_spooled:
             return (Verdict.ADMITTED if owner.is_swept else Verdict.IN_PROGRESS), b""
         if owner.end.answer:
-            return Verdict.REPEAT, owner.end.answer
+            return Verdict.IDEMPOTENT_REPLAY, owner.end.answer
         return Verdict.NOT_REPLAYABLE, b""
 
-    def _admit(self, gateway: int, request_id: str, claim: Claim) -> Admission:
+    def _admit(self, gateway: int, request_id: str, claim: IdempotencyClaim) -> Admission:
         meter = self.bench.gateways[gateway]
         for _ in range(4):
             found = self.bench.run(
@@ -160,9 +163,9 @@ class Repeats(RuleBasedStateMachine):
                     claim=claim,
                 )
             )
-            if found.verdict is Verdict.COLD:
+            if found.verdict is Verdict.NOT_LOADED:
                 self._load(meter)
-            elif found.verdict is not Verdict.LOST:
+            elif found.verdict is not Verdict.WRONG_EPOCH:
                 return found
         raise AssertionError("never hot")
 
@@ -196,7 +199,7 @@ class Repeats(RuleBasedStateMachine):
         """Redis is away when it ends."""
         call = data.draw(st.sampled_from([call for call in self.calls if call.is_open and call.gateway is not None]))
         assert call.gateway is not None
-        self.bench.gateways[call.gateway]._recall.ending(call.request_id)
+        self.bench.gateways[call.gateway]._replay_buffer.remove_open(call.request_id)
         call.is_spooled = True
 
     @rule(data=st.data(), gateway=GATEWAY, end=st.sampled_from(ENDS))
@@ -218,7 +221,7 @@ class Repeats(RuleBasedStateMachine):
                 tail=_tail(end.charge),
                 head=_head(call.request_id),
                 epoch=call.epoch,
-                kept=Kept(call.claim, end.answer),
+                kept=ClaimOutcome(call.claim, end.answer),
             )
             try:
                 self.bench.run(ending)
@@ -259,7 +262,7 @@ class Repeats(RuleBasedStateMachine):
         """The usage writer; gateways are told how far it has come."""
         upto = self._write()
         for meter in self.bench.gateways:
-            meter._recall.written(0, upto)
+            meter._replay_buffer.discard_through(0, upto)
 
     @rule()
     def back_up(self) -> None:
@@ -281,7 +284,7 @@ class Repeats(RuleBasedStateMachine):
         self.was_lost = True
         for meter in self.bench.gateways[:notice]:
             meter._epochs._entered.setdefault(0, epochs._Entered("before", object()))
-            self.bench.run(meter.watch())
+            self.bench.run(meter.check_epochs())
 
     def teardown(self) -> None:
         """Everything that is still to come comes, and nothing was charged twice."""
@@ -322,7 +325,7 @@ def _tail(charge: int, outcome: Outcome = Outcome.SUCCEEDED) -> str:
 
 @pytest.fixture
 def bench(server: OwnServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    monkeypatch.setattr(epochs, "HAND_IN_SECONDS", 0.0)
+    monkeypatch.setattr(epochs, "REPLAY_WINDOW_SECONDS", 0.0)
     bench = Bench(server.url.removesuffix("/0") + "/5")
     yield bench
     bench.close()

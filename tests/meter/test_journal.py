@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gateway.meter.client.client import Link
+from gateway.meter.client.client import RedisClient
 from gateway.meter.client.topology import SLOTS, key_slot
 from gateway.meter.journal import MAX_ENTRIES_PER_READ, START, Backlog, Journal
 from gateway.meter.keys import partition_keys
@@ -20,16 +20,18 @@ PARTITIONS = 3
 @pytest.fixture(params=["server", "cluster"])
 async def journal(server: OwnServer, cluster: ClusterServers, request: pytest.FixtureRequest) -> AsyncIterator[Journal]:
     """Three empty streams, in a database of their own; or spread over masters."""
-    link = Link(cluster.url if request.param == "cluster" else f"{server.url.removesuffix('/0')}/2", timeout_seconds=5)
-    await link.open()
-    await link.pipeline([(b"DEL", key) for number in range(PARTITIONS) for key in partition_keys(number)])
-    yield Journal(link, PARTITIONS)
-    await link.close()
+    redis_client = RedisClient(
+        cluster.url if request.param == "cluster" else f"{server.url.removesuffix('/0')}/2", timeout_seconds=5
+    )
+    await redis_client.open()
+    await redis_client.pipeline([(b"DEL", key) for number in range(PARTITIONS) for key in partition_keys(number)])
+    yield Journal(redis_client, PARTITIONS)
+    await redis_client.close()
 
 
 async def _append(journal: Journal, partition: int, *records: str, entry_id: str = "*") -> list[str]:
     key = f"gw:{{p{partition:02d}}}:j"
-    replies = [await journal._link.call((b"XADD", key, entry_id, b"r", record)) for record in records]
+    replies = [await journal._redis.call((b"XADD", key, entry_id, b"r", record)) for record in records]
     return [reply.decode() for reply in replies]
 
 
@@ -75,7 +77,7 @@ async def test_trimming_forgets_up_to_an_id_and_nothing_more(journal: Journal) -
 
 async def test_the_backlog_is_as_old_as_its_oldest_entry(journal: Journal) -> None:
     assert await journal.backlog() == Backlog(0, 0.0)
-    seconds, _ = await journal._link.call((b"TIME",))
+    seconds, _ = await journal._redis.call((b"TIME",))
     await _append(journal, 2, "old", entry_id=f"{(int(seconds) - 90) * 1000}-0")
     await _append(journal, 0, "new")
     backlog = await journal.backlog()
@@ -84,7 +86,7 @@ async def test_the_backlog_is_as_old_as_its_oldest_entry(journal: Journal) -> No
 
 
 async def test_an_entry_from_the_future_has_no_age(journal: Journal) -> None:
-    seconds, _ = await journal._link.call((b"TIME",))
+    seconds, _ = await journal._redis.call((b"TIME",))
     await _append(journal, 2, "early", entry_id=f"{(int(seconds) + 90) * 1000}-0")
     assert await journal.backlog() == Backlog(1, 0.0)
 

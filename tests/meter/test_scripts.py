@@ -21,12 +21,14 @@ from hypothesis.stateful import (
 )
 
 from gateway.meter import meter as meter_module
-from gateway.meter.client.client import Link, Script
+from gateway.meter.admissions import Admission
+from gateway.meter.client.client import RedisClient
 from gateway.meter.journal import is_correction
 from gateway.meter.key_budgets import count
-from gateway.meter.meter import CLOCK_SKEW_MS, Admission, Loaded, Meter, Verdict
-from gateway.meter.scripts.scripts import ADMIT, LOAD, PEEK, SCRIPTS
-from policies.access.admission import Standing, check_standing
+from gateway.meter.meter import CLOCK_SKEW_MS, Meter
+from gateway.meter.replies import LoadResult, Verdict
+from gateway.meter.scripts import ADMIT, LOAD, PEEK, SCRIPTS, Script
+from policies.access.admission import AccountSnapshot, check_standing
 from policies.access.key_budgets import Cap
 from policies.access.limits import WINDOW_SECONDS, WINDOWS, Limits
 from policies.model import Plan, Refused
@@ -80,10 +82,10 @@ class Bench:
 
     def __init__(self, url: str) -> None:
         self._loop = asyncio.new_event_loop()
-        self.link = Link(url, timeout_seconds=5, scripts=SCRIPTS)
-        self.meter = Meter(self.link, partitions=1, owner="gw-1")
+        self.redis_client = RedisClient(url, timeout_seconds=5, scripts=SCRIPTS)
+        self.meter = Meter(self.redis_client, partitions=1, owner="gw-1")
         self.keys = {name: self.meter.keys(account_id) for name, account_id in IDS.items()}
-        self.run(self.link.open())
+        self.run(self.redis_client.open())
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self._loop.run_until_complete(coroutine)
@@ -91,11 +93,11 @@ class Bench:
     def begin_anew(self) -> None:
         """An empty server, and a process that knows of nothing before."""
         self.call("FLUSHDB")
-        self.meter = Meter(self.link, partitions=1, owner="gw-1")
+        self.meter = Meter(self.redis_client, partitions=1, owner="gw-1")
         self.run(self.meter._epochs.enter(0))
 
     def call(self, *command: bytes | str | int) -> Any:
-        return self.run(self.link.call(command))
+        return self.run(self.redis_client.call(command))
 
     def set_clock(self, clock_ms: int) -> None:
         self.call("HSET", "test:clock", "s", clock_ms // 1000, "us", clock_ms % 1000 * 1000 + 999)
@@ -105,12 +107,12 @@ class Bench:
         shared = self.keys["anna"]
         hashes = (*(keys.account for keys in self.keys.values()), shared.catalogue)
         counts = ((b"HLEN", shared.holds), (b"XLEN", shared.journal), (b"DBSIZE",))
-        replies = self.run(self.link.pipeline([*((b"HGETALL", key) for key in hashes), *counts]))
+        replies = self.run(self.redis_client.pipeline([*((b"HGETALL", key) for key in hashes), *counts]))
         # Redis gives fields in an order of its own, which changes by itself.
         return [dict(zip(reply[::2], reply[1::2], strict=True)) for reply in replies[:3]] + replies[3:]
 
     def close(self) -> None:
-        self.run(self.link.close())
+        self.run(self.redis_client.close())
         self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
 
@@ -392,7 +394,7 @@ class Calls(RuleBasedStateMachine):
         dated_ms = self.clock_ms if cap is None else max(self.clock_ms, cap.since // 1000)
         terms = {"amount": amount, "required": required, "limits": self.limits[name], "cap": cap}
         before = self.bench.dump()
-        foreseen = self.bench.run(self.bench.meter.peek(self.bench.keys[name], self.limits[name], cap))
+        foreseen = self.bench.run(self.bench.meter.account_snapshot(self.bench.keys[name], self.limits[name], cap))
         assert self.bench.dump() == before, "looking changed something"
         given = self.bench.run(
             self.bench.meter.admit(
@@ -419,17 +421,17 @@ class Calls(RuleBasedStateMachine):
         event(given.verdict.name)
         if given.verdict is not Verdict.ADMITTED:
             assert self.bench.dump() == before, "a refusal changed something"
-        if given.verdict is Verdict.UNCOUNTED:
+        if given.verdict is Verdict.BUDGET_NOT_LOADED:
             assert cap is not None
             self._count(name, cap)
             return self._admit(name, amount=amount, required=required, drift=drift)
         self._check_real_windows(name, given)
-        if given.verdict not in (Verdict.COLD, Verdict.STALE):
+        if given.verdict not in (Verdict.NOT_LOADED, Verdict.STALE):
             self._check_foreseen(name, foreseen, given, amount=amount, required=required)
         return given
 
     def _check_foreseen(
-        self, name: str, foreseen: Standing | None, given: Admission, *, amount: int, required: int
+        self, name: str, foreseen: AccountSnapshot | None, given: Admission, *, amount: int, required: int
     ) -> None:
         """What peeking said before is what the admission found."""
         assert foreseen is not None
@@ -448,9 +450,9 @@ class Calls(RuleBasedStateMachine):
         except Refused as refused:
             code = refused.code.name
             available = refused.extras.get("available", 0)
-        if given.verdict is Verdict.CAP_REACHED:
-            assert given.key_left == available
-        told = "INSUFFICIENT_CREDITS" if given.verdict is Verdict.CAP_REACHED else given.verdict.name
+        if given.verdict is Verdict.KEY_BUDGET_EXHAUSTED:
+            assert given.budget_remaining == available
+        told = "INSUFFICIENT_CREDITS" if given.verdict is Verdict.KEY_BUDGET_EXHAUSTED else given.verdict.name
         assert code == (None if counted else told)
 
     def _cap(self, name: str) -> Cap | None:
@@ -476,9 +478,14 @@ class Calls(RuleBasedStateMachine):
             held = sum(self.model.holds[each][1] for each in self._open(keys, cap.since))
             known = self.model.spent(cap.since, keys) - held
         given = count(
-            self.bench.link, self.bench.keys[name], cap, spent=known, counted_upto=upto, key_ids=self._spenders(name)
+            self.bench.redis_client,
+            self.bench.keys[name],
+            cap,
+            spent=known,
+            counted_upto=upto,
+            key_ids=self._spenders(name),
         )
-        assert self.bench.run(given) is Loaded.HOT
+        assert self.bench.run(given) is LoadResult.LOADED
         self.model.accounts[name].counted[cap.budget_id] = (cap.since, keys)
 
     def _open(self, keys: tuple[UUID, ...], since: int) -> list[str]:

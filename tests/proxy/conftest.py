@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 
 from gateway.config import Config, load
 from gateway.ledger.db.session import Database
-from gateway.meter.client.client import Link
-from gateway.meter.scripts.scripts import SCRIPTS
+from gateway.meter.client.client import RedisClient
+from gateway.meter.scripts import SCRIPTS
 from gateway.proxy.router import Router
 from gateway.runtime.upstreams import destinations
 from tests.proxy import data_plane as planes
@@ -61,19 +61,21 @@ def configure(
 
 
 @pytest.fixture(scope="package")
-async def link(redis_url: str) -> AsyncIterator[Link]:
+async def redis_client(redis_url: str) -> AsyncIterator[RedisClient]:
     """The tests' own way to Redis."""
-    link = Link(redis_url, timeout_seconds=5, scripts=SCRIPTS)
-    await link.open()
-    yield link
-    await link.close()
+    redis_client = RedisClient(redis_url, timeout_seconds=5, scripts=SCRIPTS)
+    await redis_client.open()
+    yield redis_client
+    await redis_client.close()
 
 
 @pytest.fixture(scope="package")
 async def _plane(
-    configure: Configure, _upstream: ScriptedUpstream, database: Database, redis: Redis, link: Link
+    configure: Configure, _upstream: ScriptedUpstream, database: Database, redis: Redis, redis_client: RedisClient
 ) -> AsyncIterator[Plane]:
-    async with planes.running(configure(), _upstream, database=database, redis=redis, link=link) as plane:
+    async with planes.running(
+        configure(), _upstream, database=database, redis=redis, redis_client=redis_client
+    ) as plane:
         yield plane
 
 
@@ -92,13 +94,15 @@ def upstream(plane: Plane) -> ScriptedUpstream:
 
 
 @pytest.fixture
-async def serve(_upstream: ScriptedUpstream, database: Database, redis: Redis, link: Link) -> AsyncIterator[Serve]:
+async def serve(
+    _upstream: ScriptedUpstream, database: Database, redis: Redis, redis_client: RedisClient
+) -> AsyncIterator[Serve]:
     """Serves one more data plane, of another configuration, until the end of the test."""
     _upstream.reset()
     async with AsyncExitStack() as stack:
 
         async def served(config: Config) -> Plane:
-            running = planes.running(config, _upstream, database=database, redis=redis, link=link)
+            running = planes.running(config, _upstream, database=database, redis=redis, redis_client=redis_client)
             return await stack.enter_async_context(running)
 
         yield served

@@ -26,7 +26,7 @@ from gateway.ledger.catalogue import plans
 from gateway.ledger.credits import grants
 from gateway.ledger.db.session import Database
 from gateway.ledger.subscriptions import lifecycle
-from gateway.meter.client.client import Link
+from gateway.meter.client.client import RedisClient
 from gateway.meter.journal import Journal
 from gateway.meter.meter import Meter
 from gateway.proxy.handler import Handler
@@ -75,7 +75,7 @@ class Plane:
     database: Database
     redis: Redis
     meter: Meter
-    link: Link
+    redis_client: RedisClient
     http: httpx.AsyncClient
 
     # Accounts.
@@ -154,7 +154,7 @@ class Plane:
 
     def short_redis_timeout(self) -> AbstractContextManager[None]:
         """Within the block Redis has a tenth of a second to answer the gateway, whatever its configuration says."""
-        return short_redis_timeout(self.handler._gate._meter._link, timeout_seconds=0.1)
+        return short_redis_timeout(self.handler._gate._meter._redis, timeout_seconds=0.1)
 
     # Records.
 
@@ -187,7 +187,7 @@ class Plane:
         return found.current_credits
 
     async def _write_journal(self) -> None:
-        writer = UsageWriter(self.database, Journal(self.link, self.config.redis.partitions))
+        writer = UsageWriter(self.database, Journal(self.redis_client, self.config.redis.partitions))
         while await writer.run_once():
             pass
 
@@ -259,9 +259,9 @@ class Wire:
 
 @asynccontextmanager
 async def running(
-    config: Config, upstream: ScriptedUpstream, *, database: Database, redis: Redis, link: Link
+    config: Config, upstream: ScriptedUpstream, *, database: Database, redis: Redis, redis_client: RedisClient
 ) -> AsyncIterator[Plane]:
-    """The data plane as the process serves it; `database`, `redis` and `link` are the test's own way to the stores."""
+    """The data plane as the process serves it; the test reaches the stores by clients of its own."""
     async with data_plane(config) as handler:
         listener = socket.socket(proto=socket.IPPROTO_TCP)  # else asyncio leaves Nagle on
         listener.bind(("127.0.0.1", 0))
@@ -269,9 +269,9 @@ async def running(
         server = public_server(handler, config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         await server.is_listening.wait()
-        meter = Meter(link, partitions=config.redis.partitions, owner="test")
+        meter = Meter(redis_client, partitions=config.redis.partitions, owner="test")
         async with httpx.AsyncClient(base_url=url, timeout=ANSWER_SECONDS, trust_env=False) as http:
-            yield Plane(url, config, handler, upstream, database, redis, meter, link, http)
+            yield Plane(url, config, handler, upstream, database, redis, meter, redis_client, http)
         server.should_exit = True
         await serving
         await server.drained()

@@ -6,17 +6,17 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gateway.meter.client.client import Link
-from gateway.meter.client.server import Node
+from gateway.meter.client.client import RedisClient
+from gateway.meter.client.server import ServerConnection
 
 SHORT_SECONDS = 0.25
 
 
 @contextmanager
-def short_redis_timeout(link: Link, timeout_seconds: float = SHORT_SECONDS) -> Iterator[None]:
+def short_redis_timeout(redis_client: RedisClient, timeout_seconds: float = SHORT_SECONDS) -> Iterator[None]:
     """Shortens the timeout of all commands within the block, those that are already under way included."""
-    node = link._server
-    assert isinstance(node, Node)
+    node = redis_client._server
+    assert isinstance(node, ServerConnection)
     usual_seconds = node._timeout_seconds
     _set_timeout(node, timeout_seconds)
     try:
@@ -25,7 +25,7 @@ def short_redis_timeout(link: Link, timeout_seconds: float = SHORT_SECONDS) -> I
         _set_timeout(node, usual_seconds)
 
 
-def _set_timeout(node: Node, timeout_seconds: float) -> None:
+def _set_timeout(node: ServerConnection, timeout_seconds: float) -> None:
     node._timeout_seconds = timeout_seconds
     pipe = node._pipe
     if pipe is None:

@@ -12,11 +12,12 @@ from redis.asyncio import Redis
 
 from gateway.ledger.credits import grants
 from gateway.ledger.db.session import Database
-from gateway.meter.client.client import Link
+from gateway.meter.admissions import Admission
+from gateway.meter.client.client import RedisClient
 from gateway.meter.holds import Holds
 from gateway.meter.journal import Journal
-from gateway.meter.meter import Admission, Meter
-from gateway.meter.scripts.scripts import SCRIPTS
+from gateway.meter.meter import Meter
+from gateway.meter.scripts import SCRIPTS
 from gateway.proxy.admission.account_loader import Warming
 from policies.access.limits import Limits
 from policies.usage.records import HEAD_COLUMNS, TAIL_COLUMNS, head, tail
@@ -28,13 +29,13 @@ UNLIMITED = Limits((None, None, None), None)
 
 
 @dataclass
-class House:
+class Backend:
     """Both stores and what stands on them, for one test. `redis` looks behind the meter's back."""
 
     url: str
     database: Database
     redis: Redis
-    link: Link
+    redis_client: RedisClient
     meter: Meter
     journal: Journal
     holds: Holds
@@ -58,7 +59,7 @@ class House:
 
     async def load(self, user_id: UUID) -> None:
         """Makes the account hot, as its first call would."""
-        await Warming(self.link, self.meter, self.database).warm(self.meter.keys(user_id))
+        await Warming(self.redis_client, self.meter, self.database).warm(self.meter.keys(user_id))
 
     async def admit(
         self, user_id: UUID, *, amount: int = 1, meter: Meter | None = None, head: str | None = None
@@ -125,23 +126,26 @@ def a_tail(charge: int, outcome: str = "succeeded") -> str:
 
 
 @pytest.fixture
-async def house(own_database_url: str, redis_url: str) -> AsyncIterator[House]:
+async def backend(own_database_url: str, redis_url: str) -> AsyncIterator[Backend]:
     """Redis database of its own: workers go through whole partitions."""
     url = f"{redis_url.rpartition('/')[0]}/{next(_databases)}"
-    database, link = Database(own_database_url, pool_size=8), Link(url, timeout_seconds=5, scripts=SCRIPTS)
-    await link.open()
+    database, redis_client = (
+        Database(own_database_url, pool_size=8),
+        RedisClient(url, timeout_seconds=5, scripts=SCRIPTS),
+    )
+    await redis_client.open()
     async with Redis.from_url(url) as redis:
         await redis.flushdb()
-        yield House(
+        yield Backend(
             url=url,
             database=database,
             redis=redis,
-            link=link,
-            meter=Meter(link, partitions=PARTITIONS, owner="proxy-1"),
-            journal=Journal(link, PARTITIONS),
-            holds=Holds(link, PARTITIONS),
+            redis_client=redis_client,
+            meter=Meter(redis_client, partitions=PARTITIONS, owner="proxy-1"),
+            journal=Journal(redis_client, PARTITIONS),
+            holds=Holds(redis_client, PARTITIONS),
         )
-    await link.close()
+    await redis_client.close()
     await database.close()
 
 

@@ -16,7 +16,7 @@ from gateway.ledger.audit import audit_log
 from gateway.ledger.credits.movements import burn_down_sql
 from gateway.ledger.db.tables import credit_grants, credit_ledger, user_credits
 from policies.credits.allowances import PRIORITIES
-from policies.usage.reconciliation import Book, Books, Cold, Difference, in_postgresql
+from policies.usage.reconciliation import Book, Books, Difference, PostgresqlAccount, in_postgresql
 
 REASON = "reconciliation"
 
@@ -35,11 +35,13 @@ async def books(connection: AsyncConnection, user_ids: Sequence[UUID]) -> dict[U
     return {row.user_id: Books(row.current_credits, int(row.booked), int(row.granted)) for row in rows}
 
 
-async def cold(connection: AsyncConnection, user_ids: Sequence[UUID]) -> dict[UUID, Cold]:
+async def cold(connection: AsyncConnection, user_ids: Sequence[UUID]) -> dict[UUID, PostgresqlAccount]:
     """What Redis must agree with, of all accounts at one instant."""
     rows = await connection.execute(_COLD, {"user_ids": user_ids})
     return {
-        row.user_id: Cold(row.current_credits, row.credit_seq, dict(zip(row.sequences, row.amounts, strict=True)))
+        row.user_id: PostgresqlAccount(
+            row.current_credits, row.credit_seq, dict(zip(row.sequences, row.amounts, strict=True))
+        )
         for row in rows
     }
 

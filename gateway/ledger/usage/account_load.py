@@ -42,7 +42,7 @@ _COLD = text(f"""
 
 
 @dataclass(frozen=True, slots=True)
-class ColdAccount:
+class StoredAccount:
     """An account as PostgreSQL has it.
 
     `last_id` is the newest journal entry of its partition that is in it. `calls` are those of the last minute, hour and
@@ -67,7 +67,7 @@ async def read(
     requests: Sequence[tuple[UUID, int]],
     now_ms: int,
     skew_ms: int,
-) -> ColdAccount | None:
+) -> StoredAccount | None:
     """None for an unknown user. `requests` are (id, microseconds of admission).
 
     Each call is counted as if it came `skew_ms` later. `now_ms`, milliseconds since the epoch, may be late by as much.
@@ -83,7 +83,7 @@ async def read(
     row = (await connection.execute(_COLD, parameters)).one_or_none()
     if row is None:
         return None
-    return ColdAccount(
+    return StoredAccount(
         row.account_version,
         row.credit_seq,
         row.current_credits,

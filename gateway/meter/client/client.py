@@ -4,40 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
-from hashlib import sha1
-from pathlib import Path
 from typing import Any
 
-from gateway import metrics
 from gateway.clock import monotonic_seconds
 from gateway.meter.client.cluster import Cluster
-from gateway.meter.client.errors import MeterError, MeterUnavailable, NotSent, UnsupportedServer
-from gateway.meter.client.packing import command, words
-from gateway.meter.client.server import Command, Node
+from gateway.meter.client.errors import MeterError
+from gateway.meter.client.packing import Command, command, words
+from gateway.meter.client.server import ServerConnection
 from gateway.meter.client.topology import ClusterUrl
-from gateway.metrics import BufferedHistogram
-
-__all__ = ["Command", "Link", "MeterError", "MeterUnavailable", "NotSent", "Script", "UnsupportedServer"]
+from gateway.meter.scripts import Script
 
 
-class Script:
-    """A Lua script by its SHA-1, as EVALSHA wants it, and its source for a server that has lost it."""
-
-    def __init__(self, source: str, name: str = metrics.OTHER) -> None:
-        self.source = source
-        self.seconds = BufferedHistogram(metrics.METER_CALL.labels(name), metrics.CALL_SECONDS)
-        self.sha = sha1(source.encode(), usedforsecurity=False).hexdigest().encode()
-        self.by_digest = words(b"EVALSHA", self.sha)
-        self.by_source = words(b"EVAL", source)
-
-    @classmethod
-    def load(cls, name: str, *functions: str) -> Script:
-        """The script of that name, behind the files of functions that it uses."""
-        folder = Path(__file__).parents[1] / "scripts"
-        return cls("".join((folder / f"{each}.lua").read_text() for each in (*functions, name)), name)
-
-
-class Link:
+class RedisClient:
     """All that is asked of Redis. `url` is redis://, rediss://, redis+cluster:// or rediss+cluster://.
 
     Every command names keys of one hash tag only; in a cluster it goes to the server that has them.
@@ -46,16 +24,16 @@ class Link:
     def __init__(self, url: str, *, timeout_seconds: float, scripts: Sequence[Script] = ()) -> None:
         sources = [script.source for script in scripts]
         named = ClusterUrl.parse(url)
-        self._server: Node | Cluster
+        self._server: ServerConnection | Cluster
         if named is None:
-            self._server = Node(url, timeout_seconds=timeout_seconds, scripts=sources)
+            self._server = ServerConnection(url, timeout_seconds=timeout_seconds, scripts=sources)
         else:
             self._server = Cluster(named, timeout_seconds=timeout_seconds, scripts=sources)
         self._call = self._server.call
         self._request = self._server.request
 
     def __repr__(self) -> str:
-        return f"<Link {self._server}>"
+        return f"<RedisClient {self._server}>"
 
     @property
     def is_connected(self) -> bool:

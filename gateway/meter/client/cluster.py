@@ -27,8 +27,8 @@ from gateway.meter.client.errors import (
     failure,
     is_misdirected,
 )
-from gateway.meter.client.packing import pack
-from gateway.meter.client.server import CONNECT_TIMEOUT_SECONDS, Command, Node, ask, dial, unreachable
+from gateway.meter.client.packing import Command, pack
+from gateway.meter.client.server import CONNECT_TIMEOUT_SECONDS, ServerConnection, ask, dial, unreachable
 from gateway.meter.client.topology import SLOTS, Address, ClusterUrl, View, key_slot, owners, redirection, view
 
 MAX_REDIRECTIONS = 5  # as in Jedis; more than two in a row are a cluster that does not agree with itself
@@ -48,10 +48,10 @@ class Cluster:
         self._url = url
         self._timeout_seconds = timeout_seconds
         self._scripts = tuple(scripts)
-        self._nodes: dict[Address, Node] = {}
+        self._nodes: dict[Address, ServerConnection] = {}
         self._owners: list[Address | None] = [None] * SLOTS
         self._known: frozenset[Address] = frozenset(url.seeds)
-        self._routes: dict[bytes, Node] = {}  # by hash tag, of which there is one for each partition
+        self._routes: dict[bytes, ServerConnection] = {}  # by hash tag, of which there is one for each partition
         self._refreshing: asyncio.Task[None] | None = None
         self._refreshed_at = 0.0
         self._retiring: set[asyncio.Task[None]] = set()
@@ -105,13 +105,13 @@ class Cluster:
             return await self._follow(str(reply), node, packed, key=key, until=started + self._timeout_seconds)
         return reply
 
-    def _any(self) -> Node:
+    def _any(self) -> ServerConnection:
         for node in self._nodes.values():
             if node.is_connected:
                 return node
         raise NotSent("not connected to Redis")
 
-    def _route(self, key: bytes) -> Node:
+    def _route(self, key: bytes) -> ServerConnection:
         start = key.find(b"{")
         tag = key[start + 1 : key.find(b"}", start + 1)] if start >= 0 else b""
         node = self._routes.get(tag)
@@ -126,11 +126,11 @@ class Cluster:
                 self._routes[tag] = node
         return node
 
-    def _member(self, address: Address) -> Node:
+    def _member(self, address: Address) -> ServerConnection:
         """The node there; a new one is still to be connected."""
         node = self._nodes.get(address)
         if node is None:
-            node = Node(
+            node = ServerConnection(
                 self._url.of(address),
                 timeout_seconds=self._timeout_seconds,
                 scripts=self._scripts,
@@ -140,7 +140,9 @@ class Cluster:
             self._nodes[address] = node
         return node
 
-    async def _follow(self, error: str, node: Node, packed: bytes, *, key: bytes | None, until: float) -> Any:
+    async def _follow(
+        self, error: str, node: ServerConnection, packed: bytes, *, key: bytes | None, until: float
+    ) -> Any:
         """Sends a command on that a server has refused, as often as it is refused, until it is taken or time is up."""
         redirections, is_under_way = 0, False
         try:
@@ -159,7 +161,7 @@ class Cluster:
                 raise MeterUnavailable("Redis did not answer in time") from None
         raise NotSent(f"Redis cannot serve: {error}")
 
-    async def _next(self, error: str, node: Node, key: bytes | None) -> Node:
+    async def _next(self, error: str, node: ServerConnection, key: bytes | None) -> ServerConnection:
         """Who is to be asked after this refusal. Raises what the error means if it is none that leads anywhere."""
         match error.partition(" ")[0]:
             case "MOVED":
@@ -183,7 +185,7 @@ class Cluster:
             node.drop("Redis serves elsewhere")
         raise failure(error)
 
-    async def _connected(self, address: Address) -> Node:
+    async def _connected(self, address: Address) -> ServerConnection:
         node = self._member(address)
         await node.connected()
         return node
@@ -230,12 +232,12 @@ class Cluster:
         for address in self._nodes.keys() - masters:
             self._retire(self._nodes.pop(address))
 
-    def _retire(self, node: Node) -> None:
+    def _retire(self, node: ServerConnection) -> None:
         task = asyncio.get_running_loop().create_task(self._close_later(node))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
 
-    async def _close_later(self, node: Node) -> None:
+    async def _close_later(self, node: ServerConnection) -> None:
         try:
             await asyncio.sleep(self._timeout_seconds)
         finally:
@@ -251,7 +253,7 @@ def _key(command: Command) -> bytes | None:
     return key if key is None or isinstance(key, bytes) else str(key).encode()
 
 
-def _send(node: Node, packed: bytes, *, asking: bool) -> asyncio.Future[Any]:
+def _send(node: ServerConnection, packed: bytes, *, asking: bool) -> asyncio.Future[Any]:
     """ASKING holds for the next command of its connection, so nothing may come between them."""
     if asking:
         node.send(_ASKING).cancel()  # nobody wants its reply; its place among the replies stays
@@ -281,7 +283,7 @@ async def _first_answers(readings: Iterable[Coroutine[Any, Any, View]]) -> tuple
     return views, failures
 
 
-async def _view_of(node: Node) -> View:
+async def _view_of(node: ServerConnection) -> View:
     """By the connection there is."""
     replies = await asyncio.gather(node.call(_SLOTS), node.call(_NODES))
     return view(*replies, asked=node.address)

@@ -20,14 +20,14 @@ MAX_PENDING = 20_000  # commands awaiting a reply; past it Redis is slower than 
 READ_FIRST_SECONDS = 0.001
 
 
-class Pipe(asyncio.Protocol):
+class PipelinedConnection(asyncio.Protocol):
     """A buffer going out, a deque of futures coming back, one deadline for the oldest.
 
     A server that stops reading fills our write buffer no longer than until that deadline.
     """
 
     def __init__(
-        self, stream: asyncio.StreamWriter, timeout_seconds: float, *, on_lost: Callable[[Pipe], None]
+        self, stream: asyncio.StreamWriter, timeout_seconds: float, *, on_lost: Callable[[PipelinedConnection], None]
     ) -> None:
         self._stream = stream  # closes its transport when it is collected
         self._timeout_seconds = timeout_seconds

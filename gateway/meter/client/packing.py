@@ -5,12 +5,13 @@ hiredis packs the 17 words of an admission in 5 µs; put together from pieces th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import hiredis
 
 Word = bytes | str | int
+Command = Sequence[Word]
 pack = cast(Callable[[tuple[Word, ...]], bytes], hiredis.pack_command)  # its stub knows one-tuples only
 
 

@@ -1,6 +1,6 @@
 """One server of Redis and the connection to it, which is made again whenever it is lost.
 
-redis-py connects (URL, TLS, AUTH, database), then the socket is handed to a `Pipe`.
+redis-py connects (URL, TLS, AUTH, database), then the socket is handed to a `PipelinedConnection`.
 
 Failing is declared: a command answers within `timeout_seconds` or raises MeterUnavailable, and without a connection it
 raises at once. A command that timed out may still have been executed, or not; but before a new connection serves, the
@@ -19,9 +19,9 @@ import hiredis
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import RedisError, ResponseError
 
-from gateway.meter.client.connection import Pipe, take_over
+from gateway.meter.client.connection import PipelinedConnection, take_over
 from gateway.meter.client.errors import MeterUnavailable, NotSent, UnsupportedServer, failure, is_misdirected
-from gateway.meter.client.packing import Word, pack
+from gateway.meter.client.packing import Command, pack
 from gateway.meter.client.topology import Address
 
 RECONNECT_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -29,10 +29,8 @@ CONNECT_TIMEOUT_SECONDS = 2.0
 MIN_REDIS = (6, 2)
 MIN_VALKEY = (7, 2)
 
-Command = Sequence[Word]
 
-
-class Node:
+class ServerConnection:
     """A connection that reconnects by itself. `on_lost` is told of each loss; `scripts` are loaded before it serves.
 
     One with an `address` is part of a cluster.
@@ -52,7 +50,7 @@ class Node:
         self._scripts = tuple(scripts)
         self._address = address
         self._on_lost = on_lost
-        self._pipe: Pipe | None = None
+        self._pipe: PipelinedConnection | None = None
         self._previous: _Client | None = None
         self._reconnecting: asyncio.Task[None] | None = None
         self._closed = False
@@ -126,12 +124,12 @@ class Node:
         if self._pipe is not None:
             self._pipe.drop(reason)
 
-    async def _connect(self) -> Pipe:
+    async def _connect(self) -> PipelinedConnection:
         connection = await dial(self._url)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
                 await self._greet(connection)
-            return Pipe(take_over(connection), self._timeout_seconds, on_lost=self._lost)
+            return PipelinedConnection(take_over(connection), self._timeout_seconds, on_lost=self._lost)
         except (RedisError, OSError, EOFError, ValueError) as error:
             await connection.disconnect(nowait=True)
             raise unreachable(error) from error
@@ -152,7 +150,7 @@ class Node:
             await _drop(connection, self._previous)
         self._previous = client
 
-    def _lost(self, pipe: Pipe) -> None:
+    def _lost(self, pipe: PipelinedConnection) -> None:
         if pipe is self._pipe:
             self._pipe = None
             if not self._closed:

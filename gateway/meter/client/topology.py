@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS as SLOTS
 from redis.crc import key_slot
 
-__all__ = ["SLOTS", "Address", "Claim", "ClusterUrl", "View", "key_slot", "owners", "redirection", "view"]
+__all__ = ["SLOTS", "Address", "ClusterUrl", "SlotRange", "View", "key_slot", "owners", "redirection", "view"]
 
 SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
 DEFAULT_PORT = 6379
@@ -28,7 +28,7 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class Claim(NamedTuple):
+class SlotRange(NamedTuple):
     """That a master has the slots from `first` to `last`, both included, since a configuration epoch."""
 
     epoch: int
@@ -41,7 +41,7 @@ class Claim(NamedTuple):
 class View:
     """What one server knows of its cluster; `addresses` are those of all servers that have slots or replicate them."""
 
-    claims: tuple[Claim, ...]
+    claims: tuple[SlotRange, ...]
     addresses: frozenset[Address]
 
 
@@ -78,7 +78,7 @@ def view(slots: Sequence[Any], nodes: bytes, *, asked: Address) -> View:
     for first, last, *servers in slots:
         places = [_place(server, asked) for server in servers]
         addresses.update(places)
-        claims.append(Claim(epochs.get(servers[0][2], 0), int(first), int(last), places[0]))
+        claims.append(SlotRange(epochs.get(servers[0][2], 0), int(first), int(last), places[0]))
     return View(tuple(claims), frozenset(addresses))
 
 

@@ -10,27 +10,28 @@ from uuid import UUID
 from gateway.ledger.db.session import Database
 from gateway.ledger.usage import account_load
 from gateway.ledger.usage import key_budgets as booked_budgets
-from gateway.ledger.usage.account_load import STEP_MS, ColdAccount
+from gateway.ledger.usage.account_load import STEP_MS, StoredAccount
 from gateway.meter import key_budgets
-from gateway.meter.account_journal import Journaled, journaled
-from gateway.meter.client.client import Link, NotSent
-from gateway.meter.journal_charges import Charge
+from gateway.meter.client.client import RedisClient
+from gateway.meter.client.errors import NotSent
+from gateway.meter.journal_charges import AccountCharges, JournalCharge, read_account_charges
 from gateway.meter.keys import AccountKeys
-from gateway.meter.meter import CLOCK_SKEW_MS, Loaded, Meter
+from gateway.meter.meter import CLOCK_SKEW_MS, Meter
+from gateway.meter.replies import LoadResult
 from policies.access.key_budgets import Cap
-from policies.usage.account_load import Entry, later, unwritten
+from policies.usage.account_load import JournaledCharge, later, unwritten
 
 # Each one reads again what has changed since the one before; more in a row are an outage.
 ATTEMPTS = 5
 
-Attempt = Callable[[], Awaitable[Loaded | None]]
+Attempt = Callable[[], Awaitable[LoadResult | None]]
 
 
 class Warming:
     """One load at a time for each account, and one count for each budget, whoever waits for it."""
 
-    def __init__(self, link: Link, meter: Meter, database: Database) -> None:
-        self._link = link
+    def __init__(self, redis_client: RedisClient, meter: Meter, database: Database) -> None:
+        self._redis = redis_client
         self._meter = meter
         self._database = database
         self._loads: dict[UUID | Cap, asyncio.Task[None]] = {}
@@ -54,8 +55,8 @@ class Warming:
             load.add_done_callback(lambda done: self._done(what, done))
         await asyncio.shield(load)
 
-    async def _load(self, keys: AccountKeys) -> Loaded | None:
-        ahead = await journaled(self._link, keys)
+    async def _load(self, keys: AccountKeys) -> LoadResult | None:
+        ahead = await read_account_charges(self._redis, keys)
         async with self._database.read() as connection:
             known = await account_load.read(
                 connection,
@@ -67,7 +68,7 @@ class Warming:
             )
         return None if known is None else await self._make_hot(keys, known, ahead)
 
-    async def _make_hot(self, keys: AccountKeys, known: ColdAccount, ahead: Journaled) -> Loaded:
+    async def _make_hot(self, keys: AccountKeys, known: StoredAccount, ahead: AccountCharges) -> LoadResult:
         more = unwritten(_entries(ahead), written_upto=known.last_id, rows=known.written)
         return await self._meter.load(
             keys,
@@ -79,8 +80,8 @@ class Warming:
             calls=_with(known.calls, more.moments),
         )
 
-    async def _count(self, keys: AccountKeys, cap: Cap) -> Loaded:
-        ahead = await journaled(self._link, keys)
+    async def _count(self, keys: AccountKeys, cap: Cap) -> LoadResult:
+        ahead = await read_account_charges(self._redis, keys)
         async with self._database.read() as connection:
             known = await booked_budgets.read(
                 connection, keys.account_id, cap, partition=keys.partition, requests=_corrected(ahead)
@@ -89,7 +90,7 @@ class Warming:
         entries = _entries(ahead, lambda charge: charge.key_id in spenders and charge.created_at >= cap.since)
         more = unwritten(entries, written_upto=known.last_id, rows=known.written)
         return await key_budgets.count(
-            self._link,
+            self._redis,
             keys,
             cap,
             spent=known.credits + more.credits,
@@ -106,21 +107,21 @@ class Warming:
 async def _patiently(attempt: Attempt) -> None:
     for _ in range(ATTEMPTS):
         loaded = await attempt()
-        if loaded is Loaded.CLOSED:
+        if loaded is LoadResult.EPOCH_NOT_OPEN:
             raise NotSent("Redis has begun anew, and gateways hand in what they know")
-        if loaded is not Loaded.AGAIN:
+        if loaded is not LoadResult.STALE_SNAPSHOT:
             return
     raise NotSent("the account changes faster than it can be loaded")
 
 
-def _corrected(ahead: Journaled) -> list[tuple[UUID, int]]:
+def _corrected(ahead: AccountCharges) -> list[tuple[UUID, int]]:
     """The calls that the journal corrects, of which it must be known what PostgreSQL has."""
     return [(charge.request_id, charge.created_at) for _, charge in ahead.charges if charge.corrects]
 
 
-def _entries(ahead: Journaled, counts: Callable[[Charge], bool] = lambda _: True) -> list[Entry]:
+def _entries(ahead: AccountCharges, counts: Callable[[JournalCharge], bool] = lambda _: True) -> list[JournaledCharge]:
     return [
-        Entry(entry_id, charge.request_id, charge.created_at, charge.credits, charge.corrects)
+        JournaledCharge(entry_id, charge.request_id, charge.created_at, charge.credits, charge.corrects)
         for entry_id, charge in ahead.charges
         if counts(charge)
     ]

@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 from gateway.clock import now
 from gateway.ledger.db.session import DatabaseUnavailable
-from gateway.meter.client.client import MeterUnavailable, NotSent
-from gateway.meter.idempotency import Claim, Kept
-from gateway.meter.meter import Admission, Meter, Verdict
+from gateway.meter.admissions import Admission
+from gateway.meter.client.errors import MeterUnavailable, NotSent
+from gateway.meter.idempotency import ClaimOutcome, IdempotencyClaim
+from gateway.meter.meter import Meter
+from gateway.meter.replies import Verdict
 from gateway.proxy.admission import idempotency
 from gateway.proxy.admission.account_loader import Warming
 from gateway.proxy.admission.idempotency import Repeated
@@ -69,7 +71,7 @@ class Ask(NamedTuple):
     key: bytes
     said: str
     items: int | None = None
-    claim: Claim | None = None
+    claim: IdempotencyClaim | None = None
 
 
 def ask_of(
@@ -176,13 +178,13 @@ class Gate:
                 return Ticket(ask, caller, subscription, held, answer, head)
             if answer.verdict is Verdict.STALE:
                 clearance = self._check(ask.inbound, ask.match, await self._principals.reload(ask.key))
-            elif answer.verdict in (Verdict.COLD, Verdict.UNCOUNTED):
+            elif answer.verdict in (Verdict.NOT_LOADED, Verdict.BUDGET_NOT_LOADED):
                 await self._warm(caller, answer.verdict)
-            elif answer.verdict is Verdict.LOST:
+            elif answer.verdict is Verdict.WRONG_EPOCH:
                 continue  # the next attempt enters the new epoch
-            elif answer.verdict is Verdict.CLOSED:
+            elif answer.verdict is Verdict.EPOCH_NOT_OPEN:
                 raise _unmetered()
-            elif answer.verdict is Verdict.REPEAT:
+            elif answer.verdict is Verdict.IDEMPOTENT_REPLAY:
                 raise Repeated(ask.match.route, caller, answer)
             else:
                 refused = _refusal(answer, max(held, 1), subscription.plan, caller.cap)
@@ -260,7 +262,7 @@ class Gate:
 
     async def _warm(self, caller: Caller, verdict: Verdict) -> None:
         try:
-            if verdict is Verdict.UNCOUNTED and caller.cap is not None:
+            if verdict is Verdict.BUDGET_NOT_LOADED and caller.cap is not None:
                 await self._warming.count(caller.keys, caller.cap)
             else:
                 await self._warming.warm(caller.keys)
@@ -275,7 +277,7 @@ class Gate:
 def _given_back(ask: Ask, caller: Caller, code: str | None) -> Settlement:
     """The settlement of a call that may have been admitted unseen: nothing charged; nothing happens if it was not."""
     tail = records.tail(Outcome.ABANDONED, None, code, 0, *[None] * (len(records.TAIL_COLUMNS) - 4))
-    kept = None if ask.claim is None else Kept(ask.claim, None)
+    kept = None if ask.claim is None else ClaimOutcome(ask.claim, None)
     return Settlement(caller.keys, ask.request_id, 0, tail, kept=kept)
 
 
@@ -293,8 +295,8 @@ def _refusal(admitted: Admission, required: int, plan: Plan, cap: Cap | None) ->
         return admission.too_many_in_flight(plan)
     if admitted.verdict is Verdict.INSUFFICIENT_CREDITS:
         return admission.insufficient_credits(required, admitted.balance)
-    if admitted.verdict is Verdict.CAP_REACHED and cap is not None:
-        return key_budgets.exhausted(cap, required, available=admitted.key_left)
+    if admitted.verdict is Verdict.KEY_BUDGET_EXHAUSTED and cap is not None:
+        return key_budgets.exhausted(cap, required, available=admitted.budget_remaining)
     return idempotency.refusal(admitted.verdict)
 
 

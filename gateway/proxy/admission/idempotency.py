@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gateway.http.fields import HeaderBlock
-from gateway.meter.idempotency import Claim, Kept
-from gateway.meter.meter import Admission, Verdict
+from gateway.meter.admissions import Admission
+from gateway.meter.idempotency import ClaimOutcome, IdempotencyClaim
+from gateway.meter.replies import Verdict
 from gateway.proxy.admission.principals import Caller
 from gateway.proxy.request.body import WholeBody
 from gateway.proxy.request.inbound import Inbound
@@ -46,7 +47,7 @@ class StoredAnswer(NamedTuple):
 class Keeping:
     """The answer to a call with an Idempotency-Key as it passes. One without a length is not kept, nor a long one."""
 
-    def __init__(self, claim: Claim) -> None:
+    def __init__(self, claim: IdempotencyClaim) -> None:
         self.is_complete = False
         self._claim = claim
         self._status = 0
@@ -63,13 +64,13 @@ class Keeping:
         if self._fields is not None and chunk:
             self._chunks.append(chunk)
 
-    def kept(self, charge: int) -> Kept:
+    def kept(self, charge: int) -> ClaimOutcome:
         """What is left of the claim now that the call has ended."""
         if not idempotency.is_final(self._status, is_complete=self.is_complete, charge=charge):
-            return Kept(self._claim, None)
+            return ClaimOutcome(self._claim, None)
         if self._fields is None or not self.is_complete:
-            return Kept(self._claim, b"")
-        return Kept(self._claim, StoredAnswer(self._status, self._fields, b"".join(self._chunks)).packed())
+            return ClaimOutcome(self._claim, b"")
+        return ClaimOutcome(self._claim, StoredAnswer(self._status, self._fields, b"".join(self._chunks)).packed())
 
 
 def key_digest(inbound: Inbound) -> str | None:
@@ -78,10 +79,10 @@ def key_digest(inbound: Inbound) -> str | None:
     return idempotency.key_digest(key) if key is not None and inbound.method == "POST" else None
 
 
-def claim_of(digest: str, inbound: Inbound, body: WholeBody) -> Claim:
+def claim_of(digest: str, inbound: Inbound, body: WholeBody) -> IdempotencyClaim:
     """What a request with a key claims."""
     content_type = inbound.fields.get(b"content-type", b"")
-    return Claim(digest, idempotency.fingerprint(inbound.method, inbound.target, content_type, body.content))
+    return IdempotencyClaim(digest, idempotency.fingerprint(inbound.method, inbound.target, content_type, body.content))
 
 
 def refusal(verdict: Verdict) -> Refused:

@@ -14,7 +14,8 @@ from uuid import UUID
 
 from gateway import metrics
 from gateway.clock import monotonic_seconds
-from gateway.meter.meter import Admission, Verdict
+from gateway.meter.admissions import Admission
+from gateway.meter.replies import Verdict
 from policies.access.limits import WINDOW_SECONDS, WINDOWS, Limits
 from policies.model import Plan
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gateway.clock import monotonic_seconds
-from gateway.meter.meter import Admission, Verdict
+from gateway.meter.admissions import Admission
+from gateway.meter.replies import Verdict
 from gateway.proxy.admission.principals import Caller
 from policies.model import Refused
 

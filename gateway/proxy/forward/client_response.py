@@ -10,7 +10,7 @@ from typing import Any
 from gateway.http.fields import NO_FIELDS, HeaderBlock
 from gateway.http.problems import Problem, problem, render
 from gateway.http.tunnel import Wire
-from gateway.meter.meter import Admission
+from gateway.meter.admissions import Admission
 from gateway.proxy.admission.outage_credit import FLOATING
 from gateway.proxy.admission.principals import Caller
 from gateway.proxy.forward.disconnects import Client

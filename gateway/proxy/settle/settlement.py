@@ -18,8 +18,8 @@ import structlog
 
 from gateway import metrics
 from gateway.clock import monotonic_seconds
-from gateway.meter.client.client import MeterError, MeterUnavailable
-from gateway.meter.idempotency import Claim, Kept
+from gateway.meter.client.errors import MeterError, MeterUnavailable
+from gateway.meter.idempotency import ClaimOutcome, IdempotencyClaim
 from gateway.meter.keys import AccountKeys
 from gateway.meter.meter import Meter
 from gateway.proxy.admission.outage_credit import FLOATING, Float
@@ -44,7 +44,7 @@ class Settlement(NamedTuple):
     tail: str
     head: str = ""
     epoch: str = ""
-    kept: Kept | None = None
+    kept: ClaimOutcome | None = None
 
 
 class Settler:
@@ -100,7 +100,7 @@ class Settler:
         Answers are not spooled: a repeat is told that there is none.
         """
         if settlement.kept is not None:
-            settlement = settlement._replace(kept=settlement.kept.without_answer)
+            settlement = settlement._replace(kept=settlement.kept.without_response)
         try:
             self._spool.append(_encoded(settlement))
         except OSError as error:
@@ -186,7 +186,7 @@ class Settler:
     def _settlement(self, record: bytes) -> Settlement:
         match json.loads(record):
             case [*most, str(digest), str(print_), bool(stays)] if len(most) == 6:
-                kept = Kept(Claim(digest, print_), b"" if stays else None)
+                kept = ClaimOutcome(IdempotencyClaim(digest, print_), b"" if stays else None)
                 return self._settlement(json.dumps(most).encode())._replace(kept=kept)
             case [str(request_id), str(account_id), int(charge), str(tail), str(head), str(epoch)]:
                 return Settlement(self._meter.keys(UUID(account_id)), request_id, charge, tail, head, epoch)

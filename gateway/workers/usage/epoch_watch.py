@@ -6,7 +6,7 @@ from gateway.meter.meter import Meter
 
 
 class EpochWatch:
-    """Looks twice in the time that a new epoch waits for us (`HAND_IN_SECONDS`)."""
+    """Looks twice in the time that a new epoch waits for us (`REPLAY_WINDOW_SECONDS`)."""
 
     idle_seconds = 0.5
 
@@ -15,4 +15,4 @@ class EpochWatch:
 
     async def run_once(self) -> int:
         """Gives how many partitions have begun anew. Raises MeterUnavailable."""
-        return await self._meter.watch()
+        return await self._meter.check_epochs()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from gateway.meter.holds import BEAT_SECONDS, Holds
+from gateway.meter.holds import HEARTBEAT_SECONDS, Holds
 
 
 class Heartbeat:
     """The beat of one owner of holds. Run it once before the first admission."""
 
-    idle_seconds = float(BEAT_SECONDS)
+    idle_seconds = float(HEARTBEAT_SECONDS)
 
     def __init__(self, holds: Holds, owner: str) -> None:
         self._holds = holds
@@ -16,5 +16,5 @@ class Heartbeat:
 
     async def run_once(self) -> int:
         """One beat. Always 0: there is never more to be done at once."""
-        await self._holds.beat(self._owner)
+        await self._holds.renew_heartbeat(self._owner)
         return 0

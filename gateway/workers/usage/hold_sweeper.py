@@ -48,7 +48,7 @@ class HoldSweeper:
         open_holds = [hold async for hold in self._open_holds()]
         metrics.HOLDS_OPEN.set(len(open_holds))
         owners = {hold.owner for hold in open_holds}
-        absent = owners - await self._holds.alive(owners)
+        absent = owners - await self._holds.live_owners(owners)
         self._absent_since = {owner: absent_since.get(owner, started) for owner in absent}
         settled = await self._sweep(open_holds, self._dead(started))
         self._last_pass = self._monotonic()  # at its end: passes over many partitions take their time

@@ -23,8 +23,16 @@ from gateway import clock, metrics
 from gateway.ledger.credits import reconciliation
 from gateway.ledger.db.session import Database
 from gateway.ledger.usage import journal_offsets
-from gateway.meter.account_snapshots import Audit, HotAccount
-from policies.usage.reconciliation import Cold, Difference, Hot, between_stores, correction, in_postgresql, is_overtaken
+from gateway.meter.account_snapshots import AccountSnapshotReader, LoadedAccount
+from policies.usage.reconciliation import (
+    Difference,
+    PostgresqlAccount,
+    RedisAccount,
+    between_stores,
+    correction,
+    in_postgresql,
+    is_overtaken,
+)
 
 # What a stopping process still finishes. Each of its partitions costs some round trips, whose writer waits meanwhile.
 PAGE_ACCOUNTS = 1_000
@@ -59,15 +67,15 @@ class Checked:
 
 
 class Reading(NamedTuple):
-    cold: Cold
-    account: HotAccount
-    hot: Hot
+    cold: PostgresqlAccount
+    account: LoadedAccount
+    hot: RedisAccount
 
 
 class Reconciler:
     """Compares accounts. With `repair_as`, an actor, it ends the differences it finds, each with an audit entry."""
 
-    def __init__(self, database: Database, audit: Audit, *, repair_as: str | None = None) -> None:
+    def __init__(self, database: Database, audit: AccountSnapshotReader, *, repair_as: str | None = None) -> None:
         self._database = database
         self._audit = audit
         self._repair_as = repair_as
@@ -138,7 +146,7 @@ class Reconciler:
             user_id: Reading(
                 cold[user_id],
                 account,
-                Hot(account.balance, account.credit_seq, account.held, unapplied.get(user_id, 0)),
+                RedisAccount(account.balance, account.credit_seq, account.held, unapplied.get(user_id, 0)),
             )
             for user_id, account in snapshot.accounts.items()
         }

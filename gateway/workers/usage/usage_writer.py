@@ -29,7 +29,7 @@ from gateway.clock import monotonic_seconds
 from gateway.ledger.db.session import Database, DatabaseUnavailable
 from gateway.ledger.usage import journal_offsets, poison
 from gateway.ledger.usage.ingestion import MalformedLines, correct, ingest
-from gateway.meter.journal import START, Entry, Journal
+from gateway.meter.journal import START, Journal, JournalEntry
 
 # A row of 20,000 costs PostgreSQL half of what one of 5,000 does, since they charge an account once: 20 and 40 µs with
 # 1,000 accounts (`benchmarks/usage_writer.py`). Some 10 MB of memory; where records are long, the bytes bound it.
@@ -61,10 +61,10 @@ class Waiting(NamedTuple):
     """An entry and the partition in whose journal it stands."""
 
     partition: int
-    entry: Entry
+    entry: JournalEntry
 
 
-Entries = dict[int, list[Entry]]  # by partition; no list is empty
+Entries = dict[int, list[JournalEntry]]  # by partition; no list is empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +229,7 @@ async def _halve(connection: AsyncConnection, waiting: Sequence[Waiting]) -> Wri
     return await _halve(connection, waiting[:middle]) + await _halve(connection, waiting[middle:])
 
 
-async def _take_all(connection: AsyncConnection, entries: Sequence[Entry]) -> Written:
+async def _take_all(connection: AsyncConnection, entries: Sequence[JournalEntry]) -> Written:
     """A correction may stand in one batch with what it corrects, so it is taken after that."""
     lines = [entry.line for entry in entries if not entry.is_correction]
     corrections = [entry.line for entry in entries if entry.is_correction]

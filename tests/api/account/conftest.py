@@ -23,9 +23,9 @@ from gateway.ledger.accounts import login_sessions, users
 from gateway.ledger.audit import audit_log
 from gateway.ledger.audit.audit_log import AuditFilter
 from gateway.ledger.db.session import Database
-from gateway.meter.client.client import Link
+from gateway.meter.client.client import RedisClient
 from gateway.meter.meter import Meter
-from gateway.meter.scripts.scripts import SCRIPTS
+from gateway.meter.scripts import SCRIPTS
 from gateway.workers.outbox import OutboxPublisher
 from policies.access.tokens import REFRESH_BYTES, Purpose, digest, one_time, refresh_token
 from policies.model import Route
@@ -96,7 +96,7 @@ class Shop:
     app: ASGIApp
     database: Database
     meter: Meter
-    link: Link
+    redis_client: RedisClient
     client: httpx.AsyncClient
 
     def from_elsewhere(self) -> httpx.AsyncClient:
@@ -160,9 +160,9 @@ def client_of(app: ASGIApp) -> httpx.AsyncClient:
 
 @pytest.fixture(scope="package")
 async def shop(ledger: Database, valkey_url: str) -> AsyncIterator[Shop]:
-    link = Link(valkey_url, timeout_seconds=5, scripts=SCRIPTS)
-    await link.open()
-    meter = Meter(link, partitions=4, owner="account")
+    redis_client = RedisClient(valkey_url, timeout_seconds=5, scripts=SCRIPTS)
+    await redis_client.open()
+    meter = Meter(redis_client, partitions=4, owner="account")
     app = build_account(
         database=ledger,
         publish=OutboxPublisher(ledger, meter).publish_all,
@@ -176,5 +176,5 @@ async def shop(ledger: Database, valkey_url: str) -> AsyncIterator[Shop]:
         past_due_grace=timedelta(days=3),
     )
     async with client_of(app) as client:
-        yield Shop(app, ledger, meter, link, client)
-    await link.close()
+        yield Shop(app, ledger, meter, redis_client, client)
+    await redis_client.close()

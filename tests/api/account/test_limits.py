@@ -16,7 +16,7 @@ from gateway.ledger.catalogue.plans import PlanTerms
 from gateway.ledger.subscriptions import lifecycle
 from gateway.ledger.usage import ingestion, key_budgets
 from gateway.meter.key_budgets import count
-from gateway.meter.meter import Loaded, Verdict
+from gateway.meter.replies import LoadResult, Verdict
 from policies.access.key_budgets import Cap, cap_of
 from policies.access.limits import limits_of
 from tests.api.account.conftest import Customer, Shop
@@ -187,7 +187,10 @@ async def _admitted(shop: Shop, customer: Customer, *, amount: int, key_id: str 
         async with shop.database.read() as connection:
             spent = await key_budgets.credits_spent(connection, customer.id, cap)
         key_ids = [cap.budget_id]
-        assert await count(shop.link, keys, cap, spent=spent, counted_upto="0-0", key_ids=key_ids) is Loaded.HOT
+        assert (
+            await count(shop.redis_client, keys, cap, spent=spent, counted_upto="0-0", key_ids=key_ids)
+            is LoadResult.LOADED
+        )
     admission = await shop.meter.admit(
         keys,
         request_id=str(uuid4()),

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.clock import now
 from gateway.ledger.accounts import principals
-from gateway.meter.meter import Verdict
+from gateway.meter.replies import Verdict
 from policies.access.keys import digest, is_well_formed
 from tests.api.conftest import PEPPERS, Office
 

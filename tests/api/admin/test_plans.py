@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from gateway.meter.meter import Verdict
+from gateway.meter.replies import Verdict
 from tests.api.conftest import Office
 
 

@@ -26,7 +26,7 @@ from gateway.ledger.accounts import api_keys, users
 from gateway.ledger.credits import grants
 from gateway.ledger.db.session import Database
 from gateway.ledger.subscriptions import lifecycle
-from gateway.meter.client.client import Link
+from gateway.meter.client.client import RedisClient
 from gateway.meter.journal import Journal
 from gateway.workers.usage.usage_writer import UsageWriter
 from policies.access.keys import ENTROPY_BYTES, compose
@@ -78,15 +78,15 @@ class Served:
     async def rows(self) -> list[Any]:
         """What stands in PostgreSQL once the journal is written: (client_request_id, outcome, credits_charged)."""
         database = Database(self.config.database.url)
-        link = Link(self.config.redis.url, timeout_seconds=5, scripts=())
-        await link.open()
-        writer = UsageWriter(database, Journal(link, self.config.redis.partitions))
+        redis_client = RedisClient(self.config.redis.url, timeout_seconds=5, scripts=())
+        await redis_client.open()
+        writer = UsageWriter(database, Journal(redis_client, self.config.redis.partitions))
         while await writer.run_once():
             pass
         async with database.read() as connection:
             query = text("SELECT client_request_id, outcome, credits_charged FROM usage_tracking")
             rows = list(await connection.execute(query))
-        await link.close()
+        await redis_client.close()
         await database.close()
         return rows
 

@@ -19,8 +19,8 @@ from sqlalchemy import text
 
 from gateway.config import load
 from gateway.ledger.db.session import Database
-from gateway.meter.client.client import Link
-from gateway.meter.scripts.scripts import SCRIPTS
+from gateway.meter.client.client import RedisClient
+from gateway.meter.scripts import SCRIPTS
 from gateway.proxy.forward import disconnects
 from gateway.proxy.router import Router
 from gateway.runtime.upstreams import destinations
@@ -49,17 +49,17 @@ async def plane(migrated_url: str, redis_url: str, database: Database, redis: Re
     assert address.hostname is not None
     assert address.port is not None
     delays = seeded_random("Valkey")
-    link = Link(redis_url, timeout_seconds=5, scripts=SCRIPTS)
-    await link.open()
+    redis_client = RedisClient(redis_url, timeout_seconds=5, scripts=SCRIPTS)
+    await redis_client.open()
     async with upstreams.running() as upstream, FaultProxy(address.hostname, address.port) as far:
         far.requests.delay_seconds = far.replies.delay_seconds = lambda: delays.uniform(0, DELAY_SECONDS)
         places = {"database.url": migrated_url, "redis.url": far.through(redis_url)}
         places["upstreams.main.targets"] = upstream.url
         config = load(Path(__file__).parent / "gateway.yaml", ENVIRON, overrides=places)
-        async with planes.running(config, upstream, database=database, redis=redis, link=link) as plane:
+        async with planes.running(config, upstream, database=database, redis=redis, redis_client=redis_client) as plane:
             yield plane
             far.requests.delay_seconds = far.replies.delay_seconds = lambda: 0.0  # what is still owed is soon settled
-    await link.close()
+    await redis_client.close()
 
 
 async def test_no_answer_reaches_another_and_nothing_is_left_behind(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from gateway.meter.scripts.scripts import ADMIT, SETTLE
+from gateway.meter.scripts import ADMIT, SETTLE
 from tests.guarantees.chaos.conftest import measured
 from tests.guarantees.chaos.installation import Installation, installed
 from tests.guarantees.faults.records import violations

@@ -21,12 +21,12 @@ from structlog.testing import capture_logs
 from gateway.clock import monotonic_seconds
 from gateway.config import load
 from gateway.ledger.db.session import Database
-from gateway.meter.account_snapshots import Audit
-from gateway.meter.client.client import Link
+from gateway.meter.account_snapshots import AccountSnapshotReader
+from gateway.meter.client.client import RedisClient
 from gateway.meter.holds import Holds
 from gateway.meter.journal import Journal
 from gateway.meter.meter import Meter
-from gateway.meter.scripts.scripts import SCRIPTS
+from gateway.meter.scripts import SCRIPTS
 from gateway.workers.outbox import OutboxPublisher
 from gateway.workers.runner import Runner
 from gateway.workers.usage.hold_sweeper import HoldSweeper
@@ -107,8 +107,8 @@ async def victim(tmp_path: Path) -> AsyncIterator[Victim]:
 @pytest.fixture
 async def gateways(victim: Victim, own_database_url: str, tmp_path: Path) -> AsyncIterator[list[Plane]]:
     database = Database(own_database_url, pool_size=8)
-    link = Link(victim.url, timeout_seconds=5, scripts=SCRIPTS)
-    await link.open()
+    redis_client = RedisClient(victim.url, timeout_seconds=5, scripts=SCRIPTS)
+    await redis_client.open()
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(upstreams.running())
         redis = await stack.enter_async_context(Redis.from_url(victim.url))
@@ -123,14 +123,14 @@ async def gateways(victim: Victim, own_database_url: str, tmp_path: Path) -> Asy
                 "upstreams.main.targets": upstream.url,
             }
             config = load(Path(__file__).parent / "lost.yaml", ENVIRON, overrides=places)
-            running = planes.running(config, upstream, database=database, redis=redis, link=link)
+            running = planes.running(config, upstream, database=database, redis=redis, redis_client=redis_client)
             serving.append(await stack.enter_async_context(running))
-        meter = Meter(link, partitions=PARTITIONS, owner="worker")
-        holds, journal = Holds(link, PARTITIONS), Journal(link, PARTITIONS)
+        meter = Meter(redis_client, partitions=PARTITIONS, owner="worker")
+        holds, journal = Holds(redis_client, PARTITIONS), Journal(redis_client, PARTITIONS)
         workers = (UsageWriter(database, journal), HoldSweeper(meter, holds), OutboxPublisher(database, meter))
         await stack.enter_async_context(Runner(*workers))
         yield serving
-    await link.close()
+    await redis_client.close()
     await database.close()
 
 
@@ -195,10 +195,10 @@ async def _assert_the_books_agree(gateways: list[Plane], load: Load, accounts: l
     async with first.database.read() as connection:
         rows = {row[0]: (row[1], row[2]) for row in await connection.execute(query)}
     assert rows == {each.user_id: (load.served(each),) * 2 for each in accounts if load.served(each)}
-    reconciler = Reconciler(first.database, Audit(first.link, first.meter))
+    reconciler = Reconciler(first.database, AccountSnapshotReader(first.redis_client, first.meter))
     assert [each async for page in reconciler.pages() for each in page.findings] == []
 
 
 async def _open_calls(plane: Plane) -> int:
     """Calls that are not settled, or not written."""
-    return await Holds(plane.link, PARTITIONS).count() + await Journal(plane.link, PARTITIONS).length()
+    return await Holds(plane.redis_client, PARTITIONS).count() + await Journal(plane.redis_client, PARTITIONS).length()

@@ -21,8 +21,8 @@ from sqlalchemy import text
 from gateway.ledger.accounts import users
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms
-from gateway.meter.account_snapshots import Audit
-from gateway.meter.meter import Verdict
+from gateway.meter.account_snapshots import AccountSnapshotReader
+from gateway.meter.replies import Verdict
 from gateway.workers.billing.credit_expiry import CreditExpiryWorker
 from gateway.workers.billing.renewals import RenewalWorker
 from gateway.workers.outbox import OutboxPublisher
@@ -32,7 +32,7 @@ from tests.guarantees.chaos.bookkeeping import GRACE, Account
 from tests.guarantees.chaos.conftest import measured
 from tests.guarantees.chaos.year import OFFERS, ZONES, Life, act, news, provide
 from tests.support.sampling import scaled, seeded_random
-from tests.workers.conftest import UNLIMITED, House, a_head, a_tail, house  # noqa: F401 - the fixture of both stores
+from tests.workers.conftest import UNLIMITED, Backend, a_head, a_tail, backend  # noqa: F401 - the fixture of both stores
 
 ACCOUNTS = scaled(suite=8, full=1_000)
 DAYS_PER_STEP = scaled(suite=7, full=2)
@@ -43,24 +43,24 @@ AT_ONCE = 4
 OVER = ("expired", "canceled")
 
 
-async def test_a_year_of_accounts_balances_at_every_step(house: House) -> None:  # noqa: F811 - the fixture
+async def test_a_year_of_accounts_balances_at_every_step(backend: Backend) -> None:  # noqa: F811 - the fixture
     random, started = seeded_random("a year of accounts"), time.monotonic()
-    lives = await _lives(house, random)
+    lives = await _lives(backend, random)
     now, asleep_until, steps = BEGINS, BEGINS, 0
     while now < BEGINS + YEAR:
         now += timedelta(days=DAYS_PER_STEP * random.uniform(0.5, 1.5))
         steps += 1
         if now >= asleep_until:
-            await _work(house, lives, now)
+            await _work(backend, lives, now)
             if random.random() < 0.05:
                 asleep_until = now + timedelta(days=random.uniform(10, 45))
-        await _live(house, lives, now, random=random)
-        await _settle(house, lives)
-        await _compare(house, lives)
-    await _work(house, lives, now)
-    await _settle(house, lives)
-    await _compare(house, lives)
-    granted = await _granted(house)
+        await _live(backend, lives, now, random=random)
+        await _settle(backend, lives)
+        await _compare(backend, lives)
+    await _work(backend, lives, now)
+    await _settle(backend, lives)
+    await _compare(backend, lives)
+    granted = await _granted(backend)
     spent = sum(life.account.used for life in lives)
     measured.append(
         f"a year of {len(lives)} accounts: {steps} steps, {granted} periods granted, {spent} credits spent,"
@@ -70,8 +70,8 @@ async def test_a_year_of_accounts_balances_at_every_step(house: House) -> None: 
     assert spent > len(lives)
 
 
-async def _lives(house: House, random: Random) -> list[Life]:  # noqa: F811 - the fixture
-    async with house.database.transaction() as connection:
+async def _lives(backend: Backend, random: Random) -> list[Life]:  # noqa: F811 - the fixture
+    async with backend.database.transaction() as connection:
         for offer in OFFERS:
             word, count = offer.interval
             terms = PlanTerms(
@@ -87,18 +87,18 @@ async def _lives(house: House, random: Random) -> list[Life]:  # noqa: F811 - th
     lives = []
     for number in range(ACCOUNTS):
         zone = random.choice(ZONES)
-        async with house.database.transaction() as connection:
+        async with backend.database.transaction() as connection:
             user = await users.create(connection, f"{number}@example.com", time_zone=zone)
         luck = Random(f"{random.random()} {number}")  # noqa: S311 - to be replayed
         lives.append(Life(Account(user.id, ZoneInfo(zone)), luck))
-        await house.load(user.id)
+        await backend.load(user.id)
     return lives
 
 
-async def _work(house: House, lives: Sequence[Life], now: datetime) -> None:  # noqa: F811 - the fixture
+async def _work(backend: Backend, lives: Sequence[Life], now: datetime) -> None:  # noqa: F811 - the fixture
     """The workers catch up, two of a kind at once."""
-    movers = [RenewalWorker(house.database, house.journal, grace=GRACE, now=lambda: now) for _ in range(2)]
-    keepers = [CreditExpiryWorker(house.database, house.journal, now=lambda: now) for _ in range(2)]
+    movers = [RenewalWorker(backend.database, backend.journal, grace=GRACE, now=lambda: now) for _ in range(2)]
+    keepers = [CreditExpiryWorker(backend.database, backend.journal, now=lambda: now) for _ in range(2)]
     while any(await asyncio.gather(*(mover.run_once() for mover in movers))):
         pass
     while any(await asyncio.gather(*(keeper.run_once() for keeper in keepers))):
@@ -108,7 +108,7 @@ async def _work(house: House, lives: Sequence[Life], now: datetime) -> None:  # 
         life.account.settle(now)
 
 
-async def _live(house: House, lives: Sequence[Life], now: datetime, *, random: Random) -> None:  # noqa: F811 - as above
+async def _live(backend: Backend, lives: Sequence[Life], now: datetime, *, random: Random) -> None:  # noqa: F811 - as above
     """Some accounts act, all providers look at their clocks, and calls are made."""
     todo = iter(lives)
     chosen = {life.account.id for life in lives if random.random() * 100 < ACTIVE_A_STEP}
@@ -117,21 +117,21 @@ async def _live(house: House, lives: Sequence[Life], now: datetime, *, random: R
         for life in todo:
             told = news(life, now)
             if told or life.account.id in chosen:
-                async with house.database.transaction() as connection:
+                async with backend.database.transaction() as connection:
                     await provide(connection, life, told, now=now)
                     if life.account.id in chosen:
                         await act(connection, life, now)
             if life.random.random() < 0.3:
-                await _call(house, life)
+                await _call(backend, life)
 
     await asyncio.gather(*(walk() for _ in range(AT_ONCE)))
 
 
-async def _call(house: House, life: Life) -> None:  # noqa: F811 - the fixture
+async def _call(backend: Backend, life: Life) -> None:  # noqa: F811 - the fixture
     """A call of some credits; it is admitted on the balance that Redis knows."""
-    keys, request_id, amount = house.meter.keys(life.account.id), str(uuid4()), life.random.randint(1, 40)
-    versions = await house.meter.versions(keys)
-    admission = await house.meter.admit(
+    keys, request_id, amount = backend.meter.keys(life.account.id), str(uuid4()), life.random.randint(1, 40)
+    versions = await backend.meter.versions(keys)
+    admission = await backend.meter.admit(
         keys,
         request_id=request_id,
         account_version=versions.account,
@@ -142,16 +142,16 @@ async def _call(house: House, life: Life) -> None:  # noqa: F811 - the fixture
         head=a_head(life.account.id, request_id),
     )
     if admission.verdict is Verdict.ADMITTED:
-        await house.meter.settle(keys, request_id, charge=amount, tail=a_tail(amount))
+        await backend.meter.settle(keys, request_id, charge=amount, tail=a_tail(amount))
         life.spent += amount
     else:
         assert admission.verdict is Verdict.INSUFFICIENT_CREDITS
 
 
-async def _settle(house: House, lives: Sequence[Life]) -> None:  # noqa: F811 - the fixture
+async def _settle(backend: Backend, lives: Sequence[Life]) -> None:  # noqa: F811 - the fixture
     """What was done reaches the other store, both ways."""
-    await OutboxPublisher(house.database, house.meter).publish_all()
-    while await UsageWriter(house.database, house.journal).run_once():
+    await OutboxPublisher(backend.database, backend.meter).publish_all()
+    while await UsageWriter(backend.database, backend.journal).run_once():
         pass
     for life in lives:
         if life.spent:
@@ -170,12 +170,12 @@ _GRANTED = text("""
 _CONTRACTS = text("SELECT id, status, plan_id, quantity, current_period_start, current_period_end FROM subscriptions")
 
 
-async def _compare(house: House, lives: Sequence[Life]) -> None:  # noqa: F811 - the fixture
+async def _compare(backend: Backend, lives: Sequence[Life]) -> None:  # noqa: F811 - the fixture
     ids = [life.account.id for life in lives]
-    checked = await Reconciler(house.database, Audit(house.link, house.meter)).check(ids)
+    checked = await Reconciler(backend.database, AccountSnapshotReader(backend.redis_client, backend.meter)).check(ids)
     assert checked.findings == ()
     assert checked.hot == len(ids)
-    async with house.database.read() as connection:
+    async with backend.database.read() as connection:
         books = {row.user_id: tuple(row)[1:] for row in await connection.execute(_BOOKS)}
         rows = await connection.execute(_CONTRACTS)
         contracts: dict[UUID, tuple[object, ...]] = {row.id: tuple(row)[1:] for row in rows}
@@ -190,9 +190,9 @@ async def _compare(house: House, lives: Sequence[Life]) -> None:  # noqa: F811 -
                 assert each.status in OVER or contracts[each.id] == expected
 
 
-async def _granted(house: House) -> int:  # noqa: F811 - the fixture
+async def _granted(backend: Backend) -> int:  # noqa: F811 - the fixture
     """How many periods were granted; each of them once."""
-    async with house.database.read() as connection:
+    async with backend.database.read() as connection:
         granted, distinct = (await connection.execute(_GRANTED)).one()
     assert granted == distinct
     return int(granted)

@@ -23,11 +23,12 @@ from uuid import UUID, uuid4
 import asyncpg
 import httpx
 
-from gateway.meter.client.client import Link, MeterUnavailable
+from gateway.meter.client.client import RedisClient
+from gateway.meter.client.errors import MeterUnavailable
 from gateway.meter.holds import Holds
 from gateway.meter.journal import Journal
 from gateway.meter.meter import Meter
-from gateway.meter.scripts.scripts import SCRIPTS
+from gateway.meter.scripts import SCRIPTS
 from tests.guarantees.chaos.served import SECRETS
 from tests.guarantees.faults.cluster import ClusterServers
 
@@ -102,7 +103,7 @@ class Row:
 class Trio:
     urls: tuple[str, ...]
     admin: httpx.AsyncClient
-    link: Link
+    redis_client: RedisClient
     cluster: ClusterServers
     database_url: str
 
@@ -128,7 +129,7 @@ class Trio:
 
     async def settled(self) -> None:
         """Until no call is held for and the journal is written."""
-        holds, journal = Holds(self.link, PARTITIONS), Journal(self.link, PARTITIONS)
+        holds, journal = Holds(self.redis_client, PARTITIONS), Journal(self.redis_client, PARTITIONS)
         async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
                 with suppress(MeterUnavailable):
@@ -147,8 +148,8 @@ class Trio:
 
     async def hot_balance(self, customer: Customer) -> int:
         """By Redis; the account must be there."""
-        keys = Meter(self.link, partitions=PARTITIONS, owner="test").keys(customer.user_id)
-        packed = await self.link.call((b"HGET", keys.account, b"s"))
+        keys = Meter(self.redis_client, partitions=PARTITIONS, owner="test").keys(customer.user_id)
+        packed = await self.redis_client.call((b"HGET", keys.account, b"s"))
         return int(_STATE.unpack_from(packed)[1])
 
     async def _fetch(self, query: str, user_id: UUID) -> list[Any]:
@@ -172,14 +173,14 @@ async def running(
             home.mkdir()
         stores = (cluster.url, database_url)
         said = [await _started(stack, home, part, stores) for home, part in zip(homes, parts, strict=True)]
-        link = Link(cluster.url, timeout_seconds=5, scripts=SCRIPTS)
-        await link.open()
-        stack.push_async_callback(link.close)
+        redis_client = RedisClient(cluster.url, timeout_seconds=5, scripts=SCRIPTS)
+        await redis_client.open()
+        stack.push_async_callback(redis_client.close)
         authority = {"Authorization": f"Bearer {SECRETS['GATEWAY_ADMIN_TOKEN']}"}
         admin = httpx.AsyncClient(base_url=said[0]["admin_url"], headers=authority, timeout=PATIENCE_SECONDS)
         await stack.enter_async_context(admin)
         urls = tuple(each["public_url"] for each in said)
-        yield Trio(urls, admin, link, cluster, database_url)
+        yield Trio(urls, admin, redis_client, cluster, database_url)
 
 
 async def _started(

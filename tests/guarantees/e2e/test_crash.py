@@ -13,7 +13,7 @@ import asyncpg
 import httpx
 from redis.asyncio import Redis
 
-from gateway.meter.holds import BEAT_LIFETIME_SECONDS
+from gateway.meter.holds import HEARTBEAT_TTL_SECONDS
 from gateway.workers.usage.hold_sweeper import ABSENCE_SECONDS
 from tests.guarantees.e2e.conftest import Running, start_demo, stop
 
@@ -22,7 +22,7 @@ QUICK = ("/v1/analyze", b"a few words")
 # Its events take a while, so that calls are under way, and held for, whenever the kill comes.
 SLOW = ("/v1/chat/completions", b'{"model": "demo", "stream": true, "messages": [{"role": "user", "content": "Hi"}]}')
 LOAD_SECONDS = 2.0
-LEASE_SECONDS = BEAT_LIFETIME_SECONDS + ABSENCE_SECONDS + 10
+LEASE_SECONDS = HEARTBEAT_TTL_SECONDS + ABSENCE_SECONDS + 10
 
 
 async def test_every_answer_received_whole_has_its_one_row_after_a_kill(tmp_path: Path) -> None:

@@ -22,11 +22,11 @@ from redis.asyncio import Redis
 
 from gateway.config import Config, load
 from gateway.ledger.db.session import Database
-from gateway.meter.account_snapshots import Audit
-from gateway.meter.client.client import Link
+from gateway.meter.account_snapshots import AccountSnapshotReader
+from gateway.meter.client.client import RedisClient
 from gateway.meter.holds import Holds
 from gateway.meter.meter import Meter
-from gateway.meter.scripts.scripts import SCRIPTS
+from gateway.meter.scripts import SCRIPTS
 from gateway.proxy.handler import Handler
 from gateway.workers.usage.hold_sweeper import HoldSweeper
 from gateway.workers.usage.reconciliation import Reconciler
@@ -60,7 +60,7 @@ class Site:
     upstream: ScriptedUpstream
     database: Database
     redis: Redis
-    link: Link
+    redis_client: RedisClient
     valkey: FaultProxy
     may_answer: asyncio.Event
 
@@ -73,7 +73,7 @@ class Site:
             async with asyncio.timeout(START_SECONDS):
                 said = json.loads(await process.stdout.readline() or "{}")
             assert said, (self.folder / "log").read_text()
-            meter = Meter(self.link, partitions=PARTITIONS, owner="test")
+            meter = Meter(self.redis_client, partitions=PARTITIONS, owner="test")
             nowhere = cast(Handler, None)  # it is in the other process
             no_limit = httpx.Limits(max_connections=None)
             async with httpx.AsyncClient(base_url=said["public_url"], timeout=30, limits=no_limit) as http:
@@ -86,7 +86,7 @@ class Site:
                         self.database,
                         self.redis,
                         meter,
-                        self.link,
+                        self.redis_client,
                         http,
                     ),
                     process,
@@ -128,8 +128,8 @@ class Site:
 @pytest.fixture
 async def site(own_database_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
     url = f"{redis_url.rpartition('/')[0]}/{REDIS_DATABASE}"
-    database, link = Database(own_database_url), Link(url, timeout_seconds=5, scripts=SCRIPTS)
-    await link.open()
+    database, redis_client = Database(own_database_url), RedisClient(url, timeout_seconds=5, scripts=SCRIPTS)
+    await redis_client.open()
     async with (
         Redis.from_url(url) as redis,
         FaultProxy("127.0.0.1", int(redis_url.rpartition(":")[2].partition("/")[0])) as valkey,
@@ -147,8 +147,8 @@ async def site(own_database_url: str, redis_url: str, tmp_path: Path) -> AsyncIt
             )
         )
         config = load(path, SECRETS)
-        yield Site(config, tmp_path, upstream, database, redis, link, valkey, asyncio.Event())
-    await link.close()
+        yield Site(config, tmp_path, upstream, database, redis, redis_client, valkey, asyncio.Event())
+    await redis_client.close()
     await database.close()
 
 
@@ -203,7 +203,7 @@ async def _assert_charged(site: Site, plane: Plane, account: Account, *, charge:
         ("succeeded", 200, 1)
     ] * charge
     assert await plane.stored_balance(account) == of - charge
-    reconciler = Reconciler(site.database, Audit(site.link, plane.meter))
+    reconciler = Reconciler(site.database, AccountSnapshotReader(site.redis_client, plane.meter))
     assert [each async for page in reconciler.pages() for each in page.findings] == []
 
 
@@ -212,8 +212,8 @@ async def _sweep(site: Site) -> int:
     for key in [key async for key in site.redis.scan_iter("gw:i:*")]:
         await site.redis.delete(key)
     seconds = itertools.count()
-    meter = Meter(site.link, partitions=PARTITIONS, owner="sweeper")
-    sweeper = HoldSweeper(meter, Holds(site.link, PARTITIONS), monotonic=lambda: float(next(seconds)))
+    meter = Meter(site.redis_client, partitions=PARTITIONS, owner="sweeper")
+    sweeper = HoldSweeper(meter, Holds(site.redis_client, PARTITIONS), monotonic=lambda: float(next(seconds)))
     return sum([await sweeper.run_once() for _ in range(12)])
 
 

@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 
 from gateway.config import load
 from gateway.ledger.db.session import Database
-from gateway.meter.client.client import Link
-from gateway.meter.scripts.scripts import SCRIPTS
+from gateway.meter.client.client import RedisClient
+from gateway.meter.scripts import SCRIPTS
 from tests.guarantees.fuzz.parsers import ByH11, ByHttptools, Notes, reading
 from tests.proxy import data_plane as planes
 from tests.proxy.data_plane import Account, Plane
@@ -40,16 +40,18 @@ class Ways:
 
 @pytest.fixture(scope="package")
 async def ways(migrated_url: str, redis_url: str, database: Database, redis: Redis) -> AsyncIterator[Ways]:
-    link = Link(redis_url, timeout_seconds=5, scripts=SCRIPTS)
-    await link.open()
+    redis_client = RedisClient(redis_url, timeout_seconds=5, scripts=SCRIPTS)
+    await redis_client.open()
     async with AsyncExitStack() as stack:
         made = []
         for protocol in (ByH11, ByHttptools):
             notes = await stack.enter_async_context(reading(protocol))
             places = {"database.url": migrated_url, "redis.url": redis_url, "upstreams.main.targets": notes.url}
             config = load(Path(__file__).parent / "gateway.yaml", ENVIRON, overrides=places)
-            running = planes.running(config, ScriptedUpstream(), database=database, redis=redis, link=link)
+            running = planes.running(
+                config, ScriptedUpstream(), database=database, redis=redis, redis_client=redis_client
+            )
             made.append(Way(await stack.enter_async_context(running), notes))
         by_h11, by_httptools = made
         yield Ways(by_h11, by_httptools, await by_h11.plane.account(credits=GRANTED))
-    await link.close()
+    await redis_client.close()

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from tests.embedded.test_stores import data_dir
-from tests.workers.conftest import house
+from tests.workers.conftest import backend
 
-__all__ = ["data_dir", "house"]
+__all__ = ["backend", "data_dir"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from gateway.ledger.db.session import Database
 from gateway.ledger.usage import journal_offsets
-from gateway.meter.client.client import Link
+from gateway.meter.client.client import RedisClient
 from gateway.meter.journal import Journal
 from gateway.workers.usage import usage_writer
 from gateway.workers.usage.usage_writer import UsageWriter
@@ -27,9 +27,9 @@ POINTS: dict[str, tuple[Any, str]] = {
 async def main() -> None:
     database_url, redis_url, partitions, point, side = sys.argv[1:]
     _stop_at(*POINTS[point], side=side)
-    database, link = Database(database_url), Link(redis_url, timeout_seconds=5)
-    await link.open()
-    await UsageWriter(database, Journal(link, int(partitions))).run_once()
+    database, redis_client = Database(database_url), RedisClient(redis_url, timeout_seconds=5)
+    await redis_client.open()
+    await UsageWriter(database, Journal(redis_client, int(partitions))).run_once()
 
 
 def _stop_at(holder: Any, name: str, *, side: str) -> None:

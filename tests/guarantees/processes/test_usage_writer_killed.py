@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from gateway.workers.usage.usage_writer import UsageWriter
-from tests.workers.conftest import PARTITIONS, House
+from tests.workers.conftest import PARTITIONS, Backend
 
 CALLS, CHARGE = 10, 3
 
@@ -19,25 +19,27 @@ CALLS, CHARGE = 10, 3
     ("point", "side"),
     [("claim", "after"), ("ingest", "after"), ("advance", "after"), ("trim", "before"), ("trim", "after")],
 )
-async def test_usage_writer_killed_at_any_point_loses_and_repeats_nothing(house: House, point: str, side: str) -> None:
-    user_id = await house.a_user(credits_given=100)
-    await house.load(user_id)
-    calls = {UUID(await house.call(user_id, charge=CHARGE)) for _ in range(CALLS)}
-    await _kill_a_writer(house, point, side)
-    writer = UsageWriter(house.database, house.journal)
+async def test_usage_writer_killed_at_any_point_loses_and_repeats_nothing(
+    backend: Backend, point: str, side: str
+) -> None:
+    user_id = await backend.a_user(credits_given=100)
+    await backend.load(user_id)
+    calls = {UUID(await backend.call(user_id, charge=CHARGE)) for _ in range(CALLS)}
+    await _kill_a_writer(backend, point, side)
+    writer = UsageWriter(backend.database, backend.journal)
     async with asyncio.timeout(10):
-        while await house.journal.length():  # until PostgreSQL has noticed that the claim's holder is gone
+        while await backend.journal.length():  # until PostgreSQL has noticed that the claim's holder is gone
             await writer.run_once()
-    async with house.database.read() as connection:
+    async with backend.database.read() as connection:
         rows = (await connection.execute(text("SELECT request_id FROM usage_tracking"))).scalars().all()
     assert len(rows) == CALLS
     assert set(rows) == calls
-    assert (await house.balance(user_id)).current_credits == 100 - CALLS * CHARGE
+    assert (await backend.balance(user_id)).current_credits == 100 - CALLS * CHARGE
 
 
-async def _kill_a_writer(house: House, point: str, side: str) -> None:
+async def _kill_a_writer(backend: Backend, point: str, side: str) -> None:
     program = "tests.guarantees.processes.stopping_usage_writer"
-    arguments = (house.database.url, house.url, str(PARTITIONS), point, side)
+    arguments = (backend.database.url, backend.url, str(PARTITIONS), point, side)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", program, *arguments, stdout=asyncio.subprocess.PIPE
     )

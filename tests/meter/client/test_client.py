@@ -13,9 +13,10 @@ from redis.exceptions import ResponseError
 
 from gateway.meter.client import connection as pipe_module
 from gateway.meter.client import server as node_module
-from gateway.meter.client.client import Link, MeterError, MeterUnavailable, Script, UnsupportedServer
-from gateway.meter.client.errors import failure
+from gateway.meter.client.client import RedisClient
+from gateway.meter.client.errors import MeterError, MeterUnavailable, UnsupportedServer, failure
 from gateway.meter.client.server import _check_version
+from gateway.meter.scripts import Script
 from tests.guarantees.faults.proxy import FaultProxy
 from tests.meter.conftest import OwnServer
 from tests.support.polling import eventually
@@ -24,23 +25,23 @@ from tests.support.redis_timeouts import short_redis_timeout
 ANSWER = Script("return ARGV[1]")
 
 
-async def _echo(link: Link, word: str) -> str:
-    reply: bytes = await link.call((b"ECHO", word))
+async def _echo(redis_client: RedisClient, word: str) -> str:
+    reply: bytes = await redis_client.call((b"ECHO", word))
     return reply.decode()
 
 
-async def test_a_thousand_calls_at_once_are_answered_in_order(link: Link) -> None:
+async def test_a_thousand_calls_at_once_are_answered_in_order(redis_client: RedisClient) -> None:
     key = f"test:{uuid4()}"
-    assert await asyncio.gather(*(link.call((b"INCR", key)) for _ in range(1000))) == list(range(1, 1001))
+    assert await asyncio.gather(*(redis_client.call((b"INCR", key)) for _ in range(1000))) == list(range(1, 1001))
 
 
-async def test_replies_never_cross_callers_that_are_cancelled(link: Link, proxy: FaultProxy) -> None:
+async def test_replies_never_cross_callers_that_are_cancelled(redis_client: RedisClient, proxy: FaultProxy) -> None:
     chance = random.Random(1)  # noqa: S311 - to be repeatable
     proxy.replies.delay_seconds = lambda: chance.uniform(0, 0.003)
     answered = cancelled = 0
     for _ in range(40):
         words = [uuid4().hex for _ in range(25)]
-        callers = [asyncio.create_task(_echo(link, word)) for word in words]
+        callers = [asyncio.create_task(_echo(redis_client, word)) for word in words]
         victims = chance.sample(callers, 12)
         for victim in victims:
             await asyncio.sleep(chance.choice((0, 0, 0.0005)))
@@ -55,55 +56,63 @@ async def test_replies_never_cross_callers_that_are_cancelled(link: Link, proxy:
     assert cancelled > 100
 
 
-async def test_replies_that_drip_in_are_whole(link: Link, proxy: FaultProxy) -> None:
+async def test_replies_that_drip_in_are_whole(redis_client: RedisClient, proxy: FaultProxy) -> None:
     proxy.replies.drip_bytes = 1
-    assert await asyncio.gather(*(_echo(link, f"word {n}") for n in range(20))) == [f"word {n}" for n in range(20)]
+    assert await asyncio.gather(*(_echo(redis_client, f"word {n}") for n in range(20))) == [
+        f"word {n}" for n in range(20)
+    ]
 
 
-async def test_a_frozen_server_is_reported_in_time_and_found_again(link: Link, proxy: FaultProxy) -> None:
+async def test_a_frozen_server_is_reported_in_time_and_found_again(
+    redis_client: RedisClient, proxy: FaultProxy
+) -> None:
     proxy.freeze()
     loop = asyncio.get_running_loop()
     started = loop.time()
-    with short_redis_timeout(link), pytest.raises(MeterUnavailable, match="did not answer in time"):
-        await link.call((b"PING",))
+    with short_redis_timeout(redis_client), pytest.raises(MeterUnavailable, match="did not answer in time"):
+        await redis_client.call((b"PING",))
     assert loop.time() - started < 0.5
     with pytest.raises(MeterUnavailable, match="not connected"):
-        await link.call((b"PING",))  # at once: nobody waits for a server that is known to be away
+        await redis_client.call((b"PING",))  # at once: nobody waits for a server that is known to be away
     proxy.thaw()
-    await eventually(lambda: link.is_connected)
-    assert await link.call((b"PING",)) == b"PONG"
+    await eventually(lambda: redis_client.is_connected)
+    assert await redis_client.call((b"PING",)) == b"PONG"
 
 
-async def test_nobody_waits_longer_than_the_timeout_behind_a_slow_reply(link: Link, proxy: FaultProxy) -> None:
+async def test_nobody_waits_longer_than_the_timeout_behind_a_slow_reply(
+    redis_client: RedisClient, proxy: FaultProxy
+) -> None:
     proxy.replies.delay_seconds = lambda: 0.4
     loop = asyncio.get_running_loop()
     started = loop.time()
-    with short_redis_timeout(link):
-        results = await asyncio.gather(*(link.call((b"PING",)) for _ in range(50)), return_exceptions=True)
+    with short_redis_timeout(redis_client):
+        results = await asyncio.gather(*(redis_client.call((b"PING",)) for _ in range(50)), return_exceptions=True)
     assert loop.time() - started < 0.5
     assert all(isinstance(result, MeterUnavailable) for result in results)
     proxy.replies.delay_seconds = lambda: 0.0
-    await eventually(lambda: link.is_connected)
+    await eventually(lambda: redis_client.is_connected)
 
 
 async def test_what_timed_out_is_not_executed_after_the_link_came_back(
-    link: Link, proxy: FaultProxy, server: OwnServer
+    redis_client: RedisClient, proxy: FaultProxy, server: OwnServer
 ) -> None:
     key = f"test:{uuid4()}"
     proxy.freeze_present()
-    with short_redis_timeout(link), pytest.raises(MeterUnavailable):
-        await link.call((b"INCR", key))
-    await eventually(lambda: link.is_connected)
-    assert await link.call((b"GET", key)) is None
+    with short_redis_timeout(redis_client), pytest.raises(MeterUnavailable):
+        await redis_client.call((b"INCR", key))
+    await eventually(lambda: redis_client.is_connected)
+    assert await redis_client.call((b"GET", key)) is None
     proxy.thaw()
     await eventually(lambda: proxy.connections == 1)  # the old one has delivered what it held, and ended
     assert await server.admin.get(key) is None
 
 
 @pytest.mark.parametrize("end", ["cut", "reset"])
-async def test_a_lost_connection_is_reported_at_once_and_replaced(link: Link, proxy: FaultProxy, end: str) -> None:
+async def test_a_lost_connection_is_reported_at_once_and_replaced(
+    redis_client: RedisClient, proxy: FaultProxy, end: str
+) -> None:
     proxy.replies.delay_seconds = lambda: 0.2
-    waiting = asyncio.create_task(link.call((b"PING",)))
+    waiting = asyncio.create_task(redis_client.call((b"PING",)))
     await asyncio.sleep(0)
     await asyncio.sleep(0.01)  # the command is on its way
     loop = asyncio.get_running_loop()
@@ -113,56 +122,56 @@ async def test_a_lost_connection_is_reported_at_once_and_replaced(link: Link, pr
         await waiting
     assert loop.time() - started < 0.15
     proxy.replies.delay_seconds = lambda: 0.0
-    await eventually(lambda: link.is_connected)
-    assert await link.call((b"PING",)) == b"PONG"
+    await eventually(lambda: redis_client.is_connected)
+    assert await redis_client.call((b"PING",)) == b"PONG"
 
 
-async def test_garbage_ends_the_connection_and_reaches_nobody(link: Link, proxy: FaultProxy) -> None:
+async def test_garbage_ends_the_connection_and_reaches_nobody(redis_client: RedisClient, proxy: FaultProxy) -> None:
     proxy.replies.garble = True
     with pytest.raises(MeterUnavailable, match="not a reply"):
-        await link.call((b"PING",))
+        await redis_client.call((b"PING",))
     await asyncio.sleep(0.1)  # attempts to reconnect meet garbage too
-    assert not link.is_connected
+    assert not redis_client.is_connected
     proxy.replies.garble = False
-    await eventually(lambda: link.is_connected)
+    await eventually(lambda: redis_client.is_connected)
 
 
-async def test_a_server_that_forgot_its_scripts_is_told_again(link: Link, server: OwnServer) -> None:
+async def test_a_server_that_forgot_its_scripts_is_told_again(redis_client: RedisClient, server: OwnServer) -> None:
     await server.admin.script_flush()
-    results = await asyncio.gather(*(link.run(ANSWER, (), (n,)) for n in range(10)))
+    results = await asyncio.gather(*(redis_client.run(ANSWER, (), (n,)) for n in range(10)))
     assert results == [str(n).encode() for n in range(10)]
     (is_known,) = await server.admin.script_exists(ANSWER.sha.decode())
     assert is_known
 
 
 async def test_too_many_pending_calls_are_refused_rather_than_queued(
-    link: Link, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+    redis_client: RedisClient, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipe_module, "MAX_PENDING", 3)
     proxy.freeze()
-    with short_redis_timeout(link):
-        waiting = [asyncio.create_task(link.call((b"PING",))) for _ in range(3)]
+    with short_redis_timeout(redis_client):
+        waiting = [asyncio.create_task(redis_client.call((b"PING",))) for _ in range(3)]
         await asyncio.sleep(0)
         with pytest.raises(MeterUnavailable, match="does not keep up"):
-            await link.call((b"PING",))
+            await redis_client.call((b"PING",))
         results = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(each, MeterUnavailable) for each in results)
     proxy.thaw()
 
 
-async def test_the_first_failure_of_a_pipeline_is_raised(link: Link) -> None:
+async def test_the_first_failure_of_a_pipeline_is_raised(redis_client: RedisClient) -> None:
     key = f"test:{uuid4()}"
     with pytest.raises(MeterError, match="wrong number of arguments"):
-        await link.pipeline([(b"SET", key, "x"), (b"GET",), (b"GET", key)])
-    assert await link.pipeline([(b"GET", key), (b"PING",)]) == [b"x", b"PONG"]
+        await redis_client.pipeline([(b"SET", key, "x"), (b"GET",), (b"GET", key)])
+    assert await redis_client.pipeline([(b"GET", key), (b"PING",)]) == [b"x", b"PONG"]
 
 
-async def test_a_bug_is_an_error_and_keeps_the_connection(link: Link) -> None:
+async def test_a_bug_is_an_error_and_keeps_the_connection(redis_client: RedisClient) -> None:
     with pytest.raises(MeterError, match="unknown command"):
-        await link.call((b"NONSENSE",))
+        await redis_client.call((b"NONSENSE",))
     with pytest.raises(MeterError, match="oops"):
-        await link.run(Script("return redis.error_reply('ERR oops')"), (), ())
-    assert link.is_connected
+        await redis_client.run(Script("return redis.error_reply('ERR oops')"), (), ())
+    assert redis_client.is_connected
 
 
 @pytest.mark.parametrize(
@@ -198,22 +207,22 @@ def test_what_waiting_does_not_mend_is_an_error(message: str) -> None:
     assert isinstance(failure(message), MeterError)
 
 
-async def test_a_full_server_is_unavailable_and_changes_nothing(link: Link, server: OwnServer) -> None:
+async def test_a_full_server_is_unavailable_and_changes_nothing(redis_client: RedisClient, server: OwnServer) -> None:
     write = Script("redis.call('SET', KEYS[1], 'x') return 1")
     key = f"test:{uuid4()}".encode()
     await server.admin.config_set("maxmemory", 1)
     try:
         with pytest.raises(MeterUnavailable, match="OOM"):
-            await link.run(write, (key,), ())
+            await redis_client.run(write, (key,), ())
     finally:
         await server.admin.config_set("maxmemory", 0)
-    assert await link.call((b"GET", key)) is None
-    assert await link.run(write, (key,), ()) == 1
+    assert await redis_client.call((b"GET", key)) is None
+    assert await redis_client.run(write, (key,), ()) == 1
 
 
-async def test_a_busy_server_is_unavailable(link: Link, server: OwnServer) -> None:
+async def test_a_busy_server_is_unavailable(redis_client: RedisClient, server: OwnServer) -> None:
     await server.admin.config_set("busy-reply-threshold", 10)
-    endless = asyncio.create_task(link.call((b"EVAL", "while true do end", 0)))
+    endless = asyncio.create_task(redis_client.call((b"EVAL", "while true do end", 0)))
     try:
         with pytest.raises(MeterUnavailable, match="BUSY"):
             await _call_until_it_fails(server)
@@ -236,7 +245,7 @@ async def _call_until_it_fails(server: OwnServer) -> None:
     """On connections of their own: on the one that runs the script the answer waits behind it."""
     async with asyncio.timeout(10):
         while True:
-            other = Link(server.url, timeout_seconds=5)
+            other = RedisClient(server.url, timeout_seconds=5)
             try:
                 await other.open()
                 await other.call((b"GET", "test:any"))
@@ -244,40 +253,42 @@ async def _call_until_it_fails(server: OwnServer) -> None:
                 await other.close()
 
 
-async def test_a_primary_that_became_a_replica_is_left_until_it_is_one_again(link: Link, server: OwnServer) -> None:
+async def test_a_primary_that_became_a_replica_is_left_until_it_is_one_again(
+    redis_client: RedisClient, server: OwnServer
+) -> None:
     await server.admin.replicaof("127.0.0.1", 1)
     try:
         with pytest.raises(MeterUnavailable, match="READONLY"):
-            await link.call((b"SET", "test:any", "x"))
-        assert not link.is_connected
+            await redis_client.call((b"SET", "test:any", "x"))
+        assert not redis_client.is_connected
         with pytest.raises(MeterUnavailable, match="read-only replica"):
-            await Link(server.url, timeout_seconds=5).open()
+            await RedisClient(server.url, timeout_seconds=5).open()
     finally:
         await server.admin.replicaof("NO", "ONE")
-    await eventually(lambda: link.is_connected)
+    await eventually(lambda: redis_client.is_connected)
 
 
 async def test_a_wrong_password_is_named_at_the_start(server: OwnServer) -> None:
     wrong = server.url.replace(server.endpoint.password, "wrong")
     with pytest.raises(MeterUnavailable, match=re.compile("cannot connect to Redis: .*password", re.IGNORECASE)):
-        await Link(wrong, timeout_seconds=5).open()
+        await RedisClient(wrong, timeout_seconds=5).open()
 
 
 async def test_a_password_that_changed_is_tried_until_it_is_right_again(
-    link: Link, proxy: FaultProxy, server: OwnServer
+    redis_client: RedisClient, proxy: FaultProxy, server: OwnServer
 ) -> None:
     await server.admin.config_set("requirepass", "rotated")
     proxy.cut()
-    await eventually(lambda: not link.is_connected)
+    await eventually(lambda: not redis_client.is_connected)
     await asyncio.sleep(0.1)  # some attempts fail
-    assert not link.is_connected
+    assert not redis_client.is_connected
     await server.admin.config_set("requirepass", server.endpoint.password)
-    await eventually(lambda: link.is_connected)
+    await eventually(lambda: redis_client.is_connected)
 
 
 async def test_nothing_there_is_reported_at_the_start() -> None:
     with pytest.raises(MeterUnavailable, match="cannot connect to Redis"):
-        await Link("redis://127.0.0.1:1/0", timeout_seconds=5).open()
+        await RedisClient("redis://127.0.0.1:1/0", timeout_seconds=5).open()
 
 
 async def test_a_server_that_accepts_and_is_silent_is_reported_at_the_start(
@@ -288,33 +299,33 @@ async def test_a_server_that_accepts_and_is_silent_is_reported_at_the_start(
     loop = asyncio.get_running_loop()
     started = loop.time()
     with pytest.raises(MeterUnavailable, match=r"in time|[Tt]imeout"):
-        await Link(proxy.through(server.url), timeout_seconds=0.1).open()
+        await RedisClient(proxy.through(server.url), timeout_seconds=0.1).open()
     assert loop.time() - started < 1
     proxy.thaw()
 
 
-async def test_closing_while_reconnecting_leaves_nothing_behind(link: Link, proxy: FaultProxy) -> None:
+async def test_closing_while_reconnecting_leaves_nothing_behind(redis_client: RedisClient, proxy: FaultProxy) -> None:
     proxy.freeze()
-    with short_redis_timeout(link), suppress(MeterUnavailable):
-        await link.call((b"PING",))
+    with short_redis_timeout(redis_client), suppress(MeterUnavailable):
+        await redis_client.call((b"PING",))
     await asyncio.sleep(0.02)  # connecting to a server that is silent
-    assert repr(link) == "<Link disconnected>"
-    await link.close()
+    assert repr(redis_client) == "<RedisClient disconnected>"
+    await redis_client.close()
     proxy.thaw()
     await eventually(lambda: proxy.connections == 0)
-    assert repr(link) == "<Link closed>"
+    assert repr(redis_client) == "<RedisClient closed>"
 
 
-async def test_closing_fails_the_calls_under_way(link: Link, proxy: FaultProxy) -> None:
+async def test_closing_fails_the_calls_under_way(redis_client: RedisClient, proxy: FaultProxy) -> None:
     proxy.freeze()
-    waiting = asyncio.create_task(link.call((b"PING",)))
+    waiting = asyncio.create_task(redis_client.call((b"PING",)))
     await asyncio.sleep(0)
-    assert repr(link) == "<Link 1 pending>"
-    await link.close()
+    assert repr(redis_client) == "<RedisClient 1 pending>"
+    await redis_client.close()
     with pytest.raises(MeterUnavailable, match="closed"):
         await waiting
     with pytest.raises(MeterUnavailable):
-        await link.call((b"PING",))
+        await redis_client.call((b"PING",))
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,15 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from gateway.meter.client.client import Link, MeterError, MeterUnavailable, Script, UnsupportedServer
+from gateway.meter.client.client import RedisClient
 from gateway.meter.client.cluster import Cluster
-from gateway.meter.client.errors import NotSent
+from gateway.meter.client.errors import MeterError, MeterUnavailable, NotSent, UnsupportedServer
 from gateway.meter.holds import Holds
-from gateway.meter.idempotency import Claim, Kept
+from gateway.meter.idempotency import ClaimOutcome, IdempotencyClaim
 from gateway.meter.journal import START, Journal
-from gateway.meter.meter import Loaded, Meter, Verdict
-from gateway.meter.scripts.scripts import SCRIPTS
+from gateway.meter.meter import Meter
+from gateway.meter.replies import LoadResult, Verdict
+from gateway.meter.scripts import SCRIPTS, Script
 from policies.access.limits import Limits
 from policies.usage.records import HEAD_COLUMNS, head
 from tests.guarantees.faults.cluster import URL_PASSWORD, ClusterServers, move_key, until_master
@@ -31,76 +32,87 @@ BOUND_SECONDS = TIMEOUT_SECONDS + 0.75  # what a loop on a busy machine may add
 
 
 @pytest.fixture
-async def link(cluster: ClusterServers) -> AsyncIterator[Link]:
+async def redis_client(cluster: ClusterServers) -> AsyncIterator[RedisClient]:
     """A patient one, for what all servers answer."""
-    async with _opened(cluster, timeout_seconds=5.0) as link:
-        yield link
+    async with _opened(cluster, timeout_seconds=5.0) as redis_client:
+        yield redis_client
 
 
 @pytest.fixture
-async def hasty(cluster: ClusterServers) -> AsyncIterator[Link]:
-    async with _opened(cluster, timeout_seconds=TIMEOUT_SECONDS) as link:
-        yield link
+async def hasty(cluster: ClusterServers) -> AsyncIterator[RedisClient]:
+    async with _opened(cluster, timeout_seconds=TIMEOUT_SECONDS) as redis_client:
+        yield redis_client
 
 
 @asynccontextmanager
-async def _opened(cluster: ClusterServers, timeout_seconds: float) -> AsyncIterator[Link]:
-    link = Link(cluster.url, timeout_seconds=timeout_seconds, scripts=SCRIPTS)
-    await link.open()
-    yield link
-    await link.close()
+async def _opened(cluster: ClusterServers, timeout_seconds: float) -> AsyncIterator[RedisClient]:
+    redis_client = RedisClient(cluster.url, timeout_seconds=timeout_seconds, scripts=SCRIPTS)
+    await redis_client.open()
+    yield redis_client
+    await redis_client.close()
 
 
 def _tagged(tag: object, name: str = "x") -> bytes:
     return f"gw:{{{tag}}}:{name}".encode()
 
 
-async def test_commands_and_scripts_reach_their_keys_on_every_master(link: Link, cluster: ClusterServers) -> None:
+async def test_commands_and_scripts_reach_their_keys_on_every_master(
+    redis_client: RedisClient, cluster: ClusterServers
+) -> None:
     tags = [uuid4() for _ in range(100)]
     keys = [(_tagged(tag, "one"), _tagged(tag, "two")) for tag in tags]
-    assert await asyncio.gather(*(link.run(COUNT, pair, ()) for pair in keys)) == [1] * 100
-    assert await link.pipeline([(b"GET", one) for one, _ in keys]) == [b"1"] * 100
+    assert await asyncio.gather(*(redis_client.run(COUNT, pair, ()) for pair in keys)) == [1] * 100
+    assert await redis_client.pipeline([(b"GET", one) for one, _ in keys]) == [b"1"] * 100
     assert {await cluster.owner(one) for one, _ in keys} == set(await cluster.masters())
 
 
-async def test_a_command_without_a_key_is_answered_by_any(link: Link) -> None:
-    assert await link.call((b"PING",)) == b"PONG"
-    assert await link.call((b"EVAL", "return 7", 0)) == 7
+async def test_a_command_without_a_key_is_answered_by_any(redis_client: RedisClient) -> None:
+    assert await redis_client.call((b"PING",)) == b"PONG"
+    assert await redis_client.call((b"EVAL", "return 7", 0)) == 7
 
 
-async def test_keys_of_two_tags_in_one_command_are_a_bug_and_named(link: Link) -> None:
+async def test_keys_of_two_tags_in_one_command_are_a_bug_and_named(redis_client: RedisClient) -> None:
     with pytest.raises(MeterError, match="CROSSSLOT"):
-        await link.call((b"DEL", _tagged("one"), _tagged("two")))
+        await redis_client.call((b"DEL", _tagged("one"), _tagged("two")))
 
 
-async def test_a_server_that_forgot_its_scripts_is_told_again(link: Link, cluster: ClusterServers) -> None:
+async def test_a_server_that_forgot_its_scripts_is_told_again(
+    redis_client: RedisClient, cluster: ClusterServers
+) -> None:
     for server in await cluster.masters():
         await server.ask("SCRIPT", "FLUSH")
     tags = [uuid4() for _ in range(20)]
-    assert await asyncio.gather(*(link.run(COUNT, (_tagged(tag, "1"), _tagged(tag, "2")), ()) for tag in tags)) == [
-        1
-    ] * len(tags)
+    assert await asyncio.gather(
+        *(redis_client.run(COUNT, (_tagged(tag, "1"), _tagged(tag, "2")), ()) for tag in tags)
+    ) == [1] * len(tags)
 
 
-async def test_a_map_that_is_wrong_is_corrected_by_the_servers(link: Link) -> None:
-    server = link._server
+async def test_a_map_that_is_wrong_is_corrected_by_the_servers(redis_client: RedisClient) -> None:
+    server = redis_client._server
     assert isinstance(server, Cluster)
     rotated = list(server._nodes)[1:] + list(server._nodes)[:1]
     wrong = dict(zip(server._nodes, rotated, strict=True))
     server._owners = [wrong[owner] for owner in server._owners if owner is not None]
     server._routes.clear()
     keys = [_tagged(uuid4()) for _ in range(30)]
-    assert await link.pipeline([(b"INCR", key) for key in keys]) == [1] * 30
+    assert await redis_client.pipeline([(b"INCR", key) for key in keys]) == [1] * 30
     await eventually(lambda: server._refreshing is None)
     assert server._owners[0] != wrong[server._owners[0]]  # type: ignore[index] # it is known again
 
 
-async def test_accounts_of_all_partitions_are_metered_and_read_together(link: Link) -> None:
-    meter, holds, journal = Meter(link, partitions=16, owner="gw-1"), Holds(link, 16), Journal(link, 16)
+async def test_accounts_of_all_partitions_are_metered_and_read_together(redis_client: RedisClient) -> None:
+    meter, holds, journal = (
+        Meter(redis_client, partitions=16, owner="gw-1"),
+        Holds(redis_client, 16),
+        Journal(redis_client, 16),
+    )
     calls = [(meter.keys(UUID(int=number)), str(uuid4())) for number in range(32)]
     nothing = Limits((None, None, None), None)
     for keys, _ in calls:
-        assert await meter.load(keys, account_version=1, credit_seq=0, balance=10, catalogue_version=1) is Loaded.HOT
+        assert (
+            await meter.load(keys, account_version=1, credit_seq=0, balance=10, catalogue_version=1)
+            is LoadResult.LOADED
+        )
     admissions = await asyncio.gather(
         *(
             meter.admit(
@@ -118,8 +130,8 @@ async def test_accounts_of_all_partitions_are_metered_and_read_together(link: Li
     )
     assert {(admission.verdict, admission.balance) for admission in admissions} == {(Verdict.ADMITTED, 7)}
     assert await holds.count() == 32
-    await holds.beat("gw-1")
-    assert await holds.alive(["gw-1", "gw-2"]) == {"gw-1"}
+    await holds.renew_heartbeat("gw-1")
+    assert await holds.live_owners(["gw-1", "gw-2"]) == {"gw-1"}
     settled = await asyncio.gather(*(meter.settle(keys, call, charge=1, tail="end") for keys, call in calls))
     assert set(settled) == {9}
     assert await journal.lengths() == dict.fromkeys(range(16), 2)
@@ -131,8 +143,8 @@ async def test_accounts_of_all_partitions_are_metered_and_read_together(link: Li
     assert {(await meter.versions(keys)).catalogue for keys, _ in calls} == {2}
 
 
-async def test_repeats_are_known_in_every_partition(link: Link) -> None:
-    meter, claim = Meter(link, partitions=32, owner="gw-1"), Claim(uuid4().hex, "f" * 64)
+async def test_repeats_are_known_in_every_partition(redis_client: RedisClient) -> None:
+    meter, claim = Meter(redis_client, partitions=32, owner="gw-1"), IdempotencyClaim(uuid4().hex, "f" * 64)
 
     async def ask(number: int) -> tuple[Verdict, Verdict, bytes]:
         keys, request_id = meter.keys(UUID(int=number)), str(uuid4())
@@ -141,19 +153,19 @@ async def test_repeats_are_known_in_every_partition(link: Link) -> None:
         terms |= {"limits": Limits((None, None, None), None), "head": "head", "claim": claim}
         await meter.admit(keys, request_id=request_id, **terms)
         running = await meter.admit(keys, request_id=str(uuid4()), **terms)
-        await meter.settle(keys, request_id, charge=3, tail="end", kept=Kept(claim, b"told"))
+        await meter.settle(keys, request_id, charge=3, tail="end", kept=ClaimOutcome(claim, b"told"))
         ended = await meter.admit(keys, request_id=str(uuid4()), **terms)
-        return running.verdict, ended.verdict, ended.answer
+        return running.verdict, ended.verdict, ended.stored_response
 
     answers = await asyncio.gather(*map(ask, range(16, 32)))
-    assert set(answers) == {(Verdict.IN_PROGRESS, Verdict.REPEAT, b"told")}
+    assert set(answers) == {(Verdict.IN_PROGRESS, Verdict.IDEMPOTENT_REPLAY, b"told")}
 
 
 class Load:
     """Callers that count in two keys of one slot until told to stop; the counters must equal what they were told."""
 
-    def __init__(self, link: Link, tag: object, *, callers: int = 4) -> None:
-        self._link = link
+    def __init__(self, redis_client: RedisClient, tag: object, *, callers: int = 4) -> None:
+        self._redis = redis_client
         self.keys = (_tagged(tag, "one"), _tagged(tag, "two"))
         self.certain = self.unknown = self.refused = 0
         self.longest_seconds = 0.0
@@ -165,7 +177,7 @@ class Load:
         while not self._enough.is_set():
             started = loop.time()
             try:
-                await self._link.run(COUNT, self.keys, ())
+                await self._redis.run(COUNT, self.keys, ())
                 self.certain += 1
             except NotSent:
                 self.refused += 1
@@ -188,13 +200,13 @@ class Load:
         """Ends, and compares: what was answered has run once, what was refused has not."""
         self._enough.set()
         await asyncio.gather(*self._tasks)
-        one, two = [int(each) for each in await self._link.pipeline([(b"GET", key) for key in self.keys])]
+        one, two = [int(each) for each in await self._redis.pipeline([(b"GET", key) for key in self.keys])]
         assert one == two
         assert self.certain <= one <= self.certain + self.unknown
 
 
 async def test_a_slot_that_moves_under_load_loses_nothing_and_doubles_nothing(
-    hasty: Link, cluster: ClusterServers
+    hasty: RedisClient, cluster: ClusterServers
 ) -> None:
     load = Load(hasty, uuid4())
     one, two = load.keys
@@ -213,7 +225,7 @@ async def test_a_slot_that_moves_under_load_loses_nothing_and_doubles_nothing(
     assert load.longest_seconds < BOUND_SECONDS
 
 
-async def test_a_demoted_master_is_left_for_its_successor(hasty: Link, cluster: ClusterServers) -> None:
+async def test_a_demoted_master_is_left_for_its_successor(hasty: RedisClient, cluster: ClusterServers) -> None:
     load = Load(hasty, uuid4())
     await load.does(20)
     replica = await cluster.replica_of(await cluster.owner(load.keys[0]))
@@ -227,7 +239,7 @@ async def test_a_demoted_master_is_left_for_its_successor(hasty: Link, cluster: 
 
 @pytest.mark.parametrize("end", ["kill", "freeze"])
 async def test_a_master_that_dies_is_replaced_within_five_seconds_and_nobody_waits(
-    hasty: Link, cluster: ClusterServers, end: str
+    hasty: RedisClient, cluster: ClusterServers, end: str
 ) -> None:
     load = Load(hasty, uuid4())
     await load.does(20)
@@ -253,15 +265,15 @@ async def test_a_link_opens_while_a_master_is_away_and_serves_the_rest(cluster: 
     replica = await cluster.replica_of(master)
     there = [key for key in keys if await cluster.owner(key) is not master]
     master.kill()
-    link = Link(cluster.url, timeout_seconds=5.0)
-    await link.open()
+    redis_client = RedisClient(cluster.url, timeout_seconds=5.0)
+    await redis_client.open()
     try:
-        assert await link.pipeline([(b"SET", key, "x") for key in there]) == [b"OK"] * len(there)
+        assert await redis_client.pipeline([(b"SET", key, "x") for key in there]) == [b"OK"] * len(there)
         await until_master(replica)
-        await eventually(lambda: link.is_connected)
-        await link.pipeline([(b"SET", key, "x") for key in keys])
+        await eventually(lambda: redis_client.is_connected)
+        await redis_client.pipeline([(b"SET", key, "x") for key in keys])
     finally:
-        await link.close()
+        await redis_client.close()
         master.start()
         await cluster.settled()
 
@@ -270,24 +282,24 @@ async def test_a_cluster_that_is_none_and_a_server_that_is_one_are_named(
     cluster: ClusterServers, server: OwnServer
 ) -> None:
     with pytest.raises(UnsupportedServer, match="is no node of a cluster"):
-        await Link(server.url.replace("redis://", "redis+cluster://"), timeout_seconds=1).open()
+        await RedisClient(server.url.replace("redis://", "redis+cluster://"), timeout_seconds=1).open()
     with pytest.raises(UnsupportedServer, match=r"redis\+cluster://"):
-        await Link(f"redis://:{URL_PASSWORD}@{cluster.servers[0].address}", timeout_seconds=1).open()
+        await RedisClient(f"redis://:{URL_PASSWORD}@{cluster.servers[0].address}", timeout_seconds=1).open()
 
 
 async def test_a_cluster_that_is_away_is_reported_at_the_start() -> None:
     with pytest.raises(MeterUnavailable, match="cannot connect to Redis"):
-        await Link("redis+cluster://127.0.0.1:1,127.0.0.1:2", timeout_seconds=1).open()
+        await RedisClient("redis+cluster://127.0.0.1:1,127.0.0.1:2", timeout_seconds=1).open()
 
 
 async def test_closing_fails_the_calls_under_way_and_leaves_nothing_behind(cluster: ClusterServers) -> None:
-    link = Link(cluster.url, timeout_seconds=TIMEOUT_SECONDS)
-    await link.open()
-    waiting = asyncio.create_task(link.call((b"GET", _tagged("any"))))
+    redis_client = RedisClient(cluster.url, timeout_seconds=TIMEOUT_SECONDS)
+    await redis_client.open()
+    waiting = asyncio.create_task(redis_client.call((b"GET", _tagged("any"))))
     await asyncio.sleep(0)
-    await link.close()
+    await redis_client.close()
     with pytest.raises(MeterUnavailable, match="closed"):
         await waiting
     with pytest.raises(NotSent):
-        await link.call((b"GET", _tagged("any")))
-    assert not link.is_connected
+        await redis_client.call((b"GET", _tagged("any")))
+    assert not redis_client.is_connected

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.meter.client.topology import SLOTS, Address, Claim, ClusterUrl, View, owners, redirection, view
+from gateway.meter.client.topology import SLOTS, Address, ClusterUrl, SlotRange, View, owners, redirection, view
 
 A, B = Address("10.0.0.1", 7000), Address("10.0.0.2", 7000)
 NODES = (
@@ -37,15 +37,15 @@ def test_a_view_has_the_addresses_for_clients_and_the_epochs_of_claims() -> None
     slots = [[0, 8191, [b"a.example", 7000, b"aa", []], [b"10.0.0.9", 7009, b"cc"]], [8192, 16383, [None, 7001, b"bb"]]]
     seen = view(slots, NODES, asked=Address("asked", 7000))
     assert seen.claims == (
-        Claim(3, 0, 8191, Address("a.example", 7000)),
-        Claim(12, 8192, 16383, Address("asked", 7001)),
+        SlotRange(3, 0, 8191, Address("a.example", 7000)),
+        SlotRange(12, 8192, 16383, Address("asked", 7001)),
     )
     assert seen.addresses == {("a.example", 7000), ("10.0.0.9", 7009), ("asked", 7001)}
 
 
 def test_the_greatest_epoch_has_a_slot_whatever_the_order_of_views() -> None:
-    old = View((Claim(1, 0, 99, A), Claim(5, 100, 199, A)), frozenset())
-    new = View((Claim(3, 50, 149, B),), frozenset())
+    old = View((SlotRange(1, 0, 99, A), SlotRange(5, 100, 199, A)), frozenset())
+    new = View((SlotRange(3, 50, 149, B),), frozenset())
     for views in ([old, new], [new, old]):
         assert [owners(views)[slot] for slot in (0, 49, 50, 99, 100, 199, 200)] == [A, A, B, B, A, A, None]
     assert len(owners([])) == SLOTS

@@ -7,7 +7,7 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.usage.account_load import Entry, later, unwritten
+from policies.usage.account_load import JournaledCharge, later, unwritten
 
 # What a call may come to in the journal: settled; swept; swept and corrected; any of these told again.
 LIVES = st.lists(
@@ -55,7 +55,7 @@ def test_it_is_what_the_writer_would_still_charge(lives: list[tuple[str, int, in
         books.take(*entry)
     written, before = {request: credits == 0 for request, credits in books.rows.items()}, books.charged
     entries = [
-        Entry(f"{place}-0", request, place, credits, corrects)
+        JournaledCharge(f"{place}-0", request, place, credits, corrects)
         for place, (request, credits, corrects) in enumerate(journal, start=1)
     ]
     found = unwritten(entries, written_upto=f"{taken}-0", rows=written)

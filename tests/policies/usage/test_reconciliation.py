@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from policies.usage.reconciliation import (
     Book,
     Books,
-    Cold,
     Difference,
-    Hot,
+    PostgresqlAccount,
+    RedisAccount,
     between_stores,
     correction,
     in_postgresql,
@@ -38,26 +38,36 @@ def test_the_books_within_postgresql(books: Books, differences: tuple[Difference
 @pytest.mark.parametrize(
     ("cold", "hot", "differences"),
     [
-        (Cold(10, 1, {}), Hot(balance=4, credit_seq=1, held=5, unapplied=1), ()),
-        (Cold(10, 2, {2: 6}), Hot(balance=4, credit_seq=1, held=0, unapplied=0), ()),
-        (Cold(10, 2, {2: 6}), Hot(balance=10, credit_seq=2, held=0, unapplied=0), ()),
-        (Cold(10, 3, {2: 6, 3: -2}), Hot(balance=12, credit_seq=2, held=0, unapplied=0), ()),
-        (Cold(10, 1, {}), Hot(balance=10, credit_seq=1, held=0, unapplied=1), (Difference(Book.REDIS, 10, 11),)),
+        (PostgresqlAccount(10, 1, {}), RedisAccount(balance=4, credit_seq=1, held=5, unapplied=1), ()),
+        (PostgresqlAccount(10, 2, {2: 6}), RedisAccount(balance=4, credit_seq=1, held=0, unapplied=0), ()),
+        (PostgresqlAccount(10, 2, {2: 6}), RedisAccount(balance=10, credit_seq=2, held=0, unapplied=0), ()),
+        (PostgresqlAccount(10, 3, {2: 6, 3: -2}), RedisAccount(balance=12, credit_seq=2, held=0, unapplied=0), ()),
         (
-            Cold(10, 3, {3: 1}),
-            Hot(balance=9, credit_seq=1, held=0, unapplied=0),
+            PostgresqlAccount(10, 1, {}),
+            RedisAccount(balance=10, credit_seq=1, held=0, unapplied=1),
+            (Difference(Book.REDIS, 10, 11),),
+        ),
+        (
+            PostgresqlAccount(10, 3, {3: 1}),
+            RedisAccount(balance=9, credit_seq=1, held=0, unapplied=0),
             (Difference(Book.CHANGES, 3, 2),),
         ),
-        (Cold(10, 1, {}), Hot(balance=10, credit_seq=4, held=0, unapplied=0), (Difference(Book.CHANGES, 1, 4),)),
+        (
+            PostgresqlAccount(10, 1, {}),
+            RedisAccount(balance=10, credit_seq=4, held=0, unapplied=0),
+            (Difference(Book.CHANGES, 1, 4),),
+        ),
     ],
 )
-def test_redis_against_postgresql(cold: Cold, hot: Hot, differences: tuple[Difference, ...]) -> None:
+def test_redis_against_postgresql(
+    cold: PostgresqlAccount, hot: RedisAccount, differences: tuple[Difference, ...]
+) -> None:
     assert between_stores(cold, hot) == differences
 
 
 def test_redis_is_overtaken_only_by_changes_that_it_knows_and_postgresql_did_not() -> None:
-    hot = Hot(balance=0, credit_seq=3, held=0, unapplied=0)
-    assert [is_overtaken(Cold(0, sequence, {}), hot) for sequence in (2, 3, 4)] == [True, False, False]
+    hot = RedisAccount(balance=0, credit_seq=3, held=0, unapplied=0)
+    assert [is_overtaken(PostgresqlAccount(0, sequence, {}), hot) for sequence in (2, 3, 4)] == [True, False, False]
 
 
 amounts = st.integers(-(10**9), 10**9)
@@ -67,9 +77,9 @@ counts = st.integers(0, 5)
 
 @given(balance=amounts, changes=st.lists(amounts, max_size=5), hot=st.tuples(amounts, counts, sizes, sizes))
 def test_after_its_correction_redis_agrees(balance: int, changes: list[int], hot: tuple[int, int, int, int]) -> None:
-    cold = Cold(balance, len(changes), dict(enumerate(changes, 1)))
-    wrong = Hot(*hot)
-    right = Hot(wrong.balance + correction(cold, wrong), cold.credit_seq, wrong.held, wrong.unapplied)
+    cold = PostgresqlAccount(balance, len(changes), dict(enumerate(changes, 1)))
+    wrong = RedisAccount(*hot)
+    right = RedisAccount(wrong.balance + correction(cold, wrong), cold.credit_seq, wrong.held, wrong.unapplied)
     assert between_stores(cold, right) == ()
 
 

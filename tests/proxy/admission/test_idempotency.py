@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.meter.idempotency import Claim
+from gateway.meter.idempotency import IdempotencyClaim
 from policies.idempotency import key_digest
 from tests.proxy.data_plane import Account, Hot, Plane
 from tests.proxy.problems import assert_problem
@@ -23,7 +23,7 @@ def told(answer: httpx.Response) -> tuple[int, bytes, str | None, str | None]:
 
 
 async def remembered(plane: Plane, account: Account, key: str = KEY) -> dict[bytes, bytes]:
-    where = Claim(key_digest(key.encode()), "").key(plane.meter.keys(account.user_id))
+    where = IdempotencyClaim(key_digest(key.encode()), "").key(plane.meter.keys(account.user_id))
     found: Any = await plane.redis.hgetall(where.decode())
     assert not found or 86_300 < await plane.redis.ttl(where.decode()) <= 86_400
     return dict(found)

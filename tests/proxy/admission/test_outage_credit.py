@@ -9,7 +9,8 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from gateway.meter.meter import Admission, Verdict
+from gateway.meter.admissions import Admission
+from gateway.meter.replies import Verdict
 from gateway.proxy.admission.outage_credit import FEATURE, FLOATING, Float
 from policies.access.limits import Limits
 from policies.model import Plan

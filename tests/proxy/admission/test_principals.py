@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.ledger.accounts import api_keys
 from gateway.ledger.db.session import Database
-from gateway.meter.client.client import Link
+from gateway.meter.client.client import RedisClient
 from gateway.meter.meter import Meter
 from gateway.proxy.admission.principals import Principals, identity_block
 from policies.access.keys import ENTROPY_BYTES, compose
@@ -33,10 +33,10 @@ from policies.model import (
 from tests.proxy.data_plane import Plane
 
 
-def principals_of(database: Database, link: Link, peppers: dict[int, bytes]) -> Principals:
+def principals_of(database: Database, redis_client: RedisClient, peppers: dict[int, bytes]) -> Principals:
     return Principals(
         database,
-        Meter(link, partitions=4, owner="test"),
+        Meter(redis_client, partitions=4, owner="test"),
         prefix="gw",
         peppers=peppers,
         max_entries=100,
@@ -45,32 +45,32 @@ def principals_of(database: Database, link: Link, peppers: dict[int, bytes]) -> 
     )
 
 
-async def test_a_key_is_found_under_the_pepper_it_was_made_with(plane: Plane, link: Link) -> None:
+async def test_a_key_is_found_under_the_pepper_it_was_made_with(plane: Plane, redis_client: RedisClient) -> None:
     account = await plane.account()
-    rotated = principals_of(plane.database, link, {1: b"pepper", 2: b"a newer one"})
+    rotated = principals_of(plane.database, redis_client, {1: b"pepper", 2: b"a newer one"})
     for _ in range(2):
         caller = await rotated.get(account.key.encode())
         assert caller.principal.key.id == account.key_id
 
 
-async def test_a_key_made_with_the_newer_pepper_is_found_by_it(plane: Plane, link: Link) -> None:
+async def test_a_key_made_with_the_newer_pepper_is_found_by_it(plane: Plane, redis_client: RedisClient) -> None:
     account = await plane.account()
     new = compose("gw", token_bytes(ENTROPY_BYTES))
     peppers = {1: b"pepper", 2: b"a newer one"}
     async with plane.database.transaction() as connection:
         await api_keys.create(connection, account.user_id, fingerprint=api_keys.fingerprint(new, peppers))
-    assert (await principals_of(plane.database, link, peppers).get(new.secret.encode())).principal.account.id
+    assert (await principals_of(plane.database, redis_client, peppers).get(new.secret.encode())).principal.account.id
     with pytest.raises(Refused) as caught:
-        await principals_of(plane.database, link, {1: b"pepper"}).get(new.secret.encode())
+        await principals_of(plane.database, redis_client, {1: b"pepper"}).get(new.secret.encode())
     assert caught.value.code is Refusal.INVALID_KEY
 
 
 async def test_everyone_who_waits_hears_that_the_database_is_away_and_nobody_asks_again_for_a_moment(
-    plane: Plane, link: Link
+    plane: Plane, redis_client: RedisClient
 ) -> None:
     account = await plane.account()
     nobody = Database("postgresql://u:p@127.0.0.1:1/none")
-    principals = principals_of(nobody, link, {1: b"pepper"})
+    principals = principals_of(nobody, redis_client, {1: b"pepper"})
     asked = await asyncio.gather(*(principals.get(account.key.encode()) for _ in range(5)), return_exceptions=True)
     assert [each.code for each in asked if isinstance(each, Refused)] == [Refusal.ACCOUNTS_UNAVAILABLE] * 5
     principals._database = plane.database
@@ -82,9 +82,9 @@ async def test_everyone_who_waits_hears_that_the_database_is_away_and_nobody_ask
     await nobody.close()
 
 
-async def test_one_who_stops_waiting_takes_nothing_from_the_others(plane: Plane, link: Link) -> None:
+async def test_one_who_stops_waiting_takes_nothing_from_the_others(plane: Plane, redis_client: RedisClient) -> None:
     account = await plane.account()
-    principals = principals_of(plane.database, link, {1: b"pepper"})
+    principals = principals_of(plane.database, redis_client, {1: b"pepper"})
     first, second = (asyncio.create_task(principals.get(account.key.encode())) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
@@ -93,9 +93,9 @@ async def test_one_who_stops_waiting_takes_nothing_from_the_others(plane: Plane,
         await first
 
 
-async def test_it_shows_no_key(plane: Plane, link: Link) -> None:
+async def test_it_shows_no_key(plane: Plane, redis_client: RedisClient) -> None:
     account = await plane.account()
-    principals = principals_of(plane.database, link, {1: b"pepper"})
+    principals = principals_of(plane.database, redis_client, {1: b"pepper"})
     await principals.get(account.key.encode())
     assert repr(principals) == "<Principals 1 cached, 0 loading>"
 

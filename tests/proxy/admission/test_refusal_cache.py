@@ -9,8 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.meter.admissions import Admission
 from gateway.meter.keys import AccountKeys
-from gateway.meter.meter import Admission, Verdict
+from gateway.meter.replies import Verdict
 from gateway.proxy.admission import refusal_cache
 from gateway.proxy.admission.principals import Caller
 from gateway.proxy.admission.refusal_cache import ASKING_SECONDS, FLOOD, REPEATED_SECONDS, WINDOW_SECONDS, Floods
@@ -102,7 +103,9 @@ async def test_a_caller_that_was_read_anew_is_asked_for(clock: Clock, caller: Ca
     assert refusals.standing(replace(caller, loaded_at=0.0)) is None
 
 
-@pytest.mark.parametrize("verdict", [Verdict.TOO_MANY_IN_FLIGHT, Verdict.INSUFFICIENT_CREDITS, Verdict.CAP_REACHED])
+@pytest.mark.parametrize(
+    "verdict", [Verdict.TOO_MANY_IN_FLIGHT, Verdict.INSUFFICIENT_CREDITS, Verdict.KEY_BUDGET_EXHAUSTED]
+)
 async def test_what_may_change_within_the_moment_is_asked_for(clock: Clock, caller: Caller, verdict: Verdict) -> None:
     refusals = Floods(monotonic=clock)
     refuse(refusals, caller, FLOOD, Admission(verdict))

@@ -89,7 +89,7 @@ async def test_a_gateway_that_stops_finishes_what_it_can_and_gives_back_the_rest
     account = await plane.account()
     async with AsyncExitStack() as clients:
         async with running(
-            plane.config, plane.upstream, database=plane.database, redis=plane.redis, link=plane.link
+            plane.config, plane.upstream, database=plane.database, redis=plane.redis, redis_client=plane.redis_client
         ) as stopping:
             quick = await clients.enter_async_context(stopping.wire())
             stuck = await clients.enter_async_context(stopping.wire())

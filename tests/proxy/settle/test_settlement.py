@@ -16,11 +16,12 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway import metrics
-from gateway.meter.client.client import Link, MeterError, MeterUnavailable
-from gateway.meter.idempotency import Claim, Kept
+from gateway.meter.client.client import RedisClient
+from gateway.meter.client.errors import MeterError, MeterUnavailable
+from gateway.meter.idempotency import ClaimOutcome, IdempotencyClaim
 from gateway.meter.keys import AccountKeys
 from gateway.meter.meter import Meter
-from gateway.meter.scripts.scripts import SCRIPTS
+from gateway.meter.scripts import SCRIPTS
 from gateway.proxy.settle import settlement as module
 from gateway.proxy.settle.settlement import Settlement, Settler
 from gateway.proxy.settle.spool import Spool, framed
@@ -38,7 +39,7 @@ class Till:
     """Redis by way of a fault proxy, and one account; `redis` bypasses the proxy."""
 
     proxy: FaultProxy
-    link: Link
+    redis_client: RedisClient
     redis: Any  # a Redis whose replies are bytes, which its types do not know
     meter: Meter
     folder: Path
@@ -50,7 +51,7 @@ class Till:
             yield settler
 
     async def admit(
-        self, number: int = 0, keys: AccountKeys | None = None, *, claim: Claim | None = None
+        self, number: int = 0, keys: AccountKeys | None = None, *, claim: IdempotencyClaim | None = None
     ) -> Settlement:
         """A call under way that holds one credit, and its end, which charges `number`."""
         where = keys or self.keys
@@ -87,7 +88,7 @@ class Till:
 
     async def back(self) -> None:
         self.proxy.thaw()
-        await eventually(lambda: self.link.is_connected)
+        await eventually(lambda: self.redis_client.is_connected)
 
     def files(self) -> dict[str, int]:
         return {path.name: path.stat().st_size for path in self.folder.iterdir()}
@@ -97,16 +98,16 @@ class Till:
 async def till(redis_url: str, redis: Redis, tmp_path: Path) -> AsyncIterator[Till]:
     parts = 90  # its last ones are nobody else's
     async with FaultProxy("127.0.0.1", int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
-        link = Link(proxy.through(redis_url), timeout_seconds=5, scripts=SCRIPTS)
-        await link.open()
-        meter = Meter(link, partitions=parts, owner="me")
+        redis_client = RedisClient(proxy.through(redis_url), timeout_seconds=5, scripts=SCRIPTS)
+        await redis_client.open()
+        meter = Meter(redis_client, partitions=parts, owner="me")
         keys = meter.keys(UUID(int=uuid4().int >> 32 << 32 | parts - 1))
         await redis.delete(keys.journal.decode(), keys.holds.decode())
-        till = Till(proxy, link, redis, meter, tmp_path / "spool", keys)
+        till = Till(proxy, redis_client, redis, meter, tmp_path / "spool", keys)
         await till.load(keys)
         yield till
         proxy.thaw()
-        await link.close()
+        await redis_client.close()
 
 
 def ends(settlements: list[Settlement]) -> list[tuple[str, int]]:
@@ -124,7 +125,7 @@ async def test_what_redis_does_not_take_is_on_disk_before_settling_returns(till:
     async with till.settler() as settler:
         calls = [await till.admit(number) for number in range(20)]
         till.proxy.freeze()
-        with short_redis_timeout(till.link):
+        with short_redis_timeout(till.redis_client):
             assert await settler.settle(calls[0]) is None
         assert till.files()["me.spool"] == len(framed(module._encoded(calls[0])))
         assert await asyncio.gather(*map(settler.settle, calls[1:])) == [None] * 19
@@ -145,8 +146,8 @@ async def test_what_redis_does_not_take_is_on_disk_before_settling_returns(till:
 async def test_a_claim_goes_by_the_spool_without_its_answer(
     till: Till, answer: bytes | None, left: bytes | None
 ) -> None:
-    claim = Claim(uuid4().hex, "f" * 64)
-    call = (await till.admit(3, claim=claim))._replace(kept=Kept(claim, answer))
+    claim = IdempotencyClaim(uuid4().hex, "f" * 64)
+    call = (await till.admit(3, claim=claim))._replace(kept=ClaimOutcome(claim, answer))
     async with till.settler("first") as settler:
         settler.owe(call)
         assert till.files()["first.spool"] < 600
@@ -203,7 +204,7 @@ async def test_a_replay_that_is_cut_off_settles_nothing_twice(till: Till) -> Non
             while not await till.settled():  # noqa: ASYNC110 - Redis has no event to offer
                 await asyncio.sleep(0)
         till.proxy.freeze()
-        with short_redis_timeout(till.link), pytest.raises(MeterUnavailable):
+        with short_redis_timeout(till.redis_client), pytest.raises(MeterUnavailable):
             await replaying
         assert 0 < settler.owed <= 1000
     await till.back()
@@ -261,7 +262,7 @@ async def test_with_a_full_disk_settlements_stay_owed_in_memory(till: Till, monk
         assert metrics.SPOOL_FAILURES._value.get() - failures == 4
         assert metrics.SETTLEMENTS_LOST._value.get() == lost
         till.proxy.freeze()
-        with short_redis_timeout(till.link), pytest.raises(MeterUnavailable):
+        with short_redis_timeout(till.redis_client), pytest.raises(MeterUnavailable):
             await settler.run_once()
         assert settler.owed == 5
         await till.back()

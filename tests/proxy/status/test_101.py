@@ -542,7 +542,9 @@ async def test_a_socket_that_ends_while_the_gateway_drains_is_settled_as_ever(pl
 
 
 def one_more(plane: Plane) -> AbstractAsyncContextManager[Plane]:
-    return running(plane.config, plane.upstream, database=plane.database, redis=plane.redis, link=plane.link)
+    return running(
+        plane.config, plane.upstream, database=plane.database, redis=plane.redis, redis_client=plane.redis_client
+    )
 
 
 async def _warm(plane: Plane, account: Account) -> Account:

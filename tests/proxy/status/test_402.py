@@ -150,10 +150,10 @@ class TestCreditCaps:
     async def test_a_cold_account_remembers_what_its_keys_have_spent(self, plane: Plane) -> None:
         account = await plane.account(key={"credit_cap": 3})
         for _ in range(3):
-            await plane.meter.forget(plane.meter.keys(account.user_id))
+            await plane.meter.unload(plane.meter.keys(account.user_id))
             assert (await plane.get(account)).status_code == 200
             await plane.records(account)
-        await plane.meter.forget(plane.meter.keys(account.user_id))
+        await plane.meter.unload(plane.meter.keys(account.user_id))
         assert_problem(await plane.get(account), 402, "insufficient_credits", required=1, available=0)
 
     async def test_a_rotated_key_spends_from_the_same_cap(self, plane: Plane) -> None:
@@ -181,7 +181,7 @@ class TestCreditCaps:
         await _subscription(plane, account, status="active", began=timedelta(0))
         await _bump(plane, account)
         assert [(await plane.get(account)).status_code for _ in range(2)] == [200, 402]
-        await plane.meter.forget(plane.meter.keys(account.user_id))
+        await plane.meter.unload(plane.meter.keys(account.user_id))
         assert (await plane.get(account)).status_code == 402
 
 

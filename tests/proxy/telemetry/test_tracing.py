@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from gateway.config import ConfigError, load
 from gateway.ledger.db.session import Database
-from gateway.meter.client.client import Link
+from gateway.meter.client.client import RedisClient
 from tests.proxy import data_plane as planes
 from tests.proxy.conftest import Configure
 from tests.proxy.data_plane import Plane
@@ -80,7 +80,7 @@ def traced(
     _upstream: ScriptedUpstream,
     database: Database,
     redis: Redis,
-    link: Link,
+    redis_client: RedisClient,
 ) -> Any:
     """A data plane that has exported all its spans once it is left."""
     _upstream.reset()
@@ -89,7 +89,9 @@ def traced(
     async def served(**tracing: object) -> AsyncIterator[Plane]:
         settings = {f"tracing__{name}": value for name, value in {"endpoint": collector[1], **tracing}.items()}
         config = configure(server__trusted_proxies=["127.0.0.1"], **settings)
-        async with planes.running(config, _upstream, database=database, redis=redis, link=link) as plane:
+        async with planes.running(
+            config, _upstream, database=database, redis=redis, redis_client=redis_client
+        ) as plane:
             yield plane
 
     return served

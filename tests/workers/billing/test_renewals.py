@@ -20,21 +20,21 @@ from gateway.metrics import QUARANTINED
 from gateway.workers.billing.credit_expiry import CreditExpiryWorker
 from gateway.workers.billing.renewals import RenewalWorker
 from tests.ledger.make import NOON, a_user
-from tests.workers.conftest import House
+from tests.workers.conftest import Backend
 
 GRACE = timedelta(days=3)
 ACCOUNTS = 12
 
 
 @pytest.fixture
-def ledger(house: House) -> Database:
-    return house.database
+def ledger(backend: Backend) -> Database:
+    return backend.database
 
 
 @pytest.fixture
-def journal(house: House) -> Journal:
+def journal(backend: Backend) -> Journal:
     """Empty: PostgreSQL has all usage."""
-    return house.journal
+    return backend.journal
 
 
 async def _subscribe(ledger: Database, *, rolls_over: bool = True) -> list[UUID]:

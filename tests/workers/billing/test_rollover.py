@@ -18,78 +18,78 @@ from gateway.workers.billing.credit_expiry import CreditExpiryWorker
 from gateway.workers.billing.renewals import RenewalWorker
 from gateway.workers.usage.usage_writer import UsageWriter
 from tests.ledger.make import a_line
-from tests.workers.conftest import House
+from tests.workers.conftest import Backend
 
 GRACE = timedelta(days=3)
 GIVEN, USED = 10, 4
 
 
-async def _subscriber(house: House) -> tuple[UUID, datetime]:
+async def _subscriber(backend: Backend) -> tuple[UUID, datetime]:
     """An account whose credits do not roll over, and when its period ends."""
-    user_id = await house.a_user(credits_given=0)
+    user_id = await backend.a_user(credits_given=0)
     terms = PlanTerms(name=uuid4().hex, price=Decimal(0), credits_per_period=GIVEN, credits_rollover=False)
-    async with house.database.transaction() as connection:
+    async with backend.database.transaction() as connection:
         plan = await plans.create(connection, terms)
         now = datetime.now(UTC) - timedelta(days=10)
         begun = await lifecycle.start(connection, user_id, plan_id=plan.id, now=now)
     return user_id, begun.current_period_end
 
 
-async def _used(house: House, user_id: UUID, *, ago: timedelta) -> None:
+async def _used(backend: Backend, user_id: UUID, *, ago: timedelta) -> None:
     """A call that ended so long ago and that PostgreSQL does not have yet."""
     at = datetime.now(UTC) - ago
     record = a_line(user_id, at=at, credits_charged=USED).strip()
-    await house.redis.xadd(house.meter.keys(user_id).journal, {"r": record}, id=f"{at.timestamp() * 1000:.0f}-0")
+    await backend.redis.xadd(backend.meter.keys(user_id).journal, {"r": record}, id=f"{at.timestamp() * 1000:.0f}-0")
 
 
-async def _moved(house: House, now: Callable[[], datetime]) -> int:
+async def _moved(backend: Backend, now: Callable[[], datetime]) -> int:
     """By both workers, whose order nobody knows."""
-    keeper = CreditExpiryWorker(house.database, house.journal, now=now)
-    mover = RenewalWorker(house.database, house.journal, grace=GRACE, now=now)
+    keeper = CreditExpiryWorker(backend.database, backend.journal, now=now)
+    mover = RenewalWorker(backend.database, backend.journal, grace=GRACE, now=now)
     return await keeper.run_once() + await mover.run_once()
 
 
-async def _expired(house: House) -> int:
-    async with house.database.read() as connection:
+async def _expired(backend: Backend) -> int:
+    async with backend.database.read() as connection:
         query = "SELECT coalesce(sum(amount), 0) FROM credit_ledger WHERE kind = 'expiry'"
         return -int((await connection.execute(text(query))).scalar_one())
 
 
 @pytest.mark.parametrize("ago", [timedelta(0), timedelta(hours=1)], ids=["the last second", "away over the end"])
-async def test_credits_used_before_the_end_and_written_after_it_do_not_expire(house: House, ago: timedelta) -> None:
-    user_id, end = await _subscriber(house)
+async def test_credits_used_before_the_end_and_written_after_it_do_not_expire(backend: Backend, ago: timedelta) -> None:
+    user_id, end = await _subscriber(backend)
     late = end + ago / 2
-    await _used(house, user_id, ago=ago)
-    assert await _moved(house, lambda: late) == 0
-    assert await UsageWriter(house.database, house.journal).run_once() == 1
-    assert await _moved(house, lambda: late) > 0
-    balance = await house.balance(user_id)
-    assert (await _expired(house), balance.current_credits) == (GIVEN - USED, GIVEN)
+    await _used(backend, user_id, ago=ago)
+    assert await _moved(backend, lambda: late) == 0
+    assert await UsageWriter(backend.database, backend.journal).run_once() == 1
+    assert await _moved(backend, lambda: late) > 0
+    balance = await backend.balance(user_id)
+    assert (await _expired(backend), balance.current_credits) == (GIVEN - USED, GIVEN)
     assert (balance.total_credits_used, balance.total_credits_expired) == (USED, GIVEN - USED)
 
 
-async def test_usage_of_after_the_end_holds_up_no_period(house: House) -> None:
-    user_id, end = await _subscriber(house)
-    await _used(house, user_id, ago=timedelta(hours=1))
-    assert await _moved(house, lambda: end + timedelta(hours=2)) > 0
-    assert (await house.balance(user_id)).current_credits == GIVEN
+async def test_usage_of_after_the_end_holds_up_no_period(backend: Backend) -> None:
+    user_id, end = await _subscriber(backend)
+    await _used(backend, user_id, ago=timedelta(hours=1))
+    assert await _moved(backend, lambda: end + timedelta(hours=2)) > 0
+    assert (await backend.balance(user_id)).current_credits == GIVEN
 
 
-async def test_where_nothing_waits_the_next_period_begins_at_once(house: House) -> None:
-    user_id, end = await _subscriber(house)
-    assert await _moved(house, lambda: end - timedelta(microseconds=1)) == 0
-    assert await _moved(house, lambda: end) > 0
-    assert (await house.balance(user_id)).current_credits == GIVEN
+async def test_where_nothing_waits_the_next_period_begins_at_once(backend: Backend) -> None:
+    user_id, end = await _subscriber(backend)
+    assert await _moved(backend, lambda: end - timedelta(microseconds=1)) == 0
+    assert await _moved(backend, lambda: end) > 0
+    assert (await backend.balance(user_id)).current_credits == GIVEN
 
 
-async def test_while_redis_is_away_no_period_ends(house: House) -> None:
-    user_id, end = await _subscriber(house)
-    await house.link.close()
+async def test_while_redis_is_away_no_period_ends(backend: Backend) -> None:
+    user_id, end = await _subscriber(backend)
+    await backend.redis_client.close()
     for worker in (
-        CreditExpiryWorker(house.database, house.journal, now=lambda: end),
-        RenewalWorker(house.database, house.journal, grace=GRACE, now=lambda: end),
+        CreditExpiryWorker(backend.database, backend.journal, now=lambda: end),
+        RenewalWorker(backend.database, backend.journal, grace=GRACE, now=lambda: end),
     ):
         with pytest.raises(MeterUnavailable):
             await worker.run_once()
-    assert await _expired(house) == 0
-    assert (await house.balance(user_id)).period_end == end
+    assert await _expired(backend) == 0
+    assert (await backend.balance(user_id)).period_end == end

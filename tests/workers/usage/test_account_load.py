@@ -14,8 +14,8 @@ import pytest
 
 from gateway.ledger.accounts import api_keys as key_ledger
 from gateway.ledger.usage import account_load, key_budgets
-from gateway.meter.account_snapshots import Audit
-from gateway.meter.client.client import NotSent
+from gateway.meter.account_snapshots import AccountSnapshotReader
+from gateway.meter.client.errors import NotSent
 from gateway.proxy.admission import account_loader
 from gateway.proxy.admission.account_loader import Warming
 from gateway.workers.outbox import OutboxPublisher
@@ -25,7 +25,7 @@ from policies.access.key_budgets import Cap
 from tests.ledger.make import a_fingerprint
 from tests.support.sampling import scaled, seeded_random
 from tests.workers import conftest
-from tests.workers.conftest import House, a_head, a_tail
+from tests.workers.conftest import Backend, a_head, a_tail
 
 GIVEN = 10_000
 LOADS = scaled(suite=25, full=500)
@@ -36,7 +36,7 @@ COUNTS = scaled(suite=8, full=300)
 class Oracle:
     """What the account must have, by adding up what was done to it."""
 
-    house: House
+    backend: Backend
     user_id: UUID
     random: Random
     key_id: UUID | None = None
@@ -61,7 +61,7 @@ class Oracle:
         amount, is_of_period, request_id = self.random.randrange(5), self.random.random() < 0.7, str(uuid4())
         moment = conftest.MOMENT - (0 if is_of_period else 1)
         head = self.heads[request_id] = a_head(self.user_id, request_id, moment=moment, key_id=self.key_id)
-        self.open[await self.house.admit(self.user_id, amount=amount, head=head)] = amount
+        self.open[await self.backend.admit(self.user_id, amount=amount, head=head)] = amount
         if is_of_period:
             self.of_period.add(request_id)
 
@@ -77,25 +77,25 @@ class Oracle:
         await self.random.choice(steps)()
 
     async def _write(self) -> None:
-        await UsageWriter(self.house.database, self.house.journal).run_once()
+        await UsageWriter(self.backend.database, self.backend.journal).run_once()
 
     async def _grant(self) -> None:
         self.given += 7
-        await self.house.give(self.user_id, 7)
-        await OutboxPublisher(self.house.database, self.house.meter).run_once()
+        await self.backend.give(self.user_id, 7)
+        await OutboxPublisher(self.backend.database, self.backend.meter).run_once()
 
     async def _settle(self) -> None:
         request_id = self._pick(list(self.open))
         del self.open[request_id]
         self.charged[request_id] = self.random.randrange(9)
-        await self.house.settle(self.user_id, request_id, charge=self.charged[request_id])
+        await self.backend.settle(self.user_id, request_id, charge=self.charged[request_id])
         self.settled.append(request_id)
 
     async def _sweep(self) -> None:
         request_id = self._pick(list(self.open))
         del self.open[request_id]
-        assert await self.house.meter.abandon(
-            self.house.meter.keys(self.user_id), request_id, tail=a_tail(0, "abandoned")
+        assert await self.backend.meter.abandon(
+            self.backend.meter.keys(self.user_id), request_id, tail=a_tail(0, "abandoned")
         )
         self.swept.append(request_id)
 
@@ -103,14 +103,14 @@ class Oracle:
         request_id = self._pick(self.swept)
         self.swept.remove(request_id)
         self.charged[request_id] = self.random.randrange(9)
-        await self.house.settle(self.user_id, request_id, charge=self.charged[request_id])
+        await self.backend.settle(self.user_id, request_id, charge=self.charged[request_id])
         self.settled.append(request_id)
 
     async def _tell_again(self) -> None:
         """As a gateway does that cannot know whether Redis has kept the settlement."""
         request_id = self._pick(self.settled)
-        await self.house.meter.settle(
-            self.house.meter.keys(self.user_id),
+        await self.backend.meter.settle(
+            self.backend.meter.keys(self.user_id),
             request_id,
             charge=self.charged[request_id],
             tail=a_tail(self.charged[request_id]),
@@ -123,86 +123,86 @@ class Oracle:
 
 
 @pytest.fixture
-async def oracle(house: House) -> Oracle:
-    user_id = await house.a_user(credits_given=GIVEN)
-    await OutboxPublisher(house.database, house.meter).run_once()
-    return Oracle(house, user_id, seeded_random("cold loads"))
+async def oracle(backend: Backend) -> Oracle:
+    user_id = await backend.a_user(credits_given=GIVEN)
+    await OutboxPublisher(backend.database, backend.meter).run_once()
+    return Oracle(backend, user_id, seeded_random("cold loads"))
 
 
 async def test_a_load_is_exact_whatever_happens_between_its_readings(
-    house: House, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _let_things_happen_after(monkeypatch, account_loader, "journaled", oracle)
+    _let_things_happen_after(monkeypatch, account_loader, "read_account_charges", oracle)
     _let_things_happen_after(monkeypatch, account_load, "read", oracle)
-    warm = Warming(house.link, house.meter, house.database)
-    keys = house.meter.keys(oracle.user_id)
+    warm = Warming(backend.redis_client, backend.meter, backend.database)
+    keys = backend.meter.keys(oracle.user_id)
     for _ in range(LOADS):
-        await house.redis.hdel(keys.account.decode(), "s")
-        while await _hot(house, oracle.user_id) is None:
+        await backend.redis.hdel(keys.account.decode(), "s")
+        while await _hot(backend, oracle.user_id) is None:
             try:
                 await warm.warm(keys)
             except NotSent:
                 continue
-        assert await _hot(house, oracle.user_id) == (oracle.balance, len(oracle.open))
+        assert await _hot(backend, oracle.user_id) == (oracle.balance, len(oracle.open))
         for _ in range(oracle.random.randrange(4)):
             await oracle.admit()
-    reconciler = Reconciler(house.database, Audit(house.link, house.meter))
+    reconciler = Reconciler(backend.database, AccountSnapshotReader(backend.redis_client, backend.meter))
     assert [each async for page in reconciler.pages() for each in page.findings] == []
 
 
 async def test_what_a_key_has_spent_is_counted_exactly_whatever_happens_between_the_readings(
-    house: House, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with house.database.transaction() as connection:
+    async with backend.database.transaction() as connection:
         # Not by `create`, which moves the account's version.
         oracle.key_id = key_id = (await key_ledger._insert(connection, oracle.user_id, a_fingerprint(), {})).id
-    _let_things_happen_after(monkeypatch, account_loader, "journaled", oracle)
+    _let_things_happen_after(monkeypatch, account_loader, "read_account_charges", oracle)
     _let_things_happen_after(monkeypatch, key_budgets, "read", oracle)
-    warm, cap = Warming(house.link, house.meter, house.database), Cap(1, key_id, conftest.MOMENT, 1)
-    keys = house.meter.keys(oracle.user_id)
+    warm, cap = Warming(backend.redis_client, backend.meter, backend.database), Cap(1, key_id, conftest.MOMENT, 1)
+    keys = backend.meter.keys(oracle.user_id)
     for _ in range(COUNTS):
-        while await _spent(house, oracle.user_id, key_id) is None:
+        while await _spent(backend, oracle.user_id, key_id) is None:
             try:
                 await warm.warm(keys)
                 await warm.count(keys, cap)
             except NotSent:
                 continue
-        assert await _spent(house, oracle.user_id, key_id) == oracle.spent
+        assert await _spent(backend, oracle.user_id, key_id) == oracle.spent
         for _ in range(oracle.random.randrange(4)):
             await oracle.admit()
         for _ in range(oracle.random.randrange(4)):
             await oracle.something()
-        assert await _spent(house, oracle.user_id, key_id) in (oracle.spent, None)
-        await house.redis.hdel(keys.account.decode(), f"k:{key_id}", f"b:{key_id}")
-    reconciler = Reconciler(house.database, Audit(house.link, house.meter))
+        assert await _spent(backend, oracle.user_id, key_id) in (oracle.spent, None)
+        await backend.redis.hdel(keys.account.decode(), f"k:{key_id}", f"b:{key_id}")
+    reconciler = Reconciler(backend.database, AccountSnapshotReader(backend.redis_client, backend.meter))
     assert [each async for page in reconciler.pages() for each in page.findings] == []
 
 
 async def test_windows_of_a_load_count_rows_journal_and_holds(
-    house: House, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conftest, "MOMENT", time.time_ns() // 1000)
-    await house.load(oracle.user_id)
+    await backend.load(oracle.user_id)
     for _ in range(3):
         await oracle.admit()
     await oracle._settle()
     await oracle._write()
     await oracle._settle()
-    await house.redis.delete(house.meter.keys(oracle.user_id).account.decode())
-    await house.load(oracle.user_id)
-    admission = await house.try_admit(oracle.user_id, str(uuid4()))
+    await backend.redis.delete(backend.meter.keys(oracle.user_id).account.decode())
+    await backend.load(oracle.user_id)
+    admission = await backend.try_admit(oracle.user_id, str(uuid4()))
     assert admission.used == (4, 4, 4)
 
 
-async def _hot(house: House, user_id: UUID) -> tuple[int, int] | None:
-    state: Any = await house.redis.hget(house.meter.keys(user_id).account.decode(), "s")
+async def _hot(backend: Backend, user_id: UUID) -> tuple[int, int] | None:
+    state: Any = await backend.redis.hget(backend.meter.keys(user_id).account.decode(), "s")
     return None if state is None else struct.unpack_from("<qqi", state)[1:]
 
 
-async def _spent(house: House, user_id: UUID, budget_id: UUID) -> int | None:
-    account = house.meter.keys(user_id).account.decode()
-    counted: Any = await house.redis.hget(account, f"b:{budget_id}")
-    is_hot = await house.redis.hexists(account, "s")
+async def _spent(backend: Backend, user_id: UUID, budget_id: UUID) -> int | None:
+    account = backend.meter.keys(user_id).account.decode()
+    counted: Any = await backend.redis.hget(account, f"b:{budget_id}")
+    is_hot = await backend.redis.hexists(account, "s")
     return struct.unpack("<qqI", counted)[1] if counted is not None and is_hot else None
 
 

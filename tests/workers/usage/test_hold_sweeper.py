@@ -6,14 +6,14 @@ from uuid import UUID
 
 import pytest
 
-from gateway.meter.holds import BEAT_LIFETIME_SECONDS, BEAT_SECONDS
+from gateway.meter.holds import HEARTBEAT_SECONDS, HEARTBEAT_TTL_SECONDS
 from gateway.meter.meter import Meter
 from gateway.workers.runner import MAX_BACKOFF_SECONDS
 from gateway.workers.usage.heartbeat import Heartbeat
 from gateway.workers.usage.hold_sweeper import ABSENCE_SECONDS, MAX_PASS_GAP_SECONDS, HoldSweeper
 from gateway.workers.usage.usage_writer import UsageWriter
 from policies.model import Outcome
-from tests.workers.conftest import PARTITIONS, House
+from tests.workers.conftest import PARTITIONS, Backend
 
 
 class Clock:
@@ -32,9 +32,9 @@ class Clock:
 class Patrol:
     """A sweeper and its clock: `passes` seconds, one pass every two of them."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, backend: Backend) -> None:
         self._clock = Clock()
-        self._sweeper = HoldSweeper(house.meter, house.holds, monotonic=self._clock)
+        self._sweeper = HoldSweeper(backend.meter, backend.holds, monotonic=self._clock)
 
     async def watch(self, seconds: float, *, pass_seconds: float = 0.0) -> int:
         """Passes that take so long each, one after the other."""
@@ -49,108 +49,108 @@ class Patrol:
         self._clock.seconds += seconds
 
 
-async def _a_call_of(house: House, owner: str, *, amount: int = 7) -> UUID:
-    user_id = await house.a_user()
-    await house.load(user_id)
-    await house.admit(user_id, amount=amount, meter=Meter(house.link, partitions=PARTITIONS, owner=owner))
+async def _a_call_of(backend: Backend, owner: str, *, amount: int = 7) -> UUID:
+    user_id = await backend.a_user()
+    await backend.load(user_id)
+    await backend.admit(user_id, amount=amount, meter=Meter(backend.redis_client, partitions=PARTITIONS, owner=owner))
     return user_id
 
 
-async def test_a_dead_owners_calls_are_abandoned_at_no_charge(house: House) -> None:
-    users = [await _a_call_of(house, "dead") for _ in range(6)]
-    assert await Patrol(house).watch(ABSENCE_SECONDS + 4) == 6
-    assert await house.holds.count() == 0
+async def test_a_dead_owners_calls_are_abandoned_at_no_charge(backend: Backend) -> None:
+    users = [await _a_call_of(backend, "dead") for _ in range(6)]
+    assert await Patrol(backend).watch(ABSENCE_SECONDS + 4) == 6
+    assert await backend.holds.count() == 0
     for user_id in users:
-        assert await house.meter.settle(house.meter.keys(user_id), "none", charge=0, tail="") is None
-        admission = await house.try_admit(user_id, "next", amount=100)
+        assert await backend.meter.settle(backend.meter.keys(user_id), "none", charge=0, tail="") is None
+        admission = await backend.try_admit(user_id, "next", amount=100)
         assert admission.verdict.name == "ADMITTED"  # all of it has come back
 
 
-async def test_passes_that_take_long_sweep_all_the_same(house: House) -> None:
-    await _a_call_of(house, "dead")
-    assert await Patrol(house).watch(ABSENCE_SECONDS + 4, pass_seconds=10.0) == 1
+async def test_passes_that_take_long_sweep_all_the_same(backend: Backend) -> None:
+    await _a_call_of(backend, "dead")
+    assert await Patrol(backend).watch(ABSENCE_SECONDS + 4, pass_seconds=10.0) == 1
 
 
-async def test_an_abandoned_call_has_its_row(house: House) -> None:
-    user_id = await _a_call_of(house, "dead")
-    await Patrol(house).watch(ABSENCE_SECONDS + 4)
-    assert await UsageWriter(house.database, house.journal).run_once() == 1
-    async with house.database.read() as connection:
+async def test_an_abandoned_call_has_its_row(backend: Backend) -> None:
+    user_id = await _a_call_of(backend, "dead")
+    await Patrol(backend).watch(ABSENCE_SECONDS + 4)
+    assert await UsageWriter(backend.database, backend.journal).run_once() == 1
+    async with backend.database.read() as connection:
         row = (await connection.exec_driver_sql("SELECT * FROM usage_tracking")).one()
     assert (row.user_id, row.outcome, row.credits_charged) == (user_id, Outcome.ABANDONED, 0)
     assert (row.status_code, row.error_code, row.response_time_ms) == (None, None, None)
-    assert (await house.balance(user_id)).current_credits == 100
+    assert (await backend.balance(user_id)).current_credits == 100
 
 
-async def test_a_living_owners_calls_are_never_touched(house: House) -> None:
-    await _a_call_of(house, "alive")
-    await _a_call_of(house, "dead")
-    await Heartbeat(house.holds, "alive").run_once()
-    assert await Patrol(house).watch(120) == 1
-    assert await house.holds.count() == 1
+async def test_a_living_owners_calls_are_never_touched(backend: Backend) -> None:
+    await _a_call_of(backend, "alive")
+    await _a_call_of(backend, "dead")
+    await Heartbeat(backend.holds, "alive").run_once()
+    assert await Patrol(backend).watch(120) == 1
+    assert await backend.holds.count() == 1
 
 
-async def test_an_owner_that_beats_again_in_time_is_spared(house: House) -> None:
+async def test_an_owner_that_beats_again_in_time_is_spared(backend: Backend) -> None:
     """Redis was away: every beat expired, and the owners need a moment to beat again."""
-    await _a_call_of(house, "slow")
-    patrol = Patrol(house)
+    await _a_call_of(backend, "slow")
+    patrol = Patrol(backend)
     assert await patrol.watch(ABSENCE_SECONDS - 2) == 0
-    await house.holds.beat("slow")
+    await backend.holds.renew_heartbeat("slow")
     assert await patrol.watch(2) == 0
-    await house.redis.delete("gw:i:slow")
+    await backend.redis.delete("gw:i:slow")
     assert await patrol.watch(ABSENCE_SECONDS - 2) == 0
 
 
-async def test_after_a_pause_of_its_own_the_sweeper_waits_anew(house: House) -> None:
+async def test_after_a_pause_of_its_own_the_sweeper_waits_anew(backend: Backend) -> None:
     """The machine was stopped, and perhaps the owners with it."""
-    await _a_call_of(house, "stopped")
-    patrol = Patrol(house)
+    await _a_call_of(backend, "stopped")
+    patrol = Patrol(backend)
     await patrol.watch(4)
     patrol.pause(MAX_PASS_GAP_SECONDS + ABSENCE_SECONDS)
     assert await patrol.watch(ABSENCE_SECONDS - 2) == 0
 
 
-async def test_a_hold_settled_meanwhile_is_not_counted(house: House) -> None:
-    user_id = await house.a_user()
-    await house.load(user_id)
-    request_id = await house.admit(user_id, amount=3)
-    patrol = Patrol(house)
+async def test_a_hold_settled_meanwhile_is_not_counted(backend: Backend) -> None:
+    user_id = await backend.a_user()
+    await backend.load(user_id)
+    request_id = await backend.admit(user_id, amount=3)
+    patrol = Patrol(backend)
     await patrol.watch(ABSENCE_SECONDS)
-    await house.settle(user_id, request_id, charge=3)
+    await backend.settle(user_id, request_id, charge=3)
     assert await patrol.watch(4) == 0
 
 
-async def test_more_holds_than_a_page_are_all_found(house: House) -> None:
-    user_id = await house.a_user(credits_given=1000)
-    await house.load(user_id)
+async def test_more_holds_than_a_page_are_all_found(backend: Backend) -> None:
+    user_id = await backend.a_user(credits_given=1000)
+    await backend.load(user_id)
     for _ in range(900):
-        await house.admit(user_id)
-    assert await house.holds.count() == 900
-    assert await Patrol(house).watch(ABSENCE_SECONDS + 4) == 900
-    assert (await house.try_admit(user_id, "all", amount=1000)).verdict.name == "ADMITTED"
+        await backend.admit(user_id)
+    assert await backend.holds.count() == 900
+    assert await Patrol(backend).watch(ABSENCE_SECONDS + 4) == 900
+    assert (await backend.try_admit(user_id, "all", amount=1000)).verdict.name == "ADMITTED"
 
 
-async def test_a_beat_ends_by_itself(house: House) -> None:
-    await house.holds.beat("someone")
-    assert await house.holds.alive(["someone", "nobody"]) == {"someone"}
-    assert 0 < await house.redis.ttl("gw:i:someone") <= BEAT_LIFETIME_SECONDS
+async def test_a_beat_ends_by_itself(backend: Backend) -> None:
+    await backend.holds.renew_heartbeat("someone")
+    assert await backend.holds.live_owners(["someone", "nobody"]) == {"someone"}
+    assert 0 < await backend.redis.ttl("gw:i:someone") <= HEARTBEAT_TTL_SECONDS
 
 
-async def test_nobody_to_ask_for_is_nobody_alive(house: House) -> None:
-    assert await house.holds.alive([]) == frozenset()
+async def test_nobody_to_ask_for_is_nobody_alive(backend: Backend) -> None:
+    assert await backend.holds.live_owners([]) == frozenset()
 
 
 def test_the_rhythm_keeps_the_promise() -> None:
     """Within 30 s of a death, and never before a living owner could beat again after Redis was away."""
-    worst = BEAT_LIFETIME_SECONDS + ABSENCE_SECONDS + 2 * HoldSweeper.idle_seconds
+    worst = HEARTBEAT_TTL_SECONDS + ABSENCE_SECONDS + 2 * HoldSweeper.idle_seconds
     assert worst < 30
-    assert max(BEAT_SECONDS, MAX_BACKOFF_SECONDS) + HoldSweeper.idle_seconds < ABSENCE_SECONDS
+    assert max(HEARTBEAT_SECONDS, MAX_BACKOFF_SECONDS) + HoldSweeper.idle_seconds < ABSENCE_SECONDS
     assert 2 * HoldSweeper.idle_seconds < MAX_PASS_GAP_SECONDS
 
 
 @pytest.mark.parametrize("owner", ["dead", "dëad"])
-async def test_an_open_hold_tells_what_it_holds(house: House, owner: str) -> None:
-    user_id = await _a_call_of(house, owner, amount=5)
-    found = [hold for partition in range(PARTITIONS) for hold in (await house.holds.open(partition))[1]]
+async def test_an_open_hold_tells_what_it_holds(backend: Backend, owner: str) -> None:
+    user_id = await _a_call_of(backend, owner, amount=5)
+    found = [hold for partition in range(PARTITIONS) for hold in (await backend.holds.open(partition))[1]]
     assert [(hold.amount, hold.owner) for hold in found] == [(5, owner)]
     assert str(user_id) in found[0].head

@@ -12,14 +12,14 @@ from sqlalchemy import text
 
 from gateway.ledger.usage import poison
 from gateway.meter import meter as meter_module
-from gateway.meter.account_snapshots import Audit
+from gateway.meter.account_snapshots import AccountSnapshotReader
 from gateway.meter.journal import Journal
 from gateway.meter.keys import swept_key
 from gateway.workers.usage.reconciliation import Finding, Reconciler
 from gateway.workers.usage.usage_writer import UsageWriter
 from policies.model import Outcome
 from policies.usage import records
-from tests.workers.conftest import House, a_head, a_tail
+from tests.workers.conftest import Backend, a_head, a_tail
 
 SWEPT = records.tail(Outcome.ABANDONED, None, None, 0, *[None] * (len(records.TAIL_COLUMNS) - 4))
 
@@ -30,182 +30,182 @@ class Untrimmed(Journal):
     async def trim(self, upto: Mapping[int, str]) -> None: ...
 
 
-async def a_hot_user(house: House, *, credits_given: int = 100) -> UUID:
-    user_id = await house.a_user(credits_given=credits_given)
-    await house.load(user_id)
+async def a_hot_user(backend: Backend, *, credits_given: int = 100) -> UUID:
+    user_id = await backend.a_user(credits_given=credits_given)
+    await backend.load(user_id)
     return user_id
 
 
-async def sweep(house: House, user_id: UUID, request_id: str) -> bool:
-    return await house.meter.abandon(house.meter.keys(user_id), request_id, tail=SWEPT)
+async def sweep(backend: Backend, user_id: UUID, request_id: str) -> bool:
+    return await backend.meter.abandon(backend.meter.keys(user_id), request_id, tail=SWEPT)
 
 
-async def write(house: House) -> None:
-    while await UsageWriter(house.database, house.journal).run_once():
+async def write(backend: Backend) -> None:
+    while await UsageWriter(backend.database, backend.journal).run_once():
         pass
 
 
-async def rows(house: House, table: str = "usage_tracking") -> list[Mapping[str, Any]]:
-    async with house.database.read() as connection:
+async def rows(backend: Backend, table: str = "usage_tracking") -> list[Mapping[str, Any]]:
+    async with backend.database.read() as connection:
         return [dict(row) for row in (await connection.execute(text(f"SELECT * FROM {table}"))).mappings()]  # noqa: S608 - ours
 
 
-async def findings(house: House) -> list[Finding]:
-    reconciler = Reconciler(house.database, Audit(house.link, house.meter))
+async def findings(backend: Backend) -> list[Finding]:
+    reconciler = Reconciler(backend.database, AccountSnapshotReader(backend.redis_client, backend.meter))
     return [each async for page in reconciler.pages() for each in page.findings]
 
 
-async def hot_balance(house: House, user_id: UUID) -> int:
-    return (await house.try_admit(user_id, "none", amount=2**40)).balance
+async def hot_balance(backend: Backend, user_id: UUID) -> int:
+    return (await backend.try_admit(user_id, "none", amount=2**40)).balance
 
 
-async def assert_charged_once(house: House, user_id: UUID, charge: int) -> None:
-    await write(house)
-    (row,) = await rows(house)
+async def assert_charged_once(backend: Backend, user_id: UUID, charge: int) -> None:
+    await write(backend)
+    (row,) = await rows(backend)
     assert (row["outcome"], row["status_code"], row["credits_charged"]) == ("succeeded", 200, charge)
-    balance = await house.balance(user_id)
+    balance = await backend.balance(user_id)
     assert (balance.current_credits, balance.total_credits_used) == (100 - charge, charge)
-    assert await hot_balance(house, user_id) == 100 - charge
-    assert await findings(house) == []
+    assert await hot_balance(backend, user_id) == 100 - charge
+    assert await findings(backend) == []
 
 
 @pytest.mark.parametrize("charge", [0, 7, 20, 130])
-async def test_a_late_settlement_corrects_what_was_swept(house: House, charge: int) -> None:
-    user_id = await a_hot_user(house)
-    request_id = await house.admit(user_id, amount=7)
-    assert await sweep(house, user_id, request_id)
-    assert await hot_balance(house, user_id) == 100
-    assert await house.settle(user_id, request_id, charge=charge) == 100 - charge
-    await assert_charged_once(house, user_id, charge)
+async def test_a_late_settlement_corrects_what_was_swept(backend: Backend, charge: int) -> None:
+    user_id = await a_hot_user(backend)
+    request_id = await backend.admit(user_id, amount=7)
+    assert await sweep(backend, user_id, request_id)
+    assert await hot_balance(backend, user_id) == 100
+    assert await backend.settle(user_id, request_id, charge=charge) == 100 - charge
+    await assert_charged_once(backend, user_id, charge)
 
 
-async def test_a_row_written_as_abandoned_is_corrected(house: House) -> None:
-    user_id = await a_hot_user(house)
-    request_id = await house.admit(user_id, amount=7)
-    await sweep(house, user_id, request_id)
-    await write(house)
-    (row,) = await rows(house)
+async def test_a_row_written_as_abandoned_is_corrected(backend: Backend) -> None:
+    user_id = await a_hot_user(backend)
+    request_id = await backend.admit(user_id, amount=7)
+    await sweep(backend, user_id, request_id)
+    await write(backend)
+    (row,) = await rows(backend)
     assert (row["outcome"], row["credits_charged"]) == ("abandoned", 0)
-    await house.settle(user_id, request_id, charge=5)
-    assert await findings(house) == [], "a correction on its way is no difference"
-    await assert_charged_once(house, user_id, 5)
+    await backend.settle(user_id, request_id, charge=5)
+    assert await findings(backend) == [], "a correction on its way is no difference"
+    await assert_charged_once(backend, user_id, 5)
 
 
-async def test_settling_late_a_second_time_changes_nothing(house: House) -> None:
-    user_id = await a_hot_user(house)
-    request_id = await house.admit(user_id, amount=7)
-    await sweep(house, user_id, request_id)
-    assert await house.settle(user_id, request_id, charge=5) == 95
+async def test_settling_late_a_second_time_changes_nothing(backend: Backend) -> None:
+    user_id = await a_hot_user(backend)
+    request_id = await backend.admit(user_id, amount=7)
+    await sweep(backend, user_id, request_id)
+    assert await backend.settle(user_id, request_id, charge=5) == 95
     for charge in (5, 9):
-        assert await house.settle(user_id, request_id, charge=charge) is None
-        assert not await sweep(house, user_id, request_id)
-    await assert_charged_once(house, user_id, 5)
+        assert await backend.settle(user_id, request_id, charge=charge) is None
+        assert not await sweep(backend, user_id, request_id)
+    await assert_charged_once(backend, user_id, 5)
 
 
-async def test_what_was_settled_in_time_is_never_corrected(house: House) -> None:
-    user_id = await a_hot_user(house)
-    request_id = await house.admit(user_id, amount=7)
-    await house.settle(user_id, request_id, charge=5)
-    assert not await sweep(house, user_id, request_id)
-    assert await house.settle(user_id, request_id, charge=6) is None
-    await assert_charged_once(house, user_id, 5)
+async def test_what_was_settled_in_time_is_never_corrected(backend: Backend) -> None:
+    user_id = await a_hot_user(backend)
+    request_id = await backend.admit(user_id, amount=7)
+    await backend.settle(user_id, request_id, charge=5)
+    assert not await sweep(backend, user_id, request_id)
+    assert await backend.settle(user_id, request_id, charge=6) is None
+    await assert_charged_once(backend, user_id, 5)
 
 
-async def test_a_correction_for_an_account_gone_cold_is_charged_by_its_record(house: House) -> None:
-    user_id = await a_hot_user(house)
-    request_id = await house.admit(user_id, amount=7)
-    await sweep(house, user_id, request_id)
-    await house.redis.delete(house.meter.keys(user_id).account)
-    assert await house.settle(user_id, request_id, charge=5) is None
-    await write(house)
-    await house.load(user_id)
-    await assert_charged_once(house, user_id, 5)
+async def test_a_correction_for_an_account_gone_cold_is_charged_by_its_record(backend: Backend) -> None:
+    user_id = await a_hot_user(backend)
+    request_id = await backend.admit(user_id, amount=7)
+    await sweep(backend, user_id, request_id)
+    await backend.redis.delete(backend.meter.keys(user_id).account)
+    assert await backend.settle(user_id, request_id, charge=5) is None
+    await write(backend)
+    await backend.load(user_id)
+    await assert_charged_once(backend, user_id, 5)
 
 
-async def test_what_was_swept_is_remembered_for_a_bounded_time(house: House) -> None:
-    user_id = await a_hot_user(house)
-    request_id = await house.admit(user_id, amount=7)
-    await sweep(house, user_id, request_id)
-    key = swept_key(house.meter.keys(user_id).partition, request_id)
-    assert 0 < await house.redis.ttl(key) <= meter_module.SWEPT_SECONDS
-    await house.settle(user_id, request_id, charge=5)
-    assert not await house.redis.exists(key)
+async def test_what_was_swept_is_remembered_for_a_bounded_time(backend: Backend) -> None:
+    user_id = await a_hot_user(backend)
+    request_id = await backend.admit(user_id, amount=7)
+    await sweep(backend, user_id, request_id)
+    key = swept_key(backend.meter.keys(user_id).partition, request_id)
+    assert 0 < await backend.redis.ttl(key) <= meter_module.SWEPT_SECONDS
+    await backend.settle(user_id, request_id, charge=5)
+    assert not await backend.redis.exists(key)
 
 
 @pytest.mark.parametrize("written_between", [True, False])
-async def test_reading_the_journal_again_and_again_charges_once(house: House, written_between: bool) -> None:
-    user_id = await a_hot_user(house)
-    request_id = await house.admit(user_id, amount=7)
-    writer = UsageWriter(house.database, Untrimmed(house.link, house.journal.partitions))
-    await sweep(house, user_id, request_id)
+async def test_reading_the_journal_again_and_again_charges_once(backend: Backend, written_between: bool) -> None:
+    user_id = await a_hot_user(backend)
+    request_id = await backend.admit(user_id, amount=7)
+    writer = UsageWriter(backend.database, Untrimmed(backend.redis_client, backend.journal.partitions))
+    await sweep(backend, user_id, request_id)
     if written_between:
         await writer.run_once()
-    await house.settle(user_id, request_id, charge=5)
+    await backend.settle(user_id, request_id, charge=5)
     for _ in range(3):
         await writer.run_once()
-        assert await findings(house) == []
-    await assert_charged_once(house, user_id, 5)
+        assert await findings(backend) == []
+    await assert_charged_once(backend, user_id, 5)
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-async def test_the_order_of_entries_does_not_matter(house: House, order: tuple[int, ...]) -> None:
+async def test_the_order_of_entries_does_not_matter(backend: Backend, order: tuple[int, ...]) -> None:
     """After a fail-over a journal may hold an entry twice, or have lost one."""
-    user_id = await a_hot_user(house)
+    user_id = await a_hot_user(backend)
     request_id = "0190c1a2-0000-7000-8000-000000000001"
     ended, corrected = a_head(user_id, request_id) + "\t" + SWEPT, a_head(user_id, request_id) + "\t" + a_tail(5)
     entries: list[dict[str, str]] = [{"r": ended}, {"r": corrected, "k": "c"}, {"r": corrected, "k": "c"}]
     for number in order:
-        await house.redis.xadd(house.meter.keys(user_id).journal, entries[number])  # type: ignore[arg-type] # str will do
-    await write(house)
-    (row,) = await rows(house)
+        await backend.redis.xadd(backend.meter.keys(user_id).journal, entries[number])  # type: ignore[arg-type] # str will do
+    await write(backend)
+    (row,) = await rows(backend)
     assert (row["outcome"], row["credits_charged"]) == ("succeeded", 5)
-    assert (await house.balance(user_id)).current_credits == 95
+    assert (await backend.balance(user_id)).current_credits == 95
 
 
-async def test_a_correction_whose_row_is_missing_becomes_the_row(house: House) -> None:
-    user_id = await a_hot_user(house)
-    request_id = await house.admit(user_id, amount=7)
-    await sweep(house, user_id, request_id)
-    await house.redis.delete(house.meter.keys(user_id).journal)
-    await house.settle(user_id, request_id, charge=5)
-    assert await findings(house) == []
-    await assert_charged_once(house, user_id, 5)
+async def test_a_correction_whose_row_is_missing_becomes_the_row(backend: Backend) -> None:
+    user_id = await a_hot_user(backend)
+    request_id = await backend.admit(user_id, amount=7)
+    await sweep(backend, user_id, request_id)
+    await backend.redis.delete(backend.meter.keys(user_id).journal)
+    await backend.settle(user_id, request_id, charge=5)
+    assert await findings(backend) == []
+    await assert_charged_once(backend, user_id, 5)
 
 
-async def test_a_correction_never_touches_a_row_that_ended_otherwise(house: House) -> None:
-    user_id = await a_hot_user(house)
-    request_id = await house.call(user_id, charge=5)
+async def test_a_correction_never_touches_a_row_that_ended_otherwise(backend: Backend) -> None:
+    user_id = await a_hot_user(backend)
+    request_id = await backend.call(user_id, charge=5)
     line = f"{a_head(user_id, request_id)}\t{a_tail(9, 'upstream_error')}"
-    await house.redis.xadd(house.meter.keys(user_id).journal, {"r": line, "k": "c"})
-    await assert_charged_once(house, user_id, 5)
+    await backend.redis.xadd(backend.meter.keys(user_id).journal, {"r": line, "k": "c"})
+    await assert_charged_once(backend, user_id, 5)
 
 
-async def test_a_correction_that_postgresql_refuses_is_kept_aside_alone(house: House) -> None:
-    user_id = await a_hot_user(house)
-    request_id = await house.admit(user_id, amount=7)
-    await sweep(house, user_id, request_id)
-    await house.redis.xadd(house.meter.keys(user_id).journal, {"r": "nonsense", "k": "c"})
-    await house.settle(user_id, request_id, charge=5)
-    await assert_charged_once(house, user_id, 5)
-    async with house.database.read() as connection:
+async def test_a_correction_that_postgresql_refuses_is_kept_aside_alone(backend: Backend) -> None:
+    user_id = await a_hot_user(backend)
+    request_id = await backend.admit(user_id, amount=7)
+    await sweep(backend, user_id, request_id)
+    await backend.redis.xadd(backend.meter.keys(user_id).journal, {"r": "nonsense", "k": "c"})
+    await backend.settle(user_id, request_id, charge=5)
+    await assert_charged_once(backend, user_id, 5)
+    async with backend.database.read() as connection:
         (kept,) = (await poison.list_poison(connection)).data
     assert kept.line == b"nonsense\n"
     assert kept.reason.startswith("as a correction: ")
 
 
-async def test_the_history_of_an_analysis_is_corrected_with_its_row(house: House) -> None:
-    user_id = await a_hot_user(house)
+async def test_the_history_of_an_analysis_is_corrected_with_its_row(backend: Backend) -> None:
+    user_id = await a_hot_user(backend)
     request_id = "0190c1a2-0000-7000-8000-000000000002"
     head = a_head(user_id, request_id).replace("ai_generation", "analysis")
     known = {"outcome": "succeeded", "status_code": 201, "credits_charged": 3, "response_bytes": 9}
     known |= {"file_name": "a.csv", "file_sha256": "ff", "content_type": "text/csv", "file_size_bytes": 5}
     tail = records.tail(*(known.get(name) for name in records.TAIL_COLUMNS))
     for written in ({"r": f"{head}\t{SWEPT}"}, {"r": f"{head}\t{tail}", "k": "c"}):
-        await house.redis.xadd(house.meter.keys(user_id).journal, written)  # type: ignore[arg-type] # str will do
-        await write(house)
-    (history,) = await rows(house, "analysis_history")
+        await backend.redis.xadd(backend.meter.keys(user_id).journal, written)  # type: ignore[arg-type] # str will do
+        await write(backend)
+    (history,) = await rows(backend, "analysis_history")
     assert (history["status"], history["credits_charged"], history["file_name"]) == ("succeeded", 3, "a.csv")
     assert (history["file_sha256"], history["content_type"], history["file_size_bytes"]) == ("ff", "text/csv", 5)
     assert history["result_summary"] == {"status_code": 201, "response_bytes": 9}
-    (row,) = await rows(house)
+    (row,) = await rows(backend)
     assert (row["outcome"], row["status_code"], row["response_bytes"]) == ("succeeded", 201, 9)

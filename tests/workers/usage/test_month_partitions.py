@@ -6,16 +6,16 @@ from sqlalchemy import text
 
 from gateway.ledger.db import month_partitions
 from gateway.workers.usage.month_partitions import PartitionKeeper
-from tests.workers.conftest import House
+from tests.workers.conftest import Backend
 
 
-async def test_missing_months_are_made_once(house: House) -> None:
-    async with house.database.transaction() as connection:
+async def test_missing_months_are_made_once(backend: Backend) -> None:
+    async with backend.database.transaction() as connection:
         for partition in await month_partitions.list_partitions(connection):
             await connection.execute(text(f"DROP TABLE {partition.name}"))
-    keeper = PartitionKeeper(house.database)
+    keeper = PartitionKeeper(backend.database)
     made = await keeper.run_once()
     assert made >= 4
     assert await keeper.run_once() == 0
-    async with house.database.read() as connection:
+    async with backend.database.read() as connection:
         assert len(await month_partitions.list_partitions(connection)) == made

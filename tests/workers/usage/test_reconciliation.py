@@ -16,71 +16,71 @@ from gateway import metrics
 from gateway.ledger.audit import audit_log as audit_log
 from gateway.ledger.audit.audit_log import AuditFilter
 from gateway.ledger.credits import grants
-from gateway.meter.account_snapshots import Audit, Snapshot
+from gateway.meter.account_snapshots import AccountSnapshotReader, PartitionSnapshot
 from gateway.meter.journal import MAX_ENTRIES_PER_READ
 from gateway.workers.outbox import OutboxPublisher
 from gateway.workers.usage import reconciliation
 from gateway.workers.usage.reconciliation import Finding, NightlyReconciliation, Reconciler
 from gateway.workers.usage.usage_writer import UsageWriter
 from policies.usage.reconciliation import Book
-from tests.workers.conftest import House
+from tests.workers.conftest import Backend
 
 Found = set[tuple[UUID, Book, int]]
 
 
-def a_reconciler(house: House, *, repair_as: str | None = None) -> Reconciler:
-    return Reconciler(house.database, Audit(house.link, house.meter), repair_as=repair_as)
+def a_reconciler(backend: Backend, *, repair_as: str | None = None) -> Reconciler:
+    return Reconciler(backend.database, AccountSnapshotReader(backend.redis_client, backend.meter), repair_as=repair_as)
 
 
-async def findings(house: House, *, repair_as: str | None = None) -> list[Finding]:
-    return [each async for page in a_reconciler(house, repair_as=repair_as).pages() for each in page.findings]
+async def findings(backend: Backend, *, repair_as: str | None = None) -> list[Finding]:
+    return [each async for page in a_reconciler(backend, repair_as=repair_as).pages() for each in page.findings]
 
 
 def shown(found: list[Finding]) -> Found:
     return {(each.user_id, each.difference.book, each.difference.credits) for each in found}
 
 
-async def execute(house: House, statement: str, **parameters: object) -> None:
-    async with house.database.transaction() as connection:
+async def execute(backend: Backend, statement: str, **parameters: object) -> None:
+    async with backend.database.transaction() as connection:
         await connection.execute(text(statement), parameters)
 
 
 # What goes wrong, each by `amount` credits, and the books that then disagree with the balance row.
 
 
-async def plant_in_redis(house: House, user_id: UUID, amount: int) -> Found:
-    key = house.meter.keys(user_id).account
-    state = await house.redis.hget(key, "s")
+async def plant_in_redis(backend: Backend, user_id: UUID, amount: int) -> Found:
+    key = backend.meter.keys(user_id).account
+    state = await backend.redis.hget(key, "s")
     assert isinstance(state, bytes)
     moment, balance = struct.unpack_from("<qq", state)
-    await house.redis.hset(key, "s", struct.pack("<qq", moment, balance + amount) + state[16:])
+    await backend.redis.hset(key, "s", struct.pack("<qq", moment, balance + amount) + state[16:])
     return {(user_id, Book.REDIS, amount)}
 
 
-async def plant_a_lost_hold(house: House, user_id: UUID, amount: int) -> Found:
-    request_id = await house.admit(user_id, amount=abs(amount))
-    await house.redis.hdel(house.meter.keys(user_id).holds, request_id)
+async def plant_a_lost_hold(backend: Backend, user_id: UUID, amount: int) -> Found:
+    request_id = await backend.admit(user_id, amount=abs(amount))
+    await backend.redis.hdel(backend.meter.keys(user_id).holds, request_id)
     return {(user_id, Book.REDIS, -abs(amount))}
 
 
-async def plant_a_lost_entry(house: House, user_id: UUID, amount: int) -> Found:
-    keys = house.meter.keys(user_id)
-    await house.call(user_id, charge=abs(amount))
-    newest = (await Audit(house.link, house.meter).read(keys.partition, [])).newest_entry
+async def plant_a_lost_entry(backend: Backend, user_id: UUID, amount: int) -> Found:
+    keys = backend.meter.keys(user_id)
+    await backend.call(user_id, charge=abs(amount))
+    newest = (await AccountSnapshotReader(backend.redis_client, backend.meter).read(keys.partition, [])).newest_entry
     assert newest is not None
-    assert await house.redis.xdel(keys.journal, newest) == 1
+    assert await backend.redis.xdel(keys.journal, newest) == 1
     return {(user_id, Book.REDIS, -abs(amount))}
 
 
-async def plant_a_lost_grant(house: House, user_id: UUID, amount: int) -> Found:
-    await house.give(user_id, abs(amount))
-    await execute(house, "DELETE FROM outbox WHERE user_id = :user_id", user_id=user_id)
+async def plant_a_lost_grant(backend: Backend, user_id: UUID, amount: int) -> Found:
+    await backend.give(user_id, abs(amount))
+    await execute(backend, "DELETE FROM outbox WHERE user_id = :user_id", user_id=user_id)
     return {(user_id, Book.REDIS, -abs(amount)), (user_id, Book.CHANGES, 0)}
 
 
-async def plant_in_the_ledger(house: House, user_id: UUID, amount: int) -> Found:
+async def plant_in_the_ledger(backend: Backend, user_id: UUID, amount: int) -> Found:
     await execute(
-        house,
+        backend,
         "INSERT INTO credit_ledger (user_id, kind, amount, balance_after, actor)"
         " VALUES (:user_id, 'adjustment', :amount, 0, 'stray')",
         user_id=user_id,
@@ -89,10 +89,10 @@ async def plant_in_the_ledger(house: House, user_id: UUID, amount: int) -> Found
     return {(user_id, Book.LEDGER, amount)}
 
 
-async def plant_in_the_grants(house: House, user_id: UUID, amount: int) -> Found:
+async def plant_in_the_grants(backend: Backend, user_id: UUID, amount: int) -> Found:
     less = abs(amount)
     await execute(
-        house,
+        backend,
         "UPDATE credit_grants SET remaining = remaining - :less WHERE id ="
         " (SELECT id FROM credit_grants WHERE user_id = :user_id AND remaining >= :less LIMIT 1)",
         user_id=user_id,
@@ -101,9 +101,9 @@ async def plant_in_the_grants(house: House, user_id: UUID, amount: int) -> Found
     return {(user_id, Book.GRANTS, -less)}
 
 
-async def plant_a_stray_grant(house: House, user_id: UUID, amount: int) -> Found:
+async def plant_a_stray_grant(backend: Backend, user_id: UUID, amount: int) -> Found:
     await execute(
-        house,
+        backend,
         "INSERT INTO credit_grants (id, user_id, source, amount, remaining, effective_at)"
         " VALUES (gen_random_uuid(), :user_id, 'promo', :more, :more, now())",
         user_id=user_id,
@@ -112,9 +112,9 @@ async def plant_a_stray_grant(house: House, user_id: UUID, amount: int) -> Found
     return {(user_id, Book.GRANTS, abs(amount))}
 
 
-async def plant_in_the_balance(house: House, user_id: UUID, amount: int) -> Found:
+async def plant_in_the_balance(backend: Backend, user_id: UUID, amount: int) -> Found:
     await execute(
-        house,
+        backend,
         "UPDATE user_credits SET current_credits = current_credits + :amount WHERE user_id = :user_id",
         user_id=user_id,
         amount=amount,
@@ -122,7 +122,7 @@ async def plant_in_the_balance(house: House, user_id: UUID, amount: int) -> Foun
     return {(user_id, book, -amount) for book in (Book.REDIS, Book.LEDGER, Book.GRANTS)}
 
 
-Plant = Callable[[House, UUID, int], Awaitable[Found]]
+Plant = Callable[[Backend, UUID, int], Awaitable[Found]]
 PLANTS: tuple[Plant, ...] = (
     plant_in_redis,
     plant_a_lost_hold,
@@ -135,170 +135,170 @@ PLANTS: tuple[Plant, ...] = (
 )
 
 
-async def in_every_state(house: House, count: int) -> list[UUID]:
+async def in_every_state(backend: Backend, count: int) -> list[UUID]:
     """Accounts with holds, settled calls, written calls, grants told and untold; a third of them cold, some in debt."""
-    users = [await house.a_user(credits_given=1_000) for _ in range(count)]
+    users = [await backend.a_user(credits_given=1_000) for _ in range(count)]
     for number, user_id in enumerate(users):
         if number % 3:
-            await house.load(user_id)
-            await house.call(user_id, charge=number % 7)
-            await house.admit(user_id, amount=3)
+            await backend.load(user_id)
+            await backend.call(user_id, charge=number % 7)
+            await backend.admit(user_id, amount=3)
             if number % 10 == 1:
-                request_id = await house.admit(user_id, amount=1)
-                await house.settle(user_id, request_id, charge=2_000)
-    await UsageWriter(house.database, house.journal).run_once()
+                request_id = await backend.admit(user_id, amount=1)
+                await backend.settle(user_id, request_id, charge=2_000)
+    await UsageWriter(backend.database, backend.journal).run_once()
     for number, user_id in enumerate(users):
-        await house.give(user_id, 5)
+        await backend.give(user_id, 5)
         if number % 2:
-            await OutboxPublisher(house.database, house.meter).publish(user_id)
+            await OutboxPublisher(backend.database, backend.meter).publish(user_id)
         if number % 3 == 2 and number % 10 != 1:
-            await house.call(user_id, charge=2)
+            await backend.call(user_id, charge=2)
     return users
 
 
-async def test_books_that_agree_are_not_complained_of(house: House) -> None:
-    await in_every_state(house, 30)
-    assert await findings(house) == []
+async def test_books_that_agree_are_not_complained_of(backend: Backend) -> None:
+    await in_every_state(backend, 30)
+    assert await findings(backend) == []
 
 
-async def test_accounts_that_redis_does_not_know_are_compared_within_postgresql(house: House) -> None:
-    user_id = await house.a_user()
-    checked = await a_reconciler(house).check((user_id,))
+async def test_accounts_that_redis_does_not_know_are_compared_within_postgresql(backend: Backend) -> None:
+    user_id = await backend.a_user()
+    checked = await a_reconciler(backend).check((user_id,))
     assert (checked.accounts, checked.hot, checked.findings) == (1, 0, ())
-    expected = await plant_in_the_ledger(house, user_id, 4)
-    assert shown(await findings(house)) == expected
+    expected = await plant_in_the_ledger(backend, user_id, 4)
+    assert shown(await findings(backend)) == expected
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
-async def test_a_difference_is_found_and_a_repair_ends_it(house: House, plant: Plant) -> None:
-    sound, user_id = await house.a_user(), await house.a_user()
+async def test_a_difference_is_found_and_a_repair_ends_it(backend: Backend, plant: Plant) -> None:
+    sound, user_id = await backend.a_user(), await backend.a_user()
     for each in (sound, user_id):
-        await house.load(each)
-        await house.call(each, charge=2)
-    expected = await plant(house, user_id, 7)
-    assert shown(await findings(house)) == expected
-    repaired = await findings(house, repair_as="test")
+        await backend.load(each)
+        await backend.call(each, charge=2)
+    expected = await plant(backend, user_id, 7)
+    assert shown(await findings(backend)) == expected
+    repaired = await findings(backend, repair_as="test")
     # A balance row put right within PostgreSQL is right for Redis to follow.
     assert (shown(repaired), all(each.is_repaired for each in repaired)) == (expected, True)
-    assert await findings(house) == await findings(house, repair_as="test") == []
-    async with house.database.read() as connection:
+    assert await findings(backend) == await findings(backend, repair_as="test") == []
+    async with backend.database.read() as connection:
         entries = (await audit_log.list_entries(connection, AuditFilter(entity="user", entity_id=user_id))).data
     actions = [entry.action for entry in entries if entry.actor == "test"]
     assert sorted(actions) == sorted(f"reconcile.{book}" for _, book, _ in expected)
 
 
-async def test_a_hundred_differences_among_sound_accounts_are_all_found_and_nothing_else(house: House) -> None:
+async def test_a_hundred_differences_among_sound_accounts_are_all_found_and_nothing_else(backend: Backend) -> None:
     chance = random.Random(4)  # noqa: S311 - a seed, not a secret
-    users = [await house.a_user(credits_given=1_000) for _ in range(130)]
+    users = [await backend.a_user(credits_given=1_000) for _ in range(130)]
     for user_id in users:
-        await house.load(user_id)
-        await house.call(user_id, charge=1)
+        await backend.load(user_id)
+        await backend.call(user_id, charge=1)
     expected: Found = set()
     for number, user_id in enumerate(chance.sample(users, 100)):
         amount = chance.choice((-1, 1)) * chance.randint(1, 90)
-        expected |= await PLANTS[number % len(PLANTS)](house, user_id, amount)
-    assert shown(await findings(house)) == expected
-    assert shown(await findings(house, repair_as="test")) == expected
-    assert await findings(house) == []
+        expected |= await PLANTS[number % len(PLANTS)](backend, user_id, amount)
+    assert shown(await findings(backend)) == expected
+    assert shown(await findings(backend, repair_as="test")) == expected
+    assert await findings(backend) == []
 
 
-async def test_traffic_makes_up_no_difference_and_hides_none(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_traffic_makes_up_no_difference_and_hides_none(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconciliation, "PAGE_ACCOUNTS", 7)
-    users = [await house.a_user(credits_given=100_000) for _ in range(20)]
+    users = [await backend.a_user(credits_given=100_000) for _ in range(20)]
     for user_id in users:
-        await house.load(user_id)
-    async with traffic(house, users) as calls:
+        await backend.load(user_id)
+    async with traffic(backend, users) as calls:
         for _ in range(6):
-            assert await findings(house) == []
+            assert await findings(backend) == []
         expected: Found = set()
         for user_id in users[::3]:
-            expected |= await plant_between_calls(house, user_id)
+            expected |= await plant_between_calls(backend, user_id)
         for _ in range(4):
-            assert shown(await findings(house)) == expected
-        assert shown(await findings(house, repair_as="test")) == expected
+            assert shown(await findings(backend)) == expected
+        assert shown(await findings(backend, repair_as="test")) == expected
         for _ in range(3):
-            assert await findings(house) == []
+            assert await findings(backend) == []
     assert calls.made > 100
-    while await UsageWriter(house.database, house.journal).run_once():
+    while await UsageWriter(backend.database, backend.journal).run_once():
         pass
-    assert await findings(house) == []
+    assert await findings(backend) == []
 
 
-async def test_an_account_is_corrected_once_however_late_and_often_it_is_sent(house: House) -> None:
-    user_id = await house.a_user(credits_given=10)
-    await house.load(user_id)
-    audit, partition = Audit(house.link, house.meter), house.meter.keys(user_id).partition
+async def test_an_account_is_corrected_once_however_late_and_often_it_is_sent(backend: Backend) -> None:
+    user_id = await backend.a_user(credits_given=10)
+    await backend.load(user_id)
+    audit, partition = AccountSnapshotReader(backend.redis_client, backend.meter), backend.meter.keys(user_id).partition
     before = (await audit.read(partition, [user_id])).accounts[user_id]
     assert await audit.correct(user_id, before, add=5, credit_seq=1)
     assert not await audit.correct(user_id, before, add=5, credit_seq=1)
     after = (await audit.read(partition, [user_id])).accounts[user_id]
     assert (after.balance, after.credit_seq) == (before.balance + 5, 1)
-    await house.give(user_id, 1)
-    await OutboxPublisher(house.database, house.meter).publish(user_id)
+    await backend.give(user_id, 1)
+    await OutboxPublisher(backend.database, backend.meter).publish(user_id)
     assert not await audit.correct(user_id, after, add=5, credit_seq=1)
-    await house.redis.delete(house.meter.keys(user_id).account)
+    await backend.redis.delete(backend.meter.keys(user_id).account)
     assert not await audit.correct(user_id, after, add=5, credit_seq=1)
 
 
-async def test_a_journal_of_many_pages_and_entries_that_are_no_records_is_read_to_its_end(house: House) -> None:
-    user_id = await house.a_user(credits_given=5_000)
-    await house.load(user_id)
-    await house.spoil(user_id, b"nonsense")
+async def test_a_journal_of_many_pages_and_entries_that_are_no_records_is_read_to_its_end(backend: Backend) -> None:
+    user_id = await backend.a_user(credits_given=5_000)
+    await backend.load(user_id)
+    await backend.spoil(user_id, b"nonsense")
     for _ in range(MAX_ENTRIES_PER_READ + 20):
-        await house.call(user_id, charge=2)
-    assert await findings(house) == []
+        await backend.call(user_id, charge=2)
+    assert await findings(backend) == []
 
 
 async def test_entries_that_are_written_and_not_yet_trimmed_count_once(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def die(*_arguments: object) -> None:
         return
 
-    user_id = await house.a_user()
-    await house.load(user_id)
-    await house.call(user_id, charge=3)
+    user_id = await backend.a_user()
+    await backend.load(user_id)
+    await backend.call(user_id, charge=3)
     with monkeypatch.context() as patched:
-        patched.setattr(house.journal, "trim", die)
-        await UsageWriter(house.database, house.journal).run_once()
-    await house.call(user_id, charge=4)
-    assert await house.journal.length() == 2
-    assert await findings(house) == []
+        patched.setattr(backend.journal, "trim", die)
+        await UsageWriter(backend.database, backend.journal).run_once()
+    await backend.call(user_id, charge=4)
+    assert await backend.journal.length() == 2
+    assert await findings(backend) == []
 
 
-class Overtaken(Audit):
+class Overtaken(AccountSnapshotReader):
     """Before its first reading another process gives credits, and tells Redis at once."""
 
-    house: House
+    backend: Backend
 
-    async def read(self, partition: int, account_ids: Sequence[UUID]) -> Snapshot:
-        if self.house.users:
-            await self.house.give(user_id := self.house.users.pop(), 5)
-            await OutboxPublisher(self.house.database, self.house.meter).publish(user_id)
+    async def read(self, partition: int, account_ids: Sequence[UUID]) -> PartitionSnapshot:
+        if self.backend.users:
+            await self.backend.give(user_id := self.backend.users.pop(), 5)
+            await OutboxPublisher(self.backend.database, self.backend.meter).publish(user_id)
         return await super().read(partition, account_ids)
 
 
-async def test_credits_given_between_the_two_readings_make_up_no_difference(house: House) -> None:
-    user_id = await house.a_user()
-    await house.load(user_id)
-    audit = Overtaken(house.link, house.meter)
-    audit.house = house
-    checked = await Reconciler(house.database, audit).check((user_id,))
+async def test_credits_given_between_the_two_readings_make_up_no_difference(backend: Backend) -> None:
+    user_id = await backend.a_user()
+    await backend.load(user_id)
+    audit = Overtaken(backend.redis_client, backend.meter)
+    audit.backend = backend
+    checked = await Reconciler(backend.database, audit).check((user_id,))
     assert (checked.hot, checked.findings) == (1, ())
 
 
 async def test_every_night_all_accounts_are_compared_page_by_page_and_the_sum_is_a_metric(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconciliation, "PAGE_ACCOUNTS", 2)
     instant = [datetime(2026, 3, 15, 12, tzinfo=UTC)]
-    nightly = NightlyReconciliation(a_reconciler(house), now=lambda: instant[0])
-    users = [await house.a_user() for _ in range(5)]
-    await plant_in_the_ledger(house, users[0], 7)
-    await plant_in_the_ledger(house, users[4], -5)
+    nightly = NightlyReconciliation(a_reconciler(backend), now=lambda: instant[0])
+    users = [await backend.a_user() for _ in range(5)]
+    await plant_in_the_ledger(backend, users[0], 7)
+    await plant_in_the_ledger(backend, users[4], -5)
     assert [await nightly.run_once() for _ in range(6)] == [2, 2, 1, 0, 0, 0]
     assert metrics.RECONCILE_DIFFERENCE._value.get() == 12
-    assert len(await findings(house, repair_as="test")) == 2
+    assert len(await findings(backend, repair_as="test")) == 2
     instant[0] += timedelta(hours=14)
     assert await nightly.run_once() == 0
     instant[0] += timedelta(hours=1)
@@ -306,9 +306,9 @@ async def test_every_night_all_accounts_are_compared_page_by_page_and_the_sum_is
     assert metrics.RECONCILE_DIFFERENCE._value.get() == 0
 
 
-async def plant_between_calls(house: House, user_id: UUID) -> Found:
+async def plant_between_calls(backend: Backend, user_id: UUID) -> Found:
     """As large as a usual charge, so that a race could hide it."""
-    audit, keys = Audit(house.link, house.meter), house.meter.keys(user_id)
+    audit, keys = AccountSnapshotReader(backend.redis_client, backend.meter), backend.meter.keys(user_id)
     while True:
         account = (await audit.read(keys.partition, [user_id])).accounts[user_id]
         if await audit.correct(user_id, account, add=1, credit_seq=account.credit_seq):
@@ -318,19 +318,19 @@ async def plant_between_calls(house: House, user_id: UUID) -> Found:
 class traffic:  # noqa: N801 - reads as what it brings about
     """Callers, two writers, grants and their publisher, all at once."""
 
-    def __init__(self, house: House, users: list[UUID]) -> None:
-        self._house, self._users = house, users
+    def __init__(self, backend: Backend, users: list[UUID]) -> None:
+        self._house, self._users = backend, users
         self._tasks: list[asyncio.Task[None]] = []
         self._over = False
         self.made = 0
 
     async def __aenter__(self) -> traffic:
-        house = self._house
+        backend = self._house
         loops = [self._call, self._call, self._call, self._grant]
-        workers = [UsageWriter(house.database, house.journal) for _ in range(2)]
+        workers = [UsageWriter(backend.database, backend.journal) for _ in range(2)]
         self._tasks = [asyncio.create_task(self._repeat(each)) for each in loops]
         self._tasks += [asyncio.create_task(self._repeat(writer.run_once)) for writer in workers]
-        publisher = OutboxPublisher(house.database, house.meter)
+        publisher = OutboxPublisher(backend.database, backend.meter)
         self._tasks.append(asyncio.create_task(self._repeat(publisher.run_once)))
         return self
 

@@ -10,65 +10,65 @@ from gateway.ledger.db import month_partitions
 from gateway.ledger.usage.ingestion import ingest
 from gateway.workers.usage.retention import Retention
 from tests.ledger.make import a_line
-from tests.workers.conftest import House
+from tests.workers.conftest import Backend
 
 
-async def _a_year_of_months(house: House, *, until: datetime) -> None:
-    async with house.database.transaction() as connection:
+async def _a_year_of_months(backend: Backend, *, until: datetime) -> None:
+    async with backend.database.transaction() as connection:
         await month_partitions.ensure(connection, now=month_partitions.month_before(until, 12), months_ahead=12)
 
 
-async def _months(house: House) -> list[str]:
-    async with house.database.read() as connection:
+async def _months(backend: Backend) -> list[str]:
+    async with backend.database.read() as connection:
         return [partition.name for partition in await month_partitions.list_partitions(connection)]
 
 
-def _retention(house: House, now: datetime, *, keep_months: int) -> Retention:
-    return Retention(house.database, house.journal, keep_months=keep_months, now=lambda: now)
+def _retention(backend: Backend, now: datetime, *, keep_months: int) -> Retention:
+    return Retention(backend.database, backend.journal, keep_months=keep_months, now=lambda: now)
 
 
-async def test_months_before_the_kept_ones_are_dropped_and_the_audit_log_says_so(house: House) -> None:
+async def test_months_before_the_kept_ones_are_dropped_and_the_audit_log_says_so(backend: Backend) -> None:
     now = datetime(2026, 3, 15, 12, tzinfo=UTC)
-    await _a_year_of_months(house, until=now)
-    user_id = await house.a_user()
-    async with house.database.transaction() as connection:
+    await _a_year_of_months(backend, until=now)
+    user_id = await backend.a_user()
+    async with backend.database.transaction() as connection:
         await ingest(connection, [a_line(user_id, at=now - timedelta(days=30 * back)) for back in range(12)])
-    worker = _retention(house, now, keep_months=2)
+    worker = _retention(backend, now, keep_months=2)
     assert await worker.run_once() == 2 * 10
-    kept = await _months(house)
+    kept = await _months(backend)
     assert [name for name in kept if name.startswith("usage") and name < "usage_tracking_2026_04"] == [
         "usage_tracking_2026_01",
         "usage_tracking_2026_02",
         "usage_tracking_2026_03",
     ]
-    async with house.database.read() as connection:
+    async with backend.database.read() as connection:
         entries = (await audit_log.list_entries(connection, AuditFilter(entity="partition"), limit=100)).data
     assert {(entry.actor, entry.action) for entry in entries} == {("worker:retention", "usage.drop")}
     assert "usage_tracking_2025_12" in {entry.entity_id for entry in entries}
     assert await worker.run_once() == 0
-    assert (await house.balance(user_id)).total_credits_used == 12
+    assert (await backend.balance(user_id)).total_credits_used == 12
 
 
-async def test_a_month_stays_while_the_journal_holds_entries_as_old(house: House) -> None:
+async def test_a_month_stays_while_the_journal_holds_entries_as_old(backend: Backend) -> None:
     now = datetime.now(UTC)
-    await _a_year_of_months(house, until=now)
-    user_id = await house.a_user()
+    await _a_year_of_months(backend, until=now)
+    user_id = await backend.a_user()
     at = month_partitions.month_before(now, 4) + timedelta(hours=1)
-    journal = house.meter.keys(user_id).journal
-    entry = await house.redis.xadd(journal, {"r": a_line(user_id, at=at).strip()}, id=f"{at.timestamp() * 1000:.0f}-1")
-    before = await _months(house)
-    worker = _retention(house, now, keep_months=2)
+    journal = backend.meter.keys(user_id).journal
+    entry = await backend.redis.xadd(journal, {"r": a_line(user_id, at=at).strip()}, f"{at.timestamp() * 1000:.0f}-1")
+    before = await _months(backend)
+    worker = _retention(backend, now, keep_months=2)
     assert await worker.run_once() == 0
-    assert await _months(house) == before
+    assert await _months(backend) == before
     assert entry is not None
-    await house.redis.xdel(journal, entry)
+    await backend.redis.xdel(journal, entry)
     assert await worker.run_once() == 2 * 10
 
 
-async def test_a_young_journal_keeps_no_month(house: House) -> None:
+async def test_a_young_journal_keeps_no_month(backend: Backend) -> None:
     now = datetime.now(UTC)
-    await _a_year_of_months(house, until=now)
-    user_id = await house.a_user()
-    await house.load(user_id)
-    await house.call(user_id)
-    assert await _retention(house, now, keep_months=11).run_once() == 2
+    await _a_year_of_months(backend, until=now)
+    user_id = await backend.a_user()
+    await backend.load(user_id)
+    await backend.call(user_id)
+    assert await _retention(backend, now, keep_months=11).run_once() == 2

@@ -15,86 +15,86 @@ from gateway.ledger.usage import poison
 from gateway.workers.usage import usage_writer as module
 from gateway.workers.usage.usage_writer import GatheringWriter, Pace, UsageWriter, _partitions_for
 from policies.usage.records import part
-from tests.workers.conftest import House, a_head, a_tail
+from tests.workers.conftest import Backend, a_head, a_tail
 
 NOWHERE = "postgresql://gateway:x@127.0.0.1:1/gateway"
 
 
-async def _calls(house: House, count: int) -> set[UUID]:
-    users = [await house.a_user() for _ in range(8)]
+async def _calls(backend: Backend, count: int) -> set[UUID]:
+    users = [await backend.a_user() for _ in range(8)]
     for user_id in users:
-        await house.load(user_id)
-    return {UUID(await house.call(users[number % 8])) for number in range(count)}
+        await backend.load(user_id)
+    return {UUID(await backend.call(users[number % 8])) for number in range(count)}
 
 
-async def _written(house: House) -> set[UUID]:
-    async with house.database.read() as connection:
+async def _written(backend: Backend) -> set[UUID]:
+    async with backend.database.read() as connection:
         rows = (await connection.execute(text("SELECT request_id FROM usage_tracking"))).scalars().all()
     assert len(rows) == len(set(rows))
     return set(rows)
 
 
-async def test_lanes_share_what_is_more_than_one_batch(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lanes_share_what_is_more_than_one_batch(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH_ENTRIES", 20)
-    calls = await _calls(house, 100)
-    writer = UsageWriter(house.database, house.journal)
+    calls = await _calls(backend, 100)
+    writer = UsageWriter(backend.database, backend.journal)
     assert await writer.run_once() > 20
     while await writer.run_once():
         pass
-    assert await _written(house) == calls
+    assert await _written(backend) == calls
 
 
-async def test_long_records_make_small_batches(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_long_records_make_small_batches(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH_BYTES", 1)
     monkeypatch.setattr(module, "ENTRIES_PER_READ", 1)  # the journal gives its least: 20 of a partition
-    user_id = await house.a_user()
+    user_id = await backend.a_user()
     for _ in range(50):
         record = part(a_head(user_id, str(uuid4())), a_tail(0))
-        await house.spoil(user_id, record.encode())
-    writer = UsageWriter(house.database, house.journal)
+        await backend.spoil(user_id, record.encode())
+    writer = UsageWriter(backend.database, backend.journal)
     assert await writer.run_once() == 20
     assert writer.left == 30
 
 
 async def test_refused_entries_among_many_are_found_and_cost_no_other(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MIN_BATCH_ENTRIES", 10)
-    calls = await _calls(house, 60)
+    calls = await _calls(backend, 60)
     for number in range(3):
-        await house.spoil(house.users[number], b"nonsense %d" % number)
-        calls |= {UUID(await house.call(house.users[number])) for _ in range(20)}
-    writer = UsageWriter(house.database, house.journal)
+        await backend.spoil(backend.users[number], b"nonsense %d" % number)
+        calls |= {UUID(await backend.call(backend.users[number])) for _ in range(20)}
+    writer = UsageWriter(backend.database, backend.journal)
     while await writer.run_once():
         pass
-    assert await _written(house) == calls
-    async with house.database.read() as connection:
+    assert await _written(backend) == calls
+    async with backend.database.read() as connection:
         refused = (await poison.list_poison(connection)).data
     assert {each.line for each in refused} == {b"nonsense %d\n" % number for number in range(3)}
-    assert await house.journal.length() == 0
+    assert await backend.journal.length() == 0
 
 
-async def test_without_postgresql_nothing_is_read_and_what_waits_is_known(house: House) -> None:
-    await _calls(house, 7)
+async def test_without_postgresql_nothing_is_read_and_what_waits_is_known(backend: Backend) -> None:
+    await _calls(backend, 7)
     database = Database(NOWHERE)
     with pytest.raises(DatabaseUnavailable):
-        await UsageWriter(database, house.journal).run_once()
+        await UsageWriter(database, backend.journal).run_once()
     await database.close()
-    assert await house.journal.length() == 7
+    assert await backend.journal.length() == 7
     assert metrics.JOURNAL_ENTRIES._value.get() == 7
     assert metrics.JOURNAL_LAG._value.get() > 0
 
 
-async def test_entries_gather_unless_some_are_left(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_entries_gather_unless_some_are_left(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FEW_ENTRIES", 10)
-    writer = GatheringWriter(UsageWriter(house.database, house.journal))
-    await _calls(house, 9)
+    writer = GatheringWriter(UsageWriter(backend.database, backend.journal))
+    await _calls(backend, 9)
     assert (await writer.run_once(), writer.idle_seconds) == (0, module.GATHER_FEW_SECONDS)
-    await _calls(house, 11)
+    await _calls(backend, 11)
     assert (await writer.run_once(), writer.idle_seconds) == (0, module.GATHER_SECONDS)
     monkeypatch.setattr(module, "BATCH_ENTRIES", 1)
-    await _calls(house, 200)
-    writer = GatheringWriter(UsageWriter(house.database, house.journal))
+    await _calls(backend, 200)
+    writer = GatheringWriter(UsageWriter(backend.database, backend.journal))
     assert await writer.run_once() > 0
 
 

@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy import text
 
 from gateway.ledger.usage import journal_offsets, poison
-from gateway.meter.journal import Batch, Journal
+from gateway.meter.journal import Journal, JournalBatch
 from gateway.workers.usage import usage_writer as module
 from gateway.workers.usage.usage_writer import UsageWriter
 from policies.usage.records import line, part
-from tests.workers.conftest import House, a_head, a_tail
+from tests.workers.conftest import Backend, a_head, a_tail
 
 
 class Crashed(BaseException):
@@ -24,11 +24,11 @@ class Crashed(BaseException):
 class CrashingJournal(Journal):
     """Dies before or after one of its own steps."""
 
-    def __init__(self, house: House, point: str) -> None:
-        super().__init__(house.link, house.journal.partitions)
+    def __init__(self, backend: Backend, point: str) -> None:
+        super().__init__(backend.redis_client, backend.journal.partitions)
         self._point = point
 
-    async def read(self, after: Mapping[int, str], limit: int) -> dict[int, Batch]:
+    async def read(self, after: Mapping[int, str], limit: int) -> dict[int, JournalBatch]:
         self._crash_at("before reading")
         batches = await super().read(after, limit)
         self._crash_at("after reading")
@@ -53,20 +53,20 @@ async def _drain(writer: UsageWriter) -> int:
     return done
 
 
-async def _rows(house: House) -> dict[UUID, int]:
-    async with house.database.read() as connection:
+async def _rows(backend: Backend) -> dict[UUID, int]:
+    async with backend.database.read() as connection:
         rows = await connection.execute(text("SELECT request_id, count(*) AS n FROM usage_tracking GROUP BY 1"))
         return {row.request_id: row.n for row in rows}
 
 
-async def _poison(house: House) -> tuple[poison.Poison, ...]:
-    async with house.database.read() as connection:
+async def _poison(backend: Backend) -> tuple[poison.Poison, ...]:
+    async with backend.database.read() as connection:
         return (await poison.list_poison(connection)).data
 
 
-async def _assert_books_agree(house: House) -> None:
+async def _assert_books_agree(backend: Backend) -> None:
     """Ledger = balance row = sum of charges and grants, and Redis, with nothing open, says the same."""
-    async with house.database.read() as connection:
+    async with backend.database.read() as connection:
         rows = await connection.execute(
             text("""
                 SELECT b.user_id, b.current_credits,
@@ -80,59 +80,59 @@ async def _assert_books_agree(house: House) -> None:
         for row in rows:
             assert row.booked == row.current_credits
             assert row.charged == row.used
-            admission = await house.try_admit(row.user_id, str(uuid4()), amount=2**40)
+            admission = await backend.try_admit(row.user_id, str(uuid4()), amount=2**40)
             assert admission.balance == row.current_credits
 
 
-async def _calls(house: House, count: int) -> set[UUID]:
-    users = [await house.a_user() for _ in range(5)]
+async def _calls(backend: Backend, count: int) -> set[UUID]:
+    users = [await backend.a_user() for _ in range(5)]
     for user_id in users:
-        await house.load(user_id)
-    return {UUID(await house.call(users[n % 5], charge=n % 4)) for n in range(count)}
+        await backend.load(user_id)
+    return {UUID(await backend.call(users[n % 5], charge=n % 4)) for n in range(count)}
 
 
-async def test_what_was_settled_is_written_and_charged(house: House) -> None:
-    calls = await _calls(house, 40)
-    assert await _drain(UsageWriter(house.database, house.journal)) == 40
-    assert await _rows(house) == dict.fromkeys(calls, 1)
-    assert await house.journal.length() == 0
-    await _assert_books_agree(house)
+async def test_what_was_settled_is_written_and_charged(backend: Backend) -> None:
+    calls = await _calls(backend, 40)
+    assert await _drain(UsageWriter(backend.database, backend.journal)) == 40
+    assert await _rows(backend) == dict.fromkeys(calls, 1)
+    assert await backend.journal.length() == 0
+    await _assert_books_agree(backend)
 
 
-async def test_nothing_to_write_is_no_work(house: House) -> None:
-    assert await UsageWriter(house.database, house.journal).run_once() == 0
+async def test_nothing_to_write_is_no_work(backend: Backend) -> None:
+    assert await UsageWriter(backend.database, backend.journal).run_once() == 0
 
 
-async def test_a_backlog_is_written_in_several_batches(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_backlog_is_written_in_several_batches(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH_ENTRIES", 1)
-    calls = await _calls(house, 200)
-    writer, runs = UsageWriter(house.database, house.journal), 0
+    calls = await _calls(backend, 200)
+    writer, runs = UsageWriter(backend.database, backend.journal), 0
     while await writer.run_once():
         runs += 1
     assert runs > 1
-    assert await _rows(house) == dict.fromkeys(calls, 1)
-    await _assert_books_agree(house)
+    assert await _rows(backend) == dict.fromkeys(calls, 1)
+    await _assert_books_agree(backend)
 
 
 @pytest.mark.parametrize(
     "point", ["before reading", "after reading", "before trimming", "between two trims", "after trimming"]
 )
-async def test_a_crash_around_the_journal_loses_and_repeats_nothing(house: House, point: str) -> None:
-    calls = await _calls(house, 20)
+async def test_a_crash_around_the_journal_loses_and_repeats_nothing(backend: Backend, point: str) -> None:
+    calls = await _calls(backend, 20)
     with pytest.raises(Crashed):
-        await UsageWriter(house.database, CrashingJournal(house, point)).run_once()
-    more = {UUID(await house.call(house.users[0]))}
-    await _drain(UsageWriter(house.database, house.journal))
-    assert await _rows(house) == dict.fromkeys(calls | more, 1)
-    await _assert_books_agree(house)
+        await UsageWriter(backend.database, CrashingJournal(backend, point)).run_once()
+    more = {UUID(await backend.call(backend.users[0]))}
+    await _drain(UsageWriter(backend.database, backend.journal))
+    assert await _rows(backend) == dict.fromkeys(calls | more, 1)
+    await _assert_books_agree(backend)
 
 
 @pytest.mark.parametrize("step", ["claim", "ingest", "advance"])
 @pytest.mark.parametrize("side", ["before", "after"])
 async def test_a_crash_inside_the_transaction_loses_and_repeats_nothing(
-    house: House, monkeypatch: pytest.MonkeyPatch, step: str, side: str
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, step: str, side: str
 ) -> None:
-    calls = await _calls(house, 20)
+    calls = await _calls(backend, 20)
     room = module if step == "ingest" else journal_offsets
     whole = getattr(room, step)
 
@@ -144,29 +144,31 @@ async def test_a_crash_inside_the_transaction_loses_and_repeats_nothing(
     with monkeypatch.context() as patched:
         patched.setattr(room, step, die)
         with pytest.raises(Crashed):
-            await UsageWriter(house.database, house.journal).run_once()
-    assert await _rows(house) == {}
-    await _drain(UsageWriter(house.database, house.journal))
-    assert await _rows(house) == dict.fromkeys(calls, 1)
-    await _assert_books_agree(house)
+            await UsageWriter(backend.database, backend.journal).run_once()
+    assert await _rows(backend) == {}
+    await _drain(UsageWriter(backend.database, backend.journal))
+    assert await _rows(backend) == dict.fromkeys(calls, 1)
+    await _assert_books_agree(backend)
 
 
-async def test_writers_side_by_side_write_everything_once(house: House) -> None:
-    calls = await _calls(house, 200)
-    writers = [UsageWriter(house.database, Journal(house.link, house.journal.partitions)) for _ in range(4)]
+async def test_writers_side_by_side_write_everything_once(backend: Backend) -> None:
+    calls = await _calls(backend, 200)
+    writers = [
+        UsageWriter(backend.database, Journal(backend.redis_client, backend.journal.partitions)) for _ in range(4)
+    ]
     await asyncio.gather(*(_drain(writer) for writer in writers))
     await _drain(writers[0])  # a partition may have been in the hands of one that had just read it
-    assert await _rows(house) == dict.fromkeys(calls, 1)
-    assert await house.journal.length() == 0
-    await _assert_books_agree(house)
+    assert await _rows(backend) == dict.fromkeys(calls, 1)
+    assert await backend.journal.length() == 0
+    await _assert_books_agree(backend)
 
 
-async def test_calls_that_settle_while_the_writer_runs_are_not_lost(house: House) -> None:
-    calls = await _calls(house, 1)
-    writer, user_id = UsageWriter(house.database, house.journal), house.users[0]
+async def test_calls_that_settle_while_the_writer_runs_are_not_lost(backend: Backend) -> None:
+    calls = await _calls(backend, 1)
+    writer, user_id = UsageWriter(backend.database, backend.journal), backend.users[0]
 
     async def call(count: int) -> set[UUID]:
-        return {UUID(await house.call(user_id)) for _ in range(count)}
+        return {UUID(await backend.call(user_id)) for _ in range(count)}
 
     async def write(runs: int) -> None:
         for _ in range(runs):
@@ -174,8 +176,8 @@ async def test_calls_that_settle_while_the_writer_runs_are_not_lost(house: House
 
     made, *_ = await asyncio.gather(call(90), write(10), write(10))
     await _drain(writer)
-    assert await _rows(house) == dict.fromkeys(calls | made, 1)
-    await _assert_books_agree(house)
+    assert await _rows(backend) == dict.fromkeys(calls | made, 1)
+    await _assert_books_agree(backend)
 
 
 def _record(tail: str) -> bytes:
@@ -195,49 +197,49 @@ POISON = {
 
 
 @pytest.mark.parametrize("record", POISON.values(), ids=POISON.keys())
-async def test_an_entry_that_cannot_be_written_costs_no_other(house: House, record: bytes) -> None:
-    user_id = await house.a_user()
-    await house.load(user_id)
-    before = {UUID(await house.call(user_id)) for _ in range(7)}
-    await house.spoil(user_id, record)
-    after = {UUID(await house.call(user_id)) for _ in range(6)}
-    await _drain(UsageWriter(house.database, house.journal))
-    (refused,) = await _poison(house)
-    assert (refused.partition, refused.line) == (house.meter.keys(user_id).partition, line(record))
+async def test_an_entry_that_cannot_be_written_costs_no_other(backend: Backend, record: bytes) -> None:
+    user_id = await backend.a_user()
+    await backend.load(user_id)
+    before = {UUID(await backend.call(user_id)) for _ in range(7)}
+    await backend.spoil(user_id, record)
+    after = {UUID(await backend.call(user_id)) for _ in range(6)}
+    await _drain(UsageWriter(backend.database, backend.journal))
+    (refused,) = await _poison(backend)
+    assert (refused.partition, refused.line) == (backend.meter.keys(user_id).partition, line(record))
     assert refused.reason
-    assert await _rows(house) == dict.fromkeys(before | after, 1)
-    assert await house.journal.length() == 0
-    await _assert_books_agree(house)
+    assert await _rows(backend) == dict.fromkeys(before | after, 1)
+    assert await backend.journal.length() == 0
+    await _assert_books_agree(backend)
 
 
-async def test_a_charge_that_no_balance_can_hold_costs_no_other(house: House) -> None:
-    user_id = await house.a_user(credits_given=0)
+async def test_a_charge_that_no_balance_can_hold_costs_no_other(backend: Backend) -> None:
+    user_id = await backend.a_user(credits_given=0)
     for _ in range(3):
         record = part(a_head(user_id, str(uuid4())), a_tail(2**63 - 1)).encode()
-        await house.spoil(user_id, record)
-    await _drain(UsageWriter(house.database, house.journal))
-    assert len(await _poison(house)) == 2
-    assert (await house.balance(user_id)).current_credits == -(2**63 - 1)
+        await backend.spoil(user_id, record)
+    await _drain(UsageWriter(backend.database, backend.journal))
+    assert len(await _poison(backend)) == 2
+    assert (await backend.balance(user_id)).current_credits == -(2**63 - 1)
 
 
-async def test_a_refused_entry_is_kept_once_wherever_the_writer_dies(house: House) -> None:
-    user_id = await house.a_user()
-    await house.spoil(user_id, b"nonsense")
+async def test_a_refused_entry_is_kept_once_wherever_the_writer_dies(backend: Backend) -> None:
+    user_id = await backend.a_user()
+    await backend.spoil(user_id, b"nonsense")
     for point in ("after reading", "before trimming", "before trimming"):
         with pytest.raises(Crashed):
-            await UsageWriter(house.database, CrashingJournal(house, point)).run_once()
-    assert await _drain(UsageWriter(house.database, house.journal)) == 1
-    assert [refused.line for refused in await _poison(house)] == [b"nonsense\n"]
+            await UsageWriter(backend.database, CrashingJournal(backend, point)).run_once()
+    assert await _drain(UsageWriter(backend.database, backend.journal)) == 1
+    assert [refused.line for refused in await _poison(backend)] == [b"nonsense\n"]
 
 
-async def test_a_journal_whose_ids_begin_anew_is_written_all_the_same(house: House) -> None:
+async def test_a_journal_whose_ids_begin_anew_is_written_all_the_same(backend: Backend) -> None:
     """Redis was lost and replaced by one whose clock is behind: its ids are below the offset."""
-    await _calls(house, 5)
-    writer = UsageWriter(house.database, house.journal)
+    await _calls(backend, 5)
+    writer = UsageWriter(backend.database, backend.journal)
     await _drain(writer)
-    await house.redis.flushdb()
-    user_id = house.users[0]
+    await backend.redis.flushdb()
+    user_id = backend.users[0]
     record = part(a_head(user_id, str(uuid4())), a_tail(3))
-    await house.redis.xadd(house.meter.keys(user_id).journal, {"r": record}, id="5-1")
+    await backend.redis.xadd(backend.meter.keys(user_id).journal, {"r": record}, id="5-1")
     assert await _drain(writer) == 1
-    assert len(await _rows(house)) == 6
+    assert len(await _rows(backend)) == 6

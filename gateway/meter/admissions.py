@@ -1,0 +1,66 @@
+"""An admission as `admit.lua` takes and replies it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from gateway.meter.client.packing import words
+from gateway.meter.replies import Verdict
+from policies.access.key_budgets import Cap
+from policies.access.limits import WINDOWS, Limits
+from policies.model import Window
+
+
+class Admission(NamedTuple):
+    """The meter's decision. `used` and `reset_seconds` are in the order of WINDOWS.
+
+    `epoch` is that of the admission; the settlement must name it. `stored_response` comes with IDEMPOTENT_REPLAY,
+    `budget_remaining` with KEY_BUDGET_EXHAUSTED.
+    """
+
+    verdict: Verdict
+    balance: int = 0
+    used: tuple[int, ...] = ()
+    reset_seconds: tuple[int, ...] = ()
+    retry_after_seconds: int = 0
+    violated: tuple[Window, ...] = ()
+    epoch: str = ""
+    stored_response: bytes = b""
+    budget_remaining: int = 0
+
+
+@lru_cache(maxsize=4096)
+def packed_terms(account_version: int, catalogue_version: int, amount: int, required: int, limits: Limits) -> bytes:
+    """The arguments of an admission that are the same in most calls of an account."""
+    per_window = (-1 if limit is None else limit for limit in limits.per_window)
+    in_flight = -1 if limits.in_flight is None else limits.in_flight
+    return words(account_version, catalogue_version, amount, required, *per_window, in_flight)
+
+
+@lru_cache(maxsize=4096)
+def packed_budget(cap: Cap) -> bytes:
+    """The arguments of an admission by a key with a budget."""
+    return words(cap.credits, str(cap.budget_id), cap.since, cap.keys)
+
+
+_VERDICTS = {int(verdict): verdict for verdict in Verdict}  # a look-up takes 0.5 µs less than asking the Enum
+_UNDECIDED = frozenset(
+    (Verdict.STALE, Verdict.NOT_LOADED, Verdict.WRONG_EPOCH, Verdict.BUDGET_NOT_LOADED, Verdict.EPOCH_NOT_OPEN)
+)
+
+
+def parse_admission(reply: Sequence[Any], epoch: str = "") -> Admission:
+    verdict = _VERDICTS[reply[0]]
+    if verdict in _UNDECIDED:
+        return Admission(verdict)
+    used, reset = (reply[2], reply[4], reply[6]), (reply[3], reply[5], reply[7])
+    if verdict is Verdict.ADMITTED:
+        return Admission(verdict, reply[1], used, reset, epoch=epoch)
+    violated = tuple([window for bit, window in enumerate(WINDOWS) if reply[9] & 1 << bit]) if reply[9] else ()
+    response = reply[10] if verdict is Verdict.IDEMPOTENT_REPLAY else b""
+    remaining = reply[10] if verdict is Verdict.KEY_BUDGET_EXHAUSTED else 0
+    return Admission(
+        verdict, reply[1], used, reset, reply[8], violated, stored_response=response, budget_remaining=remaining
+    )
