@@ -6,7 +6,7 @@ PYTEST := $(BIN)/pytest --numprocesses=2 --dist=loadgroup -o faulthandler_timeou
 unexport PYTHONDONTWRITEBYTECODE
 ALSO_fuzz := tests/api/test_schemathesis.py tests/ledger/invoicing/test_issued_invoices.py
 
-.PHONY: help run unit test check format fuzz chaos bench lock
+.PHONY: help run unit test check format reference fuzz chaos bench lock
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -32,6 +32,11 @@ check: .venv/.installed-dev ## format, lint, types and architecture; changes not
 format: .venv/.installed-dev ## format the code and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+reference: .venv/.installed ## write docs/reference/ from the code
+	$(BIN)/python -m gateway.http.problem_reference > docs/reference/errors.md
+	$(BIN)/python -m gateway.config.reference > docs/reference/settings.md
+	$(BIN)/python -m gateway.metrics_reference > docs/reference/metrics.md
 
 # The long proofs (docs/testing.md) draw from a random seed, which they print; `make fuzz SEED=7` draws the same again.
 fuzz chaos: .venv/.installed-dev ## the long proofs, from a random seed or from SEED=7

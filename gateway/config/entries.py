@@ -11,8 +11,7 @@ from gateway.config.document import Document
 from gateway.config.errors import KeyPath
 from gateway.config.overlay import expand
 from gateway.config.plans import PlanSpec, default_plans
-from gateway.config.reserved_paths import LOCAL_PATHS, is_local
-from gateway.config.routes import RouteEntry
+from gateway.config.routes import RESERVED_PATHS, RouteEntry, is_reserved
 from gateway.config.validation import Reader
 
 # RFC 9110 section 5.6.2; framing and hop-by-hop fields are the gateway's own business (RFC 9112 section 6).
@@ -46,7 +45,7 @@ def read_routes(reader: Reader, upstreams: Mapping[str, object]) -> list[RouteEn
     check_unique(reader.document, ("routes",), [route.name if route else None for route in routes], key="name")
     _check_upstreams_known(reader.document, upstreams)
     _check_requests_distinct(reader.document, routes)
-    _check_not_local(reader.document, routes)
+    _check_not_reserved(reader.document, routes)
     return routes
 
 
@@ -116,9 +115,9 @@ def _check_requests_distinct(document: Document, routes: Sequence[RouteEntry | N
                 document.report(("routes", index, "match"), f"routes {first} and {name} both match {method} {path}")
 
 
-def _check_not_local(document: Document, routes: Sequence[RouteEntry | None]) -> None:
-    """A route there would never be asked. One for /** is: it gets all that is not the account API's."""
+def _check_not_reserved(document: Document, routes: Sequence[RouteEntry | None]) -> None:
+    """A route for a reserved path gets no request; one for /** gets all that is not reserved."""
     for index, route in enumerate(routes):
-        if route is not None and is_local(route.match.path.encode()):
-            kept = ", ".join(LOCAL_PATHS)
-            document.report(("routes", index, "match", "path"), f"belongs to the account API, which keeps {kept}")
+        if route is not None and is_reserved(route.match.path.encode()):
+            reserved = ", ".join(RESERVED_PATHS)
+            document.report(("routes", index, "match", "path"), f"belongs to the account API, which keeps {reserved}")

@@ -1,6 +1,7 @@
-"""gateway.yaml and the environment in, one Config out, or every problem at once.
+"""Loads one Config from gateway.yaml and the environment, or raises every problem at once.
 
-Sections, upstreams, routes and plans are validated one by one, so that a mistake in one hides none in another.
+Sections, upstreams, routes and plans are validated one by one, so that a mistake in one hides none in another. Each
+problem names file, line and key: pydantic-settings keeps no line of a value, so documents are read here.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from gateway.config import accounts, model
+from gateway.config import model
 from gateway.config.document import Document, read_yaml
 from gateway.config.entries import check_unique, read_plans, read_routes, read_upstreams
 from gateway.config.errors import ConfigError, ConfigProblem, Origin
 from gateway.config.overlay import apply_environment, apply_overrides
+from gateway.config.quantities import Kind, about
 from gateway.config.routes import route_of
 from gateway.config.secrets import (
     REQUIRED,
@@ -29,19 +31,21 @@ from gateway.config.validation import Reader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _File:
-    """The sections of gateway.yaml; what is a list or map of entries is read entry by entry."""
+class Sections:
+    """The sections of gateway.yaml; lists and maps of entries are read entry by entry."""
 
     server: model.Server = field(default_factory=model.Server)
     database: model.Database = field(default_factory=model.Database)
     redis: model.Redis = field(default_factory=model.Redis)
-    data_dir: str = ".gateway"
+    data_dir: Annotated[
+        str, Kind("path"), about("Directory of embedded stores, generated secrets and spooled settlements.")
+    ] = ".gateway"
     keys: model.Keys = field(default_factory=model.Keys)
     principals: model.Principals = field(default_factory=model.Principals)
     usage: model.Usage = field(default_factory=model.Usage)
-    auth: accounts.Auth = field(default_factory=accounts.Auth)
-    mail: accounts.Mail = field(default_factory=accounts.Mail)
-    notices: accounts.Notices = field(default_factory=accounts.Notices)
+    auth: model.Auth = field(default_factory=model.Auth)
+    mail: model.Mail = field(default_factory=model.Mail)
+    notices: model.Notices = field(default_factory=model.Notices)
     upstreams: dict[str, Any] = field(default_factory=dict)
     routes: list[Any] = field(default_factory=list)
     plans: list[Any] | None = None
@@ -49,7 +53,7 @@ class _File:
     tracing: model.Tracing | None = None
 
 
-SECTIONS = tuple(_File.__dataclass_fields__)
+SECTIONS = tuple(Sections.__dataclass_fields__)
 
 
 def load(
@@ -61,14 +65,14 @@ def load(
 ) -> model.Config:
     """The effective configuration: defaults, under the file, under the environment, under `overrides` (dotted keys).
 
-    Raises ConfigError with every problem found. With embedded stores, missing secrets are made and, with
-    `persist_secrets`, kept in `data_dir`; `gateway check` asks without keeping.
+    Raises ConfigError with every problem found. With embedded stores, missing secrets are generated and,
+    with `persist_secrets`, stored in `data_dir`; `gateway check` stores none.
     """
     document = _read(path)
     apply_environment(document, environ, SECTIONS)
     apply_overrides(document, overrides or {})
     reader = Reader(document)
-    sections = reader.read(_File, (), document.tree) or _File()
+    sections = reader.read(Sections, (), document.tree) or Sections()
     upstreams = read_upstreams(reader, environ)
     routes = read_routes(reader, upstreams)
     plans = read_plans(reader)
@@ -110,13 +114,13 @@ def _read(path: Path | None) -> Document:
         raise ConfigError([ConfigProblem(Origin(str(path)), "", f"cannot be read: {error}")]) from error
 
 
-def _data_dir(document: Document, written: str) -> Path:
+def _data_dir(document: Document, value: str) -> Path:
     """Absolute, since child processes may work elsewhere."""
     try:
-        return Path(written).expanduser().absolute()
+        return Path(value).expanduser().absolute()
     except RuntimeError as error:
         document.report(("data_dir",), f"cannot be found: {error}")
-        return Path(written)
+        return Path(value)
 
 
 def _check_listeners(document: Document, server: model.Server) -> None:
@@ -125,9 +129,9 @@ def _check_listeners(document: Document, server: model.Server) -> None:
 
 
 def _secrets(
-    document: Document, sections: _File, environ: Mapping[str, str], data_dir: Path, *, persist: bool
+    document: Document, sections: Sections, environ: Mapping[str, str], data_dir: Path, *, persist: bool
 ) -> Secrets | None:
-    """None where a problem of the document says why."""
+    """None where the document has a problem that says why."""
     is_embedded = sections.database.url == sections.redis.url == "embedded"
     try:
         required = read_secrets(environ)
@@ -143,5 +147,5 @@ def _secrets(
 
 def _report_missing(document: Document, names: Sequence[str]) -> None:
     for name in names:
-        message = "is not set; only embedded stores make one of their own"
+        message = "is not set; only embedded stores generate one"
         document.problems.append(ConfigProblem(Origin("environment"), name, message))

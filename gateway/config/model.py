@@ -1,7 +1,8 @@
 """The configuration as the composition root takes it: frozen values, one per section of gateway.yaml.
 
-Pydantic fills them from what was written, by the parsers of `quantities.py`; the aliases are the keys of the file,
-the names carry the unit. The defaults here are the defaults of the product.
+Pydantic fills them from the file by the parsers of `quantities.py`; an alias is the key in the file, the name of the
+field carries the unit. The defaults here are the defaults of the product, the descriptions are those of
+docs/reference/settings.md.
 """
 
 from __future__ import annotations
@@ -13,16 +14,19 @@ from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from gateway.config import quantities
-from gateway.config.accounts import Auth, Mail, Notices
-from gateway.config.fields import (
+from gateway.config.plans import PlanSpec
+from gateway.config.quantities import (
+    Address,
     Amount,
     Currency,
     Duration,
     Flag,
+    Kind,
     Listen,
     Network,
     Positive,
@@ -32,62 +36,160 @@ from gateway.config.fields import (
     Timeout,
     Url,
     Word,
+    about,
 )
-from gateway.config.plans import PlanSpec
-from gateway.config.quantities import Address
 from gateway.config.secrets import Secrets
 from policies.model import Route
+
+_PLACEHOLDER = "{token}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """The listeners. At most `max_header_bytes` of request line and headers, as nginx's 4 x 8 KiB."""
-
-    public: Listen = field(default=Address("0.0.0.0", 8080))
-    admin: Listen = field(default=Address("127.0.0.1", 8081))
-    workers: Positive = 1
-    trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(quantities.listed)] = ()
-    max_header_bytes: Annotated[Size, Field(ge=1024)] = 32 * 1024
-    header_timeout_seconds: Annotated[Timeout, Field(alias="header_timeout")] = 10.0
-    body_idle_timeout_seconds: Annotated[Timeout, Field(alias="body_idle_timeout")] = 30.0
-    drain_timeout_seconds: Annotated[Duration, Field(alias="drain_timeout")] = 30.0
+    public: Annotated[Listen, about("Listener of API clients, the account API and webhooks.")] = field(
+        default=Address("0.0.0.0", 8080)
+    )
+    admin: Annotated[Listen, about("Listener of the admin API and `/metrics`.")] = field(
+        default=Address("127.0.0.1", 8081)
+    )
+    workers: Annotated[Positive, about("Processes of the public listener.")] = 1
+    trusted_proxies: Annotated[
+        tuple[Network, ...],
+        BeforeValidator(quantities.listed),
+        about("Proxies whose `X-Forwarded-*` and `traceparent` fields are believed."),
+    ] = ()
+    # The default is that of nginx, 4 x 8 KiB.
+    max_header_bytes: Annotated[Size, Field(ge=1024), about("Longest request line and header fields together.")] = (
+        32 * 1024
+    )
+    header_timeout_seconds: Annotated[
+        Timeout, about("Time for a client to send the head of a request.", key="header_timeout")
+    ] = 10.0
+    body_idle_timeout_seconds: Annotated[
+        Timeout, about("Longest pause between two pieces of a request body.", key="body_idle_timeout")
+    ] = 30.0
+    drain_timeout_seconds: Annotated[
+        Duration, about("Time for requests under way to end when the gateway stops.", key="drain_timeout")
+    ] = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Database:
-    url: Annotated[str, BeforeValidator(quantities.database_url)] = field(default="embedded", repr=False)
-    pool_size: Positive = 5
+    url: Annotated[
+        str,
+        BeforeValidator(quantities.database_url),
+        Kind("`embedded` or a `postgresql://` URL"),
+        about("PostgreSQL 14 or later; `embedded` starts one under `data_dir`."),
+    ] = field(default="embedded", repr=False)
+    pool_size: Annotated[Positive, about("Connections of each process.")] = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Redis:
-    """`partitions` spread accounts over a cluster's 16384 hash slots; more partitions than slots would be idle."""
-
-    url: Annotated[str, BeforeValidator(quantities.redis_url)] = field(default="embedded", repr=False)
-    partitions: Annotated[int, Field(strict=True, ge=1, le=16384)] = 64
-    timeout_seconds: Annotated[Timeout, Field(alias="timeout")] = 0.1
-    # Credits that an account may use in each process while Redis is away, unless its plan says otherwise; None: none.
-    float_credits: Annotated[int | None, BeforeValidator(quantities.on_outage), Field(alias="on_outage")] = None
+    url: Annotated[
+        str,
+        BeforeValidator(quantities.redis_url),
+        Kind("`embedded`, `redis(s)://` or `redis(s)+cluster://` URL"),
+        about("Redis 6.2 or Valkey 7.2 or later; `embedded` starts one under `data_dir`."),
+    ] = field(default="embedded", repr=False)
+    # A cluster has 16384 hash slots; more partitions than slots would be idle.
+    partitions: Annotated[
+        int,
+        Field(strict=True, ge=1, le=16384),
+        Kind("whole number from 1 to 16384"),
+        about("Shards that accounts are spread over; constant for the life of an installation."),
+    ] = 64
+    timeout_seconds: Annotated[Timeout, about("Longest wait for a reply.", key="timeout")] = 0.1
+    outage_credits: Annotated[
+        int | None,
+        BeforeValidator(quantities.on_outage),
+        Kind("`refuse` or `{float: N}`"),
+        about(
+            "While Redis is away: refuse calls, or serve each account up to N credits in each process, unless its plan "
+            "has another `outage_float`.",
+            key="on_outage",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
-    prefix: Annotated[str, BeforeValidator(quantities.key_prefix)] = "gw"
+    prefix: Annotated[
+        str,
+        BeforeValidator(quantities.key_prefix),
+        Kind("1 to 16 lower-case letters and digits"),
+        about("First characters of new API keys, before `_live_`."),
+    ] = "gw"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principals:
-    """How long a cached caller is served while PostgreSQL is away, and how many callers a process remembers."""
-
-    max_stale_seconds: Annotated[Duration, Field(alias="max_stale")] = 3600.0
-    max_entries: Positive = 100_000
+    max_stale_seconds: Annotated[
+        Duration, about("Time that a cached caller is served while PostgreSQL is away.", key="max_stale")
+    ] = 3600.0
+    max_entries: Annotated[Positive, about("Callers that each process caches.")] = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """How many whole months of usage are kept besides the current one. None keeps all."""
+    keep_months: Annotated[
+        Positive | None, about("Whole months of usage that are kept besides the current one; null keeps all.")
+    ] = None
 
-    keep_months: Positive | None = None
+
+def _smtp_url(value: object) -> str:
+    wanted = "must be a URL such as smtp://user:password@mail.example.com:587 (STARTTLS) or smtps://…:465"
+    try:
+        parts = urlsplit(value if isinstance(value, str) else "")
+        port_is_valid = parts.port is None or parts.port > 0
+    except ValueError as error:
+        raise ValueError(wanted) from error
+    if parts.scheme not in ("smtp", "smtps") or not parts.hostname or not port_is_valid:
+        raise ValueError(wanted)
+    return str(value)
+
+
+def _link(value: object) -> str:
+    if not isinstance(value, str) or not value.startswith(("https://", "http://")) or _PLACEHOLDER not in value:
+        raise ValueError(
+            f"must be a URL with {_PLACEHOLDER} in it, such as https://app.example.com/reset?token={_PLACEHOLDER}"
+        )
+    return value
+
+
+Link = Annotated[str, BeforeValidator(_link), Kind("URL with `{token}` in it")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Auth:
+    access_ttl_seconds: Annotated[Timeout, about("Life of an access token.", key="access_ttl")] = 15 * 60.0
+    refresh_ttl_seconds: Annotated[
+        Timeout, about("Life of a refresh token, renewed by each use.", key="refresh_ttl")
+    ] = 30 * 86400.0
+    verify_ttl_seconds: Annotated[
+        Timeout, about("Life of the link that verifies an e-mail address.", key="verify_ttl")
+    ] = 3 * 86400.0
+    reset_ttl_seconds: Annotated[Timeout, about("Life of the link that resets a password.", key="reset_ttl")] = 3600.0
+    verify_link: Annotated[Link | None, about("Page that a verification e-mail links to.")] = None
+    reset_link: Annotated[Link | None, about("Page that a password e-mail links to.")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mail:
+    smtp: Annotated[
+        str | None,
+        BeforeValidator(lambda value: None if value is None else _smtp_url(value)),
+        Kind("`smtp(s)://` URL"),
+        about("Server that sends e-mail; without one, e-mail goes to the log."),
+    ] = field(default=None, repr=False)
+    sender: Annotated[Text, about("Address that e-mail is sent from.", key="from")] = "gateway@localhost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notices:
+    webhook_url: Annotated[
+        Url | None, about("URL that receives events of users, signed by `GATEWAY_WEBHOOK_SECRET`.")
+    ] = None
 
 
 def _not_empty(targets: tuple[str, ...]) -> tuple[str, ...]:
@@ -96,17 +198,17 @@ def _not_empty(targets: tuple[str, ...]) -> tuple[str, ...]:
     return targets
 
 
-def _path_of_probe(written: object) -> str:
-    if not isinstance(written, str) or not re.fullmatch(r"/[!-~]*", written, re.ASCII) or "#" in written:
-        raise ValueError(f"must be a path such as /healthz, got {written!r}")
-    return written
+def _probe_path(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"/[!-~]*", value, re.ASCII) or "#" in value:
+        raise ValueError(f"must be a path such as /healthz, got {value!r}")
+    return value
 
 
-def _ca_file(written: object) -> str:
+def _ca_file(value: object) -> str:
     """Absolute, since child processes may work elsewhere; loaded here, so that a mistake is found before it matters."""
-    if not isinstance(written, str):
-        raise ValueError(f"must be the path of a PEM file, got {written!r}")
-    path = str(Path(written).absolute())
+    if not isinstance(value, str):
+        raise ValueError(f"must be the path of a PEM file, got {value!r}")
+    path = str(Path(value).absolute())
     try:
         ssl.create_default_context(cafile=path)
     except OSError as error:  # SSLError is one
@@ -116,31 +218,52 @@ def _ca_file(written: object) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """`GET path` of each target, again and again: below 500 within the interval, and 5 s at most, is well."""
-
-    path: Annotated[str, BeforeValidator(_path_of_probe)]
-    interval_seconds: Annotated[Timeout, Field(alias="interval")] = 5.0
+    path: Annotated[
+        str,
+        BeforeValidator(_probe_path),
+        Kind("path"),
+        about("`GET` of it is answered below 500 within the interval, and 5 s at most, by a healthy target."),
+    ]
+    interval_seconds: Annotated[Timeout, about("Time between two probes of a target.", key="interval")] = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upstream:
-    """Where requests go. `targets` are origins (`http://host:port`), `headers` (lower-case) are set on each request.
-
-    `ca_file` holds the authorities of https targets instead of the system's. Without `health` nothing is probed.
-    """
-
     name: Word
-    targets: Annotated[tuple[Target, ...], BeforeValidator(quantities.listed), AfterValidator(_not_empty)]
-    headers: dict[str, Text] = field(default_factory=dict, repr=False)
-    connect_timeout_seconds: Annotated[Timeout, Field(alias="connect_timeout")] = 2.0
-    first_byte_timeout_seconds: Annotated[Timeout, Field(alias="first_byte_timeout")] = 60.0
-    idle_timeout_seconds: Annotated[Timeout, Field(alias="idle_timeout")] = 60.0
-    total_timeout_seconds: Annotated[Timeout, Field(alias="total_timeout")] = 600.0
-    max_connections: Positive = 256
-    queue_timeout_seconds: Annotated[Duration, Field(alias="queue_timeout")] = 2.0
-    retries: Annotated[int, Field(strict=True, ge=0, le=10)] = 1
-    ca_file: Annotated[str, BeforeValidator(_ca_file)] | None = None
-    health: Health | None = None
+    targets: Annotated[
+        tuple[Target, ...],
+        BeforeValidator(quantities.listed),
+        AfterValidator(_not_empty),
+        about("Origins that share the calls, least busy first."),
+    ]
+    headers: Annotated[
+        dict[str, Text],
+        Kind("map of header fields"),
+        about("Set on each request; `${NAME}` is an environment variable."),
+    ] = field(default_factory=dict, repr=False)
+    connect_timeout_seconds: Annotated[Timeout, about("Longest wait for a connection.", key="connect_timeout")] = 2.0
+    first_byte_timeout_seconds: Annotated[
+        Timeout, about("Longest wait for the head of a response.", key="first_byte_timeout")
+    ] = 60.0
+    idle_timeout_seconds: Annotated[
+        Timeout, about("Longest pause between two pieces of a response.", key="idle_timeout")
+    ] = 60.0
+    total_timeout_seconds: Annotated[Timeout, about("Longest call.", key="total_timeout")] = 600.0
+    max_connections: Annotated[Positive, about("Connections to each target.")] = 256
+    queue_timeout_seconds: Annotated[Duration, about("Longest wait for a free connection.", key="queue_timeout")] = 2.0
+    retries: Annotated[
+        int,
+        Field(strict=True, ge=0, le=10),
+        Kind("whole number from 0 to 10"),
+        about("Further attempts of a call whose failure makes another one safe."),
+    ] = 1
+    ca_file: Annotated[
+        str | None,
+        BeforeValidator(lambda value: None if value is None else _ca_file(value)),
+        Kind("path of a PEM file"),
+        about("Authorities of https targets, instead of those of the system."),
+    ] = None
+    health: Annotated[Health | None, about("Probes of each target; null sends none.")] = None
 
     def __post_init__(self) -> None:
         if self.ca_file is not None and not any(target.startswith("https:") for target in self.targets):
@@ -149,59 +272,58 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stripe:
-    """`meter_event_name` is that of the meter which bills plans priced by usage."""
-
-    api_base: Url = "https://api.stripe.com"
-    meter_event_name: Word = "gateway_credits"
+    api_base: Annotated[Url, about("Stripe's API.")] = "https://api.stripe.com"
+    meter_event_name: Annotated[Word, about("Event name of the meter that bills plans priced by usage.")] = (
+        "gateway_credits"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LemonSqueezy:
-    """`test_mode` says which its API key is of: the key itself does not tell."""
-
-    api_base: Url = "https://api.lemonsqueezy.com"
-    store_id: Text | None = None
-    test_mode: Flag = False
+    api_base: Annotated[Url, about("Lemon Squeezy's API.")] = "https://api.lemonsqueezy.com"
+    store_id: Annotated[Text | None, about("Id of the store that sells.")] = None
+    # The key itself does not tell which mode it is of.
+    test_mode: Annotated[Flag, about("Whether the API key is of test mode.")] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pack:
-    """Credits for sale outside a subscription."""
-
-    id: Word
-    name: str
-    credits: Positive
-    price: Amount
-    currency: Currency = "USD"
-    stripe_price_id: Text | None = None
-    lemon_squeezy_variant_id: Text | None = None
+    id: Annotated[Word, about("Name for machines, unique among the packs.")]
+    name: Annotated[str, about("Name for buyers.")]
+    credits: Annotated[Positive, about("Credits that it gives.")]
+    price: Annotated[Amount, about("Price before tax.")]
+    currency: Annotated[Currency, about("Currency of the price.")] = "USD"
+    stripe_price_id: Annotated[Text | None, about("Price at Stripe; null: not sold there.")] = None
+    lemon_squeezy_variant_id: Annotated[Text | None, about("Variant at Lemon Squeezy; null: not sold there.")] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Billing:
-    """`provider` takes the payments of those who name none; None: the first that has a key. `tax_rate` is a fraction.
-
-    Providers are asked for changes every `poll_interval_seconds`.
-    """
-
-    provider: Literal["stripe", "lemon_squeezy"] | None = None
+    provider: Annotated[
+        Literal["stripe", "lemon_squeezy"] | None,
+        about("Provider of buyers who name none; null: the first that has an API key."),
+    ] = None
     stripe: Stripe = Stripe()
     lemon_squeezy: LemonSqueezy = LemonSqueezy()
-    success_url: Url | None = None
-    cancel_url: Url | None = None
-    past_due_grace_seconds: Annotated[Duration, Field(alias="past_due_grace")] = 3 * 86400.0
-    packs: tuple[Pack, ...] = ()
-    tax_rate: Annotated[Amount, Field(le=1)] = Decimal(0)
-    poll_interval_seconds: Annotated[Timeout, Field(alias="poll_interval")] = 900.0
+    success_url: Annotated[Url | None, about("Page that a buyer returns to; without it nothing can be bought.")] = None
+    cancel_url: Annotated[Url | None, about("Page that a buyer who cancels returns to; null: `success_url`.")] = None
+    past_due_grace_seconds: Annotated[
+        Duration, about("Time that a subscription goes on after a failed payment.", key="past_due_grace")
+    ] = 3 * 86400.0
+    packs: Annotated[tuple[Pack, ...], about("Credits for sale outside a subscription.")] = ()
+    tax_rate: Annotated[Amount, Field(le=1), about("Fraction that invoices add, 0 to 1.")] = Decimal(0)
+    poll_interval_seconds: Annotated[
+        Timeout, about("Time between two queries of a provider for missed changes.", key="poll_interval")
+    ] = 900.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tracing:
-    """Spans go to `endpoint`/v1/traces by OTLP over HTTP, of this share (0 to 1) of the traces that begin here."""
-
-    endpoint: Url
-    sample_ratio: Annotated[Amount, Field(le=1)] = Decimal("0.01")
-    service_name: Text = "gateway"
+    endpoint: Annotated[Url, about("Collector of OTLP over HTTP; spans go to `/v1/traces` there.")]
+    sample_ratio: Annotated[Amount, Field(le=1), about("Share of the traces begun here that is sent, 0 to 1.")] = (
+        Decimal("0.01")
+    )
+    service_name: Annotated[Text, about("`service.name` of the spans.")] = "gateway"
 
     def __post_init__(self) -> None:
         try:
@@ -214,7 +336,7 @@ class Tracing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Everything the gateway was told. `path` is the file it came from, None for none; `data_dir` is absolute."""
+    """The effective configuration. `path` is the file that it was read from, if any; `data_dir` is absolute."""
 
     path: Path | None
     data_dir: Path

@@ -1,4 +1,4 @@
-"""Plans as gateway.yaml writes them, and the four that hold where it writes none."""
+"""Plans of gateway.yaml, and the four default plans that apply where it has none."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from gateway.config.fields import Amount, Currency, Flag, NotNegative, Positive, Size, Text, Word
+from gateway.config.quantities import Amount, Currency, Flag, Kind, NotNegative, Positive, Size, Text, Word, about
 from policies.model import FeatureValue
 
 PricingModel = Literal["flat", "per_seat", "tiered", "volume", "usage"]
 BillingInterval = Literal["day", "week", "month", "year"]
 
 # Limits are kept in 32 bits, credits and sizes in 64 (PostgreSQL's integer and bigint).
-_Limit = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
-_Credits = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
+_Limit = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1), Kind("whole number from 0")]
+_Credits = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1), Kind("whole number from 0")]
 _THE_REST = 2**63
 _FEATURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
@@ -43,45 +43,47 @@ def _each_true(written: object) -> dict[str, FeatureValue]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TierSpec:
-    """Units up to and including `up_to` (None: all the rest) at `unit_price` each, plus `flat_price` once."""
-
-    up_to: Positive | None = None
-    unit_price: Amount
-    flat_price: Amount = Decimal(0)
+    up_to: Annotated[Positive | None, about("Last unit of the tier; null: all the rest.")] = None
+    unit_price: Annotated[Amount, about("Price of each unit.")]
+    flat_price: Annotated[Amount, about("Price of the tier itself, once.")] = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanSpec:
-    """A plan to create. `price` is per billing interval in `currency`; a limit of None is no limit.
-
-    `permissions` None, unlike an empty list, leaves them to what routes ask for.
-    """
-
-    id: Word
-    name: Annotated[str, Field(min_length=1, max_length=200)]
-    price: Amount
-    description: str | None = None
-    currency: Currency = "USD"
-    billing_interval: BillingInterval = "month"
-    billing_interval_count: Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)] = 1
-    trial_period_days: _Limit = 0
-    credits_per_period: _Credits = 0
-    credits_rollover: Flag = False
-    requests_per_minute: _Limit | None = None
-    requests_per_hour: _Limit | None = None
-    max_api_calls_per_day: _Limit | None = None
-    max_concurrent_requests: _Limit | None = None
-    max_products_per_batch: _Limit | None = None
-    max_file_size_bytes: Size | None = None
-    features: Annotated[dict[str, FeatureValue], BeforeValidator(_features)] = field(default_factory=dict)
-    permissions: frozenset[Word] | None = None
-    pricing_model: PricingModel = "flat"
-    tiers: tuple[TierSpec, ...] = ()
-    stripe_price_id: Text | None = None
-    lemon_squeezy_variant_id: Text | None = None
-    lemon_squeezy_product_id: Text | None = None
-    is_active: Flag = True
-    sort_order: Annotated[NotNegative, Field(le=2**31 - 1)] = 0
+    id: Annotated[Word, about("Name for machines, unique.")]
+    name: Annotated[str, Field(min_length=1, max_length=200), about("Name for customers, unique.")]
+    price: Annotated[Amount, about("Price of a billing interval.")]
+    description: Annotated[str | None, about("Text for customers.")] = None
+    currency: Annotated[Currency, about("Currency of the prices.")] = "USD"
+    billing_interval: Annotated[BillingInterval, about("Unit of the billing interval.")] = "month"
+    billing_interval_count: Annotated[
+        int, Field(strict=True, ge=1, le=2**31 - 1), Kind("whole number from 1"), about("Units in a billing interval.")
+    ] = 1
+    trial_period_days: Annotated[_Limit, about("Days before the first payment.")] = 0
+    credits_per_period: Annotated[_Credits, about("Credits that each billing interval gives.")] = 0
+    credits_rollover: Annotated[Flag, about("Whether unused credits outlast the interval.")] = False
+    requests_per_minute: Annotated[_Limit | None, about("Calls in any minute; null: no limit.")] = None
+    requests_per_hour: Annotated[_Limit | None, about("Calls in any hour; null: no limit.")] = None
+    max_api_calls_per_day: Annotated[_Limit | None, about("Calls in any 24 hours; null: no limit.")] = None
+    max_concurrent_requests: Annotated[_Limit | None, about("Calls at the same time; null: no limit.")] = None
+    max_products_per_batch: Annotated[_Limit | None, about("Items of one call; null: no limit.")] = None
+    max_file_size_bytes: Annotated[Size | None, about("Longest request body; null: no limit.")] = None
+    features: Annotated[
+        dict[str, FeatureValue],
+        BeforeValidator(_features),
+        Kind("list of names, or map of names and values"),
+        about("Features that routes need, and values that customers are shown."),
+    ] = field(default_factory=dict)
+    permissions: Annotated[
+        frozenset[Word] | None, about("Permissions that routes need; null: those of all routes that name one.")
+    ] = None
+    pricing_model: Annotated[PricingModel, about("How invoices compute the price.")] = "flat"
+    tiers: Annotated[tuple[TierSpec, ...], about("Tiers of the models `tiered` and `volume`, rising.")] = ()
+    stripe_price_id: Annotated[Text | None, about("Price at Stripe; null: not sold there.")] = None
+    lemon_squeezy_variant_id: Annotated[Text | None, about("Variant at Lemon Squeezy; null: not sold there.")] = None
+    lemon_squeezy_product_id: Annotated[Text | None, about("Product of that variant.")] = None
+    is_active: Annotated[Flag, about("Whether new subscriptions can start.")] = True
+    sort_order: Annotated[NotNegative, Field(le=2**31 - 1), about("Place in lists of plans.")] = 0
 
     def __post_init__(self) -> None:
         if not self.tiers:

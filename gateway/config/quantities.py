@@ -9,7 +9,10 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Annotated, Any
 from urllib.parse import SplitResult, urlsplit
+
+from pydantic import BeforeValidator, Field
 
 IPNetwork = IPv4Network | IPv6Network
 
@@ -123,7 +126,7 @@ def network(written: object) -> IPNetwork:
 def http_origin(written: object) -> str:
     """`http://host[:port]` or `https://host[:port]`, nothing behind; given back in the one spelling upstreams use.
 
-    The rule is that of `parse_target` in `gateway/upstream/address.py`, which this room may not import.
+    The rule is that of `parse_target` in `gateway/upstream/address.py`, which this package may not import.
     """
     if not isinstance(written, str) or _BLANK.search(written):
         raise ValueError(_WANTED_URL)
@@ -271,3 +274,32 @@ def _http_url(written: object) -> SplitResult:
     if url.username is not None or url.password is not None:
         raise ValueError("must not hold a user or password; send them as a header")
     return url
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How the setting reference names a type; pydantic ignores it."""
+
+    label: str
+
+
+def about(description: str, *, key: str | None = None) -> Any:
+    """What the setting reference says of a field, and its key in the file where that is not its name."""
+    return Field(alias=key, description=description)
+
+
+# Strict, because a lenient `true` would pass for 1.
+Positive = Annotated[int, Field(strict=True, ge=1), Kind("whole number from 1")]
+NotNegative = Annotated[int, Field(strict=True, ge=0), Kind("whole number from 0")]
+Flag = Annotated[bool, Field(strict=True), Kind("`true` or `false`")]
+Size = Annotated[int, BeforeValidator(size_bytes), Kind("size, such as `20MiB`")]
+Duration = Annotated[float, BeforeValidator(duration_seconds), Kind("duration, such as `30s`")]
+Timeout = Annotated[float, BeforeValidator(positive_duration_seconds), Kind("duration above 0, such as `30s`")]
+Listen = Annotated[Address, BeforeValidator(listen_address), Kind("`host:port`")]
+Network = Annotated[IPNetwork, BeforeValidator(network), Kind("CIDR, such as `10.0.0.0/8`")]
+Amount = Annotated[Decimal, BeforeValidator(decimal_amount), Kind("amount from 0, such as `9.99`")]
+Currency = Annotated[str, BeforeValidator(currency_code), Kind("currency of ISO 4217")]
+Target = Annotated[str, BeforeValidator(http_origin), Kind("`http(s)://host:port`")]
+Url = Annotated[str, BeforeValidator(http_url), Kind("http(s) URL")]
+Text = Annotated[str, BeforeValidator(text), Kind("text")]
+Word = Annotated[str, BeforeValidator(word), Kind("1 to 64 letters, digits and `._-`")]

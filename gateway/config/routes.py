@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator
 
-from gateway.config.fields import Amount, Flag, NotNegative, Size, Word
+from gateway.config.quantities import Amount, Flag, Kind, NotNegative, Size, Word, about
 from policies.model import Route
 from policies.pricing.price import Price
 from policies.pricing.units import CountSource, PriceUnit
@@ -17,10 +17,20 @@ from policies.pricing.units import CountSource, PriceUnit
 # RFC 9110 section 9 and PATCH (RFC 5789). CONNECT and TRACE have no meaning at a gateway.
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
+# First segments that the account API serves; no route is asked for a path below one of them.
+RESERVED_PATHS = ("/auth", "/me", "/plans", "/subscriptions", "/webhooks", "/openapi.json", "/docs", "/problems")
+_RESERVED_SEGMENTS = frozenset(path.encode() for path in RESERVED_PATHS)
+
 # pchar of RFC 3986 without `%` (two spellings of one path) and `;` (parameters that some servers cut off).
 _PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()+,=:@-]*)+", re.ASCII)
 _POINTER = re.compile(r"(/([^~/]|~[01])*)*")
 _UNIT = re.compile(r"(?:(\d{1,9}|1M)\s+)?(call|item|token|minute|second|character|USD)s?", re.ASCII)
+
+
+def is_reserved(raw_path: bytes) -> bool:
+    """Whether the account API serves a path, as the client sent it; the proxy refuses another spelling of a segment."""
+    end = raw_path.find(b"/", 1)
+    return (raw_path if end < 0 else raw_path[:end]) in _RESERVED_SEGMENTS
 
 
 def _path(written: object) -> str:
@@ -80,7 +90,7 @@ def _pointer(written: object) -> str:
     return f"{source}:{pointer}"
 
 
-def _not_reserved(name: str) -> str:
+def _not_other(name: str) -> str:
     if name == "other":
         raise ValueError("must not be other, the metric label of routes that do not exist")
     return name
@@ -95,21 +105,30 @@ def _charge_on(written: object) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatchEntry:
-    path: Annotated[str, BeforeValidator(_path)]
-    methods: Annotated[frozenset[str], BeforeValidator(_methods)] = frozenset(METHODS)
+    path: Annotated[str, BeforeValidator(_path), Kind("path"), about("Exact path, or a prefix that ends in `/**`.")]
+    methods: Annotated[
+        frozenset[str], BeforeValidator(_methods), Kind("list of methods"), about("Methods of the route.")
+    ] = frozenset(METHODS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceEntry:
-    """`credits` for each `per`, counted at the first pointer of `count` that resolves."""
-
-    credits: Amount
-    per: Annotated[str, BeforeValidator(_unit)] = "1 call"
-    count: Annotated[tuple[str, ...], BeforeValidator(_count)] | None = None
-    default: NotNegative | None = None
-    minimum: NotNegative = 0
-    maximum: NotNegative | None = None
-    hold: NotNegative | None = None
+    credits: Annotated[Amount, about("Credits for each `per`; 0 is free.")]
+    per: Annotated[
+        str, BeforeValidator(_unit), Kind("unit, such as `call`, `item` or `1000 tokens`"), about("What is priced.")
+    ] = "1 call"
+    count: Annotated[
+        tuple[str, ...] | None,
+        BeforeValidator(lambda value: None if value is None else _count(value)),
+        Kind("`request:` or `response:` and a JSON Pointer, or a list of them"),
+        about("Where the units stand in a body; of a list, the first pointer that resolves counts."),
+    ] = None
+    default: Annotated[NotNegative | None, about("Units of a request without the member that `count` names.")] = None
+    minimum: Annotated[NotNegative, about("Least credits that a call costs.")] = 0
+    maximum: Annotated[NotNegative | None, about("Most credits that a call costs.")] = None
+    hold: Annotated[
+        NotNegative | None, about("Credits held while a call runs whose units are known at its end only.")
+    ] = None
 
     def __post_init__(self) -> None:
         unit, source = self.unit, self.source
@@ -149,20 +168,25 @@ _EXAMPLES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteEntry:
-    """`name` is the metric label and `usage_tracking.endpoint`. With `websocket`, a handshake may switch protocols."""
-
-    name: Annotated[Word, AfterValidator(_not_reserved)]
-    match: MatchEntry
-    upstream: str
-    price: PriceEntry
-    usage_type: Word = "api_call"
-    feature: Word | None = None
-    permission: Word | None = None
-    max_body_bytes: Size | None = None
-    charge_on: Annotated[frozenset[str], BeforeValidator(_charge_on)] = field(
-        default_factory=lambda: frozenset({"2xx", "3xx"})
+    name: Annotated[Word, AfterValidator(_not_other), about("Unique; `endpoint` of usage rows and label of metrics.")]
+    match: Annotated[MatchEntry, about("Requests of the route.")]
+    upstream: Annotated[str, Kind("key of `upstreams`"), about("Upstream that serves them.")]
+    price: Annotated[PriceEntry, about("What a call costs.")]
+    usage_type: Annotated[Word, about("`usage_type` of usage rows; `analysis` also writes the analysis history.")] = (
+        "api_call"
     )
-    websocket: Flag = False
+    feature: Annotated[Word | None, about("Feature that the plan of a caller needs.")] = None
+    permission: Annotated[Word | None, about("Permission that the plan and the key of a caller need.")] = None
+    max_body_bytes: Annotated[
+        Size | None, about("Longest request body; null: that of the plan, if it has a limit.")
+    ] = None
+    charge_on: Annotated[
+        frozenset[str],
+        BeforeValidator(_charge_on),
+        Kind("list of statuses and classes, such as `[2xx, 404]`"),
+        about("Statuses of responses that are charged."),
+    ] = field(default_factory=lambda: frozenset({"2xx", "3xx"}))
+    websocket: Annotated[Flag, about("Whether a handshake may switch protocols.")] = False
 
     def __post_init__(self) -> None:
         if not self.websocket:
@@ -174,7 +198,7 @@ class RouteEntry:
 
 
 def route_of(entry: RouteEntry) -> Route:
-    """The entry in the vocabulary of policies."""
+    """The route as policies know it."""
     return Route(
         name=entry.name,
         path=entry.match.path,

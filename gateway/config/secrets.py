@@ -21,7 +21,19 @@ from pathlib import Path
 ADMIN_TOKEN = "GATEWAY_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
 KEY_PEPPER = "GATEWAY_KEY_PEPPER"
 JWT_SECRET = "GATEWAY_JWT_SECRET"  # noqa: S105 - the name of a variable
+WEBHOOK_SECRET = "GATEWAY_WEBHOOK_SECRET"  # noqa: S105 - the name of a variable
 REQUIRED = (ADMIN_TOKEN, KEY_PEPPER, JWT_SECRET)
+
+VARIABLES: Mapping[str, str] = {
+    ADMIN_TOKEN: "Token of the admin API that has every scope.",
+    KEY_PEPPER: "Secret of key digests; several as `2:new,1:old`, of which new keys take the highest version.",
+    JWT_SECRET: "Secret of access tokens and e-mail links, at least 32 bytes.",
+    WEBHOOK_SECRET: "Secrets that sign outgoing webhooks, separated by commas.",
+    "STRIPE_SECRET_KEY": "API key of Stripe; enables it.",
+    "STRIPE_WEBHOOK_SECRET": "Secrets of Stripe's webhooks, separated by commas.",
+    "LEMON_SQUEEZY_API_KEY": "API key of Lemon Squeezy; enables it.",
+    "LEMON_SQUEEZY_WEBHOOK_SECRET": "Secrets of Lemon Squeezy's webhooks, separated by commas.",
+}
 
 _FILE = "secrets.json"
 # 256 bits, the output of the hash that each of them is used with (RFC 7518 section 3.2).

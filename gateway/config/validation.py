@@ -1,4 +1,4 @@
-"""Fills one frozen value from what was written, and says what is wrong in the words of gateway.yaml."""
+"""Validates parts of a document as frozen dataclasses, with problems in the words of gateway.yaml."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ Value = TypeVar("Value")
 
 
 class Reader:
-    """Reads the parts of one document; their problems end up in it."""
+    """Validates parts of one document and reports problems to it."""
 
     def __init__(self, document: Document) -> None:
         self.document = document
 
-    def read(self, shape: type[Value], path: KeyPath, written: object) -> Value | None:
-        """`written`, the value at `path`, as `shape`; None if the document now says why not."""
+    def read(self, shape: type[Value], path: KeyPath, value: object) -> Value | None:
+        """The value at `path` as `shape`; None where it reported a problem."""
         try:
             adapter = _adapter(shape)  # type: ignore[arg-type]  # mypy doubts that a class is hashable
-            value: Value = adapter.validate_python({"it": written})["it"]
+            validated: Value = adapter.validate_python({"it": value})["it"]
         except ValidationError as invalid:
             for error in invalid.errors(include_url=False):
                 self._report(shape, path, error)
             return None
-        return value
+        return validated
 
     def _report(self, shape: type, path: KeyPath, error: ErrorDetails) -> None:
         below = error["loc"][1:]
@@ -72,25 +72,25 @@ def _fields_of(shape: Any) -> dict[str, Any]:
 
 
 def _key_of(name: str, hint: Any) -> str:
-    given = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
-    return next((extra.alias for extra in given if isinstance(extra, FieldInfo) and extra.alias), name)
+    extras = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    return next((extra.alias for extra in extras if isinstance(extra, FieldInfo) and extra.alias), name)
 
 
 def _dataclass_in(hint: Any) -> Any:
     """The dataclass that a hint is, or is one of several choices of; None if there is none."""
-    if is_dataclass(hint):
+    if isinstance(hint, type) and is_dataclass(hint):
         return hint
     return next((found for part in get_args(hint) if (found := _dataclass_in(part))), None)
 
 
 def _message(error: ErrorDetails) -> str:
-    said = _SAID.get(error["type"])
-    if said is None:
+    render = _MESSAGES.get(error["type"])
+    if render is None:
         return error["msg"].removeprefix("Value error, ")
-    return said(error.get("ctx", {}), error["input"])
+    return render(error.get("ctx", {}), error["input"])
 
 
-_SAID: Mapping[str, Callable[[Mapping[str, Any], Any], str]] = {
+_MESSAGES: Mapping[str, Callable[[Mapping[str, Any], Any], str]] = {
     "missing": lambda _context, _got: "is required",
     "dataclass_type": lambda _context, _got: "must be a mapping of keys and values",
     "dict_type": lambda _context, _got: "must be a mapping of names and values",

@@ -58,7 +58,7 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
             max_stale_seconds=config.principals.max_stale_seconds,
         )
         grace = timedelta(seconds=config.billing.past_due_grace_seconds)
-        floating, access_log, traces = Float(config.redis.float_credits), AccessLog(), traces_of(config.tracing)
+        floating, access_log, traces = Float(config.redis.outage_credits), AccessLog(), traces_of(config.tracing)
         settler = Settler(meter, Spool(config.data_dir / "spool", owner), floating)
         tally = Tally(database, access_log, traces)
         handler = Handler(

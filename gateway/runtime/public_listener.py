@@ -11,7 +11,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from gateway.config import Config
-from gateway.config.reserved_paths import is_local
+from gateway.config.routes import is_reserved
 from gateway.meter.meter import Meter
 from gateway.proxy.handler import Handler
 from gateway.proxy.request import inbound
@@ -31,7 +31,7 @@ class Public:
         self._trusted_proxies = trusted_proxies
 
     def __call__(self, scope: Any, receive: Any, send: Any) -> Coroutine[Any, Any, None]:
-        if is_local(scope["raw_path"]):
+        if is_reserved(scope["raw_path"]):
             return self._answer(scope, receive, send)
         return self._proxy(scope, receive, send)
 

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import structlog
 
 from gateway.config import Config, ConfigError
-from gateway.config.inheritance import environment
+from gateway.config.child_environment import environment
 from gateway.runtime.sockets import bind, url_of
 from gateway.runtime.stores import Reached
 from gateway.runtime.supervisor import ChildSpec, Supervisor

@@ -33,7 +33,7 @@ from policies.model import Route
 # Far above any body of this API and any event of a payment provider.
 MAX_BODY_BYTES = 1024 * 1024
 
-# Each module's `router` holds full paths. All must begin with a segment that config/reserved_paths.py reserves.
+# Each module's `router` holds full paths. All must begin with a segment that config/routes.py reserves.
 _NOUNS: tuple[ModuleType, ...] = (
     endpoints,
     recovery,

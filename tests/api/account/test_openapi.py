@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from gateway.config.reserved_paths import is_local
+from gateway.config.routes import is_reserved
 from tests.api.account.conftest import Shop
 from tests.api.test_openapi import assert_names_of_schemas
 
@@ -24,7 +24,7 @@ async def test_the_document_lists_exactly_the_routes_there_are(shop: Shop) -> No
     published = {(path, method.upper()) for path, method, _ in await _operations(shop)}
     served = set(_served(_app(shop)))
     assert published == served
-    assert all(is_local(path.encode()) for path, _ in published)
+    assert all(is_reserved(path.encode()) for path, _ in published)
 
 
 async def test_every_operation_but_the_open_ones_says_which_token_it_takes(shop: Shop) -> None:
