@@ -25,12 +25,12 @@ import uvloop
 from benchmarks.listener_cost import GET, ROUNDS, client, cost_microseconds, serve
 from gateway.http.fields import NO_FIELDS
 from gateway.listener.server import configure
-from gateway.proxy.admission.principals import identity_block
-from gateway.proxy.forward.client_response import Reply
+from gateway.proxy.admission.caller import identity_block
+from gateway.proxy.forward.client_response import ClientResponse
 from gateway.proxy.forward.disconnects import client_of
-from gateway.proxy.forward.forwarding import Destination, fields_towards
-from gateway.proxy.forward.upstream_response import answer_of
-from gateway.proxy.request import inbound as reading
+from gateway.proxy.forward.forwarding import Destination, render_request_fields
+from gateway.proxy.forward.upstream_response import read_head
+from gateway.proxy.request.inbound import read_request
 from gateway.proxy.router import Router
 from gateway.request_ids import uuid7
 from gateway.runtime.roles import tune_garbage_collection
@@ -88,23 +88,23 @@ class Forwarder:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG002 - ASGI
         client = client_of(scope)
-        inbound = reading.read(scope, note=client.note)
-        reply = Reply(client, send, uuid7())
+        inbound = read_request(scope, slot=client.note)
+        client_response = ClientResponse(client, send, uuid7())
         self._router.match(inbound.method, inbound.raw_path)
-        block = fields_towards(self._destination, inbound, self._identity, reply.request_id)
+        block = render_request_fields(self._destination, inbound, self._identity, client_response.request_id)
         response = await self._destination.upstream.send(Request(inbound.method.encode(), inbound.target, block))
         try:
-            answer = answer_of(response.head)
+            upstream_response = read_head(response.head)
             chunk = response.take()
             if response.complete:
-                await reply.whole(response.status, answer.passed, chunk, NO_FIELDS)
+                await client_response.send_whole(response.status, upstream_response.fields, chunk, NO_FIELDS)
                 return
-            await reply.start(response.status, response.headers, NO_FIELDS)
+            await client_response.start(response.status, response.headers, NO_FIELDS)
             while not response.complete:
-                await reply.body(chunk)
+                await client_response.send_chunk(chunk)
                 await response.more()
                 chunk = response.take()
-            await reply.end(chunk)
+            await client_response.end(chunk)
         finally:
             response.close()
 

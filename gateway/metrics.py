@@ -49,7 +49,7 @@ CREDITS_RELEASED = Counter("gateway_credits_released", "Credits held and given b
 IN_FLIGHT = Gauge("gateway_requests_in_flight", "Admitted and not settled.", multiprocess_mode="livesum")
 ADMITTED = Counter("gateway_admitted", "Calls admitted: settled plus open holds.")
 SETTLED = Counter("gateway_settled", "Calls settled.")
-REPEATS = Counter("gateway_repeats", "Calls told again by their Idempotency-Key, and not made again.", ["endpoint"])
+REPLAYS = Counter("gateway_repeats", "Calls whose stored response was replayed for their Idempotency-Key.", ["endpoint"])
 PRINCIPAL_CACHE = Counter("gateway_principal_cache", "Look-ups of a key, by result.", ["result"])
 METER_CALL = Histogram("gateway_meter_call_seconds", "Round trips to Redis.", ["script"], buckets=CALL_SECONDS)
 HOLDS_OPEN = Gauge("gateway_holds_open", "Holds in Redis.", multiprocess_mode="mostrecent")
@@ -74,8 +74,8 @@ RECONCILE_DIFFERENCE = Gauge(
 )
 SPOOL_ENTRIES = Gauge("gateway_spool_entries", "Settlements that Redis has not taken yet.", multiprocess_mode="livesum")
 SPOOL_FAILURES = Counter("gateway_spool_failures", "Settlements that could not be spooled, and wait in memory alone.")
-FLOAT_CALLS = Counter("gateway_float_calls", "Calls served without Redis, within what `on_outage` allows.")
-FLOAT_UNSETTLED = Gauge(
+OUTAGE_CREDIT_CALLS = Counter("gateway_float_calls", "Calls served without Redis, within what `on_outage` allows.")
+OUTAGE_CREDIT_UNSETTLED = Gauge(
     "gateway_float_unsettled", "Such calls that Redis has not taken yet.", multiprocess_mode="livesum"
 )
 SETTLEMENTS_LOST = Counter("gateway_settlements_lost", "Settlements for which memory had no room either.")

@@ -11,22 +11,23 @@ import structlog
 from gateway.clock import monotonic_seconds
 from gateway.http.fields import NO_FIELDS, HeaderBlock
 from gateway.proxy.admission import idempotency
-from gateway.proxy.admission.controller import Gate, NotAdmitted, ask_of
-from gateway.proxy.admission.idempotency import Repeated, StoredAnswer
-from gateway.proxy.admission.principals import Caller, Principals
-from gateway.proxy.forward.client_response import Reply, Send, metering_block
-from gateway.proxy.forward.disconnects import Client, Departures, client_of
+from gateway.proxy.admission.admitted_call import build_admission_request
+from gateway.proxy.admission.caller import Caller
+from gateway.proxy.admission.controller import AdmissionController, NotAdmitted
+from gateway.proxy.admission.idempotency import IdempotentReplay, StoredResponse
+from gateway.proxy.admission.principal_cache import PrincipalCache
+from gateway.proxy.forward.client_response import ClientResponse, Send, metering_block
+from gateway.proxy.forward.disconnects import Client, Drains, client_of
 from gateway.proxy.forward.forwarding import Destination, Forwarding
 from gateway.proxy.metering.observers import observe_upload
 from gateway.proxy.request import body as bodies
-from gateway.proxy.request import inbound as reading
 from gateway.proxy.request import websocket
 from gateway.proxy.request.body import ClientGone, Receive
-from gateway.proxy.request.inbound import Inbound, Network
-from gateway.proxy.router import Match, Router
-from gateway.proxy.settle.call import Call
+from gateway.proxy.request.inbound import Inbound, Network, read_request
+from gateway.proxy.router import RouteMatch, Router
+from gateway.proxy.settle.active_call import ActiveCall
 from gateway.proxy.settle.settlement import Settler
-from gateway.proxy.telemetry.request_telemetry import Tally
+from gateway.proxy.telemetry.request_telemetry import RequestTelemetry
 from gateway.request_ids import uuid7
 from gateway.upstream.balancer import Upstream
 from policies.model import Outcome, Refused
@@ -42,71 +43,86 @@ class Handler:
         router: Router,
         destinations: Mapping[str, Destination],
         *,
-        principals: Principals,
-        gate: Gate,
+        principals: PrincipalCache,
+        admission: AdmissionController,
         settler: Settler,
-        tally: Tally,
+        telemetry: RequestTelemetry,
         trusted_proxies: Sequence[Network] = (),
     ) -> None:
         self._router = router
         self._destinations = destinations
         self._principals = principals
-        self._gate = gate
+        self._admission = admission
         self._settler = settler
-        self._tally = tally
+        self._telemetry = telemetry
         self._trusted_proxies = trusted_proxies
-        self._departures = Departures()
+        self._drains = Drains()
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         received_at = monotonic_seconds()
         client = client_of(scope)
-        inbound = reading.read(scope, self._trusted_proxies, client.note)
+        inbound = read_request(scope, self._trusted_proxies, client.note)
         request_id = uuid7()
-        reply = Reply(client, send, inbound.client_request_id or request_id)
+        response = ClientResponse(client, send, inbound.client_request_id or request_id)
         try:
-            await self._serve(inbound, reply, request_id, received_at=received_at, receive=receive, client=client)
+            await self._serve(inbound, response, request_id, received_at=received_at, receive=receive, client=client)
         except Exception as error:
-            _log.error("a request failed by a fault of the gateway", request_id=reply.request_id, exc_info=error)
-            await reply.fault()
+            _log.error("request_failed", request_id=response.request_id, exc_info=error)
+            await response.send_internal_error()
 
     async def _serve(
-        self, inbound: Inbound, reply: Reply, request_id: str, *, received_at: float, receive: Receive, client: Client
+        self,
+        inbound: Inbound,
+        response: ClientResponse,
+        request_id: str,
+        *,
+        received_at: float,
+        receive: Receive,
+        client: Client,
     ) -> None:
-        match: Match | None = None
+        match: RouteMatch | None = None
         caller: Caller | None = None
         try:
             match = self._router.match(inbound.method, inbound.raw_path)
             if match.route.websocket:
-                websocket.check(match.route, inbound)
+                websocket.check_handshake(match.route, inbound)
             destination = self._destinations[match.route.upstream]
-            repeats_by = idempotency.key_digest(inbound)
+            key_digest = idempotency.key_digest(inbound)
             key = inbound.api_key()
-            sent, check = inbound.remembered, self._gate.check
-            caller = self._principals.fresh(sent.digest) or await self._principals.get(key, sent)
-            clearance = self._gate.clear(inbound, match, caller) or await check(inbound, match, key, caller=caller)
-            plan = clearance.subscription.plan
+            cache, admission = inbound.cache, self._admission
+            caller = self._principals.find_fresh(cache.key_digest) or await self._principals.get(key, cache)
+            authorization = admission.authorize_cached(inbound, match, caller)
+            if authorization is None:
+                authorization = await admission.authorize(inbound, match, key, caller=caller)
             body = None
-            if bodies.is_needed(match.route, is_compared=repeats_by is not None):
-                body = await bodies.read(client.take_body(), receive, match.route, plan=plan)
-            ask = ask_of(request_id, inbound, match, key=key, body=body, repeats_by=repeats_by)
-            ticket = await self._gate.admit(ask, clearance)
+            if bodies.is_needed(match.route, is_compared=key_digest is not None):
+                plan = authorization.subscription.plan
+                body = await bodies.read_whole(client.take_body(), receive, match.route, plan=plan)
+            admission_request = build_admission_request(
+                request_id, inbound, match, key=key, body=body, key_digest=key_digest
+            )
+            admitted_call = await admission.admit(admission_request, authorization)
         except Refused as refused:
-            await self._refuse(refused, reply, inbound, match=match, caller=caller, received_at=received_at)
+            await self._refuse(refused, response, inbound, match=match, caller=caller, received_at=received_at)
             return
-        except Repeated as repeated:
-            await _tell_again(repeated, reply)
-            self._tally.repeated(repeated, reply, inbound=inbound, seconds=monotonic_seconds() - received_at)
+        except IdempotentReplay as replay:
+            await self._replay(replay, response, inbound, received_at=received_at)
             return
         except ClientGone:
             return
-        call = Call(ticket, self._settler, received_at=received_at, files=observe_upload(match.route, inbound))
-        self._tally.admitted()
+        call = ActiveCall(
+            admitted_call,
+            self._settler,
+            received_at=received_at,
+            file_observer=observe_upload(match.route, inbound),
+        )
+        self._telemetry.record_admitted()
         try:
-            await Forwarding(call, reply, client, self._departures).run(destination, receive, body)
+            await Forwarding(call, response, client, self._drains).run(destination, receive, body)
         finally:
             if not call.is_settled:
                 await call.settle(Outcome.ABANDONED, None, error_code="internal_error")
-            self._tally.settled(call, reply)
+            self._telemetry.record_settled(call, response)
 
     def swap(self, router: Router, destinations: Mapping[str, Destination]) -> Mapping[str, Destination]:
         """Serves by a new configuration from the next request on; gives the destinations that served until now."""
@@ -115,7 +131,7 @@ class Handler:
 
     @property
     def upstreams(self) -> list[Upstream]:
-        """Those that serve now."""
+        """The upstreams of the present configuration."""
         return [each.upstream for each in self._destinations.values()]
 
     async def close(self) -> None:
@@ -125,25 +141,28 @@ class Handler:
     async def _refuse(
         self,
         refused: Refused,
-        reply: Reply,
+        response: ClientResponse,
         inbound: Inbound,
         *,
-        match: Match | None,
+        match: RouteMatch | None,
         caller: Caller | None,
         received_at: float,
     ) -> None:
-        ours = NO_FIELDS
+        metering = NO_FIELDS
         if isinstance(refused, NotAdmitted):
-            ours = metering_block(refused.caller, refused.admission, remaining=refused.admission.balance, charged=0)
-        await reply.problem(refused, ours)
+            metering = metering_block(refused.caller, refused.admission, remaining=refused.admission.balance, charged=0)
+        await response.send_problem(refused, metering)
         route = match.route if match is not None else None
         seconds = monotonic_seconds() - received_at
-        self._tally.refused(refused, reply, inbound=inbound, seconds=seconds, route=route, caller=caller)
+        self._telemetry.record_refused(refused, response, inbound=inbound, seconds=seconds, route=route, caller=caller)
 
-
-async def _tell_again(repeated: Repeated, reply: Reply) -> None:
-    """The answer of the first call, with what is left by now; this one is charged nothing."""
-    answer, admission = StoredAnswer.unpacked(repeated.admission.stored_response), repeated.admission
-    ours = metering_block(repeated.caller, admission, remaining=admission.balance, charged=0)
-    ours = HeaderBlock(ours + b"idempotency-replayed: true\r\n")
-    await reply.whole(answer.status, answer.fields, answer.body, ours)
+    async def _replay(
+        self, replay: IdempotentReplay, response: ClientResponse, inbound: Inbound, *, received_at: float
+    ) -> None:
+        """Sends the response of the first call, with the balance of now; the replay is charged nothing."""
+        stored, admission = StoredResponse.unpacked(replay.admission.stored_response), replay.admission
+        metering = metering_block(replay.caller, admission, remaining=admission.balance, charged=0)
+        fields = HeaderBlock(metering + b"idempotency-replayed: true\r\n")
+        await response.send_whole(stored.status, stored.fields, stored.body, fields)
+        seconds = monotonic_seconds() - received_at
+        self._telemetry.record_replayed(replay, response, inbound=inbound, seconds=seconds)

@@ -1,7 +1,7 @@
-"""Which route a request target belongs to, by one canonical path for policy, price, metric and upstream alike.
+"""Finds the route of a request by one canonical path, which policy, price, metric and upstream all use.
 
-A path that can be read in two ways is refused, never normalised: what was checked is what is forwarded
-(CVE-2019-9901, CVE-2021-43557). An exact route wins over a prefix, a longer prefix over a shorter one.
+A path that can be read in two ways is refused, never normalised: the path that was checked is the path that is
+forwarded (CVE-2019-9901, CVE-2021-43557). An exact route wins over a prefix, a longer prefix over a shorter one.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ _AMBIGUOUS_OCTETS = frozenset(_UNRESERVED + b"/\\;%") | frozenset(range(0x20)) |
 _Methods = Mapping[str, Route]
 
 
-class Match(NamedTuple):
+class RouteMatch(NamedTuple):
     """A route, the canonical path it was found by, and the columns that records of it share.
 
-    `held` is what a call holds; None where its body decides.
+    `hold` is what a call holds; None where its body decides.
     """
 
     route: Route
     path: str
-    record_part: str
-    held: int | None
+    record_columns: str
+    hold: int | None
 
     @classmethod
-    def of(cls, route: Route, method: str, path: str) -> Match:
+    def of(cls, route: Route, method: str, path: str) -> RouteMatch:
         name, usage_type = records.text(route.name), records.text(route.usage_type)
-        held = None if route.price.is_counted_in_request else prices.hold(route.price, None)
-        return cls(route, path, records.part(name, method, records.text(path), usage_type), held)
+        hold = None if route.price.is_counted_in_request else prices.hold(route.price, None)
+        return cls(route, path, records.part(name, method, records.text(path), usage_type), hold)
 
 
 class Router:
-    """The route table, compiled once into dictionaries of exact paths and prefixes: 5,000 routes cost what one does."""
+    """The route table as dictionaries of exact paths and prefixes: 5,000 routes cost what one does."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
-        self._exact: dict[bytes, dict[str, Match]] = {}
+        self._exact: dict[bytes, dict[str, RouteMatch]] = {}
         self._prefixes: dict[bytes, dict[str, Route]] = {}
         for route in routes:
             self._add(route)
 
-    def match(self, method: str, raw_path: bytes) -> Match:
+    def match(self, method: str, raw_path: bytes) -> RouteMatch:
         """The route for a method and a raw path; raises Refused for an ambiguous path, no route or another method."""
         exact = self._exact.get(raw_path)
         if exact is not None:
@@ -58,7 +58,7 @@ class Router:
         methods = self._longest_prefix(raw_path)
         if methods is None:
             raise Refused(Refusal.ROUTE_NOT_FOUND, "There is nothing here.")
-        return Match.of(methods.get(method) or _refuse_method(method, methods), method, raw_path.decode())
+        return RouteMatch.of(methods.get(method) or _refuse_method(method, methods), method, raw_path.decode())
 
     def _add(self, route: Route) -> None:
         path = route.path.encode()
@@ -66,7 +66,7 @@ class Router:
             methods = self._prefixes.setdefault(path.removesuffix(b"**"), {})
             methods.update(dict.fromkeys(route.methods, route))
         else:
-            matches = {method: Match.of(route, method, route.path) for method in route.methods}
+            matches = {method: RouteMatch.of(route, method, route.path) for method in route.methods}
             self._exact.setdefault(path, {}).update(matches)
 
     def _longest_prefix(self, path: bytes) -> _Methods | None:

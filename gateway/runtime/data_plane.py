@@ -1,4 +1,4 @@
-"""Puts the proxy together."""
+"""Builds the data plane: the proxy with its stores and background workers."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from gateway.config.model import Tracing
 from gateway.meter.holds import Holds
 from gateway.meter.meter import Meter
 from gateway.metrics import MetricsFlusher
-from gateway.proxy.admission.account_loader import Warming
-from gateway.proxy.admission.controller import Gate
-from gateway.proxy.admission.epoch_register import LedgerRegister
-from gateway.proxy.admission.outage_credit import Float
-from gateway.proxy.admission.principals import Principals
+from gateway.proxy.admission.account_loader import AccountLoader, PostgresEpochRegister
+from gateway.proxy.admission.controller import AdmissionController
+from gateway.proxy.admission.outage_credit import OutageCredit
+from gateway.proxy.admission.principal_cache import PrincipalCache
 from gateway.proxy.handler import Handler
 from gateway.proxy.router import Router
 from gateway.proxy.settle.settlement import Settler
 from gateway.proxy.settle.spool import Spool
 from gateway.proxy.telemetry.access_log import AccessLog
-from gateway.proxy.telemetry.request_telemetry import Tally
+from gateway.proxy.telemetry.request_telemetry import RequestTelemetry
 from gateway.runtime.store_connections import open_stores
 from gateway.runtime.upstreams import destinations
 from gateway.workers.runner import Runner
@@ -35,20 +34,20 @@ from gateway.workers.usage.epoch_watch import EpochWatch
 from gateway.workers.usage.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
-    from gateway.proxy.telemetry.tracing import Traces
+    from gateway.proxy.telemetry.tracing import OpenTelemetryRecorder
 
-# A principal is read anew this often although its version says nothing changed, so that a lost announcement heals.
+# A principal is refreshed this often although its version says that nothing changed, so that a lost announcement heals.
 PRINCIPAL_MAX_AGE_SECONDS = 60.0
 _log = structlog.get_logger()
 
 
 @asynccontextmanager
 async def data_plane(config: Config) -> AsyncIterator[Handler]:
-    """The proxy. Leaves when every admitted call has been settled, or Redis does not take the last ones."""
+    """The proxy. On exit every admitted call is settled, or spooled where Redis does not take its settlement."""
     async with open_stores(config, timeout_seconds=config.redis.timeout_seconds) as (database, link):
         owner = f"proxy-{token_hex(6)}"
-        meter = Meter(link, partitions=config.redis.partitions, owner=owner, register=LedgerRegister(database))
-        principals = Principals(
+        meter = Meter(link, partitions=config.redis.partitions, owner=owner, register=PostgresEpochRegister(database))
+        principals = PrincipalCache(
             database,
             meter,
             prefix=config.keys.prefix,
@@ -58,44 +57,45 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
             max_stale_seconds=config.principals.max_stale_seconds,
         )
         grace = timedelta(seconds=config.billing.past_due_grace_seconds)
-        floating, access_log, traces = Float(config.redis.outage_credits), AccessLog(), traces_of(config.tracing)
-        settler = Settler(meter, Spool(config.data_dir / "spool", owner), floating)
-        tally = Tally(database, access_log, traces)
+        outage_credit, access_log = OutageCredit(config.redis.outage_credits), AccessLog()
+        span_recorder = build_span_recorder(config.tracing)
+        settler = Settler(meter, Spool(config.data_dir / "spool", owner), outage_credit)
+        telemetry = RequestTelemetry(database, access_log, span_recorder)
         handler = Handler(
             Router(config.routes),
             destinations(config),
             principals=principals,
-            gate=Gate(
+            admission=AdmissionController(
                 principals,
                 meter,
-                Warming(link, meter, database),
-                owe=settler.owe,
+                AccountLoader(link, meter, database),
+                enqueue_settlement=settler.enqueue,
                 grace=grace,
-                floating=floating,
+                outage_credit=outage_credit,
             ),
             settler=settler,
-            tally=tally,
+            telemetry=telemetry,
             trusted_proxies=config.server.trusted_proxies,
         )
         heartbeat = Heartbeat(Holds(link, config.redis.partitions), owner)
         await heartbeat.run_once()
         async with settler:
             watches = (EpochWatch(meter), UpstreamWatch(lambda: handler.upstreams))
-            async with Runner(heartbeat, *watches, settler, tally, MetricsFlusher()):
+            async with Runner(heartbeat, *watches, settler, telemetry, MetricsFlusher()):
                 yield handler
             await handler.close()
         access_log.close()
-        if traces is not None:
-            await asyncio.to_thread(traces.close)
+        if span_recorder is not None:
+            await asyncio.to_thread(span_recorder.close)
 
 
-def traces_of(tracing: Tracing | None) -> Traces | None:
-    """None where they are not configured; the library is an extra."""
+def build_span_recorder(tracing: Tracing | None) -> OpenTelemetryRecorder | None:
+    """None without a configuration of it; its library is an extra, imported only where it is used."""
     if tracing is None:
         return None
-    from gateway.proxy.telemetry.tracing import Traces
+    from gateway.proxy.telemetry.tracing import OpenTelemetryRecorder
 
-    return Traces(tracing.endpoint, sample_ratio=float(tracing.sample_ratio), service_name=tracing.service_name)
+    return OpenTelemetryRecorder(tracing.endpoint, sample_ratio=float(tracing.sample_ratio), service_name=tracing.service_name)
 
 
 def reload(handler: Handler, read_again: Callable[[], Config]) -> None:

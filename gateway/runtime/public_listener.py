@@ -14,8 +14,7 @@ from gateway.config import Config
 from gateway.config.routes import is_reserved
 from gateway.meter.meter import Meter
 from gateway.proxy.handler import Handler
-from gateway.proxy.request import inbound
-from gateway.proxy.request.inbound import Network
+from gateway.proxy.request.inbound import Network, read_request
 from gateway.runtime.payments import providers_of, till_of
 from gateway.runtime.store_connections import BACKGROUND_TIMEOUT_SECONDS, open_stores
 from gateway.workers.outbox import OutboxPublisher
@@ -37,7 +36,7 @@ class Public:
 
     async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
         # Who is slowed down for guessing is the client, not the proxy before us.
-        client_ip = inbound.read(scope, self._trusted_proxies).client_ip
+        client_ip = read_request(scope, self._trusted_proxies).client_ip
         await self._account({**scope, "client": (client_ip, 0)}, receive, send)
 
 

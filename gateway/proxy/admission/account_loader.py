@@ -1,4 +1,7 @@
-"""Loads cold accounts, and what their keys have spent, from PostgreSQL and the journal that is ahead of it."""
+"""What the meter needs of PostgreSQL: the state of accounts, what their keys have spent, and the number of epochs.
+
+An account is loaded with the charges of the journal, which is ahead of PostgreSQL.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,14 @@ import time
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
-from gateway.ledger.db.session import Database
-from gateway.ledger.usage import account_load
+from gateway.ledger.db.session import Database, DatabaseUnavailable
+from gateway.ledger.usage import account_load, epochs
 from gateway.ledger.usage import key_budgets as booked_budgets
 from gateway.ledger.usage.account_load import STEP_MS, StoredAccount
 from gateway.meter import key_budgets
 from gateway.meter.client.client import RedisClient
 from gateway.meter.client.errors import NotSent
+from gateway.meter.epochs import EpochStart
 from gateway.meter.journal_charges import AccountCharges, JournalCharge, read_account_charges
 from gateway.meter.keys import AccountKeys
 from gateway.meter.meter import CLOCK_SKEW_MS, Meter
@@ -21,14 +25,14 @@ from gateway.meter.replies import LoadResult
 from policies.access.key_budgets import Cap
 from policies.usage.account_load import JournaledCharge, later, unwritten
 
-# Each one reads again what has changed since the one before; more in a row are an outage.
+# Each attempt reads again what has changed since the one before; more in a row are an outage.
 ATTEMPTS = 5
 
 Attempt = Callable[[], Awaitable[LoadResult | None]]
 
 
-class Warming:
-    """One load at a time for each account, and one count for each budget, whoever waits for it."""
+class AccountLoader:
+    """One load at a time for each account, and one count for each key budget, however many calls wait for it."""
 
     def __init__(self, redis_client: RedisClient, meter: Meter, database: Database) -> None:
         self._redis = redis_client
@@ -36,86 +40,102 @@ class Warming:
         self._database = database
         self._loads: dict[UUID | Cap, asyncio.Task[None]] = {}
 
-    async def warm(self, keys: AccountKeys) -> None:
-        """Returns when the account is hot, or its epoch has ended, or it is gone: whoever asks again sees which.
+    async def load(self, keys: AccountKeys) -> None:
+        """Returns when the account is loaded, or its epoch has ended, or it is gone: the next admission shows which.
 
-        Raises DatabaseUnavailable, MeterUnavailable; NotSent while gateways hand in what they know.
+        Raises DatabaseUnavailable, MeterUnavailable; NotSent while gateways replay their calls into a new epoch.
         """
-        await self._once(keys.account_id, lambda: self._load(keys))
+        await self._run_once_for(keys.account_id, lambda: self._load(keys))
 
-    async def count(self, keys: AccountKeys, cap: Cap) -> None:
-        """Returns when what counts against the cap is counted, or the account is cold. Raises as `warm` does."""
-        await self._once(cap, lambda: self._count(keys, cap))
+    async def count_budget(self, keys: AccountKeys, cap: Cap) -> None:
+        """Returns when the spending of a key budget is counted, or the account is not loaded. Raises as `load` does."""
+        await self._run_once_for(cap, lambda: self._count(keys, cap))
 
-    async def _once(self, what: UUID | Cap, attempt: Attempt) -> None:
-        load = self._loads.get(what)
+    async def _run_once_for(self, subject: UUID | Cap, attempt: Attempt) -> None:
+        load = self._loads.get(subject)
         if load is None:
-            load = asyncio.get_running_loop().create_task(_patiently(attempt))
-            self._loads[what] = load
-            load.add_done_callback(lambda done: self._done(what, done))
+            load = asyncio.get_running_loop().create_task(_retry(attempt))
+            self._loads[subject] = load
+            load.add_done_callback(lambda done: self._end(subject, done))
         await asyncio.shield(load)
 
     async def _load(self, keys: AccountKeys) -> LoadResult | None:
         ahead = await read_account_charges(self._redis, keys)
         async with self._database.read() as connection:
-            known = await account_load.read(
+            stored = await account_load.read(
                 connection,
                 keys.account_id,
                 partition=keys.partition,
-                requests=_corrected(ahead),
+                requests=_corrections(ahead),
                 now_ms=time.time_ns() // 1_000_000,
                 skew_ms=CLOCK_SKEW_MS,
             )
-        return None if known is None else await self._make_hot(keys, known, ahead)
+        return None if stored is None else await self._load_into_redis(keys, stored, ahead)
 
-    async def _make_hot(self, keys: AccountKeys, known: StoredAccount, ahead: AccountCharges) -> LoadResult:
-        more = unwritten(_entries(ahead), written_upto=known.last_id, rows=known.written)
+    async def _load_into_redis(self, keys: AccountKeys, stored: StoredAccount, ahead: AccountCharges) -> LoadResult:
+        more = unwritten(_entries(ahead), written_upto=stored.last_id, rows=stored.written)
         return await self._meter.load(
             keys,
-            account_version=known.account_version,
-            credit_seq=known.credit_seq,
-            balance=known.current_credits - more.credits,
-            catalogue_version=known.catalogue_version,
-            counted_upto=later(ahead.upto, known.last_id),
-            calls=_with(known.calls, more.moments),
+            account_version=stored.account_version,
+            credit_seq=stored.credit_seq,
+            balance=stored.current_credits - more.credits,
+            catalogue_version=stored.catalogue_version,
+            counted_upto=later(ahead.upto, stored.last_id),
+            calls=_add_calls(stored.calls, more.moments),
         )
 
     async def _count(self, keys: AccountKeys, cap: Cap) -> LoadResult:
         ahead = await read_account_charges(self._redis, keys)
         async with self._database.read() as connection:
-            known = await booked_budgets.read(
-                connection, keys.account_id, cap, partition=keys.partition, requests=_corrected(ahead)
+            stored = await booked_budgets.read(
+                connection, keys.account_id, cap, partition=keys.partition, requests=_corrections(ahead)
             )
-        spenders = {str(key_id) for key_id in known.key_ids}
-        entries = _entries(ahead, lambda charge: charge.key_id in spenders and charge.created_at >= cap.since)
-        more = unwritten(entries, written_upto=known.last_id, rows=known.written)
+        key_ids = {str(key_id) for key_id in stored.key_ids}
+        entries = _entries(ahead, lambda charge: charge.key_id in key_ids and charge.created_at >= cap.since)
+        more = unwritten(entries, written_upto=stored.last_id, rows=stored.written)
         return await key_budgets.count(
             self._redis,
             keys,
             cap,
-            spent=known.credits + more.credits,
-            counted_upto=later(ahead.upto, known.last_id),
-            key_ids=known.key_ids,
+            spent=stored.credits + more.credits,
+            counted_upto=later(ahead.upto, stored.last_id),
+            key_ids=stored.key_ids,
         )
 
-    def _done(self, what: UUID | Cap, done: asyncio.Task[None]) -> None:
-        self._loads.pop(what, None)
-        if not done.cancelled():
-            done.exception()  # whoever waits sees it
+    def _end(self, subject: UUID | Cap, load: asyncio.Task[None]) -> None:
+        self._loads.pop(subject, None)
+        if not load.cancelled():
+            load.exception()  # the waiting calls see it; asking keeps the loop from reporting it
 
 
-async def _patiently(attempt: Attempt) -> None:
+class PostgresEpochRegister:
+    """Counts the meter's epochs in PostgreSQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def begin(self, partition: int) -> EpochStart:
+        """Raises NotSent while PostgreSQL is away: no account could be loaded then."""
+        try:
+            async with self._database.transaction() as connection:
+                started = await epochs.begin(connection, partition)
+        except DatabaseUnavailable as error:
+            raise NotSent("Redis is in a new epoch, and PostgreSQL is out of reach") from error
+        return EpochStart(started.epoch, started.catalogue_version, started.last_id)
+
+
+async def _retry(attempt: Attempt) -> None:
     for _ in range(ATTEMPTS):
         loaded = await attempt()
         if loaded is LoadResult.EPOCH_NOT_OPEN:
-            raise NotSent("Redis has begun anew, and gateways hand in what they know")
+            raise NotSent("Redis is in a new epoch, and gateways replay their calls into it")
         if loaded is not LoadResult.STALE_SNAPSHOT:
             return
     raise NotSent("the account changes faster than it can be loaded")
 
 
-def _corrected(ahead: AccountCharges) -> list[tuple[UUID, int]]:
-    """The calls that the journal corrects, of which it must be known what PostgreSQL has."""
+def _corrections(ahead: AccountCharges) -> list[tuple[UUID, int]]:
+    """The calls that the journal corrects; what PostgreSQL has of them must be known."""
     return [(charge.request_id, charge.created_at) for _, charge in ahead.charges if charge.corrects]
 
 
@@ -127,8 +147,8 @@ def _entries(ahead: AccountCharges, counts: Callable[[JournalCharge], bool] = la
     ]
 
 
-def _with(calls: tuple[str, str, str], moments: tuple[int, ...]) -> tuple[str, ...]:
-    """The same calls by window and bucket, with those that came at these microseconds."""
+def _add_calls(calls: tuple[str, str, str], moments: tuple[int, ...]) -> tuple[str, ...]:
+    """The calls by window and bucket, with those added that came at these microseconds."""
     late = [moment // 1000 + CLOCK_SKEW_MS for moment in moments]
     return tuple(
         " ".join([counted, *(f"{moment // step_ms} 1" for moment in late)])

@@ -1,33 +1,33 @@
-"""Whether a call may pass: who asks, what the policies say of it, and one question to the meter."""
+"""Whether a call may pass: the policies decide by what is cached of its caller, then Redis decides by one script."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import NamedTuple
 
 from gateway.clock import now
 from gateway.ledger.db.session import DatabaseUnavailable
 from gateway.meter.admissions import Admission
 from gateway.meter.client.errors import MeterUnavailable, NotSent
-from gateway.meter.idempotency import ClaimOutcome, IdempotencyClaim
+from gateway.meter.idempotency import ClaimOutcome
 from gateway.meter.meter import Meter
 from gateway.meter.replies import Verdict
 from gateway.proxy.admission import idempotency
-from gateway.proxy.admission.account_loader import Warming
-from gateway.proxy.admission.idempotency import Repeated
-from gateway.proxy.admission.outage_credit import Float
-from gateway.proxy.admission.principals import Caller, Principals
-from gateway.proxy.admission.refusal_cache import Floods
-from gateway.proxy.request.body import WholeBody
+from gateway.proxy.admission.account_loader import AccountLoader
+from gateway.proxy.admission.admitted_call import AdmissionRequest, AdmittedCall, Authorization, render_record_prefix
+from gateway.proxy.admission.caller import Caller
+from gateway.proxy.admission.idempotency import IdempotentReplay
+from gateway.proxy.admission.outage_credit import OutageCredit
+from gateway.proxy.admission.principal_cache import PrincipalCache
+from gateway.proxy.admission.refusal_cache import RefusalCache
 from gateway.proxy.request.inbound import Inbound
-from gateway.proxy.router import Match
+from gateway.proxy.router import RouteMatch
 from gateway.proxy.settle.settlement import Settlement
-from policies.access import admission, key_budgets
+from policies.access import key_budgets
+from policies.access.admission import check_caller, insufficient_credits, rate_limited, too_many_in_flight
 from policies.access.key_budgets import Cap
-from policies.model import Outcome, Plan, Refusal, Refused, Subscription
+from policies.model import Outcome, Plan, Refusal, Refused
 from policies.pricing import prices
 from policies.usage import records
 
@@ -36,7 +36,7 @@ ATTEMPTS = 6
 
 
 class NotAdmitted(Refused):
-    """The meter said no. Carries its answer, so that the client is told what is left."""
+    """Redis refused the call. Carries its reply, so that the client learns what is left."""
 
     def __init__(self, caller: Caller, admission: Admission, refused: Refused) -> None:
         super().__init__(refused.code, refused.detail, **refused.extras)
@@ -45,176 +45,125 @@ class NotAdmitted(Refused):
 
 
 class Indeterminate(Refused):
-    """Redis went away while asking: the call may have been admitted, so its hold must be given back."""
+    """Redis went away during the admission: it may have admitted the call, so the hold must be released."""
 
     def __init__(self) -> None:
-        refused = _unmetered()
+        refused = _metering_unavailable()
         super().__init__(refused.code, refused.detail, **refused.extras)
 
 
-class Clearance(NamedTuple):
-    """A caller that the policies let through, and the subscription that pays."""
-
-    caller: Caller
-    subscription: Subscription
-
-
-class Ask(NamedTuple):
-    """What is asked of the gate: a request, its route, and what its body was found to hold.
-
-    `said` are the columns of its record that come from what it says of itself, and of where it came from.
-    """
-
-    request_id: str
-    inbound: Inbound
-    match: Match
-    key: bytes
-    said: str
-    items: int | None = None
-    claim: IdempotencyClaim | None = None
-
-
-def ask_of(
-    request_id: str, inbound: Inbound, match: Match, *, key: bytes, body: WholeBody | None, repeats_by: str | None
-) -> Ask:
-    """What a request says of itself comes from its fields, else from a body that was read anyway.
-
-    `repeats_by` is the digest of its Idempotency-Key; its body was read then.
-    """
-    if body is None:
-        remembered = inbound.remembered
-        if remembered.said is None:
-            remembered.said = _said(inbound, None)
-        return Ask(request_id, inbound, match, key, remembered.said)
-    claim = None if repeats_by is None else idempotency.claim_of(repeats_by, inbound, body)
-    return Ask(request_id, inbound, match, key, _said(inbound, body), items=body.items, claim=claim)
-
-
-def _said(inbound: Inbound, body: WholeBody | None) -> str:
-    def fact(field: bytes, member: str) -> str:
-        value = inbound.text(field)
-        return records.text(body.text(member) if value is None and body is not None else value)
-
-    return records.part(
-        fact(b"x-language-code", "language_code"),
-        fact(b"x-category", "category"),
-        fact(b"x-batch-id", "batch_id"),
-        inbound.client_ip or None,
-        inbound.client_request_id,
-    )
-
-
-class Ticket(NamedTuple):
-    """An admitted call: whose it is and what is held for it."""
-
-    ask: Ask
-    caller: Caller
-    subscription: Subscription
-    held: int
-    admission: Admission
-    head: str
-
-
-class Gate:
+class AdmissionController:
     def __init__(
         self,
-        principals: Principals,
+        principals: PrincipalCache,
         meter: Meter,
-        warming: Warming,
+        account_loader: AccountLoader,
         *,
-        owe: Callable[[Settlement], None],
+        enqueue_settlement: Callable[[Settlement], None],
         grace: timedelta,
-        floating: Float | None = None,
+        outage_credit: OutageCredit | None = None,
     ) -> None:
-        """`owe` settles later what may have been admitted unseen."""
+        """`enqueue_settlement` settles later what may have been admitted unseen."""
         self._principals = principals
         self._meter = meter
-        self._warming = warming
-        self._owe = owe
+        self._account_loader = account_loader
+        self._enqueue_settlement = enqueue_settlement
         self._grace = grace
-        self._float = floating or Float(None)
-        self._floods = Floods()
+        self._outage_credit = outage_credit or OutageCredit(None)
+        self._refusal_cache = RefusalCache()
 
-    def clear(self, inbound: Inbound, match: Match, caller: Caller) -> Clearance | None:
-        """Lets a caller through to a route; None where it would be refused by knowledge that may be old."""
+    def authorize_cached(self, inbound: Inbound, match: RouteMatch, caller: Caller) -> Authorization | None:
+        """Authorizes a caller for a route by what is cached; None where that would refuse it, for it may be old."""
         try:
-            return self._check(inbound, match, caller)
+            return self._authorize(inbound, match, caller)
         except Refused:
             return None
 
-    async def check(self, inbound: Inbound, match: Match, key: bytes, *, caller: Caller) -> Clearance:
-        """The same; raises Refused by the knowledge of this moment."""
-        return self._check(inbound, match, await self._confirm(key, caller))
+    async def authorize(self, inbound: Inbound, match: RouteMatch, key: bytes, *, caller: Caller) -> Authorization:
+        """Authorizes a caller for a route by what is known at this moment; raises Refused."""
+        return self._authorize(inbound, match, await self._confirm(key, caller))
 
-    async def admit(self, ask: Ask, clearance: Clearance) -> Ticket:
-        """Holds the price of the call, or raises Refused or Repeated: then nothing was counted and nothing charged."""
+    async def admit(self, request: AdmissionRequest, authorization: Authorization) -> AdmittedCall:
+        """Holds the price of the call. Raises Refused or IdempotentReplay: then nothing is counted and nothing charged."""
         try:
-            return await self._admit(ask, clearance)
+            return await self._admit(request, authorization)
         except Refused as refused:
-            ticket = self._float_on(ask, clearance) if refused.code is Refusal.METERING_UNAVAILABLE else None
-            if ticket is not None:
-                return ticket
+            if refused.code is Refusal.METERING_UNAVAILABLE:
+                admitted_call = self._admit_on_outage_credit(request, authorization)
+                if admitted_call is not None:
+                    return admitted_call
             if isinstance(refused, Indeterminate):
-                self._owe(_given_back(ask, clearance.caller, refused.code))
+                self._enqueue_settlement(_release(request, authorization.caller, refused.code))
             raise
         except asyncio.CancelledError:
-            self._owe(_given_back(ask, clearance.caller, None))
+            self._enqueue_settlement(_release(request, authorization.caller, None))
             raise
 
-    async def _admit(self, ask: Ask, clearance: Clearance) -> Ticket:
+    async def _admit(self, request: AdmissionRequest, authorization: Authorization) -> AdmittedCall:
         for _ in range(ATTEMPTS):
-            if ask.items is not None:
-                clearance = await self._check_batch(ask, ask.items, clearance)
-            caller, subscription = clearance
-            held = _held(ask)
-            required = prices.required(ask.match.route.price, held)
-            if ask.claim is None and (said := self._floods.standing(caller)) is not None:
-                raise NotAdmitted(caller, *said)
-            head = _head(ask, caller)
-            answer = await self._ask_meter(ask, caller, held=held, required=required, head=head)
-            if answer.verdict is Verdict.ADMITTED:
-                self._floods.ended(caller)
-                self._float.saw(caller.principal.account.id, subscription.plan, answer)
-                return Ticket(ask, caller, subscription, held, answer, head)
-            if answer.verdict is Verdict.STALE:
-                clearance = self._check(ask.inbound, ask.match, await self._principals.reload(ask.key))
-            elif answer.verdict in (Verdict.NOT_LOADED, Verdict.BUDGET_NOT_LOADED):
-                await self._warm(caller, answer.verdict)
-            elif answer.verdict is Verdict.WRONG_EPOCH:
-                continue  # the next attempt enters the new epoch
-            elif answer.verdict is Verdict.EPOCH_NOT_OPEN:
-                raise _unmetered()
-            elif answer.verdict is Verdict.IDEMPOTENT_REPLAY:
-                raise Repeated(ask.match.route, caller, answer)
+            if request.items is not None:
+                authorization = await self._check_batch(request, request.items, authorization)
+            caller, plan, hold = authorization.caller, authorization.subscription.plan, request.hold
+            if request.claim is None and (cached := self._refusal_cache.find(caller)) is not None:
+                raise NotAdmitted(caller, *cached)
+            prefix = render_record_prefix(request, caller)
+            admission = await self._ask_meter(request, caller, hold=hold, prefix=prefix)
+            if admission.verdict is Verdict.ADMITTED:
+                self._refusal_cache.forget(caller)
+                self._outage_credit.record_admission(caller.account_id, plan, admission)
+                return _admitted(request, authorization, hold=hold, admission=admission, prefix=prefix)
+            if admission.verdict is Verdict.STALE:
+                caller = await self._principals.reload(request.key)
+                authorization = self._authorize(request.inbound, request.match, caller)
             else:
-                refused = _refusal(answer, max(held, 1), subscription.plan, caller.cap)
-                self._floods.note(caller, answer, refused)
-                raise NotAdmitted(caller, answer, refused)
+                await self._prepare_next_attempt(request, caller, plan, hold=hold, admission=admission)
         raise Refused(Refusal.ACCOUNTS_UNAVAILABLE, "This account keeps changing; try again shortly.", retry_after=1)
 
-    def _float_on(self, ask: Ask, clearance: Clearance) -> Ticket | None:
-        """Serves without Redis, where that is allowed. Redis may hold for the call unseen; settling ends that too.
+    async def _prepare_next_attempt(
+        self, request: AdmissionRequest, caller: Caller, plan: Plan, *, hold: int, admission: Admission
+    ) -> None:
+        """Loads what Redis lacks, or raises what ends the admission."""
+        match admission.verdict:
+            case Verdict.NOT_LOADED | Verdict.BUDGET_NOT_LOADED:
+                await self._load(caller, admission.verdict)
+            case Verdict.WRONG_EPOCH:
+                pass  # the next attempt enters the new epoch
+            case Verdict.EPOCH_NOT_OPEN:
+                raise _metering_unavailable()
+            case Verdict.IDEMPOTENT_REPLAY:
+                raise IdempotentReplay(request.route, caller, admission)
+            case _:
+                refused = _refusal(admission, max(hold, 1), plan, caller.cap)
+                self._refusal_cache.record(caller, admission, refused)
+                raise NotAdmitted(caller, admission, refused)
+
+    def _admit_on_outage_credit(self, request: AdmissionRequest, authorization: Authorization) -> AdmittedCall | None:
+        """Admits without Redis, where that is allowed. Redis may hold for the call unseen; settling ends that too.
 
         Not a call with an Idempotency-Key: only Redis knows whether it was made before. Nor one by a key with a cap:
         only Redis knows what the key has spent.
         """
-        if ask.claim is not None or clearance.caller.cap is not None:
+        caller, subscription = authorization
+        if request.claim is not None or caller.cap is not None:
             return None
-        caller, subscription = clearance
-        held = _held(ask)
-        answer = self._float.take(
-            caller.principal.account.id,
-            ask.request_id,
+        hold = request.hold
+        admission = self._outage_credit.admit(
+            caller.account_id,
+            request.request_id,
             plan=subscription.plan,
             limits=caller.limits,
-            amount=held,
-            required=prices.required(ask.match.route.price, held),
+            amount=hold,
+            required=prices.required(request.route.price, hold),
         )
-        return None if answer is None else Ticket(ask, caller, subscription, held, answer, _head(ask, caller))
+        if admission is None:
+            return None
+        prefix = render_record_prefix(request, caller)
+        admitted_call = _admitted(request, authorization, hold=hold, admission=admission, prefix=prefix)
+        return admitted_call._replace(is_on_outage_credit=True)
 
-    def _check(self, inbound: Inbound, match: Match, caller: Caller) -> Clearance:
+    def _authorize(self, inbound: Inbound, match: RouteMatch, caller: Caller) -> Authorization:
         principal = caller.principal
-        subscription = admission.check_caller(
+        subscription = check_caller(
             principal.key,
             principal.account,
             match.route,
@@ -222,17 +171,18 @@ class Gate:
             client_ip=inbound.client_ip,
             size_bytes=inbound.content_length,
             grace=self._grace,
-            offered=self._principals.offered,
+            offered=self._principals.plan_features,
         )
-        return Clearance(caller, subscription)
+        return Authorization(caller, subscription)
 
-    async def _check_batch(self, ask: Ask, items: int, clearance: Clearance) -> Clearance:
+    async def _check_batch(self, request: AdmissionRequest, items: int, authorization: Authorization) -> Authorization:
         try:
-            prices.check_batch(items, clearance.subscription.plan.max_products_per_batch)
+            prices.check_batch(items, authorization.subscription.plan.max_products_per_batch)
         except Refused:
-            clearance = self._check(ask.inbound, ask.match, await self._confirm(ask.key, clearance.caller))
-            prices.check_batch(items, clearance.subscription.plan.max_products_per_batch)
-        return clearance
+            caller = await self._confirm(request.key, authorization.caller)
+            authorization = self._authorize(request.inbound, request.match, caller)
+            prices.check_batch(items, authorization.subscription.plan.max_products_per_batch)
+        return authorization
 
     async def _confirm(self, key: bytes, caller: Caller) -> Caller:
         try:
@@ -240,81 +190,71 @@ class Gate:
         except MeterUnavailable:
             return caller  # may refuse wrongly for a moment, never admits wrongly
 
-    async def _ask_meter(self, ask: Ask, caller: Caller, *, held: int, required: int, head: str) -> Admission:
+    async def _ask_meter(self, request: AdmissionRequest, caller: Caller, *, hold: int, prefix: str) -> Admission:
         principal = caller.principal
         try:
             return await self._meter.admit(
                 caller.keys,
-                request_id=ask.request_id,
+                request_id=request.request_id,
                 account_version=principal.account_version,
                 catalogue_version=principal.catalogue_version,
-                amount=held,
-                required=required,
+                amount=hold,
+                required=prices.required(request.match.route.price, hold),
                 limits=caller.limits,
-                head=head,
-                claim=ask.claim,
+                head=prefix,
+                claim=request.claim,
                 cap=caller.cap,
             )
         except NotSent:
-            raise _unmetered() from None
+            raise _metering_unavailable() from None
         except MeterUnavailable:
             raise Indeterminate from None
 
-    async def _warm(self, caller: Caller, verdict: Verdict) -> None:
+    async def _load(self, caller: Caller, verdict: Verdict) -> None:
         try:
             if verdict is Verdict.BUDGET_NOT_LOADED and caller.cap is not None:
-                await self._warming.count(caller.keys, caller.cap)
+                await self._account_loader.count_budget(caller.keys, caller.cap)
             else:
-                await self._warming.warm(caller.keys)
+                await self._account_loader.load(caller.keys)
         except DatabaseUnavailable:
             raise Refused(
                 Refusal.ACCOUNTS_UNAVAILABLE, "The account's balance cannot be read; try again shortly.", retry_after=1
             ) from None
         except MeterUnavailable:
-            raise _unmetered() from None
+            raise _metering_unavailable() from None
 
 
-def _given_back(ask: Ask, caller: Caller, code: str | None) -> Settlement:
-    """The settlement of a call that may have been admitted unseen: nothing charged; nothing happens if it was not."""
-    tail = records.tail(Outcome.ABANDONED, None, code, 0, *[None] * (len(records.TAIL_COLUMNS) - 4))
-    kept = None if ask.claim is None else ClaimOutcome(ask.claim, None)
-    return Settlement(caller.keys, ask.request_id, 0, tail, kept=kept)
+def _admitted(
+    request: AdmissionRequest, authorization: Authorization, *, hold: int, admission: Admission, prefix: str
+) -> AdmittedCall:
+    request_id, inbound, match, _, _, _, claim = request
+    caller, subscription = authorization
+    return AdmittedCall(
+        request_id, inbound, match.route, match.path, claim, caller, subscription.plan, hold, admission, prefix
+    )
 
 
-def _unmetered() -> Refused:
+def _release(request: AdmissionRequest, caller: Caller, code: str | None) -> Settlement:
+    """The settlement of a call that may have been admitted unseen: at no charge, and without effect if it was not."""
+    suffix = records.tail(Outcome.ABANDONED, None, code, 0, *[None] * (len(records.TAIL_COLUMNS) - 4))
+    claim_outcome = None if request.claim is None else ClaimOutcome(request.claim, None)
+    return Settlement(caller.keys, request.request_id, 0, suffix, claim_outcome=claim_outcome)
+
+
+def _metering_unavailable() -> Refused:
     return Refused(
         Refusal.METERING_UNAVAILABLE, "Calls cannot be metered at the moment; try again shortly.", retry_after=1
     )
 
 
-def _refusal(admitted: Admission, required: int, plan: Plan, cap: Cap | None) -> Refused:
-    if admitted.verdict is Verdict.RATE_LIMITED:
-        wait = admitted.retry_after_seconds
-        return admission.rate_limited(plan, admitted.violated, retry_after_seconds=wait)
-    if admitted.verdict is Verdict.TOO_MANY_IN_FLIGHT:
-        return admission.too_many_in_flight(plan)
-    if admitted.verdict is Verdict.INSUFFICIENT_CREDITS:
-        return admission.insufficient_credits(required, admitted.balance)
-    if admitted.verdict is Verdict.KEY_BUDGET_EXHAUSTED and cap is not None:
-        return key_budgets.exhausted(cap, required, available=admitted.budget_remaining)
-    return idempotency.refusal(admitted.verdict)
-
-
-def _held(ask: Ask) -> int:
-    held = ask.match.held
-    return prices.hold(ask.match.route.price, ask.items) if held is None else held
-
-
-def _head(ask: Ask, caller: Caller) -> str:
-    """A call that counts against a cap is of the period that the cap is of, also where our clock is behind."""
-    moment = time.time_ns() // 1000
-    if caller.cap is not None and moment < caller.cap.since:
-        moment = caller.cap.since
-    return records.head(
-        ask.request_id,
-        moment,
-        caller.record_part,
-        ask.match.record_part,
-        1 if ask.items is None else ask.items,
-        ask.said,
-    )
+def _refusal(admission: Admission, required: int, plan: Plan, cap: Cap | None) -> Refused:
+    if admission.verdict is Verdict.RATE_LIMITED:
+        wait = admission.retry_after_seconds
+        return rate_limited(plan, admission.violated, retry_after_seconds=wait)
+    if admission.verdict is Verdict.TOO_MANY_IN_FLIGHT:
+        return too_many_in_flight(plan)
+    if admission.verdict is Verdict.INSUFFICIENT_CREDITS:
+        return insufficient_credits(required, admission.balance)
+    if admission.verdict is Verdict.KEY_BUDGET_EXHAUSTED and cap is not None:
+        return key_budgets.exhausted(cap, required, available=admission.budget_remaining)
+    return idempotency.refusal(admission.verdict)

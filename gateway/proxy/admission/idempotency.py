@@ -1,4 +1,4 @@
-"""Idempotency-Key on a proxied POST: what it claims, the answer that is kept for repeats, and telling it again."""
+"""Idempotency-Key on a proxied POST: the claim of a request, and the response that is stored for replays."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gateway.http.fields import HeaderBlock
 from gateway.meter.admissions import Admission
 from gateway.meter.idempotency import ClaimOutcome, IdempotencyClaim
 from gateway.meter.replies import Verdict
-from gateway.proxy.admission.principals import Caller
+from gateway.proxy.admission.caller import Caller
 from gateway.proxy.request.body import WholeBody
 from gateway.proxy.request.inbound import Inbound
 from policies import idempotency
@@ -17,18 +17,18 @@ from policies.model import Refusal, Refused, Route
 _NO_CONTENT = frozenset({204, 205, 304})
 
 
-class Repeated(Exception):  # noqa: N818 - an event, not a fault
-    """The call was made before: its answer is told again, nothing is counted and nothing charged."""
+class IdempotentReplay(Exception):  # noqa: N818 - an event, not a fault
+    """The call was made before: its response is replayed, and nothing is counted or charged."""
 
     def __init__(self, route: Route, caller: Caller, admission: Admission) -> None:
-        super().__init__("a repeat")
+        super().__init__("idempotent replay")
         self.route = route
         self.caller = caller
         self.admission = admission
 
 
-class StoredAnswer(NamedTuple):
-    """An answer as it was: `fields` without its length and without ours."""
+class StoredResponse(NamedTuple):
+    """A response as the upstream gave it: `fields` without Content-Length and without the gateway's."""
 
     status: int
     fields: HeaderBlock
@@ -38,14 +38,14 @@ class StoredAnswer(NamedTuple):
         return b"%d %d\n" % (self.status, len(self.fields)) + self.fields + self.body
 
     @classmethod
-    def unpacked(cls, stored: bytes) -> StoredAnswer:
+    def unpacked(cls, stored: bytes) -> StoredResponse:
         numbers, _, rest = stored.partition(b"\n")
         status, length = map(int, numbers.split(b" "))
         return cls(status, HeaderBlock(rest[:length]), rest[length:])
 
 
-class Keeping:
-    """The answer to a call with an Idempotency-Key as it passes. One without a length is not kept, nor a long one."""
+class ResponseCapture:
+    """Records the response to a call with an Idempotency-Key. One without a length is not stored, nor a long one."""
 
     def __init__(self, claim: IdempotencyClaim) -> None:
         self.is_complete = False
@@ -64,29 +64,28 @@ class Keeping:
         if self._fields is not None and chunk:
             self._chunks.append(chunk)
 
-    def kept(self, charge: int) -> ClaimOutcome:
-        """What is left of the claim now that the call has ended."""
+    def finish(self, charge: int) -> ClaimOutcome:
+        """What becomes of the claim now that the call has ended."""
         if not idempotency.is_final(self._status, is_complete=self.is_complete, charge=charge):
             return ClaimOutcome(self._claim, None)
         if self._fields is None or not self.is_complete:
             return ClaimOutcome(self._claim, b"")
-        return ClaimOutcome(self._claim, StoredAnswer(self._status, self._fields, b"".join(self._chunks)).packed())
+        return ClaimOutcome(self._claim, StoredResponse(self._status, self._fields, b"".join(self._chunks)).packed())
 
 
 def key_digest(inbound: Inbound) -> str | None:
-    """What stands for the key of a POST; None without one, and for other methods; raises Refused where it is no key."""
+    """The digest of a POST's Idempotency-Key; None without one; raises Refused for a malformed one."""
     key = inbound.fields.get(b"idempotency-key")
     return idempotency.key_digest(key) if key is not None and inbound.method == "POST" else None
 
 
 def claim_of(digest: str, inbound: Inbound, body: WholeBody) -> IdempotencyClaim:
-    """What a request with a key claims."""
     content_type = inbound.fields.get(b"content-type", b"")
     return IdempotencyClaim(digest, idempotency.fingerprint(inbound.method, inbound.target, content_type, body.content))
 
 
 def refusal(verdict: Verdict) -> Refused:
-    """Why a call with a key that was used before is neither made nor told again."""
+    """Why a call whose key was used before is neither made nor replayed."""
     if verdict is Verdict.IN_PROGRESS:
         detail = "The first request with this Idempotency-Key is still running."
         return Refused(Refusal.IDEMPOTENCY_IN_PROGRESS, detail, retry_after=1)

@@ -1,8 +1,8 @@
-"""Who goes on calling although a window is used up: told the same again for a moment, without asking the meter.
+"""Remembers refusals: a client that keeps calling although a window is used up gets its last refusal again.
 
-Only one who was refused FLOOD times in WINDOW_SECONDS, and only for REPEATED_SECONDS and while one call asks anew:
-whoever waits as it was told to is served as soon as ever, and a client that heeds no refusal asks Redis now and then,
-not as often as it can.
+That spares Redis a question for each such call. It is limited to a caller that was refused REFUSALS_TO_CACHE times
+within WINDOW_SECONDS, and to CACHED_SECONDS and the time in which one call asks again. A client that waits as
+Retry-After says is served as soon as ever; one that ignores it asks Redis now and then, not as often as it can.
 """
 
 from __future__ import annotations
@@ -12,72 +12,76 @@ from collections.abc import Callable
 from gateway.clock import monotonic_seconds
 from gateway.meter.admissions import Admission
 from gateway.meter.replies import Verdict
-from gateway.proxy.admission.principals import Caller
+from gateway.proxy.admission.caller import Caller
 from policies.model import Refused
 
-FLOOD = 20
+REFUSALS_TO_CACHE = 20
 WINDOW_SECONDS = 0.1
-REPEATED_SECONDS = 0.05  # longer than a busy process takes to answer all of a flood once, or none of it is spared
-ASKING_SECONDS = 0.01  # then one call asks for all: the others are told the same until it has its answer
-MAX_CALLERS = 10_000  # past it all are forgotten, and asked for again
+CACHED_SECONDS = 0.05  # longer than a busy process takes to answer a whole burst once; else no call of it is spared
+ASKING_SECONDS = 0.01  # while one call asks for all, the others get the cached refusal
+MAX_CALLERS = 10_000  # above it all are forgotten
 
 
 class _Refusals:
-    """Those of one caller in the present window, and the last of them, which was heard of at `heard_at`."""
+    """The refusals of one caller in the present window, and the last of them, which came at `last_at`."""
 
-    __slots__ = ("admission", "caller", "count", "heard_at", "refused", "repeated_until", "since")
+    __slots__ = ("admission", "cached_until", "caller", "count", "last_at", "refused", "since")
 
     def __init__(self, caller: Caller, since: float) -> None:
         self.caller = caller
-        self.since = self.heard_at = since
+        self.since = self.last_at = since
         self.count = 0
-        self.repeated_until = 0.0
+        self.cached_until = 0.0
         self.admission: Admission
         self.refused: Refused
 
+    @property
+    def window_start(self) -> float:
+        """A cached caller stays cached while it goes on; before that, its refusals must come within one window."""
+        return self.last_at if self.count >= REFUSALS_TO_CACHE else self.since
 
-class Floods:
-    """The refusals of one process, by the key that called."""
+
+class RefusalCache:
+    """The refusals of one process by API key."""
 
     def __init__(self, monotonic: Callable[[], float] = monotonic_seconds) -> None:
         self._monotonic = monotonic
         self._by_key: dict[bytes, _Refusals] = {}
 
-    def standing(self, caller: Caller) -> tuple[Admission, Refused] | None:
-        """What the last call of this caller was refused with, if that is to be said again; None: the meter is asked."""
+    def find(self, caller: Caller) -> tuple[Admission, Refused] | None:
+        """The refusal that the caller gets again; None where Redis is to be asked."""
         found = self._by_key.get(caller.digest)
         if found is None or found.caller is not caller:
             return None
         instant = self._monotonic()
-        if instant < found.repeated_until:
+        if instant < found.cached_until:
             return found.admission, found.refused
-        if found.count >= FLOOD and instant - found.heard_at < WINDOW_SECONDS:
-            found.repeated_until = instant + ASKING_SECONDS
+        if found.count >= REFUSALS_TO_CACHE and instant - found.last_at < WINDOW_SECONDS:
+            found.cached_until = instant + ASKING_SECONDS
         return None
 
-    def ended(self, caller: Caller) -> None:
-        """Hears that the meter says something else by now."""
+    def forget(self, caller: Caller) -> None:
+        """Drops what is known of a caller, to whom Redis says something else by now."""
         if self._by_key:
             self._by_key.pop(caller.digest, None)
 
-    def note(self, caller: Caller, admission: Admission, refused: Refused) -> None:
-        """Hears of a refusal of the meter's. Only windows count: no other limit tells a client for how long to wait."""
+    def record(self, caller: Caller, admission: Admission, refused: Refused) -> None:
+        """Counts a refusal by Redis. Only windows count: no other limit tells a client how long to wait."""
         if admission.verdict is not Verdict.RATE_LIMITED:
-            self.ended(caller)
+            self.forget(caller)
             return
         instant = self._monotonic()
         found = self._by_key.get(caller.digest)
-        if found is None or found.caller is not caller or instant - _begun(found) >= WINDOW_SECONDS:
-            if len(self._by_key) >= MAX_CALLERS:
-                self._by_key.clear()
-            found = self._by_key[caller.digest] = _Refusals(caller, instant)
+        if found is None or found.caller is not caller or instant - found.window_start >= WINDOW_SECONDS:
+            found = self._start(caller, instant)
         found.count += 1
-        found.heard_at = instant
-        if found.count >= FLOOD:
+        found.last_at = instant
+        if found.count >= REFUSALS_TO_CACHE:
             found.admission, found.refused = admission, refused
-            found.repeated_until = instant + REPEATED_SECONDS
+            found.cached_until = instant + CACHED_SECONDS
 
-
-def _begun(refusals: _Refusals) -> float:
-    """A flood that goes on is one; before it is one, refusals must come within a window."""
-    return refusals.heard_at if refusals.count >= FLOOD else refusals.since
+    def _start(self, caller: Caller, instant: float) -> _Refusals:
+        if len(self._by_key) >= MAX_CALLERS:
+            self._by_key.clear()
+        refusals = self._by_key[caller.digest] = _Refusals(caller, instant)
+        return refusals

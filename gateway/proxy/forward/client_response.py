@@ -1,4 +1,4 @@
-"""What the client is told besides the upstream's answer: ids, limits, credits, and problems in place of an answer."""
+"""The response to the client: the upstream's with the request id, limits and credits, or a problem document."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from gateway.http.fields import NO_FIELDS, HeaderBlock
 from gateway.http.problems import Problem, problem, render
 from gateway.http.tunnel import Wire
 from gateway.meter.admissions import Admission
-from gateway.proxy.admission.outage_credit import FLOATING
-from gateway.proxy.admission.principals import Caller
+from gateway.proxy.admission.caller import Caller
 from gateway.proxy.forward.disconnects import Client
-from gateway.proxy.forward.upstream_response import DROPPED, passed_block
+from gateway.proxy.forward.upstream_response import DROPPED, render_fields
 from policies.access.limits import remaining as remaining_of_limits
 from policies.model import Refused
 
@@ -22,7 +21,7 @@ Send = Callable[[Any], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
 
-class Reply:
+class ClientResponse:
     """One response to one client, under one request id."""
 
     __slots__ = ("_client", "_send", "request_id", "status")
@@ -33,80 +32,78 @@ class Reply:
         self._client = client
         self._send = send
 
-    async def whole(self, status: int, fields: HeaderBlock, body: bytes, ours: HeaderBlock) -> None:
-        """Answers all at once. `fields` are the upstream's or a problem's, as `passed_block` gives them."""
+    async def send_whole(self, status: int, fields: HeaderBlock, body: bytes, own_fields: HeaderBlock) -> None:
+        """Sends all at once. `fields` are the upstream's or a problem's, as `render_fields` gives them."""
         if self._client.answer is None:
-            await self.start(status, [*_listed(fields), (b"content-length", b"%d" % len(body))], ours)
+            await self.start(status, [*_parse(fields), (b"content-length", b"%d" % len(body))], own_fields)
             await self.end(body)
             return
         self.status = status
-        own = b"x-request-id: %b\r\n" % self.request_id.encode()  # of letters that `is_echoable` allows
-        self._client.answer(status, HeaderBlock(fields + own + ours), body)
+        request_id = b"x-request-id: %b\r\n" % self.request_id.encode()  # of letters that `is_echoable` allows
+        self._client.answer(status, HeaderBlock(fields + request_id + own_fields), body)
 
-    async def start(self, status: int, upstream_headers: Sequence[Header], ours: HeaderBlock) -> None:
-        headers = self._headers(upstream_headers, ours)
+    async def start(self, status: int, upstream_headers: Sequence[Header], own_fields: HeaderBlock) -> None:
+        headers = self._headers(upstream_headers, own_fields)
         self.status = status
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
-    async def body(self, chunk: bytes) -> None:
+    async def send_chunk(self, chunk: bytes) -> None:
         await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
 
     async def end(self, chunk: bytes = b"") -> None:
         await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
 
-    def switch(self, protocol: bytes, *, upstream_headers: Sequence[Header], ours: HeaderBlock) -> Wire:
-        """Answers 101, and gives the connection of the client."""
-        wire = self._client.upgrade(protocol, self._headers(upstream_headers, ours))
+    def switch_protocol(self, protocol: bytes, *, upstream_headers: Sequence[Header], own_fields: HeaderBlock) -> Wire:
+        """Sends 101, and gives the connection of the client."""
+        wire = self._client.upgrade(protocol, self._headers(upstream_headers, own_fields))
         self.status = HTTPStatus.SWITCHING_PROTOCOLS
         return wire
 
-    def problem(
-        self, refused: Refused, ours: HeaderBlock = NO_FIELDS, *, closes: bool = False
+    def send_problem(
+        self, refused: Refused, own_fields: HeaderBlock = NO_FIELDS, *, closes: bool = False
     ) -> Coroutine[Any, Any, None]:
-        """Says why there is no other answer; with `closes`, that it is the last on this connection."""
-        answer = render(refused, self.request_id)
-        return self._last(answer, ours) if closes else self._problem(answer, ours)
+        """Sends a problem document; `closes` makes it the last response on this connection."""
+        document = render(refused, self.request_id)
+        return self._send_last(document, own_fields) if closes else self._send_document(document, own_fields)
 
-    async def fault(self) -> None:
-        """Says that the gateway failed, as far as it can still be said."""
+    async def send_internal_error(self) -> None:
+        """Sends 500, or cuts the connection where a response has begun."""
         if self.status:
             self._client.abort()
             return
-        answer = problem("internal_error", "The gateway failed; this call is not charged.", request_id=self.request_id)
-        await self._problem(answer, NO_FIELDS)
+        detail = "The gateway failed; this call is not charged."
+        await self._send_document(problem("internal_error", detail, request_id=self.request_id), NO_FIELDS)
 
-    def _problem(self, answer: Problem, ours: HeaderBlock) -> Coroutine[Any, Any, None]:
-        return self.whole(answer.status, _block_of(answer.fields), answer.body, ours)
+    def _send_document(self, document: Problem, own_fields: HeaderBlock) -> Coroutine[Any, Any, None]:
+        return self.send_whole(document.status, _render_problem_fields(document.fields), document.body, own_fields)
 
-    async def _last(self, answer: Problem, ours: HeaderBlock) -> None:
-        await self.start(answer.status, [*answer.headers, (b"connection", b"close")], ours)
-        await self.end(answer.body)
+    async def _send_last(self, document: Problem, own_fields: HeaderBlock) -> None:
+        await self.start(document.status, [*document.headers, (b"connection", b"close")], own_fields)
+        await self.end(document.body)
 
-    def _headers(self, upstream_headers: Sequence[Header], ours: HeaderBlock) -> list[Header]:
+    def _headers(self, upstream_headers: Sequence[Header], own_fields: HeaderBlock) -> list[Header]:
         headers = [header for header in upstream_headers if header[0] not in DROPPED]
         headers.append((b"x-request-id", self.request_id.encode()))
-        headers += _listed(ours)
+        headers += _parse(own_fields)
         return headers
 
 
 def metering_block(caller: Caller, admission: Admission, *, remaining: int, charged: int | None) -> HeaderBlock:
-    """RateLimit-Policy, RateLimit, X-Credits-Remaining, and X-Credits-Charged where it is known."""
+    """RateLimit-Policy, RateLimit, X-Credits-Remaining, and X-Credits-Charged if `charged` is known."""
     left = remaining_of_limits(caller.limits, admission.used, admission.reset_seconds)
     block = caller.metering_template % (remaining, *left)
-    if admission.epoch == FLOATING:
-        block += b"gateway-mode: float\r\n"
     if charged is not None:
         block += b"x-credits-charged: %d\r\n" % charged
     return HeaderBlock(block)  # of numbers and the names of windows
 
 
 @lru_cache(maxsize=1024)
-def _block_of(headers: tuple[Header, ...]) -> HeaderBlock:
-    """Problems of one code have the same few headers, so they are checked once: 6 µs less a refusal."""
-    return passed_block(headers)
+def _render_problem_fields(headers: tuple[Header, ...]) -> HeaderBlock:
+    """Problems of one code have the same few headers, so they are checked once: a refusal costs 6 µs less."""
+    return render_fields(headers)
 
 
-def _listed(block: HeaderBlock) -> list[Header]:
-    """A block as ASGI has it."""
+def _parse(block: HeaderBlock) -> list[Header]:
+    """A block as the list that ASGI takes."""
     fields = [line.partition(b":") for line in block.split(b"\r\n")[:-1]]
     return [(name, value.strip()) for name, _, value in fields]

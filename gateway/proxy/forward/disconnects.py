@@ -1,7 +1,7 @@
-"""What happens to a call whose client has left: its answer is drained for a while to learn what it cost.
+"""Calls whose client disconnects: the rest of the upstream's response is drained for a while, to learn what it cost.
 
-At most MAX_DRAINS calls are drained at a time; the next one is cut at once and charged its hold. One that still waits
-for a connection to the upstream is cut as well, never sent, and charged nothing.
+At most MAX_DRAINS calls are drained at a time; the next one is cancelled at once and charged its hold. A call that
+still waits for a connection to the upstream is cancelled too: it was never sent, and is charged nothing.
 """
 
 from __future__ import annotations
@@ -12,48 +12,48 @@ from typing import Any, Protocol
 
 from gateway.http.fields import HeaderBlock
 from gateway.http.tunnel import Wire
-from gateway.proxy.request.inbound import Note
+from gateway.proxy.request.inbound import InboundSlot
 
 DRAIN_SECONDS = 10.0
 MAX_DRAINS = 100
 
 
 class Client(Protocol):
-    """The connection a request came on, as the listener offers it in the scope."""
+    """The connection of a request, as the listener offers it in the scope."""
 
     is_gone: bool
     on_gone: Callable[[], None] | None
-    task: asyncio.Task[Any] | None  # that serves it; None where the server does not say
-    note: Note | None
+    task: asyncio.Task[Any] | None  # that serves the request; None where the server does not say
+    note: InboundSlot | None
 
     @property
     def answer(self) -> Callable[[int, HeaderBlock, bytes], None] | None:
-        """Answers whole and at once; None where the server takes an answer by ASGI only."""
+        """Sends a whole response at once; None where the server takes responses by ASGI only."""
 
     def take_body(self) -> bytes | None:
-        """The body, if all of it has come; None if it has not, or the server does not say: then it comes by ASGI."""
+        """The body, if all of it has arrived; None if it has not, or the server does not say: then it comes by ASGI."""
 
     def abort(self) -> None:
-        """Cuts the connection, so that an answer which broke off looks broken."""
+        """Cuts the connection, so that the client sees that its response is incomplete."""
 
     def upgrade(self, protocol: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Wire:
-        """Answers 101 and gives the connection, to be taken over at once."""
+        """Sends 101 and gives the connection, which the gateway takes over at once."""
 
 
-class Unwatched:
-    """The client of a server that does not say when clients leave."""
+class UnwatchedClient:
+    """The client of a server that does not report disconnects."""
 
     is_gone = False
     on_gone: Callable[[], None] | None = None
     task: asyncio.Task[Any] | None = None
-    note: Note | None = None
+    note: InboundSlot | None = None
     answer: Callable[[int, HeaderBlock, bytes], None] | None = None
 
     def take_body(self) -> bytes | None:
         return None
 
     def abort(self) -> None:
-        raise ConnectionAbortedError("the answer broke off")
+        raise ConnectionAbortedError("the response is incomplete")
 
     def upgrade(self, protocol: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Wire:  # noqa: ARG002 - as above
         raise RuntimeError("this server cannot switch protocols")
@@ -61,51 +61,51 @@ class Unwatched:
 
 def client_of(scope: Any) -> Client:
     client: Client | None = scope.get("extensions", {}).get("gateway.client")
-    return client or Unwatched()
+    return client or UnwatchedClient()
 
 
-class Departures:
-    """Counts the drains under way in this process."""
+class Drains:
+    """The drains of this process; `active` is their number."""
 
     def __init__(self) -> None:
-        self.draining = 0
+        self.active = 0
 
-    def watch(self, client: Client, is_worth_draining: Callable[[], bool]) -> Watch:
-        """Watches a client while its task serves it. What nobody has begun to answer is cut and not drained."""
-        watch = Watch(self, client, is_worth_draining)
-        client.on_gone = watch.left
+    def watch(self, client: Client, is_worth_draining: Callable[[], bool]) -> DisconnectWatch:
+        """Watches a client until `end`. Its call is drained if `is_worth_draining` says so, else cancelled."""
+        watch = DisconnectWatch(self, client, is_worth_draining)
+        client.on_gone = watch.disconnected
         if client.is_gone:
-            watch.left()  # while the call was being admitted: nobody will say so again
+            watch.disconnected()  # during admission: the listener reports it only once
         return watch
 
 
-class Watch:
-    """One client being watched. `is_cut` says that the task was cancelled because of it."""
+class DisconnectWatch:
+    """Watches one client. `is_cancelled` says that it cancelled the task of the call."""
 
-    __slots__ = ("_client", "_deadline", "_departures", "_is_worth_draining", "is_cut")
+    __slots__ = ("_client", "_deadline", "_drains", "_is_worth_draining", "is_cancelled")
 
-    def __init__(self, departures: Departures, client: Client, is_worth_draining: Callable[[], bool]) -> None:
-        self.is_cut = False
-        self._departures = departures
+    def __init__(self, drains: Drains, client: Client, is_worth_draining: Callable[[], bool]) -> None:
+        self.is_cancelled = False
+        self._drains = drains
         self._client = client
         self._is_worth_draining = is_worth_draining
         self._deadline: asyncio.TimerHandle | None = None
 
-    def left(self) -> None:
-        if self._departures.draining >= MAX_DRAINS or not self._is_worth_draining():
-            self._cut()
+    def disconnected(self) -> None:
+        if self._drains.active >= MAX_DRAINS or not self._is_worth_draining():
+            self._cancel()
             return
-        self._departures.draining += 1
-        self._deadline = asyncio.get_running_loop().call_later(DRAIN_SECONDS, self._cut)
+        self._drains.active += 1
+        self._deadline = asyncio.get_running_loop().call_later(DRAIN_SECONDS, self._cancel)
 
     def end(self) -> None:
         self._client.on_gone = None
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-            self._departures.draining -= 1
+            self._drains.active -= 1
 
-    def _cut(self) -> None:
-        self.is_cut = True
+    def _cancel(self) -> None:
+        self.is_cancelled = True
         if self._client.task is not None:
             self._client.task.cancel()

@@ -1,7 +1,7 @@
-"""The bytes of one admitted call, to the upstream and back, and the one settlement at the end of them.
+"""Forwards one admitted call to the upstream, sends the response to the client, and settles.
 
-The last bytes of an answer are held back until the call is settled: a client that has its answer whole can rely on the
-record of it. A broken answer is cut, so that it looks broken.
+The last bytes of a response wait until the call is settled: a client that has its whole response can rely on the record
+of it. An incomplete response is cut, so that the client sees that it is incomplete.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from gateway.clock import monotonic_seconds
 from gateway.http.fields import NO_FIELDS, HeaderBlock, header_block
 from gateway.http.problem_types import STATUS
 from gateway.http.tunnel import Tunnel
-from gateway.proxy.forward.client_response import Reply, metering_block
-from gateway.proxy.forward.disconnects import Client, Departures
-from gateway.proxy.forward.upstream_response import answer_of
+from gateway.proxy.forward.client_response import ClientResponse, metering_block
+from gateway.proxy.forward.disconnects import Client, Drains
+from gateway.proxy.forward.upstream_response import read_head
 from gateway.proxy.request import websocket
 from gateway.proxy.request.body import ClientGone, Receive, StreamedBody, WholeBody
 from gateway.proxy.request.inbound import Inbound, request_block
-from gateway.proxy.settle.call import Call
+from gateway.proxy.settle.active_call import ActiveCall
 from gateway.upstream.balancer import Upstream
 from gateway.upstream.errors import UpstreamError
 from gateway.upstream.request_head import Request
@@ -32,7 +32,7 @@ from policies.model import Outcome, Refused
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """An upstream with the fields that the configuration sets towards it, which replace the client's own."""
+    """An upstream, and the fields that the configuration sets towards it, which replace the client's."""
 
     upstream: Upstream
     header_block: HeaderBlock = NO_FIELDS
@@ -40,25 +40,25 @@ class Destination:
 
 
 class Forwarding:
-    __slots__ = ("_call", "_client", "_departures", "_is_at_upstream", "_reply", "_request", "_streamed")
+    __slots__ = ("_call", "_client", "_drains", "_is_at_upstream", "_request", "_response", "_streamed")
 
-    def __init__(self, call: Call, reply: Reply, client: Client, departures: Departures) -> None:
+    def __init__(self, call: ActiveCall, response: ClientResponse, client: Client, drains: Drains) -> None:
         self._call = call
-        self._reply = reply
+        self._response = response
         self._client = client
-        self._departures = departures
+        self._drains = drains
         self._streamed: StreamedBody | None = None
         self._request: Request | None = None
         self._is_at_upstream = False
 
     async def run(self, destination: Destination, receive: Receive, body: WholeBody | None) -> None:
-        """Forwards, answers and settles. What fails by a fault of ours is left to the caller to settle."""
-        watch = self._departures.watch(self._client, self._is_worth_draining)
+        """Forwards, responds and settles; after an unexpected exception the caller settles."""
+        watch = self._drains.watch(self._client, self._is_worth_draining)
         try:
             if self._client.is_gone:
                 raise ClientGone
-            request = self._request = self._rendered(destination, body)
-            if body is None and self._call.ticket.ask.inbound.content_length != 0:
+            request = self._request = self._render(destination, body)
+            if body is None and self._call.admitted_call.inbound.content_length != 0:
                 await self._attach_body(request, receive)
             self._call.forwarded_at = monotonic_seconds()
             self._is_at_upstream = True
@@ -72,82 +72,85 @@ class Forwarding:
             self._is_at_upstream = False
             await self._fail(error)
         except ClientGone:
-            await self._settle(Outcome.CLIENT_ABORTED, self._reply.status or None)
+            await self._settle(Outcome.CLIENT_ABORTED, self._response.status or None)
         except Refused as refused:
             await self._refuse(refused)
         except asyncio.CancelledError:
-            if not watch.is_cut:
+            if not watch.is_cancelled:
                 await self._settle(Outcome.ABANDONED, None)
                 raise
-            await self._settle(Outcome.CLIENT_ABORTED, self._reply.status or None)
+            await self._settle(Outcome.CLIENT_ABORTED, self._response.status or None)
         finally:
             watch.end()
 
     def _is_worth_draining(self) -> bool:
-        """Not while it waits for a connection: then nothing of the request has left, and nothing of it will."""
+        """False while the request waits for a connection: nothing of it is sent then, and nothing will be."""
         return not self._is_at_upstream or self._request is None or self._request.is_sent
 
-    def _rendered(self, destination: Destination, body: WholeBody | None) -> Request:
-        ticket = self._call.ticket
-        inbound = ticket.ask.inbound
+    def _render(self, destination: Destination, body: WholeBody | None) -> Request:
+        call, admitted_call = self._call, self._call.admitted_call
+        inbound = admitted_call.inbound
         request = Request(
             inbound.method.encode(),
             inbound.target,
-            fields_towards(destination, inbound, ticket.caller.identity_block, ticket.ask.request_id),
+            render_request_fields(destination, inbound, admitted_call.caller.identity_block, admitted_call.request_id),
         )
         if body is not None:
             request.body = body.content
-            if self._call.files is not None:
-                self._call.files.feed(body.content)
-            self._call.request_bytes = len(body.content)
-        elif ticket.ask.match.route.websocket and websocket.is_asked(ticket.ask.match.route, inbound):
+            if call.file_observer is not None:
+                call.file_observer.feed(body.content)
+            call.request_bytes = len(body.content)
+        elif call.route.websocket and websocket.is_upgrade(call.route, inbound):
             request.upgrade = websocket.PROTOCOL
         return request
 
     async def _attach_body(self, request: Request, receive: Receive) -> None:
-        ticket = self._call.ticket
-        inbound = ticket.ask.inbound
-        limit = max_body_bytes(ticket.ask.match.route, ticket.subscription.plan)
-        streamed = self._streamed = StreamedBody(receive, limit, self._call.files)
-        here = self._client.take_body()
-        # A client that expects 100 Continue gets it when the upstream is ready: the body is asked for only then.
-        if here is not None:
-            here = streamed.whole(here)
+        admitted_call = self._call.admitted_call
+        inbound = admitted_call.inbound
+        limit = max_body_bytes(admitted_call.route, admitted_call.plan)
+        streamed = self._streamed = StreamedBody(receive, limit, self._call.file_observer)
+        content = self._client.take_body()
+        # A client that expects 100 Continue gets it when the upstream is ready: its body is read only then.
+        if content is not None:
+            streamed.pass_whole(content)
         elif b"expect" not in inbound.fields:
-            here = await streamed.whole_if_small()
-        request.body = aiter(streamed) if here is None else here
+            content = await streamed.read_if_small()
+        request.body = aiter(streamed) if content is None else content
         request.content_length = inbound.content_length
 
     async def _deliver(self, response: Response) -> None:
         call, status = self._call, response.status
-        answer = answer_of(response.head)
-        call.observe_response(answer)
-        if call.keeping is not None:
-            call.keeping.begin(status, answer.passed, dict(response.headers).get(b"content-length"))
+        upstream_response = read_head(response.head)
+        call.observe_response(upstream_response)
+        fields = upstream_response.fields
+        if call.capture is not None:
+            call.capture.begin(status, fields, dict(response.headers).get(b"content-length"))
         chunk = response.take()
-        if response.complete and call.ticket.ask.inbound.method != "HEAD":
+        if response.complete and call.admitted_call.inbound.method != "HEAD":
             balance = await self._finish(status, chunk)
-            await self._reply.whole(status, answer.passed, chunk, self._metering(balance, call.charged))
+            await self._response.send_whole(status, fields, chunk, self._metering(balance, call.charge))
             return
-        await self._reply.start(status, response.headers, self._metering(None, call.known_charge(status)))
+        await self._response.start(status, response.headers, self._metering(None, call.known_charge(status)))
         while not response.complete:
             if chunk:
-                call.passed(chunk)
-                await self._reply.body(chunk)
+                call.observe_chunk(chunk)
+                await self._response.send_chunk(chunk)
             await response.more()
             chunk = response.take()
         await self._finish(status, chunk)
-        await self._reply.end(chunk)
+        await self._response.end(chunk)
 
     async def _switch(self, response: Response, destination: Destination) -> None:
-        """From here on it is the client's and the upstream's own protocol; what it used is charged, whoever ends it."""
+        """Connects the client and the upstream by a tunnel. What it used is charged, whoever ends it."""
         call = self._call
-        call.observe_response(answer_of(response.head))
-        websocket.check_answer(call.ticket.ask.inbound, response.headers)
+        call.observe_response(read_head(response.head))
+        websocket.check_response(call.admitted_call.inbound, response.headers)
         if self._client.is_gone:
             raise ClientGone
-        ours = self._metering(None, call.known_charge(response.status))
-        client = self._reply.switch(websocket.PROTOCOL, upstream_headers=response.headers, ours=ours)
+        metering = self._metering(None, call.known_charge(response.status))
+        client = self._response.switch_protocol(
+            websocket.PROTOCOL, upstream_headers=response.headers, own_fields=metering
+        )
         tunnel = Tunnel(client, response.switched(), idle_timeout_seconds=destination.upstream.idle_timeout_seconds)
         try:
             try:
@@ -160,28 +163,28 @@ class Forwarding:
             tunnel.abort()
 
     def _finish(self, status: int, last_chunk: bytes) -> Coroutine[Any, Any, int | None]:
-        self._call.passed(last_chunk)
-        if self._call.keeping is not None:
-            self._call.keeping.is_complete = True
+        self._call.observe_chunk(last_chunk)
+        if self._call.capture is not None:
+            self._call.capture.is_complete = True
         outcome = Outcome.CLIENT_ABORTED if self._client.is_gone else self._call.outcome_of(status)
         return self._settle(outcome, status)
 
     async def _fail(self, error: UpstreamError) -> None:
-        status = self._reply.status or STATUS[error.code]
+        status = self._response.status or STATUS[error.code]
         balance = await self._settle(error.outcome, status, error_code=error.code)
-        await self._answer_or_cut(Refused(error.code, error.detail), self._metering(balance, 0))
+        await self._send_problem_or_cut(Refused(error.code, error.detail), self._metering(balance, 0))
 
     async def _refuse(self, refused: Refused) -> None:
-        """The body turned out larger than may pass, on its way."""
-        status = self._reply.status or STATUS[refused.code]
+        """Ends a call whose streamed body turned out too large."""
+        status = self._response.status or STATUS[refused.code]
         balance = await self._settle(Outcome.CLIENT_ABORTED, status, error_code=refused.code)
-        await self._answer_or_cut(refused, self._metering(balance, 0), closes=True)
+        await self._send_problem_or_cut(refused, self._metering(balance, 0), closes=True)
 
-    async def _answer_or_cut(self, refused: Refused, ours: HeaderBlock, *, closes: bool = False) -> None:
-        if self._reply.status:
+    async def _send_problem_or_cut(self, refused: Refused, metering: HeaderBlock, *, closes: bool = False) -> None:
+        if self._response.status:
             self._client.abort()
         else:
-            await self._reply.problem(refused, ours, closes=closes)
+            await self._response.send_problem(refused, metering, closes=closes)
 
     def _settle(
         self, outcome: Outcome, status: int | None, *, error_code: str | None = None
@@ -189,29 +192,34 @@ class Forwarding:
         call, streamed = self._call, self._streamed
         if streamed is not None:
             call.request_bytes = streamed.size_bytes
-        is_begun = self._request is not None and self._request.is_sent
-        call.was_sent = is_begun and (streamed is None or streamed.is_complete)
+        is_sent = self._request is not None and self._request.is_sent
+        call.was_sent = is_sent and (streamed is None or streamed.is_complete)
         return call.settle(outcome, status, error_code=error_code)
 
     def _metering(self, balance: int | None, charged: int | None) -> HeaderBlock:
-        """Where the balance after settlement is not known, it is the one after admission less what is known."""
-        ticket = self._call.ticket
+        """Where the balance after settlement is unknown, it is computed from the one at admission."""
+        call = self._call.admitted_call
         if balance is None:
-            balance = ticket.admission.balance + (0 if charged is None else ticket.held - charged)
-        return metering_block(ticket.caller, ticket.admission, remaining=balance, charged=charged)
+            balance = call.admission.balance + (0 if charged is None else call.hold - charged)
+        block = metering_block(call.caller, call.admission, remaining=balance, charged=charged)
+        return HeaderBlock(block + b"gateway-mode: float\r\n") if call.is_on_outage_credit else block
 
 
-def fields_towards(destination: Destination, inbound: Inbound, identity: bytes, request_id: str) -> HeaderBlock:
-    """All fields of a request but host and framing; `identity` are those that say who calls."""
-    remembered = inbound.remembered
-    if remembered.identity is not identity or remembered.upstream_block is not destination.header_block:
-        passed: bytes = inbound.passed
+def render_request_fields(
+    destination: Destination, inbound: Inbound, identity_block: bytes, request_id: str
+) -> HeaderBlock:
+    """All fields towards the upstream except Host and framing."""
+    cache = inbound.cache
+    if cache.identity_block is not identity_block or cache.upstream_block is not destination.header_block:
+        end_to_end: bytes = inbound.end_to_end
         for name in destination.header_names:
-            if b"\n" + name + b":" in b"\n" + passed:
-                passed = _without(passed, name)
-        remembered.block = header_block(passed + identity + inbound.way + destination.header_block)
-        remembered.identity, remembered.upstream_block = identity, destination.header_block
-    return HeaderBlock(remembered.block + request_block(inbound, request_id))
+            if b"\n" + name + b":" in b"\n" + end_to_end:
+                end_to_end = _without(end_to_end, name)
+        cache.request_block = header_block(
+            end_to_end + identity_block + inbound.forwarded_headers + destination.header_block
+        )
+        cache.identity_block, cache.upstream_block = identity_block, destination.header_block
+    return HeaderBlock(cache.request_block + request_block(inbound, request_id))
 
 
 def _without(block: bytes, name: bytes) -> bytes:

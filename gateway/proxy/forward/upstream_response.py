@@ -1,6 +1,6 @@
-"""What the head of an upstream's answer says to the gateway, and what of it goes on to the client.
+"""The head of an upstream's response: what it reports to the gateway, and which fields the client gets.
 
-Upstreams repeat their heads, so it is made out once for each.
+Upstreams repeat their heads, so each is read once.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from gateway.http.fields import HeaderBlock, header_block
 from gateway.upstream.errors import invalid
 from gateway.upstream.response_head import Head, Header
 
-MAX_DIGITS = 12  # a report of more credits or tokens than this is a bug of the upstream's, not a bill
+MAX_DIGITS = 12  # more credits or tokens are a bug of the upstream
 MAX_COST_USD = 1_000_000  # numeric(12,6)
-# The upstream's word to the gateway, what only the gateway may say of limits and credits, and what the upstream says to
-# its next hop, which is us.
+# Fields that the upstream reports to the gateway, fields that only the gateway may set, and fields of the hop between
+# the upstream and the gateway.
 DROPPED = frozenset(
     {
         b"gateway-credits",
@@ -41,64 +41,64 @@ DROPPED = frozenset(
 _log = structlog.get_logger()
 
 
-class Reported(NamedTuple):
-    """What the upstream says of a call in Gateway-Credits, -Tokens and -Cost-Usd; None where it does not."""
+class ReportedUsage(NamedTuple):
+    """Gateway-Credits, Gateway-Tokens and Gateway-Cost-Usd of a response; None for each that is absent."""
 
     credits: int | None = None
     tokens: int | None = None
     cost_usd: Decimal | None = None
 
 
-NOT_REPORTED = Reported()
+NOT_REPORTED = ReportedUsage()
 
 
-class Answer(NamedTuple):
-    """`passed` are the fields that go on, less Content-Length, which is that of the body sent."""
+class UpstreamResponse(NamedTuple):
+    """`fields` are those that the client gets, without Content-Length, which is generated."""
 
-    reported: Reported
-    passed: HeaderBlock
+    reported: ReportedUsage
+    fields: HeaderBlock
     content_type: bytes
     content_encoding: bytes
 
 
-def answer_of(head: Head) -> Answer:
-    """Reads a head, or remembers having read it. Raises UpstreamError for fields that could be read as others."""
-    if isinstance(head.note, Answer):
+def read_head(head: Head) -> UpstreamResponse:
+    """Reads a head, once for each that the upstream repeats. Raises UpstreamError for an ambiguous field."""
+    if isinstance(head.note, UpstreamResponse):
         return head.note
     fields = dict(head.headers)
-    answer = Answer(
-        reported(fields),
-        passed_block(head.headers),
+    response = UpstreamResponse(
+        read_report(fields),
+        render_fields(head.headers),
         fields.get(b"content-type", b""),
         fields.get(b"content-encoding", b""),
     )
-    head.note = answer
-    return answer
+    head.note = response
+    return response
 
 
-def passed_block(headers: Sequence[Header]) -> HeaderBlock:
-    """The fields that go on, rendered; raises UpstreamError for what could be read as more than these fields."""
-    passed = [b"%b: %b\r\n" % field for field in headers if field[0] not in DROPPED and field[0] != b"content-length"]
+def render_fields(headers: Sequence[Header]) -> HeaderBlock:
+    """The fields that the client gets; raises UpstreamError for one that could be read as several."""
+    fields = [b"%b: %b\r\n" % field for field in headers if field[0] not in DROPPED and field[0] != b"content-length"]
     try:
-        return header_block(b"".join(passed))
+        return header_block(b"".join(fields))
     except ValueError as error:
-        raise invalid("the response holds a header field that is none") from error
+        raise invalid("the response holds an invalid header field") from error
 
 
-def reported(fields: dict[bytes, bytes]) -> Reported:
-    """Reads the report; what is not a non-negative number is ignored, with a warning."""
-    return Reported(
-        _whole(fields.get(b"gateway-credits")),
-        _whole(fields.get(b"gateway-tokens")),
+def read_report(fields: dict[bytes, bytes]) -> ReportedUsage:
+    """Reads the report. A field that is no non-negative number is ignored, with a warning."""
+    return ReportedUsage(
+        _count(fields.get(b"gateway-credits")),
+        _count(fields.get(b"gateway-tokens")),
         _money(fields.get(b"gateway-cost-usd")),
     )
 
 
-def _whole(value: bytes | None) -> int | None:
+def _count(value: bytes | None) -> int | None:
     if value is None:
         return None
     if not value.isdigit() or len(value) > MAX_DIGITS:
-        _log.warning("the upstream's report is not a whole number", value=value.decode("latin-1")[:40])
+        _log.warning("upstream_report_invalid", expected="whole number", value=value.decode("latin-1")[:40])
         return None
     return int(value)
 
@@ -111,6 +111,6 @@ def _money(value: bytes | None) -> Decimal | None:
     except (InvalidOperation, UnicodeDecodeError):
         amount = Decimal("NaN")
     if not amount.is_finite() or not 0 <= amount < MAX_COST_USD:
-        _log.warning("the upstream's report is not an amount", value=value.decode("latin-1")[:40])
+        _log.warning("upstream_report_invalid", expected="amount", value=value.decode("latin-1")[:40])
         return None
     return amount

@@ -1,6 +1,6 @@
-"""What passes by, looked at without holding it up: the file in an upload, the units that a response reports.
+"""Observers of streaming bodies: the file in an upload, the units that a response reports.
 
-Observers see each chunk once and keep little. What they cannot read they leave unknown; they never fail a call.
+An observer sees each chunk once and keeps little. What it cannot read stays unknown; it never fails a call.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from policies.pricing.price import Price
 from policies.pricing.prices import units_in_response
 from policies.pricing.units import Count
 
-MAX_JSON_BYTES = 8 * 1024 * 1024  # a JSON answer larger than this is not searched for its usage block
+MAX_JSON_BYTES = 8 * 1024 * 1024  # a JSON response larger than this is not searched for its usage block
 MAX_EVENT_BYTES = 1024 * 1024  # nor is a single server-sent event
 MAX_NAME_LENGTH = 255  # NAME_MAX of the common file systems
 
 
 @dataclass(frozen=True, slots=True)
-class File:
-    """What analysis_history keeps of an upload."""
+class UploadedFile:
+    """The columns of analysis_history that describe an upload."""
 
     name: str | None = None
     size_bytes: int | None = None
@@ -40,7 +40,7 @@ class File:
 class FileObserver(Protocol):
     def feed(self, chunk: bytes) -> None: ...
 
-    def file(self) -> File: ...
+    def file(self) -> UploadedFile: ...
 
 
 class UnitObserver(Protocol):
@@ -50,7 +50,7 @@ class UnitObserver(Protocol):
 
 
 def observe_upload(route: Route, inbound: Inbound) -> FileObserver | None:
-    """The observer for a request body, on the routes whose uploads analysis_history keeps."""
+    """The observer of a request body on a route whose uploads are recorded in analysis_history; None on others."""
     if route.usage_type != "analysis":
         return None
     fields = inbound.fields
@@ -60,7 +60,7 @@ def observe_upload(route: Route, inbound: Inbound) -> FileObserver | None:
 
 
 def file_observer(content_type: bytes, disposition: bytes, file_name: bytes) -> FileObserver:
-    """Looks at the first file of a multipart form, else at the body itself."""
+    """Observes the first file of a multipart form, else the body itself."""
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
     if kind == b"multipart/form-data" and boundary:
@@ -68,11 +68,11 @@ def file_observer(content_type: bytes, disposition: bytes, file_name: bytes) -> 
             return MultipartFile(boundary)
     _, given = parse_options_header(disposition)
     name = given.get(b"filename") or file_name
-    return WholeBody(_name(name), content_type.decode("latin-1") or None)
+    return WholeBodyFile(_name(name), content_type.decode("latin-1") or None)
 
 
 def observe_units(price: Price, content_type: bytes, content_encoding: bytes) -> UnitObserver | None:
-    """The observer for a response whose units are priced; None where it cannot be read."""
+    """The observer of a response whose units are priced; None for a format that cannot be read."""
     kind = content_type.partition(b";")[0].strip().lower()
     observer: UnitObserver
     if kind == b"text/event-stream":
@@ -83,11 +83,11 @@ def observe_units(price: Price, content_type: bytes, content_encoding: bytes) ->
         return None
     if content_encoding in (b"", b"identity"):
         return observer
-    return Inflated(observer) if content_encoding in (b"gzip", b"x-gzip", b"deflate") else None
+    return InflatingObserver(observer) if content_encoding in (b"gzip", b"x-gzip", b"deflate") else None
 
 
-class WholeBody:
-    """Size and digest of a body that is the file."""
+class WholeBodyFile:
+    """Size and digest of a body that is itself the file."""
 
     def __init__(self, name: str | None, content_type: str | None) -> None:
         self._name = name
@@ -99,8 +99,8 @@ class WholeBody:
         self._size_bytes += len(chunk)
         self._hash.update(chunk)
 
-    def file(self) -> File:
-        return File(self._name, self._size_bytes, self._hash.hexdigest(), self._content_type)
+    def file(self) -> UploadedFile:
+        return UploadedFile(self._name, self._size_bytes, self._hash.hexdigest(), self._content_type)
 
 
 class MultipartFile:
@@ -121,8 +121,8 @@ class MultipartFile:
         )
         self._header_name, self._header_value = b"", b""
         self._headers_read: dict[bytes, bytes] = {}
-        self._inside: WholeBody | None = None
-        self._file = File()
+        self._current: WholeBodyFile | None = None
+        self._file = UploadedFile()
 
     def feed(self, chunk: bytes) -> None:
         if self._parser is None:
@@ -130,9 +130,9 @@ class MultipartFile:
         try:
             self._parser.write(chunk)
         except FormParserError:
-            self._parser = None  # not the form it said it was: the upstream may still make sense of it
+            self._parser = None  # no valid form; the upstream may still accept it
 
-    def file(self) -> File:
+    def file(self) -> UploadedFile:
         return self._file
 
     def _begin(self) -> None:
@@ -153,20 +153,20 @@ class MultipartFile:
         name = options.get(b"filename")
         if name is not None and self._file.sha256 is None:
             content_type = self._headers_read.get(b"content-type")
-            self._inside = WholeBody(_name(name), content_type.decode("latin-1") if content_type else None)
+            self._current = WholeBodyFile(_name(name), content_type.decode("latin-1") if content_type else None)
 
     def _data(self, data: bytes, start: int, end: int) -> None:
-        if self._inside is not None:
-            self._inside.feed(data[start:end])
+        if self._current is not None:
+            self._current.feed(data[start:end])
 
     def _end(self) -> None:
-        if self._inside is not None:
-            self._file = self._inside.file()
-            self._inside = None
+        if self._current is not None:
+            self._file = self._current.file()
+            self._current = None
 
 
 class JsonUnits:
-    """Units at a pointer of a JSON answer."""
+    """Units at a pointer of a JSON response."""
 
     def __init__(self, price: Price) -> None:
         self._price = price
@@ -223,15 +223,15 @@ class EventUnits:
                 self._units = self._units if units is None else units
 
 
-class Inflated:
-    """An observer's view into a compressed body; what the client gets stays as it is.
+class InflatingObserver:
+    """Decompresses what an observer sees; the body that the client gets stays compressed.
 
-    Inflates at most MAX_JSON_BYTES a chunk, so that a compression bomb costs no more than an honest answer.
+    Inflates at most MAX_JSON_BYTES a chunk, so that a compression bomb costs no more than an honest response.
     """
 
     def __init__(self, observer: UnitObserver) -> None:
         self._observer = observer
-        self._inflate: Any = zlib.decompressobj(wbits=47)  # gzip or zlib, whichever the first bytes say
+        self._inflate: Any = zlib.decompressobj(wbits=47)  # gzip or zlib, by the first bytes
 
     def feed(self, chunk: bytes) -> None:
         if self._inflate is None:

@@ -1,4 +1,4 @@
-"""How a request body is read: whole where it is priced or compared, else as it streams; never more than may pass."""
+"""Request bodies: read whole where they are priced or compared, else streamed; never beyond their limit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from policies.pricing.price import Price
 
 Receive = Callable[[], Awaitable[Any]]
 
-# What is read whole is held in memory while the call runs; without a limit of the route's or plan's, this one holds.
+# A whole body stays in memory while the call runs; this limit applies where neither route nor plan sets one.
 MAX_WHOLE_BODY_BYTES = 20 * 1024 * 1024
 
 
@@ -25,38 +25,35 @@ class ClientGone(Exception):  # noqa: N818 - an event, not a fault
 
 @dataclass(frozen=True, slots=True)
 class WholeBody:
-    """A body that was read before admission: its items are the price, or a repeat is known by it.
-
-    `items` and `fields` are those of a priced one.
-    """
+    """A body that was read before admission. `items` and `fields` are set where its items are the price."""
 
     content: bytes
     items: int | None = None
     fields: dict[str, Any] = field(default_factory=dict)
 
     def text(self, name: str, max_length: int = 200) -> str | None:
-        """A top-level member that goes into a record, if it is text."""
+        """A top-level member for the record, shortened; None if it is no text."""
         value = self.fields.get(name)
         return value[:max_length] if isinstance(value, str) else None
 
 
 def is_needed(route: Route, *, is_compared: bool) -> bool:
-    """Whether a body is read before admission: its items are the price of the call, or it is compared with another."""
+    """Whether a body is read before admission: to count its items, or to compare it with that of an earlier call."""
     return is_compared or route.price.is_counted_in_request
 
 
-async def read(here: bytes | None, receive: Receive, route: Route, *, plan: Plan) -> WholeBody:
-    """The whole body, and its items where they are the price; `here` if it has come already."""
+async def read_whole(arrived: bytes | None, receive: Receive, route: Route, *, plan: Plan) -> WholeBody:
+    """The whole body, and its items where they are the price. `arrived` is the body if all of it has arrived."""
     limit = authorization.max_body_bytes(route, plan)
     if limit is None:
         limit = MAX_WHOLE_BODY_BYTES
-    if here is not None:
-        authorization.check_size(len(here), limit)
-    content = await _read_whole(receive, limit) if here is None else here
-    return _counted(route.price, content) if route.price.is_counted_in_request else WholeBody(content)
+    if arrived is not None:
+        authorization.check_size(len(arrived), limit)
+    content = await _receive_all(receive, limit) if arrived is None else arrived
+    return _count_items(route.price, content) if route.price.is_counted_in_request else WholeBody(content)
 
 
-async def _read_whole(receive: Receive, limit: int) -> bytes:
+async def _receive_all(receive: Receive, limit: int) -> bytes:
     chunks, size = [], 0
     more = True
     while more:
@@ -67,8 +64,8 @@ async def _read_whole(receive: Receive, limit: int) -> bytes:
     return b"".join(chunks)
 
 
-def _counted(price: Price, content: bytes) -> WholeBody:
-    """Counts the items; raises Refused where the body is not the JSON it must be."""
+def _count_items(price: Price, content: bytes) -> WholeBody:
+    """Raises Refused for a body that is not the JSON it must be."""
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):
@@ -78,7 +75,7 @@ def _counted(price: Price, content: bytes) -> WholeBody:
 
 
 class StreamedBody:
-    """A body on its way to the upstream: counted, limited, and shown to an observer as it passes."""
+    """A body on its way to the upstream: counted, limited, and fed to an observer."""
 
     def __init__(self, receive: Receive, max_bytes: int | None, observer: FileObserver | None) -> None:
         self._receive = receive
@@ -88,13 +85,12 @@ class StreamedBody:
         self.is_complete = False
         self.size_bytes = 0
 
-    def whole(self, content: bytes) -> bytes:
-        """The same body, where it has all come already."""
+    def pass_whole(self, content: bytes) -> None:
+        """Counts a body that has arrived as a whole."""
         self._pass(content, more=False)
-        return content
 
-    async def whole_if_small(self) -> bytes | None:
-        """The body if it is all there already, so that it can be sent in one write and sent again; else None."""
+    async def read_if_small(self) -> bytes | None:
+        """The body if it comes in one message, so that it can be sent in one write and retried; else None."""
         chunk, more = await self._take()
         if not more:
             return chunk

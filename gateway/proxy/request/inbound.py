@@ -1,8 +1,8 @@
-"""What a client sent, read in one pass: the fields the gateway acts on, and the block that goes on to the upstream.
+"""A request as the client sent it: the fields the gateway acts on, and the block of end-to-end fields.
 
-Fields are dropped, rewritten or passed by one table, once for as long as a client repeats them. What a client says
-about itself in `X-Gateway-*` or in `X-Forwarded-*` is never passed, in any spelling; hop-by-hop fields (RFC 9110
-§7.6.1) and framing never cross over.
+One pass drops, rewrites or forwards each field by one table; it runs once for as long as a client repeats its fields.
+`X-Gateway-*` and `X-Forwarded-*` of a client are never forwarded, in any spelling, nor are hop-by-hop fields (RFC 9110
+§7.6.1) and framing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from policies.model import Refusal, Refused
 
 Network = IPv4Network | IPv6Network
 
-# Read by the gateway; whether they also go on is decided where they are used.
+# Fields that the gateway reads; `_NOT_FORWARDED` says which of them it also forwards.
 _READ = frozenset(
     {
         b"authorization",
@@ -81,43 +81,43 @@ _BEARER = b"bearer "
 _TRACEPARENT = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
 
 
-class Note(Protocol):
-    """Where a connection keeps what was made of its client's fields, for as long as they come again unchanged."""
+class InboundSlot(Protocol):
+    """Where a connection keeps the last request, for as long as its client repeats the same fields."""
 
-    value: object
+    value: Inbound | None
 
 
 class Trace(NamedTuple):
-    """A trace that a trusted proxy began: its id and flags in hexadecimal, and the line of its state, if any."""
+    """The trace of a trusted proxy: its id and flags in hexadecimal, and the line of its state, if any."""
 
     id: str
     flags: str
     state: str
 
 
-class Remembered:
-    """What is the same from one request to the next: the key and its digest, the fields towards the upstream and for
-    whom.
+class ConnectionCache:
+    """What stays the same from one request of a connection to the next, for as long as its fields do.
 
-    `said` is what records have of the fields.
+    `request_block` holds the fields towards the upstream, rendered for the caller of `identity_block` and the
+    destination of `upstream_block`. `client_columns` are the columns of records that come from the fields.
     """
 
-    __slots__ = ("block", "digest", "identity", "key", "said", "upstream_block")
+    __slots__ = ("client_columns", "identity_block", "key", "key_digest", "request_block", "upstream_block")
 
     def __init__(self) -> None:
         self.key: bytes | None = None
-        self.digest: bytes | None = None
-        self.said: str | None = None
-        self.identity: bytes | None = None
+        self.key_digest: bytes | None = None
+        self.client_columns: str | None = None
+        self.identity_block: bytes | None = None
         self.upstream_block: bytes | None = None
-        self.block = header_block(b"")
+        self.request_block = header_block(b"")
 
 
 class Inbound(NamedTuple):
-    """One request as the gateway reads it. All but its first line is shared by requests that repeat their fields.
+    """One request as the gateway reads it. Requests that repeat their fields share all but the first line.
 
-    `fields` holds what the gateway acts on, by lower-cased name; `passed` is the rendered block of end-to-end fields;
-    `way` that of the fields which say where the request came from. `content_length` is None for a chunked body.
+    `fields` holds what the gateway acts on, by lower-cased name. `end_to_end` is the block of the client's fields that
+    are forwarded, `forwarded_headers` that of X-Forwarded-* and Via. `content_length` is None for a chunked body.
     """
 
     method: str
@@ -128,13 +128,13 @@ class Inbound(NamedTuple):
     client_ip: str
     is_from_trusted_proxy: bool
     fields: dict[bytes, bytes]
-    passed: HeaderBlock
-    way: HeaderBlock
+    end_to_end: HeaderBlock
+    forwarded_headers: HeaderBlock
     trace: Trace | None
     client_request_id: str | None
     content_length: int | None
     http_version: str
-    remembered: Remembered
+    cache: ConnectionCache
 
     @property
     def target(self) -> bytes:
@@ -142,12 +142,12 @@ class Inbound(NamedTuple):
 
     def api_key(self) -> bytes:
         """The key as sent; raises Refused if there is none, or two that differ."""
-        key = self.remembered.key
+        key = self.cache.key
         if key is None:
-            key = self.remembered.key = self._api_key()
+            key = self.cache.key = self._read_api_key()
         return key
 
-    def _api_key(self) -> bytes:
+    def _read_api_key(self) -> bytes:
         authorization = self.fields.get(b"authorization", b"")
         bearer = authorization[len(_BEARER) :].strip() if authorization[:7].lower() == _BEARER else None
         direct = self.fields.get(b"x-api-key")
@@ -166,24 +166,24 @@ class Inbound(NamedTuple):
         return None if value is None else value.decode("utf-8", "replace")[:max_length]
 
 
-def read(scope: Any, trusted_proxies: Sequence[Network] = (), note: Note | None = None) -> Inbound:
-    """Reads an ASGI HTTP scope, or as much of it as `note` does not hold: with the same fields, the first line."""
-    known = None if note is None else note.value
-    if isinstance(known, Inbound):
+def read_request(scope: Any, trusted_proxies: Sequence[Network] = (), slot: InboundSlot | None = None) -> Inbound:
+    """Reads an ASGI HTTP scope; of a client that repeats its fields only the first line."""
+    known = None if slot is None else slot.value
+    if known is not None:
         method, raw_path, query = scope["method"], scope["raw_path"], scope["query_string"]
         if raw_path == known.raw_path and method == known.method and query == known.query:
             return known
         return Inbound(method, raw_path, query, *known[3:])
     inbound = _read(scope, trusted_proxies)
-    if note is not None:
-        note.value = inbound
+    if slot is not None:
+        slot.value = inbound
     return inbound
 
 
 def request_block(inbound: Inbound, own_id: str) -> HeaderBlock:
-    """The fields that are of this request alone: its id and trace. `own_id` is a UUID, whose digits the trace takes.
+    """The fields of this request alone: its id and its trace. `own_id` is a UUID, whose digits the trace takes.
 
-    W3C Trace Context: a trusted proxy's trace goes on under our own parent id, any other starts anew.
+    W3C Trace Context: a trusted proxy's trace continues under the gateway's own parent id; any other starts here.
     """
     digits = own_id.replace("-", "")
     sent, trace = inbound.client_request_id or own_id, inbound.trace
@@ -197,7 +197,7 @@ def request_block(inbound: Inbound, own_id: str) -> HeaderBlock:
 
 def _read(scope: Any, trusted_proxies: Sequence[Network]) -> Inbound:
     fields: dict[bytes, bytes] = {}
-    passed: list[bytes] = []
+    end_to_end: list[bytes] = []
     named = _named_in_connection(scope["headers"])
     for name, value in scope["headers"]:
         if name in _READ:
@@ -205,7 +205,7 @@ def _read(scope: Any, trusted_proxies: Sequence[Network]) -> Inbound:
         if name not in _NOT_FORWARDED and name not in named and not _is_reserved(name):
             if name == b"authorization" and value[:7].lower() == _BEARER:
                 continue
-            passed += (name, b": ", value, b"\r\n")
+            end_to_end += (name, b": ", value, b"\r\n")
     # A listener for both families sees IPv4 clients as ::ffff:192.0.2.1 (RFC 4291 section 2.5.5.2).
     peer = scope["client"][0].removeprefix("::ffff:") if scope["client"] else ""
     trusted = bool(trusted_proxies) and _is_in(peer, trusted_proxies)
@@ -220,24 +220,24 @@ def _read(scope: Any, trusted_proxies: Sequence[Network]) -> Inbound:
         client_ip=client_ip,
         is_from_trusted_proxy=trusted,
         fields=fields,
-        passed=header_block(b"".join(passed)),
-        way=_way(fields, client_ip, scheme=scope["scheme"], proxy=peer if trusted else None),
+        end_to_end=header_block(b"".join(end_to_end)),
+        forwarded_headers=_forwarded_headers(fields, client_ip, scheme=scope["scheme"], proxy=peer if trusted else None),
         trace=_trace(fields) if trusted else None,
         client_request_id=sent_id.decode() if sent_id is not None and is_echoable(sent_id) else None,
         content_length=_length(fields),
         http_version=scope["http_version"],
-        remembered=Remembered(),
+        cache=ConnectionCache(),
     )
 
 
 def _length(fields: dict[bytes, bytes]) -> int | None:
-    """None also for what is no length: that is the listener's to refuse, and a body may follow it."""
+    """None also for an invalid length: the listener refuses those, and a body may follow."""
     length = fields.get(b"content-length", b"0")
     return int(length) if length.isdigit() and b"transfer-encoding" not in fields else None
 
 
-def _way(fields: dict[bytes, bytes], client_ip: str, *, scheme: str, proxy: str | None) -> HeaderBlock:
-    """Where the request came from; what the client says of it counts only behind a trusted proxy."""
+def _forwarded_headers(fields: dict[bytes, bytes], client_ip: str, *, scheme: str, proxy: str | None) -> HeaderBlock:
+    """X-Forwarded-* and Via; those that came with the request count only from a trusted proxy."""
     forwarded_for, proto, host = client_ip.encode(), b"", b""
     if proxy is not None:
         proto, host = fields.get(b"x-forwarded-proto", b""), fields.get(b"x-forwarded-host", b"")
@@ -281,7 +281,7 @@ def _is_in(address: str, networks: Sequence[Network]) -> bool:
 
 
 def _client_ip(peer: str, fields: dict[bytes, bytes], trusted: Sequence[Network]) -> str:
-    """The rightmost address of X-Forwarded-For that is not a proxy of ours: everything left of it may be invented."""
+    """The rightmost address of X-Forwarded-For that is not a trusted proxy: everything left of it may be invented."""
     hops = [hop.strip() for hop in fields.get(b"x-forwarded-for", b"").decode("latin-1").split(",")]
     for hop in reversed(hops):
         try:

@@ -1,7 +1,7 @@
 """The opening handshake of a WebSocket, as far as a gateway takes part (RFC 6455 section 4.2); it reads no frames.
 
-Only a route that says so switches protocols, and only for a request that asks by the letter of the RFC. Whatever else
-carries an `Upgrade` is plain HTTP, as RFC 9110 section 7.8 lets a server have it.
+Only a route with `websocket` switches protocols, and only for a request that keeps to the RFC. Any other request with
+an `Upgrade` field is plain HTTP, which RFC 9110 section 7.8 allows.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ KEY_BYTES = 16
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 
 
-def is_asked(route: Route, inbound: Inbound) -> bool:
-    """Whether a request asks to switch to WebSocket, on a route where it may."""
+def is_upgrade(route: Route, inbound: Inbound) -> bool:
+    """Whether a request asks to switch to WebSocket on a route that allows it."""
     fields = inbound.fields
     return (
         route.websocket
@@ -34,9 +34,9 @@ def is_asked(route: Route, inbound: Inbound) -> bool:
     )
 
 
-def check(route: Route, inbound: Inbound) -> None:
+def check_handshake(route: Route, inbound: Inbound) -> None:
     """Raises Refused for a request to switch that is not a valid handshake."""
-    if not is_asked(route, inbound):
+    if not is_upgrade(route, inbound):
         return
     fields = inbound.fields
     if fields.get(b"sec-websocket-version") != VERSION:
@@ -53,15 +53,15 @@ def check(route: Route, inbound: Inbound) -> None:
         raise Refused(Refusal.BAD_REQUEST, "A WebSocket handshake has no body.")
 
 
-def check_answer(inbound: Inbound, headers: Sequence[tuple[bytes, bytes]]) -> None:
-    """Raises UpstreamError unless the upstream's 101 answers this very handshake."""
-    answers = [value for name, value in headers if name == b"sec-websocket-accept"]
-    if answers != [accept_of(inbound.fields[b"sec-websocket-key"])]:
+def check_response(inbound: Inbound, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """Raises UpstreamError unless the upstream's 101 accepts the handshake of this request."""
+    accepts = [value for name, value in headers if name == b"sec-websocket-accept"]
+    if accepts != [accept_of(inbound.fields[b"sec-websocket-key"])]:
         raise invalid("the upstream switched protocols with a wrong Sec-WebSocket-Accept")
 
 
 def accept_of(key: bytes) -> bytes:
-    """The Sec-WebSocket-Accept that answers a Sec-WebSocket-Key (RFC 6455 section 4.2.2)."""
+    """The Sec-WebSocket-Accept for a Sec-WebSocket-Key (RFC 6455 section 4.2.2)."""
     return b64encode(sha1(key + _GUID, usedforsecurity=False).digest())
 
 

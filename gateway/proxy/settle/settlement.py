@@ -1,8 +1,8 @@
-"""That every admitted call is settled: at once where Redis takes it, else again and again until it does.
+"""Settles every admitted call: at once where Redis takes the settlement, else from the spool until Redis does.
 
-What Redis does not take is owed, and put down in the spool before the client has its whole answer. Settling is
-idempotent by request id, so whatever is unknown is simply settled again, by this process or by the one that finds its
-spool; and a call that was swept meanwhile is corrected.
+A settlement that Redis did not take is spooled before the client has its whole response. Settling is idempotent by
+request id: whatever is unknown is settled again, by this process or by the one that recovers its spool. A call that was
+swept in the meantime is corrected.
 """
 
 from __future__ import annotations
@@ -22,140 +22,142 @@ from gateway.meter.client.errors import MeterError, MeterUnavailable
 from gateway.meter.idempotency import ClaimOutcome, IdempotencyClaim
 from gateway.meter.keys import AccountKeys
 from gateway.meter.meter import Meter
-from gateway.proxy.admission.outage_credit import FLOATING, Float
+from gateway.proxy.admission.outage_credit import OutageCredit
 from gateway.proxy.settle.spool import Chunk, Spool, SpoolFile
 
-MAX_KEPT = 10_000  # some 10 MB: calls that neither Redis nor the disk takes
+MAX_IN_MEMORY = 10_000  # settlements that neither Redis nor the disk takes: some 10 MB
 BATCH = 128
-ADOPT_SECONDS = 10.0  # how long a spool waits for an heir while other processes live
+RECOVERY_INTERVAL_SECONDS = 10.0  # how often this process looks for spools of dead ones
+_OUTAGE_CREDIT_EPOCH = "float"  # what a spooled settlement has in place of an epoch; no epoch has this name
 _log = structlog.get_logger()
 
 
 class Settlement(NamedTuple):
-    """The end of one call: what it is charged, and the tail of its record.
+    """The end of one call: what it is charged, and the suffix of its record.
 
-    With the `head` of the record and the `epoch` of its admission it is made up for where Redis has lost the call.
-    `kept` is what is left of the claim of a call with an Idempotency-Key.
+    `record_prefix` and `epoch` let a call be settled whose hold Redis has lost. A call admitted on outage credit has a
+    prefix and no epoch. `claim_outcome` says what becomes of the claim of a call with an Idempotency-Key.
     """
 
     keys: AccountKeys
     request_id: str
     charge: int
-    tail: str
-    head: str = ""
+    record_suffix: str
+    record_prefix: str = ""
     epoch: str = ""
-    kept: ClaimOutcome | None = None
+    claim_outcome: ClaimOutcome | None = None
+    is_on_outage_credit: bool = False
 
 
 class Settler:
-    """Settles calls; owes what Redis has not taken yet. Use it as a context manager, which opens and leaves the spool.
+    """Settles calls, and queues what Redis has not taken yet. As a context manager it opens and closes the spool.
 
-    `kept` is owed too, but no file has it (the disk is full), or has passed it (Redis refuses it, for a reason that
-    waiting does not mend). While there is any, no file is thrown away.
+    `_in_memory` are pending settlements that no file holds: the disk was full, or Redis refuses them for a reason that
+    waiting does not mend. While there are any, no file is removed.
     """
 
     idle_seconds = 0.1
 
-    def __init__(self, meter: Meter, spool: Spool, floating: Float | None = None) -> None:
+    def __init__(self, meter: Meter, spool: Spool, outage_credit: OutageCredit | None = None) -> None:
         self._meter = meter
         self._spool = spool
-        self._float = floating or Float(None)
-        self._kept: deque[Settlement] = deque()
+        self._outage_credit = outage_credit or OutageCredit(None)
+        self._in_memory: deque[Settlement] = deque()
         self._refusal: Exception | None = None
-        self._adopt_at = 0.0
+        self._recover_at = 0.0
 
     def __repr__(self) -> str:
-        return f"<Settler {self.owed} owed>"
+        return f"<Settler {self.pending} pending>"
 
     @property
-    def owed(self) -> int:
+    def pending(self) -> int:
         """How many settlements Redis has not taken yet."""
-        return len(self._kept) + self._spool.unsettled
+        return len(self._in_memory) + self._spool.pending
 
     async def __aenter__(self) -> Settler:
         self._spool.open()
-        self._show()
+        self._update_gauge()
         return self
 
     async def __aexit__(self, *raised: object) -> None:
         await self._spool.close()
 
     async def settle(self, settlement: Settlement) -> int | None:
-        """The balance after the call, or None where Redis could not say: the settlement is then owed."""
+        """The balance after the call; None where Redis did not answer, and the settlement is queued."""
         try:
             return await self._send(settlement)
         except MeterUnavailable:
-            self.owe(settlement)
+            self.enqueue(settlement)
         except MeterError as error:
-            _log.error("Redis refuses a settlement", request_id=settlement.request_id, reason=str(error))
-            self.owe(settlement)
+            _log.error("settlement_refused", request_id=settlement.request_id, reason=str(error))
+            self.enqueue(settlement)
         except asyncio.CancelledError:
-            self.owe(settlement)  # it may have been taken; settling twice changes nothing
+            self.enqueue(settlement)  # Redis may have taken it; settling twice changes nothing
             raise
         return None
 
-    def owe(self, settlement: Settlement) -> None:
-        """Settles later, for a caller that cannot wait. Survives this process where the disk takes it.
+    def enqueue(self, settlement: Settlement) -> None:
+        """Queues a settlement for a caller that cannot wait. It survives this process where the disk takes it.
 
-        Answers are not spooled: a repeat is told that there is none.
+        Stored responses are not spooled: a replay is told that there is none.
         """
-        if settlement.kept is not None:
-            settlement = settlement._replace(kept=settlement.kept.without_response)
+        if settlement.claim_outcome is not None:
+            settlement = settlement._replace(claim_outcome=settlement.claim_outcome.without_response)
         try:
-            self._spool.append(_encoded(settlement))
+            self._spool.append(encode(settlement))
         except OSError as error:
             metrics.SPOOL_FAILURES.inc()
-            _log.error("a settlement is not spooled", request_id=settlement.request_id, reason=str(error))
-            self._keep(settlement)
-        self._show()
+            _log.error("settlement_not_spooled", request_id=settlement.request_id, reason=str(error))
+            self._enqueue_in_memory(settlement)
+        self._update_gauge()
 
     async def run_once(self) -> int:
-        """Settles what is owed, until Redis is away again; gives how many were settled.
+        """Settles what is pending until Redis is away again; gives how many were settled.
 
         Raises MeterUnavailable; and at the end MeterError if Redis refused some.
         """
         settled = 0
-        self._adopt()
+        self._recover_orphans()
         try:
-            settled += await self._settle_kept()
+            settled += await self._settle_in_memory()
             for file in self._spool.files():
                 settled += await self._settle_file(file)
         finally:
             if settled:
-                self._show()
+                self._update_gauge()
         refusal, self._refusal = self._refusal, None
         if refusal is not None:
             raise refusal
         return settled
 
-    def _adopt(self) -> None:
+    def _recover_orphans(self) -> None:
         instant = monotonic_seconds()
-        if instant >= self._adopt_at:
-            self._adopt_at = instant + ADOPT_SECONDS
-            self._spool.adopt()
+        if instant >= self._recover_at:
+            self._recover_at = instant + RECOVERY_INTERVAL_SECONDS
+            self._spool.recover_orphans()
 
-    async def _settle_kept(self) -> int:
+    async def _settle_in_memory(self) -> int:
         settled = 0
-        for _ in range(0, len(self._kept), BATCH):
-            batch = [self._kept.popleft() for _ in range(min(BATCH, len(self._kept)))]
+        for _ in range(0, len(self._in_memory), BATCH):
+            batch = [self._in_memory.popleft() for _ in range(min(BATCH, len(self._in_memory)))]
             try:
-                settled += await self._settle_all(batch)
+                settled += await self._settle_batch(batch)
             except BaseException:
-                self._kept.extendleft(reversed(batch))
+                self._in_memory.extendleft(reversed(batch))
                 raise
         return settled
 
     async def _settle_file(self, file: SpoolFile) -> int:
         settled = 0
-        while (chunk := file.next()) is not None:
-            settled += await self._settle_all(list(self._decoded(file, chunk)))
-            file.passed(chunk)
-        if not self._kept:
-            self._spool.finished(file)
+        while (chunk := file.next_chunk()) is not None:
+            settled += await self._settle_batch(list(self._decode_chunk(file, chunk)))
+            file.advance(chunk)
+        if not self._in_memory:
+            self._spool.discard(file)
         return settled
 
-    async def _settle_all(self, settlements: Sequence[Settlement]) -> int:
-        """All of them at once. Raises MeterUnavailable, after which all of them are owed as before."""
+    async def _settle_batch(self, settlements: Sequence[Settlement]) -> int:
+        """Settles all of them at once. Raises MeterUnavailable, after which all of them are pending as before."""
         results = await asyncio.gather(*map(self._send, settlements), return_exceptions=True)
         for result in results:
             if isinstance(result, MeterUnavailable | asyncio.CancelledError):
@@ -164,52 +166,56 @@ class Settler:
         for settlement, result in zip(settlements, results, strict=True):
             if isinstance(result, Exception):
                 self._refusal = result
-                self._keep(settlement)
+                self._enqueue_in_memory(settlement)
                 refused += 1
         return len(settlements) - refused
 
-    def _keep(self, settlement: Settlement) -> None:
-        """The hold of a lost one is swept when this process has ended; it then charges nobody."""
-        if len(self._kept) < MAX_KEPT:
-            self._kept.append(settlement)
+    def _enqueue_in_memory(self, settlement: Settlement) -> None:
+        """The hold of a lost settlement is swept when this process has ended; the call is then charged nothing."""
+        if len(self._in_memory) < MAX_IN_MEMORY:
+            self._in_memory.append(settlement)
             return
         metrics.SETTLEMENTS_LOST.inc()
-        _log.error("a settlement is lost", request_id=settlement.request_id, credits=settlement.charge)
+        _log.error("settlement_lost", request_id=settlement.request_id, credits=settlement.charge)
 
-    def _decoded(self, file: SpoolFile, chunk: Chunk) -> Iterator[Settlement]:
+    def _decode_chunk(self, file: SpoolFile, chunk: Chunk) -> Iterator[Settlement]:
         for record in chunk.records:
             try:
-                yield self._settlement(record)
+                yield self._decode(record)
             except ValueError:
-                file.is_damaged = True  # whole, but nothing that we wrote
+                file.is_damaged = True  # its checksum is right, but no settlement was written so
 
-    def _settlement(self, record: bytes) -> Settlement:
+    def _decode(self, record: bytes) -> Settlement:
+        """Reads what `encode` wrote, and what it wrote before there were epochs. Raises ValueError for anything else."""
         match json.loads(record):
             case [*most, str(digest), str(print_), bool(stays)] if len(most) == 6:
-                kept = ClaimOutcome(IdempotencyClaim(digest, print_), b"" if stays else None)
-                return self._settlement(json.dumps(most).encode())._replace(kept=kept)
-            case [str(request_id), str(account_id), int(charge), str(tail), str(head), str(epoch)]:
-                return Settlement(self._meter.keys(UUID(account_id)), request_id, charge, tail, head, epoch)
-            case [str(request_id), str(account_id), int(charge), str(tail)]:  # written before there were epochs
-                return Settlement(self._meter.keys(UUID(account_id)), request_id, charge, tail)
+                outcome = ClaimOutcome(IdempotencyClaim(digest, print_), b"" if stays else None)
+                return self._decode(json.dumps(most).encode())._replace(claim_outcome=outcome)
+            case [str(request_id), str(account_id), int(charge), str(suffix), str(prefix), str(epoch)]:
+                keys, is_on_outage_credit = self._meter.keys(UUID(account_id)), epoch == _OUTAGE_CREDIT_EPOCH
+                epoch = "" if is_on_outage_credit else epoch
+                return Settlement(keys, request_id, charge, suffix, prefix, epoch, None, is_on_outage_credit)
+            case [str(request_id), str(account_id), int(charge), str(suffix)]:
+                return Settlement(self._meter.keys(UUID(account_id)), request_id, charge, suffix)
         raise ValueError("not a settlement")
 
     def _send(self, settlement: Settlement) -> Coroutine[Any, Any, int | None]:
-        keys, request_id, charge, tail, head, epoch, kept = settlement
-        sent = self._meter.settle(keys, request_id, charge=charge, tail=tail, head=head, epoch=epoch, kept=kept)
-        return self._floated(request_id, sent) if epoch == FLOATING else sent
+        keys, request_id, charge, suffix, prefix, epoch, outcome, is_on_outage_credit = settlement
+        sent = self._meter.settle(keys, request_id, charge=charge, tail=suffix, head=prefix, epoch=epoch, kept=outcome)
+        return self._release_after(request_id, sent) if is_on_outage_credit else sent
 
-    async def _floated(self, request_id: str, sent: Coroutine[Any, Any, int | None]) -> int | None:
+    async def _release_after(self, request_id: str, sent: Coroutine[Any, Any, int | None]) -> int | None:
         balance = await sent
-        self._float.settled(request_id)
+        self._outage_credit.release(request_id)
         return balance
 
-    def _show(self) -> None:
-        metrics.SPOOL_ENTRIES.set(self.owed)
+    def _update_gauge(self) -> None:
+        metrics.SPOOL_ENTRIES.set(self.pending)
 
 
-def _encoded(settlement: Settlement) -> bytes:
-    """One line of ASCII."""
-    keys, request_id, charge, tail, head, epoch, kept = settlement
-    claimed = () if kept is None else (*kept.claim, kept.answer is not None)
-    return json.dumps([request_id, str(keys.account_id), charge, tail, head, epoch, *claimed]).encode()
+def encode(settlement: Settlement) -> bytes:
+    """A settlement as it is spooled: one line of ASCII."""
+    keys, request_id, charge, suffix, prefix, epoch, outcome, is_on_outage_credit = settlement
+    epoch = _OUTAGE_CREDIT_EPOCH if is_on_outage_credit else epoch
+    claim = () if outcome is None else (*outcome.claim, outcome.answer is not None)
+    return json.dumps([request_id, str(keys.account_id), charge, suffix, prefix, epoch, *claim]).encode()

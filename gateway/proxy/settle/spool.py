@@ -1,15 +1,15 @@
-"""Settlements that Redis did not take, on disk: a file for each process, which the next one adopts when its owner died.
+"""Settlements that Redis did not take, on disk: one file for each process, which another recovers when its owner died.
 
-A file is a queue. What is appended is handed to the kernel before `append` returns, so it outlives the process, however
-that ends. fdatasync follows within SYNC_SECONDS, so a machine that loses power loses no more than what was appended in
-the last SYNC_SECONDS and while the disk was writing that. A file is emptied, or removed, when all of it is settled.
+A file is a queue. `append` hands a record to the kernel before it returns, so the record outlives the process however
+that ends. fdatasync follows within SYNC_SECONDS: a machine that loses power loses no more than what was appended in
+the last SYNC_SECONDS and while the disk wrote that. A file is truncated, or removed, when all of it is settled.
 
-A record is a line of its own with its length and CRC-32. It brings its line break at both ends, so damage costs the
-records whose own bytes it hits, and reading goes on behind it. It begins with a record separator as those of RFC 7464
-do, which no text has inside, so a byte that turns into a line break makes no record of the rest of a line. A damaged
-file is kept aside for whoever wants to know.
+A record is one line with its length and CRC-32. It brings its line break at both ends, so damage costs only the records
+whose own bytes it hits, and reading goes on behind it. It begins with a record separator, as in RFC 7464. No payload
+holds one, so a byte that turns into a line break makes no record of the rest of a line. A damaged file is set aside for
+inspection.
 
-Locks say who lives: the kernel drops a `flock(2)` with its process, however that ends, and not while it is frozen.
+Locks show which owners live: the kernel drops a `flock(2)` with its process, and not while the process is frozen.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import structlog
 
 SYNC_SECONDS = 0.05
 READ_BYTES = 64 * 1024
-MAX_RECORD_BYTES = 1024 * 1024  # what is longer than this without a line break is nothing of ours
+MAX_RECORD_BYTES = 1024 * 1024  # no record is longer
 _RECORD = re.compile(rb"\x1e(\d{1,7}) ([0-9a-f]{8}) (.*)", re.DOTALL)
 _SUFFIX = ".spool"
 _log = structlog.get_logger()
@@ -36,30 +36,30 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some records in the order in which they were appended, and where in the file what follows them begins."""
+    """Some records in the order in which they were appended, and the position in the file behind them."""
 
     records: tuple[bytes, ...]
     end: int
 
 
-def framed(payload: bytes) -> bytes:
-    """A record as it stands in the file. The payload holds no control characters."""
+def frame(payload: bytes) -> bytes:
+    """A record as it stands in the file. The payload must hold no control characters."""
     return b"\n\x1e%d %08x %s\n" % (len(payload), zlib.crc32(payload), payload)
 
 
 class SpoolFile:
-    """One file, locked by this process. Raises OSError where the disk does not do as it is told."""
+    """One file, locked by this process. Its methods raise OSError where the disk fails."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
-        self.unsettled = 0
+        self.pending = 0
         self.is_damaged = False
         self._descriptor = descriptor
         self._position = 0
 
     @classmethod
     def create(cls, path: Path) -> SpoolFile:
-        """A new file. It gets its name when it is locked, so that nobody takes it for a dead one's in between."""
+        """A new file. It is locked before it gets its name, so that no process takes it for an orphan in between."""
         unnamed = path.with_suffix(".new")
         descriptor = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -68,8 +68,8 @@ class SpoolFile:
         return cls(path, descriptor)
 
     @classmethod
-    def adopt(cls, path: Path) -> SpoolFile | None:
-        """A dead process's file, its records counted; None where its owner lives, or it is gone or no file."""
+    def recover(cls, path: Path) -> SpoolFile | None:
+        """The file of a dead process, its records counted; None where its owner lives, or it is gone or no file."""
         try:
             if not stat.S_ISREG(path.lstat().st_mode):
                 return None
@@ -79,17 +79,17 @@ class SpoolFile:
         if not _lock(descriptor, path):
             os.close(descriptor)
             return None
-        found = cls(path, descriptor)
-        found.count()
-        return found
+        orphan = cls(path, descriptor)
+        orphan.pending = sum(len(chunk.records) for chunk in orphan._chunks())
+        return orphan
 
     @property
     def is_empty(self) -> bool:
-        return not self.unsettled and not self._position
+        return not self.pending and not self._position
 
     def append(self, payload: bytes) -> None:
         """Hands the record to the kernel, whole or not at all."""
-        record, before = framed(payload), os.fstat(self._descriptor).st_size
+        record, before = frame(payload), os.fstat(self._descriptor).st_size
         written = 0
         try:
             written = os.write(self._descriptor, record)
@@ -97,43 +97,38 @@ class SpoolFile:
             if written != len(record):
                 os.ftruncate(self._descriptor, before)
         if written != len(record):
-            raise OSError("the disk took a part of the record only")
-        self.unsettled += 1
+            raise OSError("the disk took only a part of the record")
+        self.pending += 1
 
-    def count(self) -> None:
-        """Sees how many records there are, in a file that nobody appends to."""
-        self.unsettled = sum(len(chunk.records) for chunk in self._chunks())
-
-    def next(self) -> Chunk | None:
-        """The first records that are not passed yet; None at the end. Damage is passed over, and remembered."""
+    def next_chunk(self) -> Chunk | None:
+        """The first pending records; None at the end. Damage is skipped, and `is_damaged` set."""
         return next(self._chunks(), None)
 
-    def passed(self, chunk: Chunk) -> None:
-        """The records are settled, or somebody else's care."""
+    def advance(self, chunk: Chunk) -> None:
+        """Moves behind records that are no longer pending in this file."""
         self._position = chunk.end
-        self.unsettled -= len(chunk.records)
+        self.pending -= len(chunk.records)
 
     def sync(self) -> None:
-        """Blocks until the disk has everything."""
+        """Blocks until everything is on the disk."""
         os.fdatasync(self._descriptor)
 
-    def empty(self) -> None:
-        """Begins anew, all of it being settled."""
+    def truncate(self) -> None:
         os.ftruncate(self._descriptor, 0)
-        self._position = self.unsettled = 0
+        self._position = self.pending = 0
 
     def remove(self) -> None:
-        """Ends the file, all of it being settled: a damaged one is kept beside, under a name that nobody adopts."""
+        """Removes the file; a damaged one stays beside it, under a name that no process recovers."""
         if self.is_damaged:
-            aside = self.path.with_suffix(".damaged")
-            self.path.rename(aside)
-            _log.error("a spool was damaged; its intact settlements were made", kept_as=str(aside))
+            renamed = self.path.with_suffix(".damaged")
+            self.path.rename(renamed)
+            _log.error("spool_damaged", path=str(renamed))
         else:
             self.path.unlink()
         self.close()
 
     def close(self) -> None:
-        """Leaves the file to whoever adopts it."""
+        """Releases the lock, so that another process may recover the file."""
         os.close(self._descriptor)
 
     def _chunks(self) -> Iterator[Chunk]:
@@ -141,13 +136,13 @@ class SpoolFile:
         while data := self._lines(position):
             position += len(data)
             lines = [line for line in data.split(b"\n") if line]
-            records = tuple(record for record in map(_record, lines) if record is not None)
+            records = tuple(record for record in map(_unframe, lines) if record is not None)
             self.is_damaged |= len(records) < len(lines)
             if records:
                 yield Chunk(records, position)
 
     def _lines(self, position: int) -> bytes:
-        """Whole lines from there, or what is there where there are none."""
+        """Whole lines from that position, or the bytes there if no line ends among them."""
         size = READ_BYTES
         while True:
             data = os.pread(self._descriptor, size, position)
@@ -159,37 +154,37 @@ class SpoolFile:
 
 
 class Spool:
-    """The files of one folder as one process sees them: its own, and those of the dead."""
+    """The files of one folder that one process settles: its own, and those of dead processes."""
 
     def __init__(self, folder: Path, owner: str) -> None:
         self._folder = folder
         self._path = folder / f"{owner}{_SUFFIX}"
         self._own: SpoolFile | None = None
-        self._adopted: list[SpoolFile] = []
+        self._orphans: list[SpoolFile] = []
         self._unreadable: set[Path] = set()
         self._syncing: asyncio.Task[None] | None = None
 
     @property
-    def unsettled(self) -> int:
-        """Records that are not settled."""
-        return sum(file.unsettled for file in self.files())
+    def pending(self) -> int:
+        """How many records are not settled yet."""
+        return sum(file.pending for file in self.files())
 
     def open(self) -> None:
-        """Makes the own file, and adopts those whose owners died. Where that fails it is tried again when needed."""
+        """Creates the own file, and recovers those of dead processes. `append` tries again where creating fails."""
         try:
             self._create()
         except OSError as error:
-            _log.error("settlements cannot be spooled", folder=str(self._folder), reason=str(error))
-        self.adopt()
+            _log.error("spool_unavailable", folder=str(self._folder), reason=str(error))
+        self.recover_orphans()
 
-    def adopt(self) -> None:
-        """Takes over the files whose owners have died since. A sibling may die long after this process was started."""
+    def recover_orphans(self) -> None:
+        """Takes over the files of processes that have died since. A sibling may die at any time."""
         for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
             if path != self._path:
-                self._adopt(path)
+                self._recover(path)
 
     def append(self, payload: bytes) -> None:
-        """Puts a record down. Raises OSError: it is not in the file then."""
+        """Appends a record to the own file. Raises OSError: then the file does not hold it."""
         if len(payload) >= MAX_RECORD_BYTES // 2:
             raise OSError("the record is too long for the spool")
         own = self._own or self._create()
@@ -198,59 +193,59 @@ class Spool:
             self._syncing = asyncio.get_running_loop().create_task(self._sync(own))
 
     def files(self) -> tuple[SpoolFile, ...]:
-        """What is to be settled or finished: of the dead first."""
+        """The files to settle, those of dead processes first."""
         own = () if self._own is None or self._own.is_empty else (self._own,)
-        return (*self._adopted, *own)
+        return (*self._orphans, *own)
 
-    def finished(self, file: SpoolFile) -> None:
-        """All of the file is settled. Raises OSError."""
+    def discard(self, file: SpoolFile) -> None:
+        """Truncates or removes a file that is settled. Raises OSError."""
         if file is self._own and not file.is_damaged:
-            file.empty()
+            file.truncate()
             return
         file.remove()
         if file is self._own:
             self._own = None
         else:
-            self._adopted.remove(file)
+            self._orphans.remove(file)
 
     async def close(self) -> None:
-        """Removes the own file if nothing is left in it; else it is there for the next process to adopt."""
+        """Removes the own file if nothing is pending; else another process recovers it."""
         if self._syncing is not None:
             await self._syncing
         for file in self.files():
             file.close()
         if self._own is not None and self._own.is_empty:
             self._own.remove()
-        self._own, self._adopted = None, []
+        self._own, self._orphans = None, []
 
     def _create(self) -> SpoolFile:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._own = SpoolFile.create(self._path)
         return self._own
 
-    def _adopt(self, path: Path) -> None:
+    def _recover(self, path: Path) -> None:
         try:
-            file = SpoolFile.adopt(path)
+            file = SpoolFile.recover(path)
         except OSError as error:
             if path not in self._unreadable:
                 self._unreadable.add(path)
-                _log.error("a spool cannot be read", path=str(path), reason=str(error))
+                _log.error("spool_unreadable", path=str(path), reason=str(error))
             return
         if file is not None:
-            _log.warning("a spool was adopted", path=str(path), settlements=file.unsettled)
-            self._adopted.append(file)
+            _log.warning("spool_recovered", path=str(path), settlements=file.pending)
+            self._orphans.append(file)
 
     async def _sync(self, file: SpoolFile) -> None:
         await asyncio.sleep(SYNC_SECONDS)
-        self._syncing = None  # what is appended from here on asks anew
+        self._syncing = None  # records appended from here on need another sync
         try:
             await asyncio.to_thread(file.sync)
         except OSError as error:
-            _log.error("the spool may not be on disk", path=str(file.path), reason=str(error))
+            _log.error("spool_sync_failed", path=str(file.path), reason=str(error))
 
 
 def _lock(descriptor: int, path: Path) -> bool:
-    """False where another process has the lock, or had it until now and has removed what the path named."""
+    """False where another process has the lock, or had it until now and has removed the file."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return os.path.samestat(os.fstat(descriptor), path.lstat())
@@ -258,7 +253,7 @@ def _lock(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _record(line: bytes) -> bytes | None:
+def _unframe(line: bytes) -> bytes | None:
     match = _RECORD.fullmatch(line)
     if match is None or int(match[1]) != len(match[3]) or int(match[2], 16) != zlib.crc32(match[3]):
         return None
@@ -266,7 +261,7 @@ def _record(line: bytes) -> bytes | None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes the name of a new file as lasting as what will stand in it."""
+    """Makes the name of a new file as durable as its content."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
-"""One JSON line a request, written beside the traffic: a log that nobody reads must not hold a request up.
+"""The access log: one JSON line for each request, written by a thread, so that a slow reader delays no request.
 
 Lines hold names from the configuration, ids, numbers and a masked key. They never hold a key, a body, a query or a path
-that did not match a route.
+that matches no route.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from time import time
 from policies.model import Key
 
 FLUSH_SECONDS = 0.2
-MAX_WAITING = 20_000  # lines; past it the reader of the log is too slow, and lines are counted instead of kept
+MAX_BUFFERED_LINES = 20_000  # above it lines are dropped and counted: the reader of the log is too slow
 
 
 class AccessLog:
-    """Collects lines in the event loop; a thread of its own writes them."""
+    """Collects lines in the event loop; a thread writes them."""
 
     def __init__(self, descriptor: int | None = None) -> None:
         self._descriptor = sys.stderr.fileno() if descriptor is None else descriptor
@@ -28,7 +28,7 @@ class AccessLog:
         self._writer = threading.Thread(target=self._run, name="access-log", daemon=True)
         self._writer.start()
 
-    def note(
+    def record(
         self,
         request_id: str,
         endpoint: str,
@@ -41,10 +41,10 @@ class AccessLog:
         credits: int | None = None,
         key: str = "",
     ) -> None:
-        """`endpoint` is JSON, `key` is masked; `method` is one that the route knows, or `other`; `code` is a refusal's
-        or an outcome.
+        """`endpoint` is a JSON string; `method` is one of the route, or `other`; `code` is that of a refusal or an
+        outcome; `key` is masked.
         """
-        if len(self._lines) >= MAX_WAITING:
+        if len(self._lines) >= MAX_BUFFERED_LINES:
             self._dropped += 1
             return
         upstream_ms = "null" if upstream_seconds is None else f"{upstream_seconds * 1000:.2f}"
@@ -56,7 +56,7 @@ class AccessLog:
         )
 
     def close(self) -> None:
-        """Writes what waits, as far as the reader takes it within a second."""
+        """Writes the buffered lines, as far as the reader takes them within a second."""
         self._closing.set()
         self._writer.join(1.0)
 
@@ -70,14 +70,14 @@ class AccessLog:
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
             lines.append(f'{{"event":"access_log_dropped","lines":{dropped}}}\n')
-        written = memoryview("".join(lines).encode())
-        while written:
+        unwritten = memoryview("".join(lines).encode())
+        while unwritten:
             try:
-                written = written[os.write(self._descriptor, written) :]
+                unwritten = unwritten[os.write(self._descriptor, unwritten) :]
             except OSError:
-                return  # nobody is there to read
+                return  # the reader is gone
 
 
 def masked(key: Key) -> str:
-    """What may be shown of a key: enough to find it, too little to use it."""
+    """The part of a key that may be shown: enough to find it, too little to use it."""
     return f"{key.prefix}…{key.last4}"

@@ -1,4 +1,4 @@
-"""What is noted of the traffic: metrics, the access log, and for PostgreSQL the refusals and last use of keys."""
+"""Records each request in metrics, the access log and traces, and for PostgreSQL the refusals and last use of keys."""
 
 from __future__ import annotations
 
@@ -14,77 +14,77 @@ from gateway.ledger.db.session import Database
 from gateway.ledger.usage import refusals
 from gateway.ledger.usage.refusals import RefusedIn
 from gateway.metrics import BufferedCounter, BufferedGauge, BufferedHistogram
-from gateway.proxy.admission.idempotency import Repeated
-from gateway.proxy.admission.principals import Caller
-from gateway.proxy.forward.client_response import Reply
+from gateway.proxy.admission.idempotency import IdempotentReplay
+from gateway.proxy.admission.caller import Caller
+from gateway.proxy.forward.client_response import ClientResponse
 from gateway.proxy.request.inbound import Inbound
-from gateway.proxy.settle.call import Call
+from gateway.proxy.settle.active_call import ActiveCall
 from gateway.proxy.telemetry.access_log import AccessLog
 from policies.model import Refused, Route
 
-_Counted = tuple[UUID, str, str, int]  # key, endpoint, code, minute since the epoch
+_RefusalKey = tuple[UUID, str, str, int]  # API key, endpoint, code, minute since the epoch
 
-MAX_PENDING = 100_000  # distinct (key, endpoint, code, minute) between two writes; past it the rest is only a metric
+MAX_PENDING = 100_000  # distinct refusal keys between two writes; above it refusals are counted in metrics only
 
 
-class Traces(Protocol):
-    """Makes spans of what has ended, as `gateway.proxy.tracing` does."""
+class SpanRecorder(Protocol):
+    """Records spans of requests that have ended, as `gateway.proxy.telemetry.tracing` does."""
 
-    def settled(self, call: Call, reply: Reply) -> None: ...
+    def record_settled(self, call: ActiveCall, response: ClientResponse) -> None: ...
 
-    def refused(self, inbound: Inbound, reply: Reply, *, code: str, seconds: float, route: Route | None) -> None: ...
+    def record_refused(self, inbound: Inbound, response: ClientResponse, *, code: str, seconds: float, route: Route | None) -> None: ...
 
 
 class EndpointSeries:
-    """The series of one route, bound once: a request then pays for increments, not for look-ups."""
+    """The series of one route, bound once: a request then costs increments, not look-ups."""
 
     def __init__(self, route: Route | None) -> None:
         self.endpoint = metrics.OTHER if route is None else route.name
-        self.quoted = dumps(self.endpoint)
+        self.endpoint_json = dumps(self.endpoint)
         self.methods = frozenset[str]() if route is None else route.methods
         self.duration = BufferedHistogram(metrics.DURATION.labels(self.endpoint), metrics.SECONDS)
         self.overhead = BufferedHistogram(metrics.OVERHEAD.labels(self.endpoint), metrics.OVERHEAD_SECONDS)
         self.released = BufferedCounter(metrics.CREDITS_RELEASED.labels(self.endpoint))
-        self._answered = dict[tuple[str, int], BufferedCounter]()
-        self._charged = dict[str, BufferedCounter]()
-        self._refused = dict[str, BufferedCounter]()
+        self._responses = dict[tuple[str, int], BufferedCounter]()
+        self._charges = dict[str, BufferedCounter]()
+        self._refusals = dict[str, BufferedCounter]()
 
-    def answered(self, method: str, status: int) -> None:
-        series = self._answered.get((method, status))
+    def count_response(self, method: str, status: int) -> None:
+        series = self._responses.get((method, status))
         if series is None:
             known = method if method in self.methods else metrics.OTHER
-            series = self._answered.get((known, status))
+            series = self._responses.get((known, status))
             if series is None:
                 series = BufferedCounter(metrics.REQUESTS.labels(self.endpoint, known, str(status)))
-                self._answered[known, status] = series
+                self._responses[known, status] = series
         series.inc()
 
-    def refused(self, code: str) -> None:
-        series = self._refused.get(code)
+    def count_refusal(self, code: str) -> None:
+        series = self._refusals.get(code)
         if series is None:
-            series = self._refused[code] = BufferedCounter(metrics.REFUSALS.labels(self.endpoint, code))
+            series = self._refusals[code] = BufferedCounter(metrics.REFUSALS.labels(self.endpoint, code))
         series.inc()
 
-    def charged(self, plan: str, credits: int) -> None:
-        series = self._charged.get(plan)
+    def count_charge(self, plan: str, credits: int) -> None:
+        series = self._charges.get(plan)
         if series is None:
-            series = self._charged[plan] = BufferedCounter(metrics.CREDITS_CHARGED.labels(self.endpoint, plan))
+            series = self._charges[plan] = BufferedCounter(metrics.CREDITS_CHARGED.labels(self.endpoint, plan))
         series.inc(credits)
 
 
-class Tally:
-    """Counts in memory; `run_once` writes what has to last."""
+class RequestTelemetry:
+    """Records requests in memory; `run_once` writes to PostgreSQL what must last."""
 
     idle_seconds = 5.0
 
-    def __init__(self, database: Database, access_log: AccessLog, traces: Traces | None = None) -> None:
+    def __init__(self, database: Database, access_log: AccessLog, span_recorder: SpanRecorder | None = None) -> None:
         self._database = database
         self._access_log = access_log
-        self._traces = traces
+        self._span_recorder = span_recorder
         self._by_route: dict[str, EndpointSeries] = {}
         self._other = EndpointSeries(None)
-        self._refusals: dict[_Counted, int] = {}
-        self._used: dict[UUID, float] = {}  # seconds since the epoch
+        self._refusals: dict[_RefusalKey, int] = {}
+        self._last_used: dict[UUID, float] = {}  # by API key, in seconds since the epoch
         self._admitted = BufferedCounter(metrics.ADMITTED)
         self._settled = BufferedCounter(metrics.SETTLED)
         self._in_flight = BufferedGauge(metrics.IN_FLIGHT)
@@ -95,64 +95,66 @@ class Tally:
         series = self._by_route.get(route.name)
         if series is None:
             series = self._by_route[route.name] = EndpointSeries(route)
-        series.methods = route.methods  # those of another configuration, since the last call
+        series.methods = route.methods  # a reload of the configuration may have changed them
         return series
 
-    def admitted(self) -> None:
+    def record_admitted(self) -> None:
         self._admitted.inc()
         self._in_flight.add(1)
 
-    def settled(self, call: Call, reply: Reply) -> None:
-        ticket, status = call.ticket, reply.status
-        series = self.series(ticket.ask.match.route)
-        elapsed, caller = call.elapsed_seconds, ticket.caller
-        self._used[caller.principal.key.id] = time()
-        self._access_log.note(
-            reply.request_id,
-            series.quoted,
-            method=ticket.ask.inbound.method,
+    def record_settled(self, call: ActiveCall, response: ClientResponse) -> None:
+        admitted_call, status = call.admitted_call, response.status
+        series, method = self.series(call.route), admitted_call.inbound.method
+        elapsed, caller = call.elapsed_seconds, admitted_call.caller
+        self._last_used[caller.key_id] = time()
+        self._access_log.record(
+            response.request_id,
+            series.endpoint_json,
+            method=method,
             status=status,
             seconds=elapsed,
             upstream_seconds=call.upstream_seconds,
             code=call.outcome,
-            credits=call.charged,
+            credits=call.charge,
             key=caller.masked_key,
         )
         self._in_flight.add(-1)
         self._settled.inc()
-        series.answered(ticket.ask.inbound.method, status)
+        series.count_response(method, status)
         series.duration.observe(elapsed)
         if call.upstream_seconds is not None:
             series.overhead.observe(elapsed - call.upstream_seconds)
-        if call.charged:
-            series.charged(ticket.subscription.plan.name, call.charged)
-        if ticket.held > call.charged:
-            series.released.inc(ticket.held - call.charged)
-        if self._traces is not None:
-            self._traces.settled(call, reply)
+        if call.charge:
+            series.count_charge(admitted_call.plan.name, call.charge)
+        if admitted_call.hold > call.charge:
+            series.released.inc(admitted_call.hold - call.charge)
+        if self._span_recorder is not None:
+            self._span_recorder.record_settled(call, response)
 
-    def repeated(self, repeated: Repeated, reply: Reply, *, inbound: Inbound, seconds: float) -> None:
-        series, key = self.series(repeated.route), repeated.caller.principal.key
-        self._used[key.id] = time()
-        metrics.REPEATS.labels(series.endpoint).inc()
-        series.answered(inbound.method, reply.status)
-        self._access_log.note(
-            reply.request_id,
-            series.quoted,
+    def record_replayed(
+        self, replay: IdempotentReplay, response: ClientResponse, *, inbound: Inbound, seconds: float
+    ) -> None:
+        series, status = self.series(replay.route), response.status
+        self._last_used[replay.caller.key_id] = time()
+        metrics.REPLAYS.labels(series.endpoint).inc()
+        series.count_response(inbound.method, status)
+        self._access_log.record(
+            response.request_id,
+            series.endpoint_json,
             method=inbound.method,
-            status=reply.status,
+            status=status,
             seconds=seconds,
             code="repeated",
             credits=0,
-            key=repeated.caller.masked_key,
+            key=replay.caller.masked_key,
         )
-        if self._traces is not None:
-            self._traces.refused(inbound, reply, code="repeated", seconds=seconds, route=repeated.route)
+        if self._span_recorder is not None:
+            self._span_recorder.record_refused(inbound, response, code="repeated", seconds=seconds, route=replay.route)
 
-    def refused(
+    def record_refused(
         self,
         refused: Refused,
-        reply: Reply,
+        response: ClientResponse,
         *,
         inbound: Inbound,
         seconds: float,
@@ -160,39 +162,38 @@ class Tally:
         caller: Caller | None,
     ) -> None:
         series, method = self.series(route), inbound.method
-        series.answered(method, reply.status)
-        series.refused(refused.code)
-        key = caller.principal.key if caller is not None else None
-        self._access_log.note(
-            reply.request_id,
-            series.quoted,
+        series.count_response(method, response.status)
+        series.count_refusal(refused.code)
+        self._access_log.record(
+            response.request_id,
+            series.endpoint_json,
             method=method if method in series.methods else metrics.OTHER,
-            status=reply.status,
+            status=response.status,
             seconds=seconds,
             code=refused.code,
             key="" if caller is None else caller.masked_key,
         )
-        if key is not None and len(self._refusals) < MAX_PENDING:
-            counted = key.id, series.endpoint, refused.code, int(time()) // 60
-            self._refusals[counted] = self._refusals.get(counted, 0) + 1
-        if self._traces is not None:
-            self._traces.refused(inbound, reply, code=refused.code, seconds=seconds, route=route)
+        if caller is not None and len(self._refusals) < MAX_PENDING:
+            refusal_key = caller.key_id, series.endpoint, refused.code, int(time()) // 60
+            self._refusals[refusal_key] = self._refusals.get(refusal_key, 0) + 1
+        if self._span_recorder is not None:
+            self._span_recorder.record_refused(inbound, response, code=refused.code, seconds=seconds, route=route)
 
     async def run_once(self) -> int:
-        """Writes what was noted since the last time; always 0, for nothing is left."""
-        if not self._refusals and not self._used:
+        """Writes what was recorded since the last time; always 0, for nothing is left to do."""
+        if not self._refusals and not self._last_used:
             return 0
-        refused, self._refusals = self._refusals, {}
-        used, self._used = self._used, {}
+        counts, self._refusals = self._refusals, {}
+        last_used, self._last_used = self._last_used, {}
         try:
             async with self._database.transaction() as connection:
-                await refusals.add(connection, {_refused_in(*counted): count for counted, count in refused.items()})
-                moments = {key_id: datetime.fromtimestamp(at, UTC) for key_id, at in used.items()}
+                await refusals.add(connection, {_refused_in(*key): count for key, count in counts.items()})
+                moments = {key_id: datetime.fromtimestamp(at, UTC) for key_id, at in last_used.items()}
                 await touch_last_used(connection, moments)
         except BaseException:
-            for counted, count in refused.items():
-                self._refusals[counted] = self._refusals.get(counted, 0) + count
-            self._used = used | self._used
+            for key, count in counts.items():
+                self._refusals[key] = self._refusals.get(key, 0) + count
+            self._last_used = last_used | self._last_used
             raise
         return 0
 

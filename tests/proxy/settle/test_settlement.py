@@ -24,7 +24,7 @@ from gateway.meter.meter import Meter
 from gateway.meter.scripts import SCRIPTS
 from gateway.proxy.settle import settlement as module
 from gateway.proxy.settle.settlement import Settlement, Settler
-from gateway.proxy.settle.spool import Spool, framed
+from gateway.proxy.settle.spool import Spool, frame
 from policies.access.limits import Limits
 from tests.guarantees.faults.proxy import FaultProxy
 from tests.proxy.conftest import Configure, Serve
@@ -117,7 +117,7 @@ def ends(settlements: list[Settlement]) -> list[tuple[str, int]]:
 async def test_what_redis_takes_is_not_spooled(till: Till) -> None:
     async with till.settler() as settler:
         assert await settler.settle(await till.admit(3)) == 9997
-        assert (settler.owed, till.files()) == (0, {"me.spool": 0})
+        assert (settler.pending, till.files()) == (0, {"me.spool": 0})
     assert till.files() == {}
 
 
@@ -127,15 +127,15 @@ async def test_what_redis_does_not_take_is_on_disk_before_settling_returns(till:
         till.proxy.freeze()
         with short_redis_timeout(till.redis_client):
             assert await settler.settle(calls[0]) is None
-        assert till.files()["me.spool"] == len(framed(module._encoded(calls[0])))
+        assert till.files()["me.spool"] == len(frame(module.encode(calls[0])))
         assert await asyncio.gather(*map(settler.settle, calls[1:])) == [None] * 19
-        assert settler.owed == metrics.SPOOL_ENTRIES._value.get() == 20
+        assert settler.pending == metrics.SPOOL_ENTRIES._value.get() == 20
         with pytest.raises(MeterUnavailable):
             await settler.run_once()
-        assert settler.owed == 20
+        assert settler.pending == 20
         await till.back()
         assert await settler.run_once() == 20
-        assert (settler.owed, till.files()) == (0, {"me.spool": 0})
+        assert (settler.pending, till.files()) == (0, {"me.spool": 0})
         assert metrics.SPOOL_ENTRIES._value.get() == 0
         assert await settler.run_once() == 0
     assert sorted(await till.settled()) == sorted(ends(calls))
@@ -149,7 +149,7 @@ async def test_a_claim_goes_by_the_spool_without_its_answer(
     claim = IdempotencyClaim(uuid4().hex, "f" * 64)
     call = (await till.admit(3, claim=claim))._replace(kept=ClaimOutcome(claim, answer))
     async with till.settler("first") as settler:
-        settler.owe(call)
+        settler.enqueue(call)
         assert till.files()["first.spool"] < 600
     async with till.settler("second") as settler:
         assert await settler.run_once() == 1
@@ -163,7 +163,7 @@ async def test_what_is_owed_is_settled_in_its_order(till: Till) -> None:
     async with till.settler() as settler:
         calls = [await till.admit(number) for number in range(3 * module.BATCH)]
         for call in calls:
-            settler.owe(call)
+            settler.enqueue(call)
         assert await settler.run_once() == len(calls)
     assert await till.settled() == ends(calls)
 
@@ -172,9 +172,9 @@ async def test_the_next_process_settles_what_a_dead_one_owed(till: Till) -> None
     async with till.settler("first") as settler:
         calls = [await till.admit(number) for number in range(1000)]
         for call in calls:
-            settler.owe(call)
+            settler.enqueue(call)
     async with till.settler("second") as settler:
-        assert settler.owed == 1000
+        assert settler.pending == 1000
         assert await settler.run_once() == 1000
         assert till.files() == {"second.spool": 0}
     assert await till.settled() == ends(calls)
@@ -182,11 +182,11 @@ async def test_the_next_process_settles_what_a_dead_one_owed(till: Till) -> None
 
 async def test_a_sibling_settles_what_a_dead_one_owed(till: Till, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was started before, and saw the other one alive."""
-    monkeypatch.setattr(module, "ADOPT_SECONDS", 0.0)
+    monkeypatch.setattr(module, "RECOVERY_INTERVAL_SECONDS", 0.0)
     async with till.settler("second") as settler:
         async with till.settler("first") as dying:
             call = await till.admit(5)
-            dying.owe(call)
+            dying.enqueue(call)
             assert await settler.run_once() == 0
         assert await settler.run_once() == 1
         assert till.files() == {"second.spool": 0}
@@ -197,7 +197,7 @@ async def test_a_replay_that_is_cut_off_settles_nothing_twice(till: Till) -> Non
     async with till.settler("first") as settler:
         calls = [await till.admit(number) for number in range(1000)]
         for call in calls:
-            settler.owe(call)
+            settler.enqueue(call)
     async with till.settler("second") as settler:
         replaying = asyncio.create_task(settler.run_once())
         async with asyncio.timeout(10):
@@ -206,7 +206,7 @@ async def test_a_replay_that_is_cut_off_settles_nothing_twice(till: Till) -> Non
         till.proxy.freeze()
         with short_redis_timeout(till.redis_client), pytest.raises(MeterUnavailable):
             await replaying
-        assert 0 < settler.owed <= 1000
+        assert 0 < settler.pending <= 1000
     await till.back()
     async with till.settler("third") as settler:
         await settler.run_once()
@@ -218,12 +218,12 @@ async def test_a_replay_that_is_cut_off_settles_nothing_twice(till: Till) -> Non
 async def test_what_was_swept_before_its_spool_was_found_is_corrected(till: Till) -> None:
     call = await till.admit(7)
     async with till.settler("first") as settler:
-        settler.owe(call)
+        settler.enqueue(call)
     assert await till.meter.abandon(till.keys, call.request_id, tail="abandoned\t0")
     assert await till.balance() == 10_000
     for _ in range(2):
         async with till.settler("second") as settler:
-            settler.owe(call)
+            settler.enqueue(call)
             await settler.run_once()
     assert await till.balance() == 9_993
     assert await till.settled() == [(call.request_id, 0), (call.request_id, 7)]
@@ -238,7 +238,7 @@ async def test_a_settlement_whose_caller_is_cancelled_is_owed(till: Till) -> Non
         settling.cancel()
         with pytest.raises(asyncio.CancelledError):
             await settling
-        assert settler.owed == 1
+        assert settler.pending == 1
         await till.back()
         await settler.run_once()
     assert await till.settled() == ends([call])
@@ -253,33 +253,33 @@ async def test_with_a_full_disk_settlements_stay_owed_in_memory(till: Till, monk
     async with till.settler() as settler:
         calls = [await till.admit(number) for number in range(5)]
         failures, lost = metrics.SPOOL_FAILURES._value.get(), metrics.SETTLEMENTS_LOST._value.get()
-        settler.owe(calls[0])
+        settler.enqueue(calls[0])
         with monkeypatch.context() as patched:
             patched.setattr(os, "write", _full)
             for call in calls[1:]:
-                settler.owe(call)
-        assert settler.owed == 5
+                settler.enqueue(call)
+        assert settler.pending == 5
         assert metrics.SPOOL_FAILURES._value.get() - failures == 4
         assert metrics.SETTLEMENTS_LOST._value.get() == lost
         till.proxy.freeze()
         with short_redis_timeout(till.redis_client), pytest.raises(MeterUnavailable):
             await settler.run_once()
-        assert settler.owed == 5
+        assert settler.pending == 5
         await till.back()
         assert await settler.run_once() == 5
     assert sorted(await till.settled()) == sorted(ends(calls))
 
 
 async def test_memory_is_bounded(till: Till, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_KEPT", 3)
+    monkeypatch.setattr(module, "MAX_IN_MEMORY", 3)
     lost = metrics.SETTLEMENTS_LOST._value.get()
     async with till.settler() as settler:
         calls = [await till.admit(number) for number in range(5)]
         with monkeypatch.context() as patched:
             patched.setattr(os, "write", _full)
             for call in calls:
-                settler.owe(call)
-        assert settler.owed == 3
+                settler.enqueue(call)
+        assert settler.pending == 3
         assert metrics.SETTLEMENTS_LOST._value.get() - lost == 2
         assert await settler.run_once() == 3
 
@@ -292,12 +292,12 @@ async def test_one_that_redis_refuses_holds_up_no_other(till: Till) -> None:
         await till.redis.set(bad_keys.account, "of another type")
         assert await settler.settle(bad) is None
         for call in good:
-            settler.owe(call)
+            settler.enqueue(call)
         for _ in range(2):
             with pytest.raises(MeterError, match="WRONGTYPE"):
                 await settler.run_once()
         assert await till.settled() == ends(good)
-        assert settler.owed == 1
+        assert settler.pending == 1
         assert till.files()["me.spool"] > 0, "it must outlive the process"
         await till.redis.restore(bad_keys.account, 0, state, replace=True)
         assert await settler.run_once() == 1
@@ -309,7 +309,7 @@ async def test_one_that_redis_refuses_holds_up_no_other(till: Till) -> None:
 async def test_a_whole_record_that_is_no_settlement_is_kept_aside(till: Till, record: bytes) -> None:
     call = await till.admit(1)
     till.folder.mkdir()
-    (till.folder / "dead.spool").write_bytes(framed(record) + framed(module._encoded(call)))
+    (till.folder / "dead.spool").write_bytes(frame(record) + frame(module.encode(call)))
     async with till.settler() as settler:
         assert await settler.run_once() == 1
         assert sorted(till.files()) == ["dead.damaged", "me.spool"]
@@ -317,13 +317,13 @@ async def test_a_whole_record_that_is_no_settlement_is_kept_aside(till: Till, re
 
 
 async def test_any_text_survives_the_spool(till: Till) -> None:
-    call = (await till.admit(1))._replace(tail='succeeded\t1\\n "quoted" \u2028 ümläut 🙂')
+    call = (await till.admit(1))._replace(record_suffix='succeeded\t1\\n "quoted" \u2028 ümläut 🙂')
     async with till.settler() as settler:
-        settler.owe(call)
+        settler.enqueue(call)
         await settler.run_once()
     ((_, fields),) = await till.redis.xrange(till.keys.journal.decode())
     record, _, balance_after = fields[b"r"].decode().rpartition("\t")
-    assert (record, balance_after) == (f"{call.request_id}\t{call.tail}", str(await till.balance()))
+    assert (record, balance_after) == (f"{call.request_id}\t{call.record_suffix}", str(await till.balance()))
 
 
 async def test_a_call_that_was_never_sent_to_redis_is_not_owed(
@@ -337,10 +337,10 @@ async def test_a_call_that_was_never_sent_to_redis_is_not_owed(
         proxy.freeze()
         with plane.short_redis_timeout():
             assert (await plane.get(account)).status_code == 503
-        owed = settler.owed
+        owed = settler.pending
         assert owed <= 1, "only the one that may have been admitted"
         for _ in range(20):
             assert (await plane.get(account)).status_code == 503
-        assert settler.owed == owed
+        assert settler.pending == owed
         proxy.thaw()
         await plane.at_rest(account)

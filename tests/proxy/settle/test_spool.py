@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.proxy.settle import spool as module
-from gateway.proxy.settle.spool import READ_BYTES, Spool, SpoolFile, framed
+from gateway.proxy.settle.spool import READ_BYTES, Spool, SpoolFile, frame
 
 # Texts as a settlement has them, and such as could be taken for the framing itself.
 TEXT = st.one_of(
     st.binary(max_size=40),
     st.sampled_from([b"", b"7", b"0 00000000 ", b"3 ", b'["a","b",1,"succeeded\\t200"]']),
-    st.binary(max_size=10).map(framed),
+    st.binary(max_size=10).map(frame),
 ).map(lambda payload: payload.replace(b"\n", b" ").replace(b"\x1e", b""))
 TEXTS = st.lists(TEXT, max_size=8)
 SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -30,26 +31,26 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "spool"
 
 
-def adopted(folder: Path, content: bytes) -> SpoolFile:
+def orphan(folder: Path, content: bytes) -> SpoolFile:
     folder.mkdir(exist_ok=True)
     path = folder / "dead.spool"
     path.write_bytes(content)
-    file = SpoolFile.adopt(path)
+    file = SpoolFile.recover(path)
     assert file is not None
     return file
 
 
 def read(file: SpoolFile) -> list[bytes]:
     found: list[bytes] = []
-    while (chunk := file.next()) is not None:
+    while (chunk := file.next_chunk()) is not None:
         found += chunk.records
-        file.passed(chunk)
+        file.advance(chunk)
     return found
 
 
 def read_back(folder: Path, content: bytes) -> list[bytes]:
-    file = adopted(folder, content)
-    counted = file.unsettled
+    file = orphan(folder, content)
+    counted = file.pending
     found = read(file)
     assert counted == len(found)
     file.close()
@@ -60,7 +61,7 @@ def spans(texts: list[bytes]) -> Iterator[tuple[int, int]]:
     """Where each record stands in the file."""
     start = 0
     for text in texts:
-        end = start + len(framed(text))
+        end = start + len(frame(text))
         yield start, end
         start = end
 
@@ -85,13 +86,13 @@ def names(folder: Path) -> list[str]:
 @SETTINGS
 @given(texts=TEXTS)
 def test_what_was_appended_is_read_in_order(folder: Path, texts: list[bytes]) -> None:
-    assert read_back(folder, b"".join(map(framed, texts))) == texts
+    assert read_back(folder, b"".join(map(frame, texts))) == texts
 
 
 @SETTINGS
 @given(texts=TEXTS, data=st.data())
 def test_a_truncated_file_gives_all_that_is_whole(folder: Path, texts: list[bytes], data: st.DataObject) -> None:
-    content = b"".join(map(framed, texts))
+    content = b"".join(map(frame, texts))
     length = data.draw(st.integers(0, len(content)))
     hit = {number for number, (_, end) in enumerate(spans(texts)) if end > length}
     assert_only_missing(read_back(folder, content[:length]), texts, hit)
@@ -100,7 +101,7 @@ def test_a_truncated_file_gives_all_that_is_whole(folder: Path, texts: list[byte
 @SETTINGS
 @given(texts=TEXTS.filter(bool), data=st.data())
 def test_a_flipped_byte_costs_no_record_but_its_own(folder: Path, texts: list[bytes], data: st.DataObject) -> None:
-    content = bytearray(b"".join(map(framed, texts)))
+    content = bytearray(b"".join(map(frame, texts)))
     position = data.draw(st.integers(0, len(content) - 1))
     content[position] = data.draw(st.one_of(st.integers(0, 255), st.sampled_from(b"\n\x1e 09")))
     hit = {number for number, (start, end) in enumerate(spans(texts)) if start <= position < end}
@@ -110,7 +111,7 @@ def test_a_flipped_byte_costs_no_record_but_its_own(folder: Path, texts: list[by
 def test_every_flip_of_every_byte_of_a_file(folder: Path) -> None:
     """The same without chance, over all that one byte can become."""
     texts = [b"first", b"", b"x 0 00000000 ", b'["a", 3]']  # the third ends like a record of its own
-    content = b"".join(map(framed, texts))
+    content = b"".join(map(frame, texts))
     assert len(content) < 100
     for number, (start, end) in enumerate(spans(texts)):
         for position in range(start, end):
@@ -126,7 +127,7 @@ def test_every_flip_of_every_byte_of_a_file(folder: Path) -> None:
 def test_garbage_between_records_costs_none(
     folder: Path, before: list[bytes], garbage: bytes, after: list[bytes]
 ) -> None:
-    content = b"".join([*map(framed, before), garbage, *map(framed, after)])
+    content = b"".join([*map(frame, before), garbage, *map(frame, after)])
     found = read_back(folder, content)
     assert found[: len(before)] == before
     assert len(after) == 0 or found[-len(after) :] == after
@@ -134,14 +135,14 @@ def test_garbage_between_records_costs_none(
 
 @pytest.mark.parametrize("size", [READ_BYTES, 3 * READ_BYTES + 1, module.MAX_RECORD_BYTES, 2_500_000])
 def test_what_is_longer_than_a_reading_is_no_hindrance(folder: Path, size: int) -> None:
-    content = framed(b"before") + b"\0" * size + framed(b"x" * (READ_BYTES + 7)) + framed(b"after")
+    content = frame(b"before") + b"\0" * size + frame(b"x" * (READ_BYTES + 7)) + frame(b"after")
     assert read_back(folder, content) == [b"before", b"x" * (READ_BYTES + 7), b"after"]
 
 
 def test_many_records_are_read_in_chunks(folder: Path) -> None:
     texts = [b"%d" % number for number in range(20_000)]
-    file = adopted(folder, b"".join(map(framed, texts)))
-    chunk = file.next()
+    file = orphan(folder, b"".join(map(frame, texts)))
+    chunk = file.next_chunk()
     assert chunk is not None
     assert 0 < len(chunk.records) < len(texts)
     assert read(file) == texts
@@ -154,17 +155,17 @@ async def test_empty_and_foreign_files_give_nothing(folder: Path, content: bytes
     spool = Spool(folder, "me")
     spool.open()
     (file,) = spool.files()
-    assert file.next() is None
-    spool.finished(file)
+    assert file.next_chunk() is None
+    spool.discard(file)
     await spool.close()
     assert names(folder) == (["dead.damaged"] if content.strip() else [])
     assert not content.strip() or (folder / "dead.damaged").read_bytes() == content
 
 
 async def test_what_is_no_file_is_left_alone(folder: Path, tmp_path: Path) -> None:
-    adopted(folder, b"").remove()
+    orphan(folder, b"").remove()
     (folder / "folder.spool").mkdir()
-    (tmp_path / "elsewhere").write_bytes(framed(b"x"))
+    (tmp_path / "elsewhere").write_bytes(frame(b"x"))
     (folder / "link.spool").symlink_to(tmp_path / "elsewhere")
     os.mkfifo(folder / "pipe.spool")
     spool = Spool(folder, "me")
@@ -174,23 +175,58 @@ async def test_what_is_no_file_is_left_alone(folder: Path, tmp_path: Path) -> No
     assert names(folder) == ["folder.spool", "link.spool", "pipe.spool"]
 
 
-async def test_a_spool_is_adopted_when_its_owner_is_dead_and_not_before(folder: Path) -> None:
-    living, heir = Spool(folder, "living"), Spool(folder, "heir")
+async def test_a_spool_is_recovered_when_its_owner_is_dead_and_not_before(folder: Path) -> None:
+    living, successor = Spool(folder, "living"), Spool(folder, "successor")
     living.open()
     living.append(b"one")
-    heir.open()
-    assert heir.files() == ()
+    successor.open()
+    assert successor.files() == ()
     await living.close()
     other = Spool(folder, "other")
     other.open()
     (file,) = other.files()
-    assert (other.unsettled, read(file)) == (1, [b"one"])
-    heir.adopt()
-    assert heir.files() == (), "what one has adopted is nobody else's"
-    other.finished(file)
+    assert (other.pending, read(file)) == (1, [b"one"])
+    other.recover_orphans()
+    assert successor.files() == (), "what another has recovered is nobody else's"
+    other.discard(file)
     await other.close()
-    await heir.close()
+    await successor.close()
     assert names(folder) == []
+
+
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from gateway.proxy.settle.spool import Spool
+
+async def main():
+    spool = Spool(Path(sys.argv[1]), "killed")
+    spool.open()
+    for number in range(1000):
+        spool.append(b"%d" % number)
+        print(number, flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+async def test_what_a_killed_process_appended_is_there_at_once(folder: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", WRITER, str(folder), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    for _ in range(500):
+        appended = int(await process.stdout.readline())
+    process.kill()
+    await process.communicate()
+    successor = Spool(folder, "successor")
+    successor.open()
+    (file,) = successor.files()
+    found = read(file)
+    assert len(found) > appended
+    assert found == [b"%d" % number for number in range(len(found))]
+    await successor.close()
 
 
 @pytest.mark.parametrize("content", [None, b"another's"])
@@ -198,7 +234,7 @@ async def test_a_file_that_its_owner_removes_meanwhile_is_nobodys(
     folder: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
 ) -> None:
     """Between opening and locking it, that is; another one may have its name by then."""
-    adopted(folder, framed(b"one")).close()
+    orphan(folder, frame(b"one")).close()
     path, whole = folder / "dead.spool", fcntl.flock
 
     def late(descriptor: int, how: int) -> None:
@@ -208,7 +244,7 @@ async def test_a_file_that_its_owner_removes_meanwhile_is_nobodys(
         whole(descriptor, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    assert SpoolFile.adopt(path) is None
+    assert SpoolFile.recover(path) is None
     assert names(folder) == ([] if content is None else ["dead.spool"])
 
 
@@ -235,12 +271,12 @@ async def test_a_process_that_left_nothing_leaves_no_file(folder: Path) -> None:
     (file,) = spool.files()
     assert read(file) == [b"one"]
     assert (folder / "me.spool").stat().st_size > 0
-    spool.finished(file)
+    spool.discard(file)
     assert (folder / "me.spool").stat().st_size == 0
     assert spool.files() == ()
     spool.append(b"two")
     assert read(file) == [b"two"]
-    spool.finished(file)
+    spool.discard(file)
     await spool.close()
     assert names(folder) == []
 
@@ -260,7 +296,7 @@ async def test_what_is_appended_reaches_the_disk_in_one_sync(folder: Path, monke
         spool.append(b"x")
         await asyncio.sleep(0)
     await spool.close()
-    assert synced == [100 * len(framed(b"x"))]
+    assert synced == [100 * len(frame(b"x"))]
 
 
 def _full(*_: object) -> int:
@@ -280,7 +316,7 @@ async def test_a_record_the_disk_took_in_part_is_taken_back(folder: Path, monkey
         with pytest.raises(OSError, match="No space"):
             spool.append(b"three")
     spool.append(b"four")
-    assert (folder / "me.spool").read_bytes() == framed(b"one") + framed(b"four")
+    assert (folder / "me.spool").read_bytes() == frame(b"one") + frame(b"four")
     await spool.close()
 
 
@@ -306,19 +342,19 @@ async def test_a_folder_that_cannot_be_made_is_tried_again(tmp_path: Path) -> No
         spool.append(b"one")
     in_the_way.unlink()
     spool.append(b"one")
-    assert spool.unsettled == 1
+    assert spool.pending == 1
     await spool.close()
 
 
 async def test_damage_is_kept_aside_once_the_rest_is_settled(folder: Path) -> None:
-    content = framed(b"one") + b"damage" + framed(b"two")
-    file = adopted(folder, content)
+    content = frame(b"one") + b"damage" + frame(b"two")
+    file = orphan(folder, content)
     file.close()
     spool = Spool(folder, "me")
     spool.open()
     (file,) = spool.files()
     assert read(file) == [b"one", b"two"]
-    spool.finished(file)
+    spool.discard(file)
     await spool.close()
     assert names(folder) == ["dead.damaged"]
     assert (folder / "dead.damaged").read_bytes() == content

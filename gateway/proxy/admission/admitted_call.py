@@ -1,0 +1,113 @@
+"""What admission decides on and what it gives: a request, the authorization of its caller, an admitted call."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+from gateway.meter.admissions import Admission
+from gateway.meter.idempotency import IdempotencyClaim
+from gateway.proxy.admission.caller import Caller
+from gateway.proxy.admission.idempotency import claim_of
+from gateway.proxy.request.body import WholeBody
+from gateway.proxy.request.inbound import Inbound
+from gateway.proxy.router import RouteMatch
+from policies.model import Plan, Route, Subscription
+from policies.pricing import prices
+from policies.usage import records
+
+
+class Authorization(NamedTuple):
+    """A caller that the policies let through, and the subscription that pays."""
+
+    caller: Caller
+    subscription: Subscription
+
+
+class AdmissionRequest(NamedTuple):
+    """A request that is to be admitted.
+
+    `client_columns` are the columns of its record that come from its fields, its body and its address. `items` are
+    those of a body that is priced by item.
+    """
+
+    request_id: str
+    inbound: Inbound
+    match: RouteMatch
+    key: bytes
+    client_columns: str
+    items: int | None = None
+    claim: IdempotencyClaim | None = None
+
+    @property
+    def route(self) -> Route:
+        return self.match.route
+
+    @property
+    def hold(self) -> int:
+        """The credits that the call holds."""
+        hold = self.match.hold
+        return prices.hold(self.match.route.price, self.items) if hold is None else hold
+
+
+class AdmittedCall(NamedTuple):
+    """A call that may be forwarded: whose it is, and the credits that are held for it.
+
+    `record_prefix` are the columns of its record that are known by now.
+    """
+
+    request_id: str
+    inbound: Inbound
+    route: Route
+    path: str
+    claim: IdempotencyClaim | None
+    caller: Caller
+    plan: Plan
+    hold: int
+    admission: Admission
+    record_prefix: str
+    is_on_outage_credit: bool = False
+
+
+def build_admission_request(
+    request_id: str, inbound: Inbound, match: RouteMatch, *, key: bytes, body: WholeBody | None, key_digest: str | None
+) -> AdmissionRequest:
+    """`key_digest` is that of the request's Idempotency-Key; its body was read then."""
+    if body is None:
+        cache = inbound.cache
+        if cache.client_columns is None:
+            cache.client_columns = _client_columns(inbound, None)
+        return AdmissionRequest(request_id, inbound, match, key, cache.client_columns)
+    claim = None if key_digest is None else claim_of(key_digest, inbound, body)
+    return AdmissionRequest(request_id, inbound, match, key, _client_columns(inbound, body), body.items, claim)
+
+
+def render_record_prefix(request: AdmissionRequest, caller: Caller) -> str:
+    """The record of a call that counts against a cap is dated in the cap's period, also where our clock is behind."""
+    moment = time.time_ns() // 1000
+    if caller.cap is not None and moment < caller.cap.since:
+        moment = caller.cap.since
+    return records.head(
+        request.request_id,
+        moment,
+        caller.record_columns,
+        request.match.record_columns,
+        1 if request.items is None else request.items,
+        request.client_columns,
+    )
+
+
+def _client_columns(inbound: Inbound, body: WholeBody | None) -> str:
+    """Each comes from a header field, else from a member of a body that was read anyway."""
+
+    def column(field: bytes, member: str) -> str:
+        value = inbound.text(field)
+        return records.text(body.text(member) if value is None and body is not None else value)
+
+    return records.part(
+        column(b"x-language-code", "language_code"),
+        column(b"x-category", "category"),
+        column(b"x-batch-id", "batch_id"),
+        inbound.client_ip or None,
+        inbound.client_request_id,
+    )

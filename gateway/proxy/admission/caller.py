@@ -1,0 +1,99 @@
+"""A principal with everything that can be computed once for it rather than once for each request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from gateway.clock import monotonic_seconds
+from gateway.meter.keys import AccountKeys
+from gateway.proxy.telemetry.access_log import masked
+from policies.access.key_budgets import Cap, cap_of
+from policies.access.limits import Limits, limits_of, policy_field, remaining_template
+from policies.model import FeatureValue, Plan, Principal, Subscription
+from policies.usage import records
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The principal behind an API key.
+
+    `digest` is that of the key. `metering_template` and `identity_block` are header fields towards the client and the
+    upstream; `record_columns` are the columns that all its records share.
+    """
+
+    principal: Principal
+    digest: bytes
+    keys: AccountKeys
+    limits: Limits
+    metering_template: bytes
+    identity_block: bytes
+    record_columns: str
+    masked_key: str
+    loaded_at: float
+    cap: Cap | None = None
+
+    @property
+    def account_id(self) -> UUID:
+        return self.principal.account.id
+
+    @property
+    def key_id(self) -> UUID:
+        return self.principal.key.id
+
+
+def build_caller(principal: Principal, digest: bytes, keys: AccountKeys) -> Caller:
+    """The caller as of this moment."""
+    subscription = principal.account.subscription
+    limits = Limits((None, None, None), None) if subscription is None else limits_of(subscription.plan)
+    return Caller(
+        principal=principal,
+        digest=digest,
+        keys=keys,
+        limits=limits,
+        metering_template=_metering_template(limits),
+        identity_block=identity_block(principal, subscription),
+        record_columns=_record_columns(principal, subscription),
+        masked_key=masked(principal.key),
+        loaded_at=monotonic_seconds(),
+        cap=cap_of(principal.key, subscription),
+    )
+
+
+def identity_block(principal: Principal, subscription: Subscription | None) -> bytes:
+    """The X-Gateway-* fields that tell the upstream who is calling."""
+    plan = subscription.plan if subscription else None
+    return (
+        f"x-gateway-user: {principal.account.id}\r\n"
+        f"x-gateway-key: {principal.key.id}\r\n"
+        f"x-gateway-plan: {_field_text(plan.name) if plan else ''}\r\n"
+        f"x-gateway-features: {_features(plan) if plan else ''}\r\n"
+    ).encode()
+
+
+def _metering_template(limits: Limits) -> bytes:
+    """The fields that tell a caller what is left, with placeholders for the balance and for `limits.remaining`."""
+    balance, policy = b"x-credits-remaining: %d\r\n", policy_field(limits)
+    if not policy:
+        return balance
+    return balance + b"ratelimit-policy: %b\r\nratelimit: %b\r\n" % (policy, remaining_template(limits))
+
+
+def _record_columns(principal: Principal, subscription: Subscription | None) -> str:
+    """User, key, subscription and plan."""
+    plan = None if subscription is None else records.text(str(subscription.plan.id))
+    return records.part(principal.account.id, principal.key.id, None if subscription is None else subscription.id, plan)
+
+
+def _features(plan: Plan) -> str:
+    """Truthy flags by name, valued ones as name=value, comma-separated and sorted."""
+    return ",".join(_field_text(_flag(name, value)) for name, value in sorted(plan.features.items()) if value)
+
+
+def _flag(name: str, value: FeatureValue) -> str:
+    return name if value is True else f"{name}={value}"
+
+
+def _field_text(value: str) -> str:
+    """Plan names are free text; a field value holds visible ASCII (RFC 9110 §5.5)."""
+    return "".join(char if " " <= char <= "~" and char != "," else "?" for char in value)
