@@ -49,7 +49,9 @@ CREDITS_RELEASED = Counter("gateway_credits_released", "Credits held and given b
 IN_FLIGHT = Gauge("gateway_requests_in_flight", "Admitted and not settled.", multiprocess_mode="livesum")
 ADMITTED = Counter("gateway_admitted", "Calls admitted: settled plus open holds.")
 SETTLED = Counter("gateway_settled", "Calls settled.")
-REPLAYS = Counter("gateway_repeats", "Calls whose stored response was replayed for their Idempotency-Key.", ["endpoint"])
+REPLAYS = Counter(
+    "gateway_repeats", "Calls whose stored response was replayed for their Idempotency-Key.", ["endpoint"]
+)
 PRINCIPAL_CACHE = Counter("gateway_principal_cache", "Look-ups of a key, by result.", ["result"])
 METER_CALL = Histogram("gateway_meter_call_seconds", "Round trips to Redis.", ["script"], buckets=CALL_SECONDS)
 HOLDS_OPEN = Gauge("gateway_holds_open", "Holds in Redis.", multiprocess_mode="mostrecent")

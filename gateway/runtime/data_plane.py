@@ -95,7 +95,9 @@ def build_span_recorder(tracing: Tracing | None) -> OpenTelemetryRecorder | None
         return None
     from gateway.proxy.telemetry.tracing import OpenTelemetryRecorder
 
-    return OpenTelemetryRecorder(tracing.endpoint, sample_ratio=float(tracing.sample_ratio), service_name=tracing.service_name)
+    return OpenTelemetryRecorder(
+        tracing.endpoint, sample_ratio=float(tracing.sample_ratio), service_name=tracing.service_name
+    )
 
 
 def reload(handler: Handler, read_again: Callable[[], Config]) -> None:

@@ -154,7 +154,7 @@ class Plane:
 
     def short_redis_timeout(self) -> AbstractContextManager[None]:
         """Within the block Redis has a tenth of a second to answer the gateway, whatever its configuration says."""
-        return short_redis_timeout(self.handler._gate._meter._redis, timeout_seconds=0.1)
+        return short_redis_timeout(self.handler._admission._meter._redis, timeout_seconds=0.1)
 
     # Records.
 
@@ -175,7 +175,7 @@ class Plane:
 
     async def refusals(self, account: Account) -> dict[tuple[str, str], int]:
         """How often the account's key was refused, by (endpoint, code)."""
-        await self.handler._tally.run_once()
+        await self.handler._telemetry.run_once()
         rows = await self._rows("refused_requests", "api_key_id", account.key_id, "code")
         return {(row["endpoint"], row["code"]): row["count"] for row in rows}
 

@@ -18,7 +18,7 @@ from gateway.meter.holds import Holds
 from gateway.meter.journal import Journal
 from gateway.meter.meter import Meter
 from gateway.meter.scripts import SCRIPTS
-from gateway.proxy.admission.account_loader import Warming
+from gateway.proxy.admission.account_loader import AccountLoader
 from policies.access.limits import Limits
 from policies.usage.records import HEAD_COLUMNS, TAIL_COLUMNS, head, tail
 from tests.ledger.make import a_user
@@ -59,7 +59,7 @@ class Backend:
 
     async def load(self, user_id: UUID) -> None:
         """Makes the account hot, as its first call would."""
-        await Warming(self.redis_client, self.meter, self.database).warm(self.meter.keys(user_id))
+        await AccountLoader(self.redis_client, self.meter, self.database).load(self.meter.keys(user_id))
 
     async def admit(
         self, user_id: UUID, *, amount: int = 1, meter: Meter | None = None, head: str | None = None

@@ -84,7 +84,7 @@ class AdmissionController:
         return self._authorize(inbound, match, await self._confirm(key, caller))
 
     async def admit(self, request: AdmissionRequest, authorization: Authorization) -> AdmittedCall:
-        """Holds the price of the call. Raises Refused or IdempotentReplay: then nothing is counted and nothing charged."""
+        """Holds the price of the call. Raises Refused or IdempotentReplay: then nothing is counted or charged."""
         try:
             return await self._admit(request, authorization)
         except Refused as refused:

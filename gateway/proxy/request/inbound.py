@@ -221,7 +221,9 @@ def _read(scope: Any, trusted_proxies: Sequence[Network]) -> Inbound:
         is_from_trusted_proxy=trusted,
         fields=fields,
         end_to_end=header_block(b"".join(end_to_end)),
-        forwarded_headers=_forwarded_headers(fields, client_ip, scheme=scope["scheme"], proxy=peer if trusted else None),
+        forwarded_headers=_forwarded_headers(
+            fields, client_ip, scheme=scope["scheme"], proxy=peer if trusted else None
+        ),
         trace=_trace(fields) if trusted else None,
         client_request_id=sent_id.decode() if sent_id is not None and is_echoable(sent_id) else None,
         content_length=_length(fields),

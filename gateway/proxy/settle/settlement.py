@@ -186,7 +186,7 @@ class Settler:
                 file.is_damaged = True  # its checksum is right, but no settlement was written so
 
     def _decode(self, record: bytes) -> Settlement:
-        """Reads what `encode` wrote, and what it wrote before there were epochs. Raises ValueError for anything else."""
+        """Reads what `encode` writes, and wrote before there were epochs. Raises ValueError for anything else."""
         match json.loads(record):
             case [*most, str(digest), str(print_), bool(stays)] if len(most) == 6:
                 outcome = ClaimOutcome(IdempotencyClaim(digest, print_), b"" if stays else None)

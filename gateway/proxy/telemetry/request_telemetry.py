@@ -14,8 +14,8 @@ from gateway.ledger.db.session import Database
 from gateway.ledger.usage import refusals
 from gateway.ledger.usage.refusals import RefusedIn
 from gateway.metrics import BufferedCounter, BufferedGauge, BufferedHistogram
-from gateway.proxy.admission.idempotency import IdempotentReplay
 from gateway.proxy.admission.caller import Caller
+from gateway.proxy.admission.idempotency import IdempotentReplay
 from gateway.proxy.forward.client_response import ClientResponse
 from gateway.proxy.request.inbound import Inbound
 from gateway.proxy.settle.active_call import ActiveCall
@@ -32,7 +32,9 @@ class SpanRecorder(Protocol):
 
     def record_settled(self, call: ActiveCall, response: ClientResponse) -> None: ...
 
-    def record_refused(self, inbound: Inbound, response: ClientResponse, *, code: str, seconds: float, route: Route | None) -> None: ...
+    def record_refused(
+        self, inbound: Inbound, response: ClientResponse, *, code: str, seconds: float, route: Route | None
+    ) -> None: ...
 
 
 class EndpointSeries:

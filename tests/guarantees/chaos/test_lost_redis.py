@@ -187,7 +187,7 @@ def _most_in_a_minute(moments: list[float]) -> int:
 async def _assert_the_books_agree(gateways: list[Plane], load: Load, accounts: list[Account]) -> None:
     first = gateways[0]
     async with asyncio.timeout(AFTERMATH_SECONDS):
-        while any(plane.handler._settler.owed for plane in gateways) or await _open_calls(first):  # noqa: ASYNC110 - no event
+        while any(plane.handler._settler.pending for plane in gateways) or await _open_calls(first):  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.05)
     query = text(
         "SELECT user_id, count(*), sum(credits_charged) FROM usage_tracking WHERE outcome = 'succeeded' GROUP BY 1"

@@ -13,7 +13,7 @@ from gateway.ledger.accounts import api_keys, users
 from gateway.ledger.accounts.principals import find_principal
 from gateway.ledger.catalogue import plans
 from gateway.ledger.subscriptions import lifecycle
-from gateway.proxy.admission import principals
+from gateway.proxy.admission import principal_cache
 from policies.access.keys import digest
 from policies.model import KeyStatus, Principal
 from tests.proxy.data_plane import Account, Hot, Plane
@@ -158,10 +158,10 @@ async def test_a_key_that_was_unknown_works_soon_after_it_is_made(
     """The table of unknown keys forgets; a key cannot be asked for before it exists but by chance."""
     account = await plane.account()
     unknown = digest(account.key.encode(), b"pepper")
-    plane.handler._principals._remember(unknown, monotonic_seconds() + principals.NEGATIVE_SECONDS)
+    plane.handler._principals._cache_unknown(unknown)
     assert await code(plane, account) == "invalid_key"
-    later = monotonic_seconds() + principals.NEGATIVE_SECONDS
-    monkeypatch.setattr("gateway.proxy.admission.principals.monotonic_seconds", lambda: later)
+    later = monotonic_seconds() + principal_cache.NEGATIVE_SECONDS
+    monkeypatch.setattr("gateway.proxy.admission.principal_cache.monotonic_seconds", lambda: later)
     assert await code(plane, account) is None
 
 
@@ -215,4 +215,4 @@ async def test_accounts_beyond_the_cache_are_read_again(plane: Plane, monkeypatc
     several = [await plane.account() for _ in range(4)]
     for account in several * 2:
         assert await code(plane, account) is None
-    assert len(plane.handler._principals._entries) == 2
+    assert len(plane.handler._principals._callers) == 2

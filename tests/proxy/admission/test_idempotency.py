@@ -155,7 +155,7 @@ async def test_the_answer_of_a_call_whose_client_left_is_told_again(plane: Plane
         await wire.request(account, "POST /v1/things/1", f"idempotency-key: {KEY}", body=b"{}")
         await at_upstream.wait()
         wire.leave()
-    await eventually(lambda: plane.handler._departures.draining == 1)
+    await eventually(lambda: plane.handler._drains.active == 1)
     assert_problem(await plane.post(account, idempotency_key=KEY), 409, "idempotency_in_progress", retry_after=1)
     go_on.set()
     await plane.at_rest(account)

@@ -10,7 +10,7 @@ from sqlalchemy import event
 
 from gateway.ledger.accounts import api_keys, principals
 from gateway.ledger.accounts.api_keys import Fingerprint
-from gateway.proxy.admission.imported_keys import ForeignKeys
+from gateway.proxy.admission.principal_cache import ImportedKeys
 from policies.access.keys import digest
 from policies.model import KeyScheme
 from tests.proxy.data_plane import Account, Plane
@@ -23,7 +23,7 @@ async def imported(plane: Plane, account: Account, key: str, *, scheme: KeySchem
     fingerprint = Fingerprint(key[:5], key[-4:], known_by, 1, hash_scheme=scheme, is_foreign=True)
     async with plane.database.transaction() as connection:
         made = await api_keys.create(connection, account.user_id, fingerprint=fingerprint)
-    plane.handler._principals._foreign_keys._refresh_at = 0  # as it is a second later
+    plane.handler._principals._imported_keys._refresh_at = 0  # as it is a second later
     return made
 
 
@@ -53,12 +53,12 @@ async def test_a_revoked_imported_key_is_refused_on_the_next_request(plane: Plan
     assert_problem(await plane.http.get("/v1/things/1", headers={"x-api-key": key}), 401, "key_revoked")
 
 
-async def test_a_thousand_keys_of_no_known_beginning_cost_one_query(plane: Plane) -> None:
+async def test_a_thousand_keys_of_no_known_prefix_cost_one_query(plane: Plane) -> None:
     statements: list[str] = []
     engine = plane.database._engine.sync_engine
     event.listen(engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
-    foreign = ForeignKeys(plane.database, own_beginning=b"gw_live_")
+    imported_keys = ImportedKeys(plane.database, own_prefix=b"gw_live_")
     for number in range(1000):
-        assert not await foreign.may_be(b"junk-%d" % number)
-        assert not await foreign.may_be(b"gw_live_%d" % number)
+        assert not await imported_keys.may_include(b"junk-%d" % number)
+        assert not await imported_keys.may_include(b"gw_live_%d" % number)
     assert len(statements) == 1

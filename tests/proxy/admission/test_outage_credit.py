@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from gateway.meter.admissions import Admission
 from gateway.meter.replies import Verdict
-from gateway.proxy.admission.outage_credit import FEATURE, FLOATING, Float
+from gateway.proxy.admission.outage_credit import FEATURE, OutageCredit
 from policies.access.limits import Limits
 from policies.model import Plan
 from tests.guarantees.faults.proxy import FaultProxy
@@ -56,7 +56,7 @@ class TestServing:
             assert (answer.headers["gateway-mode"], answer.headers["x-credits-remaining"]) == ("float", str(left))
         assert_problem(await plane.get(account), 503, "metering_unavailable", retry_after=1)
         assert _metric("gateway_float_calls_total") - before == 3
-        assert _metric("gateway_float_unsettled") == plane.handler._settler.owed == 3
+        assert _metric("gateway_float_unsettled") == plane.handler._settler.pending == 3
         await _back(plane, valkey)
         assert await _charged(plane, account) == [1, 1, 1, 1]
         assert await plane.stored_balance(account) == 96
@@ -105,7 +105,7 @@ class TestServing:
 
 async def _back(plane: Plane, valkey: FaultProxy) -> None:
     valkey.thaw()
-    await eventually(lambda: plane.handler._settler.owed == 0, timeout_seconds=30)
+    await eventually(lambda: plane.handler._settler.pending == 0, timeout_seconds=30)
 
 
 async def _charged(plane: Plane, account: Account) -> list[int]:
@@ -124,43 +124,43 @@ class TestRoom:
         return [1000.0]
 
     @pytest.fixture
-    def floating(self, clock: list[float]) -> Float:
-        return Float(10, monotonic=lambda: clock[0])
+    def outage_credit(self, clock: list[float]) -> OutageCredit:
+        return OutageCredit(10, monotonic=lambda: clock[0])
 
-    def test_no_more_than_the_balance_that_was_left(self, floating: Float) -> None:
-        floating.saw(ID, _plan(), Admission(Verdict.ADMITTED, 2, (1, 1, 1), (60, 60, 60)))
-        assert [_take(floating) is not None for _ in range(3)] == [True, True, False]
+    def test_no_more_than_the_balance_that_was_left(self, outage_credit: OutageCredit) -> None:
+        outage_credit.record_admission(ID, _plan(), Admission(Verdict.ADMITTED, 2, (1, 1, 1), (60, 60, 60)))
+        assert [_admit(outage_credit) is not None for _ in range(3)] == [True, True, False]
 
-    def test_what_is_settled_makes_room(self, floating: Float) -> None:
-        assert [_take(floating, amount=4) is not None for _ in range(3)] == [True, True, False]
-        floating.settled("0")
-        assert _take(floating, amount=4, request_id="more") is not None
+    def test_what_is_settled_makes_room(self, outage_credit: OutageCredit) -> None:
+        assert [_admit(outage_credit, amount=4) is not None for _ in range(3)] == [True, True, False]
+        outage_credit.release("0")
+        assert _admit(outage_credit, amount=4, request_id="more") is not None
 
-    def test_calls_that_redis_admitted_count_in_the_windows(self, floating: Float, clock: list[float]) -> None:
+    def test_calls_that_redis_admitted_count_in_the_windows(self, outage_credit: OutageCredit, clock: list[float]) -> None:
         limits = Limits((5, None, None), None)
-        floating.saw(ID, _plan(), Admission(Verdict.ADMITTED, 100, (3, 3, 3), (60, 60, 60)))
-        assert [_take(floating, limits=limits, amount=0) is not None for _ in range(3)] == [True, True, False]
+        outage_credit.record_admission(ID, _plan(), Admission(Verdict.ADMITTED, 100, (3, 3, 3), (60, 60, 60)))
+        assert [_admit(outage_credit, limits=limits, amount=0) is not None for _ in range(3)] == [True, True, False]
         clock[0] += 62
-        assert [_take(floating, limits=limits, amount=0) is not None for _ in range(6)] == [True] * 5 + [False]
+        assert [_admit(outage_credit, limits=limits, amount=0) is not None for _ in range(6)] == [True] * 5 + [False]
 
-    def test_calls_at_a_time_are_limited(self, floating: Float) -> None:
+    def test_calls_at_a_time_are_limited(self, outage_credit: OutageCredit) -> None:
         limits = Limits((None, None, None), 1)
-        admission = _take(floating, limits=limits, request_id="first")
+        admission = _admit(outage_credit, limits=limits, request_id="first")
         assert admission is not None
-        assert admission.epoch == FLOATING
-        assert _take(floating, limits=limits) is None
-        floating.settled("first")
-        assert _take(floating, limits=limits) is not None
+        assert admission.epoch == ""
+        assert _admit(outage_credit, limits=limits) is None
+        outage_credit.release("first")
+        assert _admit(outage_credit, limits=limits) is not None
 
     def test_nothing_without_a_float(self) -> None:
-        assert _take(Float(None)) is None
+        assert _admit(OutageCredit(None)) is None
 
 
-def _take(
-    floating: Float, *, limits: Limits = UNLIMITED, amount: int = 1, request_id: str | None = None
+def _admit(
+    outage_credit: OutageCredit, *, limits: Limits = UNLIMITED, amount: int = 1, request_id: str | None = None
 ) -> Admission | None:
-    name = request_id or str(len(floating._whose))
-    return floating.take(ID, name, plan=_plan(), limits=limits, amount=amount, required=amount)
+    name = request_id or str(len(outage_credit._account_ids))
+    return outage_credit.admit(ID, name, plan=_plan(), limits=limits, amount=amount, required=amount)
 
 
 def _plan() -> Plan:

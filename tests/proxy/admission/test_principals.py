@@ -15,7 +15,8 @@ from gateway.ledger.accounts import api_keys
 from gateway.ledger.db.session import Database
 from gateway.meter.client.client import RedisClient
 from gateway.meter.meter import Meter
-from gateway.proxy.admission.principals import Principals, identity_block
+from gateway.proxy.admission.caller import identity_block
+from gateway.proxy.admission.principal_cache import PrincipalCache
 from policies.access.keys import ENTROPY_BYTES, compose
 from policies.model import (
     Account,
@@ -33,8 +34,8 @@ from policies.model import (
 from tests.proxy.data_plane import Plane
 
 
-def principals_of(database: Database, redis_client: RedisClient, peppers: dict[int, bytes]) -> Principals:
-    return Principals(
+def principals_of(database: Database, redis_client: RedisClient, peppers: dict[int, bytes]) -> PrincipalCache:
+    return PrincipalCache(
         database,
         Meter(redis_client, partitions=4, owner="test"),
         prefix="gw",
@@ -97,7 +98,7 @@ async def test_it_shows_no_key(plane: Plane, redis_client: RedisClient) -> None:
     account = await plane.account()
     principals = principals_of(plane.database, redis_client, {1: b"pepper"})
     await principals.get(account.key.encode())
-    assert repr(principals) == "<Principals 1 cached, 0 loading>"
+    assert repr(principals) == "<PrincipalCache 1 cached, 0 loading>"
 
 
 PLAN = Plan(id="pro", name="pro", version=1, features={})

@@ -1,4 +1,4 @@
-"""Floods: one who heeds no refusal is refused without asking Redis, for moments only, and nobody else is."""
+"""A caller that keeps calling is refused from the cache, for moments only, and no other caller is."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from gateway.meter.admissions import Admission
 from gateway.meter.keys import AccountKeys
 from gateway.meter.replies import Verdict
 from gateway.proxy.admission import refusal_cache
-from gateway.proxy.admission.principals import Caller
-from gateway.proxy.admission.refusal_cache import ASKING_SECONDS, FLOOD, REPEATED_SECONDS, WINDOW_SECONDS, Floods
+from gateway.proxy.admission.caller import Caller
+from gateway.proxy.admission.refusal_cache import (
+    ASKING_SECONDS,
+    CACHED_SECONDS,
+    REFUSALS_TO_CACHE,
+    WINDOW_SECONDS,
+    RefusalCache,
+)
 from policies.model import Refusal, Refused
 from tests.proxy.data_plane import Plane
 
@@ -41,82 +47,82 @@ async def caller(plane: Plane) -> Caller:
     return await plane.handler._principals.get(account.key.encode())
 
 
-def refuse(refusals: Floods, caller: Caller, times: int, admission: Admission = USED_UP) -> None:
+def refuse(refusals: RefusalCache, caller: Caller, times: int, admission: Admission = USED_UP) -> None:
     for _ in range(times):
-        refusals.note(caller, admission, REFUSED)
+        refusals.record(caller, admission, REFUSED)
 
 
 async def test_only_a_flood_is_told_again_and_for_a_moment_only(clock: Clock, caller: Caller) -> None:
-    refusals = Floods(monotonic=clock)
-    refuse(refusals, caller, FLOOD - 1)
-    assert refusals.standing(caller) is None
+    refusals = RefusalCache(monotonic=clock)
+    refuse(refusals, caller, REFUSALS_TO_CACHE - 1)
+    assert refusals.find(caller) is None
     refuse(refusals, caller, 1)
-    assert refusals.standing(caller) == (USED_UP, REFUSED)
-    clock.now += REPEATED_SECONDS
-    assert refusals.standing(caller) is None
+    assert refusals.find(caller) == (USED_UP, REFUSED)
+    clock.now += CACHED_SECONDS
+    assert refusals.find(caller) is None
 
 
 async def test_refusals_that_come_slowly_are_no_flood(clock: Clock, caller: Caller) -> None:
-    refusals = Floods(monotonic=clock)
-    for _ in range(10 * FLOOD):
+    refusals = RefusalCache(monotonic=clock)
+    for _ in range(10 * REFUSALS_TO_CACHE):
         refuse(refusals, caller, 1)
-        assert refusals.standing(caller) is None
-        clock.now += WINDOW_SECONDS / (FLOOD - 1)
+        assert refusals.find(caller) is None
+        clock.now += WINDOW_SECONDS / (REFUSALS_TO_CACHE - 1)
 
 
 async def test_while_a_flood_goes_on_one_call_asks_for_all(clock: Clock, caller: Caller) -> None:
-    refusals = Floods(monotonic=clock)
-    refuse(refusals, caller, FLOOD)
+    refusals = RefusalCache(monotonic=clock)
+    refuse(refusals, caller, REFUSALS_TO_CACHE)
     for _ in range(5):
-        clock.now += REPEATED_SECONDS
-        assert [refusals.standing(caller) is None for _ in range(100)] == [True] + 99 * [False]
+        clock.now += CACHED_SECONDS
+        assert [refusals.find(caller) is None for _ in range(100)] == [True] + 99 * [False]
         refuse(refusals, caller, 1)
-        assert refusals.standing(caller) == (USED_UP, REFUSED)
+        assert refusals.find(caller) == (USED_UP, REFUSED)
 
 
 async def test_a_flood_of_which_the_meter_says_nothing_more_is_over(clock: Clock, caller: Caller) -> None:
-    refusals = Floods(monotonic=clock)
-    refuse(refusals, caller, FLOOD)
-    clock.now += REPEATED_SECONDS
+    refusals = RefusalCache(monotonic=clock)
+    refuse(refusals, caller, REFUSALS_TO_CACHE)
+    clock.now += CACHED_SECONDS
     for _ in range(3):
-        assert refusals.standing(caller) is None, "the one that asks hears nothing"
+        assert refusals.find(caller) is None, "the one that asks hears nothing"
         clock.now += ASKING_SECONDS
-    clock.now += WINDOW_SECONDS - REPEATED_SECONDS
-    assert [refusals.standing(caller) for _ in range(100)] == 100 * [None]
+    clock.now += WINDOW_SECONDS - CACHED_SECONDS
+    assert [refusals.find(caller) for _ in range(100)] == 100 * [None]
     refuse(refusals, caller, 1)
-    assert refusals.standing(caller) is None, "and is no flood until there are as many again"
+    assert refusals.find(caller) is None, "and is no flood until there are as many again"
 
 
 async def test_once_the_meter_says_something_else_all_ask(clock: Clock, caller: Caller) -> None:
-    refusals = Floods(monotonic=clock)
+    refusals = RefusalCache(monotonic=clock)
     for end in (refusals.ended, lambda known: refuse(refusals, known, 1, Admission(Verdict.INSUFFICIENT_CREDITS))):
-        refuse(refusals, caller, FLOOD)
-        clock.now += REPEATED_SECONDS
-        assert refusals.standing(caller) is None
+        refuse(refusals, caller, REFUSALS_TO_CACHE)
+        clock.now += CACHED_SECONDS
+        assert refusals.find(caller) is None
         end(caller)
-        assert [refusals.standing(caller) for _ in range(100)] == 100 * [None]
+        assert [refusals.find(caller) for _ in range(100)] == 100 * [None]
 
 
 async def test_a_caller_that_was_read_anew_is_asked_for(clock: Clock, caller: Caller) -> None:
-    refusals = Floods(monotonic=clock)
-    refuse(refusals, caller, FLOOD)
-    assert refusals.standing(replace(caller, loaded_at=0.0)) is None
+    refusals = RefusalCache(monotonic=clock)
+    refuse(refusals, caller, REFUSALS_TO_CACHE)
+    assert refusals.find(replace(caller, loaded_at=0.0)) is None
 
 
 @pytest.mark.parametrize(
     "verdict", [Verdict.TOO_MANY_IN_FLIGHT, Verdict.INSUFFICIENT_CREDITS, Verdict.KEY_BUDGET_EXHAUSTED]
 )
 async def test_what_may_change_within_the_moment_is_asked_for(clock: Clock, caller: Caller, verdict: Verdict) -> None:
-    refusals = Floods(monotonic=clock)
-    refuse(refusals, caller, FLOOD, Admission(verdict))
-    assert refusals.standing(caller) is None
+    refusals = RefusalCache(monotonic=clock)
+    refuse(refusals, caller, REFUSALS_TO_CACHE, Admission(verdict))
+    assert refusals.find(caller) is None
 
 
 async def test_it_remembers_a_bounded_number(clock: Clock, caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refusal_cache, "MAX_CALLERS", 3)
-    refusals = Floods(monotonic=clock)
+    refusals = RefusalCache(monotonic=clock)
     for number in range(10):
-        refuse(refusals, replace(caller, digest=b"%d" % number), FLOOD)
+        refuse(refusals, replace(caller, digest=b"%d" % number), REFUSALS_TO_CACHE)
         assert len(refusals._by_key) <= 3
 
 
@@ -127,21 +133,21 @@ async def test_a_flood_gets_the_same_answer_and_redis_is_not_asked(
     monkeypatch.setattr(refusal_cache, "WINDOW_SECONDS", 60.0)
     asked = _asked(plane, monkeypatch)
     account = await plane.account(requests_per_minute=0)
-    answers = [await plane.get(account) for _ in range(FLOOD + 1)]
-    assert len(set(asked)) == FLOOD
+    answers = [await plane.get(account) for _ in range(REFUSALS_TO_CACHE + 1)]
+    assert len(set(asked)) == REFUSALS_TO_CACHE
     last, again = answers[-2:]
     assert (again.status_code, _lasting(again)) == (429, _lasting(last))
     assert again.json()["request_id"] == again.headers["x-request-id"] != last.headers["x-request-id"]
     assert (await plane.post(account, idempotency_key="k")).status_code == 429
-    assert len(set(asked)) == FLOOD + 1, "only Redis knows whether it is a repeat"
+    assert len(set(asked)) == REFUSALS_TO_CACHE + 1, "only Redis knows whether it is a repeat"
 
 
 async def test_a_call_that_passes_ends_a_flood(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
-    ended = list[Caller]()
-    monkeypatch.setattr(plane.handler._gate._floods, "ended", ended.append)
+    forgotten = list[Caller]()
+    monkeypatch.setattr(plane.handler._admission._refusal_cache, "forget", forgotten.append)
     account = await plane.account()
     assert (await plane.get(account)).status_code == 200
-    assert [caller.principal.key.id for caller in ended] == [account.key_id]
+    assert [caller.principal.key.id for caller in forgotten] == [account.key_id]
 
 
 def _lasting(answer: httpx.Response) -> tuple[dict[str, Any], list[str | None]]:
@@ -153,7 +159,7 @@ def _lasting(answer: httpx.Response) -> tuple[dict[str, Any], list[str | None]]:
 
 def _asked(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The admissions that the gateway asks for from now on, by request id."""
-    meter, asked = plane.handler._gate._meter, list[str]()
+    meter, asked = plane.handler._admission._meter, list[str]()
     admit = meter.admit
 
     def noted(keys: AccountKeys, *, request_id: str, **terms: Any) -> Coroutine[Any, Any, Admission]:

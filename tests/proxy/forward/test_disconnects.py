@@ -70,7 +70,7 @@ async def test_a_connection_serves_on_after_each_way_of_ending(plane: Plane) -> 
         await client.request(account, "GET /v1/things/3")
         await eventually(lambda: len(plane.upstream.exchanges) == 3)
         client.leave()
-        await eventually(lambda: plane.handler._departures.draining == 1)
+        await eventually(lambda: plane.handler._drains.active == 1)
     plane.upstream.reset()
     assert len(await outcomes(plane, account)) == 4
 

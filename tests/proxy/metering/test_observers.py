@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.proxy.metering import observers
-from gateway.proxy.metering.observers import EventUnits, File, JsonUnits, file_observer, observe_units
+from gateway.proxy.metering.observers import EventUnits, JsonUnits, UploadedFile, file_observer, observe_units
 from policies.pricing.price import Price
 from policies.pricing.units import MAX_COUNT, Count, PriceUnit
 
@@ -121,7 +121,7 @@ def test_a_compression_bomb_costs_what_an_honest_answer_does(monkeypatch: pytest
     monkeypatch.setattr(observers, "MAX_JSON_BYTES", 1000)
     bomb = gzip.compress(b" " * 10_000_000)
     observer = observe_units(PRICE, b"application/json", b"gzip")
-    assert isinstance(observer, observers.Inflated)
+    assert isinstance(observer, observers.InflatingObserver)
     fed = []
     monkeypatch.setattr(observer._observer, "feed", lambda chunk: fed.append(len(chunk)))
     for chunk in cut(bomb, list(range(0, len(bomb), 100))):
@@ -145,7 +145,7 @@ def test_the_first_file_of_a_form_is_found_however_it_is_cut(
     observer = file_observer(b'multipart/form-data; boundary="edge"', b"", b"")
     for chunk in cut(before + head.encode() + content + after, at):
         observer.feed(chunk)
-    assert observer.file() == File(name, len(content), sha256(content).hexdigest(), "text/csv")
+    assert observer.file() == UploadedFile(name, len(content), sha256(content).hexdigest(), "text/csv")
 
 
 @given(st.binary(max_size=1000), _cuts)
@@ -159,7 +159,7 @@ def test_a_form_that_is_none_is_harmless(rubbish: bytes, at: list[int]) -> None:
 def test_a_file_that_broke_off_is_not_called_a_file() -> None:
     observer = file_observer(b"multipart/form-data; boundary=edge", b"", b"")
     observer.feed(b'--edge\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\nhalf of')
-    assert observer.file() == File()
+    assert observer.file() == UploadedFile()
 
 
 @given(st.binary(max_size=1000), _cuts)
@@ -167,7 +167,7 @@ def test_any_other_body_is_the_file_however_it_is_cut(body: bytes, at: list[int]
     observer = file_observer(b"text/csv", b'attachment; filename="../../etc/passwd"', b"ignored")
     for chunk in cut(body, at):
         observer.feed(chunk)
-    assert observer.file() == File("passwd", len(body), sha256(body).hexdigest(), "text/csv")
+    assert observer.file() == UploadedFile("passwd", len(body), sha256(body).hexdigest(), "text/csv")
 
 
 @pytest.mark.parametrize(

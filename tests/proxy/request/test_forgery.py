@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.proxy.forward.disconnects import client_of
-from gateway.proxy.request.inbound import read, request_block
+from gateway.proxy.request.inbound import read_request, request_block
 from gateway.request_ids import uuid7
 from tests.listener.listening import Listener, connected, listening, respond, whole_body
 from tests.proxy.requests import post, request
@@ -40,8 +40,8 @@ class Upstream:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await whole_body(receive)
-        inbound = read(scope, note=client_of(scope).note)
-        self.blocks.append(inbound.passed + inbound.way + request_block(inbound, uuid7()))
+        inbound = read_request(scope, slot=client_of(scope).note)
+        self.blocks.append(inbound.end_to_end + inbound.forwarded_headers + request_block(inbound, uuid7()))
         await respond(send, 200, b"ok")
 
 

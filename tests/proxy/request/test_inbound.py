@@ -1,4 +1,4 @@
-"""What a client sent, as the gateway reads it and as it goes on."""
+"""A request of a client, as the gateway reads it and as it is forwarded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.http.fields import header_block
-from gateway.proxy.request.inbound import Inbound, read, request_block
+from gateway.proxy.request.inbound import Inbound, read_request, request_block
 from gateway.request_ids import uuid7
 from gateway.upstream.request_head import Request, render_head
 from policies.model import Refusal, Refused
@@ -32,12 +32,12 @@ def scope(*headers: tuple[bytes, bytes], peer: str | None = "192.0.2.1", **given
 
 
 def from_proxy(*headers: tuple[bytes, bytes], peer: str = "10.0.0.1") -> Inbound:
-    return read(scope(*headers, peer=peer), PROXIES)
+    return read_request(scope(*headers, peer=peer), PROXIES)
 
 
-def said_of(inbound: Inbound) -> bytes:
-    """All that the gateway says of a request."""
-    return inbound.way + request_block(inbound, uuid7())
+def gateway_fields(inbound: Inbound) -> bytes:
+    """All fields that the gateway adds to a request."""
+    return inbound.forwarded_headers + request_block(inbound, uuid7())
 
 
 def lines(block: bytes) -> dict[bytes, bytes]:
@@ -46,12 +46,12 @@ def lines(block: bytes) -> dict[bytes, bytes]:
 
 class TestClientAddress:
     def test_is_the_peer(self) -> None:
-        assert read(scope()).client_ip == "192.0.2.1"
+        assert read_request(scope()).client_ip == "192.0.2.1"
 
     def test_is_the_peer_whatever_it_claims_unless_it_is_a_trusted_proxy(self) -> None:
         claims = scope((b"x-forwarded-for", b"203.0.113.9"))
-        assert read(claims).client_ip == "192.0.2.1"
-        assert read(claims, PROXIES).client_ip == "192.0.2.1"
+        assert read_request(claims).client_ip == "192.0.2.1"
+        assert read_request(claims, PROXIES).client_ip == "192.0.2.1"
 
     @pytest.mark.parametrize(
         ("forwarded", "client"),
@@ -75,13 +75,13 @@ class TestClientAddress:
         assert inbound.client_ip == "203.0.113.9"
 
     def test_of_a_listener_for_both_families_is_written_as_everyone_writes_it(self) -> None:
-        assert read(scope(peer="::ffff:192.0.2.1")).client_ip == "192.0.2.1"
-        assert read(scope((b"x-forwarded-for", b"203.0.113.9"), peer="::ffff:10.0.0.1"), PROXIES).client_ip == (
+        assert read_request(scope(peer="::ffff:192.0.2.1")).client_ip == "192.0.2.1"
+        assert read_request(scope((b"x-forwarded-for", b"203.0.113.9"), peer="::ffff:10.0.0.1"), PROXIES).client_ip == (
             "203.0.113.9"
         )
 
     def test_may_be_missing(self) -> None:
-        assert read(scope(peer=None), PROXIES).client_ip == ""
+        assert read_request(scope(peer=None), PROXIES).client_ip == ""
 
 
 class TestWhatIsSaidOfTheWay:
@@ -93,11 +93,11 @@ class TestWhatIsSaidOfTheWay:
             (b"host", b"inner"),
             (b"via", b"2 edge"),
         )
-        said = lines(said_of(inbound))
-        assert said[b"x-forwarded-for"] == b"203.0.113.9, 10.5.5.5, 10.0.0.1"
-        assert said[b"x-forwarded-proto"] == b"https"
-        assert said[b"x-forwarded-host"] == b"api.example.com"
-        assert said[b"via"] == b"2 edge, 1.1 gateway"
+        added = lines(gateway_fields(inbound))
+        assert added[b"x-forwarded-for"] == b"203.0.113.9, 10.5.5.5, 10.0.0.1"
+        assert added[b"x-forwarded-proto"] == b"https"
+        assert added[b"x-forwarded-host"] == b"api.example.com"
+        assert added[b"via"] == b"2 edge, 1.1 gateway"
 
     @pytest.mark.parametrize(
         ("parent", "continues"),
@@ -117,16 +117,16 @@ class TestWhatIsSaidOfTheWay:
     )
     def test_a_trace_goes_on_under_a_parent_of_ours(self, parent: bytes, continues: bool) -> None:
         inbound = from_proxy((b"traceparent", parent), (b"tracestate", b"x=y"))
-        said = lines(said_of(inbound))
-        version, trace, span, flags = said[b"traceparent"].split(b"-")
+        added = lines(gateway_fields(inbound))
+        version, trace, span, flags = added[b"traceparent"].split(b"-")
         assert (version, len(trace), len(span), len(flags)) == (b"00", 32, 16, 2)
         assert (trace == b"a" * 32) is continues
         assert span != b"b" * 16
-        assert said.get(b"tracestate") == (b"x=y" if continues else None)
+        assert added.get(b"tracestate") == (b"x=y" if continues else None)
 
     def test_a_trace_of_anyone_else_begins_anew(self) -> None:
-        inbound = read(scope((b"traceparent", b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01")), PROXIES)
-        assert b"a" * 32 not in said_of(inbound)
+        inbound = read_request(scope((b"traceparent", b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01")), PROXIES)
+        assert b"a" * 32 not in gateway_fields(inbound)
 
 
 class TestKey:
@@ -141,7 +141,7 @@ class TestKey:
         ],
     )
     def test_is_found(self, headers: list[tuple[bytes, bytes]]) -> None:
-        assert read(scope(*headers)).api_key() == b"K"
+        assert read_request(scope(*headers)).api_key() == b"K"
 
     @pytest.mark.parametrize(
         ("headers", "code"),
@@ -154,11 +154,11 @@ class TestKey:
     )
     def test_is_missing_or_contradictory(self, headers: list[tuple[bytes, bytes]], code: Refusal) -> None:
         with pytest.raises(Refused) as caught:
-            read(scope(*headers)).api_key()
+            read_request(scope(*headers)).api_key()
         assert caught.value.code is code
 
     def test_of_two_that_were_sent_alike_neither_counts(self) -> None:
-        assert read(scope((b"x-api-key", b"K"), (b"x-api-key", b"L"))).api_key() == b"K, L"
+        assert read_request(scope((b"x-api-key", b"K"), (b"x-api-key", b"L"))).api_key() == b"K, L"
 
 
 _TOKEN = b"abcdefghijklmnopqrstuvwxyz0123456789-_."
@@ -187,33 +187,33 @@ _values = st.lists(st.sampled_from(bytes(range(0x20, 0x7F)) + bytes(range(0x80, 
 
 @given(st.lists(st.tuples(_names, _values), max_size=10), st.lists(_names, max_size=3))
 def test_whatever_a_client_sends_one_request_goes_on(headers: list[tuple[bytes, bytes]], named: list[bytes]) -> None:
-    """What is passed is a block of whole fields, none of them reserved, framing, hop-by-hop or named in Connection."""
-    inbound = read(scope(*headers, (b"connection", b", ".join(named))))
-    passed = [line.partition(b":")[0] for line in inbound.passed.split(b"\r\n")[:-1]]
-    kept = set(passed)
+    """Forwarded fields are a block of whole fields, none reserved, framing, hop-by-hop or named in Connection."""
+    inbound = read_request(scope(*headers, (b"connection", b", ".join(named))))
+    forwarded = [line.partition(b":")[0] for line in inbound.end_to_end.split(b"\r\n")[:-1]]
+    kept = set(forwarded)
     assert not kept & {b"x-api-key", b"content-length", b"transfer-encoding", b"connection", b"te", b"upgrade", b"host"}
     assert not kept & set(named)
     assert not [name for name in kept if name.replace(b"_", b"-").startswith((b"x-gateway-", b"x-forwarded-"))]
     others = [name for name, _ in headers if name not in _SPECIAL and name not in named]
-    assert [name for name in passed if name not in _SPECIAL] == others
-    render_head(Request(b"GET", b"/", inbound.passed), b"upstream")
+    assert [name for name in forwarded if name not in _SPECIAL] == others
+    render_head(Request(b"GET", b"/", inbound.end_to_end), b"upstream")
 
 
 @given(st.lists(st.tuples(_names, _values), max_size=10))
-def test_what_is_said_of_the_way_is_whole_fields_too(headers: list[tuple[bytes, bytes]]) -> None:
+def test_forwarded_headers_are_whole_fields(headers: list[tuple[bytes, bytes]]) -> None:
     unframed = [(name, value) for name, value in headers if name not in (b"content-length", b"transfer-encoding")]
     for trusted in ((), (ip_network("192.0.2.0/24"),)):
-        inbound = read(scope(*unframed), trusted)
-        render_head(Request(b"GET", b"/", header_block(inbound.passed + said_of(inbound))), b"upstream")
+        inbound = read_request(scope(*unframed), trusted)
+        render_head(Request(b"GET", b"/", header_block(inbound.end_to_end + gateway_fields(inbound))), b"upstream")
 
 
 @pytest.mark.parametrize("sent", [b"x" * 129, b"a b", b"", b"\xff", b"a\tb"])
 def test_a_request_id_that_is_not_ours_to_repeat_is_none(sent: bytes) -> None:
-    assert read(scope((b"x-request-id", sent))).client_request_id is None
+    assert read_request(scope((b"x-request-id", sent))).client_request_id is None
 
 
 def test_a_recorded_text_is_shortened() -> None:
-    inbound = read(scope((b"x-category", "ü".encode() * 500), (b"x-batch-id", b"\xff")))
+    inbound = read_request(scope((b"x-category", "ü".encode() * 500), (b"x-batch-id", b"\xff")))
     assert inbound.text(b"x-category") == "ü" * 200
     assert inbound.text(b"x-batch-id") == "�"
     assert inbound.text(b"x-language-code") is None

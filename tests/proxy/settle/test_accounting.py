@@ -242,7 +242,7 @@ class TestClientLeaves:
         gone.set()
         row = await settled(plane, account)
         assert outcome(row) == ("client_aborted", 200, None, 4)
-        assert plane.handler._departures.draining == 0
+        assert plane.handler._drains.active == 0
 
     async def test_before_an_answer_that_is_an_error_it_pays_nothing(self, plane: Plane) -> None:
         account = await plane.account()
@@ -296,7 +296,7 @@ class TestClientLeaves:
             await eventually(lambda: plane.upstream.exchanges)
             client.leave()
         assert outcome(await settled(plane, account)) == ("client_aborted", None, None, 5)
-        assert plane.handler._departures.draining == 0
+        assert plane.handler._drains.active == 0
 
     async def test_and_too_many_are_drained_already_it_is_cut_at_once(
         self, plane: Plane, monkeypatch: pytest.MonkeyPatch
@@ -407,7 +407,7 @@ async def _never(exchange: Exchange) -> None:
 
 async def _noticed(plane: Plane) -> None:
     """Returns when the gateway knows that a client has left."""
-    await eventually(lambda: plane.handler._departures.draining)
+    await eventually(lambda: plane.handler._drains.active)
 
 
 def _chunk(data: bytes) -> bytes:

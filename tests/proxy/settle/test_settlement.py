@@ -147,7 +147,7 @@ async def test_a_claim_goes_by_the_spool_without_its_answer(
     till: Till, answer: bytes | None, left: bytes | None
 ) -> None:
     claim = IdempotencyClaim(uuid4().hex, "f" * 64)
-    call = (await till.admit(3, claim=claim))._replace(kept=ClaimOutcome(claim, answer))
+    call = (await till.admit(3, claim=claim))._replace(claim_outcome=ClaimOutcome(claim, answer))
     async with till.settler("first") as settler:
         settler.enqueue(call)
         assert till.files()["first.spool"] < 600

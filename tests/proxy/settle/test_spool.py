@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,7 +116,7 @@ def test_every_flip_of_every_byte_of_a_file(folder: Path) -> None:
         for position in range(start, end):
             for value in range(256):
                 damaged = content[:position] + bytes([value]) + content[position + 1 :]
-                found = [each for line in damaged.split(b"\n") if (each := module._record(line)) is not None]
+                found = [each for line in damaged.split(b"\n") if (each := module._unframe(line)) is not None]
                 assert_only_missing(found, texts, {number})
     assert read_back(folder, content) == texts
 
@@ -192,41 +191,6 @@ async def test_a_spool_is_recovered_when_its_owner_is_dead_and_not_before(folder
     await other.close()
     await successor.close()
     assert names(folder) == []
-
-
-WRITER = """
-import asyncio, sys
-from pathlib import Path
-from gateway.proxy.settle.spool import Spool
-
-async def main():
-    spool = Spool(Path(sys.argv[1]), "killed")
-    spool.open()
-    for number in range(1000):
-        spool.append(b"%d" % number)
-        print(number, flush=True)
-    await asyncio.sleep(60)
-
-asyncio.run(main())
-"""
-
-
-async def test_what_a_killed_process_appended_is_there_at_once(folder: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", WRITER, str(folder), stdout=asyncio.subprocess.PIPE
-    )
-    assert process.stdout is not None
-    for _ in range(500):
-        appended = int(await process.stdout.readline())
-    process.kill()
-    await process.communicate()
-    successor = Spool(folder, "successor")
-    successor.open()
-    (file,) = successor.files()
-    found = read(file)
-    assert len(found) > appended
-    assert found == [b"%d" % number for number in range(len(found))]
-    await successor.close()
 
 
 @pytest.mark.parametrize("content", [None, b"another's"])

@@ -17,7 +17,7 @@ from gateway.clock import monotonic_seconds
 from gateway.http import tunnel as tunnels
 from gateway.proxy import handler as handlers
 from gateway.proxy.router import Router
-from gateway.proxy.settle import call as calls
+from gateway.proxy.settle import active_call
 from gateway.runtime.upstreams import destinations
 from policies.model import Refusal
 from tests.proxy.conftest import Configure
@@ -384,7 +384,7 @@ async def test_a_client_that_vanishes_ends_it(plane: Plane) -> None:
         row = await settled(plane, account)
     assert (row["outcome"], row["request_bytes"], row["credits_charged"]) == ("succeeded", 10, 2)
     await eventually(lambda: "[0 leased, 0 idle, 0 queued, 0 open]" in pool(plane))
-    assert plane.handler._departures.draining == 0
+    assert plane.handler._drains.active == 0
 
 
 async def test_a_client_that_half_closes_has_left_and_what_it_said_arrives(plane: Plane) -> None:
@@ -435,11 +435,11 @@ async def test_nothing_is_said_to_a_client_that_left_during_the_handshake(plane:
         await wire.request(account, "GET /v1/socket", *handshake_fields())
         await eventually(lambda: plane.upstream.exchanges)
         wire.leave()
-        await eventually(lambda: plane.handler._departures.draining)
+        await eventually(lambda: plane.handler._drains.active)
         may_answer.set()
         row = await settled(plane, account)
     assert (row["outcome"], row["response_bytes"], row["credits_charged"]) == ("client_aborted", 0, 2)
-    assert plane.handler._departures.draining == 0
+    assert plane.handler._drains.active == 0
 
 
 async def test_a_silent_socket_is_closed_in_the_idle_time_of_its_upstream(plane: Plane) -> None:
@@ -487,7 +487,7 @@ async def test_minutes_are_charged_as_they_are_begun(
     """One minute is held; the balance may go below zero for what was used beyond it."""
     account = await plane.account(credits=100)
     instant = monotonic_seconds()
-    for room in (handlers, calls):
+    for room in (handlers, active_call):
         monkeypatch.setattr(room, "monotonic_seconds", lambda: instant)
     async with raw(plane, account, "/v1/meeting") as (wire, _):
         assert (await plane.hot(account)).balance == 97

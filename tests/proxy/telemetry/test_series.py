@@ -23,7 +23,7 @@ async def test_thousands_of_unknown_paths_methods_and_keys_add_no_series(plane: 
 
 async def series(plane: Plane) -> set[str]:
     """All names with their labels, once everything is counted."""
-    await plane.handler._tally.run_once()
+    await plane.handler._telemetry.run_once()
     await metrics.MetricsFlusher().run_once()
     lines = metrics.exposition().decode().splitlines()
     return {line.rpartition(" ")[0] for line in lines if line.startswith("gateway_")}

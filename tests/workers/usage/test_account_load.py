@@ -17,7 +17,7 @@ from gateway.ledger.usage import account_load, key_budgets
 from gateway.meter.account_snapshots import AccountSnapshotReader
 from gateway.meter.client.errors import NotSent
 from gateway.proxy.admission import account_loader
-from gateway.proxy.admission.account_loader import Warming
+from gateway.proxy.admission.account_loader import AccountLoader
 from gateway.workers.outbox import OutboxPublisher
 from gateway.workers.usage.reconciliation import Reconciler
 from gateway.workers.usage.usage_writer import UsageWriter
@@ -134,13 +134,13 @@ async def test_a_load_is_exact_whatever_happens_between_its_readings(
 ) -> None:
     _let_things_happen_after(monkeypatch, account_loader, "read_account_charges", oracle)
     _let_things_happen_after(monkeypatch, account_load, "read", oracle)
-    warm = Warming(backend.redis_client, backend.meter, backend.database)
+    loader = AccountLoader(backend.redis_client, backend.meter, backend.database)
     keys = backend.meter.keys(oracle.user_id)
     for _ in range(LOADS):
         await backend.redis.hdel(keys.account.decode(), "s")
         while await _hot(backend, oracle.user_id) is None:
             try:
-                await warm.warm(keys)
+                await loader.load(keys)
             except NotSent:
                 continue
         assert await _hot(backend, oracle.user_id) == (oracle.balance, len(oracle.open))
@@ -158,13 +158,13 @@ async def test_what_a_key_has_spent_is_counted_exactly_whatever_happens_between_
         oracle.key_id = key_id = (await key_ledger._insert(connection, oracle.user_id, a_fingerprint(), {})).id
     _let_things_happen_after(monkeypatch, account_loader, "read_account_charges", oracle)
     _let_things_happen_after(monkeypatch, key_budgets, "read", oracle)
-    warm, cap = Warming(backend.redis_client, backend.meter, backend.database), Cap(1, key_id, conftest.MOMENT, 1)
+    loader, cap = AccountLoader(backend.redis_client, backend.meter, backend.database), Cap(1, key_id, conftest.MOMENT, 1)
     keys = backend.meter.keys(oracle.user_id)
     for _ in range(COUNTS):
         while await _spent(backend, oracle.user_id, key_id) is None:
             try:
-                await warm.warm(keys)
-                await warm.count(keys, cap)
+                await loader.load(keys)
+                await loader.count_budget(keys, cap)
             except NotSent:
                 continue
         assert await _spent(backend, oracle.user_id, key_id) == oracle.spent
