@@ -95,7 +95,7 @@ async def test_a_flood_of_which_the_meter_says_nothing_more_is_over(clock: Clock
 
 async def test_once_the_meter_says_something_else_all_ask(clock: Clock, caller: Caller) -> None:
     refusals = RefusalCache(monotonic=clock)
-    for end in (refusals.ended, lambda known: refuse(refusals, known, 1, Admission(Verdict.INSUFFICIENT_CREDITS))):
+    for end in (refusals.forget, lambda known: refuse(refusals, known, 1, Admission(Verdict.INSUFFICIENT_CREDITS))):
         refuse(refusals, caller, REFUSALS_TO_CACHE)
         clock.now += CACHED_SECONDS
         assert refusals.find(caller) is None
@@ -129,7 +129,7 @@ async def test_it_remembers_a_bounded_number(clock: Clock, caller: Caller, monke
 async def test_a_flood_gets_the_same_answer_and_redis_is_not_asked(
     plane: Plane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refusal_cache, "REPEATED_SECONDS", 60.0)
+    monkeypatch.setattr(refusal_cache, "CACHED_SECONDS", 60.0)
     monkeypatch.setattr(refusal_cache, "WINDOW_SECONDS", 60.0)
     asked = _asked(plane, monkeypatch)
     account = await plane.account(requests_per_minute=0)
