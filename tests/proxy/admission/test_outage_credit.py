@@ -136,7 +136,9 @@ class TestRoom:
         outage_credit.release("0")
         assert _admit(outage_credit, amount=4, request_id="more") is not None
 
-    def test_calls_that_redis_admitted_count_in_the_windows(self, outage_credit: OutageCredit, clock: list[float]) -> None:
+    def test_calls_that_redis_admitted_count_in_the_windows(
+        self, outage_credit: OutageCredit, clock: list[float]
+    ) -> None:
         limits = Limits((5, None, None), None)
         outage_credit.record_admission(ID, _plan(), Admission(Verdict.ADMITTED, 100, (3, 3, 3), (60, 60, 60)))
         assert [_admit(outage_credit, limits=limits, amount=0) is not None for _ in range(3)] == [True, True, False]

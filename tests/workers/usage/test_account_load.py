@@ -158,7 +158,10 @@ async def test_what_a_key_has_spent_is_counted_exactly_whatever_happens_between_
         oracle.key_id = key_id = (await key_ledger._insert(connection, oracle.user_id, a_fingerprint(), {})).id
     _let_things_happen_after(monkeypatch, account_loader, "read_account_charges", oracle)
     _let_things_happen_after(monkeypatch, key_budgets, "read", oracle)
-    loader, cap = AccountLoader(backend.redis_client, backend.meter, backend.database), Cap(1, key_id, conftest.MOMENT, 1)
+    loader, cap = (
+        AccountLoader(backend.redis_client, backend.meter, backend.database),
+        Cap(1, key_id, conftest.MOMENT, 1),
+    )
     keys = backend.meter.keys(oracle.user_id)
     for _ in range(COUNTS):
         while await _spent(backend, oracle.user_id, key_id) is None:
