@@ -19,7 +19,7 @@ from gateway.http.problems import Problem, problem
 from gateway.ledger.db.errors import AlreadyExists, InUse, InvalidValue, NotFound
 from gateway.ledger.db.rows import InvalidCursor
 from gateway.ledger.db.session import DatabaseUnavailable
-from gateway.ledger.payments.provider_updates import Mismatch
+from gateway.ledger.payments.provider_updates import ProviderMismatch
 from gateway.ledger.subscriptions.subscriptions import IllegalTransition
 from gateway.meter.client.errors import MeterUnavailable
 from gateway.payments.provider import InvalidWebhook, ProviderRefused, ProviderUnavailable
@@ -164,7 +164,7 @@ _RENDERERS: Mapping[type[Exception], Callable[[Any, Request], ErrorResponse]] = 
     HTTPException: _http_exception,
     Conflict: lambda error, _: ErrorResponse("conflict", str(error)),
     IllegalTransition: lambda error, _: ErrorResponse("conflict", str(error), {"legal": list(error.illegal.legal)}),
-    Mismatch: lambda error, _: ErrorResponse("conflict", str(error)),
+    ProviderMismatch: lambda error, _: ErrorResponse("conflict", str(error)),
     PaymentsNotConfigured: lambda error, _: ErrorResponse("payments_not_configured", str(error)),
     ProviderRefused: lambda error, _: ErrorResponse("payment_refused", str(error)),
     ProviderUnavailable: lambda error, _: ErrorResponse("payment_unavailable", str(error), {"retry_after": 5}),

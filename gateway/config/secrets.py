@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from policies.billing.providers import PROVIDERS, ProviderNames
+
 ADMIN_TOKEN = "GATEWAY_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
 KEY_PEPPER = "GATEWAY_KEY_PEPPER"
 JWT_SECRET = "GATEWAY_JWT_SECRET"  # noqa: S105 - the name of a variable
@@ -42,6 +44,14 @@ _VERSIONED = re.compile(r"\s*([1-9]\d{0,8}):(.+)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderSecrets:
+    """A payment provider's API key (None: it is not used) and its webhook secrets, all of them valid."""
+
+    api_key: str | None = field(default=None, repr=False)
+    webhook_secrets: tuple[str, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Secrets:
     """What opens doors; none of it shows in a repr.
 
@@ -52,10 +62,7 @@ class Secrets:
     key_peppers: Mapping[int, str] = field(repr=False)
     jwt_secret: str = field(repr=False)
     webhook_secrets: tuple[str, ...] = field(default=(), repr=False)
-    stripe_secret_key: str | None = field(default=None, repr=False)
-    stripe_webhook_secrets: tuple[str, ...] = field(default=(), repr=False)
-    lemon_squeezy_api_key: str | None = field(default=None, repr=False)
-    lemon_squeezy_webhook_secrets: tuple[str, ...] = field(default=(), repr=False)
+    providers: Mapping[str, ProviderSecrets] = field(repr=False)
 
     @property
     def pepper_version(self) -> int:
@@ -106,10 +113,14 @@ def secrets_of(required: Mapping[str, str], environ: Mapping[str, str]) -> Secre
         key_peppers=_peppers(required[KEY_PEPPER]),
         jwt_secret=required[JWT_SECRET],
         webhook_secrets=_several(environ.get("GATEWAY_WEBHOOK_SECRET", "")),
-        stripe_secret_key=environ.get("STRIPE_SECRET_KEY", "").strip() or None,
-        stripe_webhook_secrets=_several(environ.get("STRIPE_WEBHOOK_SECRET", "")),
-        lemon_squeezy_api_key=environ.get("LEMON_SQUEEZY_API_KEY", "").strip() or None,
-        lemon_squeezy_webhook_secrets=_several(environ.get("LEMON_SQUEEZY_WEBHOOK_SECRET", "")),
+        providers={name: _provider_secrets(names, environ) for name, names in PROVIDERS.items()},
+    )
+
+
+def _provider_secrets(names: ProviderNames, environ: Mapping[str, str]) -> ProviderSecrets:
+    return ProviderSecrets(
+        api_key=environ.get(names.api_key_variable, "").strip() or None,
+        webhook_secrets=_several(environ.get(names.webhook_secret_variable, "")),
     )
 
 

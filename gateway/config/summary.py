@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from gateway.config.model import Config, Pack, Upstream
 from gateway.config.plans import PlanSpec
+from policies.billing.providers import PROVIDERS
 from policies.model import Route
 from policies.pricing.price import Price
 from policies.wording import counted
@@ -58,17 +59,14 @@ def warnings(config: Config) -> tuple[str, ...]:
 
 def _payment_warnings(config: Config) -> list[str]:
     """A provider is used where its key is set; what is sold through one that is not cannot be bought."""
-    secrets = config.secrets
     sold: list[PlanSpec | Pack] = [*config.plans, *config.billing.packs]
     found = []
-    if not secrets.stripe_secret_key and any(item.stripe_price_id for item in sold):
-        found.append("prices name Stripe, but STRIPE_SECRET_KEY is not set")
-    if secrets.stripe_secret_key and not secrets.stripe_webhook_secrets:
-        found.append("STRIPE_WEBHOOK_SECRET is not set; payments will not be heard of")
-    if not secrets.lemon_squeezy_api_key and any(item.lemon_squeezy_variant_id for item in sold):
-        found.append("prices name Lemon Squeezy, but LEMON_SQUEEZY_API_KEY is not set")
-    if secrets.lemon_squeezy_api_key and not secrets.lemon_squeezy_webhook_secrets:
-        found.append("LEMON_SQUEEZY_WEBHOOK_SECRET is not set; payments will not be heard of")
+    for name, names in PROVIDERS.items():
+        secrets = config.secrets.providers[name]
+        if secrets.api_key is None and any(names.price_id(item) for item in sold):
+            found.append(f"prices name {names.title}, but {names.api_key_variable} is not set")
+        if secrets.api_key is not None and not secrets.webhook_secrets:
+            found.append(f"{names.webhook_secret_variable} is not set; payments will not be heard of")
     return found
 
 
@@ -96,5 +94,6 @@ def _price(price: Price) -> str:
 
 
 def _providers(config: Config) -> list[str]:
-    keys = {"stripe": config.secrets.stripe_secret_key, "lemon squeezy": config.secrets.lemon_squeezy_api_key}
-    return [name for name, key in keys.items() if key]
+    return [
+        names.title.lower() for name, names in PROVIDERS.items() if config.secrets.providers[name].api_key is not None
+    ]

@@ -1,30 +1,33 @@
-"""What every payment provider can do for us, in words that are none of theirs."""
+"""The protocol of a payment provider, in words that belong to none of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import hashlib
+import hmac
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Protocol
 
-from policies.billing.payments import Event, Snapshot, Subject
+from policies.billing.payments import ObjectRef, ProviderEvent, Snapshot
+from policies.billing.providers import ProviderTraits
 
 CONNECT_TIMEOUT_SECONDS = 5.0
-# The slowest calls of either provider create checkouts; their own clients wait longer, ours has a person in front.
+# The slowest calls of either provider create checkouts. Their own clients wait longer, but here a person waits.
 TIMEOUT_SECONDS = 20.0
 
 
 class ProviderUnavailable(Exception):  # noqa: N818 - a state of the world, answered with 503
-    """The provider is out of reach, slow, overloaded or broken. What was asked may or may not have been done."""
+    """The provider is out of reach, slow, overloaded or broken. It may or may not have done what it was asked."""
 
 
-class KeyRefused(ProviderUnavailable):
-    """The provider does not take our key, so nothing was done; under another key, what waited goes on."""
+class CredentialsRejected(ProviderUnavailable):
+    """The provider rejects the gateway's API key, so it did nothing. The call is worth repeating with another key."""
 
 
-class ProviderRefused(Exception):  # noqa: N818 - an answer of theirs
-    """The provider says no, and would again. `is_missing`: there is no such object, or it is not ours."""
+class ProviderRefused(Exception):  # noqa: N818 - the provider's answer
+    """The provider refuses, and would refuse again. `is_missing`: the account has no such object."""
 
     def __init__(self, message: str, *, is_missing: bool = False) -> None:
         super().__init__(message)
@@ -32,14 +35,15 @@ class ProviderRefused(Exception):  # noqa: N818 - an answer of theirs
 
 
 class InvalidWebhook(Exception):  # noqa: N818 - an answer (400), not a fault
-    """Not signed by the provider with a secret of ours, too old, or not a message at all."""
+    """The message is unsigned, signed with an unknown secret, too old, or malformed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Purchase:
-    """What a checkout is to sell. `reference` is our checkout's id; it comes back with what is paid.
+class CheckoutRequest:
+    """What a checkout sells. `reference` is the gateway's checkout id; the provider returns it with the payment.
 
-    `is_subscription` False: paid once. `customer_id` None: the provider makes one of the email address.
+    `is_subscription` False: paid once. `is_metered`: billed by reported usage, so it has no quantity.
+    `customer_id` None: the provider creates a customer from the email address.
     """
 
     reference: str
@@ -51,66 +55,73 @@ class Purchase:
     success_url: str
     cancel_url: str
     trial_days: int = 0
+    is_metered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class PlacedCheckout:
+class CreatedCheckout:
     id: str
     url: str
 
 
 @dataclass(frozen=True, slots=True)
-class Refunded:
-    """`payment_id` is the payment to fetch again."""
+class ChangeEvent:
+    """A change found by polling; its payload has the form of a webhook's."""
 
-    payment_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """A message that was polled: its payload is as a webhook's would be."""
-
-    event: Event
+    event: ProviderEvent
     payload: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
-    """A page of what changed; `next_page` None on the last one. `unread` says of what makes no sense why."""
+class ChangesPage:
+    """`next_page` None: the last page. `unreadable` names each object that could not be parsed, with the reason."""
 
-    reports: tuple[Report, ...]
+    changes: tuple[ChangeEvent, ...]
     next_page: str | None
-    unread: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
 
 
-def read_changes(
-    found: Iterable[Any], read: Callable[[Mapping[str, Any]], Report], *, next_page: str | None
-) -> Changes:
-    """A page of objects read one by one: an odd one keeps none of the others from being heard."""
-    reports, unread = [], []
+def parse_changes(
+    found: Iterable[Any], parse: Callable[[Mapping[str, Any]], ChangeEvent], *, next_page: str | None
+) -> ChangesPage:
+    """Parses each object on its own: one that is malformed hides none of the others."""
+    changes, unreadable = [], []
     for each in found:
         try:
-            reports.append(read(each))
+            changes.append(parse(each))
         except (InvalidWebhook, KeyError, TypeError, AttributeError, ValueError) as error:
-            named = each.get("id") if isinstance(each, Mapping) else each
-            unread.append(f"{named}: {type(error).__name__}: {error}")
-    return Changes(tuple(reports), next_page, tuple(unread))
+            object_id = each.get("id") if isinstance(each, Mapping) else each
+            unreadable.append(f"{object_id}: {type(error).__name__}: {error}")
+    return ChangesPage(tuple(changes), next_page, tuple(unreadable))
+
+
+def has_valid_signature(signed: bytes, given: Sequence[str], *, secrets: Sequence[str]) -> bool:
+    """Whether one of the given hex digests is the HMAC-SHA-256 of the bytes under one of the secrets.
+
+    Compares all of them in constant time, so that the duration reveals nothing.
+    """
+    expected = [hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest() for secret in secrets]
+    matches = [hmac.compare_digest(own.encode(), theirs.encode()) for own in expected for theirs in given]
+    return any(matches)
 
 
 class Provider(Protocol):
-    """Any method that asks the provider may raise ProviderUnavailable and ProviderRefused."""
+    """Every method that calls the provider may raise ProviderUnavailable and ProviderRefused."""
 
     @property
     def name(self) -> str:
-        """`stripe` or `lemon_squeezy`."""
+        """Its key in `policies.billing.providers.PROVIDERS`."""
         ...
+
+    @property
+    def traits(self) -> ProviderTraits: ...
 
     async def create_customer(self, user_id: str, *, email: str, name: str | None) -> str:
-        """The provider's id; the same one if asked again for the same user."""
+        """Returns the provider's id; the same one for the same user."""
         ...
 
-    async def create_checkout(self, purchase: Purchase) -> PlacedCheckout:
-        """Asked twice for one reference, one checkout."""
+    async def create_checkout(self, request: CheckoutRequest) -> CreatedCheckout:
+        """Creates one checkout per reference."""
         ...
 
     async def portal_url(self, customer_id: str, *, return_url: str) -> str:
@@ -118,51 +129,55 @@ class Provider(Protocol):
         ...
 
     async def change_plan(self, subscription_id: str, *, price_id: str, quantity: int, key: str) -> None:
-        """From now on, the difference prorated. `key` names the wish, so that it is granted once."""
+        """Takes effect at once, with the difference prorated. The same `key` is executed once."""
         ...
 
     async def cancel(self, subscription_id: str, *, at_period_end: bool) -> None: ...
 
     async def resume(self, subscription_id: str) -> None:
-        """Takes back that it ends with its period."""
+        """Undoes a cancellation at period end."""
         ...
 
-    async def refund(self, payment_id: str, *, amount: Decimal | None, currency: str, key: str) -> Refunded:
-        """All of the payment, or this much. `key` names the wish, so that it is granted once."""
+    async def refund(self, payment_id: str, *, amount: Decimal | None, currency: str, key: str) -> None:
+        """Refunds the amount, or the whole payment. The same `key` is executed once."""
         ...
 
-    async def fetch(self, subject: Subject) -> Snapshot:
-        """What holds now. An object that is gone or was never ours gives an empty snapshot."""
+    async def fetch(self, subject: ObjectRef) -> Snapshot:
+        """The object's present state; an empty snapshot for an object that is gone or unknown."""
         ...
 
     async def fetch_payment(self, payment_id: str) -> Snapshot:
-        """By the id that `RemotePayment` has."""
+        """By `RemotePayment.id`."""
         ...
 
     async def fetch_checkout(self, checkout_id: str, *, email: str, price_id: str, since: datetime) -> Snapshot:
-        """What came of a checkout: for the client who is back before the webhook."""
+        """The outcome of a checkout, for a buyer who returns before the webhook arrives."""
         ...
 
-    async def changed_since(self, since: datetime, *, page: str | None) -> Changes:
-        """What may have changed since then, a page at a time. May tell more than changed, never less."""
+    async def changed_since(self, since: datetime, *, page: str | None) -> ChangesPage:
+        """What may have changed since then, page by page. May list more than changed, never less."""
         ...
 
     def verify(self, body: bytes, headers: Mapping[str, str], *, now: datetime) -> None:
-        """Raises InvalidWebhook unless the provider has signed these very bytes. Header names are lower-case."""
+        """Raises InvalidWebhook unless the provider signed exactly these bytes. Header names are lower-case."""
         ...
 
-    def parse(self, payload: Mapping[str, Any], *, digest: str) -> Event:
-        """`digest` of the body stands in for an id where the provider gives none. Raises InvalidWebhook."""
+    def parse(self, payload: Mapping[str, Any], *, digest: str) -> ProviderEvent:
+        """`digest` of the body replaces an event id where the provider sends none. Raises InvalidWebhook."""
         ...
 
     async def close(self) -> None: ...
 
 
-class MeterEvents(Protocol):
-    """A provider that is told of usage as it comes."""
+class MeteredProvider(Protocol):
+    """A provider that bills by reported usage: `traits.metered_usage` is set."""
 
-    async def report_usage(
-        self, event_name: str, *, identifier: str, customer_id: str, value: int, at: datetime
-    ) -> None:
-        """Counted once per identifier within a day. Raises ProviderUnavailable, ProviderRefused."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def traits(self) -> ProviderTraits: ...
+
+    async def report_usage(self, *, identifier: str, customer_id: str, value: int, at: datetime) -> None:
+        """The provider counts one report per identifier. Raises ProviderUnavailable, ProviderRefused."""
         ...

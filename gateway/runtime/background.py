@@ -16,7 +16,7 @@ from gateway.meter.journal import Journal
 from gateway.meter.meter import Meter
 from gateway.metrics import MetricsFlusher
 from gateway.runtime.notifications import notification_workers
-from gateway.runtime.payments import payment_workers, providers_of
+from gateway.runtime.payments import open_providers, payment_workers
 from gateway.runtime.store_connections import BACKGROUND_TIMEOUT_SECONDS, open_stores
 from gateway.workers.billing.credit_expiry import CreditExpiryWorker
 from gateway.workers.billing.renewals import RenewalWorker
@@ -37,7 +37,7 @@ async def background(config: Config) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         stores = open_stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS)
         database, link = await stack.enter_async_context(stores)
-        providers = await stack.enter_async_context(providers_of(config))
+        providers = await stack.enter_async_context(open_providers(config))
         partitions = config.redis.partitions
         meter = Meter(link, partitions=partitions, owner="worker")
         journal = Journal(link, partitions)

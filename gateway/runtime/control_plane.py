@@ -13,7 +13,7 @@ from gateway.config import Config
 from gateway.ledger.db.session import Database
 from gateway.meter.account_snapshots import AccountSnapshotReader
 from gateway.meter.meter import Meter
-from gateway.runtime.payments import providers_of, till_of
+from gateway.runtime.payments import build_checkout_service, open_providers
 from gateway.runtime.store_connections import BACKGROUND_TIMEOUT_SECONDS, missing, open_stores
 from gateway.workers.outbox import OutboxPublisher
 from gateway.workers.usage.reconciliation import Reconciler
@@ -26,7 +26,7 @@ async def control_plane(config: Config) -> AsyncIterator[Any]:
 
     async with (
         open_stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS) as (database, link),
-        providers_of(config) as providers,
+        open_providers(config) as providers,
     ):
         meter = Meter(link, partitions=config.redis.partitions, owner="admin")
         yield build_admin(
@@ -42,7 +42,7 @@ async def control_plane(config: Config) -> AsyncIterator[Any]:
             reconcile_books=reconciliation(database, AccountSnapshotReader(link, meter)),
             metrics_text=metrics.exposition,
             readiness=lambda: missing(database, link),
-            till=till_of(config, database, providers),
+            checkout_service=build_checkout_service(config, database, providers),
         )
 
 

@@ -1,69 +1,91 @@
-"""Puts together what takes payments: a provider for each secret key that the environment has."""
+"""Builds the payment providers that have an API key, and what uses them."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, cast
 
 from gateway.config import Config
+from gateway.config.secrets import ProviderSecrets
 from gateway.ledger.db.session import Database
 from gateway.workers.runner import Worker
 
 if TYPE_CHECKING:
-    from gateway.api.checkout import Till
-    from gateway.payments.provider import Provider
+    from gateway.api.checkout import CheckoutService
+    from gateway.payments.provider import MeteredProvider, Provider
+    from gateway.workers.billing.usage_reports import UsageReportSender
+
+
+def _stripe(config: Config, api_key: str, secrets: ProviderSecrets) -> Provider | None:
+    from gateway.payments.stripe.adapter import Stripe
+
+    settings = config.billing.stripe
+    return Stripe(
+        api_key,
+        api_base=settings.api_base,
+        webhook_secrets=secrets.webhook_secrets,
+        meter_event_name=settings.meter_event_name,
+    )
+
+
+def _lemon_squeezy(config: Config, api_key: str, secrets: ProviderSecrets) -> Provider | None:
+    from gateway.payments.lemon_squeezy.adapter import LemonSqueezy
+
+    settings = config.billing.lemon_squeezy
+    if settings.store_id is None:
+        return None
+    return LemonSqueezy(
+        api_key,
+        api_base=settings.api_base,
+        store_id=settings.store_id,
+        is_test=settings.test_mode,
+        webhook_secrets=secrets.webhook_secrets,
+    )
+
+
+# A factory imports its adapter when it is called: the SDKs are large. None: a setting is missing.
+_FACTORIES: Mapping[str, Callable[[Config, str, ProviderSecrets], Provider | None]] = MappingProxyType(
+    {"stripe": _stripe, "lemon_squeezy": _lemon_squeezy}
+)
 
 
 @asynccontextmanager
-async def providers_of(config: Config) -> AsyncIterator[dict[str, Provider]]:
-    """By name, the default first; none where no key is given. Their modules are imported only then: stripe is large."""
+async def open_providers(config: Config) -> AsyncIterator[dict[str, Provider]]:
+    """The providers that have an API key, by name, the default first."""
     found: dict[str, Provider] = {}
-    secrets, billing = config.secrets, config.billing
-    if secrets.stripe_secret_key is not None:
-        from gateway.payments.stripe.adapter import Stripe
-
-        found["stripe"] = Stripe(
-            secrets.stripe_secret_key,
-            api_base=billing.stripe.api_base,
-            webhook_secrets=secrets.stripe_webhook_secrets,
-        )
-    if secrets.lemon_squeezy_api_key is not None and billing.lemon_squeezy.store_id is not None:
-        from gateway.payments.lemon_squeezy.adapter import LemonSqueezy
-
-        found["lemon_squeezy"] = LemonSqueezy(
-            secrets.lemon_squeezy_api_key,
-            api_base=billing.lemon_squeezy.api_base,
-            store_id=billing.lemon_squeezy.store_id,
-            is_test=billing.lemon_squeezy.test_mode,
-            webhook_secrets=secrets.lemon_squeezy_webhook_secrets,
-        )
+    for name, build in _FACTORIES.items():
+        secrets = config.secrets.providers[name]
+        provider = None if secrets.api_key is None else build(config, secrets.api_key, secrets)
+        if provider is not None:
+            found[name] = provider
     try:
-        yield dict(sorted(found.items(), key=lambda item: item[0] != billing.provider))
+        yield dict(sorted(found.items(), key=lambda item: item[0] != config.billing.provider))
     finally:
         for provider in found.values():
             await provider.close()
 
 
-def till_of(config: Config, database: Database, providers: dict[str, Provider]) -> Till:
-    from gateway.api.checkout import Till
+def build_checkout_service(config: Config, database: Database, providers: dict[str, Provider]) -> CheckoutService:
+    from gateway.api.checkout import CheckoutService
     from gateway.workers.billing.webhook_processor import WebhookProcessor
 
     billing = config.billing
-    return Till(
+    return CheckoutService(
         providers=providers,
         default=next(iter(providers), None),
         packs=billing.packs,
         success_url=billing.success_url,
         cancel_url=billing.cancel_url,
         tax_rate=billing.tax_rate,
-        act=WebhookProcessor(database, providers).process,
+        process_event=WebhookProcessor(database, providers).process,
     )
 
 
 def payment_workers(config: Config, database: Database, providers: dict[str, Provider]) -> tuple[Worker, ...]:
-    """None where no provider is configured."""
+    """Empty where no provider is configured."""
     if not providers:
         return ()
     from gateway.workers.billing.provider_cancellation import ProviderCancellationWorker
@@ -72,18 +94,20 @@ def payment_workers(config: Config, database: Database, providers: dict[str, Pro
 
     interval = timedelta(seconds=config.billing.poll_interval_seconds)
     pollers = (ProviderPoller(database, provider, interval=interval) for provider in providers.values())
-    leavers = (ProviderCancellationWorker(database, provider) for provider in providers.values())
-    return (WebhookProcessor(database, providers), *pollers, *leavers, *_usage_reporter(config, database, providers))
+    cancellations = (ProviderCancellationWorker(database, provider) for provider in providers.values())
+    return (
+        WebhookProcessor(database, providers),
+        *pollers,
+        *cancellations,
+        *_usage_reporters(database, providers),
+    )
 
 
-def _usage_reporter(config: Config, database: Database, providers: dict[str, Provider]) -> tuple[Worker, ...]:
-    """Where Stripe is configured: the other provider has no meters."""
-    if "stripe" not in providers:
-        return ()
-    from gateway.payments.stripe.adapter import Stripe
+def _usage_reporters(database: Database, providers: dict[str, Provider]) -> tuple[UsageReportSender, ...]:
     from gateway.workers.billing.usage_reports import UsageReportSender
 
-    stripe = providers["stripe"]
-    assert isinstance(stripe, Stripe)  # noqa: S101 - for the type checker: made above
-    event_name = config.billing.stripe.meter_event_name
-    return (UsageReportSender(database, stripe, provider_name="stripe", event_name=event_name),)
+    return tuple(
+        UsageReportSender(database, cast("MeteredProvider", provider))
+        for provider in providers.values()
+        if provider.traits.metered_usage is not None
+    )

@@ -15,7 +15,7 @@ from gateway.config.routes import is_reserved
 from gateway.meter.meter import Meter
 from gateway.proxy.handler import Handler
 from gateway.proxy.request.inbound import Network, read_request
-from gateway.runtime.payments import providers_of, till_of
+from gateway.runtime.payments import build_checkout_service, open_providers
 from gateway.runtime.store_connections import BACKGROUND_TIMEOUT_SECONDS, open_stores
 from gateway.workers.outbox import OutboxPublisher
 from policies.model import Route
@@ -52,7 +52,7 @@ async def account_api(config: Config, routes: Mapping[str, Route]) -> AsyncItera
     auth = config.auth
     async with (
         open_stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS) as (database, link),
-        providers_of(config) as providers,
+        open_providers(config) as providers,
     ):
         meter = Meter(link, partitions=config.redis.partitions, owner="account")
         yield build_account(
@@ -68,7 +68,7 @@ async def account_api(config: Config, routes: Mapping[str, Route]) -> AsyncItera
             key_prefix=config.keys.prefix,
             peppers=config.secrets.peppers,
             entropy=token_bytes,
-            till=till_of(config, database, providers),
+            checkout_service=build_checkout_service(config, database, providers),
             meter=meter,
             routes=routes,
             past_due_grace=timedelta(seconds=config.billing.past_due_grace_seconds),

@@ -29,6 +29,11 @@ def rounded(amount: Decimal, currency: str) -> Decimal:
     return amount.quantize(Decimal(1).scaleb(-exponent(currency)), ROUND_HALF_EVEN, EXACT)
 
 
+def plain(amount: Decimal) -> str:
+    """In digits, never with an exponent: 100, not 1E+2."""
+    return format(amount, "f")
+
+
 def to_minor(amount: Decimal, currency: str) -> int:
     """In minor units. Raises ValueError for an amount that has no whole number of them."""
     minor = amount.scaleb(exponent(currency), EXACT)

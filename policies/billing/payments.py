@@ -1,25 +1,23 @@
-"""What payment providers say, in words of ours, and what follows from it for access, credits and retries.
+"""The objects of payment providers as common values, and what follows from them for access, credits and retries.
 
-Events only say that something changed. What holds is the provider's object as it is fetched afterwards, so neither the
-order nor the number of events decides anything.
+An event only says that an object changed. The object as it is fetched afterwards decides, so the order and number of
+events have no effect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from types import MappingProxyType
 
 from policies.billing.invoicing import Line, Period
 from policies.billing.money import EXACT, rounded
 from policies.model import SubscriptionStatus as Status
 
 
-class About(StrEnum):
-    """What an event is about: which object is to be fetched."""
+class ObjectKind(StrEnum):
+    """The kind of object that an event is about, and that is fetched for it."""
 
     CHECKOUT = "checkout"
     SUBSCRIPTION = "subscription"
@@ -30,7 +28,7 @@ class About(StrEnum):
 
 
 class PaymentStatus(StrEnum):
-    """Of money asked for. What was given back since is in the refunds and disputes."""
+    """Of the charge alone; refunds and disputes are listed apart."""
 
     PENDING = "pending"
     COMPLETED = "completed"
@@ -44,31 +42,31 @@ class DisputeStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """The object an event is about, by the provider's id."""
+class ObjectRef:
+    """A provider's object by its id."""
 
-    about: About
+    kind: ObjectKind
     id: str
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """One message of a provider. `reference` is our checkout's id, where the message itself carries it.
+class ProviderEvent:
+    """One message of a provider. `reference` is the gateway's checkout id, where the message itself carries it.
 
-    `subject` None: nothing to do. `foreign` says why the message is not for us, None where it is.
+    `subject` None: nothing to do. `unrelated_reason` says why the message concerns another account; None: it does not.
     """
 
     id: str
     type: str
-    subject: Subject | None
+    subject: ObjectRef | None
     occurred_at: datetime | None
     reference: str | None = None
-    foreign: str | None = None
+    unrelated_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteSubscription:
-    """A subscription as the provider has it. `is_paid`: its present period is paid for, or on trial."""
+    """A provider's subscription. `is_paid`: the present period is paid for or on trial."""
 
     id: str
     customer_id: str
@@ -100,7 +98,7 @@ class RemoteDispute:
 
 @dataclass(frozen=True, slots=True)
 class RemoteInvoice:
-    """The provider's own invoice; `status` is one of draft, open, paid, void, uncollectible."""
+    """A provider's invoice; `status` is draft, open, paid, void or uncollectible."""
 
     id: str
     number: str | None
@@ -115,10 +113,10 @@ class RemoteInvoice:
 
 @dataclass(frozen=True, slots=True)
 class RemotePayment:
-    """Money asked for once: for a period of a subscription, or, without one, for a pack of credits.
+    """One charge: for a period of a subscription or, without a subscription, for a pack of credits.
 
-    `subtotal` is before tax, after discounts. `period` is what it pays for; None where that is no whole period, as of a
-    change of plan.
+    `subtotal` is before tax and after discounts. `period` is the whole period that it pays for; None for anything less,
+    such as a change of plan.
     """
 
     id: str
@@ -142,7 +140,7 @@ class RemotePayment:
 
 @dataclass(frozen=True, slots=True)
 class RemoteCheckout:
-    """`is_over`: it can be paid no more."""
+    """`is_over`: it has expired unpaid."""
 
     id: str
     reference: str
@@ -151,95 +149,13 @@ class RemoteCheckout:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that the provider says now of the object of an event and of what hangs on it."""
+    """The present state of an event's object and of the objects that depend on it."""
 
     subscriptions: tuple[RemoteSubscription, ...] = ()
     payments: tuple[RemotePayment, ...] = ()
     checkout: RemoteCheckout | None = None
     gone_customer_id: str | None = None
 
-
-_C, _S, _I, _H, _O = About.CHECKOUT, About.SUBSCRIPTION, About.INVOICE, About.CHARGE, About.ORDER
-
-# https://docs.stripe.com/api/events/types
-STRIPE_EVENTS: Mapping[str, About] = MappingProxyType(
-    {
-        "checkout.session.completed": _C,
-        "checkout.session.async_payment_succeeded": _C,
-        "checkout.session.async_payment_failed": _C,
-        "checkout.session.expired": _C,
-        "customer.subscription.created": _S,
-        "customer.subscription.updated": _S,
-        "customer.subscription.deleted": _S,
-        "customer.subscription.trial_will_end": _S,
-        "customer.subscription.paused": _S,
-        "customer.subscription.resumed": _S,
-        "invoice.finalized": _I,
-        "invoice.paid": _I,
-        "invoice.payment_succeeded": _I,
-        "invoice.payment_failed": _I,
-        "invoice.payment_action_required": _I,
-        "invoice.upcoming": _S,
-        "invoice.voided": _I,
-        "invoice.marked_uncollectible": _I,
-        "charge.refunded": _H,
-        "refund.created": _H,
-        "refund.updated": _H,
-        "refund.failed": _H,
-        "charge.dispute.created": _H,
-        "charge.dispute.updated": _H,
-        "charge.dispute.closed": _H,
-        "customer.deleted": About.CUSTOMER,
-    }
-)
-
-# https://docs.lemonsqueezy.com/help/webhooks/event-types
-LEMON_SQUEEZY_EVENTS: Mapping[str, About] = MappingProxyType(
-    {
-        "order_created": _O,
-        "order_refunded": _O,
-        "subscription_created": _S,
-        "subscription_updated": _S,
-        "subscription_cancelled": _S,
-        "subscription_resumed": _S,
-        "subscription_expired": _S,
-        "subscription_paused": _S,
-        "subscription_unpaused": _S,
-        "subscription_plan_changed": _S,
-        "subscription_payment_success": _I,
-        "subscription_payment_failed": _I,
-        "subscription_payment_recovered": _I,
-        "subscription_payment_refunded": _I,
-    }
-)
-
-# https://docs.stripe.com/billing/subscriptions/overview#subscription-statuses. What is unpaid gives no access until it
-# is paid, which is what paused means here.
-STRIPE_STATUSES: Mapping[str, Status] = MappingProxyType(
-    {
-        "incomplete": Status.INCOMPLETE,
-        "incomplete_expired": Status.EXPIRED,
-        "trialing": Status.TRIALING,
-        "active": Status.ACTIVE,
-        "past_due": Status.PAST_DUE,
-        "unpaid": Status.PAUSED,
-        "paused": Status.PAUSED,
-        "canceled": Status.CANCELED,
-    }
-)
-
-# https://docs.lemonsqueezy.com/api/subscriptions/the-subscription-object: a cancelled one is good until `ends_at`.
-LEMON_SQUEEZY_STATUSES: Mapping[str, Status] = MappingProxyType(
-    {
-        "on_trial": Status.TRIALING,
-        "active": Status.ACTIVE,
-        "cancelled": Status.ACTIVE,
-        "paused": Status.PAUSED,
-        "past_due": Status.PAST_DUE,
-        "unpaid": Status.PAUSED,
-        "expired": Status.EXPIRED,
-    }
-)
 
 FIRST_RETRY = timedelta(seconds=5)
 LAST_RETRY = timedelta(hours=6)
@@ -248,7 +164,7 @@ MAX_ATTEMPTS = 24
 
 
 def retry_after(attempts: int) -> timedelta | None:
-    """How long after so many failed attempts the next is made; None: no more, until someone asks for it."""
+    """The delay after so many failed attempts; None: only an operator starts another."""
     if attempts >= MAX_ATTEMPTS:
         return None
     doublings = max(0, min(attempts - 1, 20))
@@ -256,25 +172,25 @@ def retry_after(attempts: int) -> timedelta | None:
 
 
 def refunded(payment: RemotePayment) -> Decimal:
-    """What was given back of its own accord; no more than was paid."""
+    """The sum of the refunds, at most the amount paid."""
     return min(payment.amount, sum((refund.amount for refund in payment.refunds), Decimal(0)))
 
 
 def withdrawn(payment: RemotePayment) -> Decimal:
-    """What of the amount is not ours any more: refunded, or disputed and not won."""
+    """The part of the amount that was refunded, or is disputed and not won."""
     disputed = (dispute.amount for dispute in payment.disputes if dispute.status is not DisputeStatus.WON)
     return min(payment.amount, refunded(payment) + sum(disputed, Decimal(0)))
 
 
 def credits_withdrawn(awarded: int, payment: RemotePayment) -> int:
-    """How many of the credits a payment gave are to be taken back in all; a part of one is left to the customer."""
+    """How many of the awarded credits to claw back in all, rounded down in the customer's favour."""
     if payment.status is not PaymentStatus.COMPLETED or payment.amount <= 0:
         return 0
     return int(EXACT.divide(awarded * withdrawn(payment), payment.amount))
 
 
 def status_of_payment(payment: RemotePayment) -> str:
-    """The word for `payment_transactions.status`."""
+    """The value of `payment_transactions.status`."""
     if payment.status is not PaymentStatus.COMPLETED:
         return payment.status
     if any(dispute.status is not DisputeStatus.WON for dispute in payment.disputes):
@@ -285,8 +201,8 @@ def status_of_payment(payment: RemotePayment) -> str:
     return "refunded" if back >= payment.amount else "partially_refunded"
 
 
-def complaint_about_price(payment: RemotePayment, *, price: Decimal, currency: str) -> str | None:
-    """Why a payment does not buy what costs this much; None where it does. Tax is on top, a discount is not ours."""
+def price_mismatch(payment: RemotePayment, *, price: Decimal, currency: str) -> str | None:
+    """Why the payment does not cover the price; None where it does. Tax comes on top; a discount does not count."""
     if payment.currency != currency:
         return f"paid in {payment.currency}, asked for in {currency}"
     if payment.subtotal < rounded(price, currency):
@@ -295,10 +211,10 @@ def complaint_about_price(payment: RemotePayment, *, price: Decimal, currency: s
 
 
 def access_of(remote: RemoteSubscription, *, stored: Status, paid_until: Period) -> tuple[Status, Period]:
-    """The status and the period to keep for a subscription of ours.
+    """The status and the period of the gateway's subscription.
 
-    The period is the last one that was paid for: credits are granted for it, and the grace of one that is past due
-    begins at its end. One that was never paid for is not active, whatever its status.
+    The period is the last one paid for: credits are granted for it, and the grace of a past-due subscription begins at
+    its end. A subscription that was never paid for does not become active, whatever the provider's status.
     """
     if remote.is_paid and remote.period is not None:
         return remote.status, remote.period

@@ -16,7 +16,7 @@ import pytest
 from starlette.types import ASGIApp
 
 from gateway.api.admin import build_admin
-from gateway.api.checkout import Till
+from gateway.api.checkout import CheckoutService
 from gateway.embedded.endpoints import choose
 from gateway.embedded.stores import Stores
 from gateway.embedded.valkey import Valkey
@@ -200,8 +200,13 @@ def admin_app(
     publish: Any,
     *,
     missing: dict[str, str],
+<<<<<<< HEAD
     redis_client: RedisClient | None = None,
     till: Till | None = None,
+=======
+    link: Link | None = None,
+    checkout_service: CheckoutService | None = None,
+>>>>>>> 5f8edbb (payments: put providers behind one protocol and one table of names)
 ) -> ASGIApp:
     redis_client = redis_client or RedisClient("redis://127.0.0.1:1/0", timeout_seconds=1, scripts=SCRIPTS)
     meter = Meter(redis_client, partitions=4, owner="admin")
@@ -222,7 +227,7 @@ def admin_app(
         reconcile_books=reconciliation(database, AccountSnapshotReader(redis_client, meter)),
         metrics_text=lambda: b"gateway_build_info 1.0\n",
         readiness=readiness,
-        till=till,
+        checkout_service=checkout_service,
     )
 
 

@@ -145,8 +145,8 @@ def test_other_stores_need_each_secret_set_and_nothing_is_made(tmp_path: Path) -
 def test_payment_providers_are_optional(tmp_path: Path) -> None:
     found = load_with(tmp_path, {**PRODUCTION, **SECRETS}).secrets
 
-    assert (found.stripe_secret_key, found.lemon_squeezy_api_key) == (None, None)
-    assert (found.stripe_webhook_secrets, found.lemon_squeezy_webhook_secrets) == ((), ())
+    assert {provider.api_key for provider in found.providers.values()} == {None}
+    assert {provider.webhook_secrets for provider in found.providers.values()} == {()}
 
 
 def test_a_comma_separates_webhook_secrets_during_rotation(tmp_path: Path) -> None:
@@ -154,8 +154,8 @@ def test_a_comma_separates_webhook_secrets_during_rotation(tmp_path: Path) -> No
 
     found = load_with(tmp_path, environ).secrets
 
-    assert found.stripe_webhook_secrets == ("new", "old")
-    assert found.lemon_squeezy_webhook_secrets == ("one",)
+    assert found.providers["stripe"].webhook_secrets == ("new", "old")
+    assert found.providers["lemon_squeezy"].webhook_secrets == ("one",)
 
 
 @pytest.mark.parametrize(

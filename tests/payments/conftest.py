@@ -1,4 +1,4 @@
-"""Markets of one test's own."""
+"""Stacks of one test's own."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import pytest
 from gateway.ledger.db.session import Database
 from gateway.payments.stripe.adapter import Stripe
 from tests.payments.fake_stripe import FakeStripe
-from tests.payments.market import Market, market
+from tests.payments.payment_stack import PaymentStack, payment_stack
 
 STRIPE_SECRETS = ("whsec_new", "whsec_old")
 PRICES = {"price_basic": 999, "price_pro": 2999, "price_pack": 500}
 
 
 @pytest.fixture
-async def selling_database(own_database_url: str) -> AsyncIterator[Database]:
+async def payments_database(own_database_url: str) -> AsyncIterator[Database]:
     database = Database(own_database_url)
     yield database
     await database.close()
 
 
 @pytest.fixture
-def stripe_world() -> FakeStripe:
+def fake_stripe() -> FakeStripe:
     return FakeStripe(PRICES)
 
 
 @pytest.fixture
-async def stripe_market(selling_database: Database, stripe_world: FakeStripe) -> AsyncIterator[Market]:
-    provider = stripe_provider(stripe_world)
-    async with market(selling_database, provider) as made:
+async def stripe_stack(payments_database: Database, fake_stripe: FakeStripe) -> AsyncIterator[PaymentStack]:
+    provider = stripe_provider(fake_stripe)
+    async with payment_stack(payments_database, provider) as made:
         yield made
     await provider.close()
 

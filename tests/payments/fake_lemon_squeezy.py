@@ -36,12 +36,12 @@ class FakeLemonSqueezy:
         self.found: dict[tuple[str, str], Resource] = {}
         self.webhooks: list[Resource] = []
         self._ids = itertools.count(1)
-        self._heard = 0
+        self._delivered = 0
         self.app = Starlette(routes=[Route("/v1/{path:path}", self._serve, methods=["GET", "POST", "PATCH", "DELETE"])])
 
-    def unheard(self) -> list[Resource]:
-        heard, self._heard = self._heard, len(self.webhooks)
-        return self.webhooks[heard:]
+    def new_events(self) -> list[Resource]:
+        delivered, self._delivered = self._delivered, len(self.webhooks)
+        return self.webhooks[delivered:]
 
     # What needs a person or time.
 

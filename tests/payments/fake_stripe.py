@@ -33,7 +33,7 @@ class FakeStripe:
         self.objects: dict[str, Object] = {}
         self.events: list[Object] = []
         self.meter_events: dict[str, Object] = {}
-        self._heard = 0
+        self._delivered = 0
         self._answers: dict[str, Object] = {}
         self._numbers = itertools.count(1)
         self.app = Starlette(
@@ -42,10 +42,10 @@ class FakeStripe:
 
     # What needs a person or time.
 
-    def unheard(self) -> list[Object]:
+    def new_events(self) -> list[Object]:
         """The events since this was asked last."""
-        heard, self._heard = self._heard, len(self.events)
-        return self.events[heard:]
+        delivered, self._delivered = self._delivered, len(self.events)
+        return self.events[delivered:]
 
     def complete(self, session_id: str) -> None:
         """The buyer pays at the checkout."""

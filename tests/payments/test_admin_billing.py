@@ -23,8 +23,8 @@ from gateway.ledger.subscriptions import lifecycle
 from tests.api.conftest import admin_app, client_of
 from tests.payments.conftest import STRIPE_SECRETS
 from tests.payments.fake_stripe import FakeStripe, signed
-from tests.payments.market import Market, only
-from tests.payments.test_stripe_life import begun
+from tests.payments.payment_stack import PaymentStack, only
+from tests.payments.test_stripe_lifecycle import begun
 
 
 @dataclass(frozen=True)
@@ -41,23 +41,25 @@ class Operator:
 
 
 @pytest.fixture
-async def operator(stripe_market: Market) -> AsyncIterator[Operator]:
+async def operator(stripe_stack: PaymentStack) -> AsyncIterator[Operator]:
     async def publish() -> None:
         return None
 
-    till = replace(stripe_market.till, act=stripe_market.processor.process, tax_rate=Decimal("0.19"))
-    app = admin_app(stripe_market.database, publish, missing={}, till=till)
+    checkout_service = replace(
+        stripe_stack.checkout_service, process_event=stripe_stack.processor.process, tax_rate=Decimal("0.19")
+    )
+    app = admin_app(stripe_stack.database, publish, missing={}, checkout_service=checkout_service)
     async with client_of(app) as client:
         yield Operator(client)
 
 
 async def test_a_refund_goes_to_the_provider_once_and_shows_at_once(
-    stripe_market: Market, stripe_world: FakeStripe, operator: Operator
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe, operator: Operator
 ) -> None:
-    market, world = stripe_market, stripe_world
-    user = await market.a_user()
-    await begun(market, world, user)
-    payment = only(await market.payments(user), "subscription")
+    stack, world = stripe_stack, fake_stripe
+    user = await stack.create_user()
+    await begun(stack, world, user)
+    payment = only(await stack.payments(user), "subscription")
     wish = {"payment_id": str(payment.id), "amount": "10.00", "reason": "goodwill"}
     partly = await operator.call("POST", "/refunds", wish, status=201)
     assert (partly["status"], partly["refunded_amount"], partly["credits_withdrawn"]) == (
@@ -70,7 +72,7 @@ async def test_a_refund_goes_to_the_provider_once_and_shows_at_once(
     wholly = await operator.call("POST", "/refunds", {**wish, "amount": None}, status=201)
     assert (wholly["status"], wholly["refunded_amount"]) == ("refunded", "29.99")
     assert (await operator.call("POST", "/refunds", wish, status=409))["code"] == "conflict"
-    assert await market.balance(user) == 0
+    assert await stack.balance(user) == 0
     assert len((await operator.get("/refunds"))["data"]) == 2
     listed = await operator.get(f"/payments?user_id={user.id}&transaction_type=subscription")
     assert [row["id"] for row in listed["data"]] == [str(payment.id)]
@@ -79,39 +81,39 @@ async def test_a_refund_goes_to_the_provider_once_and_shows_at_once(
 
 
 async def test_an_event_is_shown_and_replayed_without_a_second_effect(
-    stripe_market: Market, stripe_world: FakeStripe, operator: Operator
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe, operator: Operator
 ) -> None:
-    market, world = stripe_market, stripe_world
-    user = await market.a_user()
-    await begun(market, world, user)
-    before = await market.standing(user)
+    stack, world = stripe_stack, fake_stripe
+    user = await stack.create_user()
+    await begun(stack, world, user)
+    before = await stack.billing_state(user)
     events = (await operator.get("/webhook-events?status=processed&provider=stripe"))["data"]
     assert events
     replayed = await operator.call("POST", f"/webhook-events/{events[0]['id']}/replay")
     assert replayed["status"] == "processed"
     assert (await operator.get(f"/webhook-events/{events[0]['id']}"))["payload"]["object"] == "event"
-    assert await market.standing(user) == before
+    assert await stack.billing_state(user) == before
 
 
 async def test_what_an_unknown_price_kept_from_being_taken_is_taken_by_a_replay(
-    stripe_market: Market, stripe_world: FakeStripe, operator: Operator
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe, operator: Operator
 ) -> None:
-    market, world = stripe_market, stripe_world
-    user = await market.a_user()
-    checkout = await market.subscribe(user)
+    stack, world = stripe_stack, fake_stripe
+    user = await stack.create_user()
+    checkout = await stack.subscribe(user)
     await operator.call("PATCH", "/plans/pro", {"stripe_price_id": None})
     world.complete(checkout.provider_checkout_id or "")
-    await market.deliver(*signed(world.unheard()[-1], STRIPE_SECRETS[0]))
-    await market.processor.run_once()
+    await stack.deliver(*signed(world.new_events()[-1], STRIPE_SECRETS[0]))
+    await stack.processor.run_once()
     (failed,) = (await operator.get("/webhook-events?status=failed"))["data"]
     assert "price_pro is the price of no plan" in failed["error_message"]
     await operator.call("PATCH", "/plans/pro", {"stripe_price_id": "price_pro"})
     assert (await operator.call("POST", f"/webhook-events/{failed['id']}/replay"))["status"] == "processed"
-    assert await market.balance(user) == 1000
+    assert await stack.balance(user) == 1000
 
 
-async def test_invoices_are_numbered_without_gaps_and_final(stripe_market: Market, operator: Operator) -> None:
-    made = [await an_own_subscription(stripe_market, price="9.99") for _ in range(6)]
+async def test_invoices_are_numbered_without_gaps_and_final(stripe_stack: PaymentStack, operator: Operator) -> None:
+    made = [await an_own_subscription(stripe_stack, price="9.99") for _ in range(6)]
     wishes = [{"subscription_id": each} for each in [*made, made[0], made[0]]]
     answers = await asyncio.gather(*(operator.client.post("/admin/v1/invoices", json=wish) for wish in wishes))
     assert sorted(answer.status_code for answer in answers) == [201] * 6 + [409] * 2
@@ -121,8 +123,8 @@ async def test_invoices_are_numbered_without_gaps_and_final(stripe_market: Marke
     assert (first["subtotal"], first["tax"], first["total"], first["status"]) == ("9.99", "1.90", "11.89", "open")
 
     for change in ("total = total + 1, subtotal = subtotal + 1", "lines = '[]'", "number = 99", "status = 'draft'"):
-        await refused(stripe_market.database, f"UPDATE invoices SET {change} WHERE id = :id", first["id"])  # noqa: S608 - of the line above
-    await refused(stripe_market.database, "DELETE FROM invoices WHERE id = :id", first["id"])
+        await refused(stripe_stack.database, f"UPDATE invoices SET {change} WHERE id = :id", first["id"])  # noqa: S608 - of the line above
+    await refused(stripe_stack.database, "DELETE FROM invoices WHERE id = :id", first["id"])
 
     paid = await operator.call("POST", f"/invoices/{first['id']}/settle", {"status": "paid"})
     assert (paid["status"], paid["total"]) == ("paid", "11.89")
@@ -141,18 +143,18 @@ async def test_invoices_are_numbered_without_gaps_and_final(stripe_market: Marke
     assert file.content.startswith(b"%PDF-")
 
 
-async def test_an_invoice_follows_the_plans_pricing_model(stripe_market: Market, operator: Operator) -> None:
+async def test_an_invoice_follows_the_plans_pricing_model(stripe_stack: PaymentStack, operator: Operator) -> None:
     tiers = (Tier(up_to=2, unit_price=Decimal(5)), Tier(up_to=None, unit_price=Decimal(4)))
-    subscription = await an_own_subscription(stripe_market, price="0", model="tiered", tiers=tiers, quantity=5)
+    subscription = await an_own_subscription(stripe_stack, price="0", model="tiered", tiers=tiers, quantity=5)
     made = await operator.call("POST", "/invoices", {"subscription_id": subscription, "tax_rate": "0"}, status=201)
     assert [(line["quantity"], line["amount"]) for line in made["lines"]] == [(2, "10.00"), (3, "12.00")]
     assert made["total"] == "22.00"
 
 
 async def test_a_change_of_plan_is_asked_for_once_and_shown_to_the_customer_when_it_is(
-    stripe_market: Market, operator: Operator
+    stripe_stack: PaymentStack, operator: Operator
 ) -> None:
-    mine = await an_own_subscription(stripe_market, price="100.00")
+    mine = await an_own_subscription(stripe_stack, price="100.00")
     await operator.call("POST", "/invoices", {"subscription_id": mine}, status=201)
     once = {"Idempotency-Key": "grow"}
     for _ in range(2):
@@ -160,10 +162,10 @@ async def test_a_change_of_plan_is_asked_for_once_and_shown_to_the_customer_when
         assert (await operator.client.post(path, json={"plan_id": "pro"}, headers=once)).status_code == 200
     (draft,) = (await operator.get("/invoices?status=draft"))["data"]
     assert draft["number"] is None
-    async with stripe_market.database.read() as connection:
+    async with stripe_stack.database.read() as connection:
         user = await users.get(connection, UUID(draft["user_id"]))
     assert user is not None
-    async with await stripe_market.signed_in(user) as customer:
+    async with await stripe_stack.client_for(user) as customer:
         assert len((await customer.get("/me/invoices")).json()["data"]) == 1
         assert (await customer.get(f"/me/invoices/{draft['id']}")).status_code == 404
         wish = {"subscription_id": mine}
@@ -182,11 +184,11 @@ async def test_a_change_of_plan_is_asked_for_once_and_shown_to_the_customer_when
 
 
 async def an_own_subscription(
-    market: Market, *, price: str, model: Any = "flat", tiers: tuple[Tier, ...] = (), quantity: int = 1
+    stack: PaymentStack, *, price: str, model: Any = "flat", tiers: tuple[Tier, ...] = (), quantity: int = 1
 ) -> str:
     """One that no provider bills."""
-    user = await market.a_user()
-    async with market.database.transaction() as connection:
+    user = await stack.create_user()
+    async with stack.database.transaction() as connection:
         plan = await plans.create(
             connection,
             PlanTerms(name=f"Plan of {user.id}", price=Decimal(price), pricing_model=model, tiers=tiers),

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.api.checkout import customer_at
+from gateway.api.checkout import ensure_customer
 from gateway.clock import now
 from gateway.ledger.accounts.users import User
 from gateway.ledger.db.session import Database
@@ -26,8 +26,8 @@ from gateway.ledger.subscriptions import lifecycle
 from gateway.payments.stripe.adapter import Stripe
 from gateway.workers.billing.provider_poller import ProviderPoller
 from tests.payments.conftest import STRIPE_SECRETS
-from tests.payments.market import Market, market, only
-from tests.payments.test_poller import walk
+from tests.payments.payment_stack import PaymentStack, only, payment_stack
+from tests.payments.test_provider_poller import poll_fully
 from tests.support.polling import eventually
 
 # On loopback only, and without the file that it keeps its world in.
@@ -86,15 +86,15 @@ def listens(port: int) -> bool:
 
 
 @pytest.fixture
-async def shop(selling_database: Database, localstripe: LocalStripe) -> AsyncIterator[Market]:
+async def shop(payments_database: Database, localstripe: LocalStripe) -> AsyncIterator[PaymentStack]:
     provider = Stripe("sk_test_x", api_base=str(localstripe.http.base_url), webhook_secrets=STRIPE_SECRETS)
-    async with market(selling_database, provider) as made:
+    async with payment_stack(payments_database, provider) as made:
         yield made
     await provider.close()
 
 
-async def test_a_life_by_another_stripe(shop: Market, localstripe: LocalStripe) -> None:
-    user = await shop.a_user()
+async def test_a_life_by_another_stripe(shop: PaymentStack, localstripe: LocalStripe) -> None:
+    user = await shop.create_user()
     remote = await subscribe(shop, localstripe, user, card=GOOD_CARD)
     await catch_up(shop)
     found = await shop.subscription(user)
@@ -104,7 +104,7 @@ async def test_a_life_by_another_stripe(shop: Market, localstripe: LocalStripe) 
     payment = only(await shop.payments(user), "subscription")
     assert (str(payment.amount), payment.status) == ("29.99", "completed")
 
-    client = await shop.signed_in(user)
+    client = await shop.client_for(user)
     ending = await client.delete(f"/subscriptions/{found.id}")
     assert ending.json()["cancel_at_period_end"] is True, ending.text
     going_on = await client.post(f"/subscriptions/{found.id}/undo-cancel")
@@ -120,8 +120,10 @@ async def test_a_life_by_another_stripe(shop: Market, localstripe: LocalStripe) 
     assert remote["id"] == found.provider_subscription_id
 
 
-async def test_a_card_that_is_refused_gives_nothing_until_another_pays(shop: Market, localstripe: LocalStripe) -> None:
-    user = await shop.a_user()
+async def test_a_card_that_is_refused_gives_nothing_until_another_pays(
+    shop: PaymentStack, localstripe: LocalStripe
+) -> None:
+    user = await shop.create_user()
     remote = await subscribe(shop, localstripe, user, card=REFUSED_CARD)
     await catch_up(shop)
     found = await shop.subscription(user)
@@ -137,13 +139,13 @@ async def test_a_card_that_is_refused_gives_nothing_until_another_pays(shop: Mar
     assert only(await shop.payments(user), "subscription").status == "completed"
 
 
-async def subscribe(shop: Market, localstripe: LocalStripe, user: User, *, card: str) -> Any:
+async def subscribe(shop: PaymentStack, localstripe: LocalStripe, user: User, *, card: str) -> Any:
     """What its Checkout would do, which it does not have."""
-    customer_id = await customer_at(shop.provider, shop.database, user)
+    customer_id = await ensure_customer(shop.provider, shop.database, user)
     await localstripe.use_card(customer_id, card)
     async with shop.database.transaction() as connection:
         waiting = await lifecycle.await_payment(connection, user.id, plan_id="pro", provider="stripe", now=now())
-        checkout = await checkouts.open_checkout(
+        checkout = await checkouts.create(
             connection,
             user.id,
             provider="stripe",
@@ -157,8 +159,13 @@ async def subscribe(shop: Market, localstripe: LocalStripe, user: User, *, card:
     )
 
 
-async def catch_up(shop: Market) -> None:
+async def catch_up(shop: PaymentStack) -> None:
     """What it told is asked for, and acted on again where that was done before: it tells nothing of refunds."""
+<<<<<<< HEAD
     await walk(ProviderPoller(shop.database, shop.provider, interval=timedelta()))
     await shop.work_off()
+=======
+    await poll_fully(ProviderPoller(shop.database, shop.provider, interval=timedelta()))
+    await shop.process_all()
+>>>>>>> 5f8edbb (payments: put providers behind one protocol and one table of names)
     assert not await shop.events("failed")

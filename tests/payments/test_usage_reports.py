@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -15,14 +16,13 @@ from gateway.ledger.catalogue.plans import PlanTerms
 from gateway.ledger.payments import provider_customers
 from gateway.ledger.subscriptions import lifecycle, subscriptions
 from gateway.ledger.usage.ingestion import ingest
-from gateway.payments.provider import KeyRefused, ProviderUnavailable
+from gateway.payments.provider import CredentialsRejected, ProviderUnavailable
 from gateway.payments.stripe.adapter import Stripe
 from gateway.workers.billing.usage_reports import UsageReportSender
 from tests.ledger.make import a_line
 from tests.payments.fake_stripe import FakeStripe
-from tests.payments.market import Market
+from tests.payments.payment_stack import PaymentStack
 
-EVENT = "gateway_credits"
 LONG_AGO = """
     CREATE TABLE usage_of_long_ago PARTITION OF usage_tracking FOR VALUES FROM ('2001-01-01') TO ('2001-02-01')
 """
@@ -33,100 +33,111 @@ class CutOff:
 
     def __init__(self, provider: Stripe) -> None:
         self._provider = provider
+        self.name = provider.name
+        self.traits = provider.traits
 
-    async def report_usage(self, event_name: str, **told: object) -> None:
-        await self._provider.report_usage(event_name, **told)  # type: ignore[arg-type] # handed on as it came
+    async def report_usage(self, **report: Any) -> None:
+        await self._provider.report_usage(**report)
         raise ProviderUnavailable("the answer is lost")
 
 
-async def test_each_credit_is_reported_once(stripe_market: Market, stripe_world: FakeStripe) -> None:
-    market, world = stripe_market, stripe_world
-    user_id, subscription_id = await a_metered_subscription(market)
+async def test_each_credit_is_reported_once(stripe_stack: PaymentStack, fake_stripe: FakeStripe) -> None:
+    stack, world = stripe_stack, fake_stripe
+    user_id, subscription_id = await a_metered_subscription(stack)
     today = datetime.now(UTC).replace(hour=0, minute=0, second=1, microsecond=0)
-    await use(market, user_id, subscription_id, [3, 4], at=today)
-    await use(market, user_id, subscription_id, [5], at=today - timedelta(days=2))
-    assert isinstance(market.provider, Stripe)
+    await use(stack, user_id, subscription_id, [3, 4], at=today)
+    await use(stack, user_id, subscription_id, [5], at=today - timedelta(days=2))
+    assert isinstance(stack.provider, Stripe)
     with pytest.raises(ProviderUnavailable):
-        await work(market, CutOff(market.provider))
-    await work(market, market.provider)
+        await work(stack, CutOff(stack.provider))
+    await work(stack, stack.provider)
     assert reported(world) == [5, 7]
 
-    await use(market, user_id, subscription_id, [6], at=today - timedelta(days=2))  # written late
-    await work(market, market.provider)
+    await use(stack, user_id, subscription_id, [6], at=today - timedelta(days=2))  # written late
+    await work(stack, stack.provider)
     assert reported(world) == [5, 6, 7]
-    await work(market, market.provider)
+    await work(stack, stack.provider)
     assert reported(world) == [5, 6, 7]
     assert all(len(identifier) <= 100 for identifier in world.meter_events)
     assert {event["payload"]["stripe_customer_id"] for event in world.meter_events.values()} == {"cus_metered"}
 
 
 async def test_what_is_reported_is_what_the_plan_of_each_call_says(
-    stripe_market: Market, stripe_world: FakeStripe
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
 ) -> None:
-    user_id, subscription_id = await a_metered_subscription(stripe_market)
+    user_id, subscription_id = await a_metered_subscription(stripe_stack)
     today = datetime.now(UTC).replace(hour=0, minute=0, second=1, microsecond=0)
-    await use(stripe_market, user_id, subscription_id, [40], at=today, plan_id="pro")  # paid for by the flat price
-    await use(stripe_market, user_id, subscription_id, [3], at=today)
-    async with stripe_market.database.transaction() as connection:
+    await use(stripe_stack, user_id, subscription_id, [40], at=today, plan_id="pro")  # paid for by the flat price
+    await use(stripe_stack, user_id, subscription_id, [3], at=today)
+    async with stripe_stack.database.transaction() as connection:
         await connection.execute(text("UPDATE subscriptions SET plan_id = 'pro'"))
-    await use(stripe_market, user_id, subscription_id, [50], at=today, plan_id="pro")
-    await work(stripe_market, stripe_market.provider)
-    assert reported(stripe_world) == [3]
+    await use(stripe_stack, user_id, subscription_id, [50], at=today, plan_id="pro")
+    await work(stripe_stack, stripe_stack.provider)
+    assert reported(fake_stripe) == [3]
 
 
 async def test_a_wrong_key_loses_no_usage_however_long_it_stays(
-    stripe_market: Market, stripe_world: FakeStripe
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
 ) -> None:
-    user_id, subscription_id = await a_metered_subscription(stripe_market)
-    await use(stripe_market, user_id, subscription_id, [3], at=datetime.now(UTC).replace(microsecond=0))
-    for stripe_world.key_refused in (401, 403):
-        with pytest.raises(KeyRefused):
-            await work(stripe_market, stripe_market.provider)
-    stripe_world.key_refused = None
-    await work(stripe_market, stripe_market.provider, later=timedelta(days=2))
-    assert reported(stripe_world) == [3]
+    user_id, subscription_id = await a_metered_subscription(stripe_stack)
+    await use(stripe_stack, user_id, subscription_id, [3], at=datetime.now(UTC).replace(microsecond=0))
+    for fake_stripe.key_refused in (401, 403):
+        with pytest.raises(CredentialsRejected):
+            await work(stripe_stack, stripe_stack.provider)
+    fake_stripe.key_refused = None
+    await work(stripe_stack, stripe_stack.provider, later=timedelta(days=2))
+    assert reported(fake_stripe) == [3]
 
 
-async def test_older_usage_than_stripe_takes_is_left_out(stripe_market: Market, stripe_world: FakeStripe) -> None:
-    user_id, subscription_id = await a_metered_subscription(stripe_market)
-    async with stripe_market.database.transaction() as connection:
+async def test_older_usage_than_stripe_takes_is_left_out(stripe_stack: PaymentStack, fake_stripe: FakeStripe) -> None:
+    user_id, subscription_id = await a_metered_subscription(stripe_stack)
+    async with stripe_stack.database.transaction() as connection:
         await connection.execute(text(LONG_AGO))
-    await use(stripe_market, user_id, subscription_id, [9], at=datetime(2001, 1, 15, tzinfo=UTC))
-    await work(stripe_market, stripe_market.provider)
-    assert reported(stripe_world) == []
+    await use(stripe_stack, user_id, subscription_id, [9], at=datetime(2001, 1, 15, tzinfo=UTC))
+    await work(stripe_stack, stripe_stack.provider)
+    assert reported(fake_stripe) == []
 
 
 def reported(world: FakeStripe) -> list[int]:
     return sorted(int(event["payload"]["value"]) for event in world.meter_events.values())
 
 
-async def work(market: Market, provider: object, *, later: timedelta = timedelta()) -> None:
+async def work(stack: PaymentStack, provider: object, *, later: timedelta = timedelta()) -> None:
     """A worker that has just started, until it has nothing to do."""
+<<<<<<< HEAD
     reporter = UsageReportSender(
         market.database,
+=======
+    reporter = UsageReportSender(
+        stack.database,
+>>>>>>> 5f8edbb (payments: put providers behind one protocol and one table of names)
         provider,  # type: ignore[arg-type] # either kind
-        provider_name="stripe",
-        event_name=EVENT,
         now=lambda: now() + later,
     )
     while await reporter.run_once():
         pass
 
 
-async def a_metered_subscription(market: Market) -> tuple[UUID, UUID]:
-    user = await market.a_user()
-    async with market.database.transaction() as connection:
+async def a_metered_subscription(stack: PaymentStack) -> tuple[UUID, UUID]:
+    user = await stack.create_user()
+    async with stack.database.transaction() as connection:
         terms = PlanTerms(name="Metered", price=Decimal("0.01"), pricing_model="usage", stripe_price_id="price_usage")
         plan = await plans.create(connection, terms, plan_id="metered")
         waiting = await lifecycle.await_payment(connection, user.id, plan_id=plan.id, provider="stripe", now=now())
-        await provider_customers.keep(connection, user.id, provider="stripe", provider_customer_id="cus_metered")
+        await provider_customers.record(connection, user.id, provider="stripe", provider_customer_id="cus_metered")
         found = await subscriptions.get(connection, waiting.id)
     assert found is not None
     return user.id, found.id
 
 
 async def use(
-    market: Market, user_id: UUID, subscription_id: UUID, charges: list[int], *, at: datetime, plan_id: str = "metered"
+    stack: PaymentStack,
+    user_id: UUID,
+    subscription_id: UUID,
+    charges: list[int],
+    *,
+    at: datetime,
+    plan_id: str = "metered",
 ) -> None:
     lines = [
         a_line(
@@ -139,5 +150,5 @@ async def use(
         )
         for charge in charges
     ]
-    async with market.database.transaction() as connection:
+    async with stack.database.transaction() as connection:
         await ingest(connection, lines)

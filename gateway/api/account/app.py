@@ -21,7 +21,7 @@ from gateway.api.account.login.access_tokens import AccessTokens
 from gateway.api.account.login.password_hashing import Hasher
 from gateway.api.account.login.throttling import Throttle
 from gateway.api.account.records import history, ledger, limits, usage
-from gateway.api.checkout import Till
+from gateway.api.checkout import CheckoutService
 from gateway.api.dry_run import DryRun
 from gateway.api.key_factory import KeyFactory
 from gateway.api.middleware import AuthMiddleware, BodyLimitMiddleware, RequestIdMiddleware, is_operation
@@ -58,7 +58,7 @@ def build_account(
     key_prefix: str,
     peppers: Mapping[int, bytes],
     entropy: Callable[[int], bytes],
-    till: Till | None = None,
+    checkout_service: CheckoutService | None = None,
     meter: Meter,
     routes: Mapping[str, Route],
     past_due_grace: timedelta,
@@ -91,7 +91,7 @@ def build_account(
         routes=routes,
         secret=jwt_secret,
     )
-    app.state.till = till or Till()
+    app.state.checkout_service = checkout_service or CheckoutService()
     app.include_router(problem_pages.router)
     for noun in (*_NOUNS, *BILLING):
         app.include_router(noun.router, responses=openapi.COMMON)

@@ -18,7 +18,7 @@ from gateway.api.admin.catalogue import permissions, plans, products
 from gateway.api.admin.dependencies import Dependencies, Reconcile
 from gateway.api.admin.records import analyses, audit_log, reconcile, usage
 from gateway.api.admin.scopes import PREFIX, scope_of
-from gateway.api.checkout import Till
+from gateway.api.checkout import CheckoutService
 from gateway.api.dry_run import DryRun
 from gateway.api.idempotency import IdempotencyMiddleware
 from gateway.api.key_factory import KeyFactory
@@ -70,7 +70,7 @@ def build_admin(
     reconcile_books: Reconcile,
     metrics_text: Callable[[], bytes],
     readiness: Callable[[], Awaitable[Mapping[str, str]]],
-    till: Till | None = None,
+    checkout_service: CheckoutService | None = None,
 ) -> ASGIApp:
     """The ASGI application.
 
@@ -100,7 +100,7 @@ def build_admin(
         metrics_text=metrics_text,
         readiness=readiness,
     )
-    app.state.till = till or Till()
+    app.state.checkout_service = checkout_service or CheckoutService()
     app.include_router(health.router)
     app.include_router(problem_pages.router)
     app.include_router(_admin_v1())

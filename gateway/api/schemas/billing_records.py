@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
 from uuid import UUID
 
 from pydantic import Field, field_validator
 
 from gateway.api.schemas.pages import ResponseModel
+from policies.billing.money import plain
 
 
 class Payment(ResponseModel):
@@ -37,7 +37,7 @@ class Payment(ResponseModel):
     @field_validator("amount", "refunded_amount", mode="before")
     @classmethod
     def _written(cls, amount: object) -> object:
-        return _plain(amount)
+        return plain(amount) if isinstance(amount, Decimal) else amount
 
 
 class InvoiceLine(ResponseModel):
@@ -72,9 +72,4 @@ class Invoice(ResponseModel):
     @field_validator("subtotal", "tax", "total", "tax_rate", mode="before")
     @classmethod
     def _written(cls, amount: object) -> object:
-        return _plain(amount)
-
-
-def _plain(amount: Any) -> Any:
-    """Never as 1E+2."""
-    return format(amount, "f") if isinstance(amount, Decimal) else amount
+        return plain(amount) if isinstance(amount, Decimal) else amount

@@ -1,4 +1,4 @@
-"""Where payment providers report: what they signed is stored before they are told that it arrived, then acted on."""
+"""Receives the webhooks of payment providers: stores what they signed before it answers, then processes it."""
 
 from __future__ import annotations
 
@@ -6,29 +6,33 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 
 from gateway import metrics
 from gateway.api.account.dependencies import DependenciesDep
-from gateway.api.checkout import PaymentsNotConfigured, TheTill, Till
-from gateway.api.openapi import PAID_FOR, Responses
+from gateway.api.checkout import CheckoutService, CheckoutServiceDep
+from gateway.api.openapi import PAID_FOR, UNKNOWN, Responses
 from gateway.api.schemas.pages import ResponseModel
 from gateway.clock import now
-from gateway.ledger.db.session import Database
+from gateway.ledger.db.errors import NotFound
 from gateway.ledger.payments import webhook_events
 from gateway.payments.provider import InvalidWebhook, Provider
-from policies.billing.payments import LEMON_SQUEEZY_EVENTS, STRIPE_EVENTS
+from policies.billing.payments import ProviderEvent
+from policies.billing.providers import PROVIDERS
 
 router = APIRouter(tags=["webhooks"], responses=PAID_FOR)
 
-_KNOWN = STRIPE_EVENTS.keys() | LEMON_SQUEEZY_EVENTS.keys()
-_REFUSED: Responses = {400: {"description": "`invalid_webhook`: not signed by the provider, or too old"}}
+_INVALID: Responses = {400: {"description": "`invalid_webhook`: not signed by the provider, or too old"}}
+_BY_PATH_SEGMENT = {names.path_segment: names.name for names in PROVIDERS.values()}
+PathSegment = Annotated[
+    str, Path(alias="provider", description="The payment provider.", json_schema_extra={"enum": [*_BY_PATH_SEGMENT]})
+]
 
-# Tasks that nothing refers to may be collected before they end.
-_acting: set[asyncio.Task[None]] = set()
+# The event loop keeps only weak references to tasks.
+_tasks: set[asyncio.Task[None]] = set()
 
 
 class Received(ResponseModel):
@@ -38,47 +42,49 @@ class Received(ResponseModel):
     is_new: bool
 
 
-@router.post("/webhooks/stripe", summary="Where Stripe sends its events", responses=_REFUSED)
-async def receive_stripe_event(request: Request, dependencies: DependenciesDep, till: TheTill) -> Received:
-    return await _receive(request, dependencies.database, till, "stripe")
-
-
-@router.post("/webhooks/lemon-squeezy", summary="Where Lemon Squeezy sends its events", responses=_REFUSED)
-async def receive_lemon_squeezy_event(request: Request, dependencies: DependenciesDep, till: TheTill) -> Received:
-    return await _receive(request, dependencies.database, till, "lemon_squeezy")
-
-
-async def _receive(request: Request, database: Database, till: Till, named: str) -> Received:
-    """Answers 2xx once the event is committed, and never before: what is not, the provider will send again."""
-    provider = till.providers.get(named)
-    if provider is None:
-        raise PaymentsNotConfigured(f"This gateway takes no payments by {named}.")
-    body = await request.body()
-    try:
-        payload = _verified(provider, body, request.headers)
-        event = provider.parse(payload, digest=hashlib.sha256(body).hexdigest())
-    except InvalidWebhook:
-        metrics.WEBHOOK_EVENTS.labels(named, metrics.OTHER, "refused").inc()
-        raise
-    async with database.transaction() as connection:
-        event_id = await webhook_events.receive(
+@router.post("/webhooks/{provider}", summary="Where a payment provider sends its events", responses=_INVALID | UNKNOWN)
+async def receive_provider_event(
+    path_segment: PathSegment,
+    request: Request,
+    dependencies: DependenciesDep,
+    checkout_service: CheckoutServiceDep,
+) -> Received:
+    """Answers 2xx only after the event is committed: the provider sends again whatever is not acknowledged."""
+    name = _BY_PATH_SEGMENT.get(path_segment)
+    if name is None:
+        raise NotFound("payment provider", path_segment)
+    provider = checkout_service.provider(name)
+    payload, event = await _verified_event(provider, request)
+    async with dependencies.database.transaction() as connection:
+        event_id = await webhook_events.record(
             connection,
-            named,
+            name,
             provider_event_id=event.id,
             event_type=event.type,
             payload=payload,
             occurred_at=event.occurred_at,
-            foreign=event.foreign,
+            unrelated_reason=event.unrelated_reason,
         )
-    label = event.type if event.type in _KNOWN else metrics.OTHER
-    metrics.WEBHOOK_EVENTS.labels(named, label, "duplicate" if event_id is None else "received").inc()
-    if event_id is not None and event.foreign is None:
-        _act_on(till, event_id)
+    event_type = event.type if event.type in provider.traits.event_types else metrics.OTHER
+    metrics.WEBHOOK_EVENTS.labels(name, event_type, "duplicate" if event_id is None else "received").inc()
+    if event_id is not None and event.unrelated_reason is None:
+        _start_processing(checkout_service, event_id)
     return Received(is_new=event_id is not None)
 
 
-def _verified(provider: Provider, body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
-    """The signature is of the bytes, so they are read after it. Raises InvalidWebhook."""
+async def _verified_event(provider: Provider, request: Request) -> tuple[dict[str, Any], ProviderEvent]:
+    """Raises InvalidWebhook."""
+    body = await request.body()
+    try:
+        payload = _verified_payload(provider, body, request.headers)
+        return payload, provider.parse(payload, digest=hashlib.sha256(body).hexdigest())
+    except InvalidWebhook:
+        metrics.WEBHOOK_EVENTS.labels(provider.name, metrics.OTHER, "refused").inc()
+        raise
+
+
+def _verified_payload(provider: Provider, body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
+    """Verifies the bytes before it parses them. Raises InvalidWebhook."""
     provider.verify(body, headers, now=now())
     try:
         payload = json.loads(body)
@@ -89,10 +95,10 @@ def _verified(provider: Provider, body: bytes, headers: Mapping[str, str]) -> di
     return payload
 
 
-def _act_on(till: Till, event_id: UUID) -> None:
-    """At once, but not before the answer: the provider waits for that. The worker acts on what is lost here."""
-    if till.act is None:
+def _start_processing(checkout_service: CheckoutService, event_id: UUID) -> None:
+    """In a task, since the provider waits for the answer. The worker processes what is lost here."""
+    if checkout_service.process_event is None:
         return
-    task = asyncio.ensure_future(till.act(event_id))
-    _acting.add(task)
-    task.add_done_callback(_acting.discard)
+    task = asyncio.ensure_future(checkout_service.process_event(event_id))
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)

@@ -19,6 +19,7 @@ from gateway.ledger.db.rows import Page, columns, page_by_time, value
 from gateway.ledger.db.tables import invoices, usage_tracking
 from gateway.ledger.subscriptions.subscriptions import MANUAL, StoredSubscription
 from policies.billing.invoicing import Line, Period, credit_note, totals
+from policies.billing.money import plain
 from policies.billing.payments import RemotePayment
 
 
@@ -200,8 +201,8 @@ def written(line: Line) -> dict[str, Any]:
     return {
         "description": line.description,
         "quantity": line.quantity,
-        "unit_price": None if line.unit_price is None else format(line.unit_price, "f"),
-        "amount": format(line.amount, "f"),
+        "unit_price": None if line.unit_price is None else plain(line.unit_price),
+        "amount": plain(line.amount),
     }
 
 

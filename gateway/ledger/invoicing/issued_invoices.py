@@ -25,6 +25,7 @@ from gateway.ledger.invoicing import invoices
 from gateway.ledger.invoicing.invoices import Invoice, line_of, written
 from gateway.ledger.subscriptions.subscriptions import MANUAL, StoredSubscription, get_existing, get_for_update
 from policies.billing.invoicing import Line, Period, PriceTier, Pricing, lines_of, remaining, totals, unused
+from policies.billing.money import plain
 from policies.model import SubscriptionStatus
 
 
@@ -275,7 +276,7 @@ async def _usage(
     if asked.pricing.model != "usage":
         return {}
     since = await _counted_until(connection, subscription)
-    price = format(asked.pricing.price, "f")
+    price = plain(asked.pricing.price)
     return {"since": since.isoformat(), "until": until.isoformat(), "unit_price": price, "name": asked.name}
 
 

@@ -1,4 +1,4 @@
-"""What users were sent to a provider to pay for, on the terms that held then."""
+"""Checkouts at a provider, with the terms of the offer."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.db.errors import checked
-from gateway.ledger.db.rows import columns, value
+from gateway.ledger.db.rows import columns as columns_of
+from gateway.ledger.db.rows import value
 from gateway.ledger.db.tables import checkouts
 
 
 @dataclass(frozen=True, slots=True)
 class Checkout:
-    """Buys the subscription, or else `credits` as the pack. `price_id` is the provider's name for what is bought."""
+    """Sells the subscription or, without one, `credits` as the pack. `price_id` is the provider's id of the price."""
 
     id: UUID
     user_id: UUID
@@ -35,25 +36,27 @@ class Checkout:
     created_at: datetime
 
 
-_COLUMNS = columns(checkouts, Checkout)
+_COLUMNS = columns_of(checkouts, Checkout)
 
 
-async def open_checkout(connection: AsyncConnection, user_id: UUID, **terms: Any) -> Checkout:
-    """`terms` are the fields of Checkout but those that come later: what the provider answers."""
+async def create(connection: AsyncConnection, user_id: UUID, **terms: Any) -> Checkout:
+    """`terms` are the fields of Checkout except those that the provider returns."""
     async with checked(connection, "checkout"):
-        made = insert(checkouts).values(user_id=user_id, **terms).returning(*_COLUMNS)
-        return value(Checkout, (await connection.execute(made)).one())
+        created = insert(checkouts).values(user_id=user_id, **terms).returning(*_COLUMNS)
+        return value(Checkout, (await connection.execute(created)).one())
 
 
-async def placed(connection: AsyncConnection, checkout_id: UUID, *, provider_checkout_id: str, url: str) -> Checkout:
-    """The provider has it, and takes the payment at this URL."""
-    answer = {"provider_checkout_id": provider_checkout_id, "url": url, "updated_at": func.now()}
-    kept = update(checkouts).where(checkouts.c.id == checkout_id).values(answer).returning(*_COLUMNS)
-    return value(Checkout, (await connection.execute(kept)).one())
+async def record_at_provider(
+    connection: AsyncConnection, checkout_id: UUID, *, provider_checkout_id: str, url: str
+) -> Checkout:
+    """Records the provider's checkout and the URL to pay at."""
+    columns = {"provider_checkout_id": provider_checkout_id, "url": url, "updated_at": func.now()}
+    updated = update(checkouts).where(checkouts.c.id == checkout_id).values(columns).returning(*_COLUMNS)
+    return value(Checkout, (await connection.execute(updated)).one())
 
 
 async def close(connection: AsyncConnection, checkout_id: UUID, *, status: str) -> None:
-    """Once completed it stays so."""
+    """Leaves a completed checkout as it is."""
     await connection.execute(
         update(checkouts)
         .where(checkouts.c.id == checkout_id, checkouts.c.status != "completed")
@@ -66,10 +69,10 @@ async def get(connection: AsyncConnection, checkout_id: UUID) -> Checkout | None
     return None if row is None else value(Checkout, row)
 
 
-async def newest_for(
+async def find_latest(
     connection: AsyncConnection, user_id: UUID, *, provider: str, price_id: str | None
 ) -> Checkout | None:
-    """The one that a payment without a reference is for: the user's newest for what was bought, not completed yet."""
+    """The user's newest checkout of the price that is not completed; a payment without a reference is for this one."""
     query = (
         select(*_COLUMNS)
         .where(
@@ -85,8 +88,8 @@ async def newest_for(
     return None if row is None else value(Checkout, row)
 
 
-async def for_subscription(connection: AsyncConnection, subscription_id: UUID) -> Checkout | None:
-    """The newest checkout that is to pay for the subscription."""
+async def find_for_subscription(connection: AsyncConnection, subscription_id: UUID) -> Checkout | None:
+    """The newest checkout of the subscription."""
     query = (
         select(*_COLUMNS)
         .where(checkouts.c.subscription_id == subscription_id)

@@ -1,4 +1,4 @@
-"""A payment as booked: its row, the refunds and disputes of it, the credits it gave, and those taken back again."""
+"""Books a payment: its row, its refunds and disputes, the credits it grants, and those taken back for refunds."""
 
 from __future__ import annotations
 
@@ -24,65 +24,65 @@ from policies.billing.payments import (
     DisputeStatus,
     PaymentStatus,
     RemotePayment,
-    complaint_about_price,
     credits_withdrawn,
+    price_mismatch,
     refunded,
     status_of_payment,
 )
 from policies.credits.allowances import refill
 from policies.wording import counted
 
-# The row of a dispute stands for money that leaves: it has left, may leave, or has not.
+# The status of the outgoing payment that a dispute stands for.
 _STATUS_OF_DISPUTE = {DisputeStatus.OPEN: "disputed", DisputeStatus.LOST: "completed", DisputeStatus.WON: "failed"}
 
 
 @dataclass(frozen=True, slots=True)
-class PaidFor:
-    """Whose payment it is, and what was bought: a subscription's period under a plan, or a pack by a checkout.
+class PaymentPurpose:
+    """Whose payment it is, and what for: a period of a subscription to a plan, or the pack of a checkout.
 
-    `known` is the payment of a pack that has been given: nothing is left to find out about it.
+    `booked` is the row of a pack's payment whose credits were granted before.
     """
 
     user_id: UUID
     subscription: StoredSubscription | None = None
     plan: StoredPlan | None = None
     checkout: Checkout | None = None
-    known: Payment | None = None
+    booked: Payment | None = None
 
 
 async def book(
-    connection: AsyncConnection, provider: str, remote: RemotePayment, *, paid_for: PaidFor, now: datetime
+    connection: AsyncConnection, provider: str, remote: RemotePayment, *, purpose: PaymentPurpose, now: datetime
 ) -> None:
-    """Makes our books what the provider says of the payment. Saying it again changes nothing."""
-    invoice_id = await invoices.mirror(connection, provider, remote, user_id=paid_for.user_id, of=paid_for.subscription)
+    """Brings the database to the state of the provider's payment; booking it again changes nothing."""
+    invoice_id = await invoices.mirror(connection, provider, remote, user_id=purpose.user_id, of=purpose.subscription)
     if remote.amount <= 0:
-        return  # a trial's, or one that a discount made free: nothing moves
-    complaint = _complaint(remote, paid_for)
-    row = await payments.keep(
+        return  # of a trial, or free by a discount
+    mismatch = _mismatch(remote, purpose)
+    row = await payments.upsert(
         connection,
         provider,
         provider_payment_id=remote.id,
-        **_columns(remote, paid_for),
+        **_columns(remote, purpose),
         invoice_id=invoice_id,
-        error_message=complaint or remote.error,
+        error_message=mismatch or remote.error,
     )
-    if remote.status is PaymentStatus.COMPLETED and complaint is None:
-        row = await _award(connection, row, remote, paid_for=paid_for, now=now)
-        await _withdraw(connection, row, remote)
-    await _book_back(connection, row, remote)
+    if remote.status is PaymentStatus.COMPLETED and mismatch is None:
+        row = await _grant_credits(connection, row, remote, purpose=purpose, now=now)
+        await _withdraw_credits(connection, row, remote)
+    await _book_refunds_and_disputes(connection, row, remote)
 
 
-def _complaint(remote: RemotePayment, paid_for: PaidFor) -> str | None:
-    bought = paid_for.checkout
-    if bought is None:
+def _mismatch(remote: RemotePayment, purpose: PaymentPurpose) -> str | None:
+    checkout = purpose.checkout
+    if checkout is None:
         return None
-    return complaint_about_price(remote, price=bought.price, currency=bought.currency)
+    return price_mismatch(remote, price=checkout.price, currency=checkout.currency)
 
 
-def _columns(remote: RemotePayment, paid_for: PaidFor) -> dict[str, Any]:
-    subscription, plan = paid_for.subscription, paid_for.plan
+def _columns(remote: RemotePayment, purpose: PaymentPurpose) -> dict[str, Any]:
+    subscription, plan = purpose.subscription, purpose.plan
     return {
-        "user_id": paid_for.user_id,
+        "user_id": purpose.user_id,
         "subscription_id": subscription and subscription.id,
         "plan_id": plan and plan.id,
         "transaction_type": "credits" if subscription is None else "subscription",
@@ -91,33 +91,33 @@ def _columns(remote: RemotePayment, paid_for: PaidFor) -> dict[str, Any]:
         "refunded_amount": refunded(remote),
         "currency": remote.currency,
         "payment_method": remote.method,
-        "description": _description(paid_for),
+        "description": _description(purpose),
         "processed_at": remote.occurred_at,
     }
 
 
-def _description(paid_for: PaidFor) -> str | None:
-    if paid_for.known is not None:
-        return paid_for.known.description
-    if paid_for.checkout is not None:
-        return counted(paid_for.checkout.credits, "credit")
-    return f"Subscription: {paid_for.plan.terms.name}" if paid_for.plan else "Subscription"
+def _description(purpose: PaymentPurpose) -> str | None:
+    if purpose.booked is not None:
+        return purpose.booked.description
+    if purpose.checkout is not None:
+        return counted(purpose.checkout.credits, "credit")
+    return f"Subscription: {purpose.plan.terms.name}" if purpose.plan else "Subscription"
 
 
-async def _award(
-    connection: AsyncConnection, row: Payment, remote: RemotePayment, *, paid_for: PaidFor, now: datetime
+async def _grant_credits(
+    connection: AsyncConnection, row: Payment, remote: RemotePayment, *, purpose: PaymentPurpose, now: datetime
 ) -> Payment:
-    """The credits, once: the payment's row is locked, and says whether it has given them."""
+    """Grants once: the payment's row is locked and names the grant."""
     if row.grant_id is not None:
         return row
-    if paid_for.checkout is not None:
-        given = await _grant_pack(connection, row, paid_for.checkout)
+    if purpose.checkout is not None:
+        granted = await _grant_pack(connection, row, purpose.checkout)
     else:
-        given = await _grant_of_period(connection, row, remote, paid_for=paid_for, now=now)
-    if given is None:
+        granted = await _grant_period(connection, row, remote, purpose=purpose, now=now)
+    if granted is None:
         return row
-    grant_id, amount = given
-    return await payments.patch(connection, row.id, grant_id=grant_id, credits_awarded=amount)
+    grant_id, amount = granted
+    return await payments.update(connection, row.id, grant_id=grant_id, credits_awarded=amount)
 
 
 async def _grant_pack(connection: AsyncConnection, row: Payment, checkout: Checkout) -> tuple[UUID, int] | None:
@@ -133,15 +133,15 @@ async def _grant_pack(connection: AsyncConnection, row: Payment, checkout: Check
     return None if entry.grant_id is None else (entry.grant_id, entry.amount)
 
 
-async def _grant_of_period(
-    connection: AsyncConnection, row: Payment, remote: RemotePayment, *, paid_for: PaidFor, now: datetime
+async def _grant_period(
+    connection: AsyncConnection, row: Payment, remote: RemotePayment, *, purpose: PaymentPurpose, now: datetime
 ) -> tuple[UUID, int] | None:
-    """What the period was given; where nobody saw it begin, its credits as far as they still hold."""
-    subscription, plan, period = paid_for.subscription, paid_for.plan, remote.period
+    """The grant of the period, created here unless it exists or would have expired."""
+    subscription, plan, period = purpose.subscription, purpose.plan, remote.period
     if subscription is None or plan is None or period is None:
         return None
-    if (open_one := await checkouts.for_subscription(connection, subscription.id)) is not None:
-        await checkouts.close(connection, open_one.id, status="completed")
+    if (checkout := await checkouts.find_for_subscription(connection, subscription.id)) is not None:
+        await checkouts.close(connection, checkout.id, status="completed")
     amount = credits_of(plan, subscription.quantity)
     terms = refill(amount, period_end=period.end, rolls_over=plan.terms.credits_rollover)
     if amount > 0 and (terms.expires_at is None or terms.expires_at > now):
@@ -154,31 +154,31 @@ async def _grant_of_period(
             subscription_id=subscription.id,
             period_start=period.start,
         )
-    granted = select(credit_grants.c.id, credit_grants.c.amount).where(
+    grant = select(credit_grants.c.id, credit_grants.c.amount).where(
         credit_grants.c.subscription_id == subscription.id, credit_grants.c.period_start == period.start
     )
-    found = (await connection.execute(granted)).one_or_none()
+    found = (await connection.execute(grant)).one_or_none()
     return None if found is None else (found.id, found.amount)
 
 
-async def _withdraw(connection: AsyncConnection, row: Payment, remote: RemotePayment) -> None:
-    """Takes back credits for money that went back, and gives them back for a dispute that was won."""
-    wanted = credits_withdrawn(row.credits_awarded, remote)
-    missing = wanted - row.credits_withdrawn
+async def _withdraw_credits(connection: AsyncConnection, row: Payment, remote: RemotePayment) -> None:
+    """Claws back credits for refunds and disputes, and grants them again for a dispute that was won."""
+    target = credits_withdrawn(row.credits_awarded, remote)
+    missing = target - row.credits_withdrawn
     if row.grant_id is None or missing == 0:
         return
-    actor, changes = f"provider:{row.provider}", {"credits_withdrawn": wanted}
+    actor, changes = f"provider:{row.provider}", {"credits_withdrawn": target}
     if missing > 0:
         reason = f"payment {row.provider_payment_id} was refunded or disputed"
         await grants.claw_back(connection, row.grant_id, amount=missing, reason=reason, actor=actor)
-        await payments.patch(connection, row.id, **changes)
+        await payments.update(connection, row.id, **changes)
         return
-    reason = f"payment {row.provider_payment_id} is ours after all"
+    reason = f"payment {row.provider_payment_id} is not refunded or disputed any more"
     entry = await grants.adjust(connection, row.user_id, amount=-missing, reason=reason, actor=actor)
-    await payments.patch(connection, row.id, **changes, grant_id=entry.grant_id or row.grant_id)
+    await payments.update(connection, row.id, **changes, grant_id=entry.grant_id or row.grant_id)
 
 
-async def _book_back(connection: AsyncConnection, row: Payment, remote: RemotePayment) -> None:
+async def _book_refunds_and_disputes(connection: AsyncConnection, row: Payment, remote: RemotePayment) -> None:
     shared = {
         "user_id": row.user_id,
         "subscription_id": row.subscription_id,
@@ -187,18 +187,23 @@ async def _book_back(connection: AsyncConnection, row: Payment, remote: RemotePa
         "refers_to_id": row.id,
     }
     for refund in remote.refunds:
-        told = {"transaction_type": "refund", "status": "completed", "amount": refund.amount, "processed_at": refund.at}
-        await payments.keep(connection, row.provider, provider_payment_id=refund.id, **shared, **told)
+        values = {
+            "transaction_type": "refund",
+            "status": "completed",
+            "amount": refund.amount,
+            "processed_at": refund.at,
+        }
+        await payments.upsert(connection, row.provider, provider_payment_id=refund.id, **shared, **values)
     await payments.fail_refunds(connection, row.id, exclude=[refund.id for refund in remote.refunds])
     for dispute in remote.disputes:
         status = _STATUS_OF_DISPUTE[dispute.status]
-        told = {"transaction_type": "dispute", "status": status, "amount": dispute.amount}
-        about = f"dispute, {dispute.status}" + (f": {dispute.reason}" if dispute.reason else "")
-        await payments.keep(
-            connection, row.provider, provider_payment_id=dispute.id, **shared, **told, description=about
+        values = {"transaction_type": "dispute", "status": status, "amount": dispute.amount}
+        description = f"dispute, {dispute.status}" + (f": {dispute.reason}" if dispute.reason else "")
+        await payments.upsert(
+            connection, row.provider, provider_payment_id=dispute.id, **shared, **values, description=description
         )
 
 
-def money_of(row: Payment) -> Decimal:
-    """What of the payment can still be given back."""
+def refundable_amount(row: Payment) -> Decimal:
+    """What remains of the payment after its refunds."""
     return row.amount - row.refunded_amount

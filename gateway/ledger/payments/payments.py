@@ -1,4 +1,4 @@
-"""Money that moved, or tried to: a row for each charge, refund and dispute, as the provider has it now."""
+"""Payment transactions: a row for each charge, refund and dispute, in the provider's present state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
+from sqlalchemy import update as update_rows
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -20,7 +21,7 @@ from gateway.ledger.db.tables import payment_transactions
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """`refers_to_id` is the payment that a refund or dispute is of; `grant_id` the credits that were bought."""
+    """`refers_to_id` is the payment of a refund or dispute; `grant_id` the grant of the credits that were bought."""
 
     id: UUID
     user_id: UUID
@@ -50,24 +51,24 @@ class Payment:
 _COLUMNS = columns(payment_transactions, Payment)
 
 
-async def keep(connection: AsyncConnection, provider: str, *, provider_payment_id: str, **told: Any) -> Payment:
-    """The one row of this payment, as told now; `told` are fields of Payment. Raises InvalidValue.
+async def upsert(connection: AsyncConnection, provider: str, *, provider_payment_id: str, **values: Any) -> Payment:
+    """Creates or updates the row of this payment; `values` are fields of Payment. Raises InvalidValue.
 
-    Whose it is, and what it was for, stays as it was first told.
+    The user and the type of an existing row do not change.
     """
     fixed = {"user_id", "created_at", "transaction_type"}
-    row = insert(payment_transactions).values(provider=provider, provider_payment_id=provider_payment_id, **told)
-    changed = {name: field for name, field in told.items() if name not in fixed}
+    row = insert(payment_transactions).values(provider=provider, provider_payment_id=provider_payment_id, **values)
+    changed = {name: field for name, field in values.items() if name not in fixed}
     async with checked(connection, "payment"):
-        kept = row.on_conflict_do_update(
+        upserted = row.on_conflict_do_update(
             index_elements=["provider", "provider_payment_id"], set_={**changed, "updated_at": func.now()}
         ).returning(*_COLUMNS)
-        return value(Payment, (await connection.execute(kept)).one())
+        return value(Payment, (await connection.execute(upserted)).one())
 
 
-async def patch(connection: AsyncConnection, payment_id: UUID, **changes: Any) -> Payment:
+async def update(connection: AsyncConnection, payment_id: UUID, **changes: Any) -> Payment:
     changed = (
-        update(payment_transactions)
+        update_rows(payment_transactions)
         .where(payment_transactions.c.id == payment_id)
         .values(**changes, updated_at=func.now())
         .returning(*_COLUMNS)
@@ -76,10 +77,12 @@ async def patch(connection: AsyncConnection, payment_id: UUID, **changes: Any) -
 
 
 async def fail_refunds(connection: AsyncConnection, payment_id: UUID, *, exclude: Sequence[str]) -> None:
-    """The refunds of the payment that its provider counts no more; `exclude` are those it does, by its ids."""
-    of_it = (payment_transactions.c.refers_to_id == payment_id, payment_transactions.c.transaction_type == "refund")
-    has_failed = payment_transactions.c.provider_payment_id.not_in(exclude)
-    changed = update(payment_transactions).where(*of_it, has_failed, payment_transactions.c.status != "failed")
+    """Marks the payment's refunds as failed, except those with the given ids of the provider."""
+    is_refund = (payment_transactions.c.refers_to_id == payment_id, payment_transactions.c.transaction_type == "refund")
+    is_not_excluded = payment_transactions.c.provider_payment_id.not_in(exclude)
+    changed = update_rows(payment_transactions).where(
+        *is_refund, is_not_excluded, payment_transactions.c.status != "failed"
+    )
     await connection.execute(changed.values(status="failed", updated_at=func.now()))
 
 
@@ -108,8 +111,8 @@ async def list_payments(
 ) -> Page[Payment]:
     """Newest first; None matches all."""
     query = select(*_COLUMNS)
-    wanted = {"user_id": user_id, "transaction_type": transaction_type, "status": status}
-    for name, wish in wanted.items():
-        if wish is not None:
-            query = query.where(payment_transactions.c[name] == wish)
+    filters = {"user_id": user_id, "transaction_type": transaction_type, "status": status}
+    for name, expected in filters.items():
+        if expected is not None:
+            query = query.where(payment_transactions.c[name] == expected)
     return await page_by_time(connection, query, Payment, cursor=cursor, limit=limit)

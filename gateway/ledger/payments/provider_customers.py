@@ -1,10 +1,11 @@
-"""A user's name at each payment provider."""
+"""The ids of users at payment providers."""
 
 from __future__ import annotations
 
 from uuid import UUID
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete as delete_rows
+from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -21,8 +22,8 @@ async def find(connection: AsyncConnection, user_id: UUID, *, provider: str) -> 
     return found
 
 
-async def owner(connection: AsyncConnection, provider: str, *, provider_customer_id: str) -> UUID | None:
-    """Whose id at the provider this is."""
+async def find_user(connection: AsyncConnection, provider: str, *, provider_customer_id: str) -> UUID | None:
+    """The user with this id at the provider."""
     found: UUID | None = await connection.scalar(
         select(provider_customers.c.user_id).where(
             provider_customers.c.provider == provider,
@@ -32,17 +33,17 @@ async def owner(connection: AsyncConnection, provider: str, *, provider_customer
     return found
 
 
-async def keep(connection: AsyncConnection, user_id: UUID, *, provider: str, provider_customer_id: str) -> str:
-    """Remembers the id unless one is known already; gives the one that holds, empty where it is another user's."""
-    given = {"user_id": user_id, "provider": provider, "provider_customer_id": provider_customer_id}
-    await connection.execute(insert(provider_customers).values(given).on_conflict_do_nothing())
+async def record(connection: AsyncConnection, user_id: UUID, *, provider: str, provider_customer_id: str) -> str:
+    """Records the id unless the user has one; returns the user's id, empty where another user has the given one."""
+    row = {"user_id": user_id, "provider": provider, "provider_customer_id": provider_customer_id}
+    await connection.execute(insert(provider_customers).values(row).on_conflict_do_nothing())
     return await find(connection, user_id, provider=provider) or ""
 
 
-async def forget(connection: AsyncConnection, provider: str, *, provider_customer_id: str) -> None:
-    """The provider has deleted it: the next checkout makes another."""
+async def delete(connection: AsyncConnection, provider: str, *, provider_customer_id: str) -> None:
+    """For a customer that the provider has deleted: the next checkout creates another."""
     await connection.execute(
-        delete(provider_customers).where(
+        delete_rows(provider_customers).where(
             provider_customers.c.provider == provider,
             provider_customers.c.provider_customer_id == provider_customer_id,
         )

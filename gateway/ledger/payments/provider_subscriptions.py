@@ -1,7 +1,8 @@
-"""A subscription as its payment provider has it: whatever we thought of it, what was fetched last is the truth.
+"""Syncs subscriptions with their payment provider: the state that was fetched last replaces the stored one.
 
-But for one that another of a provider's took over from: that one is over, whatever its provider says, and the provider
-is to end it too. Its metadata say by which it is `superseded_by`, and while the provider goes on charging, `is_billed`.
+A superseded subscription is the exception: another subscription of the account took its place, so it has ended here
+whatever the provider says, and must be cancelled there. Its metadata name the other one (`superseded_by`), and say
+`is_billed` as long as the provider keeps charging for it.
 """
 
 from __future__ import annotations
@@ -49,20 +50,19 @@ async def sync_from_provider(
     plan_id: str | None = None,
     provider_subscription_id: str | None = None,
 ) -> StoredSubscription:
-    """Makes the subscription what the provider's object says; saying it again changes nothing.
+    """Sets the subscription to the provider's state; a repetition changes nothing.
 
-    `now` is when the object was fetched: one that is older than what is known already is ignored. A period's credits
-    are granted once it is paid for (active or trialing); a plan or quantity that differs within a period is prorated.
-    Becoming current it ends the one that the account lived on; that one does not come back, only how it ended is taken.
-    Raises NotFound for no such subscription or plan.
+    `now` is when the object was fetched: a fetch older than the stored state is ignored. A period's credits are granted
+    once it is paid for (active or trialing); a change of plan or quantity within a period is prorated. A subscription
+    that becomes current supersedes the account's others. Raises NotFound for an unknown subscription or plan.
     """
     before = await get_for_update(connection, subscription_id)
     if before.provider_synced_at is not None and now < before.provider_synced_at:
         return before
     if await _is_superseded(connection, subscription_id):
-        return await _follow(connection, before, status=status, is_ending=cancel_at_period_end, now=now)
+        return await _sync_superseded(connection, before, status=status, is_ending=cancel_at_period_end, now=now)
     if status in CURRENT_STATUSES:
-        await _end_others(connection, before, now=now)
+        await _supersede_others(connection, before, now=now)
     changes = state_columns(state_from_provider(status, is_ending=cancel_at_period_end))
     period = {"current_period_start": period_start, "current_period_end": period_end, "period_anchor": period_start}
     old_plan = await plan_of(connection, before)
@@ -86,30 +86,27 @@ async def sync_from_provider(
     return synced
 
 
-async def to_end_at_provider(connection: AsyncConnection, *, provider: str, limit: int) -> list[StoredSubscription]:
-    """What the provider goes on charging for although the account was deleted or lives on another subscription.
-
-    In no order that favours any.
-    """
-    found = await connection.scalars(_TO_END, {"provider": provider, "limit": limit})
+async def list_to_cancel(connection: AsyncConnection, *, provider: str, limit: int) -> list[StoredSubscription]:
+    """Subscriptions, in random order, that the provider charges for although the account is deleted or uses another."""
+    found = await connection.scalars(_TO_CANCEL, {"provider": provider, "limit": limit})
     return [await get_existing(connection, subscription_id) for subscription_id in found]
 
 
-# The subscription itself is what is owed: one that is begun or paid for after the user was deleted is found too.
-_TO_END = text(f"""
+# Derived from the subscription's state, so one that is paid for after the user's deletion is found too.
+_TO_CANCEL = text(f"""
     SELECT s.id FROM subscriptions s JOIN users u ON u.id = s.user_id
      WHERE s.provider = :provider AND s.provider_subscription_id IS NOT NULL
        AND (u.deleted_at IS NOT NULL AND s.{CURRENT} AND NOT s.cancel_at_period_end
             OR s.metadata @> '{{"is_billed": true}}')
      ORDER BY random() LIMIT :limit
-""")  # noqa: S608 - made of constants of ours
+""")  # noqa: S608 - composed of constants
 
 
 async def _grant(
     connection: AsyncConnection, synced: StoredSubscription, *, had: int, now: datetime, actor: str
 ) -> None:
     if synced.status is SubscriptionStatus.TRIALING and synced.trial_start is None:
-        return  # a second trial, by the provider's leave: access, but no second credits
+        return  # a second trial, which the provider allows: access without credits
     plan = await plan_of(connection, synced)
     if await begin_period(connection, synced, plan=plan, actor=actor):
         return
@@ -119,21 +116,21 @@ async def _grant(
         await prorate(connection, synced, plan=plan, before=had, left=left, actor=actor)
 
 
-async def _end_others(connection: AsyncConnection, taking_over: StoredSubscription, *, now: datetime) -> None:
-    mark = _noting(superseded_by=str(taking_over.id), is_billed=True)
-    is_a_providers = subscriptions.c.provider_subscription_id.is_not(None)
+async def _supersede_others(connection: AsyncConnection, successor: StoredSubscription, *, now: datetime) -> None:
+    superseded = _metadata_with(superseded_by=str(successor.id), is_billed=True)
+    is_at_provider = subscriptions.c.provider_subscription_id.is_not(None)
     others = (
         update_rows(subscriptions)
         .where(
-            subscriptions.c.user_id == taking_over.user_id,
-            subscriptions.c.id != taking_over.id,
+            subscriptions.c.user_id == successor.user_id,
+            subscriptions.c.id != successor.id,
             subscriptions.c.status.in_(CURRENT_STATUSES),
         )
         .values(
             status=SubscriptionStatus.CANCELED,
             cancel_at_period_end=False,
             canceled_at=now,
-            metadata=case((is_a_providers, mark), else_=subscriptions.c.metadata),
+            metadata=case((is_at_provider, superseded), else_=subscriptions.c.metadata),
         )
     )
     await connection.execute(others)
@@ -144,7 +141,7 @@ async def _is_superseded(connection: AsyncConnection, subscription_id: UUID) -> 
     return bool(await connection.scalar(mark))
 
 
-async def _follow(
+async def _sync_superseded(
     connection: AsyncConnection,
     superseded: StoredSubscription,
     *,
@@ -158,11 +155,11 @@ async def _follow(
         superseded.id,
         status=status if has_ended else superseded.status,
         provider_synced_at=now,
-        metadata=_noting(is_billed=not has_ended and not is_ending),
+        metadata=_metadata_with(is_billed=not has_ended and not is_ending),
     )
 
 
-def _noting(**facts: Any) -> Any:
+def _metadata_with(**facts: Any) -> Any:
     return subscriptions.c.metadata.concat(literal(facts, JSONB))
 
 
@@ -182,7 +179,7 @@ async def _trial_columns(
     status: SubscriptionStatus,
     period: tuple[datetime, datetime],
 ) -> dict[str, Any]:
-    """An account's trial is noted once; where it had one before, the provider's second is not."""
+    """Records the account's first trial only."""
     if status is not SubscriptionStatus.TRIALING:
         return {}
     had = select(subscriptions.c.id).where(

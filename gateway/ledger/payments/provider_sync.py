@@ -1,8 +1,8 @@
-"""How fresh what we hold of a provider is: when an object was fetched, and how far the walks have got.
+"""When the gateway fetched each provider object, and how far polling has read.
 
-A fetch takes its time from the database before it asks, and is taken only if nothing fetched later has been. What is
-turned away is older than what is there, and what is there was fetched after the message that asked for it: so whatever
-order messages are worked on in, the last state stays.
+A fetch takes its time from the database before the request, and is applied only if no later fetch was. A rejected fetch
+is older than the stored state, which was itself fetched after the event arrived. So the latest state stays, in whatever
+order events are processed.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger.db.tables import billing_cursors, provider_objects
 
 
-async def time_of_fetch(connection: AsyncConnection) -> datetime:
-    """To be taken before the provider is asked."""
-    taken: datetime = (await connection.execute(select(func.clock_timestamp()))).scalar_one()
-    return taken
+async def database_time(connection: AsyncConnection) -> datetime:
+    """Read it before the request to the provider."""
+    now: datetime = (await connection.execute(select(func.clock_timestamp()))).scalar_one()
+    return now
 
 
-async def is_freshest(
+async def record_fetch(
     connection: AsyncConnection, provider: str, *, kind: str, object_id: str, fetched_at: datetime
 ) -> bool:
-    """Whether nothing fetched later has been taken. If so this is the state to take; the object is locked meanwhile."""
-    known = insert(provider_objects).values(provider=provider, kind=kind, object_id=object_id, fetched_at=fetched_at)
-    newer = known.on_conflict_do_update(
+    """Records the fetch and locks the object; returns False, and records nothing, if a later fetch was recorded."""
+    fetch = insert(provider_objects).values(provider=provider, kind=kind, object_id=object_id, fetched_at=fetched_at)
+    recorded = fetch.on_conflict_do_update(
         index_elements=["provider", "kind", "object_id"],
         set_={"fetched_at": fetched_at},
         where=provider_objects.c.fetched_at <= fetched_at,
     ).returning(provider_objects.c.object_id)
-    return await connection.scalar(newer) is not None
+    return await connection.scalar(recorded) is not None
 
 
-async def position(connection: AsyncConnection, walk: str) -> Mapping[str, Any]:
-    """Where the walk of this name has got to; empty before its first step. Locked until the transaction ends."""
+async def get_cursor_for_update(connection: AsyncConnection, name: str) -> Mapping[str, Any]:
+    """The position of the named cursor, locked until the transaction ends; empty before its first move."""
     found: Mapping[str, Any] | None = await connection.scalar(
-        select(billing_cursors.c.position).where(billing_cursors.c.name == walk).with_for_update()
+        select(billing_cursors.c.position).where(billing_cursors.c.name == name).with_for_update()
     )
     return found or {}
 
 
-async def move(connection: AsyncConnection, walk: str, *, position: Mapping[str, Any]) -> None:
-    moved = insert(billing_cursors).values(name=walk, position=dict(position))
+async def move_cursor(connection: AsyncConnection, name: str, *, position: Mapping[str, Any]) -> None:
+    moved = insert(billing_cursors).values(name=name, position=dict(position))
     await connection.execute(
         moved.on_conflict_do_update(
             index_elements=["name"], set_={"position": dict(position), "updated_at": func.now()}

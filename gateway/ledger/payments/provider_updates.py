@@ -1,13 +1,16 @@
-"""What a provider says now becomes what we hold: subscription, payments, credits and invoices in one transaction.
+"""Applies the fetched state of a provider's objects: subscription, payments, credits and invoices in one transaction.
 
-Everything here says what is to hold, never what is to be added, so that hearing it twice changes nothing: rows are
-unique by the provider's ids, a period's credits by the period, and what is taken back is counted on the payment.
+Every effect sets a state and adds nothing, so applying an update twice changes nothing: rows are unique by the
+provider's ids, a period's credits by the period, and credits that were taken back are counted on the payment.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 from uuid import UUID
 
 from sqlalchemy import select
@@ -19,71 +22,100 @@ from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.db.tables import subscription_plans
 from gateway.ledger.payments import checkouts, payments, provider_customers, provider_sync
 from gateway.ledger.payments.checkouts import Checkout
-from gateway.ledger.payments.payment_booking import PaidFor, book
+from gateway.ledger.payments.payment_booking import PaymentPurpose, book
 from gateway.ledger.payments.provider_subscriptions import sync_from_provider
 from gateway.ledger.subscriptions import subscriptions
 from gateway.ledger.subscriptions.lifecycle import await_payment
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription
 from policies.billing.invoicing import Period
 from policies.billing.payments import RemotePayment, RemoteSubscription, Snapshot, access_of
-
-_PRICE_COLUMNS = {
-    "stripe": subscription_plans.c.stripe_price_id,
-    "lemon_squeezy": subscription_plans.c.lemon_squeezy_variant_id,
-}
-
-# Where the buyer names the customer by an address at the checkout, instead of us before it.
-_BUYER_NAMES_CUSTOMER = frozenset({"lemon_squeezy"})
+from policies.billing.providers import PROVIDERS, ProviderTraits
 
 
-class Mismatch(Exception):  # noqa: N818 - a state of the world that a person must look at
-    """What the provider says does not fit what we know; nothing of it is taken."""
+class ProviderMismatch(Exception):  # noqa: N818 - a state of the world that an operator must correct
+    """The provider's objects contradict the database, so nothing of the update is applied."""
+
+
+class ConnectionSource(Protocol):
+    def read(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
+
+
+class Source(Protocol):
+    """The provider that an update comes from."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def traits(self) -> ProviderTraits: ...
 
 
 @dataclass(frozen=True, slots=True)
-class News:
-    """`fetched_at` is from before the provider was asked. `reference` is our checkout's id, as the message told it."""
+class ProviderUpdate:
+    """`fetched_at` is a time before the request. `reference` is the checkout's id, where the event carries it.
+
+    `buyer_enters_email`: the customer of a purchase may differ from the account's.
+    """
 
     provider: str
     snapshot: Snapshot
     fetched_at: datetime
     reference: str | None = None
+    buyer_enters_email: bool = False
 
     @property
     def actor(self) -> str:
         return f"provider:{self.provider}"
 
 
-async def take(connection: AsyncConnection, news: News) -> bool:
-    """Whether any of it is ours. Raises Mismatch, and what syncing a subscription raises."""
-    is_ours = False
-    for subscription in news.snapshot.subscriptions:
-        is_ours |= await _take_subscription(connection, news, subscription)
-    for payment in news.snapshot.payments:
-        is_ours |= await _take_payment(connection, news, payment)
-    is_ours |= await _take_checkout(connection, news)
-    if gone := news.snapshot.gone_customer_id:
-        is_ours |= await _owner(connection, news, gone) is not None
-        await provider_customers.forget(connection, news.provider, provider_customer_id=gone)
-    return is_ours
+async def fetch_update(
+    database: ConnectionSource,
+    provider: Source,
+    fetch: Callable[[], Awaitable[Snapshot]],
+    *,
+    reference: str | None = None,
+) -> ProviderUpdate:
+    """Reads the database's clock, then fetches. Raises what `fetch` raises."""
+    async with database.read() as connection:
+        fetched_at = await provider_sync.database_time(connection)
+    return ProviderUpdate(provider.name, await fetch(), fetched_at, reference, provider.traits.buyer_enters_email)
 
 
-async def _take_subscription(connection: AsyncConnection, news: News, remote: RemoteSubscription) -> bool:
-    found = await subscriptions.get_by_provider(connection, news.provider, remote.id)
+async def apply_update(connection: AsyncConnection, update: ProviderUpdate) -> bool:
+    """Returns whether any object of it belongs to an account here.
+
+    Raises ProviderMismatch, and what `sync_from_provider` raises.
+    """
+    is_known = False
+    for subscription in update.snapshot.subscriptions:
+        is_known |= await _apply_subscription(connection, update, subscription)
+    for payment in update.snapshot.payments:
+        is_known |= await _apply_payment(connection, update, payment)
+    is_known |= await _apply_checkout(connection, update)
+    if customer_id := update.snapshot.gone_customer_id:
+        is_known |= await _find_owner(connection, update, customer_id) is not None
+        await provider_customers.delete(connection, update.provider, provider_customer_id=customer_id)
+    return is_known
+
+
+async def _apply_subscription(connection: AsyncConnection, update: ProviderUpdate, remote: RemoteSubscription) -> bool:
+    found = await subscriptions.get_by_provider(connection, update.provider, remote.id)
     if found is None:
-        found = await _awaiting(connection, news, remote)
+        found = await _find_ordered(connection, update, remote)
     if found is None:
         return False
-    await _check_customer(connection, news, found.user_id, customer_id=remote.customer_id)
-    if await _is_freshest(connection, news, "subscription", remote.id):
-        await _sync(connection, news, await _its_own(connection, news, found, remote), remote)
+    await _check_customer(connection, update, found.user_id, customer_id=remote.customer_id)
+    if await _record_fetch(connection, update, "subscription", remote.id):
+        await _sync(connection, update, await _lock_or_create(connection, update, found, remote), remote)
     return True
 
 
-async def _sync(connection: AsyncConnection, news: News, found: StoredSubscription, remote: RemoteSubscription) -> None:
-    plan = await _plan_of(connection, news.provider, remote.price_id)
-    kept = Period(found.current_period_start, found.current_period_end)
-    status, period = access_of(remote, stored=found.status, paid_until=kept)
+async def _sync(
+    connection: AsyncConnection, update: ProviderUpdate, found: StoredSubscription, remote: RemoteSubscription
+) -> None:
+    plan = await _get_plan(connection, update.provider, remote.price_id)
+    paid_until = Period(found.current_period_start, found.current_period_end)
+    status, period = access_of(remote, stored=found.status, paid_until=paid_until)
     await sync_from_provider(
         connection,
         found.id,
@@ -92,71 +124,77 @@ async def _sync(connection: AsyncConnection, news: News, found: StoredSubscripti
         period_end=period.end,
         cancel_at_period_end=remote.cancel_at_period_end,
         quantity=remote.quantity,
-        now=news.fetched_at,
-        actor=news.actor,
+        now=update.fetched_at,
+        actor=update.actor,
         plan_id=plan.id,
         provider_subscription_id=remote.id,
     )
 
 
-async def _awaiting(connection: AsyncConnection, news: News, remote: RemoteSubscription) -> StoredSubscription | None:
-    """The subscription that this one was begun for, by our reference, else by who bought what."""
-    checkout = await _checkout(connection, news, remote.reference)
+async def _find_ordered(
+    connection: AsyncConnection, update: ProviderUpdate, remote: RemoteSubscription
+) -> StoredSubscription | None:
+    """The subscription that the remote one was bought for: by the checkout's id, else by buyer and price."""
+    checkout = await _find_checkout(connection, update, remote.reference)
     if checkout is None:
-        user_id = await _buyer(connection, news, remote.customer_id, remote.email)
+        user_id = await _find_buyer(connection, update, remote.customer_id, remote.email)
         if user_id is None:
             return None
-        checkout = await checkouts.newest_for(connection, user_id, provider=news.provider, price_id=remote.price_id)
+        checkout = await checkouts.find_latest(connection, user_id, provider=update.provider, price_id=remote.price_id)
     if checkout is None or checkout.subscription_id is None:
         return None
     return await subscriptions.get(connection, checkout.subscription_id)
 
 
-async def _its_own(
-    connection: AsyncConnection, news: News, found: StoredSubscription, remote: RemoteSubscription
+async def _lock_or_create(
+    connection: AsyncConnection, update: ProviderUpdate, found: StoredSubscription, remote: RemoteSubscription
 ) -> StoredSubscription:
-    """The subscription that was begun for the remote one, locked; one more where it has become another's.
+    """The found subscription, locked; a new one where the found one belongs to another remote subscription.
 
-    Then it was paid for twice, as from two windows; the later takes over as any other of the account's does.
+    Then the buyer paid twice, for instance in two windows, and the later subscription supersedes the earlier.
     """
-    held = await subscriptions.get_for_update(connection, found.id)
-    if held.provider_subscription_id in (None, remote.id):
-        return held
-    plan = await _plan_of(connection, news.provider, remote.price_id)
-    return await await_payment(connection, held.user_id, plan_id=plan.id, provider=news.provider, now=news.fetched_at)
+    locked = await subscriptions.get_for_update(connection, found.id)
+    if locked.provider_subscription_id in (None, remote.id):
+        return locked
+    plan = await _get_plan(connection, update.provider, remote.price_id)
+    return await await_payment(
+        connection, locked.user_id, plan_id=plan.id, provider=update.provider, now=update.fetched_at
+    )
 
 
-async def _take_payment(connection: AsyncConnection, news: News, remote: RemotePayment) -> bool:
-    paid_for = await _paid_for(connection, news, remote)
-    if paid_for is None:
+async def _apply_payment(connection: AsyncConnection, update: ProviderUpdate, remote: RemotePayment) -> bool:
+    purpose = await _find_purpose(connection, update, remote)
+    if purpose is None:
         return False
-    await _check_customer(connection, news, paid_for.user_id, customer_id=remote.customer_id)
-    if await _is_freshest(connection, news, "payment", remote.id):
-        await book(connection, news.provider, remote, paid_for=paid_for, now=news.fetched_at)
+    await _check_customer(connection, update, purpose.user_id, customer_id=remote.customer_id)
+    if await _record_fetch(connection, update, "payment", remote.id):
+        await book(connection, update.provider, remote, purpose=purpose, now=update.fetched_at)
     return True
 
 
-async def _paid_for(connection: AsyncConnection, news: News, remote: RemotePayment) -> PaidFor | None:
+async def _find_purpose(
+    connection: AsyncConnection, update: ProviderUpdate, remote: RemotePayment
+) -> PaymentPurpose | None:
     if remote.subscription_id is not None:
-        found = await subscriptions.get_by_provider(connection, news.provider, remote.subscription_id)
+        found = await subscriptions.get_by_provider(connection, update.provider, remote.subscription_id)
         if found is None:
             return None
-        plan = await _find_plan(connection, news.provider, remote.price_id)
-        return PaidFor(found.user_id, subscription=found, plan=plan)
-    known = await payments.find(connection, news.provider, provider_payment_id=remote.id)
-    if known is not None and known.grant_id is not None:
-        return PaidFor(known.user_id, known=known)  # its checkout is over, and may be named by nothing any more
-    checkout = await _checkout(connection, news, remote.reference)
-    if checkout is None and (user_id := await _buyer(connection, news, remote.customer_id, remote.email)):
-        checkout = await checkouts.newest_for(connection, user_id, provider=news.provider, price_id=remote.price_id)
+        plan = await _find_plan(connection, update.provider, remote.price_id)
+        return PaymentPurpose(found.user_id, subscription=found, plan=plan)
+    booked = await payments.find(connection, update.provider, provider_payment_id=remote.id)
+    if booked is not None and booked.grant_id is not None:
+        return PaymentPurpose(booked.user_id, booked=booked)  # nothing may refer to its checkout any more
+    checkout = await _find_checkout(connection, update, remote.reference)
+    if checkout is None and (user_id := await _find_buyer(connection, update, remote.customer_id, remote.email)):
+        checkout = await checkouts.find_latest(connection, user_id, provider=update.provider, price_id=remote.price_id)
     if checkout is None or checkout.pack_id is None:
         return None
-    return PaidFor(checkout.user_id, checkout=checkout)
+    return PaymentPurpose(checkout.user_id, checkout=checkout)
 
 
-async def _take_checkout(connection: AsyncConnection, news: News) -> bool:
-    remote = news.snapshot.checkout
-    checkout = await _checkout(connection, news, remote.reference) if remote is not None else None
+async def _apply_checkout(connection: AsyncConnection, update: ProviderUpdate) -> bool:
+    remote = update.snapshot.checkout
+    checkout = await _find_checkout(connection, update, remote.reference) if remote is not None else None
     if remote is None or checkout is None:
         return False
     if remote.is_over:
@@ -164,60 +202,64 @@ async def _take_checkout(connection: AsyncConnection, news: News) -> bool:
     return True
 
 
-async def _checkout(connection: AsyncConnection, news: News, named: str | None) -> Checkout | None:
-    """By the reference on the object itself, else by that of the message."""
-    for reference in (named, news.reference):
+async def _find_checkout(
+    connection: AsyncConnection, update: ProviderUpdate, object_reference: str | None
+) -> Checkout | None:
+    """By the reference of the object, else by that of the event."""
+    for reference in (object_reference, update.reference):
         try:
             checkout = await checkouts.get(connection, UUID(reference or ""))
         except ValueError:
             continue
-        if checkout is not None and checkout.provider == news.provider:
+        if checkout is not None and checkout.provider == update.provider:
             return checkout
     return None
 
 
-async def _buyer(connection: AsyncConnection, news: News, customer_id: str, email: str | None) -> UUID | None:
-    user_id = await _owner(connection, news, customer_id)
-    if user_id is None and email and news.provider in _BUYER_NAMES_CUSTOMER:
+async def _find_buyer(
+    connection: AsyncConnection, update: ProviderUpdate, customer_id: str, email: str | None
+) -> UUID | None:
+    user_id = await _find_owner(connection, update, customer_id)
+    if user_id is None and email and update.buyer_enters_email:
         user = await users.get_by_email(connection, email)
         user_id = None if user is None else user.id
     return user_id
 
 
-async def _owner(connection: AsyncConnection, news: News, customer_id: str) -> UUID | None:
-    return await provider_customers.owner(connection, news.provider, provider_customer_id=customer_id)
+async def _find_owner(connection: AsyncConnection, update: ProviderUpdate, customer_id: str) -> UUID | None:
+    return await provider_customers.find_user(connection, update.provider, provider_customer_id=customer_id)
 
 
-async def _check_customer(connection: AsyncConnection, news: News, user_id: UUID, *, customer_id: str) -> None:
-    owner = await _owner(connection, news, customer_id)
+async def _check_customer(
+    connection: AsyncConnection, update: ProviderUpdate, user_id: UUID, *, customer_id: str
+) -> None:
+    owner = await _find_owner(connection, update, customer_id)
     if owner == user_id:
         return
-    if news.provider in _BUYER_NAMES_CUSTOMER:
-        # One customer per address, and it may have been another user's before: what was bought says whose it is.
-        await provider_customers.keep(connection, user_id, provider=news.provider, provider_customer_id=customer_id)
-        return
-    if owner is not None:
-        raise Mismatch(f"customer {customer_id} is user {owner}, and this was begun by user {user_id}")
-    known = await provider_customers.keep(connection, user_id, provider=news.provider, provider_customer_id=customer_id)
-    if known != customer_id:
-        raise Mismatch(f"user {user_id} is customer {known}, and this is of customer {customer_id}")
+    if owner is not None and not update.buyer_enters_email:
+        raise ProviderMismatch(f"customer {customer_id} is user {owner}, but the purchase is of user {user_id}")
+    known = await provider_customers.record(
+        connection, user_id, provider=update.provider, provider_customer_id=customer_id
+    )
+    # With addresses that buyers enter, the customer may be another user's; the purchase decides whose it is.
+    if known != customer_id and not update.buyer_enters_email:
+        raise ProviderMismatch(f"user {user_id} is customer {known}, but the purchase is of customer {customer_id}")
 
 
-async def _is_freshest(connection: AsyncConnection, news: News, kind: str, object_id: str) -> bool:
-    return await provider_sync.is_freshest(
-        connection, news.provider, kind=kind, object_id=object_id, fetched_at=news.fetched_at
+async def _record_fetch(connection: AsyncConnection, update: ProviderUpdate, kind: str, object_id: str) -> bool:
+    return await provider_sync.record_fetch(
+        connection, update.provider, kind=kind, object_id=object_id, fetched_at=update.fetched_at
     )
 
 
-async def _plan_of(connection: AsyncConnection, provider: str, price_id: str) -> StoredPlan:
+async def _get_plan(connection: AsyncConnection, provider: str, price_id: str) -> StoredPlan:
     plan = await _find_plan(connection, provider, price_id)
     if plan is None:
-        raise Mismatch(f"{price_id} is the price of no plan: give a plan this id, then replay the event")
+        raise ProviderMismatch(f"{price_id} is the price of no plan: give a plan this id, then replay the event")
     return plan
 
 
 async def _find_plan(connection: AsyncConnection, provider: str, price_id: str | None) -> StoredPlan | None:
-    found: str | None = await connection.scalar(
-        select(subscription_plans.c.id).where(_PRICE_COLUMNS[provider] == price_id)
-    )
+    column = subscription_plans.c[PROVIDERS[provider].price_field]
+    found: str | None = await connection.scalar(select(subscription_plans.c.id).where(column == price_id))
     return None if found is None else await plans.get(connection, found)

@@ -1,8 +1,8 @@
-"""What usage a provider was told of, by subscription and day: the next report is what the day has more than that.
+"""Usage reports to a provider, by subscription and day: each reports what the day has more than those before it.
 
-A report is written down before it is sent and sent again as it was written, under its own identifier, until it is known
-to have arrived. So whatever crashes, usage is neither told twice nor left out; and what is written late, after its day
-was reported, makes another report of that day.
+A report is stored before it is sent, and sent again under the same identifier until the provider has confirmed it. So a
+crash neither repeats nor loses usage. Usage that is recorded after its day was reported makes another report of
+the day.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gateway.ledger.db.tables import provider_customers, subscriptions, usage_re
 
 @dataclass(frozen=True, slots=True)
 class UsageReport:
-    """`identifier` is what the provider tells repetitions by; `used_at` lies in the day that the usage is of."""
+    """The provider recognises repetitions by `identifier`; `used_at` lies within the reported day."""
 
     id: int
     subscription_id: UUID
@@ -30,13 +30,13 @@ class UsageReport:
     attempted_at: datetime | None
 
 
-# Billed as the plan of each call says, whatever the subscription has become since. Days are UTC's. The identifier
-# counts what was reported before, so a day's reports are told apart.
+# Each call is billed by the plan it was made under. Days are UTC. The identifier contains the credits reported before,
+# so that it differs between the reports of a day.
 _DUE = text("""
     INSERT INTO usage_reports (subscription_id, day, used_at, identifier, credits_used)
     SELECT used.subscription_id, used.day, used.used_at,
-           used.subscription_id || ':' || used.day || ':' || coalesce(told.credits, 0),
-           used.credits - coalesce(told.credits, 0)
+           used.subscription_id || ':' || used.day || ':' || coalesce(reported.credits, 0),
+           used.credits - coalesce(reported.credits, 0)
       FROM (SELECT u.subscription_id, CAST(u.created_at AT TIME ZONE 'UTC' AS date) AS day,
                    max(u.created_at) AS used_at, CAST(sum(u.credits_charged) AS bigint) AS credits
               FROM usage_tracking u
@@ -45,25 +45,33 @@ _DUE = text("""
              WHERE u.created_at >= :since AND u.created_at < :until
              GROUP BY 1, 2) used
       LEFT JOIN LATERAL (SELECT CAST(sum(r.credits_used) AS bigint) AS credits FROM usage_reports r
-                          WHERE r.subscription_id = used.subscription_id AND r.day = used.day) told ON true
-     WHERE used.credits > coalesce(told.credits, 0)
+                          WHERE r.subscription_id = used.subscription_id AND r.day = used.day) reported ON true
+     WHERE used.credits > coalesce(reported.credits, 0)
     ON CONFLICT (identifier) DO NOTHING
 """)
 
 
-async def write_down(connection: AsyncConnection, provider: str, *, since: datetime, until: datetime) -> int:
-    """Writes reports of what was used and not reported yet, of plans priced by usage; gives how many.
+async def create_due(connection: AsyncConnection, provider: str, *, since: datetime, until: datetime) -> int:
+    """Creates reports of unreported usage on plans priced by usage; returns how many.
 
-    `since` must be the beginning of a day (UTC): a day is compared as a whole.
+    `since` must be the start of a UTC day, since days are compared as a whole.
     """
     return (await connection.execute(_DUE, {"provider": provider, "since": since, "until": until})).rowcount
 
 
-async def next_unsent(connection: AsyncConnection) -> UsageReport | None:
-    """The oldest report that is not known to have arrived, in one hand at a time; noted as being tried."""
+async def start_next(connection: AsyncConnection, provider: str) -> UsageReport | None:
+    """The oldest unconfirmed report to the provider, locked until the transaction ends, with its attempt recorded.
+
+    `attempted_at` is that of the first attempt before this one.
+    """
+    of_provider = select(subscriptions.c.id).where(subscriptions.c.provider == provider)
     oldest = (
         select(usage_reports.c.id)
-        .where(usage_reports.c.reported_at.is_(None), usage_reports.c.error_message.is_(None))
+        .where(
+            usage_reports.c.reported_at.is_(None),
+            usage_reports.c.error_message.is_(None),
+            usage_reports.c.subscription_id.in_(of_provider),
+        )
         .order_by(usage_reports.c.id)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -75,25 +83,25 @@ async def next_unsent(connection: AsyncConnection) -> UsageReport | None:
     ).one_or_none()
     if found is None:
         return None
-    tried = {"attempted_at": func.coalesce(usage_reports.c.attempted_at, func.now())}
-    await connection.execute(update(usage_reports).where(usage_reports.c.id == found.id).values(tried))
+    attempt = {"attempted_at": func.coalesce(usage_reports.c.attempted_at, func.now())}
+    await connection.execute(update(usage_reports).where(usage_reports.c.id == found.id).values(attempt))
     return value(UsageReport, found)
 
 
-async def not_sent(connection: AsyncConnection, report: UsageReport) -> None:
-    """The attempt that `next_unsent` noted did not reach the provider's books: as if it had not been made."""
-    as_before = {"attempted_at": report.attempted_at}
-    await connection.execute(update(usage_reports).where(usage_reports.c.id == report.id).values(as_before))
+async def undo_start(connection: AsyncConnection, report: UsageReport) -> None:
+    """For an attempt that the provider certainly did not count."""
+    before = {"attempted_at": report.attempted_at}
+    await connection.execute(update(usage_reports).where(usage_reports.c.id == report.id).values(before))
 
 
-async def arrived(connection: AsyncConnection, report: UsageReport, *, error: str | None = None) -> None:
-    """It is done with: taken, or, with an `error`, refused for good and left to a person."""
-    ended = {"reported_at": func.now()} if error is None else {"error_message": error}
-    await connection.execute(update(usage_reports).where(usage_reports.c.id == report.id).values(ended))
+async def complete(connection: AsyncConnection, report: UsageReport, *, error: str | None = None) -> None:
+    """Ends the report: confirmed or, with an `error`, refused for good, so that an operator must look at it."""
+    outcome = {"reported_at": func.now()} if error is None else {"error_message": error}
+    await connection.execute(update(usage_reports).where(usage_reports.c.id == report.id).values(outcome))
 
 
-async def customer_of(connection: AsyncConnection, report: UsageReport) -> str | None:
-    """The provider's id of who used it."""
+async def find_customer(connection: AsyncConnection, report: UsageReport) -> str | None:
+    """The provider's id of the user."""
     query = (
         select(provider_customers.c.provider_customer_id)
         .join(

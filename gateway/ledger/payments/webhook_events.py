@@ -1,4 +1,4 @@
-"""The inbox of what providers tell: stored once however often it comes, acted on after that, in one hand at a time."""
+"""The inbox of provider events: each is stored once, however often it arrives, processed by one worker at a time."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from gateway.ledger.db.rows import Page, columns, page_by_time, value
 from gateway.ledger.db.tables import webhook_events
 from policies.billing.payments import retry_after
 
-# Longer than a provider may take to answer all that one event asks: the hand that had it is dead.
-CLAIM = timedelta(minutes=2)
+# Longer than all requests for one event may take: the worker that leased it is dead.
+LEASE = timedelta(minutes=2)
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookEvent:
-    """`attempts` counts those begun; `next_attempt_at` None: none is due."""
+    """`attempts` counts those started; `next_attempt_at` None: no further one."""
 
     id: UUID
     provider: str
@@ -41,10 +41,10 @@ class WebhookEvent:
 
 
 _COLUMNS = columns(webhook_events, WebhookEvent)
-_WAITING = webhook_events.c.status.in_(("received", "failed"))
+_IS_PENDING = webhook_events.c.status.in_(("received", "failed"))
 
 
-async def receive(
+async def record(
     connection: AsyncConnection,
     provider: str,
     *,
@@ -52,68 +52,71 @@ async def receive(
     event_type: str,
     payload: Mapping[str, Any],
     occurred_at: datetime | None,
-    foreign: str | None = None,
+    unrelated_reason: str | None = None,
 ) -> UUID | None:
-    """Stores an event, due at once; None for one that is here already. One that is `foreign` is kept, not acted on."""
-    given = {
+    """Stores an event, due at once, and returns its id; None for a duplicate.
+
+    An event with an `unrelated_reason` is stored as ignored.
+    """
+    row = {
         "provider": provider,
         "provider_event_id": provider_event_id,
         "event_type": event_type,
         "payload": dict(payload),
         "occurred_at": occurred_at,
-        "status": "received" if foreign is None else "ignored",
-        "error_message": foreign,
-        "next_attempt_at": func.now() if foreign is None else null(),
+        "status": "received" if unrelated_reason is None else "ignored",
+        "error_message": unrelated_reason,
+        "next_attempt_at": func.now() if unrelated_reason is None else null(),
     }
-    stored = insert(webhook_events).values(given).on_conflict_do_nothing().returning(webhook_events.c.id)
+    stored = insert(webhook_events).values(row).on_conflict_do_nothing().returning(webhook_events.c.id)
     event_id: UUID | None = await connection.scalar(stored)
     return event_id
 
 
-async def claim(connection: AsyncConnection, *, event_id: UUID | None = None) -> WebhookEvent | None:
-    """The event that has been due for longest, or the given one if it is due; ours until CLAIM has passed."""
-    due = select(webhook_events.c.id).where(_WAITING, webhook_events.c.next_attempt_at <= func.now())
+async def lease(connection: AsyncConnection, *, event_id: UUID | None = None) -> WebhookEvent | None:
+    """Leases the event that has been due for longest, or the given one if it is due, to the caller for LEASE."""
+    due = select(webhook_events.c.id).where(_IS_PENDING, webhook_events.c.next_attempt_at <= func.now())
     if event_id is not None:
         due = due.where(webhook_events.c.id == event_id)
     due = due.order_by(webhook_events.c.next_attempt_at).limit(1).with_for_update(skip_locked=True)
-    taken = (
+    leased = (
         update(webhook_events)
         .where(webhook_events.c.id.in_(due.scalar_subquery()))
-        .values(attempts=webhook_events.c.attempts + 1, next_attempt_at=func.now() + CLAIM)
+        .values(attempts=webhook_events.c.attempts + 1, next_attempt_at=func.now() + LEASE)
         .returning(*_COLUMNS)
     )
-    row = (await connection.execute(taken)).one_or_none()
+    row = (await connection.execute(leased)).one_or_none()
     return None if row is None else value(WebhookEvent, row)
 
 
-async def done(connection: AsyncConnection, event_id: UUID, *, ignored: str | None = None) -> None:
-    """Belongs into the transaction of the effects, so that neither stands without the other."""
-    ended = {
+async def complete(connection: AsyncConnection, event_id: UUID, *, ignored: str | None = None) -> None:
+    """Call it in the transaction of the effects, so that both commit or neither. `ignored` says why there are none."""
+    outcome = {
         "status": "processed" if ignored is None else "ignored",
         "error_message": ignored,
         "next_attempt_at": null(),
         "processed_at": func.now(),
     }
-    await connection.execute(update(webhook_events).where(webhook_events.c.id == event_id).values(ended))
+    await connection.execute(update(webhook_events).where(webhook_events.c.id == event_id).values(outcome))
 
 
-async def failed(connection: AsyncConnection, event: WebhookEvent, *, reason: str) -> None:
-    """Due again later, unless it has been tried often enough or another hand has done it meanwhile."""
-    pause = retry_after(event.attempts)
-    ended = {
+async def fail(connection: AsyncConnection, event: WebhookEvent, *, reason: str) -> None:
+    """Schedules the next attempt, or none after the last; an event that another worker completed stays completed."""
+    delay = retry_after(event.attempts)
+    outcome = {
         "status": "failed",
         "error_message": reason,
-        "next_attempt_at": null() if pause is None else func.now() + pause,
+        "next_attempt_at": null() if delay is None else func.now() + delay,
     }
-    await connection.execute(update(webhook_events).where(webhook_events.c.id == event.id, _WAITING).values(ended))
+    await connection.execute(update(webhook_events).where(webhook_events.c.id == event.id, _IS_PENDING).values(outcome))
 
 
-async def replay(connection: AsyncConnection, event_id: UUID) -> WebhookEvent:
-    """Due at once, as if it had just come. Raises NotFound."""
-    again = {"status": "received", "attempts": 0, "next_attempt_at": func.now(), "error_message": null()}
+async def requeue(connection: AsyncConnection, event_id: UUID) -> WebhookEvent:
+    """Makes the event due at once, with all its attempts. Raises NotFound."""
+    reset = {"status": "received", "attempts": 0, "next_attempt_at": func.now(), "error_message": null()}
     row = (
         await connection.execute(
-            update(webhook_events).where(webhook_events.c.id == event_id).values(again).returning(*_COLUMNS)
+            update(webhook_events).where(webhook_events.c.id == event_id).values(reset).returning(*_COLUMNS)
         )
     ).one_or_none()
     if row is None:
@@ -143,8 +146,8 @@ async def list_events(
 
 
 async def counts(connection: AsyncConnection) -> dict[str, int]:
-    """How many events wait and how many are given up, for whoever watches."""
+    """How many events are waiting, and how many have no attempt left."""
     waiting = func.count(case((webhook_events.c.next_attempt_at.is_not(None), 1)))
     given_up = func.count(case((webhook_events.c.next_attempt_at.is_(None), 1)))
-    row = (await connection.execute(select(waiting, given_up).where(_WAITING))).one()
+    row = (await connection.execute(select(waiting, given_up).where(_IS_PENDING))).one()
     return {"waiting": row[0], "given_up": row[1]}

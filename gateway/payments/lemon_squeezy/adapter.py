@@ -1,4 +1,4 @@
-"""Lemon Squeezy over httpx: JSON:API requests, its rate limit kept to, its answers read by `lemon_squeezy_objects`."""
+"""Calls Lemon Squeezy's JSON:API within its rate limit; `objects.py` and `events.py` parse what it sends."""
 
 from __future__ import annotations
 
@@ -11,35 +11,34 @@ from typing import Any
 
 import httpx
 
-from gateway.payments.lemon_squeezy import objects as objects
+from gateway.payments.lemon_squeezy import objects
+from gateway.payments.lemon_squeezy.events import EVENT_TYPES, parse_event, verify_signature
 from gateway.payments.provider import (
     CONNECT_TIMEOUT_SECONDS,
     TIMEOUT_SECONDS,
-    Changes,
-    InvalidWebhook,
-    KeyRefused,
-    PlacedCheckout,
+    ChangeEvent,
+    ChangesPage,
+    CheckoutRequest,
+    CreatedCheckout,
+    CredentialsRejected,
     ProviderRefused,
     ProviderUnavailable,
-    Purchase,
-    Refunded,
-    Report,
-    read_changes,
+    parse_changes,
 )
-from gateway.payments.signatures import verify_lemon_squeezy
 from policies.billing.money import to_minor
-from policies.billing.payments import About, Event, RemoteCheckout, Snapshot, Subject
+from policies.billing.payments import ObjectKind, ObjectRef, ProviderEvent, RemoteCheckout, Snapshot
+from policies.billing.providers import ProviderTraits
 
 # https://docs.lemonsqueezy.com/api/getting-started/requests: 300 a minute, then 429.
 RETRIES = 2
 MAX_PAUSE_SECONDS = 5.0
 FIRST_PAUSE_SECONDS = 0.5
 PAGE = 100
-# Its times are whole seconds of its own clock.
+# Its timestamps are whole seconds of its own clock.
 CLOCK_SKEW = timedelta(minutes=5)
 
-# What is walked through for changes, and the event that each stands in for.
-_WALK = {
+# The collections that are polled for changes, and the event that an object of each stands for.
+_POLLED = {
     "subscriptions": "subscription_updated",
     "subscription-invoices": "subscription_payment_success",
     "orders": "order_created",
@@ -47,9 +46,16 @@ _WALK = {
 
 
 class LemonSqueezy:
-    """One store, in test mode or not: the API key alone does not say which."""
+    """One store, in live or test mode; the API key does not tell which."""
 
     name = "lemon_squeezy"
+    traits = ProviderTraits(
+        event_types=frozenset(EVENT_TYPES),
+        # It lists all objects whatever their age; older changes than Stripe's are not worth the pages.
+        changes_kept_for=timedelta(days=29),
+        buyer_enters_email=True,
+        cancels_immediately=False,
+    )
 
     def __init__(
         self,
@@ -71,38 +77,38 @@ class LemonSqueezy:
             transport=transport,
         )
 
-    async def create_customer(self, user_id: str, *, email: str, name: str | None) -> str:  # noqa: ARG002 - it keeps none of ours
-        """A store has one customer per address, so asking again finds the one that is there."""
+    async def create_customer(self, user_id: str, *, email: str, name: str | None) -> str:  # noqa: ARG002 - it has no field for the user's id
+        """A store has one customer per address, so a repeated call finds the existing one."""
         known = await self._get("/customers", {"filter[store_id]": self._store_id, "filter[email]": email})
         if known["data"]:
             return str(known["data"][0]["id"])
         body = self._resource("customers", {"name": name or email, "email": email}, store=self._store_id)
         return str((await self._send("POST", "/customers", body))["data"]["id"])
 
-    async def create_checkout(self, purchase: Purchase) -> PlacedCheckout:
-        chosen: dict[str, Any] = {"email": purchase.email, "custom": {objects.REFERENCE: purchase.reference}}
-        if purchase.quantity > 1:
-            chosen["variant_quantities"] = [{"variant_id": int(purchase.price_id), "quantity": purchase.quantity}]
+    async def create_checkout(self, request: CheckoutRequest) -> CreatedCheckout:
+        data: dict[str, Any] = {"email": request.email, "custom": {objects.REFERENCE: request.reference}}
+        if request.quantity > 1:
+            data["variant_quantities"] = [{"variant_id": int(request.price_id), "quantity": request.quantity}]
         attributes = {
-            "checkout_data": chosen,
-            "product_options": {"redirect_url": purchase.success_url, "enabled_variants": [int(purchase.price_id)]},
-            "checkout_options": {"skip_trial": purchase.is_subscription and not purchase.trial_days},
+            "checkout_data": data,
+            "product_options": {"redirect_url": request.success_url, "enabled_variants": [int(request.price_id)]},
+            "checkout_options": {"skip_trial": request.is_subscription and not request.trial_days},
             "test_mode": self._is_test,
         }
-        body = self._resource("checkouts", attributes, store=self._store_id, variant=purchase.price_id)
-        made = (await self._send("POST", "/checkouts", body))["data"]
-        return PlacedCheckout(str(made["id"]), made["attributes"]["url"])
+        body = self._resource("checkouts", attributes, store=self._store_id, variant=request.price_id)
+        created = (await self._send("POST", "/checkouts", body))["data"]
+        return CreatedCheckout(str(created["id"]), created["attributes"]["url"])
 
-    async def portal_url(self, customer_id: str, *, return_url: str) -> str:  # noqa: ARG002 - its portal has no way back
+    async def portal_url(self, customer_id: str, *, return_url: str) -> str:  # noqa: ARG002 - its portal does not return
         found = await self._get(f"/customers/{customer_id}")
         url: str | None = (found["data"]["attributes"].get("urls") or {}).get("customer_portal")
         if url is None:
             raise ProviderRefused("Lemon Squeezy has a portal only for customers with a subscription")
         return url
 
-    async def change_plan(self, subscription_id: str, *, price_id: str, quantity: int, key: str) -> None:  # noqa: ARG002 - setting twice is setting once
-        wish = {"variant_id": int(price_id), "invoice_immediately": True}
-        changed = await self._patch_subscription(subscription_id, wish)
+    async def change_plan(self, subscription_id: str, *, price_id: str, quantity: int, key: str) -> None:  # noqa: ARG002 - setting is idempotent
+        change = {"variant_id": int(price_id), "invoice_immediately": True}
+        changed = await self._patch_subscription(subscription_id, change)
         item = changed["attributes"].get("first_subscription_item") or {}
         if item and item.get("quantity") != quantity:
             body = self._resource("subscription-items", {"quantity": quantity}, resource_id=str(item["id"]))
@@ -116,18 +122,17 @@ class LemonSqueezy:
     async def resume(self, subscription_id: str) -> None:
         await self._patch_subscription(subscription_id, {"cancelled": False})
 
-    async def refund(self, payment_id: str, *, amount: Decimal | None, currency: str, key: str) -> Refunded:  # noqa: ARG002 - it takes no keys
-        collection, named = _collection_of(payment_id)
+    async def refund(self, payment_id: str, *, amount: Decimal | None, currency: str, key: str) -> None:  # noqa: ARG002 - it has no idempotency keys
+        collection, object_id = _collection_of(payment_id)
         attributes = {} if amount is None else {"amount": to_minor(amount, currency)}
-        body = self._resource(collection, attributes, resource_id=named)
-        await self._send("POST", f"/{collection}/{named}/refund", body)
-        return Refunded(payment_id)
+        body = self._resource(collection, attributes, resource_id=object_id)
+        await self._send("POST", f"/{collection}/{object_id}/refund", body)
 
-    async def fetch(self, subject: Subject) -> Snapshot:
+    async def fetch(self, subject: ObjectRef) -> Snapshot:
         try:
-            if subject.about is About.SUBSCRIPTION:
+            if subject.kind is ObjectKind.SUBSCRIPTION:
                 return await self._subscription(subject.id)
-            if subject.about is About.INVOICE:
+            if subject.kind is ObjectKind.INVOICE:
                 invoice = (await self._get(f"/subscription-invoices/{subject.id}"))["data"]
                 return await self._subscription(str(invoice["attributes"]["subscription_id"]))
             return await self._order(subject.id)
@@ -137,15 +142,17 @@ class LemonSqueezy:
             raise
 
     async def fetch_payment(self, payment_id: str) -> Snapshot:
-        collection, named = _collection_of(payment_id)
-        return await self.fetch(Subject(About.ORDER if collection == "orders" else About.INVOICE, named))
+        collection, object_id = _collection_of(payment_id)
+        return await self.fetch(
+            ObjectRef(ObjectKind.ORDER if collection == "orders" else ObjectKind.INVOICE, object_id)
+        )
 
     async def fetch_checkout(self, checkout_id: str, *, email: str, price_id: str, since: datetime) -> Snapshot:
-        """A checkout does not tell what came of it, so the buyer's orders are looked through."""
+        """A checkout has no outcome here, so this searches the buyer's subscriptions and orders."""
         since -= CLOCK_SKEW
-        wanted = {"filter[store_id]": self._store_id, "filter[user_email]": email, "page[size]": str(PAGE)}
-        subscriptions = (await self._get("/subscriptions", wanted))["data"]
-        orders = (await self._get("/orders", wanted))["data"]
+        params = {"filter[store_id]": self._store_id, "filter[user_email]": email, "page[size]": str(PAGE)}
+        subscriptions = (await self._get("/subscriptions", params))["data"]
+        orders = (await self._get("/orders", params))["data"]
         begun = [
             each
             for each in subscriptions
@@ -158,53 +165,33 @@ class LemonSqueezy:
             return Snapshot(found.subscriptions, found.payments, about)
         return Snapshot((), tuple(objects.read_order(each) for _, each in bought), about)
 
-    async def changed_since(self, since: datetime, *, page: str | None) -> Changes:
-        """By walking through all it has: it can filter by store, not by time."""
-        collection, _, number = (page or f"{next(iter(_WALK))}:1").partition(":")
-        wanted = {"filter[store_id]": self._store_id, "page[number]": number, "page[size]": str(PAGE)}
-        found = await self._get(f"/{collection}", wanted)
+    async def changed_since(self, since: datetime, *, page: str | None) -> ChangesPage:
+        """Lists all objects of the store, since lists cannot be filtered by time."""
+        collection, _, number = (page or f"{next(iter(_POLLED))}:1").partition(":")
+        params = {"filter[store_id]": self._store_id, "page[number]": number, "page[size]": str(PAGE)}
+        found = await self._get(f"/{collection}", params)
         last_page = int(((found.get("meta") or {}).get("page") or {}).get("lastPage") or 1)
-        all_there = read_changes(
+        changes = parse_changes(
             found["data"],
-            lambda each: self._report(_WALK[collection], each),
+            lambda each: self._change_event(_POLLED[collection], each),
             next_page=_page_after(collection, int(number), last_page),
         )
-        return replace(
-            all_there, reports=tuple(each for each in all_there.reports if _is_since(each.payload["data"], since))
-        )
+        recent = tuple(each for each in changes.changes if _is_since(each.payload["data"], since))
+        return replace(changes, changes=recent)
 
-    def verify(self, body: bytes, headers: Mapping[str, str], *, now: datetime) -> None:  # noqa: ARG002 - its signatures have no time
-        verify_lemon_squeezy(body, headers.get("x-signature"), secrets=self._secrets)
+    def verify(self, body: bytes, headers: Mapping[str, str], *, now: datetime) -> None:  # noqa: ARG002 - its signatures have no timestamp
+        verify_signature(body, headers.get("x-signature"), secrets=self._secrets)
 
-    def parse(self, payload: Mapping[str, Any], *, digest: str) -> Event:
-        try:
-            meta, found = payload["meta"], payload["data"]
-            attributes = found["attributes"]
-            return Event(
-                id=f"{meta['event_name']}:{found['id']}:{digest}",
-                type=str(meta["event_name"]),
-                subject=objects.subject_of(meta["event_name"], found),
-                occurred_at=objects.changed_at(found),
-                reference=(meta.get("custom_data") or {}).get(objects.REFERENCE),
-                foreign=self._foreign(meta, attributes),
-            )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise InvalidWebhook(f"not an event of Lemon Squeezy: {error!r}") from error
+    def parse(self, payload: Mapping[str, Any], *, digest: str) -> ProviderEvent:
+        return parse_event(payload, digest=digest, store_id=self._store_id, is_test=self._is_test)
 
     async def close(self) -> None:
         await self._http.aclose()
 
-    def _foreign(self, meta: Mapping[str, Any], attributes: Mapping[str, Any]) -> str | None:
-        is_test = bool(meta.get("test_mode") or attributes.get("test_mode"))
-        if is_test is not self._is_test:
-            return f"of {'test' if is_test else 'live'} mode, and this gateway is not"
-        store_id = attributes.get("store_id")
-        return f"of store {store_id}" if store_id is not None and str(store_id) != self._store_id else None
-
-    def _report(self, event_name: str, found: Mapping[str, Any]) -> Report:
+    def _change_event(self, event_name: str, found: Mapping[str, Any]) -> ChangeEvent:
         is_test = bool(found["attributes"].get("test_mode"))
         payload = {"meta": {"event_name": event_name, "test_mode": is_test}, "data": found}
-        return Report(self.parse(payload, digest=f"polled:{found['attributes'].get('updated_at')}"), payload)
+        return ChangeEvent(self.parse(payload, digest=f"polled:{found['attributes'].get('updated_at')}"), payload)
 
     async def _subscription(self, subscription_id: str) -> Snapshot:
         found = (await self._get(f"/subscriptions/{subscription_id}"))["data"]
@@ -222,46 +209,46 @@ class LemonSqueezy:
             tuple(each for snapshot in found for each in snapshot.payments),
         )
 
-    async def _patch_subscription(self, subscription_id: str, wish: Mapping[str, Any]) -> dict[str, Any]:
-        body = self._resource("subscriptions", wish, resource_id=subscription_id)
+    async def _patch_subscription(self, subscription_id: str, change: Mapping[str, Any]) -> dict[str, Any]:
+        body = self._resource("subscriptions", change, resource_id=subscription_id)
         changed: dict[str, Any] = (await self._send("PATCH", f"/subscriptions/{subscription_id}", body))["data"]
         return changed
 
-    async def _all(self, path: str, wanted: Mapping[str, str]) -> list[dict[str, Any]]:
+    async def _all(self, path: str, params: Mapping[str, str]) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         number, last_page = 1, 1
         while number <= last_page:
-            page = await self._get(path, {**wanted, "page[number]": str(number), "page[size]": str(PAGE)})
+            page = await self._get(path, {**params, "page[number]": str(number), "page[size]": str(PAGE)})
             found += page["data"]
             last_page = int(((page.get("meta") or {}).get("page") or {}).get("lastPage") or 1)
             number += 1
         return found
 
-    async def _get(self, path: str, wanted: Mapping[str, str] | None = None) -> dict[str, Any]:
-        return await self._send("GET", path, wanted=wanted)
+    async def _get(self, path: str, params: Mapping[str, str] | None = None) -> dict[str, Any]:
+        return await self._send("GET", path, params=params)
 
     async def _send(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, wanted: Mapping[str, str] | None = None
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, params: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """Tried again after 429, and for reading also after failures of theirs."""
+        """Retries after 429, and reads also after server errors."""
         for attempt in range(RETRIES + 1):
             try:
-                answer = await self._http.request(
+                response = await self._http.request(
                     method,
                     path,
                     json=body,
-                    params=wanted,
+                    params=params,
                     headers={"content-type": "application/vnd.api+json"} if body is not None else {},
                 )
             except httpx.TransportError as error:
                 if attempt == RETRIES or method != "GET":
                     raise ProviderUnavailable(f"Lemon Squeezy does not answer: {error!r}") from error
-                answer = None
-            if answer is not None and not _is_worth_retrying(answer, method):
-                return _content(answer)
-            if answer is not None and attempt == RETRIES:
-                return _content(answer)
-            await asyncio.sleep(_pause_seconds(answer, attempt))
+                response = None
+            if response is not None and not _is_worth_retrying(response, method):
+                return _content(response)
+            if response is not None and attempt == RETRIES:
+                return _content(response)
+            await asyncio.sleep(_pause_seconds(response, attempt))
         raise ProviderUnavailable("Lemon Squeezy does not answer")
 
     def _resource(
@@ -272,44 +259,44 @@ class LemonSqueezy:
             data["id"] = resource_id
         if related:
             data["relationships"] = {
-                name: {"data": {"type": f"{name}s", "id": named}} for name, named in related.items()
+                name: {"data": {"type": f"{name}s", "id": object_id}} for name, object_id in related.items()
             }
         return {"data": data}
 
 
-def _is_worth_retrying(answer: httpx.Response, method: str) -> bool:
-    return answer.status_code == 429 or (answer.status_code >= 500 and method == "GET")
+def _is_worth_retrying(response: httpx.Response, method: str) -> bool:
+    return response.status_code == 429 or (response.status_code >= 500 and method == "GET")
 
 
-def _pause_seconds(answer: httpx.Response | None, attempt: int) -> float:
-    told = answer.headers.get("retry-after", "") if answer is not None else ""
-    wished = float(told) if told.isascii() and told.isdigit() else FIRST_PAUSE_SECONDS * 2**attempt
-    return min(wished, MAX_PAUSE_SECONDS)
+def _pause_seconds(response: httpx.Response | None, attempt: int) -> float:
+    retry_after = response.headers.get("retry-after", "") if response is not None else ""
+    is_number = retry_after.isascii() and retry_after.isdigit()
+    return min(float(retry_after) if is_number else FIRST_PAUSE_SECONDS * 2**attempt, MAX_PAUSE_SECONDS)
 
 
-def _content(answer: httpx.Response) -> dict[str, Any]:
-    if answer.status_code in (408, 409, 429) or answer.status_code >= 500:
-        raise ProviderUnavailable(f"Lemon Squeezy answers {answer.status_code}")
-    if answer.status_code in (401, 403):
-        raise KeyRefused(f"Lemon Squeezy does not take this gateway's key: {_reason(answer)}")
-    if answer.status_code >= 400:
+def _content(response: httpx.Response) -> dict[str, Any]:
+    if response.status_code in (408, 409, 429) or response.status_code >= 500:
+        raise ProviderUnavailable(f"Lemon Squeezy answers {response.status_code}")
+    if response.status_code in (401, 403):
+        raise CredentialsRejected(f"Lemon Squeezy rejects this gateway's key: {_reason(response)}")
+    if response.status_code >= 400:
         raise ProviderRefused(
-            f"Lemon Squeezy answers {answer.status_code}: {_reason(answer)}", is_missing=answer.status_code == 404
+            f"Lemon Squeezy answers {response.status_code}: {_reason(response)}", is_missing=response.status_code == 404
         )
-    if not answer.content:
+    if not response.content:
         return {}
     try:
-        content: dict[str, Any] = answer.json()
+        content: dict[str, Any] = response.json()
     except ValueError as error:
-        raise ProviderUnavailable("Lemon Squeezy answers with what is not JSON") from error
+        raise ProviderUnavailable("Lemon Squeezy sent a response that is not JSON") from error
     return content
 
 
-def _reason(answer: httpx.Response) -> str:
+def _reason(response: httpx.Response) -> str:
     try:
-        return "; ".join(str(each.get("detail") or each.get("title")) for each in answer.json()["errors"])
+        return "; ".join(str(each.get("detail") or each.get("title")) for each in response.json()["errors"])
     except (ValueError, KeyError, TypeError, AttributeError):
-        return answer.text[:200]
+        return response.text[:200]
 
 
 def _collection_of(payment_id: str) -> tuple[str, str]:
@@ -331,5 +318,5 @@ def _with_variant(order: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 def _page_after(collection: str, number: int, last_page: int) -> str | None:
     if number < last_page:
         return f"{collection}:{number + 1}"
-    following = list(_WALK)[list(_WALK).index(collection) + 1 :]
+    following = list(_POLLED)[list(_POLLED).index(collection) + 1 :]
     return f"{following[0]}:1" if following else None

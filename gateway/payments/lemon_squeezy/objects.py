@@ -1,7 +1,7 @@
-"""Lemon Squeezy's JSON:API resources read into ours.
+"""Parses Lemon Squeezy's JSON:API resources.
 
-https://docs.lemonsqueezy.com/api: a subscription tells when it renews, not when its period began, and not whether it is
-paid for; both are in its invoices.
+https://docs.lemonsqueezy.com/api: a subscription has its renewal time, but neither the start of its period nor whether
+that is paid for; both are in its invoices.
 """
 
 from __future__ import annotations
@@ -10,95 +10,97 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 from policies.billing.invoicing import Line, Period
 from policies.billing.money import from_minor
 from policies.billing.payments import (
-    LEMON_SQUEEZY_EVENTS,
-    LEMON_SQUEEZY_STATUSES,
-    About,
     PaymentStatus,
     RemoteInvoice,
     RemotePayment,
     RemoteRefund,
     RemoteSubscription,
-    Subject,
 )
 from policies.model import SubscriptionStatus
 
 Resource = Mapping[str, Any]
 
-# The name of our checkout's id in what we send.
+# The custom field that carries the gateway's checkout id.
 REFERENCE = "gateway_checkout"
 
-# Orders and subscription invoices are numbered each for itself.
+# Orders and subscription invoices have separate sequences of ids.
 ORDER_PREFIX, INVOICE_PREFIX = "order-", "invoice-"
 
+# https://docs.lemonsqueezy.com/api/subscriptions/the-subscription-object: a cancelled one runs until `ends_at`.
+_STATUSES: Mapping[str, SubscriptionStatus] = MappingProxyType(
+    {
+        "on_trial": SubscriptionStatus.TRIALING,
+        "active": SubscriptionStatus.ACTIVE,
+        "cancelled": SubscriptionStatus.ACTIVE,
+        "paused": SubscriptionStatus.PAUSED,
+        "past_due": SubscriptionStatus.PAST_DUE,
+        "unpaid": SubscriptionStatus.PAUSED,
+        "expired": SubscriptionStatus.EXPIRED,
+    }
+)
 _BILLED_PERIODS = frozenset({"initial", "renewal"})
-_WAS_PAID = frozenset({"paid", "refunded", "partial_refund"})
-
-
-def subject_of(event_name: str, found: Resource) -> Subject | None:
-    about = LEMON_SQUEEZY_EVENTS.get(event_name)
-    if about is About.INVOICE and found["type"] == "subscriptions":
-        about = About.SUBSCRIPTION
-    return None if about is None else Subject(about, str(found["id"]))
+_PAID = frozenset({"paid", "refunded", "partial_refund"})
 
 
 def read_subscription(found: Resource, invoices: Sequence[Resource]) -> RemoteSubscription:
-    """With all of its invoices."""
-    said = found["attributes"]
-    status = LEMON_SQUEEZY_STATUSES[said["status"]]
+    """Of a subscription with all of its invoices."""
+    attributes = found["attributes"]
+    status = _STATUSES[attributes["status"]]
     billed = _billed(invoices)
     is_trial = status is SubscriptionStatus.TRIALING
-    trial = _period(said["created_at"], said.get("trial_ends_at"))
-    is_paid = is_trial or bool(billed and billed[-1]["attributes"]["status"] in _WAS_PAID)
+    trial = _period(attributes["created_at"], attributes.get("trial_ends_at"))
+    is_paid = is_trial or bool(billed and billed[-1]["attributes"]["status"] in _PAID)
     began = billed[-1]["attributes"]["created_at"] if billed else None
     return RemoteSubscription(
         id=str(found["id"]),
-        customer_id=str(said["customer_id"]),
+        customer_id=str(attributes["customer_id"]),
         status=status,
-        price_id=str(said["variant_id"]),
-        quantity=(said.get("first_subscription_item") or {}).get("quantity") or 1,
-        period=trial if is_trial else _period(began, said.get("ends_at") or said.get("renews_at")),
+        price_id=str(attributes["variant_id"]),
+        quantity=(attributes.get("first_subscription_item") or {}).get("quantity") or 1,
+        period=trial if is_trial else _period(began, attributes.get("ends_at") or attributes.get("renews_at")),
         is_paid=is_paid,
-        cancel_at_period_end=said["status"] == "cancelled",
+        cancel_at_period_end=attributes["status"] == "cancelled",
         trial=trial,
-        email=said.get("user_email"),
+        email=attributes.get("user_email"),
     )
 
 
 def read_invoices(found: Resource, invoices: Sequence[Resource]) -> tuple[RemotePayment, ...]:
-    """The payments of a subscription; each period ends where the next begins."""
-    said = found["attributes"]
+    """The payments of a subscription; a period ends where the next begins."""
+    attributes = found["attributes"]
     begins = [each["attributes"]["created_at"] for each in _billed(invoices)]
-    ends: dict[str, Any] = dict(pairwise([*begins, said.get("ends_at") or said.get("renews_at")]))
+    ends: dict[str, Any] = dict(pairwise([*begins, attributes.get("ends_at") or attributes.get("renews_at")]))
     return tuple(_read_invoice(found, each, ends) for each in invoices)
 
 
 def read_order(found: Resource) -> RemotePayment:
-    """An order that began no subscription."""
-    said = found["attributes"]
-    currency = said["currency"].upper()
-    item = said.get("first_order_item") or {}
+    """An order outside any subscription."""
+    attributes = found["attributes"]
+    currency = attributes["currency"].upper()
+    item = attributes.get("first_order_item") or {}
     return RemotePayment(
         id=f"{ORDER_PREFIX}{found['id']}",
-        customer_id=str(said["customer_id"]),
+        customer_id=str(attributes["customer_id"]),
         subscription_id=None,
-        status=_status(said["status"]),
-        amount=from_minor(said["total"], currency),
-        subtotal=from_minor(said["subtotal"] - (said.get("discount_total") or 0), currency),
+        status=_status(attributes["status"]),
+        amount=from_minor(attributes["total"], currency),
+        subtotal=from_minor(attributes["subtotal"] - (attributes.get("discount_total") or 0), currency),
         currency=currency,
         price_id=str(item.get("variant_id") or ""),
-        refunds=_refunds(f"{ORDER_PREFIX}{found['id']}", said, currency),
-        occurred_at=instant(said["created_at"]),
-        email=said.get("user_email"),
+        refunds=_refunds(f"{ORDER_PREFIX}{found['id']}", attributes, currency),
+        occurred_at=instant(attributes["created_at"]),
+        email=attributes.get("user_email"),
     )
 
 
-def instant(written: str | None) -> datetime | None:
-    return None if written is None else datetime.fromisoformat(written)
+def instant(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
 
 
 def changed_at(found: Resource) -> datetime | None:
@@ -106,38 +108,38 @@ def changed_at(found: Resource) -> datetime | None:
 
 
 def _billed(invoices: Sequence[Resource]) -> list[Resource]:
-    """Those for a whole period, oldest first."""
+    """The invoices for a whole period, oldest first."""
     whole = [each for each in invoices if each["attributes"].get("billing_reason") in _BILLED_PERIODS]
     return sorted(whole, key=lambda each: (each["attributes"]["created_at"], int(each["id"])))
 
 
 def _read_invoice(subscription: Resource, found: Resource, ends: Mapping[str, Any]) -> RemotePayment:
-    said, owner = found["attributes"], subscription["attributes"]
-    currency = said["currency"].upper()
+    attributes, owner = found["attributes"], subscription["attributes"]
+    currency = attributes["currency"].upper()
     payment_id = f"{INVOICE_PREFIX}{found['id']}"
-    is_whole = said.get("billing_reason") in _BILLED_PERIODS
-    subtotal = from_minor(said["subtotal"] - (said.get("discount_total") or 0), currency)
+    is_whole = attributes.get("billing_reason") in _BILLED_PERIODS
+    subtotal = from_minor(attributes["subtotal"] - (attributes.get("discount_total") or 0), currency)
     return RemotePayment(
         id=payment_id,
-        customer_id=str(said.get("customer_id") or owner["customer_id"]),
+        customer_id=str(attributes.get("customer_id") or owner["customer_id"]),
         subscription_id=str(subscription["id"]),
-        status=_status(said["status"]),
-        amount=from_minor(said["total"], currency),
+        status=_status(attributes["status"]),
+        amount=from_minor(attributes["total"], currency),
         subtotal=subtotal,
         currency=currency,
         price_id=str(owner["variant_id"]),
-        period=_period(said["created_at"], ends.get(said["created_at"])) if is_whole else None,
-        refunds=_refunds(payment_id, said, currency),
-        method=f"card:{said['card_brand']}" if said.get("card_brand") else None,
-        error="the payment failed" if said["status"] in ("void", "pending") and _is_overdue(owner) else None,
-        occurred_at=instant(said["created_at"]),
-        email=said.get("user_email"),
-        invoice=_invoice(payment_id, said, subtotal, currency),
+        period=_period(attributes["created_at"], ends.get(attributes["created_at"])) if is_whole else None,
+        refunds=_refunds(payment_id, attributes, currency),
+        method=f"card:{attributes['card_brand']}" if attributes.get("card_brand") else None,
+        error="the payment failed" if attributes["status"] in ("void", "pending") and _is_overdue(owner) else None,
+        occurred_at=instant(attributes["created_at"]),
+        email=attributes.get("user_email"),
+        invoice=_invoice(payment_id, attributes, subtotal, currency),
     )
 
 
 def _status(status: str) -> PaymentStatus:
-    if status in _WAS_PAID:
+    if status in _PAID:
         return PaymentStatus.COMPLETED
     return PaymentStatus.FAILED if status in ("failed", "void", "fraudulent") else PaymentStatus.PENDING
 
@@ -146,26 +148,26 @@ def _is_overdue(subscription: Mapping[str, Any]) -> bool:
     return subscription["status"] in ("past_due", "unpaid")
 
 
-def _refunds(payment_id: str, said: Mapping[str, Any], currency: str) -> tuple[RemoteRefund, ...]:
-    """Refunds have no ids here, only a sum; where not even that, all was given back."""
-    if not (said.get("refunded") or said.get("refunded_amount")):
+def _refunds(payment_id: str, attributes: Mapping[str, Any], currency: str) -> tuple[RemoteRefund, ...]:
+    """Refunds have no ids here, only a sum; without a sum the whole amount was refunded."""
+    if not (attributes.get("refunded") or attributes.get("refunded_amount")):
         return ()
-    back = said.get("refunded_amount") or said["total"]
-    return (RemoteRefund(f"{payment_id}-refund", from_minor(back, currency), instant(said.get("refunded_at"))),)
+    amount = attributes.get("refunded_amount") or attributes["total"]
+    return (RemoteRefund(f"{payment_id}-refund", from_minor(amount, currency), instant(attributes.get("refunded_at"))),)
 
 
-def _invoice(payment_id: str, said: Mapping[str, Any], subtotal: Decimal, currency: str) -> RemoteInvoice:
-    is_paid = said["status"] in _WAS_PAID
+def _invoice(payment_id: str, attributes: Mapping[str, Any], subtotal: Decimal, currency: str) -> RemoteInvoice:
+    is_paid = attributes["status"] in _PAID
     return RemoteInvoice(
         id=payment_id,
         number=None,
-        status="paid" if is_paid else "void" if said["status"] == "void" else "open",
-        lines=(Line(f"Subscription ({said.get('billing_reason')})", 1, None, subtotal),),
+        status="paid" if is_paid else "void" if attributes["status"] == "void" else "open",
+        lines=(Line(f"Subscription ({attributes.get('billing_reason')})", 1, None, subtotal),),
         subtotal=subtotal,
-        tax=from_minor(said["total"], currency) - subtotal,
-        issued_at=instant(said["created_at"]),
-        paid_at=instant(said.get("updated_at")) if is_paid else None,
-        url=(said.get("urls") or {}).get("invoice_url"),
+        tax=from_minor(attributes["total"], currency) - subtotal,
+        issued_at=instant(attributes["created_at"]),
+        paid_at=instant(attributes.get("updated_at")) if is_paid else None,
+        url=(attributes.get("urls") or {}).get("invoice_url"),
     )
 
 

@@ -1,9 +1,9 @@
-"""Stripe by its own SDK: an adapter that asks, and leaves the reading of answers to `stripe_objects`."""
+"""Calls Stripe through its own SDK; `objects.py` and `events.py` parse what it sends."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, cast
 
@@ -12,38 +12,56 @@ import stripe
 from gateway.payments.provider import (
     CONNECT_TIMEOUT_SECONDS,
     TIMEOUT_SECONDS,
-    Changes,
-    InvalidWebhook,
-    KeyRefused,
-    PlacedCheckout,
+    ChangeEvent,
+    ChangesPage,
+    CheckoutRequest,
+    CreatedCheckout,
+    CredentialsRejected,
     ProviderRefused,
     ProviderUnavailable,
-    Purchase,
-    Refunded,
-    Report,
-    read_changes,
+    parse_changes,
 )
-from gateway.payments.signatures import verify_stripe
-from gateway.payments.stripe import objects as objects
-from policies.billing.payments import About, Event, RemoteCheckout, RemotePayment, Snapshot, Subject
+from gateway.payments.stripe import objects
+from gateway.payments.stripe.events import EVENT_TYPES, parse_event, verify_signature
+from policies.billing.payments import ObjectKind, ObjectRef, ProviderEvent, RemoteCheckout, RemotePayment, Snapshot
+from policies.billing.providers import MeteredUsage, ProviderTraits
 
-# What our requests and answers are shaped by, whatever the account's default is.
+# The form of requests and responses, whatever the account's default version is.
 API_VERSION = "2026-10-28.endive"
 RETRIES = 2
 PAGE = 100
 
 _UNAVAILABLE = (stripe.APIConnectionError, stripe.RateLimitError)
-_OF_THE_KEY = (stripe.AuthenticationError, stripe.PermissionError)
+_REJECTED = (stripe.AuthenticationError, stripe.PermissionError)
 
 
 class Stripe:
-    """One Stripe account in one mode: which, the key says (`sk_live_…`, `rk_live_…` or test)."""
+    """One Stripe account in the mode of its key: live (`sk_live_…`, `rk_live_…`) or test.
+
+    `meter_event_name` is the event name of the meter that bills usage.
+    """
 
     name = "stripe"
+    traits = ProviderTraits(
+        event_types=frozenset(EVENT_TYPES),
+        # Stripe lists events for 30 days (https://docs.stripe.com/api/events/list); a day less is safe.
+        changes_kept_for=timedelta(days=29),
+        # https://docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api: usage may be up to 35 days old,
+        # and an identifier counts once within at least 24 hours. Less is safe: usage is reported by whole days.
+        metered_usage=MeteredUsage(accepted_for=timedelta(days=33), deduplicated_for=timedelta(hours=23)),
+    )
 
-    def __init__(self, secret_key: str, *, api_base: str, webhook_secrets: Sequence[str]) -> None:
+    def __init__(
+        self,
+        secret_key: str,
+        *,
+        api_base: str,
+        webhook_secrets: Sequence[str],
+        meter_event_name: str = "gateway_credits",
+    ) -> None:
         self._is_live = secret_key.partition("_")[2].startswith("live_")
         self._secrets = tuple(webhook_secrets)
+        self._meter_event_name = meter_event_name
         self._http = stripe.HTTPXClient(timeout=_timeout())
         self._client = stripe.StripeClient(
             secret_key,
@@ -54,67 +72,65 @@ class Stripe:
         )
 
     async def create_customer(self, user_id: str, *, email: str, name: str | None) -> str:
-        given: Any = {"email": email, "metadata": {"gateway_user": user_id}, **({"name": name} if name else {})}
-        # The e-mail belongs to the key, since Stripe refuses another request under one that it knows.
+        fields: Any = {"email": email, "metadata": {"gateway_user": user_id}, **({"name": name} if name else {})}
+        # The address is part of the key, since Stripe refuses a different request under a known key.
         key = _key("customer", user_id, email, name or "")
-        found = await _asked(self._client.v1.customers.create_async(given, key))
+        found = await _response(self._client.v1.customers.create_async(fields, key))
         return str(found["id"])
 
-    async def create_checkout(self, purchase: Purchase) -> PlacedCheckout:
+    async def create_checkout(self, request: CheckoutRequest) -> CreatedCheckout:
         sessions = self._client.v1.checkout.sessions
-        made = await _asked(sessions.create_async(cast(Any, _session(purchase)), _key("checkout", purchase.reference)))
-        return PlacedCheckout(made["id"], made["url"])
+        key = _key("checkout", request.reference)
+        created = await _response(sessions.create_async(cast(Any, _session(request)), key))
+        return CreatedCheckout(created["id"], created["url"])
 
     async def portal_url(self, customer_id: str, *, return_url: str) -> str:
         portal = self._client.v1.billing_portal.sessions
-        made = await _asked(portal.create_async({"customer": customer_id, "return_url": return_url}))
-        return str(made["url"])
+        created = await _response(portal.create_async({"customer": customer_id, "return_url": return_url}))
+        return str(created["url"])
 
     async def change_plan(self, subscription_id: str, *, price_id: str, quantity: int, key: str) -> None:
-        found = await _asked(self._client.v1.subscriptions.retrieve_async(subscription_id))
+        found = await _response(self._client.v1.subscriptions.retrieve_async(subscription_id))
         item = {"id": found["items"]["data"][0]["id"], "price": price_id, "quantity": quantity}
-        # Paid at once, or not changed: a card that refuses leaves the old plan.
+        # Paid at once or not changed: a declined card leaves the old plan.
         change: Any = {
             "items": [item],
             "proration_behavior": "always_invoice",
             "payment_behavior": "error_if_incomplete",
         }
-        await _asked(self._client.v1.subscriptions.update_async(subscription_id, change, _key("change", key)))
+        await _response(self._client.v1.subscriptions.update_async(subscription_id, change, _key("change", key)))
 
     async def cancel(self, subscription_id: str, *, at_period_end: bool) -> None:
         subscriptions = self._client.v1.subscriptions
         if at_period_end:
-            await _asked(subscriptions.update_async(subscription_id, {"cancel_at_period_end": True}))
+            await _response(subscriptions.update_async(subscription_id, {"cancel_at_period_end": True}))
         else:
-            await _asked(subscriptions.cancel_async(subscription_id))
+            await _response(subscriptions.cancel_async(subscription_id))
 
     async def resume(self, subscription_id: str) -> None:
-        await _asked(self._client.v1.subscriptions.update_async(subscription_id, {"cancel_at_period_end": False}))
+        await _response(self._client.v1.subscriptions.update_async(subscription_id, {"cancel_at_period_end": False}))
 
-    async def refund(self, payment_id: str, *, amount: Decimal | None, currency: str, key: str) -> Refunded:
+    async def refund(self, payment_id: str, *, amount: Decimal | None, currency: str, key: str) -> None:
         intent_id = payment_id
         if payment_id.startswith("in_"):
             intent_id = objects.intent_of(await self._invoice(payment_id))
         if not intent_id:
-            raise ProviderRefused("nothing was paid that could be given back")
-        wish: Any = {"payment_intent": intent_id}
+            raise ProviderRefused("nothing was paid that could be refunded")
+        refund: Any = {"payment_intent": intent_id}
         if amount is not None:
-            wish["amount"] = objects.minor_units(amount, currency)
-        await _asked(self._client.v1.refunds.create_async(wish, _key("refund", key)))
-        return Refunded(payment_id)
+            refund["amount"] = objects.minor_units(amount, currency)
+        await _response(self._client.v1.refunds.create_async(refund, _key("refund", key)))
 
-    async def report_usage(
-        self, event_name: str, *, identifier: str, customer_id: str, value: int, at: datetime
-    ) -> None:
-        used: Any = {
-            "event_name": event_name,
+    async def report_usage(self, *, identifier: str, customer_id: str, value: int, at: datetime) -> None:
+        usage: Any = {
+            "event_name": self._meter_event_name,
             "identifier": identifier,
             "payload": {"stripe_customer_id": customer_id, "value": str(value)},
             "timestamp": int(at.timestamp()),
         }
-        await _asked(self._client.v1.billing.meter_events.create_async(used, _key("usage", identifier)))
+        await _response(self._client.v1.billing.meter_events.create_async(usage, _key("usage", identifier)))
 
-    async def fetch(self, subject: Subject) -> Snapshot:
+    async def fetch(self, subject: ObjectRef) -> Snapshot:
         try:
             return await self._fetch(subject)
         except ProviderRefused as refused:
@@ -124,59 +140,46 @@ class Stripe:
 
     async def fetch_payment(self, payment_id: str) -> Snapshot:
         if payment_id.startswith("in_"):
-            return await self.fetch(Subject(About.INVOICE, payment_id))
+            return await self.fetch(ObjectRef(ObjectKind.INVOICE, payment_id))
         return Snapshot(payments=(await self._intent_payment(payment_id),))
 
-    async def fetch_checkout(self, checkout_id: str, *, email: str, price_id: str, since: datetime) -> Snapshot:  # noqa: ARG002 - for who cannot ask by id
-        return await self.fetch(Subject(About.CHECKOUT, checkout_id))
+    async def fetch_checkout(self, checkout_id: str, *, email: str, price_id: str, since: datetime) -> Snapshot:  # noqa: ARG002 - it finds a checkout by its id
+        return await self.fetch(ObjectRef(ObjectKind.CHECKOUT, checkout_id))
 
-    async def changed_since(self, since: datetime, *, page: str | None) -> Changes:
-        """By the events, which Stripe keeps for 30 days; its lists of objects know no time of change."""
+    async def changed_since(self, since: datetime, *, page: str | None) -> ChangesPage:
+        """Lists events, since Stripe's lists of objects cannot be filtered by time of change."""
         wanted: Any = {"created": {"gte": int(since.timestamp())}, "limit": PAGE}
         if page is not None:
             wanted["starting_after"] = page
-        found = await _asked(self._client.v1.events.list_async(wanted))
+        found = await _response(self._client.v1.events.list_async(wanted))
         next_page = found["data"][-1]["id"] if found["has_more"] else None
-        return read_changes(found["data"], lambda each: Report(self.parse(each, digest=""), each), next_page=next_page)
+        return parse_changes(
+            found["data"], lambda each: ChangeEvent(self.parse(each, digest=""), each), next_page=next_page
+        )
 
     def verify(self, body: bytes, headers: Mapping[str, str], *, now: datetime) -> None:
-        verify_stripe(body, headers.get("stripe-signature"), secrets=self._secrets, now=now)
+        verify_signature(body, headers.get("stripe-signature"), secrets=self._secrets, now=now)
 
-    def parse(self, payload: Mapping[str, Any], *, digest: str) -> Event:  # noqa: ARG002 - its events have ids
-        try:
-            found = payload["data"]["object"]
-            return Event(
-                id=str(payload["id"]),
-                type=str(payload["type"]),
-                subject=objects.subject_of(payload["type"], found),
-                occurred_at=objects.instant(payload.get("created")),
-                foreign=self._foreign(payload),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InvalidWebhook(f"not an event of Stripe: {error!r}") from error
+    def parse(self, payload: Mapping[str, Any], *, digest: str) -> ProviderEvent:  # noqa: ARG002 - its events have ids
+        return parse_event(payload, is_live=self._is_live)
 
     async def close(self) -> None:
-        await self._http.close_async()  # type: ignore[no-untyped-call] # the SDK leaves it bare
+        await self._http.close_async()  # type: ignore[no-untyped-call] # the SDK has no annotation
 
-    def _foreign(self, payload: Mapping[str, Any]) -> str | None:
-        if bool(payload.get("livemode")) != self._is_live:
-            return f"of {'live' if payload.get('livemode') else 'test'} mode, and this gateway's key is not"
-        return f"of the connected account {payload['account']}" if payload.get("account") else None
-
-    async def _fetch(self, subject: Subject) -> Snapshot:
-        if subject.about is About.CHECKOUT:
+    async def _fetch(self, subject: ObjectRef) -> Snapshot:
+        if subject.kind is ObjectKind.CHECKOUT:
             return await self._checkout(subject.id)
-        if subject.about is About.SUBSCRIPTION:
+        if subject.kind is ObjectKind.SUBSCRIPTION:
             return await self._subscription(subject.id)
-        if subject.about is About.INVOICE:
+        if subject.kind is ObjectKind.INVOICE:
             return await self._invoice_snapshot(subject.id)
-        if subject.about is About.CHARGE:
+        if subject.kind is ObjectKind.CHARGE:
             return await self._charge(subject.id)
-        customer = await _asked(self._client.v1.customers.retrieve_async(subject.id))
+        customer = await _response(self._client.v1.customers.retrieve_async(subject.id))
         return Snapshot(gone_customer_id=subject.id if customer.get("deleted") else None)
 
     async def _checkout(self, session_id: str) -> Snapshot:
-        session = await _asked(self._client.v1.checkout.sessions.retrieve_async(session_id))
+        session = await _response(self._client.v1.checkout.sessions.retrieve_async(session_id))
         about = RemoteCheckout(session_id, session.get("client_reference_id") or "", session["status"] == "expired")
         if session.get("subscription"):
             found = await self._subscription(session["subscription"])
@@ -185,7 +188,7 @@ class Stripe:
         return Snapshot((), paid, about)
 
     async def _subscription(self, subscription_id: str) -> Snapshot:
-        found = await _asked(
+        found = await _response(
             self._client.v1.subscriptions.retrieve_async(subscription_id, {"expand": ["latest_invoice"]})
         )
         latest = found.get("latest_invoice")
@@ -196,13 +199,13 @@ class Stripe:
         invoice = await self._invoice(invoice_id)
         payment = await self._invoice_payment(invoice)
         if payment.subscription_id is None:
-            return Snapshot()  # invoices by hand are nobody's business here
+            return Snapshot()  # an invoice written by hand concerns no subscription here
         subscription = await self._subscription(payment.subscription_id)
         others = tuple(each for each in subscription.payments if each.id != invoice_id)
         return Snapshot(subscription.subscriptions, (*others, payment))
 
     async def _charge(self, charge_id: str) -> Snapshot:
-        charge = await _asked(self._client.v1.charges.retrieve_async(charge_id))
+        charge = await _response(self._client.v1.charges.retrieve_async(charge_id))
         intent_id = charge.get("payment_intent")
         invoice_id = charge.get("invoice") or (intent_id and await self._invoice_of(intent_id))
         if invoice_id:
@@ -211,73 +214,73 @@ class Stripe:
 
     async def _invoice_of(self, intent_id: str) -> str | None:
         wanted: Any = {"payment": {"type": "payment_intent", "payment_intent": intent_id}}
-        found = await _asked(self._client.v1.invoice_payments.list_async(wanted))
+        found = await _response(self._client.v1.invoice_payments.list_async(wanted))
         return next((each["invoice"] for each in found["data"]), None)
 
     async def _invoice(self, invoice_id: str) -> dict[str, Any]:
-        """With what pays it: older versions name an intent, newer ones list payments."""
-        found = await _asked(self._client.v1.invoices.retrieve_async(invoice_id))
+        """With its payments, which newer API versions list apart."""
+        found = await _response(self._client.v1.invoices.retrieve_async(invoice_id))
         if "payment_intent" not in found:
             of_invoice: Any = {"invoice": invoice_id}
-            found["payments"] = await _asked(self._client.v1.invoice_payments.list_async(of_invoice))
+            found["payments"] = await _response(self._client.v1.invoice_payments.list_async(of_invoice))
         return found
 
     async def _invoice_payment(self, invoice: Mapping[str, Any]) -> RemotePayment:
         intent_id = objects.intent_of(invoice)
         charge = objects.charge_of(await self._intent(intent_id)) if intent_id else None
-        refunds, disputes = await self._taken_back(charge)
+        refunds, disputes = await self._refunds_and_disputes(charge)
         return objects.read_invoice_payment(invoice, charge=charge, refunds=refunds, disputes=disputes)
 
     async def _intent_payment(self, intent_id: str) -> RemotePayment:
         intent = await self._intent(intent_id)
-        refunds, disputes = await self._taken_back(objects.charge_of(intent))
+        refunds, disputes = await self._refunds_and_disputes(objects.charge_of(intent))
         return objects.read_intent_payment(intent, refunds=refunds, disputes=disputes)
 
     async def _intent(self, intent_id: str) -> dict[str, Any]:
-        return await _asked(self._client.v1.payment_intents.retrieve_async(intent_id, {"expand": ["latest_charge"]}))
+        return await _response(self._client.v1.payment_intents.retrieve_async(intent_id, {"expand": ["latest_charge"]}))
 
-    async def _taken_back(self, charge: Mapping[str, Any] | None) -> tuple[list[Any], list[Any]]:
-        """Refunds and disputes, asked for only where the charge says that there are any."""
+    async def _refunds_and_disputes(self, charge: Mapping[str, Any] | None) -> tuple[list[Any], list[Any]]:
+        """Requested only where the charge says that there are any."""
         if charge is None:
             return [], []
         of_charge: Any = {"charge": charge["id"], "limit": PAGE}
-        refunds = await _asked(self._client.v1.refunds.list_async(of_charge)) if charge["amount_refunded"] else {}
-        disputes = await _asked(self._client.v1.disputes.list_async(of_charge)) if charge.get("disputed") else {}
+        refunds = await _response(self._client.v1.refunds.list_async(of_charge)) if charge["amount_refunded"] else {}
+        disputes = await _response(self._client.v1.disputes.list_async(of_charge)) if charge.get("disputed") else {}
         return refunds.get("data", []), disputes.get("data", [])
 
 
-async def _asked(answer: Awaitable[Any]) -> dict[str, Any]:
-    """The answer as plain values; failures in our words."""
+async def _response(call: Awaitable[Any]) -> dict[str, Any]:
+    """The response as plain values. Raises CredentialsRejected, ProviderUnavailable, ProviderRefused."""
     try:
-        found: dict[str, Any] = (await answer).to_dict()
+        found: dict[str, Any] = (await call).to_dict()
     except stripe.StripeError as error:
         status = error.http_status or 0
-        if isinstance(error, _OF_THE_KEY):
-            raise KeyRefused(f"Stripe does not take this gateway's key: {error}") from error
+        if isinstance(error, _REJECTED):
+            raise CredentialsRejected(f"Stripe rejects this gateway's key: {error}") from error
         if isinstance(error, _UNAVAILABLE) or status >= 500 or status in (409, 429):
             raise ProviderUnavailable(f"Stripe does not answer: {error}") from error
         raise ProviderRefused(f"Stripe refuses: {error}", is_missing=status == 404) from error
     return found
 
 
-def _session(purchase: Purchase) -> dict[str, Any]:
-    line = {"price": purchase.price_id, **({"quantity": purchase.quantity} if purchase.quantity else {})}
-    tagged: dict[str, Any] = {"metadata": {objects.REFERENCE: purchase.reference}}
-    if purchase.is_subscription and purchase.trial_days:
-        tagged["trial_period_days"] = purchase.trial_days
+def _session(request: CheckoutRequest) -> dict[str, Any]:
+    line = {"price": request.price_id, **({} if request.is_metered else {"quantity": request.quantity})}
+    tagged: dict[str, Any] = {"metadata": {objects.REFERENCE: request.reference}}
+    if request.is_subscription and request.trial_days:
+        tagged["trial_period_days"] = request.trial_days
     return {
-        "mode": "subscription" if purchase.is_subscription else "payment",
+        "mode": "subscription" if request.is_subscription else "payment",
         "line_items": [line],
-        "client_reference_id": purchase.reference,
-        "success_url": purchase.success_url,
-        "cancel_url": purchase.cancel_url,
-        **({"customer": purchase.customer_id} if purchase.customer_id else {"customer_email": purchase.email}),
-        "subscription_data" if purchase.is_subscription else "payment_intent_data": tagged,
+        "client_reference_id": request.reference,
+        "success_url": request.success_url,
+        "cancel_url": request.cancel_url,
+        **({"customer": request.customer_id} if request.customer_id else {"customer_email": request.email}),
+        "subscription_data" if request.is_subscription else "payment_intent_data": tagged,
     }
 
 
 def _key(*parts: str) -> Any:
-    """One wish, one effect: Stripe answers a repetition as it did the first time."""
+    """Stripe answers a repeated request as it did the first time."""
     return {"idempotency_key": "-".join(("gateway", *parts))[:255]}
 
 

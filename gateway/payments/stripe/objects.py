@@ -1,4 +1,4 @@
-"""Stripe's objects read into ours, whichever API version shaped them: newer ones moved periods and links elsewhere."""
+"""Parses Stripe's objects of older and newer API versions, which have periods and links in different places."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from typing import Any
 from policies.billing.invoicing import Line, Period
 from policies.billing.money import EXACT, exponent
 from policies.billing.payments import (
-    STRIPE_EVENTS,
-    STRIPE_STATUSES,
-    About,
     DisputeStatus,
     PaymentStatus,
     RemoteDispute,
@@ -21,44 +18,46 @@ from policies.billing.payments import (
     RemotePayment,
     RemoteRefund,
     RemoteSubscription,
-    Subject,
 )
+from policies.model import SubscriptionStatus
 
 Object = Mapping[str, Any]
 
-# The name of our checkout's id in what we send.
+# The metadata field that carries the gateway's checkout id.
 REFERENCE = "gateway_checkout"
 
 # Where Stripe's smallest unit is not that of ISO 4217: https://docs.stripe.com/currencies#special-cases
 _DIGITS: Mapping[str, int] = MappingProxyType({"ISK": 2, "UGX": 2, "MGA": 0})
 
+# https://docs.stripe.com/billing/subscriptions/overview#subscription-statuses. An unpaid subscription gives no access
+# until it is paid, which is what paused means here.
+_STATUSES: Mapping[str, SubscriptionStatus] = MappingProxyType(
+    {
+        "incomplete": SubscriptionStatus.INCOMPLETE,
+        "incomplete_expired": SubscriptionStatus.EXPIRED,
+        "trialing": SubscriptionStatus.TRIALING,
+        "active": SubscriptionStatus.ACTIVE,
+        "past_due": SubscriptionStatus.PAST_DUE,
+        "unpaid": SubscriptionStatus.PAUSED,
+        "paused": SubscriptionStatus.PAUSED,
+        "canceled": SubscriptionStatus.CANCELED,
+    }
+)
 _DISPUTES_WON = frozenset({"won", "warning_closed", "prevented"})
 _WHOLE_PERIOD = frozenset({"subscription_create", "subscription_cycle"})
 
 
-def subject_of(event_type: str, found: Object) -> Subject | None:
-    """What the event of this type with this `data.object` is about; None where that changes nothing here."""
-    about = STRIPE_EVENTS.get(event_type)
-    if about is About.CHARGE and found.get("object") != "charge":
-        named = _id(found.get("charge"))  # refunds and disputes name theirs
-    elif about is About.SUBSCRIPTION and found.get("object") == "invoice":
-        named = subscription_of(found)
-    else:
-        named = _id(found)
-    return None if about is None or not named else Subject(about, named)
-
-
 def read_subscription(found: Object) -> RemoteSubscription:
-    """With its latest invoice expanded."""
+    """Of an object with `latest_invoice` expanded."""
     item = next(iter(_data(found.get("items"))), {})
     invoice = found.get("latest_invoice")
-    status = STRIPE_STATUSES[found["status"]]
+    status = _STATUSES[found["status"]]
     is_paid = status == "trialing" or invoice is None or (isinstance(invoice, Mapping) and invoice["status"] == "paid")
     return RemoteSubscription(
         id=found["id"],
-        customer_id=_id(found["customer"]),
+        customer_id=id_of(found["customer"]),
         status=status,
-        price_id=_id(item.get("price")) or _id(item.get("plan")) or _id(found.get("plan")),
+        price_id=id_of(item.get("price")) or id_of(item.get("plan")) or id_of(found.get("plan")),
         quantity=item.get("quantity") or found.get("quantity") or 1,
         period=_period(*(found.get(name) or item.get(name) for name in ("current_period_start", "current_period_end"))),
         is_paid=is_paid,
@@ -75,14 +74,14 @@ def read_invoice_payment(
     is_paid = invoice["status"] == "paid"
     return RemotePayment(
         id=invoice["id"],
-        customer_id=_id(invoice["customer"]),
+        customer_id=id_of(invoice["customer"]),
         subscription_id=subscription_of(invoice) or None,
         status=_status_of_invoice(invoice),
         amount=amount(invoice.get("amount_paid" if is_paid else "amount_due"), currency),
-        subtotal=_before_tax(invoice, currency),
+        subtotal=_subtotal(invoice, currency),
         currency=currency,
         price_id=next((price for line in _data(invoice.get("lines")) if (price := _price_of(line))), None),
-        period=_paid_period(invoice),
+        period=_whole_period(invoice),
         refunds=_refunds(refunds, currency),
         disputes=_disputes(disputes, currency),
         method=_method(charge),
@@ -93,13 +92,13 @@ def read_invoice_payment(
 
 
 def read_intent_payment(intent: Object, *, refunds: Iterable[Object], disputes: Iterable[Object]) -> RemotePayment:
-    """A payment outside a subscription, with its latest charge expanded."""
+    """A payment outside a subscription, of an intent with `latest_charge` expanded."""
     currency = intent["currency"].upper()
     total = amount(intent["amount"], currency)
     failure = intent.get("last_payment_error") or {}
     return RemotePayment(
         id=intent["id"],
-        customer_id=_id(intent.get("customer")),
+        customer_id=id_of(intent.get("customer")),
         subscription_id=None,
         status=_status_of_intent(intent),
         amount=total,
@@ -116,15 +115,15 @@ def read_intent_payment(intent: Object, *, refunds: Iterable[Object], disputes: 
 
 def subscription_of(invoice: Object) -> str:
     parent = (invoice.get("parent") or {}).get("subscription_details") or {}
-    return _id(invoice.get("subscription")) or _id(parent.get("subscription"))
+    return id_of(invoice.get("subscription")) or id_of(parent.get("subscription"))
 
 
 def intent_of(invoice: Object) -> str:
-    """The payment intent that pays the invoice; newer versions list payments instead of naming one."""
+    """The payment intent that pays the invoice: newer API versions list payments, older ones name the intent."""
     for each in _data(invoice.get("payments")):
-        if intent := _id((each.get("payment") or {}).get("payment_intent")):
+        if intent := id_of((each.get("payment") or {}).get("payment_intent")):
             return intent
-    return _id(invoice.get("payment_intent"))
+    return id_of(invoice.get("payment_intent"))
 
 
 def charge_of(intent: Object) -> Object | None:
@@ -140,12 +139,12 @@ def amount(minor: int | None, currency: str) -> Decimal:
     return Decimal(minor or 0).scaleb(-_DIGITS.get(currency, exponent(currency)), EXACT)
 
 
-def minor_units(written: Decimal, currency: str) -> int:
-    return int(written.scaleb(_DIGITS.get(currency, exponent(currency)), EXACT))
+def minor_units(total: Decimal, currency: str) -> int:
+    return int(total.scaleb(_DIGITS.get(currency, exponent(currency)), EXACT))
 
 
-def _id(found: Any) -> str:
-    """Of an object, or of the id that stands in for one that was not expanded."""
+def id_of(found: Any) -> str:
+    """The id of an expanded object, or of one given by its id alone; empty for neither."""
     named = found.get("id") if isinstance(found, Mapping) else found
     return named or ""
 
@@ -161,11 +160,11 @@ def _period(start: int | None, end: int | None) -> Period | None:
 
 def _price_of(line: Object) -> str:
     details = (line.get("pricing") or {}).get("price_details") or {}
-    return _id(details.get("price")) or _id(line.get("price")) or _id(line.get("plan"))
+    return id_of(details.get("price")) or id_of(line.get("price")) or id_of(line.get("plan"))
 
 
-def _paid_period(invoice: Object) -> Period | None:
-    """What the first line that is no proration pays for, of an invoice for a whole period."""
+def _whole_period(invoice: Object) -> Period | None:
+    """The period of the first line that is no proration; None unless the invoice is for a whole period."""
     if (invoice.get("billing_reason") or "subscription_cycle") not in _WHOLE_PERIOD or not subscription_of(invoice):
         return None
     for line in _data(invoice.get("lines")):
@@ -176,9 +175,9 @@ def _paid_period(invoice: Object) -> Period | None:
     return None
 
 
-def _before_tax(invoice: Object, currency: str) -> Decimal:
-    without = invoice.get("total_excluding_tax")
-    return amount(invoice.get("subtotal") if without is None else without, currency)
+def _subtotal(invoice: Object, currency: str) -> Decimal:
+    total = invoice.get("total_excluding_tax")
+    return amount(invoice.get("subtotal") if total is None else total, currency)
 
 
 def _status_of_invoice(invoice: Object) -> PaymentStatus:
@@ -227,8 +226,8 @@ def _method(charge: Object | None) -> str | None:
 
 
 def _invoice(invoice: Object, currency: str) -> RemoteInvoice:
-    moved = invoice.get("status_transitions") or {}
-    subtotal, total = _before_tax(invoice, currency), amount(invoice.get("total"), currency)
+    transitions = invoice.get("status_transitions") or {}
+    subtotal, total = _subtotal(invoice, currency), amount(invoice.get("total"), currency)
     return RemoteInvoice(
         id=invoice["id"],
         number=invoice.get("number"),
@@ -236,8 +235,8 @@ def _invoice(invoice: Object, currency: str) -> RemoteInvoice:
         lines=tuple(_line(line, currency) for line in _data(invoice.get("lines"))),
         subtotal=subtotal,
         tax=total - subtotal,
-        issued_at=instant(moved.get("finalized_at")),
-        paid_at=instant(moved.get("paid_at")),
+        issued_at=instant(transitions.get("finalized_at")),
+        paid_at=instant(transitions.get("paid_at")),
         url=invoice.get("hosted_invoice_url"),
     )
 

@@ -1,22 +1,23 @@
-"""Cancels subscriptions at the payment provider that have ended here, until the provider confirms it.
+"""Cancels subscriptions at their provider that have ended here, so that nobody is charged for them.
 
-These are the subscriptions of deleted accounts and those that another subscription superseded.
+These are the subscriptions of deleted accounts, and those that another subscription superseded.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 
 import structlog
 
 from gateway.ledger.db.session import Database
 from gateway.ledger.payments import provider_sync
-from gateway.ledger.payments.provider_subscriptions import sync_from_provider, to_end_at_provider
-from gateway.ledger.payments.provider_updates import News, take
+from gateway.ledger.payments.provider_subscriptions import list_to_cancel, sync_from_provider
+from gateway.ledger.payments.provider_updates import apply_update, fetch_update
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription
 from gateway.payments.provider import Provider, ProviderRefused, ProviderUnavailable
 from gateway.workers.billing.webhook_processor import FAILURES
-from policies.billing.payments import About, Subject
+from policies.billing.payments import ObjectKind, ObjectRef
 from policies.model import SubscriptionStatus
 
 BATCH = 20
@@ -25,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 
 class ProviderCancellationWorker:
-    """For one provider. Several may run: a second cancellation changes nothing."""
+    """For one provider. Several may run, since cancelling is idempotent."""
 
     idle_seconds = 60.0
 
@@ -34,9 +35,9 @@ class ProviderCancellationWorker:
         self._provider = provider
 
     async def run_once(self) -> int:
-        """Cancels one batch. Always 0, so that a pause follows even if the provider refuses."""
+        """Cancels a batch. Returns 0, so that a pause follows even where the provider refuses."""
         async with self._database.read() as connection:
-            pending = await to_end_at_provider(connection, provider=self._provider.name, limit=BATCH)
+            pending = await list_to_cancel(connection, provider=self._provider.name, limit=BATCH)
         for subscription in pending:
             try:
                 await self._cancel(subscription)
@@ -48,22 +49,23 @@ class ProviderCancellationWorker:
         return 0
 
     async def _cancel(self, subscription: StoredSubscription) -> None:
-        """Raises the exceptions in FAILURES."""
-        remote = subscription.provider_subscription_id or ""
+        """Raises what FAILURES names."""
+        remote_id = subscription.provider_subscription_id or ""
         async with self._database.read() as connection:
-            fetched_at = await provider_sync.time_of_fetch(connection)
+            asked_at = await provider_sync.database_time(connection)
         try:
-            await self._cancel_at_provider(remote)
+            await self._provider.cancel(remote_id, at_period_end=not self._provider.traits.cancels_immediately)
         except ProviderRefused as refused:
             if not refused.is_missing:
                 raise
-            await self._mark_canceled(subscription, fetched_at)
+            await self._record_missing(subscription, asked_at)
             return
-        snapshot = await self._provider.fetch(Subject(About.SUBSCRIPTION, remote))
+        fetch = partial(self._provider.fetch, ObjectRef(ObjectKind.SUBSCRIPTION, remote_id))
+        update = await fetch_update(self._database, self._provider, fetch)
         async with self._database.transaction() as connection:
-            await take(connection, News(self._provider.name, snapshot, fetched_at))
+            await apply_update(connection, update)
 
-    async def _mark_canceled(self, subscription: StoredSubscription, fetched_at: datetime) -> None:
+    async def _record_missing(self, subscription: StoredSubscription, asked_at: datetime) -> None:
         async with self._database.transaction() as connection:
             await sync_from_provider(
                 connection,
@@ -73,15 +75,6 @@ class ProviderCancellationWorker:
                 period_end=subscription.current_period_end,
                 cancel_at_period_end=False,
                 quantity=subscription.quantity,
-                now=fetched_at,
+                now=asked_at,
                 actor=f"provider:{self._provider.name}",
             )
-
-    async def _cancel_at_provider(self, remote: str) -> None:
-        try:
-            await self._provider.cancel(remote, at_period_end=False)
-        except ProviderRefused as refused:
-            if refused.is_missing:
-                raise
-            # Lemon Squeezy cancels at the period's end only; it charges nothing more either way.
-            await self._provider.cancel(remote, at_period_end=True)

@@ -1,6 +1,6 @@
-"""Polls providers for changes, in case a webhook never arrived.
+"""Polls providers for changes, so that a lost webhook is made up for.
 
-Events go into the same inbox as webhooks; an event that did arrive is a duplicate there.
+Changes go into the inbox of webhook events, which drops those that arrived before.
 """
 
 from __future__ import annotations
@@ -14,25 +14,22 @@ import structlog
 from gateway import clock
 from gateway.ledger.db.session import Database
 from gateway.ledger.payments import provider_sync, webhook_events
-from gateway.payments.provider import Provider, ProviderRefused, ProviderUnavailable, Report
+from gateway.payments.provider import ChangeEvent, Provider, ProviderRefused, ProviderUnavailable
 
-# A poll starts this long before the last one did: clocks differ, and providers list events a little late.
+# A poll starts this long before the start of the last one: clocks differ, and events are listed with a delay.
 OVERLAP = timedelta(minutes=10)
-# Stripe lists the last 30 days (https://docs.stripe.com/api/events/list); a day less.
-FIRST_POLL = timedelta(days=29)
-# Against hammering a provider that is down.
 PAUSE_AFTER_FAILURE = timedelta(minutes=1)
 
 log = structlog.get_logger(__name__)
 
 
 class ProviderPoller:
-    """Reads one provider's changes, a page per run, and rests after the last page.
+    """Reads one provider's changes page by page, at most once per `interval`.
 
-    Several may run: of those that read the same page, one advances the cursor.
+    Several may run: they share a cursor in the database.
     """
 
-    # Between two pages: one request a second is a sixtieth of the stricter provider's limit.
+    # The pause between pages.
     idle_seconds = 1.0
 
     def __init__(
@@ -48,66 +45,70 @@ class ProviderPoller:
         self._interval = interval
         self._now = now
         self._cursor = f"changes:{provider.name}"
-        self._resting_until: datetime | None = None
+        self._paused_until: datetime | None = None
 
     async def run_once(self) -> int:
-        """Reads one page if a poll is due or under way. Always 0, so that a pause follows."""
-        if self._resting_until is not None and self._now() < self._resting_until:
+        """Reads one page if a poll is due or unfinished. Returns 0, so that a pause follows."""
+        if self._paused_until is not None and self._now() < self._paused_until:
             return 0
         async with self._database.transaction() as connection:
-            at = await provider_sync.position(connection, self._cursor)
-        if at.get("page") is None and not at.get("is_broken_off"):
-            if at and self._now() - datetime.fromisoformat(at["began"]) < self._interval:
+            position = await provider_sync.get_cursor_for_update(connection, self._cursor)
+        if position.get("page") is None and not position.get("is_broken_off"):
+            if position and self._now() - datetime.fromisoformat(position["began"]) < self._interval:
                 return 0
-            at = self._start(at)
-        # Cleared once the page is read, so that every failure is followed by a pause.
-        self._resting_until = self._now() + PAUSE_AFTER_FAILURE
-        if await self._read_page(at):
-            self._resting_until = None
+            position = self._start_after(position)
+        # Set before the request, so that any failure causes the pause.
+        self._paused_until = self._now() + PAUSE_AFTER_FAILURE
+        if await self._read_page(position):
+            self._paused_until = None
         return 0
 
-    def _start(self, last: Any) -> dict[str, Any]:
+    def _start_after(self, last: Any) -> dict[str, Any]:
         now = self._now()
-        since = datetime.fromisoformat(last["began"]) - OVERLAP if last else now - FIRST_POLL
+        since = (
+            datetime.fromisoformat(last["began"]) - OVERLAP if last else now - self._provider.traits.changes_kept_for
+        )
         return {"since": since.isoformat(), "began": now.isoformat(), "page": None}
 
-    async def _read_page(self, at: Any) -> bool:
+    async def _read_page(self, position: Any) -> bool:
         """Whether the provider answered."""
         try:
-            changes = await self._provider.changed_since(datetime.fromisoformat(at["since"]), page=at["page"])
+            changes = await self._provider.changed_since(
+                datetime.fromisoformat(position["since"]), page=position["page"]
+            )
         except (ProviderUnavailable, ProviderRefused) as error:
-            log.warning("billing_poll_failed", provider=self._provider.name, reason=str(error))
-            if isinstance(error, ProviderRefused) and at["page"] is not None:
-                await self._restart(at)
+            log.warning("provider_poll_failed", provider=self._provider.name, reason=str(error))
+            if isinstance(error, ProviderRefused) and position["page"] is not None:
+                await self._restart(position)
             return False
-        for reason in changes.unread:
-            log.warning("billing_poll_skipped", provider=self._provider.name, reason=reason)
+        for reason in changes.unreadable:
+            log.warning("provider_poll_skipped_object", provider=self._provider.name, reason=reason)
         async with self._database.transaction() as connection:
-            for report in _relevant(changes.reports):
-                await webhook_events.receive(
+            for change in _relevant(changes.changes):
+                await webhook_events.record(
                     connection,
                     self._provider.name,
-                    provider_event_id=report.event.id,
-                    event_type=report.event.type,
-                    payload=report.payload,
-                    occurred_at=report.event.occurred_at,
+                    provider_event_id=change.event.id,
+                    event_type=change.event.type,
+                    payload=change.payload,
+                    occurred_at=change.event.occurred_at,
                 )
-            await provider_sync.move(connection, self._cursor, position=_position(at, page=changes.next_page))
+            await provider_sync.move_cursor(connection, self._cursor, position=_at_page(position, changes.next_page))
         return True
 
-    async def _restart(self, at: Any) -> None:
-        """Starts from the first page: the page token may name an event that the provider no longer has."""
+    async def _restart(self, position: Any) -> None:
+        """Starts the poll again: the provider may have deleted the event that its page token names."""
         async with self._database.transaction() as connection:
-            await provider_sync.move(
-                connection, self._cursor, position=_position(at, page=None) | {"is_broken_off": True}
+            await provider_sync.move_cursor(
+                connection, self._cursor, position=_at_page(position, None) | {"is_broken_off": True}
             )
 
 
-def _relevant(reports: Iterable[Report]) -> list[Report]:
-    """The oldest first. Drops events of customers that the provider account serves elsewhere."""
-    ours = [report for report in reports if report.event.subject is not None and report.event.foreign is None]
-    return ours[::-1]
+def _relevant(changes: Iterable[ChangeEvent]) -> list[ChangeEvent]:
+    """Oldest first. Unrelated events would fill the inbox with the account's customers elsewhere."""
+    found = [each for each in changes if each.event.subject is not None and each.event.unrelated_reason is None]
+    return found[::-1]
 
 
-def _position(at: Any, *, page: str | None) -> dict[str, Any]:
-    return {"since": at["since"], "began": at["began"], "page": page}
+def _at_page(position: Any, page: str | None) -> dict[str, Any]:
+    return {"since": position["since"], "began": position["began"], "page": page}

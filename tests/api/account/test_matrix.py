@@ -67,12 +67,12 @@ async def ada(shop: Shop) -> Owner:
     async with shop.database.transaction() as connection:
         plan = await plans.create(connection, PlanTerms(name=uuid4().hex, price=Decimal(0), credits_per_period=10))
         await grants.grant(connection, ada.id, amount=50, source="promo", reason="hello", actor="test")
-        checkout = await checkouts.open_checkout(
+        checkout = await checkouts.create(
             connection, ada.id, provider="stripe", pack_id="pack", credits=5, price_id="price", price=Decimal(5)
         )
         line = Line("Ada's own", 1, Decimal(5), Decimal(5))
         invoice = await invoices.issue(connection, ada.id, lines=[line], currency="USD", tax_rate=Decimal(0), now=now())
-        await payments.keep(
+        await payments.upsert(
             connection,
             "stripe",
             provider_payment_id=uuid4().hex,

@@ -16,7 +16,7 @@ from gateway.ledger.accounts.users import User
 from gateway.ledger.db.session import Database
 from tests.payments.conftest import PRICES, STRIPE_SECRETS, stripe_provider
 from tests.payments.fake_stripe import DirectClient, FakeStripe, signed
-from tests.payments.market import Market, Standing, acting_at_once, market
+from tests.payments.payment_stack import BillingState, PaymentStack, acting_at_once, payment_stack
 from tests.support import sampling
 
 # Six of the messages of a life: of each type the first or the last (-1).
@@ -37,16 +37,16 @@ class Crash(BaseException):
 
 
 @pytest.fixture
-async def worlds(own_database_url: str) -> AsyncIterator[Callable[[], Awaitable[tuple[Market, FakeStripe]]]]:
-    """Markets on one database, each with a world of its own."""
+async def worlds(own_database_url: str) -> AsyncIterator[Callable[[], Awaitable[tuple[PaymentStack, FakeStripe]]]]:
+    """Stacks on one database, each with a world of its own."""
     database = Database(own_database_url)
     opened: list[Any] = []
 
-    async def open_one() -> tuple[Market, FakeStripe]:
+    async def open_one() -> tuple[PaymentStack, FakeStripe]:
         world = FakeStripe(PRICES)
         provider = stripe_provider(world)
-        provider._client = DirectClient(world)  # type: ignore[assignment] # the lives are heard over HTTP elsewhere
-        context = market(database, provider)
+        provider._client = DirectClient(world)  # type: ignore[assignment] # the lives are delivered over HTTP elsewhere
+        context = payment_stack(database, provider)
         opened.append((context, provider))
         return await context.__aenter__(), world
 
@@ -60,58 +60,58 @@ async def worlds(own_database_url: str) -> AsyncIterator[Callable[[], Awaitable[
 async def test_any_order_ends_as_the_provider_has_it(worlds: Any) -> None:
     draw = sampling.seeded_random("orders")
     orders = draw.sample(ORDERS, sampling.scaled(suite=60, full=len(ORDERS)))
-    market, world = await worlds()
+    stack, world = await worlds()
     expected = await lived_in_order(*await worlds())
     for order in orders:
-        user, told = await a_life(market, world)
+        user, told = await a_life(stack, world)
         deliveries = [told[index] for index in order] * 2
-        await in_disorder(market, deliveries, draw=draw)
-        await market.work_off()
-        assert without_times(await market.standing(user)) == expected, f"order {order}"
-    assert not await market.events("failed")
+        await in_disorder(stack, deliveries, draw=draw)
+        await stack.process_all()
+        assert without_times(await stack.billing_state(user)) == expected, f"order {order}"
+    assert not await stack.events("failed")
 
 
-async def lived_in_order(market: Market, world: FakeStripe) -> tuple[Any, ...]:
-    user, told = await a_life(market, world)
+async def lived_in_order(stack: PaymentStack, world: FakeStripe) -> tuple[Any, ...]:
+    user, told = await a_life(stack, world)
     for each in told:
-        await market.deliver(*signed(each, STRIPE_SECRETS[0]))
-        await market.work_off()
-    return without_times(await market.standing(user))
+        await stack.deliver(*signed(each, STRIPE_SECRETS[0]))
+        await stack.process_all()
+    return without_times(await stack.billing_state(user))
 
 
-async def a_life(market: Market, world: FakeStripe) -> tuple[User, list[Any]]:
-    """Bought, renewed, failed, recovered, cancelled; none of it heard yet."""
-    user = await market.a_user()
-    checkout = await market.subscribe(user)
+async def a_life(stack: PaymentStack, world: FakeStripe) -> tuple[User, list[Any]]:
+    """Bought, renewed, failed, recovered, cancelled; none of it delivered yet."""
+    user = await stack.create_user()
+    checkout = await stack.subscribe(user)
     session_id = checkout.provider_checkout_id or ""
     world.complete(session_id)
     subscription_id = world.objects[session_id]["subscription"]
     unpaid = world.renew(subscription_id, succeeds=False)
     world.recover(unpaid["id"])
     world.end(subscription_id)
-    events = world.unheard()
+    events = world.new_events()
     return user, [[each for each in events if each["type"] == name][which] for name, which in TOLD]
 
 
-async def in_disorder(market: Market, deliveries: list[Any], *, draw: random.Random) -> None:
+async def in_disorder(stack: PaymentStack, deliveries: list[Any], *, draw: random.Random) -> None:
     """One by one or a few at once; sometimes the process dies on the way, at any of its statements."""
-    busy = acting_at_once(market)
+    busy = acting_at_once(stack)
     while deliveries:
         crowd = [deliveries.pop(0) for _ in range(min(len(deliveries), draw.choice((1, 1, 3))))]
         if draw.random() < 0.4:
-            with crashing(market.database, after=draw.randint(0, 40)):
-                await asyncio.gather(*(died_or_done(market, each) for each in crowd))
+            with crashing(stack.database, after=draw.randint(0, 40)):
+                await asyncio.gather(*(died_or_done(stack, each) for each in crowd))
         else:
             await asyncio.gather(*(busy.deliver(*signed(each, STRIPE_SECRETS[0])) for each in crowd))
 
 
-async def died_or_done(market: Market, told: Any) -> None:
+async def died_or_done(stack: PaymentStack, told: Any) -> None:
     """Delivered and acted on by a process that may die, before the provider has its answer or after."""
     try:
-        await market.deliver(*signed(told, STRIPE_SECRETS[0]))
-        await market.processor.run_once()
+        await stack.deliver(*signed(told, STRIPE_SECRETS[0]))
+        await stack.processor.run_once()
     except (Crash, asyncio.CancelledError, AssertionError):
-        await market.deliver(*signed(told, STRIPE_SECRETS[0]))  # it had no answer, so it is sent again
+        await stack.deliver(*signed(told, STRIPE_SECRETS[0]))  # it had no answer, so it is sent again
 
 
 @contextmanager
@@ -133,12 +133,12 @@ def crashing(database: Database, *, after: int) -> Iterator[None]:
         hooks.remove(engine, "before_cursor_execute", count)
 
 
-def without_times(standing: Standing) -> tuple[Any, ...]:
+def without_times(state: BillingState) -> tuple[Any, ...]:
     return (
-        standing.status,
-        standing.plan_id,
-        standing.is_ending,
-        standing.balance,
-        standing.granted,
-        standing.payments,
+        state.status,
+        state.plan_id,
+        state.is_ending,
+        state.balance,
+        state.granted,
+        state.payments,
     )

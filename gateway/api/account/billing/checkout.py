@@ -1,4 +1,4 @@
-"""Buying: packs of credits, what became of a checkout, and the provider's own pages."""
+"""Packs of credits, checkouts, and the provider's customer portal."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from gateway.api.account.dependencies import DependenciesDep, Me
-from gateway.api.checkout import PaymentsNotConfigured, ProviderName, TheTill, customer_at, look_up, sell_pack
+from gateway.api.checkout import (
+    CheckoutServiceDep,
+    ProviderName,
+    Sale,
+    create_pack_checkout,
+    ensure_customer,
+    fetch_checkout_update,
+)
 from gateway.api.openapi import CONFLICTS, PAID_FOR, SIGNED_IN, UNKNOWN
 from gateway.api.schemas.fields import Line
 from gateway.api.schemas.pages import PageModel, RequestModel, ResponseModel
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.payments import checkouts
-from gateway.ledger.payments.provider_updates import take
+from gateway.ledger.payments.provider_updates import apply_update
+from policies.billing.money import plain
 
 router = APIRouter(prefix="/me", tags=["billing"], responses=SIGNED_IN | PAID_FOR)
 
@@ -53,20 +61,22 @@ class PortalLink(ResponseModel):
 
 
 @router.get("/credits/packs", summary="Credits for sale")
-async def list_packs(me: Me, till: TheTill) -> PageModel[Pack]:  # noqa: ARG001 - for who is signed in
+async def list_packs(me: Me, checkout_service: CheckoutServiceDep) -> PageModel[Pack]:  # noqa: ARG001 - requires a signed-in user
     packs = [
-        Pack(id=pack.id, name=pack.name, credits=pack.credits, price=format(pack.price, "f"), currency=pack.currency)
-        for pack in till.packs
+        Pack(id=pack.id, name=pack.name, credits=pack.credits, price=plain(pack.price), currency=pack.currency)
+        for pack in checkout_service.packs
     ]
     return PageModel(data=packs, next_cursor=None)
 
 
 @router.post("/credits/checkout", status_code=201, summary="Buy a pack of credits", responses=CONFLICTS)
-async def buy_credits(body: NewCheckout, me: Me, dependencies: DependenciesDep, till: TheTill) -> Checkout:
+async def buy_credits(
+    body: NewCheckout, me: Me, dependencies: DependenciesDep, checkout_service: CheckoutServiceDep
+) -> Checkout:
     """Gives the URL to pay at. The credits are there once the provider says that they are paid for."""
-    till.provider(body.provider)
-    sold = await sell_pack(till, dependencies.database, me.user, pack=till.pack(body.pack), named=body.provider)
-    return Checkout.model_validate(sold)
+    checkout_service.provider(body.provider)
+    sale = Sale(checkout_service, dependencies.database, me.user, body.provider)
+    return Checkout.model_validate(await create_pack_checkout(sale, checkout_service.pack(body.pack)))
 
 
 @router.get("/checkout/{checkout_id}", summary="What became of a checkout", responses=UNKNOWN)
@@ -75,24 +85,28 @@ async def get_checkout(checkout_id: UUID, me: Me) -> Checkout:
 
 
 @router.post("/checkout/{checkout_id}/confirm", summary="Ask the provider what became of it", responses=UNKNOWN)
-async def confirm_checkout(checkout_id: UUID, me: Me, dependencies: DependenciesDep, till: TheTill) -> Checkout:
+async def confirm_checkout(
+    checkout_id: UUID, me: Me, dependencies: DependenciesDep, checkout_service: CheckoutServiceDep
+) -> Checkout:
     """For a client who is back before the provider's message is here. Asking again changes nothing."""
     checkout = await _own(checkout_id, me)
     if checkout.status != "completed":
-        news = await look_up(till, dependencies.database, me.user, checkout=checkout)
-        if news is not None:
+        sale = Sale(checkout_service, dependencies.database, me.user)
+        update = await fetch_checkout_update(sale, checkout)
+        if update is not None:
             async with me.unit_of_work.change() as change:
-                await take(change.connection, news)
+                await apply_update(change.connection, update)
     return Checkout.model_validate(await _own(checkout_id, me))
 
 
 @router.post("/billing/portal", summary="The provider's page for cards and subscriptions", responses=CONFLICTS)
-async def open_portal(body: Portal, me: Me, dependencies: DependenciesDep, till: TheTill) -> PortalLink:
-    provider = till.provider(body.provider)
-    if till.success_url is None:
-        raise PaymentsNotConfigured("billing.success_url is not set, so a buyer could not come back.")
-    customer_id = await customer_at(provider, dependencies.database, me.user)
-    return PortalLink(url=await provider.portal_url(customer_id, return_url=till.success_url))
+async def open_portal(
+    body: Portal, me: Me, dependencies: DependenciesDep, checkout_service: CheckoutServiceDep
+) -> PortalLink:
+    provider = checkout_service.provider(body.provider)
+    return_url = checkout_service.return_url()
+    customer_id = await ensure_customer(provider, dependencies.database, me.user)
+    return PortalLink(url=await provider.portal_url(customer_id, return_url=return_url))
 
 
 async def _own(checkout_id: UUID, me: Me) -> checkouts.Checkout:

@@ -11,6 +11,7 @@ from gateway.api.account.dependencies import DependenciesDep
 from gateway.api.schemas.pages import PageModel, ResponseModel
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import StoredPlan
+from policies.billing.money import plain
 from policies.model import FeatureValue
 
 router = APIRouter(tags=["plans"])
@@ -55,9 +56,9 @@ async def list_plans(dependencies: DependenciesDep) -> PageModel[OfferedPlan]:
 
 
 def _shown(plan: StoredPlan) -> OfferedPlan:
-    said = {name: getattr(plan.terms, name) for name in OfferedPlan.model_fields if name != "id"}
-    said["tiers"] = [
-        Tier(up_to=tier.up_to, unit_price=format(tier.unit_price, "f"), flat_price=format(tier.flat_price, "f"))
+    fields = {name: getattr(plan.terms, name) for name in OfferedPlan.model_fields if name != "id"}
+    fields["tiers"] = [
+        Tier(up_to=tier.up_to, unit_price=plain(tier.unit_price), flat_price=plain(tier.flat_price))
         for tier in plan.terms.tiers
     ]
-    return OfferedPlan.model_validate(said | {"id": plan.id, "price": format(plan.terms.price, "f")})
+    return OfferedPlan.model_validate(fields | {"id": plan.id, "price": plain(plan.terms.price)})

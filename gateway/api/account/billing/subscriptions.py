@@ -1,12 +1,13 @@
-"""A customer's own subscription: begun, looked at, changed, ended.
+"""A user's own subscription: start, read, change, cancel.
 
-What a payment provider renews is changed there first; then what it has is fetched and taken over, as after a webhook.
+A subscription that a provider bills is changed there first; then the provider's state is applied, as after a webhook.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable
 from datetime import datetime
+from functools import partial
 from typing import Annotated
 from uuid import UUID
 
@@ -16,7 +17,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from gateway.api.account.dependencies import DependenciesDep, Me
-from gateway.api.checkout import PaymentsNotConfigured, ProviderName, TheTill, Till, sell_plan
+from gateway.api.checkout import (
+    CheckoutService,
+    CheckoutServiceDep,
+    ProviderName,
+    Sale,
+    create_plan_checkout,
+    plan_price_id,
+)
 from gateway.api.errors import Conflict, Invalid
 from gateway.api.openapi import CONFLICTS, PAID_FOR, SIGNED_IN, UNKNOWN
 from gateway.api.schemas.fields import Line, PositiveCount
@@ -26,11 +34,11 @@ from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms, StoredPlan
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.invoicing import plan_changes
-from gateway.ledger.payments import provider_sync
-from gateway.ledger.payments.provider_updates import News, take
+from gateway.ledger.payments.provider_updates import apply_update, fetch_update
 from gateway.ledger.subscriptions import lifecycle, subscriptions
 from gateway.ledger.subscriptions.subscriptions import MANUAL, StoredSubscription, transition
-from policies.billing.payments import About, Subject
+from gateway.payments.provider import Provider
+from policies.billing.payments import ObjectKind, ObjectRef
 from policies.billing.subscriptions import Event
 from policies.model import SubscriptionStatus
 
@@ -102,7 +110,7 @@ async def subscribe(
     plan_id: PlanInPath,
     me: Me,
     dependencies: DependenciesDep,
-    till: TheTill,
+    checkout_service: CheckoutServiceDep,
     order: Annotated[Order | None, Body()] = None,
 ) -> BegunSubscription:
     """A free plan is active at once. A paid one is incomplete until it is paid for at `checkout_url`.
@@ -115,11 +123,10 @@ async def subscribe(
         current = await subscriptions.get_current(connection, me.id)
     if not _is_free(plan.terms):
         _check_may_buy(current, plan)
-        sold = await sell_plan(
-            till, dependencies.database, me.user, plan=plan, quantity=order.quantity, named=order.provider, now=now()
-        )
-        waiting = await _own(me, sold.subscription_id)
-        return _begun(waiting, checkout_id=sold.id, checkout_url=sold.url)
+        sale = Sale(checkout_service, dependencies.database, me.user, order.provider)
+        checkout = await create_plan_checkout(sale, plan, quantity=order.quantity, now=now())
+        waiting = await _own(me, checkout.subscription_id)
+        return _begun(waiting, checkout_id=checkout.id, checkout_url=checkout.url)
     async with me.unit_of_work.change() as change:
         begun = await lifecycle.start(
             change.connection, me.id, plan_id=plan.id, now=now(), actor=change.actor, resumes_period=True
@@ -130,17 +137,20 @@ async def subscribe(
 
 @router.delete("/{id:other_than_me}", summary="End a subscription", responses=UNKNOWN | CONFLICTS | PAID_FOR)
 async def end_subscription(
-    subscription_id: IdInPath, ending: Annotated[Ending, Query()], me: Me, dependencies: DependenciesDep, till: TheTill
+    subscription_id: IdInPath,
+    ending: Annotated[Ending, Query()],
+    me: Me,
+    dependencies: DependenciesDep,
+    checkout_service: CheckoutServiceDep,
 ) -> OwnSubscription:
     """With its period; you have access until then. With `?now=true` at once."""
     found = await _own(me, subscription_id)
     at_period_end = not ending.now and found.status is not SubscriptionStatus.INCOMPLETE
-    _check(found, Event.CANCEL_AT_PERIOD_END if at_period_end else Event.CANCEL_NOW)
+    transition(found, Event.CANCEL_AT_PERIOD_END if at_period_end else Event.CANCEL_NOW)
     if _is_billed(found):
-        provider = till.provider(found.provider)
-        return await _at_provider(
-            me, dependencies, till, found, asked=provider.cancel(_remote(found), at_period_end=at_period_end)
-        )
+        provider = checkout_service.provider(found.provider)
+        call = provider.cancel(_remote_id(found), at_period_end=at_period_end)
+        return await _change_at_provider(me, dependencies, provider, found, call=call)
     async with me.unit_of_work.change() as change:
         ended = await lifecycle.cancel(change.connection, found.id, now=now(), at_period_end=at_period_end)
         await change.record(
@@ -151,15 +161,15 @@ async def end_subscription(
 
 @router.post("/{subscription_id}/undo-cancel", summary="Let it go on", responses=UNKNOWN | CONFLICTS | PAID_FOR)
 async def undo_cancellation(
-    subscription_id: UUID, me: Me, dependencies: DependenciesDep, till: TheTill
+    subscription_id: UUID, me: Me, dependencies: DependenciesDep, checkout_service: CheckoutServiceDep
 ) -> OwnSubscription:
     """One that was to end with its period does not."""
     found = await _own(me, subscription_id)
-    _check(found, Event.UNDO_CANCEL)
+    transition(found, Event.UNDO_CANCEL)
     if _is_billed(found):
-        return await _at_provider(
-            me, dependencies, till, found, asked=till.provider(found.provider).resume(_remote(found))
-        )
+        provider = checkout_service.provider(found.provider)
+        call = provider.resume(_remote_id(found))
+        return await _change_at_provider(me, dependencies, provider, found, call=call)
     async with me.unit_of_work.change() as change:
         kept = await lifecycle.undo_cancel(change.connection, found.id)
         await change.record(
@@ -170,16 +180,18 @@ async def undo_cancellation(
 
 @router.post("/{subscription_id}/change", summary="Change to another plan", responses=UNKNOWN | CONFLICTS | PAID_FOR)
 async def change_plan(
-    subscription_id: UUID, body: PlanChange, me: Me, dependencies: DependenciesDep, till: TheTill
+    subscription_id: UUID, body: PlanChange, me: Me, dependencies: DependenciesDep, checkout_service: CheckoutServiceDep
 ) -> OwnSubscription:
     """Between paid plans at once, price and credits in proportion to what is left of the period; to a free plan with
     the next period. From a free plan to a paid one, subscribe to that."""
     found = await _own(me, subscription_id)
-    _check(found, Event.CHANGE_PLAN)
+    transition(found, Event.CHANGE_PLAN)
     async with me.unit_of_work.read() as connection:
         plan = await _offered(connection, body.plan_id)
     if _is_billed(found):
-        return await _change_billed(me, dependencies, till, found, plan=plan, quantity=body.quantity or found.quantity)
+        return await _change_billed(
+            me, dependencies, checkout_service, found, plan=plan, quantity=body.quantity or found.quantity
+        )
     if not _is_free(plan.terms):
         raise Conflict(f"{plan.id} is to be paid for: POST /subscriptions/{plan.id}; it takes over once it is.")
     if body.quantity is not None:
@@ -196,29 +208,32 @@ async def change_plan(
 
 
 async def _change_billed(
-    me: Me, dependencies: DependenciesDep, till: Till, found: StoredSubscription, *, plan: StoredPlan, quantity: int
+    me: Me,
+    dependencies: DependenciesDep,
+    checkout_service: CheckoutService,
+    found: StoredSubscription,
+    *,
+    plan: StoredPlan,
+    quantity: int,
 ) -> OwnSubscription:
     if _is_free(plan.terms):
         raise Conflict("End this subscription; once it is over, subscribe to the free plan.")
-    provider = till.provider(found.provider)
-    price_id = plan.terms.stripe_price_id if found.provider == "stripe" else plan.terms.lemon_squeezy_variant_id
-    if price_id is None:
-        raise PaymentsNotConfigured(f"{plan.id} cannot be paid for by {found.provider}.")
-    wish = f"{found.id}:{plan.id}:{quantity}:{found.updated_at.isoformat()}"
-    asked = provider.change_plan(_remote(found), price_id=price_id, quantity=quantity, key=wish)
-    return await _at_provider(me, dependencies, till, found, asked=asked)
+    provider = checkout_service.provider(found.provider)
+    price_id = plan_price_id(provider, plan)
+    key = f"{found.id}:{plan.id}:{quantity}:{found.updated_at.isoformat()}"
+    call = provider.change_plan(_remote_id(found), price_id=price_id, quantity=quantity, key=key)
+    return await _change_at_provider(me, dependencies, provider, found, call=call)
 
 
-async def _at_provider(
-    me: Me, dependencies: DependenciesDep, till: Till, found: StoredSubscription, *, asked: Awaitable[None]
+async def _change_at_provider(
+    me: Me, dependencies: DependenciesDep, provider: Provider, found: StoredSubscription, *, call: Awaitable[None]
 ) -> OwnSubscription:
-    """The provider does it and says what it has now. Raises ProviderUnavailable, ProviderRefused."""
-    await asked
-    async with dependencies.database.read() as connection:
-        fetched_at = await provider_sync.time_of_fetch(connection)
-    snapshot = await till.provider(found.provider).fetch(Subject(About.SUBSCRIPTION, _remote(found)))
+    """Makes the call, then fetches and applies the result. Raises ProviderUnavailable, ProviderRefused."""
+    await call
+    fetch = partial(provider.fetch, ObjectRef(ObjectKind.SUBSCRIPTION, _remote_id(found)))
+    update = await fetch_update(dependencies.database, provider, fetch)
     async with me.unit_of_work.change() as change:
-        await take(change.connection, News(found.provider, snapshot, fetched_at))
+        await apply_update(change.connection, update)
         after = _shown(await _of(change.connection, me, found.id))
         await change.record(
             "subscriptions.change_at_provider", "subscription", entity_id=found.id, before=_shown(found), after=after
@@ -227,7 +242,7 @@ async def _at_provider(
 
 
 def _check_may_buy(current: StoredSubscription | None, plan: StoredPlan) -> None:
-    """A paid subscription takes over from a free one; two paid ones would be paid for both. Raises Conflict."""
+    """A paid subscription supersedes a free one; a second paid one would be charged as well. Raises Conflict."""
     if current is None:
         return
     if current.plan_id == plan.id:
@@ -236,15 +251,10 @@ def _check_may_buy(current: StoredSubscription | None, plan: StoredPlan) -> None
         raise Conflict(f"POST /subscriptions/{current.id}/change changes the plan of the subscription you have.")
 
 
-def _check(found: StoredSubscription, event: Event) -> None:
-    """Before a provider is asked for what we would not do. Raises IllegalTransition."""
-    transition(found, event)
-
-
-async def _offered(connection: AsyncConnection, named: str) -> StoredPlan:
-    plan = await plans.find(connection, named)
+async def _offered(connection: AsyncConnection, name: str) -> StoredPlan:
+    plan = await plans.find(connection, name)
     if plan is None or not plan.terms.is_active:
-        raise NotFound("plan", named)
+        raise NotFound("plan", name)
     return plan
 
 
@@ -265,11 +275,11 @@ def _is_free(terms: PlanTerms) -> bool:
 
 
 def _is_billed(subscription: StoredSubscription) -> bool:
-    """By a provider that knows it; one that was never paid for is ours alone."""
+    """Whether a provider has it; a subscription that was never paid for exists here alone."""
     return subscription.provider != MANUAL and subscription.provider_subscription_id is not None
 
 
-def _remote(subscription: StoredSubscription) -> str:
+def _remote_id(subscription: StoredSubscription) -> str:
     return subscription.provider_subscription_id or ""
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.admin.dependencies import UnitOfWorkDep
-from gateway.api.checkout import TheTill
+from gateway.api.checkout import CheckoutServiceDep
 from gateway.api.errors import Conflict
 from gateway.api.invoice_documents import as_html, as_pdf
 from gateway.api.openapi import CONFLICTS, UNKNOWN
@@ -50,7 +50,7 @@ async def list_invoices(wanted: Annotated[InvoicesWanted, Query()], unit_of_work
 
 
 @router.post("", status_code=201, summary="Issue an invoice", responses=UNKNOWN | CONFLICTS)
-async def issue_invoice(body: NewInvoice, unit_of_work: UnitOfWorkDep, till: TheTill) -> Invoice:
+async def issue_invoice(body: NewInvoice, unit_of_work: UnitOfWorkDep, checkout_service: CheckoutServiceDep) -> Invoice:
     """For the period that the subscription is in, by its plan's pricing model, and for changes of plan or seats since
     the last one: unused time is given back, remaining time asked for. Final once it is issued."""
     async with unit_of_work.change() as change:
@@ -61,7 +61,7 @@ async def issue_invoice(body: NewInvoice, unit_of_work: UnitOfWorkDep, till: The
             change.connection,
             found,
             plan=await plan_of(change.connection, found),
-            tax_rate=till.tax_rate if body.tax_rate is None else body.tax_rate,
+            tax_rate=checkout_service.tax_rate if body.tax_rate is None else body.tax_rate,
             now=now(),
         )
         issued = Invoice.model_validate(made)

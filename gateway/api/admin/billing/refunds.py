@@ -1,8 +1,9 @@
-"""Refunds: money given back by the provider, and the credits that it bought taken back."""
+"""Refunds through the payment provider, which also claw back the credits of the payment."""
 
 from __future__ import annotations
 
 from decimal import Decimal
+from functools import partial
 from typing import Annotated
 from uuid import UUID
 
@@ -11,15 +12,15 @@ from pydantic import Field
 
 from gateway.api.admin.billing.payments import existing_payment
 from gateway.api.admin.dependencies import UnitOfWorkDep
-from gateway.api.checkout import TheTill
+from gateway.api.checkout import CheckoutServiceDep
 from gateway.api.errors import Conflict, Invalid
 from gateway.api.openapi import CONFLICTS, PAID_FOR, UNKNOWN
 from gateway.api.schemas.billing_records import Payment
 from gateway.api.schemas.fields import Line, Price
 from gateway.api.schemas.pages import PageModel, PageQuery, RequestModel, page_of
-from gateway.ledger.payments import payments, provider_sync
-from gateway.ledger.payments.payment_booking import money_of
-from gateway.ledger.payments.provider_updates import News, take
+from gateway.ledger.payments import payments
+from gateway.ledger.payments.payment_booking import refundable_amount
+from gateway.ledger.payments.provider_updates import apply_update, fetch_update
 from policies.billing.money import rounded
 
 router = APIRouter(prefix="/refunds", tags=["payments"])
@@ -41,23 +42,21 @@ async def list_refunds(wanted: Annotated[PageQuery, Query()], unit_of_work: Unit
 
 
 @router.post("", status_code=201, summary="Refund a payment", responses=UNKNOWN | CONFLICTS | PAID_FOR)
-async def create_refund(body: NewRefund, unit_of_work: UnitOfWorkDep, till: TheTill) -> Payment:
+async def create_refund(body: NewRefund, unit_of_work: UnitOfWorkDep, checkout_service: CheckoutServiceDep) -> Payment:
     """Gives the payment as it is then. What is left of its credits is taken back; the rest is the account's debt."""
     async with unit_of_work.read() as connection:
         payment = await existing_payment(connection, body.payment_id)
-        fetched_from = payment.provider_payment_id
-    if fetched_from is None or payment.transaction_type not in ("subscription", "credits"):
+        provider_payment_id = payment.provider_payment_id
+    if provider_payment_id is None or payment.transaction_type not in ("subscription", "credits"):
         raise Conflict(f"A {payment.transaction_type} cannot be refunded, only a payment.")
     amount = _amount(body.amount, payment)
-    provider = till.provider(payment.provider)
-    # The same wish until the payment has changed: asked twice by mistake, money goes back once.
+    provider = checkout_service.provider(payment.provider)
+    # The same key until the payment has changed, so that a repeated request refunds once.
     key = f"{payment.id}-{payment.refunded_amount}-{amount}"
-    await provider.refund(fetched_from, amount=body.amount and amount, currency=payment.currency, key=key)
-    async with unit_of_work.read() as connection:
-        fetched_at = await provider_sync.time_of_fetch(connection)
-    snapshot = await provider.fetch_payment(fetched_from)
+    await provider.refund(provider_payment_id, amount=body.amount and amount, currency=payment.currency, key=key)
+    update = await fetch_update(unit_of_work, provider, partial(provider.fetch_payment, provider_payment_id))
     async with unit_of_work.change() as change:
-        await take(change.connection, News(provider.name, snapshot, fetched_at))
+        await apply_update(change.connection, update)
         after = Payment.model_validate(await existing_payment(change.connection, payment.id))
         before = Payment.model_validate(payment)
         await change.record(
@@ -67,7 +66,7 @@ async def create_refund(body: NewRefund, unit_of_work: UnitOfWorkDep, till: TheT
 
 
 def _amount(wanted: Decimal | None, payment: payments.Payment) -> Decimal:
-    left = money_of(payment)
+    left = refundable_amount(payment)
     if payment.status not in ("completed", "partially_refunded"):
         raise Conflict(f"This payment is {payment.status}; only a completed one can be refunded.")
     if wanted is None:

@@ -1,4 +1,4 @@
-"""What payment providers told, and what became of it."""
+"""The inbox of provider events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 
 from gateway.api.admin.dependencies import UnitOfWorkDep
-from gateway.api.checkout import ProviderName, TheTill
+from gateway.api.checkout import CheckoutServiceDep, ProviderName
 from gateway.api.openapi import UNKNOWN
 from gateway.api.schemas.pages import PageModel, PageQuery, ResponseModel, page_of
 from gateway.ledger.db.errors import NotFound
@@ -33,18 +33,18 @@ class WebhookEvent(ResponseModel):
     created_at: datetime
 
 
-class WebhookEventInFull(WebhookEvent):
+class WebhookEventWithPayload(WebhookEvent):
     payload: dict[str, Any]
 
 
-class EventsWanted(PageQuery):
+class WebhookEventQuery(PageQuery):
     provider: ProviderName | None = None
     status: Literal["received", "processed", "ignored", "failed"] | None = None
 
 
 @router.get("", summary="List webhook events, newest first")
 async def list_webhook_events(
-    wanted: Annotated[EventsWanted, Query()], unit_of_work: UnitOfWorkDep
+    wanted: Annotated[WebhookEventQuery, Query()], unit_of_work: UnitOfWorkDep
 ) -> PageModel[WebhookEvent]:
     async with unit_of_work.read() as connection:
         page = await webhook_events.list_events(connection, **wanted.model_dump())
@@ -52,20 +52,22 @@ async def list_webhook_events(
 
 
 @router.get("/{event_id}", summary="Get a webhook event with its payload", responses=UNKNOWN)
-async def get_webhook_event(event_id: UUID, unit_of_work: UnitOfWorkDep) -> WebhookEventInFull:
+async def get_webhook_event(event_id: UUID, unit_of_work: UnitOfWorkDep) -> WebhookEventWithPayload:
     async with unit_of_work.read() as connection:
         found = await webhook_events.get(connection, event_id)
     if found is None:
         raise NotFound("webhook event", event_id)
-    return WebhookEventInFull.model_validate(found)
+    return WebhookEventWithPayload.model_validate(found)
 
 
 @router.post("/{event_id}/replay", summary="Act on a webhook event again", responses=UNKNOWN)
-async def replay_webhook_event(event_id: UUID, unit_of_work: UnitOfWorkDep, till: TheTill) -> WebhookEvent:
+async def replay_webhook_event(
+    event_id: UUID, unit_of_work: UnitOfWorkDep, checkout_service: CheckoutServiceDep
+) -> WebhookEvent:
     """Harmless for one that has been acted on: what it is about is fetched as it is now."""
     async with unit_of_work.change() as change:
-        due = WebhookEvent.model_validate(await webhook_events.replay(change.connection, event_id))
+        due = WebhookEvent.model_validate(await webhook_events.requeue(change.connection, event_id))
         await change.record("webhook_events.replay", "webhook_event", entity_id=event_id, after=due)
-    if till.act is not None:
-        await till.act(event_id)
+    if checkout_service.process_event is not None:
+        await checkout_service.process_event(event_id)
     return await get_webhook_event(event_id, unit_of_work)

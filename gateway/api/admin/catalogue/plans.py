@@ -37,6 +37,7 @@ from gateway.api.schemas.pages import PageModel, PatchModel, RequestModel, Respo
 from gateway.ledger.catalogue import plans
 from gateway.ledger.db.errors import InUse, NotFound
 from gateway.ledger.db.outbox import bump_catalogue
+from policies.billing.money import plain
 from policies.model import FeatureValue
 
 router = APIRouter(prefix="/plans", tags=["plans"])
@@ -249,7 +250,7 @@ def shown(plan: plans.StoredPlan) -> Plan:
     own = {name: getattr(plan, name) for name in ("id", "version", "created_at", "updated_at")}
     own["permissions"] = sorted(plan.permissions)
     said = {name: getattr(terms, name) for name in Plan.model_fields if name not in own}
-    priced = {"price": _money(terms.price), "tiers": [_tier(tier) for tier in terms.tiers]}
+    priced = {"price": plain(terms.price), "tiers": [_tier(tier) for tier in terms.tiers]}
     return Plan.model_validate(own | said | priced)
 
 
@@ -270,12 +271,7 @@ async def offered_plan(connection: AsyncConnection, named: str) -> plans.StoredP
 
 
 def _tier(tier: plans.Tier) -> Tier:
-    return Tier(up_to=tier.up_to, unit_price=_money(tier.unit_price), flat_price=_money(tier.flat_price))
-
-
-def _money(amount: Decimal) -> str:
-    """Never as 1E+2."""
-    return format(amount, "f")
+    return Tier(up_to=tier.up_to, unit_price=plain(tier.unit_price), flat_price=plain(tier.flat_price))
 
 
 def _tiers(body: Iterable[NewTier]) -> tuple[plans.Tier, ...]:

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from gateway.api.account import build_account
 from gateway.api.account.dependencies import Lifetimes
 from gateway.api.account.login.access_tokens import AccessTokens
-from gateway.api.checkout import Till, sell_pack
+from gateway.api.checkout import CheckoutService, Sale, create_pack_checkout
 from gateway.clock import now
 from gateway.config.model import Pack
 from gateway.ledger.accounts import login_sessions, users
@@ -53,7 +53,7 @@ PATHS = {"stripe": "/webhooks/stripe", "lemon_squeezy": "/webhooks/lemon-squeezy
 
 
 @dataclass(frozen=True)
-class Standing:
+class BillingState:
     """What is held of a user at the end of a story, without what time and chance put in it."""
 
     status: str | None
@@ -66,20 +66,20 @@ class Standing:
 
 
 @dataclass
-class Market:
+class PaymentStack:
     database: Database
     provider: Provider
-    till: Till
+    checkout_service: CheckoutService
     app: Any
     client: httpx.AsyncClient
     processor: WebhookProcessor
     plans: Mapping[str, StoredPlan] = field(default_factory=dict)
 
-    async def a_user(self) -> User:
+    async def create_user(self) -> User:
         async with self.database.transaction() as connection:
             return await users.create(connection, f"{uuid4().hex}@example.com")
 
-    async def signed_in(self, user: User) -> httpx.AsyncClient:
+    async def client_for(self, user: User) -> httpx.AsyncClient:
         async with self.database.transaction() as connection:
             session_id = await login_sessions.create(
                 connection, user.id, token_hash=token_bytes(32), expires_at=now() + LIFETIMES.refresh, address=None
@@ -90,7 +90,7 @@ class Market:
         return client
 
     async def subscribe(self, user: User, plan: str = "pro") -> Checkout:
-        async with await self.signed_in(user) as client:
+        async with await self.client_for(user) as client:
             begun = await client.post(f"/subscriptions/{plan}")
         assert begun.status_code == 201, begun.text
         assert begun.json()["status"] == "incomplete"
@@ -101,14 +101,14 @@ class Market:
         return found
 
     async def buy_pack(self, user: User) -> Checkout:
-        return await sell_pack(self.till, self.database, user, pack=PACK, named=None)
+        return await create_pack_checkout(Sale(self.checkout_service, self.database, user), PACK)
 
     async def deliver(self, body: bytes, headers: Mapping[str, str], *, status: int = 200) -> Any:
         answer = await self.client.post(PATHS[self.provider.name], content=body, headers=dict(headers))
         assert answer.status_code == status, answer.text
         return answer.json()
 
-    async def work_off(self) -> int:
+    async def process_all(self) -> int:
         """Acts on all events, those that failed and those whose worker died included, as time would bring them."""
         acted = 0
         while True:
@@ -132,13 +132,13 @@ class Market:
         async with self.database.read() as connection:
             return (await payments.list_payments(connection, user_id=user.id, limit=500)).data
 
-    async def standing(self, user: User) -> Standing:
+    async def billing_state(self, user: User) -> BillingState:
         found = await self.subscription(user)
         rows = await self.payments(user)
         async with self.database.read() as connection:
             granted = "SELECT coalesce(sum(amount), 0) FROM credit_ledger WHERE user_id = :id AND kind = 'grant'"
             total = (await connection.execute(text(granted), {"id": user.id})).scalar_one()
-        return Standing(
+        return BillingState(
             status=str(found.status) if found else None,
             plan_id=found.plan_id if found else None,
             is_ending=found.cancel_at_period_end if found else None,
@@ -155,26 +155,26 @@ class Market:
 
 
 @asynccontextmanager
-async def market(database: Database, provider: Provider | None) -> AsyncIterator[Market]:
+async def payment_stack(database: Database, provider: Provider | None) -> AsyncIterator[PaymentStack]:
     """With plans `basic` (9.99, 100 credits), `pro` (29.99, 1000) and `free` made if they are missing."""
     providers = {} if provider is None else {provider.name: provider}
     processor = WebhookProcessor(database, providers)
-    till = Till(
+    checkout_service = CheckoutService(
         providers=providers,
         default=None if provider is None else provider.name,
         packs=(PACK,),
         success_url="https://app.test/paid",
         cancel_url="https://app.test/plans",
-        act=None,
+        process_event=None,
     )
-    app = account_app(database, till)
+    app = account_app(database, checkout_service)
     async with _client(app) as client:
-        made: Any = Market(database, provider, till, app, client, processor)  # type: ignore[arg-type] # None only where nothing is sold
+        made: Any = PaymentStack(database, provider, checkout_service, app, client, processor)  # type: ignore[arg-type] # None only where nothing is sold
         made.plans = await _offer(database)
         yield made
 
 
-def account_app(database: Database, till: Till) -> Any:
+def account_app(database: Database, checkout_service: CheckoutService) -> Any:
     async def publish() -> None:
         return None
 
@@ -189,15 +189,15 @@ def account_app(database: Database, till: Till) -> Any:
         meter=None,  # type: ignore[arg-type] # nothing here is metered
         routes={},
         past_due_grace=timedelta(days=3),
-        till=till,
+        checkout_service=checkout_service,
     )
 
 
-def acting_at_once(made: Market) -> Market:
-    """The same market, where events are acted on as they come."""
-    till = replace(made.till, act=made.processor.process)
-    app = account_app(made.database, till)
-    return replace(made, till=till, app=app, client=_client(app))
+def acting_at_once(made: PaymentStack) -> PaymentStack:
+    """The same stack, where events are acted on as they come."""
+    checkout_service = replace(made.checkout_service, process_event=made.processor.process)
+    app = account_app(made.database, checkout_service)
+    return replace(made, checkout_service=checkout_service, app=app, client=_client(app))
 
 
 def _client(app: Any) -> httpx.AsyncClient:

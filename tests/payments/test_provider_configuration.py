@@ -8,7 +8,7 @@ import pytest
 
 from gateway.config import Config, load
 from gateway.ledger.db.session import Database
-from gateway.runtime.payments import payment_workers, providers_of, till_of
+from gateway.runtime.payments import build_checkout_service, open_providers, payment_workers
 
 SECRETS = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
 STRIPE = {"STRIPE_SECRET_KEY": "sk_test_x", "STRIPE_WEBHOOK_SECRET": "new, old"}
@@ -33,8 +33,13 @@ def configured(tmp_path: Path, **environ: str) -> Config:
     ("environ", "names", "workers"),
     [
         ({}, [], []),
+<<<<<<< HEAD:tests/payments/test_configured.py
         (STRIPE, ["stripe"], ["WebhookProcessor", "ProviderPoller", "ProviderCancellationWorker", "UsageReportSender"]),
         (LEMON_SQUEEZY, ["lemon_squeezy"], ["WebhookProcessor", "ProviderPoller", "ProviderCancellationWorker"]),
+=======
+        (STRIPE, ["stripe"], ["WebhookProcessor", "ProviderPoller", "ProviderCancellationWorker", "UsageReportSender"]),
+        (LEMON_SQUEEZY, ["lemon_squeezy"], ["WebhookProcessor", "ProviderPoller", "ProviderCancellationWorker"]),
+>>>>>>> 5f8edbb (payments: put providers behind one protocol and one table of names):tests/payments/test_provider_configuration.py
         (
             STRIPE | LEMON_SQUEEZY,
             ["lemon_squeezy", "stripe"],
@@ -42,9 +47,15 @@ def configured(tmp_path: Path, **environ: str) -> Config:
                 "WebhookProcessor",
                 "ProviderPoller",
                 "ProviderPoller",
+<<<<<<< HEAD:tests/payments/test_configured.py
                 "ProviderCancellationWorker",
                 "ProviderCancellationWorker",
                 "UsageReportSender",
+=======
+                "ProviderCancellationWorker",
+                "ProviderCancellationWorker",
+                "UsageReportSender",
+>>>>>>> 5f8edbb (payments: put providers behind one protocol and one table of names):tests/payments/test_provider_configuration.py
             ],
         ),
     ],
@@ -54,10 +65,10 @@ async def test_a_key_makes_a_provider(
 ) -> None:
     config = configured(tmp_path, **environ)
     database = Database("postgresql://nobody@127.0.0.1:1/none")
-    async with providers_of(config) as providers:
-        till = till_of(config, database, providers)
-        assert list(till.providers) == names
-        assert till.default == (names[0] if names else None)
-        assert str(till.tax_rate) == "0.19"
+    async with open_providers(config) as providers:
+        checkout_service = build_checkout_service(config, database, providers)
+        assert list(checkout_service.providers) == names
+        assert checkout_service.default == (names[0] if names else None)
+        assert str(checkout_service.tax_rate) == "0.19"
         assert [type(each).__name__ for each in payment_workers(config, database, providers)] == workers
     await database.close()

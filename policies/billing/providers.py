@@ -1,0 +1,84 @@
+"""The payment providers by name, and what settings, environment and plans call theirs.
+
+This table is all that the gateway outside `gateway/payments/NAME` knows of which providers there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from types import MappingProxyType
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderNames:
+    """`name` is used in settings, in the database and as a metric label; `title` in sentences.
+
+    Plans and packs have the provider's id of their price in `price_field`, and that of its product in `product_field`.
+    """
+
+    name: str
+    title: str
+    api_key_variable: str
+    webhook_secret_variable: str
+    price_field: str
+    product_field: str | None = None
+
+    @property
+    def path_segment(self) -> str:
+        """In `/webhooks/{provider}`."""
+        return self.name.replace("_", "-")
+
+    def price_id(self, item: Any) -> str | None:
+        """The provider's id of the price of a plan or pack."""
+        found: str | None = getattr(item, self.price_field)
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeteredUsage:
+    """A provider that bills by reported usage: how old usage may be, and how long an identifier counts once."""
+
+    accepted_for: timedelta
+    deduplicated_for: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderTraits:
+    """Where providers differ in what they can do.
+
+    `buyer_enters_email`: the buyer names the customer at the checkout, so the address may differ from the account's.
+    `changes_kept_for`: how far back the provider lists changes. `metered_usage` None: it does not bill by usage.
+    """
+
+    event_types: frozenset[str]
+    changes_kept_for: timedelta
+    buyer_enters_email: bool = False
+    cancels_immediately: bool = True
+    metered_usage: MeteredUsage | None = field(default=None)
+
+
+PROVIDERS: Mapping[str, ProviderNames] = MappingProxyType(
+    {
+        names.name: names
+        for names in (
+            ProviderNames(
+                name="stripe",
+                title="Stripe",
+                api_key_variable="STRIPE_SECRET_KEY",
+                webhook_secret_variable="STRIPE_WEBHOOK_SECRET",  # noqa: S106 - the name of a variable
+                price_field="stripe_price_id",
+            ),
+            ProviderNames(
+                name="lemon_squeezy",
+                title="Lemon Squeezy",
+                api_key_variable="LEMON_SQUEEZY_API_KEY",
+                webhook_secret_variable="LEMON_SQUEEZY_WEBHOOK_SECRET",  # noqa: S106 - the name of a variable
+                price_field="lemon_squeezy_variant_id",
+                product_field="lemon_squeezy_product_id",
+            ),
+        )
+    }
+)
