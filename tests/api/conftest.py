@@ -200,13 +200,8 @@ def admin_app(
     publish: Any,
     *,
     missing: dict[str, str],
-<<<<<<< HEAD
     redis_client: RedisClient | None = None,
-    till: Till | None = None,
-=======
-    link: Link | None = None,
     checkout_service: CheckoutService | None = None,
->>>>>>> 5f8edbb (payments: put providers behind one protocol and one table of names)
 ) -> ASGIApp:
     redis_client = redis_client or RedisClient("redis://127.0.0.1:1/0", timeout_seconds=1, scripts=SCRIPTS)
     meter = Meter(redis_client, partitions=4, owner="admin")

@@ -16,11 +16,7 @@ from gateway.ledger.accounts.users import User
 from gateway.ledger.db.session import Database
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription
 from gateway.payments.lemon_squeezy.adapter import LemonSqueezy
-<<<<<<< HEAD:tests/payments/test_lemon_squeezy_life.py
-from gateway.payments.provider import KeyRefused
-=======
 from gateway.payments.provider import CredentialsRejected
->>>>>>> 5f8edbb (payments: put providers behind one protocol and one table of names):tests/payments/test_lemon_squeezy_lifecycle.py
 from gateway.workers.billing.provider_poller import ProviderPoller
 from tests.api.conftest import admin_app, client_of
 from tests.payments.fake_lemon_squeezy import STORE_ID, FakeLemonSqueezy, Resource, signed
@@ -163,13 +159,8 @@ async def test_a_buyer_under_another_address_is_known_by_the_checkout(
 async def test_webhooks_lost_for_a_day_are_made_up_for_by_asking(store: PaymentStack, world: FakeLemonSqueezy) -> None:
     instant = now()
     poller = ProviderPoller(store.database, store.provider, interval=timedelta(minutes=15), now=lambda: instant)
-<<<<<<< HEAD:tests/payments/test_lemon_squeezy_life.py
-    await walk(poller)
-    user = await store.a_user()
-=======
     await poll_fully(poller)
     user = await store.create_user()
->>>>>>> 5f8edbb (payments: put providers behind one protocol and one table of names):tests/payments/test_lemon_squeezy_lifecycle.py
     checkout = await store.subscribe(user)
     remote = world.complete(checkout.provider_checkout_id or "")
     world.renew(remote, succeeds=False)

@@ -161,11 +161,6 @@ async def subscribe(shop: PaymentStack, localstripe: LocalStripe, user: User, *,
 
 async def catch_up(shop: PaymentStack) -> None:
     """What it told is asked for, and acted on again where that was done before: it tells nothing of refunds."""
-<<<<<<< HEAD
-    await walk(ProviderPoller(shop.database, shop.provider, interval=timedelta()))
-    await shop.work_off()
-=======
     await poll_fully(ProviderPoller(shop.database, shop.provider, interval=timedelta()))
     await shop.process_all()
->>>>>>> 5f8edbb (payments: put providers behind one protocol and one table of names)
     assert not await shop.events("failed")

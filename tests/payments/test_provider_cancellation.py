@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from gateway.ledger.accounts.users import User
 from gateway.ledger.subscriptions import subscriptions
-<<<<<<< HEAD
 from gateway.workers.billing.provider_cancellation import ProviderCancellationWorker
-=======
-from gateway.workers.billing.provider_cancellation import ProviderCancellationWorker
->>>>>>> 5f8edbb (payments: put providers behind one protocol and one table of names)
 from tests.payments.fake_lemon_squeezy import FakeLemonSqueezy
 from tests.payments.fake_stripe import FakeStripe
 from tests.payments.payment_stack import PaymentStack
@@ -21,16 +17,6 @@ from tests.payments.test_stripe_lifecycle import begun, current, deliver_all, st
 async def test_the_subscription_of_a_deleted_account_ends_at_the_provider_once_it_can_be_reached(
     stripe_stack: PaymentStack, fake_stripe: FakeStripe
 ) -> None:
-<<<<<<< HEAD
-    market, leaver = stripe_market, ProviderCancellationWorker(stripe_market.database, stripe_market.provider)
-    market.provider._client._requestor._options.max_network_retries = 0  # type: ignore[attr-defined] # or it waits
-    user, other = await market.a_user(), await market.a_user()
-    remote, kept = await begun(market, stripe_world, user), await begun(market, stripe_world, other)
-    stripe_world.down = True
-    await delete(market, user)  # which waits for no provider
-    await leaver.run_once()
-    assert stripe_world.objects[remote]["status"] == "active"
-=======
     stack, cancellation = stripe_stack, ProviderCancellationWorker(stripe_stack.database, stripe_stack.provider)
     stack.provider._client._requestor._options.max_network_retries = 0  # type: ignore[attr-defined] # or it waits
     user, other = await stack.create_user(), await stack.create_user()
@@ -39,7 +25,6 @@ async def test_the_subscription_of_a_deleted_account_ends_at_the_provider_once_i
     await delete(stack, user)  # which waits for no provider
     await cancellation.run_once()
     assert fake_stripe.objects[remote]["status"] == "active"
->>>>>>> 5f8edbb (payments: put providers behind one protocol and one table of names)
 
     fake_stripe.down = False
     await cancellation.run_once()
@@ -54,20 +39,6 @@ async def test_the_subscription_of_a_deleted_account_ends_at_the_provider_once_i
 async def test_what_is_paid_for_after_the_account_was_deleted_ends_too(
     stripe_stack: PaymentStack, fake_stripe: FakeStripe
 ) -> None:
-<<<<<<< HEAD
-    market = stripe_market
-    user = await market.a_user()
-    checkout = await market.subscribe(user)
-    await delete(market, user)
-    stripe_world.complete(checkout.provider_checkout_id or "")
-    await hear_all(market, stripe_world)
-    assert await status_of(market, user) == "active"
-    await ProviderCancellationWorker(market.database, market.provider).run_once()
-    assert await status_of(market, user) == "canceled"
-    assert [each["status"] for each in stripe_world.objects.values() if each["object"] == "subscription"] == [
-        "canceled"
-    ]
-=======
     stack = stripe_stack
     user = await stack.create_user()
     checkout = await stack.subscribe(user)
@@ -78,25 +49,16 @@ async def test_what_is_paid_for_after_the_account_was_deleted_ends_too(
     await ProviderCancellationWorker(stack.database, stack.provider).run_once()
     assert await status_of(stack, user) == "canceled"
     assert [each["status"] for each in fake_stripe.objects.values() if each["object"] == "subscription"] == ["canceled"]
->>>>>>> 5f8edbb (payments: put providers behind one protocol and one table of names)
 
 
 async def test_a_subscription_that_the_provider_has_lost_is_over(
     stripe_stack: PaymentStack, fake_stripe: FakeStripe
 ) -> None:
-<<<<<<< HEAD
-    user = await stripe_market.a_user()
-    del stripe_world.objects[await begun(stripe_market, stripe_world, user)]
-    await delete(stripe_market, user)
-    await ProviderCancellationWorker(stripe_market.database, stripe_market.provider).run_once()
-    assert await status_of(stripe_market, user) == "canceled"
-=======
     user = await stripe_stack.create_user()
     del fake_stripe.objects[await begun(stripe_stack, fake_stripe, user)]
     await delete(stripe_stack, user)
     await ProviderCancellationWorker(stripe_stack.database, stripe_stack.provider).run_once()
     assert await status_of(stripe_stack, user) == "canceled"
->>>>>>> 5f8edbb (payments: put providers behind one protocol and one table of names)
 
 
 async def test_where_it_cannot_end_at_once_it_ends_with_its_period(
@@ -106,11 +68,7 @@ async def test_where_it_cannot_end_at_once_it_ends_with_its_period(
     user = await store.create_user()
     remote = await lemon_squeezy_subscription(store, world, user)
     await delete(store, user)
-<<<<<<< HEAD
     await ProviderCancellationWorker(store.database, store.provider).run_once()
-=======
-    await ProviderCancellationWorker(store.database, store.provider).run_once()
->>>>>>> 5f8edbb (payments: put providers behind one protocol and one table of names)
     assert remote["attributes"]["cancelled"] is True
     assert (await current(store, user)).cancel_at_period_end
 
@@ -131,17 +89,6 @@ async def test_of_two_that_are_paid_for_the_one_taken_over_ends_at_the_provider(
     state = await stack.billing_state(user)
     assert (state.granted, len(state.payments)) == (100 + 1000 + 100, 3)
 
-<<<<<<< HEAD
-    leaver = ProviderCancellationWorker(market.database, market.provider)
-    await leaver.run_once()
-    assert [stripe_world.objects[each]["status"] for each in (earlier, later)] == ["canceled", "active"]
-    await hear_all(market, stripe_world)
-    asked = len(stripe_world.requests)
-    await leaver.run_once()
-    assert len(stripe_world.requests) == asked
-    assert await held(market, user) == {earlier: "canceled", later: "active"}
-    assert await market.standing(user) == standing
-=======
     cancellation = ProviderCancellationWorker(stack.database, stack.provider)
     await cancellation.run_once()
     assert [fake_stripe.objects[each]["status"] for each in (earlier, later)] == ["canceled", "active"]
@@ -151,7 +98,6 @@ async def test_of_two_that_are_paid_for_the_one_taken_over_ends_at_the_provider(
     assert len(fake_stripe.requests) == asked
     assert await held(stack, user) == {earlier: "canceled", later: "active"}
     assert await stack.billing_state(user) == state
->>>>>>> 5f8edbb (payments: put providers behind one protocol and one table of names)
 
 
 async def test_of_one_plan_paid_for_in_two_windows_one_subscription_ends_and_its_money_can_be_given_back(
@@ -170,16 +116,6 @@ async def test_of_one_plan_paid_for_in_two_windows_one_subscription_ends_and_its
     state = await stack.billing_state(user)
     assert (state.granted, [row[1] for row in state.payments]) == (2000, ["completed"] * 2)
 
-<<<<<<< HEAD
-    await ProviderCancellationWorker(market.database, market.provider).run_once()
-    await hear_all(market, stripe_world)
-    assert sorted(stripe_world.objects[each]["status"] for each in (one, other)) == ["active", "canceled"]
-    for row in await market.payments(user):
-        if row.subscription_id != (await current(market, user)).id:
-            await market.provider.refund(row.provider_payment_id or "", amount=None, currency="USD", key="twice")
-    await hear_all(market, stripe_world)
-    assert await market.balance(user) == 1000
-=======
     await ProviderCancellationWorker(stack.database, stack.provider).run_once()
     await deliver_all(stack, fake_stripe)
     assert sorted(fake_stripe.objects[each]["status"] for each in (one, other)) == ["active", "canceled"]
@@ -188,7 +124,6 @@ async def test_of_one_plan_paid_for_in_two_windows_one_subscription_ends_and_its
             await stack.provider.refund(row.provider_payment_id or "", amount=None, currency="USD", key="twice")
     await deliver_all(stack, fake_stripe)
     assert await stack.balance(user) == 1000
->>>>>>> 5f8edbb (payments: put providers behind one protocol and one table of names)
 
 
 async def test_one_checkout_paid_for_twice_makes_one_subscription_that_goes_on(
@@ -200,13 +135,8 @@ async def test_one_checkout_paid_for_twice_makes_one_subscription_that_goes_on(
     both = [world.complete(checkout) for _ in range(2)]
     await deliver_all_of_lemon_squeezy(store, world)
     assert await store.events("failed") == []
-<<<<<<< HEAD
-    await ProviderCancellationWorker(store.database, store.provider).run_once()
-    await hear_all_of_lemon_squeezy(store, world)
-=======
     await ProviderCancellationWorker(store.database, store.provider).run_once()
     await deliver_all_of_lemon_squeezy(store, world)
->>>>>>> 5f8edbb (payments: put providers behind one protocol and one table of names)
     assert sorted((await held(store, user)).values()) == ["active", "canceled"]
     assert sorted(each["attributes"]["cancelled"] for each in both) == [False, True]
     assert await store.balance(user) == 2000
@@ -221,15 +151,9 @@ async def test_one_taken_over_that_ends_with_its_period_is_not_lived_on_until_th
     earlier = world.complete(checkouts[0])
     await deliver_all_of_lemon_squeezy(store, world)
     later = world.complete(checkouts[1])
-<<<<<<< HEAD
-    await hear_all_of_lemon_squeezy(store, world)
-    leaver = ProviderCancellationWorker(store.database, store.provider)
-    await leaver.run_once()
-=======
     await deliver_all_of_lemon_squeezy(store, world)
     cancellation = ProviderCancellationWorker(store.database, store.provider)
     await cancellation.run_once()
->>>>>>> 5f8edbb (payments: put providers behind one protocol and one table of names)
     assert [each["attributes"]["cancelled"] for each in (earlier, later)] == [True, False]
     await deliver_all_of_lemon_squeezy(store, world)
     assert await held(store, user) == {earlier["id"]: "canceled", later["id"]: "active"}
@@ -246,17 +170,6 @@ async def test_one_taken_over_that_the_provider_has_lost_is_asked_for_once(
     user = await stack.create_user()
     checkouts = [(await stack.subscribe(user, plan)).provider_checkout_id or "" for plan in ("basic", "pro")]
     for checkout in checkouts:
-<<<<<<< HEAD
-        stripe_world.complete(checkout)
-        await hear_all(market, stripe_world)
-    del stripe_world.objects[stripe_world.objects[checkouts[0]]["subscription"]]
-    leaver = ProviderCancellationWorker(market.database, market.provider)
-    await leaver.run_once()
-    asked = len(stripe_world.requests)
-    await leaver.run_once()
-    assert len(stripe_world.requests) == asked
-    assert await status_of(market, user) == "active"
-=======
         fake_stripe.complete(checkout)
         await deliver_all(stack, fake_stripe)
     del fake_stripe.objects[fake_stripe.objects[checkouts[0]]["subscription"]]
@@ -266,7 +179,6 @@ async def test_one_taken_over_that_the_provider_has_lost_is_asked_for_once(
     await cancellation.run_once()
     assert len(fake_stripe.requests) == asked
     assert await status_of(stack, user) == "active"
->>>>>>> 5f8edbb (payments: put providers behind one protocol and one table of names)
 
 
 async def held(stack: PaymentStack, user: User) -> dict[str | None, str]:

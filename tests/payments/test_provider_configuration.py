@@ -33,13 +33,8 @@ def configured(tmp_path: Path, **environ: str) -> Config:
     ("environ", "names", "workers"),
     [
         ({}, [], []),
-<<<<<<< HEAD:tests/payments/test_configured.py
         (STRIPE, ["stripe"], ["WebhookProcessor", "ProviderPoller", "ProviderCancellationWorker", "UsageReportSender"]),
         (LEMON_SQUEEZY, ["lemon_squeezy"], ["WebhookProcessor", "ProviderPoller", "ProviderCancellationWorker"]),
-=======
-        (STRIPE, ["stripe"], ["WebhookProcessor", "ProviderPoller", "ProviderCancellationWorker", "UsageReportSender"]),
-        (LEMON_SQUEEZY, ["lemon_squeezy"], ["WebhookProcessor", "ProviderPoller", "ProviderCancellationWorker"]),
->>>>>>> 5f8edbb (payments: put providers behind one protocol and one table of names):tests/payments/test_provider_configuration.py
         (
             STRIPE | LEMON_SQUEEZY,
             ["lemon_squeezy", "stripe"],
@@ -47,15 +42,9 @@ def configured(tmp_path: Path, **environ: str) -> Config:
                 "WebhookProcessor",
                 "ProviderPoller",
                 "ProviderPoller",
-<<<<<<< HEAD:tests/payments/test_configured.py
                 "ProviderCancellationWorker",
                 "ProviderCancellationWorker",
                 "UsageReportSender",
-=======
-                "ProviderCancellationWorker",
-                "ProviderCancellationWorker",
-                "UsageReportSender",
->>>>>>> 5f8edbb (payments: put providers behind one protocol and one table of names):tests/payments/test_provider_configuration.py
             ],
         ),
     ],

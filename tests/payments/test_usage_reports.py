@@ -104,13 +104,8 @@ def reported(world: FakeStripe) -> list[int]:
 
 async def work(stack: PaymentStack, provider: object, *, later: timedelta = timedelta()) -> None:
     """A worker that has just started, until it has nothing to do."""
-<<<<<<< HEAD
-    reporter = UsageReportSender(
-        market.database,
-=======
     reporter = UsageReportSender(
         stack.database,
->>>>>>> 5f8edbb (payments: put providers behind one protocol and one table of names)
         provider,  # type: ignore[arg-type] # either kind
         now=lambda: now() + later,
     )

@@ -1,4 +1,4 @@
-"""What is posted to the webhook doors without right or reason has no effect, and nothing is acknowledged unstored."""
+"""A webhook without a valid signature has no effect, and no event is acknowledged before it is stored."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from tests.payments.payment_stack import PATHS, PaymentStack, account_app, payme
 
 
 @pytest.fixture
-async def world() -> FakeStripe:
+async def fake_stripe() -> FakeStripe:
     return FakeStripe(PRICES)
 
 
 @pytest.fixture
-async def selling(own_database_url: str, world: FakeStripe) -> AsyncIterator[PaymentStack]:
-    database, provider = Database(own_database_url), stripe_provider(world)
+async def stack(own_database_url: str, fake_stripe: FakeStripe) -> AsyncIterator[PaymentStack]:
+    database, provider = Database(own_database_url), stripe_provider(fake_stripe)
     async with payment_stack(database, provider) as made:
         yield made
     await provider.close()
     await database.close()
 
 
-async def a_paid_event(selling: PaymentStack, world: FakeStripe) -> tuple[Object, PaymentStack]:
-    """The message that a new user's checkout is paid, not delivered yet."""
-    user = await selling.create_user()
-    checkout = await selling.subscribe(user)
-    world.complete(checkout.provider_checkout_id or "")
-    return next(each for each in world.new_events() if each["type"] == "checkout.session.completed"), selling
+async def paid_checkout_event(stack: PaymentStack, fake_stripe: FakeStripe) -> tuple[Object, PaymentStack]:
+    """The event of a new user's paid checkout, not delivered yet."""
+    user = await stack.create_user()
+    checkout = await stack.subscribe(user)
+    fake_stripe.complete(checkout.provider_checkout_id or "")
+    return next(each for each in fake_stripe.new_events() if each["type"] == "checkout.session.completed"), stack
 
 
 def wrongly_signed(event: Object) -> tuple[bytes, dict[str, str]]:
@@ -76,78 +76,80 @@ def no_event(event: Object) -> tuple[bytes, dict[str, str]]:  # noqa: ARG001 - a
 @pytest.mark.parametrize(
     "forge", [wrongly_signed, old, early, truncated, re_serialised, unsigned, of_another_scheme, no_event]
 )
-async def test_what_stripe_did_not_sign_just_now_is_refused(
-    selling: PaymentStack, world: FakeStripe, forge: object
+async def test_webhook_without_a_present_valid_signature_is_refused(
+    stack: PaymentStack, fake_stripe: FakeStripe, forge: object
 ) -> None:
-    event, _ = await a_paid_event(selling, world)
+    event, _ = await paid_checkout_event(stack, fake_stripe)
     body, headers = forge(event)  # type: ignore[operator] # one of the functions above
-    refused = await selling.deliver(body, headers, status=400)
+    refused = await stack.deliver(body, headers, status=400)
     assert refused["code"] == "invalid_webhook"
-    await selling.process_all()
-    assert await selling.events("processed") == []
+    await stack.process_all()
+    assert await stack.events("processed") == []
 
 
 @pytest.mark.parametrize("secret", STRIPE_SECRETS)
-async def test_either_secret_holds_while_one_is_rolled(selling: PaymentStack, world: FakeStripe, secret: str) -> None:
-    event, _ = await a_paid_event(selling, world)
-    assert (await selling.deliver(*signed(event, secret)))["is_new"]
+async def test_webhook_verifies_with_either_secret_during_rotation(
+    stack: PaymentStack, fake_stripe: FakeStripe, secret: str
+) -> None:
+    event, _ = await paid_checkout_event(stack, fake_stripe)
+    assert (await stack.deliver(*signed(event, secret)))["is_new"]
 
 
-async def test_of_several_signatures_one_must_be_right(selling: PaymentStack, world: FakeStripe) -> None:
-    event, _ = await a_paid_event(selling, world)
+async def test_webhook_verifies_with_one_valid_signature_of_several(
+    stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    event, _ = await paid_checkout_event(stack, fake_stripe)
     body, headers = signed(event, STRIPE_SECRETS[0])
     moment, right = headers["stripe-signature"].split(",")
-    assert (await selling.deliver(body, {"stripe-signature": f"{moment},v1={'0' * 64},{right}"}))["is_new"]
+    assert (await stack.deliver(body, {"stripe-signature": f"{moment},v1={'0' * 64},{right}"}))["is_new"]
 
 
-async def test_a_replay_is_acknowledged_and_has_no_effect(selling: PaymentStack, world: FakeStripe) -> None:
-    user = await selling.create_user()
-    checkout = await selling.subscribe(user)
-    world.complete(checkout.provider_checkout_id or "")
-    event = world.new_events()[-1]
-    assert (await selling.deliver(*signed(event, STRIPE_SECRETS[0])))["is_new"]
-    await selling.process_all()
-    before = await selling.billing_state(user)
+async def test_duplicate_webhook_is_acknowledged_without_effect(stack: PaymentStack, fake_stripe: FakeStripe) -> None:
+    user = await stack.create_user()
+    checkout = await stack.subscribe(user)
+    fake_stripe.complete(checkout.provider_checkout_id or "")
+    event = fake_stripe.new_events()[-1]
+    assert (await stack.deliver(*signed(event, STRIPE_SECRETS[0])))["is_new"]
+    await stack.process_all()
+    before = await stack.billing_state(user)
     assert before.balance == 1000
-    assert not (await selling.deliver(*signed(event, STRIPE_SECRETS[0])))["is_new"]
-    assert await selling.process_all() == 0
-    assert await selling.billing_state(user) == before
+    assert not (await stack.deliver(*signed(event, STRIPE_SECRETS[0])))["is_new"]
+    assert await stack.process_all() == 0
+    assert await stack.billing_state(user) == before
 
 
 @pytest.mark.parametrize(
-    ("foreign", "why"),
+    ("unrelated", "why"),
     [({"livemode": True}, "live mode"), ({"account": "acct_other"}, "connected account acct_other")],
 )
-async def test_other_modes_and_accounts_are_kept_and_ignored(
-    selling: PaymentStack, world: FakeStripe, foreign: Object, why: str
+async def test_webhook_of_another_mode_or_account_is_stored_as_ignored(
+    stack: PaymentStack, fake_stripe: FakeStripe, unrelated: Object, why: str
 ) -> None:
-    event, _ = await a_paid_event(selling, world)
-    await selling.deliver(*signed({**event, **foreign}, STRIPE_SECRETS[0]))
-    assert await selling.process_all() == 0
-    (reason,) = await selling.events("ignored")
+    event, _ = await paid_checkout_event(stack, fake_stripe)
+    await stack.deliver(*signed({**event, **unrelated}, STRIPE_SECRETS[0]))
+    assert await stack.process_all() == 0
+    (reason,) = await stack.events("ignored")
     assert why in reason
 
 
-async def test_another_customers_subscription_is_not_taken_for_this_users(
-    selling: PaymentStack, world: FakeStripe
-) -> None:
-    victim, other = await selling.create_user(), await selling.create_user()
-    checkout = await selling.subscribe(victim)
-    await selling.subscribe(other)
-    customers = [each for each in world.objects.values() if each["object"] == "customer"]
-    world.objects[checkout.provider_checkout_id or ""]["customer"] = customers[1]["id"]
-    world.complete(checkout.provider_checkout_id or "")
-    for event in world.new_events():
-        await selling.deliver(*signed(event, STRIPE_SECRETS[0]))
+async def test_subscription_of_another_customer_is_a_mismatch(stack: PaymentStack, fake_stripe: FakeStripe) -> None:
+    victim, other = await stack.create_user(), await stack.create_user()
+    checkout = await stack.subscribe(victim)
+    await stack.subscribe(other)
+    customers = [each for each in fake_stripe.objects.values() if each["object"] == "customer"]
+    fake_stripe.objects[checkout.provider_checkout_id or ""]["customer"] = customers[1]["id"]
+    fake_stripe.complete(checkout.provider_checkout_id or "")
+    for event in fake_stripe.new_events():
+        await stack.deliver(*signed(event, STRIPE_SECRETS[0]))
     for _ in range(6):
-        await selling.processor.run_once()
-    assert any("Mismatch" in reason for reason in await selling.events("failed"))
-    assert await selling.balance(victim) == await selling.balance(other) == 0
+        await stack.processor.run_once()
+    assert any("Mismatch" in reason for reason in await stack.events("failed"))
+    assert await stack.balance(victim) == await stack.balance(other) == 0
 
 
-async def test_an_event_that_is_not_stored_is_not_acknowledged(world: FakeStripe) -> None:
+async def test_webhook_is_not_acknowledged_unless_stored(fake_stripe: FakeStripe) -> None:
     gone = Database("postgresql://nobody@127.0.0.1:1/none")
-    provider = stripe_provider(world)
+    provider = stripe_provider(fake_stripe)
     app = account_app(gone, CheckoutService(providers={"stripe": provider}))
     event = {
         "id": "evt_1",
@@ -165,28 +167,42 @@ async def test_an_event_that_is_not_stored_is_not_acknowledged(world: FakeStripe
     await gone.close()
 
 
-async def test_without_a_provider_nothing_is_sold_and_no_door_is_open(own_database_url: str) -> None:
+@pytest.fixture
+async def stack_without_provider(own_database_url: str) -> AsyncIterator[PaymentStack]:
     database = Database(own_database_url)
-    async with payment_stack(database, None) as closed:
-        client = await closed.client_for(await closed.create_user())
+    async with payment_stack(database, None) as stack:
+        yield stack
+    await database.close()
+
+
+async def test_gateway_without_a_provider_answers_501_to_sales_and_webhooks(
+    stack_without_provider: PaymentStack,
+) -> None:
+    closed = stack_without_provider
+    async with await closed.client_for(await closed.create_user()) as client:
         for path, body in (("/me/credits/checkout", {"pack": "pack-100"}), ("/me/billing/portal", {})):
             refused = await client.post(path, json=body)
             assert (refused.status_code, refused.json()["code"]) == (501, "payments_not_configured")
         for path in PATHS.values():
             assert (await closed.client.post(path, content=b"{}")).status_code == 501
         assert (await client.get("/me/payments")).json()["data"] == []
-    await database.close()
 
 
-async def test_what_fails_is_shown_and_tried_again(selling: PaymentStack, world: FakeStripe) -> None:
-    event, _ = await a_paid_event(selling, world)
-    world.down = True
-    selling.provider._client._requestor._options.max_network_retries = 0  # type: ignore[attr-defined] # or it waits
-    await selling.deliver(*signed(event, STRIPE_SECRETS[0]))
-    assert await selling.processor.run_once() == 1
-    (reason,) = await selling.events("failed")
+async def test_failed_event_shows_its_reason_and_is_retried(stack: PaymentStack, fake_stripe: FakeStripe) -> None:
+    event, _ = await paid_checkout_event(stack, fake_stripe)
+    fake_stripe.down = True
+    stack.provider._client._requestor._options.max_network_retries = 0  # type: ignore[attr-defined] # or it waits
+    await stack.deliver(*signed(event, STRIPE_SECRETS[0]))
+    assert await stack.processor.run_once() == 1
+    (reason,) = await stack.events("failed")
     assert "ProviderUnavailable" in reason
-    assert await selling.processor.run_once() == 0  # not due yet
-    world.down = False
-    await selling.process_all()
-    assert await selling.events("processed") == [""]
+    assert await stack.processor.run_once() == 0  # not due yet
+    fake_stripe.down = False
+    await stack.process_all()
+    assert await stack.events("processed") == [""]
+
+
+async def test_webhook_of_an_unknown_provider_is_not_found(stack_without_provider: PaymentStack) -> None:
+    for name in ("paddle", "lemon_squeezy", "Stripe"):
+        refused = await stack_without_provider.client.post(f"/webhooks/{name}", content=b"{}")
+        assert (refused.status_code, refused.json()["code"]) == (404, "not_found")
