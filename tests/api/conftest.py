@@ -42,7 +42,7 @@ UNLIMITED = Limits((None, None, None), None)
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownVersions:
     """What a gateway knows of an account at some moment."""
 
     account_version: int
@@ -51,7 +51,7 @@ class Known:
 
 
 @dataclass
-class Office:
+class AdminApi:
     """The admin API with all that stands behind it. `missing` is what /readyz is told."""
 
     app: ASGIApp
@@ -62,9 +62,9 @@ class Office:
 
     async def call(self, method: str, path: str, *, status: int = 200, **options: Any) -> Any:
         """The JSON of an answer that must have this status."""
-        answer = await self.client.request(method, f"/admin/v1{path}", **options)
-        assert answer.status_code == status, answer.text
-        return answer.json() if answer.content else None
+        response = await self.client.request(method, f"/admin/v1{path}", **options)
+        assert response.status_code == status, response.text
+        return response.json() if response.content else None
 
     async def get(self, path: str, **params: Any) -> Any:
         return await self.call("GET", path, params=params)
@@ -72,11 +72,11 @@ class Office:
     async def post(self, path: str, body: dict[str, Any] | None = None, *, status: int = 200) -> Any:
         return await self.call("POST", path, status=status, json=body)
 
-    async def a_user(self, **fields: Any) -> dict[str, Any]:
+    async def create_user(self, **fields: Any) -> dict[str, Any]:
         made: dict[str, Any] = await self.post("/users", {"email": f"{uuid4().hex}@example.com", **fields}, status=201)
         return made
 
-    async def a_key(self, user_id: str, **fields: Any) -> dict[str, Any]:
+    async def create_key(self, user_id: str, **fields: Any) -> dict[str, Any]:
         made: dict[str, Any] = await self.post("/keys", {"user_id": user_id, **fields}, status=201)
         return made
 
@@ -97,13 +97,13 @@ class Office:
         """What was noted of a thing, oldest first."""
         return list(reversed((await self.get("/audit-log", entity_id=entity_id, limit=500))["data"]))
 
-    async def heat(self, user_id: str) -> Known:
+    async def load_account(self, user_id: str) -> KnownVersions:
         """Makes the account hot in Redis; gives what a gateway knows now."""
         async with self.database.read() as connection:
             balance = await principals.load_balance(connection, UUID(user_id))
             catalogue = await principals.catalogue(connection)
         assert balance is not None
-        known = Known(balance.account_version, catalogue.version, balance.current_credits)
+        known = KnownVersions(balance.account_version, catalogue.version, balance.current_credits)
         assert await self.meter.load(
             self.meter.keys(UUID(user_id)),
             account_version=known.account_version,
@@ -113,7 +113,7 @@ class Office:
         )
         return known
 
-    async def admit(self, user_id: str, known: Known) -> Admission:
+    async def admit(self, user_id: str, known: KnownVersions) -> Admission:
         """A call decided on what was known."""
         request_id = str(uuid4())
         return await self.meter.admit(
@@ -161,14 +161,14 @@ async def ledger(stores: Stores, template_database: str) -> AsyncIterator[Databa
 
 
 @pytest.fixture(scope="package")
-async def office(ledger: Database, valkey_url: str) -> AsyncIterator[Office]:
+async def admin_api(ledger: Database, valkey_url: str) -> AsyncIterator[AdminApi]:
     redis_client = RedisClient(valkey_url, timeout_seconds=5, scripts=SCRIPTS)
     await redis_client.open()
     meter = Meter(redis_client, partitions=4, owner="admin")
     missing: dict[str, str] = {}
     app = admin_app(ledger, OutboxPublisher(ledger, meter).publish_all, missing=missing, redis_client=redis_client)
     async with client_of(app) as client:
-        yield Office(app, client, ledger, meter, missing)
+        yield AdminApi(app, client, ledger, meter, missing)
     await redis_client.close()
 
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from gateway.ledger.db.session import Database
-from tests.api.conftest import Office, admin_app, client_of
+from tests.api.conftest import AdminApi, admin_app, client_of
 
 
-async def test_what_does_not_exist_is_a_problem(office: Office) -> None:
+async def test_what_does_not_exist_is_a_problem(admin_api: AdminApi) -> None:
     for path in ("/nothing", "/admin/v1/nothing", "/admin/v1/users/", "/admin/v1/users/x/nothing"):
-        answer = await office.client.get(path)
-        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
-        assert answer.headers["content-type"] == "application/problem+json"
+        response = await admin_api.client.get(path)
+        assert (response.status_code, response.json()["code"]) == (404, "not_found")
+        assert response.headers["content-type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize(
@@ -28,61 +28,61 @@ async def test_what_does_not_exist_is_a_problem(office: Office) -> None:
     ],
 )
 async def test_a_method_that_is_not_possible_names_those_that_are(
-    office: Office, method: str, path: str, allowed: str
+    admin_api: AdminApi, method: str, path: str, allowed: str
 ) -> None:
-    answer = await office.client.request(method, path)
-    assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
-    assert answer.headers["allow"] == allowed
+    response = await admin_api.client.request(method, path)
+    assert (response.status_code, response.json()["code"]) == (405, "method_not_allowed")
+    assert response.headers["allow"] == allowed
 
 
 @pytest.mark.parametrize("body", [b"{", b"{'a': 1}", b"\xff", b"[" * 100_000])
-async def test_a_body_that_is_not_json_is_said_to_be_none(office: Office, body: bytes) -> None:
+async def test_a_body_that_is_not_json_is_said_to_be_none(admin_api: AdminApi, body: bytes) -> None:
     headers = {"content-type": "application/json"}
-    answer = await office.client.post("/admin/v1/users", content=body, headers=headers)
-    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_body")
+    response = await admin_api.client.post("/admin/v1/users", content=body, headers=headers)
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_body")
 
 
 @pytest.mark.parametrize("options", [{"json": []}, {"json": 5}, {"data": {"email": "a@b"}}, {"content": b"{}"}])
-async def test_a_body_that_is_no_object_is_told_what_to_be(office: Office, options: dict[str, Any]) -> None:
-    answer = await office.client.post("/admin/v1/users", **options)
-    assert answer.status_code == 422
-    (error,) = answer.json()["errors"]
+async def test_a_body_that_is_no_object_is_told_what_to_be(admin_api: AdminApi, options: dict[str, Any]) -> None:
+    response = await admin_api.client.post("/admin/v1/users", **options)
+    assert response.status_code == 422
+    (error,) = response.json()["errors"]
     assert error["field"] == "body"
     assert "JSON object" in error["message"]
 
 
-async def test_every_wrong_field_is_named_at_once(office: Office) -> None:
-    answer = await office.client.post("/admin/v1/users", json={"emial": "a@b", "name": 5})
-    found = {error["field"]: error["message"] for error in answer.json()["errors"]}
+async def test_every_wrong_field_is_named_at_once(admin_api: AdminApi) -> None:
+    response = await admin_api.client.post("/admin/v1/users", json={"emial": "a@b", "name": 5})
+    found = {error["field"]: error["message"] for error in response.json()["errors"]}
     assert found.keys() == {"email", "emial", "name"}
     assert (found["email"], found["emial"]) == ("required", "no such field")
 
 
 @pytest.mark.parametrize(
-    ("path", "given", "field", "wanted"),
+    ("path", "body", "field", "message"),
     [
         ("users", {"email": "ada"}, "email", "must be an email address, as ada@example.com"),
         ("plans", {"name": "x", "price": 1, "currency": "usd"}, "currency", "must be a currency of ISO 4217, as USD"),
     ],
 )
 async def test_what_has_another_shape_is_told_in_words(
-    office: Office, path: str, given: dict[str, Any], field: str, wanted: str
+    admin_api: AdminApi, path: str, body: dict[str, Any], field: str, message: str
 ) -> None:
-    answer = await office.client.post(f"/admin/v1/{path}", json=given)
-    assert answer.json()["errors"] == [{"field": field, "message": wanted}]
+    response = await admin_api.client.post(f"/admin/v1/{path}", json=body)
+    assert response.json()["errors"] == [{"field": field, "message": message}]
 
 
 async def test_without_the_database_accounts_are_unavailable_and_the_process_lives() -> None:
     database = Database("postgresql://nobody@127.0.0.1:1/none")
     app = admin_app(database, _nothing, missing={})
     async with client_of(app) as client:
-        for answer in (
+        for response in (
             await client.get("/admin/v1/users"),
             await client.post("/admin/v1/users", json={"email": "a@b"}),
         ):
-            assert (answer.status_code, answer.json()["code"]) == (503, "accounts_unavailable")
-            assert answer.headers["retry-after"] == "1"
-            assert "127.0.0.1" not in answer.text
+            assert (response.status_code, response.json()["code"]) == (503, "accounts_unavailable")
+            assert response.headers["retry-after"] == "1"
+            assert "127.0.0.1" not in response.text
         assert (await client.get("/healthz")).status_code == 200
     await database.close()
 
@@ -92,11 +92,11 @@ async def test_a_bug_is_answered_without_its_insides(ledger: Database) -> None:
         raise RuntimeError("SELECT secret FROM inside")
 
     async with client_of(admin_app(ledger, broken, missing={})) as client:
-        answer = await client.post("/admin/v1/permissions", json={"name": "made-before-the-bug"})
-    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
-    assert answer.json()["request_id"] == answer.headers["x-request-id"]
-    assert "secret" not in answer.text
-    assert "Traceback" not in answer.text
+        response = await client.post("/admin/v1/permissions", json={"name": "made-before-the-bug"})
+    assert (response.status_code, response.json()["code"]) == (500, "internal_error")
+    assert response.json()["request_id"] == response.headers["x-request-id"]
+    assert "secret" not in response.text
+    assert "Traceback" not in response.text
 
 
 async def _nothing() -> None:

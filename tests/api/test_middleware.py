@@ -8,7 +8,7 @@ from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from gateway.api.admin.auth import AdminAuthenticator
-from tests.api.conftest import TOKEN, Office, client_of
+from tests.api.conftest import TOKEN, AdminApi, client_of
 
 
 @pytest.mark.parametrize(
@@ -25,59 +25,59 @@ from tests.api.conftest import TOKEN, Office, client_of
         [f"Bearer {TOKEN}", f"Bearer {TOKEN}"],
     ],
 )
-async def test_without_the_token_nothing_is_told(office: Office, sent: list[str]) -> None:
-    async with client_of(office.app, token=None) as stranger:
+async def test_without_the_token_nothing_is_told(admin_api: AdminApi, sent: list[str]) -> None:
+    async with client_of(admin_api.app, token=None) as stranger:
         headers = [("authorization", value) for value in sent]
         for path in ("/admin/v1/users", "/admin/v1/nothing", "/nothing", "//admin/v1/users", "/docs/x", "/healthz/"):
-            answer = await stranger.get(path, headers=headers)
-            assert answer.status_code == 401
-            assert answer.json()["code"] == "unauthorized"
-            assert answer.headers["www-authenticate"] == "Bearer"
-            assert answer.headers["content-type"] == "application/problem+json"
+            response = await stranger.get(path, headers=headers)
+            assert response.status_code == 401
+            assert response.json()["code"] == "unauthorized"
+            assert response.headers["www-authenticate"] == "Bearer"
+            assert response.headers["content-type"] == "application/problem+json"
 
 
-async def test_the_scheme_may_be_written_in_any_case(office: Office) -> None:
-    answer = await office.client.get("/admin/v1/plans", headers={"authorization": f"bearer {TOKEN}"})
-    assert answer.status_code == 200
+async def test_the_scheme_may_be_written_in_any_case(admin_api: AdminApi) -> None:
+    response = await admin_api.client.get("/admin/v1/plans", headers={"authorization": f"bearer {TOKEN}"})
+    assert response.status_code == 200
 
 
-def test_an_empty_token_guards_nothing_and_is_refused(office: Office) -> None:
+def test_an_empty_token_guards_nothing_and_is_refused(admin_api: AdminApi) -> None:
     with pytest.raises(ValueError, match="must not be empty"):
-        AdminAuthenticator(office.database, "", key_prefix="gw", peppers={1: b"pepper"})
+        AdminAuthenticator(admin_api.database, "", key_prefix="gw", peppers={1: b"pepper"})
 
 
 @pytest.mark.parametrize(
     ("path", "status"), [("/healthz", 200), ("/admin/v1/users/x", 404), ("/admin/v1/users?limit=x", 422), ("/x", 404)]
 )
-async def test_every_answer_has_the_id_of_its_request(office: Office, path: str, status: int) -> None:
-    answer = await office.client.get(path, headers={"x-request-id": "from.the_client-1"})
-    assert answer.status_code == status
-    assert answer.headers.get_list("x-request-id") == ["from.the_client-1"]
-    assert answer.headers.get_list("cache-control") == ["no-store"]
+async def test_every_answer_has_the_id_of_its_request(admin_api: AdminApi, path: str, status: int) -> None:
+    response = await admin_api.client.get(path, headers={"x-request-id": "from.the_client-1"})
+    assert response.status_code == status
+    assert response.headers.get_list("x-request-id") == ["from.the_client-1"]
+    assert response.headers.get_list("cache-control") == ["no-store"]
     if status >= 400:
-        assert answer.json()["request_id"] == "from.the_client-1"
+        assert response.json()["request_id"] == "from.the_client-1"
 
 
-async def test_what_is_logged_of_a_request_carries_its_id(office: Office) -> None:
-    office.missing["redis"] = "away"
+async def test_what_is_logged_of_a_request_carries_its_id(admin_api: AdminApi) -> None:
+    admin_api.missing["redis"] = "away"
     with capture_logs(processors=[merge_contextvars]) as lines:
         try:
-            answer = await office.client.get("/readyz")
+            response = await admin_api.client.get("/readyz")
         finally:
-            office.missing.clear()
-    assert [line["request_id"] for line in lines] == [answer.headers["x-request-id"]]
+            admin_api.missing.clear()
+    assert [line["request_id"] for line in lines] == [response.headers["x-request-id"]]
 
 
 @pytest.mark.parametrize("sent", ["", "a b", "x" * 129, "<script>"])
-async def test_an_id_that_may_not_be_echoed_is_replaced(office: Office, sent: str) -> None:
-    async with client_of(office.app, token=None) as stranger:
-        answer = await stranger.get("/admin/v1/users", headers={"x-request-id": sent})
-    assert len(answer.headers["x-request-id"]) == 36
-    assert answer.json()["request_id"] == answer.headers["x-request-id"] != sent
+async def test_an_id_that_may_not_be_echoed_is_replaced(admin_api: AdminApi, sent: str) -> None:
+    async with client_of(admin_api.app, token=None) as stranger:
+        response = await stranger.get("/admin/v1/users", headers={"x-request-id": sent})
+    assert len(response.headers["x-request-id"]) == 36
+    assert response.json()["request_id"] == response.headers["x-request-id"] != sent
 
 
 @pytest.mark.parametrize("announced", [True, False])
-async def test_a_body_beyond_the_limit_is_broken_off(office: Office, announced: bool) -> None:
+async def test_a_body_beyond_the_limit_is_broken_off(admin_api: AdminApi, announced: bool) -> None:
     taken = 0
 
     async def endless() -> httpx.AsyncByteStream:  # type: ignore[misc] # an async generator is one
@@ -88,6 +88,6 @@ async def test_a_body_beyond_the_limit_is_broken_off(office: Office, announced: 
 
     body = b" " * (1024 * 1024 + 1) if announced else endless()
     headers = {"content-type": "application/json"}
-    answer = await office.client.post("/admin/v1/users", content=body, headers=headers)
-    assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
+    response = await admin_api.client.post("/admin/v1/users", content=body, headers=headers)
+    assert (response.status_code, response.json()["code"]) == (413, "payload_too_large")
     assert taken <= 2 * 1024 * 1024

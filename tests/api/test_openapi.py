@@ -11,21 +11,23 @@ from fastapi.routing import APIRoute
 from gateway.api.admin import app as admin
 from gateway.api.admin import health, scopes
 from gateway.api.admin.billing.routers import BILLING
-from tests.api.conftest import Office, client_of
+from tests.api.conftest import AdminApi, client_of
 
 UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
 
 
 @pytest.fixture
-async def document(office: Office) -> dict[str, Any]:
-    async with client_of(office.app, token=None) as stranger:
+async def document(admin_api: AdminApi) -> dict[str, Any]:
+    async with client_of(admin_api.app, token=None) as stranger:
         found: dict[str, Any] = (await stranger.get("/openapi.json")).json()
     return found
 
 
 def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
     return [
-        (method.upper(), path, told) for path, methods in document["paths"].items() for method, told in methods.items()
+        (method.upper(), path, result)
+        for path, methods in document["paths"].items()
+        for method, result in methods.items()
     ]
 
 
@@ -42,25 +44,25 @@ async def test_it_lists_exactly_the_routes_that_exist(document: dict[str, Any]) 
     assert {(method, path) for method, path, _ in operations(document)} == existing
 
 
-async def test_every_listed_operation_is_routed(office: Office, document: dict[str, Any]) -> None:
+async def test_every_listed_operation_is_routed(admin_api: AdminApi, document: dict[str, Any]) -> None:
     for method, path, _ in operations(document):
-        answer = await office.client.request(method, re.sub(r"\{\w+\}", UNKNOWN_ID, path), json={})
-        assert answer.status_code != 405
-        if answer.status_code == 404:
-            assert not answer.json()["detail"].startswith("There is nothing at")
+        response = await admin_api.client.request(method, re.sub(r"\{\w+\}", UNKNOWN_ID, path), json={})
+        assert response.status_code != 405
+        if response.status_code == 404:
+            assert not response.json()["detail"].startswith("There is nothing at")
 
 
 async def test_every_operation_says_what_it_does_and_how_it_fails(document: dict[str, Any]) -> None:
-    names = [told["operationId"] for _, _, told in operations(document)]
+    names = [result["operationId"] for _, _, result in operations(document)]
     assert len(names) == len(set(names))
-    for method, path, told in operations(document):
-        assert told["summary"]
+    for method, path, result in operations(document):
+        assert result["summary"]
         if path.startswith("/admin/"):
-            assert {"401", "403", "422", "503"} <= told["responses"].keys()
-            assert ("404" in told["responses"]) >= ("{" in path)
-            assert told["security"] == [{"admin_token": [scopes.scope_of(method, path)]}]
-            failures = [answer for status, answer in told["responses"].items() if int(status) >= 400]
-            assert all("application/problem+json" in answer["content"] for answer in failures)
+            assert {"401", "403", "422", "503"} <= result["responses"].keys()
+            assert ("404" in result["responses"]) >= ("{" in path)
+            assert result["security"] == [{"admin_token": [scopes.scope_of(method, path)]}]
+            failures = [response for status, response in result["responses"].items() if int(status) >= 400]
+            assert all("application/problem+json" in response["content"] for response in failures)
 
 
 async def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
@@ -74,16 +76,16 @@ async def test_schemas_have_unique_titles_as_names(document: dict[str, Any]) -> 
     assert_names_of_schemas(document)
 
 
-async def test_examples_make_a_body_that_is_accepted(office: Office, document: dict[str, Any]) -> None:
-    for method, path, told in operations(document):
-        if method == "POST" and "requestBody" in told:
-            body = example_of(told["requestBody"]["content"]["application/json"]["schema"], document)
-            answer = await office.client.post(re.sub(r"\{\w+\}", UNKNOWN_ID, path), json=body)
-            assert answer.status_code in (200, 201, 404, 409), answer.text  # what it names may be here, or not
+async def test_examples_make_a_body_that_is_accepted(admin_api: AdminApi, document: dict[str, Any]) -> None:
+    for method, path, result in operations(document):
+        if method == "POST" and "requestBody" in result:
+            body = example_of(result["requestBody"]["content"]["application/json"]["schema"], document)
+            response = await admin_api.client.post(re.sub(r"\{\w+\}", UNKNOWN_ID, path), json=body)
+            assert response.status_code in (200, 201, 404, 409), response.text  # what it names may be here, or not
 
 
-async def test_the_page_loads_nothing_from_elsewhere(office: Office) -> None:
-    async with client_of(office.app, token=None) as stranger:
+async def test_the_page_loads_nothing_from_elsewhere(admin_api: AdminApi) -> None:
+    async with client_of(admin_api.app, token=None) as stranger:
         page = await stranger.get("/docs")
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]

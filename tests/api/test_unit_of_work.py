@@ -1,4 +1,4 @@
-"""A change stands once it is committed, whether or not Redis can be told of it at once."""
+"""A change stands once it is committed, whether or not Redis can be published of it at once."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from gateway.meter.client.client import RedisClient
 from gateway.meter.client.errors import MeterError, MeterUnavailable
 from gateway.meter.meter import Meter
 from gateway.workers.outbox import OutboxPublisher
-from tests.api.conftest import Office, admin_app, client_of
+from tests.api.conftest import AdminApi, admin_app, client_of
 
 
 async def test_a_change_that_redis_cannot_be_told_stands_and_waits_in_the_outbox(
-    own_database_url: str, office: Office
+    own_database_url: str, admin_api: AdminApi
 ) -> None:
     database = Database(own_database_url)
     unconnected = Meter(RedisClient("redis://127.0.0.1:1/0", timeout_seconds=1), partitions=4, owner="admin")
     async with client_of(admin_app(database, OutboxPublisher(database, unconnected).publish_all, missing={})) as client:
-        answer = await client.post("/admin/v1/users", json={"email": "ada@example.com"})
-        user = answer.json()
+        response = await client.post("/admin/v1/users", json={"email": "ada@example.com"})
+        user = response.json()
         suspended = await client.post(f"/admin/v1/users/{user['id']}/suspend")
-    assert (answer.status_code, suspended.json()["status"]) == (201, "suspended")
+    assert (response.status_code, suspended.json()["status"]) == (201, "suspended")
 
     async with database.transaction() as connection:
         waiting = await outbox.lock_pending(connection)
     assert {(entry.kind, entry.user_id) for entry in waiting} == {("account", UUID(user["id"]))}
-    assert await OutboxPublisher(database, office.meter).run_once() == len(waiting)
+    assert await OutboxPublisher(database, admin_api.meter).run_once() == len(waiting)
     await database.close()
 
 
@@ -42,57 +42,57 @@ async def test_a_failure_to_tell_is_not_the_clients(ledger: Database, failure: E
         raise failure
 
     async with client_of(admin_app(ledger, fails, missing={})) as client:
-        answer = await client.post("/admin/v1/users", json={"email": f"{uuid4().hex}@example.com"})
-        assert answer.status_code == 201
-        assert (await client.get(f"/admin/v1/users/{answer.json()['id']}")).status_code == 200
+        response = await client.post("/admin/v1/users", json={"email": f"{uuid4().hex}@example.com"})
+        assert response.status_code == 201
+        assert (await client.get(f"/admin/v1/users/{response.json()['id']}")).status_code == 200
 
 
 async def test_nothing_is_told_of_a_change_that_was_refused(ledger: Database) -> None:
-    told: list[int] = []
+    published: list[int] = []
 
     async def tell() -> None:
-        told.append(1)
+        published.append(1)
 
     async with client_of(admin_app(ledger, tell, missing={})) as client:
         await client.post("/admin/v1/keys", json={"user_id": str(uuid4())})
         await client.get("/admin/v1/users")
-    assert told == []
+    assert published == []
 
 
 async def test_changes_in_a_crowd_share_publications_and_none_answers_before_its_own(own_database_url: str) -> None:
     database = Database(own_database_url)
-    running, told = 0, set[str]()
+    running, published = 0, set[str]()
 
     async def publish() -> None:
         nonlocal running
         running += 1
         assert running == 1
         async with database.read() as connection:
-            told.update(user.email for user in (await users.list_users(connection)).data)
+            published.update(user.email for user in (await users.list_users(connection)).data)
         running -= 1
 
     async with client_of(admin_app(database, publish, missing={})) as client:
 
         async def create(number: int) -> bool:
-            answer = await client.post("/admin/v1/users", json={"email": f"{number}@example.com"})
-            assert answer.status_code == 201
-            return answer.json()["email"] in told
+            response = await client.post("/admin/v1/users", json={"email": f"{number}@example.com"})
+            assert response.status_code == 201
+            return response.json()["email"] in published
 
         assert all(await asyncio.gather(*(create(number) for number in range(30))))
     await database.close()
 
 
 async def test_what_is_committed_while_publishing_waits_for_the_next_publication() -> None:
-    committed, told, release = ["first"], list[str](), asyncio.Event()
+    committed, published, release = ["first"], list[str](), asyncio.Event()
 
     async def publish() -> None:
         found = list(committed)
         await release.wait()
-        told.extend(found)
+        published.extend(found)
 
     async def tell_of(change: str) -> bool:
         await publisher.publish()
-        return change in told
+        return change in published
 
     publisher = ChangePublisher(publish)
     first = asyncio.create_task(tell_of("first"))

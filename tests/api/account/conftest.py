@@ -78,9 +78,9 @@ class Customer:
 
     async def call(self, method: str, path: str, *, status: int = 200, **options: Any) -> Any:
         """The JSON of an answer that must have this status."""
-        answer = await self.client.request(method, path, **options)
-        assert answer.status_code == status, answer.text
-        return answer.json() if answer.content else None
+        response = await self.client.request(method, path, **options)
+        assert response.status_code == status, response.text
+        return response.json() if response.content else None
 
     async def get(self, path: str, *, status: int = 200, **params: Any) -> Any:
         return await self.call("GET", path, status=status, params=params)
@@ -90,7 +90,7 @@ class Customer:
 
 
 @dataclass
-class Shop:
+class AccountApi:
     """The account API with all that stands behind it."""
 
     app: ASGIApp
@@ -99,19 +99,19 @@ class Shop:
     redis_client: RedisClient
     client: httpx.AsyncClient
 
-    def from_elsewhere(self) -> httpx.AsyncClient:
+    def new_client(self) -> httpx.AsyncClient:
         """A client with an address of its own, signed in as nobody."""
         return client_of(self.app)
 
     async def call(self, path: str, body: dict[str, Any], *, status: int) -> Any:
-        answer = await self.client.post(path, json=body)
-        assert answer.status_code == status, answer.text
-        return answer.json() if answer.content else None
+        response = await self.client.post(path, json=body)
+        assert response.status_code == status, response.text
+        return response.json() if response.content else None
 
     async def customer(self, **fields: Any) -> Customer:
         """A user with a session and an address of its own. Not by logging in: hashing takes long on purpose."""
         email, secret = f"{uuid4().hex}@example.com", refresh_token(token_bytes(REFRESH_BYTES))
-        client = self.from_elsewhere()
+        client = self.new_client()
         async with self.database.transaction() as connection:
             user = await users.create(connection, email, password_hash=HASH, **fields)
             session_id = await login_sessions.create(
@@ -121,17 +121,17 @@ class Shop:
         client.headers["authorization"] = f"Bearer {tokens['access_token']}"
         return Customer(email, user.id, tokens, client)
 
-    async def logged_in(self, email: str, password: str = PASSWORD) -> Customer:
+    async def log_in(self, email: str, password: str = PASSWORD) -> Customer:
         """One more session, from an address of its own."""
-        client = self.from_elsewhere()
-        answer = await client.post("/auth/login", json={"email": email, "password": password})
-        assert answer.status_code == 200, answer.text
-        tokens = answer.json()
+        client = self.new_client()
+        response = await client.post("/auth/login", json={"email": email, "password": password})
+        assert response.status_code == 200, response.text
+        tokens = response.json()
         client.headers["authorization"] = f"Bearer {tokens['access_token']}"
         me = (await client.get("/me")).json()
         return Customer(email, UUID(me["id"]), tokens, client)
 
-    async def told(self, user_id: UUID) -> list[str]:
+    async def notifications_of(self, user_id: UUID) -> list[str]:
         """The kinds of all notices of a user, oldest first."""
         async with self.database.read() as connection:
             return [kind for kind, _ in await posted(connection, user_id)]
@@ -139,8 +139,8 @@ class Shop:
     async def mailed_token(self, user_id: UUID, purpose: Purpose) -> str:
         """The token of the last mail of that purpose, as the mail will have it."""
         async with self.database.read() as connection:
-            told = await posted(connection, user_id)
-        ids = [payload["token_id"] for kind, payload in told if kind == f"account.{purpose}"]
+            posted_rows = await posted(connection, user_id)
+        ids = [payload["token_id"] for kind, payload in posted_rows if kind == f"account.{purpose}"]
         return one_time(SECRET, purpose, UUID(ids[-1]))
 
     async def audited(self, user_id: UUID) -> list[str]:
@@ -159,7 +159,7 @@ def client_of(app: ASGIApp) -> httpx.AsyncClient:
 
 
 @pytest.fixture(scope="package")
-async def shop(ledger: Database, valkey_url: str) -> AsyncIterator[Shop]:
+async def account_api(ledger: Database, valkey_url: str) -> AsyncIterator[AccountApi]:
     redis_client = RedisClient(valkey_url, timeout_seconds=5, scripts=SCRIPTS)
     await redis_client.open()
     meter = Meter(redis_client, partitions=4, owner="account")
@@ -176,5 +176,5 @@ async def shop(ledger: Database, valkey_url: str) -> AsyncIterator[Shop]:
         past_due_grace=timedelta(days=3),
     )
     async with client_of(app) as client:
-        yield Shop(app, ledger, meter, redis_client, client)
+        yield AccountApi(app, ledger, meter, redis_client, client)
     await redis_client.close()

@@ -9,29 +9,29 @@ from uuid import uuid4
 import pytest
 
 from gateway.clock import now
-from tests.api.account.conftest import Shop
+from tests.api.account.conftest import AccountApi
 
 
-async def test_a_key_is_shown_once_and_listed_without_its_secret(shop: Shop) -> None:
-    customer = await shop.customer()
-    given = {
+async def test_a_key_is_shown_once_and_listed_without_its_secret(account_api: AccountApi) -> None:
+    customer = await account_api.customer()
+    body = {
         "name": "production",
         "permissions": ["analyze"],
         "allowed_ips": ["203.0.113.0/24"],
         "credit_cap": 50,
         "expires_at": (now() + timedelta(days=1)).isoformat().replace("+00:00", "Z"),
     }
-    made = await customer.post("/me/keys", given, status=201)
+    made = await customer.post("/me/keys", body, status=201)
     secret = made.pop("key")
     assert secret.startswith(made["prefix"])
     assert secret.endswith(made["last4"])
-    assert made.items() >= (given | {"status": "active", "user_id": str(customer.id)}).items()
+    assert made.items() >= (body | {"status": "active", "user_id": str(customer.id)}).items()
     assert (await customer.get("/me/keys"))["data"] == [made]
     assert await customer.get(f"/me/keys/{made['id']}") == made
 
 
-async def test_a_key_is_changed_and_disabled(shop: Shop) -> None:
-    customer = await shop.customer()
+async def test_a_key_is_changed_and_disabled(account_api: AccountApi) -> None:
+    customer = await account_api.customer()
     made = await customer.post("/me/keys", {}, status=201)
     changes = {"status": "disabled", "credit_cap": 5, "allowed_ips": ["192.0.2.1/32"]}
     after = await customer.call("PATCH", f"/me/keys/{made['id']}", json=changes)
@@ -39,36 +39,36 @@ async def test_a_key_is_changed_and_disabled(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("by", ["POST revoke", "DELETE"])
-async def test_a_revoked_key_opens_nothing_and_stays_revoked(shop: Shop, by: str) -> None:
-    customer = await shop.customer()
+async def test_a_revoked_key_opens_nothing_and_stays_revoked(account_api: AccountApi, by: str) -> None:
+    customer = await account_api.customer()
     made = await customer.post("/me/keys", {}, status=201)
     for _ in range(2):
         if by == "DELETE":
             await customer.call("DELETE", f"/me/keys/{made['id']}", status=204)
         else:
             assert (await customer.post(f"/me/keys/{made['id']}/revoke"))["status"] == "revoked"
-    assert await _limits(shop, made["key"]) == (401, "key_revoked")
+    assert await _limits(account_api, made["key"]) == (401, "key_revoked")
     await customer.call("PATCH", f"/me/keys/{made['id']}", json={"status": "active"}, status=409)
     await customer.post(f"/me/keys/{made['id']}/rotate", status=409)
 
 
-async def test_a_replaced_key_goes_on_for_its_grace(shop: Shop) -> None:
-    customer = await shop.customer()
+async def test_a_replaced_key_goes_on_for_its_grace(account_api: AccountApi) -> None:
+    customer = await account_api.customer()
     old = await customer.post("/me/keys", {"name": "a", "credit_cap": 9}, status=201)
     new = await customer.post(f"/me/keys/{old['id']}/rotate", {"grace_seconds": 60}, status=201)
     assert (new["name"], new["credit_cap"]) == ("a", 9)
-    assert await _limits(shop, old["key"]) == await _limits(shop, new["key"]) == (200, None)
+    assert await _limits(account_api, old["key"]) == await _limits(account_api, new["key"]) == (200, None)
     last = await customer.post(f"/me/keys/{new['id']}/rotate", status=201)
-    assert await _limits(shop, new["key"]) == (401, "key_expired")
-    assert await _limits(shop, last["key"]) == (200, None)
+    assert await _limits(account_api, new["key"]) == (401, "key_expired")
+    assert await _limits(account_api, last["key"]) == (200, None)
 
 
-async def test_anothers_key_is_no_key(shop: Shop) -> None:
-    owner, other = await shop.customer(), await shop.customer()
+async def test_anothers_key_is_no_key(account_api: AccountApi) -> None:
+    owner, other = await account_api.customer(), await account_api.customer()
     made = await owner.post("/me/keys", {}, status=201)
     nobodys = str(uuid4())
     for key_id in (made["id"], nobodys):
-        answers: list[dict[str, Any]] = [
+        responses: list[dict[str, Any]] = [
             await other.get(f"/me/keys/{key_id}", status=404),
             await other.call("PATCH", f"/me/keys/{key_id}", json={"name": "mine"}, status=404),
             await other.call("DELETE", f"/me/keys/{key_id}", status=404),
@@ -76,33 +76,33 @@ async def test_anothers_key_is_no_key(shop: Shop) -> None:
             await other.post(f"/me/keys/{key_id}/rotate", status=404),
             await other.post("/me/quote", {"route": "analyze", "key_id": key_id}, status=404),
         ]
-        assert {answer["detail"] for answer in answers} == {f"There is no key {key_id}."}
+        assert {response["detail"] for response in responses} == {f"There is no key {key_id}."}
     assert (await other.get("/me/keys"))["data"] == []
-    assert await _limits(shop, made["key"]) == (200, None)
+    assert await _limits(account_api, made["key"]) == (200, None)
 
 
 @pytest.mark.parametrize(
-    ("given", "code"),
+    ("secret", "code"),
     [("gw_live_short", "invalid_key"), ("gw_live_" + "a" * 36, "invalid_key"), ("other", "invalid_key")],
 )
-async def test_what_is_no_key_opens_nothing(shop: Shop, given: str, code: str) -> None:
-    assert await _limits(shop, given) == (401, code)
+async def test_what_is_no_key_opens_nothing(account_api: AccountApi, secret: str, code: str) -> None:
+    assert await _limits(account_api, secret) == (401, code)
 
 
-async def test_a_key_is_good_from_its_addresses_only(shop: Shop) -> None:
-    customer = await shop.customer()
+async def test_a_key_is_good_from_its_addresses_only(account_api: AccountApi) -> None:
+    customer = await account_api.customer()
     made = await customer.post("/me/keys", {"allowed_ips": ["203.0.113.0/24"]}, status=201)
-    assert await _limits(shop, made["key"]) == (403, "ip_not_allowed")
+    assert await _limits(account_api, made["key"]) == (403, "ip_not_allowed")
 
 
-async def test_a_key_opens_usage_and_limits_and_nothing_else(shop: Shop) -> None:
-    customer = await shop.customer()
+async def test_a_key_opens_usage_and_limits_and_nothing_else(account_api: AccountApi) -> None:
+    customer = await account_api.customer()
     key = (await customer.post("/me/keys", {}, status=201))["key"]
     for headers in ({"x-api-key": key}, {"authorization": f"Bearer {key}"}):
         for path, status in (("/me/usage", 200), ("/me/limits", 200), ("/me", 401), ("/me/keys", 401)):
-            assert (await shop.client.get(path, headers=headers)).status_code == status, path
+            assert (await account_api.client.get(path, headers=headers)).status_code == status, path
 
 
-async def _limits(shop: Shop, key: str) -> tuple[int, str | None]:
-    answer = await shop.client.get("/me/limits", headers={"x-api-key": key})
-    return answer.status_code, answer.json().get("code")
+async def _limits(account_api: AccountApi, key: str) -> tuple[int, str | None]:
+    response = await account_api.client.get("/me/limits", headers={"x-api-key": key})
+    return response.status_code, response.json().get("code")

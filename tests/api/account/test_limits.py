@@ -19,7 +19,7 @@ from gateway.meter.key_budgets import count
 from gateway.meter.replies import LoadResult, Verdict
 from policies.access.key_budgets import Cap, cap_of
 from policies.access.limits import limits_of
-from tests.api.account.conftest import Customer, Shop
+from tests.api.account.conftest import AccountApi, Customer
 from tests.api.conftest import head_of
 from tests.ledger.make import a_line
 
@@ -34,9 +34,9 @@ TERMS: dict[str, Any] = {
 
 
 @pytest.fixture
-async def subscriber(shop: Shop) -> Customer:
-    customer = await shop.customer()
-    async with shop.database.transaction() as connection:
+async def subscriber(account_api: AccountApi) -> Customer:
+    customer = await account_api.customer()
+    async with account_api.database.transaction() as connection:
         terms = PlanTerms(name=f"plan-{uuid4().hex}", price=Decimal(0), **TERMS)
         plan = await plans.create(connection, terms)
         await lifecycle.start(connection, customer.id, plan_id=plan.id, now=now())
@@ -55,14 +55,14 @@ async def test_an_account_at_rest_has_all_of_its_plan(subscriber: Customer) -> N
     assert left["subscription_status"] == "active"
 
 
-async def test_an_account_without_a_subscription_has_no_limits_and_no_plan(shop: Shop) -> None:
-    customer = await shop.customer()
+async def test_an_account_without_a_subscription_has_no_limits_and_no_plan(account_api: AccountApi) -> None:
+    customer = await account_api.customer()
     left = await customer.get("/me/limits")
     assert (left["plan"], left["limits"], left["credits"]["remaining"]) == (None, [], 0)
 
 
-async def test_a_call_under_way_is_seen_by_limits_at_once(shop: Shop, subscriber: Customer) -> None:
-    await _admitted(shop, subscriber, amount=3)
+async def test_a_call_under_way_is_seen_by_limits_at_once(account_api: AccountApi, subscriber: Customer) -> None:
+    await _admitted(account_api, subscriber, amount=3)
     left = await subscriber.get("/me/limits")
     assert [each["remaining"] for each in left["limits"]] == [4, 49]
     # A window is given back in steps of a sixtieth.
@@ -102,8 +102,8 @@ async def test_a_quote_says_which_refusal_a_call_would_meet(
     assert (quoted["admitted"], quoted["code"], quoted["status"]) == (code is None, code, status)
 
 
-async def test_a_quote_knows_what_was_spent_and_changes_nothing(shop: Shop, subscriber: Customer) -> None:
-    await _admitted(shop, subscriber, amount=5)
+async def test_a_quote_knows_what_was_spent_and_changes_nothing(account_api: AccountApi, subscriber: Customer) -> None:
+    await _admitted(account_api, subscriber, amount=5)
     before = await subscriber.get("/me/limits")
     for _ in range(10):
         quoted = await subscriber.post("/me/quote", {"route": "generate", "units": 3})
@@ -123,13 +123,13 @@ async def test_a_quote_of_a_key_minds_its_permissions_and_its_state(subscriber: 
     assert (await subscriber.post("/me/quote", asked))["code"] == "key_revoked"
 
 
-async def test_a_quote_of_a_key_minds_what_its_cap_leaves(shop: Shop, subscriber: Customer) -> None:
+async def test_a_quote_of_a_key_minds_what_its_cap_leaves(account_api: AccountApi, subscriber: Customer) -> None:
     key = await subscriber.post("/me/keys", {"credit_cap": 5}, status=201)
     asked = {"route": "generate", "units": 2, "key_id": key["id"]}
-    await _spent(shop, subscriber, key["id"], 1)
+    await _spent(account_api, subscriber, key["id"], 1)
     quoted = await subscriber.post("/me/quote", asked)
     assert (quoted["admitted"], quoted["key_credits_left"]) == (True, 4)
-    cap = await _admitted(shop, subscriber, amount=3, key_id=key["id"])
+    cap = await _admitted(account_api, subscriber, amount=3, key_id=key["id"])
     quoted = await subscriber.post("/me/quote", asked)
     assert (quoted["admitted"], quoted["code"], quoted["key_credits_left"]) == (False, "insufficient_credits", 1)
     assert quoted["detail"] == "This call needs 4 credits; the credit cap of this key, 5 a period, leaves 1."
@@ -138,10 +138,12 @@ async def test_a_quote_of_a_key_minds_what_its_cap_leaves(shop: Shop, subscriber
     assert (by_account["admitted"], by_account["key_credits_left"]) == (True, None)
 
 
-async def test_limits_say_what_the_cap_leaves_to_the_key_that_asks(shop: Shop, subscriber: Customer) -> None:
+async def test_limits_say_what_the_cap_leaves_to_the_key_that_asks(
+    account_api: AccountApi, subscriber: Customer
+) -> None:
     key = await subscriber.post("/me/keys", {"credit_cap": 5}, status=201)
-    await _admitted(shop, subscriber, amount=3, key_id=key["id"])
-    async with shop.from_elsewhere() as program:
+    await _admitted(account_api, subscriber, amount=3, key_id=key["id"])
+    async with account_api.new_client() as program:
         asked = await program.get("/me/limits", headers={"x-api-key": key["key"]})
     assert asked.json()["credits"].items() >= {"remaining": 7, "key_credits_left": 2}.items()
     assert (await subscriber.get("/me/limits"))["credits"]["key_credits_left"] is None
@@ -157,26 +159,28 @@ async def test_a_body_that_cannot_be_counted_is_named(subscriber: Customer) -> N
     assert [each["field"] for each in refused["errors"]] == ["body"]
 
 
-async def _spent(shop: Shop, customer: Customer, key_id: str, credits_charged: int) -> None:
+async def _spent(account_api: AccountApi, customer: Customer, key_id: str, credits_charged: int) -> None:
     """A call that PostgreSQL has."""
-    async with shop.database.transaction() as connection:
+    async with account_api.database.transaction() as connection:
         line = a_line(customer.id, at=now(), api_key_id=key_id, credits_charged=credits_charged)
         await ingestion.ingest(connection, [line])
 
 
-async def _admitted(shop: Shop, customer: Customer, *, amount: int, key_id: str | None = None) -> Cap | None:
+async def _admitted(
+    account_api: AccountApi, customer: Customer, *, amount: int, key_id: str | None = None
+) -> Cap | None:
     """A call that is under way, by a key that may have a cap."""
-    async with shop.database.read() as connection:
+    async with account_api.database.read() as connection:
         key = None if key_id is None else await principals.find_key(connection, customer.id, UUID(key_id))
-    async with shop.database.read() as connection:
+    async with account_api.database.read() as connection:
         account = await principals.find_account(connection, customer.id)
         balance = await principals.load_balance(connection, customer.id)
         catalogue = await principals.catalogue(connection)
     assert account is not None
     assert account.subscription is not None
     assert balance is not None
-    keys, cap = shop.meter.keys(customer.id), cap_of(key, account.subscription)
-    await shop.meter.load(
+    keys, cap = account_api.meter.keys(customer.id), cap_of(key, account.subscription)
+    await account_api.meter.load(
         keys,
         account_version=balance.account_version,
         credit_seq=balance.credit_seq,
@@ -184,14 +188,14 @@ async def _admitted(shop: Shop, customer: Customer, *, amount: int, key_id: str 
         catalogue_version=catalogue.version,
     )
     if cap is not None:
-        async with shop.database.read() as connection:
+        async with account_api.database.read() as connection:
             spent = await key_budgets.credits_spent(connection, customer.id, cap)
         key_ids = [cap.budget_id]
         assert (
-            await count(shop.redis_client, keys, cap, spent=spent, counted_upto="0-0", key_ids=key_ids)
+            await count(account_api.redis_client, keys, cap, spent=spent, counted_upto="0-0", key_ids=key_ids)
             is LoadResult.LOADED
         )
-    admission = await shop.meter.admit(
+    admission = await account_api.meter.admit(
         keys,
         request_id=str(uuid4()),
         account_version=balance.account_version,

@@ -18,7 +18,7 @@ from gateway.ledger.invoicing import invoices
 from gateway.ledger.payments import checkouts, payments
 from gateway.ledger.usage import ingestion
 from policies.billing.invoicing import Line
-from tests.api.account.conftest import Customer, Shop
+from tests.api.account.conftest import AccountApi, Customer
 from tests.ledger.make import a_line
 
 UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
@@ -47,24 +47,26 @@ class Owner:
         for method, path, _ in operations:
             if method == "GET":
                 target = path.format(**self.ids)
-                answer = await self.customer.client.get(target)
-                assert answer.status_code == 200, (target, answer.text)
-                shown[path] = "" if path.endswith("/pdf") else answer.text
+                response = await self.customer.client.get(target)
+                assert response.status_code == 200, (target, response.text)
+                shown[path] = "" if path.endswith("/pdf") else response.text
         return shown
 
 
-async def closed(shop: Shop) -> list[Operation]:
+async def closed(account_api: AccountApi) -> list[Operation]:
     """The operations that are not for everyone."""
-    document = (await shop.client.get("/openapi.json")).json()
-    operations = [(m.upper(), path, told) for path, methods in document["paths"].items() for m, told in methods.items()]
+    document = (await account_api.client.get("/openapi.json")).json()
+    operations = [
+        (m.upper(), path, result) for path, methods in document["paths"].items() for m, result in methods.items()
+    ]
     return [each for each in operations if each[2].get("security")]
 
 
 @pytest.fixture
-async def ada(shop: Shop) -> Owner:
-    ada = await shop.customer()
+async def ada(account_api: AccountApi) -> Owner:
+    ada = await account_api.customer()
     key = await ada.post("/me/keys", {"name": "ada's"}, status=201)
-    async with shop.database.transaction() as connection:
+    async with account_api.database.transaction() as connection:
         plan = await plans.create(connection, PlanTerms(name=uuid4().hex, price=Decimal(0), credits_per_period=10))
         await grants.grant(connection, ada.id, amount=50, source="promo", reason="hello", actor="test")
         checkout = await checkouts.create(
@@ -89,9 +91,9 @@ async def ada(shop: Shop) -> Owner:
     return Owner(ada, {name: str(each) for name, each in ids.items()})
 
 
-async def test_strangers_are_told_nothing_but_that_they_are_strangers(shop: Shop) -> None:
+async def test_strangers_are_told_nothing_but_that_they_are_strangers(account_api: AccountApi) -> None:
     """Before anything they sent is looked at."""
-    operations = await closed(shop)
+    operations = await closed(account_api)
     assert len(operations) > 30
     for method, path, _ in operations:
         # Who leaves may say by the body who they are.
@@ -99,26 +101,26 @@ async def test_strangers_are_told_nothing_but_that_they_are_strangers(shop: Shop
         for token in STRANGERS:
             headers = {"content-type": "application/json"}
             headers |= {} if token is None else {"authorization": f"Bearer {token}"}
-            async with shop.from_elsewhere() as stranger:
+            async with account_api.new_client() as stranger:
                 for known, content in sent.items():
                     target = re.sub(r"\{\w+\}", known, path)
-                    answer = await stranger.request(method, target, content=content, headers=headers)
-                    assert answer.status_code == 401, (method, target, token, answer.text)
-                    assert answer.headers["www-authenticate"] == "Bearer"
+                    response = await stranger.request(method, target, content=content, headers=headers)
+                    assert response.status_code == 401, (method, target, token, response.text)
+                    assert response.headers["www-authenticate"] == "Bearer"
 
 
-async def test_what_is_open_is_so_for_a_reason(shop: Shop) -> None:
-    document = (await shop.client.get("/openapi.json")).json()
-    required = {(method, path) for method, path, _ in await closed(shop)}
+async def test_what_is_open_is_so_for_a_reason(account_api: AccountApi) -> None:
+    document = (await account_api.client.get("/openapi.json")).json()
+    required = {(method, path) for method, path, _ in await closed(account_api)}
     for path, methods in document["paths"].items():
         for method in methods:
             is_open = (method.upper(), path) not in required
             assert not is_open or path.startswith(("/auth/", "/webhooks/")) or path == "/plans", path
 
 
-async def test_what_belongs_to_another_is_not_there(shop: Shop, ada: Owner) -> None:
-    bob = await shop.customer()
-    operations = await closed(shop)
+async def test_what_belongs_to_another_is_not_there(account_api: AccountApi, ada: Owner) -> None:
+    bob = await account_api.customer()
+    operations = await closed(account_api)
     before = await ada.sees(operations)
     reached = set()
     for method, path, _ in operations:
@@ -127,18 +129,22 @@ async def test_what_belongs_to_another_is_not_there(shop: Shop, ada: Owner) -> N
         for known in [*ada.ids.values(), str(ada.customer.id), UNKNOWN_ID] if names else []:
             target = re.sub(r"\{\w+\}", known, path)
             body = BODIES.get(f"{method} {path}")
-            answer = await bob.client.request(method, target, json=body)
-            assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), (method, target, answer.text)
+            response = await bob.client.request(method, target, json=body)
+            assert (response.status_code, response.json()["code"]) == (404, "not_found"), (
+                method,
+                target,
+                response.text,
+            )
             reached |= names
     assert reached == ada.ids.keys()
     assert await ada.sees(operations) == before
 
 
-async def test_no_list_shows_what_is_anothers(shop: Shop, ada: Owner) -> None:
-    bob = await shop.customer()
+async def test_no_list_shows_what_is_anothers(account_api: AccountApi, ada: Owner) -> None:
+    bob = await account_api.customer()
     theirs = [*ada.ids.values(), str(ada.customer.id), ada.customer.email, "Ada's own"]
     listed = 0
-    for method, path, _ in await closed(shop):
+    for method, path, _ in await closed(account_api):
         if method == "GET" and "{" not in path:
             shown = (await bob.client.get(path)).text
             assert not [each for each in theirs if each in shown], path
@@ -147,12 +153,14 @@ async def test_no_list_shows_what_is_anothers(shop: Shop, ada: Owner) -> None:
     await bob.post("/me/quote", {"route": "generate", "key_id": ada.ids["key_id"]}, status=404)
 
 
-async def test_an_api_key_reads_its_own_usage_and_limits_and_nothing_else(shop: Shop, ada: Owner) -> None:
+async def test_an_api_key_reads_its_own_usage_and_limits_and_nothing_else(account_api: AccountApi, ada: Owner) -> None:
     key = (await ada.customer.post("/me/keys", status=201, body={}))["key"]
     for headers in ({"authorization": f"Bearer {key}"}, {"x-api-key": key}):
-        async with shop.from_elsewhere() as program:
-            for method, path, told in await closed(shop):
+        async with account_api.new_client() as program:
+            for method, path, result in await closed(account_api):
                 target = path.format(**ada.ids)
-                answer = await program.request(method, target, json=BODIES.get(f"{method} {path}", {}), headers=headers)
-                takes_key = {"api_key": []} in told["security"]
-                assert answer.status_code == (200 if takes_key else 401), (method, path, answer.text)
+                response = await program.request(
+                    method, target, json=BODIES.get(f"{method} {path}", {}), headers=headers
+                )
+                takes_key = {"api_key": []} in result["security"]
+                assert response.status_code == (200 if takes_key else 401), (method, path, response.text)

@@ -15,103 +15,103 @@ from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms
 from gateway.ledger.subscriptions import lifecycle, subscriptions
 from policies.access.tokens import Purpose
-from tests.api.account.conftest import PASSWORD, Shop
+from tests.api.account.conftest import PASSWORD, AccountApi
 
 NEW = "another horse, another battery"
 
 
-async def test_a_profile_is_changed_in_the_fields_given_and_noted(shop: Shop) -> None:
-    customer = await shop.customer(name="Ada", company="Engines")
+async def test_a_profile_is_changed_in_the_fields_given_and_noted(account_api: AccountApi) -> None:
+    customer = await account_api.customer(name="Ada", company="Engines")
     before = await customer.get("/me")
     after = await customer.call("PATCH", "/me", json={"name": "Countess", "time_zone": "Europe/London"})
     assert after == before | {"name": "Countess", "time_zone": "Europe/London"}
     assert await customer.get("/me") == after
-    assert (await shop.audited(customer.id)) == ["account.change"]
+    assert (await account_api.audited(customer.id)) == ["account.change"]
 
 
 @pytest.mark.parametrize("field", ["role", "status", "email_verified_at", "credits", "id", "metadata"])
-async def test_nobody_grants_themselves_what_is_not_theirs_to_change(shop: Shop, field: str) -> None:
-    customer = await shop.customer()
+async def test_nobody_grants_themselves_what_is_not_theirs_to_change(account_api: AccountApi, field: str) -> None:
+    customer = await account_api.customer()
     refused = await customer.call("PATCH", "/me", json={field: "admin"}, status=422)
     assert refused["errors"] == [{"field": field, "message": "no such field"}]
 
 
-async def test_a_new_address_takes_the_password_and_is_unverified(shop: Shop) -> None:
-    customer = await shop.customer(email_verified_at=now())
+async def test_a_new_address_takes_the_password_and_is_unverified(account_api: AccountApi) -> None:
+    customer = await account_api.customer(email_verified_at=now())
     email = f"{uuid4().hex}@example.com"
     for body in ({"email": email}, {"email": email, "password": "guess"}):
         refused = await customer.call("PATCH", "/me", json=body, status=422)
         assert [each["field"] for each in refused["errors"]] == ["password"]
     after = await customer.call("PATCH", "/me", json={"email": email, "password": PASSWORD})
     assert (after["email"], after["email_verified_at"]) == (email, None)
-    assert "account.verify_email" in await shop.told(customer.id)
+    assert "account.verify_email" in await account_api.notifications_of(customer.id)
 
 
-async def test_a_taken_address_is_a_conflict(shop: Shop) -> None:
-    customer, other = await shop.customer(), await shop.customer()
+async def test_a_taken_address_is_a_conflict(account_api: AccountApi) -> None:
+    customer, other = await account_api.customer(), await account_api.customer()
     await customer.call("PATCH", "/me", json={"email": other.email.upper(), "password": PASSWORD}, status=409)
 
 
-async def test_a_changed_password_ends_the_other_sessions_and_not_this_one(shop: Shop) -> None:
-    customer = await shop.customer()
-    other = await shop.logged_in(customer.email)
+async def test_a_changed_password_ends_the_other_sessions_and_not_this_one(account_api: AccountApi) -> None:
+    customer = await account_api.customer()
+    other = await account_api.log_in(customer.email)
     change = {"current_password": PASSWORD, "new_password": NEW}
     await customer.post("/me/password", change, status=204)
     assert (await customer.client.get("/me")).status_code == 200
     assert (await other.client.get("/me")).status_code == 401
-    await shop.call("/auth/login", {"email": customer.email, "password": PASSWORD}, status=401)
-    await shop.logged_in(customer.email, NEW)
-    assert "account.password_changed" in await shop.told(customer.id)
+    await account_api.call("/auth/login", {"email": customer.email, "password": PASSWORD}, status=401)
+    await account_api.log_in(customer.email, NEW)
+    assert "account.password_changed" in await account_api.notifications_of(customer.id)
 
 
-async def test_a_password_is_changed_by_who_knows_it(shop: Shop) -> None:
-    customer = await shop.customer()
+async def test_a_password_is_changed_by_who_knows_it(account_api: AccountApi) -> None:
+    customer = await account_api.customer()
     change = {"current_password": "guess", "new_password": NEW}
     refused = await customer.post("/me/password", change, status=422)
     assert refused["errors"] == [{"field": "current_password", "message": "is not your password"}]
 
 
-async def test_a_deleted_account_leaves_no_personal_data_and_opens_nothing(shop: Shop) -> None:
-    customer = await shop.customer(name="Ada Lovelace", company="Engines")
+async def test_a_deleted_account_leaves_no_personal_data_and_opens_nothing(account_api: AccountApi) -> None:
+    customer = await account_api.customer(name="Ada Lovelace", company="Engines")
     await customer.call("PATCH", "/me", json={"company": "Analytical"})  # which the audit log has
     key = await customer.post("/me/keys", {"name": "Ada's laptop", "allowed_ips": ["192.0.2.213"]}, status=201)
-    await shop.call("/auth/forgot-password", {"email": customer.email}, status=202)
-    token = await shop.mailed_token(customer.id, Purpose.RESET_PASSWORD)
+    await account_api.call("/auth/forgot-password", {"email": customer.email}, status=202)
+    token = await account_api.mailed_token(customer.id, Purpose.RESET_PASSWORD)
     await customer.call("DELETE", "/me", status=204)
     assert (await customer.client.get("/me")).status_code == 401
-    await shop.call("/auth/login", {"email": customer.email, "password": PASSWORD}, status=401)
-    await shop.call("/auth/refresh", {"refresh_token": customer.tokens["refresh_token"]}, status=401)
-    await shop.call("/auth/reset-password", {"token": token, "password": NEW}, status=422)
-    refused = await shop.client.get("/me/limits", headers={"x-api-key": key["key"]})
+    await account_api.call("/auth/login", {"email": customer.email, "password": PASSWORD}, status=401)
+    await account_api.call("/auth/refresh", {"refresh_token": customer.tokens["refresh_token"]}, status=401)
+    await account_api.call("/auth/reset-password", {"token": token, "password": NEW}, status=422)
+    refused = await account_api.client.get("/me/limits", headers={"x-api-key": key["key"]})
     assert (refused.status_code, refused.json()["code"]) == (401, "key_revoked")
-    assert await _mentions(shop, customer.email, "Lovelace", "Analytical", "Ada's laptop", "192.0.2.213") == []
+    assert await _mentions(account_api, customer.email, "Lovelace", "Analytical", "Ada's laptop", "192.0.2.213") == []
 
 
-async def test_the_address_of_a_deleted_account_is_free_again(shop: Shop) -> None:
-    customer = await shop.customer()
+async def test_the_address_of_a_deleted_account_is_free_again(account_api: AccountApi) -> None:
+    customer = await account_api.customer()
     await customer.call("DELETE", "/me", status=204)
-    await shop.call("/auth/register", {"email": customer.email, "password": PASSWORD}, status=201)
+    await account_api.call("/auth/register", {"email": customer.email, "password": PASSWORD}, status=201)
 
 
-async def test_a_deleted_account_has_no_subscription_and_keeps_its_books(shop: Shop) -> None:
-    customer = await shop.customer()
-    async with shop.database.transaction() as connection:
+async def test_a_deleted_account_has_no_subscription_and_keeps_its_books(account_api: AccountApi) -> None:
+    customer = await account_api.customer()
+    async with account_api.database.transaction() as connection:
         plan = await plans.create(connection, PlanTerms(name=uuid4().hex, price=Decimal(0), credits_per_period=7))
         begun = await lifecycle.start(connection, customer.id, plan_id=plan.id, now=now() - timedelta(days=1))
     await customer.call("DELETE", "/me", status=204)
-    async with shop.database.read() as connection:
+    async with account_api.database.read() as connection:
         ended = await subscriptions.get(connection, begun.id)
         booked = text("SELECT count(*) FROM credit_ledger WHERE user_id = :id")
         assert (await connection.execute(booked, {"id": customer.id})).scalar_one() > 0
         assert await users.get(connection, customer.id) is None
     assert ended is not None
     assert ended.status == "canceled"
-    assert await shop.told(customer.id) == ["account.deleted"]
+    assert await account_api.notifications_of(customer.id) == ["account.deleted"]
 
 
-async def _mentions(shop: Shop, *words: str) -> list[str]:
+async def _mentions(account_api: AccountApi, *words: str) -> list[str]:
     """Where in the whole database any of these words stands."""
-    async with shop.database.read() as connection:
+    async with account_api.database.read() as connection:
         listed = text("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
         tables = (await connection.execute(listed)).scalars().all()
         found = []

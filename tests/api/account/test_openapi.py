@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from gateway.config.routes import is_reserved
-from tests.api.account.conftest import Shop
+from tests.api.account.conftest import AccountApi
 from tests.api.test_openapi import assert_names_of_schemas
 
 # What anyone may call; a provider proves itself by a signature.
@@ -19,33 +19,33 @@ OPEN = {"/plans", "/auth/register", "/auth/login", "/auth/refresh", "/auth/forgo
 }
 
 
-async def test_the_document_lists_exactly_the_routes_there_are(shop: Shop) -> None:
-    published = {(path, method.upper()) for path, method, _ in await _operations(shop)}
-    served = set(_served(_app(shop)))
+async def test_the_document_lists_exactly_the_routes_there_are(account_api: AccountApi) -> None:
+    published = {(path, method.upper()) for path, method, _ in await _operations(account_api)}
+    served = set(_served(_app(account_api)))
     assert published == served
     assert all(is_reserved(path.encode()) for path, _ in published)
 
 
-async def test_every_operation_but_the_open_ones_says_which_token_it_takes(shop: Shop) -> None:
-    unsecured = {path for path, _, operation in await _operations(shop) if not operation.get("security")}
+async def test_every_operation_but_the_open_ones_says_which_token_it_takes(account_api: AccountApi) -> None:
+    unsecured = {path for path, _, operation in await _operations(account_api) if not operation.get("security")}
     assert unsecured <= OPEN
-    by_key = {path for path, _, each in await _operations(shop) if {"api_key": []} in each.get("security", [])}
+    by_key = {path for path, _, each in await _operations(account_api) if {"api_key": []} in each.get("security", [])}
     assert by_key == {"/me/usage", "/me/limits"}
 
 
-async def test_nobody_gets_further_than_the_document_says_without_a_token(shop: Shop) -> None:
-    for path, method, operation in await _operations(shop):
+async def test_nobody_gets_further_than_the_document_says_without_a_token(account_api: AccountApi) -> None:
+    for path, method, operation in await _operations(account_api):
         if operation.get("security") and path != "/auth/logout":  # which takes a refresh token as well
-            answer = await shop.client.request(method, path.replace("{", "").replace("}", ""), json={})
-            assert answer.status_code == 401, (method, path, answer.text)
+            response = await account_api.client.request(method, path.replace("{", "").replace("}", ""), json={})
+            assert response.status_code == 401, (method, path, response.text)
 
 
-async def test_schemas_have_unique_titles_as_names(shop: Shop) -> None:
-    assert_names_of_schemas((await shop.client.get("/openapi.json")).json())
+async def test_schemas_have_unique_titles_as_names(account_api: AccountApi) -> None:
+    assert_names_of_schemas((await account_api.client.get("/openapi.json")).json())
 
 
-async def _operations(shop: Shop) -> list[tuple[str, str, dict[str, Any]]]:
-    document = (await shop.client.get("/openapi.json")).json()
+async def _operations(account_api: AccountApi) -> list[tuple[str, str, dict[str, Any]]]:
+    document = (await account_api.client.get("/openapi.json")).json()
     assert document["openapi"].startswith("3.1")
     return [(path, method, each) for path, item in document["paths"].items() for method, each in item.items()]
 
@@ -60,8 +60,8 @@ def _served(router: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield from _served(included, prefix + route.include_context.prefix)
 
 
-def _app(shop: Shop) -> FastAPI:
-    app: Any = shop.app
+def _app(account_api: AccountApi) -> FastAPI:
+    app: Any = account_api.app
     while not isinstance(app, FastAPI):
         app = app._app
     return app

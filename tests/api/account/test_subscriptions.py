@@ -14,81 +14,83 @@ from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms, StoredPlan
 from gateway.ledger.credits import grants
 from gateway.ledger.subscriptions import lifecycle
-from tests.api.account.conftest import Customer, Shop
+from tests.api.account.conftest import AccountApi, Customer
 
 
-async def a_plan(shop: Shop, **terms: Any) -> StoredPlan:
+async def a_plan(account_api: AccountApi, **terms: Any) -> StoredPlan:
     given = {"name": uuid4().hex, "price": Decimal(0), "credits_per_period": 10, **terms}
-    async with shop.database.transaction() as connection:
+    async with account_api.database.transaction() as connection:
         return await plans.create(connection, PlanTerms(**given))
 
 
 @pytest.fixture
-async def free(shop: Shop) -> StoredPlan:
-    return await a_plan(shop)
+async def free(account_api: AccountApi) -> StoredPlan:
+    return await a_plan(account_api)
 
 
 @pytest.fixture
-async def ada(shop: Shop) -> Customer:
-    return await shop.customer()
+async def ada(account_api: AccountApi) -> Customer:
+    return await account_api.customer()
 
 
-async def balance(shop: Shop, customer: Customer) -> int:
-    async with shop.database.read() as connection:
+async def balance(account_api: AccountApi, customer: Customer) -> int:
+    async with account_api.database.read() as connection:
         found = await grants.get_balance(connection, customer.id)
     assert found is not None
     return found.current_credits
 
 
-async def test_everyone_sees_the_plans_that_are_sold_and_nothing_internal(shop: Shop, free: StoredPlan) -> None:
-    gone = await a_plan(shop, is_active=False, stripe_price_id=f"price_{uuid4().hex}")
-    shown = {plan["id"]: plan for plan in (await shop.client.get("/plans")).json()["data"]}
+async def test_everyone_sees_the_plans_that_are_sold_and_nothing_internal(
+    account_api: AccountApi, free: StoredPlan
+) -> None:
+    gone = await a_plan(account_api, is_active=False, stripe_price_id=f"price_{uuid4().hex}")
+    shown = {plan["id"]: plan for plan in (await account_api.client.get("/plans")).json()["data"]}
     assert gone.id not in shown
     assert shown[free.id].items() >= {"price": "0", "credits_per_period": 10, "features": {}}.items()
     assert not {"stripe_price_id", "is_active", "sort_order", "version", "product_id"} & shown[free.id].keys()
 
 
-async def test_a_free_plan_is_active_at_once(shop: Shop, ada: Customer, free: StoredPlan) -> None:
+async def test_a_free_plan_is_active_at_once(account_api: AccountApi, ada: Customer, free: StoredPlan) -> None:
     await ada.get("/subscriptions/me", status=404)
     begun = await ada.post(f"/subscriptions/{free.id}", status=201)
     assert begun.items() >= {"status": "active", "plan_id": free.id, "checkout_url": None}.items()
     assert (await ada.get("/subscriptions/me"))["id"] == begun["id"]
-    assert await balance(shop, ada) == 10
+    assert await balance(account_api, ada) == 10
     refused = await ada.post(f"/subscriptions/{free.id}", status=409)
     assert "current subscription" in refused["detail"]
 
 
-async def test_a_paid_plan_needs_a_payment_provider(shop: Shop, ada: Customer) -> None:
-    paid = await a_plan(shop, price=Decimal(5))
+async def test_a_paid_plan_needs_a_payment_provider(account_api: AccountApi, ada: Customer) -> None:
+    paid = await a_plan(account_api, price=Decimal(5))
     refused = await ada.post(f"/subscriptions/{paid.id}", status=501)
     assert refused["code"] == "payments_not_configured"
     await ada.get("/subscriptions/me", status=404)
-    assert await balance(shop, ada) == 0
+    assert await balance(account_api, ada) == 0
 
 
 async def test_a_free_plan_cannot_be_changed_into_a_paid_one_for_nothing(
-    shop: Shop, ada: Customer, free: StoredPlan
+    account_api: AccountApi, ada: Customer, free: StoredPlan
 ) -> None:
-    paid = await a_plan(shop, price=Decimal(5), credits_per_period=1000)
+    paid = await a_plan(account_api, price=Decimal(5), credits_per_period=1000)
     begun = await ada.post(f"/subscriptions/{free.id}", status=201)
     path = f"/subscriptions/{begun['id']}/change"
     assert f"/subscriptions/{paid.id}" in (await ada.post(path, {"plan_id": paid.id}, status=409))["detail"]
     refused = await ada.post(path, {"plan_id": free.id, "quantity": 9}, status=422)
     assert [error["field"] for error in refused["errors"]] == ["quantity"]
-    assert await balance(shop, ada) == 10
+    assert await balance(account_api, ada) == 10
 
 
 async def test_cancelling_and_starting_over_gives_no_second_credits(
-    shop: Shop, ada: Customer, free: StoredPlan
+    account_api: AccountApi, ada: Customer, free: StoredPlan
 ) -> None:
     first = await ada.post(f"/subscriptions/{free.id}", status=201)
     for _ in range(3):
         current = await ada.get("/subscriptions/me")
         ended = await ada.call("DELETE", f"/subscriptions/{current['id']}?now=true")
         assert ended["status"] == "canceled"
-        again = await ada.post(f"/subscriptions/{(await a_plan(shop, credits_per_period=99)).id}", status=201)
+        again = await ada.post(f"/subscriptions/{(await a_plan(account_api, credits_per_period=99)).id}", status=201)
         assert again["current_period_end"] == first["current_period_end"]
-    assert await balance(shop, ada) == 10
+    assert await balance(account_api, ada) == 10
 
 
 async def test_ending_waits_for_the_period_and_can_be_undone(ada: Customer, free: StoredPlan) -> None:
@@ -104,18 +106,18 @@ async def test_ending_waits_for_the_period_and_can_be_undone(ada: Customer, free
 
 
 async def test_a_change_to_another_free_plan_comes_with_the_next_period(
-    shop: Shop, ada: Customer, free: StoredPlan
+    account_api: AccountApi, ada: Customer, free: StoredPlan
 ) -> None:
-    other = await a_plan(shop, credits_per_period=500)
+    other = await a_plan(account_api, credits_per_period=500)
     begun = await ada.post(f"/subscriptions/{free.id}", status=201)
     changed = await ada.post(f"/subscriptions/{begun['id']}/change", {"plan_id": other.id})
     assert (changed["plan_id"], changed["next_plan_id"]) == (free.id, other.id)
-    assert await balance(shop, ada) == 10
+    assert await balance(account_api, ada) == 10
 
 
-async def test_what_is_anothers_does_not_exist(shop: Shop, ada: Customer, free: StoredPlan) -> None:
+async def test_what_is_anothers_does_not_exist(account_api: AccountApi, ada: Customer, free: StoredPlan) -> None:
     theirs = await ada.post(f"/subscriptions/{free.id}", status=201)
-    eve = await shop.customer()
+    eve = await account_api.customer()
     for subscription_id in (theirs["id"], str(uuid4())):
         path = f"/subscriptions/{subscription_id}"
         await eve.call("DELETE", path, status=404)
@@ -124,8 +126,8 @@ async def test_what_is_anothers_does_not_exist(shop: Shop, ada: Customer, free: 
     assert (await ada.get("/subscriptions/me"))["cancel_at_period_end"] is False
 
 
-async def test_plans_that_are_not_sold_do_not_exist(shop: Shop, ada: Customer) -> None:
-    gone = await a_plan(shop, is_active=False)
+async def test_plans_that_are_not_sold_do_not_exist(account_api: AccountApi, ada: Customer) -> None:
+    gone = await a_plan(account_api, is_active=False)
     for plan_id in (gone.id, "nope"):
         assert (await ada.post(f"/subscriptions/{plan_id}", status=404))["code"] == "not_found"
 
@@ -136,14 +138,14 @@ async def test_an_order_that_is_not_understood_is_refused(ada: Customer, free: S
     assert (await ada.get("/subscriptions/me", status=404))["code"] == "not_found"
 
 
-async def test_nobody_who_is_not_signed_in_subscribes(shop: Shop, free: StoredPlan) -> None:
+async def test_nobody_who_is_not_signed_in_subscribes(account_api: AccountApi, free: StoredPlan) -> None:
     for method, path in (("POST", free.id), ("GET", "me"), ("DELETE", str(uuid4()))):
-        assert (await shop.client.request(method, f"/subscriptions/{path}")).status_code == 401
+        assert (await account_api.client.request(method, f"/subscriptions/{path}")).status_code == 401
 
 
-async def test_an_order_that_was_never_paid_can_be_dropped(shop: Shop, ada: Customer) -> None:
-    paid = await a_plan(shop, price=Decimal(5))
-    async with shop.database.transaction() as connection:
+async def test_an_order_that_was_never_paid_can_be_dropped(account_api: AccountApi, ada: Customer) -> None:
+    paid = await a_plan(account_api, price=Decimal(5))
+    async with account_api.database.transaction() as connection:
         waiting = await lifecycle.await_payment(
             connection, ada.id, plan_id=paid.id, provider="stripe", now=now() - timedelta(hours=1)
         )

@@ -10,95 +10,97 @@ from sqlalchemy import text
 
 from policies.access import throttling
 from policies.access.throttling import subject
-from tests.api.account.conftest import PASSWORD, Shop
+from tests.api.account.conftest import PASSWORD, AccountApi
 
 BURST = throttling.LOGIN_OF_ACCOUNT.burst
 
 
-async def test_guessing_at_an_account_is_slowed_down_from_many_addresses_together(shop: Shop) -> None:
-    customer = await shop.customer()
-    await _exhaust(shop, customer.email)
-    refused = await _login(shop.from_elsewhere(), customer.email, PASSWORD)
+async def test_guessing_at_an_account_is_slowed_down_from_many_addresses_together(account_api: AccountApi) -> None:
+    customer = await account_api.customer()
+    await _exhaust(account_api, customer.email)
+    refused = await _login(account_api.new_client(), customer.email, PASSWORD)
     assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
     assert 1 <= int(refused.headers["retry-after"]) <= 60
     assert refused.json()["retry_after"] == int(refused.headers["retry-after"])
 
 
-async def test_an_unknown_account_is_slowed_down_the_same(shop: Shop) -> None:
+async def test_an_unknown_account_is_slowed_down_the_same(account_api: AccountApi) -> None:
     email = f"{uuid4().hex}@example.com"
-    await _exhaust(shop, email)
-    assert (await _login(shop.from_elsewhere(), email, "guess")).status_code == 429
+    await _exhaust(account_api, email)
+    assert (await _login(account_api.new_client(), email, "guess")).status_code == 429
 
 
-async def test_an_owner_logs_in_from_where_they_did_before_while_others_guess(shop: Shop) -> None:
-    customer = await shop.customer()
-    home = shop.from_elsewhere()
+async def test_an_owner_logs_in_from_where_they_did_before_while_others_guess(account_api: AccountApi) -> None:
+    customer = await account_api.customer()
+    home = account_api.new_client()
     assert (await _login(home, customer.email, PASSWORD)).status_code == 200
-    await _exhaust(shop, customer.email)
+    await _exhaust(account_api, customer.email)
     assert (await _login(home, customer.email, PASSWORD)).status_code == 200
 
 
-async def test_an_address_is_slowed_down_over_many_accounts(shop: Shop) -> None:
-    guesser = shop.from_elsewhere()
-    await _take(shop, "login-from", _address(guesser), throttling.LOGIN_FROM_ADDRESS.burst)
-    customer = await shop.customer()
+async def test_an_address_is_slowed_down_over_many_accounts(account_api: AccountApi) -> None:
+    guesser = account_api.new_client()
+    await _take(account_api, "login-from", _address(guesser), throttling.LOGIN_FROM_ADDRESS.burst)
+    customer = await account_api.customer()
     assert (await _login(guesser, customer.email, "guess")).status_code == 429
-    assert (await _login(shop.from_elsewhere(), customer.email, "guess")).status_code == 401
+    assert (await _login(account_api.new_client(), customer.email, "guess")).status_code == 401
 
 
-async def test_logins_that_succeed_count_for_nothing(shop: Shop) -> None:
-    customer = await shop.customer()
-    await _take(shop, "login", customer.email, BURST - 1)
-    answers = [await _login(shop.from_elsewhere(), customer.email, PASSWORD) for _ in range(3)]
-    assert {answer.status_code for answer in answers} == {200}
+async def test_logins_that_succeed_count_for_nothing(account_api: AccountApi) -> None:
+    customer = await account_api.customer()
+    await _take(account_api, "login", customer.email, BURST - 1)
+    responses = [await _login(account_api.new_client(), customer.email, PASSWORD) for _ in range(3)]
+    assert {response.status_code for response in responses} == {200}
 
 
-async def test_of_many_guesses_at_once_no_more_pass_than_one_after_the_other(shop: Shop) -> None:
-    customer = await shop.customer()
-    await _take(shop, "login", customer.email, BURST - 2)
-    guesses = (_login(shop.from_elsewhere(), customer.email, "guess") for _ in range(6))
-    answers = await asyncio.gather(*guesses)
-    assert sorted(answer.status_code for answer in answers) == [401] * 2 + [429] * 4
+async def test_of_many_guesses_at_once_no_more_pass_than_one_after_the_other(account_api: AccountApi) -> None:
+    customer = await account_api.customer()
+    await _take(account_api, "login", customer.email, BURST - 2)
+    guesses = (_login(account_api.new_client(), customer.email, "guess") for _ in range(6))
+    responses = await asyncio.gather(*guesses)
+    assert sorted(response.status_code for response in responses) == [401] * 2 + [429] * 4
 
 
-async def test_mails_to_one_account_are_bounded(shop: Shop) -> None:
-    customer = await shop.customer()
+async def test_mails_to_one_account_are_bounded(account_api: AccountApi) -> None:
+    customer = await account_api.customer()
     body = {"email": customer.email}
-    answers = [await shop.from_elsewhere().post("/auth/forgot-password", json=body) for _ in range(6)]
-    assert [answer.status_code for answer in answers] == [202] * throttling.MAIL_TO_ACCOUNT.burst + [429]
-    assert (await shop.told(customer.id)).count("account.reset_password") == throttling.MAIL_TO_ACCOUNT.burst
+    responses = [await account_api.new_client().post("/auth/forgot-password", json=body) for _ in range(6)]
+    assert [response.status_code for response in responses] == [202] * throttling.MAIL_TO_ACCOUNT.burst + [429]
+    assert (await account_api.notifications_of(customer.id)).count(
+        "account.reset_password"
+    ) == throttling.MAIL_TO_ACCOUNT.burst
 
 
-async def test_registrations_from_an_address_are_bounded(shop: Shop) -> None:
-    crowd = shop.from_elsewhere()
-    await _take(shop, "register-from", _address(crowd), throttling.REGISTRATION_FROM_ADDRESS.burst)
+async def test_registrations_from_an_address_are_bounded(account_api: AccountApi) -> None:
+    crowd = account_api.new_client()
+    await _take(account_api, "register-from", _address(crowd), throttling.REGISTRATION_FROM_ADDRESS.burst)
     given = {"email": f"{uuid4().hex}@example.com", "password": PASSWORD}
     assert (await crowd.post("/auth/register", json=given)).status_code == 429
-    assert (await shop.from_elsewhere().post("/auth/register", json=given)).status_code == 201
+    assert (await account_api.new_client().post("/auth/register", json=given)).status_code == 201
 
 
-async def test_a_throttle_says_nothing_of_whom_it_slows_down(shop: Shop) -> None:
-    customer = await shop.customer()
-    await _login(shop.client, customer.email, "guess")
-    async with shop.database.read() as connection:
+async def test_a_throttle_says_nothing_of_whom_it_slows_down(account_api: AccountApi) -> None:
+    customer = await account_api.customer()
+    await _login(account_api.client, customer.email, "guess")
+    async with account_api.database.read() as connection:
         rows = (await connection.execute(text("SELECT row_to_json(t)::text FROM throttles t"))).scalars().all()
     assert rows
     assert not any(customer.email in row or customer.email.encode().hex() in row for row in rows)
 
 
-async def _exhaust(shop: Shop, email: str) -> None:
+async def _exhaust(account_api: AccountApi, email: str) -> None:
     """Wrong guesses from as many addresses, without hashing them."""
-    await _take(shop, "login", email, BURST)
+    await _take(account_api, "login", email, BURST)
 
 
-async def _take(shop: Shop, action: str, named: str, times: int) -> None:
+async def _take(account_api: AccountApi, action: str, named: str, times: int) -> None:
     digest = subject(action, named, throttling.LOGIN_OF_ACCOUNT).digest
     seconds = {"login": 60, "login-from": 5, "register-from": 10}[action] * times
     taken = text("""
         INSERT INTO throttles VALUES (:subject, now() + :seconds * interval '1 second')
         ON CONFLICT (subject) DO UPDATE SET free_at = excluded.free_at
     """)
-    async with shop.database.transaction() as connection:
+    async with account_api.database.transaction() as connection:
         await connection.execute(taken, {"subject": digest, "seconds": seconds})
 
 

@@ -11,16 +11,16 @@ import pytest
 
 from gateway.ledger.credits import grants
 from gateway.ledger.usage import ingestion
-from tests.api.account.conftest import Customer, Shop
+from tests.api.account.conftest import AccountApi, Customer
 from tests.ledger.make import a_line
 
 NOON = datetime(2026, 3, 15, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-async def caller(shop: Shop) -> Customer:
+async def caller(account_api: AccountApi) -> Customer:
     """Somebody who made five calls on two days, beside somebody else who made one."""
-    customer, other = await shop.customer(), await shop.customer()
+    customer, other = await account_api.customer(), await account_api.customer()
     lines = [
         a_line(customer.id, at=NOON, credits_charged=1, usage_type="analysis"),
         a_line(
@@ -36,7 +36,7 @@ async def caller(shop: Shop) -> Customer:
         a_line(customer.id, at=NOON + timedelta(days=1, hours=1), endpoint="gone", credits_charged=4, batch_id="=1+1"),
         a_line(other.id, at=NOON, credits_charged=100),
     ]
-    async with shop.database.transaction() as connection:
+    async with account_api.database.transaction() as connection:
         await grants.grant(connection, customer.id, amount=50, source="promo", reason="hello", actor="test")
         await ingestion.ingest(connection, lines)
     return customer
@@ -95,36 +95,36 @@ async def test_what_cannot_be_asked_is_named(caller: Customer, params: dict[str,
 
 @pytest.mark.parametrize("asked", [{"params": {"format": "csv"}}, {"headers": {"accept": "text/csv, */*;q=0.1"}}])
 async def test_a_spreadsheet_holds_all_calls_and_no_formulae(caller: Customer, asked: dict[str, Any]) -> None:
-    answer = await caller.client.get("/me/usage", **asked)
-    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
-    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    response = await caller.client.get("/me/usage", **asked)
+    assert response.headers["content-type"] == "text/csv; charset=utf-8"
+    rows = list(csv.DictReader(io.StringIO(response.text)))
     assert [row["credits_charged"] for row in rows] == ["4", "0", "9", "6", "1"]
     assert rows[0]["batch_id"] == "'=1+1"
     assert rows[0]["tokens_used"] == ""
 
 
-async def test_a_spreadsheet_goes_on_past_any_page(shop: Shop) -> None:
-    customer = await shop.customer()
+async def test_a_spreadsheet_goes_on_past_any_page(account_api: AccountApi) -> None:
+    customer = await account_api.customer()
     lines = [a_line(customer.id, at=NOON + timedelta(seconds=number)) for number in range(1100)]
-    async with shop.database.transaction() as connection:
+    async with account_api.database.transaction() as connection:
         await ingestion.ingest(connection, lines)
-    answer = await customer.client.get("/me/usage", params={"format": "csv"})
-    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    response = await customer.client.get("/me/usage", params={"format": "csv"})
+    rows = list(csv.DictReader(io.StringIO(response.text)))
     assert len(rows) == len({row["request_id"] for row in rows}) == 1100
 
 
 async def test_sums_come_as_a_spreadsheet_too(caller: Customer) -> None:
     asked = {"format": "csv", "group_by": "endpoint", "from": "2026-03-01T00:00:00Z", "to": "2026-04-01T00:00:00Z"}
-    answer = await caller.client.get("/me/usage", params=asked)
-    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    response = await caller.client.get("/me/usage", params=asked)
+    rows = list(csv.DictReader(io.StringIO(response.text)))
     assert [(row["endpoint"], row["requests"]) for row in rows] == [("analyze", "3"), ("generate", "1"), ("gone", "1")]
 
 
 async def test_the_history_holds_the_analyses_alone(caller: Customer) -> None:
     (analysis,) = (await caller.get("/me/history"))["data"]
     assert (analysis["analysis_type"], analysis["status"], analysis["credits_charged"]) == ("analyze", "succeeded", 1)
-    answer = await caller.client.get("/me/history", params={"format": "csv"})
-    assert len(list(csv.DictReader(io.StringIO(answer.text)))) == 1
+    response = await caller.client.get("/me/history", params={"format": "csv"})
+    assert len(list(csv.DictReader(io.StringIO(response.text)))) == 1
 
 
 async def test_the_ledger_adds_up(caller: Customer) -> None:
@@ -134,11 +134,11 @@ async def test_the_ledger_adds_up(caller: Customer) -> None:
         ("grant", 50, 50),
     ]
     assert not any("actor" in entry for entry in entries)
-    answer = await caller.client.get("/me/ledger", headers={"accept": "text/csv"})
-    assert [row["amount"] for row in csv.DictReader(io.StringIO(answer.text))] == ["-20", "50"]
+    response = await caller.client.get("/me/ledger", headers={"accept": "text/csv"})
+    assert [row["amount"] for row in csv.DictReader(io.StringIO(response.text))] == ["-20", "50"]
 
 
-async def test_a_key_reads_the_usage_of_its_account(shop: Shop, caller: Customer) -> None:
+async def test_a_key_reads_the_usage_of_its_account(account_api: AccountApi, caller: Customer) -> None:
     key = (await caller.post("/me/keys", {}, status=201))["key"]
-    answer = await shop.client.get("/me/usage", headers={"x-api-key": key})
-    assert len(answer.json()["data"]) == 5
+    response = await account_api.client.get("/me/usage", headers={"x-api-key": key})
+    assert len(response.json()["data"]) == 5

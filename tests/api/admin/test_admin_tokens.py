@@ -11,84 +11,84 @@ import pytest
 from sqlalchemy import text
 
 from gateway.clock import now
-from tests.api.conftest import Office, client_of
+from tests.api.conftest import AdminApi, client_of
 
 
-async def a_token(office: Office, *scopes: str, **given: Any) -> dict[str, Any]:
-    wanted = {"name": uuid4().hex, "scopes": list(scopes), **given}
-    made: dict[str, Any] = await office.post("/admin-tokens", wanted, status=201)
+async def a_token(admin_api: AdminApi, *scopes: str, **body: Any) -> dict[str, Any]:
+    wanted = {"name": uuid4().hex, "scopes": list(scopes), **body}
+    made: dict[str, Any] = await admin_api.post("/admin-tokens", wanted, status=201)
     return made
 
 
-async def status(office: Office, token: str, method: str, path: str, **options: Any) -> tuple[int, Any]:
-    async with client_of(office.app, token) as client:
-        answer: httpx.Response = await client.request(method, f"/admin/v1{path}", **options)
-    return answer.status_code, answer.json() if answer.content else None
+async def status(admin_api: AdminApi, token: str, method: str, path: str, **options: Any) -> tuple[int, Any]:
+    async with client_of(admin_api.app, token) as client:
+        response: httpx.Response = await client.request(method, f"/admin/v1{path}", **options)
+    return response.status_code, response.json() if response.content else None
 
 
-async def test_a_token_is_shown_once_and_kept_as_a_digest(office: Office) -> None:
-    made = await a_token(office, "read", "keys:write")
+async def test_a_token_is_shown_once_and_kept_as_a_digest(admin_api: AdminApi) -> None:
+    made = await a_token(admin_api, "read", "keys:write")
     assert made["token"].startswith(made["prefix"])
     assert made["token"].endswith(made["last4"])
-    assert "token" not in await office.get(f"/admin-tokens/{made['id']}")
-    assert all("token" not in each for each in (await office.get("/admin-tokens"))["data"])
-    async with office.database.read() as connection:
+    assert "token" not in await admin_api.get(f"/admin-tokens/{made['id']}")
+    assert all("token" not in each for each in (await admin_api.get("/admin-tokens"))["data"])
+    async with admin_api.database.read() as connection:
         rows = (await connection.scalars(text("SELECT t::text || a::text FROM admin_tokens t, audit_log a"))).all()
     assert not any(made["token"] in row for row in rows)
 
 
-async def test_it_may_do_what_its_scopes_say_and_is_told_which_one_is_missing(office: Office) -> None:
-    token = (await a_token(office, "keys:write"))["token"]
-    user = await office.a_user()
-    assert (await status(office, token, "POST", "/keys", json={"user_id": user["id"]}))[0] == 201
+async def test_it_may_do_what_its_scopes_say_and_is_told_which_one_is_missing(admin_api: AdminApi) -> None:
+    token = (await a_token(admin_api, "keys:write"))["token"]
+    user = await admin_api.create_user()
+    assert (await status(admin_api, token, "POST", "/keys", json={"user_id": user["id"]}))[0] == 201
     for method, path, scope in (
         ("GET", "/keys", "read"),
         ("POST", "/users", "users:write"),
         ("POST", f"/users/{user['id']}/credits/grants", "credits:write"),
         ("POST", "/admin-tokens", "admin:write"),
     ):
-        code, problem = await status(office, token, method, path, content=b"no json")
+        code, problem = await status(admin_api, token, method, path, content=b"no json")
         if code == 404:
             continue
         assert (code, problem["code"], problem["scope"]) == (403, "insufficient_scope", scope), path
-    assert (await status(office, token, "GET", "/nothing"))[0] == 404
+    assert (await status(admin_api, token, "GET", "/nothing"))[0] == 404
 
 
-async def test_what_a_token_does_is_noted_under_its_name(office: Office) -> None:
-    made = await a_token(office, "users:write")
-    _, user = await status(office, made["token"], "POST", "/users", json={"email": f"{uuid4().hex}@example.com"})
-    (noted,) = await office.audit(user["id"])
+async def test_what_a_token_does_is_noted_under_its_name(admin_api: AdminApi) -> None:
+    made = await a_token(admin_api, "users:write")
+    _, user = await status(admin_api, made["token"], "POST", "/users", json={"email": f"{uuid4().hex}@example.com"})
+    (noted,) = await admin_api.audit(user["id"])
     assert noted["actor"] == f"admin:{made['name']}"
-    assert (await office.get(f"/admin-tokens/{made['id']}"))["last_used_at"] is not None
+    assert (await admin_api.get(f"/admin-tokens/{made['id']}"))["last_used_at"] is not None
 
 
-async def test_a_revoked_token_opens_nothing_from_the_next_request_on(office: Office) -> None:
-    made = await a_token(office, "read")
-    assert (await status(office, made["token"], "GET", "/plans"))[0] == 200
-    first = await office.post(f"/admin-tokens/{made['id']}/revoke")
-    assert first == await office.post(f"/admin-tokens/{made['id']}/revoke")
-    assert (await status(office, made["token"], "GET", "/plans"))[0] == 401
-    assert [entry["action"] for entry in await office.audit(made["id"])] == [
+async def test_a_revoked_token_opens_nothing_from_the_next_request_on(admin_api: AdminApi) -> None:
+    made = await a_token(admin_api, "read")
+    assert (await status(admin_api, made["token"], "GET", "/plans"))[0] == 200
+    first = await admin_api.post(f"/admin-tokens/{made['id']}/revoke")
+    assert first == await admin_api.post(f"/admin-tokens/{made['id']}/revoke")
+    assert (await status(admin_api, made["token"], "GET", "/plans"))[0] == 401
+    assert [entry["action"] for entry in await admin_api.audit(made["id"])] == [
         "admin_tokens.create",
         "admin_tokens.revoke",
     ]
 
 
-async def test_an_expired_token_opens_nothing(office: Office) -> None:
-    made = await a_token(office, "read", expires_at=(now() + timedelta(hours=1)).isoformat())
-    async with office.database.transaction() as connection:
+async def test_an_expired_token_opens_nothing(admin_api: AdminApi) -> None:
+    made = await a_token(admin_api, "read", expires_at=(now() + timedelta(hours=1)).isoformat())
+    async with admin_api.database.transaction() as connection:
         expire = text("UPDATE admin_tokens SET expires_at = now() WHERE id = CAST(:id AS uuid)")
         await connection.execute(expire, {"id": made["id"]})
-    assert (await status(office, made["token"], "GET", "/plans"))[0] == 401
+    assert (await status(admin_api, made["token"], "GET", "/plans"))[0] == 401
 
 
-async def test_nobody_gives_a_scope_that_they_do_not_have(office: Office) -> None:
-    token = (await a_token(office, "admin:write"))["token"]
+async def test_nobody_gives_a_scope_that_they_do_not_have(admin_api: AdminApi) -> None:
+    token = (await a_token(admin_api, "admin:write"))["token"]
     wanted = {"name": uuid4().hex, "scopes": ["credits:write", "admin:write"]}
-    code, problem = await status(office, token, "POST", "/admin-tokens", json=wanted)
+    code, problem = await status(admin_api, token, "POST", "/admin-tokens", json=wanted)
     assert (code, problem["scope"]) == (403, "credits:write")
 
 
 @pytest.mark.parametrize("scopes", [[], ["everything"], ["read", "root"]])
-async def test_a_scope_that_is_not_there_is_refused(office: Office, scopes: list[str]) -> None:
-    await office.call("POST", "/admin-tokens", status=422, json={"name": uuid4().hex, "scopes": scopes})
+async def test_a_scope_that_is_not_there_is_refused(admin_api: AdminApi, scopes: list[str]) -> None:
+    await admin_api.call("POST", "/admin-tokens", status=422, json={"name": uuid4().hex, "scopes": scopes})

@@ -9,54 +9,54 @@ from uuid import uuid4
 import pytest
 
 from gateway.clock import now
-from tests.api.conftest import Office
+from tests.api.conftest import AdminApi
 
 
-async def test_a_grant_is_in_the_balance_the_grants_and_the_book(office: Office) -> None:
-    user = await office.a_user()
+async def test_a_grant_is_in_the_balance_the_grants_and_the_book(admin_api: AdminApi) -> None:
+    user = await admin_api.create_user()
     ends = (now() + timedelta(days=30)).isoformat()
     given = {"amount": 100, "reason": "welcome", "source": "promo", "expires_at": ends}
-    entry = await office.post(f"/users/{user['id']}/credits/grant", given, status=201)
+    entry = await admin_api.post(f"/users/{user['id']}/credits/grant", given, status=201)
     assert entry.items() >= {"kind": "grant", "amount": 100, "balance_after": 100, "actor": "admin"}.items()
-    shown = await office.get(f"/users/{user['id']}/credits")
+    shown = await admin_api.get(f"/users/{user['id']}/credits")
     assert (shown["current_credits"], shown["total_credits_purchased"]) == (100, 0)
     assert [(grant["source"], grant["remaining"], grant["id"]) for grant in shown["grants"]] == [
         ("promo", 100, entry["grant_id"])
     ]
-    assert (await office.get(f"/users/{user['id']}/ledger"))["data"] == [entry]
-    noted = (await office.audit(user["id"]))[-1]
+    assert (await admin_api.get(f"/users/{user['id']}/ledger"))["data"] == [entry]
+    noted = (await admin_api.audit(user["id"]))[-1]
     assert noted.items() >= {"action": "credits.grant", "reason": "welcome", "after": entry}.items()
 
 
-async def test_a_grant_of_a_later_time_waits_for_it(office: Office) -> None:
-    user = await office.a_user()
+async def test_a_grant_of_a_later_time_waits_for_it(admin_api: AdminApi) -> None:
+    user = await admin_api.create_user()
     begins, ends = ((now() + timedelta(days=days)).isoformat() for days in (1, 30))
     given = {"amount": 9, "reason": "next month", "effective_at": begins, "expires_at": ends, "priority": 5}
-    planned = await office.post(f"/users/{user['id']}/credits/grant", given, status=201)
+    planned = await admin_api.post(f"/users/{user['id']}/credits/grant", given, status=201)
     assert planned.items() >= {"is_scheduled": True, "remaining": 0, "amount": 9, "priority": 5}.items()
-    shown = await office.get(f"/users/{user['id']}/credits")
+    shown = await admin_api.get(f"/users/{user['id']}/credits")
     assert (shown["current_credits"], shown["grants"], shown["scheduled"]) == (0, [], [planned])
-    assert (await office.get(f"/users/{user['id']}/ledger"))["data"] == []
+    assert (await admin_api.get(f"/users/{user['id']}/ledger"))["data"] == []
     backwards = {**given, "effective_at": ends, "expires_at": begins}
-    await office.post(f"/users/{user['id']}/credits/grant", backwards, status=422)
+    await admin_api.post(f"/users/{user['id']}/credits/grant", backwards, status=422)
 
 
-async def test_granted_credits_are_in_redis_before_the_answer(office: Office) -> None:
-    user = await office.a_user()
-    known = await office.heat(user["id"])
-    await office.post(f"/users/{user['id']}/credits/grant", {"amount": 40, "reason": "test"}, status=201)
-    assert (await office.admit(user["id"], known)).balance == 40
-    await office.post(f"/users/{user['id']}/credits/adjust", {"amount": -15, "reason": "test"}, status=201)
-    assert (await office.admit(user["id"], known)).balance == 25
+async def test_granted_credits_are_in_redis_before_the_answer(admin_api: AdminApi) -> None:
+    user = await admin_api.create_user()
+    known = await admin_api.load_account(user["id"])
+    await admin_api.post(f"/users/{user['id']}/credits/grant", {"amount": 40, "reason": "test"}, status=201)
+    assert (await admin_api.admit(user["id"], known)).balance == 40
+    await admin_api.post(f"/users/{user['id']}/credits/adjust", {"amount": -15, "reason": "test"}, status=201)
+    assert (await admin_api.admit(user["id"], known)).balance == 25
 
 
-async def test_an_adjustment_may_go_below_zero_and_back(office: Office) -> None:
-    user = await office.a_user()
+async def test_an_adjustment_may_go_below_zero_and_back(admin_api: AdminApi) -> None:
+    user = await admin_api.create_user()
     path = f"/users/{user['id']}/credits/adjust"
-    down = await office.post(path, {"amount": -30, "reason": "mistake"}, status=201)
-    up = await office.post(path, {"amount": 50, "reason": "mistake of the mistake"}, status=201)
+    down = await admin_api.post(path, {"amount": -30, "reason": "mistake"}, status=201)
+    up = await admin_api.post(path, {"amount": 50, "reason": "mistake of the mistake"}, status=201)
     assert (down["balance_after"], up["balance_after"]) == (-30, 20)
-    shown = await office.get(f"/users/{user['id']}/credits")
+    shown = await admin_api.get(f"/users/{user['id']}/credits")
     assert shown["current_credits"] == sum(grant["remaining"] for grant in shown["grants"]) == 20
 
 
@@ -81,43 +81,43 @@ async def test_an_adjustment_may_go_below_zero_and_back(office: Office) -> None:
     ],
 )
 async def test_a_bad_field_is_named_and_nothing_moves(
-    office: Office, path: str, fields: dict[str, Any], named: str
+    admin_api: AdminApi, path: str, fields: dict[str, Any], named: str
 ) -> None:
-    user = await office.a_user()
+    user = await admin_api.create_user()
     body = {"amount": 5, "reason": "test", **fields}
-    refused = await office.post(f"/users/{user['id']}/credits/{path}", body, status=422)
+    refused = await admin_api.post(f"/users/{user['id']}/credits/{path}", body, status=422)
     assert [error["field"] for error in refused["errors"]] == [named]
-    assert (await office.get(f"/users/{user['id']}/ledger"))["data"] == []
+    assert (await admin_api.get(f"/users/{user['id']}/ledger"))["data"] == []
 
 
-async def test_a_reason_is_required(office: Office) -> None:
-    refused = await office.post(f"/users/{uuid4()}/credits/grant", {"amount": 5}, status=422)
+async def test_a_reason_is_required(admin_api: AdminApi) -> None:
+    refused = await admin_api.post(f"/users/{uuid4()}/credits/grant", {"amount": 5}, status=422)
     assert refused["errors"] == [{"field": "reason", "message": "required"}]
 
 
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "credits"), ("POST", "credits/grant"), ("POST", "credits/adjust"), ("GET", "ledger")]
 )
-async def test_an_unknown_or_deleted_user_is_not_found(office: Office, method: str, path: str) -> None:
-    deleted = (await office.a_user())["id"]
-    await office.call("DELETE", f"/users/{deleted}", status=204)
+async def test_an_unknown_or_deleted_user_is_not_found(admin_api: AdminApi, method: str, path: str) -> None:
+    deleted = (await admin_api.create_user())["id"]
+    await admin_api.call("DELETE", f"/users/{deleted}", status=204)
     body: dict[str, Any] = {"json": {"amount": 5, "reason": "test"}} if method == "POST" else {}
     for user_id in (str(uuid4()), deleted):
-        await office.call(method, f"/users/{user_id}/{path}", status=404, **body)
+        await admin_api.call(method, f"/users/{user_id}/{path}", status=404, **body)
 
 
-async def test_two_users_books_never_mix_and_the_cursor_walks_each_once(office: Office) -> None:
-    users = [(await office.a_user())["id"] for _ in range(2)]
+async def test_two_users_books_never_mix_and_the_cursor_walks_each_once(admin_api: AdminApi) -> None:
+    users = [(await admin_api.create_user())["id"] for _ in range(2)]
     for amount in range(1, 6):
         for user in users:
-            await office.post(f"/users/{user}/credits/grant", {"amount": amount, "reason": user}, status=201)
+            await admin_api.post(f"/users/{user}/credits/grant", {"amount": amount, "reason": user}, status=201)
     for user in users:
-        walked = await office.pages(f"/users/{user}/ledger", limit=2)
+        walked = await admin_api.pages(f"/users/{user}/ledger", limit=2)
         assert [entry["amount"] for entry in walked] == [5, 4, 3, 2, 1]
         assert {entry["reason"] for entry in walked} == {user}
 
 
-async def test_a_cursor_beyond_all_numbers_is_refused(office: Office) -> None:
-    user = await office.a_user()
+async def test_a_cursor_beyond_all_numbers_is_refused(admin_api: AdminApi) -> None:
+    user = await admin_api.create_user()
     cursor = "OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5"  # 24 nines
-    await office.call("GET", f"/users/{user['id']}/ledger", params={"cursor": cursor}, status=422)
+    await admin_api.call("GET", f"/users/{user['id']}/ledger", params={"cursor": cursor}, status=422)

@@ -7,7 +7,7 @@ import hmac
 from typing import Any
 from uuid import uuid4
 
-from tests.api.conftest import PEPPERS, Office
+from tests.api.conftest import PEPPERS, AdminApi
 
 
 def an_item(user: dict[str, Any], key: str, **given: Any) -> dict[str, Any]:
@@ -15,33 +15,33 @@ def an_item(user: dict[str, Any], key: str, **given: Any) -> dict[str, Any]:
     return {"user_id": user["id"], "digest": digest, "prefix": key[:5], "last4": key[-4:], **given}
 
 
-async def test_each_key_is_imported_or_not_by_itself(office: Office) -> None:
-    user, key = await office.a_user(), f"acme_{uuid4().hex}"
+async def test_each_key_is_imported_or_not_by_itself(admin_api: AdminApi) -> None:
+    user, key = await admin_api.create_user(), f"acme_{uuid4().hex}"
     items = [
         an_item(user, key, name="from acme", permissions=["analyze"]),
         an_item({"id": str(uuid4())}, f"acme_{uuid4().hex}"),
         an_item(user, key),
     ]
-    told = await office.post("/keys/import", {"algorithm": "sha256", "keys": items})
-    (imported,) = told["imported"]
+    result = await admin_api.post("/keys/import", {"algorithm": "sha256", "keys": items})
+    (imported,) = result["imported"]
     assert imported["index"] == 0
     assert (imported["key"]["name"], imported["key"]["permissions"]) == ("from acme", ["analyze"])
-    assert [(each["index"], each["code"]) for each in told["failed"]] == [(1, "not_found"), (2, "conflict")]
-    assert [entry["action"] for entry in await office.audit(imported["key"]["id"])] == ["keys.import"]
-    verdict = await office.post("/keys/verify", {"key": key})
+    assert [(each["index"], each["code"]) for each in result["failed"]] == [(1, "not_found"), (2, "conflict")]
+    assert [entry["action"] for entry in await admin_api.audit(imported["key"]["id"])] == ["keys.import"]
+    verdict = await admin_api.post("/keys/verify", {"key": key})
     assert (verdict["key_id"], verdict["code"]) == (imported["key"]["id"], "subscription_inactive")
 
 
-async def test_keys_digested_under_a_pepper_come_over_too(office: Office) -> None:
-    user, key = await office.a_user(), f"acme_{uuid4().hex}"
+async def test_keys_digested_under_a_pepper_come_over_too(admin_api: AdminApi) -> None:
+    user, key = await admin_api.create_user(), f"acme_{uuid4().hex}"
     item = an_item(user, key) | {"digest": hmac.digest(PEPPERS[1], key.encode(), "sha256").hex()}
     body = {"algorithm": "hmac-sha256", "pepper_version": 1, "keys": [item]}
-    (imported,) = (await office.post("/keys/import", body))["imported"]
-    assert (await office.post("/keys/verify", {"key": key}))["key_id"] == imported["key"]["id"]
+    (imported,) = (await admin_api.post("/keys/import", body))["imported"]
+    assert (await admin_api.post("/keys/verify", {"key": key}))["key_id"] == imported["key"]["id"]
 
 
-async def test_what_cannot_be_a_digest_is_refused_by_name(office: Office) -> None:
-    user = await office.a_user()
+async def test_what_cannot_be_a_digest_is_refused_by_name(admin_api: AdminApi) -> None:
+    user = await admin_api.create_user()
     item = an_item(user, "acme_0123456789")
     for body, field in (
         ({"algorithm": "md5", "keys": [item]}, "algorithm"),
@@ -52,5 +52,5 @@ async def test_what_cannot_be_a_digest_is_refused_by_name(office: Office) -> Non
         ({"algorithm": "sha256", "keys": [item | {"digest": "00"}]}, "keys.0.digest"),
         ({"algorithm": "sha256", "keys": [item] * 501}, "keys"),
     ):
-        answer = await office.call("POST", "/keys/import", status=422, json=body)
-        assert answer["errors"][0]["field"] == field
+        response = await admin_api.call("POST", "/keys/import", status=422, json=body)
+        assert response["errors"][0]["field"] == field

@@ -14,7 +14,7 @@ from gateway.clock import now
 from gateway.ledger.accounts import principals
 from gateway.meter.replies import Verdict
 from policies.access.keys import digest, is_well_formed
-from tests.api.conftest import PEPPERS, Office
+from tests.api.conftest import PEPPERS, AdminApi
 
 FIELDS = {
     "id",
@@ -32,29 +32,29 @@ FIELDS = {
 }
 
 
-async def test_a_new_key_is_shown_once_and_found_by_its_digest(office: Office) -> None:
-    user = await office.a_user()
-    made = await office.a_key(user["id"], name="ci", credit_cap=50, allowed_ips=["10.0.0.0/8", "2001:db8::1"])
+async def test_a_new_key_is_shown_once_and_found_by_its_digest(admin_api: AdminApi) -> None:
+    user = await admin_api.create_user()
+    made = await admin_api.create_key(user["id"], name="ci", credit_cap=50, allowed_ips=["10.0.0.0/8", "2001:db8::1"])
     assert set(made) == FIELDS | {"key"}
     assert is_well_formed("gw", made["key"].encode())
     assert (made["prefix"], made["last4"]) == (made["key"][:12], made["key"][-4:])
     assert made["allowed_ips"] == ["10.0.0.0/8", "2001:db8::1/128"]
-    shown = await office.get(f"/keys/{made['id']}")
+    shown = await admin_api.get(f"/keys/{made['id']}")
     assert shown == {name: made[name] for name in FIELDS}
-    async with office.database.read() as connection:
+    async with admin_api.database.read() as connection:
         principal = await principals.find_principal(connection, digest(made["key"].encode(), PEPPERS[2]))
     assert principal is not None
     assert principal.key.id == UUID(made["id"])
 
 
-async def test_no_answer_but_the_first_and_no_audit_row_holds_a_secret(office: Office) -> None:
-    user = await office.a_user()
-    made = await office.a_key(user["id"])
-    rotated = await office.post(f"/keys/{made['id']}/rotate", {"grace_seconds": 60}, status=201)
-    await office.call("PATCH", f"/keys/{made['id']}", json={"name": "other"})
-    await office.post(f"/keys/{made['id']}/revoke")
-    later = [await office.get("/keys", user_id=user["id"]), await office.get(f"/keys/{rotated['id']}")]
-    later += [await office.audit(key["id"]) for key in (made, rotated)]
+async def test_no_answer_but_the_first_and_no_audit_row_holds_a_secret(admin_api: AdminApi) -> None:
+    user = await admin_api.create_user()
+    made = await admin_api.create_key(user["id"])
+    rotated = await admin_api.post(f"/keys/{made['id']}/rotate", {"grace_seconds": 60}, status=201)
+    await admin_api.call("PATCH", f"/keys/{made['id']}", json={"name": "other"})
+    await admin_api.post(f"/keys/{made['id']}/revoke")
+    later = [await admin_api.get("/keys", user_id=user["id"]), await admin_api.get(f"/keys/{rotated['id']}")]
+    later += [await admin_api.audit(key["id"]) for key in (made, rotated)]
     said = json.dumps(later)
     for key in (made["key"], rotated["key"]):
         hashes = [digest(key.encode(), pepper).hex() for pepper in PEPPERS.values()]
@@ -63,69 +63,69 @@ async def test_no_answer_but_the_first_and_no_audit_row_holds_a_secret(office: O
     assert "pepper" not in said
 
 
-async def test_a_revoked_key_is_stale_before_the_answer(office: Office) -> None:
-    user = await office.a_user()
-    key = await office.a_key(user["id"])
-    known = await office.heat(user["id"])
-    assert (await office.admit(user["id"], known)).verdict is Verdict.ADMITTED
-    assert (await office.post(f"/keys/{key['id']}/revoke"))["status"] == "revoked"
-    assert (await office.admit(user["id"], known)).verdict is Verdict.STALE
+async def test_a_revoked_key_is_stale_before_the_answer(admin_api: AdminApi) -> None:
+    user = await admin_api.create_user()
+    key = await admin_api.create_key(user["id"])
+    known = await admin_api.load_account(user["id"])
+    assert (await admin_api.admit(user["id"], known)).verdict is Verdict.ADMITTED
+    assert (await admin_api.post(f"/keys/{key['id']}/revoke"))["status"] == "revoked"
+    assert (await admin_api.admit(user["id"], known)).verdict is Verdict.STALE
 
 
-async def test_revoking_again_changes_nothing(office: Office) -> None:
-    user = await office.a_user()
-    key = await office.a_key(user["id"])
-    first = await office.post(f"/keys/{key['id']}/revoke")
-    assert await office.post(f"/keys/{key['id']}/revoke") == first
-    assert [entry["action"] for entry in await office.audit(key["id"])] == ["keys.create", "keys.revoke"]
+async def test_revoking_again_changes_nothing(admin_api: AdminApi) -> None:
+    user = await admin_api.create_user()
+    key = await admin_api.create_key(user["id"])
+    first = await admin_api.post(f"/keys/{key['id']}/revoke")
+    assert await admin_api.post(f"/keys/{key['id']}/revoke") == first
+    assert [entry["action"] for entry in await admin_api.audit(key["id"])] == ["keys.create", "keys.revoke"]
 
 
-async def test_of_revocations_at_once_one_is_noted(office: Office) -> None:
-    key = await office.a_key((await office.a_user())["id"])
-    await asyncio.gather(*(office.post(f"/keys/{key['id']}/revoke") for _ in range(4)))
-    assert [entry["action"] for entry in await office.audit(key["id"])] == ["keys.create", "keys.revoke"]
+async def test_of_revocations_at_once_one_is_noted(admin_api: AdminApi) -> None:
+    key = await admin_api.create_key((await admin_api.create_user())["id"])
+    await asyncio.gather(*(admin_api.post(f"/keys/{key['id']}/revoke") for _ in range(4)))
+    assert [entry["action"] for entry in await admin_api.audit(key["id"])] == ["keys.create", "keys.revoke"]
 
 
 @pytest.mark.parametrize(("method", "path"), [("PATCH", ""), ("POST", "/rotate")])
-async def test_a_revoked_key_stays_revoked(office: Office, method: str, path: str) -> None:
-    key = await office.a_key((await office.a_user())["id"])
-    await office.post(f"/keys/{key['id']}/revoke")
+async def test_a_revoked_key_stays_revoked(admin_api: AdminApi, method: str, path: str) -> None:
+    key = await admin_api.create_key((await admin_api.create_user())["id"])
+    await admin_api.post(f"/keys/{key['id']}/revoke")
     body = {"json": {"status": "active"}} if method == "PATCH" else {}
-    refused = await office.call(method, f"/keys/{key['id']}{path}", status=409, **body)
+    refused = await admin_api.call(method, f"/keys/{key['id']}{path}", status=409, **body)
     assert (refused["code"], "create another" in refused["detail"]) == ("conflict", True)
 
 
-async def test_a_rotated_key_hands_over_its_settings_and_expires_with_its_grace(office: Office) -> None:
-    user = await office.a_user()
-    old = await office.a_key(user["id"], name="ci", permissions=["analyze"], allowed_ips=["192.0.2.1/32"])
-    new = await office.post(f"/keys/{old['id']}/rotate", {"grace_seconds": 3600}, status=201)
+async def test_a_rotated_key_hands_over_its_settings_and_expires_with_its_grace(admin_api: AdminApi) -> None:
+    user = await admin_api.create_user()
+    old = await admin_api.create_key(user["id"], name="ci", permissions=["analyze"], allowed_ips=["192.0.2.1/32"])
+    new = await admin_api.post(f"/keys/{old['id']}/rotate", {"grace_seconds": 3600}, status=201)
     assert new["key"] != old["key"]
     for inherited in ("name", "permissions", "allowed_ips", "credit_cap", "expires_at", "user_id"):
         assert new[inherited] == old[inherited]
-    retiring = await office.get(f"/keys/{old['id']}")
+    retiring = await admin_api.get(f"/keys/{old['id']}")
     assert retiring["status"] == "active"
     assert retiring["expires_at"] > now().isoformat()
 
 
-async def test_a_key_rotated_without_grace_has_expired(office: Office) -> None:
-    old = await office.a_key((await office.a_user())["id"])
-    await office.post(f"/keys/{old['id']}/rotate", status=201)
-    assert (await office.get(f"/keys/{old['id']}"))["status"] == "expired"
+async def test_a_key_rotated_without_grace_has_expired(admin_api: AdminApi) -> None:
+    old = await admin_api.create_key((await admin_api.create_user())["id"])
+    await admin_api.post(f"/keys/{old['id']}/rotate", status=201)
+    assert (await admin_api.get(f"/keys/{old['id']}"))["status"] == "expired"
 
 
-async def test_status_says_what_a_call_would_be_refused_for(office: Office) -> None:
-    user = await office.a_user()
-    key = await office.a_key(user["id"])
+async def test_status_says_what_a_call_would_be_refused_for(admin_api: AdminApi) -> None:
+    user = await admin_api.create_user()
+    key = await admin_api.create_key(user["id"])
     path = f"/keys/{key['id']}"
-    assert (await office.call("PATCH", path, json={"status": "disabled"}))["status"] == "disabled"
+    assert (await admin_api.call("PATCH", path, json={"status": "disabled"}))["status"] == "disabled"
     past = (now() - timedelta(seconds=1)).isoformat()
-    assert (await office.call("PATCH", path, json={"expires_at": past}))["status"] == "expired"
-    assert (await office.call("PATCH", path, json={"expires_at": None}))["status"] == "disabled"
-    assert (await office.call("PATCH", path, json={"status": "active"}))["status"] == "active"
+    assert (await admin_api.call("PATCH", path, json={"expires_at": past}))["status"] == "expired"
+    assert (await admin_api.call("PATCH", path, json={"expires_at": None}))["status"] == "disabled"
+    assert (await admin_api.call("PATCH", path, json={"status": "active"}))["status"] == "active"
 
 
-async def test_times_are_told_in_utc(office: Office) -> None:
-    key = await office.a_key((await office.a_user())["id"], expires_at="2090-01-01T02:00:00+02:00")
+async def test_times_are_told_in_utc(admin_api: AdminApi) -> None:
+    key = await admin_api.create_key((await admin_api.create_user())["id"], expires_at="2090-01-01T02:00:00+02:00")
     assert key["expires_at"] == "2090-01-01T00:00:00Z"
 
 
@@ -149,26 +149,26 @@ async def test_times_are_told_in_utc(office: Office) -> None:
         ("status", "revoked", "status"),
     ],
 )
-async def test_a_bad_field_is_named(office: Office, field: str, value: object, named: str) -> None:
-    refused = await office.post("/keys", {"user_id": str(uuid4()), field: value}, status=422)
+async def test_a_bad_field_is_named(admin_api: AdminApi, field: str, value: object, named: str) -> None:
+    refused = await admin_api.post("/keys", {"user_id": str(uuid4()), field: value}, status=422)
     assert [error["field"] for error in refused["errors"]] == [named]
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", ""), ("PATCH", ""), ("POST", "/revoke"), ("POST", "/rotate")])
-async def test_an_unknown_key_is_not_found(office: Office, method: str, path: str) -> None:
+async def test_an_unknown_key_is_not_found(admin_api: AdminApi, method: str, path: str) -> None:
     body: dict[str, Any] = {"json": {"name": "x"}} if method == "PATCH" else {}
-    assert (await office.call(method, f"/keys/{uuid4()}{path}", status=404, **body))["code"] == "not_found"
+    assert (await admin_api.call(method, f"/keys/{uuid4()}{path}", status=404, **body))["code"] == "not_found"
 
 
-async def test_a_key_for_an_unknown_user_is_not_found(office: Office) -> None:
-    assert (await office.post("/keys", {"user_id": str(uuid4())}, status=404))["code"] == "not_found"
+async def test_a_key_for_an_unknown_user_is_not_found(admin_api: AdminApi) -> None:
+    assert (await admin_api.post("/keys", {"user_id": str(uuid4())}, status=404))["code"] == "not_found"
 
 
-async def test_two_users_keys_never_mix_and_the_cursor_walks_each_once(office: Office) -> None:
-    users = [(await office.a_user())["id"] for _ in range(2)]
-    made = {user: {(await office.a_key(user))["id"] for _ in range(5)} for user in users}
+async def test_two_users_keys_never_mix_and_the_cursor_walks_each_once(admin_api: AdminApi) -> None:
+    users = [(await admin_api.create_user())["id"] for _ in range(2)]
+    made = {user: {(await admin_api.create_key(user))["id"] for _ in range(5)} for user in users}
     for user in users:
-        walked = await office.pages("/keys", limit=2, user_id=user)
+        walked = await admin_api.pages("/keys", limit=2, user_id=user)
         assert {key["user_id"] for key in walked} == {user}
         assert len(walked) == 5
         assert {key["id"] for key in walked} == made[user]

@@ -9,10 +9,10 @@ from uuid import uuid4
 import pytest
 
 from gateway.meter.replies import Verdict
-from tests.api.conftest import Office
+from tests.api.conftest import AdminApi
 
 
-async def test_a_plan_is_shown_as_it_was_created(office: Office) -> None:
+async def test_a_plan_is_shown_as_it_was_created(admin_api: AdminApi) -> None:
     given = {
         "name": f"Team {uuid4().hex}",
         "price": "49.00",
@@ -22,18 +22,18 @@ async def test_a_plan_is_shown_as_it_was_created(office: Office) -> None:
         "features": {"analysis": True, "seats": 5, "region": "eu", "off": False},
         "description": "For teams",
     }
-    made = await office.post("/plans", given, status=201)
+    made = await admin_api.post("/plans", given, status=201)
     assert made.items() >= given.items()
     assert made["features"]["analysis"] is True
     assert (
         made.items() >= {"is_active": True, "requests_per_minute": None, "pricing_model": "flat", "tiers": []}.items()
     )
-    assert await office.get(f"/plans/{made['id']}") == made
-    assert await office.get(f"/plans/{made['name']}") == made
-    assert made in (await office.get("/plans"))["data"]
+    assert await admin_api.get(f"/plans/{made['id']}") == made
+    assert await admin_api.get(f"/plans/{made['name']}") == made
+    assert made in (await admin_api.get("/plans"))["data"]
 
 
-async def test_a_price_stays_exact_however_it_is_written(office: Office) -> None:
+async def test_a_price_stays_exact_however_it_is_written(admin_api: AdminApi) -> None:
     for written, shown in (
         ("0.10", "0.10"),
         (100, "100"),
@@ -41,14 +41,14 @@ async def test_a_price_stays_exact_however_it_is_written(office: Office) -> None
         ("1E+2", "100"),
         ("1E+13", "10000000000000"),
     ):
-        made = await office.post("/plans", {"name": uuid4().hex, "price": written}, status=201)
+        made = await admin_api.post("/plans", {"name": uuid4().hex, "price": written}, status=201)
         assert made["price"] == shown
 
 
-async def test_tiers_are_kept_in_order(office: Office) -> None:
+async def test_tiers_are_kept_in_order(admin_api: AdminApi) -> None:
     tiers = [{"up_to": 100, "unit_price": "0.10"}, {"up_to": None, "unit_price": "0.05", "flat_price": "3"}]
     given = {"name": uuid4().hex, "price": "0", "pricing_model": "tiered", "tiers": tiers}
-    made = await office.post("/plans", given, status=201)
+    made = await admin_api.post("/plans", given, status=201)
     assert [(tier["up_to"], tier["unit_price"], tier["flat_price"]) for tier in made["tiers"]] == [
         (100, "0.10", "0"),
         (None, "0.05", "3"),
@@ -76,128 +76,130 @@ async def test_tiers_are_kept_in_order(office: Office) -> None:
         ({"pricing_model": "volume", "tiers": [{"unit_price": "1"}, {"up_to": 5, "unit_price": "1"}]}, "tiers"),
     ],
 )
-async def test_a_bad_field_is_named(office: Office, fields: dict[str, Any], named: str) -> None:
-    refused = await office.post("/plans", {"name": uuid4().hex, "price": "1", **fields}, status=422)
+async def test_a_bad_field_is_named(admin_api: AdminApi, fields: dict[str, Any], named: str) -> None:
+    refused = await admin_api.post("/plans", {"name": uuid4().hex, "price": "1", **fields}, status=422)
     assert [error["field"] for error in refused["errors"]] == [named]
 
 
 @pytest.mark.parametrize("features", [["analysis"], {"": True}, {"a b": True}, {"a": 1.5}, {"a": None}, {"a": "\0"}])
-async def test_features_are_names_with_flags_numbers_or_words(office: Office, features: object) -> None:
-    refused = await office.post("/plans", {"name": uuid4().hex, "price": "1", "features": features}, status=422)
+async def test_features_are_names_with_flags_numbers_or_words(admin_api: AdminApi, features: object) -> None:
+    refused = await admin_api.post("/plans", {"name": uuid4().hex, "price": "1", "features": features}, status=422)
     assert all(error["field"].startswith("features") for error in refused["errors"])
 
 
-async def test_a_taken_name_or_id_is_a_conflict(office: Office, a_plan: dict[str, Any]) -> None:
+async def test_a_taken_name_or_id_is_a_conflict(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
     for taken in ({"name": a_plan["name"]}, {"name": uuid4().hex, "id": a_plan["id"]}):
-        refused = await office.post("/plans", {"price": "1", **taken}, status=409)
+        refused = await admin_api.post("/plans", {"price": "1", **taken}, status=409)
         assert "Another plan" in refused["detail"]
 
 
-async def test_references_of_a_plan_must_exist(office: Office, a_plan: dict[str, Any]) -> None:
+async def test_references_of_a_plan_must_exist(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
     references: list[dict[str, Any]] = [{"product_id": str(uuid4())}, {"permissions": ["nobody-has-it"]}]
     for unknown in references:
-        created = await office.post("/plans", {"name": uuid4().hex, "price": "1", **unknown}, status=404)
-        changed = await office.call("PATCH", f"/plans/{a_plan['id']}", json=unknown, status=404)
+        created = await admin_api.post("/plans", {"name": uuid4().hex, "price": "1", **unknown}, status=404)
+        changed = await admin_api.call("PATCH", f"/plans/{a_plan['id']}", json=unknown, status=404)
         name, value = next(iter(unknown.items()))
         for refused in (created, changed):
             assert name.removesuffix("_id").removesuffix("s") in refused["detail"]
             assert (value if isinstance(value, str) else value[0]) in refused["detail"]
 
 
-async def test_a_changed_plan_is_stale_for_everyone_before_the_answer(office: Office, a_plan: dict[str, Any]) -> None:
-    user = await office.a_user(plan=a_plan["id"])
-    known = await office.heat(user["id"])
-    assert (await office.admit(user["id"], known)).verdict is Verdict.ADMITTED
-    changed = await office.call("PATCH", f"/plans/{a_plan['id']}", json={"requests_per_minute": 1})
+async def test_a_changed_plan_is_stale_for_everyone_before_the_answer(
+    admin_api: AdminApi, a_plan: dict[str, Any]
+) -> None:
+    user = await admin_api.create_user(plan=a_plan["id"])
+    known = await admin_api.load_account(user["id"])
+    assert (await admin_api.admit(user["id"], known)).verdict is Verdict.ADMITTED
+    changed = await admin_api.call("PATCH", f"/plans/{a_plan['id']}", json={"requests_per_minute": 1})
     assert (changed["requests_per_minute"], changed["price"]) == (1, a_plan["price"])
     assert changed["version"] == a_plan["version"] + 1
-    assert (await office.admit(user["id"], known)).verdict is Verdict.STALE
-    entry = (await office.audit(a_plan["id"]))[-1]
+    assert (await admin_api.admit(user["id"], known)).verdict is Verdict.STALE
+    entry = (await admin_api.audit(a_plan["id"]))[-1]
     assert entry["action"] == "plans.change"
     assert (entry["before"]["requests_per_minute"], entry["after"]["requests_per_minute"]) == (60, 1)
 
 
-async def test_changes_of_different_fields_at_once_are_all_kept(office: Office, a_plan: dict[str, Any]) -> None:
+async def test_changes_of_different_fields_at_once_are_all_kept(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
     patches: list[dict[str, Any]] = [
         {"description": "both"},
         {"requests_per_hour": 7},
         {"max_concurrent_requests": 8},
         {"sort_order": 9},
     ]
-    calls = [office.call("PATCH", f"/plans/{a_plan['id']}", json=patch) for patch in patches]
+    calls = [admin_api.call("PATCH", f"/plans/{a_plan['id']}", json=patch) for patch in patches]
     await asyncio.gather(*calls)
-    found = await office.get(f"/plans/{a_plan['id']}")
+    found = await admin_api.get(f"/plans/{a_plan['id']}")
     assert [found[name] for patch in patches for name in patch] == ["both", 7, 8, 9]
 
 
-async def test_a_null_limit_is_no_limit_and_a_null_price_no_price(office: Office, a_plan: dict[str, Any]) -> None:
+async def test_a_null_limit_is_no_limit_and_a_null_price_no_price(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
     path = f"/plans/{a_plan['id']}"
-    assert (await office.call("PATCH", path, json={"requests_per_minute": None}))["requests_per_minute"] is None
-    await office.call("PATCH", path, json={"price": None}, status=422)
-    await office.call("PATCH", path, json={}, status=422)
+    assert (await admin_api.call("PATCH", path, json={"requests_per_minute": None}))["requests_per_minute"] is None
+    await admin_api.call("PATCH", path, json={"price": None}, status=422)
+    await admin_api.call("PATCH", path, json={}, status=422)
 
 
-async def test_a_plan_that_nobody_was_on_is_deleted(office: Office, a_plan: dict[str, Any]) -> None:
-    await office.call("DELETE", f"/plans/{a_plan['id']}", status=204)
-    await office.call("GET", f"/plans/{a_plan['id']}", status=404)
-    assert (await office.audit(a_plan["id"]))[-1]["before"]["name"] == a_plan["name"]
+async def test_a_plan_that_nobody_was_on_is_deleted(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+    await admin_api.call("DELETE", f"/plans/{a_plan['id']}", status=204)
+    await admin_api.call("GET", f"/plans/{a_plan['id']}", status=404)
+    assert (await admin_api.audit(a_plan["id"]))[-1]["before"]["name"] == a_plan["name"]
 
 
-async def test_a_plan_with_subscribers_stays(office: Office, a_plan: dict[str, Any]) -> None:
-    await office.a_user(plan=a_plan["id"])
-    refused = await office.call("DELETE", f"/plans/{a_plan['id']}", status=409)
+async def test_a_plan_with_subscribers_stays(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+    await admin_api.create_user(plan=a_plan["id"])
+    refused = await admin_api.call("DELETE", f"/plans/{a_plan['id']}", status=409)
     assert "is_active" in refused["detail"]
-    assert await office.get(f"/plans/{a_plan['id']}") == a_plan
+    assert await admin_api.get(f"/plans/{a_plan['id']}") == a_plan
 
 
-async def test_a_plan_that_is_not_sold_takes_no_subscribers(office: Office, a_plan: dict[str, Any]) -> None:
-    await office.call("PATCH", f"/plans/{a_plan['id']}", json={"is_active": False})
-    user = await office.a_user()
-    await office.post("/subscriptions", {"user_id": user["id"], "plan_id": a_plan["id"]}, status=409)
-    await office.post("/users", {"email": f"{uuid4().hex}@example.com", "plan": a_plan["id"]}, status=409)
+async def test_a_plan_that_is_not_sold_takes_no_subscribers(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+    await admin_api.call("PATCH", f"/plans/{a_plan['id']}", json={"is_active": False})
+    user = await admin_api.create_user()
+    await admin_api.post("/subscriptions", {"user_id": user["id"], "plan_id": a_plan["id"]}, status=409)
+    await admin_api.post("/users", {"email": f"{uuid4().hex}@example.com", "plan": a_plan["id"]}, status=409)
 
 
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
-async def test_an_unknown_plan_is_not_found(office: Office, method: str) -> None:
+async def test_an_unknown_plan_is_not_found(admin_api: AdminApi, method: str) -> None:
     for named in ("nope", str(uuid4()), "%00"):
         body: dict[str, Any] = {"json": {"price": "1"}} if method == "PATCH" else {}
-        await office.call(method, f"/plans/{named}", status=404, **body)
+        await admin_api.call(method, f"/plans/{named}", status=404, **body)
 
 
-async def test_a_permission_is_granted_to_a_plan_and_withdrawn(office: Office, a_plan: dict[str, Any]) -> None:
+async def test_a_permission_is_granted_to_a_plan_and_withdrawn(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
     name = f"perm-{uuid4().hex}"
-    made = await office.post("/permissions", {"name": name, "description": "may"}, status=201)
-    assert made in (await office.get("/permissions"))["data"]
-    await office.post("/permissions", {"name": name}, status=409)
+    made = await admin_api.post("/permissions", {"name": name, "description": "may"}, status=201)
+    assert made in (await admin_api.get("/permissions"))["data"]
+    await admin_api.post("/permissions", {"name": name}, status=409)
     path = f"/plans/{a_plan['id']}/permissions/{name}"
-    await office.call("PUT", path, status=204)
-    await office.call("PUT", path, status=204)
-    assert (await office.get(f"/plans/{a_plan['id']}"))["permissions"] == [name]
-    await office.call("DELETE", path, status=204)
-    assert (await office.get(f"/plans/{a_plan['id']}"))["permissions"] == []
-    await office.call("PUT", f"/plans/{a_plan['id']}/permissions/nope", status=404)
-    await office.call("PUT", f"/plans/nope/permissions/{name}", status=404)
+    await admin_api.call("PUT", path, status=204)
+    await admin_api.call("PUT", path, status=204)
+    assert (await admin_api.get(f"/plans/{a_plan['id']}"))["permissions"] == [name]
+    await admin_api.call("DELETE", path, status=204)
+    assert (await admin_api.get(f"/plans/{a_plan['id']}"))["permissions"] == []
+    await admin_api.call("PUT", f"/plans/{a_plan['id']}/permissions/nope", status=404)
+    await admin_api.call("PUT", f"/plans/nope/permissions/{name}", status=404)
 
 
-async def test_subscribers_keep_their_version_until_they_are_moved(office: Office, a_plan: dict[str, Any]) -> None:
-    user = await office.a_user(plan=a_plan["id"])
+async def test_subscribers_keep_their_version_until_they_are_moved(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+    user = await admin_api.create_user(plan=a_plan["id"])
     path = f"/plans/{a_plan['id']}"
-    changed = await office.call("PATCH", path, json={"credits_per_period": 5, "subscribers": "keep"})
-    kept = (await office.get(f"/users/{user['id']}"))["subscription"]
+    changed = await admin_api.call("PATCH", path, json={"credits_per_period": 5, "subscribers": "keep"})
+    kept = (await admin_api.get(f"/users/{user['id']}"))["subscription"]
     assert (kept["keeps_version"], kept["plan_version"]) == (True, a_plan["version"])
-    newcomer = (await office.a_user(plan=a_plan["id"]))["subscription"]
+    newcomer = (await admin_api.create_user(plan=a_plan["id"]))["subscription"]
     assert (newcomer["keeps_version"], newcomer["plan_version"]) == (False, changed["version"])
-    assert await office.post(f"{path}/migrate") == {"migrated": 1}
-    moved = (await office.get(f"/users/{user['id']}"))["subscription"]
+    assert await admin_api.post(f"{path}/migrate") == {"migrated": 1}
+    moved = (await admin_api.get(f"/users/{user['id']}"))["subscription"]
     assert (moved["keeps_version"], moved["plan_version"]) == (False, changed["version"])
-    assert await office.post(f"{path}/migrate") == {"migrated": 0}
-    await office.post("/plans/nope/migrate", status=404)
+    assert await admin_api.post(f"{path}/migrate") == {"migrated": 0}
+    await admin_api.post("/plans/nope/migrate", status=404)
 
 
-async def test_a_change_for_everyone_ends_the_keeping(office: Office, a_plan: dict[str, Any]) -> None:
-    user = await office.a_user(plan=a_plan["id"])
+async def test_a_change_for_everyone_ends_the_keeping(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+    user = await admin_api.create_user(plan=a_plan["id"])
     path = f"/plans/{a_plan['id']}"
-    await office.call("PATCH", path, json={"credits_per_period": 5, "subscribers": "keep"})
-    changed = await office.call("PATCH", path, json={"credits_per_period": 6})
-    moved = (await office.get(f"/users/{user['id']}"))["subscription"]
+    await admin_api.call("PATCH", path, json={"credits_per_period": 5, "subscribers": "keep"})
+    changed = await admin_api.call("PATCH", path, json={"credits_per_period": 6})
+    moved = (await admin_api.get(f"/users/{user['id']}"))["subscription"]
     assert (moved["keeps_version"], moved["plan_version"]) == (False, changed["version"])

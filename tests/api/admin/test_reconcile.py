@@ -6,25 +6,25 @@ from typing import Any
 
 from sqlalchemy import text
 
-from tests.api.conftest import Office
+from tests.api.conftest import AdminApi
 
 
-async def test_a_difference_is_told_then_ended_and_noted(office: Office) -> None:
-    user = await office.a_user()
-    await office.heat(user["id"])
-    async with office.database.transaction() as connection:
+async def test_a_difference_is_told_then_ended_and_noted(admin_api: AdminApi) -> None:
+    user = await admin_api.create_user()
+    await admin_api.load_account(user["id"])
+    async with admin_api.database.transaction() as connection:
         forge = text("UPDATE user_credits SET current_credits = 7 WHERE user_id = CAST(:id AS uuid)")
         await connection.execute(forge, {"id": user["id"]})
-    told = await office.post("/reconcile", {})
-    assert {each["book"] for each in of(told, user)} == {"ledger", "grants", "redis"}
-    assert not any(each["repaired"] for each in of(told, user))
-    ended = await office.post("/reconcile", {"repair": True})
+    result = await admin_api.post("/reconcile", {})
+    assert {each["book"] for each in of(result, user)} == {"ledger", "grants", "redis"}
+    assert not any(each["repaired"] for each in of(result, user))
+    ended = await admin_api.post("/reconcile", {"repair": True})
     assert ended["repaired"] >= 3
     assert all(each["repaired"] for each in of(ended, user))
-    assert of(await office.post("/reconcile"), user) == []
-    noted = [entry for entry in await office.audit(user["id"]) if entry["action"].startswith("reconcile.")]
+    assert of(await admin_api.post("/reconcile"), user) == []
+    noted = [entry for entry in await admin_api.audit(user["id"]) if entry["action"].startswith("reconcile.")]
     assert {entry["actor"] for entry in noted} == {"admin"}
 
 
-def of(told: dict[str, Any], user: dict[str, Any]) -> list[dict[str, Any]]:
-    return [each for each in told["found"] if each["user_id"] == user["id"]]
+def of(result: dict[str, Any], user: dict[str, Any]) -> list[dict[str, Any]]:
+    return [each for each in result["found"] if each["user_id"] == user["id"]]

@@ -9,142 +9,144 @@ from uuid import uuid4
 import pytest
 
 from gateway.meter.replies import Verdict
-from tests.api.conftest import Office
+from tests.api.conftest import AdminApi
 
 
-async def test_a_subscription_starts_at_once_with_its_credits(office: Office, a_plan: dict[str, Any]) -> None:
-    user = await office.a_user()
-    started = await office.post("/subscriptions", {"user_id": user["id"], "plan_id": a_plan["name"]}, status=201)
+async def test_a_subscription_starts_at_once_with_its_credits(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+    user = await admin_api.create_user()
+    started = await admin_api.post("/subscriptions", {"user_id": user["id"], "plan_id": a_plan["name"]}, status=201)
     assert started.items() >= {"status": "active", "plan_id": a_plan["id"], "user_id": user["id"]}.items()
     begins, ends = (datetime.fromisoformat(started[f"current_period_{end}"]) for end in ("start", "end"))
     assert 28 <= (ends - begins).days <= 31
-    assert await office.get(f"/subscriptions/{started['id']}") == started
-    assert (await office.get(f"/users/{user['id']}"))["subscription"] == started
-    assert (await office.get(f"/users/{user['id']}/credits"))["subscription_id"] == started["id"]
-    assert [entry["action"] for entry in await office.audit(started["id"])] == ["subscriptions.start"]
+    assert await admin_api.get(f"/subscriptions/{started['id']}") == started
+    assert (await admin_api.get(f"/users/{user['id']}"))["subscription"] == started
+    assert (await admin_api.get(f"/users/{user['id']}/credits"))["subscription_id"] == started["id"]
+    assert [entry["action"] for entry in await admin_api.audit(started["id"])] == ["subscriptions.start"]
 
 
-async def test_a_second_current_subscription_is_a_conflict(office: Office, a_plan: dict[str, Any]) -> None:
-    user = await office.a_user(plan=a_plan["id"])
-    refused = await office.post("/subscriptions", {"user_id": user["id"], "plan_id": a_plan["id"]}, status=409)
+async def test_a_second_current_subscription_is_a_conflict(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+    user = await admin_api.create_user(plan=a_plan["id"])
+    refused = await admin_api.post("/subscriptions", {"user_id": user["id"], "plan_id": a_plan["id"]}, status=409)
     assert "cancel that one" in refused["detail"]
-    assert await office.balance(user["id"]) == a_plan["credits_per_period"]
+    assert await admin_api.balance(user["id"]) == a_plan["credits_per_period"]
 
 
-async def test_a_new_subscription_is_known_before_the_answer(office: Office, a_plan: dict[str, Any]) -> None:
-    user = await office.a_user()
-    known = await office.heat(user["id"])
-    await office.post("/subscriptions", {"user_id": user["id"], "plan_id": a_plan["id"]}, status=201)
-    assert (await office.admit(user["id"], known)).verdict is Verdict.STALE
+async def test_a_new_subscription_is_known_before_the_answer(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+    user = await admin_api.create_user()
+    known = await admin_api.load_account(user["id"])
+    await admin_api.post("/subscriptions", {"user_id": user["id"], "plan_id": a_plan["id"]}, status=201)
+    assert (await admin_api.admit(user["id"], known)).verdict is Verdict.STALE
 
 
-async def test_cancelling_waits_for_the_period_unless_told_otherwise(office: Office, a_plan: dict[str, Any]) -> None:
-    subscription = (await office.a_user(plan=a_plan["id"]))["subscription"]
+async def test_cancelling_waits_for_the_period_unless_told_otherwise(
+    admin_api: AdminApi, a_plan: dict[str, Any]
+) -> None:
+    subscription = (await admin_api.create_user(plan=a_plan["id"]))["subscription"]
     path = f"/subscriptions/{subscription['id']}/cancel"
-    waiting = await office.post(path)
+    waiting = await admin_api.post(path)
     assert (waiting["status"], waiting["cancel_at_period_end"]) == ("active", True)
-    ended = await office.post(path, {"at_period_end": False})
+    ended = await admin_api.post(path, {"at_period_end": False})
     assert ended["status"] == "canceled"
     assert ended["canceled_at"] is not None
-    refused = await office.post(path, status=409)
+    refused = await admin_api.post(path, status=409)
     assert "canceled" in refused["detail"]
     assert refused["legal"] == []
-    statuses = [entry["after"]["status"] for entry in await office.audit(subscription["id"])]
+    statuses = [entry["after"]["status"] for entry in await admin_api.audit(subscription["id"])]
     assert statuses == ["active", "canceled"]
 
 
-async def test_what_ends_with_its_period_can_be_kept(office: Office, a_plan: dict[str, Any]) -> None:
-    subscription = (await office.a_user(plan=a_plan["id"]))["subscription"]
+async def test_what_ends_with_its_period_can_be_kept(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+    subscription = (await admin_api.create_user(plan=a_plan["id"]))["subscription"]
     path = f"/subscriptions/{subscription['id']}"
-    refused = await office.post(f"{path}/undo-cancel", status=409)
+    refused = await admin_api.post(f"{path}/undo-cancel", status=409)
     assert "cancel_at_period_end" in refused["legal"]
-    await office.post(f"{path}/cancel")
-    kept = await office.post(f"{path}/undo-cancel")
+    await admin_api.post(f"{path}/cancel")
+    kept = await admin_api.post(f"{path}/undo-cancel")
     assert (kept["status"], kept["cancel_at_period_end"], kept["canceled_at"]) == ("active", False, None)
 
 
-async def test_a_paused_subscription_is_resumed(office: Office, a_plan: dict[str, Any]) -> None:
-    subscription = (await office.a_user(plan=a_plan["id"]))["subscription"]
+async def test_a_paused_subscription_is_resumed(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+    subscription = (await admin_api.create_user(plan=a_plan["id"]))["subscription"]
     path = f"/subscriptions/{subscription['id']}"
-    assert (await office.post(f"{path}/pause"))["status"] == "paused"
-    refused = await office.post(f"{path}/pause", status=409)
+    assert (await admin_api.post(f"{path}/pause"))["status"] == "paused"
+    refused = await admin_api.post(f"{path}/pause", status=409)
     assert refused["legal"] == ["cancel_now", "cancel_at_period_end", "resume"]
-    assert (await office.post(f"{path}/resume"))["status"] == "active"
-    assert [entry["action"] for entry in await office.audit(subscription["id"])] == [
+    assert (await admin_api.post(f"{path}/resume"))["status"] == "active"
+    assert [entry["action"] for entry in await admin_api.audit(subscription["id"])] == [
         "subscriptions.pause",
         "subscriptions.resume",
     ]
 
 
-async def test_a_larger_plan_gives_the_rest_of_the_period_at_once(office: Office, a_plan: dict[str, Any]) -> None:
-    user = await office.a_user(plan=a_plan["id"])
-    larger = await office.post("/plans", {"name": uuid4().hex, "price": "9", "credits_per_period": 170}, status=201)
+async def test_a_larger_plan_gives_the_rest_of_the_period_at_once(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+    user = await admin_api.create_user(plan=a_plan["id"])
+    larger = await admin_api.post("/plans", {"name": uuid4().hex, "price": "9", "credits_per_period": 170}, status=201)
     path = f"/subscriptions/{user['subscription']['id']}/change"
-    changed = await office.post(path, {"plan_id": larger["id"]})
+    changed = await admin_api.post(path, {"plan_id": larger["id"]})
     assert (changed["plan_id"], changed["current_period_end"]) == (
         larger["id"],
         user["subscription"]["current_period_end"],
     )
-    assert await office.balance(user["id"]) == 169  # all but some seconds of the period are left, rounded down
-    waiting = await office.post(path, {"plan_id": a_plan["id"], "at_period_end": True})
+    assert await admin_api.balance(user["id"]) == 169  # all but some seconds of the period are left, rounded down
+    waiting = await admin_api.post(path, {"plan_id": a_plan["id"], "at_period_end": True})
     assert (waiting["plan_id"], waiting["next_plan_id"]) == (larger["id"], a_plan["id"])
-    refused = await office.post(path, {}, status=422)
+    refused = await admin_api.post(path, {}, status=422)
     assert [error["field"] for error in refused["errors"]] == ["plan_id"]
 
 
 async def test_a_plan_that_is_not_sold_any_more_keeps_its_subscribers_and_takes_no_new_ones(
-    office: Office, a_plan: dict[str, Any]
+    admin_api: AdminApi, a_plan: dict[str, Any]
 ) -> None:
-    user = await office.a_user(plan=a_plan["id"])
-    await office.call("PATCH", f"/plans/{a_plan['id']}", json={"is_active": False})
-    assert (await office.get(f"/users/{user['id']}"))["subscription"]["status"] == "active"
-    other = await office.a_user()
-    await office.post("/subscriptions", {"user_id": other["id"], "plan_id": a_plan["id"]}, status=409)
+    user = await admin_api.create_user(plan=a_plan["id"])
+    await admin_api.call("PATCH", f"/plans/{a_plan['id']}", json={"is_active": False})
+    assert (await admin_api.get(f"/users/{user['id']}"))["subscription"]["status"] == "active"
+    other = await admin_api.create_user()
+    await admin_api.post("/subscriptions", {"user_id": other["id"], "plan_id": a_plan["id"]}, status=409)
     path = f"/subscriptions/{user['subscription']['id']}/change"
-    assert (await office.post(path, {"plan_id": a_plan["id"], "quantity": 2}))["quantity"] == 2
+    assert (await admin_api.post(path, {"plan_id": a_plan["id"], "quantity": 2}))["quantity"] == 2
 
 
-async def test_an_account_has_one_trial(office: Office, a_plan: dict[str, Any]) -> None:
-    user = await office.a_user()
+async def test_an_account_has_one_trial(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+    user = await admin_api.create_user()
     given = {"user_id": user["id"], "plan_id": a_plan["id"], "trial": True}
-    assert "no trial" in (await office.post("/subscriptions", given, status=409))["detail"]
-    await office.call("PATCH", f"/plans/{a_plan['id']}", json={"trial_period_days": 14})
-    begun = await office.post("/subscriptions", given, status=201)
+    assert "no trial" in (await admin_api.post("/subscriptions", given, status=409))["detail"]
+    await admin_api.call("PATCH", f"/plans/{a_plan['id']}", json={"trial_period_days": 14})
+    begun = await admin_api.post("/subscriptions", given, status=201)
     assert (begun["status"], begun["trial_end"]) == ("trialing", begun["current_period_end"])
-    await office.post(f"/subscriptions/{begun['id']}/cancel", {"at_period_end": False})
-    assert "one trial" in (await office.post("/subscriptions", given, status=409))["detail"]
+    await admin_api.post(f"/subscriptions/{begun['id']}/cancel", {"at_period_end": False})
+    assert "one trial" in (await admin_api.post("/subscriptions", given, status=409))["detail"]
 
 
-async def test_the_list_is_of_a_user_a_plan_a_status(office: Office, a_plan: dict[str, Any]) -> None:
-    users = [await office.a_user(plan=a_plan["id"]) for _ in range(3)]
-    await office.post(f"/subscriptions/{users[0]['subscription']['id']}/cancel", {"at_period_end": False})
-    listed = await office.pages("/subscriptions", limit=2, plan_id=a_plan["id"])
+async def test_the_list_is_of_a_user_a_plan_a_status(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+    users = [await admin_api.create_user(plan=a_plan["id"]) for _ in range(3)]
+    await admin_api.post(f"/subscriptions/{users[0]['subscription']['id']}/cancel", {"at_period_end": False})
+    listed = await admin_api.pages("/subscriptions", limit=2, plan_id=a_plan["id"])
     assert [each["user_id"] for each in listed] == [user["id"] for user in reversed(users)]
-    active = await office.pages("/subscriptions", limit=2, plan_id=a_plan["id"], status="active")
+    active = await admin_api.pages("/subscriptions", limit=2, plan_id=a_plan["id"], status="active")
     assert [each["user_id"] for each in active] == [users[2]["id"], users[1]["id"]]
-    (of_one,) = (await office.get("/subscriptions", user_id=users[0]["id"]))["data"]
+    (of_one,) = (await admin_api.get("/subscriptions", user_id=users[0]["id"]))["data"]
     assert of_one["status"] == "canceled"
 
 
-async def test_another_can_start_once_one_has_ended(office: Office, a_plan: dict[str, Any]) -> None:
-    user = await office.a_user(plan=a_plan["id"])
-    await office.post(f"/subscriptions/{user['subscription']['id']}/cancel", {"at_period_end": False})
-    await office.post("/subscriptions", {"user_id": user["id"], "plan_id": a_plan["id"]}, status=201)
+async def test_another_can_start_once_one_has_ended(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+    user = await admin_api.create_user(plan=a_plan["id"])
+    await admin_api.post(f"/subscriptions/{user['subscription']['id']}/cancel", {"at_period_end": False})
+    await admin_api.post("/subscriptions", {"user_id": user["id"], "plan_id": a_plan["id"]}, status=201)
 
 
-async def test_what_is_unknown_is_not_found(office: Office, a_plan: dict[str, Any]) -> None:
-    user = await office.a_user()
-    await office.post("/subscriptions", {"user_id": str(uuid4()), "plan_id": a_plan["id"]}, status=404)
-    await office.post("/subscriptions", {"user_id": user["id"], "plan_id": "nope"}, status=404)
-    await office.call("GET", f"/subscriptions/{uuid4()}", status=404)
+async def test_what_is_unknown_is_not_found(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+    user = await admin_api.create_user()
+    await admin_api.post("/subscriptions", {"user_id": str(uuid4()), "plan_id": a_plan["id"]}, status=404)
+    await admin_api.post("/subscriptions", {"user_id": user["id"], "plan_id": "nope"}, status=404)
+    await admin_api.call("GET", f"/subscriptions/{uuid4()}", status=404)
     for verb in ("cancel", "undo-cancel", "pause", "resume"):
-        await office.post(f"/subscriptions/{uuid4()}/{verb}", status=404)
-    await office.post(f"/subscriptions/{uuid4()}/change", {"quantity": 2}, status=404)
+        await admin_api.post(f"/subscriptions/{uuid4()}/{verb}", status=404)
+    await admin_api.post(f"/subscriptions/{uuid4()}/change", {"quantity": 2}, status=404)
 
 
 @pytest.mark.parametrize("body", [{"at_period_end": "no"}, {"now": True}, []])
 async def test_a_cancellation_that_is_not_understood_is_refused(
-    office: Office, a_plan: dict[str, Any], body: Any
+    admin_api: AdminApi, a_plan: dict[str, Any], body: Any
 ) -> None:
-    subscription = (await office.a_user(plan=a_plan["id"]))["subscription"]
-    await office.post(f"/subscriptions/{subscription['id']}/cancel", body, status=422)
+    subscription = (await admin_api.create_user(plan=a_plan["id"]))["subscription"]
+    await admin_api.post(f"/subscriptions/{subscription['id']}/cancel", body, status=422)

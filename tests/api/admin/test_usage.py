@@ -9,27 +9,27 @@ from uuid import UUID, uuid4
 import pytest
 
 from gateway.ledger.usage import ingestion
-from tests.api.conftest import Office
+from tests.api.conftest import AdminApi
 from tests.ledger.make import NOON, a_line
 
 
-async def _ingest(office: Office, *lines: bytes) -> None:
-    async with office.database.transaction() as connection:
+async def _ingest(admin_api: AdminApi, *lines: bytes) -> None:
+    async with admin_api.database.transaction() as connection:
         await ingestion.ingest(connection, lines)
 
 
-async def _a_user_with(office: Office, count: int, **columns: Any) -> str:
-    user_id: str = (await office.a_user())["id"]
-    await _ingest(office, *(a_line(UUID(user_id), at=NOON + timedelta(minutes=n), **columns) for n in range(count)))
+async def _a_user_with(admin_api: AdminApi, count: int, **columns: Any) -> str:
+    user_id: str = (await admin_api.create_user())["id"]
+    await _ingest(admin_api, *(a_line(UUID(user_id), at=NOON + timedelta(minutes=n), **columns) for n in range(count)))
     return user_id
 
 
-async def test_a_row_is_shown_whole(office: Office) -> None:
-    user_id = (await office.a_user())["id"]
+async def test_a_row_is_shown_whole(admin_api: AdminApi) -> None:
+    user_id = (await admin_api.create_user())["id"]
     request_id, key_id = str(uuid4()), str(uuid4())
     line = a_line(UUID(user_id), request_id=request_id, api_key_id=key_id, cost_usd="0.001200", tokens_used=77)
-    await _ingest(office, line)
-    (row,) = (await office.get("/usage", user_id=user_id))["data"]
+    await _ingest(admin_api, line)
+    (row,) = (await admin_api.get("/usage", user_id=user_id))["data"]
     expected = {
         "request_id": request_id,
         "user_id": user_id,
@@ -58,27 +58,27 @@ async def test_a_row_is_shown_whole(office: Office) -> None:
 )
 @pytest.mark.parametrize("path", ["/usage", "/analysis-history"])
 async def test_filters_leave_what_matches(
-    office: Office, path: str, params: dict[str, str], minutes: list[int]
+    admin_api: AdminApi, path: str, params: dict[str, str], minutes: list[int]
 ) -> None:
-    user_id = await _a_user_with(office, 5, usage_type="analysis")
-    rows = (await office.get(path, user_id=user_id, **params))["data"]
+    user_id = await _a_user_with(admin_api, 5, usage_type="analysis")
+    rows = (await admin_api.get(path, user_id=user_id, **params))["data"]
     assert [row["created_at"] for row in rows] == [f"2026-03-15T12:0{minute}:00Z" for minute in minutes]
 
 
 @pytest.mark.parametrize("path", ["/usage", "/analysis-history"])
-async def test_two_users_rows_never_mix_and_the_cursor_walks_each_once(office: Office, path: str) -> None:
-    users = [await _a_user_with(office, 5, usage_type="analysis") for _ in range(2)]
+async def test_two_users_rows_never_mix_and_the_cursor_walks_each_once(admin_api: AdminApi, path: str) -> None:
+    users = [await _a_user_with(admin_api, 5, usage_type="analysis") for _ in range(2)]
     for user_id in users:
-        walked = await office.pages(path, limit=2, user_id=user_id)
+        walked = await admin_api.pages(path, limit=2, user_id=user_id)
         assert {row["user_id"] for row in walked} == {user_id}
         assert len({row["request_id"] for row in walked}) == len(walked) == 5
 
 
-async def test_the_history_holds_analyses_only(office: Office) -> None:
-    user_id = await _a_user_with(office, 1, usage_type="ai_generation")
+async def test_the_history_holds_analyses_only(admin_api: AdminApi) -> None:
+    user_id = await _a_user_with(admin_api, 1, usage_type="ai_generation")
     file = {"file_name": "a.csv", "file_sha256": "ab" * 32, "content_type": "text/csv", "file_size_bytes": 9}
-    await _ingest(office, a_line(UUID(user_id), usage_type="analysis", **file))  # type: ignore[arg-type] # columns
-    (row,) = (await office.get("/analysis-history", user_id=user_id))["data"]
+    await _ingest(admin_api, a_line(UUID(user_id), usage_type="analysis", **file))  # type: ignore[arg-type] # columns
+    (row,) = (await admin_api.get("/analysis-history", user_id=user_id))["data"]
     assert row.items() >= {**file, "analysis_type": "analyze", "status": "succeeded"}.items()
 
 
@@ -97,22 +97,22 @@ async def test_the_history_holds_analyses_only(office: Office) -> None:
 )
 @pytest.mark.parametrize("path", ["/usage", "/analysis-history"])
 async def test_a_filter_that_is_not_understood_is_refused(
-    office: Office, path: str, params: dict[str, str], field: str
+    admin_api: AdminApi, path: str, params: dict[str, str], field: str
 ) -> None:
-    refused = await office.call("GET", path, params=params, status=422)
+    refused = await admin_api.call("GET", path, params=params, status=422)
     assert [error["field"] for error in refused["errors"]] == [field]
 
 
-async def test_usage_is_summed_by_what_it_is_grouped_by_in_that_order(office: Office) -> None:
-    user, other = await office.a_user(), await office.a_user()
+async def test_usage_is_summed_by_what_it_is_grouped_by_in_that_order(admin_api: AdminApi) -> None:
+    user, other = await admin_api.create_user(), await admin_api.create_user()
     days = [NOON, NOON, NOON + timedelta(days=1)]
-    async with office.database.transaction() as connection:
+    async with admin_api.database.transaction() as connection:
         lines = [a_line(UUID(user["id"]), credits_charged=n + 1, at=at, tokens_used=5) for n, at in enumerate(days)]
         lines.append(a_line(UUID(user["id"]), at=NOON, endpoint="chat", outcome="upstream_error", credits_charged=0))
         lines.append(a_line(UUID(other["id"]), at=NOON))
         await ingestion.ingest(connection, lines)
     span = {"from": "2026-03-15T00:00:00Z", "to": "2026-03-17T00:00:00Z"}
-    found = await office.pages("/usage", limit=2, group_by="endpoint,day", user_id=user["id"], **span)
+    found = await admin_api.pages("/usage", limit=2, group_by="endpoint,day", user_id=user["id"], **span)
     shown = [(row["endpoint"], row["day"], row["requests"], row["succeeded"], row["credits_charged"]) for row in found]
     assert shown == [
         ("analyze", "2026-03-15", 2, 2, 3),
@@ -120,13 +120,13 @@ async def test_usage_is_summed_by_what_it_is_grouped_by_in_that_order(office: Of
         ("chat", "2026-03-15", 1, 0, 0),
     ]
     assert {row["user_id"] for row in found} == {None}
-    by_user = await office.pages("/usage", limit=500, group_by="user", **span)
+    by_user = await admin_api.pages("/usage", limit=500, group_by="user", **span)
     sums = {row["user_id"]: (row["requests"], row["tokens_used"]) for row in by_user}
     assert (sums[user["id"]], sums[other["id"]]) == ((4, 15), (1, 0))
 
 
 @pytest.mark.parametrize(
-    ("given", "field"),
+    ("body", "field"),
     [
         ({"group_by": "hour"}, "group_by"),
         ({"group_by": ""}, "group_by"),
@@ -134,6 +134,6 @@ async def test_usage_is_summed_by_what_it_is_grouped_by_in_that_order(office: Of
         ({"group_by": "day", "from": "2026-01-02T00:00:00Z", "to": "2026-01-01T00:00:00Z"}, "from"),
     ],
 )
-async def test_a_sum_that_cannot_be_is_refused_by_name(office: Office, given: dict[str, str], field: str) -> None:
-    answer = await office.call("GET", "/usage", status=422, params=given)
-    assert answer["errors"][0]["field"] == field
+async def test_a_sum_that_cannot_be_is_refused_by_name(admin_api: AdminApi, body: dict[str, str], field: str) -> None:
+    response = await admin_api.call("GET", "/usage", status=422, params=body)
+    assert response["errors"][0]["field"] == field
