@@ -1,11 +1,10 @@
-"""The chain that seals the audit log: each row's hash is an HMAC of the row and of the hash before it.
+"""The hash chain of the audit log: each row's hash is an HMAC of the row and of the hash before it.
 
-Whoever has the database but not the secret can change no row, take none out, swap none and add none without the chain
-saying where. Rows are numbered without gaps, and the head, which seals the newest number, says where the chain ends; so
-rows missing at the end are found too, unless an older head was kept and is put back. An anchor, a head that was written
-down elsewhere, finds that as well.
+With the database but without the secret, nobody can change, remove, reorder or add a row undetected. Rows are numbered
+without gaps, and the head seals the newest number, so missing rows at the end are detected too, unless an older head is
+restored with them. An anchor, a head stored elsewhere, detects that as well.
 
-Personal data is sealed by salted digests of its values, which hold when values and salt are erased.
+Personal values are sealed by salted digests, which stay valid after values and salt are erased.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ GENESIS = bytes(32)
 PERSONAL_FIELDS = frozenset(
     {"email", "name", "company", "external_id", "metadata", "allowed_ips", "client_ip", "user_agent", "file_name"}
 )
-DIGEST = "sha256"  # the member by which a digest stands in the place of a personal value
+DIGEST = "sha256"  # the member of the object that replaces a personal value
 
-_EXACT = Context(prec=2000)  # more digits than any number in 16 KiB of JSON that we take; jsonb keeps them all
+_EXACT = Context(prec=2000)  # more digits than an accepted number of JSON has; jsonb keeps them all
 _PURPOSE = b"gateway audit chain"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What a row says. `before` and `after` are what JSON can hold."""
+    """The content of a row. `before` and `after` are JSON."""
 
     id: int
     actor: str
@@ -46,7 +45,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Personal:
-    """What is kept apart of an entry: the personal fields of `before` and `after`, and the salt of their digests."""
+    """An entry's personal values, stored apart, with the salt of their digests."""
 
     salt: bytes
     before: Mapping[str, Any] | None
@@ -54,7 +53,7 @@ class Personal:
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
+class SealedRow:
     """A row as it is stored."""
 
     entry: Entry
@@ -66,7 +65,7 @@ class Sealed:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where the chain ends. Rows up to `unsealed_until` are older than the chain; `mac` None: nothing is sealed yet."""
+    """The end of the chain. Rows up to `unsealed_until` precede the chain; with `mac` None nothing is sealed yet."""
 
     last_id: int
     hash: bytes
@@ -76,31 +75,31 @@ class Head:
 
     @property
     def anchor(self) -> str:
-        """As it is printed, to be kept elsewhere."""
+        """The text form, to be stored elsewhere."""
         return f"{self.last_id}:{self.hash.hex()}"
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
-    """The first row at which the chain does not hold, and why; 0 is the head."""
+class ChainBreak:
+    """The first row at which the chain breaks, and why; 0 is the head."""
 
     id: int
     reason: str
 
 
 def chain_key(pepper: bytes) -> bytes:
-    """The key of the chain, so that no digest of an API key ever equals a hash of it."""
+    """The key of the chain, derived apart from the digests of API keys."""
     return hmac.digest(pepper, _PURPOSE, "sha256")
 
 
 def seal(key: bytes, previous: bytes, entry: Entry) -> bytes:
-    """The 32 bytes that seal an entry behind the one whose hash is `previous`."""
-    said = [
+    """The 32-byte hash of an entry that follows the one whose hash is `previous`."""
+    content = [
         entry.id,
         entry.created_at.astimezone(UTC).isoformat(timespec="microseconds"),
         *(entry.actor, entry.action, entry.entity, entry.entity_id, entry.before, entry.after, entry.reason),
     ]
-    return hmac.digest(key, b"row" + previous + canonical(said), "sha256")
+    return hmac.digest(key, b"row" + previous + canonical(content), "sha256")
 
 
 def seal_head(key: bytes, last_id: int, last_hash: bytes, *, unsealed_until: int) -> bytes:
@@ -108,11 +107,11 @@ def seal_head(key: bytes, last_id: int, last_hash: bytes, *, unsealed_until: int
 
 
 def canonical(document: Any) -> bytes:
-    """One spelling for what jsonb holds to be equal: sorted members, numbers without exponent or trailing zeros."""
-    return _spelt(document).encode("utf-8", "surrogatepass")
+    """Equal documents of jsonb give equal bytes: sorted members, numbers without exponent or trailing zeros."""
+    return _canonical_text(document).encode("utf-8", "surrogatepass")
 
 
-def part_personal(document: Mapping[str, Any] | None, salt: bytes) -> tuple[Any, dict[str, Any] | None]:
+def split_personal(document: Mapping[str, Any] | None, salt: bytes) -> tuple[Any, dict[str, Any] | None]:
     """(the document with digests in place of personal values, those values by field or None)."""
     if document is None:
         return None, None
@@ -121,8 +120,8 @@ def part_personal(document: Mapping[str, Any] | None, salt: bytes) -> tuple[Any,
     return {**document, **digests}, personal or None
 
 
-class Walk:
-    """Goes along the rows, oldest first, and says of each whether the chain still holds."""
+class ChainWalk:
+    """Verifies rows one by one, oldest first."""
 
     def __init__(self, keys: Mapping[int, bytes], head: Head, *, anchor: str | None = None) -> None:
         self._keys = keys
@@ -132,34 +131,34 @@ class Walk:
         self._last_id = 0
         self.rows = 0
 
-    def step(self, row: Sealed) -> Broken | None:
-        """Why the chain does not hold at this row, or None."""
-        reason = self._complaint(row)
+    def step(self, row: SealedRow) -> ChainBreak | None:
+        """The break at this row, or None."""
+        reason = self._break_reason(row)
         self._last_id = row.entry.id
         self.rows += 1
         if row.hash is not None:
             self._previous = row.hash
         if f"{row.entry.id}:{self._previous.hex()}" == self._anchor:
             self._anchor = None
-        return None if reason is None else Broken(row.entry.id, reason)
+        return None if reason is None else ChainBreak(row.entry.id, reason)
 
-    def end(self) -> Broken | None:
-        """Why what was walked is not the whole chain, or None."""
+    def finish(self) -> ChainBreak | None:
+        """The break at the end of the rows, or None."""
         head = self._head
         if self._last_id != head.last_id:
-            return Broken(
+            return ChainBreak(
                 min(self._last_id, head.last_id) + 1, f"the rows end at {self._last_id}, not at {head.last_id}"
             )
         if head.mac is None:
             if head.last_id != head.unsealed_until:
-                return Broken(0, "the head carries no seal")
+                return ChainBreak(0, "the head carries no seal")
         elif head.hash != self._previous or not self._is_sealed(head):
-            return Broken(0, "the head was changed")
+            return ChainBreak(0, "the head was changed")
         if self._anchor is not None and self._anchor != f"0:{GENESIS.hex()}":
-            return Broken(int(self._anchor.partition(":")[0]), "the anchor is not in the chain: rows were replaced")
+            return ChainBreak(int(self._anchor.partition(":")[0]), "the anchor is not in the chain: rows were replaced")
         return None
 
-    def _complaint(self, row: Sealed) -> str | None:
+    def _break_reason(self, row: SealedRow) -> str | None:
         entry = row.entry
         if entry.id <= self._head.unsealed_until:
             return None if row.hash is None else "it is older than the chain, and yet sealed"
@@ -172,7 +171,7 @@ class Walk:
             return "it does not follow the row before it"
         if not hmac.compare_digest(row.hash, seal(key, self._previous, entry)):
             return "it was changed"
-        if row.personal is not None and not _are_those(row.personal, entry):
+        if row.personal is not None and not _matches_digests(row.personal, entry):
             return "its personal data was changed"
         return None
 
@@ -184,12 +183,12 @@ class Walk:
         return hmac.compare_digest(head.mac, made)
 
 
-def _are_those(personal: Personal, entry: Entry) -> bool:
-    """Whether the values are those that the entry holds the digests of, all of them."""
+def _matches_digests(personal: Personal, entry: Entry) -> bool:
+    """Whether the personal values match the entry's digests, all of them."""
     return all(
         {name: {DIGEST: _digest(personal.salt, name, value)} for name, value in (values or {}).items()}
-        == {name: value for name, value in (said or {}).items() if _is_digest(name, value)}
-        for values, said in ((personal.before, entry.before), (personal.after, entry.after))
+        == {name: value for name, value in (document or {}).items() if _is_digest(name, value)}
+        for values, document in ((personal.before, entry.before), (personal.after, entry.after))
     )
 
 
@@ -201,12 +200,12 @@ def _digest(salt: bytes, name: str, value: Any) -> str:
     return hashlib.sha256(salt + canonical([name, value])).hexdigest()
 
 
-def _spelt(value: Any) -> str:
+def _canonical_text(value: Any) -> str:
     if isinstance(value, Mapping):
         members = sorted(value.items())
-        return "{" + ",".join(f"{_spelt(name)}:{_spelt(each)}" for name, each in members) + "}"
+        return "{" + ",".join(f"{_canonical_text(name)}:{_canonical_text(each)}" for name, each in members) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_spelt, value)) + "]"
+        return "[" + ",".join(map(_canonical_text, value)) + "]"
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return json.dumps(value, ensure_ascii=False)
     number = Decimal(str(value)) if isinstance(value, float) else Decimal(value)

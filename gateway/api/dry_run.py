@@ -119,8 +119,8 @@ class DryRun:
         self, user_id: UUID, limits: Limits, cap: Cap | None
     ) -> tuple[AccountSnapshot, Mapping[str, Mapping[str, FeatureValue]]]:
         async with self._database.read() as connection:
-            known = await principals.load_balance(connection, user_id)
-            catalogue = await principals.catalogue(connection)
+            known = await principals.get_balance(connection, user_id)
+            catalogue = await principals.get_catalogue(connection)
             spent = None if cap is None else await credits_spent(connection, user_id, cap)
         if known is None:
             raise NotFound("user", user_id)

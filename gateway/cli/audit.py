@@ -16,7 +16,7 @@ from gateway.config import Config
 from gateway.ledger.audit import audit_chain
 from gateway.ledger.db.session import Database
 from gateway.runtime.stores import opened_stores
-from policies.audit_chain import Broken, Head
+from policies.audit_chain import ChainBreak, Head
 
 app = typer.Typer(help="The audit log as a chain.", no_args_is_help=True)
 
@@ -53,7 +53,7 @@ def verify(
         raise typer.Exit(1)
 
 
-async def _verify(config: Config, anchor: str | None) -> tuple[Head, int, Broken | None]:
+async def _verify(config: Config, anchor: str | None) -> tuple[Head, int, ChainBreak | None]:
     async with opened_stores(config) as reached:
         await prepare(config, reached)
         database = Database(reached.database_url, pool_size=1, statement_timeout_seconds=0)
@@ -61,7 +61,7 @@ async def _verify(config: Config, anchor: str | None) -> tuple[Head, int, Broken
             async with database.read() as connection:
                 keys = audit_chain.keys_of(config.secrets.peppers)
                 found = await audit_chain.verify(connection, keys, anchor=anchor)
-                head = await audit_chain.read_head(connection)
+                head = await audit_chain.get_head(connection)
         finally:
             await database.close()
-    return (head, 0, found) if isinstance(found, Broken) else (head, found.rows, None)
+    return (head, 0, found) if isinstance(found, ChainBreak) else (head, found.rows, None)

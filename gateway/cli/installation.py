@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.config import Config, PlanSpec
 from gateway.ledger.audit import audit_chain
 from gateway.ledger.catalogue import configured_plans
-from gateway.ledger.catalogue.configured_plans import Offer
+from gateway.ledger.catalogue.configured_plans import ConfiguredPlan
 from gateway.ledger.catalogue.plans import PlanTerms, Tier
 from gateway.ledger.db import schema
 from gateway.ledger.db.session import Database
@@ -42,7 +42,7 @@ async def seed(connection: AsyncConnection, config: Config) -> tuple[str, ...]:
 
     See `configured_plans.seed` for who gets which permission; gives the ids of the plans that it created.
     """
-    written = [offer_of(spec) for spec in config.plans]
+    written = [configured_plan(spec) for spec in config.plans]
     return await configured_plans.seed(connection, written, route_permissions=route_permissions(config))
 
 
@@ -50,12 +50,12 @@ def route_permissions(config: Config) -> frozenset[str]:
     return frozenset(route.permission for route in config.routes if route.permission is not None)
 
 
-def offer_of(spec: PlanSpec) -> Offer:
+def configured_plan(spec: PlanSpec) -> ConfiguredPlan:
     """A plan as the configuration writes it, as the ledger takes it."""
     shared = {item.name for item in fields(PlanTerms)} & {item.name for item in fields(PlanSpec)} - {"tiers"}
     tiers = tuple(Tier(up_to=tier.up_to, unit_price=tier.unit_price, flat_price=tier.flat_price) for tier in spec.tiers)
     terms = PlanTerms(**{name: getattr(spec, name) for name in shared}, tiers=tiers)
-    return Offer(spec.id, terms, spec.permissions)
+    return ConfiguredPlan(spec.id, terms, spec.permissions)
 
 
 async def _check_schema(database_url: str) -> None:

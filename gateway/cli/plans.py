@@ -16,7 +16,7 @@ from rich.text import Text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.cli import options
-from gateway.cli.installation import offer_of, route_permissions
+from gateway.cli.installation import configured_plan, route_permissions
 from gateway.cli.options import AsJson, ConfigFile, DataDir
 from gateway.cli.output import listing
 from gateway.cli.unit_of_work import ACTOR, preview, run_in_transaction
@@ -59,7 +59,7 @@ def apply(
     as_json: AsJson = False,
 ) -> None:
     """Make the plans be as the file has them: those it names are created or overwritten, others stay."""
-    written = [offer_of(spec) for spec in options.read(file, keep=False).plans]
+    written = [configured_plan(spec) for spec in options.read(file, keep=False).plans]
     settings = options.read(config, data_dir)
 
     async def work(connection: AsyncConnection) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
-"""What credits a subscription gives: for a period, for the rest of one, and what a change of plan gives or takes.
+"""How many credits a subscription grants: for a period, and for the rest of one after a change of plan.
 
-What is given is rounded down and what is taken is rounded up, so that no sequence of changes makes credits.
+Grants are rounded down and deductions up, so that no sequence of changes creates credits.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from datetime import datetime
 from fractions import Fraction
 from typing import Literal
 
-# How much of a period's credits is used, in percent, when the account is told.
+# The used percentages of a period's credits at which the account is notified.
 LOW_BALANCE_PERCENTS = (80, 100)
 
-# Lower burns first: what ends with the period before what was paid for.
+# Lower numbers burn down first: credits that end with the period before purchased ones.
 PRIORITIES = {"plan": 10, "trial": 10, "promo": 20, "admin": 30, "purchase": 50}
 
 
 @dataclass(frozen=True, slots=True)
 class Refill:
-    """Credits for a period; `expires_at` None: what is left of them rolls over into the next."""
+    """Credits for a period. With `expires_at` None the rest rolls over into the next period."""
 
     source: Literal["plan", "trial"]
     amount: int
@@ -32,24 +32,21 @@ def period_credits(credits_per_period: int, *, pricing_model: str, quantity: int
 
 
 def refill(amount: int, *, period_end: datetime, rolls_over: bool, is_trial: bool = False) -> Refill:
-    """What a period begins with. It is a grant of its own, so no refill touches what was bought.
-
-    Credits of a trial end with it, whatever the plan says.
-    """
+    """The grant that a period starts with. Credits of a trial expire with it, whatever the plan says."""
     if is_trial:
         return Refill("trial", amount, period_end)
     return Refill("plan", amount, None if rolls_over else period_end)
 
 
-def share_left(start: datetime, end: datetime, *, now: datetime) -> Fraction:
-    """How much of the period is still to come, from 0 to 1."""
+def remaining_share(start: datetime, end: datetime, *, now: datetime) -> Fraction:
+    """The share of the period after `now`, from 0 to 1."""
     share = Fraction(_microseconds(start=now, end=end), _microseconds(start=start, end=end))
     return max(Fraction(0), min(Fraction(1), share))
 
 
-def prorated_credits(before: int, after: int, *, left: Fraction) -> int:
-    """What a change of the period's credits gives (positive) or takes (negative) with this share of it left."""
-    return (after - before) * left.numerator // left.denominator  # towards less: floor, also below zero
+def prorated_credits(before: int, after: int, *, share: Fraction) -> int:
+    """The credits to grant (positive) or take (negative) for a change with this share of the period left."""
+    return (after - before) * share.numerator // share.denominator  # floor, also below zero
 
 
 def _microseconds(*, start: datetime, end: datetime) -> int:

@@ -100,8 +100,8 @@ class AdminApi:
     async def load_account(self, user_id: str) -> KnownVersions:
         """Makes the account hot in Redis; gives what a gateway knows now."""
         async with self.database.read() as connection:
-            balance = await principals.load_balance(connection, UUID(user_id))
-            catalogue = await principals.catalogue(connection)
+            balance = await principals.get_balance(connection, UUID(user_id))
+            catalogue = await principals.get_catalogue(connection)
         assert balance is not None
         known = KnownVersions(balance.account_version, catalogue.version, balance.current_credits)
         assert await self.meter.load(

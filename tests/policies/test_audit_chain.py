@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 
 from policies.audit_chain import (
     GENESIS,
-    Broken,
+    ChainBreak,
+    ChainWalk,
     Entry,
     Head,
     Personal,
-    Sealed,
-    Walk,
+    SealedRow,
     canonical,
     chain_key,
-    part_personal,
     seal,
     seal_head,
+    split_personal,
 )
 
 KEYS = {1: chain_key(b"pepper"), 2: chain_key(b"newer pepper")}
@@ -49,15 +49,15 @@ def spelt(value: Any) -> bytes:
     return canonical(str(value) if isinstance(value, datetime) else value)
 
 
-def chain(stated: list[Any], *, versions: list[int] | None = None) -> tuple[list[Sealed], Head]:
+def chain(stated: list[Any], *, versions: list[int] | None = None) -> tuple[list[SealedRow], Head]:
     """Rows as the ledger writes them, everything in them taken for a person's."""
-    rows: list[Sealed] = []
+    rows: list[SealedRow] = []
     last, version = GENESIS, 1
     for number, (actor, action, entity, entity_id, before, after, reason) in enumerate(stated, 1):
         version = versions[number % len(versions)] if versions else 1
         salt = number.to_bytes(16)
-        kept_before, personal_before = part_personal(before, salt)
-        kept_after, personal_after = part_personal(after, salt)
+        kept_before, personal_before = split_personal(before, salt)
+        kept_after, personal_after = split_personal(after, salt)
         entry = Entry(
             id=number,
             actor=actor,
@@ -73,14 +73,14 @@ def chain(stated: list[Any], *, versions: list[int] | None = None) -> tuple[list
         personal = None
         if personal_before or personal_after:
             personal = Personal(salt, personal_before, personal_after)
-        rows.append(Sealed(entry, previous, last, version, personal))
+        rows.append(SealedRow(entry, previous, last, version, personal))
     mac = seal_head(KEYS[version], len(rows), last, unsealed_until=0) if rows else None
     return rows, Head(len(rows), last, 0, mac, version if rows else None)
 
 
-def walk(rows: list[Sealed], head: Head, **options: Any) -> Broken | None:
-    walking = Walk(KEYS, head, **options)
-    return next((broken for row in rows if (broken := walking.step(row))), None) or walking.end()
+def walk(rows: list[SealedRow], head: Head, **options: Any) -> ChainBreak | None:
+    walking = ChainWalk(KEYS, head, **options)
+    return next((broken for row in rows if (broken := walking.step(row))), None) or walking.finish()
 
 
 @given(st.lists(STATED, max_size=6), st.lists(st.sampled_from((1, 2)), min_size=1, max_size=3))
@@ -139,8 +139,10 @@ def test_truncating_and_moving_the_head_back_takes_the_key(stated: list[Any], da
     kept = data.draw(st.integers(1, len(rows) - 1))
     last = rows[kept - 1].hash
     assert last is not None
-    assert walk(rows[:kept], replace(head, last_id=kept, hash=last)) == Broken(0, "the head was changed")
-    assert walk(rows[:kept], replace(head, last_id=kept, hash=last, mac=None)) == Broken(0, "the head carries no seal")
+    assert walk(rows[:kept], replace(head, last_id=kept, hash=last)) == ChainBreak(0, "the head was changed")
+    assert walk(rows[:kept], replace(head, last_id=kept, hash=last, mac=None)) == ChainBreak(
+        0, "the head carries no seal"
+    )
 
 
 def test_an_older_head_put_back_is_found_by_an_anchor() -> None:
@@ -162,14 +164,14 @@ def test_what_is_personal_can_be_erased_but_not_changed() -> None:
     assert walk([replace(rows[0], personal=None)], head) is None
     for forged in ({"email": "eve@example.com"}, {}, {"email": "ada@example.com", "name": "Eve"}):
         broken = walk([replace(rows[0], personal=replace(personal, before=forged))], head)
-        assert broken == Broken(1, "its personal data was changed")
+        assert broken == ChainBreak(1, "its personal data was changed")
 
 
 def test_rows_older_than_the_chain_are_let_be_and_none_joins_them() -> None:
     rows, head = chain([("a", "b", "c", "d", None, None, None)] * 2)
     old = [replace(row, previous=None, hash=None, key_version=None) for row in rows]
     assert walk(old, Head(2, GENESIS, 2, None, None)) is None
-    assert walk([old[0], rows[1]], head) == Broken(1, "it carries no seal")
+    assert walk([old[0], rows[1]], head) == ChainBreak(1, "it carries no seal")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Admin tokens: who else may administer, and which part. Only what recognises a token is kept."""
+"""Admin tokens and their scopes, stored as digests."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def get(connection: AsyncConnection, token_id: UUID) -> AdminToken | None:
 
 
 async def find(connection: AsyncConnection, digests: Sequence[bytes]) -> AdminToken | None:
-    """Whose digest is among these, in whatever state."""
+    """The token with one of these digests, in any state."""
     row = (await connection.execute(select(*_COLUMNS).where(admin_tokens.c.token_hash.in_(digests)))).first()
     return None if row is None else value(AdminToken, row)
 
@@ -73,7 +73,7 @@ async def list_tokens(connection: AsyncConnection, *, cursor: str | None = None,
 
 
 async def revoke(connection: AsyncConnection, token_id: UUID) -> tuple[AdminToken, AdminToken]:
-    """(before, after). For good; revoking again changes nothing. Raises NotFound."""
+    """Revokes a token for good; gives it (before, after). Idempotent. Raises NotFound."""
     locked = select(*_COLUMNS).where(admin_tokens.c.id == token_id).with_for_update()
     row = (await connection.execute(locked)).one_or_none()
     if row is None:
@@ -86,6 +86,6 @@ async def revoke(connection: AsyncConnection, token_id: UUID) -> tuple[AdminToke
 
 
 async def touch(connection: AsyncConnection, token_id: UUID) -> None:
-    """Notes that the token was used."""
+    """Records that the token was used."""
     used = update(admin_tokens).where(admin_tokens.c.id == token_id)
     await connection.execute(used.values(last_used_at=func.now(), updated_at=admin_tokens.c.updated_at))

@@ -1,4 +1,4 @@
-"""API keys: only what recognises them is kept. Every change bumps the account's version."""
+"""API keys, stored as digests. Every change bumps the account's version."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What is kept of a secret: `key_hash` is its HMAC-SHA-256 under the pepper of that version.
+    """What is stored of a secret: `key_hash` is its HMAC-SHA-256 under the pepper of that version.
 
-    Of an imported key it may be another digest, and a foreign key has not our form.
+    An imported key may have another digest. `is_foreign`: it has not the form of keys created here.
     """
 
     prefix: str
@@ -55,7 +55,7 @@ class Fingerprint:
 
 
 def fingerprint(key: NewKey, peppers: Mapping[int, bytes]) -> Fingerprint:
-    """What is kept of a new key: its digest under the newest pepper."""
+    """The fingerprint of a new key under the newest pepper."""
     version = max(peppers)
     return Fingerprint(key.prefix, key.last4, digest(key.secret.encode(), peppers[version]), version)
 
@@ -109,7 +109,7 @@ async def patch(connection: AsyncConnection, key_id: UUID, **changes: Unpack[Key
     """
     if changes.get("status") == KeyStatus.REVOKED:
         raise ValueError("a key is revoked by revoke()")
-    await _locked(connection, key_id)
+    await _get_for_update(connection, key_id)
     return await _change(connection, key_id, dict(changes))
 
 
@@ -118,7 +118,7 @@ async def revoke(connection: AsyncConnection, key_id: UUID) -> ApiKey:
     key = await get(connection, key_id)
     if key is not None and key.status is KeyStatus.REVOKED:
         return key
-    await _locked(connection, key_id)
+    await _get_for_update(connection, key_id)
     return await _change(connection, key_id, {"status": KeyStatus.REVOKED, "revoked_at": func.now()})
 
 
@@ -129,7 +129,7 @@ async def rotate(
 
     Raises NotFound, also for a revoked key.
     """
-    key = await _locked(connection, key_id)
+    key = await _get_for_update(connection, key_id)
     inherited = {name: getattr(key, name) for name in _INHERITED}
     # LEAST passes over NULL, so a key without expiry gets one.
     old = await _change(connection, key_id, {"expires_at": func.least(api_keys.c.expires_at, retire_at)})
@@ -138,26 +138,28 @@ async def rotate(
 
 
 async def touch_last_used(connection: AsyncConnection, used: Mapping[UUID, datetime]) -> None:
-    """Notes when keys were last used; never moves a time backwards, bumps nothing."""
+    """Records when keys were last used; a time never goes back, and no version is bumped."""
     if used:
         ordered = sorted(used.items())
         ids, times = [key_id for key_id, _ in ordered], [instant for _, instant in ordered]
         await connection.execute(_TOUCH, {"ids": ids, "times": times})
 
 
-async def foreign_prefixes(connection: AsyncConnection) -> tuple[str, ...]:
-    """How the imported keys begin that have not our form: what begins otherwise need not be looked up."""
+async def list_imported_prefixes(connection: AsyncConnection) -> tuple[str, ...]:
+    """The prefixes of imported keys of a foreign form; a key with another prefix needs no lookup."""
     return tuple(await connection.scalars(select(api_keys.c.prefix).where(api_keys.c.is_foreign).distinct()))
 
 
-async def adopt(connection: AsyncConnection, *, known_by: bytes, key_hash: bytes, pepper_version: int) -> None:
-    """Keeps a key that came with a plain digest as an HMAC from now on. Nobody's decision depends on it: no version."""
-    adopted = update(api_keys).where(api_keys.c.key_hash == known_by, api_keys.c.hash_scheme == KeyScheme.SHA256)
+async def rehash_imported(
+    connection: AsyncConnection, *, known_by: bytes, key_hash: bytes, pepper_version: int
+) -> None:
+    """Replaces the plain digest of an imported key by an HMAC. No admission depends on it, so it bumps no version."""
+    imported = update(api_keys).where(api_keys.c.key_hash == known_by, api_keys.c.hash_scheme == KeyScheme.SHA256)
     given = {"key_hash": key_hash, "pepper_version": pepper_version, "hash_scheme": KeyScheme.HMAC_SHA256}
-    await connection.execute(adopted.values(given))
+    await connection.execute(imported.values(given))
 
 
-# Locked in order of id, so that two batches cannot wait for each other.
+# Locked in order of id, so that two batches cannot deadlock.
 _TOUCH = text("""
     WITH used AS (SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:times AS timestamptz[])) AS u (id, at)),
        locked AS (SELECT k.id FROM api_keys k JOIN used USING (id) ORDER BY k.id FOR UPDATE OF k)
@@ -183,8 +185,8 @@ async def _insert(
         return value(ApiKey, (await connection.execute(insert(api_keys).values(given).returning(*_COLUMNS))).one())
 
 
-async def _locked(connection: AsyncConnection, key_id: UUID) -> ApiKey:
-    """The key as it is once no other change of its account is under way: the bump takes the account's row lock."""
+async def _get_for_update(connection: AsyncConnection, key_id: UUID) -> ApiKey:
+    """The key, its account locked by the bump of its version. Raises NotFound for an unknown or revoked key."""
     key = await get(connection, key_id)
     if key is not None:
         await bump_account(connection, key.user_id)

@@ -54,10 +54,10 @@ _ERASE_USAGE = text(f"""
              WHERE user_id IN ({_RECENTLY_DELETED}) AND (client_ip IS NOT NULL OR client_request_id IS NOT NULL)
              LIMIT :limit) found
      WHERE t.request_id = found.request_id AND t.created_at = found.created_at
-""")  # noqa: S608 - made of constants of ours
+""")  # noqa: S608 - made of constants
 _ERASE_HISTORY = text(f"""
     UPDATE analysis_history t SET file_name = NULL
       FROM (SELECT id, created_at FROM analysis_history
              WHERE user_id IN ({_RECENTLY_DELETED}) AND file_name IS NOT NULL LIMIT :limit) found
      WHERE t.id = found.id AND t.created_at = found.created_at
-""")  # noqa: S608 - made of constants of ours
+""")  # noqa: S608 - made of constants

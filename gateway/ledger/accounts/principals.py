@@ -1,7 +1,7 @@
-"""What an admission is decided on, read whole: each function is one statement, hence one snapshot.
+"""Reads what an admission is decided on. Each function is one statement, hence one snapshot.
 
-A statement more could pair a key from before a change with a version from after it, and the stale pair would be served
-until the next change.
+Two statements could pair a key from before a change with a version from after it, and the gateway would serve that
+stale pair until the next change.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from policies.model import (
     SubscriptionStatus,
 )
 
-# The plan comes with its permissions, in the version that the subscription has; of subscriptions the current one, else
-# the newest.
+# The current subscription, else the newest, with its plan in the version that it is on.
 _ACCOUNT = """
            u.id AS user_id, u.status AS user_status, u.version AS account_version,
            (SELECT version FROM catalogue) AS catalogue_version,
@@ -49,12 +48,12 @@ _CONTRACT = f"""
             ORDER BY {CURRENT} DESC, created_at DESC, id DESC
             LIMIT 1) s ON true
       {IN_FORCE}
-"""  # noqa: S608 - made of constants of ours
+"""  # noqa: S608 - made of constants
 _KEY = """
            k.id AS key_id, k.status AS key_status, k.prefix, k.last4, k.permissions AS key_permissions, k.allowed_ips,
            k.expires_at, k.credit_cap, budget.id AS budget_id, budget.keys AS budget_keys
 """
-# Only a key with a cap has a budget: the first of the keys that came of each other by rotation, and how many there are.
+# Only a key with a cap has a budget. It is named by the first key of its chain of rotations, with the chain's length.
 _BUDGET = f"""
       LEFT JOIN LATERAL (
            SELECT id, (SELECT count(*) FROM ({budget_keys("first.id")}) keys) AS keys
@@ -64,7 +63,7 @@ _BUDGET = f"""
                         SELECT o.id, o.rotated_from FROM older n JOIN api_keys o ON o.id = n.rotated_from)
                    SELECT id FROM older WHERE rotated_from IS NULL) first
             WHERE k.credit_cap IS NOT NULL) budget ON true
-"""  # noqa: S608 - made of constants of ours
+"""  # noqa: S608 - made of constants
 _FIND = text(f"""
     SELECT {_KEY}, {_ACCOUNT}
       FROM api_keys k
@@ -72,15 +71,15 @@ _FIND = text(f"""
            {_BUDGET}
            {_CONTRACT}
      WHERE k.key_hash = :key_hash
-""")  # noqa: S608 - made of constants of ours
+""")  # noqa: S608 - made of constants
 
 _FIND_KEY = text(f"""
     SELECT {_KEY} FROM api_keys k {_BUDGET} WHERE k.id = :key_id AND k.user_id = :user_id
-""")  # noqa: S608 - made of constants of ours
+""")  # noqa: S608 - made of constants
 
 _FIND_ACCOUNT = text(f"""
     SELECT {_ACCOUNT} FROM users u {_CONTRACT} WHERE u.id = :user_id AND u.deleted_at IS NULL
-""")  # noqa: S608 - made of constants of ours
+""")  # noqa: S608 - made of constants
 
 _BALANCE = text("""
     SELECT u.version AS account_version, c.credit_seq, c.current_credits
@@ -96,8 +95,8 @@ _CATALOGUE = text("""
 
 
 @dataclass(frozen=True, slots=True)
-class HotBalance:
-    """What a cold account is loaded into Redis with."""
+class AccountBalance:
+    """The state that an account is loaded into Redis with."""
 
     account_version: int
     credit_seq: int
@@ -106,37 +105,37 @@ class HotBalance:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """The features of each active plan, by plan name, cheapest first."""
+    """The features of active plans by plan name, cheapest first."""
 
     version: int
     features: Mapping[str, Mapping[str, FeatureValue]]
 
 
 async def find_principal(connection: AsyncConnection, key_hash: bytes) -> Principal | None:
-    """Who holds the key of this digest, in whatever state; None for an unknown key."""
+    """The key of this digest with its account, in any state; None for an unknown key."""
     row = (await connection.execute(_FIND, {"key_hash": key_hash})).mappings().one_or_none()
     return None if row is None else _principal(row)
 
 
 async def find_account(connection: AsyncConnection, user_id: UUID) -> Account | None:
-    """An account as its keys would be admitted on; None for an unknown or deleted one."""
+    """The account as its keys are admitted on; None for an unknown or deleted one."""
     row = (await connection.execute(_FIND_ACCOUNT, {"user_id": user_id})).mappings().one_or_none()
     return None if row is None else _account(row)
 
 
 async def find_key(connection: AsyncConnection, user_id: UUID, key_id: UUID) -> Key | None:
-    """A key of the user; None for one that is unknown or another's."""
+    """A key of the user; None for an unknown key or another user's."""
     row = (await connection.execute(_FIND_KEY, {"key_id": key_id, "user_id": user_id})).mappings().one_or_none()
     return None if row is None else _key(row)
 
 
-async def load_balance(connection: AsyncConnection, user_id: UUID) -> HotBalance | None:
-    """The balance PostgreSQL knows of; the journal may hold charges it does not have yet."""
+async def get_balance(connection: AsyncConnection, user_id: UUID) -> AccountBalance | None:
+    """The balance in PostgreSQL; the journal may hold charges that are not in it yet."""
     row = (await connection.execute(_BALANCE, {"user_id": user_id})).one_or_none()
-    return None if row is None else HotBalance(row.account_version, row.credit_seq, row.current_credits)
+    return None if row is None else AccountBalance(row.account_version, row.credit_seq, row.current_credits)
 
 
-async def catalogue(connection: AsyncConnection) -> Catalogue:
+async def get_catalogue(connection: AsyncConnection) -> Catalogue:
     rows = (await connection.execute(_CATALOGUE)).all()
     return Catalogue(rows[0].version, {row.name: row.features for row in rows if row.name is not None})
 

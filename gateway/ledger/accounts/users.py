@@ -1,4 +1,4 @@
-"""Users: made, found, changed, suspended. Every change bumps the account's version."""
+"""Users. Every change bumps the account's version."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class User:
 
 
 class UserFields(TypedDict, total=False):
-    """What can be given at creation and changed later."""
+    """Fields that can be set at creation and changed later."""
 
     name: str | None
     company: str | None
@@ -57,7 +57,7 @@ _EXISTING = select(*columns(users, User)).where(users.c.deleted_at.is_(None))
 
 
 async def create(connection: AsyncConnection, email: str, **given: Unpack[UserFields]) -> User:
-    """A new, active user with a balance of zero. Raises AlreadyExists for a taken email or external_id."""
+    """Creates an active user without credits. Raises AlreadyExists for a taken email or external_id."""
     async with checked(connection, "user"):
         made = insert(users).values(email=email.strip(), **given).returning(*columns(users, User))
         user = value(User, (await connection.execute(made)).one())
@@ -97,14 +97,14 @@ async def patch(connection: AsyncConnection, user_id: UUID, **changes: Unpack[Us
     return await _change(connection, user_id, dict(changes))
 
 
-async def rehash(connection: AsyncConnection, user_id: UUID, *, old: str | None, new: str) -> None:
-    """The same password under another hash. Nothing that decisions are made on: no version moves."""
+async def update_password_hash(connection: AsyncConnection, user_id: UUID, *, old: str | None, new: str) -> None:
+    """Replaces the hash of an unchanged password. No admission depends on it, so it bumps no version."""
     same = (users.c.id == user_id, users.c.password_hash == old)
     await connection.execute(update(users).where(*same).values(password_hash=new))
 
 
 async def suspend(connection: AsyncConnection, user_id: UUID) -> User:
-    """From the very next request on, the account's keys are refused."""
+    """The account's keys are refused from the next request on."""
     return await _change(connection, user_id, {"status": AccountStatus.SUSPENDED})
 
 
@@ -113,16 +113,16 @@ async def reactivate(connection: AsyncConnection, user_id: UUID) -> User:
 
 
 async def delete(connection: AsyncConnection, user_id: UUID) -> None:
-    """Empties the user of personal data, suspends it and revokes its keys; usage and the ledger keep their account.
+    """Removes the user's personal data, suspends it and revokes its keys; usage and ledger rows stay.
 
-    Raises NotFound for one that is unknown or deleted already.
+    Raises NotFound for an unknown or deleted user.
     """
-    emptied: dict[str, Any] = dict.fromkeys(("name", "company", "password_hash", "external_id", "email_verified_at"))
+    personal: dict[str, Any] = dict.fromkeys(("name", "company", "password_hash", "external_id", "email_verified_at"))
     tombstone = f"{user_id}@deleted.invalid"  # .invalid never resolves: RFC 2606 section 2
     state = {"email": tombstone, "status": AccountStatus.SUSPENDED, "deleted_at": func.now(), "metadata": {}}
-    await _change(connection, user_id, emptied | state)
+    await _change(connection, user_id, personal | state)
     await connection.execute(_REVOKE_KEYS, {"user_id": user_id})
-    await audit_log.erase(connection, user_id)
+    await audit_log.erase_personal(connection, user_id)
 
 
 _REVOKE_KEYS = text("""
@@ -133,7 +133,7 @@ _REVOKE_KEYS = text("""
 
 
 async def _change(connection: AsyncConnection, user_id: UUID, changes: Mapping[str, Any]) -> User:
-    # The bump comes first: it takes the row lock that orders this change among others of the account.
+    # The bump comes first: its row lock serializes the changes of an account.
     if await get(connection, user_id) is None or await bump_account(connection, user_id) is None:
         raise NotFound("user", user_id)
     changed = update(users).where(users.c.id == user_id).values(changes).returning(*columns(users, User))

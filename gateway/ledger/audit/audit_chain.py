@@ -1,4 +1,4 @@
-"""The audit log as a chain (`policies/audit_chain.py`): sealed at each commit, walked from end to end on demand."""
+"""The hash chain of the audit log (`policies/audit_chain.py`): sealed at each commit, verified on demand."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from gateway.ledger.db.rows import columns
 from gateway.ledger.db.session import AUDIT_KEYS
 from gateway.ledger.db.tables import audit_head, audit_log, audit_personal
 from policies import audit_chain
-from policies.audit_chain import Broken, Entry, Head, Personal, Sealed, Walk
+from policies.audit_chain import ChainBreak, ChainWalk, Entry, Head, Personal, SealedRow
 
 ROWS_PER_FETCH = 1000
 SALT_BYTES = 16
 
 
 def keys_of(peppers: Mapping[int, bytes]) -> dict[int, bytes]:
-    """The keys of the chain by the version of the pepper that each is derived from."""
+    """The chain keys by version of the pepper that each is derived from."""
     return {version: audit_chain.chain_key(pepper) for version, pepper in peppers.items()}
 
 
@@ -32,40 +32,42 @@ async def seal_entries(connection: AsyncConnection, entries: Sequence[Mapping[st
     No other transaction appends from here to the commit. Without keys the rows carry no seal, which a walk reports.
     """
     keys: Mapping[int, bytes] = connection.info.get(AUDIT_KEYS, {})
-    head, instant = await _locked_head(connection)
+    head, instant = await _get_head_for_update(connection)
     version = max(keys, default=None)
     rows, personal, last_hash = [], [], head.hash
     for number, given in enumerate(entries, head.last_id + 1):
-        entry, kept = _entry(given, number=number, instant=instant)
+        entry, values = _split_entry(given, number=number, instant=instant)
         row = {name: getattr(entry, name) for name in Entry.__slots__}
         if version is not None:
             previous, last_hash = last_hash, audit_chain.seal(keys[version], last_hash, entry)
             row |= {"prev_hash": previous, "hash": last_hash, "pepper_version": version}
         rows.append(row)
-        if kept is not None:
-            personal.append({"audit_id": number, **kept})
+        if values is not None:
+            personal.append({"audit_id": number, **values})
     await connection.execute(insert(audit_log), rows)
     if personal:
         await connection.execute(insert(audit_personal), personal)
-    await _move_head(connection, head, rows[-1]["id"], last_hash=last_hash, key=(version, keys))
+    await _update_head(connection, head, rows[-1]["id"], last_hash=last_hash, key=(version, keys))
 
 
-async def read_head(connection: AsyncConnection) -> Head:
+async def get_head(connection: AsyncConnection) -> Head:
     row = (await connection.execute(select(*_HEAD))).one()
     return Head(*row)
 
 
-async def verify(connection: AsyncConnection, keys: Mapping[int, bytes], *, anchor: str | None = None) -> Walk | Broken:
-    """The walk along the whole log, or the first row at which the chain does not hold.
+async def verify(
+    connection: AsyncConnection, keys: Mapping[int, bytes], *, anchor: str | None = None
+) -> ChainWalk | ChainBreak:
+    """Verifies the whole log; gives the finished walk, or the first row at which the chain breaks.
 
-    To be called first in its transaction: head and rows are read from one snapshot.
+    It must come first in its transaction, since it reads head and rows from one snapshot.
     """
     await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
-    walk = Walk(keys, await read_head(connection), anchor=anchor)
+    walk = ChainWalk(keys, await get_head(connection), anchor=anchor)
     async for row in _rows(connection):
         if (broken := walk.step(row)) is not None:
             return broken
-    return walk.end() or walk
+    return walk.finish() or walk
 
 
 _HEAD = (
@@ -78,13 +80,13 @@ _HEAD = (
 _ENTRY = columns(audit_log, Entry)
 
 
-async def _locked_head(connection: AsyncConnection) -> tuple[Head, datetime]:
+async def _get_head_for_update(connection: AsyncConnection) -> tuple[Head, datetime]:
     row = (await connection.execute(select(*_HEAD, func.clock_timestamp()).with_for_update())).one()
     *head, instant = row
     return Head(*head), instant
 
 
-async def _move_head(
+async def _update_head(
     connection: AsyncConnection,
     head: Head,
     last_id: int,
@@ -100,14 +102,14 @@ async def _move_head(
     await connection.execute(update(audit_head).values(values))
 
 
-def _entry(given: Mapping[str, Any], *, number: int, instant: datetime) -> tuple[Entry, dict[str, Any] | None]:
-    """The entry, with what is personal in it taken out and given apart where there is someone to whom it belongs."""
+def _split_entry(given: Mapping[str, Any], *, number: int, instant: datetime) -> tuple[Entry, dict[str, Any] | None]:
+    """(the entry without personal values, those values or None). Without a subject the entry keeps them."""
     subject = _subject(given)
     if subject is None:
         return Entry(id=number, created_at=instant, **given), None
     salt = secrets.token_bytes(SALT_BYTES)
-    before, personal_before = audit_chain.part_personal(given["before"], salt)
-    after, personal_after = audit_chain.part_personal(given["after"], salt)
+    before, personal_before = audit_chain.split_personal(given["before"], salt)
+    after, personal_after = audit_chain.split_personal(given["after"], salt)
     entry = Entry(id=number, created_at=instant, **{**given, "before": before, "after": after})
     if personal_before is None and personal_after is None:
         return entry, None
@@ -115,17 +117,17 @@ def _entry(given: Mapping[str, Any], *, number: int, instant: datetime) -> tuple
 
 
 def _subject(given: Mapping[str, Any]) -> UUID | None:
-    """Whose data an entry holds: the user it is about, or to whom the thing belongs."""
-    named = given["entity_id"] if given["entity"] == "user" else None
+    """The user whose data the entry has: the entity itself, or its owner."""
+    user_id = given["entity_id"] if given["entity"] == "user" else None
     for document in (given["after"], given["before"]):
-        named = named or (document or {}).get("user_id")
+        user_id = user_id or (document or {}).get("user_id")
     try:
-        return UUID(str(named))
+        return UUID(str(user_id))
     except ValueError:
         return None
 
 
-async def _rows(connection: AsyncConnection) -> AsyncIterator[Sealed]:
+async def _rows(connection: AsyncConnection) -> AsyncIterator[SealedRow]:
     personal = (
         audit_personal.c.salt,
         audit_personal.c.before.label("apart_before"),
@@ -138,9 +140,9 @@ async def _rows(connection: AsyncConnection) -> AsyncIterator[Sealed]:
         .order_by(audit_log.c.id)
     )
     stream = await connection.stream(query)
-    async for some in stream.partitions(ROWS_PER_FETCH):
-        for row in some:
-            found = row._mapping  # noqa: SLF001 - public in spite of its name, says SQLAlchemy
+    async for rows in stream.partitions(ROWS_PER_FETCH):
+        for row in rows:
+            found = row._mapping  # noqa: SLF001 - public by SQLAlchemy's documentation
             entry = Entry(**{name: found[name] for name in Entry.__slots__})
             apart = None if row.salt is None else Personal(row.salt, row.apart_before, row.apart_after)
-            yield Sealed(entry, row.prev_hash, row.hash, row.pepper_version, apart)
+            yield SealedRow(entry, row.prev_hash, row.hash, row.pepper_version, apart)

@@ -1,7 +1,7 @@
-"""Who changed what, and why: written in the transaction of the change, never rewritten.
+"""The audit log: who changed what, and why. Entries are written with the change and never rewritten.
 
-What is appended waits with its connection until the transaction is about to commit, and is sealed then
-(`gateway/ledger/audit/audit_chain.py`): so the lock that orders the rows is the last one taken, and held shortest.
+An appended entry waits until its transaction is about to commit, and is sealed then (`audit_chain.py`). So the lock
+that orders the entries is the last one taken and the shortest held.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ERASED = "(erased)"
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """A row as it may be read: personal data in its place where it has not been erased, ERASED where it has."""
+    """A log entry with its personal data in place, or ERASED where that was erased."""
 
     id: int
     actor: str
@@ -41,7 +41,7 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditFilter:
-    """None matches all. From `since` on, before `until`."""
+    """None matches all; `since` is inclusive, `until` exclusive."""
 
     actor: str | None = None
     action: str | None = None
@@ -68,7 +68,7 @@ async def append(
     after: Mapping[str, Any] | None = None,
     reason: str | None = None,
 ) -> None:
-    """`before` and `after` are what JSON can hold; secrets are the caller's to leave out. In the log at the commit."""
+    """Appends an entry at the commit. `before` and `after` are JSON; the caller leaves out secrets."""
     entry = {
         "actor": actor,
         "action": action,
@@ -86,11 +86,11 @@ async def list_entries(
 ) -> Page[AuditEntry]:
     """Newest first."""
     page = await page_by_number(connection, _matching(wanted or AuditFilter()), _Stored, cursor=cursor, limit=limit)
-    return Page(tuple(map(_readable, page.data)), page.next_cursor)
+    return Page(tuple(map(_merge_personal, page.data)), page.next_cursor)
 
 
-async def erase(connection: AsyncConnection, user_id: UUID) -> None:
-    """Forgets what the log holds of a person: values and salts. The rows and their seals stay as they are."""
+async def erase_personal(connection: AsyncConnection, user_id: UUID) -> None:
+    """Deletes a user's personal values and salts from the log. The entries and their seals stay valid."""
     await connection.execute(delete(audit_personal).where(audit_personal.c.user_id == user_id))
 
 
@@ -114,15 +114,15 @@ def _matching(wanted: AuditFilter) -> Any:
     return query
 
 
-def _readable(row: _Stored) -> AuditEntry:
+def _merge_personal(row: _Stored) -> AuditEntry:
     given = {item.name: getattr(row, item.name) for item in fields(AuditEntry)}
-    given["before"] = _whole(row.before, row.personal_before)
-    given["after"] = _whole(row.after, row.personal_after)
+    given["before"] = _with_personal(row.before, row.personal_before)
+    given["after"] = _with_personal(row.after, row.personal_after)
     return AuditEntry(**given)
 
 
-def _whole(said: Mapping[str, Any] | None, personal: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    if said is None:
+def _with_personal(document: Mapping[str, Any] | None, personal: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if document is None:
         return None
-    erased = {name: ERASED for name, value in said.items() if isinstance(value, dict) and value.keys() == {DIGEST}}
-    return {**said, **erased, **(personal or {})}
+    erased = {name: ERASED for name, value in document.items() if isinstance(value, dict) and value.keys() == {DIGEST}}
+    return {**document, **erased, **(personal or {})}

@@ -1,4 +1,4 @@
-"""Plans as a configuration offers them: created where they are missing, overwritten only on purpose."""
+"""Plans of the configuration: created where missing, overwritten on request only."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from gateway.ledger.catalogue.plans import PlanTerms, StoredPlan
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """A plan to be. `permissions` None says nothing of them: the plan is created with those that routes ask for."""
+class ConfiguredPlan:
+    """A plan of the configuration. With `permissions` None it is created with those that routes require."""
 
     id: str
     terms: PlanTerms
@@ -24,69 +24,69 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class PlanChange:
-    """What applying an offer did: `changed` gives (before, after) by field; all of them for a new plan."""
+    """What `apply` changed: `changed` is (before, after) by field; all fields for a new plan."""
 
     plan_id: str
     is_new: bool
     changed: Mapping[str, tuple[Any, Any]]
 
 
-# Any fixed number will do; it spells "offers". Of nodes that start at once, one creates and the others find.
+# A fixed number, "offers" in ASCII. Of nodes that start at once, one creates the plans and the others find them.
 _LOCK = text("SELECT pg_advisory_xact_lock(:key)")
 ADVISORY_LOCK = int.from_bytes(b"offers", "big")
 
 
 async def seed(
-    connection: AsyncConnection, offers: Collection[Offer], *, route_permissions: Collection[str] = ()
+    connection: AsyncConnection, configured: Collection[ConfiguredPlan], *, route_permissions: Collection[str] = ()
 ) -> tuple[str, ...]:
-    """Creates what is missing and overwrites nothing; gives the ids of the plans it created.
+    """Creates missing plans and overwrites nothing; gives the ids of the created plans.
 
-    A permission that a route asks for is granted once, when it is created itself, to the offered plans that do not list
-    theirs: an administrator may withdraw it for good. A plan whose name another one has is not created.
+    A permission that a route requires is granted once, when it is created, to configured plans that list none, so an
+    administrator can withdraw it for good. A plan whose name another plan has is not created.
     """
     await connection.execute(_LOCK, {"key": ADVISORY_LOCK})
     stored = await plans.list_plans(connection)
     ids, names = {plan.id for plan in stored}, {plan.terms.name for plan in stored}
-    missing = [offer for offer in offers if offer.id not in ids and offer.terms.name not in names]
+    missing = [plan for plan in configured if plan.id not in ids and plan.terms.name not in names]
     new = await _create_permissions(connection, [*route_permissions, *_listed(missing)])
-    for offer in offers:
-        if offer.id in ids and offer.permissions is None:
+    for plan in configured:
+        if plan.id in ids and plan.permissions is None:
             for permission in sorted(new & set(route_permissions)):
-                await plans.grant_permission(connection, offer.id, permission)
-    for offer in missing:
-        await _create(connection, offer, route_permissions)
-    return tuple(offer.id for offer in missing)
+                await plans.grant_permission(connection, plan.id, permission)
+    for plan in missing:
+        await _create(connection, plan, route_permissions)
+    return tuple(plan.id for plan in missing)
 
 
 async def apply(
-    connection: AsyncConnection, offers: Collection[Offer], *, route_permissions: Collection[str] = ()
+    connection: AsyncConnection, configured: Collection[ConfiguredPlan], *, route_permissions: Collection[str] = ()
 ) -> tuple[PlanChange, ...]:
-    """Makes the offered plans be as given; others stay, and so do permissions where an offer says nothing of them.
+    """Makes plans equal to the configuration; other plans, and permissions that it does not list, stay.
 
-    Gives what changed, without those that were so already. Raises AlreadyExists, InvalidValue, and NotFound where a new
-    plan is to have a permission of the routes that was never seeded: created here, no other plan would get it.
+    Gives the plans that changed. Raises AlreadyExists, InvalidValue, and NotFound for a route's permission that `seed`
+    has not created: created here, no other plan would get it.
     """
     await connection.execute(_LOCK, {"key": ADVISORY_LOCK})
-    await _create_permissions(connection, _listed(offers))
+    await _create_permissions(connection, _listed(configured))
     changes = []
-    for offer in offers:
-        before = await plans.get(connection, offer.id)
+    for plan in configured:
+        before = await plans.get(connection, plan.id)
         if before is None:
-            after = await _create(connection, offer, route_permissions)
-        elif _is_as_offered(before, offer):
+            after = await _create(connection, plan, route_permissions)
+        elif _is_up_to_date(before, plan):
             continue
         else:
-            after = await plans.change(connection, offer.id, offer.terms, permissions=offer.permissions)
-        changes.append(PlanChange(offer.id, before is None, _difference(before, after)))
+            after = await plans.change(connection, plan.id, plan.terms, permissions=plan.permissions)
+        changes.append(PlanChange(plan.id, before is None, _difference(before, after)))
     return tuple(changes)
 
 
-def _listed(offers: Iterable[Offer]) -> list[str]:
-    return [permission for offer in offers for permission in offer.permissions or ()]
+def _listed(configured: Iterable[ConfiguredPlan]) -> list[str]:
+    return [permission for plan in configured for permission in plan.permissions or ()]
 
 
 async def _create_permissions(connection: AsyncConnection, names: Iterable[str]) -> frozenset[str]:
-    """Those of the names that are new."""
+    """Gives the names that were new."""
     known = {permission.name for permission in await plans.list_permissions(connection)}
     new = frozenset(names) - known
     for name in sorted(new):
@@ -94,19 +94,19 @@ async def _create_permissions(connection: AsyncConnection, names: Iterable[str])
     return new
 
 
-async def _create(connection: AsyncConnection, offer: Offer, route_permissions: Collection[str]) -> StoredPlan:
-    permissions = route_permissions if offer.permissions is None else offer.permissions
-    return await plans.create(connection, offer.terms, plan_id=offer.id, permissions=permissions)
+async def _create(connection: AsyncConnection, plan: ConfiguredPlan, route_permissions: Collection[str]) -> StoredPlan:
+    permissions = route_permissions if plan.permissions is None else plan.permissions
+    return await plans.create(connection, plan.terms, plan_id=plan.id, permissions=permissions)
 
 
-def _is_as_offered(plan: StoredPlan, offer: Offer) -> bool:
-    return plan.terms == offer.terms and offer.permissions in (None, plan.permissions)
+def _is_up_to_date(stored: StoredPlan, plan: ConfiguredPlan) -> bool:
+    return stored.terms == plan.terms and plan.permissions in (None, stored.permissions)
 
 
 def _difference(before: StoredPlan | None, after: StoredPlan) -> dict[str, tuple[Any, Any]]:
-    old, new = _written(before) if before else {}, _written(after)
+    old, new = _fields(before) if before else {}, _fields(after)
     return {name: (old.get(name), value) for name, value in new.items() if not old or old[name] != value}
 
 
-def _written(plan: StoredPlan) -> dict[str, Any]:
+def _fields(plan: StoredPlan) -> dict[str, Any]:
     return {item.name: getattr(plan.terms, item.name) for item in fields(PlanTerms)} | {"permissions": plan.permissions}

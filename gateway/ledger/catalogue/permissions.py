@@ -16,12 +16,12 @@ from gateway.ledger.db.tables import api_keys, permissions, plan_permissions
 from policies.model import KeyStatus
 
 _COLUMNS = columns(permissions, Permission)
-NAMED = 10  # enough users to find out who they are
+NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Uses:
-    """The ids of plans that grant a permission and of keys that are narrowed to it, some of them."""
+class PermissionUses:
+    """Up to NAMED ids each of plans that grant a permission and of keys that are restricted to it."""
 
     plans: tuple[str, ...]
     keys: tuple[UUID, ...]
@@ -32,8 +32,8 @@ async def get(connection: AsyncConnection, permission_id: UUID) -> Permission | 
     return None if row is None else value(Permission, row)
 
 
-async def lock(connection: AsyncConnection, permission_id: UUID) -> Permission:
-    """The permission, which nobody grants or changes until the transaction ends. Raises NotFound."""
+async def get_for_update(connection: AsyncConnection, permission_id: UUID) -> Permission:
+    """The permission, locked against grants and changes until the transaction ends. Raises NotFound."""
     await bump_catalogue(connection)
     query = select(*_COLUMNS).where(permissions.c.id == permission_id).with_for_update()
     row = (await connection.execute(query)).one_or_none()
@@ -42,16 +42,16 @@ async def lock(connection: AsyncConnection, permission_id: UUID) -> Permission:
     return value(Permission, row)
 
 
-async def uses(connection: AsyncConnection, permission: Permission) -> Uses:
-    """Of keys those that may still be used."""
+async def list_uses(connection: AsyncConnection, permission: Permission) -> PermissionUses:
+    """Revoked keys are left out."""
     granting = select(plan_permissions.c.plan_id).where(plan_permissions.c.permission_id == permission.id)
-    narrowed = select(api_keys.c.id).where(
+    restricted = select(api_keys.c.id).where(
         api_keys.c.permissions.op("@>")(cast([permission.name], ARRAY(Text))),
         api_keys.c.status != KeyStatus.REVOKED,
     )
     plans = await connection.scalars(granting.order_by(plan_permissions.c.plan_id).limit(NAMED))
-    keys = await connection.scalars(narrowed.limit(NAMED))
-    return Uses(tuple(plans), tuple(keys))
+    keys = await connection.scalars(restricted.limit(NAMED))
+    return PermissionUses(tuple(plans), tuple(keys))
 
 
 async def change(connection: AsyncConnection, permission_id: UUID, *, name: str, description: str | None) -> Permission:

@@ -1,7 +1,7 @@
-"""What each version of a plan said, and who holds to one.
+"""The versions of a plan, and the subscriptions that are pinned to one.
 
-A subscription follows its plan, change by change, unless it keeps the version it has. So a change for everyone touches
-no subscription, however many there are; only a change that leaves subscribers alone writes to theirs.
+A subscription follows its plan unless it is pinned to a version (`keeps_version`). So a change for all subscribers
+writes to no subscription; only a change that exempts the present subscribers does.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.db.tables.subscriptions import CURRENT
 
-# In place of `subscription_plans p`, for a subscription s and its plan: its row as the subscription has it. A version
-# is laid over the row of today, so that a column which is newer than the version has today's value.
+# Joins the plan `p` of a subscription `s` in the version that the subscription is on. The version is laid over today's
+# row, so a column that is newer than the version has today's value.
 IN_FORCE = """
       LEFT JOIN subscription_plans today ON today.id = s.plan_id
       LEFT JOIN plan_versions v ON s.keeps_version AND v.plan_id = s.plan_id AND v.version = s.plan_version
       LEFT JOIN LATERAL jsonb_populate_record(today, coalesce(v.terms, '{}')) p ON true
 """
 
-_NOTE = text("""
+_RECORD = text("""
     INSERT INTO plan_versions (plan_id, version, terms, tiers, permissions)
     SELECT p.id, p.version, to_jsonb(p),
            coalesce((SELECT jsonb_agg(jsonb_build_object(
@@ -35,13 +35,13 @@ _NOTE = text("""
         SET terms = excluded.terms, tiers = excluded.tiers, permissions = excluded.permissions
 """)
 
-_KEEP = text(f"""
+_PIN = text(f"""
     UPDATE subscriptions s SET keeps_version = true, plan_version = p.version, updated_at = now()
       FROM subscription_plans p
      WHERE p.id = :plan_id AND s.plan_id = p.id AND NOT s.keeps_version AND ({CURRENT} OR status = 'incomplete')
-""")  # noqa: S608 - CURRENT is a constant of ours
+""")  # noqa: S608 - CURRENT is a constant
 
-_MIGRATE = text("""
+_UNPIN = text("""
     UPDATE subscriptions s SET keeps_version = false, plan_version = p.version, updated_at = now()
       FROM subscription_plans p
      WHERE p.id = :plan_id AND s.plan_id = p.id AND s.keeps_version
@@ -55,21 +55,21 @@ _GET = text("""
 """)
 
 
-async def note(connection: AsyncConnection, plan_id: str) -> None:
-    """Keeps what the plan's newest version says."""
-    await connection.execute(_NOTE, {"plan_id": plan_id})
+async def record(connection: AsyncConnection, plan_id: str) -> None:
+    """Records the plan's current version."""
+    await connection.execute(_RECORD, {"plan_id": plan_id})
 
 
-async def keep(connection: AsyncConnection, plan_id: str) -> None:
-    """Whoever follows the plan holds to the version it has now."""
-    await connection.execute(_KEEP, {"plan_id": plan_id})
+async def pin_subscribers(connection: AsyncConnection, plan_id: str) -> None:
+    """Pins the subscriptions that follow the plan to its current version."""
+    await connection.execute(_PIN, {"plan_id": plan_id})
 
 
-async def migrate(connection: AsyncConnection, plan_id: str) -> int:
-    """Whoever kept a version follows the plan again; gives how many that were."""
-    return (await connection.execute(_MIGRATE, {"plan_id": plan_id})).rowcount
+async def unpin_subscribers(connection: AsyncConnection, plan_id: str) -> int:
+    """Lets pinned subscriptions follow the plan again; gives how many."""
+    return (await connection.execute(_UNPIN, {"plan_id": plan_id})).rowcount
 
 
 async def get(connection: AsyncConnection, plan_id: str, version: int) -> Row[Any] | None:
-    """The columns of subscription_plans with `tiers` and `permissions`."""
+    """The columns of subscription_plans, with `tiers` and `permissions`; None for an unknown version."""
     return (await connection.execute(_GET, {"plan_id": plan_id, "version": version})).one_or_none()

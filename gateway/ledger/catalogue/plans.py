@@ -1,7 +1,7 @@
-"""Plans and permissions: what subscriptions give.
+"""Plans, their tiers and their permissions.
 
-Every change begins by bumping the catalogue's version: the lock of that row orders them all, so that changes wait for
-each other, but never in a circle. It ends by noting what the plan's new version says (`plan_versions.py`).
+Every change first bumps the catalogue's version: the lock of that row serializes all changes, so none deadlock. It
+ends by recording the plan's new version (`plan_versions.py`).
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Tier:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanTerms:
-    """What a plan says. Limits of None are no limits; `price` is per billing interval, in `currency` (ISO 4217).
+    """The terms of a plan. A limit of None is no limit; `price` is per billing interval, in `currency` (ISO 4217).
 
-    `tiers` rise by `up_to`.
+    `tiers` are sorted by `up_to`.
     """
 
     name: str
@@ -73,7 +73,7 @@ class PlanTerms:
 
 @dataclass(frozen=True, slots=True)
 class StoredPlan:
-    """A plan as the catalogue has it; `version` counts its changes, its permissions' included."""
+    """A plan in the catalogue; `version` counts its changes, those of permissions included."""
 
     id: str
     version: int
@@ -92,7 +92,7 @@ class Permission:
 
 
 async def list_plans(connection: AsyncConnection) -> tuple[StoredPlan, ...]:
-    """All plans, the cheapest first unless `sort_order` says otherwise."""
+    """All plans by `sort_order`, then the cheapest first."""
     rows = await connection.execute(select(*_PLAN).order_by(*_BY_ORDER))
     return tuple(_stored(row) for row in rows)
 
@@ -103,26 +103,26 @@ async def get(connection: AsyncConnection, plan_id: str) -> StoredPlan | None:
 
 
 async def get_version(connection: AsyncConnection, plan_id: str, version: int) -> StoredPlan | None:
-    """The plan as it was in that version, for who keeps it."""
-    kept = await plan_versions.get(connection, plan_id, version)
-    if kept is None:
+    """The plan in a former version; None for an unknown one."""
+    stored = await plan_versions.get(connection, plan_id, version)
+    if stored is None:
         return None
     terms = PlanTerms(
-        **{column.name: getattr(kept, column.name) for column in _COLUMNS},
-        tiers=tuple(map(_tier, kept.tiers)),
+        **{column.name: getattr(stored, column.name) for column in _COLUMNS},
+        tiers=tuple(map(_tier, stored.tiers)),
     )
-    return StoredPlan(plan_id, version, terms, frozenset(kept.permissions), kept.created_at, kept.updated_at)
+    return StoredPlan(plan_id, version, terms, frozenset(stored.permissions), stored.created_at, stored.updated_at)
 
 
 async def find(connection: AsyncConnection, named: str) -> StoredPlan | None:
-    """By id; where no plan has this id, by name."""
+    """The plan of this id or, failing that, of this name."""
     has_id, has_name = subscription_plans.c.id == named, subscription_plans.c.name == named
     row = (await connection.execute(select(*_PLAN).where(has_id | has_name).order_by(has_id.desc()).limit(1))).first()
     return None if row is None else _stored(row)
 
 
-def id_of(name: str) -> str:
-    """A word as ids are: accents dropped, what is no letter or digit a hyphen."""
+def slug_of(name: str) -> str:
+    """`Pro, yearly` becomes `pro-yearly`: accents dropped, hyphens for all but letters and digits."""
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:64]
 
@@ -130,20 +130,20 @@ def id_of(name: str) -> str:
 async def create(
     connection: AsyncConnection, terms: PlanTerms, *, plan_id: str | None = None, permissions: Iterable[str] = ()
 ) -> StoredPlan:
-    """Without an id one is made of the name: `Pro, yearly` becomes `pro-yearly`.
+    """Creates a plan; without an id, the id is the slug of the name.
 
     Raises AlreadyExists for a taken id, name or provider id, InvalidValue, and NotFound for an unknown permission.
     """
-    chosen = plan_id or id_of(terms.name)
+    chosen = plan_id or slug_of(terms.name)
     if not chosen:
         raise InvalidValue("plan", "id is required where the name has no letter or digit to make one of")
     await bump_catalogue(connection)
     granted = await _permission_ids(connection, permissions)
     async with checked(connection, "plan"):
         await connection.execute(insert(subscription_plans).values(id=chosen, **_values(terms)))
-    await _put_tiers(connection, chosen, terms.tiers)
-    await _put_permissions(connection, chosen, granted)
-    await plan_versions.note(connection, chosen)
+    await _replace_tiers(connection, chosen, terms.tiers)
+    await _replace_permissions(connection, chosen, granted)
+    await plan_versions.record(connection, chosen)
     return await _existing(connection, chosen)
 
 
@@ -155,32 +155,32 @@ async def change(
     permissions: Iterable[str] | None = None,
     subscribers: Literal["migrate", "keep"] = "migrate",
 ) -> StoredPlan:
-    """Puts `terms` in place of the plan's, and `permissions` unless None. Its id stays.
+    """Replaces the plan's terms, and its permissions unless None.
 
-    All its subscribers have the new version from their next request on, or each of them keeps the one it has until
-    `migrate`. Raises NotFound for an unknown plan or permission, AlreadyExists, InvalidValue.
+    `subscribers` get the new version from their next request on (migrate), or stay on theirs until `migrate` (keep).
+    Raises NotFound for an unknown plan or permission, AlreadyExists, InvalidValue.
     """
     await bump_catalogue(connection)
     if subscribers == "keep":
-        await plan_versions.keep(connection, plan_id)
+        await plan_versions.pin_subscribers(connection, plan_id)
     granted = None if permissions is None else await _permission_ids(connection, permissions)
     async with checked(connection, "plan"):
         await _change(connection, plan_id, _values(terms))
-    await _put_tiers(connection, plan_id, terms.tiers)
+    await _replace_tiers(connection, plan_id, terms.tiers)
     if granted is not None:
-        await _put_permissions(connection, plan_id, granted)
-    await plan_versions.note(connection, plan_id)
+        await _replace_permissions(connection, plan_id, granted)
+    await plan_versions.record(connection, plan_id)
     if subscribers == "migrate":
-        await plan_versions.migrate(connection, plan_id)
+        await plan_versions.unpin_subscribers(connection, plan_id)
     return await _existing(connection, plan_id)
 
 
 async def migrate(connection: AsyncConnection, plan_id: str) -> int:
-    """Ends the keeping of older versions of the plan; gives how many subscriptions did. Raises NotFound."""
+    """Moves subscriptions on older versions to the current one; gives how many. Raises NotFound."""
     await bump_catalogue(connection)
     if await get(connection, plan_id) is None:
         raise NotFound("plan", plan_id)
-    return await plan_versions.migrate(connection, plan_id)
+    return await plan_versions.unpin_subscribers(connection, plan_id)
 
 
 async def remove(connection: AsyncConnection, plan_id: str) -> None:
@@ -205,27 +205,27 @@ async def create_permission(connection: AsyncConnection, name: str, *, descripti
 
 
 async def grant_permission(connection: AsyncConnection, plan_id: str, permission: str) -> None:
-    """The plan's subscribers have it from their next request on; granting again is no error. Raises NotFound."""
+    """Grants the plan a permission, from the next request on. Idempotent. Raises NotFound."""
     await bump_catalogue(connection)
     await _change(connection, plan_id, {})
     permission_id = await _permission_id(connection, permission)
     granted = upsert(plan_permissions).values(plan_id=plan_id, permission_id=permission_id).on_conflict_do_nothing()
     await connection.execute(granted)
-    await plan_versions.note(connection, plan_id)
+    await plan_versions.record(connection, plan_id)
 
 
 async def withdraw_permission(connection: AsyncConnection, plan_id: str, permission: str) -> None:
-    """Withdrawing what the plan does not have is no error. Raises NotFound for no such plan or permission."""
+    """Takes a permission from the plan. Idempotent. Raises NotFound for an unknown plan or permission."""
     await bump_catalogue(connection)
     await _change(connection, plan_id, {})
     permission_id = await _permission_id(connection, permission)
     is_it = (plan_permissions.c.plan_id == plan_id) & (plan_permissions.c.permission_id == permission_id)
     await connection.execute(delete(plan_permissions).where(is_it))
-    await plan_versions.note(connection, plan_id)
+    await plan_versions.record(connection, plan_id)
 
 
 def _array(column: ColumnElement[Any], *, of: Any, by: ColumnElement[Any]) -> ColumnElement[Any]:
-    """The column's values in the rows that belong to the plan: of one statement with it, hence of one snapshot."""
+    """The column's values in the plan's rows, as an array of the same statement, hence of one snapshot."""
     return func.array(select(column).where(of).order_by(by).scalar_subquery(), type_=ARRAY(column.type))
 
 
@@ -249,14 +249,14 @@ _BY_ORDER = (subscription_plans.c.sort_order, subscription_plans.c.price, subscr
 
 
 async def _change(connection: AsyncConnection, plan_id: str, changes: Mapping[str, Any]) -> None:
-    """For who has bumped the catalogue. Raises NotFound."""
+    """The caller has bumped the catalogue. Raises NotFound."""
     changed = update(subscription_plans).where(subscription_plans.c.id == plan_id)
     result = await connection.execute(changed.values(**changes, version=subscription_plans.c.version + 1))
     if result.rowcount == 0:
         raise NotFound("plan", plan_id)
 
 
-async def _put_tiers(connection: AsyncConnection, plan_id: str, tiers: Iterable[Tier]) -> None:
+async def _replace_tiers(connection: AsyncConnection, plan_id: str, tiers: Iterable[Tier]) -> None:
     await connection.execute(delete(pricing_tiers).where(pricing_tiers.c.plan_id == plan_id))
     rows = [{"plan_id": plan_id, **{item.name: getattr(tier, item.name) for item in fields(Tier)}} for tier in tiers]
     if rows:
@@ -264,7 +264,7 @@ async def _put_tiers(connection: AsyncConnection, plan_id: str, tiers: Iterable[
             await connection.execute(insert(pricing_tiers), rows)
 
 
-async def _put_permissions(connection: AsyncConnection, plan_id: str, ids: Iterable[UUID]) -> None:
+async def _replace_permissions(connection: AsyncConnection, plan_id: str, ids: Iterable[UUID]) -> None:
     await connection.execute(delete(plan_permissions).where(plan_permissions.c.plan_id == plan_id))
     rows = [{"plan_id": plan_id, "permission_id": permission_id} for permission_id in ids]
     if rows:
@@ -286,9 +286,9 @@ async def _existing(connection: AsyncConnection, plan_id: str) -> StoredPlan:
     return _stored((await connection.execute(select(*_PLAN).where(subscription_plans.c.id == plan_id))).one())
 
 
-def _tier(kept: Mapping[str, str | None]) -> Tier:
-    """From `plan_versions`, where numbers are text, so that they stay exact."""
-    up_to, unit_price, flat_price = (kept[name] for name in ("up_to", "unit_price", "flat_price"))
+def _tier(stored: Mapping[str, str | None]) -> Tier:
+    """From `plan_versions`, which stores exact numbers as text."""
+    up_to, unit_price, flat_price = (stored[name] for name in ("up_to", "unit_price", "flat_price"))
     return Tier(
         up_to=None if up_to is None else int(up_to),
         unit_price=Decimal(unit_price or 0),

@@ -1,4 +1,4 @@
-"""Products: what plans are plans of."""
+"""Products, which group plans."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ async def get(connection: AsyncConnection, product_id: UUID) -> Product | None:
     return None if row is None else value(Product, row)
 
 
-async def lock(connection: AsyncConnection, product_id: UUID) -> Product:
-    """The product, which nobody else changes until the transaction ends. Raises NotFound."""
+async def get_for_update(connection: AsyncConnection, product_id: UUID) -> Product:
+    """The product, locked until the transaction ends. Raises NotFound."""
     query = select(*_COLUMNS).where(products.c.id == product_id).with_for_update()
     row = (await connection.execute(query)).one_or_none()
     if row is None:
@@ -70,6 +70,6 @@ async def patch(connection: AsyncConnection, product_id: UUID, **changes: Unpack
 
 
 async def remove(connection: AsyncConnection, product_id: UUID) -> None:
-    """Raises InUse while a plan is a plan of it."""
+    """Raises InUse while a plan belongs to it."""
     async with checked(connection, "product"):
         await connection.execute(delete(products).where(products.c.id == product_id))

@@ -62,9 +62,9 @@ async def grant(
     priority: int | None = None,
     subscription_id: UUID | None = None,
 ) -> LedgerEntry:
-    """Gives credits; they settle the account's debt first. Raises NotFound, InvalidValue.
+    """Grants credits, which pay the account's debt first. Raises NotFound, InvalidValue.
 
-    They can be spent at once: `effective_at` (now, by default) says when their time began, for a period under way.
+    They can be spent at once. `effective_at`, by default now, is the start of the period that they belong to.
     """
     terms = _terms(source, reason, effective_at=effective_at, expires_at=expires_at, priority=priority)
     debt = max(0, -await lock(connection, user_id))
@@ -85,7 +85,7 @@ async def grant_period(
     subscription_id: UUID,
     period_start: datetime,
 ) -> LedgerEntry | None:
-    """Gives a period its credits; None if it has them already. Raises NotFound."""
+    """Grants a period its credits; None if the period has them. Raises NotFound."""
     debt = max(0, -await lock(connection, user_id))
     terms = _terms(refill.source, reason, effective_at=period_start, expires_at=refill.expires_at, priority=None)
     given = {
@@ -117,7 +117,7 @@ async def schedule(
     expires_at: datetime | None = None,
     priority: int | None = None,
 ) -> Grant:
-    """A grant that begins at `effective_at`, when `expiry.apply_due` finds it; until then it is in no balance.
+    """Schedules a grant for `effective_at`, when `expiry.apply_due` starts it; until then no balance includes it.
 
     Raises NotFound, InvalidValue.
     """
@@ -132,10 +132,10 @@ async def schedule(
 
 
 async def start_scheduled(connection: AsyncConnection, user_id: UUID, scheduled: Grant, *, actor: str) -> LedgerEntry:
-    """The time of a scheduled grant has come. For who holds the account's lock."""
+    """Starts a scheduled grant. The caller holds the account's lock."""
     debt = max(0, -await lock(connection, user_id))
-    begun = {"is_scheduled": False, "remaining": max(0, scheduled.amount - debt)}
-    await connection.execute(update(credit_grants).where(credit_grants.c.id == scheduled.id).values(begun))
+    started = {"is_scheduled": False, "remaining": max(0, scheduled.amount - debt)}
+    await connection.execute(update(credit_grants).where(credit_grants.c.id == scheduled.id).values(started))
     reason = scheduled.reason or ""
     return await _record_grant(
         connection,
@@ -167,10 +167,10 @@ async def adjust(connection: AsyncConnection, user_id: UUID, *, amount: int, rea
 async def claw_back(
     connection: AsyncConnection, grant_id: UUID, *, amount: int, reason: str, actor: str
 ) -> LedgerEntry | None:
-    """Takes back credits of a grant whose payment was refunded or disputed, at most what it gave and nobody took yet.
+    """Claws back credits of a grant whose payment was refunded or disputed, at most those not expired or clawed back.
 
-    What is left of the grant goes first, then other credits; the rest is debt, which the next grant settles. None if
-    there was nothing to take any more. Raises NotFound.
+    It takes what remains of the grant, then other credits; the rest becomes debt, which the next grant pays. None if
+    nothing can be clawed back. Raises NotFound.
     """
     user_id: UUID | None = await connection.scalar(
         select(credit_grants.c.user_id).where(credit_grants.c.id == grant_id)
@@ -208,7 +208,7 @@ async def get_balance(connection: AsyncConnection, user_id: UUID) -> Balance | N
 
 
 async def list_open_grants(connection: AsyncConnection, user_id: UUID) -> tuple[Grant, ...]:
-    """What is left of the user's grants, in the order it will burn."""
+    """The user's grants with remaining credits, in the order in which they burn down."""
     query = (
         select(*columns(credit_grants, Grant))
         .where(credit_grants.c.user_id == user_id, credit_grants.c.remaining > 0)
@@ -218,7 +218,7 @@ async def list_open_grants(connection: AsyncConnection, user_id: UUID) -> tuple[
 
 
 async def list_scheduled_grants(connection: AsyncConnection, user_id: UUID) -> tuple[Grant, ...]:
-    """Grants whose time has not come, the next first."""
+    """Grants that have not started, the next first."""
     query = select(*columns(credit_grants, Grant)).where(
         credit_grants.c.user_id == user_id, credit_grants.c.is_scheduled
     )
@@ -228,7 +228,7 @@ async def list_scheduled_grants(connection: AsyncConnection, user_id: UUID) -> t
 
 _ONCE_A_PERIOD = "uq_credit_grants_subscription_id_period_start"
 
-# What expired was lost to the account already, so a refund does not take it a second time.
+# The account has lost expired credits already, so a refund does not take them again.
 _CLAWABLE = text("""
     SELECT g.amount, g.remaining, g.is_scheduled, CASE WHEN g.metadata ? 'withdrawn' THEN 0 ELSE g.amount + (
            SELECT coalesce(sum(l.amount), 0)::bigint FROM credit_ledger l
@@ -265,6 +265,6 @@ async def _record_grant(
 
 
 async def _shrink_scheduled(connection: AsyncConnection, grant_id: UUID, *, by: int, of: int) -> None:
-    """One that is taken back whole never begins."""
+    """A grant that is clawed back whole never starts."""
     shrunk = {"amount": of - by} if by < of else {"is_scheduled": False, "metadata": {"withdrawn": True}}
     await connection.execute(update(credit_grants).where(credit_grants.c.id == grant_id).values(shrunk))

@@ -19,16 +19,15 @@ from gateway.ledger.db.errors import NotFound, checked
 from gateway.ledger.db.rows import Page, columns, page_by_number, value
 from gateway.ledger.db.tables import credit_ledger, outbox, user_credits
 
-# The order in which grants burn; `ix_credit_grants_open` serves it. Ids are of version 7: the oldest is the smallest.
+# Grants burn down in this order, which `ix_credit_grants_open` serves. Of UUIDv7 ids the oldest is the smallest.
 ORDER = "g.priority, g.expires_at NULLS LAST, g.id"
 
 
 def burn_down_sql(charges: str) -> str:
-    """The statement that takes charges from the open grants, where `charges` is a relation (user_id, credits).
+    """The statement that takes charges from open grants; `charges` is a relation (user_id, credits).
 
-    `upto` is what could be taken from the grants up to and including this one; what the grants before it cannot cover
-    falls on it, as far as it reaches. What no grant covers is the account's debt, which shows in its balance alone.
-    Only for a caller who holds the row locks of these accounts in `user_credits`.
+    `upto` is the sum of the grants up to and including this one, so a grant covers what those before it do not. Charges
+    beyond all grants are debt, which only the balance shows. The caller holds the row locks in `user_credits`.
     """
     return f"""
         WITH open AS (
@@ -41,7 +40,7 @@ def burn_down_sql(charges: str) -> str:
                updated_at = now()
           FROM open
          WHERE g.id = open.id AND open.upto - open.remaining < open.credits
-    """  # noqa: S608 - both parts are constants of ours
+    """  # noqa: S608 - both parts are constants
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +60,13 @@ class LedgerEntry:
 async def list_ledger(
     connection: AsyncConnection, user_id: UUID, *, cursor: str | None = None, limit: int = 50
 ) -> Page[LedgerEntry]:
-    """The account's book, newest first."""
+    """The account's ledger, newest first."""
     query = select(*columns(credit_ledger, LedgerEntry)).where(credit_ledger.c.user_id == user_id)
     return await page_by_number(connection, query, LedgerEntry, cursor=cursor, limit=limit)
 
 
 async def lock(connection: AsyncConnection, user_id: UUID) -> int:
-    """Takes the account's row lock; gives the balance. Every movement begins here. Raises NotFound."""
+    """Locks the account's balance row, as every movement does first; gives the balance. Raises NotFound."""
     query = select(user_credits.c.current_credits).where(user_credits.c.user_id == user_id).with_for_update()
     current: int | None = await connection.scalar(query)
     if current is None:
@@ -76,9 +75,9 @@ async def lock(connection: AsyncConnection, user_id: UUID) -> int:
 
 
 async def burn_down(connection: AsyncConnection, user_id: UUID, *, credits: int) -> None:
-    """Takes credits from the open grants in the order of burning, as far as they reach. The balance is `move`'s."""
+    """Takes credits from open grants in their order, as far as they reach. `record_movement` changes the balance."""
     if credits > 0:
-        await connection.execute(_BURN_ONE, {"user_id": user_id, "credits": credits})
+        await connection.execute(_BURN_DOWN, {"user_id": user_id, "credits": credits})
 
 
 async def record_movement(
@@ -94,11 +93,11 @@ async def record_movement(
     expired: int = 0,
     details: Mapping[str, Any] | None = None,
 ) -> LedgerEntry:
-    """Books a movement that the grants show already: balance row, outbox and ledger. For who holds the lock."""
+    """Changes the balance row, the outbox and the ledger for a change of grants. The caller holds the lock."""
     change = {"user_id": user_id, "amount": amount, "purchased": purchased, "expired": expired}
-    row = (await connection.execute(_MOVE, change)).one()
-    push = {"credit_seq": row.credit_seq, "amount": amount}
-    await connection.execute(insert(outbox).values(kind="credits", user_id=user_id, payload=push))
+    row = (await connection.execute(_CHANGE_BALANCE, change)).one()
+    published = {"credit_seq": row.credit_seq, "amount": amount}
+    await connection.execute(insert(outbox).values(kind="credits", user_id=user_id, payload=published))
     entry = {
         "user_id": user_id,
         "kind": kind,
@@ -110,13 +109,13 @@ async def record_movement(
         "metadata": dict(details or {}),
     }
     async with checked(connection, "ledger entry"):
-        written = insert(credit_ledger).values(entry).returning(*columns(credit_ledger, LedgerEntry))
-        return value(LedgerEntry, (await connection.execute(written)).one())
+        inserted = insert(credit_ledger).values(entry).returning(*columns(credit_ledger, LedgerEntry))
+        return value(LedgerEntry, (await connection.execute(inserted)).one())
 
 
-_BURN_ONE = text(burn_down_sql("(SELECT CAST(:user_id AS uuid) AS user_id, CAST(:credits AS bigint) AS credits)"))
+_BURN_DOWN = text(burn_down_sql("(SELECT CAST(:user_id AS uuid) AS user_id, CAST(:credits AS bigint) AS credits)"))
 
-_MOVE = text("""
+_CHANGE_BALANCE = text("""
     UPDATE user_credits
        SET current_credits = current_credits + :amount, total_credits_purchased = total_credits_purchased + :purchased,
            total_credits_expired = total_credits_expired + :expired, credit_seq = credit_seq + 1, updated_at = now()

@@ -1,7 +1,6 @@
-"""The books of accounts as PostgreSQL has them, for comparing; and corrections, which are new rows.
+"""Reads the books of accounts in PostgreSQL for reconciliation, and corrects them by new rows.
 
-The balance row is what the others are held against and made to agree with: clients were told it, and Redis was loaded
-with it.
+The balance row is the reference: clients have seen it, and Redis was loaded from it.
 """
 
 from __future__ import annotations
@@ -21,23 +20,23 @@ from policies.usage.reconciliation import Book, Books, Difference, PostgresqlAcc
 REASON = "reconciliation"
 
 
-async def account_ids(connection: AsyncConnection, *, after: UUID | None, limit: int) -> tuple[UUID, ...]:
-    """The accounts that follow, in order of id."""
+async def list_account_ids(connection: AsyncConnection, *, after: UUID | None, limit: int) -> tuple[UUID, ...]:
+    """The ids of accounts after `after`, in order."""
     query = select(user_credits.c.user_id).order_by(user_credits.c.user_id).limit(limit)
     if after is not None:
         query = query.where(user_credits.c.user_id > after)
     return tuple(await connection.scalars(query))
 
 
-async def books(connection: AsyncConnection, user_ids: Sequence[UUID]) -> dict[UUID, Books]:
-    """Each account's books at one instant."""
+async def get_books(connection: AsyncConnection, user_ids: Sequence[UUID]) -> dict[UUID, Books]:
+    """Each account's books, in one snapshot."""
     rows = await connection.execute(_BOOKS, {"user_ids": user_ids})
     return {row.user_id: Books(row.current_credits, int(row.booked), int(row.granted)) for row in rows}
 
 
-async def cold(connection: AsyncConnection, user_ids: Sequence[UUID]) -> dict[UUID, PostgresqlAccount]:
-    """What Redis must agree with, of all accounts at one instant."""
-    rows = await connection.execute(_COLD, {"user_ids": user_ids})
+async def get_balances(connection: AsyncConnection, user_ids: Sequence[UUID]) -> dict[UUID, PostgresqlAccount]:
+    """The balances that Redis must agree with, with unpublished movements, in one snapshot."""
+    rows = await connection.execute(_BALANCES, {"user_ids": user_ids})
     return {
         row.user_id: PostgresqlAccount(
             row.current_credits, row.credit_seq, dict(zip(row.sequences, row.amounts, strict=True))
@@ -47,41 +46,41 @@ async def cold(connection: AsyncConnection, user_ids: Sequence[UUID]) -> dict[UU
 
 
 async def lock(connection: AsyncConnection, user_ids: Iterable[UUID]) -> None:
-    """Nothing moves these accounts' credits in PostgreSQL until the transaction ends."""
+    """Locks the balance rows of these accounts."""
     query = select(user_credits.c.user_id).where(user_credits.c.user_id.in_(user_ids))
     await connection.execute(query.order_by(user_credits.c.user_id).with_for_update())
 
 
-async def written(connection: AsyncConnection, calls: Sequence[tuple[UUID, int]]) -> dict[UUID, bool]:
-    """Those of the calls (request id, microseconds of admission) that are in `usage_tracking`.
+async def find_recorded(connection: AsyncConnection, calls: Sequence[tuple[UUID, int]]) -> dict[UUID, bool]:
+    """The calls, given as (request id, microseconds of admission), that are in `usage_tracking`.
 
-    Each with whether it stands there as abandoned at no charge, hence may still be corrected.
+    True for a call that is recorded as abandoned at no charge, which a late settlement may still correct.
     """
     parameters = {"request_ids": [call[0] for call in calls], "moments": [call[1] for call in calls]}
-    rows = await connection.execute(_WRITTEN, parameters)
+    rows = await connection.execute(_RECORDED, parameters)
     return {row.request_id: row.is_open for row in rows}
 
 
 async def correct_books(connection: AsyncConnection, user_id: UUID, *, actor: str) -> tuple[Difference, ...]:
-    """Makes the ledger and the grants agree with the balance row; gives the differences that it ended.
+    """Makes the ledger and the grants agree with the balance row; gives the differences that it corrected.
 
-    The ledger gets an adjustment that says so and moves no balance. Missing grants are made up for by a new one; what
-    is too much is burnt in the order of burning. Does nothing where the books agree.
+    The ledger gets an adjustment that moves no balance. Missing grants are replaced by a new one; surplus is burned
+    down. Does nothing if the books agree.
     """
     await lock(connection, (user_id,))
-    found = await books(connection, (user_id,))
+    found = await get_books(connection, (user_id,))
     differences = in_postgresql(found[user_id]) if user_id in found else ()
     for difference in differences:
         if difference.book is Book.LEDGER:
-            await _post(connection, user_id, difference, balance=found[user_id].balance, actor=actor)
+            await _record_adjustment(connection, user_id, difference, balance=found[user_id].balance, actor=actor)
         else:
-            await _fill_or_burn(connection, user_id, missing=-difference.credits)
-        await note(connection, user_id, difference, actor=actor)
+            await _correct_grants(connection, user_id, missing=-difference.credits)
+        await record_correction(connection, user_id, difference, actor=actor)
     return differences
 
 
-async def note(connection: AsyncConnection, user_id: UUID, difference: Difference, *, actor: str) -> None:
-    """Puts a correction into the audit log."""
+async def record_correction(connection: AsyncConnection, user_id: UUID, difference: Difference, *, actor: str) -> None:
+    """Records a correction in the audit log."""
     await audit_log.append(
         connection,
         actor=actor,
@@ -94,7 +93,7 @@ async def note(connection: AsyncConnection, user_id: UUID, difference: Differenc
     )
 
 
-# One statement each, hence one snapshot: whatever moves between them moves all of it.
+# One statement each, hence one snapshot.
 _BOOKS = text("""
     SELECT b.user_id, b.current_credits,
            (SELECT coalesce(sum(l.amount), 0) FROM credit_ledger l WHERE l.user_id = b.user_id) AS booked,
@@ -103,25 +102,25 @@ _BOOKS = text("""
       FROM user_credits b WHERE b.user_id = ANY (CAST(:user_ids AS uuid[]))
 """)
 
-_COLD = text("""
-    SELECT b.user_id, b.current_credits, b.credit_seq, told.sequences, told.amounts
+_BALANCES = text("""
+    SELECT b.user_id, b.current_credits, b.credit_seq, unpublished.sequences, unpublished.amounts
       FROM user_credits b CROSS JOIN LATERAL (
            SELECT coalesce(array_agg((o.payload ->> 'credit_seq')::bigint ORDER BY o.id), '{}') AS sequences,
                   coalesce(array_agg((o.payload ->> 'amount')::bigint ORDER BY o.id), '{}') AS amounts
-             FROM outbox o WHERE o.user_id = b.user_id AND o.kind = 'credits') told
+             FROM outbox o WHERE o.user_id = b.user_id AND o.kind = 'credits') unpublished
      WHERE b.user_id = ANY (CAST(:user_ids AS uuid[]))
 """)
 
-_WRITTEN = text("""
+_RECORDED = text("""
     SELECT u.request_id, u.outcome = 'abandoned' AND u.credits_charged = 0 AS is_open FROM usage_tracking u
       JOIN unnest(CAST(:request_ids AS uuid[]), CAST(:moments AS bigint[])) AS c (request_id, moment)
         ON u.request_id = c.request_id AND u.created_at = timestamptz 'epoch' + c.moment * interval '1 microsecond'
 """)
 
-_BURN = text(burn_down_sql("(SELECT CAST(:user_id AS uuid) AS user_id, CAST(:credits AS bigint) AS credits)"))
+_BURN_DOWN = text(burn_down_sql("(SELECT CAST(:user_id AS uuid) AS user_id, CAST(:credits AS bigint) AS credits)"))
 
 
-async def _post(
+async def _record_adjustment(
     connection: AsyncConnection, user_id: UUID, difference: Difference, *, balance: int, actor: str
 ) -> None:
     entry = {
@@ -136,9 +135,9 @@ async def _post(
     await connection.execute(insert(credit_ledger).values(entry))
 
 
-async def _fill_or_burn(connection: AsyncConnection, user_id: UUID, *, missing: int) -> None:
+async def _correct_grants(connection: AsyncConnection, user_id: UUID, *, missing: int) -> None:
     if missing < 0:
-        await connection.execute(_BURN, {"user_id": user_id, "credits": -missing})
+        await connection.execute(_BURN_DOWN, {"user_id": user_id, "credits": -missing})
         return
     grant = {
         "user_id": user_id,

@@ -44,7 +44,7 @@ _PENDING = f"""
     SELECT o.id, o.kind, o.user_id, o.payload, o.created_at
       FROM outbox o JOIN heads ON {_OWNER.format("o")} = {_OWNER.format("heads")}
      ORDER BY o.id LIMIT :limit
-"""  # noqa: S608 - made of constants of ours
+"""  # noqa: S608 - made of constants
 _ALL = text(_PENDING.format(of_whom="true"))
 _WAITING = text(_PENDING.format(of_whom="true").replace("SKIP LOCKED", ""))
 _OF_ACCOUNT = text(_PENDING.format(of_whom="o.user_id = :user_id")).bindparams(bindparam("user_id", type_=PG_UUID()))

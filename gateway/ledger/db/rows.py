@@ -40,7 +40,7 @@ def columns(table: Table, kind: type[Any]) -> list[ColumnElement[Any]]:
 
 
 def value(kind: Callable[..., T], row: Row[Any]) -> T:
-    return kind(**row._mapping)  # noqa: SLF001 - public in spite of its name, says SQLAlchemy
+    return kind(**row._mapping)  # noqa: SLF001 - public by SQLAlchemy's documentation
 
 
 async def page_by_time(

@@ -1,4 +1,4 @@
-"""Invoices: our own, numbered without gaps and final once issued, and the provider's, kept as it shows them."""
+"""Invoices: issued here, numbered without gaps and final; or the provider's, stored as the provider has them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from policies.billing.payments import RemotePayment
 
 @dataclass(frozen=True, slots=True)
 class Invoice:
-    """`number` is ours, `provider_number` the provider's. `corrects_id`: this is the credit note of that invoice."""
+    """`number` is for invoices issued here, `provider_number` for a provider's. A credit note has `corrects_id`."""
 
     id: UUID
     number: int | None
@@ -52,7 +52,7 @@ class Invoice:
 
     @property
     def is_own_draft(self) -> bool:
-        """Not asked for yet."""
+        """Whether it is a draft of an invoice to be issued here."""
         return self.status == "draft" and self.provider == MANUAL
 
 
@@ -71,7 +71,7 @@ async def issue(
     period: Period | None = None,
     metadata: Mapping[str, Any] = MappingProxyType({}),
 ) -> Invoice:
-    """An invoice of ours, open from now on. Raises AlreadyExists where the period has one."""
+    """Issues an open invoice. Raises AlreadyExists if the period has one."""
     return await _issue(
         connection,
         lines=lines,
@@ -87,9 +87,9 @@ async def issue(
     )
 
 
-async def take_back(connection: AsyncConnection, invoice: Invoice, *, now: datetime) -> Invoice:
-    """The credit note of an invoice: the same lines, negative, under a number of its own. Raises AlreadyExists."""
-    lines = tuple(line_of(each) for each in invoice.lines)
+async def issue_credit_note(connection: AsyncConnection, invoice: Invoice, *, now: datetime) -> Invoice:
+    """Issues the credit note of an invoice: the same lines, negative, under its own number. Raises AlreadyExists."""
+    lines = tuple(line_from_json(each) for each in invoice.lines)
     return await _issue(
         connection,
         lines=credit_note(lines),
@@ -106,8 +106,8 @@ async def take_back(connection: AsyncConnection, invoice: Invoice, *, now: datet
     )
 
 
-async def settle(connection: AsyncConnection, invoice_id: UUID, *, status: str, now: datetime) -> Invoice:
-    """What became of an open invoice: paid, void or uncollectible. Raises NotFound, and InUse for one not open."""
+async def close(connection: AsyncConnection, invoice_id: UUID, *, status: str, now: datetime) -> Invoice:
+    """Marks an open invoice paid, void or uncollectible. Raises NotFound, and InUse if it is not open."""
     changed = (
         update(invoices)
         .where(invoices.c.id == invoice_id, invoices.c.status == "open", invoices.c.provider == MANUAL)
@@ -123,7 +123,7 @@ async def settle(connection: AsyncConnection, invoice_id: UUID, *, status: str, 
     raise InUse(f"this invoice is {found.status}; only an open one of ours can become {status}")
 
 
-async def mirror(
+async def upsert_from_provider(
     connection: AsyncConnection,
     provider: str,
     payment: RemotePayment,
@@ -131,11 +131,11 @@ async def mirror(
     user_id: UUID,
     of: StoredSubscription | None,
 ) -> UUID | None:
-    """Keeps the provider's invoice as it is now. One that was issued changes only in what became of it."""
+    """Stores the provider's invoice as it is now. Once issued, only its status, payment time and URL change."""
     remote = payment.invoice
     if remote is None:
         return None
-    became = {"status": remote.status, "paid_at": remote.paid_at, "url": remote.url}
+    outcome = {"status": remote.status, "paid_at": remote.paid_at, "url": remote.url}
     given = {
         "user_id": user_id,
         "subscription_id": of and of.id,
@@ -146,7 +146,7 @@ async def mirror(
         "subtotal": remote.subtotal,
         "tax": remote.tax,
         "total": remote.subtotal + remote.tax,
-        "lines": [written(line) for line in remote.lines],
+        "lines": [line_to_json(line) for line in remote.lines],
         "period_start": payment.period and payment.period.start,
         "period_end": payment.period and payment.period.end,
         "issued_at": remote.issued_at,
@@ -155,8 +155,8 @@ async def mirror(
     known = await connection.scalar(
         select(invoices.c.status).where(invoices.c.provider == provider, invoices.c.provider_invoice_id == remote.id)
     )
-    changes = became if known not in (None, "draft") else {**given, **became}
-    kept = upsert(invoices).values(**given, **became).on_conflict_do_update(index_elements=is_same, set_=changes)
+    changes = outcome if known not in (None, "draft") else {**given, **outcome}
+    kept = upsert(invoices).values(**given, **outcome).on_conflict_do_update(index_elements=is_same, set_=changes)
     invoice_id: UUID = (await connection.execute(kept.returning(invoices.c.id))).scalar_one()
     return invoice_id
 
@@ -175,7 +175,7 @@ async def list_invoices(
     cursor: str | None = None,
     limit: int = 50,
 ) -> Page[Invoice]:
-    """`with_own_drafts` False leaves out what we have not asked for yet."""
+    """Newest first. `with_own_drafts` False leaves out drafts of invoices to be issued here."""
     query = select(*_COLUMNS)
     if not with_own_drafts:
         query = query.where((invoices.c.status != "draft") | (invoices.c.provider != MANUAL))
@@ -187,7 +187,7 @@ async def list_invoices(
 
 
 async def credits_used(connection: AsyncConnection, subscription_id: UUID, *, period: Period) -> int:
-    """The units that usage pricing counts."""
+    """Credits charged in the period, the units of usage pricing."""
     used = select(func.coalesce(func.sum(usage_tracking.c.credits_charged), 0)).where(
         usage_tracking.c.subscription_id == subscription_id,
         usage_tracking.c.created_at >= period.start,
@@ -196,8 +196,8 @@ async def credits_used(connection: AsyncConnection, subscription_id: UUID, *, pe
     return int((await connection.execute(used)).scalar_one())
 
 
-def written(line: Line) -> dict[str, Any]:
-    """Amounts as strings, so that JSON keeps them exact."""
+def line_to_json(line: Line) -> dict[str, Any]:
+    """Amounts are strings, so that JSON keeps them exact."""
     return {
         "description": line.description,
         "quantity": line.quantity,
@@ -206,11 +206,11 @@ def written(line: Line) -> dict[str, Any]:
     }
 
 
-def line_of(written: Mapping[str, Any]) -> Line:
-    """What `written` wrote."""
-    price = written["unit_price"]
+def line_from_json(stored: Mapping[str, Any]) -> Line:
+    """The inverse of `line_to_json`."""
+    price = stored["unit_price"]
     unit_price = None if price is None else Decimal(price)
-    return Line(written["description"], written["quantity"], unit_price, Decimal(written["amount"]))
+    return Line(stored["description"], stored["quantity"], unit_price, Decimal(stored["amount"]))
 
 
 _NEXT_NUMBER = text("UPDATE invoice_numbers SET last_number = last_number + 1 RETURNING last_number")
@@ -219,7 +219,7 @@ _NEXT_NUMBER = text("UPDATE invoice_numbers SET last_number = last_number + 1 RE
 async def _issue(
     connection: AsyncConnection, *, lines: Sequence[Line], tax_rate: Decimal, currency: str, **given: Any
 ) -> Invoice:
-    """Numbered last, and only if it will stand: who waits for the number waits for this transaction."""
+    """Takes the number last: the lock of the number lasts until the commit."""
     found = totals(lines, tax_rate=tax_rate, currency=currency)
     async with checked(connection, "invoice"):
         number = (await connection.execute(_NEXT_NUMBER)).scalar_one()
@@ -230,7 +230,7 @@ async def _issue(
             tax=found.tax,
             total=found.total,
             tax_rate=tax_rate,
-            lines=[written(line) for line in lines],
+            lines=[line_to_json(line) for line in lines],
             **given,
         )
         return value(Invoice, (await connection.execute(made.returning(*_COLUMNS))).one())

@@ -15,7 +15,7 @@ from gateway.ledger.subscriptions.allowances import credits_of, plan_of, prorate
 from gateway.ledger.subscriptions.lifecycle import get_plan, period_length, plan_columns, renew
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription, get_for_update, transition
 from policies.billing.subscriptions import Event
-from policies.credits.allowances import share_left
+from policies.credits.allowances import remaining_share
 from policies.model import SubscriptionStatus
 
 
@@ -38,10 +38,10 @@ async def change(
     quantity: int | None = None,
     at_period_end: bool = False,
 ) -> SubscriptionChange:
-    """Another plan, another number of seats, or both; None keeps what there is. Raises NotFound for no such plan.
+    """Changes the plan, the seats, or both; None leaves it. Raises NotFound for an unknown plan.
 
-    Now: credits are given or taken in proportion to what is left of the period; a plan of another interval begins a
-    period of its own, and what is left of the credits before goes. At the period's end: the next one begins with it.
+    A change now prorates credits over the rest of the period; a plan of another interval starts a new period and takes
+    the rest of the old credits. `at_period_end` applies the change with the next period.
     """
     before = await get_for_update(connection, subscription_id)
     plan = await get_plan(connection, plan_id or before.plan_id)
@@ -49,9 +49,9 @@ async def change(
     transition(before, Event.CHANGE_PLAN if plan_id else Event.CHANGE_QUANTITY)
     if at_period_end:
         later = {"next_plan_id": plan.id, "next_quantity": seats}
-        is_as_now = (plan.id, seats) == (before.plan_id, before.quantity)
+        is_unchanged = (plan.id, seats) == (before.plan_id, before.quantity)
         changed = await subscriptions.update(
-            connection, subscription_id, **(dict.fromkeys(later) if is_as_now else later)
+            connection, subscription_id, **(dict.fromkeys(later) if is_unchanged else later)
         )
         return SubscriptionChange(changed, before, 0)
     return await _change_now(connection, before, plan=plan, quantity=seats, now=now, actor=actor)
@@ -67,22 +67,24 @@ async def _change_now(
     actor: str,
 ) -> SubscriptionChange:
     old = await plan_of(connection, before)
-    left = share_left(before.current_period_start, before.current_period_end, now=now)
+    share = remaining_share(before.current_period_start, before.current_period_end, now=now)
     terms: dict[str, object] = {"quantity": quantity, "next_plan_id": None, "next_quantity": None}
     if plan.id != before.plan_id:
         terms |= plan_columns(plan)
     changed = await subscriptions.update(connection, before.id, **terms)
-    had = credits_of(old, before.quantity)
+    credits_before = credits_of(old, before.quantity)
     is_same_period = period_length(old) == period_length(plan) or before.status is SubscriptionStatus.TRIALING
     if is_same_period:
         in_force = await plan_of(connection, changed)
-        await issued_invoices.note_change(connection, before, old=old, new=in_force, quantity=quantity, at=now)
-        credits = await prorate(connection, changed, plan=in_force, before=had, left=left, actor=actor)
+        await issued_invoices.draft_change(connection, before, old=old, new=in_force, quantity=quantity, at=now)
+        credits = await prorate(connection, changed, plan=in_force, before=credits_before, share=share, actor=actor)
         return SubscriptionChange(changed, before, credits)
-    await issued_invoices.note_change(connection, before, old=old, new=None, quantity=quantity, at=now)
-    given_back = await prorate(connection, changed, plan=_without_credits(plan), before=had, left=left, actor=actor)
-    begun = await renew(connection, changed, anchor=now, actor=actor)
-    return SubscriptionChange(begun, before, given_back + credits_of(plan, quantity))
+    await issued_invoices.draft_change(connection, before, old=old, new=None, quantity=quantity, at=now)
+    taken = await prorate(
+        connection, changed, plan=_without_credits(plan), before=credits_before, share=share, actor=actor
+    )
+    renewed = await renew(connection, changed, anchor=now, actor=actor)
+    return SubscriptionChange(renewed, before, taken + credits_of(plan, quantity))
 
 
 def _without_credits(plan: StoredPlan) -> StoredPlan:

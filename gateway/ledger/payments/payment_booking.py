@@ -54,7 +54,9 @@ async def book(
     connection: AsyncConnection, provider: str, remote: RemotePayment, *, purpose: PaymentPurpose, now: datetime
 ) -> None:
     """Brings the database to the state of the provider's payment; booking it again changes nothing."""
-    invoice_id = await invoices.mirror(connection, provider, remote, user_id=purpose.user_id, of=purpose.subscription)
+    invoice_id = await invoices.upsert_from_provider(
+        connection, provider, remote, user_id=purpose.user_id, of=purpose.subscription
+    )
     if remote.amount <= 0:
         return  # of a trial, or free by a discount
     mismatch = _mismatch(remote, purpose)

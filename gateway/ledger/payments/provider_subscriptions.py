@@ -20,7 +20,7 @@ from gateway.ledger.catalogue import plans
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.db.tables import subscriptions
 from gateway.ledger.db.tables.subscriptions import CURRENT, CURRENT_STATUSES
-from gateway.ledger.subscriptions.allowances import begin_period, credits_of, extend_period, plan_of, prorate
+from gateway.ledger.subscriptions.allowances import credits_of, extend_period, open_period, plan_of, prorate
 from gateway.ledger.subscriptions.subscriptions import (
     StoredSubscription,
     get_existing,
@@ -29,7 +29,7 @@ from gateway.ledger.subscriptions.subscriptions import (
     update,
 )
 from policies.billing.subscriptions import state_from_provider
-from policies.credits.allowances import share_left
+from policies.credits.allowances import remaining_share
 from policies.model import SubscriptionStatus
 
 _PAID = (SubscriptionStatus.ACTIVE, SubscriptionStatus.TRIALING)
@@ -108,12 +108,12 @@ async def _grant(
     if synced.status is SubscriptionStatus.TRIALING and synced.trial_start is None:
         return  # a second trial, which the provider allows: access without credits
     plan = await plan_of(connection, synced)
-    if await begin_period(connection, synced, plan=plan, actor=actor):
+    if await open_period(connection, synced, plan=plan, actor=actor):
         return
     await extend_period(connection, synced)
     if credits_of(plan, synced.quantity) != had:
-        left = share_left(synced.current_period_start, synced.current_period_end, now=now)
-        await prorate(connection, synced, plan=plan, before=had, left=left, actor=actor)
+        share = remaining_share(synced.current_period_start, synced.current_period_end, now=now)
+        await prorate(connection, synced, plan=plan, before=had, share=share, actor=actor)
 
 
 async def _supersede_others(connection: AsyncConnection, successor: StoredSubscription, *, now: datetime) -> None:

@@ -1,4 +1,4 @@
-"""What a subscription gives: a period's credits, once, and what a change of plan gives or takes within a period."""
+"""Credits of subscriptions: granted once per period, and prorated when the plan or the seats change."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from policies.model import SubscriptionStatus
 
 
 async def plan_of(connection: AsyncConnection, subscription: StoredSubscription) -> StoredPlan:
-    """The plan as this subscription has it: as it is, or as it was in the version that is kept."""
+    """The plan in the version that the subscription is on."""
     if subscription.keeps_version:
-        kept = await plans.get_version(connection, subscription.plan_id, subscription.plan_version)
-        if kept is not None:
-            return kept
+        pinned = await plans.get_version(connection, subscription.plan_id, subscription.plan_version)
+        if pinned is not None:
+            return pinned
     plan = await plans.get(connection, subscription.plan_id)
     if plan is None:
         raise NotFound("plan", subscription.plan_id)
@@ -30,22 +30,22 @@ async def plan_of(connection: AsyncConnection, subscription: StoredSubscription)
 
 
 def credits_of(plan: StoredPlan, quantity: int) -> int:
-    """Of a whole period."""
+    """The credits of a whole period."""
     terms = plan.terms
     return period_credits(terms.credits_per_period, pricing_model=terms.pricing_model, quantity=quantity)
 
 
-async def begin_period(
+async def open_period(
     connection: AsyncConnection, subscription: StoredSubscription, *, plan: StoredPlan, actor: str
 ) -> bool:
-    """Gives the period that the subscription is in its credits and counts its usage from 0; False if that was done."""
+    """Grants the current period its credits and resets its usage; False if the period is open already."""
     amount = credits_of(plan, subscription.quantity)
-    if not await _open(connection, subscription, amount=amount):
+    if not await _reset_period(connection, subscription, amount=amount):
         return False
     if amount == 0:
         return True
     is_trial = subscription.status is SubscriptionStatus.TRIALING
-    given = await grants.grant_period(
+    granted = await grants.grant_period(
         connection,
         subscription.user_id,
         refill=refill(
@@ -59,12 +59,12 @@ async def begin_period(
         subscription_id=subscription.id,
         period_start=subscription.current_period_start,
     )
-    return given is not None
+    return granted is not None
 
 
-async def carry_on(connection: AsyncConnection, subscription: StoredSubscription) -> None:
-    """The subscription takes over a period under way, whose credits and usage stay as they are."""
-    taken_over = {
+async def take_over_period(connection: AsyncConnection, subscription: StoredSubscription) -> None:
+    """Assigns the running period to the subscription; its credits and usage stay."""
+    assigned = {
         "subscription_id": subscription.id,
         "period_start": subscription.current_period_start,
         "period_end": subscription.current_period_end,
@@ -72,11 +72,11 @@ async def carry_on(connection: AsyncConnection, subscription: StoredSubscription
         "updated_at": func.now(),
     }
     is_its = user_credits.c.user_id == subscription.user_id
-    await connection.execute(update(user_credits).where(is_its).values(taken_over))
+    await connection.execute(update(user_credits).where(is_its).values(assigned))
 
 
 async def extend_period(connection: AsyncConnection, subscription: StoredSubscription) -> None:
-    """The period that is under way ends at another time than was thought; what it gave ends with it."""
+    """Moves the end of the running period, and of the grants that it made."""
     ends = {"ends_at": subscription.current_period_end, "subscription_id": subscription.id}
     await connection.execute(_EXTEND_BALANCE, {**ends, "user_id": subscription.user_id})
     await connection.execute(_EXTEND_GRANTS, {**ends, "starts_at": subscription.current_period_start})
@@ -88,21 +88,21 @@ async def prorate(
     *,
     plan: StoredPlan,
     before: int,
-    left: Fraction,
+    share: Fraction,
     actor: str,
 ) -> int:
-    """Gives or takes what the change from `before` credits a period to the plan's makes for the rest of it.
+    """Grants or takes `share` of the difference between `before` credits a period and the plan's.
 
-    Taking stops at what is left of the subscription's own credits, so that what was bought stays. What could not be
-    taken is remembered, and the period's next change to more gives less by it. Gives the signed movement.
+    It takes at most what remains of the subscription's own grants, never purchased credits. The shortfall is stored,
+    and reduces what the period's next change grants. Gives the signed movement.
     """
-    change = prorated_credits(before, credits_of(plan, subscription.quantity), left=left)
+    change = prorated_credits(before, credits_of(plan, subscription.quantity), share=share)
     await movements.lock(connection, subscription.user_id)
     if change > 0:
-        return await _give(connection, subscription, plan=plan, amount=change, actor=actor)
+        return await _grant_rest(connection, subscription, plan=plan, amount=change, actor=actor)
     if change < 0:
-        taken = await _take(connection, subscription, amount=-change, actor=actor)
-        await thresholds.note_one(connection, subscription.user_id)
+        taken = await _take_rest(connection, subscription, amount=-change, actor=actor)
+        await thresholds.notify_account(connection, subscription.user_id)
         return -taken
     return 0
 
@@ -118,8 +118,8 @@ _EXTEND_GRANTS = text("""
        AND remaining > 0 AND expires_at <> :ends_at
 """)
 
-# Only where the account's books do not stand in this very period already.
-_OPEN = text("""
+# Unless the account's balance is in this very period already.
+_RESET_PERIOD = text("""
     UPDATE user_credits
        SET subscription_id = :subscription_id, period_start = :starts_at, period_end = :ends_at,
            last_credit_refill = :starts_at, next_credit_refill = :ends_at,
@@ -130,7 +130,7 @@ _OPEN = text("""
 """)
 
 
-async def _open(connection: AsyncConnection, subscription: StoredSubscription, *, amount: int) -> bool:
+async def _reset_period(connection: AsyncConnection, subscription: StoredSubscription, *, amount: int) -> bool:
     await movements.lock(connection, subscription.user_id)
     is_granted = select(credit_grants.c.id).where(
         credit_grants.c.subscription_id == subscription.id,
@@ -145,15 +145,15 @@ async def _open(connection: AsyncConnection, subscription: StoredSubscription, *
         "ends_at": subscription.current_period_end,
         "amount": amount,
     }
-    return (await connection.execute(_OPEN, period)).rowcount > 0
+    return (await connection.execute(_RESET_PERIOD, period)).rowcount > 0
 
 
-async def _give(
+async def _grant_rest(
     connection: AsyncConnection, subscription: StoredSubscription, *, plan: StoredPlan, amount: int, actor: str
 ) -> int:
     shortfall = await _shortfall(connection, subscription)
     owed = min(shortfall, amount)
-    await _note_change(connection, subscription, change=amount, shortfall=shortfall - owed)
+    await _record_change(connection, subscription, change=amount, shortfall=shortfall - owed)
     if amount == owed:
         return 0
     is_trial = subscription.status is SubscriptionStatus.TRIALING
@@ -171,7 +171,7 @@ async def _give(
     return amount - owed
 
 
-async def _take(connection: AsyncConnection, subscription: StoredSubscription, *, amount: int, actor: str) -> int:
+async def _take_rest(connection: AsyncConnection, subscription: StoredSubscription, *, amount: int, actor: str) -> int:
     own = (
         select(credit_grants.c.id, credit_grants.c.remaining)
         .where(
@@ -199,7 +199,7 @@ async def _take(connection: AsyncConnection, subscription: StoredSubscription, *
             )
         wanted -= taken
     shortfall = await _shortfall(connection, subscription)
-    await _note_change(connection, subscription, change=-amount, shortfall=shortfall + wanted)
+    await _record_change(connection, subscription, change=-amount, shortfall=shortfall + wanted)
     return amount - wanted
 
 
@@ -209,12 +209,12 @@ async def _shortfall(connection: AsyncConnection, subscription: StoredSubscripti
     return found
 
 
-async def _note_change(
+async def _record_change(
     connection: AsyncConnection, subscription: StoredSubscription, *, change: int, shortfall: int
 ) -> None:
-    noted = {
+    changes = {
         "period_credits": func.greatest(0, user_credits.c.period_credits + change),
         "period_shortfall": shortfall,
         "updated_at": func.now(),
     }
-    await connection.execute(update(user_credits).where(user_credits.c.user_id == subscription.user_id).values(noted))
+    await connection.execute(update(user_credits).where(user_credits.c.user_id == subscription.user_id).values(changes))

@@ -20,7 +20,7 @@ from gateway.ledger.db import tables
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.db.outbox import bump_account
 from gateway.ledger.subscriptions import subscriptions
-from gateway.ledger.subscriptions.allowances import begin_period, carry_on, plan_of
+from gateway.ledger.subscriptions.allowances import open_period, plan_of, take_over_period
 from gateway.ledger.subscriptions.subscriptions import MANUAL, StoredSubscription, get_for_update, transition
 from policies.billing.periods import BillingPeriod, PeriodLength, nth_period
 from policies.billing.subscriptions import Event
@@ -37,54 +37,55 @@ async def start(
     quantity: int = 1,
     resumes_period: bool = False,
 ) -> StoredSubscription:
-    """An active subscription from `now` on, its credits granted.
+    """Starts an active subscription and grants its credits.
 
-    With `resumes_period`, for who subscribes by themself, a free plan goes on with the period of a free one that ended
-    early: nobody has credits again by cancelling and starting over. Raises NotFound for an unknown user or plan,
-    AlreadyExists while another subscription is current.
+    With `resumes_period` a free plan continues the period of a free one that ended early, so that nobody gets credits
+    again by canceling and subscribing again. Raises NotFound for an unknown user or plan, AlreadyExists while another
+    subscription is current.
     """
-    plan, zone = await _begun_by(connection, user_id, plan_id)
-    under_way = await _free_period(connection, user_id, now) if resumes_period and plan.terms.price == 0 else None
-    span = under_way or nth_period(now, period_length(plan), zone=zone, number=0)
-    begun = await subscriptions.create(
+    plan, zone = await _lock_account(connection, user_id, plan_id)
+    running = await _free_period(connection, user_id, now) if resumes_period and plan.terms.price == 0 else None
+    span = running or nth_period(now, period_length(plan), zone=zone, number=0)
+    started = await subscriptions.create(
         connection, **_terms(user_id, plan, span, quantity=quantity), status=SubscriptionStatus.ACTIVE, provider=MANUAL
     )
-    if under_way:
-        await carry_on(connection, begun)
+    if running:
+        await take_over_period(connection, started)
     else:
-        await begin_period(connection, begun, plan=plan, actor=actor)
-    return begun
+        await open_period(connection, started, plan=plan, actor=actor)
+    return started
 
 
 async def start_trial(
     connection: AsyncConnection, user_id: UUID, *, plan_id: str, days: int, now: datetime, actor: str, quantity: int = 1
 ) -> StoredSubscription:
-    """The account's one trial, with the credits of a period until its end; then the plan's first period begins.
+    """Starts the account's only trial, with the credits of a period; the plan's first period follows it.
 
-    Raises AlreadyExists for a second one (`uq_subscriptions_trial`) and while another is current, NotFound.
+    Raises AlreadyExists for a second trial (`uq_subscriptions_trial`) or while another subscription is current, and
+    NotFound.
     """
-    plan, zone = await _begun_by(connection, user_id, plan_id)
+    plan, zone = await _lock_account(connection, user_id, plan_id)
     span = nth_period(now, PeriodLength("day", days), zone=zone, number=0)
     trial = {"trial_start": span.start, "trial_end": span.end}
-    begun = await subscriptions.create(
+    started = await subscriptions.create(
         connection,
         **_terms(user_id, plan, span, quantity=quantity),
         **trial,
         status=SubscriptionStatus.TRIALING,
         provider=MANUAL,
     )
-    await begin_period(connection, begun, plan=plan, actor=actor)
-    return begun
+    await open_period(connection, started, plan=plan, actor=actor)
+    return started
 
 
 async def await_payment(
     connection: AsyncConnection, user_id: UUID, *, plan_id: str, provider: str, now: datetime, quantity: int = 1
 ) -> StoredSubscription:
-    """An incomplete subscription, to become what the provider says of it; nothing is granted yet.
+    """Creates an incomplete subscription without credits; the provider's state completes it.
 
-    The account may live on another one meanwhile. An incomplete one of the same plan and provider is given again.
+    Another subscription may be current meanwhile. An incomplete one of the same plan and provider is reused.
     """
-    plan, zone = await _begun_by(connection, user_id, plan_id)
+    plan, zone = await _lock_account(connection, user_id, plan_id)
     open_one = select(tables.subscriptions.c.id).where(
         tables.subscriptions.c.user_id == user_id,
         tables.subscriptions.c.plan_id == plan_id,
@@ -104,23 +105,23 @@ async def await_payment(
 async def cancel(
     connection: AsyncConnection, subscription_id: UUID, *, now: datetime, at_period_end: bool = True
 ) -> StoredSubscription:
-    """Ends it with its period, or now. Credits already granted stay until they expire."""
+    """Cancels at the period's end, or now. Granted credits stay until they expire."""
     subscription = await get_for_update(connection, subscription_id)
     event = Event.CANCEL_AT_PERIOD_END if at_period_end else Event.CANCEL_NOW
-    nothing_next = {"next_plan_id": None, "next_quantity": None}
+    no_next = {"next_plan_id": None, "next_quantity": None}
     changes = transition(subscription, event)
     return await subscriptions.update(
         connection,
         subscription_id,
         **changes,
-        **nothing_next,
+        **no_next,
         past_due_since=subscription.past_due_since if at_period_end else None,
         canceled_at=subscription.canceled_at if at_period_end and subscription.canceled_at else now,
     )
 
 
 async def undo_cancel(connection: AsyncConnection, subscription_id: UUID) -> StoredSubscription:
-    """It goes on after its period."""
+    """Lets the subscription renew after its period."""
     subscription = await get_for_update(connection, subscription_id)
     return await subscriptions.update(
         connection, subscription_id, **transition(subscription, Event.UNDO_CANCEL), canceled_at=None
@@ -128,7 +129,7 @@ async def undo_cancel(connection: AsyncConnection, subscription_id: UUID) -> Sto
 
 
 async def pause(connection: AsyncConnection, subscription_id: UUID) -> StoredSubscription:
-    """Calls are refused and no period begins until it is resumed; the period under way runs on."""
+    """Refuses calls and starts no period until it is resumed; the current period goes on."""
     subscription = await get_for_update(connection, subscription_id)
     return await subscriptions.update(connection, subscription_id, **transition(subscription, Event.PAUSE))
 
@@ -136,7 +137,7 @@ async def pause(connection: AsyncConnection, subscription_id: UUID) -> StoredSub
 async def resume(
     connection: AsyncConnection, subscription_id: UUID, *, now: datetime, actor: str
 ) -> StoredSubscription:
-    """Goes on with the period it was paused in or, where that is over, with a new one from `now` on."""
+    """Continues the current period or, if that has ended, starts a new one at `now`."""
     subscription = await get_for_update(connection, subscription_id)
     changes = transition(subscription, Event.RESUME)
     if now < subscription.current_period_end:
@@ -153,7 +154,7 @@ async def renew(
     anchor: datetime | None = None,
     **changes: object,
 ) -> StoredSubscription:
-    """The next period, `span` or the one from `anchor` on, with the plan and seats that were to come with it."""
+    """Starts the next period, `span` or one that begins at `anchor`, with the plan and seats scheduled for it."""
     terms: dict[str, object] = {}
     if subscription.next_plan_id is not None and subscription.next_plan_id != subscription.plan_id:
         terms = plan_columns(await get_plan(connection, subscription.next_plan_id))
@@ -165,7 +166,7 @@ async def renew(
         zone = await time_zone_of(connection, renewed.user_id)
         span = nth_period(anchor or renewed.current_period_end, period_length(plan), zone=zone, number=0)
     renewed = await subscriptions.update(connection, renewed.id, **_of_period(span))
-    await begin_period(connection, renewed, plan=plan, actor=actor)
+    await open_period(connection, renewed, plan=plan, actor=actor)
     return renewed
 
 
@@ -174,7 +175,7 @@ def period_length(plan: StoredPlan) -> PeriodLength:
 
 
 async def time_zone_of(connection: AsyncConnection, user_id: UUID) -> ZoneInfo:
-    """UTC for a name that the time zone database does not have any more."""
+    """The account's time zone; UTC for a name that the time zone database no longer has."""
     name: str | None = await connection.scalar(select(tables.users.c.time_zone).where(tables.users.c.id == user_id))
     try:
         return ZoneInfo(name or "UTC")
@@ -182,8 +183,8 @@ async def time_zone_of(connection: AsyncConnection, user_id: UUID) -> ZoneInfo:
         return ZoneInfo("UTC")
 
 
-async def _begun_by(connection: AsyncConnection, user_id: UUID, plan_id: str) -> tuple[StoredPlan, ZoneInfo]:
-    """The plan and the account's time zone, the account locked."""
+async def _lock_account(connection: AsyncConnection, user_id: UUID, plan_id: str) -> tuple[StoredPlan, ZoneInfo]:
+    """Locks the account; gives the plan and the account's time zone."""
     plan = await get_plan(connection, plan_id)
     if await bump_account(connection, user_id) is None:
         raise NotFound("user", user_id)
@@ -198,7 +199,7 @@ async def get_plan(connection: AsyncConnection, plan_id: str) -> StoredPlan:
 
 
 async def _free_period(connection: AsyncConnection, user_id: UUID, now: datetime) -> BillingPeriod | None:
-    """Of a free subscription that has ended, where it would still run."""
+    """The period of an ended free subscription, if it would still be running."""
     ended = (
         select(
             tables.subscriptions.c.period_anchor,

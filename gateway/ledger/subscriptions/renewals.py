@@ -88,7 +88,7 @@ _DUE = text(f"""
     UNION
     (SELECT id, user_id FROM subscriptions
       WHERE status = 'incomplete' AND created_at <= :abandoned AND {_NOT_EXCLUDED} LIMIT :limit)
-""")  # noqa: S608 - made of constants of ours
+""")  # noqa: S608 - made of constants
 
 
 def _due_event(subscription: StoredSubscription, *, now: datetime, grace: timedelta) -> Event | None:

@@ -38,7 +38,7 @@ _COLD = text(f"""
            {WRITTEN} AS written
       FROM users u JOIN user_credits c ON c.user_id = u.id
      WHERE u.id = :user_id
-""")  # noqa: S608 - made of constants of ours
+""")  # noqa: S608 - made of constants
 
 
 @dataclass(frozen=True, slots=True)

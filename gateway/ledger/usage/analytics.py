@@ -75,7 +75,7 @@ async def group_usage(
         if _TIMED_OUT in str(error):
             raise TooMuch from error
         raise
-    data = tuple(_group(row._mapping) for row in rows[:limit])  # noqa: SLF001 - public in spite of its name
+    data = tuple(_group(row._mapping) for row in rows[:limit])  # noqa: SLF001 - public by SQLAlchemy's documentation
     return Page(data, encode_cursor(first + limit) if len(rows) > limit else None)
 
 

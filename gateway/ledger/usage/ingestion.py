@@ -118,7 +118,7 @@ def _write(lines: str, *, row_exists: str, history_exists: str) -> TextClause:
          INSERT INTO usage_charges
          SELECT user_id, count(*), sum(credits_charged) FROM written GROUP BY user_id HAVING sum(credits_charged) > 0)
     SELECT count(*) FROM written
-    """)  # noqa: S608 - made of constants of ours
+    """)  # noqa: S608 - made of constants
 
 
 def _set(columns: Iterable[str]) -> str:
@@ -189,5 +189,5 @@ async def _charge(connection: AsyncConnection) -> int:
     if locked:
         await connection.execute(_BURN)
         await connection.execute(_BALANCE)
-        await thresholds.note_charged(connection)
+        await thresholds.notify_charged(connection)
     return locked

@@ -20,7 +20,7 @@ def budget_keys(first: str) -> str:
              SELECT id FROM api_keys WHERE id = {first}
               UNION
              SELECT k.id FROM api_keys k JOIN heirs h ON k.rotated_from = h.id)
-        SELECT id FROM heirs"""  # noqa: S608 - made of constants of ours
+        SELECT id FROM heirs"""  # noqa: S608 - made of constants
 
 
 _SPENT = text(f"""
@@ -30,7 +30,7 @@ _SPENT = text(f"""
               FROM usage_tracking
              WHERE user_id = :user_id AND api_key_id IN (SELECT id FROM keys)
                AND created_at >= timestamptz 'epoch' + CAST(:since AS bigint) * interval '1 microsecond') AS credits
-""")  # noqa: S608 - made of constants of ours
+""")  # noqa: S608 - made of constants
 
 
 @dataclass(frozen=True, slots=True)

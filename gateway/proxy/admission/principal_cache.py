@@ -172,7 +172,7 @@ class PrincipalCache:
                 if principal is not None:
                     break
             if principal is not None and principal.catalogue_version > self._catalogue.version:
-                self._catalogue = await ledger.catalogue(connection)
+                self._catalogue = await ledger.get_catalogue(connection)
         if principal is None:
             self._cache_unknown(digest)
             return None
@@ -193,7 +193,9 @@ class PrincipalCache:
         with suppress(DatabaseUnavailable):
             async with self._database.transaction() as connection:
                 version = max(self._peppers)
-                await key_ledger.adopt(connection, known_by=stored_digest, key_hash=digest, pepper_version=version)
+                await key_ledger.rehash_imported(
+                    connection, known_by=stored_digest, key_hash=digest, pepper_version=version
+                )
 
     def _cache(self, caller: Caller) -> None:
         self._unknown_until.pop(caller.digest, None)
@@ -233,7 +235,7 @@ class ImportedKeys:
             return False
         self._refresh_at = monotonic_seconds() + PREFIX_REFRESH_SECONDS
         async with self._database.read() as connection:
-            prefixes = await key_ledger.foreign_prefixes(connection)
+            prefixes = await key_ledger.list_imported_prefixes(connection)
         self._prefixes = tuple(prefix.encode() for prefix in prefixes)
         return key.startswith(self._prefixes)
 

@@ -89,7 +89,7 @@ class Reconciler:
 
     async def next_accounts(self, after: UUID | None) -> tuple[UUID, ...]:
         async with self._database.read() as connection:
-            return await reconciliation.account_ids(connection, after=after, limit=PAGE_ACCOUNTS)
+            return await reconciliation.list_account_ids(connection, after=after, limit=PAGE_ACCOUNTS)
 
     async def check(self, user_ids: Sequence[UUID]) -> Checked:
         """Raises DatabaseUnavailable, MeterUnavailable: what was repaired until then stays so."""
@@ -108,7 +108,7 @@ class Reconciler:
         found: list[Finding] = []
         for start in range(0, len(user_ids), BOOKS_PER_STATEMENT):
             async with self._database.read() as connection:
-                books = await reconciliation.books(connection, user_ids[start : start + BOOKS_PER_STATEMENT])
+                books = await reconciliation.get_books(connection, user_ids[start : start + BOOKS_PER_STATEMENT])
             found += [Finding(user_id, each) for user_id, of in books.items() for each in in_postgresql(of)]
         if self._repair_as is None or not found:
             return found
@@ -139,7 +139,7 @@ class Reconciler:
         self, connection: AsyncConnection, partition: int, user_ids: Collection[UUID]
     ) -> dict[UUID, Reading]:
         """The hot ones of the accounts. PostgreSQL first: what leaves the outbox later is known to Redis by then."""
-        cold = await reconciliation.cold(connection, list(user_ids))
+        cold = await reconciliation.get_balances(connection, list(user_ids))
         snapshot = await self._audit.read(partition, list(cold))
         unapplied = await self._unapplied(connection, partition, snapshot.newest_entry, snapshot.accounts.keys())
         return {
@@ -166,7 +166,7 @@ class Reconciler:
         if not charges:
             return {}
         calls = [(charge.request_id, charge.created_at) for charge in charges.values()]
-        written = await reconciliation.written(connection, calls)
+        written = await reconciliation.find_recorded(connection, calls)
         unapplied: defaultdict[UUID, int] = defaultdict(int)
         for request_id, charge in charges.items():
             if request_id not in written or (charge.corrects and written[request_id]):
@@ -187,7 +187,7 @@ class Reconciler:
                 findings += [Finding(user_id, difference) for difference in differences]
                 continue
             for difference in differences:
-                await reconciliation.note(connection, user_id, difference, actor=self._repair_as or "")
+                await reconciliation.record_correction(connection, user_id, difference, actor=self._repair_as or "")
                 findings.append(Finding(user_id, difference, is_repaired=True))
         return findings
 

@@ -174,8 +174,8 @@ async def _admitted(
         key = None if key_id is None else await principals.find_key(connection, customer.id, UUID(key_id))
     async with account_api.database.read() as connection:
         account = await principals.find_account(connection, customer.id)
-        balance = await principals.load_balance(connection, customer.id)
-        catalogue = await principals.catalogue(connection)
+        balance = await principals.get_balance(connection, customer.id)
+        catalogue = await principals.get_catalogue(connection)
     assert account is not None
     assert account.subscription is not None
     assert balance is not None

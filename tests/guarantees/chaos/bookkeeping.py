@@ -142,7 +142,7 @@ class Account:
                 gift.clawed += gift.remaining
                 gift.remaining = 0
 
-    def begin_period(self, contract: Contract) -> bool:
+    def open_period(self, contract: Contract) -> bool:
         if contract.start in contract.granted or (self.period and self.period[:2] == (contract.id, contract.start)):
             return False
         self.period = (contract.id, contract.start, contract.end)
@@ -228,4 +228,4 @@ class Account:
         contract.start, contract.end = start, end
         contract.quantity = contract.next_quantity or contract.quantity
         contract.next_offer = contract.next_quantity = None
-        self.begin_period(contract)
+        self.open_period(contract)

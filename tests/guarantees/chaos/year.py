@@ -113,7 +113,7 @@ async def try_it(connection: AsyncConnection, life: Life, now: datetime) -> None
     end = boundaries(now, "day", days, zone=account.zone, until=now)[-1]
     contract = Contract(begun.id, offer, 1, "trialing", now, end, now, now, is_trial_known=True)
     account.contracts.append(contract)
-    account.begin_period(contract)
+    account.open_period(contract)
 
 
 async def buy(connection: AsyncConnection, life: Life, now: datetime) -> None:
@@ -332,7 +332,7 @@ async def tell(connection: AsyncConnection, life: Life, contract: Contract, *, s
     contract.offer, contract.start, contract.end, contract.anchor = sale.offer, sale.start, sale.end, sale.start
     contract.status, contract.is_ending = sale.status, sale.is_ending and sale.status in LIVING
     contract.unpaid_since = (contract.unpaid_since or now) if sale.status == "past_due" else None
-    if sale.status == "active" and not account.begin_period(contract) and contract.gives != before:
+    if sale.status == "active" and not account.open_period(contract) and contract.gives != before:
         account.prorate(contract, before=before, after=contract.gives, now=now)
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.accounts import api_keys, users
-from gateway.ledger.accounts.principals import Catalogue, HotBalance, catalogue, find_principal, load_balance
+from gateway.ledger.accounts.principals import AccountBalance, Catalogue, find_principal, get_balance, get_catalogue
 from gateway.ledger.catalogue import plans
 from gateway.ledger.credits.grants import grant
 from gateway.ledger.db import tables
@@ -112,25 +112,25 @@ async def test_every_change_of_the_account_moves_its_version(connection: AsyncCo
 async def test_a_plan_change_moves_the_catalogue_and_is_in_the_next_principal(connection: AsyncConnection) -> None:
     terms = plans.PlanTerms(name=uuid4().hex, price=Decimal(0), features={"analysis": True})
     plan = await plans.create(connection, terms)
-    before = await catalogue(connection)
+    before = await get_catalogue(connection)
     await plans.change(connection, plan.id, plans.PlanTerms(name=terms.name, price=terms.price, features={"x": 5}))
-    after = await catalogue(connection)
+    after = await get_catalogue(connection)
     assert after.version == before.version + 1
     assert (before.features[terms.name], after.features[terms.name]) == ({"analysis": True}, {"x": 5})
 
 
 async def test_the_catalogue_leaves_out_what_is_no_longer_sold(connection: AsyncConnection) -> None:
-    before = await catalogue(connection)
+    before = await get_catalogue(connection)
     await plans.create(connection, plans.PlanTerms(name="old", price=Decimal(0), is_active=False))
-    assert await catalogue(connection) == Catalogue(before.version + 1, before.features)
+    assert await get_catalogue(connection) == Catalogue(before.version + 1, before.features)
 
 
 async def test_a_cold_balance_comes_with_the_versions_it_is_of(connection: AsyncConnection) -> None:
     user = await a_user(connection)
-    assert await load_balance(connection, user.id) == HotBalance(1, 0, 0)
+    assert await get_balance(connection, user.id) == AccountBalance(1, 0, 0)
     await grant(connection, user.id, amount=25, source="promo", reason="welcome", actor="test")
-    assert await load_balance(connection, user.id) == HotBalance(1, 1, 25)
-    assert await load_balance(connection, uuid4()) is None
+    assert await get_balance(connection, user.id) == AccountBalance(1, 1, 25)
+    assert await get_balance(connection, uuid4()) is None
 
 
 async def _version(connection: AsyncConnection, key_hash: bytes) -> int:

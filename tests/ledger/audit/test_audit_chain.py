@@ -14,7 +14,7 @@ from sqlalchemy import text
 from gateway.ledger.audit import audit_chain, audit_log
 from gateway.ledger.audit.audit_log import AuditFilter
 from gateway.ledger.db.session import Database
-from policies.audit_chain import Broken, Walk
+from policies.audit_chain import ChainBreak, ChainWalk
 
 KEYS = audit_chain.keys_of({1: b"pepper"})
 
@@ -33,7 +33,7 @@ async def note(database: Database, *, times: int = 1, **given: Any) -> None:
             await audit_log.append(connection, **(entry | {"after": {"price": "1.50", "n": number}} | given))
 
 
-async def walked(database: Database, *, anchor: str | None = None) -> Walk | Broken:
+async def walked(database: Database, *, anchor: str | None = None) -> ChainWalk | ChainBreak:
     async with database.read() as connection:
         return await audit_chain.verify(connection, KEYS, anchor=anchor)
 
@@ -49,11 +49,11 @@ async def tamper(database: Database, statement: str) -> None:
 async def test_writers_in_a_crowd_make_one_chain_without_gaps(sealed: Database) -> None:
     await asyncio.gather(*(note(sealed, times=number % 3 + 1) for number in range(24)))
     found = await walked(sealed)
-    assert isinstance(found, Walk), found
+    assert isinstance(found, ChainWalk), found
     assert found.rows == 48
     async with sealed.read() as connection:
         ids = (await connection.scalars(text("SELECT id FROM audit_log ORDER BY id"))).all()
-        head = await audit_chain.read_head(connection)
+        head = await audit_chain.get_head(connection)
     assert ids == list(range(1, 49))
     assert head.last_id == 48
 
@@ -65,7 +65,7 @@ async def test_what_was_rolled_back_leaves_nothing(sealed: Database) -> None:
             raise RuntimeError
     await note(sealed)
     found = await walked(sealed)
-    assert isinstance(found, Walk)
+    assert isinstance(found, ChainWalk)
     assert found.rows == 1
 
 
@@ -87,18 +87,18 @@ async def test_whatever_is_done_to_it_is_found_where_it_was_done(sealed: Databas
     await note(sealed, times=4)
     await tamper(sealed, statement)
     found = await walked(sealed)
-    assert isinstance(found, Broken)
+    assert isinstance(found, ChainBreak)
     assert found.id == broken
 
 
 async def test_an_anchor_finds_a_log_that_was_begun_anew(sealed: Database) -> None:
     await note(sealed, times=2)
     async with sealed.read() as connection:
-        anchor = (await audit_chain.read_head(connection)).anchor
+        anchor = (await audit_chain.get_head(connection)).anchor
     await tamper(sealed, "DELETE FROM audit_log")
     await tamper(sealed, "UPDATE audit_head SET last_id = 0, hash = decode(repeat('00', 32), 'hex'), mac = NULL")
-    assert isinstance(await walked(sealed), Walk)  # as one that never held anything
-    assert await walked(sealed, anchor=anchor) == Broken(2, "the anchor is not in the chain: rows were replaced")
+    assert isinstance(await walked(sealed), ChainWalk)  # as one that never held anything
+    assert await walked(sealed, anchor=anchor) == ChainBreak(2, "the anchor is not in the chain: rows were replaced")
 
 
 async def test_erasing_a_person_keeps_the_chain_and_the_rest_of_the_row(sealed: Database) -> None:
@@ -107,8 +107,8 @@ async def test_erasing_a_person_keeps_the_chain_and_the_rest_of_the_row(sealed: 
         shown = {"id": str(user_id), "email": f"{user_id}@example.com", "role": "user", "metadata": {"n": 1e3}}
         await note(sealed, entity="user", entity_id=user_id, before=shown, after=shown | {"role": "admin"})
     async with sealed.transaction() as connection:
-        await audit_log.erase(connection, ada)
-    assert isinstance(await walked(sealed), Walk)
+        await audit_log.erase_personal(connection, ada)
+    assert isinstance(await walked(sealed), ChainWalk)
     assert await emails(sealed, bob) == [f"{bob}@example.com"] * 2
     assert await emails(sealed, ada) == [audit_log.ERASED] * 2
     async with sealed.read() as connection:

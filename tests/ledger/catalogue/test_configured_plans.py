@@ -9,9 +9,9 @@ from decimal import Decimal
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.accounts.principals import catalogue
+from gateway.ledger.accounts.principals import get_catalogue
 from gateway.ledger.catalogue import configured_plans, plans
-from gateway.ledger.catalogue.configured_plans import Offer
+from gateway.ledger.catalogue.configured_plans import ConfiguredPlan
 from gateway.ledger.catalogue.plans import PlanTerms, Tier
 from gateway.ledger.db.errors import AlreadyExists, NotFound
 from gateway.ledger.db.session import Database
@@ -20,9 +20,9 @@ TIERS = (
     Tier(up_to=10, unit_price=Decimal("0.5"), flat_price=Decimal(1)),
     Tier(up_to=None, unit_price=Decimal("0.25")),
 )
-FREE = Offer("free", PlanTerms(name="Free", price=Decimal(0)))
-PRO = Offer("pro", PlanTerms(name="Professional", price=Decimal("29.99"), pricing_model="tiered", tiers=TIERS))
-NARROW = Offer("narrow", PlanTerms(name="Narrow", price=Decimal(1)), permissions=frozenset({"export"}))
+FREE = ConfiguredPlan("free", PlanTerms(name="Free", price=Decimal(0)))
+PRO = ConfiguredPlan("pro", PlanTerms(name="Professional", price=Decimal("29.99"), pricing_model="tiered", tiers=TIERS))
+NARROW = ConfiguredPlan("narrow", PlanTerms(name="Narrow", price=Decimal(1)), permissions=frozenset({"export"}))
 ROUTES = frozenset({"analyze", "export"})
 
 
@@ -35,10 +35,10 @@ async def test_seeding_creates_plans_with_all_they_say(connection: AsyncConnecti
 
 async def test_seeding_again_changes_nothing(connection: AsyncConnection) -> None:
     await configured_plans.seed(connection, [FREE, PRO, NARROW], route_permissions=ROUTES)
-    before = (await plans.list_plans(connection), await catalogue(connection))
+    before = (await plans.list_plans(connection), await get_catalogue(connection))
     dearer = replace(PRO, terms=replace(PRO.terms, price=Decimal(99)), permissions=frozenset())
     assert await configured_plans.seed(connection, [FREE, dearer, NARROW], route_permissions=ROUTES) == ()
-    assert (await plans.list_plans(connection), await catalogue(connection)) == before
+    assert (await plans.list_plans(connection), await get_catalogue(connection)) == before
 
 
 async def test_a_plan_whose_name_was_given_to_another_is_not_created(connection: AsyncConnection) -> None:
@@ -48,7 +48,7 @@ async def test_a_plan_whose_name_was_given_to_another_is_not_created(connection:
 
 
 async def test_what_routes_ask_for_goes_to_the_plans_that_list_nothing(connection: AsyncConnection) -> None:
-    nothing = Offer("nothing", replace(FREE.terms, name="Nothing"), permissions=frozenset())
+    nothing = ConfiguredPlan("nothing", replace(FREE.terms, name="Nothing"), permissions=frozenset())
     await configured_plans.seed(connection, [FREE, PRO, NARROW, nothing], route_permissions=ROUTES)
     assert await _permissions(connection) == {"free": ROUTES, "pro": ROUTES, "narrow": {"export"}, "nothing": set()}
 
@@ -87,7 +87,7 @@ async def test_nodes_that_start_at_once_create_each_plan_once(own_database_url: 
 
 async def test_applying_overwrites_and_tells_what_changed(connection: AsyncConnection) -> None:
     await configured_plans.seed(connection, [FREE, PRO])
-    before = await catalogue(connection)
+    before = await get_catalogue(connection)
     dearer = replace(PRO, terms=replace(PRO.terms, price=Decimal(39), tiers=TIERS[:1]))
     first, second = await configured_plans.apply(connection, [FREE, dearer, NARROW])
     assert (first.plan_id, first.is_new) == ("pro", False)
@@ -96,7 +96,7 @@ async def test_applying_overwrites_and_tells_what_changed(connection: AsyncConne
     assert second.changed["permissions"] == (None, {"export"})
     stored = {plan.id: plan for plan in await plans.list_plans(connection)}
     assert (stored["pro"].terms, stored["pro"].version, stored["free"].version) == (dearer.terms, 2, 1)
-    assert (await catalogue(connection)).version > before.version
+    assert (await get_catalogue(connection)).version > before.version
     assert await configured_plans.apply(connection, [FREE, dearer, NARROW]) == ()
 
 

@@ -10,7 +10,7 @@ from decimal import Decimal
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.accounts.principals import catalogue
+from gateway.ledger.accounts.principals import get_catalogue
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms, Tier
 from gateway.ledger.db.errors import AlreadyExists, InUse, InvalidValue, NotFound
@@ -115,7 +115,7 @@ async def test_permissions_are_granted_and_withdrawn_by_name(connection: AsyncCo
     plan = await plans.create(connection, TERMS)
     made = await plans.create_permission(connection, "analyze", description="May analyze")
     assert await plans.list_permissions(connection) == (made,)
-    before = await catalogue(connection)
+    before = await get_catalogue(connection)
     await plans.grant_permission(connection, plan.id, "analyze")
     await plans.grant_permission(connection, plan.id, "analyze")
     granted = await plans.get(connection, plan.id)
@@ -125,7 +125,7 @@ async def test_permissions_are_granted_and_withdrawn_by_name(connection: AsyncCo
     assert withdrawn is not None
     assert (granted.permissions, withdrawn.permissions) == (frozenset({"analyze"}), frozenset())
     assert withdrawn.version > granted.version > plan.version
-    assert (await catalogue(connection)).version == before.version + 3
+    assert (await get_catalogue(connection)).version == before.version + 3
     with pytest.raises(NotFound, match="permission fly"):
         await plans.grant_permission(connection, plan.id, "fly")
     with pytest.raises(NotFound, match="plan"):

@@ -51,11 +51,11 @@ async def invoiced(connection: AsyncConnection, subscription_id: UUID, at: datet
 
 
 async def voided(connection: AsyncConnection, invoice: Invoice, at: datetime) -> None:
-    await issued_invoices.void(connection, await issued_invoices.held(connection, invoice.id), now=at)
+    await issued_invoices.void(connection, await issued_invoices.get_for_update(connection, invoice.id), now=at)
 
 
 async def taken_back(connection: AsyncConnection, invoice: Invoice, at: datetime) -> None:
-    await invoices.take_back(connection, await issued_invoices.held(connection, invoice.id), now=at)
+    await invoices.issue_credit_note(connection, await issued_invoices.get_for_update(connection, invoice.id), now=at)
 
 
 def amounts(invoice: Invoice) -> list[str]:

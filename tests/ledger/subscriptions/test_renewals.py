@@ -46,7 +46,7 @@ async def turned(connection: AsyncConnection, subscription: StoredSubscription, 
 
 async def balance(connection: AsyncConnection, user_id: UUID) -> grants.Balance:
     """The balance row, once the account's books agree."""
-    assert in_postgresql((await reconciliation.books(connection, [user_id]))[user_id]) == ()
+    assert in_postgresql((await reconciliation.get_books(connection, [user_id]))[user_id]) == ()
     found = await grants.get_balance(connection, user_id)
     assert found is not None
     return found

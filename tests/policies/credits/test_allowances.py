@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.credits.allowances import period_credits, prorated_credits, refill, share_left
+from policies.credits.allowances import period_credits, prorated_credits, refill, remaining_share
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 END = datetime(2026, 4, 1, tzinfo=UTC)
@@ -23,7 +23,7 @@ def test_changes_within_a_period_never_add_up_to_more_than_the_largest_plan(
 ) -> None:
     total = before = first
     for after, left in sorted(changes, key=lambda change: -change[1]):  # time goes on, so what is left shrinks
-        total += prorated_credits(before, after, left=left)
+        total += prorated_credits(before, after, share=left)
         before = after
     assert total <= max([first, *(amount for amount, _ in changes)])
     assert total > -len(changes) - 1
@@ -31,7 +31,7 @@ def test_changes_within_a_period_never_add_up_to_more_than_the_largest_plan(
 
 @given(before=amounts, after=amounts, left=shares)
 def test_there_and_back_at_one_moment_costs_one_credit_at_most(before: int, after: int, left: Fraction) -> None:
-    back = prorated_credits(before, after, left=left) + prorated_credits(after, before, left=left)
+    back = prorated_credits(before, after, share=left) + prorated_credits(after, before, share=left)
     assert back in (-1, 0)
 
 
@@ -40,13 +40,13 @@ def test_there_and_back_at_one_moment_costs_one_credit_at_most(before: int, afte
     [(timedelta(0), 1), (timedelta(days=31), 0), (timedelta(days=-5), 1), (timedelta(days=50), 0)],
 )
 def test_the_share_left_stays_between_nothing_and_all(passed: timedelta, left: int) -> None:
-    assert share_left(START, END, now=START + passed) == left
+    assert remaining_share(START, END, now=START + passed) == left
 
 
 def test_half_of_a_period_is_half_of_the_difference() -> None:
-    half = share_left(START, END, now=START + (END - START) / 2)
-    assert prorated_credits(100, 1000, left=half) == 450
-    assert prorated_credits(1000, 101, left=half) == -450
+    half = remaining_share(START, END, now=START + (END - START) / 2)
+    assert prorated_credits(100, 1000, share=half) == 450
+    assert prorated_credits(1000, 101, share=half) == -450
 
 
 def test_seats_have_credits_each_where_they_are_paid_for_each() -> None:

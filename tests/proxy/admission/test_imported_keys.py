@@ -36,7 +36,7 @@ async def test_an_imported_key_works_and_is_known_by_an_hmac_from_its_first_use_
     for _ in range(2):
         assert (await plane.http.get("/v1/things/1", headers={"x-api-key": key})).status_code == 200
     async with plane.database.read() as connection:
-        prefixes = await api_keys.foreign_prefixes(connection)
+        prefixes = await api_keys.list_imported_prefixes(connection)
         found = await principals.find_principal(connection, digest(key.encode(), plane.config.secrets.peppers[1]))
     assert "acme-" in prefixes
     assert found is not None

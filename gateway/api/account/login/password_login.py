@@ -45,6 +45,6 @@ async def check_password(dependencies: Dependencies, email: str, *, password: st
     await dependencies.throttle.give_back(attempt)
     if stronger is not None:
         async with dependencies.database.transaction() as connection:
-            await users.rehash(connection, account.user_id, old=account.password_hash, new=stronger)
+            await users.update_password_hash(connection, account.user_id, old=account.password_hash, new=stronger)
         return replace(account, password_hash=stronger)
     return account

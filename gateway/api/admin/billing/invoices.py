@@ -101,11 +101,11 @@ async def take_back_invoice(invoice_id: UUID, unit_of_work: UnitOfWorkDep) -> In
     """An issued invoice never changes; its credit note takes it back whole, under a number of its own. What was on it
     is not asked for again."""
     async with unit_of_work.change() as change:
-        found = await issued_invoices.held(change.connection, invoice_id)
+        found = await issued_invoices.get_for_update(change.connection, invoice_id)
         if found.number is None or found.corrects_id is not None or found.status == "void":
             raise Conflict("Only an issued invoice of ours, no credit note and not void, can be taken back.")
         try:
-            made = await invoices.take_back(change.connection, found, now=now())
+            made = await invoices.issue_credit_note(change.connection, found, now=now())
         except AlreadyExists:
             raise Conflict("This invoice has its credit note.") from None
         note = Invoice.model_validate(made)
@@ -115,8 +115,10 @@ async def take_back_invoice(invoice_id: UUID, unit_of_work: UnitOfWorkDep) -> In
 
 async def _settled(connection: AsyncConnection, invoice_id: UUID, status: str) -> invoices.Invoice:
     if status == "void":
-        return await issued_invoices.void(connection, await issued_invoices.held(connection, invoice_id), now=now())
-    return await invoices.settle(connection, invoice_id, status=status, now=now())
+        return await issued_invoices.void(
+            connection, await issued_invoices.get_for_update(connection, invoice_id), now=now()
+        )
+    return await invoices.close(connection, invoice_id, status=status, now=now())
 
 
 async def _existing(connection: AsyncConnection, invoice_id: UUID) -> invoices.Invoice:

@@ -72,7 +72,7 @@ async def change_permission(
 ) -> Permission:
     """Its name only while no route, plan or key uses it: they know it by its name."""
     async with unit_of_work.change() as change:
-        found = await permissions.lock(change.connection, permission_id)
+        found = await permissions.get_for_update(change.connection, permission_id)
         before = Permission.model_validate(found)
         values = {"name": before.name, "description": before.description} | patch.changes()
         if values["name"] != before.name:
@@ -88,7 +88,7 @@ async def change_permission(
 async def delete_permission(permission_id: UUID, unit_of_work: UnitOfWorkDep, dependencies: DependenciesDep) -> None:
     """Only one that no route, plan or key uses."""
     async with unit_of_work.change() as change:
-        found = await permissions.lock(change.connection, permission_id)
+        found = await permissions.get_for_update(change.connection, permission_id)
         await _refuse_if_used(change.connection, found, dependencies.routes.values(), to="deleted")
         await permissions.remove(change.connection, permission_id)
         before = Permission.model_validate(found)
@@ -119,7 +119,7 @@ async def withdraw_permission(plan: Line, permission: Line, unit_of_work: UnitOf
 async def _refuse_if_used(
     connection: AsyncConnection, permission: plans.Permission, routes: Iterable[Route], *, to: str
 ) -> None:
-    uses = await permissions.uses(connection, permission)
+    uses = await permissions.list_uses(connection, permission)
     users = {
         "routes": sorted(route.name for route in routes if route.permission == permission.name),
         "plans": uses.plans,

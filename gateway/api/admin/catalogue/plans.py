@@ -182,7 +182,7 @@ async def list_plans(unit_of_work: UnitOfWorkDep) -> PageModel[Plan]:
 
 @router.post("", status_code=201, summary="Create a plan", responses=UNKNOWN | CONFLICTS)
 async def create_plan(body: NewPlan, unit_of_work: UnitOfWorkDep) -> Plan:
-    if body.id is None and not plans.id_of(body.name):
+    if body.id is None and not plans.slug_of(body.name):
         raise Invalid("id", "is required where the name has no letter or digit to make one of")
     changes = body.model_dump(exclude={"id", "tiers", "permissions"})
     terms = _priced(plans.PlanTerms(**changes, tiers=_tiers(body.tiers)))

@@ -71,7 +71,7 @@ async def get_product(product_id: UUID, unit_of_work: UnitOfWorkDep) -> Product:
 @router.patch("/{product_id}", summary="Change a product", responses=UNKNOWN | CONFLICTS)
 async def change_product(product_id: UUID, patch: ProductPatch, unit_of_work: UnitOfWorkDep) -> Product:
     async with unit_of_work.change() as change:
-        before = Product.model_validate(await products.lock(change.connection, product_id))
+        before = Product.model_validate(await products.get_for_update(change.connection, product_id))
         after = Product.model_validate(await products.patch(change.connection, product_id, **patch.changes()))
         await change.record("products.change", "product", entity_id=product_id, before=before, after=after)
     return after
@@ -81,7 +81,7 @@ async def change_product(product_id: UUID, patch: ProductPatch, unit_of_work: Un
 async def delete_product(product_id: UUID, unit_of_work: UnitOfWorkDep) -> None:
     """Only one that no plan belongs to; any other can be made inactive."""
     async with unit_of_work.change() as change:
-        before = Product.model_validate(await products.lock(change.connection, product_id))
+        before = Product.model_validate(await products.get_for_update(change.connection, product_id))
         try:
             await products.remove(change.connection, product_id)
         except InUse:

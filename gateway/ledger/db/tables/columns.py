@@ -1,4 +1,4 @@
-"""The column shapes all tables share, so that a credit, a price or an instant is declared one way."""
+"""Column types and constraints that the tables share."""
 
 from __future__ import annotations
 
@@ -39,14 +39,18 @@ metadata = MetaData(
 
 
 def new_id() -> UUID:
-    """A UUID of version 7 (RFC 9562 section 5.7): ordered by time, so that B-trees grow at their right edge."""
-    milliseconds = time.time_ns() // 1_000_000
-    bits = milliseconds << 80 | 0x7 << 76 | secrets.randbits(12) << 64 | 0b10 << 62 | secrets.randbits(62)
+    """A UUIDv7 with sub-millisecond precision (RFC 9562 section 6.2, method 3).
+
+    Ids of one process are in order of creation, and B-trees grow at their right edge.
+    """
+    milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
+    fraction = (nanoseconds << 12) // 1_000_000
+    bits = milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | secrets.randbits(62)
     return UUID(int=bits)
 
 
 class Word(TypeDecorator[StrEnum]):
-    """Text in the table, a member of the enum in Python."""
+    """Text in the table, an enum member in Python."""
 
     impl = Text
     cache_ok = True
