@@ -18,7 +18,7 @@ import httpx
 import openai
 import pytest
 
-from tests.guarantees.e2e.conftest import Running
+from tests.guarantees.demo import Running
 
 ROW_SECONDS = 10
 # Quoted in the answer, whose events then take a third of a second: longer than a client is held up by its machine.

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from gateway.meter.holds import HEARTBEAT_TTL_SECONDS
 from gateway.workers.usage.hold_sweeper import ABSENCE_SECONDS
-from tests.guarantees.e2e.conftest import Running, start_demo, stop
+from tests.guarantees.demo import Running, start_demo, stop
 
 CLIENTS = 16
 QUICK = ("/v1/analyze", b"a few words")

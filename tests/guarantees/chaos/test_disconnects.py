@@ -83,7 +83,7 @@ async def test_no_answer_reaches_another_and_nothing_is_left_behind(
     await _let_go(plane)
     await eventually(lambda: _held() <= before, AFTERMATH_SECONDS)
     outcomes = Counter(outcome for book in books for _, outcome in book["rows"])
-    measured.append(f"departures: {REQUESTS:,} requests, {dict(outcomes)}, {len(findings.foreign)} foreign bytes")
+    measured.append(f"disconnects: {REQUESTS:,} requests, {dict(outcomes)}, {len(findings.foreign)} foreign bytes")
     assert findings.foreign == []
     assert Counter(findings.statuses).keys() == {200}
     assert findings.whole >= {visit.nonce for visit in storm if visit.moment is Moment.NEVER}

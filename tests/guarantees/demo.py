@@ -1,4 +1,4 @@
-"""The product as its users start it: real processes, real clients."""
+"""`gateway demo` as its users start it, in a process group of its own."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 START_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A gateway in a process group of its own, and what it said of itself."""
+    """A running demo and what it printed about itself."""
 
     process: subprocess.Popen[str]
+    data_dir: Path
     public_url: str
     admin_url: str
     admin_token: str
@@ -49,21 +47,13 @@ def start_demo(data_dir: Path, **environment: str) -> Running:
         )
     assert process.stdout is not None
     with process.stdout as announced:
-        said: dict[str, Any] = json.loads(announced.readline() or "{}")
-    assert said, (data_dir.parent / "demo.log").read_text()
-    said.pop("upstream_url")
-    return Running(process=process, **said)
+        printed: dict[str, Any] = json.loads(announced.readline() or "{}")
+    assert printed, (data_dir.parent / "demo.log").read_text()
+    printed.pop("upstream_url")
+    return Running(process=process, data_dir=data_dir, **printed)
 
 
 def stop(running: Running) -> int:
-    """Asks it to stop, and gives its exit code."""
+    """Terminates it and returns its exit code."""
     running.process.send_signal(signal.SIGTERM)
     return running.process.wait(START_SECONDS)
-
-
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One demo with two public workers for the tests that only call it."""
-    running = start_demo(tmp_path_factory.mktemp("demo run") / "data", GATEWAY_SERVER__WORKERS="2")
-    yield running
-    assert stop(running) == 0

@@ -1,0 +1,26 @@
+"""Documentation points only at what exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)(#[^)]*)?\)")
+PATH = re.compile(r"`((?:gateway|policies|tests|deploy|docs|migrations|benchmarks)/[\w./-]+)`")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_docs_link_to_what_exists(page: str) -> None:
+    file = ROOT / page
+    missing = [target for target, _ in LINK.findall(file.read_text()) if not (file.parent / target).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_docs_name_files_that_exist(page: str) -> None:
+    missing = [path for path in PATH.findall((ROOT / page).read_text()) if not (ROOT / path).exists()]
+    assert not missing
