@@ -16,14 +16,14 @@ from gateway.meter.client.client import RedisClient
 from gateway.meter.scripts import SCRIPTS
 from gateway.proxy.router import Router
 from gateway.runtime.upstreams import destinations
-from tests.proxy import data_plane as planes
+from tests.proxy import data_plane as data_planes
 from tests.proxy import upstream as upstreams
-from tests.proxy.data_plane import Plane
+from tests.proxy.data_plane import DataPlane
 from tests.proxy.upstream import ScriptedUpstream
 from tests.support.steady_clock import steady_clock
 
 Configure = Callable[..., Config]
-Serve = Callable[[Config], Awaitable[Plane]]
+Serve = Callable[[Config], Awaitable[DataPlane]]
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -70,27 +70,27 @@ async def redis_client(redis_url: str) -> AsyncIterator[RedisClient]:
 
 
 @pytest.fixture(scope="package")
-async def _plane(
+async def _data_plane(
     configure: Configure, _upstream: ScriptedUpstream, database: Database, redis: Redis, redis_client: RedisClient
-) -> AsyncIterator[Plane]:
-    async with planes.running(
+) -> AsyncIterator[DataPlane]:
+    async with data_planes.running(
         configure(), _upstream, database=database, redis=redis, redis_client=redis_client
-    ) as plane:
-        yield plane
+    ) as data_plane:
+        yield data_plane
 
 
 @pytest.fixture
-async def plane(_plane: Plane) -> Plane:
-    _plane.upstream.reset()
-    before = _plane.handler.swap(Router(_plane.config.routes), destinations(_plane.config))
+async def data_plane(_data_plane: DataPlane) -> DataPlane:
+    _data_plane.upstream.reset()
+    before = _data_plane.handler.swap(Router(_data_plane.config.routes), destinations(_data_plane.config))
     for destination in before.values():
         await destination.upstream.close()
-    return _plane
+    return _data_plane
 
 
 @pytest.fixture
-def upstream(plane: Plane) -> ScriptedUpstream:
-    return plane.upstream
+def upstream(data_plane: DataPlane) -> ScriptedUpstream:
+    return data_plane.upstream
 
 
 @pytest.fixture
@@ -101,8 +101,8 @@ async def serve(
     _upstream.reset()
     async with AsyncExitStack() as stack:
 
-        async def served(config: Config) -> Plane:
-            running = planes.running(config, _upstream, database=database, redis=redis, redis_client=redis_client)
+        async def served(config: Config) -> DataPlane:
+            running = data_planes.running(config, _upstream, database=database, redis=redis, redis_client=redis_client)
             return await stack.enter_async_context(running)
 
         yield served

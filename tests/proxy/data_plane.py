@@ -58,7 +58,7 @@ class Account:
 
 
 @dataclass(frozen=True)
-class Hot:
+class RedisState:
     """What Redis remembers of an account; `used` per minute, hour and day."""
 
     balance: int
@@ -67,7 +67,7 @@ class Hot:
 
 
 @dataclass(frozen=True)
-class Plane:
+class DataPlane:
     url: str
     config: Config
     handler: Handler
@@ -80,7 +80,7 @@ class Plane:
 
     # Accounts.
 
-    async def account(
+    async def create_account(
         self, *, credits: int = 100, key: KeySettings | None = None, subscribed: bool = True, **terms: Any
     ) -> Account:
         """A new account on a new plan, of these terms; unknown to Redis until its first request."""
@@ -98,7 +98,7 @@ class Plane:
                 await _grant(connection, user.id, credits)
         return Account(user.id, plan, new.secret, made.id, subscription.id if subscription else None)
 
-    async def key(self, account: Account, **settings: Any) -> tuple[str, ApiKey]:
+    async def create_key(self, account: Account, **settings: Any) -> tuple[str, ApiKey]:
         """One more key of an account: its secret, and what is kept of it."""
         new = compose(self.config.keys.prefix, token_bytes(ENTROPY_BYTES))
         fingerprint = api_keys.fingerprint(new, self.config.secrets.peppers)
@@ -106,7 +106,7 @@ class Plane:
             made = await api_keys.create(connection, account.user_id, fingerprint=fingerprint, **settings)
         return new.secret, made
 
-    async def grant(self, account: Account, amount: int) -> None:
+    async def grant_credits(self, account: Account, amount: int) -> None:
         async with self.database.transaction() as connection:
             await _grant(connection, account.user_id, amount)
 
@@ -122,25 +122,25 @@ class Plane:
 
     # The hot copy.
 
-    async def hot(self, account: Account) -> Hot:
+    async def redis_state(self, account: Account) -> RedisState:
         packed = await self.redis.hget(self.meter.keys(account.user_id).account.decode(), "s")
         assert isinstance(packed, bytes), "the account is cold"
         state = _STATE.unpack(packed)
-        return Hot(state[1], state[2], (state[6], state[10], state[14]))
+        return RedisState(state[1], state[2], (state[6], state[10], state[14]))
 
     async def holds(self, account: Account) -> list[bytes]:
         values = await self.redis.hvals(self.meter.keys(account.user_id).holds.decode())
         return [value for value in values if isinstance(value, bytes) and _names(value, account)]
 
-    async def at_rest(self, account: Account) -> Hot:
+    async def settled_state(self, account: Account) -> RedisState:
         """What Redis remembers once every call of the account has been settled."""
         async with asyncio.timeout(ANSWER_SECONDS):
-            while not _is_at_rest(hot := await self.hot(account), await self.holds(account)):  # noqa: ASYNC110 - no event
+            while not _is_at_rest(hot := await self.redis_state(account), await self.holds(account)):  # noqa: ASYNC110 - no event
                 await asyncio.sleep(0.005)
         return hot
 
     @asynccontextmanager
-    async def untouched(self, account: Account) -> AsyncIterator[None]:
+    async def assert_unchanged(self, account: Account) -> AsyncIterator[None]:
         """Within the block nothing is counted, held or charged, and no request reaches the upstream."""
         before = await self._everything(account)
         yield
@@ -158,22 +158,22 @@ class Plane:
 
     # Records.
 
-    async def records(self, account: Account) -> list[Mapping[str, Any]]:
+    async def usage_rows(self, account: Account) -> list[Mapping[str, Any]]:
         """The account's rows of usage_tracking, oldest first, once the journal is written."""
         await self._write_journal()
         return await self._rows("usage_tracking", "user_id", account.user_id, "created_at, request_id")
 
-    async def record(self, account: Account) -> Mapping[str, Any]:
+    async def usage_row(self, account: Account) -> Mapping[str, Any]:
         """The account's only row of usage_tracking."""
-        (row,) = await self.records(account)
+        (row,) = await self.usage_rows(account)
         return row
 
-    async def history(self, account: Account) -> list[Mapping[str, Any]]:
+    async def analysis_rows(self, account: Account) -> list[Mapping[str, Any]]:
         """The account's rows of analysis_history, oldest first."""
         await self._write_journal()
         return await self._rows("analysis_history", "user_id", account.user_id, "created_at, request_id")
 
-    async def refusals(self, account: Account) -> dict[tuple[str, str], int]:
+    async def refusal_counts(self, account: Account) -> dict[tuple[str, str], int]:
         """How often the account's key was refused, by (endpoint, code)."""
         await self.handler._telemetry.run_once()
         rows = await self._rows("refused_requests", "api_key_id", account.key_id, "code")
@@ -207,18 +207,18 @@ class Plane:
         return await self.http.post(path, content=content, headers=account.auth | _dashed(headers))
 
     @asynccontextmanager
-    async def wire(self) -> AsyncIterator[Wire]:
+    async def connect(self) -> AsyncIterator[RawConnection]:
         """A client connection of bare bytes."""
         address = urlsplit(self.url)
         reader, writer = await asyncio.open_connection(address.hostname, address.port)
         try:
-            yield Wire(reader, writer)
+            yield RawConnection(reader, writer)
         finally:
             writer.transport.abort()
 
 
 @dataclass(frozen=True)
-class Wire:
+class RawConnection:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
@@ -232,17 +232,17 @@ class Wire:
         head = [f"{line} HTTP/1.1", "host: gateway.test", f"x-api-key: {account.key}", *fields, *length, "", ""]
         await self.send("\r\n".join(head).encode() + body)
 
-    async def until(self, marker: bytes) -> bytes:
+    async def read_until(self, marker: bytes) -> bytes:
         async with asyncio.timeout(ANSWER_SECONDS):
             return await self.reader.readuntil(marker)
 
-    async def head(self) -> tuple[int, dict[str, str]]:
+    async def read_head(self) -> tuple[int, dict[str, str]]:
         """The status and the fields of an answer, by lower-cased name."""
-        line, *lines = (await self.until(b"\r\n\r\n")).decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
+        line, *lines = (await self.read_until(b"\r\n\r\n")).decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
         pairs = (each.partition(":") for each in lines)
         return int(line.split(" ")[1]), {name.lower(): value.strip() for name, _, value in pairs}
 
-    async def rest(self) -> bytes:
+    async def read_rest(self) -> bytes:
         """Everything until the gateway closes the connection, however it does."""
         async with asyncio.timeout(ANSWER_SECONDS):
             data = b""
@@ -253,14 +253,14 @@ class Wire:
                 pass
             return data
 
-    def leave(self) -> None:
+    def disconnect(self) -> None:
         self.writer.transport.abort()
 
 
 @asynccontextmanager
 async def running(
     config: Config, upstream: ScriptedUpstream, *, database: Database, redis: Redis, redis_client: RedisClient
-) -> AsyncIterator[Plane]:
+) -> AsyncIterator[DataPlane]:
     """The data plane as the process serves it; the test reaches the stores by clients of its own."""
     async with data_plane(config) as handler:
         listener = socket.socket(proto=socket.IPPROTO_TCP)  # else asyncio leaves Nagle on
@@ -271,7 +271,7 @@ async def running(
         await server.is_listening.wait()
         meter = Meter(redis_client, partitions=config.redis.partitions, owner="test")
         async with httpx.AsyncClient(base_url=url, timeout=ANSWER_SECONDS, trust_env=False) as http:
-            yield Plane(url, config, handler, upstream, database, redis, meter, redis_client, http)
+            yield DataPlane(url, config, handler, upstream, database, redis, meter, redis_client, http)
         server.should_exit = True
         await serving
         await server.drained()
@@ -281,7 +281,7 @@ async def _grant(connection: Any, user_id: UUID, amount: int) -> None:
     await grants.grant(connection, user_id, amount=amount, source="purchase", reason="test", actor="test")
 
 
-def _is_at_rest(hot: Hot, holds: list[bytes]) -> bool:
+def _is_at_rest(hot: RedisState, holds: list[bytes]) -> bool:
     return hot.in_flight == 0 and not holds
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
-from tests.proxy.data_plane import ANSWER_SECONDS, Account, Plane, Wire
+from tests.proxy.data_plane import ANSWER_SECONDS, Account, DataPlane, RawConnection
 from tests.proxy.upstream import Exchange
 
 Handler = Callable[[ServerConnection], Awaitable[None]]
@@ -25,9 +25,9 @@ async def server(handler: Handler, **settings: Any) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{next(iter(serving.sockets)).getsockname()[1]}"
 
 
-def client(plane: Plane, account: Account, path: str = "/v1/socket", **settings: Any) -> connect:
+def client(data_plane: DataPlane, account: Account, path: str = "/v1/socket", **settings: Any) -> connect:
     """A real client, before its handshake."""
-    url = plane.url.replace("http:", "ws:") + path
+    url = data_plane.url.replace("http:", "ws:") + path
     given = {"additional_headers": account.auth, "max_size": None, "open_timeout": ANSWER_SECONDS, "proxy": None}
     return connect(url, **given | settings)
 
@@ -49,10 +49,10 @@ def handshake_fields(**changed: str | None) -> list[str]:
     return [f"{name.replace('_', '-')}: {value}" for name, value in pairs if value is not None]
 
 
-async def opened(wire: Wire, account: Account, path: str = "/v1/socket") -> dict[str, str]:
+async def opened(wire: RawConnection, account: Account, path: str = "/v1/socket") -> dict[str, str]:
     """Opens a tunnel byte by byte; gives the fields of the 101."""
     await wire.request(account, f"GET {path}", *handshake_fields())
-    status, fields = await wire.head()
+    status, fields = await wire.read_head()
     assert status == 101
     return fields
 

@@ -14,7 +14,7 @@ from itertools import repeat
 from random import Random
 from urllib.parse import urlsplit
 
-from tests.proxy.data_plane import Account, Plane
+from tests.proxy.data_plane import Account, DataPlane
 from tests.proxy.upstream import Answer, Exchange
 
 LINES_MAX = 1_500  # of an upload: more than the gateway takes unread
@@ -91,9 +91,9 @@ def visits(accounts: list[Account], count: int, chance: Random) -> Iterator[Visi
         )
 
 
-async def pay(plane: Plane, visit: Visit, findings: Findings, *, range_of: range) -> None:
+async def pay(data_plane: DataPlane, visit: Visit, findings: Findings, *, range_of: range) -> None:
     """One visit; `range_of` holds every balance that the account may be told, and none of another's."""
-    address = urlsplit(plane.url)
+    address = urlsplit(data_plane.url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     heard = bytearray()
     try:

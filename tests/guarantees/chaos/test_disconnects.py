@@ -27,9 +27,9 @@ from gateway.runtime.upstreams import destinations
 from tests.guarantees.chaos.conftest import measured
 from tests.guarantees.chaos.storm import Findings, Moment, Visit, echoing, pay, visits
 from tests.guarantees.faults.proxy import FaultProxy
-from tests.proxy import data_plane as planes
+from tests.proxy import data_plane as data_planes
 from tests.proxy import upstream as upstreams
-from tests.proxy.data_plane import Account, Plane
+from tests.proxy.data_plane import Account, DataPlane
 from tests.support.polling import eventually
 from tests.support.sampling import scaled, seeded_random
 
@@ -43,7 +43,7 @@ ENVIRON = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATE
 
 
 @pytest.fixture
-async def plane(migrated_url: str, redis_url: str, database: Database, redis: Redis) -> AsyncIterator[Plane]:
+async def data_plane(migrated_url: str, redis_url: str, database: Database, redis: Redis) -> AsyncIterator[DataPlane]:
     """A data plane whose way to Valkey takes up to 50 ms, either way."""
     address = urlsplit(redis_url)
     assert address.hostname is not None
@@ -56,31 +56,33 @@ async def plane(migrated_url: str, redis_url: str, database: Database, redis: Re
         places = {"database.url": migrated_url, "redis.url": far.through(redis_url)}
         places["upstreams.main.targets"] = upstream.url
         config = load(Path(__file__).parent / "gateway.yaml", ENVIRON, overrides=places)
-        async with planes.running(config, upstream, database=database, redis=redis, redis_client=redis_client) as plane:
-            yield plane
+        async with data_planes.running(
+            config, upstream, database=database, redis=redis, redis_client=redis_client
+        ) as data_plane:
+            yield data_plane
             far.requests.delay_seconds = far.replies.delay_seconds = lambda: 0.0  # what is still owed is soon settled
     await redis_client.close()
 
 
 async def test_no_answer_reaches_another_and_nothing_is_left_behind(
-    plane: Plane, monkeypatch: pytest.MonkeyPatch
+    data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(disconnects, "MAX_DRAINS", 8)  # so that many calls are cut at once
     monkeypatch.setattr(disconnects, "DRAIN_SECONDS", 0.5)  # and those without an end soon
-    accounts = [await plane.account(credits=GRANTED * number) for number in range(1, ACCOUNTS + 1)]
+    accounts = [await data_plane.create_account(credits=GRANTED * number) for number in range(1, ACCOUNTS + 1)]
     findings = Findings()
-    plane.upstream.answer = echoing(findings, accounts, seeded_random("upstream"))
+    data_plane.upstream.answer = echoing(findings, accounts, seeded_random("upstream"))
     warming = [
         Visit(each, f"{number}-warm", Moment.NEVER, 1, False, False, 0, 0) for number, each in enumerate(accounts)
     ]
-    await _storm(plane, warming, accounts, findings)
-    before = await _resources(plane)
+    await _storm(data_plane, warming, accounts, findings)
+    before = await _resources(data_plane)
 
     storm = list(visits(accounts, REQUESTS, seeded_random("clients")))
-    await _storm(plane, storm, accounts, findings)
+    await _storm(data_plane, storm, accounts, findings)
 
-    books = [await _books(plane, account) for account in accounts]
-    await _let_go(plane)
+    books = [await _books(data_plane, account) for account in accounts]
+    await _let_go(data_plane)
     await eventually(lambda: _held() <= before, AFTERMATH_SECONDS)
     outcomes = Counter(outcome for book in books for _, outcome in book["rows"])
     measured.append(f"disconnects: {REQUESTS:,} requests, {dict(outcomes)}, {len(findings.foreign)} foreign bytes")
@@ -102,27 +104,27 @@ def _check_books(books: list[dict[str, Any]], findings: Findings, storm: list[Vi
         assert book["ledger"] == book["stored"] == book["hot"] == book["granted"] - book["charged"]
 
 
-async def _storm(plane: Plane, storm: list[Visit], accounts: list[Account], findings: Findings) -> None:
+async def _storm(data_plane: DataPlane, storm: list[Visit], accounts: list[Account], findings: Findings) -> None:
     ranges = {each.user_id: range(GRANTED * number, GRANTED * (number + 1)) for number, each in enumerate(accounts)}
     room = asyncio.Semaphore(AT_A_TIME)
 
     async def visit(one: Visit) -> None:
         async with room:
-            await pay(plane, one, findings, range_of=ranges[one.account.user_id])
+            await pay(data_plane, one, findings, range_of=ranges[one.account.user_id])
 
     await asyncio.gather(*(visit(one) for one in storm))
 
 
-async def _resources(plane: Plane) -> tuple[int, int]:
-    await _let_go(plane)
+async def _resources(data_plane: DataPlane) -> tuple[int, int]:
+    await _let_go(data_plane)
     return _held()
 
 
-async def _let_go(plane: Plane) -> None:
+async def _let_go(data_plane: DataPlane) -> None:
     """Closes idle connections to the upstream; every lease must have been given back by then."""
-    pools = [target.pool for each in plane.handler._destinations.values() for target in each.upstream._targets]
+    pools = [target.pool for each in data_plane.handler._destinations.values() for target in each.upstream._targets]
     await eventually(lambda: all(pool.busy == 0 for pool in pools), AFTERMATH_SECONDS)
-    before = plane.handler.swap(Router(plane.config.routes), destinations(plane.config))
+    before = data_plane.handler.swap(Router(data_plane.config.routes), destinations(data_plane.config))
     for destination in before.values():
         await destination.upstream.close()
 
@@ -132,16 +134,16 @@ def _held() -> tuple[int, int]:
     return len(asyncio.all_tasks()), psutil.Process().num_fds()
 
 
-async def _books(plane: Plane, account: Account) -> dict[str, Any]:
-    hot = await plane.at_rest(account)
-    stored = await plane.stored_balance(account)
+async def _books(data_plane: DataPlane, account: Account) -> dict[str, Any]:
+    hot = await data_plane.settled_state(account)
+    stored = await data_plane.stored_balance(account)
     user = {"user": account.user_id}
     rows = text("SELECT client_request_id, outcome, credits_charged FROM usage_tracking WHERE user_id = :user")
     ledger = text(
         "SELECT sum(amount)::bigint, sum(amount) FILTER (WHERE kind = 'grant')::bigint"
         " FROM credit_ledger WHERE user_id = :user"
     )
-    async with plane.database.read() as connection:
+    async with data_plane.database.read() as connection:
         found = list(await connection.execute(rows, user))
         total, granted = (await connection.execute(ledger, user)).one()
     return {

@@ -34,9 +34,9 @@ from gateway.workers.usage.reconciliation import Reconciler
 from gateway.workers.usage.usage_writer import UsageWriter
 from tests.guarantees.chaos.conftest import measured
 from tests.guarantees.chaos.lost import Fault, Victim
-from tests.proxy import data_plane as planes
+from tests.proxy import data_plane as data_planes
 from tests.proxy import upstream as upstreams
-from tests.proxy.data_plane import Account, Plane
+from tests.proxy.data_plane import Account, DataPlane
 from tests.support.polling import eventually
 from tests.support.sampling import scaled, seeded_random
 
@@ -55,7 +55,7 @@ ENVIRON = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATE
 class Load:
     """Clients of both gateways, and what they were told."""
 
-    planes: list[Plane]
+    data_planes: list[DataPlane]
     accounts: list[Account]
     statuses: Counter[tuple[object, int]] = field(default_factory=Counter)
     served_at: dict[object, list[float]] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Load:
         while not self.is_over:
             account = random.choice(self.accounts)
             started = monotonic_seconds()
-            answer = await random.choice(self.planes).get(account)
+            answer = await random.choice(self.data_planes).get(account)
             elapsed = monotonic_seconds() - started
             if self.is_suffering:
                 self.slowest_seconds = max(self.slowest_seconds, elapsed - self.lag_seconds)
@@ -105,7 +105,7 @@ async def victim(tmp_path: Path) -> AsyncIterator[Victim]:
 
 
 @pytest.fixture
-async def gateways(victim: Victim, own_database_url: str, tmp_path: Path) -> AsyncIterator[list[Plane]]:
+async def gateways(victim: Victim, own_database_url: str, tmp_path: Path) -> AsyncIterator[list[DataPlane]]:
     database = Database(own_database_url, pool_size=8)
     redis_client = RedisClient(victim.url, timeout_seconds=5, scripts=SCRIPTS)
     await redis_client.open()
@@ -123,7 +123,7 @@ async def gateways(victim: Victim, own_database_url: str, tmp_path: Path) -> Asy
                 "upstreams.main.targets": upstream.url,
             }
             config = load(Path(__file__).parent / "lost.yaml", ENVIRON, overrides=places)
-            running = planes.running(config, upstream, database=database, redis=redis, redis_client=redis_client)
+            running = data_planes.running(config, upstream, database=database, redis=redis, redis_client=redis_client)
             serving.append(await stack.enter_async_context(running))
         meter = Meter(redis_client, partitions=PARTITIONS, owner="worker")
         holds, journal = Holds(redis_client, PARTITIONS), Journal(redis_client, PARTITIONS)
@@ -142,11 +142,11 @@ def _quiet() -> Iterator[None]:
 
 
 async def test_nothing_is_lost_doubled_or_overspent_and_service_is_back_by_itself(
-    victim: Victim, gateways: list[Plane]
+    victim: Victim, gateways: list[DataPlane]
 ) -> None:
     first = gateways[0]
-    rich = [await first.account(credits=1_000_000) for _ in range(4)]
-    limited = await first.account(credits=1_000_000, requests_per_minute=PER_MINUTE)
+    rich = [await first.create_account(credits=1_000_000) for _ in range(4)]
+    limited = await first.create_account(credits=1_000_000, requests_per_minute=PER_MINUTE)
     poor: list[Account] = []
     load = Load(gateways, [*rich, limited])
     clients = [asyncio.create_task(load.client(number)) for number in range(CLIENTS)]
@@ -154,7 +154,7 @@ async def test_nothing_is_lost_doubled_or_overspent_and_service_is_back_by_itsel
     random, back = seeded_random("faults"), []
     for number in range(ROUNDS):
         fault = list(Fault)[number % len(Fault)]
-        poor.append(await first.account(credits=POOR_CREDITS))
+        poor.append(await first.create_account(credits=POOR_CREDITS))
         load.accounts = [*rich, limited, poor[-1]]
         await eventually(lambda: load.served(poor[-1]) > 3, timeout_seconds=BACK_SECONDS)
         load.is_suffering = True
@@ -184,10 +184,10 @@ def _most_in_a_minute(moments: list[float]) -> int:
     return max(sum(moment - 59 < each <= moment for each in moments) for moment in moments)
 
 
-async def _assert_the_books_agree(gateways: list[Plane], load: Load, accounts: list[Account]) -> None:
+async def _assert_the_books_agree(gateways: list[DataPlane], load: Load, accounts: list[Account]) -> None:
     first = gateways[0]
     async with asyncio.timeout(AFTERMATH_SECONDS):
-        while any(plane.handler._settler.pending for plane in gateways) or await _open_calls(first):  # noqa: ASYNC110 - no event
+        while any(data_plane.handler._settler.pending for data_plane in gateways) or await _open_calls(first):  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.05)
     query = text(
         "SELECT user_id, count(*), sum(credits_charged) FROM usage_tracking WHERE outcome = 'succeeded' GROUP BY 1"
@@ -199,6 +199,9 @@ async def _assert_the_books_agree(gateways: list[Plane], load: Load, accounts: l
     assert [each async for page in reconciler.pages() for each in page.findings] == []
 
 
-async def _open_calls(plane: Plane) -> int:
+async def _open_calls(data_plane: DataPlane) -> int:
     """Calls that are not settled, or not written."""
-    return await Holds(plane.redis_client, PARTITIONS).count() + await Journal(plane.redis_client, PARTITIONS).length()
+    return (
+        await Holds(data_plane.redis_client, PARTITIONS).count()
+        + await Journal(data_plane.redis_client, PARTITIONS).length()
+    )

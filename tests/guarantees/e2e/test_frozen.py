@@ -32,7 +32,7 @@ from gateway.workers.usage.hold_sweeper import HoldSweeper
 from gateway.workers.usage.reconciliation import Reconciler
 from tests.guarantees.faults.proxy import FaultProxy
 from tests.proxy import upstream as upstreams
-from tests.proxy.data_plane import Account, Plane
+from tests.proxy.data_plane import Account, DataPlane
 from tests.proxy.upstream import Exchange, ScriptedUpstream
 from tests.support.polling import eventually
 
@@ -65,7 +65,7 @@ class Site:
     may_answer: asyncio.Event
 
     @asynccontextmanager
-    async def gateway(self) -> AsyncIterator[tuple[Plane, Process]]:
+    async def gateway(self) -> AsyncIterator[tuple[DataPlane, Process]]:
         """`gateway proxy`: real processes, which read the same stores."""
         process = await self._start()
         assert process.stdout is not None
@@ -78,7 +78,7 @@ class Site:
             no_limit = httpx.Limits(max_connections=None)
             async with httpx.AsyncClient(base_url=said["public_url"], timeout=30, limits=no_limit) as http:
                 yield (
-                    Plane(
+                    DataPlane(
                         said["public_url"],
                         self.config,
                         nowhere,
@@ -104,7 +104,7 @@ class Site:
                 start_new_session=True,
             )
 
-    async def calls(self, plane: Plane, account: Account, count: int) -> list[asyncio.Task[httpx.Response]]:
+    async def calls(self, data_plane: DataPlane, account: Account, count: int) -> list[asyncio.Task[httpx.Response]]:
         """Calls that the upstream has, and has not answered."""
 
         async def answer(exchange: Exchange) -> None:
@@ -114,7 +114,7 @@ class Site:
         self.may_answer.clear()
         self.upstream.reset()
         self.upstream.answer = answer
-        calls = [asyncio.create_task(plane.get(account)) for _ in range(count)]
+        calls = [asyncio.create_task(data_plane.get(account)) for _ in range(count)]
         await eventually(
             lambda: len(self.upstream.exchanges) == count or any(call.done() for call in calls), timeout_seconds=30
         )
@@ -153,57 +153,57 @@ async def site(own_database_url: str, redis_url: str, tmp_path: Path) -> AsyncIt
 
 
 async def test_a_gateway_frozen_for_longer_than_its_lease_charges_what_it_delivered(site: Site) -> None:
-    async with site.gateway() as (plane, process):
-        account = await plane.account()
-        calls = await site.calls(plane, account, 3)
+    async with site.gateway() as (data_plane, process):
+        account = await data_plane.create_account()
+        calls = await site.calls(data_plane, account, 3)
         _signal_children(process, signal.SIGSTOP)
         assert await _sweep(site) == 3
-        assert (await plane.hot(account)).balance == 100
-        assert [row["outcome"] for row in await plane.records(account)] == ["abandoned"] * 3
+        assert (await data_plane.redis_state(account)).balance == 100
+        assert [row["outcome"] for row in await data_plane.usage_rows(account)] == ["abandoned"] * 3
 
         site.may_answer.set()
         _signal_children(process, signal.SIGCONT)
         answers = await asyncio.gather(*calls)
         assert [(answer.status_code, answer.content) for answer in answers] == [(200, b"done")] * 3
-        await _assert_charged(site, plane, account, charge=3, of=100)
+        await _assert_charged(site, data_plane, account, charge=3, of=100)
 
-        assert (await plane.get(account)).status_code == 200, "it goes on as if nothing had happened"
-        await _assert_charged(site, plane, account, charge=4, of=100)
+        assert (await data_plane.get(account)).status_code == 200, "it goes on as if nothing had happened"
+        await _assert_charged(site, data_plane, account, charge=4, of=100)
 
 
 async def test_what_redis_did_not_take_before_a_kill_is_settled_by_the_next_gateway(site: Site) -> None:
-    async with site.gateway() as (plane, process):
-        account = await plane.account(credits=1000)
-        calls = await site.calls(plane, account, CALLS)
-        assert len(await plane.holds(account)) == CALLS
+    async with site.gateway() as (data_plane, process):
+        account = await data_plane.create_account(credits=1000)
+        calls = await site.calls(data_plane, account, CALLS)
+        assert len(await data_plane.holds(account)) == CALLS
         site.valkey.freeze()
         site.may_answer.set()
         answers = await asyncio.gather(*calls)
         assert {(answer.status_code, answer.content) for answer in answers} == {(200, b"done")}
         os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
-    assert len(await plane.holds(account)) == CALLS, "Redis must know of none"
+    assert len(await data_plane.holds(account)) == CALLS, "Redis must know of none"
     assert [size > 0 for size in site.spools().values()] == [True]
     site.valkey.reset()  # what the network held back is lost
     site.valkey.thaw()
-    async with site.gateway() as (plane, _):
+    async with site.gateway() as (data_plane, _):
         async with asyncio.timeout(REPLAY_SECONDS):
-            while await plane.holds(account):  # noqa: ASYNC110 - Redis has no event to offer
+            while await data_plane.holds(account):  # noqa: ASYNC110 - Redis has no event to offer
                 await asyncio.sleep(0.05)
-        await _assert_charged(site, plane, account, charge=CALLS, of=1000)
+        await _assert_charged(site, data_plane, account, charge=CALLS, of=1000)
         await eventually(lambda: list(site.spools().values()) == [0])
     assert site.spools() == {}
 
 
-async def _assert_charged(site: Site, plane: Plane, account: Account, *, charge: int, of: int) -> None:
+async def _assert_charged(site: Site, data_plane: DataPlane, account: Account, *, charge: int, of: int) -> None:
     """One row a call, and every book the same."""
-    assert (await plane.at_rest(account)).balance == of - charge
-    rows = await plane.records(account)
+    assert (await data_plane.settled_state(account)).balance == of - charge
+    rows = await data_plane.usage_rows(account)
     assert [(row["outcome"], row["status_code"], row["credits_charged"]) for row in rows] == [
         ("succeeded", 200, 1)
     ] * charge
-    assert await plane.stored_balance(account) == of - charge
-    reconciler = Reconciler(site.database, AccountSnapshotReader(site.redis_client, plane.meter))
+    assert await data_plane.stored_balance(account) == of - charge
+    reconciler = Reconciler(site.database, AccountSnapshotReader(site.redis_client, data_plane.meter))
     assert [each async for page in reconciler.pages() for each in page.findings] == []
 
 

@@ -15,8 +15,8 @@ from gateway.ledger.db.session import Database
 from gateway.meter.client.client import RedisClient
 from gateway.meter.scripts import SCRIPTS
 from tests.guarantees.fuzz.parsers import ByH11, ByHttptools, Notes, reading
-from tests.proxy import data_plane as planes
-from tests.proxy.data_plane import Account, Plane
+from tests.proxy import data_plane as data_planes
+from tests.proxy.data_plane import Account, DataPlane
 from tests.proxy.upstream import ScriptedUpstream
 
 ENVIRON = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATEWAY_JWT_SECRET": "jwt"}
@@ -27,7 +27,7 @@ GRANTED = 10_000_000
 class Way:
     """A data plane and the notes of the parser behind it."""
 
-    plane: Plane
+    data_plane: DataPlane
     notes: Notes
 
 
@@ -48,10 +48,10 @@ async def ways(migrated_url: str, redis_url: str, database: Database, redis: Red
             notes = await stack.enter_async_context(reading(protocol))
             places = {"database.url": migrated_url, "redis.url": redis_url, "upstreams.main.targets": notes.url}
             config = load(Path(__file__).parent / "gateway.yaml", ENVIRON, overrides=places)
-            running = planes.running(
+            running = data_planes.running(
                 config, ScriptedUpstream(), database=database, redis=redis, redis_client=redis_client
             )
             made.append(Way(await stack.enter_async_context(running), notes))
         by_h11, by_httptools = made
-        yield Ways(by_h11, by_httptools, await by_h11.plane.account(credits=GRANTED))
+        yield Ways(by_h11, by_httptools, await by_h11.data_plane.create_account(credits=GRANTED))
     await redis_client.close()

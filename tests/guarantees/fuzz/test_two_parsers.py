@@ -69,12 +69,12 @@ async def test_of_hostile_bytes_both_parsers_read_the_same_requests_or_none(
 
 async def test_what_was_read_is_what_was_admitted_and_charged(ways: Ways) -> None:
     """Runs behind the two above: their requests, complete ones and those that broke off, are all in the books."""
-    plane, account = ways.h11.plane, ways.account
+    data_plane, account = ways.h11.data_plane, ways.account
     await _say(ways.h11, [Sent(b"GET", b"/v1/plain", False, (), b"", None, True).wire(account.key.encode())])
     ways.h11.notes.take()
-    hot = await plane.at_rest(account)
-    balance = await plane.stored_balance(account)
-    async with plane.database.read() as connection:
+    hot = await data_plane.settled_state(account)
+    balance = await data_plane.stored_balance(account)
+    async with data_plane.database.read() as connection:
         query = text("SELECT outcome, status_code, credits_charged FROM usage_tracking WHERE user_id = :user")
         rows = Counter(tuple(row) for row in await connection.execute(query, {"user": account.user_id}))
     complete = ways.h11.notes.total + ways.httptools.notes.total
@@ -88,7 +88,7 @@ async def test_what_was_read_is_what_was_admitted_and_charged(ways: Ways) -> Non
 
 async def _say(way: Way, pieces: Sequence[bytes]) -> list[int]:
     """Sends the pieces over a connection of their own; the statuses of all answers until the gateway closes it."""
-    address = urlsplit(way.plane.url)
+    address = urlsplit(way.data_plane.url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     heard = b""
     try:

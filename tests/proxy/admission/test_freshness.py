@@ -16,177 +16,179 @@ from gateway.ledger.subscriptions import lifecycle
 from gateway.proxy.admission import principal_cache
 from policies.access.keys import digest
 from policies.model import KeyStatus, Principal
-from tests.proxy.data_plane import Account, Hot, Plane
+from tests.proxy.data_plane import Account, DataPlane, RedisState
 from tests.support.polling import eventually
 
 
-async def code(plane: Plane, account: Account, path: str = "/v1/things/1", content: bytes = b"{}") -> str | None:
+async def code(
+    data_plane: DataPlane, account: Account, path: str = "/v1/things/1", content: bytes = b"{}"
+) -> str | None:
     """The code of the refusal, None where the upstream answered."""
-    found: str | None = (await plane.post(account, path, content)).json().get("code")
+    found: str | None = (await data_plane.post(account, path, content)).json().get("code")
     return found
 
 
 @pytest.fixture
-async def account(plane: Plane) -> Account:
+async def account(data_plane: DataPlane) -> Account:
     """Cached in the gateway, hot in Redis."""
-    made = await plane.account(features={"analysis": True})
-    assert await code(plane, made) is None
+    made = await data_plane.create_account(features={"analysis": True})
+    assert await code(data_plane, made) is None
     return made
 
 
-async def test_a_key_is_revoked(plane: Plane, account: Account) -> None:
-    async with plane.database.transaction() as connection:
+async def test_a_key_is_revoked(data_plane: DataPlane, account: Account) -> None:
+    async with data_plane.database.transaction() as connection:
         await api_keys.revoke(connection, account.key_id)
-    await plane.publish()
-    async with plane.untouched(account):
-        assert await code(plane, account) == "key_revoked"
+    await data_plane.publish()
+    async with data_plane.assert_unchanged(account):
+        assert await code(data_plane, account) == "key_revoked"
 
 
-async def test_another_key_of_the_account_goes_on(plane: Plane, account: Account) -> None:
-    secret, _ = await plane.key(account)
-    async with plane.database.transaction() as connection:
+async def test_another_key_of_the_account_goes_on(data_plane: DataPlane, account: Account) -> None:
+    secret, _ = await data_plane.create_key(account)
+    async with data_plane.database.transaction() as connection:
         await api_keys.revoke(connection, account.key_id)
-    await plane.publish()
-    assert (await plane.http.get("/v1/things/1", headers={"x-api-key": secret})).status_code == 200
+    await data_plane.publish()
+    assert (await data_plane.http.get("/v1/things/1", headers={"x-api-key": secret})).status_code == 200
 
 
-async def test_a_key_is_disabled_and_enabled(plane: Plane, account: Account) -> None:
+async def test_a_key_is_disabled_and_enabled(data_plane: DataPlane, account: Account) -> None:
     for status, expected in ((KeyStatus.DISABLED, "key_disabled"), (KeyStatus.ACTIVE, None)) * 2:
-        async with plane.database.transaction() as connection:
+        async with data_plane.database.transaction() as connection:
             await api_keys.patch(connection, account.key_id, status=status)
-        await plane.publish()
-        assert await code(plane, account) == expected
+        await data_plane.publish()
+        assert await code(data_plane, account) == expected
 
 
-async def test_an_account_is_suspended_and_reactivated(plane: Plane, account: Account) -> None:
+async def test_an_account_is_suspended_and_reactivated(data_plane: DataPlane, account: Account) -> None:
     for change, expected in ((users.suspend, "account_suspended"), (users.reactivate, None)) * 2:
-        async with plane.database.transaction() as connection:
+        async with data_plane.database.transaction() as connection:
             await change(connection, account.user_id)
-        await plane.publish()
-        assert await code(plane, account) == expected
+        await data_plane.publish()
+        assert await code(data_plane, account) == expected
 
 
-async def test_limits_of_a_plan_change(plane: Plane, account: Account) -> None:
+async def test_limits_of_a_plan_change(data_plane: DataPlane, account: Account) -> None:
     for limit, expected in ((1, "rate_limited"), (2, None), (2, "rate_limited"), (None, None)):
-        await plane.change_plan(account, requests_per_minute=limit)
-        await plane.publish()
-        assert await code(plane, account) == expected
+        await data_plane.change_plan(account, requests_per_minute=limit)
+        await data_plane.publish()
+        assert await code(data_plane, account) == expected
 
 
-async def test_features_of_a_plan_change(plane: Plane, account: Account) -> None:
+async def test_features_of_a_plan_change(data_plane: DataPlane, account: Account) -> None:
     features: tuple[tuple[dict[str, bool], str | None], ...] = (({}, "feature_not_in_plan"), ({"analysis": True}, None))
     for given, expected in features * 2:
-        await plane.change_plan(account, features=given)
-        await plane.publish()
-        assert await code(plane, account, "/v1/featured") == expected
+        await data_plane.change_plan(account, features=given)
+        await data_plane.publish()
+        assert await code(data_plane, account, "/v1/featured") == expected
 
 
-async def test_the_batch_of_a_plan_changes(plane: Plane, account: Account) -> None:
+async def test_the_batch_of_a_plan_changes(data_plane: DataPlane, account: Account) -> None:
     for most, expected in ((1, "batch_too_large"), (2, None), (1, "batch_too_large"), (None, None)):
-        await plane.change_plan(account, max_products_per_batch=most)
-        await plane.publish()
-        assert await code(plane, account, "/v1/generate", b'{"products": 2}') == expected
+        await data_plane.change_plan(account, max_products_per_batch=most)
+        await data_plane.publish()
+        assert await code(data_plane, account, "/v1/generate", b'{"products": 2}') == expected
 
 
-async def test_the_file_size_of_a_plan_changes(plane: Plane, account: Account) -> None:
+async def test_the_file_size_of_a_plan_changes(data_plane: DataPlane, account: Account) -> None:
     for most, expected in ((3, "payload_too_large"), (4, None), (3, "payload_too_large"), (None, None)):
-        await plane.change_plan(account, max_file_size_bytes=most)
-        await plane.publish()
-        assert await code(plane, account, "/v1/things/1", b"1234") == expected
+        await data_plane.change_plan(account, max_file_size_bytes=most)
+        await data_plane.publish()
+        assert await code(data_plane, account, "/v1/things/1", b"1234") == expected
 
 
-async def test_permissions_are_granted_and_withdrawn(plane: Plane, account: Account) -> None:
-    async with plane.database.transaction() as connection:
+async def test_permissions_are_granted_and_withdrawn(data_plane: DataPlane, account: Account) -> None:
+    async with data_plane.database.transaction() as connection:
         if "analyze" not in {permission.name for permission in await plans.list_permissions(connection)}:
             await plans.create_permission(connection, "analyze")
     for change, expected in ((plans.grant_permission, None), (plans.withdraw_permission, "permission_denied")) * 2:
-        async with plane.database.transaction() as connection:
+        async with data_plane.database.transaction() as connection:
             await change(connection, account.plan.id, "analyze")
-        await plane.publish()
-        assert await code(plane, account, "/v1/restricted", b'{"products": 1}') == expected
+        await data_plane.publish()
+        assert await code(data_plane, account, "/v1/restricted", b'{"products": 1}') == expected
 
 
-async def test_a_subscription_ends_and_another_begins(plane: Plane, account: Account) -> None:
+async def test_a_subscription_ends_and_another_begins(data_plane: DataPlane, account: Account) -> None:
     assert account.subscription_id is not None
-    async with plane.database.transaction() as connection:
+    async with data_plane.database.transaction() as connection:
         await lifecycle.cancel(connection, account.subscription_id, now=now(), at_period_end=False)
-    await plane.publish()
-    assert await code(plane, account) == "subscription_inactive"
-    async with plane.database.transaction() as connection:
+    await data_plane.publish()
+    assert await code(data_plane, account) == "subscription_inactive"
+    async with data_plane.database.transaction() as connection:
         await lifecycle.start(connection, account.user_id, plan_id=account.plan.id, now=now())
-    await plane.publish()
-    assert await code(plane, account) is None
+    await data_plane.publish()
+    assert await code(data_plane, account) is None
 
 
-async def test_credits_are_granted(plane: Plane) -> None:
-    account = await plane.account(credits=1)
-    assert await code(plane, account) is None
-    assert await code(plane, account) == "insufficient_credits"
-    await plane.grant(account, 2)
-    await plane.publish()
-    answers = [await code(plane, account) for _ in range(3)]
+async def test_credits_are_granted(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(credits=1)
+    assert await code(data_plane, account) is None
+    assert await code(data_plane, account) == "insufficient_credits"
+    await data_plane.grant_credits(account, 2)
+    await data_plane.publish()
+    answers = [await code(data_plane, account) for _ in range(3)]
     assert answers == [None, None, "insufficient_credits"]
 
 
-async def test_a_change_that_follows_another_is_not_lost(plane: Plane, account: Account) -> None:
+async def test_a_change_that_follows_another_is_not_lost(data_plane: DataPlane, account: Account) -> None:
     """What was announced together is seen together."""
-    async with plane.database.transaction() as connection:
+    async with data_plane.database.transaction() as connection:
         await users.suspend(connection, account.user_id)
         await api_keys.patch(connection, account.key_id, status=KeyStatus.DISABLED)
         await users.reactivate(connection, account.user_id)
-    await plane.publish()
-    assert await code(plane, account) == "key_disabled"
+    await data_plane.publish()
+    assert await code(data_plane, account) == "key_disabled"
 
 
 async def test_a_key_expires_by_the_clock_though_nothing_was_announced(
-    plane: Plane, account: Account, monkeypatch: pytest.MonkeyPatch
+    data_plane: DataPlane, account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expires_at = now() + timedelta(hours=1)
-    async with plane.database.transaction() as connection:
+    async with data_plane.database.transaction() as connection:
         await api_keys.patch(connection, account.key_id, expires_at=expires_at)
-    await plane.publish()
-    assert await code(plane, account) is None
+    await data_plane.publish()
+    assert await code(data_plane, account) is None
     monkeypatch.setattr("gateway.proxy.admission.controller.now", lambda: expires_at - timedelta(microseconds=1))
-    assert await code(plane, account) is None
+    assert await code(data_plane, account) is None
     monkeypatch.setattr("gateway.proxy.admission.controller.now", lambda: expires_at)
-    assert await code(plane, account) == "key_expired"
+    assert await code(data_plane, account) == "key_expired"
 
 
 async def test_a_key_that_was_unknown_works_soon_after_it_is_made(
-    plane: Plane, monkeypatch: pytest.MonkeyPatch
+    data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The table of unknown keys forgets; a key cannot be asked for before it exists but by chance."""
-    account = await plane.account()
+    account = await data_plane.create_account()
     unknown = digest(account.key.encode(), b"pepper")
-    plane.handler._principals._cache_unknown(unknown)
-    assert await code(plane, account) == "invalid_key"
+    data_plane.handler._principals._cache_unknown(unknown)
+    assert await code(data_plane, account) == "invalid_key"
     later = monotonic_seconds() + principal_cache.NEGATIVE_SECONDS
     monkeypatch.setattr("gateway.proxy.admission.principal_cache.monotonic_seconds", lambda: later)
-    assert await code(plane, account) is None
+    assert await code(data_plane, account) is None
 
 
-async def test_a_cold_account_is_loaded_with_its_balance(plane: Plane, account: Account) -> None:
-    await plane.at_rest(account)
-    assert await plane.stored_balance(account) == 99
-    await plane.redis.delete(plane.meter.keys(account.user_id).account.decode())
-    assert await code(plane, account) is None
-    assert await plane.hot(account) == Hot(98, 0, (2, 2, 2))
+async def test_a_cold_account_is_loaded_with_its_balance(data_plane: DataPlane, account: Account) -> None:
+    await data_plane.settled_state(account)
+    assert await data_plane.stored_balance(account) == 99
+    await data_plane.redis.delete(data_plane.meter.keys(account.user_id).account.decode())
+    assert await code(data_plane, account) is None
+    assert await data_plane.redis_state(account) == RedisState(98, 0, (2, 2, 2))
 
 
-async def test_a_lost_announcement_heals_with_age(plane: Plane, account: Account) -> None:
-    async with plane.database.transaction() as connection:
+async def test_a_lost_announcement_heals_with_age(data_plane: DataPlane, account: Account) -> None:
+    async with data_plane.database.transaction() as connection:
         await api_keys.revoke(connection, account.key_id)
-    assert await code(plane, account) is None
-    plane.handler._principals._max_age_seconds, before = 0.0, plane.handler._principals._max_age_seconds
+    assert await code(data_plane, account) is None
+    data_plane.handler._principals._max_age_seconds, before = 0.0, data_plane.handler._principals._max_age_seconds
     try:
-        assert await code(plane, account) == "key_revoked"
+        assert await code(data_plane, account) == "key_revoked"
     finally:
-        plane.handler._principals._max_age_seconds = before
-    await plane.publish()
+        data_plane.handler._principals._max_age_seconds = before
+    await data_plane.publish()
 
 
-async def test_the_first_requests_of_a_key_read_it_once(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
-    account = await plane.account()
+async def test_the_first_requests_of_a_key_read_it_once(data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = await data_plane.create_account()
     reads = []
 
     async def counted(connection: AsyncConnection, key_hash: bytes) -> Principal | None:
@@ -194,25 +196,25 @@ async def test_the_first_requests_of_a_key_read_it_once(plane: Plane, monkeypatc
         return await find_principal(connection, key_hash)
 
     monkeypatch.setattr("gateway.ledger.accounts.principals.find_principal", counted)
-    answers = await asyncio.gather(*(plane.get(account) for _ in range(20)))
+    answers = await asyncio.gather(*(data_plane.get(account) for _ in range(20)))
     assert [answer.status_code for answer in answers] == [200] * 20
     assert len(reads) == 1
 
 
-async def test_a_client_that_leaves_does_not_cancel_the_reading_for_others(plane: Plane) -> None:
-    account = await plane.account()
-    async with plane.wire() as first, plane.wire() as second:
+async def test_a_client_that_leaves_does_not_cancel_the_reading_for_others(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    async with data_plane.connect() as first, data_plane.connect() as second:
         await first.request(account, "GET /v1/things/1")
         await second.request(account, "GET /v1/things/2")
-        first.leave()
-        assert (await second.head())[0] == 200
-    await eventually(lambda: not plane.handler._principals._loads)
-    await plane.at_rest(account)
+        first.disconnect()
+        assert (await second.read_head())[0] == 200
+    await eventually(lambda: not data_plane.handler._principals._loads)
+    await data_plane.settled_state(account)
 
 
-async def test_accounts_beyond_the_cache_are_read_again(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plane.handler._principals, "_max_entries", 2)
-    several = [await plane.account() for _ in range(4)]
+async def test_accounts_beyond_the_cache_are_read_again(data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_plane.handler._principals, "_max_entries", 2)
+    several = [await data_plane.create_account() for _ in range(4)]
     for account in several * 2:
-        assert await code(plane, account) is None
-    assert len(plane.handler._principals._callers) == 2
+        assert await code(data_plane, account) is None
+    assert len(data_plane.handler._principals._callers) == 2

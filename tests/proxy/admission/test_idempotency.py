@@ -10,7 +10,7 @@ import pytest
 
 from gateway.meter.idempotency import IdempotencyClaim
 from policies.idempotency import key_digest
-from tests.proxy.data_plane import Account, Hot, Plane
+from tests.proxy.data_plane import Account, DataPlane, RedisState
 from tests.proxy.problems import assert_problem
 from tests.proxy.upstream import Exchange
 from tests.support.polling import eventually
@@ -22,127 +22,127 @@ def told(answer: httpx.Response) -> tuple[int, bytes, str | None, str | None]:
     return answer.status_code, answer.content, answer.headers.get("content-type"), answer.headers.get("x-own")
 
 
-async def remembered(plane: Plane, account: Account, key: str = KEY) -> dict[bytes, bytes]:
-    where = IdempotencyClaim(key_digest(key.encode()), "").key(plane.meter.keys(account.user_id))
-    found: Any = await plane.redis.hgetall(where.decode())
-    assert not found or 86_300 < await plane.redis.ttl(where.decode()) <= 86_400
+async def remembered(data_plane: DataPlane, account: Account, key: str = KEY) -> dict[bytes, bytes]:
+    where = IdempotencyClaim(key_digest(key.encode()), "").key(data_plane.meter.keys(account.user_id))
+    found: Any = await data_plane.redis.hgetall(where.decode())
+    assert not found or 86_300 < await data_plane.redis.ttl(where.decode()) <= 86_400
     return dict(found)
 
 
-async def test_a_repeat_is_told_the_same_answer_and_charged_nothing(plane: Plane) -> None:
-    account = await plane.account(requests_per_minute=1)
-    plane.upstream.says(201, b"made", content_type="text/x-made", x_own="yes", gateway_credits="3")
-    first = await plane.post(account, idempotency_key=KEY, x_request_id="one")
+async def test_a_repeat_is_told_the_same_answer_and_charged_nothing(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(requests_per_minute=1)
+    data_plane.upstream.says(201, b"made", content_type="text/x-made", x_own="yes", gateway_credits="3")
+    first = await data_plane.post(account, idempotency_key=KEY, x_request_id="one")
     assert first.headers["x-credits-charged"] == "3"
     assert "idempotency-replayed" not in first.headers
-    assert plane.upstream.last["idempotency-key"] == KEY
-    plane.upstream.says(500)
-    async with plane.untouched(account):
-        again = await plane.post(account, idempotency_key=f'"{KEY}"', x_request_id="two")
+    assert data_plane.upstream.last["idempotency-key"] == KEY
+    data_plane.upstream.says(500)
+    async with data_plane.assert_unchanged(account):
+        again = await data_plane.post(account, idempotency_key=f'"{KEY}"', x_request_id="two")
     assert told(again) == told(first) == (201, b"made", "text/x-made", "yes")
     assert again.headers["idempotency-replayed"] == "true"
     assert again.headers["x-request-id"] == "two"
     assert again.headers["x-credits-charged"] == "0"
     assert again.headers["x-credits-remaining"] == "97"
     assert again.headers["ratelimit"].startswith('"minute";r=0;')
-    assert (await plane.record(account))["credits_charged"] == 3
+    assert (await data_plane.usage_row(account))["credits_charged"] == 3
     # The limit of one a minute is used up: only a repeat passes.
-    assert (await plane.post(account)).status_code == 429
+    assert (await data_plane.post(account)).status_code == 429
 
 
-async def test_a_repeat_needs_no_credits(plane: Plane) -> None:
-    account = await plane.account(credits=7)
-    first = await plane.post(account, "/v1/dear", idempotency_key=KEY)
+async def test_a_repeat_needs_no_credits(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(credits=7)
+    first = await data_plane.post(account, "/v1/dear", idempotency_key=KEY)
     assert first.status_code == 200
-    again = await plane.post(account, "/v1/dear", idempotency_key=KEY)
+    again = await data_plane.post(account, "/v1/dear", idempotency_key=KEY)
     assert told(again) == told(first)
     assert again.headers["x-credits-remaining"] == "0"
 
 
-async def test_a_key_is_its_accounts_alone_whichever_api_key_comes_with_it(plane: Plane) -> None:
-    account, other = await plane.account(), await plane.account()
-    await plane.post(account, idempotency_key=KEY)
-    assert "idempotency-replayed" not in (await plane.post(other, idempotency_key=KEY)).headers
-    secret, _ = await plane.key(account)
-    sibling = await plane.http.post(
+async def test_a_key_is_its_accounts_alone_whichever_api_key_comes_with_it(data_plane: DataPlane) -> None:
+    account, other = await data_plane.create_account(), await data_plane.create_account()
+    await data_plane.post(account, idempotency_key=KEY)
+    assert "idempotency-replayed" not in (await data_plane.post(other, idempotency_key=KEY)).headers
+    secret, _ = await data_plane.create_key(account)
+    sibling = await data_plane.http.post(
         "/v1/things/1", content=b"{}", headers={"x-api-key": secret, "idempotency-key": KEY}
     )
     assert sibling.headers["idempotency-replayed"] == "true"
-    assert (await plane.at_rest(account)).balance == 99
+    assert (await data_plane.settled_state(account)).balance == 99
 
 
-async def test_other_methods_are_made_each_time(plane: Plane) -> None:
-    account = await plane.account()
+async def test_other_methods_are_made_each_time(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
     for _ in range(2):
-        assert (await plane.get(account, idempotency_key=KEY)).status_code == 200
-    assert (await plane.at_rest(account)).balance == 98
-    assert await remembered(plane, account) == {}
+        assert (await data_plane.get(account, idempotency_key=KEY)).status_code == 200
+    assert (await data_plane.settled_state(account)).balance == 98
+    assert await remembered(data_plane, account) == {}
 
 
 @pytest.mark.parametrize("key", ["", "two words", "x" * 256, '"open'])
-async def test_what_is_no_key_is_refused(plane: Plane, key: str) -> None:
-    account = await plane.account()
-    await plane.get(account)
-    async with plane.untouched(account):
-        assert_problem(await plane.post(account, idempotency_key=key), 400, "bad_request")
+async def test_what_is_no_key_is_refused(data_plane: DataPlane, key: str) -> None:
+    account = await data_plane.create_account()
+    await data_plane.get(account)
+    async with data_plane.assert_unchanged(account):
+        assert_problem(await data_plane.post(account, idempotency_key=key), 400, "bad_request")
 
 
 @pytest.mark.parametrize("status", [204, 302, 400, 404, 422])
-async def test_an_answer_that_would_come_out_the_same_is_told_again(plane: Plane, status: int) -> None:
-    account = await plane.account()
+async def test_an_answer_that_would_come_out_the_same_is_told_again(data_plane: DataPlane, status: int) -> None:
+    account = await data_plane.create_account()
     fields = {"content_length": ""} if status == 204 else {}
-    plane.upstream.says(status, b"" if status == 204 else b"no", **fields)
-    answers = [await plane.post(account, idempotency_key=KEY) for _ in range(2)]
+    data_plane.upstream.says(status, b"" if status == 204 else b"no", **fields)
+    answers = [await data_plane.post(account, idempotency_key=KEY) for _ in range(2)]
     assert told(answers[0]) == told(answers[1])
     assert answers[1].headers["idempotency-replayed"] == "true"
-    assert len(plane.upstream.exchanges) == 1
+    assert len(data_plane.upstream.exchanges) == 1
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503])
-async def test_a_call_that_failed_and_cost_nothing_is_made_again(plane: Plane, status: int) -> None:
-    account = await plane.account()
-    plane.upstream.says(status)
-    assert (await plane.post(account, idempotency_key=KEY)).status_code == status
-    assert await remembered(plane, account) == {}
-    plane.upstream.says(200, b"made")
-    again = await plane.post(account, idempotency_key=KEY)
+async def test_a_call_that_failed_and_cost_nothing_is_made_again(data_plane: DataPlane, status: int) -> None:
+    account = await data_plane.create_account()
+    data_plane.upstream.says(status)
+    assert (await data_plane.post(account, idempotency_key=KEY)).status_code == status
+    assert await remembered(data_plane, account) == {}
+    data_plane.upstream.says(200, b"made")
+    again = await data_plane.post(account, idempotency_key=KEY)
     assert (again.status_code, again.headers.get("idempotency-replayed")) == (200, None)
-    assert await plane.at_rest(account) == Hot(99, 0, (2, 2, 2))
+    assert await data_plane.settled_state(account) == RedisState(99, 0, (2, 2, 2))
 
 
-async def test_a_failure_that_was_charged_is_told_again(plane: Plane) -> None:
-    account = await plane.account()
-    plane.upstream.says(500, b"dear", gateway_credits="4")
-    answers = [await plane.post(account, idempotency_key=KEY) for _ in range(2)]
+async def test_a_failure_that_was_charged_is_told_again(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    data_plane.upstream.says(500, b"dear", gateway_credits="4")
+    answers = [await data_plane.post(account, idempotency_key=KEY) for _ in range(2)]
     assert [told(each)[:2] for each in answers] == [(500, b"dear")] * 2
-    assert (await plane.at_rest(account)).balance == 96
+    assert (await data_plane.settled_state(account)).balance == 96
 
 
 @pytest.mark.parametrize("path", ["/v1/nobody", "/v1/hasty"])
-async def test_a_call_without_an_answer_is_made_again(plane: Plane, path: str) -> None:
-    account = await plane.account()
+async def test_a_call_without_an_answer_is_made_again(data_plane: DataPlane, path: str) -> None:
+    account = await data_plane.create_account()
 
     async def answer(exchange: Exchange) -> None:
         await exchange.read()
         await asyncio.Event().wait()
 
-    plane.upstream.answer = answer
+    data_plane.upstream.answer = answer
     for _ in range(2):
-        assert (await plane.post(account, path, idempotency_key=KEY)).status_code in (502, 504)
-    assert await plane.at_rest(account) == Hot(100, 0, (2, 2, 2))
+        assert (await data_plane.post(account, path, idempotency_key=KEY)).status_code in (502, 504)
+    assert await data_plane.settled_state(account) == RedisState(100, 0, (2, 2, 2))
 
 
-async def test_a_refused_call_claims_nothing(plane: Plane) -> None:
-    account = await plane.account(credits=6)
-    assert (await plane.post(account, "/v1/dear", idempotency_key=KEY)).status_code == 402
-    assert await remembered(plane, account) == {}
-    await plane.grant(account, 1)
-    await plane.publish()
-    assert (await plane.post(account, "/v1/dear", idempotency_key=KEY)).status_code == 200
+async def test_a_refused_call_claims_nothing(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(credits=6)
+    assert (await data_plane.post(account, "/v1/dear", idempotency_key=KEY)).status_code == 402
+    assert await remembered(data_plane, account) == {}
+    await data_plane.grant_credits(account, 1)
+    await data_plane.publish()
+    assert (await data_plane.post(account, "/v1/dear", idempotency_key=KEY)).status_code == 200
 
 
-async def test_the_answer_of_a_call_whose_client_left_is_told_again(plane: Plane) -> None:
-    account, at_upstream, go_on = await plane.account(), asyncio.Event(), asyncio.Event()
+async def test_the_answer_of_a_call_whose_client_left_is_told_again(data_plane: DataPlane) -> None:
+    account, at_upstream, go_on = await data_plane.create_account(), asyncio.Event(), asyncio.Event()
 
     async def answer(exchange: Exchange) -> None:
         await exchange.read()
@@ -150,23 +150,23 @@ async def test_the_answer_of_a_call_whose_client_left_is_told_again(plane: Plane
         await go_on.wait()
         await exchange.reply(body=b"made")
 
-    plane.upstream.answer = answer
-    async with plane.wire() as wire:
+    data_plane.upstream.answer = answer
+    async with data_plane.connect() as wire:
         await wire.request(account, "POST /v1/things/1", f"idempotency-key: {KEY}", body=b"{}")
         await at_upstream.wait()
-        wire.leave()
-    await eventually(lambda: plane.handler._drains.active == 1)
-    assert_problem(await plane.post(account, idempotency_key=KEY), 409, "idempotency_in_progress", retry_after=1)
+        wire.disconnect()
+    await eventually(lambda: data_plane.handler._drains.active == 1)
+    assert_problem(await data_plane.post(account, idempotency_key=KEY), 409, "idempotency_in_progress", retry_after=1)
     go_on.set()
-    await plane.at_rest(account)
-    again = await plane.post(account, idempotency_key=KEY)
+    await data_plane.settled_state(account)
+    again = await data_plane.post(account, idempotency_key=KEY)
     assert (again.content, again.headers["idempotency-replayed"]) == (b"made", "true")
-    assert (await plane.record(account))["credits_charged"] == 1
+    assert (await data_plane.usage_row(account))["credits_charged"] == 1
 
 
 @pytest.mark.parametrize("pieces", [1, 7])
-async def test_an_answer_of_up_to_a_mebibyte_is_told_again(plane: Plane, pieces: int) -> None:
-    account, body = await plane.account(), bytes(range(256)) * 4096
+async def test_an_answer_of_up_to_a_mebibyte_is_told_again(data_plane: DataPlane, pieces: int) -> None:
+    account, body = await data_plane.create_account(), bytes(range(256)) * 4096
 
     async def answer(exchange: Exchange) -> None:
         await exchange.read()
@@ -176,49 +176,49 @@ async def test_an_answer_of_up_to_a_mebibyte_is_told_again(plane: Plane, pieces:
             await exchange.write(body[start : start + step])
             await asyncio.sleep(0)
 
-    plane.upstream.answer = answer
-    answers = [await plane.post(account, idempotency_key=KEY) for _ in range(2)]
+    data_plane.upstream.answer = answer
+    answers = [await data_plane.post(account, idempotency_key=KEY) for _ in range(2)]
     assert [each.content for each in answers] == [body, body]
     assert answers[1].headers["idempotency-replayed"] == "true"
 
 
-async def test_an_upload_is_recorded_whole_and_repeated_under_another_boundary(plane: Plane) -> None:
-    account, files = await plane.account(), {"file": ("a.png", b"x" * 5000, "image/png")}
+async def test_an_upload_is_recorded_whole_and_repeated_under_another_boundary(data_plane: DataPlane) -> None:
+    account, files = await data_plane.create_account(), {"file": ("a.png", b"x" * 5000, "image/png")}
     headers = account.auth | {"idempotency-key": KEY}
     for _ in range(2):
-        request = plane.http.build_request("POST", "/v1/analyze", files=files, headers=headers)
-        answer = await plane.http.send(request)
+        request = data_plane.http.build_request("POST", "/v1/analyze", files=files, headers=headers)
+        answer = await data_plane.http.send(request)
         assert answer.status_code == 200
     assert answer.headers["idempotency-replayed"] == "true"
-    (row,) = await plane.history(account)
+    (row,) = await data_plane.analysis_rows(account)
     assert (row["file_name"], row["file_size_bytes"]) == ("a.png", 5000)
-    assert (await plane.record(account))["request_bytes"] > 5000
+    assert (await data_plane.usage_row(account))["request_bytes"] > 5000
 
 
-async def test_a_priced_call_is_repeated_too(plane: Plane) -> None:
-    account = await plane.account()
+async def test_a_priced_call_is_repeated_too(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
     for _ in range(2):
-        answer = await plane.post(account, "/v1/generate", b'{"products": [1, 2, 3]}', idempotency_key=KEY)
+        answer = await data_plane.post(account, "/v1/generate", b'{"products": [1, 2, 3]}', idempotency_key=KEY)
     assert answer.headers["idempotency-replayed"] == "true"
-    assert (await plane.record(account))["credits_charged"] == 3
+    assert (await data_plane.usage_row(account))["credits_charged"] == 3
 
 
-async def test_only_the_gateway_says_that_an_answer_is_a_repeats(plane: Plane) -> None:
-    account = await plane.account()
-    plane.upstream.says(200, idempotency_replayed="true")
-    assert "idempotency-replayed" not in (await plane.post(account, idempotency_key=KEY)).headers
+async def test_only_the_gateway_says_that_an_answer_is_a_repeats(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    data_plane.upstream.says(200, idempotency_replayed="true")
+    assert "idempotency-replayed" not in (await data_plane.post(account, idempotency_key=KEY)).headers
 
 
-async def test_a_body_beyond_what_may_pass_is_refused_before_it_counts(plane: Plane) -> None:
-    account = await plane.account()
-    await plane.get(account)
+async def test_a_body_beyond_what_may_pass_is_refused_before_it_counts(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    await data_plane.get(account)
 
     async def chunks() -> Any:
         for _ in range(11):
             yield b"x" * 10_000
 
-    async with plane.untouched(account):
+    async with data_plane.assert_unchanged(account):
         headers = account.auth | {"idempotency-key": KEY}
-        answer = await plane.http.post("/v1/analyze", content=chunks(), headers=headers)
+        answer = await data_plane.http.post("/v1/analyze", content=chunks(), headers=headers)
         assert_problem(answer, 413, "payload_too_large", max_bytes=100_000)
-    assert await remembered(plane, account) == {}
+    assert await remembered(data_plane, account) == {}

@@ -13,51 +13,51 @@ from gateway.ledger.accounts.api_keys import Fingerprint
 from gateway.proxy.admission.principal_cache import ImportedKeys
 from policies.access.keys import digest
 from policies.model import KeyScheme
-from tests.proxy.data_plane import Account, Plane
+from tests.proxy.data_plane import Account, DataPlane
 from tests.proxy.problems import assert_problem
 
 
-async def imported(plane: Plane, account: Account, key: str, *, scheme: KeyScheme) -> api_keys.ApiKey:
-    pepper = plane.config.secrets.peppers[1]
+async def imported(data_plane: DataPlane, account: Account, key: str, *, scheme: KeyScheme) -> api_keys.ApiKey:
+    pepper = data_plane.config.secrets.peppers[1]
     known_by = hashlib.sha256(key.encode()).digest() if scheme is KeyScheme.SHA256 else digest(key.encode(), pepper)
     fingerprint = Fingerprint(key[:5], key[-4:], known_by, 1, hash_scheme=scheme, is_foreign=True)
-    async with plane.database.transaction() as connection:
+    async with data_plane.database.transaction() as connection:
         made = await api_keys.create(connection, account.user_id, fingerprint=fingerprint)
-    plane.handler._principals._imported_keys._refresh_at = 0  # as it is a second later
+    data_plane.handler._principals._imported_keys._refresh_at = 0  # as it is a second later
     return made
 
 
 @pytest.mark.parametrize("scheme", KeyScheme)
 async def test_an_imported_key_works_and_is_known_by_an_hmac_from_its_first_use_on(
-    plane: Plane, scheme: KeyScheme
+    data_plane: DataPlane, scheme: KeyScheme
 ) -> None:
-    account, key = await plane.account(), f"acme-{uuid4().hex}"
-    await imported(plane, account, key, scheme=scheme)
+    account, key = await data_plane.create_account(), f"acme-{uuid4().hex}"
+    await imported(data_plane, account, key, scheme=scheme)
     for _ in range(2):
-        assert (await plane.http.get("/v1/things/1", headers={"x-api-key": key})).status_code == 200
-    async with plane.database.read() as connection:
+        assert (await data_plane.http.get("/v1/things/1", headers={"x-api-key": key})).status_code == 200
+    async with data_plane.database.read() as connection:
         prefixes = await api_keys.list_imported_prefixes(connection)
-        found = await principals.find_principal(connection, digest(key.encode(), plane.config.secrets.peppers[1]))
+        found = await principals.find_principal(connection, digest(key.encode(), data_plane.config.secrets.peppers[1]))
     assert "acme-" in prefixes
     assert found is not None
     assert found.account.id == account.user_id
 
 
-async def test_a_revoked_imported_key_is_refused_on_the_next_request(plane: Plane) -> None:
-    account, key = await plane.account(), f"acme-{uuid4().hex}"
-    made = await imported(plane, account, key, scheme=KeyScheme.SHA256)
-    assert (await plane.http.get("/v1/things/1", headers={"x-api-key": key})).status_code == 200
-    async with plane.database.transaction() as connection:
+async def test_a_revoked_imported_key_is_refused_on_the_next_request(data_plane: DataPlane) -> None:
+    account, key = await data_plane.create_account(), f"acme-{uuid4().hex}"
+    made = await imported(data_plane, account, key, scheme=KeyScheme.SHA256)
+    assert (await data_plane.http.get("/v1/things/1", headers={"x-api-key": key})).status_code == 200
+    async with data_plane.database.transaction() as connection:
         await api_keys.revoke(connection, made.id)
-    await plane.publish()
-    assert_problem(await plane.http.get("/v1/things/1", headers={"x-api-key": key}), 401, "key_revoked")
+    await data_plane.publish()
+    assert_problem(await data_plane.http.get("/v1/things/1", headers={"x-api-key": key}), 401, "key_revoked")
 
 
-async def test_a_thousand_keys_of_no_known_prefix_cost_one_query(plane: Plane) -> None:
+async def test_a_thousand_keys_of_no_known_prefix_cost_one_query(data_plane: DataPlane) -> None:
     statements: list[str] = []
-    engine = plane.database._engine.sync_engine
+    engine = data_plane.database._engine.sync_engine
     event.listen(engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
-    imported_keys = ImportedKeys(plane.database, own_prefix=b"gw_live_")
+    imported_keys = ImportedKeys(data_plane.database, own_prefix=b"gw_live_")
     for number in range(1000):
         assert not await imported_keys.may_include(b"junk-%d" % number)
         assert not await imported_keys.may_include(b"gw_live_%d" % number)

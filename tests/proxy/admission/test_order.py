@@ -10,12 +10,12 @@ from gateway.ledger.accounts import api_keys, users
 from gateway.ledger.catalogue import plans
 from gateway.ledger.subscriptions import lifecycle
 from policies.model import KeyStatus
-from tests.proxy.data_plane import Account, Plane
+from tests.proxy.data_plane import Account, DataPlane
 
 
-async def test_of_all_that_is_wrong_the_first_is_told(plane: Plane) -> None:
+async def test_of_all_that_is_wrong_the_first_is_told(data_plane: DataPlane) -> None:
     """One request that breaks every rule, mended one by one from the front."""
-    account = await plane.account(
+    account = await data_plane.create_account(
         credits=0,
         subscribed=False,
         key={"allowed_ips": ["203.0.113.0/24"], "expires_at": now() - timedelta(hours=1), "permissions": []},
@@ -24,16 +24,16 @@ async def test_of_all_that_is_wrong_the_first_is_told(plane: Plane) -> None:
         requests_per_minute=0,
         max_concurrent_requests=0,
     )
-    await _key(plane, account, status=KeyStatus.DISABLED)
-    await _suspend(plane, account)
+    await _key(data_plane, account, status=KeyStatus.DISABLED)
+    await _suspend(data_plane, account)
     too_large, no_json, too_many = b"[" * 200, b"[" * 20, b'{"products": 5}'
     told = [
-        await _code(plane, account, method="GET", path="/v1/none/../x", key="junk"),
-        await _code(plane, account, method="GET", path="/v1/none", key="junk"),
-        await _code(plane, account, method="GET", key="junk"),
-        await _code(plane, account, key=""),
-        await _code(plane, account, key="junk"),
-        await _code(plane, account, content=too_large),
+        await _code(data_plane, account, method="GET", path="/v1/none/../x", key="junk"),
+        await _code(data_plane, account, method="GET", path="/v1/none", key="junk"),
+        await _code(data_plane, account, method="GET", key="junk"),
+        await _code(data_plane, account, key=""),
+        await _code(data_plane, account, key="junk"),
+        await _code(data_plane, account, content=too_large),
     ]
     assert told == [
         "bad_request",
@@ -43,37 +43,37 @@ async def test_of_all_that_is_wrong_the_first_is_told(plane: Plane) -> None:
         "invalid_key",
         "key_expired",
     ]
-    await _key(plane, account, expires_at=None)
-    assert await _code(plane, account, content=too_large) == "key_disabled"
-    await _key(plane, account, status=KeyStatus.ACTIVE)
-    assert await _code(plane, account, content=too_large) == "ip_not_allowed"
-    await _key(plane, account, allowed_ips=[])
-    assert await _code(plane, account, content=too_large) == "account_suspended"
-    await _reactivate(plane, account)
-    assert await _code(plane, account, content=too_large) == "subscription_inactive"
-    await _subscribe(plane, account)
-    assert await _code(plane, account, content=too_large) == "permission_denied"
-    await _permit(plane, account)
-    assert await _code(plane, account, content=too_large) == "feature_not_in_plan"
-    await _change(plane, account, features={"analysis": True})
-    assert await _code(plane, account, content=too_large) == "payload_too_large"
-    assert await _code(plane, account, content=no_json) == "invalid_body"
-    assert await _code(plane, account, content=too_many) == "batch_too_large"
-    await _change(plane, account, max_products_per_batch=None)
-    assert await _code(plane, account, content=too_many, idempotency_key="two words") == "bad_request"
-    assert await _code(plane, account, content=too_many) == "rate_limited"
-    await _change(plane, account, requests_per_minute=None)
-    assert await _code(plane, account, content=too_many) == "too_many_in_flight"
-    await _change(plane, account, max_concurrent_requests=None)
-    assert await _code(plane, account, content=too_many) == "insufficient_credits"
-    assert plane.upstream.exchanges == []
-    await plane.grant(account, 5)
-    await plane.publish()
-    assert await _code(plane, account, content=too_many) is None
+    await _key(data_plane, account, expires_at=None)
+    assert await _code(data_plane, account, content=too_large) == "key_disabled"
+    await _key(data_plane, account, status=KeyStatus.ACTIVE)
+    assert await _code(data_plane, account, content=too_large) == "ip_not_allowed"
+    await _key(data_plane, account, allowed_ips=[])
+    assert await _code(data_plane, account, content=too_large) == "account_suspended"
+    await _reactivate(data_plane, account)
+    assert await _code(data_plane, account, content=too_large) == "subscription_inactive"
+    await _subscribe(data_plane, account)
+    assert await _code(data_plane, account, content=too_large) == "permission_denied"
+    await _permit(data_plane, account)
+    assert await _code(data_plane, account, content=too_large) == "feature_not_in_plan"
+    await _change(data_plane, account, features={"analysis": True})
+    assert await _code(data_plane, account, content=too_large) == "payload_too_large"
+    assert await _code(data_plane, account, content=no_json) == "invalid_body"
+    assert await _code(data_plane, account, content=too_many) == "batch_too_large"
+    await _change(data_plane, account, max_products_per_batch=None)
+    assert await _code(data_plane, account, content=too_many, idempotency_key="two words") == "bad_request"
+    assert await _code(data_plane, account, content=too_many) == "rate_limited"
+    await _change(data_plane, account, requests_per_minute=None)
+    assert await _code(data_plane, account, content=too_many) == "too_many_in_flight"
+    await _change(data_plane, account, max_concurrent_requests=None)
+    assert await _code(data_plane, account, content=too_many) == "insufficient_credits"
+    assert data_plane.upstream.exchanges == []
+    await data_plane.grant_credits(account, 5)
+    await data_plane.publish()
+    assert await _code(data_plane, account, content=too_many) is None
 
 
 async def _code(
-    plane: Plane,
+    data_plane: DataPlane,
     account: Account,
     *,
     method: str = "POST",
@@ -86,43 +86,43 @@ async def _code(
     sent = account.key if key is None else key
     as_it_is = {"target": path.encode()}  # httpx would tidy the path up
     headers = {name.replace("_", "-"): value for name, value in fields.items()} | ({"x-api-key": sent} if sent else {})
-    answer = await plane.http.request(method, path, content=content, headers=headers, extensions=as_it_is)
+    answer = await data_plane.http.request(method, path, content=content, headers=headers, extensions=as_it_is)
     code: str | None = answer.json().get("code")
     return code
 
 
-async def _key(plane: Plane, account: Account, **changes: Any) -> None:
-    async with plane.database.transaction() as connection:
+async def _key(data_plane: DataPlane, account: Account, **changes: Any) -> None:
+    async with data_plane.database.transaction() as connection:
         await api_keys.patch(connection, account.key_id, **changes)
-    await plane.publish()
+    await data_plane.publish()
 
 
-async def _suspend(plane: Plane, account: Account) -> None:
-    async with plane.database.transaction() as connection:
+async def _suspend(data_plane: DataPlane, account: Account) -> None:
+    async with data_plane.database.transaction() as connection:
         await users.suspend(connection, account.user_id)
 
 
-async def _reactivate(plane: Plane, account: Account) -> None:
-    async with plane.database.transaction() as connection:
+async def _reactivate(data_plane: DataPlane, account: Account) -> None:
+    async with data_plane.database.transaction() as connection:
         await users.reactivate(connection, account.user_id)
-    await plane.publish()
+    await data_plane.publish()
 
 
-async def _subscribe(plane: Plane, account: Account) -> None:
-    async with plane.database.transaction() as connection:
+async def _subscribe(data_plane: DataPlane, account: Account) -> None:
+    async with data_plane.database.transaction() as connection:
         await lifecycle.start(connection, account.user_id, plan_id=account.plan.id, now=now())
-    await plane.publish()
+    await data_plane.publish()
 
 
-async def _permit(plane: Plane, account: Account) -> None:
-    await _key(plane, account, permissions=None)
-    async with plane.database.transaction() as connection:
+async def _permit(data_plane: DataPlane, account: Account) -> None:
+    await _key(data_plane, account, permissions=None)
+    async with data_plane.database.transaction() as connection:
         if "analyze" not in {permission.name for permission in await plans.list_permissions(connection)}:
             await plans.create_permission(connection, "analyze")
         await plans.grant_permission(connection, account.plan.id, "analyze")
-    await plane.publish()
+    await data_plane.publish()
 
 
-async def _change(plane: Plane, account: Account, **terms: Any) -> None:
-    await plane.change_plan(account, **terms)
-    await plane.publish()
+async def _change(data_plane: DataPlane, account: Account, **terms: Any) -> None:
+    await data_plane.change_plan(account, **terms)
+    await data_plane.publish()

@@ -16,7 +16,7 @@ from policies.access.limits import Limits
 from policies.model import Plan
 from tests.guarantees.faults.proxy import FaultProxy
 from tests.proxy.conftest import Configure, Serve
-from tests.proxy.data_plane import Account, Plane
+from tests.proxy.data_plane import Account, DataPlane
 from tests.proxy.problems import assert_problem
 from tests.support.polling import eventually
 
@@ -38,78 +38,78 @@ class TestServing:
             yield proxy
 
     @pytest.fixture
-    async def plane(self, valkey: FaultProxy, redis_url: str, configure: Configure, serve: Serve) -> Plane:
+    async def data_plane(self, valkey: FaultProxy, redis_url: str, configure: Configure, serve: Serve) -> DataPlane:
         places = {"redis__url": valkey.through(redis_url), "redis__timeout": "5s"}
         return await serve(configure(**places, redis__on_outage={"float": 3}))
 
     async def test_up_to_the_float_is_served_and_charged_once_afterwards(
-        self, plane: Plane, valkey: FaultProxy
+        self, data_plane: DataPlane, valkey: FaultProxy
     ) -> None:
-        account = await plane.account()
-        assert "gateway-mode" not in (await plane.get(account)).headers
+        account = await data_plane.create_account()
+        assert "gateway-mode" not in (await data_plane.get(account)).headers
         before = _metric("gateway_float_calls_total")
         valkey.freeze()
         for left in (2, 1, 0):
-            with plane.short_redis_timeout():
-                answer = await plane.get(account)
+            with data_plane.short_redis_timeout():
+                answer = await data_plane.get(account)
             assert answer.status_code == 200
             assert (answer.headers["gateway-mode"], answer.headers["x-credits-remaining"]) == ("float", str(left))
-        assert_problem(await plane.get(account), 503, "metering_unavailable", retry_after=1)
+        assert_problem(await data_plane.get(account), 503, "metering_unavailable", retry_after=1)
         assert _metric("gateway_float_calls_total") - before == 3
-        assert _metric("gateway_float_unsettled") == plane.handler._settler.pending == 3
-        await _back(plane, valkey)
-        assert await _charged(plane, account) == [1, 1, 1, 1]
-        assert await plane.stored_balance(account) == 96
-        answer = await plane.get(account)
+        assert _metric("gateway_float_unsettled") == data_plane.handler._settler.pending == 3
+        await _back(data_plane, valkey)
+        assert await _charged(data_plane, account) == [1, 1, 1, 1]
+        assert await data_plane.stored_balance(account) == 96
+        answer = await data_plane.get(account)
         assert (answer.status_code, answer.headers["x-credits-remaining"]) == (200, "95")
-        assert (await plane.hot(account)).in_flight == 0
+        assert (await data_plane.redis_state(account)).in_flight == 0
         assert _metric("gateway_float_unsettled") == 0
 
     async def test_a_call_that_may_have_been_made_before_is_refused_and_leaves_its_key_free(
-        self, plane: Plane, valkey: FaultProxy
+        self, data_plane: DataPlane, valkey: FaultProxy
     ) -> None:
-        account = await plane.account()
-        await plane.get(account)
+        account = await data_plane.create_account()
+        await data_plane.get(account)
         valkey.freeze()
-        with plane.short_redis_timeout():
-            answer = await plane.post(account, idempotency_key="made-before")
+        with data_plane.short_redis_timeout():
+            answer = await data_plane.post(account, idempotency_key="made-before")
         assert_problem(answer, 503, "metering_unavailable", retry_after=1)
-        await _back(plane, valkey)
-        assert (await plane.post(account, idempotency_key="made-before")).status_code == 200
-        assert await plane.stored_balance(account) == 98
+        await _back(data_plane, valkey)
+        assert (await data_plane.post(account, idempotency_key="made-before")).status_code == 200
+        assert await data_plane.stored_balance(account) == 98
 
     async def test_a_key_with_a_cap_is_refused_for_only_redis_knows_what_it_has_spent(
-        self, plane: Plane, valkey: FaultProxy
+        self, data_plane: DataPlane, valkey: FaultProxy
     ) -> None:
-        account = await plane.account(key={"credit_cap": 9})
-        assert (await plane.get(account)).status_code == 200
+        account = await data_plane.create_account(key={"credit_cap": 9})
+        assert (await data_plane.get(account)).status_code == 200
         valkey.freeze()
-        with plane.short_redis_timeout():
-            assert_problem(await plane.get(account), 503, "metering_unavailable", retry_after=1)
-        await _back(plane, valkey)
-        assert await _charged(plane, account) == [1]
+        with data_plane.short_redis_timeout():
+            assert_problem(await data_plane.get(account), 503, "metering_unavailable", retry_after=1)
+        await _back(data_plane, valkey)
+        assert await _charged(data_plane, account) == [1]
 
-    async def test_a_plan_says_for_itself(self, plane: Plane, valkey: FaultProxy) -> None:
-        refused = await plane.account(features={FEATURE: 0})
-        generous = await plane.account(features={FEATURE: 5})
+    async def test_a_plan_says_for_itself(self, data_plane: DataPlane, valkey: FaultProxy) -> None:
+        refused = await data_plane.create_account(features={FEATURE: 0})
+        generous = await data_plane.create_account(features={FEATURE: 5})
         for account in (refused, generous):
-            assert (await plane.get(account)).status_code == 200
+            assert (await data_plane.get(account)).status_code == 200
         valkey.freeze()
-        with plane.short_redis_timeout():
-            assert_problem(await plane.get(refused), 503, "metering_unavailable", retry_after=1)
-        assert [(await plane.get(generous)).status_code for _ in range(6)] == [200] * 5 + [503]
-        await _back(plane, valkey)
-        assert await _charged(plane, refused) == [1]
-        assert await _charged(plane, generous) == [1] * 6
+        with data_plane.short_redis_timeout():
+            assert_problem(await data_plane.get(refused), 503, "metering_unavailable", retry_after=1)
+        assert [(await data_plane.get(generous)).status_code for _ in range(6)] == [200] * 5 + [503]
+        await _back(data_plane, valkey)
+        assert await _charged(data_plane, refused) == [1]
+        assert await _charged(data_plane, generous) == [1] * 6
 
 
-async def _back(plane: Plane, valkey: FaultProxy) -> None:
+async def _back(data_plane: DataPlane, valkey: FaultProxy) -> None:
     valkey.thaw()
-    await eventually(lambda: plane.handler._settler.pending == 0, timeout_seconds=30)
+    await eventually(lambda: data_plane.handler._settler.pending == 0, timeout_seconds=30)
 
 
-async def _charged(plane: Plane, account: Account) -> list[int]:
-    return [row["credits_charged"] for row in await plane.records(account) if row["outcome"] == "succeeded"]
+async def _charged(data_plane: DataPlane, account: Account) -> list[int]:
+    return [row["credits_charged"] for row in await data_plane.usage_rows(account) if row["outcome"] == "succeeded"]
 
 
 def _metric(name: str) -> float:

@@ -31,7 +31,7 @@ from policies.model import (
     Subscription,
     SubscriptionStatus,
 )
-from tests.proxy.data_plane import Plane
+from tests.proxy.data_plane import DataPlane
 
 
 def principals_of(database: Database, redis_client: RedisClient, peppers: dict[int, bytes]) -> PrincipalCache:
@@ -46,35 +46,41 @@ def principals_of(database: Database, redis_client: RedisClient, peppers: dict[i
     )
 
 
-async def test_a_key_is_found_under_the_pepper_it_was_made_with(plane: Plane, redis_client: RedisClient) -> None:
-    account = await plane.account()
-    rotated = principals_of(plane.database, redis_client, {1: b"pepper", 2: b"a newer one"})
+async def test_a_key_is_found_under_the_pepper_it_was_made_with(
+    data_plane: DataPlane, redis_client: RedisClient
+) -> None:
+    account = await data_plane.create_account()
+    rotated = principals_of(data_plane.database, redis_client, {1: b"pepper", 2: b"a newer one"})
     for _ in range(2):
         caller = await rotated.get(account.key.encode())
         assert caller.principal.key.id == account.key_id
 
 
-async def test_a_key_made_with_the_newer_pepper_is_found_by_it(plane: Plane, redis_client: RedisClient) -> None:
-    account = await plane.account()
+async def test_a_key_made_with_the_newer_pepper_is_found_by_it(
+    data_plane: DataPlane, redis_client: RedisClient
+) -> None:
+    account = await data_plane.create_account()
     new = compose("gw", token_bytes(ENTROPY_BYTES))
     peppers = {1: b"pepper", 2: b"a newer one"}
-    async with plane.database.transaction() as connection:
+    async with data_plane.database.transaction() as connection:
         await api_keys.create(connection, account.user_id, fingerprint=api_keys.fingerprint(new, peppers))
-    assert (await principals_of(plane.database, redis_client, peppers).get(new.secret.encode())).principal.account.id
+    assert (
+        await principals_of(data_plane.database, redis_client, peppers).get(new.secret.encode())
+    ).principal.account.id
     with pytest.raises(Refused) as caught:
-        await principals_of(plane.database, redis_client, {1: b"pepper"}).get(new.secret.encode())
+        await principals_of(data_plane.database, redis_client, {1: b"pepper"}).get(new.secret.encode())
     assert caught.value.code is Refusal.INVALID_KEY
 
 
 async def test_everyone_who_waits_hears_that_the_database_is_away_and_nobody_asks_again_for_a_moment(
-    plane: Plane, redis_client: RedisClient
+    data_plane: DataPlane, redis_client: RedisClient
 ) -> None:
-    account = await plane.account()
+    account = await data_plane.create_account()
     nobody = Database("postgresql://u:p@127.0.0.1:1/none")
     principals = principals_of(nobody, redis_client, {1: b"pepper"})
     asked = await asyncio.gather(*(principals.get(account.key.encode()) for _ in range(5)), return_exceptions=True)
     assert [each.code for each in asked if isinstance(each, Refused)] == [Refusal.ACCOUNTS_UNAVAILABLE] * 5
-    principals._database = plane.database
+    principals._database = data_plane.database
     with pytest.raises(Refused, match="cannot be read"):
         await principals.get(account.key.encode())
 
@@ -83,9 +89,11 @@ async def test_everyone_who_waits_hears_that_the_database_is_away_and_nobody_ask
     await nobody.close()
 
 
-async def test_one_who_stops_waiting_takes_nothing_from_the_others(plane: Plane, redis_client: RedisClient) -> None:
-    account = await plane.account()
-    principals = principals_of(plane.database, redis_client, {1: b"pepper"})
+async def test_one_who_stops_waiting_takes_nothing_from_the_others(
+    data_plane: DataPlane, redis_client: RedisClient
+) -> None:
+    account = await data_plane.create_account()
+    principals = principals_of(data_plane.database, redis_client, {1: b"pepper"})
     first, second = (asyncio.create_task(principals.get(account.key.encode())) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
@@ -94,9 +102,9 @@ async def test_one_who_stops_waiting_takes_nothing_from_the_others(plane: Plane,
         await first
 
 
-async def test_it_shows_no_key(plane: Plane, redis_client: RedisClient) -> None:
-    account = await plane.account()
-    principals = principals_of(plane.database, redis_client, {1: b"pepper"})
+async def test_it_shows_no_key(data_plane: DataPlane, redis_client: RedisClient) -> None:
+    account = await data_plane.create_account()
+    principals = principals_of(data_plane.database, redis_client, {1: b"pepper"})
     await principals.get(account.key.encode())
     assert repr(principals) == "<PrincipalCache 1 cached, 0 loading>"
 

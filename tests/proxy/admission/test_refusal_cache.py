@@ -22,7 +22,7 @@ from gateway.proxy.admission.refusal_cache import (
     RefusalCache,
 )
 from policies.model import Refusal, Refused
-from tests.proxy.data_plane import Plane
+from tests.proxy.data_plane import DataPlane
 
 REFUSED = Refused(Refusal.RATE_LIMITED, "Enough.")
 USED_UP = Admission(Verdict.RATE_LIMITED)
@@ -42,9 +42,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def caller(plane: Plane) -> Caller:
-    account = await plane.account()
-    return await plane.handler._principals.get(account.key.encode())
+async def caller(data_plane: DataPlane) -> Caller:
+    account = await data_plane.create_account()
+    return await data_plane.handler._principals.get(account.key.encode())
 
 
 def refuse(refusals: RefusalCache, caller: Caller, times: int, admission: Admission = USED_UP) -> None:
@@ -127,26 +127,26 @@ async def test_it_remembers_a_bounded_number(clock: Clock, caller: Caller, monke
 
 
 async def test_a_flood_gets_the_same_answer_and_redis_is_not_asked(
-    plane: Plane, monkeypatch: pytest.MonkeyPatch
+    data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(refusal_cache, "CACHED_SECONDS", 60.0)
     monkeypatch.setattr(refusal_cache, "WINDOW_SECONDS", 60.0)
-    asked = _asked(plane, monkeypatch)
-    account = await plane.account(requests_per_minute=0)
-    answers = [await plane.get(account) for _ in range(REFUSALS_TO_CACHE + 1)]
+    asked = _asked(data_plane, monkeypatch)
+    account = await data_plane.create_account(requests_per_minute=0)
+    answers = [await data_plane.get(account) for _ in range(REFUSALS_TO_CACHE + 1)]
     assert len(set(asked)) == REFUSALS_TO_CACHE
     last, again = answers[-2:]
     assert (again.status_code, _lasting(again)) == (429, _lasting(last))
     assert again.json()["request_id"] == again.headers["x-request-id"] != last.headers["x-request-id"]
-    assert (await plane.post(account, idempotency_key="k")).status_code == 429
+    assert (await data_plane.post(account, idempotency_key="k")).status_code == 429
     assert len(set(asked)) == REFUSALS_TO_CACHE + 1, "only Redis knows whether it is a repeat"
 
 
-async def test_a_call_that_passes_ends_a_flood(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_call_that_passes_ends_a_flood(data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch) -> None:
     forgotten = list[Caller]()
-    monkeypatch.setattr(plane.handler._admission._refusal_cache, "forget", forgotten.append)
-    account = await plane.account()
-    assert (await plane.get(account)).status_code == 200
+    monkeypatch.setattr(data_plane.handler._admission._refusal_cache, "forget", forgotten.append)
+    account = await data_plane.create_account()
+    assert (await data_plane.get(account)).status_code == 200
     assert [caller.principal.key.id for caller in forgotten] == [account.key_id]
 
 
@@ -157,9 +157,9 @@ def _lasting(answer: httpx.Response) -> tuple[dict[str, Any], list[str | None]]:
     return members, [answer.headers.get(name) for name in told]
 
 
-def _asked(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def _asked(data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The admissions that the gateway asks for from now on, by request id."""
-    meter, asked = plane.handler._admission._meter, list[str]()
+    meter, asked = data_plane.handler._admission._meter, list[str]()
     admit = meter.admit
 
     def noted(keys: AccountKeys, *, request_id: str, **terms: Any) -> Coroutine[Any, Any, Admission]:

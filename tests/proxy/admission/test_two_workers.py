@@ -16,26 +16,26 @@ from gateway.ledger.catalogue import plans
 from gateway.ledger.invoicing import plan_changes
 from gateway.ledger.subscriptions import lifecycle, renewals
 from tests.proxy.conftest import Configure, Serve
-from tests.proxy.data_plane import Account, Plane
+from tests.proxy.data_plane import Account, DataPlane
 
 PATH = "/v1/featured"
 Change = Callable[[AsyncConnection, Account], Awaitable[Any]]
 
 
 @pytest.fixture
-async def workers(plane: Plane, serve: Serve, configure: Configure) -> tuple[Plane, Plane]:
-    return plane, await serve(configure())
+async def workers(data_plane: DataPlane, serve: Serve, configure: Configure) -> tuple[DataPlane, DataPlane]:
+    return data_plane, await serve(configure())
 
 
 @pytest.fixture
-async def account(workers: tuple[Plane, Plane]) -> Account:
+async def account(workers: tuple[DataPlane, DataPlane]) -> Account:
     """Cached in both, and hot."""
-    made = await workers[0].account(features={"analysis": True}, credits_per_period=50)
+    made = await workers[0].create_account(features={"analysis": True}, credits_per_period=50)
     assert await _codes(workers, made) == [None, None]
     return made
 
 
-async def _codes(workers: tuple[Plane, Plane], account: Account) -> list[str | None]:
+async def _codes(workers: tuple[DataPlane, DataPlane], account: Account) -> list[str | None]:
     return [(await worker.post(account, PATH)).json().get("code") for worker in workers]
 
 
@@ -80,7 +80,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
 
 @pytest.mark.parametrize("name", CHANGES)
 async def test_a_change_holds_on_the_next_request_of_every_worker(
-    workers: tuple[Plane, Plane], account: Account, name: str
+    workers: tuple[DataPlane, DataPlane], account: Account, name: str
 ) -> None:
     change, code = CHANGES[name]
     async with workers[0].database.transaction() as connection:
@@ -90,7 +90,7 @@ async def test_a_change_holds_on_the_next_request_of_every_worker(
 
 
 async def test_who_keeps_a_version_keeps_it_on_every_worker_until_moved(
-    workers: tuple[Plane, Plane], account: Account
+    workers: tuple[DataPlane, DataPlane], account: Account
 ) -> None:
     async with workers[0].database.transaction() as connection:
         terms = replace(account.plan.terms, features={}, requests_per_minute=0)

@@ -8,74 +8,74 @@ from contextlib import AsyncExitStack
 import pytest
 
 from gateway.proxy.forward.forwarding import Forwarding
-from tests.proxy.data_plane import Account, Hot, Plane, running
+from tests.proxy.data_plane import Account, DataPlane, RedisState, running
 from tests.proxy.problems import assert_problem
 from tests.proxy.upstream import Exchange
 from tests.support.polling import eventually
 
 
-async def outcomes(plane: Plane, account: Account) -> list[tuple[str, int | None, str | None, int]]:
-    await plane.at_rest(account)
-    rows = await plane.records(account)
+async def outcomes(data_plane: DataPlane, account: Account) -> list[tuple[str, int | None, str | None, int]]:
+    await data_plane.settled_state(account)
+    rows = await data_plane.usage_rows(account)
     return [(row["outcome"], row["status_code"], row["error_code"], row["credits_charged"]) for row in rows]
 
 
-async def test_a_client_that_leaves_the_queue_is_not_forwarded_and_pays_nothing(plane: Plane) -> None:
+async def test_a_client_that_leaves_the_queue_is_not_forwarded_and_pays_nothing(data_plane: DataPlane) -> None:
     """The one connection is busy; of two that wait for it one leaves. The other is served, and both are settled."""
-    account = await plane.account()
+    account = await data_plane.create_account()
     may_answer = asyncio.Event()
 
     async def answer(exchange: Exchange) -> None:
         await may_answer.wait()
         await exchange.reply()
 
-    plane.upstream.answer = answer
-    first = asyncio.create_task(plane.get(account, "/v1/patient"))
-    await eventually(lambda: plane.upstream.exchanges)
-    async with plane.wire() as leaving, plane.wire() as staying:
+    data_plane.upstream.answer = answer
+    first = asyncio.create_task(data_plane.get(account, "/v1/patient"))
+    await eventually(lambda: data_plane.upstream.exchanges)
+    async with data_plane.connect() as leaving, data_plane.connect() as staying:
         await leaving.request(account, "GET /v1/patient")
-        await eventually(lambda: " 1 queued" in _pools(plane))
+        await eventually(lambda: " 1 queued" in _pools(data_plane))
         await staying.request(account, "GET /v1/patient")
-        await eventually(lambda: " 2 queued" in _pools(plane))
-        leaving.leave()
-        await eventually(lambda: " 1 queued" in _pools(plane))
+        await eventually(lambda: " 2 queued" in _pools(data_plane))
+        leaving.disconnect()
+        await eventually(lambda: " 1 queued" in _pools(data_plane))
         may_answer.set()
-        assert (await staying.head())[0] == 200
+        assert (await staying.read_head())[0] == 200
     assert (await first).status_code == 200
-    settled = sorted(await outcomes(plane, account), key=repr)
+    settled = sorted(await outcomes(data_plane, account), key=repr)
     assert settled == [("client_aborted", None, None, 0), *[("succeeded", 200, None, 1)] * 2]
-    assert len(plane.upstream.exchanges) == 2
-    assert " 0 queued" in _pools(plane)
+    assert len(data_plane.upstream.exchanges) == 2
+    assert " 0 queued" in _pools(data_plane)
 
 
-async def test_a_client_that_leaves_when_its_answer_is_complete_pays_for_it(plane: Plane) -> None:
-    account = await plane.account()
-    async with plane.wire() as client:
+async def test_a_client_that_leaves_when_its_answer_is_complete_pays_for_it(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    async with data_plane.connect() as client:
         await client.request(account, "GET /v1/things/1")
-        await client.head()
-        client.leave()
-    assert await outcomes(plane, account) == [("succeeded", 200, None, 1)]
+        await client.read_head()
+        client.disconnect()
+    assert await outcomes(data_plane, account) == [("succeeded", 200, None, 1)]
 
 
-async def test_a_connection_serves_on_after_each_way_of_ending(plane: Plane) -> None:
+async def test_a_connection_serves_on_after_each_way_of_ending(data_plane: DataPlane) -> None:
     """A keep-alive connection is watched anew for each of its requests."""
-    account = await plane.account()
-    async with plane.wire() as client:
+    account = await data_plane.create_account()
+    async with data_plane.connect() as client:
         for path, status in (("things/1", 200), ("nobody", 502), ("none", 404), ("things/2", 200)):
             await client.request(account, f"GET /v1/{path}")
-            code, fields = await client.head()
+            code, fields = await client.read_head()
             assert code == status
             await client.reader.readexactly(int(fields["content-length"]))
-        plane.upstream.answer = _never
+        data_plane.upstream.answer = _never
         await client.request(account, "GET /v1/things/3")
-        await eventually(lambda: len(plane.upstream.exchanges) == 3)
-        client.leave()
-        await eventually(lambda: plane.handler._drains.active == 1)
-    plane.upstream.reset()
-    assert len(await outcomes(plane, account)) == 4
+        await eventually(lambda: len(data_plane.upstream.exchanges) == 3)
+        client.disconnect()
+        await eventually(lambda: data_plane.handler._drains.active == 1)
+    data_plane.upstream.reset()
+    assert len(await outcomes(data_plane, account)) == 4
 
 
-async def test_a_gateway_that_stops_finishes_what_it_can_and_gives_back_the_rest(plane: Plane) -> None:
+async def test_a_gateway_that_stops_finishes_what_it_can_and_gives_back_the_rest(data_plane: DataPlane) -> None:
     may_answer = asyncio.Event()
 
     async def answer(exchange: Exchange) -> None:
@@ -85,49 +85,53 @@ async def test_a_gateway_that_stops_finishes_what_it_can_and_gives_back_the_rest
         else:
             await _never(exchange)
 
-    plane.upstream.answer = answer
-    account = await plane.account()
+    data_plane.upstream.answer = answer
+    account = await data_plane.create_account()
     async with AsyncExitStack() as clients:
         async with running(
-            plane.config, plane.upstream, database=plane.database, redis=plane.redis, redis_client=plane.redis_client
+            data_plane.config,
+            data_plane.upstream,
+            database=data_plane.database,
+            redis=data_plane.redis,
+            redis_client=data_plane.redis_client,
         ) as stopping:
-            quick = await clients.enter_async_context(stopping.wire())
-            stuck = await clients.enter_async_context(stopping.wire())
+            quick = await clients.enter_async_context(stopping.connect())
+            stuck = await clients.enter_async_context(stopping.connect())
             await quick.request(account, "GET /v1/things/quick")
             await stuck.request(account, "GET /v1/dear")
-            await eventually(lambda: len(plane.upstream.exchanges) == 2)
-            assert await plane.hot(account) == Hot(92, 2, (2, 2, 2))
+            await eventually(lambda: len(data_plane.upstream.exchanges) == 2)
+            assert await data_plane.redis_state(account) == RedisState(92, 2, (2, 2, 2))
             asyncio.get_running_loop().call_later(0.2, may_answer.set)
-        assert (await quick.head())[0] == 200
-        assert not (await stuck.rest()).startswith(b"HTTP/1.1 200")
-    assert await plane.hot(account) == Hot(99, 0, (2, 2, 2))
-    assert set(await outcomes(plane, account)) == {("succeeded", 200, None, 1), ("abandoned", None, None, 0)}
+        assert (await quick.read_head())[0] == 200
+        assert not (await stuck.read_rest()).startswith(b"HTTP/1.1 200")
+    assert await data_plane.redis_state(account) == RedisState(99, 0, (2, 2, 2))
+    assert set(await outcomes(data_plane, account)) == {("succeeded", 200, None, 1), ("abandoned", None, None, 0)}
 
 
 async def test_a_fault_of_ours_is_answered_and_gives_back_what_was_held(
-    plane: Plane, monkeypatch: pytest.MonkeyPatch
+    data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(Forwarding, "_request", fail)
-    account = await plane.account()
-    answer = await plane.get(account, "/v1/dear")
+    account = await data_plane.create_account()
+    answer = await data_plane.get(account, "/v1/dear")
     assert_problem(answer, 500, "internal_error")
     assert "a bug" not in answer.text
     monkeypatch.undo()
-    assert await outcomes(plane, account) == [("abandoned", None, "internal_error", 0)]
-    assert await plane.hot(account) == Hot(100, 0, (1, 1, 1))
-    assert (await plane.get(account)).status_code == 200
+    assert await outcomes(data_plane, account) == [("abandoned", None, "internal_error", 0)]
+    assert await data_plane.redis_state(account) == RedisState(100, 0, (1, 1, 1))
+    assert (await data_plane.get(account)).status_code == 200
 
 
-async def test_a_client_that_reads_slowly_gets_all_of_it(plane: Plane) -> None:
-    account = await plane.account()
+async def test_a_client_that_reads_slowly_gets_all_of_it(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
     body = bytes(range(256)) * 40_000
-    plane.upstream.says(200, body)
-    async with plane.wire() as client:
+    data_plane.upstream.says(200, body)
+    async with data_plane.connect() as client:
         await client.request(account, "GET /v1/things/1", "connection: close")
-        await client.head()
+        await client.read_head()
         received = bytearray()
         while chunk := await client.reader.read(100_000):
             received += chunk
@@ -135,21 +139,21 @@ async def test_a_client_that_reads_slowly_gets_all_of_it(plane: Plane) -> None:
     assert bytes(received) == body
 
 
-async def test_an_early_answer_to_an_upload_is_passed_on(plane: Plane) -> None:
+async def test_an_early_answer_to_an_upload_is_passed_on(data_plane: DataPlane) -> None:
     """The upstream has seen enough: it answers before the body is complete, and the call is charged as answered."""
-    account = await plane.account()
+    account = await data_plane.create_account()
 
     async def answer(exchange: Exchange) -> None:
         await exchange.reader.read(10)
         await exchange.reply(403, b"no", connection="close")
         exchange.writer.close()
 
-    plane.upstream.answer = answer
-    async with plane.wire() as client:
+    data_plane.upstream.answer = answer
+    async with data_plane.connect() as client:
         await client.request(account, "POST /v1/things/1", "content-length: 1000000")
         await client.send(b"x" * 1000)
-        assert (await client.head())[0] == 403
-    assert await outcomes(plane, account) == [("upstream_error", 403, None, 0)]
+        assert (await client.read_head())[0] == 403
+    assert await outcomes(data_plane, account) == [("upstream_error", 403, None, 0)]
 
 
 async def _never(exchange: Exchange) -> None:
@@ -157,5 +161,5 @@ async def _never(exchange: Exchange) -> None:
     await asyncio.Event().wait()
 
 
-def _pools(plane: Plane) -> str:
-    return repr(plane.handler._destinations["patient"].upstream)
+def _pools(data_plane: DataPlane) -> str:
+    return repr(data_plane.handler._destinations["patient"].upstream)

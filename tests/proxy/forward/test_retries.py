@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from tests.guarantees.faults.proxy import Connection, FaultProxy
-from tests.proxy.data_plane import ANSWER_SECONDS, Account, Plane
+from tests.proxy.data_plane import ANSWER_SECONDS, Account, DataPlane
 from tests.proxy.upstream import Exchange
 
 COMPLETION = {
@@ -28,9 +28,9 @@ COMPLETION = {
 
 
 @pytest.fixture
-async def network(plane: Plane) -> AsyncIterator[FaultProxy]:
+async def network(data_plane: DataPlane) -> AsyncIterator[FaultProxy]:
     """Between clients and the gateway."""
-    port = urlsplit(plane.url).port
+    port = urlsplit(data_plane.url).port
     assert port is not None
     async with FaultProxy("127.0.0.1", port) as proxy:
         yield proxy
@@ -57,11 +57,13 @@ def eat(network: FaultProxy, *, requests: int = 0, answers: int = 0) -> None:
     network.requests.watch, network.replies.watch = watch_requests, watch_answers
 
 
-async def test_the_official_openai_client_gets_its_answer_and_pays_once(plane: Plane, network: FaultProxy) -> None:
-    account = await plane.account()
-    plane.upstream.says(200, json.dumps(COMPLETION).encode())
+async def test_the_official_openai_client_gets_its_answer_and_pays_once(
+    data_plane: DataPlane, network: FaultProxy
+) -> None:
+    account = await data_plane.create_account()
+    data_plane.upstream.says(200, json.dumps(COMPLETION).encode())
     eat(network, requests=1, answers=2)
-    base_url = network.through(plane.url) + "/v1/things"
+    base_url = network.through(data_plane.url) + "/v1/things"
     async with openai.AsyncOpenAI(base_url=base_url, api_key=account.key, max_retries=5) as client:
         completion = await client.chat.completions.create(
             model="demo",
@@ -69,15 +71,15 @@ async def test_the_official_openai_client_gets_its_answer_and_pays_once(plane: P
             extra_headers={"Idempotency-Key": str(uuid4())},
         )
     assert completion.choices[0].message.content == "Hello."
-    assert (await plane.at_rest(account)).balance == 99
-    assert len(await plane.records(account)) == 1
-    assert len(plane.upstream.exchanges) == 1
+    assert (await data_plane.settled_state(account)).balance == 99
+    assert len(await data_plane.usage_rows(account)) == 1
+    assert len(data_plane.upstream.exchanges) == 1
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_a_loop_gets_the_same_answer_and_pays_once(plane: Plane, network: FaultProxy, seed: int) -> None:
+async def test_a_loop_gets_the_same_answer_and_pays_once(data_plane: DataPlane, network: FaultProxy, seed: int) -> None:
     """Several at once, each until it has an answer; the upstream fails at first, and never says the same twice."""
-    dice, account = random.Random(seed), await plane.account()  # noqa: S311 - repeatable
+    dice, account = random.Random(seed), await data_plane.create_account()  # noqa: S311 - repeatable
     failures = dice.randrange(3)
 
     async def answer(exchange: Exchange) -> None:
@@ -90,14 +92,14 @@ async def test_a_loop_gets_the_same_answer_and_pays_once(plane: Plane, network: 
         else:
             await exchange.reply(200, uuid4().bytes * dice.choice((1, 5000)))
 
-    plane.upstream.answer = answer
+    data_plane.upstream.answer = answer
     eat(network, requests=dice.randrange(3), answers=dice.randrange(4))
-    key, url = str(uuid4()), network.through(plane.url)
+    key, url = str(uuid4()), network.through(data_plane.url)
     answers = await asyncio.gather(*(_until_answered(url, account, key) for _ in range(dice.randint(1, 4))))
     assert len({each.content for each in answers}) == 1
     assert sum(int(each.headers["x-credits-charged"]) for each in answers) <= 1
-    assert (await plane.at_rest(account)).balance == 99
-    charged = [row["credits_charged"] for row in await plane.records(account)]
+    assert (await data_plane.settled_state(account)).balance == 99
+    charged = [row["credits_charged"] for row in await data_plane.usage_rows(account)]
     assert sum(charged) == 1
 
 

@@ -16,7 +16,7 @@ from gateway.proxy.router import Router
 from gateway.runtime.upstreams import destinations
 from gateway.workers.upstream_watch import UpstreamWatch
 from tests.proxy.conftest import Configure
-from tests.proxy.data_plane import Plane
+from tests.proxy.data_plane import DataPlane
 from tests.proxy.problems import assert_problem
 from tests.proxy.sockets import client, echo, server
 from tests.support.polling import eventually
@@ -40,87 +40,87 @@ def tls(authority: Authority) -> ssl.SSLContext:
     return authority.server_context("IP:127.0.0.1")
 
 
-def serve_by(plane: Plane, config: Config) -> None:
-    plane.handler.swap(Router(config.routes), destinations(config))
+def serve_by(data_plane: DataPlane, config: Config) -> None:
+    data_plane.handler.swap(Router(config.routes), destinations(config))
 
 
 @asynccontextmanager
 async def secure_sockets(
-    plane: Plane, configure: Configure, authority: Authority, tls: ssl.SSLContext, handler: Any = echo
+    data_plane: DataPlane, configure: Configure, authority: Authority, tls: ssl.SSLContext, handler: Any = echo
 ) -> AsyncIterator[None]:
     async with server(handler, ssl=tls, compression=None) as url:
         targets = url.replace("http:", "https:")
         ca_file = {"upstreams.main.ca_file": authority.certificate}
-        serve_by(plane, configure(upstreams__main__targets=targets, **ca_file))
+        serve_by(data_plane, configure(upstreams__main__targets=targets, **ca_file))
         yield
 
 
 async def test_a_target_is_trusted_by_its_ca_file_and_not_without(
-    plane: Plane, configure: Configure, authority: Authority, tls: ssl.SSLContext
+    data_plane: DataPlane, configure: Configure, authority: Authority, tls: ssl.SSLContext
 ) -> None:
-    account = await plane.account()
+    account = await data_plane.create_account()
     async with scripted(tls=tls) as upstream:
-        serve_by(plane, configure(upstreams__main__targets=upstream.url))
-        assert_problem(await plane.get(account), 502, "upstream_unreachable")
+        serve_by(data_plane, configure(upstreams__main__targets=upstream.url))
+        assert_problem(await data_plane.get(account), 502, "upstream_unreachable")
         assert upstream.requests == []
         ca_file = {"upstreams.main.ca_file": authority.certificate}
-        serve_by(plane, configure(upstreams__main__targets=upstream.url, **ca_file))
-        assert (await plane.get(account)).text == "ok"
+        serve_by(data_plane, configure(upstreams__main__targets=upstream.url, **ca_file))
+        assert (await data_plane.get(account)).text == "ok"
 
 
 async def test_a_websocket_goes_over_tls(
-    plane: Plane, configure: Configure, authority: Authority, tls: ssl.SSLContext
+    data_plane: DataPlane, configure: Configure, authority: Authority, tls: ssl.SSLContext
 ) -> None:
-    account = await plane.account()
-    async with secure_sockets(plane, configure, authority, tls):
-        async with client(plane, account, compression=None) as socket:
+    account = await data_plane.create_account()
+    async with secure_sockets(data_plane, configure, authority, tls):
+        async with client(data_plane, account, compression=None) as socket:
             await socket.send("x" * 4 * MIB)
             assert await socket.recv() == "x" * 4 * MIB
-        await plane.at_rest(account)
-        await eventually(lambda: "0 leased, 0 idle, 0 queued, 0 open" in repr(plane.handler.upstreams[0]))
-    row = await plane.record(account)
+        await data_plane.settled_state(account)
+        await eventually(lambda: "0 leased, 0 idle, 0 queued, 0 open" in repr(data_plane.handler.upstreams[0]))
+    row = await data_plane.usage_row(account)
     assert (row["outcome"], row["credits_charged"]) == ("succeeded", 2)
     assert row["response_bytes"] > 4 * MIB
 
 
 async def test_what_was_said_before_a_close_arrives_over_tls_too(
-    plane: Plane, configure: Configure, authority: Authority, tls: ssl.SSLContext
+    data_plane: DataPlane, configure: Configure, authority: Authority, tls: ssl.SSLContext
 ) -> None:
-    account = await plane.account()
+    account = await data_plane.create_account()
     arrived: list[str | bytes] = []
 
     async def keep(socket: ServerConnection) -> None:
         arrived.extend([message async for message in socket])
 
-    async with secure_sockets(plane, configure, authority, tls, keep):
-        async with client(plane, account, compression=None) as socket:
+    async with secure_sockets(data_plane, configure, authority, tls, keep):
+        async with client(data_plane, account, compression=None) as socket:
             await socket.send("x" * MIB)
         await eventually(lambda: arrived)
     assert arrived == ["x" * MIB]
 
 
 async def test_probes_go_by_it_and_take_an_ill_target_out(
-    plane: Plane, configure: Configure, authority: Authority, tls: ssl.SSLContext
+    data_plane: DataPlane, configure: Configure, authority: Authority, tls: ssl.SSLContext
 ) -> None:
     """The upstream cannot be verified at first; with its authority the next probe brings it back."""
-    account = await plane.account()
+    account = await data_plane.create_account()
     health = {"upstreams.main.health.path": "/healthz", "upstreams.main.health.interval": "1ms"}
     async with scripted(tls=tls) as upstream:
-        serve_by(plane, configure(upstreams__main__targets=upstream.url, **health))
-        watch = UpstreamWatch(lambda: plane.handler.upstreams)
-        while plane.handler.upstreams[0].targets_in_service:
+        serve_by(data_plane, configure(upstreams__main__targets=upstream.url, **health))
+        watch = UpstreamWatch(lambda: data_plane.handler.upstreams)
+        while data_plane.handler.upstreams[0].targets_in_service:
             await watch.run_once()
-        assert_problem(await plane.get(account), 503, "upstream_overloaded")
+        assert_problem(await data_plane.get(account), 503, "upstream_overloaded")
         health["upstreams.main.ca_file"] = authority.certificate
-        serve_by(plane, configure(upstreams__main__targets=upstream.url, **health))
+        serve_by(data_plane, configure(upstreams__main__targets=upstream.url, **health))
         await watch.run_once()
         assert upstream.requests[0].startswith(b"GET /healthz ")
-        assert (await plane.get(account)).status_code == 200
+        assert (await data_plane.get(account)).status_code == 200
 
 
-async def test_the_data_plane_probes_by_itself(plane: Plane, configure: Configure) -> None:
+async def test_the_data_plane_probes_by_itself(data_plane: DataPlane, configure: Configure) -> None:
     async with scripted() as upstream:
         health = {"upstreams.main.health.path": "/healthz", "upstreams.main.health.interval": "100ms"}
-        serve_by(plane, configure(upstreams__main__targets=upstream.url, **health))
+        serve_by(data_plane, configure(upstreams__main__targets=upstream.url, **health))
         await eventually(lambda: len(upstream.requests) > 1)
         assert {request.partition(b" HTTP")[0] for request in upstream.requests} == {b"GET /healthz"}

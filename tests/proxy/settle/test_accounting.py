@@ -14,17 +14,17 @@ import pytest
 
 from gateway.clock import now
 from gateway.proxy.forward import disconnects
-from tests.proxy.data_plane import Account, Hot, Plane
+from tests.proxy.data_plane import Account, DataPlane, RedisState
 from tests.proxy.upstream import Exchange
 from tests.support.polling import eventually
 
 
-async def settled(plane: Plane, account: Account) -> Mapping[str, Any]:
+async def settled(data_plane: DataPlane, account: Account) -> Mapping[str, Any]:
     """The account's only row, once its only call has ended; the hold is gone and the balance is exact."""
-    hot = await plane.at_rest(account)
-    row = await plane.record(account)
-    assert hot == Hot(100 - row["credits_charged"], 0, (1, 1, 1))
-    assert await plane.stored_balance(account) == hot.balance
+    hot = await data_plane.settled_state(account)
+    row = await data_plane.usage_row(account)
+    assert hot == RedisState(100 - row["credits_charged"], 0, (1, 1, 1))
+    assert await data_plane.stored_balance(account) == hot.balance
     return row
 
 
@@ -32,11 +32,11 @@ def outcome(row: Mapping[str, Any]) -> tuple[str, int | None, str | None, int]:
     return row["outcome"], row["status_code"], row["error_code"], row["credits_charged"]
 
 
-async def test_a_row_says_who_called_what_and_how_it_went(plane: Plane) -> None:
-    account = await plane.account()
-    plane.upstream.says(201, b"x" * 1000, gateway_tokens="77", gateway_cost_usd="0.001234")
+async def test_a_row_says_who_called_what_and_how_it_went(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    data_plane.upstream.says(201, b"x" * 1000, gateway_tokens="77", gateway_cost_usd="0.001234")
     before = now()
-    answer = await plane.post(
+    answer = await data_plane.post(
         account,
         "/v1/things/a%20b?secret=1",
         b"y" * 500,
@@ -46,7 +46,7 @@ async def test_a_row_says_who_called_what_and_how_it_went(plane: Plane) -> None:
         x_batch_id="b-7",
     )
     assert answer.status_code == 201
-    row = await settled(plane, account)
+    row = await settled(data_plane, account)
     expected = {
         "user_id": account.user_id,
         "api_key_id": account.key_id,
@@ -79,113 +79,113 @@ async def test_a_row_says_who_called_what_and_how_it_went(plane: Plane) -> None:
 
 
 @pytest.mark.parametrize("status", [200, 204, 299, 302, 304])
-async def test_what_succeeds_is_charged_the_price(plane: Plane, status: int) -> None:
-    account = await plane.account()
-    plane.upstream.says(status, b"", content_length="" if status in (204, 304) else "0")
-    assert (await plane.get(account)).status_code == status
-    assert outcome(await settled(plane, account)) == ("succeeded", status, None, 1)
+async def test_what_succeeds_is_charged_the_price(data_plane: DataPlane, status: int) -> None:
+    account = await data_plane.create_account()
+    data_plane.upstream.says(status, b"", content_length="" if status in (204, 304) else "0")
+    assert (await data_plane.get(account)).status_code == status
+    assert outcome(await settled(data_plane, account)) == ("succeeded", status, None, 1)
 
 
 @pytest.mark.parametrize("status", [400, 404, 429, 500, 503])
-async def test_an_error_of_the_upstream_costs_nothing(plane: Plane, status: int) -> None:
-    account = await plane.account()
-    plane.upstream.says(status)
-    answer = await plane.get(account)
+async def test_an_error_of_the_upstream_costs_nothing(data_plane: DataPlane, status: int) -> None:
+    account = await data_plane.create_account()
+    data_plane.upstream.says(status)
+    answer = await data_plane.get(account)
     assert (answer.status_code, answer.headers["x-credits-charged"]) == (status, "0")
-    assert outcome(await settled(plane, account)) == ("upstream_error", status, None, 0)
+    assert outcome(await settled(data_plane, account)) == ("upstream_error", status, None, 0)
 
 
-async def test_a_route_says_which_statuses_are_charged(plane: Plane) -> None:
-    missing, moved = await plane.account(), await plane.account()
-    plane.upstream.says(404)
-    await plane.get(missing, "/v1/errors-too")
-    plane.upstream.says(302)
-    await plane.get(moved, "/v1/errors-too")
-    assert outcome(await settled(plane, missing)) == ("succeeded", 404, None, 2)
-    assert outcome(await settled(plane, moved)) == ("upstream_error", 302, None, 0)
+async def test_a_route_says_which_statuses_are_charged(data_plane: DataPlane) -> None:
+    missing, moved = await data_plane.create_account(), await data_plane.create_account()
+    data_plane.upstream.says(404)
+    await data_plane.get(missing, "/v1/errors-too")
+    data_plane.upstream.says(302)
+    await data_plane.get(moved, "/v1/errors-too")
+    assert outcome(await settled(data_plane, missing)) == ("succeeded", 404, None, 2)
+    assert outcome(await settled(data_plane, moved)) == ("upstream_error", 302, None, 0)
 
 
-async def test_what_the_upstream_asks_for_is_charged_on_any_status(plane: Plane) -> None:
-    account = await plane.account()
-    plane.upstream.says(500, gateway_credits="3")
-    answer = await plane.get(account)
+async def test_what_the_upstream_asks_for_is_charged_on_any_status(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    data_plane.upstream.says(500, gateway_credits="3")
+    answer = await data_plane.get(account)
     assert answer.headers["x-credits-charged"] == "3"
-    assert outcome(await settled(plane, account)) == ("upstream_error", 500, None, 3)
+    assert outcome(await settled(data_plane, account)) == ("upstream_error", 500, None, 3)
 
 
-async def test_nobody_there_costs_nothing(plane: Plane) -> None:
-    account = await plane.account()
-    assert (await plane.get(account, "/v1/nobody")).status_code == 502
-    row = await settled(plane, account)
+async def test_nobody_there_costs_nothing(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    assert (await data_plane.get(account, "/v1/nobody")).status_code == 502
+    row = await settled(data_plane, account)
     assert outcome(row) == ("upstream_unreachable", 502, "upstream_unreachable", 0)
 
 
-async def test_an_upstream_that_is_too_slow_costs_nothing(plane: Plane) -> None:
-    account = await plane.account()
-    plane.upstream.answer = _never
-    assert (await plane.get(account, "/v1/hasty")).status_code == 504
-    assert outcome(await settled(plane, account)) == ("upstream_timeout", 504, "upstream_timeout", 0)
+async def test_an_upstream_that_is_too_slow_costs_nothing(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    data_plane.upstream.answer = _never
+    assert (await data_plane.get(account, "/v1/hasty")).status_code == 504
+    assert outcome(await settled(data_plane, account)) == ("upstream_timeout", 504, "upstream_timeout", 0)
 
 
-async def test_an_answer_that_is_not_http_costs_nothing(plane: Plane) -> None:
-    account = await plane.account()
-    plane.upstream.plays(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
-    assert (await plane.get(account)).status_code == 502
-    assert outcome(await settled(plane, account)) == ("upstream_invalid", 502, "upstream_invalid", 0)
+async def test_an_answer_that_is_not_http_costs_nothing(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    data_plane.upstream.plays(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
+    assert (await data_plane.get(account)).status_code == 502
+    assert outcome(await settled(data_plane, account)) == ("upstream_invalid", 502, "upstream_invalid", 0)
 
 
-async def test_an_answer_that_breaks_off_costs_nothing_and_looks_broken(plane: Plane) -> None:
-    account = await plane.account()
-    plane.upstream.plays(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\ngateway-credits: 9\r\n\r\n" + b"x" * 40)
-    async with plane.wire() as client:
+async def test_an_answer_that_breaks_off_costs_nothing_and_looks_broken(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    data_plane.upstream.plays(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\ngateway-credits: 9\r\n\r\n" + b"x" * 40)
+    async with data_plane.connect() as client:
         await client.request(account, "GET /v1/things/1")
-        status, _ = await client.head()
+        status, _ = await client.read_head()
         assert status == 200
-        assert await client.rest() == b"x" * 40
-    row = await settled(plane, account)
+        assert await client.read_rest() == b"x" * 40
+    row = await settled(data_plane, account)
     assert outcome(row) == ("upstream_invalid", 200, "upstream_invalid", 0)
     assert row["response_bytes"] == 40
 
 
-async def test_a_chunked_answer_that_breaks_off_never_ends(plane: Plane) -> None:
-    account = await plane.account()
-    plane.upstream.plays(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n")
-    async with plane.wire() as client:
+async def test_a_chunked_answer_that_breaks_off_never_ends(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    data_plane.upstream.plays(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n")
+    async with data_plane.connect() as client:
         await client.request(account, "GET /v1/things/1")
-        assert (await client.head())[0] == 200
-        assert await client.rest() == b"5\r\nhello\r\n"
-    assert (await settled(plane, account))["outcome"] == "upstream_invalid"
+        assert (await client.read_head())[0] == 200
+        assert await client.read_rest() == b"5\r\nhello\r\n"
+    assert (await settled(data_plane, account))["outcome"] == "upstream_invalid"
 
 
-async def test_a_body_that_stalls_is_a_timeout(plane: Plane) -> None:
-    account = await plane.account()
+async def test_a_body_that_stalls_is_a_timeout(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
 
     async def answer(exchange: Exchange) -> None:
         await exchange.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nsome")
         await _never(exchange)
 
-    plane.upstream.answer = answer
-    async with plane.wire() as client:
+    data_plane.upstream.answer = answer
+    async with data_plane.connect() as client:
         await client.request(account, "GET /v1/hasty")
-        assert (await client.head())[0] == 200
-        assert await client.rest() == b"some"
-    assert outcome(await settled(plane, account)) == ("upstream_timeout", 200, "upstream_timeout", 0)
+        assert (await client.read_head())[0] == 200
+        assert await client.read_rest() == b"some"
+    assert outcome(await settled(data_plane, account)) == ("upstream_timeout", 200, "upstream_timeout", 0)
 
 
 class TestClientLeaves:
-    async def test_in_the_middle_of_its_upload_it_pays_nothing(self, plane: Plane) -> None:
-        account = await plane.account()
-        async with plane.wire() as client:
+    async def test_in_the_middle_of_its_upload_it_pays_nothing(self, data_plane: DataPlane) -> None:
+        account = await data_plane.create_account()
+        async with data_plane.connect() as client:
             await client.request(account, "POST /v1/things/1", "content-length: 1000000", body=b"")
             await client.send(b"x" * 10_000)
-            await eventually(lambda: plane.upstream.exchanges)
-            client.leave()
-        row = await settled(plane, account)
+            await eventually(lambda: data_plane.upstream.exchanges)
+            client.disconnect()
+        row = await settled(data_plane, account)
         assert outcome(row) == ("client_aborted", None, None, 0)
         assert 0 < row["request_bytes"] <= 10_000
 
-    async def test_after_its_upload_in_pieces_it_pays_what_the_call_costs(self, plane: Plane) -> None:
-        account = await plane.account()
+    async def test_after_its_upload_in_pieces_it_pays_what_the_call_costs(self, data_plane: DataPlane) -> None:
+        account = await data_plane.create_account()
         arrived, gone = asyncio.Event(), asyncio.Event()
 
         async def answer(exchange: Exchange) -> None:
@@ -194,38 +194,38 @@ class TestClientLeaves:
             await gone.wait()
             await exchange.reply(200, b"done")
 
-        plane.upstream.answer = answer
-        async with plane.wire() as client:
+        data_plane.upstream.answer = answer
+        async with data_plane.connect() as client:
             await client.request(account, "POST /v1/things/1", "content-length: 200000", body=b"")
             for _ in range(2):
                 await client.send(b"x" * 100_000)
             await arrived.wait()
-            client.leave()
-        await _noticed(plane)
+            client.disconnect()
+        await _noticed(data_plane)
         gone.set()
-        row = await settled(plane, account)
+        row = await settled(data_plane, account)
         assert outcome(row) == ("client_aborted", 200, None, 1)
         assert row["request_bytes"] == 200_000
 
     async def test_in_the_middle_of_an_answer_that_is_an_error_it_pays_nothing_however_long_that_takes(
-        self, plane: Plane, monkeypatch: pytest.MonkeyPatch
+        self, data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(disconnects, "DRAIN_SECONDS", 0.05)
-        account = await plane.account()
+        account = await data_plane.create_account()
 
         async def answer(exchange: Exchange) -> None:
             await exchange.write(b"HTTP/1.1 500 No\r\ntransfer-encoding: chunked\r\n\r\n" + _chunk(b"so"))
             await _never(exchange)
 
-        plane.upstream.answer = answer
-        async with plane.wire() as client:
+        data_plane.upstream.answer = answer
+        async with data_plane.connect() as client:
             await client.request(account, "GET /v1/dear")
-            await client.until(b"so")
-            client.leave()
-        assert outcome(await settled(plane, account)) == ("client_aborted", 500, None, 0)
+            await client.read_until(b"so")
+            client.disconnect()
+        assert outcome(await settled(data_plane, account)) == ("client_aborted", 500, None, 0)
 
-    async def test_before_the_head_its_call_is_finished_and_charged(self, plane: Plane) -> None:
-        account = await plane.account()
+    async def test_before_the_head_its_call_is_finished_and_charged(self, data_plane: DataPlane) -> None:
+        account = await data_plane.create_account()
         arrived, gone = asyncio.Event(), asyncio.Event()
 
         async def answer(exchange: Exchange) -> None:
@@ -233,19 +233,19 @@ class TestClientLeaves:
             await gone.wait()
             await exchange.reply(200, b"done", gateway_credits="4")
 
-        plane.upstream.answer = answer
-        async with plane.wire() as client:
+        data_plane.upstream.answer = answer
+        async with data_plane.connect() as client:
             await client.request(account, "GET /v1/things/1")
             await arrived.wait()
-            client.leave()
-        await _noticed(plane)
+            client.disconnect()
+        await _noticed(data_plane)
         gone.set()
-        row = await settled(plane, account)
+        row = await settled(data_plane, account)
         assert outcome(row) == ("client_aborted", 200, None, 4)
-        assert plane.handler._drains.active == 0
+        assert data_plane.handler._drains.active == 0
 
-    async def test_before_an_answer_that_is_an_error_it_pays_nothing(self, plane: Plane) -> None:
-        account = await plane.account()
+    async def test_before_an_answer_that_is_an_error_it_pays_nothing(self, data_plane: DataPlane) -> None:
+        account = await data_plane.create_account()
         arrived, gone = asyncio.Event(), asyncio.Event()
 
         async def answer(exchange: Exchange) -> None:
@@ -253,17 +253,17 @@ class TestClientLeaves:
             await gone.wait()
             await exchange.reply(500)
 
-        plane.upstream.answer = answer
-        async with plane.wire() as client:
+        data_plane.upstream.answer = answer
+        async with data_plane.connect() as client:
             await client.request(account, "GET /v1/things/1")
             await arrived.wait()
-            client.leave()
-        await _noticed(plane)
+            client.disconnect()
+        await _noticed(data_plane)
         gone.set()
-        assert outcome(await settled(plane, account)) == ("client_aborted", 500, None, 0)
+        assert outcome(await settled(data_plane, account)) == ("client_aborted", 500, None, 0)
 
-    async def test_in_the_middle_of_the_answer_its_cost_is_learned(self, plane: Plane) -> None:
-        account = await plane.account()
+    async def test_in_the_middle_of_the_answer_its_cost_is_learned(self, data_plane: DataPlane) -> None:
+        account = await data_plane.create_account()
         gone = asyncio.Event()
 
         async def answer(exchange: Exchange) -> None:
@@ -274,44 +274,44 @@ class TestClientLeaves:
             await gone.wait()
             await exchange.write(_chunk(b'data: {"usage": {"total_tokens": 8500}}\n\n') + b"0\r\n\r\n")
 
-        plane.upstream.answer = answer
-        async with plane.wire() as client:
+        data_plane.upstream.answer = answer
+        async with data_plane.connect() as client:
             await client.request(account, "POST /v1/chat", body=b"{}")
-            await client.until(b'"a"}')
-            client.leave()
-        await _noticed(plane)
+            await client.read_until(b'"a"}')
+            client.disconnect()
+        await _noticed(data_plane)
         gone.set()
-        row = await settled(plane, account)
+        row = await settled(data_plane, account)
         assert outcome(row) == ("client_aborted", 200, None, 9)
         assert row["tokens_used"] == 8500
 
     async def test_and_the_upstream_takes_too_long_it_pays_the_hold(
-        self, plane: Plane, monkeypatch: pytest.MonkeyPatch
+        self, data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(disconnects, "DRAIN_SECONDS", 0.05)
-        account = await plane.account()
-        plane.upstream.answer = _never
-        async with plane.wire() as client:
+        account = await data_plane.create_account()
+        data_plane.upstream.answer = _never
+        async with data_plane.connect() as client:
             await client.request(account, "POST /v1/chat", body=b"{}")
-            await eventually(lambda: plane.upstream.exchanges)
-            client.leave()
-        assert outcome(await settled(plane, account)) == ("client_aborted", None, None, 5)
-        assert plane.handler._drains.active == 0
+            await eventually(lambda: data_plane.upstream.exchanges)
+            client.disconnect()
+        assert outcome(await settled(data_plane, account)) == ("client_aborted", None, None, 5)
+        assert data_plane.handler._drains.active == 0
 
     async def test_and_too_many_are_drained_already_it_is_cut_at_once(
-        self, plane: Plane, monkeypatch: pytest.MonkeyPatch
+        self, data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(disconnects, "MAX_DRAINS", 0)
-        account = await plane.account()
-        plane.upstream.answer = _never
-        async with plane.wire() as client:
+        account = await data_plane.create_account()
+        data_plane.upstream.answer = _never
+        async with data_plane.connect() as client:
             await client.request(account, "GET /v1/dear")
-            await eventually(lambda: plane.upstream.exchanges)
-            client.leave()
-        assert outcome(await settled(plane, account)) == ("client_aborted", None, None, 7)
+            await eventually(lambda: data_plane.upstream.exchanges)
+            client.disconnect()
+        assert outcome(await settled(data_plane, account)) == ("client_aborted", None, None, 7)
 
-    async def test_and_the_upstream_breaks_it_pays_nothing(self, plane: Plane) -> None:
-        account = await plane.account()
+    async def test_and_the_upstream_breaks_it_pays_nothing(self, data_plane: DataPlane) -> None:
+        account = await data_plane.create_account()
         arrived, gone = asyncio.Event(), asyncio.Event()
 
         async def answer(exchange: Exchange) -> None:
@@ -319,28 +319,28 @@ class TestClientLeaves:
             await gone.wait()
             exchange.writer.close()
 
-        plane.upstream.answer = answer
-        async with plane.wire() as client:
+        data_plane.upstream.answer = answer
+        async with data_plane.connect() as client:
             await client.request(account, "GET /v1/things/1")
             await arrived.wait()
-            client.leave()
-        await _noticed(plane)
+            client.disconnect()
+        await _noticed(data_plane)
         gone.set()
-        assert (await settled(plane, account))["credits_charged"] == 0
+        assert (await settled(data_plane, account))["credits_charged"] == 0
 
 
-async def test_an_upload_gets_its_history(plane: Plane) -> None:
-    account = await plane.account()
+async def test_an_upload_gets_its_history(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
     file = bytes(range(256)) * 300
     files = [
         ("upload", ("../dir/data.csv", file, "text/csv")),
         ("other", ("b.txt", b"b", "text/plain")),
     ]
-    answer = await plane.http.post("/v1/analyze", data={"note": "first"}, files=files, headers=account.auth)
+    answer = await data_plane.http.post("/v1/analyze", data={"note": "first"}, files=files, headers=account.auth)
     assert answer.status_code == 200
-    row = await settled(plane, account)
+    row = await settled(data_plane, account)
     assert row["file_size_bytes"] == len(file)
-    (history,) = await plane.history(account)
+    (history,) = await data_plane.analysis_rows(account)
     expected = {
         "request_id": row["request_id"],
         "user_id": account.user_id,
@@ -364,40 +364,40 @@ async def test_an_upload_gets_its_history(plane: Plane) -> None:
         ({"x-file-name": "C:\\temp\\c.csv"}, "c.csv"),
     ],
 )
-async def test_any_other_body_is_the_file(plane: Plane, headers: dict[str, str], name: str | None) -> None:
-    account = await plane.account()
+async def test_any_other_body_is_the_file(data_plane: DataPlane, headers: dict[str, str], name: str | None) -> None:
+    account = await data_plane.create_account()
     body = b"a,b\n1,2\n"
     headers = headers | account.auth | {"content-type": "text/csv; charset=utf-8"}
-    assert (await plane.http.post("/v1/analyze", content=body, headers=headers)).status_code == 200
-    (history,) = await plane.history(account)
+    assert (await data_plane.http.post("/v1/analyze", content=body, headers=headers)).status_code == 200
+    (history,) = await data_plane.analysis_rows(account)
     assert history["file_name"] == name
     assert history["file_size_bytes"] == len(body)
     assert history["file_sha256"] == hashlib.sha256(body).hexdigest()
     assert history["content_type"] == "text/csv; charset=utf-8"
 
 
-async def test_a_failed_analysis_has_its_history_too(plane: Plane) -> None:
-    account = await plane.account()
-    plane.upstream.says(500)
-    await plane.post(account, "/v1/analyze", b"abc")
-    (history,) = await plane.history(account)
+async def test_a_failed_analysis_has_its_history_too(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    data_plane.upstream.says(500)
+    await data_plane.post(account, "/v1/analyze", b"abc")
+    (history,) = await data_plane.analysis_rows(account)
     assert (history["status"], history["credits_charged"]) == ("upstream_error", 0)
 
 
-async def test_a_priced_body_gives_the_facts_that_headers_do_not(plane: Plane) -> None:
-    account = await plane.account()
+async def test_a_priced_body_gives_the_facts_that_headers_do_not(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
     body = {"products": [1, 2, 3], "language_code": "de", "category": "hats", "batch_id": 7}
-    await plane.post(account, "/v1/generate", json.dumps(body).encode(), x_category="shoes")
-    row = await settled(plane, account)
+    await data_plane.post(account, "/v1/generate", json.dumps(body).encode(), x_category="shoes")
+    row = await settled(data_plane, account)
     assert (row["product_count"], row["credits_charged"]) == (3, 3)
     assert (row["language_code"], row["category"], row["batch_id"]) == ("de", "shoes", None)
     assert row["request_bytes"] == len(json.dumps(body))
 
 
-async def test_usage_type_of_others_leaves_no_history(plane: Plane) -> None:
-    account = await plane.account()
-    await plane.get(account)
-    assert await plane.history(account) == []
+async def test_usage_type_of_others_leaves_no_history(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    await data_plane.get(account)
+    assert await data_plane.analysis_rows(account) == []
 
 
 async def _never(exchange: Exchange) -> None:
@@ -405,9 +405,9 @@ async def _never(exchange: Exchange) -> None:
     await asyncio.Event().wait()
 
 
-async def _noticed(plane: Plane) -> None:
+async def _noticed(data_plane: DataPlane) -> None:
     """Returns when the gateway knows that a client has left."""
-    await eventually(lambda: plane.handler._drains.active)
+    await eventually(lambda: data_plane.handler._drains.active)
 
 
 def _chunk(data: bytes) -> bytes:

@@ -331,16 +331,16 @@ async def test_a_call_that_was_never_sent_to_redis_is_not_owed(
 ) -> None:
     """Refusing for as long as Redis is away must not fill the disk."""
     async with FaultProxy("127.0.0.1", int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
-        plane = await serve(configure(redis__url=proxy.through(redis_url), redis__timeout="5s"))
-        account, settler = await plane.account(), plane.handler._settler
-        assert (await plane.get(account)).status_code == 200
+        data_plane = await serve(configure(redis__url=proxy.through(redis_url), redis__timeout="5s"))
+        account, settler = await data_plane.create_account(), data_plane.handler._settler
+        assert (await data_plane.get(account)).status_code == 200
         proxy.freeze()
-        with plane.short_redis_timeout():
-            assert (await plane.get(account)).status_code == 503
+        with data_plane.short_redis_timeout():
+            assert (await data_plane.get(account)).status_code == 503
         owed = settler.pending
         assert owed <= 1, "only the one that may have been admitted"
         for _ in range(20):
-            assert (await plane.get(account)).status_code == 503
+            assert (await data_plane.get(account)).status_code == 503
         assert settler.pending == owed
         proxy.thaw()
-        await plane.at_rest(account)
+        await data_plane.settled_state(account)

@@ -21,7 +21,7 @@ from gateway.proxy.settle import active_call
 from gateway.runtime.upstreams import destinations
 from policies.model import Refusal
 from tests.proxy.conftest import Configure
-from tests.proxy.data_plane import Account, Hot, Plane, Wire, running
+from tests.proxy.data_plane import Account, DataPlane, RawConnection, RedisState, running
 from tests.proxy.sockets import client, echo, handshake_fields, opened, server, switch
 from tests.proxy.upstream import Exchange
 from tests.support.polling import eventually
@@ -30,39 +30,39 @@ MIB = 2**20
 
 
 @asynccontextmanager
-async def served_by(plane: Plane, configure: Configure, handler: Any, **settings: Any) -> AsyncIterator[None]:
+async def served_by(data_plane: DataPlane, configure: Configure, handler: Any, **settings: Any) -> AsyncIterator[None]:
     """A real WebSocket server in the place of the scripted upstream."""
     async with server(handler, **settings) as url:
         config = configure(upstreams__main__targets=url)
-        plane.handler.swap(Router(config.routes), destinations(config))
+        data_plane.handler.swap(Router(config.routes), destinations(config))
         yield
 
 
-async def settled(plane: Plane, account: Account) -> dict[str, Any]:
-    await plane.at_rest(account)
-    return dict(await plane.record(account))
+async def settled(data_plane: DataPlane, account: Account) -> dict[str, Any]:
+    await data_plane.settled_state(account)
+    return dict(await data_plane.usage_row(account))
 
 
-def pool(plane: Plane, upstream: str = "main") -> str:
-    return repr(plane.handler._destinations[upstream].upstream)
+def pool(data_plane: DataPlane, upstream: str = "main") -> str:
+    return repr(data_plane.handler._destinations[upstream].upstream)
 
 
 # What passes.
 
 
-async def test_messages_pass_both_ways_and_are_one_call(plane: Plane, configure: Configure) -> None:
-    account = await plane.account(requests_per_minute=9)
-    async with served_by(plane, configure, echo), client(plane, account, compression=None) as socket:
+async def test_messages_pass_both_ways_and_are_one_call(data_plane: DataPlane, configure: Configure) -> None:
+    account = await data_plane.create_account(requests_per_minute=9)
+    async with served_by(data_plane, configure, echo), client(data_plane, account, compression=None) as socket:
         fields = socket.response.headers if socket.response else {}
         assert fields["x-credits-charged"] == "2"
         assert fields["x-credits-remaining"] == "98"
         assert fields["ratelimit"].startswith('"minute";r=8;t=')
-        assert await plane.hot(account) == Hot(98, 1, (1, 1, 1))
+        assert await data_plane.redis_state(account) == RedisState(98, 1, (1, 1, 1))
         for said in ("hello", b"\x00\xff", "", "x" * 70_000):
             await socket.send(said)
             assert await socket.recv() == said
         await socket.close()
-        row = await settled(plane, account)
+        row = await settled(data_plane, account)
     assert (row["outcome"], row["status_code"], row["error_code"], row["credits_charged"]) == (
         "succeeded",
         101,
@@ -72,13 +72,13 @@ async def test_messages_pass_both_ways_and_are_one_call(plane: Plane, configure:
     assert (row["endpoint"], row["method"], row["path"]) == ("socket", "GET", "/v1/socket")
     assert str(row["request_id"]) == fields["x-request-id"]
     assert row["request_bytes"] > row["response_bytes"] > 70_000  # the client's frames are masked
-    assert await plane.hot(account) == Hot(98, 0, (1, 1, 1))
+    assert await data_plane.redis_state(account) == RedisState(98, 0, (1, 1, 1))
 
 
-async def test_the_upstream_gets_the_handshake_anew_and_everything_else_as_ever(plane: Plane) -> None:
-    account = await plane.account()
-    plane.upstream.answer = lambda exchange: switch(exchange, sec_websocket_protocol="chat")
-    async with plane.wire() as wire:
+async def test_the_upstream_gets_the_handshake_anew_and_everything_else_as_ever(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    data_plane.upstream.answer = lambda exchange: switch(exchange, sec_websocket_protocol="chat")
+    async with data_plane.connect() as wire:
         await wire.request(
             account,
             "GET /v1/socket?room=1",
@@ -88,8 +88,8 @@ async def test_the_upstream_gets_the_handshake_anew_and_everything_else_as_ever(
             "x-hop: dropped",
             "x-gateway-user: forged",
         )
-        _, fields = await wire.head()
-    seen = plane.upstream.last
+        _, fields = await wire.read_head()
+    seen = data_plane.upstream.last
     assert (seen.method, seen.target) == ("GET", "/v1/socket?room=1")
     assert (seen["connection"], seen["upgrade"]) == ("Upgrade", "websocket")
     assert seen["sec-websocket-protocol"] == "chat, talk"
@@ -102,56 +102,58 @@ async def test_the_upstream_gets_the_handshake_anew_and_everything_else_as_ever(
 
 
 async def test_a_real_client_negotiates_and_subprotocols_and_compression_are_its_own(
-    plane: Plane, configure: Configure
+    data_plane: DataPlane, configure: Configure
 ) -> None:
-    account = await plane.account()
+    account = await data_plane.create_account()
     async with (
-        served_by(plane, configure, echo, subprotocols=["chat"]),
-        client(plane, account, subprotocols=["talk", "chat"]) as socket,
+        served_by(data_plane, configure, echo, subprotocols=["chat"]),
+        client(data_plane, account, subprotocols=["talk", "chat"]) as socket,
     ):
         assert socket.subprotocol == "chat"
         await socket.send("a" * MIB)
         assert await socket.recv() == "a" * MIB
         await socket.close()
-        assert (await settled(plane, account))["request_bytes"] < 100_000
+        assert (await settled(data_plane, account))["request_bytes"] < 100_000
 
 
-async def test_bytes_sent_along_with_the_handshakes_are_passed(plane: Plane) -> None:
-    account = await plane.account()
+async def test_bytes_sent_along_with_the_handshakes_are_passed(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
 
     async def answer(exchange: Exchange) -> None:
         await switch(exchange, b"first of the upstream")
         assert await exchange.reader.readexactly(19) == b"first of the client"
         exchange.writer.close()
 
-    plane.upstream.answer = answer
-    async with plane.wire() as wire:
+    data_plane.upstream.answer = answer
+    async with data_plane.connect() as wire:
         lines = ["GET /v1/socket HTTP/1.1", "host: a", f"x-api-key: {account.key}", *handshake_fields(), "", ""]
         await wire.send("\r\n".join(lines).encode() + b"first of the client")
-        await wire.head()
-        assert await wire.rest() == b"first of the upstream"
-    row = await settled(plane, account)
+        await wire.read_head()
+        assert await wire.read_rest() == b"first of the upstream"
+    row = await settled(data_plane, account)
     assert (row["request_bytes"], row["response_bytes"]) == (19, 21)
 
 
-async def test_an_upstream_that_says_its_piece_and_closes_at_once_is_heard(plane: Plane) -> None:
-    account = await plane.account()
+async def test_an_upstream_that_says_its_piece_and_closes_at_once_is_heard(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
 
     async def answer(exchange: Exchange) -> None:
         await switch(exchange, b"goodbye")
         exchange.writer.close()
 
-    plane.upstream.answer = answer
+    data_plane.upstream.answer = answer
     for _ in range(20):
-        async with plane.wire() as wire:
+        async with data_plane.connect() as wire:
             await opened(wire, account)
-            assert await wire.rest() == b"goodbye"
-    await plane.at_rest(account)
-    assert {(row["outcome"], row["response_bytes"]) for row in await plane.records(account)} == {("succeeded", 7)}
+            assert await wire.read_rest() == b"goodbye"
+    await data_plane.settled_state(account)
+    assert {(row["outcome"], row["response_bytes"]) for row in await data_plane.usage_rows(account)} == {
+        ("succeeded", 7)
+    }
 
 
-async def test_large_messages_pass_both_ways_at_once(plane: Plane, configure: Configure) -> None:
-    account = await plane.account()
+async def test_large_messages_pass_both_ways_at_once(data_plane: DataPlane, configure: Configure) -> None:
+    account = await data_plane.create_account()
     ours, theirs = b"u" * (8 * MIB), b"d" * (8 * MIB)
 
     async def exchange(socket: ServerConnection) -> None:
@@ -160,19 +162,19 @@ async def test_large_messages_pass_both_ways_at_once(plane: Plane, configure: Co
         await sending
 
     async with (
-        served_by(plane, configure, exchange, compression=None),
-        client(plane, account, compression=None) as socket,
+        served_by(data_plane, configure, exchange, compression=None),
+        client(data_plane, account, compression=None) as socket,
     ):
         sending = asyncio.create_task(socket.send(ours))
         assert await socket.recv() == theirs
         await sending
-    row = await settled(plane, account)
+    row = await settled(data_plane, account)
     assert min(row["request_bytes"], row["response_bytes"]) > 8 * MIB
 
 
-async def test_who_does_not_read_stops_the_other_and_loses_nothing(plane: Plane) -> None:
+async def test_who_does_not_read_stops_the_other_and_loses_nothing(data_plane: DataPlane) -> None:
     """First the client reads nothing, then the upstream: the writer is stopped long before it is done."""
-    account = await plane.account()
+    account = await data_plane.create_account()
     total, chunk = 96 * MIB, b"\xa5" * MIB
     written = {"down": 0, "up": 0}
     received: list[bytes] = []
@@ -187,9 +189,9 @@ async def test_who_does_not_read_stops_the_other_and_loses_nothing(plane: Plane)
         received.append(await _digest(exchange.reader, total))
         exchange.writer.close()
 
-    plane.upstream.answer = answer
+    data_plane.upstream.answer = answer
     expected = sha256(chunk * (total // len(chunk))).digest()
-    async with plane.wire() as wire:
+    async with data_plane.connect() as wire:
         await opened(wire, account)
         assert await _stopped(written, "down", total) < total
         assert await _digest(wire.reader, total) == expected
@@ -197,36 +199,38 @@ async def test_who_does_not_read_stops_the_other_and_loses_nothing(plane: Plane)
         assert await _stopped(written, "up", total) < total
         may_read.set()
         await sending
-        await wire.rest()
+        await wire.read_rest()
     assert received == [expected]
-    row = await settled(plane, account)
+    row = await settled(data_plane, account)
     assert (row["request_bytes"], row["response_bytes"]) == (total, total)
 
 
-async def test_many_at_once_do_not_mix(plane: Plane, configure: Configure) -> None:
-    account = await plane.account(credits=1000)
+async def test_many_at_once_do_not_mix(data_plane: DataPlane, configure: Configure) -> None:
+    account = await data_plane.create_account(credits=1000)
 
     async def talk(number: int) -> None:
-        async with client(plane, account) as socket:
+        async with client(data_plane, account) as socket:
             for turn in range(5):
                 await socket.send(f"{number} {turn}")
                 assert await socket.recv() == f"{number} {turn}"
 
-    async with served_by(plane, configure, echo):
+    async with served_by(data_plane, configure, echo):
         await asyncio.gather(*(talk(number) for number in range(100)))
-        await plane.at_rest(account)
-        await eventually(lambda: "[0 leased, 0 idle, 0 queued, 0 open]" in pool(plane))
-    assert await plane.hot(account) == Hot(800, 0, (100, 100, 100))
-    rows = await plane.records(account)
+        await data_plane.settled_state(account)
+        await eventually(lambda: "[0 leased, 0 idle, 0 queued, 0 open]" in pool(data_plane))
+    assert await data_plane.redis_state(account) == RedisState(800, 0, (100, 100, 100))
+    rows = await data_plane.usage_rows(account)
     assert [(row["outcome"], row["credits_charged"]) for row in rows] == [("succeeded", 2)] * 100
 
 
 # What is refused.
 
 
-async def refused(plane: Plane, account: Account, path: str = "/v1/socket", **settings: Any) -> tuple[int, str]:
+async def refused(
+    data_plane: DataPlane, account: Account, path: str = "/v1/socket", **settings: Any
+) -> tuple[int, str]:
     with pytest.raises(InvalidStatus) as raised:
-        async with client(plane, account, path, **settings):
+        async with client(data_plane, account, path, **settings):
             pass
     answer = raised.value.response
     assert answer.headers["content-type"] == "application/problem+json"
@@ -234,25 +238,25 @@ async def refused(plane: Plane, account: Account, path: str = "/v1/socket", **se
     return answer.status_code, code
 
 
-async def test_refusals_are_those_of_any_call(plane: Plane) -> None:
-    rich, poor = await plane.account(requests_per_minute=1), await plane.account(credits=1)
-    assert await refused(plane, rich, additional_headers={}) == (401, "missing_key")
-    assert await refused(plane, rich, additional_headers={"x-api-key": "wrong"}) == (401, "invalid_key")
-    assert await refused(plane, poor) == (402, "insufficient_credits")
-    assert await refused(plane, rich, "/v1/none") == (404, "route_not_found")
-    assert (await plane.get(rich)).status_code == 200
-    async with plane.untouched(rich):
-        assert await refused(plane, rich) == (429, "rate_limited")
-    assert [each.target for each in plane.upstream.exchanges] == ["/v1/things/1"]
+async def test_refusals_are_those_of_any_call(data_plane: DataPlane) -> None:
+    rich, poor = await data_plane.create_account(requests_per_minute=1), await data_plane.create_account(credits=1)
+    assert await refused(data_plane, rich, additional_headers={}) == (401, "missing_key")
+    assert await refused(data_plane, rich, additional_headers={"x-api-key": "wrong"}) == (401, "invalid_key")
+    assert await refused(data_plane, poor) == (402, "insufficient_credits")
+    assert await refused(data_plane, rich, "/v1/none") == (404, "route_not_found")
+    assert (await data_plane.get(rich)).status_code == 200
+    async with data_plane.assert_unchanged(rich):
+        assert await refused(data_plane, rich) == (429, "rate_limited")
+    assert [each.target for each in data_plane.upstream.exchanges] == ["/v1/things/1"]
 
 
-async def test_an_open_socket_is_a_call_in_flight(plane: Plane, configure: Configure) -> None:
-    account = await plane.account(max_concurrent_requests=1)
-    async with served_by(plane, configure, echo):
-        async with client(plane, account):
-            assert await refused(plane, account) == (429, "too_many_in_flight")
-        await plane.at_rest(account)
-        async with client(plane, account) as socket:
+async def test_an_open_socket_is_a_call_in_flight(data_plane: DataPlane, configure: Configure) -> None:
+    account = await data_plane.create_account(max_concurrent_requests=1)
+    async with served_by(data_plane, configure, echo):
+        async with client(data_plane, account):
+            assert await refused(data_plane, account) == (429, "too_many_in_flight")
+        await data_plane.settled_state(account)
+        async with client(data_plane, account) as socket:
             await socket.send("again")
             assert await socket.recv() == "again"
 
@@ -273,11 +277,11 @@ async def test_an_open_socket_is_a_call_in_flight(plane: Plane, configure: Confi
     ],
     ids=str,
 )
-async def test_a_wrong_handshake_is_refused(plane: Plane, changed: dict[str, str | None]) -> None:
-    account = await plane.account()
-    async with plane.untouched(await _warm(plane, account)), plane.wire() as wire:
+async def test_a_wrong_handshake_is_refused(data_plane: DataPlane, changed: dict[str, str | None]) -> None:
+    account = await data_plane.create_account()
+    async with data_plane.assert_unchanged(await _warm(data_plane, account)), data_plane.connect() as wire:
         await wire.request(account, "GET /v1/socket", *handshake_fields(**changed))
-        status, fields = await wire.head()
+        status, fields = await wire.read_head()
     assert (status, fields["content-type"]) == (400, "application/problem+json")
     wrong_version = "sec_websocket_version" in changed
     assert fields.get("sec-websocket-version") == ("13" if wrong_version else None)  # RFC 6455 section 4.4
@@ -296,39 +300,39 @@ async def test_a_wrong_handshake_is_refused(plane: Plane, changed: dict[str, str
     ids=str,
 )
 async def test_what_asks_for_no_websocket_is_plain_http(
-    plane: Plane, line: str, changed: dict[str, str | None]
+    data_plane: DataPlane, line: str, changed: dict[str, str | None]
 ) -> None:
     """An upgrade elsewhere, and anything but an upgrade here; a switch nobody asked for is no answer to it."""
-    account = await plane.account()
-    async with plane.wire() as wire:
+    account = await data_plane.create_account()
+    async with data_plane.connect() as wire:
         for _ in range(2):
             await wire.request(account, line, *handshake_fields(**changed))
-            status, fields = await wire.head()
+            status, fields = await wire.read_head()
             assert (status, await wire.reader.readexactly(int(fields["content-length"]))) == (200, b'{"ok": true}')
-            assert plane.upstream.last.all("upgrade") + plane.upstream.last.all("connection") == []
-        plane.upstream.answer = switch
+            assert data_plane.upstream.last.all("upgrade") + data_plane.upstream.last.all("connection") == []
+        data_plane.upstream.answer = switch
         await wire.request(account, line, *handshake_fields(**changed))
-        assert (await wire.head())[0] == 502
+        assert (await wire.read_head())[0] == 502
 
 
-async def test_http_1_0_cannot_switch(plane: Plane) -> None:
-    account = await plane.account()
-    async with plane.wire() as wire:
+async def test_http_1_0_cannot_switch(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    async with data_plane.connect() as wire:
         lines = ["GET /v1/socket HTTP/1.0", f"x-api-key: {account.key}", *handshake_fields(), "", ""]
         await wire.send("\r\n".join(lines).encode())
-        assert (await wire.head())[0] == 200
+        assert (await wire.read_head())[0] == 200
 
 
-async def test_an_upstream_that_does_not_switch_just_answers(plane: Plane) -> None:
-    account = await plane.account()
-    plane.upstream.says(403, b"not you")
-    async with plane.wire() as wire:
+async def test_an_upstream_that_does_not_switch_just_answers(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    data_plane.upstream.says(403, b"not you")
+    async with data_plane.connect() as wire:
         for _ in range(2):
             await wire.request(account, "GET /v1/socket", *handshake_fields())
-            status, fields = await wire.head()
+            status, fields = await wire.read_head()
             assert (status, fields["x-credits-charged"], await wire.reader.readexactly(7)) == (403, "0", b"not you")
-    await plane.at_rest(account)
-    rows = await plane.records(account)
+    await data_plane.settled_state(account)
+    rows = await data_plane.usage_rows(account)
     assert [(row["outcome"], row["status_code"], row["credits_charged"]) for row in rows] == [
         ("upstream_error", 403, 0)
     ] * 2
@@ -345,22 +349,26 @@ async def test_an_upstream_that_does_not_switch_just_answers(plane: Plane) -> No
     ],
     ids=str,
 )
-async def test_an_upstream_that_switches_wrongly_is_not_believed(plane: Plane, changed: dict[str, Any]) -> None:
-    account = await plane.account()
-    plane.upstream.answer = lambda exchange: switch(exchange, **changed)
-    async with plane.wire() as wire:
+async def test_an_upstream_that_switches_wrongly_is_not_believed(
+    data_plane: DataPlane, changed: dict[str, Any]
+) -> None:
+    account = await data_plane.create_account()
+    data_plane.upstream.answer = lambda exchange: switch(exchange, **changed)
+    async with data_plane.connect() as wire:
         await wire.request(account, "GET /v1/socket", *handshake_fields())
-        assert (await wire.head())[0] == 502
-    row = await settled(plane, account)
+        assert (await wire.read_head())[0] == 502
+    row = await settled(data_plane, account)
     assert (row["outcome"], row["error_code"], row["credits_charged"]) == ("upstream_invalid", "upstream_invalid", 0)
-    assert "[0 leased, 0 idle" in pool(plane)
+    assert "[0 leased, 0 idle" in pool(data_plane)
 
 
 # How it ends.
 
 
 @asynccontextmanager
-async def raw(plane: Plane, account: Account, path: str = "/v1/socket") -> AsyncIterator[tuple[Wire, Exchange]]:
+async def raw(
+    data_plane: DataPlane, account: Account, path: str = "/v1/socket"
+) -> AsyncIterator[tuple[RawConnection, Exchange]]:
     """An open tunnel with its ends: the client's wire, and the exchange of an upstream that just keeps it open."""
     done = asyncio.Event()
 
@@ -368,113 +376,115 @@ async def raw(plane: Plane, account: Account, path: str = "/v1/socket") -> Async
         await switch(exchange)
         await done.wait()
 
-    plane.upstream.answer = answer
-    async with plane.wire() as wire:
+    data_plane.upstream.answer = answer
+    async with data_plane.connect() as wire:
         await opened(wire, account, path)
-        yield wire, plane.upstream.last
+        yield wire, data_plane.upstream.last
         done.set()
 
 
-async def test_a_client_that_vanishes_ends_it(plane: Plane) -> None:
-    account = await plane.account()
-    async with raw(plane, account) as (wire, exchange):
+async def test_a_client_that_vanishes_ends_it(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    async with raw(data_plane, account) as (wire, exchange):
         await wire.send(b"last words")
-        wire.leave()
+        wire.disconnect()
         assert await exchange.reader.read() == b"last words"
-        row = await settled(plane, account)
+        row = await settled(data_plane, account)
     assert (row["outcome"], row["request_bytes"], row["credits_charged"]) == ("succeeded", 10, 2)
-    await eventually(lambda: "[0 leased, 0 idle, 0 queued, 0 open]" in pool(plane))
-    assert plane.handler._drains.active == 0
+    await eventually(lambda: "[0 leased, 0 idle, 0 queued, 0 open]" in pool(data_plane))
+    assert data_plane.handler._drains.active == 0
 
 
-async def test_a_client_that_half_closes_has_left_and_what_it_said_arrives(plane: Plane) -> None:
-    account = await plane.account()
-    async with raw(plane, account) as (wire, exchange):
+async def test_a_client_that_half_closes_has_left_and_what_it_said_arrives(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    async with raw(data_plane, account) as (wire, exchange):
         await wire.send(b"x" * MIB)
         wire.writer.write_eof()
         assert await exchange.reader.read() == b"x" * MIB
-        assert (await settled(plane, account))["request_bytes"] == MIB
+        assert (await settled(data_plane, account))["request_bytes"] == MIB
         exchange.writer.close()
-        assert await wire.rest() == b""
+        assert await wire.read_rest() == b""
 
 
-async def test_an_upstream_that_vanishes_ends_it(plane: Plane) -> None:
-    account = await plane.account()
-    async with raw(plane, account) as (wire, exchange):
+async def test_an_upstream_that_vanishes_ends_it(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    async with raw(data_plane, account) as (wire, exchange):
         await exchange.write(b"last words")
         exchange.writer.transport.abort()
-        assert await wire.rest() == b"last words"
-        row = await settled(plane, account)
+        assert await wire.read_rest() == b"last words"
+        row = await settled(data_plane, account)
     assert (row["outcome"], row["response_bytes"], row["credits_charged"]) == ("succeeded", 10, 2)
 
 
-async def test_an_upstream_that_dies_breaks_the_socket_of_a_real_client(plane: Plane, configure: Configure) -> None:
-    account = await plane.account()
+async def test_an_upstream_that_dies_breaks_the_socket_of_a_real_client(
+    data_plane: DataPlane, configure: Configure
+) -> None:
+    account = await data_plane.create_account()
 
     async def die(socket: ServerConnection) -> None:
         await socket.send("last words")
         socket.transport.abort()
 
-    async with served_by(plane, configure, die), client(plane, account) as socket:
+    async with served_by(data_plane, configure, die), client(data_plane, account) as socket:
         assert await socket.recv() == "last words"
         with pytest.raises(ConnectionClosed):
             await socket.recv()
-    assert (await settled(plane, account))["outcome"] == "succeeded"
+    assert (await settled(data_plane, account))["outcome"] == "succeeded"
 
 
-async def test_nothing_is_said_to_a_client_that_left_during_the_handshake(plane: Plane) -> None:
-    account = await plane.account()
+async def test_nothing_is_said_to_a_client_that_left_during_the_handshake(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
     may_answer = asyncio.Event()
 
     async def answer(exchange: Exchange) -> None:
         await may_answer.wait()
         await switch(exchange, b"too late")
 
-    plane.upstream.answer = answer
-    async with plane.wire() as wire:
+    data_plane.upstream.answer = answer
+    async with data_plane.connect() as wire:
         await wire.request(account, "GET /v1/socket", *handshake_fields())
-        await eventually(lambda: plane.upstream.exchanges)
-        wire.leave()
-        await eventually(lambda: plane.handler._drains.active)
+        await eventually(lambda: data_plane.upstream.exchanges)
+        wire.disconnect()
+        await eventually(lambda: data_plane.handler._drains.active)
         may_answer.set()
-        row = await settled(plane, account)
+        row = await settled(data_plane, account)
     assert (row["outcome"], row["response_bytes"], row["credits_charged"]) == ("client_aborted", 0, 2)
-    assert plane.handler._drains.active == 0
+    assert data_plane.handler._drains.active == 0
 
 
-async def test_a_silent_socket_is_closed_in_the_idle_time_of_its_upstream(plane: Plane) -> None:
-    account = await plane.account()
-    async with raw(plane, account, "/v1/drowsy-socket") as (wire, exchange):
+async def test_a_silent_socket_is_closed_in_the_idle_time_of_its_upstream(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    async with raw(data_plane, account, "/v1/drowsy-socket") as (wire, exchange):
         for _ in range(8):  # 0.5 s each would be too long a silence
             await wire.send(b".")
             await asyncio.sleep(0.08)
         assert not wire.reader.at_eof()
-        assert await wire.rest() == b""
+        assert await wire.read_rest() == b""
         assert await exchange.reader.read() == b"." * 8
         exchange.writer.close()
-    assert (await settled(plane, account))["outcome"] == "succeeded"
+    assert (await settled(data_plane, account))["outcome"] == "succeeded"
 
 
-async def test_a_side_that_does_not_close_is_cut(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_side_that_does_not_close_is_cut(data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tunnels, "CLOSING_SECONDS", 0.05)
-    account = await plane.account()
-    async with raw(plane, account) as (wire, exchange):
-        wire.leave()
+    account = await data_plane.create_account()
+    async with raw(data_plane, account) as (wire, exchange):
+        wire.disconnect()
         assert await exchange.reader.read() == b""  # and does not close its own direction
-        await eventually(lambda: "[0 leased, 0 idle, 0 queued, 0 open]" in pool(plane))
+        await eventually(lambda: "[0 leased, 0 idle, 0 queued, 0 open]" in pool(data_plane))
 
 
-async def test_it_counts_as_a_connection_of_the_pool_and_is_never_used_again(plane: Plane) -> None:
-    account = await plane.account()
-    async with raw(plane, account, "/v1/narrow-socket") as (wire, _):
-        assert "[1 leased, 0 idle" in pool(plane, "narrow")
-        assert (await plane.get(account, "/v1/narrow")).status_code == 503
-        wire.leave()
-    await plane.at_rest(account)
-    await eventually(lambda: "[0 leased, 0 idle" in pool(plane, "narrow"))
-    plane.upstream.reset()
-    assert (await plane.get(account, "/v1/narrow")).status_code == 200
-    assert plane.upstream.last.method == "GET"
+async def test_it_counts_as_a_connection_of_the_pool_and_is_never_used_again(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    async with raw(data_plane, account, "/v1/narrow-socket") as (wire, _):
+        assert "[1 leased, 0 idle" in pool(data_plane, "narrow")
+        assert (await data_plane.get(account, "/v1/narrow")).status_code == 503
+        wire.disconnect()
+    await data_plane.settled_state(account)
+    await eventually(lambda: "[0 leased, 0 idle" in pool(data_plane, "narrow"))
+    data_plane.upstream.reset()
+    assert (await data_plane.get(account, "/v1/narrow")).status_code == 200
+    assert data_plane.upstream.last.method == "GET"
 
 
 # What it costs.
@@ -482,77 +492,83 @@ async def test_it_counts_as_a_connection_of_the_pool_and_is_never_used_again(pla
 
 @pytest.mark.parametrize(("seconds", "charged"), [(0.0, 3), (59.0, 3), (61.0, 6), (3539.0, 177), (3601.0, 183)])
 async def test_minutes_are_charged_as_they_are_begun(
-    plane: Plane, monkeypatch: pytest.MonkeyPatch, seconds: float, charged: int
+    data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch, seconds: float, charged: int
 ) -> None:
     """One minute is held; the balance may go below zero for what was used beyond it."""
-    account = await plane.account(credits=100)
+    account = await data_plane.create_account(credits=100)
     instant = monotonic_seconds()
     for room in (handlers, active_call):
         monkeypatch.setattr(room, "monotonic_seconds", lambda: instant)
-    async with raw(plane, account, "/v1/meeting") as (wire, _):
-        assert (await plane.hot(account)).balance == 97
+    async with raw(data_plane, account, "/v1/meeting") as (wire, _):
+        assert (await data_plane.redis_state(account)).balance == 97
         instant += seconds + 0.9
-        wire.leave()
-        row = await settled(plane, account)
+        wire.disconnect()
+        row = await settled(data_plane, account)
     assert row["credits_charged"] == charged
     assert abs(row["response_time_ms"] - (seconds + 0.9) * 1000) <= 1
-    assert (await plane.hot(account)).balance == 100 - charged
+    assert (await data_plane.redis_state(account)).balance == 100 - charged
 
 
-async def test_the_upstream_may_price_it_with_its_101(plane: Plane) -> None:
-    account = await plane.account()
-    plane.upstream.answer = lambda exchange: switch(exchange, gateway_credits="7")
-    async with plane.wire() as wire:
+async def test_the_upstream_may_price_it_with_its_101(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    data_plane.upstream.answer = lambda exchange: switch(exchange, gateway_credits="7")
+    async with data_plane.connect() as wire:
         fields = await opened(wire, account)
         assert fields["x-credits-charged"] == "7"
         assert "gateway-credits" not in fields
-    assert (await settled(plane, account))["credits_charged"] == 7
+    assert (await settled(data_plane, account))["credits_charged"] == 7
 
 
 # When the gateway stops.
 
 
-async def test_a_gateway_that_stops_closes_at_the_drain_deadline_and_charges_what_was_used(plane: Plane) -> None:
-    account = await plane.account()
+async def test_a_gateway_that_stops_closes_at_the_drain_deadline_and_charges_what_was_used(
+    data_plane: DataPlane,
+) -> None:
+    account = await data_plane.create_account()
 
     async def answer(exchange: Exchange) -> None:
         await switch(exchange, b"hello")
         await exchange.read()
 
-    plane.upstream.answer = answer
+    data_plane.upstream.answer = answer
     async with AsyncExitStack() as clients:
-        async with one_more(plane) as stopping:
-            wire = await clients.enter_async_context(stopping.wire())
+        async with one_more(data_plane) as stopping:
+            wire = await clients.enter_async_context(stopping.connect())
             await opened(wire, account)
             assert await wire.reader.readexactly(5) == b"hello"
-        assert await wire.rest() == b""
-    row = dict(await plane.record(account))
+        assert await wire.read_rest() == b""
+    row = dict(await data_plane.usage_row(account))
     assert (row["outcome"], row["status_code"], row["response_bytes"]) == ("succeeded", 101, 5)
-    assert await plane.hot(account) == Hot(98, 0, (1, 1, 1))
+    assert await data_plane.redis_state(account) == RedisState(98, 0, (1, 1, 1))
 
 
-async def test_a_socket_that_ends_while_the_gateway_drains_is_settled_as_ever(plane: Plane) -> None:
-    account = await plane.account()
+async def test_a_socket_that_ends_while_the_gateway_drains_is_settled_as_ever(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
     async with AsyncExitStack() as clients:
-        async with one_more(plane) as stopping:
+        async with one_more(data_plane) as stopping:
             wire, exchange = await clients.enter_async_context(raw(stopping, account))
             asyncio.get_running_loop().call_later(0.2, exchange.writer.close)
-        assert await wire.rest() == b""
-    assert dict(await plane.record(account))["outcome"] == "succeeded"
+        assert await wire.read_rest() == b""
+    assert dict(await data_plane.usage_row(account))["outcome"] == "succeeded"
 
 
-def one_more(plane: Plane) -> AbstractAsyncContextManager[Plane]:
+def one_more(data_plane: DataPlane) -> AbstractAsyncContextManager[DataPlane]:
     return running(
-        plane.config, plane.upstream, database=plane.database, redis=plane.redis, redis_client=plane.redis_client
+        data_plane.config,
+        data_plane.upstream,
+        database=data_plane.database,
+        redis=data_plane.redis,
+        redis_client=data_plane.redis_client,
     )
 
 
-async def _warm(plane: Plane, account: Account) -> Account:
-    assert (await plane.get(account, "/v1/free")).status_code == 200
+async def _warm(data_plane: DataPlane, account: Account) -> Account:
+    assert (await data_plane.get(account, "/v1/free")).status_code == 200
     return account
 
 
-async def _write(wire: Wire, chunk: bytes, written: dict[str, int], total: int) -> None:
+async def _write(wire: RawConnection, chunk: bytes, written: dict[str, int], total: int) -> None:
     while written["up"] < total:
         await wire.send(chunk)
         written["up"] += len(chunk)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.proxy.data_plane import Plane
+from tests.proxy.data_plane import DataPlane
 from tests.proxy.problems import assert_problem
 
 
@@ -32,22 +32,22 @@ from tests.proxy.problems import assert_problem
         "/v1/things/..",
     ],
 )
-async def test_a_path_with_two_readings_is_refused(plane: Plane, path: str) -> None:
-    account = await plane.account()
-    async with plane.untouched(account), plane.wire() as client:
+async def test_a_path_with_two_readings_is_refused(data_plane: DataPlane, path: str) -> None:
+    account = await data_plane.create_account()
+    async with data_plane.assert_unchanged(account), data_plane.connect() as client:
         await client.request(account, f"GET {path}")
-        status, fields = await client.head()
+        status, fields = await client.read_head()
         document = json.loads(await client.reader.readexactly(int(fields["content-length"])))
     assert (status, document["code"]) == (400, "bad_request")
     assert fields["content-type"] == "application/problem+json"
 
 
-async def test_two_different_keys_are_refused(plane: Plane) -> None:
-    account, other = await plane.account(), await plane.account()
-    async with plane.untouched(account):
-        answer = await plane.get(account, authorization=f"Bearer {other.key}")
+async def test_two_different_keys_are_refused(data_plane: DataPlane) -> None:
+    account, other = await data_plane.create_account(), await data_plane.create_account()
+    async with data_plane.assert_unchanged(account):
+        answer = await data_plane.get(account, authorization=f"Bearer {other.key}")
     assert_problem(answer, 400, "bad_request")
-    assert (await plane.get(account, authorization=f"Bearer {account.key}")).status_code == 200
+    assert (await data_plane.get(account, authorization=f"Bearer {account.key}")).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -72,36 +72,38 @@ async def test_two_different_keys_are_refused(plane: Plane) -> None:
         b'{"products": ' + b"9" * 4300 + b"}",
     ],
 )
-async def test_a_priced_body_that_does_not_hold_its_price_is_refused(plane: Plane, body: bytes) -> None:
-    account = await plane.account()
-    async with plane.untouched(account):
-        answer = await plane.post(account, "/v1/generate", body)
+async def test_a_priced_body_that_does_not_hold_its_price_is_refused(data_plane: DataPlane, body: bytes) -> None:
+    account = await data_plane.create_account()
+    async with data_plane.assert_unchanged(account):
+        answer = await data_plane.post(account, "/v1/generate", body)
     assert answer.json()["code"] == "invalid_body", answer.text
     extras = {"pointer": "/products"} if "pointer" in answer.json() else {}
     assert_problem(answer, 400, "invalid_body", **extras)
 
 
-async def test_more_items_than_anyone_can_pay_for_overflow_nothing(plane: Plane) -> None:
-    account = await plane.account()
-    await plane.get(account)
+async def test_more_items_than_anyone_can_pay_for_overflow_nothing(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    await data_plane.get(account)
     for items in (2**16, 2**31 - 1):
-        async with plane.untouched(account):
-            answer = await plane.post(account, "/v1/generate", b'{"products": %d}' % items)
+        async with data_plane.assert_unchanged(account):
+            answer = await data_plane.post(account, "/v1/generate", b'{"products": %d}' % items)
         assert_problem(answer, 402, "insufficient_credits", required=items, available=99)
 
 
 @pytest.mark.parametrize("target", [b"/v1/things/1?q=\xff", b"/v1/things/1?q=\x7f", b"/v1/things/\xc3\xa9"])
-async def test_a_target_with_raw_octets_is_refused_and_holds_nothing(plane: Plane, target: bytes) -> None:
-    account = await plane.account()
-    async with plane.untouched(account), plane.wire() as client:
+async def test_a_target_with_raw_octets_is_refused_and_holds_nothing(data_plane: DataPlane, target: bytes) -> None:
+    account = await data_plane.create_account()
+    async with data_plane.assert_unchanged(account), data_plane.connect() as client:
         await client.send(b"GET %b HTTP/1.1\r\nhost: x\r\nx-api-key: %b\r\n\r\n" % (target, account.key.encode()))
-        assert (await client.head())[0] == 400
+        assert (await client.read_head())[0] == 400
 
 
 @pytest.mark.parametrize("value", [b"a\x7fb", b"a\x01b"])
-async def test_a_field_with_control_characters_is_refused_and_holds_nothing(plane: Plane, value: bytes) -> None:
-    account = await plane.account()
-    async with plane.untouched(account), plane.wire() as client:
+async def test_a_field_with_control_characters_is_refused_and_holds_nothing(
+    data_plane: DataPlane, value: bytes
+) -> None:
+    account = await data_plane.create_account()
+    async with data_plane.assert_unchanged(account), data_plane.connect() as client:
         head = b"GET /v1/things/1 HTTP/1.1\r\nhost: x\r\nx-odd: %b\r\nx-api-key: %b\r\n\r\n"
         await client.send(head % (value, account.key.encode()))
-        assert (await client.head())[0] == 400
+        assert (await client.read_head())[0] == 400

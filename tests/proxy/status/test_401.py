@@ -10,7 +10,7 @@ import pytest
 from gateway.clock import now
 from gateway.ledger.accounts import api_keys
 from policies.access.keys import ENTROPY_BYTES, compose
-from tests.proxy.data_plane import Plane
+from tests.proxy.data_plane import DataPlane
 from tests.proxy.problems import assert_problem
 
 
@@ -18,8 +18,8 @@ from tests.proxy.problems import assert_problem
     "headers",
     [{}, {"authorization": "Basic dTpw"}, {"authorization": "Bearer"}, {"x-api-key": ""}],
 )
-async def test_a_request_without_a_key_is_told_how_to_send_one(plane: Plane, headers: dict[str, str]) -> None:
-    document = assert_problem(await plane.http.get("/v1/things/1", headers=headers), 401, "missing_key")
+async def test_a_request_without_a_key_is_told_how_to_send_one(data_plane: DataPlane, headers: dict[str, str]) -> None:
+    document = assert_problem(await data_plane.http.get("/v1/things/1", headers=headers), 401, "missing_key")
     assert "X-API-Key" in document["detail"]
 
 
@@ -34,38 +34,38 @@ async def test_a_request_without_a_key_is_told_how_to_send_one(plane: Plane, hea
         "gw_live_" + "a" * 36 + "a",
     ],
 )
-async def test_a_malformed_key_is_invalid_without_any_io(plane: Plane, key: str) -> None:
-    loads = plane.handler._principals._loads
-    answer = await plane.http.get("/v1/things/1", headers={b"x-api-key": key.encode()})
+async def test_a_malformed_key_is_invalid_without_any_io(data_plane: DataPlane, key: str) -> None:
+    loads = data_plane.handler._principals._loads
+    answer = await data_plane.http.get("/v1/things/1", headers={b"x-api-key": key.encode()})
     assert_problem(answer, 401, "invalid_key")
     assert not loads
-    assert plane.upstream.exchanges == []
+    assert data_plane.upstream.exchanges == []
 
 
-async def test_a_well_formed_key_that_nobody_has_is_invalid(plane: Plane) -> None:
+async def test_a_well_formed_key_that_nobody_has_is_invalid(data_plane: DataPlane) -> None:
     key = compose("gw", token_bytes(ENTROPY_BYTES)).secret
     for _ in range(2):
-        assert_problem(await plane.http.get("/v1/things/1", headers={"x-api-key": key}), 401, "invalid_key")
-    assert plane.upstream.exchanges == []
+        assert_problem(await data_plane.http.get("/v1/things/1", headers={"x-api-key": key}), 401, "invalid_key")
+    assert data_plane.upstream.exchanges == []
 
 
-async def test_a_revoked_key_is_refused(plane: Plane) -> None:
-    account = await plane.account()
-    async with plane.database.transaction() as connection:
+async def test_a_revoked_key_is_refused(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    async with data_plane.database.transaction() as connection:
         await api_keys.revoke(connection, account.key_id)
-    async with plane.untouched(account):
-        assert_problem(await plane.get(account), 401, "key_revoked")
-    assert await plane.refusals(account) == {("things", "key_revoked"): 1}
+    async with data_plane.assert_unchanged(account):
+        assert_problem(await data_plane.get(account), 401, "key_revoked")
+    assert await data_plane.refusal_counts(account) == {("things", "key_revoked"): 1}
 
 
-async def test_an_expired_key_is_refused(plane: Plane) -> None:
-    account = await plane.account(key={"expires_at": now() - timedelta(seconds=1)})
-    async with plane.untouched(account):
-        assert_problem(await plane.get(account), 401, "key_expired")
+async def test_an_expired_key_is_refused(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(key={"expires_at": now() - timedelta(seconds=1)})
+    async with data_plane.assert_unchanged(account):
+        assert_problem(await data_plane.get(account), 401, "key_expired")
 
 
-async def test_the_scheme_bearer_is_read_in_any_case(plane: Plane) -> None:
-    account = await plane.account()
+async def test_the_scheme_bearer_is_read_in_any_case(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
     for scheme in ("Bearer", "bearer", "BEARER"):
         headers = {"authorization": f"{scheme} {account.key}"}
-        assert (await plane.http.get("/v1/things/1", headers=headers)).status_code == 200
+        assert (await data_plane.http.get("/v1/things/1", headers=headers)).status_code == 200

@@ -15,44 +15,44 @@ from gateway.clock import now
 from gateway.ledger.accounts import api_keys
 from gateway.ledger.db.outbox import bump_account
 from policies.access.keys import ENTROPY_BYTES, compose
-from tests.proxy.data_plane import Account, Plane
+from tests.proxy.data_plane import Account, DataPlane
 from tests.proxy.problems import assert_problem
 
 
-async def test_an_account_without_subscription_is_refused(plane: Plane) -> None:
-    account = await plane.account(subscribed=False)
-    async with plane.untouched(account):
-        assert_problem(await plane.get(account), 402, "subscription_inactive", subscription_status="none")
+async def test_an_account_without_subscription_is_refused(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(subscribed=False)
+    async with data_plane.assert_unchanged(account):
+        assert_problem(await data_plane.get(account), 402, "subscription_inactive", subscription_status="none")
 
 
 @pytest.mark.parametrize("status", ["incomplete", "paused", "canceled", "expired"])
-async def test_a_subscription_that_is_not_in_force_is_named(plane: Plane, status: str) -> None:
-    account = await plane.account()
-    await _subscription(plane, account, status=status)
-    async with plane.untouched(account):
-        assert_problem(await plane.get(account), 402, "subscription_inactive", subscription_status=status)
+async def test_a_subscription_that_is_not_in_force_is_named(data_plane: DataPlane, status: str) -> None:
+    account = await data_plane.create_account()
+    await _subscription(data_plane, account, status=status)
+    async with data_plane.assert_unchanged(account):
+        assert_problem(await data_plane.get(account), 402, "subscription_inactive", subscription_status=status)
 
 
-async def test_one_that_was_to_end_with_its_period_has_expired(plane: Plane) -> None:
-    account = await plane.account()
-    await _subscription(plane, account, status="active", is_ending=True, ended=timedelta(seconds=1))
-    async with plane.untouched(account):
-        assert_problem(await plane.get(account), 402, "subscription_inactive", subscription_status="expired")
+async def test_one_that_was_to_end_with_its_period_has_expired(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    await _subscription(data_plane, account, status="active", is_ending=True, ended=timedelta(seconds=1))
+    async with data_plane.assert_unchanged(account):
+        assert_problem(await data_plane.get(account), 402, "subscription_inactive", subscription_status="expired")
 
 
-async def test_one_past_due_serves_for_three_days_after_its_period(plane: Plane) -> None:
-    within, after = await plane.account(), await plane.account()
-    await _subscription(plane, within, status="past_due", ended=timedelta(days=3, minutes=-1))
-    await _subscription(plane, after, status="past_due", ended=timedelta(days=3, minutes=1))
-    assert (await plane.get(within)).status_code == 200
-    assert_problem(await plane.get(after), 402, "subscription_inactive", subscription_status="expired")
+async def test_one_past_due_serves_for_three_days_after_its_period(data_plane: DataPlane) -> None:
+    within, after = await data_plane.create_account(), await data_plane.create_account()
+    await _subscription(data_plane, within, status="past_due", ended=timedelta(days=3, minutes=-1))
+    await _subscription(data_plane, after, status="past_due", ended=timedelta(days=3, minutes=1))
+    assert (await data_plane.get(within)).status_code == 200
+    assert_problem(await data_plane.get(after), 402, "subscription_inactive", subscription_status="expired")
 
 
 @pytest.mark.parametrize("status", ["trialing", "active"])
-async def test_one_that_is_renewed_late_goes_on_serving(plane: Plane, status: str) -> None:
-    account = await plane.account()
-    await _subscription(plane, account, status=status, ended=timedelta(days=1))
-    assert (await plane.get(account)).status_code == 200
+async def test_one_that_is_renewed_late_goes_on_serving(data_plane: DataPlane, status: str) -> None:
+    account = await data_plane.create_account()
+    await _subscription(data_plane, account, status=status, ended=timedelta(days=1))
+    assert (await data_plane.get(account)).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -65,12 +65,12 @@ async def test_one_that_is_renewed_late_goes_on_serving(plane: Plane, status: st
     ],
 )
 async def test_too_few_credits_are_told_with_what_is_needed(
-    plane: Plane, path: str, content: bytes, required: int
+    data_plane: DataPlane, path: str, content: bytes, required: int
 ) -> None:
-    account = await plane.account(credits=required, requests_per_minute=5)
-    assert (await plane.post(account, "/v1/things/warm")).status_code == 200
-    async with plane.untouched(account):
-        answer = await plane.post(account, path, content)
+    account = await data_plane.create_account(credits=required, requests_per_minute=5)
+    assert (await data_plane.post(account, "/v1/things/warm")).status_code == 200
+    async with data_plane.assert_unchanged(account):
+        answer = await data_plane.post(account, path, content)
     assert_problem(answer, 402, "insufficient_credits", required=required, available=required - 1)
     assert answer.headers["x-should-retry"] == "false"
     assert answer.headers["x-credits-remaining"] == str(required - 1)
@@ -78,42 +78,44 @@ async def test_too_few_credits_are_told_with_what_is_needed(
     assert answer.headers["ratelimit"].startswith('"minute";r=4;t=')
 
 
-async def test_refused_for_credits_consumes_no_limit(plane: Plane) -> None:
-    account = await plane.account(credits=1, requests_per_minute=2, requests_per_hour=3, max_api_calls_per_day=4)
-    assert (await plane.get(account)).status_code == 200
-    async with plane.untouched(account):
+async def test_refused_for_credits_consumes_no_limit(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(
+        credits=1, requests_per_minute=2, requests_per_hour=3, max_api_calls_per_day=4
+    )
+    assert (await data_plane.get(account)).status_code == 200
+    async with data_plane.assert_unchanged(account):
         for _ in range(5):
-            assert (await plane.get(account)).status_code == 402
-    assert await plane.refusals(account) == {("things", "insufficient_credits"): 5}
-    assert len(await plane.records(account)) == 1
+            assert (await data_plane.get(account)).status_code == 402
+    assert await data_plane.refusal_counts(account) == {("things", "insufficient_credits"): 5}
+    assert len(await data_plane.usage_rows(account)) == 1
 
 
-async def test_a_free_route_serves_without_credits(plane: Plane) -> None:
-    account = await plane.account(credits=0)
-    answer = await plane.get(account, "/v1/free")
+async def test_a_free_route_serves_without_credits(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(credits=0)
+    answer = await data_plane.get(account, "/v1/free")
     assert answer.status_code == 200
     assert (answer.headers["x-credits-remaining"], answer.headers["x-credits-charged"]) == ("0", "0")
 
 
-async def test_an_account_in_debt_is_refused_until_it_has_paid(plane: Plane) -> None:
-    account = await plane.account(credits=1)
-    plane.upstream.says(gateway_credits="5")
-    assert (await plane.get(account)).headers["x-credits-remaining"] == "-4"
-    assert_problem(await plane.get(account), 402, "insufficient_credits", required=1, available=-4)
-    await plane.grant(account, 5)
-    await plane.publish()
-    assert (await plane.get(account)).status_code == 200
+async def test_an_account_in_debt_is_refused_until_it_has_paid(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(credits=1)
+    data_plane.upstream.says(gateway_credits="5")
+    assert (await data_plane.get(account)).headers["x-credits-remaining"] == "-4"
+    assert_problem(await data_plane.get(account), 402, "insufficient_credits", required=1, available=-4)
+    await data_plane.grant_credits(account, 5)
+    await data_plane.publish()
+    assert (await data_plane.get(account)).status_code == 200
 
 
 class TestCreditCaps:
     """What one key of an account may spend in a period."""
 
-    async def test_a_key_spends_its_cap_and_no_more_while_others_go_on(self, plane: Plane) -> None:
-        account = await plane.account(key={"credit_cap": 2}, requests_per_minute=50)
-        other, _ = await plane.key(account)
-        assert [(await plane.get(account)).status_code for _ in range(2)] == [200, 200]
-        async with plane.untouched(account):
-            answer = await plane.get(account)
+    async def test_a_key_spends_its_cap_and_no_more_while_others_go_on(self, data_plane: DataPlane) -> None:
+        account = await data_plane.create_account(key={"credit_cap": 2}, requests_per_minute=50)
+        other, _ = await data_plane.create_key(account)
+        assert [(await data_plane.get(account)).status_code for _ in range(2)] == [200, 200]
+        async with data_plane.assert_unchanged(account):
+            answer = await data_plane.get(account)
         assert_problem(answer, 402, "insufficient_credits", required=1, available=0)
         assert answer.json()["detail"] == (
             "This call needs 1 credit; the credit cap of this key, 2 a period, leaves 0."
@@ -121,84 +123,84 @@ class TestCreditCaps:
         assert answer.headers["x-should-retry"] == "false"
         assert answer.headers["x-credits-remaining"] == "98"
         assert answer.headers["ratelimit"].startswith('"minute";r=48;t=')
-        assert (await plane.get(replace(account, key=other))).status_code == 200
-        assert (await plane.get(account, "/v1/free")).status_code == 200
+        assert (await data_plane.get(replace(account, key=other))).status_code == 200
+        assert (await data_plane.get(account, "/v1/free")).status_code == 200
 
-    async def test_what_is_held_counts_and_what_was_not_charged_is_given_back(self, plane: Plane) -> None:
-        account = await plane.account(key={"credit_cap": 6})
-        answer = await plane.post(account, "/v1/dear")
+    async def test_what_is_held_counts_and_what_was_not_charged_is_given_back(self, data_plane: DataPlane) -> None:
+        account = await data_plane.create_account(key={"credit_cap": 6})
+        answer = await data_plane.post(account, "/v1/dear")
         assert_problem(answer, 402, "insufficient_credits", required=7, available=6)
-        plane.upstream.says(503)
-        assert (await plane.post(account, "/v1/chat")).status_code == 503  # held 5
-        plane.upstream.says(gateway_credits="9")
-        assert (await plane.get(account)).status_code == 200  # charged in full, past the cap
-        assert_problem(await plane.get(account), 402, "insufficient_credits", required=1, available=0)
+        data_plane.upstream.says(503)
+        assert (await data_plane.post(account, "/v1/chat")).status_code == 503  # held 5
+        data_plane.upstream.says(gateway_credits="9")
+        assert (await data_plane.get(account)).status_code == 200  # charged in full, past the cap
+        assert_problem(await data_plane.get(account), 402, "insufficient_credits", required=1, available=0)
 
-    async def test_a_cap_counts_what_was_spent_before_it(self, plane: Plane) -> None:
-        account = await plane.account()
+    async def test_a_cap_counts_what_was_spent_before_it(self, data_plane: DataPlane) -> None:
+        account = await data_plane.create_account()
         for _ in range(3):
-            assert (await plane.get(account)).status_code == 200
-        await plane.records(account)
-        assert (await plane.get(account)).status_code == 200  # PostgreSQL has three of four
-        await _patch(plane, account.key_id, credit_cap=5)
-        assert [(await plane.get(account)).status_code for _ in range(2)] == [200, 402]
-        await _patch(plane, account.key_id, credit_cap=None)
-        assert (await plane.get(account)).status_code == 200
-        await _patch(plane, account.key_id, credit_cap=7)
-        assert [(await plane.get(account)).status_code for _ in range(2)] == [200, 402]
+            assert (await data_plane.get(account)).status_code == 200
+        await data_plane.usage_rows(account)
+        assert (await data_plane.get(account)).status_code == 200  # PostgreSQL has three of four
+        await _patch(data_plane, account.key_id, credit_cap=5)
+        assert [(await data_plane.get(account)).status_code for _ in range(2)] == [200, 402]
+        await _patch(data_plane, account.key_id, credit_cap=None)
+        assert (await data_plane.get(account)).status_code == 200
+        await _patch(data_plane, account.key_id, credit_cap=7)
+        assert [(await data_plane.get(account)).status_code for _ in range(2)] == [200, 402]
 
-    async def test_a_cold_account_remembers_what_its_keys_have_spent(self, plane: Plane) -> None:
-        account = await plane.account(key={"credit_cap": 3})
+    async def test_a_cold_account_remembers_what_its_keys_have_spent(self, data_plane: DataPlane) -> None:
+        account = await data_plane.create_account(key={"credit_cap": 3})
         for _ in range(3):
-            await plane.meter.unload(plane.meter.keys(account.user_id))
-            assert (await plane.get(account)).status_code == 200
-            await plane.records(account)
-        await plane.meter.unload(plane.meter.keys(account.user_id))
-        assert_problem(await plane.get(account), 402, "insufficient_credits", required=1, available=0)
+            await data_plane.meter.unload(data_plane.meter.keys(account.user_id))
+            assert (await data_plane.get(account)).status_code == 200
+            await data_plane.usage_rows(account)
+        await data_plane.meter.unload(data_plane.meter.keys(account.user_id))
+        assert_problem(await data_plane.get(account), 402, "insufficient_credits", required=1, available=0)
 
-    async def test_a_rotated_key_spends_from_the_same_cap(self, plane: Plane) -> None:
-        account = await plane.account(key={"credit_cap": 3})
-        assert (await plane.get(account)).status_code == 200
-        new = compose(plane.config.keys.prefix, token_bytes(ENTROPY_BYTES))
-        async with plane.database.transaction() as connection:
-            fingerprint = api_keys.fingerprint(new, plane.config.secrets.peppers)
+    async def test_a_rotated_key_spends_from_the_same_cap(self, data_plane: DataPlane) -> None:
+        account = await data_plane.create_account(key={"credit_cap": 3})
+        assert (await data_plane.get(account)).status_code == 200
+        new = compose(data_plane.config.keys.prefix, token_bytes(ENTROPY_BYTES))
+        async with data_plane.database.transaction() as connection:
+            fingerprint = api_keys.fingerprint(new, data_plane.config.secrets.peppers)
             retire_at = now() + timedelta(hours=1)
             _, made = await api_keys.rotate(connection, account.key_id, fingerprint=fingerprint, retire_at=retire_at)
-        await plane.publish()
+        await data_plane.publish()
         rotated = replace(account, key=new.secret)
-        assert [(await plane.get(each)).status_code for each in (rotated, account, rotated, account)] == [
+        assert [(await data_plane.get(each)).status_code for each in (rotated, account, rotated, account)] == [
             *(200, 200),
             *(402, 402),
         ]
-        await _patch(plane, made.id, credit_cap=None)
-        assert [(await plane.get(each)).status_code for each in (rotated, account)] == [200, 402]
-        await _patch(plane, account.key_id, credit_cap=5)
-        assert [(await plane.get(account)).status_code for _ in range(2)] == [200, 402]
+        await _patch(data_plane, made.id, credit_cap=None)
+        assert [(await data_plane.get(each)).status_code for each in (rotated, account)] == [200, 402]
+        await _patch(data_plane, account.key_id, credit_cap=5)
+        assert [(await data_plane.get(account)).status_code for _ in range(2)] == [200, 402]
 
-    async def test_a_new_period_begins_at_nothing(self, plane: Plane) -> None:
-        account = await plane.account(key={"credit_cap": 1})
-        assert [(await plane.get(account)).status_code for _ in range(2)] == [200, 402]
-        await _subscription(plane, account, status="active", began=timedelta(0))
-        await _bump(plane, account)
-        assert [(await plane.get(account)).status_code for _ in range(2)] == [200, 402]
-        await plane.meter.unload(plane.meter.keys(account.user_id))
-        assert (await plane.get(account)).status_code == 402
+    async def test_a_new_period_begins_at_nothing(self, data_plane: DataPlane) -> None:
+        account = await data_plane.create_account(key={"credit_cap": 1})
+        assert [(await data_plane.get(account)).status_code for _ in range(2)] == [200, 402]
+        await _subscription(data_plane, account, status="active", began=timedelta(0))
+        await _bump(data_plane, account)
+        assert [(await data_plane.get(account)).status_code for _ in range(2)] == [200, 402]
+        await data_plane.meter.unload(data_plane.meter.keys(account.user_id))
+        assert (await data_plane.get(account)).status_code == 402
 
 
-async def _patch(plane: Plane, key_id: UUID, **changes: Any) -> None:
-    async with plane.database.transaction() as connection:
+async def _patch(data_plane: DataPlane, key_id: UUID, **changes: Any) -> None:
+    async with data_plane.database.transaction() as connection:
         await api_keys.patch(connection, key_id, **changes)
-    await plane.publish()
+    await data_plane.publish()
 
 
-async def _bump(plane: Plane, account: Account) -> None:
-    async with plane.database.transaction() as connection:
+async def _bump(data_plane: DataPlane, account: Account) -> None:
+    async with data_plane.database.transaction() as connection:
         await bump_account(connection, account.user_id)
-    await plane.publish()
+    await data_plane.publish()
 
 
 async def _subscription(
-    plane: Plane,
+    data_plane: DataPlane,
     account: Account,
     *,
     status: str,
@@ -212,5 +214,5 @@ async def _subscription(
                current_period_start = :start WHERE id = :id
     """)
     values = {"status": status, "is_ending": is_ending, "end": end, "id": account.subscription_id}
-    async with plane.database.transaction() as connection:
+    async with data_plane.database.transaction() as connection:
         await connection.execute(change, values | {"start": end - timedelta(days=30)})

@@ -7,52 +7,52 @@ import pytest
 from gateway.ledger.accounts import api_keys, users
 from gateway.ledger.catalogue import plans
 from policies.model import KeyStatus
-from tests.proxy.data_plane import Account, Plane
+from tests.proxy.data_plane import Account, DataPlane
 from tests.proxy.problems import assert_problem
 
 
-async def test_a_disabled_key_is_refused(plane: Plane) -> None:
-    account = await plane.account()
-    async with plane.database.transaction() as connection:
+async def test_a_disabled_key_is_refused(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    async with data_plane.database.transaction() as connection:
         await api_keys.patch(connection, account.key_id, status=KeyStatus.DISABLED)
-    async with plane.untouched(account):
-        assert_problem(await plane.get(account), 403, "key_disabled")
+    async with data_plane.assert_unchanged(account):
+        assert_problem(await data_plane.get(account), 403, "key_disabled")
 
 
 @pytest.mark.parametrize("allowed", [["203.0.113.0/24"], ["2001:db8::/32", "127.0.0.2/32"]])
-async def test_a_key_bound_to_addresses_is_refused_elsewhere(plane: Plane, allowed: list[str]) -> None:
-    account = await plane.account(key={"allowed_ips": allowed})
-    async with plane.untouched(account):
-        assert_problem(await plane.get(account), 403, "ip_not_allowed")
+async def test_a_key_bound_to_addresses_is_refused_elsewhere(data_plane: DataPlane, allowed: list[str]) -> None:
+    account = await data_plane.create_account(key={"allowed_ips": allowed})
+    async with data_plane.assert_unchanged(account):
+        assert_problem(await data_plane.get(account), 403, "ip_not_allowed")
 
 
-async def test_an_address_that_the_client_claims_to_have_opens_nothing(plane: Plane) -> None:
-    account = await plane.account(key={"allowed_ips": ["203.0.113.0/24"]})
-    answer = await plane.get(
+async def test_an_address_that_the_client_claims_to_have_opens_nothing(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(key={"allowed_ips": ["203.0.113.0/24"]})
+    answer = await data_plane.get(
         account, x_forwarded_for="203.0.113.9", x_real_ip="203.0.113.9", forwarded="for=203.0.113.9"
     )
     assert_problem(answer, 403, "ip_not_allowed")
 
 
-async def test_a_key_bound_to_addresses_serves_there(plane: Plane) -> None:
-    account = await plane.account(key={"allowed_ips": ["127.0.0.0/8"]})
-    assert (await plane.get(account)).status_code == 200
+async def test_a_key_bound_to_addresses_serves_there(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(key={"allowed_ips": ["127.0.0.0/8"]})
+    assert (await data_plane.get(account)).status_code == 200
 
 
-async def test_a_suspended_account_is_refused(plane: Plane) -> None:
-    account = await plane.account()
-    async with plane.database.transaction() as connection:
+async def test_a_suspended_account_is_refused(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    async with data_plane.database.transaction() as connection:
         await users.suspend(connection, account.user_id)
-    async with plane.untouched(account):
-        assert_problem(await plane.get(account), 403, "account_suspended")
+    async with data_plane.assert_unchanged(account):
+        assert_problem(await data_plane.get(account), 403, "account_suspended")
 
 
-async def test_a_feature_that_the_plan_lacks_is_named_with_the_plans_that_have_it(plane: Plane) -> None:
-    await plane.account(features={"analysis": True})
-    richer = await plane.account(features={"analysis": "deep"})
-    account = await plane.account(features={"analysis": False})
-    async with plane.untouched(account):
-        answer = await plane.get(account, "/v1/featured")
+async def test_a_feature_that_the_plan_lacks_is_named_with_the_plans_that_have_it(data_plane: DataPlane) -> None:
+    await data_plane.create_account(features={"analysis": True})
+    richer = await data_plane.create_account(features={"analysis": "deep"})
+    account = await data_plane.create_account(features={"analysis": False})
+    async with data_plane.assert_unchanged(account):
+        answer = await data_plane.get(account, "/v1/featured")
     named = answer.json()["plans_with_feature"]
     assert_problem(
         answer,
@@ -66,37 +66,37 @@ async def test_a_feature_that_the_plan_lacks_is_named_with_the_plans_that_have_i
     assert account.plan.terms.name not in named
 
 
-async def test_a_permission_that_the_plan_lacks_is_denied(plane: Plane) -> None:
-    account = await plane.account(features={"analysis": True})
-    await _denied(plane, account)
+async def test_a_permission_that_the_plan_lacks_is_denied(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(features={"analysis": True})
+    await _denied(data_plane, account)
 
 
-async def test_a_key_without_the_permission_is_denied_though_the_plan_has_it(plane: Plane) -> None:
-    account = await plane.account(features={"analysis": True}, key={"permissions": ["read"]})
-    await _permit(plane, account)
-    await _denied(plane, account)
+async def test_a_key_without_the_permission_is_denied_though_the_plan_has_it(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(features={"analysis": True}, key={"permissions": ["read"]})
+    await _permit(data_plane, account)
+    await _denied(data_plane, account)
 
 
-async def test_a_key_cannot_have_a_permission_that_its_plan_lacks(plane: Plane) -> None:
-    account = await plane.account(features={"analysis": True}, key={"permissions": ["analyze"]})
-    await _denied(plane, account)
+async def test_a_key_cannot_have_a_permission_that_its_plan_lacks(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(features={"analysis": True}, key={"permissions": ["analyze"]})
+    await _denied(data_plane, account)
 
 
-async def test_a_key_with_the_permission_serves(plane: Plane) -> None:
-    account = await plane.account(features={"analysis": True}, key={"permissions": ["analyze"]})
-    await _permit(plane, account)
-    answer = await plane.post(account, "/v1/restricted", b'{"products": [1]}')
+async def test_a_key_with_the_permission_serves(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(features={"analysis": True}, key={"permissions": ["analyze"]})
+    await _permit(data_plane, account)
+    answer = await data_plane.post(account, "/v1/restricted", b'{"products": [1]}')
     assert answer.status_code == 200
 
 
-async def _denied(plane: Plane, account: Account) -> None:
-    async with plane.untouched(account):
-        answer = await plane.post(account, "/v1/restricted", b'{"products": [1]}')
+async def _denied(data_plane: DataPlane, account: Account) -> None:
+    async with data_plane.assert_unchanged(account):
+        answer = await data_plane.post(account, "/v1/restricted", b'{"products": [1]}')
     assert_problem(answer, 403, "permission_denied", permission="analyze")
 
 
-async def _permit(plane: Plane, account: Account) -> None:
-    async with plane.database.transaction() as connection:
+async def _permit(data_plane: DataPlane, account: Account) -> None:
+    async with data_plane.database.transaction() as connection:
         if "analyze" not in {permission.name for permission in await plans.list_permissions(connection)}:
             await plans.create_permission(connection, "analyze")
         await plans.grant_permission(connection, account.plan.id, "analyze")

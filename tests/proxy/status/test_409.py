@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.proxy.data_plane import ANSWER_SECONDS, Hot, Plane
+from tests.proxy.data_plane import ANSWER_SECONDS, DataPlane, RedisState
 from tests.proxy.problems import assert_problem
 from tests.proxy.upstream import Exchange
 from tests.support.polling import eventually
@@ -14,16 +14,16 @@ from tests.support.polling import eventually
 KEY = "8e03978e-40d5-43dd-bc93-6894a57f9324"
 
 
-async def test_of_calls_at_once_with_one_key_exactly_one_runs(plane: Plane) -> None:
-    account, go_on = await plane.account(), asyncio.Event()
+async def test_of_calls_at_once_with_one_key_exactly_one_runs(data_plane: DataPlane) -> None:
+    account, go_on = await data_plane.create_account(), asyncio.Event()
 
     async def answer(exchange: Exchange) -> None:
         await exchange.read()
         await go_on.wait()
         await exchange.reply(body=b"the only one")
 
-    plane.upstream.answer = answer
-    calls = [asyncio.create_task(plane.post(account, idempotency_key=KEY)) for _ in range(20)]
+    data_plane.upstream.answer = answer
+    calls = [asyncio.create_task(data_plane.post(account, idempotency_key=KEY)) for _ in range(20)]
     await eventually(lambda: sum(call.done() for call in calls) == 19, timeout_seconds=ANSWER_SECONDS)
     go_on.set()
     answers = await asyncio.gather(*calls)
@@ -34,10 +34,10 @@ async def test_of_calls_at_once_with_one_key_exactly_one_runs(plane: Plane) -> N
             assert_problem(each, 409, "idempotency_in_progress", retry_after=1)
             assert each.headers["retry-after"] == "1"
             assert each.headers["x-credits-remaining"] == "99"
-    assert len(plane.upstream.exchanges) == 1
-    assert await plane.at_rest(account) == Hot(99, 0, (1, 1, 1))
-    assert len(await plane.records(account)) == 1
-    assert await plane.refusals(account) == {("things", "idempotency_in_progress"): 19}
+    assert len(data_plane.upstream.exchanges) == 1
+    assert await data_plane.settled_state(account) == RedisState(99, 0, (1, 1, 1))
+    assert len(await data_plane.usage_rows(account)) == 1
+    assert await data_plane.refusal_counts(account) == {("things", "idempotency_in_progress"): 19}
 
 
 BODY = b"x" * 10
@@ -51,31 +51,33 @@ NOT_KEPT = {
 
 
 @pytest.mark.parametrize("said", NOT_KEPT.values(), ids=NOT_KEPT.keys())
-async def test_an_answer_that_is_not_stored_is_charged_and_not_told_again(plane: Plane, said: bytes) -> None:
-    account = await plane.account()
-    plane.upstream.plays(said)
-    assert (await plane.post(account, idempotency_key=KEY)).status_code == 200
-    await plane.at_rest(account)
-    async with plane.untouched(account):
-        answer = await plane.post(account, idempotency_key=KEY)
+async def test_an_answer_that_is_not_stored_is_charged_and_not_told_again(data_plane: DataPlane, said: bytes) -> None:
+    account = await data_plane.create_account()
+    data_plane.upstream.plays(said)
+    assert (await data_plane.post(account, idempotency_key=KEY)).status_code == 200
+    await data_plane.settled_state(account)
+    async with data_plane.assert_unchanged(account):
+        answer = await data_plane.post(account, idempotency_key=KEY)
     assert_problem(answer, 409, "idempotency_not_replayable")
     assert answer.headers["x-should-retry"] == "false"
-    assert (await plane.record(account))["credits_charged"] == 1
+    assert (await data_plane.usage_row(account))["credits_charged"] == 1
 
 
-async def test_a_streamed_free_answer_is_not_told_again_either(plane: Plane) -> None:
-    account = await plane.account()
-    plane.upstream.plays(NOT_KEPT["chunked"])
-    assert (await plane.post(account, "/v1/free", idempotency_key=KEY)).status_code == 200
-    assert_problem(await plane.post(account, "/v1/free", idempotency_key=KEY), 409, "idempotency_not_replayable")
+async def test_a_streamed_free_answer_is_not_told_again_either(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    data_plane.upstream.plays(NOT_KEPT["chunked"])
+    assert (await data_plane.post(account, "/v1/free", idempotency_key=KEY)).status_code == 200
+    assert_problem(await data_plane.post(account, "/v1/free", idempotency_key=KEY), 409, "idempotency_not_replayable")
 
 
-async def test_an_account_stores_no_more_than_its_share_in_a_day(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_account_stores_no_more_than_its_share_in_a_day(
+    data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("gateway.meter.idempotency.MAX_STORED_BYTES_PER_DAY", 2000)
-    account = await plane.account()
-    plane.upstream.says(200, b"x" * 1500)
+    account = await data_plane.create_account()
+    data_plane.upstream.says(200, b"x" * 1500)
     for key in ("a", "b"):
-        assert (await plane.post(account, idempotency_key=key)).status_code == 200
-    assert (await plane.post(account, idempotency_key="a")).headers["idempotency-replayed"] == "true"
-    assert_problem(await plane.post(account, idempotency_key="b"), 409, "idempotency_not_replayable")
-    assert (await plane.at_rest(account)).balance == 98
+        assert (await data_plane.post(account, idempotency_key=key)).status_code == 200
+    assert (await data_plane.post(account, idempotency_key="a")).headers["idempotency-replayed"] == "true"
+    assert_problem(await data_plane.post(account, idempotency_key="b"), 409, "idempotency_not_replayable")
+    assert (await data_plane.settled_state(account)).balance == 98

@@ -5,98 +5,98 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from tests.proxy.data_plane import Account, Hot, Plane
+from tests.proxy.data_plane import Account, DataPlane, RedisState
 from tests.proxy.problems import assert_problem
 from tests.proxy.upstream import Exchange
 from tests.support.polling import eventually
 
 
-async def test_an_announced_body_is_refused_before_a_byte_of_it_is_read(plane: Plane) -> None:
-    account = await plane.account()
-    async with plane.untouched(account), plane.wire() as client:
+async def test_an_announced_body_is_refused_before_a_byte_of_it_is_read(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    async with data_plane.assert_unchanged(account), data_plane.connect() as client:
         await client.request(account, "POST /v1/analyze", "content-length: 100001", "expect: 100-continue")
-        status, fields = await client.head()
+        status, fields = await client.read_head()
         assert status == 413
         body = await client.reader.readexactly(int(fields["content-length"]))
         assert b'"payload_too_large"' in body
         assert b'"max_bytes": 100000' in body
 
 
-async def test_the_plans_limit_counts_where_it_is_lower(plane: Plane) -> None:
-    account = await plane.account(max_file_size_bytes=10)
-    async with plane.untouched(account):
+async def test_the_plans_limit_counts_where_it_is_lower(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(max_file_size_bytes=10)
+    async with data_plane.assert_unchanged(account):
         for path in ("/v1/things/1", "/v1/analyze"):
-            assert_problem(await plane.post(account, path, b"x" * 11), 413, "payload_too_large", max_bytes=10)
-    assert (await plane.post(account, content=b"x" * 10)).status_code == 200
-    generous = await plane.account(max_file_size_bytes=10_000_000)
-    answer = await plane.post(generous, "/v1/analyze", b"x" * 100_001)
+            assert_problem(await data_plane.post(account, path, b"x" * 11), 413, "payload_too_large", max_bytes=10)
+    assert (await data_plane.post(account, content=b"x" * 10)).status_code == 200
+    generous = await data_plane.create_account(max_file_size_bytes=10_000_000)
+    answer = await data_plane.post(generous, "/v1/analyze", b"x" * 100_001)
     assert_problem(answer, 413, "payload_too_large", max_bytes=100_000)
 
 
-async def test_a_priced_body_of_unknown_length_is_refused_before_admission(plane: Plane) -> None:
-    account = await plane.account()
-    async with plane.untouched(account):
-        answer = await plane.http.post("/v1/generate", content=_chunks(b"x" * 1001, 10), headers=account.auth)
+async def test_a_priced_body_of_unknown_length_is_refused_before_admission(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    async with data_plane.assert_unchanged(account):
+        answer = await data_plane.http.post("/v1/generate", content=_chunks(b"x" * 1001, 10), headers=account.auth)
     assert_problem(answer, 413, "payload_too_large", max_bytes=10_000)
 
 
-async def test_a_small_body_of_unknown_length_is_charged_nothing_and_not_sent(plane: Plane) -> None:
-    account = await plane.account(max_file_size_bytes=10)
-    async with plane.wire() as client:
+async def test_a_small_body_of_unknown_length_is_charged_nothing_and_not_sent(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(max_file_size_bytes=10)
+    async with data_plane.connect() as client:
         await client.request(account, "POST /v1/things/1", "transfer-encoding: chunked")
         await client.send(b"b\r\n12345678901\r\n0\r\n\r\n")
-        assert (await client.head())[0] == 413
-    assert plane.upstream.exchanges == []
-    await _ended_without_charge(plane, account)
+        assert (await client.read_head())[0] == 413
+    assert data_plane.upstream.exchanges == []
+    await _ended_without_charge(data_plane, account)
 
 
-async def test_a_streamed_body_is_cut_off_where_it_becomes_too_large(plane: Plane) -> None:
-    account = await plane.account()
-    async with plane.wire() as client:
+async def test_a_streamed_body_is_cut_off_where_it_becomes_too_large(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    async with data_plane.connect() as client:
         await client.request(account, "POST /v1/analyze", "transfer-encoding: chunked")
         await client.send(b"c350\r\n" + b"x" * 50_000 + b"\r\n")
-        await eventually(lambda: plane.upstream.exchanges)
+        await eventually(lambda: data_plane.upstream.exchanges)
         await client.send(b"c351\r\n" + b"x" * 50_001 + b"\r\n")
-        status, fields = await client.head()
+        status, fields = await client.read_head()
         assert (status, fields["x-credits-charged"], fields["x-credits-remaining"]) == (413, "0", "100")
-    await _ended_without_charge(plane, account)
-    assert not plane.upstream.last.is_complete
+    await _ended_without_charge(data_plane, account)
+    assert not data_plane.upstream.last.is_complete
 
 
-async def test_the_last_piece_may_be_the_one_that_is_too_much(plane: Plane) -> None:
-    account = await plane.account(max_file_size_bytes=60_000)
-    async with plane.wire() as client:
+async def test_the_last_piece_may_be_the_one_that_is_too_much(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(max_file_size_bytes=60_000)
+    async with data_plane.connect() as client:
         await client.request(account, "POST /v1/things/1", "transfer-encoding: chunked")
         await client.send(b"c350\r\n" + b"x" * 50_000 + b"\r\n")
-        await eventually(lambda: plane.upstream.exchanges)
+        await eventually(lambda: data_plane.upstream.exchanges)
         await client.send(b"c350\r\n" + b"x" * 50_000 + b"\r\n0\r\n\r\n")
-        assert (await client.head())[0] == 413
-    await _ended_without_charge(plane, account)
-    assert not plane.upstream.last.is_complete
+        assert (await client.read_head())[0] == 413
+    await _ended_without_charge(data_plane, account)
+    assert not data_plane.upstream.last.is_complete
 
 
-async def test_an_answer_that_has_begun_is_cut_off(plane: Plane) -> None:
-    account = await plane.account(max_file_size_bytes=60_000)
+async def test_an_answer_that_has_begun_is_cut_off(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(max_file_size_bytes=60_000)
 
     async def answer(exchange: Exchange) -> None:
         await exchange.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nsome")
         await asyncio.Event().wait()
 
-    plane.upstream.answer = answer
-    async with plane.wire() as client:
+    data_plane.upstream.answer = answer
+    async with data_plane.connect() as client:
         await client.request(account, "POST /v1/things/1", "transfer-encoding: chunked")
         await client.send(b"c350\r\n" + b"x" * 50_000 + b"\r\n")
-        assert (await client.head())[0] == 200
+        assert (await client.read_head())[0] == 200
         await client.send(b"c350\r\n" + b"x" * 50_000 + b"\r\n")
-        assert await client.rest() == b"some"
-    await _ended_without_charge(plane, account)
+        assert await client.read_rest() == b"some"
+    await _ended_without_charge(data_plane, account)
 
 
-async def _ended_without_charge(plane: Plane, account: Account) -> None:
-    row = await plane.record(account)
+async def _ended_without_charge(data_plane: DataPlane, account: Account) -> None:
+    row = await data_plane.usage_row(account)
     assert (row["outcome"], row["error_code"], row["credits_charged"]) == ("client_aborted", "payload_too_large", 0)
-    assert await plane.hot(account) == Hot(100, 0, (1, 1, 1))
-    assert await plane.holds(account) == []
+    assert await data_plane.redis_state(account) == RedisState(100, 0, (1, 1, 1))
+    assert await data_plane.holds(account) == []
 
 
 async def _chunks(piece: bytes, times: int) -> AsyncIterator[bytes]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.proxy.data_plane import Plane
+from tests.proxy.data_plane import DataPlane
 from tests.proxy.problems import assert_problem
 from tests.proxy.upstream import Exchange
 from tests.support.polling import eventually
@@ -18,15 +18,15 @@ _SECONDS = {"minute": 60, "hour": 3600, "day": 86400}
 
 
 @pytest.mark.parametrize("window", _LIMITS)
-async def test_a_window_admits_its_limit_and_not_one_more(plane: Plane, window: str) -> None:
+async def test_a_window_admits_its_limit_and_not_one_more(data_plane: DataPlane, window: str) -> None:
     limit: dict[str, Any] = {_LIMITS[window]: 3}
-    account = await plane.account(**limit)
+    account = await data_plane.create_account(**limit)
     for left in (2, 1, 0):
-        answer = await plane.get(account)
+        answer = await data_plane.get(account)
         assert answer.status_code == 200
         assert answer.headers["ratelimit"].startswith(f'"{window}";r={left};t=')
-    async with plane.untouched(account):
-        refused = await plane.get(account)
+    async with data_plane.assert_unchanged(account):
+        refused = await data_plane.get(account)
     retry_after = int(refused.headers["retry-after"])
     document = refused.json()
     assert_problem(refused, 429, "rate_limited", violated_policies=[window], retry_after=retry_after)
@@ -37,58 +37,58 @@ async def test_a_window_admits_its_limit_and_not_one_more(plane: Plane, window: 
     assert refused.headers["x-credits-remaining"] == "97"
 
 
-async def test_every_window_that_is_used_up_is_named_and_the_longest_wait_counts(plane: Plane) -> None:
-    account = await plane.account(requests_per_minute=1, requests_per_hour=9, max_api_calls_per_day=1)
-    assert (await plane.get(account)).status_code == 200
-    refused = await plane.get(account)
+async def test_every_window_that_is_used_up_is_named_and_the_longest_wait_counts(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(requests_per_minute=1, requests_per_hour=9, max_api_calls_per_day=1)
+    assert (await data_plane.get(account)).status_code == 200
+    refused = await data_plane.get(account)
     retry_after = refused.json()["retry_after"]
     assert_problem(refused, 429, "rate_limited", violated_policies=["minute", "day"], retry_after=retry_after)
     assert retry_after > _SECONDS["hour"]
     assert re.fullmatch(r'"minute";r=0;t=\d+, "hour";r=8;t=\d+, "day";r=0;t=\d+', refused.headers["ratelimit"])
 
 
-async def test_all_keys_of_an_account_are_one_quota(plane: Plane) -> None:
-    account = await plane.account(requests_per_minute=2)
-    second, _ = await plane.key(account)
-    assert (await plane.get(account)).status_code == 200
-    assert (await plane.http.get("/v1/things/1", headers={"x-api-key": second})).status_code == 200
+async def test_all_keys_of_an_account_are_one_quota(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(requests_per_minute=2)
+    second, _ = await data_plane.create_key(account)
+    assert (await data_plane.get(account)).status_code == 200
+    assert (await data_plane.http.get("/v1/things/1", headers={"x-api-key": second})).status_code == 200
     for key in (account.key, second):
-        assert (await plane.http.get("/v1/things/1", headers={"x-api-key": key})).status_code == 429
+        assert (await data_plane.http.get("/v1/things/1", headers={"x-api-key": key})).status_code == 429
 
 
-async def test_a_free_route_is_limited_too(plane: Plane) -> None:
-    account = await plane.account(credits=0, requests_per_minute=1)
-    assert (await plane.get(account, "/v1/free")).status_code == 200
-    assert (await plane.get(account, "/v1/free")).status_code == 429
+async def test_a_free_route_is_limited_too(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(credits=0, requests_per_minute=1)
+    assert (await data_plane.get(account, "/v1/free")).status_code == 200
+    assert (await data_plane.get(account, "/v1/free")).status_code == 429
 
 
-async def test_a_limit_of_zero_admits_nothing(plane: Plane) -> None:
-    account = await plane.account(requests_per_hour=0)
-    refused = await plane.get(account)
+async def test_a_limit_of_zero_admits_nothing(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(requests_per_hour=0)
+    refused = await data_plane.get(account)
     assert_problem(
         refused, 429, "rate_limited", violated_policies=["hour"], retry_after=int(refused.headers["retry-after"])
     )
 
 
-async def test_calls_in_flight_are_bounded_and_free_their_place_when_they_end(plane: Plane) -> None:
-    account = await plane.account(max_concurrent_requests=2)
+async def test_calls_in_flight_are_bounded_and_free_their_place_when_they_end(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(max_concurrent_requests=2)
     may_answer = asyncio.Event()
 
     async def answer(exchange: Exchange) -> None:
         await may_answer.wait()
         await exchange.reply()
 
-    plane.upstream.answer = answer
-    running = [asyncio.create_task(plane.get(account)) for _ in range(2)]
-    await eventually(lambda: len(plane.upstream.exchanges) == 2)
-    async with plane.untouched(account):
-        assert_problem(await plane.get(account), 429, "too_many_in_flight", limit=2)
+    data_plane.upstream.answer = answer
+    running = [asyncio.create_task(data_plane.get(account)) for _ in range(2)]
+    await eventually(lambda: len(data_plane.upstream.exchanges) == 2)
+    async with data_plane.assert_unchanged(account):
+        assert_problem(await data_plane.get(account), 429, "too_many_in_flight", limit=2)
     may_answer.set()
     assert [(await each).status_code for each in running] == [200, 200]
-    assert (await plane.get(account)).status_code == 200
-    assert (await plane.hot(account)).in_flight == 0
+    assert (await data_plane.get(account)).status_code == 200
+    assert (await data_plane.redis_state(account)).in_flight == 0
 
 
-async def test_a_rate_limit_is_told_before_calls_in_flight(plane: Plane) -> None:
-    account = await plane.account(max_concurrent_requests=0, requests_per_minute=0, credits=0)
-    assert (await plane.get(account)).json()["code"] == "rate_limited"
+async def test_a_rate_limit_is_told_before_calls_in_flight(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(max_concurrent_requests=0, requests_per_minute=0, credits=0)
+    assert (await data_plane.get(account)).json()["code"] == "rate_limited"

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import pytest
 
-from tests.proxy.data_plane import Account, Hot, Plane
+from tests.proxy.data_plane import Account, DataPlane, RedisState
 from tests.proxy.problems import assert_problem
 from tests.proxy.upstream import Exchange
 
 
-async def test_an_upstream_that_nobody_runs_is_unreachable(plane: Plane) -> None:
-    account = await plane.account(requests_per_minute=5)
-    answer = await plane.get(account, "/v1/nobody")
+async def test_an_upstream_that_nobody_runs_is_unreachable(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(requests_per_minute=5)
+    answer = await data_plane.get(account, "/v1/nobody")
     problem = assert_problem(answer, 502, "upstream_unreachable")
     assert "127.0.0.1" not in problem["detail"]  # where upstreams are is no client's business
     assert answer.headers["x-credits-remaining"] == "100"
     assert answer.headers["x-credits-charged"] == "0"
     assert answer.headers["ratelimit"].startswith('"minute";r=4;t=')
-    await _given_back(plane, account)
+    await _given_back(data_plane, account)
 
 
-async def test_an_upstream_that_hangs_up_on_the_request_is_unreachable(plane: Plane) -> None:
-    account = await plane.account()
+async def test_an_upstream_that_hangs_up_on_the_request_is_unreachable(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
 
     async def answer(exchange: Exchange) -> None:
         exchange.writer.transport.abort()
 
-    plane.upstream.answer = answer
-    assert_problem(await plane.get(account), 502, "upstream_unreachable")
-    await _given_back(plane, account)
+    data_plane.upstream.answer = answer
+    assert_problem(await data_plane.get(account), 502, "upstream_unreachable")
+    await _given_back(data_plane, account)
 
 
 @pytest.mark.parametrize(
@@ -42,16 +42,16 @@ async def test_an_upstream_that_hangs_up_on_the_request_is_unreachable(plane: Pl
         b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n",
     ],
 )
-async def test_what_is_no_answer_is_not_passed_on(plane: Plane, said: bytes) -> None:
-    account = await plane.account()
-    plane.upstream.plays(said)
-    answer = await plane.get(account)
+async def test_what_is_no_answer_is_not_passed_on(data_plane: DataPlane, said: bytes) -> None:
+    account = await data_plane.create_account()
+    data_plane.upstream.plays(said)
+    answer = await data_plane.get(account)
     assert_problem(answer, 502, "upstream_invalid")
     assert answer.headers["x-credits-charged"] == "0"
-    await _given_back(plane, account)
+    await _given_back(data_plane, account)
 
 
-async def _given_back(plane: Plane, account: Account) -> None:
-    assert await plane.hot(account) == Hot(100, 0, (1, 1, 1))
-    assert await plane.holds(account) == []
-    assert (await plane.record(account))["credits_charged"] == 0
+async def _given_back(data_plane: DataPlane, account: Account) -> None:
+    assert await data_plane.redis_state(account) == RedisState(100, 0, (1, 1, 1))
+    assert await data_plane.holds(account) == []
+    assert (await data_plane.usage_row(account))["credits_charged"] == 0

@@ -13,7 +13,7 @@ from gateway.ledger.accounts import api_keys
 from policies.access.keys import ENTROPY_BYTES, compose
 from tests.guarantees.faults.proxy import FaultProxy
 from tests.proxy.conftest import Configure, Serve
-from tests.proxy.data_plane import Hot, Plane
+from tests.proxy.data_plane import DataPlane, RedisState
 from tests.proxy.problems import assert_problem
 from tests.proxy.upstream import Exchange
 from tests.support.polling import eventually
@@ -33,34 +33,36 @@ async def postgres(migrated_url: str) -> AsyncIterator[FaultProxy]:
 
 class TestMetering:
     @pytest.fixture
-    async def plane(self, valkey: FaultProxy, redis_url: str, configure: Configure, serve: Serve) -> Plane:
+    async def data_plane(self, valkey: FaultProxy, redis_url: str, configure: Configure, serve: Serve) -> DataPlane:
         """With a Redis that has time to answer until a test hurries it."""
         return await serve(configure(redis__url=valkey.through(redis_url), redis__timeout="5s"))
 
-    async def test_without_redis_nothing_is_admitted(self, plane: Plane, valkey: FaultProxy) -> None:
-        account = await plane.account()
-        assert (await plane.get(account)).status_code == 200
+    async def test_without_redis_nothing_is_admitted(self, data_plane: DataPlane, valkey: FaultProxy) -> None:
+        account = await data_plane.create_account()
+        assert (await data_plane.get(account)).status_code == 200
         valkey.freeze()
         for _ in range(3):
-            async with plane.untouched(account):
-                with plane.short_redis_timeout():
-                    answer = await plane.get(account)
+            async with data_plane.assert_unchanged(account):
+                with data_plane.short_redis_timeout():
+                    answer = await data_plane.get(account)
             assert_problem(answer, 503, "metering_unavailable", retry_after=1)
             assert answer.headers["retry-after"] == "1"
         valkey.thaw()
 
-    async def test_what_may_have_been_admitted_unseen_is_given_back(self, plane: Plane, valkey: FaultProxy) -> None:
-        account = await plane.account()
-        assert (await plane.get(account)).status_code == 200
+    async def test_what_may_have_been_admitted_unseen_is_given_back(
+        self, data_plane: DataPlane, valkey: FaultProxy
+    ) -> None:
+        account = await data_plane.create_account()
+        assert (await data_plane.get(account)).status_code == 200
         valkey.replies.delay_seconds = lambda: 0.3
-        with plane.short_redis_timeout():
-            answer = await plane.get(account)
+        with data_plane.short_redis_timeout():
+            answer = await data_plane.get(account)
         assert_problem(answer, 503, "metering_unavailable", retry_after=1)
-        assert await plane.hot(account) == Hot(98, 1, (2, 2, 2))
+        assert await data_plane.redis_state(account) == RedisState(98, 1, (2, 2, 2))
         valkey.replies.delay_seconds = lambda: 0.0
-        assert await plane.at_rest(account) == Hot(99, 0, (2, 2, 2))
-        assert len(plane.upstream.exchanges) == 1
-        rows = await plane.records(account)
+        assert await data_plane.settled_state(account) == RedisState(99, 0, (2, 2, 2))
+        assert len(data_plane.upstream.exchanges) == 1
+        rows = await data_plane.usage_rows(account)
         assert [(row["outcome"], row["error_code"], row["credits_charged"]) for row in rows] == [
             ("succeeded", None, 1),
             ("abandoned", "metering_unavailable", 0),
@@ -69,142 +71,148 @@ class TestMetering:
     async def test_what_a_drain_cuts_short_before_redis_answers_is_given_back(
         self, valkey: FaultProxy, redis_url: str, configure: Configure, serve: Serve
     ) -> None:
-        plane = await serve(configure(redis__url=valkey.through(redis_url), redis__timeout="10s"))
-        account = await plane.account()
-        assert (await plane.get(account)).status_code == 200
+        data_plane = await serve(configure(redis__url=valkey.through(redis_url), redis__timeout="10s"))
+        account = await data_plane.create_account()
+        assert (await data_plane.get(account)).status_code == 200
         valkey.replies.delay_seconds = lambda: 0.5
-        asking = asyncio.create_task(plane.get(account))
+        asking = asyncio.create_task(data_plane.get(account))
         async with asyncio.timeout(10):
-            while not await plane.holds(account):  # noqa: ASYNC110 - no event
+            while not await data_plane.holds(account):  # noqa: ASYNC110 - no event
                 await asyncio.sleep(0.005)
         for task in asyncio.all_tasks():
             if getattr(task.get_coro(), "__qualname__", "") == "Serving._serve":
                 task.cancel()
         assert_problem(await asking, 500, "internal_error")
         valkey.replies.delay_seconds = lambda: 0.0
-        assert await plane.at_rest(account) == Hot(99, 0, (2, 2, 2))
-        rows = await plane.records(account)
+        assert await data_plane.settled_state(account) == RedisState(99, 0, (2, 2, 2))
+        rows = await data_plane.usage_rows(account)
         assert [(row["outcome"], row["credits_charged"]) for row in rows] == [("succeeded", 1), ("abandoned", 0)]
-        assert len(plane.upstream.exchanges) == 1
+        assert len(data_plane.upstream.exchanges) == 1
 
     async def test_a_call_under_way_is_answered_and_settled_when_redis_is_back(
-        self, plane: Plane, valkey: FaultProxy
+        self, data_plane: DataPlane, valkey: FaultProxy
     ) -> None:
-        account = await plane.account()
+        account = await data_plane.create_account()
         may_answer = asyncio.Event()
 
         async def answer(exchange: Exchange) -> None:
             await may_answer.wait()
             await exchange.reply(200, b"done", gateway_credits="4")
 
-        plane.upstream.answer = answer
-        running = asyncio.create_task(plane.get(account))
-        await eventually(lambda: plane.upstream.exchanges)
+        data_plane.upstream.answer = answer
+        running = asyncio.create_task(data_plane.get(account))
+        await eventually(lambda: data_plane.upstream.exchanges)
         valkey.freeze()
         may_answer.set()
-        with plane.short_redis_timeout():
+        with data_plane.short_redis_timeout():
             answered = await running
         assert (answered.status_code, answered.content) == (200, b"done")
         assert answered.headers["x-credits-remaining"] == "96"
         valkey.reset()  # what was held back is lost, the settlement with it
         valkey.thaw()
-        assert await plane.at_rest(account) == Hot(96, 0, (1, 1, 1))
-        assert (await plane.record(account))["credits_charged"] == 4
+        assert await data_plane.settled_state(account) == RedisState(96, 0, (1, 1, 1))
+        assert (await data_plane.usage_row(account))["credits_charged"] == 4
 
     async def test_a_key_that_is_revoked_is_refused_as_such_all_the_same(
-        self, plane: Plane, valkey: FaultProxy
+        self, data_plane: DataPlane, valkey: FaultProxy
     ) -> None:
-        account = await plane.account()
-        async with plane.database.transaction() as connection:
+        account = await data_plane.create_account()
+        async with data_plane.database.transaction() as connection:
             await api_keys.revoke(connection, account.key_id)
         valkey.freeze()
-        with plane.short_redis_timeout():
-            assert_problem(await plane.get(account), 401, "key_revoked")
+        with data_plane.short_redis_timeout():
+            assert_problem(await data_plane.get(account), 401, "key_revoked")
         valkey.thaw()
 
 
 class TestAccounts:
     @pytest.fixture
-    async def plane(self, postgres: FaultProxy, migrated_url: str, configure: Configure, serve: Serve) -> Plane:
+    async def data_plane(
+        self, postgres: FaultProxy, migrated_url: str, configure: Configure, serve: Serve
+    ) -> DataPlane:
         return await serve(configure(database__url=postgres.through(migrated_url)))
 
-    async def test_an_unknown_key_is_not_called_invalid(self, plane: Plane, postgres: FaultProxy) -> None:
-        account = await plane.account()
+    async def test_an_unknown_key_is_not_called_invalid(self, data_plane: DataPlane, postgres: FaultProxy) -> None:
+        account = await data_plane.create_account()
         unknown = compose("gw", token_bytes(ENTROPY_BYTES)).secret
         await _away(postgres)
         for key in (account.key, unknown):
-            answer = await plane.http.get("/v1/things/1", headers={"x-api-key": key})
+            answer = await data_plane.http.get("/v1/things/1", headers={"x-api-key": key})
             assert_problem(answer, 503, "accounts_unavailable", retry_after=1)
             assert answer.headers["retry-after"] == "1"
-        assert plane.upstream.exchanges == []
+        assert data_plane.upstream.exchanges == []
 
-    async def test_known_callers_go_on_being_served(self, plane: Plane, postgres: FaultProxy) -> None:
-        account = await plane.account()
-        assert (await plane.get(account)).status_code == 200
+    async def test_known_callers_go_on_being_served(self, data_plane: DataPlane, postgres: FaultProxy) -> None:
+        account = await data_plane.create_account()
+        assert (await data_plane.get(account)).status_code == 200
         await _away(postgres)
         for left in (98, 97, 96):
-            assert (await plane.get(account)).headers["x-credits-remaining"] == str(left)
-        principals = plane.handler._principals
+            assert (await data_plane.get(account)).headers["x-credits-remaining"] == str(left)
+        principals = data_plane.handler._principals
         principals._max_age_seconds = 0.0
-        assert (await plane.get(account)).status_code == 200
+        assert (await data_plane.get(account)).status_code == 200
         principals._max_stale_seconds = 0.0
-        assert_problem(await plane.get(account), 503, "accounts_unavailable", retry_after=1)
+        assert_problem(await data_plane.get(account), 503, "accounts_unavailable", retry_after=1)
 
     async def test_known_callers_do_not_wait_for_a_database_that_hangs(
-        self, plane: Plane, postgres: FaultProxy
+        self, data_plane: DataPlane, postgres: FaultProxy
     ) -> None:
-        account = await plane.account()
-        assert (await plane.get(account)).status_code == 200
+        account = await data_plane.create_account()
+        assert (await data_plane.get(account)).status_code == 200
         postgres.freeze()
-        plane.handler._principals._max_age_seconds = 0.0
-        assert [(await plane.get(account)).status_code for _ in range(5)] == [200] * 5
-        assert plane.handler._principals._loads, "it is still being read"
+        data_plane.handler._principals._max_age_seconds = 0.0
+        assert [(await data_plane.get(account)).status_code for _ in range(5)] == [200] * 5
+        assert data_plane.handler._principals._loads, "it is still being read"
         postgres.thaw()
 
-    async def test_a_change_that_was_announced_is_never_overlooked(self, plane: Plane, postgres: FaultProxy) -> None:
-        account = await plane.account()
-        assert (await plane.get(account)).status_code == 200
-        async with plane.database.transaction() as connection:
+    async def test_a_change_that_was_announced_is_never_overlooked(
+        self, data_plane: DataPlane, postgres: FaultProxy
+    ) -> None:
+        account = await data_plane.create_account()
+        assert (await data_plane.get(account)).status_code == 200
+        async with data_plane.database.transaction() as connection:
             await api_keys.revoke(connection, account.key_id)
-        await plane.publish()
+        await data_plane.publish()
         await _away(postgres)
-        assert_problem(await plane.get(account), 503, "accounts_unavailable", retry_after=1)
+        assert_problem(await data_plane.get(account), 503, "accounts_unavailable", retry_after=1)
 
-    async def test_a_cold_account_waits_for_its_balance(self, plane: Plane, postgres: FaultProxy) -> None:
-        account = await plane.account()
-        assert (await plane.get(account)).status_code == 200
-        await plane._write_journal()
-        await plane.redis.delete(plane.meter.keys(account.user_id).account.decode())
+    async def test_a_cold_account_waits_for_its_balance(self, data_plane: DataPlane, postgres: FaultProxy) -> None:
+        account = await data_plane.create_account()
+        assert (await data_plane.get(account)).status_code == 200
+        await data_plane._write_journal()
+        await data_plane.redis.delete(data_plane.meter.keys(account.user_id).account.decode())
         await _away(postgres)
-        assert_problem(await plane.get(account), 503, "accounts_unavailable", retry_after=1)
+        assert_problem(await data_plane.get(account), 503, "accounts_unavailable", retry_after=1)
         postgres.thaw()
 
 
 class TestUpstream:
-    async def test_a_full_queue_is_overload(self, plane: Plane) -> None:
-        account = await plane.account()
+    async def test_a_full_queue_is_overload(self, data_plane: DataPlane) -> None:
+        account = await data_plane.create_account()
         may_answer = asyncio.Event()
 
         async def answer(exchange: Exchange) -> None:
             await may_answer.wait()
             await exchange.reply()
 
-        plane.upstream.answer = answer
-        running = asyncio.create_task(plane.get(account, "/v1/narrow"))
-        await eventually(lambda: plane.upstream.exchanges)
-        answered = await plane.get(account, "/v1/narrow")
+        data_plane.upstream.answer = answer
+        running = asyncio.create_task(data_plane.get(account, "/v1/narrow"))
+        await eventually(lambda: data_plane.upstream.exchanges)
+        answered = await data_plane.get(account, "/v1/narrow")
         assert_problem(answered, 503, "upstream_overloaded")
         assert answered.headers["x-credits-charged"] == "0"
         may_answer.set()
         assert (await running).status_code == 200
-        assert await plane.hot(account) == Hot(99, 0, (2, 2, 2))
-        assert len(plane.upstream.exchanges) == 1
-        outcomes = {(row["outcome"], row["error_code"], row["status_code"]) for row in await plane.records(account)}
+        assert await data_plane.redis_state(account) == RedisState(99, 0, (2, 2, 2))
+        assert len(data_plane.upstream.exchanges) == 1
+        outcomes = {
+            (row["outcome"], row["error_code"], row["status_code"]) for row in await data_plane.usage_rows(account)
+        }
         assert outcomes == {("succeeded", None, 200), ("upstream_unreachable", "upstream_overloaded", 503)}
 
-    async def test_a_target_that_fails_again_and_again_is_left_alone(self, plane: Plane) -> None:
-        account = await plane.account()
-        codes = [(await plane.get(account, "/v1/nobody")).json()["code"] for _ in range(6)]
+    async def test_a_target_that_fails_again_and_again_is_left_alone(self, data_plane: DataPlane) -> None:
+        account = await data_plane.create_account()
+        codes = [(await data_plane.get(account, "/v1/nobody")).json()["code"] for _ in range(6)]
         assert codes == ["upstream_unreachable"] * 5 + ["upstream_overloaded"]
 
 

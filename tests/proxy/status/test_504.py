@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.proxy.data_plane import Hot, Plane
+from tests.proxy.data_plane import DataPlane, RedisState
 from tests.proxy.problems import assert_problem
 from tests.proxy.upstream import Exchange
 
 
-async def test_an_upstream_that_does_not_answer_in_time(plane: Plane) -> None:
-    account = await plane.account()
+async def test_an_upstream_that_does_not_answer_in_time(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
 
     async def answer(exchange: Exchange) -> None:
         await exchange.read()
         await asyncio.Event().wait()
 
-    plane.upstream.answer = answer
-    answered = await plane.get(account, "/v1/hasty")
+    data_plane.upstream.answer = answer
+    answered = await data_plane.get(account, "/v1/hasty")
     assert_problem(answered, 504, "upstream_timeout")
     assert (answered.headers["x-credits-remaining"], answered.headers["x-credits-charged"]) == ("100", "0")
-    assert await plane.hot(account) == Hot(100, 0, (1, 1, 1))
-    assert await plane.holds(account) == []
+    assert await data_plane.redis_state(account) == RedisState(100, 0, (1, 1, 1))
+    assert await data_plane.holds(account) == []
 
 
-async def test_a_client_that_takes_its_time_is_no_fault_of_the_upstream(plane: Plane) -> None:
-    account = await plane.account()
-    async with plane.wire() as client:
+async def test_a_client_that_takes_its_time_is_no_fault_of_the_upstream(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    async with data_plane.connect() as client:
         await client.request(account, "POST /v1/hasty", "transfer-encoding: chunked")
         for _ in range(5):
             await client.send(b"1\r\nx\r\n")
             await asyncio.sleep(0.05)  # two and a half of the upstream's timeouts in all
         await client.send(b"0\r\n\r\n")
-        assert (await client.head())[0] == 200
+        assert (await client.read_head())[0] == 200

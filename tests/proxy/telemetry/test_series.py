@@ -6,7 +6,7 @@ from secrets import token_bytes
 
 from gateway import metrics
 from policies.access.keys import ENTROPY_BYTES, compose
-from tests.proxy.data_plane import Plane
+from tests.proxy.data_plane import DataPlane
 from tests.support.sampling import scaled
 
 REQUESTS = scaled(suite=2_000, full=10_000)
@@ -14,28 +14,28 @@ AT_ONCE = 50
 METHODS = ("PUT", "PATCH", "DELETE", "OPTIONS")
 
 
-async def test_thousands_of_unknown_paths_methods_and_keys_add_no_series(plane: Plane) -> None:
-    await ask(plane, AT_ONCE)
-    before = await series(plane)
-    await ask(plane, REQUESTS)
-    assert await series(plane) == before
+async def test_thousands_of_unknown_paths_methods_and_keys_add_no_series(data_plane: DataPlane) -> None:
+    await ask(data_plane, AT_ONCE)
+    before = await series(data_plane)
+    await ask(data_plane, REQUESTS)
+    assert await series(data_plane) == before
 
 
-async def series(plane: Plane) -> set[str]:
+async def series(data_plane: DataPlane) -> set[str]:
     """All names with their labels, once everything is counted."""
-    await plane.handler._telemetry.run_once()
+    await data_plane.handler._telemetry.run_once()
     await metrics.MetricsFlusher().run_once()
     lines = metrics.exposition().decode().splitlines()
     return {line.rpartition(" ")[0] for line in lines if line.startswith("gateway_")}
 
 
-async def ask(plane: Plane, count: int) -> None:
+async def ask(data_plane: DataPlane, count: int) -> None:
     """Paths that no route has, methods that no route takes, keys that nobody has, in turn."""
     for first in range(0, count, AT_ONCE):
-        async with plane.wire() as wire:
+        async with data_plane.connect() as wire:
             requests = [_request(number) for number in range(first, first + AT_ONCE)]
             await wire.send(b"".join(requests))
-            answers = await wire.rest()
+            answers = await wire.read_rest()
         assert answers.count(b"HTTP/1.1 4") == AT_ONCE
 
 

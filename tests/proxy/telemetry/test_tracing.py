@@ -18,9 +18,9 @@ from redis.asyncio import Redis
 from gateway.config import ConfigError, load
 from gateway.ledger.db.session import Database
 from gateway.meter.client.client import RedisClient
-from tests.proxy import data_plane as planes
+from tests.proxy import data_plane as data_planes
 from tests.proxy.conftest import Configure
-from tests.proxy.data_plane import Plane
+from tests.proxy.data_plane import DataPlane
 from tests.proxy.upstream import ScriptedUpstream
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331"
@@ -86,13 +86,13 @@ def traced(
     _upstream.reset()
 
     @asynccontextmanager
-    async def served(**tracing: object) -> AsyncIterator[Plane]:
+    async def served(**tracing: object) -> AsyncIterator[DataPlane]:
         settings = {f"tracing__{name}": value for name, value in {"endpoint": collector[1], **tracing}.items()}
         config = configure(server__trusted_proxies=["127.0.0.1"], **settings)
-        async with planes.running(
+        async with data_planes.running(
             config, _upstream, database=database, redis=redis, redis_client=redis_client
-        ) as plane:
-            yield plane
+        ) as data_plane:
+            yield data_plane
 
     return served
 
@@ -105,11 +105,11 @@ async def test_a_call_is_a_server_span_with_its_exchange_below_it(
     traced: Any, collector: tuple[Collector, str]
 ) -> None:
     before = time.time_ns()
-    async with traced(sample_ratio="1", service_name="metering") as plane:
-        account = await plane.account()
-        answer = await plane.post(account, "/v1/things/7?token=hush", b'{"secret": "hush"}')
+    async with traced(sample_ratio="1", service_name="metering") as data_plane:
+        account = await data_plane.create_account()
+        answer = await data_plane.post(account, "/v1/things/7?token=hush", b'{"secret": "hush"}')
         assert answer.status_code == 200
-        sent = plane.upstream.exchanges[-1]["traceparent"]
+        sent = data_plane.upstream.exchanges[-1]["traceparent"]
     ((server, client),) = collector[0].pairs()
     assert client is not None
     assert sent == f"00-{server.trace_id.hex()}-{client.span_id.hex()}-01"
@@ -143,12 +143,12 @@ async def test_a_call_is_a_server_span_with_its_exchange_below_it(
 
 
 async def test_a_trusted_proxys_trace_goes_on_if_it_is_sampled(traced: Any, collector: tuple[Collector, str]) -> None:
-    async with traced(sample_ratio="0") as plane:
-        account = await plane.account()
-        await plane.get(account, traceparent=f"{PARENT}-01")
-        sent = plane.upstream.exchanges[-1]["traceparent"]
-        await plane.get(account, traceparent=f"{PARENT}-00")
-        await plane.get(account)  # begins here
+    async with traced(sample_ratio="0") as data_plane:
+        account = await data_plane.create_account()
+        await data_plane.get(account, traceparent=f"{PARENT}-01")
+        sent = data_plane.upstream.exchanges[-1]["traceparent"]
+        await data_plane.get(account, traceparent=f"{PARENT}-00")
+        await data_plane.get(account)  # begins here
     ((server, client),) = collector[0].pairs()
     assert client is not None
     assert f"00-{server.trace_id.hex()}-{server.parent_span_id.hex()}" == PARENT
@@ -156,11 +156,11 @@ async def test_a_trusted_proxys_trace_goes_on_if_it_is_sampled(traced: Any, coll
 
 
 async def test_failures_and_refusals_are_told(traced: Any, collector: tuple[Collector, str]) -> None:
-    async with traced(sample_ratio="1") as plane:
-        account = await plane.account()
-        assert (await plane.get(account, "/v1/nobody")).status_code == 502
-        assert (await plane.http.get("/v1/things/1", headers={"x-api-key": "nonsense"})).status_code == 401
-        assert (await plane.http.get("/no/such/path/hush")).status_code == 404
+    async with traced(sample_ratio="1") as data_plane:
+        account = await data_plane.create_account()
+        assert (await data_plane.get(account, "/v1/nobody")).status_code == 502
+        assert (await data_plane.http.get("/v1/things/1", headers={"x-api-key": "nonsense"})).status_code == 401
+        assert (await data_plane.http.get("/no/such/path/hush")).status_code == 404
     (unreachable, exchange), (stranger, _), (nowhere, _) = collector[0].pairs()
     assert exchange is not None
     assert told(exchange)["error.type"] == told(unreachable)["gateway.outcome"] == "upstream_unreachable"
@@ -172,16 +172,16 @@ async def test_failures_and_refusals_are_told(traced: Any, collector: tuple[Coll
 
 
 async def test_a_part_of_the_traces_that_begin_here_is_kept(traced: Any, collector: tuple[Collector, str]) -> None:
-    async with traced(sample_ratio="0.5") as plane:
-        account = await plane.account(credits=200)
+    async with traced(sample_ratio="0.5") as data_plane:
+        account = await data_plane.create_account(credits=200)
         for _ in range(60):
-            await plane.get(account)
+            await data_plane.get(account)
     assert 5 < len(collector[0].pairs()) < 55  # either bound is missed once in 10^11 runs
 
 
 async def test_a_collector_that_is_gone_costs_no_call_and_holds_up_no_end(traced: Any) -> None:
-    async with traced(sample_ratio="1", endpoint="http://127.0.0.1:9") as plane:
-        assert (await plane.get(await plane.account())).status_code == 200
+    async with traced(sample_ratio="1", endpoint="http://127.0.0.1:9") as data_plane:
+        assert (await data_plane.get(await data_plane.create_account())).status_code == 200
         began = time.monotonic()
     assert time.monotonic() - began < 2.5
 
