@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "payments": frozenset(),
     "embedded": frozenset(),
     "notifications": frozenset(),
-    "config": frozenset(),
+    "config": frozenset({"http"}),
     "proxy": frozenset({"http", "meter", "ledger", "upstream", "config"}),
     "api": frozenset({"http", "meter", "ledger", "upstream", "config", "payments"}),
     "workers": frozenset({"meter", "ledger", "upstream", "config", "payments", "notifications"}),

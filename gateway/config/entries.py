@@ -13,13 +13,12 @@ from gateway.config.overlay import expand
 from gateway.config.plans import PlanSpec, default_plans
 from gateway.config.routes import RESERVED_PATHS, RouteEntry, is_reserved
 from gateway.config.validation import Reader
+from gateway.http.fields import HOP_BY_HOP
 
 # RFC 9110 section 5.6.2; framing and hop-by-hop fields are the gateway's own business (RFC 9112 section 6).
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+", re.ASCII)
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_FRAMING = frozenset(
-    ["connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"]
-)
+_FRAMING = {"content-length", *(name.decode() for name in HOP_BY_HOP)}
 
 
 def read_upstreams(reader: Reader, environ: Mapping[str, str]) -> dict[str, model.Upstream | None]:

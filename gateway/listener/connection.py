@@ -1,7 +1,7 @@
-"""One client connection: bytes to exchanges, one after the other.
+"""One client connection: turns bytes into exchanges, one after the other.
 
-Bytes behind a request wait unread, and bounded, until it is answered: so answers keep their order, and an early answer
-cannot lose its place. Every wait for a client has a deadline. A FIN means that the client has left, as for nginx.
+Pipelined bytes wait in a bounded buffer until the request before them is answered, so responses keep their order. Every
+wait for the client has a deadline. A FIN means that the client has left, as it does for nginx.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from gateway import metrics
+from gateway.http.chunked import MalformedChunksError
 from gateway.http.tunnel import Wire
-from gateway.listener import request_head as heads
-from gateway.listener.body import Body, Chunked, Counted
-from gateway.listener.deadline import Deadline
+from gateway.listener import request_head
+from gateway.listener.error_response import RequestError, bad_request, render_error
 from gateway.listener.exchange import Exchange
-from gateway.listener.limits import DEFAULT_LIMITS, Limits
-from gateway.listener.refusals import Unacceptable, answer
-from gateway.listener.request_head import Head
-from gateway.listener.serving import Origin, Serving
+from gateway.listener.exchange_runner import ExchangeRunner, ScopeTemplate
+from gateway.listener.limits import DEFAULT_LIMITS, Deadline, ListenerLimits
+from gateway.listener.request_body import BodyReader, body_reader
+from gateway.listener.request_head import RequestHead
 
-# Of a body that the application has not taken, and of requests behind the current one: asyncio's own for writing.
+# Of a body that the application has not taken, and of pipelined requests: what asyncio allows for writing.
 MAX_UNREAD_BYTES = 64 * 1024
-# How long a client that is still sending has to read its answer before the reset (Go: 0.5 s, nginx: 5 s and 30 s).
+# How long a client that is still sending has to read its response before the reset (Go: 0.5 s, nginx: 5 s and 30 s).
 LINGER_SECONDS = 1.0
 MAX_LINGER_BYTES = 64 * 1024
-# Above the cap, so many connections are told so; the next are closed without a word.
-MAX_TURNED_AWAY = 256
+# So many connections above the limit get a 503; the next are closed without a response.
+MAX_REFUSED_CONNECTIONS = 256
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, no time
 
@@ -51,7 +51,7 @@ class PublicProtocol(asyncio.Protocol):
         "_last_head",
         "_limits",
         "_linger_bytes",
-        "_serving",
+        "_runner",
         "_stuck_at",
         "_unread",
         "_writable",
@@ -68,7 +68,7 @@ class PublicProtocol(asyncio.Protocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
-        limits: Limits = DEFAULT_LIMITS,
+        limits: ListenerLimits = DEFAULT_LIMITS,
     ) -> None:
         self.server_state = server_state
         self.is_congested = False
@@ -79,9 +79,9 @@ class PublicProtocol(asyncio.Protocol):
         self._limits = limits
         self._deadline = Deadline(self.loop)
         self._exchange: Exchange | None = None
-        self._serving: Serving
-        self._body: Body | None = None
-        self._last_head: Head | None = None
+        self._runner: ExchangeRunner
+        self._body: BodyReader | None = None
+        self._last_head: RequestHead | None = None
         self._unread = b""
         self._is_fresh = True
         self._is_paused = False
@@ -89,27 +89,27 @@ class PublicProtocol(asyncio.Protocol):
         self._stuck_at = 0
         self._writable: asyncio.Event | None = None
 
-    # What the event loop tells.
+    # Called by the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         connections = self.server_state.connections
         connections.add(self)  # type: ignore[arg-type] # uvicorn names its own protocols only
-        origin = Origin(
+        template = ScopeTemplate(
             self._app_state,
             server=get_local_addr(self.transport),
             client=get_remote_addr(self.transport),
             scheme="https" if is_ssl(self.transport) else "http",
         )
-        self._serving = Serving(self, self._app, origin, tasks=self.server_state.tasks)
-        self._send_small_packets_at_once()
-        # Whatever the kernel does not take at once holds the application up: a slow client costs one piece, no more.
+        self._runner = ExchangeRunner(self, self._app, template, tasks=self.server_state.tasks)
+        self._set_no_delay()
+        # The application waits for what the kernel does not take at once: a slow client costs one piece of memory.
         self.transport.set_write_buffer_limits(high=0)
         excess = len(connections) - self._limits.max_connections
-        if excess > MAX_TURNED_AWAY:
+        if excess > MAX_REFUSED_CONNECTIONS:
             self.transport.abort()
         elif excess > 0:
-            self._refuse(Unacceptable("too_many_connections", "The gateway serves as many connections as it can."))
+            self._refuse(RequestError("too_many_connections", "The gateway serves as many connections as it can."))
         else:
             self._rearm()
 
@@ -134,7 +134,7 @@ class PublicProtocol(asyncio.Protocol):
         if self._writable is not None:
             self._writable.set()
         if self._exchange is None and self._linger_bytes is None and not self.transport.is_closing():
-            self._go_on()
+            self._read_pipelined()
         self._rearm()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - how it was lost changes nothing
@@ -143,37 +143,37 @@ class PublicProtocol(asyncio.Protocol):
         self.is_congested = False
         if self._writable is not None:
             self._writable.set()
-        self._serving.end()
+        self._runner.stop()
         exchange, self._exchange = self._exchange, None
         self._body = None
         self._unread = b""
         if exchange is not None and not exchange.is_complete:
             exchange.leave()
 
-    # What uvicorn tells.
+    # Called by uvicorn.
 
     def shutdown(self) -> None:
-        """No request after the current one."""
+        """Lets the current exchange end, and closes."""
         if self._exchange is None:
             self._close()
         else:
             self._exchange.keeps_alive = False
 
-    # What whoever serves it asks.
+    # Called by the exchange runner.
 
     @property
     def is_free(self) -> bool:
         return self._exchange is None and not self.transport.is_closing()
 
-    def break_off(self, exchange: Exchange, unacceptable: Unacceptable) -> None:
-        """Ends an exchange that cannot be completed: by an answer while there is none, else visibly broken."""
+    def break_off(self, exchange: Exchange, error: RequestError) -> None:
+        """Ends an exchange that cannot be completed: by a problem document, or by a cut if its response has begun."""
         if exchange.is_started:
             exchange.abort()
             return
-        self._refuse(unacceptable, has_body=not exchange.is_head)
+        self._refuse(error, has_body=not exchange.is_head)
         exchange.leave()
 
-    # What the exchange tells.
+    # Called by the exchange.
 
     async def drained(self) -> None:
         if self._writable is None:
@@ -198,9 +198,9 @@ class PublicProtocol(asyncio.Protocol):
             return
         self._exchange = None
         if self.is_congested:
-            return  # what follows waits until the client has taken this answer
+            return  # pipelined requests wait until the client has taken this response
         if self._unread or self._is_paused:
-            self._go_on()
+            self._read_pipelined()
         if self._exchange is None and not self._unread:
             self._deadline.set(self._limits.keep_alive_seconds, self._close)  # as `_rearm` would
 
@@ -215,8 +215,8 @@ class PublicProtocol(asyncio.Protocol):
             self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
 
-    def _send_small_packets_at_once(self) -> None:
-        """uvloop has done so; asyncio has not, unless the listening socket was made with the protocol's number."""
+    def _set_no_delay(self) -> None:
+        """asyncio does not set it where the listening socket was made without the protocol's number; uvloop does."""
         own = self.transport.get_extra_info("socket")
         if own.family in (socket.AF_INET, socket.AF_INET6):
             own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -224,7 +224,7 @@ class PublicProtocol(asyncio.Protocol):
     # Reading.
 
     def _read_head(self, data: bytes, seen: int) -> None:
-        """`seen`: how much of the data an earlier call has looked at in vain."""
+        """An earlier call has found no end in the first `seen` bytes."""
         end = data.find(b"\r\n\r\n", max(0, seen - 3)) + 4
         try:
             if end < 4:
@@ -232,15 +232,14 @@ class PublicProtocol(asyncio.Protocol):
                 return
             if end > self._limits.max_header_bytes:
                 self._check_size(data[:end], seen)
-            head = heads.parse(data[:end] if end < len(data) else data, self._last_head)
-        except Unacceptable as unacceptable:
-            self._refuse(unacceptable, has_body=not data.startswith(b"HEAD "))
+            head = request_head.parse(data[:end] if end < len(data) else data, self._last_head)
+        except RequestError as error:
+            self._refuse(error, has_body=not data.startswith(b"HEAD "))
             return
         self._unread = b""
         self._begin(head, data[end:])
 
-    def _go_on(self) -> None:
-        """Reads what has come behind the last request."""
+    def _read_pipelined(self) -> None:
         data, self._unread = self._unread, b""
         self.resume_reading()
         if data:
@@ -254,25 +253,25 @@ class PublicProtocol(asyncio.Protocol):
             self._rearm()
 
     def _check_size(self, head: bytes, seen: int) -> None:
-        heads.check_unfinished(head, seen)
+        request_head.check_unfinished(head, seen)
         most = self._limits.max_header_bytes
         if len(head) > most:
-            raise Unacceptable("headers_too_large", f"The request line and its fields are larger than {most} bytes.")
+            raise RequestError("headers_too_large", f"The request line and its fields are larger than {most} bytes.")
 
-    def _begin(self, head: Head, rest: bytes) -> None:
+    def _begin(self, head: RequestHead, rest: bytes) -> None:
         self._is_fresh = False
         self._last_head = head if head.block else None
         exchange = self._exchange = Exchange(self, head)
         if not self.is_congested:
             self._deadline.clear()
-        self._serving.begin(exchange)
+        self._runner.start(exchange)
         length = head.body_length
         if length is not None and length <= len(rest):
             exchange.feed(rest[:length], is_last=True)
             if length < len(rest):
                 self.data_received(rest[length:])
         else:
-            self._body = Chunked() if length is None else Counted(length)
+            self._body = body_reader(length)
             if rest:
                 self._read_body(rest)
 
@@ -282,8 +281,8 @@ class PublicProtocol(asyncio.Protocol):
             raise AssertionError("a body belongs to a request")
         try:
             content, rest = body.feed(data)
-        except Unacceptable as unacceptable:
-            self.break_off(exchange, unacceptable)
+        except MalformedChunksError as error:
+            self.break_off(exchange, bad_request(str(error)))
             return
         if body.is_complete:
             self._body = None
@@ -301,16 +300,16 @@ class PublicProtocol(asyncio.Protocol):
 
     # Ending.
 
-    def _refuse(self, unacceptable: Unacceptable, *, has_body: bool = True) -> None:
-        metrics.REFUSALS.labels(metrics.OTHER, unacceptable.code).inc()
+    def _refuse(self, error: RequestError, *, has_body: bool = True) -> None:
+        metrics.REFUSALS.labels(metrics.OTHER, error.code).inc()
         if not self.transport.is_closing():
-            self.transport.write(answer(unacceptable.code, unacceptable.detail, has_body=has_body))
+            self.transport.write(render_error(error, has_body=has_body))
             self._linger()
 
     def _linger(self) -> None:
-        """Closes in two steps (RFC 9112 section 9.6): bytes that come after a close reset it, answer and all."""
+        """Closes in two steps (RFC 9112 section 9.6): bytes that come after a close reset it, and lose the response."""
         if not self.transport.can_write_eof():
-            self._close()  # TLS has its own two steps
+            self._close()  # TLS has two steps of its own
             return
         self._linger_bytes = MAX_LINGER_BYTES
         self._body = None
@@ -325,27 +324,27 @@ class PublicProtocol(asyncio.Protocol):
             self._pause_reading()
 
     def _close(self) -> None:
-        """Closes when what is written has left, and watches that it does."""
+        """Closes once everything is sent, and watches that it is sent."""
         self.transport.close()
         if self.transport.get_write_buffer_size():
             self._watch_writing()
 
     def _time_out_head(self) -> None:
         if self._unread == b"\r\n":
-            self._close()  # an empty line after a request is none of the next (RFC 9112 section 2.2)
+            self._close()  # an empty line after a request begins no other (RFC 9112 section 2.2)
         else:
-            self._refuse(Unacceptable("request_timeout", "The request head did not arrive in time."))
+            self._refuse(RequestError("request_timeout", "The request head did not arrive in time."))
 
     def _time_out_body(self) -> None:
         if self._exchange is not None:
-            timeout = Unacceptable("request_timeout", "The request body stopped arriving.")
+            timeout = RequestError("request_timeout", "The request body stopped arriving.")
             self.break_off(self._exchange, timeout)
 
     def _rearm(self) -> None:
-        """One deadline, for what the connection waits for now; an application may take its time."""
+        """Sets the deadline for what the connection waits for now; an application has no deadline."""
         limits = self._limits
         if self.is_congested or self.transport.is_closing():
-            return  # the watch over writing stays
+            return  # `_watch_writing` has set it
         if self._linger_bytes is not None:
             self._deadline.set(LINGER_SECONDS, self._close)
         elif self._exchange is not None:

@@ -1,6 +1,6 @@
-"""One request and its response, as ASGI: between the application that awaits and the connection that knows.
+"""One request and its response as ASGI, between the application and the connection.
 
-It is also the client, as the application sees it: whether it is gone, and whom to tell.
+The application also sees the client through it: whether the client has left, and a callback for when it does.
 """
 
 from __future__ import annotations
@@ -9,26 +9,27 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from gateway.http.fields import HeaderBlock
+from gateway.http.fields import Header, HeaderBlock
+from gateway.http.framing import BODILESS_STATUSES, Framing
 from gateway.http.tunnel import Wire
-from gateway.listener.request_head import Head
-from gateway.listener.response_head import Framing, Header, render, render_switch, render_whole
+from gateway.listener.request_head import RequestHead
+from gateway.listener.response_head import render, render_switch, render_whole
 
-# Copying so much costs less than handing the kernel several pieces. More would be kept twice while a slow client waits.
+# Copying so much costs less than handing the kernel several pieces; more would be in memory twice for a slow client.
 MAX_JOINED_BYTES = 16 * 1024
 _DISCONNECT = {"type": "http.disconnect"}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"  # RFC 9110 section 15.2.1
 
 
 class Connection(Protocol):
-    """What an exchange needs of the connection that it is on."""
+    """The connection, as its exchange uses it."""
 
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
     is_congested: bool
 
     async def drained(self) -> None:
-        """Returns when writing makes sense again, or the client is gone."""
+        """Returns when the client has taken what was written, or has left."""
 
     def resume_reading(self) -> None:
         """The application has taken what there is of the body."""
@@ -40,16 +41,16 @@ class Connection(Protocol):
         """The response is written."""
 
     def hand_over(self) -> Wire:
-        """No request follows this one: whoever takes the transport minds the time, and tells us when it is lost."""
+        """Gives the transport away, to one who sets deadlines and passes `connection_lost` on."""
 
     def cut(self, *, hard: bool) -> None:
-        """Closes at once; `hard` by a reset, which a close-delimited body needs to look broken."""
+        """Closes at once; `hard` by a reset, without which a close-delimited body would look complete."""
 
 
 class Exchange:
     """`is_gone`: the client has left, or was cut. `keeps_alive`: another request may follow this one.
 
-    `note` is the application's, and the same for as long as the client repeats its fields.
+    The application may keep a value in `note`: it is the same for as long as the client repeats its fields.
     """
 
     __slots__ = (
@@ -75,7 +76,7 @@ class Exchange:
         "task",
     )
 
-    def __init__(self, connection: Connection, head: Head) -> None:
+    def __init__(self, connection: Connection, head: RequestHead) -> None:
         self.head = head
         self.is_gone = False
         self.on_gone: Callable[[], None] | None = None
@@ -100,11 +101,10 @@ class Exchange:
     def is_head(self) -> bool:
         return self.head.method == "HEAD"
 
-    # The client's side.
+    # Called by the connection, and for the client.
 
     def feed(self, chunk: bytes, *, is_last: bool) -> None:
-        """Takes what arrived of the body."""
-        self._expects_continue = False  # it did not wait for it
+        self._expects_continue = False  # the client did not wait for it
         self.is_received = is_last
         self.awaits_body = False
         if self.is_complete:
@@ -124,24 +124,24 @@ class Exchange:
             self.on_gone()
 
     def abort(self) -> None:
-        """Cuts the connection, so that an answer which broke off looks broken."""
+        """Cuts the connection, so that the client sees an incomplete response."""
         self.is_gone = True
         self._wake()
         self._connection.cut(hard=self._framing is Framing.UNTIL_CLOSE)
 
     def upgrade(self, protocol: bytes, headers: Iterable[Header]) -> Wire:
-        """Answers 101 instead of by ASGI, and gives the connection, to be taken over at once."""
+        """Responds with 101, without ASGI, and gives the connection, to be taken over at once."""
         if self.is_started or not self.is_received or self.is_gone:
-            raise RuntimeError("the request is not whole, or answered already")
+            raise RuntimeError("the request has not come whole, or is answered already")
         self._connection.transport.write(render_switch(protocol, headers))
         self.is_started = self.is_complete = True
         self.keeps_alive = False
         return self._connection.hand_over()
 
-    # The application's side.
+    # Called by the application.
 
     def answer(self, status: int, fields: HeaderBlock, body: bytes) -> None:
-        """Answers by a whole response at once, instead of by ASGI: 4 µs less than a start and a body.
+        """Sends a whole response at once, without ASGI, which saves 4 µs.
 
         `fields` are all but Content-Length and Connection, which are generated.
         """
@@ -150,7 +150,7 @@ class Exchange:
         if self.is_started:
             raise RuntimeError("the request has been answered")
         self.keeps_alive = keeps_alive = self.keeps_alive and self.is_received
-        has_body = status not in (204, 304)
+        has_body = status not in BODILESS_STATUSES
         head = render_whole(status, fields, len(body) if has_body else None, keeps_alive=keeps_alive)
         if not has_body or self.is_head:
             self._connection.transport.write(head)
@@ -162,7 +162,7 @@ class Exchange:
         self._completed()
 
     def take_body(self) -> bytes | None:
-        """The body at once, if all of it has come; None if it has not, or has been received by ASGI."""
+        """The body, if all of it has come; None if it has not, or ASGI has received a part."""
         if not self.is_received or self._is_begun or self.is_gone or self.is_complete:
             return None
         return self._take()
@@ -187,7 +187,7 @@ class Exchange:
             self._start(message)
         else:
             raise RuntimeError(f"{kind!r} is out of turn")
-        # After writing, not before: else a slow client would have a second piece waiting behind the one that is stuck.
+        # After writing: before it, a second piece would wait behind one that a slow client does not take.
         if self._connection.is_congested and not (self.is_gone or self.is_complete):
             await self._connection.drained()
 
@@ -197,7 +197,7 @@ class Exchange:
         self.buffered = 0
         self._is_begun = True
         self._is_handed_over = self.is_received
-        self._connection.resume_reading()  # also when all has come: else nobody would hear that the client leaves
+        self._connection.resume_reading()  # even at the end: a paused transport does not notice that the client leaves
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _hand_over(self) -> dict[str, Any]:
@@ -205,7 +205,7 @@ class Exchange:
         return {"type": "http.request", "body": body, "more_body": not self.is_received}
 
     def _start(self, message: Any) -> None:
-        """A request that was not read to its end leaves nobody knowing where the next one begins: it is the last."""
+        """A request that was not read to its end is the last: nothing says where the next one begins."""
         head = render(
             message["status"],
             message.get("headers", ()),
@@ -217,7 +217,7 @@ class Exchange:
         self.keeps_alive = head.keeps_alive
         self._framing = head.framing
         self._remaining = head.length
-        # Most answers come whole in this turn of the loop: their head leaves with their body, in one system call.
+        # Most responses are complete in this turn of the loop: head and body then go out in one system call.
         self._rendered = head.rendered
         self._connection.loop.call_soon(self._send_head)
 
@@ -258,7 +258,7 @@ class Exchange:
         self._connection.finish(self)
 
     async def _change(self) -> None:
-        """Until a part of the body arrives, the response is complete or the client leaves."""
+        """Waits until a part of the body arrives, the response is complete or the client leaves."""
         if self._changed is None:
             self._changed = asyncio.Event()
         self._changed.clear()

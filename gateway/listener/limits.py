@@ -1,13 +1,18 @@
-"""What one client may cost, as far as it is configured."""
+"""What one client may cost, in bytes and time, and the deadline that holds it to its time."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
+
+_EARLY_SECONDS = 0.001  # uvloop's clock and timers count in milliseconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What one client may cost. `max_header_bytes` counts the request line and all fields."""
+class ListenerLimits:
+    """What the configuration allows a client. `max_header_bytes` counts the request line and all fields."""
 
     max_header_bytes: int = 32 * 1024
     header_timeout_seconds: float = 10.0
@@ -16,4 +21,53 @@ class Limits:
     max_connections: int = 10_000
 
 
-DEFAULT_LIMITS = Limits()
+DEFAULT_LIMITS = ListenerLimits()
+
+
+class Deadline:
+    """A deadline that moves often and hardly ever expires: moving it costs an assignment, not a timer."""
+
+    __slots__ = ("_action", "_armed_at", "_at", "_loop", "_timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._at = inf
+        self._action: Callable[[], None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed_at = inf
+
+    def set(self, seconds: float, action: Callable[[], None]) -> None:
+        """Calls `action` after that time, unless the deadline is moved before."""
+        self._at = at = self._loop.time() + seconds
+        self._action = action
+        if at < self._armed_at:
+            self._arm()
+
+    def clear(self) -> None:
+        self._at = inf
+        self._action = None
+
+    def cancel(self) -> None:
+        """Clears it for good, and leaves no timer in the loop."""
+        self.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._armed_at = self._at
+        self._timer = self._loop.call_at(self._at, self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        self._armed_at = inf
+        if self._at > self._loop.time() + _EARLY_SECONDS:
+            if self._at != inf:
+                self._arm()
+            return
+        action = self._action
+        self.clear()
+        if action is not None:
+            action()

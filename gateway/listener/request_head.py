@@ -1,8 +1,8 @@
-"""Request heads, strictly by RFC 9112: one reading or none.
+"""Reads request heads, strictly by RFC 9112: a head has one reading or is refused.
 
-A head comes whole, as bytes up to and with its empty line, so nothing here depends on how it was cut on the wire. What
-llhttp (uvicorn's parser) lets pass is refused: no version, several Hosts, unknown codings before `chunked`, folded
-lines, CL beside TE. `Upgrade` is ignored, as RFC 9110 section 7.8 lets a server do, and left to the application.
+A head comes whole, up to and with its empty line, so nothing depends on how the network cut it. What llhttp (uvicorn's
+parser) lets pass is refused: no version, several Hosts, unknown codings before `chunked`, folded lines, Content-Length
+beside Transfer-Encoding. `Upgrade` is ignored, as RFC 9110 section 7.8 lets a server do, and left to the application.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from gateway.listener import fields
-from gateway.listener.fields import Fields
-from gateway.listener.refusals import Unacceptable, bad
+from gateway.http.fields import TOKEN, Header, list_members
+from gateway.http.framing import is_chunked, is_content_length
+from gateway.listener import request_fields
+from gateway.listener.error_response import RequestError, bad_request
+from gateway.listener.request_fields import RequestFields
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 # RFC 9112 section 3 recommends to take at least 8000 octets; nginx gives a request line 8 KiB.
@@ -20,30 +22,28 @@ MAX_TARGET_BYTES = 8 * 1024
 # Node and Envoy stop at 100 by default.
 MAX_FIELDS = 100
 
-# Known, and so refused with the path's methods (RFC 9110 section 15.6.2); no route can have them.
+# These are answered with the methods of the path (RFC 9110 section 15.6.2), although no route can have them.
 KNOWN = ("TRACE", "QUERY")
 # One empty line before a request is ignored (RFC 9112 section 2.2). No "#": a target has no fragment.
 _REQUEST_LINE = re.compile(
     rb'(?:\r\n)?(%b) ([!"$-~]++) HTTP/1\.([01])\r\n' % b"|".join(method.encode() for method in (*METHODS, *KNOWN))
 )
-_ANY_REQUEST_LINE = re.compile(rb"(?:\r\n)?([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([^ \r\n]+) HTTP/([0-9])\.([0-9])\r\n")
+_ANY_REQUEST_LINE = re.compile(rb"(?:\r\n)?(%b) ([^ \r\n]+) HTTP/([0-9])\.([0-9])\r\n" % TOKEN)
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _TARGET_OCTETS = re.compile(rb"[!-~]+")
 # A registered name, an IPv4 address or an IPv6 literal; RFC 3986's sub-delims are in no name of the DNS.
 _AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
-# Eighteen digits fit 64 bits and are an exabyte; what overflows is an error (RFC 9112 section 6.3).
-_LENGTH = re.compile(rb"[0-9]{1,18}")
-_CODINGS = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:[ \t]*,[ \t]*[!#$%&'*+\-.^_`|~0-9A-Za-z]+)*")
-# What no head can hold wherever it goes on: control characters, LF without CR, CR without LF.
+_CODINGS = re.compile(rb"%b(?:[ \t]*,[ \t]*%b)*" % (TOKEN, TOKEN))
+# What no head can hold: control characters, LF without CR, CR without LF.
 _IMPOSSIBLE = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?=[^\n])")
 
 
-# A client repeats its fields with each request, so the next ones are compared with the last before they are read.
+# A client repeats its fields with each request, so the bytes are compared with the last ones before they are read.
 MAX_KNOWN_BYTES = 2 * 1024
 
 
 class Note:
-    """A place for what the application makes of the fields of a head, and need not make again when they come again."""
+    """A place for what the application derives from the fields of a head: it is valid while the client repeats them."""
 
     __slots__ = ("value",)
 
@@ -51,11 +51,11 @@ class Note:
         self.value: object = None
 
 
-class Head(NamedTuple):
+class RequestHead(NamedTuple):
     """One request's head. `body_length` is in bytes, None for a chunked body; names in `headers` are lower-case.
 
-    `raw` is all of it as it came, and `block` its field lines; both are empty where they must be read anew even if they
-    come again.
+    `raw` is the head as received, and `block` its field lines; both are empty where they must be read again even if the
+    same bytes come again.
     """
 
     raw: bytes
@@ -63,7 +63,7 @@ class Head(NamedTuple):
     raw_path: bytes
     query: bytes
     is_http_1_0: bool
-    headers: list[tuple[bytes, bytes]]
+    headers: list[Header]
     body_length: int | None
     keeps_alive: bool
     expects_continue: bool
@@ -71,8 +71,8 @@ class Head(NamedTuple):
     note: Note
 
 
-def parse(head: bytes, last: Head | None = None) -> Head:
-    """Reads a whole head; raises Unacceptable. `last` is the one before on the same connection."""
+def parse(head: bytes, last: RequestHead | None = None) -> RequestHead:
+    """Reads a whole head; raises RequestError. `last` is the head before it on the same connection."""
     if last is not None and head == last.raw:
         return last
     line = _REQUEST_LINE.match(head)
@@ -83,14 +83,14 @@ def parse(head: bytes, last: Head | None = None) -> Head:
     raw_path, _, query = target.partition(b"?")
     block = head[line.end() :]
     if last is not None and block == last.block and is_http_1_0 == last.is_http_1_0 and target[0] == 0x2F:
-        return Head(_if_short(head), method.decode(), raw_path, query, *last[4:])
-    found = fields.parse(head, line.end(), MAX_FIELDS)
+        return RequestHead(_if_short(head), method.decode(), raw_path, query, *last[4:])
+    found = request_fields.parse(head, line.end(), MAX_FIELDS)
     _check_host(found.single, is_http_1_0=is_http_1_0)
     if target[0] != 0x2F:
         raw_path, _, query = _origin_form(target, found).partition(b"?")
         block = b""  # its Host is not the one that counts
     block = _if_short(block)
-    return Head(
+    return RequestHead(
         _if_short(head) if block else b"",
         method.decode(),
         raw_path,
@@ -110,9 +110,9 @@ def _if_short(read: bytes) -> bytes:
 
 
 def check_unfinished(head: bytes, start: int) -> None:
-    """Refuses at once what can no longer become a head. `start`: how much of it an earlier call has seen."""
+    """Raises RequestError at once for what cannot become a head. Earlier calls have read up to `start`."""
     if _IMPOSSIBLE.search(head, max(0, start - 1)):
-        raise bad("The request head holds a control character or a line that does not end in CRLF.")
+        raise bad_request("The request head holds a control character or a line that does not end in CRLF.")
     line_end = head.find(b"\r\n", 2)
     if line_end < 0:
         if len(head) > MAX_TARGET_BYTES + 64:
@@ -123,35 +123,35 @@ def check_unfinished(head: bytes, start: int) -> None:
             raise _request_line_error(head)
 
 
-def _request_line_error(head: bytes) -> Unacceptable:
+def _request_line_error(head: bytes) -> RequestError:
     """Why a request line is not one that is served, the most basic reason first."""
     line = _ANY_REQUEST_LINE.match(head)
     if line is None:
-        return bad("The request line must be 'METHOD target HTTP/1.1', with single spaces and a CRLF.")
+        return bad_request("The request line must be 'METHOD target HTTP/1.1', with single spaces and a CRLF.")
     method, target, major, minor = line.groups()
     if major != b"1" or minor not in b"01":
-        return Unacceptable("version_not_supported", "Speak HTTP/1.1 or HTTP/1.0.")
+        return RequestError("version_not_supported", "Speak HTTP/1.1 or HTTP/1.0.")
     if len(target) > MAX_TARGET_BYTES:
         return _too_long()
     if not _TARGET_OCTETS.fullmatch(target) or b"#" in target:
-        return bad("The request target holds an octet that must be percent-encoded, or a fragment.")
+        return bad_request("The request target holds an octet that must be percent-encoded, or a fragment.")
     if method.upper() != method:
-        return bad("Methods are case-sensitive and written in capitals.")
-    return Unacceptable("not_implemented", f"The method {method.decode()[:32]} is not implemented.")
+        return bad_request("Methods are case-sensitive and written in capitals.")
+    return RequestError("not_implemented", f"The method {method.decode()[:32]} is not implemented.")
 
 
-def _too_long() -> Unacceptable:
-    return Unacceptable("uri_too_long", f"The request target is longer than {MAX_TARGET_BYTES} bytes.")
+def _too_long() -> RequestError:
+    return RequestError("uri_too_long", f"The request target is longer than {MAX_TARGET_BYTES} bytes.")
 
 
-def _origin_form(target: bytes, found: Fields) -> bytes:
+def _origin_form(target: bytes, found: RequestFields) -> bytes:
     """The path and query of an absolute target, whose authority replaces Host (RFC 9112 section 3.2.2)."""
     absolute = _ABSOLUTE.fullmatch(target)
     if absolute is None:
-        raise bad("The request target must be a path, or a URI with http or https.")
+        raise bad_request("The request target must be a path, or a URI with http or https.")
     authority, path = absolute.groups()
     if not _AUTHORITY.fullmatch(authority):
-        raise bad("The request target names no valid host.")
+        raise bad_request("The request target names no valid host.")
     found.headers[:] = [(b"host", authority), *(field for field in found.headers if field[0] != b"host")]
     return path if path[:1] == b"/" else b"/" + path
 
@@ -160,9 +160,9 @@ def _check_host(single: dict[bytes, bytes], *, is_http_1_0: bool) -> None:
     host = single.get(b"host")
     if host is None:
         if not is_http_1_0:
-            raise bad("An HTTP/1.1 request has a Host.")
+            raise bad_request("An HTTP/1.1 request has a Host.")
     elif not _AUTHORITY.fullmatch(host):
-        raise bad("Host is not a name or an address with an optional port.")
+        raise bad_request("Host is not a name or an address with an optional port.")
 
 
 def _body_length(single: dict[bytes, bytes], *, is_http_1_0: bool) -> int | None:
@@ -170,26 +170,26 @@ def _body_length(single: dict[bytes, bytes], *, is_http_1_0: bool) -> int | None
     length, codings = single.get(b"content-length"), single.get(b"transfer-encoding")
     if codings is not None:
         if length is not None:
-            raise bad("Content-Length and Transfer-Encoding are both given; send one.")
+            raise bad_request("Content-Length and Transfer-Encoding are both given; send one.")
         if is_http_1_0:
-            raise bad("HTTP/1.0 has no Transfer-Encoding.")
-        _check_codings(codings.lower())
+            raise bad_request("HTTP/1.0 has no Transfer-Encoding.")
+        _check_codings(codings)
         return None
     if length is None:
         return 0
-    if not _LENGTH.fullmatch(length):
-        raise bad("Content-Length is not a number of bytes.")
+    if not is_content_length(length):
+        raise bad_request("Content-Length is not a number of bytes.")
     return int(length)
 
 
 def _check_codings(codings: bytes) -> None:
-    if codings == b"chunked":
+    if is_chunked(codings):
         return
     if not _CODINGS.fullmatch(codings):
-        raise bad("Transfer-Encoding is not a list of codings.")
-    if b"chunked" in [coding.strip(b" \t") for coding in codings.split(b",")[:-1]]:
-        raise bad("Of transfer codings, chunked comes once and last.")
-    raise Unacceptable("not_implemented", "The only transfer coding implemented is chunked.")
+        raise bad_request("Transfer-Encoding is not a list of codings.")
+    if b"chunked" in list_members(codings)[:-1]:
+        raise bad_request("Of transfer codings, chunked comes once and last.")
+    raise RequestError("not_implemented", "The only transfer coding implemented is chunked.")
 
 
 def _expects_continue(single: dict[bytes, bytes], *, is_http_1_0: bool) -> bool:
@@ -197,5 +197,5 @@ def _expects_continue(single: dict[bytes, bytes], *, is_http_1_0: bool) -> bool:
     if expected is None:
         return False
     if expected.lower() != b"100-continue":
-        raise Unacceptable("expectation_failed", "The only expectation that can be met is 100-continue.")
+        raise RequestError("expectation_failed", "The only expectation that can be met is 100-continue.")
     return not is_http_1_0  # RFC 9110 section 10.1.1: to be ignored in an HTTP/1.0 request

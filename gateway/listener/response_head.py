@@ -1,37 +1,24 @@
-"""Response heads: framing of our own making around the application's fields, in which nothing can be injected."""
+"""Renders response heads: the listener frames the body, and refuses fields that could inject a line."""
 
 from __future__ import annotations
 
-import re
+import time
 from collections.abc import Iterable
+from email.utils import formatdate
 from enum import Enum
 from http import HTTPStatus
 from typing import NamedTuple
 
-from gateway.http.fields import HeaderBlock
-from gateway.listener.refusals import date_line
+from gateway.http.fields import HOP_BY_HOP, Header, HeaderBlock, is_token
+from gateway.http.framing import BODILESS_STATUSES, Framing, is_content_length
 
-Header = tuple[bytes, bytes]
-
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTROLS = bytes(range(0x09)) + bytes(range(0x0A, 0x20)) + b"\x7f"
-_LENGTH = re.compile(rb"[0-9]{1,18}")
-
 
 _STATUS_LINES = {status: b"HTTP/1.1 %d " % status for status in range(200, 600)}
 _STATUS_LINES |= {each: f"HTTP/1.1 {each} {each.phrase}".encode() for each in HTTPStatus if each >= 200}
 
 
-class Framing(Enum):
-    """Where the body ends (RFC 9112 section 6.3)."""
-
-    NONE = "none"
-    LENGTH = "length"
-    CHUNKED = "chunked"
-    UNTIL_CLOSE = "until close"
-
-
-class ResponseHead(NamedTuple):
+class RenderedHead(NamedTuple):
     """A rendered head; `length` is what it promises in bytes where framing is LENGTH."""
 
     rendered: bytes
@@ -48,30 +35,27 @@ class _Kind(Enum):
 
 
 _LENGTH_FIELD, _CONNECTION_FIELD, _DATE_FIELD = _Kind.LENGTH, _Kind.CONNECTION, _Kind.DATE
-_KINDS = {
+_KINDS = dict.fromkeys(HOP_BY_HOP, _Kind.DROPPED) | {
     b"content-length": _Kind.LENGTH,
     b"connection": _Kind.CONNECTION,
     b"date": _Kind.DATE,
-    b"keep-alive": _Kind.DROPPED,
-    b"transfer-encoding": _Kind.DROPPED,
-    b"upgrade": _Kind.DROPPED,
 }
 
 
 def render(
     status: int, headers: Iterable[Header], *, method: str, is_http_1_0: bool, keeps_alive: bool
-) -> ResponseHead:
-    """Renders the head of a final response. RuntimeError for what is no response: a bug of the application's."""
+) -> RenderedHead:
+    """Renders the head of a final response; RuntimeError for a defect of the application."""
     if status not in _STATUS_LINES:
-        raise RuntimeError(f"{status} is no status of a final response")
+        raise RuntimeError(f"{status} is not the status of a final response")
     lines = [_STATUS_LINES[status]]
     length: bytes | None = None
     has_date = False
     for name, value in headers:
-        opening, kind = _openings.get(name) or _learn(name)
+        line_start, kind = _line_starts.get(name) or _line_start(name)
         if kind is not None:
             if kind is _LENGTH_FIELD:
-                length = _only(length, value)
+                length = _single_length(length, value)
                 if status == 204:
                     continue
             elif kind is _DATE_FIELD:
@@ -79,20 +63,20 @@ def render(
             else:
                 keeps_alive = keeps_alive and not (kind is _CONNECTION_FIELD and b"close" in value.lower())
                 continue
-        lines.append(opening + value)
+        lines.append(line_start + value)
     if not has_date:
         lines.append(date_line())
     framing = _framing(status, method, length, is_http_1_0=is_http_1_0)
     keeps_alive = keeps_alive and framing is not Framing.UNTIL_CLOSE
     head = _joined(lines)
     ending = _ENDINGS[framing is Framing.CHUNKED, keeps_alive]
-    return ResponseHead(head + ending, framing, int(length or 0) if framing is Framing.LENGTH else 0, keeps_alive)
+    return RenderedHead(head + ending, framing, int(length or 0) if framing is Framing.LENGTH else 0, keeps_alive)
 
 
 def render_whole(status: int, fields: HeaderBlock, length: int | None, *, keeps_alive: bool) -> bytes:
-    """Renders the head of a response whose body is known, of `length` bytes; None where there is no body to tell of."""
+    """Renders the head of a response whose body has `length` bytes, or does not exist (None)."""
     if status not in _STATUS_LINES:
-        raise RuntimeError(f"{status} is no status of a final response")
+        raise RuntimeError(f"{status} is not the status of a final response")
     date = b"" if fields.find(b"\ndate:") >= 0 or fields.startswith(b"date:") else date_line() + b"\r\n"
     framing = b"" if length is None else b"content-length: %d\r\n" % length
     closing = b"" if keeps_alive else b"connection: close\r\n"
@@ -103,16 +87,16 @@ def render_switch(protocol: bytes, headers: Iterable[Header]) -> bytes:
     """Renders a 101 (RFC 9110 section 15.2.2): it has no body, and what follows it is no HTTP."""
     lines = [b"HTTP/1.1 101 Switching Protocols"]
     for name, value in headers:
-        opening, kind = _openings.get(name) or _learn(name)
+        line_start, kind = _line_starts.get(name) or _line_start(name)
         if kind is None or kind is _DATE_FIELD:
-            lines.append(opening + value)
+            lines.append(line_start + value)
     lines += (b"connection: Upgrade", b"upgrade: " + protocol)
     return _joined(lines) + b"\r\n\r\n"
 
 
 def _joined(lines: list[bytes]) -> bytes:
     head = b"\r\n".join(lines)
-    # The line ends are ours; whatever else there is of control characters came with a value.
+    # Rendering adds two control characters a line; any other came with a value.
     if len(head) - len(head.translate(None, _CONTROLS)) != 2 * (len(lines) - 1):
         raise RuntimeError("a response header holds a control character")
     return head
@@ -127,29 +111,42 @@ _ENDINGS = {
 
 
 def _framing(status: int, method: str, length: bytes | None, *, is_http_1_0: bool) -> Framing:
-    if method == "HEAD" or status in (204, 304):
+    if method == "HEAD" or status in BODILESS_STATUSES:
         return Framing.NONE
     if length is not None:
         return Framing.LENGTH
     return Framing.UNTIL_CLOSE if is_http_1_0 else Framing.CHUNKED
 
 
-def _only(before: bytes | None, value: bytes) -> bytes:
-    if before is not None or not _LENGTH.fullmatch(value):
+def _single_length(before: bytes | None, value: bytes) -> bytes:
+    if before is not None or not is_content_length(value):
         raise RuntimeError("a response has one Content-Length, in digits")
     return value
 
 
-# Applications send the same few names over and over; bounded all the same.
+# Applications send few different names. The bound is for those that do not.
 _MAX_NAMES = 4096
-_openings: dict[bytes, tuple[bytes, _Kind | None]] = {}
+_line_starts: dict[bytes, tuple[bytes, _Kind | None]] = {}
 
 
-def _learn(name: bytes) -> tuple[bytes, _Kind | None]:
-    if not _TOKEN.fullmatch(name):
-        raise RuntimeError(f"{name!r} is no header name")
+def _line_start(name: bytes) -> tuple[bytes, _Kind | None]:
+    if not is_token(name):
+        raise RuntimeError(f"{name!r} is not a field name")
     lowered = name.lower()
-    known = (lowered + b": ", _KINDS.get(lowered))
-    if len(_openings) < _MAX_NAMES:
-        _openings[name] = known
-    return known
+    found = (lowered + b": ", _KINDS.get(lowered))
+    if len(_line_starts) < _MAX_NAMES:
+        _line_starts[name] = found
+    return found
+
+
+def date_line() -> bytes:
+    """`Date` as a rendered line (RFC 9110 section 6.6.1), made once a second."""
+    global _second, _date_line
+    second = int(time.time())
+    if second != _second:
+        _second, _date_line = second, b"date: %b" % formatdate(second, usegmt=True).encode()
+    return _date_line
+
+
+_second = 0
+_date_line = b""

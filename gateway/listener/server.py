@@ -1,7 +1,7 @@
-"""The public listener: HTTP/1.1 from clients nobody vouches for, on a uvicorn server.
+"""The public listener: HTTP/1.1 from untrusted clients, on a uvicorn server.
 
-uvicorn keeps the sockets, the tasks and the draining. Its HTTP is replaced: on httptools it merges trailers into the
-headers that were authorised, loses the body of `Upgrade: h2c`, and waits for any head for ever; see
+uvicorn manages the sockets, the tasks and the draining. Its HTTP protocol is replaced: on httptools it merges trailers
+into the headers that were authorised, loses the body of `Upgrade: h2c`, and waits without limit for a head; see
 docs/decisions/0005-listener.md.
 """
 
@@ -16,16 +16,18 @@ from typing import Any, cast
 import uvicorn
 
 from gateway.listener.connection import PublicProtocol
-from gateway.listener.limits import DEFAULT_LIMITS, Limits
+from gateway.listener.limits import DEFAULT_LIMITS, ListenerLimits
 
-__all__ = ["DEFAULT_LIMITS", "Limits", "PublicProtocol", "configure"]
+__all__ = ["DEFAULT_LIMITS", "ListenerLimits", "PublicProtocol", "configure"]
 
 
 # Descriptors for everything but clients and the upstream connections that serve them: stores, logs, listeners.
 _RESERVED_DESCRIPTORS = 64
 
 
-def configure(app: Any, limits: Limits = DEFAULT_LIMITS, *, drain_timeout_seconds: float = 30.0) -> uvicorn.Config:
+def configure(
+    app: Any, limits: ListenerLimits = DEFAULT_LIMITS, *, drain_timeout_seconds: float = 30.0
+) -> uvicorn.Config:
     """uvicorn's configuration for an application behind this listener.
 
     `proxy_headers` is off: uvicorn would take the client's address from X-Forwarded-For where the peer is 127.0.0.1.
@@ -45,8 +47,8 @@ def configure(app: Any, limits: Limits = DEFAULT_LIMITS, *, drain_timeout_second
     )
 
 
-def _affordable(limits: Limits) -> Limits:
-    """A client may need a second descriptor, towards an upstream; without any left, not even a refusal is accepted."""
+def _affordable(limits: ListenerLimits) -> ListenerLimits:
+    """Limits the connections to half the descriptors: each may need a second one towards an upstream."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if descriptors == resource.RLIM_INFINITY:
         return limits

@@ -12,7 +12,7 @@ import uvicorn
 
 from gateway import logs
 from gateway.config import Config
-from gateway.listener.server import Limits, configure
+from gateway.listener.server import ListenerLimits, configure
 from gateway.runtime.control_plane import control_plane
 from gateway.runtime.data_plane import data_plane, reload
 from gateway.runtime.process import Server, serve
@@ -78,7 +78,7 @@ def tune_garbage_collection() -> None:
 
 def public_server(app: Any, config: Config) -> Server:
     server = config.server
-    limits = Limits(
+    limits = ListenerLimits(
         max_header_bytes=server.max_header_bytes,
         header_timeout_seconds=server.header_timeout_seconds,
         body_idle_timeout_seconds=server.body_idle_timeout_seconds,

@@ -10,7 +10,7 @@ from typing import Protocol, cast
 from gateway.upstream.errors import BodyLengthError, UpstreamError, invalid, timed_out, unreachable
 from gateway.upstream.request_head import Request
 from gateway.upstream.response import OnEnd, Response
-from gateway.upstream.response_head import Head
+from gateway.upstream.response_head import ResponseHead
 
 # Read at a time: uvloop would read 250 KiB, and a client that reads slowly has three of them waiting for it.
 READ_BYTES = 32 * 1024
@@ -80,7 +80,7 @@ class Connection(asyncio.BufferedProtocol):
         self._timer_at = 0.0
         self._progress_at = 0.0
         self._total_at = 0.0
-        self._known_head: Head | None = None
+        self._known_head: ResponseHead | None = None
         self.response: Response | None = None
         self.closed = False
         self.exchanges = 0
@@ -205,7 +205,7 @@ class Connection(asyncio.BufferedProtocol):
 
     # The end of an exchange, each exactly once.
 
-    def _finish(self, response: Response, head: Head | None, *, is_clean: bool) -> None:
+    def _finish(self, response: Response, head: ResponseHead | None, *, is_clean: bool) -> None:
         if head is None:
             raise AssertionError("what has ended has begun with a head")
         reusable = head.keep_alive and is_clean and self._sent and not self.closed and not self._buffered_bytes()

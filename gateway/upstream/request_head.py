@@ -5,14 +5,12 @@ One request must never be read as two (RFC 9112 section 11.2), so what could be 
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterable
 from dataclasses import dataclass
 
-from gateway.http.fields import NO_FIELDS, HeaderBlock
+from gateway.http.fields import NO_FIELDS, HeaderBlock, is_token
 
 _METHODS_WITH_BODY = frozenset((b"POST", b"PUT", b"PATCH"))
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VISIBLE = bytes(range(0x21, 0x7F))  # what a target consists of
 
 
@@ -51,7 +49,7 @@ def render_head(request: Request, host: bytes) -> bytes:
 def _framing_of(request: Request) -> bytes:
     body = request.body
     if request.upgrade is not None:
-        if body is not None or not _TOKEN.fullmatch(request.upgrade):
+        if body is not None or not is_token(request.upgrade):
             raise ValueError("a request to switch protocols names one, and has no body")
         return b"connection: Upgrade\r\nupgrade: %b\r\n" % request.upgrade
     if body is None:

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from gateway.http.fields import Header
 from gateway.http.tunnel import Wire
 from gateway.upstream.request_head import Request
-from gateway.upstream.response_head import Head, Header
+from gateway.upstream.response_head import ResponseHead
 from gateway.upstream.response_reader import ResponseReader
 
 
@@ -51,7 +52,7 @@ class Response:
         request: Request,
         carrier: Carrier,
         *,
-        known: Head | None,
+        known: ResponseHead | None,
         reused: bool,
         started_at: float,
         on_end: OnEnd | None,
@@ -67,7 +68,7 @@ class Response:
         self._waiter: asyncio.Future[None] | None = None
         self._request = request
         self._known = known
-        self._head: Head | None = None
+        self._head: ResponseHead | None = None
         self._body = b""
         self._reader: ResponseReader | None = None
 
@@ -108,7 +109,7 @@ class Response:
             raise
 
     @property
-    def head(self) -> Head:
+    def head(self) -> ResponseHead:
         """The head as a whole, which may be that of earlier answers too. RuntimeError while there is none."""
         if self._head is None:
             raise RuntimeError("the head has not come")
@@ -141,7 +142,7 @@ class Response:
             self._reader = ResponseReader(self._request.method, self._request.upgrade, known=self._known)
         return self._reader
 
-    def take_whole(self, data: bytes) -> Head | None:
+    def take_whole(self, data: bytes) -> ResponseHead | None:
         """Takes an answer that comes whole under a head that is known, which most do: 4 µs less than reading it."""
         known, request = self._known, self._request
         if (
@@ -181,7 +182,7 @@ class Response:
         self._wake()
         self._ended()
 
-    def _take_head(self, head: Head) -> None:
+    def _take_head(self, head: ResponseHead) -> None:
         self._head = head
         self.headers = head.headers
         self.status = head.status

@@ -6,30 +6,17 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from gateway.http.fields import HOP_BY_HOP, Header
+from gateway.http.framing import is_chunked
 from gateway.upstream.errors import invalid
 
-Header = tuple[bytes, bytes]
-
-# RFC 9110 section 7.6.1, and `trailer` because trailers are dropped; `content-length` is put back where it frames.
-CONNECTION_FIELDS = frozenset(
-    (
-        b"connection",
-        b"content-length",
-        b"keep-alive",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    )
-)
-# RFC 9112 section 6.3 asks to refuse what overflows; 18 digits fit 64 bits and are an exabyte.
-LENGTH = re.compile(rb"[0-9]{1,18}")
+# `content-length` is put back where it frames.
+CONNECTION_FIELDS = HOP_BY_HOP | {b"content-length"}
 _KEEP_ALIVE_TIMEOUT = re.compile(rb"timeout=([0-9]{1,6})", re.IGNORECASE)
 
 
 @dataclass(slots=True)
-class Head:
+class ResponseHead:
     """A final head as it was read. `raw` is empty where the bytes alone do not decide how they are read.
 
     `note` is its consumer's: what it made of these fields, and need not make again.
@@ -48,12 +35,8 @@ def require_chunked(coding: bytes, version: str, length: bytes | None) -> None:
     """Raises UpstreamError for any other coding, and for one beside a length."""
     if length is not None:
         raise invalid("the response has both Content-Length and Transfer-Encoding")
-    if version != "1.1" or coding.strip(b" \t").lower() != b"chunked":
+    if version != "1.1" or not is_chunked(coding):
         raise invalid("the response has a Transfer-Encoding other than chunked")
-
-
-def tokens_of(value: bytes) -> list[bytes]:
-    return [token.strip(b" \t").lower() for token in value.split(b",")]
 
 
 @lru_cache(maxsize=64)

@@ -1,25 +1,17 @@
-"""Responses as bytes: reads one message, however it is cut, and decides where it ends and what its connection is worth.
+"""Reads one response, however the network cuts its bytes, and decides whether its connection can be used again.
 
-llhttp (behind httptools) tokenises. Framing is decided here and fails closed: what has two readings is refused.
+llhttp (behind httptools) reads heads. Framing is decided here and fails closed: what has two readings is refused.
 """
 
 from __future__ import annotations
 
-import re
-from enum import Enum
-
 import httptools
 
+from gateway.http.chunked import ChunkedReader, MalformedChunksError
+from gateway.http.fields import Header, find_control, list_members
+from gateway.http.framing import BODILESS_STATUSES, Framing, is_content_length
 from gateway.upstream.errors import invalid
-from gateway.upstream.response_head import (
-    CONNECTION_FIELDS,
-    LENGTH,
-    Head,
-    Header,
-    keep_alive_seconds,
-    require_chunked,
-    tokens_of,
-)
+from gateway.upstream.response_head import CONNECTION_FIELDS, ResponseHead, keep_alive_seconds, require_chunked
 
 # nginx gives a response head 4-8 KiB, Envoy 60 KiB, Go 10 MiB; llhttp has no limit at all.
 MAX_HEAD_BYTES = 64 * 1024
@@ -29,21 +21,10 @@ MAX_FIELDS = 256
 MAX_INTERIM_RESPONSES = 8
 # A head that comes again in the same bytes is not read again. Longer ones are, for the sake of memory.
 MAX_KNOWN_HEAD_BYTES = 2 * 1024
-# What chunk extensions, sizes and trailers may cost beyond a share of the body, as Go's chunked reader has it.
-MAX_CHUNK_OVERHEAD_BYTES = 16 * 1024
-_OVERHEAD_PER_CHUNK_BYTES = 16
-
-# RFC 9112 section 4: a reason phrase is of HTAB, SP, VCHAR and obs-text. llhttp looks at values only.
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-
-
-class _Framing(Enum):
-    """Where the response body ends (RFC 9112 section 6.3)."""
-
-    NONE = "none"
-    LENGTH = "length"
-    CHUNKED = "chunked"
-    UNTIL_CLOSE = "until close"
+# Of a chunk's size with its extensions, or of a trailer: the operator chose the upstream, so as much as all may cost.
+MAX_CHUNK_LINE_BYTES = 16 * 1024
+# An upstream that frames its response twice is not to be trusted with the next.
+_FORBIDDEN_TRAILERS = frozenset((b"content-length", b"transfer-encoding"))
 
 
 class ResponseReader:
@@ -56,8 +37,8 @@ class ResponseReader:
     """
 
     __slots__ = (
+        "_chunked",
         "_connection_fields",
-        "_excess",
         "_framing",
         "_head_bytes",
         "_interim",
@@ -67,8 +48,6 @@ class ResponseReader:
         "_parser",
         "_pending",
         "_remaining",
-        "_tail",
-        "_uncounted",
         "_upgrade",
         "buffered",
         "chunks",
@@ -82,9 +61,9 @@ class ResponseReader:
         "status",
     )
 
-    def __init__(self, method: bytes, upgrade: bytes | None = None, *, known: Head | None = None) -> None:
+    def __init__(self, method: bytes, upgrade: bytes | None = None, *, known: ResponseHead | None = None) -> None:
         self.status = 0
-        self.head: Head | None = None
+        self.head: ResponseHead | None = None
         self.headers: list[Header] = []
         self.chunks: list[bytes] = []
         self.buffered = 0
@@ -95,15 +74,13 @@ class ResponseReader:
         self.keep_alive_seconds: int | None = None
         self._method = method
         self._upgrade = upgrade
-        self._framing = _Framing.NONE
+        self._framing = Framing.NONE
         self._remaining = 0
         self._connection_fields: list[Header] = []
         self._head_bytes = 0
         self._interim = 0
         self._pending: bytearray | None = None
-        self._excess = 0
-        self._uncounted = 0
-        self._tail = b""
+        self._chunked: ChunkedReader | None = None
         self._known = known if method != b"HEAD" and upgrade is None else None
         self._parser: httptools.HttpResponseParser | None = None
         self._is_discarded = False
@@ -120,7 +97,7 @@ class ResponseReader:
         """The peer has ended its side in order: the end of a close-delimited body, a truncation anywhere else."""
         if self.complete:
             return
-        if self._framing is not _Framing.UNTIL_CLOSE:
+        if self._framing is not Framing.UNTIL_CLOSE:
             raise invalid(f"the response ended early, {self._missing()}")
         self.complete = True
 
@@ -141,7 +118,7 @@ class ResponseReader:
     def _missing(self) -> str:
         if not self.status:
             return "within its head"
-        return f"{self._remaining} bytes short" if self._framing is _Framing.LENGTH else "before its last chunk"
+        return f"{self._remaining} bytes short" if self._framing is Framing.LENGTH else "before its last chunk"
 
     # The head.
 
@@ -168,13 +145,13 @@ class ResponseReader:
                 return b""
             data = rest
 
-    def _recall(self, known: Head, data: bytes) -> bytes:
+    def _recall(self, known: ResponseHead, data: bytes) -> bytes:
         """Take the same bytes for the same head; its framing is a length."""
         self.head = known
         self.headers = known.headers
         self.keep_alive = known.keep_alive
         self.keep_alive_seconds = known.keep_alive_seconds
-        self._framing = _Framing.LENGTH
+        self._framing = Framing.LENGTH
         self._remaining = known.length
         self.complete = not self._remaining
         self.status = known.status
@@ -183,9 +160,11 @@ class ResponseReader:
     def _note_head(self, last: bytes) -> None:
         """Only a head that came whole, alone and with a length can be known again by its bytes alone."""
         is_whole = self._head_bytes == len(last) <= MAX_KNOWN_HEAD_BYTES
-        is_plain = self._framing is _Framing.LENGTH and self._method != b"HEAD"
+        is_plain = self._framing is Framing.LENGTH and self._method != b"HEAD"
         raw = last if is_whole and is_plain else b""
-        self.head = Head(raw, self.status, self.headers, self._remaining, self.keep_alive, self.keep_alive_seconds)
+        self.head = ResponseHead(
+            raw, self.status, self.headers, self._remaining, self.keep_alive, self.keep_alive_seconds
+        )
 
     def _head_end(self, data: bytes) -> int:
         """Where in `data` the current head ends, or -1; also refuses at its first bytes what is no HTTP/1.x head."""
@@ -217,9 +196,7 @@ class ResponseReader:
             if self._upgrade is None:
                 raise invalid("the upstream switched protocols unasked") from error
         except httptools.HttpParserError as error:
-            if not self.complete:
-                raise invalid(f"the response is malformed: {error}") from error
-            self.clean = False
+            raise invalid(f"the response is malformed: {error}") from error
         return parser
 
     def _finish_head(self, parser: httptools.HttpResponseParser) -> None:
@@ -234,8 +211,7 @@ class ResponseReader:
             return
         self._decide_framing(status, parser.get_http_version())
         self.status = status
-        if self._framing is not _Framing.CHUNKED:
-            self._parser = None
+        self._parser = None
 
     def _drop_interim(self) -> None:
         self._interim += 1
@@ -256,7 +232,7 @@ class ResponseReader:
             elif name == b"transfer-encoding":
                 coding = value if coding is None else b"twice"
             elif name == b"connection":
-                tokens.update(tokens_of(value))
+                tokens.update(list_members(value))
             elif name == b"keep-alive":
                 self.keep_alive_seconds = keep_alive_seconds(value)
             elif name == b"upgrade":
@@ -275,7 +251,7 @@ class ResponseReader:
         asked = self._upgrade or b""
         if protocol is None or protocol.strip(b" \t").lower() != asked.lower() or b"upgrade" not in tokens:
             raise invalid("the upstream switched to another protocol than it was asked for")
-        self._framing = _Framing.UNTIL_CLOSE
+        self._framing = Framing.UNTIL_CLOSE
         self.keep_alive = False
 
     def _drop_named(self, tokens: set[bytes]) -> None:
@@ -284,23 +260,25 @@ class ResponseReader:
             self.headers = [field for field in self.headers if field[0] not in named]
 
     def _frame(self, status: int, length: bytes | None, coding: bytes | None) -> None:
-        bodiless = status in (204, 304) or self._method == b"HEAD"
+        is_head = self._method == b"HEAD"
+        bodiless = is_head or status in BODILESS_STATUSES
         if length is not None:
             length = length.strip(b" \t")
-            if not LENGTH.fullmatch(length):
+            if not is_content_length(length):
                 raise invalid("the response has an invalid Content-Length")
-            if not bodiless or self._method == b"HEAD":
+            if not bodiless or is_head:
                 # On HEAD it frames nothing here, but it is what the client asked to learn (RFC 9110 section 9.3.2).
                 self.headers.append((b"content-length", length))
         if bodiless:
             self.complete = True
         elif coding is not None:
-            self._framing = _Framing.CHUNKED
+            self._framing = Framing.CHUNKED
+            self._chunked = ChunkedReader(MAX_CHUNK_LINE_BYTES, forbidden_trailers=_FORBIDDEN_TRAILERS)
         elif length is None:
-            self._framing = _Framing.UNTIL_CLOSE
+            self._framing = Framing.UNTIL_CLOSE
             self.keep_alive = False
         else:
-            self._framing = _Framing.LENGTH
+            self._framing = Framing.LENGTH
             self._remaining = int(length)
             self.complete = not self._remaining
 
@@ -309,10 +287,10 @@ class ResponseReader:
     def _read_body(self, data: bytes) -> None:
         if self.complete:
             self.clean = False
-        elif self._framing is _Framing.LENGTH:
+        elif self._framing is Framing.LENGTH:
             self._read_counted(data)
-        elif self._framing is _Framing.CHUNKED:
-            self._read_chunked(data)
+        elif self._chunked is not None:
+            self._read_chunked(self._chunked, data)
         else:
             self.chunks.append(data)
             self.buffered += len(data)
@@ -328,47 +306,28 @@ class ResponseReader:
         self.chunks.append(data)
         self.buffered += len(data)
 
-    def _read_chunked(self, data: bytes) -> None:
-        self._uncounted = 0
-        self._parse(data)
-        self._excess = max(0, self._excess + len(data) + self._uncounted)
-        if self._excess > MAX_CHUNK_OVERHEAD_BYTES:
-            raise invalid("the chunked framing carries more than the body")
-        self._tail = (self._tail + data[-5:])[-5:]
-        # llhttp swallows line ends between messages in silence, so the last five bytes tell whether any followed.
-        if self.complete:
-            self._parser = None
-            if self._tail[-4:] != b"\r\n\r\n" or self._tail[0] == 0x0A:
-                self.clean = False
+    def _read_chunked(self, chunked: ChunkedReader, data: bytes) -> None:
+        try:
+            content, rest = chunked.feed(data)
+        except MalformedChunksError as error:
+            raise invalid(f"the response is malformed: {error}") from error
+        if content:
+            self.chunks.append(content)
+            self.buffered += len(content)
+        self.complete = chunked.is_complete
+        if rest:
+            self.clean = False
 
     # Callbacks of the parser.
 
-    def on_message_begin(self) -> None:
-        if self.complete:
-            self.clean = False
-
     def on_status(self, reason: bytes) -> None:
-        if _CONTROL.search(reason):
+        # RFC 9112 section 4: HTAB, SP, VCHAR and obs-text, as in values. llhttp looks at values only.
+        if find_control(reason):
             raise invalid("the reason phrase holds a control character")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.status:
-            return  # a trailer: dropped, so that it can never pass for a header
         name = name.lower()
         if name in CONNECTION_FIELDS:
             self._connection_fields.append((name, value))
         else:
             self.headers.append((name, value))
-
-    def on_chunk_header(self) -> None:
-        self._uncounted -= _OVERHEAD_PER_CHUNK_BYTES
-
-    def on_body(self, body: bytes) -> None:
-        if self.status and not self.complete:
-            self.chunks.append(body)
-            self.buffered += len(body)
-            self._uncounted -= len(body) * 2
-
-    def on_message_complete(self) -> None:
-        if self._framing is _Framing.CHUNKED:
-            self.complete = True

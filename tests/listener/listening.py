@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from gateway.listener.server import DEFAULT_LIMITS, Limits, PublicProtocol, configure
+from gateway.listener.server import DEFAULT_LIMITS, ListenerLimits, PublicProtocol, configure
 from gateway.runtime.process import Server
 
 PROBE = b"GET /probe HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n\r\n"
@@ -116,7 +116,7 @@ class Listener:
 
 
 @asynccontextmanager
-async def listening(app: Any, limits: Limits = DEFAULT_LIMITS) -> AsyncIterator[Listener]:
+async def listening(app: Any, limits: ListenerLimits = DEFAULT_LIMITS) -> AsyncIterator[Listener]:
     config = configure(app, limits)
     config.http = partial(Counted, **config.http.keywords)  # type: ignore[assignment, union-attr] # the same, counted
     config.load()

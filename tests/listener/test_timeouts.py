@@ -11,13 +11,13 @@ import pytest
 
 from gateway.http.fields import NO_FIELDS
 from gateway.listener import connection
-from gateway.listener.server import Limits
+from gateway.listener.server import ListenerLimits
 from tests.listener.listening import PROBE, Client, Listener, Recorder, connected, listening, respond, whole_body
 from tests.proxy.requests import post, request
 from tests.support.polling import eventually
 
-HASTY = Limits(header_timeout_seconds=0.1, body_idle_timeout_seconds=0.1, keep_alive_seconds=0.1)
-IDLE_ONLY = Limits(keep_alive_seconds=0.1)
+HASTY = ListenerLimits(header_timeout_seconds=0.1, body_idle_timeout_seconds=0.1, keep_alive_seconds=0.1)
+IDLE_ONLY = ListenerLimits(keep_alive_seconds=0.1)
 UPLOAD = post(b"Content-Length: 100000000")
 CHUNK = b"x" * 65536
 
@@ -137,7 +137,10 @@ class TestHead:
             assert [answer.status for answer in await client.answers()] == [200]
 
     async def test_a_connection_in_use_is_not_idle(self) -> None:
-        async with listening(Recorder(), Limits(keep_alive_seconds=0.5)) as listener, connected(listener) as client:
+        async with (
+            listening(Recorder(), ListenerLimits(keep_alive_seconds=0.5)) as listener,
+            connected(listener) as client,
+        ):
             for _ in range(8):
                 await client.send(request())
                 assert (await client.final_answer()).status == 200
@@ -172,7 +175,7 @@ class TestBody:
     async def test_a_body_that_moves_is_not_timed_out(self) -> None:
         app = Uploading()
         app.go_on.set()
-        limits = Limits(body_idle_timeout_seconds=0.5)
+        limits = ListenerLimits(body_idle_timeout_seconds=0.5)
         async with listening(app, limits) as listener, connected(listener) as client:
             await client.send(post(b"Content-Length: 8"))
             for _ in range(8):
@@ -227,7 +230,10 @@ class TestBounds:
 
     async def test_an_answer_nobody_reads_is_not_piled_up_and_cut_in_the_end(self) -> None:
         app = Downloading()
-        async with listening(app, Limits(body_idle_timeout_seconds=0.3)) as listener, connected(listener) as client:
+        async with (
+            listening(app, ListenerLimits(body_idle_timeout_seconds=0.3)) as listener,
+            connected(listener) as client,
+        ):
             client.writer.transport.pause_reading()  # type: ignore[attr-defined] # a socket's transport has it
             await client.send(request())
             await wait(app.started)
@@ -254,7 +260,7 @@ class TestBounds:
 
     async def test_connections_above_the_cap_are_told_so(self) -> None:
         async with (
-            listening(Recorder(), Limits(max_connections=2)) as listener,
+            listening(Recorder(), ListenerLimits(max_connections=2)) as listener,
             connected(listener) as first,
             connected(listener) as second,
             connected(listener) as third,
@@ -277,9 +283,9 @@ class TestBounds:
             assert (await third.final_answer()).code == "too_many_connections"
 
     async def test_a_flood_above_the_cap_is_closed_without_a_word(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(connection, "MAX_TURNED_AWAY", 1)
+        monkeypatch.setattr(connection, "MAX_REFUSED_CONNECTIONS", 1)
         async with (
-            listening(Recorder(), Limits(max_connections=1)) as listener,
+            listening(Recorder(), ListenerLimits(max_connections=1)) as listener,
             connected(listener),
             connected(listener),
         ):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.listener.fields import _SINGLETONS
+from gateway.listener.request_fields import _SINGLETONS
 from tests.listener.listening import Listener, Recorder, Seen, connected, listening
 
 TOKEN = "!#$%&'*+-.^`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -8,15 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.http.fields import Header
 from gateway.upstream.errors import UpstreamError
-from gateway.upstream.response_head import Head, Header
+from gateway.upstream.response_head import ResponseHead
 from gateway.upstream.response_reader import ResponseReader
 from tests.upstream.hostile import CASES, CHUNKED_HEAD, CLOSE, GOOD, LINE, Case, head
 
 Result = tuple[int, list[Header], bytes, bool, bool, bool] | str
 
 
-def read(case: Case, cuts: list[int], known: Head | None = None) -> Result:
+def read(case: Case, cuts: list[int], known: ResponseHead | None = None) -> Result:
     """What comes out of the case's bytes, cut there, on a connection that has read the `known` head before."""
     reader = ResponseReader(case.method, known=known)
     ends = [*sorted(cut for cut in cuts if cut < len(case.data)), len(case.data)]
@@ -45,7 +46,7 @@ def test_any_cutting_reads_the_same(case: Case, cuts: list[int]) -> None:
     assert read(case, []) == read(case, cuts)
 
 
-def head_of(case: Case) -> Head | None:
+def head_of(case: Case) -> ResponseHead | None:
     reader = ResponseReader(case.method)
     with contextlib.suppress(UpstreamError):
         reader.feed(case.data)
@@ -61,7 +62,7 @@ KNOWN = [known for known in map(head_of, CASES) if known is not None]
     other=st.sampled_from(KNOWN),
     cuts=st.lists(st.integers(1, 200), max_size=3),
 )
-def test_a_head_known_from_before_is_read_the_same(case: Case, other: Head, cuts: list[int]) -> None:
+def test_a_head_known_from_before_is_read_the_same(case: Case, other: ResponseHead, cuts: list[int]) -> None:
     assert read(case, cuts, head_of(case)) == read(case, cuts)
     assert read(case, cuts, other) == read(case, cuts)
 

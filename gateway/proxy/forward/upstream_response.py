@@ -11,15 +11,14 @@ from typing import NamedTuple
 
 import structlog
 
-from gateway.http.fields import HeaderBlock, header_block
+from gateway.http.fields import PROXY_AUTHENTICATION, Header, HeaderBlock, header_block
 from gateway.upstream.errors import invalid
-from gateway.upstream.response_head import Head, Header
+from gateway.upstream.response_head import ResponseHead
 
 MAX_DIGITS = 12  # more credits or tokens are a bug of the upstream
 MAX_COST_USD = 1_000_000  # numeric(12,6)
-# Fields that the upstream reports to the gateway, fields that only the gateway may set, and fields of the hop between
-# the upstream and the gateway.
-DROPPED = frozenset(
+# Fields between the upstream and the gateway, and fields that only the gateway may set.
+DROPPED = PROXY_AUTHENTICATION | frozenset(
     {
         b"gateway-credits",
         b"gateway-tokens",
@@ -34,8 +33,6 @@ DROPPED = frozenset(
         b"x-credits-remaining",
         b"x-credits-charged",
         b"x-request-id",
-        b"proxy-authenticate",
-        b"proxy-authentication-info",
     }
 )
 _log = structlog.get_logger()
@@ -61,7 +58,7 @@ class UpstreamResponse(NamedTuple):
     content_encoding: bytes
 
 
-def read_head(head: Head) -> UpstreamResponse:
+def read_head(head: ResponseHead) -> UpstreamResponse:
     """Reads a head, once for each that the upstream repeats. Raises UpstreamError for an ambiguous field."""
     if isinstance(head.note, UpstreamResponse):
         return head.note

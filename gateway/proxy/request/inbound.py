@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any, NamedTuple, Protocol
 
-from gateway.http.fields import HeaderBlock, header_block
+from gateway.http.fields import HOP_BY_HOP, PROXY_AUTHENTICATION, HeaderBlock, header_block, list_members
 from gateway.request_ids import is_echoable
 from policies.model import Refusal, Refused
 
@@ -47,33 +47,28 @@ _READ = frozenset(
         b"sec-websocket-version",
     }
 )
-_NOT_FORWARDED = frozenset(
-    {
-        b"x-api-key",
-        b"content-length",
-        b"transfer-encoding",
-        b"connection",
-        b"expect",
-        b"host",
-        b"x-request-id",
-        b"x-forwarded-for",
-        b"x-forwarded-proto",
-        b"x-forwarded-host",
-        b"x-forwarded-port",
-        b"x-forwarded-server",
-        b"x-real-ip",
-        b"forwarded",
-        b"traceparent",
-        b"tracestate",
-        b"via",
-        b"keep-alive",
-        b"proxy-connection",
-        b"proxy-authorization",
-        b"proxy-authenticate",
-        b"te",
-        b"trailer",
-        b"upgrade",
-    }
+_NOT_FORWARDED = (
+    HOP_BY_HOP
+    | PROXY_AUTHENTICATION
+    | frozenset(
+        {
+            b"x-api-key",
+            b"content-length",
+            b"expect",
+            b"host",
+            b"x-request-id",
+            b"x-forwarded-for",
+            b"x-forwarded-proto",
+            b"x-forwarded-host",
+            b"x-forwarded-port",
+            b"x-forwarded-server",
+            b"x-real-ip",
+            b"forwarded",
+            b"traceparent",
+            b"tracestate",
+            b"via",
+        }
+    )
 )
 _RESERVED_PREFIXES = (b"x-gateway-", b"x-forwarded-")
 _BEARER = b"bearer "
@@ -265,7 +260,7 @@ def _named_in_connection(headers: Sequence[tuple[bytes, bytes]]) -> frozenset[by
     named: frozenset[bytes] = frozenset()
     for name, value in headers:
         if name == b"connection" and value not in (b"keep-alive", b"close", b"Keep-Alive"):
-            named |= frozenset(token.strip().lower() for token in value.split(b","))
+            named |= frozenset(list_members(value))
     return named
 
 

@@ -1,7 +1,6 @@
-"""The task that serves a connection's requests, one after the other: a task for each would cost 3 µs more.
+"""Runs the application for a connection's requests in one task: a task for each would cost 3 µs more.
 
-Where an application goes on after its answer, the next request does not wait for it, but gets a task of its own; and so
-it does where the application has left a context variable behind.
+A request gets a new task where the application still runs after its last response, or has set a context variable.
 """
 
 from __future__ import annotations
@@ -14,29 +13,29 @@ from typing import Any, Protocol, cast
 
 import structlog
 
+from gateway.listener.error_response import RequestError
 from gateway.listener.exchange import Exchange
-from gateway.listener.refusals import Unacceptable
 
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 _log = structlog.get_logger()
 
 
-class Served(Protocol):
-    """The connection, as whoever serves it sees it."""
+class ClientConnection(Protocol):
+    """The connection, as the runner uses it."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
 
     @property
     def is_free(self) -> bool:
-        """Whether it waits for a request."""
+        """Whether the connection waits for a request."""
 
-    def break_off(self, exchange: Exchange, unacceptable: Unacceptable) -> None:
+    def break_off(self, exchange: Exchange, error: RequestError) -> None:
         """Ends an exchange that cannot be completed."""
 
 
-class Origin:
-    """Where a connection's requests come from: what their scopes have in common."""
+class ScopeTemplate:
+    """What the ASGI scopes of a connection's requests have in common."""
 
     __slots__ = ("_common", "_state")
 
@@ -74,48 +73,53 @@ class Origin:
         }
 
 
-class Serving:
-    """Serves the exchanges that are begun; `tasks` are all those that serve one at present."""
+class ExchangeRunner:
+    """Runs the application for each exchange. `tasks` holds the tasks that run one at present."""
 
-    __slots__ = ("_app", "_connection", "_origin", "_task", "_tasks", "_waiter")
+    __slots__ = ("_app", "_connection", "_scopes", "_task", "_tasks", "_waiter")
 
     def __init__(
-        self, connection: Served, app: Callable[..., Awaitable[None]], origin: Origin, *, tasks: set[asyncio.Task[None]]
+        self,
+        connection: ClientConnection,
+        app: Callable[..., Awaitable[None]],
+        scopes: ScopeTemplate,
+        *,
+        tasks: set[asyncio.Task[None]],
     ) -> None:
         self._connection = connection
         self._app = app
-        self._origin = origin
+        self._scopes = scopes
         self._tasks = tasks
         self._task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[Exchange | None] | None = None  # for the next exchange
 
-    def begin(self, exchange: Exchange) -> None:
+    def start(self, exchange: Exchange) -> None:
         waiter, self._waiter = self._waiter, None
         if self._task is None or waiter is None or waiter.done():
-            self._task = self._connection.loop.create_task(self._serve(exchange))
+            self._task = self._connection.loop.create_task(self._run(exchange))
         else:
             waiter.set_result(exchange)
         exchange.task = self._task
         self._tasks.add(self._task)
 
-    def end(self) -> None:
-        """No exchange follows."""
+    def stop(self) -> None:
+        """Ends a task that waits: no exchange follows."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def _serve(self, exchange: Exchange | None) -> None:
+    async def _run(self, exchange: Exchange | None) -> None:
         context = copy_context()
         while exchange is not None:
-            is_served = False
+            is_returned = False
             try:
-                await self._app(self._origin.scope(exchange), exchange.receive, exchange.send)
-                is_served = True
+                await self._app(self._scopes.scope(exchange), exchange.receive, exchange.send)
+                is_returned = True
             finally:
-                self._served(exchange, is_served=is_served)
+                self._finish(exchange, is_returned=is_returned)
             exchange = await self._next(exchange.task) if copy_context() == context else None
 
     async def _next(self, task: asyncio.Task[None] | None) -> Exchange | None:
-        """The next exchange; None where there is none, or another task serves what has come in the meantime."""
+        """The next exchange; None where there is none, or another task runs one that has come meanwhile."""
         if self._waiter is not None or not self._connection.is_free:
             return None
         waiter: asyncio.Future[Exchange | None] = self._connection.loop.create_future()
@@ -123,21 +127,21 @@ class Serving:
         try:
             return await waiter
         except asyncio.CancelledError:
-            if not waiter.cancelled() and (begun := waiter.result()) is not None:
-                self._served(begun, is_served=False)
+            if not waiter.cancelled() and (next_exchange := waiter.result()) is not None:
+                self._finish(next_exchange, is_returned=False)
             raise
 
-    def _served(self, exchange: Exchange, *, is_served: bool) -> None:
+    def _finish(self, exchange: Exchange, *, is_returned: bool) -> None:
         task = cast("asyncio.Task[None]", exchange.task)
         self._tasks.discard(task)
-        if not is_served:
-            task.add_done_callback(_report)  # not for every task: a callback costs 2 µs
+        if not is_returned:
+            task.add_done_callback(_log_failure)  # only then: a callback costs 2 µs
         if not exchange.is_complete and not exchange.is_gone:
-            if is_served:
-                _log.error("the application did not complete its response")
-            self._connection.break_off(exchange, Unacceptable("internal_error", "The gateway failed to answer."))
+            if is_returned:
+                _log.error("response_incomplete")
+            self._connection.break_off(exchange, RequestError("internal_error", "The gateway failed to answer."))
 
 
-def _report(task: asyncio.Task[None]) -> None:
+def _log_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (failure := task.exception()) is not None:
-        _log.error("the application failed", exc_info=failure)
+        _log.error("application_failed", exc_info=failure)

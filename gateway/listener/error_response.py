@@ -1,0 +1,34 @@
+"""The problem documents that the listener answers with by itself, on a connection that it closes."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from gateway.http.problems import problem
+from gateway.listener.response_head import date_line
+from gateway.request_ids import uuid7
+
+
+class RequestError(Exception):
+    """Why a request never reaches the application: a code of the problem types, and a sentence for the client."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+
+
+def bad_request(detail: str) -> RequestError:
+    return RequestError("bad_request", detail)
+
+
+def render_error(error: RequestError, *, has_body: bool = True) -> bytes:
+    """The whole response as bytes; without its body for HEAD."""
+    request_id = uuid7()
+    document = problem(error.code, error.detail, request_id=request_id)
+    parts = [f"HTTP/1.1 {document.status} {HTTPStatus(document.status).phrase}\r\n".encode()]
+    parts += [b"%b: %b\r\n" % field for field in document.headers]
+    parts += (b"x-request-id: ", request_id.encode(), b"\r\n", date_line(), b"\r\nconnection: close\r\n\r\n")
+    if has_body:
+        parts.append(document.body)
+    return b"".join(parts)
