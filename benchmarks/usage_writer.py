@@ -157,10 +157,10 @@ class Bench:
                     return
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _months(self) -> Sequence[month_partitions.Partition]:
+    async def _months(self) -> Sequence[month_partitions.MonthPartition]:
         database = Database(self._database_url)
         async with database.transaction() as connection:
-            await month_partitions.ensure(connection, now=now())
+            await month_partitions.create_missing(connection, now=now())
             found = await month_partitions.list_partitions(connection)
         await database.close()
         return [each for each in found if each.begins <= now() < each.ends]

@@ -24,9 +24,8 @@ from gateway.workers.cleanup import IdempotencyCleaner
 from gateway.workers.outbox import OutboxPublisher
 from gateway.workers.runner import Runner, Worker
 from gateway.workers.usage.hold_sweeper import HoldSweeper
-from gateway.workers.usage.month_partitions import PartitionKeeper
 from gateway.workers.usage.reconciliation import NightlyReconciliation, Reconciler
-from gateway.workers.usage.retention import Retention
+from gateway.workers.usage.retention import MonthPartitionWorker, RetentionWorker
 from gateway.workers.usage.usage_writer import GatheringWriter, UsageWriter
 
 
@@ -46,7 +45,7 @@ async def background(config: Config) -> AsyncIterator[None]:
             GatheringWriter(UsageWriter(database, journal)),
             HoldSweeper(meter, Holds(link, partitions)),
             OutboxPublisher(database, meter),
-            PartitionKeeper(database),
+            MonthPartitionWorker(database),
             RenewalWorker(database, journal, grace=timedelta(seconds=config.billing.past_due_grace_seconds)),
             CreditExpiryWorker(database, journal),
             IdempotencyCleaner(database),
@@ -60,6 +59,6 @@ async def background(config: Config) -> AsyncIterator[None]:
             yield
 
 
-def _retention(config: Config, database: Database, journal: Journal) -> tuple[Retention, ...]:
+def _retention(config: Config, database: Database, journal: Journal) -> tuple[RetentionWorker, ...]:
     months = config.usage.keep_months
-    return () if months is None else (Retention(database, journal, keep_months=months),)
+    return () if months is None else (RetentionWorker(database, journal, keep_months=months),)

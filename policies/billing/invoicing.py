@@ -1,7 +1,6 @@
-"""What is asked for: the lines of a plan under each pricing model, the share of a period, tax, and what is given back.
+"""Invoice lines: by pricing model, prorated, credited; and totals with tax.
 
-Each line is rounded to the minor unit and an invoice is the sum of its lines, so that nobody who adds them up finds a
-cent that is not there.
+Each line is rounded to the minor unit, and the subtotal is the sum of the lines, so that adding them up gives it.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class PriceTier:
 
 @dataclass(frozen=True, slots=True)
 class Pricing:
-    """How a plan is priced. `price` is that of the period (flat), of a seat, or of a unit used."""
+    """How a plan is priced. `price` is per period (flat), per seat, or per unit used."""
 
     model: str
     price: Decimal
@@ -37,7 +36,7 @@ class Pricing:
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """From `start` on, before `end`."""
+    """`start` is inclusive, `end` exclusive."""
 
     start: datetime
     end: datetime
@@ -45,7 +44,7 @@ class Period:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """`amount` is rounded; `unit_price` is not, and None where the line has no single one."""
+    """`amount` is rounded, `unit_price` is not; it is None if the line has several."""
 
     description: str
     quantity: int
@@ -63,9 +62,9 @@ class Totals:
 
 
 def lines_of(pricing: Pricing, quantity: int, *, description: str) -> tuple[Line, ...]:
-    """The lines for so many seats or units. Nothing used costs nothing: a tier is paid for once it is reached.
+    """The lines for a quantity of seats or units. A tier's flat price is due once the tier is reached.
 
-    `tiered` is graduated: each unit costs what its own tier says. Under `volume` all cost what the last one's says.
+    `tiered` is graduated: each unit has the price of its tier. Under `volume` all units have the last one's price.
     Raises ValueError for a quantity that is negative or beyond the last tier, or an unknown model.
     """
     if quantity < 0:
@@ -82,10 +81,10 @@ def lines_of(pricing: Pricing, quantity: int, *, description: str) -> tuple[Line
 
 
 def share(amount: Decimal, period: Period, part: Period, *, currency: str) -> Decimal:
-    """The part's share of an amount for the whole period, by the second.
+    """The part's share of the period's amount, by elapsed time.
 
-    Of parts that follow each other the shares add up to the amount, since each is the difference of what was due by its
-    end and by its start. Raises ValueError for a part that is not within the period.
+    The shares of consecutive parts add up to the amount, since each is the difference of the amounts due by its end and
+    by its start. Raises ValueError for a part outside the period.
     """
     if not (period.start <= part.start <= part.end <= period.end and period.start < period.end):
         raise ValueError("the part must lie within the period")
@@ -93,14 +92,14 @@ def share(amount: Decimal, period: Period, part: Period, *, currency: str) -> De
 
 
 def unused(lines: Iterable[Line], *, period: Period, at: datetime, currency: str) -> tuple[Line, ...]:
-    """What is given back of a period's lines that end at `at`; no line for nothing. Raises ValueError, as `share`."""
+    """Credits for the rest of a period whose lines end at `at`; no lines of 0. Raises ValueError, as `share`."""
     rest = Period(at, period.end)
-    back = ((line, -share(line.amount, period, rest, currency=currency)) for line in lines)
-    return tuple(_dated(line, "Unused time", rest, amount=amount) for line, amount in back if amount)
+    credits = ((line, -share(line.amount, period, rest, currency=currency)) for line in lines)
+    return tuple(_dated(line, "Unused time", rest, amount=amount) for line, amount in credits if amount)
 
 
 def remaining(lines: Iterable[Line], *, period: Period, at: datetime, currency: str) -> tuple[Line, ...]:
-    """What is asked for of a period's lines that begin at `at`; no line for nothing. Raises ValueError, as `share`."""
+    """Charges for the rest of a period whose lines start at `at`; no lines of 0. Raises ValueError, as `share`."""
     rest = Period(at, period.end)
     due = ((line, share(line.amount, period, rest, currency=currency)) for line in lines)
     return tuple(_dated(line, "Remaining time", rest, amount=amount) for line, amount in due if amount)
@@ -114,7 +113,7 @@ def totals(lines: Iterable[Line], *, tax_rate: Decimal, currency: str) -> Totals
 
 
 def credit_note(lines: Sequence[Line]) -> tuple[Line, ...]:
-    """The lines that take an invoice back: a final one is never changed."""
+    """The lines of the credit note that reverses an invoice."""
     return tuple(replace(line, amount=-line.amount) for line in lines)
 
 
@@ -159,7 +158,7 @@ def _due_by(instant: datetime, amount: Decimal, period: Period, *, currency: str
 
 
 def _dated(line: Line, what: str, part: Period, *, amount: Decimal) -> Line:
-    """The line may be on the invoice of a later period, so it says which time it is for."""
+    """Names the time that the line is for, since it may be on the invoice of a later period."""
     span = f"{part.start:%Y-%m-%d} to {part.end:%Y-%m-%d}"
     return replace(line, description=f"{what}, {span}: {line.description}", amount=amount)
 

@@ -1,9 +1,8 @@
-"""Billing periods by the calendar of the account's time zone: day n of the month stays day n, whatever February does.
+"""Billing periods by the calendar of the account's time zone.
 
-The boundaries of all periods are counted from one anchor, the local date and time at which the first period began, so
-that a month's end shortens one period and shifts none: 31 January, 28 February, 31 March. Where clocks are changed, a
-boundary is read as RFC 5545 section 3.3.5 reads local times: one that does not exist by the offset before the gap, one
-that exists twice as its first occurrence.
+All boundaries are counted from one anchor, the local time at which the first period started, so a short month shortens
+one period and shifts none: 31 January, 28 February, 31 March. Around clock changes a boundary follows RFC 5545 section
+3.3.5: a local time in a gap uses the offset before the gap, and an ambiguous one is the first occurrence.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class PeriodLength:
 
 @dataclass(frozen=True, slots=True)
 class BillingPeriod:
-    """From `start` up to, not including, `end`, both UTC; `anchor` is the instant that boundaries are counted from."""
+    """`start` is inclusive, `end` exclusive, both UTC; boundaries are counted from `anchor`."""
 
     anchor: datetime
     start: datetime
@@ -38,7 +37,7 @@ class BillingPeriod:
 
 
 def nth_period(anchor: datetime, span: PeriodLength, *, zone: ZoneInfo, number: int) -> BillingPeriod:
-    """The period of this number, 0 being the one that begins at the anchor."""
+    """The period of this number; number 0 starts at the anchor."""
     return BillingPeriod(
         anchor, boundary(anchor, span, zone=zone, number=number), boundary(anchor, span, zone=zone, number=number + 1)
     )
@@ -47,8 +46,8 @@ def nth_period(anchor: datetime, span: PeriodLength, *, zone: ZoneInfo, number: 
 def next_period(anchor: datetime, span: PeriodLength, *, zone: ZoneInfo, end: datetime) -> BillingPeriod:
     """The period after the one that ends at `end`.
 
-    Where `end` is no boundary of the anchor's, because the span or the zone is another than it was, it becomes the
-    anchor: whatever changes, nobody gets a period that is shorter than the span.
+    If `end` is no boundary, because the length or the zone has changed, `end` becomes the anchor, so that no period is
+    shorter than its length.
     """
     number = _number(anchor, span, zone=zone, at=end)
     if boundary(anchor, span, zone=zone, number=number) == end:
@@ -57,9 +56,9 @@ def next_period(anchor: datetime, span: PeriodLength, *, zone: ZoneInfo, end: da
 
 
 def boundary(anchor: datetime, span: PeriodLength, *, zone: ZoneInfo, number: int) -> datetime:
-    """The instant at which period `number` begins, in UTC."""
+    """The start of period `number`, in UTC."""
     if number == 0:
-        return anchor.astimezone(UTC)  # itself, be it the second of two equal local times
+        return anchor.astimezone(UTC)  # exact, even for the second of two equal local times
     local = anchor.astimezone(zone).replace(tzinfo=None, fold=0)
     if span.interval in _DAYS:
         moved = local + timedelta(days=number * span.count * _DAYS[span.interval])
@@ -69,13 +68,15 @@ def boundary(anchor: datetime, span: PeriodLength, *, zone: ZoneInfo, number: in
 
 
 def _number(anchor: datetime, span: PeriodLength, *, zone: ZoneInfo, at: datetime) -> int:
-    """The last period that has begun at `at`."""
+    """The number of the last period that has started at `at`."""
     first, last = anchor.astimezone(zone), at.astimezone(zone)
     if span.interval in _DAYS:
         passed = (last.date() - first.date()).days // _DAYS[span.interval]
     else:
         passed = ((last.year - first.year) * 12 + last.month - first.month) // _MONTHS[span.interval]
-    number = passed // span.count + 1  # by dates alone one too many at most, in a zone that skips days two too few
+    number = (
+        passed // span.count + 1
+    )  # an estimate by dates: at most one too many, or two too few in a zone that skips days
     while boundary(anchor, span, zone=zone, number=number + 1) <= at:
         number += 1
     while boundary(anchor, span, zone=zone, number=number) > at:
@@ -84,6 +85,6 @@ def _number(anchor: datetime, span: PeriodLength, *, zone: ZoneInfo, at: datetim
 
 
 def _months_later(local: datetime, months: int) -> datetime:
-    """The same day of the month, or the month's last where it has no such day."""
+    """The same day of the month, or the last day of a shorter month."""
     year, month = divmod(local.year * 12 + local.month - 1 + months, 12)
     return local.replace(year=year, month=month + 1, day=min(local.day, monthrange(year, month + 1)[1]))

@@ -1,4 +1,4 @@
-"""What the ledger refuses, each with one clear sentence; constraint violations are given their meaning here."""
+"""Errors of the ledger, and their translation from constraint violations."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 _UNIQUE_VIOLATION = "23505"
 _CHECK_VIOLATION = "23514"
 _NOT_NULL_VIOLATION = "23502"
-_REFERENCE_VIOLATIONS = ("23503", "23001")  # by PostgreSQL 18 the second, where ON DELETE RESTRICT refuses
+_REFERENCE_VIOLATIONS = ("23503", "23001")  # PostgreSQL 18 gives the second for ON DELETE RESTRICT
 
 
-class NotFound(LookupError):  # noqa: N818 - an answer (404), not a fault
-    """There is no such thing."""
+class NotFound(LookupError):  # noqa: N818 - a response (404), not a fault
+    """The entity does not exist."""
 
     def __init__(self, entity: str, named: object) -> None:
         super().__init__(f"no {entity} {named}")
         self.entity = entity
 
 
-class AlreadyExists(Exception):  # noqa: N818 - an answer (409), not a fault
-    """Another row holds what must be unique. `constraint` names the rule, as `uq_users_email_lower`."""
+class AlreadyExists(Exception):  # noqa: N818 - a response (409), not a fault
+    """Another row has the unique value. `constraint` is its name, such as `uq_users_email_lower`."""
 
     def __init__(self, entity: str, constraint: str) -> None:
         super().__init__(f"another {entity} already has this ({constraint})")
@@ -32,12 +32,12 @@ class AlreadyExists(Exception):  # noqa: N818 - an answer (409), not a fault
         self.constraint = constraint
 
 
-class InUse(Exception):  # noqa: N818 - an answer (409), not a fault
-    """Other rows point to it."""
+class InUse(Exception):  # noqa: N818 - a response (409), not a fault
+    """Other rows refer to the row, or its state forbids the change."""
 
 
-class InvalidValue(ValueError):  # noqa: N818 - an answer (422), not a fault
-    """A CHECK of the schema says no. `constraint` names it, as `ck_subscription_plans_price_not_negative`."""
+class InvalidValue(ValueError):  # noqa: N818 - a response (422), not a fault
+    """A CHECK failed. `constraint` is its name, such as `ck_subscription_plans_price_not_negative`."""
 
     def __init__(self, entity: str, constraint: str) -> None:
         super().__init__(f"this {entity} breaks the rule {constraint}")
@@ -47,7 +47,7 @@ class InvalidValue(ValueError):  # noqa: N818 - an answer (422), not a fault
 
 @asynccontextmanager
 async def checked(connection: AsyncConnection, entity: str) -> AsyncIterator[None]:
-    """Gives constraint violations of the block their types; the transaction survives them."""
+    """Translates constraint violations of the block; the transaction stays usable."""
     try:
         async with connection.begin_nested():
             yield

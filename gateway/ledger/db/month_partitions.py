@@ -1,4 +1,4 @@
-"""Monthly partitions of the tables that grow for ever: made ahead, filled from the default one, dropped when old."""
+"""Month partitions of the growing tables: created ahead, filled from the default partition, dropped when old."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ PARTITIONED = ("usage_tracking", "analysis_history")
 
 _NAME = re.compile(rf"({'|'.join(PARTITIONED)})_(\d{{4}})_(\d{{2}})")
 
-# Any fixed number will do; it spells "months". Two nodes that make or drop the same month would otherwise fail one.
+# A fixed number, "months" in ASCII. Without the lock, two nodes that create the same month would conflict.
 _ADVISORY_LOCK = int.from_bytes(b"months", "big")
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Partition:
-    """A month of a table; `begins` is its first instant, in UTC."""
+class MonthPartition:
+    """A month of a table; `begins` is its start, in UTC."""
 
     table: str
     begins: datetime
@@ -35,43 +35,49 @@ class Partition:
 
 
 def is_partition(table_name: str) -> bool:
-    """Whether the name is one of a month's partition or of a default one."""
+    """Whether the name is that of a month partition or a default partition."""
     return _NAME.fullmatch(table_name) is not None or table_name in {f"{table}_default" for table in PARTITIONED}
 
 
-async def list_partitions(connection: AsyncConnection) -> tuple[Partition, ...]:
-    """The months there are, oldest first within each table."""
+async def list_partitions(connection: AsyncConnection) -> tuple[MonthPartition, ...]:
+    """The existing month partitions, oldest first within each table."""
     rows = await connection.execute(_CHILDREN, {"parents": list(PARTITIONED)})
     matches = (_NAME.fullmatch(row.name) for row in rows)
     return tuple(
-        sorted(Partition(match[1], datetime(int(match[2]), int(match[3]), 1, tzinfo=UTC)) for match in matches if match)
+        sorted(
+            MonthPartition(match[1], datetime(int(match[2]), int(match[3]), 1, tzinfo=UTC))
+            for match in matches
+            if match
+        )
     )
 
 
-async def ensure(connection: AsyncConnection, *, now: datetime, months_ahead: int = 3) -> tuple[Partition, ...]:
-    """Makes this month's partitions and the next ones' where missing; gives those it made.
+async def create_missing(
+    connection: AsyncConnection, *, now: datetime, months_ahead: int = 3
+) -> tuple[MonthPartition, ...]:
+    """Creates the missing partitions of this month and the next ones; gives them.
 
-    Rows that came before their month was made wait in the default partition and are moved.
+    It moves rows of a created month out of the default partition.
     """
-    await _one_at_a_time(connection)
+    await _lock(connection)
     existing = set(await list_partitions(connection))
     missing = [
-        Partition(table, begins)
+        MonthPartition(table, begins)
         for begins in _months(now, months_ahead + 1)
         for table in PARTITIONED
-        if Partition(table, begins) not in existing
+        if MonthPartition(table, begins) not in existing
     ]
     for partition in missing:
-        await _make(connection, partition)
+        await _create(connection, partition)
     return tuple(missing)
 
 
-async def drop_before(connection: AsyncConnection, instant: datetime) -> tuple[Partition, ...]:
-    """Drops the months that ended by `instant`, rows and all; gives them.
+async def drop_before(connection: AsyncConnection, instant: datetime) -> tuple[MonthPartition, ...]:
+    """Drops the partitions that ended by `instant`, with their rows; gives them.
 
-    A journal line of a dropped month would be taken for a new one: only for months that no journal holds any more.
+    The journal must have no entry of these months: without its row, an entry would be charged once more.
     """
-    await _one_at_a_time(connection)
+    await _lock(connection)
     ended = [partition for partition in await list_partitions(connection) if partition.ends <= instant]
     for partition in ended:
         await connection.execute(text(f"DROP TABLE {partition.name}"))
@@ -79,7 +85,7 @@ async def drop_before(connection: AsyncConnection, instant: datetime) -> tuple[P
 
 
 def month_before(instant: datetime, months: int) -> datetime:
-    """The first instant, in UTC, of the month that is so many months before that of `instant`; 0 is its own."""
+    """The start, in UTC, of the month `months` before that of `instant`."""
     utc = instant.astimezone(UTC)
     years, month = divmod(utc.year * 12 + utc.month - 1 - months, 12)
     return datetime(years, month + 1, 1, tzinfo=UTC)
@@ -91,19 +97,19 @@ _CHILDREN = text("""
 """)
 
 
-async def _one_at_a_time(connection: AsyncConnection) -> None:
+async def _lock(connection: AsyncConnection) -> None:
     await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
 
 
-async def _make(connection: AsyncConnection, partition: Partition) -> None:
-    """A table of its own first, then attached: the rows of the default one must be out of it before.
+async def _create(connection: AsyncConnection, partition: MonthPartition) -> None:
+    """Creates a separate table, moves the rows of the default partition to it, and attaches it.
 
-    The names and bounds stand in the text because DDL takes no parameters; all are made here, of dates.
+    DDL takes no parameters, so names and bounds are in the text; all of them come from dates.
     """
     default, name = f"{partition.table}_default", partition.name
     bounds = f"FROM ('{partition.begins.isoformat()}') TO ('{partition.ends.isoformat()}')"
     within = f"created_at >= '{partition.begins.isoformat()}' AND created_at < '{partition.ends.isoformat()}'"
-    # The order of locks is parent first, as a writer's; late rows wait here and then find their month.
+    # Locks the parent first, as writers do; rows that arrive meanwhile wait and then go to the new partition.
     for statement in (
         f"LOCK TABLE {partition.table} IN SHARE ROW EXCLUSIVE MODE",
         f"CREATE TABLE {name} (LIKE {partition.table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)",

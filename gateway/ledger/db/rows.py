@@ -1,4 +1,4 @@
-"""Rows as values: the fields of a frozen dataclass name the columns that it is read from; lists go by cursor."""
+"""Reads rows into frozen dataclasses, whose fields name the columns, and pages lists by cursor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 T = TypeVar("T")
 
-# A UUID behind microseconds since 1970 in 56 bits, which last until the year 4253.
+# Microseconds since 1970 in 56 bits, enough until the year 4253, and then a UUID.
 CURSOR = r"^[0-9a-f]{1,46}$"
 _CURSOR = re.compile(CURSOR[1:-1])
 _UUID_BITS = 128
@@ -22,13 +22,13 @@ _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=
 MAX_NUMBER = 2**63 - 1
 
 
-class InvalidCursor(ValueError):  # noqa: N818 - an answer (400), not a fault
-    """The cursor is not one that a list gave out."""
+class InvalidCursor(ValueError):  # noqa: N818 - a response (400), not a fault
+    """The cursor did not come from a list."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """A stretch of a list; `next_cursor` None at its end."""
+    """A page of a list; `next_cursor` is None on the last page."""
 
     data: tuple[T, ...]
     next_cursor: str | None
@@ -64,19 +64,19 @@ async def page_by_number(
     """The rows after `cursor`, newest first by their serial `id`."""
     number = query.selected_columns["id"]
     if cursor is not None:
-        query = query.where(number < number_of(cursor))
+        query = query.where(number < decode_cursor(cursor))
     rows = (await connection.execute(query.order_by(number.desc()).limit(limit + 1))).all()
     data = tuple(value(kind, row) for row in rows[:limit])
     return Page(data, encode_cursor(rows[limit - 1].id) if len(rows) > limit else None)
 
 
 def encode_cursor(number: int) -> str:
-    """Opaque on purpose. All hexadecimal numbers of its length are cursors, so a schema says all there is to say."""
+    """Every hexadecimal number of this length is a valid cursor, so a schema can validate cursors."""
     return f"{number:x}"
 
 
-def number_of(cursor: str) -> int:
-    """Where a list goes on that goes by number. Raises InvalidCursor."""
+def decode_cursor(cursor: str) -> int:
+    """The number that the next page follows. Raises InvalidCursor."""
     return min(_decoded(cursor), MAX_NUMBER)
 
 

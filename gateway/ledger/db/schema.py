@@ -1,4 +1,4 @@
-"""The schema's version: reads it and moves it, with Alembic, from inside the program."""
+"""Reads and migrates the schema revision with Alembic."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ from gateway.ledger.db.tables import metadata
 
 BASE = "base"
 
-# Any fixed number will do; it spells "schema". Held for the whole migration, so that of two nodes that start one waits.
+# A fixed number, "schema" in ASCII. Held during a migration, so that nodes that start together wait for each other.
 ADVISORY_LOCK = int.from_bytes(b"schema", "big")
 
-# Long enough for a queue of short transactions to pass, short enough not to stop the traffic behind a DDL lock.
+# Longer than short transactions take, short enough not to stall traffic behind a DDL lock.
 DDL_LOCK_TIMEOUT = "5s"
 
 
-class UnknownRevision(Exception):  # noqa: N818 - reads as the sentence it is
-    """The database, or the caller, names a revision that this version of the program does not have."""
+class UnknownRevision(Exception):  # noqa: N818 - named for the condition
+    """The database or the caller names a revision that this version does not have."""
 
 
-def _is_ours(_item: object, name: str | None, kind: str, _reflected: bool, _compare_to: object) -> bool:
+def _is_compared(_item: object, name: str | None, kind: str, _reflected: bool, _compare_to: object) -> bool:
     return not (kind == "table" and name is not None and is_partition(name))
 
 
-# What Alembic compares, and against what; partitions come and go by themselves.
+# Alembic compares all tables except month partitions, which the workers manage.
 COMPARISON: dict[str, Any] = {
     "target_metadata": metadata,
-    "include_object": _is_ours,
+    "include_object": _is_compared,
     "compare_type": True,
     "compare_server_default": True,
 }
 
 
 def head() -> str:
-    """The revision this version of the program works with."""
+    """The revision that this version works with."""
     revision = _scripts().get_current_head()
     if revision is None:
         raise UnknownRevision("this installation has no migrations")
@@ -54,23 +54,23 @@ def head() -> str:
 
 
 async def current(url: str) -> str | None:
-    """The revision the database is at; None for an empty one."""
+    """The database's revision; None for an empty database."""
     async with _connection(url) as connection:
         return await connection.run_sync(_revision_of)
 
 
 async def upgrade(url: str, revision: str = "head") -> str:
-    """Brings the database up to `revision`; gives the one it is then at. May raise UnknownRevision."""
+    """Upgrades the database to `revision`; gives the new revision. Raises UnknownRevision."""
     return await _migrate(url, lambda config: command.upgrade(config, revision))
 
 
 async def downgrade(url: str, revision: str) -> str:
-    """Takes the database back to `revision` (or "base", or "-1"). What the later ones held is lost."""
+    """Downgrades the database to `revision`, "base" or "-1". Data of later revisions is lost."""
     return await _migrate(url, lambda config: command.downgrade(config, revision))
 
 
 def new(name: str) -> Path:
-    """Writes the next, empty migration; gives its path."""
+    """Creates the next, empty migration; gives its path."""
     number = len(list(_scripts().walk_revisions())) + 1
     script = command.revision(_config(), message=name, rev_id=f"{number:04d}")
     if script is None or isinstance(script, list):
@@ -115,7 +115,7 @@ def _step_known(connection: Connection, step: Callable[[Config], None]) -> str:
 
 @asynccontextmanager
 async def _connection(url: str) -> AsyncIterator[AsyncConnection]:
-    """One connection without time limits: a migration takes as long as it takes."""
+    """A connection without timeouts, for migrations."""
     database = Database(url, pool_size=1, statement_timeout_seconds=0, lock_timeout_seconds=0)
     try:
         async with database.transaction() as connection:

@@ -1,4 +1,4 @@
-"""The one place that opens transactions and commits them."""
+"""Opens and commits all transactions."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-# Below the patience of a client that waits for an answer; the data plane has cached principals to go on with.
+# Shorter than clients wait; the data plane serves cached principals meanwhile.
 CONNECT_TIMEOUT_SECONDS = 2.0
 
-# How much longer than the server's own limit we wait before we take the server for dead.
+# The client's timeout exceeds the server's by this; past it the server counts as dead.
 GRACE_SECONDS = 1.0
 
-# The server was there and could not serve (PostgreSQL, appendix A): connection exceptions, insufficient resources,
-# operator intervention (shutdown, starting up, statement timeout), and rejected or missing credentials and databases.
+# Classes of errors that mean an outage (PostgreSQL, appendix A): connection exceptions, insufficient resources,
+# operator intervention (shutdown, startup, statement timeout), rejected credentials and missing databases.
 OUTAGE_CLASSES = ("08", "53", "57", "28", "3D")
 LOCK_NOT_AVAILABLE = "55P03"
 
@@ -28,7 +28,7 @@ _OF_ASYNCPG = (OSError, asyncpg.InterfaceError, asyncpg.PostgresError)  # Timeou
 
 
 class DatabaseUnavailable(Exception):  # noqa: N818 - a state of the world, answered with 503
-    """PostgreSQL cannot be reached, or cannot answer in time. Whether a commit under way was taken is unknown."""
+    """PostgreSQL is unreachable or too slow. Whether a commit in progress took effect is unknown."""
 
 
 CommitStep = Callable[[AsyncConnection, list[Any]], Awaitable[None]]
@@ -37,13 +37,13 @@ AUDIT_KEYS = "audit_keys"  # where `connection.info` has the keys of the connect
 _COMMIT_STEPS = "commit_steps"
 
 
-class InvalidDatabaseUrl(ValueError):  # noqa: N818 - reads as the sentence it is
-    """The URL is not one of PostgreSQL."""
+class InvalidDatabaseUrl(ValueError):  # noqa: N818 - named for the condition
+    """The URL is not a PostgreSQL URL."""
 
 
 @contextmanager
 def outages_typed() -> Iterator[None]:
-    """For what goes past the engine, which types its own: connecting, and asyncpg used directly."""
+    """Translates outages where the engine does not: when connecting, and around direct use of asyncpg."""
     try:
         yield
     except (*_OF_ASYNCPG, DBAPIError, PoolTimeout) as error:
@@ -87,7 +87,7 @@ class Database:
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=CONNECT_TIMEOUT_SECONDS,
-            pool_pre_ping=True,  # a restarted server then costs nobody an error
+            pool_pre_ping=True,  # so that a restarted server causes no error
             connect_args=_connect_args(statement_timeout_seconds, lock_timeout_seconds),
         )
         event.listen(self._engine.sync_engine, "handle_error", _type_outage)
@@ -107,12 +107,12 @@ class Database:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that PostgreSQL refuses to write in."""
+        """A read-only transaction."""
         async with self._connection() as connection:
             yield await connection.execution_options(postgresql_readonly=True)
 
     async def ping(self) -> None:
-        """Returns when the database answers."""
+        """Returns once the database answers."""
         async with self.read() as connection:
             await connection.execute(text("SELECT 1"))
 
@@ -124,7 +124,7 @@ class Database:
         async with AsyncExitStack() as stack:
             with outages_typed():
                 connection = await stack.enter_async_context(self._engine.connect())
-            # Not around this: a timeout that the block itself raises says nothing about the database.
+            # Outside `outages_typed`: a timeout that the block raises is no outage of the database.
             yield connection
 
     def __repr__(self) -> str:
@@ -135,7 +135,7 @@ def _asyncpg_url(url: str) -> URL:
     try:
         parsed = make_url(url)
     except ArgumentError:
-        # Not the URL itself: it holds a password.
+        # The URL contains a password, so the message does not.
         raise InvalidDatabaseUrl(
             "database.url: not a URL; expected postgresql://user:password@host:port/name"
         ) from None
@@ -145,11 +145,11 @@ def _asyncpg_url(url: str) -> URL:
 
 
 def _connect_args(statement_timeout_seconds: float, lock_timeout_seconds: float) -> dict[str, Any]:
-    # The server's limit ends a slow statement; the client's, a little later, ends waiting for a server that is frozen.
-    patience = statement_timeout_seconds + GRACE_SECONDS if statement_timeout_seconds else None
+    # The server's limit ends a slow statement; the client's, a little later, detects a frozen server.
+    client_timeout = statement_timeout_seconds + GRACE_SECONDS if statement_timeout_seconds else None
     return {
         "timeout": CONNECT_TIMEOUT_SECONDS,
-        "command_timeout": patience,
+        "command_timeout": client_timeout,
         "server_settings": {
             "application_name": "gateway",
             "timezone": "UTC",
@@ -160,7 +160,7 @@ def _connect_args(statement_timeout_seconds: float, lock_timeout_seconds: float)
 
 
 def _type_outage(context: ExceptionContext) -> BaseException | None:
-    # A failed ping of a pooled connection is no outage yet: the pool opens another.
+    # A failed ping of a pooled connection is no outage: the pool opens another connection.
     return None if context.is_pre_ping else _outage(context.original_exception)
 
 

@@ -14,7 +14,7 @@ from gateway.ledger.subscriptions import subscriptions
 from gateway.ledger.subscriptions.allowances import credits_of, plan_of, prorate
 from gateway.ledger.subscriptions.lifecycle import get_plan, period_length, plan_columns, renew
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription, get_for_update, transition
-from policies.billing.subscriptions import Event
+from policies.billing.subscriptions import SubscriptionEvent
 from policies.credits.allowances import remaining_share
 from policies.model import SubscriptionStatus
 
@@ -46,7 +46,7 @@ async def change(
     before = await get_for_update(connection, subscription_id)
     plan = await get_plan(connection, plan_id or before.plan_id)
     seats = before.quantity if quantity is None else quantity
-    transition(before, Event.CHANGE_PLAN if plan_id else Event.CHANGE_QUANTITY)
+    transition(before, SubscriptionEvent.CHANGE_PLAN if plan_id else SubscriptionEvent.CHANGE_QUANTITY)
     if at_period_end:
         later = {"next_plan_id": plan.id, "next_quantity": seats}
         is_unchanged = (plan.id, seats) == (before.plan_id, before.quantity)

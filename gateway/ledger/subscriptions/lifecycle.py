@@ -23,7 +23,7 @@ from gateway.ledger.subscriptions import subscriptions
 from gateway.ledger.subscriptions.allowances import open_period, plan_of, take_over_period
 from gateway.ledger.subscriptions.subscriptions import MANUAL, StoredSubscription, get_for_update, transition
 from policies.billing.periods import BillingPeriod, PeriodLength, nth_period
-from policies.billing.subscriptions import Event
+from policies.billing.subscriptions import SubscriptionEvent
 from policies.model import SubscriptionStatus
 
 
@@ -107,7 +107,7 @@ async def cancel(
 ) -> StoredSubscription:
     """Cancels at the period's end, or now. Granted credits stay until they expire."""
     subscription = await get_for_update(connection, subscription_id)
-    event = Event.CANCEL_AT_PERIOD_END if at_period_end else Event.CANCEL_NOW
+    event = SubscriptionEvent.CANCEL_AT_PERIOD_END if at_period_end else SubscriptionEvent.CANCEL_NOW
     no_next = {"next_plan_id": None, "next_quantity": None}
     changes = transition(subscription, event)
     return await subscriptions.update(
@@ -124,14 +124,14 @@ async def undo_cancel(connection: AsyncConnection, subscription_id: UUID) -> Sto
     """Lets the subscription renew after its period."""
     subscription = await get_for_update(connection, subscription_id)
     return await subscriptions.update(
-        connection, subscription_id, **transition(subscription, Event.UNDO_CANCEL), canceled_at=None
+        connection, subscription_id, **transition(subscription, SubscriptionEvent.UNDO_CANCEL), canceled_at=None
     )
 
 
 async def pause(connection: AsyncConnection, subscription_id: UUID) -> StoredSubscription:
     """Refuses calls and starts no period until it is resumed; the current period goes on."""
     subscription = await get_for_update(connection, subscription_id)
-    return await subscriptions.update(connection, subscription_id, **transition(subscription, Event.PAUSE))
+    return await subscriptions.update(connection, subscription_id, **transition(subscription, SubscriptionEvent.PAUSE))
 
 
 async def resume(
@@ -139,7 +139,7 @@ async def resume(
 ) -> StoredSubscription:
     """Continues the current period or, if that has ended, starts a new one at `now`."""
     subscription = await get_for_update(connection, subscription_id)
-    changes = transition(subscription, Event.RESUME)
+    changes = transition(subscription, SubscriptionEvent.RESUME)
     if now < subscription.current_period_end:
         return await subscriptions.update(connection, subscription_id, **changes)
     return await renew(connection, subscription, anchor=now, actor=actor, **changes)

@@ -29,7 +29,7 @@ from gateway.ledger.subscriptions.subscriptions import (
     update,
 )
 from policies.billing.periods import next_period
-from policies.billing.subscriptions import CHECKOUT_LIFETIME, Event, Schedule, due_event
+from policies.billing.subscriptions import CHECKOUT_LIFETIME, Schedule, SubscriptionEvent, due_event
 from policies.model import SubscriptionStatus
 
 ACTOR = "worker:subscriptions"
@@ -91,7 +91,7 @@ _DUE = text(f"""
 """)  # noqa: S608 - made of constants
 
 
-def _due_event(subscription: StoredSubscription, *, now: datetime, grace: timedelta) -> Event | None:
+def _due_event(subscription: StoredSubscription, *, now: datetime, grace: timedelta) -> SubscriptionEvent | None:
     times = Schedule(
         created_at=subscription.created_at,
         period_end=subscription.current_period_end,
@@ -102,7 +102,7 @@ def _due_event(subscription: StoredSubscription, *, now: datetime, grace: timede
 
 
 async def _apply(
-    connection: AsyncConnection, subscription: StoredSubscription, event: Event, *, actor: str
+    connection: AsyncConnection, subscription: StoredSubscription, event: SubscriptionEvent, *, actor: str
 ) -> StoredSubscription:
     changes = transition(subscription, event)
     if changes["status"] is not SubscriptionStatus.ACTIVE:
@@ -114,7 +114,7 @@ async def _apply(
     if subscription.next_plan_id is not None:
         plan = await get_plan(connection, subscription.next_plan_id) or plan
     end = subscription.current_period_end
-    anchor = end if event is Event.TRIAL_ENDED else subscription.period_anchor
+    anchor = end if event is SubscriptionEvent.TRIAL_ENDED else subscription.period_anchor
     zone = await time_zone_of(connection, subscription.user_id)
     span = next_period(anchor, period_length(plan), zone=zone, end=end)
     return await renew(connection, subscription, span=span, actor=actor, **changes)

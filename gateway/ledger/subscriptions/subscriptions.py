@@ -16,14 +16,14 @@ from gateway.ledger.db.outbox import bump_account
 from gateway.ledger.db.rows import Page, columns, page_by_time, value
 from gateway.ledger.db.tables import subscription_plans, subscriptions
 from gateway.ledger.db.tables.subscriptions import CURRENT_STATUSES
-from policies.billing.subscriptions import Event, IllegalEvent, State
+from policies.billing.subscriptions import IllegalEvent, State, SubscriptionEvent
 from policies.billing.subscriptions import transition as next_state
 from policies.model import SubscriptionStatus
 
 MANUAL = "manual"  # the provider of what no payment provider renews
 
 
-class IllegalTransition(Exception):  # noqa: N818 - an answer (409), not a fault
+class IllegalTransition(Exception):  # noqa: N818 - a response (409), not a fault
     """The subscription is not in a state for this; the message says what would be legal, and so does `illegal`."""
 
     def __init__(self, illegal: IllegalEvent) -> None:
@@ -160,7 +160,7 @@ async def update(connection: AsyncConnection, subscription_id: UUID, **changes: 
     return await get_existing(connection, subscription_id)
 
 
-def transition(subscription: StoredSubscription, event: Event) -> dict[str, Any]:
+def transition(subscription: StoredSubscription, event: SubscriptionEvent) -> dict[str, Any]:
     """The columns that the event changes by the table, for `update`. Raises IllegalTransition."""
     state = next_state(subscription.state, event)
     if isinstance(state, IllegalEvent):

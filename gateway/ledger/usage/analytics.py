@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import Date, Label, cast, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.db.rows import Page, encode_cursor, number_of
+from gateway.ledger.db.rows import Page, decode_cursor, encode_cursor
 from gateway.ledger.db.session import DatabaseUnavailable
 from gateway.ledger.db.tables import usage_tracking
 from gateway.ledger.usage.history import UsageFilter, matching
@@ -30,7 +30,7 @@ class Dimension(StrEnum):
     USER = "user"
 
 
-class TooMuch(Exception):  # noqa: N818 - an answer (422), not a fault
+class TooMuch(Exception):  # noqa: N818 - a response (422), not a fault
     """Summing takes longer than a question may."""
 
 
@@ -65,7 +65,7 @@ async def group_usage(
 
     `wanted` must have both ends, so that no other month's partition is read.
     """
-    first = 0 if cursor is None else number_of(cursor)
+    first = 0 if cursor is None else decode_cursor(cursor)
     keys = [_KEYS[dimension] for dimension in by]
     query = matching(select(*keys, *_SUMS), usage_tracking, wanted).group_by(*keys).order_by(*keys)
     await connection.execute(text(f"SET LOCAL statement_timeout = {TIMEOUT_SECONDS * 1000}"))

@@ -30,7 +30,7 @@ class Ingested:
     accounts: int
 
 
-class MalformedLines(ValueError):  # noqa: N818 - reads as the sentence it is
+class MalformedLines(ValueError):  # noqa: N818 - named for the condition
     """PostgreSQL refused the batch; the message names the line and the column. The transaction is lost."""
 
 

@@ -1,4 +1,4 @@
-"""Drops months of usage that are older than they are kept for: whole partitions, never row by row."""
+"""Creates month partitions ahead of time, and drops those that are older than the retention."""
 
 from __future__ import annotations
 
@@ -15,17 +15,33 @@ from gateway.meter.journal import Journal
 
 ACTOR = "worker:retention"
 
-# An entry is as old as the end of its call. More than a call takes, and than clocks differ by.
+# A journal entry is dated at the end of its call. Longer than any call, and than clocks differ.
 MARGIN = timedelta(days=1)
 
 log = structlog.get_logger(__name__)
 
 
-class Retention:
-    """Keeps the current month and `keep_months` before it.
+class MonthPartitionWorker:
+    """Creates the partitions of this month and the next ones.
 
-    While the journal holds an entry of a month, that month stays: its row is what keeps the entry from being charged
-    again.
+    A late run is harmless: rows of a missing month go to the default partition and are moved later.
+    """
+
+    idle_seconds = 3600.0
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def run_once(self) -> int:
+        """Gives how many partitions it created."""
+        async with self._database.transaction() as connection:
+            return len(await month_partitions.create_missing(connection, now=clock.now()))
+
+
+class RetentionWorker:
+    """Drops months before the last `keep_months`.
+
+    A month stays while the journal has an entry of it: the entry's row prevents a second charge.
     """
 
     idle_seconds = 3600.0
@@ -39,7 +55,7 @@ class Retention:
         self._now = now
 
     async def run_once(self) -> int:
-        """Drops what has ended before the months to keep; gives how many partitions that were."""
+        """Gives how many partitions it dropped."""
         now = self._now()
         kept_from = month_partitions.month_before(now, self._keep_months)
         backlog = await self._journal.backlog()

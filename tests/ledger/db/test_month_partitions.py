@@ -9,7 +9,13 @@ from uuid import uuid4
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.db.month_partitions import Partition, drop_before, ensure, list_partitions, month_before
+from gateway.ledger.db.month_partitions import (
+    MonthPartition,
+    create_missing,
+    drop_before,
+    list_partitions,
+    month_before,
+)
 from gateway.ledger.db.session import Database
 from gateway.ledger.usage.history import UsageFilter, list_usage
 from gateway.ledger.usage.ingestion import Ingested, ingest
@@ -24,7 +30,7 @@ async def _where_rows_are(connection: AsyncConnection) -> list[str]:
 
 
 async def test_months_are_made_ahead_over_the_end_of_a_year(connection: AsyncConnection) -> None:
-    made = await ensure(connection, now=LAST_MOMENT, months_ahead=2)
+    made = await create_missing(connection, now=LAST_MOMENT, months_ahead=2)
     assert [one.name for one in made if one.table == "usage_tracking"] == [
         "usage_tracking_2026_12",
         "usage_tracking_2027_01",
@@ -34,8 +40,8 @@ async def test_months_are_made_ahead_over_the_end_of_a_year(connection: AsyncCon
 
 
 async def test_ensuring_again_makes_nothing(connection: AsyncConnection) -> None:
-    await ensure(connection, now=LAST_MOMENT)
-    assert await ensure(connection, now=LAST_MOMENT) == ()
+    await create_missing(connection, now=LAST_MOMENT)
+    assert await create_missing(connection, now=LAST_MOMENT) == ()
 
 
 async def test_rows_that_came_early_move_into_their_month(connection: AsyncConnection) -> None:
@@ -46,7 +52,7 @@ async def test_rows_that_came_early_move_into_their_month(connection: AsyncConne
     ]
     await ingest(connection, lines)
     assert await _where_rows_are(connection) == ["usage_tracking_default"] * 3
-    await ensure(connection, now=LAST_MOMENT, months_ahead=1)
+    await create_missing(connection, now=LAST_MOMENT, months_ahead=1)
     months = ["usage_tracking_2026_12", "usage_tracking_2027_01", "usage_tracking_default"]
     assert await _where_rows_are(connection) == months
     assert len((await list_usage(connection, UsageFilter(user_id=user_id))).data) == 3
@@ -55,17 +61,17 @@ async def test_rows_that_came_early_move_into_their_month(connection: AsyncConne
 async def test_a_replay_across_the_making_of_a_month_still_changes_nothing(connection: AsyncConnection) -> None:
     line = a_line(uuid4(), at=LAST_MOMENT, usage_type="analysis")
     await ingest(connection, [line])
-    await ensure(connection, now=LAST_MOMENT)
+    await create_missing(connection, now=LAST_MOMENT)
     assert await ingest(connection, [line]) == Ingested(0, 0)
 
 
 async def test_only_months_that_have_ended_are_dropped(connection: AsyncConnection) -> None:
-    await ensure(connection, now=LAST_MOMENT, months_ahead=1)
+    await create_missing(connection, now=LAST_MOMENT, months_ahead=1)
     assert await drop_before(connection, LAST_MOMENT) == ()
     dropped = await drop_before(connection, datetime(2027, 1, 1, tzinfo=UTC))
     assert [one.name for one in dropped] == ["analysis_history_2026_12", "usage_tracking_2026_12"]
     january = datetime(2027, 1, 1, tzinfo=UTC)
-    left = (Partition("analysis_history", january), Partition("usage_tracking", january))
+    left = (MonthPartition("analysis_history", january), MonthPartition("usage_tracking", january))
     assert await list_partitions(connection) == left
 
 
@@ -88,7 +94,7 @@ async def test_months_are_made_while_rows_come_in_and_by_several_at_once(own_dat
 
     async def make() -> None:
         async with database.transaction() as connection:
-            await ensure(connection, now=LAST_MOMENT)
+            await create_missing(connection, now=LAST_MOMENT)
 
     await asyncio.gather(*(job() for _ in range(4) for job in (write, make)))
     async with database.read() as connection:

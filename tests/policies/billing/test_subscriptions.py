@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from policies.billing.subscriptions import (
     REQUESTS,
-    Event,
     IllegalEvent,
     Schedule,
     State,
+    SubscriptionEvent,
     due_event,
     legal_requests,
     state_from_provider,
@@ -28,18 +28,18 @@ OVER = (Status.CANCELED, Status.EXPIRED)
 STATES = [State(status, is_ending) for status, is_ending in product(Status, (False, True))]
 
 states = st.sampled_from(STATES)
-events = st.sampled_from(tuple(Event))
+events = st.sampled_from(tuple(SubscriptionEvent))
 
 
 @pytest.mark.parametrize("state", [State(status) for status in OVER])
 def test_nothing_brings_an_ended_one_back_but_its_provider(state: State) -> None:
-    assert [event for event in Event if not isinstance(transition(state, event), IllegalEvent)] == []
+    assert [event for event in SubscriptionEvent if not isinstance(transition(state, event), IllegalEvent)] == []
     assert state_from_provider(Status.ACTIVE, is_ending=False) == State(Status.ACTIVE)
-    assert "start another" in str(transition(state, Event.RESUME))
+    assert "start another" in str(transition(state, SubscriptionEvent.RESUME))
 
 
 @given(path=st.lists(events, max_size=30))
-def test_every_path_from_the_first_state_stays_in_states_that_make_sense(path: list[Event]) -> None:
+def test_every_path_from_the_first_state_stays_in_states_that_make_sense(path: list[SubscriptionEvent]) -> None:
     state = State(Status.INCOMPLETE)
     for event in path:
         after = transition(state, event)
@@ -58,12 +58,12 @@ def test_what_is_said_to_be_legal_is(state: State) -> None:
 
 @pytest.mark.parametrize("status", [Status.TRIALING, Status.ACTIVE, Status.PAST_DUE, Status.PAUSED])
 def test_one_that_is_to_end_can_be_kept_until_it_has(status: Status) -> None:
-    ending = transition(State(status), Event.CANCEL_AT_PERIOD_END)
+    ending = transition(State(status), SubscriptionEvent.CANCEL_AT_PERIOD_END)
     assert ending == State(status, is_ending=True)
-    assert transition(State(status, is_ending=True), Event.UNDO_CANCEL) == State(status)
-    over = Event.TRIAL_ENDED if status is Status.TRIALING else Event.PERIOD_ENDED
+    assert transition(State(status, is_ending=True), SubscriptionEvent.UNDO_CANCEL) == State(status)
+    over = SubscriptionEvent.TRIAL_ENDED if status is Status.TRIALING else SubscriptionEvent.PERIOD_ENDED
     assert transition(State(status, is_ending=True), over) == State(Status.EXPIRED)
-    assert isinstance(transition(State(status), Event.UNDO_CANCEL), IllegalEvent)
+    assert isinstance(transition(State(status), SubscriptionEvent.UNDO_CANCEL), IllegalEvent)
 
 
 @given(
@@ -92,16 +92,16 @@ def test_what_is_due_is_legal_and_ends(
     ("state", "passed", "expected"),
     [
         (State(Status.PAST_DUE), GRACE - timedelta(seconds=1), None),
-        (State(Status.PAST_DUE), GRACE, Event.GRACE_ENDED),
+        (State(Status.PAST_DUE), GRACE, SubscriptionEvent.GRACE_ENDED),
         (State(Status.INCOMPLETE), timedelta(hours=23), None),
-        (State(Status.INCOMPLETE), timedelta(hours=24), Event.CHECKOUT_ABANDONED),
-        (State(Status.TRIALING), timedelta(0), Event.TRIAL_ENDED),
-        (State(Status.ACTIVE), timedelta(0), Event.PERIOD_ENDED),
+        (State(Status.INCOMPLETE), timedelta(hours=24), SubscriptionEvent.CHECKOUT_ABANDONED),
+        (State(Status.TRIALING), timedelta(0), SubscriptionEvent.TRIAL_ENDED),
+        (State(Status.ACTIVE), timedelta(0), SubscriptionEvent.PERIOD_ENDED),
         (State(Status.ACTIVE), -timedelta(seconds=1), None),
         (State(Status.PAUSED), timedelta(0), None),
-        (State(Status.PAUSED, is_ending=True), timedelta(0), Event.PERIOD_ENDED),
+        (State(Status.PAUSED, is_ending=True), timedelta(0), SubscriptionEvent.PERIOD_ENDED),
     ],
 )
-def test_what_the_clock_brings(state: State, passed: timedelta, expected: Event | None) -> None:
+def test_what_the_clock_brings(state: State, passed: timedelta, expected: SubscriptionEvent | None) -> None:
     at = NOON - passed
     assert due_event(state, Schedule(at, at, at, is_manual=True), now=NOON, grace=GRACE) is expected

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import text
 
 from gateway.ledger.db import month_partitions
-from gateway.workers.usage.month_partitions import PartitionKeeper
+from gateway.workers.usage.retention import MonthPartitionWorker
 from tests.workers.conftest import Backend
 
 
@@ -13,7 +13,7 @@ async def test_missing_months_are_made_once(backend: Backend) -> None:
     async with backend.database.transaction() as connection:
         for partition in await month_partitions.list_partitions(connection):
             await connection.execute(text(f"DROP TABLE {partition.name}"))
-    keeper = PartitionKeeper(backend.database)
+    keeper = MonthPartitionWorker(backend.database)
     made = await keeper.run_once()
     assert made >= 4
     assert await keeper.run_once() == 0

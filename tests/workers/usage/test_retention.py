@@ -8,14 +8,14 @@ from gateway.ledger.audit import audit_log
 from gateway.ledger.audit.audit_log import AuditFilter
 from gateway.ledger.db import month_partitions
 from gateway.ledger.usage.ingestion import ingest
-from gateway.workers.usage.retention import Retention
+from gateway.workers.usage.retention import RetentionWorker
 from tests.ledger.make import a_line
 from tests.workers.conftest import Backend
 
 
 async def _a_year_of_months(backend: Backend, *, until: datetime) -> None:
     async with backend.database.transaction() as connection:
-        await month_partitions.ensure(connection, now=month_partitions.month_before(until, 12), months_ahead=12)
+        await month_partitions.create_missing(connection, now=month_partitions.month_before(until, 12), months_ahead=12)
 
 
 async def _months(backend: Backend) -> list[str]:
@@ -23,8 +23,8 @@ async def _months(backend: Backend) -> list[str]:
         return [partition.name for partition in await month_partitions.list_partitions(connection)]
 
 
-def _retention(backend: Backend, now: datetime, *, keep_months: int) -> Retention:
-    return Retention(backend.database, backend.journal, keep_months=keep_months, now=lambda: now)
+def _retention(backend: Backend, now: datetime, *, keep_months: int) -> RetentionWorker:
+    return RetentionWorker(backend.database, backend.journal, keep_months=keep_months, now=lambda: now)
 
 
 async def test_months_before_the_kept_ones_are_dropped_and_the_audit_log_says_so(backend: Backend) -> None:

@@ -39,7 +39,7 @@ from gateway.ledger.subscriptions import lifecycle, subscriptions
 from gateway.ledger.subscriptions.subscriptions import MANUAL, StoredSubscription, transition
 from gateway.payments.provider import Provider
 from policies.billing.payments import ObjectKind, ObjectRef
-from policies.billing.subscriptions import Event
+from policies.billing.subscriptions import SubscriptionEvent
 from policies.model import SubscriptionStatus
 
 
@@ -146,7 +146,7 @@ async def end_subscription(
     """With its period; you have access until then. With `?now=true` at once."""
     found = await _own(me, subscription_id)
     at_period_end = not ending.now and found.status is not SubscriptionStatus.INCOMPLETE
-    transition(found, Event.CANCEL_AT_PERIOD_END if at_period_end else Event.CANCEL_NOW)
+    transition(found, SubscriptionEvent.CANCEL_AT_PERIOD_END if at_period_end else SubscriptionEvent.CANCEL_NOW)
     if _is_billed(found):
         provider = checkout_service.provider(found.provider)
         call = provider.cancel(_remote_id(found), at_period_end=at_period_end)
@@ -165,7 +165,7 @@ async def undo_cancellation(
 ) -> OwnSubscription:
     """One that was to end with its period does not."""
     found = await _own(me, subscription_id)
-    transition(found, Event.UNDO_CANCEL)
+    transition(found, SubscriptionEvent.UNDO_CANCEL)
     if _is_billed(found):
         provider = checkout_service.provider(found.provider)
         call = provider.resume(_remote_id(found))
@@ -185,7 +185,7 @@ async def change_plan(
     """Between paid plans at once, price and credits in proportion to what is left of the period; to a free plan with
     the next period. From a free plan to a paid one, subscribe to that."""
     found = await _own(me, subscription_id)
-    transition(found, Event.CHANGE_PLAN)
+    transition(found, SubscriptionEvent.CHANGE_PLAN)
     async with me.unit_of_work.read() as connection:
         plan = await _offered(connection, body.plan_id)
     if _is_billed(found):

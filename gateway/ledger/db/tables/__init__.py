@@ -1,4 +1,4 @@
-"""The schema as SQLAlchemy Core tables, by noun. `migrations/` makes it; a test holds the two equal."""
+"""The schema as SQLAlchemy Core tables. `migrations/` creates it; a test compares the two."""
 
 from gateway.ledger.db.tables.accounts import admin_tokens, api_keys, users
 from gateway.ledger.db.tables.administration import audit_head, audit_personal, idempotent_requests
@@ -13,7 +13,6 @@ from gateway.ledger.db.tables.catalogue import (
 )
 from gateway.ledger.db.tables.columns import metadata, new_id
 from gateway.ledger.db.tables.credits import credit_grants, credit_ledger, user_credits
-from gateway.ledger.db.tables.meter import meter_epochs
 from gateway.ledger.db.tables.notifications import notice_deliveries, notices
 from gateway.ledger.db.tables.payments import (
     billing_cursors,
@@ -35,6 +34,7 @@ from gateway.ledger.db.tables.usage import (
     audit_log,
     journal_offsets,
     journal_poison,
+    meter_epochs,
     outbox,
     refused_requests,
     usage_tracking,

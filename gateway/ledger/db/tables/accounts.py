@@ -1,4 +1,4 @@
-"""Who may call: users, their API keys, and the tokens of administrators."""
+"""Users, their API keys, and admin tokens."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ users = Table(
     Index("uq_users_email_lower", text("lower(email)"), unique=True),
     # The list of users, newest first, by cursor.
     Index("ix_users_created_at_id", "created_at", "id"),
-    # The workers that finish what a deletion began.
+    # The workers that complete deletions.
     Index("ix_users_deleted_at", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
     comment="An account: what is limited, charged and billed",
 )
@@ -83,7 +83,7 @@ api_keys = Table(
     Column("name", Text, nullable=False, server_default=text("''")),
     Column("prefix", Text, nullable=False, comment="The first characters of the key, to recognise it by"),
     Column("last4", Text, nullable=False),
-    # Unique serves the lookup of every cold request.
+    # The unique index serves the lookup of each key that is not cached.
     Column("key_hash", LargeBinary, nullable=False, unique=True, comment="HMAC-SHA-256 of the key under the pepper"),
     Column("pepper_version", SmallInteger, nullable=False, server_default=text("1")),
     Column(
@@ -128,7 +128,7 @@ api_keys = Table(
     Index("ix_api_keys_created_at_id", "created_at", "id"),
     # Which key replaced this one.
     Index("ix_api_keys_rotated_from", "rotated_from", postgresql_where=text("rotated_from IS NOT NULL")),
-    # How imported keys begin, so that what begins otherwise is not looked up.
+    # Prefixes of imported keys; keys with another prefix need no lookup.
     Index("ix_api_keys_prefix", "prefix", postgresql_where=text("is_foreign")),
     comment="API keys. The secret is shown once and never stored",
 )

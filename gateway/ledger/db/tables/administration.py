@@ -1,4 +1,4 @@
-"""What administration keeps beside its log: the end of the chain, what can be erased of it, and answers to repeat."""
+"""The head and the personal data of the audit log, and stored responses of idempotent requests."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ audit_personal = Table(
     Column("salt", LargeBinary, nullable=False, comment="Of the digests in audit_log; gone with the data"),
     Column("before", JSONB(none_as_null=True)),
     Column("after", JSONB(none_as_null=True)),
-    # What is to be erased with a user.
+    # Erasure of a user.
     Index("ix_audit_personal_user_id", "user_id"),
     comment="The personal data of audit_log, apart from it, so that it can be erased and the chain still holds",
 )

@@ -1,4 +1,4 @@
-"""What is sold: products, plans with their tiers and permissions, and the version of it all."""
+"""Products, plans with their tiers and permissions, and the version of the catalogue."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ subscription_plans = Table(
     iso_4217(),
     one_of("pricing_model", PRICING_MODELS),
     one_of("billing_interval", INTERVALS),
-    # As gateway.yaml has it; also fit to stand in paths, labels and journal lines as it is.
+    # The pattern of gateway.yaml; such an id needs no escaping in paths, labels and journal lines.
     CheckConstraint("id ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'", name="id_is_a_word"),
     CheckConstraint("jsonb_typeof(features) = 'object'", name="features_is_an_object"),
     *positive("billing_interval_count"),
@@ -134,7 +134,7 @@ pricing_tiers = Table(
     created_at(),
     *positive("up_to"),
     *not_negative("unit_price", "flat_price"),
-    # One open-ended tier a plan: two NULLs are the same bound. Also the ordered read of a plan's tiers.
+    # One open-ended tier per plan, since NULLs count as equal. Also reads a plan's tiers in order.
     Index("uq_pricing_tiers_plan_id_up_to", "plan_id", text(f"coalesce(up_to, {2**63 - 1})"), unique=True),
     comment="Tiers of plans priced tiered or volume",
 )
@@ -155,7 +155,7 @@ plan_permissions = Table(
     Column("plan_id", Text, ForeignKey("subscription_plans.id", ondelete="CASCADE"), primary_key=True),
     Column("permission_id", PG_UUID(as_uuid=True), ForeignKey("permissions.id", ondelete="CASCADE"), primary_key=True),
     created_at(),
-    # Which plans hold this permission.
+    # The plans that grant a permission.
     Index("ix_plan_permissions_permission_id", "permission_id"),
     comment="Which plan grants which permission",
 )

@@ -72,7 +72,7 @@ def id_column() -> Column[UUID]:
 
 
 def serial_column() -> Column[int]:
-    """For logs whose order is their meaning."""
+    """For logs, whose rows are ordered."""
     return Column("id", BigInteger, Identity(always=True), primary_key=True)
 
 
@@ -106,13 +106,13 @@ def currency_column() -> Column[str]:
 
 
 def one_of(column: str, values: Iterable[str] | type[StrEnum]) -> CheckConstraint:
-    """Text with a CHECK, not a PostgreSQL enum: a value can be added, and dropped, in a plain migration."""
+    """Text with a CHECK, not a PostgreSQL enum, so that a migration can add and drop values."""
     listed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} IN ({listed})", name=column)
 
 
 def not_negative(*columns: str) -> list[CheckConstraint]:
-    """NULL passes a CHECK, which is what `no limit` wants."""
+    """NULL, such as `no limit`, passes the CHECK."""
     return [CheckConstraint(f"{column} >= 0", name=f"{column}_not_negative") for column in columns]
 
 

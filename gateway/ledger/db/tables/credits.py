@@ -1,4 +1,4 @@
-"""Credits: the balance of an account, the grants it is made of, and the book of every movement.
+"""Credits: the balance of an account, its grants, and the ledger of every movement.
 
 sum(credit_ledger.amount) = user_credits.current_credits
 sum(credit_grants.remaining) = greatest(user_credits.current_credits, 0)
@@ -79,7 +79,7 @@ user_credits = Table(
         "period_shortfall",
         "credit_seq",
     ),
-    # The refill worker: whose refill is due.
+    # Accounts whose refill is due.
     Index(
         "ix_user_credits_next_credit_refill",
         "next_credit_refill",
@@ -117,9 +117,9 @@ credit_grants = Table(
     CheckConstraint("remaining BETWEEN 0 AND amount", name="remaining_within_amount"),
     CheckConstraint("expires_at > effective_at", name="expires_after_it_begins"),
     CheckConstraint("NOT is_scheduled OR remaining = 0", name="scheduled_is_not_spendable"),
-    # A period's credits are granted once, whoever tries.
+    # A period's credits are granted once.
     UniqueConstraint("subscription_id", "period_start"),
-    # Burning: an account's open grants in the order they burn.
+    # Burn-down: an account's open grants in order.
     Index(
         "ix_credit_grants_open",
         "user_id",
@@ -128,13 +128,13 @@ credit_grants = Table(
         "id",
         postgresql_where=text("remaining > 0"),
     ),
-    # The expiry worker: open grants whose time has come.
+    # The expiry worker: grants that are due to expire.
     Index(
         "ix_credit_grants_expiring",
         "expires_at",
         postgresql_where=text("remaining > 0 AND expires_at IS NOT NULL"),
     ),
-    # The worker: scheduled grants whose time has come.
+    # The expiry worker: scheduled grants that are due to start.
     Index("ix_credit_grants_scheduled", "effective_at", postgresql_where=text("is_scheduled")),
     # A user's grants, newest first.
     Index("ix_credit_grants_user_id_created_at", "user_id", "created_at"),
@@ -160,7 +160,7 @@ credit_ledger = Table(
         " WHEN kind IN ('usage', 'expiry', 'clawback') THEN amount < 0 ELSE true END",
         name="amount_sign",
     ),
-    # A user's book, newest first, by cursor; its last row is the balance. And its sum, from the index alone.
+    # A user's ledger, newest first, by cursor; and its sum by an index-only scan.
     Index("ix_credit_ledger_user_id_id", "user_id", "id", postgresql_include=["amount"]),
     Index("ix_credit_ledger_grant_id", "grant_id", postgresql_where=text("grant_id IS NOT NULL")),
     comment="Every movement of credits. Append-only: a trigger refuses UPDATE, DELETE and TRUNCATE",

@@ -1,4 +1,4 @@
-"""What users and the operator are still to be told, and how each telling went."""
+"""Notifications and their deliveries by channel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ notices = Table(
     Column("once", Text, comment="What is noted once for each user, such as a threshold of a period; NULL: each time"),
     created_at(),
     UniqueConstraint("user_id", "once"),
-    # Tidying up.
+    # Cleanup.
     Index("ix_notices_created_at", "created_at", postgresql_where=text("once IS NULL")),
     CheckConstraint("jsonb_typeof(payload) = 'object'", name="payload_is_an_object"),
     comment="What happened that someone should be told, written with the change itself",
@@ -41,7 +41,7 @@ notice_deliveries = Table(
     one_of("status", DELIVERY_STATUSES),
     *not_negative("attempts"),
     CheckConstraint("(status = 'pending') = (ended_at IS NULL)", name="ended_unless_pending"),
-    # The worker: what is due.
+    # The worker: due deliveries.
     Index("ix_notice_deliveries_due_at", "due_at", postgresql_where=text("status = 'pending'")),
     comment="How the telling of a notice goes by each channel",
 )

@@ -1,4 +1,4 @@
-"""What buying takes beyond the contracts: checkouts under way, how fresh our knowledge is, where a walk has got to."""
+"""Checkouts, the freshness of provider objects, polling cursors, usage reports and invoice numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people sign in with, and what slows guessing down. Nothing here opens a door to who reads it."""
+"""Login sessions, refresh tokens, one-time tokens and throttles. Reading these tables gives no access."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ sessions = Table(
     moment("expires_at", nullable=False, comment="Moved on by each refresh"),
     moment("revoked_at"),
     created_at(),
-    # A user's sessions: all of them end with a password, and an address is known by them.
+    # A user's sessions: a new password ends all of them, and they tell known addresses.
     Index("ix_sessions_user_id", "user_id"),
-    # Tidying up.
+    # Cleanup.
     Index("ix_sessions_expires_at", "expires_at"),
     comment="A login and all the tokens that came of it: a family, revoked as one",
 )
@@ -49,7 +49,7 @@ one_time_tokens = Table(
     created_at(),
     one_of("purpose", PURPOSES),
     Index("ix_one_time_tokens_user_id", "user_id"),
-    # Tidying up.
+    # Cleanup.
     Index("ix_one_time_tokens_expires_at", "expires_at"),
     comment="Sent by mail. The token is a MAC of the row under a secret that is not here",
 )
@@ -59,7 +59,7 @@ throttles = Table(
     metadata,
     Column("subject", LargeBinary, primary_key=True, comment="Digest of what is slowed down: an address, an account"),
     moment("free_at", nullable=False, comment="When all that was taken is given back; past it, the row says nothing"),
-    # Tidying up.
+    # Cleanup.
     Index("ix_throttles_free_at", "free_at"),
     comment="Attempts of late, as one instant each (GCRA)",
 )

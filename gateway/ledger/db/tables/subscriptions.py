@@ -1,4 +1,4 @@
-"""What users agreed to and paid: subscriptions, payments, invoices, and what providers told us."""
+"""Subscriptions, invoices, payments, and the inbox of provider webhooks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from policies.model import SubscriptionStatus
 
 PROVIDERS = ("stripe", "lemon_squeezy", "manual")
 
-# The statuses of the one subscription an account lives on; the others are history or not yet begun.
+# The statuses of an account's current subscription; the others are ended or not started.
 CURRENT_STATUSES = (
     SubscriptionStatus.TRIALING,
     SubscriptionStatus.ACTIVE,
@@ -86,15 +86,15 @@ subscriptions = Table(
     CheckConstraint("current_period_end > current_period_start", name="period_order"),
     CheckConstraint("trial_end > trial_start", name="trial_order"),
     UniqueConstraint("provider", "provider_subscription_id"),
-    # An account lives on one subscription at a time; also finds it for every cold request.
+    # An account has one current subscription; also finds it for each key that is not cached.
     Index("uq_subscriptions_current", "user_id", unique=True, postgresql_where=text(CURRENT)),
-    # An account has one trial, ever.
+    # An account has one trial.
     Index("uq_subscriptions_trial", "user_id", unique=True, postgresql_where=text("trial_start IS NOT NULL")),
-    # A user's subscriptions, newest first; the newest stands in where none is current.
+    # A user's subscriptions, newest first.
     Index("ix_subscriptions_user_id_created_at", "user_id", "created_at"),
-    # The refill worker: periods that have ended.
+    # The renewal worker: periods that have ended.
     Index("ix_subscriptions_current_period_end", "current_period_end", postgresql_where=text(CURRENT)),
-    # The worker: grace that has ended, checkouts that nobody completed.
+    # The renewal worker: ended grace, abandoned checkouts.
     Index("ix_subscriptions_past_due_since", "past_due_since", postgresql_where=text("status = 'past_due'")),
     Index("ix_subscriptions_incomplete", "created_at", postgresql_where=text("status = 'incomplete'")),
     Index("ix_subscriptions_plan_id", "plan_id"),
@@ -122,7 +122,7 @@ invoices = Table(
     "invoices",
     metadata,
     id_column(),
-    # Taken under a lock when issued, not from a sequence, which leaves gaps on rollback.
+    # Assigned under a lock at issue: a sequence would leave gaps on rollback.
     Column("number", BigInteger, unique=True, comment="Gapless, in order of issue; NULL while a draft"),
     Column("user_id", PG_UUID(as_uuid=True), ForeignKey("users.id", ondelete="RESTRICT"), nullable=False),
     Column("subscription_id", PG_UUID(as_uuid=True), ForeignKey("subscriptions.id", ondelete="RESTRICT")),
@@ -151,7 +151,7 @@ invoices = Table(
     *positive("number"),
     CheckConstraint("total = subtotal + tax", name="total_is_the_sum"),
     CheckConstraint("status = 'draft' OR number IS NOT NULL OR provider <> 'manual'", name="numbered_when_issued"),
-    # An invoice is taken back whole, once; and issued once for a period.
+    # An invoice has at most one credit note, and a period at most one invoice.
     UniqueConstraint("corrects_id"),
     Index(
         "uq_invoices_subscription_id_period_start",
@@ -205,7 +205,7 @@ payment_transactions = Table(
     one_of("status", ("pending", "completed", "failed", "refunded", "partially_refunded", "disputed")),
     *not_negative("amount", "refunded_amount", "credits_awarded", "credits_withdrawn"),
     CheckConstraint("refunded_amount <= amount", name="refunded_within_amount"),
-    # One payment awards once, however often its webhook comes.
+    # A payment is booked once, however often its webhook arrives.
     UniqueConstraint("provider", "provider_payment_id"),
     # A user's payments, newest first, by cursor.
     Index("ix_payment_transactions_user_id_created_at_id", "user_id", "created_at", "id"),
@@ -241,9 +241,9 @@ webhook_events = Table(
     one_of("provider", PROVIDERS),
     one_of("status", ("received", "processed", "ignored", "failed")),
     *not_negative("attempts"),
-    # A delivery repeated is the same event.
+    # A repeated delivery is the same event.
     UniqueConstraint("provider", "provider_event_id"),
-    # The worker: events still to be processed.
+    # The worker: events to be processed.
     Index("ix_webhook_events_due", "next_attempt_at", postgresql_where=text("status IN ('received', 'failed')")),
     # All events, newest first, by cursor.
     Index("ix_webhook_events_created_at_id", "created_at", "id"),

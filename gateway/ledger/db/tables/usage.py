@@ -1,4 +1,4 @@
-"""What happened: usage, its history, refusals, changes, and the queues between PostgreSQL and Redis."""
+"""Usage, its history, refusals, the audit log, and the queues between PostgreSQL and Redis."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    func,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -42,7 +43,7 @@ usage_tracking = Table(
     metadata,
     Column("request_id", PG_UUID(as_uuid=True), primary_key=True),
     moment("created_at", primary_key=True, comment="When the request was admitted, by the Redis clock"),
-    # No foreign keys: five lookups a row would halve what a writer takes, and a row must never be refused.
+    # No foreign key: five lookups per row would halve the writer's throughput, and a row must never be refused.
     Column("user_id", PG_UUID(as_uuid=True), nullable=False),
     Column("api_key_id", PG_UUID(as_uuid=True)),
     Column("subscription_id", PG_UUID(as_uuid=True)),
@@ -79,7 +80,7 @@ usage_tracking = Table(
     *not_negative("credits_charged", "product_count"),
     # A user's usage, newest first, by cursor.
     Index("ix_usage_tracking_user_id_created_at", "user_id", "created_at", "request_id"),
-    # All usage, newest first, by cursor; with the filters on endpoint and outcome, which are read along the way.
+    # All usage, newest first, by cursor; filters on endpoint and outcome read the rows on the way.
     Index("ix_usage_tracking_created_at", "created_at", "request_id"),
     postgresql_partition_by="RANGE (created_at)",
     comment="One row per admitted request, by month; rows of no month's partition land in the default one",
@@ -123,7 +124,7 @@ refused_requests = Table(
     Column("count", BigInteger, nullable=False),
     *positive("count"),
     CheckConstraint("extract(second FROM minute) = 0", name="minute_is_whole"),
-    # Retention, and what was refused lately.
+    # Retention, and recent refusals.
     Index("ix_refused_requests_minute", "minute"),
     comment="Requests of known keys that were refused, counted per minute",
 )
@@ -136,7 +137,7 @@ audit_log = Table(
     Column("action", Text, nullable=False),
     Column("entity", Text, nullable=False),
     Column("entity_id", Text, nullable=False),
-    # What is personal stands in audit_personal, and here the digest of it.
+    # Digests replace personal values, which are in audit_personal.
     Column("before", JSONB(none_as_null=True)),
     Column("after", JSONB(none_as_null=True)),
     Column("reason", Text),
@@ -144,7 +145,7 @@ audit_log = Table(
     Column("hash", LargeBinary, comment="HMAC-SHA-256 of prev_hash and the row; NULL in rows older than the chain"),
     Column("pepper_version", SmallInteger, comment="Of the pepper that the key of the hash is derived from"),
     created_at(),
-    # The history of one thing.
+    # The history of one entity.
     Index("ix_audit_log_entity_entity_id_id", "entity", "entity_id", "id"),
     comment="Who changed what. Append-only: a trigger refuses UPDATE, DELETE and TRUNCATE",
 )
@@ -154,13 +155,13 @@ outbox = Table(
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("kind", Text, nullable=False),
-    # NULL for the catalogue, which is everyone's. No foreign key: the row lives for milliseconds.
+    # NULL for the catalogue, which concerns all users. No foreign key: the row lives for milliseconds.
     Column("user_id", PG_UUID(as_uuid=True)),
     Column("payload", JSONB, nullable=False, comment="{version} or {credit_seq, amount}"),
     created_at(),
     one_of("kind", OUTBOX_KINDS),
     CheckConstraint("(kind = 'catalogue') = (user_id IS NULL)", name="user_unless_catalogue"),
-    # What one account waits for, right after a change.
+    # One account's entries, right after a change.
     Index("ix_outbox_user_id_id", "user_id", "id"),
     comment="What Redis has still to be told, written with the change itself; a row is deleted once it was told",
 )
@@ -190,8 +191,19 @@ journal_poison = Table(
     Column("line", LargeBinary, nullable=False, comment="As it came, which may not be text"),
     Column("reason", Text, nullable=False, comment="In the words of PostgreSQL"),
     created_at(),
-    # An entry that is read again after a crash stands here once.
+    # An entry that is read again after a crash is stored once.
     UniqueConstraint("partition", "entry_id"),
     *not_negative("partition"),
     comment="Journal entries that PostgreSQL refused: they charged nobody, and stand nowhere else",
+)
+
+meter_epochs = Table(
+    "meter_epochs",
+    metadata,
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", BigInteger, nullable=False, server_default=text("1")),
+    moment("started_at", nullable=False, server_default=func.now()),
+    *not_negative("partition"),
+    *positive("epoch"),
+    comment="How often each partition of Redis has begun anew: after a restart, a failover, a flush, an older copy",
 )
