@@ -1,4 +1,4 @@
-"""audit verify."""
+"""`gateway audit verify`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import options
-from gateway.cli.installation import prepare
-from gateway.cli.options import AsJson, ConfigFile, DataDir
+from gateway.cli.console import AsJson, ConfigFile, DataDir, load_config
+from gateway.cli.installation import open_database
 from gateway.config import Config
 from gateway.ledger.audit import audit_chain
-from gateway.ledger.db.session import Database
-from gateway.runtime.stores import opened_stores
 from policies.audit_chain import ChainBreak, Head
 
 app = typer.Typer(help="The audit log as a chain.", no_args_is_help=True)
@@ -25,7 +22,7 @@ _ANCHOR = re.compile(r"\d+:[0-9a-f]{64}", re.ASCII)
 
 @app.callback()
 def group() -> None:
-    """Keeps `verify` a word of its own, though it is alone."""
+    """Keeps typer from making the only command the group itself."""
 
 
 @app.command()
@@ -41,7 +38,7 @@ def verify(
     """Walk the audit log from its first row to its last. Exit 1 at the first that was changed, removed or moved."""
     if anchor is not None and not _ANCHOR.fullmatch(anchor):
         raise typer.BadParameter("must be a head as `gateway audit verify` prints it, NUMBER:HASH", param_hint="anchor")
-    head, rows, broken = asyncio.run(_verify(options.read(config, data_dir), anchor))
+    head, rows, broken = asyncio.run(_verify(load_config(config, data_dir), anchor))
     if as_json:
         found = None if broken is None else {"id": broken.id, "reason": broken.reason}
         typer.echo(json.dumps({"rows": rows, "head": head.anchor, "broken": found}))
@@ -54,14 +51,8 @@ def verify(
 
 
 async def _verify(config: Config, anchor: str | None) -> tuple[Head, int, ChainBreak | None]:
-    async with opened_stores(config) as reached:
-        await prepare(config, reached)
-        database = Database(reached.database_url, pool_size=1, statement_timeout_seconds=0)
-        try:
-            async with database.read() as connection:
-                keys = audit_chain.keys_of(config.secrets.peppers)
-                found = await audit_chain.verify(connection, keys, anchor=anchor)
-                head = await audit_chain.get_head(connection)
-        finally:
-            await database.close()
+    keys = audit_chain.keys_of(config.secrets.peppers)
+    async with open_database(config, statement_timeout_seconds=0) as (_, database), database.read() as connection:
+        found = await audit_chain.verify(connection, keys, anchor=anchor)
+        head = await audit_chain.get_head(connection)
     return (head, 0, found) if isinstance(found, ChainBreak) else (head, found.rows, None)

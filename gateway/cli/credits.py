@@ -1,4 +1,4 @@
-"""credits grant."""
+"""`gateway credits grant`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.cli import options
-from gateway.cli.options import AsJson, ConfigFile, DataDir
-from gateway.cli.output import answer
-from gateway.cli.unit_of_work import ACTOR, find_user, run_in_transaction
+from gateway.cli.console import AsJson, ConfigFile, DataDir, load_config, print_object
+from gateway.cli.transactions import ACTOR, find_user, run_in_transaction
 from gateway.ledger.audit import audit_log
 from gateway.ledger.credits import grants
 
@@ -19,7 +17,7 @@ app = typer.Typer(help="Credits.", no_args_is_help=True)
 
 @app.callback()
 def group() -> None:
-    """Credits."""
+    """Keeps typer from making the only command the group itself."""
 
 
 @app.command()
@@ -48,4 +46,4 @@ def grant(
         )
         return granted
 
-    answer(run_in_transaction(options.read(config, data_dir), work), as_json=as_json)
+    print_object(run_in_transaction(load_config(config, data_dir), work), as_json=as_json)

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from secrets import token_bytes
 
 import typer
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway import logs
-from gateway.cli.installation import prepare
+from gateway.cli.installation import connect, prepare
 from gateway.clock import now
 from gateway.config import Config
 from gateway.embedded.locks import serve_lock
 from gateway.ledger.accounts import api_keys, users
-from gateway.ledger.audit import audit_chain
+from gateway.ledger.accounts.users import User
 from gateway.ledger.catalogue import plans
 from gateway.ledger.db.errors import NotFound
-from gateway.ledger.db.session import Database
 from gateway.ledger.subscriptions import lifecycle
 from gateway.runtime.serving import EVERYTHING, Role, serving, until_told_to_stop
 from gateway.runtime.sockets import bind, url_of
@@ -39,62 +43,82 @@ The gateway is serving. Try:
   curl -N {public_url}/v1/chat/completions -H 'X-API-Key: {api_key}' -d '{{"model": "demo", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
 
 What they used: {admin_url}/admin/v1/usage with 'Authorization: Bearer {admin_token}'; all of the admin API: {admin_url}/docs
+
+The command `gateway` is {command} here. In another terminal, in this directory:
+
+  {command} keys list{data_dir_option}
 """  # noqa: E501 - a line each, to be copied whole
 
 
-async def run_demo(read: Callable[[], Config], *, as_json: bool) -> None:
-    """Serves until told to stop; with `as_json` one line says where everything is."""
-    config = read()
+async def run_demo(read_config: Callable[[], Config], *, as_json: bool) -> None:
+    """Serves until a signal; with `as_json` it prints one line of JSON, with every URL and secret."""
+    config = read_config()
     logs.configure(role="supervisor")
     async with AsyncExitStack() as stack:
         stack.enter_context(serve_lock(config.data_dir))
-        reached = await stack.enter_async_context(opened_stores(config, must_own=True))
-        await prepare(config, reached)
-        user_id, key = await _account(config, reached)
-        with bind("demo upstream", "127.0.0.1", 0)[0] as listening:
-            upstream_url = url_of(listening)
-            settings = {f"GATEWAY_UPSTREAMS__{each.name.upper()}__TARGETS": upstream_url for each in config.upstreams}
-            stack.enter_context(listening)
-            serve = serving(config, EVERYTHING, reached=reached, read_again=read, settings=settings, upstream=listening)
-            urls = await stack.enter_async_context(serve)
-        found = {
+        stores = await stack.enter_async_context(opened_stores(config, must_own=True))
+        await prepare(config, stores)
+        user_id, key = await _ensure_account(config, stores)
+        listening = stack.enter_context(bind("demo upstream", "127.0.0.1", 0)[0])
+        upstream_url = url_of(listening)
+        settings = {f"GATEWAY_UPSTREAMS__{each.name.upper()}__TARGETS": upstream_url for each in config.upstreams}
+        serve = serving(
+            config, EVERYTHING, reached=stores, read_again=read_config, settings=settings, upstream=listening
+        )
+        urls = await stack.enter_async_context(serve)
+        listening.close()  # the child process has its own copy
+        facts = {
             "public_url": urls[Role.PROXY],
             "admin_url": urls[Role.ADMIN],
             "upstream_url": upstream_url,
             "api_key": key,
             "admin_token": config.secrets.admin_token,
             "user_id": user_id,
-            "database_url": reached.database_url,
-            "redis_url": reached.redis_url,
+            "database_url": stores.database_url,
+            "redis_url": stores.redis_url,
         }
-        typer.echo(json.dumps(found) if as_json else _TRY.format(**found))
+        typer.echo(json.dumps(facts) if as_json else _instructions(config, facts))
         await until_told_to_stop()
 
 
-async def _account(config: Config, reached: Reached) -> tuple[str, str]:
-    """The demo user's id and key. The key is kept beside the generated secrets, so that restarts can print it."""
-    remembered = config.data_dir / "demo_key"
-    database = Database(reached.database_url, pool_size=1, audit_keys=audit_chain.keys_of(config.secrets.peppers))
-    try:
-        async with database.transaction() as connection:
-            user = await users.get_by_email(connection, EMAIL)
-            if user is not None and remembered.exists():
-                return str(user.id), remembered.read_text()
-            if user is None:
-                user = await users.create(connection, EMAIL, name="Demo")
-                plan = await plans.get(connection, PLAN)
-                if plan is None:
-                    raise NotFound("plan", PLAN)
-                await lifecycle.start(connection, user.id, plan_id=plan.id, now=now())
-            secret = compose(config.keys.prefix, token_bytes(ENTROPY_BYTES))
-            fingerprint = api_keys.fingerprint(secret, config.secrets.peppers)
-            await api_keys.create(connection, user.id, fingerprint=fingerprint, name="demo")
-    finally:
-        await database.close()
-    _remember(remembered, secret.secret)
+def _instructions(config: Config, facts: Mapping[str, str]) -> str:
+    is_default = config.data_dir == Path(".gateway").absolute()
+    option = "" if is_default else f" --data-dir {shlex.quote(str(config.data_dir))}"
+    return _TRY.format(**facts, command=_command(), data_dir_option=option)
+
+
+def _command() -> str:
+    """What a shell runs this program by: the script of a virtual environment is seldom on PATH."""
+    script = Path(sys.argv[0])
+    if script.name != "gateway":
+        return f"{os.path.relpath(sys.executable)} -m gateway"
+    return script.name if shutil.which(script.name) == str(script.absolute()) else os.path.relpath(script)
+
+
+async def _ensure_account(config: Config, stores: Reached) -> tuple[str, str]:
+    """The id and the key of the demo user. `data_dir` stores the key, so that a restart prints the same."""
+    key_file = config.data_dir / "demo_key"
+    async with connect(config, stores) as database, database.transaction() as connection:
+        user = await users.get_by_email(connection, EMAIL)
+        if user is not None and key_file.exists():
+            return str(user.id), key_file.read_text()
+        user = user or await _create_user(connection)
+        secret = compose(config.keys.prefix, token_bytes(ENTROPY_BYTES))
+        fingerprint = api_keys.fingerprint(secret, config.secrets.peppers)
+        await api_keys.create(connection, user.id, fingerprint=fingerprint, name="demo")
+    _write_secret(key_file, secret.secret)
     return str(user.id), secret.secret
 
 
-def _remember(path: Path, secret: str) -> None:
+async def _create_user(connection: AsyncConnection) -> User:
+    user = await users.create(connection, EMAIL, name="Demo")
+    plan = await plans.get(connection, PLAN)
+    if plan is None:
+        raise NotFound("plan", PLAN)
+    await lifecycle.start(connection, user.id, plan_id=plan.id, now=now())
+    return user
+
+
+def _write_secret(path: Path, secret: str) -> None:
     path.touch(mode=0o600)
     path.write_text(secret)

@@ -1,7 +1,9 @@
-"""What must stand in PostgreSQL before anything is served: the schema of this version, the plans, the permissions."""
+"""The database of an installation: opened for a command, at the schema of this version, with configured plans."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import fields
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -14,36 +16,64 @@ from gateway.ledger.catalogue.plans import PlanTerms, Tier
 from gateway.ledger.db import schema
 from gateway.ledger.db.session import Database
 from gateway.meter.client.client import RedisClient
-from gateway.runtime.stores import EMBEDDED, Reached
+from gateway.runtime.stores import EMBEDDED, Reached, opened_stores
 
 REDIS_TIMEOUT_SECONDS = 2.0
+STATEMENT_TIMEOUT_SECONDS = 10.0
 
 
 class SchemaBehind(Exception):  # noqa: N818 - reads as the sentence it is
-    """The database is of an older version, and is not ours to migrate unasked."""
+    """The database has the schema of another version, and its owner has to migrate it."""
 
 
-async def prepare(config: Config, reached: Reached) -> None:
-    """Migrates an embedded database, or asks for the migration of any other; creates what it lacks."""
-    if config.database.url == EMBEDDED:
-        await schema.upgrade(reached.database_url)
-    else:
-        await _check_schema(reached.database_url)
-    database = Database(reached.database_url, pool_size=1, audit_keys=audit_chain.keys_of(config.secrets.peppers))
+@asynccontextmanager
+async def open_database(
+    config: Config, *, statement_timeout_seconds: float = STATEMENT_TIMEOUT_SECONDS
+) -> AsyncIterator[tuple[Reached, Database]]:
+    """Reaches or starts the stores, prepares the database and connects to it; closes both at the end.
+
+    A timeout of 0 bounds no statement. Raises SchemaBehind, DatabaseUnavailable.
+    """
+    async with opened_stores(config) as stores:
+        await prepare(config, stores)
+        async with connect(config, stores, statement_timeout_seconds=statement_timeout_seconds) as database:
+            yield stores, database
+
+
+@asynccontextmanager
+async def connect(
+    config: Config, stores: Reached, *, statement_timeout_seconds: float = STATEMENT_TIMEOUT_SECONDS
+) -> AsyncIterator[Database]:
+    """One connection to a database that is prepared."""
+    database = Database(
+        stores.database_url,
+        pool_size=1,
+        statement_timeout_seconds=statement_timeout_seconds,
+        audit_keys=audit_chain.keys_of(config.secrets.peppers),
+    )
     try:
-        async with database.transaction() as connection:
-            await seed(connection, config)
+        yield database
     finally:
         await database.close()
+
+
+async def prepare(config: Config, stores: Reached) -> None:
+    """Migrates an embedded database and creates missing plans and permissions. Raises SchemaBehind for any other."""
+    if config.database.url == EMBEDDED:
+        await schema.upgrade(stores.database_url)
+    else:
+        await _check_schema(stores.database_url)
+    async with connect(config, stores) as database, database.transaction() as connection:
+        await seed(connection, config)
 
 
 async def seed(connection: AsyncConnection, config: Config) -> tuple[str, ...]:
     """Creates the plans and the permissions that are missing, so that subscribers may call what routes ask for.
 
-    See `configured_plans.seed` for who gets which permission; gives the ids of the plans that it created.
+    Gives the ids of the plans that it created. `configured_plans.seed` says which plan gets which permission.
     """
-    written = [configured_plan(spec) for spec in config.plans]
-    return await configured_plans.seed(connection, written, route_permissions=route_permissions(config))
+    configured = [configured_plan(spec) for spec in config.plans]
+    return await configured_plans.seed(connection, configured, route_permissions=route_permissions(config))
 
 
 def route_permissions(config: Config) -> frozenset[str]:
@@ -65,9 +95,9 @@ async def _check_schema(database_url: str) -> None:
         raise SchemaBehind(f"the database is {at}, this version needs {head}: run `gateway migrate up`")
 
 
-async def check_redis(reached: Reached) -> None:
-    """Raises MeterUnavailable or UnsupportedServer here, in one line, rather than in every process to be started."""
-    redis_client = RedisClient(reached.redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS)
+async def check_redis(redis_url: str) -> None:
+    """Raises MeterUnavailable or UnsupportedServer once, before each process that is started raises it."""
+    redis_client = RedisClient(redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS)
     try:
         await redis_client.open()
     finally:

@@ -1,4 +1,4 @@
-"""keys create, list, revoke, rotate."""
+"""`gateway keys create`, `list`, `revoke` and `rotate`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from uuid import UUID
 import typer
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.cli import options
-from gateway.cli.options import AsJson, ConfigFile, DataDir
-from gateway.cli.output import answer, listing
-from gateway.cli.unit_of_work import ACTOR, find_user, run_in_transaction
+from gateway.cli.console import AsJson, ConfigFile, DataDir, load_config, print_object, print_rows
+from gateway.cli.transactions import ACTOR, find_user, run_in_transaction
 from gateway.clock import now
 from gateway.ledger.accounts import api_keys
 from gateway.ledger.accounts.api_keys import ApiKey
@@ -35,7 +33,7 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Create a key. It is shown this once."""
-    settings = options.read(config, data_dir)
+    settings = load_config(config, data_dir)
     secret = compose(settings.keys.prefix, token_bytes(ENTROPY_BYTES))
     expires_at = expires.replace(tzinfo=UTC) if expires is not None and expires.tzinfo is None else expires
 
@@ -46,7 +44,7 @@ def create(
         await _note(connection, "keys.create", key)
         return {**_shown(key), "key": secret.secret}
 
-    answer(run_in_transaction(settings, work), as_json=as_json)
+    print_object(run_in_transaction(settings, work), as_json=as_json)
 
 
 @app.command("list")
@@ -68,7 +66,7 @@ def list_all(
             if cursor is None:
                 return rows
 
-    listing(run_in_transaction(options.read(config, data_dir), work), as_json=as_json)
+    print_rows(run_in_transaction(load_config(config, data_dir), work), as_json=as_json)
 
 
 @app.command()
@@ -80,7 +78,7 @@ def revoke(key: KeyId, config: ConfigFile = None, data_dir: DataDir = None, as_j
         await _note(connection, "keys.revoke", revoked)
         return _shown(revoked)
 
-    answer(run_in_transaction(options.read(config, data_dir), work), as_json=as_json)
+    print_object(run_in_transaction(load_config(config, data_dir), work), as_json=as_json)
 
 
 @app.command()
@@ -92,7 +90,7 @@ def rotate(
     as_json: AsJson = False,
 ) -> None:
     """Replace a key by a new one with the same settings. The new one is shown this once."""
-    settings = options.read(config, data_dir)
+    settings = load_config(config, data_dir)
     secret = compose(settings.keys.prefix, token_bytes(ENTROPY_BYTES))
 
     async def work(connection: AsyncConnection) -> dict[str, Any]:
@@ -102,7 +100,7 @@ def rotate(
         await _note(connection, "keys.rotate", new)
         return {**_shown(new), "key": secret.secret}
 
-    answer(run_in_transaction(settings, work), as_json=as_json)
+    print_object(run_in_transaction(settings, work), as_json=as_json)
 
 
 def _shown(key: ApiKey) -> dict[str, Any]:

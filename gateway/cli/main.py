@@ -1,8 +1,10 @@
-"""Every command under its name, and every expected failure as one clear line."""
+"""The command `gateway`: every subcommand under its name, every expected failure as one line."""
 
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -19,7 +21,6 @@ from gateway.runtime.supervisor import ChildFailed
 
 app = typer.Typer(
     name="gateway",
-    help="Verifies keys, enforces limits, deducts credits, forwards, and bills every call exactly once.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -32,6 +33,22 @@ app.add_typer(plans.app, name="plans")
 app.add_typer(credits.app, name="credits")
 app.add_typer(usage.app, name="usage")
 app.add_typer(audit.app, name="audit")
+
+
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
+        typer.echo(f"gateway {version('metering-gateway')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Verifies keys, enforces limits, deducts credits, forwards, and bills every call exactly once."""
+
 
 _EXPECTED = (
     AddressUnusable,

@@ -1,4 +1,4 @@
-"""migrate."""
+"""`gateway migrate`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import options
-from gateway.cli.options import ConfigFile, DataDir
+from gateway.cli.console import ConfigFile, DataDir, load_config
 from gateway.config import Config
 from gateway.ledger.db import schema
 from gateway.runtime.stores import opened_stores
@@ -37,7 +36,7 @@ def migrate(
             raise typer.BadParameter("`migrate new` needs a NAME")
         typer.echo(schema.new(name))
         return
-    typer.echo(asyncio.run(_move(options.read(config, data_dir), step)))
+    typer.echo(asyncio.run(_move(load_config(config, data_dir), step)))
 
 
 async def _move(config: Config, step: Step) -> str:

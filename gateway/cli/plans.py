@@ -1,4 +1,4 @@
-"""plans list, apply."""
+"""`gateway plans list` and `apply`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.cli import options
+from gateway.cli.console import AsJson, ConfigFile, DataDir, load_config, print_rows
 from gateway.cli.installation import configured_plan, route_permissions
-from gateway.cli.options import AsJson, ConfigFile, DataDir
-from gateway.cli.output import listing
-from gateway.cli.unit_of_work import ACTOR, preview, run_in_transaction
+from gateway.cli.transactions import ACTOR, dry_run, run_in_transaction
 from gateway.ledger.audit import audit_log
 from gateway.ledger.catalogue import configured_plans, plans
 from gateway.ledger.catalogue.configured_plans import PlanChange
@@ -47,7 +45,7 @@ def list_all(config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJso
             for plan in await plans.list_plans(connection)
         ]
 
-    listing(run_in_transaction(options.read(config, data_dir), work), as_json=as_json)
+    print_rows(run_in_transaction(load_config(config, data_dir), work), as_json=as_json)
 
 
 @app.command()
@@ -59,8 +57,8 @@ def apply(
     as_json: AsJson = False,
 ) -> None:
     """Make the plans be as the file has them: those it names are created or overwritten, others stay."""
-    written = [configured_plan(spec) for spec in options.read(file, keep=False).plans]
-    settings = options.read(config, data_dir)
+    written = [configured_plan(spec) for spec in load_config(file, persist_secrets=False).plans]
+    settings = load_config(config, data_dir)
 
     async def work(connection: AsyncConnection) -> list[dict[str, Any]]:
         changes = await configured_plans.apply(connection, written, route_permissions=route_permissions(settings))
@@ -68,9 +66,9 @@ def apply(
             await _note(connection, change)
         return [row for change in changes for row in _rows(change)]
 
-    found = preview(settings, work)
+    found = dry_run(settings, work)
     if as_json:
-        listing(found, as_json=True)
+        print_rows(found, as_json=True)
     else:
         _show(found)
     if not found or not (yes or _is_confirmed()):

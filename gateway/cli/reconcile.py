@@ -1,4 +1,4 @@
-"""reconcile."""
+"""`gateway reconcile`."""
 
 from __future__ import annotations
 
@@ -10,21 +10,17 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli import options
-from gateway.cli.installation import REDIS_TIMEOUT_SECONDS, prepare
-from gateway.cli.options import AsJson, ConfigFile, DataDir
-from gateway.cli.unit_of_work import ACTOR
+from gateway.cli.console import AsJson, ConfigFile, DataDir, load_config
+from gateway.cli.installation import REDIS_TIMEOUT_SECONDS, open_database
+from gateway.cli.transactions import ACTOR
 from gateway.config import Config
-from gateway.ledger.audit import audit_chain
-from gateway.ledger.db.session import Database
 from gateway.meter.account_snapshots import AccountSnapshotReader
 from gateway.meter.client.client import RedisClient
 from gateway.meter.meter import Meter
 from gateway.meter.scripts import SCRIPTS
-from gateway.runtime.stores import opened_stores
 from gateway.workers.usage.reconciliation import Finding, Reconciler
 
-# The ledgers of a page of busy accounts take a while to sum; nobody's lock is held meanwhile.
+# Sums over the ledgers of a page of busy accounts take long; they hold no lock.
 STATEMENT_TIMEOUT_SECONDS = 300.0
 
 app = typer.Typer()
@@ -45,7 +41,7 @@ def reconcile(
     as_json: AsJson = False,
 ) -> None:
     """Prove for each account that ledger, grants, balance and Redis agree. Exit 1 while a difference is left."""
-    summary = asyncio.run(_reconcile(options.read(config, data_dir), repair=repair, as_json=as_json))
+    summary = asyncio.run(_reconcile(load_config(config, data_dir), repair=repair, as_json=as_json))
     typer.echo(json.dumps(summary) if as_json else ", ".join(f"{name} {count}" for name, count in summary.items()))
     if summary["differences"] > summary["repaired"]:
         raise typer.Exit(1)
@@ -68,22 +64,14 @@ async def _reconcile(config: Config, *, repair: bool, as_json: bool) -> dict[str
 
 @asynccontextmanager
 async def _reconciler(config: Config, *, repair_as: str | None) -> AsyncIterator[Reconciler]:
-    async with opened_stores(config) as reached:
-        await prepare(config, reached)
-        database = Database(
-            reached.database_url,
-            pool_size=1,
-            statement_timeout_seconds=STATEMENT_TIMEOUT_SECONDS,
-            audit_keys=audit_chain.keys_of(config.secrets.peppers),
-        )
-        redis_client = RedisClient(reached.redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS, scripts=SCRIPTS)
+    async with open_database(config, statement_timeout_seconds=STATEMENT_TIMEOUT_SECONDS) as (stores, database):
+        redis_client = RedisClient(stores.redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS, scripts=SCRIPTS)
         try:
             await redis_client.open()
             meter = Meter(redis_client, partitions=config.redis.partitions, owner=ACTOR)
             yield Reconciler(database, AccountSnapshotReader(redis_client, meter), repair_as=repair_as)
         finally:
             await redis_client.close()
-            await database.close()
 
 
 def _row(finding: Finding) -> dict[str, Any]:

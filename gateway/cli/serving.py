@@ -1,4 +1,4 @@
-"""demo, serve, proxy, admin, worker, check, and the processes that they start."""
+"""`gateway serve`, `proxy`, `admin`, `worker`, `demo` and `check`, and the child processes of the first four."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from typing import Annotated
 import typer
 
 from gateway import logs
-from gateway.cli import options
+from gateway.cli.console import AsJson, ConfigFile, DataDir, load_config
 from gateway.cli.demo import run_demo
 from gateway.cli.installation import check_redis, prepare
-from gateway.cli.options import AsJson, ConfigFile, DataDir
 from gateway.config import Config, describe
 from gateway.embedded.locks import serve_lock
 from gateway.runtime.serving import EVERYTHING, Role, serving, until_told_to_stop
@@ -59,13 +58,13 @@ def demo(
     """Serve with the bundled upstream and a demo account, and print calls to try."""
     overrides = {"server.public": f"127.0.0.1:{port}", "server.admin": f"127.0.0.1:{admin_port}"}
     path = Path(str(files("gateway.demo") / "gateway.yaml"))
-    asyncio.run(run_demo(lambda: options.read(path, data_dir, overrides=overrides), as_json=as_json))
+    asyncio.run(run_demo(lambda: load_config(path, data_dir, overrides=overrides), as_json=as_json))
 
 
 @app.command()
 def check(config: ConfigFile = None) -> None:
     """Validate the configuration without starting anything."""
-    typer.echo(describe(options.read(config, keep=False)))
+    typer.echo(describe(load_config(config, persist_secrets=False)))
 
 
 @app.command(hidden=True)
@@ -80,14 +79,12 @@ def child(
 
     from gateway.runtime.roles import run_child
 
-    uvloop.run(
-        run_child(options.read(config), roles, line=line, listen=listen, read_again=lambda: options.read(config))
-    )
+    uvloop.run(run_child(load_config(config), roles, line=line, listen=listen, read_again=lambda: load_config(config)))
 
 
 def _run(config: Path | None, data_dir: Path | None, roles: Sequence[Role], *, as_json: bool) -> None:
     def read() -> Config:
-        return options.read(config, data_dir)
+        return load_config(config, data_dir)
 
     asyncio.run(_serve(read, roles, as_json=as_json))
 
@@ -95,28 +92,28 @@ def _run(config: Path | None, data_dir: Path | None, roles: Sequence[Role], *, a
 async def _serve(read: Callable[[], Config], roles: Sequence[Role], *, as_json: bool) -> None:
     config = read()
     logs.configure(role="supervisor")
-    is_whole = roles == EVERYTHING  # one alone joins what another process holds
+    is_whole = roles == EVERYTHING  # a single role joins the stores of another process
     async with AsyncExitStack() as stack:
         if is_whole:
             stack.enter_context(serve_lock(config.data_dir))
-        reached = await stack.enter_async_context(opened_stores(config, must_own=is_whole))
-        await prepare(config, reached)
-        await check_redis(reached)
-        urls = await stack.enter_async_context(serving(config, roles, reached=reached, read_again=read))
-        _announce(config, urls, reached, as_json=as_json)
+        stores = await stack.enter_async_context(opened_stores(config, must_own=is_whole))
+        await prepare(config, stores)
+        await check_redis(stores.redis_url)
+        urls = await stack.enter_async_context(serving(config, roles, reached=stores, read_again=read))
+        _print_urls(config, urls, stores, as_json=as_json)
         await until_told_to_stop()
 
 
-def _announce(config: Config, urls: Mapping[Role, str], reached: Reached, *, as_json: bool) -> None:
+def _print_urls(config: Config, urls: Mapping[Role, str], stores: Reached, *, as_json: bool) -> None:
     if as_json:
-        found = {
+        installation = {
             "public_url": urls.get(Role.PROXY),
             "admin_url": urls.get(Role.ADMIN),
             "admin_token": config.secrets.admin_token,
-            "database_url": reached.database_url,
-            "redis_url": reached.redis_url,
+            "database_url": stores.database_url,
+            "redis_url": stores.redis_url,
         }
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(installation))
         return
     for role, url in urls.items():
         typer.echo(f"{role:<8} {url}")

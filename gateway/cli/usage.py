@@ -1,9 +1,8 @@
-"""usage export, and `poison` beside it."""
+"""`gateway usage export` and `poison`."""
 
 from __future__ import annotations
 
 import asyncio
-import csv
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -13,25 +12,24 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.cli import options
-from gateway.cli.installation import prepare
-from gateway.cli.options import ConfigFile, DataDir
-from gateway.cli.poison import poison
-from gateway.cli.unit_of_work import find_user
+from gateway.cli.console import AsJson, ConfigFile, DataDir, load_config
+from gateway.cli.installation import open_database
+from gateway.cli.transactions import find_user
 from gateway.config import Config
-from gateway.ledger.db.session import Database
+from gateway.csv_rows import CsvWriter
 from gateway.ledger.usage.history import UsageFilter, UsageRow, count_usage, stream_usage
-from gateway.runtime.stores import opened_stores
+from gateway.ledger.usage.poison import Poison, list_poison
 
 app = typer.Typer(help="Usage.", no_args_is_help=True)
 
+PAGE_SIZE = 500
 COLUMNS = tuple(field.name for field in fields(UsageRow))
 
 Write = Callable[[UsageRow], object]
@@ -42,13 +40,13 @@ class Format(StrEnum):
     JSONL = "jsonl"
 
 
-def moment(written: str) -> datetime:
-    """A date or a timestamp (ISO 8601); in UTC unless it says otherwise."""
+def moment(text: str) -> datetime:
+    """A date or a timestamp (ISO 8601), in UTC without an offset."""
     try:
-        parsed = datetime.fromisoformat(written.strip())
+        parsed = datetime.fromisoformat(text.strip())
     except ValueError:
         raise typer.BadParameter(
-            f"{written!r} is neither a date such as 2026-01-31 nor a timestamp such as 2026-01-31T12:00:00Z"
+            f"{text!r} is neither a date such as 2026-01-31 nor a timestamp such as 2026-01-31T12:00:00Z"
         ) from None
     return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed
 
@@ -74,7 +72,7 @@ def export(
     """Write the usage of a span of time, oldest first. Times without an offset are UTC."""
     if since is not None and until is not None and since >= until:
         raise typer.BadParameter(f"--from {since.isoformat()} is not before --to {until.isoformat()}")
-    settings = options.read(config, data_dir)
+    settings = load_config(config, data_dir)
     # Not among rows that go to the same terminal.
     shows_progress = sys.stderr.isatty() and not (output is None and sys.stdout.isatty())
     with _destination(output) as stream:
@@ -82,22 +80,19 @@ def export(
         asyncio.run(_export(settings, wanted, user, write=write, shows_progress=shows_progress))
 
 
-app.command()(poison)
+@app.command()
+def poison(config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Show the journal entries that PostgreSQL refused, newest first: calls that only Redis has charged."""
+    asyncio.run(_show_poison(load_config(config, data_dir), as_json=as_json))
 
 
 async def _export(config: Config, wanted: UsageFilter, user: str | None, *, write: Write, shows_progress: bool) -> None:
-    async with opened_stores(config) as reached:
-        await prepare(config, reached)
-        # Unbounded: a reader of the output may be slow, and nobody else waits for these statements.
-        database = Database(reached.database_url, pool_size=1, statement_timeout_seconds=0)
-        try:
-            async with database.read() as connection:
-                if user is not None:
-                    owner = await find_user(connection, user)
-                    wanted = UsageFilter(since=wanted.since, until=wanted.until, user_id=owner.id)
-                await _copy(connection, wanted, write, shows_progress=shows_progress)
-        finally:
-            await database.close()
+    # Without a timeout: a reader of the output may be slow, and nobody else waits for these statements.
+    async with open_database(config, statement_timeout_seconds=0) as (_, database), database.read() as connection:
+        if user is not None:
+            owner = await find_user(connection, user)
+            wanted = UsageFilter(since=wanted.since, until=wanted.until, user_id=owner.id)
+        await _copy(connection, wanted, write, shows_progress=shows_progress)
 
 
 async def _copy(connection: AsyncConnection, wanted: UsageFilter, write: Write, *, shows_progress: bool) -> None:
@@ -110,14 +105,14 @@ async def _copy(connection: AsyncConnection, wanted: UsageFilter, write: Write, 
 
 
 def _progress(total: int | None) -> Progress:
-    """A bar on stderr, and nothing where nobody would see it."""
+    """A bar on stderr; none where `total` is None."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True), disable=total is None, transient=True)
 
 
 @contextmanager
 def _destination(output: Path | None) -> Iterator[TextIO]:
-    """What is written to a file stands under another name until it is whole."""
+    """Standard output, or a file that appears under its name once it is complete."""
     if output is None:
         yield typer.get_text_stream("stdout", encoding="utf-8")
         return
@@ -134,21 +129,14 @@ def _destination(output: Path | None) -> Iterator[TextIO]:
 
 def _writer(form: Format, stream: TextIO) -> Write:
     if form is Format.JSONL:
-        return lambda row: stream.write(f"{json.dumps(_plain(row), ensure_ascii=False, default=_json)}\n")
-    table = csv.writer(stream, lineterminator="\n")
-    table.writerow(COLUMNS)
-    return lambda row: table.writerow([_cell(value) for value in _plain(row).values()])
+        return lambda row: stream.write(f"{json.dumps(_fields(row), ensure_ascii=False, default=_json)}\n")
+    writer = CsvWriter(stream, line_end="\n")
+    writer.write(COLUMNS)
+    return lambda row: writer.write(_fields(row).values())
 
 
-def _plain(row: UsageRow) -> dict[str, object]:
+def _fields(row: UsageRow) -> dict[str, object]:
     return {name: getattr(row, name) for name in COLUMNS}
-
-
-def _cell(value: object) -> object:
-    """NULL is an empty cell."""
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
 
 
 def _json(value: object) -> object:
@@ -156,3 +144,33 @@ def _json(value: object) -> object:
     if isinstance(value, Decimal):
         return float(value)
     return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+async def _show_poison(config: Config, *, as_json: bool) -> None:
+    async with open_database(config) as (_, database):
+        cursor = None
+        while True:
+            async with database.read() as connection:
+                page = await list_poison(connection, cursor=cursor, limit=PAGE_SIZE)
+            for entry in page.data:
+                typer.echo(json.dumps(_poison_fields(entry)) if as_json else _poison_line(entry))
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+
+def _poison_fields(entry: Poison) -> dict[str, Any]:
+    """`line` is the entry as the journal has it, with bytes that are not UTF-8 escaped."""
+    return {
+        "id": entry.id,
+        "created_at": entry.created_at.isoformat(),
+        "partition": entry.partition,
+        "entry_id": entry.entry_id,
+        "reason": entry.reason,
+        "line": entry.line.decode("utf-8", "backslashreplace").rstrip("\n"),
+    }
+
+
+def _poison_line(entry: Poison) -> str:
+    place = f"{entry.created_at.isoformat(timespec='seconds')}  p{entry.partition:02} {entry.entry_id}"
+    return f"{place}  {' '.join(entry.reason.split())}"

@@ -1,4 +1,4 @@
-"""users create."""
+"""`gateway users create`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.cli import options
-from gateway.cli.options import AsJson, ConfigFile, DataDir
-from gateway.cli.output import answer
-from gateway.cli.unit_of_work import ACTOR, find_plan, run_in_transaction
+from gateway.cli.console import AsJson, ConfigFile, DataDir, load_config, print_object
+from gateway.cli.transactions import ACTOR, find_plan, run_in_transaction
 from gateway.clock import now
 from gateway.ledger.accounts import users
 from gateway.ledger.audit import audit_log
@@ -21,7 +19,7 @@ app = typer.Typer(help="Accounts.", no_args_is_help=True)
 
 @app.callback()
 def group() -> None:
-    """Accounts."""
+    """Keeps typer from making the only command the group itself."""
 
 
 @app.command()
@@ -54,4 +52,4 @@ def create(
         )
         return created
 
-    answer(run_in_transaction(options.read(config, data_dir), work), as_json=as_json)
+    print_object(run_in_transaction(load_config(config, data_dir), work), as_json=as_json)

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -207,3 +208,8 @@ async def test_commands_work_alone_with_nothing_running(tmp_path: Path) -> None:
     status = await run("migrate", "status", *where)
     assert (status.code, status.out) == (0, f"at {schema.head()}\n")
     assert not list((tmp_path / "data").glob("**/postmaster.pid"))
+
+
+async def test_version_is_that_of_the_installed_package() -> None:
+    answer = await run("--version")
+    assert (answer.code, answer.out, answer.err) == (0, f"gateway {version('metering-gateway')}\n", "")

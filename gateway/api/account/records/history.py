@@ -46,6 +46,6 @@ async def list_history(
             found = await history.list_analyses(connection, query.filter(me.id), cursor=cursor, limit=limit)
         return page_of(found, OwnAnalysis.model_validate)
 
-    if csv_export.is_wanted(request, query.format):
-        return csv_export.answer(tuple(OwnAnalysis.model_fields), page, file_name="history.csv")
+    if csv_export.is_requested(request, query.format):
+        return csv_export.stream(tuple(OwnAnalysis.model_fields), page, file_name="history.csv")
     return await page(query.cursor, query.limit)

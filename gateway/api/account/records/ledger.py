@@ -53,6 +53,6 @@ async def list_ledger(
             found = await movements.list_ledger(connection, me.id, cursor=cursor, limit=limit)
         return page_of(found, OwnLedgerEntry.model_validate)
 
-    if csv_export.is_wanted(request, query.format):
-        return csv_export.answer(tuple(OwnLedgerEntry.model_fields), page, file_name="ledger.csv")
+    if csv_export.is_requested(request, query.format):
+        return csv_export.stream(tuple(OwnLedgerEntry.model_fields), page, file_name="ledger.csv")
     return await page(query.cursor, query.limit)

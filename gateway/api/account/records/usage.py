@@ -108,9 +108,9 @@ async def list_usage(
     """
     by = query.group_by
     page = _calls(query, user_id, dependencies) if by is None else _sums(query, by, user_id, dependencies)
-    if csv_export.is_wanted(request, query.format):
+    if csv_export.is_requested(request, query.format):
         columns = _COLUMNS if by is None else _SUMS
-        return csv_export.answer(columns, page, file_name="usage.csv")
+        return csv_export.stream(columns, page, file_name="usage.csv")
     return await page(query.cursor, query.limit)
 
 
