@@ -1,4 +1,4 @@
-"""A name is reached by whichever of its addresses answers, and what lost the race leaves nothing open."""
+"""A name is reached by the first of its addresses that accepts, and the connections that lost the race are closed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from gateway.upstream.connection import Connection
-from gateway.upstream.dialer import Dialer
 from tests.upstream.scripted import Scripted, deaf, eventually, fetch, scripted, upstream_to
 
 
@@ -31,14 +29,14 @@ def port_of(server: Scripted) -> int:
     return int(server.url.rpartition(":")[2])
 
 
-async def test_a_name_is_reached_over_an_address_that_answers() -> None:
+async def test_dialer_reaches_a_name_over_an_address_that_answers() -> None:
     async with scripted() as server, upstream_to(f"http://localhost:{port_of(server)}") as upstream:
         for _ in range(3):
             assert await fetch(upstream) == (200, b"ok")
         assert len(server.peers) == 1
 
 
-async def test_a_refusing_address_costs_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_dialer_does_not_wait_for_an_address_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     async with scripted() as server, upstream_to(f"http://up:{port_of(server)}") as upstream:
         with name_of(monkeypatch, "127.0.0.2", "127.0.0.3", "127.0.0.1"):
             started = asyncio.get_running_loop().time()
@@ -46,40 +44,40 @@ async def test_a_refusing_address_costs_no_wait(monkeypatch: pytest.MonkeyPatch)
             assert asyncio.get_running_loop().time() - started < 0.2
 
 
-async def test_an_address_that_drops_packets_costs_a_quarter_second(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_dialer_waits_a_quarter_second_for_an_address_that_drops_packets(monkeypatch: pytest.MonkeyPatch) -> None:
     async with scripted() as server, upstream_to(f"http://up:{port_of(server)}") as upstream:
         with deaf("127.0.0.2", port_of(server)), name_of(monkeypatch, "127.0.0.2", "127.0.0.1"):
             assert await fetch(upstream) == (200, b"ok")
             assert "[0 leased, 1 idle, 0 queued, 1 open]" in repr(upstream)
 
 
-async def test_when_two_stand_one_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    standing: list[Connection] = []
-    both_stand = asyncio.Event()
-    connect = Dialer._connect
+async def test_dialer_closes_what_lost_the_race(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    connected: list[socket.socket] = []
+    both_connected = asyncio.Event()
+    connect = loop.sock_connect
 
-    async def connect_together(self: Dialer, host: str) -> Connection:
-        connection = await connect(self, host)
-        standing.append(connection)
-        if len(standing) == 2:
-            both_stand.set()
-        await both_stand.wait()
-        return connection
+    async def connect_together(sock: socket.socket, address: Any) -> None:
+        await connect(sock, address)
+        connected.append(sock)
+        if len(connected) == 2:
+            both_connected.set()
+        await both_connected.wait()
 
-    monkeypatch.setattr("gateway.upstream.dialer.ATTEMPT_DELAY_SECONDS", 0.0)
-    monkeypatch.setattr(Dialer, "_connect", connect_together)
+    monkeypatch.setattr("gateway.upstream.dialer.ATTEMPT_DELAY_SECONDS", 0.001)
     async with (
         scripted() as one,
         scripted(host="127.0.0.2", port=port_of(one)) as two,
         upstream_to(f"http://up:{port_of(one)}") as upstream,
     ):
-        with name_of(monkeypatch, "127.0.0.1", "127.0.0.2"):
+        with monkeypatch.context() as patched, name_of(monkeypatch, "127.0.0.1", "127.0.0.2"):
+            patched.setattr(loop, "sock_connect", connect_together)
             assert await fetch(upstream) == (200, b"ok")
         await eventually(lambda: "[0 leased, 1 idle, 0 queued, 1 open]" in repr(upstream))
         await eventually(lambda: sorted(peer.closed for peer in one.peers + two.peers) == [False, True])
 
 
-async def test_an_ipv6_target_is_reached() -> None:
+async def test_dialer_reaches_an_ipv6_target() -> None:
     try:
         async with scripted(host="::1") as server, upstream_to(server.url) as upstream:
             assert await fetch(upstream) == (200, b"ok")
