@@ -15,11 +15,17 @@ import asyncpg
 import pytest
 
 from gateway.embedded.stores import Stores
-from tests.guarantees.chaos import trio as trios
 from tests.guarantees.chaos.conftest import measured
-from tests.guarantees.chaos.trio import SKEWS_SECONDS, Connection, Customer, Trio, calls_in_a_crowd
 from tests.guarantees.faults import cluster as clusters
 from tests.guarantees.faults.cluster import Server, until_master
+from tests.guarantees.simulation import cluster_gateways as trios
+from tests.guarantees.simulation.cluster_gateways import (
+    SKEWS_SECONDS,
+    Connection,
+    Customer,
+    Gateways,
+    calls_in_a_crowd,
+)
 from tests.proxy import upstream as upstreams
 from tests.support.sampling import IS_FULL, scaled, seeded_random
 
@@ -38,7 +44,9 @@ WHOLE_SECONDS = 30.0
 
 
 @pytest.fixture(scope="module")
-async def trio(tmp_path_factory: pytest.TempPathFactory, stores: Stores, template_database: str) -> AsyncIterator[Trio]:
+async def gateways(
+    tmp_path_factory: pytest.TempPathFactory, stores: Stores, template_database: str
+) -> AsyncIterator[Gateways]:
     folder, servers = tmp_path_factory.mktemp("trio"), tmp_path_factory.mktemp("servers")
     database = f"test_{uuid4().hex}"
     connection = await asyncpg.connect(stores.database_url)
@@ -48,57 +56,57 @@ async def trio(tmp_path_factory: pytest.TempPathFactory, stores: Stores, templat
     async with (
         upstreams.running() as upstream,
         clusters.running(servers, replicas=3) as cluster,
-        trios.running(folder, cluster, database_url=database_url, upstream_url=upstream.url) as trio,
+        trios.running(folder, cluster, database_url=database_url, upstream_url=upstream.url) as gateways,
     ):
-        yield trio
+        yield gateways
 
 
-async def test_a_call_on_a_cluster_is_charged_and_recorded(trio: Trio) -> None:
-    customer = await trio.customer(credits=10)
-    for number, url in enumerate(trio.urls):
+async def test_cluster_charges_and_records_a_call(gateways: Gateways) -> None:
+    customer = await gateways.customer(credits=10)
+    for number, url in enumerate(gateways.urls):
         connection = await Connection.to(url)
         assert await connection.call(customer.key, f"one-{number}") == 200
         connection.close()
-    await trio.settled()
-    assert sorted((row.client_request_id, row.outcome, row.credits) for row in await trio.rows(customer)) == [
-        (f"one-{number}", "succeeded", 1) for number in range(len(trio.urls))
+    await gateways.settled()
+    assert sorted((row.client_request_id, row.outcome, row.credits) for row in await gateways.rows(customer)) == [
+        (f"one-{number}", "succeeded", 1) for number in range(len(gateways.urls))
     ]
-    assert await trio.balance(customer) == 10 - len(trio.urls)
+    assert await gateways.balance(customer) == 10 - len(gateways.urls)
 
 
-async def test_gateways_whose_clocks_differ_admit_exactly_the_limit_together(trio: Trio) -> None:
+async def test_cluster_admits_exactly_the_limit_across_skewed_clocks(gateways: Gateways) -> None:
     granted = 10 * LIMIT
-    customer = await trio.customer(credits=granted, requests_per_hour=LIMIT)
-    statuses = await calls_in_a_crowd(trio.urls, customer, connections=len(trio.urls), each=1, name="first")
-    assert statuses == {200: len(trio.urls)}, "by each gateway, so that each clock is among the rows"
+    customer = await gateways.customer(credits=granted, requests_per_hour=LIMIT)
+    statuses = await calls_in_a_crowd(gateways.urls, customer, connections=len(gateways.urls), each=1, name="first")
+    assert statuses == {200: len(gateways.urls)}, "by each gateway, so that each clock is among the rows"
     began = time.monotonic()
-    statuses += await calls_in_a_crowd(trio.urls, customer, connections=CROWD, each=EACH, name="crowd")
+    statuses += await calls_in_a_crowd(gateways.urls, customer, connections=CROWD, each=EACH, name="crowd")
     took_seconds = time.monotonic() - began
-    await trio.settled()
-    rows = await trio.rows(customer)
+    await gateways.settled()
+    rows = await gateways.rows(customer)
     measured.append(
         f"cluster, limit {LIMIT:,}: {len(rows):,} admitted in {took_seconds:.1f} s, {dict(statuses)} answers"
     )
     # On a machine that is too busy a gateway may not hear that it was admitted; it then says 503 and charges nothing.
     assert statuses.keys() <= {200, 429, 503}
-    assert statuses.total() == len(trio.urls) + CROWD * EACH
+    assert statuses.total() == len(gateways.urls) + CROWD * EACH
     assert len(rows) == LIMIT
     assert sum(row.credits for row in rows) == statuses[200] <= LIMIT
-    assert await trio.balance(customer) == granted - statuses[200]
+    assert await gateways.balance(customer) == granted - statuses[200]
     apart = max(row.created_at for row in rows) - min(row.created_at for row in rows)
     assert apart > SKEWS_SECONDS[-1] - 0.5, "the clocks must differ"
 
 
-async def test_nothing_is_admitted_after_a_revocation_has_returned(trio: Trio) -> None:
+async def test_cluster_admits_nothing_after_a_revocation(gateways: Gateways) -> None:
     luck = seeded_random("revocations")
-    owner = await trio.customer(credits=10**6)
-    connections = [await Connection.to(url) for url in trio.urls]
+    owner = await gateways.customer(credits=10**6)
+    connections = [await Connection.to(url) for url in gateways.urls]
     before = after = 0
     for number in range(REVOCATIONS):
-        race = Race(await trio.key_of(owner.user_id), f"race-{number}")
+        race = Race(await gateways.key_of(owner.user_id), f"race-{number}")
         calling = [asyncio.create_task(race.call(connection)) for connection in connections]
         await asyncio.sleep(luck.uniform(0, RACE_SECONDS))
-        await trio.revoke(race.customer)
+        await gateways.revoke(race.customer)
         race.revoked_at = time.monotonic()
         await asyncio.gather(*calling)
         before += race.admitted
@@ -131,16 +139,18 @@ class Race:
             self.admitted += status == 200
 
 
-async def test_masters_die_under_load_and_every_answered_call_has_its_one_row(trio: Trio) -> None:
+async def test_cluster_keeps_one_row_per_call_while_masters_die(
+    gateways: Gateways,
+) -> None:
     luck = seeded_random("failovers")
-    customers = [await trio.customer(credits=GRANTED) for _ in range(CUSTOMERS)]
-    load = Load(trio, customers)
+    customers = [await gateways.customer(credits=GRANTED) for _ in range(CUSTOMERS)]
+    load = Load(gateways, customers)
     await load.serves_all()
     load.slowest_seconds = 0.0  # what counts is what failing over costs, not what starting does
     outages = []
     for number in range(FAILOVERS):
         await load.serves_all()
-        outages.append(await _fail_over(trio, load, luck, freeze=number % 3 == 1))
+        outages.append(await _fail_over(gateways, load, luck, freeze=number % 3 == 1))
     statuses = await load.end()
 
     for customer in customers:
@@ -153,38 +163,38 @@ async def test_masters_die_under_load_and_every_answered_call_has_its_one_row(tr
     assert statuses.keys() <= {200, 503}
     assert lost == set()
     for customer in customers:
-        rows = await trio.rows(customer)
+        rows = await gateways.rows(customer)
         assert len({row.client_request_id for row in rows}) == len(rows), "no call has two rows"
-        assert await trio.balance(customer) == GRANTED - sum(row.credits for row in rows)
-        assert await trio.hot_balance(customer) == await trio.balance(customer)
+        assert await gateways.balance(customer) == GRANTED - sum(row.credits for row in rows)
+        assert await gateways.hot_balance(customer) == await gateways.balance(customer)
     assert max(outages) < BACK_WITHIN_SECONDS
     assert load.slowest_seconds < ANSWERED_WITHIN_SECONDS
 
 
-async def _fail_over(trio: Trio, load: Load, luck: Random, *, freeze: bool) -> float:
+async def _fail_over(gateways: Gateways, load: Load, luck: Random, *, freeze: bool) -> float:
     """Seconds from the end of a master until every customer was served again by every gateway."""
-    master = luck.choice(await trio.cluster.masters())
-    replica = await trio.cluster.replica_of(master)
+    master = luck.choice(await gateways.cluster.masters())
+    replica = await gateways.cluster.replica_of(master)
     await asyncio.sleep(luck.uniform(0, 0.2))
     began = time.monotonic()
     master.freeze() if freeze else master.kill()
     await until_master(replica)
     await load.serves_all()
     outage_seconds = time.monotonic() - began
-    await _restored(trio, master, frozen=freeze)
+    await _restored(gateways, master, frozen=freeze)
     return outage_seconds
 
 
-async def _restored(trio: Trio, master: Server, *, frozen: bool) -> None:
+async def _restored(gateways: Gateways, master: Server, *, frozen: bool) -> None:
     master.thaw() if frozen else master.start()
-    await trio.cluster.settled()
+    await gateways.cluster.settled()
 
 
 @dataclass
 class Load:
     """Each customer calls by each gateway, one call after the other, until the end."""
 
-    trio: Trio
+    gateways: Gateways
     customers: list[Customer]
     answers: dict[str, int] = field(default_factory=dict)
     slowest_seconds: float = 0.0
@@ -193,7 +203,7 @@ class Load:
 
     def __post_init__(self) -> None:
         for customer in self.customers:
-            for url in self.trio.urls:
+            for url in self.gateways.urls:
                 self._tasks.append(asyncio.create_task(self._call(url, customer)))
 
     async def _call(self, url: str, customer: Customer) -> None:
@@ -209,7 +219,7 @@ class Load:
 
     async def serves_all(self) -> None:
         """Until every customer has been served by every gateway since now."""
-        missing = {(customer.user_id, url) for customer in self.customers for url in self.trio.urls}
+        missing = {(customer.user_id, url) for customer in self.customers for url in self.gateways.urls}
         seen = len(self.answers)
         async with asyncio.timeout(WHOLE_SECONDS):
             while missing:
@@ -220,12 +230,12 @@ class Load:
     async def end(self) -> Counter[int]:
         self._stop.set()
         await asyncio.gather(*self._tasks)
-        await self.trio.settled()
+        await self.gateways.settled()
         return Counter(self.answers.values())
 
     async def unrecorded(self, customer: Customer) -> set[str]:
         """Calls that were answered 200 and have no row of success."""
-        rows = {row.client_request_id for row in await self.trio.rows(customer) if row.outcome == "succeeded"}
+        rows = {row.client_request_id for row in await self.gateways.rows(customer) if row.outcome == "succeeded"}
         mine = (name for name in self.answers if name.startswith(str(customer.user_id)))
         return {name for name in mine if self.answers[name] == 200 and name not in rows}
 

@@ -25,8 +25,8 @@ from gateway.proxy.forward import disconnects
 from gateway.proxy.router import Router
 from gateway.runtime.upstreams import destinations
 from tests.guarantees.chaos.conftest import measured
-from tests.guarantees.chaos.storm import Findings, Moment, Visit, echoing, pay, visits
 from tests.guarantees.faults.proxy import FaultProxy
+from tests.guarantees.simulation.disconnecting_clients import Findings, Moment, Visit, echo_upstream, pay, visits
 from tests.proxy import data_plane as data_planes
 from tests.proxy import upstream as upstreams
 from tests.proxy.data_plane import Account, DataPlane
@@ -64,14 +64,14 @@ async def data_plane(migrated_url: str, redis_url: str, database: Database, redi
     await redis_client.close()
 
 
-async def test_no_answer_reaches_another_and_nothing_is_left_behind(
+async def test_disconnects_mix_no_responses_and_release_everything(
     data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(disconnects, "MAX_DRAINS", 8)  # so that many calls are cut at once
     monkeypatch.setattr(disconnects, "DRAIN_SECONDS", 0.5)  # and those without an end soon
     accounts = [await data_plane.create_account(credits=GRANTED * number) for number in range(1, ACCOUNTS + 1)]
     findings = Findings()
-    data_plane.upstream.answer = echoing(findings, accounts, seeded_random("upstream"))
+    data_plane.upstream.answer = echo_upstream(findings, accounts, seeded_random("upstream"))
     warming = [
         Visit(each, f"{number}-warm", Moment.NEVER, 1, False, False, 0, 0) for number, each in enumerate(accounts)
     ]
@@ -82,8 +82,8 @@ async def test_no_answer_reaches_another_and_nothing_is_left_behind(
     await _storm(data_plane, storm, accounts, findings)
 
     books = [await _books(data_plane, account) for account in accounts]
-    await _let_go(data_plane)
-    await eventually(lambda: _held() <= before, AFTERMATH_SECONDS)
+    await _wait_for_release(data_plane)
+    await eventually(lambda: _open_resources() <= before, AFTERMATH_SECONDS)
     outcomes = Counter(outcome for book in books for _, outcome in book["rows"])
     measured.append(f"disconnects: {REQUESTS:,} requests, {dict(outcomes)}, {len(findings.foreign)} foreign bytes")
     assert findings.foreign == []
@@ -116,11 +116,11 @@ async def _storm(data_plane: DataPlane, storm: list[Visit], accounts: list[Accou
 
 
 async def _resources(data_plane: DataPlane) -> tuple[int, int]:
-    await _let_go(data_plane)
-    return _held()
+    await _wait_for_release(data_plane)
+    return _open_resources()
 
 
-async def _let_go(data_plane: DataPlane) -> None:
+async def _wait_for_release(data_plane: DataPlane) -> None:
     """Closes idle connections to the upstream; every lease must have been given back by then."""
     pools = [target.pool for each in data_plane.handler._destinations.values() for target in each.upstream._targets]
     await eventually(lambda: all(pool.busy == 0 for pool in pools), AFTERMATH_SECONDS)
@@ -129,7 +129,7 @@ async def _let_go(data_plane: DataPlane) -> None:
         await destination.upstream.close()
 
 
-def _held() -> tuple[int, int]:
+def _open_resources() -> tuple[int, int]:
     """Tasks and file descriptors of this process."""
     return len(asyncio.all_tasks()), psutil.Process().num_fds()
 

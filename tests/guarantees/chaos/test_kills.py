@@ -11,9 +11,9 @@ from random import Random
 
 from gateway.meter.scripts import ADMIT, SETTLE
 from tests.guarantees.chaos.conftest import measured
-from tests.guarantees.chaos.installation import Installation, installed
 from tests.guarantees.faults.records import violations
 from tests.guarantees.faults.traps import Moment, Trap
+from tests.guarantees.simulation.installation import Installation, installed
 from tests.support.sampling import IS_FULL, scaled, seeded_random
 
 CLIENTS = 8
@@ -72,9 +72,7 @@ NAMED = (
 AT_RANDOM = tuple(Kill(part) for part in ("gateway-1", "gateway-2", "worker", "valkey"))
 
 
-async def test_nothing_is_lost_doubled_or_left_held_whatever_is_killed_when(
-    tmp_path: Path, own_database_url: str
-) -> None:
+async def test_kills_lose_double_and_hold_nothing(tmp_path: Path, own_database_url: str) -> None:
     luck = seeded_random("kills")
     done: Counter[str] = Counter()
     async with installed(tmp_path, database_url=own_database_url, chance=luck, slowness_seconds=0.02) as house:
@@ -84,7 +82,7 @@ async def test_nothing_is_lost_doubled_or_left_held_whatever_is_killed_when(
                     done[await _strike(house, kill, luck)] += 1
             found = await house.records()
             assert violations(found) == []
-            measured.append(_said(house, done, rows=len(found.rows)))
+            measured.append(_wait_for_refusals(house, done, rows=len(found.rows)))
 
 
 def _batches(luck: Random) -> Iterator[list[Kill]]:
@@ -115,7 +113,7 @@ async def _strike(house: Installation, kill: Kill, luck: Random) -> str:
     return str(kill)
 
 
-def _said(house: Installation, done: Counter[str], *, rows: int) -> str:
+def _wait_for_refusals(house: Installation, done: Counter[str], *, rows: int) -> str:
     statuses = ", ".join(f"{count} of {status}" for status, count in house.callers.statuses().most_common())
     points = "\n".join(f"  {count:4} {name}" for name, count in sorted(done.items()))
     slowest = f"slowest {house.callers.slowest_seconds:.1f} s"

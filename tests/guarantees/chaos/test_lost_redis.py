@@ -33,7 +33,7 @@ from gateway.workers.usage.hold_sweeper import HoldSweeper
 from gateway.workers.usage.reconciliation import Reconciler
 from gateway.workers.usage.usage_writer import UsageWriter
 from tests.guarantees.chaos.conftest import measured
-from tests.guarantees.chaos.lost import Fault, Victim
+from tests.guarantees.simulation.faulty_valkey import Fault, FaultyValkey
 from tests.proxy import data_plane as data_planes
 from tests.proxy import upstream as upstreams
 from tests.proxy.data_plane import Account, DataPlane
@@ -99,30 +99,30 @@ class Load:
 
 
 @pytest.fixture
-async def victim(tmp_path: Path) -> AsyncIterator[Victim]:
-    async with Victim(tmp_path) as victim:
-        yield victim
+async def valkey(tmp_path: Path) -> AsyncIterator[FaultyValkey]:
+    async with FaultyValkey(tmp_path) as valkey:
+        yield valkey
 
 
 @pytest.fixture
-async def gateways(victim: Victim, own_database_url: str, tmp_path: Path) -> AsyncIterator[list[DataPlane]]:
+async def gateways(valkey: FaultyValkey, own_database_url: str, tmp_path: Path) -> AsyncIterator[list[DataPlane]]:
     database = Database(own_database_url, pool_size=8)
-    redis_client = RedisClient(victim.url, timeout_seconds=5, scripts=SCRIPTS)
+    redis_client = RedisClient(valkey.url, timeout_seconds=5, scripts=SCRIPTS)
     await redis_client.open()
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(upstreams.running())
-        redis = await stack.enter_async_context(Redis.from_url(victim.url))
+        redis = await stack.enter_async_context(Redis.from_url(valkey.url))
         serving = []
         for number in range(2):
             places: dict[str, object] = {
                 "database.url": own_database_url,
-                "redis.url": victim.proxy.through(victim.url),
+                "redis.url": valkey.proxy.through(valkey.url),
                 "redis.partitions": PARTITIONS,
                 "redis.timeout": "100ms",
                 "data_dir": str(tmp_path / f"data-{number}"),
                 "upstreams.main.targets": upstream.url,
             }
-            config = load(Path(__file__).parent / "lost.yaml", ENVIRON, overrides=places)
+            config = load(Path(__file__).parent / "lost_redis.yaml", ENVIRON, overrides=places)
             running = data_planes.running(config, upstream, database=database, redis=redis, redis_client=redis_client)
             serving.append(await stack.enter_async_context(running))
         meter = Meter(redis_client, partitions=PARTITIONS, owner="worker")
@@ -141,9 +141,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-async def test_nothing_is_lost_doubled_or_overspent_and_service_is_back_by_itself(
-    victim: Victim, gateways: list[DataPlane]
-) -> None:
+async def test_lost_redis_loses_doubles_and_overspends_nothing(valkey: FaultyValkey, gateways: list[DataPlane]) -> None:
     first = gateways[0]
     rich = [await first.create_account(credits=1_000_000) for _ in range(4)]
     limited = await first.create_account(credits=1_000_000, requests_per_minute=PER_MINUTE)
@@ -158,7 +156,7 @@ async def test_nothing_is_lost_doubled_or_overspent_and_service_is_back_by_itsel
         load.accounts = [*rich, limited, poor[-1]]
         await eventually(lambda: load.served(poor[-1]) > 3, timeout_seconds=BACK_SECONDS)
         load.is_suffering = True
-        await victim.suffer(fault, random.uniform(0.2, 0.8))
+        await valkey.suffer(fault, random.uniform(0.2, 0.8))
         load.is_suffering = False
         healed = monotonic_seconds()
         print(f"round {number}: {fault.value}")  # noqa: T201 - pytest shows it where the test fails

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from tests.guarantees.chaos.conftest import measured
-from tests.guarantees.chaos.crowds import Sink, crowd, upload
-from tests.guarantees.chaos.served import PLAN, Served, serving
+from tests.guarantees.simulation.mass_connections import Sink, crowd, upload
+from tests.guarantees.simulation.served_gateway import PLAN, Served, serving
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 EACH_BYTES = 64 * KIB
@@ -82,7 +82,7 @@ plans: [{PLAN}]
         yield served, Worker(served)
 
 
-async def test_slow_readers_of_an_endless_stream_are_cheap(
+async def test_memory_of_slow_readers_is_bounded(
     tmp_path: Path, sink: Sink, own_database_url: str, redis_url: str
 ) -> None:
     async with _serving(tmp_path, sink, own_database_url, redis_url) as (served, worker):
@@ -96,7 +96,9 @@ async def test_slow_readers_of_an_endless_stream_are_cheap(
             worker.check("slow readers", CONNECTIONS)
 
 
-async def test_slow_headers_are_cheap(tmp_path: Path, sink: Sink, own_database_url: str, redis_url: str) -> None:
+async def test_memory_of_slow_headers_is_bounded(
+    tmp_path: Path, sink: Sink, own_database_url: str, redis_url: str
+) -> None:
     async with _serving(tmp_path, sink, own_database_url, redis_url) as (served, worker):
         begun = b"GET /v1/any HTTP/1.1\r\nhost: gateway.test\r\nx-slow: " + b"s" * 30_000
         with crowd(served.public_url, CONNECTIONS, begun, is_narrow=False) as clients:
@@ -108,7 +110,9 @@ async def test_slow_headers_are_cheap(tmp_path: Path, sink: Sink, own_database_u
             worker.check("slow headers", CONNECTIONS)
 
 
-async def test_large_uploads_are_cheap(tmp_path: Path, sink: Sink, own_database_url: str, redis_url: str) -> None:
+async def test_memory_of_large_uploads_is_bounded(
+    tmp_path: Path, sink: Sink, own_database_url: str, redis_url: str
+) -> None:
     async with _serving(tmp_path, sink, own_database_url, redis_url) as (served, worker):
         head = served.head("/v1/upload", f"content-length: {UPLOAD_BYTES}", method="POST")
         before = len(sink.sizes)

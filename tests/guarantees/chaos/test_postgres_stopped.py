@@ -15,11 +15,11 @@ from gateway.embedded.endpoints import choose
 from gateway.embedded.postgres import Postgres
 from gateway.ledger.db import schema
 from policies.access.keys import ENTROPY_BYTES, compose
-from tests.guarantees.chaos.callers import Callers, Customer
 from tests.guarantees.chaos.conftest import measured
-from tests.guarantees.chaos.installation import Installation, installed
 from tests.guarantees.faults.parts import Store
 from tests.guarantees.faults.records import violations
+from tests.guarantees.simulation.installation import Installation, installed
+from tests.guarantees.simulation.paced_clients import Customer, PacedClients
 from tests.support.sampling import IS_FULL, seeded_random
 
 AWAY_SECONDS = 300.0 if IS_FULL else 2.5  # each way
@@ -39,7 +39,7 @@ async def postgres(tmp_path: Path) -> AsyncIterator[Store]:
     await store.stop()
 
 
-async def test_known_keys_do_not_notice_that_postgresql_is_away(tmp_path: Path, postgres: Store) -> None:
+async def test_postgres_stopped_leaves_known_keys_served(tmp_path: Path, postgres: Store) -> None:
     url = f"postgresql://gateway:{postgres.endpoint.password}@127.0.0.1:{postgres.endpoint.port}/gateway"
     await schema.upgrade(url)
     async with installed(tmp_path, database_url=url, chance=seeded_random("calls"), slowness_seconds=0.005) as house:
@@ -47,13 +47,13 @@ async def test_known_keys_do_not_notice_that_postgresql_is_away(tmp_path: Path, 
         everybody = house.callers.customers
         house.callers.customers = [each for each in everybody if each != house.narrow]
         for how in ("frozen", "killed"):
-            await _go_without(house, postgres, how)
+            await _run_without(house, postgres, how)
         house.callers.customers = everybody
         assert violations(await house.records()) == []
 
 
-async def _go_without(house: Installation, postgres: Store, how: str) -> None:
-    strangers = [Callers([url], [_stranger()], seeded_random("strangers")) for url in house.callers.urls]
+async def _run_without(house: Installation, postgres: Store, how: str) -> None:
+    strangers = [PacedClients([url], [_stranger()], seeded_random("strangers")) for url in house.callers.urls]
     async with house.callers.calling(CLIENTS, pause_seconds=PAUSE_SECONDS):
         postgres.freeze() if how == "frozen" else postgres.kill_for_good()
         before, began = len(house.callers.calls), monotonic_seconds()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.guarantees.chaos.conftest import measured
-from tests.guarantees.chaos.served import PLAN, Served, serving
+from tests.guarantees.simulation.served_gateway import PLAN, Served, serving
 from tests.proxy import upstream as upstreams
 from tests.proxy.upstream import Exchange
 from tests.support.sampling import scaled
@@ -44,7 +44,7 @@ class Streams:
         await exchange.write(b"5\r\nended\r\n" + ENDING)
 
 
-async def test_sigterm_finishes_what_ends_in_time_and_cuts_and_settles_the_rest(
+async def test_sigterm_completes_what_ends_in_time_and_settles_the_rest(
     tmp_path: Path, own_database_url: str, redis_url: str
 ) -> None:
     streams = Streams()
@@ -140,7 +140,7 @@ plans: [{PLAN}]
 """
 
 
-async def test_sighup_fails_no_request_and_an_invalid_configuration_changes_nothing(
+async def test_sighup_fails_no_request_and_refuses_an_invalid_configuration(
     tmp_path: Path, own_database_url: str, redis_url: str
 ) -> None:
     async with upstreams.running() as upstream:
@@ -157,7 +157,7 @@ async def test_sighup_fails_no_request_and_an_invalid_configuration_changes_noth
                     await _moves(served, to=number)
                     current = number
                 else:
-                    await _said(served, number // 2)
+                    await _wait_for_refusals(served, number // 2)
                     assert await _statuses(served, current) == {200}
             enough.set()
             answered: Counter[int] = sum(await asyncio.gather(*loads), Counter())
@@ -215,7 +215,7 @@ async def _moves(served: Served, *, to: int) -> None:
             await asyncio.sleep(0.01)
 
 
-async def _said(served: Served, refusals: int) -> None:
+async def _wait_for_refusals(served: Served, refusals: int) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
         while served.said(REFUSED) < refusals:  # noqa: ASYNC110 - a log file
             await asyncio.sleep(0.01)

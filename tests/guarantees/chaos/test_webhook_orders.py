@@ -57,7 +57,7 @@ async def worlds(own_database_url: str) -> AsyncIterator[Callable[[], Awaitable[
     await database.close()
 
 
-async def test_any_order_ends_as_the_provider_has_it(worlds: Any) -> None:
+async def test_webhook_orders_end_in_the_state_of_the_provider(worlds: Any) -> None:
     draw = sampling.seeded_random("orders")
     orders = draw.sample(ORDERS, sampling.scaled(suite=60, full=len(ORDERS)))
     stack, world = await worlds()

@@ -28,9 +28,9 @@ from gateway.workers.billing.renewals import RenewalWorker
 from gateway.workers.outbox import OutboxPublisher
 from gateway.workers.usage.reconciliation import Reconciler
 from gateway.workers.usage.usage_writer import UsageWriter
-from tests.guarantees.chaos.bookkeeping import GRACE, Account
 from tests.guarantees.chaos.conftest import measured
-from tests.guarantees.chaos.year import OFFERS, ZONES, Life, act, news, provide
+from tests.guarantees.simulation.bookkeeping import GRACE, Account
+from tests.guarantees.simulation.customer_year import OFFERS, ZONES, Life, act, provide, provider_changes
 from tests.support.sampling import scaled, seeded_random
 from tests.workers.conftest import UNLIMITED, Backend, a_head, a_tail, backend  # noqa: F401 - the fixture of both stores
 
@@ -43,7 +43,7 @@ AT_ONCE = 4
 OVER = ("expired", "canceled")
 
 
-async def test_a_year_of_accounts_balances_at_every_step(backend: Backend) -> None:  # noqa: F811 - the fixture
+async def test_year_of_accounts_balances_at_every_step(backend: Backend) -> None:  # noqa: F811 - the fixture
     random, started = seeded_random("a year of accounts"), time.monotonic()
     lives = await _lives(backend, random)
     now, asleep_until, steps = BEGINS, BEGINS, 0
@@ -115,7 +115,7 @@ async def _live(backend: Backend, lives: Sequence[Life], now: datetime, *, rando
 
     async def walk() -> None:
         for life in todo:
-            told = news(life, now)
+            told = provider_changes(life, now)
             if told or life.account.id in chosen:
                 async with backend.database.transaction() as connection:
                     await provide(connection, life, told, now=now)

@@ -45,7 +45,7 @@ async def row_of(demo: Running, table: str, client_request_id: str) -> Mapping[s
     return dict(rows[0])
 
 
-async def test_the_official_openai_client_completes_a_chat_and_is_charged_by_tokens(demo: Running) -> None:
+async def test_openai_client_completes_a_chat_charged_by_tokens(demo: Running) -> None:
     request_id = uuid4().hex
     async with openai.AsyncOpenAI(base_url=f"{demo.public_url}/v1", api_key=demo.api_key) as client:
         completion = await client.chat.completions.create(
@@ -62,7 +62,7 @@ async def test_the_official_openai_client_completes_a_chat_and_is_charged_by_tok
     assert row["outcome"] == "succeeded"
 
 
-async def test_a_streamed_chat_arrives_event_by_event_before_the_upstream_has_ended(demo: Running) -> None:
+async def test_streamed_chat_arrives_before_the_upstream_ends(demo: Running) -> None:
     request_id = uuid4().hex
     arrivals = []
     async with openai.AsyncOpenAI(base_url=f"{demo.public_url}/v1", api_key=demo.api_key) as client:
@@ -87,7 +87,7 @@ async def test_a_streamed_chat_arrives_event_by_event_before_the_upstream_has_en
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is the client under test")
-async def test_an_uploaded_file_is_recorded_with_its_name_size_and_digest(demo: Running, tmp_path: Path) -> None:
+async def test_upload_is_recorded_with_name_size_and_digest(demo: Running, tmp_path: Path) -> None:
     file = tmp_path / "Quarterly numbers.csv"
     file.write_bytes(b"month,revenue\n" + b"".join(b"%d,%d\n" % (month, month * 1000) for month in range(1, 5000)))
     request_id = uuid4().hex
@@ -105,7 +105,7 @@ async def test_an_uploaded_file_is_recorded_with_its_name_size_and_digest(demo: 
     assert row["credits_charged"] == 1
 
 
-async def test_a_revoked_key_is_refused_on_the_very_next_request_of_every_worker(demo: Running) -> None:
+async def test_revoked_key_is_refused_next_on_every_worker(demo: Running) -> None:
     async with httpx.AsyncClient(base_url=demo.admin_url, headers=demo.admin_headers) as admin:
         created = (await admin.post("/admin/v1/keys", json={"user_id": demo.user_id, "name": "brief"})).json()
         warm = await _of_several_connections(demo, created["key"])
@@ -126,7 +126,7 @@ async def _of_several_connections(demo: Running, key: str) -> list[httpx.Respons
     return answers
 
 
-def test_a_second_gateway_on_the_same_data_is_refused_in_one_line(demo: Running) -> None:
+def test_second_gateway_on_the_same_data_is_refused(demo: Running) -> None:
     data_dir = Path(demo_data_dir(demo))
     again = subprocess.run(
         [sys.executable, "-m", "gateway", "demo", "--port", "0", "--admin-port", "0", "--data-dir", str(data_dir)],

@@ -25,7 +25,7 @@ LOAD_SECONDS = 2.0
 LEASE_SECONDS = HEARTBEAT_TTL_SECONDS + ABSENCE_SECONDS + 10
 
 
-async def test_every_answer_received_whole_has_its_one_row_after_a_kill(tmp_path: Path) -> None:
+async def test_killed_gateway_leaves_one_row_for_each_complete_response(tmp_path: Path) -> None:
     plan = {"GATEWAY_ROUTES__CHAT__PRICE__HOLD": "2"}
     before = start_demo(tmp_path / "data", **plan)
     await _give_room(before)

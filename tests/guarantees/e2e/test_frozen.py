@@ -152,7 +152,7 @@ async def site(own_database_url: str, redis_url: str, tmp_path: Path) -> AsyncIt
     await database.close()
 
 
-async def test_a_gateway_frozen_for_longer_than_its_lease_charges_what_it_delivered(site: Site) -> None:
+async def test_frozen_gateway_charges_what_it_delivered(site: Site) -> None:
     async with site.gateway() as (data_plane, process):
         account = await data_plane.create_account()
         calls = await site.calls(data_plane, account, 3)
@@ -171,7 +171,7 @@ async def test_a_gateway_frozen_for_longer_than_its_lease_charges_what_it_delive
         await _assert_charged(site, data_plane, account, charge=4, of=100)
 
 
-async def test_what_redis_did_not_take_before_a_kill_is_settled_by_the_next_gateway(site: Site) -> None:
+async def test_spool_of_a_killed_gateway_is_settled_by_the_next(site: Site) -> None:
     async with site.gateway() as (data_plane, process):
         account = await data_plane.create_account(credits=1000)
         calls = await site.calls(data_plane, account, CALLS)

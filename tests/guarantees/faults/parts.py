@@ -67,8 +67,8 @@ class Role:
         await asyncio.wait_for(self._born.wait(), START_SECONDS)
 
 
-class Nursery:
-    """Starts processes of the gateway, and others where they are killed (`nursery.py`)."""
+class ProcessForks:
+    """Starts processes of the gateway, and others where they are killed (`process_forks.py`)."""
 
     def __init__(self, folder: Path, process: asyncio.subprocess.Process) -> None:
         self._folder = folder
@@ -98,11 +98,11 @@ class Nursery:
 
 
 @asynccontextmanager
-async def nursery(folder: Path) -> AsyncIterator[Nursery]:
+async def forking(folder: Path) -> AsyncIterator[ProcessForks]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.guarantees.faults.nursery", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        sys.executable, "-m", "tests.guarantees.faults.process_forks", stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    found = Nursery(folder, process)
+    found = ProcessForks(folder, process)
     hearing = asyncio.create_task(found._hear())
     try:
         yield found

@@ -28,7 +28,7 @@ BOOK = SOUND.books[ALICE]
 SOON = replace(SUCCEEDED, created_at=NOON + timedelta(seconds=50))
 
 
-def test_what_is_sound_is_not_complained_of() -> None:
+def test_records_that_are_sound_have_no_violations() -> None:
     assert violations(SOUND) == []
 
 
@@ -54,5 +54,5 @@ def test_what_is_sound_is_not_complained_of() -> None:
     }.items(),
     ids=lambda item: item[0],
 )
-def test_each_fault_is_complained_of(unsound: tuple[str, Records]) -> None:
+def test_records_with_a_fault_have_a_violation(unsound: tuple[str, Records]) -> None:
     assert violations(unsound[1]) != []

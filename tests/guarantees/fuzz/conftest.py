@@ -32,14 +32,14 @@ class Way:
 
 
 @dataclass(frozen=True, repr=False)
-class Ways:
+class Planes:
     h11: Way
     httptools: Way
     account: Account
 
 
 @pytest.fixture(scope="package")
-async def ways(migrated_url: str, redis_url: str, database: Database, redis: Redis) -> AsyncIterator[Ways]:
+async def ways(migrated_url: str, redis_url: str, database: Database, redis: Redis) -> AsyncIterator[Planes]:
     redis_client = RedisClient(redis_url, timeout_seconds=5, scripts=SCRIPTS)
     await redis_client.open()
     async with AsyncExitStack() as stack:
@@ -53,5 +53,5 @@ async def ways(migrated_url: str, redis_url: str, database: Database, redis: Red
             )
             made.append(Way(await stack.enter_async_context(running), notes))
         by_h11, by_httptools = made
-        yield Ways(by_h11, by_httptools, await by_h11.data_plane.create_account(credits=GRANTED))
+        yield Planes(by_h11, by_httptools, await by_h11.data_plane.create_account(credits=GRANTED))
     await redis_client.close()

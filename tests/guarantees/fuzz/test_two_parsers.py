@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from hypothesis import HealthCheck, event, given, settings
 from sqlalchemy import text
 
-from tests.guarantees.fuzz.conftest import GRANTED, Way, Ways
+from tests.guarantees.fuzz.conftest import GRANTED, Planes, Way
 from tests.guarantees.fuzz.parsers import Read
 from tests.guarantees.fuzz.requests import POISON, Field, Mutation, Sent, cuts, groups, in_pieces, mutations
 from tests.support.sampling import scaled
@@ -32,9 +32,7 @@ _OF_ONE_SENDING = frozenset((b"x-request-id", b"traceparent"))
 
 @settings(EXAMPLES, max_examples=scaled(suite=250, full=10_000))
 @given(group=groups, cut=cuts)
-async def test_legal_requests_are_read_by_both_parsers_as_they_were_sent(
-    ways: Ways, group: list[Sent], cut: list[int]
-) -> None:
+async def test_legal_requests_reach_both_parsers_as_sent(ways: Planes, group: list[Sent], cut: list[int]) -> None:
     wire = b"".join(sent.wire(ways.account.key.encode()) for sent in group)
     due = _served(group)
 
@@ -49,8 +47,8 @@ async def test_legal_requests_are_read_by_both_parsers_as_they_were_sent(
 
 @settings(EXAMPLES, max_examples=scaled(suite=250, full=10_000))
 @given(group=groups, wrong=mutations, cut=cuts)
-async def test_of_hostile_bytes_both_parsers_read_the_same_requests_or_none(
-    ways: Ways, group: list[Sent], wrong: list[Mutation], cut: list[int]
+async def test_hostile_bytes_have_one_reading_or_none(
+    ways: Planes, group: list[Sent], wrong: list[Mutation], cut: list[int]
 ) -> None:
     wire = b"".join(sent.wire(ways.account.key.encode()) for sent in group)
     for mutation in wrong:
@@ -67,7 +65,7 @@ async def test_of_hostile_bytes_both_parsers_read_the_same_requests_or_none(
     assert all(_is_to(ways.h11, read) for read in reads[0])
 
 
-async def test_what_was_read_is_what_was_admitted_and_charged(ways: Ways) -> None:
+async def test_read_requests_equal_admitted_and_charged_calls(ways: Planes) -> None:
     """Runs behind the two above: their requests, complete ones and those that broke off, are all in the books."""
     data_plane, account = ways.h11.data_plane, ways.account
     await _say(ways.h11, [Sent(b"GET", b"/v1/plain", False, (), b"", None, True).wire(account.key.encode())])
@@ -90,17 +88,17 @@ async def _say(way: Way, pieces: Sequence[bytes]) -> list[int]:
     """Sends the pieces over a connection of their own; the statuses of all answers until the gateway closes it."""
     address = urlsplit(way.data_plane.url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
-    heard = b""
+    received = b""
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             for piece in pieces:
                 writer.write(piece)
                 await asyncio.sleep(0)
             while part := await reader.read(65536):
-                heard += part
+                received += part
     finally:
         writer.transport.abort()
-    return [int(status) for status in _STATUS.findall(heard)]
+    return [int(status) for status in _STATUS.findall(received)]
 
 
 def _served(group: Sequence[Sent]) -> list[Sent]:

@@ -61,12 +61,12 @@ async def test_embedded_store_that_dies_restarts_at_the_same_address(data_dir: P
     async with await Stores.open(data_dir, durable=False) as stores:
         await write(stores, "a")
         supervising = asyncio.create_task(stores.keep_running())
-        victim = next(child for child in psutil.Process().children() if child.name() == name and owned(child, data_dir))
-        victim.send_signal(signal.SIGKILL)
+        valkey = next(child for child in psutil.Process().children() if child.name() == name and owned(child, data_dir))
+        valkey.send_signal(signal.SIGKILL)
         async with asyncio.timeout(30):
             while not await is_readable(stores, expected=["a"]):  # noqa: ASYNC110 - another process has no event
                 await asyncio.sleep(0.05)
-        assert not is_running(victim)
+        assert not is_running(valkey)
         supervising.cancel()
 
 

@@ -33,7 +33,7 @@ IMPORTED = (
 RETRY_SECONDS = 0.2  # where a store is away: the next one tries again
 
 
-class Nest(NamedTuple):
+class ForkRequest(NamedTuple):
     """Where one child after the other lives."""
 
     wanted: dict[str, Any]
@@ -48,7 +48,7 @@ def main() -> None:
     for name in IMPORTED:
         import_module(name)
 
-    nests: dict[int, Nest] = {}
+    requests: dict[int, ForkRequest] = {}
     bell, ring = os.pipe()
     os.set_blocking(ring, False)
     signal.set_wakeup_fd(ring)
@@ -57,50 +57,50 @@ def main() -> None:
         ready, _, _ = select.select([sys.stdin, bell], [], [])
         if bell in ready:
             os.read(bell, 4096)
-            for nest in _dead(nests):
-                _fork(nest, nests)
+            for request in _dead(requests):
+                _fork(request, requests)
         if sys.stdin in ready:
             line = sys.stdin.readline()
             if not line:
                 break
             wanted = json.loads(line)
-            _fork(Nest(wanted, _listen() if wanted["listens"] else None), nests)
-    for pid in nests:
+            _fork(ForkRequest(wanted, _listen() if wanted["listens"] else None), requests)
+    for pid in requests:
         os.kill(pid, signal.SIGCONT)
         os.kill(pid, signal.SIGTERM)
-    for pid in nests:
+    for pid in requests:
         os.waitpid(pid, 0)
 
 
-def _dead(nests: dict[int, Nest]) -> list[Nest]:
+def _dead(requests: dict[int, ForkRequest]) -> list[ForkRequest]:
     found = []
-    while nests:
+    while requests:
         pid, _ = os.waitpid(-1, os.WNOHANG)
         if not pid:
             break
-        found.append(nests.pop(pid))
+        found.append(requests.pop(pid))
     return found
 
 
-def _fork(nest: Nest, nests: dict[int, Nest]) -> None:
+def _fork(request: ForkRequest, requests: dict[int, ForkRequest]) -> None:
     pid = os.fork()
     if pid == 0:
-        _be(nest)
-    nests[pid] = nest
-    sys.stdout.write(json.dumps({"name": nest.wanted["name"], "pid": pid, "url": nest.url}) + "\n")
+        _become(request)
+    requests[pid] = request
+    sys.stdout.write(json.dumps({"name": request.wanted["name"], "pid": pid, "url": request.url}) + "\n")
     sys.stdout.flush()
 
 
-def _be(nest: Nest) -> NoReturn:
+def _become(request: ForkRequest) -> NoReturn:
     """The child, to its end."""
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(os.open(nest.wanted["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+        os.dup2(os.open(request.wanted["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
         os.dup2(2, 1)
-        os.environ.update(nest.wanted["places"])
-        _run(nest)
+        os.environ.update(request.wanted["places"])
+        _run(request)
         os._exit(0)
     finally:
         traceback.print_exc()
@@ -108,17 +108,17 @@ def _be(nest: Nest) -> NoReturn:
         os._exit(1)
 
 
-def _run(nest: Nest) -> None:
+def _run(request: ForkRequest) -> None:
     import uvloop
 
     from gateway import logs
     from gateway.config import load
     from gateway.runtime.roles import tune_garbage_collection
 
-    logs.configure(role=nest.wanted["name"])
-    config = load(Path(nest.wanted["config"]), os.environ)
+    logs.configure(role=request.wanted["name"])
+    config = load(Path(request.wanted["config"]), os.environ)
     tune_garbage_collection()
-    uvloop.run(_proxy(config, nest.listener) if nest.listener is not None else _worker(config))
+    uvloop.run(_proxy(config, request.listener) if request.listener is not None else _worker(config))
 
 
 async def _proxy(config: Config, listener: socket.socket) -> None:

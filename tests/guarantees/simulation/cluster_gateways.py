@@ -29,8 +29,8 @@ from gateway.meter.holds import Holds
 from gateway.meter.journal import Journal
 from gateway.meter.meter import Meter
 from gateway.meter.scripts import SCRIPTS
-from tests.guarantees.chaos.served import SECRETS
 from tests.guarantees.faults.cluster import ClusterServers
+from tests.guarantees.simulation.served_gateway import SECRETS
 
 PARTITIONS = 16
 _STATE = struct.Struct("<qq")  # clock and balance, as admit.lua packs them
@@ -100,7 +100,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Trio:
+class Gateways:
     urls: tuple[str, ...]
     admin: httpx.AsyncClient
     redis_client: RedisClient
@@ -163,7 +163,7 @@ class Trio:
 @asynccontextmanager
 async def running(
     folder: Path, cluster: ClusterServers, *, database_url: str, upstream_url: str
-) -> AsyncIterator[Trio]:
+) -> AsyncIterator[Gateways]:
     """Until the end of the block."""
     (folder / "gateway.yaml").write_text(DOCUMENT.format(partitions=PARTITIONS, upstream=upstream_url))
     async with AsyncExitStack() as stack:
@@ -180,7 +180,7 @@ async def running(
         admin = httpx.AsyncClient(base_url=said[0]["admin_url"], headers=authority, timeout=PATIENCE_SECONDS)
         await stack.enter_async_context(admin)
         urls = tuple(each["public_url"] for each in said)
-        yield Trio(urls, admin, redis_client, cluster, database_url)
+        yield Gateways(urls, admin, redis_client, cluster, database_url)
 
 
 async def _started(
@@ -227,7 +227,7 @@ async def calls_in_a_crowd(
     async def answers(connection: Connection) -> list[int]:
         return [await connection.answer() for _ in range(each)]
 
-    heard = await asyncio.gather(*(answers(connection) for connection in opened))
+    received = await asyncio.gather(*(answers(connection) for connection in opened))
     for connection in opened:
         connection.close()
-    return Counter(status for statuses in heard for status in statuses)
+    return Counter(status for statuses in received for status in statuses)

@@ -25,7 +25,7 @@ class Customer:
 
 
 @dataclass
-class Callers:
+class PacedClients:
     """Customers call these URLs in turn, over connections that they keep."""
 
     urls: Sequence[str]
@@ -89,18 +89,18 @@ class _Connection:
 
     async def exchange(self, key: str, request_id: str) -> tuple[int | None, bool]:
         """The status if there was one, and whether the answer was whole."""
-        heard = bytearray()
+        received = bytearray()
         with suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
             async with asyncio.timeout(PATIENCE_SECONDS):
                 if self._streams is None:
                     self._streams = await asyncio.open_connection(self._address.hostname, self._address.port)
                 reader, writer = self._streams
                 writer.write(_request(key, request_id))
-                heard += await reader.readuntil(b"\r\n\r\n")
-                length = _length(heard)
+                received += await reader.readuntil(b"\r\n\r\n")
+                length = _length(received)
                 body = await (reader.readuntil(END) if length is None else reader.readexactly(length))
-                return int(heard[9:12]), length is not None or body.endswith(END)
-        return (int(heard[9:12]) if len(heard) > 12 else None), False
+                return int(received[9:12]), length is not None or body.endswith(END)
+        return (int(received[9:12]) if len(received) > 12 else None), False
 
     async def close(self) -> None:
         if self._streams is not None:

@@ -30,11 +30,11 @@ from gateway.ledger.db.session import Database
 from gateway.ledger.subscriptions import lifecycle
 from gateway.runtime.stores import Reached
 from policies.access.keys import ENTROPY_BYTES, compose
-from tests.guarantees.chaos.callers import Callers, Customer, Upstream
-from tests.guarantees.chaos.served import SECRETS
 from tests.guarantees.faults import records
-from tests.guarantees.faults.parts import Role, Store, nursery
+from tests.guarantees.faults.parts import Role, Store, forking
 from tests.guarantees.faults.proxy import FaultProxy
+from tests.guarantees.simulation.paced_clients import Customer, PacedClients, Upstream
+from tests.guarantees.simulation.served_gateway import SECRETS
 
 PARTITIONS = 8
 GRANTED = 10_000_000
@@ -60,7 +60,7 @@ class Installation:
     parts: Mapping[str, Role | Store]
     wires: Mapping[str, FaultProxy]
     upstream: Upstream
-    callers: Callers
+    callers: PacedClients
     database_url: str
     redis_url: str
     folder: Path
@@ -129,7 +129,7 @@ async def installed(
             for name in roles
             for end, address in ends.items()
         }
-        house = await stack.enter_async_context(nursery(folder))  # stops before its wires, so that it can settle
+        house = await stack.enter_async_context(forking(folder))  # stops before its wires, so that it can settle
         parts: dict[str, Role | Store] = {"valkey": valkey}
         for name, role in roles.items():
             places = {
@@ -142,7 +142,7 @@ async def installed(
             parts[name] = await house.start(name, role, places)
         customers = [await _customer(config, plan) for plan in ("open", "open", "open", "narrow")]
         urls = [part.url for part in parts.values() if isinstance(part, Role) and part.url is not None]
-        callers = Callers(urls, customers, chance)
+        callers = PacedClients(urls, customers, chance)
         yield Installation(parts, wires, upstream, callers, database_url, redis_url, folder, customers[-1])
 
 

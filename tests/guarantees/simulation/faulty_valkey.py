@@ -25,7 +25,7 @@ class Fault(Enum):
     OLDER = "put back to an older copy"
 
 
-class Victim:
+class FaultyValkey:
     """The server, and the proxy by which gateways reach it."""
 
     def __init__(self, folder: Path) -> None:
@@ -36,7 +36,7 @@ class Victim:
         self.proxy = FaultProxy("127.0.0.1", self.endpoint.port)
         self.admin = Redis(port=self.endpoint.port, password=self.endpoint.password)
 
-    async def __aenter__(self) -> Victim:
+    async def __aenter__(self) -> FaultyValkey:
         await self._start()
         await self.proxy.__aenter__()
         return self

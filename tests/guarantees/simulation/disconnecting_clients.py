@@ -95,19 +95,19 @@ async def pay(data_plane: DataPlane, visit: Visit, findings: Findings, *, range_
     """One visit; `range_of` holds every balance that the account may be told, and none of another's."""
     address = urlsplit(data_plane.url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
-    heard = bytearray()
+    reply = bytearray()
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             with suppress(ConnectionError):
-                await _behave(visit, reader, writer, heard)
+                await _behave(visit, reader, writer, reply)
     finally:
         if visit.resets:
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         writer.transport.abort()
-    _judge(visit, bytes(heard), findings, range_of)
+    _judge(visit, bytes(reply), findings, range_of)
 
 
-async def _behave(visit: Visit, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, heard: bytearray) -> None:
+async def _behave(visit: Visit, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reply: bytearray) -> None:
     head, body = visit.pieces()
     if visit.moment is Moment.IN_HEAD:
         writer.write(head[: int(len(head) * visit.share)])
@@ -122,29 +122,29 @@ async def _behave(visit: Visit, reader: asyncio.StreamReader, writer: asyncio.St
         await asyncio.sleep(visit.patience_seconds)
         return
     most = int(600 * visit.share) if visit.moment is Moment.IN_ANSWER else 1 << 30
-    while len(heard) < most and not heard.endswith(b"0\r\n\r\n"):
-        if not (part := await reader.read(max(1, min(most - len(heard), 65536)))):
+    while len(reply) < most and not reply.endswith(b"0\r\n\r\n"):
+        if not (part := await reader.read(max(1, min(most - len(reply), 65536)))):
             return
-        heard.extend(part)
+        reply.extend(part)
 
 
-def _judge(visit: Visit, heard: bytes, findings: Findings, range_of: range) -> None:
-    if not heard:
+def _judge(visit: Visit, reply: bytes, findings: Findings, range_of: range) -> None:
+    if not reply:
         return
-    strangers = {nonce.decode() for nonce in _NONCE.findall(heard)} - {visit.nonce}
-    remaining = {int(number) for number in _REMAINING.findall(heard)}
+    strangers = {nonce.decode() for nonce in _NONCE.findall(reply)} - {visit.nonce}
+    remaining = {int(number) for number in _REMAINING.findall(reply)}
     if strangers or not all(number in range_of for number in remaining):
         findings.foreign.append(f"{visit} heard of {strangers or remaining}")
-    head, _, _ = heard.partition(b"\r\n\r\n")
+    head, _, _ = reply.partition(b"\r\n\r\n")
     if visit.moment is Moment.NEVER:
         findings.statuses.append(int(head[9:12]))
-        if heard.endswith(b"0\r\n\r\n"):
+        if reply.endswith(b"0\r\n\r\n"):
             findings.whole.add(visit.nonce)
-            if f"x-request-id: {visit.nonce}\r\n".encode() not in heard:
+            if f"x-request-id: {visit.nonce}\r\n".encode() not in reply:
                 findings.foreign.append(f"{visit} heard another's id: {head!r}")
 
 
-def echoing(findings: Findings, accounts: list[Account], chance: Random) -> Answer:
+def echo_upstream(findings: Findings, accounts: list[Account], chance: Random) -> Answer:
     """The upstream's answer: some lines of the caller's nonce, slowly. It looks at whose identity and body it gets."""
 
     async def answer(exchange: Exchange) -> None:

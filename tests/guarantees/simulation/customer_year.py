@@ -20,7 +20,7 @@ from gateway.ledger.payments import provider_subscriptions
 from gateway.ledger.subscriptions import lifecycle, subscriptions
 from gateway.ledger.subscriptions.subscriptions import IllegalTransition, StoredSubscription
 from policies.model import SubscriptionStatus
-from tests.guarantees.chaos.bookkeeping import FOREVER, LIVING, Account, Contract, Gift, Offer
+from tests.guarantees.simulation.bookkeeping import FOREVER, LIVING, Account, Contract, Gift, Offer
 from tests.policies.billing.calendar_oracle import boundaries
 
 ACTOR = "test:year"
@@ -98,7 +98,7 @@ async def subscribe(connection: AsyncConnection, life: Life, now: datetime) -> N
         account.period = (contract.id, contract.start, contract.end)
 
 
-async def try_it(connection: AsyncConnection, life: Life, now: datetime) -> None:
+async def start_trial(connection: AsyncConnection, life: Life, now: datetime) -> None:
     account, offer, days = life.account, life.random.choice(OFFERS), life.random.randint(3, 20)
 
     async def start() -> StoredSubscription:
@@ -251,7 +251,7 @@ async def pause_or_resume(connection: AsyncConnection, life: Life, now: datetime
     contract.status = "paused"
 
 
-async def move_house(connection: AsyncConnection, life: Life, now: datetime) -> None:  # noqa: ARG001 - as above
+async def change_time_zone(connection: AsyncConnection, life: Life, now: datetime) -> None:  # noqa: ARG001 - as above
     zone = life.random.choice(ZONES)
     await users.patch(connection, life.account.id, time_zone=zone)
     life.account.zone = ZoneInfo(zone)
@@ -275,7 +275,7 @@ async def check_out(connection: AsyncConnection, life: Life, now: datetime) -> N
         await tell(connection, life, contract, sale=sale, now=now)
 
 
-def news(life: Life, now: datetime) -> list[Contract]:
+def provider_changes(life: Life, now: datetime) -> list[Contract]:
     """The provider's own clock: what has been renewed, has failed or recovered, or was changed in its portal."""
     found = []
     for contract in life.account.contracts:
@@ -377,7 +377,7 @@ DEEDS: tuple[tuple[Deed, int], ...] = (
     (schedule, 5),
     (refund, 5),
     (correct, 4),
-    (try_it, 4),
+    (start_trial, 4),
     (check_out, 12),
-    (move_house, 2),
+    (change_time_zone, 2),
 )
