@@ -46,7 +46,7 @@ def refusal(router: Router, method: str, path: bytes) -> Refused:
 
 
 @given(_tables, _paths, st.sampled_from(METHODS))
-def test_the_longest_match_wins(table: list[Route], path: str, method: str) -> None:
+def test_longest_prefix_wins(table: list[Route], path: str, method: str) -> None:
     router, expected = Router(table), longest(table, path)
     if expected is None:
         assert refusal(router, method, path.encode()).code is Refusal.ROUTE_NOT_FOUND
@@ -60,7 +60,7 @@ def test_the_longest_match_wins(table: list[Route], path: str, method: str) -> N
 
 
 @given(_tables, _paths, st.sampled_from(METHODS))
-def test_the_order_of_the_table_does_not_matter(table: list[Route], path: str, method: str) -> None:
+def test_route_order_does_not_matter(table: list[Route], path: str, method: str) -> None:
     def found(routes: list[Route]) -> object:
         try:
             return Router(routes).match(method, path.encode())
@@ -78,7 +78,7 @@ def test_routes_of_one_path_may_differ_by_method() -> None:
     assert refusal(router, "PUT", b"/v1/x").extras == {"allow": "GET, POST"}
 
 
-def test_a_prefix_covers_what_is_below_it_and_not_its_neighbours() -> None:
+def test_prefix_covers_what_is_below_it_and_not_its_neighbours() -> None:
     router = Router([a_route("/v1/files/**")])
     assert router.match("GET", b"/v1/files/").path == "/v1/files/"
     assert router.match("GET", b"/v1/files/a/b.txt").path == "/v1/files/a/b.txt"
@@ -86,7 +86,7 @@ def test_a_prefix_covers_what_is_below_it_and_not_its_neighbours() -> None:
         assert refusal(router, "GET", path).code is Refusal.ROUTE_NOT_FOUND
 
 
-def test_a_prefix_of_everything_covers_everything() -> None:
+def test_prefix_of_everything_covers_everything() -> None:
     router = Router([a_route("/**")])
     assert router.match("GET", b"/").path == "/"
     assert router.match("GET", b"/a/b").path == "/a/b"
@@ -95,12 +95,12 @@ def test_a_prefix_of_everything_covers_everything() -> None:
 @pytest.mark.parametrize(
     "path", [b"*", b"", b"a/b", b"http://x/a", b"?", b"//a", b"/a//b", b"/a/../b", b"/a/.", b"/.."]
 )
-def test_what_is_no_plain_path_is_refused(path: bytes) -> None:
+def test_path_that_is_not_plain_is_refused(path: bytes) -> None:
     assert refusal(Router([a_route("/**")]), "GET", path).code is Refusal.BAD_REQUEST
 
 
 @given(st.binary(max_size=30).map(lambda tail: b"/" + tail))
-def test_a_path_that_passes_has_one_reading(path: bytes) -> None:
+def test_accepted_path_has_one_reading(path: bytes) -> None:
     """Whoever decodes it, merges slashes, resolves dots or cuts parameters finds the segments that were compared."""
     try:
         check_path(path)
@@ -117,7 +117,7 @@ def test_a_path_that_passes_has_one_reading(path: bytes) -> None:
 
 
 @given(st.lists(st.text(min_size=1).filter(lambda text: not set(text) & set("/\\;%.\x7f")), min_size=1, max_size=4))
-def test_what_a_client_encodes_as_it_should_passes(segments: list[str]) -> None:
+def test_properly_encoded_path_is_accepted(segments: list[str]) -> None:
     if any(ord(char) < 0x20 for segment in segments for char in segment):
         return
     check_path(("/" + "/".join(quote(segment, safe="") for segment in segments)).encode())

@@ -36,7 +36,7 @@ async def account(data_plane: DataPlane) -> Account:
     return made
 
 
-async def test_a_key_is_revoked(data_plane: DataPlane, account: Account) -> None:
+async def test_key_is_revoked(data_plane: DataPlane, account: Account) -> None:
     async with data_plane.database.transaction() as connection:
         await api_keys.revoke(connection, account.key_id)
     await data_plane.publish()
@@ -44,7 +44,9 @@ async def test_a_key_is_revoked(data_plane: DataPlane, account: Account) -> None
         assert await code(data_plane, account) == "key_revoked"
 
 
-async def test_another_key_of_the_account_goes_on(data_plane: DataPlane, account: Account) -> None:
+async def test_refusal_cache_does_not_hold_for_another_key_of_the_account(
+    data_plane: DataPlane, account: Account
+) -> None:
     secret, _ = await data_plane.create_key(account)
     async with data_plane.database.transaction() as connection:
         await api_keys.revoke(connection, account.key_id)
@@ -52,7 +54,7 @@ async def test_another_key_of_the_account_goes_on(data_plane: DataPlane, account
     assert (await data_plane.http.get("/v1/things/1", headers={"x-api-key": secret})).status_code == 200
 
 
-async def test_a_key_is_disabled_and_enabled(data_plane: DataPlane, account: Account) -> None:
+async def test_key_is_disabled_and_enabled(data_plane: DataPlane, account: Account) -> None:
     for status, expected in ((KeyStatus.DISABLED, "key_disabled"), (KeyStatus.ACTIVE, None)) * 2:
         async with data_plane.database.transaction() as connection:
             await api_keys.patch(connection, account.key_id, status=status)
@@ -60,7 +62,7 @@ async def test_a_key_is_disabled_and_enabled(data_plane: DataPlane, account: Acc
         assert await code(data_plane, account) == expected
 
 
-async def test_an_account_is_suspended_and_reactivated(data_plane: DataPlane, account: Account) -> None:
+async def test_account_is_suspended_and_reactivated(data_plane: DataPlane, account: Account) -> None:
     for change, expected in ((users.suspend, "account_suspended"), (users.reactivate, None)) * 2:
         async with data_plane.database.transaction() as connection:
             await change(connection, account.user_id)
@@ -83,14 +85,14 @@ async def test_features_of_a_plan_change(data_plane: DataPlane, account: Account
         assert await code(data_plane, account, "/v1/featured") == expected
 
 
-async def test_the_batch_of_a_plan_changes(data_plane: DataPlane, account: Account) -> None:
+async def test_batch_size_of_a_plan_changes(data_plane: DataPlane, account: Account) -> None:
     for most, expected in ((1, "batch_too_large"), (2, None), (1, "batch_too_large"), (None, None)):
         await data_plane.change_plan(account, max_products_per_batch=most)
         await data_plane.publish()
         assert await code(data_plane, account, "/v1/generate", b'{"products": 2}') == expected
 
 
-async def test_the_file_size_of_a_plan_changes(data_plane: DataPlane, account: Account) -> None:
+async def test_file_size_of_a_plan_changes(data_plane: DataPlane, account: Account) -> None:
     for most, expected in ((3, "payload_too_large"), (4, None), (3, "payload_too_large"), (None, None)):
         await data_plane.change_plan(account, max_file_size_bytes=most)
         await data_plane.publish()
@@ -108,7 +110,7 @@ async def test_permissions_are_granted_and_withdrawn(data_plane: DataPlane, acco
         assert await code(data_plane, account, "/v1/restricted", b'{"products": 1}') == expected
 
 
-async def test_a_subscription_ends_and_another_begins(data_plane: DataPlane, account: Account) -> None:
+async def test_subscription_ends_and_another_begins(data_plane: DataPlane, account: Account) -> None:
     assert account.subscription_id is not None
     async with data_plane.database.transaction() as connection:
         await lifecycle.cancel(connection, account.subscription_id, now=now(), at_period_end=False)
@@ -130,7 +132,7 @@ async def test_credits_are_granted(data_plane: DataPlane) -> None:
     assert answers == [None, None, "insufficient_credits"]
 
 
-async def test_a_change_that_follows_another_is_not_lost(data_plane: DataPlane, account: Account) -> None:
+async def test_change_right_after_another_is_not_lost(data_plane: DataPlane, account: Account) -> None:
     """What was announced together is seen together."""
     async with data_plane.database.transaction() as connection:
         await users.suspend(connection, account.user_id)
@@ -140,7 +142,7 @@ async def test_a_change_that_follows_another_is_not_lost(data_plane: DataPlane, 
     assert await code(data_plane, account) == "key_disabled"
 
 
-async def test_a_key_expires_by_the_clock_though_nothing_was_announced(
+async def test_key_expires_by_the_clock_without_an_announcement(
     data_plane: DataPlane, account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expires_at = now() + timedelta(hours=1)
@@ -154,7 +156,7 @@ async def test_a_key_expires_by_the_clock_though_nothing_was_announced(
     assert await code(data_plane, account) == "key_expired"
 
 
-async def test_a_key_that_was_unknown_works_soon_after_it_is_made(
+async def test_unknown_key_works_soon_after_it_is_created(
     data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The table of unknown keys forgets; a key cannot be asked for before it exists but by chance."""
@@ -167,7 +169,7 @@ async def test_a_key_that_was_unknown_works_soon_after_it_is_made(
     assert await code(data_plane, account) is None
 
 
-async def test_a_cold_account_is_loaded_with_its_balance(data_plane: DataPlane, account: Account) -> None:
+async def test_account_not_loaded_is_loaded_with_its_balance(data_plane: DataPlane, account: Account) -> None:
     await data_plane.settled_state(account)
     assert await data_plane.stored_balance(account) == 99
     await data_plane.redis.delete(data_plane.meter.keys(account.user_id).account.decode())
@@ -175,7 +177,7 @@ async def test_a_cold_account_is_loaded_with_its_balance(data_plane: DataPlane, 
     assert await data_plane.redis_state(account) == RedisState(98, 0, (2, 2, 2))
 
 
-async def test_a_lost_announcement_heals_with_age(data_plane: DataPlane, account: Account) -> None:
+async def test_lost_announcement_heals_with_age(data_plane: DataPlane, account: Account) -> None:
     async with data_plane.database.transaction() as connection:
         await api_keys.revoke(connection, account.key_id)
     assert await code(data_plane, account) is None
@@ -187,7 +189,7 @@ async def test_a_lost_announcement_heals_with_age(data_plane: DataPlane, account
     await data_plane.publish()
 
 
-async def test_the_first_requests_of_a_key_read_it_once(data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_first_requests_of_a_key_load_it_once(data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch) -> None:
     account = await data_plane.create_account()
     reads = []
 
@@ -201,7 +203,7 @@ async def test_the_first_requests_of_a_key_read_it_once(data_plane: DataPlane, m
     assert len(reads) == 1
 
 
-async def test_a_client_that_leaves_does_not_cancel_the_reading_for_others(data_plane: DataPlane) -> None:
+async def test_client_disconnect_does_not_cancel_the_principal_load_of_others(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     async with data_plane.connect() as first, data_plane.connect() as second:
         await first.request(account, "GET /v1/things/1")
@@ -212,7 +214,9 @@ async def test_a_client_that_leaves_does_not_cancel_the_reading_for_others(data_
     await data_plane.settled_state(account)
 
 
-async def test_accounts_beyond_the_cache_are_read_again(data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_callers_beyond_the_cache_size_are_evicted(
+    data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(data_plane.handler._principals, "_max_entries", 2)
     several = [await data_plane.create_account() for _ in range(4)]
     for account in several * 2:

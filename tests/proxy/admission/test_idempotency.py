@@ -29,7 +29,7 @@ async def remembered(data_plane: DataPlane, account: Account, key: str = KEY) ->
     return dict(found)
 
 
-async def test_a_repeat_is_told_the_same_answer_and_charged_nothing(data_plane: DataPlane) -> None:
+async def test_replay_gives_the_same_response_and_charges_nothing(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(requests_per_minute=1)
     data_plane.upstream.says(201, b"made", content_type="text/x-made", x_own="yes", gateway_credits="3")
     first = await data_plane.post(account, idempotency_key=KEY, x_request_id="one")
@@ -50,7 +50,7 @@ async def test_a_repeat_is_told_the_same_answer_and_charged_nothing(data_plane: 
     assert (await data_plane.post(account)).status_code == 429
 
 
-async def test_a_repeat_needs_no_credits(data_plane: DataPlane) -> None:
+async def test_replay_needs_no_credits(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(credits=7)
     first = await data_plane.post(account, "/v1/dear", idempotency_key=KEY)
     assert first.status_code == 200
@@ -59,7 +59,7 @@ async def test_a_repeat_needs_no_credits(data_plane: DataPlane) -> None:
     assert again.headers["x-credits-remaining"] == "0"
 
 
-async def test_a_key_is_its_accounts_alone_whichever_api_key_comes_with_it(data_plane: DataPlane) -> None:
+async def test_idempotency_key_belongs_to_the_account_whichever_api_key_comes_with_it(data_plane: DataPlane) -> None:
     account, other = await data_plane.create_account(), await data_plane.create_account()
     await data_plane.post(account, idempotency_key=KEY)
     assert "idempotency-replayed" not in (await data_plane.post(other, idempotency_key=KEY)).headers
@@ -71,7 +71,7 @@ async def test_a_key_is_its_accounts_alone_whichever_api_key_comes_with_it(data_
     assert (await data_plane.settled_state(account)).balance == 99
 
 
-async def test_other_methods_are_made_each_time(data_plane: DataPlane) -> None:
+async def test_idempotency_key_is_ignored_on_other_methods(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     for _ in range(2):
         assert (await data_plane.get(account, idempotency_key=KEY)).status_code == 200
@@ -80,7 +80,7 @@ async def test_other_methods_are_made_each_time(data_plane: DataPlane) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "two words", "x" * 256, '"open'])
-async def test_what_is_no_key_is_refused(data_plane: DataPlane, key: str) -> None:
+async def test_malformed_idempotency_key_is_refused(data_plane: DataPlane, key: str) -> None:
     account = await data_plane.create_account()
     await data_plane.get(account)
     async with data_plane.assert_unchanged(account):
@@ -88,7 +88,7 @@ async def test_what_is_no_key_is_refused(data_plane: DataPlane, key: str) -> Non
 
 
 @pytest.mark.parametrize("status", [204, 302, 400, 404, 422])
-async def test_an_answer_that_would_come_out_the_same_is_told_again(data_plane: DataPlane, status: int) -> None:
+async def test_deterministic_failure_is_replayed(data_plane: DataPlane, status: int) -> None:
     account = await data_plane.create_account()
     fields = {"content_length": ""} if status == 204 else {}
     data_plane.upstream.says(status, b"" if status == 204 else b"no", **fields)
@@ -99,7 +99,7 @@ async def test_an_answer_that_would_come_out_the_same_is_told_again(data_plane: 
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503])
-async def test_a_call_that_failed_and_cost_nothing_is_made_again(data_plane: DataPlane, status: int) -> None:
+async def test_idempotency_key_of_a_failed_uncharged_call_is_free_again(data_plane: DataPlane, status: int) -> None:
     account = await data_plane.create_account()
     data_plane.upstream.says(status)
     assert (await data_plane.post(account, idempotency_key=KEY)).status_code == status
@@ -110,7 +110,7 @@ async def test_a_call_that_failed_and_cost_nothing_is_made_again(data_plane: Dat
     assert await data_plane.settled_state(account) == RedisState(99, 0, (2, 2, 2))
 
 
-async def test_a_failure_that_was_charged_is_told_again(data_plane: DataPlane) -> None:
+async def test_charged_failure_is_replayed(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     data_plane.upstream.says(500, b"dear", gateway_credits="4")
     answers = [await data_plane.post(account, idempotency_key=KEY) for _ in range(2)]
@@ -119,7 +119,7 @@ async def test_a_failure_that_was_charged_is_told_again(data_plane: DataPlane) -
 
 
 @pytest.mark.parametrize("path", ["/v1/nobody", "/v1/hasty"])
-async def test_a_call_without_an_answer_is_made_again(data_plane: DataPlane, path: str) -> None:
+async def test_idempotency_key_of_a_call_without_a_response_is_free_again(data_plane: DataPlane, path: str) -> None:
     account = await data_plane.create_account()
 
     async def answer(exchange: Exchange) -> None:
@@ -132,7 +132,7 @@ async def test_a_call_without_an_answer_is_made_again(data_plane: DataPlane, pat
     assert await data_plane.settled_state(account) == RedisState(100, 0, (2, 2, 2))
 
 
-async def test_a_refused_call_claims_nothing(data_plane: DataPlane) -> None:
+async def test_refused_call_claims_no_idempotency_key(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(credits=6)
     assert (await data_plane.post(account, "/v1/dear", idempotency_key=KEY)).status_code == 402
     assert await remembered(data_plane, account) == {}
@@ -141,7 +141,7 @@ async def test_a_refused_call_claims_nothing(data_plane: DataPlane) -> None:
     assert (await data_plane.post(account, "/v1/dear", idempotency_key=KEY)).status_code == 200
 
 
-async def test_the_answer_of_a_call_whose_client_left_is_told_again(data_plane: DataPlane) -> None:
+async def test_response_of_a_call_whose_client_disconnected_is_replayed(data_plane: DataPlane) -> None:
     account, at_upstream, go_on = await data_plane.create_account(), asyncio.Event(), asyncio.Event()
 
     async def answer(exchange: Exchange) -> None:
@@ -165,7 +165,7 @@ async def test_the_answer_of_a_call_whose_client_left_is_told_again(data_plane: 
 
 
 @pytest.mark.parametrize("pieces", [1, 7])
-async def test_an_answer_of_up_to_a_mebibyte_is_told_again(data_plane: DataPlane, pieces: int) -> None:
+async def test_response_of_up_to_a_mebibyte_is_replayed(data_plane: DataPlane, pieces: int) -> None:
     account, body = await data_plane.create_account(), bytes(range(256)) * 4096
 
     async def answer(exchange: Exchange) -> None:
@@ -182,7 +182,7 @@ async def test_an_answer_of_up_to_a_mebibyte_is_told_again(data_plane: DataPlane
     assert answers[1].headers["idempotency-replayed"] == "true"
 
 
-async def test_an_upload_is_recorded_whole_and_repeated_under_another_boundary(data_plane: DataPlane) -> None:
+async def test_idempotent_upload_is_recorded_whole_and_replayed_under_another_boundary(data_plane: DataPlane) -> None:
     account, files = await data_plane.create_account(), {"file": ("a.png", b"x" * 5000, "image/png")}
     headers = account.auth | {"idempotency-key": KEY}
     for _ in range(2):
@@ -195,7 +195,7 @@ async def test_an_upload_is_recorded_whole_and_repeated_under_another_boundary(d
     assert (await data_plane.usage_row(account))["request_bytes"] > 5000
 
 
-async def test_a_priced_call_is_repeated_too(data_plane: DataPlane) -> None:
+async def test_priced_call_is_replayed(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     for _ in range(2):
         answer = await data_plane.post(account, "/v1/generate", b'{"products": [1, 2, 3]}', idempotency_key=KEY)
@@ -203,13 +203,13 @@ async def test_a_priced_call_is_repeated_too(data_plane: DataPlane) -> None:
     assert (await data_plane.usage_row(account))["credits_charged"] == 3
 
 
-async def test_only_the_gateway_says_that_an_answer_is_a_repeats(data_plane: DataPlane) -> None:
+async def test_only_the_gateway_sets_idempotency_replayed(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     data_plane.upstream.says(200, idempotency_replayed="true")
     assert "idempotency-replayed" not in (await data_plane.post(account, idempotency_key=KEY)).headers
 
 
-async def test_a_body_beyond_what_may_pass_is_refused_before_it_counts(data_plane: DataPlane) -> None:
+async def test_body_beyond_the_limit_is_refused_before_admission(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     await data_plane.get(account)
 

@@ -13,7 +13,7 @@ from policies.model import KeyStatus
 from tests.proxy.data_plane import Account, DataPlane
 
 
-async def test_of_all_that_is_wrong_the_first_is_told(data_plane: DataPlane) -> None:
+async def test_first_failing_check_decides_the_response(data_plane: DataPlane) -> None:
     """One request that breaks every rule, mended one by one from the front."""
     account = await data_plane.create_account(
         credits=0,

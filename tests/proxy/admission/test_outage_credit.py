@@ -42,7 +42,7 @@ class TestServing:
         places = {"redis__url": valkey.through(redis_url), "redis__timeout": "5s"}
         return await serve(configure(**places, redis__on_outage={"float": 3}))
 
-    async def test_up_to_the_float_is_served_and_charged_once_afterwards(
+    async def test_outage_credit_is_served_and_charged_once_afterwards(
         self, data_plane: DataPlane, valkey: FaultProxy
     ) -> None:
         account = await data_plane.create_account()
@@ -65,7 +65,7 @@ class TestServing:
         assert (await data_plane.redis_state(account)).in_flight == 0
         assert _metric("gateway_float_unsettled") == 0
 
-    async def test_a_call_that_may_have_been_made_before_is_refused_and_leaves_its_key_free(
+    async def test_outage_credit_refuses_idempotent_calls_and_leaves_their_key_free(
         self, data_plane: DataPlane, valkey: FaultProxy
     ) -> None:
         account = await data_plane.create_account()
@@ -78,9 +78,7 @@ class TestServing:
         assert (await data_plane.post(account, idempotency_key="made-before")).status_code == 200
         assert await data_plane.stored_balance(account) == 98
 
-    async def test_a_key_with_a_cap_is_refused_for_only_redis_knows_what_it_has_spent(
-        self, data_plane: DataPlane, valkey: FaultProxy
-    ) -> None:
+    async def test_outage_credit_refuses_keys_with_a_cap(self, data_plane: DataPlane, valkey: FaultProxy) -> None:
         account = await data_plane.create_account(key={"credit_cap": 9})
         assert (await data_plane.get(account)).status_code == 200
         valkey.freeze()
@@ -89,7 +87,9 @@ class TestServing:
         await _back(data_plane, valkey)
         assert await _charged(data_plane, account) == [1]
 
-    async def test_a_plan_says_for_itself(self, data_plane: DataPlane, valkey: FaultProxy) -> None:
+    async def test_plan_feature_overrides_the_configured_outage_credit(
+        self, data_plane: DataPlane, valkey: FaultProxy
+    ) -> None:
         refused = await data_plane.create_account(features={FEATURE: 0})
         generous = await data_plane.create_account(features={FEATURE: 5})
         for account in (refused, generous):
@@ -127,16 +127,16 @@ class TestRoom:
     def outage_credit(self, clock: list[float]) -> OutageCredit:
         return OutageCredit(10, monotonic=lambda: clock[0])
 
-    def test_no_more_than_the_balance_that_was_left(self, outage_credit: OutageCredit) -> None:
+    def test_outage_credit_is_limited_by_the_last_balance(self, outage_credit: OutageCredit) -> None:
         outage_credit.record_admission(ID, _plan(), Admission(Verdict.ADMITTED, 2, (1, 1, 1), (60, 60, 60)))
         assert [_admit(outage_credit) is not None for _ in range(3)] == [True, True, False]
 
-    def test_what_is_settled_makes_room(self, outage_credit: OutageCredit) -> None:
+    def test_outage_credit_is_released_by_settlement(self, outage_credit: OutageCredit) -> None:
         assert [_admit(outage_credit, amount=4) is not None for _ in range(3)] == [True, True, False]
         outage_credit.release("0")
         assert _admit(outage_credit, amount=4, request_id="more") is not None
 
-    def test_calls_that_redis_admitted_count_in_the_windows(
+    def test_outage_credit_counts_calls_that_redis_admitted(
         self, outage_credit: OutageCredit, clock: list[float]
     ) -> None:
         limits = Limits((5, None, None), None)
@@ -145,7 +145,7 @@ class TestRoom:
         clock[0] += 62
         assert [_admit(outage_credit, limits=limits, amount=0) is not None for _ in range(6)] == [True] * 5 + [False]
 
-    def test_calls_at_a_time_are_limited(self, outage_credit: OutageCredit) -> None:
+    def test_outage_credit_limits_calls_in_flight(self, outage_credit: OutageCredit) -> None:
         limits = Limits((None, None, None), 1)
         admission = _admit(outage_credit, limits=limits, request_id="first")
         assert admission is not None
@@ -154,7 +154,7 @@ class TestRoom:
         outage_credit.release("first")
         assert _admit(outage_credit, limits=limits) is not None
 
-    def test_nothing_without_a_float(self) -> None:
+    def test_outage_credit_is_off_by_default(self) -> None:
         assert _admit(OutageCredit(None)) is None
 
 

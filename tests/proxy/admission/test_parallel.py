@@ -33,7 +33,7 @@ def statuses(answers: list[tuple[int, dict[str, str]]]) -> Counter[int]:
     return Counter(status for status, _ in answers)
 
 
-async def test_exactly_as_many_succeed_as_there_are_credits(data_plane: DataPlane, crowd: list[RawConnection]) -> None:
+async def test_parallel_calls_succeed_up_to_the_credits(data_plane: DataPlane, crowd: list[RawConnection]) -> None:
     account = await data_plane.create_account(credits=10)
     answers = await all_at_once(crowd, account)
     assert statuses(answers) == {200: 10, 402: 290}
@@ -46,7 +46,7 @@ async def test_exactly_as_many_succeed_as_there_are_credits(data_plane: DataPlan
     assert await data_plane.refusal_counts(account) == {("things", "insufficient_credits"): 290}
 
 
-async def test_exactly_as_many_succeed_as_the_limit_allows(data_plane: DataPlane, crowd: list[RawConnection]) -> None:
+async def test_parallel_calls_succeed_up_to_the_limit(data_plane: DataPlane, crowd: list[RawConnection]) -> None:
     account = await data_plane.create_account(credits=1000, requests_per_minute=5)
     answers = await all_at_once(crowd, account)
     assert statuses(answers) == {200: 5, 429: 295}
@@ -68,7 +68,9 @@ async def test_calls_in_flight_never_exceed_their_limit(data_plane: DataPlane, c
     assert await data_plane.settled_state(account) == RedisState(1000 - counts[200], 0, (counts[200],) * 3)
 
 
-async def test_a_mixed_crowd_ends_with_an_exact_balance(data_plane: DataPlane, crowd: list[RawConnection]) -> None:
+async def test_mixed_parallel_calls_end_with_an_exact_balance(
+    data_plane: DataPlane, crowd: list[RawConnection]
+) -> None:
     """Some succeed, some fail, some leave: the balance is what was granted less what the rows say."""
     account = await data_plane.create_account(credits=150)
     turn = iter(range(10**6))
@@ -96,7 +98,7 @@ async def test_a_mixed_crowd_ends_with_an_exact_balance(data_plane: DataPlane, c
     assert hot.used == (len(rows),) * 3
 
 
-async def test_accounts_that_share_a_connection_each_pay_for_their_own(data_plane: DataPlane) -> None:
+async def test_accounts_on_one_connection_are_charged_separately(data_plane: DataPlane) -> None:
     """As behind a proxy that pools its connections: the key counts that came with the request."""
     one, other = await data_plane.create_account(credits=10), await data_plane.create_account(credits=10)
     async with data_plane.connect() as client:

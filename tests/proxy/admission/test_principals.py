@@ -46,9 +46,7 @@ def principals_of(database: Database, redis_client: RedisClient, peppers: dict[i
     )
 
 
-async def test_a_key_is_found_under_the_pepper_it_was_made_with(
-    data_plane: DataPlane, redis_client: RedisClient
-) -> None:
+async def test_key_is_found_under_the_pepper_it_was_made_with(data_plane: DataPlane, redis_client: RedisClient) -> None:
     account = await data_plane.create_account()
     rotated = principals_of(data_plane.database, redis_client, {1: b"pepper", 2: b"a newer one"})
     for _ in range(2):
@@ -56,9 +54,7 @@ async def test_a_key_is_found_under_the_pepper_it_was_made_with(
         assert caller.principal.key.id == account.key_id
 
 
-async def test_a_key_made_with_the_newer_pepper_is_found_by_it(
-    data_plane: DataPlane, redis_client: RedisClient
-) -> None:
+async def test_key_made_with_the_newer_pepper_is_found_by_it(data_plane: DataPlane, redis_client: RedisClient) -> None:
     account = await data_plane.create_account()
     new = compose("gw", token_bytes(ENTROPY_BYTES))
     peppers = {1: b"pepper", 2: b"a newer one"}
@@ -72,7 +68,7 @@ async def test_a_key_made_with_the_newer_pepper_is_found_by_it(
     assert caught.value.code is Refusal.INVALID_KEY
 
 
-async def test_everyone_who_waits_hears_that_the_database_is_away_and_nobody_asks_again_for_a_moment(
+async def test_database_outage_fails_all_waiting_calls_and_delays_the_next_query(
     data_plane: DataPlane, redis_client: RedisClient
 ) -> None:
     account = await data_plane.create_account()
@@ -89,7 +85,7 @@ async def test_everyone_who_waits_hears_that_the_database_is_away_and_nobody_ask
     await nobody.close()
 
 
-async def test_one_who_stops_waiting_takes_nothing_from_the_others(
+async def test_cancelled_wait_does_not_cancel_the_principal_load_of_others(
     data_plane: DataPlane, redis_client: RedisClient
 ) -> None:
     account = await data_plane.create_account()
@@ -102,7 +98,7 @@ async def test_one_who_stops_waiting_takes_nothing_from_the_others(
         await first
 
 
-async def test_it_shows_no_key(data_plane: DataPlane, redis_client: RedisClient) -> None:
+async def test_principal_cache_repr_shows_no_key(data_plane: DataPlane, redis_client: RedisClient) -> None:
     account = await data_plane.create_account()
     principals = principals_of(data_plane.database, redis_client, {1: b"pepper"})
     await principals.get(account.key.encode())
@@ -124,9 +120,7 @@ _features = st.dictionaries(
 
 
 @given(st.text(max_size=20), _features)
-def test_whatever_a_plan_is_called_the_upstream_is_told_in_four_whole_fields(
-    name: str, features: dict[str, FeatureValue]
-) -> None:
+def test_identity_block_is_four_whole_fields_for_any_plan_name(name: str, features: dict[str, FeatureValue]) -> None:
     block = identity_block(*principal_on(replace(PLAN, name=name, features=features)))
     lines = block.split(b"\r\n")
     assert [line.partition(b":")[0] for line in lines] == [
@@ -142,6 +136,6 @@ def test_whatever_a_plan_is_called_the_upstream_is_told_in_four_whole_fields(
     assert len(told.split(b",")) == max(1, len(truthy))
 
 
-def test_an_account_without_a_plan_is_told_as_such() -> None:
+def test_identity_block_of_an_account_without_a_plan_has_empty_fields() -> None:
     block = identity_block(*principal_on(None))
     assert block.endswith(b"x-gateway-plan: \r\nx-gateway-features: \r\n")

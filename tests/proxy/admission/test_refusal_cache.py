@@ -52,7 +52,7 @@ def refuse(refusals: RefusalCache, caller: Caller, times: int, admission: Admiss
         refusals.record(caller, admission, REFUSED)
 
 
-async def test_only_a_flood_is_told_again_and_for_a_moment_only(clock: Clock, caller: Caller) -> None:
+async def test_refusals_are_cached_above_a_rate_and_for_a_moment_only(clock: Clock, caller: Caller) -> None:
     refusals = RefusalCache(monotonic=clock)
     refuse(refusals, caller, REFUSALS_TO_CACHE - 1)
     assert refusals.find(caller) is None
@@ -62,7 +62,7 @@ async def test_only_a_flood_is_told_again_and_for_a_moment_only(clock: Clock, ca
     assert refusals.find(caller) is None
 
 
-async def test_refusals_that_come_slowly_are_no_flood(clock: Clock, caller: Caller) -> None:
+async def test_slow_refusals_are_not_cached(clock: Clock, caller: Caller) -> None:
     refusals = RefusalCache(monotonic=clock)
     for _ in range(10 * REFUSALS_TO_CACHE):
         refuse(refusals, caller, 1)
@@ -70,7 +70,7 @@ async def test_refusals_that_come_slowly_are_no_flood(clock: Clock, caller: Call
         clock.now += WINDOW_SECONDS / (REFUSALS_TO_CACHE - 1)
 
 
-async def test_while_a_flood_goes_on_one_call_asks_for_all(clock: Clock, caller: Caller) -> None:
+async def test_one_call_asks_redis_for_all_while_refusals_are_cached(clock: Clock, caller: Caller) -> None:
     refusals = RefusalCache(monotonic=clock)
     refuse(refusals, caller, REFUSALS_TO_CACHE)
     for _ in range(5):
@@ -80,7 +80,7 @@ async def test_while_a_flood_goes_on_one_call_asks_for_all(clock: Clock, caller:
         assert refusals.find(caller) == (USED_UP, REFUSED)
 
 
-async def test_a_flood_of_which_the_meter_says_nothing_more_is_over(clock: Clock, caller: Caller) -> None:
+async def test_cached_refusals_end_when_redis_refuses_no_more(clock: Clock, caller: Caller) -> None:
     refusals = RefusalCache(monotonic=clock)
     refuse(refusals, caller, REFUSALS_TO_CACHE)
     clock.now += CACHED_SECONDS
@@ -93,7 +93,7 @@ async def test_a_flood_of_which_the_meter_says_nothing_more_is_over(clock: Clock
     assert refusals.find(caller) is None, "and is no flood until there are as many again"
 
 
-async def test_once_the_meter_says_something_else_all_ask(clock: Clock, caller: Caller) -> None:
+async def test_refusal_cache_is_cleared_when_redis_says_something_else(clock: Clock, caller: Caller) -> None:
     refusals = RefusalCache(monotonic=clock)
     for end in (refusals.forget, lambda known: refuse(refusals, known, 1, Admission(Verdict.INSUFFICIENT_CREDITS))):
         refuse(refusals, caller, REFUSALS_TO_CACHE)
@@ -103,7 +103,7 @@ async def test_once_the_meter_says_something_else_all_ask(clock: Clock, caller: 
         assert [refusals.find(caller) for _ in range(100)] == 100 * [None]
 
 
-async def test_a_caller_that_was_read_anew_is_asked_for(clock: Clock, caller: Caller) -> None:
+async def test_refusal_cache_does_not_hold_for_a_refreshed_caller(clock: Clock, caller: Caller) -> None:
     refusals = RefusalCache(monotonic=clock)
     refuse(refusals, caller, REFUSALS_TO_CACHE)
     assert refusals.find(replace(caller, loaded_at=0.0)) is None
@@ -112,13 +112,13 @@ async def test_a_caller_that_was_read_anew_is_asked_for(clock: Clock, caller: Ca
 @pytest.mark.parametrize(
     "verdict", [Verdict.TOO_MANY_IN_FLIGHT, Verdict.INSUFFICIENT_CREDITS, Verdict.KEY_BUDGET_EXHAUSTED]
 )
-async def test_what_may_change_within_the_moment_is_asked_for(clock: Clock, caller: Caller, verdict: Verdict) -> None:
+async def test_only_window_refusals_are_cached(clock: Clock, caller: Caller, verdict: Verdict) -> None:
     refusals = RefusalCache(monotonic=clock)
     refuse(refusals, caller, REFUSALS_TO_CACHE, Admission(verdict))
     assert refusals.find(caller) is None
 
 
-async def test_it_remembers_a_bounded_number(clock: Clock, caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_refusal_cache_is_bounded(clock: Clock, caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refusal_cache, "MAX_CALLERS", 3)
     refusals = RefusalCache(monotonic=clock)
     for number in range(10):
@@ -126,7 +126,7 @@ async def test_it_remembers_a_bounded_number(clock: Clock, caller: Caller, monke
         assert len(refusals._by_key) <= 3
 
 
-async def test_a_flood_gets_the_same_answer_and_redis_is_not_asked(
+async def test_repeated_refusals_come_from_the_cache_without_asking_redis(
     data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(refusal_cache, "CACHED_SECONDS", 60.0)
@@ -142,7 +142,7 @@ async def test_a_flood_gets_the_same_answer_and_redis_is_not_asked(
     assert len(set(asked)) == REFUSALS_TO_CACHE + 1, "only Redis knows whether it is a repeat"
 
 
-async def test_a_call_that_passes_ends_a_flood(data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_admission_clears_the_refusal_cache(data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch) -> None:
     forgotten = list[Caller]()
     monkeypatch.setattr(data_plane.handler._admission._refusal_cache, "forget", forgotten.append)
     account = await data_plane.create_account()

@@ -79,7 +79,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-async def test_a_change_holds_on_the_next_request_of_every_worker(
+async def test_change_holds_on_the_next_request_of_every_worker(
     workers: tuple[DataPlane, DataPlane], account: Account, name: str
 ) -> None:
     change, code = CHANGES[name]
@@ -89,7 +89,7 @@ async def test_a_change_holds_on_the_next_request_of_every_worker(
     assert await _codes(workers, account) == [code, code]
 
 
-async def test_who_keeps_a_version_keeps_it_on_every_worker_until_moved(
+async def test_kept_plan_version_holds_on_every_worker_until_migrated(
     workers: tuple[DataPlane, DataPlane], account: Account
 ) -> None:
     async with workers[0].database.transaction() as connection:

@@ -20,7 +20,7 @@ async def outcomes(data_plane: DataPlane, account: Account) -> list[tuple[str, i
     return [(row["outcome"], row["status_code"], row["error_code"], row["credits_charged"]) for row in rows]
 
 
-async def test_a_client_that_leaves_the_queue_is_not_forwarded_and_pays_nothing(data_plane: DataPlane) -> None:
+async def test_client_disconnect_in_the_queue_is_not_forwarded_and_costs_nothing(data_plane: DataPlane) -> None:
     """The one connection is busy; of two that wait for it one leaves. The other is served, and both are settled."""
     account = await data_plane.create_account()
     may_answer = asyncio.Event()
@@ -48,7 +48,7 @@ async def test_a_client_that_leaves_the_queue_is_not_forwarded_and_pays_nothing(
     assert " 0 queued" in _pools(data_plane)
 
 
-async def test_a_client_that_leaves_when_its_answer_is_complete_pays_for_it(data_plane: DataPlane) -> None:
+async def test_client_disconnect_after_a_complete_response_is_charged(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     async with data_plane.connect() as client:
         await client.request(account, "GET /v1/things/1")
@@ -57,7 +57,7 @@ async def test_a_client_that_leaves_when_its_answer_is_complete_pays_for_it(data
     assert await outcomes(data_plane, account) == [("succeeded", 200, None, 1)]
 
 
-async def test_a_connection_serves_on_after_each_way_of_ending(data_plane: DataPlane) -> None:
+async def test_client_connection_serves_on_after_each_outcome(data_plane: DataPlane) -> None:
     """A keep-alive connection is watched anew for each of its requests."""
     account = await data_plane.create_account()
     async with data_plane.connect() as client:
@@ -75,7 +75,7 @@ async def test_a_connection_serves_on_after_each_way_of_ending(data_plane: DataP
     assert len(await outcomes(data_plane, account)) == 4
 
 
-async def test_a_gateway_that_stops_finishes_what_it_can_and_gives_back_the_rest(data_plane: DataPlane) -> None:
+async def test_shutdown_finishes_quick_calls_and_releases_the_holds_of_others(data_plane: DataPlane) -> None:
     may_answer = asyncio.Event()
 
     async def answer(exchange: Exchange) -> None:
@@ -108,7 +108,7 @@ async def test_a_gateway_that_stops_finishes_what_it_can_and_gives_back_the_rest
     assert set(await outcomes(data_plane, account)) == {("succeeded", 200, None, 1), ("abandoned", None, None, 0)}
 
 
-async def test_a_fault_of_ours_is_answered_and_gives_back_what_was_held(
+async def test_internal_error_is_answered_and_releases_the_hold(
     data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: object) -> None:
@@ -125,7 +125,7 @@ async def test_a_fault_of_ours_is_answered_and_gives_back_what_was_held(
     assert (await data_plane.get(account)).status_code == 200
 
 
-async def test_a_client_that_reads_slowly_gets_all_of_it(data_plane: DataPlane) -> None:
+async def test_slow_client_gets_the_whole_response(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     body = bytes(range(256)) * 40_000
     data_plane.upstream.says(200, body)
@@ -139,7 +139,7 @@ async def test_a_client_that_reads_slowly_gets_all_of_it(data_plane: DataPlane) 
     assert bytes(received) == body
 
 
-async def test_an_early_answer_to_an_upload_is_passed_on(data_plane: DataPlane) -> None:
+async def test_early_response_to_an_upload_is_passed_on(data_plane: DataPlane) -> None:
     """The upstream has seen enough: it answers before the body is complete, and the call is charged as answered."""
     account = await data_plane.create_account()
 

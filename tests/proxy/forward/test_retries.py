@@ -57,9 +57,7 @@ def eat(network: FaultProxy, *, requests: int = 0, answers: int = 0) -> None:
     network.requests.watch, network.replies.watch = watch_requests, watch_answers
 
 
-async def test_the_official_openai_client_gets_its_answer_and_pays_once(
-    data_plane: DataPlane, network: FaultProxy
-) -> None:
+async def test_official_openai_client_retries_and_is_charged_once(data_plane: DataPlane, network: FaultProxy) -> None:
     account = await data_plane.create_account()
     data_plane.upstream.says(200, json.dumps(COMPLETION).encode())
     eat(network, requests=1, answers=2)
@@ -77,7 +75,9 @@ async def test_the_official_openai_client_gets_its_answer_and_pays_once(
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_a_loop_gets_the_same_answer_and_pays_once(data_plane: DataPlane, network: FaultProxy, seed: int) -> None:
+async def test_sequential_replays_are_identical_and_charged_once(
+    data_plane: DataPlane, network: FaultProxy, seed: int
+) -> None:
     """Several at once, each until it has an answer; the upstream fails at first, and never says the same twice."""
     dice, account = random.Random(seed), await data_plane.create_account()  # noqa: S311 - repeatable
     failures = dice.randrange(3)

@@ -55,7 +55,7 @@ async def secure_sockets(
         yield
 
 
-async def test_a_target_is_trusted_by_its_ca_file_and_not_without(
+async def test_upstream_target_is_trusted_by_its_ca_file_only(
     data_plane: DataPlane, configure: Configure, authority: Authority, tls: ssl.SSLContext
 ) -> None:
     account = await data_plane.create_account()
@@ -68,7 +68,7 @@ async def test_a_target_is_trusted_by_its_ca_file_and_not_without(
         assert (await data_plane.get(account)).text == "ok"
 
 
-async def test_a_websocket_goes_over_tls(
+async def test_websocket_over_tls_serves(
     data_plane: DataPlane, configure: Configure, authority: Authority, tls: ssl.SSLContext
 ) -> None:
     account = await data_plane.create_account()
@@ -83,7 +83,7 @@ async def test_a_websocket_goes_over_tls(
     assert row["response_bytes"] > 4 * MIB
 
 
-async def test_what_was_said_before_a_close_arrives_over_tls_too(
+async def test_bytes_before_a_close_arrive_over_tls(
     data_plane: DataPlane, configure: Configure, authority: Authority, tls: ssl.SSLContext
 ) -> None:
     account = await data_plane.create_account()
@@ -99,7 +99,7 @@ async def test_what_was_said_before_a_close_arrives_over_tls_too(
     assert arrived == ["x" * MIB]
 
 
-async def test_probes_go_by_it_and_take_an_ill_target_out(
+async def test_health_probes_use_the_ca_file_and_eject_an_unhealthy_target(
     data_plane: DataPlane, configure: Configure, authority: Authority, tls: ssl.SSLContext
 ) -> None:
     """The upstream cannot be verified at first; with its authority the next probe brings it back."""
@@ -118,7 +118,7 @@ async def test_probes_go_by_it_and_take_an_ill_target_out(
         assert (await data_plane.get(account)).status_code == 200
 
 
-async def test_the_data_plane_probes_by_itself(data_plane: DataPlane, configure: Configure) -> None:
+async def test_data_plane_probes_its_upstreams(data_plane: DataPlane, configure: Configure) -> None:
     async with scripted() as upstream:
         health = {"upstreams.main.health.path": "/healthz", "upstreams.main.health.interval": "100ms"}
         serve_by(data_plane, configure(upstreams__main__targets=upstream.url, **health))

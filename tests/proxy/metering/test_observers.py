@@ -44,9 +44,7 @@ _answers = st.one_of(
 
 
 @given(_answers, _cuts, st.sampled_from(sorted(_encodings)))
-def test_json_is_read_however_it_is_cut_and_compressed(
-    answer: dict[str, object], at: list[int], encoding: bytes
-) -> None:
+def test_json_is_read_in_any_chunks_and_encoding(answer: dict[str, object], at: list[int], encoding: bytes) -> None:
     usage = answer.get("usage")
     expected = usage.get("total_tokens") if isinstance(usage, dict) else None
     body = _encodings[encoding](json.dumps(answer).encode())
@@ -65,7 +63,7 @@ _events = st.lists(
 
 
 @given(_events, _ends, _cuts, st.sampled_from(sorted(_encodings)), st.booleans())
-def test_events_are_read_however_they_are_cut(
+def test_events_are_read_in_any_chunks(
     events: list[str], end: str, at: list[int], encoding: bytes, is_ended: bool
 ) -> None:
     counts = [int("".join(filter(str.isdigit, event))) for event in events if "total_tokens" in event]
@@ -75,7 +73,7 @@ def test_events_are_read_however_they_are_cut(
 
 
 @given(st.binary(max_size=2000), _cuts, st.sampled_from(sorted(_encodings)))
-def test_rubbish_is_unknown_and_harmless(rubbish: bytes, at: list[int], encoding: bytes) -> None:
+def test_garbage_has_no_units_and_is_harmless(rubbish: bytes, at: list[int], encoding: bytes) -> None:
     for kind in (b"application/json", b"text/event-stream"):
         found = units(kind, cut(rubbish, at), encoding)
         assert found is None or 0 <= found <= MAX_COUNT
@@ -84,18 +82,18 @@ def test_rubbish_is_unknown_and_harmless(rubbish: bytes, at: list[int], encoding
 @pytest.mark.parametrize(
     ("content_type", "encoding"), [(b"text/html", b""), (b"", b""), (b"application/json", b"br"), (b"image/png", b"")]
 )
-def test_what_cannot_be_read_is_not_looked_at(content_type: bytes, encoding: bytes) -> None:
+def test_unreadable_format_has_no_observer(content_type: bytes, encoding: bytes) -> None:
     assert observe_units(PRICE, content_type, encoding) is None
 
 
-def test_a_pointer_with_escapes_finds_its_member_in_events() -> None:
+def test_pointer_with_escapes_finds_its_member_in_events() -> None:
     price = Price(Decimal(1), unit=PriceUnit.TOKEN, pointers=("/usage/in~1out",))
     observer = EventUnits(price)
     observer.feed(b'data: {"usage": {"in/out": 9}}\n\n')
     assert observer.units() == 9
 
 
-def test_a_document_that_is_too_large_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_beyond_the_limit_is_not_buffered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observers, "MAX_JSON_BYTES", 100)
     observer = JsonUnits(PRICE)
     observer.feed(b'{"usage": {"total_tokens": 1}, "x": "')
@@ -107,7 +105,7 @@ def test_a_document_that_is_too_large_is_not_kept(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("line", [b"data: 12345\n", b"data: 12345", b"x" * 50])
-def test_an_event_that_never_ends_is_not_kept(line: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_event_that_never_ends_is_not_buffered(line: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observers, "MAX_EVENT_BYTES", 1000)
     observer = EventUnits(PRICE)
     for _ in range(1000):
@@ -117,7 +115,7 @@ def test_an_event_that_never_ends_is_not_kept(line: bytes, monkeypatch: pytest.M
     assert observer.units() == 5
 
 
-def test_a_compression_bomb_costs_what_an_honest_answer_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compression_bomb_costs_no_more_than_an_honest_response(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observers, "MAX_JSON_BYTES", 1000)
     bomb = gzip.compress(b" " * 10_000_000)
     observer = observe_units(PRICE, b"application/json", b"gzip")
@@ -134,7 +132,7 @@ _names = st.text(_letters, min_size=1, max_size=20).filter(lambda name: name == 
 
 
 @given(_names, st.binary(max_size=500), st.booleans(), _cuts)
-def test_the_first_file_of_a_form_is_found_however_it_is_cut(
+def test_first_file_of_a_form_is_found_in_any_chunks(
     name: str, content: bytes, has_field_before: bool, at: list[int]
 ) -> None:
     if b"--edge" in content:
@@ -149,21 +147,21 @@ def test_the_first_file_of_a_form_is_found_however_it_is_cut(
 
 
 @given(st.binary(max_size=1000), _cuts)
-def test_a_form_that_is_none_is_harmless(rubbish: bytes, at: list[int]) -> None:
+def test_invalid_form_is_harmless(rubbish: bytes, at: list[int]) -> None:
     observer = file_observer(b"multipart/form-data; boundary=edge", b"", b"")
     for chunk in cut(b"--edge\r\n" + rubbish, at):
         observer.feed(chunk)
     assert (observer.file().size_bytes or 0) <= len(rubbish)
 
 
-def test_a_file_that_broke_off_is_not_called_a_file() -> None:
+def test_incomplete_file_is_not_recorded() -> None:
     observer = file_observer(b"multipart/form-data; boundary=edge", b"", b"")
     observer.feed(b'--edge\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\nhalf of')
     assert observer.file() == UploadedFile()
 
 
 @given(st.binary(max_size=1000), _cuts)
-def test_any_other_body_is_the_file_however_it_is_cut(body: bytes, at: list[int]) -> None:
+def test_body_that_is_no_form_is_the_file_in_any_chunks(body: bytes, at: list[int]) -> None:
     observer = file_observer(b"text/csv", b'attachment; filename="../../etc/passwd"', b"ignored")
     for chunk in cut(body, at):
         observer.feed(chunk)
@@ -181,7 +179,7 @@ def test_any_other_body_is_the_file_however_it_is_cut(body: bytes, at: list[int]
         (b"", b"", b"\xff/\\.."),
     ],
 )
-def test_fields_that_make_no_sense_are_harmless(content_type: bytes, disposition: bytes, file_name: bytes) -> None:
+def test_invalid_fields_are_harmless(content_type: bytes, disposition: bytes, file_name: bytes) -> None:
     observer = file_observer(content_type, disposition, file_name)
     observer.feed(b"x")
     assert len(observer.file().name or "") <= observers.MAX_NAME_LENGTH

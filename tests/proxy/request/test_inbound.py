@@ -70,7 +70,7 @@ class TestClientAddress:
     def test_is_the_last_one_that_no_trusted_proxy_vouches_beyond(self, forwarded: bytes, client: str) -> None:
         assert from_proxy((b"x-forwarded-for", forwarded)).client_ip == client
 
-    def test_fields_that_were_sent_twice_are_one_list(self) -> None:
+    def test_repeated_fields_are_one_list(self) -> None:
         inbound = from_proxy((b"x-forwarded-for", b"203.0.113.9"), (b"x-forwarded-for", b"10.5.5.5"))
         assert inbound.client_ip == "203.0.113.9"
 
@@ -115,7 +115,9 @@ class TestWhatIsSaidOfTheWay:
             (b"", False),
         ],
     )
-    def test_a_trace_goes_on_under_a_parent_of_ours(self, parent: bytes, continues: bool) -> None:
+    def test_trace_of_a_trusted_proxy_continues_under_the_gateways_parent_id(
+        self, parent: bytes, continues: bool
+    ) -> None:
         inbound = from_proxy((b"traceparent", parent), (b"tracestate", b"x=y"))
         added = lines(gateway_fields(inbound))
         version, trace, span, flags = added[b"traceparent"].split(b"-")
@@ -124,7 +126,7 @@ class TestWhatIsSaidOfTheWay:
         assert span != b"b" * 16
         assert added.get(b"tracestate") == (b"x=y" if continues else None)
 
-    def test_a_trace_of_anyone_else_begins_anew(self) -> None:
+    def test_trace_of_an_untrusted_client_is_replaced(self) -> None:
         inbound = read_request(scope((b"traceparent", b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01")), PROXIES)
         assert b"a" * 32 not in gateway_fields(inbound)
 
@@ -186,7 +188,9 @@ _values = st.lists(st.sampled_from(bytes(range(0x20, 0x7F)) + bytes(range(0x80, 
 
 
 @given(st.lists(st.tuples(_names, _values), max_size=10), st.lists(_names, max_size=3))
-def test_whatever_a_client_sends_one_request_goes_on(headers: list[tuple[bytes, bytes]], named: list[bytes]) -> None:
+def test_forwarded_request_is_exactly_one_whatever_a_client_sends(
+    headers: list[tuple[bytes, bytes]], named: list[bytes]
+) -> None:
     """Forwarded fields are a block of whole fields, none reserved, framing, hop-by-hop or named in Connection."""
     inbound = read_request(scope(*headers, (b"connection", b", ".join(named))))
     forwarded = [line.partition(b":")[0] for line in inbound.end_to_end.split(b"\r\n")[:-1]]
@@ -208,11 +212,11 @@ def test_forwarded_headers_are_whole_fields(headers: list[tuple[bytes, bytes]]) 
 
 
 @pytest.mark.parametrize("sent", [b"x" * 129, b"a b", b"", b"\xff", b"a\tb"])
-def test_a_request_id_that_is_not_ours_to_repeat_is_none(sent: bytes) -> None:
+def test_request_id_that_is_not_echoable_is_ignored(sent: bytes) -> None:
     assert read_request(scope((b"x-request-id", sent))).client_request_id is None
 
 
-def test_a_recorded_text_is_shortened() -> None:
+def test_recorded_text_is_shortened() -> None:
     inbound = read_request(scope((b"x-category", "ü".encode() * 500), (b"x-batch-id", b"\xff")))
     assert inbound.text(b"x-category") == "ü" * 200
     assert inbound.text(b"x-batch-id") == "�"

@@ -32,7 +32,7 @@ def outcome(row: Mapping[str, Any]) -> tuple[str, int | None, str | None, int]:
     return row["outcome"], row["status_code"], row["error_code"], row["credits_charged"]
 
 
-async def test_a_row_says_who_called_what_and_how_it_went(data_plane: DataPlane) -> None:
+async def test_usage_row_holds_caller_request_and_outcome(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     data_plane.upstream.says(201, b"x" * 1000, gateway_tokens="77", gateway_cost_usd="0.001234")
     before = now()
@@ -79,7 +79,7 @@ async def test_a_row_says_who_called_what_and_how_it_went(data_plane: DataPlane)
 
 
 @pytest.mark.parametrize("status", [200, 204, 299, 302, 304])
-async def test_what_succeeds_is_charged_the_price(data_plane: DataPlane, status: int) -> None:
+async def test_success_is_charged_the_price(data_plane: DataPlane, status: int) -> None:
     account = await data_plane.create_account()
     data_plane.upstream.says(status, b"", content_length="" if status in (204, 304) else "0")
     assert (await data_plane.get(account)).status_code == status
@@ -87,7 +87,7 @@ async def test_what_succeeds_is_charged_the_price(data_plane: DataPlane, status:
 
 
 @pytest.mark.parametrize("status", [400, 404, 429, 500, 503])
-async def test_an_error_of_the_upstream_costs_nothing(data_plane: DataPlane, status: int) -> None:
+async def test_upstream_error_costs_nothing(data_plane: DataPlane, status: int) -> None:
     account = await data_plane.create_account()
     data_plane.upstream.says(status)
     answer = await data_plane.get(account)
@@ -95,7 +95,7 @@ async def test_an_error_of_the_upstream_costs_nothing(data_plane: DataPlane, sta
     assert outcome(await settled(data_plane, account)) == ("upstream_error", status, None, 0)
 
 
-async def test_a_route_says_which_statuses_are_charged(data_plane: DataPlane) -> None:
+async def test_route_configures_which_statuses_are_charged(data_plane: DataPlane) -> None:
     missing, moved = await data_plane.create_account(), await data_plane.create_account()
     data_plane.upstream.says(404)
     await data_plane.get(missing, "/v1/errors-too")
@@ -105,7 +105,7 @@ async def test_a_route_says_which_statuses_are_charged(data_plane: DataPlane) ->
     assert outcome(await settled(data_plane, moved)) == ("upstream_error", 302, None, 0)
 
 
-async def test_what_the_upstream_asks_for_is_charged_on_any_status(data_plane: DataPlane) -> None:
+async def test_reported_credits_are_charged_on_any_status(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     data_plane.upstream.says(500, gateway_credits="3")
     answer = await data_plane.get(account)
@@ -113,28 +113,28 @@ async def test_what_the_upstream_asks_for_is_charged_on_any_status(data_plane: D
     assert outcome(await settled(data_plane, account)) == ("upstream_error", 500, None, 3)
 
 
-async def test_nobody_there_costs_nothing(data_plane: DataPlane) -> None:
+async def test_unreachable_upstream_costs_nothing(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     assert (await data_plane.get(account, "/v1/nobody")).status_code == 502
     row = await settled(data_plane, account)
     assert outcome(row) == ("upstream_unreachable", 502, "upstream_unreachable", 0)
 
 
-async def test_an_upstream_that_is_too_slow_costs_nothing(data_plane: DataPlane) -> None:
+async def test_slow_upstream_costs_nothing(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     data_plane.upstream.answer = _never
     assert (await data_plane.get(account, "/v1/hasty")).status_code == 504
     assert outcome(await settled(data_plane, account)) == ("upstream_timeout", 504, "upstream_timeout", 0)
 
 
-async def test_an_answer_that_is_not_http_costs_nothing(data_plane: DataPlane) -> None:
+async def test_response_that_is_not_http_costs_nothing(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     data_plane.upstream.plays(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
     assert (await data_plane.get(account)).status_code == 502
     assert outcome(await settled(data_plane, account)) == ("upstream_invalid", 502, "upstream_invalid", 0)
 
 
-async def test_an_answer_that_breaks_off_costs_nothing_and_looks_broken(data_plane: DataPlane) -> None:
+async def test_response_that_breaks_off_costs_nothing_and_is_cut(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     data_plane.upstream.plays(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\ngateway-credits: 9\r\n\r\n" + b"x" * 40)
     async with data_plane.connect() as client:
@@ -147,7 +147,7 @@ async def test_an_answer_that_breaks_off_costs_nothing_and_looks_broken(data_pla
     assert row["response_bytes"] == 40
 
 
-async def test_a_chunked_answer_that_breaks_off_never_ends(data_plane: DataPlane) -> None:
+async def test_chunked_response_that_breaks_off_has_no_last_chunk(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     data_plane.upstream.plays(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n")
     async with data_plane.connect() as client:
@@ -157,7 +157,7 @@ async def test_a_chunked_answer_that_breaks_off_never_ends(data_plane: DataPlane
     assert (await settled(data_plane, account))["outcome"] == "upstream_invalid"
 
 
-async def test_a_body_that_stalls_is_a_timeout(data_plane: DataPlane) -> None:
+async def test_response_body_that_stalls_is_a_timeout(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
 
     async def answer(exchange: Exchange) -> None:
@@ -173,7 +173,7 @@ async def test_a_body_that_stalls_is_a_timeout(data_plane: DataPlane) -> None:
 
 
 class TestClientLeaves:
-    async def test_in_the_middle_of_its_upload_it_pays_nothing(self, data_plane: DataPlane) -> None:
+    async def test_disconnect_during_the_upload_costs_nothing(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         async with data_plane.connect() as client:
             await client.request(account, "POST /v1/things/1", "content-length: 1000000", body=b"")
@@ -184,7 +184,7 @@ class TestClientLeaves:
         assert outcome(row) == ("client_aborted", None, None, 0)
         assert 0 < row["request_bytes"] <= 10_000
 
-    async def test_after_its_upload_in_pieces_it_pays_what_the_call_costs(self, data_plane: DataPlane) -> None:
+    async def test_disconnect_after_a_chunked_upload_is_charged_the_price(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         arrived, gone = asyncio.Event(), asyncio.Event()
 
@@ -207,7 +207,7 @@ class TestClientLeaves:
         assert outcome(row) == ("client_aborted", 200, None, 1)
         assert row["request_bytes"] == 200_000
 
-    async def test_in_the_middle_of_an_answer_that_is_an_error_it_pays_nothing_however_long_that_takes(
+    async def test_disconnect_in_a_slow_error_response_costs_nothing(
         self, data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(disconnects, "DRAIN_SECONDS", 0.05)
@@ -224,7 +224,7 @@ class TestClientLeaves:
             client.disconnect()
         assert outcome(await settled(data_plane, account)) == ("client_aborted", 500, None, 0)
 
-    async def test_before_the_head_its_call_is_finished_and_charged(self, data_plane: DataPlane) -> None:
+    async def test_disconnect_before_the_head_is_drained_and_charged(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         arrived, gone = asyncio.Event(), asyncio.Event()
 
@@ -244,7 +244,7 @@ class TestClientLeaves:
         assert outcome(row) == ("client_aborted", 200, None, 4)
         assert data_plane.handler._drains.active == 0
 
-    async def test_before_an_answer_that_is_an_error_it_pays_nothing(self, data_plane: DataPlane) -> None:
+    async def test_disconnect_before_an_error_response_costs_nothing(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         arrived, gone = asyncio.Event(), asyncio.Event()
 
@@ -262,7 +262,7 @@ class TestClientLeaves:
         gone.set()
         assert outcome(await settled(data_plane, account)) == ("client_aborted", 500, None, 0)
 
-    async def test_in_the_middle_of_the_answer_its_cost_is_learned(self, data_plane: DataPlane) -> None:
+    async def test_disconnect_during_the_response_is_drained_to_learn_its_cost(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         gone = asyncio.Event()
 
@@ -285,7 +285,7 @@ class TestClientLeaves:
         assert outcome(row) == ("client_aborted", 200, None, 9)
         assert row["tokens_used"] == 8500
 
-    async def test_and_the_upstream_takes_too_long_it_pays_the_hold(
+    async def test_disconnect_and_slow_upstream_is_charged_the_hold(
         self, data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(disconnects, "DRAIN_SECONDS", 0.05)
@@ -298,7 +298,7 @@ class TestClientLeaves:
         assert outcome(await settled(data_plane, account)) == ("client_aborted", None, None, 5)
         assert data_plane.handler._drains.active == 0
 
-    async def test_and_too_many_are_drained_already_it_is_cut_at_once(
+    async def test_disconnect_beyond_the_drain_limit_is_cancelled_at_once(
         self, data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(disconnects, "MAX_DRAINS", 0)
@@ -310,7 +310,7 @@ class TestClientLeaves:
             client.disconnect()
         assert outcome(await settled(data_plane, account)) == ("client_aborted", None, None, 7)
 
-    async def test_and_the_upstream_breaks_it_pays_nothing(self, data_plane: DataPlane) -> None:
+    async def test_disconnect_and_broken_response_costs_nothing(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         arrived, gone = asyncio.Event(), asyncio.Event()
 
@@ -329,7 +329,7 @@ class TestClientLeaves:
         assert (await settled(data_plane, account))["credits_charged"] == 0
 
 
-async def test_an_upload_gets_its_history(data_plane: DataPlane) -> None:
+async def test_upload_is_recorded_in_history(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     file = bytes(range(256)) * 300
     files = [
@@ -364,7 +364,9 @@ async def test_an_upload_gets_its_history(data_plane: DataPlane) -> None:
         ({"x-file-name": "C:\\temp\\c.csv"}, "c.csv"),
     ],
 )
-async def test_any_other_body_is_the_file(data_plane: DataPlane, headers: dict[str, str], name: str | None) -> None:
+async def test_body_that_is_no_form_is_the_file(
+    data_plane: DataPlane, headers: dict[str, str], name: str | None
+) -> None:
     account = await data_plane.create_account()
     body = b"a,b\n1,2\n"
     headers = headers | account.auth | {"content-type": "text/csv; charset=utf-8"}
@@ -376,7 +378,7 @@ async def test_any_other_body_is_the_file(data_plane: DataPlane, headers: dict[s
     assert history["content_type"] == "text/csv; charset=utf-8"
 
 
-async def test_a_failed_analysis_has_its_history_too(data_plane: DataPlane) -> None:
+async def test_failed_analysis_is_recorded_in_history(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     data_plane.upstream.says(500)
     await data_plane.post(account, "/v1/analyze", b"abc")
@@ -384,7 +386,7 @@ async def test_a_failed_analysis_has_its_history_too(data_plane: DataPlane) -> N
     assert (history["status"], history["credits_charged"]) == ("upstream_error", 0)
 
 
-async def test_a_priced_body_gives_the_facts_that_headers_do_not(data_plane: DataPlane) -> None:
+async def test_priced_body_fills_columns_that_headers_leave_out(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     body = {"products": [1, 2, 3], "language_code": "de", "category": "hats", "batch_id": 7}
     await data_plane.post(account, "/v1/generate", json.dumps(body).encode(), x_category="shoes")
@@ -394,7 +396,7 @@ async def test_a_priced_body_gives_the_facts_that_headers_do_not(data_plane: Dat
     assert row["request_bytes"] == len(json.dumps(body))
 
 
-async def test_usage_type_of_others_leaves_no_history(data_plane: DataPlane) -> None:
+async def test_other_usage_types_leave_no_history(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     await data_plane.get(account)
     assert await data_plane.analysis_rows(account) == []

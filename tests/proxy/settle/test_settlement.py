@@ -35,7 +35,7 @@ UNLIMITED = Limits((None, None, None), None)
 
 
 @dataclass(frozen=True)
-class Till:
+class Settling:
     """Redis by way of a fault proxy, and one account; `redis` bypasses the proxy."""
 
     proxy: FaultProxy
@@ -95,7 +95,7 @@ class Till:
 
 
 @pytest.fixture
-async def till(redis_url: str, redis: Redis, tmp_path: Path) -> AsyncIterator[Till]:
+async def settling(redis_url: str, redis: Redis, tmp_path: Path) -> AsyncIterator[Settling]:
     parts = 90  # its last ones are nobody else's
     async with FaultProxy("127.0.0.1", int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
         redis_client = RedisClient(proxy.through(redis_url), timeout_seconds=5, scripts=SCRIPTS)
@@ -103,9 +103,9 @@ async def till(redis_url: str, redis: Redis, tmp_path: Path) -> AsyncIterator[Ti
         meter = Meter(redis_client, partitions=parts, owner="me")
         keys = meter.keys(UUID(int=uuid4().int >> 32 << 32 | parts - 1))
         await redis.delete(keys.journal.decode(), keys.holds.decode())
-        till = Till(proxy, redis_client, redis, meter, tmp_path / "spool", keys)
-        await till.load(keys)
-        yield till
+        settling = Settling(proxy, redis_client, redis, meter, tmp_path / "spool", keys)
+        await settling.load(keys)
+        yield settling
         proxy.thaw()
         await redis_client.close()
 
@@ -114,144 +114,142 @@ def ends(settlements: list[Settlement]) -> list[tuple[str, int]]:
     return [(each.request_id, each.charge) for each in settlements]
 
 
-async def test_what_redis_takes_is_not_spooled(till: Till) -> None:
-    async with till.settler() as settler:
-        assert await settler.settle(await till.admit(3)) == 9997
-        assert (settler.pending, till.files()) == (0, {"me.spool": 0})
-    assert till.files() == {}
+async def test_settlement_that_redis_takes_is_not_spooled(settling: Settling) -> None:
+    async with settling.settler() as settler:
+        assert await settler.settle(await settling.admit(3)) == 9997
+        assert (settler.pending, settling.files()) == (0, {"me.spool": 0})
+    assert settling.files() == {}
 
 
-async def test_what_redis_does_not_take_is_on_disk_before_settling_returns(till: Till) -> None:
-    async with till.settler() as settler:
-        calls = [await till.admit(number) for number in range(20)]
-        till.proxy.freeze()
-        with short_redis_timeout(till.redis_client):
+async def test_settlement_that_redis_does_not_take_is_on_disk_before_settle_returns(settling: Settling) -> None:
+    async with settling.settler() as settler:
+        calls = [await settling.admit(number) for number in range(20)]
+        settling.proxy.freeze()
+        with short_redis_timeout(settling.redis_client):
             assert await settler.settle(calls[0]) is None
-        assert till.files()["me.spool"] == len(frame(module.encode(calls[0])))
+        assert settling.files()["me.spool"] == len(frame(module.encode(calls[0])))
         assert await asyncio.gather(*map(settler.settle, calls[1:])) == [None] * 19
         assert settler.pending == metrics.SPOOL_ENTRIES._value.get() == 20
         with pytest.raises(MeterUnavailable):
             await settler.run_once()
         assert settler.pending == 20
-        await till.back()
+        await settling.back()
         assert await settler.run_once() == 20
-        assert (settler.pending, till.files()) == (0, {"me.spool": 0})
+        assert (settler.pending, settling.files()) == (0, {"me.spool": 0})
         assert metrics.SPOOL_ENTRIES._value.get() == 0
         assert await settler.run_once() == 0
-    assert sorted(await till.settled()) == sorted(ends(calls))
-    assert await till.balance() == 10_000 - sum(range(20))
+    assert sorted(await settling.settled()) == sorted(ends(calls))
+    assert await settling.balance() == 10_000 - sum(range(20))
 
 
 @pytest.mark.parametrize(("answer", "left"), [(b"told" * 1000, b""), (b"", b""), (None, None)])
-async def test_a_claim_goes_by_the_spool_without_its_answer(
-    till: Till, answer: bytes | None, left: bytes | None
-) -> None:
+async def test_spooled_claim_has_no_stored_response(settling: Settling, answer: bytes | None, left: bytes | None) -> None:
     claim = IdempotencyClaim(uuid4().hex, "f" * 64)
-    call = (await till.admit(3, claim=claim))._replace(claim_outcome=ClaimOutcome(claim, answer))
-    async with till.settler("first") as settler:
+    call = (await settling.admit(3, claim=claim))._replace(claim_outcome=ClaimOutcome(claim, answer))
+    async with settling.settler("first") as settler:
         settler.enqueue(call)
-        assert till.files()["first.spool"] < 600
-    async with till.settler("second") as settler:
+        assert settling.files()["first.spool"] < 600
+    async with settling.settler("second") as settler:
         assert await settler.run_once() == 1
-    found = await till.redis.hgetall(claim.key(till.keys))
+    found = await settling.redis.hgetall(claim.key(settling.keys))
     assert found.get(b"a") == left
     assert bool(found) is (left is not None)
-    assert await till.balance() == 9997
+    assert await settling.balance() == 9997
 
 
-async def test_what_is_owed_is_settled_in_its_order(till: Till) -> None:
-    async with till.settler() as settler:
-        calls = [await till.admit(number) for number in range(3 * module.BATCH)]
+async def test_spooled_settlements_are_settled_in_order(settling: Settling) -> None:
+    async with settling.settler() as settler:
+        calls = [await settling.admit(number) for number in range(3 * module.BATCH)]
         for call in calls:
             settler.enqueue(call)
         assert await settler.run_once() == len(calls)
-    assert await till.settled() == ends(calls)
+    assert await settling.settled() == ends(calls)
 
 
-async def test_the_next_process_settles_what_a_dead_one_owed(till: Till) -> None:
-    async with till.settler("first") as settler:
-        calls = [await till.admit(number) for number in range(1000)]
+async def test_spool_of_a_dead_process_is_settled_by_the_next(settling: Settling) -> None:
+    async with settling.settler("first") as settler:
+        calls = [await settling.admit(number) for number in range(1000)]
         for call in calls:
             settler.enqueue(call)
-    async with till.settler("second") as settler:
+    async with settling.settler("second") as settler:
         assert settler.pending == 1000
         assert await settler.run_once() == 1000
-        assert till.files() == {"second.spool": 0}
-    assert await till.settled() == ends(calls)
+        assert settling.files() == {"second.spool": 0}
+    assert await settling.settled() == ends(calls)
 
 
-async def test_a_sibling_settles_what_a_dead_one_owed(till: Till, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_spool_of_a_dead_sibling_is_settled(settling: Settling, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was started before, and saw the other one alive."""
     monkeypatch.setattr(module, "RECOVERY_INTERVAL_SECONDS", 0.0)
-    async with till.settler("second") as settler:
-        async with till.settler("first") as dying:
-            call = await till.admit(5)
+    async with settling.settler("second") as settler:
+        async with settling.settler("first") as dying:
+            call = await settling.admit(5)
             dying.enqueue(call)
             assert await settler.run_once() == 0
         assert await settler.run_once() == 1
-        assert till.files() == {"second.spool": 0}
-    assert await till.settled() == ends([call])
+        assert settling.files() == {"second.spool": 0}
+    assert await settling.settled() == ends([call])
 
 
-async def test_a_replay_that_is_cut_off_settles_nothing_twice(till: Till) -> None:
-    async with till.settler("first") as settler:
-        calls = [await till.admit(number) for number in range(1000)]
+async def test_interrupted_spool_replay_settles_nothing_twice(settling: Settling) -> None:
+    async with settling.settler("first") as settler:
+        calls = [await settling.admit(number) for number in range(1000)]
         for call in calls:
             settler.enqueue(call)
-    async with till.settler("second") as settler:
+    async with settling.settler("second") as settler:
         replaying = asyncio.create_task(settler.run_once())
         async with asyncio.timeout(10):
-            while not await till.settled():  # noqa: ASYNC110 - Redis has no event to offer
+            while not await settling.settled():  # noqa: ASYNC110 - Redis has no event to offer
                 await asyncio.sleep(0)
-        till.proxy.freeze()
-        with short_redis_timeout(till.redis_client), pytest.raises(MeterUnavailable):
+        settling.proxy.freeze()
+        with short_redis_timeout(settling.redis_client), pytest.raises(MeterUnavailable):
             await replaying
         assert 0 < settler.pending <= 1000
-    await till.back()
-    async with till.settler("third") as settler:
+    await settling.back()
+    async with settling.settler("third") as settler:
         await settler.run_once()
-        assert till.files() == {"third.spool": 0}
-    assert sorted(await till.settled()) == sorted(ends(calls))
-    assert await till.balance() == 10_000 - sum(range(1000))  # as exact as if nothing had happened
+        assert settling.files() == {"third.spool": 0}
+    assert sorted(await settling.settled()) == sorted(ends(calls))
+    assert await settling.balance() == 10_000 - sum(range(1000))  # as exact as if nothing had happened
 
 
-async def test_what_was_swept_before_its_spool_was_found_is_corrected(till: Till) -> None:
-    call = await till.admit(7)
-    async with till.settler("first") as settler:
+async def test_settlement_of_a_swept_call_corrects_it(settling: Settling) -> None:
+    call = await settling.admit(7)
+    async with settling.settler("first") as settler:
         settler.enqueue(call)
-    assert await till.meter.abandon(till.keys, call.request_id, tail="abandoned\t0")
-    assert await till.balance() == 10_000
+    assert await settling.meter.abandon(settling.keys, call.request_id, tail="abandoned\t0")
+    assert await settling.balance() == 10_000
     for _ in range(2):
-        async with till.settler("second") as settler:
+        async with settling.settler("second") as settler:
             settler.enqueue(call)
             await settler.run_once()
-    assert await till.balance() == 9_993
-    assert await till.settled() == [(call.request_id, 0), (call.request_id, 7)]
+    assert await settling.balance() == 9_993
+    assert await settling.settled() == [(call.request_id, 0), (call.request_id, 7)]
 
 
-async def test_a_settlement_whose_caller_is_cancelled_is_owed(till: Till) -> None:
-    async with till.settler() as settler:
-        call = await till.admit(2)
-        till.proxy.freeze()
-        settling = asyncio.create_task(settler.settle(call))
+async def test_settlement_is_queued_when_its_caller_is_cancelled(settling: Settling) -> None:
+    async with settling.settler() as settler:
+        call = await settling.admit(2)
+        settling.proxy.freeze()
+        task = asyncio.create_task(settler.settle(call))
         await asyncio.sleep(0)
-        settling.cancel()
+        task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await settling
+            await task
         assert settler.pending == 1
-        await till.back()
+        await settling.back()
         await settler.run_once()
-    assert await till.settled() == ends([call])
-    assert await till.balance() == 9_998
+    assert await settling.settled() == ends([call])
+    assert await settling.balance() == 9_998
 
 
 def _full(*_: object) -> int:
     raise OSError(28, "No space left on device")
 
 
-async def test_with_a_full_disk_settlements_stay_owed_in_memory(till: Till, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with till.settler() as settler:
-        calls = [await till.admit(number) for number in range(5)]
+async def test_full_disk_keeps_settlements_in_memory(settling: Settling, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with settling.settler() as settler:
+        calls = [await settling.admit(number) for number in range(5)]
         failures, lost = metrics.SPOOL_FAILURES._value.get(), metrics.SETTLEMENTS_LOST._value.get()
         settler.enqueue(calls[0])
         with monkeypatch.context() as patched:
@@ -261,20 +259,20 @@ async def test_with_a_full_disk_settlements_stay_owed_in_memory(till: Till, monk
         assert settler.pending == 5
         assert metrics.SPOOL_FAILURES._value.get() - failures == 4
         assert metrics.SETTLEMENTS_LOST._value.get() == lost
-        till.proxy.freeze()
-        with short_redis_timeout(till.redis_client), pytest.raises(MeterUnavailable):
+        settling.proxy.freeze()
+        with short_redis_timeout(settling.redis_client), pytest.raises(MeterUnavailable):
             await settler.run_once()
         assert settler.pending == 5
-        await till.back()
+        await settling.back()
         assert await settler.run_once() == 5
-    assert sorted(await till.settled()) == sorted(ends(calls))
+    assert sorted(await settling.settled()) == sorted(ends(calls))
 
 
-async def test_memory_is_bounded(till: Till, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_memory_is_bounded(settling: Settling, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_IN_MEMORY", 3)
     lost = metrics.SETTLEMENTS_LOST._value.get()
-    async with till.settler() as settler:
-        calls = [await till.admit(number) for number in range(5)]
+    async with settling.settler() as settler:
+        calls = [await settling.admit(number) for number in range(5)]
         with monkeypatch.context() as patched:
             patched.setattr(os, "write", _full)
             for call in calls:
@@ -284,49 +282,49 @@ async def test_memory_is_bounded(till: Till, monkeypatch: pytest.MonkeyPatch) ->
         assert await settler.run_once() == 3
 
 
-async def test_one_that_redis_refuses_holds_up_no_other(till: Till) -> None:
-    bad_keys = till.meter.keys(UUID(int=till.keys.account_id.int ^ 1 << 100))
-    async with till.settler() as settler:
-        bad, *good = [await till.admit(4, await till.load(bad_keys)), *[await till.admit(n) for n in range(300)]]
-        state = await till.redis.dump(bad_keys.account)
-        await till.redis.set(bad_keys.account, "of another type")
+async def test_settlement_that_redis_refuses_delays_no_other(settling: Settling) -> None:
+    bad_keys = settling.meter.keys(UUID(int=settling.keys.account_id.int ^ 1 << 100))
+    async with settling.settler() as settler:
+        bad, *good = [await settling.admit(4, await settling.load(bad_keys)), *[await settling.admit(n) for n in range(300)]]
+        state = await settling.redis.dump(bad_keys.account)
+        await settling.redis.set(bad_keys.account, "of another type")
         assert await settler.settle(bad) is None
         for call in good:
             settler.enqueue(call)
         for _ in range(2):
             with pytest.raises(MeterError, match="WRONGTYPE"):
                 await settler.run_once()
-        assert await till.settled() == ends(good)
+        assert await settling.settled() == ends(good)
         assert settler.pending == 1
-        assert till.files()["me.spool"] > 0, "it must outlive the process"
-        await till.redis.restore(bad_keys.account, 0, state, replace=True)
+        assert settling.files()["me.spool"] > 0, "it must outlive the process"
+        await settling.redis.restore(bad_keys.account, 0, state, replace=True)
         assert await settler.run_once() == 1
-        assert till.files() == {"me.spool": 0}
-    assert await till.settled() == ends([*good, bad])
+        assert settling.files() == {"me.spool": 0}
+    assert await settling.settled() == ends([*good, bad])
 
 
 @pytest.mark.parametrize("record", [b"[]", b"{", b'["a", "no uuid", 1, ""]', b'{"a": 1}', b"\xff"])
-async def test_a_whole_record_that_is_no_settlement_is_kept_aside(till: Till, record: bytes) -> None:
-    call = await till.admit(1)
-    till.folder.mkdir()
-    (till.folder / "dead.spool").write_bytes(frame(record) + frame(module.encode(call)))
-    async with till.settler() as settler:
+async def test_spooled_record_that_is_no_settlement_is_set_aside(settling: Settling, record: bytes) -> None:
+    call = await settling.admit(1)
+    settling.folder.mkdir()
+    (settling.folder / "dead.spool").write_bytes(frame(record) + frame(module.encode(call)))
+    async with settling.settler() as settler:
         assert await settler.run_once() == 1
-        assert sorted(till.files()) == ["dead.damaged", "me.spool"]
-    assert await till.settled() == ends([call])
+        assert sorted(settling.files()) == ["dead.damaged", "me.spool"]
+    assert await settling.settled() == ends([call])
 
 
-async def test_any_text_survives_the_spool(till: Till) -> None:
-    call = (await till.admit(1))._replace(record_suffix='succeeded\t1\\n "quoted" \u2028 ümläut 🙂')
-    async with till.settler() as settler:
+async def test_spool_preserves_any_text(settling: Settling) -> None:
+    call = (await settling.admit(1))._replace(record_suffix='succeeded\t1\\n "quoted" \u2028 ümläut 🙂')
+    async with settling.settler() as settler:
         settler.enqueue(call)
         await settler.run_once()
-    ((_, fields),) = await till.redis.xrange(till.keys.journal.decode())
+    ((_, fields),) = await settling.redis.xrange(settling.keys.journal.decode())
     record, _, balance_after = fields[b"r"].decode().rpartition("\t")
-    assert (record, balance_after) == (f"{call.request_id}\t{call.record_suffix}", str(await till.balance()))
+    assert (record, balance_after) == (f"{call.request_id}\t{call.record_suffix}", str(await settling.balance()))
 
 
-async def test_a_call_that_was_never_sent_to_redis_is_not_owed(
+async def test_refused_call_that_never_reached_redis_is_not_spooled(
     redis_url: str, configure: Configure, serve: Serve
 ) -> None:
     """Refusing for as long as Redis is away must not fill the disk."""

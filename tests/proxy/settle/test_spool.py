@@ -84,13 +84,13 @@ def names(folder: Path) -> list[str]:
 
 @SETTINGS
 @given(texts=TEXTS)
-def test_what_was_appended_is_read_in_order(folder: Path, texts: list[bytes]) -> None:
+def test_appended_records_are_read_in_order(folder: Path, texts: list[bytes]) -> None:
     assert read_back(folder, b"".join(map(frame, texts))) == texts
 
 
 @SETTINGS
 @given(texts=TEXTS, data=st.data())
-def test_a_truncated_file_gives_all_that_is_whole(folder: Path, texts: list[bytes], data: st.DataObject) -> None:
+def test_truncated_spool_file_gives_every_whole_record(folder: Path, texts: list[bytes], data: st.DataObject) -> None:
     content = b"".join(map(frame, texts))
     length = data.draw(st.integers(0, len(content)))
     hit = {number for number, (_, end) in enumerate(spans(texts)) if end > length}
@@ -99,7 +99,7 @@ def test_a_truncated_file_gives_all_that_is_whole(folder: Path, texts: list[byte
 
 @SETTINGS
 @given(texts=TEXTS.filter(bool), data=st.data())
-def test_a_flipped_byte_costs_no_record_but_its_own(folder: Path, texts: list[bytes], data: st.DataObject) -> None:
+def test_flipped_byte_damages_only_its_own_record(folder: Path, texts: list[bytes], data: st.DataObject) -> None:
     content = bytearray(b"".join(map(frame, texts)))
     position = data.draw(st.integers(0, len(content) - 1))
     content[position] = data.draw(st.one_of(st.integers(0, 255), st.sampled_from(b"\n\x1e 09")))
@@ -107,7 +107,7 @@ def test_a_flipped_byte_costs_no_record_but_its_own(folder: Path, texts: list[by
     assert_only_missing(read_back(folder, bytes(content)), texts, hit)
 
 
-def test_every_flip_of_every_byte_of_a_file(folder: Path) -> None:
+def test_flipped_byte_is_detected_at_every_position(folder: Path) -> None:
     """The same without chance, over all that one byte can become."""
     texts = [b"first", b"", b"x 0 00000000 ", b'["a", 3]']  # the third ends like a record of its own
     content = b"".join(map(frame, texts))
@@ -123,7 +123,7 @@ def test_every_flip_of_every_byte_of_a_file(folder: Path) -> None:
 
 @SETTINGS
 @given(before=TEXTS, garbage=st.binary(max_size=200), after=TEXTS)
-def test_garbage_between_records_costs_none(
+def test_garbage_between_records_damages_none(
     folder: Path, before: list[bytes], garbage: bytes, after: list[bytes]
 ) -> None:
     content = b"".join([*map(frame, before), garbage, *map(frame, after)])
@@ -133,7 +133,7 @@ def test_garbage_between_records_costs_none(
 
 
 @pytest.mark.parametrize("size", [READ_BYTES, 3 * READ_BYTES + 1, module.MAX_RECORD_BYTES, 2_500_000])
-def test_what_is_longer_than_a_reading_is_no_hindrance(folder: Path, size: int) -> None:
+def test_record_longer_than_one_read_is_found(folder: Path, size: int) -> None:
     content = frame(b"before") + b"\0" * size + frame(b"x" * (READ_BYTES + 7)) + frame(b"after")
     assert read_back(folder, content) == [b"before", b"x" * (READ_BYTES + 7), b"after"]
 
@@ -149,7 +149,7 @@ def test_many_records_are_read_in_chunks(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"#!/bin/sh\necho\n", b"\x7fELF" + bytes(range(256)) * 40])
-async def test_empty_and_foreign_files_give_nothing(folder: Path, content: bytes) -> None:
+async def test_empty_and_unrelated_files_give_nothing(folder: Path, content: bytes) -> None:
     assert read_back(folder, content) == []
     spool = Spool(folder, "me")
     spool.open()
@@ -161,7 +161,7 @@ async def test_empty_and_foreign_files_give_nothing(folder: Path, content: bytes
     assert not content.strip() or (folder / "dead.damaged").read_bytes() == content
 
 
-async def test_what_is_no_file_is_left_alone(folder: Path, tmp_path: Path) -> None:
+async def test_spool_ignores_what_is_no_regular_file(folder: Path, tmp_path: Path) -> None:
     orphan(folder, b"").remove()
     (folder / "folder.spool").mkdir()
     (tmp_path / "elsewhere").write_bytes(frame(b"x"))
@@ -174,7 +174,7 @@ async def test_what_is_no_file_is_left_alone(folder: Path, tmp_path: Path) -> No
     assert names(folder) == ["folder.spool", "link.spool", "pipe.spool"]
 
 
-async def test_a_spool_is_recovered_when_its_owner_is_dead_and_not_before(folder: Path) -> None:
+async def test_spool_is_recovered_when_its_owner_is_dead_and_not_before(folder: Path) -> None:
     living, successor = Spool(folder, "living"), Spool(folder, "successor")
     living.open()
     living.append(b"one")
@@ -194,7 +194,7 @@ async def test_a_spool_is_recovered_when_its_owner_is_dead_and_not_before(folder
 
 
 @pytest.mark.parametrize("content", [None, b"another's"])
-async def test_a_file_that_its_owner_removes_meanwhile_is_nobodys(
+async def test_spool_file_removed_by_its_owner_is_not_recovered(
     folder: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
 ) -> None:
     """Between opening and locking it, that is; another one may have its name by then."""
@@ -212,7 +212,7 @@ async def test_a_file_that_its_owner_removes_meanwhile_is_nobodys(
     assert names(folder) == ([] if content is None else ["dead.spool"])
 
 
-async def test_a_new_file_has_no_name_before_its_lock(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_spool_file_is_locked_before_it_has_a_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     named: list[str] = []
     whole = fcntl.flock
 
@@ -228,7 +228,7 @@ async def test_a_new_file_has_no_name_before_its_lock(folder: Path, monkeypatch:
     await spool.close()
 
 
-async def test_a_process_that_left_nothing_leaves_no_file(folder: Path) -> None:
+async def test_spool_without_records_leaves_no_file(folder: Path) -> None:
     spool = Spool(folder, "me")
     spool.open()
     spool.append(b"one")
@@ -245,7 +245,7 @@ async def test_a_process_that_left_nothing_leaves_no_file(folder: Path) -> None:
     assert names(folder) == []
 
 
-async def test_what_is_appended_reaches_the_disk_in_one_sync(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_appended_records_reach_the_disk_in_one_sync(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     whole = os.fdatasync
 
@@ -267,7 +267,7 @@ def _full(*_: object) -> int:
     raise OSError(28, "No space left on device")
 
 
-async def test_a_record_the_disk_took_in_part_is_taken_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_partly_written_record_is_truncated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = Spool(folder, "me")
     spool.open()
     spool.append(b"one")
@@ -284,7 +284,7 @@ async def test_a_record_the_disk_took_in_part_is_taken_back(folder: Path, monkey
     await spool.close()
 
 
-async def test_a_record_too_long_to_be_found_again_is_refused(folder: Path) -> None:
+async def test_record_beyond_the_size_limit_is_refused(folder: Path) -> None:
     spool = Spool(folder, "me")
     spool.open()
     with pytest.raises(OSError, match="too long"):
@@ -297,7 +297,7 @@ async def test_a_record_too_long_to_be_found_again_is_refused(folder: Path) -> N
     await spool.close()
 
 
-async def test_a_folder_that_cannot_be_made_is_tried_again(tmp_path: Path) -> None:
+async def test_spool_folder_that_cannot_be_created_is_tried_again(tmp_path: Path) -> None:
     in_the_way = tmp_path / "spool"
     in_the_way.write_text("a file")
     spool = Spool(in_the_way, "me")
@@ -310,7 +310,7 @@ async def test_a_folder_that_cannot_be_made_is_tried_again(tmp_path: Path) -> No
     await spool.close()
 
 
-async def test_damage_is_kept_aside_once_the_rest_is_settled(folder: Path) -> None:
+async def test_damaged_spool_is_set_aside_when_the_rest_is_settled(folder: Path) -> None:
     content = frame(b"one") + b"damage" + frame(b"two")
     file = orphan(folder, content)
     file.close()

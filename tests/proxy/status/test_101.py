@@ -75,7 +75,7 @@ async def test_messages_pass_both_ways_and_are_one_call(data_plane: DataPlane, c
     assert await data_plane.redis_state(account) == RedisState(98, 0, (1, 1, 1))
 
 
-async def test_the_upstream_gets_the_handshake_anew_and_everything_else_as_ever(data_plane: DataPlane) -> None:
+async def test_upstream_gets_a_generated_handshake_and_the_usual_fields(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     data_plane.upstream.answer = lambda exchange: switch(exchange, sec_websocket_protocol="chat")
     async with data_plane.connect() as wire:
@@ -101,7 +101,7 @@ async def test_the_upstream_gets_the_handshake_anew_and_everything_else_as_ever(
     assert fields["sec-websocket-protocol"] == "chat"
 
 
-async def test_a_real_client_negotiates_and_subprotocols_and_compression_are_its_own(
+async def test_real_client_negotiates_subprotocol_and_compression_with_the_upstream(
     data_plane: DataPlane, configure: Configure
 ) -> None:
     account = await data_plane.create_account()
@@ -116,7 +116,7 @@ async def test_a_real_client_negotiates_and_subprotocols_and_compression_are_its
         assert (await settled(data_plane, account))["request_bytes"] < 100_000
 
 
-async def test_bytes_sent_along_with_the_handshakes_are_passed(data_plane: DataPlane) -> None:
+async def test_bytes_behind_the_handshakes_are_passed(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
 
     async def answer(exchange: Exchange) -> None:
@@ -134,7 +134,7 @@ async def test_bytes_sent_along_with_the_handshakes_are_passed(data_plane: DataP
     assert (row["request_bytes"], row["response_bytes"]) == (19, 21)
 
 
-async def test_an_upstream_that_says_its_piece_and_closes_at_once_is_heard(data_plane: DataPlane) -> None:
+async def test_upstream_that_sends_and_closes_at_once_is_read_to_its_end(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
 
     async def answer(exchange: Exchange) -> None:
@@ -172,7 +172,7 @@ async def test_large_messages_pass_both_ways_at_once(data_plane: DataPlane, conf
     assert min(row["request_bytes"], row["response_bytes"]) > 8 * MIB
 
 
-async def test_who_does_not_read_stops_the_other_and_loses_nothing(data_plane: DataPlane) -> None:
+async def test_websocket_side_that_does_not_read_pauses_the_other_and_loses_nothing(data_plane: DataPlane) -> None:
     """First the client reads nothing, then the upstream: the writer is stopped long before it is done."""
     account = await data_plane.create_account()
     total, chunk = 96 * MIB, b"\xa5" * MIB
@@ -205,7 +205,7 @@ async def test_who_does_not_read_stops_the_other_and_loses_nothing(data_plane: D
     assert (row["request_bytes"], row["response_bytes"]) == (total, total)
 
 
-async def test_many_at_once_do_not_mix(data_plane: DataPlane, configure: Configure) -> None:
+async def test_parallel_websockets_do_not_mix(data_plane: DataPlane, configure: Configure) -> None:
     account = await data_plane.create_account(credits=1000)
 
     async def talk(number: int) -> None:
@@ -238,7 +238,7 @@ async def refused(
     return answer.status_code, code
 
 
-async def test_refusals_are_those_of_any_call(data_plane: DataPlane) -> None:
+async def test_websocket_refusals_are_those_of_any_call(data_plane: DataPlane) -> None:
     rich, poor = await data_plane.create_account(requests_per_minute=1), await data_plane.create_account(credits=1)
     assert await refused(data_plane, rich, additional_headers={}) == (401, "missing_key")
     assert await refused(data_plane, rich, additional_headers={"x-api-key": "wrong"}) == (401, "invalid_key")
@@ -250,7 +250,7 @@ async def test_refusals_are_those_of_any_call(data_plane: DataPlane) -> None:
     assert [each.target for each in data_plane.upstream.exchanges] == ["/v1/things/1"]
 
 
-async def test_an_open_socket_is_a_call_in_flight(data_plane: DataPlane, configure: Configure) -> None:
+async def test_open_websocket_is_a_call_in_flight(data_plane: DataPlane, configure: Configure) -> None:
     account = await data_plane.create_account(max_concurrent_requests=1)
     async with served_by(data_plane, configure, echo):
         async with client(data_plane, account):
@@ -277,7 +277,7 @@ async def test_an_open_socket_is_a_call_in_flight(data_plane: DataPlane, configu
     ],
     ids=str,
 )
-async def test_a_wrong_handshake_is_refused(data_plane: DataPlane, changed: dict[str, str | None]) -> None:
+async def test_invalid_handshake_is_refused(data_plane: DataPlane, changed: dict[str, str | None]) -> None:
     account = await data_plane.create_account()
     async with data_plane.assert_unchanged(await _warm(data_plane, account)), data_plane.connect() as wire:
         await wire.request(account, "GET /v1/socket", *handshake_fields(**changed))
@@ -299,7 +299,7 @@ async def test_a_wrong_handshake_is_refused(data_plane: DataPlane, changed: dict
     ],
     ids=str,
 )
-async def test_what_asks_for_no_websocket_is_plain_http(
+async def test_request_without_a_websocket_upgrade_is_plain_http(
     data_plane: DataPlane, line: str, changed: dict[str, str | None]
 ) -> None:
     """An upgrade elsewhere, and anything but an upgrade here; a switch nobody asked for is no answer to it."""
@@ -315,7 +315,7 @@ async def test_what_asks_for_no_websocket_is_plain_http(
         assert (await wire.read_head())[0] == 502
 
 
-async def test_http_1_0_cannot_switch(data_plane: DataPlane) -> None:
+async def test_http_1_0_request_cannot_switch(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     async with data_plane.connect() as wire:
         lines = ["GET /v1/socket HTTP/1.0", f"x-api-key: {account.key}", *handshake_fields(), "", ""]
@@ -323,7 +323,7 @@ async def test_http_1_0_cannot_switch(data_plane: DataPlane) -> None:
         assert (await wire.read_head())[0] == 200
 
 
-async def test_an_upstream_that_does_not_switch_just_answers(data_plane: DataPlane) -> None:
+async def test_upstream_that_does_not_switch_sends_a_plain_response(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     data_plane.upstream.says(403, b"not you")
     async with data_plane.connect() as wire:
@@ -349,9 +349,7 @@ async def test_an_upstream_that_does_not_switch_just_answers(data_plane: DataPla
     ],
     ids=str,
 )
-async def test_an_upstream_that_switches_wrongly_is_not_believed(
-    data_plane: DataPlane, changed: dict[str, Any]
-) -> None:
+async def test_upstream_switch_with_a_wrong_accept_is_refused(data_plane: DataPlane, changed: dict[str, Any]) -> None:
     account = await data_plane.create_account()
     data_plane.upstream.answer = lambda exchange: switch(exchange, **changed)
     async with data_plane.connect() as wire:
@@ -383,7 +381,7 @@ async def raw(
         done.set()
 
 
-async def test_a_client_that_vanishes_ends_it(data_plane: DataPlane) -> None:
+async def test_client_disconnect_ends_the_websocket(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     async with raw(data_plane, account) as (wire, exchange):
         await wire.send(b"last words")
@@ -395,7 +393,7 @@ async def test_a_client_that_vanishes_ends_it(data_plane: DataPlane) -> None:
     assert data_plane.handler._drains.active == 0
 
 
-async def test_a_client_that_half_closes_has_left_and_what_it_said_arrives(data_plane: DataPlane) -> None:
+async def test_client_half_close_is_a_disconnect_and_its_bytes_arrive(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     async with raw(data_plane, account) as (wire, exchange):
         await wire.send(b"x" * MIB)
@@ -406,7 +404,7 @@ async def test_a_client_that_half_closes_has_left_and_what_it_said_arrives(data_
         assert await wire.read_rest() == b""
 
 
-async def test_an_upstream_that_vanishes_ends_it(data_plane: DataPlane) -> None:
+async def test_upstream_disconnect_ends_the_websocket(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     async with raw(data_plane, account) as (wire, exchange):
         await exchange.write(b"last words")
@@ -416,7 +414,7 @@ async def test_an_upstream_that_vanishes_ends_it(data_plane: DataPlane) -> None:
     assert (row["outcome"], row["response_bytes"], row["credits_charged"]) == ("succeeded", 10, 2)
 
 
-async def test_an_upstream_that_dies_breaks_the_socket_of_a_real_client(
+async def test_upstream_death_breaks_the_websocket_of_a_real_client(
     data_plane: DataPlane, configure: Configure
 ) -> None:
     account = await data_plane.create_account()
@@ -432,7 +430,7 @@ async def test_an_upstream_that_dies_breaks_the_socket_of_a_real_client(
     assert (await settled(data_plane, account))["outcome"] == "succeeded"
 
 
-async def test_nothing_is_said_to_a_client_that_left_during_the_handshake(data_plane: DataPlane) -> None:
+async def test_disconnect_during_the_handshake_sends_nothing(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     may_answer = asyncio.Event()
 
@@ -452,7 +450,7 @@ async def test_nothing_is_said_to_a_client_that_left_during_the_handshake(data_p
     assert data_plane.handler._drains.active == 0
 
 
-async def test_a_silent_socket_is_closed_in_the_idle_time_of_its_upstream(data_plane: DataPlane) -> None:
+async def test_silent_websocket_is_closed_after_the_idle_timeout_of_its_upstream(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     async with raw(data_plane, account, "/v1/drowsy-socket") as (wire, exchange):
         for _ in range(8):  # 0.5 s each would be too long a silence
@@ -465,7 +463,9 @@ async def test_a_silent_socket_is_closed_in_the_idle_time_of_its_upstream(data_p
     assert (await settled(data_plane, account))["outcome"] == "succeeded"
 
 
-async def test_a_side_that_does_not_close_is_cut(data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_websocket_side_that_does_not_close_is_cut(
+    data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tunnels, "CLOSING_SECONDS", 0.05)
     account = await data_plane.create_account()
     async with raw(data_plane, account) as (wire, exchange):
@@ -474,7 +474,7 @@ async def test_a_side_that_does_not_close_is_cut(data_plane: DataPlane, monkeypa
         await eventually(lambda: "[0 leased, 0 idle, 0 queued, 0 open]" in pool(data_plane))
 
 
-async def test_it_counts_as_a_connection_of_the_pool_and_is_never_used_again(data_plane: DataPlane) -> None:
+async def test_websocket_counts_in_the_pool_and_is_never_reused(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     async with raw(data_plane, account, "/v1/narrow-socket") as (wire, _):
         assert "[1 leased, 0 idle" in pool(data_plane, "narrow")
@@ -491,7 +491,7 @@ async def test_it_counts_as_a_connection_of_the_pool_and_is_never_used_again(dat
 
 
 @pytest.mark.parametrize(("seconds", "charged"), [(0.0, 3), (59.0, 3), (61.0, 6), (3539.0, 177), (3601.0, 183)])
-async def test_minutes_are_charged_as_they_are_begun(
+async def test_minutes_are_charged_when_they_begin(
     data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch, seconds: float, charged: int
 ) -> None:
     """One minute is held; the balance may go below zero for what was used beyond it."""
@@ -509,7 +509,7 @@ async def test_minutes_are_charged_as_they_are_begun(
     assert (await data_plane.redis_state(account)).balance == 100 - charged
 
 
-async def test_the_upstream_may_price_it_with_its_101(data_plane: DataPlane) -> None:
+async def test_upstream_prices_a_websocket_with_its_101(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     data_plane.upstream.answer = lambda exchange: switch(exchange, gateway_credits="7")
     async with data_plane.connect() as wire:
@@ -522,7 +522,7 @@ async def test_the_upstream_may_price_it_with_its_101(data_plane: DataPlane) -> 
 # When the gateway stops.
 
 
-async def test_a_gateway_that_stops_closes_at_the_drain_deadline_and_charges_what_was_used(
+async def test_shutdown_closes_websockets_at_the_drain_deadline_and_charges_their_use(
     data_plane: DataPlane,
 ) -> None:
     account = await data_plane.create_account()
@@ -543,7 +543,7 @@ async def test_a_gateway_that_stops_closes_at_the_drain_deadline_and_charges_wha
     assert await data_plane.redis_state(account) == RedisState(98, 0, (1, 1, 1))
 
 
-async def test_a_socket_that_ends_while_the_gateway_drains_is_settled_as_ever(data_plane: DataPlane) -> None:
+async def test_websocket_that_ends_during_shutdown_is_settled_as_usual(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     async with AsyncExitStack() as clients:
         async with one_more(data_plane) as stopping:

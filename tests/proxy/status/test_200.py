@@ -15,7 +15,7 @@ from tests.proxy.upstream import Exchange
 
 
 class TestFieldsOfTheAnswer:
-    async def test_limits_and_credits_are_told_exactly(self, data_plane: DataPlane) -> None:
+    async def test_limit_and_credit_fields_are_exact(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account(
             requests_per_minute=50, requests_per_hour=2000, max_api_calls_per_day=9000
         )
@@ -30,19 +30,19 @@ class TestFieldsOfTheAnswer:
         assert answer.headers["x-credits-remaining"] == "99"
         assert answer.headers["x-credits-charged"] == "1"
 
-    async def test_a_plan_without_limits_has_no_limit_fields(self, data_plane: DataPlane) -> None:
+    async def test_plan_without_limits_has_no_limit_fields(self, data_plane: DataPlane) -> None:
         answer = await data_plane.get(await data_plane.create_account())
         assert not {"ratelimit", "ratelimit-policy"} & answer.headers.keys()
         assert answer.headers["x-credits-remaining"] == "99"
 
     @pytest.mark.parametrize("sent", ["a", "A-Z_a.z-09", "x" * 128])
-    async def test_a_request_id_is_echoed(self, data_plane: DataPlane, sent: str) -> None:
+    async def test_request_id_is_echoed(self, data_plane: DataPlane, sent: str) -> None:
         answer = await data_plane.get(await data_plane.create_account(), x_request_id=sent)
         assert answer.headers["x-request-id"] == sent
         assert data_plane.upstream.last["x-request-id"] == sent
 
     @pytest.mark.parametrize("sent", [None, "x" * 129, "a b", "a/b", "a;b", "", "a,b"])
-    async def test_any_other_is_replaced_by_one_of_ours(self, data_plane: DataPlane, sent: str | None) -> None:
+    async def test_invalid_request_id_is_replaced(self, data_plane: DataPlane, sent: str | None) -> None:
         account = await data_plane.create_account()
         headers = account.auth | ({} if sent is None else {"x-request-id": sent})
         answer = await data_plane.http.get("/v1/things/1", headers=headers)
@@ -52,16 +52,14 @@ class TestFieldsOfTheAnswer:
         row = await data_plane.usage_row(account)
         assert (row["request_id"], row["client_request_id"]) == (ours, None)
 
-    async def test_the_accounting_id_is_ours_though_the_client_repeats_its_own(self, data_plane: DataPlane) -> None:
+    async def test_accounting_id_is_the_gateways_though_the_client_repeats_its_own(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         for _ in range(2):
             await data_plane.get(account, x_request_id="again")
         rows = await data_plane.usage_rows(account)
         assert len({row["request_id"] for row in rows}) == 2
 
-    async def test_what_only_the_gateway_may_say_is_dropped_from_the_upstreams_answer(
-        self, data_plane: DataPlane
-    ) -> None:
+    async def test_gateway_fields_are_dropped_from_the_upstreams_response(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         data_plane.upstream.says(
             ratelimit='"theirs";r=1;t=1',
@@ -81,7 +79,7 @@ class TestFieldsOfTheAnswer:
         assert headers["x-of-its-own"] == "kept"
         assert not [name for name in headers if name.startswith(("gateway-", "ratelimit"))]
 
-    async def test_hop_by_hop_fields_stay_on_their_hop(self, data_plane: DataPlane) -> None:
+    async def test_hop_by_hop_fields_of_the_upstream_are_not_forwarded(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         data_plane.upstream.says(
             connection="keep-alive, x-private",
@@ -96,7 +94,7 @@ class TestFieldsOfTheAnswer:
         assert headers["x-public"] == "seen"
         assert not {"x-private", "keep-alive", "proxy-authenticate", "upgrade", "trailer"} & headers.keys()
 
-    async def test_repeated_fields_stay_apart_and_in_order(self, data_plane: DataPlane) -> None:
+    async def test_repeated_response_fields_stay_apart_and_in_order(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         data_plane.upstream.plays(
             b"HTTP/1.1 200 OK\r\nset-cookie: a=1, b\r\nset-cookie: c=2\r\ncontent-length: 2\r\n\r\nok",
@@ -114,7 +112,7 @@ class TestRequestTowardsTheUpstream:
         seen = data_plane.upstream.last
         assert (seen.method, seen.target, bytes(seen.body)) == ("PATCH", target, b"\x00\xff\r\n" * 100)
 
-    async def test_the_key_is_removed_however_it_was_sent(self, data_plane: DataPlane) -> None:
+    async def test_api_key_is_removed_however_it_was_sent(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         for headers in (
             {"authorization": f"Bearer {account.key}"},
@@ -125,14 +123,14 @@ class TestRequestTowardsTheUpstream:
                 assert (await data_plane.http.get(path, headers=headers)).status_code == 200
                 assert not [value for _, value in data_plane.upstream.last.fields if account.key in value]
 
-    async def test_the_configured_fields_are_set_and_replace_the_clients(self, data_plane: DataPlane) -> None:
+    async def test_configured_fields_replace_the_clients(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         await data_plane.get(account, authorization="Basic dTpw")
         assert data_plane.upstream.last["authorization"] == "Bearer of-the-upstream"
         await data_plane.get(account, "/v1/plain", authorization="Basic dTpw")
         assert data_plane.upstream.last["authorization"] == "Basic dTpw"
 
-    async def test_who_calls_is_told_and_cannot_be_forged(self, data_plane: DataPlane) -> None:
+    async def test_identity_fields_are_set_and_cannot_be_forged(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account(features={"analysis": True, "seats": 5, "tier": "gold", "off": False})
         forged = {
             "X-Gateway-User": "root",
@@ -152,7 +150,7 @@ class TestRequestTowardsTheUpstream:
             "x-gateway-features": "analysis,seats=5,tier=gold",
         }
 
-    async def test_the_way_is_told_and_cannot_be_forged(self, data_plane: DataPlane) -> None:
+    async def test_forwarded_headers_are_set_and_cannot_be_forged(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         await data_plane.get(
             account,
@@ -178,7 +176,7 @@ class TestRequestTowardsTheUpstream:
         assert not {"x-forwarded-port", "x-real-ip", "forwarded", "tracestate"} & names
         assert seen["host"] == data_plane.upstream.url.removeprefix("http://")
 
-    async def test_hop_by_hop_fields_of_the_client_stay_on_their_hop(self, data_plane: DataPlane) -> None:
+    async def test_hop_by_hop_fields_of_the_client_are_not_forwarded(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         await data_plane.get(
             account,
@@ -194,7 +192,7 @@ class TestRequestTowardsTheUpstream:
         assert {"x-public", "x-gateway-user"} <= names
         assert not {"x-private", "keep-alive", "te", "proxy-authorization", "proxy-connection", "connection"} & names
 
-    async def test_ordinary_fields_go_through_as_they_are(self, data_plane: DataPlane) -> None:
+    async def test_end_to_end_fields_are_forwarded_unchanged(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         fields = [
             ("accept", "text/html;q=0.9, */*"),
@@ -214,7 +212,7 @@ class TestRequestTowardsTheUpstream:
 
 class TestShapesOfAnswers:
     @pytest.mark.parametrize("status", [200, 301, 404, 500])
-    async def test_head_has_the_fields_of_a_body_and_no_body(self, data_plane: DataPlane, status: int) -> None:
+    async def test_head_response_has_the_fields_of_a_body_and_no_body(self, data_plane: DataPlane, status: int) -> None:
         account = await data_plane.create_account()
 
         async def answer(exchange: Exchange) -> None:
@@ -227,7 +225,7 @@ class TestShapesOfAnswers:
                 code, fields = await client.read_head()
                 assert (code, fields["content-length"], fields["etag"]) == (status, "1234", "x")
 
-    async def test_head_of_a_body_of_unknown_length(self, data_plane: DataPlane) -> None:
+    async def test_head_response_of_unknown_length_has_no_length(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         data_plane.upstream.plays(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
         async with data_plane.connect() as client:
@@ -260,19 +258,19 @@ class TestShapesOfAnswers:
                 assert status == 204
                 assert not {"transfer-encoding", "content-length"} & fields.keys()
 
-    async def test_a_redirect_is_the_clients_to_follow(self, data_plane: DataPlane) -> None:
+    async def test_redirect_is_passed_to_the_client(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         data_plane.upstream.says(307, b"", location="https://elsewhere.example.com/x?y=1")
         answer = await data_plane.post(account)
         assert (answer.status_code, answer.headers["location"]) == (307, "https://elsewhere.example.com/x?y=1")
         assert len(data_plane.upstream.exchanges) == 1
 
-    async def test_a_body_that_ends_with_the_connection_arrives_whole(self, data_plane: DataPlane) -> None:
+    async def test_response_delimited_by_close_arrives_whole(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         data_plane.upstream.plays(b"HTTP/1.1 200 OK\r\n\r\n", b"until ", b"the end")
         assert (await data_plane.get(account)).content == b"until the end"
 
-    async def test_a_large_body_arrives_whole_and_encoded_as_it_was(self, data_plane: DataPlane) -> None:
+    async def test_large_compressed_body_arrives_unchanged(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         body = gzip.compress(json.dumps(list(range(200_000))).encode())
         data_plane.upstream.says(200, body, content_encoding="gzip")
@@ -306,7 +304,7 @@ class TestStreaming:
                 assert b"data: %d\n\n" % number in await client.read_until(b"\n\n")
                 seen.put_nowait(None)
 
-    async def test_an_upload_reaches_the_upstream_while_it_is_still_being_sent(self, data_plane: DataPlane) -> None:
+    async def test_upload_reaches_the_upstream_while_it_is_still_being_sent(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         pieces = asyncio.Queue[bytes]()
 
@@ -326,7 +324,7 @@ class TestStreaming:
         assert data_plane.upstream.last["transfer-encoding"] == "chunked"
         assert data_plane.upstream.last.all("content-length") == []
 
-    async def test_an_upload_of_known_length_keeps_it(self, data_plane: DataPlane) -> None:
+    async def test_upload_of_known_length_keeps_it(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         body = b"x" * 1_000_000
         await data_plane.post(account, content=body)
@@ -334,7 +332,7 @@ class TestStreaming:
         assert data_plane.upstream.last.body == body
         assert data_plane.upstream.last.all("transfer-encoding") == []
 
-    async def test_an_upstream_that_does_not_read_holds_the_client_back(self, data_plane: DataPlane) -> None:
+    async def test_upstream_that_does_not_read_pauses_the_client(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         may_read = asyncio.Event()
 
@@ -354,7 +352,7 @@ class TestStreaming:
             assert (await client.read_head())[0] == 200
         assert len(data_plane.upstream.last.body) == length
 
-    async def test_100_continue_comes_when_the_upstream_is_there(self, data_plane: DataPlane) -> None:
+    async def test_expect_continue_is_answered_when_the_upstream_is_connected(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         async with data_plane.connect() as client:
             await client.request(account, "POST /v1/things/1", "content-length: 5", "expect: 100-continue")
@@ -369,7 +367,9 @@ class TestPrices:
     @pytest.mark.parametrize(
         ("products", "charged"), [([], 1), ([1], 1), ([1, 2, 3], 3), (4, 4), (0, 1), (list(range(10)), 10)]
     )
-    async def test_items_of_the_request(self, data_plane: DataPlane, products: object, charged: int) -> None:
+    async def test_items_of_the_request_are_charged(
+        self, data_plane: DataPlane, products: object, charged: int
+    ) -> None:
         account = await data_plane.create_account()
         body = json.dumps({"products": products}).encode()
         answer = await data_plane.post(account, "/v1/generate", body)
@@ -392,7 +392,7 @@ class TestPrices:
         ],
     )
     @pytest.mark.parametrize("encoding", ["", "gzip"])
-    async def test_tokens_of_a_json_answer(
+    async def test_tokens_of_a_json_response_are_charged(
         self, data_plane: DataPlane, body: bytes, charged: int, encoding: str
     ) -> None:
         account = await data_plane.create_account()
@@ -401,7 +401,7 @@ class TestPrices:
         assert (await data_plane.post(account, "/v1/chat")).status_code == 200
         await self._assert_charged(data_plane, account, charged)
 
-    async def test_tokens_of_an_event(self, data_plane: DataPlane) -> None:
+    async def test_tokens_of_an_event_are_charged(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         events = b'data: {"a": 1}\n\ndata: {"usage": {"total_tokens": 3500}}\r\n\r\ndata: [DONE]\n\n'
         data_plane.upstream.says(200, events, content_type="text/event-stream; charset=utf-8")
@@ -410,16 +410,14 @@ class TestPrices:
         await self._assert_charged(data_plane, account, 4)
         assert (await data_plane.usage_row(account))["tokens_used"] == 3500
 
-    async def test_tokens_that_only_the_upstreams_field_tells(self, data_plane: DataPlane) -> None:
+    async def test_tokens_of_the_upstreams_report_are_charged(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         data_plane.upstream.says(200, b"<html>", content_type="text/html", gateway_tokens="2001")
         assert (await data_plane.post(account, "/v1/chat")).content == b"<html>"
         await self._assert_charged(data_plane, account, 3)
 
     @pytest.mark.parametrize(("status", "asked"), [(200, 0), (200, 3), (200, 150), (404, 2), (503, 0)])
-    async def test_what_the_upstream_asks_for_outranks_the_price(
-        self, data_plane: DataPlane, status: int, asked: int
-    ) -> None:
+    async def test_reported_credits_outrank_the_price(self, data_plane: DataPlane, status: int, asked: int) -> None:
         account = await data_plane.create_account()
         data_plane.upstream.says(status, gateway_credits=str(asked))
         answer = await data_plane.get(account, "/v1/dear")
@@ -429,7 +427,7 @@ class TestPrices:
         await self._assert_charged(data_plane, account, asked)
 
     @pytest.mark.parametrize("asked", ["-1", "1.5", "x", "1e3", "0x10", "9" * 13, "1 2", "٣"])
-    async def test_what_is_not_a_number_of_credits_is_ignored(self, data_plane: DataPlane, asked: str) -> None:
+    async def test_invalid_credits_report_is_ignored(self, data_plane: DataPlane, asked: str) -> None:
         account = await data_plane.create_account()
         data_plane.upstream.plays(
             b"HTTP/1.1 200 OK\r\ngateway-credits: %b\r\ncontent-length: 2\r\n\r\nok" % asked.encode(),
@@ -439,7 +437,7 @@ class TestPrices:
         assert "gateway-credits" not in answer.headers
         await self._assert_charged(data_plane, account, 7)
 
-    async def test_a_free_call_is_recorded(self, data_plane: DataPlane) -> None:
+    async def test_free_call_is_recorded(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         assert (await data_plane.get(account, "/v1/free")).status_code == 200
         await self._assert_charged(data_plane, account, 0)

@@ -32,7 +32,7 @@ from tests.proxy.problems import assert_problem
         "/v1/things/..",
     ],
 )
-async def test_a_path_with_two_readings_is_refused(data_plane: DataPlane, path: str) -> None:
+async def test_ambiguous_path_is_refused(data_plane: DataPlane, path: str) -> None:
     account = await data_plane.create_account()
     async with data_plane.assert_unchanged(account), data_plane.connect() as client:
         await client.request(account, f"GET {path}")
@@ -42,7 +42,7 @@ async def test_a_path_with_two_readings_is_refused(data_plane: DataPlane, path: 
     assert fields["content-type"] == "application/problem+json"
 
 
-async def test_two_different_keys_are_refused(data_plane: DataPlane) -> None:
+async def test_different_keys_in_two_fields_are_refused(data_plane: DataPlane) -> None:
     account, other = await data_plane.create_account(), await data_plane.create_account()
     async with data_plane.assert_unchanged(account):
         answer = await data_plane.get(account, authorization=f"Bearer {other.key}")
@@ -72,7 +72,7 @@ async def test_two_different_keys_are_refused(data_plane: DataPlane) -> None:
         b'{"products": ' + b"9" * 4300 + b"}",
     ],
 )
-async def test_a_priced_body_that_does_not_hold_its_price_is_refused(data_plane: DataPlane, body: bytes) -> None:
+async def test_priced_body_without_its_price_is_refused(data_plane: DataPlane, body: bytes) -> None:
     account = await data_plane.create_account()
     async with data_plane.assert_unchanged(account):
         answer = await data_plane.post(account, "/v1/generate", body)
@@ -91,7 +91,9 @@ async def test_more_items_than_anyone_can_pay_for_overflow_nothing(data_plane: D
 
 
 @pytest.mark.parametrize("target", [b"/v1/things/1?q=\xff", b"/v1/things/1?q=\x7f", b"/v1/things/\xc3\xa9"])
-async def test_a_target_with_raw_octets_is_refused_and_holds_nothing(data_plane: DataPlane, target: bytes) -> None:
+async def test_request_target_with_raw_octets_is_refused_and_holds_nothing(
+    data_plane: DataPlane, target: bytes
+) -> None:
     account = await data_plane.create_account()
     async with data_plane.assert_unchanged(account), data_plane.connect() as client:
         await client.send(b"GET %b HTTP/1.1\r\nhost: x\r\nx-api-key: %b\r\n\r\n" % (target, account.key.encode()))
@@ -99,9 +101,7 @@ async def test_a_target_with_raw_octets_is_refused_and_holds_nothing(data_plane:
 
 
 @pytest.mark.parametrize("value", [b"a\x7fb", b"a\x01b"])
-async def test_a_field_with_control_characters_is_refused_and_holds_nothing(
-    data_plane: DataPlane, value: bytes
-) -> None:
+async def test_field_with_control_characters_is_refused_and_holds_nothing(data_plane: DataPlane, value: bytes) -> None:
     account = await data_plane.create_account()
     async with data_plane.assert_unchanged(account), data_plane.connect() as client:
         head = b"GET /v1/things/1 HTTP/1.1\r\nhost: x\r\nx-odd: %b\r\nx-api-key: %b\r\n\r\n"

@@ -19,28 +19,28 @@ from tests.proxy.data_plane import Account, DataPlane
 from tests.proxy.problems import assert_problem
 
 
-async def test_an_account_without_subscription_is_refused(data_plane: DataPlane) -> None:
+async def test_account_without_subscription_is_refused(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(subscribed=False)
     async with data_plane.assert_unchanged(account):
         assert_problem(await data_plane.get(account), 402, "subscription_inactive", subscription_status="none")
 
 
 @pytest.mark.parametrize("status", ["incomplete", "paused", "canceled", "expired"])
-async def test_a_subscription_that_is_not_in_force_is_named(data_plane: DataPlane, status: str) -> None:
+async def test_inactive_subscription_is_refused_with_its_status(data_plane: DataPlane, status: str) -> None:
     account = await data_plane.create_account()
     await _subscription(data_plane, account, status=status)
     async with data_plane.assert_unchanged(account):
         assert_problem(await data_plane.get(account), 402, "subscription_inactive", subscription_status=status)
 
 
-async def test_one_that_was_to_end_with_its_period_has_expired(data_plane: DataPlane) -> None:
+async def test_subscription_cancelled_at_period_end_expires(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     await _subscription(data_plane, account, status="active", is_ending=True, ended=timedelta(seconds=1))
     async with data_plane.assert_unchanged(account):
         assert_problem(await data_plane.get(account), 402, "subscription_inactive", subscription_status="expired")
 
 
-async def test_one_past_due_serves_for_three_days_after_its_period(data_plane: DataPlane) -> None:
+async def test_past_due_subscription_serves_for_three_days_after_its_period(data_plane: DataPlane) -> None:
     within, after = await data_plane.create_account(), await data_plane.create_account()
     await _subscription(data_plane, within, status="past_due", ended=timedelta(days=3, minutes=-1))
     await _subscription(data_plane, after, status="past_due", ended=timedelta(days=3, minutes=1))
@@ -49,7 +49,7 @@ async def test_one_past_due_serves_for_three_days_after_its_period(data_plane: D
 
 
 @pytest.mark.parametrize("status", ["trialing", "active"])
-async def test_one_that_is_renewed_late_goes_on_serving(data_plane: DataPlane, status: str) -> None:
+async def test_late_renewal_keeps_serving(data_plane: DataPlane, status: str) -> None:
     account = await data_plane.create_account()
     await _subscription(data_plane, account, status=status, ended=timedelta(days=1))
     assert (await data_plane.get(account)).status_code == 200
@@ -64,7 +64,7 @@ async def test_one_that_is_renewed_late_goes_on_serving(data_plane: DataPlane, s
         ("/v1/chat", b"{}", 5),
     ],
 )
-async def test_too_few_credits_are_told_with_what_is_needed(
+async def test_insufficient_credits_name_what_is_needed(
     data_plane: DataPlane, path: str, content: bytes, required: int
 ) -> None:
     account = await data_plane.create_account(credits=required, requests_per_minute=5)
@@ -90,14 +90,14 @@ async def test_refused_for_credits_consumes_no_limit(data_plane: DataPlane) -> N
     assert len(await data_plane.usage_rows(account)) == 1
 
 
-async def test_a_free_route_serves_without_credits(data_plane: DataPlane) -> None:
+async def test_free_route_serves_without_credits(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(credits=0)
     answer = await data_plane.get(account, "/v1/free")
     assert answer.status_code == 200
     assert (answer.headers["x-credits-remaining"], answer.headers["x-credits-charged"]) == ("0", "0")
 
 
-async def test_an_account_in_debt_is_refused_until_it_has_paid(data_plane: DataPlane) -> None:
+async def test_account_in_debt_is_refused_until_it_has_paid(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(credits=1)
     data_plane.upstream.says(gateway_credits="5")
     assert (await data_plane.get(account)).headers["x-credits-remaining"] == "-4"
@@ -110,7 +110,7 @@ async def test_an_account_in_debt_is_refused_until_it_has_paid(data_plane: DataP
 class TestCreditCaps:
     """What one key of an account may spend in a period."""
 
-    async def test_a_key_spends_its_cap_and_no_more_while_others_go_on(self, data_plane: DataPlane) -> None:
+    async def test_key_spends_its_cap_and_no_more_while_others_serve(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account(key={"credit_cap": 2}, requests_per_minute=50)
         other, _ = await data_plane.create_key(account)
         assert [(await data_plane.get(account)).status_code for _ in range(2)] == [200, 200]
@@ -126,7 +126,7 @@ class TestCreditCaps:
         assert (await data_plane.get(replace(account, key=other))).status_code == 200
         assert (await data_plane.get(account, "/v1/free")).status_code == 200
 
-    async def test_what_is_held_counts_and_what_was_not_charged_is_given_back(self, data_plane: DataPlane) -> None:
+    async def test_key_cap_counts_holds_and_releases_what_was_not_charged(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account(key={"credit_cap": 6})
         answer = await data_plane.post(account, "/v1/dear")
         assert_problem(answer, 402, "insufficient_credits", required=7, available=6)
@@ -136,7 +136,7 @@ class TestCreditCaps:
         assert (await data_plane.get(account)).status_code == 200  # charged in full, past the cap
         assert_problem(await data_plane.get(account), 402, "insufficient_credits", required=1, available=0)
 
-    async def test_a_cap_counts_what_was_spent_before_it(self, data_plane: DataPlane) -> None:
+    async def test_key_cap_counts_what_was_spent_before_it_was_set(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         for _ in range(3):
             assert (await data_plane.get(account)).status_code == 200
@@ -149,7 +149,7 @@ class TestCreditCaps:
         await _patch(data_plane, account.key_id, credit_cap=7)
         assert [(await data_plane.get(account)).status_code for _ in range(2)] == [200, 402]
 
-    async def test_a_cold_account_remembers_what_its_keys_have_spent(self, data_plane: DataPlane) -> None:
+    async def test_account_reload_keeps_what_its_keys_have_spent(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account(key={"credit_cap": 3})
         for _ in range(3):
             await data_plane.meter.unload(data_plane.meter.keys(account.user_id))
@@ -158,7 +158,7 @@ class TestCreditCaps:
         await data_plane.meter.unload(data_plane.meter.keys(account.user_id))
         assert_problem(await data_plane.get(account), 402, "insufficient_credits", required=1, available=0)
 
-    async def test_a_rotated_key_spends_from_the_same_cap(self, data_plane: DataPlane) -> None:
+    async def test_rotated_key_spends_from_the_same_cap(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account(key={"credit_cap": 3})
         assert (await data_plane.get(account)).status_code == 200
         new = compose(data_plane.config.keys.prefix, token_bytes(ENTROPY_BYTES))
@@ -177,7 +177,7 @@ class TestCreditCaps:
         await _patch(data_plane, account.key_id, credit_cap=5)
         assert [(await data_plane.get(account)).status_code for _ in range(2)] == [200, 402]
 
-    async def test_a_new_period_begins_at_nothing(self, data_plane: DataPlane) -> None:
+    async def test_key_cap_starts_at_zero_in_a_new_period(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account(key={"credit_cap": 1})
         assert [(await data_plane.get(account)).status_code for _ in range(2)] == [200, 402]
         await _subscription(data_plane, account, status="active", began=timedelta(0))

@@ -11,7 +11,7 @@ from tests.proxy.data_plane import Account, DataPlane
 from tests.proxy.problems import assert_problem
 
 
-async def test_a_disabled_key_is_refused(data_plane: DataPlane) -> None:
+async def test_disabled_key_is_refused(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     async with data_plane.database.transaction() as connection:
         await api_keys.patch(connection, account.key_id, status=KeyStatus.DISABLED)
@@ -20,13 +20,13 @@ async def test_a_disabled_key_is_refused(data_plane: DataPlane) -> None:
 
 
 @pytest.mark.parametrize("allowed", [["203.0.113.0/24"], ["2001:db8::/32", "127.0.0.2/32"]])
-async def test_a_key_bound_to_addresses_is_refused_elsewhere(data_plane: DataPlane, allowed: list[str]) -> None:
+async def test_key_with_allowed_ips_is_refused_elsewhere(data_plane: DataPlane, allowed: list[str]) -> None:
     account = await data_plane.create_account(key={"allowed_ips": allowed})
     async with data_plane.assert_unchanged(account):
         assert_problem(await data_plane.get(account), 403, "ip_not_allowed")
 
 
-async def test_an_address_that_the_client_claims_to_have_opens_nothing(data_plane: DataPlane) -> None:
+async def test_forged_client_address_does_not_pass_allowed_ips(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(key={"allowed_ips": ["203.0.113.0/24"]})
     answer = await data_plane.get(
         account, x_forwarded_for="203.0.113.9", x_real_ip="203.0.113.9", forwarded="for=203.0.113.9"
@@ -34,12 +34,12 @@ async def test_an_address_that_the_client_claims_to_have_opens_nothing(data_plan
     assert_problem(answer, 403, "ip_not_allowed")
 
 
-async def test_a_key_bound_to_addresses_serves_there(data_plane: DataPlane) -> None:
+async def test_key_with_allowed_ips_serves_there(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(key={"allowed_ips": ["127.0.0.0/8"]})
     assert (await data_plane.get(account)).status_code == 200
 
 
-async def test_a_suspended_account_is_refused(data_plane: DataPlane) -> None:
+async def test_suspended_account_is_refused(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     async with data_plane.database.transaction() as connection:
         await users.suspend(connection, account.user_id)
@@ -47,7 +47,7 @@ async def test_a_suspended_account_is_refused(data_plane: DataPlane) -> None:
         assert_problem(await data_plane.get(account), 403, "account_suspended")
 
 
-async def test_a_feature_that_the_plan_lacks_is_named_with_the_plans_that_have_it(data_plane: DataPlane) -> None:
+async def test_missing_feature_is_named_with_the_plans_that_have_it(data_plane: DataPlane) -> None:
     await data_plane.create_account(features={"analysis": True})
     richer = await data_plane.create_account(features={"analysis": "deep"})
     account = await data_plane.create_account(features={"analysis": False})
@@ -66,23 +66,23 @@ async def test_a_feature_that_the_plan_lacks_is_named_with_the_plans_that_have_i
     assert account.plan.terms.name not in named
 
 
-async def test_a_permission_that_the_plan_lacks_is_denied(data_plane: DataPlane) -> None:
+async def test_permission_that_the_plan_lacks_is_denied(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(features={"analysis": True})
     await _denied(data_plane, account)
 
 
-async def test_a_key_without_the_permission_is_denied_though_the_plan_has_it(data_plane: DataPlane) -> None:
+async def test_key_without_the_permission_is_denied_though_the_plan_has_it(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(features={"analysis": True}, key={"permissions": ["read"]})
     await _permit(data_plane, account)
     await _denied(data_plane, account)
 
 
-async def test_a_key_cannot_have_a_permission_that_its_plan_lacks(data_plane: DataPlane) -> None:
+async def test_key_permission_that_its_plan_lacks_is_denied(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(features={"analysis": True}, key={"permissions": ["analyze"]})
     await _denied(data_plane, account)
 
 
-async def test_a_key_with_the_permission_serves(data_plane: DataPlane) -> None:
+async def test_key_with_the_permission_serves(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(features={"analysis": True}, key={"permissions": ["analyze"]})
     await _permit(data_plane, account)
     answer = await data_plane.post(account, "/v1/restricted", b'{"products": [1]}')

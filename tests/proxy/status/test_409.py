@@ -14,7 +14,7 @@ from tests.support.polling import eventually
 KEY = "8e03978e-40d5-43dd-bc93-6894a57f9324"
 
 
-async def test_of_calls_at_once_with_one_key_exactly_one_runs(data_plane: DataPlane) -> None:
+async def test_parallel_calls_with_one_idempotency_key_run_exactly_once(data_plane: DataPlane) -> None:
     account, go_on = await data_plane.create_account(), asyncio.Event()
 
     async def answer(exchange: Exchange) -> None:
@@ -51,7 +51,7 @@ NOT_KEPT = {
 
 
 @pytest.mark.parametrize("said", NOT_KEPT.values(), ids=NOT_KEPT.keys())
-async def test_an_answer_that_is_not_stored_is_charged_and_not_told_again(data_plane: DataPlane, said: bytes) -> None:
+async def test_response_that_is_not_stored_is_charged_and_not_replayable(data_plane: DataPlane, said: bytes) -> None:
     account = await data_plane.create_account()
     data_plane.upstream.plays(said)
     assert (await data_plane.post(account, idempotency_key=KEY)).status_code == 200
@@ -63,14 +63,14 @@ async def test_an_answer_that_is_not_stored_is_charged_and_not_told_again(data_p
     assert (await data_plane.usage_row(account))["credits_charged"] == 1
 
 
-async def test_a_streamed_free_answer_is_not_told_again_either(data_plane: DataPlane) -> None:
+async def test_streamed_free_response_is_not_replayable(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     data_plane.upstream.plays(NOT_KEPT["chunked"])
     assert (await data_plane.post(account, "/v1/free", idempotency_key=KEY)).status_code == 200
     assert_problem(await data_plane.post(account, "/v1/free", idempotency_key=KEY), 409, "idempotency_not_replayable")
 
 
-async def test_an_account_stores_no_more_than_its_share_in_a_day(
+async def test_stored_responses_of_an_account_are_limited_per_day(
     data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.meter.idempotency.MAX_STORED_BYTES_PER_DAY", 2000)

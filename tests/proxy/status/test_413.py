@@ -11,7 +11,7 @@ from tests.proxy.upstream import Exchange
 from tests.support.polling import eventually
 
 
-async def test_an_announced_body_is_refused_before_a_byte_of_it_is_read(data_plane: DataPlane) -> None:
+async def test_declared_oversized_body_is_refused_before_it_is_read(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     async with data_plane.assert_unchanged(account), data_plane.connect() as client:
         await client.request(account, "POST /v1/analyze", "content-length: 100001", "expect: 100-continue")
@@ -22,7 +22,7 @@ async def test_an_announced_body_is_refused_before_a_byte_of_it_is_read(data_pla
         assert b'"max_bytes": 100000' in body
 
 
-async def test_the_plans_limit_counts_where_it_is_lower(data_plane: DataPlane) -> None:
+async def test_lower_limit_of_the_plan_applies(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(max_file_size_bytes=10)
     async with data_plane.assert_unchanged(account):
         for path in ("/v1/things/1", "/v1/analyze"):
@@ -33,14 +33,14 @@ async def test_the_plans_limit_counts_where_it_is_lower(data_plane: DataPlane) -
     assert_problem(answer, 413, "payload_too_large", max_bytes=100_000)
 
 
-async def test_a_priced_body_of_unknown_length_is_refused_before_admission(data_plane: DataPlane) -> None:
+async def test_priced_body_of_unknown_length_is_refused_before_admission(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     async with data_plane.assert_unchanged(account):
         answer = await data_plane.http.post("/v1/generate", content=_chunks(b"x" * 1001, 10), headers=account.auth)
     assert_problem(answer, 413, "payload_too_large", max_bytes=10_000)
 
 
-async def test_a_small_body_of_unknown_length_is_charged_nothing_and_not_sent(data_plane: DataPlane) -> None:
+async def test_small_oversized_chunked_body_is_not_sent_and_costs_nothing(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(max_file_size_bytes=10)
     async with data_plane.connect() as client:
         await client.request(account, "POST /v1/things/1", "transfer-encoding: chunked")
@@ -50,7 +50,7 @@ async def test_a_small_body_of_unknown_length_is_charged_nothing_and_not_sent(da
     await _ended_without_charge(data_plane, account)
 
 
-async def test_a_streamed_body_is_cut_off_where_it_becomes_too_large(data_plane: DataPlane) -> None:
+async def test_streamed_body_is_cut_off_where_it_becomes_too_large(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     async with data_plane.connect() as client:
         await client.request(account, "POST /v1/analyze", "transfer-encoding: chunked")
@@ -63,7 +63,7 @@ async def test_a_streamed_body_is_cut_off_where_it_becomes_too_large(data_plane:
     assert not data_plane.upstream.last.is_complete
 
 
-async def test_the_last_piece_may_be_the_one_that_is_too_much(data_plane: DataPlane) -> None:
+async def test_last_chunk_beyond_the_limit_is_refused(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(max_file_size_bytes=60_000)
     async with data_plane.connect() as client:
         await client.request(account, "POST /v1/things/1", "transfer-encoding: chunked")
@@ -75,7 +75,7 @@ async def test_the_last_piece_may_be_the_one_that_is_too_much(data_plane: DataPl
     assert not data_plane.upstream.last.is_complete
 
 
-async def test_an_answer_that_has_begun_is_cut_off(data_plane: DataPlane) -> None:
+async def test_started_response_is_cut_off(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(max_file_size_bytes=60_000)
 
     async def answer(exchange: Exchange) -> None:

@@ -10,7 +10,7 @@ from tests.proxy.problems import assert_problem
 from tests.proxy.upstream import Exchange
 
 
-async def test_a_batch_beyond_the_plan_is_refused(data_plane: DataPlane) -> None:
+async def test_batch_beyond_the_plan_is_refused(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(max_products_per_batch=3)
     async with data_plane.assert_unchanged(account):
         answer = await data_plane.post(account, "/v1/generate", json.dumps({"products": [1, 2, 3, 4]}).encode())
@@ -18,18 +18,18 @@ async def test_a_batch_beyond_the_plan_is_refused(data_plane: DataPlane) -> None
     assert await data_plane.refusal_counts(account) == {("generate", "batch_too_large"): 1}
 
 
-async def test_a_batch_of_the_plans_size_passes(data_plane: DataPlane) -> None:
+async def test_batch_of_the_plans_size_passes(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(max_products_per_batch=3)
     assert (await data_plane.post(account, "/v1/generate", b'{"products": [1, 2, 3]}')).status_code == 200
 
 
-async def test_it_is_refused_before_limits_and_credits_are_asked(data_plane: DataPlane) -> None:
+async def test_oversized_body_is_refused_before_limits_and_credits(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(max_products_per_batch=1, credits=0, requests_per_minute=0)
     answer = await data_plane.post(account, "/v1/generate", b'{"products": 2}')
     assert_problem(answer, 422, "batch_too_large", max_items=1, items=2)
 
 
-async def test_a_key_with_another_request_is_refused(data_plane: DataPlane) -> None:
+async def test_idempotency_key_with_another_request_is_refused(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     first = {"content": b'{"n": 1}', "content_type": "application/json", "idempotency_key": "k"}
     assert (await data_plane.post(account, "/v1/things/1?a=1", **first)).status_code == 200  # type: ignore[arg-type] # by name
@@ -50,7 +50,7 @@ async def test_a_key_with_another_request_is_refused(data_plane: DataPlane) -> N
     }
 
 
-async def test_a_key_with_another_request_is_refused_while_the_first_one_runs(data_plane: DataPlane) -> None:
+async def test_idempotency_key_with_another_request_is_refused_while_the_first_one_runs(data_plane: DataPlane) -> None:
     account, at_upstream, go_on = await data_plane.create_account(), asyncio.Event(), asyncio.Event()
 
     async def answer(exchange: Exchange) -> None:

@@ -18,7 +18,7 @@ _SECONDS = {"minute": 60, "hour": 3600, "day": 86400}
 
 
 @pytest.mark.parametrize("window", _LIMITS)
-async def test_a_window_admits_its_limit_and_not_one_more(data_plane: DataPlane, window: str) -> None:
+async def test_window_admits_its_limit_and_not_one_more(data_plane: DataPlane, window: str) -> None:
     limit: dict[str, Any] = {_LIMITS[window]: 3}
     account = await data_plane.create_account(**limit)
     for left in (2, 1, 0):
@@ -37,7 +37,7 @@ async def test_a_window_admits_its_limit_and_not_one_more(data_plane: DataPlane,
     assert refused.headers["x-credits-remaining"] == "97"
 
 
-async def test_every_window_that_is_used_up_is_named_and_the_longest_wait_counts(data_plane: DataPlane) -> None:
+async def test_rate_limit_names_every_used_up_window_and_the_longest_wait(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(requests_per_minute=1, requests_per_hour=9, max_api_calls_per_day=1)
     assert (await data_plane.get(account)).status_code == 200
     refused = await data_plane.get(account)
@@ -47,7 +47,7 @@ async def test_every_window_that_is_used_up_is_named_and_the_longest_wait_counts
     assert re.fullmatch(r'"minute";r=0;t=\d+, "hour";r=8;t=\d+, "day";r=0;t=\d+', refused.headers["ratelimit"])
 
 
-async def test_all_keys_of_an_account_are_one_quota(data_plane: DataPlane) -> None:
+async def test_keys_of_an_account_share_one_quota(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(requests_per_minute=2)
     second, _ = await data_plane.create_key(account)
     assert (await data_plane.get(account)).status_code == 200
@@ -56,13 +56,13 @@ async def test_all_keys_of_an_account_are_one_quota(data_plane: DataPlane) -> No
         assert (await data_plane.http.get("/v1/things/1", headers={"x-api-key": key})).status_code == 429
 
 
-async def test_a_free_route_is_limited_too(data_plane: DataPlane) -> None:
+async def test_free_route_is_rate_limited(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(credits=0, requests_per_minute=1)
     assert (await data_plane.get(account, "/v1/free")).status_code == 200
     assert (await data_plane.get(account, "/v1/free")).status_code == 429
 
 
-async def test_a_limit_of_zero_admits_nothing(data_plane: DataPlane) -> None:
+async def test_limit_of_zero_admits_nothing(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(requests_per_hour=0)
     refused = await data_plane.get(account)
     assert_problem(
@@ -70,7 +70,7 @@ async def test_a_limit_of_zero_admits_nothing(data_plane: DataPlane) -> None:
     )
 
 
-async def test_calls_in_flight_are_bounded_and_free_their_place_when_they_end(data_plane: DataPlane) -> None:
+async def test_calls_in_flight_are_limited_and_free_their_place_when_they_end(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(max_concurrent_requests=2)
     may_answer = asyncio.Event()
 
@@ -89,6 +89,6 @@ async def test_calls_in_flight_are_bounded_and_free_their_place_when_they_end(da
     assert (await data_plane.redis_state(account)).in_flight == 0
 
 
-async def test_a_rate_limit_is_told_before_calls_in_flight(data_plane: DataPlane) -> None:
+async def test_rate_limit_is_reported_before_calls_in_flight(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(max_concurrent_requests=0, requests_per_minute=0, credits=0)
     assert (await data_plane.get(account)).json()["code"] == "rate_limited"

@@ -9,7 +9,7 @@ from tests.proxy.problems import assert_problem
 from tests.proxy.upstream import Exchange
 
 
-async def test_an_upstream_that_nobody_runs_is_unreachable(data_plane: DataPlane) -> None:
+async def test_upstream_that_refuses_connections_is_unreachable(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(requests_per_minute=5)
     answer = await data_plane.get(account, "/v1/nobody")
     problem = assert_problem(answer, 502, "upstream_unreachable")
@@ -20,7 +20,7 @@ async def test_an_upstream_that_nobody_runs_is_unreachable(data_plane: DataPlane
     await _given_back(data_plane, account)
 
 
-async def test_an_upstream_that_hangs_up_on_the_request_is_unreachable(data_plane: DataPlane) -> None:
+async def test_upstream_that_closes_on_the_request_is_unreachable(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
 
     async def answer(exchange: Exchange) -> None:
@@ -42,7 +42,7 @@ async def test_an_upstream_that_hangs_up_on_the_request_is_unreachable(data_plan
         b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n",
     ],
 )
-async def test_what_is_no_answer_is_not_passed_on(data_plane: DataPlane, said: bytes) -> None:
+async def test_invalid_response_is_not_passed_on(data_plane: DataPlane, said: bytes) -> None:
     account = await data_plane.create_account()
     data_plane.upstream.plays(said)
     answer = await data_plane.get(account)

@@ -37,7 +37,7 @@ class TestMetering:
         """With a Redis that has time to answer until a test hurries it."""
         return await serve(configure(redis__url=valkey.through(redis_url), redis__timeout="5s"))
 
-    async def test_without_redis_nothing_is_admitted(self, data_plane: DataPlane, valkey: FaultProxy) -> None:
+    async def test_redis_outage_admits_nothing(self, data_plane: DataPlane, valkey: FaultProxy) -> None:
         account = await data_plane.create_account()
         assert (await data_plane.get(account)).status_code == 200
         valkey.freeze()
@@ -49,9 +49,7 @@ class TestMetering:
             assert answer.headers["retry-after"] == "1"
         valkey.thaw()
 
-    async def test_what_may_have_been_admitted_unseen_is_given_back(
-        self, data_plane: DataPlane, valkey: FaultProxy
-    ) -> None:
+    async def test_indeterminate_admission_is_released(self, data_plane: DataPlane, valkey: FaultProxy) -> None:
         account = await data_plane.create_account()
         assert (await data_plane.get(account)).status_code == 200
         valkey.replies.delay_seconds = lambda: 0.3
@@ -68,7 +66,7 @@ class TestMetering:
             ("abandoned", "metering_unavailable", 0),
         ]
 
-    async def test_what_a_drain_cuts_short_before_redis_answers_is_given_back(
+    async def test_shutdown_during_admission_releases_the_hold(
         self, valkey: FaultProxy, redis_url: str, configure: Configure, serve: Serve
     ) -> None:
         data_plane = await serve(configure(redis__url=valkey.through(redis_url), redis__timeout="10s"))
@@ -89,7 +87,7 @@ class TestMetering:
         assert [(row["outcome"], row["credits_charged"]) for row in rows] == [("succeeded", 1), ("abandoned", 0)]
         assert len(data_plane.upstream.exchanges) == 1
 
-    async def test_a_call_under_way_is_answered_and_settled_when_redis_is_back(
+    async def test_call_during_an_outage_is_settled_when_redis_is_back(
         self, data_plane: DataPlane, valkey: FaultProxy
     ) -> None:
         account = await data_plane.create_account()
@@ -113,7 +111,7 @@ class TestMetering:
         assert await data_plane.settled_state(account) == RedisState(96, 0, (1, 1, 1))
         assert (await data_plane.usage_row(account))["credits_charged"] == 4
 
-    async def test_a_key_that_is_revoked_is_refused_as_such_all_the_same(
+    async def test_revoked_key_is_refused_as_revoked_during_an_outage(
         self, data_plane: DataPlane, valkey: FaultProxy
     ) -> None:
         account = await data_plane.create_account()
@@ -132,7 +130,7 @@ class TestAccounts:
     ) -> DataPlane:
         return await serve(configure(database__url=postgres.through(migrated_url)))
 
-    async def test_an_unknown_key_is_not_called_invalid(self, data_plane: DataPlane, postgres: FaultProxy) -> None:
+    async def test_unknown_key_is_unavailable_not_invalid(self, data_plane: DataPlane, postgres: FaultProxy) -> None:
         account = await data_plane.create_account()
         unknown = compose("gw", token_bytes(ENTROPY_BYTES)).secret
         await _away(postgres)
@@ -142,7 +140,9 @@ class TestAccounts:
             assert answer.headers["retry-after"] == "1"
         assert data_plane.upstream.exchanges == []
 
-    async def test_known_callers_go_on_being_served(self, data_plane: DataPlane, postgres: FaultProxy) -> None:
+    async def test_cached_callers_are_served_without_the_database(
+        self, data_plane: DataPlane, postgres: FaultProxy
+    ) -> None:
         account = await data_plane.create_account()
         assert (await data_plane.get(account)).status_code == 200
         await _away(postgres)
@@ -154,7 +154,7 @@ class TestAccounts:
         principals._max_stale_seconds = 0.0
         assert_problem(await data_plane.get(account), 503, "accounts_unavailable", retry_after=1)
 
-    async def test_known_callers_do_not_wait_for_a_database_that_hangs(
+    async def test_cached_callers_do_not_wait_for_a_database_that_hangs(
         self, data_plane: DataPlane, postgres: FaultProxy
     ) -> None:
         account = await data_plane.create_account()
@@ -165,9 +165,7 @@ class TestAccounts:
         assert data_plane.handler._principals._loads, "it is still being read"
         postgres.thaw()
 
-    async def test_a_change_that_was_announced_is_never_overlooked(
-        self, data_plane: DataPlane, postgres: FaultProxy
-    ) -> None:
+    async def test_announced_change_is_never_overlooked(self, data_plane: DataPlane, postgres: FaultProxy) -> None:
         account = await data_plane.create_account()
         assert (await data_plane.get(account)).status_code == 200
         async with data_plane.database.transaction() as connection:
@@ -176,7 +174,7 @@ class TestAccounts:
         await _away(postgres)
         assert_problem(await data_plane.get(account), 503, "accounts_unavailable", retry_after=1)
 
-    async def test_a_cold_account_waits_for_its_balance(self, data_plane: DataPlane, postgres: FaultProxy) -> None:
+    async def test_account_not_loaded_waits_for_its_balance(self, data_plane: DataPlane, postgres: FaultProxy) -> None:
         account = await data_plane.create_account()
         assert (await data_plane.get(account)).status_code == 200
         await data_plane._write_journal()
@@ -187,7 +185,7 @@ class TestAccounts:
 
 
 class TestUpstream:
-    async def test_a_full_queue_is_overload(self, data_plane: DataPlane) -> None:
+    async def test_full_upstream_queue_is_overload(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         may_answer = asyncio.Event()
 
@@ -210,7 +208,7 @@ class TestUpstream:
         }
         assert outcomes == {("succeeded", None, 200), ("upstream_unreachable", "upstream_overloaded", 503)}
 
-    async def test_a_target_that_fails_again_and_again_is_left_alone(self, data_plane: DataPlane) -> None:
+    async def test_failing_upstream_target_is_ejected(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         codes = [(await data_plane.get(account, "/v1/nobody")).json()["code"] for _ in range(6)]
         assert codes == ["upstream_unreachable"] * 5 + ["upstream_overloaded"]

@@ -9,7 +9,7 @@ from tests.proxy.problems import assert_problem
 from tests.proxy.upstream import Exchange
 
 
-async def test_an_upstream_that_does_not_answer_in_time(data_plane: DataPlane) -> None:
+async def test_upstream_that_does_not_respond_in_time_is_a_timeout(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
 
     async def answer(exchange: Exchange) -> None:
@@ -24,7 +24,7 @@ async def test_an_upstream_that_does_not_answer_in_time(data_plane: DataPlane) -
     assert await data_plane.holds(account) == []
 
 
-async def test_a_client_that_takes_its_time_is_no_fault_of_the_upstream(data_plane: DataPlane) -> None:
+async def test_slow_client_is_no_upstream_timeout(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     async with data_plane.connect() as client:
         await client.request(account, "POST /v1/hasty", "transfer-encoding: chunked")

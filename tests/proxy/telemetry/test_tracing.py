@@ -101,9 +101,7 @@ def told(span: Span) -> dict[str, Any]:
     return {each.key: each.value.string_value or each.value.int_value for each in span.attributes}
 
 
-async def test_a_call_is_a_server_span_with_its_exchange_below_it(
-    traced: Any, collector: tuple[Collector, str]
-) -> None:
+async def test_call_is_a_server_span_with_its_exchange_as_child(traced: Any, collector: tuple[Collector, str]) -> None:
     before = time.time_ns()
     async with traced(sample_ratio="1", service_name="metering") as data_plane:
         account = await data_plane.create_account()
@@ -142,7 +140,7 @@ async def test_a_call_is_a_server_span_with_its_exchange_below_it(
     assert not any(secret in body for body in collector[0].bodies for secret in (b"hush", account.key.encode()))
 
 
-async def test_a_trusted_proxys_trace_goes_on_if_it_is_sampled(traced: Any, collector: tuple[Collector, str]) -> None:
+async def test_trusted_proxys_trace_continues_if_it_is_sampled(traced: Any, collector: tuple[Collector, str]) -> None:
     async with traced(sample_ratio="0") as data_plane:
         account = await data_plane.create_account()
         await data_plane.get(account, traceparent=f"{PARENT}-01")
@@ -155,7 +153,7 @@ async def test_a_trusted_proxys_trace_goes_on_if_it_is_sampled(traced: Any, coll
     assert sent == f"00-{server.trace_id.hex()}-{client.span_id.hex()}-01"
 
 
-async def test_failures_and_refusals_are_told(traced: Any, collector: tuple[Collector, str]) -> None:
+async def test_spans_of_failures_and_refusals_hold_their_error(traced: Any, collector: tuple[Collector, str]) -> None:
     async with traced(sample_ratio="1") as data_plane:
         account = await data_plane.create_account()
         assert (await data_plane.get(account, "/v1/nobody")).status_code == 502
@@ -171,7 +169,7 @@ async def test_failures_and_refusals_are_told(traced: Any, collector: tuple[Coll
     assert not any(b"hush" in body for body in collector[0].bodies)
 
 
-async def test_a_part_of_the_traces_that_begin_here_is_kept(traced: Any, collector: tuple[Collector, str]) -> None:
+async def test_sample_ratio_of_own_traces_is_recorded(traced: Any, collector: tuple[Collector, str]) -> None:
     async with traced(sample_ratio="0.5") as data_plane:
         account = await data_plane.create_account(credits=200)
         for _ in range(60):
@@ -179,7 +177,7 @@ async def test_a_part_of_the_traces_that_begin_here_is_kept(traced: Any, collect
     assert 5 < len(collector[0].pairs()) < 55  # either bound is missed once in 10^11 runs
 
 
-async def test_a_collector_that_is_gone_costs_no_call_and_holds_up_no_end(traced: Any) -> None:
+async def test_collector_outage_fails_no_call_and_delays_no_shutdown(traced: Any) -> None:
     async with traced(sample_ratio="1", endpoint="http://127.0.0.1:9") as data_plane:
         assert (await data_plane.get(await data_plane.create_account())).status_code == 200
         began = time.monotonic()
@@ -195,12 +193,12 @@ async def test_a_collector_that_is_gone_costs_no_call_and_holds_up_no_end(traced
         ("{endpoint: 'http://c', ratio: 1}", "tracing.ratio"),
     ],
 )
-def test_a_mistake_is_named(written: str, problem: str, tmp_path: Path) -> None:
+def test_configuration_mistake_is_named(written: str, problem: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=problem):
         _loaded(tmp_path, written)
 
 
-def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.config.model.find_spec", lambda name: None)  # noqa: ARG005 - as it is called
     with pytest.raises(ConfigError, match=r"pip install 'metering-gateway\[tracing\]'"):
         _loaded(tmp_path, "{endpoint: 'http://c'}")
