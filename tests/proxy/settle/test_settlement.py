@@ -143,7 +143,9 @@ async def test_settlement_that_redis_does_not_take_is_on_disk_before_settle_retu
 
 
 @pytest.mark.parametrize(("answer", "left"), [(b"told" * 1000, b""), (b"", b""), (None, None)])
-async def test_spooled_claim_has_no_stored_response(settling: Settling, answer: bytes | None, left: bytes | None) -> None:
+async def test_spooled_claim_has_no_stored_response(
+    settling: Settling, answer: bytes | None, left: bytes | None
+) -> None:
     claim = IdempotencyClaim(uuid4().hex, "f" * 64)
     call = (await settling.admit(3, claim=claim))._replace(claim_outcome=ClaimOutcome(claim, answer))
     async with settling.settler("first") as settler:
@@ -285,7 +287,10 @@ async def test_memory_is_bounded(settling: Settling, monkeypatch: pytest.MonkeyP
 async def test_settlement_that_redis_refuses_delays_no_other(settling: Settling) -> None:
     bad_keys = settling.meter.keys(UUID(int=settling.keys.account_id.int ^ 1 << 100))
     async with settling.settler() as settler:
-        bad, *good = [await settling.admit(4, await settling.load(bad_keys)), *[await settling.admit(n) for n in range(300)]]
+        bad, *good = [
+            await settling.admit(4, await settling.load(bad_keys)),
+            *[await settling.admit(n) for n in range(300)],
+        ]
         state = await settling.redis.dump(bad_keys.account)
         await settling.redis.set(bad_keys.account, "of another type")
         assert await settler.settle(bad) is None
