@@ -51,7 +51,7 @@ def a_line(user_id: UUID, *, credits_charged: int = 1, at: datetime = NOON, **co
     return b"%b\n" % part(*values).encode()
 
 
-async def posted(connection: AsyncConnection, user_id: UUID) -> list[tuple[str, dict[str, Any]]]:
-    """(kind, payload) of all notices of a user, oldest first."""
+async def list_notifications(connection: AsyncConnection, user_id: UUID) -> list[tuple[str, dict[str, Any]]]:
+    """(kind, payload) of a user's notifications, oldest first."""
     query = text("SELECT kind, payload FROM notices WHERE user_id = :user_id ORDER BY id")
     return [(row.kind, row.payload) for row in await connection.execute(query, {"user_id": user_id})]

@@ -1,4 +1,4 @@
-"""A mail server that does as it is told and keeps what it is given (RFC 5321)."""
+"""An SMTP server with scripted replies that records e-mails (RFC 5321)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from email.policy import default
 
 @dataclass
 class MailServer:
-    """`answers` outrank 250 by the command's first word."""
+    """`answers` maps a command's first word to a reply other than 250."""
 
     port: int = 0
     answers: dict[str, str] = field(default_factory=dict)

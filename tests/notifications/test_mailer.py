@@ -1,4 +1,4 @@
-"""Mail, as a server gets it."""
+"""E-mails as an SMTP server receives them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOKEN_ID = UUID("0198c0de-0000-4000-8000-000000000001")
 PAYLOAD = {"token_id": str(TOKEN_ID), "expires_at": "2026-03-15T12:30:00+00:00"}
 
 
-async def test_a_letter_arrives_as_it_was_written() -> None:
+async def test_email_arrives_unchanged() -> None:
     async with smtp.running() as server:
         mailer = SmtpMailer(server.url, sender="Gateway <hello@gateway.test>")
         await mailer.send("ada@example.com", Email("Grüße", "Zeile eins.\nZeile zwei.\n"), message_id="7")
@@ -38,9 +38,7 @@ async def test_a_letter_arrives_as_it_was_written() -> None:
         ("MAIL", "451 busy", False),
     ],
 )
-async def test_what_a_server_refuses_for_good_is_told_from_what_it_puts_off(
-    command: str, answer: str, is_final: bool
-) -> None:
+async def test_permanent_refusal_differs_from_a_temporary_one(command: str, answer: str, is_final: bool) -> None:
     async with smtp.running() as server:
         server.answers[command] = answer
         with pytest.raises(DeliveryFailed, match=answer) as refused:
@@ -48,7 +46,7 @@ async def test_what_a_server_refuses_for_good_is_told_from_what_it_puts_off(
     assert refused.value.is_final is is_final
 
 
-async def test_a_server_that_is_away_is_asked_again() -> None:
+async def test_unreachable_server_is_a_temporary_failure() -> None:
     async with smtp.running() as server:
         url = server.url
     with pytest.raises(DeliveryFailed) as away:
@@ -56,7 +54,7 @@ async def test_a_server_that_is_away_is_asked_again() -> None:
     assert not away.value.is_final
 
 
-async def test_a_password_is_not_sent_in_the_clear() -> None:
+async def test_password_is_not_sent_in_the_clear() -> None:
     async with smtp.running() as server:
         mailer = SmtpMailer(server.url.replace("//", "//user:secret@"), sender="g@x.test")
         with pytest.raises(DeliveryFailed):
@@ -64,7 +62,7 @@ async def test_a_password_is_not_sent_in_the_clear() -> None:
     assert not any(command.startswith("AUTH") for command in server.commands)
 
 
-def test_a_letter_to_verify_leads_to_the_page_that_is_set_up() -> None:
+def test_verification_email_links_to_the_configured_page() -> None:
     context = TemplateContext(secret="s", verify_link="https://app.test/verify?t={token}")
     email = render("account.verify_email", PAYLOAD, name="Ada", context=context)
     token = one_time("s", Purpose.VERIFY_EMAIL, TOKEN_ID)
@@ -73,12 +71,12 @@ def test_a_letter_to_verify_leads_to_the_page_that_is_set_up() -> None:
     assert "until 2026-03-15 12:30 UTC" in email.text
 
 
-def test_without_a_page_a_letter_says_which_request_to_make() -> None:
+def test_email_without_a_page_names_the_request() -> None:
     email = render("account.reset_password", PAYLOAD, name=None, context=TemplateContext(secret="s"))
     token = one_time("s", Purpose.RESET_PASSWORD, TOKEN_ID)
     assert f"POST /auth/reset-password with the token\n{token}" in email.text
 
 
-def test_a_kind_without_words_is_told_by_its_facts() -> None:
+def test_kind_without_template_is_rendered_from_its_payload() -> None:
     email = render("credits.threshold", {"percent": 80}, name=None, context=TemplateContext(secret="s"))
     assert email == Email("Credits: threshold", "Hello,\n\npercent: 80\n")

@@ -1,4 +1,4 @@
-"""Whatever is done to a chain without its key is found, and where; what is erased by design is not taken for it."""
+"""Verification locates every manipulation of a chain; erasing personal data is none."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def spelt(value: Any) -> bytes:
 
 
 def chain(stated: list[Any], *, versions: list[int] | None = None) -> tuple[list[SealedRow], Head]:
-    """Rows as the ledger writes them, everything in them taken for a person's."""
+    """Rows as the ledger writes them, with all values personal."""
     rows: list[SealedRow] = []
     last, version = GENESIS, 1
     for number, (actor, action, entity, entity_id, before, after, reason) in enumerate(stated, 1):
@@ -84,12 +84,12 @@ def walk(rows: list[SealedRow], head: Head, **options: Any) -> ChainBreak | None
 
 
 @given(st.lists(STATED, max_size=6), st.lists(st.sampled_from((1, 2)), min_size=1, max_size=3))
-def test_what_nobody_touched_holds_under_whatever_pepper(stated: list[Any], versions: list[int]) -> None:
+def test_untouched_chain_holds_across_peppers(stated: list[Any], versions: list[int]) -> None:
     assert walk(*chain(stated, versions=versions)) is None
 
 
 @given(st.lists(STATED, min_size=1, max_size=6), st.data())
-def test_any_edit_is_found_at_its_row(stated: list[Any], data: st.DataObject) -> None:
+def test_edited_row_is_located(stated: list[Any], data: st.DataObject) -> None:
     rows, head = chain(stated)
     number = data.draw(st.integers(0, len(rows) - 1))
     row = rows[number]
@@ -103,8 +103,8 @@ def test_any_edit_is_found_at_its_row(stated: list[Any], data: st.DataObject) ->
 
 
 @given(st.lists(STATED, min_size=1, max_size=6), st.data())
-def test_a_row_taken_out_is_found_where_it_stood(stated: list[Any], data: st.DataObject) -> None:
-    """The newest too: the head says how many there were."""
+def test_removed_row_is_located(stated: list[Any], data: st.DataObject) -> None:
+    """Also the newest row, since the head has the count."""
     rows, head = chain(stated)
     number = data.draw(st.integers(0, len(rows) - 1))
     broken = walk(rows[:number] + rows[number + 1 :], head)
@@ -113,7 +113,7 @@ def test_a_row_taken_out_is_found_where_it_stood(stated: list[Any], data: st.Dat
 
 
 @given(st.lists(STATED, min_size=2, max_size=6), st.booleans(), st.data())
-def test_two_rows_swapped_are_found(stated: list[Any], keeps_ids: bool, data: st.DataObject) -> None:
+def test_swapped_rows_are_detected(stated: list[Any], keeps_ids: bool, data: st.DataObject) -> None:
     rows, head = chain(stated)
     one, other = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=2, max_size=2, unique=True))
     if keeps_ids:
@@ -126,7 +126,7 @@ def test_two_rows_swapped_are_found(stated: list[Any], keeps_ids: bool, data: st
 
 
 @given(st.lists(STATED, min_size=1, max_size=4), st.lists(STATED, min_size=1, max_size=3), st.data())
-def test_a_row_put_in_is_found(stated: list[Any], forged: list[Any], data: st.DataObject) -> None:
+def test_inserted_row_is_detected(stated: list[Any], forged: list[Any], data: st.DataObject) -> None:
     rows, head = chain(stated)
     foreign, _ = chain(forged)
     number = data.draw(st.integers(0, len(rows)))
@@ -134,7 +134,7 @@ def test_a_row_put_in_is_found(stated: list[Any], forged: list[Any], data: st.Da
 
 
 @given(st.lists(STATED, min_size=2, max_size=5), st.data())
-def test_truncating_and_moving_the_head_back_takes_the_key(stated: list[Any], data: st.DataObject) -> None:
+def test_truncation_with_a_forged_head_is_detected(stated: list[Any], data: st.DataObject) -> None:
     rows, head = chain(stated)
     kept = data.draw(st.integers(1, len(rows) - 1))
     last = rows[kept - 1].hash
@@ -145,7 +145,7 @@ def test_truncating_and_moving_the_head_back_takes_the_key(stated: list[Any], da
     )
 
 
-def test_an_older_head_put_back_is_found_by_an_anchor() -> None:
+def test_restored_older_head_is_detected_by_an_anchor() -> None:
     rows, head = chain([("a", "b", "c", "d", None, None, None)] * 3)
     kept, older = chain([("a", "b", "c", "d", None, None, None)] * 2)
     assert walk(kept, older) is None
@@ -156,7 +156,7 @@ def test_an_older_head_put_back_is_found_by_an_anchor() -> None:
     assert broken.id == 3
 
 
-def test_what_is_personal_can_be_erased_but_not_changed() -> None:
+def test_personal_values_can_be_erased_but_not_changed() -> None:
     rows, head = chain([("a", "users.change", "user", "d", {"email": "ada@example.com", "role": "user"}, None, None)])
     personal = rows[0].personal
     assert personal is not None
@@ -167,7 +167,7 @@ def test_what_is_personal_can_be_erased_but_not_changed() -> None:
         assert broken == ChainBreak(1, "its personal data was changed")
 
 
-def test_rows_older_than_the_chain_are_let_be_and_none_joins_them() -> None:
+def test_rows_before_the_chain_are_accepted_and_none_is_added() -> None:
     rows, head = chain([("a", "b", "c", "d", None, None, None)] * 2)
     old = [replace(row, previous=None, hash=None, key_version=None) for row in rows]
     assert walk(old, Head(2, GENESIS, 2, None, None)) is None
@@ -178,12 +178,12 @@ def test_rows_older_than_the_chain_are_let_be_and_none_joins_them() -> None:
     ("one", "other"),
     [(5, 5.0), (10**20, 1e20), ({"a": 1, "b": 2}, {"b": 2, "a": 1}), (0, -0.0), (1.50, 1.5)],
 )
-def test_what_jsonb_holds_to_be_equal_is_spelt_alike(one: Any, other: Any) -> None:
+def test_equal_jsonb_has_equal_canonical_form(one: Any, other: Any) -> None:
     assert canonical(one) == canonical(other)
 
 
 @pytest.mark.parametrize(
     ("one", "other"), [(5, "5"), (1, True), (None, "null"), ([1, 2], [[1], 2]), ({"a": None}, {}), (1.5, 1.6)]
 )
-def test_what_differs_is_spelt_otherwise(one: Any, other: Any) -> None:
+def test_different_jsonb_has_different_canonical_form(one: Any, other: Any) -> None:
     assert canonical(one) != canonical(other)

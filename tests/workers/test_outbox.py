@@ -19,11 +19,11 @@ from tests.workers.conftest import PARTITIONS, Backend
 
 
 class Crashed(BaseException):
-    """The process died here: nobody catches it."""
+    """The process dies here: nothing catches it."""
 
 
 class CrashingMeter(Meter):
-    """Dies right after Redis has taken a change of credits."""
+    """Dies right after Redis has applied a movement of credits."""
 
     async def apply_credits(self, keys: AccountKeys, *, credit_seq: int, amount: int) -> CreditChangeResult:
         await super().apply_credits(keys, credit_seq=credit_seq, amount=amount)
@@ -31,7 +31,7 @@ class CrashingMeter(Meter):
 
 
 class PartlyAway(Meter):
-    """A cluster that lacks the master of one account."""
+    """A cluster without the master of one account."""
 
     away: UUID | None = None
 
@@ -50,7 +50,7 @@ async def _loaded(backend: Backend) -> UUID:
 
 
 async def _balance(backend: Backend, user_id: UUID) -> int:
-    """By an admission that asks for more than anyone has."""
+    """The balance by an admission that asks for more than any account has."""
     admission = await backend.try_admit(user_id, str(uuid4()), amount=2**40)
     assert admission.verdict is Verdict.INSUFFICIENT_CREDITS
     return admission.balance
@@ -169,7 +169,7 @@ async def test_concurrent_publishers_publish_everything_once(backend: Backend) -
 
 
 async def test_account_that_lost_a_change_in_redis_is_loaded_again(backend: Backend) -> None:
-    """Redis crashed and came back as it was before its last flush."""
+    """Redis restarts with its state before the last flush."""
     user_id = await _loaded(backend)
     publisher, account = OutboxPublisher(backend.database, backend.meter), backend.meter.keys(user_id).account
     before = await backend.redis.dump(account)

@@ -1,4 +1,4 @@
-"""Workers run as long as there is work, survive their failures, and are never interrupted by a stop."""
+"""Workers run while there is work, survive failures, and finish their run on stop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.steady_clock import steady_clock
 
 
 class Digger:
-    """Has `work` left and takes one of it a run; is `busy` while it waits to be let on."""
+    """Does one unit of `work` per run; is `busy` while it waits for permission to go on."""
 
     idle_seconds = 3600.0
 
@@ -52,7 +52,7 @@ class Stumbler:
         return 0
 
 
-async def test_work_is_done_without_a_rest_between(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_busy_worker_runs_without_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Digger, "idle_seconds", 3600.0)
     digger = Digger(work=50)
     async with Runner(digger):
@@ -60,7 +60,7 @@ async def test_work_is_done_without_a_rest_between(monkeypatch: pytest.MonkeyPat
         assert digger.runs >= 50
 
 
-async def test_an_idle_worker_rests() -> None:
+async def test_idle_worker_pauses() -> None:
     digger = Digger()
     async with Runner(digger):
         await eventually(lambda: digger.runs)
@@ -68,7 +68,7 @@ async def test_an_idle_worker_rests() -> None:
         assert digger.runs == 1
 
 
-async def test_stopping_lets_a_run_finish_and_runs_once_more() -> None:
+async def test_stop_finishes_the_run_and_runs_once_more() -> None:
     digger = Digger(work=2)
     digger.may_go_on.clear()
     runner = Runner(digger)
@@ -83,7 +83,7 @@ async def test_stopping_lets_a_run_finish_and_runs_once_more() -> None:
     assert (digger.runs, digger.work) == (2, 0)
 
 
-async def test_a_failing_worker_neither_ends_nor_holds_up_another(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failing_worker_neither_ends_nor_delays_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FIRST_BACKOFF_SECONDS", 0.001)
     stumbler, digger = Stumbler(failures=3), Digger(work=5)
     with structlog.testing.capture_logs() as lines:
@@ -94,7 +94,7 @@ async def test_a_failing_worker_neither_ends_nor_holds_up_another(monkeypatch: p
     assert all(isinstance(line["exc_info"], ValueError) for line in lines)
 
 
-async def test_a_failure_is_not_repeated_at_once() -> None:
+async def test_failure_is_not_retried_at_once() -> None:
     stumbler = Stumbler(failures=1000)
     with structlog.testing.capture_logs() as lines, steady_clock():
         async with Runner(stumbler):
@@ -103,6 +103,6 @@ async def test_a_failure_is_not_repeated_at_once() -> None:
             assert len(lines) == 1
 
 
-def test_pauses_double_up_to_a_limit() -> None:
+def test_backoff_doubles_up_to_a_limit() -> None:
     assert [_backoff_seconds(n) for n in (1, 2, 3, 4)] == [0.25, 0.5, 1.0, 2.0]
     assert _backoff_seconds(1000) == MAX_BACKOFF_SECONDS

@@ -1,4 +1,4 @@
-"""Upstreams are probed when it is time, at once after a reload, and what is in service is shown."""
+"""Upstreams are probed on time, also after a reload, and targets in service are in the metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def shown(name: str) -> float | None:
     return REGISTRY.get_sample_value(f"gateway_upstream_{name}", {"upstream": "test"})
 
 
-async def test_a_probe_is_made_when_it_is_due_and_not_before() -> None:
+async def test_probe_is_sent_when_due() -> None:
     clock = [100.0]
     async with scripted() as server, upstream_to(server.url, probing=Probing(b"/healthz?deep=1", 5.0)) as upstream:
         watch = UpstreamWatch(lambda: [upstream], monotonic=lambda: clock[0])
@@ -28,13 +28,13 @@ async def test_a_probe_is_made_when_it_is_due_and_not_before() -> None:
         assert server.requests[0].startswith(b"GET /healthz?deep=1 HTTP/1.1\r\nhost: 127.0.0.1:")
 
 
-async def test_without_a_path_nothing_is_asked() -> None:
+async def test_upstream_without_probe_path_is_not_probed() -> None:
     async with scripted() as server, upstream_to(server.url) as upstream:
         assert await UpstreamWatch(lambda: [upstream]).run_once() == 0
         assert server.peers == []
 
 
-async def test_what_is_in_service_is_shown() -> None:
+async def test_targets_in_service_are_in_the_metrics() -> None:
     clock = [0.0]
     async with (
         scripted(*[ILL] * FAILED_PROBES_TO_EJECT, Reply()) as sick,
@@ -48,7 +48,7 @@ async def test_what_is_in_service_is_shown() -> None:
     assert seen == [(1, 0)] * (FAILED_PROBES_TO_EJECT - 1) + [(0, 1), (1, 0)]
 
 
-async def test_after_a_reload_the_new_ones_are_asked_and_the_old_ones_are_not() -> None:
+async def test_reload_replaces_the_probed_upstreams() -> None:
     async with (
         scripted() as old_server,
         scripted() as new_server,
@@ -64,7 +64,7 @@ async def test_after_a_reload_the_new_ones_are_asked_and_the_old_ones_are_not() 
         assert (len(old_server.requests), len(new_server.requests)) == (1, 1)
 
 
-async def test_one_that_does_not_answer_holds_up_no_other_for_long() -> None:
+async def test_silent_upstream_delays_others_briefly() -> None:
     async with (
         scripted(Reply(b"")) as silent,
         scripted() as well,

@@ -31,7 +31,7 @@ from policies.access.tokens import REFRESH_BYTES, Purpose, digest, one_time, ref
 from policies.model import Route
 from policies.pricing.price import Price
 from policies.pricing.units import CountSource, PriceUnit
-from tests.ledger.make import posted
+from tests.ledger.make import list_notifications
 
 SECRET = "secret-of-the-tests"
 PEPPERS = {1: b"pepper"}
@@ -134,12 +134,12 @@ class AccountApi:
     async def notifications_of(self, user_id: UUID) -> list[str]:
         """The kinds of all notices of a user, oldest first."""
         async with self.database.read() as connection:
-            return [kind for kind, _ in await posted(connection, user_id)]
+            return [kind for kind, _ in await list_notifications(connection, user_id)]
 
     async def mailed_token(self, user_id: UUID, purpose: Purpose) -> str:
         """The token of the last mail of that purpose, as the mail will have it."""
         async with self.database.read() as connection:
-            posted_rows = await posted(connection, user_id)
+            posted_rows = await list_notifications(connection, user_id)
         ids = [payload["token_id"] for kind, payload in posted_rows if kind == f"account.{purpose}"]
         return one_time(SECRET, purpose, UUID(ids[-1]))
 

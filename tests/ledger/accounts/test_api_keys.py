@@ -1,4 +1,4 @@
-"""Keys: settings change, a revoked key stays revoked, and rotation never prolongs or widens anything."""
+"""Settings of keys change, revocation is final, and rotation neither prolongs nor widens a key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from policies.model import KeyStatus
 from tests.ledger.make import NOON, a_fingerprint, a_key, a_user
 
 
-async def test_a_key_keeps_its_settings(connection: AsyncConnection) -> None:
+async def test_key_stores_its_settings(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     key = await api_keys.create(
         connection,
@@ -36,39 +36,39 @@ async def test_a_key_keeps_its_settings(connection: AsyncConnection) -> None:
     assert await api_keys.get(connection, key.id) == key
 
 
-async def test_no_permissions_and_all_permissions_are_different(connection: AsyncConnection) -> None:
+async def test_key_with_no_permissions_differs_from_all(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     none = await api_keys.create(connection, user.id, fingerprint=a_fingerprint(), permissions=[])
     every = await api_keys.create(connection, user.id, fingerprint=a_fingerprint(), permissions=None)
     assert (none.permissions, every.permissions) == ((), None)
 
 
-async def test_two_keys_of_one_hash_are_refused(connection: AsyncConnection) -> None:
+async def test_key_of_a_known_hash_is_refused(connection: AsyncConnection) -> None:
     user, fingerprint = await a_user(connection), a_fingerprint()
     await api_keys.create(connection, user.id, fingerprint=fingerprint)
     with pytest.raises(AlreadyExists, match="uq_api_keys_key_hash"):
         await api_keys.create(connection, user.id, fingerprint=fingerprint)
 
 
-async def test_a_key_of_nobody_is_refused(connection: AsyncConnection) -> None:
+async def test_key_of_an_unknown_user_is_refused(connection: AsyncConnection) -> None:
     with pytest.raises(NotFound):
         await api_keys.create(connection, uuid4(), fingerprint=a_fingerprint())
 
 
-async def test_a_change_touches_only_what_it_names(connection: AsyncConnection) -> None:
+async def test_key_patch_changes_only_given_fields(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     key = await api_keys.create(connection, user.id, fingerprint=a_fingerprint(), name="ci", credit_cap=5)
     changed = await api_keys.patch(connection, key.id, status=KeyStatus.DISABLED, credit_cap=None)
     assert (changed.name, changed.status, changed.credit_cap) == ("ci", KeyStatus.DISABLED, None)
 
 
-async def test_a_negative_cap_is_refused(connection: AsyncConnection) -> None:
+async def test_key_with_a_negative_cap_is_refused(connection: AsyncConnection) -> None:
     key = await a_key(connection, (await a_user(connection)).id)
     with pytest.raises(InvalidValue, match="credit_cap_not_negative"):
         await api_keys.patch(connection, key.id, credit_cap=-1)
 
 
-async def test_a_revoked_key_stays_revoked(connection: AsyncConnection) -> None:
+async def test_revoked_key_stays_revoked(connection: AsyncConnection) -> None:
     key = await a_key(connection, (await a_user(connection)).id)
     revoked = await api_keys.revoke(connection, key.id)
     assert revoked.status is KeyStatus.REVOKED
@@ -80,13 +80,13 @@ async def test_a_revoked_key_stays_revoked(connection: AsyncConnection) -> None:
         await api_keys.rotate(connection, key.id, fingerprint=a_fingerprint(), retire_at=NOON)
 
 
-async def test_patching_is_no_way_to_revoke(connection: AsyncConnection) -> None:
+async def test_key_patch_cannot_revoke(connection: AsyncConnection) -> None:
     key = await a_key(connection, (await a_user(connection)).id)
     with pytest.raises(ValueError, match="revoke"):
         await api_keys.patch(connection, key.id, status=KeyStatus.REVOKED)
 
 
-async def test_a_rotated_key_hands_on_its_settings_and_retires(connection: AsyncConnection) -> None:
+async def test_rotated_key_passes_on_its_settings_and_expires(connection: AsyncConnection) -> None:
     user, expires_at = await a_user(connection), NOON + timedelta(days=30)
     given = api_keys.KeySettings(
         name="ci", permissions=["a"], allowed_ips=["::1/128"], credit_cap=9, expires_at=expires_at
@@ -105,7 +105,7 @@ async def test_rotation_never_prolongs_the_old_key(connection: AsyncConnection) 
     assert old.expires_at == NOON
 
 
-async def test_last_use_is_noted_and_never_moves_backwards(connection: AsyncConnection) -> None:
+async def test_last_use_never_goes_back(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     first, second = await a_key(connection, user.id), await a_key(connection, user.id)
     await api_keys.touch_last_used(connection, {first.id: NOON, second.id: NOON, uuid4(): NOON})
@@ -117,7 +117,7 @@ async def test_last_use_is_noted_and_never_moves_backwards(connection: AsyncConn
     assert used == {first.id: NOON, second.id: NOON + timedelta(hours=1)}
 
 
-async def test_a_users_keys_are_listed_without_those_of_others(connection: AsyncConnection) -> None:
+async def test_keys_are_listed_per_user(connection: AsyncConnection) -> None:
     user, other = await a_user(connection), await a_user(connection)
     mine, theirs = await a_key(connection, user.id), await a_key(connection, other.id)
     assert (await api_keys.list_keys(connection, user_id=user.id)).data == (mine,)

@@ -1,4 +1,4 @@
-"""An admission's basis is complete, current, and read at one instant."""
+"""The data that an admission is decided on is complete, current, and of one snapshot."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ PRO = plans.PlanTerms(
 )
 
 
-async def test_an_unknown_key_is_nobody(connection: AsyncConnection) -> None:
+async def test_principal_of_an_unknown_key_is_none(connection: AsyncConnection) -> None:
     assert await find_principal(connection, b"\0" * 32) is None
 
 
-async def test_a_key_without_subscription_is_somebody_without_plan(connection: AsyncConnection) -> None:
+async def test_principal_without_subscription_has_no_plan(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     fingerprint = a_fingerprint()
     key = await api_keys.create(connection, user.id, fingerprint=fingerprint)
@@ -43,7 +43,7 @@ async def test_a_key_without_subscription_is_somebody_without_plan(connection: A
     assert principal.account.subscription is None
 
 
-async def test_a_principal_is_key_account_subscription_and_plan(connection: AsyncConnection) -> None:
+async def test_principal_has_key_account_subscription_and_plan(connection: AsyncConnection) -> None:
     await plans.create_permission(connection, "analyze")
     pro = await plans.create(connection, PRO, plan_id="pro", permissions=["analyze"])
     user = await a_user(connection)
@@ -75,7 +75,7 @@ async def test_a_principal_is_key_account_subscription_and_plan(connection: Asyn
     assert subscription.plan.max_api_calls_per_day is None
 
 
-async def test_the_current_subscription_outranks_a_newer_one_that_ended(connection: AsyncConnection) -> None:
+async def test_principal_has_the_current_subscription_before_a_newer_ended_one(connection: AsyncConnection) -> None:
     plan = await plans.create(connection, plans.PlanTerms(name=uuid4().hex, price=Decimal(0)))
     user, fingerprint = await a_user(connection), a_fingerprint()
     await api_keys.create(connection, user.id, fingerprint=fingerprint)
@@ -88,7 +88,7 @@ async def test_the_current_subscription_outranks_a_newer_one_that_ended(connecti
     assert await _status(connection, fingerprint.key_hash) is SubscriptionStatus.ACTIVE
 
 
-async def test_every_change_of_the_account_moves_its_version(connection: AsyncConnection) -> None:
+async def test_account_version_grows_with_every_change(connection: AsyncConnection) -> None:
     plan = await plans.create(connection, plans.PlanTerms(name=uuid4().hex, price=Decimal(0)))
     user, fingerprint = await a_user(connection), a_fingerprint()
     key = await api_keys.create(connection, user.id, fingerprint=fingerprint)
@@ -109,7 +109,7 @@ async def test_every_change_of_the_account_moves_its_version(connection: AsyncCo
     assert all(later > earlier for earlier, later in pairwise(seen)), seen
 
 
-async def test_a_plan_change_moves_the_catalogue_and_is_in_the_next_principal(connection: AsyncConnection) -> None:
+async def test_plan_change_bumps_the_catalogue_and_is_in_the_next_principal(connection: AsyncConnection) -> None:
     terms = plans.PlanTerms(name=uuid4().hex, price=Decimal(0), features={"analysis": True})
     plan = await plans.create(connection, terms)
     before = await get_catalogue(connection)
@@ -119,13 +119,13 @@ async def test_a_plan_change_moves_the_catalogue_and_is_in_the_next_principal(co
     assert (before.features[terms.name], after.features[terms.name]) == ({"analysis": True}, {"x": 5})
 
 
-async def test_the_catalogue_leaves_out_what_is_no_longer_sold(connection: AsyncConnection) -> None:
+async def test_catalogue_excludes_inactive_plans(connection: AsyncConnection) -> None:
     before = await get_catalogue(connection)
     await plans.create(connection, plans.PlanTerms(name="old", price=Decimal(0), is_active=False))
     assert await get_catalogue(connection) == Catalogue(before.version + 1, before.features)
 
 
-async def test_a_cold_balance_comes_with_the_versions_it_is_of(connection: AsyncConnection) -> None:
+async def test_balance_has_the_versions_of_its_snapshot(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     assert await get_balance(connection, user.id) == AccountBalance(1, 0, 0)
     await grant(connection, user.id, amount=25, source="promo", reason="welcome", actor="test")

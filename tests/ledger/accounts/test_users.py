@@ -1,4 +1,4 @@
-"""Users: one per address, changed only with a new version, and never gone while usage points to them."""
+"""Users have unique addresses, and every change bumps the version; deleted users keep their usage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from policies.model import AccountStatus, KeyStatus
 from tests.ledger.make import a_key, a_line, a_user
 
 
-async def test_a_new_user_is_active_and_has_no_credits(connection: AsyncConnection) -> None:
+async def test_new_user_is_active_without_credits(connection: AsyncConnection) -> None:
     user = await users.create(connection, " Ada@Example.com ", name="Ada", metadata={"team": 1})
     assert (user.email, user.status, user.role, user.metadata) == (
         "Ada@Example.com",
@@ -30,14 +30,14 @@ async def test_a_new_user_is_active_and_has_no_credits(connection: AsyncConnecti
     assert await users.get(connection, user.id) == user
 
 
-async def test_two_spellings_of_an_address_are_one_user(connection: AsyncConnection) -> None:
+async def test_address_is_unique_without_regard_to_case(connection: AsyncConnection) -> None:
     user = await users.create(connection, "ada@example.com")
     with pytest.raises(AlreadyExists, match="uq_users_email_lower"):
         await users.create(connection, "ADA@example.com")
     assert await users.get_by_email(connection, "Ada@Example.com") == user
 
 
-async def test_taking_anothers_address_is_refused_and_changes_nothing(connection: AsyncConnection) -> None:
+async def test_taken_address_is_refused_and_changes_nothing(connection: AsyncConnection) -> None:
     first, second = await a_user(connection), await a_user(connection)
     with pytest.raises(AlreadyExists):
         await users.patch(connection, second.id, email=first.email.upper())
@@ -46,18 +46,18 @@ async def test_taking_anothers_address_is_refused_and_changes_nothing(connection
     assert found.email == second.email
 
 
-async def test_an_invalid_value_is_named_by_its_rule(connection: AsyncConnection) -> None:
+async def test_invalid_value_is_named_by_its_constraint(connection: AsyncConnection) -> None:
     with pytest.raises(InvalidValue, match="ck_users_role"):
         await users.create(connection, "ada@example.com", role="king")
 
 
-async def test_suspending_and_reactivating(connection: AsyncConnection) -> None:
+async def test_user_is_suspended_and_reactivated(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     assert (await users.suspend(connection, user.id)).status is AccountStatus.SUSPENDED
     assert (await users.reactivate(connection, user.id)).status is AccountStatus.ACTIVE
 
 
-async def test_a_password_hash_is_only_in_what_a_login_is_checked_against_and_not_in_what_that_prints(
+async def test_password_hash_is_in_no_repr(
     connection: AsyncConnection,
 ) -> None:
     user = await users.create(connection, "ada@example.com", password_hash="$argon2id$x")
@@ -66,7 +66,7 @@ async def test_a_password_hash_is_only_in_what_a_login_is_checked_against_and_no
     assert "argon2" not in repr(user) + repr(account)
 
 
-async def test_a_deleted_user_leaves_no_personal_data_and_no_working_key(connection: AsyncConnection) -> None:
+async def test_deleted_user_has_no_personal_data_and_no_working_key(connection: AsyncConnection) -> None:
     user = await users.create(connection, "ada@example.com", name="Ada", external_id="42", password_hash="x")
     key = await a_key(connection, user.id)
     await users.delete(connection, user.id)
@@ -79,13 +79,13 @@ async def test_a_deleted_user_leaves_no_personal_data_and_no_working_key(connect
     assert again.id != user.id
 
 
-async def test_a_deleted_users_last_calls_are_still_recorded(connection: AsyncConnection) -> None:
+async def test_deleted_users_last_calls_are_recorded(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     await users.delete(connection, user.id)
     assert await ingest(connection, [a_line(user.id)]) == Ingested(rows=1, accounts=1)
 
 
-async def test_what_is_not_there_is_not_found(connection: AsyncConnection) -> None:
+async def test_unknown_user_is_not_found(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     await users.delete(connection, user.id)
     for missing in (uuid4(), user.id):
@@ -105,6 +105,6 @@ async def test_users_are_listed_newest_first_by_cursor(connection: AsyncConnecti
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "====", "bm90IGE", "ü", "MjAyNi0wMS0wMXxub3BlIQ"])
-async def test_a_cursor_of_somebody_elses_making_is_refused(connection: AsyncConnection, cursor: str) -> None:
+async def test_malformed_cursor_is_refused(connection: AsyncConnection, cursor: str) -> None:
     with pytest.raises(InvalidCursor):
         await users.list_users(connection, cursor=cursor)

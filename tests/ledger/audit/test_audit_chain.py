@@ -1,4 +1,4 @@
-"""The audit log as it stands in PostgreSQL is one chain, whoever writes at once, and tells what was done to it."""
+"""The audit log in PostgreSQL is one chain under concurrency, and verification locates manipulations."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ async def walked(database: Database, *, anchor: str | None = None) -> ChainWalk 
 
 
 async def tamper(database: Database, statement: str) -> None:
-    """As someone would who owns the database: the trigger is no obstacle."""
+    """Manipulates the log as a database owner can, without its trigger."""
     async with database.transaction() as connection:
         await connection.execute(text("ALTER TABLE audit_log DISABLE TRIGGER append_only"))
         await connection.execute(text(statement))
         await connection.execute(text("ALTER TABLE audit_log ENABLE TRIGGER append_only"))
 
 
-async def test_writers_in_a_crowd_make_one_chain_without_gaps(sealed: Database) -> None:
+async def test_audit_chain_of_concurrent_writers_has_no_gaps(sealed: Database) -> None:
     await asyncio.gather(*(note(sealed, times=number % 3 + 1) for number in range(24)))
     found = await walked(sealed)
     assert isinstance(found, ChainWalk), found
@@ -58,7 +58,7 @@ async def test_writers_in_a_crowd_make_one_chain_without_gaps(sealed: Database) 
     assert head.last_id == 48
 
 
-async def test_what_was_rolled_back_leaves_nothing(sealed: Database) -> None:
+async def test_audit_entry_of_a_rolled_back_transaction_is_dropped(sealed: Database) -> None:
     with suppress(RuntimeError):
         async with sealed.transaction() as connection:
             await audit_log.append(connection, actor="a", action="b", entity="c", entity_id="d")
@@ -83,7 +83,7 @@ async def test_what_was_rolled_back_leaves_nothing(sealed: Database) -> None:
         ("UPDATE audit_head SET last_id = 3, hash = (SELECT hash FROM audit_log WHERE id = 3)", 4),
     ],
 )
-async def test_whatever_is_done_to_it_is_found_where_it_was_done(sealed: Database, statement: str, broken: int) -> None:
+async def test_audit_chain_locates_every_manipulation(sealed: Database, statement: str, broken: int) -> None:
     await note(sealed, times=4)
     await tamper(sealed, statement)
     found = await walked(sealed)
@@ -91,7 +91,7 @@ async def test_whatever_is_done_to_it_is_found_where_it_was_done(sealed: Databas
     assert found.id == broken
 
 
-async def test_an_anchor_finds_a_log_that_was_begun_anew(sealed: Database) -> None:
+async def test_audit_anchor_detects_a_recreated_log(sealed: Database) -> None:
     await note(sealed, times=2)
     async with sealed.read() as connection:
         anchor = (await audit_chain.get_head(connection)).anchor
@@ -101,7 +101,7 @@ async def test_an_anchor_finds_a_log_that_was_begun_anew(sealed: Database) -> No
     assert await walked(sealed, anchor=anchor) == ChainBreak(2, "the anchor is not in the chain: rows were replaced")
 
 
-async def test_erasing_a_person_keeps_the_chain_and_the_rest_of_the_row(sealed: Database) -> None:
+async def test_erasing_personal_data_keeps_the_audit_chain(sealed: Database) -> None:
     ada, bob = uuid4(), uuid4()
     for user_id in (ada, bob):
         shown = {"id": str(user_id), "email": f"{user_id}@example.com", "role": "user", "metadata": {"n": 1e3}}

@@ -1,4 +1,4 @@
-"""Plans of a configuration: created once with all they list, overwritten only on purpose."""
+"""Plans of the configuration are created once and overwritten on request only."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ NARROW = ConfiguredPlan("narrow", PlanTerms(name="Narrow", price=Decimal(1)), pe
 ROUTES = frozenset({"analyze", "export"})
 
 
-async def test_seeding_creates_plans_with_all_they_say(connection: AsyncConnection) -> None:
+async def test_seed_creates_plans_with_all_terms(connection: AsyncConnection) -> None:
     assert await configured_plans.seed(connection, [FREE, PRO]) == ("free", "pro")
     stored = {plan.id: plan for plan in await plans.list_plans(connection)}
     assert {plan_id: plan.terms for plan_id, plan in stored.items()} == {"free": FREE.terms, "pro": PRO.terms}
     assert {plan.version for plan in stored.values()} == {1}
 
 
-async def test_seeding_again_changes_nothing(connection: AsyncConnection) -> None:
+async def test_seed_is_idempotent(connection: AsyncConnection) -> None:
     await configured_plans.seed(connection, [FREE, PRO, NARROW], route_permissions=ROUTES)
     before = (await plans.list_plans(connection), await get_catalogue(connection))
     dearer = replace(PRO, terms=replace(PRO.terms, price=Decimal(99)), permissions=frozenset())
@@ -41,26 +41,26 @@ async def test_seeding_again_changes_nothing(connection: AsyncConnection) -> Non
     assert (await plans.list_plans(connection), await get_catalogue(connection)) == before
 
 
-async def test_a_plan_whose_name_was_given_to_another_is_not_created(connection: AsyncConnection) -> None:
+async def test_seed_skips_a_plan_whose_name_is_taken(connection: AsyncConnection) -> None:
     await plans.create(connection, PRO.terms, plan_id="old")
     assert await configured_plans.seed(connection, [PRO], route_permissions=ROUTES) == ()
     assert [plan.id for plan in await plans.list_plans(connection)] == ["old"]
 
 
-async def test_what_routes_ask_for_goes_to_the_plans_that_list_nothing(connection: AsyncConnection) -> None:
+async def test_seed_grants_route_permissions_to_plans_that_list_none(connection: AsyncConnection) -> None:
     nothing = ConfiguredPlan("nothing", replace(FREE.terms, name="Nothing"), permissions=frozenset())
     await configured_plans.seed(connection, [FREE, PRO, NARROW, nothing], route_permissions=ROUTES)
     assert await _permissions(connection) == {"free": ROUTES, "pro": ROUTES, "narrow": {"export"}, "nothing": set()}
 
 
-async def test_a_withdrawn_permission_is_not_granted_again(connection: AsyncConnection) -> None:
+async def test_seed_does_not_grant_a_withdrawn_permission_again(connection: AsyncConnection) -> None:
     await configured_plans.seed(connection, [FREE, PRO], route_permissions=ROUTES)
     await plans.withdraw_permission(connection, "free", "analyze")
     await configured_plans.seed(connection, [FREE, PRO], route_permissions=ROUTES)
     assert await _permissions(connection) == {"free": {"export"}, "pro": ROUTES}
 
 
-async def test_a_route_that_comes_later_reaches_the_plans_there_are(connection: AsyncConnection) -> None:
+async def test_seed_grants_new_route_permissions_to_existing_plans(connection: AsyncConnection) -> None:
     await configured_plans.seed(connection, [FREE, NARROW], route_permissions=["analyze"])
     await plans.withdraw_permission(connection, "free", "analyze")
     await plans.create(connection, replace(PRO.terms, name="made by hand"), plan_id="hand")
@@ -68,13 +68,13 @@ async def test_a_route_that_comes_later_reaches_the_plans_there_are(connection: 
     assert await _permissions(connection) == {"free": {"fly"}, "narrow": {"export"}, "hand": set()}
 
 
-async def test_a_plan_that_comes_later_may_call_the_routes_there_are(connection: AsyncConnection) -> None:
+async def test_seed_grants_existing_route_permissions_to_new_plans(connection: AsyncConnection) -> None:
     await configured_plans.seed(connection, [FREE], route_permissions=ROUTES)
     assert await configured_plans.seed(connection, [FREE, PRO], route_permissions=ROUTES) == ("pro",)
     assert await _permissions(connection) == {"free": ROUTES, "pro": ROUTES}
 
 
-async def test_nodes_that_start_at_once_create_each_plan_once(own_database_url: str) -> None:
+async def test_seed_by_concurrent_nodes_creates_each_plan_once(own_database_url: str) -> None:
     database = Database(own_database_url, pool_size=4)
 
     async def start() -> tuple[str, ...]:
@@ -85,7 +85,7 @@ async def test_nodes_that_start_at_once_create_each_plan_once(own_database_url: 
     await database.close()
 
 
-async def test_applying_overwrites_and_tells_what_changed(connection: AsyncConnection) -> None:
+async def test_apply_overwrites_and_reports_changes(connection: AsyncConnection) -> None:
     await configured_plans.seed(connection, [FREE, PRO])
     before = await get_catalogue(connection)
     dearer = replace(PRO, terms=replace(PRO.terms, price=Decimal(39), tiers=TIERS[:1]))
@@ -100,7 +100,7 @@ async def test_applying_overwrites_and_tells_what_changed(connection: AsyncConne
     assert await configured_plans.apply(connection, [FREE, dearer, NARROW]) == ()
 
 
-async def test_applying_renames_a_plan_of_the_same_id(connection: AsyncConnection) -> None:
+async def test_apply_renames_a_plan_of_the_same_id(connection: AsyncConnection) -> None:
     await configured_plans.seed(connection, [PRO])
     renamed = replace(PRO, terms=replace(PRO.terms, name="Team"))
     (change,) = await configured_plans.apply(connection, [renamed])
@@ -109,7 +109,7 @@ async def test_applying_renames_a_plan_of_the_same_id(connection: AsyncConnectio
         await configured_plans.apply(connection, [replace(renamed, id="team")])
 
 
-async def test_applying_touches_permissions_only_where_they_are_listed(connection: AsyncConnection) -> None:
+async def test_apply_changes_permissions_only_where_listed(connection: AsyncConnection) -> None:
     await configured_plans.seed(connection, [FREE, PRO], route_permissions=ROUTES)
     (change,) = await configured_plans.apply(
         connection, [FREE, replace(PRO, permissions=frozenset({"analyze", "fly"}))]
@@ -120,7 +120,7 @@ async def test_applying_touches_permissions_only_where_they_are_listed(connectio
     assert (await _permissions(connection))["free"] == set()
 
 
-async def test_an_applied_plan_that_is_new_may_call_the_routes(connection: AsyncConnection) -> None:
+async def test_apply_grants_route_permissions_to_new_plans(connection: AsyncConnection) -> None:
     with pytest.raises(NotFound, match="permission analyze"):
         await configured_plans.apply(connection, [PRO], route_permissions=ROUTES)
     await configured_plans.seed(connection, [FREE], route_permissions=ROUTES)

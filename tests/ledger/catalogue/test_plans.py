@@ -1,4 +1,4 @@
-"""Plans: known by a word of their own, stored exactly, each change counted."""
+"""Plans have ids, are stored exactly, and count their changes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ TERMS = PlanTerms(name="silver", price=Decimal("12.345"))
 ONE = Decimal(1)
 
 
-async def test_a_plan_needs_a_name_and_a_price_and_is_stored_exactly(connection: AsyncConnection) -> None:
+async def test_plan_is_stored_exactly(connection: AsyncConnection) -> None:
     plan = await plans.create(connection, TERMS)
     assert (plan.terms, plan.version) == (TERMS, 1)
     assert await plans.get(connection, plan.id) == plan
 
 
-async def test_a_plan_without_id_is_called_by_its_name(connection: AsyncConnection) -> None:
+async def test_plan_without_id_gets_a_slug_of_its_name(connection: AsyncConnection) -> None:
     for name, plan_id in (("Pro, yearly", "pro-yearly"), ("Étoile", "etoile"), ("x" * 200, "x" * 64)):
         assert (await plans.create(connection, replace(TERMS, name=name))).id == plan_id
     with pytest.raises(InvalidValue, match="id is required"):
@@ -37,12 +37,12 @@ async def test_a_plan_without_id_is_called_by_its_name(connection: AsyncConnecti
 
 
 @pytest.mark.parametrize("wrong", ["a b", "-a", "a/b", "a" * 65, "ä", "a\n"])
-async def test_an_id_that_is_no_word_is_refused(connection: AsyncConnection, wrong: str) -> None:
+async def test_plan_id_that_is_no_word_is_refused(connection: AsyncConnection, wrong: str) -> None:
     with pytest.raises(InvalidValue, match="id_is_a_word"):
         await plans.create(connection, TERMS, plan_id=wrong)
 
 
-async def test_a_plan_is_found_by_id_before_name(connection: AsyncConnection) -> None:
+async def test_plan_is_found_by_id_before_name(connection: AsyncConnection) -> None:
     misleading = await plans.create(connection, replace(TERMS, name="gold"), plan_id="silver")
     gold = await plans.create(connection, replace(TERMS, name="silver"), plan_id="gold")
     assert (await plans.find(connection, "silver"), await plans.find(connection, "gold")) == (misleading, gold)
@@ -51,7 +51,7 @@ async def test_a_plan_is_found_by_id_before_name(connection: AsyncConnection) ->
     assert (await plans.get(connection, "Lead"), await plans.find(connection, "tin")) == (None, None)
 
 
-async def test_a_plan_keeps_its_tiers_in_rising_order_and_exactly(connection: AsyncConnection) -> None:
+async def test_plan_tiers_are_sorted_and_exact(connection: AsyncConnection) -> None:
     rest, first = (
         Tier(up_to=None, unit_price=Decimal("0.0125")),
         Tier(up_to=10, unit_price=Decimal("0.5"), flat_price=ONE),
@@ -65,7 +65,7 @@ async def test_a_plan_keeps_its_tiers_in_rising_order_and_exactly(connection: As
         await plans.change(connection, plan.id, replace(plan.terms, tiers=(rest, rest)))
 
 
-async def test_changing_terms_leaves_permissions_unless_they_are_named(connection: AsyncConnection) -> None:
+async def test_plan_change_leaves_permissions_unless_given(connection: AsyncConnection) -> None:
     for name in ("analyze", "export"):
         await plans.create_permission(connection, name)
     plan = await plans.create(connection, TERMS, permissions=["analyze"])
@@ -80,7 +80,7 @@ async def test_changing_terms_leaves_permissions_unless_they_are_named(connectio
 
 
 @pytest.mark.parametrize(("plan_id", "name"), [("silver", "other"), ("other", "silver")])
-async def test_a_taken_id_or_name_is_refused(connection: AsyncConnection, plan_id: str, name: str) -> None:
+async def test_plan_with_a_taken_id_or_name_is_refused(connection: AsyncConnection, plan_id: str, name: str) -> None:
     await plans.create(connection, TERMS)
     with pytest.raises(AlreadyExists):
         await plans.create(connection, replace(TERMS, name=name), plan_id=plan_id)
@@ -90,12 +90,12 @@ async def test_a_taken_id_or_name_is_refused(connection: AsyncConnection, plan_i
     "wrong",
     [{"price": Decimal(-1)}, {"billing_interval": "fortnight"}, {"currency": "usd"}, {"requests_per_hour": -1}],
 )
-async def test_a_plan_that_makes_no_sense_is_refused(connection: AsyncConnection, wrong: dict[str, object]) -> None:
+async def test_plan_with_invalid_terms_is_refused(connection: AsyncConnection, wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidValue, match=next(iter(wrong))):
         await plans.create(connection, replace(TERMS, **wrong))  # type: ignore[arg-type]  # by parameter
 
 
-async def test_a_plan_with_subscribers_cannot_be_removed(connection: AsyncConnection) -> None:
+async def test_plan_with_subscribers_cannot_be_removed(connection: AsyncConnection) -> None:
     plan = await plans.create(connection, TERMS)
     await lifecycle.start(connection, (await a_user(connection)).id, plan_id=plan.id, now=NOON)
     with pytest.raises(InUse):
@@ -103,7 +103,7 @@ async def test_a_plan_with_subscribers_cannot_be_removed(connection: AsyncConnec
     assert await plans.get(connection, plan.id) == plan
 
 
-async def test_a_plan_of_nobody_is_removed(connection: AsyncConnection) -> None:
+async def test_plan_without_subscribers_is_removed(connection: AsyncConnection) -> None:
     plan = await plans.create(connection, TERMS)
     await plans.remove(connection, plan.id)
     assert await plans.get(connection, plan.id) is None
@@ -134,7 +134,7 @@ async def test_permissions_are_granted_and_withdrawn_by_name(connection: AsyncCo
         await plans.create_permission(connection, "analyze")
 
 
-async def test_changes_of_several_plans_at_once_wait_for_each_other(own_database_url: str) -> None:
+async def test_concurrent_plan_changes_are_serialized(own_database_url: str) -> None:
     database = Database(own_database_url, pool_size=4)
     async with database.transaction() as connection:
         both = [(await plans.create(connection, replace(TERMS, name=name))).id for name in ("silver", "gold")]

@@ -1,4 +1,4 @@
-"""Grants begin and end at their times, in the ledger too; what was refunded is taken back once."""
+"""Grants start and expire on time, in the ledger too; claw-backs take credits once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.ledger.subscriptions.test_renewals import balance, kinds
 DAY = timedelta(days=1)
 
 
-async def test_what_is_left_expires_and_is_booked(connection: AsyncConnection) -> None:
+async def test_expiry_takes_the_rest_of_a_grant_and_records_it(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     given = {"source": "promo", "reason": "x", "actor": "test", "effective_at": NOON}
     await grants.grant(connection, user.id, amount=10, expires_at=NOON + DAY, **given)  # type: ignore[arg-type] # as above
@@ -29,7 +29,7 @@ async def test_what_is_left_expires_and_is_booked(connection: AsyncConnection) -
     assert (found.current_credits, found.total_credits_expired, found.credit_seq) == (5, 6, 4)
 
 
-async def test_a_scheduled_grant_is_in_no_balance_before_its_time(connection: AsyncConnection) -> None:
+async def test_scheduled_grant_is_in_no_balance_before_its_time(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     planned = await _scheduled(connection, user.id, begins=NOON + DAY, ends=NOON + 9 * DAY)
     assert await grants.list_scheduled_grants(connection, user.id) == (planned,)
@@ -42,14 +42,14 @@ async def test_a_scheduled_grant_is_in_no_balance_before_its_time(connection: As
     assert await grants.list_scheduled_grants(connection, user.id) == ()
 
 
-async def test_a_grant_whose_whole_time_was_missed_is_booked_in_and_out(connection: AsyncConnection) -> None:
+async def test_grant_whose_time_was_missed_is_started_and_expired(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     await _scheduled(connection, user.id, begins=NOON + DAY, ends=NOON + 2 * DAY)
     assert await expiry.apply_due(connection, user.id, now=NOON + 40 * DAY) == 2
     assert await kinds(connection, user.id) == [("grant", 50), ("expiry", -50)]
 
 
-async def test_a_refund_takes_its_own_grant_first_and_the_rest_is_debt(connection: AsyncConnection) -> None:
+async def test_claw_back_takes_its_own_grant_first_and_the_rest_is_debt(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     await grants.grant(connection, user.id, amount=20, source="plan", reason="x", actor="test")
     bought = await grants.grant(connection, user.id, amount=100, source="purchase", reason="pack", actor="test")
@@ -67,7 +67,7 @@ async def test_a_refund_takes_its_own_grant_first_and_the_rest_is_debt(connectio
     assert (await balance(connection, user.id)).current_credits == 10
 
 
-async def test_what_expired_is_not_taken_back_again(connection: AsyncConnection) -> None:
+async def test_claw_back_does_not_take_expired_credits(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     bought = await grants.grant(
         connection,
@@ -87,7 +87,7 @@ async def test_what_expired_is_not_taken_back_again(connection: AsyncConnection)
     assert entry.amount == -30
 
 
-async def test_a_scheduled_grant_that_is_refunded_never_begins(connection: AsyncConnection) -> None:
+async def test_claw_back_cancels_a_scheduled_grant(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     planned = await _scheduled(connection, user.id, begins=NOON + DAY, ends=None)
     for amount, left in ((20, [30]), (30, []), (5, [])):

@@ -1,4 +1,4 @@
-"""Credits by hand: every movement is in the book, in the balance and in the grants alike."""
+"""Every movement of credits is in the ledger, the balance and the grants."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gateway.ledger.db.session import Database
 from tests.ledger.make import a_user
 
 
-async def test_a_grant_is_in_balance_book_and_grants(connection: AsyncConnection) -> None:
+async def test_grant_is_in_balance_ledger_and_grants(connection: AsyncConnection) -> None:
     user, expires_at = await a_user(connection), datetime.now(UTC) + timedelta(days=9)
     entry = await grant(
         connection,
@@ -39,7 +39,7 @@ async def test_a_grant_is_in_balance_book_and_grants(connection: AsyncConnection
     assert (given.id, given.remaining, given.expires_at, given.priority) == (entry.grant_id, 40, expires_at, 50)
 
 
-async def test_only_purchases_count_as_purchased(connection: AsyncConnection) -> None:
+async def test_total_purchased_counts_purchases_only(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     await grant(connection, user.id, amount=40, source="promo", reason="x", actor="test")
     found = await get_balance(connection, user.id)
@@ -47,7 +47,7 @@ async def test_only_purchases_count_as_purchased(connection: AsyncConnection) ->
     assert found.total_credits_purchased == 0
 
 
-async def test_an_adjustment_upwards_is_a_grant_that_does_not_expire(connection: AsyncConnection) -> None:
+async def test_positive_adjustment_is_a_grant_without_expiry(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     entry = await adjust(connection, user.id, amount=5, reason="sorry", actor="admin:ada")
     assert (entry.kind, entry.amount, entry.balance_after) == ("adjustment", 5, 5)
@@ -55,7 +55,7 @@ async def test_an_adjustment_upwards_is_a_grant_that_does_not_expire(connection:
     assert (given.id, given.source, given.remaining, given.expires_at) == (entry.grant_id, "admin", 5, None)
 
 
-async def test_an_adjustment_downwards_burns_grants_and_then_makes_debt(connection: AsyncConnection) -> None:
+async def test_negative_adjustment_burns_down_grants_and_then_makes_debt(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     await grant(connection, user.id, amount=10, source="promo", reason="x", actor="test")
     await adjust(connection, user.id, amount=-4, reason="too much", actor="admin:ada")
@@ -68,19 +68,19 @@ async def test_an_adjustment_downwards_burns_grants_and_then_makes_debt(connecti
 
 
 @pytest.mark.parametrize("amount", [0, -1])
-async def test_a_grant_of_nothing_is_refused(connection: AsyncConnection, amount: int) -> None:
+async def test_grant_of_zero_is_refused(connection: AsyncConnection, amount: int) -> None:
     user = await a_user(connection)
     with pytest.raises(InvalidValue, match="ck_credit_grants_amount_positive"):
         await grant(connection, user.id, amount=amount, source="promo", reason="x", actor="test")
 
 
-async def test_an_adjustment_by_nothing_is_refused(connection: AsyncConnection) -> None:
+async def test_adjustment_by_zero_is_refused(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     with pytest.raises(InvalidValue, match="ck_credit_ledger_amount_sign"):
         await adjust(connection, user.id, amount=0, reason="x", actor="test")
 
 
-async def test_an_unknown_user_has_no_credits(connection: AsyncConnection) -> None:
+async def test_unknown_user_has_no_credits(connection: AsyncConnection) -> None:
     assert await get_balance(connection, uuid4()) is None
     with pytest.raises(NotFound):
         await grant(connection, uuid4(), amount=1, source="promo", reason="x", actor="test")
@@ -88,7 +88,7 @@ async def test_an_unknown_user_has_no_credits(connection: AsyncConnection) -> No
         await adjust(connection, uuid4(), amount=-1, reason="x", actor="test")
 
 
-async def test_movements_at_the_same_time_are_counted_without_a_gap(own_database_url: str) -> None:
+async def test_concurrent_movements_have_gapless_sequence(own_database_url: str) -> None:
     database = Database(own_database_url, pool_size=4)
     async with database.transaction() as connection:
         user = await a_user(connection)
@@ -107,7 +107,7 @@ async def test_movements_at_the_same_time_are_counted_without_a_gap(own_database
     assert [entry.balance_after for entry in book] == [sum(e.amount for e in book[: n + 1]) for n in range(8)]
 
 
-async def test_a_debt_is_settled_by_one_of_two_grants_at_the_same_time(own_database_url: str) -> None:
+async def test_debt_is_paid_by_one_of_two_concurrent_grants(own_database_url: str) -> None:
     database = Database(own_database_url, pool_size=3)
     async with database.transaction() as connection:
         user = await a_user(connection)
@@ -138,7 +138,7 @@ async def _until_somebody_waits(database: Database) -> None:
             count = (await connection.execute(waiting)).scalar_one()
 
 
-async def test_the_book_is_read_backwards_by_cursor(connection: AsyncConnection) -> None:
+async def test_ledger_is_listed_newest_first_by_cursor(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     for amount in (1, 2, 3):
         await adjust(connection, user.id, amount=amount, reason="x", actor="test")

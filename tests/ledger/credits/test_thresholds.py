@@ -1,4 +1,4 @@
-"""An account is told once when 80 % of a period's credits are used, and once when all are."""
+"""An account is notified once when 80 % of a period's credits are used, and once when all are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.ledger.catalogue.plans import PlanTerms
 from gateway.ledger.invoicing import plan_changes
 from gateway.ledger.subscriptions import lifecycle, renewals, subscriptions
 from gateway.ledger.usage.ingestion import ingest
-from tests.ledger.make import NOON, a_line, a_user, posted
+from tests.ledger.make import NOON, a_line, a_user, list_notifications
 
 
 async def _subscribed(
@@ -25,10 +25,14 @@ async def _subscribed(
 
 
 async def _told(connection: AsyncConnection, user_id: UUID) -> list[int]:
-    return [payload["percent"] for kind, payload in await posted(connection, user_id) if kind == "credits.threshold"]
+    return [
+        payload["percent"]
+        for kind, payload in await list_notifications(connection, user_id)
+        if kind == "credits.threshold"
+    ]
 
 
-async def test_each_threshold_is_told_once(connection: AsyncConnection) -> None:
+async def test_threshold_notification_is_enqueued_once(connection: AsyncConnection) -> None:
     user_id = (await _subscribed(connection)).user_id
     told = []
     for charge in (79, 1, 5, 15, 10, 100):
@@ -37,7 +41,7 @@ async def test_each_threshold_is_told_once(connection: AsyncConnection) -> None:
     assert told == [[], [80], [80], [80, 100], [80, 100], [80, 100]]
 
 
-async def test_a_charge_that_crosses_both_tells_both(connection: AsyncConnection) -> None:
+async def test_charge_across_both_thresholds_notifies_of_both(connection: AsyncConnection) -> None:
     first, second = [await _subscribed(connection) for _ in range(2)]
     lines = [a_line(first.user_id, credits_charged=250), a_line(second.user_id, credits_charged=79)]
     await ingest(connection, lines)
@@ -45,7 +49,7 @@ async def test_a_charge_that_crosses_both_tells_both(connection: AsyncConnection
     assert await _told(connection, second.user_id) == []
 
 
-async def test_a_replayed_batch_tells_nobody_again(connection: AsyncConnection) -> None:
+async def test_replayed_batch_notifies_nobody(connection: AsyncConnection) -> None:
     user_id = (await _subscribed(connection)).user_id
     line = a_line(user_id, credits_charged=85)
     for _ in range(3):
@@ -53,7 +57,7 @@ async def test_a_replayed_batch_tells_nobody_again(connection: AsyncConnection) 
     assert await _told(connection, user_id) == [80]
 
 
-async def test_the_next_period_tells_anew(connection: AsyncConnection) -> None:
+async def test_next_period_notifies_again(connection: AsyncConnection) -> None:
     begun = await _subscribed(connection)
     await ingest(connection, [a_line(begun.user_id, credits_charged=80)])
     await renewals.advance(connection, begun.id, now=begun.current_period_end, grace=timedelta(days=3))
@@ -63,7 +67,7 @@ async def test_the_next_period_tells_anew(connection: AsyncConnection) -> None:
     assert await _told(connection, begun.user_id) == [80, 80]
 
 
-async def test_a_smaller_plan_may_be_used_up_by_what_was_used_already(connection: AsyncConnection) -> None:
+async def test_smaller_plan_can_cross_thresholds_by_past_usage(connection: AsyncConnection) -> None:
     begun = await _subscribed(connection)
     await ingest(connection, [a_line(begun.user_id, credits_charged=50)])
     smaller = await plans.create(connection, PlanTerms(name=uuid4().hex, price=Decimal(1), credits_per_period=60))
@@ -71,7 +75,7 @@ async def test_a_smaller_plan_may_be_used_up_by_what_was_used_already(connection
     assert await _told(connection, begun.user_id) == [80]
 
 
-async def test_without_a_period_there_is_nothing_to_tell(connection: AsyncConnection) -> None:
+async def test_account_without_period_gets_no_threshold_notification(connection: AsyncConnection) -> None:
     user_id = (await a_user(connection)).id
     empty = await _subscribed(connection, credits_per_period=0)
     await ingest(connection, [a_line(user_id, credits_charged=9), a_line(empty.user_id, credits_charged=9)])

@@ -1,4 +1,4 @@
-"""Every row finds its month, also one that came before the month was made."""
+"""Every row gets to the partition of its month, also if it came before the partition."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def _where_rows_are(connection: AsyncConnection) -> list[str]:
     return list(rows)
 
 
-async def test_months_are_made_ahead_over_the_end_of_a_year(connection: AsyncConnection) -> None:
+async def test_month_partitions_are_created_ahead_across_a_year_end(connection: AsyncConnection) -> None:
     made = await create_missing(connection, now=LAST_MOMENT, months_ahead=2)
     assert [one.name for one in made if one.table == "usage_tracking"] == [
         "usage_tracking_2026_12",
@@ -39,12 +39,12 @@ async def test_months_are_made_ahead_over_the_end_of_a_year(connection: AsyncCon
     assert set(made) == set(await list_partitions(connection))
 
 
-async def test_ensuring_again_makes_nothing(connection: AsyncConnection) -> None:
+async def test_month_partitions_are_created_once(connection: AsyncConnection) -> None:
     await create_missing(connection, now=LAST_MOMENT)
     assert await create_missing(connection, now=LAST_MOMENT) == ()
 
 
-async def test_rows_that_came_early_move_into_their_month(connection: AsyncConnection) -> None:
+async def test_rows_move_from_the_default_partition_to_their_month(connection: AsyncConnection) -> None:
     user_id, first_moment = uuid4(), datetime(2027, 1, 1, tzinfo=UTC)
     lines = [
         a_line(user_id, at=at, usage_type="analysis")
@@ -58,14 +58,14 @@ async def test_rows_that_came_early_move_into_their_month(connection: AsyncConne
     assert len((await list_usage(connection, UsageFilter(user_id=user_id))).data) == 3
 
 
-async def test_a_replay_across_the_making_of_a_month_still_changes_nothing(connection: AsyncConnection) -> None:
+async def test_replay_across_a_new_month_partition_changes_nothing(connection: AsyncConnection) -> None:
     line = a_line(uuid4(), at=LAST_MOMENT, usage_type="analysis")
     await ingest(connection, [line])
     await create_missing(connection, now=LAST_MOMENT)
     assert await ingest(connection, [line]) == Ingested(0, 0)
 
 
-async def test_only_months_that_have_ended_are_dropped(connection: AsyncConnection) -> None:
+async def test_month_partitions_are_dropped_after_their_end_only(connection: AsyncConnection) -> None:
     await create_missing(connection, now=LAST_MOMENT, months_ahead=1)
     assert await drop_before(connection, LAST_MOMENT) == ()
     dropped = await drop_before(connection, datetime(2027, 1, 1, tzinfo=UTC))
@@ -75,7 +75,7 @@ async def test_only_months_that_have_ended_are_dropped(connection: AsyncConnecti
     assert await list_partitions(connection) == left
 
 
-def test_months_are_counted_back_over_the_ends_of_years() -> None:
+def test_months_are_counted_back_across_year_ends() -> None:
     counted = [month_before(LAST_MOMENT, months) for months in (0, 11, 12, 13)]
     assert [(each.year, each.month, each.day, each.hour) for each in counted] == [
         (2026, 12, 1, 0),
@@ -85,7 +85,7 @@ def test_months_are_counted_back_over_the_ends_of_years() -> None:
     ]
 
 
-async def test_months_are_made_while_rows_come_in_and_by_several_at_once(own_database_url: str) -> None:
+async def test_month_partitions_are_created_concurrently_with_writes(own_database_url: str) -> None:
     database, user_id = Database(own_database_url, pool_size=4), uuid4()
 
     async def write() -> None:

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger.db import notifications
 from gateway.ledger.db.notifications import Delivery
 from gateway.ledger.db.session import Database
-from tests.ledger.make import a_user, posted
+from tests.ledger.make import a_user, list_notifications
 
 
 async def test_notification_has_a_delivery_per_channel(connection: AsyncConnection) -> None:
@@ -79,8 +79,8 @@ async def test_deleted_user_has_no_notifications(connection: AsyncConnection) ->
     for each in (user, other):
         await notifications.enqueue(connection, each.id, kind="k", payload={"for": each.email})
     await notifications.delete_for_user(connection, user.id)
-    assert await posted(connection, user.id) == []
-    assert await posted(connection, other.id) == [("k", {"for": other.email})]
+    assert await list_notifications(connection, user.id) == []
+    assert await list_notifications(connection, other.id) == [("k", {"for": other.email})]
     assert len(await notifications.lease(connection, limit=10, lease_seconds=60)) == 2
 
 

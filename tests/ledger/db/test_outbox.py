@@ -62,7 +62,7 @@ async def test_account_locked_by_one_publisher_is_skipped_by_others(database: Da
     async with AsyncExitStack() as stack:
         first = await stack.enter_async_context(database.transaction())
         held = await outbox.lock_pending(first)
-        # Younger entries of the account come in meanwhile: they must not overtake the one in hand.
+        # Later entries of the account must not overtake the locked one.
         async with database.transaction() as connection:
             await bump_account(connection, busy.id)
             await bump_account(connection, idle.id)
@@ -75,7 +75,7 @@ async def test_account_locked_by_one_publisher_is_skipped_by_others(database: Da
     assert versions == [3]
 
 
-async def test_a_limit_takes_the_oldest_of_each_account_first(database: Database) -> None:
+async def test_outbox_limit_takes_the_oldest_entries(database: Database) -> None:
     async with database.transaction() as connection:
         user = await a_user(connection)
         for _ in range(5):
@@ -84,7 +84,7 @@ async def test_a_limit_takes_the_oldest_of_each_account_first(database: Database
         assert await outbox.lock_pending(connection, limit=2) == everything[:2]
 
 
-async def test_one_accounts_entries_are_found_alone(database: Database) -> None:
+async def test_outbox_entries_of_one_account_are_found(database: Database) -> None:
     async with database.transaction() as connection:
         user, other = await a_user(connection), await a_user(connection)
         await bump_account(connection, other.id)

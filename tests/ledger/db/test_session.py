@@ -1,4 +1,4 @@
-"""Transactions end whole, connections come back, and an outage has one name."""
+"""Transactions are atomic, connections are replaced, and every outage raises DatabaseUnavailable."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COUNT = text("SELECT count(*) FROM notes")
 
 @pytest.fixture
 async def single(own_database_url: str) -> AsyncIterator[Database]:
-    """One connection only: a leaked one is missed at once."""
+    """A pool of one connection, so that a leak shows at once."""
     opened = Database(own_database_url, pool_size=1, statement_timeout_seconds=5, lock_timeout_seconds=0.1)
     async with opened.transaction() as connection:
         await connection.execute(CREATE)
@@ -40,13 +40,13 @@ async def _terminate(url: str, pid: int) -> None:
     await other.close()
 
 
-async def test_a_block_that_ends_is_committed(single: Database) -> None:
+async def test_transaction_commits_at_the_end_of_its_block(single: Database) -> None:
     async with single.transaction() as connection:
         await connection.execute(WRITE)
     assert await _count(single) == 1
 
 
-async def test_a_block_that_raises_is_rolled_back(single: Database) -> None:
+async def test_transaction_rolls_back_when_its_block_raises(single: Database) -> None:
     async def fail() -> None:
         async with single.transaction() as connection:
             await connection.execute(WRITE)
@@ -57,7 +57,7 @@ async def test_a_block_that_raises_is_rolled_back(single: Database) -> None:
     assert await _count(single) == 0
 
 
-async def test_a_cancelled_statement_leaks_neither_its_work_nor_its_connection(single: Database) -> None:
+async def test_cancelled_statement_leaks_neither_work_nor_connection(single: Database) -> None:
     started = asyncio.Event()
 
     async def slow() -> None:
@@ -75,13 +75,13 @@ async def test_a_cancelled_statement_leaks_neither_its_work_nor_its_connection(s
     assert await _count(single) == 0
 
 
-async def test_reading_cannot_write(single: Database) -> None:
+async def test_read_transaction_cannot_write(single: Database) -> None:
     with pytest.raises(DBAPIError, match="read-only transaction"):
         async with single.read() as connection:
             await connection.execute(WRITE)
 
 
-async def test_a_terminated_connection_is_unavailable_once_and_replaced(single: Database) -> None:
+async def test_terminated_connection_is_unavailable_once_and_replaced(single: Database) -> None:
     async def lose_the_connection() -> None:
         async with single.transaction() as connection:
             pid = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
@@ -93,7 +93,7 @@ async def test_a_terminated_connection_is_unavailable_once_and_replaced(single: 
     assert await _count(single) == 0
 
 
-async def test_an_idle_connection_that_died_costs_nobody_an_error(single: Database) -> None:
+async def test_dead_idle_connection_causes_no_error(single: Database) -> None:
     async with single.read() as connection:
         pid = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
     await _terminate(single.url, pid)
@@ -102,7 +102,7 @@ async def test_an_idle_connection_that_died_costs_nobody_an_error(single: Databa
         assert (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one() != pid
 
 
-async def test_a_slow_statement_is_unavailable(own_database_url: str) -> None:
+async def test_slow_statement_is_unavailable(own_database_url: str) -> None:
     hasty = Database(own_database_url, pool_size=1, statement_timeout_seconds=0.6)
     with pytest.raises(DatabaseUnavailable, match="statement timeout"):
         async with hasty.transaction() as connection:
@@ -111,7 +111,7 @@ async def test_a_slow_statement_is_unavailable(own_database_url: str) -> None:
     await hasty.close()
 
 
-async def test_a_lock_held_elsewhere_is_unavailable(single: Database) -> None:
+async def test_lock_timeout_is_unavailable(single: Database) -> None:
     other = Database(single.url, pool_size=1)
     async with other.transaction() as holder:
         await holder.execute(text("LOCK TABLE notes"))
@@ -121,7 +121,7 @@ async def test_a_lock_held_elsewhere_is_unavailable(single: Database) -> None:
     await other.close()
 
 
-async def test_a_server_that_accepts_and_says_nothing_is_unavailable_within_the_connect_timeout() -> None:
+async def test_silent_server_is_unavailable_within_the_connect_timeout() -> None:
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
@@ -139,14 +139,14 @@ async def test_a_server_that_accepts_and_says_nothing_is_unavailable_within_the_
 
 
 @pytest.mark.parametrize("url", ["postgresql://nobody@127.0.0.1:1/none", "postgresql://nobody@/none?host=/nowhere"])
-async def test_nobody_listening_is_unavailable(url: str) -> None:
+async def test_closed_port_is_unavailable(url: str) -> None:
     database = Database(url)
     with pytest.raises(DatabaseUnavailable, match="out of reach"):
         await database.ping()
     await database.close()
 
 
-async def test_a_missing_database_is_unavailable_and_named(own_database_url: str) -> None:
+async def test_missing_database_is_unavailable_and_named(own_database_url: str) -> None:
     database = Database(own_database_url.rpartition("/")[0] + "/missing")
     with pytest.raises(DatabaseUnavailable, match='"missing" does not exist'):
         await database.ping()
@@ -154,7 +154,7 @@ async def test_a_missing_database_is_unavailable_and_named(own_database_url: str
 
 
 @pytest.mark.parametrize("error", [TimeoutError, ConnectionResetError])
-async def test_somebody_elses_outage_is_not_blamed_on_the_database(single: Database, error: type[OSError]) -> None:
+async def test_unrelated_timeout_is_not_an_outage(single: Database, error: type[OSError]) -> None:
     async def fail() -> None:
         async with single.transaction():
             raise error
@@ -163,31 +163,31 @@ async def test_somebody_elses_outage_is_not_blamed_on_the_database(single: Datab
         await fail()
 
 
-async def test_a_value_of_the_wrong_type_is_not_an_outage(single: Database) -> None:
+async def test_value_of_the_wrong_type_is_not_an_outage(single: Database) -> None:
     async with single.read() as connection:
         with pytest.raises(DBAPIError, match="invalid input for query argument"):
             await connection.execute(text("SELECT CAST(:number AS int)"), {"number": "three"})
 
 
-def test_a_connection_used_twice_at_once_is_a_mistake_and_not_an_outage() -> None:
+def test_concurrent_use_of_a_connection_is_not_an_outage() -> None:
     with pytest.raises(asyncpg.InterfaceError), outages_typed():
         raise asyncpg.InterfaceError("cannot perform operation: another operation is in progress")
 
 
-async def test_a_full_pool_is_unavailable(single: Database) -> None:
+async def test_exhausted_pool_is_unavailable(single: Database) -> None:
     async with single.read():
         with pytest.raises(DatabaseUnavailable, match="busy"):
             await single.ping()
 
 
 @pytest.mark.parametrize(("url", "complaint"), [("mysql://u:secret@h/d", "not mysql://"), ("secret", "not a URL")])
-def test_other_urls_are_refused_without_repeating_the_password(url: str, complaint: str) -> None:
+def test_invalid_database_url_error_hides_the_password(url: str, complaint: str) -> None:
     with pytest.raises(InvalidDatabaseUrl, match=complaint) as refused:
         Database(url)
     assert "secret" not in str(refused.value)
 
 
-async def test_neither_name_nor_url_of_a_database_shows_its_password() -> None:
+async def test_database_repr_hides_the_password() -> None:
     database = Database("postgresql://gateway:secret@127.0.0.1/gateway")
     assert "secret" not in repr(database)
     await database.close()

@@ -1,4 +1,4 @@
-"""Our own invoices: what a period costs with the changes within it, each asked for once, whenever it is invoiced."""
+"""Invoices issued here: the price of a period and its changes, each invoiced once, whenever the invoice is issued."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def amounts(invoice: Invoice) -> list[str]:
     return [line["amount"] for line in invoice.lines]
 
 
-async def test_a_change_before_the_invoice_is_on_the_invoice_of_the_period(connection: AsyncConnection) -> None:
+async def test_change_before_the_invoice_is_on_the_periods_invoice(connection: AsyncConnection) -> None:
     basic, pro = await a_plan(connection, "9.99"), await a_plan(connection, "29.99")
     mine = await begun(connection, basic)
     await changed(connection, mine, THE_11TH, plan_id=pro)
@@ -78,7 +78,7 @@ async def test_a_change_before_the_invoice_is_on_the_invoice_of_the_period(conne
         await invoiced(connection, mine, THE_21ST)
 
 
-async def test_a_change_after_the_invoice_is_on_another_one_and_on_no_third(connection: AsyncConnection) -> None:
+async def test_change_after_the_invoice_is_on_exactly_one_other(connection: AsyncConnection) -> None:
     basic, pro = await a_plan(connection, "9.99"), await a_plan(connection, "29.99")
     mine = await begun(connection, pro)
     assert amounts(await invoiced(connection, mine, JUNE)) == ["29.99"]
@@ -89,7 +89,7 @@ async def test_a_change_after_the_invoice_is_on_another_one_and_on_no_third(conn
         await invoiced(connection, mine, THE_21ST)
 
 
-async def test_a_change_that_nobody_invoiced_is_on_the_next_periods_invoice(connection: AsyncConnection) -> None:
+async def test_change_without_invoice_is_on_the_next_periods_invoice(connection: AsyncConnection) -> None:
     basic, pro = await a_plan(connection, "9.99"), await a_plan(connection, "29.99")
     mine = await begun(connection, basic)
     await invoiced(connection, mine, JUNE)
@@ -99,7 +99,7 @@ async def test_a_change_that_nobody_invoiced_is_on_the_next_periods_invoice(conn
     assert (amounts(july), july.period_start) == (["-6.66", "19.99", "29.99"], JULY)
 
 
-async def test_several_changes_add_up(connection: AsyncConnection) -> None:
+async def test_changes_within_a_period_add_up(connection: AsyncConnection) -> None:
     seats = await a_plan(connection, "9.99", "per_seat")
     pro = await a_plan(connection, "29.99")
     mine = await begun(connection, seats, quantity=3)
@@ -112,13 +112,13 @@ async def test_several_changes_add_up(connection: AsyncConnection) -> None:
     assert await connection.scalar(text(drafts), {"id": mine}) == 0
 
 
-async def test_seats_that_cost_nothing_leave_no_draft(connection: AsyncConnection) -> None:
+async def test_seats_without_price_leave_no_draft(connection: AsyncConnection) -> None:
     mine = await begun(connection, await a_plan(connection, "29.99"))
     await changed(connection, mine, THE_11TH, quantity=4)
     assert amounts(await invoiced(connection, mine, THE_21ST)) == ["29.99"]
 
 
-async def test_a_plan_of_another_interval_gives_the_rest_back_and_asks_for_its_own_period(
+async def test_plan_of_another_interval_credits_the_rest_and_starts_its_own_period(
     connection: AsyncConnection,
 ) -> None:
     monthly, yearly = (
@@ -131,7 +131,7 @@ async def test_a_plan_of_another_interval_gives_the_rest_back_and_asks_for_its_o
     assert (amounts(invoice), invoice.period_start) == (["30.00", "-20.00", "300.00"], THE_11TH)
 
 
-async def test_a_change_of_currency_takes_an_invoice_in_each(connection: AsyncConnection) -> None:
+async def test_change_of_currency_takes_an_invoice_per_currency(connection: AsyncConnection) -> None:
     dollars, yen = await a_plan(connection, "30.00"), await a_plan(connection, "3000", currency="JPY")
     mine = await begun(connection, dollars)
     await changed(connection, mine, THE_11TH, plan_id=yen)
@@ -140,7 +140,7 @@ async def test_a_change_of_currency_takes_an_invoice_in_each(connection: AsyncCo
     assert (second.currency, amounts(second)) == ("JPY", ["2000"])
 
 
-async def test_usage_is_counted_for_the_time_of_the_plan_that_counts_it(connection: AsyncConnection) -> None:
+async def test_usage_is_invoiced_for_the_time_of_its_plan(connection: AsyncConnection) -> None:
     usage, pro = await a_plan(connection, "0.10", "usage"), await a_plan(connection, "30.00")
     mine = await begun(connection, usage)
     await used(connection, mine, at=JUNE + timedelta(days=1), credits_charged=70)
@@ -152,7 +152,7 @@ async def test_usage_is_counted_for_the_time_of_the_plan_that_counts_it(connecti
     assert sorted(amounts(invoice)) == sorted(["7.00", "20.00", "-10.00", "3.00"])
 
 
-async def test_a_void_invoice_is_issued_again_as_it_was(connection: AsyncConnection) -> None:
+async def test_voided_invoice_is_issued_again_unchanged(connection: AsyncConnection) -> None:
     basic, pro = await a_plan(connection, "9.99"), await a_plan(connection, "29.99")
     mine = await begun(connection, basic)
     await changed(connection, mine, THE_11TH, plan_id=pro)
@@ -162,7 +162,7 @@ async def test_a_void_invoice_is_issued_again_as_it_was(connection: AsyncConnect
     assert (amounts(again), again.number) == (amounts(wrong), (wrong.number or 0) + 1)
 
 
-async def test_an_invoice_voided_after_a_change_is_asked_for_with_it(connection: AsyncConnection) -> None:
+async def test_invoice_voided_after_a_change_is_issued_with_it(connection: AsyncConnection) -> None:
     basic, pro = await a_plan(connection, "9.99"), await a_plan(connection, "29.99")
     mine = await begun(connection, basic)
     june = await invoiced(connection, mine, JUNE)
@@ -172,7 +172,7 @@ async def test_an_invoice_voided_after_a_change_is_asked_for_with_it(connection:
     assert (amounts(again), again.period_start, str(again.total)) == (["9.99", "-6.66", "19.99"], JUNE, "23.32")
 
 
-async def test_the_invoice_of_a_change_alone_is_asked_for_again_when_it_is_void(connection: AsyncConnection) -> None:
+async def test_voided_invoice_of_a_change_is_issued_again(connection: AsyncConnection) -> None:
     basic, pro = await a_plan(connection, "9.99"), await a_plan(connection, "29.99")
     mine = await begun(connection, basic)
     june = await invoiced(connection, mine, JUNE)
@@ -184,7 +184,7 @@ async def test_the_invoice_of_a_change_alone_is_asked_for_again_when_it_is_void(
     assert amounts(await invoiced(connection, mine, THE_21ST)) == ["9.99"]
 
 
-async def test_a_void_invoice_without_changes_is_made_anew_by_the_plan(connection: AsyncConnection) -> None:
+async def test_voided_invoice_without_changes_is_replaced_by_the_plans_price(connection: AsyncConnection) -> None:
     usage = await a_plan(connection, "0.10", "usage")
     mine = await begun(connection, usage)
     await used(connection, mine, at=JUNE + timedelta(days=1), credits_charged=70)
@@ -197,7 +197,7 @@ async def test_a_void_invoice_without_changes_is_made_anew_by_the_plan(connectio
     assert (amounts(wrong), amounts(again), again.metadata) == (["7.00"], ["15.00"], {})
 
 
-async def test_an_invoice_voided_in_its_period_is_asked_for_with_the_next(connection: AsyncConnection) -> None:
+async def test_invoice_voided_in_its_period_is_issued_with_the_next(connection: AsyncConnection) -> None:
     mine = await begun(connection, await a_plan(connection, "9.99"))
     await voided(connection, await invoiced(connection, mine, JUNE), THE_21ST)
     await renewals.advance(connection, mine, now=JULY, grace=timedelta(days=3))
@@ -205,7 +205,7 @@ async def test_an_invoice_voided_in_its_period_is_asked_for_with_the_next(connec
     assert (amounts(july), july.period_start) == (["9.99", "9.99"], JULY)
 
 
-async def test_whatever_is_made_void_on_the_way_the_same_is_asked_for_in_the_end(connection: AsyncConnection) -> None:
+async def test_voiding_never_changes_the_sum_of_invoices(connection: AsyncConnection) -> None:
     random = seeded_random("void invoices")
     plan_ids = [await a_plan(connection, price) for price in ("9.99", "29.99", "0")]
     for _ in range(LIVES):
@@ -217,7 +217,7 @@ async def test_whatever_is_made_void_on_the_way_the_same_is_asked_for_in_the_end
 
 
 async def asked_in_all(connection: AsyncConnection, plan_id: str, steps: list[tuple[int, str]]) -> Decimal:
-    """What the invoices that stand come to after such a life from 1 June on."""
+    """The sum of invoices that are not void after these steps from 1 June on."""
     mine = await begun(connection, plan_id)
     issued: list[Invoice] = []
     for hour, step in [*steps, (60 * 24, "issue")]:
@@ -234,7 +234,7 @@ async def asked_in_all(connection: AsyncConnection, plan_id: str, steps: list[tu
     return Decimal(await connection.scalar(text(total), {"id": mine}))
 
 
-async def test_what_was_taken_back_is_neither_given_back_nor_asked_for_again(connection: AsyncConnection) -> None:
+async def test_credited_invoice_is_neither_credited_nor_issued_again(connection: AsyncConnection) -> None:
     basic, pro = await a_plan(connection, "9.99"), await a_plan(connection, "29.99")
     mine = await begun(connection, basic)
     june = await invoiced(connection, mine, JUNE)
@@ -248,7 +248,7 @@ async def test_what_was_taken_back_is_neither_given_back_nor_asked_for_again(con
     assert amounts(await invoiced(connection, mine, THE_21ST)) == ["19.99", "-10.00", "3.33"]
 
 
-async def test_trials_cost_nothing_and_change_for_nothing(connection: AsyncConnection) -> None:
+async def test_trial_costs_nothing_and_changes_for_free(connection: AsyncConnection) -> None:
     basic, pro = await a_plan(connection, "9.99"), await a_plan(connection, "29.99")
     user = await a_user(connection)
     trial = await lifecycle.start_trial(connection, user.id, plan_id=basic, days=14, now=JUNE, actor="test")
@@ -259,7 +259,7 @@ async def test_trials_cost_nothing_and_change_for_nothing(connection: AsyncConne
     assert amounts(await invoiced(connection, trial.id, THE_21ST)) == ["29.99"]
 
 
-async def test_a_plan_without_a_price_for_the_seats_is_refused(connection: AsyncConnection) -> None:
+async def test_plan_without_a_price_for_the_seats_is_refused(connection: AsyncConnection) -> None:
     tiers = (Tier(up_to=10, unit_price=Decimal(5)),)
     mine = await begun(connection, await a_plan(connection, "0", "tiered", tiers=tiers))
     with pytest.raises(InUse, match="no tier reaches 11"):

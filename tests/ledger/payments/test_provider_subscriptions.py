@@ -1,4 +1,4 @@
-"""What the provider's object says holds: once, in any order of telling, whatever we thought."""
+"""The provider's state of a subscription applies once, in any order of delivery."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def told(
     return await provider_subscriptions.sync_from_provider(connection, subscription.id, status=status, now=now, **given)
 
 
-async def test_a_paid_period_is_granted_once_however_often_it_is_told(connection: AsyncConnection) -> None:
+async def test_paid_period_is_granted_once(connection: AsyncConnection) -> None:
     waiting = await ordered(connection)
     synced = [await told(connection, waiting, now=NOON + number * SECOND) for number in range(3)]
     assert [each.status for each in synced] == [Status.ACTIVE] * 3
@@ -53,13 +53,13 @@ async def test_a_paid_period_is_granted_once_however_often_it_is_told(connection
     assert await kinds(connection, waiting.user_id) == [("grant", 100)]
 
 
-async def test_older_news_changes_nothing(connection: AsyncConnection) -> None:
+async def test_older_provider_state_is_ignored(connection: AsyncConnection) -> None:
     waiting = await ordered(connection)
     synced = await told(connection, waiting, now=NOON)
     assert await told(connection, waiting, Status.CANCELED, now=NOON - SECOND) == synced
 
 
-async def test_it_takes_over_from_the_free_subscription(connection: AsyncConnection) -> None:
+async def test_provider_subscription_supersedes_the_free_one(connection: AsyncConnection) -> None:
     free = await begun(connection)
     paid = await lifecycle.await_payment(
         connection, free.user_id, plan_id=await a_plan(connection), provider="stripe", now=NOON
@@ -72,7 +72,7 @@ async def test_it_takes_over_from_the_free_subscription(connection: AsyncConnect
     assert (now_current.id, before.status) == (paid.id, Status.CANCELED)
 
 
-async def test_an_unpaid_period_gives_access_for_a_grace_and_no_credits_until_it_is_paid(
+async def test_unpaid_period_gives_access_during_grace_and_no_credits(
     connection: AsyncConnection,
 ) -> None:
     waiting = await ordered(connection)
@@ -90,7 +90,7 @@ async def test_an_unpaid_period_gives_access_for_a_grace_and_no_credits_until_it
     assert await kinds(connection, waiting.user_id) == [("grant", 100), ("grant", 100)]
 
 
-async def test_a_change_of_plan_within_a_period_is_prorated_once(connection: AsyncConnection) -> None:
+async def test_plan_change_at_the_provider_is_prorated_once(connection: AsyncConnection) -> None:
     waiting = await ordered(connection)
     await told(connection, waiting)
     larger = await a_plan(connection, credits_per_period=300)
@@ -99,7 +99,7 @@ async def test_a_change_of_plan_within_a_period_is_prorated_once(connection: Asy
     assert await kinds(connection, waiting.user_id) == [("grant", 100), ("grant", 100)]
 
 
-async def test_a_period_that_ends_later_than_was_thought_keeps_its_credits_until_then(
+async def test_extended_period_keeps_its_credits(
     connection: AsyncConnection,
 ) -> None:
     waiting = await ordered(connection)
@@ -109,7 +109,7 @@ async def test_a_period_that_ends_later_than_was_thought_keeps_its_credits_until
     assert (found.period_end, found.current_credits) == (NOON + 2 * MONTH, 100)
 
 
-async def test_a_provider_renews_its_own_and_the_clock_does_not(connection: AsyncConnection) -> None:
+async def test_provider_subscription_is_not_renewed_by_the_clock(connection: AsyncConnection) -> None:
     waiting = await ordered(connection)
     await told(connection, waiting)
     assert await renewals.advance(connection, waiting.id, now=NOON + 5 * MONTH, grace=GRACE) == 0
@@ -118,7 +118,7 @@ async def test_a_provider_renews_its_own_and_the_clock_does_not(connection: Asyn
     assert await subscriptions.get_current(connection, waiting.user_id) is None
 
 
-async def test_a_trial_at_the_provider_uses_up_the_accounts_trial(connection: AsyncConnection) -> None:
+async def test_provider_trial_uses_up_the_accounts_trial(connection: AsyncConnection) -> None:
     waiting = await ordered(connection)
     assert not await subscriptions.had_trial(connection, waiting.user_id)
     trial = await told(connection, waiting, Status.TRIALING)

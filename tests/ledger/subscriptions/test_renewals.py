@@ -1,4 +1,4 @@
-"""The clock moves subscriptions: each period once, however late, and what was to end ends."""
+"""Renewals apply each period once, however late, and canceled subscriptions end."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def turned(connection: AsyncConnection, subscription: StoredSubscription, 
 
 
 async def balance(connection: AsyncConnection, user_id: UUID) -> grants.Balance:
-    """The balance row, once the account's books agree."""
+    """The balance row, after checking that the account's books agree."""
     assert in_postgresql((await reconciliation.get_books(connection, [user_id]))[user_id]) == ()
     found = await grants.get_balance(connection, user_id)
     assert found is not None
@@ -57,7 +57,7 @@ async def kinds(connection: AsyncConnection, user_id: UUID) -> list[tuple[str, i
     return [(entry.kind, entry.amount) for entry in reversed(book)]
 
 
-async def test_a_period_ends_and_the_next_begins_with_its_credits(connection: AsyncConnection) -> None:
+async def test_renewal_starts_the_next_period_with_its_credits(connection: AsyncConnection) -> None:
     first = await begun(connection, now=JANUARY_31)
     assert await renewals.advance(connection, first.id, now=first.current_period_end, grace=GRACE) == 1
     assert await renewals.advance(connection, first.id, now=first.current_period_end, grace=GRACE) == 0
@@ -69,7 +69,7 @@ async def test_a_period_ends_and_the_next_begins_with_its_credits(connection: As
     assert (found.period_start, found.next_credit_refill) == (second.current_period_start, second.current_period_end)
 
 
-async def test_after_a_year_of_downtime_every_period_was_granted_once(connection: AsyncConnection) -> None:
+async def test_renewal_after_a_year_of_downtime_grants_each_period_once(connection: AsyncConnection) -> None:
     for rolls_over, left in ((False, 100), (True, 1300)):
         first = await begun(connection, now=JANUARY_31, credits_rollover=rolls_over)
         late = await turned(connection, first, JANUARY_31 + timedelta(days=365))
@@ -79,21 +79,21 @@ async def test_after_a_year_of_downtime_every_period_was_granted_once(connection
         assert (await balance(connection, first.user_id)).current_credits == left
 
 
-async def test_what_was_bought_outlives_every_refill(connection: AsyncConnection) -> None:
+async def test_purchased_credits_outlive_renewals(connection: AsyncConnection) -> None:
     first = await begun(connection)
     await grants.grant(connection, first.user_id, amount=7, source="purchase", reason="pack", actor="test")
     await turned(connection, first, NOON + timedelta(days=100))
     assert (await balance(connection, first.user_id)).current_credits == 107
 
 
-async def test_a_debt_is_settled_by_the_next_period(connection: AsyncConnection) -> None:
+async def test_renewal_pays_debt(connection: AsyncConnection) -> None:
     first = await begun(connection)
     await grants.adjust(connection, first.user_id, amount=-130, reason="overdrawn", actor="test")
     await turned(connection, first, first.current_period_end)
     assert (await balance(connection, first.user_id)).current_credits == 70
 
 
-async def test_what_was_to_end_expires_and_is_not_refilled(connection: AsyncConnection) -> None:
+async def test_canceled_subscription_expires_without_refill(connection: AsyncConnection) -> None:
     first = await begun(connection)
     await lifecycle.cancel(connection, first.id, now=NOON)
     ended = await turned(connection, first, NOON + timedelta(days=90))
@@ -102,7 +102,7 @@ async def test_what_was_to_end_expires_and_is_not_refilled(connection: AsyncConn
     assert await kinds(connection, first.user_id) == [("grant", 100), ("expiry", -100)]
 
 
-async def test_a_trial_comes_once_and_becomes_the_plan(connection: AsyncConnection) -> None:
+async def test_trial_is_unique_and_becomes_the_plan(connection: AsyncConnection) -> None:
     user, plan_id = await a_user(connection), await a_plan(connection, credits_rollover=True)
     trial = await lifecycle.start_trial(connection, user.id, plan_id=plan_id, days=14, now=NOON, actor="test")
     assert (trial.status, trial.trial_end) == (Status.TRIALING, NOON + timedelta(days=14))
@@ -114,7 +114,7 @@ async def test_a_trial_comes_once_and_becomes_the_plan(connection: AsyncConnecti
         await lifecycle.start_trial(connection, user.id, plan_id=plan_id, days=14, now=NOON, actor="test")
 
 
-async def test_a_change_for_the_next_period_comes_with_it(connection: AsyncConnection) -> None:
+async def test_scheduled_change_applies_with_the_next_period(connection: AsyncConnection) -> None:
     first, weekly = await begun(connection), await a_plan(connection, billing_interval="week", credits_per_period=9)
     await plan_changes.change(connection, first.id, plan_id=weekly, now=NOON, actor="test", at_period_end=True)
     assert (await balance(connection, first.user_id)).current_credits == 100
@@ -124,7 +124,7 @@ async def test_a_change_for_the_next_period_comes_with_it(connection: AsyncConne
     assert (await balance(connection, first.user_id)).current_credits == 9
 
 
-async def test_up_and_down_within_a_period_makes_no_credits(connection: AsyncConnection) -> None:
+async def test_upgrade_and_downgrade_create_no_credits(connection: AsyncConnection) -> None:
     first = await begun(connection)
     small, large = first.plan_id, await a_plan(connection, credits_per_period=1100)
     half = NOON + (first.current_period_end - NOON) / 2
@@ -141,7 +141,7 @@ async def test_up_and_down_within_a_period_makes_no_credits(connection: AsyncCon
     assert (again.credits, (await balance(connection, first.user_id)).current_credits) == (50, 90)
 
 
-async def test_a_pause_stops_the_periods_and_its_end_begins_one(connection: AsyncConnection) -> None:
+async def test_pause_stops_periods_and_resume_starts_one(connection: AsyncConnection) -> None:
     first = await begun(connection)
     await lifecycle.pause(connection, first.id)
     later = NOON + timedelta(days=200)
@@ -159,7 +159,7 @@ async def test_periods_follow_the_accounts_time_zone(connection: AsyncConnection
     assert first.current_period_end == datetime(2026, 4, 1, 10, tzinfo=UTC)
 
 
-async def test_a_checkout_that_nobody_completes_expires_within_a_day(connection: AsyncConnection) -> None:
+async def test_abandoned_checkout_expires_within_a_day(connection: AsyncConnection) -> None:
     user, plan_id = await a_user(connection), await a_plan(connection)
     ordered: dict[str, Any] = {"plan_id": plan_id, "provider": "stripe"}
     waiting = await lifecycle.await_payment(connection, user.id, **ordered, now=NOON)
@@ -170,7 +170,7 @@ async def test_a_checkout_that_nobody_completes_expires_within_a_day(connection:
     assert await kinds(connection, user.id) == []
 
 
-async def test_due_subscriptions_are_found_and_others_are_not(connection: AsyncConnection) -> None:
+async def test_only_due_subscriptions_are_found(connection: AsyncConnection) -> None:
     due, running, ended = [await begun(connection, now=NOON - timedelta(days=days)) for days in (40, 3, 40)]
     await lifecycle.cancel(connection, ended.id, now=NOON, at_period_end=False)
     found = {each.subscription_id for each in await renewals.find_due(connection, now=NOON, grace=GRACE, limit=100)}
@@ -178,7 +178,7 @@ async def test_due_subscriptions_are_found_and_others_are_not(connection: AsyncC
     assert not found & {running.id, ended.id}
 
 
-async def test_the_ledger_is_never_rewritten(connection: AsyncConnection) -> None:
+async def test_ledger_rows_cannot_be_changed(connection: AsyncConnection) -> None:
     first = await begun(connection)
     for rewrite in ("UPDATE credit_ledger SET amount = 1", "DELETE FROM credit_ledger"):
         with pytest.raises(Exception, match="append-only"):

@@ -1,4 +1,4 @@
-"""Subscriptions begin with their period and its credits; an account lives on one at a time."""
+"""Subscriptions start with a period and its credits; an account has one current subscription."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def _plan(
         ("year", 1, datetime(2028, 2, 29, tzinfo=UTC), datetime(2029, 2, 28, tzinfo=UTC)),
     ],
 )
-async def test_a_period_ends_by_the_calendar(
+async def test_period_ends_by_the_calendar(
     connection: AsyncConnection, interval: Interval, count: int, begins: datetime, ends: datetime
 ) -> None:
     plan = await _plan(connection, interval=interval, count=count)
@@ -52,7 +52,7 @@ async def test_a_period_ends_by_the_calendar(
     assert (begun.current_period_start, begun.current_period_end) == (begins, ends)
 
 
-async def test_starting_grants_the_credits_of_the_period_until_its_end(connection: AsyncConnection) -> None:
+async def test_start_grants_the_periods_credits_until_its_end(connection: AsyncConnection) -> None:
     user, plan = await a_user(connection), await _plan(connection)
     begun = await lifecycle.start(connection, user.id, plan_id=plan.id, now=NOON)
     assert (begun.status, begun.plan_version) == (SubscriptionStatus.ACTIVE, 1)
@@ -65,13 +65,13 @@ async def test_starting_grants_the_credits_of_the_period_until_its_end(connectio
     assert (grant.source, grant.amount, grant.expires_at) == ("plan", 100, begun.current_period_end)
 
 
-async def test_credits_that_roll_over_do_not_expire(connection: AsyncConnection) -> None:
+async def test_rollover_credits_do_not_expire(connection: AsyncConnection) -> None:
     user, plan = await a_user(connection), await _plan(connection, rollover=True)
     await lifecycle.start(connection, user.id, plan_id=plan.id, now=NOON)
     assert [grant.expires_at for grant in await list_open_grants(connection, user.id)] == [None]
 
 
-async def test_a_second_current_subscription_is_refused_and_grants_nothing(connection: AsyncConnection) -> None:
+async def test_second_current_subscription_is_refused_without_credits(connection: AsyncConnection) -> None:
     user, plan = await a_user(connection), await _plan(connection)
     first = await lifecycle.start(connection, user.id, plan_id=plan.id, now=NOON)
     with pytest.raises(AlreadyExists, match="uq_subscriptions_current"):
@@ -80,7 +80,7 @@ async def test_a_second_current_subscription_is_refused_and_grants_nothing(conne
     assert len(await list_open_grants(connection, user.id)) == 1
 
 
-async def test_cancelling_at_the_end_of_the_period_lets_it_run(connection: AsyncConnection) -> None:
+async def test_cancel_at_period_end_lets_the_period_run(connection: AsyncConnection) -> None:
     user, plan = await a_user(connection), await _plan(connection)
     begun = await lifecycle.start(connection, user.id, plan_id=plan.id, now=NOON)
     ending = await lifecycle.cancel(connection, begun.id, now=NOON)
@@ -88,7 +88,7 @@ async def test_cancelling_at_the_end_of_the_period_lets_it_run(connection: Async
     assert await subscriptions.get_current(connection, user.id) == ending
 
 
-async def test_cancelling_now_ends_it_and_makes_room_for_another(connection: AsyncConnection) -> None:
+async def test_cancel_now_allows_another_subscription(connection: AsyncConnection) -> None:
     user, plan = await a_user(connection), await _plan(connection)
     begun = await lifecycle.start(connection, user.id, plan_id=plan.id, now=NOON)
     ended = await lifecycle.cancel(connection, begun.id, now=NOON, at_period_end=False)
@@ -99,7 +99,7 @@ async def test_cancelling_now_ends_it_and_makes_room_for_another(connection: Asy
     assert await lifecycle.start(connection, user.id, plan_id=plan.id, now=NOON)
 
 
-async def test_unknown_users_plans_and_subscriptions_are_not_found(connection: AsyncConnection) -> None:
+async def test_unknown_user_plan_or_subscription_is_not_found(connection: AsyncConnection) -> None:
     user, plan = await a_user(connection), await _plan(connection)
     with pytest.raises(NotFound, match="plan"):
         await lifecycle.start(connection, user.id, plan_id="none", now=NOON)

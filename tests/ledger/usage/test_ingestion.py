@@ -1,4 +1,4 @@
-"""Journal lines become rows and charges exactly once, whatever is replayed, repeated or unknown."""
+"""Journal lines become rows and charges exactly once, also when replayed, duplicated or of unknown users."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def _credits(connection: AsyncConnection, user: User) -> int:
     return found.current_credits
 
 
-async def test_a_line_becomes_a_row_as_it_was_written(connection: AsyncConnection) -> None:
+async def test_line_becomes_a_row_unchanged(connection: AsyncConnection) -> None:
     user, request_id, key_id, awkward = await a_user(connection), uuid4(), uuid4(), "a\tb\\N\nc\r\\"
     at = NOON + timedelta(microseconds=1)
     record = a_line(
@@ -66,7 +66,7 @@ async def test_a_line_becomes_a_row_as_it_was_written(connection: AsyncConnectio
     assert (row.batch_id, row.subscription_id, row.upstream_time_ms) == (None, None, None)
 
 
-async def test_replaying_a_batch_changes_nothing(connection: AsyncConnection) -> None:
+async def test_replayed_batch_changes_nothing(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     await _give(connection, user, 10)
     lines = [a_line(user.id, credits_charged=2, usage_type="analysis") for _ in range(3)]
@@ -76,7 +76,7 @@ async def test_replaying_a_batch_changes_nothing(connection: AsyncConnection) ->
     assert await _state(connection, user) == before
 
 
-async def test_a_batch_half_known_charges_the_new_half(connection: AsyncConnection) -> None:
+async def test_batch_half_known_charges_the_new_half(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     await _give(connection, user, 100)
     old, new = a_line(user.id, credits_charged=5), a_line(user.id, credits_charged=7)
@@ -85,7 +85,7 @@ async def test_a_batch_half_known_charges_the_new_half(connection: AsyncConnecti
     assert await _credits(connection, user) == 88
 
 
-async def test_a_line_twice_in_a_batch_counts_once(connection: AsyncConnection) -> None:
+async def test_duplicate_line_in_a_batch_counts_once(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     repeated = a_line(user.id, credits_charged=4, usage_type="analysis")
     assert await ingest(connection, [repeated, repeated]) == Ingested(rows=1, accounts=1)
@@ -93,8 +93,8 @@ async def test_a_line_twice_in_a_batch_counts_once(connection: AsyncConnection) 
     assert len((await list_analyses(connection, UsageFilter(user_id=user.id))).data) == 1
 
 
-async def test_a_batch_that_is_rolled_back_leaves_nothing_for_the_next(own_database_url: str) -> None:
-    """The staging tables live as long as the connection; what they held must not."""
+async def test_batch_that_is_rolled_back_leaves_nothing_for_the_next(own_database_url: str) -> None:
+    """The staging tables live as long as the connection, their rows must not."""
     database = Database(own_database_url, pool_size=1)
     async with database.transaction() as connection:
         user = await a_user(connection)
@@ -113,19 +113,19 @@ async def test_a_batch_that_is_rolled_back_leaves_nothing_for_the_next(own_datab
     await database.close()
 
 
-async def test_unknown_users_keep_their_rows_and_charge_nobody(connection: AsyncConnection) -> None:
+async def test_line_of_an_unknown_user_is_recorded_without_charge(connection: AsyncConnection) -> None:
     known, unknown = await a_user(connection), uuid4()
     assert await ingest(connection, [a_line(unknown), a_line(known.id)]) == Ingested(rows=2, accounts=1)
     assert len((await list_usage(connection, UsageFilter(user_id=unknown))).data) == 1
 
 
-async def test_a_free_call_is_recorded_and_writes_no_ledger(connection: AsyncConnection) -> None:
+async def test_free_call_is_recorded_without_ledger_entry(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     assert await ingest(connection, [a_line(user.id, credits_charged=0)]) == Ingested(rows=1, accounts=0)
     assert (await list_ledger(connection, user.id)).data == ()
 
 
-async def test_a_batch_is_one_ledger_row_an_account(connection: AsyncConnection) -> None:
+async def test_batch_writes_one_ledger_row_per_account(connection: AsyncConnection) -> None:
     first, second = await a_user(connection), await a_user(connection)
     await _give(connection, first, 10)
     await ingest(connection, [a_line(first.id, credits_charged=n) for n in (1, 2, 3)] + [a_line(second.id)])
@@ -136,7 +136,7 @@ async def test_a_batch_is_one_ledger_row_an_account(connection: AsyncConnection)
     assert (only.amount, only.balance_after) == (-1, -1)
 
 
-async def test_totals_count_what_was_used(connection: AsyncConnection) -> None:
+async def test_totals_count_usage(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     await ingest(connection, [a_line(user.id, credits_charged=3)])
     found = await get_balance(connection, user.id)
@@ -144,7 +144,7 @@ async def test_totals_count_what_was_used(connection: AsyncConnection) -> None:
     assert (found.total_credits_used, found.credits_used_this_period, found.credit_seq) == (3, 3, 0)
 
 
-async def test_grants_burn_by_priority_then_by_what_expires_soonest(connection: AsyncConnection) -> None:
+async def test_grants_burn_down_by_priority_then_by_expiry(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     lasting = await _give(connection, user, 10)
     paid = await _give(connection, user, 10, days=1, priority=50)
@@ -158,7 +158,7 @@ async def test_grants_burn_by_priority_then_by_what_expires_soonest(connection: 
     assert {one.id: one.remaining for one in await list_open_grants(connection, user.id)} == {paid: 7}
 
 
-async def test_a_charge_above_the_balance_becomes_debt_that_the_next_grant_settles(connection: AsyncConnection) -> None:
+async def test_charge_above_the_balance_is_debt_that_the_next_grant_pays(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     await _give(connection, user, 5)
     await ingest(connection, [a_line(user.id, credits_charged=8)])
@@ -196,21 +196,21 @@ async def test_analyses_have_a_history(connection: AsyncConnection) -> None:
         ({"outcome": "fine"}, "ck_usage_tracking_outcome"),
     ],
 )
-async def test_a_malformed_line_is_named(connection: AsyncConnection, columns: dict[str, str], complaint: str) -> None:
+async def test_malformed_line_is_named(connection: AsyncConnection, columns: dict[str, str], complaint: str) -> None:
     with pytest.raises(MalformedLines, match=complaint):
         await ingest(connection, [a_line(uuid4(), **columns)])  # type: ignore[arg-type]  # by parameter
 
 
-async def test_a_line_with_a_column_too_few_is_malformed(connection: AsyncConnection) -> None:
+async def test_line_with_a_missing_column_is_malformed(connection: AsyncConnection) -> None:
     with pytest.raises(MalformedLines, match="line 2"):
         await ingest(connection, [a_line(uuid4()), b"half\ta line\n"])
 
 
-async def test_no_lines_are_no_work(connection: AsyncConnection) -> None:
+async def test_empty_batch_writes_nothing(connection: AsyncConnection) -> None:
     assert await ingest(connection, []) == Ingested(0, 0)
 
 
-async def test_batches_and_grants_at_the_same_time_neither_deadlock_nor_lose_a_credit(own_database_url: str) -> None:
+async def test_concurrent_batches_and_grants_neither_deadlock_nor_lose_credits(own_database_url: str) -> None:
     database = Database(own_database_url, pool_size=4)
     async with database.transaction() as connection:
         users = [await a_user(connection) for _ in range(8)]
@@ -233,7 +233,7 @@ async def test_batches_and_grants_at_the_same_time_neither_deadlock_nor_lose_a_c
 
 @given(steps=st.lists(st.tuples(st.booleans(), st.integers(1, 20), st.integers(0, 3)), max_size=12))
 @settings(max_examples=15, deadline=None)
-async def test_the_books_always_balance(pristine_database: Database, steps: list[tuple[bool, int, int]]) -> None:
+async def test_books_always_balance(pristine_database: Database, steps: list[tuple[bool, int, int]]) -> None:
     async with pristine_database.transaction() as connection:
         user = await a_user(connection)
         for is_grant, amount, spread in steps:
@@ -261,7 +261,7 @@ async def test_usage_is_listed_newest_first_by_cursor_without_a_gap(connection: 
     assert [row.created_at for row in seen] == sorted((row.created_at for row in seen), reverse=True)
 
 
-async def test_an_export_streams_every_row_oldest_first(connection: AsyncConnection) -> None:
+async def test_export_streams_every_row_oldest_first(connection: AsyncConnection) -> None:
     user, other = await a_user(connection), await a_user(connection)
     times = [NOON + timedelta(seconds=n) for n in range(120)]
     await ingest(connection, [a_line(user.id, at=at) for at in reversed(times)] + [a_line(other.id)])

@@ -1,4 +1,4 @@
-"""A partition's journal has one writer, and its offset moves with what was written."""
+"""A partition's journal has one writer at a time, and its offset moves with the rows."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ async def writers(own_database_url: str) -> AsyncIterator[Database]:
     await opened.close()
 
 
-async def test_a_new_partition_begins_at_the_beginning(writers: Database) -> None:
+async def test_offset_of_a_new_partition_is_the_start(writers: Database) -> None:
     async with writers.transaction() as connection:
         assert await journal_offsets.claim(connection, [3, 1, 3]) == {1: "0-0", 3: "0-0"}
 
 
-async def test_an_advanced_offset_is_where_the_next_writer_begins(writers: Database) -> None:
+async def test_advanced_offset_is_where_the_next_writer_starts(writers: Database) -> None:
     async with writers.transaction() as connection:
         await journal_offsets.claim(connection, range(4))
         await journal_offsets.advance(connection, {1: "17-0", 3: "18-2"})
@@ -31,7 +31,7 @@ async def test_an_advanced_offset_is_where_the_next_writer_begins(writers: Datab
         assert await journal_offsets.claim(connection, range(4)) == {0: "0-0", 1: "17-0", 2: "0-0", 3: "18-2"}
 
 
-async def test_what_one_writer_holds_the_other_does_not_get_or_wait_for(writers: Database) -> None:
+async def test_locked_offset_is_skipped_by_other_writers(writers: Database) -> None:
     async with writers.transaction() as connection:
         await journal_offsets.claim(connection, range(4))
     async with AsyncExitStack() as stack:
@@ -41,7 +41,7 @@ async def test_what_one_writer_holds_the_other_does_not_get_or_wait_for(writers:
         assert set(await journal_offsets.claim(second, range(4))) == {2, 3}
 
 
-async def test_a_writer_that_fails_leaves_its_offset(writers: Database) -> None:
+async def test_failed_writer_leaves_its_offset(writers: Database) -> None:
     async def fail() -> None:
         async with writers.transaction() as connection:
             await journal_offsets.claim(connection, [0])
@@ -54,7 +54,7 @@ async def test_a_writer_that_fails_leaves_its_offset(writers: Database) -> None:
         assert await journal_offsets.claim(connection, [0]) == {0: "0-0"}
 
 
-async def test_who_asks_for_a_few_gets_those_that_waited_longest_and_leaves_the_others(writers: Database) -> None:
+async def test_offset_limit_takes_the_longest_waiting_partitions(writers: Database) -> None:
     async with writers.transaction() as connection:
         await journal_offsets.claim(connection, range(4))
     async with writers.transaction() as connection:
@@ -67,6 +67,6 @@ async def test_who_asks_for_a_few_gets_those_that_waited_longest_and_leaves_the_
         assert set(await journal_offsets.claim(second, range(4), limit=3)) == {0, 2}
 
 
-async def test_a_few_of_new_partitions_can_be_had(writers: Database) -> None:
+async def test_offset_limit_applies_to_new_partitions(writers: Database) -> None:
     async with writers.transaction() as connection:
         assert set(await journal_offsets.claim(connection, range(10, 20), limit=3)) == {10, 11, 12}

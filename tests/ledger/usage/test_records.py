@@ -1,4 +1,4 @@
-"""Refusals add up; the audit log tells the history of a thing."""
+"""Refusals are counted per minute; the audit log lists the history of an entity."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def test_refusals_of_a_minute_add_up(connection: AsyncConnection) -> None:
     assert counted == {limited: 5, broke: 1, later: 5}
 
 
-async def test_refusals_of_a_key_that_is_gone_do_not_lose_the_others(connection: AsyncConnection) -> None:
+async def test_refusals_of_a_deleted_key_do_not_lose_others(connection: AsyncConnection) -> None:
     key = await a_key(connection, (await a_user(connection)).id)
     gone = RefusedIn(uuid4(), "analyze", "rate_limited", NOON)
     kept = RefusedIn(key.id, "analyze", "rate_limited", NOON)
@@ -39,7 +39,7 @@ async def test_refusals_of_a_key_that_is_gone_do_not_lose_the_others(connection:
     assert [row.api_key_id for row in rows] == [key.id]
 
 
-async def test_the_audit_log_tells_the_history_of_a_thing(connection: AsyncConnection) -> None:
+async def test_audit_log_lists_the_history_of_an_entity(connection: AsyncConnection) -> None:
     plan_id, other = uuid4(), uuid4()
     await audit_log.append(
         connection, actor="admin:ada", action="create", entity="plan", entity_id=plan_id, after={"a": 1}

@@ -1,4 +1,4 @@
-"""The calendar once more, slowly: dates are walked day by day, instants found by trying offsets. For comparing."""
+"""A slow oracle for billing periods: walks dates day by day and finds instants by trying offsets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ DAY = timedelta(days=1)
 
 
 def boundaries(anchor: datetime, interval: str, count: int, *, zone: ZoneInfo, until: datetime) -> list[datetime]:
-    """Every boundary from the anchor on, up to the first one after `until`."""
+    """The boundaries from the anchor up to the first one after `until`."""
     local = anchor.astimezone(zone)
     found, day = [anchor.astimezone(UTC)], local.date()
     while found[-1] <= until:
@@ -19,7 +19,7 @@ def boundaries(anchor: datetime, interval: str, count: int, *, zone: ZoneInfo, u
 
 
 def instant(wanted: datetime, zone: ZoneInfo) -> datetime:
-    """The first instant at which clocks in the zone show this; where they never do, by the offset before the gap."""
+    """The first instant with this local time; in a gap, by the offset before it."""
     wanted = wanted.replace(fold=0)
     before, after = (_offset((wanted + shift).replace(tzinfo=UTC), zone) for shift in (-2 * DAY, 2 * DAY))
     tried = sorted((wanted - offset).replace(tzinfo=UTC) for offset in {before, after})
@@ -28,7 +28,7 @@ def instant(wanted: datetime, zone: ZoneInfo) -> datetime:
 
 
 def _next(day: date, first: date, interval: str, count: int) -> date:
-    """Walks to the next day that the calendar gives the anchor's day."""
+    """Walks to the next day that corresponds to the anchor's day."""
     if interval in ("day", "week"):
         return day + count * (7 if interval == "week" else 1) * DAY
     months = count * (12 if interval == "year" else 1)

@@ -1,4 +1,4 @@
-"""Invoice arithmetic: worked examples of every pricing model, and what holds of all amounts."""
+"""Invoice arithmetic: worked examples of every pricing model, and properties of all amounts."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def amounts(model: str, price: str, quantity: int, *, currency: str = "USD", tie
         ("usage", "0.0005", 5, "KWD", "0.002"),
     ],
 )
-def test_a_plan_costs_what_its_model_says(model: str, price: str, quantity: int, currency: str, expected: str) -> None:
+def test_plan_costs_what_its_pricing_model_says(
+    model: str, price: str, quantity: int, currency: str, expected: str
+) -> None:
     assert amounts(model, price, quantity, currency=currency) == expected
 
 
@@ -76,13 +78,13 @@ def test_a_plan_costs_what_its_model_says(model: str, price: str, quantity: int,
         (100, "50.00 + 90.00 + 195.00", "270.00"),
     ],
 )
-def test_tiers_are_paid_by_unit_or_by_volume(quantity: int, graduated: str, volume: str) -> None:
+def test_tiers_are_priced_graduated_or_by_volume(quantity: int, graduated: str, volume: str) -> None:
     assert amounts("tiered", "0", quantity, tiers=TIERS) == graduated
     assert amounts("volume", "0", quantity, tiers=TIERS) == volume
 
 
 @pytest.mark.parametrize("model", ["tiered", "volume"])
-def test_no_tier_reaching_the_quantity_is_an_error_not_a_present(model: str) -> None:
+def test_quantity_beyond_the_last_tier_is_an_error(model: str) -> None:
     with pytest.raises(ValueError, match="no tier reaches 11"):
         amounts(model, "0", 11, tiers=TIERS[:1])
 
@@ -108,7 +110,7 @@ def test_part_of_a_period_costs_its_share(
     assert str(share(Decimal(amount), JUNE, part, currency=currency)) == expected
 
 
-# On 11 June, with two thirds of the month left: the plan and quantity before and after, and what is asked for.
+# On 11 June, with two thirds of the month left: plan and quantity before and after, and the charges.
 CHANGES = [
     (("flat", "9.99", 1), ("flat", "29.99", 1), "USD", ["-6.66"], ["19.99"]),
     (("flat", "29.99", 1), ("flat", "9.99", 1), "USD", ["-19.99"], ["6.66"]),
@@ -126,7 +128,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("old", "new", "currency", "back", "due"), CHANGES)
-def test_a_change_in_mid_period_gives_back_the_rest_of_the_old_and_asks_for_that_of_the_new(
+def test_change_credits_the_rest_of_the_old_and_charges_the_rest_of_the_new(
     old: tuple[str, str, int], new: tuple[str, str, int], currency: str, back: list[str], due: list[str]
 ) -> None:
     at = JUNE.start + timedelta(days=10)
@@ -138,7 +140,7 @@ def test_a_change_in_mid_period_gives_back_the_rest_of_the_old_and_asks_for_that
     assert [str(line.amount) for line in remaining(has, period=JUNE, at=at, currency=currency)] == due
 
 
-def test_a_line_of_a_change_says_which_time_it_is_for() -> None:
+def test_line_of_a_change_names_its_time() -> None:
     (line,) = unused([Line("Basic", 1, None, Decimal("9.99"))], period=JUNE, at=JUNE.start, currency="USD")
     assert (line.description, str(line.amount)) == ("Unused time, 2026-06-01 to 2026-07-01: Basic", "-9.99")
 
@@ -170,7 +172,7 @@ def test_minor_units_are_those_of_the_currency(currency: str, amount: str, minor
     assert from_minor(minor, currency) == Decimal(amount)
 
 
-def test_a_fraction_of_a_minor_unit_cannot_be_charged() -> None:
+def test_fraction_of_a_minor_unit_cannot_be_charged() -> None:
     with pytest.raises(ValueError, match="whole number of minor units"):
         to_minor(Decimal("0.5"), "JPY")
 
@@ -202,7 +204,7 @@ def test_lines_add_up_to_the_total(pricing: Pricing, quantity: int, tax_rate: De
 
 
 @given(pricings(), st.integers(0, 2000), st.decimals(min_value=0, max_value=1, places=4))
-def test_a_credit_note_takes_back_all_of_an_invoice(pricing: Pricing, quantity: int, tax_rate: Decimal) -> None:
+def test_credit_note_reverses_the_whole_invoice(pricing: Pricing, quantity: int, tax_rate: Decimal) -> None:
     lines = lines_of(pricing, quantity, description="Plan")
     asked, given_back = (
         totals(each, tax_rate=tax_rate, currency=pricing.currency) for each in (lines, credit_note(lines))
@@ -233,9 +235,7 @@ def test_parts_of_a_period_add_up_to_its_price(price: Decimal, currency: str, cu
 
 
 @given(PRICES, PRICES, CURRENCIES, st.integers(0, 30 * 86_400))
-def test_a_change_costs_no_more_than_the_dearer_plan_and_no_less_than_the_cheaper(
-    old: Decimal, new: Decimal, currency: str, second: int
-) -> None:
+def test_change_costs_between_the_two_plans(old: Decimal, new: Decimal, currency: str, second: int) -> None:
     had, has = (lines_of(Pricing("flat", price, currency), 1, description="Plan") for price in (old, new))
     at = JUNE.start + timedelta(seconds=second)
     lines = (

@@ -1,4 +1,4 @@
-"""Periods keep the day of the month they began on, in the account's time zone, whatever February and clocks do."""
+"""Periods keep their day of the month in the account's time zone, across short months and clock changes."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ zones = st.sampled_from(ZONES).map(ZoneInfo)
 @settings(max_examples=60, deadline=None)
 @given(anchor=anchors, span=spans, zone=zones)
 @example(anchor=at(2024, 10, 27, 1, 30), span=PeriodLength("day"), zone=BERLIN)  # the second 02:30 of that day
-def test_boundaries_are_those_of_a_calendar_that_is_walked(
-    anchor: datetime, span: PeriodLength, zone: ZoneInfo
-) -> None:
+def test_boundaries_equal_those_of_a_walked_calendar(anchor: datetime, span: PeriodLength, zone: ZoneInfo) -> None:
     walked = boundaries(anchor, span.interval, span.count, zone=zone, until=anchor + timedelta(days=800))
     for number, (start, end) in enumerate(pairwise(walked)):
         found = nth_period(anchor, span, zone=zone, number=number)
@@ -42,9 +40,7 @@ def test_boundaries_are_those_of_a_calendar_that_is_walked(
 
 @settings(max_examples=60, deadline=None)
 @given(anchor=anchors, span=spans, zone=zones, number=st.integers(0, 60))
-def test_periods_follow_each_other_without_gap_or_overlap(
-    anchor: datetime, span: PeriodLength, zone: ZoneInfo, number: int
-) -> None:
+def test_periods_have_no_gap_or_overlap(anchor: datetime, span: PeriodLength, zone: ZoneInfo, number: int) -> None:
     this = nth_period(anchor, span, zone=zone, number=number)
     after = next_period(anchor, span, zone=zone, end=this.end)
     assert after == nth_period(anchor, span, zone=zone, number=number + 1)
@@ -53,7 +49,7 @@ def test_periods_follow_each_other_without_gap_or_overlap(
 
 @settings(max_examples=60, deadline=None)
 @given(anchor=anchors, before=spans, after=spans, zones=st.tuples(zones, zones), number=st.integers(0, 20))
-def test_another_span_or_zone_never_makes_a_period_shorter_than_the_span(
+def test_changed_length_or_zone_never_shortens_a_period(
     anchor: datetime, before: PeriodLength, after: PeriodLength, zones: tuple[ZoneInfo, ZoneInfo], number: int
 ) -> None:
     old, new = zones
@@ -94,12 +90,12 @@ def test_another_span_or_zone_never_makes_a_period_shorter_than_the_span(
         (at(2026, 2, 1, 3), MONTH, "America/New_York", [at(2026, 3, 1, 3), at(2026, 4, 1, 2)]),
     ],
 )
-def test_known_dates(anchor: datetime, span: PeriodLength, zone: str, ends: list[datetime]) -> None:
+def test_boundaries_of_known_dates(anchor: datetime, span: PeriodLength, zone: str, ends: list[datetime]) -> None:
     found = [nth_period(anchor, span, zone=ZoneInfo(zone), number=number).end for number in range(len(ends))]
     assert found == ends
 
 
-def test_a_day_that_a_zone_skips_makes_no_period_of_no_length() -> None:
+def test_skipped_day_makes_no_empty_period() -> None:
     """Samoa went from 29 to 31 December 2011."""
     zone, anchor = ZoneInfo("Pacific/Apia"), at(2011, 12, 25, 20)
     ends, start = [], anchor

@@ -1,4 +1,4 @@
-"""The table of a subscription's life: closed, without dead ends but the last ones, and due events are always legal."""
+"""The state machine of subscriptions is closed, only final states are dead ends, and due events are legal."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ events = st.sampled_from(tuple(SubscriptionEvent))
 
 
 @pytest.mark.parametrize("state", [State(status) for status in OVER])
-def test_nothing_brings_an_ended_one_back_but_its_provider(state: State) -> None:
+def test_ended_subscription_is_revived_by_its_provider_only(state: State) -> None:
     assert [event for event in SubscriptionEvent if not isinstance(transition(state, event), IllegalEvent)] == []
     assert state_from_provider(Status.ACTIVE, is_ending=False) == State(Status.ACTIVE)
     assert "start another" in str(transition(state, SubscriptionEvent.RESUME))
 
 
 @given(path=st.lists(events, max_size=30))
-def test_every_path_from_the_first_state_stays_in_states_that_make_sense(path: list[SubscriptionEvent]) -> None:
+def test_reachable_states_are_consistent(path: list[SubscriptionEvent]) -> None:
     state = State(Status.INCOMPLETE)
     for event in path:
         after = transition(state, event)
@@ -51,13 +51,13 @@ def test_every_path_from_the_first_state_stays_in_states_that_make_sense(path: l
 
 
 @given(state=states)
-def test_what_is_said_to_be_legal_is(state: State) -> None:
+def test_legal_requests_are_legal(state: State) -> None:
     for event in REQUESTS:
         assert (event in legal_requests(state)) == (not isinstance(transition(state, event), IllegalEvent))
 
 
 @pytest.mark.parametrize("status", [Status.TRIALING, Status.ACTIVE, Status.PAST_DUE, Status.PAUSED])
-def test_one_that_is_to_end_can_be_kept_until_it_has(status: Status) -> None:
+def test_ending_subscription_can_be_kept_until_its_end(status: Status) -> None:
     ending = transition(State(status), SubscriptionEvent.CANCEL_AT_PERIOD_END)
     assert ending == State(status, is_ending=True)
     assert transition(State(status, is_ending=True), SubscriptionEvent.UNDO_CANCEL) == State(status)
@@ -73,7 +73,7 @@ def test_one_that_is_to_end_can_be_kept_until_it_has(status: Status) -> None:
     unpaid=st.none() | st.timedeltas(timedelta(days=-9), timedelta(days=9)),
     made=st.timedeltas(timedelta(days=-9), timedelta(days=0)),
 )
-def test_what_is_due_is_legal_and_ends(
+def test_due_events_are_legal_and_finite(
     state: State, is_manual: bool, ended: timedelta, unpaid: timedelta | None, made: timedelta
 ) -> None:
     times = Schedule(NOON + made, NOON + ended, None if unpaid is None else NOON + unpaid, is_manual)
@@ -102,6 +102,6 @@ def test_what_is_due_is_legal_and_ends(
         (State(Status.PAUSED, is_ending=True), timedelta(0), SubscriptionEvent.PERIOD_ENDED),
     ],
 )
-def test_what_the_clock_brings(state: State, passed: timedelta, expected: SubscriptionEvent | None) -> None:
+def test_due_event_of_each_state(state: State, passed: timedelta, expected: SubscriptionEvent | None) -> None:
     at = NOON - passed
     assert due_event(state, Schedule(at, at, at, is_manual=True), now=NOON, grace=GRACE) is expected

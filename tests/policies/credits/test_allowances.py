@@ -1,4 +1,4 @@
-"""No sequence of changes of plan makes credits, and nobody loses more than the difference."""
+"""No sequence of plan changes creates credits, and none loses more than the difference."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ amounts = st.integers(0, 10**12)
 
 
 @given(first=amounts, changes=st.lists(st.tuples(amounts, shares), max_size=8))
-def test_changes_within_a_period_never_add_up_to_more_than_the_largest_plan(
-    first: int, changes: list[tuple[int, Fraction]]
-) -> None:
+def test_changes_grant_at_most_the_largest_plan(first: int, changes: list[tuple[int, Fraction]]) -> None:
     total = before = first
     for after, left in sorted(changes, key=lambda change: -change[1]):  # time goes on, so what is left shrinks
         total += prorated_credits(before, after, share=left)
@@ -30,7 +28,7 @@ def test_changes_within_a_period_never_add_up_to_more_than_the_largest_plan(
 
 
 @given(before=amounts, after=amounts, left=shares)
-def test_there_and_back_at_one_moment_costs_one_credit_at_most(before: int, after: int, left: Fraction) -> None:
+def test_change_and_back_costs_one_credit_at_most(before: int, after: int, left: Fraction) -> None:
     back = prorated_credits(before, after, share=left) + prorated_credits(after, before, share=left)
     assert back in (-1, 0)
 
@@ -39,22 +37,22 @@ def test_there_and_back_at_one_moment_costs_one_credit_at_most(before: int, afte
     ("passed", "left"),
     [(timedelta(0), 1), (timedelta(days=31), 0), (timedelta(days=-5), 1), (timedelta(days=50), 0)],
 )
-def test_the_share_left_stays_between_nothing_and_all(passed: timedelta, left: int) -> None:
+def test_remaining_share_is_between_0_and_1(passed: timedelta, left: int) -> None:
     assert remaining_share(START, END, now=START + passed) == left
 
 
-def test_half_of_a_period_is_half_of_the_difference() -> None:
+def test_half_a_period_is_half_the_difference() -> None:
     half = remaining_share(START, END, now=START + (END - START) / 2)
     assert prorated_credits(100, 1000, share=half) == 450
     assert prorated_credits(1000, 101, share=half) == -450
 
 
-def test_seats_have_credits_each_where_they_are_paid_for_each() -> None:
+def test_seats_have_credits_under_per_seat_pricing() -> None:
     assert period_credits(100, pricing_model="per_seat", quantity=3) == 300
     assert period_credits(100, pricing_model="flat", quantity=3) == 100
 
 
-def test_credits_of_a_trial_end_with_it_even_where_others_roll_over() -> None:
+def test_trial_credits_never_roll_over() -> None:
     assert refill(5, period_end=END, rolls_over=True).expires_at is None
     assert refill(5, period_end=END, rolls_over=False).expires_at == END
     trial = refill(5, period_end=END, rolls_over=True, is_trial=True)

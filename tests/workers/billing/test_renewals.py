@@ -1,4 +1,4 @@
-"""Several workers move the same subscriptions and credits at once, late: each period is granted once."""
+"""Concurrent workers that run late apply each period and each expiry once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def ledger(backend: Backend) -> Database:
 
 @pytest.fixture
 def journal(backend: Backend) -> Journal:
-    """Empty: PostgreSQL has all usage."""
+    """An empty journal: PostgreSQL has all usage."""
     return backend.journal
 
 
@@ -59,9 +59,7 @@ async def _work(*workers: RenewalWorker | CreditExpiryWorker) -> None:
         pass
 
 
-async def test_workers_that_run_at_once_after_a_month_grant_each_period_once(
-    ledger: Database, journal: Journal
-) -> None:
+async def test_concurrent_renewal_workers_grant_each_period_once(ledger: Database, journal: Journal) -> None:
     user_ids = await _subscribe(ledger)
     late = NOON + timedelta(days=62)
     await _work(*(RenewalWorker(ledger, journal, grace=GRACE, now=lambda: late) for _ in range(4)))
@@ -71,7 +69,7 @@ async def test_workers_that_run_at_once_after_a_month_grant_each_period_once(
         assert tuple((await connection.execute(text(granted))).one()) == (3 * ACCOUNTS, 3 * ACCOUNTS)
 
 
-async def test_workers_that_run_at_once_expire_each_grant_once(ledger: Database, journal: Journal) -> None:
+async def test_concurrent_expiry_workers_expire_each_grant_once(ledger: Database, journal: Journal) -> None:
     user_ids = await _subscribe(ledger, rolls_over=False)
     late = NOON + timedelta(days=62)
     await _work(*(CreditExpiryWorker(ledger, journal, now=lambda: late) for _ in range(4)))
@@ -81,7 +79,7 @@ async def test_workers_that_run_at_once_expire_each_grant_once(ledger: Database,
         assert tuple((await connection.execute(text(expired))).one()) == (ACCOUNTS, -10 * ACCOUNTS)
 
 
-async def test_an_account_that_somebody_changes_is_left_for_the_next_time(ledger: Database, journal: Journal) -> None:
+async def test_locked_account_is_skipped_until_the_next_run(ledger: Database, journal: Journal) -> None:
     user_ids = await _subscribe(ledger)
     late = NOON + timedelta(days=31)
     mover = RenewalWorker(ledger, journal, grace=GRACE, now=lambda: late)
@@ -92,7 +90,7 @@ async def test_an_account_that_somebody_changes_is_left_for_the_next_time(ledger
     assert await mover.run_once() == 0
 
 
-async def test_one_that_cannot_be_moved_is_set_aside_and_tried_again(
+async def test_failing_subscription_is_quarantined_and_retried(
     ledger: Database, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.workers.billing.renewals.BATCH_ACCOUNTS", 1)  # it would be all of each batch
@@ -116,7 +114,7 @@ async def test_one_that_cannot_be_moved_is_set_aside_and_tried_again(
     assert QUARANTINED.labels("subscriptions")._value.get() == 0
 
 
-async def test_nothing_is_done_before_its_time(ledger: Database, journal: Journal) -> None:
+async def test_nothing_is_applied_before_its_time(ledger: Database, journal: Journal) -> None:
     await _subscribe(ledger)
     for now in (NOON, NOON + timedelta(days=30)):
         assert await _nothing_at(ledger, journal, now)

@@ -1,4 +1,4 @@
-"""Where one period ends and the next begins: what was used is not expired as well, however late it is written."""
+"""At the end of a period, used credits do not expire as well, however late their usage is written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GIVEN, USED = 10, 4
 
 
 async def _subscriber(backend: Backend) -> tuple[UUID, datetime]:
-    """An account whose credits do not roll over, and when its period ends."""
+    """An account whose credits do not roll over, and the end of its period."""
     user_id = await backend.a_user(credits_given=0)
     terms = PlanTerms(name=uuid4().hex, price=Decimal(0), credits_per_period=GIVEN, credits_rollover=False)
     async with backend.database.transaction() as connection:
@@ -36,14 +36,14 @@ async def _subscriber(backend: Backend) -> tuple[UUID, datetime]:
 
 
 async def _used(backend: Backend, user_id: UUID, *, ago: timedelta) -> None:
-    """A call that ended so long ago and that PostgreSQL does not have yet."""
+    """A call that ended `ago` and is in the journal only."""
     at = datetime.now(UTC) - ago
     record = a_line(user_id, at=at, credits_charged=USED).strip()
     await backend.redis.xadd(backend.meter.keys(user_id).journal, {"r": record}, id=f"{at.timestamp() * 1000:.0f}-0")
 
 
 async def _moved(backend: Backend, now: Callable[[], datetime]) -> int:
-    """By both workers, whose order nobody knows."""
+    """Runs both workers, in either order."""
     keeper = CreditExpiryWorker(backend.database, backend.journal, now=now)
     mover = RenewalWorker(backend.database, backend.journal, grace=GRACE, now=now)
     return await keeper.run_once() + await mover.run_once()
@@ -56,7 +56,7 @@ async def _expired(backend: Backend) -> int:
 
 
 @pytest.mark.parametrize("ago", [timedelta(0), timedelta(hours=1)], ids=["the last second", "away over the end"])
-async def test_credits_used_before_the_end_and_written_after_it_do_not_expire(backend: Backend, ago: timedelta) -> None:
+async def test_used_credits_do_not_expire_however_late_they_are_written(backend: Backend, ago: timedelta) -> None:
     user_id, end = await _subscriber(backend)
     late = end + ago / 2
     await _used(backend, user_id, ago=ago)
@@ -68,21 +68,21 @@ async def test_credits_used_before_the_end_and_written_after_it_do_not_expire(ba
     assert (balance.total_credits_used, balance.total_credits_expired) == (USED, GIVEN - USED)
 
 
-async def test_usage_of_after_the_end_holds_up_no_period(backend: Backend) -> None:
+async def test_usage_after_the_end_delays_no_renewal(backend: Backend) -> None:
     user_id, end = await _subscriber(backend)
     await _used(backend, user_id, ago=timedelta(hours=1))
     assert await _moved(backend, lambda: end + timedelta(hours=2)) > 0
     assert (await backend.balance(user_id)).current_credits == GIVEN
 
 
-async def test_where_nothing_waits_the_next_period_begins_at_once(backend: Backend) -> None:
+async def test_renewal_is_immediate_with_an_empty_journal(backend: Backend) -> None:
     user_id, end = await _subscriber(backend)
     assert await _moved(backend, lambda: end - timedelta(microseconds=1)) == 0
     assert await _moved(backend, lambda: end) > 0
     assert (await backend.balance(user_id)).current_credits == GIVEN
 
 
-async def test_while_redis_is_away_no_period_ends(backend: Backend) -> None:
+async def test_renewal_waits_while_redis_is_away(backend: Backend) -> None:
     user_id, end = await _subscriber(backend)
     await backend.redis_client.close()
     for worker in (
