@@ -26,7 +26,7 @@ from gateway.ledger.payments.provider_updates import ProviderUpdate, fetch_updat
 from gateway.ledger.subscriptions.lifecycle import await_payment
 from gateway.ledger.subscriptions.subscriptions import had_trial
 from gateway.payments.provider import CheckoutRequest, Provider
-from policies.billing.providers import PROVIDERS
+from policies.billing.providers import PROVIDERS, provider_ids
 
 
 def _known_provider(name: str) -> str:
@@ -120,7 +120,7 @@ async def create_pack_checkout(sale: Sale, pack: Pack) -> Checkout:
     """Creates the checkout of a pack. Raises PaymentsNotConfigured, ProviderUnavailable, ProviderRefused."""
     provider = sale.checkout_service.provider(sale.provider)
     sale.checkout_service.return_url()
-    price_id = _require_price_id(provider, PROVIDERS[provider.name].price_id(pack), sold=pack.id)
+    price_id = _require_price_id(provider, provider_ids(pack), sold=pack.id)
     async with sale.database.transaction() as connection:
         checkout = await checkouts.create(
             connection,
@@ -137,7 +137,7 @@ async def create_pack_checkout(sale: Sale, pack: Pack) -> Checkout:
 
 def plan_price_id(provider: Provider, plan: StoredPlan) -> str:
     """Raises PaymentsNotConfigured for a plan that the provider does not sell."""
-    return _require_price_id(provider, PROVIDERS[provider.name].price_id(plan.terms), sold=plan.id)
+    return _require_price_id(provider, plan.terms.provider_ids, sold=plan.id)
 
 
 async def fetch_checkout_update(sale: Sale, checkout: Checkout) -> ProviderUpdate | None:
@@ -201,9 +201,10 @@ async def _create_at_provider(
         )
 
 
-def _require_price_id(provider: Provider, price_id: str | None, *, sold: str) -> str:
+def _require_price_id(provider: Provider, ids: Mapping[str, str], *, sold: str) -> str:
+    names = PROVIDERS[provider.name]
+    price_id = ids.get(names.price_field)
     if price_id is None:
-        names = PROVIDERS[provider.name]
         raise PaymentsNotConfigured(f"{sold} cannot be paid for by {names.name}: it has no {names.price_field}.")
     return price_id
 

@@ -23,6 +23,7 @@ from gateway.ledger.payments.provider_updates import ProviderMismatch
 from gateway.ledger.subscriptions.subscriptions import IllegalTransition
 from gateway.meter.client.errors import MeterUnavailable
 from gateway.payments.provider import InvalidWebhook, ProviderRefused, ProviderUnavailable
+from policies.billing.providers import ID_FIELDS
 from policies.model import Refused
 
 
@@ -139,8 +140,7 @@ _DUPLICATES = {
     "uq_users_external_id": "Another user has this external_id.",
     "pk_subscription_plans": "Another plan has this id; change that one, or give an id.",
     "uq_subscription_plans_name": "Another plan has this name; change that one instead.",
-    "uq_subscription_plans_stripe_price_id": "Another plan has this stripe_price_id.",
-    "uq_subscription_plans_lemon_squeezy_variant_id": "Another plan has this lemon_squeezy_variant_id.",
+    **{name: f"Another plan has, or had, this {name}." for name in ID_FIELDS},
     "uq_subscriptions_current": "The user has a current subscription; cancel that one at once before starting another.",
     "uq_subscriptions_trial": "The account has had its one trial; subscribe without.",
     "uq_permissions_name": "There is a permission of this name already.",

@@ -17,6 +17,7 @@ from gateway.ledger.db import schema
 from gateway.ledger.db.session import Database
 from gateway.meter.client.client import RedisClient
 from gateway.runtime.stores import EMBEDDED, Reached, opened_stores
+from policies.billing.providers import provider_ids
 
 REDIS_TIMEOUT_SECONDS = 2.0
 STATEMENT_TIMEOUT_SECONDS = 10.0
@@ -84,7 +85,8 @@ def configured_plan(spec: PlanSpec) -> ConfiguredPlan:
     """A plan as the configuration writes it, as the ledger takes it."""
     shared = {item.name for item in fields(PlanTerms)} & {item.name for item in fields(PlanSpec)} - {"tiers"}
     tiers = tuple(Tier(up_to=tier.up_to, unit_price=tier.unit_price, flat_price=tier.flat_price) for tier in spec.tiers)
-    terms = PlanTerms(**{name: getattr(spec, name) for name in shared}, tiers=tiers)
+    values = {name: getattr(spec, name) for name in shared}
+    terms = PlanTerms(**values, tiers=tiers, provider_ids=provider_ids(spec))
     return ConfiguredPlan(spec.id, terms, spec.permissions)
 
 

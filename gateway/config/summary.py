@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from gateway.config.model import Config, Pack, Upstream
 from gateway.config.plans import PlanSpec
-from policies.billing.providers import PROVIDERS
+from policies.billing.providers import PROVIDERS, provider_ids
 from policies.model import Route
 from policies.pricing.price import Price
 from policies.wording import counted
@@ -63,7 +63,7 @@ def _payment_warnings(config: Config) -> list[str]:
     found = []
     for name, names in PROVIDERS.items():
         secrets = config.secrets.providers[name]
-        if secrets.api_key is None and any(names.price_id(item) for item in sold):
+        if secrets.api_key is None and any(names.price_field in provider_ids(item) for item in sold):
             found.append(f"prices name {names.title}, but {names.api_key_variable} is not set")
         if secrets.api_key is not None and not secrets.webhook_secrets:
             found.append(f"{names.webhook_secret_variable} is not set; payments will not be heard of")

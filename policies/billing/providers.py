@@ -31,10 +31,10 @@ class ProviderNames:
         """In `/webhooks/{provider}`."""
         return self.name.replace("_", "-")
 
-    def price_id(self, item: Any) -> str | None:
-        """The provider's id of the price of a plan or pack."""
-        found: str | None = getattr(item, self.price_field)
-        return found
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """The field that has the provider's id, by the kind of object: `price`, and perhaps `product`."""
+        return {"price": self.price_field} | ({"product": self.product_field} if self.product_field else {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,3 +82,13 @@ PROVIDERS: Mapping[str, ProviderNames] = MappingProxyType(
         )
     }
 )
+
+# The (provider, kind) of each field of a plan or pack that has a provider's id.
+ID_FIELDS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {field: (names.name, kind) for names in PROVIDERS.values() for kind, field in names.fields.items()}
+)
+
+
+def provider_ids(item: Any) -> dict[str, str]:
+    """The providers' ids that an item with these fields has, by field."""
+    return {name: external_id for name in ID_FIELDS if (external_id := getattr(item, name, None)) is not None}

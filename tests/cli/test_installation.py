@@ -42,7 +42,7 @@ async def test_the_plans_of_the_configuration_are_kept_whole(connection: AsyncCo
     assert await installation.seed(connection, config(tmp_path, ROUTES + PLANS)) == ("team", "reader")
     team, reader = await _plan(connection, "team"), await _plan(connection, "reader")
     assert (team.terms.name, str(team.terms.price), team.terms.credits_per_period) == ("Team of ten", "12.50", 5)
-    assert (team.terms.features, team.terms.stripe_price_id) == ({"analysis": True}, "price_x")
+    assert (team.terms.features, team.terms.provider_ids) == ({"analysis": True}, {"stripe_price_id": "price_x"})
     assert team.terms.tiers == (
         Tier(up_to=10, unit_price=Decimal("0.5"), flat_price=Decimal(1)),
         Tier(up_to=None, unit_price=Decimal("0.25")),

@@ -195,3 +195,44 @@ async def _catalogue(connection: AsyncConnection) -> set[tuple[object, ...]]:
     """)
     )
     return {tuple(row) for row in rows}
+
+
+async def test_price_ids_in_the_columns_of_plans_become_a_history(empty_url: str) -> None:
+    await schema.upgrade(empty_url, "0008")
+    history: dict[str, list[str | None]] = {
+        "pro": ["first", "first", "second", None, "third"],
+        "team": ["second", "other"],
+        "bare": [None],
+    }
+    database = Database(empty_url)
+    async with database.transaction() as connection:
+        for plan_id, ids in history.items():
+            await _insert_plan(connection, plan_id, ids)
+    await schema.upgrade(empty_url)
+    query = "SELECT plan_id, external_id, first_version, last_version FROM plan_provider_prices ORDER BY 1, 3"
+    async with database.read() as connection:
+        rows = [tuple(row) for row in await connection.execute(text(query))]
+    # Both plans had `second`; `pro` had it later.
+    assert rows == [
+        ("pro", "first", 1, 2),
+        ("pro", "second", 3, 3),
+        ("pro", "third", 5, None),
+        ("team", "other", 2, None),
+    ]
+    await schema.downgrade(empty_url, "0008")
+    async with database.read() as connection:
+        found = await connection.scalars(text("SELECT stripe_price_id FROM subscription_plans"))
+        assert set(found) == {"third", "other", None}
+    await database.close()
+
+
+async def _insert_plan(connection: AsyncConnection, plan_id: str, price_ids: list[str | None]) -> None:
+    """As version 0.1 left it: a row for each version, a day apart."""
+    plan = "INSERT INTO subscription_plans (id, name, version, price, stripe_price_id) VALUES (:id, :id, :n, 1, :price)"
+    await connection.execute(text(plan), {"id": plan_id, "n": len(price_ids), "price": price_ids[-1]})
+    version = """
+        INSERT INTO plan_versions (plan_id, version, terms, created_at)
+        VALUES (:id, CAST(:n AS bigint), jsonb_build_object('stripe_price_id', CAST(:price AS text)), now() + CAST(:n AS bigint) * interval '1 day')
+    """
+    for number, price_id in enumerate(price_ids, start=1):
+        await connection.execute(text(version), {"id": plan_id, "n": number, "price": price_id})

@@ -211,15 +211,13 @@ async def _offer(database: Database) -> dict[str, StoredPlan]:
             name="Basic",
             price=Decimal("9.99"),
             credits_per_period=100,
-            stripe_price_id="price_basic",
-            lemon_squeezy_variant_id="100",
+            provider_ids={"stripe_price_id": "price_basic", "lemon_squeezy_variant_id": "100"},
         ),
         "pro": PlanTerms(
             name="Pro",
             price=Decimal("29.99"),
             credits_per_period=1000,
-            stripe_price_id="price_pro",
-            lemon_squeezy_variant_id="200",
+            provider_ids={"stripe_price_id": "price_pro", "lemon_squeezy_variant_id": "200"},
         ),
         "free": PlanTerms(name="Free", price=Decimal(0), credits_per_period=10),
     }

@@ -101,13 +101,14 @@ async def test_what_an_unknown_price_kept_from_being_taken_is_taken_by_a_replay(
     stack, world = stripe_stack, fake_stripe
     user = await stack.create_user()
     checkout = await stack.subscribe(user)
-    await operator.call("PATCH", "/plans/pro", {"stripe_price_id": None})
+    session = world.objects[checkout.provider_checkout_id or ""]
+    world.prices["price_new"], session["_price"] = 2999, "price_new"
     world.complete(checkout.provider_checkout_id or "")
     await stack.deliver(*signed(world.new_events()[-1], STRIPE_SECRETS[0]))
     await stack.processor.run_once()
     (failed,) = (await operator.get("/webhook-events?status=failed"))["data"]
-    assert "price_pro is the price of no plan" in failed["error_message"]
-    await operator.call("PATCH", "/plans/pro", {"stripe_price_id": "price_pro"})
+    assert "price_new is the price of no plan" in failed["error_message"]
+    await operator.call("PATCH", "/plans/pro", {"stripe_price_id": "price_new"})
     assert (await operator.call("POST", f"/webhook-events/{failed['id']}/replay"))["status"] == "processed"
     assert await stack.balance(user) == 1000
 

@@ -116,7 +116,12 @@ async def work(stack: PaymentStack, provider: object, *, later: timedelta = time
 async def a_metered_subscription(stack: PaymentStack) -> tuple[UUID, UUID]:
     user = await stack.create_user()
     async with stack.database.transaction() as connection:
-        terms = PlanTerms(name="Metered", price=Decimal("0.01"), pricing_model="usage", stripe_price_id="price_usage")
+        terms = PlanTerms(
+            name="Metered",
+            price=Decimal("0.01"),
+            pricing_model="usage",
+            provider_ids={"stripe_price_id": "price_usage"},
+        )
         plan = await plans.create(connection, terms, plan_id="metered")
         waiting = await lifecycle.await_payment(connection, user.id, plan_id=plan.id, provider="stripe", now=now())
         await provider_customers.record(connection, user.id, provider="stripe", provider_customer_id="cus_metered")

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms, StoredPlan
+from policies.billing.providers import ID_FIELDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,4 +110,6 @@ def _difference(before: StoredPlan | None, after: StoredPlan) -> dict[str, tuple
 
 
 def _fields(plan: StoredPlan) -> dict[str, Any]:
-    return {item.name: getattr(plan.terms, item.name) for item in fields(PlanTerms)} | {"permissions": plan.permissions}
+    values = {item.name: getattr(plan.terms, item.name) for item in fields(PlanTerms) if item.name != "provider_ids"}
+    ids = {name: plan.terms.provider_ids.get(name) for name in ID_FIELDS}
+    return values | ids | {"permissions": plan.permissions}

@@ -20,11 +20,12 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.catalogue import plan_versions
+from gateway.ledger.catalogue import plan_versions, provider_prices
 from gateway.ledger.db.errors import InvalidValue, NotFound, checked
 from gateway.ledger.db.outbox import bump_catalogue
 from gateway.ledger.db.rows import columns, value
 from gateway.ledger.db.tables import permissions, plan_permissions, pricing_tiers, subscription_plans
+from gateway.ledger.db.tables.catalogue import MIRRORED_IDS
 from policies.billing.periods import Interval
 from policies.model import FeatureValue
 
@@ -42,7 +43,8 @@ class Tier:
 class PlanTerms:
     """The terms of a plan. A limit of None is no limit; `price` is per billing interval, in `currency` (ISO 4217).
 
-    `tiers` are sorted by `up_to`.
+    `tiers` are sorted by `up_to`. `provider_ids` are the payment providers' ids of the plan, by the field that has them
+    (`policies.billing.providers.ID_FIELDS`).
     """
 
     name: str
@@ -64,9 +66,7 @@ class PlanTerms:
     max_concurrent_requests: int | None = None
     max_file_size_bytes: int | None = None
     features: Mapping[str, FeatureValue] = field(default_factory=dict)
-    stripe_price_id: str | None = None
-    lemon_squeezy_variant_id: str | None = None
-    lemon_squeezy_product_id: str | None = None
+    provider_ids: Mapping[str, str] = field(default_factory=dict)
     is_active: bool = True
     sort_order: int = 0
 
@@ -110,6 +110,7 @@ async def get_version(connection: AsyncConnection, plan_id: str, version: int) -
     terms = PlanTerms(
         **{column.name: getattr(stored, column.name) for column in _COLUMNS},
         tiers=tuple(map(_tier, stored.tiers)),
+        provider_ids=await provider_prices.ids_at_version(connection, plan_id, version),
     )
     return StoredPlan(plan_id, version, terms, frozenset(stored.permissions), stored.created_at, stored.updated_at)
 
@@ -141,6 +142,7 @@ async def create(
     granted = await _permission_ids(connection, permissions)
     async with checked(connection, "plan"):
         await connection.execute(insert(subscription_plans).values(id=chosen, **_values(terms)))
+    await provider_prices.update(connection, chosen, before={}, after=terms.provider_ids)
     await _replace_tiers(connection, chosen, terms.tiers)
     await _replace_permissions(connection, chosen, granted)
     await plan_versions.record(connection, chosen)
@@ -166,6 +168,8 @@ async def change(
     granted = None if permissions is None else await _permission_ids(connection, permissions)
     async with checked(connection, "plan"):
         await _change(connection, plan_id, _values(terms))
+    before = await _existing(connection, plan_id)
+    await provider_prices.update(connection, plan_id, before=before.terms.provider_ids, after=terms.provider_ids)
     await _replace_tiers(connection, plan_id, terms.tiers)
     if granted is not None:
         await _replace_permissions(connection, plan_id, granted)
@@ -233,7 +237,7 @@ _IS_ITS_TIER = pricing_tiers.c.plan_id == subscription_plans.c.id
 _IS_ITS_PERMISSION = (plan_permissions.c.plan_id == subscription_plans.c.id) & (
     plan_permissions.c.permission_id == permissions.c.id
 )
-_COLUMNS = [subscription_plans.c[item.name] for item in fields(PlanTerms) if item.name != "tiers"]
+_COLUMNS = [subscription_plans.c[item.name] for item in fields(PlanTerms) if item.name not in ("tiers", "provider_ids")]
 _TIER_COLUMNS = columns(pricing_tiers, Tier)
 _PLAN = [
     *(subscription_plans.c[name] for name in ("id", "version", "created_at", "updated_at")),
@@ -244,6 +248,7 @@ _PLAN = [
         for column in _TIER_COLUMNS
     ),
     _array(permissions.c.name, of=_IS_ITS_PERMISSION, by=permissions.c.name).label("permission_names"),
+    provider_prices.current_ids(),
 ]
 _BY_ORDER = (subscription_plans.c.sort_order, subscription_plans.c.price, subscription_plans.c.name)
 
@@ -297,11 +302,16 @@ def _tier(stored: Mapping[str, str | None]) -> Tier:
 
 
 def _values(terms: PlanTerms) -> dict[str, Any]:
-    return {column.name: getattr(terms, column.name) for column in _COLUMNS}
+    mirrored = {name: terms.provider_ids.get(name) for name in MIRRORED_IDS}
+    return {column.name: getattr(terms, column.name) for column in _COLUMNS} | mirrored
 
 
 def _stored(row: Row[Any]) -> StoredPlan:
     parts = zip(*(getattr(row, f"tiers_{column.key}") for column in _TIER_COLUMNS), strict=True)
     tiers = tuple(Tier(up_to=up_to, unit_price=unit, flat_price=flat) for up_to, unit, flat in parts)
-    terms = PlanTerms(**{column.name: getattr(row, column.name) for column in _COLUMNS}, tiers=tiers)
+    terms = PlanTerms(
+        **{column.name: getattr(row, column.name) for column in _COLUMNS},
+        tiers=tiers,
+        provider_ids=provider_prices.by_field(row.provider_ids),
+    )
     return StoredPlan(row.id, row.version, terms, frozenset(row.permission_names), row.created_at, row.updated_at)

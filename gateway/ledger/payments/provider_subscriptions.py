@@ -17,6 +17,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue.provider_prices import PlanPrice
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.db.tables import subscriptions
 from gateway.ledger.db.tables.subscriptions import CURRENT, CURRENT_STATUSES
@@ -47,14 +48,15 @@ async def sync_from_provider(
     quantity: int,
     now: datetime,
     actor: str,
-    plan_id: str | None = None,
+    price: PlanPrice | None = None,
     provider_subscription_id: str | None = None,
 ) -> StoredSubscription:
     """Sets the subscription to the provider's state; a repetition changes nothing.
 
     `now` is when the object was fetched: a fetch older than the stored state is ignored. A period's credits are granted
     once it is paid for (active or trialing); a change of plan or quantity within a period is prorated. A subscription
-    that becomes current supersedes the account's others. Raises NotFound for an unknown subscription or plan.
+    that becomes current supersedes the account's others. `price` is the
+    one that the provider charges. Raises NotFound for an unknown subscription or plan.
     """
     before = await get_for_update(connection, subscription_id)
     if before.provider_synced_at is not None and now < before.provider_synced_at:
@@ -71,7 +73,7 @@ async def sync_from_provider(
         subscription_id,
         **changes,
         **period,
-        **await _plan_columns(connection, before, plan_id),
+        **await _plan_columns(connection, before, price),
         **await _trial_columns(connection, before, status=status, period=(period_start, period_end)),
         quantity=quantity,
         next_plan_id=None,
@@ -163,13 +165,22 @@ def _metadata_with(**facts: Any) -> Any:
     return subscriptions.c.metadata.concat(literal(facts, JSONB))
 
 
-async def _plan_columns(connection: AsyncConnection, before: StoredSubscription, plan_id: str | None) -> dict[str, Any]:
-    if plan_id is None or plan_id == before.plan_id:
+async def _plan_columns(
+    connection: AsyncConnection, before: StoredSubscription, price: PlanPrice | None
+) -> dict[str, Any]:
+    """The plan of the price, in the version it has now or, of a former price, in the last one that had it.
+
+    Nothing where the subscription follows this plan, or keeps a version of it that had this price.
+    """
+    if price is None:
         return {}
-    plan = await plans.get(connection, plan_id)
+    if price.plan_id == before.plan_id and (not before.keeps_version or price.covers(before.plan_version)):
+        return {}
+    plan = await plans.get(connection, price.plan_id)
     if plan is None:
-        raise NotFound("plan", plan_id)
-    return {"plan_id": plan.id, "plan_version": plan.version, "keeps_version": False}
+        raise NotFound("plan", price.plan_id)
+    is_former = price.last_version is not None
+    return {"plan_id": plan.id, "plan_version": price.last_version or plan.version, "keeps_version": is_former}
 
 
 async def _trial_columns(

@@ -13,23 +13,23 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.accounts import users
-from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue import plans, provider_prices
 from gateway.ledger.catalogue.plans import StoredPlan
-from gateway.ledger.db.tables import subscription_plans
+from gateway.ledger.catalogue.provider_prices import PlanPrice
 from gateway.ledger.payments import checkouts, payments, provider_customers, provider_sync
 from gateway.ledger.payments.checkouts import Checkout
 from gateway.ledger.payments.payment_booking import PaymentPurpose, book
 from gateway.ledger.payments.provider_subscriptions import sync_from_provider
 from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions.allowances import plan_of
 from gateway.ledger.subscriptions.lifecycle import await_payment
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription
 from policies.billing.invoicing import Period
 from policies.billing.payments import RemotePayment, RemoteSubscription, Snapshot, access_of
-from policies.billing.providers import PROVIDERS, ProviderTraits
+from policies.billing.providers import ProviderTraits
 
 
 class ProviderMismatch(Exception):  # noqa: N818 - a state of the world that an operator must correct
@@ -113,7 +113,7 @@ async def _apply_subscription(connection: AsyncConnection, update: ProviderUpdat
 async def _sync(
     connection: AsyncConnection, update: ProviderUpdate, found: StoredSubscription, remote: RemoteSubscription
 ) -> None:
-    plan = await _get_plan(connection, update.provider, remote.price_id)
+    price = await _get_price(connection, update.provider, remote.price_id)
     paid_until = Period(found.current_period_start, found.current_period_end)
     status, period = access_of(remote, stored=found.status, paid_until=paid_until)
     await sync_from_provider(
@@ -126,7 +126,7 @@ async def _sync(
         quantity=remote.quantity,
         now=update.fetched_at,
         actor=update.actor,
-        plan_id=plan.id,
+        price=price,
         provider_subscription_id=remote.id,
     )
 
@@ -156,9 +156,9 @@ async def _lock_or_create(
     locked = await subscriptions.get_for_update(connection, found.id)
     if locked.provider_subscription_id in (None, remote.id):
         return locked
-    plan = await _get_plan(connection, update.provider, remote.price_id)
+    price = await _get_price(connection, update.provider, remote.price_id)
     return await await_payment(
-        connection, locked.user_id, plan_id=plan.id, provider=update.provider, now=update.fetched_at
+        connection, locked.user_id, plan_id=price.plan_id, provider=update.provider, now=update.fetched_at
     )
 
 
@@ -179,7 +179,7 @@ async def _find_purpose(
         found = await subscriptions.get_by_provider(connection, update.provider, remote.subscription_id)
         if found is None:
             return None
-        plan = await _find_plan(connection, update.provider, remote.price_id)
+        plan = await _find_paid_plan(connection, update, found, remote.price_id)
         return PaymentPurpose(found.user_id, subscription=found, plan=plan)
     booked = await payments.find(connection, update.provider, provider_payment_id=remote.id)
     if booked is not None and booked.grant_id is not None:
@@ -252,14 +252,22 @@ async def _record_fetch(connection: AsyncConnection, update: ProviderUpdate, kin
     )
 
 
-async def _get_plan(connection: AsyncConnection, provider: str, price_id: str) -> StoredPlan:
-    plan = await _find_plan(connection, provider, price_id)
-    if plan is None:
+async def _get_price(connection: AsyncConnection, provider: str, price_id: str) -> PlanPrice:
+    price = await provider_prices.find(connection, provider, price_id=price_id)
+    if price is None:
         raise ProviderMismatch(f"{price_id} is the price of no plan: give a plan this id, then replay the event")
-    return plan
+    return price
 
 
-async def _find_plan(connection: AsyncConnection, provider: str, price_id: str | None) -> StoredPlan | None:
-    column = subscription_plans.c[PROVIDERS[provider].price_field]
-    found: str | None = await connection.scalar(select(subscription_plans.c.id).where(column == price_id))
-    return None if found is None else await plans.get(connection, found)
+async def _find_paid_plan(
+    connection: AsyncConnection, update: ProviderUpdate, found: StoredSubscription, price_id: str | None
+) -> StoredPlan | None:
+    """The plan of the price: in the subscription's version if that is its plan, else in the version the price had."""
+    price = await provider_prices.find(connection, update.provider, price_id=price_id)
+    if price is None:
+        return None
+    if price.plan_id == found.plan_id:
+        return await plan_of(connection, found)
+    if price.last_version is not None:
+        return await plans.get_version(connection, price.plan_id, price.last_version)
+    return await plans.get(connection, price.plan_id)

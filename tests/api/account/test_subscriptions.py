@@ -43,7 +43,7 @@ async def balance(account_api: AccountApi, customer: Customer) -> int:
 async def test_everyone_sees_the_plans_that_are_sold_and_nothing_internal(
     account_api: AccountApi, free: StoredPlan
 ) -> None:
-    gone = await a_plan(account_api, is_active=False, stripe_price_id=f"price_{uuid4().hex}")
+    gone = await a_plan(account_api, is_active=False, provider_ids={"stripe_price_id": f"price_{uuid4().hex}"})
     shown = {plan["id"]: plan for plan in (await account_api.client.get("/plans")).json()["data"]}
     assert gone.id not in shown
     assert shown[free.id].items() >= {"price": "0", "credits_per_period": 10, "features": {}}.items()

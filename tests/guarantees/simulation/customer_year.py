@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.accounts import users
+from gateway.ledger.catalogue.provider_prices import PlanPrice
 from gateway.ledger.credits import grants
 from gateway.ledger.db.errors import AlreadyExists
 from gateway.ledger.invoicing import plan_changes
@@ -345,7 +346,7 @@ async def _sync(connection: AsyncConnection, contract: Contract, sale: Sale, *, 
         period_end=sale.end,
         cancel_at_period_end=sale.is_ending,
         quantity=sale.quantity,
-        plan_id=sale.offer.id,
+        price=PlanPrice(sale.offer.id),
         provider_subscription_id=f"sub_{contract.id.hex}",
         now=now,
         actor="provider:stripe",

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.ledger.catalogue.provider_prices import PlanPrice
 from gateway.ledger.payments import provider_subscriptions
 from gateway.ledger.subscriptions import lifecycle, renewals, subscriptions
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription
@@ -95,7 +96,7 @@ async def test_plan_change_at_the_provider_is_prorated_once(connection: AsyncCon
     await told(connection, waiting)
     larger = await a_plan(connection, credits_per_period=300)
     for number in range(3):
-        await told(connection, waiting, now=NOON + MONTH / 2 + number * SECOND, plan_id=larger)
+        await told(connection, waiting, now=NOON + MONTH / 2 + number * SECOND, price=PlanPrice(larger))
     assert await kinds(connection, waiting.user_id) == [("grant", 100), ("grant", 100)]
 
 

@@ -38,6 +38,7 @@ from gateway.ledger.catalogue import plans
 from gateway.ledger.db.errors import InUse, NotFound
 from gateway.ledger.db.outbox import bump_catalogue
 from policies.billing.money import plain
+from policies.billing.providers import ID_FIELDS, provider_ids
 from policies.model import FeatureValue
 
 router = APIRouter(prefix="/plans", tags=["plans"])
@@ -184,8 +185,8 @@ async def list_plans(unit_of_work: UnitOfWorkDep) -> PageModel[Plan]:
 async def create_plan(body: NewPlan, unit_of_work: UnitOfWorkDep) -> Plan:
     if body.id is None and not plans.slug_of(body.name):
         raise Invalid("id", "is required where the name has no letter or digit to make one of")
-    changes = body.model_dump(exclude={"id", "tiers", "permissions"})
-    terms = _priced(plans.PlanTerms(**changes, tiers=_tiers(body.tiers)))
+    fields = body.model_dump(exclude={"id", "tiers", "permissions", *ID_FIELDS})
+    terms = _priced(plans.PlanTerms(**fields, tiers=_tiers(body.tiers), provider_ids=provider_ids(body)))
     async with unit_of_work.change() as change:
         with _references(body.product_id):
             made = await plans.create(change.connection, terms, plan_id=body.id, permissions=body.permissions)
@@ -212,6 +213,8 @@ async def change_plan(plan: Line, patch: PlanPatch, unit_of_work: UnitOfWorkDep)
         # A lock: of two changes at once, the later one builds on what the earlier one wrote.
         await bump_catalogue(change.connection)
         found = await existing_plan(change.connection, plan)
+        ids = {**found.terms.provider_ids} | {name: changes.pop(name) for name in ID_FIELDS if name in changes}
+        changes["provider_ids"] = {name: external_id for name, external_id in ids.items() if external_id is not None}
         terms = _priced(replace(found.terms, **changes))
         with _references(patch.product_id):
             changed = await plans.change(
@@ -249,9 +252,10 @@ def shown(plan: plans.StoredPlan) -> Plan:
     terms = plan.terms
     own = {name: getattr(plan, name) for name in ("id", "version", "created_at", "updated_at")}
     own["permissions"] = sorted(plan.permissions)
-    said = {name: getattr(terms, name) for name in Plan.model_fields if name not in own}
+    said = {name: getattr(terms, name) for name in Plan.model_fields if name not in own.keys() | ID_FIELDS.keys()}
+    ids = {name: terms.provider_ids.get(name) for name in ID_FIELDS}
     priced = {"price": plain(terms.price), "tiers": [_tier(tier) for tier in terms.tiers]}
-    return Plan.model_validate(own | said | priced)
+    return Plan.model_validate(own | said | ids | priced)
 
 
 async def existing_plan(connection: AsyncConnection, named: str) -> plans.StoredPlan:

@@ -13,6 +13,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    func,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -26,10 +27,14 @@ from gateway.ledger.db.tables.columns import (
     iso_4217,
     metadata,
     metadata_column,
+    moment,
     money,
     not_negative,
     one_of,
     positive,
+    provider_column,
+    provider_is_a_word,
+    serial_column,
     updated_at,
     words,
 )
@@ -44,6 +49,9 @@ LIMITS = (
     "max_products_per_batch",
     "max_concurrent_requests",
 )
+
+# Written beside plan_provider_prices, which is what this version reads; the next version drops them.
+MIRRORED_IDS = ("stripe_price_id", "lemon_squeezy_variant_id", "lemon_squeezy_product_id")
 
 products = Table(
     "products",
@@ -91,9 +99,7 @@ subscription_plans = Table(
         server_default=text("'{}'::jsonb"),
         comment="Feature name -> true, or a number or word that means something to the upstream",
     ),
-    Column("stripe_price_id", Text, unique=True),
-    Column("lemon_squeezy_variant_id", Text, unique=True),
-    Column("lemon_squeezy_product_id", Text),
+    *(Column(name, Text, comment="Mirror of plan_provider_prices, for version 0.1") for name in MIRRORED_IDS),
     Column("is_active", Boolean, nullable=False, server_default=text("true"), comment="False: no new subscriptions"),
     Column("sort_order", Integer, nullable=False, server_default=text("0")),
     metadata_column(),
@@ -109,6 +115,41 @@ subscription_plans = Table(
     *not_negative("price", "trial_period_days", "credits_per_period", *LIMITS, "max_file_size_bytes"),
     Index("ix_subscription_plans_product_id", "product_id"),
     comment="A plan: price, credits, limits and features. NULL limits are no limits",
+)
+
+plan_provider_prices = Table(
+    "plan_provider_prices",
+    metadata,
+    serial_column(),
+    Column("plan_id", Text, ForeignKey("subscription_plans.id", ondelete="CASCADE"), nullable=False),
+    provider_column(),
+    Column("kind", Text, nullable=False),
+    Column("external_id", Text, nullable=False, comment="The provider's id of it"),
+    moment("valid_from", nullable=False, server_default=func.now()),
+    moment("valid_to", comment="NULL: the plan has it now"),
+    Column("first_version", BigInteger, nullable=False, comment="The first version of the plan that had it"),
+    Column("last_version", BigInteger, comment="The last version of the plan that had it; NULL: the present one"),
+    one_of("kind", ("price", "product")),
+    provider_is_a_word(),
+    CheckConstraint("(valid_to IS NULL) = (last_version IS NULL)", name="ends_with_a_version"),
+    CheckConstraint("first_version <= last_version", name="versions_in_order"),
+    Index(
+        "uq_plan_provider_prices_current",
+        "plan_id",
+        "provider",
+        "kind",
+        unique=True,
+        postgresql_where=text("valid_to IS NULL"),
+    ),
+    # Former ids included, so that each names one plan for ever. Plans may share a product.
+    Index(
+        "uq_plan_provider_prices_external_id",
+        "provider",
+        "external_id",
+        unique=True,
+        postgresql_where=text("kind = 'price'"),
+    ),
+    comment="What payment providers call the price and product of a plan, now and formerly",
 )
 
 plan_versions = Table(

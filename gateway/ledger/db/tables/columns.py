@@ -80,6 +80,16 @@ def moment(name: str, **options: Any) -> Column[Any]:
     return Column(name, DateTime(timezone=True), **options)
 
 
+def provider_column() -> Column[str]:
+    """A payment provider by name, or `manual`."""
+    return Column("provider", Text, nullable=False)
+
+
+def provider_is_a_word() -> CheckConstraint:
+    """The code knows which providers there are, so another one needs no migration."""
+    return CheckConstraint("provider ~ '^[a-z][a-z0-9_]*$'", name="provider")
+
+
 def created_at() -> Column[Any]:
     return moment("created_at", nullable=False, server_default=func.now())
 

@@ -18,10 +18,10 @@ from gateway.ledger.db.tables.columns import (
     not_negative,
     one_of,
     positive,
+    provider_is_a_word,
     serial_column,
     updated_at,
 )
-from gateway.ledger.db.tables.subscriptions import PROVIDERS
 
 checkouts = Table(
     "checkouts",
@@ -40,7 +40,7 @@ checkouts = Table(
     Column("url", Text),
     created_at(),
     updated_at(),
-    one_of("provider", PROVIDERS),
+    provider_is_a_word(),
     one_of("status", ("open", "completed", "expired")),
     iso_4217(),
     *not_negative("credits", "price"),
@@ -57,7 +57,7 @@ provider_objects = Table(
     Column("kind", Text, primary_key=True),
     Column("object_id", Text, primary_key=True),
     moment("fetched_at", nullable=False, comment="By the database's clock, before the provider was asked"),
-    one_of("provider", PROVIDERS),
+    provider_is_a_word(),
     comment="When what we hold of a provider's object was fetched: what was fetched before is not taken any more",
 )
 

@@ -1,0 +1,80 @@
+"""Subscribers at a former price of their plan keep renewing it, in the version that they bought or follow."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from typing import Literal
+
+import pytest
+
+from gateway.ledger.accounts.users import User
+from gateway.ledger.catalogue import plans
+from tests.payments.fake_stripe import FakeStripe
+from tests.payments.payment_stack import PaymentStack
+from tests.payments.test_stripe_lifecycle import begun, current, deliver_all
+
+NEW_PRICE = "price_pro_2027"
+
+
+async def raise_price(stack: PaymentStack, fake_stripe: FakeStripe, *, subscribers: Literal["keep", "migrate"]) -> None:
+    """`pro` then costs 39.99 for 2000 credits."""
+    fake_stripe.prices[NEW_PRICE] = 3999
+    async with stack.database.transaction() as connection:
+        pro = await plans.get(connection, "pro")
+        assert pro is not None
+        ids = {**pro.terms.provider_ids, "stripe_price_id": NEW_PRICE}
+        terms = replace(pro.terms, price=Decimal("39.99"), credits_per_period=2000, provider_ids=ids)
+        await plans.change(connection, "pro", terms, subscribers=subscribers)
+
+
+async def version_of(stack: PaymentStack, user: User) -> tuple[str, int, bool]:
+    found = await current(stack, user)
+    return found.plan_id, found.plan_version, found.keeps_version
+
+
+@pytest.mark.parametrize(
+    ("subscribers", "version", "granted"), [("keep", ("pro", 1, True), 2000), ("migrate", ("pro", 2, False), 3000)]
+)
+async def test_renewal_at_a_former_price_finds_the_plan_and_the_version_of_the_subscription(
+    stripe_stack: PaymentStack,
+    fake_stripe: FakeStripe,
+    subscribers: Literal["keep", "migrate"],
+    version: tuple[str, int, bool],
+    granted: int,
+) -> None:
+    user = await stripe_stack.create_user()
+    subscription_id = await begun(stripe_stack, fake_stripe, user)
+    await raise_price(stripe_stack, fake_stripe, subscribers=subscribers)
+    fake_stripe.renew(subscription_id)
+    await deliver_all(stripe_stack, fake_stripe)
+    assert await version_of(stripe_stack, user) == version
+    state = await stripe_stack.billing_state(user)
+    assert (state.status, state.granted) == ("active", granted)
+    assert {row.plan_id for row in await stripe_stack.payments(user)} == {"pro"}
+
+
+async def test_checkout_that_is_paid_after_the_price_changed_is_applied(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    user = await stripe_stack.create_user()
+    checkout = await stripe_stack.subscribe(user)
+    await raise_price(stripe_stack, fake_stripe, subscribers="keep")
+    fake_stripe.complete(checkout.provider_checkout_id or "")
+    await deliver_all(stripe_stack, fake_stripe)
+    assert await version_of(stripe_stack, user) == ("pro", 1, True)
+    assert await stripe_stack.balance(user) == 1000
+
+
+async def test_change_to_a_former_price_gives_the_version_that_had_it(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    user = await stripe_stack.create_user()
+    subscription_id = await begun(stripe_stack, fake_stripe, user, plan="basic")
+    await raise_price(stripe_stack, fake_stripe, subscribers="migrate")
+    await stripe_stack.provider.change_plan(subscription_id, price_id="price_pro", quantity=1, key="by the operator")
+    await deliver_all(stripe_stack, fake_stripe)
+    assert await version_of(stripe_stack, user) == ("pro", 1, True)
+    await stripe_stack.provider.change_plan(subscription_id, price_id=NEW_PRICE, quantity=1, key="by the user")
+    await deliver_all(stripe_stack, fake_stripe)
+    assert await version_of(stripe_stack, user) == ("pro", 2, False)
