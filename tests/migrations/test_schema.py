@@ -232,7 +232,8 @@ async def _insert_plan(connection: AsyncConnection, plan_id: str, price_ids: lis
     await connection.execute(text(plan), {"id": plan_id, "n": len(price_ids), "price": price_ids[-1]})
     version = """
         INSERT INTO plan_versions (plan_id, version, terms, created_at)
-        VALUES (:id, CAST(:n AS bigint), jsonb_build_object('stripe_price_id', CAST(:price AS text)), now() + CAST(:n AS bigint) * interval '1 day')
+        SELECT :id, CAST(:n AS bigint), jsonb_build_object('stripe_price_id', CAST(:price AS text)),
+               now() + CAST(:n AS bigint) * interval '1 day'
     """
     for number, price_id in enumerate(price_ids, start=1):
         await connection.execute(text(version), {"id": plan_id, "n": number, "price": price_id})
