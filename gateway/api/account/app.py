@@ -1,4 +1,4 @@
-"""The account API: what customers do for themselves, on paths of its own beside the proxied routes."""
+"""The account API, which customers use themselves, on reserved paths beside the proxied routes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from gateway.api import error_responses, openapi, problem_pages
-from gateway.api.account import keys, me
-from gateway.api.account.billing import plans, quote, subscriptions
-from gateway.api.account.billing.routers import BILLING
-from gateway.api.account.callers import caller_of, is_open
+from gateway.api.account import keys, profile
+from gateway.api.account.authentication import Authenticator, is_open
+from gateway.api.account.billing import checkout, plans, quote, statements, subscriptions
 from gateway.api.account.dependencies import Dependencies, Lifetimes
-from gateway.api.account.key_reader import KeyReader
-from gateway.api.account.login import endpoints, recovery
+from gateway.api.account.login import recovery, sessions
 from gateway.api.account.login.access_tokens import AccessTokens
-from gateway.api.account.login.password_hashing import Hasher
+from gateway.api.account.login.password_hashing import PasswordHasher
 from gateway.api.account.login.throttling import Throttle
 from gateway.api.account.records import history, ledger, limits, usage
 from gateway.api.checkout import CheckoutService
@@ -26,18 +24,19 @@ from gateway.api.dry_run import DryRun
 from gateway.api.key_factory import KeyFactory
 from gateway.api.middleware import AuthMiddleware, BodyLimitMiddleware, RequestIdMiddleware, is_operation
 from gateway.api.unit_of_work import ChangePublisher
+from gateway.api.webhooks import inbox
 from gateway.ledger.db.session import Database
 from gateway.meter.meter import Meter
 from policies.model import Route
 
-# Far above any body of this API and any event of a payment provider.
+# Far above any body of this API or event of a payment provider.
 MAX_BODY_BYTES = 1024 * 1024
 
-# Each module's `router` holds full paths. All must begin with a segment that config/routes.py reserves.
-_NOUNS: tuple[ModuleType, ...] = (
-    endpoints,
+# The routers hold full paths, which begin with a segment that config/routes.py reserves.
+ENDPOINTS: tuple[ModuleType, ...] = (
+    sessions,
     recovery,
-    me,
+    profile,
     keys,
     usage,
     history,
@@ -46,6 +45,9 @@ _NOUNS: tuple[ModuleType, ...] = (
     quote,
     plans,
     subscriptions,
+    checkout,
+    statements,
+    inbox,
 )
 
 
@@ -65,8 +67,8 @@ def build_account(
 ) -> ASGIApp:
     """The ASGI application.
 
-    `publish` tells Redis all that has been committed; it is awaited after each change, before the answer. `entropy`
-    gives so many random bytes. `routes` by name are looked at as they are at each request.
+    `publish` publishes all committed changes to Redis; each change awaits it before the response. `entropy` gives so
+    many random bytes. Each request reads `routes`, by name, as they are then.
     """
     app = FastAPI(
         title="Gateway account API",
@@ -82,25 +84,27 @@ def build_account(
         publisher=ChangePublisher(publish),
         key_factory=KeyFactory(key_prefix, peppers, entropy=entropy),
         tokens=AccessTokens(jwt_secret, lifetime=lifetimes.access),
-        hasher=Hasher(),
+        hasher=PasswordHasher(),
         throttle=Throttle(database),
         entropy=entropy,
         lifetimes=lifetimes,
-        key_reader=KeyReader(database, key_prefix, peppers),
         dry_run=DryRun(database, meter, grace=past_due_grace),
         routes=routes,
         secret=jwt_secret,
     )
     app.state.checkout_service = checkout_service or CheckoutService()
     app.include_router(problem_pages.router)
-    for noun in (*_NOUNS, *BILLING):
-        app.include_router(noun.router, responses=openapi.COMMON)
+    for module in ENDPOINTS:
+        app.include_router(module.router, responses=openapi.COMMON)
     error_responses.install(app)
     openapi.install(app, guard=None)
+    authenticator = Authenticator(
+        database, dependencies.tokens, key_prefix=key_prefix, peppers=peppers, unit_of_work=dependencies.unit_of_work
+    )
     return RequestIdMiddleware(
         AuthMiddleware(
             BodyLimitMiddleware(app, max_bytes=MAX_BODY_BYTES),
-            lambda request: caller_of(request, dependencies),
+            authenticator.authenticate,
             is_open=lambda scope: is_open(scope["path"]) or not is_operation(app.routes, scope),
         )
     )

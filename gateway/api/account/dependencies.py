@@ -1,4 +1,4 @@
-"""What endpoints work with, and who is asking; an endpoint names both in its signature."""
+"""What endpoints of the account API depend on; an endpoint names what it needs in its signature."""
 
 from __future__ import annotations
 
@@ -9,27 +9,20 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.api.account.key_reader import KeyReader
+from gateway.api.account.authentication import ApiKey, Bearer, KeyHolder, Session, client_address
 from gateway.api.account.login.access_tokens import AccessTokens
-from gateway.api.account.login.password_hashing import Hasher
+from gateway.api.account.login.password_hashing import PasswordHasher
 from gateway.api.account.login.throttling import Throttle
 from gateway.api.dry_run import DryRun
-from gateway.api.errors import NotAuthenticated, Suspended
 from gateway.api.key_factory import KeyFactory
 from gateway.api.unit_of_work import ChangePublisher, UnitOfWork
-from gateway.ledger.accounts import login_sessions
-from gateway.ledger.accounts.users import User
 from gateway.ledger.db.session import Database
-from policies.model import AccountStatus, Route
+from policies.model import Key, Route
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lifetimes:
-    """How long what is handed out is good for."""
-
     access: timedelta
     refresh: timedelta
     verify_email: timedelta
@@ -38,19 +31,17 @@ class Lifetimes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependencies:
-    """What the account API is built from. The desks that it gives share one herald."""
+    """`routes` by name follow the configuration. The units of work share one publisher."""
 
     database: Database
     publisher: ChangePublisher
     key_factory: KeyFactory
     tokens: AccessTokens
-    hasher: Hasher
+    hasher: PasswordHasher
     throttle: Throttle
     entropy: Callable[[int], bytes]
     lifetimes: Lifetimes
-    key_reader: KeyReader
     dry_run: DryRun
-    # By name, as the configuration has them now.
     routes: Mapping[str, Route]
     secret: str = field(repr=False)
 
@@ -58,74 +49,36 @@ class Dependencies:
         return UnitOfWork(self.database, self.publisher, actor=actor)
 
 
-@dataclass(frozen=True, slots=True)
-class SignedIn:
-    """Who is asking, by which session, and the desk at which that user changes things."""
-
-    user: User
-    session_id: UUID
-    unit_of_work: UnitOfWork
-
-    @property
-    def id(self) -> UUID:
-        return self.user.id
+def _dependencies(request: Request) -> Dependencies:
+    found: Dependencies = request.app.state.dependencies
+    return found
 
 
-def dependencies(request: Request) -> Dependencies:
-    dependencies: Dependencies = request.app.state.dependencies
-    return dependencies
-
-
-DependenciesDep = Annotated[Dependencies, Depends(dependencies)]
-
-
-def client_address(request: Request) -> str:
-    return request.client.host if request.client else ""
-
-
-ClientAddress = Annotated[str, Depends(client_address)]
-
-bearer_of = HTTPBearer(scheme_name="access_token", bearerFormat="JWT", auto_error=False)
-Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer_of)]
-
-
-async def signed_in(dependencies: Dependencies, bearer: HTTPAuthorizationCredentials | None) -> SignedIn:
-    """Raises NotAuthenticated without a valid access token of a session that goes on, Suspended."""
-    if bearer is None:
-        raise NotAuthenticated("Send your access token as `Authorization: Bearer ACCESS_TOKEN`.")
-    session_id = dependencies.tokens.read(bearer.credentials)
-    if session_id is None:
-        raise NotAuthenticated("The access token is not valid, or no longer; refresh it or log in.")
-    async with dependencies.database.read() as connection:
-        user = await user_of(connection, session_id)
-    return SignedIn(user, session_id, dependencies.unit_of_work(f"user:{user.id}"))
-
-
-async def user_of(connection: AsyncConnection, session_id: UUID) -> User:
-    user = await login_sessions.find_user(connection, session_id)
-    if user is None:
-        raise NotAuthenticated("This session is over; log in.")
-    if user.status is AccountStatus.SUSPENDED:
-        raise Suspended("This account is suspended.")
-    return user
-
-
-def _me(request: Request, _bearer: Bearer) -> SignedIn:
-    """Found out before the body was read (`guarding.py`)."""
-    caller: SignedIn = request.state.caller
+def _session(request: Request, _bearer: Bearer) -> Session:
+    """AuthMiddleware authenticated it; `_bearer` documents the security of the operation."""
+    caller: Session = request.state.caller
     return caller
 
 
-Me = Annotated[SignedIn, Depends(_me)]
+def _reader(request: Request, _bearer: Bearer, _api_key: ApiKey) -> UUID:
+    caller: Session | KeyHolder = request.state.caller
+    return caller.id
 
 
-def _unit_of_work(me: Me) -> UnitOfWork:
-    return me.unit_of_work
+def _key_in_use(request: Request) -> Key | None:
+    caller: Session | KeyHolder = request.state.caller
+    return caller.key if isinstance(caller, KeyHolder) else None
 
 
-def _key_factory(dependencies: DependenciesDep) -> KeyFactory:
-    return dependencies.key_factory
+def _key_factory(request: Request) -> KeyFactory:
+    return _dependencies(request).key_factory
 
 
-UnitOfWorkDep = Annotated[UnitOfWork, Depends(_unit_of_work)]
+DependenciesDep = Annotated[Dependencies, Depends(_dependencies)]
+ClientAddress = Annotated[str, Depends(client_address)]
+Me = Annotated[Session, Depends(_session)]
+# The user whose data is read, by a session or by an API key.
+Reader = Annotated[UUID, Depends(_reader)]
+# The API key that reads; None for a session.
+KeyInUse = Annotated[Key | None, Depends(_key_in_use)]
 KeyFactoryDep = Annotated[KeyFactory, Depends(_key_factory)]

@@ -12,8 +12,7 @@ from gateway.api import error_responses, openapi, problem_pages
 from gateway.api.admin import health
 from gateway.api.admin.accounts import admin_tokens, credits, key_imports, key_verification, keys, users
 from gateway.api.admin.auth import ROOT, TOKEN_PREFIX_SUFFIX, AdminAuthenticator, ScopeMiddleware
-from gateway.api.admin.billing import subscriptions
-from gateway.api.admin.billing.routers import BILLING
+from gateway.api.admin.billing import invoices, payments, refunds, subscriptions, webhook_events
 from gateway.api.admin.catalogue import permissions, plans, products
 from gateway.api.admin.dependencies import Dependencies, Reconcile
 from gateway.api.admin.records import analyses, audit_log, reconcile, usage
@@ -29,16 +28,16 @@ from gateway.meter.meter import Meter
 from policies.model import Route
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", problem_pages.PREFIX})
-# Far above any body of this API, far below what would trouble the process.
+# Far above any body of this API, far below what a process can spare.
 MAX_BODY_BYTES = 1024 * 1024
 
 GUARD = openapi.Guard("/admin/", "admin_token", "An admin token; its scopes are listed as roles.", scope_of)
 
-# What these do reaches beyond PostgreSQL, to providers or over all accounts, and so into no single transaction.
+# Operations on these affect payment providers or all accounts, which no single transaction covers.
 _DETACHED = frozenset({"payments", "invoices", "refunds", "webhook-events", "reconcile"})
 
-# `key_verification` and `key_imports` come before `keys`, whose paths would take their words for ids.
-_NOUNS = (
+# `key_verification` and `key_imports` come before `keys`, whose paths would match theirs as ids.
+ENDPOINTS = (
     users,
     key_verification,
     key_imports,
@@ -53,6 +52,10 @@ _NOUNS = (
     audit_log,
     reconcile,
     admin_tokens,
+    payments,
+    refunds,
+    invoices,
+    webhook_events,
 )
 
 
@@ -74,9 +77,9 @@ def build_admin(
 ) -> ASGIApp:
     """The ASGI application.
 
-    `publish` tells Redis all that has been committed; it is awaited after each change, before the answer. `entropy`
-    gives so many random bytes. `routes` and `past_due_grace` are those of the proxy. `metrics_text` is Prometheus
-    text. `readiness` gives what is missing, name to reason.
+    `publish` publishes all committed changes to Redis; each change awaits it before the response. `entropy` gives so
+    many random bytes. `routes` and `past_due_grace` are those of the proxy. `metrics_text` gives Prometheus text,
+    `readiness` what is missing, name to reason.
     """
     app = FastAPI(
         title="Gateway admin API",
@@ -125,6 +128,6 @@ def _is_detached(path: str) -> bool:
 
 def _admin_v1() -> APIRouter:
     router = APIRouter(prefix="/admin/v1", responses=openapi.GUARDED | openapi.SCOPED)
-    for noun in (*_NOUNS, *BILLING):
-        router.include_router(noun.router)
+    for module in ENDPOINTS:
+        router.include_router(module.router)
     return router

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import jwt
 
-from gateway.api.account.values import TokenPair
+from gateway.api.account.schemas import TokenPair
 from gateway.clock import now
 from policies.access.tokens import Purpose, derive
 

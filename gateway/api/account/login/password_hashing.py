@@ -30,7 +30,7 @@ _NICENESS = 5
 T = TypeVar("T")
 
 
-class Hasher:
+class PasswordHasher:
     """Any number of callers, one thread. Its methods raise Busy where too many wait."""
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from gateway.api.account.dependencies import Dependencies
 from gateway.api.account.login.throttling import of_login
-from gateway.api.account.values import TokenPair
+from gateway.api.account.schemas import TokenPair
 from gateway.api.errors import NotAuthenticated, Suspended
 from gateway.clock import now
 from gateway.ledger.accounts import login_sessions, users

@@ -8,10 +8,9 @@ from fastapi import APIRouter, BackgroundTasks
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.api.account.dependencies import ClientAddress, Dependencies, DependenciesDep
+from gateway.api.account.dependencies import ClientAddress, Dependencies, DependenciesDep, Lifetimes
 from gateway.api.account.login import throttling
-from gateway.api.account.login.verification_mail import send_reset
-from gateway.api.account.values import NewPassword, Token, check_new_password
+from gateway.api.account.schemas import NewPassword, Token, check_new_password
 from gateway.api.errors import Invalid
 from gateway.api.openapi import THROTTLED
 from gateway.api.schemas.fields import Email
@@ -90,3 +89,25 @@ async def _user_of(connection: AsyncConnection, token_id: UUID | None, purpose: 
     if proof is None or user is None or user.email != proof.email:
         raise Invalid("token", "is not valid, was used already or is too old; ask for another")
     return user
+
+
+async def ask_to_verify(connection: AsyncConnection, user: User, lifetimes: Lifetimes) -> None:
+    """To the user's present address."""
+    await _send(connection, user, Purpose.VERIFY_EMAIL, lifetimes=lifetimes)
+
+
+async def send_reset(connection: AsyncConnection, user: User, lifetimes: Lifetimes) -> None:
+    await _send(connection, user, Purpose.RESET_PASSWORD, lifetimes=lifetimes)
+
+
+async def _send(connection: AsyncConnection, user: User, purpose: Purpose, *, lifetimes: Lifetimes) -> None:
+    lifetime = lifetimes.verify_email if purpose is Purpose.VERIFY_EMAIL else lifetimes.reset_password
+    expires_at = now() + lifetime
+    token_id = await one_time_tokens.issue(
+        connection, user.id, purpose=purpose, email=user.email, expires_at=expires_at
+    )
+    # The id, not the token: that is made of it when the mail is, and stands nowhere.
+    payload = {"token_id": str(token_id), "expires_at": expires_at.isoformat()}
+    await notifications.enqueue(
+        connection, user.id, kind=f"account.{purpose}", payload=payload, channels=(notifications.MAIL,)
+    )

@@ -9,8 +9,7 @@ from fastapi import APIRouter
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.api.account.callers import KeyInUse, Reader
-from gateway.api.account.dependencies import DependenciesDep
+from gateway.api.account.dependencies import DependenciesDep, KeyInUse, Reader
 from gateway.api.dry_run import KEY_CREDITS_LEFT, LimitState, limit_states, limits_in_force
 from gateway.api.openapi import SIGNED_IN
 from gateway.api.schemas.pages import ResponseModel

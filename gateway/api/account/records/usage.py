@@ -11,8 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field, StringConstraints
 
 from gateway.api import csv_export
-from gateway.api.account.callers import Reader
-from gateway.api.account.dependencies import Dependencies, DependenciesDep
+from gateway.api.account.dependencies import Dependencies, DependenciesDep, Reader
 from gateway.api.csv_export import Format, NextPage
 from gateway.api.openapi import SIGNED_IN
 from gateway.api.schemas import usage_aggregates

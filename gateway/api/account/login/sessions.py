@@ -7,11 +7,12 @@ from typing import Annotated
 from fastapi import APIRouter, Body
 from pydantic import Field
 
-from gateway.api.account.dependencies import Bearer, ClientAddress, Dependencies, DependenciesDep
+from gateway.api.account.authentication import Bearer
+from gateway.api.account.dependencies import ClientAddress, Dependencies, DependenciesDep
 from gateway.api.account.login import throttling
 from gateway.api.account.login.password_login import sign_in
-from gateway.api.account.login.verification_mail import ask_to_verify
-from gateway.api.account.values import NewPassword, Password, Profile, Token, TokenPair, check_new_password
+from gateway.api.account.login.recovery import ask_to_verify
+from gateway.api.account.schemas import NewPassword, Password, Profile, Token, TokenPair, check_new_password
 from gateway.api.errors import NotAuthenticated, Suspended
 from gateway.api.openapi import CONFLICTS, SIGNED_IN, THROTTLED
 from gateway.api.schemas.fields import Email, Line

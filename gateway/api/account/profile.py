@@ -8,8 +8,8 @@ from pydantic import Field
 from gateway.api.account.dependencies import ClientAddress, DependenciesDep, Me
 from gateway.api.account.login import throttling
 from gateway.api.account.login.password_login import check_password
-from gateway.api.account.login.verification_mail import ask_to_verify
-from gateway.api.account.values import NewPassword, Password, Profile, check_new_password
+from gateway.api.account.login.recovery import ask_to_verify
+from gateway.api.account.schemas import NewPassword, Password, Profile, check_new_password
 from gateway.api.errors import Invalid, NotAuthenticated
 from gateway.api.openapi import CONFLICTS, SIGNED_IN, THROTTLED
 from gateway.api.schemas.fields import Email, Line, TimeZone

@@ -1,4 +1,4 @@
-"""The user's invoices: as data, as a page, and as a file."""
+"""What the user paid, and the invoices: as data, as a page and as a file."""
 
 from __future__ import annotations
 
@@ -10,15 +10,23 @@ from fastapi import APIRouter, Query, Response
 from gateway.api.account.dependencies import Me
 from gateway.api.invoice_documents import as_html, as_pdf
 from gateway.api.openapi import SIGNED_IN, UNKNOWN
-from gateway.api.schemas.billing_records import Invoice
+from gateway.api.schemas.billing_records import Invoice, Payment
 from gateway.api.schemas.pages import PageModel, PageQuery, page_of
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.invoicing import invoices
+from gateway.ledger.payments import payments
 
-router = APIRouter(prefix="/me/invoices", tags=["billing"], responses=SIGNED_IN)
+router = APIRouter(prefix="/me", tags=["billing"], responses=SIGNED_IN)
 
 
-@router.get("", summary="Your invoices, newest first")
+@router.get("/payments", summary="Your payments, refunds and disputes, newest first")
+async def list_my_payments(wanted: Annotated[PageQuery, Query()], me: Me) -> PageModel[Payment]:
+    async with me.unit_of_work.read() as connection:
+        page = await payments.list_payments(connection, user_id=me.id, cursor=wanted.cursor, limit=wanted.limit)
+    return page_of(page, Payment.model_validate)
+
+
+@router.get("/invoices", summary="Your invoices, newest first")
 async def list_my_invoices(wanted: Annotated[PageQuery, Query()], me: Me) -> PageModel[Invoice]:
     async with me.unit_of_work.read() as connection:
         page = await invoices.list_invoices(
@@ -27,17 +35,17 @@ async def list_my_invoices(wanted: Annotated[PageQuery, Query()], me: Me) -> Pag
     return page_of(page, Invoice.model_validate)
 
 
-@router.get("/{invoice_id}", summary="One of your invoices", responses=UNKNOWN)
+@router.get("/invoices/{invoice_id}", summary="One of your invoices", responses=UNKNOWN)
 async def get_my_invoice(invoice_id: UUID, me: Me) -> Invoice:
     return await _own(invoice_id, me)
 
 
-@router.get("/{invoice_id}/html", summary="An invoice as a page", responses=UNKNOWN, response_class=Response)
+@router.get("/invoices/{invoice_id}/html", summary="An invoice as a page", responses=UNKNOWN, response_class=Response)
 async def show_my_invoice(invoice_id: UUID, me: Me) -> Response:
     return Response(as_html(await _own(invoice_id, me), me.user), media_type="text/html; charset=utf-8")
 
 
-@router.get("/{invoice_id}/pdf", summary="An invoice as a PDF file", responses=UNKNOWN, response_class=Response)
+@router.get("/invoices/{invoice_id}/pdf", summary="An invoice as a PDF", responses=UNKNOWN, response_class=Response)
 async def download_my_invoice(invoice_id: UUID, me: Me) -> Response:
     return Response(as_pdf(await _own(invoice_id, me), me.user), media_type="application/pdf")
 

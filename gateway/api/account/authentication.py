@@ -1,0 +1,130 @@
+"""Who calls the account API: a user with a session, or a program by an API key where it may read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
+from uuid import UUID
+
+from fastapi import Depends, Request
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.api import problem_pages
+from gateway.api.account.login.access_tokens import AccessTokens
+from gateway.api.errors import NotAuthenticated, Suspended
+from gateway.api.unit_of_work import UnitOfWork
+from gateway.clock import now
+from gateway.ledger.accounts import login_sessions, principals
+from gateway.ledger.accounts.users import User
+from gateway.ledger.db.session import Database
+from policies.access import keys
+from policies.model import AccountStatus, Key, Refusal, Refused
+
+# Paths whose requests name the caller in their body, or need none.
+OPEN_PATHS = frozenset({"/plans", "/openapi.json", "/docs", problem_pages.PREFIX})
+OPEN_PREFIXES = ("/auth/", "/webhooks/", problem_pages.PREFIX + "/")
+# Paths that take an API key as well as an access token.
+API_KEY_PATHS = frozenset({"/me/usage", "/me/limits"})
+
+_api_key_header = APIKeyHeader(name="X-API-Key", scheme_name="api_key", auto_error=False)
+_bearer_header = HTTPBearer(scheme_name="access_token", bearerFormat="JWT", auto_error=False)
+Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer_header)]
+ApiKey = Annotated[str | None, Depends(_api_key_header)]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A user with a session, and the unit of work in the name of the user."""
+
+    user: User
+    session_id: UUID
+    unit_of_work: UnitOfWork
+
+    @property
+    def id(self) -> UUID:
+        return self.user.id
+
+
+class KeyHolder(NamedTuple):
+    """A user who authenticates by an API key."""
+
+    id: UUID
+    key: Key
+
+
+def is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)
+
+
+def client_address(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+class Authenticator:
+    """Finds the caller of a request. `unit_of_work` gives that of an actor."""
+
+    def __init__(
+        self,
+        database: Database,
+        tokens: AccessTokens,
+        *,
+        key_prefix: str,
+        peppers: Mapping[int, bytes],
+        unit_of_work: Callable[[str], UnitOfWork],
+    ) -> None:
+        self._database = database
+        self._tokens = tokens
+        self._key_prefix = key_prefix
+        self._peppers = peppers
+        self._unit_of_work = unit_of_work
+
+    async def authenticate(self, request: Request) -> Session | KeyHolder:
+        """A KeyHolder for paths of `API_KEY_PATHS` only.
+
+        Raises NotAuthenticated, Suspended, Refused for a key that the proxy would refuse, DatabaseUnavailable.
+        """
+        bearer = await _bearer_header(request)
+        if request.scope["path"] not in API_KEY_PATHS:
+            return await self._session(bearer)
+        api_key = await _api_key_header(request)
+        secret = api_key or (bearer.credentials if bearer else None)
+        if secret is None:
+            raise NotAuthenticated("Send your access token, or an API key, as `Authorization: Bearer`.")
+        if api_key is not None or secret.startswith(f"{self._key_prefix}_live_"):
+            return await self._key_holder(secret, client_ip=client_address(request))
+        return await self._session(bearer)
+
+    async def _session(self, bearer: HTTPAuthorizationCredentials | None) -> Session:
+        if bearer is None:
+            raise NotAuthenticated("Send your access token as `Authorization: Bearer ACCESS_TOKEN`.")
+        session_id = self._tokens.read(bearer.credentials)
+        if session_id is None:
+            raise NotAuthenticated("The access token is not valid, or no longer; refresh it or log in.")
+        async with self._database.read() as connection:
+            user = await _user_of_session(connection, session_id)
+        return Session(user, session_id, self._unit_of_work(f"user:{user.id}"))
+
+    async def _key_holder(self, secret: str, *, client_ip: str) -> KeyHolder:
+        key = secret.encode("utf-8", "surrogateescape")
+        if not keys.is_well_formed(self._key_prefix, key):
+            raise Refused(Refusal.INVALID_KEY, "This is not a valid API key.")
+        async with self._database.read() as connection:
+            for digest in keys.digests(key, self._peppers).values():
+                found = await principals.find_principal(connection, digest)
+                if found is not None:
+                    keys.check(found.key, now(), client_ip=client_ip)
+                    if found.account.status is AccountStatus.SUSPENDED:
+                        raise Refused(Refusal.ACCOUNT_SUSPENDED, "This account is suspended.")
+                    return KeyHolder(found.account.id, found.key)
+        raise Refused(Refusal.INVALID_KEY, "This is not a valid API key.")
+
+
+async def _user_of_session(connection: AsyncConnection, session_id: UUID) -> User:
+    user = await login_sessions.find_user(connection, session_id)
+    if user is None:
+        raise NotAuthenticated("This session is over; log in.")
+    if user.status is AccountStatus.SUSPENDED:
+        raise Suspended("This account is suspended.")
+    return user
