@@ -102,7 +102,7 @@ class Forwarder:
             await client_response.start(response.status, response.headers, NO_FIELDS)
             while not response.complete:
                 await client_response.send_chunk(chunk)
-                await response.more()
+                await response.wait_for_more()
                 chunk = response.take()
             await client_response.end(chunk)
         finally:

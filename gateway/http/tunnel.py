@@ -1,7 +1,7 @@
-"""Bytes both ways between a client and an upstream that have switched protocols: untouched, unread, and bounded.
+"""Passes bytes both ways between a client and an upstream that have switched protocols.
 
-What one side receives is written to the other as it comes. A side whose peer is slow is not read from, so that no more
-than one high-water mark and one read wait anywhere. The first side that ends, ends both.
+What one side receives is written to the other. Reading from a side stops while its peer is slow, so that each buffer
+holds at most one high-water mark and one read. When one side ends, both end.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ import asyncio
 from contextlib import suppress
 from typing import NamedTuple
 
-# How long a side may stand still while it is being closed, and how often it may be looked at: a minute in all.
+# While a tunnel closes, its progress is checked so often, for a minute at most.
 CLOSING_SECONDS = 5.0
-MAX_CLOSING_LOOKS = 12
+MAX_CLOSING_CHECKS = 12
 
 
 class Wire(NamedTuple):
-    """A transport to be taken over, and what has been read from it already. None: its peer has closed it meanwhile."""
+    """A transport to be taken over, None if its peer has closed it, and the bytes already read from it."""
 
     transport: asyncio.Transport | None
     first: bytes
 
 
 class Tunnel:
-    """Takes both transports over at once. Their protocols until then are told `connection_lost`, and nothing else.
+    """Takes both transports over. Their former protocols get `connection_lost`, and no other call.
 
-    `idle_timeout_seconds` is how long it stays open without a byte either way. Await `ended`, then `close`; `abort` at
-    last, whatever happened.
+    The tunnel ends after `idle_timeout_seconds` without a byte in either direction. Await `ended`, then `close`, and
+    call `abort` in any case.
     """
 
     def __init__(self, client: Wire, upstream: Wire, *, idle_timeout_seconds: float) -> None:
@@ -38,7 +38,7 @@ class Tunnel:
         self.moved_at = self._loop.time()
         self._client, self._upstream = _Side(self, client.transport), _Side(self, upstream.transport)
         self._client.peer, self._upstream.peer = self._upstream, self._client
-        self._timer = self._loop.call_at(self.moved_at + idle_timeout_seconds, self._look_at_clock)
+        self._timer = self._loop.call_at(self.moved_at + idle_timeout_seconds, self._check_idle)
         for side, first in ((self._client, client.first), (self._upstream, upstream.first)):
             if first:
                 side.data_received(first)
@@ -54,23 +54,23 @@ class Tunnel:
 
     @property
     def bytes_up(self) -> int:
-        """How much of the client's went to the upstream."""
+        """Bytes from the client to the upstream."""
         return self._client.passed_bytes
 
     @property
     def bytes_down(self) -> int:
-        """How much of the upstream's went to the client."""
+        """Bytes from the upstream to the client."""
         return self._upstream.passed_bytes
 
     async def ended(self) -> None:
-        """Returns when a side has ended or nothing moved for too long. Nothing passes then, or once it is cancelled."""
+        """Returns when a side has ended or the tunnel was idle for too long. No byte passes after that."""
         await self._end
 
     async def close(self) -> None:
-        """Lets what was passed reach the other side, closes it, and returns when both are gone or do not move."""
+        """Flushes and closes both sides; returns when both are closed or make no progress."""
         self._client.finish()
         self._upstream.finish()
-        for _ in range(MAX_CLOSING_LOOKS):
+        for _ in range(MAX_CLOSING_CHECKS):
             unsent_bytes = self._buffered_bytes()
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSING_SECONDS):
@@ -79,12 +79,12 @@ class Tunnel:
                 return
 
     def abort(self) -> None:
-        """Closes what is still open, now."""
+        """Closes what is still open, without flushing."""
         self.end()
         self._client.abort()
         self._upstream.abort()
 
-    # What the sides tell.
+    # Called by the sides.
 
     def end(self) -> None:
         self._timer.cancel()
@@ -96,10 +96,8 @@ class Tunnel:
         if self._client.is_lost and self._upstream.is_lost:
             self._lost.set()
 
-    # Time.
-
-    def _look_at_clock(self) -> None:
-        """Bytes that leave a full buffer move too: a slow reader is not an idle one."""
+    def _check_idle(self) -> None:
+        """A buffer that empties counts as progress: a slow reader is not idle."""
         now = self._loop.time()
         unsent_bytes = self._buffered_bytes()
         if unsent_bytes != self._unsent_bytes:
@@ -107,7 +105,7 @@ class Tunnel:
             self.moved_at = now
         due = self.moved_at + self._idle_timeout_seconds
         if due > now:
-            self._timer = self._loop.call_at(due, self._look_at_clock)
+            self._timer = self._loop.call_at(due, self._check_idle)
         else:
             self.end()
 
@@ -116,7 +114,7 @@ class Tunnel:
 
 
 class _Side(asyncio.Protocol):
-    """One of the two transports: what it receives is its peer's to write."""
+    """One of the two transports: its peer writes what it receives."""
 
     __slots__ = ("_before", "_now", "_transport", "_tunnel", "is_lost", "passed_bytes", "peer")
 
@@ -131,11 +129,11 @@ class _Side(asyncio.Protocol):
         self._now = asyncio.get_running_loop().time
         if transport is not None:
             self._before = transport.get_protocol()
-            self.pause()  # uvloop keeps reading the way it began, which a protocol with a buffer of its own decided
+            self.pause()  # uvloop reads as it began, by the former protocol, until reading is resumed
             transport.set_protocol(self)
             self.resume()
 
-    # What the transport tells.
+    # Called by the transport.
 
     def data_received(self, data: bytes) -> None:
         tunnel = self._tunnel
@@ -152,7 +150,7 @@ class _Side(asyncio.Protocol):
         self.peer.resume()
 
     def eof_received(self) -> None:
-        """Its transport closes by itself: who has ended one direction has left, as for the listener."""
+        """The transport closes by itself: a side that ends one direction has left, as for the listener."""
         self._tunnel.end()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -162,7 +160,7 @@ class _Side(asyncio.Protocol):
         if before is not None:
             before.connection_lost(exc)
 
-    # What the tunnel and the peer ask.
+    # Called by the tunnel and the peer.
 
     def write(self, data: bytes) -> None:
         if self._transport is not None:
@@ -180,7 +178,7 @@ class _Side(asyncio.Protocol):
         return self._transport.get_write_buffer_size() if self._transport is not None and not self.is_lost else 0
 
     def finish(self) -> None:
-        """Ends our direction and waits for the other: a close with bytes unread would reset what was sent."""
+        """Ends one direction and leaves the other open: a close with unread bytes would reset what was sent."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return

@@ -10,7 +10,7 @@ from gateway.config import Upstream as UpstreamConfig
 from gateway.http.fields import header_block
 from gateway.metrics import BufferedCounter, BufferedHistogram
 from gateway.proxy.forward.forwarding import Destination
-from gateway.upstream.balancer import Probing, Upstream, tls_context
+from gateway.upstream.balancer import ProbeSettings, Upstream, tls_context
 from policies.model import Outcome
 
 
@@ -30,7 +30,7 @@ def _destination(each: UpstreamConfig) -> Destination:
         queue_timeout_seconds=each.queue_timeout_seconds,
         retries=each.retries,
         tls=None if each.ca_file is None else tls_context(each.ca_file),
-        probing=None if each.health is None else Probing(each.health.path.encode(), each.health.interval_seconds),
+        probing=None if each.health is None else ProbeSettings(each.health.path.encode(), each.health.interval_seconds),
         observer=_upstream_series(each.name),
     )
     lines = [f"{name}: {value}\r\n" for name, value in each.headers.items()]

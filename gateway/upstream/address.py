@@ -1,4 +1,4 @@
-"""Where a target listens, read from its URL."""
+"""The address of a target, parsed from its URL."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Address:
 def parse_target(url: str) -> Address:
     """`http://host`, `https://host:port`, `http://[::1]:9000`. ValueError says what is wrong with anything else.
 
-    `gateway/config` has the same rule, so that no target which was accepted there fails here.
+    `gateway/config` has the same rule, so that a target which it accepts does not fail here.
     """
     try:
         parts = urlsplit(url)

@@ -1,4 +1,4 @@
-"""One upstream: picks the least busy healthy target, sends, and resends only what was certainly not processed."""
+"""One upstream: sends to the least busy healthy target, and retries only requests that no target has processed."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from gateway.upstream.request_head import Request, render_head
 from gateway.upstream.response import OnEnd, Response
 from policies.model import Outcome, Refusal
 
-# RFC 9110 section 9.2.2: sending these twice is sending them once. (TRACE never reaches an upstream.)
+# RFC 9110 section 9.2.2. TRACE never reaches an upstream.
 IDEMPOTENT_METHODS = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 RETRIED_STATUSES = frozenset((502, 503, 504))
-# A FIN that crossed our request is here within a round trip; a second covers a continent and a busy loop.
+# A FIN that crossed the request arrives within a round trip; a second covers a continent and a busy loop.
 STALE_WITHIN_SECONDS = 1.0
 
 
 class Observer(Protocol):
-    """Hears of every attempt, once: how it ended and how long it took, why another followed, who was ejected by it."""
+    """Is called once for each attempt that ends, each retry and each ejection."""
 
     def attempt_ended(self, upstream: str, outcome: Outcome, *, duration_seconds: float) -> None: ...
     def attempt_retried(self, upstream: str, reason: str) -> None: ...
@@ -34,15 +34,15 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Probing:
-    """What to ask a target for, to see whether it is well, and how often."""
+class ProbeSettings:
+    """The path that a probe requests, and how often."""
 
     path: bytes
     interval_seconds: float
 
 
 class Target:
-    """One address with its connections and its record."""
+    """One address with its connections and its health."""
 
     __slots__ = ("health", "host", "pool")
 
@@ -75,7 +75,7 @@ class Upstream:
         queue_timeout_seconds: float = 2.0,
         retries: int = 1,
         tls: ssl.SSLContext | None = None,
-        probing: Probing | None = None,
+        probing: ProbeSettings | None = None,
         observer: Observer | None = None,
     ) -> None:
         if not targets:
@@ -92,8 +92,8 @@ class Upstream:
         self._total_timeout_seconds = total_timeout_seconds
         self._retries = retries
         self._observer = observer
-        self._on_end: OnEnd | None = None if observer is None else self._response_ended
-        self._turn = 0
+        self._on_end: OnEnd | None = None if observer is None else self._report_end
+        self._rotation = 0
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
@@ -105,18 +105,18 @@ class Upstream:
         return sum(not target.health.is_ejected for target in self._targets)
 
     async def send(self, request: Request) -> Response:
-        """Send, and return once the head of the response is here; its body may still come, and ours still go.
+        """Sends, and returns once the head of the response has come; both bodies may still be on their way.
 
-        The response must be closed. Raises UpstreamError, and whatever the iterator of the request body raises.
+        The response must be closed. Raises UpstreamError, and what the iterator of the request body raises.
         """
         now = self._now()
         total_at = now + self._total_timeout_seconds
         if request.body is not None and not isinstance(request.body, bytes):
             request.body = ReplayableBody(request.body)
         retries_left = self._retries
-        avoided: Target | None = None
+        failed_target: Target | None = None
         while True:
-            target = self._pick(now, avoided)
+            target = self._pick(now, exclude=failed_target)
             try:
                 response = await self._attempt(target, request, now=now, total_at=total_at)
             except NotSentError:
@@ -129,62 +129,58 @@ class Upstream:
                 response.close()
                 reason = str(response.status)
             retries_left -= 1
-            avoided = target
+            failed_target = target
             now = self._now()
-            self._retried(reason)
+            self._report_retry(reason)
 
     def retire(self) -> None:
-        """Another has taken its place: calls that began here finish here, and no connection outlives them."""
+        """Lets the calls that run finish, and keeps no connection after them: the upstream is replaced."""
         for target in self._targets:
             target.pool.retire()
 
     async def close(self) -> None:
-        """Close every connection, whatever runs on it; drain first. Nothing is opened afterwards."""
+        """Closes every connection, whatever runs on it, and opens none afterwards."""
         for target in self._targets:
             await target.pool.close()
 
     async def probe(self, target: bytes, *, within_seconds: float = 5.0) -> dict[str, bool]:
-        """Ask every address for `GET target` now, ejected or not, and record which answered below 500."""
+        """Sends `GET target` to every address, ejected or not: healthy is which responds with a status below 500."""
         request = Request(b"GET", target)
-        well = await asyncio.gather(*(self._is_well(each, request, within_seconds) for each in self._targets))
-        return {str(each.pool.address): answer for each, answer in zip(self._targets, well, strict=True)}
+        healthy = await asyncio.gather(*(self._probe(each, request, within_seconds) for each in self._targets))
+        return {str(each.pool.address): is_healthy for each, is_healthy in zip(self._targets, healthy, strict=True)}
 
     def _now(self) -> float:
-        """The loop's time. The loop is asked for once: before Python 3.12 each time costs a system call (getpid)."""
+        """The loop's time. Keeps the loop: before Python 3.12 `get_running_loop` costs a system call (getpid)."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         return self._loop.time()
 
-    # Choosing.
-
-    def _pick(self, now: float, avoided: Target | None) -> Target:
-        """The least busy target that may be asked; equals take turns; the avoided one only if it is the last."""
+    def _pick(self, now: float, *, exclude: Target | None) -> Target:
+        """The least busy target that accepts requests, equals in rotation; the excluded one if it is the only one."""
         if len(self._targets) == 1:
-            askable = self._targets if self._targets[0].health.may_be_asked(now) else []
+            available = self._targets if self._targets[0].health.accepts_requests(now) else []
         else:
-            self._turn = (self._turn + 1) % len(self._targets)
-            in_turn = self._targets[self._turn :] + self._targets[: self._turn]
-            askable = [target for target in in_turn if target.health.may_be_asked(now)]
-        if not askable:
+            self._rotation = (self._rotation + 1) % len(self._targets)
+            rotated = self._targets[self._rotation :] + self._targets[: self._rotation]
+            available = [target for target in rotated if target.health.accepts_requests(now)]
+        if not available:
             raise overloaded(f"every target of {self.name} failed {FAILURES_TO_EJECT} times in a row and is paused")
-        if len(askable) == 1:
-            return askable[0]
-        return min((target for target in askable if target is not avoided), key=_busy)
-
-    # One attempt.
+        if len(available) == 1:
+            return available[0]
+        return min((target for target in available if target is not exclude), key=_busy)
 
     async def _attempt(self, target: Target, request: Request, *, now: float, total_at: float) -> Response:
         head = render_head(request, target.host)
-        trial = target.health.asked()
+        trial = target.health.start_attempt()
         try:
             response = await self._exchange(target, head, request, now=now, total_at=total_at, on_end=self._on_end)
         except UpstreamError as error:
-            self._failed(target, error, trial=trial, started_at=now)
+            self._record_failure(target, error, trial=trial, started_at=now)
             raise
         except BaseException:
-            target.health.unknown(trial=trial)
+            target.health.record_unknown(trial=trial)
             raise
-        target.health.succeeded()
+        target.health.record_success()
         return response
 
     async def _exchange(
@@ -193,21 +189,21 @@ class Upstream:
         connection = target.pool.take_idle(now) or await target.pool.connect_or_wait()
         response = connection.start(head, request, total_at=total_at, on_end=on_end)
         try:
-            await response.headed()
+            await response.wait_for_head()
         except UpstreamError:
             if not self._was_stale(response, request):
                 raise
-            self._retried("stale")
+            self._report_retry("stale")
             connection = await target.pool.connect_or_wait()
             response = connection.start(head, request, total_at=total_at, on_end=on_end)
-            await response.headed()
+            await response.wait_for_head()
         return response
 
     def _was_stale(self, response: Response, request: Request) -> bool:
-        """A connection used before that ended without a byte of an answer: the server closed it as we wrote.
+        """Whether a reused connection ended without a byte of a response: the server closed it as the request was sent.
 
-        A server that died over the request looks the same for a moment, and would get it twice; hence the moment only,
-        for methods that are not idempotent. The caller is charged once either way.
+        A server that crashed over the request looks the same at first, and would get the request twice. So a method
+        that is not idempotent counts within a short time only. The caller is charged once in either case.
         """
         error = response.error
         took_seconds = self._now() - response.started_at
@@ -219,51 +215,49 @@ class Upstream:
             and _is_replayable(request)
         )
 
-    async def _is_well(self, target: Target, request: Request, within_seconds: float) -> bool:
+    async def _probe(self, target: Target, request: Request, within_seconds: float) -> bool:
         now = self._now()
         head = render_head(request, target.host)
         try:
             total_at = now + within_seconds
             response = await self._exchange(target, head, request, now=now, total_at=total_at, on_end=None)
             response.close()
-            well = response.status < 500
+            is_healthy = response.status < 500
         except UpstreamError as error:
             if error.code is Refusal.UPSTREAM_OVERLOADED:
-                return True  # busy is not ill, but not known to be well either
-            well = False
-        if target.health.probed(is_well=well):
-            self._ejected()
-        return well
+                return True  # says nothing of its health, so nothing is recorded
+            is_healthy = False
+        if target.health.record_probe(is_healthy=is_healthy):
+            self._report_ejection()
+        return is_healthy
 
-    def _failed(self, target: Target, error: UpstreamError, *, trial: bool, started_at: float) -> None:
+    def _record_failure(self, target: Target, error: UpstreamError, *, trial: bool, started_at: float) -> None:
         now = self._now()
         if error.code is Refusal.UPSTREAM_OVERLOADED:
-            target.health.unknown(trial=trial)
-        elif target.health.failed(now, trial=trial):
-            self._ejected()
+            target.health.record_unknown(trial=trial)
+        elif target.health.record_failure(now, trial=trial):
+            self._report_ejection()
         if self._observer is not None and (
             isinstance(error, NotSentError) or error.code is Refusal.UPSTREAM_OVERLOADED
         ):
             self._observer.attempt_ended(self.name, error.outcome, duration_seconds=now - started_at)
 
-    # Observing.
-
-    def _response_ended(self, response: Response) -> None:
+    def _report_end(self, response: Response) -> None:
         if self._observer is not None:
             seconds = self._now() - response.started_at
             self._observer.attempt_ended(self.name, outcome_of(response), duration_seconds=seconds)
 
-    def _ejected(self) -> None:
+    def _report_ejection(self) -> None:
         if self._observer is not None:
             self._observer.target_ejected(self.name)
 
-    def _retried(self, reason: str) -> None:
+    def _report_retry(self, reason: str) -> None:
         if self._observer is not None:
             self._observer.attempt_retried(self.name, reason)
 
 
 def outcome_of(response: Response) -> Outcome:
-    """How an ended exchange ended. One that broke for the client's sake, or was let go unfinished, was aborted.
+    """The outcome of an exchange that has ended: CLIENT_ABORTED if the client's side failed or it was closed early.
 
     After 101 either side may end it.
     """
@@ -275,7 +269,7 @@ def outcome_of(response: Response) -> Outcome:
 
 
 def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
-    """Verifying, TLS 1.2 and up, HTTP/1.1 by ALPN; with the system's authorities or those of a PEM file."""
+    """Verifies certificates, by the system's authorities or those of a PEM file; TLS 1.2 and up, HTTP/1.1 by ALPN."""
     context = ssl.create_default_context(cafile=ca_file)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])

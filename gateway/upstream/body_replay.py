@@ -1,53 +1,53 @@
-"""A streamed request body that can be sent again while it is small, because what was pulled of it is kept."""
+"""A streamed request body that can be sent again as long as it is small."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator
 
-# What a small JSON body takes; beyond it a stale connection costs the client a 502 rather than us the memory.
-MAX_KEPT_BYTES = 64 * 1024
+# Enough for a small JSON body. A larger one gets a 502 on a stale connection instead of the memory.
+MAX_REPLAY_BYTES = 64 * 1024
 
 
 class ReplayableBody:
-    """Iterates over a source that gives its chunks only once; each new iteration starts at the beginning.
+    """Keeps the chunks of a source, so that each iteration starts at the beginning.
 
-    Ask `is_replayable` before a second one. A pull that was cancelled half-way may have ended the source, so it spoils
-    the replay: the body may wrongly count as lost, but is never sent short.
+    Check `is_replayable` before a second iteration. A cancelled read may have ended the source, so the body is not
+    replayable after it: it may wrongly count as lost, but is never sent short.
     """
 
-    __slots__ = ("_exhausted", "_kept", "_kept_bytes", "_pulling", "_source")
+    __slots__ = ("_chunks", "_exhausted", "_reading", "_size", "_source")
 
     def __init__(self, source: AsyncIterable[bytes]) -> None:
         self._source = aiter(source)
-        self._kept: list[bytes] | None = []
-        self._kept_bytes = 0
-        self._pulling = False
+        self._chunks: list[bytes] | None = []
+        self._size = 0
+        self._reading = False
         self._exhausted = False
 
     @property
     def is_replayable(self) -> bool:
-        return self._kept is not None and not self._pulling
+        return self._chunks is not None and not self._reading
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if not self.is_replayable:
             raise RuntimeError("the request body cannot be sent again")
-        for chunk in list(self._kept or ()):
+        for chunk in list(self._chunks or ()):
             yield chunk
         while not self._exhausted:
-            self._pulling = True
+            self._reading = True
             try:
                 chunk = await anext(self._source)
             except StopAsyncIteration:
                 self._exhausted = True
-                self._pulling = False
+                self._reading = False
                 return
-            self._pulling = False
-            self._keep(chunk)
+            self._reading = False
+            self._record(chunk)
             yield chunk
 
-    def _keep(self, chunk: bytes) -> None:
-        self._kept_bytes += len(chunk)
-        if self._kept is not None:
-            self._kept.append(chunk)
-        if self._kept_bytes > MAX_KEPT_BYTES:
-            self._kept = None
+    def _record(self, chunk: bytes) -> None:
+        self._size += len(chunk)
+        if self._chunks is not None:
+            self._chunks.append(chunk)
+        if self._size > MAX_REPLAY_BYTES:
+            self._chunks = None

@@ -1,4 +1,4 @@
-"""One connection to a target: it carries one exchange at a time and says whether it may carry another."""
+"""One connection to a target: carries one exchange at a time, and decides whether it can carry another."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from gateway.upstream.request_head import Request
 from gateway.upstream.response import OnEnd, Response
 from gateway.upstream.response_head import ResponseHead
 
-# Read at a time: uvloop would read 250 KiB, and a client that reads slowly has three of them waiting for it.
+# Per read. uvloop would read 250 KiB, of which three wait for a client that reads slowly.
 READ_BYTES = 32 * 1024
-# Beyond it the reader waits for whoever consumes.
+# Above it reading stops until the consumer has taken the bytes.
 HIGH_WATER_BYTES = 16 * 1024
-# Below this one write of head and body together is cheaper than two.
+# Up to this size one write of head and body is cheaper than two.
 _JOINED_BODY_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """How long an exchange may stand still, by phase; each in seconds."""
+    """How long an exchange may make no progress, by phase."""
 
     first_byte_seconds: float
     idle_seconds: float
 
 
-class Owner(Protocol):
-    """The pool, as its connections see it."""
+class ConnectionOwner(Protocol):
+    """The pool, as its connections use it."""
 
     def release(self, connection: Connection, *, reusable: bool) -> None: ...
     def opened(self, connection: Connection) -> None: ...
@@ -37,12 +37,12 @@ class Owner(Protocol):
     def lost(self, connection: Connection) -> None: ...
 
 
-# One for all connections: what is read into it is taken before the loop reads again. (One loop a process.)
+# One for all connections: its bytes are copied before the loop reads again. A process has one loop.
 _read_into = memoryview(bytearray(READ_BYTES))
 
 
 class Connection(asyncio.BufferedProtocol):
-    """An asyncio protocol whose every byte belongs to the exchange that runs, or condemns the connection."""
+    """Every byte belongs to the running exchange; a byte without one retires the connection."""
 
     __slots__ = (
         "_deadlines",
@@ -66,7 +66,7 @@ class Connection(asyncio.BufferedProtocol):
         "response",
     )
 
-    def __init__(self, owner: Owner, deadlines: Deadlines) -> None:
+    def __init__(self, owner: ConnectionOwner, deadlines: Deadlines) -> None:
         self._owner = owner
         self._deadlines = deadlines
         self.loop = asyncio.get_running_loop()
@@ -92,7 +92,7 @@ class Connection(asyncio.BufferedProtocol):
         return f"<Connection {state}, {self.exchanges} exchanges>"
 
     def start(self, head: bytes, request: Request, *, total_at: float, on_end: OnEnd | None) -> Response:
-        """Write the rendered head and the body, and give back the exchange."""
+        """Writes the rendered head and the body; gives the response to come."""
         transport = self._transport
         if transport is None or self.response is not None:
             raise RuntimeError(f"{self!r} cannot start an exchange")
@@ -109,7 +109,7 @@ class Connection(asyncio.BufferedProtocol):
         return response
 
     def abort(self) -> None:
-        """Close without flushing: what is unsent would only keep a socket open on a peer that has stopped reading."""
+        """Closes without flushing: unsent bytes would keep the socket open if the peer has stopped reading."""
         self.closed = True
         self._stop_timer()
         self._stop_upload()
@@ -117,20 +117,20 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.abort()
 
     def close(self, reason: str) -> None:
-        """Close for a reason of our own; an exchange that runs fails with it."""
+        """Closes on the gateway's side; a running exchange fails with the reason."""
         if self.response is not None:
             self._fail(unreachable(reason))
         else:
-            self._condemn()
+            self._retire()
 
-    def forsake(self) -> None:
-        """Nobody waits for this connection to stand any more. uvloop then closes its socket, even one that stood
-        already, and never says that it is lost: its pool would count it for ever, and wait for it when it closes.
+    def discard(self) -> None:
+        """For a connect that failed or was cancelled. uvloop may then close an established socket without calling
+        `connection_lost`, and the pool would count the connection forever.
         """
         self.abort()
         self._owner.lost(self)
 
-    # What the response asks.
+    # Called by the response.
 
     def resume(self) -> None:
         if self._reading_paused and self._transport is not None:
@@ -143,12 +143,12 @@ class Connection(asyncio.BufferedProtocol):
         self._owner.release(self, reusable=False)
 
     def hand_over(self) -> asyncio.Transport | None:
-        """Whoever takes the transport minds the time from here on, and tells us when it is lost."""
+        """Gives the transport to one who sets deadlines and passes `connection_lost` on."""
         self._stop_timer()
         self._unpause()
         return self._transport
 
-    # What the transport tells.
+    # Called by the transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -163,11 +163,11 @@ class Connection(asyncio.BufferedProtocol):
     def data_received(self, data: bytes) -> None:
         response = self.response
         if response is None:
-            self._condemn()
+            self._retire()
             return
-        known = response.take_whole(data)
-        if known is not None:
-            self._finish(response, known, is_clean=True)
+        head = response.take_whole(data)
+        if head is not None:
+            self._finish(response, head, is_clean=True)
             return
         reader = response.reader
         try:
@@ -203,11 +203,11 @@ class Connection(asyncio.BufferedProtocol):
             writable.set_result(None)
         self._progressed(self._deadlines.first_byte_seconds)
 
-    # The end of an exchange, each exactly once.
+    # The end of an exchange.
 
     def _finish(self, response: Response, head: ResponseHead | None, *, is_clean: bool) -> None:
         if head is None:
-            raise AssertionError("what has ended has begun with a head")
+            raise AssertionError("a finished response has a head")
         reusable = head.keep_alive and is_clean and self._sent and not self.closed and not self._buffered_bytes()
         self.response = None
         self.keep_alive_seconds = head.keep_alive_seconds
@@ -227,11 +227,11 @@ class Connection(asyncio.BufferedProtocol):
         self._owner.release(self, reusable=False)
 
     def _ended(self, exc: Exception | None) -> None:
-        """The peer has closed or reset. Whatever runs is now either complete or broken."""
+        """The peer has closed or reset: the running exchange is complete or broken."""
         response = self.response
         self.closed = True
         if response is None:
-            self._condemn()
+            self._retire()
         elif exc is not None or not response.is_begun:
             self._fail(_broken(response, exc))
         else:
@@ -242,8 +242,8 @@ class Connection(asyncio.BufferedProtocol):
             else:
                 self._finish(response, response.reader.head, is_clean=response.reader.clean)
 
-    def _condemn(self) -> None:
-        """Bytes or an end that no exchange asked for: it may not carry another."""
+    def _retire(self) -> None:
+        """The connection may carry no further exchange."""
         self.abort()
         self._owner.retired(self)
 
@@ -274,7 +274,7 @@ class Connection(asyncio.BufferedProtocol):
                 raise BodyLengthError(f"the request body is longer than its {length} bytes")
             self._write_chunk(chunk, chunked=length is None)
             if sent_bytes == length:
-                self._body_sent()  # before the iterator's end, which may wait for its client
+                self._body_sent()  # the end of the iterator may wait for the client
             if self._writable is not None:
                 await self._writable
         if length is None:
@@ -295,7 +295,7 @@ class Connection(asyncio.BufferedProtocol):
     def _upload_ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if task is not self._upload:
-            return  # stopped: its exchange is over
+            return  # stopped, because its exchange has ended
         self._upload = None
         if task.cancelled() or error is not None:
             self._fail(error or unreachable("the request body was cancelled"))
@@ -333,16 +333,16 @@ class Connection(asyncio.BufferedProtocol):
             self._arm(min(self._progress_at + limit_seconds, self._total_at))
 
     def _arm(self, due: float) -> None:
-        """See to it that the timer fires by `due`. It is moved only to fire earlier; when early, it looks again."""
+        """Makes the timer fire by `due`. It moves only to fire earlier; one that fires too early is set again."""
         timer = self._timer
         if timer is not None:
             if self._timer_at <= due:
                 return
             timer.cancel()
         self._timer_at = due
-        self._timer = self.loop.call_at(due, self._look_at_clock)
+        self._timer = self.loop.call_at(due, self._check_deadline)
 
-    def _look_at_clock(self) -> None:
+    def _check_deadline(self) -> None:
         self._timer = None
         if self.response is None:
             return
@@ -357,7 +357,7 @@ class Connection(asyncio.BufferedProtocol):
             self._fail(timed_out(f"{phase} for {limit_seconds:g} seconds"))
 
     def _phase(self) -> tuple[str, float]:
-        """What the exchange waits for, and for how long it may; a slow client of ours is no fault of its."""
+        """What the exchange waits for, and for how long at most; a slow client is not the fault of the upstream."""
         response = self.response
         if self._writable is not None:
             unsent_bytes = self._buffered_bytes()

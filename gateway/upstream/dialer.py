@@ -50,7 +50,7 @@ class Dialer:
                 server_hostname=self.address.host if encrypted else None,
             )
         except BaseException:
-            connection.forsake()
+            connection.discard()
             connected.close()
             raise
         return connection

@@ -1,4 +1,4 @@
-"""The four ways in which an upstream fails to answer, each with the outcome it is accounted as."""
+"""How an upstream fails, each with the outcome that the call is accounted as."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from policies.model import Outcome, Refusal
 
 
 class UpstreamError(Exception):
-    """The upstream gave no complete answer.
+    """The upstream gave no complete response.
 
-    `outcome` is what the request is accounted as, `code` what the client is told, `detail` a sentence without secrets.
+    `outcome` is what the call is accounted as, `code` and `detail` go to the client.
     """
 
     def __init__(self, outcome: Outcome, code: Refusal, detail: str) -> None:
@@ -19,15 +19,15 @@ class UpstreamError(Exception):
 
 
 class NotSentError(UpstreamError):
-    """No byte of the request left: any method may be tried elsewhere."""
+    """No byte of the request was sent: any method may be retried."""
 
 
 class BodyLengthError(ValueError):
-    """The request body's iterator gave another number of bytes than was announced: the caller's fault."""
+    """The request body is longer or shorter than announced, which is the caller's fault."""
 
 
 def unreachable(detail: str) -> UpstreamError:
-    """No connection, or it ended before one byte of an answer."""
+    """There is no connection, or it ended before the first byte of a response."""
     return UpstreamError(Outcome.UPSTREAM_UNREACHABLE, Refusal.UPSTREAM_UNREACHABLE, detail)
 
 
@@ -44,7 +44,7 @@ def timed_out(detail: str) -> UpstreamError:
 
 
 def invalid(detail: str) -> UpstreamError:
-    """What came back is not one complete HTTP/1.x response."""
+    """What the upstream sent is not one complete HTTP/1.x response."""
     return UpstreamError(Outcome.UPSTREAM_INVALID, Refusal.UPSTREAM_INVALID, detail)
 
 

@@ -1,21 +1,21 @@
-"""Whether a target is worth asking: ejected after failures in a row, back for one trial after a growing pause.
+"""The health of a target: consecutive failures eject it, and it returns for one trial after a growing pause.
 
-Pure: the time comes in as monotonic seconds. It errs towards asking: one success, however late, readmits at once; but
-only a probe readmits whom probes have ejected.
+Pure: the caller passes monotonic seconds. One success readmits a target at once, except that only a probe readmits one
+that probes have ejected.
 """
 
 from __future__ import annotations
 
-# Envoy's outlier detection: 5 failures in a row. Its pause starts at 30 s, ours at 1: there may be no other target.
+# Envoy's outlier detection: 5 consecutive failures. It pauses 30 s at first, this 1 s: there may be no other target.
 FAILURES_TO_EJECT = 5
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
-# HAProxy's `fall`. Requests that succeed do not outvote the probes: a target that drains says so before it fails.
+# HAProxy's `fall`. Successful requests do not count against probes: a draining target reports it before it fails.
 FAILED_PROBES_TO_EJECT = 3
 
 
 class Health:
-    """The record of one target. `asked` and one of `succeeded`, `failed`, `unknown` belong together."""
+    """The record of one target; each `start_attempt` is followed by one `record_*`."""
 
     __slots__ = ("_ejections", "_failed_probes", "_failures", "_on_trial", "_returns_at")
 
@@ -32,26 +32,26 @@ class Health:
 
     @property
     def is_ejected(self) -> bool:
-        return self._returns_at is not None or self._is_ill
+        return self._returns_at is not None or self._fails_probes
 
-    def may_be_asked(self, now: float) -> bool:
-        """Ejected targets take one request at a time once their pause is over."""
-        if self._is_ill:
+    def accepts_requests(self, now: float) -> bool:
+        """True unless the target is ejected; after its pause it accepts one request at a time."""
+        if self._fails_probes:
             return False
         return self._returns_at is None or (now >= self._returns_at and not self._on_trial)
 
-    def asked(self) -> bool:
-        """A request goes out; True if it is the trial of an ejected target."""
+    def start_attempt(self) -> bool:
+        """Whether this attempt is the trial of an ejected target."""
         self._on_trial = self._returns_at is not None
         return self._on_trial
 
-    def succeeded(self) -> None:
+    def record_success(self) -> None:
         self._failures = self._ejections = 0
         self._returns_at = None
         self._on_trial = False
 
-    def failed(self, now: float, *, trial: bool) -> bool:
-        """Whether this ejects it. Only a trial lengthens an ejection; stragglers from before it say nothing new."""
+    def record_failure(self, now: float, *, trial: bool) -> bool:
+        """Whether this ejects the target. Only a trial lengthens an ejection; requests from before it do not."""
         if self._returns_at is not None and not trial:
             return False
         was_ejected = self.is_ejected
@@ -63,21 +63,21 @@ class Health:
             self._ejections += 1
         return self.is_ejected and not was_ejected
 
-    def probed(self, *, is_well: bool) -> bool:
-        """Whether this ejects it."""
-        if is_well:
+    def record_probe(self, *, is_healthy: bool) -> bool:
+        """Whether this ejects the target."""
+        if is_healthy:
             self._failed_probes = 0
-            self.succeeded()
+            self.record_success()
             return False
         was_ejected = self.is_ejected
         self._failed_probes += 1
         return self.is_ejected and not was_ejected
 
-    def unknown(self, *, trial: bool) -> None:
-        """The client left, or nothing was sent: the next request may try."""
+    def record_unknown(self, *, trial: bool) -> None:
+        """For an attempt that the client broke off, or that sent nothing: the next request is the trial."""
         if trial:
             self._on_trial = False
 
     @property
-    def _is_ill(self) -> bool:
+    def _fails_probes(self) -> bool:
         return self._failed_probes >= FAILED_PROBES_TO_EJECT

@@ -1,7 +1,7 @@
-"""The connections to one target: last in, first out; at most so many; who comes later waits in line.
+"""The connections to one target: a bounded number, last in first out, with a queue for requests above it.
 
-Every decision is made in memory, then the I/O is done. A slot is held from the decision to connect until `release`, and
-each way out (a failed or cancelled connect, a cancelled or late wait, an ended exchange) gives it back exactly once.
+Decisions are made before the I/O. A slot is leased from the decision to connect until `release`, and each way out (a
+failed or cancelled connect, a cancelled or late wait, an ended exchange) returns it exactly once.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from gateway.upstream.connection import Connection, Deadlines
 from gateway.upstream.dialer import Dialer
 from gateway.upstream.errors import connect_timed_out, not_connected, overloaded, unreachable
 
-# Common servers close after 60 (nginx 75, AWS load balancers 60) seconds; half of that leaves no race worth naming.
-# Those that say less (Node.js: 5) are believed.
+# Common servers close idle connections after 60 seconds or more (nginx 75, AWS load balancers 60); half of that hardly
+# ever races with their FIN. Servers that announce less (Node.js: 5) are believed.
 IDLE_LIMIT_SECONDS = 30.0
-# Past a full line a request is better off refused at once; the same depth as the kernel's usual accept backlog.
+# Above it a request is refused at once. As deep as the usual accept backlog of the kernel.
 MAX_QUEUED = 1024
 
 _log = structlog.get_logger(__name__)
@@ -29,7 +29,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
-    """What a pool may hold and how long getting a connection may take."""
+    """How many connections a pool opens, how long it waits for one, and how long it keeps an idle one."""
 
     max_connections: int
     connect_timeout_seconds: float
@@ -38,7 +38,7 @@ class PoolLimits:
 
 
 class Pool:
-    """All connections to one address. `busy` counts what runs, connects or waits there."""
+    """All connections to one address. `busy` counts requests that run, connect or wait."""
 
     def __init__(
         self, address: Address, limits: PoolLimits, *, deadlines: Deadlines, tls: ssl.SSLContext | None = None
@@ -64,7 +64,7 @@ class Pool:
         return f"<Pool {self.address} [{counts}]>"
 
     def take_idle(self, now: float) -> Connection | None:
-        """The connection used last, if one is idle. It must be given back by `release`."""
+        """The idle connection that was used last, or None. The caller must `release` it."""
         while self._idle:
             connection = self._idle.pop()
             if connection.idle_until > now:
@@ -74,47 +74,47 @@ class Pool:
         return None
 
     async def connect_or_wait(self) -> Connection:
-        """A new connection, or whichever is released first; UpstreamError when neither comes about in time.
+        """A new connection, or one that is released meanwhile; UpstreamError when there is neither in time.
 
-        Must be given back by `release`.
+        The caller must `release` it.
         """
         if self._closing is not None:
             raise unreachable(f"{self.address} is no longer used")
         if self._leased < self._limits.max_connections:
             self._leased += 1
             return await self._connect()
-        connection = await self._wait_in_line()
+        connection = await self._wait_in_queue()
         if connection is not None and not connection.closed:
             return connection
         return await self._connect()
 
     def release(self, connection: Connection, *, reusable: bool) -> None:
-        """Give a lease back: to the next in line, to the idle ones, or by closing the connection."""
+        """Returns a lease: to the first waiter, to the idle connections, or by closing the connection."""
         if not reusable or self._retired:
             connection.abort()
             self._free_slot()
-        elif self._queue and (waiter := self._next_in_line()) is not None:
+        elif self._queue and (waiter := self._next_waiter()) is not None:
             waiter.set_result(connection)
         else:
             self._leased -= 1
-            self._keep(connection)
+            self._add_idle(connection)
 
     def opened(self, connection: Connection) -> None:
         self._open.add(connection)
 
     def retired(self, connection: Connection) -> None:
-        """The connection may not be used again; if it was idle it is so no longer."""
+        """The connection may not be used again."""
         if connection in self._idle:
             self._idle.remove(connection)
 
     def lost(self, connection: Connection) -> None:
-        """The socket is gone."""
+        """The socket is closed."""
         self._open.discard(connection)
         if self._closing is not None and not self._open and not self._closing.done():
             self._closing.set_result(None)
 
     def retire(self) -> None:
-        """Keep no connection from now on: what is idle is closed, what runs or still comes ends in its own time."""
+        """Closes idle connections, and each other one when its exchange ends."""
         self._retired = True
         if self._reaper is not None:
             self._reaper.cancel()
@@ -122,7 +122,7 @@ class Pool:
             connection.close(f"{self.address} is no longer used")
 
     async def close(self) -> None:
-        """Close every connection, whatever runs on it, and wait until all sockets are gone. Nothing new is opened."""
+        """Closes every connection, whatever runs on it, and returns when all sockets are closed; opens none after."""
         self.retire()
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_future()
@@ -134,21 +134,19 @@ class Pool:
         if self._open:
             await self._closing
 
-    # Getting a connection.
-
     async def _connect(self) -> Connection:
-        """Open a connection in a slot that is ours; on any way out but success the slot is given back."""
+        """Opens a connection in a leased slot, which it frees on any failure."""
         try:
             async with asyncio.timeout(self._limits.connect_timeout_seconds):
                 connection = await self._dialer.dial()
         except TimeoutError as error:
             self._free_slot()
-            self._tell("not in time")
+            self._log_failure("timeout")
             seconds = self._limits.connect_timeout_seconds
             raise connect_timed_out(f"no connection to the upstream in {seconds:g} s") from error
         except OSError as error:  # refused, unroutable, DNS (gaierror), TLS (SSLError): all are OSErrors
             self._free_slot()
-            self._tell(_reason(error))
+            self._log_failure(_reason(error))
             raise not_connected("no connection to the upstream") from error
         except BaseException:
             self._free_slot()
@@ -161,65 +159,63 @@ class Pool:
     def _new_connection(self) -> Connection:
         return Connection(self, self._deadlines)
 
-    async def _wait_in_line(self) -> Connection | None:
-        """Hold a slot at the end: with a connection in it, or None to open one."""
+    async def _wait_in_queue(self) -> Connection | None:
+        """Waits for a slot: gives the connection that comes with it, or None if one must be opened."""
         if len(self._queue) >= MAX_QUEUED:
             raise overloaded(f"{MAX_QUEUED} requests wait for {self.address}")
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[Connection | None] = loop.create_future()
         self._queue.append(waiter)
-        timer = loop.call_later(self._limits.queue_timeout_seconds, self._give_up, waiter)
+        timer = loop.call_later(self._limits.queue_timeout_seconds, self._time_out, waiter)
         try:
             return await waiter
         except asyncio.CancelledError:
-            # Cancelled after the hand-over but before we ran: what we were given goes to the next in line.
+            # Cancelled after the slot came, but before this ran: it goes to the next waiter.
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self._hand_on(waiter.result())
+                self._pass_on(waiter.result())
             raise
         finally:
             timer.cancel()
             if waiter in self._queue:
                 self._queue.remove(waiter)
 
-    def _give_up(self, waiter: asyncio.Future[Connection | None]) -> None:
+    def _time_out(self, waiter: asyncio.Future[Connection | None]) -> None:
         if not waiter.done():
             seconds = self._limits.queue_timeout_seconds
             waiter.set_exception(overloaded(f"no connection to the upstream became free in {seconds:g} s"))
 
-    def _tell(self, reason: str) -> None:
-        """The operator, not the client: where upstreams are, and what they are called, is no client's business."""
+    def _log_failure(self, reason: str) -> None:
+        """For the operator: clients must not learn the addresses and names of upstreams."""
         _log.warning("upstream_not_connected", target=str(self.address), reason=reason)
 
-    def _hand_on(self, connection: Connection | None) -> None:
+    def _pass_on(self, connection: Connection | None) -> None:
         if connection is None:
             self._free_slot()
         else:
             self.release(connection, reusable=not connection.closed)
 
     def _free_slot(self) -> None:
-        waiter = self._next_in_line()
+        waiter = self._next_waiter()
         if waiter is None:
             self._leased -= 1
         else:
             waiter.set_result(None)
 
-    def _next_in_line(self) -> asyncio.Future[Connection | None] | None:
+    def _next_waiter(self) -> asyncio.Future[Connection | None] | None:
         while self._queue:
             waiter = self._queue.popleft()
             if not waiter.done():
                 return waiter
         return None
 
-    # Idle connections.
-
-    def _keep(self, connection: Connection) -> None:
+    def _add_idle(self, connection: Connection) -> None:
         connection.idle_until = connection.loop.time() + self._idle_seconds_of(connection)
         self._idle.append(connection)
         if self._reaper is None:
             self._reap_at(connection.idle_until)
 
     def _idle_seconds_of(self, connection: Connection) -> float:
-        """One second less than the server grants, so that its FIN does not cross our request."""
+        """One second less than the server grants, so that its FIN does not cross a request."""
         granted = connection.keep_alive_seconds
         return self._limits.idle_seconds if granted is None else min(self._limits.idle_seconds, granted - 1.0)
 

@@ -1,6 +1,6 @@
-"""Requests as bytes: a head with framing of our own making around end-to-end fields of the caller's.
+"""Renders request heads: the gateway frames the body, and the caller gives end-to-end fields.
 
-One request must never be read as two (RFC 9112 section 11.2), so what could be is refused before a byte is sent.
+One request must never be read as two (RFC 9112 section 11.2): anything ambiguous is refused before a byte is sent.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _VISIBLE = bytes(range(0x21, 0x7F))  # what a target consists of
 class Request:
     """One request, with a block that was checked by `gateway.http.fields.header_block`.
 
-    `content_length` counts for an iterator only: its length in bytes, or None to send it chunked. The iterator is
-    pulled once a connection stands, and remains the caller's to close. `upgrade` is the protocol to switch to, a token;
-    the answer may then be 101 (RFC 9110 section 7.8). `is_sent` is set when its head goes out, on whichever connection.
+    `content_length` is for an iterator only: its length in bytes, or None to send it chunked. The iterator is read once
+    a connection is established, and the caller closes it. `upgrade` is the protocol to switch to, a token; the response
+    may then be 101 (RFC 9110 section 7.8). `is_sent` is set when the head is sent.
     """
 
     method: bytes
@@ -33,7 +33,7 @@ class Request:
 
 
 def render_head(request: Request, host: bytes) -> bytes:
-    """The request's head with framing of our own making; `host` is used where the block has none.
+    """The head of the request; `host` is used where the block has none.
 
     ValueError where method or target would let one request be read as another.
     """
@@ -50,7 +50,7 @@ def _framing_of(request: Request) -> bytes:
     body = request.body
     if request.upgrade is not None:
         if body is not None or not is_token(request.upgrade):
-            raise ValueError("a request to switch protocols names one, and has no body")
+            raise ValueError("a request to switch protocols names a protocol, and has no body")
         return b"connection: Upgrade\r\nupgrade: %b\r\n" % request.upgrade
     if body is None:
         # RFC 9110 section 8.6: a method that anticipates content says that there is none.

@@ -1,4 +1,4 @@
-"""One exchange as its consumer sees it: the head, the bytes that are here, and one way to let go."""
+"""The response of an upstream, as its consumer reads it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.upstream.response_reader import ResponseReader
 
 
 class Carrier(Protocol):
-    """What a response asks of the connection that carries it."""
+    """The connection, as the response uses it."""
 
     loop: asyncio.AbstractEventLoop
 
@@ -24,10 +24,10 @@ class Carrier(Protocol):
 
 
 class Response:
-    """The answer of an upstream, of which at least the head is there.
+    """A response, of which at least the head has come once `wait_for_head` returns.
 
-    `headers` are lower-cased and end-to-end only; `content-length` is among them iff it frames the body (and on HEAD).
-    `complete` means that the body has ended cleanly; bytes of it may still wait in `take`.
+    `headers` are lower-cased and end-to-end only, with `content-length` where it frames the body, and on HEAD.
+    `complete` means that the body has ended cleanly; `take` may still have bytes of it.
     """
 
     __slots__ = (
@@ -82,7 +82,7 @@ class Response:
         return len(self._body) if self._reader is None else self._reader.buffered
 
     def take(self) -> bytes:
-        """Everything that is buffered, b"" if nothing. Reading from the upstream goes on where it was paused."""
+        """Everything that is buffered, which may be nothing. Paused reading continues."""
         if self._reader is None:
             data, self._body = self._body, b""
             return data
@@ -91,16 +91,16 @@ class Response:
             self._carrier.resume()
         return data
 
-    async def more(self) -> None:
-        """Wait until `take` has something or the body is complete.
+    async def wait_for_more(self) -> None:
+        """Waits until `take` has something or the body is complete.
 
-        Raises UpstreamError when the body breaks off or times out, and whatever the request body's iterator raised.
+        Raises UpstreamError when the body breaks off or times out, and what the request body's iterator raised.
         """
         while not self.buffered and not self.complete:
             await self._changed()
 
-    async def headed(self) -> None:
-        """Wait for the head; raises as `more` does, and then has let go."""
+    async def wait_for_head(self) -> None:
+        """Waits for the head; raises as `wait_for_more` does, and is closed then."""
         try:
             while not self.status or self.error is not None:
                 await self._changed()
@@ -110,40 +110,40 @@ class Response:
 
     @property
     def head(self) -> ResponseHead:
-        """The head as a whole, which may be that of earlier answers too. RuntimeError while there is none."""
+        """The head, which earlier responses with the same bytes share. RuntimeError before it has come."""
         if self._head is None:
             raise RuntimeError("the head has not come")
         return self._head
 
-    def switched(self) -> Wire:
-        """After 101: the connection, to be taken over at once. It stays leased until it is lost or this is closed."""
+    def hand_over(self) -> Wire:
+        """After 101: the connection, to be taken over at once; leased until it is lost or the response is closed."""
         first = self.take()
         return Wire(None if self._carrier is None else self._carrier.hand_over(), first)
 
     def close(self) -> None:
-        """Let go. A complete and clean connection is in its pool again already; any other is closed here."""
+        """Closes the connection, unless a clean and complete exchange has already returned it to its pool."""
         carrier, self._carrier = self._carrier, None
         if carrier is not None:
             carrier.abandon()
             self._wake()
             self._ended()
 
-    # The connection's side.
+    # Called by the connection.
 
     @property
     def is_begun(self) -> bool:
-        """Whether a byte of it has come."""
+        """Whether a byte of the response has come."""
         return self._reader is not None or self._head is not None
 
     @property
     def reader(self) -> ResponseReader:
-        """Reads it, from its first byte on; there is none for an answer that `take_whole` has taken."""
+        """Reads the response from its first byte; not to be used if `take_whole` has read it."""
         if self._reader is None:
             self._reader = ResponseReader(self._request.method, self._request.upgrade, known=self._known)
         return self._reader
 
     def take_whole(self, data: bytes) -> ResponseHead | None:
-        """Takes an answer that comes whole under a head that is known, which most do: 4 µs less than reading it."""
+        """Takes a response that comes whole under the head of the last one, as most do: saves 4 µs."""
         known, request = self._known, self._request
         if (
             known is None
@@ -165,7 +165,7 @@ class Response:
         self._wake()
 
     def finish(self) -> None:
-        """The body has ended; the connection is no longer ours."""
+        """The body has ended, and the connection is released."""
         self._carrier = None
         self.complete = True
         if self._reader is None:
@@ -192,7 +192,7 @@ class Response:
             self._on_end(self)
 
     def _changed(self) -> asyncio.Future[None]:
-        """What resolves when there is more to see; one waits at a time."""
+        """Resolves at the next change of the response; one consumer waits at a time."""
         if self.error is not None:
             raise self.error
         if self._carrier is None:

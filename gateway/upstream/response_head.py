@@ -1,4 +1,4 @@
-"""The head of a response as it was read, and what single fields of it say of the connection and of the framing."""
+"""The head of a response, and the meaning of its fields for the connection and the framing."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _KEEP_ALIVE_TIMEOUT = re.compile(rb"timeout=([0-9]{1,6})", re.IGNORECASE)
 
 @dataclass(slots=True)
 class ResponseHead:
-    """A final head as it was read. `raw` is empty where the bytes alone do not decide how they are read.
+    """A final head. `raw` is empty where the same bytes could be read differently.
 
-    `note` is its consumer's: what it made of these fields, and need not make again.
+    The consumer may keep in `note` what it derives from the fields.
     """
 
     raw: bytes

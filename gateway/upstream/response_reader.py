@@ -17,9 +17,9 @@ from gateway.upstream.response_head import CONNECTION_FIELDS, ResponseHead, keep
 MAX_HEAD_BYTES = 64 * 1024
 # Envoy stops at 100 by default; upstreams that set many cookies pass that.
 MAX_FIELDS = 256
-# RFC 9110 section 15.2 lets a server send any number; Go's transport long stopped after 5.
+# RFC 9110 section 15.2 sets no limit; Go's transport stops after 5.
 MAX_INTERIM_RESPONSES = 8
-# A head that comes again in the same bytes is not read again. Longer ones are, for the sake of memory.
+# The last head is kept to compare the next one with, if it is not longer.
 MAX_KNOWN_HEAD_BYTES = 2 * 1024
 # Of a chunk's size with its extensions, or of a trailer: the operator chose the upstream, so as much as all may cost.
 MAX_CHUNK_LINE_BYTES = 16 * 1024
@@ -28,12 +28,11 @@ _FORBIDDEN_TRAILERS = frozenset((b"content-length", b"transfer-encoding"))
 
 
 class ResponseReader:
-    """Reads exactly one final response, however its bytes are cut.
+    """Reads one final response.
 
-    `status` is 0 until the head is there; `complete` once the body has ended cleanly; `clean` as long as nothing came
-    after the end. A 101 is final only where `upgrade` asked for it; all that follows is then its body. `on_*` are the
-    parser's callbacks. `known` is a head that came before on the same connection: upstreams repeat theirs, and reading
-    one costs 10 µs.
+    `status` is 0 until the head has come; `complete` says that the body has ended cleanly, `clean` that nothing came
+    after the end. A 101 is final only where `upgrade` asked for it, and what follows is its body. `on_*` are the
+    parser's callbacks. `known` is the last head of the connection: upstreams repeat it, and reading it costs 10 µs.
     """
 
     __slots__ = (
@@ -86,7 +85,7 @@ class ResponseReader:
         self._is_discarded = False
 
     def feed(self, data: bytes) -> None:
-        """Take what arrived. Raises `UpstreamError` (upstream_invalid); the connection is then of no further use."""
+        """Reads what arrived. Raises UpstreamError (upstream_invalid), after which the connection cannot be used."""
         self.received = True
         if not self.status:
             data = self._read_head(data)
@@ -94,7 +93,7 @@ class ResponseReader:
             self._read_body(data)
 
     def feed_eof(self) -> None:
-        """The peer has ended its side in order: the end of a close-delimited body, a truncation anywhere else."""
+        """The peer has closed: this ends a close-delimited body, and truncates any other."""
         if self.complete:
             return
         if self._framing is not Framing.UNTIL_CLOSE:
@@ -111,7 +110,7 @@ class ResponseReader:
         return data
 
     def discard_parser(self) -> None:
-        """Break the cycle reader -> parser -> callbacks -> reader, so that no garbage waits for the collector."""
+        """Breaks the cycle reader, parser, callbacks, reader, so that no garbage waits for the collector."""
         self._parser = None
         self._is_discarded = True
 
@@ -120,13 +119,11 @@ class ResponseReader:
             return "within its head"
         return f"{self._remaining} bytes short" if self._framing is Framing.LENGTH else "before its last chunk"
 
-    # The head.
-
     def _read_head(self, data: bytes) -> bytes:
-        """Feed up to the final head's end; give back what follows it."""
+        """Reads up to the end of the final head; gives what follows it."""
         known, self._known = self._known, None
         if known is not None and data.startswith(known.raw):
-            return self._recall(known, data)
+            return self._reuse_head(known, data)
         while True:
             end = self._head_end(data)
             head = data[:end] if 0 <= end < len(data) else data
@@ -139,14 +136,14 @@ class ResponseReader:
             rest = data[end:] if end < len(data) else b""
             self._finish_head(parser)
             if self.status:
-                self._note_head(head)
+                self._remember_head(head)
                 return rest
             if not rest:
                 return b""
             data = rest
 
-    def _recall(self, known: ResponseHead, data: bytes) -> bytes:
-        """Take the same bytes for the same head; its framing is a length."""
+    def _reuse_head(self, known: ResponseHead, data: bytes) -> bytes:
+        """The same bytes are the same head, which is framed by a length."""
         self.head = known
         self.headers = known.headers
         self.keep_alive = known.keep_alive
@@ -157,8 +154,8 @@ class ResponseReader:
         self.status = known.status
         return data[len(known.raw) :]
 
-    def _note_head(self, last: bytes) -> None:
-        """Only a head that came whole, alone and with a length can be known again by its bytes alone."""
+    def _remember_head(self, last: bytes) -> None:
+        """Bytes alone identify only a head that came whole, with a length and without interim responses."""
         is_whole = self._head_bytes == len(last) <= MAX_KNOWN_HEAD_BYTES
         is_plain = self._framing is Framing.LENGTH and self._method != b"HEAD"
         raw = last if is_whole and is_plain else b""
@@ -167,7 +164,7 @@ class ResponseReader:
         )
 
     def _head_end(self, data: bytes) -> int:
-        """Where in `data` the current head ends, or -1; also refuses at its first bytes what is no HTTP/1.x head."""
+        """Where in `data` the current head ends, or -1; raises UpstreamError for first bytes that are not HTTP/1.x."""
         pending = self._pending
         if pending is None:
             end = data.find(b"\r\n\r\n")
@@ -194,7 +191,7 @@ class ResponseReader:
             parser.feed_data(data)
         except httptools.HttpParserUpgrade as error:
             if self._upgrade is None:
-                raise invalid("the upstream switched protocols unasked") from error
+                raise invalid("the upstream switched protocols without being asked") from error
         except httptools.HttpParserError as error:
             raise invalid(f"the response is malformed: {error}") from error
         return parser
@@ -247,7 +244,7 @@ class ResponseReader:
         self._frame(status, length, coding)
 
     def _switch(self, protocol: bytes | None, tokens: set[bytes]) -> None:
-        """To the protocol that was asked for, or not at all; 101 has no content, whatever it says of its length."""
+        """Accepts only the protocol that was asked for. 101 has no content, whatever its Content-Length says."""
         asked = self._upgrade or b""
         if protocol is None or protocol.strip(b" \t").lower() != asked.lower() or b"upgrade" not in tokens:
             raise invalid("the upstream switched to another protocol than it was asked for")
@@ -267,7 +264,7 @@ class ResponseReader:
             if not is_content_length(length):
                 raise invalid("the response has an invalid Content-Length")
             if not bodiless or is_head:
-                # On HEAD it frames nothing here, but it is what the client asked to learn (RFC 9110 section 9.3.2).
+                # On HEAD it frames nothing, but the client asks for it (RFC 9110 section 9.3.2).
                 self.headers.append((b"content-length", length))
         if bodiless:
             self.complete = True
@@ -281,8 +278,6 @@ class ResponseReader:
             self._framing = Framing.LENGTH
             self._remaining = int(length)
             self.complete = not self._remaining
-
-    # The body.
 
     def _read_body(self, data: bytes) -> None:
         if self.complete:
@@ -318,7 +313,7 @@ class ResponseReader:
         if rest:
             self.clean = False
 
-    # Callbacks of the parser.
+    # Called by the parser.
 
     def on_status(self, reason: bytes) -> None:
         # RFC 9112 section 4: HTAB, SP, VCHAR and obs-text, as in values. llhttp looks at values only.

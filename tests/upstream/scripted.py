@@ -178,10 +178,10 @@ async def upstream_to(*targets: str, **settings: Any) -> AsyncIterator[Upstream]
 
 
 async def read_all(response: Response) -> bytes:
-    """The whole body; raises as `more` does."""
+    """The whole body; raises as `wait_for_more` does."""
     body = bytearray(response.take())
     while not response.complete:
-        await response.more()
+        await response.wait_for_more()
         body += response.take()
     response.close()
     return bytes(body)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.upstream.body_replay import MAX_KEPT_BYTES, ReplayableBody
+from gateway.upstream.body_replay import MAX_REPLAY_BYTES, ReplayableBody
 
 
 async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
@@ -34,7 +34,7 @@ async def test_it_starts_over_wherever_it_was_left(before: int) -> None:
 
 
 async def test_more_than_is_kept_is_sent_once() -> None:
-    body = ReplayableBody(chunks(b"x" * MAX_KEPT_BYTES, b"y", b"z"))
+    body = ReplayableBody(chunks(b"x" * MAX_REPLAY_BYTES, b"y", b"z"))
     await some_of(body, 1)
     assert body.is_replayable
     await some_of(body, 2)

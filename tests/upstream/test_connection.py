@@ -88,13 +88,13 @@ async def test_closing_before_the_end_closes_the_connection() -> None:
         assert not response.complete
         assert response.take() == b"half"
         with pytest.raises(RuntimeError, match="closed"):
-            await response.more()
+            await response.wait_for_more()
 
 
 async def test_letting_go_wakes_who_waits() -> None:
     async with scripted(Reply(HEAD_OF_MUCH % 10)) as server, upstream_to(server.url) as upstream:
         response = await upstream.send(Request(b"GET", b"/"))
-        waiting = asyncio.ensure_future(response.more())
+        waiting = asyncio.ensure_future(response.wait_for_more())
         await asyncio.sleep(0)
         response.close()
 
@@ -108,11 +108,11 @@ async def test_what_came_before_the_break_can_be_taken_then_it_raises() -> None:
         first_peer(server).transport.close()
         await eventually(lambda: EMPTY in repr(upstream))
 
-        await response.more()
+        await response.wait_for_more()
         assert response.take() == b"half"
         for _ in range(2):
             with pytest.raises(UpstreamError) as raised:
-                await response.more()
+                await response.wait_for_more()
             assert raised.value.outcome is Outcome.UPSTREAM_INVALID
         assert not response.complete
 
@@ -292,10 +292,10 @@ async def test_streams_are_handed_on_as_they_come() -> None:
         response = await upstream.send(Request(b"GET", b"/"))
         for event in (b"data: 1\n\n", b"data: 2\n\n"):
             first_peer(server).transport.write(event)
-            await response.more()
+            await response.wait_for_more()
             assert event == response.take()
         first_peer(server).transport.close()
-        await response.more()
+        await response.wait_for_more()
 
         assert (response.take(), response.complete) == (b"", True)
 

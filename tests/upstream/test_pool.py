@@ -242,7 +242,7 @@ async def test_closing_ends_a_running_stream_as_broken() -> None:
 
         assert not response.complete
         with pytest.raises(UpstreamError):
-            await response.more()
+            await response.wait_for_more()
 
 
 async def test_a_connect_cancelled_as_it_stands_is_forgotten_by_uvloop_too() -> None:

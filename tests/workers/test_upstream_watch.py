@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import REGISTRY
 
-from gateway.upstream.balancer import Probing, Upstream
+from gateway.upstream.balancer import ProbeSettings, Upstream
 from gateway.upstream.health import FAILED_PROBES_TO_EJECT
 from gateway.workers.upstream_watch import UpstreamWatch
 from tests.upstream.scripted import Reply, scripted, upstream_to
@@ -18,7 +18,10 @@ def shown(name: str) -> float | None:
 
 async def test_probe_is_sent_when_due() -> None:
     clock = [100.0]
-    async with scripted() as server, upstream_to(server.url, probing=Probing(b"/healthz?deep=1", 5.0)) as upstream:
+    async with (
+        scripted() as server,
+        upstream_to(server.url, probing=ProbeSettings(b"/healthz?deep=1", 5.0)) as upstream,
+    ):
         watch = UpstreamWatch(lambda: [upstream], monotonic=lambda: clock[0])
         made = []
         for clock[0] in (100.0, 104.9, 105.0, 109.9, 117.0, 121.9, 122.0):
@@ -38,7 +41,7 @@ async def test_targets_in_service_are_in_the_metrics() -> None:
     clock = [0.0]
     async with (
         scripted(*[ILL] * FAILED_PROBES_TO_EJECT, Reply()) as sick,
-        upstream_to(sick.url, probing=Probing(b"/", 1.0)) as upstream,
+        upstream_to(sick.url, probing=ProbeSettings(b"/", 1.0)) as upstream,
     ):
         watch = UpstreamWatch(lambda: [upstream], monotonic=lambda: clock[0])
         seen = []
@@ -52,8 +55,8 @@ async def test_reload_replaces_the_probed_upstreams() -> None:
     async with (
         scripted() as old_server,
         scripted() as new_server,
-        upstream_to(old_server.url, probing=Probing(b"/", 0.001)) as old,
-        upstream_to(new_server.url, probing=Probing(b"/", 60.0)) as new,
+        upstream_to(old_server.url, probing=ProbeSettings(b"/", 0.001)) as old,
+        upstream_to(new_server.url, probing=ProbeSettings(b"/", 60.0)) as new,
     ):
         serving: list[Upstream] = [old]
         watch = UpstreamWatch(lambda: serving)
@@ -68,8 +71,8 @@ async def test_silent_upstream_delays_others_briefly() -> None:
     async with (
         scripted(Reply(b"")) as silent,
         scripted() as well,
-        upstream_to(silent.url, probing=Probing(b"/", 0.05)) as first,
-        upstream_to(well.url, probing=Probing(b"/", 60.0)) as second,
+        upstream_to(silent.url, probing=ProbeSettings(b"/", 0.05)) as first,
+        upstream_to(well.url, probing=ProbeSettings(b"/", 60.0)) as second,
     ):
         for _ in range(FAILED_PROBES_TO_EJECT):
             await UpstreamWatch(lambda: [first, second]).run_once()

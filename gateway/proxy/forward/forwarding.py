@@ -135,7 +135,7 @@ class Forwarding:
             if chunk:
                 call.observe_chunk(chunk)
                 await self._response.send_chunk(chunk)
-            await response.more()
+            await response.wait_for_more()
             chunk = response.take()
         await self._finish(status, chunk)
         await self._response.end(chunk)
@@ -151,7 +151,7 @@ class Forwarding:
         client = self._response.switch_protocol(
             websocket.PROTOCOL, upstream_headers=response.headers, own_fields=metering
         )
-        tunnel = Tunnel(client, response.switched(), idle_timeout_seconds=destination.upstream.idle_timeout_seconds)
+        tunnel = Tunnel(client, response.hand_over(), idle_timeout_seconds=destination.upstream.idle_timeout_seconds)
         try:
             try:
                 await tunnel.ended()
