@@ -179,8 +179,8 @@ class ChainWalk:
         key = self._keys.get(head.key_version or 0)
         if key is None or head.mac is None:
             return False
-        made = seal_head(key, head.last_id, head.hash, unsealed_until=head.unsealed_until)
-        return hmac.compare_digest(head.mac, made)
+        expected = seal_head(key, head.last_id, head.hash, unsealed_until=head.unsealed_until)
+        return hmac.compare_digest(head.mac, expected)
 
 
 def _matches_digests(personal: Personal, entry: Entry) -> bool:

@@ -44,7 +44,7 @@ async def create(
     expires_at: datetime | None,
 ) -> AdminToken:
     """Raises AlreadyExists for a taken name."""
-    given = {
+    values = {
         "name": name,
         "prefix": fingerprint.prefix,
         "last4": fingerprint.last4,
@@ -53,8 +53,8 @@ async def create(
         "expires_at": expires_at,
     }
     async with checked(connection, "admin token"):
-        made = insert(admin_tokens).values(given).returning(*_COLUMNS)
-        return value(AdminToken, (await connection.execute(made)).one())
+        statement = insert(admin_tokens).values(values).returning(*_COLUMNS)
+        return value(AdminToken, (await connection.execute(statement)).one())
 
 
 async def get(connection: AsyncConnection, token_id: UUID) -> AdminToken | None:

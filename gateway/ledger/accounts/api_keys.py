@@ -155,8 +155,8 @@ async def rehash_imported(
 ) -> None:
     """Replaces the plain digest of an imported key by an HMAC. No admission depends on it, so it bumps no version."""
     imported = update(api_keys).where(api_keys.c.key_hash == known_by, api_keys.c.hash_scheme == KeyScheme.SHA256)
-    given = {"key_hash": key_hash, "pepper_version": pepper_version, "hash_scheme": KeyScheme.HMAC_SHA256}
-    await connection.execute(imported.values(given))
+    values = {"key_hash": key_hash, "pepper_version": pepper_version, "hash_scheme": KeyScheme.HMAC_SHA256}
+    await connection.execute(imported.values(values))
 
 
 # Locked in order of id, so that two batches cannot deadlock.
@@ -171,7 +171,7 @@ _TOUCH = text("""
 async def _insert(
     connection: AsyncConnection, user_id: UUID, fingerprint: Fingerprint, settings: Mapping[str, Any]
 ) -> ApiKey:
-    given = {
+    values = {
         **settings,
         "user_id": user_id,
         "prefix": fingerprint.prefix,
@@ -182,7 +182,7 @@ async def _insert(
         "is_foreign": fingerprint.is_foreign,
     }
     async with checked(connection, "key"):
-        return value(ApiKey, (await connection.execute(insert(api_keys).values(given).returning(*_COLUMNS))).one())
+        return value(ApiKey, (await connection.execute(insert(api_keys).values(values).returning(*_COLUMNS))).one())
 
 
 async def _get_for_update(connection: AsyncConnection, key_id: UUID) -> ApiKey:

@@ -44,16 +44,18 @@ async def find_account(connection: AsyncConnection, email: str, *, address: str)
 
 async def has_password(connection: AsyncConnection, user_id: UUID, password_hash: str | None) -> bool:
     """Whether the user still has this password. Locks it until the transaction ends."""
-    held = select(users.c.password_hash).where(users.c.id == user_id).with_for_update(read=True)
-    return await connection.scalar(held) == password_hash
+    current_hash = select(users.c.password_hash).where(users.c.id == user_id).with_for_update(read=True)
+    return await connection.scalar(current_hash) == password_hash
 
 
 async def create(
     connection: AsyncConnection, user_id: UUID, *, token_hash: bytes, expires_at: datetime, address: str | None
 ) -> UUID:
     """Creates a session with its first refresh token."""
-    made = insert(sessions).values(user_id=user_id, expires_at=expires_at, address=address).returning(sessions.c.id)
-    session_id: UUID = (await connection.execute(made)).scalar_one()
+    statement = (
+        insert(sessions).values(user_id=user_id, expires_at=expires_at, address=address).returning(sessions.c.id)
+    )
+    session_id: UUID = (await connection.execute(statement)).scalar_one()
     await connection.execute(insert(refresh_tokens).values(token_hash=token_hash, session_id=session_id))
     return session_id
 

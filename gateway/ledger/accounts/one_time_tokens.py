@@ -27,8 +27,8 @@ async def issue(
     """Creates a token, gives its id, and revokes earlier ones of the same purpose."""
     await revoke(connection, user_id, purpose)
     token_id = uuid4()
-    given = {"id": token_id, "user_id": user_id, "purpose": purpose, "email": email, "expires_at": expires_at}
-    await connection.execute(insert(one_time_tokens).values(given))
+    values = {"id": token_id, "user_id": user_id, "purpose": purpose, "email": email, "expires_at": expires_at}
+    await connection.execute(insert(one_time_tokens).values(values))
     return token_id
 
 

@@ -56,11 +56,11 @@ class UserChanges(UserFields, total=False):
 _EXISTING = select(*columns(users, User)).where(users.c.deleted_at.is_(None))
 
 
-async def create(connection: AsyncConnection, email: str, **given: Unpack[UserFields]) -> User:
+async def create(connection: AsyncConnection, email: str, **values: Unpack[UserFields]) -> User:
     """Creates an active user without credits. Raises AlreadyExists for a taken email or external_id."""
     async with checked(connection, "user"):
-        made = insert(users).values(email=email.strip(), **given).returning(*columns(users, User))
-        user = value(User, (await connection.execute(made)).one())
+        statement = insert(users).values(email=email.strip(), **values).returning(*columns(users, User))
+        user = value(User, (await connection.execute(statement)).one())
         await connection.execute(insert(user_credits).values(user_id=user.id))
     return user
 

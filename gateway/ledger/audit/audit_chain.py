@@ -35,8 +35,8 @@ async def seal_entries(connection: AsyncConnection, entries: Sequence[Mapping[st
     head, instant = await _get_head_for_update(connection)
     version = max(keys, default=None)
     rows, personal, last_hash = [], [], head.hash
-    for number, given in enumerate(entries, head.last_id + 1):
-        entry, values = _split_entry(given, number=number, instant=instant)
+    for number, pending in enumerate(entries, head.last_id + 1):
+        entry, values = _split_entry(pending, number=number, instant=instant)
         row = {name: getattr(entry, name) for name in Entry.__slots__}
         if version is not None:
             previous, last_hash = last_hash, audit_chain.seal(keys[version], last_hash, entry)
@@ -102,24 +102,24 @@ async def _update_head(
     await connection.execute(update(audit_head).values(values))
 
 
-def _split_entry(given: Mapping[str, Any], *, number: int, instant: datetime) -> tuple[Entry, dict[str, Any] | None]:
+def _split_entry(pending: Mapping[str, Any], *, number: int, instant: datetime) -> tuple[Entry, dict[str, Any] | None]:
     """(the entry without personal values, those values or None). Without a subject the entry keeps them."""
-    subject = _subject(given)
+    subject = _subject(pending)
     if subject is None:
-        return Entry(id=number, created_at=instant, **given), None
+        return Entry(id=number, created_at=instant, **pending), None
     salt = secrets.token_bytes(SALT_BYTES)
-    before, personal_before = audit_chain.split_personal(given["before"], salt)
-    after, personal_after = audit_chain.split_personal(given["after"], salt)
-    entry = Entry(id=number, created_at=instant, **{**given, "before": before, "after": after})
+    before, personal_before = audit_chain.split_personal(pending["before"], salt)
+    after, personal_after = audit_chain.split_personal(pending["after"], salt)
+    entry = Entry(id=number, created_at=instant, **{**pending, "before": before, "after": after})
     if personal_before is None and personal_after is None:
         return entry, None
     return entry, {"user_id": subject, "salt": salt, "before": personal_before, "after": personal_after}
 
 
-def _subject(given: Mapping[str, Any]) -> UUID | None:
+def _subject(pending: Mapping[str, Any]) -> UUID | None:
     """The user whose data the entry has: the entity itself, or its owner."""
-    user_id = given["entity_id"] if given["entity"] == "user" else None
-    for document in (given["after"], given["before"]):
+    user_id = pending["entity_id"] if pending["entity"] == "user" else None
+    for document in (pending["after"], pending["before"]):
         user_id = user_id or (document or {}).get("user_id")
     try:
         return UUID(str(user_id))

@@ -82,10 +82,10 @@ async def append(
 
 
 async def list_entries(
-    connection: AsyncConnection, wanted: AuditFilter | None = None, *, cursor: str | None = None, limit: int = 50
+    connection: AsyncConnection, filters: AuditFilter | None = None, *, cursor: str | None = None, limit: int = 50
 ) -> Page[AuditEntry]:
     """Newest first."""
-    page = await page_by_number(connection, _matching(wanted or AuditFilter()), _Stored, cursor=cursor, limit=limit)
+    page = await page_by_number(connection, _matching(filters or AuditFilter()), _Stored, cursor=cursor, limit=limit)
     return Page(tuple(map(_merge_personal, page.data)), page.next_cursor)
 
 
@@ -94,7 +94,7 @@ async def erase_personal(connection: AsyncConnection, user_id: UUID) -> None:
     await connection.execute(delete(audit_personal).where(audit_personal.c.user_id == user_id))
 
 
-def _matching(wanted: AuditFilter) -> Any:
+def _matching(filters: AuditFilter) -> Any:
     query = (
         select(
             *columns(audit_log, AuditEntry),
@@ -105,20 +105,20 @@ def _matching(wanted: AuditFilter) -> Any:
         .outerjoin(audit_personal, audit_personal.c.audit_id == audit_log.c.id)
     )
     for name in ("actor", "action", "entity", "entity_id"):
-        if (value := getattr(wanted, name)) is not None:
+        if (value := getattr(filters, name)) is not None:
             query = query.where(audit_log.c[name] == str(value))
-    if wanted.since is not None:
-        query = query.where(audit_log.c.created_at >= wanted.since)
-    if wanted.until is not None:
-        query = query.where(audit_log.c.created_at < wanted.until)
+    if filters.since is not None:
+        query = query.where(audit_log.c.created_at >= filters.since)
+    if filters.until is not None:
+        query = query.where(audit_log.c.created_at < filters.until)
     return query
 
 
 def _merge_personal(row: _Stored) -> AuditEntry:
-    given = {item.name: getattr(row, item.name) for item in fields(AuditEntry)}
-    given["before"] = _with_personal(row.before, row.personal_before)
-    given["after"] = _with_personal(row.after, row.personal_after)
-    return AuditEntry(**given)
+    values = {item.name: getattr(row, item.name) for item in fields(AuditEntry)}
+    values["before"] = _with_personal(row.before, row.personal_before)
+    values["after"] = _with_personal(row.after, row.personal_after)
+    return AuditEntry(**values)
 
 
 def _with_personal(document: Mapping[str, Any] | None, personal: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

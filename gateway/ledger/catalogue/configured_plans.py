@@ -88,8 +88,8 @@ def _listed(configured: Iterable[ConfiguredPlan]) -> list[str]:
 
 async def _create_permissions(connection: AsyncConnection, names: Iterable[str]) -> frozenset[str]:
     """Gives the names that were new."""
-    known = {permission.name for permission in await plans.list_permissions(connection)}
-    new = frozenset(names) - known
+    existing = {permission.name for permission in await plans.list_permissions(connection)}
+    new = frozenset(names) - existing
     for name in sorted(new):
         await plans.create_permission(connection, name)
     return new

@@ -58,8 +58,8 @@ async def change(connection: AsyncConnection, permission_id: UUID, *, name: str,
     """Raises AlreadyExists for a taken name."""
     changed = update(permissions).where(permissions.c.id == permission_id)
     async with checked(connection, "permission"):
-        made = changed.values(name=name, description=description).returning(*_COLUMNS)
-        return value(Permission, (await connection.execute(made)).one())
+        statement = changed.values(name=name, description=description).returning(*_COLUMNS)
+        return value(Permission, (await connection.execute(statement)).one())
 
 
 async def remove(connection: AsyncConnection, permission_id: UUID) -> None:

@@ -203,9 +203,11 @@ async def list_permissions(connection: AsyncConnection) -> tuple[Permission, ...
 
 async def create_permission(connection: AsyncConnection, name: str, *, description: str | None = None) -> Permission:
     """Raises AlreadyExists."""
-    made = insert(permissions).values(name=name, description=description).returning(*columns(permissions, Permission))
+    statement = (
+        insert(permissions).values(name=name, description=description).returning(*columns(permissions, Permission))
+    )
     async with checked(connection, "permission"):
-        return value(Permission, (await connection.execute(made)).one())
+        return value(Permission, (await connection.execute(statement)).one())
 
 
 async def grant_permission(connection: AsyncConnection, plan_id: str, permission: str) -> None:

@@ -37,11 +37,11 @@ class ProductFields(TypedDict, total=False):
 _COLUMNS = columns(products, Product)
 
 
-async def create(connection: AsyncConnection, **given: Unpack[ProductFields]) -> Product:
+async def create(connection: AsyncConnection, **values: Unpack[ProductFields]) -> Product:
     """Raises AlreadyExists for a taken name."""
     async with checked(connection, "product"):
-        made = insert(products).values(**given).returning(*_COLUMNS)
-        return value(Product, (await connection.execute(made)).one())
+        statement = insert(products).values(**values).returning(*_COLUMNS)
+        return value(Product, (await connection.execute(statement)).one())
 
 
 async def get(connection: AsyncConnection, product_id: UUID) -> Product | None:

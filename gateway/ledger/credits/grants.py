@@ -68,10 +68,12 @@ async def grant(
     """
     terms = _terms(source, reason, effective_at=effective_at, expires_at=expires_at, priority=priority)
     debt = max(0, -await lock(connection, user_id))
-    given = {"user_id": user_id, "amount": amount, "remaining": max(0, amount - debt), **terms}
+    values = {"user_id": user_id, "amount": amount, "remaining": max(0, amount - debt), **terms}
     async with checked(connection, "grant"):
-        made = insert(credit_grants).values(**given, subscription_id=subscription_id).returning(credit_grants.c.id)
-        grant_id: UUID = (await connection.execute(made)).scalar_one()
+        statement = (
+            insert(credit_grants).values(**values, subscription_id=subscription_id).returning(credit_grants.c.id)
+        )
+        grant_id: UUID = (await connection.execute(statement)).scalar_one()
     return await _record_grant(connection, user_id, grant_id, amount=amount, source=source, reason=reason, actor=actor)
 
 
@@ -88,7 +90,7 @@ async def grant_period(
     """Grants a period its credits; None if the period has them. Raises NotFound."""
     debt = max(0, -await lock(connection, user_id))
     terms = _terms(refill.source, reason, effective_at=period_start, expires_at=refill.expires_at, priority=None)
-    given = {
+    values = {
         "user_id": user_id,
         "amount": refill.amount,
         "remaining": max(0, refill.amount - debt),
@@ -96,7 +98,7 @@ async def grant_period(
         "period_start": period_start,
         **terms,
     }
-    once = upsert(credit_grants).values(given).on_conflict_do_nothing(constraint=_ONCE_A_PERIOD)
+    once = upsert(credit_grants).values(values).on_conflict_do_nothing(constraint=_ONCE_A_PERIOD)
     grant_id = (await connection.execute(once.returning(credit_grants.c.id))).scalar_one_or_none()
     if grant_id is None:
         return None
@@ -123,12 +125,12 @@ async def schedule(
     """
     await lock(connection, user_id)
     terms = _terms(source, reason, effective_at=effective_at, expires_at=expires_at, priority=priority)
-    given = {"user_id": user_id, "amount": amount, "remaining": 0, "is_scheduled": True, **terms}
+    values = {"user_id": user_id, "amount": amount, "remaining": 0, "is_scheduled": True, **terms}
     async with checked(connection, "grant"):
-        made = (
-            insert(credit_grants).values(**given, metadata={"actor": actor}).returning(*columns(credit_grants, Grant))
+        statement = (
+            insert(credit_grants).values(**values, metadata={"actor": actor}).returning(*columns(credit_grants, Grant))
         )
-        return value(Grant, (await connection.execute(made)).one())
+        return value(Grant, (await connection.execute(statement)).one())
 
 
 async def start_scheduled(connection: AsyncConnection, user_id: UUID, scheduled: Grant, *, actor: str) -> LedgerEntry:
@@ -154,9 +156,9 @@ async def adjust(connection: AsyncConnection, user_id: UUID, *, amount: int, rea
     grant_id = None
     if amount > 0:
         terms = _terms("admin", reason, effective_at=None, expires_at=None, priority=None)
-        given = {"user_id": user_id, "amount": amount, "remaining": max(0, amount - debt), **terms}
-        made = insert(credit_grants).values(given).returning(credit_grants.c.id)
-        grant_id = (await connection.execute(made)).scalar_one()
+        values = {"user_id": user_id, "amount": amount, "remaining": max(0, amount - debt), **terms}
+        statement = insert(credit_grants).values(values).returning(credit_grants.c.id)
+        grant_id = (await connection.execute(statement)).scalar_one()
     else:
         await burn_down(connection, user_id, credits=-amount)
     return await record_movement(
@@ -179,21 +181,21 @@ async def claw_back(
         raise NotFound("grant", grant_id)
     current = await lock(connection, user_id)
     found = (await connection.execute(_CLAWABLE, {"grant_id": grant_id})).one()
-    taken = min(amount, found.clawable)
-    if found.is_scheduled and taken:
-        await _shrink_scheduled(connection, grant_id, by=taken, of=found.amount)
-    if found.is_scheduled or taken <= 0:
+    amount_taken = min(amount, found.clawable)
+    if found.is_scheduled and amount_taken:
+        await _shrink_scheduled(connection, grant_id, by=amount_taken, of=found.amount)
+    if found.is_scheduled or amount_taken <= 0:
         return None
-    of_grant = min(taken, found.remaining)
-    left = {"remaining": credit_grants.c.remaining - of_grant}
-    await connection.execute(update(credit_grants).where(credit_grants.c.id == grant_id).values(left))
-    await burn_down(connection, user_id, credits=taken - of_grant)
-    debt = max(0, taken - max(0, current))
+    of_grant = min(amount_taken, found.remaining)
+    changes = {"remaining": credit_grants.c.remaining - of_grant}
+    await connection.execute(update(credit_grants).where(credit_grants.c.id == grant_id).values(changes))
+    await burn_down(connection, user_id, credits=amount_taken - of_grant)
+    debt = max(0, amount_taken - max(0, current))
     return await record_movement(
         connection,
         user_id,
         kind="clawback",
-        amount=-taken,
+        amount=-amount_taken,
         grant_id=grant_id,
         reason=reason,
         actor=actor,

@@ -43,19 +43,19 @@ class Running(Enum):
 RUNNING = Running.RUNNING
 
 
-async def claim(connection: AsyncConnection, wanted: Claim) -> StoredResponse | Running | None:
+async def claim(connection: AsyncConnection, request: Claim) -> StoredResponse | Running | None:
     """Claims the key and gives None; or gives the response stored under it, or RUNNING.
 
     A rollback releases the claim; after a commit it lasts until `release` or `delete_expired`.
     """
-    lock = hashlib.sha256(wanted.caller.encode() + b"\0" + wanted.key_hash).digest()[:8]
+    lock = hashlib.sha256(request.caller.encode() + b"\0" + request.key_hash).digest()[:8]
     if not await connection.scalar(_TRY, {"lock": int.from_bytes(lock, signed=True)}):
         return RUNNING
-    row = (await connection.execute(select(*_RESPONSE).where(*_is(wanted)))).one_or_none()
+    row = (await connection.execute(select(*_RESPONSE).where(*_is(request)))).one_or_none()
     if row is None:
         await connection.execute(
             insert(idempotent_requests).values(
-                caller=wanted.caller, key_hash=wanted.key_hash, fingerprint=wanted.fingerprint, nonce=wanted.nonce
+                caller=request.caller, key_hash=request.key_hash, fingerprint=request.fingerprint, nonce=request.nonce
             )
         )
         return None
@@ -65,16 +65,16 @@ async def claim(connection: AsyncConnection, wanted: Claim) -> StoredResponse | 
 
 
 async def store_response(
-    connection: AsyncConnection, claimed: Claim, *, status_code: int, media_type: str | None, body: bytes
+    connection: AsyncConnection, request: Claim, *, status_code: int, media_type: str | None, body: bytes
 ) -> None:
     """Stores the response to a claimed request; later requests of the key get it."""
     response = {"status_code": status_code, "media_type": media_type, "body": body}
-    await connection.execute(update(idempotent_requests).where(*_is(claimed)).values(response))
+    await connection.execute(update(idempotent_requests).where(*_is(request)).values(response))
 
 
-async def release(connection: AsyncConnection, claimed: Claim) -> None:
+async def release(connection: AsyncConnection, request: Claim) -> None:
     """Frees the key of a request that changed nothing."""
-    await connection.execute(delete(idempotent_requests).where(*_is(claimed)))
+    await connection.execute(delete(idempotent_requests).where(*_is(request)))
 
 
 async def delete_expired(connection: AsyncConnection, before: datetime, *, limit: int) -> int:
@@ -98,5 +98,5 @@ _RESPONSE = (
 )
 
 
-def _is(claimed: Claim) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    return idempotent_requests.c.caller == claimed.caller, idempotent_requests.c.key_hash == claimed.key_hash
+def _is(request: Claim) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return idempotent_requests.c.caller == request.caller, idempotent_requests.c.key_hash == request.key_hash

@@ -51,8 +51,8 @@ async def enqueue(
     `kind` is dotted words such as `credits.threshold`; `payload` is JSON without secrets. A user gets one notification
     of each `once`, ever: `credits.80:2026-03-01` is sent once for the period that began then.
     """
-    given = {"user_id": user_id, "kind": kind, "payload": dict(payload), "once": once}
-    created = upsert(notices).values(given).on_conflict_do_nothing(constraint="uq_notices_user_id_once")
+    values = {"user_id": user_id, "kind": kind, "payload": dict(payload), "once": once}
+    created = upsert(notices).values(values).on_conflict_do_nothing(constraint="uq_notices_user_id_once")
     notice_id = (await connection.execute(created.returning(notices.c.id))).scalar_one_or_none()
     if notice_id is None:
         return False

@@ -103,8 +103,8 @@ def _step_known(connection: Connection, step: Callable[[Config], None]) -> str:
     config = _config()
     config.attributes["connection"] = connection
     before = _revision_of(connection)
-    known = {script.revision for script in _scripts().walk_revisions()}
-    if before is not None and before not in known:
+    known_revisions = {script.revision for script in _scripts().walk_revisions()}
+    if before is not None and before not in known_revisions:
         raise UnknownRevision(
             f"the database is at schema revision {before}, which this version of the gateway does not know"
             f" (its newest is {head()}): run the version that migrated it, or a newer one"

@@ -136,7 +136,7 @@ async def upsert_from_provider(
     if remote is None:
         return None
     outcome = {"status": remote.status, "paid_at": remote.paid_at, "url": remote.url}
-    given = {
+    values = {
         "user_id": user_id,
         "subscription_id": of and of.id,
         "provider": provider,
@@ -152,12 +152,12 @@ async def upsert_from_provider(
         "issued_at": remote.issued_at,
     }
     is_same = ["provider", "provider_invoice_id"]
-    known = await connection.scalar(
+    status_before = await connection.scalar(
         select(invoices.c.status).where(invoices.c.provider == provider, invoices.c.provider_invoice_id == remote.id)
     )
-    changes = outcome if known not in (None, "draft") else {**given, **outcome}
-    kept = upsert(invoices).values(**given, **outcome).on_conflict_do_update(index_elements=is_same, set_=changes)
-    invoice_id: UUID = (await connection.execute(kept.returning(invoices.c.id))).scalar_one()
+    changes = outcome if status_before not in (None, "draft") else {**values, **outcome}
+    statement = upsert(invoices).values(**values, **outcome).on_conflict_do_update(index_elements=is_same, set_=changes)
+    invoice_id: UUID = (await connection.execute(statement.returning(invoices.c.id))).scalar_one()
     return invoice_id
 
 
@@ -217,13 +217,13 @@ _NEXT_NUMBER = text("UPDATE invoice_numbers SET last_number = last_number + 1 RE
 
 
 async def _issue(
-    connection: AsyncConnection, *, lines: Sequence[Line], tax_rate: Decimal, currency: str, **given: Any
+    connection: AsyncConnection, *, lines: Sequence[Line], tax_rate: Decimal, currency: str, **values: Any
 ) -> Invoice:
     """Takes the number last: the lock of the number lasts until the commit."""
     found = totals(lines, tax_rate=tax_rate, currency=currency)
     async with checked(connection, "invoice"):
         number = (await connection.execute(_NEXT_NUMBER)).scalar_one()
-        made = insert(invoices).values(
+        statement = insert(invoices).values(
             number=number,
             currency=currency,
             subtotal=found.subtotal,
@@ -231,6 +231,6 @@ async def _issue(
             total=found.total,
             tax_rate=tax_rate,
             lines=[line_to_json(line) for line in lines],
-            **given,
+            **values,
         )
-        return value(Invoice, (await connection.execute(made.returning(*_COLUMNS))).one())
+        return value(Invoice, (await connection.execute(statement.returning(*_COLUMNS))).one())

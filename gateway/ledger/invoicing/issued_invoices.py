@@ -69,8 +69,10 @@ async def draft_change(
         due = remaining(new_price.lines, period=period, at=at, currency=new_price.pricing.currency)
         drafts.setdefault(new_price.pricing.currency, []).extend(due)
     usage = await _usage_span(connection, before, old_price, until=at)
-    wanted = {each: lines for each, lines in drafts.items() if lines or (usage and each == old_price.pricing.currency)}
-    for number, (currency, lines) in enumerate(wanted.items()):
+    drafts_by_currency = {
+        each: lines for each, lines in drafts.items() if lines or (usage and each == old_price.pricing.currency)
+    }
+    for number, (currency, lines) in enumerate(drafts_by_currency.items()):
         covered = period if number == 0 and not is_covered else None
         metadata = usage if currency == old_price.pricing.currency else {}
         await _add_draft(connection, before, lines=lines, currency=currency, at=at, covered=covered, metadata=metadata)
@@ -288,8 +290,8 @@ async def _usage_span(
 async def _counted_until(connection: AsyncConnection, subscription: StoredSubscription) -> datetime:
     """The time up to which the current period's usage is on an invoice or draft."""
     start = subscription.current_period_start
-    known = select(func.max(_invoiced_at)).where(_own(subscription), rows.c.status != "void")
-    return max(start, await connection.scalar(known) or start)
+    invoiced_until = select(func.max(_invoiced_at)).where(_own(subscription), rows.c.status != "void")
+    return max(start, await connection.scalar(invoiced_until) or start)
 
 
 async def _draft_lines(connection: AsyncConnection, draft: Row[Any]) -> list[Line]:

@@ -182,12 +182,14 @@ async def _take_rest(connection: AsyncConnection, subscription: StoredSubscripti
         )
         .order_by(credit_grants.c.id)
     )
-    wanted = amount
+    remaining = amount
     for grant in (await connection.execute(own)).all():
-        taken = min(wanted, grant.remaining)
+        taken = min(remaining, grant.remaining)
         if taken:
-            left = update(credit_grants).where(credit_grants.c.id == grant.id).values(remaining=grant.remaining - taken)
-            await connection.execute(left)
+            statement = (
+                update(credit_grants).where(credit_grants.c.id == grant.id).values(remaining=grant.remaining - taken)
+            )
+            await connection.execute(statement)
             await movements.record_movement(
                 connection,
                 subscription.user_id,
@@ -197,10 +199,10 @@ async def _take_rest(connection: AsyncConnection, subscription: StoredSubscripti
                 reason="a smaller plan for the rest of the period",
                 actor=actor,
             )
-        wanted -= taken
+        remaining -= taken
     shortfall = await _shortfall(connection, subscription)
-    await _record_change(connection, subscription, change=-amount, shortfall=shortfall + wanted)
-    return amount - wanted
+    await _record_change(connection, subscription, change=-amount, shortfall=shortfall + remaining)
+    return amount - remaining
 
 
 async def _shortfall(connection: AsyncConnection, subscription: StoredSubscription) -> int:

@@ -117,9 +117,9 @@ async def list_subscriptions(
     limit: int = 50,
 ) -> Page[StoredSubscription]:
     query = select(*_COLUMNS)
-    for column, wanted in (("user_id", user_id), ("plan_id", plan_id), ("status", status)):
-        if wanted is not None:
-            query = query.where(subscriptions.c[column] == wanted)
+    for column, required in (("user_id", user_id), ("plan_id", plan_id), ("status", status)):
+        if required is not None:
+            query = query.where(subscriptions.c[column] == required)
     return await page_by_time(connection, query, StoredSubscription, cursor=cursor, limit=limit)
 
 
@@ -143,12 +143,12 @@ async def get_existing(connection: AsyncConnection, subscription_id: UUID) -> St
     return value(StoredSubscription, row)
 
 
-async def create(connection: AsyncConnection, **given: Any) -> StoredSubscription:
+async def create(connection: AsyncConnection, **values: Any) -> StoredSubscription:
     """Raises AlreadyExists: another subscription is current (`uq_subscriptions_current`), or the account has had its
     trial (`uq_subscriptions_trial`)."""
     async with checked(connection, "subscription"):
-        made = await connection.execute(insert(subscriptions).values(given).returning(subscriptions.c.id))
-    return await get_existing(connection, made.scalar_one())
+        result = await connection.execute(insert(subscriptions).values(values).returning(subscriptions.c.id))
+    return await get_existing(connection, result.scalar_one())
 
 
 async def update(connection: AsyncConnection, subscription_id: UUID, **changes: Any) -> StoredSubscription:

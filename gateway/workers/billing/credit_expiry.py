@@ -36,8 +36,8 @@ class CreditExpiryWorker:
 
     async def run_once(self) -> int:
         """Applies what is due to one batch of accounts; gives how many movements. Raises MeterUnavailable."""
-        asked, quarantined = self._now(), self._quarantine.items()
-        now = (await self._journal.backlog()).written_until(asked)
+        asked_at, quarantined = self._now(), self._quarantine.items()
+        now = (await self._journal.backlog()).written_until(asked_at)
         async with self._database.read() as connection:
             due = await expiry.list_due_accounts(connection, now=now, limit=BATCH_ACCOUNTS, exclude=quarantined)
         moved = 0

@@ -39,8 +39,8 @@ class RenewalWorker:
 
     async def run_once(self) -> int:
         """Advances one batch of due subscriptions; gives how many events. Raises MeterUnavailable."""
-        asked, quarantined = self._now(), self._quarantine.items()
-        now = (await self._journal.backlog()).written_until(asked)
+        asked_at, quarantined = self._now(), self._quarantine.items()
+        now = (await self._journal.backlog()).written_until(asked_at)
         async with self._database.read() as connection:
             due = await renewals.find_due(
                 connection, now=now, grace=self._grace, limit=BATCH_ACCOUNTS, exclude=quarantined
