@@ -31,10 +31,14 @@ VARIABLES: Mapping[str, str] = {
     KEY_PEPPER: "Secret of key digests; several as `2:new,1:old`, of which new keys take the highest version.",
     JWT_SECRET: "Secret of access tokens and e-mail links, at least 32 bytes.",
     WEBHOOK_SECRET: "Secrets that sign outgoing webhooks, separated by commas.",
-    "STRIPE_SECRET_KEY": "API key of Stripe; enables it.",
-    "STRIPE_WEBHOOK_SECRET": "Secrets of Stripe's webhooks, separated by commas.",
-    "LEMON_SQUEEZY_API_KEY": "API key of Lemon Squeezy; enables it.",
-    "LEMON_SQUEEZY_WEBHOOK_SECRET": "Secrets of Lemon Squeezy's webhooks, separated by commas.",
+    **{
+        variable: meaning
+        for names in PROVIDERS.values()
+        for variable, meaning in (
+            (names.api_key_variable, f"API key of {names.title}; enables it."),
+            (names.webhook_secret_variable, f"Secrets of {names.title}'s webhooks, separated by commas."),
+        )
+    },
 }
 
 _FILE = "secrets.json"

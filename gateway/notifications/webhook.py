@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hmac
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import httpx
+import standardwebhooks
 
 from gateway.clock import now
 from gateway.notifications import DeliveryFailed
@@ -28,36 +28,27 @@ class Webhook:
 
     def __init__(self, url: str, secrets: Sequence[str], http: httpx.AsyncClient) -> None:
         self._url = url
-        self._keys = [key_of(secret) for secret in secrets]
+        self._signers = [standardwebhooks.Webhook(key_of(secret)) for secret in secrets]
         self._http = http
 
     async def send(self, notification_id: str, kind: str, *, created_at: datetime, data: Mapping[str, Any]) -> None:
         """Raises DeliveryFailed unless the response is 2xx."""
-        body = json.dumps(
-            {"type": kind, "timestamp": created_at.isoformat(), "data": data}, ensure_ascii=False
-        ).encode()
-        timestamp = str(int(now().timestamp()))
+        body = json.dumps({"type": kind, "timestamp": created_at.isoformat(), "data": data}, ensure_ascii=False)
+        signed_at = now()
+        signatures = [signer.sign(notification_id, signed_at, body) for signer in self._signers]
         headers = {
             "content-type": "application/json",
             "user-agent": "metering-gateway",
             "webhook-id": notification_id,
-            "webhook-timestamp": timestamp,
-            "webhook-signature": " ".join(
-                sign(key, notification_id, timestamp=timestamp, body=body) for key in self._keys
-            ),
+            "webhook-timestamp": str(int(signed_at.timestamp())),
+            "webhook-signature": " ".join(signatures),
         }
         try:
-            response = await self._http.post(self._url, content=body, headers=headers, timeout=TIMEOUT_SECONDS)
+            response = await self._http.post(self._url, content=body.encode(), headers=headers, timeout=TIMEOUT_SECONDS)
         except httpx.HTTPError as error:
             raise DeliveryFailed(str(error) or type(error).__name__) from error
         if not response.is_success:
             raise DeliveryFailed(f"answered {response.status_code}", is_final=response.status_code == _GONE)
-
-
-def sign(key: bytes, notification_id: str, *, timestamp: str, body: bytes) -> str:
-    """One signature: `v1,` and the HMAC-SHA-256 of id, time and body in base64."""
-    signed = b"%s.%s.%s" % (notification_id.encode(), timestamp.encode(), body)
-    return "v1," + base64.b64encode(hmac.digest(key, signed, "sha256")).decode()
 
 
 def key_of(secret: str) -> bytes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
+from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,6 +85,17 @@ async def test_webhook_verifies_by_either_secret_while_one_is_replaced(own: Data
     assert told["data"].keys() == {"user_id", "percent"}
     with pytest.raises(Exception, match="No matching signature"):
         Verifier("whsec_" + "eHh4" * 8).verify(request.content, dict(request.headers))
+
+
+async def test_webhook_signature_is_the_hmac_of_id_time_and_body(own: Database) -> None:
+    system = OperatorSystem()
+    await _enqueued(own)
+    await NotificationSender(own, RecordingMailer(), system.webhook("no base64!", NEW), context=CONTEXT).run_once()
+    (request,) = system.requests
+    signed = f"{request.headers['webhook-id']}.{request.headers['webhook-timestamp']}.".encode() + request.content
+    digests = [hmac.digest(key, signed, "sha256") for key in (b"no base64!", b64decode(NEW.removeprefix("whsec_")))]
+    expected = " ".join(f"v1,{b64encode(digest).decode()}" for digest in digests)
+    assert request.headers["webhook-signature"] == expected
 
 
 async def test_failed_delivery_is_retried_under_the_same_id(own: Database) -> None:
