@@ -1,4 +1,4 @@
-"""One data plane for all tests of this room; each begins with fresh upstream connections and accounts of its own."""
+"""One data plane for all tests of this package; each test has fresh upstream connections and accounts of its own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Serve = Callable[[Config], Awaitable[DataPlane]]
 
 @pytest.fixture(scope="package", autouse=True)
 async def _time_stands_still_with_the_machine() -> AsyncIterator[None]:
-    """Clients, gateway and upstream live on one loop: no timeout of theirs is the machine's fault."""
+    """Clients, gateway and upstream share one loop: a stalled machine must not cause their timeouts."""
     with steady_clock():
         yield
 
@@ -43,7 +43,7 @@ async def _upstream() -> AsyncIterator[ScriptedUpstream]:
 def configure(
     migrated_url: str, redis_url: str, _upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory
 ) -> Configure:
-    """The configuration of these tests, with dotted keys on top."""
+    """The configuration of these tests, with overrides by dotted key."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -62,7 +62,7 @@ def configure(
 
 @pytest.fixture(scope="package")
 async def redis_client(redis_url: str) -> AsyncIterator[RedisClient]:
-    """The tests' own way to Redis."""
+    """The tests' own client of Redis."""
     redis_client = RedisClient(redis_url, timeout_seconds=5, scripts=SCRIPTS)
     await redis_client.open()
     yield redis_client
@@ -97,7 +97,7 @@ def upstream(data_plane: DataPlane) -> ScriptedUpstream:
 async def serve(
     _upstream: ScriptedUpstream, database: Database, redis: Redis, redis_client: RedisClient
 ) -> AsyncIterator[Serve]:
-    """Serves one more data plane, of another configuration, until the end of the test."""
+    """Serves another data plane, of another configuration, until the end of the test."""
     _upstream.reset()
     async with AsyncExitStack() as stack:
 

@@ -1,4 +1,4 @@
-"""A running data plane on real stores, seen from all its sides: clients, accounts, hot state, records."""
+"""A running data plane on real stores: its clients, its accounts, their state in Redis, their rows in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _STATE = struct.Struct("<qqi12I")  # as gateway/meter/scripts/admit.lua document
 
 @dataclass(frozen=True)
 class Account:
-    """A user with a key of the given secret, on a plan of its own."""
+    """A user with an API key, on a plan of its own."""
 
     user_id: UUID
     plan: plans.StoredPlan
@@ -59,7 +59,7 @@ class Account:
 
 @dataclass(frozen=True)
 class RedisState:
-    """What Redis remembers of an account; `used` per minute, hour and day."""
+    """The state of an account in Redis; `used` per minute, hour and day."""
 
     balance: int
     in_flight: int
@@ -83,7 +83,7 @@ class DataPlane:
     async def create_account(
         self, *, credits: int = 100, key: KeySettings | None = None, subscribed: bool = True, **terms: Any
     ) -> Account:
-        """A new account on a new plan, of these terms; unknown to Redis until its first request."""
+        """A new account on a new plan of these terms; Redis loads it at its first request."""
         plan_terms = plans.PlanTerms(name=f"plan-{uuid4().hex}", price=Decimal(0), **terms)
         new = compose(self.config.keys.prefix, token_bytes(ENTROPY_BYTES))
         fingerprint = api_keys.fingerprint(new, self.config.secrets.peppers)
@@ -99,7 +99,7 @@ class DataPlane:
         return Account(user.id, plan, new.secret, made.id, subscription.id if subscription else None)
 
     async def create_key(self, account: Account, **settings: Any) -> tuple[str, ApiKey]:
-        """One more key of an account: its secret, and what is kept of it."""
+        """Another key of an account: its secret, and its row."""
         new = compose(self.config.keys.prefix, token_bytes(ENTROPY_BYTES))
         fingerprint = api_keys.fingerprint(new, self.config.secrets.peppers)
         async with self.database.transaction() as connection:
@@ -111,7 +111,7 @@ class DataPlane:
             await _grant(connection, account.user_id, amount)
 
     async def change_plan(self, account: Account, **terms: Any) -> None:
-        """Changes these terms of the account's plan, and no others."""
+        """Changes these terms of the account's plan."""
         async with self.database.transaction() as connection:
             found = await plans.get(connection, account.plan.id)
             assert found is not None
@@ -120,11 +120,11 @@ class DataPlane:
     async def publish(self) -> None:
         await OutboxPublisher(self.database, self.meter).publish_all()
 
-    # The hot copy.
+    # Redis.
 
     async def redis_state(self, account: Account) -> RedisState:
         packed = await self.redis.hget(self.meter.keys(account.user_id).account.decode(), "s")
-        assert isinstance(packed, bytes), "the account is cold"
+        assert isinstance(packed, bytes), "the account is not loaded"
         state = _STATE.unpack(packed)
         return RedisState(state[1], state[2], (state[6], state[10], state[14]))
 
@@ -133,7 +133,7 @@ class DataPlane:
         return [value for value in values if isinstance(value, bytes) and _names(value, account)]
 
     async def settled_state(self, account: Account) -> RedisState:
-        """What Redis remembers once every call of the account has been settled."""
+        """The state in Redis once every call of the account has been settled."""
         async with asyncio.timeout(ANSWER_SECONDS):
             while not _is_at_rest(hot := await self.redis_state(account), await self.holds(account)):  # noqa: ASYNC110 - no event
                 await asyncio.sleep(0.005)
@@ -156,7 +156,7 @@ class DataPlane:
         """Within the block Redis has a tenth of a second to answer the gateway, whatever its configuration says."""
         return short_redis_timeout(self.handler._admission._meter._redis, timeout_seconds=0.1)
 
-    # Records.
+    # PostgreSQL.
 
     async def usage_rows(self, account: Account) -> list[Mapping[str, Any]]:
         """The account's rows of usage_tracking, oldest first, once the journal is written."""
@@ -208,7 +208,7 @@ class DataPlane:
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[RawConnection]:
-        """A client connection of bare bytes."""
+        """A raw client connection."""
         address = urlsplit(self.url)
         reader, writer = await asyncio.open_connection(address.hostname, address.port)
         try:
@@ -237,13 +237,13 @@ class RawConnection:
             return await self.reader.readuntil(marker)
 
     async def read_head(self) -> tuple[int, dict[str, str]]:
-        """The status and the fields of an answer, by lower-cased name."""
+        """The status and the fields of a response, by lower-cased name."""
         line, *lines = (await self.read_until(b"\r\n\r\n")).decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
         pairs = (each.partition(":") for each in lines)
         return int(line.split(" ")[1]), {name.lower(): value.strip() for name, _, value in pairs}
 
     async def read_rest(self) -> bytes:
-        """Everything until the gateway closes the connection, however it does."""
+        """Everything until the gateway closes or resets the connection."""
         async with asyncio.timeout(ANSWER_SECONDS):
             data = b""
             try:
@@ -261,7 +261,7 @@ class RawConnection:
 async def running(
     config: Config, upstream: ScriptedUpstream, *, database: Database, redis: Redis, redis_client: RedisClient
 ) -> AsyncIterator[DataPlane]:
-    """The data plane as the process serves it; the test reaches the stores by clients of its own."""
+    """The data plane as the process serves it; the test has store clients of its own."""
     async with data_plane(config) as handler:
         listener = socket.socket(proto=socket.IPPROTO_TCP)  # else asyncio leaves Nagle on
         listener.bind(("127.0.0.1", 0))

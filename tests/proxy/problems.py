@@ -1,4 +1,4 @@
-"""What every refusal looks like."""
+"""The form of every refusal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _ALWAYS = {"type", "title", "status", "detail", "code", "request_id", "error"}
 
 
 def assert_problem(answer: httpx.Response, status: int, code: str, **extras: Any) -> dict[str, Any]:
-    """The problem document, after looking at all that the contract says of it.
+    """The problem document, after checking it against the contract.
 
     `extras` are exactly the members beyond those that every problem has.
     """

@@ -1,4 +1,4 @@
-"""Malformed, ambiguous and hostile requests by rule, each with the exact answer that it gets."""
+"""Malformed, ambiguous and hostile requests by rule, each with its exact response."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOT_IN_TOKENS = [*range(0x21), *b'"(),/;<=>?@[\\]{}', 0x7F, 0x80, 0xFF]
 
 @dataclass(frozen=True)
 class Case:
-    """`statuses` in order; the last is a problem with `code`, if there is one; else the connection stays open."""
+    """The expected `statuses` in order. With a `code` the last is a problem; without, the connection stays open."""
 
     name: str
     data: bytes

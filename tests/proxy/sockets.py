@@ -1,4 +1,4 @@
-"""WebSockets as real clients and servers speak them, and byte by byte."""
+"""WebSockets by real clients and servers, and byte by byte."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Handler = Callable[[ServerConnection], Awaitable[None]]
 
 @asynccontextmanager
 async def server(handler: Handler, **settings: Any) -> AsyncIterator[str]:
-    """A real server, as `http://…` names it."""
+    """A real server; gives its `http://` URL."""
     async with serve(handler, "127.0.0.1", 0, max_size=None, **settings) as serving:
         yield f"http://127.0.0.1:{next(iter(serving.sockets)).getsockname()[1]}"
 
 
 def client(data_plane: DataPlane, account: Account, path: str = "/v1/socket", **settings: Any) -> connect:
-    """A real client, before its handshake."""
+    """A real client before its handshake."""
     url = data_plane.url.replace("http:", "ws:") + path
     given = {"additional_headers": account.auth, "max_size": None, "open_timeout": ANSWER_SECONDS, "proxy": None}
     return connect(url, **given | settings)
@@ -38,7 +38,7 @@ async def echo(socket: ServerConnection) -> None:
 
 
 def handshake_fields(**changed: str | None) -> list[str]:
-    """The fields of a valid handshake but for some, by name with underscores; None leaves one out."""
+    """The fields of a valid handshake with changes by name, underscores for dashes; None removes one."""
     fields: dict[str, str | None] = {
         "connection": "Upgrade",
         "upgrade": "websocket",
@@ -58,7 +58,7 @@ async def opened(wire: RawConnection, account: Account, path: str = "/v1/socket"
 
 
 async def switch(exchange: Exchange, first: bytes = b"", **changed: str) -> None:
-    """Answers a handshake as an upstream should, but for some fields."""
+    """Accepts a handshake as an upstream should, with changed fields."""
     given = exchange["sec-websocket-key"].encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
     accept = b64encode(sha1(given, usedforsecurity=False).digest()).decode()
     fields = {"connection": "Upgrade", "upgrade": "websocket", "sec_websocket_accept": accept} | changed

@@ -1,4 +1,4 @@
-"""The router against a brute-force reading of its rule, and the paths that have more than one reading."""
+"""The router against a brute-force model of its rule, and paths that have more than one reading."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _tables = st.lists(
 
 
 def longest(table: list[Route], path: str) -> Route | None:
-    """The rule, read out: exact before prefix, the longer prefix before the shorter."""
+    """The model: exact before prefix, the longer prefix before the shorter."""
     exact = [route for route in table if route.path == path]
     prefixes = [route for route in table if route.path.endswith("/**") and path.startswith(route.path[:-2])]
     return next(iter(exact), None) or max(prefixes, key=lambda route: len(route.path), default=None)
@@ -101,7 +101,7 @@ def test_path_that_is_not_plain_is_refused(path: bytes) -> None:
 
 @given(st.binary(max_size=30).map(lambda tail: b"/" + tail))
 def test_accepted_path_has_one_reading(path: bytes) -> None:
-    """Whoever decodes it, merges slashes, resolves dots or cuts parameters finds the segments that were compared."""
+    """Decoding it, merging slashes, resolving dots or cutting parameters gives the segments that were compared."""
     try:
         check_path(path)
     except Refused:

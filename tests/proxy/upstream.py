@@ -1,4 +1,4 @@
-"""A real HTTP/1.1 server that records what reaches it and answers as the test says, byte for byte."""
+"""A real HTTP/1.1 server that records its requests and responds byte for byte as the test scripts it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Answer = Callable[["Exchange"], Coroutine[None, None, None]]
 
 @dataclass(eq=False)
 class Exchange:
-    """One request as it arrived; `body` grows while the answer reads it."""
+    """One request as it arrived; `body` grows while it is read."""
 
     method: str
     target: str
@@ -31,7 +31,7 @@ class Exchange:
         return value
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it comes in, without its framing."""
+        """The chunks of the body as they arrive, without framing."""
         if self.all("transfer-encoding"):
             while size := int(await self.reader.readuntil(b"\r\n"), 16):
                 yield self._take(await self.reader.readexactly(size))
@@ -57,7 +57,7 @@ class Exchange:
         await self.writer.drain()
 
     async def reply(self, status: int = 200, body: bytes = b'{"ok": true}', **fields: str) -> None:
-        """A whole answer; underscores in names of fields stand for dashes."""
+        """Sends a whole response; underscores in field names stand for dashes."""
         named = {"content_type": "application/json", "content_length": str(len(body))} | fields
         lines = [f"{name.replace('_', '-')}: {value}\r\n" for name, value in named.items() if value]
         await self.write(f"HTTP/1.1 {status} Said\r\n{''.join(lines)}\r\n".encode() + body)
@@ -73,7 +73,7 @@ async def _ok(exchange: Exchange) -> None:
 
 
 class ScriptedUpstream:
-    """`exchanges` are all since the last reset; `answer` serves the ones to come."""
+    """`exchanges` are all since the last reset; `answer` responds to the next ones."""
 
     def __init__(self) -> None:
         self.exchanges: list[Exchange] = []
@@ -87,7 +87,7 @@ class ScriptedUpstream:
         return self.exchanges[-1]
 
     def says(self, status: int = 200, body: bytes = b'{"ok": true}', **fields: str) -> None:
-        """Every request is read whole and answered so."""
+        """Reads every request whole and sends this response."""
 
         async def answer(exchange: Exchange) -> None:
             await exchange.read()
@@ -96,7 +96,7 @@ class ScriptedUpstream:
         self.answer = answer
 
     def plays(self, *parts: bytes) -> None:
-        """Every request is read whole and answered with these bytes; then the connection is closed."""
+        """Reads every request whole, sends these bytes and closes the connection."""
 
         async def answer(exchange: Exchange) -> None:
             await exchange.read()
@@ -107,7 +107,7 @@ class ScriptedUpstream:
         self.answer = answer
 
     def reset(self) -> None:
-        """Nothing of the test before is left: what it left unanswered is cut off."""
+        """Removes what the test before has left, and cuts off its open exchanges."""
         for exchange in self._answering.values():
             exchange.writer.transport.abort()
         for task in self._answering:

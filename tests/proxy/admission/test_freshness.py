@@ -1,4 +1,4 @@
-"""Freshness: what has been changed and announced holds from the very next request on, whatever is cached."""
+"""Freshness: an announced change holds from the next request on, whatever is cached."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tests.support.polling import eventually
 async def code(
     data_plane: DataPlane, account: Account, path: str = "/v1/things/1", content: bytes = b"{}"
 ) -> str | None:
-    """The code of the refusal, None where the upstream answered."""
+    """The code of the refusal; None where the upstream responded."""
     found: str | None = (await data_plane.post(account, path, content)).json().get("code")
     return found
 
 
 @pytest.fixture
 async def account(data_plane: DataPlane) -> Account:
-    """Cached in the gateway, hot in Redis."""
+    """Cached in the gateway, loaded in Redis."""
     made = await data_plane.create_account(features={"analysis": True})
     assert await code(data_plane, made) is None
     return made
@@ -133,7 +133,7 @@ async def test_credits_are_granted(data_plane: DataPlane) -> None:
 
 
 async def test_change_right_after_another_is_not_lost(data_plane: DataPlane, account: Account) -> None:
-    """What was announced together is seen together."""
+    """Changes that were announced together are seen together."""
     async with data_plane.database.transaction() as connection:
         await users.suspend(connection, account.user_id)
         await api_keys.patch(connection, account.key_id, status=KeyStatus.DISABLED)
@@ -159,7 +159,7 @@ async def test_key_expires_by_the_clock_without_an_announcement(
 async def test_unknown_key_works_soon_after_it_is_created(
     data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The table of unknown keys forgets; a key cannot be asked for before it exists but by chance."""
+    """Unknown keys are cached for a moment only; a client can hardly send a key before it exists."""
     account = await data_plane.create_account()
     unknown = digest(account.key.encode(), b"pepper")
     data_plane.handler._principals._cache_unknown(unknown)

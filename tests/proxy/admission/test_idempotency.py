@@ -1,4 +1,4 @@
-"""A POST with an Idempotency-Key is made once: a repeat is told the same answer, and changes nothing."""
+"""A POST with an Idempotency-Key is made once: a replay gets the same response and changes nothing."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def test_replay_gives_the_same_response_and_charges_nothing(data_plane: Da
     assert again.headers["x-credits-remaining"] == "97"
     assert again.headers["ratelimit"].startswith('"minute";r=0;')
     assert (await data_plane.usage_row(account))["credits_charged"] == 3
-    # The limit of one a minute is used up: only a repeat passes.
+    # The limit of one a minute is used up: only a replay passes.
     assert (await data_plane.post(account)).status_code == 429
 
 

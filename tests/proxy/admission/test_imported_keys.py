@@ -1,4 +1,4 @@
-"""Keys of another form, taken over by their digests, work as they are; junk costs no query of its own."""
+"""Imported keys work unchanged; junk costs no query of its own."""
 
 from __future__ import annotations
 

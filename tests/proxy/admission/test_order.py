@@ -1,4 +1,4 @@
-"""The order of the checks: a request that breaks several rules is told of the first."""
+"""The order of the checks: a request that breaks several rules is refused by the first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.proxy.data_plane import Account, DataPlane
 
 
 async def test_first_failing_check_decides_the_response(data_plane: DataPlane) -> None:
-    """One request that breaks every rule, mended one by one from the front."""
+    """One request that breaks every rule; its mistakes are repaired one by one from the front."""
     account = await data_plane.create_account(
         credits=0,
         subscribed=False,
@@ -82,9 +82,9 @@ async def _code(
     content: bytes = b"",
     **fields: str,
 ) -> str | None:
-    """The code of the refusal, None where the upstream answered."""
+    """The code of the refusal; None where the upstream responded."""
     sent = account.key if key is None else key
-    as_it_is = {"target": path.encode()}  # httpx would tidy the path up
+    as_it_is = {"target": path.encode()}  # httpx would normalise the path
     headers = {name.replace("_", "-"): value for name, value in fields.items()} | ({"x-api-key": sent} if sent else {})
     answer = await data_plane.http.request(method, path, content=content, headers=headers, extensions=as_it_is)
     code: str | None = answer.json().get("code")

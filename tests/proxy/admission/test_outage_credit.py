@@ -1,4 +1,4 @@
-"""Served without Redis: as far as configuration or plan says, no further, and charged once when Redis is back."""
+"""Outage credit: calls without Redis up to the configured credits, charged once when Redis is back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ID = uuid4()
 class TestServing:
     @pytest.fixture(autouse=True)
     def _quiet(self) -> Iterator[None]:
-        """Workers that fail without Redis say so with their traceback, which takes long to render."""
+        """Workers that fail without Redis log tracebacks, which take long to render."""
         with capture_logs():
             yield
 
@@ -117,7 +117,7 @@ def _metric(name: str) -> float:
 
 
 class TestRoom:
-    """What one account may still do, by the process alone."""
+    """What the process alone allows one account."""
 
     @pytest.fixture
     def clock(self) -> list[float]:

@@ -1,4 +1,4 @@
-"""Many requests at once: limits and credits are exact, not nearly so."""
+"""Parallel requests: limits and credits are exact."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REQUESTS = 300
 
 @pytest.fixture
 async def crowd(data_plane: DataPlane) -> AsyncIterator[list[RawConnection]]:
-    """A client of its own for each request, connected already."""
+    """One connected client for each request."""
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(data_plane.connect()) for _ in range(REQUESTS)]
 
@@ -71,7 +71,7 @@ async def test_calls_in_flight_never_exceed_their_limit(data_plane: DataPlane, c
 async def test_mixed_parallel_calls_end_with_an_exact_balance(
     data_plane: DataPlane, crowd: list[RawConnection]
 ) -> None:
-    """Some succeed, some fail, some leave: the balance is what was granted less what the rows say."""
+    """Some succeed, some fail, some disconnect: the balance is the grant less the charges of the rows."""
     account = await data_plane.create_account(credits=150)
     turn = iter(range(10**6))
 
@@ -99,7 +99,7 @@ async def test_mixed_parallel_calls_end_with_an_exact_balance(
 
 
 async def test_accounts_on_one_connection_are_charged_separately(data_plane: DataPlane) -> None:
-    """As behind a proxy that pools its connections: the key counts that came with the request."""
+    """Behind a proxy that pools connections, the key of each request counts."""
     one, other = await data_plane.create_account(credits=10), await data_plane.create_account(credits=10)
     async with data_plane.connect() as client:
         for account in (one, one, other, one, other):

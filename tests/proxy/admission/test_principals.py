@@ -1,4 +1,4 @@
-"""Who is behind a key: found under any pepper, remembered, read once, and told to the upstream in plain fields."""
+"""Principals: found under any pepper, cached, loaded once, and named to the upstream in plain fields."""
 
 from __future__ import annotations
 

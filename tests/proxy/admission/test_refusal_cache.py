@@ -151,14 +151,14 @@ async def test_admission_clears_the_refusal_cache(data_plane: DataPlane, monkeyp
 
 
 def _lasting(answer: httpx.Response) -> tuple[dict[str, Any], list[str | None]]:
-    """What two refusals of one account have in common, but for seconds that may have passed."""
+    """The parts of a refusal that do not change with time."""
     told = ("ratelimit-policy", "x-credits-remaining", "x-should-retry", "content-type")
     members = {name: value for name, value in answer.json().items() if name in ("code", "title", "status", "type")}
     return members, [answer.headers.get(name) for name in told]
 
 
 def _asked(data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The admissions that the gateway asks for from now on, by request id."""
+    """Records the request ids of the admissions that Redis is asked for from now on."""
     meter, asked = data_plane.handler._admission._meter, list[str]()
     admit = meter.admit
 

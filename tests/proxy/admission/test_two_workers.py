@@ -1,4 +1,4 @@
-"""Two workers that both know an account: what changes holds on the next request of each."""
+"""Two workers that both cache an account: a change holds on the next request of each."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def workers(data_plane: DataPlane, serve: Serve, configure: Configure) -> 
 
 @pytest.fixture
 async def account(workers: tuple[DataPlane, DataPlane]) -> Account:
-    """Cached in both, and hot."""
+    """Cached in both, and loaded in Redis."""
     made = await workers[0].create_account(features={"analysis": True}, credits_per_period=50)
     assert await _codes(workers, made) == [None, None]
     return made

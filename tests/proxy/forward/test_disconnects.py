@@ -1,4 +1,4 @@
-"""Endings out of the ordinary: clients that leave while others wait, a gateway that stops, a fault of its own."""
+"""Unusual endings: clients that disconnect while others wait, a shutdown, an internal error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def outcomes(data_plane: DataPlane, account: Account) -> list[tuple[str, i
 
 
 async def test_client_disconnect_in_the_queue_is_not_forwarded_and_costs_nothing(data_plane: DataPlane) -> None:
-    """The one connection is busy; of two that wait for it one leaves. The other is served, and both are settled."""
+    """Of two calls that wait for the only connection one disconnects: the other is served, and both are settled."""
     account = await data_plane.create_account()
     may_answer = asyncio.Event()
 
@@ -58,7 +58,7 @@ async def test_client_disconnect_after_a_complete_response_is_charged(data_plane
 
 
 async def test_client_connection_serves_on_after_each_outcome(data_plane: DataPlane) -> None:
-    """A keep-alive connection is watched anew for each of its requests."""
+    """A keep-alive connection is watched for each of its requests."""
     account = await data_plane.create_account()
     async with data_plane.connect() as client:
         for path, status in (("things/1", 200), ("nobody", 502), ("none", 404), ("things/2", 200)):
@@ -140,7 +140,7 @@ async def test_slow_client_gets_the_whole_response(data_plane: DataPlane) -> Non
 
 
 async def test_early_response_to_an_upload_is_passed_on(data_plane: DataPlane) -> None:
-    """The upstream has seen enough: it answers before the body is complete, and the call is charged as answered."""
+    """The upstream responds before the body is complete, and the call is charged by its response."""
     account = await data_plane.create_account()
 
     async def answer(exchange: Exchange) -> None:

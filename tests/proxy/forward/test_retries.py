@@ -1,4 +1,4 @@
-"""Clients that try again with one Idempotency-Key, over a network that eats answers: one charge, the same answer."""
+"""Clients that retry with one Idempotency-Key over a lossy network: one charge, the same response."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def network(data_plane: DataPlane) -> AsyncIterator[FaultProxy]:
 
 
 def eat(network: FaultProxy, *, requests: int = 0, answers: int = 0) -> None:
-    """The next so many requests, then so many answers, do not arrive, and the connection breaks."""
+    """Drops the next so many requests, then so many responses, and breaks their connections."""
     left = {"requests": requests, "answers": answers}
 
     def watch(lane: str, data: bytes) -> bool:
@@ -78,7 +78,7 @@ async def test_official_openai_client_retries_and_is_charged_once(data_plane: Da
 async def test_sequential_replays_are_identical_and_charged_once(
     data_plane: DataPlane, network: FaultProxy, seed: int
 ) -> None:
-    """Several at once, each until it has an answer; the upstream fails at first, and never says the same twice."""
+    """Several clients retry at once; the upstream fails at first, and never responds the same twice."""
     dice, account = random.Random(seed), await data_plane.create_account()  # noqa: S311 - repeatable
     failures = dice.randrange(3)
 
@@ -114,4 +114,4 @@ async def _until_answered(url: str, account: Account, key: str) -> httpx.Respons
             if answer.status_code == 200:
                 return answer
             assert answer.status_code in (409, 503)
-            await asyncio.sleep(0.01)  # sooner than Retry-After asks
+            await asyncio.sleep(0.01)  # sooner than Retry-After says

@@ -1,4 +1,4 @@
-"""https targets of a private authority, as the configuration names it: calls, WebSockets and probes go by it."""
+"""https targets of a private CA from the configuration: calls, WebSockets and probes trust it."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ async def test_bytes_before_a_close_arrive_over_tls(
 async def test_health_probes_use_the_ca_file_and_eject_an_unhealthy_target(
     data_plane: DataPlane, configure: Configure, authority: Authority, tls: ssl.SSLContext
 ) -> None:
-    """The upstream cannot be verified at first; with its authority the next probe brings it back."""
+    """The upstream cannot be verified at first; with its CA the next probe returns it to service."""
     account = await data_plane.create_account()
     health = {"upstreams.main.health.path": "/healthz", "upstreams.main.health.interval": "1ms"}
     async with scripted(tls=tls) as upstream:

@@ -1,4 +1,4 @@
-"""Observers: what they find does not depend on how the bytes are cut, and nothing that passes can make them fail."""
+"""Observers: their result does not depend on the chunks, and no body can make them fail."""
 
 from __future__ import annotations
 

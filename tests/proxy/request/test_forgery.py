@@ -1,4 +1,4 @@
-"""No client can speak as the gateway: what only the gateway says never reaches an upstream from a client's mouth."""
+"""Forgery: a field that only the gateway may set never reaches an upstream from a client."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RESERVED = (
 
 
 class Upstream:
-    """The header block of each request, as it would go to the upstream."""
+    """Records the header block of each request, as it would go to the upstream."""
 
     def __init__(self) -> None:
         self.blocks: list[bytes] = []
@@ -57,7 +57,7 @@ async def listener(upstream: Upstream) -> AsyncIterator[Listener]:
 
 
 def spellings(name: bytes) -> list[bytes]:
-    """As written, in other cases, and with underscores for any of the dashes."""
+    """A name as written, in other cases, and with underscores for any of the dashes."""
     parts = name.split(b"-")
     joined = [
         b"".join(part + mark for part, mark in zip(parts, (*marks, b""), strict=True))
@@ -67,7 +67,7 @@ def spellings(name: bytes) -> list[bytes]:
 
 
 def hidden(name: bytes, spelt: bytes) -> list[bytes]:
-    """Requests that try to bring `name: evil` through."""
+    """Requests that try to smuggle `name: evil`."""
     line = spelt + b": " + EVIL
     body = b"5\r\nhello\r\n0\r\n" + line + b"\r\n\r\n"
     coding = b"Transfer-Encoding: chunked"
@@ -88,7 +88,7 @@ def hidden(name: bytes, spelt: bytes) -> list[bytes]:
 
 
 def injected(spelt: bytes) -> list[bytes]:
-    """The same within something else: folds, bare line ends, spaces, controls, escapes."""
+    """The same inside another field: folds, bare line ends, spaces, controls, escapes."""
     line = spelt + b": " + EVIL
     glue = (
         b"\r\n ",
@@ -205,7 +205,7 @@ async def test_end_to_end_fields_reach_the_upstream(listener: Listener, upstream
 
 
 async def test_fields_of_one_request_do_not_leak_into_the_next(listener: Listener, upstream: Upstream) -> None:
-    """Fields that come again on a connection are not read again; whatever differs is."""
+    """Fields that a connection repeats are read once; different fields are read again."""
     mine = (b"X-Good: 1", b"X-Api-Key: mine")
     pieces = [
         request(b"GET /a HTTP/1.1", *mine),

@@ -1,4 +1,4 @@
-"""Accounting: each admitted request ends in one settlement and one row, whatever dies when."""
+"""Accounting: each admitted request ends in one settlement and one row, whatever fails."""
 
 from __future__ import annotations
 
@@ -408,7 +408,7 @@ async def _never(exchange: Exchange) -> None:
 
 
 async def _noticed(data_plane: DataPlane) -> None:
-    """Returns when the gateway knows that a client has left."""
+    """Returns when the gateway has seen the disconnect of a client."""
     await eventually(lambda: data_plane.handler._drains.active)
 
 

@@ -1,4 +1,4 @@
-"""What was spooled is read back whatever happened to the file: no intact record is lost, and none is invented."""
+"""The spool is read back whatever happened to the file: no intact record is lost, and none is invented."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gateway.proxy.settle import spool as module
 from gateway.proxy.settle.spool import READ_BYTES, Spool, SpoolFile, frame
 
-# Texts as a settlement has them, and such as could be taken for the framing itself.
+# Payloads of settlements, and payloads that look like the framing.
 TEXT = st.one_of(
     st.binary(max_size=40),
     st.sampled_from([b"", b"7", b"0 00000000 ", b"3 ", b'["a","b",1,"succeeded\\t200"]']),
@@ -57,7 +57,7 @@ def read_back(folder: Path, content: bytes) -> list[bytes]:
 
 
 def spans(texts: list[bytes]) -> Iterator[tuple[int, int]]:
-    """Where each record stands in the file."""
+    """The position of each record in the file."""
     start = 0
     for text in texts:
         end = start + len(frame(text))
@@ -66,7 +66,7 @@ def spans(texts: list[bytes]) -> Iterator[tuple[int, int]]:
 
 
 def assert_only_missing(found: list[bytes], texts: list[bytes], hit: set[int]) -> None:
-    """All that is found was written, in its order, and only what was hit may be missing."""
+    """Every record that is found was written, in that order, and only damaged ones are missing."""
     intact = [text for number, text in enumerate(texts) if number not in hit]
     assert is_within(intact, found), "an intact record is lost"
     assert is_within(found, texts), "a record is invented"
@@ -108,8 +108,8 @@ def test_flipped_byte_damages_only_its_own_record(folder: Path, texts: list[byte
 
 
 def test_flipped_byte_is_detected_at_every_position(folder: Path) -> None:
-    """The same without chance, over all that one byte can become."""
-    texts = [b"first", b"", b"x 0 00000000 ", b'["a", 3]']  # the third ends like a record of its own
+    """Exhaustive: every byte takes every value."""
+    texts = [b"first", b"", b"x 0 00000000 ", b'["a", 3]']  # the third ends like a record
     content = b"".join(map(frame, texts))
     assert len(content) < 100
     for number, (start, end) in enumerate(spans(texts)):
@@ -197,7 +197,7 @@ async def test_spool_is_recovered_when_its_owner_is_dead_and_not_before(folder: 
 async def test_spool_file_removed_by_its_owner_is_not_recovered(
     folder: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
 ) -> None:
-    """Between opening and locking it, that is; another one may have its name by then."""
+    """The owner removes it between opening and locking; another file may have its name by then."""
     orphan(folder, frame(b"one")).close()
     path, whole = folder / "dead.spool", fcntl.flock
 

@@ -1,4 +1,4 @@
-"""101: WebSockets, admitted as one call, carried untouched, and settled when either side ends them."""
+"""101: WebSockets, admitted as one call, tunnelled unchanged, and settled when either side closes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MIB = 2**20
 
 @asynccontextmanager
 async def served_by(data_plane: DataPlane, configure: Configure, handler: Any, **settings: Any) -> AsyncIterator[None]:
-    """A real WebSocket server in the place of the scripted upstream."""
+    """A real WebSocket server in place of the scripted upstream."""
     async with server(handler, **settings) as url:
         config = configure(upstreams__main__targets=url)
         data_plane.handler.swap(Router(config.routes), destinations(config))
@@ -47,7 +47,7 @@ def pool(data_plane: DataPlane, upstream: str = "main") -> str:
     return repr(data_plane.handler._destinations[upstream].upstream)
 
 
-# What passes.
+# Forwarding.
 
 
 async def test_messages_pass_both_ways_and_are_one_call(data_plane: DataPlane, configure: Configure) -> None:
@@ -173,7 +173,7 @@ async def test_large_messages_pass_both_ways_at_once(data_plane: DataPlane, conf
 
 
 async def test_websocket_side_that_does_not_read_pauses_the_other_and_loses_nothing(data_plane: DataPlane) -> None:
-    """First the client reads nothing, then the upstream: the writer is stopped long before it is done."""
+    """First the client reads nothing, then the upstream: the writer is paused long before it is done."""
     account = await data_plane.create_account()
     total, chunk = 96 * MIB, b"\xa5" * MIB
     written = {"down": 0, "up": 0}
@@ -223,7 +223,7 @@ async def test_parallel_websockets_do_not_mix(data_plane: DataPlane, configure: 
     assert [(row["outcome"], row["credits_charged"]) for row in rows] == [("succeeded", 2)] * 100
 
 
-# What is refused.
+# Refusals.
 
 
 async def refused(
@@ -302,7 +302,7 @@ async def test_invalid_handshake_is_refused(data_plane: DataPlane, changed: dict
 async def test_request_without_a_websocket_upgrade_is_plain_http(
     data_plane: DataPlane, line: str, changed: dict[str, str | None]
 ) -> None:
-    """An upgrade elsewhere, and anything but an upgrade here; a switch nobody asked for is no answer to it."""
+    """An upgrade on another route, and any other request on this one; an unrequested switch is an invalid response."""
     account = await data_plane.create_account()
     async with data_plane.connect() as wire:
         for _ in range(2):
@@ -360,14 +360,14 @@ async def test_upstream_switch_with_a_wrong_accept_is_refused(data_plane: DataPl
     assert "[0 leased, 0 idle" in pool(data_plane)
 
 
-# How it ends.
+# Closing.
 
 
 @asynccontextmanager
 async def raw(
     data_plane: DataPlane, account: Account, path: str = "/v1/socket"
 ) -> AsyncIterator[tuple[RawConnection, Exchange]]:
-    """An open tunnel with its ends: the client's wire, and the exchange of an upstream that just keeps it open."""
+    """An open tunnel: the client's raw connection, and the exchange of an upstream that keeps it open."""
     done = asyncio.Event()
 
     async def answer(exchange: Exchange) -> None:
@@ -487,7 +487,7 @@ async def test_websocket_counts_in_the_pool_and_is_never_reused(data_plane: Data
     assert data_plane.upstream.last.method == "GET"
 
 
-# What it costs.
+# Charges.
 
 
 @pytest.mark.parametrize(("seconds", "charged"), [(0.0, 3), (59.0, 3), (61.0, 6), (3539.0, 177), (3601.0, 183)])
@@ -519,7 +519,7 @@ async def test_upstream_prices_a_websocket_with_its_101(data_plane: DataPlane) -
     assert (await settled(data_plane, account))["credits_charged"] == 7
 
 
-# When the gateway stops.
+# Shutdown.
 
 
 async def test_shutdown_closes_websockets_at_the_drain_deadline_and_charges_their_use(
@@ -575,7 +575,7 @@ async def _write(wire: RawConnection, chunk: bytes, written: dict[str, int], tot
 
 
 async def _stopped(written: dict[str, int], way: str, total: int) -> int:
-    """How much was written when for a third of a second no more was, or all of it."""
+    """The bytes written when for a third of a second no more were, or all of them."""
     looks: list[int] = []
 
     def stopped() -> bool:

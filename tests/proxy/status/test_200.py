@@ -1,4 +1,4 @@
-"""200 and everything else that the upstream says: what reaches the upstream, and what of its answer the client sees."""
+"""200 and other statuses of the upstream: what the upstream gets, and what the client gets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""401: who asks is not known, or the key is of no use any more."""
+"""401: the key is unknown, or no longer valid."""
 
 from __future__ import annotations
 

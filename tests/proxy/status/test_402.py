@@ -1,4 +1,4 @@
-"""402: nothing pays for the call: no subscription that is in force, or too few credits."""
+"""402: no subscription that is in force, or too few credits."""
 
 from __future__ import annotations
 

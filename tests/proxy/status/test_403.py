@@ -1,4 +1,4 @@
-"""403: known, and not allowed this."""
+"""403: the caller is known, and the call is not allowed."""
 
 from __future__ import annotations
 

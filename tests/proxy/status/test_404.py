@@ -1,4 +1,4 @@
-"""404: there is no such route, whoever asks."""
+"""404: the path has no route, with or without a key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""405: the path is served, with other methods."""
+"""405: the path has routes, for other methods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""409: a call that was made before, or is being made, and has no answer to tell again."""
+"""409: a call that was made before, or is running, and has no response to replay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""413: the body is larger than the route or the plan lets pass."""
+"""413: the body is larger than the route or the plan allows."""
 
 from __future__ import annotations
 

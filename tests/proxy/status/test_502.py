@@ -1,4 +1,4 @@
-"""502: the upstream is not there, or what it says is no answer."""
+"""502: the upstream is unreachable, or its response is invalid."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ async def test_upstream_that_refuses_connections_is_unreachable(data_plane: Data
     account = await data_plane.create_account(requests_per_minute=5)
     answer = await data_plane.get(account, "/v1/nobody")
     problem = assert_problem(answer, 502, "upstream_unreachable")
-    assert "127.0.0.1" not in problem["detail"]  # where upstreams are is no client's business
+    assert "127.0.0.1" not in problem["detail"]  # clients must not learn the address of an upstream
     assert answer.headers["x-credits-remaining"] == "100"
     assert answer.headers["x-credits-charged"] == "0"
     assert answer.headers["ratelimit"].startswith('"minute";r=4;t=')

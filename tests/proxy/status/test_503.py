@@ -1,4 +1,4 @@
-"""503: what the gateway itself needs is out of reach, or the upstream takes no more. Never a 401."""
+"""503: a store of the gateway is out of reach, or the upstream is overloaded. Never a 401."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def postgres(migrated_url: str) -> AsyncIterator[FaultProxy]:
 class TestMetering:
     @pytest.fixture
     async def data_plane(self, valkey: FaultProxy, redis_url: str, configure: Configure, serve: Serve) -> DataPlane:
-        """With a Redis that has time to answer until a test hurries it."""
+        """With a long Redis timeout, until a test shortens it."""
         return await serve(configure(redis__url=valkey.through(redis_url), redis__timeout="5s"))
 
     async def test_redis_outage_admits_nothing(self, data_plane: DataPlane, valkey: FaultProxy) -> None:
@@ -106,7 +106,7 @@ class TestMetering:
             answered = await running
         assert (answered.status_code, answered.content) == (200, b"done")
         assert answered.headers["x-credits-remaining"] == "96"
-        valkey.reset()  # what was held back is lost, the settlement with it
+        valkey.reset()  # the frozen bytes are lost, and the settlement with them
         valkey.thaw()
         assert await data_plane.settled_state(account) == RedisState(96, 0, (1, 1, 1))
         assert (await data_plane.usage_row(account))["credits_charged"] == 4
@@ -220,7 +220,7 @@ def _before(url: str) -> FaultProxy:
 
 
 async def _away(proxy: FaultProxy) -> None:
-    """As a server that has crashed: what there was is reset, nothing new is accepted."""
+    """Like a crashed server: connections are reset, new ones refused."""
     assert proxy._server is not None
     proxy._server.close()
     proxy.reset()

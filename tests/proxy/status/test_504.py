@@ -1,4 +1,4 @@
-"""504: the upstream takes too long to answer."""
+"""504: the upstream takes too long to respond."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Strangers add no series: what they send is counted, under names from the configuration or `other`."""
+"""Unknown paths, methods and keys add no series: they are counted under configured names or `other`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def test_unknown_paths_methods_and_keys_add_no_series(data_plane: DataPlan
 
 
 async def series(data_plane: DataPlane) -> set[str]:
-    """All names with their labels, once everything is counted."""
+    """All series with their labels, once everything is counted."""
     await data_plane.handler._telemetry.run_once()
     await metrics.MetricsFlusher().run_once()
     lines = metrics.exposition().decode().splitlines()
@@ -30,7 +30,7 @@ async def series(data_plane: DataPlane) -> set[str]:
 
 
 async def ask(data_plane: DataPlane, count: int) -> None:
-    """Paths that no route has, methods that no route takes, keys that nobody has, in turn."""
+    """Unknown paths, unknown methods and unknown keys, in turn."""
     for first in range(0, count, AT_ONCE):
         async with data_plane.connect() as wire:
             requests = [_request(number) for number in range(first, first + AT_ONCE)]

@@ -1,4 +1,4 @@
-"""Spans, as a collector receives them over OTLP: whose trace they are of, what they tell, and what they never do."""
+"""Spans as a collector receives them over OTLP: their traces, their attributes, and what they never hold."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331"
 
 
 class Collector:
-    """What an OTLP/HTTP receiver has taken."""
+    """The requests that an OTLP/HTTP receiver has taken."""
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
@@ -63,7 +63,7 @@ def collector() -> Iterator[tuple[Collector, str]]:
             self.end_headers()
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it
-            """Says nothing."""
+            """Logs nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -82,7 +82,7 @@ def traced(
     redis: Redis,
     redis_client: RedisClient,
 ) -> Any:
-    """A data plane that has exported all its spans once it is left."""
+    """A data plane that has exported all its spans on exit."""
     _upstream.reset()
 
     @asynccontextmanager
@@ -146,7 +146,7 @@ async def test_trusted_proxys_trace_continues_if_it_is_sampled(traced: Any, coll
         await data_plane.get(account, traceparent=f"{PARENT}-01")
         sent = data_plane.upstream.exchanges[-1]["traceparent"]
         await data_plane.get(account, traceparent=f"{PARENT}-00")
-        await data_plane.get(account)  # begins here
+        await data_plane.get(account)  # its trace begins here
     ((server, client),) = collector[0].pairs()
     assert client is not None
     assert f"00-{server.trace_id.hex()}-{server.parent_span_id.hex()}" == PARENT
