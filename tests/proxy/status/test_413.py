@@ -75,7 +75,7 @@ async def test_last_chunk_beyond_the_limit_is_refused(data_plane: DataPlane) -> 
     assert not data_plane.upstream.last.is_complete
 
 
-async def test_started_response_is_cut_off(data_plane: DataPlane) -> None:
+async def test_started_response_is_cut_off_and_charged(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(max_file_size_bytes=60_000)
 
     async def answer(exchange: Exchange) -> None:
@@ -89,7 +89,9 @@ async def test_started_response_is_cut_off(data_plane: DataPlane) -> None:
         assert (await client.read_head())[0] == 200
         await client.send(b"c350\r\n" + b"x" * 50_000 + b"\r\n")
         assert await client.read_rest() == b"some"
-    await _ended_without_charge(data_plane, account)
+    row = await data_plane.usage_row(account)
+    assert (row["outcome"], row["error_code"], row["credits_charged"]) == ("client_aborted", "payload_too_large", 1)
+    assert await data_plane.redis_state(account) == RedisState(99, 0, (1, 1, 1))
 
 
 async def _ended_without_charge(data_plane: DataPlane, account: Account) -> None:

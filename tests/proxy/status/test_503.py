@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from gateway.ledger.accounts import api_keys
+from gateway.listener.exchange_runner import ExchangeRunner
 from policies.access.keys import ENTROPY_BYTES, compose
 from tests.guarantees.faults.proxy import FaultProxy
 from tests.proxy.conftest import Configure, Serve
@@ -78,7 +79,7 @@ class TestMetering:
             while not await data_plane.holds(account):  # noqa: ASYNC110 - no event
                 await asyncio.sleep(0.005)
         for task in asyncio.all_tasks():
-            if getattr(task.get_coro(), "__qualname__", "") == "Serving._serve":
+            if getattr(task.get_coro(), "__qualname__", "") == ExchangeRunner._run.__qualname__:
                 task.cancel()
         assert_problem(await asking, 500, "internal_error")
         valkey.replies.delay_seconds = lambda: 0.0
