@@ -88,7 +88,7 @@ class Forwarder:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG002 - ASGI
         client = client_of(scope)
-        inbound = read_request(scope, slot=client.note)
+        inbound = read_request(scope, slot=client.application_slot)
         client_response = ClientResponse(client, send, uuid7())
         self._router.match(inbound.method, inbound.raw_path)
         block = render_request_fields(self._destination, inbound, self._identity, client_response.request_id)

@@ -50,7 +50,7 @@ class Connection(Protocol):
 class Exchange:
     """`is_gone`: the client has left, or was cut. `keeps_alive`: another request may follow this one.
 
-    The application may keep a value in `note`: it is the same for as long as the client repeats its fields.
+    The application may keep a value in `application_slot`: it is the same for as long as the client repeats its fields.
     """
 
     __slots__ = (
@@ -63,6 +63,7 @@ class Exchange:
         "_is_handed_over",
         "_remaining",
         "_rendered",
+        "application_slot",
         "awaits_body",
         "buffered",
         "head",
@@ -71,7 +72,6 @@ class Exchange:
         "is_received",
         "is_started",
         "keeps_alive",
-        "note",
         "on_gone",
         "task",
     )
@@ -82,7 +82,7 @@ class Exchange:
         self.on_gone: Callable[[], None] | None = None
         self.task: asyncio.Task[Any] | None = None
         self.keeps_alive = head.keeps_alive
-        self.note = head.note
+        self.application_slot = head.application_slot
         self.is_received = False
         self.awaits_body = False
         self.is_started = False

@@ -42,8 +42,8 @@ _IMPOSSIBLE = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?=[^\n
 MAX_KNOWN_BYTES = 2 * 1024
 
 
-class Note:
-    """A place for what the application derives from the fields of a head: it is valid while the client repeats them."""
+class ApplicationSlot:
+    """Where the application keeps what it derives from the fields of a head; valid while the client repeats them."""
 
     __slots__ = ("value",)
 
@@ -68,7 +68,7 @@ class RequestHead(NamedTuple):
     keeps_alive: bool
     expects_continue: bool
     block: bytes
-    note: Note
+    application_slot: ApplicationSlot
 
 
 def parse(head: bytes, last: RequestHead | None = None) -> RequestHead:
@@ -101,7 +101,7 @@ def parse(head: bytes, last: RequestHead | None = None) -> RequestHead:
         not (is_http_1_0 or found.closes),
         _expects_continue(found.single, is_http_1_0=is_http_1_0),
         block,
-        Note(),
+        ApplicationSlot(),
     )
 
 

@@ -19,7 +19,7 @@ _KEEP_ALIVE_TIMEOUT = re.compile(rb"timeout=([0-9]{1,6})", re.IGNORECASE)
 class ResponseHead:
     """A final head. `raw` is empty where the same bytes could be read differently.
 
-    The consumer may keep in `note` what it derives from the fields.
+    The consumer may keep in `consumer_value` what it derives from the fields.
     """
 
     raw: bytes
@@ -28,7 +28,7 @@ class ResponseHead:
     length: int
     keep_alive: bool
     keep_alive_seconds: int | None
-    note: object | None = None
+    consumer_value: object | None = None
 
 
 def require_chunked(coding: bytes, version: str, length: bytes | None) -> None:

@@ -24,7 +24,7 @@ class Client(Protocol):
     is_gone: bool
     on_gone: Callable[[], None] | None
     task: asyncio.Task[Any] | None  # that serves the request; None where the server does not say
-    note: InboundSlot | None
+    application_slot: InboundSlot | None
 
     @property
     def answer(self) -> Callable[[int, HeaderBlock, bytes], None] | None:
@@ -46,7 +46,7 @@ class UnwatchedClient:
     is_gone = False
     on_gone: Callable[[], None] | None = None
     task: asyncio.Task[Any] | None = None
-    note: InboundSlot | None = None
+    application_slot: InboundSlot | None = None
     answer: Callable[[int, HeaderBlock, bytes], None] | None = None
 
     def take_body(self) -> bytes | None:

@@ -60,8 +60,8 @@ class UpstreamResponse(NamedTuple):
 
 def read_head(head: ResponseHead) -> UpstreamResponse:
     """Reads a head, once for each that the upstream repeats. Raises UpstreamError for an ambiguous field."""
-    if isinstance(head.note, UpstreamResponse):
-        return head.note
+    if isinstance(head.consumer_value, UpstreamResponse):
+        return head.consumer_value
     fields = dict(head.headers)
     response = UpstreamResponse(
         read_report(fields),
@@ -69,7 +69,7 @@ def read_head(head: ResponseHead) -> UpstreamResponse:
         fields.get(b"content-type", b""),
         fields.get(b"content-encoding", b""),
     )
-    head.note = response
+    head.consumer_value = response
     return response
 
 
