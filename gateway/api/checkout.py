@@ -16,7 +16,7 @@ from fastapi import Depends, Request
 from pydantic import AfterValidator, Field
 
 from gateway.api.errors import Invalid
-from gateway.config.model import Pack
+from gateway.config.plans import Pack
 from gateway.ledger.accounts.users import User
 from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.db.session import Database

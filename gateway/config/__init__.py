@@ -3,20 +3,16 @@
 from gateway.config.errors import ConfigError, ConfigProblem, Origin
 from gateway.config.loading import load
 from gateway.config.model import (
-    Billing,
     Config,
     Database,
     Keys,
-    LemonSqueezy,
-    Pack,
     Principals,
     Redis,
     Server,
-    Stripe,
     Upstream,
     Usage,
 )
-from gateway.config.plans import PlanSpec, TierSpec, default_plans
+from gateway.config.plans import Billing, Pack, PlanSpec, TierSpec, default_plans
 from gateway.config.quantities import Address, IPNetwork
 from gateway.config.secrets import Secrets
 from gateway.config.summary import describe, warnings
@@ -30,7 +26,6 @@ __all__ = [
     "Database",
     "IPNetwork",
     "Keys",
-    "LemonSqueezy",
     "Origin",
     "Pack",
     "PlanSpec",
@@ -38,7 +33,6 @@ __all__ = [
     "Redis",
     "Secrets",
     "Server",
-    "Stripe",
     "TierSpec",
     "Upstream",
     "Usage",

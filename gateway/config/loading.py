@@ -17,6 +17,7 @@ from gateway.config.document import Document, read_yaml
 from gateway.config.entries import check_unique, read_plans, read_routes, read_upstreams
 from gateway.config.errors import ConfigError, ConfigProblem, Origin
 from gateway.config.overlay import apply_environment, apply_overrides
+from gateway.config.plans import Billing
 from gateway.config.quantities import Kind, about
 from gateway.config.routes import route_of
 from gateway.config.secrets import (
@@ -49,7 +50,7 @@ class Sections:
     upstreams: dict[str, Any] = field(default_factory=dict)
     routes: list[Any] = field(default_factory=list)
     plans: list[Any] | None = None
-    billing: model.Billing = field(default_factory=model.Billing)
+    billing: Billing = field(default_factory=Billing)
     tracing: model.Tracing | None = None
 
 

@@ -13,19 +13,17 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from gateway.config import quantities
-from gateway.config.plans import PlanSpec
+from gateway.config.plans import Billing, PlanSpec
 from gateway.config.quantities import (
     Address,
     Amount,
-    Currency,
     Duration,
-    Flag,
     Kind,
     Listen,
     Network,
@@ -268,53 +266,6 @@ class Upstream:
     def __post_init__(self) -> None:
         if self.ca_file is not None and not any(target.startswith("https:") for target in self.targets):
             raise ValueError("ca_file is for https targets, and there is none")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stripe:
-    api_base: Annotated[Url, about("Stripe's API.")] = "https://api.stripe.com"
-    meter_event_name: Annotated[Word, about("Event name of the meter that bills plans priced by usage.")] = (
-        "gateway_credits"
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LemonSqueezy:
-    api_base: Annotated[Url, about("Lemon Squeezy's API.")] = "https://api.lemonsqueezy.com"
-    store_id: Annotated[Text | None, about("Id of the store that sells.")] = None
-    # The key itself does not tell which mode it is of.
-    test_mode: Annotated[Flag, about("Whether the API key is of test mode.")] = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pack:
-    id: Annotated[Word, about("Name for machines, unique among the packs.")]
-    name: Annotated[str, about("Name for buyers.")]
-    credits: Annotated[Positive, about("Credits that it gives.")]
-    price: Annotated[Amount, about("Price before tax.")]
-    currency: Annotated[Currency, about("Currency of the price.")] = "USD"
-    stripe_price_id: Annotated[Text | None, about("Price at Stripe; null: not sold there.")] = None
-    lemon_squeezy_variant_id: Annotated[Text | None, about("Variant at Lemon Squeezy; null: not sold there.")] = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Billing:
-    provider: Annotated[
-        Literal["stripe", "lemon_squeezy"] | None,
-        about("Provider of buyers who name none; null: the first that has an API key."),
-    ] = None
-    stripe: Stripe = Stripe()
-    lemon_squeezy: LemonSqueezy = LemonSqueezy()
-    success_url: Annotated[Url | None, about("Page that a buyer returns to; without it nothing can be bought.")] = None
-    cancel_url: Annotated[Url | None, about("Page that a buyer who cancels returns to; null: `success_url`.")] = None
-    past_due_grace_seconds: Annotated[
-        Duration, about("Time that a subscription goes on after a failed payment.", key="past_due_grace")
-    ] = 3 * 86400.0
-    packs: Annotated[tuple[Pack, ...], about("Credits for sale outside a subscription.")] = ()
-    tax_rate: Annotated[Amount, Field(le=1), about("Fraction that invoices add, 0 to 1.")] = Decimal(0)
-    poll_interval_seconds: Annotated[
-        Timeout, about("Time between two queries of a provider for missed changes.", key="poll_interval")
-    ] = 900.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

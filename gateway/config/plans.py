@@ -1,4 +1,7 @@
-"""Plans of gateway.yaml, and the four default plans that apply where it has none."""
+"""Plans and billing of gateway.yaml, and the four default plans that apply where it has none.
+
+All fields that have a payment provider's id are here, named as in `policies/billing/providers.py`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,21 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from gateway.config.quantities import Amount, Currency, Flag, Kind, NotNegative, Positive, Size, Text, Word, about
+from gateway.config.quantities import (
+    Amount,
+    Currency,
+    Duration,
+    Flag,
+    Kind,
+    NotNegative,
+    Positive,
+    Size,
+    Text,
+    Timeout,
+    Url,
+    Word,
+    about,
+)
 from policies.model import FeatureValue
 
 PricingModel = Literal["flat", "per_seat", "tiered", "volume", "usage"]
@@ -95,6 +112,53 @@ class PlanSpec:
         bounds = [tier.up_to or _THE_REST for tier in self.tiers]
         if any(low >= high for low, high in pairwise(bounds)):
             raise ValueError("tiers must rise by up_to; only the last may leave it out")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stripe:
+    api_base: Annotated[Url, about("Stripe's API.")] = "https://api.stripe.com"
+    meter_event_name: Annotated[Word, about("Event name of the meter that bills plans priced by usage.")] = (
+        "gateway_credits"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LemonSqueezy:
+    api_base: Annotated[Url, about("Lemon Squeezy's API.")] = "https://api.lemonsqueezy.com"
+    store_id: Annotated[Text | None, about("Id of the store that sells.")] = None
+    # The key itself does not tell which mode it is of.
+    test_mode: Annotated[Flag, about("Whether the API key is of test mode.")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pack:
+    id: Annotated[Word, about("Name for machines, unique among the packs.")]
+    name: Annotated[str, about("Name for buyers.")]
+    credits: Annotated[Positive, about("Credits that it gives.")]
+    price: Annotated[Amount, about("Price before tax.")]
+    currency: Annotated[Currency, about("Currency of the price.")] = "USD"
+    stripe_price_id: Annotated[Text | None, about("Price at Stripe; null: not sold there.")] = None
+    lemon_squeezy_variant_id: Annotated[Text | None, about("Variant at Lemon Squeezy; null: not sold there.")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Billing:
+    provider: Annotated[
+        Literal["stripe", "lemon_squeezy"] | None,
+        about("Provider of buyers who name none; null: the first that has an API key."),
+    ] = None
+    stripe: Stripe = Stripe()
+    lemon_squeezy: LemonSqueezy = LemonSqueezy()
+    success_url: Annotated[Url | None, about("Page that a buyer returns to; without it nothing can be bought.")] = None
+    cancel_url: Annotated[Url | None, about("Page that a buyer who cancels returns to; null: `success_url`.")] = None
+    past_due_grace_seconds: Annotated[
+        Duration, about("Time that a subscription goes on after a failed payment.", key="past_due_grace")
+    ] = 3 * 86400.0
+    packs: Annotated[tuple[Pack, ...], about("Credits for sale outside a subscription.")] = ()
+    tax_rate: Annotated[Amount, Field(le=1), about("Fraction that invoices add, 0 to 1.")] = Decimal(0)
+    poll_interval_seconds: Annotated[
+        Timeout, about("Time between two queries of a provider for missed changes.", key="poll_interval")
+    ] = 900.0
 
 
 def default_plans() -> tuple[PlanSpec, ...]:

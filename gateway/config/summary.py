@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from gateway.config.model import Config, Pack, Upstream
-from gateway.config.plans import PlanSpec
+from gateway.config.model import Config, Upstream
+from gateway.config.plans import Pack, PlanSpec
 from policies.billing.providers import PROVIDERS, provider_ids
 from policies.model import Route
 from policies.pricing.price import Price

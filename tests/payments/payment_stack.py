@@ -19,7 +19,7 @@ from gateway.api.account.dependencies import Lifetimes
 from gateway.api.account.login.access_tokens import AccessTokens
 from gateway.api.checkout import CheckoutService, Sale, create_pack_checkout
 from gateway.clock import now
-from gateway.config.model import Pack
+from gateway.config.plans import Pack
 from gateway.ledger.accounts import login_sessions, users
 from gateway.ledger.accounts.users import User
 from gateway.ledger.catalogue import plans

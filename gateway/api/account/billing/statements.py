@@ -1,4 +1,4 @@
-"""What the user paid, and the invoices: as data, as a page and as a file."""
+"""The user's own payments and invoices: as data, as pages and as files."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ router = APIRouter(prefix="/me", tags=["billing"], responses=SIGNED_IN)
 
 
 @router.get("/payments", summary="Your payments, refunds and disputes, newest first")
-async def list_my_payments(wanted: Annotated[PageQuery, Query()], me: Me) -> PageModel[Payment]:
+async def list_my_payments(query: Annotated[PageQuery, Query()], me: Me) -> PageModel[Payment]:
     async with me.unit_of_work.read() as connection:
-        page = await payments.list_payments(connection, user_id=me.id, cursor=wanted.cursor, limit=wanted.limit)
+        page = await payments.list_payments(connection, user_id=me.id, cursor=query.cursor, limit=query.limit)
     return page_of(page, Payment.model_validate)
 
 
 @router.get("/invoices", summary="Your invoices, newest first")
-async def list_my_invoices(wanted: Annotated[PageQuery, Query()], me: Me) -> PageModel[Invoice]:
+async def list_my_invoices(query: Annotated[PageQuery, Query()], me: Me) -> PageModel[Invoice]:
     async with me.unit_of_work.read() as connection:
         page = await invoices.list_invoices(
-            connection, user_id=me.id, with_own_drafts=False, cursor=wanted.cursor, limit=wanted.limit
+            connection, user_id=me.id, with_own_drafts=False, cursor=query.cursor, limit=query.limit
         )
     return page_of(page, Invoice.model_validate)
 
 
 @router.get("/invoices/{invoice_id}", summary="One of your invoices", responses=UNKNOWN)
 async def get_my_invoice(invoice_id: UUID, me: Me) -> Invoice:
-    return await _own(invoice_id, me)
+    return await _own_invoice(invoice_id, me)
 
 
 @router.get("/invoices/{invoice_id}/html", summary="An invoice as a page", responses=UNKNOWN, response_class=Response)
 async def show_my_invoice(invoice_id: UUID, me: Me) -> Response:
-    return Response(as_html(await _own(invoice_id, me), me.user), media_type="text/html; charset=utf-8")
+    return Response(as_html(await _own_invoice(invoice_id, me), me.user), media_type="text/html; charset=utf-8")
 
 
 @router.get("/invoices/{invoice_id}/pdf", summary="An invoice as a PDF", responses=UNKNOWN, response_class=Response)
 async def download_my_invoice(invoice_id: UUID, me: Me) -> Response:
-    return Response(as_pdf(await _own(invoice_id, me), me.user), media_type="application/pdf")
+    return Response(as_pdf(await _own_invoice(invoice_id, me), me.user), media_type="application/pdf")
 
 
-async def _own(invoice_id: UUID, me: Me) -> Invoice:
+async def _own_invoice(invoice_id: UUID, me: Me) -> Invoice:
     async with me.unit_of_work.read() as connection:
         found = await invoices.get(connection, invoice_id)
     if found is None or found.user_id != me.id or found.is_own_draft:

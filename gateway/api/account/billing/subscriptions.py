@@ -125,14 +125,14 @@ async def subscribe(
         _check_may_buy(current, plan)
         sale = Sale(checkout_service, dependencies.database, me.user, order.provider)
         checkout = await create_plan_checkout(sale, plan, quantity=order.quantity, now=now())
-        waiting = await _own(me, checkout.subscription_id)
-        return _begun(waiting, checkout_id=checkout.id, checkout_url=checkout.url)
+        waiting = await _read_own(me, checkout.subscription_id)
+        return _started(waiting, checkout_id=checkout.id, checkout_url=checkout.url)
     async with me.unit_of_work.change() as change:
-        begun = await lifecycle.start(
+        started = await lifecycle.start(
             change.connection, me.id, plan_id=plan.id, now=now(), actor=change.actor, resumes_period=True
         )
-        await change.record("subscriptions.start", "subscription", entity_id=begun.id, after=_shown(begun))
-    return _begun(begun)
+        await change.record("subscriptions.start", "subscription", entity_id=started.id, after=_shown(started))
+    return _started(started)
 
 
 @router.delete("/{id:other_than_me}", summary="End a subscription", responses=UNKNOWN | CONFLICTS | PAID_FOR)
@@ -144,7 +144,7 @@ async def end_subscription(
     checkout_service: CheckoutServiceDep,
 ) -> OwnSubscription:
     """With its period; you have access until then. With `?now=true` at once."""
-    found = await _own(me, subscription_id)
+    found = await _read_own(me, subscription_id)
     at_period_end = not ending.now and found.status is not SubscriptionStatus.INCOMPLETE
     transition(found, SubscriptionEvent.CANCEL_AT_PERIOD_END if at_period_end else SubscriptionEvent.CANCEL_NOW)
     if _is_billed(found):
@@ -164,18 +164,18 @@ async def undo_cancellation(
     subscription_id: UUID, me: Me, dependencies: DependenciesDep, checkout_service: CheckoutServiceDep
 ) -> OwnSubscription:
     """One that was to end with its period does not."""
-    found = await _own(me, subscription_id)
+    found = await _read_own(me, subscription_id)
     transition(found, SubscriptionEvent.UNDO_CANCEL)
     if _is_billed(found):
         provider = checkout_service.provider(found.provider)
         call = provider.resume(_remote_id(found))
         return await _change_at_provider(me, dependencies, provider, found, call=call)
     async with me.unit_of_work.change() as change:
-        kept = await lifecycle.undo_cancel(change.connection, found.id)
+        resumed = await lifecycle.undo_cancel(change.connection, found.id)
         await change.record(
-            "subscriptions.undo_cancel", "subscription", entity_id=found.id, before=_shown(found), after=_shown(kept)
+            "subscriptions.undo_cancel", "subscription", entity_id=found.id, before=_shown(found), after=_shown(resumed)
         )
-    return _shown(kept)
+    return _shown(resumed)
 
 
 @router.post("/{subscription_id}/change", summary="Change to another plan", responses=UNKNOWN | CONFLICTS | PAID_FOR)
@@ -184,7 +184,7 @@ async def change_plan(
 ) -> OwnSubscription:
     """Between paid plans at once, price and credits in proportion to what is left of the period; to a free plan with
     the next period. From a free plan to a paid one, subscribe to that."""
-    found = await _own(me, subscription_id)
+    found = await _read_own(me, subscription_id)
     transition(found, SubscriptionEvent.CHANGE_PLAN)
     async with me.unit_of_work.read() as connection:
         plan = await _offered(connection, body.plan_id)
@@ -234,7 +234,7 @@ async def _change_at_provider(
     update = await fetch_update(dependencies.database, provider, fetch)
     async with me.unit_of_work.change() as change:
         await apply_update(change.connection, update)
-        after = _shown(await _of(change.connection, me, found.id))
+        after = _shown(await _get_own(change.connection, me, found.id))
         await change.record(
             "subscriptions.change_at_provider", "subscription", entity_id=found.id, before=_shown(found), after=after
         )
@@ -258,12 +258,12 @@ async def _offered(connection: AsyncConnection, name: str) -> StoredPlan:
     return plan
 
 
-async def _own(me: Me, subscription_id: UUID | None) -> StoredSubscription:
+async def _read_own(me: Me, subscription_id: UUID | None) -> StoredSubscription:
     async with me.unit_of_work.read() as connection:
-        return await _of(connection, me, subscription_id)
+        return await _get_own(connection, me, subscription_id)
 
 
-async def _of(connection: AsyncConnection, me: Me, subscription_id: UUID | None) -> StoredSubscription:
+async def _get_own(connection: AsyncConnection, me: Me, subscription_id: UUID | None) -> StoredSubscription:
     found = None if subscription_id is None else await subscriptions.get(connection, subscription_id)
     if found is None or found.user_id != me.id:
         raise NotFound("subscription", subscription_id)
@@ -287,7 +287,7 @@ def _shown(subscription: StoredSubscription) -> OwnSubscription:
     return OwnSubscription.model_validate(subscription)
 
 
-def _begun(
+def _started(
     subscription: StoredSubscription, *, checkout_id: UUID | None = None, checkout_url: str | None = None
 ) -> BegunSubscription:
     shown = _shown(subscription).model_dump()

@@ -1,4 +1,4 @@
-"""Invoices: the providers' as they are, and our own for subscriptions that no provider bills."""
+"""Invoices: those of the providers, and those issued here for subscriptions that no provider bills."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from gateway.ledger.subscriptions.allowances import plan_of
 router = APIRouter(prefix="/invoices", tags=["payments"])
 
 
-class InvoicesWanted(PageQuery):
+class InvoiceQuery(PageQuery):
     user_id: UUID | None = None
     status: Literal["draft", "open", "paid", "void", "uncollectible"] | None = None
 
@@ -43,9 +43,9 @@ class InvoiceOutcome(RequestModel):
 
 
 @router.get("", summary="List invoices, newest first")
-async def list_invoices(wanted: Annotated[InvoicesWanted, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[Invoice]:
+async def list_invoices(query: Annotated[InvoiceQuery, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[Invoice]:
     async with unit_of_work.read() as connection:
-        page = await invoices.list_invoices(connection, **wanted.model_dump())
+        page = await invoices.list_invoices(connection, **query.model_dump())
     return page_of(page, Invoice.model_validate)
 
 
@@ -89,7 +89,7 @@ async def download_invoice(invoice_id: UUID, unit_of_work: UnitOfWorkDep) -> Res
 async def settle_invoice(invoice_id: UUID, body: InvoiceOutcome, unit_of_work: UnitOfWorkDep) -> Invoice:
     """What a void invoice asked for is asked for by the next one of its subscription."""
     async with unit_of_work.change() as change:
-        settled = Invoice.model_validate(await _settled(change.connection, invoice_id, body.status))
+        settled = Invoice.model_validate(await _close(change.connection, invoice_id, body.status))
         await change.record("invoices.settle", "invoice", entity_id=invoice_id, after=settled)
     return settled
 
@@ -103,7 +103,7 @@ async def take_back_invoice(invoice_id: UUID, unit_of_work: UnitOfWorkDep) -> In
     async with unit_of_work.change() as change:
         found = await issued_invoices.get_for_update(change.connection, invoice_id)
         if found.number is None or found.corrects_id is not None or found.status == "void":
-            raise Conflict("Only an issued invoice of ours, no credit note and not void, can be taken back.")
+            raise Conflict("Only an invoice issued here, neither a credit note nor void, can be taken back.")
         try:
             made = await invoices.issue_credit_note(change.connection, found, now=now())
         except AlreadyExists:
@@ -113,7 +113,7 @@ async def take_back_invoice(invoice_id: UUID, unit_of_work: UnitOfWorkDep) -> In
     return note
 
 
-async def _settled(connection: AsyncConnection, invoice_id: UUID, status: str) -> invoices.Invoice:
+async def _close(connection: AsyncConnection, invoice_id: UUID, status: str) -> invoices.Invoice:
     if status == "void":
         return await issued_invoices.void(
             connection, await issued_invoices.get_for_update(connection, invoice_id), now=now()

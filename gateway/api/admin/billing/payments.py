@@ -1,4 +1,4 @@
-"""Payments: every charge, refund and dispute, as the providers have them."""
+"""Payments: charges, refunds and disputes in the state of their provider."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from gateway.ledger.payments import payments
 router = APIRouter(prefix="/payments", tags=["payments"])
 
 
-class PaymentsWanted(PageQuery):
+class PaymentQuery(PageQuery):
     user_id: UUID | None = None
     transaction_type: Literal["subscription", "credits", "refund", "dispute"] | None = None
     status: Literal["pending", "completed", "failed", "refunded", "partially_refunded", "disputed"] | None = None
 
 
 @router.get("", summary="List payments, newest first")
-async def list_payments(wanted: Annotated[PaymentsWanted, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[Payment]:
+async def list_payments(query: Annotated[PaymentQuery, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[Payment]:
     async with unit_of_work.read() as connection:
-        page = await payments.list_payments(connection, **wanted.model_dump())
+        page = await payments.list_payments(connection, **query.model_dump())
     return page_of(page, Payment.model_validate)
 
 

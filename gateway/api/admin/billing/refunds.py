@@ -33,10 +33,10 @@ class NewRefund(RequestModel):
 
 
 @router.get("", summary="List refunds, newest first")
-async def list_refunds(wanted: Annotated[PageQuery, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[Payment]:
+async def list_refunds(query: Annotated[PageQuery, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[Payment]:
     async with unit_of_work.read() as connection:
         page = await payments.list_payments(
-            connection, transaction_type="refund", cursor=wanted.cursor, limit=wanted.limit
+            connection, transaction_type="refund", cursor=query.cursor, limit=query.limit
         )
     return page_of(page, Payment.model_validate)
 
@@ -49,7 +49,7 @@ async def create_refund(body: NewRefund, unit_of_work: UnitOfWorkDep, checkout_s
         provider_payment_id = payment.provider_payment_id
     if provider_payment_id is None or payment.transaction_type not in ("subscription", "credits"):
         raise Conflict(f"A {payment.transaction_type} cannot be refunded, only a payment.")
-    amount = _amount(body.amount, payment)
+    amount = _refund_amount(body.amount, payment)
     provider = checkout_service.provider(payment.provider)
     # The same key until the payment has changed, so that a repeated request refunds once.
     key = f"{payment.id}-{payment.refunded_amount}-{amount}"
@@ -65,12 +65,12 @@ async def create_refund(body: NewRefund, unit_of_work: UnitOfWorkDep, checkout_s
     return after
 
 
-def _amount(wanted: Decimal | None, payment: payments.Payment) -> Decimal:
+def _refund_amount(requested: Decimal | None, payment: payments.Payment) -> Decimal:
     left = refundable_amount(payment)
     if payment.status not in ("completed", "partially_refunded"):
         raise Conflict(f"This payment is {payment.status}; only a completed one can be refunded.")
-    if wanted is None:
+    if requested is None:
         return left
-    if wanted != rounded(wanted, payment.currency) or not 0 < wanted <= left:
+    if requested != rounded(requested, payment.currency) or not 0 < requested <= left:
         raise Invalid("amount", f"must be above 0 and at most {left} {payment.currency}, in whole minor units")
-    return wanted
+    return requested

@@ -1,4 +1,4 @@
-"""Subscriptions: who is on which plan, until when."""
+"""Subscriptions of all users: start, list, change, cancel, pause."""
 
 from __future__ import annotations
 
@@ -99,10 +99,10 @@ async def start_subscription(body: NewSubscription, unit_of_work: UnitOfWorkDep)
 
 @router.get("", summary="List subscriptions")
 async def list_subscriptions(
-    wanted: Annotated[SubscriptionList, Query()], unit_of_work: UnitOfWorkDep
+    query: Annotated[SubscriptionList, Query()], unit_of_work: UnitOfWorkDep
 ) -> PageModel[Subscription]:
     async with unit_of_work.read() as connection:
-        page = await subscriptions.list_subscriptions(connection, **wanted.model_dump())
+        page = await subscriptions.list_subscriptions(connection, **query.model_dump())
     return page_of(page, Subscription.model_validate)
 
 

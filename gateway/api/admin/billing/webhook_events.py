@@ -44,10 +44,10 @@ class WebhookEventQuery(PageQuery):
 
 @router.get("", summary="List webhook events, newest first")
 async def list_webhook_events(
-    wanted: Annotated[WebhookEventQuery, Query()], unit_of_work: UnitOfWorkDep
+    query: Annotated[WebhookEventQuery, Query()], unit_of_work: UnitOfWorkDep
 ) -> PageModel[WebhookEvent]:
     async with unit_of_work.read() as connection:
-        page = await webhook_events.list_events(connection, **wanted.model_dump())
+        page = await webhook_events.list_events(connection, **query.model_dump())
     return page_of(page, WebhookEvent.model_validate)
 
 
