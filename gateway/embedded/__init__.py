@@ -1,4 +1,4 @@
-"""The zero-set-up default: a real PostgreSQL and a real Valkey as child processes under one directory."""
+"""The embedded stores: a real PostgreSQL and a real Valkey as child processes, with one data directory."""
 
 import sys
 

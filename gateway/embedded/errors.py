@@ -1,4 +1,4 @@
-"""What can keep the embedded stores from running; each message is one line that a user can act on."""
+"""Why the embedded stores do not run; each message is one line that a user can act on."""
 
 from __future__ import annotations
 

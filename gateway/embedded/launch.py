@@ -1,4 +1,4 @@
-"""The last step before a server's exec: hold its lock, leave root, and ask to be stopped when the gateway dies.
+"""The last step before a server's exec: locks its file, drops root, and asks to be stopped when the gateway dies.
 
 Runs as a bare script, `python launch.py LOCK PARENT_PID DEATH_SIGNAL UID GID COMMAND...`, on the standard
 library alone. A script of its own, because little is safe between fork and exec in a process with threads.
@@ -25,16 +25,16 @@ _CAPABILITY_VERSION_3 = 0x20080522
 
 def main(arguments: list[str]) -> None:
     lock, parent, death_signal, uid, gid, *command = arguments
-    _hold(lock)
+    _acquire(lock)
     if int(uid) != os.geteuid():
-        _leave_root(int(uid), int(gid))
+        _drop_root(int(uid), int(gid))
     # After the change of user, which clears it.
     _stop_with_parent(int(parent), int(death_signal))
     os.execv(command[0], command)  # noqa: S606 - replacing this process is its purpose
 
 
-def _hold(path: str) -> None:
-    """Lock `path` on a descriptor that the server and its children inherit, so that each of them holds it."""
+def _acquire(path: str) -> None:
+    """Locks `path` on a descriptor that the server and its children inherit, so that each of them holds the lock."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -45,13 +45,13 @@ def _hold(path: str) -> None:
     os.set_inheritable(descriptor, True)
 
 
-def _leave_root(uid: int, gid: int) -> None:
-    """Become `uid`, since PostgreSQL refuses root, yet go on reaching files in directories that only root may enter."""
+def _drop_root(uid: int, gid: int) -> None:
+    """Becomes `uid`, since PostgreSQL refuses root, but keeps access to directories that only root may enter."""
     linux = sys.platform == "linux"
     try:
         if linux:
             _prctl(_PR_SET_KEEPCAPS, 1)
-            _let_access_know()
+            _keep_access_check()
         os.setgroups([])
         os.setgid(gid)
         os.setuid(uid)
@@ -59,21 +59,21 @@ def _leave_root(uid: int, gid: int) -> None:
             _keep_file_access()
     except OSError as error:
         sys.exit(
-            f"the embedded stores cannot leave root for user {uid} here ({error}); start the gateway as a normal user"
+            f"the embedded stores cannot change from root to user {uid} ({error}); start the gateway as a normal user"
         )
 
 
-def _let_access_know() -> None:
-    """Makes access(2) count what we keep: else initdb finds no server beside it in a folder that only root may enter.
+def _keep_access_check() -> None:
+    """Makes access(2) count the kept capability: initdb looks for its server by it, also where only root may enter.
 
-    Where a container forbids it, only that is lost.
+    A container may forbid it; then only such folders fail.
     """
     with suppress(OSError):
         _prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP)
 
 
 def _keep_file_access() -> None:
-    """Reduce all capabilities to CAP_DAC_OVERRIDE, and make that one survive exec (capabilities(7), ambient set)."""
+    """Reduces the capabilities to CAP_DAC_OVERRIDE, and makes it survive exec (capabilities(7), ambient set)."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     bit = 1 << _CAP_DAC_OVERRIDE
     effective_permitted_inheritable = (ctypes.c_uint32 * 6)(bit, bit, bit, 0, 0, 0)
@@ -84,9 +84,9 @@ def _keep_file_access() -> None:
 def _stop_with_parent(parent: int, death_signal: int) -> None:
     if sys.platform == "linux":
         _prctl(_PR_SET_PDEATHSIG, death_signal)
-    # The parent may have died before the request above took effect.
+    # The parent may have died before that took effect.
     if os.getppid() != parent:
-        sys.exit("the gateway is gone")
+        sys.exit("the gateway has ended")
 
 
 def _prctl(option: int, *arguments: int) -> None:

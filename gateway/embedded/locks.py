@@ -1,4 +1,4 @@
-"""Who may use a data directory: advisory file locks that the kernel drops when their holder dies."""
+"""Locks on a data directory: advisory file locks, which the kernel releases when their holder dies."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from gateway.embedded.errors import DataDirBusyError, DataDirUnusableError
 
 @contextmanager
 def serve_lock(data_dir: Path) -> Iterator[None]:
-    """Hold `data_dir` for one `serve`.
+    """Locks `data_dir` for one `serve`.
 
     Raises DataDirBusyError, naming the directory and the pid, where another one serves from it.
     """
     path = prepare_data_dir(data_dir) / "serve.lock"
-    lock = FileLock.take(path)
+    lock = FileLock.acquire(path)
     if lock is None:
-        raise DataDirBusyError(f"{data_dir} is already being served by process {holder(path)}")
+        raise DataDirBusyError(f"{data_dir} is already being served by process {lock_holder(path)}")
     try:
         yield
     finally:
@@ -28,7 +28,7 @@ def serve_lock(data_dir: Path) -> Iterator[None]:
 
 
 class FileLock:
-    """A `flock(2)` on a file that carries its holder's pid; a shared one admits others of its kind and names none.
+    """A `flock(2)` on a file that holds its holder's pid; a shared one admits others of its kind and names none.
 
     It lasts until `release`, or until the last process that inherited the descriptor is gone.
     """
@@ -37,8 +37,8 @@ class FileLock:
         self._descriptor = descriptor
 
     @classmethod
-    def take(cls, path: Path) -> FileLock | None:
-        """Take the lock at once, or return None where another holds it."""
+    def acquire(cls, path: Path) -> FileLock | None:
+        """The lock, or None where another holds it."""
         descriptor = _locked(path, fcntl.LOCK_EX)
         if descriptor is None:
             return None
@@ -47,8 +47,8 @@ class FileLock:
         return cls(descriptor)
 
     @classmethod
-    def share(cls, path: Path) -> FileLock | None:
-        """Take the lock beside others who share it, or return None where one holds it alone."""
+    def acquire_shared(cls, path: Path) -> FileLock | None:
+        """The lock, shared with others, or None where one holds it alone."""
         descriptor = _locked(path, fcntl.LOCK_SH)
         return cls(descriptor) if descriptor is not None else None
 
@@ -57,21 +57,21 @@ class FileLock:
 
 
 def is_held(path: Path) -> bool:
-    """Whether any process holds the lock. Takes it for an instant, so only its next taker may ask."""
+    """Whether any process holds the lock. This acquires it for an instant, so only its next holder may call."""
     descriptor = _locked(path, fcntl.LOCK_EX)
     if descriptor is not None:
         os.close(descriptor)
     return descriptor is None
 
 
-def holder(path: Path) -> int | None:
+def lock_holder(path: Path) -> int | None:
     """The pid that the present or last holder wrote; None in the instant before it is written."""
     text = path.read_text() if path.exists() else ""
     return int(text) if text.isdecimal() else None
 
 
 def prepare_data_dir(data_dir: Path) -> Path:
-    """Create the directory if it is missing and return its absolute path.
+    """Creates the directory if it is missing; gives its absolute path.
 
     Raises DataDirUnusableError where it is not a directory or cannot be written to.
     """

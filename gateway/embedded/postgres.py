@@ -1,4 +1,4 @@
-"""PostgreSQL under the data directory: made once by initdb, then run as a direct child."""
+"""PostgreSQL in the data directory: initdb creates the cluster once, then the server runs as a direct child."""
 
 from __future__ import annotations
 
@@ -10,56 +10,56 @@ from pathlib import Path
 import asyncpg
 
 from gateway.embedded.binaries import PostgresBinaries, find_postgres
-from gateway.embedded.child import Child, Program, give_to_servers, stop_leftover
 from gateway.embedded.endpoints import Endpoint
 from gateway.embedded.errors import DataDirUnusableError
+from gateway.embedded.server_process import ServerProcess, ServerProgram, chown_to_server_user, stop_leftover
 
 _INITDB_SECONDS = 60.0
 _READY_SECONDS = 120.0  # a crash is followed by recovery from the log
 _STOP_SECONDS = 20.0
 
-# Committed data still survives the death of every process; only a power cut may take it.
+# Committed data survives the death of every process, but not a power loss.
 _NOT_DURABLE = ("fsync=off", "full_page_writes=off")
 
 
 class Postgres:
-    """The server of one data directory. `durable` False gives up safety against power loss for speed, for tests."""
+    """The server of one data directory. `durable` False, for tests, survives every crash but a power loss."""
 
     def __init__(self, data_dir: Path, *, durable: bool) -> None:
         self._durable = durable
         self._cluster = data_dir / "postgres"
         self._log = data_dir / "postgres.log"
         self._lock = data_dir / "postgres.lock"
-        self._child: Child | None = None
+        self._server: ServerProcess | None = None
 
-    async def take_over(self) -> None:
-        """End a server that an earlier owner left behind."""
+    async def stop_leftover(self) -> None:
+        """Stops a server that an earlier owner has left running."""
         await stop_leftover(self._program(self._cluster), _STOP_SECONDS)
 
     async def start(self, endpoint: Endpoint) -> None:
-        """Create the cluster if there is none, run its server, and return once it answers."""
+        """Creates the cluster if there is none, and runs its server; returns when it answers."""
         binaries = find_postgres(_cluster_major(self._cluster))
         if not self._cluster.exists():
             await self._create_cluster(binaries, endpoint.password)
         _check_owner(self._cluster)
         command = [str(binaries.postgres), *_arguments(self._cluster, endpoint.port, durable=self._durable)]
-        self._child = Child(self._program(self._cluster), command)
-        await self._child.wait_ready(lambda: _accepts(endpoint, "postgres"), _READY_SECONDS)
+        self._server = ServerProcess(self._program(self._cluster), command)
+        await self._server.wait_ready(lambda: _accepts(endpoint, "postgres"), _READY_SECONDS)
         await _create_database_once(endpoint)
 
     async def stop(self) -> None:
-        if self._child is not None:
-            await self._child.stop(_STOP_SECONDS)
+        if self._server is not None:
+            await self._server.stop(_STOP_SECONDS)
 
     def has_died(self) -> bool:
-        return self._child is not None and not self._child.is_running()
+        return self._server is not None and not self._server.is_running()
 
     async def _create_cluster(self, binaries: PostgresBinaries, password: str) -> None:
-        """Build beside the final place and move it there whole, so that a crash never leaves half a cluster."""
+        """Creates the cluster under another name and renames it, so that a crash never leaves half of one."""
         draft = self._cluster.with_suffix(".new")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
-        give_to_servers(draft)
+        chown_to_server_user(draft)
         # initdb gives its descriptor 0 to the servers it runs, so the password comes by a file.
         password_file = self._cluster.with_suffix(".password")
         password_file.touch(mode=0o600)
@@ -74,19 +74,19 @@ class Postgres:
         if not self._durable:
             options.append("--no-sync")
         try:
-            initdb = Child(self._program(draft), [str(binaries.initdb), "-D", str(draft), *options])
+            initdb = ServerProcess(self._program(draft), [str(binaries.initdb), "-D", str(draft), *options])
             await initdb.wait_done(_INITDB_SECONDS)
         finally:
             password_file.unlink()
         draft.rename(self._cluster)
 
-    def _program(self, folder: Path) -> Program:
+    def _program(self, folder: Path) -> ServerProgram:
         # SIGINT is a fast shutdown, SIGQUIT an immediate one (PostgreSQL manual, 18.5).
-        return Program("PostgreSQL", folder, self._lock, self._log, signal.SIGINT, signal.SIGQUIT)
+        return ServerProgram("PostgreSQL", folder, self._lock, self._log, signal.SIGINT, signal.SIGQUIT)
 
 
 async def is_ready(endpoint: Endpoint) -> bool:
-    """Whether a real login to the gateway's database works; it does not before the owner has made that database."""
+    """Whether a login to the gateway's database works; it fails until the owner has created that database."""
     return await _accepts(endpoint, "gateway")
 
 
@@ -140,13 +140,13 @@ def _cluster_major(cluster: Path) -> int | None:
     except FileNotFoundError:
         return None
     except PermissionError as error:
-        raise _foreign(cluster) from error
+        raise _not_owned(cluster) from error
 
 
 def _check_owner(cluster: Path) -> None:
     if os.geteuid() not in (0, cluster.stat().st_uid):
-        raise _foreign(cluster)
+        raise _not_owned(cluster)
 
 
-def _foreign(cluster: Path) -> DataDirUnusableError:
+def _not_owned(cluster: Path) -> DataDirUnusableError:
     return DataDirUnusableError(f"{cluster} belongs to user {cluster.stat().st_uid}; run as that user")

@@ -1,4 +1,4 @@
-"""Both stores of a data directory: the first process starts them and owns them, later ones join as its guests."""
+"""Both stores of a data directory: the first process starts and owns them, later processes join as guests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.clock import monotonic_seconds
 from gateway.embedded import endpoints, postgres, valkey
 from gateway.embedded.endpoints import Endpoint, Endpoints
 from gateway.embedded.errors import DataDirBusyError, DataDirUnusableError, EmbeddedError, StoreFailedError
-from gateway.embedded.locks import FileLock, holder, prepare_data_dir
+from gateway.embedded.locks import FileLock, lock_holder, prepare_data_dir
 from gateway.embedded.postgres import Postgres
 from gateway.embedded.valkey import Valkey
 
@@ -26,57 +26,59 @@ _GUEST_SECONDS = 10.0
 
 
 class Stores:
-    """Running stores and how to reach them. `async with await Stores.open(...)` closes them again.
+    """Running stores and their URLs, for `async with await Stores.open(...)`.
 
-    Holds nothing of an event loop, so `open` and `close` may run in different ones. Open it in the main thread: on
-    Linux the servers are stopped when the thread that started them ends.
+    `open` and `close` may run in different event loops. Open the stores in the main thread: Linux stops the servers
+    when the thread that started them ends.
     """
 
-    def __init__(self, reached: Endpoints, part: _Owner | _Guest) -> None:
+    def __init__(self, reached: Endpoints, role: _Owner | _Guest) -> None:
         self.database_url = reached.database_url
         self.redis_url = reached.redis_url
-        self._part: _Owner | _Guest | None = part
+        self._role: _Owner | _Guest | None = role
 
     @classmethod
     async def open(
         cls, data_dir: Path, *, must_own: bool = False, durable: bool = True, patience_seconds: float = 15.0
     ) -> Self:
-        """Join the stores that run under `data_dir`, else start them.
+        """Joins the stores that run in `data_dir`, else starts them.
 
-        With `must_own` it waits for their present owner to finish instead of joining. `durable` False turns off
-        flushing to disk, for tests. Raises EmbeddedError, in one line, when neither works within `patience_seconds`
-        or a server does not start.
+        With `must_own` it waits until their present owner has closed them, instead of joining. `durable` False turns
+        off flushing to disk, for tests. Raises EmbeddedError, a single line, after `patience_seconds`, or when a server
+        does not start.
         """
         folder = prepare_data_dir(data_dir)
         deadline = monotonic_seconds() + patience_seconds
-        while (lock := FileLock.take(folder / "stores.lock")) is None:
+        while (lock := FileLock.acquire(folder / "stores.lock")) is None:
             if not must_own and (guest := await _Guest.join(folder)) is not None:
                 return cls(guest.reached, guest)
             if monotonic_seconds() > deadline:
-                raise DataDirBusyError(f"the stores in {folder} are held by process {holder(folder / 'stores.lock')}")
+                raise DataDirBusyError(
+                    f"the stores in {folder} are held by process {lock_holder(folder / 'stores.lock')}"
+                )
             await asyncio.sleep(_POLL_SECONDS)
         owner = _Owner(folder, lock, durable=durable)
         return cls(await owner.start(), owner)
 
     @property
     def is_owner(self) -> bool:
-        return isinstance(self._part, _Owner)
+        return isinstance(self._role, _Owner)
 
     async def keep_running(self) -> None:
-        """Restart a store whose process dies, at the same address, and flush, until cancelled. For the owner."""
-        await asyncio.gather(self._keep(_Owner.restart_dead), self._keep(_Owner.flush))
+        """Restarts a store whose process dies, at the same address, and flushes to disk, until it is cancelled."""
+        await asyncio.gather(self._repeat(_Owner.restart_dead), self._repeat(_Owner.flush))
 
-    async def _keep(self, doing: Callable[[_Owner], Awaitable[None]]) -> NoReturn:
+    async def _repeat(self, action: Callable[[_Owner], Awaitable[None]]) -> NoReturn:
         while True:
             await asyncio.sleep(_SUPERVISION_SECONDS)
-            if isinstance(self._part, _Owner):
-                await doing(self._part)
+            if isinstance(self._role, _Owner):
+                await action(self._role)
 
     async def close(self) -> None:
-        """Leave the stores. The owner stops them, after up to 10 s for guests to finish."""
-        part, self._part = self._part, None
-        if part is not None:
-            await part.leave()
+        """Leaves the stores. The owner stops them, and waits up to 10 s for its guests before."""
+        role, self._role = self._role, None
+        if role is not None:
+            await role.leave()
 
     async def __aenter__(self) -> Self:
         return self
@@ -91,7 +93,7 @@ class _Owner:
     """The one process that runs the servers of a data directory, by its lock."""
 
     def __init__(self, folder: Path, lock: FileLock, *, durable: bool) -> None:
-        self._memory = folder / "stores.json"
+        self._saved = folder / "stores.json"
         self._guests = folder / "guests.lock"
         self._cluster = folder / "postgres"
         self._lock = lock
@@ -100,7 +102,7 @@ class _Owner:
 
     async def start(self) -> Endpoints:
         try:
-            await asyncio.gather(self._postgres.take_over(), self._valkey.take_over())
+            await asyncio.gather(self._postgres.stop_leftover(), self._valkey.stop_leftover())
             return await self._start_on_free_ports()
         except BaseException as error:
             await self.leave()
@@ -109,48 +111,48 @@ class _Owner:
             raise
 
     async def restart_dead(self) -> None:
-        reached = endpoints.load(self._memory)
+        reached = endpoints.load(self._saved)
         for store, endpoint in self._stores_at(reached) if reached is not None else ():
             if store.has_died():
                 await self._restart(store, endpoint)
 
     async def _restart(self, store: Postgres | Valkey, endpoint: Endpoint) -> None:
         try:
-            await store.take_over()
+            await store.stop_leftover()
             await store.start(endpoint)
         except (EmbeddedError, OSError) as error:
-            _log.error("a store that died cannot be restarted yet", reason=str(error))
+            _log.error("store_restart_failed", reason=str(error))
 
     async def flush(self) -> None:
         try:
             await asyncio.to_thread(self._valkey.flush)
         except OSError as error:
-            _log.error("what Valkey has written is not on the disk", reason=str(error))
+            _log.error("valkey_flush_failed", reason=str(error))
 
     async def leave(self) -> None:
-        # Held alone until the end, it keeps new guests from joining stores that are about to stop.
-        closed_to_guests = await self._wait_for_guests()
+        # An exclusive lock keeps new guests from joining stores that are about to stop.
+        guest_lock = await self._wait_for_guests()
         try:
             await asyncio.gather(self._postgres.stop(), self._valkey.stop())
         finally:
-            if closed_to_guests is not None:
-                closed_to_guests.release()
+            if guest_lock is not None:
+                guest_lock.release()
             self._lock.release()
 
     async def _wait_for_guests(self) -> FileLock | None:
-        """The guests' lock once all have left; None where one stays too long, which then loses its stores."""
+        """The guests' lock, once all have left; None after 10 s, when the stores stop in spite of a guest."""
         deadline = monotonic_seconds() + _GUEST_SECONDS
         while monotonic_seconds() < deadline:
-            if (lock := FileLock.take(self._guests)) is not None:
+            if (lock := FileLock.acquire(self._guests)) is not None:
                 return lock
             await asyncio.sleep(_POLL_SECONDS)
         return None
 
     async def _start_on_free_ports(self) -> Endpoints:
-        """Start both at once; again on other ports where a stranger was faster in taking one."""
+        """Starts both at once, and again on other ports if another process has taken one meanwhile."""
         for _ in range(_PORT_ATTEMPTS):
-            chosen = endpoints.choose(self._remembered())
-            endpoints.save(self._memory, chosen)
+            chosen = endpoints.choose(self._load_saved())
+            endpoints.save(self._saved, chosen)
             starts = [store.start(endpoint) for store, endpoint in self._stores_at(chosen)]
             results = await asyncio.gather(*starts, return_exceptions=True)
             failures = [result for result in results if isinstance(result, BaseException)]
@@ -161,21 +163,21 @@ class _Owner:
                 break
         raise failures[0]
 
-    def _remembered(self) -> Endpoints | None:
-        remembered = endpoints.load(self._memory)
-        if remembered is None and self._cluster.exists():
+    def _load_saved(self) -> Endpoints | None:
+        saved = endpoints.load(self._saved)
+        if saved is None and self._cluster.exists():
             raise DataDirUnusableError(
-                f"{self._memory} is missing, and with it the password of {self._cluster}; "
+                f"{self._saved} is missing, and with it the password of {self._cluster}; "
                 "restore it or remove the data directory"
             )
-        return remembered
+        return saved
 
     def _stores_at(self, reached: Endpoints) -> tuple[tuple[Postgres | Valkey, Endpoint], ...]:
         return (self._postgres, reached.postgres), (self._valkey, reached.valkey)
 
 
 class _Guest:
-    """A process that uses the stores of another; its share of the guests' lock makes the owner wait for it."""
+    """A process that uses the stores of another; the owner waits for its shared lock."""
 
     def __init__(self, reached: Endpoints, lock: FileLock) -> None:
         self.reached = reached
@@ -183,8 +185,8 @@ class _Guest:
 
     @classmethod
     async def join(cls, folder: Path) -> _Guest | None:
-        """Join where both stores answer; None while they start or stop."""
-        lock = FileLock.share(folder / "guests.lock")
+        """A guest of stores that both answer; None while they start or stop."""
+        lock = FileLock.acquire_shared(folder / "guests.lock")
         if lock is None:
             return None
         try:

@@ -1,4 +1,4 @@
-"""Valkey under the data directory: every write in an append-only file, nothing evicted."""
+"""Valkey in the data directory: every write goes to an append-only file, and no key is evicted."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 from gateway.embedded.append_only import AppendOnlyFile
 from gateway.embedded.binaries import find_valkey
-from gateway.embedded.child import Child, Program, give_to_servers, stop_leftover
 from gateway.embedded.endpoints import Endpoint
+from gateway.embedded.server_process import ServerProcess, ServerProgram, chown_to_server_user, stop_leftover
 
-_READY_SECONDS = 120.0  # it answers only when the append-only file is read back
+_READY_SECONDS = 120.0  # it answers after it has read the append-only file
 _STOP_SECONDS = 10.0
 _ANSWER_SECONDS = 2.0
 
@@ -21,7 +21,7 @@ class Valkey:
     """The server of one data directory. `durable` False leaves flushing to the kernel, for tests."""
 
     def __init__(self, data_dir: Path, *, durable: bool) -> None:
-        self._program = Program(
+        self._program = ServerProgram(
             name="Valkey",
             folder=data_dir / "valkey",
             lock=data_dir / "valkey.lock",
@@ -30,37 +30,37 @@ class Valkey:
             abort_signal=signal.SIGKILL,
         )
         self._file = AppendOnlyFile(self._program.folder, durable=durable)
-        self._child: Child | None = None
+        self._server: ServerProcess | None = None
 
-    async def take_over(self) -> None:
-        """End a server that an earlier owner left behind."""
+    async def stop_leftover(self) -> None:
+        """Stops a server that an earlier owner has left running."""
         await stop_leftover(self._program, _STOP_SECONDS)
 
     async def start(self, endpoint: Endpoint) -> None:
-        """Run the server, and return once it has read its file back and answers."""
+        """Runs the server; returns when it has read its file and answers."""
         if not self._program.folder.exists():
             self._program.folder.mkdir(mode=0o700)
-            give_to_servers(self._program.folder)
-        # By standard input, since other users can read a process's arguments and the password is among these.
+            chown_to_server_user(self._program.folder)
+        # By standard input: other users can read a process's arguments, and the configuration holds the password.
         configuration = _configuration(endpoint)
-        self._child = Child(self._program, [str(find_valkey()), "-"], stdin=configuration.encode())
-        await self._child.wait_ready(lambda: is_ready(endpoint), _READY_SECONDS)
+        self._server = ServerProcess(self._program, [str(find_valkey()), "-"], stdin=configuration.encode())
+        await self._server.wait_ready(lambda: is_ready(endpoint), _READY_SECONDS)
 
     async def stop(self) -> None:
-        if self._child is not None:
-            await self._child.stop(_STOP_SECONDS)
+        if self._server is not None:
+            await self._server.stop(_STOP_SECONDS)
         self._file.close()
 
     def flush(self) -> None:
-        """Takes to the disk what the server has written; blocks, so call it in a thread. Raises OSError."""
+        """Flushes what the server has written to disk; blocks, so call it in a thread. Raises OSError."""
         self._file.flush()
 
     def has_died(self) -> bool:
-        return self._child is not None and not self._child.is_running()
+        return self._server is not None and not self._server.is_running()
 
 
 async def is_ready(endpoint: Endpoint) -> bool:
-    """Whether the server takes the password and answers PING; it does not while it reads its file back."""
+    """Whether the server accepts the password and answers PING; it does not while it reads its file."""
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):
             reader, writer = await asyncio.open_connection("127.0.0.1", endpoint.port)
@@ -82,12 +82,12 @@ def _configuration(endpoint: Endpoint) -> str:
             f"port {endpoint.port}",
             f"requirepass {endpoint.password}",
             "appendonly yes",
-            # Written before every answer, flushed by `flush`: `everysec` answers before it has written while a flush is
-            # under way, so even a kill would lose answers, and `always` lets every call wait for a busy disk.
+            # Written before each reply, flushed by `flush`. During a flush `everysec` replies before it has written,
+            # so that a kill loses acknowledged writes; `always` makes every call wait for a busy disk.
             "appendfsync no",
             "aof-load-truncated yes",  # a crash may tear the last entry
             'save ""',
-            "maxmemory-policy noeviction",  # an evicted balance would be a wrong one
+            "maxmemory-policy noeviction",  # without a balance the gateway would count wrongly
             "daemonize no",
             "",
         )

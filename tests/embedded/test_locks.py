@@ -44,13 +44,13 @@ def test_a_directory_without_write_access_is_refused() -> None:
 
 def test_a_shared_lock_admits_guests_but_no_owner(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    first, second = FileLock.share(path), FileLock.share(path)
+    first, second = FileLock.acquire_shared(path), FileLock.acquire_shared(path)
     assert first is not None
     assert second is not None
     first.release()
-    assert FileLock.take(path) is None
+    assert FileLock.acquire(path) is None
     second.release()
-    alone = FileLock.take(path)
+    alone = FileLock.acquire(path)
     assert alone is not None
-    assert FileLock.share(path) is None
+    assert FileLock.acquire_shared(path) is None
     alone.release()

@@ -133,7 +133,7 @@ class Store:
         while self._is_killed and not self._server.has_died():  # noqa: ASYNC110 - of a process
             await asyncio.sleep(POLL_SECONDS)
         self._is_killed = False
-        await self._server.take_over()
+        await self._server.stop_leftover()
         await self._server.start(self.endpoint)
 
     async def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""One server process: started through the launcher, stopped with its own signal, never outliving its owner."""
+"""A server process: starts through the launcher, stops by its own signal, and never outlives its owner."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from pathlib import Path
 from gateway.clock import monotonic_seconds
 from gateway.embedded import launch
 from gateway.embedded.errors import StoreFailedError
-from gateway.embedded.locks import holder, is_held
+from gateway.embedded.locks import is_held, lock_holder
 
 _POLL_SECONDS = 0.01
-_LEAVING_SECONDS = 0.5
+_GRACE_SECONDS = 0.5
 _LOG_BYTES = 10 << 20
 _UNPRIVILEGED_ID = 65534  # nobody, by the Linux Standard Base
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class ServerProgram:
     """How to run one server.
 
-    `folder` is its working directory; a `stop_signal` asks for an orderly end, `abort_signal` for an immediate one.
+    `folder` is its working directory; `stop_signal` asks for an orderly end, `abort_signal` for an immediate one.
     """
 
     name: str
@@ -37,10 +37,10 @@ class Program:
     abort_signal: signal.Signals
 
 
-class Child:
+class ServerProcess:
     """A running server. The thread that creates it must outlive it: Linux ties the death signal to that thread."""
 
-    def __init__(self, program: Program, command: Sequence[str], *, stdin: bytes = b"") -> None:
+    def __init__(self, program: ServerProgram, command: Sequence[str], *, stdin: bytes = b"") -> None:
         self._program = program
         self._log_start = _start_of_log(program.log)
         self._process = _spawn(program, command)
@@ -56,32 +56,32 @@ class Child:
         return self._process.poll() is None
 
     async def wait_ready(self, probe: Callable[[], Awaitable[bool]], timeout_seconds: float) -> None:
-        """Ask `probe` until it says yes. Raises StoreFailedError when the server ends first or time runs out."""
+        """Returns when `probe` is true. Raises StoreFailedError when the server ends first or time runs out."""
         deadline = monotonic_seconds() + timeout_seconds
         while not await probe():
             if not self.is_running():
-                raise StoreFailedError(f"{self._program.name} did not start: {self._last_words()}")
+                raise StoreFailedError(f"{self._program.name} did not start: {self._log_excerpt()}")
             if monotonic_seconds() > deadline:
                 raise StoreFailedError(
-                    f"{self._program.name} was not ready in {timeout_seconds:g} s: {self._last_words()}"
+                    f"{self._program.name} was not ready in {timeout_seconds:g} s: {self._log_excerpt()}"
                 )
             await asyncio.sleep(_POLL_SECONDS)
 
     async def wait_done(self, timeout_seconds: float) -> None:
-        """Wait for a command that ends by itself. Raises StoreFailedError when it fails."""
+        """Waits for a command that ends by itself. Raises StoreFailedError when it fails."""
         if not await _until(lambda: not self.is_running(), timeout_seconds) or self._process.returncode != 0:
-            raise StoreFailedError(f"{self._program.name} failed: {self._last_words()}")
+            raise StoreFailedError(f"{self._program.name} failed: {self._log_excerpt()}")
 
     async def stop(self, timeout_seconds: float) -> None:
-        """Ask for an orderly end, then for an immediate one, then kill."""
+        """Asks for an orderly end, then for an immediate one, then kills."""
         for number in (self._program.stop_signal, self._program.abort_signal, signal.SIGKILL):
             if self.is_running():
                 _signal(self.pid, number)
             if await _until(lambda: not self.is_running(), timeout_seconds):
                 return
 
-    def _last_words(self) -> str:
-        """The line this start logged that says most: the last with an error word, else the last."""
+    def _log_excerpt(self) -> str:
+        """The last line with an error word that this start has logged, else the last line."""
         with self._program.log.open(errors="replace") as log:
             log.seek(self._log_start)
             lines = [line.strip() for line in log if line.strip()]
@@ -89,30 +89,30 @@ class Child:
         return f"{(errors or lines or ['no output'])[-1]} (see {self._program.log})"
 
 
-async def stop_leftover(program: Program, timeout_seconds: float) -> None:
-    """Stop a server that outlived the gateway which started it, where no death signal reached it or it is still ending.
+async def stop_leftover(program: ServerProgram, timeout_seconds: float) -> None:
+    """Stops a server that has outlived the gateway that started it.
 
-    Raises StoreFailedError where it will not go.
+    Raises StoreFailedError if it does not stop.
     """
-    # Where a death signal reached it, it is on its way out; only a server that stays is told to go.
-    if await _until(lambda: not is_held(program.lock), _LEAVING_SECONDS):
+    # A server that got the death signal is about to end by itself.
+    if await _until(lambda: not is_held(program.lock), _GRACE_SECONDS):
         return
     for number in (program.stop_signal, program.abort_signal, signal.SIGKILL):
-        pid = holder(program.lock)
+        pid = lock_holder(program.lock)
         if pid is not None:
             _signal(pid, number)
         if await _until(lambda: not is_held(program.lock), timeout_seconds):
             return
-    raise StoreFailedError(f"{program.name} of an earlier start still runs as process {holder(program.lock)}")
+    raise StoreFailedError(f"{program.name} of an earlier start still runs as process {lock_holder(program.lock)}")
 
 
-def give_to_servers(folder: Path) -> None:
-    """As root, make `folder` belong to the servers' user, since PostgreSQL checks the owner of its directory."""
+def chown_to_server_user(folder: Path) -> None:
+    """As root, makes the servers' user own `folder`, since PostgreSQL checks the owner of its directory."""
     if os.geteuid() == 0:
         os.chown(folder, *_identity(folder.parent))
 
 
-def _spawn(program: Program, command: Sequence[str]) -> subprocess.Popen[bytes]:
+def _spawn(program: ServerProgram, command: Sequence[str]) -> subprocess.Popen[bytes]:
     uid, gid = _identity(program.folder)
     numbers = (os.getpid(), int(program.stop_signal), uid, gid)
     launcher = [sys.executable, "-I", "-S", launch.__file__, str(program.lock), *map(str, numbers)]
@@ -120,18 +120,18 @@ def _spawn(program: Program, command: Sequence[str]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(  # noqa: S603 - the binaries that binaries.py found
             [*launcher, *command],
             cwd=program.folder,
-            # Nothing of PGDATA, PGPORT and their like may reach the servers.
+            # PGDATA, PGPORT and their like must not reach the servers.
             env={"PATH": os.defpath, "LC_ALL": "C"},
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
-            # Ctrl-C in the terminal must stop the gateway first: it settles before its stores go.
+            # Ctrl-C in the terminal must stop the gateway alone, which settles calls before it stops its stores.
             start_new_session=True,
         )
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    """The user and group that servers in `folder` run as: ours, or for root the folder's owner, or nobody."""
+    """The user and group of servers in `folder`: those of this process; for root the folder's owner, or nobody."""
     if os.geteuid() != 0:
         return os.geteuid(), os.getegid()
     status = folder.stat()
@@ -139,7 +139,7 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def _start_of_log(log: Path) -> int:
-    """Where this start's lines begin. Puts a long log aside, over the one before, so that logs stay bounded."""
+    """Where the lines of this start begin. Renames a long log, over the one before, so that logs stay bounded."""
     length = log.stat().st_size if log.exists() else 0
     if length < _LOG_BYTES:
         return length
@@ -154,9 +154,9 @@ def _private(path: str, flags: int) -> int:
 def _signal(pid: int, number: signal.Signals) -> None:
     try:
         os.kill(pid, number)
-        os.kill(pid, signal.SIGCONT)  # a stopped process must wake to hear it
+        os.kill(pid, signal.SIGCONT)  # a stopped process must continue to get it
     except ProcessLookupError:
-        return  # it ended by itself; its own children hold the lock for a moment longer
+        return  # it has ended; its own children hold the lock for a moment longer
 
 
 async def _until(is_done: Callable[[], bool], timeout_seconds: float) -> bool:
