@@ -1,4 +1,4 @@
-"""Every Prometheus series of the gateway, declared once. Labels are names from the configuration, never a client's."""
+"""Every Prometheus series of the gateway. Labels are names from the configuration, never a client's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prometheus_client.values import ValueClass
 
 # prometheus_client decides when it is imported, by the directory that the supervisor names in the environment.
 IS_MULTIPROCESS = ValueClass.__name__ == "MmapedValue"
-OTHER = "other"  # what is not in the route table: unknown paths and methods add no series
+OTHER = "other"  # the label of paths and methods that are not in the route table: they add no series
 
 # OpenTelemetry's boundaries for http.server.request.duration, with finer ones below for the gateway's own share.
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
@@ -20,45 +20,64 @@ CALL_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05
 
 REQUESTS = Counter("gateway_requests", "Requests answered.", ["endpoint", "method", "code"])
 DURATION = Histogram(
-    "gateway_request_duration_seconds", "From head to settlement, of admitted calls.", ["endpoint"], buckets=SECONDS
+    "gateway_request_duration_seconds",
+    "Seconds from the request head to settlement, of admitted calls.",
+    ["endpoint"],
+    buckets=SECONDS,
 )
 OVERHEAD = Histogram(
-    "gateway_overhead_seconds", "The part of it spent outside the upstream.", ["endpoint"], buckets=OVERHEAD_SECONDS
+    "gateway_overhead_seconds",
+    "Seconds of admitted calls that were not spent in the upstream.",
+    ["endpoint"],
+    buckets=OVERHEAD_SECONDS,
 )
-REFUSALS = Counter("gateway_refusals", "Requests refused before the upstream, by reason.", ["endpoint", "code"])
-UPSTREAM_REQUESTS = Counter("gateway_upstream_requests", "Requests forwarded, by outcome.", ["upstream", "outcome"])
+REFUSALS = Counter(
+    "gateway_refusals", "Requests refused before they were forwarded, by problem code.", ["endpoint", "code"]
+)
+UPSTREAM_REQUESTS = Counter(
+    "gateway_upstream_requests", "Attempts to forward a request, by outcome.", ["upstream", "outcome"]
+)
 UPSTREAM_DURATION = Histogram(
-    "gateway_upstream_duration_seconds", "From forwarding to the end of the answer.", ["upstream"], buckets=SECONDS
+    "gateway_upstream_duration_seconds",
+    "Seconds from forwarding to the end of the response.",
+    ["upstream"],
+    buckets=SECONDS,
 )
-UPSTREAM_RETRIES = Counter("gateway_upstream_retries", "Attempts made again, by reason.", ["upstream", "reason"])
-UPSTREAM_EJECTIONS = Counter("gateway_upstream_ejections", "Targets taken out after failures in a row.", ["upstream"])
+UPSTREAM_RETRIES = Counter("gateway_upstream_retries", "Attempts that were retried, by reason.", ["upstream", "reason"])
+UPSTREAM_EJECTIONS = Counter("gateway_upstream_ejections", "Targets ejected after consecutive failures.", ["upstream"])
 UPSTREAM_TARGETS = Gauge(
     "gateway_upstream_targets_in_service",
-    "Targets not ejected, as the process that sees the fewest does.",
+    "Targets not ejected, by the process that sees the fewest.",
     ["upstream"],
     multiprocess_mode="livemin",
 )
 UPSTREAM_BREAKER = Gauge(
     "gateway_upstream_breaker_open",
-    "1 while a process sees no target in service and answers 503 in its place.",
+    "1 while a process has no target in service and responds 503.",
     ["upstream"],
     multiprocess_mode="livemax",
 )
 CREDITS_CHARGED = Counter("gateway_credits_charged", "Credits charged.", ["endpoint", "plan"])
-CREDITS_RELEASED = Counter("gateway_credits_released", "Credits held and given back.", ["endpoint"])
-IN_FLIGHT = Gauge("gateway_requests_in_flight", "Admitted and not settled.", multiprocess_mode="livesum")
+CREDITS_RELEASED = Counter("gateway_credits_released", "Credits that were held and not charged.", ["endpoint"])
+IN_FLIGHT = Gauge("gateway_requests_in_flight", "Calls admitted and not settled.", multiprocess_mode="livesum")
 ADMITTED = Counter("gateway_admitted", "Calls admitted: settled plus open holds.")
 SETTLED = Counter("gateway_settled", "Calls settled.")
 REPLAYS = Counter(
     "gateway_repeats", "Calls whose stored response was replayed for their Idempotency-Key.", ["endpoint"]
 )
-PRINCIPAL_CACHE = Counter("gateway_principal_cache", "Look-ups of a key, by result.", ["result"])
-METER_CALL = Histogram("gateway_meter_call_seconds", "Round trips to Redis.", ["script"], buckets=CALL_SECONDS)
-HOLDS_OPEN = Gauge("gateway_holds_open", "Holds in Redis.", multiprocess_mode="mostrecent")
+PRINCIPAL_CACHE = Counter("gateway_principal_cache", "Look-ups of an API key, by result.", ["result"])
+METER_CALL = Histogram(
+    "gateway_meter_call_seconds", "Seconds of a round trip to Redis, by script.", ["script"], buckets=CALL_SECONDS
+)
+HOLDS_OPEN = Gauge("gateway_holds_open", "Open holds in Redis.", multiprocess_mode="mostrecent")
 JOURNAL_ENTRIES = Gauge(
     "gateway_journal_entries", "Journal entries waiting for PostgreSQL.", multiprocess_mode="mostrecent"
 )
-JOURNAL_LAG = Gauge("gateway_journal_lag_seconds", "Age of the oldest of them.", multiprocess_mode="mostrecent")
+JOURNAL_LAG = Gauge(
+    "gateway_journal_lag_seconds",
+    "Age in seconds of the oldest journal entry that waits for PostgreSQL.",
+    multiprocess_mode="mostrecent",
+)
 USAGE_ROWS = Counter("gateway_usage_rows_written", "Rows written to usage_tracking.")
 QUARANTINED = Gauge(
     "gateway_worker_parked",
@@ -71,22 +90,22 @@ JOURNAL_POISON = Counter(
 )
 RECONCILE_DIFFERENCE = Gauge(
     "gateway_reconcile_difference_credits",
-    "Credits by which books disagree, over all accounts, as the last reconciliation found.",
+    "Credits by which the books disagree, over all accounts, at the last reconciliation.",
     multiprocess_mode="mostrecent",
 )
 SPOOL_ENTRIES = Gauge("gateway_spool_entries", "Settlements that Redis has not taken yet.", multiprocess_mode="livesum")
-SPOOL_FAILURES = Counter("gateway_spool_failures", "Settlements that could not be spooled, and wait in memory alone.")
-OUTAGE_CREDIT_CALLS = Counter("gateway_float_calls", "Calls served without Redis, within what `on_outage` allows.")
+SPOOL_FAILURES = Counter("gateway_spool_failures", "Settlements that could not be spooled and wait in memory.")
+OUTAGE_CREDIT_CALLS = Counter("gateway_float_calls", "Calls admitted on outage credit, without Redis.")
 OUTAGE_CREDIT_UNSETTLED = Gauge(
-    "gateway_float_unsettled", "Such calls that Redis has not taken yet.", multiprocess_mode="livesum"
+    "gateway_float_unsettled", "Calls on outage credit that Redis has not settled yet.", multiprocess_mode="livesum"
 )
-SETTLEMENTS_LOST = Counter("gateway_settlements_lost", "Settlements for which memory had no room either.")
+SETTLEMENTS_LOST = Counter("gateway_settlements_lost", "Settlements lost because neither the disk nor memory had room.")
 WEBHOOK_EVENTS = Counter(
     "gateway_webhook_events",
-    "Events of payment providers: received, duplicate, refused, processed, ignored, failed.",
+    "Events of payment providers, by result: received, duplicate, refused, processed, ignored, failed.",
     ["provider", "type", "result"],
 )
-BUILD_INFO = Gauge("gateway_build_info", "The version that runs.", ["version"], multiprocess_mode="mostrecent")
+BUILD_INFO = Gauge("gateway_build_info", "The running version.", ["version"], multiprocess_mode="mostrecent")
 
 
 class BufferedCounter:
@@ -112,26 +131,26 @@ class BufferedCounter:
 
 
 class BufferedGauge:
-    """The same for a number that rises and falls."""
+    """A gauge of the hot path, shown at the next `flush`."""
 
-    __slots__ = ("_child", "_shown", "_value")
+    __slots__ = ("_child", "_flushed", "_value")
 
     def __init__(self, child: Gauge) -> None:
         self._child = child
-        self._value = self._shown = 0
+        self._value = self._flushed = 0
         _buffered.append(self)
 
     def add(self, amount: int) -> None:
         self._value += amount
 
     def flush(self) -> None:
-        if self._value != self._shown:
-            self._shown = self._value
+        if self._value != self._flushed:
+            self._flushed = self._value
             self._child.set(self._value)
 
 
 class BufferedHistogram:
-    """The same for a histogram, whose bounds it must be told."""
+    """A histogram of the hot path, added to the shared series at the next `flush`."""
 
     __slots__ = ("_bounds", "_child", "_counts", "_sum")
 
@@ -162,7 +181,7 @@ _buffered: list[BufferedCounter | BufferedGauge | BufferedHistogram] = []
 
 
 class MetricsFlusher:
-    """The worker that makes what the hot path counted visible."""
+    """The worker that flushes the buffered metrics."""
 
     idle_seconds = 0.5
 

@@ -48,7 +48,7 @@ class Connection(Protocol):
 
 
 class Exchange:
-    """`is_gone`: the client has left, or was cut. `keeps_alive`: another request may follow this one.
+    """`is_disconnected`: the client has left, or was cut. `keeps_alive`: another request may follow this one.
 
     The application may keep a value in `application_slot`: it is the same for as long as the client repeats its fields.
     """
@@ -68,18 +68,18 @@ class Exchange:
         "buffered",
         "head",
         "is_complete",
-        "is_gone",
+        "is_disconnected",
         "is_received",
         "is_started",
         "keeps_alive",
-        "on_gone",
+        "on_disconnect",
         "task",
     )
 
     def __init__(self, connection: Connection, head: RequestHead) -> None:
         self.head = head
-        self.is_gone = False
-        self.on_gone: Callable[[], None] | None = None
+        self.is_disconnected = False
+        self.on_disconnect: Callable[[], None] | None = None
         self.task: asyncio.Task[Any] | None = None
         self.keeps_alive = head.keeps_alive
         self.application_slot = head.application_slot
@@ -116,22 +116,22 @@ class Exchange:
 
     def leave(self) -> None:
         """The client has left."""
-        if self.is_gone:
+        if self.is_disconnected:
             return
-        self.is_gone = True
+        self.is_disconnected = True
         self._wake()
-        if self.on_gone is not None:
-            self.on_gone()
+        if self.on_disconnect is not None:
+            self.on_disconnect()
 
     def abort(self) -> None:
         """Cuts the connection, so that the client sees an incomplete response."""
-        self.is_gone = True
+        self.is_disconnected = True
         self._wake()
         self._connection.cut(hard=self._framing is Framing.UNTIL_CLOSE)
 
     def upgrade(self, protocol: bytes, headers: Iterable[Header]) -> Wire:
         """Responds with 101, without ASGI, and gives the connection, to be taken over at once."""
-        if self.is_started or not self.is_received or self.is_gone:
+        if self.is_started or not self.is_received or self.is_disconnected:
             raise RuntimeError("the request has not come whole, or is answered already")
         self._connection.transport.write(render_switch(protocol, headers))
         self.is_started = self.is_complete = True
@@ -145,7 +145,7 @@ class Exchange:
 
         `fields` are all but Content-Length and Connection, which are generated.
         """
-        if self.is_gone:
+        if self.is_disconnected:
             return
         if self.is_started:
             raise RuntimeError("the request has been answered")
@@ -163,22 +163,22 @@ class Exchange:
 
     def take_body(self) -> bytes | None:
         """The body, if all of it has come; None if it has not, or ASGI has received a part."""
-        if not self.is_received or self._is_begun or self.is_gone or self.is_complete:
+        if not self.is_received or self._is_begun or self.is_disconnected or self.is_complete:
             return None
         return self._take()
 
     async def receive(self) -> dict[str, Any]:
-        if self._expects_continue and not (self.is_received or self.is_started or self.is_gone):
+        if self._expects_continue and not (self.is_received or self.is_started or self.is_disconnected):
             self._expects_continue = False
             self._connection.transport.write(_CONTINUE)
-        while not (self.is_gone or self.is_complete):
+        while not (self.is_disconnected or self.is_complete):
             if self._chunks or (self.is_received and not self._is_handed_over):
                 return self._hand_over()
             await self._change()
         return _DISCONNECT.copy()
 
     async def send(self, message: Any) -> None:
-        if self.is_gone:
+        if self.is_disconnected:
             return
         kind = message["type"]
         if kind == "http.response.body" and self.is_started and not self.is_complete:
@@ -188,7 +188,7 @@ class Exchange:
         else:
             raise RuntimeError(f"{kind!r} is out of turn")
         # After writing: before it, a second piece would wait behind one that a slow client does not take.
-        if self._connection.is_congested and not (self.is_gone or self.is_complete):
+        if self._connection.is_congested and not (self.is_disconnected or self.is_complete):
             await self._connection.drained()
 
     def _take(self) -> bytes:
@@ -223,7 +223,7 @@ class Exchange:
 
     def _send_head(self) -> None:
         head, self._rendered = self._rendered, b""
-        if head and not self.is_gone:
+        if head and not self.is_disconnected:
             self._connection.transport.write(head)
 
     def _send_body(self, body: bytes, *, is_last: bool) -> None:

@@ -136,7 +136,7 @@ class ExchangeRunner:
         self._tasks.discard(task)
         if not is_returned:
             task.add_done_callback(_log_failure)  # only then: a callback costs 2 µs
-        if not exchange.is_complete and not exchange.is_gone:
+        if not exchange.is_complete and not exchange.is_disconnected:
             if is_returned:
                 _log.error("response_incomplete")
             self._connection.break_off(exchange, RequestError("internal_error", "The gateway failed to answer."))

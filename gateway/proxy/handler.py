@@ -22,7 +22,7 @@ from gateway.proxy.forward.forwarding import Destination, Forwarding
 from gateway.proxy.metering.observers import observe_upload
 from gateway.proxy.request import body as bodies
 from gateway.proxy.request import websocket
-from gateway.proxy.request.body import ClientGone, Receive
+from gateway.proxy.request.body import ClientDisconnected, Receive
 from gateway.proxy.request.inbound import Inbound, Network, read_request
 from gateway.proxy.router import RouteMatch, Router
 from gateway.proxy.settle.active_call import ActiveCall
@@ -108,7 +108,7 @@ class Handler:
         except IdempotentReplay as replay:
             await self._replay(replay, response, inbound, received_at=received_at)
             return
-        except ClientGone:
+        except ClientDisconnected:
             return
         call = ActiveCall(
             admitted_call,

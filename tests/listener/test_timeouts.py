@@ -33,7 +33,7 @@ class Scripted:
         self.messages: list[str] = []
 
     def watch(self, scope: Any) -> None:
-        scope["extensions"]["gateway.client"].on_gone = self.left.set
+        scope["extensions"]["gateway.client"].on_disconnect = self.left.set
         self.started.set()
 
 
@@ -90,7 +90,7 @@ class Downloading(Scripted):
     async def __call__(self, scope: Any, _receive: Any, send: Any) -> None:
         self.watch(scope)
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        while self.sent < 4096 and not scope["extensions"]["gateway.client"].is_gone:
+        while self.sent < 4096 and not scope["extensions"]["gateway.client"].is_disconnected:
             await send({"type": "http.response.body", "body": CHUNK, "more_body": True})
             self.sent += 1
             await asyncio.sleep(0)

@@ -43,7 +43,7 @@ def refused(name: str, data: bytes, code: str = "bad_request", *seen: Seen) -> C
     return Case(name, data, (*(200 for _ in seen), _STATUS[code]), code, False, seen)
 
 
-def served(name: str, data: bytes, *seen: Seen, stays_open: bool = True) -> Case:
+def expect_served(name: str, data: bytes, *seen: Seen, stays_open: bool = True) -> Case:
     return Case(name, data, tuple(200 for _ in seen), None, stays_open, seen)
 
 
@@ -137,23 +137,23 @@ def request_lines() -> Iterator[Case]:
     yield refused("bare LF at the end", request()[:-2] + b"\n")
     yield refused("bare CR", request().replace(b"\r\n", b"\r", 1))
     yield refused("CR CR LF", request().replace(b"\r\n", b"\r\r\n", 1))
-    yield served("one empty line first", b"\r\n" + request(), A)
+    yield expect_served("one empty line first", b"\r\n" + request(), A)
 
 
 def versions() -> Iterator[Case]:
     for version in (b"0.9", b"0.0", b"1.2", b"1.9", b"2.0", b"2.1", b"3.0", b"9.9"):
         yield refused(f"version {version!r}", request(b"GET /a HTTP/" + version), "version_not_supported")
     yield refused("HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "version_not_supported")
-    yield served("HTTP/1.0", request(b"GET /a HTTP/1.0"), A, stays_open=False)
+    yield expect_served("HTTP/1.0", request(b"GET /a HTTP/1.0"), A, stays_open=False)
     ten = request(b"GET /a HTTP/1.0", b"Connection: keep-alive")
-    yield served("HTTP/1.0 is never kept alive", ten + ten, A, stays_open=False)
-    yield served("HTTP/1.0 without Host", request(b"GET /a HTTP/1.0", host=None), A, stays_open=False)
+    yield expect_served("HTTP/1.0 is never kept alive", ten + ten, A, stays_open=False)
+    yield expect_served("HTTP/1.0 without Host", request(b"GET /a HTTP/1.0", host=None), A, stays_open=False)
 
 
 def methods() -> Iterator[Case]:
     for method in METHODS:
         if method != b"HEAD":
-            yield served(f"method {method!r}", request(method + b" /a HTTP/1.1"), Seen(method.decode(), b"/a"))
+            yield expect_served(f"method {method!r}", request(method + b" /a HTTP/1.1"), Seen(method.decode(), b"/a"))
         for wrong in (method.lower(), method.title(), method[:-1] + method[-1:].lower()):
             yield refused(f"method {wrong!r}", request(wrong + b" /a HTTP/1.1"))
     unknown = b"CONNECT TRACK PROPFIND FOO M-SEARCH GETX XGET PURGE LINK BREW G1T GE_T G!T GETGETGET".split()
@@ -187,10 +187,10 @@ def target_forms() -> Iterator[Case]:
         b"/ /a/../b //x /a//b /%2e%2e /a%2fb /a;b /a%zz /a%00 /a\\b /{a} /a'b /a|b /a\"b /a^b "
         b"/a@b:c /a=b&c /~a /a,b!$ /a*"
     ).split():
-        yield served(f"raw path {path!r}", request(b"GET " + path + b" HTTP/1.1"), Seen("GET", path))
+        yield expect_served(f"raw path {path!r}", request(b"GET " + path + b" HTTP/1.1"), Seen("GET", path))
     for path, query in ((b"/a", b""), (b"/a", b"b"), (b"/a", b"b?c"), (b"/", b"a=b&c=%20"), (b"/a", b'\\|{}"<>')):
         target = path + b"?" + query
-        yield served(f"target {target!r}", request(b"GET " + target + b" HTTP/1.1"), Seen("GET", path, query))
+        yield expect_served(f"target {target!r}", request(b"GET " + target + b" HTTP/1.1"), Seen("GET", path, query))
     for uri, path, query in (
         (b"http://h", b"/", b""),
         (b"http://h/", b"/", b""),
@@ -202,13 +202,13 @@ def target_forms() -> Iterator[Case]:
         (b"http://h//a", b"//a", b""),
         (b"http://h/http://i/", b"/http://i/", b""),
     ):
-        yield served(f"target {uri!r}", request(b"GET " + uri + b" HTTP/1.1"), Seen("GET", path, query))
+        yield expect_served(f"target {uri!r}", request(b"GET " + uri + b" HTTP/1.1"), Seen("GET", path, query))
     yield refused("absolute without Host", request(b"GET http://h/a HTTP/1.1", host=None))
 
 
 def target_lengths() -> Iterator[Case]:
     longest = b"/" + b"a" * 8191
-    yield served("8 KiB of target", request(b"GET " + longest + b" HTTP/1.1"), Seen("GET", longest))
+    yield expect_served("8 KiB of target", request(b"GET " + longest + b" HTTP/1.1"), Seen("GET", longest))
     for excess in (1, 100, 10_000, 100_000):
         line = b"GET " + longest + b"a" * excess + b" HTTP/1.1"
         yield refused(f"8 KiB and {excess} bytes of target", request(line), "uri_too_long")
@@ -224,7 +224,7 @@ def names() -> Iterator[Case]:
     yield refused("obs-fold with a space", request(b"GET /a HTTP/1.1", b"x: 1", b" 2"))
     yield refused("obs-fold with a tab", request(b"GET /a HTTP/1.1", b"x: 1", b"\t2"))
     yield refused("folded coding", post(b"Transfer-Encoding:", b" chunked", body=b"0\r\n\r\n"))
-    yield served("every octet of a token", request(b"GET /a HTTP/1.1", b"!#$%&'*+-.^`|~09azAZ: 1"), A)
+    yield expect_served("every octet of a token", request(b"GET /a HTTP/1.1", b"!#$%&'*+-.^`|~09azAZ: 1"), A)
 
 
 def values() -> Iterator[Case]:
@@ -233,7 +233,7 @@ def values() -> Iterator[Case]:
     yield refused("NUL in Host", request(host=b"Host: a\x00b"))
     yield refused("vertical tab before a coding", post(b"Transfer-Encoding: \x0bchunked", body=b"0\r\n\r\n"))
     for value in (b"", b" ", b"\t", b" 1 ", b"\t1\t", b"1\t2", b"1:2", b"\x80\xff", b"1" * 8000):
-        yield served(f"value {value[:9]!r}", request(b"GET /a HTTP/1.1", b"x:" + value), A)
+        yield expect_served(f"value {value[:9]!r}", request(b"GET /a HTTP/1.1", b"x:" + value), A)
 
 
 def singletons() -> Iterator[Case]:
@@ -241,7 +241,7 @@ def singletons() -> Iterator[Case]:
         yield refused(f"two of {name!r}", request(b"GET /a HTTP/1.1", name + b": 1", name.title() + b": 2"))
     yield refused("two equal keys", request(b"GET /a HTTP/1.1", b"x-api-key: 1", b"x-api-key: 1"))
     for name in (b"accept", b"cookie", b"x-forwarded-for", b"connection", b"te", b"via"):
-        yield served(f"two of {name!r}", request(b"GET /a HTTP/1.1", name + b": 1", name + b": 2"), A)
+        yield expect_served(f"two of {name!r}", request(b"GET /a HTTP/1.1", name + b": 1", name + b": 2"), A)
 
 
 def hosts() -> Iterator[Case]:
@@ -257,7 +257,7 @@ def hosts() -> Iterator[Case]:
         yield refused(f"Host {host!r}", request(host=b"Host: " + host))
         yield refused(f"Host {host!r} on HTTP/1.0", request(b"GET /a HTTP/1.0", host=b"Host: " + host))
     for host in b"a a:80 a: 127.0.0.1 127.0.0.1:8080 [::1] [::1]:80 A.b-c_d~e xn--e1afmkfd.example".split():
-        yield served(f"Host {host!r}", request(host=b"Host: " + host), A)
+        yield expect_served(f"Host {host!r}", request(host=b"Host: " + host), A)
 
 
 def lengths() -> Iterator[Case]:
@@ -271,12 +271,12 @@ def lengths() -> Iterator[Case]:
         yield refused(f"Content-Length and {second!r}", post(b"Content-Length: 5", second, body=b"hello"))
     yield refused("Content-Length with a space before the colon", post(b"Content-Length : 5", body=b"hello"))
     for value in (b"5", b" 5 ", b"\t5", b"005", b"000000000000000005"):
-        yield served(f"Content-Length {value!r}", post(b"Content-Length:" + value, body=b"hello"), HELLO)
-    yield served("Content-Length 0", post(b"Content-Length: 0"), P)
-    yield served("no framing, no body", post(), P)
+        yield expect_served(f"Content-Length {value!r}", post(b"Content-Length:" + value, body=b"hello"), HELLO)
+    yield expect_served("Content-Length 0", post(b"Content-Length: 0"), P)
+    yield expect_served("no framing, no body", post(), P)
     with_body = request(b"GET /a HTTP/1.1", b"Content-Length: 5", body=b"hello")
-    yield served("GET with a body", with_body, Seen("GET", b"/a", body=b"hello"))
-    yield served("underscored length is none", post(b"Content_Length: 5"), P)
+    yield expect_served("GET with a body", with_body, Seen("GET", b"/a", body=b"hello"))
+    yield expect_served("underscored length is none", post(b"Content_Length: 5"), P)
     yield refused(
         "bytes after the body are a request",
         post(b"Content-Length: 4", body=b"hello\r\n\r\n"),
@@ -312,9 +312,9 @@ def codings() -> Iterator[Case]:
     ten = request(b"POST /p HTTP/1.0", b"Transfer-Encoding: chunked", body=body)
     yield refused("a coding on HTTP/1.0", ten)
     for line in (b"Transfer-Encoding: chunked", b"transfer-encoding:Chunked", b"TRANSFER-ENCODING: \t CHUNKED \t "):
-        yield served(f"coding line {line!r}", post(line, body=body), HELLO)
+        yield expect_served(f"coding line {line!r}", post(line, body=body), HELLO)
     yield refused("an underscored coding is none", post(b"Transfer_Encoding: chunked", body=body), "bad_request", P)
-    yield served("TE does not frame", post(b"TE: trailers, chunked"), P)
+    yield expect_served("TE does not frame", post(b"TE: trailers, chunked"), P)
 
 
 def broken_chunks() -> Iterator[Case]:
@@ -375,14 +375,16 @@ def chunks() -> Iterator[Case]:
         b"5\r\nhello\r\n0\r\nX-Api-Key: evil\r\nX-Gateway-User: admin\r\n\r\n",
         b"5\r\nhello\r\n0\r\nContent-Length: 99\r\nTransfer-Encoding: x\r\n\r\n",
     ):
-        yield served(f"chunks {body!r}", chunked(body), HELLO)
-    yield served(
+        yield expect_served(f"chunks {body!r}", chunked(body), HELLO)
+    yield expect_served(
         "hexadecimal sizes",
         chunked(b"a\r\n0123456789\r\nB\r\n0123456789a\r\n0\r\n\r\n"),
         Seen("POST", b"/p", body=b"01234567890123456789a"),
     )
-    yield served("no chunk", chunked(b"0\r\n\r\n"), P)
-    yield served("one-byte chunks", chunked(b"1\r\nx\r\n" * 5000 + b"0\r\n\r\n"), Seen("POST", b"/p", body=b"x" * 5000))
+    yield expect_served("no chunk", chunked(b"0\r\n\r\n"), P)
+    yield expect_served(
+        "one-byte chunks", chunked(b"1\r\nx\r\n" * 5000 + b"0\r\n\r\n"), Seen("POST", b"/p", body=b"x" * 5000)
+    )
 
 
 def expectations() -> Iterator[Case]:
@@ -402,10 +404,10 @@ def expectations() -> Iterator[Case]:
         "two expectations", post(b"Expect: 100-continue", b"Expect: 100-continue", b"Content-Length: 5", body=b"hello")
     )
     for value in (b"100-continue", b"100-Continue", b" 100-CONTINUE "):
-        yield served(f"Expect {value!r}", post(b"Expect:" + value, b"Content-Length: 5", body=b"hello"), HELLO)
-    yield served("Expect without a body", request(b"GET /a HTTP/1.1", b"Expect: 100-continue"), A)
+        yield expect_served(f"Expect {value!r}", post(b"Expect:" + value, b"Content-Length: 5", body=b"hello"), HELLO)
+    yield expect_served("Expect without a body", request(b"GET /a HTTP/1.1", b"Expect: 100-continue"), A)
     ten = request(b"POST /p HTTP/1.0", b"Expect: 100-continue", b"Content-Length: 5", body=b"hello")
-    yield served("Expect on HTTP/1.0", ten, HELLO, stays_open=False)
+    yield expect_served("Expect on HTTP/1.0", ten, HELLO, stays_open=False)
 
 
 def upgrades() -> Iterator[Case]:
@@ -413,12 +415,12 @@ def upgrades() -> Iterator[Case]:
         fields = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: " + protocol, b"HTTP2-Settings: AAMAAABkAARAAAAA")
         counted = post(*fields, b"Content-Length: 5", body=b"hello")
         in_chunks = post(*fields, b"Transfer-Encoding: chunked", body=b"5\r\nhello\r\n0\r\n\r\n")
-        yield served(f"Upgrade {protocol!r} with a body", counted, HELLO)
-        yield served(f"Upgrade {protocol!r} with chunks", in_chunks, HELLO)
-        yield served(
+        yield expect_served(f"Upgrade {protocol!r} with a body", counted, HELLO)
+        yield expect_served(f"Upgrade {protocol!r} with chunks", in_chunks, HELLO)
+        yield expect_served(
             f"Upgrade {protocol!r} in a pipeline", counted + request() + in_chunks + request(), HELLO, A, HELLO, A
         )
-        yield served(f"Upgrade {protocol!r} without a body", request(b"GET /a HTTP/1.1", *fields), A)
+        yield expect_served(f"Upgrade {protocol!r} without a body", request(b"GET /a HTTP/1.1", *fields), A)
     h2c = request(b"GET /a HTTP/1.1", b"Connection: Upgrade", b"Upgrade: h2c")
     yield refused("Upgrade h2c and its preface", h2c + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "version_not_supported", A)
 
@@ -426,13 +428,13 @@ def upgrades() -> Iterator[Case]:
 def sizes() -> Iterator[Case]:
     most = 32 * 1024
     empty = len(request(b"GET /a HTTP/1.1", b"x: "))
-    yield served("32 KiB of head", request(b"GET /a HTTP/1.1", b"x: " + b"1" * (most - empty)), A)
+    yield expect_served("32 KiB of head", request(b"GET /a HTTP/1.1", b"x: " + b"1" * (most - empty)), A)
     for excess in (1, 10, 100_000):
         data = request(b"GET /a HTTP/1.1", b"x: " + b"1" * (most - empty + excess))
         yield refused(f"32 KiB and {excess} bytes of head", data, "headers_too_large")
     yield refused("an endless field", b"GET /a HTTP/1.1\r\nHost: a\r\nx: " + b"1" * 40_000, "headers_too_large")
     yield refused("an endless name", b"GET /a HTTP/1.1\r\nHost: a\r\n" + b"x" * 40_000, "headers_too_large")
-    yield served("100 fields", request(b"GET /a HTTP/1.1", *(b"x-%d: 1" % number for number in range(99))), A)
+    yield expect_served("100 fields", request(b"GET /a HTTP/1.1", *(b"x-%d: 1" % number for number in range(99))), A)
     for count in (101, 150, 1000):
         data = request(b"GET /a HTTP/1.1", *(b"x-%d: 1" % number for number in range(count - 1)))
         yield refused(f"{count} fields", data, "headers_too_large")
@@ -445,17 +447,17 @@ def pipelines() -> Iterator[Case]:
     in_chunks = chunked(b"5\r\nhello\r\n0\r\n\r\n")
     bad = request(b"GET /a HTTP/1.1", b"x y: 1")
     closing = request(b"GET /a HTTP/1.1", b"Connection: close")
-    yield served("two", request() * 2, A, A)
-    yield served("fifty", request() * 50, *[A] * 50)
-    yield served("bodies of all kinds", body + in_chunks + request() + body, HELLO, HELLO, A, HELLO)
-    yield served("with an empty line between", body + b"\r\n" + body, HELLO, HELLO)
+    yield expect_served("two", request() * 2, A, A)
+    yield expect_served("fifty", request() * 50, *[A] * 50)
+    yield expect_served("bodies of all kinds", body + in_chunks + request() + body, HELLO, HELLO, A, HELLO)
+    yield expect_served("with an empty line between", body + b"\r\n" + body, HELLO, HELLO)
     yield refused("with two empty lines between", body + b"\r\n\r\n" + body, "bad_request", HELLO)
     yield refused("the last is bad", request() + body + bad, "bad_request", A, HELLO)
     yield refused("nothing is served after a bad one", request() + bad + request(), "bad_request", A)
-    yield served("nothing is served after close", closing + request(), A, stays_open=False)
+    yield expect_served("nothing is served after close", closing + request(), A, stays_open=False)
     for value in (b"Close", b"keep-alive, close", b"close , x", b"x,CLOSE"):
         data = request(b"GET /a HTTP/1.1", b"Connection: " + value) + request()
-        yield served(f"nothing is served after {value!r}", data, A, stays_open=False)
+        yield expect_served(f"nothing is served after {value!r}", data, A, stays_open=False)
     smuggled = post(b"Content-Length: %d" % len(request()), body=request())
-    yield served("a request in a body is a body", smuggled + request(), Seen("POST", b"/p", body=request()), A)
+    yield expect_served("a request in a body is a body", smuggled + request(), Seen("POST", b"/p", body=request()), A)
     yield refused("a long target behind", request() + request(b"GET /" + b"a" * 9000 + b" HTTP/1.1"), "uri_too_long", A)

@@ -21,8 +21,8 @@ MAX_DRAINS = 100
 class Client(Protocol):
     """The connection of a request, as the listener offers it in the scope."""
 
-    is_gone: bool
-    on_gone: Callable[[], None] | None
+    is_disconnected: bool
+    on_disconnect: Callable[[], None] | None
     task: asyncio.Task[Any] | None  # that serves the request; None where the server does not say
     application_slot: InboundSlot | None
 
@@ -43,8 +43,8 @@ class Client(Protocol):
 class UnwatchedClient:
     """The client of a server that does not report disconnects."""
 
-    is_gone = False
-    on_gone: Callable[[], None] | None = None
+    is_disconnected = False
+    on_disconnect: Callable[[], None] | None = None
     task: asyncio.Task[Any] | None = None
     application_slot: InboundSlot | None = None
     answer: Callable[[int, HeaderBlock, bytes], None] | None = None
@@ -73,8 +73,8 @@ class Drains:
     def watch(self, client: Client, is_worth_draining: Callable[[], bool]) -> DisconnectWatch:
         """Watches a client until `end`. Its call is drained if `is_worth_draining` says so, else cancelled."""
         watch = DisconnectWatch(self, client, is_worth_draining)
-        client.on_gone = watch.disconnected
-        if client.is_gone:
+        client.on_disconnect = watch.disconnected
+        if client.is_disconnected:
             watch.disconnected()  # during admission: the listener reports it only once
         return watch
 
@@ -99,7 +99,7 @@ class DisconnectWatch:
         self._deadline = asyncio.get_running_loop().call_later(DRAIN_SECONDS, self._cancel)
 
     def end(self) -> None:
-        self._client.on_gone = None
+        self._client.on_disconnect = None
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None

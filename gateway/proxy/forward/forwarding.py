@@ -19,7 +19,7 @@ from gateway.proxy.forward.client_response import ClientResponse, metering_block
 from gateway.proxy.forward.disconnects import Client, Drains
 from gateway.proxy.forward.upstream_response import read_head
 from gateway.proxy.request import websocket
-from gateway.proxy.request.body import ClientGone, Receive, StreamedBody, WholeBody
+from gateway.proxy.request.body import ClientDisconnected, Receive, StreamedBody, WholeBody
 from gateway.proxy.request.inbound import Inbound, request_block
 from gateway.proxy.settle.active_call import ActiveCall
 from gateway.upstream.balancer import Upstream
@@ -55,8 +55,8 @@ class Forwarding:
         """Forwards, responds and settles; after an unexpected exception the caller settles."""
         watch = self._drains.watch(self._client, self._is_worth_draining)
         try:
-            if self._client.is_gone:
-                raise ClientGone
+            if self._client.is_disconnected:
+                raise ClientDisconnected
             request = self._request = self._render(destination, body)
             if body is None and self._call.admitted_call.inbound.content_length != 0:
                 await self._attach_body(request, receive)
@@ -71,7 +71,7 @@ class Forwarding:
         except UpstreamError as error:
             self._is_at_upstream = False
             await self._fail(error)
-        except ClientGone:
+        except ClientDisconnected:
             await self._settle(Outcome.CLIENT_ABORTED, self._response.status or None)
         except Refused as refused:
             await self._refuse(refused)
@@ -145,8 +145,8 @@ class Forwarding:
         call = self._call
         call.observe_response(read_head(response.head))
         websocket.check_response(call.admitted_call.inbound, response.headers)
-        if self._client.is_gone:
-            raise ClientGone
+        if self._client.is_disconnected:
+            raise ClientDisconnected
         metering = self._metering(None, call.known_charge(response.status))
         client = self._response.switch_protocol(
             websocket.PROTOCOL, upstream_headers=response.headers, own_fields=metering
@@ -166,7 +166,7 @@ class Forwarding:
         self._call.observe_chunk(last_chunk)
         if self._call.capture is not None:
             self._call.capture.is_complete = True
-        outcome = Outcome.CLIENT_ABORTED if self._client.is_gone else self._call.outcome_of(status)
+        outcome = Outcome.CLIENT_ABORTED if self._client.is_disconnected else self._call.outcome_of(status)
         return self._settle(outcome, status)
 
     async def _fail(self, error: UpstreamError) -> None:

@@ -19,7 +19,7 @@ Receive = Callable[[], Awaitable[Any]]
 MAX_WHOLE_BODY_BYTES = 20 * 1024 * 1024
 
 
-class ClientGone(Exception):  # noqa: N818 - an event, not a fault
+class ClientDisconnected(Exception):  # noqa: N818 - an event, not a fault
     """The client closed its connection before its request was complete."""
 
 
@@ -122,5 +122,5 @@ class StreamedBody:
 async def _next(receive: Receive) -> tuple[bytes, bool]:
     message = await receive()
     if message["type"] == "http.disconnect":
-        raise ClientGone
+        raise ClientDisconnected
     return message.get("body", b""), message.get("more_body", False)

@@ -18,11 +18,11 @@ from tests.support.polling import eventually
 KEY = "8e03978e-40d5-43dd-bc93-6894a57f9324"
 
 
-def told(answer: httpx.Response) -> tuple[int, bytes, str | None, str | None]:
+def replayable_parts(answer: httpx.Response) -> tuple[int, bytes, str | None, str | None]:
     return answer.status_code, answer.content, answer.headers.get("content-type"), answer.headers.get("x-own")
 
 
-async def remembered(data_plane: DataPlane, account: Account, key: str = KEY) -> dict[bytes, bytes]:
+async def claim_fields(data_plane: DataPlane, account: Account, key: str = KEY) -> dict[bytes, bytes]:
     where = IdempotencyClaim(key_digest(key.encode()), "").key(data_plane.meter.keys(account.user_id))
     found: Any = await data_plane.redis.hgetall(where.decode())
     assert not found or 86_300 < await data_plane.redis.ttl(where.decode()) <= 86_400
@@ -39,7 +39,7 @@ async def test_replay_gives_the_same_response_and_charges_nothing(data_plane: Da
     data_plane.upstream.says(500)
     async with data_plane.assert_unchanged(account):
         again = await data_plane.post(account, idempotency_key=f'"{KEY}"', x_request_id="two")
-    assert told(again) == told(first) == (201, b"made", "text/x-made", "yes")
+    assert replayable_parts(again) == replayable_parts(first) == (201, b"made", "text/x-made", "yes")
     assert again.headers["idempotency-replayed"] == "true"
     assert again.headers["x-request-id"] == "two"
     assert again.headers["x-credits-charged"] == "0"
@@ -55,7 +55,7 @@ async def test_replay_needs_no_credits(data_plane: DataPlane) -> None:
     first = await data_plane.post(account, "/v1/dear", idempotency_key=KEY)
     assert first.status_code == 200
     again = await data_plane.post(account, "/v1/dear", idempotency_key=KEY)
-    assert told(again) == told(first)
+    assert replayable_parts(again) == replayable_parts(first)
     assert again.headers["x-credits-remaining"] == "0"
 
 
@@ -76,7 +76,7 @@ async def test_idempotency_key_is_ignored_on_other_methods(data_plane: DataPlane
     for _ in range(2):
         assert (await data_plane.get(account, idempotency_key=KEY)).status_code == 200
     assert (await data_plane.settled_state(account)).balance == 98
-    assert await remembered(data_plane, account) == {}
+    assert await claim_fields(data_plane, account) == {}
 
 
 @pytest.mark.parametrize("key", ["", "two words", "x" * 256, '"open'])
@@ -93,7 +93,7 @@ async def test_deterministic_failure_is_replayed(data_plane: DataPlane, status: 
     fields = {"content_length": ""} if status == 204 else {}
     data_plane.upstream.says(status, b"" if status == 204 else b"no", **fields)
     answers = [await data_plane.post(account, idempotency_key=KEY) for _ in range(2)]
-    assert told(answers[0]) == told(answers[1])
+    assert replayable_parts(answers[0]) == replayable_parts(answers[1])
     assert answers[1].headers["idempotency-replayed"] == "true"
     assert len(data_plane.upstream.exchanges) == 1
 
@@ -103,7 +103,7 @@ async def test_idempotency_key_of_a_failed_uncharged_call_is_free_again(data_pla
     account = await data_plane.create_account()
     data_plane.upstream.says(status)
     assert (await data_plane.post(account, idempotency_key=KEY)).status_code == status
-    assert await remembered(data_plane, account) == {}
+    assert await claim_fields(data_plane, account) == {}
     data_plane.upstream.says(200, b"made")
     again = await data_plane.post(account, idempotency_key=KEY)
     assert (again.status_code, again.headers.get("idempotency-replayed")) == (200, None)
@@ -114,7 +114,7 @@ async def test_charged_failure_is_replayed(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     data_plane.upstream.says(500, b"dear", gateway_credits="4")
     answers = [await data_plane.post(account, idempotency_key=KEY) for _ in range(2)]
-    assert [told(each)[:2] for each in answers] == [(500, b"dear")] * 2
+    assert [replayable_parts(each)[:2] for each in answers] == [(500, b"dear")] * 2
     assert (await data_plane.settled_state(account)).balance == 96
 
 
@@ -135,7 +135,7 @@ async def test_idempotency_key_of_a_call_without_a_response_is_free_again(data_p
 async def test_refused_call_claims_no_idempotency_key(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(credits=6)
     assert (await data_plane.post(account, "/v1/dear", idempotency_key=KEY)).status_code == 402
-    assert await remembered(data_plane, account) == {}
+    assert await claim_fields(data_plane, account) == {}
     await data_plane.grant_credits(account, 1)
     await data_plane.publish()
     assert (await data_plane.post(account, "/v1/dear", idempotency_key=KEY)).status_code == 200
@@ -221,4 +221,4 @@ async def test_body_beyond_the_limit_is_refused_before_admission(data_plane: Dat
         headers = account.auth | {"idempotency-key": KEY}
         answer = await data_plane.http.post("/v1/analyze", content=chunks(), headers=headers)
         assert_problem(answer, 413, "payload_too_large", max_bytes=100_000)
-    assert await remembered(data_plane, account) == {}
+    assert await claim_fields(data_plane, account) == {}

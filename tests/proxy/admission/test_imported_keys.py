@@ -17,7 +17,7 @@ from tests.proxy.data_plane import Account, DataPlane
 from tests.proxy.problems import assert_problem
 
 
-async def imported(data_plane: DataPlane, account: Account, key: str, *, scheme: KeyScheme) -> api_keys.ApiKey:
+async def import_key(data_plane: DataPlane, account: Account, key: str, *, scheme: KeyScheme) -> api_keys.ApiKey:
     pepper = data_plane.config.secrets.peppers[1]
     known_by = hashlib.sha256(key.encode()).digest() if scheme is KeyScheme.SHA256 else digest(key.encode(), pepper)
     fingerprint = Fingerprint(key[:5], key[-4:], known_by, 1, hash_scheme=scheme, is_foreign=True)
@@ -30,7 +30,7 @@ async def imported(data_plane: DataPlane, account: Account, key: str, *, scheme:
 @pytest.mark.parametrize("scheme", KeyScheme)
 async def test_imported_key_is_rehashed_at_its_first_use(data_plane: DataPlane, scheme: KeyScheme) -> None:
     account, key = await data_plane.create_account(), f"acme-{uuid4().hex}"
-    await imported(data_plane, account, key, scheme=scheme)
+    await import_key(data_plane, account, key, scheme=scheme)
     for _ in range(2):
         assert (await data_plane.http.get("/v1/things/1", headers={"x-api-key": key})).status_code == 200
     async with data_plane.database.read() as connection:
@@ -43,7 +43,7 @@ async def test_imported_key_is_rehashed_at_its_first_use(data_plane: DataPlane, 
 
 async def test_revoked_imported_key_is_refused_on_the_next_request(data_plane: DataPlane) -> None:
     account, key = await data_plane.create_account(), f"acme-{uuid4().hex}"
-    made = await imported(data_plane, account, key, scheme=KeyScheme.SHA256)
+    made = await import_key(data_plane, account, key, scheme=KeyScheme.SHA256)
     assert (await data_plane.http.get("/v1/things/1", headers={"x-api-key": key})).status_code == 200
     async with data_plane.database.transaction() as connection:
         await api_keys.revoke(connection, made.id)

@@ -57,8 +57,8 @@ class TestServing:
         assert_problem(await data_plane.get(account), 503, "metering_unavailable", retry_after=1)
         assert _metric("gateway_float_calls_total") - before == 3
         assert _metric("gateway_float_unsettled") == data_plane.handler._settler.pending == 3
-        await _back(data_plane, valkey)
-        assert await _charged(data_plane, account) == [1, 1, 1, 1]
+        await _restore_redis(data_plane, valkey)
+        assert await _charges(data_plane, account) == [1, 1, 1, 1]
         assert await data_plane.stored_balance(account) == 96
         answer = await data_plane.get(account)
         assert (answer.status_code, answer.headers["x-credits-remaining"]) == (200, "95")
@@ -74,7 +74,7 @@ class TestServing:
         with data_plane.short_redis_timeout():
             answer = await data_plane.post(account, idempotency_key="made-before")
         assert_problem(answer, 503, "metering_unavailable", retry_after=1)
-        await _back(data_plane, valkey)
+        await _restore_redis(data_plane, valkey)
         assert (await data_plane.post(account, idempotency_key="made-before")).status_code == 200
         assert await data_plane.stored_balance(account) == 98
 
@@ -84,8 +84,8 @@ class TestServing:
         valkey.freeze()
         with data_plane.short_redis_timeout():
             assert_problem(await data_plane.get(account), 503, "metering_unavailable", retry_after=1)
-        await _back(data_plane, valkey)
-        assert await _charged(data_plane, account) == [1]
+        await _restore_redis(data_plane, valkey)
+        assert await _charges(data_plane, account) == [1]
 
     async def test_plan_feature_overrides_the_configured_outage_credit(
         self, data_plane: DataPlane, valkey: FaultProxy
@@ -98,17 +98,17 @@ class TestServing:
         with data_plane.short_redis_timeout():
             assert_problem(await data_plane.get(refused), 503, "metering_unavailable", retry_after=1)
         assert [(await data_plane.get(generous)).status_code for _ in range(6)] == [200] * 5 + [503]
-        await _back(data_plane, valkey)
-        assert await _charged(data_plane, refused) == [1]
-        assert await _charged(data_plane, generous) == [1] * 6
+        await _restore_redis(data_plane, valkey)
+        assert await _charges(data_plane, refused) == [1]
+        assert await _charges(data_plane, generous) == [1] * 6
 
 
-async def _back(data_plane: DataPlane, valkey: FaultProxy) -> None:
+async def _restore_redis(data_plane: DataPlane, valkey: FaultProxy) -> None:
     valkey.thaw()
     await eventually(lambda: data_plane.handler._settler.pending == 0, timeout_seconds=30)
 
 
-async def _charged(data_plane: DataPlane, account: Account) -> list[int]:
+async def _charges(data_plane: DataPlane, account: Account) -> list[int]:
     return [row["credits_charged"] for row in await data_plane.usage_rows(account) if row["outcome"] == "succeeded"]
 
 

@@ -131,12 +131,12 @@ async def test_repeated_refusals_come_from_the_cache_without_asking_redis(
 ) -> None:
     monkeypatch.setattr(refusal_cache, "CACHED_SECONDS", 60.0)
     monkeypatch.setattr(refusal_cache, "WINDOW_SECONDS", 60.0)
-    asked = _asked(data_plane, monkeypatch)
+    asked = _record_admissions(data_plane, monkeypatch)
     account = await data_plane.create_account(requests_per_minute=0)
     answers = [await data_plane.get(account) for _ in range(REFUSALS_TO_CACHE + 1)]
     assert len(set(asked)) == REFUSALS_TO_CACHE
     last, again = answers[-2:]
-    assert (again.status_code, _lasting(again)) == (429, _lasting(last))
+    assert (again.status_code, _stable_parts(again)) == (429, _stable_parts(last))
     assert again.json()["request_id"] == again.headers["x-request-id"] != last.headers["x-request-id"]
     assert (await data_plane.post(account, idempotency_key="k")).status_code == 429
     assert len(set(asked)) == REFUSALS_TO_CACHE + 1, "only Redis knows whether it is a repeat"
@@ -150,21 +150,21 @@ async def test_admission_clears_the_refusal_cache(data_plane: DataPlane, monkeyp
     assert [caller.principal.key.id for caller in forgotten] == [account.key_id]
 
 
-def _lasting(answer: httpx.Response) -> tuple[dict[str, Any], list[str | None]]:
+def _stable_parts(answer: httpx.Response) -> tuple[dict[str, Any], list[str | None]]:
     """The parts of a refusal that do not change with time."""
     told = ("ratelimit-policy", "x-credits-remaining", "x-should-retry", "content-type")
     members = {name: value for name, value in answer.json().items() if name in ("code", "title", "status", "type")}
     return members, [answer.headers.get(name) for name in told]
 
 
-def _asked(data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def _record_admissions(data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Records the request ids of the admissions that Redis is asked for from now on."""
     meter, asked = data_plane.handler._admission._meter, list[str]()
     admit = meter.admit
 
-    def noted(keys: AccountKeys, *, request_id: str, **terms: Any) -> Coroutine[Any, Any, Admission]:
+    def recording_admit(keys: AccountKeys, *, request_id: str, **terms: Any) -> Coroutine[Any, Any, Admission]:
         asked.append(request_id)
         return admit(keys, request_id=request_id, **terms)
 
-    monkeypatch.setattr(meter, "admit", noted)
+    monkeypatch.setattr(meter, "admit", recording_admit)
     return asked

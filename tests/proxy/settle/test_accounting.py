@@ -19,7 +19,7 @@ from tests.proxy.upstream import Exchange
 from tests.support.polling import eventually
 
 
-async def settled(data_plane: DataPlane, account: Account) -> Mapping[str, Any]:
+async def settled_row(data_plane: DataPlane, account: Account) -> Mapping[str, Any]:
     """The account's only row, once its only call has ended; the hold is gone and the balance is exact."""
     hot = await data_plane.settled_state(account)
     row = await data_plane.usage_row(account)
@@ -46,7 +46,7 @@ async def test_usage_row_holds_caller_request_and_outcome(data_plane: DataPlane)
         x_batch_id="b-7",
     )
     assert answer.status_code == 201
-    row = await settled(data_plane, account)
+    row = await settled_row(data_plane, account)
     expected = {
         "user_id": account.user_id,
         "api_key_id": account.key_id,
@@ -83,7 +83,7 @@ async def test_success_is_charged_the_price(data_plane: DataPlane, status: int) 
     account = await data_plane.create_account()
     data_plane.upstream.says(status, b"", content_length="" if status in (204, 304) else "0")
     assert (await data_plane.get(account)).status_code == status
-    assert outcome(await settled(data_plane, account)) == ("succeeded", status, None, 1)
+    assert outcome(await settled_row(data_plane, account)) == ("succeeded", status, None, 1)
 
 
 @pytest.mark.parametrize("status", [400, 404, 429, 500, 503])
@@ -92,7 +92,7 @@ async def test_upstream_error_costs_nothing(data_plane: DataPlane, status: int) 
     data_plane.upstream.says(status)
     answer = await data_plane.get(account)
     assert (answer.status_code, answer.headers["x-credits-charged"]) == (status, "0")
-    assert outcome(await settled(data_plane, account)) == ("upstream_error", status, None, 0)
+    assert outcome(await settled_row(data_plane, account)) == ("upstream_error", status, None, 0)
 
 
 async def test_route_configures_which_statuses_are_charged(data_plane: DataPlane) -> None:
@@ -101,8 +101,8 @@ async def test_route_configures_which_statuses_are_charged(data_plane: DataPlane
     await data_plane.get(missing, "/v1/errors-too")
     data_plane.upstream.says(302)
     await data_plane.get(moved, "/v1/errors-too")
-    assert outcome(await settled(data_plane, missing)) == ("succeeded", 404, None, 2)
-    assert outcome(await settled(data_plane, moved)) == ("upstream_error", 302, None, 0)
+    assert outcome(await settled_row(data_plane, missing)) == ("succeeded", 404, None, 2)
+    assert outcome(await settled_row(data_plane, moved)) == ("upstream_error", 302, None, 0)
 
 
 async def test_reported_credits_are_charged_on_any_status(data_plane: DataPlane) -> None:
@@ -110,13 +110,13 @@ async def test_reported_credits_are_charged_on_any_status(data_plane: DataPlane)
     data_plane.upstream.says(500, gateway_credits="3")
     answer = await data_plane.get(account)
     assert answer.headers["x-credits-charged"] == "3"
-    assert outcome(await settled(data_plane, account)) == ("upstream_error", 500, None, 3)
+    assert outcome(await settled_row(data_plane, account)) == ("upstream_error", 500, None, 3)
 
 
 async def test_unreachable_upstream_costs_nothing(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     assert (await data_plane.get(account, "/v1/nobody")).status_code == 502
-    row = await settled(data_plane, account)
+    row = await settled_row(data_plane, account)
     assert outcome(row) == ("upstream_unreachable", 502, "upstream_unreachable", 0)
 
 
@@ -124,14 +124,14 @@ async def test_slow_upstream_costs_nothing(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     data_plane.upstream.answer = _never
     assert (await data_plane.get(account, "/v1/hasty")).status_code == 504
-    assert outcome(await settled(data_plane, account)) == ("upstream_timeout", 504, "upstream_timeout", 0)
+    assert outcome(await settled_row(data_plane, account)) == ("upstream_timeout", 504, "upstream_timeout", 0)
 
 
 async def test_response_that_is_not_http_costs_nothing(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     data_plane.upstream.plays(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
     assert (await data_plane.get(account)).status_code == 502
-    assert outcome(await settled(data_plane, account)) == ("upstream_invalid", 502, "upstream_invalid", 0)
+    assert outcome(await settled_row(data_plane, account)) == ("upstream_invalid", 502, "upstream_invalid", 0)
 
 
 async def test_response_that_breaks_off_costs_nothing_and_is_cut(data_plane: DataPlane) -> None:
@@ -142,7 +142,7 @@ async def test_response_that_breaks_off_costs_nothing_and_is_cut(data_plane: Dat
         status, _ = await client.read_head()
         assert status == 200
         assert await client.read_rest() == b"x" * 40
-    row = await settled(data_plane, account)
+    row = await settled_row(data_plane, account)
     assert outcome(row) == ("upstream_invalid", 200, "upstream_invalid", 0)
     assert row["response_bytes"] == 40
 
@@ -154,7 +154,7 @@ async def test_chunked_response_that_breaks_off_has_no_last_chunk(data_plane: Da
         await client.request(account, "GET /v1/things/1")
         assert (await client.read_head())[0] == 200
         assert await client.read_rest() == b"5\r\nhello\r\n"
-    assert (await settled(data_plane, account))["outcome"] == "upstream_invalid"
+    assert (await settled_row(data_plane, account))["outcome"] == "upstream_invalid"
 
 
 async def test_response_body_that_stalls_is_a_timeout(data_plane: DataPlane) -> None:
@@ -169,7 +169,7 @@ async def test_response_body_that_stalls_is_a_timeout(data_plane: DataPlane) -> 
         await client.request(account, "GET /v1/hasty")
         assert (await client.read_head())[0] == 200
         assert await client.read_rest() == b"some"
-    assert outcome(await settled(data_plane, account)) == ("upstream_timeout", 200, "upstream_timeout", 0)
+    assert outcome(await settled_row(data_plane, account)) == ("upstream_timeout", 200, "upstream_timeout", 0)
 
 
 class TestClientLeaves:
@@ -180,7 +180,7 @@ class TestClientLeaves:
             await client.send(b"x" * 10_000)
             await eventually(lambda: data_plane.upstream.exchanges)
             client.disconnect()
-        row = await settled(data_plane, account)
+        row = await settled_row(data_plane, account)
         assert outcome(row) == ("client_aborted", None, None, 0)
         assert 0 < row["request_bytes"] <= 10_000
 
@@ -201,9 +201,9 @@ class TestClientLeaves:
                 await client.send(b"x" * 100_000)
             await arrived.wait()
             client.disconnect()
-        await _noticed(data_plane)
+        await _disconnect_seen(data_plane)
         gone.set()
-        row = await settled(data_plane, account)
+        row = await settled_row(data_plane, account)
         assert outcome(row) == ("client_aborted", 200, None, 1)
         assert row["request_bytes"] == 200_000
 
@@ -222,7 +222,7 @@ class TestClientLeaves:
             await client.request(account, "GET /v1/dear")
             await client.read_until(b"so")
             client.disconnect()
-        assert outcome(await settled(data_plane, account)) == ("client_aborted", 500, None, 0)
+        assert outcome(await settled_row(data_plane, account)) == ("client_aborted", 500, None, 0)
 
     async def test_disconnect_before_the_head_is_drained_and_charged(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
@@ -238,9 +238,9 @@ class TestClientLeaves:
             await client.request(account, "GET /v1/things/1")
             await arrived.wait()
             client.disconnect()
-        await _noticed(data_plane)
+        await _disconnect_seen(data_plane)
         gone.set()
-        row = await settled(data_plane, account)
+        row = await settled_row(data_plane, account)
         assert outcome(row) == ("client_aborted", 200, None, 4)
         assert data_plane.handler._drains.active == 0
 
@@ -258,9 +258,9 @@ class TestClientLeaves:
             await client.request(account, "GET /v1/things/1")
             await arrived.wait()
             client.disconnect()
-        await _noticed(data_plane)
+        await _disconnect_seen(data_plane)
         gone.set()
-        assert outcome(await settled(data_plane, account)) == ("client_aborted", 500, None, 0)
+        assert outcome(await settled_row(data_plane, account)) == ("client_aborted", 500, None, 0)
 
     async def test_disconnect_during_the_response_is_drained_to_learn_its_cost(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
@@ -279,9 +279,9 @@ class TestClientLeaves:
             await client.request(account, "POST /v1/chat", body=b"{}")
             await client.read_until(b'"a"}')
             client.disconnect()
-        await _noticed(data_plane)
+        await _disconnect_seen(data_plane)
         gone.set()
-        row = await settled(data_plane, account)
+        row = await settled_row(data_plane, account)
         assert outcome(row) == ("client_aborted", 200, None, 9)
         assert row["tokens_used"] == 8500
 
@@ -295,7 +295,7 @@ class TestClientLeaves:
             await client.request(account, "POST /v1/chat", body=b"{}")
             await eventually(lambda: data_plane.upstream.exchanges)
             client.disconnect()
-        assert outcome(await settled(data_plane, account)) == ("client_aborted", None, None, 5)
+        assert outcome(await settled_row(data_plane, account)) == ("client_aborted", None, None, 5)
         assert data_plane.handler._drains.active == 0
 
     async def test_disconnect_beyond_the_drain_limit_is_cancelled_at_once(
@@ -308,7 +308,7 @@ class TestClientLeaves:
             await client.request(account, "GET /v1/dear")
             await eventually(lambda: data_plane.upstream.exchanges)
             client.disconnect()
-        assert outcome(await settled(data_plane, account)) == ("client_aborted", None, None, 7)
+        assert outcome(await settled_row(data_plane, account)) == ("client_aborted", None, None, 7)
 
     async def test_disconnect_and_broken_response_costs_nothing(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
@@ -324,9 +324,9 @@ class TestClientLeaves:
             await client.request(account, "GET /v1/things/1")
             await arrived.wait()
             client.disconnect()
-        await _noticed(data_plane)
+        await _disconnect_seen(data_plane)
         gone.set()
-        assert (await settled(data_plane, account))["credits_charged"] == 0
+        assert (await settled_row(data_plane, account))["credits_charged"] == 0
 
 
 async def test_upload_is_recorded_in_history(data_plane: DataPlane) -> None:
@@ -338,7 +338,7 @@ async def test_upload_is_recorded_in_history(data_plane: DataPlane) -> None:
     ]
     answer = await data_plane.http.post("/v1/analyze", data={"note": "first"}, files=files, headers=account.auth)
     assert answer.status_code == 200
-    row = await settled(data_plane, account)
+    row = await settled_row(data_plane, account)
     assert row["file_size_bytes"] == len(file)
     (history,) = await data_plane.analysis_rows(account)
     expected = {
@@ -390,7 +390,7 @@ async def test_priced_body_fills_columns_that_headers_leave_out(data_plane: Data
     account = await data_plane.create_account()
     body = {"products": [1, 2, 3], "language_code": "de", "category": "hats", "batch_id": 7}
     await data_plane.post(account, "/v1/generate", json.dumps(body).encode(), x_category="shoes")
-    row = await settled(data_plane, account)
+    row = await settled_row(data_plane, account)
     assert (row["product_count"], row["credits_charged"]) == (3, 3)
     assert (row["language_code"], row["category"], row["batch_id"]) == ("de", "shoes", None)
     assert row["request_bytes"] == len(json.dumps(body))
@@ -407,7 +407,7 @@ async def _never(exchange: Exchange) -> None:
     await asyncio.Event().wait()
 
 
-async def _noticed(data_plane: DataPlane) -> None:
+async def _disconnect_seen(data_plane: DataPlane) -> None:
     """Returns when the gateway has seen the disconnect of a client."""
     await eventually(lambda: data_plane.handler._drains.active)
 

@@ -38,7 +38,7 @@ async def served_by(data_plane: DataPlane, configure: Configure, handler: Any, *
         yield
 
 
-async def settled(data_plane: DataPlane, account: Account) -> dict[str, Any]:
+async def settled_row(data_plane: DataPlane, account: Account) -> dict[str, Any]:
     await data_plane.settled_state(account)
     return dict(await data_plane.usage_row(account))
 
@@ -62,7 +62,7 @@ async def test_messages_pass_both_ways_and_are_one_call(data_plane: DataPlane, c
             await socket.send(said)
             assert await socket.recv() == said
         await socket.close()
-        row = await settled(data_plane, account)
+        row = await settled_row(data_plane, account)
     assert (row["outcome"], row["status_code"], row["error_code"], row["credits_charged"]) == (
         "succeeded",
         101,
@@ -113,7 +113,7 @@ async def test_real_client_negotiates_subprotocol_and_compression_with_the_upstr
         await socket.send("a" * MIB)
         assert await socket.recv() == "a" * MIB
         await socket.close()
-        assert (await settled(data_plane, account))["request_bytes"] < 100_000
+        assert (await settled_row(data_plane, account))["request_bytes"] < 100_000
 
 
 async def test_bytes_behind_the_handshakes_are_passed(data_plane: DataPlane) -> None:
@@ -130,7 +130,7 @@ async def test_bytes_behind_the_handshakes_are_passed(data_plane: DataPlane) -> 
         await wire.send("\r\n".join(lines).encode() + b"first of the client")
         await wire.read_head()
         assert await wire.read_rest() == b"first of the upstream"
-    row = await settled(data_plane, account)
+    row = await settled_row(data_plane, account)
     assert (row["request_bytes"], row["response_bytes"]) == (19, 21)
 
 
@@ -168,7 +168,7 @@ async def test_large_messages_pass_both_ways_at_once(data_plane: DataPlane, conf
         sending = asyncio.create_task(socket.send(ours))
         assert await socket.recv() == theirs
         await sending
-    row = await settled(data_plane, account)
+    row = await settled_row(data_plane, account)
     assert min(row["request_bytes"], row["response_bytes"]) > 8 * MIB
 
 
@@ -193,15 +193,15 @@ async def test_websocket_side_that_does_not_read_pauses_the_other_and_loses_noth
     expected = sha256(chunk * (total // len(chunk))).digest()
     async with data_plane.connect() as wire:
         await opened(wire, account)
-        assert await _stopped(written, "down", total) < total
+        assert await _bytes_when_paused(written, "down", total) < total
         assert await _digest(wire.reader, total) == expected
         sending = asyncio.create_task(_write(wire, chunk, written, total))
-        assert await _stopped(written, "up", total) < total
+        assert await _bytes_when_paused(written, "up", total) < total
         may_read.set()
         await sending
         await wire.read_rest()
     assert received == [expected]
-    row = await settled(data_plane, account)
+    row = await settled_row(data_plane, account)
     assert (row["request_bytes"], row["response_bytes"]) == (total, total)
 
 
@@ -355,7 +355,7 @@ async def test_upstream_switch_with_a_wrong_accept_is_refused(data_plane: DataPl
     async with data_plane.connect() as wire:
         await wire.request(account, "GET /v1/socket", *handshake_fields())
         assert (await wire.read_head())[0] == 502
-    row = await settled(data_plane, account)
+    row = await settled_row(data_plane, account)
     assert (row["outcome"], row["error_code"], row["credits_charged"]) == ("upstream_invalid", "upstream_invalid", 0)
     assert "[0 leased, 0 idle" in pool(data_plane)
 
@@ -387,7 +387,7 @@ async def test_client_disconnect_ends_the_websocket(data_plane: DataPlane) -> No
         await wire.send(b"last words")
         wire.disconnect()
         assert await exchange.reader.read() == b"last words"
-        row = await settled(data_plane, account)
+        row = await settled_row(data_plane, account)
     assert (row["outcome"], row["request_bytes"], row["credits_charged"]) == ("succeeded", 10, 2)
     await eventually(lambda: "[0 leased, 0 idle, 0 queued, 0 open]" in pool(data_plane))
     assert data_plane.handler._drains.active == 0
@@ -399,7 +399,7 @@ async def test_client_half_close_is_a_disconnect_and_its_bytes_arrive(data_plane
         await wire.send(b"x" * MIB)
         wire.writer.write_eof()
         assert await exchange.reader.read() == b"x" * MIB
-        assert (await settled(data_plane, account))["request_bytes"] == MIB
+        assert (await settled_row(data_plane, account))["request_bytes"] == MIB
         exchange.writer.close()
         assert await wire.read_rest() == b""
 
@@ -410,7 +410,7 @@ async def test_upstream_disconnect_ends_the_websocket(data_plane: DataPlane) -> 
         await exchange.write(b"last words")
         exchange.writer.transport.abort()
         assert await wire.read_rest() == b"last words"
-        row = await settled(data_plane, account)
+        row = await settled_row(data_plane, account)
     assert (row["outcome"], row["response_bytes"], row["credits_charged"]) == ("succeeded", 10, 2)
 
 
@@ -427,7 +427,7 @@ async def test_upstream_death_breaks_the_websocket_of_a_real_client(
         assert await socket.recv() == "last words"
         with pytest.raises(ConnectionClosed):
             await socket.recv()
-    assert (await settled(data_plane, account))["outcome"] == "succeeded"
+    assert (await settled_row(data_plane, account))["outcome"] == "succeeded"
 
 
 async def test_disconnect_during_the_handshake_sends_nothing(data_plane: DataPlane) -> None:
@@ -445,7 +445,7 @@ async def test_disconnect_during_the_handshake_sends_nothing(data_plane: DataPla
         wire.disconnect()
         await eventually(lambda: data_plane.handler._drains.active)
         may_answer.set()
-        row = await settled(data_plane, account)
+        row = await settled_row(data_plane, account)
     assert (row["outcome"], row["response_bytes"], row["credits_charged"]) == ("client_aborted", 0, 2)
     assert data_plane.handler._drains.active == 0
 
@@ -460,7 +460,7 @@ async def test_silent_websocket_is_closed_after_the_idle_timeout_of_its_upstream
         assert await wire.read_rest() == b""
         assert await exchange.reader.read() == b"." * 8
         exchange.writer.close()
-    assert (await settled(data_plane, account))["outcome"] == "succeeded"
+    assert (await settled_row(data_plane, account))["outcome"] == "succeeded"
 
 
 async def test_websocket_side_that_does_not_close_is_cut(
@@ -503,7 +503,7 @@ async def test_minutes_are_charged_when_they_begin(
         assert (await data_plane.redis_state(account)).balance == 97
         instant += seconds + 0.9
         wire.disconnect()
-        row = await settled(data_plane, account)
+        row = await settled_row(data_plane, account)
     assert row["credits_charged"] == charged
     assert abs(row["response_time_ms"] - (seconds + 0.9) * 1000) <= 1
     assert (await data_plane.redis_state(account)).balance == 100 - charged
@@ -516,7 +516,7 @@ async def test_upstream_prices_a_websocket_with_its_101(data_plane: DataPlane) -
         fields = await opened(wire, account)
         assert fields["x-credits-charged"] == "7"
         assert "gateway-credits" not in fields
-    assert (await settled(data_plane, account))["credits_charged"] == 7
+    assert (await settled_row(data_plane, account))["credits_charged"] == 7
 
 
 # Shutdown.
@@ -574,7 +574,7 @@ async def _write(wire: RawConnection, chunk: bytes, written: dict[str, int], tot
         written["up"] += len(chunk)
 
 
-async def _stopped(written: dict[str, int], way: str, total: int) -> int:
+async def _bytes_when_paused(written: dict[str, int], way: str, total: int) -> int:
     """The bytes written when for a third of a second no more were, or all of them."""
     looks: list[int] = []
 

@@ -68,18 +68,18 @@ async def test_missing_feature_is_named_with_the_plans_that_have_it(data_plane: 
 
 async def test_permission_that_the_plan_lacks_is_denied(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(features={"analysis": True})
-    await _denied(data_plane, account)
+    await _assert_denied(data_plane, account)
 
 
 async def test_key_without_the_permission_is_denied_though_the_plan_has_it(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(features={"analysis": True}, key={"permissions": ["read"]})
     await _permit(data_plane, account)
-    await _denied(data_plane, account)
+    await _assert_denied(data_plane, account)
 
 
 async def test_key_permission_that_its_plan_lacks_is_denied(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(features={"analysis": True}, key={"permissions": ["analyze"]})
-    await _denied(data_plane, account)
+    await _assert_denied(data_plane, account)
 
 
 async def test_key_with_the_permission_serves(data_plane: DataPlane) -> None:
@@ -89,7 +89,7 @@ async def test_key_with_the_permission_serves(data_plane: DataPlane) -> None:
     assert answer.status_code == 200
 
 
-async def _denied(data_plane: DataPlane, account: Account) -> None:
+async def _assert_denied(data_plane: DataPlane, account: Account) -> None:
     async with data_plane.assert_unchanged(account):
         answer = await data_plane.post(account, "/v1/restricted", b'{"products": [1]}')
     assert_problem(answer, 403, "permission_denied", permission="analyze")

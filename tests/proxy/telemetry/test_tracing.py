@@ -97,7 +97,7 @@ def traced(
     return served
 
 
-def told(span: Span) -> dict[str, Any]:
+def attributes_of(span: Span) -> dict[str, Any]:
     return {each.key: each.value.string_value or each.value.int_value for each in span.attributes}
 
 
@@ -114,7 +114,7 @@ async def test_call_is_a_server_span_with_its_exchange_as_child(traced: Any, col
     assert (client.trace_id, client.parent_span_id, server.parent_span_id) == (server.trace_id, server.span_id, b"")
     assert (server.name, client.name) == ("POST /v1/things/**", "POST")
     request_id = answer.headers["x-request-id"]
-    assert told(server) == {
+    assert attributes_of(server) == {
         "http.request.method": "POST",
         "http.route": "/v1/things/**",
         "http.response.status_code": 200,
@@ -127,7 +127,7 @@ async def test_call_is_a_server_span_with_its_exchange_as_child(traced: Any, col
         "gateway.credits": 1,
         "gateway.request_id": request_id,
     }
-    assert told(client) == {
+    assert attributes_of(client) == {
         "http.request.method": "POST",
         "http.response.status_code": 200,
         "gateway.upstream": "main",
@@ -161,11 +161,13 @@ async def test_spans_of_failures_and_refusals_hold_their_error(traced: Any, coll
         assert (await data_plane.http.get("/no/such/path/hush")).status_code == 404
     (unreachable, exchange), (stranger, _), (nowhere, _) = collector[0].pairs()
     assert exchange is not None
-    assert told(exchange)["error.type"] == told(unreachable)["gateway.outcome"] == "upstream_unreachable"
-    assert told(unreachable)["error.type"] == "502"
+    assert (
+        attributes_of(exchange)["error.type"] == attributes_of(unreachable)["gateway.outcome"] == "upstream_unreachable"
+    )
+    assert attributes_of(unreachable)["error.type"] == "502"
     assert [span.status.code for span in (unreachable, exchange, stranger)] == [2, 2, 0]
-    assert (stranger.name, told(stranger)["gateway.code"]) == ("GET /v1/things/**", "invalid_key")
-    assert (nowhere.name, told(nowhere)["gateway.code"]) == ("GET", "route_not_found")
+    assert (stranger.name, attributes_of(stranger)["gateway.code"]) == ("GET /v1/things/**", "invalid_key")
+    assert (nowhere.name, attributes_of(nowhere)["gateway.code"]) == ("GET", "route_not_found")
     assert not any(b"hush" in body for body in collector[0].bodies)
 
 
