@@ -130,27 +130,27 @@ class DataPlane:
 
     async def holds(self, account: Account) -> list[bytes]:
         values = await self.redis.hvals(self.meter.keys(account.user_id).holds.decode())
-        return [value for value in values if isinstance(value, bytes) and _names(value, account)]
+        return [value for value in values if isinstance(value, bytes) and _mentions(value, account)]
 
     async def settled_state(self, account: Account) -> RedisState:
         """The state in Redis once every call of the account has been settled."""
         async with asyncio.timeout(ANSWER_SECONDS):
-            while not _is_at_rest(hot := await self.redis_state(account), await self.holds(account)):  # noqa: ASYNC110 - no event
+            while not _is_settled(state := await self.redis_state(account), await self.holds(account)):  # noqa: ASYNC110 - no event
                 await asyncio.sleep(0.005)
-        return hot
+        return state
 
     @asynccontextmanager
     async def assert_unchanged(self, account: Account) -> AsyncIterator[None]:
         """Within the block nothing is counted, held or charged, and no request reaches the upstream."""
-        before = await self._everything(account)
+        before = await self._snapshot(account)
         yield
-        assert await self._everything(account) == before
+        assert await self._snapshot(account) == before
 
-    async def _everything(self, account: Account) -> tuple[Any, ...]:
+    async def _snapshot(self, account: Account) -> tuple[Any, ...]:
         where = self.meter.keys(account.user_id)
-        hot = await self.redis.hgetall(where.account.decode())
-        journal = [each for each in await self.redis.xrange(where.journal.decode()) or () if _names(each, account)]
-        return hot, await self.holds(account), journal, len(self.upstream.exchanges)
+        state = await self.redis.hgetall(where.account.decode())
+        journal = [each for each in await self.redis.xrange(where.journal.decode()) or () if _mentions(each, account)]
+        return state, await self.holds(account), journal, len(self.upstream.exchanges)
 
     def short_redis_timeout(self) -> AbstractContextManager[None]:
         """Within the block Redis has a tenth of a second to answer the gateway, whatever its configuration says."""
@@ -281,11 +281,11 @@ async def _grant(connection: Any, user_id: UUID, amount: int) -> None:
     await grants.grant(connection, user_id, amount=amount, source="purchase", reason="test", actor="test")
 
 
-def _is_at_rest(hot: RedisState, holds: list[bytes]) -> bool:
-    return hot.in_flight == 0 and not holds
+def _is_settled(state: RedisState, holds: list[bytes]) -> bool:
+    return state.in_flight == 0 and not holds
 
 
-def _names(stored: object, account: Account) -> bool:
+def _mentions(stored: object, account: Account) -> bool:
     return str(account.user_id) in repr(stored)
 
 

@@ -49,7 +49,7 @@ def handshake_fields(**changed: str | None) -> list[str]:
     return [f"{name.replace('_', '-')}: {value}" for name, value in pairs if value is not None]
 
 
-async def opened(wire: RawConnection, account: Account, path: str = "/v1/socket") -> dict[str, str]:
+async def open_tunnel(wire: RawConnection, account: Account, path: str = "/v1/socket") -> dict[str, str]:
     """Opens a tunnel byte by byte; gives the fields of the 101."""
     await wire.request(account, f"GET {path}", *handshake_fields())
     status, fields = await wire.read_head()

@@ -86,7 +86,7 @@ class ScriptedUpstream:
     def last(self) -> Exchange:
         return self.exchanges[-1]
 
-    def says(self, status: int = 200, body: bytes = b'{"ok": true}', **fields: str) -> None:
+    def respond_with(self, status: int = 200, body: bytes = b'{"ok": true}', **fields: str) -> None:
         """Reads every request whole and sends this response."""
 
         async def answer(exchange: Exchange) -> None:
@@ -95,7 +95,7 @@ class ScriptedUpstream:
 
         self.answer = answer
 
-    def plays(self, *parts: bytes) -> None:
+    def respond_with_bytes(self, *parts: bytes) -> None:
         """Reads every request whole, sends these bytes and closes the connection."""
 
         async def answer(exchange: Exchange) -> None:

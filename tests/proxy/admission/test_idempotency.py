@@ -31,12 +31,12 @@ async def claim_fields(data_plane: DataPlane, account: Account, key: str = KEY) 
 
 async def test_replay_gives_the_same_response_and_charges_nothing(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(requests_per_minute=1)
-    data_plane.upstream.says(201, b"made", content_type="text/x-made", x_own="yes", gateway_credits="3")
+    data_plane.upstream.respond_with(201, b"made", content_type="text/x-made", x_own="yes", gateway_credits="3")
     first = await data_plane.post(account, idempotency_key=KEY, x_request_id="one")
     assert first.headers["x-credits-charged"] == "3"
     assert "idempotency-replayed" not in first.headers
     assert data_plane.upstream.last["idempotency-key"] == KEY
-    data_plane.upstream.says(500)
+    data_plane.upstream.respond_with(500)
     async with data_plane.assert_unchanged(account):
         again = await data_plane.post(account, idempotency_key=f'"{KEY}"', x_request_id="two")
     assert replayable_parts(again) == replayable_parts(first) == (201, b"made", "text/x-made", "yes")
@@ -91,7 +91,7 @@ async def test_malformed_idempotency_key_is_refused(data_plane: DataPlane, key: 
 async def test_deterministic_failure_is_replayed(data_plane: DataPlane, status: int) -> None:
     account = await data_plane.create_account()
     fields = {"content_length": ""} if status == 204 else {}
-    data_plane.upstream.says(status, b"" if status == 204 else b"no", **fields)
+    data_plane.upstream.respond_with(status, b"" if status == 204 else b"no", **fields)
     answers = [await data_plane.post(account, idempotency_key=KEY) for _ in range(2)]
     assert replayable_parts(answers[0]) == replayable_parts(answers[1])
     assert answers[1].headers["idempotency-replayed"] == "true"
@@ -101,10 +101,10 @@ async def test_deterministic_failure_is_replayed(data_plane: DataPlane, status: 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503])
 async def test_idempotency_key_of_a_failed_uncharged_call_is_free_again(data_plane: DataPlane, status: int) -> None:
     account = await data_plane.create_account()
-    data_plane.upstream.says(status)
+    data_plane.upstream.respond_with(status)
     assert (await data_plane.post(account, idempotency_key=KEY)).status_code == status
     assert await claim_fields(data_plane, account) == {}
-    data_plane.upstream.says(200, b"made")
+    data_plane.upstream.respond_with(200, b"made")
     again = await data_plane.post(account, idempotency_key=KEY)
     assert (again.status_code, again.headers.get("idempotency-replayed")) == (200, None)
     assert await data_plane.settled_state(account) == RedisState(99, 0, (2, 2, 2))
@@ -112,7 +112,7 @@ async def test_idempotency_key_of_a_failed_uncharged_call_is_free_again(data_pla
 
 async def test_charged_failure_is_replayed(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
-    data_plane.upstream.says(500, b"dear", gateway_credits="4")
+    data_plane.upstream.respond_with(500, b"dear", gateway_credits="4")
     answers = [await data_plane.post(account, idempotency_key=KEY) for _ in range(2)]
     assert [replayable_parts(each)[:2] for each in answers] == [(500, b"dear")] * 2
     assert (await data_plane.settled_state(account)).balance == 96
@@ -205,7 +205,7 @@ async def test_priced_call_is_replayed(data_plane: DataPlane) -> None:
 
 async def test_only_the_gateway_sets_idempotency_replayed(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
-    data_plane.upstream.says(200, idempotency_replayed="true")
+    data_plane.upstream.respond_with(200, idempotency_replayed="true")
     assert "idempotency-replayed" not in (await data_plane.post(account, idempotency_key=KEY)).headers
 
 

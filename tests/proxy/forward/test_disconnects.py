@@ -128,7 +128,7 @@ async def test_internal_error_is_answered_and_releases_the_hold(
 async def test_slow_client_gets_the_whole_response(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     body = bytes(range(256)) * 40_000
-    data_plane.upstream.says(200, body)
+    data_plane.upstream.respond_with(200, body)
     async with data_plane.connect() as client:
         await client.request(account, "GET /v1/things/1", "connection: close")
         await client.read_head()

@@ -59,7 +59,7 @@ def eat(network: FaultProxy, *, requests: int = 0, answers: int = 0) -> None:
 
 async def test_official_openai_client_retries_and_is_charged_once(data_plane: DataPlane, network: FaultProxy) -> None:
     account = await data_plane.create_account()
-    data_plane.upstream.says(200, json.dumps(COMPLETION).encode())
+    data_plane.upstream.respond_with(200, json.dumps(COMPLETION).encode())
     eat(network, requests=1, answers=2)
     base_url = network.through(data_plane.url) + "/v1/things"
     async with openai.AsyncOpenAI(base_url=base_url, api_key=account.key, max_retries=5) as client:

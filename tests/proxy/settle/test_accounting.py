@@ -34,7 +34,7 @@ def outcome(row: Mapping[str, Any]) -> tuple[str, int | None, str | None, int]:
 
 async def test_usage_row_holds_caller_request_and_outcome(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
-    data_plane.upstream.says(201, b"x" * 1000, gateway_tokens="77", gateway_cost_usd="0.001234")
+    data_plane.upstream.respond_with(201, b"x" * 1000, gateway_tokens="77", gateway_cost_usd="0.001234")
     before = now()
     answer = await data_plane.post(
         account,
@@ -81,7 +81,7 @@ async def test_usage_row_holds_caller_request_and_outcome(data_plane: DataPlane)
 @pytest.mark.parametrize("status", [200, 204, 299, 302, 304])
 async def test_success_is_charged_the_price(data_plane: DataPlane, status: int) -> None:
     account = await data_plane.create_account()
-    data_plane.upstream.says(status, b"", content_length="" if status in (204, 304) else "0")
+    data_plane.upstream.respond_with(status, b"", content_length="" if status in (204, 304) else "0")
     assert (await data_plane.get(account)).status_code == status
     assert outcome(await settled_row(data_plane, account)) == ("succeeded", status, None, 1)
 
@@ -89,7 +89,7 @@ async def test_success_is_charged_the_price(data_plane: DataPlane, status: int) 
 @pytest.mark.parametrize("status", [400, 404, 429, 500, 503])
 async def test_upstream_error_costs_nothing(data_plane: DataPlane, status: int) -> None:
     account = await data_plane.create_account()
-    data_plane.upstream.says(status)
+    data_plane.upstream.respond_with(status)
     answer = await data_plane.get(account)
     assert (answer.status_code, answer.headers["x-credits-charged"]) == (status, "0")
     assert outcome(await settled_row(data_plane, account)) == ("upstream_error", status, None, 0)
@@ -97,9 +97,9 @@ async def test_upstream_error_costs_nothing(data_plane: DataPlane, status: int) 
 
 async def test_route_configures_which_statuses_are_charged(data_plane: DataPlane) -> None:
     missing, moved = await data_plane.create_account(), await data_plane.create_account()
-    data_plane.upstream.says(404)
+    data_plane.upstream.respond_with(404)
     await data_plane.get(missing, "/v1/errors-too")
-    data_plane.upstream.says(302)
+    data_plane.upstream.respond_with(302)
     await data_plane.get(moved, "/v1/errors-too")
     assert outcome(await settled_row(data_plane, missing)) == ("succeeded", 404, None, 2)
     assert outcome(await settled_row(data_plane, moved)) == ("upstream_error", 302, None, 0)
@@ -107,7 +107,7 @@ async def test_route_configures_which_statuses_are_charged(data_plane: DataPlane
 
 async def test_reported_credits_are_charged_on_any_status(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
-    data_plane.upstream.says(500, gateway_credits="3")
+    data_plane.upstream.respond_with(500, gateway_credits="3")
     answer = await data_plane.get(account)
     assert answer.headers["x-credits-charged"] == "3"
     assert outcome(await settled_row(data_plane, account)) == ("upstream_error", 500, None, 3)
@@ -129,14 +129,16 @@ async def test_slow_upstream_costs_nothing(data_plane: DataPlane) -> None:
 
 async def test_response_that_is_not_http_costs_nothing(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
-    data_plane.upstream.plays(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
+    data_plane.upstream.respond_with_bytes(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
     assert (await data_plane.get(account)).status_code == 502
     assert outcome(await settled_row(data_plane, account)) == ("upstream_invalid", 502, "upstream_invalid", 0)
 
 
 async def test_response_that_breaks_off_costs_nothing_and_is_cut(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
-    data_plane.upstream.plays(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\ngateway-credits: 9\r\n\r\n" + b"x" * 40)
+    data_plane.upstream.respond_with_bytes(
+        b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\ngateway-credits: 9\r\n\r\n" + b"x" * 40
+    )
     async with data_plane.connect() as client:
         await client.request(account, "GET /v1/things/1")
         status, _ = await client.read_head()
@@ -149,7 +151,7 @@ async def test_response_that_breaks_off_costs_nothing_and_is_cut(data_plane: Dat
 
 async def test_chunked_response_that_breaks_off_has_no_last_chunk(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
-    data_plane.upstream.plays(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n")
+    data_plane.upstream.respond_with_bytes(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n")
     async with data_plane.connect() as client:
         await client.request(account, "GET /v1/things/1")
         assert (await client.read_head())[0] == 200
@@ -380,7 +382,7 @@ async def test_body_that_is_no_form_is_the_file(
 
 async def test_failed_analysis_is_recorded_in_history(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
-    data_plane.upstream.says(500)
+    data_plane.upstream.respond_with(500)
     await data_plane.post(account, "/v1/analyze", b"abc")
     (history,) = await data_plane.analysis_rows(account)
     assert (history["status"], history["credits_charged"]) == ("upstream_error", 0)

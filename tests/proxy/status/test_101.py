@@ -22,7 +22,7 @@ from gateway.runtime.upstreams import destinations
 from policies.model import Refusal
 from tests.proxy.conftest import Configure
 from tests.proxy.data_plane import Account, DataPlane, RawConnection, RedisState, running
-from tests.proxy.sockets import client, echo, handshake_fields, opened, server, switch
+from tests.proxy.sockets import client, echo, handshake_fields, open_tunnel, server, switch
 from tests.proxy.upstream import Exchange
 from tests.support.polling import eventually
 
@@ -144,7 +144,7 @@ async def test_upstream_that_sends_and_closes_at_once_is_read_to_its_end(data_pl
     data_plane.upstream.answer = answer
     for _ in range(20):
         async with data_plane.connect() as wire:
-            await opened(wire, account)
+            await open_tunnel(wire, account)
             assert await wire.read_rest() == b"goodbye"
     await data_plane.settled_state(account)
     assert {(row["outcome"], row["response_bytes"]) for row in await data_plane.usage_rows(account)} == {
@@ -192,7 +192,7 @@ async def test_websocket_side_that_does_not_read_pauses_the_other_and_loses_noth
     data_plane.upstream.answer = answer
     expected = sha256(chunk * (total // len(chunk))).digest()
     async with data_plane.connect() as wire:
-        await opened(wire, account)
+        await open_tunnel(wire, account)
         assert await _bytes_when_paused(written, "down", total) < total
         assert await _digest(wire.reader, total) == expected
         sending = asyncio.create_task(_write(wire, chunk, written, total))
@@ -325,7 +325,7 @@ async def test_http_1_0_request_cannot_switch(data_plane: DataPlane) -> None:
 
 async def test_upstream_that_does_not_switch_sends_a_plain_response(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
-    data_plane.upstream.says(403, b"not you")
+    data_plane.upstream.respond_with(403, b"not you")
     async with data_plane.connect() as wire:
         for _ in range(2):
             await wire.request(account, "GET /v1/socket", *handshake_fields())
@@ -376,7 +376,7 @@ async def raw(
 
     data_plane.upstream.answer = answer
     async with data_plane.connect() as wire:
-        await opened(wire, account, path)
+        await open_tunnel(wire, account, path)
         yield wire, data_plane.upstream.last
         done.set()
 
@@ -513,7 +513,7 @@ async def test_upstream_prices_a_websocket_with_its_101(data_plane: DataPlane) -
     account = await data_plane.create_account()
     data_plane.upstream.answer = lambda exchange: switch(exchange, gateway_credits="7")
     async with data_plane.connect() as wire:
-        fields = await opened(wire, account)
+        fields = await open_tunnel(wire, account)
         assert fields["x-credits-charged"] == "7"
         assert "gateway-credits" not in fields
     assert (await settled_row(data_plane, account))["credits_charged"] == 7
@@ -535,7 +535,7 @@ async def test_shutdown_closes_websockets_at_the_drain_deadline_and_charges_thei
     async with AsyncExitStack() as clients:
         async with one_more(data_plane) as stopping:
             wire = await clients.enter_async_context(stopping.connect())
-            await opened(wire, account)
+            await open_tunnel(wire, account)
             assert await wire.reader.readexactly(5) == b"hello"
         assert await wire.read_rest() == b""
     row = dict(await data_plane.usage_row(account))

@@ -61,7 +61,7 @@ class TestFieldsOfTheAnswer:
 
     async def test_gateway_fields_are_dropped_from_the_upstreams_response(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
-        data_plane.upstream.says(
+        data_plane.upstream.respond_with(
             ratelimit='"theirs";r=1;t=1',
             ratelimit_policy='"theirs";q=1;w=1',
             ratelimit_remaining="1",
@@ -81,7 +81,7 @@ class TestFieldsOfTheAnswer:
 
     async def test_hop_by_hop_fields_of_the_upstream_are_not_forwarded(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
-        data_plane.upstream.says(
+        data_plane.upstream.respond_with(
             connection="keep-alive, x-private",
             x_private="secret",
             keep_alive="timeout=99",
@@ -96,7 +96,7 @@ class TestFieldsOfTheAnswer:
 
     async def test_repeated_response_fields_stay_apart_and_in_order(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
-        data_plane.upstream.plays(
+        data_plane.upstream.respond_with_bytes(
             b"HTTP/1.1 200 OK\r\nset-cookie: a=1, b\r\nset-cookie: c=2\r\ncontent-length: 2\r\n\r\nok",
         )
         assert (await data_plane.get(account)).headers.get_list("set-cookie") == ["a=1, b", "c=2"]
@@ -227,7 +227,7 @@ class TestShapesOfAnswers:
 
     async def test_head_response_of_unknown_length_has_no_length(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
-        data_plane.upstream.plays(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        data_plane.upstream.respond_with_bytes(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
         async with data_plane.connect() as client:
             await client.request(account, "HEAD /v1/things/1", "connection: close")
             assert (await client.read_head())[0] == 200
@@ -250,7 +250,7 @@ class TestShapesOfAnswers:
 
     async def test_no_content_has_neither_body_nor_framing(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
-        data_plane.upstream.says(204, b"", content_length="", content_type="")
+        data_plane.upstream.respond_with(204, b"", content_length="", content_type="")
         async with data_plane.connect() as client:
             for _ in range(2):
                 await client.request(account, "DELETE /v1/things/1")
@@ -260,20 +260,20 @@ class TestShapesOfAnswers:
 
     async def test_redirect_is_passed_to_the_client(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
-        data_plane.upstream.says(307, b"", location="https://elsewhere.example.com/x?y=1")
+        data_plane.upstream.respond_with(307, b"", location="https://elsewhere.example.com/x?y=1")
         answer = await data_plane.post(account)
         assert (answer.status_code, answer.headers["location"]) == (307, "https://elsewhere.example.com/x?y=1")
         assert len(data_plane.upstream.exchanges) == 1
 
     async def test_response_delimited_by_close_arrives_whole(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
-        data_plane.upstream.plays(b"HTTP/1.1 200 OK\r\n\r\n", b"until ", b"the end")
+        data_plane.upstream.respond_with_bytes(b"HTTP/1.1 200 OK\r\n\r\n", b"until ", b"the end")
         assert (await data_plane.get(account)).content == b"until the end"
 
     async def test_large_compressed_body_arrives_unchanged(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         body = gzip.compress(json.dumps(list(range(200_000))).encode())
-        data_plane.upstream.says(200, body, content_encoding="gzip")
+        data_plane.upstream.respond_with(200, body, content_encoding="gzip")
         async with data_plane.http.stream("GET", "/v1/things/1", headers=account.auth) as answer:
             raw = b"".join([chunk async for chunk in answer.aiter_raw()])
         assert answer.headers["content-encoding"] == "gzip"
@@ -397,14 +397,14 @@ class TestPrices:
     ) -> None:
         account = await data_plane.create_account()
         sent = gzip.compress(body) if encoding else body
-        data_plane.upstream.says(200, sent, content_encoding=encoding)
+        data_plane.upstream.respond_with(200, sent, content_encoding=encoding)
         assert (await data_plane.post(account, "/v1/chat")).status_code == 200
         await self._assert_charged(data_plane, account, charged)
 
     async def test_tokens_of_an_event_are_charged(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
         events = b'data: {"a": 1}\n\ndata: {"usage": {"total_tokens": 3500}}\r\n\r\ndata: [DONE]\n\n'
-        data_plane.upstream.says(200, events, content_type="text/event-stream; charset=utf-8")
+        data_plane.upstream.respond_with(200, events, content_type="text/event-stream; charset=utf-8")
         answer = await data_plane.post(account, "/v1/chat")
         assert answer.content == events
         await self._assert_charged(data_plane, account, 4)
@@ -412,14 +412,14 @@ class TestPrices:
 
     async def test_tokens_of_the_upstreams_report_are_charged(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account()
-        data_plane.upstream.says(200, b"<html>", content_type="text/html", gateway_tokens="2001")
+        data_plane.upstream.respond_with(200, b"<html>", content_type="text/html", gateway_tokens="2001")
         assert (await data_plane.post(account, "/v1/chat")).content == b"<html>"
         await self._assert_charged(data_plane, account, 3)
 
     @pytest.mark.parametrize(("status", "asked"), [(200, 0), (200, 3), (200, 150), (404, 2), (503, 0)])
     async def test_reported_credits_outrank_the_price(self, data_plane: DataPlane, status: int, asked: int) -> None:
         account = await data_plane.create_account()
-        data_plane.upstream.says(status, gateway_credits=str(asked))
+        data_plane.upstream.respond_with(status, gateway_credits=str(asked))
         answer = await data_plane.get(account, "/v1/dear")
         assert answer.headers["x-credits-charged"] == str(asked)
         assert answer.headers["x-credits-remaining"] == str(100 - asked)
@@ -429,7 +429,7 @@ class TestPrices:
     @pytest.mark.parametrize("asked", ["-1", "1.5", "x", "1e3", "0x10", "9" * 13, "1 2", "٣"])
     async def test_invalid_credits_report_is_ignored(self, data_plane: DataPlane, asked: str) -> None:
         account = await data_plane.create_account()
-        data_plane.upstream.plays(
+        data_plane.upstream.respond_with_bytes(
             b"HTTP/1.1 200 OK\r\ngateway-credits: %b\r\ncontent-length: 2\r\n\r\nok" % asked.encode(),
         )
         answer = await data_plane.get(account, "/v1/dear")

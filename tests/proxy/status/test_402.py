@@ -99,7 +99,7 @@ async def test_free_route_serves_without_credits(data_plane: DataPlane) -> None:
 
 async def test_account_in_debt_is_refused_until_it_has_paid(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(credits=1)
-    data_plane.upstream.says(gateway_credits="5")
+    data_plane.upstream.respond_with(gateway_credits="5")
     assert (await data_plane.get(account)).headers["x-credits-remaining"] == "-4"
     assert_problem(await data_plane.get(account), 402, "insufficient_credits", required=1, available=-4)
     await data_plane.grant_credits(account, 5)
@@ -130,9 +130,9 @@ class TestCreditCaps:
         account = await data_plane.create_account(key={"credit_cap": 6})
         answer = await data_plane.post(account, "/v1/dear")
         assert_problem(answer, 402, "insufficient_credits", required=7, available=6)
-        data_plane.upstream.says(503)
+        data_plane.upstream.respond_with(503)
         assert (await data_plane.post(account, "/v1/chat")).status_code == 503  # held 5
-        data_plane.upstream.says(gateway_credits="9")
+        data_plane.upstream.respond_with(gateway_credits="9")
         assert (await data_plane.get(account)).status_code == 200  # charged in full, past the cap
         assert_problem(await data_plane.get(account), 402, "insufficient_credits", required=1, available=0)
 

@@ -53,7 +53,7 @@ NOT_KEPT = {
 @pytest.mark.parametrize("said", NOT_KEPT.values(), ids=NOT_KEPT.keys())
 async def test_response_that_is_not_stored_is_charged_and_not_replayable(data_plane: DataPlane, said: bytes) -> None:
     account = await data_plane.create_account()
-    data_plane.upstream.plays(said)
+    data_plane.upstream.respond_with_bytes(said)
     assert (await data_plane.post(account, idempotency_key=KEY)).status_code == 200
     await data_plane.settled_state(account)
     async with data_plane.assert_unchanged(account):
@@ -65,7 +65,7 @@ async def test_response_that_is_not_stored_is_charged_and_not_replayable(data_pl
 
 async def test_streamed_free_response_is_not_replayable(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
-    data_plane.upstream.plays(NOT_KEPT["chunked"])
+    data_plane.upstream.respond_with_bytes(NOT_KEPT["chunked"])
     assert (await data_plane.post(account, "/v1/free", idempotency_key=KEY)).status_code == 200
     assert_problem(await data_plane.post(account, "/v1/free", idempotency_key=KEY), 409, "idempotency_not_replayable")
 
@@ -75,7 +75,7 @@ async def test_stored_responses_of_an_account_are_limited_per_day(
 ) -> None:
     monkeypatch.setattr("gateway.meter.idempotency.MAX_STORED_BYTES_PER_DAY", 2000)
     account = await data_plane.create_account()
-    data_plane.upstream.says(200, b"x" * 1500)
+    data_plane.upstream.respond_with(200, b"x" * 1500)
     for key in ("a", "b"):
         assert (await data_plane.post(account, idempotency_key=key)).status_code == 200
     assert (await data_plane.post(account, idempotency_key="a")).headers["idempotency-replayed"] == "true"

@@ -44,7 +44,7 @@ async def test_upstream_that_closes_on_the_request_is_unreachable(data_plane: Da
 )
 async def test_invalid_response_is_not_passed_on(data_plane: DataPlane, said: bytes) -> None:
     account = await data_plane.create_account()
-    data_plane.upstream.plays(said)
+    data_plane.upstream.respond_with_bytes(said)
     answer = await data_plane.get(account)
     assert_problem(answer, 502, "upstream_invalid")
     assert answer.headers["x-credits-charged"] == "0"
