@@ -1,6 +1,6 @@
-"""What we use of Lemon Squeezy's API, over a world in memory: JSON:API resources shaped as its documentation has them.
+"""The part of Lemon Squeezy's API that the gateway uses, over JSON:API resources in memory in their documented form.
 
-https://docs.lemonsqueezy.com/api. What needs a person or time is not an endpoint: paying, a renewal, a failed card.
+https://docs.lemonsqueezy.com/api. Methods stand for the acts of persons and of time: a payment, a renewal.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class FakeLemonSqueezy:
         delivered, self._delivered = self._delivered, len(self.webhooks)
         return self.webhooks[delivered:]
 
-    # What needs a person or time.
+    # Acts of persons and of time.
 
-    def complete(self, checkout_id: str, *, email: str | None = None) -> Resource:
+    def pay_checkout(self, checkout_id: str, *, email: str | None = None) -> Resource:
         """The buyer pays at the checkout, perhaps under another address. Gives the subscription, else the order."""
         checkout = self.found["checkouts", checkout_id]
         bought, custom = checkout["attributes"]["checkout_data"], checkout["attributes"]["checkout_data"]["custom"]

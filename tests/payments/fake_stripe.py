@@ -1,6 +1,6 @@
-"""What we use of Stripe's API, over a world in memory: objects shaped as API version 2026-10-28 answers them.
+"""The part of Stripe's API that the gateway uses, over objects in memory in the form of API version 2026-10-28.
 
-Only what needs a person or time is not an endpoint: paying at a checkout, a period that ends, a bank that disputes.
+Methods stand for the acts of persons and of time: a buyer pays, a period ends, a bank disputes.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class FakeStripe:
             routes=[Route("/v1/{path:path}", self._serve, methods=["GET", "POST", "DELETE"])],
         )
 
-    # What needs a person or time.
+    # Acts of persons and of time.
 
     def new_events(self) -> list[Object]:
-        """The events since this was asked last."""
+        """The events since the last call."""
         delivered, self._delivered = self._delivered, len(self.events)
         return self.events[delivered:]
 
-    def complete(self, session_id: str) -> None:
+    def pay_checkout(self, session_id: str) -> None:
         """The buyer pays at the checkout."""
         session = self.objects[session_id]
         session.update(status="complete", payment_status="paid")
@@ -85,7 +85,7 @@ class FakeStripe:
         self._emit("customer.subscription.updated", subscription)
 
     def end(self, subscription_id: str) -> None:
-        """Ended: told to, by its period, or as nobody paid."""
+        """Ends it: cancelled, at the end of its period, or unpaid."""
         subscription = self.objects[subscription_id]
         subscription.update(status="canceled", canceled_at=self.now, ended_at=self.now)
         self._emit("customer.subscription.deleted", subscription)
@@ -153,10 +153,12 @@ class FakeStripe:
             self.end(path[1])
             return self.objects[path[1]]
         makers: dict[str, Callable[[Object], Object]] = {
-            "customers": lambda wish: self._new("cus", "customer", email=wish["email"], metadata=wish["metadata"]),
+            "customers": lambda params: self._new(
+                "cus", "customer", email=params["email"], metadata=params["metadata"]
+            ),
             "checkout/sessions": self._session,
             "billing_portal/sessions": lambda _: self._new("bps", "billing_portal.session", url="https://portal.test"),
-            "refunds": lambda wish: self._asked_refund(wish["payment_intent"], wish.get("amount")),
+            "refunds": lambda params: self._asked_refund(params["payment_intent"], params.get("amount")),
             "billing/meter_events": self._meter_event,
         }
         if path[0] == "subscriptions":
@@ -190,20 +192,20 @@ class FakeStripe:
                 found[name] = self.objects[found[name]]
         return found
 
-    def _session(self, wish: Object) -> Object:
-        price = wish["line_items"]["0"]
-        kind = "subscription_data" if wish["mode"] == "subscription" else "payment_intent_data"
+    def _session(self, params: Object) -> Object:
+        price = params["line_items"]["0"]
+        kind = "subscription_data" if params["mode"] == "subscription" else "payment_intent_data"
         made = self._new(
             "cs",
             "checkout.session",
-            mode=wish["mode"],
+            mode=params["mode"],
             status="open",
             payment_status="unpaid",
-            customer=wish["customer"],
-            client_reference_id=wish["client_reference_id"],
+            customer=params["customer"],
+            client_reference_id=params["client_reference_id"],
             subscription=None,
             payment_intent=None,
-            _tagged=wish.get(kind, {}),
+            _tagged=params.get(kind, {}),
             _price=price["price"],
             _quantity=int(price.get("quantity", 1)),
             _amount=self.prices[price["price"]] * int(price.get("quantity", 1)),
@@ -237,11 +239,11 @@ class FakeStripe:
         self._pay(invoice)
         return subscription
 
-    def _update(self, subscription: Object, wish: Object) -> Object:
-        if "cancel_at_period_end" in wish:
-            subscription["cancel_at_period_end"] = wish["cancel_at_period_end"] == "true"
-        if "items" in wish:
-            item, change = subscription["items"]["data"][0], wish["items"]["0"]
+    def _update(self, subscription: Object, params: Object) -> Object:
+        if "cancel_at_period_end" in params:
+            subscription["cancel_at_period_end"] = params["cancel_at_period_end"] == "true"
+        if "items" in params:
+            item, change = subscription["items"]["data"][0], params["items"]["0"]
             difference = self.prices[change["price"]] - self.prices[item["price"]["id"]]
             item.update(price={"id": change["price"], "object": "price"}, quantity=int(change["quantity"]))
             self._pay(self._invoice(subscription, "subscription_update", max(0, difference)))
@@ -323,8 +325,8 @@ class FakeStripe:
         charge["amount_refunded"] += back
         return self._new("re", "refund", amount=back, charge=charge["id"], payment_intent=intent_id, status="succeeded")
 
-    def _meter_event(self, wish: Object) -> Object:
-        return self.meter_events.setdefault(wish["identifier"], {"object": "billing.meter_event", **wish})
+    def _meter_event(self, params: Object) -> Object:
+        return self.meter_events.setdefault(params["identifier"], {"object": "billing.meter_event", **params})
 
     def _all(self, kind: str) -> list[Object]:
         return [each for each in self.objects.values() if each["object"] == kind]
@@ -369,7 +371,7 @@ def _nested(form: dict[str, Any]) -> Object:
 
 
 class DirectClient:
-    """The same world without HTTP between, for stories told by the hundred: `v1.invoices.retrieve_async` and so on."""
+    """Calls the fake without HTTP, for tests with hundreds of lifecycles: `v1.invoices.retrieve_async` and so on."""
 
     def __init__(self, world: FakeStripe, path: tuple[str, ...] = ()) -> None:
         self._world = world
@@ -378,19 +380,19 @@ class DirectClient:
     def __getattr__(self, name: str) -> DirectClient:
         return DirectClient(self._world, self._path if name == "v1" else (*self._path, name))
 
-    async def __call__(self, *given: Any) -> _Answered:
+    async def __call__(self, *given: Any) -> _Response:
         *service, verb = self._path
         path = "/".join(service).split("/")
         params: Object = next((each for each in given if isinstance(each, dict)), {})
         if verb == "retrieve_async":
             expand = dict(enumerate(params.get("expand", [])))
-            return _Answered(self._world._answer("GET", [*path, given[0]], {"expand": expand}))
+            return _Response(self._world._answer("GET", [*path, given[0]], {"expand": expand}))
         if verb == "list_async":
-            return _Answered(self._world._answer("GET", path, dict(params)))
-        return _Answered(self._world._answer("POST", path, json.loads(json.dumps(params), object_hook=_numbered)))
+            return _Response(self._world._answer("GET", path, dict(params)))
+        return _Response(self._world._answer("POST", path, json.loads(json.dumps(params), object_hook=_numbered)))
 
 
-class _Answered:
+class _Response:
     def __init__(self, found: Object) -> None:
         self._found = json.dumps(found)
 

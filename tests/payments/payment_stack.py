@@ -1,4 +1,4 @@
-"""A gateway that sells: both APIs over real stores, with a payment provider's world behind them."""
+"""The account API and the payment workers over real stores, with a fake payment provider behind them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ PATHS = {"stripe": "/webhooks/stripe", "lemon_squeezy": "/webhooks/lemon-squeezy
 
 @dataclass(frozen=True)
 class BillingState:
-    """What is held of a user at the end of a story, without what time and chance put in it."""
+    """A user's billing state without times and random ids."""
 
     status: str | None
     plan_id: str | None
@@ -109,14 +109,14 @@ class PaymentStack:
         return answer.json()
 
     async def process_all(self) -> int:
-        """Acts on all events, those that failed and those whose worker died included, as time would bring them."""
-        acted = 0
+        """Processes all events, including those that failed and those whose worker died."""
+        processed = 0
         while True:
             async with self.database.transaction() as connection:
                 waiting = "UPDATE webhook_events SET next_attempt_at = now() WHERE status IN ('received', 'failed')"
-                if not (await connection.execute(text(waiting))).rowcount or acted > 200:
-                    return acted
-            acted += await self.processor.run_once()
+                if not (await connection.execute(text(waiting))).rowcount or processed > 200:
+                    return processed
+            processed += await self.processor.run_once()
 
     async def subscription(self, user: User) -> StoredSubscription | None:
         async with self.database.read() as connection:
@@ -145,10 +145,10 @@ class PaymentStack:
             period=(found.current_period_start, found.current_period_end) if found else None,
             balance=await self.balance(user),
             granted=int(total),
-            payments=tuple(sorted(_shape(row) for row in rows)),
+            payments=tuple(sorted(_comparable(row) for row in rows)),
         )
 
-    async def events(self, status: str) -> list[str]:
+    async def event_reasons(self, status: str) -> list[str]:
         query = text("SELECT coalesce(error_message, '') FROM webhook_events WHERE status = :status ORDER BY id")
         async with self.database.read() as connection:
             return list(await connection.scalars(query, {"status": status}))
@@ -156,7 +156,7 @@ class PaymentStack:
 
 @asynccontextmanager
 async def payment_stack(database: Database, provider: Provider | None) -> AsyncIterator[PaymentStack]:
-    """With plans `basic` (9.99, 100 credits), `pro` (29.99, 1000) and `free` made if they are missing."""
+    """Creates the plans `basic` (9.99, 100 credits), `pro` (29.99, 1000) and `free` if they are missing."""
     providers = {} if provider is None else {provider.name: provider}
     processor = WebhookProcessor(database, providers)
     checkout_service = CheckoutService(
@@ -169,9 +169,9 @@ async def payment_stack(database: Database, provider: Provider | None) -> AsyncI
     )
     app = account_app(database, checkout_service)
     async with _client(app) as client:
-        made: Any = PaymentStack(database, provider, checkout_service, app, client, processor)  # type: ignore[arg-type] # None only where nothing is sold
-        made.plans = await _offer(database)
-        yield made
+        stack: Any = PaymentStack(database, provider, checkout_service, app, client, processor)  # type: ignore[arg-type] # None only where nothing is sold
+        stack.plans = await _create_plans(database)
+        yield stack
 
 
 def account_app(database: Database, checkout_service: CheckoutService) -> Any:
@@ -193,11 +193,11 @@ def account_app(database: Database, checkout_service: CheckoutService) -> Any:
     )
 
 
-def acting_at_once(made: PaymentStack) -> PaymentStack:
-    """The same stack, where events are acted on as they come."""
-    checkout_service = replace(made.checkout_service, process_event=made.processor.process)
-    app = account_app(made.database, checkout_service)
-    return replace(made, checkout_service=checkout_service, app=app, client=_client(app))
+def processing_at_once(stack: PaymentStack) -> PaymentStack:
+    """The same stack, which processes events as they arrive."""
+    checkout_service = replace(stack.checkout_service, process_event=stack.processor.process)
+    app = account_app(stack.database, checkout_service)
+    return replace(stack, checkout_service=checkout_service, app=app, client=_client(app))
 
 
 def _client(app: Any) -> httpx.AsyncClient:
@@ -205,7 +205,7 @@ def _client(app: Any) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url="http://gateway.test")
 
 
-async def _offer(database: Database) -> dict[str, StoredPlan]:
+async def _create_plans(database: Database) -> dict[str, StoredPlan]:
     terms = {
         "basic": PlanTerms(
             name="Basic",
@@ -228,7 +228,7 @@ async def _offer(database: Database) -> dict[str, StoredPlan]:
         }
 
 
-def _shape(row: Payment) -> tuple[str, str, str, str, int, int]:
+def _comparable(row: Payment) -> tuple[str, str, str, str, int, int]:
     return (
         row.transaction_type,
         row.status,

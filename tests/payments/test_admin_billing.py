@@ -24,7 +24,7 @@ from tests.api.conftest import admin_app, client_of
 from tests.payments.conftest import STRIPE_SECRETS
 from tests.payments.fake_stripe import FakeStripe, signed
 from tests.payments.payment_stack import PaymentStack, only
-from tests.payments.test_stripe_lifecycle import begun
+from tests.payments.test_stripe_lifecycle import subscribe_and_pay
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,12 @@ async def operator(stripe_stack: PaymentStack) -> AsyncIterator[Operator]:
         yield Operator(client)
 
 
-async def test_a_refund_goes_to_the_provider_once_and_shows_at_once(
+async def test_refund_reaches_the_provider_once_and_is_booked_at_once(
     stripe_stack: PaymentStack, fake_stripe: FakeStripe, operator: Operator
 ) -> None:
-    stack, world = stripe_stack, fake_stripe
-    user = await stack.create_user()
-    await begun(stack, world, user)
-    payment = only(await stack.payments(user), "subscription")
+    user = await stripe_stack.create_user()
+    await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    payment = only(await stripe_stack.payments(user), "subscription")
     wish = {"payment_id": str(payment.id), "amount": "10.00", "reason": "goodwill"}
     partly = await operator.call("POST", "/refunds", wish, status=201)
     assert (partly["status"], partly["refunded_amount"], partly["credits_withdrawn"]) == (
@@ -72,7 +71,7 @@ async def test_a_refund_goes_to_the_provider_once_and_shows_at_once(
     wholly = await operator.call("POST", "/refunds", {**wish, "amount": None}, status=201)
     assert (wholly["status"], wholly["refunded_amount"]) == ("refunded", "29.99")
     assert (await operator.call("POST", "/refunds", wish, status=409))["code"] == "conflict"
-    assert await stack.balance(user) == 0
+    assert await stripe_stack.balance(user) == 0
     assert len((await operator.get("/refunds"))["data"]) == 2
     listed = await operator.get(f"/payments?user_id={user.id}&transaction_type=subscription")
     assert [row["id"] for row in listed["data"]] == [str(payment.id)]
@@ -80,41 +79,39 @@ async def test_a_refund_goes_to_the_provider_once_and_shows_at_once(
     assert [row["action"] for row in audited["data"]] == ["payments.refund"] * 2
 
 
-async def test_an_event_is_shown_and_replayed_without_a_second_effect(
+async def test_replayed_event_has_no_second_effect(
     stripe_stack: PaymentStack, fake_stripe: FakeStripe, operator: Operator
 ) -> None:
-    stack, world = stripe_stack, fake_stripe
-    user = await stack.create_user()
-    await begun(stack, world, user)
-    before = await stack.billing_state(user)
+    user = await stripe_stack.create_user()
+    await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    before = await stripe_stack.billing_state(user)
     events = (await operator.get("/webhook-events?status=processed&provider=stripe"))["data"]
     assert events
     replayed = await operator.call("POST", f"/webhook-events/{events[0]['id']}/replay")
     assert replayed["status"] == "processed"
     assert (await operator.get(f"/webhook-events/{events[0]['id']}"))["payload"]["object"] == "event"
-    assert await stack.billing_state(user) == before
+    assert await stripe_stack.billing_state(user) == before
 
 
-async def test_what_an_unknown_price_kept_from_being_taken_is_taken_by_a_replay(
+async def test_event_with_an_unknown_price_is_applied_by_a_replay_once_a_plan_has_it(
     stripe_stack: PaymentStack, fake_stripe: FakeStripe, operator: Operator
 ) -> None:
-    stack, world = stripe_stack, fake_stripe
-    user = await stack.create_user()
-    checkout = await stack.subscribe(user)
-    session = world.objects[checkout.provider_checkout_id or ""]
-    world.prices["price_new"], session["_price"] = 2999, "price_new"
-    world.complete(checkout.provider_checkout_id or "")
-    await stack.deliver(*signed(world.new_events()[-1], STRIPE_SECRETS[0]))
-    await stack.processor.run_once()
+    user = await stripe_stack.create_user()
+    checkout = await stripe_stack.subscribe(user)
+    session = fake_stripe.objects[checkout.provider_checkout_id or ""]
+    fake_stripe.prices["price_new"], session["_price"] = 2999, "price_new"
+    fake_stripe.pay_checkout(checkout.provider_checkout_id or "")
+    await stripe_stack.deliver(*signed(fake_stripe.new_events()[-1], STRIPE_SECRETS[0]))
+    await stripe_stack.processor.run_once()
     (failed,) = (await operator.get("/webhook-events?status=failed"))["data"]
     assert "price_new is the price of no plan" in failed["error_message"]
     await operator.call("PATCH", "/plans/pro", {"stripe_price_id": "price_new"})
     assert (await operator.call("POST", f"/webhook-events/{failed['id']}/replay"))["status"] == "processed"
-    assert await stack.balance(user) == 1000
+    assert await stripe_stack.balance(user) == 1000
 
 
 async def test_invoices_are_numbered_without_gaps_and_final(stripe_stack: PaymentStack, operator: Operator) -> None:
-    made = [await an_own_subscription(stripe_stack, price="9.99") for _ in range(6)]
+    made = [await create_manual_subscription(stripe_stack, price="9.99") for _ in range(6)]
     wishes = [{"subscription_id": each} for each in [*made, made[0], made[0]]]
     answers = await asyncio.gather(*(operator.client.post("/admin/v1/invoices", json=wish) for wish in wishes))
     assert sorted(answer.status_code for answer in answers) == [201] * 6 + [409] * 2
@@ -124,8 +121,8 @@ async def test_invoices_are_numbered_without_gaps_and_final(stripe_stack: Paymen
     assert (first["subtotal"], first["tax"], first["total"], first["status"]) == ("9.99", "1.90", "11.89", "open")
 
     for change in ("total = total + 1, subtotal = subtotal + 1", "lines = '[]'", "number = 99", "status = 'draft'"):
-        await refused(stripe_stack.database, f"UPDATE invoices SET {change} WHERE id = :id", first["id"])  # noqa: S608 - of the line above
-    await refused(stripe_stack.database, "DELETE FROM invoices WHERE id = :id", first["id"])
+        await assert_final(stripe_stack.database, f"UPDATE invoices SET {change} WHERE id = :id", first["id"])  # noqa: S608 - of the line above
+    await assert_final(stripe_stack.database, "DELETE FROM invoices WHERE id = :id", first["id"])
 
     paid = await operator.call("POST", f"/invoices/{first['id']}/settle", {"status": "paid"})
     assert (paid["status"], paid["total"]) == ("paid", "11.89")
@@ -136,26 +133,26 @@ async def test_invoices_are_numbered_without_gaps_and_final(stripe_stack: Paymen
     note = await operator.call("POST", f"/invoices/{first['id']}/credit-note", status=201)
     assert (note["number"], note["total"], note["corrects_id"]) == (7, "-11.89", first["id"])
     await operator.call("POST", f"/invoices/{first['id']}/credit-note", status=409)
-    anew = await operator.call("POST", "/invoices", {"subscription_id": first["subscription_id"]}, status=409)
-    assert "taken back by a credit note" in anew["detail"]
+    second = await operator.call("POST", "/invoices", {"subscription_id": first["subscription_id"]}, status=409)
+    assert "taken back by a credit note" in second["detail"]
     page = await operator.client.get(f"/admin/v1/invoices/{note['id']}/html")
     assert "Credit note 7" in page.text
     file = await operator.client.get(f"/admin/v1/invoices/{note['id']}/pdf")
     assert file.content.startswith(b"%PDF-")
 
 
-async def test_an_invoice_follows_the_plans_pricing_model(stripe_stack: PaymentStack, operator: Operator) -> None:
+async def test_invoice_follows_the_pricing_model_of_its_plan(stripe_stack: PaymentStack, operator: Operator) -> None:
     tiers = (Tier(up_to=2, unit_price=Decimal(5)), Tier(up_to=None, unit_price=Decimal(4)))
-    subscription = await an_own_subscription(stripe_stack, price="0", model="tiered", tiers=tiers, quantity=5)
+    subscription = await create_manual_subscription(stripe_stack, price="0", model="tiered", tiers=tiers, quantity=5)
     made = await operator.call("POST", "/invoices", {"subscription_id": subscription, "tax_rate": "0"}, status=201)
     assert [(line["quantity"], line["amount"]) for line in made["lines"]] == [(2, "10.00"), (3, "12.00")]
     assert made["total"] == "22.00"
 
 
-async def test_a_change_of_plan_is_asked_for_once_and_shown_to_the_customer_when_it_is(
+async def test_invoice_has_a_plan_change_once_and_customers_see_no_draft(
     stripe_stack: PaymentStack, operator: Operator
 ) -> None:
-    mine = await an_own_subscription(stripe_stack, price="100.00")
+    mine = await create_manual_subscription(stripe_stack, price="100.00")
     await operator.call("POST", "/invoices", {"subscription_id": mine}, status=201)
     once = {"Idempotency-Key": "grow"}
     for _ in range(2):
@@ -184,7 +181,7 @@ async def test_a_change_of_plan_is_asked_for_once_and_shown_to_the_customer_when
     assert (settled["status"], again["lines"]) == ("void", made["lines"])
 
 
-async def an_own_subscription(
+async def create_manual_subscription(
     stack: PaymentStack, *, price: str, model: Any = "flat", tiers: tuple[Tier, ...] = (), quantity: int = 1
 ) -> str:
     """One that no provider bills."""
@@ -199,7 +196,7 @@ async def an_own_subscription(
     return str(begun.id)
 
 
-async def refused(database: Database, statement: str, invoice_id: str) -> None:
+async def assert_final(database: Database, statement: str, invoice_id: str) -> None:
     with pytest.raises(IntegrityError, match="an issued invoice is final"):
         async with database.transaction() as connection:
             await connection.execute(text(statement), {"id": invoice_id})

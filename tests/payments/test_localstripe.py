@@ -1,6 +1,6 @@
-"""Against localstripe, somebody else's idea of Stripe: older shapes (plans, `payment_intent` on invoices) over HTTP.
+"""Against localstripe, an independent model of Stripe with objects of older API versions, over HTTP.
 
-It has no Checkout, no disputes and no proration parameters; those are with `fake_stripe.py`.
+It has no Checkout, disputes or proration; `fake_stripe.py` has them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.payments.payment_stack import PaymentStack, only, payment_stack
 from tests.payments.test_provider_poller import poll_fully
 from tests.support.polling import eventually
 
-# On loopback only, and without the file that it keeps its world in.
+# On loopback only, and without the file that it keeps its fake_stripe in.
 SERVE = """
 import sys
 from aiohttp import web
@@ -86,64 +86,68 @@ def listens(port: int) -> bool:
 
 
 @pytest.fixture
-async def shop(payments_database: Database, localstripe: LocalStripe) -> AsyncIterator[PaymentStack]:
+async def localstripe_stack(payments_database: Database, localstripe: LocalStripe) -> AsyncIterator[PaymentStack]:
     provider = Stripe("sk_test_x", api_base=str(localstripe.http.base_url), webhook_secrets=STRIPE_SECRETS)
-    async with payment_stack(payments_database, provider) as made:
-        yield made
+    async with payment_stack(payments_database, provider) as stack:
+        yield stack
     await provider.close()
 
 
-async def test_a_life_by_another_stripe(shop: PaymentStack, localstripe: LocalStripe) -> None:
-    user = await shop.create_user()
-    remote = await subscribe(shop, localstripe, user, card=GOOD_CARD)
-    await catch_up(shop)
-    found = await shop.subscription(user)
+async def test_localstripe_lifecycle_is_followed_step_by_step(
+    localstripe_stack: PaymentStack, localstripe: LocalStripe
+) -> None:
+    user = await localstripe_stack.create_user()
+    remote = await subscribe(localstripe_stack, localstripe, user, card=GOOD_CARD)
+    await poll_and_process(localstripe_stack)
+    found = await localstripe_stack.subscription(user)
     assert found is not None
     assert (found.status, found.plan_id) == ("active", "pro")
-    assert await shop.balance(user) == 1000
-    payment = only(await shop.payments(user), "subscription")
+    assert await localstripe_stack.balance(user) == 1000
+    payment = only(await localstripe_stack.payments(user), "subscription")
     assert (str(payment.amount), payment.status) == ("29.99", "completed")
 
-    client = await shop.client_for(user)
+    client = await localstripe_stack.client_for(user)
     ending = await client.delete(f"/subscriptions/{found.id}")
     assert ending.json()["cancel_at_period_end"] is True, ending.text
     going_on = await client.post(f"/subscriptions/{found.id}/undo-cancel")
     assert going_on.json()["cancel_at_period_end"] is False, going_on.text
 
-    await shop.provider.refund(payment.provider_payment_id or "", amount=Decimal("29.99"), currency="USD", key="a")
+    await localstripe_stack.provider.refund(
+        payment.provider_payment_id or "", amount=Decimal("29.99"), currency="USD", key="a"
+    )
     ended = await client.delete(f"/subscriptions/{found.id}?now=true")
     assert ended.json()["status"] == "canceled", ended.text
-    await catch_up(shop)
-    assert only(await shop.payments(user), "subscription").status == "refunded"
-    assert only(await shop.payments(user), "refund").amount == Decimal("29.99")
-    assert await shop.balance(user) == 0
+    await poll_and_process(localstripe_stack)
+    assert only(await localstripe_stack.payments(user), "subscription").status == "refunded"
+    assert only(await localstripe_stack.payments(user), "refund").amount == Decimal("29.99")
+    assert await localstripe_stack.balance(user) == 0
     assert remote["id"] == found.provider_subscription_id
 
 
-async def test_a_card_that_is_refused_gives_nothing_until_another_pays(
-    shop: PaymentStack, localstripe: LocalStripe
+async def test_declined_card_gives_nothing_until_another_card_pays(
+    localstripe_stack: PaymentStack, localstripe: LocalStripe
 ) -> None:
-    user = await shop.create_user()
-    remote = await subscribe(shop, localstripe, user, card=REFUSED_CARD)
-    await catch_up(shop)
-    found = await shop.subscription(user)
+    user = await localstripe_stack.create_user()
+    remote = await subscribe(localstripe_stack, localstripe, user, card=REFUSED_CARD)
+    await poll_and_process(localstripe_stack)
+    found = await localstripe_stack.subscription(user)
     assert found is not None
     assert found.status == "incomplete"
-    assert await shop.balance(user) == 0
-    assert only(await shop.payments(user), "subscription").status == "failed"
+    assert await localstripe_stack.balance(user) == 0
+    assert only(await localstripe_stack.payments(user), "subscription").status == "failed"
 
     await localstripe.use_card(remote["customer"], GOOD_CARD)
     await localstripe.post(f"/invoices/{remote['latest_invoice']}/pay")
-    await catch_up(shop)
-    assert await shop.balance(user) == 1000
-    assert only(await shop.payments(user), "subscription").status == "completed"
+    await poll_and_process(localstripe_stack)
+    assert await localstripe_stack.balance(user) == 1000
+    assert only(await localstripe_stack.payments(user), "subscription").status == "completed"
 
 
-async def subscribe(shop: PaymentStack, localstripe: LocalStripe, user: User, *, card: str) -> Any:
-    """What its Checkout would do, which it does not have."""
-    customer_id = await ensure_customer(shop.provider, shop.database, user)
+async def subscribe(localstripe_stack: PaymentStack, localstripe: LocalStripe, user: User, *, card: str) -> Any:
+    """In place of Checkout, which localstripe does not have."""
+    customer_id = await ensure_customer(localstripe_stack.provider, localstripe_stack.database, user)
     await localstripe.use_card(customer_id, card)
-    async with shop.database.transaction() as connection:
+    async with localstripe_stack.database.transaction() as connection:
         waiting = await lifecycle.await_payment(connection, user.id, plan_id="pro", provider="stripe", now=now())
         checkout = await checkouts.create(
             connection,
@@ -159,8 +163,8 @@ async def subscribe(shop: PaymentStack, localstripe: LocalStripe, user: User, *,
     )
 
 
-async def catch_up(shop: PaymentStack) -> None:
-    """What it told is asked for, and acted on again where that was done before: it tells nothing of refunds."""
-    await poll_fully(ProviderPoller(shop.database, shop.provider, interval=timedelta()))
-    await shop.process_all()
-    assert not await shop.events("failed")
+async def poll_and_process(localstripe_stack: PaymentStack) -> None:
+    """Polls, and processes again what was processed before, since localstripe has no events of refunds."""
+    await poll_fully(ProviderPoller(localstripe_stack.database, localstripe_stack.provider, interval=timedelta()))
+    await localstripe_stack.process_all()
+    assert not await localstripe_stack.event_reasons("failed")

@@ -12,7 +12,7 @@ from gateway.ledger.accounts.users import User
 from gateway.ledger.catalogue import plans
 from tests.payments.fake_stripe import FakeStripe
 from tests.payments.payment_stack import PaymentStack
-from tests.payments.test_stripe_lifecycle import begun, current, deliver_all
+from tests.payments.test_stripe_lifecycle import current_subscription, deliver_all, subscribe_and_pay
 
 NEW_PRICE = "price_pro_2027"
 
@@ -29,7 +29,7 @@ async def raise_price(stack: PaymentStack, fake_stripe: FakeStripe, *, subscribe
 
 
 async def version_of(stack: PaymentStack, user: User) -> tuple[str, int, bool]:
-    found = await current(stack, user)
+    found = await current_subscription(stack, user)
     return found.plan_id, found.plan_version, found.keeps_version
 
 
@@ -44,7 +44,7 @@ async def test_renewal_at_a_former_price_finds_the_plan_and_the_version_of_the_s
     granted: int,
 ) -> None:
     user = await stripe_stack.create_user()
-    subscription_id = await begun(stripe_stack, fake_stripe, user)
+    subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user)
     await raise_price(stripe_stack, fake_stripe, subscribers=subscribers)
     fake_stripe.renew(subscription_id)
     await deliver_all(stripe_stack, fake_stripe)
@@ -60,7 +60,7 @@ async def test_checkout_that_is_paid_after_the_price_changed_is_applied(
     user = await stripe_stack.create_user()
     checkout = await stripe_stack.subscribe(user)
     await raise_price(stripe_stack, fake_stripe, subscribers="keep")
-    fake_stripe.complete(checkout.provider_checkout_id or "")
+    fake_stripe.pay_checkout(checkout.provider_checkout_id or "")
     await deliver_all(stripe_stack, fake_stripe)
     assert await version_of(stripe_stack, user) == ("pro", 1, True)
     assert await stripe_stack.balance(user) == 1000
@@ -70,7 +70,7 @@ async def test_change_to_a_former_price_gives_the_version_that_had_it(
     stripe_stack: PaymentStack, fake_stripe: FakeStripe
 ) -> None:
     user = await stripe_stack.create_user()
-    subscription_id = await begun(stripe_stack, fake_stripe, user, plan="basic")
+    subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user, plan="basic")
     await raise_price(stripe_stack, fake_stripe, subscribers="migrate")
     await stripe_stack.provider.change_plan(subscription_id, price_id="price_pro", quantity=1, key="by the operator")
     await deliver_all(stripe_stack, fake_stripe)

@@ -1,4 +1,4 @@
-"""Which providers there are is what the environment has keys for."""
+"""The environment decides which providers are configured: those with an API key."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def configured(tmp_path: Path, **environ: str) -> Config:
         ),
     ],
 )
-async def test_a_key_makes_a_provider(
+async def test_provider_is_configured_by_its_api_key(
     tmp_path: Path, environ: dict[str, str], names: list[str], workers: list[str]
 ) -> None:
     config = configured(tmp_path, **environ)

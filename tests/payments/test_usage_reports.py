@@ -1,4 +1,4 @@
-"""Usage reaches the meter that bills it once, whatever is written late and whatever crashes between."""
+"""Usage reaches the provider's meter once, in spite of late records and crashes."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ LONG_AGO = """
 """
 
 
-class CutOff:
-    """Stripe takes the report, and its answer is lost."""
+class LostResponse:
+    """Stripe accepts the report, and its response is lost."""
 
     def __init__(self, provider: Stripe) -> None:
         self._provider = provider
@@ -38,72 +38,71 @@ class CutOff:
 
     async def report_usage(self, **report: Any) -> None:
         await self._provider.report_usage(**report)
-        raise ProviderUnavailable("the answer is lost")
+        raise ProviderUnavailable("the response is lost")
 
 
-async def test_each_credit_is_reported_once(stripe_stack: PaymentStack, fake_stripe: FakeStripe) -> None:
-    stack, world = stripe_stack, fake_stripe
-    user_id, subscription_id = await a_metered_subscription(stack)
+async def test_usage_is_reported_once(stripe_stack: PaymentStack, fake_stripe: FakeStripe) -> None:
+    user_id, subscription_id = await create_metered_subscription(stripe_stack)
     today = datetime.now(UTC).replace(hour=0, minute=0, second=1, microsecond=0)
-    await use(stack, user_id, subscription_id, [3, 4], at=today)
-    await use(stack, user_id, subscription_id, [5], at=today - timedelta(days=2))
-    assert isinstance(stack.provider, Stripe)
+    await record_usage(stripe_stack, user_id, subscription_id, [3, 4], at=today)
+    await record_usage(stripe_stack, user_id, subscription_id, [5], at=today - timedelta(days=2))
+    assert isinstance(stripe_stack.provider, Stripe)
     with pytest.raises(ProviderUnavailable):
-        await work(stack, CutOff(stack.provider))
-    await work(stack, stack.provider)
-    assert reported(world) == [5, 7]
+        await run_reporter(stripe_stack, LostResponse(stripe_stack.provider))
+    await run_reporter(stripe_stack, stripe_stack.provider)
+    assert reported_credits(fake_stripe) == [5, 7]
 
-    await use(stack, user_id, subscription_id, [6], at=today - timedelta(days=2))  # written late
-    await work(stack, stack.provider)
-    assert reported(world) == [5, 6, 7]
-    await work(stack, stack.provider)
-    assert reported(world) == [5, 6, 7]
-    assert all(len(identifier) <= 100 for identifier in world.meter_events)
-    assert {event["payload"]["stripe_customer_id"] for event in world.meter_events.values()} == {"cus_metered"}
+    await record_usage(stripe_stack, user_id, subscription_id, [6], at=today - timedelta(days=2))  # recorded late
+    await run_reporter(stripe_stack, stripe_stack.provider)
+    assert reported_credits(fake_stripe) == [5, 6, 7]
+    await run_reporter(stripe_stack, stripe_stack.provider)
+    assert reported_credits(fake_stripe) == [5, 6, 7]
+    assert all(len(identifier) <= 100 for identifier in fake_stripe.meter_events)
+    assert {event["payload"]["stripe_customer_id"] for event in fake_stripe.meter_events.values()} == {"cus_metered"}
 
 
-async def test_what_is_reported_is_what_the_plan_of_each_call_says(
-    stripe_stack: PaymentStack, fake_stripe: FakeStripe
-) -> None:
-    user_id, subscription_id = await a_metered_subscription(stripe_stack)
+async def test_usage_is_reported_by_the_plan_of_each_call(stripe_stack: PaymentStack, fake_stripe: FakeStripe) -> None:
+    user_id, subscription_id = await create_metered_subscription(stripe_stack)
     today = datetime.now(UTC).replace(hour=0, minute=0, second=1, microsecond=0)
-    await use(stripe_stack, user_id, subscription_id, [40], at=today, plan_id="pro")  # paid for by the flat price
-    await use(stripe_stack, user_id, subscription_id, [3], at=today)
+    await record_usage(
+        stripe_stack, user_id, subscription_id, [40], at=today, plan_id="pro"
+    )  # paid for by the flat price
+    await record_usage(stripe_stack, user_id, subscription_id, [3], at=today)
     async with stripe_stack.database.transaction() as connection:
         await connection.execute(text("UPDATE subscriptions SET plan_id = 'pro'"))
-    await use(stripe_stack, user_id, subscription_id, [50], at=today, plan_id="pro")
-    await work(stripe_stack, stripe_stack.provider)
-    assert reported(fake_stripe) == [3]
+    await record_usage(stripe_stack, user_id, subscription_id, [50], at=today, plan_id="pro")
+    await run_reporter(stripe_stack, stripe_stack.provider)
+    assert reported_credits(fake_stripe) == [3]
 
 
-async def test_a_wrong_key_loses_no_usage_however_long_it_stays(
-    stripe_stack: PaymentStack, fake_stripe: FakeStripe
-) -> None:
-    user_id, subscription_id = await a_metered_subscription(stripe_stack)
-    await use(stripe_stack, user_id, subscription_id, [3], at=datetime.now(UTC).replace(microsecond=0))
+async def test_usage_survives_a_rejected_key(stripe_stack: PaymentStack, fake_stripe: FakeStripe) -> None:
+    user_id, subscription_id = await create_metered_subscription(stripe_stack)
+    await record_usage(stripe_stack, user_id, subscription_id, [3], at=datetime.now(UTC).replace(microsecond=0))
     for fake_stripe.key_refused in (401, 403):
         with pytest.raises(CredentialsRejected):
-            await work(stripe_stack, stripe_stack.provider)
+            await run_reporter(stripe_stack, stripe_stack.provider)
     fake_stripe.key_refused = None
-    await work(stripe_stack, stripe_stack.provider, later=timedelta(days=2))
-    assert reported(fake_stripe) == [3]
+    await run_reporter(stripe_stack, stripe_stack.provider, later=timedelta(days=2))
+    assert reported_credits(fake_stripe) == [3]
 
 
-async def test_older_usage_than_stripe_takes_is_left_out(stripe_stack: PaymentStack, fake_stripe: FakeStripe) -> None:
-    user_id, subscription_id = await a_metered_subscription(stripe_stack)
+async def test_usage_older_than_the_provider_accepts_is_omitted(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    user_id, subscription_id = await create_metered_subscription(stripe_stack)
     async with stripe_stack.database.transaction() as connection:
         await connection.execute(text(LONG_AGO))
-    await use(stripe_stack, user_id, subscription_id, [9], at=datetime(2001, 1, 15, tzinfo=UTC))
-    await work(stripe_stack, stripe_stack.provider)
-    assert reported(fake_stripe) == []
+    await record_usage(stripe_stack, user_id, subscription_id, [9], at=datetime(2001, 1, 15, tzinfo=UTC))
+    await run_reporter(stripe_stack, stripe_stack.provider)
+    assert reported_credits(fake_stripe) == []
 
 
-def reported(world: FakeStripe) -> list[int]:
-    return sorted(int(event["payload"]["value"]) for event in world.meter_events.values())
+def reported_credits(fake_stripe: FakeStripe) -> list[int]:
+    return sorted(int(event["payload"]["value"]) for event in fake_stripe.meter_events.values())
 
 
-async def work(stack: PaymentStack, provider: object, *, later: timedelta = timedelta()) -> None:
-    """A worker that has just started, until it has nothing to do."""
+async def run_reporter(stack: PaymentStack, provider: object, *, later: timedelta = timedelta()) -> None:
+    """Runs a new worker until it has nothing to do."""
     reporter = UsageReportSender(
         stack.database,
         provider,  # type: ignore[arg-type] # either kind
@@ -113,7 +112,7 @@ async def work(stack: PaymentStack, provider: object, *, later: timedelta = time
         pass
 
 
-async def a_metered_subscription(stack: PaymentStack) -> tuple[UUID, UUID]:
+async def create_metered_subscription(stack: PaymentStack) -> tuple[UUID, UUID]:
     user = await stack.create_user()
     async with stack.database.transaction() as connection:
         terms = PlanTerms(
@@ -130,7 +129,7 @@ async def a_metered_subscription(stack: PaymentStack) -> tuple[UUID, UUID]:
     return user.id, found.id
 
 
-async def use(
+async def record_usage(
     stack: PaymentStack,
     user_id: UUID,
     subscription_id: UUID,

@@ -34,7 +34,7 @@ async def paid_checkout_event(stack: PaymentStack, fake_stripe: FakeStripe) -> t
     """The event of a new user's paid checkout, not delivered yet."""
     user = await stack.create_user()
     checkout = await stack.subscribe(user)
-    fake_stripe.complete(checkout.provider_checkout_id or "")
+    fake_stripe.pay_checkout(checkout.provider_checkout_id or "")
     return next(each for each in fake_stripe.new_events() if each["type"] == "checkout.session.completed"), stack
 
 
@@ -84,7 +84,7 @@ async def test_webhook_without_a_present_valid_signature_is_refused(
     refused = await stack.deliver(body, headers, status=400)
     assert refused["code"] == "invalid_webhook"
     await stack.process_all()
-    assert await stack.events("processed") == []
+    assert await stack.event_reasons("processed") == []
 
 
 @pytest.mark.parametrize("secret", STRIPE_SECRETS)
@@ -107,7 +107,7 @@ async def test_webhook_verifies_with_one_valid_signature_of_several(
 async def test_duplicate_webhook_is_acknowledged_without_effect(stack: PaymentStack, fake_stripe: FakeStripe) -> None:
     user = await stack.create_user()
     checkout = await stack.subscribe(user)
-    fake_stripe.complete(checkout.provider_checkout_id or "")
+    fake_stripe.pay_checkout(checkout.provider_checkout_id or "")
     event = fake_stripe.new_events()[-1]
     assert (await stack.deliver(*signed(event, STRIPE_SECRETS[0])))["is_new"]
     await stack.process_all()
@@ -128,7 +128,7 @@ async def test_webhook_of_another_mode_or_account_is_stored_as_ignored(
     event, _ = await paid_checkout_event(stack, fake_stripe)
     await stack.deliver(*signed({**event, **unrelated}, STRIPE_SECRETS[0]))
     assert await stack.process_all() == 0
-    (reason,) = await stack.events("ignored")
+    (reason,) = await stack.event_reasons("ignored")
     assert why in reason
 
 
@@ -138,12 +138,12 @@ async def test_subscription_of_another_customer_is_a_mismatch(stack: PaymentStac
     await stack.subscribe(other)
     customers = [each for each in fake_stripe.objects.values() if each["object"] == "customer"]
     fake_stripe.objects[checkout.provider_checkout_id or ""]["customer"] = customers[1]["id"]
-    fake_stripe.complete(checkout.provider_checkout_id or "")
+    fake_stripe.pay_checkout(checkout.provider_checkout_id or "")
     for event in fake_stripe.new_events():
         await stack.deliver(*signed(event, STRIPE_SECRETS[0]))
     for _ in range(6):
         await stack.processor.run_once()
-    assert any("Mismatch" in reason for reason in await stack.events("failed"))
+    assert any("Mismatch" in reason for reason in await stack.event_reasons("failed"))
     assert await stack.balance(victim) == await stack.balance(other) == 0
 
 
@@ -194,12 +194,12 @@ async def test_failed_event_shows_its_reason_and_is_retried(stack: PaymentStack,
     stack.provider._client._requestor._options.max_network_retries = 0  # type: ignore[attr-defined] # or it waits
     await stack.deliver(*signed(event, STRIPE_SECRETS[0]))
     assert await stack.processor.run_once() == 1
-    (reason,) = await stack.events("failed")
+    (reason,) = await stack.event_reasons("failed")
     assert "ProviderUnavailable" in reason
     assert await stack.processor.run_once() == 0  # not due yet
     fake_stripe.down = False
     await stack.process_all()
-    assert await stack.events("processed") == [""]
+    assert await stack.event_reasons("processed") == [""]
 
 
 async def test_webhook_of_an_unknown_provider_is_not_found(stack_without_provider: PaymentStack) -> None:

@@ -16,7 +16,7 @@ from gateway.ledger.accounts.users import User
 from gateway.ledger.db.session import Database
 from tests.payments.conftest import PRICES, STRIPE_SECRETS, stripe_provider
 from tests.payments.fake_stripe import DirectClient, FakeStripe, signed
-from tests.payments.payment_stack import BillingState, PaymentStack, acting_at_once, payment_stack
+from tests.payments.payment_stack import BillingState, PaymentStack, payment_stack, processing_at_once
 from tests.support import sampling
 
 # Six of the messages of a life: of each type the first or the last (-1).
@@ -38,17 +38,17 @@ class Crash(BaseException):
 
 @pytest.fixture
 async def worlds(own_database_url: str) -> AsyncIterator[Callable[[], Awaitable[tuple[PaymentStack, FakeStripe]]]]:
-    """Stacks on one database, each with a world of its own."""
+    """Stacks on one database, each with a fake_stripe of its own."""
     database = Database(own_database_url)
     opened: list[Any] = []
 
     async def open_one() -> tuple[PaymentStack, FakeStripe]:
-        world = FakeStripe(PRICES)
-        provider = stripe_provider(world)
-        provider._client = DirectClient(world)  # type: ignore[assignment] # the lives are delivered over HTTP elsewhere
+        fake_stripe = FakeStripe(PRICES)
+        provider = stripe_provider(fake_stripe)
+        provider._client = DirectClient(fake_stripe)  # type: ignore[assignment] # the lives are delivered over HTTP elsewhere
         context = payment_stack(database, provider)
         opened.append((context, provider))
-        return await context.__aenter__(), world
+        return await context.__aenter__(), fake_stripe
 
     yield open_one
     for context, provider in opened:
@@ -60,42 +60,42 @@ async def worlds(own_database_url: str) -> AsyncIterator[Callable[[], Awaitable[
 async def test_webhook_orders_end_in_the_state_of_the_provider(worlds: Any) -> None:
     draw = sampling.seeded_random("orders")
     orders = draw.sample(ORDERS, sampling.scaled(suite=60, full=len(ORDERS)))
-    stack, world = await worlds()
+    stack, fake_stripe = await worlds()
     expected = await lived_in_order(*await worlds())
     for order in orders:
-        user, told = await a_life(stack, world)
+        user, told = await a_life(stack, fake_stripe)
         deliveries = [told[index] for index in order] * 2
         await in_disorder(stack, deliveries, draw=draw)
         await stack.process_all()
         assert without_times(await stack.billing_state(user)) == expected, f"order {order}"
-    assert not await stack.events("failed")
+    assert not await stack.event_reasons("failed")
 
 
-async def lived_in_order(stack: PaymentStack, world: FakeStripe) -> tuple[Any, ...]:
-    user, told = await a_life(stack, world)
+async def lived_in_order(stack: PaymentStack, fake_stripe: FakeStripe) -> tuple[Any, ...]:
+    user, told = await a_life(stack, fake_stripe)
     for each in told:
         await stack.deliver(*signed(each, STRIPE_SECRETS[0]))
         await stack.process_all()
     return without_times(await stack.billing_state(user))
 
 
-async def a_life(stack: PaymentStack, world: FakeStripe) -> tuple[User, list[Any]]:
+async def a_life(stack: PaymentStack, fake_stripe: FakeStripe) -> tuple[User, list[Any]]:
     """Bought, renewed, failed, recovered, cancelled; none of it delivered yet."""
     user = await stack.create_user()
     checkout = await stack.subscribe(user)
     session_id = checkout.provider_checkout_id or ""
-    world.complete(session_id)
-    subscription_id = world.objects[session_id]["subscription"]
-    unpaid = world.renew(subscription_id, succeeds=False)
-    world.recover(unpaid["id"])
-    world.end(subscription_id)
-    events = world.new_events()
+    fake_stripe.pay_checkout(session_id)
+    subscription_id = fake_stripe.objects[session_id]["subscription"]
+    unpaid = fake_stripe.renew(subscription_id, succeeds=False)
+    fake_stripe.recover(unpaid["id"])
+    fake_stripe.end(subscription_id)
+    events = fake_stripe.new_events()
     return user, [[each for each in events if each["type"] == name][which] for name, which in TOLD]
 
 
 async def in_disorder(stack: PaymentStack, deliveries: list[Any], *, draw: random.Random) -> None:
     """One by one or a few at once; sometimes the process dies on the way, at any of its statements."""
-    busy = acting_at_once(stack)
+    busy = processing_at_once(stack)
     while deliveries:
         crowd = [deliveries.pop(0) for _ in range(min(len(deliveries), draw.choice((1, 1, 3))))]
         if draw.random() < 0.4:

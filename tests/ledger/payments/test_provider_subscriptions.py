@@ -19,45 +19,45 @@ MONTH = timedelta(days=30)
 SECOND = timedelta(seconds=1)
 
 
-async def ordered(connection: AsyncConnection) -> StoredSubscription:
+async def order_subscription(connection: AsyncConnection) -> StoredSubscription:
     user = await a_user(connection)
     return await lifecycle.await_payment(
         connection, user.id, plan_id=await a_plan(connection), provider="stripe", now=NOON
     )
 
 
-async def told(
+async def sync(
     connection: AsyncConnection,
     subscription: StoredSubscription,
     status: Status = Status.ACTIVE,
     *,
     now: datetime = NOON,
-    **said: Any,
+    **fields: Any,
 ) -> StoredSubscription:
-    given = {
+    state = {
         "period_start": NOON,
         "period_end": NOON + MONTH,
         "cancel_at_period_end": False,
         "quantity": 1,
         "actor": "provider:stripe",
         "provider_subscription_id": f"sub_{subscription.id.hex}",
-        **said,
+        **fields,
     }
-    return await provider_subscriptions.sync_from_provider(connection, subscription.id, status=status, now=now, **given)
+    return await provider_subscriptions.sync_from_provider(connection, subscription.id, status=status, now=now, **state)
 
 
 async def test_paid_period_is_granted_once(connection: AsyncConnection) -> None:
-    waiting = await ordered(connection)
-    synced = [await told(connection, waiting, now=NOON + number * SECOND) for number in range(3)]
+    waiting = await order_subscription(connection)
+    synced = [await sync(connection, waiting, now=NOON + number * SECOND) for number in range(3)]
     assert [each.status for each in synced] == [Status.ACTIVE] * 3
     assert await subscriptions.get_by_provider(connection, "stripe", f"sub_{waiting.id.hex}") == synced[-1]
     assert await kinds(connection, waiting.user_id) == [("grant", 100)]
 
 
 async def test_older_provider_state_is_ignored(connection: AsyncConnection) -> None:
-    waiting = await ordered(connection)
-    synced = await told(connection, waiting, now=NOON)
-    assert await told(connection, waiting, Status.CANCELED, now=NOON - SECOND) == synced
+    waiting = await order_subscription(connection)
+    synced = await sync(connection, waiting, now=NOON)
+    assert await sync(connection, waiting, Status.CANCELED, now=NOON - SECOND) == synced
 
 
 async def test_provider_subscription_supersedes_the_free_one(connection: AsyncConnection) -> None:
@@ -65,7 +65,7 @@ async def test_provider_subscription_supersedes_the_free_one(connection: AsyncCo
     paid = await lifecycle.await_payment(
         connection, free.user_id, plan_id=await a_plan(connection), provider="stripe", now=NOON
     )
-    await told(connection, paid)
+    await sync(connection, paid)
     now_current = await subscriptions.get_current(connection, free.user_id)
     before = await subscriptions.get(connection, free.id)
     assert now_current is not None
@@ -76,58 +76,58 @@ async def test_provider_subscription_supersedes_the_free_one(connection: AsyncCo
 async def test_unpaid_period_gives_access_during_grace_and_no_credits(
     connection: AsyncConnection,
 ) -> None:
-    waiting = await ordered(connection)
-    await told(connection, waiting)
+    waiting = await order_subscription(connection)
+    await sync(connection, waiting)
     second: dict[str, Any] = {"period_start": NOON + MONTH, "period_end": NOON + 2 * MONTH}
-    unpaid = await told(connection, waiting, Status.PAST_DUE, now=NOON + MONTH, **second)
+    unpaid = await sync(connection, waiting, Status.PAST_DUE, now=NOON + MONTH, **second)
     assert unpaid.past_due_since == NOON + MONTH
-    again = await told(connection, waiting, Status.PAST_DUE, now=NOON + MONTH + SECOND, **second)
+    again = await sync(connection, waiting, Status.PAST_DUE, now=NOON + MONTH + SECOND, **second)
     assert again.past_due_since == NOON + MONTH
     assert await kinds(connection, waiting.user_id) == [("grant", 100)]
     await renewals.advance(connection, waiting.id, now=NOON + MONTH + GRACE, grace=GRACE)
     assert await subscriptions.get_current(connection, waiting.user_id) is None
-    paid = await told(connection, waiting, now=NOON + MONTH + GRACE + SECOND, **second)
+    paid = await sync(connection, waiting, now=NOON + MONTH + GRACE + SECOND, **second)
     assert (paid.status, paid.past_due_since) == (Status.ACTIVE, None)
     assert await kinds(connection, waiting.user_id) == [("grant", 100), ("grant", 100)]
 
 
 async def test_plan_change_at_the_provider_is_prorated_once(connection: AsyncConnection) -> None:
-    waiting = await ordered(connection)
-    await told(connection, waiting)
+    waiting = await order_subscription(connection)
+    await sync(connection, waiting)
     larger = await a_plan(connection, credits_per_period=300)
     for number in range(3):
-        await told(connection, waiting, now=NOON + MONTH / 2 + number * SECOND, price=PlanPrice(larger))
+        await sync(connection, waiting, now=NOON + MONTH / 2 + number * SECOND, price=PlanPrice(larger))
     assert await kinds(connection, waiting.user_id) == [("grant", 100), ("grant", 100)]
 
 
 async def test_extended_period_keeps_its_credits(
     connection: AsyncConnection,
 ) -> None:
-    waiting = await ordered(connection)
-    await told(connection, waiting)
-    await told(connection, waiting, now=NOON + SECOND, period_end=NOON + 2 * MONTH)
+    waiting = await order_subscription(connection)
+    await sync(connection, waiting)
+    await sync(connection, waiting, now=NOON + SECOND, period_end=NOON + 2 * MONTH)
     found = await balance(connection, waiting.user_id)
     assert (found.period_end, found.current_credits) == (NOON + 2 * MONTH, 100)
 
 
 async def test_provider_subscription_is_not_renewed_by_the_clock(connection: AsyncConnection) -> None:
-    waiting = await ordered(connection)
-    await told(connection, waiting)
+    waiting = await order_subscription(connection)
+    await sync(connection, waiting)
     assert await renewals.advance(connection, waiting.id, now=NOON + 5 * MONTH, grace=GRACE) == 0
-    await told(connection, waiting, now=NOON + SECOND, cancel_at_period_end=True)
+    await sync(connection, waiting, now=NOON + SECOND, cancel_at_period_end=True)
     assert await renewals.advance(connection, waiting.id, now=NOON + MONTH, grace=GRACE) == 1
     assert await subscriptions.get_current(connection, waiting.user_id) is None
 
 
 async def test_provider_trial_uses_up_the_accounts_trial(connection: AsyncConnection) -> None:
-    waiting = await ordered(connection)
+    waiting = await order_subscription(connection)
     assert not await subscriptions.had_trial(connection, waiting.user_id)
-    trial = await told(connection, waiting, Status.TRIALING)
+    trial = await sync(connection, waiting, Status.TRIALING)
     assert (trial.trial_end, await kinds(connection, waiting.user_id)) == (NOON + MONTH, [("grant", 100)])
     assert await subscriptions.had_trial(connection, waiting.user_id)
     second = await lifecycle.await_payment(
         connection, waiting.user_id, plan_id=waiting.plan_id, provider="stripe", now=NOON
     )
-    again = await told(connection, second, Status.TRIALING, now=NOON + SECOND)
+    again = await sync(connection, second, Status.TRIALING, now=NOON + SECOND)
     assert (again.status, again.trial_start) == (Status.TRIALING, None)
     assert await kinds(connection, waiting.user_id) == [("grant", 100)]
