@@ -96,8 +96,7 @@ class Handler:
                 authorization = await admission.authorize(inbound, match, key, caller=caller)
             body = None
             if bodies.is_needed(match.route, is_compared=key_digest is not None):
-                plan = authorization.subscription.plan
-                body = await bodies.read_whole(client.take_body(), receive, match.route, plan=plan)
+                body = await bodies.read_whole(client.take_body(), receive, match.route, plan=authorization.plan)
             admission_request = build_admission_request(
                 request_id, inbound, match, key=key, body=body, key_digest=key_digest
             )

@@ -23,6 +23,10 @@ class Authorization(NamedTuple):
     caller: Caller
     subscription: Subscription
 
+    @property
+    def plan(self) -> Plan:
+        return self.subscription.plan
+
 
 class AdmissionRequest(NamedTuple):
     """A request that is to be admitted.

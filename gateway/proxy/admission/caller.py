@@ -72,7 +72,7 @@ def identity_block(principal: Principal, subscription: Subscription | None) -> b
 
 
 def _metering_template(limits: Limits) -> bytes:
-    """The fields that tell a caller what is left, with placeholders for the balance and for `limits.remaining`."""
+    """The fields of limits and credits, with placeholders for the balance and for `limits.remaining`."""
     balance, policy = b"x-credits-remaining: %d\r\n", policy_field(limits)
     if not policy:
         return balance

@@ -36,7 +36,7 @@ ATTEMPTS = 6
 
 
 class NotAdmitted(Refused):
-    """Redis refused the call. Carries its reply, so that the client learns what is left."""
+    """Redis refused the call. Carries its reply, for the limits and credits in the response."""
 
     def __init__(self, caller: Caller, admission: Admission, refused: Refused) -> None:
         super().__init__(refused.code, refused.detail, **refused.extras)
@@ -103,7 +103,7 @@ class AdmissionController:
         for _ in range(ATTEMPTS):
             if request.items is not None:
                 authorization = await self._check_batch(request, request.items, authorization)
-            caller, plan, hold = authorization.caller, authorization.subscription.plan, request.hold
+            caller, plan, hold = authorization.caller, authorization.plan, request.hold
             if request.claim is None and (cached := self._refusal_cache.find(caller)) is not None:
                 raise NotAdmitted(caller, *cached)
             prefix = render_record_prefix(request, caller)
@@ -143,14 +143,14 @@ class AdmissionController:
         Not a call with an Idempotency-Key: only Redis knows whether it was made before. Nor one by a key with a cap:
         only Redis knows what the key has spent.
         """
-        caller, subscription = authorization
+        caller = authorization.caller
         if request.claim is not None or caller.cap is not None:
             return None
         hold = request.hold
         admission = self._outage_credit.admit(
             caller.account_id,
             request.request_id,
-            plan=subscription.plan,
+            plan=authorization.plan,
             limits=caller.limits,
             amount=hold,
             required=prices.required(request.route.price, hold),
@@ -177,11 +177,11 @@ class AdmissionController:
 
     async def _check_batch(self, request: AdmissionRequest, items: int, authorization: Authorization) -> Authorization:
         try:
-            prices.check_batch(items, authorization.subscription.plan.max_products_per_batch)
+            prices.check_batch(items, authorization.plan.max_products_per_batch)
         except Refused:
             caller = await self._confirm(request.key, authorization.caller)
             authorization = self._authorize(request.inbound, request.match, caller)
-            prices.check_batch(items, authorization.subscription.plan.max_products_per_batch)
+            prices.check_batch(items, authorization.plan.max_products_per_batch)
         return authorization
 
     async def _confirm(self, key: bytes, caller: Caller) -> Caller:
@@ -199,7 +199,7 @@ class AdmissionController:
                 account_version=principal.account_version,
                 catalogue_version=principal.catalogue_version,
                 amount=hold,
-                required=prices.required(request.match.route.price, hold),
+                required=prices.required(request.route.price, hold),
                 limits=caller.limits,
                 head=prefix,
                 claim=request.claim,

@@ -40,11 +40,21 @@ class Destination:
 
 
 class Forwarding:
-    __slots__ = ("_call", "_client", "_drains", "_is_at_upstream", "_request", "_response", "_streamed")
+    __slots__ = (
+        "_admitted_call",
+        "_call",
+        "_client",
+        "_client_response",
+        "_drains",
+        "_is_at_upstream",
+        "_request",
+        "_streamed",
+    )
 
     def __init__(self, call: ActiveCall, response: ClientResponse, client: Client, drains: Drains) -> None:
         self._call = call
-        self._response = response
+        self._admitted_call = call.admitted_call
+        self._client_response = response
         self._client = client
         self._drains = drains
         self._streamed: StreamedBody | None = None
@@ -58,7 +68,7 @@ class Forwarding:
             if self._client.is_disconnected:
                 raise ClientDisconnected
             request = self._request = self._render(destination, body)
-            if body is None and self._call.admitted_call.inbound.content_length != 0:
+            if body is None and self._admitted_call.inbound.content_length != 0:
                 await self._attach_body(request, receive)
             self._call.forwarded_at = monotonic_seconds()
             self._is_at_upstream = True
@@ -72,14 +82,14 @@ class Forwarding:
             self._is_at_upstream = False
             await self._fail(error)
         except ClientDisconnected:
-            await self._settle(Outcome.CLIENT_ABORTED, self._response.status or None)
+            await self._settle(Outcome.CLIENT_ABORTED, self._client_response.status or None)
         except Refused as refused:
             await self._refuse(refused)
         except asyncio.CancelledError:
             if not watch.is_cancelled:
                 await self._settle(Outcome.ABANDONED, None)
                 raise
-            await self._settle(Outcome.CLIENT_ABORTED, self._response.status or None)
+            await self._settle(Outcome.CLIENT_ABORTED, self._client_response.status or None)
         finally:
             watch.end()
 
@@ -88,7 +98,7 @@ class Forwarding:
         return not self._is_at_upstream or self._request is None or self._request.is_sent
 
     def _render(self, destination: Destination, body: WholeBody | None) -> Request:
-        call, admitted_call = self._call, self._call.admitted_call
+        call, admitted_call = self._call, self._admitted_call
         inbound = admitted_call.inbound
         request = Request(
             inbound.method.encode(),
@@ -105,7 +115,7 @@ class Forwarding:
         return request
 
     async def _attach_body(self, request: Request, receive: Receive) -> None:
-        admitted_call = self._call.admitted_call
+        admitted_call = self._admitted_call
         inbound = admitted_call.inbound
         limit = max_body_bytes(admitted_call.route, admitted_call.plan)
         streamed = self._streamed = StreamedBody(receive, limit, self._call.file_observer)
@@ -126,29 +136,29 @@ class Forwarding:
         if call.capture is not None:
             call.capture.begin(status, fields, dict(response.headers).get(b"content-length"))
         chunk = response.take()
-        if response.complete and call.admitted_call.inbound.method != "HEAD":
+        if response.complete and self._admitted_call.inbound.method != "HEAD":
             balance = await self._finish(status, chunk)
-            await self._response.send_whole(status, fields, chunk, self._metering(balance, call.charge))
+            await self._client_response.send_whole(status, fields, chunk, self._metering(balance, call.charge))
             return
-        await self._response.start(status, response.headers, self._metering(None, call.known_charge(status)))
+        await self._client_response.start(status, response.headers, self._metering(None, call.known_charge(status)))
         while not response.complete:
             if chunk:
                 call.observe_chunk(chunk)
-                await self._response.send_chunk(chunk)
+                await self._client_response.send_chunk(chunk)
             await response.wait_for_more()
             chunk = response.take()
         await self._finish(status, chunk)
-        await self._response.end(chunk)
+        await self._client_response.end(chunk)
 
     async def _switch(self, response: Response, destination: Destination) -> None:
         """Connects the client and the upstream by a tunnel. What it used is charged, whoever ends it."""
         call = self._call
         call.observe_response(read_head(response.head))
-        websocket.check_response(call.admitted_call.inbound, response.headers)
+        websocket.check_response(self._admitted_call.inbound, response.headers)
         if self._client.is_disconnected:
             raise ClientDisconnected
         metering = self._metering(None, call.known_charge(response.status))
-        client = self._response.switch_protocol(
+        client = self._client_response.switch_protocol(
             websocket.PROTOCOL, upstream_headers=response.headers, own_fields=metering
         )
         tunnel = Tunnel(client, response.hand_over(), idle_timeout_seconds=destination.upstream.idle_timeout_seconds)
@@ -170,21 +180,21 @@ class Forwarding:
         return self._settle(outcome, status)
 
     async def _fail(self, error: UpstreamError) -> None:
-        status = self._response.status or STATUS[error.code]
+        status = self._client_response.status or STATUS[error.code]
         balance = await self._settle(error.outcome, status, error_code=error.code)
         await self._send_problem_or_cut(Refused(error.code, error.detail), self._metering(balance, 0))
 
     async def _refuse(self, refused: Refused) -> None:
         """Ends a call whose streamed body turned out too large."""
-        status = self._response.status or STATUS[refused.code]
+        status = self._client_response.status or STATUS[refused.code]
         balance = await self._settle(Outcome.CLIENT_ABORTED, status, error_code=refused.code)
         await self._send_problem_or_cut(refused, self._metering(balance, 0), closes=True)
 
     async def _send_problem_or_cut(self, refused: Refused, metering: HeaderBlock, *, closes: bool = False) -> None:
-        if self._response.status:
+        if self._client_response.status:
             self._client.abort()
         else:
-            await self._response.send_problem(refused, metering, closes=closes)
+            await self._client_response.send_problem(refused, metering, closes=closes)
 
     def _settle(
         self, outcome: Outcome, status: int | None, *, error_code: str | None = None
@@ -198,7 +208,7 @@ class Forwarding:
 
     def _metering(self, balance: int | None, charged: int | None) -> HeaderBlock:
         """Where the balance after settlement is unknown, it is computed from the one at admission."""
-        call = self._call.admitted_call
+        call = self._admitted_call
         if balance is None:
             balance = call.admission.balance + (0 if charged is None else call.hold - charged)
         block = metering_block(call.caller, call.admission, remaining=balance, charged=charged)

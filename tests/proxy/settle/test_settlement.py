@@ -351,10 +351,10 @@ async def test_refused_call_that_never_reached_redis_is_not_spooled(
         proxy.freeze()
         with data_plane.short_redis_timeout():
             assert (await data_plane.get(account)).status_code == 503
-        owed = settler.pending
-        assert owed <= 1, "only the one that may have been admitted"
+        pending = settler.pending
+        assert pending <= 1, "only the one that may have been admitted"
         for _ in range(20):
             assert (await data_plane.get(account)).status_code == 503
-        assert settler.pending == owed
+        assert settler.pending == pending
         proxy.thaw()
         await data_plane.settled_state(account)
