@@ -36,7 +36,7 @@ users = Table(
     metadata,
     id_column(),
     Column("email", Text, nullable=False),
-    Column("password_hash", Text, comment="Argon2id, PHC string; NULL for a user made by an administrator"),
+    Column("password_hash", Text, comment="Argon2id as a PHC string; NULL for a user that an administrator created"),
     Column("name", Text),
     Column("company", Text),
     Column("status", Word(AccountStatus), nullable=False, server_default=text("'active'")),
@@ -55,11 +55,9 @@ users = Table(
         BigInteger,
         nullable=False,
         server_default=text("1"),
-        comment="Grows with any change of the user, its keys or subscription; decisions on older ones are stale",
+        comment="Grows with every change of the user, its keys or subscription; decisions on older ones are stale",
     ),
-    moment(
-        "deleted_at", comment="Set on deletion: the row stays, emptied of personal data, because usage points to it"
-    ),
+    moment("deleted_at", comment="Set on deletion: the row stays without personal data, because usage refers to it"),
     metadata_column(),
     created_at(),
     updated_at(),
@@ -72,7 +70,7 @@ users = Table(
     Index("ix_users_created_at_id", "created_at", "id"),
     # The workers that complete deletions.
     Index("ix_users_deleted_at", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
-    comment="An account: what is limited, charged and billed",
+    comment="Accounts, which are limited, charged and billed",
 )
 
 api_keys = Table(
@@ -81,7 +79,7 @@ api_keys = Table(
     id_column(),
     Column("user_id", PG_UUID(as_uuid=True), ForeignKey("users.id", ondelete="RESTRICT"), nullable=False),
     Column("name", Text, nullable=False, server_default=text("''")),
-    Column("prefix", Text, nullable=False, comment="The first characters of the key, to recognise it by"),
+    Column("prefix", Text, nullable=False, comment="The first characters of the key, which identify it to people"),
     Column("last4", Text, nullable=False),
     # The unique index serves the lookup of each key that is not cached.
     Column("key_hash", LargeBinary, nullable=False, unique=True, comment="HMAC-SHA-256 of the key under the pepper"),
@@ -91,14 +89,14 @@ api_keys = Table(
         Word(KeyScheme),
         nullable=False,
         server_default=text("'hmac-sha256'"),
-        comment="sha256: imported so, and made an HMAC when the key is first used",
+        comment="sha256: imported as a plain digest, replaced by an HMAC at the first use",
     ),
     Column(
         "is_foreign",
         Boolean,
         nullable=False,
         server_default=text("false"),
-        comment="Imported from another system: without our form and checksum",
+        comment="Imported from another system, in another form and without a checksum",
     ),
     Column(
         "status",
@@ -109,9 +107,9 @@ api_keys = Table(
     ),
     Column("permissions", words(), comment="NULL: every permission of the plan"),
     Column("allowed_ips", words(), nullable=False, server_default=text("'{}'"), comment="CIDRs; empty: from anywhere"),
-    Column("credit_cap", BigInteger, comment="Credits this key may spend in a period; NULL: all of the account's"),
+    Column("credit_cap", BigInteger, comment="Credits that this key may spend in a period; NULL: no cap"),
     moment("expires_at"),
-    moment("last_used_at", comment="Written in batches, some seconds late"),
+    moment("last_used_at", comment="Written in batches, seconds late"),
     moment("revoked_at"),
     Column("rotated_from", PG_UUID(as_uuid=True), ForeignKey("api_keys.id", ondelete="SET NULL")),
     metadata_column(),
@@ -138,14 +136,14 @@ admin_tokens = Table(
     metadata,
     id_column(),
     Column("name", Text, nullable=False, unique=True),
-    Column("prefix", Text, nullable=False, comment="The first characters of the token, to recognise it by"),
+    Column("prefix", Text, nullable=False, comment="The first characters of the token, which identify it to people"),
     Column("last4", Text, nullable=False),
-    Column("token_hash", LargeBinary, nullable=False, unique=True, comment="HMAC-SHA-256 of it under a pepper"),
+    Column("token_hash", LargeBinary, nullable=False, unique=True, comment="HMAC-SHA-256 of the token under a pepper"),
     Column("scopes", words(), nullable=False, comment="keys:write, credits:write, read, ..."),
     moment("expires_at"),
     moment("revoked_at"),
     moment("last_used_at"),
     created_at(),
     updated_at(),
-    comment="Scoped tokens of the admin API; the root token comes from the environment and is not here",
+    comment="Scoped tokens of the admin API; the root token comes from the environment",
 )

@@ -23,15 +23,15 @@ audit_head = Table(
     metadata,
     Column("id", SmallInteger, primary_key=True, autoincrement=False, server_default=text("1")),
     Column(
-        "last_id", BigInteger, nullable=False, comment="The newest row of audit_log; the next one follows without a gap"
+        "last_id", BigInteger, nullable=False, comment="The newest row of audit_log; the next one has the next number"
     ),
-    Column("hash", LargeBinary, nullable=False, comment="Of that row"),
-    Column("unsealed_until", BigInteger, nullable=False, comment="The last row that is older than the chain"),
-    Column("mac", LargeBinary, comment="HMAC-SHA-256 of this row: with no key, nobody moves the end back"),
+    Column("hash", LargeBinary, nullable=False, comment="The hash of that row"),
+    Column("unsealed_until", BigInteger, nullable=False, comment="The last row before the chain"),
+    Column("mac", LargeBinary, comment="HMAC-SHA-256 of this row: without the key, nobody can move the end back"),
     Column("pepper_version", SmallInteger),
     updated_at(),
     CheckConstraint("id = 1", name="one_row"),
-    comment="One row: where the chain of audit_log ends. Its lock orders those who append",
+    comment="One row: the end of the chain of audit_log. Its lock serializes appends",
 )
 
 audit_personal = Table(
@@ -40,22 +40,25 @@ audit_personal = Table(
     # No foreign key: the log refuses every DELETE and TRUNCATE itself.
     Column("audit_id", BigInteger, primary_key=True, autoincrement=False),
     Column("user_id", PG_UUID(as_uuid=True), nullable=False),
-    Column("salt", LargeBinary, nullable=False, comment="Of the digests in audit_log; gone with the data"),
+    Column("salt", LargeBinary, nullable=False, comment="The salt of the digests in audit_log; erased with the data"),
     Column("before", JSONB(none_as_null=True)),
     Column("after", JSONB(none_as_null=True)),
     # Erasure of a user.
     Index("ix_audit_personal_user_id", "user_id"),
-    comment="The personal data of audit_log, apart from it, so that it can be erased and the chain still holds",
+    comment="The personal values of audit_log, stored apart, so that erasing them leaves the chain valid",
 )
 
 idempotent_requests = Table(
     "idempotent_requests",
     metadata,
-    Column("caller", Text, primary_key=True, comment="Whose key it is: keys of two callers never meet"),
+    Column("caller", Text, primary_key=True, comment="The caller; the keys of different callers are independent"),
     Column("key_hash", LargeBinary, primary_key=True, comment="SHA-256 of the Idempotency-Key"),
     Column("fingerprint", LargeBinary, nullable=False, comment="SHA-256 of method, target and body"),
     Column(
-        "nonce", LargeBinary, nullable=False, comment="Secrets of the answer are derived from it and the key, not kept"
+        "nonce",
+        LargeBinary,
+        nullable=False,
+        comment="Secrets in the response are derived from it and the key, never stored",
     ),
     Column("status_code", SmallInteger, comment="NULL while the request runs"),
     Column("media_type", Text),
@@ -63,5 +66,5 @@ idempotent_requests = Table(
     created_at(),
     # Retention.
     Index("ix_idempotent_requests_created_at", "created_at"),
-    comment="Answers of the admin API by Idempotency-Key, written with the change itself and kept for a day",
+    comment="Responses of the admin API by Idempotency-Key, written with the change and stored for a day",
 )

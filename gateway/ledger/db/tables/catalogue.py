@@ -50,7 +50,7 @@ LIMITS = (
     "max_concurrent_requests",
 )
 
-# Written beside plan_provider_prices, which is what this version reads; the next version drops them.
+# Written along with plan_provider_prices, which this version reads; the next version drops them.
 MIRRORED_IDS = ("stripe_price_id", "lemon_squeezy_variant_id", "lemon_squeezy_product_id")
 
 products = Table(
@@ -63,13 +63,13 @@ products = Table(
     metadata_column(),
     created_at(),
     updated_at(),
-    comment="What plans are plans of",
+    comment="Products, which group plans",
 )
 
 subscription_plans = Table(
     "subscription_plans",
     metadata,
-    Column("id", Text, primary_key=True, comment="A word such as pro, given at creation and never changed"),
+    Column("id", Text, primary_key=True, comment="A word such as pro, set at creation and never changed"),
     Column("product_id", PG_UUID(as_uuid=True), ForeignKey("products.id", ondelete="RESTRICT")),
     Column("name", Text, nullable=False, unique=True),
     Column("description", Text),
@@ -88,7 +88,7 @@ subscription_plans = Table(
         Boolean,
         nullable=False,
         server_default=text("false"),
-        comment="Whether what is left of a period's credits outlives the period",
+        comment="Whether unused credits of a period roll over",
     ),
     *(Column(name, Integer, comment="NULL: no limit") for name in LIMITS),
     Column("max_file_size_bytes", BigInteger, comment="NULL: no limit"),
@@ -97,7 +97,7 @@ subscription_plans = Table(
         JSONB,
         nullable=False,
         server_default=text("'{}'::jsonb"),
-        comment="Feature name -> true, or a number or word that means something to the upstream",
+        comment="Feature name -> true, or a number or word for the upstream",
     ),
     *(Column(name, Text, comment="Mirror of plan_provider_prices, for version 0.1") for name in MIRRORED_IDS),
     Column("is_active", Boolean, nullable=False, server_default=text("true"), comment="False: no new subscriptions"),
@@ -114,7 +114,7 @@ subscription_plans = Table(
     *positive("billing_interval_count"),
     *not_negative("price", "trial_period_days", "credits_per_period", *LIMITS, "max_file_size_bytes"),
     Index("ix_subscription_plans_product_id", "product_id"),
-    comment="A plan: price, credits, limits and features. NULL limits are no limits",
+    comment="Plans with price, credits, limits and features; a NULL limit is no limit",
 )
 
 plan_provider_prices = Table(
@@ -149,7 +149,7 @@ plan_provider_prices = Table(
         unique=True,
         postgresql_where=text("kind = 'price'"),
     ),
-    comment="What payment providers call the price and product of a plan, now and formerly",
+    comment="Ids of a plan's price and product at payment providers, with their history",
 )
 
 plan_versions = Table(
@@ -158,10 +158,10 @@ plan_versions = Table(
     Column("plan_id", Text, ForeignKey("subscription_plans.id", ondelete="CASCADE"), primary_key=True),
     Column("version", BigInteger, primary_key=True, autoincrement=False),
     Column("terms", JSONB, nullable=False, comment="The row of subscription_plans as it was"),
-    Column("tiers", JSONB, nullable=False, server_default=text("'[]'::jsonb"), comment="Rising by up_to"),
+    Column("tiers", JSONB, nullable=False, server_default=text("'[]'::jsonb"), comment="Sorted by up_to"),
     Column("permissions", words(), nullable=False, server_default=text("'{}'"), comment="By name"),
     created_at(),
-    comment="What each version of a plan said: never changed, held to by the subscriptions that keep one",
+    comment="The versions of plans; subscriptions with keeps_version are on one of them",
 )
 
 pricing_tiers = Table(
@@ -169,7 +169,7 @@ pricing_tiers = Table(
     metadata,
     id_column(),
     Column("plan_id", Text, ForeignKey("subscription_plans.id", ondelete="CASCADE"), nullable=False),
-    Column("up_to", BigInteger, comment="Last unit of the tier; NULL: the rest"),
+    Column("up_to", BigInteger, comment="The last unit of the tier; NULL: no upper bound"),
     money("unit_price"),
     money("flat_price", server_default=text("0")),
     created_at(),
@@ -177,7 +177,7 @@ pricing_tiers = Table(
     *not_negative("unit_price", "flat_price"),
     # One open-ended tier per plan, since NULLs count as equal. Also reads a plan's tiers in order.
     Index("uq_pricing_tiers_plan_id_up_to", "plan_id", text(f"coalesce(up_to, {2**63 - 1})"), unique=True),
-    comment="Tiers of plans priced tiered or volume",
+    comment="Price tiers of plans with tiered or volume pricing",
 )
 
 permissions = Table(
@@ -187,7 +187,7 @@ permissions = Table(
     Column("name", Text, nullable=False, unique=True),
     Column("description", Text),
     created_at(),
-    comment="Named rights that routes ask for",
+    comment="Permissions that routes require",
 )
 
 plan_permissions = Table(
@@ -198,7 +198,7 @@ plan_permissions = Table(
     created_at(),
     # The plans that grant a permission.
     Index("ix_plan_permissions_permission_id", "permission_id"),
-    comment="Which plan grants which permission",
+    comment="Permissions that plans grant",
 )
 
 catalogue = Table(
@@ -207,5 +207,5 @@ catalogue = Table(
     Column("id", SmallInteger, primary_key=True, autoincrement=False, server_default=text("1")),
     Column("version", BigInteger, nullable=False),
     CheckConstraint("id = 1", name="one_row"),
-    comment="One row: the version of all plans and permissions together, bumped in the transaction that changes any",
+    comment="One row: the version of all plans and permissions, bumped with every change of any",
 )

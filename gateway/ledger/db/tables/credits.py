@@ -42,26 +42,26 @@ user_credits = Table(
     "user_credits",
     metadata,
     Column("user_id", PG_UUID(as_uuid=True), ForeignKey("users.id", ondelete="RESTRICT"), primary_key=True),
-    credits_column("current_credits", comment="May be negative: a charge above the hold is taken in full"),
-    credits_column("total_credits_purchased", comment="All grants of source purchase, ever"),
+    credits_column("current_credits", comment="May be negative: a charge above its hold is charged in full"),
+    credits_column("total_credits_purchased", comment="The sum of all grants of source purchase"),
     credits_column("total_credits_used"),
     credits_column("total_credits_expired"),
     credits_column("credits_used_this_period"),
-    credits_column("period_credits", comment="What the subscription gave for the period; 80 % of it used is news"),
+    credits_column("period_credits", comment="The period's credits; the account is notified when 80 % are used"),
     credits_column(
         "period_shortfall",
-        comment="What a smaller plan should have taken back and was spent; a larger one gives less by it",
+        comment="Credits that a smaller plan could not take back; a larger plan grants that much less",
     ),
     Column(
         "noted_percent",
         SmallInteger,
         nullable=False,
         server_default=text("0"),
-        comment="Of the period's credits, how much used the account was last told of",
+        comment="The used percentage of the period's credits that the account was last notified of",
     ),
     credits_column(
         "credit_seq",
-        comment="Counts the changes that PostgreSQL must push to the hot copy (grant, adjustment, expiry), never usage",
+        comment="Counts the movements to publish to Redis (grant, adjustment, expiry, not usage)",
     ),
     moment("period_start"),
     moment("period_end"),
@@ -85,7 +85,7 @@ user_credits = Table(
         "next_credit_refill",
         postgresql_where=text("next_credit_refill IS NOT NULL"),
     ),
-    comment="One row a user; its row lock orders every movement of the account's credits",
+    comment="One row per user; its lock serializes the movements of the account's credits",
 )
 
 credit_grants = Table(
@@ -96,7 +96,9 @@ credit_grants = Table(
     Column("source", Text, nullable=False),
     Column("amount", BigInteger, nullable=False),
     Column("remaining", BigInteger, nullable=False),
-    Column("priority", SmallInteger, nullable=False, server_default=text("50"), comment="Lower burns first"),
+    Column(
+        "priority", SmallInteger, nullable=False, server_default=text("50"), comment="Lower numbers burn down first"
+    ),
     moment("effective_at", nullable=False),
     moment("expires_at", comment="NULL: never"),
     Column(
@@ -104,10 +106,10 @@ credit_grants = Table(
         Boolean,
         nullable=False,
         server_default=text("false"),
-        comment="Its time has not come: nothing remains of it, and the ledger does not know it",
+        comment="True until it starts; before, remaining is 0 and the ledger has no entry",
     ),
     Column("subscription_id", PG_UUID(as_uuid=True), ForeignKey("subscriptions.id", ondelete="RESTRICT")),
-    moment("period_start", comment="Of the subscription's period whose credits these are; NULL: not a period's"),
+    moment("period_start", comment="The start of the period whose credits these are; NULL: not of a period"),
     Column("reason", Text),
     metadata_column(),
     created_at(),
@@ -138,7 +140,7 @@ credit_grants = Table(
     Index("ix_credit_grants_scheduled", "effective_at", postgresql_where=text("is_scheduled")),
     # A user's grants, newest first.
     Index("ix_credit_grants_user_id_created_at", "user_id", "created_at"),
-    comment="Credits given, each with its own end; what is left of them is the balance",
+    comment="Granted credits, each grant with its own expiry; the sum of remaining is the balance",
 )
 
 credit_ledger = Table(
@@ -147,11 +149,11 @@ credit_ledger = Table(
     serial_column(),
     Column("user_id", PG_UUID(as_uuid=True), ForeignKey("users.id", ondelete="RESTRICT"), nullable=False),
     Column("kind", Text, nullable=False),
-    Column("amount", BigInteger, nullable=False, comment="Signed: what the movement did to the balance"),
+    Column("amount", BigInteger, nullable=False, comment="Signed change of the balance"),
     Column("balance_after", BigInteger, nullable=False),
     Column("grant_id", PG_UUID(as_uuid=True), ForeignKey("credit_grants.id", ondelete="RESTRICT")),
     Column("reason", Text),
-    Column("actor", Text, nullable=False, comment="Who did it: user:ID, admin:NAME, worker:NAME, provider:NAME"),
+    Column("actor", Text, nullable=False, comment="user:ID, admin:NAME, worker:NAME or provider:NAME"),
     metadata_column(),
     created_at(),
     one_of("kind", LEDGER_KINDS),

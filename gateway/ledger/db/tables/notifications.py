@@ -18,13 +18,17 @@ notices = Table(
     Column("user_id", PG_UUID(as_uuid=True), ForeignKey("users.id", ondelete="RESTRICT"), nullable=False),
     Column("kind", Text, nullable=False, comment="Such as credits.threshold"),
     Column("payload", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
-    Column("once", Text, comment="What is noted once for each user, such as a threshold of a period; NULL: each time"),
+    Column(
+        "once",
+        Text,
+        comment="A user has one notification of each value, such as a threshold of a period; NULL: unlimited",
+    ),
     created_at(),
     UniqueConstraint("user_id", "once"),
     # Cleanup.
     Index("ix_notices_created_at", "created_at", postgresql_where=text("once IS NULL")),
     CheckConstraint("jsonb_typeof(payload) = 'object'", name="payload_is_an_object"),
-    comment="What happened that someone should be told, written with the change itself",
+    comment="Notifications of users and the operator's system, written with the change that they report",
 )
 
 notice_deliveries = Table(
@@ -34,7 +38,7 @@ notice_deliveries = Table(
     Column("channel", Text, primary_key=True),
     Column("status", Text, nullable=False, server_default=text("'pending'")),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
-    moment("due_at", nullable=False, server_default=text("now()"), comment="While one is under way, when it is lost"),
+    moment("due_at", nullable=False, server_default=text("now()"), comment="While leased, the end of the lease"),
     moment("ended_at"),
     Column("error", Text, comment="Why the last attempt failed"),
     one_of("channel", CHANNELS),
@@ -43,5 +47,5 @@ notice_deliveries = Table(
     CheckConstraint("(status = 'pending') = (ended_at IS NULL)", name="ended_unless_pending"),
     # The worker: due deliveries.
     Index("ix_notice_deliveries_due_at", "due_at", postgresql_where=text("status = 'pending'")),
-    comment="How the telling of a notice goes by each channel",
+    comment="Deliveries of notifications by channel",
 )

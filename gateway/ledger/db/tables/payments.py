@@ -32,9 +32,9 @@ checkouts = Table(
     Column("provider_checkout_id", Text),
     Column("status", Text, nullable=False, server_default=text("'open'")),
     Column("subscription_id", PG_UUID(as_uuid=True), ForeignKey("subscriptions.id", ondelete="RESTRICT")),
-    Column("pack_id", Text, comment="Of a pack of credits, whose terms are kept as they were when it was offered"),
+    Column("pack_id", Text, comment="The credit pack, whose terms at the time of the offer are in this row"),
     credits_column("credits"),
-    Column("price_id", Text, nullable=False, comment="The provider's name for what is bought"),
+    Column("price_id", Text, nullable=False, comment="The provider's id of the price"),
     money("price"),
     currency_column(),
     Column("url", Text),
@@ -47,7 +47,7 @@ checkouts = Table(
     CheckConstraint("(subscription_id IS NULL) <> (pack_id IS NULL)", name="buys_one_thing"),
     Index("ix_checkouts_user_id_created_at", "user_id", "created_at"),
     Index("ix_checkouts_subscription_id", "subscription_id"),
-    comment="What a user was sent to a provider to pay for",
+    comment="Checkouts at payment providers",
 )
 
 provider_objects = Table(
@@ -56,9 +56,9 @@ provider_objects = Table(
     Column("provider", Text, primary_key=True),
     Column("kind", Text, primary_key=True),
     Column("object_id", Text, primary_key=True),
-    moment("fetched_at", nullable=False, comment="By the database's clock, before the provider was asked"),
+    moment("fetched_at", nullable=False, comment="By the database's clock, before the request to the provider"),
     provider_is_a_word(),
-    comment="When what we hold of a provider's object was fetched: what was fetched before is not taken any more",
+    comment="When the stored state of a provider's object was fetched; older states are ignored",
 )
 
 billing_cursors = Table(
@@ -67,7 +67,7 @@ billing_cursors = Table(
     Column("name", Text, primary_key=True),
     Column("position", JSONB, nullable=False),
     updated_at(),
-    comment="How far the walks through providers and usage have got",
+    comment="Positions of the provider poller and the usage reports",
 )
 
 usage_reports = Table(
@@ -77,18 +77,18 @@ usage_reports = Table(
     Column(
         "subscription_id", PG_UUID(as_uuid=True), ForeignKey("subscriptions.id", ondelete="RESTRICT"), nullable=False
     ),
-    Column("day", Date, nullable=False, comment="Of UTC, that the usage is of"),
-    moment("used_at", nullable=False, comment="The last of it"),
-    Column("identifier", Text, nullable=False, unique=True, comment="What the provider tells repetitions by"),
+    Column("day", Date, nullable=False, comment="The day of the usage, in UTC"),
+    moment("used_at", nullable=False, comment="The time of the last usage"),
+    Column("identifier", Text, nullable=False, unique=True, comment="The provider's idempotency identifier"),
     Column("credits_used", BigInteger, nullable=False),
-    moment("attempted_at", comment="When it was first sent, or was about to be"),
+    moment("attempted_at", comment="When it was first sent, or about to be sent"),
     moment("reported_at"),
-    Column("error_message", Text, comment="Set: it will not be sent again"),
+    Column("error_message", Text, comment="Set: it is not sent again"),
     created_at(),
     *positive("credits_used"),
     Index("ix_usage_reports_subscription_id_day", "subscription_id", "day"),
     Index("ix_usage_reports_unsent", "id", postgresql_where=text("reported_at IS NULL AND error_message IS NULL")),
-    comment="Usage that a provider bills by: written down first, then sent until it has arrived",
+    comment="Usage that a provider bills: recorded first, then sent until the provider accepts it",
 )
 
 invoice_numbers = Table(
@@ -98,5 +98,5 @@ invoice_numbers = Table(
     Column("last_number", BigInteger, nullable=False),
     CheckConstraint("id = 1", name="one_row"),
     *not_negative("last_number"),
-    comment="One row: the last number given. Its lock is held to the end of the transaction, so there are no gaps",
+    comment="One row: the last invoice number. Its lock lasts until the commit, so there are no gaps",
 )

@@ -14,27 +14,27 @@ sessions = Table(
     metadata,
     id_column(),
     Column("user_id", PG_UUID(as_uuid=True), ForeignKey("users.id", ondelete="RESTRICT"), nullable=False),
-    Column("address", Text, comment="Where the login came from; whoever knew the password there is not slowed down"),
-    moment("expires_at", nullable=False, comment="Moved on by each refresh"),
+    Column("address", Text, comment="The client address of the login; logins from a known address are not throttled"),
+    moment("expires_at", nullable=False, comment="Extended by each refresh"),
     moment("revoked_at"),
     created_at(),
     # A user's sessions: a new password ends all of them, and they tell known addresses.
     Index("ix_sessions_user_id", "user_id"),
     # Cleanup.
     Index("ix_sessions_expires_at", "expires_at"),
-    comment="A login and all the tokens that came of it: a family, revoked as one",
+    comment="A login with its refresh tokens, which are revoked together",
 )
 
 refresh_tokens = Table(
     "refresh_tokens",
     metadata,
-    Column("token_hash", LargeBinary, primary_key=True, comment="SHA-256 of the token, which holds 256 random bits"),
+    Column("token_hash", LargeBinary, primary_key=True, comment="SHA-256 of the token, which has 256 random bits"),
     Column("session_id", PG_UUID(as_uuid=True), ForeignKey("sessions.id", ondelete="CASCADE"), nullable=False),
-    moment("used_at", comment="A token that comes a second time was stolen: its session is revoked"),
+    moment("used_at", comment="A second use means theft and revokes the session"),
     created_at(),
     CheckConstraint("octet_length(token_hash) = 32", name="token_hash_is_sha256"),
     Index("ix_refresh_tokens_session_id", "session_id"),
-    comment="One of each session is unused; the others tell a thief from an owner",
+    comment="One token per session is unused; a used one detects theft",
 )
 
 one_time_tokens = Table(
@@ -43,7 +43,7 @@ one_time_tokens = Table(
     id_column(),
     Column("user_id", PG_UUID(as_uuid=True), ForeignKey("users.id", ondelete="RESTRICT"), nullable=False),
     Column("purpose", Text, nullable=False),
-    Column("email", Text, nullable=False, comment="Where it was sent: it proves that address and no other"),
+    Column("email", Text, nullable=False, comment="The address it was sent to, and the only one it verifies"),
     moment("expires_at", nullable=False),
     moment("used_at"),
     created_at(),
@@ -51,15 +51,15 @@ one_time_tokens = Table(
     Index("ix_one_time_tokens_user_id", "user_id"),
     # Cleanup.
     Index("ix_one_time_tokens_expires_at", "expires_at"),
-    comment="Sent by mail. The token is a MAC of the row under a secret that is not here",
+    comment="Tokens sent by e-mail; each is a MAC of its row under a secret outside the database",
 )
 
 throttles = Table(
     "throttles",
     metadata,
-    Column("subject", LargeBinary, primary_key=True, comment="Digest of what is slowed down: an address, an account"),
-    moment("free_at", nullable=False, comment="When all that was taken is given back; past it, the row says nothing"),
+    Column("subject", LargeBinary, primary_key=True, comment="Digest of what is throttled: an address, an account"),
+    moment("free_at", nullable=False, comment="When the allowance is full again; after it the row has no effect"),
     # Cleanup.
     Index("ix_throttles_free_at", "free_at"),
-    comment="Attempts of late, as one instant each (GCRA)",
+    comment="Recent attempts, as one instant per subject (GCRA)",
 )

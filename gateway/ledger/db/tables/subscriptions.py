@@ -53,29 +53,33 @@ subscriptions = Table(
     id_column(),
     Column("user_id", PG_UUID(as_uuid=True), ForeignKey("users.id", ondelete="RESTRICT"), nullable=False),
     Column("plan_id", Text, ForeignKey("subscription_plans.id", ondelete="RESTRICT"), nullable=False),
-    Column("plan_version", BigInteger, nullable=False, comment="The version of the plan that was agreed to"),
+    Column(
+        "plan_version", BigInteger, nullable=False, comment="The version of the plan at the start, or the pinned one"
+    ),
     Column(
         "keeps_version",
         Boolean,
         nullable=False,
         server_default=text("false"),
-        comment="True: plan_version holds, whatever became of the plan; false: the plan as it is",
+        comment="True: pinned to plan_version; false: follows the plan",
     ),
     Column("status", Word(SubscriptionStatus), nullable=False),
-    Column("quantity", Integer, nullable=False, server_default=text("1"), comment="Seats, where the plan is per seat"),
+    Column("quantity", Integer, nullable=False, server_default=text("1"), comment="Seats, under per-seat pricing"),
     Column("provider", Text, nullable=False, server_default=text("'manual'")),
     Column("provider_subscription_id", Text),
     moment("current_period_start", nullable=False),
     moment("current_period_end", nullable=False),
-    moment("period_anchor", nullable=False, comment="Whose day and time of the month the periods keep"),
+    moment("period_anchor", nullable=False, comment="The instant from which period boundaries are counted"),
     Column("cancel_at_period_end", Boolean, nullable=False, server_default=text("false")),
     moment("canceled_at"),
     moment("trial_start"),
     moment("trial_end"),
-    moment("past_due_since", comment="Set while past_due; access ends a grace after it"),
+    moment("past_due_since", comment="Set while past_due; access ends after the grace period"),
     Column("next_plan_id", Text, ForeignKey("subscription_plans.id", ondelete="RESTRICT")),
-    Column("next_quantity", Integer, comment="With next_plan_id what the next period begins with; NULL: as it is"),
-    moment("provider_synced_at", comment="When the provider's state that is here was fetched; older news is ignored"),
+    Column(
+        "next_quantity", Integer, comment="With next_plan_id, the change that applies with the next period; NULL: none"
+    ),
+    moment("provider_synced_at", comment="When the stored provider state was fetched; older states are ignored"),
     metadata_column(),
     created_at(),
     updated_at(),
@@ -100,7 +104,7 @@ subscriptions = Table(
     Index("ix_subscriptions_next_plan_id", "next_plan_id", postgresql_where=text("next_plan_id IS NOT NULL")),
     # All subscriptions, newest first, by cursor.
     Index("ix_subscriptions_created_at_id", "created_at", "id"),
-    comment="Who is on which plan, until when",
+    comment="Subscriptions of users to plans, with their current period",
 )
 
 provider_customers = Table(
@@ -114,7 +118,7 @@ provider_customers = Table(
     provider_is_a_word(),
     UniqueConstraint("provider", "provider_customer_id"),
     UniqueConstraint("user_id", "provider"),
-    comment="A user's name at a payment provider",
+    comment="Customer ids of users at payment providers",
 )
 
 invoices = Table(
@@ -137,8 +141,8 @@ invoices = Table(
     moment("paid_at"),
     Column("provider", Text, nullable=False, server_default=text("'manual'")),
     Column("provider_invoice_id", Text),
-    Column("provider_number", Text, comment="The number the provider gave its own invoice, which has none of ours"),
-    Column("url", Text, comment="The provider's page of it"),
+    Column("provider_number", Text, comment="The provider's number of its own invoice"),
+    Column("url", Text, comment="The provider's page of the invoice"),
     Column("tax_rate", Numeric, nullable=False, server_default=text("0"), comment="A fraction: 0.19 is 19 %"),
     Column("corrects_id", PG_UUID(as_uuid=True), ForeignKey("invoices.id", ondelete="RESTRICT")),
     metadata_column(),
@@ -164,7 +168,7 @@ invoices = Table(
     # A user's invoices, newest first, by cursor.
     Index("ix_invoices_user_id_created_at_id", "user_id", "created_at", "id"),
     Index("ix_invoices_subscription_id", "subscription_id"),
-    comment="What was asked for. A trigger refuses to change or delete what has been issued; a credit note corrects it",
+    comment="Invoices. A trigger refuses to change or delete issued ones; a credit note corrects them",
 )
 
 payment_transactions = Table(
@@ -184,13 +188,13 @@ payment_transactions = Table(
     currency_column(),
     Column("payment_method", Text),
     credits_column("credits_awarded"),
-    credits_column("credits_withdrawn", comment="Of those awarded, taken back for refunds and disputes"),
+    credits_column("credits_withdrawn", comment="Awarded credits that refunds and disputes took back"),
     Column("grant_id", PG_UUID(as_uuid=True), ForeignKey("credit_grants.id", ondelete="RESTRICT")),
     Column(
         "refers_to_id",
         PG_UUID(as_uuid=True),
         ForeignKey("payment_transactions.id", ondelete="RESTRICT"),
-        comment="The payment that a refund or dispute is of",
+        comment="The payment that a refund or dispute belongs to",
     ),
     Column("description", Text),
     Column("error_message", Text),
@@ -213,7 +217,7 @@ payment_transactions = Table(
     Index("ix_payment_transactions_subscription_id", "subscription_id"),
     Index("ix_payment_transactions_invoice_id", "invoice_id"),
     Index("ix_payment_transactions_refers_to_id", "refers_to_id"),
-    comment="Money that moved, or tried to",
+    comment="Payments, refunds and disputes, with their outcome",
 )
 
 webhook_events = Table(
@@ -225,14 +229,14 @@ webhook_events = Table(
         "provider_event_id",
         Text,
         nullable=False,
-        comment="The provider's id, or a digest of the body where it has none",
+        comment="The provider's id, or a digest of the body without one",
     ),
     Column("event_type", Text, nullable=False),
     Column("status", Text, nullable=False, server_default=text("'received'")),
     Column("payload", JSONB, nullable=False),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
     Column("error_message", Text),
-    moment("occurred_at", comment="By the provider's clock; events arrive out of order"),
+    moment("occurred_at", comment="By the provider's clock; events may arrive out of order"),
     moment("next_attempt_at"),
     moment("processed_at"),
     created_at(),
@@ -246,5 +250,5 @@ webhook_events = Table(
     Index("ix_webhook_events_due", "next_attempt_at", postgresql_where=text("status IN ('received', 'failed')")),
     # All events, newest first, by cursor.
     Index("ix_webhook_events_created_at_id", "created_at", "id"),
-    comment="An inbox: events are stored before they are acted on",
+    comment="Inbox of provider events, stored before they are processed",
 )

@@ -53,7 +53,7 @@ usage_tracking = Table(
     Column("path", Text, nullable=False, comment="Canonical, without the query"),
     Column("usage_type", Text, nullable=False),
     Column("outcome", Text, nullable=False),
-    Column("status_code", SmallInteger, comment="What the client was sent; NULL where it was sent nothing"),
+    Column("status_code", SmallInteger, comment="The status sent to the client; NULL if none was sent"),
     Column("error_code", Text),
     credits_column("credits_charged"),
     Column(
@@ -61,7 +61,7 @@ usage_tracking = Table(
         Integer,
         nullable=False,
         server_default=text("1"),
-        comment="Items that the price counted, else 1",
+        comment="Counted items of the price, else 1",
     ),
     Column("tokens_used", BigInteger),
     Column("cost_usd", Numeric(12, 6)),
@@ -83,13 +83,13 @@ usage_tracking = Table(
     # All usage, newest first, by cursor; filters on endpoint and outcome read the rows on the way.
     Index("ix_usage_tracking_created_at", "created_at", "request_id"),
     postgresql_partition_by="RANGE (created_at)",
-    comment="One row per admitted request, by month; rows of no month's partition land in the default one",
+    comment="One row per admitted request, in month partitions; the default partition takes the others",
 )
 
 analysis_history = Table(
     "analysis_history",
     metadata,
-    Column("id", PG_UUID(as_uuid=True), primary_key=True, comment="Equal to request_id: one row per request"),
+    Column("id", PG_UUID(as_uuid=True), primary_key=True, comment="Equal to request_id"),
     Column("request_id", PG_UUID(as_uuid=True), nullable=False),
     moment("created_at", primary_key=True),
     Column("user_id", PG_UUID(as_uuid=True), nullable=False),
@@ -111,7 +111,7 @@ analysis_history = Table(
     # All of the history, newest first, by cursor.
     Index("ix_analysis_history_created_at", "created_at", "id"),
     postgresql_partition_by="RANGE (created_at)",
-    comment="One row per admitted request of usage type analysis, by month as usage_tracking",
+    comment="One row per admitted request of usage type analysis, in month partitions",
 )
 
 refused_requests = Table(
@@ -132,7 +132,7 @@ refused_requests = Table(
 audit_log = Table(
     "audit_log",
     metadata,
-    Column("id", BigInteger, primary_key=True, autoincrement=False, comment="Without gaps, in the order of commits"),
+    Column("id", BigInteger, primary_key=True, autoincrement=False, comment="Gapless, in the order of commits"),
     Column("actor", Text, nullable=False),
     Column("action", Text, nullable=False),
     Column("entity", Text, nullable=False),
@@ -141,9 +141,9 @@ audit_log = Table(
     Column("before", JSONB(none_as_null=True)),
     Column("after", JSONB(none_as_null=True)),
     Column("reason", Text),
-    Column("prev_hash", LargeBinary, comment="The hash of the row before"),
-    Column("hash", LargeBinary, comment="HMAC-SHA-256 of prev_hash and the row; NULL in rows older than the chain"),
-    Column("pepper_version", SmallInteger, comment="Of the pepper that the key of the hash is derived from"),
+    Column("prev_hash", LargeBinary, comment="The hash of the previous row"),
+    Column("hash", LargeBinary, comment="HMAC-SHA-256 of prev_hash and the row; NULL in rows before the chain"),
+    Column("pepper_version", SmallInteger, comment="The version of the pepper that the hash key is derived from"),
     created_at(),
     # The history of one entity.
     Index("ix_audit_log_entity_entity_id_id", "entity", "entity_id", "id"),
@@ -163,7 +163,7 @@ outbox = Table(
     CheckConstraint("(kind = 'catalogue') = (user_id IS NULL)", name="user_unless_catalogue"),
     # One account's entries, right after a change.
     Index("ix_outbox_user_id_id", "user_id", "id"),
-    comment="What Redis has still to be told, written with the change itself; a row is deleted once it was told",
+    comment="Changes to publish to Redis, written with the change; published rows are deleted",
 )
 
 journal_offsets = Table(
@@ -175,11 +175,11 @@ journal_offsets = Table(
         Text,
         nullable=False,
         server_default=text("'0-0'"),
-        comment="The last stream entry whose rows are here",
+        comment="The last stream entry that is applied",
     ),
     updated_at(),
     *not_negative("partition"),
-    comment="How far each partition's journal is applied; moved in the transaction that applies it",
+    comment="Journal offsets per partition, advanced in the transaction that applies the entries",
 )
 
 journal_poison = Table(
@@ -187,14 +187,14 @@ journal_poison = Table(
     metadata,
     serial_column(),
     Column("partition", Integer, nullable=False),
-    Column("entry_id", Text, nullable=False, comment="Its id in the stream of the partition"),
-    Column("line", LargeBinary, nullable=False, comment="As it came, which may not be text"),
-    Column("reason", Text, nullable=False, comment="In the words of PostgreSQL"),
+    Column("entry_id", Text, nullable=False, comment="The entry's id in the partition's stream"),
+    Column("line", LargeBinary, nullable=False, comment="The raw bytes, which may not be text"),
+    Column("reason", Text, nullable=False, comment="PostgreSQL's error message"),
     created_at(),
     # An entry that is read again after a crash is stored once.
     UniqueConstraint("partition", "entry_id"),
     *not_negative("partition"),
-    comment="Journal entries that PostgreSQL refused: they charged nobody, and stand nowhere else",
+    comment="Journal entries that PostgreSQL refused; they charged nobody and are stored only here",
 )
 
 meter_epochs = Table(
@@ -205,5 +205,5 @@ meter_epochs = Table(
     moment("started_at", nullable=False, server_default=func.now()),
     *not_negative("partition"),
     *positive("epoch"),
-    comment="How often each partition of Redis has begun anew: after a restart, a failover, a flush, an older copy",
+    comment="Epochs of the Redis partitions; a new one starts when Redis may have lost state",
 )
