@@ -25,9 +25,9 @@ from gateway.ledger.accounts.users import User
 from gateway.ledger.catalogue import plans
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.subscriptions import lifecycle
-from gateway.runtime.serving import EVERYTHING, Role, serving, until_told_to_stop
+from gateway.runtime.serving import EVERYTHING, Role, serving, wait_for_stop_signal
 from gateway.runtime.sockets import bind, url_of
-from gateway.runtime.stores import Reached, opened_stores
+from gateway.runtime.stores import StoreUrls, open_store_servers
 from policies.access.keys import ENTROPY_BYTES, compose
 
 EMAIL = "demo@example.com"
@@ -56,14 +56,14 @@ async def run_demo(read_config: Callable[[], Config], *, as_json: bool) -> None:
     logs.configure(role="supervisor")
     async with AsyncExitStack() as stack:
         stack.enter_context(serve_lock(config.data_dir))
-        stores = await stack.enter_async_context(opened_stores(config, must_own=True))
+        stores = await stack.enter_async_context(open_store_servers(config, must_own=True))
         await prepare(config, stores)
         user_id, key = await _ensure_account(config, stores)
         listening = stack.enter_context(bind("demo upstream", "127.0.0.1", 0)[0])
         upstream_url = url_of(listening)
         settings = {f"GATEWAY_UPSTREAMS__{each.name.upper()}__TARGETS": upstream_url for each in config.upstreams}
         serve = serving(
-            config, EVERYTHING, reached=stores, read_again=read_config, settings=settings, upstream=listening
+            config, EVERYTHING, store_urls=stores, reload_config=read_config, settings=settings, upstream=listening
         )
         urls = await stack.enter_async_context(serve)
         listening.close()  # the child process has its own copy
@@ -78,7 +78,7 @@ async def run_demo(read_config: Callable[[], Config], *, as_json: bool) -> None:
             "redis_url": stores.redis_url,
         }
         typer.echo(json.dumps(facts) if as_json else _instructions(config, facts))
-        await until_told_to_stop()
+        await wait_for_stop_signal()
 
 
 def _instructions(config: Config, facts: Mapping[str, str]) -> str:
@@ -95,7 +95,7 @@ def _command() -> str:
     return script.name if shutil.which(script.name) == str(script.absolute()) else os.path.relpath(script)
 
 
-async def _ensure_account(config: Config, stores: Reached) -> tuple[str, str]:
+async def _ensure_account(config: Config, stores: StoreUrls) -> tuple[str, str]:
     """The id and the key of the demo user. `data_dir` stores the key, so that a restart prints the same."""
     key_file = config.data_dir / "demo_key"
     async with connect(config, stores) as database, database.transaction() as connection:

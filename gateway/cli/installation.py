@@ -16,7 +16,7 @@ from gateway.ledger.catalogue.plans import PlanTerms, Tier
 from gateway.ledger.db import schema
 from gateway.ledger.db.session import Database
 from gateway.meter.client.client import RedisClient
-from gateway.runtime.stores import EMBEDDED, Reached, opened_stores
+from gateway.runtime.stores import EMBEDDED, StoreUrls, open_store_servers
 from policies.billing.providers import provider_ids
 
 REDIS_TIMEOUT_SECONDS = 2.0
@@ -30,12 +30,12 @@ class SchemaBehind(Exception):  # noqa: N818 - reads as the sentence it is
 @asynccontextmanager
 async def open_database(
     config: Config, *, statement_timeout_seconds: float = STATEMENT_TIMEOUT_SECONDS
-) -> AsyncIterator[tuple[Reached, Database]]:
+) -> AsyncIterator[tuple[StoreUrls, Database]]:
     """Reaches or starts the stores, prepares the database and connects to it; closes both at the end.
 
     A timeout of 0 bounds no statement. Raises SchemaBehind, DatabaseUnavailable.
     """
-    async with opened_stores(config) as stores:
+    async with open_store_servers(config) as stores:
         await prepare(config, stores)
         async with connect(config, stores, statement_timeout_seconds=statement_timeout_seconds) as database:
             yield stores, database
@@ -43,7 +43,7 @@ async def open_database(
 
 @asynccontextmanager
 async def connect(
-    config: Config, stores: Reached, *, statement_timeout_seconds: float = STATEMENT_TIMEOUT_SECONDS
+    config: Config, stores: StoreUrls, *, statement_timeout_seconds: float = STATEMENT_TIMEOUT_SECONDS
 ) -> AsyncIterator[Database]:
     """One connection to a database that is prepared."""
     database = Database(
@@ -58,7 +58,7 @@ async def connect(
         await database.close()
 
 
-async def prepare(config: Config, stores: Reached) -> None:
+async def prepare(config: Config, stores: StoreUrls) -> None:
     """Migrates an embedded database and creates missing plans and permissions. Raises SchemaBehind for any other."""
     if config.database.url == EMBEDDED:
         await schema.upgrade(stores.database_url)

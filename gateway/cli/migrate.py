@@ -11,7 +11,7 @@ import typer
 from gateway.cli.console import ConfigFile, DataDir, load_config
 from gateway.config import Config
 from gateway.ledger.db import schema
-from gateway.runtime.stores import opened_stores
+from gateway.runtime.stores import open_store_servers
 
 app = typer.Typer()
 
@@ -40,11 +40,11 @@ def migrate(
 
 
 async def _move(config: Config, step: Step) -> str:
-    async with opened_stores(config) as reached:
+    async with open_store_servers(config) as store_urls:
         if step is Step.UP:
-            return f"at {await schema.upgrade(reached.database_url)}"
+            return f"at {await schema.upgrade(store_urls.database_url)}"
         if step is Step.DOWN:
-            return f"at {await schema.downgrade(reached.database_url, '-1')}"
-        current = await schema.current(reached.database_url)
+            return f"at {await schema.downgrade(store_urls.database_url, '-1')}"
+        current = await schema.current(store_urls.database_url)
         head = schema.head()
         return f"at {current or 'nothing'}" + ("" if current == head else f", newest is {head}")

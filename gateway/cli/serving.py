@@ -18,8 +18,8 @@ from gateway.cli.demo import run_demo
 from gateway.cli.installation import check_redis, prepare
 from gateway.config import Config, describe
 from gateway.embedded.locks import serve_lock
-from gateway.runtime.serving import EVERYTHING, Role, serving, until_told_to_stop
-from gateway.runtime.stores import Reached, opened_stores
+from gateway.runtime.serving import EVERYTHING, Role, serving, wait_for_stop_signal
+from gateway.runtime.stores import StoreUrls, open_store_servers
 
 app = typer.Typer()
 
@@ -79,7 +79,9 @@ def child(
 
     from gateway.runtime.roles import run_child
 
-    uvloop.run(run_child(load_config(config), roles, line=line, listen=listen, read_again=lambda: load_config(config)))
+    uvloop.run(
+        run_child(load_config(config), roles, line=line, listen=listen, reload_config=lambda: load_config(config))
+    )
 
 
 def _run(config: Path | None, data_dir: Path | None, roles: Sequence[Role], *, as_json: bool) -> None:
@@ -96,15 +98,15 @@ async def _serve(read: Callable[[], Config], roles: Sequence[Role], *, as_json: 
     async with AsyncExitStack() as stack:
         if is_whole:
             stack.enter_context(serve_lock(config.data_dir))
-        stores = await stack.enter_async_context(opened_stores(config, must_own=is_whole))
+        stores = await stack.enter_async_context(open_store_servers(config, must_own=is_whole))
         await prepare(config, stores)
         await check_redis(stores.redis_url)
-        urls = await stack.enter_async_context(serving(config, roles, reached=stores, read_again=read))
+        urls = await stack.enter_async_context(serving(config, roles, store_urls=stores, reload_config=read))
         _print_urls(config, urls, stores, as_json=as_json)
-        await until_told_to_stop()
+        await wait_for_stop_signal()
 
 
-def _print_urls(config: Config, urls: Mapping[Role, str], stores: Reached, *, as_json: bool) -> None:
+def _print_urls(config: Config, urls: Mapping[Role, str], stores: StoreUrls, *, as_json: bool) -> None:
     if as_json:
         installation = {
             "public_url": urls.get(Role.PROXY),

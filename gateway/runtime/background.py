@@ -1,4 +1,4 @@
-"""Puts the workers together that everything relies on."""
+"""Builds and runs the background workers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from importlib.metadata import version
+
+import httpx
 
 from gateway import metrics
 from gateway.config import Config
@@ -15,12 +17,15 @@ from gateway.meter.holds import Holds
 from gateway.meter.journal import Journal
 from gateway.meter.meter import Meter
 from gateway.metrics import MetricsFlusher
-from gateway.runtime.notifications import notification_workers
+from gateway.notifications.email_templates import TemplateContext
+from gateway.notifications.mailer import LogMailer, Mailer, SmtpMailer
+from gateway.notifications.webhook import Webhook
 from gateway.runtime.payments import open_providers, payment_workers
 from gateway.runtime.store_connections import BACKGROUND_TIMEOUT_SECONDS, open_stores
 from gateway.workers.billing.credit_expiry import CreditExpiryWorker
 from gateway.workers.billing.renewals import RenewalWorker
-from gateway.workers.cleanup import IdempotencyCleaner
+from gateway.workers.cleanup import CleanupWorker, IdempotencyCleaner
+from gateway.workers.notifications import NotificationSender
 from gateway.workers.outbox import OutboxPublisher
 from gateway.workers.runner import Runner, Worker
 from gateway.workers.usage.hold_sweeper import HoldSweeper
@@ -31,28 +36,28 @@ from gateway.workers.usage.usage_writer import GatheringWriter, UsageWriter
 
 @asynccontextmanager
 async def background(config: Config) -> AsyncIterator[None]:
-    """The workers that everything relies on."""
+    """Runs all background workers for the time of the block."""
     metrics.BUILD_INFO.labels(version("metering-gateway")).set(1)
     async with AsyncExitStack() as stack:
         stores = open_stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS)
-        database, link = await stack.enter_async_context(stores)
+        database, redis_client = await stack.enter_async_context(stores)
         providers = await stack.enter_async_context(open_providers(config))
         partitions = config.redis.partitions
-        meter = Meter(link, partitions=partitions, owner="worker")
-        journal = Journal(link, partitions)
-        tellers = await stack.enter_async_context(notification_workers(config, database))
+        meter = Meter(redis_client, partitions=partitions, owner="worker")
+        journal = Journal(redis_client, partitions)
+        notifiers = await stack.enter_async_context(notification_workers(config, database))
         workers: tuple[Worker, ...] = (
             GatheringWriter(UsageWriter(database, journal)),
-            HoldSweeper(meter, Holds(link, partitions)),
+            HoldSweeper(meter, Holds(redis_client, partitions)),
             OutboxPublisher(database, meter),
             MonthPartitionWorker(database),
             RenewalWorker(database, journal, grace=timedelta(seconds=config.billing.past_due_grace_seconds)),
             CreditExpiryWorker(database, journal),
             IdempotencyCleaner(database),
             MetricsFlusher(),
-            NightlyReconciliation(Reconciler(database, AccountSnapshotReader(link, meter))),
+            NightlyReconciliation(Reconciler(database, AccountSnapshotReader(redis_client, meter))),
             *payment_workers(config, database, providers),
-            *tellers,
+            *notifiers,
             *_retention(config, database, journal),
         )
         async with Runner(*workers):
@@ -62,3 +67,21 @@ async def background(config: Config) -> AsyncIterator[None]:
 def _retention(config: Config, database: Database, journal: Journal) -> tuple[RetentionWorker, ...]:
     months = config.usage.keep_months
     return () if months is None else (RetentionWorker(database, journal, keep_months=months),)
+
+
+@asynccontextmanager
+async def notification_workers(config: Config, database: Database) -> AsyncIterator[tuple[Worker, ...]]:
+    """The workers that notify users and the operator's system, and the one that cleans up after them."""
+    async with httpx.AsyncClient(follow_redirects=False) as http:
+        url, secrets = config.notices.webhook_url, config.secrets.webhook_secrets
+        webhook = Webhook(url, secrets, http) if url and secrets else None
+        context = TemplateContext(
+            secret=config.secrets.jwt_secret,
+            verify_link=config.auth.verify_link,
+            reset_link=config.auth.reset_link,
+        )
+        yield NotificationSender(database, _mailer(config), webhook, context=context), CleanupWorker(database)
+
+
+def _mailer(config: Config) -> Mailer:
+    return LogMailer() if config.mail.smtp is None else SmtpMailer(config.mail.smtp, sender=config.mail.sender)

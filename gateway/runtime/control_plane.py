@@ -1,4 +1,4 @@
-"""Puts the admin API together."""
+"""Builds the admin API."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from gateway.workers.usage.reconciliation import Reconciler
 
 @asynccontextmanager
 async def control_plane(config: Config) -> AsyncIterator[Any]:
-    """The admin API. Imported here because FastAPI takes 0.4 s to import, which no public worker need wait for."""
+    """The admin API. Imported here because FastAPI takes 0.4 s to import, which a public worker avoids."""
     from gateway.api.admin import build_admin
 
     async with (
-        open_stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS) as (database, link),
+        open_stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS) as (database, redis_client),
         open_providers(config) as providers,
     ):
-        meter = Meter(link, partitions=config.redis.partitions, owner="admin")
+        meter = Meter(redis_client, partitions=config.redis.partitions, owner="admin")
         yield build_admin(
             database=database,
             publish=OutboxPublisher(database, meter).publish_all,
@@ -39,15 +39,15 @@ async def control_plane(config: Config) -> AsyncIterator[Any]:
             meter=meter,
             routes=config.routes,
             past_due_grace=timedelta(seconds=config.billing.past_due_grace_seconds),
-            reconcile_books=reconciliation(database, AccountSnapshotReader(link, meter)),
+            reconcile_books=reconciliation(database, AccountSnapshotReader(redis_client, meter)),
             metrics_text=metrics.exposition,
-            readiness=lambda: missing(database, link),
+            readiness=lambda: missing(database, redis_client),
             checkout_service=build_checkout_service(config, database, providers),
         )
 
 
 def reconciliation(database: Database, audit: AccountSnapshotReader) -> Callable[[str | None], AsyncIterator[Any]]:
-    """All accounts, page by page, as the admin API asks for them."""
+    """Reconciles all accounts, page by page, in the form that the admin API expects."""
     from gateway.api.admin.dependencies import ReconciledDifference, ReconciledPage
 
     async def pages(actor: str | None) -> AsyncIterator[ReconciledPage]:

@@ -36,17 +36,19 @@ from gateway.workers.usage.heartbeat import Heartbeat
 if TYPE_CHECKING:
     from gateway.proxy.telemetry.tracing import OpenTelemetryRecorder
 
-# A principal is refreshed this often although its version says that nothing changed, so that a lost announcement heals.
+# A principal is refreshed this often although its version has not changed, in case a publication was lost.
 PRINCIPAL_MAX_AGE_SECONDS = 60.0
 _log = structlog.get_logger()
 
 
 @asynccontextmanager
 async def data_plane(config: Config) -> AsyncIterator[Handler]:
-    """The proxy. On exit every admitted call is settled, or spooled where Redis does not take its settlement."""
-    async with open_stores(config, timeout_seconds=config.redis.timeout_seconds) as (database, link):
+    """The proxy. On exit every admitted call is settled, or spooled where Redis does not accept its settlement."""
+    async with open_stores(config, timeout_seconds=config.redis.timeout_seconds) as (database, redis_client):
         owner = f"proxy-{token_hex(6)}"
-        meter = Meter(link, partitions=config.redis.partitions, owner=owner, register=PostgresEpochRegister(database))
+        meter = Meter(
+            redis_client, partitions=config.redis.partitions, owner=owner, register=PostgresEpochRegister(database)
+        )
         principals = PrincipalCache(
             database,
             meter,
@@ -68,7 +70,7 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
             admission=AdmissionController(
                 principals,
                 meter,
-                AccountLoader(link, meter, database),
+                AccountLoader(redis_client, meter, database),
                 enqueue_settlement=settler.enqueue,
                 grace=grace,
                 outage_credit=outage_credit,
@@ -77,7 +79,7 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
             telemetry=telemetry,
             trusted_proxies=config.server.trusted_proxies,
         )
-        heartbeat = Heartbeat(Holds(link, config.redis.partitions), owner)
+        heartbeat = Heartbeat(Holds(redis_client, config.redis.partitions), owner)
         await heartbeat.run_once()
         async with settler:
             watches = (EpochWatch(meter), UpstreamWatch(lambda: handler.upstreams))
@@ -90,7 +92,7 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
 
 
 def build_span_recorder(tracing: Tracing | None) -> OpenTelemetryRecorder | None:
-    """None without a configuration of it; its library is an extra, imported only where it is used."""
+    """None where tracing is not configured. Its library is an extra, imported only here."""
     if tracing is None:
         return None
     from gateway.proxy.telemetry.tracing import OpenTelemetryRecorder
@@ -100,13 +102,13 @@ def build_span_recorder(tracing: Tracing | None) -> OpenTelemetryRecorder | None
     )
 
 
-def reload(handler: Handler, read_again: Callable[[], Config]) -> None:
-    """Routes and upstreams as the file now has them; calls under way finish on the upstreams they began with."""
+def reload(handler: Handler, reload_config: Callable[[], Config]) -> None:
+    """Serves by the routes and upstreams of the file; calls under way finish on the upstreams where they began."""
     try:
-        config = read_again()
+        config = reload_config()
     except ConfigError as error:
-        _log.error("the new configuration is refused, the old one stays", problems=str(error))
+        _log.error("configuration_refused", problems=str(error))
         return
     for destination in handler.swap(Router(config.routes), destinations(config)).values():
         destination.upstream.retire()
-    _log.info("the configuration was reloaded", routes=len(config.routes), upstreams=len(config.upstreams))
+    _log.info("configuration_reloaded", routes=len(config.routes), upstreams=len(config.upstreams))

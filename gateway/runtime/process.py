@@ -1,6 +1,6 @@
-"""One process of the gateway: opens its roles, serves until told to stop, drains, closes.
+"""One process of the gateway: it serves until a signal, drains and closes.
 
-SIGTERM and SIGINT stop it, and so does the end of its supervisor. SIGHUP reads the configuration again.
+SIGTERM and SIGINT stop it, and so does the end of its supervisor. SIGHUP reloads the configuration.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ async def serve(
     line: int | None,
     reload: Callable[[], None] | None = None,
 ) -> None:
-    """Runs the servers, says that they are ready, and returns when they have drained after a signal."""
+    """Runs the servers, reports that they are ready, and returns when they have drained after a signal."""
     stop = asyncio.Event()
     _on_signals(stop, reload)
     running = [asyncio.create_task(server.serve(sockets=list(sockets))) for server, sockets in servers]
@@ -60,7 +60,7 @@ async def serve(
 
 
 async def _until(stop: asyncio.Event, running: Sequence[asyncio.Task[None]]) -> None:
-    """Until the signal, or until a server stops by itself, which only a failure makes it do."""
+    """Returns at the signal, or when a server stops by itself, which only a failure causes."""
     waiting = asyncio.create_task(stop.wait())
     await asyncio.wait([waiting, *running], return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()

@@ -1,4 +1,4 @@
-"""Puts the public listener together: the account API on the paths that it keeps, the proxy on all others."""
+"""The public listener: the account API on its reserved paths, the proxy on all others."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from gateway.workers.outbox import OutboxPublisher
 from policies.model import Route
 
 
-class Public:
-    """Hands each request on by its path: two lookups more for a proxied one, and no frame around it."""
+class PublicListener:
+    """Dispatches each request by its path. A proxied one costs two lookups more, and no further coroutine."""
 
     def __init__(self, proxy: Handler, account: ASGIApp, *, trusted_proxies: Sequence[Network] = ()) -> None:
         self._proxy = proxy
@@ -35,26 +35,26 @@ class Public:
         return self._proxy(scope, receive, send)
 
     async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
-        # Who is slowed down for guessing is the client, not the proxy before us.
+        # Throttling must slow down the client, not the proxy in front of the gateway.
         client_ip = read_request(scope, self._trusted_proxies).client_ip
         await self._account({**scope, "client": (client_ip, 0)}, receive, send)
 
 
 @asynccontextmanager
 async def account_api(config: Config, routes: Mapping[str, Route]) -> AsyncIterator[ASGIApp]:
-    """The account API, which looks at `routes` as they are at each request.
+    """The account API, which reads `routes` at each request.
 
-    On connections of its own: whoever reads their usage takes none that calls wait for.
+    It has connections of its own, so that customers who read their usage take none from calls.
     """
     from gateway.api.account import build_account
     from gateway.api.account.dependencies import Lifetimes
 
     auth = config.auth
     async with (
-        open_stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS) as (database, link),
+        open_stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS) as (database, redis_client),
         open_providers(config) as providers,
     ):
-        meter = Meter(link, partitions=config.redis.partitions, owner="account")
+        meter = Meter(redis_client, partitions=config.redis.partitions, owner="account")
         yield build_account(
             database=database,
             publish=OutboxPublisher(database, meter).publish_all,

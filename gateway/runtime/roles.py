@@ -1,4 +1,4 @@
-"""One process of the gateway: the roles it was given, served until it is told to stop."""
+"""The roles of one process: which listeners and workers it runs, on the sockets that it inherits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gateway.listener.server import ListenerLimits, configure
 from gateway.runtime.control_plane import control_plane
 from gateway.runtime.data_plane import data_plane, reload
 from gateway.runtime.process import Server, serve
-from gateway.runtime.public_listener import Public, account_api
+from gateway.runtime.public_listener import PublicListener, account_api
 from gateway.runtime.serving import Role
 from policies.model import Route
 
@@ -25,9 +25,14 @@ KEEP_ALIVE_SECONDS = 75
 
 
 async def run_child(
-    config: Config, roles: Sequence[Role], *, line: int | None, listen: Sequence[int], read_again: Callable[[], Config]
+    config: Config,
+    roles: Sequence[Role],
+    *,
+    line: int | None,
+    listen: Sequence[int],
+    reload_config: Callable[[], Config],
 ) -> None:
-    """One process: opens its roles on the inherited sockets, serves until told to stop, closes them."""
+    """Opens the roles on the inherited sockets, serves until a signal, closes them."""
     logs.configure(role="-".join(roles))
     sockets = [socket.socket(fileno=fd) for fd in listen]
     servers: list[tuple[Server, list[socket.socket]]] = []
@@ -37,17 +42,17 @@ async def run_child(
             handler = await stack.enter_async_context(data_plane(config))
             routes = {route.name: route for route in config.routes}
             account = await stack.enter_async_context(account_api(config, routes))
-            public = Public(handler, account, trusted_proxies=config.server.trusted_proxies)
+            public = PublicListener(handler, account, trusted_proxies=config.server.trusted_proxies)
             servers.append((public_server(public, config), [sockets.pop(0)]))
 
             def on_reload() -> None:
-                reload(handler, lambda: _noted(read_again(), routes))
+                reload(handler, lambda: _replace_routes(reload_config(), routes))
 
         if Role.ADMIN in roles:
             admin = await stack.enter_async_context(control_plane(config))
             servers.append((_server(admin, config), [sockets.pop(0)]))
         if Role.WORKER in roles:
-            from gateway.runtime.background import background  # 7 MiB that a public worker need not hold
+            from gateway.runtime.background import background  # 7 MiB that a public worker does not need
 
             await stack.enter_async_context(background(config))
         if Role.UPSTREAM in roles:
@@ -58,18 +63,18 @@ async def run_child(
         await serve(servers, line=line, reload=on_reload)
 
 
-def _noted(config: Config, routes: dict[str, Route]) -> Config:
-    """The same; the account API quotes by its routes from now on."""
+def _replace_routes(config: Config, routes: dict[str, Route]) -> Config:
+    """Returns `config`, and lets the account API quote by its routes from now on."""
     routes.clear()
     routes.update((route.name, route) for route in config.routes)
     return config
 
 
 def tune_garbage_collection() -> None:
-    """Reference counts free what a request made; cycles are rare, so looking for them can wait.
+    """Collects cycles rarely: reference counts free the objects of a request, and cycles are rare.
 
-    What start-up made stays for good and is looked at no more. With Python's own thresholds, a look every 700 objects
-    and a full one every 70,000, forwarding cost 5 to 8 µs of CPU more per request (`benchmarks/forwarding_cost.py`).
+    Objects of start-up are never collected. With Python's own thresholds (a collection every 700 objects, a full one
+    every 70,000) forwarding cost 5 to 8 µs of CPU more per request (`benchmarks/forwarding_cost.py`).
     """
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""Which processes serve which roles: their listeners, their supervisor, and the signals that reach them."""
+"""The processes of the roles: their listeners, their supervisor, and the signals that reach them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import structlog
 from gateway.config import Config, ConfigError
 from gateway.config.child_environment import environment
 from gateway.runtime.sockets import bind, url_of
-from gateway.runtime.stores import Reached
+from gateway.runtime.stores import StoreUrls
 from gateway.runtime.supervisor import ChildSpec, Supervisor
 
 _log = structlog.get_logger()
 
 
 class Role(StrEnum):
-    """What a process can be."""
+    """What a process serves."""
 
     PROXY = "proxy"
     ADMIN = "admin"
@@ -38,23 +38,23 @@ async def serving(
     config: Config,
     roles: Sequence[Role],
     *,
-    reached: Reached,
-    read_again: Callable[[], Config],
+    store_urls: StoreUrls,
+    reload_config: Callable[[], Config],
     settings: Mapping[str, str] | None = None,
     upstream: socket.socket | None = None,
 ) -> AsyncIterator[dict[Role, str]]:
-    """Runs the processes of the roles and gives the URL of each listener, ready to be called.
+    """Runs the processes of the roles and yields the URL of each listener once all are ready.
 
     Raises AddressUnusable or ChildFailed. At the end of the block the processes drain, the listeners first. SIGHUP
-    reads the configuration again; an invalid one is reported and the old one stays. `upstream` is the socket on which
-    the bundled upstream is to answer.
+    reloads the configuration; an invalid one is logged and the old one stays. `upstream` is the socket of the bundled
+    upstream.
     """
     watching: asyncio.Task[None] | None = None
     with _listening(config, roles) as listeners, TemporaryDirectory(prefix="gateway-metrics-") as metrics:
         inherited = environment(
             config,
-            database_url=reached.database_url,
-            redis_url=reached.redis_url,
+            database_url=store_urls.database_url,
+            redis_url=store_urls.redis_url,
             metrics_dir=metrics,
             settings=settings,
         )
@@ -65,10 +65,10 @@ async def serving(
         try:
             await supervisor.start(specs)
             watching = asyncio.create_task(supervisor.watch())
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, read_again, supervisor)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, reload_config, supervisor)
             yield {role: url_of(bound[0]) for role, bound in listeners.items()}
         finally:
-            _close(listeners)  # before the children drain: a socket that is open here would go on taking connections
+            _close(listeners)  # before the children drain: a socket that is open here would go on accepting connections
             await supervisor.stop()
             if watching is not None:
                 watching.cancel()
@@ -76,7 +76,7 @@ async def serving(
                     await watching
 
 
-async def until_told_to_stop() -> None:
+async def wait_for_stop_signal() -> None:
     """Returns at SIGTERM or SIGINT."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -119,10 +119,10 @@ def _children(
     return children
 
 
-def _reload(read_again: Callable[[], Config], supervisor: Supervisor) -> None:
+def _reload(reload_config: Callable[[], Config], supervisor: Supervisor) -> None:
     try:
-        read_again()
+        reload_config()
     except ConfigError as error:
-        _log.error("the new configuration is refused, the old one stays", problems=str(error))
+        _log.error("configuration_refused", problems=str(error))
         return
     supervisor.reload()

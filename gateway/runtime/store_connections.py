@@ -1,4 +1,4 @@
-"""The connections to both stores that the objects of one role share."""
+"""The connections to both stores that one role shares."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.meter.client.client import RedisClient
 from gateway.meter.client.errors import MeterUnavailable
 from gateway.meter.scripts import SCRIPTS
 
-# The control plane and the workers have nobody waiting in line behind them.
+# No call waits for the control plane or the workers, so they may be patient.
 BACKGROUND_TIMEOUT_SECONDS = 5.0
 
 
@@ -33,7 +33,7 @@ async def open_stores(config: Config, *, timeout_seconds: float) -> AsyncIterato
 
 
 async def missing(database: Database, redis_client: RedisClient) -> dict[str, str]:
-    """What keeps requests from being admitted, by name; empty when nothing does."""
+    """The stores that keep requests from being admitted, each with the reason; empty when none does."""
     missing = {}
     try:
         await database.ping()

@@ -1,4 +1,4 @@
-"""Where the stores are: those that are configured, or embedded ones for as long as they are needed."""
+"""The servers of both stores: configured ones, or embedded ones for as long as they are needed."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ EMBEDDED = "embedded"
 
 
 @dataclass(frozen=True, slots=True)
-class Reached:
+class StoreUrls:
     database_url: str
     redis_url: str
 
 
 @asynccontextmanager
-async def opened_stores(config: Config, *, must_own: bool = False) -> AsyncIterator[Reached]:
-    """Joins embedded stores that run, else starts them; `must_own` waits for their present owner instead."""
+async def open_store_servers(config: Config, *, must_own: bool = False) -> AsyncIterator[StoreUrls]:
+    """Joins embedded stores that run, else starts them. `must_own` waits until their present owner has stopped."""
     if EMBEDDED not in (config.database.url, config.redis.url):
-        yield Reached(config.database.url, config.redis.url)
+        yield StoreUrls(config.database.url, config.redis.url)
         return
     async with await Stores.open(config.data_dir, must_own=must_own) as stores:
-        keeping = asyncio.create_task(stores.keep_running()) if must_own else None
+        supervision = asyncio.create_task(stores.keep_running()) if must_own else None
         try:
-            yield Reached(
+            yield StoreUrls(
                 stores.database_url if config.database.url == EMBEDDED else config.database.url,
                 stores.redis_url if config.redis.url == EMBEDDED else config.redis.url,
             )
         finally:
-            if keeping is not None:
-                keeping.cancel()
+            if supervision is not None:
+                supervision.cancel()
                 with suppress(asyncio.CancelledError):
-                    await keeping
+                    await supervision

@@ -1,7 +1,7 @@
 """The parent of the gateway's processes: starts them, waits until they are ready, restarts them, stops them.
 
-Each child holds one end of a socket pair. It says `ready` on it, and when the parent dies, however it dies, the child
-reads the end of it and stops: nothing outlives its supervisor.
+Each child holds one end of a socket pair. It reports `ready` there, and when the parent dies, however it dies, the
+child reads the end of the stream and stops: nothing outlives its supervisor.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import structlog
 
 READY = b"ready\n"
 START_TIMEOUT_SECONDS = 30.0
-RESTART_SECONDS = 0.5  # between a child's death and its successor: a crash loop must not eat the machine
+RESTART_SECONDS = 0.5  # between a child's death and its successor: a crash loop must not use up the machine
 KILL_AFTER_SECONDS = 10.0  # beyond the drain timeout
 _log = structlog.get_logger()
 
 
 class ChildFailed(Exception):  # noqa: N818 - reads as the sentence it is
-    """A process did not become ready; what it said stands in the log above."""
+    """A process did not become ready; its log lines say why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class ChildSpec:
 
 
 class Supervisor:
-    """Runs children until told to stop."""
+    """Runs children until it is stopped."""
 
     def __init__(self, environment: Mapping[str, str], *, drain_timeout_seconds: float) -> None:
         self._environment = environment
@@ -56,32 +56,32 @@ class Supervisor:
 
     async def watch(self) -> None:
         """Restarts children that die, until cancelled."""
-        await asyncio.gather(*(self._keep(child) for child in self._children))
+        await asyncio.gather(*(self._restart_forever(child) for child in self._children))
 
     def reload(self) -> None:
         for child in self._children:
             child.signal(signal.SIGHUP)
 
     async def stop(self) -> None:
-        """Stops the children, stage by stage in the order they were started: listeners before what they rely on.
+        """Stops the children, stage by stage in the order of their start: listeners before workers.
 
-        All listeners at once: one that waited for its turn would go on taking connections, and its drain would add up.
+        All listeners stop at once: one that waited its turn would go on accepting connections, and drains would add up.
         """
         self._stopping = True
         for _, stage in groupby(self._children, key=lambda child: child.stage):
             await asyncio.gather(*(child.stop(self._patience_seconds) for child in stage))
 
-    async def _keep(self, child: _Child) -> None:
+    async def _restart_forever(self, child: _Child) -> None:
         while True:
             code = await child.wait()
             if self._stopping:
                 return
-            _log.error("a process died and is started again", process=child.name, exit_code=code)
+            _log.error("process_restarted", process=child.name, exit_code=code)
             await asyncio.sleep(RESTART_SECONDS)
             try:
                 await child.start()
             except ChildFailed as failure:
-                _log.error("a process did not come back", process=child.name, reason=str(failure))
+                _log.error("process_restart_failed", process=child.name, reason=str(failure))
 
 
 class _Child:
@@ -127,7 +127,7 @@ class _Child:
         try:
             await asyncio.wait_for(self.wait(), patience_seconds)
         except TimeoutError:
-            _log.error("a process does not stop and is killed", process=self.name)
+            _log.error("process_killed", process=self.name)
             self.signal(signal.SIGKILL)
             await self.wait()
         if self._line is not None:
@@ -137,8 +137,8 @@ class _Child:
     async def _become_ready(self, line: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         try:
-            said = await asyncio.wait_for(loop.sock_recv(line, len(READY)), START_TIMEOUT_SECONDS)
+            message = await asyncio.wait_for(loop.sock_recv(line, len(READY)), START_TIMEOUT_SECONDS)
         except TimeoutError:
             raise ChildFailed(f"{self.name} was not ready within {START_TIMEOUT_SECONDS:.0f} s") from None
-        if said != READY:
+        if message != READY:
             raise ChildFailed(f"{self.name} stopped while starting")

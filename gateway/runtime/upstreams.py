@@ -1,4 +1,4 @@
-"""Puts together where requests go: each configured upstream with the series that count what it does."""
+"""Builds the configured upstreams, each with its metric series."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _destination(each: UpstreamConfig) -> Destination:
 
 
 class _UpstreamSeries:
-    """Counts what one upstream does, per attempt."""
+    """Counts the attempts of one upstream."""
 
     def __init__(self, upstream: str) -> None:
         requests = metrics.UPSTREAM_REQUESTS
@@ -59,5 +59,5 @@ class _UpstreamSeries:
 
 @cache
 def _upstream_series(upstream: str) -> _UpstreamSeries:
-    """One for each name, however often the configuration is read again."""
+    """One for each name, however often the configuration is reloaded."""
     return _UpstreamSeries(upstream)

@@ -35,7 +35,7 @@ async def readyz(dependencies: DependenciesDep, response: Response) -> Readiness
     missing = await dependencies.readiness()
     if not missing:
         return Readiness(status="ready", missing=[])
-    _log.warning("not ready", **missing)  # the reasons hold addresses, which are for the log alone
+    _log.warning("not_ready", **missing)  # the reasons hold addresses, which are for the log alone
     response.status_code = 503
     return Readiness(status="not_ready", missing=sorted(missing))
 

@@ -17,7 +17,7 @@ import pytest
 
 from gateway.config import load
 from gateway.runtime.data_plane import data_plane
-from gateway.runtime.public_listener import Public, account_api
+from gateway.runtime.public_listener import PublicListener, account_api
 from gateway.runtime.roles import public_server
 
 SECRETS = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATEWAY_JWT_SECRET": "jwt"}
@@ -42,7 +42,7 @@ async def _served(path: Path, places: dict[str, object]) -> AsyncIterator[str]:
     async with data_plane(config) as handler, account_api(config, {}) as account:
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
-        server = public_server(Public(handler, account), config)
+        server = public_server(PublicListener(handler, account), config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         await server.is_listening.wait()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -22,7 +22,7 @@ RELOADS = scaled(suite=10, full=100)
 LOADING = 3
 FRESH_CONNECTIONS = 8  # the kernel spreads them over the workers
 PATIENCE_SECONDS = 30.0  # only a failure waits so long
-REFUSED = "the new configuration is refused, the old one stays"
+REFUSED = "configuration_refused"
 ENDING = b"0\r\n\r\n"
 
 

@@ -28,7 +28,7 @@ from gateway.ledger.accounts import api_keys, users
 from gateway.ledger.credits import grants
 from gateway.ledger.db.session import Database
 from gateway.ledger.subscriptions import lifecycle
-from gateway.runtime.stores import Reached
+from gateway.runtime.stores import StoreUrls
 from policies.access.keys import ENTROPY_BYTES, compose
 from tests.guarantees.faults import records
 from tests.guarantees.faults.parts import Role, Store, forking
@@ -122,7 +122,7 @@ async def installed(
             "upstream": ("127.0.0.1", upstream.port),
         }
         config = load(folder / "gateway.yaml", {**SECRETS, "GATEWAY_DATABASE__URL": database_url})
-        await prepare(config, Reached(database_url, redis_url))
+        await prepare(config, StoreUrls(database_url, redis_url))
         roles = {"worker": "worker", "gateway-1": "proxy", "gateway-2": "proxy"}
         wires = {
             f"{name} {end}": await stack.enter_async_context(FaultProxy(*address))
