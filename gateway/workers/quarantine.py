@@ -49,7 +49,7 @@ class Quarantine:
         self._now = now
         self._entries: dict[UUID, _Entry] = {}
 
-    def items(self) -> list[UUID]:
+    def quarantined(self) -> list[UUID]:
         """The items whose pause has not passed."""
         now = self._now()
         return [item for item, entry in self._entries.items() if now < entry.until]

@@ -31,7 +31,7 @@ class OutboxEntry:
     created_at: datetime
 
 
-# The catalogue has no user; the nil UUID stands in, so that its entries too are equal to each other.
+# The catalogue's entries have no user; they share the nil UUID as owner.
 _OWNER = "coalesce({}.user_id, '00000000-0000-0000-0000-000000000000')"
 
 _PENDING = f"""

@@ -1,4 +1,4 @@
-"""Subscriptions as rows: read, locked, and written back by events that the table of `policies.subscriptions` allows."""
+"""Rows of subscriptions: reads, locks, and updates by legal events (`policies.billing.subscriptions`)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from policies.billing.subscriptions import IllegalEvent, State, SubscriptionEven
 from policies.billing.subscriptions import transition as next_state
 from policies.model import SubscriptionStatus
 
-MANUAL = "manual"  # the provider of what no payment provider renews
+MANUAL = "manual"  # the provider of subscriptions that the gateway itself renews
 
 
 class IllegalTransition(Exception):  # noqa: N818 - a response (409), not a fault
-    """The subscription is not in a state for this; the message says what would be legal, and so does `illegal`."""
+    """The event is illegal in the subscription's state; the message and `illegal` name the legal requests."""
 
     def __init__(self, illegal: IllegalEvent) -> None:
         super().__init__(str(illegal))
@@ -33,9 +33,9 @@ class IllegalTransition(Exception):  # noqa: N818 - a response (409), not a faul
 
 @dataclass(frozen=True, slots=True)
 class StoredSubscription:
-    """`plan_version` is the version in force: that of its plan, unless it keeps one.
+    """`plan_version` is the version that the subscription is on: its plan's, unless it is pinned (`keeps_version`).
 
-    `next_plan_id` and `next_quantity` are what its next period begins with, where they differ from now.
+    `next_plan_id` and `next_quantity` apply with the next period; None without a scheduled change.
     """
 
     id: UUID
@@ -92,14 +92,14 @@ async def get_by_provider(
 
 
 async def get_current(connection: AsyncConnection, user_id: UUID) -> StoredSubscription | None:
-    """The one subscription the account lives on; None where it has none."""
+    """The account's current subscription, or None."""
     query = select(*_COLUMNS).where(subscriptions.c.user_id == user_id, subscriptions.c.status.in_(CURRENT_STATUSES))
     row = (await connection.execute(query)).one_or_none()
     return None if row is None else value(StoredSubscription, row)
 
 
 async def get_latest(connection: AsyncConnection, user_id: UUID) -> StoredSubscription | None:
-    """The current one; where there is none, the newest."""
+    """The current subscription, or else the newest."""
     is_current = subscriptions.c.status.in_(CURRENT_STATUSES)
     newest = (is_current.desc(), subscriptions.c.created_at.desc(), subscriptions.c.id.desc())
     query = select(*_COLUMNS).where(subscriptions.c.user_id == user_id).order_by(*newest).limit(1)
@@ -124,13 +124,13 @@ async def list_subscriptions(
 
 
 async def had_trial(connection: AsyncConnection, user_id: UUID) -> bool:
-    """Whether the account has had the one trial that it has."""
+    """Whether the account has used its only trial."""
     had = select(subscriptions.c.id).where(subscriptions.c.user_id == user_id, subscriptions.c.trial_start.is_not(None))
     return (await connection.scalar(had)) is not None
 
 
 async def get_for_update(connection: AsyncConnection, subscription_id: UUID) -> StoredSubscription:
-    """As it is once no other change of its account is under way; the account's version is bumped. Raises NotFound."""
+    """The subscription, its account locked by the bump of its version. Raises NotFound."""
     found = await get(connection, subscription_id)
     if found is None:
         raise NotFound("subscription", subscription_id)
@@ -144,7 +144,7 @@ async def get_existing(connection: AsyncConnection, subscription_id: UUID) -> St
 
 
 async def create(connection: AsyncConnection, **values: Any) -> StoredSubscription:
-    """Raises AlreadyExists: another subscription is current (`uq_subscriptions_current`), or the account has had its
+    """Raises AlreadyExists if another subscription is current (`uq_subscriptions_current`) or the account has had its
     trial (`uq_subscriptions_trial`)."""
     async with checked(connection, "subscription"):
         result = await connection.execute(insert(subscriptions).values(values).returning(subscriptions.c.id))
@@ -161,7 +161,7 @@ async def update(connection: AsyncConnection, subscription_id: UUID, **changes: 
 
 
 def transition(subscription: StoredSubscription, event: SubscriptionEvent) -> dict[str, Any]:
-    """The columns that the event changes by the table, for `update`. Raises IllegalTransition."""
+    """The columns that the event changes, for `update`. Raises IllegalTransition."""
     state = next_state(subscription.state, event)
     if isinstance(state, IllegalEvent):
         raise IllegalTransition(state)

@@ -36,7 +36,7 @@ class CreditExpiryWorker:
 
     async def run_once(self) -> int:
         """Applies what is due to one batch of accounts; gives how many movements. Raises MeterUnavailable."""
-        asked_at, quarantined = self._now(), self._quarantine.items()
+        asked_at, quarantined = self._now(), self._quarantine.quarantined()
         now = (await self._journal.backlog()).written_until(asked_at)
         async with self._database.read() as connection:
             due = await expiry.list_due_accounts(connection, now=now, limit=BATCH_ACCOUNTS, exclude=quarantined)

@@ -39,7 +39,7 @@ class RenewalWorker:
 
     async def run_once(self) -> int:
         """Advances one batch of due subscriptions; gives how many events. Raises MeterUnavailable."""
-        asked_at, quarantined = self._now(), self._quarantine.items()
+        asked_at, quarantined = self._now(), self._quarantine.quarantined()
         now = (await self._journal.backlog()).written_until(asked_at)
         async with self._database.read() as connection:
             due = await renewals.find_due(
