@@ -47,7 +47,7 @@ _SINGLETONS = frozenset(
 )
 
 
-class _Kind(Enum):
+class _RequestFieldKind(Enum):
     SINGLE = "single"
     CLOSE = "close"
     DROPPED = "dropped"
@@ -84,9 +84,9 @@ def parse(head: bytes, start: int, max_fields: int) -> RequestFields:
     return RequestFields(headers, single, closes)
 
 
-_SINGLE, _DROPPED = _Kind.SINGLE, _Kind.DROPPED  # looked up for each field of each request
+_SINGLE, _DROPPED = _RequestFieldKind.SINGLE, _RequestFieldKind.DROPPED  # looked up for each field of each request
 
-_Line = tuple[Header, _Kind | None]
+_Line = tuple[Header, _RequestFieldKind | None]
 
 # Clients repeat most of their lines in every request, so a line is read once. The cache holds short lines, a megabyte
 # or two of them, and is cleared when it is full: then most of them did not come back.
@@ -113,9 +113,9 @@ def _read_line(line: bytes) -> _Line:
     return read
 
 
-def _kind(name: bytes, value: bytes) -> _Kind | None:
+def _kind(name: bytes, value: bytes) -> _RequestFieldKind | None:
     if b"_" in name:
-        return _Kind.DROPPED
+        return _RequestFieldKind.DROPPED
     if name == b"connection":
-        return _Kind.CLOSE if b"close" in list_members(value) else None
-    return _Kind.SINGLE if name in _SINGLETONS else None
+        return _RequestFieldKind.CLOSE if b"close" in list_members(value) else None
+    return _RequestFieldKind.SINGLE if name in _SINGLETONS else None

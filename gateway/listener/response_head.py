@@ -27,18 +27,19 @@ class RenderedHead(NamedTuple):
     keeps_alive: bool
 
 
-class _Kind(Enum):
+class _ResponseFieldKind(Enum):
     LENGTH = "length"
     CONNECTION = "connection"
     DATE = "date"
     DROPPED = "dropped"
 
 
-_LENGTH_FIELD, _CONNECTION_FIELD, _DATE_FIELD = _Kind.LENGTH, _Kind.CONNECTION, _Kind.DATE
-_KINDS = dict.fromkeys(HOP_BY_HOP, _Kind.DROPPED) | {
-    b"content-length": _Kind.LENGTH,
-    b"connection": _Kind.CONNECTION,
-    b"date": _Kind.DATE,
+_LENGTH_FIELD, _CONNECTION_FIELD = _ResponseFieldKind.LENGTH, _ResponseFieldKind.CONNECTION
+_DATE_FIELD = _ResponseFieldKind.DATE
+_KINDS = dict.fromkeys(HOP_BY_HOP, _ResponseFieldKind.DROPPED) | {
+    b"content-length": _ResponseFieldKind.LENGTH,
+    b"connection": _ResponseFieldKind.CONNECTION,
+    b"date": _ResponseFieldKind.DATE,
 }
 
 
@@ -126,10 +127,10 @@ def _single_length(before: bytes | None, value: bytes) -> bytes:
 
 # Applications send few different names. The bound is for those that do not.
 _MAX_NAMES = 4096
-_line_starts: dict[bytes, tuple[bytes, _Kind | None]] = {}
+_line_starts: dict[bytes, tuple[bytes, _ResponseFieldKind | None]] = {}
 
 
-def _line_start(name: bytes) -> tuple[bytes, _Kind | None]:
+def _line_start(name: bytes) -> tuple[bytes, _ResponseFieldKind | None]:
     if not is_token(name):
         raise RuntimeError(f"{name!r} is not a field name")
     lowered = name.lower()

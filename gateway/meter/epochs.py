@@ -23,7 +23,7 @@ REPLAY_WINDOW_SECONDS = 1.5
 
 
 class EpochStart(NamedTuple):
-    """What PostgreSQL says of a partition of which an epoch begins: the how manieth, and what must not be lost.
+    """What PostgreSQL knows of a partition whose epoch starts: the number of the epoch, and what must not be lost.
 
     `last_id` is the last journal entry that it has.
     """

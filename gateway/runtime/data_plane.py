@@ -30,8 +30,7 @@ from gateway.runtime.store_connections import open_stores
 from gateway.runtime.upstreams import destinations
 from gateway.workers.runner import Runner
 from gateway.workers.upstream_watch import UpstreamWatch
-from gateway.workers.usage.epoch_watch import EpochWatch
-from gateway.workers.usage.heartbeat import Heartbeat
+from gateway.workers.usage.liveness import EpochWatch, Heartbeat
 
 if TYPE_CHECKING:
     from gateway.proxy.telemetry.tracing import OpenTelemetryRecorder

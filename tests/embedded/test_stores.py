@@ -243,8 +243,8 @@ def test_what_has_left_root_finds_programs_in_folders_that_only_root_may_enter(t
     program = private / "server"
     program.touch(mode=0o755)
     look = "import os, sys; print(os.getuid(), os.access(sys.argv[1], os.X_OK))"
-    leaving = [tmp_path / "lock", os.getpid(), int(signal.SIGTERM), NOBODY, NOBODY]
-    command = [sys.executable, launch.__file__, *leaving, sys.executable, "-c", look, program]
+    arguments = [tmp_path / "lock", os.getpid(), int(signal.SIGTERM), NOBODY, NOBODY]
+    command = [sys.executable, launch.__file__, *arguments, sys.executable, "-c", look, program]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(NOBODY), "True"]
 

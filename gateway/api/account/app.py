@@ -13,7 +13,7 @@ from gateway.api import error_responses, openapi, problem_pages
 from gateway.api.account import keys, profile
 from gateway.api.account.authentication import Authenticator, is_open
 from gateway.api.account.billing import checkout, plans, quote, statements, subscriptions
-from gateway.api.account.dependencies import Dependencies, Lifetimes
+from gateway.api.account.dependencies import AccountDependencies, Lifetimes
 from gateway.api.account.login import recovery, sessions
 from gateway.api.account.login.access_tokens import AccessTokens
 from gateway.api.account.login.password_hashing import PasswordHasher
@@ -79,7 +79,7 @@ def build_account(
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
-    dependencies = app.state.dependencies = Dependencies(
+    dependencies = app.state.dependencies = AccountDependencies(
         database=database,
         publisher=ChangePublisher(publish),
         key_factory=KeyFactory(key_prefix, peppers, entropy=entropy),

@@ -30,7 +30,7 @@ class Lifetimes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dependencies:
+class AccountDependencies:
     """`routes` by name follow the configuration. The units of work share one publisher."""
 
     database: Database
@@ -49,8 +49,8 @@ class Dependencies:
         return UnitOfWork(self.database, self.publisher, actor=actor)
 
 
-def _dependencies(request: Request) -> Dependencies:
-    found: Dependencies = request.app.state.dependencies
+def _dependencies(request: Request) -> AccountDependencies:
+    found: AccountDependencies = request.app.state.dependencies
     return found
 
 
@@ -74,7 +74,7 @@ def _key_factory(request: Request) -> KeyFactory:
     return _dependencies(request).key_factory
 
 
-DependenciesDep = Annotated[Dependencies, Depends(_dependencies)]
+DependenciesDep = Annotated[AccountDependencies, Depends(_dependencies)]
 ClientAddress = Annotated[str, Depends(client_address)]
 Me = Annotated[Session, Depends(_session)]
 # The user whose data is read, by a session or by an API key.

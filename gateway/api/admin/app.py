@@ -14,7 +14,7 @@ from gateway.api.admin.accounts import admin_tokens, credits, key_imports, key_v
 from gateway.api.admin.auth import ROOT, TOKEN_PREFIX_SUFFIX, AdminAuthenticator, ScopeMiddleware
 from gateway.api.admin.billing import invoices, payments, refunds, subscriptions, webhook_events
 from gateway.api.admin.catalogue import permissions, plans, products
-from gateway.api.admin.dependencies import Dependencies, Reconcile
+from gateway.api.admin.dependencies import AdminDependencies, Reconcile
 from gateway.api.admin.records import analyses, audit_log, reconcile, usage
 from gateway.api.admin.scopes import PREFIX, scope_of
 from gateway.api.checkout import CheckoutService
@@ -91,7 +91,7 @@ def build_admin(
         generate_unique_id_function=lambda route: route.name,
     )
     unit_of_work = UnitOfWork(database, ChangePublisher(publish), actor=ROOT)
-    app.state.dependencies = Dependencies(
+    app.state.dependencies = AdminDependencies(
         unit_of_work=unit_of_work,
         key_factory=KeyFactory(key_prefix, peppers, entropy=entropy),
         token_factory=KeyFactory(key_prefix + TOKEN_PREFIX_SUFFIX, peppers, entropy=entropy),

@@ -41,7 +41,7 @@ Reconcile = Callable[[str | None], AsyncIterator[ReconciledPage]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dependencies:
+class AdminDependencies:
     unit_of_work: UnitOfWork
     key_factory: KeyFactory
     token_factory: KeyFactory
@@ -54,12 +54,12 @@ class Dependencies:
     readiness: Readiness
 
 
-def _dependencies(request: Request) -> Dependencies:
-    found: Dependencies = request.app.state.dependencies
+def _dependencies(request: Request) -> AdminDependencies:
+    found: AdminDependencies = request.app.state.dependencies
     return found
 
 
-DependenciesDep = Annotated[Dependencies, Depends(_dependencies)]
+DependenciesDep = Annotated[AdminDependencies, Depends(_dependencies)]
 
 
 def _actor(request: Request) -> Actor:

@@ -1,4 +1,4 @@
-"""How payments and invoices are shown, the same to their owner and to an operator."""
+"""Response models of payments, invoices and price tiers, the same for their owner and for an operator."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ from uuid import UUID
 from pydantic import Field, field_validator
 
 from gateway.api.schemas.pages import ResponseModel
+from gateway.ledger.catalogue import plans
 from policies.billing.money import plain
+
+
+class Tier(ResponseModel):
+    up_to: int | None = Field(description="The tier's last unit; null: all the rest.")
+    unit_price: str
+    flat_price: str
+
+    @classmethod
+    def of(cls, tier: plans.Tier) -> Tier:
+        return cls(up_to=tier.up_to, unit_price=plain(tier.unit_price), flat_price=plain(tier.flat_price))
 
 
 class Payment(ResponseModel):

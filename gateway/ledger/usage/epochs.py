@@ -19,7 +19,7 @@ _BEGIN = text("""
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """The how manieth epoch of a partition, and what PostgreSQL has: its catalogue, its part of the journal."""
+    """The number of a partition's new epoch, with the catalogue version and the journal offset that PostgreSQL has."""
 
     epoch: int
     catalogue_version: int

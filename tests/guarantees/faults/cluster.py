@@ -176,7 +176,7 @@ class ClusterServers:
         raise LookupError(f"{master} has no replica")
 
     async def begin_to_move(self, key: bytes, *, to: Server) -> None:
-        """Marks the key's slot as leaving its master; from here on its keys move one by one."""
+        """Marks the key's slot as migrating; from here on its keys move one by one."""
         source, slot = await self.owner(key), key_slot(key)
         await to.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", await source.id())
         await source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", await to.id())

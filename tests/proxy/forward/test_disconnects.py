@@ -32,12 +32,12 @@ async def test_client_disconnect_in_the_queue_is_not_forwarded_and_costs_nothing
     data_plane.upstream.answer = answer
     first = asyncio.create_task(data_plane.get(account, "/v1/patient"))
     await eventually(lambda: data_plane.upstream.exchanges)
-    async with data_plane.connect() as leaving, data_plane.connect() as staying:
-        await leaving.request(account, "GET /v1/patient")
+    async with data_plane.connect() as disconnecting, data_plane.connect() as staying:
+        await disconnecting.request(account, "GET /v1/patient")
         await eventually(lambda: " 1 queued" in _pools(data_plane))
         await staying.request(account, "GET /v1/patient")
         await eventually(lambda: " 2 queued" in _pools(data_plane))
-        leaving.disconnect()
+        disconnecting.disconnect()
         await eventually(lambda: " 1 queued" in _pools(data_plane))
         may_answer.set()
         assert (await staying.read_head())[0] == 200

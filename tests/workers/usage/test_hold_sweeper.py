@@ -9,8 +9,8 @@ import pytest
 from gateway.meter.holds import HEARTBEAT_SECONDS, HEARTBEAT_TTL_SECONDS
 from gateway.meter.meter import Meter
 from gateway.workers.runner import MAX_BACKOFF_SECONDS
-from gateway.workers.usage.heartbeat import Heartbeat
 from gateway.workers.usage.hold_sweeper import ABSENCE_SECONDS, MAX_PASS_GAP_SECONDS, HoldSweeper
+from gateway.workers.usage.liveness import Heartbeat
 from gateway.workers.usage.usage_writer import UsageWriter
 from policies.model import Outcome
 from tests.workers.conftest import PARTITIONS, Backend

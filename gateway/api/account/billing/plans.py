@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from gateway.api.account.dependencies import DependenciesDep
+from gateway.api.schemas.billing_records import Tier
 from gateway.api.schemas.pages import PageModel, ResponseModel
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import StoredPlan
@@ -15,12 +16,6 @@ from policies.billing.money import plain
 from policies.model import FeatureValue
 
 router = APIRouter(tags=["plans"])
-
-
-class Tier(ResponseModel):
-    up_to: int | None = Field(description="The tier's last unit; null: all the rest.")
-    unit_price: str
-    flat_price: str
 
 
 class OfferedPlan(ResponseModel):
@@ -57,8 +52,5 @@ async def list_plans(dependencies: DependenciesDep) -> PageModel[OfferedPlan]:
 
 def _shown(plan: StoredPlan) -> OfferedPlan:
     fields = {name: getattr(plan.terms, name) for name in OfferedPlan.model_fields if name != "id"}
-    fields["tiers"] = [
-        Tier(up_to=tier.up_to, unit_price=plain(tier.unit_price), flat_price=plain(tier.flat_price))
-        for tier in plan.terms.tiers
-    ]
+    fields["tiers"] = [Tier.of(tier) for tier in plan.terms.tiers]
     return OfferedPlan.model_validate(fields | {"id": plan.id, "price": plain(plan.terms.price)})

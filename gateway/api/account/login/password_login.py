@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gateway.api.account.dependencies import Dependencies
+from gateway.api.account.dependencies import AccountDependencies
 from gateway.api.account.login.throttling import of_login
 from gateway.api.account.schemas import TokenPair
 from gateway.api.errors import NotAuthenticated, Suspended
@@ -17,7 +17,7 @@ from policies.model import AccountStatus
 _WRONG = "The e-mail address or the password is wrong."
 
 
-async def sign_in(dependencies: Dependencies, email: str, *, password: str, address: str) -> TokenPair:
+async def sign_in(dependencies: AccountDependencies, email: str, *, password: str, address: str) -> TokenPair:
     """A new session. Raises NotAuthenticated in the same time for wrong passwords and unknown addresses, Suspended."""
     account = await check_password(dependencies, email, password=password, address=address)
     if account.status is AccountStatus.SUSPENDED:
@@ -33,7 +33,7 @@ async def sign_in(dependencies: Dependencies, email: str, *, password: str, addr
     return dependencies.tokens.pair(account.user_id, session_id, refresh_token=secret)
 
 
-async def check_password(dependencies: Dependencies, email: str, *, password: str, address: str) -> LoginAccount:
+async def check_password(dependencies: AccountDependencies, email: str, *, password: str, address: str) -> LoginAccount:
     """Whose password it is. Only failures count against the address and the account. Raises as `sign_in`, Throttled."""
     async with dependencies.database.read() as connection:
         account = await login_sessions.find_account(connection, email, address=address)

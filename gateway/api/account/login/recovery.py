@@ -8,7 +8,7 @@ from fastapi import APIRouter, BackgroundTasks
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.api.account.dependencies import ClientAddress, Dependencies, DependenciesDep, Lifetimes
+from gateway.api.account.dependencies import AccountDependencies, ClientAddress, DependenciesDep, Lifetimes
 from gateway.api.account.login import throttling
 from gateway.api.account.schemas import NewPassword, Token, check_new_password
 from gateway.api.errors import Invalid
@@ -75,7 +75,7 @@ async def verify_email(body: EmailVerification, dependencies: DependenciesDep) -
         )
 
 
-async def _send_reset(dependencies: Dependencies, email: str) -> None:
+async def _send_reset(dependencies: AccountDependencies, email: str) -> None:
     async with dependencies.database.transaction() as connection:
         user = await users.get_by_email(connection, email)
         if user is not None:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body
 from pydantic import Field
 
 from gateway.api.account.authentication import Bearer
-from gateway.api.account.dependencies import ClientAddress, Dependencies, DependenciesDep
+from gateway.api.account.dependencies import AccountDependencies, ClientAddress, DependenciesDep
 from gateway.api.account.login import throttling
 from gateway.api.account.login.password_login import sign_in
 from gateway.api.account.login.recovery import ask_to_verify
@@ -97,7 +97,7 @@ async def logout(dependencies: DependenciesDep, bearer: Bearer, body: Annotated[
         raise NotAuthenticated("Send the refresh token of the session, or its access token.")
 
 
-async def _use(dependencies: Dependencies, refresh_token: str) -> TokenPair | AccountStatus | Verdict | None:
+async def _use(dependencies: AccountDependencies, refresh_token: str) -> TokenPair | AccountStatus | Verdict | None:
     """The next pair, or what speaks against it. Commits in any case: a theft that was found must end the session."""
     used = tokens.digest(refresh_token)
     async with dependencies.database.transaction() as connection:

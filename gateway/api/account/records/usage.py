@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field, StringConstraints
 
 from gateway.api import csv_export
-from gateway.api.account.dependencies import Dependencies, DependenciesDep, Reader
+from gateway.api.account.dependencies import AccountDependencies, DependenciesDep, Reader
 from gateway.api.csv_export import Format, NextPage
 from gateway.api.openapi import SIGNED_IN
 from gateway.api.schemas import usage_aggregates
@@ -113,7 +113,7 @@ async def list_usage(
     return await page(query.cursor, query.limit)
 
 
-def _calls(query: CallAggregateQuery, user_id: UUID, dependencies: Dependencies) -> NextPage:
+def _calls(query: CallAggregateQuery, user_id: UUID, dependencies: AccountDependencies) -> NextPage:
     async def page(cursor: str | None, limit: int) -> PageModel[Call]:
         async with dependencies.database.read() as connection:
             found = await history.list_usage(connection, query.filter(user_id), cursor=cursor, limit=limit)
@@ -122,7 +122,7 @@ def _calls(query: CallAggregateQuery, user_id: UUID, dependencies: Dependencies)
     return page
 
 
-def _sums(query: CallAggregateQuery, group_by: str, user_id: UUID, dependencies: Dependencies) -> NextPage:
+def _sums(query: CallAggregateQuery, group_by: str, user_id: UUID, dependencies: AccountDependencies) -> NextPage:
     """What is asked for is checked here, before an answer begins."""
     by, within = usage_aggregates.dimensions(group_by), usage_aggregates.with_bounds(query.filter(user_id))
 

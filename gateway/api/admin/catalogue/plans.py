@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.api.admin.dependencies import UnitOfWorkDep
 from gateway.api.errors import Conflict, Invalid
 from gateway.api.openapi import CONFLICTS, UNKNOWN
+from gateway.api.schemas.billing_records import Tier
 from gateway.api.schemas.fields import (
     Count,
     Credits,
@@ -60,12 +61,6 @@ FeatureText = Annotated[str, StringConstraints(max_length=200), Storable]
 Features = Annotated[
     dict[FeatureName, Annotated[Flag | Count | FeatureText, Field(union_mode="left_to_right")]], NoOtherNames()
 ]
-
-
-class Tier(ResponseModel):
-    up_to: int | None = Field(description="The tier's last unit; null: all the rest.")
-    unit_price: str
-    flat_price: str
 
 
 class NewTier(RequestModel):
@@ -254,7 +249,7 @@ def shown(plan: plans.StoredPlan) -> Plan:
     own["permissions"] = sorted(plan.permissions)
     said = {name: getattr(terms, name) for name in Plan.model_fields if name not in own.keys() | ID_FIELDS.keys()}
     ids = {name: terms.provider_ids.get(name) for name in ID_FIELDS}
-    priced = {"price": plain(terms.price), "tiers": [_tier(tier) for tier in terms.tiers]}
+    priced = {"price": plain(terms.price), "tiers": [Tier.of(tier) for tier in terms.tiers]}
     return Plan.model_validate(own | said | ids | priced)
 
 
@@ -272,10 +267,6 @@ async def offered_plan(connection: AsyncConnection, named: str) -> plans.StoredP
     if not plan.terms.is_active:
         raise Conflict(f"The plan {plan.id} is not sold any more; choose one whose is_active is true.")
     return plan
-
-
-def _tier(tier: plans.Tier) -> Tier:
-    return Tier(up_to=tier.up_to, unit_price=plain(tier.unit_price), flat_price=plain(tier.flat_price))
 
 
 def _tiers(body: Iterable[NewTier]) -> tuple[plans.Tier, ...]:
