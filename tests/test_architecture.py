@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -207,6 +208,7 @@ RULES: dict[Rule, tuple[str, str]] = {  # each with a module that breaks it
     modules_stay_short: ("gateway/meter/x.py", "\n" * (MODULE_LINES + 1)),
     functions_stay_short: ("gateway/meter/x.py", "def f():\n" + "    g()\n" * FUNCTION_LINES),
     names_say_something: ("gateway/meter/utils.py", ""),
+    log_events_are_words: ("gateway/meter/x.py", "_log.info('a request failed', error=error)"),
 }
 
 TreeRule = Callable[[list[Module]], Iterator[str]]
@@ -247,6 +249,7 @@ def classes_have_one_name_each(modules: list[Module]) -> Iterator[str]:
 
 TREE_RULES: dict[TreeRule, list[Module]] = {  # each with a tree that breaks it
     functions_are_mostly_short: [Module("gateway/meter/x.py", "def f():\n" + "    g()\n" * FUNCTION_LINES_P90)],
+    classes_have_one_name_each: [Module(f"gateway/meter/{name}.py", "class Head: ...") for name in "xy"],
     folders_stay_small: [Module(f"gateway/meter/x{number}.py", "") for number in range(FOLDER_MODULES + 1)],
 }
 
@@ -298,6 +301,15 @@ def test_a_breach_of_the_tree_is_found(rule: TreeRule, tree: list[Module]) -> No
 
 def test_no_folder_has_more_modules_than_one_can_read(modules: list[Module]) -> None:
     assert list(folders_stay_small(modules)) == []
+
+
+def test_no_page_uses_a_house_word() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    pages = [name for name in listed if name.endswith(PROSE) and name not in HISTORY and (ROOT / name).is_file()]
+    assert len(pages) > 100
+    assert [found for page in pages for found in house_words(page, (ROOT / page).read_text())] == []
 
 
 def test_a_house_word_is_found_and_located() -> None:
