@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from uuid import uuid4
 
 import httpx
@@ -116,8 +116,8 @@ async def test_calls_stay_fast_while_many_log_in(public: httpx.AsyncClient) -> N
     answered = {login.status_code for login in await logins}
     assert answered <= {401, 429, 503}
     assert len(during) > 10
-    # Bounds that only a loop which waited for hashes would break: each takes some 20 ms.
-    assert median(during) < 0.02 + 4 * median(before)
+    # A loop that waited for hashes, of 20 ms each, would delay nearly every call; a busy machine delays only some.
+    assert quantiles(during)[0] < 0.02 + 4 * median(before)
 
 
 async def _seconds(client: httpx.AsyncClient) -> float:

@@ -133,7 +133,7 @@ async def test_silent_server_is_unavailable_within_the_connect_timeout() -> None
     begun = loop.time()
     with pytest.raises(DatabaseUnavailable, match="out of reach"):
         await database.ping()
-    assert loop.time() - begun < 4
+    assert loop.time() - begun < 20  # asyncpg itself would wait for a minute
     await database.close()
     server.close()
 

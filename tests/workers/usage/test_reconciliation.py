@@ -23,6 +23,7 @@ from gateway.workers.usage import reconciliation
 from gateway.workers.usage.reconciliation import Finding, NightlyReconciliation, Reconciler
 from gateway.workers.usage.usage_writer import UsageWriter
 from policies.usage.reconciliation import Book
+from tests.support.sampling import seeded_random
 from tests.workers.conftest import Backend
 
 Found = set[tuple[UUID, Book, int]]
@@ -320,6 +321,7 @@ class traffic:  # noqa: N801 - reads as what it brings about
 
     def __init__(self, backend: Backend, users: list[UUID]) -> None:
         self._house, self._users = backend, users
+        self._random = seeded_random("traffic")
         self._tasks: list[asyncio.Task[None]] = []
         self._over = False
         self.made = 0
@@ -344,13 +346,13 @@ class traffic:  # noqa: N801 - reads as what it brings about
             await asyncio.sleep(0)
 
     async def _call(self) -> None:
-        user_id = random.choice(self._users)  # noqa: S311 - chance, not a secret
+        user_id = self._random.choice(self._users)
         request_id = await self._house.admit(user_id, amount=2)
         await asyncio.sleep(0)
-        await self._house.settle(user_id, request_id, charge=random.randint(0, 3))  # noqa: S311 - chance, not a secret
+        await self._house.settle(user_id, request_id, charge=self._random.randint(0, 3))
         self.made += 1
 
     async def _grant(self) -> None:
-        user_id = random.choice(self._users)  # noqa: S311 - chance, not a secret
+        user_id = self._random.choice(self._users)
         async with self._house.database.transaction() as connection:
-            await grants.adjust(connection, user_id, amount=random.choice((-1, 1)), reason="test", actor="test")  # noqa: S311
+            await grants.adjust(connection, user_id, amount=self._random.choice((-1, 1)), reason="test", actor="test")
