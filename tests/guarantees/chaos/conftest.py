@@ -1,4 +1,4 @@
-"""What was measured is printed at the end; what takes gigabytes is only run by `make chaos`."""
+"""Prints measurements at the end of a run. Tests that need gigabytes run in `make chaos` only."""
 
 from __future__ import annotations
 

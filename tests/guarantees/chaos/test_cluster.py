@@ -1,4 +1,4 @@
-"""Three gateways with clocks of their own on one Redis Cluster: limits hold, revocations count, masters may die."""
+"""Three gateways with skewed clocks on one Redis Cluster: limits hold, revocations take effect, masters may die."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class Race:
     admitted_after: int = 0
 
     async def call(self, connection: Connection) -> None:
-        """Calls on until a request that was sent after the revocation has been answered."""
+        """Calls until a request that was sent after the revocation has a response."""
         number = 0
         while True:
             number += 1
@@ -172,7 +172,7 @@ async def test_cluster_keeps_one_row_per_call_while_masters_die(
 
 
 async def _fail_over(gateways: Gateways, load: Load, luck: Random, *, freeze: bool) -> float:
-    """Seconds from the end of a master until every customer was served again by every gateway."""
+    """Seconds from the failure of a master until every gateway serves every customer again."""
     master = luck.choice(await gateways.cluster.masters())
     replica = await gateways.cluster.replica_of(master)
     await asyncio.sleep(luck.uniform(0, 0.2))
@@ -218,7 +218,7 @@ class Load:
         connection.close()
 
     async def serves_all(self) -> None:
-        """Until every customer has been served by every gateway since now."""
+        """Returns once every gateway has served every customer since now."""
         missing = {(customer.user_id, url) for customer in self.customers for url in self.gateways.urls}
         seen = len(self.answers)
         async with asyncio.timeout(WHOLE_SECONDS):
@@ -240,7 +240,7 @@ class Load:
         return {name for name in mine if self.answers[name] == 200 and name not in rows}
 
     async def recorded(self, customer: Customer) -> None:
-        """Until none is unrecorded, or it is time to say that some are lost."""
+        """Returns the calls without a row once there are none, or when the time is up."""
         with suppress(TimeoutError):
             async with asyncio.timeout(WHOLE_SECONDS):
                 while await self.unrecorded(customer):  # noqa: ASYNC110 - processes of their own

@@ -1,4 +1,4 @@
-"""Clients leave at any moment while both stores and upstream lag: no answer reaches another, nothing is left behind.
+"""Clients disconnect at any moment while stores and upstream lag: no response goes astray, everything is released.
 
 redis-py gave one tenant the reply of another's cancelled command (its issue 2624); this is the test for that.
 """
@@ -44,7 +44,7 @@ ENVIRON = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATE
 
 @pytest.fixture
 async def data_plane(migrated_url: str, redis_url: str, database: Database, redis: Redis) -> AsyncIterator[DataPlane]:
-    """A data plane whose way to Valkey takes up to 50 ms, either way."""
+    """A data plane that reaches Valkey with up to 50 ms of latency in each direction."""
     address = urlsplit(redis_url)
     assert address.hostname is not None
     assert address.port is not None
@@ -60,7 +60,7 @@ async def data_plane(migrated_url: str, redis_url: str, database: Database, redi
             config, upstream, database=database, redis=redis, redis_client=redis_client
         ) as data_plane:
             yield data_plane
-            far.requests.delay_seconds = far.replies.delay_seconds = lambda: 0.0  # what is still owed is soon settled
+            far.requests.delay_seconds = far.replies.delay_seconds = lambda: 0.0  # pending settlements then end soon
     await redis_client.close()
 
 
@@ -121,7 +121,7 @@ async def _resources(data_plane: DataPlane) -> tuple[int, int]:
 
 
 async def _wait_for_release(data_plane: DataPlane) -> None:
-    """Closes idle connections to the upstream; every lease must have been given back by then."""
+    """Waits until every lease is released, then closes the idle connections to the upstream."""
     pools = [target.pool for each in data_plane.handler._destinations.values() for target in each.upstream._targets]
     await eventually(lambda: all(pool.busy == 0 for pool in pools), AFTERMATH_SECONDS)
     before = data_plane.handler.swap(Router(data_plane.config.routes), destinations(data_plane.config))

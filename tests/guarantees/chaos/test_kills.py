@@ -1,4 +1,4 @@
-"""kill -9 of gateways, worker and Valkey, at named moments and at random: nothing is lost, doubled or left held."""
+"""kill -9 of gateways, worker and Valkey, at named moments and at random: no call is lost, doubled or still held."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ VALKEY_MOMENTS = (
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """Of a part: when this moment comes on this wire, or whenever."""
+    """The kill of a part, at a moment on a wire or at a random time."""
 
     part: str
     wire: str = ""
@@ -86,7 +86,7 @@ async def test_kills_lose_double_and_hold_nothing(tmp_path: Path, own_database_u
 
 
 def _batches(luck: Random) -> Iterator[list[Kill]]:
-    """Gateways first in the short version, so that their leases run out while the others are killed."""
+    """Batches of kills; the short version kills gateways first, so that their leases run out meanwhile."""
     if not IS_FULL:
         named = luck.sample(NAMED, len(NAMED))
         yield sorted([*named, *AT_RANDOM], key=lambda kill: not kill.part.startswith("gateway"))[6:]
@@ -96,7 +96,7 @@ def _batches(luck: Random) -> Iterator[list[Kill]]:
 
 
 async def _strike(house: Installation, kill: Kill, luck: Random) -> str:
-    """What was done. A moment that does not come in time is not waited for: the part is killed all the same."""
+    """Kills the part and says how: at its moment, or without it if the moment does not come in time."""
     part = house.parts[kill.part]
     await part.restored()
     if kill.moment is None:

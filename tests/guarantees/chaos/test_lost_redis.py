@@ -1,4 +1,4 @@
-"""Redis is frozen, slow, emptied, killed and put back again and again, under load on two gateways.
+"""Redis is frozen, slowed, emptied, killed and restored again and again, under load on two gateways.
 
 Every call is answered in time and has one row if it was admitted; nobody gets more credits or calls than there are; and
 the gateways are back by themselves.
@@ -53,7 +53,7 @@ ENVIRON = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATE
 
 @dataclass
 class Load:
-    """Clients of both gateways, and what they were told."""
+    """Clients of both gateways, and the responses that they got."""
 
     data_planes: list[DataPlane]
     accounts: list[Account]
@@ -79,14 +79,14 @@ class Load:
             await asyncio.sleep(random.uniform(0, 0.04))
 
     async def clock(self) -> None:
-        """By how much this process, in which everything runs, is late itself; at its worst of late."""
+        """The worst recent lag of this process, in which everything runs."""
         while not self.is_over:
             before = monotonic_seconds()
             await asyncio.sleep(0.01)
             self.lag_seconds = max(monotonic_seconds() - before - 0.01, self.lag_seconds * 0.9)
 
     async def go_on(self, accounts: list[Account], *, within_seconds: float) -> None:
-        """Returns when each of the accounts has been served again."""
+        """Returns once each account has been served again."""
         before = [self.served(each) for each in accounts]
 
         def are_served() -> bool:
@@ -136,7 +136,7 @@ async def gateways(valkey: FaultyValkey, own_database_url: str, tmp_path: Path) 
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """Workers that fail say so with their traceback, which takes longer to render than a call may take."""
+    """Silences failing workers: rendering their tracebacks takes longer than a call may take."""
     with capture_logs():
         yield
 
@@ -198,7 +198,7 @@ async def _assert_the_books_agree(gateways: list[DataPlane], load: Load, account
 
 
 async def _open_calls(data_plane: DataPlane) -> int:
-    """Calls that are not settled, or not written."""
+    """The number of calls that are not settled, or have no row yet."""
     return (
         await Holds(data_plane.redis_client, PARTITIONS).count()
         + await Journal(data_plane.redis_client, PARTITIONS).length()

@@ -1,4 +1,4 @@
-"""What clients cost the process that serves them: at most 64 KiB of resident memory each, beside a constant."""
+"""A client costs the process that serves it at most 64 KiB of resident memory, beside a constant."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OPEN_FILES = 8_192
 
 @pytest.fixture(autouse=True)
 def _many_files() -> Iterator[None]:
-    """The processes that are started inherit it."""
+    """Raises the limit of open files, which started processes inherit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, OPEN_FILES), hard), hard))
     yield
@@ -42,7 +42,7 @@ def sink() -> Iterator[Sink]:
 
 
 class Worker:
-    """The resident memory of the process that serves clients, and the most that was seen of it."""
+    """The resident memory of the process that serves clients, and its peak."""
 
     def __init__(self, served: Served) -> None:
         children = psutil.Process(served.process.pid).children()

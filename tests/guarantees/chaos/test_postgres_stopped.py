@@ -1,4 +1,4 @@
-"""PostgreSQL stops under load, frozen or killed: known keys go on, unknown ones get 503, no row is missing after."""
+"""PostgreSQL stops under load, frozen or killed: known keys are served, unknown ones get 503, no row is lost."""
 
 from __future__ import annotations
 
@@ -75,5 +75,5 @@ async def _run_without(house: Installation, postgres: Store, how: str) -> None:
 
 
 def _stranger() -> Customer:
-    """A well-formed key that nobody was given."""
+    """A customer with a well-formed key that does not exist."""
     return Customer(uuid4(), compose("gw", token_bytes(ENTROPY_BYTES)).secret)

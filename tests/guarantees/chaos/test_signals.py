@@ -1,4 +1,4 @@
-"""SIGTERM with streams open, SIGHUP under load: what can be finished is, what cannot looks broken, all is recorded."""
+"""SIGTERM with open streams, SIGHUP under load: responses end whole or visibly broken, and each call is recorded."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ async def _begin(served: Served, number: int) -> tuple[asyncio.StreamReader, asy
 
 
 async def _end(reader: asyncio.StreamReader) -> bytes:
-    """What still comes, until the gateway closes the connection."""
+    """Reads until the gateway closes the connection."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         try:
             return await reader.read()
@@ -103,7 +103,7 @@ async def _end(reader: asyncio.StreamReader) -> bytes:
 
 
 async def _accepts_nobody(served: Served) -> None:
-    """Returns once connections are refused, by all workers: no port is left that one could come in by."""
+    """Returns once all workers refuse connections."""
     refused = 0
     async with asyncio.timeout(PATIENCE_SECONDS):
         while refused < FRESH_CONNECTIONS:
@@ -117,7 +117,7 @@ async def _accepts_nobody(served: Served) -> None:
                 await asyncio.sleep(0.01)
 
 
-# The configuration that is served and the others: every second one cannot be.
+# The configurations of the reloads: every second one is invalid.
 
 BROKEN = [
     "routes: [",

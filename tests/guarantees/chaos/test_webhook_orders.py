@@ -1,4 +1,4 @@
-"""In whatever order a life's messages come, twice each, some at once, with crashes between: one end, credits once."""
+"""Webhooks of a subscription come in any order, twice each, with crashes between: one end state, credits once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Deliver = Callable[[Any], Awaitable[None]]
 
 
 class Crash(BaseException):
-    """The process dies here: nothing catches it, and what was not committed is gone."""
+    """The process dies: nothing catches it, and uncommitted changes are lost."""
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ async def lived_in_order(stack: PaymentStack, fake_stripe: FakeStripe) -> tuple[
 
 
 async def a_life(stack: PaymentStack, fake_stripe: FakeStripe) -> tuple[User, list[Any]]:
-    """Bought, renewed, failed, recovered, cancelled; none of it delivered yet."""
+    """A subscription that is bought, renewed, failed, recovered and cancelled, and its undelivered webhooks."""
     user = await stack.create_user()
     checkout = await stack.subscribe(user)
     session_id = checkout.provider_checkout_id or ""
@@ -94,7 +94,7 @@ async def a_life(stack: PaymentStack, fake_stripe: FakeStripe) -> tuple[User, li
 
 
 async def in_disorder(stack: PaymentStack, deliveries: list[Any], *, draw: random.Random) -> None:
-    """One by one or a few at once; sometimes the process dies on the way, at any of its statements."""
+    """Delivers one by one or a few at once; sometimes the process dies, at any of its statements."""
     busy = processing_at_once(stack)
     while deliveries:
         crowd = [deliveries.pop(0) for _ in range(min(len(deliveries), draw.choice((1, 1, 3))))]
@@ -106,7 +106,7 @@ async def in_disorder(stack: PaymentStack, deliveries: list[Any], *, draw: rando
 
 
 async def died_or_done(stack: PaymentStack, told: Any) -> None:
-    """Delivered and acted on by a process that may die, before the provider has its answer or after."""
+    """Delivers to a process that may die, before the provider has its response or after."""
     try:
         await stack.deliver(*signed(told, STRIPE_SECRETS[0]))
         await stack.processor.run_once()
@@ -116,7 +116,7 @@ async def died_or_done(stack: PaymentStack, told: Any) -> None:
 
 @contextmanager
 def crashing(database: Database, *, after: int) -> Iterator[None]:
-    """The statement after so many dies, and no other."""
+    """Makes one statement raise Crash: the one behind `after` others."""
     left = after
     engine = database._engine.sync_engine
 

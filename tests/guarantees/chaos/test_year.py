@@ -1,4 +1,4 @@
-"""A year of accounts in some minutes: at each step every book agrees, with each other and with a second bookkeeping.
+"""A year of accounts in some minutes: at each step all books agree, with each other and with a second bookkeeping.
 
 Customers subscribe, try, use, buy, change, cancel, pause and move; a payment provider renews, fails and repeats itself;
 workers run late, once for weeks. Ledger, balance row, grants and Redis must agree, and so must what a plain model of
@@ -96,7 +96,7 @@ async def _lives(backend: Backend, random: Random) -> list[Life]:  # noqa: F811 
 
 
 async def _work(backend: Backend, lives: Sequence[Life], now: datetime) -> None:  # noqa: F811 - the fixture
-    """The workers catch up, two of a kind at once."""
+    """Runs the workers until they have caught up, two of a kind at once."""
     movers = [RenewalWorker(backend.database, backend.journal, grace=GRACE, now=lambda: now) for _ in range(2)]
     keepers = [CreditExpiryWorker(backend.database, backend.journal, now=lambda: now) for _ in range(2)]
     while any(await asyncio.gather(*(mover.run_once() for mover in movers))):
@@ -149,7 +149,7 @@ async def _call(backend: Backend, life: Life) -> None:  # noqa: F811 - the fixtu
 
 
 async def _settle(backend: Backend, lives: Sequence[Life]) -> None:  # noqa: F811 - the fixture
-    """What was done reaches the other store, both ways."""
+    """Moves changes to the other store, in both directions."""
     await OutboxPublisher(backend.database, backend.meter).publish_all()
     while await UsageWriter(backend.database, backend.journal).run_once():
         pass
@@ -191,7 +191,7 @@ async def _compare(backend: Backend, lives: Sequence[Life]) -> None:  # noqa: F8
 
 
 async def _granted(backend: Backend) -> int:  # noqa: F811 - the fixture
-    """How many periods were granted; each of them once."""
+    """The number of granted periods; asserts that each was granted once."""
     async with backend.database.read() as connection:
         granted, distinct = (await connection.execute(_GRANTED)).one()
     assert granted == distinct

@@ -1,4 +1,4 @@
-"""What real clients get through a running gateway, and what stands in PostgreSQL afterwards."""
+"""The responses that real clients get from a running gateway, and the rows in PostgreSQL afterwards."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ async def test_revoked_key_is_refused_next_on_every_worker(demo: Running) -> Non
 
 
 async def _of_several_connections(demo: Running, key: str) -> list[httpx.Response]:
-    """Answers over connections of their own, so that the kernel spreads them over the workers."""
+    """Responses over separate connections, which the kernel spreads over the workers."""
     answers = []
     for _ in range(8):
         async with httpx.AsyncClient(base_url=demo.public_url, headers={"X-API-Key": key}) as client:

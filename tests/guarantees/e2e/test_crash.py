@@ -1,4 +1,4 @@
-"""The whole process group killed under load: what clients received completely is recorded, once, and nothing leaks."""
+"""The process group is killed under load: each complete response has one row, and nothing leaks."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Balance:
 
 
 async def _give_room(running: Running) -> None:
-    """Lifts the demo plan's limits, so that the load is limited by nothing but the machine."""
+    """Lifts the limits of the demo plan, so that only the machine limits the load."""
     async with httpx.AsyncClient(base_url=running.admin_url, headers=running.admin_headers) as admin:
         unlimited = {"requests_per_minute": None, "requests_per_hour": None}
         credits = {"amount": 1_000_000, "reason": "load"}

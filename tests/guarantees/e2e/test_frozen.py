@@ -1,4 +1,4 @@
-"""Gateways frozen for longer than their lease, and killed while Redis is away: every answer given whole is charged."""
+"""Gateways frozen beyond their lease, or killed while Redis is away: every complete response is charged."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ async def test_spool_of_a_killed_gateway_is_settled_by_the_next(site: Site) -> N
 
 
 async def _assert_charged(site: Site, data_plane: DataPlane, account: Account, *, charge: int, of: int) -> None:
-    """One row a call, and every book the same."""
+    """Asserts one row for each call, and equal books."""
     assert (await data_plane.settled_state(account)).balance == of - charge
     rows = await data_plane.usage_rows(account)
     assert [(row["outcome"], row["status_code"], row["credits_charged"]) for row in rows] == [
@@ -208,7 +208,7 @@ async def _assert_charged(site: Site, data_plane: DataPlane, account: Account, *
 
 
 async def _sweep(site: Site) -> int:
-    """As if the lease had run out: the beats are gone, and the sweeper's clock runs a second a pass."""
+    """Sweeps as if the lease had run out: heartbeats are deleted, and each pass advances the clock by a second."""
     for key in [key async for key in site.redis.scan_iter("gw:i:*")]:
         await site.redis.delete(key)
     seconds = itertools.count()

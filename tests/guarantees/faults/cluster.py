@@ -1,4 +1,4 @@
-"""A cluster of real servers on loopback, formed by hand, so that a test may move its slots and kill its masters."""
+"""A cluster of real servers on loopback whose slots a test may move and whose masters it may kill."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class ClusterServers:
         return known == [str(len(self.servers))] * len(self.servers)
 
     async def settled(self) -> None:
-        """Until every server says that all slots are served, and every replica has caught up with its master."""
+        """Returns once all slots are served and every replica has caught up with its master."""
         await _until(self._is_settled)
 
     async def _is_settled(self) -> bool:
@@ -160,7 +160,7 @@ class ClusterServers:
         return [server for server in self.servers if await server.is_master()]
 
     async def owner(self, key: bytes) -> Server:
-        """The master that has the key, by its own word."""
+        """The master that serves the key."""
         slot = key_slot(key)
         for server in await self.masters():
             for first, last, (_, port, *_), *_ in await server.ask("CLUSTER", "SLOTS"):
@@ -182,7 +182,7 @@ class ClusterServers:
         await source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", await to.id())
 
     async def end_to_move(self, key: bytes, *, to: Server) -> None:
-        """The slot is the target's, for all."""
+        """Assigns the slot to the target on all servers."""
         target = await to.id()
         for server in (to, *(each for each in await self.masters() if each is not to)):
             await server.ask("CLUSTER", "SETSLOT", key_slot(key), "NODE", target)
@@ -243,7 +243,7 @@ def _all_ready(servers: Sequence[Server]) -> Any:
 
 
 async def _do(server: Server, *words: str | int) -> None:
-    """A command that is answered late is sent again by the client, and has been done by then."""
+    """Runs a command that the client may send twice, and that fails the second time."""
     try:
         await server.ask(*words)
     except ResponseError as error:

@@ -22,13 +22,13 @@ POLL_SECONDS = 0.02
 
 
 class Part(Protocol):
-    """Something that runs, by name."""
+    """A process of the installation, by name."""
 
     @property
     def name(self) -> str: ...
 
     def kill(self) -> None:
-        """As `kill -9` does. It comes back by itself, or is started again at once."""
+        """Kills it like `kill -9`. It restarts by itself, or is started again at once."""
 
     async def restored(self) -> None:
         """Returns when it runs again."""
@@ -129,7 +129,7 @@ class Store:
         return int(self._pid_file.read_text().split()[0])
 
     async def start(self) -> None:
-        """Again, where it was killed: once it is buried, and whoever held its lock is gone."""
+        """Starts it again once the killed process has ended and its lock is free."""
         while self._is_killed and not self._server.has_died():  # noqa: ASYNC110 - of a process
             await asyncio.sleep(POLL_SECONDS)
         self._is_killed = False
@@ -168,7 +168,7 @@ class Store:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that this one started and that live."""
+    """The living child processes of `pid`."""
     return [child for child, parent in _parents() if parent == pid]
 
 

@@ -1,4 +1,4 @@
-"""Processes of the gateway at a moment's notice, for whoever kills them by the hundred.
+"""Starts processes of the gateway quickly, for tests that kill hundreds of them.
 
 Importing the gateway takes two seconds of CPU, so one process does it once and forks. A child runs what `gateway proxy`
 or `gateway worker` runs. When it dies another is forked at once on the same listening socket, as the supervisor would
@@ -34,7 +34,7 @@ RETRY_SECONDS = 0.2  # where a store is away: the next one tries again
 
 
 class ForkRequest(NamedTuple):
-    """Where one child after the other lives."""
+    """The request for a child; a successor reuses it."""
 
     wanted: dict[str, Any]
     listener: socket.socket | None
@@ -92,7 +92,7 @@ def _fork(request: ForkRequest, requests: dict[int, ForkRequest]) -> None:
 
 
 def _become(request: ForkRequest) -> NoReturn:
-    """The child, to its end."""
+    """Runs the child; never returns."""
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

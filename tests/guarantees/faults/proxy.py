@@ -1,4 +1,4 @@
-"""A TCP proxy that does to a connection what networks and servers do: delay, drip, garble, freeze, cut, reset.
+"""A TCP proxy that injects faults: it delays, drips, garbles, freezes, cuts and resets.
 
 It also sees what passes, so a trap (`traps.py`) can spring at the very command that it waits for.
 """
@@ -34,7 +34,7 @@ class Lane:
 
 @dataclass(eq=False, slots=True)
 class Connection:
-    """A client's connection and ours to the server behind, with the tasks that carry bytes between them."""
+    """A client's connection, the connection to the server behind, and the tasks between them."""
 
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
@@ -89,17 +89,17 @@ class FaultProxy:
         return urlunsplit(parts._replace(netloc=f"{credentials}@127.0.0.1:{self.port}".lstrip("@")))
 
     def freeze(self) -> None:
-        """Connections stay open and nothing passes, on these or on new ones, as with a stopped server."""
+        """Keeps connections open and lets nothing pass, on present or new ones, as a stopped server does."""
         self._frozen = True
         self.freeze_present()
 
     def freeze_present(self) -> None:
-        """The same for the connections there are; new ones pass."""
+        """Freezes the present connections; new ones pass."""
         for connection in self._connections:
             connection.flowing.clear()
 
     def thaw(self) -> None:
-        """What was held back passes, in order."""
+        """Lets everything pass that was held back, in order."""
         self._frozen = False
         for connection in self._connections:
             connection.flowing.set()

@@ -1,4 +1,4 @@
-"""Four independent records of the same calls, and what must hold between them whatever was killed.
+"""Four independent records of the same calls, and the invariants between them whatever was killed.
 
 What clients sent and heard, what the upstream saw, what PostgreSQL wrote and what Redis is left with. None is taken
 from another, so a call that is lost, doubled or charged wrongly shows as a disagreement.
@@ -25,7 +25,7 @@ LATENESS = timedelta(seconds=2)
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a client knows: whose call it was, the status if it heard one, whether the answer was whole."""
+    """What a client knows of its call: the account, the status if any, whether the response was complete."""
 
     user_id: UUID
     status: int | None

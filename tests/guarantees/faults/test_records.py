@@ -1,4 +1,4 @@
-"""The checker finds what it is there to find: each planted fault, and none where there is none."""
+"""The invariants of the records find each planted fault, and none in sound records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Named moments at which a part is killed, told from outside: by what it sends, or is about to hear.
+"""Named moments at which a part is killed, recognised from outside: by what it sends or is about to receive.
 
 A trap waits for marks in their order on one connection of a `FaultProxy`. It springs before the last of them passes, or
 when the first reply after it comes back; what would have passed does not. So the killed process, or the server it spoke
@@ -17,7 +17,7 @@ from tests.guarantees.faults.proxy import Connection, FaultProxy
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Right before the last of these marks is sent or, if `is_answered`, before its reply is heard."""
+    """Right before the last of these marks is sent or, if `is_answered`, before its reply arrives."""
 
     name: str
     marks: tuple[bytes, ...]
@@ -38,7 +38,7 @@ class Trap:
 
     @contextmanager
     def set_on(self, proxy: FaultProxy) -> Iterator[None]:
-        """It springs by what passes here during the block."""
+        """Arms the trap for what passes this proxy during the block."""
         proxy.requests.watch, proxy.replies.watch = self._on_request, self._on_reply
         try:
             yield

@@ -1,4 +1,4 @@
-"""Two servers that share no line of parsing: one reads by h11, one by httptools. Both write down what they read."""
+"""Two servers with different parsers, h11 and httptools, which record what they read."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Notes:
     faults: list[str] = field(default_factory=list)
 
     def take(self) -> list[Read]:
-        """What was read completely; nothing may have been unreadable."""
+        """The complete requests; raises if anything was unreadable."""
         reads, self.reads = self.reads, []
         assert not self.faults, self.faults
         complete = [read for read in reads if read.is_complete]

@@ -1,4 +1,4 @@
-"""Requests as hypothesis draws them: legal ones with all that the grammar allows, and bytes with something wrong."""
+"""Strategies of requests: legal ones with all that the grammar allows, and bytes with a fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What passes the gateway has one reading: two parsers behind it read the same requests, those that were admitted.
+"""Requests that pass the gateway have one reading: two parsers behind it read the same, and only admitted ones.
 
 The same bytes go to two data planes, with h11 behind one and httptools behind the other.
 """
@@ -66,7 +66,7 @@ async def test_hostile_bytes_have_one_reading_or_none(
 
 
 async def test_read_requests_equal_admitted_and_charged_calls(ways: Planes) -> None:
-    """Runs behind the two above: their requests, complete ones and those that broke off, are all in the books."""
+    """Runs after the two above: all their requests, complete and broken off, are in the books."""
     data_plane, account = ways.h11.data_plane, ways.account
     await _say(ways.h11, [Sent(b"GET", b"/v1/plain", False, (), b"", None, True).wire(account.key.encode())])
     ways.h11.notes.take()

@@ -1,4 +1,4 @@
-"""What an account's credits and subscriptions must come to, kept a second time in plain Python, event by event."""
+"""A second bookkeeping of credits and subscriptions in plain Python, event by event."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Gift:
 
 @dataclass(eq=False)
 class Contract:
-    """A subscription as it must be."""
+    """The expected state of a subscription."""
 
     id: UUID
     offer: Offer
@@ -76,7 +76,7 @@ class Contract:
 
 @dataclass(eq=False)
 class Account:
-    """One user. Every list is in order of making, which is the order of ids."""
+    """One user. Every list is in order of creation, which is the order of ids."""
 
     id: UUID
     zone: ZoneInfo
@@ -105,7 +105,7 @@ class Account:
             self.gifts.append(gift)
 
     def take(self, amount: int) -> None:
-        """From what burns first; what no gift covers is debt."""
+        """Spends gifts in the order of burn-down; the rest becomes debt."""
         self.balance -= amount
         for gift in sorted(self.gifts, key=lambda gift: gift.rank):
             part = min(gift.remaining, amount)
@@ -179,7 +179,7 @@ class Account:
             self.shortfall += wanted
 
     def turn(self, now: datetime) -> None:
-        """What the clock brings to every contract by `now`."""
+        """Advances every contract to `now`."""
         for contract in self.contracts:
             while self._turn_once(contract, now):
                 pass

@@ -1,4 +1,4 @@
-"""Three gateways on one Redis Cluster, each of them processes of its own, with clocks of their own.
+"""Three gateways on one Redis Cluster, in separate processes with skewed clocks.
 
 One is `gateway serve` with its admin listener and its workers, two are `gateway proxy`.
 """
@@ -108,7 +108,7 @@ class Gateways:
     database_url: str
 
     async def customer(self, *, credits: int, **terms: Any) -> Customer:
-        """On a plan of its own, of these terms."""
+        """A new customer on a plan with these terms."""
         plan = await self._post("/admin/v1/plans", {"name": f"plan-{uuid4().hex}", "price": "0", **terms})
         user = await self._post("/admin/v1/users", {"email": f"{uuid4().hex}@example.com", "plan": plan["name"]})
         await self._post(f"/admin/v1/users/{user['id']}/credits/grant", {"amount": credits, "reason": "test"})
@@ -128,7 +128,7 @@ class Gateways:
         return answer.json()
 
     async def settled(self) -> None:
-        """Until no call is held for and the journal is written."""
+        """Returns once there is no hold and the journal is in PostgreSQL."""
         holds, journal = Holds(self.redis_client, PARTITIONS), Journal(self.redis_client, PARTITIONS)
         async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
@@ -147,7 +147,7 @@ class Gateways:
         return int(row["current_credits"])
 
     async def hot_balance(self, customer: Customer) -> int:
-        """By Redis; the account must be there."""
+        """The balance in Redis; the account must be loaded."""
         keys = Meter(self.redis_client, partitions=PARTITIONS, owner="test").keys(customer.user_id)
         packed = await self.redis_client.call((b"HGET", keys.account, b"s"))
         return int(_STATE.unpack_from(packed)[1])

@@ -1,4 +1,4 @@
-"""What customers, their payment provider and time do: to the product, and to the second bookkeeping alike."""
+"""Actions of customers, their payment provider and time, applied to the product and to the second bookkeeping."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Sale:
 
 @dataclass
 class Life:
-    """One account's luck, its books, and its provider's objects by subscription."""
+    """One account: its random numbers, its books, and its provider's objects by subscription."""
 
     account: Account
     random: Random
@@ -68,7 +68,7 @@ Deed = Callable[[AsyncConnection, Life, datetime], Awaitable[None]]
 
 
 async def act(connection: AsyncConnection, life: Life, now: datetime) -> None:
-    """Something at random, most often something that can be done."""
+    """Does something at random, mostly something possible."""
     (deed,) = life.random.choices([deed for deed, _ in DEEDS], [weight for _, weight in DEEDS])
     await deed(connection, life, now)
 
@@ -287,7 +287,7 @@ def provider_changes(life: Life, now: datetime) -> list[Contract]:
 
 
 async def provide(connection: AsyncConnection, life: Life, told: list[Contract], *, now: datetime) -> None:
-    """Webhooks, which come more than once."""
+    """Delivers webhooks, some more than once."""
     for contract in told:
         for _ in range(life.random.choice((1, 1, 2, 3))):
             await tell(connection, life, contract, sale=life.sales[contract.id], now=now)

@@ -1,4 +1,4 @@
-"""Clients that leave at any moment, each saying who it is in every byte, and an upstream that says it back."""
+"""Clients that disconnect at any moment, each with its own bytes, and an upstream that echoes them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _REMAINING = re.compile(rb"x-credits-remaining: (-?[0-9]+)\r\n")
 
 
 class Moment(Enum):
-    """When a client leaves."""
+    """The moment of a disconnect."""
 
     IN_HEAD = "in its head"
     IN_UPLOAD = "in its upload"
@@ -67,7 +67,7 @@ class Visit:
 
 @dataclass
 class Findings:
-    """What clients and the upstream came across. `foreign` must stay empty."""
+    """Observations of clients and the upstream. `foreign` must stay empty."""
 
     foreign: list[str] = field(default_factory=list)
     reached: set[str] = field(default_factory=set)

@@ -1,4 +1,4 @@
-"""A Valkey that things happen to: frozen, slow, emptied, killed, put back to an older copy of its file."""
+"""A Valkey with faults: frozen, slow, emptied, killed, restored from an older copy of its file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Fault(Enum):
     SLOW = "slow"
     FLUSHED = "flushed"
     RESTARTED = "restarted"
-    OLDER = "put back to an older copy"
+    OLDER = "restored from an older copy"
 
 
 class FaultyValkey:
@@ -51,7 +51,7 @@ class FaultyValkey:
         return f"redis://:{self.endpoint.password}@127.0.0.1:{self.endpoint.port}/0"
 
     async def suffer(self, fault: Fault, seconds: float) -> None:
-        """Returns when the server is as well as it will be."""
+        """Returns once the server has recovered."""
         match fault:
             case Fault.FROZEN:
                 self._signal(signal.SIGSTOP)

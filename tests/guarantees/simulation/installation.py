@@ -67,7 +67,7 @@ class Installation:
     narrow: Customer
 
     async def records(self) -> records.Records:
-        """What everybody knows once all is settled and written. Raises TimeoutError where that does not come about."""
+        """The records once all calls are settled and stored. Raises TimeoutError if they never are."""
         for part in self.parts.values():
             await part.restored()
         await self.settled()
@@ -110,7 +110,7 @@ async def _connected(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 async def installed(
     folder: Path, *, database_url: str, chance: Random, slowness_seconds: float
 ) -> AsyncIterator[Installation]:
-    """Everything runs, and nobody calls yet."""
+    """Starts the installation; no client calls yet."""
     (folder / "gateway.yaml").write_text(DOCUMENT)
     async with AsyncExitStack() as stack:
         valkey = await stack.enter_async_context(_valkey(folder))

@@ -1,4 +1,4 @@
-"""Clients and upstreams by plain sockets and threads: many or large, and cheap for the process that has them."""
+"""Many or large clients and upstreams by plain sockets and threads, cheap for the process that runs them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def crowd(url: str, count: int, first: bytes, *, is_narrow: bool) -> Iterator[li
 
 
 def upload(url: str, head: bytes, size_bytes: int) -> bytes:
-    """Sends zeros; gives the head of the answer."""
+    """Sends zeros and returns the response head."""
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port or 80), PATIENCE_SECONDS) as client:
         client.sendall(head)

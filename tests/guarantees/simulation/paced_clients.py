@@ -1,4 +1,4 @@
-"""Clients that call at a steady pace and remember what they heard, and an upstream that remembers what it saw."""
+"""Clients that call at a steady pace and an upstream, which both record what they received."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PacedClients:
 
     @asynccontextmanager
     async def calling(self, count: int, *, pause_seconds: float) -> AsyncIterator[None]:
-        """So many clients call until the end of the block, and each then finishes its call."""
+        """Runs `count` clients until the end of the block; each then finishes its call."""
         stop = asyncio.Event()
         tasks = [asyncio.create_task(self._call_on(stop, pause_seconds, number)) for number in range(count)]
         try:
