@@ -30,7 +30,7 @@ CALLS = 100_000
 CALLERS = 64
 ACCOUNTS = 1_000
 ANSWER = b"z" * 500
-HEAD, TAIL = "x" * 330, "y" * 150  # as long as those of a call with all its columns
+PREFIX, SUFFIX = "x" * 330, "y" * 150  # as long as those of a call with all its columns
 PLENTY = Limits((10**8, 10**8, 10**8), 10**8)
 USED_UP = Limits((1, 10**8, 10**8), None)
 
@@ -72,7 +72,7 @@ class Bench:
             amount=1,
             required=1,
             limits=limits,
-            head=HEAD,
+            prefix=PREFIX,
             claim=claim,
         )
 
@@ -80,8 +80,8 @@ class Bench:
         await self.admit(number, claim=self._claim(number))
 
     async def settle_keyed(self, number: int) -> None:
-        keys, kept = self._accounts[number % ACCOUNTS], ClaimOutcome(self._claim(number), ANSWER)
-        await self._meter.settle(keys, self._requests[number], charge=1, tail=TAIL, kept=kept)
+        keys, claim_outcome = self._accounts[number % ACCOUNTS], ClaimOutcome(self._claim(number), ANSWER)
+        await self._meter.settle(keys, self._requests[number], charge=1, suffix=SUFFIX, claim_outcome=claim_outcome)
 
     def _claim(self, number: int) -> IdempotencyClaim:
         return IdempotencyClaim(f"{number:064}", "f" * 64)
@@ -90,7 +90,7 @@ class Bench:
         await self.admit(number, USED_UP)
 
     async def settle(self, number: int) -> None:
-        await self._meter.settle(self._accounts[number % ACCOUNTS], self._requests[number], charge=1, tail=TAIL)
+        await self._meter.settle(self._accounts[number % ACCOUNTS], self._requests[number], charge=1, suffix=SUFFIX)
 
     async def ping(self, _: int) -> None:
         await self._redis.call((b"PING",))

@@ -34,7 +34,7 @@ from gateway.ledger.db import month_partitions, schema
 from gateway.ledger.db.session import Database
 from gateway.meter.meter import Meter
 from gateway.request_ids import uuid7
-from policies.usage.records import BALANCE_AFTER, COLUMNS, part
+from policies.usage.records import BALANCE_AFTER, COLUMNS, NULL
 
 PARTITIONS = 64
 STEADY_SECONDS = 10.0
@@ -188,7 +188,7 @@ class Bench:
             "upstream_time_ms": 30,
             BALANCE_AFTER: 123_456,
         }
-        return part(*(known.get(name) for name in COLUMNS))
+        return "\t".join(str(known.get(name, NULL)) for name in COLUMNS)
 
 
 class Counts:

@@ -73,6 +73,11 @@ HOLDS_OPEN = Gauge("gateway_holds_open", "Open holds in Redis.", multiprocess_mo
 JOURNAL_ENTRIES = Gauge(
     "gateway_journal_entries", "Journal entries waiting for PostgreSQL.", multiprocess_mode="mostrecent"
 )
+JOURNAL_NEWER_PARTITIONS = Gauge(
+    "gateway_journal_newer_partitions",
+    "Partitions whose journal waits at an entry of a newer release for a usage writer of it.",
+    multiprocess_mode="mostrecent",
+)
 JOURNAL_LAG = Gauge(
     "gateway_journal_lag_seconds",
     "Age in seconds of the oldest journal entry that waits for PostgreSQL.",
@@ -94,6 +99,11 @@ RECONCILE_DIFFERENCE = Gauge(
     multiprocess_mode="mostrecent",
 )
 SPOOL_ENTRIES = Gauge("gateway_spool_entries", "Settlements that Redis has not taken yet.", multiprocess_mode="livesum")
+SPOOL_NEWER_FILES = Gauge(
+    "gateway_spool_newer_files",
+    "Spool files that a newer release wrote, and that wait for a process of it.",
+    multiprocess_mode="livesum",
+)
 SPOOL_FAILURES = Counter("gateway_spool_failures", "Settlements that could not be spooled and wait in memory.")
 OUTAGE_CREDIT_CALLS = Counter("gateway_float_calls", "Calls admitted on outage credit, without Redis.")
 OUTAGE_CREDIT_UNSETTLED = Gauge(

@@ -25,7 +25,7 @@ from gateway.cli.transactions import find_user
 from gateway.config import Config
 from gateway.csv_rows import CsvWriter
 from gateway.ledger.usage.history import UsageFilter, UsageRow, count_usage, stream_usage
-from gateway.ledger.usage.poison import Poison, list_poison
+from gateway.ledger.usage.poison import PoisonEntry, list_poison
 
 app = typer.Typer(help="Usage.", no_args_is_help=True)
 
@@ -159,7 +159,7 @@ async def _show_poison(config: Config, *, as_json: bool) -> None:
                 return
 
 
-def _poison_fields(entry: Poison) -> dict[str, Any]:
+def _poison_fields(entry: PoisonEntry) -> dict[str, Any]:
     """`line` is the entry as the journal has it, with bytes that are not UTF-8 escaped."""
     return {
         "id": entry.id,
@@ -171,6 +171,6 @@ def _poison_fields(entry: Poison) -> dict[str, Any]:
     }
 
 
-def _poison_line(entry: Poison) -> str:
+def _poison_line(entry: PoisonEntry) -> str:
     place = f"{entry.created_at.isoformat(timespec='seconds')}  p{entry.partition:02} {entry.entry_id}"
     return f"{place}  {' '.join(entry.reason.split())}"

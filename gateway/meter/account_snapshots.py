@@ -1,28 +1,24 @@
-"""What Redis remembers of accounts, read at one instant for whoever compares it with PostgreSQL, and set right."""
+"""Reads what Redis has of accounts at one instant, to be compared with PostgreSQL, and corrects it."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from gateway.meter.client.client import RedisClient
-from gateway.meter.journal import MAX_ENTRIES_PER_READ, is_correction
+from gateway.meter.journal import MAX_ENTRIES_PER_READ
 from gateway.meter.journal_charges import JournalCharge, parse_charge
 from gateway.meter.keys import partition_keys
+from gateway.meter.layout import AccountState, HoldLine
 from gateway.meter.meter import Meter
-from gateway.meter.scripts import AUDIT, CORRECT
-from policies.usage.records import HEAD_COLUMNS
-
-_STATE = struct.Struct("<qq")  # the clock and the balance, as admit.lua packs them
-_HOLD_PREFIX_COLUMNS = 2  # amount and owner, before the record's head
-_USER_ID = HEAD_COLUMNS.index("user_id")
+from gateway.meter.scripts import CORRECT_BALANCE, PARTITION_SNAPSHOT
+from policies.usage.records import identity
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedAccount:
-    """`credit_seq` is the last change of credits that it took, `corrections` how often it was set right."""
+    """`credit_seq` is the last credit change that Redis applied, `corrections` counts those of its balance."""
 
     balance: int
     credit_seq: int
@@ -32,7 +28,7 @@ class LoadedAccount:
 
 @dataclass(frozen=True, slots=True)
 class PartitionSnapshot:
-    """A partition at one instant: its hot accounts of those asked for, and the newest entry of its journal, if any."""
+    """A partition at one instant: the wanted accounts that are loaded, and the newest journal entry, if any."""
 
     accounts: Mapping[UUID, LoadedAccount]
     newest_entry: str | None
@@ -49,14 +45,15 @@ class AccountSnapshotReader:
         return self._meter.keys(account_id).partition
 
     async def read(self, partition: int, account_ids: Sequence[UUID]) -> PartitionSnapshot:
-        """These accounts of the partition, but cold ones."""
+        """Leaves out accounts that are not loaded."""
         keys = partition_keys(partition)
         accounts = [self._meter.keys(account_id).account for account_id in account_ids]
-        newest, holds, *found = await self._redis.run(AUDIT, (keys.holds, keys.journal, keys.catalogue, *accounts), ())
-        held = _held(holds)
+        where = (keys.holds, keys.journal, keys.catalogue, *accounts)
+        newest, holds, *found = await self._redis.run(PARTITION_SNAPSHOT, where, ())
+        held = _held_credits(holds)
         return PartitionSnapshot(
             {
-                account_id: _account(state, sequence, corrections, held=held.get(str(account_id), 0))
+                account_id: _loaded_account(state, sequence, corrections, held=held.get(str(account_id), 0))
                 for account_id, (state, sequence, corrections) in zip(account_ids, found, strict=True)
                 if state is not None
             },
@@ -64,38 +61,42 @@ class AccountSnapshotReader:
         )
 
     async def charges(self, partition: int, upto: str | None) -> AsyncIterator[JournalCharge]:
-        """What the partition's journal charges, up to and including this entry. What is no record is left out."""
+        """What the partition's journal charges, up to and including this entry; leaves out what is no record.
+
+        Raises UnknownRecordVersion.
+        """
         after = "-"
         while upto is not None:
             command = (b"XRANGE", partition_keys(partition).journal, after, upto, b"COUNT", MAX_ENTRIES_PER_READ)
             entries = await self._redis.call(command)
-            for _, (_, record, *rest) in entries:
-                if (charge := parse_charge(record, corrects=is_correction(rest))) is not None:
+            for _, fields in entries:
+                if (charge := parse_charge(fields)) is not None:
                     yield charge
             if len(entries) < MAX_ENTRIES_PER_READ:
                 return
             after = f"({entries[-1][0].decode()}"
 
     async def correct(self, account_id: UUID, found: LoadedAccount, *, add: int, credit_seq: int) -> bool:
-        """Adds credits to the balance, and takes all changes up to `credit_seq` for known.
+        """Adds credits to the balance, and marks all changes up to `credit_seq` as applied. Idempotent.
 
-        False if the account has gone cold, was corrected or took a change of credits since it was read as `found`:
-        nothing was done. So it is corrected once however often this is sent, and a late repetition does nothing.
+        False, and nothing done, if the account is not loaded any more, or was corrected or took a change of credits
+        since it was read as `found`.
         """
-        expected = (add, found.corrections, found.credit_seq, credit_seq)
-        return bool(await self._redis.run(CORRECT, (self._meter.keys(account_id).account,), expected))
+        arguments = CORRECT_BALANCE.ordered(
+            add=add, corrections=found.corrections, credit_seq=found.credit_seq, new_credit_seq=credit_seq
+        )
+        return bool(await self._redis.run(CORRECT_BALANCE, (self._meter.keys(account_id).account,), arguments))
 
 
-def _account(state: bytes, sequence: bytes | None, corrections: bytes | None, *, held: int) -> LoadedAccount:
-    _, balance = _STATE.unpack_from(state)
-    return LoadedAccount(balance, int(sequence or 0), held, int(corrections or 0))
+def _loaded_account(state: bytes, sequence: bytes | None, corrections: bytes | None, *, held: int) -> LoadedAccount:
+    return LoadedAccount(AccountState.unpack(state).balance, int(sequence or 0), held, int(corrections or 0))
 
 
-def _held(holds: Sequence[bytes]) -> dict[str, int]:
+def _held_credits(holds: Sequence[bytes]) -> dict[str, int]:
     """Credits that open holds have set aside, by account."""
     held: dict[str, int] = {}
-    for hold in holds:
-        columns = hold.split(b"\t")
-        user_id = columns[_HOLD_PREFIX_COLUMNS + _USER_ID].decode()
-        held[user_id] = held.get(user_id, 0) + int(columns[0])
+    for packed in holds:
+        hold = HoldLine.unpack(packed)
+        user_id = identity(hold.prefix)["user_id"]
+        held[user_id] = held.get(user_id, 0) + hold.amount
     return held

@@ -12,6 +12,26 @@ from policies.access.key_budgets import Cap
 from policies.access.limits import WINDOWS, Limits
 from policies.model import Window
 
+# The arguments of `admit.lua`, in its order. A call packs the terms once for all calls that share them.
+TERMS = (
+    "account_version",
+    "catalogue_version",
+    "amount",
+    "required",
+    "limit_minute",
+    "limit_hour",
+    "limit_day",
+    "limit_in_flight",
+)
+CLAIM = ("fingerprint", "claim_seconds")
+BUDGET = ("budget_credits", "budget_id", "budget_since", "budget_keys")
+ARGUMENTS = ("request_id", *TERMS, "owner_and_prefix", "epoch", *CLAIM, *BUDGET)
+
+# Words of the command behind its digest: the count of the keys, three keys, the arguments without claim and budget.
+WORDS = 1 + 3 + len(ARGUMENTS) - len(CLAIM) - len(BUDGET)
+CLAIM_WORDS, BUDGET_WORDS = len(CLAIM), len(BUDGET)
+NO_CLAIM = words(*[b""] * CLAIM_WORDS)
+
 
 class Admission(NamedTuple):
     """The meter's decision. `used` and `reset_seconds` are in the order of WINDOWS.

@@ -1,4 +1,4 @@
-"""Open holds, and the beats by which we know that whoever opened them is still there to settle them."""
+"""Open holds, and the heartbeats of the processes that will settle them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from gateway.meter.client.client import RedisClient
-from gateway.meter.keys import partition_keys
+from gateway.meter.keys import heartbeat_key, partition_keys
+from gateway.meter.layout import HoldLine
 
-# Five beats may be lost before an owner counts as gone, and holds are given back well within 30 s of a crash.
+# An owner may miss five heartbeats before it counts as gone, and holds are released well within 30 s of a crash.
 HEARTBEAT_SECONDS = 3
 HEARTBEAT_TTL_SECONDS = 15
 SCAN_COUNT = 200
@@ -16,12 +17,12 @@ SCAN_COUNT = 200
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Credits set aside for a call under way: `owner` is the process that will settle it, `head` its record's head."""
+    """Credits set aside for a call under way. `owner` is the process that will settle it."""
 
     request_id: str
     amount: int
     owner: str
-    head: str
+    prefix: str
 
 
 class Holds:
@@ -36,33 +37,24 @@ class Holds:
         return len(self._keys)
 
     async def renew_heartbeat(self, owner: str) -> None:
-        """Says that `owner` lives; holds for BEAT_LIFETIME_SECONDS. To be called before its first admission."""
-        await self._redis.call((b"SET", _beat_key(owner), 1, b"EX", HEARTBEAT_TTL_SECONDS))
+        """Keeps `owner` alive for HEARTBEAT_TTL_SECONDS. Call it before the first admission."""
+        await self._redis.call((b"SET", heartbeat_key(owner), 1, b"EX", HEARTBEAT_TTL_SECONDS))
 
     async def live_owners(self, owners: Collection[str]) -> frozenset[str]:
-        """Those of `owners` that have beaten lately."""
+        """Those of `owners` whose heartbeat has not expired."""
         asked = list(owners)
-        beaten = await self._redis.pipeline([(b"EXISTS", _beat_key(owner)) for owner in asked])
-        return frozenset(owner for owner, is_alive in zip(asked, beaten, strict=True) if is_alive)
+        found = await self._redis.pipeline([(b"EXISTS", heartbeat_key(owner)) for owner in asked])
+        return frozenset(owner for owner, is_alive in zip(asked, found, strict=True) if is_alive)
 
-    async def open(self, partition: int, cursor: int = 0) -> tuple[int, tuple[Hold, ...]]:
-        """Some of a partition's holds, and the cursor of the next ones: 0 after the last.
+    async def scan(self, partition: int, cursor: int = 0) -> tuple[int, tuple[Hold, ...]]:
+        """Some holds of a partition, and the cursor of the next ones: 0 after the last.
 
-        A hold that is there throughout is given at least once, as HSCAN promises.
+        A hold that is open throughout the scan comes at least once, as HSCAN promises.
         """
         following, fields = await self._redis.call((b"HSCAN", self._keys[partition], cursor, b"COUNT", SCAN_COUNT))
         pairs = zip(fields[::2], fields[1::2], strict=True)
-        return int(following), tuple(_hold(request_id, value) for request_id, value in pairs)
+        return int(following), tuple(Hold(request_id.decode(), *HoldLine.unpack(line)) for request_id, line in pairs)
 
     async def count(self) -> int:
         """Calls admitted and not settled."""
         return sum(await self._redis.pipeline([(b"HLEN", key) for key in self._keys]))
-
-
-def _beat_key(owner: str) -> str:
-    return f"gw:i:{owner}"
-
-
-def _hold(request_id: bytes, value: bytes) -> Hold:
-    amount, owner, head = value.decode().split("\t", 2)
-    return Hold(request_id.decode(), int(amount), owner, head)

@@ -15,9 +15,10 @@ from typing import NamedTuple
 from gateway.meter.client.client import RedisClient
 from gateway.meter.client.packing import Command
 from gateway.meter.keys import partition_keys
+from gateway.meter.layout import CORRECTION, EPOCH_FIELD
 from gateway.meter.replay_buffer import id_after
-from gateway.meter.scripts import TRIM
-from policies.usage import records
+from gateway.meter.scripts import TRIM_JOURNAL
+from policies.usage.records import RecordVersion, copy_line, parse_field
 
 START = "0-0"  # before every id (Redis, "Entry ID" of XADD)
 
@@ -30,14 +31,20 @@ CLOCK_MARGIN = timedelta(seconds=1)
 
 
 class JournalEntry(NamedTuple):
-    """One settled call: its stream id, and its record as a line of PostgreSQL COPY text (`policies.records.COLUMNS`).
+    """One settled call: its stream id, the version of its record, and the record as a line of PostgreSQL COPY text.
 
-    A correction is the record of a call that stands written as abandoned, and was settled after all (`late.lua`).
+    `version` is None for what is no record. A correction is the record of a call that was swept, and settled after all;
+    or of one that PostgreSQL may have already.
     """
 
     id: str
+    version: RecordVersion | None
     line: bytes
     is_correction: bool = False
+
+    @property
+    def is_of_newer_release(self) -> bool:
+        return self.version is not None and not self.version.is_known
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +94,7 @@ class Journal:
         ]
         begun = [partition for partition, last_id in after.items() if last_id == START]
         # Asked before the entries: if Redis is lost in between, they are not trimmed, and read again.
-        epochs: list[Command] = [(b"HGET", self._keys[partition].catalogue, b"e") for partition in begun]
+        epochs: list[Command] = [(b"HGET", self._keys[partition].catalogue, EPOCH_FIELD) for partition in begun]
         found = await self._redis.pipeline([*epochs, *commands])
         self._read_in |= {partition: epoch or b"" for partition, epoch in zip(begun, found, strict=False)}
         replies = found[len(begun) :]
@@ -105,9 +112,11 @@ class Journal:
         await asyncio.gather(
             *(
                 self._redis.run(
-                    TRIM,
+                    TRIM_JOURNAL,
                     (self._keys[partition].catalogue, self._keys[partition].journal),
-                    (self._read_in.get(partition, b""), last_id, id_after(last_id)),
+                    TRIM_JOURNAL.ordered(
+                        epoch=self._read_in.get(partition, b""), last_id=last_id, following_id=id_after(last_id)
+                    ),
                 )
                 for partition, last_id in upto.items()
             )
@@ -140,10 +149,10 @@ class Journal:
 
 
 def is_correction(rest: Sequence[bytes]) -> bool:
-    """By the fields behind the record: none for the end of a call, `k` and `c` for its correction."""
-    return list(rest) == [b"k", b"c"]
+    """By the fields of an entry behind its record."""
+    return tuple(rest) == CORRECTION
 
 
 def _entry(raw: tuple[bytes, Sequence[bytes]]) -> JournalEntry:
-    entry_id, (_, record, *rest) = raw
-    return JournalEntry(entry_id.decode(), records.line(record), is_correction(rest))
+    entry_id, (field, record, *rest) = raw
+    return JournalEntry(entry_id.decode(), parse_field(field), copy_line(field, record), is_correction(rest))

@@ -1,4 +1,4 @@
-"""Where things are in Redis: everything of one partition shares a hash tag, so one script touches one slot."""
+"""Keys in Redis: everything of one partition shares a hash tag, so one script touches one slot of a cluster."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from gateway.meter.client.packing import words
 
 @dataclass(frozen=True, slots=True)
 class AccountKeys:
-    """Where an account lives, with what it shares with the others of its partition.
+    """The keys of an account and of its partition.
 
-    `admitted_by` and `settled_by` are the keys of these two scripts, packed.
+    `packed_for_admit` and `packed_for_settle` are the keys of these two scripts behind their count, as RESP.
     """
 
     account_id: UUID
@@ -22,12 +22,12 @@ class AccountKeys:
     catalogue: bytes
     holds: bytes
     journal: bytes
-    admitted_by: bytes
-    settled_by: bytes
+    packed_for_admit: bytes
+    packed_for_settle: bytes
 
 
 class PartitionKeys(NamedTuple):
-    """What the accounts of a partition share."""
+    """The keys that the accounts of a partition share."""
 
     catalogue: bytes
     holds: bytes
@@ -35,7 +35,7 @@ class PartitionKeys(NamedTuple):
 
 
 def partition_of(account_id: UUID, partitions: int) -> int:
-    """The low 32 bits of the id, which are random in every UUID version that we make or accept."""
+    """By the low 32 bits of the id, which are random in every UUID version that the gateway makes or accepts."""
     return (account_id.int & 0xFFFFFFFF) % partitions
 
 
@@ -54,13 +54,17 @@ def account_keys(account_id: UUID, *, partition: int) -> AccountKeys:
         catalogue,
         holds,
         journal,
-        admitted_by=words(3, account, catalogue, holds),
-        settled_by=words(3, account, holds, journal),
+        packed_for_admit=words(3, account, catalogue, holds),
+        packed_for_settle=words(3, account, holds, journal),
     )
 
 
 def swept_key(partition: int, request_id: str) -> bytes:
     return f"{_tag(partition)}:x:{request_id}".encode()
+
+
+def heartbeat_key(owner: str) -> str:
+    return f"gw:i:{owner}"
 
 
 def _tag(partition: int) -> str:

@@ -1,6 +1,6 @@
-"""What this process would have to tell a Redis that has lost it: its calls under way, and those it settled lately.
+"""What this process must replay to a Redis that has lost it: its calls under way, and those it settled lately.
 
-A settlement is kept until PostgreSQL has it. While PostgreSQL is away that may be long, so MAX_SETTLED bounds it.
+A settlement stays until PostgreSQL has it. While PostgreSQL is away that may be long, so MAX_SETTLED bounds the buffer.
 """
 
 from __future__ import annotations
@@ -12,33 +12,37 @@ from gateway.meter.idempotency import ClaimOutcome, IdempotencyClaim
 from gateway.meter.keys import AccountKeys
 from policies.usage import records
 
-MAX_SETTLED = 20_000  # some 20 MB; past it the partition that settles most forgets its oldest
+MAX_SETTLED = 20_000  # some 20 MB; beyond it, the partition that settles drops its oldest
 
 
 class OpenCall(NamedTuple):
-    """A call under way: the epoch in which Redis has its hold, and the credits and the record's head in the hold."""
+    """A call under way: the epoch in which Redis has its hold, the credits held, and the prefix of its record."""
 
     keys: AccountKeys
     request_id: str
     epoch: str
-    held: int
-    head: str
+    amount: int
+    prefix: str
     claim: IdempotencyClaim | None = None
 
 
 class SettledCall(NamedTuple):
-    """A settled call: its record, the journal entry that it is in, or in one before, and what is left of its claim."""
+    """A settled call: both halves of its record, its journal entry or an earlier one, and the outcome of its claim."""
 
     keys: AccountKeys
     request_id: str
-    record: str
+    prefix: str
+    suffix: str
     entry_id: str
-    kept: ClaimOutcome | None = None
+    claim_outcome: ClaimOutcome | None = None
 
-    def without_claim(self, tail: str) -> SettledCall:
-        """The same call with another end, and without its key."""
-        head = self.record.split("\t")[: len(records.HEAD_COLUMNS)]
-        return self._replace(record="\t".join([*head, tail]), kept=None)
+    @property
+    def record(self) -> str:
+        return records.join(self.prefix, self.suffix)
+
+    def abandoned(self) -> SettledCall:
+        """The same call, ended without a charge and without its claim."""
+        return self._replace(suffix=records.abandoned_suffix(), claim_outcome=None)
 
 
 class ReplayBuffer:
@@ -53,12 +57,12 @@ class ReplayBuffer:
         self._open[call.request_id] = call
 
     def update_open(self, call: OpenCall) -> None:
-        """The same call, in a new epoch; unless it has ended since."""
+        """Replaces the call, unless it has ended."""
         if call.request_id in self._open:
             self._open[call.request_id] = call
 
     def remove_open(self, request_id: str) -> OpenCall | None:
-        """The call, which is under way no more; None if it is not one of ours."""
+        """None if this process does not have the call under way."""
         return self._open.pop(request_id, None)
 
     def add_settled(self, call: SettledCall) -> None:
@@ -69,9 +73,9 @@ class ReplayBuffer:
             calls.popleft()
             self._count -= 1
 
-    def discard_through(self, partition: int, upto: str) -> None:
-        """PostgreSQL has the journal of the partition up to this entry."""
-        last, calls = id_order(upto), self._settled[partition]
+    def discard_through(self, partition: int, entry_id: str) -> None:
+        """Discards settlements up to this journal entry: PostgreSQL has them."""
+        last, calls = id_order(entry_id), self._settled[partition]
         while calls and id_order(calls[0].entry_id) <= last:
             calls.popleft()
             self._count -= 1
@@ -83,19 +87,19 @@ class ReplayBuffer:
         return request_id in self._open
 
     def take_settled(self, partition: int) -> list[SettledCall]:
-        """Those that PostgreSQL may not have; they are forgotten here."""
+        """Removes and gives those that PostgreSQL may not have."""
         calls = self._settled.pop(partition, deque())
         self._count -= len(calls)
         return list(calls)
 
 
 def id_order(entry_id: str) -> tuple[int, int]:
-    """What orders the ids of stream entries."""
+    """The order of stream ids."""
     milliseconds, _, sequence = entry_id.partition("-")
     return int(milliseconds), int(sequence or 0)
 
 
 def id_after(entry_id: str) -> str:
-    """The least id behind this one."""
+    """The least id after this one."""
     milliseconds, sequence = id_order(entry_id)
     return f"{milliseconds}-{sequence + 1}"

@@ -37,7 +37,8 @@ class RouteMatch(NamedTuple):
     def of(cls, route: Route, method: str, path: str) -> RouteMatch:
         name, usage_type = records.text(route.name), records.text(route.usage_type)
         hold = None if route.price.is_counted_in_request else prices.hold(route.price, None)
-        return cls(route, path, records.part(name, method, records.text(path), usage_type), hold)
+        columns = records.route_columns(endpoint=name, method=method, path=records.text(path), usage_type=usage_type)
+        return cls(route, path, columns, hold)
 
 
 class Router:

@@ -14,6 +14,7 @@ from policies.model import Plan, Window
 STEPS = 60
 WINDOW_SECONDS = {Window.MINUTE: 60, Window.HOUR: 3600, Window.DAY: 86400}
 WINDOWS = tuple(WINDOW_SECONDS)
+STEP_MS = tuple(seconds * 1000 // STEPS for seconds in WINDOW_SECONDS.values())
 
 
 class Limits(NamedTuple):

@@ -124,7 +124,7 @@ class AdminApi:
             amount=0,
             required=0,
             limits=UNLIMITED,
-            head=head_of(user_id),
+            prefix=prefix_of_user(user_id),
         )
 
     async def balance(self, user_id: str) -> int:
@@ -134,10 +134,10 @@ class AdminApi:
         return found.current_credits
 
 
-def head_of(user_id: str, **more: str | int | None) -> str:
-    """The head of a call's record, as far as a reconciliation reads it."""
+def prefix_of_user(user_id: str, **more: str | int | None) -> str:
+    """The prefix of a call's record, as far as a reconciliation reads it."""
     known: dict[str, str | int | None] = {"user_id": user_id, **more}
-    return records.head(*(known.get(column) for column in records.HEAD_COLUMNS))
+    return records.prefix_of(known)
 
 
 @pytest.fixture(scope="package")

@@ -145,7 +145,7 @@ async def test_a_reader_that_has_seen_enough_may_leave(place: Place) -> None:
 async def test_what_the_journal_held_and_postgresql_refused_is_shown(place: Place) -> None:
     async with place.database.transaction() as connection:
         for number in range(2):
-            await poison.keep(
+            await poison.quarantine(
                 connection, partition=7, entry_id=f"{number}-0", line=b"n\xffnsense\tx\n", reason="invalid\ninput"
             )
     newest, oldest = (await place.run("usage", "poison", "--json")).values()

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger.accounts import api_keys, users
 from gateway.ledger.accounts.api_keys import Fingerprint
 from gateway.ledger.accounts.users import User
-from policies.usage.records import COLUMNS, part
+from policies.usage.records import COLUMNS, NULL
 
 NOON = datetime(2026, 3, 15, 12, tzinfo=UTC)
 
@@ -48,7 +48,8 @@ def a_line(user_id: UUID, *, credits_charged: int = 1, at: datetime = NOON, **co
     }
     record.update(columns)
     values = (record.get(name) for name in COLUMNS)
-    return b"%b\n" % part(*values).encode()
+    line = "\t".join(NULL if value is None else str(value) for value in values)
+    return f"{line}\n".encode()
 
 
 async def list_notifications(connection: AsyncConnection, user_id: UUID) -> list[tuple[str, dict[str, Any]]]:

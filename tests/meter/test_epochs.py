@@ -16,11 +16,12 @@ from gateway.meter.client.client import RedisClient
 from gateway.meter.client.errors import NotSent
 from gateway.meter.epochs import EpochStart
 from gateway.meter.journal import Journal
-from gateway.meter.meter import REENTER_SECONDS, Meter
+from gateway.meter.meter import Meter
+from gateway.meter.recovery import REENTER_SECONDS
 from gateway.meter.replies import LoadResult, Verdict
 from gateway.meter.scripts import SCRIPTS
 from policies.access.limits import Limits
-from policies.usage.records import HEAD_COLUMNS, TAIL_COLUMNS, head, line, parse, tail
+from policies.usage.records import copy_line, parse_line, prefix_of, suffix_of
 from tests.meter.conftest import OwnServer
 
 LAST_ID = "99999999999999-5"  # of a clock that is far ahead
@@ -76,12 +77,12 @@ class Site:
             amount=10,
             required=10,
             limits=UNLIMITED,
-            head=self.head(request_id),
+            prefix=self.prefix(request_id),
         )
 
-    def head(self, request_id: str) -> str:
+    def prefix(self, request_id: str) -> str:
         known = {"request_id": request_id, "created_at": 1, "user_id": self.account_id}
-        return head(*(known.get(name) for name in HEAD_COLUMNS))
+        return prefix_of(known)
 
     async def replace_server(self) -> None:
         """As after a restart: what it has is there, and another run has it."""
@@ -89,7 +90,10 @@ class Site:
 
     async def journal(self) -> list[tuple[str | None, bool]]:
         entries = await self.redis_client.call((b"XRANGE", b"gw:{p00}:j", b"-", b"+"))
-        return [(parse(line(record).decode())["request_id"], bool(rest)) for _, (_, record, *rest) in entries]
+        return [
+            (parse_line(copy_line(field, record).decode())["request_id"], bool(rest))
+            for _, (field, record, *rest) in entries
+        ]
 
 
 @pytest.fixture
@@ -146,7 +150,7 @@ async def test_a_call_does_not_wait_until_a_lost_epoch_is_replaced_but_for_the_f
     await site.redis_client.call((b"FLUSHDB",))
     assert (await site.admit(meter)).verdict is Verdict.WRONG_EPOCH
     for _ in range(2):
-        with pytest.raises(NotSent, match="hands in"):
+        with pytest.raises(NotSent, match="replays what it knows"):
             await site.admit(meter)
     register.may_begin.set()
     assert await meter.check_epochs() == 1
@@ -160,13 +164,13 @@ async def test_calls_under_way_are_held_again_and_settled_calls_journaled_again(
     running, settled = str(uuid4()), str(uuid4())
     for request_id in (running, settled):
         assert (await site.admit(one, request_id)).verdict is Verdict.ADMITTED
-    await one.settle(one.keys(site.account_id), settled, charge=4, tail=_tail(4))
+    await one.settle(one.keys(site.account_id), settled, charge=4, suffix=_suffix(4))
     await site.redis_client.call((b"FLUSHDB",))
     assert (await site.admit(other)).verdict is Verdict.NOT_LOADED
     assert await one.check_epochs() == 1
     assert await site.journal() == [(settled, True)]
     assert await site.redis_client.call((b"HKEYS", b"gw:{p00}:h")) == [running.encode()]
-    await one.settle(one.keys(site.account_id), running, charge=10, tail=_tail(10))
+    await one.settle(one.keys(site.account_id), running, charge=10, suffix=_suffix(10))
     assert await site.journal() == [(settled, True), (running, False)], "it found its hold again"
 
 
@@ -176,7 +180,7 @@ async def test_holds_that_an_older_copy_brings_back_are_given_back(site: Site) -
     ended = str(uuid4())
     await site.admit(meter, ended)
     hold = await site.redis_client.call((b"HGET", b"gw:{p00}:h", ended))
-    await meter.settle(meter.keys(site.account_id), ended, charge=4, tail=_tail(4))
+    await meter.settle(meter.keys(site.account_id), ended, charge=4, suffix=_suffix(4))
     await site.redis_client.call((b"HSET", b"gw:{p00}:h", ended, hold))
     await site.redis_client.call((b"HSET", b"gw:{p00}:c", b"e", b"older", b"r", b"another"))
     assert await meter.check_epochs() == 1
@@ -200,8 +204,8 @@ async def test_a_settlement_with_its_head_outlives_the_hold(site: Site, is_notic
             heir.keys(site.account_id),
             request_id,
             charge=3,
-            tail=_tail(3),
-            head=site.head(request_id),
+            suffix=_suffix(3),
+            prefix=site.prefix(request_id),
             epoch=admission.epoch,
         )
     assert set(await site.journal()) == {(request_id, True)}
@@ -212,7 +216,7 @@ async def test_ids_go_on_behind_what_postgresql_has(site: Site) -> None:
     await site.load(meter)
     request_id = str(uuid4())
     await site.admit(meter, request_id)
-    await meter.settle(meter.keys(site.account_id), request_id, charge=1, tail=_tail(1))
+    await meter.settle(meter.keys(site.account_id), request_id, charge=1, suffix=_suffix(1))
     ((entry_id, _),) = await site.redis_client.call((b"XRANGE", b"gw:{p00}:j", b"-", b"+"))
     assert entry_id == b"99999999999999-7"
 
@@ -222,7 +226,7 @@ async def test_entries_are_trimmed_in_the_epoch_in_which_they_were_read(site: Si
     await site.load(meter)
     request_id = str(uuid4())
     await site.admit(meter, request_id)
-    await meter.settle(meter.keys(site.account_id), request_id, charge=1, tail=_tail(1))
+    await meter.settle(meter.keys(site.account_id), request_id, charge=1, suffix=_suffix(1))
     batch = (await journal.read({0: "0-0"}, 10))[0]
     await site.redis_client.call((b"HSET", b"gw:{p00}:c", b"e", b"another"))
     await journal.trim({0: batch.last_id})
@@ -242,6 +246,6 @@ async def test_without_a_number_no_epoch_begins(site: Site) -> None:
     assert await site.redis_client.call((b"DBSIZE",)) == 0
 
 
-def _tail(charge: int) -> str:
+def _suffix(charge: int) -> str:
     known = {"outcome": "succeeded", "credits_charged": charge}
-    return tail(*(known.get(name) for name in TAIL_COLUMNS))
+    return suffix_of(known)

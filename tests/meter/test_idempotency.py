@@ -24,7 +24,7 @@ from gateway.meter.replies import Verdict
 from gateway.meter.scripts import SCRIPTS
 from policies.access.limits import Limits
 from policies.model import Outcome
-from policies.usage.records import HEAD_COLUMNS, TAIL_COLUMNS, head, line, parse, tail
+from policies.usage.records import copy_line, parse_line, prefix_of, suffix_of
 from tests.meter.conftest import OwnServer
 
 T = TypeVar("T")
@@ -159,7 +159,7 @@ class Repeats(RuleBasedStateMachine):
                     amount=PRICE,
                     required=PRICE,
                     limits=UNLIMITED,
-                    head=_head(request_id),
+                    prefix=_prefix(request_id),
                     claim=claim,
                 )
             )
@@ -218,10 +218,10 @@ class Repeats(RuleBasedStateMachine):
                 self.keys,
                 call.request_id,
                 charge=end.charge,
-                tail=_tail(end.charge),
-                head=_head(call.request_id),
+                suffix=_suffix(end.charge),
+                prefix=_prefix(call.request_id),
                 epoch=call.epoch,
-                kept=ClaimOutcome(call.claim, end.answer),
+                claim_outcome=ClaimOutcome(call.claim, end.answer),
             )
             try:
                 self.bench.run(ending)
@@ -252,7 +252,7 @@ class Repeats(RuleBasedStateMachine):
     def sweep(self, data: st.DataObject) -> None:
         """Its gateway is dead, or frozen."""
         call = data.draw(st.sampled_from([call for call in self.calls if call.end is None and not call.is_swept]))
-        self.bench.run(self.bench.gateways[0].abandon(self.keys, call.request_id, tail=_tail(0, Outcome.ABANDONED)))
+        self.bench.run(self.bench.gateways[0].abandon(self.keys, call.request_id, suffix=_suffix(0, Outcome.ABANDONED)))
         call.is_swept = True
 
     # Redis and PostgreSQL.
@@ -305,22 +305,22 @@ class Repeats(RuleBasedStateMachine):
 
     def _write(self) -> str:
         upto = "0-0"
-        for entry_id, (_, record, *rest) in self.bench.call("XRANGE", self.keys.journal, "-", "+"):
-            columns = parse(line(record).decode())
+        for entry_id, (name, record, *rest) in self.bench.call("XRANGE", self.keys.journal, "-", "+"):
+            columns = parse_line(copy_line(name, record).decode())
             row = int(columns["credits_charged"] or 0), columns["outcome"] == Outcome.ABANDONED
             self.books.write(columns["request_id"] or "", row, corrects=is_correction(rest))
             upto = entry_id.decode()
         return upto
 
 
-def _head(request_id: str) -> str:
+def _prefix(request_id: str) -> str:
     known = {"request_id": request_id, "created_at": 1, "user_id": ACCOUNT}
-    return head(*(known.get(column) for column in HEAD_COLUMNS))
+    return prefix_of(known)
 
 
-def _tail(charge: int, outcome: Outcome = Outcome.SUCCEEDED) -> str:
+def _suffix(charge: int, outcome: Outcome = Outcome.SUCCEEDED) -> str:
     known = {"outcome": outcome, "credits_charged": charge}
-    return tail(*(known.get(column) for column in TAIL_COLUMNS))
+    return suffix_of(known)
 
 
 @pytest.fixture

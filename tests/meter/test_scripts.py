@@ -24,15 +24,14 @@ from gateway.meter import meter as meter_module
 from gateway.meter.admissions import Admission
 from gateway.meter.client.client import RedisClient
 from gateway.meter.journal import is_correction
-from gateway.meter.key_budgets import count
 from gateway.meter.meter import CLOCK_SKEW_MS, Meter
 from gateway.meter.replies import LoadResult, Verdict
-from gateway.meter.scripts import ADMIT, LOAD, PEEK, SCRIPTS, Script
+from gateway.meter.scripts import ACCOUNT_SNAPSHOT, ADMIT, LOAD_ACCOUNT, SCRIPTS, Script
 from policies.access.admission import AccountSnapshot, check_standing
 from policies.access.key_budgets import Cap
 from policies.access.limits import WINDOW_SECONDS, WINDOWS, Limits
 from policies.model import Plan, Refused
-from policies.usage.records import BALANCE_AFTER, HEAD_COLUMNS, TAIL_COLUMNS, head, line, parse, tail
+from policies.usage.records import BALANCE_AFTER, copy_line, parse_line, prefix_of, suffix_of
 from tests.meter.conftest import OwnServer
 from tests.meter.model import Account, Model, step_ms
 
@@ -377,8 +376,8 @@ class Calls(RuleBasedStateMachine):
         """Request ids, whether the entry settles, sweeps or corrects, and the balance that this left."""
         entries = self.bench.call("XRANGE", self.bench.keys["anna"].journal, "-", "+")
         found = []
-        for _, (_, record, *rest) in entries:
-            columns = parse(line(record).decode())
+        for _, (field, record, *rest) in entries:
+            columns = parse_line(copy_line(field, record).decode())
             assert columns["path"] == "/path"
             kind = "corrected" if is_correction(rest) else columns["outcome"]
             left = columns[BALANCE_AFTER]
@@ -402,7 +401,7 @@ class Calls(RuleBasedStateMachine):
                 request_id=request_id,
                 account_version=version,
                 catalogue_version=catalogue,
-                head=_head(name, request_id, dated_ms, key=key),
+                prefix=_prefix(name, request_id, dated_ms, key=key),
                 **terms,  # type: ignore[arg-type] # by name
             )
         )
@@ -477,8 +476,7 @@ class Calls(RuleBasedStateMachine):
             upto = entries[0][0].decode() if entries else upto
             held = sum(self.model.holds[each][1] for each in self._open(keys, cap.since))
             known = self.model.spent(cap.since, keys) - held
-        given = count(
-            self.bench.redis_client,
+        given = self.bench.meter.load_key_budget(
             self.bench.keys[name],
             cap,
             spent=known,
@@ -494,12 +492,14 @@ class Calls(RuleBasedStateMachine):
 
     def _settle(self, name: str, request_id: str, *, charge: int) -> None:
         expected = self.model.settle(request_id, charge=charge)
-        given = self.bench.meter.settle(self.bench.keys[name], request_id, charge=charge, tail=_tail("settled", charge))
+        given = self.bench.meter.settle(
+            self.bench.keys[name], request_id, charge=charge, suffix=_suffix("settled", charge)
+        )
         assert self.bench.run(given) == expected
 
     def _sweep(self, name: str, request_id: str) -> bool:
         expected = self.model.sweep(request_id)
-        given = self.bench.run(self.bench.meter.abandon(self.bench.keys[name], request_id, tail=_tail("swept", 0)))
+        given = self.bench.run(self.bench.meter.abandon(self.bench.keys[name], request_id, suffix=_suffix("swept", 0)))
         assert given is expected
         return given
 
@@ -526,20 +526,21 @@ class Calls(RuleBasedStateMachine):
         self.bench.set_clock(clock_ms)
 
 
-def _head(name: str, request_id: str, clock_ms: int, *, key: UUID) -> str:
+def _prefix(name: str, request_id: str, clock_ms: int, *, key: UUID) -> str:
     known = {"request_id": request_id, "created_at": clock_ms * 1000, "user_id": IDS[name], "path": "/path"}
     known["api_key_id"] = key
-    return head(*(known.get(column) for column in HEAD_COLUMNS))
+    return prefix_of(known)
 
 
-def _tail(outcome: str, charge: int) -> str:
+def _suffix(outcome: str, charge: int) -> str:
     known = {"outcome": outcome, "credits_charged": charge}
-    return tail(*(known.get(column) for column in TAIL_COLUMNS))
+    return suffix_of(known)
 
 
 @pytest.fixture
 def bench(server: OwnServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    for name, script in (("ADMIT", ADMIT), ("PEEK", PEEK), ("LOAD", LOAD)):
+    clocked = {"ADMIT": ADMIT, "ACCOUNT_SNAPSHOT": ACCOUNT_SNAPSHOT, "LOAD_ACCOUNT": LOAD_ACCOUNT}
+    for name, script in clocked.items():
         assert script.source.count(TIME) == 1
         monkeypatch.setattr(meter_module, name, Script(script.source.replace(TIME, TEST_TIME)))
     bench = Bench(server.url.removesuffix("/0") + "/1")

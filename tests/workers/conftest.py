@@ -20,7 +20,7 @@ from gateway.meter.meter import Meter
 from gateway.meter.scripts import SCRIPTS
 from gateway.proxy.admission.account_loader import AccountLoader
 from policies.access.limits import Limits
-from policies.usage.records import HEAD_COLUMNS, TAIL_COLUMNS, head, tail
+from policies.usage.records import prefix_of, suffix_of
 from tests.ledger.make import a_user
 
 PARTITIONS = 4
@@ -62,16 +62,16 @@ class Backend:
         await AccountLoader(self.redis_client, self.meter, self.database).load(self.meter.keys(user_id))
 
     async def admit(
-        self, user_id: UUID, *, amount: int = 1, meter: Meter | None = None, head: str | None = None
+        self, user_id: UUID, *, amount: int = 1, meter: Meter | None = None, prefix: str | None = None
     ) -> str:
         """An admitted call's request id."""
-        request_id = str(uuid4()) if head is None else head.split("\t")[0]
-        admission = await self.try_admit(user_id, request_id, amount=amount, meter=meter, head=head)
+        request_id = str(uuid4()) if prefix is None else prefix.split("\t")[0]
+        admission = await self.try_admit(user_id, request_id, amount=amount, meter=meter, prefix=prefix)
         assert admission.verdict.name == "ADMITTED"
         return request_id
 
     async def try_admit(
-        self, user_id: UUID, request_id: str, *, amount: int = 1, meter: Meter | None = None, head: str | None = None
+        self, user_id: UUID, request_id: str, *, amount: int = 1, meter: Meter | None = None, prefix: str | None = None
     ) -> Admission:
         used = meter or self.meter
         return await used.admit(
@@ -82,11 +82,11 @@ class Backend:
             amount=amount,
             required=max(amount, 1),
             limits=UNLIMITED,
-            head=head or a_head(user_id, request_id),
+            prefix=prefix or a_prefix(user_id, request_id),
         )
 
     async def settle(self, user_id: UUID, request_id: str, *, charge: int = 1) -> int | None:
-        return await self.meter.settle(self.meter.keys(user_id), request_id, charge=charge, tail=a_tail(charge))
+        return await self.meter.settle(self.meter.keys(user_id), request_id, charge=charge, suffix=a_suffix(charge))
 
     async def call(self, user_id: UUID, *, charge: int = 1) -> str:
         """A whole call: admitted and settled."""
@@ -105,7 +105,7 @@ class Backend:
         return found
 
 
-def a_head(user_id: UUID, request_id: str, *, moment: int | None = None, key_id: UUID | None = None) -> str:
+def a_prefix(user_id: UUID, request_id: str, *, moment: int | None = None, key_id: UUID | None = None) -> str:
     known = {
         "request_id": request_id,
         "created_at": moment or MOMENT,
@@ -117,12 +117,12 @@ def a_head(user_id: UUID, request_id: str, *, moment: int | None = None, key_id:
         "usage_type": "ai_generation",
         "product_count": 1,
     }
-    return head(*(known.get(name) for name in HEAD_COLUMNS))
+    return prefix_of(known)
 
 
-def a_tail(charge: int, outcome: str = "succeeded") -> str:
+def a_suffix(charge: int, outcome: str = "succeeded") -> str:
     known = {"outcome": outcome, "status_code": 200, "credits_charged": charge}
-    return tail(*(known.get(name) for name in TAIL_COLUMNS))
+    return suffix_of(known)
 
 
 @pytest.fixture

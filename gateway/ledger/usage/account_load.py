@@ -9,6 +9,8 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from policies.access.limits import STEP_MS
+
 _CALLS = """
     (SELECT coalesce(string_agg(bucket || ' ' || calls, ' '), '') FROM (
          SELECT floor((extract(epoch FROM created_at) * 1000 + :skew_ms) / {step_ms})::bigint AS bucket,
@@ -18,8 +20,6 @@ _CALLS = """
             AND created_at >= timestamptz 'epoch' + (:now_ms - 2 * :skew_ms - 61 * {step_ms}) * interval '1 millisecond'
           GROUP BY 1) counted)
 """
-STEP_MS = (1_000, 60_000, 1_440_000)  # of the minute, the hour and the day, as gateway/meter/scripts/admit.lua has them
-
 LAST_ID = "coalesce((SELECT last_id FROM journal_offsets WHERE partition = :partition), '0-0')"
 WRITTEN = """
            (SELECT coalesce(jsonb_object_agg(t.request_id, t.outcome = 'abandoned' AND t.credits_charged = 0), '{}')

@@ -1,25 +1,27 @@
-"""Usage: journal lines become rows, and what they cost is taken from the accounts, exactly once.
+"""Turns journal lines into usage rows and charges their accounts, exactly once.
 
-A line that is here already has no effect whatever, so a batch may be replayed after any crash. Everything is set-based:
-no line is looked at in Python. One transaction, with the offset of the journal moved in it, makes the whole.
+A line whose row is there already has no effect, so a batch may be replayed after any crash. Every statement is
+set-based; Python looks at no line. One transaction holds all of it and the new offset of the journal.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import asyncpg
 from sqlalchemy import TextClause, text
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.credits import thresholds
 from gateway.ledger.credits.movements import burn_down_sql
 from gateway.ledger.db.session import outages_typed
-from policies.usage.records import BALANCE_AFTER, COLUMNS, TAIL_COLUMNS
+from gateway.ledger.db.tables import usage_tracking
+from policies.usage.records import BALANCE_AFTER, COLUMNS, SUFFIX_COLUMNS
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,49 +36,55 @@ class MalformedLines(ValueError):  # noqa: N818 - named for the condition
     """PostgreSQL refused the batch; the message names the line and the column. The transaction is lost."""
 
 
-async def ingest(connection: AsyncConnection, lines: Iterable[bytes]) -> Ingested:
-    """Writes usage rows from lines of `policies.records`, and charges their accounts.
+async def ingest(connection: AsyncConnection, lines: Iterable[bytes], *, columns: Sequence[str] = COLUMNS) -> Ingested:
+    """Writes usage rows from lines of these columns (`policies/usage/records.py`), and charges their accounts.
 
-    Rows of unknown users are kept and charge nobody. A balance may go below zero. Raises MalformedLines.
+    Columns that the lines lack are NULL. Rows of unknown users charge nobody. A balance may go below zero. Raises
+    MalformedLines.
     """
-    return await _take(connection, lines, _INSERT)
+    return await _write_lines(connection, lines, _INSERT, columns=columns)
 
 
-async def correct(connection: AsyncConnection, lines: Iterable[bytes]) -> Ingested:
-    """Gives calls that stand written as abandoned, at no charge, the end and the charge that their lines say.
+async def correct(connection: AsyncConnection, lines: Iterable[bytes], *, columns: Sequence[str] = COLUMNS) -> Ingested:
+    """Gives calls whose rows say abandoned at no charge the outcome and the charge of their lines.
 
-    A line whose row is missing becomes the row, and the line of its abandonment then has no effect, so the order in
-    which the two arrive does not matter. Raises MalformedLines.
+    A line whose row is missing becomes the row; the line of its abandonment then has no effect. So the two may arrive
+    in any order. Raises MalformedLines.
     """
-    return await _take(connection, lines, _CORRECT)
+    return await _write_lines(connection, lines, _CORRECT, columns=columns)
 
 
-async def _take(connection: AsyncConnection, lines: Iterable[bytes], statement: TextClause) -> Ingested:
+async def _write_lines(
+    connection: AsyncConnection, lines: Iterable[bytes], statement: TextClause, *, columns: Sequence[str]
+) -> Ingested:
     await _prepare(connection)
     with _refusals_typed():
-        await _copy(connection, lines)
+        await _copy(connection, lines, columns)
         rows: int = (await connection.execute(statement)).scalar_one()
     return Ingested(rows, await _charge(connection) if rows else 0)
 
 
-# Types that do not match those of usage_tracking: created_at comes as microseconds since the epoch.
-_TYPES = {
-    **dict.fromkeys(("request_id", "user_id", "api_key_id", "subscription_id"), "uuid"),
-    **dict.fromkeys(("created_at", "credits_charged", "tokens_used", BALANCE_AFTER), "bigint"),
-    **dict.fromkeys(("request_bytes", "response_bytes", "file_size_bytes"), "bigint"),
-    **dict.fromkeys(("product_count", "response_time_ms", "upstream_time_ms"), "integer"),
-    "status_code": "smallint",
-    "cost_usd": "numeric(12, 6)",
-    "metadata": "jsonb",
-}
-_LINES = ", ".join(f"{name} {_TYPES.get(name, 'text')}" for name in COLUMNS)
+# What the lines have beyond usage_tracking is for analysis_history; the balance after the call is metadata.
+_NO_ROW_COLUMNS = frozenset(("file_name", "file_sha256", "content_type", BALANCE_AFTER))
+_ROW_COLUMNS = [name for name in COLUMNS if name not in _NO_ROW_COLUMNS]
+
+
+_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call] # SQLAlchemy leaves it bare
+
+
+def _line_type(name: str) -> str:
+    """The type of a column of usage_tracking; `created_at` comes as microseconds since the epoch."""
+    if name in ("created_at", BALANCE_AFTER):
+        return "bigint"
+    return "text" if name in _NO_ROW_COLUMNS else usage_tracking.c[name].type.compile(_DIALECT)
+
+
+_LINES = ", ".join(f"{name} {_line_type(name)}" for name in COLUMNS)
 _CREATE_LINES = text(f"CREATE TEMP TABLE IF NOT EXISTS usage_lines ({_LINES}) ON COMMIT DELETE ROWS")
 _CREATE_CHARGES = text("""
     CREATE TEMP TABLE IF NOT EXISTS usage_charges (user_id uuid, requests bigint, credits bigint) ON COMMIT DELETE ROWS
 """)
 
-# What the lines have beyond usage_tracking is for analysis_history; the balance after is metadata.
-_KEPT = [name for name in COLUMNS if name not in ("file_name", "file_sha256", "content_type", BALANCE_AFTER)]
 _AS_ROW = {
     "created_at": "timestamptz 'epoch' + l.created_at * interval '1 microsecond'",
     "product_count": "coalesce(l.product_count, 1)",
@@ -86,21 +94,21 @@ _AS_ROW = {
                          ELSE l.metadata || jsonb_build_object('{BALANCE_AFTER}', l.{BALANCE_AFTER}) END""",
 }
 
-_HISTORY_TAIL = (
+_HISTORY_UPDATES = (
     *("file_name", "file_size_bytes", "file_sha256", "content_type"),
     *("status", "response_time_ms", "credits_charged", "result_summary"),
 )
 
 
 def _write(lines: str, *, row_exists: str, history_exists: str) -> TextClause:
-    """One statement: a row, its history and its share of the charge come of the same RETURNING, hence of new ones only.
+    """One statement writes a row, its history and its charge from the same RETURNING, so only new rows are charged.
 
-    `lines` names usage_lines or a part of them; the other two say what is done where a row is there already.
+    `lines` names usage_lines or a part of them; the other two say what happens if a row is there already.
     """
     return text(f"""
     WITH written AS (
-         INSERT INTO usage_tracking AS t ({", ".join(_KEPT)})
-         SELECT {", ".join(_AS_ROW.get(name, f"l.{name}") for name in _KEPT)} FROM {lines} l
+         INSERT INTO usage_tracking AS t ({", ".join(_ROW_COLUMNS)})
+         SELECT {", ".join(_AS_ROW.get(name, f"l.{name}") for name in _ROW_COLUMNS)} FROM {lines} l
          ON CONFLICT {row_exists}
          RETURNING t.request_id, t.created_at, t.user_id, t.usage_type, t.credits_charged),
     history AS (
@@ -128,9 +136,9 @@ def _set(columns: Iterable[str]) -> str:
 _INSERT = _write("usage_lines", row_exists="DO NOTHING", history_exists="DO NOTHING")
 _CORRECT = _write(
     "(SELECT DISTINCT ON (request_id) * FROM usage_lines)",  # an upsert refuses to touch a row twice
-    row_exists=f"(request_id, created_at) {_set(name for name in TAIL_COLUMNS if name in _KEPT)}"
+    row_exists=f"(request_id, created_at) {_set(name for name in SUFFIX_COLUMNS if name in _ROW_COLUMNS)}"
     " WHERE t.outcome = 'abandoned' AND t.credits_charged = 0",
-    history_exists=f"(id, created_at) {_set(_HISTORY_TAIL)}",
+    history_exists=f"(id, created_at) {_set(_HISTORY_UPDATES)}",
 )
 
 # Always in order of user, and whoever changes grants takes this lock first: no two can wait for each other in a circle.
@@ -166,12 +174,12 @@ async def _prepare(connection: AsyncConnection) -> None:
     await connection.execute(text("DELETE FROM usage_charges"))
 
 
-async def _copy(connection: AsyncConnection, lines: Iterable[bytes]) -> None:
+async def _copy(connection: AsyncConnection, lines: Iterable[bytes], columns: Sequence[str]) -> None:
     raw = (await connection.get_raw_connection()).driver_connection
     if raw is None:
         raise asyncpg.InterfaceError("the connection is closed")
     with outages_typed():
-        await raw.copy_to_table("usage_lines", source=io.BytesIO(b"".join(lines)), columns=COLUMNS)
+        await raw.copy_to_table("usage_lines", source=io.BytesIO(b"".join(lines)), columns=columns)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Journal entries that PostgreSQL refused, kept as they came, in the transaction that passes them over."""
+"""The quarantine of journal entries that PostgreSQL refused."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from gateway.ledger.db.tables import journal_poison
 
 
 @dataclass(frozen=True, slots=True)
-class Poison:
-    """`line` is what stood in the stream of `partition` under `entry_id`; `reason` is PostgreSQL's."""
+class PoisonEntry:
+    """`line` is the record that the journal of `partition` had under `entry_id`; `reason` is PostgreSQL's."""
 
     id: int
     partition: int
@@ -25,8 +25,8 @@ class Poison:
     created_at: datetime
 
 
-async def keep(connection: AsyncConnection, *, partition: int, entry_id: str, line: bytes, reason: str) -> bool:
-    """Writes an entry down; False if it stood there already."""
+async def quarantine(connection: AsyncConnection, *, partition: int, entry_id: str, line: bytes, reason: str) -> bool:
+    """Stores a refused entry in the transaction that skips it; False if it is there already."""
     poison = {"partition": partition, "entry_id": entry_id, "line": line, "reason": reason}
     written = await connection.execute(
         insert(journal_poison).values(poison).on_conflict_do_nothing().returning(journal_poison.c.id)
@@ -34,7 +34,7 @@ async def keep(connection: AsyncConnection, *, partition: int, entry_id: str, li
     return written.one_or_none() is not None
 
 
-async def list_poison(connection: AsyncConnection, *, cursor: str | None = None, limit: int = 50) -> Page[Poison]:
-    """What was refused, newest first."""
-    query = select(*columns(journal_poison, Poison))
-    return await page_by_number(connection, query, Poison, cursor=cursor, limit=limit)
+async def list_poison(connection: AsyncConnection, *, cursor: str | None = None, limit: int = 50) -> Page[PoisonEntry]:
+    """Newest first."""
+    query = select(*columns(journal_poison, PoisonEntry))
+    return await page_by_number(connection, query, PoisonEntry, cursor=cursor, limit=limit)

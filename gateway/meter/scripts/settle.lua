@@ -1,73 +1,76 @@
--- Ends one admitted call: removes its hold, charges what it cost, writes its record to the journal, with the balance that
--- this leaves behind it. Once.
+-- Settles one admitted call: removes its hold, charges it, appends its record to the journal with the balance that this
+-- leaves. Once.
 --
--- A charge above the hold is taken in full and may take the balance below zero, or a key above its cap; it never goes
+-- A charge above the hold is taken in full. It may take the balance below zero, or a key above its budget; it never goes
 -- uncharged.
 --
--- KEYS 1 account (hash)   2 holds (hash)   3 journal (stream)
---      4 swept (string), only from the sweeper, or claim (hash), only of a call with an Idempotency-Key
--- ARGV 1 request id       2 credits to charge   3 record tail   4 seconds for which to remember key 4
---      5 fingerprint   6 bytes of answers that an account may store in a day   7 answer, empty if it cannot be told
---        again, none if the claim is given up: all only with a claim
+-- KEYS account, holds (hashes), journal (stream)
+--      remembered         swept (string), only for the sweeper; or claim (hash), only for a call with an Idempotency-Key
+-- ARGV request_id
+--      charge             credits
+--      suffix             of the record
+--      remember_seconds   how long the swept prefix or the claim lasts: only with the fourth key
+--      fingerprint        only with a claim
+--      max_stored_bytes   of responses that an account may store in a day: only with a claim
+--      response           empty if it cannot be replayed, missing if the key is free again: only with a claim
 --
--- Reply: {1, balance, journal id}, or {0} if there is no such hold: it has been settled before, or Redis has lost it, and
--- nothing changes. Whoever holds the real settlement of a call then asks `late.lua` what has become of the hold.
--- Or {3}: Redis was lost, and another call has claimed the key meanwhile; only one of them may count. Nothing changes.
--- An account that went cold meanwhile is charged by its record alone; its balance is then none.
+-- Reply: {SETTLED, balance, journal id}; the balance is nil if the account is not loaded
+--   {NO_HOLD} the call was settled before, or Redis has lost it, and nothing changed; `late_settlement.lua` tells which
+--   {KEY_CLAIMED} Redis was lost, and another call has claimed the key; only one of them may count; nothing changed
+--
+-- Uses `prefixes.lua` and `key_budgets.lua`.
 --
 -- Cost: 7.2 us of script time and 12.8 us of server CPU, 800 bytes of append-only file with a record of 480.
 -- Valkey 9.1.2, 2-core VM: `python -m benchmarks.scripts_cost`.
 --
--- Uses `budgets.lua`.
---
 -- Example: EVALSHA .. 3 {p07}:a:<uuid> {p07}:h {p07}:j <id> 1 "succeeded\t200\t.."
 
-local STATE = '<i8i8i4'
-local STATE_BYTES = 20
-local STORED = '<I4I4' -- day, bytes of answers
+local account, holds, journal, remembered = unpack(KEYS)
+local request_id, charge, suffix, remember_seconds, fingerprint, max_stored_bytes, response = unpack(ARGV)
 
-local hold = redis.call('HGET', KEYS[2], ARGV[1])
+local hold = redis.call('HGET', holds, request_id)
 if not hold then
-  return {0}
+  return {NO_HOLD}
 end
-local claimed_by = ARGV[5] and redis.call('HGET', KEYS[4], 'r')
-local is_claimed = claimed_by and claimed_by ~= ARGV[1]
-if is_claimed and ARGV[7] then
-  return {3}
+local claimed_by = fingerprint and redis.call('HGET', remembered, REQUEST_ID_FIELD)
+local is_claimed = claimed_by and claimed_by ~= request_id
+if is_claimed and response then
+  return {KEY_CLAIMED}
 end
-local held, head = string.match(hold, '^(%d+)\t[^\t]*\t(.*)$')
-local balance, record = false, head .. '\t' .. ARGV[3]
+local held, marked_prefix = string.match(hold, '^(%d+)\t[^\t]*\t(.*)$')
+local field, prefix = field_and_prefix(marked_prefix)
+local balance, written_balance = false, NULL
 
-local state = redis.call('HGET', KEYS[1], 's')
+local state = redis.call('HGET', account, STATE_FIELD)
 if state then
-  local clock, before, in_flight = struct.unpack(STATE, state)
-  balance = before + held - ARGV[2]
-  -- What another epoch left behind may have counted fewer; nothing is admitted by it any more.
-  local settled = struct.pack(STATE, clock, balance, math.max(in_flight - 1, 0)) .. string.sub(state, STATE_BYTES + 1)
-  redis.call('HSET', KEYS[1], 's', settled)
-  spend(KEYS[1], state, head, ARGV[2] - held)
-  record = record .. string.format('\t%d', balance) -- `..` writes large numbers as 1e+15
+  local clock, before, in_flight = struct.unpack(CLOCK_BALANCE_IN_FLIGHT, state)
+  balance = before + held - charge
+  -- The state of an ended epoch may have counted fewer calls; nothing is admitted by it any more.
+  local counts = struct.pack(CLOCK_BALANCE_IN_FLIGHT, clock, balance, math.max(in_flight - 1, 0))
+  redis.call('HSET', account, STATE_FIELD, counts .. string.sub(state, AFTER_IN_FLIGHT))
+  spend(account, state, prefix, charge - held)
+  written_balance = string.format('%d', balance) -- `..` writes large numbers as 1e+15
 end
-redis.call('HDEL', KEYS[2], ARGV[1])
-local entry = redis.call('XADD', KEYS[3], '*', 'r', record)
-if KEYS[4] then
-  if not ARGV[5] then
-    redis.call('SET', KEYS[4], head, 'EX', ARGV[4])
-  elseif not ARGV[7] then
+redis.call('HDEL', holds, request_id)
+local entry = redis.call('XADD', journal, '*', field, prefix .. '\t' .. suffix .. '\t' .. written_balance)
+if remembered then
+  if not fingerprint then
+    redis.call('SET', remembered, marked_prefix, 'EX', remember_seconds)
+  elseif not response then
     if not is_claimed then
-      redis.call('DEL', KEYS[4])
+      redis.call('DEL', remembered)
     end
   else
-    local today, answer = math.floor(redis.call('TIME')[1] / 86400), ARGV[7]
-    local day, stored = struct.unpack(STORED, redis.call('HGET', KEYS[1], 'i') or struct.pack(STORED, today, 0))
-    stored = (day == today and stored or 0) + #answer
-    if stored > tonumber(ARGV[6]) then
-      answer = ''
-    elseif answer ~= '' then
-      redis.call('HSET', KEYS[1], 'i', struct.pack(STORED, today, stored))
+    local today = math.floor(redis.call('TIME')[1] / 86400)
+    local day, stored = struct.unpack(STORED, redis.call('HGET', account, STORED_FIELD) or struct.pack(STORED, today, 0))
+    stored = (day == today and stored or 0) + #response
+    if stored > tonumber(max_stored_bytes) then
+      response = ''
+    elseif response ~= '' then
+      redis.call('HSET', account, STORED_FIELD, struct.pack(STORED, today, stored))
     end
-    redis.call('HSET', KEYS[4], 'f', ARGV[5], 'r', ARGV[1], 'a', answer)
-    redis.call('EXPIRE', KEYS[4], ARGV[4])
+    redis.call('HSET', remembered, FINGERPRINT_FIELD, fingerprint, REQUEST_ID_FIELD, request_id, RESPONSE_FIELD, response)
+    redis.call('EXPIRE', remembered, remember_seconds)
   end
 end
-return {1, balance, entry}
+return {SETTLED, balance, entry}

@@ -13,8 +13,7 @@ from uuid import UUID
 from gateway.ledger.db.session import Database, DatabaseUnavailable
 from gateway.ledger.usage import account_load, epochs
 from gateway.ledger.usage import key_budgets as booked_budgets
-from gateway.ledger.usage.account_load import STEP_MS, StoredAccount
-from gateway.meter import key_budgets
+from gateway.ledger.usage.account_load import StoredAccount
 from gateway.meter.client.client import RedisClient
 from gateway.meter.client.errors import NotSent
 from gateway.meter.epochs import EpochStart
@@ -23,6 +22,7 @@ from gateway.meter.keys import AccountKeys
 from gateway.meter.meter import CLOCK_SKEW_MS, Meter
 from gateway.meter.replies import LoadResult
 from policies.access.key_budgets import Cap
+from policies.access.limits import STEP_MS
 from policies.usage.account_load import JournaledCharge, later, unwritten
 
 # Each attempt reads again what has changed since the one before; more in a row are an outage.
@@ -93,8 +93,7 @@ class AccountLoader:
         key_ids = {str(key_id) for key_id in stored.key_ids}
         entries = _entries(ahead, lambda charge: charge.key_id in key_ids and charge.created_at >= cap.since)
         more = unwritten(entries, written_upto=stored.last_id, rows=stored.written)
-        return await key_budgets.count(
-            self._redis,
+        return await self._meter.load_key_budget(
             keys,
             cap,
             spent=stored.credits + more.credits,

@@ -91,13 +91,13 @@ def render_record_prefix(request: AdmissionRequest, caller: Caller) -> str:
     moment = time.time_ns() // 1000
     if caller.cap is not None and moment < caller.cap.since:
         moment = caller.cap.since
-    return records.head(
-        request.request_id,
-        moment,
-        caller.record_columns,
-        request.match.record_columns,
-        1 if request.items is None else request.items,
-        request.client_columns,
+    return records.prefix(
+        request_id=request.request_id,
+        created_at=moment,
+        caller=caller.record_columns,
+        route=request.match.record_columns,
+        product_count=1 if request.items is None else request.items,
+        client=request.client_columns,
     )
 
 
@@ -108,10 +108,10 @@ def _client_columns(inbound: Inbound, body: WholeBody | None) -> str:
         value = inbound.text(field)
         return records.text(body.text(member) if value is None and body is not None else value)
 
-    return records.part(
-        column(b"x-language-code", "language_code"),
-        column(b"x-category", "category"),
-        column(b"x-batch-id", "batch_id"),
-        inbound.client_ip or None,
-        inbound.client_request_id,
+    return records.client_columns(
+        language_code=column(b"x-language-code", "language_code"),
+        category=column(b"x-category", "category"),
+        batch_id=column(b"x-batch-id", "batch_id"),
+        client_ip=inbound.client_ip or None,
+        client_request_id=inbound.client_request_id,
     )

@@ -82,7 +82,12 @@ def _metering_template(limits: Limits) -> bytes:
 def _record_columns(principal: Principal, subscription: Subscription | None) -> str:
     """User, key, subscription and plan."""
     plan = None if subscription is None else records.text(str(subscription.plan.id))
-    return records.part(principal.account.id, principal.key.id, None if subscription is None else subscription.id, plan)
+    return records.caller_columns(
+        user_id=principal.account.id,
+        api_key_id=principal.key.id,
+        subscription_id=None if subscription is None else subscription.id,
+        plan_id=plan,
+    )
 
 
 def _features(plan: Plan) -> str:

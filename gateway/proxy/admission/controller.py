@@ -23,11 +23,11 @@ from gateway.proxy.admission.principal_cache import PrincipalCache
 from gateway.proxy.admission.refusal_cache import RefusalCache
 from gateway.proxy.request.inbound import Inbound
 from gateway.proxy.router import RouteMatch
-from gateway.proxy.settle.settlement import Settlement
+from gateway.proxy.settle.settlement_record import Settlement
 from policies.access import key_budgets
 from policies.access.admission import check_caller, insufficient_credits, rate_limited, too_many_in_flight
 from policies.access.key_budgets import Cap
-from policies.model import Outcome, Plan, Refusal, Refused
+from policies.model import Plan, Refusal, Refused
 from policies.pricing import prices
 from policies.usage import records
 
@@ -201,7 +201,7 @@ class AdmissionController:
                 amount=hold,
                 required=prices.required(request.route.price, hold),
                 limits=caller.limits,
-                head=prefix,
+                prefix=prefix,
                 claim=request.claim,
                 cap=caller.cap,
             )
@@ -236,7 +236,7 @@ def _admitted(
 
 def _release(request: AdmissionRequest, caller: Caller, code: str | None) -> Settlement:
     """The settlement of a call that may have been admitted unseen: at no charge, and without effect if it was not."""
-    suffix = records.tail(Outcome.ABANDONED, None, code, 0, *[None] * (len(records.TAIL_COLUMNS) - 4))
+    suffix = records.abandoned_suffix(code)
     claim_outcome = None if request.claim is None else ClaimOutcome(request.claim, None)
     return Settlement(caller.keys, request.request_id, 0, suffix, claim_outcome=claim_outcome)
 

@@ -7,7 +7,8 @@ from gateway.proxy.admission.admitted_call import AdmittedCall
 from gateway.proxy.admission.idempotency import ResponseCapture
 from gateway.proxy.forward.upstream_response import NOT_REPORTED, UpstreamResponse
 from gateway.proxy.metering.observers import FileObserver, UnitObserver, UploadedFile, observe_units
-from gateway.proxy.settle.settlement import Settlement, Settler
+from gateway.proxy.settle.settlement import Settler
+from gateway.proxy.settle.settlement_record import Settlement
 from policies.model import Outcome
 from policies.pricing.charges import Ending, charge, is_charged_status
 from policies.pricing.units import Count, CountSource, PriceUnit
@@ -131,25 +132,25 @@ class ActiveCall:
 
     def _record_suffix(self, outcome: Outcome, status: int | None, error_code: str | None, units: Count | None) -> str:
         file = _NO_FILE if self.file_observer is None else self.file_observer.file()
-        return records.tail(
-            outcome,
-            status,
-            error_code,
-            self.charge,
-            self._tokens_used(units),
-            self.reported.cost_usd,
-            self.request_bytes,
-            self.response_bytes,
-            file.size_bytes,
-            int(self.elapsed_seconds * 1000),
-            None if self.upstream_seconds is None else int(self.upstream_seconds * 1000),
-            _NO_FILE_COLUMNS if file is _NO_FILE else _file_columns(file),
+        return records.suffix(
+            outcome=outcome,
+            status_code=status,
+            error_code=error_code,
+            credits_charged=self.charge,
+            tokens_used=self._tokens_used(units),
+            cost_usd=self.reported.cost_usd,
+            request_bytes=self.request_bytes,
+            response_bytes=self.response_bytes,
+            file_size_bytes=file.size_bytes,
+            response_time_ms=int(self.elapsed_seconds * 1000),
+            upstream_time_ms=None if self.upstream_seconds is None else int(self.upstream_seconds * 1000),
+            file=_NO_FILE_COLUMNS if file is _NO_FILE else _file_columns(file),
         )
 
 
 def _file_columns(file: UploadedFile) -> str:
-    """The last columns, from `metadata` on, which is not written yet."""
-    return records.part(None, records.text(file.name), file.sha256, records.text(file.content_type))
+    name, content_type = records.text(file.name), records.text(file.content_type)
+    return records.file_columns(metadata=None, file_name=name, file_sha256=file.sha256, content_type=content_type)
 
 
 _NO_FILE = UploadedFile()

@@ -8,45 +8,24 @@ swept in the meantime is corrected.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import deque
 from collections.abc import Coroutine, Iterator, Sequence
-from typing import Any, NamedTuple
-from uuid import UUID
+from typing import Any
 
 import structlog
 
 from gateway import metrics
 from gateway.clock import monotonic_seconds
 from gateway.meter.client.errors import MeterError, MeterUnavailable
-from gateway.meter.idempotency import ClaimOutcome, IdempotencyClaim
-from gateway.meter.keys import AccountKeys
 from gateway.meter.meter import Meter
 from gateway.proxy.admission.outage_credit import OutageCredit
+from gateway.proxy.settle.settlement_record import NewerRelease, Settlement, decode, encode
 from gateway.proxy.settle.spool import Chunk, Spool, SpoolFile
 
 MAX_IN_MEMORY = 10_000  # settlements that neither Redis nor the disk takes: some 10 MB
 BATCH = 128
 RECOVERY_INTERVAL_SECONDS = 10.0  # how often this process looks for spools of dead ones
-_OUTAGE_CREDIT_EPOCH = "float"  # what a spooled settlement has in place of an epoch; no epoch has this name
 _log = structlog.get_logger()
-
-
-class Settlement(NamedTuple):
-    """The end of one call: what it is charged, and the suffix of its record.
-
-    `record_prefix` and `epoch` let a call be settled whose hold Redis has lost. A call admitted on outage credit has a
-    prefix and no epoch. `claim_outcome` says what becomes of the claim of a call with an Idempotency-Key.
-    """
-
-    keys: AccountKeys
-    request_id: str
-    charge: int
-    record_suffix: str
-    record_prefix: str = ""
-    epoch: str = ""
-    claim_outcome: ClaimOutcome | None = None
-    is_on_outage_credit: bool = False
 
 
 class Settler:
@@ -150,7 +129,13 @@ class Settler:
     async def _settle_file(self, file: SpoolFile) -> int:
         settled = 0
         while (chunk := file.next_chunk()) is not None:
-            settled += await self._settle_batch(list(self._decode_chunk(file, chunk)))
+            try:
+                settlements = list(self._decode_chunk(file, chunk))
+            except NewerRelease as error:
+                self._spool.release(file, reason=str(error))
+                self._update_gauge()
+                return settled
+            settled += await self._settle_batch(settlements)
             file.advance(chunk)
         if not self._in_memory:
             self._spool.discard(file)
@@ -181,27 +166,15 @@ class Settler:
     def _decode_chunk(self, file: SpoolFile, chunk: Chunk) -> Iterator[Settlement]:
         for record in chunk.records:
             try:
-                yield self._decode(record)
+                yield decode(record, self._meter.keys)
             except ValueError:
                 file.is_damaged = True  # its checksum is right, but no settlement was written so
 
-    def _decode(self, record: bytes) -> Settlement:
-        """Reads what `encode` writes, and wrote before there were epochs. Raises ValueError for anything else."""
-        match json.loads(record):
-            case [*most, str(digest), str(print_), bool(stays)] if len(most) == 6:
-                outcome = ClaimOutcome(IdempotencyClaim(digest, print_), b"" if stays else None)
-                return self._decode(json.dumps(most).encode())._replace(claim_outcome=outcome)
-            case [str(request_id), str(account_id), int(charge), str(suffix), str(prefix), str(epoch)]:
-                keys, is_on_outage_credit = self._meter.keys(UUID(account_id)), epoch == _OUTAGE_CREDIT_EPOCH
-                epoch = "" if is_on_outage_credit else epoch
-                return Settlement(keys, request_id, charge, suffix, prefix, epoch, None, is_on_outage_credit)
-            case [str(request_id), str(account_id), int(charge), str(suffix)]:
-                return Settlement(self._meter.keys(UUID(account_id)), request_id, charge, suffix)
-        raise ValueError("not a settlement")
-
     def _send(self, settlement: Settlement) -> Coroutine[Any, Any, int | None]:
         keys, request_id, charge, suffix, prefix, epoch, outcome, is_on_outage_credit = settlement
-        sent = self._meter.settle(keys, request_id, charge=charge, tail=suffix, head=prefix, epoch=epoch, kept=outcome)
+        sent = self._meter.settle(
+            keys, request_id, charge=charge, suffix=suffix, prefix=prefix, epoch=epoch, claim_outcome=outcome
+        )
         return self._release_after(request_id, sent) if is_on_outage_credit else sent
 
     async def _release_after(self, request_id: str, sent: Coroutine[Any, Any, int | None]) -> int | None:
@@ -211,11 +184,4 @@ class Settler:
 
     def _update_gauge(self) -> None:
         metrics.SPOOL_ENTRIES.set(self.pending)
-
-
-def encode(settlement: Settlement) -> bytes:
-    """A settlement as it is spooled: one line of ASCII."""
-    keys, request_id, charge, suffix, prefix, epoch, outcome, is_on_outage_credit = settlement
-    epoch = _OUTAGE_CREDIT_EPOCH if is_on_outage_credit else epoch
-    claim = () if outcome is None else (*outcome.claim, outcome.answer is not None)
-    return json.dumps([request_id, str(keys.account_id), charge, suffix, prefix, epoch, *claim]).encode()
+        metrics.SPOOL_NEWER_FILES.set(self._spool.newer)

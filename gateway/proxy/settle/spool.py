@@ -30,7 +30,8 @@ SYNC_SECONDS = 0.05
 READ_BYTES = 64 * 1024
 MAX_RECORD_BYTES = 1024 * 1024  # no record is longer
 _RECORD = re.compile(rb"\x1e(\d{1,7}) ([0-9a-f]{8}) (.*)", re.DOTALL)
-_SUFFIX = ".spool"
+_SUFFIX = ".spool2"
+_SUFFIXES = (".spool", _SUFFIX)  # release 0.1.0 wrote the first, and would take other files for damaged ones
 _log = structlog.get_logger()
 
 
@@ -162,6 +163,7 @@ class Spool:
         self._own: SpoolFile | None = None
         self._orphans: list[SpoolFile] = []
         self._unreadable: set[Path] = set()
+        self._newer: set[Path] = set()
         self._syncing: asyncio.Task[None] | None = None
 
     @property
@@ -179,9 +181,22 @@ class Spool:
 
     def recover_orphans(self) -> None:
         """Takes over the files of processes that have died since. A sibling may die at any time."""
-        for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
-            if path != self._path:
+        self._newer = {path for path in self._newer if path.exists()}
+        for path in sorted(path for suffix in _SUFFIXES for path in self._folder.glob(f"*{suffix}")):
+            if path != self._path and path not in self._newer:
                 self._recover(path)
+
+    @property
+    def newer(self) -> int:
+        """How many files wait for a process of a newer release."""
+        return len(self._newer)
+
+    def release(self, file: SpoolFile, *, reason: str) -> None:
+        """Leaves a file of a dead process to one of a newer release, which wrote it."""
+        file.close()
+        self._orphans.remove(file)
+        self._newer.add(file.path)
+        _log.error("spool_version_unknown", path=str(file.path), reason=reason)
 
     def append(self, payload: bytes) -> None:
         """Appends a record to the own file. Raises OSError: then the file does not hold it."""

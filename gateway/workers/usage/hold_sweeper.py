@@ -1,8 +1,8 @@
-"""Ends the calls of processes that died: their holds are settled as `abandoned`, at no charge.
+"""Settles the calls of dead processes as `abandoned`, at no charge, so that their holds are released.
 
-A process counts as dead when its beat has been missing for as long as a living one needs to beat again after Redis was
-away. Wrong in doubt means late: a hold is given back a little later. A process that was frozen for longer than that and
-goes on, or has left its settlements in a spool, corrects what was done here (`gateway/meter/scripts/late.lua`).
+A process counts as dead when its heartbeat has been missing for as long as a living one needs to renew it after an
+outage of Redis. In doubt a hold is released late, never early. A process that was only frozen, or left its settlements
+in a spool, corrects what was done here (`gateway/meter/scripts/late_settlement.lua`).
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection
 from uuid import UUID
 
+import structlog
+
 from gateway import metrics
 from gateway.clock import monotonic_seconds
 from gateway.meter.holds import Hold, Holds
 from gateway.meter.meter import Meter
-from policies.model import Outcome
 from policies.usage import records
 
-# With BEAT_LIFETIME_SECONDS before it and the pause between two passes after it: within 30 s of the death.
+# Together with HEARTBEAT_TTL_SECONDS before it and the pause between two passes: within 30 s of the death.
 ABSENCE_SECONDS = 8.0
 
-# A longer silence between two passes was ours (a stopped machine, Redis away), and may have been everybody's.
+# A longer gap between two passes was an outage of this process or of Redis, which may have been everybody's.
 MAX_PASS_GAP_SECONDS = 6.0
 
-_USER_ID = records.HEAD_COLUMNS.index("user_id")
-_TAIL = records.tail(Outcome.ABANDONED, None, None, 0, *[None] * (len(records.TAIL_COLUMNS) - 4))
+log = structlog.get_logger(__name__)
 
 
 class HoldSweeper:
@@ -40,8 +40,8 @@ class HoldSweeper:
         self._last_pass = -MAX_PASS_GAP_SECONDS
 
     async def run_once(self) -> int:
-        """One pass over all holds; gives how many were settled."""
-        absent_since, self._absent_since = self._absent_since, {}  # a pass that fails leaves nothing behind
+        """Makes one pass over all holds; gives how many it settled."""
+        absent_since, self._absent_since = self._absent_since, {}  # a pass that fails forgets all absences
         started = self._monotonic()
         if started - self._last_pass > MAX_PASS_GAP_SECONDS:
             absent_since = {}
@@ -51,7 +51,7 @@ class HoldSweeper:
         absent = owners - await self._holds.live_owners(owners)
         self._absent_since = {owner: absent_since.get(owner, started) for owner in absent}
         settled = await self._sweep(open_holds, self._dead(started))
-        self._last_pass = self._monotonic()  # at its end: passes over many partitions take their time
+        self._last_pass = self._monotonic()  # at the end, since a pass over many partitions takes long
         return settled
 
     def _dead(self, now: float) -> frozenset[str]:
@@ -61,7 +61,7 @@ class HoldSweeper:
         for partition in range(self._holds.partitions):
             cursor = 0
             while True:
-                cursor, holds = await self._holds.open(partition, cursor)
+                cursor, holds = await self._holds.scan(partition, cursor)
                 for hold in holds:
                     yield hold
                 if cursor == 0:
@@ -70,8 +70,12 @@ class HoldSweeper:
     async def _sweep(self, open_holds: Collection[Hold], dead: Collection[str]) -> int:
         settled = 0
         for hold in open_holds:
-            if hold.owner in dead:
-                user_id = UUID(hold.head.split("\t")[_USER_ID])
-                settled += await self._meter.abandon(self._meter.keys(user_id), hold.request_id, tail=_TAIL)
+            if hold.owner in dead and await self._abandon(hold):
+                log.warning("hold_swept", request_id=hold.request_id, owner=hold.owner, credits=hold.amount)
+                settled += 1
         metrics.SETTLED.inc(settled)
         return settled
+
+    async def _abandon(self, hold: Hold) -> bool:
+        user_id = UUID(records.identity(hold.prefix)["user_id"])
+        return await self._meter.abandon(self._meter.keys(user_id), hold.request_id)

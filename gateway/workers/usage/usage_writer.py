@@ -1,14 +1,17 @@
-"""Moves the journal into PostgreSQL, each entry exactly once, whatever dies when.
+"""Moves the journal into PostgreSQL, each entry exactly once, whatever process dies at whatever moment.
 
-One transaction claims partitions, writes their rows, charges their accounts and moves their offsets; only then is the
-journal trimmed. A crash before the commit leaves nothing; one after it leaves entries that are read again, and a record
-that is there already has no effect. So everything is read from the start of a stream, never past the offset: entries
-are found even in a journal whose ids begin anew, because Redis was replaced by one whose clock is behind. The offset is
-for whoever compares the two stores (`reconcile`).
+One transaction claims partitions, writes their rows, charges their accounts and moves their offsets; then the journal
+is trimmed. A crash before the commit leaves nothing. A crash after it leaves entries that are read again, and a record
+whose row is there already has no effect. So a writer reads every stream from its start, never from the offset: it finds
+all entries even in a journal whose ids are lower, because another Redis took over whose clock is behind. The offset is
+for those who compare the two stores (`reconcile`).
 
-Batches are large, for a transaction costs the same for one row as for hundreds: what comes within `GATHER_SECONDS` goes
-together, and a backlog by the 20,000. Where PostgreSQL is slow they get smaller, and where it is away nothing is read:
-what waits, waits in Redis.
+Batches are large, since a transaction costs the same for one row as for hundreds: entries gather for
+GATHER_SECONDS, and a backlog is written by the 20,000. Batches shrink while PostgreSQL is slow. While it is away
+nothing is read, and the entries wait in Redis.
+
+An entry of a newer release stops its partition: what precedes it is written, the entry and all behind it wait for a
+writer of that release, and log and metric name it (docs/decisions/0019).
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import asyncio
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate, chain, takewhile
 from typing import NamedTuple
 
 import structlog
@@ -30,6 +33,7 @@ from gateway.ledger.db.session import Database, DatabaseUnavailable
 from gateway.ledger.usage import journal_offsets, poison
 from gateway.ledger.usage.ingestion import MalformedLines, correct, ingest
 from gateway.meter.journal import START, Journal, JournalEntry
+from policies.usage.records import RecordVersion
 
 # A row of 20,000 costs PostgreSQL half of what one of 5,000 does, since they charge an account once: 20 and 40 µs with
 # 1,000 accounts (`benchmarks/usage_writer.py`). Some 10 MB of memory; where records are long, the bytes bound it.
@@ -57,44 +61,52 @@ END_OF_COPY = b"\\.\n"  # PostgreSQL, COPY, "Text Format"
 log = structlog.get_logger(__name__)
 
 
-class Waiting(NamedTuple):
-    """An entry and the partition in whose journal it stands."""
+class PartitionEntry(NamedTuple):
+    """An entry and the partition of its journal."""
 
     partition: int
     entry: JournalEntry
 
 
-Entries = dict[int, list[JournalEntry]]  # by partition; no list is empty
+Entries = dict[int, list[JournalEntry]]  # by partition
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one transaction writes. `newer` are the entries of a newer release that stop their partitions."""
+
+    entries: Entries
+    newer: Mapping[int, JournalEntry]
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What became of entries: how many may leave the journal, are new rows, are refused for the first time."""
+    """How many entries may leave the journal, how many rows are new, how many entries are newly quarantined."""
 
     entries: int = 0
     rows: int = 0
-    refused: int = 0
+    quarantined: int = 0
 
     def __add__(self, other: Written) -> Written:
-        return Written(self.entries + other.entries, self.rows + other.rows, self.refused + other.refused)
+        return Written(self.entries + other.entries, self.rows + other.rows, self.quarantined + other.quarantined)
 
 
-Take = Callable[[AsyncConnection, Entries], Awaitable[Written]]
+WriteEntries = Callable[[AsyncConnection, Entries], Awaitable[Written]]
 
 
-class Pace:
-    """How many entries a batch may have: fewer where PostgreSQL is slow or refuses some, else twice as many."""
+class BatchSize:
+    """How many entries a batch may have: half as many while PostgreSQL is slow or refuses some, else twice as many."""
 
     def __init__(self) -> None:
         self.entries = BATCH_ENTRIES
 
-    def took(self, seconds: float) -> None:
+    def adapt(self, seconds: float) -> None:
         self.entries = min(self.entries * 2, BATCH_ENTRIES) if seconds < SLOW_SECONDS else self._half()
 
-    def slow_down(self) -> None:
+    def halve(self) -> None:
         self.entries = self._half()
 
-    def begin_anew(self) -> None:
+    def reset(self) -> None:
         self.entries = MIN_BATCH_ENTRIES
 
     def _half(self) -> int:
@@ -102,87 +114,107 @@ class Pace:
 
 
 class UsageWriter:
-    """Any number of writers may run, in any number of processes; each partition is written by one at a time.
+    """Any number of writers may run, in any number of processes; one at a time writes a partition.
 
-    Entries that PostgreSQL refuses are kept in `journal_poison` instead. They charge nobody. `left` is how many of the
-    entries that the last run found it did not write.
+    Entries that PostgreSQL refuses go to `journal_poison` and charge nobody. `remaining` is how many entries the
+    last run found and did not write.
     """
 
     def __init__(self, database: Database, journal: Journal) -> None:
         self._database = database
         self._journal = journal
-        self._pace = Pace()
-        self.left = 0
+        self._batch_size = BatchSize()
+        self._newer: dict[int, str] = {}  # partitions that wait for a newer release, and their entry
+        self.remaining = 0
 
     async def run_once(self) -> int:
-        """Writes what waits, up to a batch for each lane; gives how many entries have left the journal."""
-        waiting = await self._journal.lengths()
-        await self._show(waiting)
-        if not waiting:
+        """Writes up to one batch for each lane; gives how many entries have left the journal."""
+        lengths = await self._journal.lengths()
+        await self._update_metrics(lengths)
+        if not lengths:
             return 0
-        batches = -(-sum(waiting.values()) // self._pace.entries)
-        lanes = [self._write(waiting) for _ in range(min(LANES, batches))]
-        results = await asyncio.gather(*lanes, return_exceptions=True)  # one that fails leaves the other its work
+        batches = -(-sum(lengths.values()) // self._batch_size.entries)
+        lanes = [self._write(lengths) for _ in range(min(LANES, batches))]
+        results = await asyncio.gather(*lanes, return_exceptions=True)  # a lane that fails does not stop the other
         written = Written()
         for result in results:
             if isinstance(result, BaseException):
                 raise result
             written += result
-        self.left = sum(waiting.values()) - written.entries
+        self.remaining = sum(lengths.values()) - written.entries
         return written.entries
 
-    async def _show(self, waiting: Mapping[int, int]) -> None:
-        metrics.JOURNAL_ENTRIES.set(sum(waiting.values()))
-        metrics.JOURNAL_LAG.set((await self._journal.backlog()).oldest_seconds if waiting else 0)
+    async def _update_metrics(self, lengths: Mapping[int, int]) -> None:
+        self._newer = {partition: entry_id for partition, entry_id in self._newer.items() if partition in lengths}
+        metrics.JOURNAL_NEWER_PARTITIONS.set(len(self._newer))
+        metrics.JOURNAL_ENTRIES.set(sum(lengths.values()))
+        metrics.JOURNAL_LAG.set((await self._journal.backlog()).oldest_seconds if lengths else 0)
 
-    async def _write(self, waiting: Mapping[int, int]) -> Written:
-        """One transaction; a second one of few entries where PostgreSQL refuses some, to find them."""
+    async def _write(self, lengths: Mapping[int, int]) -> Written:
+        """Writes in one transaction; in a second one of few entries if PostgreSQL refuses some, to find them."""
         began = monotonic_seconds()
         try:
-            written = await self._transact(waiting, _take)
+            written = await self._transact(lengths, _write_all)
         except DatabaseUnavailable:
-            self._pace.slow_down()
+            self._batch_size.halve()
             raise
         except (MalformedLines, DBAPIError) as error:
             if not _is_data_error(error):
                 raise
-            self._pace.begin_anew()
-            written = await self._transact(waiting, _sift)
-        self._pace.took(monotonic_seconds() - began)
+            self._batch_size.reset()
+            written = await self._transact(lengths, _write_valid)
+        self._batch_size.adapt(monotonic_seconds() - began)
         return written
 
-    async def _transact(self, waiting: Mapping[int, int], take: Take) -> Written:
-        # The claim must be held while the journal is read, else two writers would take turns with one batch.
+    async def _transact(self, lengths: Mapping[int, int], write: WriteEntries) -> Written:
+        # The claim must precede the reading, else two writers would write the same batch one after the other.
         async with self._database.transaction() as connection:
-            limit = _partitions_for(self._pace.entries, waiting.values())
-            claimed = await journal_offsets.claim(connection, waiting, limit=limit)
-            entries = await self._read({partition: waiting[partition] for partition in claimed}, self._pace.entries)
-            if not entries:
-                return Written()
-            written = await take(connection, entries)
-            last_ids = {partition: found[-1].id for partition, found in entries.items()}
-            await journal_offsets.advance(connection, last_ids)
+            limit = _partitions_for(self._batch_size.entries, lengths.values())
+            claimed = await journal_offsets.claim(connection, lengths, limit=limit)
+            batch = await self._read({partition: lengths[partition] for partition in claimed})
+            written = await write(connection, batch.entries) if batch.entries else Written()
+            last_ids = {partition: entries[-1].id for partition, entries in batch.entries.items()}
+            # A partition that cannot advance gives up its turn, so that it does not keep others from being claimed.
+            stopped = {partition: claimed[partition] for partition in batch.newer.keys() - last_ids.keys()}
+            await journal_offsets.advance(connection, last_ids | stopped)
+        self._report_newer(claimed, batch)
         await self._journal.trim(last_ids)
         metrics.USAGE_ROWS.inc(written.rows)
-        metrics.JOURNAL_POISON.inc(written.refused)
+        metrics.JOURNAL_POISON.inc(written.quarantined)
         return written
 
-    async def _read(self, waiting: Mapping[int, int], limit: int) -> Entries:
-        """A batch: from each partition in turn what stood there when we looked, until there is enough."""
+    async def _read(self, lengths: Mapping[int, int]) -> Batch:
+        """From each partition in turn what it had when we looked, until there is enough."""
         entries: Entries = {}
-        count, size, after = 0, 0, dict.fromkeys(waiting, START)
+        newer: dict[int, JournalEntry] = {}
+        limit, count, size, after = self._batch_size.entries, 0, 0, dict.fromkeys(lengths, START)
         while after and count < limit and size < BATCH_BYTES:
-            batches = await self._journal.read(after, min(limit - count, ENTRIES_PER_READ))
-            for partition, batch in batches.items():
-                entries.setdefault(partition, []).extend(batch.entries)
-                count += len(batch.entries)
-                size += sum([len(entry.line) for entry in batch.entries])
+            pages = await self._journal.read(after, min(limit - count, ENTRIES_PER_READ))
+            for partition, page in pages.items():
+                readable = list(takewhile(lambda entry: not entry.is_of_newer_release, page.entries))
+                if len(readable) < len(page.entries):
+                    newer[partition] = page.entries[len(readable)]
+                if readable:
+                    entries.setdefault(partition, []).extend(readable)
+                count += len(readable)
+                size += sum([len(entry.line) for entry in readable])
             after = {
-                partition: batch.last_id
-                for partition, batch in batches.items()
-                if len(entries[partition]) < waiting[partition]
+                partition: page.last_id
+                for partition, page in pages.items()
+                if partition not in newer and len(entries[partition]) < lengths[partition]
             }
-        return entries
+        return Batch(entries, newer)
+
+    def _report_newer(self, claimed: Iterable[int], batch: Batch) -> None:
+        """Logs each entry of a newer release once."""
+        for partition in claimed:
+            entry = batch.newer.get(partition)
+            if entry is None:
+                self._newer.pop(partition, None)
+            elif self._newer.get(partition) != entry.id:
+                self._newer[partition] = entry.id
+                log.error("journal_version_unknown", partition=partition, id=entry.id, version=entry.version)
+        metrics.JOURNAL_NEWER_PARTITIONS.set(len(self._newer))
 
 
 class GatheringWriter:
@@ -193,62 +225,74 @@ class GatheringWriter:
         self.idle_seconds = GATHER_FEW_SECONDS
 
     async def run_once(self) -> int:
-        """One run of the writer; 0 where nothing was left, or nothing could be had."""
+        """One run of the writer; 0 if nothing remains, or nothing could be written."""
         written = await self._writer.run_once()
         self.idle_seconds = GATHER_FEW_SECONDS if written < FEW_ENTRIES else GATHER_SECONDS
-        return written if self._writer.left else 0
+        return written if self._writer.remaining else 0
 
 
 def _partitions_for(entries: int, lengths: Iterable[int]) -> int:
-    """How many partitions surely hold so many entries, whichever they are; the others are left to other writers."""
+    """How many partitions hold so many entries, whichever they are; the others are left to other writers."""
     upto = list(accumulate(sorted(lengths)))
     return min(bisect_left(upto, entries) + 1, len(upto))
 
 
-async def _take(connection: AsyncConnection, entries: Entries) -> Written:
-    """All of them, or none if PostgreSQL refuses one."""
-    return await _take_all(connection, list(chain.from_iterable(entries.values())))
+async def _write_all(connection: AsyncConnection, entries: Entries) -> Written:
+    """Raises MalformedLines or DBAPIError if PostgreSQL refuses one of them."""
+    return await _write_entries(connection, list(chain.from_iterable(entries.values())))
 
 
-async def _sift(connection: AsyncConnection, entries: Entries) -> Written:
-    """All but those that PostgreSQL refuses, which are kept aside."""
-    return await _halve(connection, [Waiting(number, entry) for number, found in entries.items() for entry in found])
+async def _write_valid(connection: AsyncConnection, entries: Entries) -> Written:
+    """Quarantines those that PostgreSQL refuses."""
+    found = [PartitionEntry(partition, entry) for partition, of in entries.items() for entry in of]
+    return await _bisect(connection, found)
 
 
-async def _halve(connection: AsyncConnection, waiting: Sequence[Waiting]) -> Written:
-    """A batch that PostgreSQL refuses is halved until the entry at fault stands alone."""
+async def _bisect(connection: AsyncConnection, found: Sequence[PartitionEntry]) -> Written:
+    """Halves a batch that PostgreSQL refuses until the entry at fault is alone."""
     try:
         async with connection.begin_nested():
-            return await _take_all(connection, [entry for _, entry in waiting])
+            return await _write_entries(connection, [entry for _, entry in found])
     except (MalformedLines, DBAPIError) as error:
         if not _is_data_error(error):
             raise
-        if len(waiting) == 1:
-            return await _keep(connection, waiting[0], str(error))
-    middle = len(waiting) // 2
-    return await _halve(connection, waiting[:middle]) + await _halve(connection, waiting[middle:])
+        if len(found) == 1:
+            return await _quarantine(connection, found[0], str(error))
+    middle = len(found) // 2
+    return await _bisect(connection, found[:middle]) + await _bisect(connection, found[middle:])
 
 
-async def _take_all(connection: AsyncConnection, entries: Sequence[JournalEntry]) -> Written:
-    """A correction may stand in one batch with what it corrects, so it is taken after that."""
-    lines = [entry.line for entry in entries if not entry.is_correction]
-    corrections = [entry.line for entry in entries if entry.is_correction]
-    if END_OF_COPY in lines or END_OF_COPY in corrections:
-        # COPY would stop there without a word, and the lines after it would be lost.
-        raise MalformedLines("an entry is the end marker of COPY")
-    rows = (await ingest(connection, lines)).rows
-    if corrections:
-        await correct(connection, corrections)
+async def _write_entries(connection: AsyncConnection, entries: Sequence[JournalEntry]) -> Written:
+    """A correction comes after the call that it corrects, which may be in the same batch."""
+    settled = [entry for entry in entries if not entry.is_correction]
+    corrections = [entry for entry in entries if entry.is_correction]
+    rows = 0
+    for version, lines in _lines_by_version(settled).items():
+        rows += (await ingest(connection, lines, columns=version.columns)).rows
+    for version, lines in _lines_by_version(corrections).items():
+        await correct(connection, lines, columns=version.columns)
     return Written(entries=len(entries), rows=rows)
 
 
-async def _keep(connection: AsyncConnection, refused: Waiting, reason: str) -> Written:
-    """The log has the place and the reason; the entry itself, which may hold what logs must not, has its table."""
+def _lines_by_version(entries: Iterable[JournalEntry]) -> dict[RecordVersion, list[bytes]]:
+    """Raises MalformedLines for what is no record."""
+    lines: dict[RecordVersion, list[bytes]] = {}
+    for entry in entries:
+        if entry.version is None:
+            raise MalformedLines("the field of the entry names no record version")
+        if entry.line == END_OF_COPY:  # COPY would stop there, and lose the lines behind it without an error
+            raise MalformedLines("an entry is the end marker of COPY")
+        lines.setdefault(entry.version, []).append(entry.line)
+    return lines
+
+
+async def _quarantine(connection: AsyncConnection, refused: PartitionEntry, reason: str) -> Written:
+    """The log has the place and the reason. The entry may hold what logs must not, so only its table has it."""
     partition, entry = refused
     reason = f"as a correction: {reason}" if entry.is_correction else reason
-    is_new = await poison.keep(connection, partition=partition, entry_id=entry.id, line=entry.line, reason=reason)
+    is_new = await poison.quarantine(connection, partition=partition, entry_id=entry.id, line=entry.line, reason=reason)
     log.error("usage_entry_refused", partition=partition, id=entry.id, reason=reason)
-    return Written(entries=1, refused=int(is_new))
+    return Written(entries=1, quarantined=int(is_new))
 
 
 def _is_data_error(error: MalformedLines | DBAPIError) -> bool:

@@ -15,12 +15,11 @@ from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms
 from gateway.ledger.subscriptions import lifecycle
 from gateway.ledger.usage import ingestion, key_budgets
-from gateway.meter.key_budgets import count
 from gateway.meter.replies import LoadResult, Verdict
 from policies.access.key_budgets import Cap, cap_of
 from policies.access.limits import limits_of
 from tests.api.account.conftest import AccountApi, Customer
-from tests.api.conftest import head_of
+from tests.api.conftest import prefix_of_user
 from tests.ledger.make import a_line
 
 TERMS: dict[str, Any] = {
@@ -192,7 +191,7 @@ async def _admitted(
             spent = await key_budgets.credits_spent(connection, customer.id, cap)
         key_ids = [cap.budget_id]
         assert (
-            await count(account_api.redis_client, keys, cap, spent=spent, counted_upto="0-0", key_ids=key_ids)
+            await account_api.meter.load_key_budget(keys, cap, spent=spent, counted_upto="0-0", key_ids=key_ids)
             is LoadResult.LOADED
         )
     admission = await account_api.meter.admit(
@@ -203,7 +202,7 @@ async def _admitted(
         amount=amount,
         required=amount,
         limits=limits_of(account.subscription.plan),
-        head=head_of(str(customer.id), api_key_id=key_id, created_at=time.time_ns() // 1000),
+        prefix=prefix_of_user(str(customer.id), api_key_id=key_id, created_at=time.time_ns() // 1000),
         cap=cap,
     )
     assert admission.verdict is Verdict.ADMITTED

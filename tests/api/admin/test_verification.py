@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from policies.access.limits import Limits
-from tests.api.conftest import AdminApi, head_of
+from tests.api.conftest import AdminApi, prefix_of_user
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ async def test_limits_are_those_of_this_moment(admin_api: AdminApi, key: dict[st
             amount=2,
             required=2,
             limits=limits,
-            head=head_of(key["user_id"]),
+            prefix=prefix_of_user(key["user_id"]),
         )
         result = await verify(admin_api, key, credits=0)
         assert (result["admitted"], result["code"]) == (False, expected)

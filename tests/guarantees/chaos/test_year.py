@@ -32,7 +32,7 @@ from tests.guarantees.chaos.conftest import measured
 from tests.guarantees.simulation.bookkeeping import GRACE, Account
 from tests.guarantees.simulation.customer_year import OFFERS, ZONES, Life, act, provide, provider_changes
 from tests.support.sampling import scaled, seeded_random
-from tests.workers.conftest import UNLIMITED, Backend, a_head, a_tail, backend  # noqa: F401 - the fixture of both stores
+from tests.workers.conftest import UNLIMITED, Backend, a_prefix, a_suffix, backend  # noqa: F401 - the fixture of both stores
 
 ACCOUNTS = scaled(suite=8, full=1_000)
 DAYS_PER_STEP = scaled(suite=7, full=2)
@@ -139,10 +139,10 @@ async def _call(backend: Backend, life: Life) -> None:  # noqa: F811 - the fixtu
         amount=amount,
         required=amount,
         limits=UNLIMITED,
-        head=a_head(life.account.id, request_id),
+        prefix=a_prefix(life.account.id, request_id),
     )
     if admission.verdict is Verdict.ADMITTED:
-        await backend.meter.settle(keys, request_id, charge=amount, tail=a_tail(amount))
+        await backend.meter.settle(keys, request_id, charge=amount, suffix=a_suffix(amount))
         life.spent += amount
     else:
         assert admission.verdict is Verdict.INSUFFICIENT_CREDITS

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.db.session import Database, DatabaseUnavailable
 from gateway.ledger.usage.ingestion import _copy, ingest
+from policies.usage.records import COLUMNS
 from tests.ledger.make import a_line
 
 
@@ -30,7 +31,7 @@ async def _select(connection: AsyncConnection) -> None:
 
 
 async def _copy_a_line(connection: AsyncConnection) -> None:
-    await _copy(connection, [a_line(uuid4())])
+    await _copy(connection, [a_line(uuid4())], COLUMNS)
 
 
 @pytest.mark.parametrize("statement", [_select, _copy_a_line])

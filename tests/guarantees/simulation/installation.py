@@ -94,7 +94,7 @@ class Installation:
                 await asyncio.sleep(ASK_SECONDS)
 
     def _spooled(self) -> bool:
-        return any(path.stat().st_size for path in self.folder.glob("data/spool/*.spool"))
+        return any(path.stat().st_size for path in self.folder.glob("data/spool/*.spool2"))
 
 
 @asynccontextmanager

@@ -20,7 +20,7 @@ from gateway.meter.meter import Meter
 from gateway.meter.replies import LoadResult, Verdict
 from gateway.meter.scripts import SCRIPTS, Script
 from policies.access.limits import Limits
-from policies.usage.records import HEAD_COLUMNS, head
+from policies.usage.records import prefix_of
 from tests.guarantees.faults.cluster import URL_PASSWORD, ClusterServers, move_key, until_master
 from tests.meter.conftest import OwnServer
 from tests.support.polling import eventually
@@ -123,7 +123,7 @@ async def test_accounts_of_all_partitions_are_metered_and_read_together(redis_cl
                 amount=3,
                 required=3,
                 limits=nothing,
-                head=head(request_id, *[None] * (len(HEAD_COLUMNS) - 1)),
+                prefix=prefix_of({"request_id": request_id}),
             )
             for keys, request_id in calls
         )
@@ -132,7 +132,7 @@ async def test_accounts_of_all_partitions_are_metered_and_read_together(redis_cl
     assert await holds.count() == 32
     await holds.renew_heartbeat("gw-1")
     assert await holds.live_owners(["gw-1", "gw-2"]) == {"gw-1"}
-    settled = await asyncio.gather(*(meter.settle(keys, call, charge=1, tail="end") for keys, call in calls))
+    settled = await asyncio.gather(*(meter.settle(keys, call, charge=1, suffix="end") for keys, call in calls))
     assert set(settled) == {9}
     assert await journal.lengths() == dict.fromkeys(range(16), 2)
     batches = await journal.read(dict.fromkeys(range(16), START), 100)
@@ -150,10 +150,10 @@ async def test_repeats_are_known_in_every_partition(redis_client: RedisClient) -
         keys, request_id = meter.keys(UUID(int=number)), str(uuid4())
         await meter.load(keys, account_version=1, credit_seq=0, balance=10, catalogue_version=1)
         terms: dict[str, Any] = {"account_version": 1, "catalogue_version": 1, "amount": 3, "required": 3}
-        terms |= {"limits": Limits((None, None, None), None), "head": "head", "claim": claim}
+        terms |= {"limits": Limits((None, None, None), None), "prefix": "prefix", "claim": claim}
         await meter.admit(keys, request_id=request_id, **terms)
         running = await meter.admit(keys, request_id=str(uuid4()), **terms)
-        await meter.settle(keys, request_id, charge=3, tail="end", kept=ClaimOutcome(claim, b"told"))
+        await meter.settle(keys, request_id, charge=3, suffix="end", claim_outcome=ClaimOutcome(claim, b"told"))
         ended = await meter.admit(keys, request_id=str(uuid4()), **terms)
         return running.verdict, ended.verdict, ended.stored_response
 

@@ -23,7 +23,8 @@ from gateway.meter.keys import AccountKeys
 from gateway.meter.meter import Meter
 from gateway.meter.scripts import SCRIPTS
 from gateway.proxy.settle import settlement as module
-from gateway.proxy.settle.settlement import Settlement, Settler
+from gateway.proxy.settle.settlement import Settler
+from gateway.proxy.settle.settlement_record import Settlement, encode
 from gateway.proxy.settle.spool import Spool, frame
 from policies.access.limits import Limits
 from tests.guarantees.faults.proxy import FaultProxy
@@ -64,7 +65,7 @@ class SettlementStores:
             amount=1,
             required=1,
             limits=UNLIMITED,
-            head=request_id,
+            prefix=request_id,
             claim=claim,
         )
         assert admission.verdict.name == "ADMITTED"
@@ -83,7 +84,7 @@ class SettlementStores:
     async def journaled_charges(self) -> list[tuple[str, int]]:
         """Request ids and charges in the order of the journal; the partition is of this test alone."""
         entries = await self.redis.xrange(self.keys.journal)
-        records = [fields[b"r"].decode().split("\t") for _, fields in entries]
+        records = [fields[b"r1.1"].decode().split("\t") for _, fields in entries]
         return [(request_id, int(charge)) for request_id, _, charge, *_ in records]
 
     async def restore_redis(self) -> None:
@@ -117,7 +118,7 @@ def charges_of(settlements: list[Settlement]) -> list[tuple[str, int]]:
 async def test_settlement_that_redis_takes_is_not_spooled(settlement_stores: SettlementStores) -> None:
     async with settlement_stores.settler() as settler:
         assert await settler.settle(await settlement_stores.admit(3)) == 9997
-        assert (settler.pending, settlement_stores.files()) == (0, {"me.spool": 0})
+        assert (settler.pending, settlement_stores.files()) == (0, {"me.spool2": 0})
     assert settlement_stores.files() == {}
 
 
@@ -129,7 +130,7 @@ async def test_settlement_that_redis_does_not_take_is_on_disk_before_settle_retu
         settlement_stores.proxy.freeze()
         with short_redis_timeout(settlement_stores.redis_client):
             assert await settler.settle(calls[0]) is None
-        assert settlement_stores.files()["me.spool"] == len(frame(module.encode(calls[0])))
+        assert settlement_stores.files()["me.spool2"] == len(frame(encode(calls[0])))
         assert await asyncio.gather(*map(settler.settle, calls[1:])) == [None] * 19
         assert settler.pending == metrics.SPOOL_ENTRIES._value.get() == 20
         with pytest.raises(MeterUnavailable):
@@ -137,7 +138,7 @@ async def test_settlement_that_redis_does_not_take_is_on_disk_before_settle_retu
         assert settler.pending == 20
         await settlement_stores.restore_redis()
         assert await settler.run_once() == 20
-        assert (settler.pending, settlement_stores.files()) == (0, {"me.spool": 0})
+        assert (settler.pending, settlement_stores.files()) == (0, {"me.spool2": 0})
         assert metrics.SPOOL_ENTRIES._value.get() == 0
         assert await settler.run_once() == 0
     assert sorted(await settlement_stores.journaled_charges()) == sorted(charges_of(calls))
@@ -152,7 +153,7 @@ async def test_spooled_claim_has_no_stored_response(
     call = (await settlement_stores.admit(3, claim=claim))._replace(claim_outcome=ClaimOutcome(claim, answer))
     async with settlement_stores.settler("first") as settler:
         settler.enqueue(call)
-        assert settlement_stores.files()["first.spool"] < 600
+        assert settlement_stores.files()["first.spool2"] < 600
     async with settlement_stores.settler("second") as settler:
         assert await settler.run_once() == 1
     found = await settlement_stores.redis.hgetall(claim.key(settlement_stores.keys))
@@ -178,7 +179,7 @@ async def test_spool_of_a_dead_process_is_settled_by_the_next(settlement_stores:
     async with settlement_stores.settler("second") as settler:
         assert settler.pending == 1000
         assert await settler.run_once() == 1000
-        assert settlement_stores.files() == {"second.spool": 0}
+        assert settlement_stores.files() == {"second.spool2": 0}
     assert await settlement_stores.journaled_charges() == charges_of(calls)
 
 
@@ -193,7 +194,7 @@ async def test_spool_of_a_dead_sibling_is_settled(
             dying.enqueue(call)
             assert await settler.run_once() == 0
         assert await settler.run_once() == 1
-        assert settlement_stores.files() == {"second.spool": 0}
+        assert settlement_stores.files() == {"second.spool2": 0}
     assert await settlement_stores.journaled_charges() == charges_of([call])
 
 
@@ -214,7 +215,7 @@ async def test_interrupted_spool_replay_settles_nothing_twice(settlement_stores:
     await settlement_stores.restore_redis()
     async with settlement_stores.settler("third") as settler:
         await settler.run_once()
-        assert settlement_stores.files() == {"third.spool": 0}
+        assert settlement_stores.files() == {"third.spool2": 0}
     assert sorted(await settlement_stores.journaled_charges()) == sorted(charges_of(calls))
     assert await settlement_stores.balance() == 10_000 - sum(range(1000))  # exact in spite of it
 
@@ -223,7 +224,7 @@ async def test_settlement_of_a_swept_call_corrects_it(settlement_stores: Settlem
     call = await settlement_stores.admit(7)
     async with settlement_stores.settler("first") as settler:
         settler.enqueue(call)
-    assert await settlement_stores.meter.abandon(settlement_stores.keys, call.request_id, tail="abandoned\t0")
+    assert await settlement_stores.meter.abandon(settlement_stores.keys, call.request_id, suffix="abandoned\t0")
     assert await settlement_stores.balance() == 10_000
     for _ in range(2):
         async with settlement_stores.settler("second") as settler:
@@ -307,10 +308,10 @@ async def test_settlement_that_redis_refuses_delays_no_other(settlement_stores: 
                 await settler.run_once()
         assert await settlement_stores.journaled_charges() == charges_of(good)
         assert settler.pending == 1
-        assert settlement_stores.files()["me.spool"] > 0, "it must outlive the process"
+        assert settlement_stores.files()["me.spool2"] > 0, "it must outlive the process"
         await settlement_stores.redis.restore(bad_keys.account, 0, state, replace=True)
         assert await settler.run_once() == 1
-        assert settlement_stores.files() == {"me.spool": 0}
+        assert settlement_stores.files() == {"me.spool2": 0}
     assert await settlement_stores.journaled_charges() == charges_of([*good, bad])
 
 
@@ -320,10 +321,10 @@ async def test_spooled_record_that_is_no_settlement_is_set_aside(
 ) -> None:
     call = await settlement_stores.admit(1)
     settlement_stores.folder.mkdir()
-    (settlement_stores.folder / "dead.spool").write_bytes(frame(record) + frame(module.encode(call)))
+    (settlement_stores.folder / "dead.spool").write_bytes(frame(record) + frame(encode(call)))
     async with settlement_stores.settler() as settler:
         assert await settler.run_once() == 1
-        assert sorted(settlement_stores.files()) == ["dead.damaged", "me.spool"]
+        assert sorted(settlement_stores.files()) == ["dead.damaged", "me.spool2"]
     assert await settlement_stores.journaled_charges() == charges_of([call])
 
 
@@ -333,7 +334,7 @@ async def test_spool_preserves_any_text(settlement_stores: SettlementStores) -> 
         settler.enqueue(call)
         await settler.run_once()
     ((_, fields),) = await settlement_stores.redis.xrange(settlement_stores.keys.journal.decode())
-    record, _, balance_after = fields[b"r"].decode().rpartition("\t")
+    record, _, balance_after = fields[b"r1.1"].decode().rpartition("\t")
     assert (record, balance_after) == (
         f"{call.request_id}\t{call.record_suffix}",
         str(await settlement_stores.balance()),

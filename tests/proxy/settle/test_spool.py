@@ -217,14 +217,14 @@ async def test_spool_file_is_locked_before_it_has_a_name(folder: Path, monkeypat
     whole = fcntl.flock
 
     def watched(descriptor: int, how: int) -> None:
-        named.extend(path.name for path in folder.glob("*.spool"))
+        named.extend(path.name for path in folder.glob("*.spool2"))
         whole(descriptor, how)
 
     monkeypatch.setattr(fcntl, "flock", watched)
     spool = Spool(folder, "me")
     spool.open()
     assert named == []
-    assert names(folder) == ["me.spool"]
+    assert names(folder) == ["me.spool2"]
     await spool.close()
 
 
@@ -234,9 +234,9 @@ async def test_spool_without_records_leaves_no_file(folder: Path) -> None:
     spool.append(b"one")
     (file,) = spool.files()
     assert read(file) == [b"one"]
-    assert (folder / "me.spool").stat().st_size > 0
+    assert (folder / "me.spool2").stat().st_size > 0
     spool.discard(file)
-    assert (folder / "me.spool").stat().st_size == 0
+    assert (folder / "me.spool2").stat().st_size == 0
     assert spool.files() == ()
     spool.append(b"two")
     assert read(file) == [b"two"]
@@ -280,7 +280,7 @@ async def test_partly_written_record_is_truncated(folder: Path, monkeypatch: pyt
         with pytest.raises(OSError, match="No space"):
             spool.append(b"three")
     spool.append(b"four")
-    assert (folder / "me.spool").read_bytes() == frame(b"one") + frame(b"four")
+    assert (folder / "me.spool2").read_bytes() == frame(b"one") + frame(b"four")
     await spool.close()
 
 

@@ -25,7 +25,7 @@ from policies.access.key_budgets import Cap
 from tests.ledger.make import a_fingerprint
 from tests.support.sampling import scaled, seeded_random
 from tests.workers import conftest
-from tests.workers.conftest import Backend, a_head, a_tail
+from tests.workers.conftest import Backend, a_prefix, a_suffix
 
 GIVEN = 10_000
 LOADS = scaled(suite=25, full=500)
@@ -40,7 +40,7 @@ class Oracle:
     user_id: UUID
     random: Random
     key_id: UUID | None = None
-    heads: dict[str, str] = field(default_factory=dict)
+    prefixes: dict[str, str] = field(default_factory=dict)
     of_period: set[str] = field(default_factory=set)
     given: int = GIVEN
     charged: dict[str, int] = field(default_factory=dict)
@@ -60,8 +60,8 @@ class Oracle:
     async def admit(self) -> None:
         amount, is_of_period, request_id = self.random.randrange(5), self.random.random() < 0.7, str(uuid4())
         moment = conftest.MOMENT - (0 if is_of_period else 1)
-        head = self.heads[request_id] = a_head(self.user_id, request_id, moment=moment, key_id=self.key_id)
-        self.open[await self.backend.admit(self.user_id, amount=amount, head=head)] = amount
+        prefix = self.prefixes[request_id] = a_prefix(self.user_id, request_id, moment=moment, key_id=self.key_id)
+        self.open[await self.backend.admit(self.user_id, amount=amount, prefix=prefix)] = amount
         if is_of_period:
             self.of_period.add(request_id)
 
@@ -95,7 +95,7 @@ class Oracle:
         request_id = self._pick(list(self.open))
         del self.open[request_id]
         assert await self.backend.meter.abandon(
-            self.backend.meter.keys(self.user_id), request_id, tail=a_tail(0, "abandoned")
+            self.backend.meter.keys(self.user_id), request_id, suffix=a_suffix(0, "abandoned")
         )
         self.swept.append(request_id)
 
@@ -113,8 +113,8 @@ class Oracle:
             self.backend.meter.keys(self.user_id),
             request_id,
             charge=self.charged[request_id],
-            tail=a_tail(self.charged[request_id]),
-            head=self.heads[request_id],
+            suffix=a_suffix(self.charged[request_id]),
+            prefix=self.prefixes[request_id],
             epoch="0-before",
         )
 

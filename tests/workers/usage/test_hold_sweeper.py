@@ -61,7 +61,7 @@ async def test_a_dead_owners_calls_are_abandoned_at_no_charge(backend: Backend) 
     assert await Patrol(backend).watch(ABSENCE_SECONDS + 4) == 6
     assert await backend.holds.count() == 0
     for user_id in users:
-        assert await backend.meter.settle(backend.meter.keys(user_id), "none", charge=0, tail="") is None
+        assert await backend.meter.settle(backend.meter.keys(user_id), "none", charge=0, suffix="") is None
         admission = await backend.try_admit(user_id, "next", amount=100)
         assert admission.verdict.name == "ADMITTED"  # all of it has come back
 
@@ -151,6 +151,6 @@ def test_the_rhythm_keeps_the_promise() -> None:
 @pytest.mark.parametrize("owner", ["dead", "dëad"])
 async def test_an_open_hold_tells_what_it_holds(backend: Backend, owner: str) -> None:
     user_id = await _a_call_of(backend, owner, amount=5)
-    found = [hold for partition in range(PARTITIONS) for hold in (await backend.holds.open(partition))[1]]
+    found = [hold for partition in range(PARTITIONS) for hold in (await backend.holds.scan(partition))[1]]
     assert [(hold.amount, hold.owner) for hold in found] == [(5, owner)]
-    assert str(user_id) in found[0].head
+    assert str(user_id) in found[0].prefix

@@ -11,17 +11,16 @@ import pytest
 from sqlalchemy import text
 
 from gateway.ledger.usage import poison
-from gateway.meter import meter as meter_module
 from gateway.meter.account_snapshots import AccountSnapshotReader
 from gateway.meter.journal import Journal
 from gateway.meter.keys import swept_key
+from gateway.meter.recovery import SWEPT_SECONDS
 from gateway.workers.usage.reconciliation import Finding, Reconciler
 from gateway.workers.usage.usage_writer import UsageWriter
-from policies.model import Outcome
 from policies.usage import records
-from tests.workers.conftest import Backend, a_head, a_tail
+from tests.workers.conftest import Backend, a_prefix, a_suffix
 
-SWEPT = records.tail(Outcome.ABANDONED, None, None, 0, *[None] * (len(records.TAIL_COLUMNS) - 4))
+SWEPT = records.abandoned_suffix()
 
 
 class Untrimmed(Journal):
@@ -37,7 +36,7 @@ async def a_hot_user(backend: Backend, *, credits_given: int = 100) -> UUID:
 
 
 async def sweep(backend: Backend, user_id: UUID, request_id: str) -> bool:
-    return await backend.meter.abandon(backend.meter.keys(user_id), request_id, tail=SWEPT)
+    return await backend.meter.abandon(backend.meter.keys(user_id), request_id, suffix=SWEPT)
 
 
 async def write(backend: Backend) -> None:
@@ -127,7 +126,7 @@ async def test_what_was_swept_is_remembered_for_a_bounded_time(backend: Backend)
     request_id = await backend.admit(user_id, amount=7)
     await sweep(backend, user_id, request_id)
     key = swept_key(backend.meter.keys(user_id).partition, request_id)
-    assert 0 < await backend.redis.ttl(key) <= meter_module.SWEPT_SECONDS
+    assert 0 < await backend.redis.ttl(key) <= SWEPT_SECONDS
     await backend.settle(user_id, request_id, charge=5)
     assert not await backend.redis.exists(key)
 
@@ -152,7 +151,7 @@ async def test_the_order_of_entries_does_not_matter(backend: Backend, order: tup
     """After a fail-over a journal may hold an entry twice, or have lost one."""
     user_id = await a_hot_user(backend)
     request_id = "0190c1a2-0000-7000-8000-000000000001"
-    ended, corrected = a_head(user_id, request_id) + "\t" + SWEPT, a_head(user_id, request_id) + "\t" + a_tail(5)
+    ended, corrected = a_prefix(user_id, request_id) + "\t" + SWEPT, a_prefix(user_id, request_id) + "\t" + a_suffix(5)
     entries: list[dict[str, str]] = [{"r": ended}, {"r": corrected, "k": "c"}, {"r": corrected, "k": "c"}]
     for number in order:
         await backend.redis.xadd(backend.meter.keys(user_id).journal, entries[number])  # type: ignore[arg-type] # str will do
@@ -175,7 +174,7 @@ async def test_a_correction_whose_row_is_missing_becomes_the_row(backend: Backen
 async def test_a_correction_never_touches_a_row_that_ended_otherwise(backend: Backend) -> None:
     user_id = await a_hot_user(backend)
     request_id = await backend.call(user_id, charge=5)
-    line = f"{a_head(user_id, request_id)}\t{a_tail(9, 'upstream_error')}"
+    line = f"{a_prefix(user_id, request_id)}\t{a_suffix(9, 'upstream_error')}"
     await backend.redis.xadd(backend.meter.keys(user_id).journal, {"r": line, "k": "c"})
     await assert_charged_once(backend, user_id, 5)
 
@@ -188,19 +187,19 @@ async def test_a_correction_that_postgresql_refuses_is_kept_aside_alone(backend:
     await backend.settle(user_id, request_id, charge=5)
     await assert_charged_once(backend, user_id, 5)
     async with backend.database.read() as connection:
-        (kept,) = (await poison.list_poison(connection)).data
-    assert kept.line == b"nonsense\n"
-    assert kept.reason.startswith("as a correction: ")
+        (remaining,) = (await poison.list_poison(connection)).data
+    assert remaining.line == b"nonsense\n"
+    assert remaining.reason.startswith("as a correction: ")
 
 
 async def test_the_history_of_an_analysis_is_corrected_with_its_row(backend: Backend) -> None:
     user_id = await a_hot_user(backend)
     request_id = "0190c1a2-0000-7000-8000-000000000002"
-    head = a_head(user_id, request_id).replace("ai_generation", "analysis")
+    prefix = a_prefix(user_id, request_id).replace("ai_generation", "analysis")
     known = {"outcome": "succeeded", "status_code": 201, "credits_charged": 3, "response_bytes": 9}
     known |= {"file_name": "a.csv", "file_sha256": "ff", "content_type": "text/csv", "file_size_bytes": 5}
-    tail = records.tail(*(known.get(name) for name in records.TAIL_COLUMNS))
-    for written in ({"r": f"{head}\t{SWEPT}"}, {"r": f"{head}\t{tail}", "k": "c"}):
+    suffix = records.suffix_of(known)
+    for written in ({"r": f"{prefix}\t{SWEPT}"}, {"r": f"{prefix}\t{suffix}", "k": "c"}):
         await backend.redis.xadd(backend.meter.keys(user_id).journal, written)  # type: ignore[arg-type] # str will do
         await write(backend)
     (history,) = await rows(backend, "analysis_history")

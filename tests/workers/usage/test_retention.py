@@ -35,8 +35,8 @@ async def test_months_before_the_kept_ones_are_dropped_and_the_audit_log_says_so
         await ingest(connection, [a_line(user_id, at=now - timedelta(days=30 * back)) for back in range(12)])
     worker = _retention(backend, now, keep_months=2)
     assert await worker.run_once() == 2 * 10
-    kept = await _months(backend)
-    assert [name for name in kept if name.startswith("usage") and name < "usage_tracking_2026_04"] == [
+    remaining = await _months(backend)
+    assert [name for name in remaining if name.startswith("usage") and name < "usage_tracking_2026_04"] == [
         "usage_tracking_2026_01",
         "usage_tracking_2026_02",
         "usage_tracking_2026_03",

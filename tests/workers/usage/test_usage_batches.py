@@ -13,9 +13,8 @@ from gateway import metrics
 from gateway.ledger.db.session import Database, DatabaseUnavailable
 from gateway.ledger.usage import poison
 from gateway.workers.usage import usage_writer as module
-from gateway.workers.usage.usage_writer import GatheringWriter, Pace, UsageWriter, _partitions_for
-from policies.usage.records import part
-from tests.workers.conftest import Backend, a_head, a_tail
+from gateway.workers.usage.usage_writer import BatchSize, GatheringWriter, UsageWriter, _partitions_for
+from tests.workers.conftest import Backend, a_prefix, a_suffix
 
 NOWHERE = "postgresql://gateway:x@127.0.0.1:1/gateway"
 
@@ -49,11 +48,11 @@ async def test_long_records_make_small_batches(backend: Backend, monkeypatch: py
     monkeypatch.setattr(module, "ENTRIES_PER_READ", 1)  # the journal gives its least: 20 of a partition
     user_id = await backend.a_user()
     for _ in range(50):
-        record = part(a_head(user_id, str(uuid4())), a_tail(0))
+        record = f"{a_prefix(user_id, str(uuid4()))}\t{a_suffix(0)}"
         await backend.spoil(user_id, record.encode())
     writer = UsageWriter(backend.database, backend.journal)
     assert await writer.run_once() == 20
-    assert writer.left == 30
+    assert writer.remaining == 30
 
 
 async def test_refused_entries_among_many_are_found_and_cost_no_other(
@@ -99,19 +98,19 @@ async def test_entries_gather_unless_some_are_left(backend: Backend, monkeypatch
 
 
 @given(st.lists(st.sampled_from(["slow", "fast", "refused", "away"])))
-def test_a_pace_stays_within_its_bounds_and_recovers(course: list[str]) -> None:
-    pace = Pace()
+def test_batch_size_stays_within_its_bounds_and_recovers(course: list[str]) -> None:
+    size = BatchSize()
     for step in course:
         if step == "away":
-            pace.slow_down()
+            size.halve()
         elif step == "refused":
-            pace.begin_anew()
+            size.reset()
         else:
-            pace.took(module.SLOW_SECONDS * (2 if step == "slow" else 0.5))
-        assert module.MIN_BATCH_ENTRIES <= pace.entries <= module.BATCH_ENTRIES
+            size.adapt(module.SLOW_SECONDS * (2 if step == "slow" else 0.5))
+        assert module.MIN_BATCH_ENTRIES <= size.entries <= module.BATCH_ENTRIES
     for _ in range(6):
-        pace.took(0)
-    assert pace.entries == module.BATCH_ENTRIES
+        size.adapt(0)
+    assert size.entries == module.BATCH_ENTRIES
 
 
 @given(st.lists(st.integers(1, 1_000), min_size=1, max_size=64), st.integers(1, 30_000))

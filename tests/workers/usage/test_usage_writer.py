@@ -13,8 +13,8 @@ from gateway.ledger.usage import journal_offsets, poison
 from gateway.meter.journal import Journal, JournalBatch
 from gateway.workers.usage import usage_writer as module
 from gateway.workers.usage.usage_writer import UsageWriter
-from policies.usage.records import line, part
-from tests.workers.conftest import Backend, a_head, a_tail
+from policies.usage.records import copy_line
+from tests.workers.conftest import Backend, a_prefix, a_suffix
 
 
 class Crashed(BaseException):
@@ -59,7 +59,7 @@ async def _rows(backend: Backend) -> dict[UUID, int]:
         return {row.request_id: row.n for row in rows}
 
 
-async def _poison(backend: Backend) -> tuple[poison.Poison, ...]:
+async def _poison(backend: Backend) -> tuple[poison.PoisonEntry, ...]:
     async with backend.database.read() as connection:
         return (await poison.list_poison(connection)).data
 
@@ -180,19 +180,19 @@ async def test_calls_that_settle_while_the_writer_runs_are_not_lost(backend: Bac
     await _assert_books_agree(backend)
 
 
-def _record(tail: str) -> bytes:
-    return part(a_head(uuid4(), str(uuid4())), tail).encode()
+def _record(suffix: str) -> bytes:
+    return f"{a_prefix(uuid4(), str(uuid4()))}\t{suffix}".encode()
 
 
 POISON = {
     "text that is no record": b"nonsense",
     "the end marker of COPY": b"\\.",
     "nothing": b"",
-    "a column too many": _record(a_tail(1) + "\textra"),
-    "an unknown outcome": _record(a_tail(1, outcome="fine")),
-    "a charge below zero": _record(a_tail(-1)),
-    "a moment before the calendar": _record(a_tail(1)).replace(b"1790000000000000", b"-" + b"9" * 18),
-    "bytes that are no text": _record(a_tail(1)).replace(b"v1", b"\xff"),
+    "a column too many": _record(a_suffix(1) + "\textra"),
+    "an unknown outcome": _record(a_suffix(1, outcome="fine")),
+    "a charge below zero": _record(a_suffix(-1)),
+    "a moment before the calendar": _record(a_suffix(1)).replace(b"1790000000000000", b"-" + b"9" * 18),
+    "bytes that are no text": _record(a_suffix(1)).replace(b"v1", b"\xff"),
 }
 
 
@@ -205,7 +205,7 @@ async def test_an_entry_that_cannot_be_written_costs_no_other(backend: Backend, 
     after = {UUID(await backend.call(user_id)) for _ in range(6)}
     await _drain(UsageWriter(backend.database, backend.journal))
     (refused,) = await _poison(backend)
-    assert (refused.partition, refused.line) == (backend.meter.keys(user_id).partition, line(record))
+    assert (refused.partition, refused.line) == (backend.meter.keys(user_id).partition, copy_line(b"r", record))
     assert refused.reason
     assert await _rows(backend) == dict.fromkeys(before | after, 1)
     assert await backend.journal.length() == 0
@@ -215,7 +215,7 @@ async def test_an_entry_that_cannot_be_written_costs_no_other(backend: Backend, 
 async def test_a_charge_that_no_balance_can_hold_costs_no_other(backend: Backend) -> None:
     user_id = await backend.a_user(credits_given=0)
     for _ in range(3):
-        record = part(a_head(user_id, str(uuid4())), a_tail(2**63 - 1)).encode()
+        record = f"{a_prefix(user_id, str(uuid4()))}\t{a_suffix(2**63 - 1)}".encode()
         await backend.spoil(user_id, record)
     await _drain(UsageWriter(backend.database, backend.journal))
     assert len(await _poison(backend)) == 2
@@ -239,7 +239,7 @@ async def test_a_journal_whose_ids_begin_anew_is_written_all_the_same(backend: B
     await _drain(writer)
     await backend.redis.flushdb()
     user_id = backend.users[0]
-    record = part(a_head(user_id, str(uuid4())), a_tail(3))
+    record = f"{a_prefix(user_id, str(uuid4()))}\t{a_suffix(3)}"
     await backend.redis.xadd(backend.meter.keys(user_id).journal, {"r": record}, id="5-1")
     assert await _drain(writer) == 1
     assert len(await _rows(backend)) == 6
