@@ -73,7 +73,7 @@ async def test_streamed_free_response_is_not_replayable(data_plane: DataPlane) -
 async def test_stored_responses_of_an_account_are_limited_per_day(
     data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.meter.idempotency.MAX_STORED_BYTES_PER_DAY", 2000)
+    monkeypatch.setattr("gateway.meter.meter.MAX_STORED_BYTES_PER_DAY", 2000)
     account = await data_plane.create_account()
     data_plane.upstream.respond_with(200, b"x" * 1500)
     for key in ("a", "b"):
