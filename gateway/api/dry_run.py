@@ -1,4 +1,4 @@
-"""What a call would be told if it were made now: the checks of a real one, asked of a state that is only looked at."""
+"""Dry runs of calls: the checks of a real call against the present state, which they only read."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ UNLIMITED = Limits((None, None, None), None)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What is known of the call that is asked about.
+    """The facts that a dry run knows of a call.
 
     `units` are the items, tokens or minutes that its route is priced by, `credits` outranks the price. None: not said,
     and then a call counts one item, and holds what its route holds for tokens and minutes.
@@ -79,7 +79,7 @@ class DryRunResult(ResponseModel):
 
 @dataclass(frozen=True, slots=True)
 class _Cost:
-    """Credits expected and held, the balance they need, and how they were computed."""
+    """Credits expected and held, the balance they need, and how they are computed."""
 
     credits: int
     hold: int
@@ -88,7 +88,7 @@ class _Cost:
 
 
 class DryRun:
-    """Looks at accounts in PostgreSQL and Redis, and changes neither."""
+    """Reads accounts in PostgreSQL and Redis, and changes neither."""
 
     def __init__(self, database: Database, meter: Meter, *, grace: timedelta) -> None:
         self._database = database
@@ -111,7 +111,7 @@ class DryRun:
         return _result(refused, cost, standing, limits=limits, key_left=key_budgets.left_to_key(cap, standing.spent))
 
     async def standing(self, account: Account, cap: Cap | None = None) -> AccountSnapshot:
-        """What the account has used of its limits and has left. Raises as `preview` does."""
+        """The use of the limits and the balance. Raises as `run` does."""
         standing, _ = await self._look(account.id, limits_in_force(account), cap)
         return standing
 

@@ -1,4 +1,4 @@
-"""What the API itself refuses, beyond what the schemas and the ledger do."""
+"""Refusals of the API itself, beyond those of the schemas and the ledger."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Conflict(Exception):  # noqa: N818 - an answer (409), not a fault
 
 
 class NotAuthenticated(Exception):  # noqa: N818 - an answer (401), not a fault
-    """Nobody is known to be asking; the message says what to send."""
+    """The request has no valid credentials; the message says what to send."""
 
 
 class NotInScope(Exception):  # noqa: N818 - an answer (403), not a fault
@@ -22,11 +22,11 @@ class NotInScope(Exception):  # noqa: N818 - an answer (403), not a fault
 
 
 class Suspended(Exception):  # noqa: N818 - an answer (403), not a fault
-    """Who is asking is known, and suspended."""
+    """The caller is known and suspended."""
 
 
 class Throttled(Exception):  # noqa: N818 - an answer (429), not a fault
-    """Too many attempts of late; the next makes sense after so many seconds."""
+    """Too many attempts; the next one can succeed after so many seconds."""
 
     def __init__(self, retry_after_seconds: int) -> None:
         super().__init__(f"Too many attempts; try again in {counted(retry_after_seconds, 'second')}.")
@@ -34,7 +34,7 @@ class Throttled(Exception):  # noqa: N818 - an answer (429), not a fault
 
 
 class Busy(Exception):  # noqa: N818 - an answer (503), not a fault
-    """More is being asked for than can be done at the moment."""
+    """The process has no capacity for this at the moment."""
 
 
 class Invalid(ValueError):  # noqa: N818 - an answer (422), not a fault

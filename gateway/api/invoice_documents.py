@@ -1,4 +1,4 @@
-"""An invoice to look at: one HTML page and one PDF, of the same facts."""
+"""An invoice as an HTML page and as a PDF."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WIDTHS = (100, 25, 30, 35)
 
 
 def title_of(invoice: Invoice) -> str:
-    is_in_favour = Decimal(invoice.total) < 0  # a smaller plan in mid-period gives back more than it asks for
+    is_in_favour = Decimal(invoice.total) < 0  # a change to a smaller plan may credit more than it charges
     kind = "Credit note" if invoice.corrects_id or is_in_favour else "Invoice"
     return f"{kind} {invoice.number or invoice.provider_number or '(draft)'}"
 
@@ -30,8 +30,8 @@ def as_html(invoice: Invoice, user: User) -> str:
 
 
 def as_pdf(invoice: Invoice, user: User) -> bytes:
-    """One page, in the fonts that every reader has; those know Latin-1, and what is beyond it shows as `?`."""
-    from fpdf import FPDF  # with its fonts 30 MiB, which a process that draws no invoice need not hold
+    """One page in the standard fonts of PDF, which have Latin-1 only: other characters show as `?`."""
+    from fpdf import FPDF  # 30 MiB with its fonts, which a process without invoices need not load
 
     pdf = FPDF()
     if invoice.issued_at is not None:

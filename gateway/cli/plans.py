@@ -78,7 +78,7 @@ def apply(
 
 
 def _is_confirmed() -> bool:
-    """Asks, where somebody is there to answer. Aborts on a no."""
+    """Asks at a terminal and aborts on a no; elsewhere exits with 1."""
     if not sys.stdin.isatty():
         typer.echo("gateway: nothing applied: this is no terminal to ask at; give --yes to apply the above", err=True)
         raise typer.Exit(1)
@@ -86,7 +86,7 @@ def _is_confirmed() -> bool:
 
 
 def _show(rows: Sequence[Mapping[str, Any]]) -> None:
-    """What would change, plan by plan."""
+    """The changes, plan by plan."""
     console = Console()
     if not rows:
         console.print("nothing to change: the plans are as the file has them")
@@ -128,7 +128,7 @@ async def _note(connection: AsyncConnection, change: PlanChange) -> None:
 
 
 def _shown(value: object) -> object:
-    """What is no plain value of JSON as text, the same in a table, a line of JSON and the audit log."""
+    """A value as tables, lines of JSON and the audit log show it: a plain value of JSON, or text."""
     if isinstance(value, frozenset):
         return ", ".join(sorted(value))
     if isinstance(value, tuple):

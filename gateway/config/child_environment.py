@@ -1,6 +1,6 @@
-"""What a process hands its children: the environment from which they read the very same configuration.
+"""The environment of child processes, from which they load the same configuration.
 
-Stores, listeners and secrets are resolved by then: the children find a database, not the word `embedded`.
+It holds resolved stores and secrets: the URL of a database, not the word `embedded`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gateway.config.secrets import ADMIN_TOKEN, JWT_SECRET, KEY_PEPPER
 # "M_MMAP_THRESHOLD"). A threshold that is set stays as it is, and memory that is not needed goes back.
 MMAP_THRESHOLD = {"MALLOC_MMAP_THRESHOLD_": str(1024 * 1024)}
 
-METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it when it is imported
+METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it on import
 
 
 def environment(
@@ -26,7 +26,7 @@ def environment(
     metrics_dir: str,
     settings: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """This process's environment with what it resolved; `settings` are more GATEWAY_ variables, by full name."""
+    """The environment of this process with the resolved values; `settings` are more variables by full name."""
     secrets = config.secrets
     return {
         **MMAP_THRESHOLD,

@@ -1,4 +1,4 @@
-"""What was written, before anyone asks whether it is right: one tree of plain data that knows where each value stands.
+"""A configuration before validation: one tree of plain data with the place of each value.
 
 YAML is read by the core schema of YAML 1.2, in which `no`, `010` and `1:30` are text: in YAML 1.1 they would be false,
 8 and 90. Keys written twice are problems, not overrides.
@@ -23,13 +23,13 @@ _WORDS: Mapping[str, object] = {
     "": None, "~": None, "null": None, "Null": None, "NULL": None,
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
 }  # fmt: skip
-# Nothing of ours nests deeper than 6; an alias inside its own anchor nests for ever.
+# Settings nest 6 deep at most; an alias inside its own anchor nests for ever.
 _DEEPEST = 16
 
 
 @dataclass(slots=True)
 class Document:
-    """The tree and where each key of it was written. Absent values (`key:` with nothing behind) are left out."""
+    """The tree and the origin of each key. A key without a value (`key:`) is absent."""
 
     source: str
     tree: Tree = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Document:
     problems: list[ConfigProblem] = field(default_factory=list)
 
     def origin(self, path: KeyPath) -> Origin:
-        """Where the value at `path` was written or, for one that was not, where its parent was."""
+        """The origin of the value at `path`, or that of its nearest parent."""
         for length in range(len(path), -1, -1):
             if (found := self.origins.get(path[:length])) is not None:
                 return found
@@ -48,7 +48,7 @@ class Document:
 
 
 def read_yaml(text: str, source: str) -> Document:
-    """Parses the text of a file. What cannot be read becomes a problem of the document."""
+    """Parses the text of a file; errors become problems of the document."""
     document = Document(source)
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -77,7 +77,7 @@ def read_value(text: str) -> object:
 
 
 class _Builder:
-    """Turns the nodes of one file into plain data, noting lines and problems on the way."""
+    """Turns the nodes of one file into plain data, and records their lines and problems."""
 
     def __init__(self, document: Document) -> None:
         self._document = document

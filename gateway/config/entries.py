@@ -1,4 +1,4 @@
-"""Upstreams, routes and plans: read entry by entry, then held against each other."""
+"""Upstreams, routes and plans: validated entry by entry, then against each other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FRAMING = {"content-length", *(name.decode() for name in HOP_BY_HOP)}
 
 
 def read_upstreams(reader: Reader, environ: Mapping[str, str]) -> dict[str, model.Upstream | None]:
-    """By name; None for one with a problem, whose routes are then not blamed for it."""
+    """By name; None for an upstream with a problem, so that its routes are not reported as well."""
     entries = reader.document.tree.get("upstreams")
     found: dict[str, model.Upstream | None] = {}
     for name, entry in entries.items() if isinstance(entries, dict) else ():
@@ -72,7 +72,7 @@ def check_unique(document: Document, path: KeyPath, names: Sequence[str | None],
 
 
 def _headers(document: Document, path: KeyPath, entry: object, environ: Mapping[str, str]) -> dict[str, str]:
-    """Of the entry as it was written, so that a missing variable is found whatever else is wrong."""
+    """Reads the raw entry, so that a missing variable is reported whatever else is wrong."""
     listed = entry.get("headers") if isinstance(entry, dict) else None
     headers: dict[str, str] = {}
     for written, text in listed.items() if isinstance(listed, dict) else ():
@@ -93,7 +93,7 @@ def _headers(document: Document, path: KeyPath, entry: object, environ: Mapping[
 
 
 def _check_upstreams_known(document: Document, upstreams: Mapping[str, object]) -> None:
-    """Of the routes as they were written, so that it is found whatever else is wrong."""
+    """Reads the raw routes, so that an unknown upstream is reported whatever else is wrong."""
     entries = document.tree.get("routes")
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
         name = entry.get("upstream") if isinstance(entry, dict) else None
@@ -103,7 +103,7 @@ def _check_upstreams_known(document: Document, upstreams: Mapping[str, object]) 
 
 
 def _check_requests_distinct(document: Document, routes: Sequence[RouteEntry | None]) -> None:
-    """One path and method, one route: else the order of the file would decide the price."""
+    """Refuses two routes for one path and method: the order of the file would decide the price."""
     taken: dict[tuple[str, str], str] = {}
     for index, route in enumerate(routes):
         if route is None:

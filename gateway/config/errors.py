@@ -1,4 +1,4 @@
-"""What is wrong with a configuration: every problem at once, each with its place, its key and what would be right."""
+"""Problems of a configuration: all at once, each with its place, its key and what would be valid."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class ConfigProblem:
-    """One thing to mend. `key` is the dotted path, such as `routes[0].price.count`; empty for the whole file."""
+    """`key` is the dotted path, such as `routes[0].price.count`; empty for the whole file."""
 
     origin: Origin
     key: str
@@ -32,7 +32,7 @@ class ConfigProblem:
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; `problems` holds all that was found, in the order of the file."""
+    """The configuration is invalid; `problems` holds every problem, in the order of the file."""
 
     def __init__(self, problems: Iterable[ConfigProblem]) -> None:
         self.problems = tuple(sorted(problems, key=_place))

@@ -116,7 +116,7 @@ def _read(path: Path | None) -> Document:
 
 
 def _data_dir(document: Document, value: str) -> Path:
-    """Absolute, since child processes may work elsewhere."""
+    """Absolute, since child processes may have another working directory."""
     try:
         return Path(value).expanduser().absolute()
     except RuntimeError as error:

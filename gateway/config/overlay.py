@@ -1,8 +1,8 @@
-"""What outranks the file: `GATEWAY_SECTION__KEY` variables and dotted arguments, laid over the tree with their origin.
+"""Settings that override the file: `GATEWAY_SECTION__KEY` variables and arguments by dotted path.
 
-A variable counts as a setting if it holds `__` or names a whole section. Others are left alone, because platforms make
+A variable counts as a setting if it holds `__` or names a whole section. Others are ignored, because platforms define
 their own (Kubernetes gives every pod GATEWAY_PORT and GATEWAY_SERVICE_HOST for a service called gateway). An empty
-variable is one that was not set: compose files pass `${X:-}`.
+variable counts as unset: compose files pass `${X:-}`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _REFERENCE = re.compile(r"\$(?:\$|\{([A-Za-z_][A-Za-z0-9_]*)\}|(\{))", re.ASCII)
 
 
 def apply_environment(document: Document, environ: Mapping[str, str], sections: Iterable[str]) -> None:
-    """Lays each setting variable over the tree; entries of lists are found by number, name or id."""
+    """Overrides settings of the tree by variables, which reach an entry of a list by number, name or id."""
     whole = {f"{_PREFIX}{section.upper()}" for section in sections}
     for variable in sorted(environ):
         is_setting = variable.startswith(_PREFIX) and ("__" in variable or variable in whole)
@@ -28,7 +28,7 @@ def apply_environment(document: Document, environ: Mapping[str, str], sections: 
 
 
 def apply_overrides(document: Document, overrides: Mapping[str, object]) -> None:
-    """Lays values over the tree by dotted path, such as `server.public` or `upstreams.ai.targets`."""
+    """Overrides settings of the tree by dotted path, such as `server.public` or `upstreams.ai.targets`."""
     for key, value in overrides.items():
         _lay(document, key.split("."), value, Origin("command line"))
 
@@ -67,7 +67,7 @@ def _lay(document: Document, parts: list[str], value: object, origin: Origin) ->
 
 
 def _find(node: object, part: str) -> str | int | None:
-    """The key in the tree that a part of a variable's name means; a new one where a mapping has none like it."""
+    """The key in the tree that a part of the name of a variable means; a new key where a mapping has none."""
     if isinstance(node, dict):
         return next((key for key in node if _spelling(key) == _spelling(part)), part)
     if isinstance(node, list):
@@ -84,7 +84,7 @@ def _child(node: object, key: str | int) -> object:
 
 
 def _put(node: object, key: str | int, value: object) -> None:
-    """No value takes what was written away, so that the default holds."""
+    """Sets the value; null removes a key, so that the default applies."""
     if isinstance(node, dict) and value is None:
         node.pop(key, None)
     elif isinstance(node, dict) or (isinstance(node, list) and isinstance(key, int)):
@@ -97,7 +97,7 @@ def _is_called(entry: object, part: str) -> bool:
 
 
 def _spelling(name: object) -> str:
-    """Variables have neither case nor dashes."""
+    """Without case and dashes, which variables lack."""
     return re.sub(r"[^a-z0-9]", "_", str(name).lower())
 
 

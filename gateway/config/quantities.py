@@ -1,6 +1,6 @@
-"""How gateway.yaml writes quantities and addresses: each parser takes what was written and gives one plain value.
+"""Types of settings, and the parsers of quantities and addresses in gateway.yaml.
 
-Each raises ValueError with a sentence that says what is allowed; it never quotes a URL, which may hold a password.
+A parser raises ValueError with a sentence that says what is allowed; it never quotes a URL, which may hold a password.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def network(written: object) -> IPNetwork:
 
 
 def http_origin(written: object) -> str:
-    """`http://host[:port]` or `https://host[:port]`, nothing behind; given back in the one spelling upstreams use.
+    """`http://host[:port]` or `https://host[:port]`, with nothing behind it, in the canonical spelling of upstreams.
 
     The rule is that of `parse_target` in `gateway/upstream/address.py`, which this package may not import.
     """
@@ -150,12 +150,12 @@ def http_origin(written: object) -> str:
 
 
 def http_url(written: object) -> str:
-    """An absolute http or https URL; given back without a trailing slash."""
+    """An absolute http or https URL, without a trailing slash."""
     return _http_url(written).geturl().rstrip("/")
 
 
 def database_url(written: object) -> str:
-    """`embedded` or `postgresql://…`; given back with the scheme `postgresql`."""
+    """`embedded`, or a URL with the scheme `postgresql`."""
     if written == "embedded":
         return "embedded"
     scheme, separator, rest = written.partition("://") if isinstance(written, str) else ("", "", "")
@@ -203,7 +203,7 @@ def currency_code(written: object) -> str:
 
 
 def text(written: object) -> str:
-    """Text; a bare number stands for its digits, because providers' ids look like numbers."""
+    """Text; a bare number becomes its digits, because ids of providers look like numbers."""
     if isinstance(written, str):
         return written
     if isinstance(written, int) and not isinstance(written, bool):
@@ -212,19 +212,19 @@ def text(written: object) -> str:
 
 
 def listed(written: object) -> object:
-    """Text as the list of its parts between commas, as variables hold it; anything else as it is."""
+    """Splits text, as a variable holds a list, at commas; passes anything else."""
     return [part.strip() for part in written.split(",")] if isinstance(written, str) else written
 
 
 def word(written: object) -> str:
-    """A name for machines: it ends up in labels, paths and variables."""
+    """A name for machines, fit for labels, paths and variables."""
     if isinstance(written, str) and _WORD.fullmatch(written):
         return written
     raise ValueError(f"must be 1 to 64 letters, digits and . _ -, beginning with a letter or digit, got {written!r}")
 
 
 def key_prefix(written: object) -> str:
-    """What API keys begin with, before `_live_`."""
+    """The first characters of API keys, before `_live_`."""
     if isinstance(written, str) and _KEY_PREFIX.fullmatch(written):
         return written
     raise ValueError(f"must be 1 to 16 lower-case letters and digits, beginning with a letter, got {written!r}")
@@ -284,7 +284,7 @@ class Kind:
 
 
 def about(description: str, *, key: str | None = None) -> Any:
-    """What the setting reference says of a field, and its key in the file where that is not its name."""
+    """The description of a field for the setting reference, and its key in the file unless that is its name."""
     return Field(alias=key, description=description)
 
 

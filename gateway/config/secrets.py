@@ -1,8 +1,8 @@
-"""Secrets come from the environment; beside embedded stores, those that are missing are made once and kept.
+"""Secrets come from the environment; with embedded stores, missing ones are generated once and stored.
 
 `data_dir/secrets.json` is written under a lock, to a temporary file that replaces it whole: two processes that start
 together agree on one set, and a crash leaves either none or all of it. A file that cannot be read is an error, never
-made anew, since a new pepper would turn every key into an unknown one.
+replaced, since a new pepper would make every key unknown.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class ProviderSecrets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Secrets:
-    """What opens doors; none of it shows in a repr.
+    """Credentials, which no repr shows.
 
     `key_peppers` by version; new keys are digested under `pepper_version`, the highest. Webhook secrets are all valid.
     """
@@ -74,7 +74,7 @@ class Secrets:
 
     @property
     def peppers(self) -> dict[int, bytes]:
-        """As the digest takes them."""
+        """The bytes that digests take, by version."""
         return {version: pepper.encode() for version, pepper in self.key_peppers.items()}
 
 
@@ -87,14 +87,14 @@ class SecretsUnusableError(Exception):
 
 
 def read_secrets(environ: Mapping[str, str]) -> dict[str, str]:
-    """The three required ones as far as the environment has them; an empty one is a missing one."""
+    """The required secrets that the environment has; an empty one is missing."""
     return {name: value for name in REQUIRED if (value := environ.get(name, "").strip())}
 
 
 def stored_secrets(data_dir: Path, given: Mapping[str, str], *, persist: bool) -> dict[str, str]:
-    """The three required ones: given, else kept in `data_dir`, else new and, with `persist`, kept from now on.
+    """The three required secrets: those given, else those in `data_dir`, else new ones, which `persist` stores.
 
-    Raises SecretsUnusableError for a file that is not ours to read.
+    Raises SecretsUnusableError for a file that cannot be read.
     """
     known = {**_kept(data_dir / _FILE), **given}
     missing = [name for name in REQUIRED if name not in known]
@@ -111,7 +111,7 @@ def stored_secrets(data_dir: Path, given: Mapping[str, str], *, persist: bool) -
 
 
 def secrets_of(required: Mapping[str, str], environ: Mapping[str, str]) -> Secrets:
-    """Raises SecretsUnusableError for a pepper whose versions cannot be told."""
+    """Raises SecretsUnusableError for a pepper with unclear versions."""
     return Secrets(
         admin_token=required[ADMIN_TOKEN],
         key_peppers=_peppers(required[KEY_PEPPER]),
@@ -158,7 +158,7 @@ def _kept(file: Path) -> dict[str, str]:
 
 @contextmanager
 def _locked(data_dir: Path) -> Iterator[None]:
-    """Between processes; the kernel drops the lock of one that dies."""
+    """A lock between processes; the kernel releases that of a process that dies."""
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(data_dir / f"{_FILE}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -172,7 +172,7 @@ def _locked(data_dir: Path) -> Iterator[None]:
 
 
 def _replace(file: Path, content: Mapping[str, str]) -> None:
-    """Whole or not at all, also through a power cut: the file reaches the disk before its name does."""
+    """Replaces the file whole or not at all, even in a power cut: its content reaches the disk before its name."""
     descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{_FILE}.")  # mode 0600 from the start
     with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
         json.dump(content, handle, indent=2)

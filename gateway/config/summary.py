@@ -1,4 +1,4 @@
-"""What a configuration amounts to, for `gateway check`: a few lines without any secret, and what looks like a slip."""
+"""The summary of a configuration for `gateway check`, without secrets, and warnings of likely mistakes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def describe(config: Config) -> str:
 
 
 def warnings(config: Config) -> tuple[str, ...]:
-    """What is allowed and yet probably not meant."""
+    """Settings that are valid and probably mistaken."""
     found = []
     if not config.routes:
         found.append("there are no routes; every request is answered with 404")

@@ -1,4 +1,4 @@
-"""What can be counted in a text or a table: real figures, computed from the bytes that were sent."""
+"""Analysis of a text or a table: figures that are computed from its bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHORTEST_TERM = 3
 
 
 class UnreadableError(Exception):
-    """The bytes are not what they were said to be; the text says why."""
+    """The bytes are not of their declared type; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The bundled upstream: three endpoints that do real work, so that what the gateway charges for can be seen."""
+"""The bundled upstream: three endpoints that do real work for the gateway to charge for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gateway.demo.analysis import Analysis, UnreadableError, analyze_csv, analyz
 from gateway.demo.chat import InvalidChatError
 from gateway.demo.descriptions import InvalidProductsError, describe, language_of, products_of
 
-# Above the 20 MiB of the example configuration, so that it is the gateway that refuses.
+# Above the 20 MiB of the example configuration, so that the gateway refuses first.
 _MAX_BODY_BYTES = 32 * 2**20
 _CSV_TYPES = frozenset({"text/csv", "application/csv"})
 

@@ -1,4 +1,4 @@
-"""A chat model small enough to read: it answers from a template, counts its words, and speaks OpenAI's format.
+"""A minimal chat model: it fills a template, counts tokens, and speaks the format of OpenAI.
 
 The shapes are those of https://platform.openai.com/docs/api-reference/chat.
 """
@@ -44,7 +44,7 @@ class ChatRequest:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A finished answer. `created` is in Unix seconds."""
+    """A complete response. `created` is in Unix seconds."""
 
     id: str
     created: int
@@ -82,7 +82,7 @@ def parse(body: object) -> ChatRequest:
 
 
 def answer(request: ChatRequest, created: int) -> Completion:
-    """The one answer to a request; asked again, it is the same but for `created`."""
+    """The response to a request, deterministic but for `created`."""
     tokens = tokens_of(_reply(request.messages))
     is_cut = request.max_tokens is not None and len(tokens) > request.max_tokens
     return Completion(
@@ -104,7 +104,7 @@ def as_json(completion: Completion) -> dict[str, Any]:
 
 
 def as_events(completion: Completion) -> Iterator[bytes]:
-    """The answer as server-sent events, a token each; the usage comes last before `[DONE]`, asked for or not."""
+    """The response as server-sent events, one for each token; the usage is the last before `[DONE]`, always."""
     yield _event(completion, _delta({"role": "assistant", "content": ""}, None))
     for token in completion.tokens:
         yield _event(completion, _delta({"content": token}, None))

@@ -1,4 +1,4 @@
-"""Your API keys: made, narrowed, replaced, revoked."""
+"""API keys of the caller: create, change, rotate, revoke."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ async def rotate_key(
 
 
 async def _mine(connection: AsyncConnection, me: Me, key_id: UUID) -> api_keys.ApiKey:
-    """Raises NotFound for somebody else's, as for one that nobody has."""
+    """Raises NotFound for the key of another user as for one that does not exist."""
     key = await api_keys.get(connection, key_id)
     if key is None or key.user_id != me.id:
         raise NotFound("key", key_id)
@@ -102,7 +102,7 @@ async def _mine(connection: AsyncConnection, me: Me, key_id: UUID) -> api_keys.A
 
 
 async def _locked(connection: AsyncConnection, me: Me, key_id: UUID) -> api_keys.ApiKey:
-    """The key once no other change of the account is under way: what is noted as `before` is what is replaced."""
+    """The key, locked: the `before` of the audit row is what this change replaces."""
     await _mine(connection, me, key_id)
     await bump_account(connection, me.id)
     return await _mine(connection, me, key_id)

@@ -1,4 +1,4 @@
-"""The signed-in user's own account: shown, changed, deleted."""
+"""The caller's own account: profile, password, deletion."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def delete_me(me: Me) -> None:
     within minutes. What was paid for and used stays on record under an account without a name."""
     async with me.unit_of_work.change() as change:
         await erasure.erase(change.connection, me.id, now=now())
-        await change.record("account.delete", "user", entity_id=me.id)  # without what was to be deleted
+        await change.record("account.delete", "user", entity_id=me.id)  # without the personal data that is deleted
 
 
 @router.post("/password", status_code=204, summary="Change your password", responses=THROTTLED)
@@ -93,7 +93,7 @@ async def resend_verification(me: Me, dependencies: DependenciesDep, address: Cl
 
 
 async def _check(dependencies: DependenciesDep, me: Me, password: str | None, *, field: str, address: str) -> None:
-    """Raises Invalid, not NotAuthenticated: who is asking is known, and would be sent away to log in again."""
+    """Raises Invalid, not NotAuthenticated: the session is valid, and no new login is needed."""
     if password is None:
         raise Invalid(field, "required")
     try:

@@ -1,4 +1,4 @@
-"""What the account API takes and shows in several places."""
+"""Fields and models that several endpoints of the account API share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.api.schemas.pages import ResponseModel
 from policies.access import passwords
 from policies.model import AccountStatus
 
-# Of any length that was ever allowed, so that nobody is kept out by a rule that came later.
+# Any length that a former rule allowed: a later rule must lock nobody out.
 Password = Annotated[str, StringConstraints(min_length=1, max_length=1024), Field(examples=["correct horse battery"])]
 NewPassword = Annotated[
     str,

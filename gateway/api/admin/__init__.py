@@ -1,4 +1,4 @@
-"""The admin API: everything an operator can see and change, for whoever holds the admin token."""
+"""The admin API: everything an operator can see and change."""
 
 from gateway.api.admin.app import build_admin
 

@@ -1,4 +1,4 @@
-"""For probes and scrapers: open to whoever reaches the listener, so they name what is wrong and no more."""
+"""Endpoints of probes and scrapers. They need no token, so they name what is missing without details."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ _WRITES = {
 
 
 def scope_of(method: str, path: str) -> str:
-    """The scope for a method and a path, or the template of one. What the table does not know takes `admin:write`."""
+    """The scope for a method and a path or its template; `admin:write` for a path that the table does not have."""
     nouns = path.removeprefix(PREFIX).split("/")
     if method in _READS or tuple(nouns[:2]) in _DRY_RUNS:
         return READ

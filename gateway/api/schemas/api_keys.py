@@ -1,4 +1,4 @@
-"""API keys as both APIs take and show them."""
+"""Models of API keys, the same in both APIs."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def shown(key: api_keys.ApiKey, instant: datetime) -> Key:
 
 
 def _status(key: api_keys.ApiKey, instant: datetime) -> str:
-    """In the order in which the policies refuse: revoked, expired, disabled."""
+    """In the order of the checks of policies: revoked, expired, disabled."""
     is_past = key.expires_at is not None and key.expires_at <= instant
     return "expired" if is_past and key.status is not KeyStatus.REVOKED else str(key.status)
 

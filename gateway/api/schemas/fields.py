@@ -1,4 +1,4 @@
-"""The kinds of value that requests hold, each checked as far as it can be without asking the database."""
+"""Types of fields in requests, each validated as far as possible without the database."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from gateway.clock import now
 # RFC 3339 section 5.6, with the offset that makes it one instant.
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _MAX_METADATA_BYTES = 16 * 1024
-_MAX_METADATA_DEPTH = 32  # far below where Python's recursion ends, so that what was taken can be shown again
+_MAX_METADATA_DEPTH = 32  # far below the recursion limit of Python, so that stored metadata can be rendered
 # Scripts compute in doubles, exact up to 2**53 (9e15): thousands of movements of this size still add up.
 MAX_CREDITS = 10**12
 # No currency of ISO 4217 has more than 4 decimal places; 18 digits in all are what the columns hold.
@@ -43,7 +43,7 @@ _IPV6 = r"([0-9a-f]{1,4}:){7}[0-9a-f]{1,4}|([0-9a-f]{1,4}:){1,6}:|:(:[0-9a-f]{1,
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """A pattern that the document has, and that a refusal says in words."""
+    """A pattern for the OpenAPI document, with a message in words."""
 
     pattern: re.Pattern[str]
     wanted: str
@@ -96,14 +96,14 @@ def _each_storable(found: object, *, depth: int) -> None:
 
 
 def _written_instant(written: object) -> object:
-    """Text only: pydantic would take a number for seconds since 1970."""
+    """Accepts text only: pydantic would read a number as seconds since 1970."""
     if isinstance(written, datetime) or (isinstance(written, str) and _INSTANT.fullmatch(written)):
         return written
     raise ValueError("must be a time as 2026-01-31T12:00:00Z, or with another offset than Z")
 
 
 def _utc(instant: datetime) -> datetime:
-    # A year in from either end of the calendar, where stores and time zones still have room to compute.
+    # A year from either end of the calendar, so that offsets cannot overflow it.
     if not MINYEAR < instant.year < MAXYEAR:
         raise ValueError("is out of the calendar")
     return instant.astimezone(UTC)
@@ -116,7 +116,7 @@ def _in_future(instant: datetime) -> datetime:
 
 
 def _network(written: str) -> str:
-    """Without the bits beyond its prefix, as PostgreSQL and nginx read it."""
+    """The network without bits beyond its prefix, as PostgreSQL and nginx read it."""
     try:
         return str(ip_network(written, strict=False))
     except ValueError as error:
@@ -132,12 +132,12 @@ def _time_zone(name: str) -> str:
 
 @cache
 def _time_zones() -> frozenset[str]:
-    """Empty where the system has no time zone database, and then any name passes."""
+    """Empty without a time zone database; then any name passes."""
     return frozenset(available_timezones())
 
 
 def _exact(written: object, *, places: int) -> object:
-    """A number of JSON is read as its shortest decimal, without what binary fractions add beyond the last place."""
+    """Reads a JSON number as its shortest decimal, without the noise of binary fractions beyond the last place."""
     if not isinstance(written, float) or not isfinite(written) or abs(written) >= MAX_AMOUNT:
         return written
     exact = Decimal(repr(written))

@@ -1,4 +1,4 @@
-"""Sums of calls: how they are asked for, and shown to their owner and to an operator alike."""
+"""Aggregates of calls, the same for their owner and for an operator."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class CallAggregate(ResponseModel):
 
 
 def pattern(dimensions: Iterable[Dimension]) -> str:
-    """Of what may be given as `group_by`: one to all of these, separated by commas."""
+    """The pattern of `group_by`: one or more of these, separated by commas."""
     names = list(dimensions)
     one = "|".join(names)
     return rf"^({one})(,({one})){{0,{len(names) - 1}}}$"
@@ -58,7 +58,7 @@ def dimensions(group_by: str) -> list[Dimension]:
 
 
 def with_bounds(wanted: UsageFilter) -> UsageFilter:
-    """With both ends, so that no more is summed than may be. Raises Invalid."""
+    """The filter with both ends, at most `MAX_SPAN` apart. Raises Invalid."""
     until = wanted.until or now()
     since = wanted.since or until - DEFAULT_SPAN
     if not timedelta(0) <= until - since <= MAX_SPAN:
@@ -69,7 +69,7 @@ def with_bounds(wanted: UsageFilter) -> UsageFilter:
 async def aggregate(
     connection: AsyncConnection, within: UsageFilter, by: list[Dimension], *, cursor: str | None, limit: int
 ) -> Page[UsageGroup]:
-    """Raises Invalid where it takes longer than an answer may."""
+    """Raises Invalid where the query takes longer than a response may."""
     try:
         return await analytics.group_usage(connection, within, by, cursor=cursor, limit=limit)
     except analytics.TooMuch:

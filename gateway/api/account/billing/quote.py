@@ -1,4 +1,4 @@
-"""What a call would cost, and whether it would be admitted: asked of a state that is only looked at."""
+"""Quotes: dry runs of calls, for their price and admission."""
 
 from __future__ import annotations
 

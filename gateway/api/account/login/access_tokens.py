@@ -23,7 +23,7 @@ _REQUIRED = ["iss", "aud", "exp", "iat", "jti", "sub", "sid"]
 
 
 class AccessTokens:
-    """Issues and reads them, under a key derived from `secret`."""
+    """Issues and reads access tokens, under a key derived from `secret`."""
 
     def __init__(self, secret: str, *, lifetime: timedelta) -> None:
         self._lifetime = lifetime
@@ -43,7 +43,7 @@ class AccessTokens:
         return jwt.encode(claims, self._key, algorithm=ALGORITHM)
 
     def pair(self, user_id: UUID, session_id: UUID, *, refresh_token: str) -> TokenPair:
-        """What a login is answered with."""
+        """The tokens of a session, as a login gives them."""
         seconds = int(self._lifetime.total_seconds())
         return TokenPair(access_token=self.issue(user_id, session_id), refresh_token=refresh_token, expires_in=seconds)
 

@@ -1,6 +1,6 @@
-"""Passwords, hashed beside the event loop: one at a time at low priority, so that calls on this process stay fast.
+"""Password hashing in a thread: one at a time at low priority, so that calls on this process stay fast.
 
-Who comes while many wait is told so at once instead of waiting behind them.
+While many hashes are queued, further ones are refused at once.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from policies.access.passwords import normalised
 
 # OWASP's minimum for argon2id: 19 MiB, two passes. More memory would multiply with the processes that serve.
 _HASH = PasswordHash((Argon2Hasher(time_cost=2, memory_cost=19 * 1024, parallelism=1),))
-# Checked in place of a hash that is not there, so that an unknown address takes as long as a known one. Of the same
-# terms, and of random bytes, which nobody typed.
+# Verified in place of a missing hash, so that an unknown address takes as long as a known one. It has the same
+# parameters, and is of random bytes.
 _NOBODYS = "$argon2id$v=19$m=19456,t=2,p=1$54Ln18JlZ4HMouCD7c2teA$7Vxt1NTTP9WvJpmDEGH9QEmOHIqVqVh7XiqBy4kcfYc"
 MAX_WAITING = 32
-# Calls come first where both want the same core.
+# Calls go first where both need the same core.
 _NICENESS = 5
 
 T = TypeVar("T")
 
 
 class PasswordHasher:
-    """Any number of callers, one thread. Its methods raise Busy where too many wait."""
+    """One thread for any number of callers. Its methods raise Busy while too many wait."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "passwords", initializer=_give_way)
@@ -54,17 +54,17 @@ class PasswordHasher:
             raise Busy("Too many passwords are being checked at the moment; try again shortly.")
         self._waiting += 1
         done = asyncio.get_running_loop().run_in_executor(self._thread, work)
-        # Counted until it is done, not until its caller has lost patience.
+        # Counted until it is done, even if its caller is cancelled.
         done.add_done_callback(self._count_down)
         return await asyncio.shield(done)
 
     def _count_down(self, done: asyncio.Future[T]) -> None:
         self._waiting -= 1
         if not done.cancelled():
-            done.exception()  # its caller may be gone
+            done.exception()  # its caller may be cancelled
 
 
 def _give_way() -> None:
-    """Of this thread alone: Linux keeps priorities by thread (sched(7)); elsewhere it would be the whole process."""
+    """Lowers the priority of this thread. Linux has priorities by thread (sched(7)), other systems by process."""
     if hasattr(os, "setpriority") and os.uname().sysname == "Linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -1,4 +1,4 @@
-"""From a password to a session: slowed down, checked beside the event loop, and told apart from nothing by its time."""
+"""Password login: throttled, hashed in a thread, and as slow for an unknown address as for a wrong password."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def sign_in(dependencies: AccountDependencies, email: str, *, password: st
 
 
 async def check_password(dependencies: AccountDependencies, email: str, *, password: str, address: str) -> LoginAccount:
-    """Whose password it is. Only failures count against the address and the account. Raises as `sign_in`, Throttled."""
+    """The account of the password. Only failures count for the throttle. Raises as `sign_in`, and Throttled."""
     async with dependencies.database.read() as connection:
         account = await login_sessions.find_account(connection, email, address=address)
     attempt = of_login(email, address, is_known=account is not None and account.is_known_address)

@@ -1,4 +1,4 @@
-"""What a mail proves: that an address is somebody's, and that who forgot a password is its owner."""
+"""One-time tokens by e-mail: they verify an address, and reset a forgotten password."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def forgot_password(
 ) -> None:
     """The same answer whether or not there is an account of this address."""
     await dependencies.throttle.take(throttling.of_mail(body.email, address))
-    later.add_task(_send_reset, dependencies, body.email)  # after the answer, whose time then tells nothing
+    later.add_task(_send_reset, dependencies, body.email)  # after the response, so that its time reveals no account
 
 
 @router.post("/reset-password", status_code=204, summary="Set a new password by a mail", responses=THROTTLED)
@@ -55,7 +55,7 @@ async def reset_password(body: PasswordReset, dependencies: DependenciesDep, add
         connection = change.connection
         user = await _user_of(connection, token_id, Purpose.RESET_PASSWORD)
         check_new_password(body.password, email=user.email, field="password")
-        # Who got the mail has the address.
+        # The token in the e-mail proves the address too.
         verified_at = user.email_verified_at or now()
         await users.patch(connection, user.id, password_hash=password_hash, email_verified_at=verified_at)
         await login_sessions.revoke_all(connection, user.id)
@@ -83,7 +83,7 @@ async def _send_reset(dependencies: AccountDependencies, email: str) -> None:
 
 
 async def _user_of(connection: AsyncConnection, token_id: UUID | None, purpose: Purpose) -> User:
-    """Uses the token up. Raises Invalid for one that proves nothing, or an address that is the user's no more."""
+    """Consumes the token. Raises Invalid for an unusable token, or one of a former address of the user."""
     proof = None if token_id is None else await one_time_tokens.redeem(connection, token_id, purpose)
     user = None if proof is None else await users.get(connection, proof.user_id)
     if proof is None or user is None or user.email != proof.email:
@@ -92,7 +92,7 @@ async def _user_of(connection: AsyncConnection, token_id: UUID | None, purpose: 
 
 
 async def ask_to_verify(connection: AsyncConnection, user: User, lifetimes: Lifetimes) -> None:
-    """To the user's present address."""
+    """Enqueues an e-mail to the present address of the user."""
     await _send(connection, user, Purpose.VERIFY_EMAIL, lifetimes=lifetimes)
 
 
@@ -106,7 +106,7 @@ async def _send(connection: AsyncConnection, user: User, purpose: Purpose, *, li
     token_id = await one_time_tokens.issue(
         connection, user.id, purpose=purpose, email=user.email, expires_at=expires_at
     )
-    # The id, not the token: that is made of it when the mail is, and stands nowhere.
+    # The id, not the token: the worker derives the token from it, so that no table holds one.
     payload = {"token_id": str(token_id), "expires_at": expires_at.isoformat()}
     await notifications.enqueue(
         connection, user.id, kind=f"account.{purpose}", payload=payload, channels=(notifications.MAIL,)

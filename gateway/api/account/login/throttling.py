@@ -1,4 +1,4 @@
-"""Slows down who tries too often, before a password is looked at: by account, by address, and all together."""
+"""Throttling of attempts before a password is checked: per account, per address, and in total."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from policies.access.throttling import Pace, Subject, neighbourhood, subject
 
 
 class Throttle:
-    """Counts attempts in PostgreSQL, for every process the same."""
+    """Counts attempts in PostgreSQL, shared by all processes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def take(self, subjects: Sequence[Subject]) -> None:
-        """Raises Throttled, and then counts nothing."""
+        """Counts an attempt. Raises Throttled, without counting."""
         async with self._database.transaction() as connection:
             wait_seconds = await throttles.record_attempts(connection, subjects, now())
         if wait_seconds:
@@ -31,9 +31,9 @@ class Throttle:
 
 
 def of_login(email: str, address: str, *, is_known: bool) -> list[Subject]:
-    """From an address where the account has signed in before, what others do to the account does not count.
+    """From an address that is known to the account, only attempts from there count.
 
-    So nobody can lock an owner out by guessing; and guessing from there is slowed down on its own.
+    So guessing from elsewhere cannot lock the owner out.
     """
     if is_known:
         return [subject("login", f"{email}|{neighbourhood(address)}", throttling.LOGIN_OF_ACCOUNT)]

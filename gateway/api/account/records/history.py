@@ -1,4 +1,4 @@
-"""The analyses you had made."""
+"""The analysis history of the caller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The book of your credits: every movement, signed, with the balance that it left."""
+"""The credit ledger of the caller: every movement with the balance after it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is left to you at this moment: looked at where calls are admitted."""
+"""Limits and credits of the caller at this moment, read from the meter that admits calls."""
 
 from __future__ import annotations
 

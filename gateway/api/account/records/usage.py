@@ -1,4 +1,4 @@
-"""What you used: each call with its receipt; as JSON by pages, or whole as CSV."""
+"""Usage of the caller: each call with its receipt, or aggregates; as pages of JSON, or whole as CSV."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _calls(query: CallAggregateQuery, user_id: UUID, dependencies: AccountDepend
 
 
 def _sums(query: CallAggregateQuery, group_by: str, user_id: UUID, dependencies: AccountDependencies) -> NextPage:
-    """What is asked for is checked here, before an answer begins."""
+    """Checks the query here, before a response begins."""
     by, within = usage_aggregates.dimensions(group_by), usage_aggregates.with_bounds(query.filter(user_id))
 
     async def page(cursor: str | None, limit: int) -> PageModel[CallAggregate]:

@@ -1,4 +1,4 @@
-"""A user's credits: the balance, the grants it is made of, and the book of every movement."""
+"""A user's credits: the balance, its grants, and the ledger of every movement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a call by some key would be told: the checks of a real one, in their order, nothing counted or charged."""
+"""Key verification: a dry run of a call by a key, which counts and charges nothing."""
 
 from __future__ import annotations
 

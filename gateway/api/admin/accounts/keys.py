@@ -1,4 +1,4 @@
-"""API keys: made, narrowed, replaced, revoked. The secret is in one answer only, and nowhere else."""
+"""API keys: create, change, rotate, revoke. Only the response to their creation shows their secret."""
 
 from __future__ import annotations
 

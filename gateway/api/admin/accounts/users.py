@@ -114,7 +114,7 @@ async def delete_user(user_id: UUID, unit_of_work: UnitOfWorkDep) -> None:
     """Empties the user of personal data and revokes its keys for good. Its usage and ledger stay."""
     async with unit_of_work.change() as change:
         await erasure.erase(change.connection, user_id, now=now())
-        await change.record("users.delete", "user", entity_id=user_id)  # without what was to be deleted
+        await change.record("users.delete", "user", entity_id=user_id)  # without the personal data that is deleted
 
 
 @router.post("/{user_id}/suspend", summary="Suspend a user", responses=UNKNOWN)
@@ -145,7 +145,7 @@ async def existing_user(connection: AsyncConnection, user_id: UUID) -> users.Use
 
 
 async def _locked(connection: AsyncConnection, user_id: UUID) -> User:
-    """The user once no other change of it is under way: what is noted as `before` is what this change replaces."""
+    """The user, locked: the `before` of the audit row is what this change replaces."""
     await bump_account(connection, user_id)
     return User.model_validate(await existing_user(connection, user_id))
 

@@ -1,4 +1,4 @@
-"""Permissions: named rights that routes ask for and plans grant."""
+"""Permissions: named rights that routes require and plans grant."""
 
 from __future__ import annotations
 

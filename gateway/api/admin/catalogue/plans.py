@@ -1,4 +1,4 @@
-"""Plans: what subscriptions give, and what they cost."""
+"""Plans: limits, credits and prices of subscriptions."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ Permissions = Annotated[list[Word], Field(max_length=100)]
 
 
 class NoOtherNames:
-    """Says in the schema, too, that names which do not fit the pattern are refused."""
+    """Adds to the schema that names which do not match the pattern are refused."""
 
     def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
         return {**handler(core), "additionalProperties": False}
@@ -205,7 +205,7 @@ async def change_plan(plan: Line, patch: PlanPatch, unit_of_work: UnitOfWorkDep)
     if "tiers" in changes:
         changes["tiers"] = _tiers(patch.tiers)
     async with unit_of_work.change() as change:
-        # A lock: of two changes at once, the later one builds on what the earlier one wrote.
+        # This locks the catalogue: the later of two concurrent changes builds on the earlier one.
         await bump_catalogue(change.connection)
         found = await existing_plan(change.connection, plan)
         ids = {**found.terms.provider_ids} | {name: changes.pop(name) for name in ID_FIELDS if name in changes}
@@ -262,7 +262,7 @@ async def existing_plan(connection: AsyncConnection, named: str) -> plans.Stored
 
 
 async def offered_plan(connection: AsyncConnection, named: str) -> plans.StoredPlan:
-    """One that subscriptions can be started to. Raises NotFound, Conflict."""
+    """A plan that new subscriptions can have. Raises NotFound, Conflict."""
     plan = await existing_plan(connection, named)
     if not plan.terms.is_active:
         raise Conflict(f"The plan {plan.id} is not sold any more; choose one whose is_active is true.")
@@ -274,7 +274,7 @@ def _tiers(body: Iterable[NewTier]) -> tuple[plans.Tier, ...]:
 
 
 def _priced(terms: plans.PlanTerms) -> plans.PlanTerms:
-    """The terms, once their tiers fit each other and the pricing model. Raises Invalid."""
+    """The terms, if their tiers fit each other and the pricing model. Raises Invalid."""
     is_tiered = terms.pricing_model in ("tiered", "volume")
     if is_tiered != bool(terms.tiers):
         raise Invalid("tiers", "are for the pricing models tiered and volume, which need them")
@@ -286,7 +286,7 @@ def _priced(terms: plans.PlanTerms) -> plans.PlanTerms:
 
 @contextmanager
 def _references(product_id: UUID | None) -> Iterator[None]:
-    """The product is all that a plan refers to by an id that may be unknown."""
+    """Raises NotFound for the product, the only reference of a plan that may be unknown."""
     try:
         yield
     except InUse:

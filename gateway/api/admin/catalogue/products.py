@@ -1,4 +1,4 @@
-"""Products: what plans are plans of."""
+"""Products, which group plans."""
 
 from __future__ import annotations
 

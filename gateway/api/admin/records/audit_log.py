@@ -1,4 +1,4 @@
-"""Who changed what, and why."""
+"""The audit log: every change with its actor and reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The books of all accounts compared, and made to agree where that is asked for."""
+"""Reconciliation: compares the books of all accounts, and repairs differences on request."""
 
 from __future__ import annotations
 
