@@ -41,8 +41,8 @@ def create(
         owner = await find_user(connection, user)
         fingerprint = api_keys.fingerprint(secret, settings.secrets.peppers)
         key = await api_keys.create(connection, owner.id, fingerprint=fingerprint, name=name, expires_at=expires_at)
-        await _note(connection, "keys.create", key)
-        return {**_shown(key), "key": secret.secret}
+        await _record(connection, "keys.create", key)
+        return {**_key_fields(key), "key": secret.secret}
 
     print_object(run_in_transaction(settings, work), as_json=as_json)
 
@@ -61,7 +61,7 @@ def list_all(
         rows, cursor = [], None
         while True:
             page = await api_keys.list_keys(connection, user_id=owner, cursor=cursor, limit=500)
-            rows += [_shown(key) for key in page.data]
+            rows += [_key_fields(key) for key in page.data]
             cursor = page.next_cursor
             if cursor is None:
                 return rows
@@ -75,8 +75,8 @@ def revoke(key: KeyId, config: ConfigFile = None, data_dir: DataDir = None, as_j
 
     async def work(connection: AsyncConnection) -> dict[str, Any]:
         revoked = await api_keys.revoke(connection, key)
-        await _note(connection, "keys.revoke", revoked)
-        return _shown(revoked)
+        await _record(connection, "keys.revoke", revoked)
+        return _key_fields(revoked)
 
     print_object(run_in_transaction(load_config(config, data_dir), work), as_json=as_json)
 
@@ -97,13 +97,13 @@ def rotate(
         fingerprint = api_keys.fingerprint(secret, settings.secrets.peppers)
         retire_at = now() + timedelta(seconds=grace_seconds)
         _, new = await api_keys.rotate(connection, key, fingerprint=fingerprint, retire_at=retire_at)
-        await _note(connection, "keys.rotate", new)
-        return {**_shown(new), "key": secret.secret}
+        await _record(connection, "keys.rotate", new)
+        return {**_key_fields(new), "key": secret.secret}
 
     print_object(run_in_transaction(settings, work), as_json=as_json)
 
 
-def _shown(key: ApiKey) -> dict[str, Any]:
+def _key_fields(key: ApiKey) -> dict[str, Any]:
     return {
         "id": str(key.id),
         "user_id": str(key.user_id),
@@ -116,7 +116,7 @@ def _shown(key: ApiKey) -> dict[str, Any]:
     }
 
 
-async def _note(connection: AsyncConnection, action: str, key: ApiKey) -> None:
+async def _record(connection: AsyncConnection, action: str, key: ApiKey) -> None:
     await audit_log.append(
-        connection, actor=ACTOR, action=action, entity="key", entity_id=str(key.id), after=_shown(key)
+        connection, actor=ACTOR, action=action, entity="key", entity_id=str(key.id), after=_key_fields(key)
     )

@@ -63,7 +63,7 @@ def apply(
     async def work(connection: AsyncConnection) -> list[dict[str, Any]]:
         changes = await configured_plans.apply(connection, written, route_permissions=route_permissions(settings))
         for change in changes:
-            await _note(connection, change)
+            await _record(connection, change)
         return [row for change in changes for row in _rows(change)]
 
     found = dry_run(settings, work)
@@ -108,13 +108,13 @@ def _text(value: object) -> str:
 
 def _rows(change: PlanChange) -> list[dict[str, Any]]:
     return [
-        {"plan": change.plan_id, "field": field, "before": _shown(before), "after": _shown(after)}
+        {"plan": change.plan_id, "field": field, "before": _plain_value(before), "after": _plain_value(after)}
         for field, (before, after) in change.changed.items()
         if before != after
     ]
 
 
-async def _note(connection: AsyncConnection, change: PlanChange) -> None:
+async def _record(connection: AsyncConnection, change: PlanChange) -> None:
     before, after = ({row["field"]: row[side] for row in _rows(change)} for side in ("before", "after"))
     await audit_log.append(
         connection,
@@ -127,7 +127,7 @@ async def _note(connection: AsyncConnection, change: PlanChange) -> None:
     )
 
 
-def _shown(value: object) -> object:
+def _plain_value(value: object) -> object:
     """A value as tables, lines of JSON and the audit log show it: a plain value of JSON, or text."""
     if isinstance(value, frozenset):
         return ", ".join(sorted(value))

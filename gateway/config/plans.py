@@ -52,9 +52,9 @@ def _features(written: object) -> dict[str, FeatureValue]:
     return dict(given)
 
 
-def _each_true(written: object) -> dict[str, FeatureValue]:
-    if isinstance(written, list | tuple) and all(isinstance(name, str) for name in written):
-        return dict.fromkeys(written, True)
+def _each_true(value: object) -> dict[str, FeatureValue]:
+    if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
+        return dict.fromkeys(value, True)
     raise ValueError("must be a list of feature names, or a map such as {analysis: true, seats: 5}")
 
 

@@ -57,83 +57,83 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def size_bytes(written: object) -> int:
+def size_bytes(value: object) -> int:
     """`32KiB`, `20MiB`, `1MB` or a whole number of bytes."""
-    wanted = f"must be a size such as 32KiB, 20MiB, 1MB or a number of bytes, got {written!r}"
-    if isinstance(written, int) and not isinstance(written, bool) and written >= 0:
-        return written
-    match = _QUANTITY.fullmatch(written.strip()) if isinstance(written, str) else None
+    wanted = f"must be a size such as 32KiB, 20MiB, 1MB or a number of bytes, got {value!r}"
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = _QUANTITY.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None or match[2].lower() not in _SIZE_UNITS:
         raise ValueError(wanted)
     size = Decimal(match[1]) * _SIZE_UNITS[match[2].lower()]
     if size != int(size):
-        raise ValueError(f"must be a whole number of bytes, got {written!r}")
+        raise ValueError(f"must be a whole number of bytes, got {value!r}")
     return int(size)
 
 
-def duration_seconds(written: object) -> float:
+def duration_seconds(value: object) -> float:
     """`100ms`, `2s`, `10m`, `1h`, `3d` or a number of seconds."""
-    if isinstance(written, int | float | Decimal) and not isinstance(written, bool) and 0 <= written < float("inf"):
-        return float(written)
-    match = _QUANTITY.fullmatch(written.strip()) if isinstance(written, str) else None
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool) and 0 <= value < float("inf"):
+        return float(value)
+    match = _QUANTITY.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None or match[2] not in _DURATION_UNITS:
-        raise ValueError(f"must be a duration such as 100ms, 2s, 10m, 1h, 3d or a number of seconds, got {written!r}")
+        raise ValueError(f"must be a duration such as 100ms, 2s, 10m, 1h, 3d or a number of seconds, got {value!r}")
     return float(Decimal(match[1]) * _DURATION_UNITS[match[2]])
 
 
-def positive_duration_seconds(written: object) -> float:
+def positive_duration_seconds(value: object) -> float:
     """A duration that is more than nothing."""
-    seconds = duration_seconds(written)
+    seconds = duration_seconds(value)
     if seconds == 0:
         raise ValueError("must be longer than 0")
     return seconds
 
 
-def on_outage(written: object) -> int | None:
+def on_outage(value: object) -> int | None:
     """`refuse`, or `{float: 50}`: how many credits an account may use while Redis is away."""
-    match written:
+    match value:
         case "refuse":
             return None
         case {"float": int(credits), **rest} if not rest and not isinstance(credits, bool) and credits > 0:
             return credits
-    raise ValueError(f"must be refuse, or {{float: N}} with N credits, got {written!r}")
+    raise ValueError(f"must be refuse, or {{float: N}} with N credits, got {value!r}")
 
 
-def listen_address(written: object) -> Address:
+def listen_address(value: object) -> Address:
     """`127.0.0.1:8080`, `localhost:0` or `[::1]:8080`."""
-    wanted = f"must be host:port such as 127.0.0.1:8080 or [::1]:8080, got {written!r}"
-    host, colon, port = written.rpartition(":") if isinstance(written, str) else ("", "", "")
+    wanted = f"must be host:port such as 127.0.0.1:8080 or [::1]:8080, got {value!r}"
+    host, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
     if not colon or not host:
         raise ValueError(wanted)
     if not re.fullmatch(r"\d{1,5}", port, re.ASCII) or int(port) > 65535:
-        raise ValueError(f"must end in a port from 0 to 65535, got {written!r}")
+        raise ValueError(f"must end in a port from 0 to 65535, got {value!r}")
     return Address(_host(host, wanted), int(port))
 
 
-def network(written: object) -> IPNetwork:
+def network(value: object) -> IPNetwork:
     """A CIDR such as `10.0.0.0/8` or `fd00::/8`, or one address."""
-    if not isinstance(written, str):
-        raise ValueError(f"must be a CIDR such as 10.0.0.0/8, got {written!r}")
+    if not isinstance(value, str):
+        raise ValueError(f"must be a CIDR such as 10.0.0.0/8, got {value!r}")
     try:
-        found = ip_network(written, strict=False)
+        found = ip_network(value, strict=False)
     except ValueError as error:
-        raise ValueError(f"must be a CIDR such as 10.0.0.0/8 or fd00::/8, got {written!r}") from error
-    if "/" in written and ip_address(written.partition("/")[0]) != found.network_address:
-        raise ValueError(f"has bits set past its mask, got {written!r}; did you mean {found}?")
+        raise ValueError(f"must be a CIDR such as 10.0.0.0/8 or fd00::/8, got {value!r}") from error
+    if "/" in value and ip_address(value.partition("/")[0]) != found.network_address:
+        raise ValueError(f"has bits set past its mask, got {value!r}; did you mean {found}?")
     return found
 
 
-def http_origin(written: object) -> str:
+def http_origin(value: object) -> str:
     """`http://host[:port]` or `https://host[:port]`, with nothing behind it, in the canonical spelling of upstreams.
 
     The rule is that of `parse_target` in `gateway/upstream/address.py`, which this package may not import.
     """
-    if not isinstance(written, str) or _BLANK.search(written):
+    if not isinstance(value, str) or _BLANK.search(value):
         raise ValueError(_WANTED_URL)
-    if re.match(r"https?://[^/?#]*@", written, re.IGNORECASE):
+    if re.match(r"https?://[^/?#]*@", value, re.IGNORECASE):
         raise ValueError("must not hold a user or password; send them as a header")
     try:
-        url = urlsplit(written)
+        url = urlsplit(value)
         host, port = _origin_host(url), url.port
     except ValueError as error:  # UnicodeError is one
         raise ValueError(_WANTED_URL) from error
@@ -149,26 +149,26 @@ def http_origin(written: object) -> str:
     return f"{url.scheme}://{shown}" if port in (None, _DEFAULT_PORTS[url.scheme]) else f"{url.scheme}://{shown}:{port}"
 
 
-def http_url(written: object) -> str:
+def http_url(value: object) -> str:
     """An absolute http or https URL, without a trailing slash."""
-    return _http_url(written).geturl().rstrip("/")
+    return _http_url(value).geturl().rstrip("/")
 
 
-def database_url(written: object) -> str:
+def database_url(value: object) -> str:
     """`embedded`, or a URL with the scheme `postgresql`."""
-    if written == "embedded":
+    if value == "embedded":
         return "embedded"
-    scheme, separator, rest = written.partition("://") if isinstance(written, str) else ("", "", "")
+    scheme, separator, rest = value.partition("://") if isinstance(value, str) else ("", "", "")
     if scheme not in ("postgresql", "postgres", "postgresql+asyncpg") or not separator or not rest:
         raise ValueError("must be embedded or a URL such as postgresql://user:password@host:5432/name")
     return f"postgresql://{rest}"
 
 
-def redis_url(written: object) -> str:
+def redis_url(value: object) -> str:
     """`embedded`, `redis://…`, `rediss://…` (TLS), or the same for a cluster: `redis+cluster://host:port,host:port`."""
-    if written == "embedded":
+    if value == "embedded":
         return "embedded"
-    scheme, separator, rest = written.partition("://") if isinstance(written, str) else ("", "", "")
+    scheme, separator, rest = value.partition("://") if isinstance(value, str) else ("", "", "")
     if scheme not in ("redis", "rediss", *_CLUSTER_SCHEMES) or not separator or not rest:
         raise ValueError(
             "must be embedded or a URL such as redis://host:6379/0, rediss://… or redis+cluster://host:6379,host:6379"
@@ -186,64 +186,64 @@ def _check_cluster(parts: SplitResult) -> None:
             raise ValueError("must name some servers of the cluster as host:port, separated by commas")
 
 
-def decimal_amount(written: object) -> Decimal:
+def decimal_amount(value: object) -> Decimal:
     """A non-negative amount, of money or credits, from a number or its text; never through binary fractions."""
-    if isinstance(written, int | float | Decimal | str) and not isinstance(written, bool):
-        text = str(written).strip()
+    if isinstance(value, int | float | Decimal | str) and not isinstance(value, bool):
+        text = str(value).strip()
         if re.fullmatch(r"\d{1,12}(\.\d{1,12})?", text, re.ASCII):
             return Decimal(text)
-    raise ValueError(f"must be an amount of 0 or more such as 9.99, got {written!r}")
+    raise ValueError(f"must be an amount of 0 or more such as 9.99, got {value!r}")
 
 
-def currency_code(written: object) -> str:
+def currency_code(value: object) -> str:
     """Three capital letters, ISO 4217."""
-    if isinstance(written, str) and _CURRENCY.fullmatch(written.upper()):
-        return written.upper()
-    raise ValueError(f"must be a currency code of ISO 4217 such as USD, got {written!r}")
+    if isinstance(value, str) and _CURRENCY.fullmatch(value.upper()):
+        return value.upper()
+    raise ValueError(f"must be a currency code of ISO 4217 such as USD, got {value!r}")
 
 
-def text(written: object) -> str:
+def text(value: object) -> str:
     """Text; a bare number becomes its digits, because ids of providers look like numbers."""
-    if isinstance(written, str):
-        return written
-    if isinstance(written, int) and not isinstance(written, bool):
-        return str(written)
-    raise ValueError(f"must be text, got {written!r}")
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"must be text, got {value!r}")
 
 
-def listed(written: object) -> object:
+def listed(value: object) -> object:
     """Splits text, as a variable holds a list, at commas; passes anything else."""
-    return [part.strip() for part in written.split(",")] if isinstance(written, str) else written
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
-def word(written: object) -> str:
+def word(value: object) -> str:
     """A name for machines, fit for labels, paths and variables."""
-    if isinstance(written, str) and _WORD.fullmatch(written):
-        return written
-    raise ValueError(f"must be 1 to 64 letters, digits and . _ -, beginning with a letter or digit, got {written!r}")
+    if isinstance(value, str) and _WORD.fullmatch(value):
+        return value
+    raise ValueError(f"must be 1 to 64 letters, digits and . _ -, beginning with a letter or digit, got {value!r}")
 
 
-def key_prefix(written: object) -> str:
+def key_prefix(value: object) -> str:
     """The first characters of API keys, before `_live_`."""
-    if isinstance(written, str) and _KEY_PREFIX.fullmatch(written):
-        return written
-    raise ValueError(f"must be 1 to 16 lower-case letters and digits, beginning with a letter, got {written!r}")
+    if isinstance(value, str) and _KEY_PREFIX.fullmatch(value):
+        return value
+    raise ValueError(f"must be 1 to 16 lower-case letters and digits, beginning with a letter, got {value!r}")
 
 
-def _host(written: str, wanted: str) -> str:
-    if written.startswith("[") and written.endswith("]"):
+def _host(value: str, wanted: str) -> str:
+    if value.startswith("[") and value.endswith("]"):
         try:
-            return str(IPv6Address(written[1:-1]))
+            return str(IPv6Address(value[1:-1]))
         except AddressValueError as error:
             raise ValueError(wanted) from error
-    if re.fullmatch(r"[\d.]+", written, re.ASCII):
+    if re.fullmatch(r"[\d.]+", value, re.ASCII):
         try:
-            return str(IPv4Address(written))
+            return str(IPv4Address(value))
         except AddressValueError as error:
             raise ValueError(wanted) from error
-    if not _HOST_NAME.fullmatch(written):
+    if not _HOST_NAME.fullmatch(value):
         raise ValueError(wanted)
-    return written
+    return value
 
 
 def _origin_host(url: SplitResult) -> str:
@@ -260,12 +260,12 @@ def _origin_host(url: SplitResult) -> str:
     return name
 
 
-def _http_url(written: object) -> SplitResult:
+def _http_url(value: object) -> SplitResult:
     wanted = _WANTED_URL
-    if not isinstance(written, str) or re.search(r"[\x00-\x20\x7f-\uffff]", written):
+    if not isinstance(value, str) or re.search(r"[\x00-\x20\x7f-\uffff]", value):
         raise ValueError(wanted)
     try:
-        url = urlsplit(written)
+        url = urlsplit(value)
         _ = url.port  # parsed only when asked for, and refuses then
     except ValueError as error:
         raise ValueError(wanted) from error

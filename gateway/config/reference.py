@@ -127,10 +127,10 @@ def _default_of(field: Field[Any], kind: str) -> str:
         return "required"
     if value is None:
         return "`refuse`" if kind.startswith("`refuse`") else "null"
-    return f"`{_written(value, kind)}`"
+    return f"`{_format(value, kind)}`"
 
 
-def _written(value: Any, kind: str) -> str:
+def _format(value: Any, kind: str) -> str:
     """The value as the file has it."""
     if isinstance(value, bool):
         return str(value).lower()

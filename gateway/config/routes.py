@@ -33,25 +33,25 @@ def is_reserved(raw_path: bytes) -> bool:
     return (raw_path if end < 0 else raw_path[:end]) in _RESERVED_SEGMENTS
 
 
-def _path(written: object) -> str:
+def _path(value: object) -> str:
     """Exact, or a prefix ending in `/**`; one spelling only, the one that the router compares."""
-    if not isinstance(written, str) or not written.startswith("/"):
-        raise ValueError(f"must begin with /, such as /v1/analyze or /v1/files/**, got {written!r}")
-    fixed = written.removesuffix("/**") if written != "/**" else "/"
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise ValueError(f"must begin with /, such as /v1/analyze or /v1/files/**, got {value!r}")
+    fixed = value.removesuffix("/**") if value != "/**" else "/"
     if "*" in fixed:
-        raise ValueError(f"may hold * only as a /** at its end, got {written!r}")
-    if "//" in written or any(part in (".", "..") for part in fixed.split("/")):
-        raise ValueError(f"must not hold // or the segments . and .., got {written!r}")
-    if "%" in written:
-        raise ValueError(f"must be written without percent-encoding, got {written!r}")
+        raise ValueError(f"may hold * only as a /** at its end, got {value!r}")
+    if "//" in value or any(part in (".", "..") for part in fixed.split("/")):
+        raise ValueError(f"must not hold // or the segments . and .., got {value!r}")
+    if "%" in value:
+        raise ValueError(f"must be written without percent-encoding, got {value!r}")
     if not _PATH.fullmatch(fixed):
-        raise ValueError(f"may hold letters, digits and - . _ ~ ! $ & ' ( ) + , = : @ only, got {written!r}")
-    return written
+        raise ValueError(f"may hold letters, digits and - . _ ~ ! $ & ' ( ) + , = : @ only, got {value!r}")
+    return value
 
 
-def _methods(written: object) -> list[str]:
+def _methods(value: object) -> list[str]:
     """One method or several, in any case."""
-    names = [written] if isinstance(written, str) else written
+    names = [value] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not names:
         raise ValueError("must be a list such as [GET, POST]")
     upper = [name.upper() if isinstance(name, str) else name for name in names]
@@ -61,28 +61,28 @@ def _methods(written: object) -> list[str]:
     return upper
 
 
-def _unit(written: object) -> str:
-    if not isinstance(written, str) or (match := _UNIT.fullmatch(written)) is None or match[1] == "0":
-        raise ValueError(f"must be {', '.join(PriceUnit)} or a number of them such as 1000 tokens, got {written!r}")
+def _unit(value: object) -> str:
+    if not isinstance(value, str) or (match := _UNIT.fullmatch(value)) is None or match[1] == "0":
+        raise ValueError(f"must be {', '.join(PriceUnit)} or a number of them such as 1000 tokens, got {value!r}")
     if match[2] == "call" and match[1] is not None:
-        raise ValueError(f"must be call without a number, got {written!r}; credits may be a fraction")
+        raise ValueError(f"must be call without a number, got {value!r}; credits may be a fraction")
     size = "1000000" if match[1] == "1M" else match[1] or "1"
     return f"{size} {match[2]}"
 
 
-def _count(written: object) -> tuple[str, ...]:
+def _count(value: object) -> tuple[str, ...]:
     """One pointer or a list of them, all into the same body."""
-    pointers = tuple(_pointer(each) for each in (written if isinstance(written, list | tuple) else [written]))
+    pointers = tuple(_pointer(each) for each in (value if isinstance(value, list | tuple) else [value]))
     if len({each.partition(":")[0] for each in pointers}) != 1:
-        raise ValueError(f"must hold pointers into one body, either request: or response:, got {written!r}")
+        raise ValueError(f"must hold pointers into one body, either request: or response:, got {value!r}")
     return pointers
 
 
-def _pointer(written: object) -> str:
+def _pointer(value: object) -> str:
     """`request:` or `response:` and a JSON Pointer (RFC 6901 section 3)."""
-    source, colon, pointer = written.partition(":") if isinstance(written, str) else ("", "", "")
+    source, colon, pointer = value.partition(":") if isinstance(value, str) else ("", "", "")
     if source not in ("request", "response") or not colon:
-        raise ValueError(f"must be request:/pointer or response:/pointer, such as request:/products, got {written!r}")
+        raise ValueError(f"must be request:/pointer or response:/pointer, such as request:/products, got {value!r}")
     if not _POINTER.fullmatch(pointer):
         raise ValueError(
             f"must hold a JSON Pointer: each part begins with /, and ~ is written ~0 (RFC 6901), got {pointer!r}"
@@ -96,10 +96,10 @@ def _not_other(name: str) -> str:
     return name
 
 
-def _charge_on(written: object) -> list[str]:
-    names = [str(name).lower() for name in written] if isinstance(written, list | tuple) else []
+def _charge_on(value: object) -> list[str]:
+    names = [str(name).lower() for name in value] if isinstance(value, list | tuple) else []
     if not names or any(not re.fullmatch(r"[1-5](xx|\d\d)", name, re.ASCII) for name in names):
-        raise ValueError(f"must be a list of statuses such as [2xx, 3xx, 404], got {written!r}")
+        raise ValueError(f"must be a list of statuses such as [2xx, 3xx, 404], got {value!r}")
     return names
 
 

@@ -96,14 +96,14 @@ def stored_secrets(data_dir: Path, given: Mapping[str, str], *, persist: bool) -
 
     Raises SecretsUnusableError for a file that cannot be read.
     """
-    known = {**_kept(data_dir / _FILE), **given}
+    known = {**_read_stored(data_dir / _FILE), **given}
     missing = [name for name in REQUIRED if name not in known]
     if not missing:
         return known
     if not persist:
         return known | {name: secrets.token_urlsafe(_SECRET_BYTES) for name in missing}
     with _locked(data_dir):
-        kept = _kept(data_dir / _FILE)
+        kept = _read_stored(data_dir / _FILE)
         fresh = {name: secrets.token_urlsafe(_SECRET_BYTES) for name in missing if name not in kept}
         if fresh:
             _replace(data_dir / _FILE, kept | fresh)
@@ -128,13 +128,13 @@ def _provider_secrets(names: ProviderNames, environ: Mapping[str, str]) -> Provi
     )
 
 
-def _several(written: str) -> tuple[str, ...]:
-    return tuple(secret.strip() for secret in written.split(",") if secret.strip())
+def _several(value: str) -> tuple[str, ...]:
+    return tuple(secret.strip() for secret in value.split(",") if secret.strip())
 
 
-def _peppers(written: str) -> dict[int, str]:
+def _peppers(value: str) -> dict[int, str]:
     """`2:new,1:old` by version; one secret without a version is version 1. A comma always separates."""
-    parts = _several(written)
+    parts = _several(value)
     matches = [match for part in parts if (match := _VERSIONED.fullmatch(part))]
     if not matches and len(parts) == 1:
         return {1: parts[0]}
@@ -144,7 +144,7 @@ def _peppers(written: str) -> dict[int, str]:
     return peppers
 
 
-def _kept(file: Path) -> dict[str, str]:
+def _read_stored(file: Path) -> dict[str, str]:
     try:
         content = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:

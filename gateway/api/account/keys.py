@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.api.account.dependencies import KeyFactoryDep, Me
 from gateway.api.errors import Conflict
 from gateway.api.openapi import CONFLICTS, SIGNED_IN, UNKNOWN
-from gateway.api.schemas.api_keys import IssuedKey, Key, KeyPatch, KeyTerms, Rotation, issued, shown
+from gateway.api.schemas.api_keys import IssuedKey, Key, KeyPatch, KeyTerms, Rotation, issued_key_model, key_model
 from gateway.api.schemas.pages import PageModel, PageQuery, page_of
 from gateway.clock import now
 from gateway.ledger.accounts import api_keys
@@ -28,9 +28,9 @@ async def create_key(body: KeyTerms, me: Me, key_factory: KeyFactoryDep) -> Issu
     """The answer holds the key, this once."""
     secret, fingerprint = key_factory.create()
     async with me.unit_of_work.change() as change:
-        made = await api_keys.create(change.connection, me.id, fingerprint=fingerprint, **body.model_dump())
-        await change.record("keys.create", "key", entity_id=made.id, after=shown(made, now()))
-    return issued(made, secret.secret)
+        row = await api_keys.create(change.connection, me.id, fingerprint=fingerprint, **body.model_dump())
+        await change.record("keys.create", "key", entity_id=row.id, after=key_model(row, now()))
+    return issued_key_model(row, secret.secret)
 
 
 @router.get("", summary="List your keys")
@@ -38,13 +38,13 @@ async def list_keys(query: Annotated[PageQuery, Query()], me: Me) -> PageModel[K
     async with me.unit_of_work.read() as connection:
         page = await api_keys.list_keys(connection, user_id=me.id, cursor=query.cursor, limit=query.limit)
     instant = now()
-    return page_of(page, lambda key: shown(key, instant))
+    return page_of(page, lambda key: key_model(key, instant))
 
 
 @router.get("/{key_id}", summary="Get a key", responses=UNKNOWN)
 async def get_key(key_id: UUID, me: Me) -> Key:
     async with me.unit_of_work.read() as connection:
-        return shown(await _mine(connection, me, key_id), now())
+        return key_model(await _mine(connection, me, key_id), now())
 
 
 @router.patch("/{key_id}", summary="Change a key", responses=UNKNOWN | CONFLICTS)
@@ -54,8 +54,8 @@ async def change_key(key_id: UUID, patch: KeyPatch, me: Me) -> Key:
         changes["status"] = KeyStatus(changes["status"])
     async with me.unit_of_work.change() as change:
         before = _usable(await _locked(change.connection, me, key_id))
-        after = shown(await api_keys.patch(change.connection, key_id, **changes), now())
-        await change.record("keys.change", "key", entity_id=key_id, before=shown(before, now()), after=after)
+        after = key_model(await api_keys.patch(change.connection, key_id, **changes), now())
+        await change.record("keys.change", "key", entity_id=key_id, before=key_model(before, now()), after=after)
     return after
 
 
@@ -64,9 +64,9 @@ async def revoke_key(key_id: UUID, me: Me) -> Key:
     """It is refused from the very next request on. Revoking again changes nothing."""
     async with me.unit_of_work.change() as change:
         before = await _locked(change.connection, me, key_id)
-        after = shown(await api_keys.revoke(change.connection, key_id), now())
+        after = key_model(await api_keys.revoke(change.connection, key_id), now())
         if before.status is not KeyStatus.REVOKED:
-            await change.record("keys.revoke", "key", entity_id=key_id, before=shown(before, now()), after=after)
+            await change.record("keys.revoke", "key", entity_id=key_id, before=key_model(before, now()), after=after)
     return after
 
 
@@ -84,13 +84,13 @@ async def rotate_key(
     grace = timedelta(seconds=body.grace_seconds if body else 0)
     async with me.unit_of_work.change() as change:
         before = _usable(await _locked(change.connection, me, key_id))
-        retired, made = await api_keys.rotate(
+        retired, row = await api_keys.rotate(
             change.connection, key_id, fingerprint=fingerprint, retire_at=now() + grace
         )
-        old, after = shown(before, now()), shown(retired, now())
+        old, after = key_model(before, now()), key_model(retired, now())
         await change.record("keys.rotate", "key", entity_id=key_id, before=old, after=after)
-        await change.record("keys.create", "key", entity_id=made.id, after=shown(made, now()))
-    return issued(made, secret.secret)
+        await change.record("keys.create", "key", entity_id=row.id, after=key_model(row, now()))
+    return issued_key_model(row, secret.secret)
 
 
 async def _mine(connection: AsyncConnection, me: Me, key_id: UUID) -> api_keys.ApiKey:

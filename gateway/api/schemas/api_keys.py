@@ -63,7 +63,7 @@ class Rotation(RequestModel):
     grace_seconds: Count = Field(default=0, examples=[3600], description="How long the old key goes on working.")
 
 
-def shown(key: api_keys.ApiKey, instant: datetime) -> Key:
+def key_model(key: api_keys.ApiKey, instant: datetime) -> Key:
     """The key as it is at `instant`."""
     status = _status(key, instant)
     return Key.model_validate({name: getattr(key, name) for name in Key.model_fields} | {"status": status})
@@ -75,5 +75,5 @@ def _status(key: api_keys.ApiKey, instant: datetime) -> str:
     return "expired" if is_past and key.status is not KeyStatus.REVOKED else str(key.status)
 
 
-def issued(key: api_keys.ApiKey, secret: str) -> IssuedKey:
-    return IssuedKey(**shown(key, now()).model_dump(), key=secret)
+def issued_key_model(key: api_keys.ApiKey, secret: str) -> IssuedKey:
+    return IssuedKey(**key_model(key, now()).model_dump(), key=secret)

@@ -47,7 +47,7 @@ class Payment(ResponseModel):
 
     @field_validator("amount", "refunded_amount", mode="before")
     @classmethod
-    def _written(cls, amount: object) -> object:
+    def _format_amounts(cls, amount: object) -> object:
         return plain(amount) if isinstance(amount, Decimal) else amount
 
 
@@ -82,5 +82,5 @@ class Invoice(ResponseModel):
 
     @field_validator("subtotal", "tax", "total", "tax_rate", mode="before")
     @classmethod
-    def _written(cls, amount: object) -> object:
+    def _format_amounts(cls, amount: object) -> object:
         return plain(amount) if isinstance(amount, Decimal) else amount

@@ -95,7 +95,7 @@ def _each_storable(found: object, *, depth: int) -> None:
             _each_storable(value, depth=depth + 1)
 
 
-def _written_instant(written: object) -> object:
+def _parse_instant(written: object) -> object:
     """Accepts text only: pydantic would read a number as seconds since 1970."""
     if isinstance(written, datetime) or (isinstance(written, str) and _INSTANT.fullmatch(written)):
         return written
@@ -178,7 +178,7 @@ TimeZone = Annotated[
     AfterValidator(_time_zone),
     Field(description="A name of the IANA time zone database.", examples=["Europe/Berlin"]),
 ]
-Instant = Annotated[AwareDatetime, BeforeValidator(_written_instant), AfterValidator(_utc)]
+Instant = Annotated[AwareDatetime, BeforeValidator(_parse_instant), AfterValidator(_utc)]
 FutureInstant = Annotated[Instant, AfterValidator(_in_future)]
 Network = Annotated[
     str,

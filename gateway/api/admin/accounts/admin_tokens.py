@@ -53,15 +53,15 @@ async def create_admin_token(
         raise NotInScope(beyond[0])
     secret, fingerprint = key_factory.create()
     async with unit_of_work.change() as change:
-        made = await admin_tokens.create(
+        row = await admin_tokens.create(
             change.connection,
             body.name,
             fingerprint=fingerprint,
             scopes=body.scopes,
             expires_at=body.expires_at,
         )
-        created = AdminToken.model_validate(made)
-        await change.record("admin_tokens.create", "admin_token", entity_id=made.id, after=created)
+        created = AdminToken.model_validate(row)
+        await change.record("admin_tokens.create", "admin_token", entity_id=row.id, after=created)
     return IssuedAdminToken(**created.model_dump(), token=secret.secret)
 
 
@@ -75,10 +75,10 @@ async def list_admin_tokens(query: Annotated[PageQuery, Query()], unit_of_work: 
 @router.get("/{token_id}", summary="Get an admin token", responses=UNKNOWN)
 async def get_admin_token(token_id: UUID, unit_of_work: UnitOfWorkDep) -> AdminToken:
     async with unit_of_work.read() as connection:
-        found = await admin_tokens.get(connection, token_id)
-    if found is None:
+        row = await admin_tokens.get(connection, token_id)
+    if row is None:
         raise NotFound("admin token", token_id)
-    return AdminToken.model_validate(found)
+    return AdminToken.model_validate(row)
 
 
 @router.post("/{token_id}/revoke", summary="Revoke an admin token for good", responses=UNKNOWN)

@@ -1,8 +1,7 @@
-"""Keys taken over from another system by their digests, so that its customers go on using the keys they have.
+"""Import of keys from another system by their digests, so that its customers keep their keys.
 
-The keys themselves stay unknown here until they are used. Those of another form than ours have no checksum: they are
-looked up only if they begin as an imported one does, and one known by its plain SHA-256 is kept as an HMAC from its
-first use on.
+The keys themselves are unknown until they are used. Keys of another form than ours have no checksum: they are looked
+up only if they begin like an imported key, and the first use of a key with a plain SHA-256 stores its HMAC instead.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 from gateway.api.admin.accounts.keys import KeySettings
 from gateway.api.admin.dependencies import DependenciesDep, UnitOfWorkDep
 from gateway.api.errors import Invalid
-from gateway.api.schemas.api_keys import Key, shown
+from gateway.api.schemas.api_keys import Key, key_model
 from gateway.api.schemas.fields import PositiveCount
 from gateway.api.schemas.pages import RequestModel, ResponseModel
 from gateway.api.unit_of_work import Change
@@ -89,15 +88,15 @@ async def import_keys(body: KeyImport, unit_of_work: UnitOfWorkDep, dependencies
     imported, failed = [], []
     async with unit_of_work.change() as change:
         for index, each in enumerate(body.keys):
-            found = await _import(
+            result = await _import(
                 change, each, body.algorithm, version=version, ours=f"{dependencies.key_prefix}_live_"
             )
-            if isinstance(found, api_keys.ApiKey):
-                key = shown(found, now())
+            if isinstance(result, api_keys.ApiKey):
+                key = key_model(result, now())
                 await change.record("keys.import", "key", entity_id=key.id, after=key)
                 imported.append(ImportedKey(index=index, key=key))
             else:
-                code, detail = found
+                code, detail = result
                 failed.append(FailedKey(index=index, code=code, detail=detail))
     return KeyImportReport(imported=imported, failed=failed)
 

@@ -75,13 +75,13 @@ async def verify_key(
         client_ip=None if body.client_ip is None else body.client_ip.partition("/")[0],
     )
     account = principal.account
-    told = await dependencies.dry_run.run(account, principal.key, route=route, facts=facts)
+    result = await dependencies.dry_run.run(account, principal.key, route=route, facts=facts)
     plan = None if account.subscription is None else account.subscription.plan.id
-    return KeyVerification(**told.model_dump(), key_id=principal.key.id, user_id=account.id, plan=plan)
+    return KeyVerification(**result.model_dump(), key_id=principal.key.id, user_id=account.id, plan=plan)
 
 
 def _route(name: str, routes: Iterable[Route]) -> Route:
-    found = {route.name: route for route in routes}
-    if name not in found:
-        raise NotFound("route", f"{name!r}; there are: {', '.join(sorted(found))}")
-    return found[name]
+    by_name = {route.name: route for route in routes}
+    if name not in by_name:
+        raise NotFound("route", f"{name!r}; there are: {', '.join(sorted(by_name))}")
+    return by_name[name]

@@ -44,15 +44,15 @@ class PermissionPatch(PatchModel):
 async def list_permissions(unit_of_work: UnitOfWorkDep) -> PageModel[Permission]:
     """All of them, by name."""
     async with unit_of_work.read() as connection:
-        found = await plans.list_permissions(connection)
-    return PageModel(data=[Permission.model_validate(permission) for permission in found], next_cursor=None)
+        rows = await plans.list_permissions(connection)
+    return PageModel(data=[Permission.model_validate(permission) for permission in rows], next_cursor=None)
 
 
 @router.post("/permissions", status_code=201, summary="Create a permission", responses=CONFLICTS)
 async def create_permission(body: NewPermission, unit_of_work: UnitOfWorkDep) -> Permission:
     async with unit_of_work.change() as change:
-        made = await plans.create_permission(change.connection, body.name, description=body.description)
-        created = Permission.model_validate(made)
+        row = await plans.create_permission(change.connection, body.name, description=body.description)
+        created = Permission.model_validate(row)
         await change.record("permissions.create", "permission", entity_id=created.id, after=created)
     return created
 
@@ -60,10 +60,10 @@ async def create_permission(body: NewPermission, unit_of_work: UnitOfWorkDep) ->
 @router.get("/permissions/{permission_id}", summary="Get a permission", responses=UNKNOWN)
 async def get_permission(permission_id: UUID, unit_of_work: UnitOfWorkDep) -> Permission:
     async with unit_of_work.read() as connection:
-        found = await permissions.get(connection, permission_id)
-    if found is None:
+        row = await permissions.get(connection, permission_id)
+    if row is None:
         raise NotFound("permission", permission_id)
-    return Permission.model_validate(found)
+    return Permission.model_validate(row)
 
 
 @router.patch("/permissions/{permission_id}", summary="Change a permission", responses=UNKNOWN | CONFLICTS)
@@ -72,11 +72,11 @@ async def change_permission(
 ) -> Permission:
     """Its name only while no route, plan or key uses it: they know it by its name."""
     async with unit_of_work.change() as change:
-        found = await permissions.get_for_update(change.connection, permission_id)
-        before = Permission.model_validate(found)
+        row = await permissions.get_for_update(change.connection, permission_id)
+        before = Permission.model_validate(row)
         values = {"name": before.name, "description": before.description} | patch.changes()
         if values["name"] != before.name:
-            await _refuse_if_used(change.connection, found, dependencies.routes.values(), to="renamed")
+            await _refuse_if_used(change.connection, row, dependencies.routes.values(), to="renamed")
         after = Permission.model_validate(await permissions.change(change.connection, permission_id, **values))
         await change.record("permissions.change", "permission", entity_id=permission_id, before=before, after=after)
     return after
@@ -88,10 +88,10 @@ async def change_permission(
 async def delete_permission(permission_id: UUID, unit_of_work: UnitOfWorkDep, dependencies: DependenciesDep) -> None:
     """Only one that no route, plan or key uses."""
     async with unit_of_work.change() as change:
-        found = await permissions.get_for_update(change.connection, permission_id)
-        await _refuse_if_used(change.connection, found, dependencies.routes.values(), to="deleted")
+        row = await permissions.get_for_update(change.connection, permission_id)
+        await _refuse_if_used(change.connection, row, dependencies.routes.values(), to="deleted")
         await permissions.remove(change.connection, permission_id)
-        before = Permission.model_validate(found)
+        before = Permission.model_validate(row)
         await change.record("permissions.delete", "permission", entity_id=permission_id, before=before)
 
 
@@ -101,9 +101,9 @@ async def delete_permission(permission_id: UUID, unit_of_work: UnitOfWorkDep, de
 async def grant_permission(plan: Line, permission: Line, unit_of_work: UnitOfWorkDep) -> None:
     """The plan's subscribers have it from their next request on. Granting again changes nothing."""
     async with unit_of_work.change() as change:
-        found = await existing_plan(change.connection, plan)
-        await plans.grant_permission(change.connection, found.id, permission)
-        await change.record("permissions.grant", "plan", entity_id=found.id, reason=permission)
+        row = await existing_plan(change.connection, plan)
+        await plans.grant_permission(change.connection, row.id, permission)
+        await change.record("permissions.grant", "plan", entity_id=row.id, reason=permission)
 
 
 @router.delete(
@@ -111,9 +111,9 @@ async def grant_permission(plan: Line, permission: Line, unit_of_work: UnitOfWor
 )
 async def withdraw_permission(plan: Line, permission: Line, unit_of_work: UnitOfWorkDep) -> None:
     async with unit_of_work.change() as change:
-        found = await existing_plan(change.connection, plan)
-        await plans.withdraw_permission(change.connection, found.id, permission)
-        await change.record("permissions.withdraw", "plan", entity_id=found.id, reason=permission)
+        row = await existing_plan(change.connection, plan)
+        await plans.withdraw_permission(change.connection, row.id, permission)
+        await change.record("permissions.withdraw", "plan", entity_id=row.id, reason=permission)
 
 
 async def _refuse_if_used(

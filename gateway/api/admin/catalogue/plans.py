@@ -173,7 +173,7 @@ class PlanMigration(ResponseModel):
 async def list_plans(unit_of_work: UnitOfWorkDep) -> PageModel[Plan]:
     """All of them, by `sort_order`, then price."""
     async with unit_of_work.read() as connection:
-        return PageModel(data=[shown(plan) for plan in await plans.list_plans(connection)], next_cursor=None)
+        return PageModel(data=[plan_model(plan) for plan in await plans.list_plans(connection)], next_cursor=None)
 
 
 @router.post("", status_code=201, summary="Create a plan", responses=UNKNOWN | CONFLICTS)
@@ -184,8 +184,8 @@ async def create_plan(body: NewPlan, unit_of_work: UnitOfWorkDep) -> Plan:
     terms = _priced(plans.PlanTerms(**fields, tiers=_tiers(body.tiers), provider_ids=provider_ids(body)))
     async with unit_of_work.change() as change:
         with _references(body.product_id):
-            made = await plans.create(change.connection, terms, plan_id=body.id, permissions=body.permissions)
-        created = shown(made)
+            row = await plans.create(change.connection, terms, plan_id=body.id, permissions=body.permissions)
+        created = plan_model(row)
         await change.record("plans.create", "plan", entity_id=created.id, after=created)
     return created
 
@@ -193,7 +193,7 @@ async def create_plan(body: NewPlan, unit_of_work: UnitOfWorkDep) -> Plan:
 @router.get("/{plan}", summary="Get a plan by id or name", responses=UNKNOWN)
 async def get_plan(plan: Line, unit_of_work: UnitOfWorkDep) -> Plan:
     async with unit_of_work.read() as connection:
-        return shown(await existing_plan(connection, plan))
+        return plan_model(await existing_plan(connection, plan))
 
 
 @router.patch("/{plan}", summary="Change a plan", responses=UNKNOWN | CONFLICTS)
@@ -207,16 +207,16 @@ async def change_plan(plan: Line, patch: PlanPatch, unit_of_work: UnitOfWorkDep)
     async with unit_of_work.change() as change:
         # This locks the catalogue: the later of two concurrent changes builds on the earlier one.
         await bump_catalogue(change.connection)
-        found = await existing_plan(change.connection, plan)
-        ids = {**found.terms.provider_ids} | {name: changes.pop(name) for name in ID_FIELDS if name in changes}
+        row = await existing_plan(change.connection, plan)
+        ids = {**row.terms.provider_ids} | {name: changes.pop(name) for name in ID_FIELDS if name in changes}
         changes["provider_ids"] = {name: external_id for name, external_id in ids.items() if external_id is not None}
-        terms = _priced(replace(found.terms, **changes))
+        terms = _priced(replace(row.terms, **changes))
         with _references(patch.product_id):
             changed = await plans.change(
-                change.connection, found.id, terms, permissions=permissions, subscribers=subscribers
+                change.connection, row.id, terms, permissions=permissions, subscribers=subscribers
             )
-        after = shown(changed)
-        await change.record("plans.change", "plan", entity_id=found.id, before=shown(found), after=after)
+        after = plan_model(changed)
+        await change.record("plans.change", "plan", entity_id=row.id, before=plan_model(row), after=after)
     return after
 
 
@@ -225,9 +225,9 @@ async def migrate_plan(plan: Line, unit_of_work: UnitOfWorkDep) -> PlanMigration
     """From their next request on. Whoever followed the plan anyway is on it already."""
     async with unit_of_work.change() as change:
         await bump_catalogue(change.connection)
-        found = await existing_plan(change.connection, plan)
-        done = PlanMigration(migrated=await plans.migrate(change.connection, found.id))
-        await change.record("plans.migrate", "plan", entity_id=found.id, after=done)
+        row = await existing_plan(change.connection, plan)
+        done = PlanMigration(migrated=await plans.migrate(change.connection, row.id))
+        await change.record("plans.migrate", "plan", entity_id=row.id, after=done)
     return done
 
 
@@ -235,15 +235,15 @@ async def migrate_plan(plan: Line, unit_of_work: UnitOfWorkDep) -> PlanMigration
 async def delete_plan(plan: Line, unit_of_work: UnitOfWorkDep) -> None:
     """Only one that never had a subscriber. Set `is_active` to false to stop selling a plan."""
     async with unit_of_work.change() as change:
-        found = await existing_plan(change.connection, plan)
+        row = await existing_plan(change.connection, plan)
         try:
-            await plans.remove(change.connection, found.id)
+            await plans.remove(change.connection, row.id)
         except InUse:
             raise Conflict("Subscriptions are or were on this plan; set is_active to false instead.") from None
-        await change.record("plans.delete", "plan", entity_id=found.id, before=shown(found))
+        await change.record("plans.delete", "plan", entity_id=row.id, before=plan_model(row))
 
 
-def shown(plan: plans.StoredPlan) -> Plan:
+def plan_model(plan: plans.StoredPlan) -> Plan:
     terms = plan.terms
     own = {name: getattr(plan, name) for name in ("id", "version", "created_at", "updated_at")}
     own["permissions"] = sorted(plan.permissions)

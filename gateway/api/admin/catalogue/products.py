@@ -62,10 +62,10 @@ async def list_products(query: Annotated[PageQuery, Query()], unit_of_work: Unit
 @router.get("/{product_id}", summary="Get a product", responses=UNKNOWN)
 async def get_product(product_id: UUID, unit_of_work: UnitOfWorkDep) -> Product:
     async with unit_of_work.read() as connection:
-        found = await products.get(connection, product_id)
-    if found is None:
+        row = await products.get(connection, product_id)
+    if row is None:
         raise NotFound("product", product_id)
-    return Product.model_validate(found)
+    return Product.model_validate(row)
 
 
 @router.patch("/{product_id}", summary="Change a product", responses=UNKNOWN | CONFLICTS)
