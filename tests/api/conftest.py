@@ -1,4 +1,4 @@
-"""The admin API on stores of this package's own, so that versions in Redis are those of its one database."""
+"""The admin API on stores of this package, so that versions in Redis are those of its one database."""
 
 from __future__ import annotations
 

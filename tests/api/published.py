@@ -1,4 +1,4 @@
-"""Both APIs behind real sockets in a thread of their own, for clients that cannot wait as we do."""
+"""Both APIs behind sockets in a thread of their own, for synchronous clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every failure is answered with a problem document that says what is wrong, and nothing else."""
+"""Every failure is a problem document that says what is wrong and reveals nothing internal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gateway.ledger.db.session import Database
 from tests.api.conftest import AdminApi, admin_app, client_of
 
 
-async def test_what_does_not_exist_is_a_problem(admin_api: AdminApi) -> None:
+async def test_unknown_path_is_a_problem_document(admin_api: AdminApi) -> None:
     for path in ("/nothing", "/admin/v1/nothing", "/admin/v1/users/", "/admin/v1/users/x/nothing"):
         response = await admin_api.client.get(path)
         assert (response.status_code, response.json()["code"]) == (404, "not_found")
@@ -27,7 +27,7 @@ async def test_what_does_not_exist_is_a_problem(admin_api: AdminApi) -> None:
         ("DELETE", "/healthz", "GET"),
     ],
 )
-async def test_a_method_that_is_not_possible_names_those_that_are(
+async def test_unsupported_method_names_the_supported_ones(
     admin_api: AdminApi, method: str, path: str, allowed: str
 ) -> None:
     response = await admin_api.client.request(method, path)
@@ -36,14 +36,14 @@ async def test_a_method_that_is_not_possible_names_those_that_are(
 
 
 @pytest.mark.parametrize("body", [b"{", b"{'a': 1}", b"\xff", b"[" * 100_000])
-async def test_a_body_that_is_not_json_is_said_to_be_none(admin_api: AdminApi, body: bytes) -> None:
+async def test_body_that_is_not_json_is_invalid(admin_api: AdminApi, body: bytes) -> None:
     headers = {"content-type": "application/json"}
     response = await admin_api.client.post("/admin/v1/users", content=body, headers=headers)
     assert (response.status_code, response.json()["code"]) == (400, "invalid_body")
 
 
 @pytest.mark.parametrize("options", [{"json": []}, {"json": 5}, {"data": {"email": "a@b"}}, {"content": b"{}"}])
-async def test_a_body_that_is_no_object_is_told_what_to_be(admin_api: AdminApi, options: dict[str, Any]) -> None:
+async def test_body_that_is_no_object_is_invalid(admin_api: AdminApi, options: dict[str, Any]) -> None:
     response = await admin_api.client.post("/admin/v1/users", **options)
     assert response.status_code == 422
     (error,) = response.json()["errors"]
@@ -51,7 +51,7 @@ async def test_a_body_that_is_no_object_is_told_what_to_be(admin_api: AdminApi, 
     assert "JSON object" in error["message"]
 
 
-async def test_every_wrong_field_is_named_at_once(admin_api: AdminApi) -> None:
+async def test_validation_names_every_wrong_field(admin_api: AdminApi) -> None:
     response = await admin_api.client.post("/admin/v1/users", json={"emial": "a@b", "name": 5})
     found = {error["field"]: error["message"] for error in response.json()["errors"]}
     assert found.keys() == {"email", "emial", "name"}
@@ -65,14 +65,14 @@ async def test_every_wrong_field_is_named_at_once(admin_api: AdminApi) -> None:
         ("plans", {"name": "x", "price": 1, "currency": "usd"}, "currency", "must be a currency of ISO 4217, as USD"),
     ],
 )
-async def test_what_has_another_shape_is_told_in_words(
+async def test_validation_of_a_pattern_speaks_in_words(
     admin_api: AdminApi, path: str, body: dict[str, Any], field: str, message: str
 ) -> None:
     response = await admin_api.client.post(f"/admin/v1/{path}", json=body)
     assert response.json()["errors"] == [{"field": field, "message": message}]
 
 
-async def test_without_the_database_accounts_are_unavailable_and_the_process_lives() -> None:
+async def test_missing_database_is_accounts_unavailable_and_the_process_lives() -> None:
     database = Database("postgresql://nobody@127.0.0.1:1/none")
     app = admin_app(database, _nothing, missing={})
     async with client_of(app) as client:
@@ -87,7 +87,7 @@ async def test_without_the_database_accounts_are_unavailable_and_the_process_liv
     await database.close()
 
 
-async def test_a_bug_is_answered_without_its_insides(ledger: Database) -> None:
+async def test_internal_error_reveals_nothing_internal(ledger: Database) -> None:
     async def broken() -> None:
         raise RuntimeError("SELECT secret FROM inside")
 

@@ -1,4 +1,4 @@
-"""A POST that is repeated under its Idempotency-Key changes nothing more and is told the first answer."""
+"""A POST that is repeated under its Idempotency-Key changes nothing and gets the first response."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def new_email() -> str:
     return f"{uuid4().hex}@example.com"
 
 
-async def test_the_first_answer_is_told_again_and_nothing_is_done_twice(admin_api: AdminApi) -> None:
+async def test_idempotent_replay_repeats_the_response_and_changes_nothing(admin_api: AdminApi) -> None:
     key, wanted = uuid4().hex, {"email": new_email()}
     first = await post(admin_api, "/users", wanted, key)
     again = await post(admin_api, "/users", wanted, f'"{key}"')
@@ -35,7 +35,7 @@ async def test_the_first_answer_is_told_again_and_nothing_is_done_twice(admin_ap
     assert len(await admin_api.audit(first.json()["id"])) == 1
 
 
-async def test_a_new_key_is_told_again_though_it_was_never_kept(admin_api: AdminApi) -> None:
+async def test_idempotent_replay_shows_a_new_key_that_is_not_stored(admin_api: AdminApi) -> None:
     user, key = await admin_api.create_user(), uuid4().hex
     first = await post(admin_api, "/keys", {"user_id": user["id"]}, key)
     again = await post(admin_api, "/keys", {"user_id": user["id"]}, key)
@@ -49,7 +49,7 @@ async def test_a_new_key_is_told_again_though_it_was_never_kept(admin_api: Admin
     assert len((await admin_api.get("/keys", user_id=user["id"]))["data"]) == 2
 
 
-async def test_another_request_under_the_same_key_is_refused(admin_api: AdminApi) -> None:
+async def test_idempotency_key_of_another_request_is_refused(admin_api: AdminApi) -> None:
     key, wanted = uuid4().hex, {"email": new_email()}
     assert (await post(admin_api, "/users", wanted, key)).status_code == 201
     for path, body in (("/users", {"email": new_email()}), ("/keys", wanted)):
@@ -57,14 +57,14 @@ async def test_another_request_under_the_same_key_is_refused(admin_api: AdminApi
         assert (response.status_code, response.json()["code"]) == (422, "idempotency_key_reused")
 
 
-async def test_a_request_that_failed_leaves_its_key_free(admin_api: AdminApi) -> None:
+async def test_failed_request_leaves_its_idempotency_key_free(admin_api: AdminApi) -> None:
     key, user = uuid4().hex, await admin_api.create_user()
     taken = await post(admin_api, "/users", {"email": user["email"]}, key)
     assert (taken.status_code, taken.json()["code"]) == (409, "conflict")
     assert (await post(admin_api, "/users", {"email": new_email()}, key)).status_code == 201
 
 
-async def test_what_is_sent_at_once_runs_once(admin_api: AdminApi) -> None:
+async def test_concurrent_requests_with_one_idempotency_key_run_once(admin_api: AdminApi) -> None:
     key, wanted = uuid4().hex, {"email": new_email()}
     responses = await asyncio.gather(*(post(admin_api, "/users", wanted, key) for _ in range(5)))
     result = sorted(response.status_code for response in responses)
@@ -77,7 +77,7 @@ async def test_what_is_sent_at_once_runs_once(admin_api: AdminApi) -> None:
     assert len((await admin_api.get("/users", email=wanted["email"]))["data"]) == 1
 
 
-async def test_keys_of_two_callers_never_meet(admin_api: AdminApi) -> None:
+async def test_idempotency_keys_of_two_callers_are_separate(admin_api: AdminApi) -> None:
     key, body = uuid4().hex, {"name": uuid4().hex, "scopes": ["users:write"]}
     token = (await admin_api.post("/admin-tokens", body, status=201))["token"]
     wanted = {"email": new_email()}
@@ -89,21 +89,21 @@ async def test_keys_of_two_callers_never_meet(admin_api: AdminApi) -> None:
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "x" * 256, '"', "é"])
-async def test_a_key_that_is_none_is_refused(admin_api: AdminApi, key: str) -> None:
+async def test_malformed_idempotency_key_is_refused(admin_api: AdminApi, key: str) -> None:
     headers = {b"idempotency-key": key.encode()}
     response = await admin_api.client.post("/admin/v1/users", json={"email": new_email()}, headers=headers)
     assert response.status_code == 422
     assert response.json()["errors"][0]["field"] == "Idempotency-Key"
 
 
-async def test_redis_is_told_of_a_change_under_a_key_before_the_answer(admin_api: AdminApi) -> None:
+async def test_idempotent_change_is_in_redis_before_the_response(admin_api: AdminApi) -> None:
     user = await admin_api.create_user()
     known = await admin_api.load_account(user["id"])
     assert (await post(admin_api, f"/users/{user['id']}/suspend", {}, uuid4().hex)).status_code == 200
     assert (await admin_api.admit(user["id"], known)).verdict.name == "STALE"
 
 
-async def test_without_the_database_nothing_is_promised() -> None:
+async def test_idempotent_request_without_the_database_is_unavailable() -> None:
     database = Database("postgresql://nobody@127.0.0.1:1/none")
 
     async def nothing() -> None:
@@ -116,7 +116,7 @@ async def test_without_the_database_nothing_is_promised() -> None:
     assert (response.status_code, response.json()["code"]) == (503, "accounts_unavailable")
 
 
-def test_secrets_come_out_the_same_for_whoever_has_the_key_and_for_nobody_else() -> None:
+def test_deterministic_secrets_need_the_idempotency_key_and_the_pepper() -> None:
     peppers, nonce = {1: b"pepper"}, bytes(16)
     first = DeterministicSecrets(peppers, nonce=nonce, key=b"k")
     body = f'{{"key": "{first.create("gw")}", "other": "{first.create("gwadm")}"}}'.encode()
@@ -128,7 +128,7 @@ def test_secrets_come_out_the_same_for_whoever_has_the_key_and_for_nobody_else()
     assert DeterministicSecrets({1: b"other"}, nonce=nonce, key=b"k").restore(kept) != body
 
 
-async def test_what_reaches_beyond_one_transaction_is_told_again_too(admin_api: AdminApi) -> None:
+async def test_idempotent_replay_covers_detached_operations(admin_api: AdminApi) -> None:
     key = uuid4().hex
     first = await post(admin_api, "/reconcile", {}, key)
     again = await post(admin_api, "/reconcile", {}, key)

@@ -1,4 +1,4 @@
-"""Who may do what, over every operation that the OpenAPI documents list: admin tokens of each scope, and strangers."""
+"""Over every operation of the admin API: tokens of each scope, and requests without one."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def due(method: str, path: str) -> str:
     return "credits:write" if "credits" in nouns else WRITES[nouns[0]]
 
 
-async def test_each_scope_opens_what_it_is_for_and_nothing_else(admin_api: AdminApi) -> None:
+async def test_scope_admits_its_operations_only(admin_api: AdminApi) -> None:
     document = (await admin_api.client.get("/openapi.json")).json()
     tokens = {}
     for scope in sorted(SCOPES):
@@ -61,7 +61,7 @@ async def test_each_scope_opens_what_it_is_for_and_nothing_else(admin_api: Admin
     assert not wrong, "\n".join(wrong)
 
 
-async def test_without_a_token_or_with_one_of_a_customer_the_admin_api_is_closed(admin_api: AdminApi) -> None:
+async def test_admin_api_refuses_requests_without_an_admin_token(admin_api: AdminApi) -> None:
     document = (await admin_api.client.get("/openapi.json")).json()
     for token in (None, "eyJhbGciOiJIUzI1NiJ9.e30.x", "gw_live_" + "0" * 36):
         async with client_of(admin_api.app, token) as stranger:

@@ -1,4 +1,4 @@
-"""What every request meets first: the guard, the id, the size of its body."""
+"""Authentication, request ids and body limits, before any endpoint."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ from tests.api.conftest import TOKEN, AdminApi, client_of
         [f"Bearer {TOKEN}", f"Bearer {TOKEN}"],
     ],
 )
-async def test_without_the_token_nothing_is_told(admin_api: AdminApi, sent: list[str]) -> None:
+async def test_request_without_the_admin_token_is_unauthorized_on_any_path(
+    admin_api: AdminApi, sent: list[str]
+) -> None:
     async with client_of(admin_api.app, token=None) as stranger:
         headers = [("authorization", value) for value in sent]
         for path in ("/admin/v1/users", "/admin/v1/nothing", "/nothing", "//admin/v1/users", "/docs/x", "/healthz/"):
@@ -36,12 +38,12 @@ async def test_without_the_token_nothing_is_told(admin_api: AdminApi, sent: list
             assert response.headers["content-type"] == "application/problem+json"
 
 
-async def test_the_scheme_may_be_written_in_any_case(admin_api: AdminApi) -> None:
+async def test_bearer_scheme_has_no_case(admin_api: AdminApi) -> None:
     response = await admin_api.client.get("/admin/v1/plans", headers={"authorization": f"bearer {TOKEN}"})
     assert response.status_code == 200
 
 
-def test_an_empty_token_guards_nothing_and_is_refused(admin_api: AdminApi) -> None:
+def test_empty_admin_token_is_refused(admin_api: AdminApi) -> None:
     with pytest.raises(ValueError, match="must not be empty"):
         AdminAuthenticator(admin_api.database, "", key_prefix="gw", peppers={1: b"pepper"})
 
@@ -49,7 +51,7 @@ def test_an_empty_token_guards_nothing_and_is_refused(admin_api: AdminApi) -> No
 @pytest.mark.parametrize(
     ("path", "status"), [("/healthz", 200), ("/admin/v1/users/x", 404), ("/admin/v1/users?limit=x", 422), ("/x", 404)]
 )
-async def test_every_answer_has_the_id_of_its_request(admin_api: AdminApi, path: str, status: int) -> None:
+async def test_response_has_the_request_id(admin_api: AdminApi, path: str, status: int) -> None:
     response = await admin_api.client.get(path, headers={"x-request-id": "from.the_client-1"})
     assert response.status_code == status
     assert response.headers.get_list("x-request-id") == ["from.the_client-1"]
@@ -58,7 +60,7 @@ async def test_every_answer_has_the_id_of_its_request(admin_api: AdminApi, path:
         assert response.json()["request_id"] == "from.the_client-1"
 
 
-async def test_what_is_logged_of_a_request_carries_its_id(admin_api: AdminApi) -> None:
+async def test_log_lines_have_the_request_id(admin_api: AdminApi) -> None:
     admin_api.missing["redis"] = "away"
     with capture_logs(processors=[merge_contextvars]) as lines:
         try:
@@ -69,7 +71,7 @@ async def test_what_is_logged_of_a_request_carries_its_id(admin_api: AdminApi) -
 
 
 @pytest.mark.parametrize("sent", ["", "a b", "x" * 129, "<script>"])
-async def test_an_id_that_may_not_be_echoed_is_replaced(admin_api: AdminApi, sent: str) -> None:
+async def test_request_id_that_may_not_be_echoed_is_replaced(admin_api: AdminApi, sent: str) -> None:
     async with client_of(admin_api.app, token=None) as stranger:
         response = await stranger.get("/admin/v1/users", headers={"x-request-id": sent})
     assert len(response.headers["x-request-id"]) == 36
@@ -77,7 +79,7 @@ async def test_an_id_that_may_not_be_echoed_is_replaced(admin_api: AdminApi, sen
 
 
 @pytest.mark.parametrize("announced", [True, False])
-async def test_a_body_beyond_the_limit_is_broken_off(admin_api: AdminApi, announced: bool) -> None:
+async def test_body_beyond_the_limit_is_not_read_to_its_end(admin_api: AdminApi, announced: bool) -> None:
     taken = 0
 
     async def endless() -> httpx.AsyncByteStream:  # type: ignore[misc] # an async generator is one

@@ -1,4 +1,4 @@
-"""The OpenAPI document says what there is, all of it and nothing else."""
+"""The OpenAPI document of the admin API: complete, resolvable, with examples that work."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]
     ]
 
 
-async def test_it_lists_exactly_the_routes_that_exist(document: dict[str, Any]) -> None:
+async def test_document_lists_exactly_the_routes(document: dict[str, Any]) -> None:
     assert document["openapi"].startswith("3.1")
     nouns = [("/admin/v1", module.router) for module in admin.ENDPOINTS]
     existing = {
@@ -43,7 +43,7 @@ async def test_it_lists_exactly_the_routes_that_exist(document: dict[str, Any]) 
     assert {(method, path) for method, path, _ in operations(document)} == existing
 
 
-async def test_every_listed_operation_is_routed(admin_api: AdminApi, document: dict[str, Any]) -> None:
+async def test_documented_operation_is_routed(admin_api: AdminApi, document: dict[str, Any]) -> None:
     for method, path, _ in operations(document):
         response = await admin_api.client.request(method, re.sub(r"\{\w+\}", UNKNOWN_ID, path), json={})
         assert response.status_code != 405
@@ -51,7 +51,7 @@ async def test_every_listed_operation_is_routed(admin_api: AdminApi, document: d
             assert not response.json()["detail"].startswith("There is nothing at")
 
 
-async def test_every_operation_says_what_it_does_and_how_it_fails(document: dict[str, Any]) -> None:
+async def test_documented_operation_says_what_it_does_and_how_it_fails(document: dict[str, Any]) -> None:
     names = [result["operationId"] for _, _, result in operations(document)]
     assert len(names) == len(set(names))
     for method, path, result in operations(document):
@@ -64,7 +64,7 @@ async def test_every_operation_says_what_it_does_and_how_it_fails(document: dict
             assert all("application/problem+json" in response["content"] for response in failures)
 
 
-async def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+async def test_document_references_resolve(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     references = set(re.findall(r"'#/components/schemas/([^']+)'", str(document)))
     assert references <= schemas.keys()
@@ -75,7 +75,7 @@ async def test_schemas_have_unique_titles_as_names(document: dict[str, Any]) -> 
     assert_names_of_schemas(document)
 
 
-async def test_examples_make_a_body_that_is_accepted(admin_api: AdminApi, document: dict[str, Any]) -> None:
+async def test_document_examples_are_accepted(admin_api: AdminApi, document: dict[str, Any]) -> None:
     for method, path, result in operations(document):
         if method == "POST" and "requestBody" in result:
             body = example_of(result["requestBody"]["content"]["application/json"]["schema"], document)
@@ -83,7 +83,7 @@ async def test_examples_make_a_body_that_is_accepted(admin_api: AdminApi, docume
             assert response.status_code in (200, 201, 404, 409), response.text  # what it names may be here, or not
 
 
-async def test_the_page_loads_nothing_from_elsewhere(admin_api: AdminApi) -> None:
+async def test_docs_page_loads_nothing_from_elsewhere(admin_api: AdminApi) -> None:
     async with client_of(admin_api.app, token=None) as stranger:
         page = await stranger.get("/docs")
     assert page.headers["content-type"].startswith("text/html")

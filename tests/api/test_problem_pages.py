@@ -1,4 +1,4 @@
-"""The `type` of a problem document leads somewhere, also for whoever holds no token."""
+"""The `type` of a problem document resolves, without a token."""
 
 from __future__ import annotations
 

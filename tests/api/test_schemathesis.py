@@ -77,12 +77,12 @@ async def own_copy(stores: Stores, template_database: str) -> str:
     return f"{stores.database_url.rpartition('/')[0]}/{name}"
 
 
-def test_the_admin_api_is_as_it_is_published(apis: Published) -> None:
+def test_admin_api_is_as_it_is_published(apis: Published) -> None:
     token = {"authorization": f"Bearer {apis.admin_token}"}
     _assert_as_published("admin", apis.admin_url, caller=lambda: token, things=_things(apis.admin_url, token))
 
 
-def test_the_account_api_is_as_it_is_published(apis: Published) -> None:
+def test_account_api_is_as_it_is_published(apis: Published) -> None:
     def customer() -> dict[str, str]:
         return {"authorization": f"Bearer {apis.customer(f'{uuid4().hex}@example.com')[1]}"}
 

@@ -1,4 +1,4 @@
-"""A change stands once it is committed, whether or not Redis can be published of it at once."""
+"""A committed change stands, whether or not Redis can be reached at once."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ from gateway.workers.outbox import OutboxPublisher
 from tests.api.conftest import AdminApi, admin_app, client_of
 
 
-async def test_a_change_that_redis_cannot_be_told_stands_and_waits_in_the_outbox(
-    own_database_url: str, admin_api: AdminApi
-) -> None:
+async def test_change_without_redis_stands_and_waits_in_the_outbox(own_database_url: str, admin_api: AdminApi) -> None:
     database = Database(own_database_url)
     unconnected = Meter(RedisClient("redis://127.0.0.1:1/0", timeout_seconds=1), partitions=4, owner="admin")
     async with client_of(admin_app(database, OutboxPublisher(database, unconnected).publish_all, missing={})) as client:
@@ -37,7 +35,7 @@ async def test_a_change_that_redis_cannot_be_told_stands_and_waits_in_the_outbox
 
 
 @pytest.mark.parametrize("failure", [MeterUnavailable("away"), MeterError("READONLY"), DatabaseUnavailable("away")])
-async def test_a_failure_to_tell_is_not_the_clients(ledger: Database, failure: Exception) -> None:
+async def test_publication_failure_does_not_fail_the_request(ledger: Database, failure: Exception) -> None:
     async def fails() -> None:
         raise failure
 
@@ -47,7 +45,7 @@ async def test_a_failure_to_tell_is_not_the_clients(ledger: Database, failure: E
         assert (await client.get(f"/admin/v1/users/{response.json()['id']}")).status_code == 200
 
 
-async def test_nothing_is_told_of_a_change_that_was_refused(ledger: Database) -> None:
+async def test_refused_change_is_not_published(ledger: Database) -> None:
     published: list[int] = []
 
     async def tell() -> None:
@@ -59,7 +57,7 @@ async def test_nothing_is_told_of_a_change_that_was_refused(ledger: Database) ->
     assert published == []
 
 
-async def test_changes_in_a_crowd_share_publications_and_none_answers_before_its_own(own_database_url: str) -> None:
+async def test_concurrent_changes_share_publications_and_each_response_follows_its_own(own_database_url: str) -> None:
     database = Database(own_database_url)
     running, published = 0, set[str]()
 
@@ -82,7 +80,7 @@ async def test_changes_in_a_crowd_share_publications_and_none_answers_before_its
     await database.close()
 
 
-async def test_what_is_committed_while_publishing_waits_for_the_next_publication() -> None:
+async def test_change_during_a_publication_waits_for_the_next() -> None:
     committed, published, release = ["first"], list[str](), asyncio.Event()
 
     async def publish() -> None:

@@ -1,4 +1,4 @@
-"""Usage leaves as files that can be read back, and the books are proved or mended by command."""
+"""Usage export, reconciliation and audit verification by command."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def names(folder: Path) -> list[str]:
     return [file.name for file in folder.iterdir()]
 
 
-async def test_everything_is_exported_in_order_of_time(place: Place, users: tuple[UUID, UUID]) -> None:
+async def test_usage_export_is_complete_and_in_order_of_time(place: Place, users: tuple[UUID, UUID]) -> None:
     answer = await place.run("usage", "export")
     assert (answer.code, answer.err) == (0, "")
     rows = table(answer.out)
@@ -78,7 +78,7 @@ async def test_everything_is_exported_in_order_of_time(place: Place, users: tupl
     assert (rows[-1]["cost_usd"], json.loads(rows[-1]["metadata"])) == ("0.012345", {"a": 1})
 
 
-async def test_lines_of_json_keep_the_types(place: Place, users: tuple[UUID, UUID]) -> None:
+async def test_usage_export_as_json_lines_has_types(place: Place, users: tuple[UUID, UUID]) -> None:
     arguments = ("--from", "2026-01-01", "--to", "2026-01-01T00:20:00.000001+00:00", "--format", "jsonl")
     rows = (await place.run("usage", "export", *arguments)).values()
     assert len(rows) == 3
@@ -89,7 +89,7 @@ async def test_lines_of_json_keep_the_types(place: Place, users: tuple[UUID, UUI
     assert last["created_at"] == "2026-01-01T00:20:00+00:00"
 
 
-async def test_a_span_ends_before_its_end_and_may_be_of_one_user(
+async def test_usage_export_of_a_span_excludes_its_end_and_may_be_of_one_user(
     place: Place, users: tuple[UUID, UUID], tmp_path: Path
 ) -> None:
     january, february, light = await asyncio.gather(
@@ -106,7 +106,7 @@ async def test_a_span_ends_before_its_end_and_may_be_of_one_user(
     assert names(tmp_path) == ["february.csv"]
 
 
-async def test_what_cannot_be_exported_is_said_and_leaves_no_file(place: Place, tmp_path: Path) -> None:
+async def test_failed_usage_export_leaves_no_file(place: Place, tmp_path: Path) -> None:
     file = ("--output", str(tmp_path / "x.csv"))
     day, order, folder, user = await asyncio.gather(
         place.run("usage", "export", "--from", "yesterday", *file),
@@ -123,7 +123,7 @@ async def test_what_cannot_be_exported_is_said_and_leaves_no_file(place: Place, 
 
 
 @pytest.mark.usefixtures("users")
-async def test_a_reader_that_has_seen_enough_may_leave(place: Place) -> None:
+async def test_usage_export_ends_quietly_with_its_reader(place: Place) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gateway", "usage", "export", "--config", str(place.folder / "gateway.yaml")),
         *("--data-dir", str(place.folder)),
@@ -142,7 +142,7 @@ async def test_a_reader_that_has_seen_enough_may_leave(place: Place) -> None:
         await process.wait()
 
 
-async def test_what_the_journal_held_and_postgresql_refused_is_shown(place: Place) -> None:
+async def test_usage_poison_shows_refused_journal_entries(place: Place) -> None:
     async with place.database.transaction() as connection:
         for number in range(2):
             await poison.quarantine(
@@ -153,7 +153,7 @@ async def test_what_the_journal_held_and_postgresql_refused_is_shown(place: Plac
     assert (oldest["reason"], oldest["line"]) == ("invalid\ninput", "n\\xffnsense\tx")
 
 
-async def test_books_are_proved_and_mended_by_command(place: Place, users: tuple[UUID, UUID]) -> None:
+async def test_reconcile_reports_and_repairs_differences(place: Place, users: tuple[UUID, UUID]) -> None:
     clean = (await place.run("reconcile", "--json")).value()
     assert (clean["accounts"], clean["differences"]) == (2, 0)
     async with place.database.transaction() as connection:
@@ -176,7 +176,7 @@ async def test_books_are_proved_and_mended_by_command(place: Place, users: tuple
     assert (newest.kind, newest.amount, newest.reason, newest.actor) == ("adjustment", 7, "reconciliation", "cli")
 
 
-async def test_the_audit_log_is_walked_and_what_was_done_to_it_is_named(place: Place) -> None:
+async def test_audit_verify_names_the_first_changed_row(place: Place) -> None:
     for email in ("ada@example.com", "bob@example.com"):
         assert (await place.run("users", "create", "--email", email, "--json")).code == 0
     sound = await place.run("audit", "verify", "--json")

@@ -1,4 +1,4 @@
-"""A fresh installation has the plans of its configuration, and its subscribers may call its routes."""
+"""A new installation has the configured plans, and its subscribers may call its routes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def config(tmp_path: Path, written: str) -> Config:
     return load(file, SECRETS, persist_secrets=False)
 
 
-async def test_the_plans_of_the_configuration_are_kept_whole(connection: AsyncConnection, tmp_path: Path) -> None:
+async def test_configured_plans_are_created_complete(connection: AsyncConnection, tmp_path: Path) -> None:
     assert await installation.seed(connection, config(tmp_path, ROUTES + PLANS)) == ("team", "reader")
     team, reader = await _plan(connection, "team"), await _plan(connection, "reader")
     assert (team.terms.name, str(team.terms.price), team.terms.credits_per_period) == ("Team of ten", "12.50", 5)
@@ -50,12 +50,12 @@ async def test_the_plans_of_the_configuration_are_kept_whole(connection: AsyncCo
     assert (team.permissions, reader.permissions) == (frozenset({"analyze"}), frozenset({"read"}))
 
 
-async def test_the_default_plans_are_called_by_their_ids(connection: AsyncConnection, tmp_path: Path) -> None:
+async def test_default_plans_have_their_names_as_ids(connection: AsyncConnection, tmp_path: Path) -> None:
     assert await installation.seed(connection, config(tmp_path, ROUTES)) == ("free", "basic", "pro", "enterprise")
     assert [plan.id for plan in await plans.list_plans(connection)] == ["free", "basic", "pro", "enterprise"]
 
 
-async def test_a_fresh_key_may_call_a_route_that_asks_for_a_permission_until_it_is_withdrawn(
+async def test_new_key_may_call_a_route_with_a_permission_until_its_withdrawal(
     connection: AsyncConnection, tmp_path: Path
 ) -> None:
     settings = config(tmp_path, ROUTES)

@@ -1,4 +1,4 @@
-"""Commands on the database, run as a user runs them: beside running stores, or alone."""
+"""Commands on the database, beside running stores or alone."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ async def key(place: Place, ada: dict[str, Any]) -> dict[str, Any]:
     return (await place.run("keys", "create", *arguments)).value()
 
 
-async def test_a_user_with_a_plan_and_a_key_may_call(place: Place, ada: dict[str, Any], key: dict[str, Any]) -> None:
+async def test_user_with_a_plan_and_a_key_may_call(place: Place, ada: dict[str, Any], key: dict[str, Any]) -> None:
     assert (ada["name"], ada["status"], ada["plan"]) == ("Ada", "active", "team")
     assert (key["user_id"], key["name"], key["status"]) == (ada["id"], "ci", "active")
     assert key["expires_at"] == "2035-01-02T00:00:00+00:00"
@@ -121,9 +121,7 @@ async def test_keys_are_rotated_and_revoked_and_listed_without_their_secret(
     assert (await place.caller(new["key"])).key.status is KeyStatus.ACTIVE
 
 
-async def test_granted_credits_are_in_the_balance_and_in_the_audit_log_and_redis_is_told(
-    place: Place, ada: dict[str, Any]
-) -> None:
+async def test_granted_credits_are_in_the_balance_the_audit_log_and_redis(place: Place, ada: dict[str, Any]) -> None:
     arguments = ("--user", ada["email"], "--amount", "20", "--reason", "sorry", "--json")
     granted = (await place.run("credits", "grant", *arguments)).value()
     assert granted == {"user_id": ada["id"], "amount": 20, "balance": 25, "reason": "sorry"}
@@ -165,7 +163,7 @@ async def test_plans_are_applied_after_showing_what_changes(place: Place) -> Non
     }
 
 
-async def test_what_cannot_be_done_is_one_line_and_exit_1(place: Place, ada: dict[str, Any]) -> None:
+async def test_failed_command_prints_one_line_and_exits_with_1(place: Place, ada: dict[str, Any]) -> None:
     wrong = {
         ("users", "create", "--email", EMAIL.upper()): "another user already has this (uq_users_email_lower)",
         ("users", "create", "--email", "x@example.com", "--plan", "gold"): "no plan 'gold'; there are: reader, ",
@@ -177,14 +175,14 @@ async def test_what_cannot_be_done_is_one_line_and_exit_1(place: Place, ada: dic
         assert answer.complaint().startswith(f"gateway: {complaint}")
 
 
-async def test_a_wrong_use_is_exit_2(place: Place) -> None:
+async def test_wrong_usage_exits_with_2(place: Place) -> None:
     wrong = (("users", "create"), ("keys", "revoke", "nonsense"))
     for answer in await asyncio.gather(*(place.run(*arguments) for arguments in wrong)):
         assert (answer.code, answer.out) == (2, ""), answer
         assert "Usage:" in answer.err
 
 
-async def test_check_describes_a_configuration_or_says_what_is_wrong_with_it(tmp_path: Path) -> None:
+async def test_check_describes_a_configuration_or_its_problems(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
     good.write_text(CONFIG)
     bad.write_text("server:\n  publik: 0.0.0.0:8080\nredis: {partitions: many}\n")

@@ -1,4 +1,4 @@
-"""What keeps `serve` from starting is one clear line, before any process is started."""
+"""`serve` fails with one line, before it starts a process."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def serve(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str
     ],
     ids=["no database", "no Redis"],
 )
-def test_a_store_out_of_reach_is_one_line(
+def test_serve_without_a_store_prints_one_line(
     tmp_path: Path, migrated_url: str, database_url: str | None, redis_url: str, complaint: str
 ) -> None:
     refused = serve(tmp_path, GATEWAY_DATABASE__URL=database_url or migrated_url, GATEWAY_REDIS__URL=redis_url)
@@ -47,7 +47,7 @@ def test_a_store_out_of_reach_is_one_line(
     assert refused.stderr.count("\n") == 1, refused.stderr
 
 
-def test_an_empty_database_of_ones_own_is_not_migrated_unasked(tmp_path: Path, database_url: str) -> None:
+def test_serve_does_not_migrate_a_configured_database(tmp_path: Path, database_url: str) -> None:
     refused = serve(tmp_path, GATEWAY_DATABASE__URL=database_url, GATEWAY_REDIS__URL="redis://127.0.0.1:1")
 
     assert refused.returncode == 1

@@ -39,7 +39,7 @@ def problems_of(load_text: Load) -> Callable[..., list[ConfigProblem]]:
 Problems = Callable[..., list[ConfigProblem]]
 
 
-def test_an_empty_file_is_the_defaults_without_routes(load_text: Load) -> None:
+def test_empty_file_is_the_defaults_without_routes(load_text: Load) -> None:
     config = load_text("")
 
     assert config.server.public == Address("0.0.0.0", 8080)
@@ -48,7 +48,7 @@ def test_an_empty_file_is_the_defaults_without_routes(load_text: Load) -> None:
     assert [plan.id for plan in config.plans] == ["free", "basic", "pro", "enterprise"]
 
 
-def test_no_file_is_an_empty_file(tmp_path: Path, load_text: Load) -> None:
+def test_missing_default_file_is_an_empty_file(tmp_path: Path, load_text: Load) -> None:
     without = load(None, SECRETS, overrides={"data_dir": str(tmp_path)})
     empty = load_text("", data_dir=str(tmp_path))
 
@@ -57,11 +57,11 @@ def test_no_file_is_an_empty_file(tmp_path: Path, load_text: Load) -> None:
     assert without.plans == empty.plans
 
 
-def test_a_key_with_nothing_behind_it_means_the_default(load_text: Load) -> None:
+def test_key_without_a_value_means_the_default(load_text: Load) -> None:
     assert load_text("server:\n  workers:\nplans:\n").server.workers == 1
 
 
-def test_the_example_in_the_repository_is_valid_and_uses_only_defaults_outside_its_tables() -> None:
+def test_example_in_the_repository_is_valid_and_uses_only_defaults_outside_its_tables() -> None:
     config = load(ROOT / "gateway.yaml", SECRETS, persist_secrets=False)
     defaults = load(None, SECRETS, persist_secrets=False)
 
@@ -86,7 +86,7 @@ def test_quantities_become_plain_numbers_with_their_unit_in_the_name(load_text: 
     assert config.billing.past_due_grace_seconds == 259200
 
 
-def test_usage_is_kept_for_ever_unless_told_for_how_many_months(load_text: Load) -> None:
+def test_usage_is_kept_for_ever_by_default(load_text: Load) -> None:
     assert load_text("").usage.keep_months is None
     assert load_text("usage: {keep_months: 13}").usage.keep_months == 13
     assert load_text("", {"GATEWAY_USAGE__KEEP_MONTHS": "24"}).usage.keep_months == 24
@@ -100,7 +100,7 @@ def test_both_listeners_may_leave_the_port_to_the_kernel(load_text: Load) -> Non
     assert server.public == server.admin == Address("127.0.0.1", 0)
 
 
-def test_a_config_is_frozen_and_can_be_sent_to_another_process(load_text: Load) -> None:
+def test_config_is_frozen_and_can_be_pickled(load_text: Load) -> None:
     config = load_text("")
 
     assert pickle.loads(pickle.dumps(config)) == config  # noqa: S301 - our own bytes
@@ -108,7 +108,7 @@ def test_a_config_is_frozen_and_can_be_sent_to_another_process(load_text: Load) 
         config.server.workers = 2  # type: ignore[misc]  # that it cannot be set is the point
 
 
-def test_the_environment_outranks_the_file_and_arguments_outrank_both(load_text: Load) -> None:
+def test_environment_outranks_the_file_and_arguments_outrank_both(load_text: Load) -> None:
     text = "server: {public: 127.0.0.1:1, admin: 127.0.0.1:2, workers: 3}"
     environ = {"GATEWAY_SERVER__PUBLIC": "[::1]:80", "GATEWAY_SERVER__ADMIN": "127.0.0.1:4"}
 
@@ -145,7 +145,7 @@ def test_every_kind_of_setting_can_come_from_the_environment(load_text: Load) ->
     assert config.billing.packs[0].price == Decimal("4.50")
 
 
-def test_a_list_in_a_variable_may_be_parts_between_commas(load_text: Load) -> None:
+def test_list_in_a_variable_may_be_parts_between_commas(load_text: Load) -> None:
     environ = {
         "GATEWAY_SERVER__TRUSTED_PROXIES": "10.0.0.0/8, ::1",
         "GATEWAY_UPSTREAMS__AI__TARGETS": "http://one,http://two",
@@ -157,19 +157,19 @@ def test_a_list_in_a_variable_may_be_parts_between_commas(load_text: Load) -> No
     assert config.upstreams[0].targets == ("http://one", "http://two")
 
 
-def test_a_platforms_own_variables_are_not_settings(load_text: Load) -> None:
+def test_variables_of_a_platform_are_not_settings(load_text: Load) -> None:
     environ = {"GATEWAY_PORT": "tcp://10.0.0.1:80", "GATEWAY_SERVICE_HOST": "10.0.0.1", "GATEWAY_SERVER__WORKERS": ""}
 
     assert load_text("server: {workers: 2}", environ).server.workers == 2
 
 
-def test_a_misspelt_variable_is_an_error_that_names_it(problems_of: Problems) -> None:
+def test_misspelt_variable_is_an_error_that_names_it(problems_of: Problems) -> None:
     (problem,) = problems_of("", {"GATEWAY_SERVER__PUBLIK": "127.0.0.1:1"})
 
     assert str(problem).startswith("GATEWAY_SERVER__PUBLIK: server.publik: unknown key 'publik'; did you mean public?")
 
 
-def test_a_variable_below_a_value_or_past_a_list_is_an_error(problems_of: Problems) -> None:
+def test_variable_below_a_value_or_past_a_list_is_an_error(problems_of: Problems) -> None:
     text = "server: {public: 127.0.0.1:1}\nplans: [{id: a, name: a, price: 0}]"
     variables = ("GATEWAY_PLANS__1__NAME", "GATEWAY_PLANS__B__NAME", "GATEWAY_SERVER__PUBLIC__PORT")
 
@@ -182,7 +182,7 @@ def test_a_variable_below_a_value_or_past_a_list_is_an_error(problems_of: Proble
     ]
 
 
-def test_null_in_a_variable_takes_away_what_the_file_says(load_text: Load) -> None:
+def test_null_in_a_variable_restores_the_default(load_text: Load) -> None:
     text = "server: {workers: 2}\nplans: [{id: a, name: a, price: 0, max_api_calls_per_day: 5}]"
 
     config = load_text(text, {"GATEWAY_SERVER__WORKERS": "null", "GATEWAY_PLANS__A__MAX_API_CALLS_PER_DAY": "null"})
@@ -191,7 +191,7 @@ def test_null_in_a_variable_takes_away_what_the_file_says(load_text: Load) -> No
     assert config.plans[0].max_api_calls_per_day is None
 
 
-def test_all_problems_are_reported_at_once_each_with_its_line(problems_of: Problems) -> None:
+def test_problems_are_reported_together_each_with_its_line(problems_of: Problems) -> None:
     found = problems_of("""\
         server:
           publik: 127.0.0.1:80
@@ -222,7 +222,7 @@ def test_all_problems_are_reported_at_once_each_with_its_line(problems_of: Probl
     assert "known upstreams: ai" in found[5].message
 
 
-def test_a_mistake_in_an_entry_hides_none_beside_it(problems_of: Problems) -> None:
+def test_mistake_in_an_entry_hides_none_beside_it(problems_of: Problems) -> None:
     found = problems_of("""\
         upstreams: {ai: {retires: 2, headers: {x: "${NO_SUCH}"}}}
         routes: [{name: chat, upstream: a1, match: {path: v1}, price: {credits: -1}}]
@@ -284,7 +284,7 @@ def test_a_mistake_in_an_entry_hides_none_beside_it(problems_of: Problems) -> No
         ("billing: {success_url: paid.html}", 1, "billing.success_url", "must be a URL"),
     ],
 )
-def test_an_error_says_where_it_is_and_what_is_allowed(
+def test_error_says_where_it_is_and_what_is_allowed(
     problems_of: Problems, text: str, line: int | None, key: str, message: str
 ) -> None:
     problem = problems_of(text)[0]
@@ -293,13 +293,13 @@ def test_an_error_says_where_it_is_and_what_is_allowed(
     assert message in problem.message
 
 
-def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: does not exist"):
         load(tmp_path / "nowhere.yaml", SECRETS)
 
 
 @pytest.mark.parametrize("content", [b"\xff", None])
-def test_a_file_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path, content: bytes | None) -> None:
+def test_file_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "gateway.yaml"
     file.mkdir() if content is None else file.write_bytes(content)
 
@@ -344,7 +344,7 @@ def test_headers_that_would_break_a_request_are_refused(problems_of: Problems, h
     assert message in problem.message
 
 
-def test_no_repr_and_no_error_shows_what_a_url_or_header_hides(load_text: Load, problems_of: Problems) -> None:
+def test_secrets_of_urls_and_headers_are_in_no_repr_and_no_error(load_text: Load, problems_of: Problems) -> None:
     text = """
         database: {url: "postgresql://u:hunter2@h/x"}
         redis: {url: "rediss://:hunter2@h"}
@@ -357,7 +357,7 @@ def test_no_repr_and_no_error_shows_what_a_url_or_header_hides(load_text: Load, 
     assert not any("hunter2" in str(problem) for problem in errors)
 
 
-def test_urls_of_stores_are_kept_with_one_scheme_each(load_text: Load) -> None:
+def test_store_urls_have_a_canonical_scheme(load_text: Load) -> None:
     config = load_text("""
         database: {url: "postgres://u@h/x?sslmode=require"}
         redis: {url: "rediss://h:7000"}
@@ -367,7 +367,7 @@ def test_urls_of_stores_are_kept_with_one_scheme_each(load_text: Load) -> None:
     assert config.redis.url == "rediss://h:7000"
 
 
-def test_a_cluster_is_named_by_some_of_its_servers(load_text: Load) -> None:
+def test_cluster_is_named_by_some_of_its_servers(load_text: Load) -> None:
     url = "rediss+cluster://u:p@a:7000,b,[::1]:7002/0?ssl_cert_reqs=none"
 
     assert load_text(f"redis: {{url: '{url}'}}").redis.url == url

@@ -16,7 +16,7 @@ def plans(tmp_path: Path, *entries: str) -> tuple[PlanSpec, ...]:
     return load(file, SECRETS, persist_secrets=False).plans
 
 
-def test_the_default_plans_are_those_of_the_contract() -> None:
+def test_default_plans_are_those_of_the_contract() -> None:
     table = [
         (
             p.id,
@@ -48,13 +48,13 @@ def test_each_default_plan_has_the_features_of_the_one_before() -> None:
     assert free < basic < pro < enterprise
 
 
-def test_a_plan_needs_only_id_name_and_price(tmp_path: Path) -> None:
+def test_plan_needs_only_id_name_and_price(tmp_path: Path) -> None:
     assert plans(tmp_path, "{id: mini, name: Mini, price: 9.90}") == (
         PlanSpec(id="mini", name="Mini", price=Decimal("9.90")),
     )
 
 
-def test_no_plans_at_all_can_be_asked_for(tmp_path: Path) -> None:
+def test_plans_may_be_an_empty_list(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text("plans: []")
 
@@ -114,7 +114,7 @@ def test_tiers_rise_to_an_open_end(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_plan_that_cannot_be_sold_is_refused(tmp_path: Path, fields: str, key: str, message: str) -> None:
+def test_invalid_plan_is_refused(tmp_path: Path, fields: str, key: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         plans(tmp_path, f"{{id: a, name: a, {fields}}}")
 

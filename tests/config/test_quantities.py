@@ -28,12 +28,12 @@ from gateway.config import quantities
         (quantities.text, 7, "7"),
     ],
 )
-def test_a_quantity_is_read(parse: Callable[[object], object], written: object, value: object) -> None:
+def test_quantity_is_read(parse: Callable[[object], object], written: object, value: object) -> None:
     assert parse(written) == value
 
 
 @pytest.mark.parametrize("written", ["127.0.0.1:8080", "localhost:0", "[::1]:65535", "my_service.default.svc:80"])
-def test_an_address_reads_as_it_is_written(written: str) -> None:
+def test_address_reads_as_written(written: str) -> None:
     assert str(quantities.listen_address(written)) == written
 
 
@@ -67,11 +67,11 @@ def test_an_address_reads_as_it_is_written(written: str) -> None:
         *((quantities.decimal_amount, bad) for bad in ("1e3", "NaN", "-1", True, None, "1,5", "", "٣")),
     ],
 )
-def test_what_is_no_quantity_is_refused_with_an_example(parse: Callable[[object], object], written: object) -> None:
+def test_malformed_quantity_is_refused_with_an_example(parse: Callable[[object], object], written: object) -> None:
     with pytest.raises(ValueError, match=r"^(must|has bits)"):
         parse(written)
 
 
-def test_a_network_with_host_bits_suggests_the_one_that_was_meant() -> None:
+def test_network_with_host_bits_suggests_the_network() -> None:
     with pytest.raises(ValueError, match=r"did you mean 10\.0\.0\.0/8"):
         quantities.network("10.1.2.3/8")

@@ -1,4 +1,4 @@
-"""What the account API keeps of the public listener."""
+"""The account API reserves paths of the public listener."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ SECRETS = {"GATEWAY_ADMIN_TOKEN": "a", "GATEWAY_KEY_PEPPER": "b", "GATEWAY_JWT_S
 @pytest.mark.parametrize(
     "path", ["/me", "/me/", "/me/keys", "/auth/login", "/plans", "/webhooks/stripe", "/docs", "/problems/x"]
 )
-def test_a_path_of_the_account_api_is_reserved(path: str) -> None:
+def test_path_of_the_account_api_is_reserved(path: str) -> None:
     assert is_reserved(path.encode())
 
 
 @pytest.mark.parametrize("path", ["/", "/**", "/v1/me", "/men", "/me;x", "/%6de", "//me", "/ME", "*", ""])
-def test_no_other_path_is_reserved(path: str) -> None:
+def test_other_path_is_not_reserved(path: str) -> None:
     assert not is_reserved(path.encode())
 
 
 @pytest.mark.parametrize("path", ["/me", "/me/**", "/auth/login", "/plans/**", "/openapi.json"])
-def test_a_route_on_a_path_of_the_account_api_is_refused(tmp_path: Path, path: str) -> None:
+def test_route_on_a_path_of_the_account_api_is_refused(tmp_path: Path, path: str) -> None:
     with pytest.raises(ConfigError) as refused:
         _load(tmp_path, path)
     assert "belongs to the account API, which keeps /auth, /me, " in str(refused.value)
     assert "gateway.yaml:3" in str(refused.value)
 
 
-def test_a_route_for_everything_is_no_conflict(tmp_path: Path) -> None:
+def test_route_for_everything_is_no_conflict(tmp_path: Path) -> None:
     _load(tmp_path, "/**")
 
 

@@ -31,7 +31,7 @@ def price(tmp_path: Path, written: str) -> Price:
     return routes(tmp_path, f"match: {{path: /}}, price: {written}")[0].price
 
 
-def test_a_route_has_everything_that_policies_decide_on(tmp_path: Path) -> None:
+def test_route_has_everything_that_policies_decide_on(tmp_path: Path) -> None:
     (route,) = routes(
         tmp_path,
         "match: {path: /v1/files/**, methods: [get, Post]}, usage_type: analysis, feature: f, permission: p,"
@@ -86,7 +86,7 @@ def test_a_route_has_everything_that_policies_decide_on(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_price_is_credits_per_unit(tmp_path: Path, written: str, expected: Price) -> None:
+def test_price_is_credits_per_unit(tmp_path: Path, written: str, expected: Price) -> None:
     assert price(tmp_path, written) == expected
 
 
@@ -113,7 +113,7 @@ def test_a_price_is_credits_per_unit(tmp_path: Path, written: str, expected: Pri
         ("{credits: 1, hold: -1}", "must be at least 0"),
     ],
 )
-def test_a_price_that_cannot_be_computed_is_refused(tmp_path: Path, written: str, message: str) -> None:
+def test_price_that_cannot_be_computed_is_refused(tmp_path: Path, written: str, message: str) -> None:
     said = problem(tmp_path, f"match: {{path: /}}, price: {written}")
 
     assert said.startswith("3: routes[0].price")
@@ -131,7 +131,7 @@ def test_canonical_paths_are_taken_as_they_are(tmp_path: Path, path: str) -> Non
     "path", ["", "v1", "//", "/a//b", "/a/../b", "/a/.", "/%41", "/a;b", "/a?b", "/a#b", "/a b", "/é", "/*", "/a/**/b",
              "/a**", "/a\\\\b", "/a/../**", "//**"],
 )  # fmt: skip
-def test_a_path_with_a_second_spelling_is_refused(tmp_path: Path, path: str) -> None:
+def test_path_with_a_second_spelling_is_refused(tmp_path: Path, path: str) -> None:
     assert problem(tmp_path, f'match: {{path: "{path}"}}, price: {{credits: 1}}').startswith("3: routes[0].match.path")
 
 
@@ -143,7 +143,7 @@ def test_methods_a_gateway_cannot_serve_are_refused(tmp_path: Path, methods: str
 
 
 @pytest.mark.parametrize("statuses", ["[]", "2xx", "[6xx]", "[20]", "[ok]"])
-def test_charging_on_what_is_no_status_is_refused(tmp_path: Path, statuses: str) -> None:
+def test_charge_on_refuses_malformed_statuses(tmp_path: Path, statuses: str) -> None:
     said = problem(tmp_path, f"match: {{path: /}}, price: {{credits: 1}}, charge_on: {statuses}")
 
     assert said.startswith("3: routes[0].charge_on: must be a list of statuses")
@@ -157,7 +157,7 @@ def test_charging_on_what_is_no_status_is_refused(tmp_path: Path, statuses: str)
         ("match: {path: /}, price: {credits: 1, per: 9 tokens, count: response:/x}", "per: call or per: minute"),
     ],
 )
-def test_a_websocket_that_cannot_be_opened_or_priced_is_refused(tmp_path: Path, rest: str, message: str) -> None:
+def test_websocket_that_cannot_be_opened_or_priced_is_refused(tmp_path: Path, rest: str, message: str) -> None:
     assert message in problem(tmp_path, f"{rest}, websocket: true")
     assert routes(tmp_path, f"{rest}, websocket: false")
 
@@ -165,13 +165,13 @@ def test_a_websocket_that_cannot_be_opened_or_priced_is_refused(tmp_path: Path, 
 @pytest.mark.parametrize(
     "rest", ["", "match: {path: /a, methods: [get]}, price: {credits: 1, per: 5 minutes, hold: 9}"]
 )
-def test_a_websocket_costs_per_call_or_per_minute(tmp_path: Path, rest: str) -> None:
+def test_websocket_costs_per_call_or_per_minute(tmp_path: Path, rest: str) -> None:
     (route,) = routes(tmp_path, f"{rest or 'match: {path: /}, price: {credits: 1}'}, websocket: true")
 
     assert route.websocket
 
 
-def test_two_routes_for_one_request_are_refused_naming_both(tmp_path: Path) -> None:
+def test_routes_for_one_request_are_refused_naming_both(tmp_path: Path) -> None:
     said = problem(
         tmp_path,
         "match: {path: /a, methods: [GET, POST]}, price: {credits: 1}",
@@ -181,7 +181,7 @@ def test_two_routes_for_one_request_are_refused_naming_both(tmp_path: Path) -> N
     assert said == "4: routes[1].match: routes r0 and r1 both match POST /a"
 
 
-def test_one_path_may_have_a_route_per_method_and_a_wider_prefix(tmp_path: Path) -> None:
+def test_path_may_have_a_route_per_method_and_a_wider_prefix(tmp_path: Path) -> None:
     found = routes(
         tmp_path,
         "match: {path: /a, methods: [GET]}, price: {credits: 0}",
@@ -204,7 +204,7 @@ def test_two_routes_of_one_name_are_refused(tmp_path: Path) -> None:
         load(file, SECRETS, persist_secrets=False)
 
 
-def test_the_label_of_unknown_routes_cannot_be_a_name(tmp_path: Path) -> None:
+def test_label_of_unknown_routes_cannot_be_a_name(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text(
         "upstreams: {up: {targets: [http://a]}}\n"
@@ -215,7 +215,7 @@ def test_the_label_of_unknown_routes_cannot_be_a_name(tmp_path: Path) -> None:
         load(file, SECRETS, persist_secrets=False)
 
 
-def test_routes_of_a_broken_upstream_are_not_blamed(tmp_path: Path) -> None:
+def test_routes_of_an_invalid_upstream_are_not_reported(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text("upstreams: {up: {}}\nroutes: [{name: a, upstream: up, match: {path: /}, price: {credits: 1}}]")
 

@@ -18,7 +18,7 @@ def load_with(data_dir: Path, environ: dict[str, str], *, persist_secrets: bool 
     return load(None, environ, overrides={"data_dir": str(data_dir)}, persist_secrets=persist_secrets)
 
 
-def test_embedded_stores_make_missing_secrets_once_and_keep_them(tmp_path: Path) -> None:
+def test_embedded_stores_generate_missing_secrets_once(tmp_path: Path) -> None:
     first = load_with(tmp_path / "new" / "dir", {})
     second = load_with(tmp_path / "new" / "dir", {})
 
@@ -28,14 +28,14 @@ def test_embedded_stores_make_missing_secrets_once_and_keep_them(tmp_path: Path)
     assert min(len(value) for value in values) >= 32
 
 
-def test_only_the_owner_can_read_the_secrets(tmp_path: Path) -> None:
+def test_secrets_file_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     load_with(tmp_path / "data", {})
 
     assert stat.S_IMODE((tmp_path / "data" / "secrets.json").stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
 
 
-def test_the_environment_outranks_kept_secrets_without_replacing_them(tmp_path: Path) -> None:
+def test_environment_outranks_stored_secrets_without_replacing_them(tmp_path: Path) -> None:
     kept = load_with(tmp_path, {}).secrets
 
     given = load_with(tmp_path, {"GATEWAY_ADMIN_TOKEN": "mine"}).secrets
@@ -45,7 +45,7 @@ def test_the_environment_outranks_kept_secrets_without_replacing_them(tmp_path: 
     assert load_with(tmp_path, {}).secrets == kept
 
 
-def test_one_given_one_kept_and_one_new_make_a_set(tmp_path: Path) -> None:
+def test_secrets_combine_given_stored_and_new_ones(tmp_path: Path) -> None:
     (tmp_path / "secrets.json").write_text('{"GATEWAY_ADMIN_TOKEN": "kept", "GATEWAY_JWT_SECRET": "kept too"}')
 
     found = load_with(tmp_path, {"GATEWAY_ADMIN_TOKEN": "mine"}).secrets
@@ -59,7 +59,7 @@ def test_one_given_one_kept_and_one_new_make_a_set(tmp_path: Path) -> None:
     }
 
 
-def test_given_secrets_are_not_written_down(tmp_path: Path) -> None:
+def test_given_secrets_are_not_stored(tmp_path: Path) -> None:
     load_with(tmp_path, {"GATEWAY_ADMIN_TOKEN": "mine"})
 
     assert set(json.loads((tmp_path / "secrets.json").read_text())) == {"GATEWAY_KEY_PEPPER", "GATEWAY_JWT_SECRET"}
@@ -102,13 +102,13 @@ def test_processes_that_start_together_agree_on_one_set(tmp_path: Path) -> None:
     assert answers[0] == answers[1] == answers[2]
 
 
-def test_looking_without_keeping_leaves_no_file(tmp_path: Path) -> None:
+def test_secrets_without_persist_leave_no_file(tmp_path: Path) -> None:
     load_with(tmp_path / "data", {}, persist_secrets=False)
 
     assert not (tmp_path / "data").exists()
 
 
-def test_a_broken_configuration_leaves_no_file(tmp_path: Path) -> None:
+def test_invalid_configuration_stores_no_secrets(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         load_with(tmp_path / "data", {"GATEWAY_UPSTREAMS__AI__RETRIES": "1"})
 
@@ -116,7 +116,7 @@ def test_a_broken_configuration_leaves_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"GATEWAY_ADMIN_TOKEN": 5}', '{"GATEWAY_ADMIN_TOKEN": ""}'])
-def test_a_damaged_file_is_an_error_and_never_made_anew(tmp_path: Path, content: str) -> None:
+def test_damaged_secrets_file_is_an_error_and_never_replaced(tmp_path: Path, content: str) -> None:
     file = tmp_path / "secrets.json"
     file.write_text(content)
 
@@ -126,7 +126,7 @@ def test_a_damaged_file_is_an_error_and_never_made_anew(tmp_path: Path, content:
     assert file.read_text() == content
 
 
-def test_a_data_dir_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_data_dir_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
     for data_dir in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nowhere")):
@@ -134,7 +134,7 @@ def test_a_data_dir_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path
             load_with(data_dir, {})
 
 
-def test_other_stores_need_each_secret_set_and_nothing_is_made(tmp_path: Path) -> None:
+def test_configured_stores_need_every_secret_and_generate_none(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_with(tmp_path / "data", {**PRODUCTION, "GATEWAY_JWT_SECRET": " "})
 
@@ -149,7 +149,7 @@ def test_payment_providers_are_optional(tmp_path: Path) -> None:
     assert {provider.webhook_secrets for provider in found.providers.values()} == {()}
 
 
-def test_a_comma_separates_webhook_secrets_during_rotation(tmp_path: Path) -> None:
+def test_comma_separates_webhook_secrets_during_rotation(tmp_path: Path) -> None:
     environ = {**SECRETS, "STRIPE_WEBHOOK_SECRET": "new, old", "LEMON_SQUEEZY_WEBHOOK_SECRET": "one"}
 
     found = load_with(tmp_path, environ).secrets
@@ -177,6 +177,6 @@ def test_peppers_have_versions_of_which_the_highest_is_current(
 
 
 @pytest.mark.parametrize("written", ["2:new,old", "1:one,1:two", "two,parts", ","])
-def test_peppers_whose_versions_cannot_be_told_are_refused(tmp_path: Path, written: str) -> None:
+def test_peppers_with_unclear_versions_are_refused(tmp_path: Path, written: str) -> None:
     with pytest.raises(ConfigError, match=r"GATEWAY_KEY_PEPPER: must give each secret a version"):
         load_with(tmp_path, {**SECRETS, "GATEWAY_KEY_PEPPER": written})

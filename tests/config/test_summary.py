@@ -9,7 +9,7 @@ from gateway.config import describe, load, warnings
 SECRETS = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
 
 
-def test_a_summary_names_what_is_served_and_no_secret(tmp_path: Path) -> None:
+def test_summary_names_what_is_served_and_no_secret(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text("""
 database: {url: "postgresql://user:hunter2@db:5432/x?password=hunter2"}
@@ -28,7 +28,7 @@ routes: [{name: chat, upstream: up, match: {path: /chat, methods: [POST]}, featu
     assert "warning" not in said
 
 
-def test_a_summary_names_the_servers_of_a_cluster_and_no_secret(tmp_path: Path) -> None:
+def test_summary_names_the_servers_of_a_cluster_and_no_secret(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text('redis: {url: "redis+cluster://u:hunter2@a:7000,b:7001"}')
 
@@ -38,7 +38,7 @@ def test_a_summary_names_the_servers_of_a_cluster_and_no_secret(tmp_path: Path) 
     assert "hunter2" not in said
 
 
-def test_what_is_probably_a_slip_is_a_warning(tmp_path: Path) -> None:
+def test_likely_mistake_is_a_warning(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text("""
 upstreams: {up: {targets: ["http://a:1"]}, idle: {targets: ["http://a:2"]}}
@@ -73,5 +73,5 @@ def test_prices_that_nobody_can_pay_are_a_warning(tmp_path: Path, environ: dict[
     assert len(found) == 1 + len(warned)  # and that there are no routes
 
 
-def test_no_routes_is_allowed_and_said() -> None:
+def test_configuration_without_routes_is_valid_with_a_warning() -> None:
     assert "every request is answered with 404" in describe(load(None, SECRETS))

@@ -1,4 +1,4 @@
-"""What gateway.yaml takes for a target is what the upstream client takes for one, and both read it alike."""
+"""gateway.yaml and the upstream client parse targets alike."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PARTS = (
 @example("http://a:80")
 @example("https://a:80/")
 @example("http://[::1]:9000")
-def test_both_take_and_refuse_the_same_and_read_it_alike(url: str) -> None:
+def test_target_parsers_of_config_and_upstream_agree(url: str) -> None:
     try:
         written = quantities.http_origin(url)
     except ValueError:
@@ -46,5 +46,5 @@ def test_both_take_and_refuse_the_same_and_read_it_alike(url: str) -> None:
         ("https://[0:0::1]:9", "https://[::1]:9"),
     ],
 )
-def test_a_target_has_one_spelling(written: str, spelt: str) -> None:
+def test_target_has_one_spelling(written: str, spelt: str) -> None:
     assert quantities.http_origin(written) == spelt

@@ -1,4 +1,4 @@
-"""Upstreams as gateway.yaml writes them: authorities of their own, and probes."""
+"""Upstreams of gateway.yaml: certificate authorities and probes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def loaded(tmp_path: Path, entry: str, environ: dict[str, str] | None = None) ->
     return load(file, SECRETS | (environ or {}), persist_secrets=False)
 
 
-def test_by_default_the_system_vouches_and_nothing_is_probed(tmp_path: Path) -> None:
+def test_upstream_by_default_trusts_the_system_and_probes_nothing(tmp_path: Path) -> None:
     (upstream,) = loaded(tmp_path, "targets: [https://a]").upstreams
 
     assert (upstream.ca_file, upstream.health) == (None, None)
 
 
-def test_a_ca_file_is_found_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ca_file_is_found_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ca.pem").write_bytes(Path(certifi.where()).read_bytes())
     monkeypatch.chdir(tmp_path)
     (upstream,) = loaded(tmp_path, "targets: [http://b, https://a], ca_file: ca.pem").upstreams
@@ -58,7 +58,7 @@ def test_probes_have_a_path_and_an_interval(tmp_path: Path) -> None:
         ("targets: [http://a], health: {path: /, intervall: 1s}", "upstreams.up.health.intervall", "unknown key"),
     ],
 )
-def test_a_mistake_says_where_it_is(
+def test_upstream_mistake_has_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str, key: str, message: str
 ) -> None:
     (tmp_path / "ca.pem").write_bytes(Path(certifi.where()).read_bytes())

@@ -5,7 +5,7 @@ import pytest
 from gateway.demo.analysis import Column, Term, UnreadableError, analyze_csv, analyze_text
 
 
-def test_a_text_is_counted_by_bytes_lines_words_and_terms() -> None:
+def test_text_is_counted_by_bytes_lines_words_and_terms() -> None:
     found = analyze_text("Der Fluß fließt.\nThe river's flow: the RIVER's flow!\n".encode())
 
     assert (found.kind, found.bytes, found.lines, found.words) == ("text", 55, 2, 9)
@@ -18,7 +18,7 @@ def test_terms_are_ranked_and_few() -> None:
     assert [term.count for term in found.top_terms] == list(range(20, 10, -1))
 
 
-def test_a_table_is_summed_up_by_column() -> None:
+def test_table_is_summed_up_by_column() -> None:
     found = analyze_csv(b'\xef\xbb\xbfname, price,qty\r\nant,1.5,1\r\n"bee, big",2.5,\r\ncat,,x\r\ndog\r\n')
 
     assert (found.kind, found.rows) == ("csv", 4)
@@ -30,13 +30,13 @@ def test_a_table_is_summed_up_by_column() -> None:
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-def test_the_delimiter_is_found_in_the_heading(delimiter: str) -> None:
+def test_delimiter_is_found_in_the_heading(delimiter: str) -> None:
     found = analyze_csv(f"a{delimiter}b\n1{delimiter}2\n".encode())
 
     assert [(column.name, column.mean) for column in found.columns] == [("a", 1.0), ("b", 2.0)]
 
 
-def test_numbers_beyond_all_measure_still_have_a_mean() -> None:
+def test_numbers_of_any_size_have_a_mean() -> None:
     found = analyze_csv(b"huge,infinite,word\n1e308,1e999,nan\n1.5e308,1,inf\n")
 
     assert found.columns[0].mean == 1.25e308
@@ -44,6 +44,6 @@ def test_numbers_beyond_all_measure_still_have_a_mean() -> None:
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"\n\n", b'a,b\n"open', b'a\n"b"c\n'])
-def test_what_is_no_table_is_unreadable(content: bytes) -> None:
+def test_malformed_table_is_unreadable(content: bytes) -> None:
     with pytest.raises(UnreadableError):
         analyze_csv(content)

@@ -25,13 +25,13 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         yield opened
 
 
-async def test_it_says_that_it_lives(client: httpx.AsyncClient) -> None:
+async def test_demo_answers_its_health_check(client: httpx.AsyncClient) -> None:
     answer = await client.get("/healthz")
 
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
-async def test_a_plain_body_is_analyzed_as_text(client: httpx.AsyncClient) -> None:
+async def test_plain_body_is_analyzed_as_text(client: httpx.AsyncClient) -> None:
     found = (await client.post("/v1/analyze", content="one two\ntwo")).json()
 
     assert (found["kind"], found["bytes"], found["lines"], found["words"]) == ("text", 11, 2, 3)
@@ -39,7 +39,7 @@ async def test_a_plain_body_is_analyzed_as_text(client: httpx.AsyncClient) -> No
     assert found["file_name"] is None
 
 
-async def test_a_csv_body_is_analyzed_as_a_table(client: httpx.AsyncClient) -> None:
+async def test_csv_body_is_analyzed_as_a_table(client: httpx.AsyncClient) -> None:
     headers = {"content-type": "text/csv; charset=utf-8", "x-file-name": "prices.txt"}
     found = (await client.post("/v1/analyze", content="a,b\n1,x\n3,\n", headers=headers)).json()
 
@@ -47,7 +47,7 @@ async def test_a_csv_body_is_analyzed_as_a_table(client: httpx.AsyncClient) -> N
     assert (found["columns"][0]["mean"], found["columns"][1]["missing"]) == (2.0, 1)
 
 
-async def test_a_form_is_analyzed_by_its_first_file(client: httpx.AsyncClient) -> None:
+async def test_form_is_analyzed_by_its_first_file(client: httpx.AsyncClient) -> None:
     files = {"file": ("prices.csv", b"a\n5\n"), "other": ("b.txt", b"nothing")}
     found = (await client.post("/v1/analyze", data={"note": "x"}, files=files)).json()
 
@@ -63,14 +63,14 @@ async def test_products_are_described_one_by_one(client: httpx.AsyncClient) -> N
     assert all(entry["name"] in entry["description"] for entry in found["descriptions"])
 
 
-async def test_a_chat_is_answered_with_its_usage(client: httpx.AsyncClient) -> None:
+async def test_chat_is_answered_with_its_usage(client: httpx.AsyncClient) -> None:
     found = (await client.post("/v1/chat/completions", json=HELLO)).json()
 
     assert found["object"] == "chat.completion"
     assert found["usage"]["total_tokens"] > 1
 
 
-async def test_a_streamed_chat_ends_with_usage_and_done(client: httpx.AsyncClient) -> None:
+async def test_streamed_chat_ends_with_usage_and_done(client: httpx.AsyncClient) -> None:
     answer = await client.post("/v1/chat/completions", json={**HELLO, "stream": True})
 
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -79,7 +79,7 @@ async def test_a_streamed_chat_ends_with_usage_and_done(client: httpx.AsyncClien
     assert json.loads(events[-3].removeprefix("data: "))["usage"]["prompt_tokens"] == 1
 
 
-async def test_events_leave_one_by_one_with_time_between() -> None:
+async def test_events_are_sent_one_by_one_with_time_between() -> None:
     loop = asyncio.get_running_loop()
     sent_at: list[float] = []
 
@@ -132,22 +132,20 @@ async def test_bad_input_is_a_400_in_the_shape_of_openais_errors(
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", "/v1/generate", 405)])
-async def test_what_is_not_served_is_said_in_json(
-    client: httpx.AsyncClient, method: str, path: str, status: int
-) -> None:
+async def test_unknown_path_is_an_error_in_json(client: httpx.AsyncClient, method: str, path: str, status: int) -> None:
     answer = await client.request(method, path)
 
     assert answer.status_code == status
     assert answer.json()["error"]["message"]
 
 
-async def test_a_body_beyond_the_limit_is_refused(client: httpx.AsyncClient) -> None:
+async def test_body_beyond_the_limit_is_refused(client: httpx.AsyncClient) -> None:
     answer = await client.post("/v1/analyze", content=b"a" * (32 * 2**20 + 1))
 
     assert answer.status_code == 413
 
 
-async def test_the_example_configuration_routes_only_what_the_demo_serves(client: httpx.AsyncClient) -> None:
+async def test_example_configuration_routes_only_what_the_demo_serves(client: httpx.AsyncClient) -> None:
     config = load(ROOT / "gateway.yaml", {}, persist_secrets=False)
 
     for route in config.routes:
@@ -155,7 +153,7 @@ async def test_the_example_configuration_routes_only_what_the_demo_serves(client
             assert (await client.request(method, route.path)).status_code not in (404, 405)
 
 
-def test_the_command_prints_where_it_listens_and_answers_there() -> None:
+def test_command_prints_where_it_listens_and_answers_there() -> None:
     command = [sys.executable, "-m", "gateway.demo", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         try:

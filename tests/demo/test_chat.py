@@ -28,7 +28,7 @@ def test_words_and_marks_are_tokens() -> None:
     assert chat.tokens_of("Hello there, you!") == ("Hello", " there", ",", " you", "!")
 
 
-def test_an_answer_counts_prompt_and_completion() -> None:
+def test_answer_counts_prompt_and_completion() -> None:
     answer = chat.as_json(chat.answer(chat.parse(HELLO), created=1))
 
     text = answer["choices"][0]["message"]["content"]
@@ -38,14 +38,14 @@ def test_an_answer_counts_prompt_and_completion() -> None:
     assert answer["usage"]["total_tokens"] == 5 + len(chat.tokens_of(text))
 
 
-def test_the_same_question_has_the_same_answer() -> None:
+def test_same_question_has_the_same_answer() -> None:
     first, second = (chat.answer(chat.parse(HELLO), created=1) for _ in range(2))
 
     assert first == second
     assert first.id != chat.answer(chat.parse({**HELLO, "model": "other"}), created=1).id
 
 
-def test_a_limit_cuts_the_answer_and_says_so() -> None:
+def test_token_limit_cuts_the_answer_and_is_the_finish_reason() -> None:
     answer = chat.as_json(chat.answer(chat.parse({**HELLO, "max_tokens": 3}), created=1))
 
     assert answer["choices"][0]["finish_reason"] == "length"
@@ -64,7 +64,7 @@ def test_streamed_tokens_joined_are_the_answer() -> None:
 
 
 @pytest.mark.parametrize("is_asked_for", [True, False])
-def test_the_usage_always_comes_and_is_null_before_only_if_asked_for(is_asked_for: bool) -> None:
+def test_stream_ends_with_usage_and_has_null_before_on_request_only(is_asked_for: bool) -> None:
     *chunks, usage, _ = events({**HELLO, "stream_options": {"include_usage": is_asked_for}})
 
     assert usage["usage"]["total_tokens"] > 0
@@ -72,7 +72,7 @@ def test_the_usage_always_comes_and_is_null_before_only_if_asked_for(is_asked_fo
     assert not any(chunk.get("usage") for chunk in chunks)
 
 
-def test_a_chat_without_a_question_is_answered_too() -> None:
+def test_chat_without_a_question_is_answered_too() -> None:
     asked = chat.parse({"model": "m", "messages": [{"role": "system", "content": None}]})
 
     assert "not asked anything" in "".join(chat.answer(asked, created=1).tokens)
@@ -104,7 +104,7 @@ def test_content_may_come_in_parts() -> None:
         ({"max_completion_tokens": "9"}, "max_completion_tokens"),
     ],
 )
-def test_a_wrong_field_is_named(change: dict[str, Any], param: str) -> None:
+def test_wrong_field_is_named(change: dict[str, Any], param: str) -> None:
     with pytest.raises(chat.InvalidChatError) as caught:
         chat.parse({**HELLO, **change})
 

@@ -13,13 +13,13 @@ from gateway.demo.descriptions import (
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_a_description_names_all_that_is_known_of_a_product(language: str) -> None:
+def test_description_names_every_known_fact_of_a_product(language: str) -> None:
     said = describe(Product("{Lamp} 3000", "lights", ("a switch", "a bulb", "a cord")), language)
 
     assert all(part in said for part in ("{Lamp} 3000", "lights", "a switch, a bulb", "a cord"))
 
 
-def test_languages_differ() -> None:
+def test_languages_have_descriptions_of_their_own() -> None:
     assert len({describe(Product("Lamp"), language) for language in LANGUAGES}) == len(LANGUAGES)
 
 
@@ -43,14 +43,14 @@ def test_products_are_names_or_objects() -> None:
         ({"products": [{"name": "a", "features": "b"}]}, "products[0].features"),
     ],
 )
-def test_what_is_no_list_of_products_is_refused_by_field(body: object, param: str) -> None:
+def test_malformed_products_are_refused_by_field(body: object, param: str) -> None:
     with pytest.raises(InvalidProductsError) as caught:
         products_of(body)
 
     assert caught.value.param == param
 
 
-def test_an_unknown_language_is_refused_with_the_known_ones() -> None:
+def test_unknown_language_is_refused_with_the_known_ones() -> None:
     assert language_of({}) == "en"
     with pytest.raises(InvalidProductsError, match="en, de, fr, es, it"):
         language_of({"language_code": "tlh"})

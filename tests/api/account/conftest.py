@@ -1,4 +1,4 @@
-"""The account API as its customers see it, on stores of this package's own."""
+"""The account API on stores of this package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Registering, logging in, staying logged in, logging out."""
+"""Registration, login, refresh, logout."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def new_email() -> str:
     return f"{uuid4().hex}@example.com"
 
 
-async def test_who_registers_can_log_in_and_is_shown_as_registered(account_api: AccountApi) -> None:
+async def test_registered_user_can_log_in_and_sees_the_profile(account_api: AccountApi) -> None:
     given = {"email": new_email(), "name": "Ada", "company": "Engines"}
     made = await account_api.call("/auth/register", given | {"password": PASSWORD}, status=201)
     assert made.items() >= {**given, "status": "active", "email_verified_at": None}.items()
@@ -34,7 +34,7 @@ async def test_who_registers_can_log_in_and_is_shown_as_registered(account_api: 
     assert await customer.get("/me") == made
 
 
-async def test_a_password_is_kept_as_argon2id_of_todays_terms_only(account_api: AccountApi) -> None:
+async def test_password_is_stored_only_as_argon2id_of_the_present_parameters(account_api: AccountApi) -> None:
     email = new_email()
     made = await account_api.call("/auth/register", {"email": email, "password": PASSWORD}, status=201)
     async with account_api.database.read() as connection:
@@ -42,7 +42,7 @@ async def test_a_password_is_kept_as_argon2id_of_todays_terms_only(account_api: 
     assert kept.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
 
 
-async def test_a_taken_address_is_a_conflict_in_any_case(account_api: AccountApi) -> None:
+async def test_taken_address_is_a_conflict_in_any_case(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     refused = await account_api.call(
         "/auth/register", {"email": customer.email.upper(), "password": PASSWORD}, status=409
@@ -55,19 +55,19 @@ async def test_a_taken_address_is_a_conflict_in_any_case(account_api: AccountApi
     ("field", "value"),
     [("email", "nobody"), ("password", "short"), ("password", "x" * 129), ("name", ""), ("role", "admin"), ("id", 1)],
 )
-async def test_a_bad_field_is_named(account_api: AccountApi, field: str, value: object) -> None:
+async def test_bad_field_is_named(account_api: AccountApi, field: str, value: object) -> None:
     given = {"email": new_email(), "password": PASSWORD, field: value}
     refused = await account_api.call("/auth/register", given, status=422)
     assert [each["field"] for each in refused["errors"]] == [field]
 
 
-async def test_the_address_is_no_password(account_api: AccountApi) -> None:
+async def test_password_that_is_the_address_is_refused(account_api: AccountApi) -> None:
     email = new_email()
     refused = await account_api.call("/auth/register", {"email": email, "password": email}, status=422)
     assert refused["errors"] == [{"field": "password", "message": "must not be the e-mail address"}]
 
 
-async def test_a_wrong_password_and_an_unknown_address_get_the_same_answer(account_api: AccountApi) -> None:
+async def test_wrong_password_and_an_unknown_address_get_the_same_answer(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     wrong = await _login(account_api.new_client(), customer.email, "wrong password")
     unknown = await _login(account_api.new_client(), new_email(), "wrong password")
@@ -79,7 +79,7 @@ async def test_a_wrong_password_and_an_unknown_address_get_the_same_answer(accou
     assert _without_id(wrong) == _without_id(unknown) == _without_id(passwordless)
 
 
-async def test_a_suspended_account_cannot_log_in_refresh_or_act(account_api: AccountApi) -> None:
+async def test_suspended_account_cannot_log_in_refresh_or_act(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     async with account_api.database.transaction() as connection:
         await users.suspend(connection, customer.id)
@@ -92,7 +92,7 @@ async def test_a_suspended_account_cannot_log_in_refresh_or_act(account_api: Acc
     assert (await _login(account_api.new_client(), customer.email, "wrong")).status_code == 401
 
 
-async def test_a_refresh_token_gives_the_next_pair_once(account_api: AccountApi) -> None:
+async def test_refresh_token_gives_the_next_pair_once(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     first = customer.tokens["refresh_token"]
     second = (await _refresh(account_api, first)).json()
@@ -101,7 +101,7 @@ async def test_a_refresh_token_gives_the_next_pair_once(account_api: AccountApi)
     assert response.json()["id"] == str(customer.id)
 
 
-async def test_a_refresh_token_that_comes_twice_ends_the_whole_session(account_api: AccountApi) -> None:
+async def test_refresh_token_sent_twice_ends_the_session(account_api: AccountApi) -> None:
     customer, other = await account_api.customer(), await account_api.customer()
     first = customer.tokens["refresh_token"]
     second = (await _refresh(account_api, first)).json()["refresh_token"]
@@ -114,7 +114,7 @@ async def test_a_refresh_token_that_comes_twice_ends_the_whole_session(account_a
     assert (await _refresh(account_api, other.tokens["refresh_token"])).status_code == 200
 
 
-async def test_of_two_that_come_with_one_token_at_once_one_at_most_goes_on(account_api: AccountApi) -> None:
+async def test_refresh_token_sent_twice_at_once_is_good_at_most_once(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     responses = await asyncio.gather(*(_refresh(account_api, customer.tokens["refresh_token"]) for _ in range(8)))
     assert sorted(response.status_code for response in responses) == [200] + [401] * 7
@@ -122,7 +122,7 @@ async def test_of_two_that_come_with_one_token_at_once_one_at_most_goes_on(accou
     assert (await _refresh(account_api, good["refresh_token"])).status_code == 401
 
 
-async def test_no_refresh_token_stands_in_the_database(account_api: AccountApi) -> None:
+async def test_refresh_token_is_not_in_the_database(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     async with account_api.database.read() as connection:
         rows = (await connection.execute(text("SELECT row_to_json(t)::text FROM refresh_tokens t"))).scalars().all()
@@ -132,7 +132,7 @@ async def test_no_refresh_token_stands_in_the_database(account_api: AccountApi) 
     assert not any(raw in row or hexed in row for row in rows)
 
 
-async def test_an_expired_session_neither_refreshes_nor_acts(account_api: AccountApi) -> None:
+async def test_expired_session_neither_refreshes_nor_acts(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     async with account_api.database.transaction() as connection:
         past = text("UPDATE sessions SET expires_at = now() WHERE user_id = :id")
@@ -142,7 +142,7 @@ async def test_an_expired_session_neither_refreshes_nor_acts(account_api: Accoun
 
 
 @pytest.mark.parametrize("by", ["refresh token", "access token"])
-async def test_a_logout_ends_this_session_at_once_and_no_other(account_api: AccountApi, by: str) -> None:
+async def test_logout_ends_this_session_at_once_and_no_other(account_api: AccountApi, by: str) -> None:
     customer = await account_api.customer()
     other = await account_api.log_in(customer.email)
     if by == "refresh token":
@@ -155,12 +155,12 @@ async def test_a_logout_ends_this_session_at_once_and_no_other(account_api: Acco
     assert (await other.client.get("/me")).status_code == 200
 
 
-async def test_a_logout_of_nothing_is_refused(account_api: AccountApi) -> None:
+async def test_logout_without_a_session_is_refused(account_api: AccountApi) -> None:
     await account_api.call("/auth/logout", {"refresh_token": "gwr_none"}, status=401)
     assert (await account_api.client.post("/auth/logout")).status_code == 401
 
 
-async def test_an_access_token_says_who_for_whom_and_until_when(account_api: AccountApi) -> None:
+async def test_access_token_names_issuer_audience_subject_and_expiry(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     claims = jwt.decode(customer.tokens["access_token"], options={"verify_signature": False})
     assert claims["sub"] == str(customer.id)
@@ -194,7 +194,7 @@ FORGERIES: dict[str, dict[str, Any]] = {
 # The forger signs by an algorithm that wants a longer key.
 @pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
 @pytest.mark.parametrize("forgery", FORGERIES)
-async def test_a_forged_access_token_opens_nothing(account_api: AccountApi, forgery: str) -> None:
+async def test_forged_access_token_is_refused(account_api: AccountApi, forgery: str) -> None:
     customer = await account_api.customer()
     changes = dict(FORGERIES[forgery])
     algorithm, key = changes.pop("algorithm", "HS256"), changes.pop("key", derive(SECRET, Purpose.ACCESS))
@@ -206,7 +206,7 @@ async def test_a_forged_access_token_opens_nothing(account_api: AccountApi, forg
     assert response.headers["www-authenticate"] == "Bearer"
 
 
-async def test_the_forger_would_succeed_with_the_true_claims(account_api: AccountApi) -> None:
+async def test_forged_token_differs_from_a_valid_one_in_its_forgery_only(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     claims = jwt.decode(customer.tokens["access_token"], options={"verify_signature": False})
     token = jwt.encode(claims, derive(SECRET, Purpose.ACCESS), algorithm="HS256")
@@ -214,7 +214,7 @@ async def test_the_forger_would_succeed_with_the_true_claims(account_api: Accoun
 
 
 @pytest.mark.parametrize("sent", [None, "Bearer", "Bearer x", "Basic eDp5", "Bearer a.b.c", "Bearer \u00e9"])
-async def test_what_is_no_token_is_told_what_to_send(account_api: AccountApi, sent: str | None) -> None:
+async def test_request_without_a_token_learns_what_to_send(account_api: AccountApi, sent: str | None) -> None:
     headers = {} if sent is None else {b"authorization": sent.encode("latin-1")}
     response = await account_api.client.get("/me", headers=headers)
     assert response.status_code == 401

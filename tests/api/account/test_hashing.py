@@ -1,4 +1,4 @@
-"""Passwords are hashed beside the event loop, a bounded number of them, in the same time for everyone."""
+"""Passwords are hashed in a thread, a limited number at a time, in the same time for every account."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.api.errors import Busy
 from tests.api.account.conftest import HASH, PASSWORD
 
 
-async def test_the_loop_runs_on_while_passwords_are_hashed() -> None:
+async def test_event_loop_runs_on_while_passwords_are_hashed() -> None:
     hasher = PasswordHasher()
     hashing = asyncio.gather(*(hasher.hash(PASSWORD) for _ in range(3)))
     turns = 0
@@ -26,7 +26,7 @@ async def test_the_loop_runs_on_while_passwords_are_hashed() -> None:
     hasher.close()
 
 
-async def test_who_comes_while_too_many_wait_is_told_so_at_once() -> None:
+async def test_hash_beyond_the_queue_is_refused_at_once() -> None:
     hasher = PasswordHasher()
     waiting = [asyncio.create_task(hasher.verify(PASSWORD, HASH)) for _ in range(MAX_WAITING)]
     await asyncio.sleep(0)
@@ -41,7 +41,7 @@ async def test_who_comes_while_too_many_wait_is_told_so_at_once() -> None:
     await asyncio.wait(waiting)
 
 
-async def test_a_password_is_the_same_however_it_was_typed() -> None:
+async def test_password_is_the_same_in_any_unicode_composition() -> None:
     hasher = PasswordHasher()
     composed = await hasher.hash("caf\u00e9 au lait")
     assert (await hasher.verify("cafe\u0301 au lait", composed))[0]
@@ -49,7 +49,7 @@ async def test_a_password_is_the_same_however_it_was_typed() -> None:
     hasher.close()
 
 
-async def test_a_weaker_hash_is_made_anew() -> None:
+async def test_weaker_hash_is_replaced() -> None:
     hasher = PasswordHasher()
     assert (await hasher.verify(PASSWORD, HASH)) == (True, None)
     weak = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
@@ -60,7 +60,7 @@ async def test_a_weaker_hash_is_made_anew() -> None:
     hasher.close()
 
 
-async def test_an_unknown_address_takes_as_long_as_a_wrong_password() -> None:
+async def test_unknown_address_takes_as_long_as_a_wrong_password() -> None:
     hasher = PasswordHasher()
     took: dict[str | None, list[float]] = {HASH: [], None: []}
     for _ in range(7):

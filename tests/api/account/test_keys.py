@@ -1,4 +1,4 @@
-"""One's own keys, and nobody else's."""
+"""API keys of the caller."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.clock import now
 from tests.api.account.conftest import AccountApi
 
 
-async def test_a_key_is_shown_once_and_listed_without_its_secret(account_api: AccountApi) -> None:
+async def test_key_is_shown_once_and_listed_without_its_secret(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     body = {
         "name": "production",
@@ -30,7 +30,7 @@ async def test_a_key_is_shown_once_and_listed_without_its_secret(account_api: Ac
     assert await customer.get(f"/me/keys/{made['id']}") == made
 
 
-async def test_a_key_is_changed_and_disabled(account_api: AccountApi) -> None:
+async def test_key_is_changed_and_disabled(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     made = await customer.post("/me/keys", {}, status=201)
     changes = {"status": "disabled", "credit_cap": 5, "allowed_ips": ["192.0.2.1/32"]}
@@ -39,7 +39,7 @@ async def test_a_key_is_changed_and_disabled(account_api: AccountApi) -> None:
 
 
 @pytest.mark.parametrize("by", ["POST revoke", "DELETE"])
-async def test_a_revoked_key_opens_nothing_and_stays_revoked(account_api: AccountApi, by: str) -> None:
+async def test_revoked_key_is_refused_and_stays_revoked(account_api: AccountApi, by: str) -> None:
     customer = await account_api.customer()
     made = await customer.post("/me/keys", {}, status=201)
     for _ in range(2):
@@ -52,7 +52,7 @@ async def test_a_revoked_key_opens_nothing_and_stays_revoked(account_api: Accoun
     await customer.post(f"/me/keys/{made['id']}/rotate", status=409)
 
 
-async def test_a_replaced_key_goes_on_for_its_grace(account_api: AccountApi) -> None:
+async def test_replaced_key_works_for_its_grace(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     old = await customer.post("/me/keys", {"name": "a", "credit_cap": 9}, status=201)
     new = await customer.post(f"/me/keys/{old['id']}/rotate", {"grace_seconds": 60}, status=201)
@@ -63,7 +63,7 @@ async def test_a_replaced_key_goes_on_for_its_grace(account_api: AccountApi) -> 
     assert await _limits(account_api, last["key"]) == (200, None)
 
 
-async def test_anothers_key_is_no_key(account_api: AccountApi) -> None:
+async def test_key_of_another_user_is_not_found(account_api: AccountApi) -> None:
     owner, other = await account_api.customer(), await account_api.customer()
     made = await owner.post("/me/keys", {}, status=201)
     nobodys = str(uuid4())
@@ -85,17 +85,17 @@ async def test_anothers_key_is_no_key(account_api: AccountApi) -> None:
     ("secret", "code"),
     [("gw_live_short", "invalid_key"), ("gw_live_" + "a" * 36, "invalid_key"), ("other", "invalid_key")],
 )
-async def test_what_is_no_key_opens_nothing(account_api: AccountApi, secret: str, code: str) -> None:
+async def test_malformed_key_is_refused(account_api: AccountApi, secret: str, code: str) -> None:
     assert await _limits(account_api, secret) == (401, code)
 
 
-async def test_a_key_is_good_from_its_addresses_only(account_api: AccountApi) -> None:
+async def test_key_is_refused_from_other_addresses_than_its_own(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     made = await customer.post("/me/keys", {"allowed_ips": ["203.0.113.0/24"]}, status=201)
     assert await _limits(account_api, made["key"]) == (403, "ip_not_allowed")
 
 
-async def test_a_key_opens_usage_and_limits_and_nothing_else(account_api: AccountApi) -> None:
+async def test_key_reads_usage_and_limits_only(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     key = (await customer.post("/me/keys", {}, status=201))["key"]
     for headers in ({"x-api-key": key}, {"authorization": f"Bearer {key}"}):

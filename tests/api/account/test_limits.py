@@ -1,4 +1,4 @@
-"""What is left, and what a call would cost: looked at and left alone."""
+"""Limits and quotes read the state of an account and change nothing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def subscriber(account_api: AccountApi) -> Customer:
     return customer
 
 
-async def test_an_account_at_rest_has_all_of_its_plan(subscriber: Customer) -> None:
+async def test_account_without_calls_has_the_whole_plan(subscriber: Customer) -> None:
     left = await subscriber.get("/me/limits")
     assert [(each["name"], each["limit"], each["remaining"]) for each in left["limits"]] == [
         ("minute", 5, 5),
@@ -54,13 +54,13 @@ async def test_an_account_at_rest_has_all_of_its_plan(subscriber: Customer) -> N
     assert left["subscription_status"] == "active"
 
 
-async def test_an_account_without_a_subscription_has_no_limits_and_no_plan(account_api: AccountApi) -> None:
+async def test_account_without_a_subscription_has_no_limits_and_no_plan(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     left = await customer.get("/me/limits")
     assert (left["plan"], left["limits"], left["credits"]["remaining"]) == (None, [], 0)
 
 
-async def test_a_call_under_way_is_seen_by_limits_at_once(account_api: AccountApi, subscriber: Customer) -> None:
+async def test_call_under_way_is_seen_by_limits_at_once(account_api: AccountApi, subscriber: Customer) -> None:
     await _admitted(account_api, subscriber, amount=3)
     left = await subscriber.get("/me/limits")
     assert [each["remaining"] for each in left["limits"]] == [4, 49]
@@ -79,7 +79,7 @@ async def test_a_call_under_way_is_seen_by_limits_at_once(account_api: AccountAp
         ({"route": "generate"}, 2, "2 credits per item x 1 item"),
     ],
 )
-async def test_a_quote_says_what_a_call_would_cost(
+async def test_quote_is_the_cost_of_the_call(
     subscriber: Customer, asked: dict[str, Any], credits: int, price: str
 ) -> None:
     quoted = await subscriber.post("/me/quote", asked)
@@ -94,14 +94,14 @@ async def test_a_quote_says_what_a_call_would_cost(
         ({"route": "analyze", "body_bytes": 1001}, "payload_too_large", 413),
     ],
 )
-async def test_a_quote_says_which_refusal_a_call_would_meet(
+async def test_quote_names_the_refusal_of_the_call(
     subscriber: Customer, asked: dict[str, Any], code: str | None, status: int | None
 ) -> None:
     quoted = await subscriber.post("/me/quote", asked)
     assert (quoted["admitted"], quoted["code"], quoted["status"]) == (code is None, code, status)
 
 
-async def test_a_quote_knows_what_was_spent_and_changes_nothing(account_api: AccountApi, subscriber: Customer) -> None:
+async def test_quote_knows_what_was_spent_and_changes_nothing(account_api: AccountApi, subscriber: Customer) -> None:
     await _admitted(account_api, subscriber, amount=5)
     before = await subscriber.get("/me/limits")
     for _ in range(10):
@@ -114,7 +114,7 @@ async def test_a_quote_knows_what_was_spent_and_changes_nothing(account_api: Acc
     assert after == before
 
 
-async def test_a_quote_of_a_key_minds_its_permissions_and_its_state(subscriber: Customer) -> None:
+async def test_quote_of_a_key_respects_its_permissions_and_status(subscriber: Customer) -> None:
     key = await subscriber.post("/me/keys", {"allowed_ips": ["203.0.113.9/32"]}, status=201)
     asked = {"route": "analyze", "key_id": key["id"]}
     assert (await subscriber.post("/me/quote", asked))["code"] == "ip_not_allowed"
@@ -122,7 +122,7 @@ async def test_a_quote_of_a_key_minds_its_permissions_and_its_state(subscriber: 
     assert (await subscriber.post("/me/quote", asked))["code"] == "key_revoked"
 
 
-async def test_a_quote_of_a_key_minds_what_its_cap_leaves(account_api: AccountApi, subscriber: Customer) -> None:
+async def test_quote_of_a_key_respects_its_credit_cap(account_api: AccountApi, subscriber: Customer) -> None:
     key = await subscriber.post("/me/keys", {"credit_cap": 5}, status=201)
     asked = {"route": "generate", "units": 2, "key_id": key["id"]}
     await _spent(account_api, subscriber, key["id"], 1)
@@ -137,9 +137,7 @@ async def test_a_quote_of_a_key_minds_what_its_cap_leaves(account_api: AccountAp
     assert (by_account["admitted"], by_account["key_credits_left"]) == (True, None)
 
 
-async def test_limits_say_what_the_cap_leaves_to_the_key_that_asks(
-    account_api: AccountApi, subscriber: Customer
-) -> None:
+async def test_limits_show_the_credits_left_to_the_key(account_api: AccountApi, subscriber: Customer) -> None:
     key = await subscriber.post("/me/keys", {"credit_cap": 5}, status=201)
     await _admitted(account_api, subscriber, amount=3, key_id=key["id"])
     async with account_api.new_client() as program:
@@ -148,12 +146,12 @@ async def test_limits_say_what_the_cap_leaves_to_the_key_that_asks(
     assert (await subscriber.get("/me/limits"))["credits"]["key_credits_left"] is None
 
 
-async def test_a_quote_of_nothing_that_is_served_is_not_found(subscriber: Customer) -> None:
+async def test_quote_of_an_unknown_route_is_not_found(subscriber: Customer) -> None:
     refused = await subscriber.post("/me/quote", {"route": "nope"}, status=404)
     assert refused["detail"] == "There is no route nope."
 
 
-async def test_a_body_that_cannot_be_counted_is_named(subscriber: Customer) -> None:
+async def test_body_that_cannot_be_counted_is_a_named_error(subscriber: Customer) -> None:
     refused = await subscriber.post("/me/quote", {"route": "generate", "body": {"items": []}}, status=422)
     assert [each["field"] for each in refused["errors"]] == ["body"]
 

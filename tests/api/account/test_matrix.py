@@ -1,4 +1,4 @@
-"""Of all that the account API publishes, a customer reaches what is theirs, a stranger what is open, and no more."""
+"""Over every operation of the account API: a user reaches their own resources, anybody the open ones."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ async def ada(account_api: AccountApi) -> Owner:
     return Owner(ada, {name: str(each) for name, each in ids.items()})
 
 
-async def test_strangers_are_told_nothing_but_that_they_are_strangers(account_api: AccountApi) -> None:
+async def test_request_without_credentials_is_unauthorized_everywhere(account_api: AccountApi) -> None:
     """Before anything they sent is looked at."""
     operations = await closed(account_api)
     assert len(operations) > 30
@@ -109,7 +109,7 @@ async def test_strangers_are_told_nothing_but_that_they_are_strangers(account_ap
                     assert response.headers["www-authenticate"] == "Bearer"
 
 
-async def test_what_is_open_is_so_for_a_reason(account_api: AccountApi) -> None:
+async def test_open_operations_are_those_listed_here(account_api: AccountApi) -> None:
     document = (await account_api.client.get("/openapi.json")).json()
     required = {(method, path) for method, path, _ in await closed(account_api)}
     for path, methods in document["paths"].items():
@@ -118,7 +118,7 @@ async def test_what_is_open_is_so_for_a_reason(account_api: AccountApi) -> None:
             assert not is_open or path.startswith(("/auth/", "/webhooks/")) or path == "/plans", path
 
 
-async def test_what_belongs_to_another_is_not_there(account_api: AccountApi, ada: Owner) -> None:
+async def test_resource_of_another_user_is_not_found(account_api: AccountApi, ada: Owner) -> None:
     bob = await account_api.customer()
     operations = await closed(account_api)
     before = await ada.sees(operations)
@@ -140,7 +140,7 @@ async def test_what_belongs_to_another_is_not_there(account_api: AccountApi, ada
     assert await ada.sees(operations) == before
 
 
-async def test_no_list_shows_what_is_anothers(account_api: AccountApi, ada: Owner) -> None:
+async def test_list_shows_nothing_of_another_user(account_api: AccountApi, ada: Owner) -> None:
     bob = await account_api.customer()
     theirs = [*ada.ids.values(), str(ada.customer.id), ada.customer.email, "Ada's own"]
     listed = 0
@@ -153,7 +153,7 @@ async def test_no_list_shows_what_is_anothers(account_api: AccountApi, ada: Owne
     await bob.post("/me/quote", {"route": "generate", "key_id": ada.ids["key_id"]}, status=404)
 
 
-async def test_an_api_key_reads_its_own_usage_and_limits_and_nothing_else(account_api: AccountApi, ada: Owner) -> None:
+async def test_api_key_reads_its_own_usage_and_limits_only(account_api: AccountApi, ada: Owner) -> None:
     key = (await ada.customer.post("/me/keys", status=201, body={}))["key"]
     for headers in ({"authorization": f"Bearer {key}"}, {"x-api-key": key}):
         async with account_api.new_client() as program:

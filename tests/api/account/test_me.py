@@ -1,4 +1,4 @@
-"""One's own account: shown, changed, deleted."""
+"""Profile, password and deletion of the caller."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.api.account.conftest import PASSWORD, AccountApi
 NEW = "another horse, another battery"
 
 
-async def test_a_profile_is_changed_in_the_fields_given_and_noted(account_api: AccountApi) -> None:
+async def test_profile_changes_in_the_given_fields_and_is_audited(account_api: AccountApi) -> None:
     customer = await account_api.customer(name="Ada", company="Engines")
     before = await customer.get("/me")
     after = await customer.call("PATCH", "/me", json={"name": "Countess", "time_zone": "Europe/London"})
@@ -30,13 +30,13 @@ async def test_a_profile_is_changed_in_the_fields_given_and_noted(account_api: A
 
 
 @pytest.mark.parametrize("field", ["role", "status", "email_verified_at", "credits", "id", "metadata"])
-async def test_nobody_grants_themselves_what_is_not_theirs_to_change(account_api: AccountApi, field: str) -> None:
+async def test_profile_refuses_fields_of_the_operator(account_api: AccountApi, field: str) -> None:
     customer = await account_api.customer()
     refused = await customer.call("PATCH", "/me", json={field: "admin"}, status=422)
     assert refused["errors"] == [{"field": field, "message": "no such field"}]
 
 
-async def test_a_new_address_takes_the_password_and_is_unverified(account_api: AccountApi) -> None:
+async def test_new_address_needs_the_password_and_is_unverified(account_api: AccountApi) -> None:
     customer = await account_api.customer(email_verified_at=now())
     email = f"{uuid4().hex}@example.com"
     for body in ({"email": email}, {"email": email, "password": "guess"}):
@@ -47,12 +47,12 @@ async def test_a_new_address_takes_the_password_and_is_unverified(account_api: A
     assert "account.verify_email" in await account_api.notifications_of(customer.id)
 
 
-async def test_a_taken_address_is_a_conflict(account_api: AccountApi) -> None:
+async def test_taken_address_is_a_conflict(account_api: AccountApi) -> None:
     customer, other = await account_api.customer(), await account_api.customer()
     await customer.call("PATCH", "/me", json={"email": other.email.upper(), "password": PASSWORD}, status=409)
 
 
-async def test_a_changed_password_ends_the_other_sessions_and_not_this_one(account_api: AccountApi) -> None:
+async def test_changed_password_ends_the_other_sessions_and_not_this_one(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     other = await account_api.log_in(customer.email)
     change = {"current_password": PASSWORD, "new_password": NEW}
@@ -64,14 +64,14 @@ async def test_a_changed_password_ends_the_other_sessions_and_not_this_one(accou
     assert "account.password_changed" in await account_api.notifications_of(customer.id)
 
 
-async def test_a_password_is_changed_by_who_knows_it(account_api: AccountApi) -> None:
+async def test_password_change_needs_the_present_password(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     change = {"current_password": "guess", "new_password": NEW}
     refused = await customer.post("/me/password", change, status=422)
     assert refused["errors"] == [{"field": "current_password", "message": "is not your password"}]
 
 
-async def test_a_deleted_account_leaves_no_personal_data_and_opens_nothing(account_api: AccountApi) -> None:
+async def test_deleted_account_has_no_personal_data_and_no_access(account_api: AccountApi) -> None:
     customer = await account_api.customer(name="Ada Lovelace", company="Engines")
     await customer.call("PATCH", "/me", json={"company": "Analytical"})  # which the audit log has
     key = await customer.post("/me/keys", {"name": "Ada's laptop", "allowed_ips": ["192.0.2.213"]}, status=201)
@@ -87,13 +87,13 @@ async def test_a_deleted_account_leaves_no_personal_data_and_opens_nothing(accou
     assert await _mentions(account_api, customer.email, "Lovelace", "Analytical", "Ada's laptop", "192.0.2.213") == []
 
 
-async def test_the_address_of_a_deleted_account_is_free_again(account_api: AccountApi) -> None:
+async def test_address_of_a_deleted_account_is_free_again(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     await customer.call("DELETE", "/me", status=204)
     await account_api.call("/auth/register", {"email": customer.email, "password": PASSWORD}, status=201)
 
 
-async def test_a_deleted_account_has_no_subscription_and_keeps_its_books(account_api: AccountApi) -> None:
+async def test_deleted_account_has_no_subscription_and_keeps_its_ledger(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     async with account_api.database.transaction() as connection:
         plan = await plans.create(connection, PlanTerms(name=uuid4().hex, price=Decimal(0), credits_per_period=7))

@@ -51,7 +51,7 @@ async def _served(path: Path, places: dict[str, object]) -> AsyncIterator[str]:
         await server.drained()
 
 
-async def test_a_route_for_everything_leaves_the_account_api_its_paths(public: httpx.AsyncClient) -> None:
+async def test_catch_all_route_leaves_reserved_paths_to_the_account_api(public: httpx.AsyncClient) -> None:
     assert (await public.get("/openapi.json")).json()["info"]["title"] == "Gateway account API"
     assert (await public.get("/docs")).headers["content-type"].startswith("text/html")
     refused = (await public.get("/me/nothing")).json()
@@ -59,12 +59,12 @@ async def test_a_route_for_everything_leaves_the_account_api_its_paths(public: h
     assert (await public.get(refused["type"])).json()["code"] == "not_found"
 
 
-async def test_all_other_paths_are_the_proxys(public: httpx.AsyncClient) -> None:
+async def test_paths_not_reserved_are_the_proxys(public: httpx.AsyncClient) -> None:
     for path in ("/", "/v1/me", "/men", "/openapi.json5"):
         assert (await public.get(path)).json()["code"] == "missing_key"
 
 
-async def test_a_body_is_read_and_answered_through_the_listener(public: httpx.AsyncClient) -> None:
+async def test_body_is_read_and_answered_through_the_listener(public: httpx.AsyncClient) -> None:
     given = {"email": f"{uuid4().hex}@example.com", "password": "correct horse battery"}
     registered = await public.post("/auth/register", json=given, headers={"x-request-id": "mine"})
     assert (registered.status_code, registered.headers["x-request-id"]) == (201, "mine")
@@ -75,18 +75,18 @@ async def test_a_body_is_read_and_answered_through_the_listener(public: httpx.As
     assert me.headers["cache-control"] == "no-store"
 
 
-async def test_a_body_that_is_too_large_is_broken_off(public: httpx.AsyncClient) -> None:
+async def test_body_too_large_is_not_read_to_its_end(public: httpx.AsyncClient) -> None:
     refused = await public.post("/auth/login", content=_in_pieces(b" " * (2 * 1024 * 1024)))
     assert (refused.status_code, refused.json()["code"]) == (413, "payload_too_large")
 
 
-async def test_a_method_that_is_not_served_is_named(public: httpx.AsyncClient) -> None:
+async def test_method_that_is_not_served_is_named(public: httpx.AsyncClient) -> None:
     refused = await public.put("/me", json={})
     assert (refused.status_code, refused.headers["allow"]) == (405, "DELETE, GET, PATCH")
     assert (await public.head("/me")).status_code == 405
 
 
-async def test_a_client_that_waits_for_a_go_ahead_gets_it(public: httpx.AsyncClient) -> None:
+async def test_client_that_expects_100_continue_gets_it(public: httpx.AsyncClient) -> None:
     reader, writer = await asyncio.open_connection(public.base_url.host, public.base_url.port)
     head = "POST /auth/logout HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 2\r\n"
     writer.write(f"{head}content-type: application/json\r\n\r\n".encode())
@@ -97,7 +97,7 @@ async def test_a_client_that_waits_for_a_go_ahead_gets_it(public: httpx.AsyncCli
     writer.close()
 
 
-async def test_a_client_that_leaves_in_the_middle_harms_nobody(public: httpx.AsyncClient) -> None:
+async def test_disconnect_in_mid_request_affects_no_other_client(public: httpx.AsyncClient) -> None:
     _, writer = await asyncio.open_connection(public.base_url.host, public.base_url.port)
     writer.write(b"POST /auth/login HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{")
     await writer.drain()
@@ -105,7 +105,7 @@ async def test_a_client_that_leaves_in_the_middle_harms_nobody(public: httpx.Asy
     assert (await public.get("/openapi.json")).status_code == 200
 
 
-async def test_calls_stay_fast_while_many_log_in(public: httpx.AsyncClient) -> None:
+async def test_calls_stay_fast_during_many_logins(public: httpx.AsyncClient) -> None:
     """Refused ones, which show the loop's delay as well as any: 50 logins hash one after the other beside it."""
     body = {"email": "nobody@example.com", "password": "a guess"}
     before = [await _seconds(public) for _ in range(20)]

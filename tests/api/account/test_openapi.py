@@ -1,4 +1,4 @@
-"""The published document: exactly the routes there are, and who may call each."""
+"""The OpenAPI document of the account API: its routes and their security."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ OPEN = {"/plans", "/auth/register", "/auth/login", "/auth/refresh", "/auth/forgo
 }
 
 
-async def test_the_document_lists_exactly_the_routes_there_are(account_api: AccountApi) -> None:
+async def test_document_lists_exactly_the_routes(account_api: AccountApi) -> None:
     published = {(path, method.upper()) for path, method, _ in await _operations(account_api)}
     served = set(_served(_app(account_api)))
     assert published == served
     assert all(is_reserved(path.encode()) for path, _ in published)
 
 
-async def test_every_operation_but_the_open_ones_says_which_token_it_takes(account_api: AccountApi) -> None:
+async def test_operation_names_its_token_unless_it_is_open(account_api: AccountApi) -> None:
     unsecured = {path for path, _, operation in await _operations(account_api) if not operation.get("security")}
     assert unsecured <= OPEN
     by_key = {path for path, _, each in await _operations(account_api) if {"api_key": []} in each.get("security", [])}
     assert by_key == {"/me/usage", "/me/limits"}
 
 
-async def test_nobody_gets_further_than_the_document_says_without_a_token(account_api: AccountApi) -> None:
+async def test_operation_with_security_refuses_a_request_without_a_token(account_api: AccountApi) -> None:
     for path, method, operation in await _operations(account_api):
         if operation.get("security") and path != "/auth/logout":  # which takes a refresh token as well
             response = await account_api.client.request(method, path.replace("{", "").replace("}", ""), json={})

@@ -1,4 +1,4 @@
-"""What a mail proves, once, for a while, and to nobody who did not get it."""
+"""One-time tokens by e-mail work once, for a while, and for their purpose only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.api.account.conftest import PASSWORD, SECRET, AccountApi, Customer
 NEW = "another horse, another battery"
 
 
-async def test_a_mailed_token_verifies_the_address_once(account_api: AccountApi) -> None:
+async def test_mailed_token_verifies_the_address_once(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     await customer.post("/me/verify-email", status=202)
     token = await account_api.mailed_token(customer.id, Purpose.VERIFY_EMAIL)
@@ -24,7 +24,7 @@ async def test_a_mailed_token_verifies_the_address_once(account_api: AccountApi)
     await _refused(account_api, "/auth/verify-email", token)
 
 
-async def test_registering_asks_to_verify_the_address(account_api: AccountApi) -> None:
+async def test_registration_mails_a_verification(account_api: AccountApi) -> None:
     given = {"email": f"{uuid4().hex}@example.com", "password": PASSWORD}
     made = await account_api.call("/auth/register", given, status=201)
     # Notifications of one transaction have one time, so their order says nothing.
@@ -34,14 +34,14 @@ async def test_registering_asks_to_verify_the_address(account_api: AccountApi) -
     ]
 
 
-async def test_a_verified_address_is_not_mailed_again(account_api: AccountApi) -> None:
+async def test_verified_address_is_not_mailed_again(account_api: AccountApi) -> None:
     customer = await _verified(account_api)
     before = await account_api.notifications_of(customer.id)
     await customer.post("/me/verify-email", status=202)
     assert await account_api.notifications_of(customer.id) == before
 
 
-async def test_a_token_proves_the_address_it_was_sent_to_and_no_other(account_api: AccountApi) -> None:
+async def test_mailed_token_verifies_only_the_address_it_was_sent_to(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     await customer.post("/me/verify-email", status=202)
     token = await account_api.mailed_token(customer.id, Purpose.VERIFY_EMAIL)
@@ -50,7 +50,7 @@ async def test_a_token_proves_the_address_it_was_sent_to_and_no_other(account_ap
     await _refused(account_api, "/auth/verify-email", token)
 
 
-async def test_a_new_password_by_mail_ends_every_session(account_api: AccountApi) -> None:
+async def test_password_reset_ends_every_session(account_api: AccountApi) -> None:
     customer, other = await account_api.customer(), await account_api.customer()
     token = await _asked(account_api, customer)
     await account_api.call("/auth/reset-password", {"token": token, "password": NEW}, status=204)
@@ -63,21 +63,21 @@ async def test_a_new_password_by_mail_ends_every_session(account_api: AccountApi
     assert (await account_api.audited(customer.id))[-1] == "account.reset_password"
 
 
-async def test_a_reset_token_works_once_even_for_two_at_once(account_api: AccountApi) -> None:
+async def test_reset_token_works_once_even_for_two_at_once(account_api: AccountApi) -> None:
     token = await _asked(account_api, await account_api.customer())
     body = {"token": token, "password": NEW}
     responses = await asyncio.gather(*(account_api.client.post("/auth/reset-password", json=body) for _ in range(4)))
     assert sorted(response.status_code for response in responses) == [204, 422, 422, 422]
 
 
-async def test_a_newer_token_makes_the_older_one_void(account_api: AccountApi) -> None:
+async def test_newer_token_makes_the_older_one_void(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     older, newer = await _asked(account_api, customer), await _asked(account_api, customer)
     await _refused(account_api, "/auth/reset-password", older, password=NEW)
     await account_api.call("/auth/reset-password", {"token": newer, "password": NEW}, status=204)
 
 
-async def test_an_old_token_is_refused(account_api: AccountApi) -> None:
+async def test_old_token_is_refused(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     token = await _asked(account_api, customer)
     async with account_api.database.transaction() as connection:
@@ -86,7 +86,7 @@ async def test_an_old_token_is_refused(account_api: AccountApi) -> None:
     await _refused(account_api, "/auth/reset-password", token, password=NEW)
 
 
-async def test_what_is_stored_is_no_token(account_api: AccountApi) -> None:
+async def test_stored_token_id_is_no_token(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     token = await _asked(account_api, customer)
     async with account_api.database.read() as connection:
@@ -98,13 +98,13 @@ async def test_what_is_stored_is_no_token(account_api: AccountApi) -> None:
 
 
 @pytest.mark.parametrize("forged", ["x", "", "é", "A" * 43, "A" * 200])
-async def test_junk_is_no_token(account_api: AccountApi, forged: str) -> None:
+async def test_malformed_token_is_refused(account_api: AccountApi, forged: str) -> None:
     response = await account_api.client.post("/auth/verify-email", json={"token": forged})
     assert response.status_code == 422
     assert response.json()["errors"][0]["field"] == "token"
 
 
-async def test_a_token_of_one_purpose_serves_no_other(account_api: AccountApi) -> None:
+async def test_token_serves_its_purpose_only(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     token_id = await _token_id(account_api, customer)
     for_verifying = one_time(SECRET, Purpose.VERIFY_EMAIL, token_id)
@@ -115,7 +115,7 @@ async def test_a_token_of_one_purpose_serves_no_other(account_api: AccountApi) -
     )
 
 
-async def test_a_forgotten_password_gets_the_same_answer_for_known_and_unknown_addresses(
+async def test_forgotten_password_gets_the_same_response_for_any_address(
     account_api: AccountApi,
 ) -> None:
     customer = await account_api.customer()

@@ -1,4 +1,4 @@
-"""Customers see the plans on offer, subscribe to free ones by themselves, and end and keep what is theirs."""
+"""Customers see the plans on sale, subscribe to free ones, and cancel their own subscriptions."""
 
 from __future__ import annotations
 
@@ -40,9 +40,7 @@ async def balance(account_api: AccountApi, customer: Customer) -> int:
     return found.current_credits
 
 
-async def test_everyone_sees_the_plans_that_are_sold_and_nothing_internal(
-    account_api: AccountApi, free: StoredPlan
-) -> None:
+async def test_plans_on_sale_are_public_without_internal_fields(account_api: AccountApi, free: StoredPlan) -> None:
     gone = await a_plan(account_api, is_active=False, provider_ids={"stripe_price_id": f"price_{uuid4().hex}"})
     shown = {plan["id"]: plan for plan in (await account_api.client.get("/plans")).json()["data"]}
     assert gone.id not in shown
@@ -50,7 +48,7 @@ async def test_everyone_sees_the_plans_that_are_sold_and_nothing_internal(
     assert not {"stripe_price_id", "is_active", "sort_order", "version", "product_id"} & shown[free.id].keys()
 
 
-async def test_a_free_plan_is_active_at_once(account_api: AccountApi, ada: Customer, free: StoredPlan) -> None:
+async def test_free_plan_is_active_at_once(account_api: AccountApi, ada: Customer, free: StoredPlan) -> None:
     await ada.get("/subscriptions/me", status=404)
     begun = await ada.post(f"/subscriptions/{free.id}", status=201)
     assert begun.items() >= {"status": "active", "plan_id": free.id, "checkout_url": None}.items()
@@ -60,7 +58,7 @@ async def test_a_free_plan_is_active_at_once(account_api: AccountApi, ada: Custo
     assert "current subscription" in refused["detail"]
 
 
-async def test_a_paid_plan_needs_a_payment_provider(account_api: AccountApi, ada: Customer) -> None:
+async def test_paid_plan_needs_a_payment_provider(account_api: AccountApi, ada: Customer) -> None:
     paid = await a_plan(account_api, price=Decimal(5))
     refused = await ada.post(f"/subscriptions/{paid.id}", status=501)
     assert refused["code"] == "payments_not_configured"
@@ -68,7 +66,7 @@ async def test_a_paid_plan_needs_a_payment_provider(account_api: AccountApi, ada
     assert await balance(account_api, ada) == 0
 
 
-async def test_a_free_plan_cannot_be_changed_into_a_paid_one_for_nothing(
+async def test_change_from_a_free_to_a_paid_plan_needs_a_payment(
     account_api: AccountApi, ada: Customer, free: StoredPlan
 ) -> None:
     paid = await a_plan(account_api, price=Decimal(5), credits_per_period=1000)
@@ -80,7 +78,7 @@ async def test_a_free_plan_cannot_be_changed_into_a_paid_one_for_nothing(
     assert await balance(account_api, ada) == 10
 
 
-async def test_cancelling_and_starting_over_gives_no_second_credits(
+async def test_restart_within_a_period_gives_no_second_credits(
     account_api: AccountApi, ada: Customer, free: StoredPlan
 ) -> None:
     first = await ada.post(f"/subscriptions/{free.id}", status=201)
@@ -93,7 +91,7 @@ async def test_cancelling_and_starting_over_gives_no_second_credits(
     assert await balance(account_api, ada) == 10
 
 
-async def test_ending_waits_for_the_period_and_can_be_undone(ada: Customer, free: StoredPlan) -> None:
+async def test_cancellation_waits_for_the_period_and_can_be_undone(ada: Customer, free: StoredPlan) -> None:
     begun = await ada.post(f"/subscriptions/{free.id}", status=201)
     path = f"/subscriptions/{begun['id']}"
     ending = await ada.call("DELETE", path)
@@ -105,7 +103,7 @@ async def test_ending_waits_for_the_period_and_can_be_undone(ada: Customer, free
     assert (await ada.call("DELETE", path, status=409))["legal"] == []
 
 
-async def test_a_change_to_another_free_plan_comes_with_the_next_period(
+async def test_change_to_another_free_plan_comes_with_the_next_period(
     account_api: AccountApi, ada: Customer, free: StoredPlan
 ) -> None:
     other = await a_plan(account_api, credits_per_period=500)
@@ -115,7 +113,9 @@ async def test_a_change_to_another_free_plan_comes_with_the_next_period(
     assert await balance(account_api, ada) == 10
 
 
-async def test_what_is_anothers_does_not_exist(account_api: AccountApi, ada: Customer, free: StoredPlan) -> None:
+async def test_subscription_of_another_user_is_not_found(
+    account_api: AccountApi, ada: Customer, free: StoredPlan
+) -> None:
     theirs = await ada.post(f"/subscriptions/{free.id}", status=201)
     eve = await account_api.customer()
     for subscription_id in (theirs["id"], str(uuid4())):
@@ -126,24 +126,24 @@ async def test_what_is_anothers_does_not_exist(account_api: AccountApi, ada: Cus
     assert (await ada.get("/subscriptions/me"))["cancel_at_period_end"] is False
 
 
-async def test_plans_that_are_not_sold_do_not_exist(account_api: AccountApi, ada: Customer) -> None:
+async def test_plan_not_on_sale_is_not_found(account_api: AccountApi, ada: Customer) -> None:
     gone = await a_plan(account_api, is_active=False)
     for plan_id in (gone.id, "nope"):
         assert (await ada.post(f"/subscriptions/{plan_id}", status=404))["code"] == "not_found"
 
 
 @pytest.mark.parametrize("body", [{"quantity": 0}, {"quantity": "2"}, {"price": 0}, {"provider": "cash"}, []])
-async def test_an_order_that_is_not_understood_is_refused(ada: Customer, free: StoredPlan, body: Any) -> None:
+async def test_malformed_order_is_refused(ada: Customer, free: StoredPlan, body: Any) -> None:
     assert (await ada.post(f"/subscriptions/{free.id}", body, status=422))["code"] == "validation_failed"
     assert (await ada.get("/subscriptions/me", status=404))["code"] == "not_found"
 
 
-async def test_nobody_who_is_not_signed_in_subscribes(account_api: AccountApi, free: StoredPlan) -> None:
+async def test_subscribing_needs_a_session(account_api: AccountApi, free: StoredPlan) -> None:
     for method, path in (("POST", free.id), ("GET", "me"), ("DELETE", str(uuid4()))):
         assert (await account_api.client.request(method, f"/subscriptions/{path}")).status_code == 401
 
 
-async def test_an_order_that_was_never_paid_can_be_dropped(account_api: AccountApi, ada: Customer) -> None:
+async def test_unpaid_order_can_be_cancelled(account_api: AccountApi, ada: Customer) -> None:
     paid = await a_plan(account_api, price=Decimal(5))
     async with account_api.database.transaction() as connection:
         waiting = await lifecycle.await_payment(

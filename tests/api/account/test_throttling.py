@@ -1,4 +1,4 @@
-"""Guessing is slowed down by account, by address and for all together; an owner gets in all the same."""
+"""Guesses are throttled per account, per address and in total, and the owner still gets in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.api.account.conftest import PASSWORD, AccountApi
 BURST = throttling.LOGIN_OF_ACCOUNT.burst
 
 
-async def test_guessing_at_an_account_is_slowed_down_from_many_addresses_together(account_api: AccountApi) -> None:
+async def test_guesses_at_an_account_are_throttled_over_all_addresses(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     await _exhaust(account_api, customer.email)
     refused = await _login(account_api.new_client(), customer.email, PASSWORD)
@@ -24,13 +24,13 @@ async def test_guessing_at_an_account_is_slowed_down_from_many_addresses_togethe
     assert refused.json()["retry_after"] == int(refused.headers["retry-after"])
 
 
-async def test_an_unknown_account_is_slowed_down_the_same(account_api: AccountApi) -> None:
+async def test_unknown_account_is_throttled_alike(account_api: AccountApi) -> None:
     email = f"{uuid4().hex}@example.com"
     await _exhaust(account_api, email)
     assert (await _login(account_api.new_client(), email, "guess")).status_code == 429
 
 
-async def test_an_owner_logs_in_from_where_they_did_before_while_others_guess(account_api: AccountApi) -> None:
+async def test_owner_logs_in_from_a_known_address_during_guesses(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     home = account_api.new_client()
     assert (await _login(home, customer.email, PASSWORD)).status_code == 200
@@ -38,7 +38,7 @@ async def test_an_owner_logs_in_from_where_they_did_before_while_others_guess(ac
     assert (await _login(home, customer.email, PASSWORD)).status_code == 200
 
 
-async def test_an_address_is_slowed_down_over_many_accounts(account_api: AccountApi) -> None:
+async def test_address_is_throttled_over_all_accounts(account_api: AccountApi) -> None:
     guesser = account_api.new_client()
     await _take(account_api, "login-from", _address(guesser), throttling.LOGIN_FROM_ADDRESS.burst)
     customer = await account_api.customer()
@@ -46,14 +46,14 @@ async def test_an_address_is_slowed_down_over_many_accounts(account_api: Account
     assert (await _login(account_api.new_client(), customer.email, "guess")).status_code == 401
 
 
-async def test_logins_that_succeed_count_for_nothing(account_api: AccountApi) -> None:
+async def test_successful_logins_do_not_count(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     await _take(account_api, "login", customer.email, BURST - 1)
     responses = [await _login(account_api.new_client(), customer.email, PASSWORD) for _ in range(3)]
     assert {response.status_code for response in responses} == {200}
 
 
-async def test_of_many_guesses_at_once_no_more_pass_than_one_after_the_other(account_api: AccountApi) -> None:
+async def test_concurrent_guesses_pass_no_more_than_sequential_ones(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     await _take(account_api, "login", customer.email, BURST - 2)
     guesses = (_login(account_api.new_client(), customer.email, "guess") for _ in range(6))
@@ -61,7 +61,7 @@ async def test_of_many_guesses_at_once_no_more_pass_than_one_after_the_other(acc
     assert sorted(response.status_code for response in responses) == [401] * 2 + [429] * 4
 
 
-async def test_mails_to_one_account_are_bounded(account_api: AccountApi) -> None:
+async def test_mails_to_an_account_are_limited(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     body = {"email": customer.email}
     responses = [await account_api.new_client().post("/auth/forgot-password", json=body) for _ in range(6)]
@@ -71,7 +71,7 @@ async def test_mails_to_one_account_are_bounded(account_api: AccountApi) -> None
     ) == throttling.MAIL_TO_ACCOUNT.burst
 
 
-async def test_registrations_from_an_address_are_bounded(account_api: AccountApi) -> None:
+async def test_registrations_from_an_address_are_limited(account_api: AccountApi) -> None:
     crowd = account_api.new_client()
     await _take(account_api, "register-from", _address(crowd), throttling.REGISTRATION_FROM_ADDRESS.burst)
     given = {"email": f"{uuid4().hex}@example.com", "password": PASSWORD}
@@ -79,7 +79,7 @@ async def test_registrations_from_an_address_are_bounded(account_api: AccountApi
     assert (await account_api.new_client().post("/auth/register", json=given)).status_code == 201
 
 
-async def test_a_throttle_says_nothing_of_whom_it_slows_down(account_api: AccountApi) -> None:
+async def test_throttle_rows_reveal_no_account_and_no_address(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     await _login(account_api.client, customer.email, "guess")
     async with account_api.database.read() as connection:

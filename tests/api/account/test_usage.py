@@ -1,4 +1,4 @@
-"""What a customer used: receipts, sums, spreadsheets; theirs alone."""
+"""Usage of the caller: receipts, aggregates, CSV."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def caller(account_api: AccountApi) -> Customer:
     return customer
 
 
-async def test_each_call_comes_with_its_receipt(caller: Customer) -> None:
+async def test_call_has_its_receipt(caller: Customer) -> None:
     calls = (await caller.get("/me/usage"))["data"]
     assert [(call["endpoint"], call["credits_charged"], call["computed"]) for call in calls] == [
         ("gone", 4, "4 credits, as recorded"),
@@ -88,13 +88,13 @@ async def test_calls_are_summed_by_day_and_endpoint(caller: Customer) -> None:
         ({"limit": "501"}, "limit"),
     ],
 )
-async def test_what_cannot_be_asked_is_named(caller: Customer, params: dict[str, str], field: str) -> None:
+async def test_invalid_query_names_its_field(caller: Customer, params: dict[str, str], field: str) -> None:
     refused = await caller.get("/me/usage", status=422, **params)
     assert [each["field"] for each in refused["errors"]] == [field]
 
 
 @pytest.mark.parametrize("asked", [{"params": {"format": "csv"}}, {"headers": {"accept": "text/csv, */*;q=0.1"}}])
-async def test_a_spreadsheet_holds_all_calls_and_no_formulae(caller: Customer, asked: dict[str, Any]) -> None:
+async def test_csv_holds_all_calls_and_no_formulae(caller: Customer, asked: dict[str, Any]) -> None:
     response = await caller.client.get("/me/usage", **asked)
     assert response.headers["content-type"] == "text/csv; charset=utf-8"
     rows = list(csv.DictReader(io.StringIO(response.text)))
@@ -103,7 +103,7 @@ async def test_a_spreadsheet_holds_all_calls_and_no_formulae(caller: Customer, a
     assert rows[0]["tokens_used"] == ""
 
 
-async def test_a_spreadsheet_goes_on_past_any_page(account_api: AccountApi) -> None:
+async def test_csv_has_no_page_limit(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     lines = [a_line(customer.id, at=NOON + timedelta(seconds=number)) for number in range(1100)]
     async with account_api.database.transaction() as connection:
@@ -113,21 +113,21 @@ async def test_a_spreadsheet_goes_on_past_any_page(account_api: AccountApi) -> N
     assert len(rows) == len({row["request_id"] for row in rows}) == 1100
 
 
-async def test_sums_come_as_a_spreadsheet_too(caller: Customer) -> None:
+async def test_aggregates_come_as_csv_too(caller: Customer) -> None:
     asked = {"format": "csv", "group_by": "endpoint", "from": "2026-03-01T00:00:00Z", "to": "2026-04-01T00:00:00Z"}
     response = await caller.client.get("/me/usage", params=asked)
     rows = list(csv.DictReader(io.StringIO(response.text)))
     assert [(row["endpoint"], row["requests"]) for row in rows] == [("analyze", "3"), ("generate", "1"), ("gone", "1")]
 
 
-async def test_the_history_holds_the_analyses_alone(caller: Customer) -> None:
+async def test_history_holds_analyses_only(caller: Customer) -> None:
     (analysis,) = (await caller.get("/me/history"))["data"]
     assert (analysis["analysis_type"], analysis["status"], analysis["credits_charged"]) == ("analyze", "succeeded", 1)
     response = await caller.client.get("/me/history", params={"format": "csv"})
     assert len(list(csv.DictReader(io.StringIO(response.text)))) == 1
 
 
-async def test_the_ledger_adds_up(caller: Customer) -> None:
+async def test_ledger_adds_up(caller: Customer) -> None:
     entries = (await caller.get("/me/ledger"))["data"]
     assert [(entry["kind"], entry["amount"], entry["balance_after"]) for entry in entries] == [
         ("usage", -20, 30),
@@ -138,7 +138,7 @@ async def test_the_ledger_adds_up(caller: Customer) -> None:
     assert [row["amount"] for row in csv.DictReader(io.StringIO(response.text))] == ["-20", "50"]
 
 
-async def test_a_key_reads_the_usage_of_its_account(account_api: AccountApi, caller: Customer) -> None:
+async def test_key_reads_the_usage_of_its_account(account_api: AccountApi, caller: Customer) -> None:
     key = (await caller.post("/me/keys", {}, status=201))["key"]
     response = await account_api.client.get("/me/usage", headers={"x-api-key": key})
     assert len(response.json()["data"]) == 5

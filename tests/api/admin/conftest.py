@@ -1,4 +1,4 @@
-"""Things that the admin API is asked about."""
+"""Fixtures for tests of the admin API."""
 
 from __future__ import annotations
 

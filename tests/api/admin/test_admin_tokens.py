@@ -1,4 +1,4 @@
-"""Admin tokens open what their scopes say, and nothing once they are revoked or expired."""
+"""Admin tokens have scopes, expire, and can be revoked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def status(admin_api: AdminApi, token: str, method: str, path: str, **opti
     return response.status_code, response.json() if response.content else None
 
 
-async def test_a_token_is_shown_once_and_kept_as_a_digest(admin_api: AdminApi) -> None:
+async def test_admin_token_is_shown_once_and_stored_as_a_digest(admin_api: AdminApi) -> None:
     made = await a_token(admin_api, "read", "keys:write")
     assert made["token"].startswith(made["prefix"])
     assert made["token"].endswith(made["last4"])
@@ -37,7 +37,7 @@ async def test_a_token_is_shown_once_and_kept_as_a_digest(admin_api: AdminApi) -
     assert not any(made["token"] in row for row in rows)
 
 
-async def test_it_may_do_what_its_scopes_say_and_is_told_which_one_is_missing(admin_api: AdminApi) -> None:
+async def test_admin_token_is_refused_beyond_its_scopes_naming_the_missing_one(admin_api: AdminApi) -> None:
     token = (await a_token(admin_api, "keys:write"))["token"]
     user = await admin_api.create_user()
     assert (await status(admin_api, token, "POST", "/keys", json={"user_id": user["id"]}))[0] == 201
@@ -54,7 +54,7 @@ async def test_it_may_do_what_its_scopes_say_and_is_told_which_one_is_missing(ad
     assert (await status(admin_api, token, "GET", "/nothing"))[0] == 404
 
 
-async def test_what_a_token_does_is_noted_under_its_name(admin_api: AdminApi) -> None:
+async def test_audit_log_names_the_admin_token(admin_api: AdminApi) -> None:
     made = await a_token(admin_api, "users:write")
     _, user = await status(admin_api, made["token"], "POST", "/users", json={"email": f"{uuid4().hex}@example.com"})
     (noted,) = await admin_api.audit(user["id"])
@@ -62,7 +62,7 @@ async def test_what_a_token_does_is_noted_under_its_name(admin_api: AdminApi) ->
     assert (await admin_api.get(f"/admin-tokens/{made['id']}"))["last_used_at"] is not None
 
 
-async def test_a_revoked_token_opens_nothing_from_the_next_request_on(admin_api: AdminApi) -> None:
+async def test_revoked_admin_token_is_refused_from_the_next_request_on(admin_api: AdminApi) -> None:
     made = await a_token(admin_api, "read")
     assert (await status(admin_api, made["token"], "GET", "/plans"))[0] == 200
     first = await admin_api.post(f"/admin-tokens/{made['id']}/revoke")
@@ -74,7 +74,7 @@ async def test_a_revoked_token_opens_nothing_from_the_next_request_on(admin_api:
     ]
 
 
-async def test_an_expired_token_opens_nothing(admin_api: AdminApi) -> None:
+async def test_expired_admin_token_is_refused(admin_api: AdminApi) -> None:
     made = await a_token(admin_api, "read", expires_at=(now() + timedelta(hours=1)).isoformat())
     async with admin_api.database.transaction() as connection:
         expire = text("UPDATE admin_tokens SET expires_at = now() WHERE id = CAST(:id AS uuid)")
@@ -82,7 +82,7 @@ async def test_an_expired_token_opens_nothing(admin_api: AdminApi) -> None:
     assert (await status(admin_api, made["token"], "GET", "/plans"))[0] == 401
 
 
-async def test_nobody_gives_a_scope_that_they_do_not_have(admin_api: AdminApi) -> None:
+async def test_admin_token_gives_no_scope_beyond_its_own(admin_api: AdminApi) -> None:
     token = (await a_token(admin_api, "admin:write"))["token"]
     wanted = {"name": uuid4().hex, "scopes": ["credits:write", "admin:write"]}
     code, problem = await status(admin_api, token, "POST", "/admin-tokens", json=wanted)
@@ -90,5 +90,5 @@ async def test_nobody_gives_a_scope_that_they_do_not_have(admin_api: AdminApi) -
 
 
 @pytest.mark.parametrize("scopes", [[], ["everything"], ["read", "root"]])
-async def test_a_scope_that_is_not_there_is_refused(admin_api: AdminApi, scopes: list[str]) -> None:
+async def test_unknown_scope_is_refused(admin_api: AdminApi, scopes: list[str]) -> None:
     await admin_api.call("POST", "/admin-tokens", status=422, json={"name": uuid4().hex, "scopes": scopes})

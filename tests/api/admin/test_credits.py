@@ -12,7 +12,7 @@ from gateway.clock import now
 from tests.api.conftest import AdminApi
 
 
-async def test_a_grant_is_in_the_balance_the_grants_and_the_book(admin_api: AdminApi) -> None:
+async def test_grant_is_in_the_balance_the_grants_and_the_ledger(admin_api: AdminApi) -> None:
     user = await admin_api.create_user()
     ends = (now() + timedelta(days=30)).isoformat()
     given = {"amount": 100, "reason": "welcome", "source": "promo", "expires_at": ends}
@@ -28,7 +28,7 @@ async def test_a_grant_is_in_the_balance_the_grants_and_the_book(admin_api: Admi
     assert noted.items() >= {"action": "credits.grant", "reason": "welcome", "after": entry}.items()
 
 
-async def test_a_grant_of_a_later_time_waits_for_it(admin_api: AdminApi) -> None:
+async def test_scheduled_grant_waits_for_its_time(admin_api: AdminApi) -> None:
     user = await admin_api.create_user()
     begins, ends = ((now() + timedelta(days=days)).isoformat() for days in (1, 30))
     given = {"amount": 9, "reason": "next month", "effective_at": begins, "expires_at": ends, "priority": 5}
@@ -41,7 +41,7 @@ async def test_a_grant_of_a_later_time_waits_for_it(admin_api: AdminApi) -> None
     await admin_api.post(f"/users/{user['id']}/credits/grant", backwards, status=422)
 
 
-async def test_granted_credits_are_in_redis_before_the_answer(admin_api: AdminApi) -> None:
+async def test_granted_credits_are_in_redis_before_the_response(admin_api: AdminApi) -> None:
     user = await admin_api.create_user()
     known = await admin_api.load_account(user["id"])
     await admin_api.post(f"/users/{user['id']}/credits/grant", {"amount": 40, "reason": "test"}, status=201)
@@ -50,7 +50,7 @@ async def test_granted_credits_are_in_redis_before_the_answer(admin_api: AdminAp
     assert (await admin_api.admit(user["id"], known)).balance == 25
 
 
-async def test_an_adjustment_may_go_below_zero_and_back(admin_api: AdminApi) -> None:
+async def test_adjustment_may_go_below_zero_and_back(admin_api: AdminApi) -> None:
     user = await admin_api.create_user()
     path = f"/users/{user['id']}/credits/adjust"
     down = await admin_api.post(path, {"amount": -30, "reason": "mistake"}, status=201)
@@ -80,7 +80,7 @@ async def test_an_adjustment_may_go_below_zero_and_back(admin_api: AdminApi) -> 
         ("adjust", {"reason": None}, "reason"),
     ],
 )
-async def test_a_bad_field_is_named_and_nothing_moves(
+async def test_bad_field_is_named_and_the_balance_stays(
     admin_api: AdminApi, path: str, fields: dict[str, Any], named: str
 ) -> None:
     user = await admin_api.create_user()
@@ -90,7 +90,7 @@ async def test_a_bad_field_is_named_and_nothing_moves(
     assert (await admin_api.get(f"/users/{user['id']}/ledger"))["data"] == []
 
 
-async def test_a_reason_is_required(admin_api: AdminApi) -> None:
+async def test_grant_and_adjustment_need_a_reason(admin_api: AdminApi) -> None:
     refused = await admin_api.post(f"/users/{uuid4()}/credits/grant", {"amount": 5}, status=422)
     assert refused["errors"] == [{"field": "reason", "message": "required"}]
 
@@ -98,7 +98,7 @@ async def test_a_reason_is_required(admin_api: AdminApi) -> None:
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "credits"), ("POST", "credits/grant"), ("POST", "credits/adjust"), ("GET", "ledger")]
 )
-async def test_an_unknown_or_deleted_user_is_not_found(admin_api: AdminApi, method: str, path: str) -> None:
+async def test_unknown_or_deleted_user_is_not_found(admin_api: AdminApi, method: str, path: str) -> None:
     deleted = (await admin_api.create_user())["id"]
     await admin_api.call("DELETE", f"/users/{deleted}", status=204)
     body: dict[str, Any] = {"json": {"amount": 5, "reason": "test"}} if method == "POST" else {}
@@ -106,7 +106,7 @@ async def test_an_unknown_or_deleted_user_is_not_found(admin_api: AdminApi, meth
         await admin_api.call(method, f"/users/{user_id}/{path}", status=404, **body)
 
 
-async def test_two_users_books_never_mix_and_the_cursor_walks_each_once(admin_api: AdminApi) -> None:
+async def test_ledgers_of_two_users_never_mix_and_the_cursor_walks_each_once(admin_api: AdminApi) -> None:
     users = [(await admin_api.create_user())["id"] for _ in range(2)]
     for amount in range(1, 6):
         for user in users:
@@ -117,7 +117,7 @@ async def test_two_users_books_never_mix_and_the_cursor_walks_each_once(admin_ap
         assert {entry["reason"] for entry in walked} == {user}
 
 
-async def test_a_cursor_beyond_all_numbers_is_refused(admin_api: AdminApi) -> None:
+async def test_cursor_out_of_range_is_refused(admin_api: AdminApi) -> None:
     user = await admin_api.create_user()
     cursor = "OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5"  # 24 nines
     await admin_api.call("GET", f"/users/{user['id']}/ledger", params={"cursor": cursor}, status=422)

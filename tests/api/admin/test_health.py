@@ -1,17 +1,17 @@
-"""Probes and metrics: open to whoever reaches the listener."""
+"""Probes and metrics need no token."""
 
 from __future__ import annotations
 
 from tests.api.conftest import AdminApi, client_of
 
 
-async def test_a_live_process_says_so_to_anyone(admin_api: AdminApi) -> None:
+async def test_liveness_needs_no_token(admin_api: AdminApi) -> None:
     async with client_of(admin_api.app, token=None) as stranger:
         response = await stranger.get("/healthz")
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
 
 
-async def test_readiness_names_what_is_missing_but_not_where_it_is(admin_api: AdminApi) -> None:
+async def test_readiness_names_missing_stores_without_addresses(admin_api: AdminApi) -> None:
     async with client_of(admin_api.app, token=None) as stranger:
         assert (await stranger.get("/readyz")).status_code == 200
         admin_api.missing.update(redis="refused at 10.0.0.7:6379", database="no route to db.internal")

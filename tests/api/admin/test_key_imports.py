@@ -1,4 +1,4 @@
-"""Keys come over from another system by their digests: each by itself, known from then on."""
+"""Keys of another system are imported by their digests, each by itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def an_item(user: dict[str, Any], key: str, **given: Any) -> dict[str, Any]:
     return {"user_id": user["id"], "digest": digest, "prefix": key[:5], "last4": key[-4:], **given}
 
 
-async def test_each_key_is_imported_or_not_by_itself(admin_api: AdminApi) -> None:
+async def test_key_import_decides_each_key_by_itself(admin_api: AdminApi) -> None:
     user, key = await admin_api.create_user(), f"acme_{uuid4().hex}"
     items = [
         an_item(user, key, name="from acme", permissions=["analyze"]),
@@ -32,7 +32,7 @@ async def test_each_key_is_imported_or_not_by_itself(admin_api: AdminApi) -> Non
     assert (verdict["key_id"], verdict["code"]) == (imported["key"]["id"], "subscription_inactive")
 
 
-async def test_keys_digested_under_a_pepper_come_over_too(admin_api: AdminApi) -> None:
+async def test_key_import_takes_digests_under_a_pepper(admin_api: AdminApi) -> None:
     user, key = await admin_api.create_user(), f"acme_{uuid4().hex}"
     item = an_item(user, key) | {"digest": hmac.digest(PEPPERS[1], key.encode(), "sha256").hex()}
     body = {"algorithm": "hmac-sha256", "pepper_version": 1, "keys": [item]}
@@ -40,7 +40,7 @@ async def test_keys_digested_under_a_pepper_come_over_too(admin_api: AdminApi) -
     assert (await admin_api.post("/keys/verify", {"key": key}))["key_id"] == imported["key"]["id"]
 
 
-async def test_what_cannot_be_a_digest_is_refused_by_name(admin_api: AdminApi) -> None:
+async def test_key_import_refuses_a_malformed_digest_by_name(admin_api: AdminApi) -> None:
     user = await admin_api.create_user()
     item = an_item(user, "acme_0123456789")
     for body, field in (

@@ -32,7 +32,7 @@ FIELDS = {
 }
 
 
-async def test_a_new_key_is_shown_once_and_found_by_its_digest(admin_api: AdminApi) -> None:
+async def test_new_key_is_shown_once_and_found_by_its_digest(admin_api: AdminApi) -> None:
     user = await admin_api.create_user()
     made = await admin_api.create_key(user["id"], name="ci", credit_cap=50, allowed_ips=["10.0.0.0/8", "2001:db8::1"])
     assert set(made) == FIELDS | {"key"}
@@ -47,7 +47,7 @@ async def test_a_new_key_is_shown_once_and_found_by_its_digest(admin_api: AdminA
     assert principal.key.id == UUID(made["id"])
 
 
-async def test_no_answer_but_the_first_and_no_audit_row_holds_a_secret(admin_api: AdminApi) -> None:
+async def test_key_secret_is_in_the_first_response_only_and_in_no_audit_row(admin_api: AdminApi) -> None:
     user = await admin_api.create_user()
     made = await admin_api.create_key(user["id"])
     rotated = await admin_api.post(f"/keys/{made['id']}/rotate", {"grace_seconds": 60}, status=201)
@@ -63,7 +63,7 @@ async def test_no_answer_but_the_first_and_no_audit_row_holds_a_secret(admin_api
     assert "pepper" not in said
 
 
-async def test_a_revoked_key_is_stale_before_the_answer(admin_api: AdminApi) -> None:
+async def test_revoked_key_is_stale_in_redis_before_the_response(admin_api: AdminApi) -> None:
     user = await admin_api.create_user()
     key = await admin_api.create_key(user["id"])
     known = await admin_api.load_account(user["id"])
@@ -72,7 +72,7 @@ async def test_a_revoked_key_is_stale_before_the_answer(admin_api: AdminApi) -> 
     assert (await admin_api.admit(user["id"], known)).verdict is Verdict.STALE
 
 
-async def test_revoking_again_changes_nothing(admin_api: AdminApi) -> None:
+async def test_repeated_revocation_changes_nothing(admin_api: AdminApi) -> None:
     user = await admin_api.create_user()
     key = await admin_api.create_key(user["id"])
     first = await admin_api.post(f"/keys/{key['id']}/revoke")
@@ -80,14 +80,14 @@ async def test_revoking_again_changes_nothing(admin_api: AdminApi) -> None:
     assert [entry["action"] for entry in await admin_api.audit(key["id"])] == ["keys.create", "keys.revoke"]
 
 
-async def test_of_revocations_at_once_one_is_noted(admin_api: AdminApi) -> None:
+async def test_concurrent_revocations_leave_one_audit_entry(admin_api: AdminApi) -> None:
     key = await admin_api.create_key((await admin_api.create_user())["id"])
     await asyncio.gather(*(admin_api.post(f"/keys/{key['id']}/revoke") for _ in range(4)))
     assert [entry["action"] for entry in await admin_api.audit(key["id"])] == ["keys.create", "keys.revoke"]
 
 
 @pytest.mark.parametrize(("method", "path"), [("PATCH", ""), ("POST", "/rotate")])
-async def test_a_revoked_key_stays_revoked(admin_api: AdminApi, method: str, path: str) -> None:
+async def test_revoked_key_stays_revoked(admin_api: AdminApi, method: str, path: str) -> None:
     key = await admin_api.create_key((await admin_api.create_user())["id"])
     await admin_api.post(f"/keys/{key['id']}/revoke")
     body = {"json": {"status": "active"}} if method == "PATCH" else {}
@@ -95,7 +95,7 @@ async def test_a_revoked_key_stays_revoked(admin_api: AdminApi, method: str, pat
     assert (refused["code"], "create another" in refused["detail"]) == ("conflict", True)
 
 
-async def test_a_rotated_key_hands_over_its_settings_and_expires_with_its_grace(admin_api: AdminApi) -> None:
+async def test_rotated_key_passes_its_settings_on_and_expires_with_its_grace(admin_api: AdminApi) -> None:
     user = await admin_api.create_user()
     old = await admin_api.create_key(user["id"], name="ci", permissions=["analyze"], allowed_ips=["192.0.2.1/32"])
     new = await admin_api.post(f"/keys/{old['id']}/rotate", {"grace_seconds": 3600}, status=201)
@@ -107,13 +107,13 @@ async def test_a_rotated_key_hands_over_its_settings_and_expires_with_its_grace(
     assert retiring["expires_at"] > now().isoformat()
 
 
-async def test_a_key_rotated_without_grace_has_expired(admin_api: AdminApi) -> None:
+async def test_key_rotated_without_grace_has_expired(admin_api: AdminApi) -> None:
     old = await admin_api.create_key((await admin_api.create_user())["id"])
     await admin_api.post(f"/keys/{old['id']}/rotate", status=201)
     assert (await admin_api.get(f"/keys/{old['id']}"))["status"] == "expired"
 
 
-async def test_status_says_what_a_call_would_be_refused_for(admin_api: AdminApi) -> None:
+async def test_key_status_is_the_first_refusal_of_a_call(admin_api: AdminApi) -> None:
     user = await admin_api.create_user()
     key = await admin_api.create_key(user["id"])
     path = f"/keys/{key['id']}"
@@ -124,7 +124,7 @@ async def test_status_says_what_a_call_would_be_refused_for(admin_api: AdminApi)
     assert (await admin_api.call("PATCH", path, json={"status": "active"}))["status"] == "active"
 
 
-async def test_times_are_told_in_utc(admin_api: AdminApi) -> None:
+async def test_times_are_in_utc(admin_api: AdminApi) -> None:
     key = await admin_api.create_key((await admin_api.create_user())["id"], expires_at="2090-01-01T02:00:00+02:00")
     assert key["expires_at"] == "2090-01-01T00:00:00Z"
 
@@ -149,22 +149,22 @@ async def test_times_are_told_in_utc(admin_api: AdminApi) -> None:
         ("status", "revoked", "status"),
     ],
 )
-async def test_a_bad_field_is_named(admin_api: AdminApi, field: str, value: object, named: str) -> None:
+async def test_bad_field_is_named(admin_api: AdminApi, field: str, value: object, named: str) -> None:
     refused = await admin_api.post("/keys", {"user_id": str(uuid4()), field: value}, status=422)
     assert [error["field"] for error in refused["errors"]] == [named]
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", ""), ("PATCH", ""), ("POST", "/revoke"), ("POST", "/rotate")])
-async def test_an_unknown_key_is_not_found(admin_api: AdminApi, method: str, path: str) -> None:
+async def test_unknown_key_is_not_found(admin_api: AdminApi, method: str, path: str) -> None:
     body: dict[str, Any] = {"json": {"name": "x"}} if method == "PATCH" else {}
     assert (await admin_api.call(method, f"/keys/{uuid4()}{path}", status=404, **body))["code"] == "not_found"
 
 
-async def test_a_key_for_an_unknown_user_is_not_found(admin_api: AdminApi) -> None:
+async def test_key_for_an_unknown_user_is_not_found(admin_api: AdminApi) -> None:
     assert (await admin_api.post("/keys", {"user_id": str(uuid4())}, status=404))["code"] == "not_found"
 
 
-async def test_two_users_keys_never_mix_and_the_cursor_walks_each_once(admin_api: AdminApi) -> None:
+async def test_keys_of_two_users_never_mix_and_the_cursor_walks_each_once(admin_api: AdminApi) -> None:
     users = [(await admin_api.create_user())["id"] for _ in range(2)]
     made = {user: {(await admin_api.create_key(user))["id"] for _ in range(5)} for user in users}
     for user in users:

@@ -12,7 +12,7 @@ from gateway.meter.replies import Verdict
 from tests.api.conftest import AdminApi
 
 
-async def test_a_plan_is_shown_as_it_was_created(admin_api: AdminApi) -> None:
+async def test_plan_reads_as_created(admin_api: AdminApi) -> None:
     given = {
         "name": f"Team {uuid4().hex}",
         "price": "49.00",
@@ -33,7 +33,7 @@ async def test_a_plan_is_shown_as_it_was_created(admin_api: AdminApi) -> None:
     assert made in (await admin_api.get("/plans"))["data"]
 
 
-async def test_a_price_stays_exact_however_it_is_written(admin_api: AdminApi) -> None:
+async def test_price_stays_exact_as_text_and_as_number(admin_api: AdminApi) -> None:
     for written, shown in (
         ("0.10", "0.10"),
         (100, "100"),
@@ -45,7 +45,7 @@ async def test_a_price_stays_exact_however_it_is_written(admin_api: AdminApi) ->
         assert made["price"] == shown
 
 
-async def test_tiers_are_kept_in_order(admin_api: AdminApi) -> None:
+async def test_tiers_stay_in_order(admin_api: AdminApi) -> None:
     tiers = [{"up_to": 100, "unit_price": "0.10"}, {"up_to": None, "unit_price": "0.05", "flat_price": "3"}]
     given = {"name": uuid4().hex, "price": "0", "pricing_model": "tiered", "tiers": tiers}
     made = await admin_api.post("/plans", given, status=201)
@@ -76,7 +76,7 @@ async def test_tiers_are_kept_in_order(admin_api: AdminApi) -> None:
         ({"pricing_model": "volume", "tiers": [{"unit_price": "1"}, {"up_to": 5, "unit_price": "1"}]}, "tiers"),
     ],
 )
-async def test_a_bad_field_is_named(admin_api: AdminApi, fields: dict[str, Any], named: str) -> None:
+async def test_bad_field_is_named(admin_api: AdminApi, fields: dict[str, Any], named: str) -> None:
     refused = await admin_api.post("/plans", {"name": uuid4().hex, "price": "1", **fields}, status=422)
     assert [error["field"] for error in refused["errors"]] == [named]
 
@@ -87,7 +87,7 @@ async def test_features_are_names_with_flags_numbers_or_words(admin_api: AdminAp
     assert all(error["field"].startswith("features") for error in refused["errors"])
 
 
-async def test_a_taken_name_or_id_is_a_conflict(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+async def test_taken_name_or_id_is_a_conflict(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
     for taken in ({"name": a_plan["name"]}, {"name": uuid4().hex, "id": a_plan["id"]}):
         refused = await admin_api.post("/plans", {"price": "1", **taken}, status=409)
         assert "Another plan" in refused["detail"]
@@ -104,9 +104,7 @@ async def test_references_of_a_plan_must_exist(admin_api: AdminApi, a_plan: dict
             assert (value if isinstance(value, str) else value[0]) in refused["detail"]
 
 
-async def test_a_changed_plan_is_stale_for_everyone_before_the_answer(
-    admin_api: AdminApi, a_plan: dict[str, Any]
-) -> None:
+async def test_changed_plan_is_stale_in_redis_before_the_response(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
     user = await admin_api.create_user(plan=a_plan["id"])
     known = await admin_api.load_account(user["id"])
     assert (await admin_api.admit(user["id"], known)).verdict is Verdict.ADMITTED
@@ -119,7 +117,7 @@ async def test_a_changed_plan_is_stale_for_everyone_before_the_answer(
     assert (entry["before"]["requests_per_minute"], entry["after"]["requests_per_minute"]) == (60, 1)
 
 
-async def test_changes_of_different_fields_at_once_are_all_kept(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+async def test_concurrent_changes_of_different_fields_all_hold(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
     patches: list[dict[str, Any]] = [
         {"description": "both"},
         {"requests_per_hour": 7},
@@ -132,27 +130,27 @@ async def test_changes_of_different_fields_at_once_are_all_kept(admin_api: Admin
     assert [found[name] for patch in patches for name in patch] == ["both", 7, 8, 9]
 
 
-async def test_a_null_limit_is_no_limit_and_a_null_price_no_price(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+async def test_null_limit_is_no_limit_and_a_null_price_no_price(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
     path = f"/plans/{a_plan['id']}"
     assert (await admin_api.call("PATCH", path, json={"requests_per_minute": None}))["requests_per_minute"] is None
     await admin_api.call("PATCH", path, json={"price": None}, status=422)
     await admin_api.call("PATCH", path, json={}, status=422)
 
 
-async def test_a_plan_that_nobody_was_on_is_deleted(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+async def test_plan_without_subscribers_is_deleted(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
     await admin_api.call("DELETE", f"/plans/{a_plan['id']}", status=204)
     await admin_api.call("GET", f"/plans/{a_plan['id']}", status=404)
     assert (await admin_api.audit(a_plan["id"]))[-1]["before"]["name"] == a_plan["name"]
 
 
-async def test_a_plan_with_subscribers_stays(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+async def test_plan_with_subscribers_stays(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
     await admin_api.create_user(plan=a_plan["id"])
     refused = await admin_api.call("DELETE", f"/plans/{a_plan['id']}", status=409)
     assert "is_active" in refused["detail"]
     assert await admin_api.get(f"/plans/{a_plan['id']}") == a_plan
 
 
-async def test_a_plan_that_is_not_sold_takes_no_subscribers(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+async def test_inactive_plan_takes_no_subscribers(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
     await admin_api.call("PATCH", f"/plans/{a_plan['id']}", json={"is_active": False})
     user = await admin_api.create_user()
     await admin_api.post("/subscriptions", {"user_id": user["id"], "plan_id": a_plan["id"]}, status=409)
@@ -160,13 +158,13 @@ async def test_a_plan_that_is_not_sold_takes_no_subscribers(admin_api: AdminApi,
 
 
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
-async def test_an_unknown_plan_is_not_found(admin_api: AdminApi, method: str) -> None:
+async def test_unknown_plan_is_not_found(admin_api: AdminApi, method: str) -> None:
     for named in ("nope", str(uuid4()), "%00"):
         body: dict[str, Any] = {"json": {"price": "1"}} if method == "PATCH" else {}
         await admin_api.call(method, f"/plans/{named}", status=404, **body)
 
 
-async def test_a_permission_is_granted_to_a_plan_and_withdrawn(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+async def test_permission_is_granted_to_a_plan_and_withdrawn(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
     name = f"perm-{uuid4().hex}"
     made = await admin_api.post("/permissions", {"name": name, "description": "may"}, status=201)
     assert made in (await admin_api.get("/permissions"))["data"]
@@ -181,7 +179,9 @@ async def test_a_permission_is_granted_to_a_plan_and_withdrawn(admin_api: AdminA
     await admin_api.call("PUT", f"/plans/nope/permissions/{name}", status=404)
 
 
-async def test_subscribers_keep_their_version_until_they_are_moved(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+async def test_subscribers_keep_their_plan_version_until_they_are_migrated(
+    admin_api: AdminApi, a_plan: dict[str, Any]
+) -> None:
     user = await admin_api.create_user(plan=a_plan["id"])
     path = f"/plans/{a_plan['id']}"
     changed = await admin_api.call("PATCH", path, json={"credits_per_period": 5, "subscribers": "keep"})
@@ -196,7 +196,9 @@ async def test_subscribers_keep_their_version_until_they_are_moved(admin_api: Ad
     await admin_api.post("/plans/nope/migrate", status=404)
 
 
-async def test_a_change_for_everyone_ends_the_keeping(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+async def test_change_for_all_subscribers_migrates_those_on_older_versions(
+    admin_api: AdminApi, a_plan: dict[str, Any]
+) -> None:
     user = await admin_api.create_user(plan=a_plan["id"])
     path = f"/plans/{a_plan['id']}"
     await admin_api.call("PATCH", path, json={"credits_per_period": 5, "subscribers": "keep"})

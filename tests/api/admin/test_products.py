@@ -1,4 +1,4 @@
-"""Products, and the permissions that stay while something uses them."""
+"""Products, and permissions that are in use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.api.conftest import AdminApi
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
 
-async def test_a_product_is_made_changed_listed_and_deleted(admin_api: AdminApi) -> None:
+async def test_product_is_created_changed_listed_and_deleted(admin_api: AdminApi) -> None:
     made = await admin_api.post("/products", {"name": uuid4().hex, "metadata": {"a": 1}}, status=201)
     changed = await admin_api.call("PATCH", f"/products/{made['id']}", json={"description": "New", "is_active": False})
     assert (changed["name"], changed["description"], changed["is_active"]) == (made["name"], "New", False)
@@ -22,7 +22,7 @@ async def test_a_product_is_made_changed_listed_and_deleted(admin_api: AdminApi)
     assert actions == ["products.create", "products.change", "products.delete"]
 
 
-async def test_a_product_stays_while_a_plan_belongs_to_it(admin_api: AdminApi) -> None:
+async def test_product_stays_while_a_plan_belongs_to_it(admin_api: AdminApi) -> None:
     made = await admin_api.post("/products", {"name": uuid4().hex}, status=201)
     plan = {"name": uuid4().hex, "price": "1", "product_id": made["id"]}
     await admin_api.post("/plans", plan, status=201)
@@ -30,13 +30,13 @@ async def test_a_product_stays_while_a_plan_belongs_to_it(admin_api: AdminApi) -
     assert "is_active" in response["detail"]
 
 
-async def test_a_taken_name_is_a_conflict(admin_api: AdminApi) -> None:
+async def test_taken_name_is_a_conflict(admin_api: AdminApi) -> None:
     body = {"name": uuid4().hex}
     await admin_api.post("/products", body, status=201)
     await admin_api.call("POST", "/products", status=409, json=body)
 
 
-async def test_an_unknown_product_or_permission_is_not_found(admin_api: AdminApi) -> None:
+async def test_unknown_product_or_permission_is_not_found(admin_api: AdminApi) -> None:
     for noun in ("products", "permissions"):
         for path in (f"/{noun}/{UNKNOWN}", f"/{noun}/x"):
             await admin_api.call("GET", path, status=404)
@@ -49,7 +49,7 @@ async def a_permission(admin_api: AdminApi, name: str | None = None) -> dict[str
     return made
 
 
-async def test_a_permission_nobody_uses_can_be_renamed_and_deleted(admin_api: AdminApi) -> None:
+async def test_unused_permission_can_be_renamed_and_deleted(admin_api: AdminApi) -> None:
     made = await a_permission(admin_api)
     name = uuid4().hex
     changed = await admin_api.call("PATCH", f"/permissions/{made['id']}", json={"name": name, "description": "x"})
@@ -60,7 +60,9 @@ async def test_a_permission_nobody_uses_can_be_renamed_and_deleted(admin_api: Ad
     assert actions == ["permissions.create", "permissions.change", "permissions.delete"]
 
 
-async def test_a_permission_that_a_plan_or_key_uses_stays_as_it_is(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+async def test_permission_of_a_plan_or_key_cannot_be_renamed_or_deleted(
+    admin_api: AdminApi, a_plan: dict[str, Any]
+) -> None:
     made = await a_permission(admin_api)
     user = await admin_api.create_user()
     key = await admin_api.create_key(user["id"], permissions=[made["name"]])
@@ -75,7 +77,7 @@ async def test_a_permission_that_a_plan_or_key_uses_stays_as_it_is(admin_api: Ad
     await admin_api.call("DELETE", f"/permissions/{made['id']}", status=204)
 
 
-async def test_a_permission_that_a_route_asks_for_stays(admin_api: AdminApi) -> None:
+async def test_permission_of_a_route_cannot_be_deleted(admin_api: AdminApi) -> None:
     made = await a_permission(admin_api, "analyze")
     response = await admin_api.call("DELETE", f"/permissions/{made['id']}", status=409)
     assert response["detail"].startswith("'analyze' can be deleted once nothing uses it any more: routes analyze")

@@ -1,4 +1,4 @@
-"""Reconciling tells what differs, and ends it where it is told to."""
+"""Reconciliation reports differences, and repairs them on request."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy import text
 from tests.api.conftest import AdminApi
 
 
-async def test_a_difference_is_told_then_ended_and_noted(admin_api: AdminApi) -> None:
+async def test_difference_is_reported_then_repaired_and_audited(admin_api: AdminApi) -> None:
     user = await admin_api.create_user()
     await admin_api.load_account(user["id"])
     async with admin_api.database.transaction() as connection:

@@ -12,7 +12,7 @@ from gateway.meter.replies import Verdict
 from tests.api.conftest import AdminApi
 
 
-async def test_a_subscription_starts_at_once_with_its_credits(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+async def test_subscription_starts_at_once_with_its_credits(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
     user = await admin_api.create_user()
     started = await admin_api.post("/subscriptions", {"user_id": user["id"], "plan_id": a_plan["name"]}, status=201)
     assert started.items() >= {"status": "active", "plan_id": a_plan["id"], "user_id": user["id"]}.items()
@@ -24,23 +24,21 @@ async def test_a_subscription_starts_at_once_with_its_credits(admin_api: AdminAp
     assert [entry["action"] for entry in await admin_api.audit(started["id"])] == ["subscriptions.start"]
 
 
-async def test_a_second_current_subscription_is_a_conflict(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+async def test_second_current_subscription_is_a_conflict(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
     user = await admin_api.create_user(plan=a_plan["id"])
     refused = await admin_api.post("/subscriptions", {"user_id": user["id"], "plan_id": a_plan["id"]}, status=409)
     assert "cancel that one" in refused["detail"]
     assert await admin_api.balance(user["id"]) == a_plan["credits_per_period"]
 
 
-async def test_a_new_subscription_is_known_before_the_answer(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+async def test_new_subscription_is_in_redis_before_the_response(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
     user = await admin_api.create_user()
     known = await admin_api.load_account(user["id"])
     await admin_api.post("/subscriptions", {"user_id": user["id"], "plan_id": a_plan["id"]}, status=201)
     assert (await admin_api.admit(user["id"], known)).verdict is Verdict.STALE
 
 
-async def test_cancelling_waits_for_the_period_unless_told_otherwise(
-    admin_api: AdminApi, a_plan: dict[str, Any]
-) -> None:
+async def test_cancellation_waits_for_the_period_unless_at_once(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
     subscription = (await admin_api.create_user(plan=a_plan["id"]))["subscription"]
     path = f"/subscriptions/{subscription['id']}/cancel"
     waiting = await admin_api.post(path)
@@ -55,7 +53,7 @@ async def test_cancelling_waits_for_the_period_unless_told_otherwise(
     assert statuses == ["active", "canceled"]
 
 
-async def test_what_ends_with_its_period_can_be_kept(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+async def test_cancellation_at_period_end_can_be_undone(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
     subscription = (await admin_api.create_user(plan=a_plan["id"]))["subscription"]
     path = f"/subscriptions/{subscription['id']}"
     refused = await admin_api.post(f"{path}/undo-cancel", status=409)
@@ -65,7 +63,7 @@ async def test_what_ends_with_its_period_can_be_kept(admin_api: AdminApi, a_plan
     assert (kept["status"], kept["cancel_at_period_end"], kept["canceled_at"]) == ("active", False, None)
 
 
-async def test_a_paused_subscription_is_resumed(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+async def test_paused_subscription_is_resumed(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
     subscription = (await admin_api.create_user(plan=a_plan["id"]))["subscription"]
     path = f"/subscriptions/{subscription['id']}"
     assert (await admin_api.post(f"{path}/pause"))["status"] == "paused"
@@ -78,7 +76,7 @@ async def test_a_paused_subscription_is_resumed(admin_api: AdminApi, a_plan: dic
     ]
 
 
-async def test_a_larger_plan_gives_the_rest_of_the_period_at_once(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+async def test_larger_plan_gives_its_share_of_the_period_at_once(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
     user = await admin_api.create_user(plan=a_plan["id"])
     larger = await admin_api.post("/plans", {"name": uuid4().hex, "price": "9", "credits_per_period": 170}, status=201)
     path = f"/subscriptions/{user['subscription']['id']}/change"
@@ -94,7 +92,7 @@ async def test_a_larger_plan_gives_the_rest_of_the_period_at_once(admin_api: Adm
     assert [error["field"] for error in refused["errors"]] == ["plan_id"]
 
 
-async def test_a_plan_that_is_not_sold_any_more_keeps_its_subscribers_and_takes_no_new_ones(
+async def test_retired_plan_keeps_its_subscribers_and_takes_no_new_ones(
     admin_api: AdminApi, a_plan: dict[str, Any]
 ) -> None:
     user = await admin_api.create_user(plan=a_plan["id"])
@@ -106,7 +104,7 @@ async def test_a_plan_that_is_not_sold_any_more_keeps_its_subscribers_and_takes_
     assert (await admin_api.post(path, {"plan_id": a_plan["id"], "quantity": 2}))["quantity"] == 2
 
 
-async def test_an_account_has_one_trial(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+async def test_account_has_one_trial(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
     user = await admin_api.create_user()
     given = {"user_id": user["id"], "plan_id": a_plan["id"], "trial": True}
     assert "no trial" in (await admin_api.post("/subscriptions", given, status=409))["detail"]
@@ -117,7 +115,7 @@ async def test_an_account_has_one_trial(admin_api: AdminApi, a_plan: dict[str, A
     assert "one trial" in (await admin_api.post("/subscriptions", given, status=409))["detail"]
 
 
-async def test_the_list_is_of_a_user_a_plan_a_status(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+async def test_subscriptions_are_filtered_by_user_plan_and_status(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
     users = [await admin_api.create_user(plan=a_plan["id"]) for _ in range(3)]
     await admin_api.post(f"/subscriptions/{users[0]['subscription']['id']}/cancel", {"at_period_end": False})
     listed = await admin_api.pages("/subscriptions", limit=2, plan_id=a_plan["id"])
@@ -128,13 +126,13 @@ async def test_the_list_is_of_a_user_a_plan_a_status(admin_api: AdminApi, a_plan
     assert of_one["status"] == "canceled"
 
 
-async def test_another_can_start_once_one_has_ended(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+async def test_subscription_can_start_after_another_ended(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
     user = await admin_api.create_user(plan=a_plan["id"])
     await admin_api.post(f"/subscriptions/{user['subscription']['id']}/cancel", {"at_period_end": False})
     await admin_api.post("/subscriptions", {"user_id": user["id"], "plan_id": a_plan["id"]}, status=201)
 
 
-async def test_what_is_unknown_is_not_found(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+async def test_unknown_subscription_user_or_plan_is_not_found(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
     user = await admin_api.create_user()
     await admin_api.post("/subscriptions", {"user_id": str(uuid4()), "plan_id": a_plan["id"]}, status=404)
     await admin_api.post("/subscriptions", {"user_id": user["id"], "plan_id": "nope"}, status=404)
@@ -145,8 +143,6 @@ async def test_what_is_unknown_is_not_found(admin_api: AdminApi, a_plan: dict[st
 
 
 @pytest.mark.parametrize("body", [{"at_period_end": "no"}, {"now": True}, []])
-async def test_a_cancellation_that_is_not_understood_is_refused(
-    admin_api: AdminApi, a_plan: dict[str, Any], body: Any
-) -> None:
+async def test_malformed_cancellation_is_refused(admin_api: AdminApi, a_plan: dict[str, Any], body: Any) -> None:
     subscription = (await admin_api.create_user(plan=a_plan["id"]))["subscription"]
     await admin_api.post(f"/subscriptions/{subscription['id']}/cancel", body, status=422)

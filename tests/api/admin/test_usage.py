@@ -24,7 +24,7 @@ async def _a_user_with(admin_api: AdminApi, count: int, **columns: Any) -> str:
     return user_id
 
 
-async def test_a_row_is_shown_whole(admin_api: AdminApi) -> None:
+async def test_usage_row_is_complete(admin_api: AdminApi) -> None:
     user_id = (await admin_api.create_user())["id"]
     request_id, key_id = str(uuid4()), str(uuid4())
     line = a_line(UUID(user_id), request_id=request_id, api_key_id=key_id, cost_usd="0.001200", tokens_used=77)
@@ -57,7 +57,7 @@ async def test_a_row_is_shown_whole(admin_api: AdminApi) -> None:
     ],
 )
 @pytest.mark.parametrize("path", ["/usage", "/analysis-history"])
-async def test_filters_leave_what_matches(
+async def test_usage_filters_give_matching_rows(
     admin_api: AdminApi, path: str, params: dict[str, str], minutes: list[int]
 ) -> None:
     user_id = await _a_user_with(admin_api, 5, usage_type="analysis")
@@ -66,7 +66,7 @@ async def test_filters_leave_what_matches(
 
 
 @pytest.mark.parametrize("path", ["/usage", "/analysis-history"])
-async def test_two_users_rows_never_mix_and_the_cursor_walks_each_once(admin_api: AdminApi, path: str) -> None:
+async def test_usage_of_two_users_never_mixes_and_the_cursor_walks_each_once(admin_api: AdminApi, path: str) -> None:
     users = [await _a_user_with(admin_api, 5, usage_type="analysis") for _ in range(2)]
     for user_id in users:
         walked = await admin_api.pages(path, limit=2, user_id=user_id)
@@ -74,7 +74,7 @@ async def test_two_users_rows_never_mix_and_the_cursor_walks_each_once(admin_api
         assert len({row["request_id"] for row in walked}) == len(walked) == 5
 
 
-async def test_the_history_holds_analyses_only(admin_api: AdminApi) -> None:
+async def test_history_holds_analyses_only(admin_api: AdminApi) -> None:
     user_id = await _a_user_with(admin_api, 1, usage_type="ai_generation")
     file = {"file_name": "a.csv", "file_sha256": "ab" * 32, "content_type": "text/csv", "file_size_bytes": 9}
     await _ingest(admin_api, a_line(UUID(user_id), usage_type="analysis", **file))  # type: ignore[arg-type] # columns
@@ -96,14 +96,12 @@ async def test_the_history_holds_analyses_only(admin_api: AdminApi) -> None:
     ],
 )
 @pytest.mark.parametrize("path", ["/usage", "/analysis-history"])
-async def test_a_filter_that_is_not_understood_is_refused(
-    admin_api: AdminApi, path: str, params: dict[str, str], field: str
-) -> None:
+async def test_malformed_filter_is_refused(admin_api: AdminApi, path: str, params: dict[str, str], field: str) -> None:
     refused = await admin_api.call("GET", path, params=params, status=422)
     assert [error["field"] for error in refused["errors"]] == [field]
 
 
-async def test_usage_is_summed_by_what_it_is_grouped_by_in_that_order(admin_api: AdminApi) -> None:
+async def test_usage_aggregates_follow_the_order_of_group_by(admin_api: AdminApi) -> None:
     user, other = await admin_api.create_user(), await admin_api.create_user()
     days = [NOON, NOON, NOON + timedelta(days=1)]
     async with admin_api.database.transaction() as connection:
@@ -134,6 +132,6 @@ async def test_usage_is_summed_by_what_it_is_grouped_by_in_that_order(admin_api:
         ({"group_by": "day", "from": "2026-01-02T00:00:00Z", "to": "2026-01-01T00:00:00Z"}, "from"),
     ],
 )
-async def test_a_sum_that_cannot_be_is_refused_by_name(admin_api: AdminApi, body: dict[str, str], field: str) -> None:
+async def test_invalid_aggregation_is_refused_by_name(admin_api: AdminApi, body: dict[str, str], field: str) -> None:
     response = await admin_api.call("GET", "/usage", status=422, params=body)
     assert response["errors"][0]["field"] == field

@@ -18,7 +18,7 @@ def new_email() -> str:
     return f"{uuid4().hex}@example.com"
 
 
-async def test_a_user_is_shown_as_it_was_created(admin_api: AdminApi) -> None:
+async def test_user_reads_as_created(admin_api: AdminApi) -> None:
     given = {
         "email": new_email(),
         "name": "Ada",
@@ -33,7 +33,7 @@ async def test_a_user_is_shown_as_it_was_created(admin_api: AdminApi) -> None:
     assert await admin_api.get(f"/users/{made['id']}") == made
 
 
-async def test_a_user_created_with_a_plan_has_its_subscription_and_credits(
+async def test_user_created_with_a_plan_has_its_subscription_and_credits(
     admin_api: AdminApi, a_plan: dict[str, Any]
 ) -> None:
     made = await admin_api.create_user(plan=a_plan["id"])
@@ -42,19 +42,19 @@ async def test_a_user_created_with_a_plan_has_its_subscription_and_credits(
     assert (await admin_api.get(f"/users/{made['id']}/credits"))["current_credits"] == a_plan["credits_per_period"]
 
 
-async def test_a_user_of_an_unknown_plan_is_not_created(admin_api: AdminApi) -> None:
+async def test_user_of_an_unknown_plan_is_not_created(admin_api: AdminApi) -> None:
     email = new_email()
     await admin_api.post("/users", {"email": email, "plan": "nope"}, status=404)
     assert (await admin_api.get("/users", email=email))["data"] == []
 
 
-async def test_an_address_is_found_whatever_its_case(admin_api: AdminApi) -> None:
+async def test_user_is_found_by_address_in_any_case(admin_api: AdminApi) -> None:
     made = await admin_api.create_user()
     found = await admin_api.get("/users", email=made["email"].upper())
     assert [user["id"] for user in found["data"]] == [made["id"]]
 
 
-async def test_a_user_is_found_by_the_id_of_another_system(admin_api: AdminApi) -> None:
+async def test_user_is_found_by_external_id(admin_api: AdminApi) -> None:
     made, other = (
         await admin_api.create_user(external_id=uuid4().hex),
         await admin_api.create_user(external_id=uuid4().hex),
@@ -66,7 +66,7 @@ async def test_a_user_is_found_by_the_id_of_another_system(admin_api: AdminApi) 
 
 
 @pytest.mark.parametrize("field", ["email", "external_id"])
-async def test_what_must_be_unique_is_a_conflict(admin_api: AdminApi, field: str) -> None:
+async def test_duplicate_address_or_external_id_is_a_conflict(admin_api: AdminApi, field: str) -> None:
     taken = await admin_api.create_user(external_id=uuid4().hex)
     refused = await admin_api.post("/users", {"email": new_email(), field: taken[field]}, status=409)
     assert refused["code"] == "conflict"
@@ -93,7 +93,7 @@ async def test_what_must_be_unique_is_a_conflict(admin_api: AdminApi, field: str
         ("status", "active"),
     ],
 )
-async def test_a_bad_field_is_named(admin_api: AdminApi, field: str, value: object) -> None:
+async def test_bad_field_is_named(admin_api: AdminApi, field: str, value: object) -> None:
     refused = await admin_api.post("/users", {"email": new_email(), field: value}, status=422)
     assert refused["code"] == "validation_failed"
     assert [error["field"] for error in refused["errors"]] == [field]
@@ -101,20 +101,20 @@ async def test_a_bad_field_is_named(admin_api: AdminApi, field: str, value: obje
 
 
 @pytest.mark.parametrize("raw", [b'{"a": NaN}', b'{"a": 1e999}', b'{"a": "\\ud800"}'])
-async def test_metadata_is_what_the_database_can_hold(admin_api: AdminApi, raw: bytes) -> None:
+async def test_metadata_that_the_database_cannot_hold_is_refused(admin_api: AdminApi, raw: bytes) -> None:
     body = b'{"email": "%s", "metadata": %s}' % (new_email().encode(), raw)
     headers = {"content-type": "application/json"}
     refused = await admin_api.call("POST", "/users", status=422, content=body, headers=headers)
     assert [error["field"] for error in refused["errors"]] == ["metadata"]
 
 
-async def test_metadata_comes_back_as_it_was_given(admin_api: AdminApi) -> None:
+async def test_metadata_reads_as_written(admin_api: AdminApi) -> None:
     deep = json.loads("[" * 31 + "]" * 31)
     given = {"deep": deep, "big": 10**400, "words": [1.5, None, True, "\u00e9", "\\u0000"]}
     assert (await admin_api.create_user(metadata=given))["metadata"] == given
 
 
-async def test_what_changes_at_once_is_noted_one_after_the_other(admin_api: AdminApi) -> None:
+async def test_concurrent_changes_are_audited_one_after_the_other(admin_api: AdminApi) -> None:
     user = await admin_api.create_user(name="0")
     await asyncio.gather(*(admin_api.call("PATCH", f"/users/{user['id']}", json={"name": str(n)}) for n in range(1, 5)))
     created, *changes = await admin_api.audit(user["id"])
@@ -122,7 +122,7 @@ async def test_what_changes_at_once_is_noted_one_after_the_other(admin_api: Admi
         assert later["before"]["name"] == earlier["after"]["name"]
 
 
-async def test_only_the_given_fields_change(admin_api: AdminApi) -> None:
+async def test_patch_changes_the_given_fields_only(admin_api: AdminApi) -> None:
     made = await admin_api.create_user(name="Ada", company="Engines")
     changed = await admin_api.call("PATCH", f"/users/{made['id']}", json={"name": "Grace", "company": None})
     assert changed.items() >= {"name": "Grace", "company": None, "email": made["email"]}.items()
@@ -132,14 +132,14 @@ async def test_only_the_given_fields_change(admin_api: AdminApi) -> None:
 
 
 @pytest.mark.parametrize("patch", [{}, {"email": None}, {"password_hash": "x"}, {"time_zone": None}])
-async def test_a_patch_that_says_nothing_sensible_is_refused(admin_api: AdminApi, patch: dict[str, Any]) -> None:
+async def test_malformed_patch_is_refused(admin_api: AdminApi, patch: dict[str, Any]) -> None:
     made = await admin_api.create_user()
     refused = await admin_api.call("PATCH", f"/users/{made['id']}", json=patch, status=422)
     assert refused["code"] == "validation_failed"
     assert await admin_api.call("GET", f"/users/{made['id']}") == made
 
 
-async def test_a_suspended_account_is_stale_before_the_answer(admin_api: AdminApi) -> None:
+async def test_suspended_account_is_stale_in_redis_before_the_response(admin_api: AdminApi) -> None:
     made = await admin_api.create_user()
     known = await admin_api.load_account(made["id"])
     assert (await admin_api.admit(made["id"], known)).verdict is Verdict.ADMITTED
@@ -150,7 +150,7 @@ async def test_a_suspended_account_is_stale_before_the_answer(admin_api: AdminAp
     assert actions == ["users.create", "users.suspend", "users.reactivate"]
 
 
-async def test_a_deleted_user_is_gone_and_its_keys_are_revoked(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+async def test_deleted_user_is_not_found_and_its_keys_are_revoked(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
     made = await admin_api.create_user(name="Ada")
     key = await admin_api.create_key(made["id"])
     await admin_api.call("DELETE", f"/users/{made['id']}", status=204)
@@ -167,13 +167,13 @@ async def test_a_deleted_user_is_gone_and_its_keys_are_revoked(admin_api: AdminA
     ("method", "path"),
     [("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/suspend"), ("POST", "/reactivate")],
 )
-async def test_an_unknown_user_is_not_found(admin_api: AdminApi, method: str, path: str, user_id: str) -> None:
+async def test_unknown_user_is_not_found(admin_api: AdminApi, method: str, path: str, user_id: str) -> None:
     body = {"json": {"name": "x"}} if method == "PATCH" else {}
     refused = await admin_api.call(method, f"/users/{user_id}{path}", status=404, **body)
     assert refused["code"] == "not_found"
 
 
-async def test_the_cursor_walks_every_user_once(admin_api: AdminApi) -> None:
+async def test_user_cursor_walks_every_user_once(admin_api: AdminApi) -> None:
     made = {(await admin_api.create_user())["id"] for _ in range(5)}
     walked = [user["id"] for user in await admin_api.pages("/users", limit=20)]
     assert len(walked) == len(set(walked))
@@ -190,8 +190,6 @@ async def test_the_cursor_walks_every_user_once(admin_api: AdminApi) -> None:
         ({"user": "x"}, "user"),
     ],
 )
-async def test_a_list_refuses_what_it_does_not_understand(
-    admin_api: AdminApi, params: dict[str, Any], field: str
-) -> None:
+async def test_list_refuses_unknown_parameters(admin_api: AdminApi, params: dict[str, Any], field: str) -> None:
     refused = await admin_api.call("GET", "/users", params=params, status=422)
     assert [error["field"] for error in refused["errors"]] == [field]

@@ -1,4 +1,4 @@
-"""Verifying a key foretells what a call would be told, and changes nothing."""
+"""Key verification gives the verdict of a call, and changes nothing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def verify(admin_api: AdminApi, key: dict[str, Any], **body: Any) -> dict[
     return result
 
 
-async def test_a_call_that_would_pass_is_told_its_price_and_what_is_left(
+async def test_verification_of_an_admitted_call_gives_price_and_balance(
     admin_api: AdminApi, key: dict[str, Any]
 ) -> None:
     for _ in range(3):  # cold, and asking again counts nothing
@@ -56,7 +56,7 @@ async def test_a_call_that_would_pass_is_told_its_price_and_what_is_left(
         ({"credits": 6}, 402, "insufficient_credits"),
     ],
 )
-async def test_the_first_refusal_is_foretold(
+async def test_verification_gives_the_first_refusal(
     admin_api: AdminApi, key: dict[str, Any], body: dict[str, Any], status: int, code: str
 ) -> None:
     result = await verify(admin_api, key, **body)
@@ -64,14 +64,14 @@ async def test_the_first_refusal_is_foretold(
     assert result["detail"]
 
 
-async def test_the_cap_of_the_key_is_minded(admin_api: AdminApi, key: dict[str, Any]) -> None:
+async def test_verification_respects_the_credit_cap_of_the_key(admin_api: AdminApi, key: dict[str, Any]) -> None:
     assert (await verify(admin_api, key, credits=2))["key_credits_left"] is None
     await admin_api.call("PATCH", f"/keys/{key['id']}", json={"credit_cap": 1})
     result = await verify(admin_api, key, credits=2)
     assert (result["code"], result["balance"], result["key_credits_left"]) == ("insufficient_credits", 5, 1)
 
 
-async def test_limits_are_those_of_this_moment(admin_api: AdminApi, key: dict[str, Any]) -> None:
+async def test_verification_gives_limits_of_this_moment(admin_api: AdminApi, key: dict[str, Any]) -> None:
     known, limits = await admin_api.load_account(key["user_id"]), Limits((2, None, None), 2)
     for expected in ("too_many_in_flight", "rate_limited"):
         await admin_api.meter.admit(
@@ -89,13 +89,13 @@ async def test_limits_are_those_of_this_moment(admin_api: AdminApi, key: dict[st
     assert (result["balance"], result["in_flight"], result["limits"][0]["remaining"]) == (1, 2, 0)
 
 
-async def test_a_key_that_is_none_is_told_so_without_a_search(admin_api: AdminApi) -> None:
+async def test_verification_of_a_malformed_key_needs_no_search(admin_api: AdminApi) -> None:
     for key in ("junk", "gw_live_" + "0" * 36, "gw_live_é"):
         result = await admin_api.post("/keys/verify", {"key": key})
         assert (result["admitted"], result["status"], result["code"]) == (False, 401, "invalid_key")
 
 
-async def test_a_key_of_no_use_is_told_why(admin_api: AdminApi, key: dict[str, Any]) -> None:
+async def test_verification_of_an_unusable_key_says_why(admin_api: AdminApi, key: dict[str, Any]) -> None:
     await admin_api.call("PATCH", f"/keys/{key['id']}", json={"allowed_ips": ["203.0.113.0/24"]})
     assert (await verify(admin_api, key))["admitted"]
     assert (await verify(admin_api, key, client_ip="198.51.100.1"))["code"] == "ip_not_allowed"
@@ -104,6 +104,6 @@ async def test_a_key_of_no_use_is_told_why(admin_api: AdminApi, key: dict[str, A
     assert (await verify(admin_api, key))["code"] == "key_revoked"
 
 
-async def test_a_route_that_is_not_there_is_named(admin_api: AdminApi, key: dict[str, Any]) -> None:
+async def test_verification_names_an_unknown_route(admin_api: AdminApi, key: dict[str, Any]) -> None:
     response = await admin_api.call("POST", "/keys/verify", status=404, json={"key": key["key"], "route": "none"})
     assert response["detail"] == "There is no route 'none'; there are: analyze, chat, generate."
