@@ -45,7 +45,9 @@ async def show_my_invoice(invoice_id: UUID, me: Me) -> Response:
     return Response(as_html(await _own_invoice(invoice_id, me), me.user), media_type="text/html; charset=utf-8")
 
 
-@router.get("/invoices/{invoice_id}/pdf", summary="An invoice as a PDF", responses=UNKNOWN, response_class=Response)
+@router.get(
+    "/invoices/{invoice_id}/pdf", summary="An invoice as a PDF file", responses=UNKNOWN, response_class=Response
+)
 async def download_my_invoice(invoice_id: UUID, me: Me) -> Response:
     return Response(as_pdf(await _own_invoice(invoice_id, me), me.user), media_type="application/pdf")
 
