@@ -55,7 +55,7 @@ def descriptors_of(path: Path) -> list[Path]:
     return [each for each in Path("/proc/self/fd").iterdir() if os.path.realpath(each).startswith(str(path))]
 
 
-async def test_its_owner_takes_what_valkey_wrote_to_the_disk(tmp_path: Path, flushed: set[str]) -> None:
+async def test_append_only_file_is_flushed_by_the_owner(tmp_path: Path, flushed: set[str]) -> None:
     async with await Stores.open(tmp_path) as stores, Redis.from_url(stores.redis_url) as redis:
         keeping = asyncio.create_task(stores.keep_running())
         await eventually(lambda: "appendonly.aof.1.incr.aof" in flushed)
@@ -68,7 +68,7 @@ async def test_its_owner_takes_what_valkey_wrote_to_the_disk(tmp_path: Path, flu
     assert not replaced.exists()
 
 
-def test_a_replaced_part_is_freed_piece_by_piece(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_append_only_file_frees_a_replaced_part_piece_by_piece(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(append_only, "PAUSE_SECONDS", 0.0)
     sizes, file, path = sizes_freed(monkeypatch), AppendOnlyFile(folder, durable=False), part(folder, pieces=3)
     file.flush()
@@ -79,7 +79,7 @@ def test_a_replaced_part_is_freed_piece_by_piece(folder: Path, monkeypatch: pyte
     assert not descriptors_of(path)
 
 
-def test_what_is_left_to_the_kernel_is_not_flushed(folder: Path, flushed: set[str]) -> None:
+def test_append_only_file_is_not_flushed_if_not_durable(folder: Path, flushed: set[str]) -> None:
     part(folder)
     part(folder, "appendonly.aof.1.base.rdb")
     lazy, durable = AppendOnlyFile(folder, durable=False), AppendOnlyFile(folder, durable=True)
@@ -91,7 +91,7 @@ def test_what_is_left_to_the_kernel_is_not_flushed(folder: Path, flushed: set[st
     durable.close()
 
 
-async def test_closing_waits_for_no_file_to_be_freed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_append_only_file_closes_without_freeing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(append_only, "PAUSE_SECONDS", 60.0)
     sizes, file, path = sizes_freed(monkeypatch), AppendOnlyFile(folder, durable=False), part(folder, pieces=3)
     other = part(folder, "appendonly.aof.2.incr.aof")

@@ -32,14 +32,14 @@ def install(folder: Path, name: str, version_line: str) -> None:
 
 
 @pytest.mark.usefixtures("bare_machine")
-def test_missing_binaries_name_the_ways_to_get_them() -> None:
+def test_binaries_that_are_missing_name_the_ways_to_get_them() -> None:
     with pytest.raises(EmbeddedUnavailableError, match=r"\[embedded\].*`postgres` and `initdb`.*database\.url"):
         binaries.find_postgres(None)
     with pytest.raises(EmbeddedUnavailableError, match=r"\[embedded\].*`redis-server`.*redis\.url"):
         binaries.find_valkey()
 
 
-def test_servers_on_path_serve_where_the_wheels_are_missing(bare_machine: Path) -> None:
+def test_binaries_on_path_replace_missing_wheels(bare_machine: Path) -> None:
     install(bare_machine, "initdb", "initdb (PostgreSQL) 15.18")
     install(bare_machine, "postgres", "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)")
     install(bare_machine, "redis-server", "Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64")
@@ -47,7 +47,7 @@ def test_servers_on_path_serve_where_the_wheels_are_missing(bare_machine: Path) 
     assert binaries.find_valkey() == bare_machine / "redis-server"
 
 
-def test_servers_that_are_too_old_or_do_not_run_are_passed_over(bare_machine: Path) -> None:
+def test_binaries_that_are_too_old_or_do_not_run_are_skipped(bare_machine: Path) -> None:
     install(bare_machine, "initdb", "initdb (PostgreSQL) 13.1")
     install(bare_machine, "postgres", "postgres (PostgreSQL) 13.1")
     install(bare_machine, "redis-server", "Redis server v=6.0.16 sha=00000000:0")
@@ -59,7 +59,7 @@ def test_servers_that_are_too_old_or_do_not_run_are_passed_over(bare_machine: Pa
         binaries.find_valkey()
 
 
-def test_the_newest_postgres_is_taken_for_a_new_cluster_and_the_fitting_one_for_an_old() -> None:
+def test_binaries_of_postgres_fit_the_cluster() -> None:
     newest = binaries.find_postgres(None)
     assert newest.major >= 14
     assert binaries.find_postgres(newest.major) == newest

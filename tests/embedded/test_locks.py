@@ -12,13 +12,13 @@ from gateway.embedded.errors import DataDirBusyError, DataDirUnusableError
 from gateway.embedded.locks import FileLock, prepare_data_dir, serve_lock
 
 
-def test_a_second_serve_is_refused_with_directory_and_pid(tmp_path: Path) -> None:
+def test_serve_lock_refuses_a_second_process_by_name(tmp_path: Path) -> None:
     refusal = rf"^{tmp_path} is already being served by process {os.getpid()}$"
     with serve_lock(tmp_path), pytest.raises(DataDirBusyError, match=refusal), serve_lock(tmp_path):
         pass
 
 
-def test_serving_again_works_after_the_first_ended(tmp_path: Path) -> None:
+def test_serve_lock_is_free_after_its_process(tmp_path: Path) -> None:
     for _ in range(2):
         with serve_lock(tmp_path):
             pass
@@ -35,14 +35,14 @@ def ordinary_user() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("ordinary_user")
-def test_a_directory_without_write_access_is_refused() -> None:
+def test_data_dir_without_write_access_is_refused() -> None:
     with pytest.raises(DataDirUnusableError, match="not writable"):
         prepare_data_dir(Path("/"))
     with pytest.raises(DataDirUnusableError, match=r"Permission denied"):
         prepare_data_dir(Path("/gateway"))
 
 
-def test_a_shared_lock_admits_guests_but_no_owner(tmp_path: Path) -> None:
+def test_shared_lock_admits_guests_but_no_owner(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     first, second = FileLock.acquire_shared(path), FileLock.acquire_shared(path)
     assert first is not None

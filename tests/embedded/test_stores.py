@@ -111,7 +111,7 @@ def data_dir() -> Iterator[Path]:
         yield path
 
 
-async def test_both_stores_find_their_data_and_address_again(data_dir: Path) -> None:
+async def test_stores_keep_data_and_address(data_dir: Path) -> None:
     async with await Stores.open(data_dir) as first:
         await write(first, "a")
     async with await Stores.open(data_dir) as second:
@@ -119,7 +119,7 @@ async def test_both_stores_find_their_data_and_address_again(data_dir: Path) -> 
         assert (second.database_url, second.redis_url) == (first.database_url, first.redis_url)
 
 
-async def test_a_taken_port_is_replaced(data_dir: Path) -> None:
+async def test_stores_replace_a_taken_port(data_dir: Path) -> None:
     async with await Stores.open(data_dir, durable=False) as first:
         await write(first, "a")
     remembered = load(data_dir / "stores.json")
@@ -132,7 +132,7 @@ async def test_a_taken_port_is_replaced(data_dir: Path) -> None:
         assert await read(second) == (["a"], ["a"])
 
 
-async def test_passwords_are_required_and_private(data_dir: Path) -> None:
+async def test_stores_require_passwords_and_keep_them_private(data_dir: Path) -> None:
     async with await Stores.open(data_dir, durable=False) as stores:
         with pytest.raises(asyncpg.InvalidPasswordError):
             await asyncpg.connect(stores.database_url, password="guess")
@@ -146,7 +146,7 @@ async def test_passwords_are_required_and_private(data_dir: Path) -> None:
         assert not [line for line in shown if password in line]
 
 
-async def test_a_second_process_joins_and_leaves_the_stores_running(data_dir: Path) -> None:
+async def test_stores_are_shared_with_a_second_process(data_dir: Path) -> None:
     async with await Stores.open(data_dir, durable=False) as stores:
         await write(stores, "a")
         async with other_process(data_dir) as (_process, is_owner):
@@ -154,7 +154,7 @@ async def test_a_second_process_joins_and_leaves_the_stores_running(data_dir: Pa
         assert await read(stores) == (["a"], ["a"])
 
 
-async def test_the_owner_waits_for_a_guest_before_it_stops_the_stores(data_dir: Path) -> None:
+async def test_stores_stop_after_their_guests_have_left(data_dir: Path) -> None:
     async with other_process(data_dir) as (owner, _):
         async with await Stores.open(data_dir) as guest:
             assert owner.stdin is not None
@@ -165,7 +165,7 @@ async def test_the_owner_waits_for_a_guest_before_it_stops_the_stores(data_dir: 
         assert await owner.wait() == 0
 
 
-async def test_commands_that_start_together_all_succeed(data_dir: Path) -> None:
+async def test_stores_serve_commands_that_start_together(data_dir: Path) -> None:
     async def command(name: str) -> None:
         async with other_process(data_dir) as (process, is_owner):
             assert is_owner in {"True", "False"}, name
@@ -176,7 +176,7 @@ async def test_commands_that_start_together_all_succeed(data_dir: Path) -> None:
     await asyncio.gather(*(command(name) for name in "abcd"))
 
 
-async def test_an_owner_waits_for_a_shorter_one_to_finish(data_dir: Path) -> None:
+async def test_stores_wait_for_the_present_owner(data_dir: Path) -> None:
     async with other_process(data_dir) as (process, is_owner):
         assert is_owner == "True"
         opening = asyncio.create_task(Stores.open(data_dir, must_own=True, durable=False))
@@ -187,13 +187,13 @@ async def test_an_owner_waits_for_a_shorter_one_to_finish(data_dir: Path) -> Non
             assert stores.is_owner
 
 
-async def test_an_owner_that_stays_is_named(data_dir: Path) -> None:
+async def test_stores_name_the_owner_that_holds_them(data_dir: Path) -> None:
     async with await Stores.open(data_dir, durable=False):
         with pytest.raises(DataDirBusyError, match=f"held by process {os.getpid()}"):
             await Stores.open(data_dir, must_own=True, patience_seconds=0.1)
 
 
-async def test_a_torn_append_only_file_is_read_up_to_the_tear(data_dir: Path) -> None:
+async def test_stores_read_a_torn_append_only_file_up_to_the_tear(data_dir: Path) -> None:
     async with await Stores.open(data_dir, durable=False) as stores:
         await write(stores, "a")
     (increment,) = (data_dir / "valkey" / "appendonlydir").glob("*.incr.aof")
@@ -203,7 +203,7 @@ async def test_a_torn_append_only_file_is_read_up_to_the_tear(data_dir: Path) ->
         assert await read(stores) == (["a"], ["a"])
 
 
-async def test_a_cluster_that_was_half_made_is_made_anew(data_dir: Path) -> None:
+async def test_stores_replace_a_half_made_cluster(data_dir: Path) -> None:
     (data_dir / "postgres.new" / "base").mkdir(parents=True)
     async with await Stores.open(data_dir, durable=False) as stores:
         await write(stores, "a")
@@ -216,7 +216,7 @@ def owned(process: psutil.Process, data_dir: Path) -> bool:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-async def test_an_ordinary_user_can_run_them(data_dir: Path) -> None:
+async def test_stores_run_as_an_ordinary_user(data_dir: Path) -> None:
     python = python_for_everyone()
     if python is None:
         pytest.skip("no interpreter here that an ordinary user may run")
@@ -228,7 +228,7 @@ async def test_an_ordinary_user_can_run_them(data_dir: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has anything to leave")
-async def test_as_root_no_server_runs_as_root(data_dir: Path) -> None:
+async def test_stores_of_root_do_not_run_as_root(data_dir: Path) -> None:
     data_dir.chmod(0o700)  # noqa: ASYNC240 - one quick call
     async with await Stores.open(data_dir, durable=False):
         servers = [child for child in psutil.Process().children() if owned(child, data_dir)]
@@ -237,7 +237,7 @@ async def test_as_root_no_server_runs_as_root(data_dir: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has anything to leave")
-def test_what_has_left_root_finds_programs_in_folders_that_only_root_may_enter(tmp_path: Path) -> None:
+def test_launcher_without_root_enters_folders_of_root(tmp_path: Path) -> None:
     private = tmp_path / "private"
     private.mkdir(mode=0o700)
     program = private / "server"
@@ -249,7 +249,7 @@ def test_what_has_left_root_finds_programs_in_folders_that_only_root_may_enter(t
     assert done.stdout.split() == [str(NOBODY), "True"]
 
 
-async def test_a_file_in_the_place_of_the_data_dir_is_refused_in_one_line(tmp_path: Path) -> None:
+async def test_stores_refuse_a_file_as_data_dir_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "data").touch()
     with pytest.raises(DataDirUnusableError, match=r"a file is in its place$"):
         await Stores.open(tmp_path / "data")
@@ -257,19 +257,19 @@ async def test_a_file_in_the_place_of_the_data_dir_is_refused_in_one_line(tmp_pa
         await Stores.open(tmp_path / "data" / "deeper")
 
 
-async def test_a_damaged_memory_is_named(data_dir: Path) -> None:
+async def test_stores_name_a_damaged_file_of_endpoints(data_dir: Path) -> None:
     (data_dir / "stores.json").write_text("{")
     with pytest.raises(DataDirUnusableError, match=r"stores\.json is damaged"):
         await Stores.open(data_dir)
 
 
-async def test_a_lost_password_is_named(data_dir: Path) -> None:
+async def test_stores_name_a_missing_file_of_endpoints(data_dir: Path) -> None:
     (data_dir / "postgres").mkdir()
     with pytest.raises(DataDirUnusableError, match=r"stores\.json is missing"):
         await Stores.open(data_dir)
 
 
-async def test_a_server_that_cannot_start_says_why(data_dir: Path) -> None:
+async def test_stores_say_why_a_server_does_not_start(data_dir: Path) -> None:
     async with await Stores.open(data_dir, durable=False):
         pass
     (data_dir / "postgres" / "global" / "pg_control").unlink()
@@ -277,7 +277,7 @@ async def test_a_server_that_cannot_start_says_why(data_dir: Path) -> None:
         await Stores.open(data_dir)
 
 
-async def test_a_cluster_of_an_unknown_version_is_refused(data_dir: Path) -> None:
+async def test_stores_refuse_a_cluster_of_an_unknown_version(data_dir: Path) -> None:
     (data_dir / "postgres").mkdir(parents=True)
     (data_dir / "postgres" / "PG_VERSION").write_text("9")
     save(data_dir / "stores.json", choose(None))

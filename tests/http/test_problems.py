@@ -23,7 +23,7 @@ def header(found: Problem, name: bytes) -> bytes | None:
 
 
 @pytest.mark.parametrize("code", list(Refusal))
-def test_every_refusal_has_a_status(code: Refusal) -> None:
+def test_problem_types_have_every_refusal(code: Refusal) -> None:
     assert 400 <= STATUS[code] < 600
 
 
@@ -66,12 +66,12 @@ def test_every_refusal_has_a_status(code: Refusal) -> None:
         (505, "version_not_supported"),
     ],
 )
-def test_the_table_is_the_contracts(status: int, codes: str) -> None:
+def test_problem_types_have_the_statuses_of_the_contract(status: int, codes: str) -> None:
     assert {code for code, found in STATUS.items() if found == status} == set(codes.split())
 
 
 @pytest.mark.parametrize("code", sorted(STATUS))
-def test_a_problem_is_a_whole_document_of_rfc_9457(code: str) -> None:
+def test_problem_is_a_document_of_rfc_9457(code: str) -> None:
     found = problem(code, 'Said "so", ünd more.', request_id="req-1")
 
     body = document(found)
@@ -91,20 +91,20 @@ def test_a_problem_is_a_whole_document_of_rfc_9457(code: str) -> None:
 
 
 @pytest.mark.parametrize("code", sorted(STATUS))
-def test_each_401_and_no_other_asks_for_a_bearer_token(code: str) -> None:
+def test_problem_of_401_and_no_other_challenges(code: str) -> None:
     challenge = header(problem(code, "x", request_id="r"), b"www-authenticate")
 
     assert challenge == (b"Bearer" if STATUS[code] == 401 else None)
 
 
 @pytest.mark.parametrize("code", sorted(STATUS))
-def test_only_what_time_does_not_mend_asks_clients_not_to_retry(code: str) -> None:
+def test_problem_that_time_does_not_solve_asks_for_no_retry(code: str) -> None:
     said = header(problem(code, "x", request_id="r"), b"x-should-retry")
 
     assert said == (b"false" if code in ("insufficient_credits", "idempotency_not_replayable") else None)
 
 
-def test_extras_are_members_of_the_document() -> None:
+def test_problem_has_extras_as_members() -> None:
     refused = Refused(Refusal.INSUFFICIENT_CREDITS, "Too few.", required=5, available=2)
 
     body = document(render(refused, "r"))
@@ -112,7 +112,7 @@ def test_extras_are_members_of_the_document() -> None:
     assert (body["required"], body["available"], body["detail"]) == (5, 2, "Too few.")
 
 
-def test_violated_policies_are_spelt_with_a_hyphen() -> None:
+def test_problem_spells_violated_policies_with_a_hyphen() -> None:
     refused = Refused(Refusal.RATE_LIMITED, "Slow down.", violated_policies=["minute", "hour"], retry_after=12)
 
     body = document(render(refused, "r"))
@@ -122,7 +122,7 @@ def test_violated_policies_are_spelt_with_a_hyphen() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "written"), [(0, b"0"), (7, b"7"), (0.2, b"1"), (6.0, b"6"), (6.01, b"7")])
-def test_retry_after_is_never_too_early(seconds: float, written: bytes) -> None:
+def test_problem_rounds_retry_after_up(seconds: float, written: bytes) -> None:
     found = render(Refused(Refusal.RATE_LIMITED, "Slow down.", retry_after=seconds), "r")
 
     assert header(found, b"retry-after") == written
@@ -130,20 +130,20 @@ def test_retry_after_is_never_too_early(seconds: float, written: bytes) -> None:
 
 
 @pytest.mark.parametrize("allow", [{"POST", "GET"}, ("POST", "GET"), frozenset({"GET", "POST"}), "GET, POST"])
-def test_allow_is_a_header_and_no_member(allow: object) -> None:
+def test_problem_has_allow_as_a_field_only(allow: object) -> None:
     found = render(Refused(Refusal.METHOD_NOT_ALLOWED, "No.", allow=allow), "r")
 
     assert header(found, b"allow") == b"GET, POST"
     assert "allow" not in document(found)
 
 
-def test_errors_of_a_form_are_listed_by_field() -> None:
+def test_problem_lists_errors_by_field() -> None:
     errors = [{"field": "email", "message": "is not an address"}]
 
     assert document(problem("validation_failed", "x", request_id="r", extras={"errors": errors}))["errors"] == errors
 
 
-def test_values_without_a_json_form_become_text_or_sorted_lists() -> None:
+def test_problem_renders_other_values_as_text_or_sorted_lists() -> None:
     refused = Refused(
         Refusal.FEATURE_NOT_IN_PLAN, "No.", plans_with_feature=frozenset({"pro", "basic"}), plan=UUID(int=1)
     )
@@ -154,11 +154,11 @@ def test_values_without_a_json_form_become_text_or_sorted_lists() -> None:
     assert body["plan"] == "00000000-0000-0000-0000-000000000001"
 
 
-def test_text_that_is_no_unicode_still_gives_a_document() -> None:
+def test_problem_replaces_text_that_is_not_unicode() -> None:
     assert "\ud800" not in document(problem("bad_request", "\ud800", request_id="r"))["detail"]
 
 
-def test_a_code_outside_the_table_is_a_bug() -> None:
+def test_problem_of_an_unknown_code_raises() -> None:
     with pytest.raises(KeyError):
         problem("teapot", "x", request_id="r")
 

@@ -84,7 +84,7 @@ async def tunnel_between(client: End, upstream: End, **settings: Any) -> AsyncIt
         tunnel.abort()
 
 
-async def test_what_came_before_it_stood_is_passed_and_counted() -> None:
+async def test_tunnel_passes_and_counts_bytes_from_before_it() -> None:
     async with ends() as (client, upstream):
         tunnel = Tunnel(client.wire(b"up"), upstream.wire(b"down"), idle_timeout_seconds=60.0)
         assert await upstream.reader.readexactly(2) == b"up"
@@ -93,7 +93,7 @@ async def test_what_came_before_it_stood_is_passed_and_counted() -> None:
         tunnel.abort()
 
 
-async def test_the_protocol_before_hears_of_nothing_but_the_loss() -> None:
+async def test_tunnel_passes_only_the_loss_to_the_former_protocol() -> None:
     async with ends() as (client, upstream):
         async with tunnel_between(client, upstream):
             client.writer.write(b"x")
@@ -102,7 +102,7 @@ async def test_the_protocol_before_hears_of_nothing_but_the_loss() -> None:
         assert client.before.received == upstream.before.received == b""
 
 
-async def test_an_upstream_that_closed_before_it_stood_is_heard_out() -> None:
+async def test_tunnel_passes_the_bytes_of_an_upstream_that_has_closed() -> None:
     async with ends() as (client, upstream):
         tunnel = Tunnel(client.wire(), Wire(None, b"goodbye"), idle_timeout_seconds=60.0)
         await tunnel.ended()
@@ -116,7 +116,7 @@ async def test_an_upstream_that_closed_before_it_stood_is_heard_out() -> None:
 
 
 @pytest.mark.parametrize("way", ["down", "up"])
-async def test_a_slow_reader_gets_all_that_was_said_before_the_close(way: str) -> None:
+async def test_tunnel_flushes_to_a_slow_reader_before_it_closes(way: str) -> None:
     """More than the sockets hold is on its way when the other side has closed already."""
     async with ends() as (client, upstream):
         speaker, listener = (upstream, client) if way == "down" else (client, upstream)
@@ -135,7 +135,7 @@ async def test_a_slow_reader_gets_all_that_was_said_before_the_close(way: str) -
             await carrying
 
 
-async def test_nothing_passes_after_the_end() -> None:
+async def test_tunnel_passes_nothing_after_its_end() -> None:
     async with ends() as (client, upstream), tunnel_between(client, upstream) as tunnel:
         client.writer.write_eof()
         await tunnel.ended()
@@ -148,7 +148,7 @@ async def test_nothing_passes_after_the_end() -> None:
         assert (tunnel.bytes_down, await client.reader.read()) == (0, b"")
 
 
-async def test_nothing_passes_once_waiting_for_the_end_is_cancelled() -> None:
+async def test_tunnel_passes_nothing_once_it_is_cancelled() -> None:
     async with ends() as (client, upstream), tunnel_between(client, upstream) as tunnel:
         waiting = asyncio.ensure_future(tunnel.ended())
         await asyncio.sleep(0)
@@ -160,7 +160,7 @@ async def test_nothing_passes_once_waiting_for_the_end_is_cancelled() -> None:
         assert tunnel.bytes_up == 0
 
 
-async def test_no_more_than_a_mark_and_a_read_wait_for_a_slow_reader() -> None:
+async def test_tunnel_bounds_what_waits_for_a_slow_reader() -> None:
     async with ends() as (client, upstream), tunnel_between(client, upstream) as tunnel:
         sending = asyncio.ensure_future(_send(upstream, 64 * MIB))
         await eventually(lambda: tunnel._buffered_bytes() > 64 * 1024)
@@ -173,7 +173,7 @@ async def test_no_more_than_a_mark_and_a_read_wait_for_a_slow_reader() -> None:
         sending.cancel()
 
 
-async def test_silence_ends_it_and_a_slow_reader_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tunnel_ends_when_idle_and_not_for_a_slow_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tunnels, "CLOSING_SECONDS", 0.05)
     async with ends() as (client, upstream), tunnel_between(client, upstream, idle_timeout_seconds=1.0) as tunnel:
         sending = asyncio.ensure_future(_send(upstream, 16 * MIB))

@@ -58,38 +58,38 @@ GET = closing(request())
 
 
 class TestFraming:
-    async def test_a_length_is_kept(self) -> None:
+    async def test_response_keeps_its_content_length(self) -> None:
         sent = await raw(Answering(b"he", b"llo", headers=[(b"content-length", b"5")]), GET)
         assert sent.endswith(b"content-length: 5\r\n" + date_of(sent) + b"connection: close\r\n\r\nhello")
 
-    async def test_without_a_length_it_is_chunked(self) -> None:
+    async def test_response_without_length_is_chunked(self) -> None:
         sent = await raw(Answering(b"he", b"", b"llo"), GET)
         assert sent.endswith(b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n")
 
-    async def test_http_1_0_gets_a_body_until_the_close(self) -> None:
+    async def test_response_to_http_1_0_ends_with_the_connection(self) -> None:
         sent = await raw(Answering(b"he", b"llo"), TEN)
         assert b"chunked" not in sent
         assert sent.endswith(b"connection: close\r\n\r\nhello")
 
     @pytest.mark.parametrize("name", [b"transfer-encoding", b"Transfer-Encoding"])
-    async def test_the_applications_own_coding_does_not_count(self, name: bytes) -> None:
+    async def test_response_ignores_the_transfer_coding_of_the_application(self, name: bytes) -> None:
         sent = await raw(Answering(b"x", headers=[(name, b"gzip, chunked")]), GET)
         assert sent.lower().count(b"transfer-encoding") == 1
         assert b"gzip" not in sent
         assert sent.endswith(b"1\r\nx\r\n0\r\n\r\n")
 
     @pytest.mark.parametrize("name", [b"connection", b"keep-alive", b"upgrade"])
-    async def test_hop_by_hop_fields_are_the_listeners(self, name: bytes) -> None:
+    async def test_response_has_no_hop_by_hop_fields_of_the_application(self, name: bytes) -> None:
         sent = await raw(Answering(headers=[(name, b"x")]), request() + PROBE)
         assert name + b": x" not in sent
 
-    async def test_an_application_can_end_the_connection(self) -> None:
+    async def test_response_can_close_the_connection(self) -> None:
         sent = await raw(Answering(headers=[(b"connection", b"Close")]), request() + PROBE)
         assert sent.count(b"HTTP/1.1") == 1
         assert sent.count(b"connection: close") == 1
 
     @pytest.mark.parametrize("length", [b"5", b"0", b"100000000000"])
-    async def test_head_tells_the_length_and_sends_nothing(self, length: bytes) -> None:
+    async def test_response_to_head_has_a_length_and_no_body(self, length: bytes) -> None:
         async with (
             listening(Answering(b"hello", headers=[(b"content-length", length)])) as listener,
             connected(listener) as client,
@@ -101,7 +101,7 @@ class TestFraming:
             assert [each.status for each in await client.answers()] == [200]
 
     @pytest.mark.parametrize("status", [204, 304])
-    async def test_these_have_no_body_whatever_the_application_sends(self, status: int) -> None:
+    async def test_response_with_a_bodiless_status_has_no_body(self, status: int) -> None:
         async with (
             listening(Answering(b"hello", status=status, headers=[(b"content-length", b"5")])) as listener,
             connected(listener) as client,
@@ -111,23 +111,23 @@ class TestFraming:
             assert [each.status for each in answers] == [status, 200]
             assert (b"content-length" in answers[0].headers) is (status == 304)
 
-    async def test_every_answer_of_the_listeners_own_to_head_is_bare(self) -> None:
+    async def test_error_response_to_head_has_no_body(self) -> None:
         sent = await raw(Answering(), request(b"HEAD /a HTTP/1.1", host=None))
         assert sent.startswith(b"HTTP/1.1 400")
         assert sent.endswith(b"\r\n\r\n")
 
 
 class TestFields:
-    async def test_date_is_added_and_server_is_not(self) -> None:
+    async def test_response_gets_a_date_and_no_server(self) -> None:
         names = [line.partition(b":")[0] for line in await lines_of(Answering(), GET)]
         assert names.count(b"date") == 1
         assert b"server" not in names
 
-    async def test_the_applications_date_and_server_stay(self) -> None:
+    async def test_response_keeps_date_and_server_of_the_application(self) -> None:
         lines = await lines_of(Answering(headers=[(b"Date", b"then"), (b"Server", b"theirs")]), GET)
         assert [line for line in lines if line[:4] in (b"date", b"serv")] == [b"date: then", b"server: theirs"]
 
-    async def test_fields_keep_order_and_repeat(self) -> None:
+    async def test_response_fields_keep_order_and_repetition(self) -> None:
         headers = [(b"set-cookie", b"a"), (b"x", b""), (b"set-cookie", b"b"), (b"y", b"\xff\t1")]
         assert (await lines_of(Answering(headers=headers), GET))[1:5] == [
             b"set-cookie: a",
@@ -151,7 +151,7 @@ class TestFields:
             ("x", b"text"),
         ],
     )
-    async def test_what_could_be_injected_becomes_a_500(self, name: Any, value: Any) -> None:
+    async def test_response_that_could_inject_a_field_becomes_a_500(self, name: Any, value: Any) -> None:
         sent = await raw(Answering(headers=[(name, value)]), request())
         assert sent.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
         assert b"evil" not in sent
@@ -159,45 +159,45 @@ class TestFields:
         assert b'"internal_error"' in sent
 
     @pytest.mark.parametrize("status", [0, 99, 100, 101, 199, 600, 999, -200])
-    async def test_a_status_that_ends_nothing_becomes_a_500(self, status: int) -> None:
+    async def test_response_with_an_interim_status_becomes_a_500(self, status: int) -> None:
         assert (await raw(Answering(status=status), request())).startswith(b"HTTP/1.1 500 ")
 
     @pytest.mark.parametrize("status", [200, 299, 418, 499, 599])
-    async def test_a_status_without_a_name_is_sent_as_it_is(self, status: int) -> None:
+    async def test_response_status_without_a_phrase_is_sent(self, status: int) -> None:
         assert (await lines_of(Answering(status=status), GET))[0].startswith(b"HTTP/1.1 %d " % status)
 
 
 class TestBreaking:
     @pytest.mark.parametrize("bodies", [(b"hell",), (b"hello!",), (), (b"he", b"llo!")])
-    async def test_a_body_not_as_promised_is_cut(self, bodies: tuple[bytes, ...]) -> None:
+    async def test_response_body_of_another_length_is_cut(self, bodies: tuple[bytes, ...]) -> None:
         app = Answering(*bodies, headers=[(b"content-length", b"5")])
         sent = await raw(app, request() + PROBE)
         assert len(sent.partition(b"\r\n\r\n")[2]) < 5
         assert isinstance(app.failure, RuntimeError)
 
-    async def test_a_body_that_is_not_finished_is_cut(self) -> None:
+    async def test_response_body_without_an_end_is_cut(self) -> None:
         sent = await raw(Answering(b"hello", is_finished=False), request() + PROBE)
         assert not sent.endswith(b"0\r\n\r\n")
 
-    async def test_a_body_until_the_close_breaks_off_with_a_reset(self) -> None:
+    async def test_response_that_ends_with_the_connection_breaks_off_by_a_reset(self) -> None:
         async with listening(Answering(b"hello", is_finished=False)) as listener, connected(listener) as client:
             await client.send(TEN)
             with pytest.raises(ConnectionResetError):
                 await client.rest()
 
-    async def test_an_application_that_fails_is_answered_for(self) -> None:
+    async def test_application_that_fails_gets_a_500(self) -> None:
         async def failing(_scope: Any, _receive: Any, _send: Any) -> None:
             raise ValueError("secret")
 
         assert await self._code(failing) == "internal_error"
 
-    async def test_an_application_that_says_nothing_is_answered_for(self) -> None:
+    async def test_application_without_a_response_gets_a_500(self) -> None:
         async def silent(_scope: Any, _receive: Any, _send: Any) -> None:
             return
 
         assert await self._code(silent) == "internal_error"
 
-    async def test_an_application_that_is_cancelled_is_answered_for(self) -> None:
+    async def test_application_that_is_cancelled_gets_a_500(self) -> None:
         async def cancelled(_scope: Any, _receive: Any, _send: Any) -> None:
             raise asyncio.CancelledError
 
@@ -206,7 +206,7 @@ class TestBreaking:
     @pytest.mark.parametrize(
         "kinds", [("http.response.body",), ("http.response.start",) * 2, ("x",), ("http.response.start", "x")]
     )
-    async def test_messages_out_of_turn_are_an_error(self, kinds: tuple[str, ...]) -> None:
+    async def test_application_messages_out_of_order_raise(self, kinds: tuple[str, ...]) -> None:
         failures = []
 
         async def confused(_scope: Any, _receive: Any, send: Any) -> None:
@@ -230,7 +230,7 @@ class TestBreaking:
 
 class TestCutting:
     @pytest.mark.parametrize("headers", [[], [(b"content-length", b"9")]])
-    async def test_an_aborted_answer_looks_broken(self, headers: list[tuple[bytes, bytes]]) -> None:
+    async def test_aborted_response_is_incomplete_to_the_client(self, headers: list[tuple[bytes, bytes]]) -> None:
         async def aborting(scope: Any, _receive: Any, send: Any) -> None:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             scope["extensions"]["gateway.client"].abort()
@@ -241,7 +241,7 @@ class TestCutting:
         assert not sent.endswith(b"0\r\n\r\n")
 
 
-async def test_answers_stay_in_order_when_the_first_is_slow() -> None:
+async def test_pipelined_responses_keep_their_order() -> None:
     async def echo(_scope: Any, receive: Any, send: Any) -> None:
         message = await receive()
         await respond(send, 200, message["body"])

@@ -40,21 +40,21 @@ async def check(case: Case, listener: Listener, recorder: Recorder, *pieces: byt
     assert tuple(recorder.seen) == case.seen
 
 
-def test_the_table_is_long() -> None:
+def test_request_table_is_long() -> None:
     assert len(ALL) >= 300
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
-async def test_each_request_gets_its_one_answer(case: Case, listener: Listener, recorder: Recorder) -> None:
+async def test_request_gets_exactly_one_response(case: Case, listener: Listener, recorder: Recorder) -> None:
     await check(case, listener, recorder, case.data)
 
 
 @pytest.mark.parametrize("case", SPLIT, ids=lambda case: case.name)
-async def test_no_cut_of_the_bytes_changes_the_answer(case: Case, listener: Listener, recorder: Recorder) -> None:
+async def test_request_is_read_the_same_however_it_is_cut(case: Case, listener: Listener, recorder: Recorder) -> None:
     for cut in range(1, len(case.data)):
         await check(case, listener, recorder, case.data[:cut], case.data[cut:])
 
 
 @pytest.mark.parametrize("case", [case for case in ALL if len(case.data) < 600][::7], ids=lambda case: case.name)
-async def test_bytes_one_by_one_change_nothing(case: Case, listener: Listener, recorder: Recorder) -> None:
+async def test_request_is_read_the_same_byte_by_byte(case: Case, listener: Listener, recorder: Recorder) -> None:
     await check(case, listener, recorder, *(case.data[at : at + 1] for at in range(len(case.data))))

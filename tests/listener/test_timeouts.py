@@ -104,17 +104,17 @@ async def assert_timed_out(client: Client) -> None:
 
 
 class TestHead:
-    async def test_a_head_that_never_begins_is_timed_out(self) -> None:
+    async def test_head_that_never_begins_times_out(self) -> None:
         async with listening(Recorder(), HASTY) as listener, connected(listener) as client:
             await assert_timed_out(client)
 
     @pytest.mark.parametrize("part", [b"G", b"GET /a HTTP/1.1\r\n", request()[:-1], request()[:-2]])
-    async def test_a_head_that_never_ends_is_timed_out(self, part: bytes) -> None:
+    async def test_head_that_never_ends_times_out(self, part: bytes) -> None:
         async with listening(Recorder(), HASTY) as listener, connected(listener) as client:
             await client.send(part)
             await assert_timed_out(client)
 
-    async def test_dripping_bytes_buy_no_time(self) -> None:
+    async def test_head_timeout_does_not_restart_with_each_byte(self) -> None:
         async with listening(Recorder(), HASTY) as listener, connected(listener) as client:
             timed_out = asyncio.create_task(assert_timed_out(client))
             for octet in request(b"GET /a HTTP/1.1", b"x: " + b"1" * 500):
@@ -124,19 +124,19 @@ class TestHead:
                 await asyncio.sleep(0.01)
             await timed_out
 
-    async def test_the_head_of_a_later_request_is_timed_out_too(self) -> None:
+    async def test_head_of_a_later_request_times_out(self) -> None:
         async with listening(Recorder(), HASTY) as listener, connected(listener) as client:
             await client.send(request() + b"GET /b")
             assert (await client.final_answer()).status == 200
             await assert_timed_out(client)
 
     @pytest.mark.parametrize("behind", [b"", b"\r\n"])
-    async def test_an_idle_connection_is_closed_in_silence(self, behind: bytes) -> None:
+    async def test_idle_connection_is_closed_without_a_response(self, behind: bytes) -> None:
         async with listening(Recorder(), HASTY) as listener, connected(listener) as client:
             await client.send(request() + behind)
             assert [answer.status for answer in await client.answers()] == [200]
 
-    async def test_a_connection_in_use_is_not_idle(self) -> None:
+    async def test_connection_in_use_is_not_idle(self) -> None:
         async with (
             listening(Recorder(), ListenerLimits(keep_alive_seconds=0.5)) as listener,
             connected(listener) as client,
@@ -148,13 +148,13 @@ class TestHead:
 
 
 class TestBody:
-    async def test_a_body_that_has_come_is_taken_at_once_and_once(self) -> None:
+    async def test_body_that_has_come_is_taken_once(self) -> None:
         async with listening(Taking()) as listener, connected(listener) as client:
             for sent, body in ((post(b"Content-Length: 5", body=b"hello"), b"hello"), (request(), b"")):
                 await client.send(sent)
                 assert (await client.final_answer()).body == repr((body, None, None, None)).encode()
 
-    async def test_a_body_that_has_not_come_whole_is_received(self) -> None:
+    async def test_body_that_has_not_come_whole_is_received(self) -> None:
         app = Taking()
         async with listening(app) as listener, connected(listener) as client:
             await client.send(post(b"Content-Length: 5", body=b"he"))
@@ -163,7 +163,7 @@ class TestBody:
             assert (await client.final_answer()).body == repr((None, None, b"hello", None)).encode()
 
     @pytest.mark.parametrize("framing", [b"Content-Length: 10", b"Transfer-Encoding: chunked"])
-    async def test_a_body_that_stops_is_timed_out_and_the_application_told(self, framing: bytes) -> None:
+    async def test_body_that_stops_times_out_and_disconnects_the_application(self, framing: bytes) -> None:
         app = Uploading()
         app.go_on.set()
         async with listening(app, HASTY) as listener, connected(listener) as client:
@@ -172,7 +172,7 @@ class TestBody:
             await wait(app.ended)
             assert app.left.is_set()
 
-    async def test_a_body_that_moves_is_not_timed_out(self) -> None:
+    async def test_body_that_makes_progress_does_not_time_out(self) -> None:
         app = Uploading()
         app.go_on.set()
         limits = ListenerLimits(body_idle_timeout_seconds=0.5)
@@ -183,7 +183,7 @@ class TestBody:
                 await client.send(b"x")
             assert (await client.final_answer()).body == b"8"
 
-    async def test_an_application_may_take_its_time(self) -> None:
+    async def test_application_has_no_timeout(self) -> None:
         app = Uploading()
         async with listening(app, HASTY) as listener, connected(listener) as client:
             await client.send(post(b"Content-Length: 8", body=b"x"))
@@ -192,7 +192,7 @@ class TestBody:
             await client.send(b"x" * 7)
             assert (await client.final_answer()).body == b"8"
 
-    async def test_an_answer_under_way_is_cut_when_the_body_stops(self) -> None:
+    async def test_response_is_cut_when_the_request_body_stops(self) -> None:
         async def duplex(_scope: Any, receive: Any, send: Any) -> None:
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await whole_body(receive)
@@ -206,7 +206,7 @@ class TestBody:
 
 
 class TestBounds:
-    async def test_an_upload_nobody_takes_waits_outside(self) -> None:
+    async def test_upload_that_is_not_taken_stays_bounded(self) -> None:
         app = Uploading()
         async with listening(app) as listener, connected(listener) as client:
             client.writer.write(UPLOAD + CHUNK * 200)
@@ -217,7 +217,7 @@ class TestBounds:
             assert found._is_paused
             assert exchange.buffered <= connection.MAX_UNREAD_BYTES + 256 * 1024
 
-    async def test_requests_behind_a_slow_one_wait_outside(self) -> None:
+    async def test_pipelined_requests_stay_bounded(self) -> None:
         app = Uploading()
         async with listening(app) as listener, connected(listener) as client:
             client.writer.write(request() * 100_000)
@@ -228,7 +228,7 @@ class TestBounds:
             app.go_on.set()
             assert [(await client.final_answer()).body for _ in range(5000)] == [b"0"] * 5000
 
-    async def test_an_answer_nobody_reads_is_not_piled_up_and_cut_in_the_end(self) -> None:
+    async def test_response_that_is_not_read_stays_bounded_and_is_cut(self) -> None:
         app = Downloading()
         async with (
             listening(app, ListenerLimits(body_idle_timeout_seconds=0.3)) as listener,
@@ -243,7 +243,7 @@ class TestBounds:
             await wait(app.ended)
             assert app.sent < 4096
 
-    async def test_answers_to_requests_in_a_row_are_not_piled_up_for_one_who_reads_none(self) -> None:
+    async def test_pipelined_responses_that_are_not_read_stay_bounded(self) -> None:
         app = Whole()
         async with listening(app) as listener, connected(listener) as client:
             client.writer.transport.pause_reading()  # type: ignore[attr-defined] # a socket's transport has it
@@ -258,7 +258,7 @@ class TestBounds:
             client.writer.transport.resume_reading()  # type: ignore[attr-defined]
             assert [len((await client.final_answer()).body) for _ in range(500)] == [len(CHUNK)] * 500
 
-    async def test_connections_above_the_cap_are_told_so(self) -> None:
+    async def test_connection_above_the_limit_gets_a_503(self) -> None:
         async with (
             listening(Recorder(), ListenerLimits(max_connections=2)) as listener,
             connected(listener) as first,
@@ -272,7 +272,7 @@ class TestBounds:
                 await client.send(PROBE)
                 assert [each.status for each in await client.answers()] == [200]
 
-    async def test_the_cap_is_no_higher_than_descriptors_last(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_connection_limit_fits_the_descriptors(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(resource, "getrlimit", lambda _: (68, 1024))
         async with (
             listening(Recorder()) as listener,
@@ -282,7 +282,9 @@ class TestBounds:
         ):
             assert (await third.final_answer()).code == "too_many_connections"
 
-    async def test_a_flood_above_the_cap_is_closed_without_a_word(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_connections_far_above_the_limit_are_closed_without_a_response(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(connection, "MAX_REFUSED_CONNECTIONS", 1)
         async with (
             listening(Recorder(), ListenerLimits(max_connections=1)) as listener,
@@ -303,7 +305,7 @@ class TestBounds:
 
 
 class TestContinue:
-    async def test_100_is_sent_when_the_body_is_asked_for_and_not_before(self) -> None:
+    async def test_expect_continue_is_answered_when_the_body_is_received(self) -> None:
         app = Uploading()
         async with listening(app) as listener, connected(listener) as client:
             await client.send(post(b"Expect: 100-continue", b"Content-Length: 5"))
@@ -318,12 +320,12 @@ class TestContinue:
             await client.send(b"hello" + PROBE)
             assert [answer.body for answer in await client.answers()] == [b"5", b"0"]
 
-    async def test_a_refusal_comes_without_100_and_ends_the_connection(self) -> None:
+    async def test_expect_continue_is_not_answered_before_a_refusal(self) -> None:
         async with listening(Unread()) as listener, connected(listener) as client:
             await client.send(post(b"Expect: 100-continue", b"Content-Length: 5"))
             assert [answer.status for answer in await client.answers()] == [401]
 
-    async def test_http_1_0_knows_no_100(self) -> None:
+    async def test_expect_continue_of_http_1_0_is_ignored(self) -> None:
         app = Uploading()
         async with listening(app) as listener, connected(listener) as client:
             await client.send(request(b"POST /p HTTP/1.0", b"Expect: 100-continue", b"Content-Length: 5"))
@@ -334,7 +336,7 @@ class TestContinue:
             assert answer is not None
             assert (answer.status, answer.body) == (200, b"5")
 
-    async def test_a_client_that_does_not_wait_gets_no_100(self) -> None:
+    async def test_expect_continue_is_not_answered_once_the_body_comes(self) -> None:
         app = Uploading()
         async with listening(app) as listener, connected(listener) as client:
             await client.send(post(b"Expect: 100-continue", b"Content-Length: 5"), b"hello")
@@ -345,18 +347,18 @@ class TestContinue:
 
 
 class TestEarlyAnswers:
-    async def test_an_answer_before_the_body_ends_the_connection(self) -> None:
+    async def test_response_before_the_body_closes_the_connection(self) -> None:
         async with listening(Unread()) as listener, connected(listener) as client:
             await client.send(UPLOAD, PROBE)
             (answer,) = await client.answers()
             assert (answer.status, answer.headers[b"connection"]) == (401, b"close")
 
-    async def test_an_answer_after_the_body_keeps_the_connection_in_step(self) -> None:
+    async def test_response_after_the_body_keeps_the_connection(self) -> None:
         async with listening(Unread()) as listener, connected(listener) as client:
             await client.send(post(b"Content-Length: 5", body=b"GET /") + request() + PROBE)
             assert [answer.status for answer in await client.answers()] == [401, 401, 401]
 
-    async def test_a_client_that_goes_on_sending_can_read_its_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_client_that_still_sends_can_read_its_response(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(connection, "LINGER_SECONDS", 0.1)
         async with listening(Unread()) as listener, connected(listener) as client:
             (found,) = listener.connections()
@@ -365,7 +367,7 @@ class TestEarlyAnswers:
             await asyncio.wait_for(found.lost.wait(), 10)
             assert found.taken <= len(UPLOAD) + 2 * connection.MAX_LINGER_BYTES + 512 * 1024
 
-    async def test_a_client_that_stays_is_closed_after_the_lingering(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_client_that_does_not_close_is_closed_after_the_linger(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(connection, "LINGER_SECONDS", 0.1)
         async with listening(Recorder()) as listener, connected(listener) as client:
             (found,) = listener.connections()
@@ -377,7 +379,7 @@ class TestEarlyAnswers:
 
 class TestLeaving:
     @pytest.mark.parametrize("reset", [False, True])
-    async def test_the_application_is_told_when_its_client_leaves(self, *, reset: bool) -> None:
+    async def test_disconnect_of_the_client_reaches_the_application(self, *, reset: bool) -> None:
         app = Uploading()
         app.go_on.set()
         async with listening(app) as listener, connected(listener) as client:
@@ -393,7 +395,7 @@ class TestLeaving:
             assert app.left.is_set()
 
     @pytest.mark.parametrize("field", [b"Connection: keep-alive", b"Connection: close"])
-    async def test_nobody_is_told_of_a_client_that_had_its_answer(self, field: bytes) -> None:
+    async def test_disconnect_after_the_response_reaches_nobody(self, field: bytes) -> None:
         app = Uploading()
         app.go_on.set()
         async with listening(app) as listener, connected(listener) as client:
@@ -404,7 +406,7 @@ class TestLeaving:
             await asyncio.wait_for(found.lost.wait(), 10)
             assert not app.left.is_set()
 
-    async def test_a_waiting_application_learns_that_its_answer_is_complete(self) -> None:
+    async def test_application_that_waits_gets_a_disconnect_after_its_response(self) -> None:
         heard = asyncio.get_running_loop().create_future()
 
         async def listening_on(_scope: Any, receive: Any, send: Any) -> None:
@@ -420,7 +422,7 @@ class TestLeaving:
 
 
 class TestShutdown:
-    async def test_idle_connections_are_closed_and_running_requests_finish(self) -> None:
+    async def test_shutdown_closes_idle_connections_and_finishes_requests(self) -> None:
         app = Uploading()
         async with listening(app) as listener, connected(listener) as idle, connected(listener) as busy:
             await busy.send(request() + request())
@@ -433,7 +435,7 @@ class TestShutdown:
             await stopping
 
 
-async def test_small_answers_are_not_held_back_by_nagle() -> None:
+async def test_small_responses_are_sent_without_delay() -> None:
     async with listening(Recorder()) as listener, connected(listener):
         (found,) = listener.connections()
         own = found.transport.get_extra_info("socket")

@@ -82,7 +82,7 @@ async def listener(recorder: Recorder) -> AsyncIterator[Listener]:
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(group=st.lists(requests(), min_size=1, max_size=5), data=st.data())
-async def test_every_request_is_seen_exactly_as_it_was_sent(
+async def test_valid_request_reaches_the_application_as_it_was_sent(
     group: list[tuple[bytes, Seen]], data: st.DataObject, listener: Listener, recorder: Recorder
 ) -> None:
     recorder.seen.clear()

@@ -19,7 +19,7 @@ from gateway.upstream.address import Address, parse_target
         ("http://bücher.example", Address("http", "xn--bcher-kva.example", 80), b"xn--bcher-kva.example"),
     ],
 )
-def test_a_target_is_scheme_host_and_port(url: str, address: Address, authority: bytes) -> None:
+def test_target_is_scheme_host_and_port(url: str, address: Address, authority: bytes) -> None:
     assert parse_target(url) == address
     assert parse_target(url).authority == authority
 
@@ -37,6 +37,6 @@ def test_a_target_is_scheme_host_and_port(url: str, address: Address, authority:
         "http://up:99999",
     ],
 )
-def test_anything_else_is_no_target_and_says_so(url: str) -> None:
+def test_target_of_another_form_is_refused_with_a_reason(url: str) -> None:
     with pytest.raises(ValueError, match=r"target|[Pp]ort"):
         parse_target(url)

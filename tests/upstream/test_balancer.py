@@ -66,7 +66,7 @@ class Seen:
     ],
     ids=["GET", "POST", "big POST", "empty POST"],
 )
-async def test_a_stale_connection_costs_the_client_nothing(request_: Request, then: Then) -> None:
+async def test_stale_connection_is_replaced(request_: Request, then: Then) -> None:
     async with scripted(Reply(), Reply(b"", then), Reply()) as server, upstream_to(server.url) as upstream:
         await fetch(upstream)
 
@@ -76,7 +76,7 @@ async def test_a_stale_connection_costs_the_client_nothing(request_: Request, th
 
 
 @pytest.mark.parametrize("length", [6, None], ids=["counted", "chunked"])
-async def test_a_small_streamed_body_is_sent_again_whole(length: int | None) -> None:
+async def test_stale_connection_replays_a_small_streamed_body(length: int | None) -> None:
     async with scripted(Reply(), GONE, Reply()) as server, upstream_to(server.url) as upstream:
         await fetch(upstream)
         request = Request(b"POST", b"/", body=chunks(b"abc", b"", b"def"), content_length=length)
@@ -85,7 +85,7 @@ async def test_a_small_streamed_body_is_sent_again_whole(length: int | None) -> 
         assert server.requests[1] == server.requests[2]
 
 
-async def test_a_streamed_body_too_big_to_keep_is_not_sent_again() -> None:
+async def test_stale_connection_does_not_replay_a_large_streamed_body() -> None:
     async with scripted(Reply(), GONE, Reply()) as server, upstream_to(server.url) as upstream:
         await fetch(upstream)
         with pytest.raises(UpstreamError) as raised:
@@ -95,7 +95,7 @@ async def test_a_streamed_body_too_big_to_keep_is_not_sent_again() -> None:
         assert len(server.requests) == 2
 
 
-async def test_a_body_still_on_its_way_is_not_sent_again() -> None:
+async def test_stale_connection_does_not_replay_an_unfinished_body() -> None:
     async def stalled() -> AsyncIterator[bytes]:
         yield b"some"
         await asyncio.Event().wait()
@@ -113,7 +113,7 @@ async def test_a_body_still_on_its_way_is_not_sent_again() -> None:
 
 
 @pytest.mark.parametrize(("method", "sent"), [(b"GET", 3), (b"POST", 2)])
-async def test_a_connection_that_ends_late_may_have_been_worked_on(
+async def test_connection_that_ends_late_is_not_stale(
     monkeypatch: pytest.MonkeyPatch, method: bytes, sent: int
 ) -> None:
     monkeypatch.setattr("gateway.upstream.balancer.STALE_WITHIN_SECONDS", 0.0)
@@ -124,7 +124,7 @@ async def test_a_connection_that_ends_late_may_have_been_worked_on(
         assert len(server.requests) == sent
 
 
-async def test_a_stale_connection_is_replaced_once() -> None:
+async def test_stale_connection_is_replaced_only_once() -> None:
     async with scripted(Reply(), GONE, GONE, Reply()) as server, upstream_to(server.url) as upstream:
         await fetch(upstream)
         with pytest.raises(UpstreamError):
@@ -134,7 +134,7 @@ async def test_a_stale_connection_is_replaced_once() -> None:
 
 
 @pytest.mark.parametrize("method", [*IDEMPOTENT, b"POST"])
-async def test_nothing_sent_over_a_fresh_connection_is_sent_again(method: bytes) -> None:
+async def test_fresh_connection_is_never_stale(method: bytes) -> None:
     async with scripted(GONE, Reply()) as server, upstream_to(server.url, retries=3) as upstream:
         with pytest.raises(UpstreamError) as raised:
             await fetch(upstream, Request(method, b"/", body=b"x"))
@@ -143,7 +143,7 @@ async def test_nothing_sent_over_a_fresh_connection_is_sent_again(method: bytes)
         assert len(server.requests) == 1
 
 
-async def test_an_answer_that_began_is_never_asked_for_again() -> None:
+async def test_response_that_began_is_never_retried() -> None:
     async with scripted(Reply(), Reply(b"H", Then.CLOSE)) as server, upstream_to(server.url, retries=3) as upstream:
         await fetch(upstream)
         with pytest.raises(UpstreamError) as raised:
@@ -153,7 +153,7 @@ async def test_an_answer_that_began_is_never_asked_for_again() -> None:
         assert len(server.requests) == 2
 
 
-async def test_a_timeout_is_never_asked_again() -> None:
+async def test_timeout_is_never_retried() -> None:
     async with scripted(SILENCE) as server, upstream_to(server.url, retries=3, first_byte_timeout_seconds=0.05) as one:
         with pytest.raises(UpstreamError) as raised:
             await fetch(one)
@@ -166,7 +166,7 @@ async def test_a_timeout_is_never_asked_again() -> None:
 
 
 @pytest.mark.parametrize("method", [*IDEMPOTENT, b"POST", b"PATCH"])
-async def test_a_refused_connect_is_tried_elsewhere_for_any_method(method: bytes) -> None:
+async def test_refused_connect_is_retried_for_any_method(method: bytes) -> None:
     dead = await refusing_url()
     async with scripted() as server, upstream_to(dead, server.url, retries=1) as upstream:
         for _ in range(4):
@@ -175,7 +175,7 @@ async def test_a_refused_connect_is_tried_elsewhere_for_any_method(method: bytes
             response.close()
 
 
-async def test_a_retry_goes_elsewhere_even_if_that_is_busier() -> None:
+async def test_retry_goes_to_another_target_even_if_it_is_busier() -> None:
     dead = await refusing_url()
     async with scripted(SILENCE, Reply()) as server, upstream_to(dead, server.url, retries=1) as upstream:
         held = asyncio.ensure_future(fetch(upstream))
@@ -189,7 +189,7 @@ async def test_a_retry_goes_elsewhere_even_if_that_is_busier() -> None:
 
 @pytest.mark.parametrize("status", [b"502", b"503", b"504"])
 @pytest.mark.parametrize("method", [b"GET", b"PUT"])
-async def test_an_idempotent_request_is_retried_on_another_target(method: bytes, status: bytes) -> None:
+async def test_retry_of_an_idempotent_request_goes_to_another_target(method: bytes, status: bytes) -> None:
     bad = Reply(UNAVAILABLE.data.replace(b"503", status))
     async with scripted(bad) as worse, scripted() as better, upstream_to(worse.url, better.url, retries=1) as upstream:
         for _ in range(4):
@@ -198,7 +198,7 @@ async def test_an_idempotent_request_is_retried_on_another_target(method: bytes,
         assert len(better.requests) == 4
 
 
-async def test_the_last_answer_is_passed_on_when_retries_are_spent() -> None:
+async def test_retry_gives_the_last_response_when_none_is_left() -> None:
     async with scripted(UNAVAILABLE) as server, upstream_to(server.url, retries=2) as upstream:
         assert await fetch(upstream) == (503, b"busy")
         assert len(server.requests) == 3
@@ -213,7 +213,7 @@ async def test_the_last_answer_is_passed_on_when_retries_are_spent() -> None:
         (Request(b"GET", b"/"), b"429"),
     ],
 )
-async def test_anything_else_is_passed_on_at_once(request_: Request, status: bytes) -> None:
+async def test_retry_happens_for_no_other_response(request_: Request, status: bytes) -> None:
     async with (
         scripted(Reply(UNAVAILABLE.data.replace(b"503", status))) as server,
         upstream_to(server.url, retries=2) as upstream,
@@ -222,7 +222,7 @@ async def test_anything_else_is_passed_on_at_once(request_: Request, status: byt
         assert len(server.requests) == 1
 
 
-async def test_no_retries_means_none() -> None:
+async def test_retry_happens_only_if_configured() -> None:
     async with scripted(UNAVAILABLE) as server, upstream_to(server.url, retries=0) as upstream:
         assert await fetch(upstream) == (503, b"busy")
         assert len(server.requests) == 1
@@ -231,7 +231,7 @@ async def test_no_retries_means_none() -> None:
 # Choosing.
 
 
-async def test_equal_targets_take_turns() -> None:
+async def test_balancer_rotates_equal_targets() -> None:
     async with scripted() as one, scripted() as two, scripted() as three:
         async with upstream_to(one.url, two.url, three.url) as upstream:
             for _ in range(9):
@@ -240,7 +240,7 @@ async def test_equal_targets_take_turns() -> None:
         assert [len(each.requests) for each in (one, two, three)] == [3, 3, 3]
 
 
-async def test_the_least_busy_target_is_asked() -> None:
+async def test_balancer_picks_the_least_busy_target() -> None:
     async with scripted(SILENCE) as slow, scripted() as quick, upstream_to(slow.url, quick.url) as upstream:
         held = [asyncio.ensure_future(fetch(upstream)) for _ in range(2)]
         await eventually(lambda: len(slow.requests) == 1)
@@ -252,7 +252,7 @@ async def test_the_least_busy_target_is_asked() -> None:
         await asyncio.gather(*held)
 
 
-async def test_a_failing_target_is_left_alone_and_comes_back() -> None:
+async def test_ejected_target_returns_after_its_pause() -> None:
     dead = await refusing_url()
     async with scripted() as server, upstream_to(dead, server.url) as upstream:
         results = [await _code_of(upstream) for _ in range(4 * FAILURES_TO_EJECT)]
@@ -262,7 +262,7 @@ async def test_a_failing_target_is_left_alone_and_comes_back() -> None:
         assert upstream.targets_in_service == 1
 
 
-async def test_the_breaker_answers_at_once_while_every_target_is_out() -> None:
+async def test_breaker_refuses_while_every_target_is_ejected() -> None:
     dead = await refusing_url()
     async with upstream_to(dead) as upstream:
         for _ in range(FAILURES_TO_EJECT):
@@ -271,7 +271,7 @@ async def test_the_breaker_answers_at_once_while_every_target_is_out() -> None:
             assert await _code_of(upstream) is Refusal.UPSTREAM_OVERLOADED
 
 
-async def test_one_trial_closes_the_breaker_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_breaker_closes_after_one_successful_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.upstream.health.FIRST_PAUSE_SECONDS", 0.05)
     async with (
         scripted(*[GONE] * FAILURES_TO_EJECT, SILENCE) as server,
@@ -288,7 +288,7 @@ async def test_one_trial_closes_the_breaker_again(monkeypatch: pytest.MonkeyPatc
         assert "in use" in repr(upstream)
 
 
-async def test_a_trial_that_its_client_leaves_frees_the_way_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_breaker_allows_another_trial_after_a_disconnect(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.upstream.health.FIRST_PAUSE_SECONDS", 0.02)
     async with scripted(*[GONE] * FAILURES_TO_EJECT, SILENCE, Reply()) as server, upstream_to(server.url) as upstream:
         while "ejected" not in repr(upstream):
@@ -301,7 +301,7 @@ async def test_a_trial_that_its_client_leaves_frees_the_way_for_the_next(monkeyp
         assert await fetch(upstream) == (200, b"ok")
 
 
-async def test_probes_eject_and_readmit_whatever_requests_say() -> None:
+async def test_probes_eject_and_readmit_in_spite_of_requests() -> None:
     seen = Seen()
     replies = [UNAVAILABLE, Reply()] * (FAILED_PROBES_TO_EJECT - 1) + [UNAVAILABLE, UNAVAILABLE, Reply()]
     async with scripted(*replies) as server, upstream_to(server.url, observer=seen) as upstream:
@@ -321,7 +321,7 @@ async def test_probes_eject_and_readmit_whatever_requests_say() -> None:
     assert seen.outcomes == {Outcome.SUCCEEDED: FAILED_PROBES_TO_EJECT}, "probes are no requests"
 
 
-async def test_a_target_too_busy_to_be_probed_is_neither_well_nor_ill() -> None:
+async def test_probe_of_a_busy_target_records_nothing() -> None:
     async with (
         scripted(SILENCE) as server,
         upstream_to(server.url, max_connections=1, queue_timeout_seconds=0.01) as upstream,
@@ -335,7 +335,7 @@ async def test_a_target_too_busy_to_be_probed_is_neither_well_nor_ill() -> None:
         await held
 
 
-async def test_statuses_alone_never_open_the_breaker() -> None:
+async def test_breaker_ignores_statuses() -> None:
     async with scripted(UNAVAILABLE) as server, upstream_to(server.url) as upstream:
         for _ in range(3 * FAILURES_TO_EJECT):
             assert await fetch(upstream) == (503, b"busy")
@@ -344,7 +344,7 @@ async def test_statuses_alone_never_open_the_breaker() -> None:
 # Observing.
 
 
-async def test_every_attempt_is_observed_once() -> None:
+async def test_attempt_is_observed_once() -> None:
     seen = Seen()
     replies = [Reply(), GONE, Reply(), Reply(b"?"), Reply(), UNAVAILABLE, Reply(OK[:-1])]
     async with scripted(*replies) as server, upstream_to(server.url, observer=seen) as upstream:
@@ -368,7 +368,7 @@ async def test_every_attempt_is_observed_once() -> None:
     assert all(seconds >= 0 for seconds in seen.seconds)
 
 
-async def test_a_connect_that_failed_is_observed_too() -> None:
+async def test_failed_connect_is_observed() -> None:
     seen = Seen()
     async with upstream_to(await refusing_url(), observer=seen, retries=1) as upstream:
         with pytest.raises(NotSentError):
@@ -378,12 +378,12 @@ async def test_a_connect_that_failed_is_observed_too() -> None:
     assert seen.retries == {"connect": 1}
 
 
-def test_an_upstream_without_targets_is_refused() -> None:
+def test_upstream_without_targets_is_refused() -> None:
     with pytest.raises(ValueError, match="no target"):
         Upstream("test", targets=[])
 
 
-async def test_an_unsafe_request_is_refused_before_anything_is_opened() -> None:
+async def test_unsafe_request_is_refused_before_a_connection_is_opened() -> None:
     async with scripted() as server, upstream_to(server.url) as upstream:
         with pytest.raises(ValueError, match="request line"):
             await upstream.send(Request(b"GET", b"/a b"))

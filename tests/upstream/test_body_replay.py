@@ -25,7 +25,7 @@ async def some_of(body: ReplayableBody, count: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("before", range(1, 5))
-async def test_it_starts_over_wherever_it_was_left(before: int) -> None:
+async def test_body_replay_starts_at_the_beginning(before: int) -> None:
     body = ReplayableBody(chunks(b"a", b"", b"c"))
     await some_of(body, before)
 
@@ -33,7 +33,7 @@ async def test_it_starts_over_wherever_it_was_left(before: int) -> None:
     assert [chunk async for chunk in body] == [b"a", b"", b"c"]
 
 
-async def test_more_than_is_kept_is_sent_once() -> None:
+async def test_body_replay_ends_above_its_limit() -> None:
     body = ReplayableBody(chunks(b"x" * MAX_REPLAY_BYTES, b"y", b"z"))
     await some_of(body, 1)
     assert body.is_replayable
@@ -44,7 +44,7 @@ async def test_more_than_is_kept_is_sent_once() -> None:
         await some_of(body, 1)
 
 
-async def test_a_pull_cancelled_half_way_spoils_it() -> None:
+async def test_body_replay_ends_with_a_cancelled_read() -> None:
     async def stalled() -> AsyncIterator[bytes]:
         yield b"a"
         await asyncio.Event().wait()

@@ -56,7 +56,7 @@ def first_peer(server: Scripted) -> Peer:
     return server.peers[0]
 
 
-async def test_a_small_answer_is_there_after_one_await() -> None:
+async def test_small_response_is_complete_after_one_await() -> None:
     async with scripted() as server, upstream_to(server.url) as upstream:
         response = await upstream.send(Request(b"GET", b"/"))
 
@@ -64,7 +64,7 @@ async def test_a_small_answer_is_there_after_one_await() -> None:
         assert IDLE in repr(upstream)
 
 
-async def test_closing_twice_or_late_releases_once() -> None:
+async def test_closed_response_releases_its_connection_once() -> None:
     async with scripted() as server, upstream_to(server.url) as upstream:
         first = await upstream.send(Request(b"GET", b"/"))
         first.close()
@@ -77,7 +77,7 @@ async def test_closing_twice_or_late_releases_once() -> None:
         assert len(server.peers) == 1
 
 
-async def test_closing_before_the_end_closes_the_connection() -> None:
+async def test_closed_response_closes_an_unfinished_connection() -> None:
     async with scripted(Reply(HEAD_OF_MUCH % 10 + b"half")) as server, upstream_to(server.url) as upstream:
         response = await upstream.send(Request(b"GET", b"/"))
         response.close()
@@ -91,7 +91,7 @@ async def test_closing_before_the_end_closes_the_connection() -> None:
             await response.wait_for_more()
 
 
-async def test_letting_go_wakes_who_waits() -> None:
+async def test_closed_response_wakes_its_consumer() -> None:
     async with scripted(Reply(HEAD_OF_MUCH % 10)) as server, upstream_to(server.url) as upstream:
         response = await upstream.send(Request(b"GET", b"/"))
         waiting = asyncio.ensure_future(response.wait_for_more())
@@ -102,7 +102,7 @@ async def test_letting_go_wakes_who_waits() -> None:
             await asyncio.wait_for(waiting, 1.0)
 
 
-async def test_what_came_before_the_break_can_be_taken_then_it_raises() -> None:
+async def test_broken_response_gives_what_came_and_raises() -> None:
     async with scripted(Reply(HEAD_OF_MUCH % 10 + b"half")) as server, upstream_to(server.url) as upstream:
         response = await upstream.send(Request(b"GET", b"/"))
         first_peer(server).transport.close()
@@ -123,7 +123,7 @@ async def test_what_came_before_the_break_can_be_taken_then_it_raises() -> None:
 @pytest.mark.parametrize(
     ("length", "sent"), [(None, b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"), (5, b"abcde")], ids=["chunked", "counted"]
 )
-async def test_a_streamed_body_is_framed_by_us(length: int | None, sent: bytes) -> None:
+async def test_streamed_body_is_framed_by_the_gateway(length: int | None, sent: bytes) -> None:
     async with scripted() as server, upstream_to(server.url) as upstream:
         body = aiter(Source(b"abc", b"", b"de"))
 
@@ -132,7 +132,7 @@ async def test_a_streamed_body_is_framed_by_us(length: int | None, sent: bytes) 
         assert IDLE in repr(upstream)
 
 
-async def test_a_body_that_was_sent_whole_keeps_the_connection_before_its_iterator_ends() -> None:
+async def test_sent_body_keeps_the_connection_before_its_iterator_ends() -> None:
     async def body() -> AsyncIterator[bytes]:
         yield b"abcde"
         await asyncio.Event().wait()
@@ -143,7 +143,7 @@ async def test_a_body_that_was_sent_whole_keeps_the_connection_before_its_iterat
         await eventually(lambda: not uploads())
 
 
-async def test_a_body_that_was_sent_whole_starts_the_first_byte_timeout() -> None:
+async def test_sent_body_starts_the_first_byte_timeout() -> None:
     async def body() -> AsyncIterator[bytes]:
         yield b"abcde"
         await asyncio.Event().wait()
@@ -154,7 +154,7 @@ async def test_a_body_that_was_sent_whole_starts_the_first_byte_timeout() -> Non
 
 
 @pytest.mark.parametrize("size", [1, 16_384, 16_385, 5_000_000])
-async def test_a_body_of_bytes_arrives_whole(size: int) -> None:
+async def test_body_of_bytes_arrives_whole(size: int) -> None:
     async with scripted() as server, upstream_to(server.url) as upstream:
         assert await fetch(upstream, Request(b"POST", b"/", body=b"x" * size)) == (200, b"ok")
         assert server.requests[0].endswith(b"content-length: %d\r\n\r\n" % size + b"x" * size)
@@ -162,7 +162,7 @@ async def test_a_body_of_bytes_arrives_whole(size: int) -> None:
 
 
 @pytest.mark.parametrize("chunks", [(b"abc",), (b"abc", b"def")], ids=["short", "long"])
-async def test_a_body_of_another_length_than_announced_is_never_passed_off_as_whole(chunks: tuple[bytes, ...]) -> None:
+async def test_body_of_another_length_never_arrives_as_whole(chunks: tuple[bytes, ...]) -> None:
     async with scripted() as server, upstream_to(server.url) as upstream:
         with pytest.raises(BodyLengthError):
             await upstream.send(Request(b"POST", b"/", body=aiter(Source(*chunks)), content_length=5))
@@ -171,7 +171,7 @@ async def test_a_body_of_another_length_than_announced_is_never_passed_off_as_wh
         assert server.requests == []
 
 
-async def test_an_error_of_the_clients_body_comes_out_unchanged() -> None:
+async def test_error_of_the_request_body_is_raised_unchanged() -> None:
     class ClientLeftError(Exception):
         pass
 
@@ -183,7 +183,7 @@ async def test_an_error_of_the_clients_body_comes_out_unchanged() -> None:
         assert server.requests == []
 
 
-async def test_the_body_is_not_pulled_before_a_connection_stands() -> None:
+async def test_request_body_is_not_read_before_a_connection_is_established() -> None:
     async with scripted() as server:
         url = server.url
     source = Source(b"abc")
@@ -194,7 +194,7 @@ async def test_the_body_is_not_pulled_before_a_connection_stands() -> None:
     assert not source.started
 
 
-async def test_an_early_answer_comes_out_while_the_client_still_sends() -> None:
+async def test_early_response_comes_while_the_client_still_sends() -> None:
     async with (
         scripted(Reply(b"HTTP/1.1 413 X\r\ncontent-length: 3\r\n\r\nbig"), answers_heads=True) as server,
         upstream_to(server.url) as upstream,
@@ -207,7 +207,7 @@ async def test_an_early_answer_comes_out_while_the_client_still_sends() -> None:
 
 
 @pytest.mark.parametrize("then", list(Then))
-async def test_an_early_answer_beats_an_endless_upload_even_when_the_upstream_hangs_up(then: Then) -> None:
+async def test_early_response_survives_an_upload_and_a_close(then: Then) -> None:
     source = Source(endless=b"x" * 65_536)
     async with (
         scripted(Reply(b"HTTP/1.1 413 X\r\ncontent-length: 3\r\n\r\nbig", then), answers_heads=True) as server,
@@ -217,7 +217,7 @@ async def test_an_early_answer_beats_an_endless_upload_even_when_the_upstream_ha
         await eventually(lambda: EMPTY in repr(upstream) and not uploads())
 
 
-async def test_letting_go_stops_the_upload() -> None:
+async def test_closed_response_stops_the_upload() -> None:
     source = Source(endless=b"x" * 65_536)
     async with scripted(Reply(HEAD_OF_MUCH % 9), answers_heads=True) as server, upstream_to(server.url) as upstream:
         response = await upstream.send(Request(b"POST", b"/", body=aiter(source)))
@@ -226,7 +226,7 @@ async def test_letting_go_stops_the_upload() -> None:
         await eventually(lambda: EMPTY in repr(upstream) and not uploads())
 
 
-async def test_an_upstream_that_stops_reading_holds_neither_memory_nor_the_request() -> None:
+async def test_upstream_that_stops_reading_bounds_memory_and_times_out() -> None:
     source = Source(endless=b"x" * 65_536)
     async with scripted(reads=False) as server, upstream_to(server.url, idle_timeout_seconds=0.2) as upstream:
         with pytest.raises(UpstreamError) as raised:
@@ -239,7 +239,7 @@ async def test_an_upstream_that_stops_reading_holds_neither_memory_nor_the_reque
         assert not uploads()
 
 
-async def test_an_upstream_that_reads_slowly_is_not_cut() -> None:
+async def test_upstream_that_reads_slowly_is_not_cut() -> None:
     loop = asyncio.get_running_loop()
     async with scripted() as server, upstream_to(server.url, idle_timeout_seconds=0.2) as upstream:
         server.pause_between_reads_seconds = 0.02
@@ -249,7 +249,7 @@ async def test_an_upstream_that_reads_slowly_is_not_cut() -> None:
         assert loop.time() - started > 0.4
 
 
-async def test_an_early_answer_to_bytes_that_are_not_all_gone_spends_the_connection() -> None:
+async def test_early_response_to_unsent_bytes_closes_the_connection() -> None:
     async with (
         scripted(Reply(b"HTTP/1.1 413 X\r\ncontent-length: 3\r\n\r\nbig"), answers_heads=True) as server,
         upstream_to(server.url) as upstream,
@@ -263,7 +263,7 @@ async def test_an_early_answer_to_bytes_that_are_not_all_gone_spends_the_connect
 # Downloads.
 
 
-async def test_a_consumer_that_does_not_take_bounds_what_is_buffered() -> None:
+async def test_slow_consumer_bounds_what_is_buffered() -> None:
     size = 40_000_000
     async with scripted(Reply(HEAD_OF_MUCH % size + b"x" * size)) as server, upstream_to(server.url) as upstream:
         response = await upstream.send(Request(b"GET", b"/"))
@@ -275,7 +275,7 @@ async def test_a_consumer_that_does_not_take_bounds_what_is_buffered() -> None:
         assert IDLE in repr(upstream)
 
 
-async def test_a_slow_consumer_is_not_the_upstreams_fault() -> None:
+async def test_slow_consumer_does_not_time_out_the_upstream() -> None:
     size = 10_000_000
     async with (
         scripted(Reply(HEAD_OF_MUCH % size + b"x" * size)) as server,
@@ -287,7 +287,7 @@ async def test_a_slow_consumer_is_not_the_upstreams_fault() -> None:
         assert len(await read_all(response)) == size
 
 
-async def test_streams_are_handed_on_as_they_come() -> None:
+async def test_streamed_response_is_given_as_it_comes() -> None:
     async with scripted(Reply(b"HTTP/1.1 200 OK\r\n\r\n")) as server, upstream_to(server.url) as upstream:
         response = await upstream.send(Request(b"GET", b"/"))
         for event in (b"data: 1\n\n", b"data: 2\n\n"):
@@ -324,24 +324,24 @@ async def drip(server: Scripted, data: bytes, every_seconds: float) -> None:
         await asyncio.sleep(every_seconds)
 
 
-async def test_no_head_ends_at_the_first_byte_timeout() -> None:
+async def test_missing_head_times_out() -> None:
     async with scripted(SILENCE) as server:
         await refused_within(1.0, server, "no response head", first_byte_timeout_seconds=0.1)
 
 
-async def test_a_dripped_head_does_not_extend_the_first_byte_timeout() -> None:
+async def test_slow_head_does_not_extend_the_first_byte_timeout() -> None:
     async with scripted(SILENCE) as server:
         dripping = asyncio.ensure_future(drip(server, b"HTTP/1.1 200 OK\r\n" + b"x" * 200, 0.01))
         await refused_within(1.0, server, "no response head", first_byte_timeout_seconds=0.15)
         dripping.cancel()
 
 
-async def test_a_silent_body_ends_at_the_idle_timeout() -> None:
+async def test_silent_body_ends_at_the_idle_timeout() -> None:
     async with scripted(Reply(HEAD_OF_MUCH % 10 + b"half")) as server:
         await refused_within(1.0, server, "nothing more", idle_timeout_seconds=0.1)
 
 
-async def test_a_dripped_body_ends_at_the_total_timeout() -> None:
+async def test_slow_body_ends_at_the_total_timeout() -> None:
     async with scripted(SILENCE) as server:
         dripping = asyncio.ensure_future(drip(server, HEAD_OF_MUCH % 1000 + b"x" * 200, 0.005))
         limits = {"idle_timeout_seconds": 0.2, "first_byte_timeout_seconds": 1.0, "total_timeout_seconds": 0.5}
@@ -349,7 +349,7 @@ async def test_a_dripped_body_ends_at_the_total_timeout() -> None:
         dripping.cancel()
 
 
-async def test_a_waiting_client_ends_only_at_the_total_timeout() -> None:
+async def test_slow_client_ends_only_at_the_total_timeout() -> None:
     limits = {"first_byte_timeout_seconds": 0.05, "idle_timeout_seconds": 0.05, "total_timeout_seconds": 0.3}
     async with scripted() as server, upstream_to(server.url, **limits) as upstream:
         with pytest.raises(UpstreamError, match="total"):
@@ -358,7 +358,7 @@ async def test_a_waiting_client_ends_only_at_the_total_timeout() -> None:
         await eventually(lambda: EMPTY in repr(upstream))
 
 
-async def test_a_timeout_of_one_exchange_does_not_reach_the_next() -> None:
+async def test_timeout_of_one_exchange_does_not_reach_the_next() -> None:
     async with scripted() as server, upstream_to(server.url, first_byte_timeout_seconds=0.1) as upstream:
         for _ in range(8):
             assert await fetch(upstream) == (200, b"ok")
@@ -371,7 +371,7 @@ async def test_a_timeout_of_one_exchange_does_not_reach_the_next() -> None:
 
 
 @pytest.mark.parametrize("data", [b"X", b"\r\n", OK, b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n"])
-async def test_bytes_on_an_idle_connection_condemn_it(data: bytes) -> None:
+async def test_bytes_on_an_idle_connection_retire_it(data: bytes) -> None:
     async with scripted() as server, upstream_to(server.url) as upstream:
         await fetch(upstream)
         first_peer(server).transport.write(data)

@@ -12,7 +12,7 @@ def ejected_at(now: float) -> Health:
     return health
 
 
-def test_failures_in_a_row_eject_and_single_ones_do_not() -> None:
+def test_health_ejects_after_consecutive_failures() -> None:
     health = Health()
     for _ in range(20):
         for _ in range(FAILURES_TO_EJECT - 1):
@@ -22,7 +22,7 @@ def test_failures_in_a_row_eject_and_single_ones_do_not() -> None:
     assert not ejected_at(0.0).accepts_requests(0.99)
 
 
-def test_one_trial_at_a_time_after_the_pause() -> None:
+def test_health_allows_one_trial_at_a_time_after_the_pause() -> None:
     health = ejected_at(0.0)
 
     assert health.accepts_requests(1.0)
@@ -33,7 +33,7 @@ def test_one_trial_at_a_time_after_the_pause() -> None:
     assert not health.start_attempt()
 
 
-def test_the_pause_doubles_up_to_a_minute_and_starts_over_after_a_success() -> None:
+def test_health_doubles_the_pause_until_a_success() -> None:
     health, now, pauses = ejected_at(0.0), 0.0, []
     for _ in range(9):
         pause = next(seconds for seconds in range(1, 100) if health.accepts_requests(now + seconds))
@@ -48,26 +48,26 @@ def test_the_pause_doubles_up_to_a_minute_and_starts_over_after_a_success() -> N
     assert health.accepts_requests(now + 1)
 
 
-def test_stragglers_do_not_lengthen_the_pause() -> None:
+def test_health_ignores_requests_from_before_the_ejection() -> None:
     health = ejected_at(0.0)
     for _ in range(100):
         health.record_failure(0.5, trial=False)
     assert health.accepts_requests(1.0)
 
 
-def test_an_abandoned_trial_frees_the_way_for_the_next() -> None:
+def test_health_allows_another_trial_after_an_abandoned_one() -> None:
     health = ejected_at(0.0)
     health.record_unknown(trial=health.start_attempt())
     assert health.accepts_requests(1.0)
 
 
-def test_only_the_failure_that_ejects_says_so() -> None:
+def test_health_reports_an_ejection_once() -> None:
     health = Health()
     ejecting = [health.record_failure(now, trial=health.start_attempt()) for now in range(FAILURES_TO_EJECT + 3)]
     assert ejecting == [False] * (FAILURES_TO_EJECT - 1) + [True] + [False] * 3
 
 
-def test_whom_probes_eject_only_a_probe_readmits() -> None:
+def test_health_readmits_after_failed_probes_only_by_a_probe() -> None:
     health = Health()
     ejecting = []
     for _ in range(FAILED_PROBES_TO_EJECT + 1):
@@ -81,7 +81,7 @@ def test_whom_probes_eject_only_a_probe_readmits() -> None:
     assert health.accepts_requests(0.0)
 
 
-def test_a_well_probe_ends_an_ejection_by_requests_too() -> None:
+def test_health_readmits_by_a_probe_after_failed_requests() -> None:
     health = ejected_at(0.0)
     health.record_probe(is_healthy=True)
     assert health.accepts_requests(0.0)

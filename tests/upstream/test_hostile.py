@@ -11,7 +11,7 @@ from tests.upstream.scripted import Reply, eventually, fetch, scripted, upstream
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-async def test_an_upstream_never_gets_garbage_past_us(case: Case) -> None:
+async def test_hostile_upstream_gets_no_garbage_to_the_client(case: Case) -> None:
     waits = 0.05 if case.expected is TIMEOUT else 2.0
     async with (
         scripted(Reply(case.data, case.then)) as server,
@@ -30,6 +30,6 @@ async def test_an_upstream_never_gets_garbage_past_us(case: Case) -> None:
         await eventually(lambda: left in repr(upstream))
 
 
-def test_the_table_holds_a_hundred_hostile_upstreams() -> None:
+def test_hostile_upstreams_are_a_hundred() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
     assert sum(not case.reused for case in CASES) >= 100

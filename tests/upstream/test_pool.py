@@ -26,7 +26,7 @@ SILENCE = Reply(b"")
 GET = Request(b"GET", b"/")
 
 
-async def test_the_connection_used_last_is_used_next() -> None:
+async def test_pool_reuses_the_connection_used_last() -> None:
     async with scripted() as server, upstream_to(server.url) as upstream:
         both = await asyncio.gather(upstream.send(GET), upstream.send(GET))
         assert len(server.peers) == 2
@@ -39,7 +39,7 @@ async def test_the_connection_used_last_is_used_next() -> None:
         assert len(server.peers) == 2
 
 
-async def test_no_more_connections_than_allowed_and_the_rest_in_order() -> None:
+async def test_pool_bounds_connections_and_queues_in_order() -> None:
     async with scripted(SILENCE) as server, upstream_to(server.url, max_connections=2) as upstream:
         sending = [asyncio.ensure_future(fetch(upstream, Request(b"GET", b"/%d" % n))) for n in range(6)]
         answered = 0
@@ -55,7 +55,7 @@ async def test_no_more_connections_than_allowed_and_the_rest_in_order() -> None:
         assert len(server.peers) == 2
 
 
-async def test_a_queue_that_takes_too_long_is_overload() -> None:
+async def test_pool_reports_overload_after_the_queue_timeout() -> None:
     async with (
         scripted(SILENCE) as server,
         upstream_to(server.url, max_connections=1, queue_timeout_seconds=0.05) as one,
@@ -72,7 +72,7 @@ async def test_a_queue_that_takes_too_long_is_overload() -> None:
         assert await holding == (200, b"ok")
 
 
-async def test_a_broken_connection_passes_its_slot_on() -> None:
+async def test_pool_passes_the_slot_of_a_broken_connection_on() -> None:
     async with (
         scripted(Reply(b"", Then.CLOSE), Reply()) as server,
         upstream_to(server.url, max_connections=1) as upstream,
@@ -83,7 +83,7 @@ async def test_a_broken_connection_passes_its_slot_on() -> None:
         assert others == [(200, b"ok")] * 2
 
 
-async def test_a_client_that_leaves_before_the_head_frees_everything_at_once() -> None:
+async def test_pool_frees_everything_when_a_client_leaves_before_the_head() -> None:
     async with scripted(SILENCE) as server, upstream_to(server.url, first_byte_timeout_seconds=60) as upstream:
         waiting = asyncio.ensure_future(upstream.send(GET))
         await eventually(lambda: len(server.requests) == 1)
@@ -94,7 +94,7 @@ async def test_a_client_that_leaves_before_the_head_frees_everything_at_once() -
         await eventually(lambda: server.peers[0].closed)
 
 
-async def test_a_cancelled_wait_gives_up_its_place() -> None:
+async def test_pool_forgets_a_cancelled_waiter() -> None:
     async with scripted(SILENCE) as server, upstream_to(server.url, max_connections=1) as upstream:
         tasks = [asyncio.ensure_future(fetch(upstream)) for _ in range(3)]
         await eventually(lambda: "2 queued" in repr(upstream) and len(server.requests) == 1)
@@ -107,7 +107,7 @@ async def test_a_cancelled_wait_gives_up_its_place() -> None:
         assert await tasks[2] == (200, b"ok")
 
 
-async def test_a_wait_cancelled_at_the_hand_over_hands_it_on() -> None:
+async def test_pool_passes_a_connection_on_if_its_waiter_is_cancelled() -> None:
     async with scripted() as server, upstream_to(server.url, max_connections=1) as upstream:
         pool = upstream._targets[0].pool
         connection = await pool.connect_or_wait()
@@ -121,7 +121,7 @@ async def test_a_wait_cancelled_at_the_hand_over_hands_it_on() -> None:
         assert "[0 leased, 1 idle, 0 queued, 1 open]" in repr(pool)
 
 
-async def test_a_connection_that_dies_at_the_hand_over_is_replaced() -> None:
+async def test_pool_replaces_a_connection_that_closes_as_it_is_passed_on() -> None:
     async with scripted() as server, upstream_to(server.url, max_connections=1) as upstream:
         pool = upstream._targets[0].pool
         connection = await pool.connect_or_wait()
@@ -136,7 +136,7 @@ async def test_a_connection_that_dies_at_the_hand_over_is_replaced() -> None:
         pool.release(replacement, reusable=True)
 
 
-async def test_a_cancelled_connect_frees_its_slot() -> None:
+async def test_pool_frees_the_slot_of_a_cancelled_connect() -> None:
     with deaf() as url:
         async with upstream_to(url, max_connections=1) as upstream:
             connecting = asyncio.ensure_future(fetch(upstream))
@@ -148,7 +148,7 @@ async def test_a_cancelled_connect_frees_its_slot() -> None:
             assert "[0 leased, 0 idle, 0 queued, 0 open]" in repr(upstream)
 
 
-async def test_a_connect_that_hangs_is_a_timeout() -> None:
+async def test_pool_times_out_a_connect() -> None:
     with deaf() as url:
         async with upstream_to(url, connect_timeout_seconds=0.1) as upstream:
             with pytest.raises(NotSentError) as raised:
@@ -157,7 +157,7 @@ async def test_a_connect_that_hangs_is_a_timeout() -> None:
             assert raised.value.outcome is Outcome.UPSTREAM_TIMEOUT
 
 
-async def test_a_refused_connect_is_unreachable_and_frees_its_slot() -> None:
+async def test_pool_frees_the_slot_of_a_refused_connect() -> None:
     async with scripted() as server:
         url = server.url
     async with upstream_to(url, max_connections=1) as upstream:
@@ -167,7 +167,7 @@ async def test_a_refused_connect_is_unreachable_and_frees_its_slot() -> None:
             assert raised.value.outcome is Outcome.UPSTREAM_UNREACHABLE
 
 
-async def test_an_unknown_name_is_unreachable_and_only_the_operator_learns_it() -> None:
+async def test_pool_shows_names_of_targets_to_the_operator_only() -> None:
     async with upstream_to("http://no-such-host.invalid") as upstream:
         with capture_logs() as lines, pytest.raises(NotSentError) as raised:
             await fetch(upstream)
@@ -175,7 +175,7 @@ async def test_an_unknown_name_is_unreachable_and_only_the_operator_learns_it() 
     assert {line["target"] for line in lines} == {"http://no-such-host.invalid"}
 
 
-async def test_idle_connections_are_closed_in_time() -> None:
+async def test_pool_closes_idle_connections() -> None:
     limits = PoolLimits(4, 2.0, 2.0, idle_seconds=0.05)
     async with scripted() as server:
         pool = Pool(parse_target(server.url), limits, deadlines=Deadlines(1.0, 1.0))
@@ -187,7 +187,7 @@ async def test_idle_connections_are_closed_in_time() -> None:
         await pool.close()
 
 
-async def test_a_server_that_grants_a_second_gets_no_second_request() -> None:
+async def test_pool_does_not_reuse_a_connection_that_idles_for_a_second() -> None:
     answer = OK.replace(b"\r\n\r\n", b"\r\nkeep-alive: timeout=1\r\n\r\n")
     async with scripted(Reply(answer)) as server, upstream_to(server.url) as upstream:
         await fetch(upstream)
@@ -196,7 +196,7 @@ async def test_a_server_that_grants_a_second_gets_no_second_request() -> None:
         assert len(server.peers) == 2
 
 
-async def test_a_retired_pool_lets_calls_finish_and_keeps_nothing() -> None:
+async def test_pool_that_retires_lets_calls_finish() -> None:
     async with scripted(SILENCE) as server, upstream_to(server.url, max_connections=2) as upstream:
         sending = [asyncio.ensure_future(fetch(upstream)) for _ in range(3)]
         await eventually(lambda: len(server.requests) == 2 and "1 queued" in repr(upstream))
@@ -213,7 +213,7 @@ async def test_a_retired_pool_lets_calls_finish_and_keeps_nothing() -> None:
         await eventually(lambda: "[0 leased, 0 idle, 0 queued, 0 open]" in repr(upstream))
 
 
-async def test_retiring_closes_what_is_idle() -> None:
+async def test_pool_that_retires_closes_idle_connections() -> None:
     async with scripted() as server, upstream_to(server.url) as upstream:
         await fetch(upstream)
         upstream.retire()
@@ -222,7 +222,7 @@ async def test_retiring_closes_what_is_idle() -> None:
         assert await fetch(upstream) == (200, b"ok")
 
 
-async def test_closing_ends_everything_and_opens_nothing() -> None:
+async def test_pool_that_closes_ends_everything_and_opens_nothing() -> None:
     async with scripted(SILENCE) as server, upstream_to(server.url, max_connections=2) as upstream:
         sending = [asyncio.ensure_future(fetch(upstream)) for _ in range(4)]
         await eventually(lambda: len(server.requests) == 2 and "2 queued" in repr(upstream))
@@ -235,7 +235,7 @@ async def test_closing_ends_everything_and_opens_nothing() -> None:
             await upstream.send(GET)
 
 
-async def test_closing_ends_a_running_stream_as_broken() -> None:
+async def test_pool_that_closes_breaks_a_running_stream() -> None:
     async with scripted(Reply(b"HTTP/1.1 200 OK\r\n\r\n")) as server, upstream_to(server.url) as upstream:
         response = await upstream.send(GET)
         await upstream.close()
@@ -245,7 +245,7 @@ async def test_closing_ends_a_running_stream_as_broken() -> None:
             await response.wait_for_more()
 
 
-async def test_a_connect_cancelled_as_it_stands_is_forgotten_by_uvloop_too() -> None:
+async def test_pool_forgets_a_connect_cancelled_as_it_completes() -> None:
     """uvloop, which serves in production, closes such a connection without telling its protocol."""
 
     async def cancel_at_every_turn() -> None:
@@ -265,7 +265,7 @@ async def test_a_connect_cancelled_as_it_stands_is_forgotten_by_uvloop_too() -> 
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_no_answer_ever_goes_to_another_request(seed: int) -> None:
+async def test_pool_never_gives_a_response_to_another_request(seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311 - a reproducible schedule, nothing secret
 
     def echo(request: bytes) -> Reply:
@@ -295,7 +295,7 @@ async def test_no_answer_ever_goes_to_another_request(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_cancelling_anywhere_leaks_no_slot_no_socket_and_no_task(seed: int) -> None:
+async def test_pool_leaks_nothing_wherever_it_is_cancelled(seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311 - a reproducible schedule, nothing secret
     tasks_before, files_before = len(asyncio.all_tasks()), psutil.Process().num_fds()
     replies = [

@@ -39,7 +39,7 @@ async def nothing() -> AsyncIterator[bytes]:
         (Request(b"PUT", b"/", body=nothing()), b"PUT / HTTP/1.1\r\nhost: up\r\ntransfer-encoding: chunked\r\n\r\n"),
     ],
 )
-def test_framing_and_host_are_generated(request_: Request, rendered: bytes) -> None:
+def test_request_head_gets_framing_and_host(request_: Request, rendered: bytes) -> None:
     assert rendered == render_head(request_, b"up")
 
 
@@ -57,7 +57,7 @@ def test_framing_and_host_are_generated(request_: Request, rendered: bytes) -> N
         Request(b"GET", b"/\xff"),
     ],
 )
-def test_what_could_be_read_otherwise_is_not_rendered(request_: Request) -> None:
+def test_request_head_that_is_ambiguous_is_not_rendered(request_: Request) -> None:
     with pytest.raises(ValueError, match="request line"):
         render_head(request_, b"up")
 
@@ -84,11 +84,11 @@ def test_what_could_be_read_otherwise_is_not_rendered(request_: Request) -> None
         b"content-length : 3\r\n",
     ],
 )
-def test_fields_that_could_be_read_otherwise_are_no_header_block(block: bytes) -> None:
+def test_request_fields_that_are_ambiguous_are_refused(block: bytes) -> None:
     with pytest.raises(ValueError, match="header block"):
         header_block(block)
 
 
-def test_blocks_in_a_row_are_a_block() -> None:
+def test_request_head_takes_joined_blocks() -> None:
     first, second = header_block(b"a: b\r\n"), header_block(b"c:\r\nd: \xff\t\r\n")
     assert header_block(first + second) == first + second

@@ -36,13 +36,13 @@ def read(case: Case, cuts: list[int], known: ResponseHead | None = None) -> Resu
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if len(case.data) < 4096], ids=lambda case: case.name)
-def test_byte_by_byte_is_read_as_in_one_piece(case: Case) -> None:
+def test_response_is_read_the_same_byte_by_byte(case: Case) -> None:
     assert read(case, []) == read(case, list(range(len(case.data))))
 
 
 @settings(max_examples=300, deadline=None)
 @given(case=st.sampled_from(CASES), cuts=st.lists(st.integers(1, 70_000) | st.integers(1, 200), max_size=8))
-def test_any_cutting_reads_the_same(case: Case, cuts: list[int]) -> None:
+def test_response_is_read_the_same_however_it_is_cut(case: Case, cuts: list[int]) -> None:
     assert read(case, []) == read(case, cuts)
 
 
@@ -62,7 +62,7 @@ KNOWN = [known for known in map(head_of, CASES) if known is not None]
     other=st.sampled_from(KNOWN),
     cuts=st.lists(st.integers(1, 200), max_size=3),
 )
-def test_a_head_known_from_before_is_read_the_same(case: Case, other: ResponseHead, cuts: list[int]) -> None:
+def test_response_head_that_repeats_is_read_the_same(case: Case, other: ResponseHead, cuts: list[int]) -> None:
     assert read(case, cuts, head_of(case)) == read(case, cuts)
     assert read(case, cuts, other) == read(case, cuts)
 
@@ -75,7 +75,7 @@ def test_a_head_known_from_before_is_read_the_same(case: Case, other: ResponseHe
     removed=st.integers(0, 3),
     cuts=st.lists(st.integers(1, 300), max_size=4),
 )
-def test_damaged_bytes_are_read_the_same_or_refused_the_same(
+def test_damaged_response_is_read_the_same_however_it_is_cut(
     case: Case, at: int, damage: bytes, removed: int, cuts: list[int]
 ) -> None:
     at %= len(case.data)
@@ -101,14 +101,14 @@ def test_damaged_bytes_are_read_the_same_or_refused_the_same(
         (b"HTTP/1.1 103 X\r\nlink: x\r\n\r\n" + head(b"content-length: 0"), []),
     ],
 )
-def test_only_end_to_end_fields_come_out(data: bytes, headers: list[Header]) -> None:
+def test_response_reader_gives_end_to_end_fields_only(data: bytes, headers: list[Header]) -> None:
     reader = ResponseReader(b"GET")
     reader.feed(data)
 
     assert headers == [field for field in reader.headers if field != (b"content-length", b"0") or field in headers]
 
 
-def test_the_length_is_kept_where_it_frames_and_on_head() -> None:
+def test_response_reader_gives_the_length_where_it_frames_and_on_head() -> None:
     for method, data, kept in [(b"GET", GOOD, True), (b"HEAD", GOOD[:-2], True), (b"GET", CHUNKED_HEAD, False)]:
         reader = ResponseReader(method)
         reader.feed(data)
@@ -119,14 +119,14 @@ def test_the_length_is_kept_where_it_frames_and_on_head() -> None:
 @pytest.mark.parametrize(
     ("value", "seconds"), [(b"timeout=5", 5), (b"timeout=5, max=100", 5), (b"max=9", None), (b"timeout=x", None)]
 )
-def test_the_servers_idle_limit_is_learned(value: bytes, seconds: int | None) -> None:
+def test_response_reader_reads_the_keep_alive_timeout(value: bytes, seconds: int | None) -> None:
     reader = ResponseReader(b"GET")
     reader.feed(LINE + b"keep-alive: " + value + b"\r\ncontent-length: 0\r\n\r\n")
 
     assert seconds == reader.keep_alive_seconds
 
 
-def test_a_long_stream_of_tiny_chunks_is_no_flood() -> None:
+def test_response_reader_takes_a_long_stream_of_tiny_chunks() -> None:
     reader = ResponseReader(b"GET")
     reader.feed(CHUNKED_HEAD)
     for _ in range(20_000):

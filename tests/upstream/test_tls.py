@@ -94,7 +94,7 @@ def named(server: Scripted) -> str:
 
 
 @pytest.mark.parametrize("by_name", [True, False], ids=["by name", "by address"])
-async def test_a_verified_target_is_spoken_to_and_kept(
+async def test_tls_connection_to_a_verified_target_is_reused(
     authority: Authority, local_server: ssl.SSLContext, *, by_name: bool
 ) -> None:
     async with scripted(tls=local_server) as server:
@@ -109,7 +109,7 @@ async def test_a_verified_target_is_spoken_to_and_kept(
             assert chosen.version() in ("TLSv1.2", "TLSv1.3")
 
 
-async def test_the_name_is_sent_so_that_the_server_can_choose(authority: Authority) -> None:
+async def test_tls_sends_the_server_name(authority: Authority) -> None:
     asked: list[str | None] = []
     context = authority.server_context("DNS:localhost, IP:127.0.0.1")
     context.sni_callback = lambda _socket, name, _context: asked.append(name)
@@ -123,7 +123,7 @@ async def test_the_name_is_sent_so_that_the_server_can_choose(authority: Authori
 
 
 @pytest.mark.parametrize("names", ["DNS:other.example", "IP:127.0.0.2"])
-async def test_a_certificate_of_another_name_gets_no_byte(authority: Authority, names: str) -> None:
+async def test_tls_sends_nothing_to_a_certificate_of_another_name(authority: Authority, names: str) -> None:
     async with (
         scripted(tls=authority.server_context(names)) as server,
         upstream_to(named(server), tls=tls_context(authority.certificate)) as upstream,
@@ -135,7 +135,7 @@ async def test_a_certificate_of_another_name_gets_no_byte(authority: Authority, 
         assert server.requests == []
 
 
-async def test_an_unknown_authority_gets_no_byte(local_server: ssl.SSLContext) -> None:
+async def test_tls_sends_nothing_to_an_unknown_authority(local_server: ssl.SSLContext) -> None:
     async with scripted(tls=local_server) as server, upstream_to(named(server)) as upstream:
         with capture_logs() as lines, pytest.raises(NotSentError):
             await fetch(upstream)
@@ -145,7 +145,7 @@ async def test_an_unknown_authority_gets_no_byte(local_server: ssl.SSLContext) -
         assert server.requests == []
 
 
-async def test_plain_text_where_tls_is_asked_for_is_unreachable(authority: Authority) -> None:
+async def test_tls_target_that_speaks_plain_text_is_unreachable(authority: Authority) -> None:
     async with scripted(greeting=b"HTTP/1.1 400 Bad Request\r\n\r\n") as server:
         url = server.url.replace("http:", "https:")
         async with upstream_to(url, tls=tls_context(authority.certificate)) as upstream:
@@ -153,7 +153,7 @@ async def test_plain_text_where_tls_is_asked_for_is_unreachable(authority: Autho
                 await fetch(upstream)
 
 
-async def test_a_silent_handshake_is_a_timeout(authority: Authority) -> None:
+async def test_tls_handshake_without_a_reply_times_out(authority: Authority) -> None:
     async with scripted(reads=False) as server:
         url = server.url.replace("http:", "https:")
         async with upstream_to(url, tls=tls_context(authority.certificate), connect_timeout_seconds=0.1) as upstream:
@@ -163,7 +163,7 @@ async def test_a_silent_handshake_is_a_timeout(authority: Authority) -> None:
             assert raised.value.outcome is Outcome.UPSTREAM_TIMEOUT
 
 
-async def test_a_closed_tls_connection_is_not_used_again(authority: Authority, local_server: ssl.SSLContext) -> None:
+async def test_tls_connection_that_was_closed_is_not_reused(authority: Authority, local_server: ssl.SSLContext) -> None:
     async with (
         scripted(Reply(then=Then.CLOSE), Reply(), tls=local_server) as server,
         upstream_to(named(server), tls=tls_context(authority.certificate)) as upstream,

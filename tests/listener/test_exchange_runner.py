@@ -43,7 +43,7 @@ async def listener(app: Lingering) -> AsyncIterator[Listener]:
         yield listener
 
 
-async def test_requests_of_a_connection_share_a_task_that_ends_with_it(app: Lingering, listener: Listener) -> None:
+async def test_runner_serves_a_connection_in_one_task(app: Lingering, listener: Listener) -> None:
     async with connected(listener) as client:
         for _ in range(3):
             await _ask(client)
@@ -52,7 +52,7 @@ async def test_requests_of_a_connection_share_a_task_that_ends_with_it(app: Ling
     assert len(set(app.tasks)) == 1
 
 
-async def test_a_request_does_not_wait_for_what_follows_the_answer_before(app: Lingering, listener: Listener) -> None:
+async def test_runner_starts_a_task_while_the_last_application_still_runs(app: Lingering, listener: Listener) -> None:
     app.may_end.clear()
     async with connected(listener) as client:
         await _ask(client)
@@ -64,7 +64,7 @@ async def test_a_request_does_not_wait_for_what_follows_the_answer_before(app: L
         await eventually(lambda: sum(not task.done() for task in set(app.tasks)) == 1)
 
 
-async def test_no_request_sees_the_context_variables_of_the_one_before() -> None:
+async def test_runner_separates_the_context_variables_of_requests() -> None:
     seen: list[str] = []
 
     async def app(_scope: Any, _receive: Any, send: Any) -> None:
@@ -79,7 +79,7 @@ async def test_no_request_sees_the_context_variables_of_the_one_before() -> None
     assert seen == ["nothing", "nothing"]
 
 
-async def test_a_task_cancelled_between_requests_is_replaced(app: Lingering, listener: Listener) -> None:
+async def test_runner_replaces_a_task_cancelled_between_requests(app: Lingering, listener: Listener) -> None:
     async with connected(listener) as client:
         await _ask(client)
         app.tasks[0].cancel()
@@ -88,9 +88,7 @@ async def test_a_task_cancelled_between_requests_is_replaced(app: Lingering, lis
         assert len(set(app.tasks)) == 2
 
 
-async def test_a_request_whose_task_is_cancelled_before_it_sees_it_is_answered(
-    app: Lingering, listener: Listener
-) -> None:
+async def test_runner_answers_a_request_whose_task_is_cancelled_before_it(app: Lingering, listener: Listener) -> None:
     async with connected(listener) as client:
         await _ask(client)
         await eventually(lambda: not listener.server.server_state.tasks)
