@@ -145,6 +145,7 @@ LUA: dict[str, str] = {
     "CORRECTION_FIELD": _lua_text(CORRECTION[0]),
     "CORRECTION": _lua_text(CORRECTION[1]),
     "RECORD_FIELD": _lua_text(records.field_of(records.CURRENT)),
+    "UNMARKED_RECORD_FIELD": _lua_text(records.field_of(records.RecordVersion(1, records.CURRENT.suffix))),
     "SUFFIX_VERSION": str(records.CURRENT.suffix),
     "PREFIX_MARK": _lua_text(records.PREFIX_MARK),
     "PREFIX_LENGTHS": _lua_table(len(records.PREFIXES[version]) for version in sorted(records.PREFIXES)),

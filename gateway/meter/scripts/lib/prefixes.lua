@@ -3,7 +3,7 @@
 -- The field of a journal entry, and the prefix without the mark that names its version.
 local function field_and_prefix(prefix)
   if string.byte(prefix) ~= 47 then -- a slash; version 1 has no mark
-    return 'r1.' .. SUFFIX_VERSION, prefix
+    return UNMARKED_RECORD_FIELD, prefix
   end
   local version, unmarked = string.match(prefix, '^/(%d+)\t(.*)$')
   return 'r' .. version .. '.' .. SUFFIX_VERSION, unmarked
