@@ -55,7 +55,7 @@ async def _reconcile(config: Config, *, repair: bool, as_json: bool) -> dict[str
                 row = _row(finding)
                 typer.echo(json.dumps(row) if as_json else "  ".join(f"{name}={value}" for name, value in row.items()))
             summary["accounts"] += page.accounts
-            summary["hot"] += page.hot
+            summary["hot"] += page.loaded
             summary["differences"] += len(page.findings)
             summary["credits"] += sum(abs(finding.difference.credits) for finding in page.findings)
             summary["repaired"] += sum(finding.is_repaired for finding in page.findings)

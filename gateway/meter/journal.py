@@ -1,7 +1,7 @@
-"""The journal as the usage writer sees it: read from its start, trimmed once PostgreSQL has what was read.
+"""The journal: a stream for each partition, read from its start and trimmed once PostgreSQL has what was read.
 
-What stands in a stream is what nobody has confirmed to be in PostgreSQL. Reading something twice is harmless, since a
-record is known by its request id; trimming something unread would lose it, so only exact, committed ids are trimmed.
+A stream has what is not confirmed to be in PostgreSQL. Reading an entry twice is harmless, since its request id
+identifies it. Trimming an unread entry would lose it, so only exact, committed ids are trimmed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from policies.usage.records import RecordVersion, copy_line, parse_field
 
 START = "0-0"  # before every id (Redis, "Entry ID" of XADD)
 
-# XRANGE holds up everybody else for about 0.3 us an entry, and Redis runs what we pipeline without a pause.
+# XRANGE blocks Redis for about 0.3 us an entry, and Redis runs pipelined commands without a pause.
 MAX_ENTRIES_PER_READ = 500
 MIN_ENTRIES_PER_READ = 20
 
@@ -60,13 +60,13 @@ class JournalBatch:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits for PostgreSQL: how many entries, and the age of the oldest by the Redis clock."""
+    """How many entries PostgreSQL lacks, and the age of the oldest by the Redis clock."""
 
     entries: int
     oldest_seconds: float
 
     def written_until(self, now: datetime) -> datetime:
-        """Up to when PostgreSQL has every call that ended, where the backlog was asked for at `now` or later.
+        """The moment up to which PostgreSQL has every ended call, if the backlog was read at `now` or later.
 
         Ages are differences of one clock, so whether that of Redis agrees with `now` does not matter.
         """
@@ -93,7 +93,7 @@ class Journal:
             for partition, last_id in after.items()
         ]
         begun = [partition for partition, last_id in after.items() if last_id == START]
-        # Asked before the entries: if Redis is lost in between, they are not trimmed, and read again.
+        # Read before the entries: if Redis is lost in between, they are not trimmed, and are read again.
         epochs: list[Command] = [(b"HGET", self._keys[partition].catalogue, EPOCH_FIELD) for partition in begun]
         found = await self._redis.pipeline([*epochs, *commands])
         self._read_in |= {partition: epoch or b"" for partition, epoch in zip(begun, found, strict=False)}
@@ -105,9 +105,9 @@ class Journal:
         }
 
     async def trim(self, upto: Mapping[int, str]) -> None:
-        """Forgets entries up to and including these ids. Only for ids that PostgreSQL has committed.
+        """Deletes entries up to and including these ids. Only for ids that PostgreSQL has committed.
 
-        Where Redis was lost since they were read, nothing is forgotten: other entries may have such ids.
+        Deletes nothing if Redis was lost since the entries were read: other entries may have these ids.
         """
         await asyncio.gather(
             *(
@@ -123,12 +123,12 @@ class Journal:
         )
 
     async def lengths(self) -> dict[int, int]:
-        """Entries waiting, by partition; partitions without any are left out."""
+        """The number of entries by partition, without empty partitions."""
         lengths = await self._redis.pipeline([(b"XLEN", keys.journal) for keys in self._keys])
         return {partition: length for partition, length in enumerate(lengths) if length}
 
     async def length(self) -> int:
-        """Entries waiting in all."""
+        """The number of entries in all partitions."""
         return sum((await self.lengths()).values())
 
     async def backlog(self) -> Backlog:

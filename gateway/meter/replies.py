@@ -72,7 +72,7 @@ class EpochResult(IntEnum):
 
 
 class Done(IntEnum):
-    """Whether a script has done what it was asked, for scripts that otherwise change nothing."""
+    """Whether a script has done its change; otherwise it has changed nothing."""
 
     NO = 0
     YES = 1

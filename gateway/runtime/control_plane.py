@@ -55,6 +55,6 @@ def reconciliation(database: Database, audit: AccountSnapshotReader) -> Callable
             differences = tuple(
                 ReconciledDifference(each.user_id, each.difference, each.is_repaired) for each in page.findings
             )
-            yield ReconciledPage(page.accounts, page.hot, differences)
+            yield ReconciledPage(page.accounts, page.loaded, differences)
 
     return pages

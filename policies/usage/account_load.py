@@ -1,4 +1,4 @@
-"""What a cold account has, from the two places that know of it: PostgreSQL, and a journal that is ahead of it."""
+"""Joins what PostgreSQL has of an account with the journal, which is ahead of it, so that it can be loaded."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from uuid import UUID
 
 
 class JournaledCharge(NamedTuple):
-    """A journal entry of the account; `moment` is microseconds since the epoch.
+    """What a journal entry charges the account; `moment` is microseconds since the epoch.
 
-    One that `corrects` may be there for a second time.
+    PostgreSQL may have the call already if the entry `corrects`.
     """
 
     id: str
@@ -20,20 +20,22 @@ class JournaledCharge(NamedTuple):
     corrects: bool
 
 
-class Unwritten(NamedTuple):
-    """What PostgreSQL does not have yet: credits charged, and the moments of calls it has no row of."""
+class PendingCharges(NamedTuple):
+    """What PostgreSQL lacks: credits charged, and the moments of calls without a row."""
 
     credits: int
     moments: tuple[int, ...]
 
 
-def unwritten(entries: Iterable[JournaledCharge], *, written_upto: str, rows: Mapping[UUID, bool]) -> Unwritten:
-    """Of entries in the order of their ids. `rows` are the requests that have one; True where it may be corrected.
+def pending_charges(
+    entries: Iterable[JournaledCharge], *, recorded_upto: str, rows: Mapping[UUID, bool]
+) -> PendingCharges:
+    """Takes entries in the order of their ids. `rows` are requests with a row; True if the row may be corrected.
 
-    An ordinary entry is in PostgreSQL if it is not past `written_upto`. A correction past that charges a request that
-    has no row, or one that may be corrected; and each request once, whatever stands of it.
+    PostgreSQL has every entry up to `recorded_upto`. A later correction charges a request that has no row, or one that
+    may be corrected. Each request is charged once, however many entries it has.
     """
-    last = _order(written_upto)
+    last = _order(recorded_upto)
     charges: dict[UUID, int] = {}
     moments: dict[UUID, int] = {}
     for entry in entries:
@@ -42,7 +44,7 @@ def unwritten(entries: Iterable[JournaledCharge], *, written_upto: str, rows: Ma
         charges[entry.request_id] = max(charges.get(entry.request_id, 0), entry.credits)
         if entry.request_id not in rows:
             moments[entry.request_id] = entry.moment
-    return Unwritten(sum(charges.values()), tuple(moments.values()))
+    return PendingCharges(sum(charges.values()), tuple(moments.values()))
 
 
 def later(one: str, other: str) -> str:

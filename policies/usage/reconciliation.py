@@ -1,8 +1,8 @@
-"""What the books of an account must agree on, and by how much they do not.
+"""What the books of an account must agree on, and the differences if they do not.
 
-The movements of the ledger sum to the balance row. What is left of the grants sums to it too, or to nothing while it is
-debt. And Redis agrees with PostgreSQL: its balance, with what open holds have set aside and with settled charges that
-are not in PostgreSQL yet, is the balance row without the changes that Redis has not been told of yet.
+The ledger's movements sum to the balance row. The remaining credits of the grants sum to it too, or to zero while the
+balance is a debt. Redis agrees with PostgreSQL: the balance in Redis, plus open holds, plus settled charges that
+PostgreSQL lacks, is the balance row without the credit changes that are not published to Redis.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from enum import StrEnum
 
 
 class Book(StrEnum):
-    """What disagrees with the balance row. `changes` is the count of credit changes that Redis was told of."""
+    """What disagrees with the balance row. `changes` is the count of credit changes that Redis has."""
 
     LEDGER = "ledger"
     GRANTS = "grants"
@@ -34,12 +34,12 @@ class Books:
 class PostgresqlAccount:
     """What PostgreSQL has of an account that Redis must agree with.
 
-    `untold` are the credit changes in the outbox: amount by sequence number, of which `credit_seq` is the last given.
+    `unpublished` are the credit changes in the outbox: amount by sequence number. `credit_seq` is the last number.
     """
 
     balance: int
     credit_seq: int
-    untold: Mapping[int, int]
+    unpublished: Mapping[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,26 +74,26 @@ def in_postgresql(books: Books) -> tuple[Difference, ...]:
     )
 
 
-def between_stores(cold: PostgresqlAccount, hot: RedisAccount) -> tuple[Difference, ...]:
+def between_stores(stored: PostgresqlAccount, loaded: RedisAccount) -> tuple[Difference, ...]:
     """Where Redis disagrees with PostgreSQL. PostgreSQL must be read first, and the usage writer must stand still.
 
-    A lost change is a difference even where the credits agree: Redis would refuse the next one, or take it for known.
+    A lost change is a difference even if the credits agree: Redis would refuse the next one, or ignore it.
     """
-    untold = {sequence: amount for sequence, amount in cold.untold.items() if sequence > hot.credit_seq}
+    unpublished = [amount for sequence, amount in stored.unpublished.items() if sequence > loaded.credit_seq]
     return _unequal(
-        Difference(Book.REDIS, cold.balance - sum(untold.values()), hot.balance + hot.held + hot.unapplied),
-        Difference(Book.CHANGES, cold.credit_seq, hot.credit_seq + len(untold)),
+        Difference(Book.REDIS, stored.balance - sum(unpublished), loaded.balance + loaded.held + loaded.unapplied),
+        Difference(Book.CHANGES, stored.credit_seq, loaded.credit_seq + len(unpublished)),
     )
 
 
-def is_overtaken(cold: PostgresqlAccount, hot: RedisAccount) -> bool:
-    """Whether credits were given or taken between the two readings, or Redis knows changes that PostgreSQL has lost."""
-    return hot.credit_seq > cold.credit_seq
+def is_overtaken(stored: PostgresqlAccount, loaded: RedisAccount) -> bool:
+    """Whether credits changed between the two readings, or Redis has changes that PostgreSQL has lost."""
+    return loaded.credit_seq > stored.credit_seq
 
 
-def correction(cold: PostgresqlAccount, hot: RedisAccount) -> int:
-    """What to add to the hot balance, so that it is right once Redis takes all of PostgreSQL's changes for known."""
-    return cold.balance - (hot.balance + hot.held + hot.unapplied)
+def correction(stored: PostgresqlAccount, loaded: RedisAccount) -> int:
+    """What to add to the balance in Redis, if Redis then counts all of PostgreSQL's changes as applied."""
+    return stored.balance - (loaded.balance + loaded.held + loaded.unapplied)
 
 
 def _unequal(*compared: Difference) -> tuple[Difference, ...]:

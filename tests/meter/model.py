@@ -27,9 +27,9 @@ def seconds_up(milliseconds: int) -> int:
 
 @dataclass
 class Account:
-    """An account as Redis should have it; `is_hot` False with only versions noted."""
+    """An account as Redis should have it; `is_loaded` False with only versions noted."""
 
-    is_hot: bool = False
+    is_loaded: bool = False
     version: int | None = None
     credit_seq: int = 0
     balance: int = 0
@@ -69,19 +69,19 @@ class Model:
     ) -> LoadResult:
         """`balance` is what PostgreSQL has, which no entry of the journal has reached."""
         account = self.accounts[name]
-        if not account.is_hot:
+        if not account.is_loaded:
             if (account.version or 0) > version or account.credit_seq > credit_seq:
                 return LoadResult.STALE_SNAPSHOT
             held = [amount for whose, amount in self.holds.values() if whose == name]
-            account = Account(is_hot=True, credit_seq=credit_seq, in_flight=len(held), clock_ms=clock_ms)
-            account.balance = balance - sum(held) - self.unwritten(name)
+            account = Account(is_loaded=True, credit_seq=credit_seq, in_flight=len(held), clock_ms=clock_ms)
+            account.balance = balance - sum(held) - self.pending_charges(name)
             account.admitted_ms = sorted(min(clock_ms, moment + CLOCK_SKEW_MS) for moment in self.moments(name))
             self.accounts[name] = account
         account.version = max(account.version or version, version)
         self.catalogue = max(self.catalogue or catalogue, catalogue)
         return LoadResult.LOADED
 
-    def unwritten(self, name: str) -> int:
+    def pending_charges(self, name: str) -> int:
         """What the journal charges the account."""
         return sum(credits for request_id, credits in self.charged.items() if self.calls[request_id][0] == name)
 
@@ -104,10 +104,10 @@ class Model:
         account = self.accounts[name]
         if credit_seq <= account.credit_seq:
             return CreditChangeResult.DUPLICATE
-        if account.is_hot and credit_seq > account.credit_seq + 1:
+        if account.is_loaded and credit_seq > account.credit_seq + 1:
             return CreditChangeResult.SEQUENCE_GAP
         account.credit_seq = credit_seq
-        if not account.is_hot:
+        if not account.is_loaded:
             return CreditChangeResult.NOT_LOADED
         account.balance += amount
         return CreditChangeResult.APPLIED
@@ -121,7 +121,7 @@ class Model:
             return self._correct(request_id, charge=charge)
         name, held = self.holds.pop(request_id)
         account = self.accounts[name]
-        if account.is_hot:
+        if account.is_loaded:
             account.balance += held - charge
             account.in_flight = max(0, account.in_flight - 1)
         return self._charge(account, request_id, "settled", charge=charge)
@@ -131,7 +131,7 @@ class Model:
             return False
         self.swept[request_id], held = self.holds.pop(request_id)
         account = self.accounts[self.swept[request_id]]
-        if account.is_hot:
+        if account.is_loaded:
             account.balance += held
             account.in_flight = max(0, account.in_flight - 1)
         self._charge(account, request_id, "swept", charge=0)
@@ -141,15 +141,15 @@ class Model:
         if request_id not in self.swept:
             return None
         account = self.accounts[self.swept.pop(request_id)]
-        if account.is_hot:
+        if account.is_loaded:
             account.balance -= charge
         return self._charge(account, request_id, "corrected", charge=charge)
 
     def _charge(self, account: Account, request_id: str, kind: str, *, charge: int) -> int | None:
         """Journals the end of a call, with the balance that it left; None of a cold account."""
-        self.journal.append((request_id, kind, account.balance if account.is_hot else None))
+        self.journal.append((request_id, kind, account.balance if account.is_loaded else None))
         self.charged[request_id] = charge
-        return account.balance if account.is_hot else None
+        return account.balance if account.is_loaded else None
 
     def admit(
         self,
@@ -169,7 +169,7 @@ class Model:
     ) -> Admission:
         """`keys` are those that spend from the budget of the cap."""
         account = self.accounts[name]
-        if not account.is_hot or self.catalogue is None or account.version is None:
+        if not account.is_loaded or self.catalogue is None or account.version is None:
             return Admission(Verdict.NOT_LOADED)
         if account.version > version or self.catalogue > catalogue:
             return Admission(Verdict.STALE)

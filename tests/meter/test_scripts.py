@@ -177,7 +177,7 @@ class Calls(RuleBasedStateMachine):
             if whose == name and request_id not in self.model.holds
         ]
         calls = [" ".join(f"{moment // step_ms(window)} 1" for moment in late) for window in WINDOWS]
-        return {"balance": balance - self.model.unwritten(name), "counted_upto": newest.decode(), "calls": calls}
+        return {"balance": balance - self.model.pending_charges(name), "counted_upto": newest.decode(), "calls": calls}
 
     @rule(name=NAME, load_again=st.sampled_from((True, True, True, False)))
     @precondition(lambda self: self.requests % 3 == 1)  # rarely: what was there before is lost to the test too
@@ -352,7 +352,7 @@ class Calls(RuleBasedStateMachine):
     def accounts_are_as_the_model_has_them(self) -> None:
         for name, account in self.model.accounts.items():
             state = self.bench.call("HGET", self.bench.keys[name].account, "s")
-            assert (state is not None) is account.is_hot
+            assert (state is not None) is account.is_loaded
             if state is not None:
                 assert struct.unpack_from("<qqi", state) == (account.clock_ms, account.balance, account.in_flight)
 

@@ -1,4 +1,4 @@
-"""What a cold account is loaded into Redis with, read whole: one statement, hence one snapshot."""
+"""Reads what Redis needs to load an account, in one statement and so in one snapshot."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _CALLS = """
           GROUP BY 1) counted)
 """
 LAST_ID = "coalesce((SELECT last_id FROM journal_offsets WHERE partition = :partition), '0-0')"
-WRITTEN = """
+RECORDED = """
            (SELECT coalesce(jsonb_object_agg(t.request_id, t.outcome = 'abandoned' AND t.credits_charged = 0), '{}')
               FROM usage_tracking t
               JOIN unnest(CAST(:request_ids AS uuid[]), CAST(:moments AS bigint[])) AS a (request_id, moment)
                 ON t.request_id = a.request_id
                AND t.created_at = timestamptz 'epoch' + a.moment * interval '1 microsecond')"""
 
-_COLD = text(f"""
+_STORED_ACCOUNT = text(f"""
     SELECT u.version AS account_version, c.credit_seq, c.current_credits,
            (SELECT version FROM catalogue) AS catalogue_version,
            {LAST_ID} AS last_id,
            {_CALLS.format(step_ms=STEP_MS[0])} AS in_minute,
            {_CALLS.format(step_ms=STEP_MS[1])} AS in_hour,
            {_CALLS.format(step_ms=STEP_MS[2])} AS in_day,
-           {WRITTEN} AS written
+           {RECORDED} AS recorded
       FROM users u JOIN user_credits c ON c.user_id = u.id
      WHERE u.id = :user_id
 """)  # noqa: S608 - made of constants
@@ -45,9 +45,9 @@ _COLD = text(f"""
 class StoredAccount:
     """An account as PostgreSQL has it.
 
-    `last_id` is the newest journal entry of its partition that is in it. `calls` are those of the last minute, hour and
-    day as "bucket count bucket count ..". `written` are the requests asked for that have their rows; True where the row
-    says abandoned at no charge, hence may still be corrected.
+    PostgreSQL has the journal of its partition up to `last_id`. `calls` are those of the last minute, hour and day as
+    "bucket count bucket count ..". `recorded` are those of the given requests that have a row; True if the row says
+    abandoned at no charge, and so may still be corrected.
     """
 
     account_version: int
@@ -56,7 +56,7 @@ class StoredAccount:
     catalogue_version: int
     last_id: str
     calls: tuple[str, str, str]
-    written: Mapping[UUID, bool]
+    recorded: Mapping[UUID, bool]
 
 
 async def read(
@@ -68,9 +68,9 @@ async def read(
     now_ms: int,
     skew_ms: int,
 ) -> StoredAccount | None:
-    """None for an unknown user. `requests` are (id, microseconds of admission).
+    """None for an unknown user. `requests` are pairs of an id and the microseconds of its admission.
 
-    Each call is counted as if it came `skew_ms` later. `now_ms`, milliseconds since the epoch, may be late by as much.
+    Counts each call as if it came `skew_ms` later. `now_ms`, milliseconds since the epoch, may be late by as much.
     """
     parameters = {
         "user_id": user_id,
@@ -80,7 +80,7 @@ async def read(
         "now_ms": now_ms,
         "skew_ms": skew_ms,
     }
-    row = (await connection.execute(_COLD, parameters)).one_or_none()
+    row = (await connection.execute(_STORED_ACCOUNT, parameters)).one_or_none()
     if row is None:
         return None
     return StoredAccount(
@@ -90,5 +90,5 @@ async def read(
         row.catalogue_version,
         row.last_id,
         (row.in_minute, row.in_hour, row.in_day),
-        {UUID(request_id): is_open for request_id, is_open in row.written.items()},
+        {UUID(request_id): is_open for request_id, is_open in row.recorded.items()},
     )

@@ -1,4 +1,4 @@
-"""Usage summed by day, endpoint, plan and user, within bounds that keep a question from holding up the database."""
+"""Aggregates usage by day, endpoint, plan and user, within bounds that protect the database."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Dimension(StrEnum):
 
 
 class TooMuch(Exception):  # noqa: N818 - a response (422), not a fault
-    """Summing takes longer than a question may."""
+    """The aggregation takes longer than TIMEOUT_SECONDS."""
 
 
 @dataclass(frozen=True, slots=True)
 class UsageGroup:
-    """The calls that share what they are grouped by; None where they are not grouped by it. Days are those of UTC."""
+    """The calls of one group; None for what they are not grouped by. Days are those of UTC."""
 
     day: date | None
     endpoint: str | None
@@ -99,7 +99,7 @@ _SUMS: tuple[Label[Any], ...] = (
 
 
 def _group(row: Any) -> UsageGroup:
-    """Sums of integers come as numerics."""
+    """PostgreSQL gives sums of integers as numerics."""
     keys: dict[str, Any] = {name: row.get(name) for name in _NAMES}
     sums: dict[str, Any] = {column.key: row[column.key] for column in _SUMS}
     mean = sums.pop("response_time_ms")

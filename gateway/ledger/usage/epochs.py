@@ -1,4 +1,4 @@
-"""Counts the epochs of the meter's partitions, so that the first one is told from those that follow a loss."""
+"""Counts the epochs of the meter's partitions: the first one differs from those that follow a loss of Redis."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BEGIN = text("""
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class StartedEpoch:
     """The number of a partition's new epoch, with the catalogue version and the journal offset that PostgreSQL has."""
 
     epoch: int
@@ -26,6 +26,6 @@ class Begun:
     last_id: str
 
 
-async def begin(connection: AsyncConnection, partition: int) -> Begun:
-    """Counts one more. Two that begin one at a time count two; Redis takes the first that it is told of."""
-    return value(Begun, (await connection.execute(_BEGIN, {"partition": partition})).one())
+async def begin(connection: AsyncConnection, partition: int) -> StartedEpoch:
+    """Counts one more. Two gateways that begin an epoch at once count two; Redis uses the first that arrives."""
+    return value(StartedEpoch, (await connection.execute(_BEGIN, {"partition": partition})).one())

@@ -1,4 +1,4 @@
-"""Usage and analyses read back, newest first."""
+"""Reads usage rows and analyses, newest first."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Analysis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageFilter:
-    """None matches all. From `since` on, before `until`; either keeps other months' partitions unread."""
+    """None matches all. From `since` on, before `until`; either excludes the partitions of other months."""
 
     user_id: UUID | None = None
     api_key_id: UUID | None = None

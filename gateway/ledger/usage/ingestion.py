@@ -25,8 +25,8 @@ from policies.usage.records import BALANCE_AFTER, COLUMNS, SUFFIX_COLUMNS
 
 
 @dataclass(frozen=True, slots=True)
-class Ingested:
-    """What was new: rows written, and accounts that were charged."""
+class IngestResult:
+    """How many rows were new, and how many accounts were charged."""
 
     rows: int
     accounts: int
@@ -36,7 +36,9 @@ class MalformedLines(ValueError):  # noqa: N818 - named for the condition
     """PostgreSQL refused the batch; the message names the line and the column. The transaction is lost."""
 
 
-async def ingest(connection: AsyncConnection, lines: Iterable[bytes], *, columns: Sequence[str] = COLUMNS) -> Ingested:
+async def ingest(
+    connection: AsyncConnection, lines: Iterable[bytes], *, columns: Sequence[str] = COLUMNS
+) -> IngestResult:
     """Writes usage rows from lines of these columns (`policies/usage/records.py`), and charges their accounts.
 
     Columns that the lines lack are NULL. Rows of unknown users charge nobody. A balance may go below zero. Raises
@@ -45,7 +47,9 @@ async def ingest(connection: AsyncConnection, lines: Iterable[bytes], *, columns
     return await _write_lines(connection, lines, _INSERT, columns=columns)
 
 
-async def correct(connection: AsyncConnection, lines: Iterable[bytes], *, columns: Sequence[str] = COLUMNS) -> Ingested:
+async def correct(
+    connection: AsyncConnection, lines: Iterable[bytes], *, columns: Sequence[str] = COLUMNS
+) -> IngestResult:
     """Gives calls whose rows say abandoned at no charge the outcome and the charge of their lines.
 
     A line whose row is missing becomes the row; the line of its abandonment then has no effect. So the two may arrive
@@ -56,12 +60,12 @@ async def correct(connection: AsyncConnection, lines: Iterable[bytes], *, column
 
 async def _write_lines(
     connection: AsyncConnection, lines: Iterable[bytes], statement: TextClause, *, columns: Sequence[str]
-) -> Ingested:
+) -> IngestResult:
     await _prepare(connection)
     with _refusals_typed():
         await _copy(connection, lines, columns)
         rows: int = (await connection.execute(statement)).scalar_one()
-    return Ingested(rows, await _charge(connection) if rows else 0)
+    return IngestResult(rows, await _charge(connection) if rows else 0)
 
 
 # What the lines have beyond usage_tracking is for analysis_history; the balance after the call is metadata.
@@ -106,7 +110,7 @@ def _write(lines: str, *, row_exists: str, history_exists: str) -> TextClause:
     `lines` names usage_lines or a part of them; the other two say what happens if a row is there already.
     """
     return text(f"""
-    WITH written AS (
+    WITH recorded AS (
          INSERT INTO usage_tracking AS t ({", ".join(_ROW_COLUMNS)})
          SELECT {", ".join(_AS_ROW.get(name, f"l.{name}") for name in _ROW_COLUMNS)} FROM {lines} l
          ON CONFLICT {row_exists}
@@ -115,17 +119,17 @@ def _write(lines: str, *, row_exists: str, history_exists: str) -> TextClause:
          INSERT INTO analysis_history (
                 id, request_id, created_at, user_id, api_key_id, subscription_id, analysis_type, file_name,
                 file_size_bytes, file_sha256, content_type, status, response_time_ms, credits_charged, result_summary)
-         SELECT w.request_id, w.request_id, w.created_at, l.user_id, l.api_key_id, l.subscription_id, l.endpoint,
+         SELECT r.request_id, r.request_id, r.created_at, l.user_id, l.api_key_id, l.subscription_id, l.endpoint,
                 l.file_name, l.file_size_bytes, l.file_sha256, l.content_type, l.outcome, l.response_time_ms,
-                w.credits_charged,
+                r.credits_charged,
                 jsonb_build_object('status_code', l.status_code, 'response_bytes', l.response_bytes)
-           FROM written w JOIN {lines} l USING (request_id)
-          WHERE w.usage_type = 'analysis'
+           FROM recorded r JOIN {lines} l USING (request_id)
+          WHERE r.usage_type = 'analysis'
          ON CONFLICT {history_exists}),
     charges AS (
          INSERT INTO usage_charges
-         SELECT user_id, count(*), sum(credits_charged) FROM written GROUP BY user_id HAVING sum(credits_charged) > 0)
-    SELECT count(*) FROM written
+         SELECT user_id, count(*), sum(credits_charged) FROM recorded GROUP BY user_id HAVING sum(credits_charged) > 0)
+    SELECT count(*) FROM recorded
     """)  # noqa: S608 - made of constants
 
 
@@ -141,8 +145,8 @@ _CORRECT = _write(
     history_exists=f"(id, created_at) {_set(_HISTORY_UPDATES)}",
 )
 
-# Always in order of user, and whoever changes grants takes this lock first: no two can wait for each other in a circle.
-# A statement of its own, so that the next ones see the grants as they are once the locks are held.
+# Every transaction that changes grants takes this lock first, in the order of users, so none can deadlock. It is a
+# separate statement, so that the following ones see the grants as they are under the lock.
 _LOCK = text("""
     SELECT count(*) FROM (
         SELECT FROM user_credits WHERE user_id IN (SELECT user_id FROM usage_charges)
@@ -169,7 +173,7 @@ _BALANCE = text("""
 async def _prepare(connection: AsyncConnection) -> None:
     await connection.execute(_CREATE_LINES)
     await connection.execute(_CREATE_CHARGES)
-    # Empty unless this transaction has ingested before.
+    # They are empty unless this transaction has ingested before.
     await connection.execute(text("DELETE FROM usage_lines"))
     await connection.execute(text("DELETE FROM usage_charges"))
 

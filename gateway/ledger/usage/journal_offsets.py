@@ -1,4 +1,4 @@
-"""How far each partition's journal is applied. The row lock is the claim, and ends with the transaction."""
+"""Up to which entry each partition's journal is applied. The lock of its row is a writer's claim of the partition."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _CREATE = text("""
     INSERT INTO journal_offsets (partition) SELECT unnest(CAST(:partitions AS int[])) ON CONFLICT DO NOTHING
 """)
 
-# What was written longest ago comes first, so that none is passed over for ever where fewer are claimed than wait.
+# Partitions that were written longest ago come first, so that none waits for ever.
 _CLAIM = text("""
     SELECT partition, last_id FROM journal_offsets WHERE partition = ANY (CAST(:partitions AS int[]))
      ORDER BY updated_at, partition LIMIT :limit FOR UPDATE SKIP LOCKED
 """)
 
-_HOLD = text("SELECT partition FROM journal_offsets WHERE partition = :partition FOR UPDATE")
+_LOCK = text("SELECT partition FROM journal_offsets WHERE partition = :partition FOR UPDATE")
 
 _ADVANCE = text("""
     UPDATE journal_offsets o SET last_id = a.last_id, updated_at = now()
@@ -27,29 +27,30 @@ _ADVANCE = text("""
 
 
 async def claim(connection: AsyncConnection, partitions: Iterable[int], *, limit: int | None = None) -> dict[int, str]:
-    """Of these partitions some that no other writer holds, with the id of the last stream entry applied: at most
-    `limit`, those that were written longest ago.
+    """Locks some of these partitions, and gives the id of the last entry that was applied of each.
+
+    At most `limit`, those that were written longest ago, without any that another writer has claimed.
     """
     wanted = sorted(set(partitions))
     limit = len(wanted) if limit is None else min(limit, len(wanted))
     claimed = await _claim_existing(connection, wanted, limit)
     if len(claimed) < limit:
-        # Some are held elsewhere, or new. Only the first time does this write anything.
+        # Others have claimed the rest, or it is new. Only for a new partition does this write anything.
         others = [number for number in wanted if number not in claimed]
         await connection.execute(_CREATE, {"partitions": others})
         claimed |= await _claim_existing(connection, others, limit - len(claimed))
     return claimed
 
 
-async def hold(connection: AsyncConnection, partition: int) -> None:
-    """Waits until no writer has this partition, and keeps writers from it to the end of the transaction.
+async def lock(connection: AsyncConnection, partition: int) -> None:
+    """Waits until no writer has claimed this partition, and locks it to the end of the transaction.
 
-    Until then no usage of the partition's accounts is written or charged. For those who compare the stores.
+    Until then no usage of the partition's accounts is written or charged, so the two stores can be compared.
     """
-    held = (await connection.execute(_HOLD, {"partition": partition})).one_or_none()
-    if held is None:
+    found = (await connection.execute(_LOCK, {"partition": partition})).one_or_none()
+    if found is None:
         await connection.execute(_CREATE, {"partitions": [partition]})
-        await connection.execute(_HOLD, {"partition": partition})
+        await connection.execute(_LOCK, {"partition": partition})
 
 
 async def advance(connection: AsyncConnection, last_ids: Mapping[int, str]) -> None:

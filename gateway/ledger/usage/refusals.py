@@ -1,4 +1,4 @@
-"""Refused requests of known keys, counted per minute."""
+"""Counts the refused requests of known keys per minute."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 @dataclass(frozen=True, slots=True, order=True)
 class RefusedIn:
-    """What is counted: `minute` is its start, in UTC."""
+    """A counter of refusals; `minute` is its start, in UTC."""
 
     api_key_id: UUID
     endpoint: str
@@ -34,7 +34,7 @@ _ADD = text("""
 
 
 async def add(connection: AsyncConnection, counts: Mapping[RefusedIn, int]) -> None:
-    """Adds to what is counted already."""
+    """Adds to the counters, and creates those that are missing."""
     if not counts:
         return
     columns = {

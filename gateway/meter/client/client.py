@@ -1,4 +1,4 @@
-"""The way to Redis: one server or a cluster by the URL, one pipelined connection to each, the same calls for both."""
+"""The client of Redis: one server or a cluster by the URL, one pipelined connection to each server."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from gateway.meter.scripts import Script
 
 
 class RedisClient:
-    """All that is asked of Redis. `url` is redis://, rediss://, redis+cluster:// or rediss+cluster://.
+    """Sends commands and scripts. `url` is redis://, rediss://, redis+cluster:// or rediss+cluster://.
 
-    Every command names keys of one hash tag only; in a cluster it goes to the server that has them.
+    Every command names keys of one hash tag only; in a cluster it goes to the node that has their slot.
     """
 
     def __init__(self, url: str, *, timeout_seconds: float, scripts: Sequence[Script] = ()) -> None:
@@ -37,11 +37,11 @@ class RedisClient:
 
     @property
     def is_connected(self) -> bool:
-        """In a cluster: to every server that has a part of the keys."""
+        """In a cluster: to every node that has slots."""
         return self._server.is_connected
 
     def connection(self, key: bytes) -> object | None:
-        """The connection by which commands on this key go at present: another object after every reconnection."""
+        """The connection that commands on this key use now: another object after every reconnection."""
         return self._server.connection(key)
 
     async def open(self) -> None:
@@ -54,24 +54,24 @@ class RedisClient:
     def call(self, command: Command) -> Coroutine[Any, Any, Any]:
         """Sends one command and gives its reply. Raises MeterUnavailable or MeterError.
 
-        In a cluster a command without a key goes to any server.
+        In a cluster a command without a key goes to any node.
         """
         return self._call(command)
 
     async def pipeline(self, commands: Iterable[Command]) -> list[Any]:
         """Sends commands in one write to each server and gives their replies.
 
-        Raises what the first to fail raises; others may run.
+        Raises what the first failure raises; the other commands may run.
         """
         return await asyncio.gather(*(self._call(command) for command in commands))
 
     def run(self, script: Script, keys: Sequence[bytes], arguments: Command) -> Coroutine[Any, Any, Any]:
-        """Runs a script by its digest; a server that has forgotten it is sent the source, once."""
+        """Runs a script by its digest, or by its source on a server that does not have it. Raises as `call` does."""
         packed = words(len(keys), *keys, *arguments)
         return self.run_packed(script, keys[0] if keys else None, 1 + len(keys) + len(arguments), packed)
 
     async def run_packed(self, script: Script, key: bytes | None, count: int, *packed: bytes) -> Any:
-        """The same with pieces of `count` words: the number of keys, the keys, of which `key` is one, arguments."""
+        """Runs a script with packed pieces of `count` words: the number of keys, the keys, `key` first, arguments."""
         started = monotonic_seconds()
         try:
             return await self._request(command(2 + count, script.by_digest, *packed), key)

@@ -1,11 +1,12 @@
 """A cluster of Redis servers: one connection to each master, every command to the one that has its keys.
 
-The map of slots is learned from the servers. It may be out of date at any moment, so they correct it: MOVED is followed
-and learned from, ASK is followed for this once, TRYAGAIN is asked again. All three mean that the command has not run.
-Whoever loses a connection or its place as master makes the map be read again, until every slot's master is connected.
+The slot map comes from the nodes. It may be out of date at any moment, and then they correct it: a MOVED redirection is
+followed and changes the map, an ASK redirection is followed once, TRYAGAIN is retried. All three mean that the command
+has not run. A lost connection, or a master that was demoted, starts a refresh of the map, which ends when every slot's
+master is connected.
 
-A command that a server may have taken is never sent again, and no call lasts longer than `timeout_seconds`, however
-often it is sent on. May refuse wrongly while slots move, never runs anything twice.
+A command that a node may have run is never sent again, and no call lasts longer than `timeout_seconds`, however often
+it is redirected. May refuse wrongly while slots move, never runs anything twice.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from gateway.meter.client.packing import Command, pack
 from gateway.meter.client.server import CONNECT_TIMEOUT_SECONDS, ServerConnection, ask, dial, unreachable
 from gateway.meter.client.topology import SLOTS, Address, ClusterUrl, View, key_slot, owners, redirection, view
 
-MAX_REDIRECTIONS = 5  # as in Jedis; more than two in a row are a cluster that does not agree with itself
-PAUSE_SECONDS = 0.01  # before asking again while keys are on their way
-REFRESH_SECONDS = (0.1, 0.1, 0.2, 0.5)  # between two readings of the map
-ANSWER_SECONDS = 0.5  # how long a reading waits for servers that are slow, once one has answered
+MAX_REDIRECTIONS = 5  # as in Jedis; more than two in a row mean that the nodes disagree
+RETRY_SECONDS = 0.01  # before a retry while keys migrate
+REFRESH_SECONDS = (0.1, 0.1, 0.2, 0.5)  # between two refreshes of the map
+SLOW_NODE_SECONDS = 0.5  # how long a refresh waits for slow nodes after the first reply
 
 _SLOTS, _NODES = (b"CLUSTER", b"SLOTS"), (b"CLUSTER", b"NODES")
 _ASKING = pack((b"ASKING",))
@@ -42,7 +43,7 @@ _WITH_COUNT = frozenset((b"EVALSHA", b"EVAL"))  # their keys come behind a count
 
 
 class Cluster:
-    """Nodes by address, and a node for each slot."""
+    """The nodes by address, and the address of each slot's master."""
 
     def __init__(self, url: ClusterUrl, *, timeout_seconds: float, scripts: Sequence[str] = ()) -> None:
         self._url = url
@@ -51,7 +52,7 @@ class Cluster:
         self._nodes: dict[Address, ServerConnection] = {}
         self._owners: list[Address | None] = [None] * SLOTS
         self._known: frozenset[Address] = frozenset(url.seeds)
-        self._routes: dict[bytes, ServerConnection] = {}  # by hash tag, of which there is one for each partition
+        self._routes: dict[bytes, ServerConnection] = {}  # by hash tag; each partition has one
         self._refreshing: asyncio.Task[None] | None = None
         self._refreshed_at = 0.0
         self._retiring: set[asyncio.Task[None]] = set()
@@ -65,14 +66,14 @@ class Cluster:
         return bool(self._nodes) and all(node.is_connected for node in self._nodes.values())
 
     def connection(self, key: bytes) -> object | None:
-        """What commands on this key go by at present; None without a server or without a connection to it."""
+        """The connection that commands on this key use now; None without a node or a connection to it."""
         try:
             return self._route(key).connection()
         except NotSent:
             return None
 
     async def open(self) -> None:
-        """Connects to all masters that answer. Raises MeterUnavailable if none does, UnsupportedServer."""
+        """Connects to all masters that reply. Raises MeterUnavailable if none does, UnsupportedServer."""
         self._install(await self._read_map())
         nodes = list(self._nodes.values())
         outcomes = await asyncio.gather(*(node.open() for node in nodes), return_exceptions=True)
@@ -82,7 +83,7 @@ class Cluster:
             await self.close()
             raise (unusable or failures or [MeterUnavailable("cannot connect to Redis: no server has slots")])[0]
         if failures:
-            self._refresh_soon()  # which connects to them as well
+            self._refresh_soon()  # connects to them as well
 
     async def close(self) -> None:
         self._closed = True
@@ -93,11 +94,11 @@ class Cluster:
         await asyncio.gather(*(node.close() for node in self._nodes.values()))
 
     def call(self, command: Command) -> Coroutine[Any, Any, Any]:
-        """Sends one command to the server that has its key. Raises MeterUnavailable or MeterError."""
+        """Sends one command to the node that has its key. Raises MeterUnavailable or MeterError."""
         return self.request(pack(tuple(command)), _key(command))
 
     async def request(self, packed: bytes, key: bytes | None) -> Any:
-        """The same for a command that is packed, by its first key; None for one that any server answers."""
+        """Sends a packed command by its first key; None for a command that any node may run. Raises as `call` does."""
         started = monotonic_seconds()
         node = self._any() if key is None else self._route(key)
         reply = await node.send(packed)
@@ -127,7 +128,7 @@ class Cluster:
         return node
 
     def _member(self, address: Address) -> ServerConnection:
-        """The node there; a new one is still to be connected."""
+        """The node at the address; a new one is not connected yet."""
         node = self._nodes.get(address)
         if node is None:
             node = ServerConnection(
@@ -143,7 +144,7 @@ class Cluster:
     async def _follow(
         self, error: str, node: ServerConnection, packed: bytes, *, key: bytes | None, until: float
     ) -> Any:
-        """Sends a command on that a server has refused, as often as it is refused, until it is taken or time is up."""
+        """Follows the redirections of a command that a node has refused, until it runs or time is up."""
         redirections, is_under_way = 0, False
         try:
             async with asyncio.timeout(until - monotonic_seconds()):
@@ -162,7 +163,7 @@ class Cluster:
         raise NotSent(f"Redis cannot serve: {error}")
 
     async def _next(self, error: str, node: ServerConnection, key: bytes | None) -> ServerConnection:
-        """Who is to be asked after this refusal. Raises what the error means if it is none that leads anywhere."""
+        """The node to try after this refusal. Raises what the error means if it is no redirection."""
         match error.partition(" ")[0]:
             case "MOVED":
                 slot, address = redirection(error, asked=node.address)
@@ -173,10 +174,10 @@ class Cluster:
             case "ASK":
                 return await self._connected(redirection(error, asked=node.address)[1])
             case "TRYAGAIN" | "READONLY" if key is not None:
-                # Some keys of the slot are still to come; or the server has just been demoted, and says so at a
-                # script's first write, before anything was written.
+                # Some keys of the slot are still migrating; or the node was demoted, and refuses a script's first
+                # write, so nothing has run.
                 self._refresh_soon()
-                await asyncio.sleep(PAUSE_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
                 return self._route(key)
             case "CLUSTERDOWN":
                 self._refresh_soon()
@@ -195,7 +196,7 @@ class Cluster:
             self._refreshing = asyncio.get_running_loop().create_task(self._refresh())
 
     async def _refresh(self) -> None:
-        """Reads the map again, and as long as a master is not connected: another may have taken its place."""
+        """Reads the map, and again while a master is not connected: a replica may have been promoted."""
         attempt = 0
         try:
             while attempt == 0 or not self.is_connected:
@@ -211,18 +212,18 @@ class Cluster:
             self._refreshing = None
 
     async def _read_map(self) -> list[View]:
-        """From the servers we are connected to; if none of them answers, from any that we have heard of."""
+        """From the connected nodes; if none of them replies, from any known address."""
         connected = [node for node in self._nodes.values() if node.is_connected]
-        views, _ = await _first_answers(_view_of(node) for node in connected)
+        views, _ = await _first_views(_view_of(node) for node in connected)
         if not views:
             places = self._known | set(self._url.seeds)
-            views, failures = await _first_answers(_view_at(self._url.of(place), place) for place in places)
+            views, failures = await _first_views(_view_at(self._url.of(place), place) for place in places)
             if not views:
                 raise failures[0]
         return views
 
     def _install(self, views: Sequence[View]) -> None:
-        """Serves by this map from now on. A server without slots is left when it has answered what it was asked."""
+        """Uses this map from now on. Closes the connection to a node without slots after its last replies."""
         self._known = frozenset().union(*(each.addresses for each in views))
         self._owners = owners(views)
         self._routes.clear()
@@ -233,11 +234,11 @@ class Cluster:
             self._retire(self._nodes.pop(address))
 
     def _retire(self, node: ServerConnection) -> None:
-        task = asyncio.get_running_loop().create_task(self._close_later(node))
+        task = asyncio.get_running_loop().create_task(self._close_after_replies(node))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
 
-    async def _close_later(self, node: ServerConnection) -> None:
+    async def _close_after_replies(self, node: ServerConnection) -> None:
         try:
             await asyncio.sleep(self._timeout_seconds)
         finally:
@@ -254,21 +255,21 @@ def _key(command: Command) -> bytes | None:
 
 
 def _send(node: ServerConnection, packed: bytes, *, asking: bool) -> asyncio.Future[Any]:
-    """ASKING holds for the next command of its connection, so nothing may come between them."""
+    """ASKING applies to the next command of its connection, so nothing may come between them."""
     if asking:
-        node.send(_ASKING).cancel()  # nobody wants its reply; its place among the replies stays
+        node.send(_ASKING).cancel()  # its reply is discarded, and keeps its place among the replies
     return node.send(packed)
 
 
-async def _first_answers(readings: Iterable[Coroutine[Any, Any, View]]) -> tuple[list[View], list[Exception]]:
-    """What several servers say: all that answer before the first has waited ANSWER_SECONDS for the others."""
+async def _first_views(readings: Iterable[Coroutine[Any, Any, View]]) -> tuple[list[View], list[Exception]]:
+    """The views that arrive until SLOW_NODE_SECONDS after the first one, and what the others raised."""
     waiting = {asyncio.ensure_future(reading) for reading in readings}
     views: list[View] = []
     failures: list[Exception] = []
     try:
         while waiting:
             done, waiting = await asyncio.wait(
-                waiting, timeout=ANSWER_SECONDS if views else None, return_when=asyncio.FIRST_COMPLETED
+                waiting, timeout=SLOW_NODE_SECONDS if views else None, return_when=asyncio.FIRST_COMPLETED
             )
             if not done:
                 break
@@ -284,13 +285,13 @@ async def _first_answers(readings: Iterable[Coroutine[Any, Any, View]]) -> tuple
 
 
 async def _view_of(node: ServerConnection) -> View:
-    """By the connection there is."""
+    """Over the existing connection."""
     replies = await asyncio.gather(node.call(_SLOTS), node.call(_NODES))
     return view(*replies, asked=node.address)
 
 
 async def _view_at(url: str, place: Address) -> View:
-    """By a connection for this alone, so that replicas may be asked too."""
+    """Over a temporary connection, so that a replica can serve too."""
     connection = await dial(url)
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):

@@ -1,7 +1,7 @@
-"""A connected socket to Redis: commands of a loop turn leave in one write, replies resolve in order.
+"""A pipelined connection to Redis: all commands of a loop iteration go in one write, replies resolve in order.
 
-hiredis parses; the rest is a deque of futures. A caller that goes away cancels its future, never its place in the
-deque, so no reply ever reaches another caller.
+hiredis parses; the rest is a deque of futures. A cancelled caller cancels its future, never its place in the deque, so
+no reply ever reaches another caller.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from redis.asyncio.connection import AbstractConnection
 
 from gateway.meter.client.errors import MeterUnavailable, NotSent
 
-MAX_PENDING = 20_000  # commands awaiting a reply; past it Redis is slower than we are, and waiting longer helps nobody
+MAX_PENDING = 20_000  # commands awaiting a reply; with more, Redis is too slow for waiting to help
 READ_FIRST_SECONDS = 0.001
 
 
 class PipelinedConnection(asyncio.Protocol):
-    """A buffer going out, a deque of futures coming back, one deadline for the oldest.
+    """Buffers commands, keeps a future for each reply, and times out by the oldest one.
 
-    A server that stops reading fills our write buffer no longer than until that deadline.
+    A server that stops reading fills the write buffer until that deadline at most.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class PipelinedConnection(asyncio.Protocol):
         self._lost = False
         self._transport = cast(asyncio.Transport, stream.transport)
         if self._transport.is_closing():
-            raise ConnectionResetError("closed by the server")  # its loss was reported to redis-py, never to us
+            raise ConnectionResetError("closed by the server")  # redis-py was told of its loss, this protocol never is
         self._transport.set_protocol(self)
 
     def __repr__(self) -> str:
@@ -60,7 +60,7 @@ class PipelinedConnection(asyncio.Protocol):
         return future
 
     def drop(self, reason: str) -> None:
-        """Gives the connection up, and with it every call under way."""
+        """Closes the connection, and fails every pending command."""
         self._fail(reason)
 
     def data_received(self, data: bytes) -> None:
@@ -72,7 +72,7 @@ class PipelinedConnection(asyncio.Protocol):
                 if not future.done():
                     future.set_result(reply)
         except (hiredis.ProtocolError, IndexError):
-            self._fail("Redis sent what is not a reply")
+            self._fail("Redis sent an invalid reply")
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self._fail("connection to Redis lost")
@@ -91,7 +91,7 @@ class PipelinedConnection(asyncio.Protocol):
         if wait > 0:
             self._timer = self._loop.call_later(wait, self._check_oldest)
         elif self._overdue is not oldest:
-            # A busy loop runs its timers late and before it reads: look into the socket once before blaming Redis.
+            # A busy loop runs timers late and before it reads, so the socket is read once more before Redis is blamed.
             self._overdue = oldest
             self._timer = self._loop.call_later(READ_FIRST_SECONDS, self._check_oldest)
         else:
@@ -112,7 +112,7 @@ class PipelinedConnection(asyncio.Protocol):
 
 
 def take_over(connection: AbstractConnection) -> asyncio.StreamWriter:
-    """The socket that redis-py has connected and authenticated; from here on it is ours alone to close."""
-    stream = cast(asyncio.StreamWriter, connection._writer)  # noqa: SLF001 - redis-py has no other way to hand it over
+    """Takes the connected and authenticated socket from redis-py; the caller must close it."""
+    stream = cast(asyncio.StreamWriter, connection._writer)  # noqa: SLF001 - redis-py has no public way
     connection._reader = connection._writer = None  # noqa: SLF001
     return stream

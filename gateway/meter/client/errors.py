@@ -1,16 +1,16 @@
-"""How asking Redis fails: it is away, or it certainly never had the question, or it found the question wrong."""
+"""How a command fails: Redis is unavailable, the command was not sent, or Redis rejects it."""
 
 from __future__ import annotations
 
 import re
 
-# Errors by which a server says that it cannot serve just now (Redis `src/server.c`, shared objects). A script's own
+# Errors by which a server says that it cannot serve now (Redis `src/server.c`, shared objects). A script's own
 # commands fail with the same codes; servers before 7.0 wrap those in `ERR Error running script .. -OOM ..`.
 _OUTAGE = re.compile(
     r"(?:\w+ .* -)?(BUSY|LOADING|READONLY|OOM|MISCONF|MASTERDOWN|CLUSTERDOWN|NOREPLICAS|TRYAGAIN|NOAUTH)\b", re.DOTALL
 )
 
-# Of these, what a new connection may mend: the name may lead to the new primary, the password may be right again.
+# Those that a new connection may resolve: the name may lead to a new primary, the password may be right again.
 _MISDIRECTED = re.compile(r"(?:\w+ .* -)?(READONLY|MASTERDOWN|NOAUTH)\b", re.DOTALL)
 
 
@@ -19,19 +19,19 @@ class MeterUnavailable(Exception):  # noqa: N818 - a state of the world, not a f
 
 
 class NotSent(MeterUnavailable):
-    """No server took the command: none is connected, or too much waits on it. It has certainly not run."""
+    """The command was not sent: no server is connected, or too many commands are pending. It has not run."""
 
 
 class MeterError(Exception):
-    """Redis answered with an error that waiting does not mend: a bug, or a missing permission."""
+    """Redis replied with an error that waiting does not resolve: a bug, or a missing permission."""
 
 
 class UnsupportedServer(Exception):  # noqa: N818 - it names what was found
-    """The server is older than the scripts need, or a cluster where none was named, or the reverse."""
+    """The server is too old for the scripts, or in a cluster although the URL names one server, or the reverse."""
 
 
 def failure(message: str) -> MeterUnavailable | MeterError:
-    """What an error that Redis replied with means."""
+    """The exception for an error reply."""
     return MeterUnavailable(f"Redis cannot serve: {message}") if _OUTAGE.match(message) else MeterError(message)
 
 

@@ -1,6 +1,6 @@
-"""Commands as Redis reads them (RESP2), put together from pieces: what is the same in many calls is packed once.
+"""Commands in RESP2, joined from packed pieces: what many calls share is packed once.
 
-hiredis packs the 17 words of an admission in 5 µs; put together from pieces they take 2 µs.
+hiredis packs the 17 words of an admission in 5 µs; joining pieces takes 2 µs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ pack = cast(Callable[[tuple[Word, ...]], bytes], hiredis.pack_command)  # its st
 
 
 def words(*each: Word) -> bytes:
-    """A piece of a command. Raises ValueError for a number with more digits than Python writes: hiredis would crash."""
+    """A piece of a command. Raises ValueError for a number with more digits than Python prints; hiredis would crash."""
     packed = pack(tuple([str(word) if isinstance(word, int) else word for word in each]))
     return packed[packed.index(b"\n") + 1 :]
 

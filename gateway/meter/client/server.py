@@ -1,10 +1,10 @@
-"""One server of Redis and the connection to it, which is made again whenever it is lost.
+"""The connection to one Redis server, which reconnects by itself.
 
-redis-py connects (URL, TLS, AUTH, database), then the socket is handed to a `PipelinedConnection`.
+redis-py connects (URL, TLS, AUTH, database), then a `PipelinedConnection` takes the socket.
 
-Failing is declared: a command answers within `timeout_seconds` or raises MeterUnavailable, and without a connection it
-raises at once. A command that timed out may still have been executed, or not; but before a new connection serves, the
-server is made to drop the old one, so that nothing of the old one is executed after anything of the new one.
+A command gets its reply within `timeout_seconds` or raises MeterUnavailable; without a connection it raises at once. A
+command that timed out may or may not have run. Before a new connection serves, the server is told to close the old one,
+so no command of the old one runs after a command of the new one.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ MIN_VALKEY = (7, 2)
 
 
 class ServerConnection:
-    """A connection that reconnects by itself. `on_lost` is told of each loss; `scripts` are loaded before it serves.
+    """Reconnects by itself, calls `on_lost` after each loss, and loads `scripts` before it serves.
 
-    One with an `address` is part of a cluster.
+    With an `address` it is the connection to a node of a cluster.
     """
 
     def __init__(
@@ -62,13 +62,13 @@ class ServerConnection:
     def is_connected(self) -> bool:
         return self._pipe is not None
 
-    def connection(self, key: bytes = b"") -> object | None:  # noqa: ARG002 - as `Cluster` is asked
-        """What commands go by at present; another object after every reconnection."""
+    def connection(self, key: bytes = b"") -> object | None:  # noqa: ARG002 - the signature of `Cluster`
+        """The present connection: another object after every reconnection."""
         return self._pipe
 
     @property
     def address(self) -> Address:
-        """Of a node of a cluster."""
+        """The address in the cluster. Raises LookupError for a single server."""
         if self._address is None:
             raise LookupError("not part of a cluster")
         return self._address
@@ -78,15 +78,15 @@ class ServerConnection:
         self._pipe = await self._connect()
 
     def connect(self) -> None:
-        """Connects in the background, and tries until it is closed."""
+        """Connects in the background, and retries until it is closed."""
         if self._pipe is None and self._reconnecting is None and not self._closed:
             self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect())
 
     async def connected(self) -> None:
-        """Returns when it is, however long that takes."""
+        """Returns when it is connected, however long that takes."""
         self.connect()
         if self._reconnecting is not None:
-            await asyncio.wait((self._reconnecting,))  # whoever waits goes away without taking it along
+            await asyncio.wait((self._reconnecting,))  # a cancelled waiter does not cancel it
 
     async def close(self) -> None:
         self._closed = True
@@ -97,7 +97,7 @@ class ServerConnection:
         self.drop("closed")
 
     def send(self, packed: bytes) -> asyncio.Future[Any]:
-        """The reply to come: a value, or a hiredis.ReplyError. Raises NotSent; the future may fail MeterUnavailable."""
+        """A future of the reply, also of a hiredis.ReplyError. Raises NotSent; the future raises MeterUnavailable."""
         if self._pipe is None:
             raise NotSent("not connected to Redis")
         return self._pipe.send(packed)
@@ -106,8 +106,8 @@ class ServerConnection:
         """Sends one command and gives its reply. Raises MeterUnavailable or MeterError."""
         return self.request(pack(tuple(command)))
 
-    async def request(self, packed: bytes, key: bytes | None = None) -> Any:  # noqa: ARG002 - as `Cluster` is asked
-        """The same for a command that is packed."""
+    async def request(self, packed: bytes, key: bytes | None = None) -> Any:  # noqa: ARG002 - the signature of `Cluster`
+        """Sends a packed command. Raises as `call` does."""
         pipe = self._pipe
         if pipe is None:
             raise NotSent("not connected to Redis")
@@ -120,7 +120,7 @@ class ServerConnection:
         return reply
 
     def drop(self, reason: str) -> None:
-        """Gives the present connection up, and with it every call under way on it."""
+        """Closes the present connection, and fails every command that is pending on it."""
         if self._pipe is not None:
             self._pipe.drop(reason)
 
@@ -170,14 +170,14 @@ class ServerConnection:
 
 
 class _Client(NamedTuple):
-    """One of our connections as the server knows it; ids begin anew with each run of a server."""
+    """A connection of this process as the server knows it; ids restart with each run of a server."""
 
     run_id: str
     id: int
 
 
 async def dial(url: str) -> AbstractConnection:
-    """A connection of redis-py's, authenticated. Raises MeterUnavailable."""
+    """An authenticated connection of redis-py. Raises MeterUnavailable."""
     pool = ConnectionPool.from_url(url, protocol=2, socket_connect_timeout=CONNECT_TIMEOUT_SECONDS)
     connection = pool.make_connection()  # type: ignore[no-untyped-call] # redis-py leaves it bare
     try:
@@ -193,21 +193,22 @@ async def dial(url: str) -> AbstractConnection:
 
 
 def unreachable(error: Exception) -> MeterUnavailable:
-    """Of RedisError, OSError, EOFError, and ValueError: answers that are not Redis's."""
+    """For RedisError, OSError, EOFError, and ValueError, which invalid replies raise."""
     return MeterUnavailable(f"cannot connect to Redis: {str(error) or 'no answer in time'}")
 
 
 async def ask(connection: AbstractConnection, *command: bytes | str | int) -> Any:
-    """One command before the socket is a pipe's. Raises RedisError, OSError."""
+    """Sends one command by redis-py, before the connection is pipelined. Raises RedisError, OSError."""
     await connection.send_command(*command)
     return await connection.read_response(disable_decoding=True)
 
 
 async def _drop(connection: AbstractConnection, client: _Client) -> None:
-    """Makes the server close a connection of ours that we have left. Without it a command that a slow network or a
-    frozen server still holds could be executed after its own settlement.
+    """Makes the server close a lost connection of this process.
+
+    Without it a command that a slow network or a frozen server still buffers could run after its own settlement.
     """
-    with suppress(ResponseError):  # it is gone already, or we may not: then the hold waits for the sweeper
+    with suppress(ResponseError):  # it is closed already, or ACL forbids it: then the sweeper settles a late hold
         await ask(connection, "CLIENT", "KILL", "ID", client.id)
 
 
@@ -226,7 +227,7 @@ def _check_version(server: Mapping[str, str]) -> None:
 
 
 def _check_mode(server: Mapping[str, str], *, in_cluster: bool) -> None:
-    """A node of a cluster serves its own slots only, and refers to others, whom a single link cannot follow."""
+    """A node of a cluster serves its own slots only, and redirects; a client of a single server cannot follow."""
     is_cluster = "cluster" in (server.get("server_mode"), server.get("redis_mode"))
     if is_cluster and not in_cluster:
         raise UnsupportedServer("the server is a node of a cluster: name it as redis+cluster:// in redis.url")

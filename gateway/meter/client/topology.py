@@ -1,7 +1,7 @@
-"""Which server of a cluster has which keys: the URL that names it, and the map that its servers' answers amount to.
+"""The topology of a Redis cluster: its URL, and the slot map that the replies of its nodes add up to.
 
-Servers may disagree for a while. Each claim to slots carries a configuration epoch, and the greatest epoch wins, as it
-does among the servers themselves (Redis cluster specification, "Hash slots configuration propagation").
+Nodes may disagree for a while. Each slot range carries a configuration epoch, and the greatest epoch wins, as among the
+nodes themselves (Redis cluster specification, "Hash slots configuration propagation").
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Address(NamedTuple):
 
 
 class SlotRange(NamedTuple):
-    """That a master has the slots from `first` to `last`, both included, since a configuration epoch."""
+    """The slots from `first` to `last`, both included, that a master has had since a configuration epoch."""
 
     epoch: int
     first: int
@@ -39,15 +39,15 @@ class SlotRange(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What one server knows of its cluster; `addresses` are those of all servers that have slots or replicate them."""
+    """The cluster as one node knows it; `addresses` are those of all masters with slots and of their replicas."""
 
-    claims: tuple[SlotRange, ...]
+    ranges: tuple[SlotRange, ...]
     addresses: frozenset[Address]
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterUrl:
-    """`redis+cluster://user:password@host:port,host:port?option=value`: some servers, and how to log in to all."""
+    """`redis+cluster://user:password@host:port,host:port?option=value`: some nodes, and the login for all."""
 
     scheme: str
     login: str
@@ -56,7 +56,7 @@ class ClusterUrl:
 
     @classmethod
     def parse(cls, url: str) -> ClusterUrl | None:
-        """None for the URL of a single server. Raises ValueError, which says what is wrong, without the password."""
+        """None for the URL of a single server. Raises ValueError with the reason, without the password."""
         parts = urlsplit(url)
         if parts.scheme not in SCHEMES:
             return None
@@ -67,44 +67,44 @@ class ClusterUrl:
         return cls(SCHEMES[parts.scheme], login + at, seeds, f"?{parts.query}" if parts.query else "")
 
     def of(self, address: Address) -> str:
-        """The URL of one server."""
+        """The URL of one node."""
         return f"{self.scheme}://{self.login}{address}{self.query}"
 
 
 def view(slots: Sequence[Any], nodes: bytes, *, asked: Address) -> View:
-    """From the replies to CLUSTER SLOTS, which has the addresses for clients, and CLUSTER NODES, with the epochs."""
+    """From the replies to CLUSTER SLOTS, which has addresses for clients, and CLUSTER NODES, which has epochs."""
     epochs = {fields[0]: int(fields[6]) for line in nodes.splitlines() if len(fields := line.split()) > 6}
-    claims, addresses = [], set()
+    ranges, addresses = [], set()
     for first, last, *servers in slots:
         places = [_place(server, asked) for server in servers]
         addresses.update(places)
-        claims.append(SlotRange(epochs.get(servers[0][2], 0), int(first), int(last), places[0]))
-    return View(tuple(claims), frozenset(addresses))
+        ranges.append(SlotRange(epochs.get(servers[0][2], 0), int(first), int(last), places[0]))
+    return View(tuple(ranges), frozenset(addresses))
 
 
 def owners(views: Iterable[View]) -> list[Address | None]:
-    """Each slot's master; None where nobody claims it."""
+    """The master of each slot; None for a slot without one."""
     found: list[Address | None] = [None] * SLOTS
-    for claim in sorted(claim for each in views for claim in each.claims):
-        found[claim.first : claim.last + 1] = [claim.master] * (claim.last + 1 - claim.first)
+    for slots in sorted(slots for each in views for slots in each.ranges):
+        found[slots.first : slots.last + 1] = [slots.master] * (slots.last + 1 - slots.first)
     return found
 
 
 def redirection(message: str, *, asked: Address) -> tuple[int, Address]:
-    """The slot and the address of `MOVED 3999 127.0.0.1:6381`; without a host it is that of the server asked."""
+    """The slot and the address of `MOVED 3999 127.0.0.1:6381`; an empty host is that of the node that replied."""
     _, slot, place = message.split(" ", 2)
     host, _, port = place.rpartition(":")
     return int(slot), Address(host.strip("[]") or asked.host, int(port))
 
 
 def _place(server: Sequence[Any], asked: Address) -> Address:
-    """The host is nil where the server does not know its own name, and clients are to use the one they know."""
+    """The host is nil if the node does not know its own name; clients then use the one they connected to."""
     host = (server[0] or b"").decode()
     return Address(asked.host if host in ("", "?") else host, int(server[1]))
 
 
-def _address(written: str) -> Address:
-    parts = urlsplit(f"//{written}")
+def _address(host_and_port: str) -> Address:
+    parts = urlsplit(f"//{host_and_port}")
     try:
         host, port = parts.hostname, parts.port
     except ValueError:

@@ -15,7 +15,7 @@
 --      response           empty if it cannot be replayed, missing if the key is free again: only with a claim
 --
 -- Reply: {SETTLED, balance, journal id}; the balance is nil if the account is not loaded
---   {NO_HOLD} the call was settled before, or Redis has lost it, and nothing changed; `late_settlement.lua` tells which
+--   {NO_HOLD} the call was settled before, or Redis has lost it, and nothing changed; `late_settlement.lua` finds out which
 --   {KEY_CLAIMED} Redis was lost, and another call has claimed the key; only one of them may count; nothing changed
 --
 -- Uses `prefixes.lua` and `key_budgets.lua`.

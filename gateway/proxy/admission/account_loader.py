@@ -23,7 +23,7 @@ from gateway.meter.meter import CLOCK_SKEW_MS, Meter
 from gateway.meter.replies import LoadResult
 from policies.access.key_budgets import Cap
 from policies.access.limits import STEP_MS
-from policies.usage.account_load import JournaledCharge, later, unwritten
+from policies.usage.account_load import JournaledCharge, later, pending_charges
 
 # Each attempt reads again what has changed since the one before; more in a row are an outage.
 ATTEMPTS = 5
@@ -73,7 +73,7 @@ class AccountLoader:
         return None if stored is None else await self._load_into_redis(keys, stored, ahead)
 
     async def _load_into_redis(self, keys: AccountKeys, stored: StoredAccount, ahead: AccountCharges) -> LoadResult:
-        more = unwritten(_entries(ahead), written_upto=stored.last_id, rows=stored.written)
+        more = pending_charges(_entries(ahead), recorded_upto=stored.last_id, rows=stored.recorded)
         return await self._meter.load(
             keys,
             account_version=stored.account_version,
@@ -92,7 +92,7 @@ class AccountLoader:
             )
         key_ids = {str(key_id) for key_id in stored.key_ids}
         entries = _entries(ahead, lambda charge: charge.key_id in key_ids and charge.created_at >= cap.since)
-        more = unwritten(entries, written_upto=stored.last_id, rows=stored.written)
+        more = pending_charges(entries, recorded_upto=stored.last_id, rows=stored.recorded)
         return await self._meter.load_key_budget(
             keys,
             cap,

@@ -1,10 +1,9 @@
-"""Proves, account by account, that all books agree; where told to, makes them.
+"""Compares all books of every account, and repairs them on request.
 
-The proof holds under traffic, without locking anybody's account. A partition's offset row is held, so no usage moves
-into PostgreSQL meanwhile; then PostgreSQL is read, then Redis at one instant. Calls only move credits between balance,
-holds and journal, whose sum is compared. Credits given or taken show in the change count, and the few accounts where
-that happened between the two readings are read again under their row lock. So no difference is reported that is none,
-and none is missed by chance.
+The comparison is exact under traffic, and locks no account. The lock of a partition's offset row stops its usage
+writer; then PostgreSQL is read, then Redis at one instant. Calls only move credits between balance, holds and journal,
+whose sum is compared. Credit changes show in their count; the few accounts whose count changed between the two readings
+are read again under their row lock. So every reported difference is real, and none is missed by chance.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ from policies.usage.reconciliation import (
     is_overtaken,
 )
 
-# What a stopping process still finishes. Each of its partitions costs some round trips, whose writer waits meanwhile.
+# A stopping process finishes its page. Each partition of a page costs round trips for which its usage writer waits.
 PAGE_ACCOUNTS = 1_000
 
-# The ledgers of busy accounts take a while to sum; nobody waits for that, but a statement has its time limit.
+# Summing the ledgers of busy accounts takes long; this keeps each statement within its timeout.
 BOOKS_PER_STATEMENT = 250
 
-# A correction fails when a change of credits was told to Redis after the reading; under the row lock none is added.
+# A correction fails if a credit change was published after the reading; the row lock prevents further changes.
 CORRECTION_ATTEMPTS = 5
 
 NIGHT_HOUR = 3  # UTC
@@ -50,7 +49,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A difference of one account, and whether it was ended."""
+    """A difference of one account, and whether it was repaired."""
 
     user_id: UUID
     difference: Difference
@@ -58,29 +57,29 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """A page of accounts: how many, how many of them Redis had, and what was found."""
+class CheckedPage:
+    """A page of accounts: how many there are, how many of them are loaded in Redis, and their differences."""
 
     accounts: int
-    hot: int
+    loaded: int
     findings: tuple[Finding, ...]
 
 
 class Reading(NamedTuple):
-    cold: PostgresqlAccount
-    account: LoadedAccount
-    hot: RedisAccount
+    stored: PostgresqlAccount
+    snapshot: LoadedAccount
+    loaded: RedisAccount
 
 
 class Reconciler:
-    """Compares accounts. With `repair_as`, an actor, it ends the differences it finds, each with an audit entry."""
+    """Compares accounts. With an actor in `repair_as` it repairs each difference, with an audit entry."""
 
-    def __init__(self, database: Database, audit: AccountSnapshotReader, *, repair_as: str | None = None) -> None:
+    def __init__(self, database: Database, snapshots: AccountSnapshotReader, *, repair_as: str | None = None) -> None:
         self._database = database
-        self._audit = audit
+        self._snapshots = snapshots
         self._repair_as = repair_as
 
-    async def pages(self) -> AsyncIterator[Checked]:
+    async def pages(self) -> AsyncIterator[CheckedPage]:
         """All accounts, a page at a time."""
         after: UUID | None = None
         while user_ids := await self.next_accounts(after):
@@ -91,18 +90,18 @@ class Reconciler:
         async with self._database.read() as connection:
             return await reconciliation.list_account_ids(connection, after=after, limit=PAGE_ACCOUNTS)
 
-    async def check(self, user_ids: Sequence[UUID]) -> Checked:
-        """Raises DatabaseUnavailable, MeterUnavailable: what was repaired until then stays so."""
+    async def check(self, user_ids: Sequence[UUID]) -> CheckedPage:
+        """Raises DatabaseUnavailable, MeterUnavailable; earlier repairs stay."""
         findings = await self._check_postgresql(user_ids)
         by_partition: defaultdict[int, list[UUID]] = defaultdict(list)
         for user_id in user_ids:
-            by_partition[self._audit.partition_of(user_id)].append(user_id)
-        hot = 0
+            by_partition[self._snapshots.partition_of(user_id)].append(user_id)
+        loaded = 0
         for partition, members in by_partition.items():
-            found, among = await self._check_redis(partition, members)
-            findings += among
-            hot += found
-        return Checked(len(user_ids), hot, tuple(findings))
+            count, found = await self._check_redis(partition, members)
+            findings += found
+            loaded += count
+        return CheckedPage(len(user_ids), loaded, tuple(findings))
 
     async def _check_postgresql(self, user_ids: Sequence[UUID]) -> list[Finding]:
         found: list[Finding] = []
@@ -115,20 +114,20 @@ class Reconciler:
         repaired = []
         for user_id in dict.fromkeys(finding.user_id for finding in found):
             async with self._database.transaction() as connection:
-                ended = await reconciliation.correct_books(connection, user_id, actor=self._repair_as)
-            repaired += [Finding(user_id, difference, is_repaired=True) for difference in ended]
+                corrected = await reconciliation.correct_books(connection, user_id, actor=self._repair_as)
+            repaired += [Finding(user_id, difference, is_repaired=True) for difference in corrected]
         return repaired
 
     async def _check_redis(self, partition: int, user_ids: Sequence[UUID]) -> tuple[int, list[Finding]]:
-        """How many of the accounts are hot, and what is wrong with them."""
+        """How many of the accounts are loaded, and their differences."""
         async with self._database.transaction() as connection:
-            await journal_offsets.hold(connection, partition)
+            await journal_offsets.lock(connection, partition)
             readings = await self._read(connection, partition, user_ids)
-            overtaken = [user_id for user_id, of in readings.items() if is_overtaken(of.cold, of.hot)]
+            overtaken = [user_id for user_id, of in readings.items() if is_overtaken(of.stored, of.loaded)]
             if overtaken:
                 await reconciliation.lock(connection, overtaken)
                 readings |= await self._read(connection, partition, overtaken)
-            wrong = [user_id for user_id, of in readings.items() if between_stores(of.cold, of.hot)]
+            wrong = [user_id for user_id, of in readings.items() if between_stores(of.stored, of.loaded)]
             if self._repair_as is None or not wrong:
                 return len(readings), [
                     Finding(user_id, each) for user_id in wrong for each in _compare(readings[user_id])
@@ -138,13 +137,13 @@ class Reconciler:
     async def _read(
         self, connection: AsyncConnection, partition: int, user_ids: Collection[UUID]
     ) -> dict[UUID, Reading]:
-        """The hot ones of the accounts. PostgreSQL first: what leaves the outbox later is known to Redis by then."""
-        cold = await reconciliation.get_balances(connection, list(user_ids))
-        snapshot = await self._audit.read(partition, list(cold))
+        """The loaded ones of the accounts. Reads PostgreSQL first: Redis then has all that has left the outbox."""
+        stored = await reconciliation.get_balances(connection, list(user_ids))
+        snapshot = await self._snapshots.read(partition, list(stored))
         unapplied = await self._unapplied(connection, partition, snapshot.newest_entry, snapshot.accounts.keys())
         return {
             user_id: Reading(
-                cold[user_id],
+                stored[user_id],
                 account,
                 RedisAccount(account.balance, account.credit_seq, account.held, unapplied.get(user_id, 0)),
             )
@@ -154,27 +153,27 @@ class Reconciler:
     async def _unapplied(
         self, connection: AsyncConnection, partition: int, upto: str | None, user_ids: Collection[UUID]
     ) -> dict[UUID, int]:
-        """What the journal charges each account. Entries whose rows are there were charged, and wait to be trimmed.
+        """What the journal charges each account and PostgreSQL does not.
 
-        But not a correction while its row still says abandoned.
+        PostgreSQL has charged an entry that has a row, except a correction whose row still says abandoned.
         """
         charges = {
             charge.request_id: charge
-            async for charge in self._audit.charges(partition, upto)
+            async for charge in self._snapshots.charges(partition, upto)
             if charge.user_id in user_ids and charge.credits
         }
         if not charges:
             return {}
         calls = [(charge.request_id, charge.created_at) for charge in charges.values()]
-        written = await reconciliation.find_recorded(connection, calls)
+        recorded = await reconciliation.find_recorded(connection, calls)
         unapplied: defaultdict[UUID, int] = defaultdict(int)
         for request_id, charge in charges.items():
-            if request_id not in written or (charge.corrects and written[request_id]):
+            if request_id not in recorded or (charge.corrects and recorded[request_id]):
                 unapplied[charge.user_id] += charge.credits
         return unapplied
 
     async def _correct(self, connection: AsyncConnection, partition: int, user_ids: Collection[UUID]) -> list[Finding]:
-        """Under the lock of the partition. A crash between script and commit may correct without an audit entry."""
+        """Needs the lock of the partition. A crash between script and commit may correct without an audit entry."""
         await reconciliation.lock(connection, user_ids)
         findings = []
         for user_id in user_ids:
@@ -192,14 +191,14 @@ class Reconciler:
         return findings
 
     async def _correct_one(self, user_id: UUID, reading: Reading) -> bool:
-        add, credit_seq = correction(reading.cold, reading.hot), reading.cold.credit_seq
-        return await self._audit.correct(user_id, reading.account, add=add, credit_seq=credit_seq)
+        add, credit_seq = correction(reading.stored, reading.loaded), reading.stored.credit_seq
+        return await self._snapshots.correct(user_id, reading.snapshot, add=add, credit_seq=credit_seq)
 
 
 class NightlyReconciliation:
-    """Once when it starts and then every night, a page at a time, so that stopping never waits for the rest.
+    """Compares all accounts at the start and every night, a page at a time, so that stopping waits for one page only.
 
-    Only reports: into the log, and into a metric at the end of each pass.
+    Reports differences to the log, and their sum to a metric at the end of each pass. Repairs nothing.
     """
 
     idle_seconds = 60.0
@@ -212,7 +211,7 @@ class NightlyReconciliation:
         self._difference_credits = 0
 
     async def run_once(self) -> int:
-        """Checks the next page, if it is night; gives how many accounts that were."""
+        """Checks the next page if a pass is due; gives the number of its accounts."""
         if self._now() < self._due:
             return 0
         user_ids = await self._reconciler.next_accounts(self._after)
@@ -232,7 +231,7 @@ class NightlyReconciliation:
 
 
 def _compare(reading: Reading) -> tuple[Difference, ...]:
-    return between_stores(reading.cold, reading.hot)
+    return between_stores(reading.stored, reading.loaded)
 
 
 def _report(finding: Finding) -> None:

@@ -174,7 +174,7 @@ async def _compare(backend: Backend, lives: Sequence[Life]) -> None:  # noqa: F8
     ids = [life.account.id for life in lives]
     checked = await Reconciler(backend.database, AccountSnapshotReader(backend.redis_client, backend.meter)).check(ids)
     assert checked.findings == ()
-    assert checked.hot == len(ids)
+    assert checked.loaded == len(ids)
     async with backend.database.read() as connection:
         books = {row.user_id: tuple(row)[1:] for row in await connection.execute(_BOOKS)}
         rows = await connection.execute(_CONTRACTS)

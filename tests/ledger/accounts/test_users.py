@@ -11,7 +11,7 @@ from gateway.ledger.accounts import api_keys, login_sessions, users
 from gateway.ledger.credits.grants import get_balance
 from gateway.ledger.db.errors import AlreadyExists, InvalidValue, NotFound
 from gateway.ledger.db.rows import InvalidCursor
-from gateway.ledger.usage.ingestion import Ingested, ingest
+from gateway.ledger.usage.ingestion import IngestResult, ingest
 from policies.model import AccountStatus, KeyStatus
 from tests.ledger.make import a_key, a_line, a_user
 
@@ -82,7 +82,7 @@ async def test_deleted_user_has_no_personal_data_and_no_working_key(connection: 
 async def test_deleted_users_last_calls_are_recorded(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     await users.delete(connection, user.id)
-    assert await ingest(connection, [a_line(user.id)]) == Ingested(rows=1, accounts=1)
+    assert await ingest(connection, [a_line(user.id)]) == IngestResult(rows=1, accounts=1)
 
 
 async def test_unknown_user_is_not_found(connection: AsyncConnection) -> None:

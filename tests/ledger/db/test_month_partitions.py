@@ -18,7 +18,7 @@ from gateway.ledger.db.month_partitions import (
 )
 from gateway.ledger.db.session import Database
 from gateway.ledger.usage.history import UsageFilter, list_usage
-from gateway.ledger.usage.ingestion import Ingested, ingest
+from gateway.ledger.usage.ingestion import IngestResult, ingest
 from tests.ledger.make import a_line
 
 LAST_MOMENT = datetime(2026, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
@@ -62,7 +62,7 @@ async def test_replay_across_a_new_month_partition_changes_nothing(connection: A
     line = a_line(uuid4(), at=LAST_MOMENT, usage_type="analysis")
     await ingest(connection, [line])
     await create_missing(connection, now=LAST_MOMENT)
-    assert await ingest(connection, [line]) == Ingested(0, 0)
+    assert await ingest(connection, [line]) == IngestResult(0, 0)
 
 
 async def test_month_partitions_are_dropped_after_their_end_only(connection: AsyncConnection) -> None:

@@ -17,7 +17,7 @@ from gateway.ledger.credits.grants import Grant, get_balance, grant, list_open_g
 from gateway.ledger.credits.movements import list_ledger
 from gateway.ledger.db.session import Database
 from gateway.ledger.usage.history import UsageFilter, UsageRow, list_analyses, list_usage, stream_usage
-from gateway.ledger.usage.ingestion import Ingested, MalformedLines, ingest
+from gateway.ledger.usage.ingestion import IngestResult, MalformedLines, ingest
 from policies.usage.records import text as escaped
 from tests.ledger.make import NOON, a_line, a_user
 
@@ -58,7 +58,7 @@ async def test_line_becomes_a_row_unchanged(connection: AsyncConnection) -> None
         cost_usd="0.012345",
         tokens_used=7,
     )
-    assert await ingest(connection, [record]) == Ingested(rows=1, accounts=1)
+    assert await ingest(connection, [record]) == IngestResult(rows=1, accounts=1)
     (row,) = (await list_usage(connection, UsageFilter(user_id=user.id))).data
     assert (row.request_id, row.api_key_id, row.created_at) == (request_id, key_id, at)
     assert (row.category, row.metadata, str(row.cost_usd)) == (awkward, {"note": "ü\n"}, "0.012345")
@@ -70,9 +70,9 @@ async def test_replayed_batch_changes_nothing(connection: AsyncConnection) -> No
     user = await a_user(connection)
     await _give(connection, user, 10)
     lines = [a_line(user.id, credits_charged=2, usage_type="analysis") for _ in range(3)]
-    assert await ingest(connection, lines) == Ingested(rows=3, accounts=1)
+    assert await ingest(connection, lines) == IngestResult(rows=3, accounts=1)
     before = await _state(connection, user)
-    assert await ingest(connection, lines) == Ingested(rows=0, accounts=0)
+    assert await ingest(connection, lines) == IngestResult(rows=0, accounts=0)
     assert await _state(connection, user) == before
 
 
@@ -81,14 +81,14 @@ async def test_batch_half_known_charges_the_new_half(connection: AsyncConnection
     await _give(connection, user, 100)
     old, new = a_line(user.id, credits_charged=5), a_line(user.id, credits_charged=7)
     await ingest(connection, [old])
-    assert await ingest(connection, [old, new]) == Ingested(rows=1, accounts=1)
+    assert await ingest(connection, [old, new]) == IngestResult(rows=1, accounts=1)
     assert await _credits(connection, user) == 88
 
 
 async def test_duplicate_line_in_a_batch_counts_once(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     repeated = a_line(user.id, credits_charged=4, usage_type="analysis")
-    assert await ingest(connection, [repeated, repeated]) == Ingested(rows=1, accounts=1)
+    assert await ingest(connection, [repeated, repeated]) == IngestResult(rows=1, accounts=1)
     assert await _credits(connection, user) == -4
     assert len((await list_analyses(connection, UsageFilter(user_id=user.id))).data) == 1
 
@@ -98,7 +98,7 @@ async def test_batch_that_is_rolled_back_leaves_nothing_for_the_next(own_databas
     database = Database(own_database_url, pool_size=1)
     async with database.transaction() as connection:
         user = await a_user(connection)
-        assert await ingest(connection, [a_line(user.id)]) == Ingested(1, 1)
+        assert await ingest(connection, [a_line(user.id)]) == IngestResult(1, 1)
 
     async def fail() -> None:
         async with database.transaction() as connection:
@@ -108,20 +108,20 @@ async def test_batch_that_is_rolled_back_leaves_nothing_for_the_next(own_databas
     with pytest.raises(KeyError):
         await fail()
     async with database.transaction() as connection:
-        assert await ingest(connection, [a_line(user.id)]) == Ingested(1, 1)
+        assert await ingest(connection, [a_line(user.id)]) == IngestResult(1, 1)
         assert await _credits(connection, user) == -2
     await database.close()
 
 
 async def test_line_of_an_unknown_user_is_recorded_without_charge(connection: AsyncConnection) -> None:
     known, unknown = await a_user(connection), uuid4()
-    assert await ingest(connection, [a_line(unknown), a_line(known.id)]) == Ingested(rows=2, accounts=1)
+    assert await ingest(connection, [a_line(unknown), a_line(known.id)]) == IngestResult(rows=2, accounts=1)
     assert len((await list_usage(connection, UsageFilter(user_id=unknown))).data) == 1
 
 
 async def test_free_call_is_recorded_without_ledger_entry(connection: AsyncConnection) -> None:
     user = await a_user(connection)
-    assert await ingest(connection, [a_line(user.id, credits_charged=0)]) == Ingested(rows=1, accounts=0)
+    assert await ingest(connection, [a_line(user.id, credits_charged=0)]) == IngestResult(rows=1, accounts=0)
     assert (await list_ledger(connection, user.id)).data == ()
 
 
@@ -207,7 +207,7 @@ async def test_line_with_a_missing_column_is_malformed(connection: AsyncConnecti
 
 
 async def test_empty_batch_writes_nothing(connection: AsyncConnection) -> None:
-    assert await ingest(connection, []) == Ingested(0, 0)
+    assert await ingest(connection, []) == IngestResult(0, 0)
 
 
 async def test_concurrent_batches_and_grants_neither_deadlock_nor_lose_credits(own_database_url: str) -> None:

@@ -36,7 +36,7 @@ def test_what_names_no_servers_is_refused_without_its_password(url: str) -> None
 def test_a_view_has_the_addresses_for_clients_and_the_epochs_of_claims() -> None:
     slots = [[0, 8191, [b"a.example", 7000, b"aa", []], [b"10.0.0.9", 7009, b"cc"]], [8192, 16383, [None, 7001, b"bb"]]]
     seen = view(slots, NODES, asked=Address("asked", 7000))
-    assert seen.claims == (
+    assert seen.ranges == (
         SlotRange(3, 0, 8191, Address("a.example", 7000)),
         SlotRange(12, 8192, 16383, Address("asked", 7001)),
     )

@@ -7,7 +7,7 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.usage.account_load import JournaledCharge, later, unwritten
+from policies.usage.account_load import JournaledCharge, later, pending_charges
 
 # What a call may come to in the journal: settled; swept; swept and corrected; any of these told again.
 LIVES = st.lists(
@@ -58,7 +58,7 @@ def test_it_is_what_the_writer_would_still_charge(lives: list[tuple[str, int, in
         JournaledCharge(f"{place}-0", request, place, credits, corrects)
         for place, (request, credits, corrects) in enumerate(journal, start=1)
     ]
-    found = unwritten(entries, written_upto=f"{taken}-0", rows=written)
+    found = pending_charges(entries, recorded_upto=f"{taken}-0", rows=written)
     for entry in journal[taken:]:
         books.take(*entry)
     assert found.credits == books.charged - before

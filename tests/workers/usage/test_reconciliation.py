@@ -165,7 +165,7 @@ async def test_books_that_agree_are_not_complained_of(backend: Backend) -> None:
 async def test_accounts_that_redis_does_not_know_are_compared_within_postgresql(backend: Backend) -> None:
     user_id = await backend.a_user()
     checked = await a_reconciler(backend).check((user_id,))
-    assert (checked.accounts, checked.hot, checked.findings) == (1, 0, ())
+    assert (checked.accounts, checked.loaded, checked.findings) == (1, 0, ())
     expected = await plant_in_the_ledger(backend, user_id, 4)
     assert shown(await findings(backend)) == expected
 
@@ -285,7 +285,7 @@ async def test_credits_given_between_the_two_readings_make_up_no_difference(back
     audit = Overtaken(backend.redis_client, backend.meter)
     audit.backend = backend
     checked = await Reconciler(backend.database, audit).check((user_id,))
-    assert (checked.hot, checked.findings) == (1, ())
+    assert (checked.loaded, checked.findings) == (1, ())
 
 
 async def test_every_night_all_accounts_are_compared_page_by_page_and_the_sum_is_a_metric(
