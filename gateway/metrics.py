@@ -59,6 +59,11 @@ UPSTREAM_BREAKER = Gauge(
 )
 CREDITS_CHARGED = Counter("gateway_credits_charged", "Credits charged.", ["endpoint", "plan"])
 CREDITS_RELEASED = Counter("gateway_credits_released", "Credits that were held and not charged.", ["endpoint"])
+USAGE_MISSING = Counter(
+    "gateway_usage_missing",
+    "Calls whose price needs usage that was not reported: encoding, shape, size, absent, or the client left.",
+    ["endpoint", "reason"],
+)
 IN_FLIGHT = Gauge("gateway_requests_in_flight", "Calls admitted and not settled.", multiprocess_mode="livesum")
 ADMITTED = Counter("gateway_admitted", "Calls admitted: settled plus open holds.")
 SETTLED = Counter("gateway_settled", "Calls settled.")

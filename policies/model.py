@@ -9,6 +9,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from policies.pricing.price import Price
+from policies.pricing.price_list import PriceList
 
 FeatureValue = bool | int | str
 
@@ -181,7 +182,7 @@ class Route:
     methods: frozenset[str]
     upstream: str
     usage_type: str
-    price: Price
+    price: Price | PriceList
     feature: str | None = None
     permission: str | None = None
     max_body_bytes: int | None = None

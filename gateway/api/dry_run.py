@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
@@ -22,28 +21,12 @@ from policies.access.admission import AccountSnapshot
 from policies.access.key_budgets import Cap
 from policies.access.limits import WINDOW_SECONDS, WINDOWS, Limits, limits_of
 from policies.model import Account, FeatureValue, Key, Refused, Route
-from policies.pricing import prices
-from policies.pricing.units import PriceUnit
-from policies.wording import counted
+from policies.pricing.forecasts import Facts, Forecast, forecast
 
 KEY_CREDITS_LEFT = (
     "What the credit cap of the key leaves it in this period, less what calls under way hold; null without one."
 )
 UNLIMITED = Limits((None, None, None), None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """The facts that a dry run knows of a call.
-
-    `units` are the items, tokens or minutes that its route is priced by, `credits` outranks the price. None: not said,
-    and then a call counts one item, and holds what its route holds for tokens and minutes.
-    """
-
-    units: int | None = None
-    body_bytes: int | None = None
-    credits: int | None = None
-    client_ip: str | None = None
 
 
 class LimitState(ResponseModel):
@@ -77,16 +60,6 @@ class DryRunResult(ResponseModel):
     limits: list[LimitState]
 
 
-@dataclass(frozen=True, slots=True)
-class _Cost:
-    """Credits expected and held, the balance they need, and how they are computed."""
-
-    credits: int
-    hold: int
-    required: int
-    price: str
-
-
 class DryRun:
     """Reads accounts in PostgreSQL and Redis, and changes neither."""
 
@@ -102,7 +75,8 @@ class DryRun:
         """
         limits, cap = limits_in_force(account), key_budgets.cap_of(key, account.subscription)
         standing, offered = await self._look(account.id, limits, cap)
-        cost = _cost(route, facts)
+        plan = None if account.subscription is None else account.subscription.plan
+        cost = forecast(route, facts, plan, offered=offered)
         refused = None
         try:
             self._check(account, key, route, facts=facts, offered=offered, standing=standing, cost=cost)
@@ -138,7 +112,7 @@ class DryRun:
         facts: Facts,
         offered: Mapping[str, Mapping[str, FeatureValue]],
         standing: AccountSnapshot,
-        cost: _Cost,
+        cost: Forecast,
     ) -> None:
         subscription = admission.check_caller(
             key,
@@ -151,8 +125,8 @@ class DryRun:
             offered=offered,
         )
         plan = subscription.plan
-        if route is not None and route.price.unit is PriceUnit.ITEM and facts.units is not None:
-            prices.check_batch(facts.units, plan.max_products_per_batch)
+        if cost.refused is not None:
+            raise cost.refused
         cap = key_budgets.cap_of(key, subscription)
         admission.check_standing(standing, limits_of(plan), plan, required=cost.required, cap=cap)
 
@@ -187,23 +161,8 @@ def _at_rest(balance: int, limits: Limits) -> AccountSnapshot:
     return AccountSnapshot(balance, 0, (0,) * len(WINDOWS), seconds, retry_after, violated)
 
 
-def _cost(route: Route | None, facts: Facts) -> _Cost:
-    if facts.credits is not None:
-        return _Cost(facts.credits, facts.credits, facts.credits, f"{counted(facts.credits, 'credit')}, as asked")
-    if route is None:
-        return _Cost(0, 0, 0, "no route, no price")
-    price = route.price
-    units = 1 if facts.units is None or price.unit is PriceUnit.CALL else facts.units
-    hold = prices.hold(price, units)
-    if facts.units is None and not price.is_known_at_admission:
-        expected, explained = hold, f"{hold} held; the price is that of the answer"
-    else:
-        expected, explained = prices.cost(price, units), prices.explain(price, units)
-    return _Cost(expected, hold, prices.required(price, hold), explained)
-
-
 def _result(
-    refused: Refused | None, cost: _Cost, standing: AccountSnapshot, *, limits: Limits, key_left: int | None
+    refused: Refused | None, cost: Forecast, standing: AccountSnapshot, *, limits: Limits, key_left: int | None
 ) -> DryRunResult:
     return DryRunResult(
         admitted=refused is None,

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
 
 from gateway.config import model
 from gateway.config.document import Document
 from gateway.config.errors import KeyPath
 from gateway.config.overlay import expand
 from gateway.config.plans import PlanSpec, default_plans
+from gateway.config.prices import AnyPrice, read_named_prices, read_price
 from gateway.config.routes import RESERVED_PATHS, RouteEntry, is_reserved
 from gateway.config.validation import Reader
 from gateway.http.fields import HOP_BY_HOP
+from policies.pricing.price import Price
 
 # RFC 9110 section 5.6.2; framing and hop-by-hop fields are the gateway's own business (RFC 9112 section 6).
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+", re.ASCII)
@@ -37,8 +40,9 @@ def read_upstreams(reader: Reader, environ: Mapping[str, str]) -> dict[str, mode
 
 def read_routes(reader: Reader, upstreams: Mapping[str, object]) -> list[RouteEntry | None]:
     entries = reader.document.tree.get("routes")
+    named = read_named_prices(reader)
     routes = [
-        reader.read(RouteEntry, ("routes", index), entry)
+        _read_route(reader, ("routes", index), entry, named)
         for index, entry in enumerate(entries if isinstance(entries, list) else [])
     ]
     check_unique(reader.document, ("routes",), [route.name if route else None for route in routes], key="name")
@@ -46,6 +50,19 @@ def read_routes(reader: Reader, upstreams: Mapping[str, object]) -> list[RouteEn
     _check_requests_distinct(reader.document, routes)
     _check_not_reserved(reader.document, routes)
     return routes
+
+
+def _read_route(
+    reader: Reader, path: KeyPath, entry: object, named: Mapping[str, AnyPrice | None]
+) -> RouteEntry | None:
+    if not isinstance(entry, dict) or "price" not in entry:
+        return reader.read(RouteEntry, path, entry)
+    price = read_price(reader, (*path, "price"), entry["price"], named)
+    found = reader.read(RouteEntry, path, {**entry, "price": price or _NO_PRICE})
+    return None if price is None else found
+
+
+_NO_PRICE = Price(Decimal(0))  # stands for one with a problem, so that the rest of its route is checked
 
 
 def read_plans(reader: Reader) -> tuple[PlanSpec, ...]:

@@ -48,6 +48,7 @@ class Sections:
     mail: model.Mail = field(default_factory=model.Mail)
     notices: model.Notices = field(default_factory=model.Notices)
     upstreams: dict[str, Any] = field(default_factory=dict)
+    prices: dict[str, Any] = field(default_factory=dict)
     routes: list[Any] = field(default_factory=list)
     plans: list[Any] | None = None
     billing: Billing = field(default_factory=Billing)

@@ -24,6 +24,7 @@ from gateway.config.quantities import (
     Address,
     Amount,
     Duration,
+    Flag,
     Kind,
     Listen,
     Network,
@@ -255,6 +256,9 @@ class Upstream:
         Kind("whole number from 0 to 10"),
         about("Further attempts of a call whose failure makes another one safe."),
     ] = 1
+    ask_for_usage: Annotated[
+        Flag, about("Whether a stream priced by reader `openai` asks for usage that its client did not ask for.")
+    ] = True
     ca_file: Annotated[
         str | None,
         BeforeValidator(lambda value: None if value is None else _ca_file(value)),

@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from gateway.config.loading import Sections
 from gateway.config.model import Upstream
 from gateway.config.plans import PlanSpec
+from gateway.config.prices import PriceEntry, PriceListEntry
 from gateway.config.quantities import Address, Kind
 from gateway.config.routes import RouteEntry
 from gateway.config.secrets import VARIABLES
@@ -28,10 +29,11 @@ _HEAD = """\
 which outranks the file; `gateway check` validates both. A variable reaches into a list by the name, id or number of an
 entry, such as `GATEWAY_ROUTES__CHAT__PRICE__HOLD`.
 """
-_ENTRIES: dict[str, tuple[str, type]] = {
-    "upstreams": ("upstreams.NAME", Upstream),
-    "routes": ("routes[]", RouteEntry),
-    "plans": ("plans[]", PlanSpec),
+_ENTRIES: dict[str, tuple[tuple[str, type], ...]] = {
+    "upstreams": (("upstreams.NAME", Upstream),),
+    "prices": (("prices.NAME", PriceEntry), ("prices.NAME with reader", PriceListEntry)),
+    "routes": (("routes[]", RouteEntry),),
+    "plans": (("plans[]", PlanSpec),),
 }
 _SCALARS = {str: "text", int: "whole number", bool: "`true` or `false`"}
 _DURATIONS = {"d": Decimal(86400), "h": Decimal(3600), "m": Decimal(60), "s": Decimal(1)}
@@ -48,7 +50,7 @@ class Setting(NamedTuple):
     @property
     def variable(self) -> str:
         """Empty for a setting of an entry of a list or map, whose variable holds the name of the entry."""
-        return "" if "[]" in self.key or ".NAME." in self.key else f"GATEWAY_{self.key.upper().replace('.', '__')}"
+        return "" if "[]" in self.key or ".NAME" in self.key else f"GATEWAY_{self.key.upper().replace('.', '__')}"
 
 
 def settings() -> dict[str, list[Setting]]:
@@ -56,8 +58,7 @@ def settings() -> dict[str, list[Setting]]:
     found: dict[str, list[Setting]] = {}
     for name, hint in get_type_hints(Sections, include_extras=True).items():
         if name in _ENTRIES:
-            prefix, shape = _ENTRIES[name]
-            found[name] = list(_settings_of(shape, prefix))
+            found[name] = [row for prefix, shape in _ENTRIES[name] for row in _settings_of(shape, prefix)]
         elif (section := _dataclass_in(hint)) is not None:
             found[name] = list(_settings_of(section, name))
         else:
@@ -81,7 +82,8 @@ def _settings_of(shape: Any, prefix: str) -> Iterator[Setting]:
         if shape is Upstream and name == "name":
             continue  # the key of the entry
         key = f"{prefix}.{_key_of(name, hints[name])}"
-        nested = _dataclass_in(hints[name])
+        is_named = any(isinstance(each, Kind) for each in _extras(hints[name]))
+        nested = None if is_named else _dataclass_in(hints[name])
         if nested is None:
             yield _setting(key, hints[name], field)
         else:

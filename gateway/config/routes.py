@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, SkipValidation
 
-from gateway.config.quantities import Amount, Flag, Kind, NotNegative, Size, Word, about
+from gateway.config.prices import AnyPrice
+from gateway.config.quantities import Flag, Kind, Size, Word, about
 from policies.model import Route
 from policies.pricing.price import Price
-from policies.pricing.units import CountSource, PriceUnit
 
 # RFC 9110 section 9 and PATCH (RFC 5789). CONNECT and TRACE have no meaning at a gateway.
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -23,8 +22,6 @@ _RESERVED_SEGMENTS = frozenset(path.encode() for path in RESERVED_PATHS)
 
 # pchar of RFC 3986 without `%` (two spellings of one path) and `;` (parameters that some servers cut off).
 _PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()+,=:@-]*)+", re.ASCII)
-_POINTER = re.compile(r"(/([^~/]|~[01])*)*")
-_UNIT = re.compile(r"(?:(\d{1,9}|1M)\s+)?(call|item|token|minute|second|character|USD)s?", re.ASCII)
 
 
 def is_reserved(raw_path: bytes) -> bool:
@@ -61,35 +58,6 @@ def _methods(value: object) -> list[str]:
     return upper
 
 
-def _unit(value: object) -> str:
-    if not isinstance(value, str) or (match := _UNIT.fullmatch(value)) is None or match[1] == "0":
-        raise ValueError(f"must be {', '.join(PriceUnit)} or a number of them such as 1000 tokens, got {value!r}")
-    if match[2] == "call" and match[1] is not None:
-        raise ValueError(f"must be call without a number, got {value!r}; credits may be a fraction")
-    size = "1000000" if match[1] == "1M" else match[1] or "1"
-    return f"{size} {match[2]}"
-
-
-def _count(value: object) -> tuple[str, ...]:
-    """One pointer or a list of them, all into the same body."""
-    pointers = tuple(_pointer(each) for each in (value if isinstance(value, list | tuple) else [value]))
-    if len({each.partition(":")[0] for each in pointers}) != 1:
-        raise ValueError(f"must hold pointers into one body, either request: or response:, got {value!r}")
-    return pointers
-
-
-def _pointer(value: object) -> str:
-    """`request:` or `response:` and a JSON Pointer (RFC 6901 section 3)."""
-    source, colon, pointer = value.partition(":") if isinstance(value, str) else ("", "", "")
-    if source not in ("request", "response") or not colon:
-        raise ValueError(f"must be request:/pointer or response:/pointer, such as request:/products, got {value!r}")
-    if not _POINTER.fullmatch(pointer):
-        raise ValueError(
-            f"must hold a JSON Pointer: each part begins with /, and ~ is written ~0 (RFC 6901), got {pointer!r}"
-        )
-    return f"{source}:{pointer}"
-
-
 def _not_other(name: str) -> str:
     if name == "other":
         raise ValueError("must not be other, the metric label of routes that do not exist")
@@ -112,66 +80,15 @@ class MatchEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PriceEntry:
-    credits: Annotated[Amount, about("Credits for each `per`; 0 is free.")]
-    per: Annotated[
-        str, BeforeValidator(_unit), Kind("unit, such as `call`, `item` or `1000 tokens`"), about("What is priced.")
-    ] = "1 call"
-    count: Annotated[
-        tuple[str, ...] | None,
-        BeforeValidator(lambda value: None if value is None else _count(value)),
-        Kind("`request:` or `response:` and a JSON Pointer, or a list of them"),
-        about("Where the units stand in a body; of a list, the first pointer that resolves counts."),
-    ] = None
-    default: Annotated[NotNegative | None, about("Units of a request without the member that `count` names.")] = None
-    minimum: Annotated[NotNegative, about("Least credits that a call costs.")] = 0
-    maximum: Annotated[NotNegative | None, about("Most credits that a call costs.")] = None
-    hold: Annotated[
-        NotNegative | None, about("Credits held while a call runs whose units are known at its end only.")
-    ] = None
-
-    def __post_init__(self) -> None:
-        unit, source = self.unit, self.source
-        if source is None:
-            if unit.sources and unit.seconds is None and unit is not PriceUnit.USD:
-                raise ValueError(f"per: {unit} needs count: {unit.sources[0]}:/pointer, such as {_EXAMPLES[unit]}")
-        elif source not in unit.sources:
-            raise ValueError(_misplaced(unit))
-        if self.default is not None and source is not CountSource.REQUEST:
-            raise ValueError("default needs count: request:/pointer; it is what a request without the member counts as")
-        if self.maximum is not None and self.maximum < self.minimum:
-            raise ValueError(f"maximum {self.maximum} is below minimum {self.minimum}")
-
-    @property
-    def unit(self) -> PriceUnit:
-        return PriceUnit(self.per.partition(" ")[2])
-
-    @property
-    def source(self) -> CountSource | None:
-        return None if self.count is None else CountSource(self.count[0].partition(":")[0])
-
-
-def _misplaced(unit: PriceUnit) -> str:
-    if not unit.sources:
-        return f"count needs a unit that a body tells, such as items or tokens; per: {unit} counts nothing in a body"
-    return f"per: {unit} needs count: {unit.sources[0]}:/pointer, such as {_EXAMPLES[unit]}"
-
-
-_EXAMPLES = {
-    PriceUnit.ITEM: "request:/products",
-    PriceUnit.CHARACTER: "request:/input",
-    PriceUnit.TOKEN: "response:/usage/total_tokens",
-    PriceUnit.SECOND: "response:/usage/seconds",
-    PriceUnit.USD: "response:/usage/cost",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RouteEntry:
     name: Annotated[Word, AfterValidator(_not_other), about("Unique; `endpoint` of usage rows and label of metrics.")]
     match: Annotated[MatchEntry, about("Requests of the route.")]
     upstream: Annotated[str, Kind("key of `upstreams`"), about("Upstream that serves them.")]
-    price: Annotated[PriceEntry, about("What a call costs.")]
+    price: Annotated[
+        SkipValidation[AnyPrice],  # read by `prices.py`, which knows where each part of it was written
+        Kind("price, or key of `prices`"),
+        about("What a call costs."),
+    ]
     usage_type: Annotated[Word, about("`usage_type` of usage rows; `analysis` also writes the analysis history.")] = (
         "api_call"
     )
@@ -193,7 +110,7 @@ class RouteEntry:
             return
         if "GET" not in self.match.methods:
             raise ValueError("websocket needs GET among match.methods: its handshake is a GET (RFC 6455 section 4.1)")
-        if self.price.count is not None:
+        if not isinstance(self.price, Price) or self.price.source is not None:
             raise ValueError("websocket needs a price per: call or per: minute; its messages are never counted")
 
 
@@ -205,24 +122,10 @@ def route_of(entry: RouteEntry) -> Route:
         methods=entry.match.methods,
         upstream=entry.upstream,
         usage_type=entry.usage_type,
-        price=_price_of(entry.price),
+        price=entry.price,
         feature=entry.feature,
         permission=entry.permission,
         max_body_bytes=entry.max_body_bytes,
         charge_on=entry.charge_on,
         websocket=entry.websocket,
-    )
-
-
-def _price_of(entry: PriceEntry) -> Price:
-    return Price(
-        credits=Decimal(entry.credits),
-        unit=entry.unit,
-        unit_size=int(entry.per.partition(" ")[0]),
-        source=entry.source,
-        pointers=tuple(each.partition(":")[2] for each in entry.count or ()),
-        default=entry.default,
-        minimum=entry.minimum,
-        maximum=entry.maximum,
-        hold=entry.hold,
     )

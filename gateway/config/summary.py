@@ -9,6 +9,7 @@ from gateway.config.plans import Pack, PlanSpec
 from policies.billing.providers import PROVIDERS, provider_ids
 from policies.model import Route
 from policies.pricing.price import Price
+from policies.pricing.price_list import PriceList
 from policies.wording import counted
 
 # RFC 7518 section 3.2: the key of HS256 is at least as long as its hash.
@@ -88,7 +89,9 @@ def _route_line(route: Route) -> str:
     return f"  {route.name}: {methods} {route.path} -> {route.upstream}, {_price(route.price)}"
 
 
-def _price(price: Price) -> str:
+def _price(price: Price | PriceList) -> str:
+    if isinstance(price, PriceList):
+        return f"priced by model: {', '.join(sorted(price.models))}"
     unit = price.unit if price.unit_size == 1 else price.unit.phrase(price.unit_size)
     return f"{counted(price.credits, 'credit')} per {unit}" if price.credits else "free"
 

@@ -95,8 +95,9 @@ class Handler:
             if authorization is None:
                 authorization = await admission.authorize(inbound, match, key, caller=caller)
             body = None
-            if bodies.is_needed(match.route, is_compared=key_digest is not None):
-                body = await bodies.read_whole(client.take_body(), receive, match.route, plan=authorization.plan)
+            if bodies.is_needed(match, is_compared=key_digest is not None):
+                plan = authorization.plan
+                body = await bodies.read_whole(client.take_body(), receive, match, inbound, plan=plan)
             admission_request = build_admission_request(
                 request_id, inbound, match, key=key, body=body, key_digest=key_digest
             )

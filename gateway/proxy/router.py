@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple, NoReturn
 
 from policies.model import Refusal, Refused, Route
-from policies.pricing import prices
+from policies.pricing.price_list import PriceList
+from policies.pricing.quotes import Quote, quote_plain
 from policies.usage import records
 
 _UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
@@ -25,20 +26,21 @@ _Methods = Mapping[str, Route]
 class RouteMatch(NamedTuple):
     """A route, the canonical path it was found by, and the columns that records of it share.
 
-    `hold` is what a call holds; None where its body decides.
+    `quote` is what a call holds and needs; None where its body decides.
     """
 
     route: Route
     path: str
     record_columns: str
-    hold: int | None
+    quote: Quote | None
 
     @classmethod
     def of(cls, route: Route, method: str, path: str) -> RouteMatch:
         name, usage_type = records.text(route.name), records.text(route.usage_type)
-        hold = None if route.price.is_counted_in_request else prices.hold(route.price, None)
         columns = records.route_columns(endpoint=name, method=method, path=records.text(path), usage_type=usage_type)
-        return cls(route, path, columns, hold)
+        price = route.price
+        quote = None if isinstance(price, PriceList) or price.is_counted_in_request else quote_plain(price)
+        return cls(route, path, columns, quote)
 
 
 class Router:

@@ -35,7 +35,8 @@ def _destination(each: UpstreamConfig) -> Destination:
     )
     lines = [f"{name}: {value}\r\n" for name, value in each.headers.items()]
     block = header_block("".join(lines).encode("latin-1"))
-    return Destination(upstream, block, tuple(name.encode() for name in each.headers))
+    names = tuple(name.encode() for name in each.headers)
+    return Destination(upstream, block, names, asks_for_usage=each.ask_for_usage)
 
 
 class _UpstreamSeries:

@@ -70,14 +70,21 @@ def check_route(
             else f"The plan {plan.name!r} does not grant the permission {route.permission!r}.",
             permission=route.permission,
         )
-    if route.feature is not None and not has_feature(plan.features.get(route.feature)):
-        raise Refused(
-            Refusal.FEATURE_NOT_IN_PLAN,
-            f"The plan {plan.name!r} does not include {route.feature!r}.",
-            feature=route.feature,
-            plan=plan.name,
-            plans_with_feature=[name for name, flags in offered.items() if has_feature(flags.get(route.feature))],
-        )
+    if route.feature is not None:
+        check_feature(route.feature, plan, offered=offered)
+
+
+def check_feature(feature: str, plan: Plan, *, offered: Mapping[str, Mapping[str, FeatureValue]]) -> None:
+    """Raises Refused if the plan is without a feature; `offered` as for `check_route`."""
+    if has_feature(plan.features.get(feature)):
+        return
+    raise Refused(
+        Refusal.FEATURE_NOT_IN_PLAN,
+        f"The plan {plan.name!r} does not include {feature!r}.",
+        feature=feature,
+        plan=plan.name,
+        plans_with_feature=[name for name, flags in offered.items() if has_feature(flags.get(feature))],
+    )
 
 
 def may(key: Key | None, plan: Plan, permission: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Set as AbstractSet
 from enum import StrEnum
 from functools import lru_cache
@@ -9,11 +10,12 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from policies.model import Outcome, Route
+from policies.pricing.model_costs import Flag, completed
+from policies.pricing.model_costs import cost as cost_by_model
 from policies.pricing.price import Price
-from policies.pricing.price_list import Flag, ModelPrice, PriceList, completed
-from policies.pricing.price_list import cost as cost_by_model
+from policies.pricing.price_list import ModelPrice, PriceList
 from policies.pricing.prices import cost, uncapped_cost
-from policies.pricing.units import Count
+from policies.pricing.units import Count, CountSource
 from policies.usage.counts import Usage
 
 
@@ -63,9 +65,10 @@ def charge(route: Route, price: Price, ending: Ending, *, held: int, units: Coun
     neither had the whole request nor began to answer.
     """
     source = _source(price, units)
-    if ending.outcome in _UNCHARGED:
-        is_charged = _is_broken_charged(route, ending) and units is not None
-        return Charge(cost(price, units) if is_charged and units is not None else 0, source)
+    if ending.outcome in _UNCHARGED or ending.is_error:
+        is_charged = ending.is_error or _is_broken_charged(route, ending)
+        is_reported = price.source is CountSource.RESPONSE and units is not None
+        return Charge(cost(price, units or 0) if is_charged and is_reported else 0, source)
     if ending.reported_credits is not None:
         return Charge(ending.reported_credits, source)
     if not _is_due(route, ending):
@@ -92,6 +95,19 @@ def charge_by_list(route: Route, prices: PriceList, price: ModelPrice, ending: E
     least = 0 if reported is None else reported.credits
     source = UsageSource.ESTIMATED if is_estimated else UsageSource.REPORTED
     return Charge(max(found.credits, least), source, usage, found.flags)
+
+
+def describe(charge: Charge, *, model: str | None, model_served: str | None) -> str:
+    """What a record keeps of a charge by usage, as a JSON object; `model_served` where it is another than `model`."""
+    counts = {} if charge.usage is None else {str(kind): count for kind, count in charge.usage.counts.items()}
+    members = {
+        "usage_source": str(charge.source),
+        "model": model,
+        "model_served": model_served,
+        "usage": counts,
+        "flags": [str(flag) for flag in charge.flags],
+    }
+    return json.dumps({name: value for name, value in members.items() if value})
 
 
 _UNCHARGED = frozenset(

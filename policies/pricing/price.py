@@ -14,7 +14,8 @@ class Price:
 
     The units are counted at the first of `pointers` (JSON Pointers, RFC 6901) that resolves in the body of `source`.
     Without a source they are counted by the clock, or the call is the unit. `default` is what a request without any of
-    the pointers counts as. `hold` is reserved while a call runs whose units only its response tells.
+    the pointers counts as. `hold` is reserved while a call runs whose units only its response tells. A response that
+    has something at `error_pointer` is an error, whatever its status.
     """
 
     credits: Decimal
@@ -26,6 +27,7 @@ class Price:
     minimum: int = 0
     maximum: int | None = None
     hold: int | None = None
+    error_pointer: str | None = None
 
     @property
     def is_counted_in_request(self) -> bool:

@@ -6,39 +6,32 @@ Prices round up to whole credits, once, at the end.
 from __future__ import annotations
 
 from decimal import ROUND_CEILING, Decimal
-from typing import Any
 
 from policies.model import Refusal, Refused
-from policies.pricing.json_pointer import ABSENT, resolve_first
+from policies.pricing.json_pointer import ABSENT
 from policies.pricing.price import Price
 from policies.pricing.units import MAX_ITEMS, Count, PriceUnit
 from policies.wording import counted
 
 
-def units_in_request(price: Price, body: Any) -> int:
-    """How many units a parsed request body asks for. Raises Refused for what no bill can be made of."""
-    value = resolve_first(body, price.pointers)
-    if value is ABSENT and price.default is not None:
+def units_in_request(price: Price, found: object) -> int:
+    """How many units a request asks for, by the value at its pointer or ABSENT. Raises Refused for what counts none."""
+    if found is ABSENT and price.default is not None:
         return price.default
-    units = price.unit.counted(value)
+    units = price.unit.counted(found)
     if isinstance(units, int) and units <= MAX_ITEMS:
         return units
-    found = value.value if value is ABSENT else type(value).__name__
     pointers = " or ".join(map(repr, price.pointers))
+    there = "nothing" if found is ABSENT else "something else"
     raise Refused(
         Refusal.INVALID_BODY,
-        f"The body must be JSON with {_COUNTABLE[price.unit]} at {pointers}; found {found}.",
+        f"The body must be JSON with {_COUNTABLE[price.unit]} at {pointers}; there is {there}.",
         pointer=price.pointers[0],
     )
 
 
 _ITEMS = f"an array or a whole number up to {MAX_ITEMS}"
 _COUNTABLE = dict.fromkeys(PriceUnit, _ITEMS) | {PriceUnit.CHARACTER: f"a string or {_ITEMS}"}
-
-
-def units_in_response(price: Price, body: Any) -> Count | None:
-    """How many units a parsed response reports, or None if it does not say, or says what no bill can be made of."""
-    return price.unit.counted(resolve_first(body, price.pointers))
 
 
 def check_batch(items: Count, max_items: int | None) -> None:
@@ -83,8 +76,3 @@ def explain(price: Price, units: Count) -> str:
     minimum = f", at least {price.minimum}" if price.minimum else ""
     maximum = "" if price.maximum is None else f", at most {price.maximum}"
     return f"{per_call} per {size} x {price.unit.phrase(units)}{minimum}{maximum}"
-
-
-def required(price: Price, held: int) -> int:
-    """The balance a call needs. A priced call needs a positive one even if it holds nothing, a free call none."""
-    return 0 if price.is_free else max(held, 1)

@@ -10,6 +10,7 @@ from textwrap import dedent
 import pytest
 
 from gateway.config import Address, Config, ConfigError, ConfigProblem, load
+from policies.pricing.price import Price
 
 ROOT = Path(__file__).parents[2]
 SECRETS = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
@@ -140,7 +141,7 @@ def test_every_kind_of_setting_can_come_from_the_environment(load_text: Load) ->
     assert [str(network) for network in config.server.trusted_proxies] == ["10.0.0.0/8", "::1/128"]
     assert config.upstreams[0].targets == ("http://two:81", "https://three")
     assert config.upstreams[0].headers == {"x-token": "new"}
-    assert config.routes[0].price.credits == Decimal("0.5")
+    assert config.routes[0].price == Price(Decimal("0.5"))
     assert config.routes[0].max_body_bytes == 1024
     assert config.billing.packs[0].price == Decimal("4.50")
 
@@ -315,7 +316,7 @@ def test_yaml_words_that_once_were_booleans_and_octals_are_text(load_text: Load)
 
     assert config.upstreams[0].headers == {"x-a": "on", "x-b": "010", "x-c": "1:30"}
     assert config.routes[0].name == "off"
-    assert config.routes[0].price.credits == Decimal("0.10")
+    assert config.routes[0].price == Price(Decimal("0.10"))
 
 
 def test_header_values_take_variables_and_a_missing_one_is_named(load_text: Load, problems_of: Problems) -> None:

@@ -8,7 +8,6 @@ import pytest
 from gateway.config import ConfigError, load
 from policies.model import Route
 from policies.pricing.price import Price
-from policies.pricing.units import CountSource, PriceUnit
 
 SECRETS = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
 
@@ -25,10 +24,6 @@ def problem(tmp_path: Path, *entries: str) -> str:
         routes(tmp_path, *entries)
     (found,) = caught.value.problems
     return str(found).partition("gateway.yaml:")[2]
-
-
-def price(tmp_path: Path, written: str) -> Price:
-    return routes(tmp_path, f"match: {{path: /}}, price: {written}")[0].price
 
 
 def test_route_has_everything_that_policies_decide_on(tmp_path: Path) -> None:
@@ -51,73 +46,6 @@ def test_route_has_everything_that_policies_decide_on(tmp_path: Path) -> None:
         charge_on=frozenset({"2xx", "404"}),
         websocket=True,
     )
-
-
-@pytest.mark.parametrize(
-    ("written", "expected"),
-    [
-        ("{credits: 0}", Price(Decimal(0))),
-        ("{credits: 0.25, per: call}", Price(Decimal("0.25"))),
-        ("{credits: 1, maximum: 5}", Price(Decimal(1), maximum=5)),
-        (
-            "{credits: 100, per: item, count: [request:/n, request:/images], default: 1}",
-            Price(Decimal(100), PriceUnit.ITEM, source=CountSource.REQUEST, pointers=("/n", "/images"), default=1),
-        ),
-        (
-            "{credits: 130000, per: USD, count: response:/usage/cost, hold: 500}",
-            Price(Decimal(130000), PriceUnit.USD, source=CountSource.RESPONSE, pointers=("/usage/cost",), hold=500),
-        ),
-        (
-            "{credits: 26, per: 1M characters, count: request:/input}",
-            Price(Decimal(26), PriceUnit.CHARACTER, 10**6, source=CountSource.REQUEST, pointers=("/input",)),
-        ),
-        ('{credits: "2", per: minute, hold: 4}', Price(Decimal(2), PriceUnit.MINUTE, hold=4)),
-        (
-            "{credits: 1, per: item, count: request:/products, minimum: 1}",
-            Price(Decimal(1), PriceUnit.ITEM, source=CountSource.REQUEST, pointers=("/products",), minimum=1),
-        ),
-        (
-            '{credits: 1, per: items, count: "request:"}',
-            Price(Decimal(1), PriceUnit.ITEM, source=CountSource.REQUEST, pointers=("",)),
-        ),
-        (
-            "{credits: 1, per: 1000 tokens, count: response:/usage/a~1b~0c, hold: 5}",
-            Price(Decimal(1), PriceUnit.TOKEN, 1000, source=CountSource.RESPONSE, pointers=("/usage/a~1b~0c",), hold=5),
-        ),
-    ],
-)
-def test_price_is_credits_per_unit(tmp_path: Path, written: str, expected: Price) -> None:
-    assert price(tmp_path, written) == expected
-
-
-@pytest.mark.parametrize(
-    ("written", "message"),
-    [
-        ("{credits: -1}", "must be an amount of 0 or more"),
-        ("{credits: .inf}", "must be an amount of 0 or more"),
-        ("{}", "price.credits: is required"),
-        ("{credits: 1, per: byte}", "must be call, item, minute, second, token"),
-        ("{credits: 1, per: 0 tokens}", "must be call, item, minute, second, token"),
-        ("{credits: 1, per: 10 calls}", "must be call without a number"),
-        ("{credits: 1, per: item}", "per: item needs count: request:/pointer"),
-        ("{credits: 1, per: second, count: request:/x}", "per: second needs count: response:/pointer"),
-        ("{credits: 1, per: item, count: [request:/a, response:/b]}", "pointers into one body"),
-        ("{credits: 1, per: item, count: response:/x, default: 1}", "default needs count: request:/pointer"),
-        ("{credits: 1, minimum: 3, maximum: 2}", "maximum 2 is below minimum 3"),
-        ("{credits: 1, per: 10 tokens, count: request:/x}", "per: token needs count: response:/pointer"),
-        ("{credits: 1, count: request:/x}", "count needs a unit that a body tells"),
-        ("{credits: 1, per: item, count: products}", "must be request:/pointer or response:/pointer"),
-        ("{credits: 1, per: item, count: request:products}", "each part begins with /"),
-        ("{credits: 1, per: item, count: request:/a~2}", "~ is written ~0"),
-        ("{credits: 1, minimum: 0.5}", "must be a whole number"),
-        ("{credits: 1, hold: -1}", "must be at least 0"),
-    ],
-)
-def test_price_that_cannot_be_computed_is_refused(tmp_path: Path, written: str, message: str) -> None:
-    said = problem(tmp_path, f"match: {{path: /}}, price: {written}")
-
-    assert said.startswith("3: routes[0].price")
-    assert message in said
 
 
 @pytest.mark.parametrize("path", ["/", "/**", "/v1/", "/v1/a-b_c.d~e", "/a/**", "/@x:y,z", "/..a/..."])

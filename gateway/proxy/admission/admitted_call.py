@@ -9,12 +9,15 @@ from gateway.meter.admissions import Admission
 from gateway.meter.idempotency import IdempotencyClaim
 from gateway.proxy.admission.caller import Caller
 from gateway.proxy.admission.idempotency import claim_of
+from gateway.proxy.metering.priced_body import NOTHING_ASKED, Asked
 from gateway.proxy.request.body import WholeBody
 from gateway.proxy.request.inbound import Inbound
 from gateway.proxy.router import RouteMatch
 from policies.model import Plan, Route, Subscription
-from policies.pricing import prices
+from policies.pricing.quotes import Quote
 from policies.usage import records
+
+MAX_TEXT_LENGTH = 200  # of what a client says of its call
 
 
 class Authorization(NamedTuple):
@@ -31,8 +34,8 @@ class Authorization(NamedTuple):
 class AdmissionRequest(NamedTuple):
     """A request that is to be admitted.
 
-    `client_columns` are the columns of its record that come from its fields, its body and its address. `items` are
-    those of a body that is priced by item.
+    `client_columns` are the columns of its record that come from its fields, its body and its address. `asked` is what
+    its body asks for, where the price needs to know.
     """
 
     request_id: str
@@ -40,22 +43,16 @@ class AdmissionRequest(NamedTuple):
     match: RouteMatch
     key: bytes
     client_columns: str
-    items: int | None = None
+    asked: Asked = NOTHING_ASKED
     claim: IdempotencyClaim | None = None
 
     @property
     def route(self) -> Route:
         return self.match.route
 
-    @property
-    def hold(self) -> int:
-        """The credits that the call holds."""
-        hold = self.match.hold
-        return prices.hold(self.match.route.price, self.items) if hold is None else hold
-
 
 class AdmittedCall(NamedTuple):
-    """A call that may be forwarded: whose it is, and the credits that are held for it.
+    """A call that may be forwarded: whose it is, and the quote by which credits are held for it.
 
     `record_prefix` are the columns of its record that are known by now.
     """
@@ -67,7 +64,7 @@ class AdmittedCall(NamedTuple):
     claim: IdempotencyClaim | None
     caller: Caller
     plan: Plan
-    hold: int
+    quote: Quote
     admission: Admission
     record_prefix: str
     is_on_outage_credit: bool = False
@@ -83,10 +80,10 @@ def build_admission_request(
             cache.client_columns = _client_columns(inbound, None)
         return AdmissionRequest(request_id, inbound, match, key, cache.client_columns)
     claim = None if key_digest is None else claim_of(key_digest, inbound, body)
-    return AdmissionRequest(request_id, inbound, match, key, _client_columns(inbound, body), body.items, claim)
+    return AdmissionRequest(request_id, inbound, match, key, _client_columns(inbound, body), body.asked, claim)
 
 
-def render_record_prefix(request: AdmissionRequest, caller: Caller) -> str:
+def render_record_prefix(request: AdmissionRequest, caller: Caller, quote: Quote) -> str:
     """The record of a call that counts against a cap is dated in the cap's period, also where our clock is behind."""
     moment = time.time_ns() // 1000
     if caller.cap is not None and moment < caller.cap.since:
@@ -96,7 +93,7 @@ def render_record_prefix(request: AdmissionRequest, caller: Caller) -> str:
         created_at=moment,
         caller=caller.record_columns,
         route=request.match.record_columns,
-        product_count=1 if request.items is None else request.items,
+        product_count=quote.items,
         client=request.client_columns,
     )
 
@@ -106,7 +103,9 @@ def _client_columns(inbound: Inbound, body: WholeBody | None) -> str:
 
     def column(field: bytes, member: str) -> str:
         value = inbound.text(field)
-        return records.text(body.text(member) if value is None and body is not None else value)
+        if value is None and body is not None:
+            value = body.asked.texts.get(member, "")[:MAX_TEXT_LENGTH] or None
+        return records.text(value)
 
     return records.client_columns(
         language_code=column(b"x-language-code", "language_code"),

@@ -28,7 +28,8 @@ from policies.access import key_budgets
 from policies.access.admission import check_caller, insufficient_credits, rate_limited, too_many_in_flight
 from policies.access.key_budgets import Cap
 from policies.model import Plan, Refusal, Refused
-from policies.pricing import prices
+from policies.pricing.price_list import PriceList
+from policies.pricing.quotes import Quote, quote_by_list, quote_plain
 from policies.usage import records
 
 # An epoch to enter, a version that has moved, an account to load, a key to count; more in a row are an outage.
@@ -101,26 +102,27 @@ class AdmissionController:
 
     async def _admit(self, request: AdmissionRequest, authorization: Authorization) -> AdmittedCall:
         for _ in range(ATTEMPTS):
-            if request.items is not None:
-                authorization = await self._check_batch(request, request.items, authorization)
-            caller, plan, hold = authorization.caller, authorization.plan, request.hold
+            quote = request.match.quote
+            if quote is None:
+                authorization, quote = await self._quote(request, authorization)
+            caller, plan = authorization.caller, authorization.plan
             if request.claim is None and (cached := self._refusal_cache.find(caller)) is not None:
                 raise NotAdmitted(caller, *cached)
-            prefix = render_record_prefix(request, caller)
-            admission = await self._ask_meter(request, caller, hold=hold, prefix=prefix)
+            prefix = render_record_prefix(request, caller, quote)
+            admission = await self._ask_meter(request, caller, quote=quote, prefix=prefix)
             if admission.verdict is Verdict.ADMITTED:
                 self._refusal_cache.forget(caller)
                 self._outage_credit.record_admission(caller.account_id, plan, admission)
-                return _admitted(request, authorization, hold=hold, admission=admission, prefix=prefix)
+                return _admitted(request, authorization, quote=quote, admission=admission, prefix=prefix)
             if admission.verdict is Verdict.STALE:
                 caller = await self._principals.reload(request.key)
                 authorization = self._authorize(request.inbound, request.match, caller)
             else:
-                await self._prepare_next_attempt(request, caller, plan, hold=hold, admission=admission)
+                await self._prepare_next_attempt(request, caller, plan, quote=quote, admission=admission)
         raise Refused(Refusal.ACCOUNTS_UNAVAILABLE, "This account keeps changing; try again shortly.", retry_after=1)
 
     async def _prepare_next_attempt(
-        self, request: AdmissionRequest, caller: Caller, plan: Plan, *, hold: int, admission: Admission
+        self, request: AdmissionRequest, caller: Caller, plan: Plan, *, quote: Quote, admission: Admission
     ) -> None:
         """Loads what Redis lacks, or raises what ends the admission."""
         match admission.verdict:
@@ -133,7 +135,7 @@ class AdmissionController:
             case Verdict.IDEMPOTENT_REPLAY:
                 raise IdempotentReplay(request.route, caller, admission)
             case _:
-                refused = _refusal(admission, max(hold, 1), plan, caller.cap)
+                refused = _refusal(admission, max(quote.hold, 1), plan, caller.cap)
                 self._refusal_cache.record(caller, admission, refused)
                 raise NotAdmitted(caller, admission, refused)
 
@@ -146,19 +148,19 @@ class AdmissionController:
         caller = authorization.caller
         if request.claim is not None or caller.cap is not None:
             return None
-        hold = request.hold
+        quote = self._quote_for(request, authorization.plan)
         admission = self._outage_credit.admit(
             caller.account_id,
             request.request_id,
             plan=authorization.plan,
             limits=caller.limits,
-            amount=hold,
-            required=prices.required(request.route.price, hold),
+            amount=quote.hold,
+            required=quote.required,
         )
         if admission is None:
             return None
-        prefix = render_record_prefix(request, caller)
-        admitted_call = _admitted(request, authorization, hold=hold, admission=admission, prefix=prefix)
+        prefix = render_record_prefix(request, caller, quote)
+        admitted_call = _admitted(request, authorization, quote=quote, admission=admission, prefix=prefix)
         return admitted_call._replace(is_on_outage_credit=True)
 
     def _authorize(self, inbound: Inbound, match: RouteMatch, caller: Caller) -> Authorization:
@@ -175,14 +177,23 @@ class AdmissionController:
         )
         return Authorization(caller, subscription)
 
-    async def _check_batch(self, request: AdmissionRequest, items: int, authorization: Authorization) -> Authorization:
+    async def _quote(self, request: AdmissionRequest, authorization: Authorization) -> tuple[Authorization, Quote]:
+        """The quote of a call that its body prices. A refusal is by what is known at this moment."""
         try:
-            prices.check_batch(items, authorization.plan.max_products_per_batch)
+            return authorization, self._quote_for(request, authorization.plan)
         except Refused:
             caller = await self._confirm(request.key, authorization.caller)
             authorization = self._authorize(request.inbound, request.match, caller)
-            prices.check_batch(items, authorization.plan.max_products_per_batch)
-        return authorization
+            return authorization, self._quote_for(request, authorization.plan)
+
+    def _quote_for(self, request: AdmissionRequest, plan: Plan) -> Quote:
+        """Raises Refused where the plan does not allow what the body asks for."""
+        if request.match.quote is not None:
+            return request.match.quote
+        price, asked = request.route.price, request.asked
+        if isinstance(price, PriceList):
+            return quote_by_list(price, plan, asked.model_request, offered=self._principals.plan_features)
+        return quote_plain(price, plan, units=asked.units)
 
     async def _confirm(self, key: bytes, caller: Caller) -> Caller:
         try:
@@ -190,7 +201,7 @@ class AdmissionController:
         except MeterUnavailable:
             return caller  # may refuse wrongly for a moment, never admits wrongly
 
-    async def _ask_meter(self, request: AdmissionRequest, caller: Caller, *, hold: int, prefix: str) -> Admission:
+    async def _ask_meter(self, request: AdmissionRequest, caller: Caller, *, quote: Quote, prefix: str) -> Admission:
         principal = caller.principal
         try:
             return await self._meter.admit(
@@ -198,8 +209,8 @@ class AdmissionController:
                 request_id=request.request_id,
                 account_version=principal.account_version,
                 catalogue_version=principal.catalogue_version,
-                amount=hold,
-                required=prices.required(request.route.price, hold),
+                amount=quote.hold,
+                required=quote.required,
                 limits=caller.limits,
                 prefix=prefix,
                 claim=request.claim,
@@ -225,12 +236,12 @@ class AdmissionController:
 
 
 def _admitted(
-    request: AdmissionRequest, authorization: Authorization, *, hold: int, admission: Admission, prefix: str
+    request: AdmissionRequest, authorization: Authorization, *, quote: Quote, admission: Admission, prefix: str
 ) -> AdmittedCall:
     request_id, inbound, match, _, _, _, claim = request
     caller, subscription = authorization
     return AdmittedCall(
-        request_id, inbound, match.route, match.path, claim, caller, subscription.plan, hold, admission, prefix
+        request_id, inbound, match.route, match.path, claim, caller, subscription.plan, quote, admission, prefix
     )
 
 

@@ -7,16 +7,17 @@ of it. An incomplete response is cut, so that the client sees that it is incompl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gateway.clock import monotonic_seconds
-from gateway.http.fields import NO_FIELDS, HeaderBlock, header_block
+from gateway.http.fields import NO_FIELDS, Header, HeaderBlock, header_block
 from gateway.http.problem_types import STATUS
 from gateway.http.tunnel import Tunnel
 from gateway.proxy.forward.client_response import ClientResponse, metering_block
 from gateway.proxy.forward.disconnects import Client, Drains
+from gateway.proxy.forward.measured_request import adapt
 from gateway.proxy.forward.upstream_response import read_head
 from gateway.proxy.request import websocket
 from gateway.proxy.request.body import ClientDisconnected, Receive, StreamedBody, WholeBody
@@ -28,15 +29,20 @@ from gateway.upstream.request_head import Request
 from gateway.upstream.response import Response
 from policies.access.authorization import max_body_bytes
 from policies.model import Outcome, Refused
+from policies.pricing.quotes import is_known_at_admission
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """An upstream, and the fields that the configuration sets towards it, which replace the client's."""
+    """An upstream, and the fields that the configuration sets towards it, which replace the client's.
+
+    `asks_for_usage` is whether a stream may ask it to report its usage.
+    """
 
     upstream: Upstream
     header_block: HeaderBlock = NO_FIELDS
     header_names: tuple[bytes, ...] = ()
+    asks_for_usage: bool = True
 
 
 class Forwarding:
@@ -63,7 +69,7 @@ class Forwarding:
 
     async def run(self, destination: Destination, receive: Receive, body: WholeBody | None) -> None:
         """Forwards, responds and settles; after an unexpected exception the caller settles."""
-        watch = self._drains.watch(self._client, self._is_worth_draining)
+        watch = self._drains.watch(self._client, self._on_disconnect)
         try:
             if self._client.is_disconnected:
                 raise ClientDisconnected
@@ -93,8 +99,12 @@ class Forwarding:
         finally:
             watch.end()
 
-    def _is_worth_draining(self) -> bool:
-        """False while the request waits for a connection: nothing of it is sent then, and nothing will be."""
+    def _on_disconnect(self) -> bool:
+        """Notes what the client had, and whether the call is worth draining.
+
+        It is not while the request waits for a connection: nothing of it is sent then, and nothing will be.
+        """
+        self._call.observe_departure()
         return not self._is_at_upstream or self._request is None or self._request.is_sent
 
     def _render(self, destination: Destination, body: WholeBody | None) -> Request:
@@ -110,9 +120,15 @@ class Forwarding:
             if call.file_observer is not None:
                 call.file_observer.feed(body.content)
             call.request_bytes = len(body.content)
+            if not is_known_at_admission(call.route.price):
+                self._adapt(request, body, destination)
         elif call.route.websocket and websocket.is_upgrade(call.route, inbound):
             request.upgrade = websocket.PROTOCOL
         return request
+
+    def _adapt(self, request: Request, body: WholeBody, destination: Destination) -> None:
+        adapted = adapt(request.header_block, body.content, body.asked, asks_for_usage=destination.asks_for_usage)
+        request.header_block, request.body, self._call.hides_usage = adapted
 
     async def _attach_body(self, request: Request, receive: Receive) -> None:
         admitted_call = self._admitted_call
@@ -137,17 +153,19 @@ class Forwarding:
             call.capture.begin(status, fields, dict(response.headers).get(b"content-length"))
         chunk = response.take()
         if response.complete and self._admitted_call.inbound.method != "HEAD":
-            balance = await self._finish(status, chunk)
+            chunk = call.observe_end(chunk)
+            balance = await self._finish(status)
             await self._client_response.send_whole(status, fields, chunk, self._metering(balance, call.charge))
             return
-        await self._client_response.start(status, response.headers, self._metering(None, call.known_charge(status)))
+        headers = response.headers if not call.hides_usage else _without_length(response.headers)
+        await self._client_response.start(status, headers, self._metering(None, call.known_charge(status)))
         while not response.complete:
-            if chunk:
-                call.observe_chunk(chunk)
-                await self._client_response.send_chunk(chunk)
+            if chunk and (passed := call.observe_chunk(chunk)):
+                await self._client_response.send_chunk(passed)
             await response.wait_for_more()
             chunk = response.take()
-        await self._finish(status, chunk)
+        chunk = call.observe_end(chunk)
+        await self._finish(status)
         await self._client_response.end(chunk)
 
     async def _switch(self, response: Response, destination: Destination) -> None:
@@ -172,8 +190,7 @@ class Forwarding:
         finally:
             tunnel.abort()
 
-    def _finish(self, status: int, last_chunk: bytes) -> Coroutine[Any, Any, int | None]:
-        self._call.observe_chunk(last_chunk)
+    def _finish(self, status: int) -> Coroutine[Any, Any, int | None]:
         if self._call.capture is not None:
             self._call.capture.is_complete = True
         outcome = Outcome.CLIENT_ABORTED if self._client.is_disconnected else self._call.outcome_of(status)
@@ -210,7 +227,7 @@ class Forwarding:
         """Where the balance after settlement is unknown, it is computed from the one at admission."""
         call = self._admitted_call
         if balance is None:
-            balance = call.admission.balance + (0 if charged is None else call.hold - charged)
+            balance = call.admission.balance + (0 if charged is None else call.quote.hold - charged)
         block = metering_block(call.caller, call.admission, remaining=balance, charged=charged)
         return HeaderBlock(block + b"gateway-mode: float\r\n") if call.is_on_outage_credit else block
 
@@ -230,6 +247,10 @@ def render_request_fields(
         )
         cache.identity_block, cache.upstream_block = identity_block, destination.header_block
     return HeaderBlock(cache.request_block + request_block(inbound, request_id))
+
+
+def _without_length(headers: Sequence[Header]) -> list[Header]:
+    return [field for field in headers if field[0] != b"content-length"]
 
 
 def _without(block: bytes, name: bytes) -> bytes:

@@ -1,29 +1,21 @@
-"""Observers of streaming bodies: the file in an upload, the units that a response reports.
+"""Observers of uploads: the name, size and digest of the file in a request body.
 
 An observer sees each chunk once and keeps little. What it cannot read stays unknown; it never fails a call.
 """
 
 from __future__ import annotations
 
-import json
-import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import Protocol
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from gateway.proxy.request.inbound import Inbound
 from policies.model import Route
-from policies.pricing.json_pointer import parts
-from policies.pricing.price import Price
-from policies.pricing.prices import units_in_response
-from policies.pricing.units import Count
 
-MAX_JSON_BYTES = 8 * 1024 * 1024  # a JSON response larger than this is not searched for its usage block
-MAX_EVENT_BYTES = 1024 * 1024  # nor is a single server-sent event
 MAX_NAME_LENGTH = 255  # NAME_MAX of the common file systems
 
 
@@ -41,12 +33,6 @@ class FileObserver(Protocol):
     def feed(self, chunk: bytes) -> None: ...
 
     def file(self) -> UploadedFile: ...
-
-
-class UnitObserver(Protocol):
-    def feed(self, chunk: bytes) -> None: ...
-
-    def units(self) -> Count | None: ...
 
 
 def observe_upload(route: Route, inbound: Inbound) -> FileObserver | None:
@@ -69,21 +55,6 @@ def file_observer(content_type: bytes, disposition: bytes, file_name: bytes) -> 
     _, given = parse_options_header(disposition)
     name = given.get(b"filename") or file_name
     return WholeBodyFile(_name(name), content_type.decode("latin-1") or None)
-
-
-def observe_units(price: Price, content_type: bytes, content_encoding: bytes) -> UnitObserver | None:
-    """The observer of a response whose units are priced; None for a format that cannot be read."""
-    kind = content_type.partition(b";")[0].strip().lower()
-    observer: UnitObserver
-    if kind == b"text/event-stream":
-        observer = EventUnits(price)
-    elif kind.endswith(b"json"):
-        observer = JsonUnits(price)
-    else:
-        return None
-    if content_encoding in (b"", b"identity"):
-        return observer
-    return InflatingObserver(observer) if content_encoding in (b"gzip", b"x-gzip", b"deflate") else None
 
 
 class WholeBodyFile:
@@ -163,93 +134,6 @@ class MultipartFile:
         if self._current is not None:
             self._file = self._current.file()
             self._current = None
-
-
-class JsonUnits:
-    """Units at a pointer of a JSON response."""
-
-    def __init__(self, price: Price) -> None:
-        self._price = price
-        self._chunks: list[bytes] = []
-        self._size_bytes = 0
-
-    def feed(self, chunk: bytes) -> None:
-        self._size_bytes += len(chunk)
-        if self._size_bytes <= MAX_JSON_BYTES:
-            self._chunks.append(chunk)
-        else:
-            self._chunks.clear()
-
-    def units(self) -> Count | None:
-        return _units(self._price, b"".join(self._chunks))
-
-
-class EventUnits:
-    """Units at a pointer of the last server-sent event that has them (WHATWG HTML §9.2)."""
-
-    def __init__(self, price: Price) -> None:
-        self._price = price
-        # JSON that spells the member with escapes of its own goes unread; looking into every event would cost more.
-        names = [parts(pointer) for pointer in price.pointers]
-        self._marks = [each[-1].encode() if each else b"" for each in names]
-        self._rest = b""
-        self._data: list[bytes] = []
-        self._size_bytes = 0
-        self._units: Count | None = None
-
-    def feed(self, chunk: bytes) -> None:
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
-        for line in lines:
-            self._line(line.rstrip(b"\r"))
-        if len(self._rest) > MAX_EVENT_BYTES:
-            self._rest = b""
-
-    def units(self) -> Count | None:
-        self._line(self._rest)
-        self._line(b"")
-        return self._units
-
-    def _line(self, line: bytes) -> None:
-        if line.startswith(b"data:"):
-            self._size_bytes += len(line)
-            if self._size_bytes <= MAX_EVENT_BYTES:
-                self._data.append(line[5:])
-            else:
-                self._data.clear()
-        elif not line:
-            event, self._data, self._size_bytes = b"\n".join(self._data), [], 0
-            if any(mark in event for mark in self._marks):
-                units = _units(self._price, event)
-                self._units = self._units if units is None else units
-
-
-class InflatingObserver:
-    """Decompresses what an observer sees; the body that the client gets stays compressed.
-
-    Inflates at most MAX_JSON_BYTES a chunk, so that a compression bomb costs no more than an honest response.
-    """
-
-    def __init__(self, observer: UnitObserver) -> None:
-        self._observer = observer
-        self._inflate: Any = zlib.decompressobj(wbits=47)  # gzip or zlib, by the first bytes
-
-    def feed(self, chunk: bytes) -> None:
-        if self._inflate is None:
-            return
-        try:
-            self._observer.feed(self._inflate.decompress(chunk, MAX_JSON_BYTES))
-        except zlib.error:
-            self._inflate = None
-
-    def units(self) -> Count | None:
-        return self._observer.units() if self._inflate is not None else None
-
-
-def _units(price: Price, document: bytes) -> Count | None:
-    try:
-        return units_in_response(price, json.loads(document))
-    except (ValueError, RecursionError):
-        return None
 
 
 def _name(raw: bytes) -> str | None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from gateway.proxy.metering.observers import FileObserver
+from gateway.proxy.metering.priced_body import NOTHING_ASKED, Asked, read_asked
+from gateway.proxy.metering.strict_json import SMALL_BYTES
+from gateway.proxy.request.inbound import Inbound
+from gateway.proxy.router import RouteMatch
 from policies.access import authorization
-from policies.model import Plan, Refusal, Refused, Route
-from policies.pricing import prices
-from policies.pricing.price import Price
+from policies.model import Plan
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -23,34 +25,40 @@ class ClientDisconnected(Exception):  # noqa: N818 - an event, not a fault
     """The client closed its connection before its request was complete."""
 
 
-@dataclass(frozen=True, slots=True)
-class WholeBody:
-    """A body that was read before admission. `items` and `fields` are set where its items are the price."""
+class WholeBody(NamedTuple):
+    """A body that was read before admission, and what it asks for where the price needs to know."""
 
     content: bytes
-    items: int | None = None
-    fields: dict[str, Any] = field(default_factory=dict)
-
-    def text(self, name: str, max_length: int = 200) -> str | None:
-        """A top-level member for the record, shortened; None if it is no text."""
-        value = self.fields.get(name)
-        return value[:max_length] if isinstance(value, str) else None
+    asked: Asked = NOTHING_ASKED
 
 
-def is_needed(route: Route, *, is_compared: bool) -> bool:
-    """Whether a body is read before admission: to count its items, or to compare it with that of an earlier call."""
-    return is_compared or route.price.is_counted_in_request
+def is_needed(match: RouteMatch, *, is_compared: bool) -> bool:
+    """Whether a body is read before admission: to price the call, or to compare it with that of an earlier call."""
+    return is_compared or match.quote is None
 
 
-async def read_whole(arrived: bytes | None, receive: Receive, route: Route, *, plan: Plan) -> WholeBody:
-    """The whole body, and its items where they are the price. `arrived` is the body if all of it has arrived."""
-    limit = authorization.max_body_bytes(route, plan)
+async def read_whole(
+    arrived: bytes | None, receive: Receive, match: RouteMatch, inbound: Inbound, *, plan: Plan
+) -> WholeBody:
+    """The whole body, and what it asks for where that is the price. `arrived` is the body if all of it has arrived."""
+    limit = authorization.max_body_bytes(match.route, plan)
     if limit is None:
         limit = MAX_WHOLE_BODY_BYTES
     if arrived is not None:
         authorization.check_size(len(arrived), limit)
     content = await _receive_all(receive, limit) if arrived is None else arrived
-    return _count_items(route.price, content) if route.price.is_counted_in_request else WholeBody(content)
+    if match.quote is not None:
+        return WholeBody(content)
+    read = partial(
+        read_asked,
+        match.route.price,
+        content,
+        path=match.path,
+        content_type=inbound.fields.get(b"content-type", b""),
+        content_encoding=inbound.fields.get(b"content-encoding", b""),
+        limit=limit,
+    )
+    return WholeBody(content, read() if len(content) <= SMALL_BYTES else await asyncio.to_thread(read))
 
 
 async def _receive_all(receive: Receive, limit: int) -> bytes:
@@ -62,16 +70,6 @@ async def _receive_all(receive: Receive, limit: int) -> bytes:
         authorization.check_size(size, limit)
         chunks.append(chunk)
     return b"".join(chunks)
-
-
-def _count_items(price: Price, content: bytes) -> WholeBody:
-    """Raises Refused for a body that is not the JSON it must be."""
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
-        raise Refused(Refusal.INVALID_BODY, "The body must be JSON.") from None
-    items = prices.units_in_request(price, document)
-    return WholeBody(content, items, document if isinstance(document, dict) else {})
 
 
 class StreamedBody:

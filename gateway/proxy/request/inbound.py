@@ -26,6 +26,7 @@ _READ = frozenset(
         b"content-length",
         b"transfer-encoding",
         b"content-type",
+        b"content-encoding",
         b"content-disposition",
         b"connection",
         b"expect",

@@ -6,13 +6,31 @@ from gateway.clock import monotonic_seconds
 from gateway.proxy.admission.admitted_call import AdmittedCall
 from gateway.proxy.admission.idempotency import ResponseCapture
 from gateway.proxy.forward.upstream_response import NOT_REPORTED, UpstreamResponse
-from gateway.proxy.metering.observers import FileObserver, UnitObserver, UploadedFile, observe_units
+from gateway.proxy.metering.observers import FileObserver, UploadedFile
+from gateway.proxy.metering.usage_meter import NOT_MEASURED, Measured, UsageMeter, open_meter
 from gateway.proxy.settle.settlement import Settler
 from gateway.proxy.settle.settlement_record import Settlement
 from policies.model import Outcome
-from policies.pricing.charges import Ending, charge, is_charged_status
-from policies.pricing.units import Count, CountSource, PriceUnit
+from policies.pricing.charges import (
+    Charge,
+    Ending,
+    Metered,
+    UsageSource,
+    charge,
+    charge_by_list,
+    describe,
+    is_charged_status,
+)
+from policies.pricing.price import Price
+from policies.pricing.price_list import PriceList
+from policies.pricing.quotes import is_known_at_admission
+from policies.pricing.units import Count, PriceUnit
 from policies.usage import records
+from policies.usage.counts import MissingReason
+
+# Ends a stream of events of OpenAI's; client libraries close their connection after it.
+_LAST_EVENT = b"[DONE]"
+_LAST_EVENT_BYTES = 16
 
 
 class ActiveCall:
@@ -26,15 +44,19 @@ class ActiveCall:
         "elapsed_seconds",
         "file_observer",
         "forwarded_at",
+        "has_delivered_all",
+        "hides_usage",
         "is_settled",
+        "last_chunk",
+        "missing",
         "outcome",
         "received_at",
         "reported",
         "request_bytes",
         "response_bytes",
         "route",
-        "unit_observer",
         "upstream_seconds",
+        "usage_meter",
         "was_sent",
     )
 
@@ -58,40 +80,51 @@ class ActiveCall:
         self.elapsed_seconds = 0.0
         self.upstream_seconds: float | None = None
         self.file_observer = file_observer
-        self.unit_observer: UnitObserver | None = None
+        self.usage_meter: UsageMeter | None = None
+        self.missing: MissingReason | None = None
+        self.hides_usage = False
+        self.last_chunk = b""
+        self.has_delivered_all = False
         self.capture = None if admitted_call.claim is None else ResponseCapture(admitted_call.claim)
         self.reported = NOT_REPORTED
         self._settler = settler
         self.received_at = received_at
 
     def known_charge(self, status: int) -> int | None:
-        """The charge, if the response head decides it; None where units are still to be counted."""
-        if self.reported.credits is None and not self.route.price.is_known_at_admission:
+        """The charge, if the response head decides it; None where usage is still to be measured."""
+        if self.reported.credits is None and not is_known_at_admission(self.route.price):
             return None
-        return self._charge(Outcome.SUCCEEDED, status, units=None)
+        return self._charge(Outcome.SUCCEEDED, status, NOT_MEASURED).credits
 
     def outcome_of(self, status: int) -> Outcome:
         """How a complete response of the upstream counts."""
         return Outcome.SUCCEEDED if is_charged_status(self.route, status) else Outcome.UPSTREAM_ERROR
+
+    def observe_departure(self) -> None:
+        """Notes whether the client had all content when it left, as client libraries do after the last event."""
+        is_read = self.usage_meter is not None and self.usage_meter.measured().reading.is_complete
+        self.has_delivered_all = is_read or _LAST_EVENT in self.last_chunk[-_LAST_EVENT_BYTES:]
 
     async def settle(self, outcome: Outcome, status: int | None, *, error_code: str | None = None) -> int | None:
         """Charges and records the call. Gives the balance; None if the call was settled before, or is queued."""
         if self.is_settled:
             return None
         self.is_settled = True
-        self.outcome = outcome
+        measured = NOT_MEASURED if self.usage_meter is None else self.usage_meter.measured()
+        outcome = self.outcome = self._outcome(outcome, status, measured)
         instant = monotonic_seconds()
         self.elapsed_seconds = instant - self.received_at
         if self.forwarded_at is not None:
             self.upstream_seconds = instant - self.forwarded_at
-        units = self._units_used()
-        self.charge = self._charge(outcome, status, units=units)
+        charge = self._charge(outcome, status, measured)
+        self.charge = charge.credits
+        self.missing = _missing(outcome, charge, measured)
         call = self.admitted_call
         settlement = Settlement(
             call.caller.keys,
             call.request_id,
             self.charge,
-            self._record_suffix(outcome, status, error_code, units),
+            self._record_suffix(outcome, status, error_code, measured=measured, charge=charge),
             call.record_prefix,
             call.admission.epoch,
             None if self.capture is None else self.capture.finish(self.charge),
@@ -100,57 +133,101 @@ class ActiveCall:
         return await self._settler.settle(settlement)
 
     def observe_response(self, response: UpstreamResponse) -> None:
-        """Takes what the upstream reports of the call, and counts units from here on if the price is by them."""
+        """Takes what the upstream reports of the call, and measures its usage from here on if the price is by it."""
         self.reported = response.reported
         price = self.route.price
-        if price.source is CountSource.RESPONSE:
-            self.unit_observer = observe_units(price, response.content_type, response.content_encoding)
+        if not is_known_at_admission(price):
+            content_type, encoding = response.content_type, response.content_encoding
+            self.usage_meter = open_meter(price, content_type, encoding, hides_usage=self.hides_usage)
 
-    def observe_chunk(self, chunk: bytes) -> None:
-        """Counts a piece of the response on its way to the client."""
+    def observe_chunk(self, chunk: bytes) -> bytes:
+        """Measures a piece of the response; gives what of it the client gets."""
+        if self.usage_meter is not None and chunk:
+            chunk = self.usage_meter.pass_on(chunk)
         self.response_bytes += len(chunk)
-        if self.unit_observer is not None and chunk:
-            self.unit_observer.feed(chunk)
+        self.last_chunk = chunk or self.last_chunk
         if self.capture is not None:
             self.capture.feed(chunk)
+        return chunk
 
-    def _units_used(self) -> Count | None:
-        price = self.route.price
+    def observe_end(self, chunk: bytes) -> bytes:
+        """Measures the last piece of a complete response; gives what of it the client gets."""
+        passed = self.observe_chunk(chunk)
+        if self.usage_meter is not None and (rest := self.usage_meter.pass_rest()):
+            self.response_bytes += len(rest)
+            passed += rest
+        return passed
+
+    def _outcome(self, outcome: Outcome, status: int | None, measured: Measured) -> Outcome:
+        if outcome is Outcome.CLIENT_ABORTED and self.has_delivered_all and status is not None:
+            outcome = self.outcome_of(status)
+        return Outcome.UPSTREAM_ERROR if outcome is Outcome.SUCCEEDED and measured.is_error else outcome
+
+    def _charge(self, outcome: Outcome, status: int | None, measured: Measured) -> Charge:
+        ending = Ending(outcome, status, self.reported.credits, self.was_sent, measured.is_error)
+        price, quote = self.route.price, self.admitted_call.quote
+        if not isinstance(price, PriceList):
+            return charge(self.route, price, ending, held=quote.hold, units=self._units_used(price, measured.units))
+        if quote.model_price is None:
+            return Charge(self.reported.credits or 0)
+        metered = Metered(measured.reading.usage, self.request_bytes, measured.reading.text_bytes)
+        return charge_by_list(self.route, price, quote.model_price, ending, metered)
+
+    def _units_used(self, price: Price, measured: Count | None) -> Count | None:
         if price.source is None and price.unit.seconds is not None:
             return price.unit.elapsed(self.upstream_seconds or 0.0)
-        units = self.unit_observer.units() if self.unit_observer is not None else None
-        return self.reported.tokens if units is None else units
+        if measured is not None:
+            return measured
+        return self.reported.cost_usd if price.unit is PriceUnit.USD else self.reported.tokens
 
-    def _tokens_used(self, units: Count | None) -> int | None:
+    def _tokens_used(self, measured: Measured) -> int | None:
         if self.reported.tokens is not None:
             return self.reported.tokens
-        return int(units) if units is not None and self.route.price.unit is PriceUnit.TOKEN else None
+        if measured.reading.usage is not None:
+            return measured.reading.usage.total
+        price = self.route.price
+        is_token_priced = isinstance(price, Price) and price.unit is PriceUnit.TOKEN
+        return int(measured.units) if is_token_priced and measured.units is not None else None
 
-    def _charge(self, outcome: Outcome, status: int | None, *, units: Count | None) -> int:
-        ending = Ending(outcome, status, self.reported.credits, self.was_sent)
-        return charge(self.route, self.route.price, ending, held=self.admitted_call.hold, units=units).credits
-
-    def _record_suffix(self, outcome: Outcome, status: int | None, error_code: str | None, units: Count | None) -> str:
+    def _record_suffix(
+        self, outcome: Outcome, status: int | None, error_code: str | None, *, measured: Measured, charge: Charge
+    ) -> str:
         file = _NO_FILE if self.file_observer is None else self.file_observer.file()
         return records.suffix(
             outcome=outcome,
             status_code=status,
             error_code=error_code,
             credits_charged=self.charge,
-            tokens_used=self._tokens_used(units),
+            tokens_used=self._tokens_used(measured),
             cost_usd=self.reported.cost_usd,
             request_bytes=self.request_bytes,
             response_bytes=self.response_bytes,
             file_size_bytes=file.size_bytes,
             response_time_ms=int(self.elapsed_seconds * 1000),
             upstream_time_ms=None if self.upstream_seconds is None else int(self.upstream_seconds * 1000),
-            file=_NO_FILE_COLUMNS if file is _NO_FILE else _file_columns(file),
+            file=self._last_columns(file, measured, charge),
         )
 
+    def _last_columns(self, file: UploadedFile, measured: Measured, charge: Charge) -> str:
+        if charge.source is UsageSource.NONE:
+            return _NO_FILE_COLUMNS if file is _NO_FILE else _file_columns(file)
+        asked, served = self.admitted_call.quote.model, measured.reading.model
+        metadata = describe(charge, model=asked, model_served=None if served == asked else served)
+        return _file_columns(file, records.text(metadata))
 
-def _file_columns(file: UploadedFile) -> str:
+
+def _missing(outcome: Outcome, charge: Charge, measured: Measured) -> MissingReason | None:
+    """Why the usage that the charge needs was not reported; None where it was, or nothing is charged by it."""
+    if charge.source not in (UsageSource.ESTIMATED, UsageSource.MISSING):
+        return None
+    if outcome is Outcome.CLIENT_ABORTED:
+        return MissingReason.LEFT
+    return (measured.missing or MissingReason.ABSENT) if outcome is Outcome.SUCCEEDED else None
+
+
+def _file_columns(file: UploadedFile, metadata: str | None = None) -> str:
     name, content_type = records.text(file.name), records.text(file.content_type)
-    return records.file_columns(metadata=None, file_name=name, file_sha256=file.sha256, content_type=content_type)
+    return records.file_columns(metadata=metadata, file_name=name, file_sha256=file.sha256, content_type=content_type)
 
 
 _NO_FILE = UploadedFile()

@@ -126,10 +126,12 @@ class RequestTelemetry:
         series.duration.observe(elapsed)
         if call.upstream_seconds is not None:
             series.overhead.observe(elapsed - call.upstream_seconds)
+        if call.missing is not None:
+            metrics.USAGE_MISSING.labels(call.route.name, call.missing).inc()
         if call.charge:
             series.count_charge(admitted_call.plan.name, call.charge)
-        if admitted_call.hold > call.charge:
-            series.released.inc(admitted_call.hold - call.charge)
+        if admitted_call.quote.hold > call.charge:
+            series.released.inc(admitted_call.quote.hold - call.charge)
         if self._span_recorder is not None:
             self._span_recorder.record_settled(call, response)
 

@@ -10,8 +10,9 @@ import pytest
 
 from policies.model import Outcome, Route
 from policies.pricing.charges import Ending, Metered, UsageSource, charge, charge_by_list, is_charged_status
+from policies.pricing.model_costs import Flag
 from policies.pricing.price import Price
-from policies.pricing.price_list import Flag, ModelPrice, PriceList
+from policies.pricing.price_list import ModelPrice, PriceList, ReaderName
 from policies.pricing.units import CountSource, PriceUnit
 from policies.usage.counts import Usage, UsageClass
 
@@ -126,7 +127,7 @@ def test_charge_of_a_broken_call_is_what_was_reported_where_the_route_says_so(ou
 
 ROUTE = _route(Price(ONE))
 MODEL = ModelPrice({UsageClass.INPUT: ONE, UsageClass.OUTPUT: Decimal(3)})
-LIST = PriceList("l", "openai", {"m": MODEL})
+LIST = PriceList("l", ReaderName.OPENAI, {"m": MODEL})
 FULL = Metered(Usage({UsageClass.INPUT: 100, UsageClass.OUTPUT: 10}), request_bytes=4000, text_bytes=400)
 INPUT_ONLY = Metered(Usage({UsageClass.INPUT: 100}), request_bytes=4000, text_bytes=400)
 NOTHING = Metered(None, request_bytes=4000, text_bytes=400)

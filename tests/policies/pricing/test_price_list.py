@@ -10,16 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.model import Plan, Refusal, Refused
-from policies.pricing.price_list import (
-    DEFAULT_MAX_OUTPUT,
-    Flag,
-    ModelPrice,
-    PriceList,
-    completed,
-    cost,
-    estimated_hold,
-)
+from policies.model import Plan
+from policies.pricing.model_costs import Flag, completed, cost, explain
+from policies.pricing.price_list import ModelPrice, PriceList, ReaderName
+from policies.pricing.quotes import DEFAULT_MAX_OUTPUT, estimated_hold
 from policies.pricing.units import PriceUnit
 from policies.usage.counts import PARENTS, Usage, UsageClass
 
@@ -31,7 +25,9 @@ TERRA = ModelPrice(
     max_output=128000,
 )
 LUNA = ModelPrice({C.INPUT: Decimal(260000), C.OUTPUT: Decimal(1560000)})
-LIST = PriceList("openai", "openai", {"gpt-terra": TERRA, "gpt-luna*": LUNA, "gpt*": TERRA}, unit_size=10**6, minimum=1)
+LIST = PriceList(
+    "openai", ReaderName.OPENAI, {"gpt-terra": TERRA, "gpt-luna*": LUNA, "gpt*": TERRA}, unit_size=10**6, minimum=1
+)
 PLAN = Plan("pro", "Pro", 1, {})
 
 
@@ -55,13 +51,20 @@ def test_cost_prices_each_class_at_its_own_rate(price: ModelPrice, usage: Usage,
     assert cost(LIST, price, usage).credits == credits
 
 
+def test_cost_is_explained_class_by_class() -> None:
+    found = cost(LIST, TERRA, _usage(input=10_000, cached_input=9_000, output=100))
+    assert explain(LIST, found) == (
+        "9000 cached_input at 260000 + 1000 input at 2600000 + 100 output at 15600000 per 1000000 tokens, at least 1"
+    )
+
+
 def test_cost_cuts_a_child_to_its_parent_and_flags_it() -> None:
     found = cost(LIST, TERRA, _usage(input=100, cached_input=5000, output=0))
     assert (found.credits, found.flags) == (26, (Flag.CHILD_ABOVE_PARENT,))
 
 
 def test_cost_above_the_maximum_is_cut_and_flagged() -> None:
-    capped = PriceList("l", "openai", {"m": LUNA}, maximum=50)
+    capped = PriceList("l", ReaderName.OPENAI, {"m": LUNA}, maximum=50)
     found = cost(capped, LUNA, _usage(input=10**12 - 1))
     assert (found.credits, found.flags) == (50, (Flag.MAXIMUM_REACHED,))
 
@@ -78,7 +81,7 @@ def test_cost_of_consistent_counts_is_the_sum_over_single_tokens(
     inclusive: dict[UsageClass, int] = {}
     for kind in reversed(list(C)):  # children stand behind their parents
         inclusive[kind] = own.get(kind, 0) + sum(inclusive[child] for child in inclusive if PARENTS[child] is kind)
-    found = cost(PriceList("l", "openai", {}, unit_size=size), ModelPrice(rates), Usage(inclusive))
+    found = cost(PriceList("l", ReaderName.OPENAI, {}, unit_size=size), ModelPrice(rates), Usage(inclusive))
     exact = sum((Fraction(_rate(rates, kind)) * count for kind, count in own.items()), Fraction(0)) / size
     assert not found.flags
     assert found.credits == -(-exact // 1)
@@ -92,7 +95,7 @@ def _rate(rates: dict[UsageClass, Decimal], kind: UsageClass | None) -> Decimal:
 def test_cost_of_any_counts_never_passes_the_dearest_rate(
     rates: dict[UsageClass, Decimal], counts: dict[UsageClass, int]
 ) -> None:
-    found = cost(PriceList("l", "openai", {}), ModelPrice(rates), Usage(counts))
+    found = cost(PriceList("l", ReaderName.OPENAI, {}), ModelPrice(rates), Usage(counts))
     tokens = counts.get(C.INPUT, 0) + counts.get(C.OUTPUT, 0)
     assert sum(int(line.count) for line in found.lines) == tokens
     assert found.credits <= -(-Fraction(max(rates.values())) * tokens // 1)
@@ -102,16 +105,13 @@ def test_cost_of_any_counts_never_passes_the_dearest_rate(
     ("model", "price"), [("gpt-terra", TERRA), ("gpt-luna-2026", LUNA), ("gpt-luna", LUNA), ("gpt-other", TERRA)]
 )
 def test_model_is_found_by_its_name_else_by_the_longest_pattern(model: str, price: ModelPrice) -> None:
-    assert LIST.price_of(model) is price
+    assert LIST.find(model) is price
 
 
 @pytest.mark.parametrize("model", ["claude", "GPT-terra", "", None])
-def test_model_that_is_not_listed_is_refused_or_priced_as_unknown(model: str | None) -> None:
-    with pytest.raises(Refused) as refused:
-        LIST.price_of(model)
-    assert refused.value.code is Refusal.MODEL_NOT_OFFERED
-    assert refused.value.extras == {"model": model, "models": ["gpt*", "gpt-luna*", "gpt-terra"]}
-    assert PriceList("l", "openai", {}, unknown_model=LUNA).price_of(model) is LUNA
+def test_model_that_is_not_listed_has_no_price_but_that_of_unknown_ones(model: str | None) -> None:
+    assert LIST.find(model) is None
+    assert PriceList("l", ReaderName.OPENAI, {}, unknown_model=LUNA).find(model) is LUNA
 
 
 @pytest.mark.parametrize(
@@ -132,20 +132,23 @@ def test_hold_without_any_limit_of_output_takes_the_default() -> None:
 
 def test_hold_is_within_minimum_and_maximum_and_the_lists_own_number_wins() -> None:
     assert estimated_hold(LIST, LUNA, PLAN, body_bytes=0, max_output=0) == 1
-    capped = PriceList("l", "openai", {}, maximum=10)
+    capped = PriceList("l", ReaderName.OPENAI, {}, maximum=10)
     assert estimated_hold(capped, LUNA, PLAN, body_bytes=10**6, max_output=10**6) == 10
-    assert estimated_hold(PriceList("l", "openai", {}, hold=5), LUNA, PLAN, body_bytes=10**6, max_output=None) == 5
+    assert (
+        estimated_hold(PriceList("l", ReaderName.OPENAI, {}, hold=5), LUNA, PLAN, body_bytes=10**6, max_output=None)
+        == 5
+    )
 
 
 def test_hold_estimates_at_the_dearest_input_class_and_past_a_mark_at_its_rates() -> None:
     audio = ModelPrice({C.INPUT: Decimal(1), C.INPUT_AUDIO: Decimal(8), C.OUTPUT: Decimal(0)})
-    assert estimated_hold(PriceList("l", "openai", {}), audio, PLAN, body_bytes=30, max_output=0) == 80
+    assert estimated_hold(PriceList("l", ReaderName.OPENAI, {}), audio, PLAN, body_bytes=30, max_output=0) == 80
     long = estimated_hold(LIST, TERRA, PLAN, body_bytes=3 * 272_001, max_output=0)
     assert long == -(-272_001 * 52 // 10)
 
 
 def test_hold_of_a_price_per_call_is_the_price() -> None:
-    tools = PriceList("tools", "mcp", {}, unit=PriceUnit.CALL)
+    tools = PriceList("tools", ReaderName.MCP, {}, unit=PriceUnit.CALL)
     price = ModelPrice({C.INPUT: Decimal(200)})
     assert estimated_hold(tools, price, PLAN, body_bytes=9, max_output=None) == 200
     assert cost(tools, price, Usage()).credits == 200

@@ -5,22 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.model import Outcome, Refusal, Refused, Route
+from policies.pricing.json_pointer import ABSENT
 from policies.pricing.price import Price
 from policies.pricing.prices import (
     check_batch,
     cost,
     hold,
-    required,
     units_in_request,
-    units_in_response,
 )
+from policies.pricing.quotes import required_balance
 from policies.pricing.units import MAX_COUNT, MAX_ITEMS, CountSource, PriceUnit
 
 ONE = Decimal(1)
@@ -90,7 +89,7 @@ def test_a_hold_is_the_price_where_it_is_known(price: Price, items: int | None, 
     ],
 )
 def test_a_priced_call_needs_credits_and_a_free_one_none(price: Price, held: int, balance: int) -> None:
-    assert required(price, held) == balance
+    assert required_balance(held, is_free=price.is_free) == balance
     assert price.is_free is (balance == 0)
 
 
@@ -105,52 +104,22 @@ def test_a_batch_too_large_is_told_the_limit() -> None:
     assert (refused.value.code, refused.value.extras) == (Refusal.BATCH_TOO_LARGE, {"max_items": 5, "items": 6})
 
 
-KEYS = st.text(alphabet=st.sampled_from("a~/01"), max_size=4)
-
-
-@given(names=st.lists(KEYS, max_size=4))
-def test_any_name_can_be_pointed_at(names: list[str]) -> None:
-    document: Any = [1, 2, 3]
-    for name in reversed(names):
-        document = {name: document}
-    pointer = "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in names)
-    assert units_in_request(Price(ONE, PriceUnit.ITEM, source=CountSource.REQUEST, pointers=(pointer,)), document) == 3
-
-
-DOCUMENT = {"foo": ["bar", "baz"], "m~n": 8}
-
-
-@pytest.mark.parametrize(
-    "pointer",
-    ["/none", "/foo/2", "/foo/-", "/foo/-1", "/foo/00", "/foo/\u0660", "/foo/bar", "/m~n~2", "/foo/0/x", "/foo/0x"],
-)
-def test_a_pointer_to_nothing_finds_nothing(pointer: str) -> None:
-    with pytest.raises(Refused, match="found nothing"):
-        units_in_request(Price(ONE, PriceUnit.ITEM, source=CountSource.REQUEST, pointers=(pointer,)), DOCUMENT)
-    assert (
-        units_in_response(Price(ONE, PriceUnit.ITEM, source=CountSource.REQUEST, pointers=(pointer,)), DOCUMENT) is None
-    )
+ITEMS = Price(ONE, PriceUnit.ITEM, source=CountSource.REQUEST, pointers=("/n",))
 
 
 @pytest.mark.parametrize(("found", "units"), [([], 0), ([1, 2], 2), (0, 0), (17, 17), (MAX_ITEMS, MAX_ITEMS)])
-def test_arrays_count_their_length_and_numbers_themselves(found: object, units: int) -> None:
-    price = Price(ONE, PriceUnit.ITEM, source=CountSource.REQUEST, pointers=("/n",))
-    assert units_in_request(price, {"n": found}) == units_in_response(price, {"n": found}) == units
+def test_request_units_are_the_length_of_an_array_or_the_number_itself(found: object, units: int) -> None:
+    assert units_in_request(ITEMS, found) == units
 
 
-def test_more_items_than_a_record_holds_are_refused_and_more_tokens_than_a_bill_are_unknown() -> None:
-    price = Price(ONE, PriceUnit.ITEM, source=CountSource.REQUEST, pointers=("/n",))
-    with pytest.raises(Refused, match=f"up to {MAX_ITEMS}"):
-        units_in_request(price, {"n": MAX_ITEMS + 1})
-    assert units_in_response(price, {"n": MAX_COUNT}) == MAX_COUNT
-    assert units_in_response(price, {"n": MAX_COUNT + 1}) is None
-
-
-@pytest.mark.parametrize("found", [True, False, -1, 1.5, "3", None, {"a": 1}, MAX_COUNT + 1])
-def test_what_cannot_be_counted_is_refused_in_a_request_and_unknown_in_a_response(found: object) -> None:
-    price = Price(ONE, PriceUnit.ITEM, source=CountSource.REQUEST, pointers=("/n",))
-    with pytest.raises(Refused) as refused:
-        units_in_request(price, {"n": found})
+@pytest.mark.parametrize("found", [True, False, -1, 1.5, "3", None, {"a": 1}, MAX_ITEMS + 1, MAX_COUNT + 1])
+def test_request_units_that_cannot_be_counted_are_refused(found: object) -> None:
+    with pytest.raises(Refused, match=f"up to {MAX_ITEMS} at '/n'; there is something else") as refused:
+        units_in_request(replace(ITEMS, default=1), found)
     assert (refused.value.code, refused.value.extras) == (Refusal.INVALID_BODY, {"pointer": "/n"})
-    assert type(found).__name__ in refused.value.detail
-    assert units_in_response(price, {"n": found}) is None
+
+
+def test_request_units_that_are_absent_are_the_default_or_refused() -> None:
+    assert units_in_request(replace(ITEMS, default=1), ABSENT) == 1
+    with pytest.raises(Refused, match="there is nothing"):
+        units_in_request(ITEMS, ABSENT)

@@ -22,7 +22,7 @@ from gateway.ledger.usage import history
 from gateway.ledger.usage.analytics import Dimension
 from gateway.ledger.usage.history import UsageFilter, UsageRow
 from policies.model import Outcome, Route
-from policies.pricing.receipts import explained
+from policies.pricing.receipts import RecordedCall, explained
 from policies.usage.records import BALANCE_AFTER
 
 _DIMENSIONS = (Dimension.DAY, Dimension.ENDPOINT, Dimension.PLAN)
@@ -135,14 +135,10 @@ def _sums(query: CallAggregateQuery, group_by: str, user_id: UUID, dependencies:
 
 
 def receipt(row: UsageRow, route: Route | None) -> Call:
-    computed = explained(
-        route,
-        outcome=Outcome(row.outcome),
-        credits_charged=row.credits_charged,
-        items=row.product_count,
-        tokens=row.tokens_used,
-        response_time_ms=row.response_time_ms,
+    recorded = RecordedCall(
+        Outcome(row.outcome), row.credits_charged, row.product_count, row.tokens_used, row.response_time_ms
     )
+    computed = explained(route, recorded)
     more: dict[str, Any] = {"computed": computed, "balance_after": row.metadata.get(BALANCE_AFTER)}
     kept = {name: getattr(row, name) for name in _COLUMNS if name not in more}
     return Call.model_validate(kept | more)

@@ -10,15 +10,16 @@ from fastapi import APIRouter
 from pydantic import Field, StringConstraints
 
 from gateway.api.admin.dependencies import DependenciesDep, UnitOfWorkDep
-from gateway.api.dry_run import KEY_CREDITS_LEFT, Facts, LimitState
+from gateway.api.dry_run import KEY_CREDITS_LEFT, LimitState
 from gateway.api.openapi import UNKNOWN
-from gateway.api.schemas.fields import Count, Credits, Network, Size, Word
+from gateway.api.schemas.fields import Count, Credits, Line, Network, Size, Word
 from gateway.api.schemas.pages import RequestModel, ResponseModel
 from gateway.http.problem_types import STATUS
 from gateway.ledger.accounts import principals
 from gateway.ledger.db.errors import NotFound
 from policies.access import keys
 from policies.model import Refusal, Route
+from policies.pricing.forecasts import Facts
 
 router = APIRouter(prefix="/keys", tags=["keys"])
 
@@ -30,6 +31,9 @@ class KeyVerificationRequest(RequestModel):
     route: Word | None = Field(default=None, description="The name of a route; null: any, without a price.")
     credits: Credits | None = Field(default=None, description="In the place of the route's price.")
     units: Count | None = None
+    model: Line | None = Field(default=None, description="The model that the call asks for, on routes priced by model.")
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
     body_bytes: Size | None = None
     client_ip: Network | None = Field(default=None, examples=["203.0.113.7"])
 
@@ -70,6 +74,9 @@ async def verify_key(
         return KeyVerification(admitted=False, code=str(code), status=STATUS[code], detail=detail)
     facts = Facts(
         units=body.units,
+        model=body.model,
+        input_tokens=body.input_tokens,
+        output_tokens=body.output_tokens,
         body_bytes=body.body_bytes,
         credits=body.credits,
         client_ip=None if body.client_ip is None else body.client_ip.partition("/")[0],

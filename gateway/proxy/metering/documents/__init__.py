@@ -1,0 +1,1 @@
+"""JSON texts of any size: the values that a selection names, and nothing else of them."""

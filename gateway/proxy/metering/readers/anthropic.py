@@ -1,0 +1,87 @@
+"""Anthropic Messages. Its input, cache writes and cache reads exclude each other; here input contains them.
+
+A stream reports the input in `message_start` and running totals in `message_delta`; relays that translate other APIs
+put zeros in either, so both are merged field by field before anything is added up.
+"""
+
+from __future__ import annotations
+
+from gateway.proxy.metering.documents.selection import Fields, select
+from gateway.proxy.metering.readers import fields as read
+from gateway.proxy.metering.readers.numbers import first, paths, pick_counts, total, usage_of
+from gateway.proxy.metering.readers.reading import Counts, RequestReading, Statement
+from gateway.proxy.metering.readers.response import Reader, ResponseFormat, member_finder, text_counter
+from gateway.proxy.metering.strict_json import read_fields
+from policies.usage.counts import Usage, UsageClass, latest, merge_counts
+
+_REQUEST = select("model", "max_tokens", "stream")
+_RESPONSE = select(
+    "model",
+    "type",
+    "usage",
+    "error",
+    "message/model",
+    "message/usage",
+    texts=("content/*/text", "content/*/thinking", "delta/text", "delta/thinking", "delta/partial_json"),
+)
+_USAGE = paths(
+    "input_tokens",
+    "output_tokens",
+    "cache_creation_input_tokens",
+    "cache_read_input_tokens",
+    "cache_creation/ephemeral_5m_input_tokens",
+    "cache_creation/ephemeral_1h_input_tokens",
+    "output_tokens_details/thinking_tokens",
+)
+
+
+def _read_request(path: str, _: bytes, body: bytes) -> RequestReading:
+    counts_only = path.endswith("/count_tokens")
+    if not body:
+        return RequestReading(is_free=counts_only)
+    fields = read_fields(body, _REQUEST)
+    return RequestReading(
+        read.text(fields, "model"),
+        0 if counts_only else read.limit(fields, "max_tokens"),
+        read.flag(fields, "stream"),
+        is_free=counts_only,
+    )
+
+
+def _state(fields: Fields, _: bytes) -> Statement:
+    kind = fields.get("type")
+    model = fields.get("message/model") or fields.get("model")
+    opening = pick_counts(fields.get("message/usage"), _USAGE)
+    return Statement(
+        model if isinstance(model, str) else None,
+        merge_counts(opening, pick_counts(fields.get("usage"), _USAGE)),
+        kind == "error" or bool(fields.get("error")),
+        True if kind == "message_stop" else None,
+    )
+
+
+def _normalize(counts: Counts) -> Usage | None:
+    long_lived = first(counts, "cache_creation/ephemeral_1h_input_tokens")
+    by_ttl = total(first(counts, "cache_creation/ephemeral_5m_input_tokens"), long_lived)
+    writes = latest(by_ttl, first(counts, "cache_creation_input_tokens"))
+    reads = first(counts, "cache_read_input_tokens")
+    return usage_of(
+        {
+            UsageClass.INPUT: total(first(counts, "input_tokens"), writes, reads),
+            UsageClass.CACHED_INPUT: reads,
+            UsageClass.CACHE_WRITE: writes,
+            UsageClass.CACHE_WRITE_1H: long_lived,
+            UsageClass.OUTPUT: first(counts, "output_tokens"),
+            UsageClass.REASONING: first(counts, "output_tokens_details/thinking_tokens"),
+        }
+    )
+
+
+_says_more = member_finder("usage", "error", types="message_stop")
+_count_text = text_counter("text", "thinking", "partial_json")
+
+ANTHROPIC = Reader(
+    "anthropic",
+    _read_request,
+    ResponseFormat(_RESPONSE, _state, _normalize, _says_more, _count_text),
+)

@@ -1,0 +1,96 @@
+"""Fields of multipart forms (RFC 7578), as audio and image APIs take them."""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from gateway.proxy.metering.documents.selection import Fields
+from gateway.proxy.metering.strict_json import invalid_body
+
+MAX_FIELD_BYTES = 4096  # of a value that is read
+_SLICE_BYTES = 64 * 1024
+_FLAGS = {"true": True, "false": False}
+
+
+def form_fields(content_type: bytes, body: bytes, names: AbstractSet[str]) -> Fields:
+    """The named fields of a form; raises Refused where it is none, or one of them stands twice or in other case."""
+    _, options = parse_options_header(content_type)
+    form = _Form(names)
+    try:
+        parser = MultipartParser(
+            options.get(b"boundary", b""),
+            {
+                "on_part_begin": form.begin_part,
+                "on_header_field": form.add_to_header_name,
+                "on_header_value": form.add_to_header_value,
+                "on_header_end": form.end_header,
+                "on_part_data": form.add_data,
+                "on_part_end": form.end_part,
+            },
+        )
+        for start in range(0, len(body), _SLICE_BYTES):
+            parser.write(body[start : start + _SLICE_BYTES])
+        parser.finalize()
+    except FormParserError:
+        raise invalid_body("The body must be the multipart form that its Content-Type says.") from None
+    return form.fields
+
+
+class _Form:
+    """Gathers fields from the parts of a form."""
+
+    def __init__(self, names: AbstractSet[str]) -> None:
+        self.fields: Fields = {}
+        self._names = names
+        self._header_name = self._header_value = b""
+        self._name: str | None = None  # of the open part, where its value is read
+        self._value = b""
+
+    def begin_part(self) -> None:
+        self._name, self._value = None, b""
+        self._header_name = self._header_value = b""
+
+    def add_to_header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def add_to_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def end_header(self) -> None:
+        if self._header_name.lower() == b"content-disposition":
+            _, options = parse_options_header(self._header_value)
+            self._name = self._read_name(options.get(b"name", b""))
+        self._header_name = self._header_value = b""
+
+    def _read_name(self, raw: bytes) -> str | None:
+        name = raw.decode("utf-8", "replace")
+        if name.casefold() not in self._names:
+            return None
+        if name not in self._names or name in self.fields or self._name is not None:
+            raise invalid_body(f"The form has {name!r} twice, or in other case.")
+        return name
+
+    def add_data(self, data: bytes, start: int, end: int) -> None:
+        if self._name is None:
+            return
+        self._value += data[start:end]
+        if len(self._value) > MAX_FIELD_BYTES:
+            raise invalid_body(f"The form's {self._name!r} is too long.")
+
+    def end_part(self) -> None:
+        if self._name is None:
+            return
+        try:
+            value = self._value.decode()
+        except UnicodeDecodeError:
+            raise invalid_body(f"The form's {self._name!r} must be UTF-8.") from None
+        self.fields[self._name] = _typed(self._name, value)
+
+
+def _typed(name: str, value: str) -> object:
+    if name == "stream":
+        return _FLAGS.get(value.strip().lower(), value)
+    return int(value) if name == "n" and value.isascii() and value.isdigit() and len(value) < 10 else value

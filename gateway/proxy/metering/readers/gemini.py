@@ -1,0 +1,124 @@
+"""Gemini and Vertex: one document, server-sent events (`alt=sse`), or an array whose elements come one by one.
+
+Each chunk has running totals. Thoughts and tool use stand beside prompt and candidates on one platform and within
+them on the other; the total is right on both, so output is what of it is neither prompt nor tool use.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Any
+from urllib.parse import unquote
+
+from gateway.proxy.metering.documents.selection import Fields, select
+from gateway.proxy.metering.readers import fields as read
+from gateway.proxy.metering.readers.numbers import first, number, paths, pick_counts, total, usage_of
+from gateway.proxy.metering.readers.reading import Counts, RequestReading, Statement
+from gateway.proxy.metering.readers.response import Reader, ResponseFormat, member_finder, text_counter
+from gateway.proxy.metering.strict_json import invalid_body, read_fields
+from policies.usage.counts import Usage, UsageClass
+
+# Parsers of protocol buffers take both spellings of a name (protobuf.dev, ProtoJSON).
+_SPELLINGS = {
+    "generationConfig/maxOutputTokens": "generation_config/max_output_tokens",
+    "generationConfig/candidateCount": "generation_config/candidate_count",
+}
+_MIXED = ("generationConfig/max_output_tokens", "generation_config/maxOutputTokens")
+_MIXED_COPIES = ("generationConfig/candidate_count", "generation_config/candidateCount")
+_REQUEST = select("model", *_SPELLINGS, *_SPELLINGS.values(), *_MIXED, *_MIXED_COPIES)
+_OPERATION = re.compile(r"/(?:models|tunedModels|endpoints)/([^/:]+):([A-Za-z]+)$")
+_STREAMS = frozenset({"streamGenerateContent", "streamRawPredict", "serverStreamingPredict"})
+_WITHOUT_OUTPUT = frozenset({"countTokens", "embedContent", "batchEmbedContents", "predict"})
+
+_PARTS = ("candidates/*/content/parts/*/text",)
+_RESPONSE = select(
+    "modelVersion",
+    "usageMetadata",
+    "error",
+    "candidates/*/finishReason",
+    "promptFeedback/blockReason",
+    texts=_PARTS,
+)
+_USAGE = paths(
+    "promptTokenCount",
+    "toolUsePromptTokenCount",
+    "cachedContentTokenCount",
+    "candidatesTokenCount",
+    "thoughtsTokenCount",
+    "totalTokenCount",
+)
+_DETAILS = ("promptTokensDetails", "candidatesTokensDetails")
+_MODALITIES = frozenset({"AUDIO", "IMAGE"})
+
+
+def _read_request(path: str, _: bytes, body: bytes) -> RequestReading:
+    named = _OPERATION.search(path)
+    model, operation = (unquote(named[1]), named[2]) if named else (None, "")
+    is_streaming, is_free = operation in _STREAMS, operation == "countTokens"
+    if not body:
+        return RequestReading(model, is_streaming=is_streaming, is_free=is_free)
+    fields = read_fields(body, _REQUEST)
+    if len({name.partition("/")[0] for name in fields if "/" in name}) > 1:
+        raise invalid_body("'generationConfig' stands twice, in two spellings.")
+    limit = read.limit(fields, *_SPELLINGS, *_SPELLINGS.values(), *_MIXED)
+    copies = read.copies(fields, "generationConfig/candidateCount", "generation_config/candidate_count", *_MIXED_COPIES)
+    max_output = 0 if operation in _WITHOUT_OUTPUT else read.times(limit, copies)
+    return RequestReading(model, max_output, is_streaming, is_free=is_free)
+
+
+def _state(fields: Fields, _: bytes) -> Statement:
+    model, metadata = fields.get("modelVersion"), fields.get("usageMetadata")
+    is_finished = fields.get("candidates/*/finishReason") or fields.get("promptFeedback/blockReason")
+    return Statement(
+        model if isinstance(model, str) else None,
+        pick_counts(metadata, _USAGE) | _modalities(metadata),
+        bool(fields.get("error")),
+        True if is_finished else None,
+    )
+
+
+def _modalities(metadata: Any) -> dict[str, int | Decimal]:
+    """Counts by modality, named `promptTokensDetails/AUDIO`."""
+    counts: dict[str, int | Decimal] = {}
+    for name in _DETAILS if isinstance(metadata, dict) else ():
+        details = metadata.get(name)
+        for detail in details if isinstance(details, list) else ():
+            if isinstance(detail, dict) and detail.get("modality") in _MODALITIES:
+                counts[f"{name}/{detail['modality']}"] = number(detail.get("tokenCount")) or 0
+    return counts
+
+
+def _normalize(counts: Counts) -> Usage | None:
+    if not any(name in counts for name in _USAGE):
+        return None
+    # A count of zero is left out by some serializers; once there is any, the prompt is known.
+    given = total(first(counts, "promptTokenCount") or 0, first(counts, "toolUsePromptTokenCount"))
+    return usage_of(
+        {
+            UsageClass.INPUT: given,
+            UsageClass.CACHED_INPUT: first(counts, "cachedContentTokenCount"),
+            UsageClass.INPUT_AUDIO: first(counts, "promptTokensDetails/AUDIO"),
+            UsageClass.INPUT_IMAGE: first(counts, "promptTokensDetails/IMAGE"),
+            UsageClass.OUTPUT: _output(counts, given or 0),
+            UsageClass.REASONING: first(counts, "thoughtsTokenCount"),
+            UsageClass.OUTPUT_AUDIO: first(counts, "candidatesTokensDetails/AUDIO"),
+            UsageClass.OUTPUT_IMAGE: first(counts, "candidatesTokensDetails/IMAGE"),
+        }
+    )
+
+
+def _output(counts: Counts, given: int) -> int | None:
+    whole = first(counts, "totalTokenCount")
+    if whole is not None and whole >= given:
+        return whole - given
+    return total(first(counts, "candidatesTokenCount"), first(counts, "thoughtsTokenCount"))
+
+
+_says_more = member_finder("usageMetadata", "error", "finishReason", "blockReason")
+
+GEMINI = Reader(
+    "gemini",
+    _read_request,
+    ResponseFormat(_RESPONSE, _state, _normalize, _says_more, text_counter("text")),
+)

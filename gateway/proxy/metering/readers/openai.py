@@ -1,0 +1,173 @@
+"""OpenAI and what speaks like it: chat, completions, Responses, embeddings, images, audio.
+
+Requests: platform.openai.com/docs/api-reference. Azure names the model in the path (`/deployments/NAME/`).
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+from gateway.proxy.metering.documents.selection import Fields, select
+from gateway.proxy.metering.framing import media_type
+from gateway.proxy.metering.readers import fields as read
+from gateway.proxy.metering.readers.forms import form_fields
+from gateway.proxy.metering.readers.numbers import first, first_decimal, paths, pick_counts, usage_of
+from gateway.proxy.metering.readers.reading import Counts, RequestReading, Statement
+from gateway.proxy.metering.readers.response import Reader, ResponseFormat, member_finder, text_counter
+from gateway.proxy.metering.strict_json import read_fields
+from policies.usage.counts import Usage, UsageClass
+
+_REQUEST = select(
+    "model",
+    "max_completion_tokens",
+    "max_tokens",
+    "max_output_tokens",
+    "n",
+    "best_of",
+    "stream",
+    "stream_options/include_usage",
+)
+_FORM = frozenset({"model", "n", "stream", "response_format"})
+_DEPLOYMENT = re.compile(r"/deployments/([^/]+)/")
+_WITHOUT_OUTPUT = ("/embeddings", "/moderations")
+_WITH_USAGE_OPTION = "/completions"  # chat and legacy; the other streams always tell
+
+_MESSAGE = ("content", "content/*/text", "refusal", "reasoning_content", "tool_calls/*/function/arguments")
+_OUTPUT = ("output/*/content/*/text", "output/*/arguments")
+_TEXTS = (
+    *(f"choices/*/message/{path}" for path in _MESSAGE),
+    "choices/*/text",
+    *_OUTPUT,
+    "text",
+    "delta",
+)
+_RESPONSE = select(
+    "model",
+    "object",
+    "type",
+    "status",
+    "usage",
+    "error",
+    "response/model",
+    "response/status",
+    "response/usage",
+    "response/error",
+    sizes=("choices",),
+    texts=_TEXTS,
+)
+_INPUT_DETAILS = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
+_OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details")
+
+
+def _names(kind: str, details: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{name}/{kind}" for name in details)
+
+
+_CACHED = (*_names("cached_tokens", _INPUT_DETAILS), "prompt_cache_hit_tokens")
+_CACHE_WRITE = _names("cache_write_tokens", _INPUT_DETAILS)
+_INPUT_AUDIO = _names("audio_tokens", _INPUT_DETAILS)
+_INPUT_IMAGE = _names("image_tokens", _INPUT_DETAILS)
+_REASONING = _names("reasoning_tokens", _OUTPUT_DETAILS)
+_OUTPUT_AUDIO = _names("audio_tokens", _OUTPUT_DETAILS)
+_OUTPUT_IMAGE = _names("image_tokens", _OUTPUT_DETAILS)
+_USAGE = paths(
+    "prompt_tokens",
+    "input_tokens",
+    "completion_tokens",
+    "output_tokens",
+    "total_tokens",
+    "seconds",
+    "cost",
+    *_CACHED,
+    *_CACHE_WRITE,
+    *_INPUT_AUDIO,
+    *_INPUT_IMAGE,
+    *_REASONING,
+    *_OUTPUT_AUDIO,
+    *_OUTPUT_IMAGE,
+)
+_LAST_EVENT = re.compile(
+    r"(?:response\.(?:completed|incomplete|failed)|image_(?:generation|edit)\.completed|(?:transcript\.text|speech\.audio)\.done)"
+)
+_TYPE_WITHIN = 100  # the first bytes of an event, among which OpenAI writes its type
+_ERRORS = frozenset({"error", "response.failed"})
+
+_says_more = member_finder("usage", "error", types=_LAST_EVENT.pattern)
+_count_text = text_counter("content", "delta", "arguments", "text", "refusal", "reasoning_content", "reasoning")
+
+
+def _read_request(path: str, content_type: bytes, body: bytes) -> RequestReading:
+    deployment = _DEPLOYMENT.search(path)
+    if not body:
+        return RequestReading(unquote(deployment[1]) if deployment else None)
+    is_form = media_type(content_type) == b"multipart/form-data"
+    fields = form_fields(content_type, body, _FORM) if is_form else read_fields(body, _REQUEST)
+    model = unquote(deployment[1]) if deployment else read.text(fields, "model")
+    limit = read.limit(fields, "max_completion_tokens", "max_tokens", "max_output_tokens")
+    is_streaming = read.flag(fields, "stream")
+    return RequestReading(
+        model,
+        0 if path.endswith(_WITHOUT_OUTPUT) else read.times(limit, read.copies(fields, "n", "best_of")),
+        is_streaming,
+        is_streaming and path.endswith(_WITH_USAGE_OPTION),
+        read.flag(fields, "stream_options/include_usage"),
+    )
+
+
+def _state(fields: Fields, _: bytes) -> Statement:
+    kind = fields.get("type")
+    usage = fields.get("response/usage") or fields.get("usage")
+    is_usage_event = fields.get("choices") == 0 and isinstance(usage, dict)  # it comes after all content
+    is_last = isinstance(kind, str) and _LAST_EVENT.fullmatch(kind) is not None
+    model = fields.get("response/model") or fields.get("model")
+    return Statement(
+        model if isinstance(model, str) else None,
+        pick_counts(usage, _USAGE),
+        _is_error(fields, kind),
+        True if is_usage_event or is_last else None,
+    )
+
+
+def _is_error(fields: Fields, kind: object) -> bool:
+    if isinstance(kind, str) and kind in _ERRORS:
+        return True
+    if fields.get("error") or fields.get("response/error") or fields.get("response/status") == "failed":
+        return True
+    return fields.get("object") == "response" and fields.get("status") == "failed"
+
+
+def _normalize(counts: Counts) -> Usage | None:
+    prompt = first(counts, "prompt_tokens", "input_tokens")
+    output = first(counts, "completion_tokens", "output_tokens")
+    reasoning = first(counts, *_REASONING)
+    if output is not None and reasoning and counts.get("total_tokens") == (prompt or 0) + output + reasoning:
+        output += reasoning  # xAI counts reasoning beside the completion, and the total says so
+    return usage_of(
+        {
+            UsageClass.INPUT: prompt,
+            UsageClass.CACHED_INPUT: first(counts, *_CACHED),
+            UsageClass.CACHE_WRITE: first(counts, *_CACHE_WRITE),
+            UsageClass.INPUT_AUDIO: first(counts, *_INPUT_AUDIO),
+            UsageClass.INPUT_IMAGE: first(counts, *_INPUT_IMAGE),
+            UsageClass.OUTPUT: output,
+            UsageClass.REASONING: reasoning,
+            UsageClass.OUTPUT_AUDIO: first(counts, *_OUTPUT_AUDIO),
+            UsageClass.OUTPUT_IMAGE: first(counts, *_OUTPUT_IMAGE),
+        },
+        seconds=first_decimal(counts, "seconds"),
+        cost_usd=first_decimal(counts, "cost"),
+    )
+
+
+def _text_bytes(text: bytes) -> int:
+    """Events of Responses repeat at the end of each part what its deltas have said."""
+    is_repeating = text.find(b'"response.', 0, _TYPE_WITHIN) >= 0 and b'.delta"' not in text
+    return 0 if is_repeating else _count_text(text)
+
+
+OPENAI = Reader(
+    "openai",
+    _read_request,
+    ResponseFormat(_RESPONSE, _state, _normalize, _says_more, _text_bytes),
+)

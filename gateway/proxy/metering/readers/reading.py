@@ -1,0 +1,59 @@
+"""What a reader gives: of a request what it asks for, of a response what it used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+from policies.usage.counts import MissingReason, Usage
+
+Counts = Mapping[str, "int | Decimal"]  # by the API's own names, as they stand in its usage object
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReading:
+    """What a request asks for. None is what it does not say.
+
+    `max_output` counts the tokens of all answers that it asks for, 0 where the operation generates none.
+    `takes_usage_option` says that usage comes in this stream only if `stream_options` asks, `asks_for_usage` that it
+    does. A free request is a message of the protocol and no work.
+    """
+
+    model: str | None = None
+    max_output: int | None = None
+    is_streaming: bool = False
+    takes_usage_option: bool = False
+    asks_for_usage: bool = False
+    is_free: bool = False
+
+    @property
+    def needs_usage_option(self) -> bool:
+        """Whether the gateway must ask for usage, and take the answer to it out again."""
+        return self.takes_usage_option and not self.asks_for_usage
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseReading:
+    """What a response has said so far.
+
+    `usage` is None, with the reason in `missing`, where it has not been reported. `is_error` says that the API reports
+    a failure in the body, `is_complete` that all content has come, `text_bytes` how much text was generated.
+    """
+
+    model: str | None = None
+    usage: Usage | None = None
+    missing: MissingReason | None = MissingReason.ABSENT
+    is_error: bool = False
+    is_complete: bool = False
+    text_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What one text of a response says. `is_complete` None is no word about it."""
+
+    model: str | None = None
+    counts: Counts | None = None
+    is_error: bool = False
+    is_complete: bool | None = None

@@ -1,0 +1,169 @@
+"""A reader of one API, and the way of a response through it: decoded, framed, picked from, merged into one reading."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+
+from gateway.proxy.metering.body import Body
+from gateway.proxy.metering.documents import grammar
+from gateway.proxy.metering.documents.reader import SMALL_BYTES, DocumentReader, End, Glance
+from gateway.proxy.metering.documents.selection import Fields, Selection
+from gateway.proxy.metering.readers.reading import Counts, RequestReading, ResponseReading, Statement
+from policies.usage.counts import MissingReason, Usage, merge_counts
+
+_OPENING_TEXTS = 4  # of a stream, read for the model that serves it
+_MARK_BYTES = 16  # at most, of a text that is no JSON but a mark
+_DONE = b"[DONE]"  # ends a stream of OpenAI's; no JSON
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseFormat:
+    """Where an API says what in its responses.
+
+    `says_more` tells from a raw text of a stream whether it has more than content, `text_bytes` how much content.
+    """
+
+    selection: Selection
+    state: Callable[[Fields, bytes], Statement]
+    normalize: Callable[[Counts], Usage | None]
+    says_more: Callable[[bytes], bool]
+    text_bytes: Callable[[bytes], int]
+
+
+@dataclass(slots=True)
+class _Said:
+    """What the texts of a response have said together."""
+
+    model: str | None = None
+    counts: dict[str, int | Decimal] = field(default_factory=dict)
+    is_error: bool = False
+    is_complete: bool | None = None
+
+    def add(self, statement: Statement) -> None:
+        self.model = statement.model or self.model
+        if statement.counts:
+            self.counts = merge_counts(self.counts, statement.counts)
+        self.is_error = self.is_error or statement.is_error
+        if statement.is_complete is not None:
+            self.is_complete = statement.is_complete
+
+
+class ResponseReader:
+    """Reads one response. `reading` can be asked at any moment, and more be fed after it. Nothing here fails a call."""
+
+    def __init__(
+        self,
+        response_format: ResponseFormat,
+        content_type: bytes,
+        content_encoding: bytes,
+        *,
+        small_bytes: int = SMALL_BYTES,
+    ) -> None:
+        self._format = response_format
+        self._said = _Said()
+        self._texts = 0
+        self._documents = DocumentReader(
+            response_format.selection,
+            self._take,
+            is_relevant=self._is_relevant,
+            text_bytes=response_format.text_bytes,
+            small_bytes=small_bytes,
+        )
+        self._body = Body(content_type, content_encoding, self._documents)
+        self._framing = self._body.framing
+        self._is_stream = self._framing is not None and self._framing.is_stream
+        self.feed = self._body.feed
+
+    def reading(self) -> ResponseReading:
+        """What has been said until now, the open text included as far as it has come."""
+        statements: list[Statement] = []
+        glance = self._body.peek(lambda fields, _: statements.append(self._state(fields)))
+        said = replace(self._said)
+        for statement in statements:
+            said.add(statement)
+        usage = self._format.normalize(said.counts)
+        return ResponseReading(
+            said.model,
+            usage,
+            None if usage is not None else self._missing(glance),
+            said.is_error,
+            glance.end is End.WHOLE if said.is_complete is None else said.is_complete,
+            self._documents.text_bytes + glance.text_bytes,
+        )
+
+    def _missing(self, glance: Glance) -> MissingReason:
+        if self._body.fault is not None:
+            return self._body.fault
+        if self._documents.is_oversized or glance.is_oversized:
+            return MissingReason.SIZE
+        is_broken = self._body.is_broken or glance.end is End.INVALID
+        return MissingReason.SHAPE if is_broken else MissingReason.ABSENT
+
+    def _state(self, fields: Fields) -> Statement:
+        return self._format.state(fields, self._framing.event_name if self._framing is not None else b"")
+
+    def _take(self, fields: Fields, _: int | None) -> None:
+        self._texts += 1
+        self._said.add(self._state(fields))
+
+    def _is_relevant(self, text: bytes) -> bool:
+        """Whether a text is worth parsing. Most of a stream is content alone, and parsing is what costs."""
+        if not self._is_stream:
+            return True
+        if len(text) <= _MARK_BYTES:
+            mark = text.strip()
+            if mark == _DONE:
+                self._said.is_complete = True
+            if mark in (b"", _DONE):
+                return False
+        if self._framing is not None and self._framing.event_name == b"error":
+            self._said.is_error = True
+        if self._texts < _OPENING_TEXTS and self._said.model is None:
+            return True
+        return self._format.says_more(text) or (b"\\" in text and grammar.ESCAPED_NAME.search(text) is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads the requests and responses of one API.
+
+    `request` takes path, content type and body. It raises Refused with `invalid_body` where the body is not what the
+    API takes, or where parsers would disagree about it.
+    """
+
+    name: str
+    request: Callable[[str, bytes, bytes], RequestReading]
+    response: ResponseFormat
+
+    def read_request(self, path: str, content_type: bytes, body: bytes) -> RequestReading:
+        return self.request(path, content_type, body)
+
+    def open_response(self, content_type: bytes, content_encoding: bytes) -> ResponseReader:
+        return ResponseReader(self.response, content_type, content_encoding)
+
+
+def member_finder(*names: str, types: str = "") -> Callable[[bytes], bool]:
+    """Whether a raw text has a member of one of these names with a value, or a string that `types` matches.
+
+    A quote within a string is escaped, so that generated text passes for neither. Null is no value: OpenAI writes
+    `"usage":null` into every event of some streams.
+    """
+    members = rb"(?:" + "|".join(names).encode() + rb')"[ \t\r\n]*+:[ \t\r\n]*+(?!null)'
+    pattern = re.compile(rb'"(?:' + members + (rb"|" + types.encode() + rb'"' if types else b"") + rb")")
+    return lambda text: pattern.search(text) is not None
+
+
+def text_counter(*names: str) -> Callable[[bytes], int]:
+    """Counts the bytes of strings under these names, as they stand in a raw text.
+
+    A quote within a string is escaped, so that no generated text passes for a member. It serves estimates only.
+    """
+    pattern = re.compile(rb'"(?:' + "|".join(names).encode() + rb')"\s?+:\s?+"([^"\\]*+(?:\\.[^"\\]*+)*+)"', re.DOTALL)
+
+    def count(text: bytes) -> int:
+        return sum(map(len, pattern.findall(text)))
+
+    return count

@@ -1,0 +1,129 @@
+"""What a call to a model costs by its counts, class by class, and what is assumed of counts that were not reported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
+from enum import StrEnum
+from typing import NamedTuple
+
+from policies.pricing.price_list import ModelPrice, PriceList, Rates, rate_of
+from policies.pricing.units import PriceUnit
+from policies.usage.counts import PARENTS, Usage, UsageClass
+
+BYTES_PER_TOKEN = 4  # of text, as tokenizers average for English
+ROOTS = (UsageClass.INPUT, UsageClass.OUTPUT)
+CHILDREN: Mapping[UsageClass, tuple[UsageClass, ...]] = {
+    parent: tuple(kind for kind in UsageClass if PARENTS[kind] is parent) for parent in UsageClass
+}
+
+
+class Flag(StrEnum):
+    """What was odd about the usage of a call; it is charged all the same, and marked."""
+
+    CHILD_ABOVE_PARENT = "child_above_parent"
+    MAXIMUM_REACHED = "maximum_reached"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One class of a call's usage and its exact price in credits."""
+
+    kind: UsageClass | PriceUnit
+    count: int | Decimal
+    rate: Decimal
+    credits: Decimal
+
+
+class Cost(NamedTuple):
+    """What a call costs in whole credits, how that came about, and what was odd."""
+
+    credits: int
+    lines: tuple[Line, ...]
+    flags: tuple[Flag, ...]
+
+
+def cost(prices: PriceList, price: ModelPrice, usage: Usage) -> Cost:
+    """What a call with that usage costs."""
+    lines, flags = _lines(prices, price, usage)
+    exact = sum((line.credits for line in lines), Decimal(0))
+    credits = max(prices.minimum, int(exact.to_integral_value(ROUND_CEILING)))
+    if prices.maximum is not None and credits > prices.maximum:
+        return Cost(prices.maximum, lines, (*flags, Flag.MAXIMUM_REACHED))
+    return Cost(credits, lines, flags)
+
+
+def explain(prices: PriceList, found: Cost) -> str:
+    """How a cost came about, class by class: `1000 input at 2600000 + 20 output at 15600000 per 1000000 tokens`."""
+    size = prices.unit if prices.unit_size == 1 else prices.unit.phrase(prices.unit_size)
+    parts = [f"{line.count} {line.kind} at {line.rate.normalize():f}" for line in found.lines]
+    bounds = f", at least {prices.minimum}" if prices.minimum else ""
+    bounds += "" if prices.maximum is None else f", at most {prices.maximum}"
+    return f"{' + '.join(parts) or 'nothing'} per {size}{bounds}"
+
+
+def _lines(prices: PriceList, price: ModelPrice, usage: Usage) -> tuple[tuple[Line, ...], tuple[Flag, ...]]:
+    if prices.unit is not PriceUnit.TOKEN:
+        count = _count_of(prices.unit, usage)
+        rate = rate_of(price.rates, UsageClass.INPUT)
+        return (Line(prices.unit, count, rate, rate * count / prices.unit_size),), ()
+    rates = price.rates_at(usage.counts.get(UsageClass.INPUT, 0))
+    lines: list[Line] = []
+    is_odd = False
+    for root in ROOTS:
+        is_odd |= _split(root, usage.counts.get(root, 0), usage.counts, rates=rates, size=prices.unit_size, into=lines)
+    return tuple(lines), (Flag.CHILD_ABOVE_PARENT,) if is_odd else ()
+
+
+def _split(
+    kind: UsageClass,
+    count: int,
+    counts: Mapping[UsageClass, int],
+    *,
+    rates: Rates,
+    size: int,
+    into: list[Line],
+) -> bool:
+    """Prices `count` of a class: what its priced children count at their rates, the rest at its own.
+
+    A child that counts more than its parent has is cut to it: the parent is charged. Says whether one was. Children may
+    overlap (cached audio is both); what two of them count is priced as the first.
+    """
+    rest, is_odd = count, False
+    for child in CHILDREN[kind]:
+        reported = counts.get(child, 0)
+        is_odd |= reported > count
+        if not reported or not _is_priced(child, rates):
+            continue
+        taken = min(reported, rest)
+        rest -= taken
+        is_odd |= _split(child, taken, counts, rates=rates, size=size, into=into)
+    if rest:
+        rate = rate_of(rates, kind)
+        into.append(Line(kind, rest, rate, rate * rest / size))
+    return is_odd
+
+
+def _is_priced(kind: UsageClass, rates: Rates) -> bool:
+    """Whether a class, or one that it contains, has a rate of its own."""
+    return kind in rates or any(_is_priced(child, rates) for child in CHILDREN[kind])
+
+
+def _count_of(unit: PriceUnit, usage: Usage) -> int | Decimal:
+    if unit is PriceUnit.SECOND:
+        return usage.seconds or Decimal(0)
+    if unit is PriceUnit.USD:
+        return usage.cost_usd or Decimal(0)
+    return 1
+
+
+def completed(usage: Usage | None, *, request_bytes: int, text_bytes: int) -> tuple[Usage, bool]:
+    """The usage with what was not reported estimated from bytes; says whether anything was."""
+    counts = {} if usage is None else dict(usage.counts)
+    estimates = {UsageClass.INPUT: request_bytes, UsageClass.OUTPUT: text_bytes}
+    missing = [kind for kind in ROOTS if kind not in counts]
+    for kind in missing:
+        counts[kind] = -(-estimates[kind] // BYTES_PER_TOKEN)
+    filled = Usage(counts, None if usage is None else usage.seconds, None if usage is None else usage.cost_usd)
+    return filled, bool(missing)

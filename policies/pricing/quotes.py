@@ -1,0 +1,121 @@
+"""What is held for a call before it runs, by a plain price or by the model that it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import ROUND_CEILING
+from typing import NamedTuple
+
+from policies.access.authorization import check_feature
+from policies.model import FeatureValue, Plan, Refusal, Refused
+from policies.pricing import prices
+from policies.pricing.model_costs import cost
+from policies.pricing.price import Price
+from policies.pricing.price_list import ModelPrice, PriceList, rate_of
+from policies.pricing.units import PriceUnit
+from policies.usage.counts import PARENTS, Usage, UsageClass
+
+DEFAULT_MAX_OUTPUT = 4096  # output tokens that a request is taken to allow where nothing says more
+HELD_BYTES_PER_TOKEN = 3  # of a request; less than any tokenizer's average, so that a hold is rarely too small
+
+
+class Quote(NamedTuple):
+    """The credits that a call holds, the balance that it needs, and the price that it keeps whatever changes meanwhile.
+
+    `units` are those that its request counts, `items` what its record keeps as product_count. `model` is the one that
+    it asks for, `model_price` the price of that; both None for a plain price.
+    """
+
+    hold: int
+    required: int
+    units: int | None = None
+    items: int = 1
+    model: str | None = None
+    model_price: ModelPrice | None = None
+
+
+class ModelRequest(NamedTuple):
+    """What a request asks of an AI API. `max_output` None is no limit of its own; a free one is a protocol message."""
+
+    model: str | None
+    max_output: int | None
+    body_bytes: int
+    is_free: bool = False
+
+
+def is_known_at_admission(price: Price | PriceList) -> bool:
+    """Whether the price of a call is known before its response is, and no response of its changes it."""
+    return isinstance(price, Price) and price.is_known_at_admission and price.error_pointer is None
+
+
+def quote_plain(price: Price, plan: Plan | None = None, *, units: int | None = None) -> Quote:
+    """The quote of a call with a plain price; `units` are those of its request where the price counts them there.
+
+    Raises Refused if they are more items than the plan allows in a call.
+    """
+    hold = prices.hold(price, units)
+    required = required_balance(hold, is_free=price.is_free)
+    if units is None or price.unit is not PriceUnit.ITEM:
+        return Quote(hold, required, units)
+    prices.check_batch(units, None if plan is None else plan.max_products_per_batch)
+    return Quote(hold, required, units, items=units)
+
+
+def quote_by_list(
+    listed: PriceList, plan: Plan, asked: ModelRequest, *, offered: Mapping[str, Mapping[str, FeatureValue]]
+) -> Quote:
+    """The quote of a call to a model. Raises Refused for one that is not offered, or not in the plan."""
+    if asked.is_free:
+        return Quote(0, 0)
+    price = _price_of(listed, asked.model)
+    if price.feature is not None:
+        check_feature(price.feature, plan, offered=offered)
+    hold = estimated_hold(listed, price, plan, body_bytes=asked.body_bytes, max_output=asked.max_output)
+    return Quote(hold, required_balance(hold, is_free=listed.is_free), model=asked.model, model_price=price)
+
+
+def required_balance(hold: int, *, is_free: bool) -> int:
+    """The balance a call needs. A priced call needs a positive one even if it holds nothing, a free call none."""
+    return 0 if is_free else max(hold, 1)
+
+
+def _price_of(listed: PriceList, model: str | None) -> ModelPrice:
+    """The price of a model; raises Refused for one that is not offered."""
+    found = listed.find(model)
+    if found is None:
+        asked = "The request names no model" if model is None else f"The model {model[:100]!r} is not offered here"
+        raise Refused(Refusal.MODEL_NOT_OFFERED, f"{asked}.", model=model, models=sorted(listed.models))
+    return found
+
+
+def estimated_hold(prices: PriceList, price: ModelPrice, plan: Plan, *, body_bytes: int, max_output: int | None) -> int:
+    """Credits to hold for a call: the list's own number, else an estimate of the request.
+
+    That is the body's bytes / 3 at the dearest input class, and the output that the request allows at the output rate.
+    """
+    if prices.hold is not None:
+        return prices.hold
+    if prices.unit is not PriceUnit.TOKEN:
+        return cost(prices, price, Usage()).credits
+    input_count = -(-body_bytes // HELD_BYTES_PER_TOKEN)
+    rates = price.rates_at(input_count)
+    dearest = max(rate_of(rates, kind) for kind in UsageClass if root_of(kind) is UsageClass.INPUT)
+    output_count = allowed_output(price, plan, max_output)
+    exact = (dearest * input_count + rate_of(rates, UsageClass.OUTPUT) * output_count) / prices.unit_size
+    credits = max(prices.minimum, int(exact.to_integral_value(ROUND_CEILING)))
+    return credits if prices.maximum is None else min(credits, prices.maximum)
+
+
+def allowed_output(price: ModelPrice, plan: Plan, asked: int | None) -> int:
+    """How much output a request allows: by itself, else by its plan, its model, or the default."""
+    if asked is not None:
+        return asked
+    of_plan = plan.features.get("max_output_tokens")
+    if isinstance(of_plan, int) and not isinstance(of_plan, bool):
+        return of_plan
+    return DEFAULT_MAX_OUTPUT if price.max_output is None else price.max_output
+
+
+def root_of(kind: UsageClass) -> UsageClass:
+    parent = PARENTS[kind]
+    return kind if parent is None else root_of(parent)

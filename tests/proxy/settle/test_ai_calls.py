@@ -1,0 +1,123 @@
+"""Calls to AI APIs through the whole data plane: held by the request, charged by what the API reports, never free."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import Any
+
+import pytest
+
+from tests.proxy.data_plane import Account, DataPlane
+from tests.proxy.metering.openai_bodies import chat
+from tests.proxy.metering.wire import compact, events
+from tests.proxy.problems import assert_problem
+
+CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
+USAGE = {"prompt_tokens": 1000, "completion_tokens": 300, "prompt_tokens_details": {"cached_tokens": 900}}
+STREAM = events(chat("one"), chat("two"))
+USAGE_EVENT = events({"choices": [], "usage": USAGE, "model": "gpt-4o-2024"})
+DONE = b"data: [DONE]\n\n"
+CHARGE = 100 + 90 + 600  # uncached and cached input, and output
+
+
+def request(**more: Any) -> bytes:
+    return json.dumps({"model": "gpt-4o", "max_tokens": 50, "messages": [{"content": "hi"}]} | more).encode()
+
+
+async def post(data_plane: DataPlane, account: Account, content: bytes, path: str = CHAT, **headers: str) -> Any:
+    return await data_plane.http.post(path, content=content, headers=account.auth | headers)
+
+
+async def test_stream_is_asked_for_usage_that_its_client_does_not_see(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(credits=2000)
+    data_plane.upstream.respond_with(200, STREAM + USAGE_EVENT + DONE, content_type="text/event-stream")
+    answer = await post(data_plane, account, request(stream=True))
+    assert answer.content == STREAM + DONE
+    assert json.loads(data_plane.upstream.last.body)["stream_options"] == {"include_usage": True}
+    assert data_plane.upstream.last["accept-encoding"] == "identity"
+    row = await data_plane.usage_row(account)
+    assert (row["outcome"], row["credits_charged"], row["tokens_used"]) == ("succeeded", CHARGE, 1300)
+
+
+async def test_stream_whose_client_asked_for_usage_passes_unchanged(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(credits=2000)
+    content = request(stream=True, stream_options={"include_usage": True})
+    data_plane.upstream.respond_with(200, STREAM + USAGE_EVENT + DONE, content_type="text/event-stream")
+    answer = await post(data_plane, account, content)
+    assert answer.content == STREAM + USAGE_EVENT + DONE
+    assert data_plane.upstream.last.body == content
+    assert (await data_plane.usage_row(account))["credits_charged"] == CHARGE
+
+
+async def test_document_is_charged_by_class_whatever_its_coding(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(credits=2000)
+    content = gzip.compress(compact(chat("x", usage=USAGE)).encode())
+    fields = {"content_type": "application/json", "content_encoding": "gzip"}
+    data_plane.upstream.respond_with(200, content, **fields)
+    answer = await post(data_plane, account, request(), **{"accept-encoding": "br, dcb, gzip;q=0.5"})
+    assert answer.json()["usage"] == USAGE
+    assert data_plane.upstream.last["accept-encoding"] == "br, gzip;q=0.5"
+    row = await data_plane.usage_row(account)
+    assert row["credits_charged"] == CHARGE
+    assert row["metadata"]["usage"] == {"input": 1000, "cached_input": 900, "output": 300}
+
+
+async def test_usage_that_is_missing_is_estimated_and_marked(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(credits=2000)
+    data_plane.upstream.respond_with(200, STREAM + DONE, content_type="text/event-stream")
+    content = request(stream=True)
+    await post(data_plane, account, content)
+    row, least = await data_plane.usage_row(account), len(content) // 4
+    assert row["metadata"]["usage_source"] == "estimated"
+    assert row["credits_charged"] > least
+
+
+async def test_error_in_a_stream_of_status_200_is_not_charged(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(credits=2000)
+    failed = events({"error": {"message": "overloaded", "type": "server_error"}})
+    data_plane.upstream.respond_with(200, STREAM + failed, content_type="text/event-stream")
+    assert (await post(data_plane, account, request(stream=True))).status_code == 200
+    row = await data_plane.usage_row(account)
+    assert (row["outcome"], row["credits_charged"]) == ("upstream_error", 0)
+
+
+async def test_hold_is_estimated_by_the_request(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(credits=120)
+    content = request()
+    answer = await post(data_plane, account, content)
+    required = -(-len(content) // 3) + 2 * 50
+    assert_problem(answer, 402, "insufficient_credits", required=required, available=120)
+    assert not data_plane.upstream.exchanges
+
+
+async def test_report_beyond_the_maximum_is_cut(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(credits=2000)
+    document = compact(chat("x", usage={"prompt_tokens": 10**12 - 1, "completion_tokens": 1})).encode()
+    data_plane.upstream.respond_with(200, document, content_type="application/json")
+    await post(data_plane, account, request())
+    row = await data_plane.usage_row(account)
+    assert row["credits_charged"] == 5000
+    assert row["metadata"]["flags"] == ["maximum_reached"]
+
+
+@pytest.mark.parametrize(
+    ("model", "code"), [("o1-pro", "model_not_offered"), ("gpt-5", "feature_not_in_plan"), (None, "model_not_offered")]
+)
+async def test_model_that_may_not_be_used_is_refused_and_counts_nothing(
+    data_plane: DataPlane, model: str | None, code: str
+) -> None:
+    account = await data_plane.create_account(credits=2000)
+    async with data_plane.assert_unchanged(account):
+        answer = await post(data_plane, account, request(model=model))
+    assert (answer.status_code, answer.json()["code"]) == (403, code)
+
+
+async def test_anthropic_stream_merges_its_first_and_last_event(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(credits=2000)
+    start = {"type": "message_start", "message": {"usage": {"input_tokens": 150, "output_tokens": 1}}}
+    delta = {"type": "message_delta", "usage": {"output_tokens": 20}, "delta": {"stop_reason": "end_turn"}}
+    stream = events(start, delta, {"type": "message_stop"})
+    data_plane.upstream.respond_with(200, stream, content_type="text/event-stream")
+    assert (await post(data_plane, account, request(stream=True), MESSAGES)).content == stream
+    assert (await data_plane.usage_row(account))["credits_charged"] == 170
