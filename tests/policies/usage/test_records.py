@@ -153,7 +153,7 @@ def test_newer_version_is_unknown_but_tells_its_charge() -> None:
 
 
 def test_unversioned_record_without_a_balance_is_a_line_with_null() -> None:
-    record = "\t".join(map(str, range(len(HALVES)))).encode()
+    record = "\t".join(map(str, range(len(PREFIXES[1]) + len(SUFFIXES[1])))).encode()
     assert copy_line(b"r", record) == record + b"\t\\N\n"
     assert copy_line(b"r", record + b"\t7") == record + b"\t7\n"
     assert copy_line(b"r1.1", record) == record + b"\n"
