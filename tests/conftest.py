@@ -40,8 +40,17 @@ hypothesis.settings.load_profile("random" if IS_FULL else "suite")
 TESTS = Path(__file__).parent
 # Tests that start whole installations and kill or freeze parts of them. They run first, one after another.
 FAULTS = ("guarantees/chaos", "guarantees/e2e", "guarantees/processes", "guarantees/test_readme.py")
-# Tests that need no store: `make unit`.
-UNIT = ("policies", "http", "config", "demo", "support", "proxy/request", "proxy/metering", "proxy/test_router.py")
+# Tests that need no store: `make unit`. Those of the readers need none either, but take as long as all of these.
+UNIT = (
+    "policies",
+    "http",
+    "config",
+    "demo",
+    "support",
+    "proxy/request",
+    "proxy/metering/test_observers.py",
+    "proxy/test_router.py",
+)
 STORE_OPENED = "a unit test opens a store; move it out of the folders of `UNIT` in tests/conftest.py"
 
 
