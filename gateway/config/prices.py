@@ -180,6 +180,10 @@ class PriceListEntry:
             raise ValueError("needs either credits, a map of classes, or models, a map of models")
         if self.unit not in _LIST_UNITS:
             raise ValueError(f"per: must be tokens, call, second or USD where a reader counts, got {self.unit}")
+        if self.hold is None and self.unit in (PriceUnit.SECOND, PriceUnit.USD):
+            raise ValueError(
+                f"per: {self.unit} needs hold, a number of credits; a request does not tell its {self.unit}"
+            )
         _check_bounds(self.minimum, self.maximum)
 
     @property

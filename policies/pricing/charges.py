@@ -10,12 +10,12 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from policies.model import Outcome, Route
-from policies.pricing.model_costs import Flag, completed
+from policies.pricing.model_costs import Flag, completed, is_reported
 from policies.pricing.model_costs import cost as cost_by_model
 from policies.pricing.price import Price
 from policies.pricing.price_list import ModelPrice, PriceList
 from policies.pricing.prices import cost, uncapped_cost
-from policies.pricing.units import Count, CountSource
+from policies.pricing.units import Count, CountSource, PriceUnit
 from policies.usage.counts import Usage
 
 
@@ -42,11 +42,15 @@ class Ending(NamedTuple):
 
 
 class Metered(NamedTuple):
-    """What was read of a call by a reader: the usage, as far as it was reported, and the bytes an estimate needs."""
+    """What was read of a call by a reader: the usage, as far as it was reported, and the bytes an estimate needs.
+
+    `is_final` says that the response is complete, so that what it reported is the whole.
+    """
 
     usage: Usage | None
     request_bytes: int
     text_bytes: int
+    is_final: bool = True
 
 
 class Charge(NamedTuple):
@@ -65,12 +69,12 @@ def charge(route: Route, price: Price, ending: Ending, *, held: int, units: Coun
     neither had the whole request nor began to answer.
     """
     source = _source(price, units)
-    if ending.outcome in _UNCHARGED or ending.is_error:
-        is_charged = ending.is_error or _is_broken_charged(route, ending)
-        is_reported = price.source is CountSource.RESPONSE and units is not None
-        return Charge(cost(price, units or 0) if is_charged and is_reported else 0, source)
-    if ending.reported_credits is not None:
+    is_broken = ending.outcome in _UNCHARGED
+    if ending.reported_credits is not None and not is_broken:
         return Charge(ending.reported_credits, source)
+    if is_broken or ending.is_error:
+        is_charged = price.source is CountSource.RESPONSE and _is_failure_charged(route, ending)
+        return Charge(cost(price, units) if is_charged and units is not None else 0, source)
     if not _is_due(route, ending):
         return Charge(0, source)
     if price.is_known_at_admission or units is None or ending.status is None:
@@ -79,22 +83,42 @@ def charge(route: Route, price: Price, ending: Ending, *, held: int, units: Coun
     return Charge(credits, source, flags=() if credits == uncapped_cost(price, units) else (Flag.MAXIMUM_REACHED,))
 
 
-def charge_by_list(route: Route, prices: PriceList, price: ModelPrice, ending: Ending, metered: Metered) -> Charge:
-    """The charge of a call that a reader measures. What was not reported is estimated from bytes."""
-    reported = None if metered.usage is None else cost_by_model(prices, price, metered.usage)
-    if ending.outcome in _UNCHARGED or ending.is_error:
-        is_charged = reported is not None and (ending.is_error or _is_broken_charged(route, ending))
-        credits = reported.credits if is_charged and reported is not None else 0
-        return Charge(credits, _reported_or_missing(metered), metered.usage)
-    if ending.reported_credits is not None:
-        return Charge(ending.reported_credits, _reported_or_missing(metered), metered.usage)
+def charge_by_list(
+    route: Route, prices: PriceList, price: ModelPrice, ending: Ending, *, held: int, metered: Metered
+) -> Charge:
+    """The charge of a call that a reader measures.
+
+    Tokens that were not reported are estimated from bytes; of seconds and dollars nothing is known then but the hold.
+    """
+    usage, is_broken = metered.usage, ending.outcome in _UNCHARGED
+    source = _source_by_list(prices, usage)
+    if ending.reported_credits is not None and not is_broken:
+        return Charge(ending.reported_credits, source, usage)
+    if is_broken or ending.is_error:
+        is_charged = usage is not None and _is_failure_charged(route, ending)
+        return Charge(
+            cost_by_model(prices, price, usage).credits if is_charged and usage is not None else 0, source, usage
+        )
     if not _is_due(route, ending):
-        return Charge(0, _reported_or_missing(metered), metered.usage)
-    usage, is_estimated = completed(metered.usage, request_bytes=metered.request_bytes, text_bytes=metered.text_bytes)
+        return Charge(0, source, usage)
+    if not is_reported(prices.unit, usage):
+        return Charge(held, source, usage)
+    if prices.unit is PriceUnit.TOKEN:
+        return _charge_tokens(prices, price, metered)
+    found = cost_by_model(prices, price, usage or Usage())
+    return Charge(found.credits, source, usage, found.flags)
+
+
+def _charge_tokens(prices: PriceList, price: ModelPrice, metered: Metered) -> Charge:
+    usage, is_estimated = completed(
+        metered.usage,
+        request_bytes=metered.request_bytes,
+        text_bytes=metered.text_bytes,
+        is_final=metered.is_final,
+    )
     found = cost_by_model(prices, price, usage)
-    least = 0 if reported is None else reported.credits
     source = UsageSource.ESTIMATED if is_estimated else UsageSource.REPORTED
-    return Charge(max(found.credits, least), source, usage, found.flags)
+    return Charge(found.credits, source, usage, found.flags)
 
 
 def describe(charge: Charge, *, model: str | None, model_served: str | None) -> str:
@@ -120,9 +144,11 @@ _UNCHARGED = frozenset(
 )
 
 
-def _is_broken_charged(route: Route, ending: Ending) -> bool:
-    """Whether a call that the upstream broke off is charged what was reported of it."""
-    return route.charge_broken and ending.outcome is not Outcome.ABANDONED
+def _is_failure_charged(route: Route, ending: Ending) -> bool:
+    """Whether a failed call is charged what was reported of it: an error object is, a broken call by its route."""
+    if ending.outcome in _UNCHARGED:
+        return route.charge_broken and ending.outcome is not Outcome.ABANDONED
+    return ending.is_error
 
 
 def _is_due(route: Route, ending: Ending) -> bool:
@@ -137,8 +163,11 @@ def _source(price: Price, units: Count | None) -> UsageSource:
     return UsageSource.MISSING if units is None else UsageSource.REPORTED
 
 
-def _reported_or_missing(metered: Metered) -> UsageSource:
-    return UsageSource.MISSING if metered.usage is None else UsageSource.REPORTED
+def _source_by_list(prices: PriceList, usage: Usage | None) -> UsageSource:
+    if prices.unit is PriceUnit.CALL:
+        return UsageSource.NONE
+    is_known = usage is not None and is_reported(prices.unit, usage)
+    return UsageSource.REPORTED if is_known else UsageSource.MISSING
 
 
 def is_charged_status(route: Route, status: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal
 from enum import StrEnum
 from typing import NamedTuple
@@ -118,12 +118,25 @@ def _count_of(unit: PriceUnit, usage: Usage) -> int | Decimal:
     return 1
 
 
-def completed(usage: Usage | None, *, request_bytes: int, text_bytes: int) -> tuple[Usage, bool]:
-    """The usage with what was not reported estimated from bytes; says whether anything was."""
-    counts = {} if usage is None else dict(usage.counts)
-    estimates = {UsageClass.INPUT: request_bytes, UsageClass.OUTPUT: text_bytes}
-    missing = [kind for kind in ROOTS if kind not in counts]
-    for kind in missing:
-        counts[kind] = -(-estimates[kind] // BYTES_PER_TOKEN)
-    filled = Usage(counts, None if usage is None else usage.seconds, None if usage is None else usage.cost_usd)
-    return filled, bool(missing)
+def is_reported(unit: PriceUnit, usage: Usage | None) -> bool:
+    """Whether a usage says what a unit other than tokens is priced by. A call needs no report."""
+    if unit is PriceUnit.SECOND:
+        return usage is not None and usage.seconds is not None
+    if unit is PriceUnit.USD:
+        return usage is not None and usage.cost_usd is not None
+    return True
+
+
+def completed(usage: Usage | None, *, request_bytes: int, text_bytes: int, is_final: bool) -> tuple[Usage, bool]:
+    """The usage with what was not reported estimated from bytes; says whether anything was.
+
+    A response that reports its input and generates no text has no output. In one that is not final the output counts at
+    least what its text is estimated at, for what an API reports before the end is a beginning.
+    """
+    reported = {} if usage is None else usage.counts
+    counts = dict(reported)
+    counts.setdefault(UsageClass.INPUT, -(-request_bytes // BYTES_PER_TOKEN))
+    if UsageClass.OUTPUT not in reported or not is_final:
+        counts[UsageClass.OUTPUT] = max(reported.get(UsageClass.OUTPUT, 0), -(-text_bytes // BYTES_PER_TOKEN))
+    is_estimated = usage is None or any(counts[kind] != reported.get(kind, 0) for kind in ROOTS)
+    return replace(usage or Usage(), counts=counts), is_estimated

@@ -23,7 +23,8 @@ class Quote(NamedTuple):
     """The credits that a call holds, the balance that it needs, and the price that it keeps whatever changes meanwhile.
 
     `units` are those that its request counts, `items` what its record keeps as product_count. `model` is the one that
-    it asks for, `model_price` the price of that; both None for a plain price.
+    it asks for, `model_price` the price of that; both None for a plain price. `body_bytes` is the size of its body
+    without a content coding.
     """
 
     hold: int
@@ -32,6 +33,7 @@ class Quote(NamedTuple):
     items: int = 1
     model: str | None = None
     model_price: ModelPrice | None = None
+    body_bytes: int = 0
 
 
 class ModelRequest(NamedTuple):
@@ -71,7 +73,8 @@ def quote_by_list(
     if price.feature is not None:
         check_feature(price.feature, plan, offered=offered)
     hold = estimated_hold(listed, price, plan, body_bytes=asked.body_bytes, max_output=asked.max_output)
-    return Quote(hold, required_balance(hold, is_free=listed.is_free), model=asked.model, model_price=price)
+    required = required_balance(hold, is_free=listed.is_free)
+    return Quote(hold, required, model=asked.model, model_price=price, body_bytes=asked.body_bytes)
 
 
 def required_balance(hold: int, *, is_free: bool) -> int:

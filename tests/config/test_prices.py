@@ -177,3 +177,9 @@ def test_price_list_problem_is_reported_where_it_was_written(
         _named(tmp_path, NAMED.replace(was, becomes))
     (found,) = caught.value.problems
     assert str(found).partition("gateway.yaml:")[2].startswith(message)
+
+
+@pytest.mark.parametrize("unit", ["second", "USD"])
+def test_price_list_of_what_no_request_tells_needs_a_hold(tmp_path: Path, unit: str) -> None:
+    written = f"match: {{path: /}}, price: {{reader: openai, per: {unit}, credits: {{input: 1}}}}"
+    assert f"per: {unit} needs hold, a number of credits" in problem(tmp_path, written)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from gateway.proxy.metering.documents.selection import Leaf
+from gateway.proxy.metering.framing import media_type
 from gateway.proxy.metering.pointers import open_pointer_response
 from gateway.proxy.metering.readers import READERS
 from gateway.proxy.metering.readers.reading import ResponseReading
@@ -84,7 +85,9 @@ class _PointerMeter:
 class _ReaderMeter:
     def __init__(self, price: PriceList, content_type: bytes, content_encoding: bytes, *, hides_usage: bool) -> None:
         self._reader = READERS[price.reader].open_response(content_type, content_encoding)
-        is_hidden = hides_usage and content_type.lower().startswith(b"text/event-stream") and not content_encoding
+        is_hidden = (
+            hides_usage and media_type(content_type) == b"text/event-stream" and content_encoding in (b"", b"identity")
+        )
         self._remover = UsageEventRemover() if is_hidden else None
 
     def pass_on(self, chunk: bytes) -> bytes:

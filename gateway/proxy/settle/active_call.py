@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from gateway.clock import monotonic_seconds
 from gateway.proxy.admission.admitted_call import AdmittedCall
 from gateway.proxy.admission.idempotency import ResponseCapture
@@ -28,9 +30,10 @@ from policies.pricing.units import Count, PriceUnit
 from policies.usage import records
 from policies.usage.counts import MissingReason
 
-# Ends a stream of events of OpenAI's; client libraries close their connection after it.
-_LAST_EVENT = b"[DONE]"
-_LAST_EVENT_BYTES = 16
+# Ends a stream of events of OpenAI's; client libraries close their connection after it. Text within an event holds no
+# line feed, so it cannot pass for this one.
+_LAST_EVENT = re.compile(rb"(?:\A|\n)data: ?\[DONE\]\s*\Z")
+_LAST_EVENT_BYTES = 20
 
 
 class ActiveCall:
@@ -103,7 +106,9 @@ class ActiveCall:
     def observe_departure(self) -> None:
         """Notes whether the client had all content when it left, as client libraries do after the last event."""
         is_read = self.usage_meter is not None and self.usage_meter.measured().reading.is_complete
-        self.has_delivered_all = is_read or _LAST_EVENT in self.last_chunk[-_LAST_EVENT_BYTES:]
+        self.has_delivered_all = (
+            is_read or _LAST_EVENT.search(self.last_chunk, len(self.last_chunk) - _LAST_EVENT_BYTES) is not None
+        )
 
     async def settle(self, outcome: Outcome, status: int | None, *, error_code: str | None = None) -> int | None:
         """Charges and records the call. Gives the balance; None if the call was settled before, or is queued."""
@@ -170,10 +175,13 @@ class ActiveCall:
             return charge(self.route, price, ending, held=quote.hold, units=self._units_used(price, measured.units))
         if quote.model_price is None:
             return Charge(self.reported.credits or 0)
-        metered = Metered(measured.reading.usage, self.request_bytes, measured.reading.text_bytes)
-        return charge_by_list(self.route, price, quote.model_price, ending, metered)
+        reading = measured.reading
+        metered = Metered(reading.usage, quote.body_bytes, reading.text_bytes, is_final=reading.is_complete)
+        return charge_by_list(self.route, price, quote.model_price, ending, held=quote.hold, metered=metered)
 
     def _units_used(self, price: Price, measured: Count | None) -> Count | None:
+        if price.unit is PriceUnit.CALL:
+            return None
         if price.source is None and price.unit.seconds is not None:
             return price.unit.elapsed(self.upstream_seconds or 0.0)
         if measured is not None:

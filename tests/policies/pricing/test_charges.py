@@ -120,9 +120,9 @@ def test_charge_of_a_broken_call_is_what_was_reported_where_the_route_says_so(ou
     expected = 0 if outcome is O.ABANDONED else 5
     assert charge(route, price, Ending(outcome, 200), held=9, units=5).credits == expected
     assert charge(route, price, Ending(outcome, 200), held=9, units=None).credits == 0
-    assert charge_by_list(replace(ROUTE, charge_broken=True), LIST, MODEL, Ending(outcome, 200), FULL).credits == (
-        0 if outcome is O.ABANDONED else 130
-    )
+    assert charge_by_list(
+        replace(ROUTE, charge_broken=True), LIST, MODEL, Ending(outcome, 200), held=HELD, metered=FULL
+    ).credits == (0 if outcome is O.ABANDONED else 130)
 
 
 ROUTE = _route(Price(ONE))
@@ -131,6 +131,7 @@ LIST = PriceList("l", ReaderName.OPENAI, {"m": MODEL})
 FULL = Metered(Usage({UsageClass.INPUT: 100, UsageClass.OUTPUT: 10}), request_bytes=4000, text_bytes=400)
 INPUT_ONLY = Metered(Usage({UsageClass.INPUT: 100}), request_bytes=4000, text_bytes=400)
 NOTHING = Metered(None, request_bytes=4000, text_bytes=400)
+BEGUN = Metered(Usage({UsageClass.INPUT: 100, UsageClass.OUTPUT: 1}), 4000, text_bytes=400, is_final=False)
 R, E, M = UsageSource.REPORTED, UsageSource.ESTIMATED, UsageSource.MISSING
 
 
@@ -145,6 +146,9 @@ R, E, M = UsageSource.REPORTED, UsageSource.ESTIMATED, UsageSource.MISSING
         (Ending(O.UPSTREAM_ERROR, 500), NOTHING, 0, M),
         (Ending(O.UPSTREAM_ERROR, 200, is_error=True), NOTHING, 0, M),
         (Ending(O.UPSTREAM_ERROR, 200, is_error=True), FULL, 130, R),
+        (Ending(O.UPSTREAM_ERROR, 400, reported_credits=5, is_error=True), NOTHING, 5, M),
+        (Ending(O.UPSTREAM_INVALID, None, reported_credits=5), NOTHING, 0, M),
+        (Ending(O.CLIENT_ABORTED, 200), BEGUN, 100 + 300, E),
         (Ending(O.CLIENT_ABORTED, 200), FULL, 130, R),
         (Ending(O.CLIENT_ABORTED, 200), INPUT_ONLY, 400, E),
         (Ending(O.CLIENT_ABORTED, 200), NOTHING, 1300, E),
@@ -158,5 +162,35 @@ R, E, M = UsageSource.REPORTED, UsageSource.ESTIMATED, UsageSource.MISSING
 def test_charge_by_list_is_what_was_reported_else_an_estimate(
     ending: Ending, metered: Metered, credits: int, source: UsageSource
 ) -> None:
-    found = charge_by_list(ROUTE, LIST, MODEL, ending, metered)
+    found = charge_by_list(ROUTE, LIST, MODEL, ending, held=HELD, metered=metered)
+    assert (found.credits, found.source) == (credits, source)
+
+
+def test_charge_of_an_error_is_what_the_upstream_asks_for_it() -> None:
+    price = Price(ONE, error_pointer="/error")
+    ending = Ending(O.UPSTREAM_ERROR, 200, reported_credits=3, is_error=True)
+    assert charge(_route(price), price, ending, held=HELD, units=None).credits == 3
+    assert (
+        charge(_route(price), price, Ending(O.UPSTREAM_ERROR, 200, is_error=True), held=HELD, units=None).credits == 0
+    )
+
+
+def test_charge_by_list_of_tool_calls_asks_for_no_usage() -> None:
+    tools = PriceList("t", ReaderName.MCP, {}, unit=PriceUnit.CALL)
+    found = charge_by_list(
+        ROUTE, tools, ModelPrice({UsageClass.INPUT: ONE}), Ending(O.SUCCEEDED, 200), held=1, metered=NOTHING
+    )
+    assert (found.credits, found.source) == (1, UsageSource.NONE)
+
+
+@pytest.mark.parametrize(
+    ("usage", "credits", "source"),
+    [(Usage(seconds=Decimal("2.5")), 25, R), (Usage({UsageClass.INPUT: 9}), HELD, M), (None, HELD, M)],
+)
+def test_charge_by_list_of_seconds_that_are_missing_is_the_hold(
+    usage: Usage | None, credits: int, source: UsageSource
+) -> None:
+    seconds = PriceList("s", ReaderName.OPENAI, {}, unit=PriceUnit.SECOND, hold=HELD)
+    price, metered = ModelPrice({UsageClass.INPUT: Decimal(10)}), Metered(usage, 4000, text_bytes=0)
+    found = charge_by_list(ROUTE, seconds, price, Ending(O.SUCCEEDED, 200), held=HELD, metered=metered)
     assert (found.credits, found.source) == (credits, source)

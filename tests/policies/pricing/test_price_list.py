@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.model import Plan
-from policies.pricing.model_costs import Flag, completed, cost, explain
+from policies.pricing.model_costs import Flag, completed, cost, explain, is_reported
 from policies.pricing.price_list import ModelPrice, PriceList, ReaderName
 from policies.pricing.quotes import DEFAULT_MAX_OUTPUT, estimated_hold
 from policies.pricing.units import PriceUnit
@@ -154,7 +154,29 @@ def test_hold_of_a_price_per_call_is_the_price() -> None:
     assert cost(tools, price, Usage()).credits == 200
 
 
-def test_usage_that_was_not_reported_is_estimated_by_a_quarter_of_the_bytes() -> None:
-    assert completed(None, request_bytes=401, text_bytes=40) == (_usage(input=101, output=10), True)
-    assert completed(_usage(input=7), request_bytes=401, text_bytes=40) == (_usage(input=7, output=10), True)
-    assert completed(_usage(input=0, output=0), request_bytes=401, text_bytes=40) == (_usage(input=0, output=0), False)
+@pytest.mark.parametrize(
+    ("usage", "text_bytes", "is_final", "expected"),
+    [
+        (None, 40, True, (_usage(input=101, output=10), True)),
+        (None, 0, True, (_usage(input=101, output=0), True)),
+        (_usage(input=7), 40, True, (_usage(input=7, output=10), True)),
+        (_usage(input=7), 0, True, (_usage(input=7, output=0), False)),  # embeddings report no output
+        (_usage(output=7), 40, True, (_usage(input=101, output=7), True)),
+        (_usage(input=0, output=0), 40, True, (_usage(input=0, output=0), False)),
+        (_usage(input=7, output=1), 40, True, (_usage(input=7, output=1), False)),
+        (_usage(input=7, output=1), 40, False, (_usage(input=7, output=10), True)),  # as Anthropic begins
+        (_usage(input=7, output=99), 40, False, (_usage(input=7, output=99), False)),
+    ],
+)
+def test_usage_that_was_not_reported_is_estimated_by_a_quarter_of_the_bytes(
+    usage: Usage | None, text_bytes: int, is_final: bool, expected: tuple[Usage, bool]
+) -> None:
+    assert completed(usage, request_bytes=401, text_bytes=text_bytes, is_final=is_final) == expected
+
+
+def test_usage_of_other_units_is_reported_or_not() -> None:
+    assert is_reported(PriceUnit.CALL, None)
+    assert not is_reported(PriceUnit.SECOND, _usage(input=1))
+    assert is_reported(PriceUnit.SECOND, Usage(seconds=Decimal("1.5")))
+    assert not is_reported(PriceUnit.USD, None)
+    assert is_reported(PriceUnit.USD, Usage(cost_usd=Decimal(0)))

@@ -44,7 +44,7 @@ def test_quote_refuses_more_items_than_the_plan_allows_in_a_call() -> None:
 
 def test_quote_by_list_freezes_the_price_of_the_model() -> None:
     found = quote_by_list(LIST, PRO, ModelRequest("large", 50, body_bytes=30), offered=OFFERED)
-    assert found == Quote(hold=60, required=60, model="large", model_price=LARGE)
+    assert found == Quote(hold=60, required=60, model="large", model_price=LARGE, body_bytes=30)
 
 
 def test_quote_by_list_refuses_what_is_not_offered_or_not_in_the_plan() -> None:
