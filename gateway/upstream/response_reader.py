@@ -282,10 +282,10 @@ class ResponseReader:
     def _read_body(self, data: bytes) -> None:
         if self.complete:
             self.clean = False
-        elif self._framing is Framing.LENGTH:
-            self._read_counted(data)
         elif self._chunked is not None:
             self._read_chunked(self._chunked, data)
+        elif self._framing is Framing.LENGTH:
+            self._read_counted(data)
         else:
             self.chunks.append(data)
             self.buffered += len(data)

@@ -108,3 +108,10 @@ def test_forbidden_trailer_is_refused_in_any_case_of_letters() -> None:
     with pytest.raises(MalformedChunksError, match="Content-Length"):
         reader.feed(b"0\r\nContent-Length: 5\r\n\r\n")
     assert read(b"0\r\nContent-Length: 5\r\n\r\n", []) == (b"", b"")
+
+
+def test_content_pays_for_the_extensions_between_its_chunks() -> None:
+    extended, plain = b"1;" + b"a" * 100 + b"\r\nx\r\n", b"3c\r\n" + b"y" * 60 + b"\r\n"
+    body = (extended + plain) * 1000
+
+    assert read(body + b"0\r\n\r\n", []) == ((b"x" + b"y" * 60) * 1000, b"")
