@@ -64,6 +64,10 @@ class AccountState(NamedTuple):
         clock_ms, balance, in_flight, *counts = _STATE.unpack_from(packed)
         return cls(clock_ms, balance, in_flight, tuple(WindowState(*counts[at : at + 4]) for at in range(0, 12, 4)))
 
+    def packed(self) -> bytes:
+        counts = [count for window in self.windows for count in window]
+        return _STATE.pack(self.clock_ms, self.balance, self.in_flight, *counts)
+
 
 class KeyBudget(NamedTuple):
     """What keys spent from a budget since the start of its period, in microseconds since the epoch."""

@@ -106,7 +106,7 @@ async def site(server: OwnServer, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     await redis_client.close()
 
 
-async def test_an_emptied_server_serves_nobody_until_it_is_loaded(site: Site) -> None:
+async def test_epoch_of_an_emptied_server_admits_nobody_before_a_load(site: Site) -> None:
     meter = site.gateway()
     await site.load(meter)
     assert (await site.admit(meter)).verdict is Verdict.ADMITTED
@@ -115,7 +115,7 @@ async def test_an_emptied_server_serves_nobody_until_it_is_loaded(site: Site) ->
     assert (await site.admit(meter)).verdict is Verdict.NOT_LOADED
 
 
-async def test_a_balance_of_an_older_copy_is_never_served(site: Site) -> None:
+async def test_epoch_of_an_older_copy_uses_none_of_its_balances(site: Site) -> None:
     await site.load(site.gateway(), balance=1_000_000)
     await site.replace_server()
     meter = site.gateway()
@@ -125,7 +125,7 @@ async def test_a_balance_of_an_older_copy_is_never_served(site: Site) -> None:
     assert (await site.admit(meter)).verdict is Verdict.INSUFFICIENT_CREDITS
 
 
-async def test_nothing_is_loaded_while_gateways_hand_in(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_epoch_loads_nothing_while_gateways_replay(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epochs, "REPLAY_WINDOW_SECONDS", 4.0)
     assert await site.load(site.gateway(Count(first=1))) is LoadResult.LOADED, "the first epoch of all waits for nobody"
     await site.replace_server()
@@ -137,7 +137,7 @@ async def test_nothing_is_loaded_while_gateways_hand_in(site: Site, monkeypatch:
     assert await site.load(meter) is LoadResult.LOADED
 
 
-async def test_a_call_does_not_wait_until_a_lost_epoch_is_replaced_but_for_the_first_one_it_does(site: Site) -> None:
+async def test_call_waits_for_the_first_epoch_and_for_no_later_one(site: Site) -> None:
     register = Slow()
     meter = site.gateway(register)
     loading = asyncio.create_task(site.load(meter))
@@ -158,7 +158,7 @@ async def test_a_call_does_not_wait_until_a_lost_epoch_is_replaced_but_for_the_f
     assert register.begun == 2, "one entering, whoever asks"
 
 
-async def test_calls_under_way_are_held_again_and_settled_calls_journaled_again(site: Site) -> None:
+async def test_replay_restores_holds_and_journals_settlements(site: Site) -> None:
     one, other = site.gateway(), site.gateway()
     await site.load(one)
     running, settled = str(uuid4()), str(uuid4())
@@ -174,7 +174,7 @@ async def test_calls_under_way_are_held_again_and_settled_calls_journaled_again(
     assert await site.journal() == [(settled, True), (running, False)], "it found its hold again"
 
 
-async def test_holds_that_an_older_copy_brings_back_are_given_back(site: Site) -> None:
+async def test_replay_settles_holds_that_an_older_copy_brought_back(site: Site) -> None:
     meter = site.gateway()
     await site.load(meter)
     ended = str(uuid4())
@@ -188,7 +188,7 @@ async def test_holds_that_an_older_copy_brings_back_are_given_back(site: Site) -
 
 
 @pytest.mark.parametrize("is_noticed", [True, False])
-async def test_a_settlement_with_its_head_outlives_the_hold(site: Site, is_noticed: bool) -> None:
+async def test_settlement_with_its_prefix_survives_a_lost_hold(site: Site, is_noticed: bool) -> None:
     """As one that comes from a spool, by another process."""
     admission = await site.admit(site.gateway())
     meter, request_id = site.gateway(), str(uuid4())
@@ -211,7 +211,7 @@ async def test_a_settlement_with_its_head_outlives_the_hold(site: Site, is_notic
     assert set(await site.journal()) == {(request_id, True)}
 
 
-async def test_ids_go_on_behind_what_postgresql_has(site: Site) -> None:
+async def test_epoch_continues_the_ids_that_postgresql_has(site: Site) -> None:
     meter = site.gateway(Count(last_id=LAST_ID))
     await site.load(meter)
     request_id = str(uuid4())
@@ -221,7 +221,7 @@ async def test_ids_go_on_behind_what_postgresql_has(site: Site) -> None:
     assert entry_id == b"99999999999999-7"
 
 
-async def test_entries_are_trimmed_in_the_epoch_in_which_they_were_read(site: Site) -> None:
+async def test_journal_is_trimmed_only_in_the_epoch_in_which_it_was_read(site: Site) -> None:
     meter, journal = site.gateway(), Journal(site.redis_client, 1)
     await site.load(meter)
     request_id = str(uuid4())
@@ -236,7 +236,7 @@ async def test_entries_are_trimmed_in_the_epoch_in_which_they_were_read(site: Si
     assert await journal.length() == 0
 
 
-async def test_without_a_number_no_epoch_begins(site: Site) -> None:
+async def test_epoch_does_not_begin_without_the_register(site: Site) -> None:
     class Away(Count):
         async def begin(self, partition: int) -> EpochStart:  # noqa: ARG002 - as Register says
             raise NotSent("PostgreSQL is out of reach")

@@ -331,6 +331,6 @@ def bench(server: OwnServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]
     bench.close()
 
 
-def test_no_two_calls_of_one_key_are_charged(bench: Bench) -> None:
+def test_idempotency_key_is_charged_for_one_call_at_most(bench: Bench) -> None:
     machine = type("RepeatsOnBench", (Repeats,), {"bench": bench})
     run_state_machine_as_test(machine, settings=SETTINGS)

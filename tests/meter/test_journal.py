@@ -35,11 +35,11 @@ async def _append(journal: Journal, partition: int, *records: str, entry_id: str
     return [reply.decode() for reply in replies]
 
 
-def test_the_partitions_of_these_tests_are_on_several_masters() -> None:
+def test_partitions_of_these_tests_are_on_several_masters() -> None:
     assert len({key_slot(partition_keys(number).journal) * 3 // SLOTS for number in range(PARTITIONS)}) > 1
 
 
-async def test_what_was_appended_is_read_in_order(journal: Journal) -> None:
+async def test_journal_is_read_in_the_order_of_its_entries(journal: Journal) -> None:
     ids = await _append(journal, 1, "a\tb", "ü")
     batches = await journal.read({0: START, 1: START}, 100)
     assert list(batches) == [1]
@@ -47,13 +47,13 @@ async def test_what_was_appended_is_read_in_order(journal: Journal) -> None:
     assert batches[1].last_id == ids[-1]
 
 
-async def test_reading_past_an_id_leaves_it_out(journal: Journal) -> None:
+async def test_journal_read_after_an_id_excludes_it(journal: Journal) -> None:
     first, second, third = await _append(journal, 0, "1", "2", "3")
     assert [entry.id for entry in (await journal.read({0: first}, 100))[0].entries] == [second, third]
     assert await journal.read({0: third}, 100) == {}
 
 
-async def test_a_read_is_bounded(journal: Journal) -> None:
+async def test_journal_read_is_bounded(journal: Journal) -> None:
     for partition in range(PARTITIONS):
         await _append(journal, partition, *(str(n) for n in range(60)))
     batches = await journal.read(dict.fromkeys(range(PARTITIONS), START), 90)
@@ -62,7 +62,7 @@ async def test_a_read_is_bounded(journal: Journal) -> None:
     assert len((await journal.read({0: START}, 10**6))[0].entries) == MAX_ENTRIES_PER_READ
 
 
-async def test_trimming_forgets_up_to_an_id_and_nothing_more(journal: Journal) -> None:
+async def test_journal_trim_deletes_up_to_an_id_and_nothing_more(journal: Journal) -> None:
     await _append(journal, 0, "1", entry_id="7-0")
     await _append(journal, 0, "2", entry_id="7-1")
     await _append(journal, 0, "3", entry_id="7-2")
@@ -75,7 +75,7 @@ async def test_trimming_forgets_up_to_an_id_and_nothing_more(journal: Journal) -
     await journal.trim({})
 
 
-async def test_the_backlog_is_as_old_as_its_oldest_entry(journal: Journal) -> None:
+async def test_backlog_is_as_old_as_its_oldest_entry(journal: Journal) -> None:
     assert await journal.backlog() == Backlog(0, 0.0)
     seconds, _ = await journal._redis.call((b"TIME",))
     await _append(journal, 2, "old", entry_id=f"{(int(seconds) - 90) * 1000}-0")
@@ -85,13 +85,13 @@ async def test_the_backlog_is_as_old_as_its_oldest_entry(journal: Journal) -> No
     assert 90 <= backlog.oldest_seconds < 100
 
 
-async def test_an_entry_from_the_future_has_no_age(journal: Journal) -> None:
+async def test_backlog_with_an_entry_from_the_future_has_no_age(journal: Journal) -> None:
     seconds, _ = await journal._redis.call((b"TIME",))
     await _append(journal, 2, "early", entry_id=f"{(int(seconds) + 90) * 1000}-0")
     assert await journal.backlog() == Backlog(1, 0.0)
 
 
-def test_postgresql_has_what_ended_before_the_oldest_entry_and_all_where_none_waits() -> None:
+def test_backlog_tells_until_when_postgresql_has_everything() -> None:
     now = datetime(2026, 3, 1, tzinfo=UTC)
     assert Backlog(0, 0.0).written_until(now) == now
     assert now - timedelta(seconds=92) < Backlog(2, 90.0).written_until(now) < now - timedelta(seconds=90)

@@ -44,6 +44,7 @@ async def test_state_that_lua_packs_is_what_python_unpacks(
     assert (state.clock_ms, state.balance, state.in_flight) == (clock_ms, balance, in_flight)
     assert [number for window in state.windows for number in window] == counts
     assert len(packed) == int(LUA["STATE_BYTES"])
+    assert state.packed() == packed
     head = await lua(
         "struct.pack(CLOCK_AND_BALANCE, ARGV[1], ARGV[2]) .. string.sub(ARGV[3], AFTER_BALANCE)",
         clock_ms,

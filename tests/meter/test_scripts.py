@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 from uuid import UUID
@@ -24,6 +23,7 @@ from gateway.meter import meter as meter_module
 from gateway.meter.admissions import Admission
 from gateway.meter.client.client import RedisClient
 from gateway.meter.journal import is_correction
+from gateway.meter.layout import AccountState, KeyBudget
 from gateway.meter.meter import CLOCK_SKEW_MS, Meter
 from gateway.meter.replies import LoadResult, Verdict
 from gateway.meter.scripts import ACCOUNT_SNAPSHOT, ADMIT, LOAD_ACCOUNT, SCRIPTS, Script
@@ -354,7 +354,7 @@ class Calls(RuleBasedStateMachine):
             state = self.bench.call("HGET", self.bench.keys[name].account, "s")
             assert (state is not None) is account.is_loaded
             if state is not None:
-                assert struct.unpack_from("<qqi", state) == (account.clock_ms, account.balance, account.in_flight)
+                assert AccountState.unpack(state)[:3] == (account.clock_ms, account.balance, account.in_flight)
 
     @invariant()
     def holds_are_as_the_model_has_them(self) -> None:
@@ -367,7 +367,7 @@ class Calls(RuleBasedStateMachine):
         for name, account in self.model.accounts.items():
             for budget, (since, keys) in account.counted.items():
                 counted = self.bench.call("HGET", self.bench.keys[name].account, f"b:{budget}")
-                assert struct.unpack("<qqI", counted) == (since, self.model.spent(since, keys), len(keys))
+                assert KeyBudget.unpack(counted) == (since, self.model.spent(since, keys), len(keys))
 
     def teardown(self) -> None:
         assert self._read_journal() == self.model.journal
@@ -548,6 +548,6 @@ def bench(server: OwnServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]
     bench.close()
 
 
-def test_the_scripts_do_what_the_model_does(bench: Bench) -> None:
+def test_scripts_do_what_the_model_does(bench: Bench) -> None:
     machine = type("CallsOnBench", (Calls,), {"bench": bench})
     run_state_machine_as_test(machine, settings=SETTINGS)

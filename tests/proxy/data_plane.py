@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from gateway.ledger.db.session import Database
 from gateway.ledger.subscriptions import lifecycle
 from gateway.meter.client.client import RedisClient
 from gateway.meter.journal import Journal
+from gateway.meter.layout import AccountState
 from gateway.meter.meter import Meter
 from gateway.proxy.handler import Handler
 from gateway.runtime.data_plane import data_plane
@@ -39,7 +39,6 @@ from tests.proxy.upstream import ScriptedUpstream
 from tests.support.redis_timeouts import short_redis_timeout
 
 ANSWER_SECONDS = 10.0  # only a failing test waits so long
-_STATE = struct.Struct("<qqi12I")  # as gateway/meter/scripts/admit.lua documents it
 
 
 @dataclass(frozen=True)
@@ -125,8 +124,9 @@ class DataPlane:
     async def redis_state(self, account: Account) -> RedisState:
         packed = await self.redis.hget(self.meter.keys(account.user_id).account.decode(), "s")
         assert isinstance(packed, bytes), "the account is not loaded"
-        state = _STATE.unpack(packed)
-        return RedisState(state[1], state[2], (state[6], state[10], state[14]))
+        state = AccountState.unpack(packed)
+        minute, hour, day = (window.used for window in state.windows)
+        return RedisState(state.balance, state.in_flight, (minute, hour, day))
 
     async def holds(self, account: Account) -> list[bytes]:
         values = await self.redis.hvals(self.meter.keys(account.user_id).holds.decode())

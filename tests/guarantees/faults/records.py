@@ -6,7 +6,6 @@ from another, so a call that is lost, doubled or charged wrongly shows as a disa
 
 from __future__ import annotations
 
-import struct
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from uuid import UUID
 import asyncpg
 from redis.asyncio import Redis
 
+from gateway.meter.layout import AccountState
+
 PRICE = 1  # of each call
-_STATE = struct.Struct("<qqi")  # clock, balance, calls in flight, as admit.lua packs them
 
 # A row is dated by the gateway's clock right before its admission, which Redis may do a little later.
 LATENESS = timedelta(seconds=2)
@@ -163,7 +163,7 @@ async def books_of(connection: asyncpg.Connection, redis: Redis) -> dict[UUID, B
         (key,) = await redis.keys(f"gw:*:a:{row['user_id']}")
         state = await redis.hget(key, "s")
         assert isinstance(state, bytes)
-        _, hot, in_flight = _STATE.unpack_from(state)
+        _, hot, in_flight, _ = AccountState.unpack(state)
         cold = {name: row[name] for name in ("granted", "booked", "used", "current", "remaining")}
         books[row["user_id"]] = Book(hot=hot, in_flight=in_flight, **cold)
     return books

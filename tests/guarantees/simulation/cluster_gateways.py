@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import struct
 import subprocess
 import sys
 from collections import Counter
@@ -27,13 +26,13 @@ from gateway.meter.client.client import RedisClient
 from gateway.meter.client.errors import MeterUnavailable
 from gateway.meter.holds import Holds
 from gateway.meter.journal import Journal
+from gateway.meter.layout import AccountState
 from gateway.meter.meter import Meter
 from gateway.meter.scripts import SCRIPTS
 from tests.guarantees.faults.cluster import ClusterServers
 from tests.guarantees.simulation.served_gateway import SECRETS
 
 PARTITIONS = 16
-_STATE = struct.Struct("<qq")  # clock and balance, as admit.lua packs them
 SKEWS_SECONDS = (0, 5, 10)
 START_SECONDS = 60.0  # only a failure waits so long
 PATIENCE_SECONDS = 60.0
@@ -150,7 +149,7 @@ class Gateways:
         """The balance in Redis; the account must be loaded."""
         keys = Meter(self.redis_client, partitions=PARTITIONS, owner="test").keys(customer.user_id)
         packed = await self.redis_client.call((b"HGET", keys.account, b"s"))
-        return int(_STATE.unpack_from(packed)[1])
+        return AccountState.unpack(packed).balance
 
     async def _fetch(self, query: str, user_id: UUID) -> list[Any]:
         connection = await asyncpg.connect(self.database_url)

@@ -30,12 +30,14 @@ async def _echo(redis_client: RedisClient, word: str) -> str:
     return reply.decode()
 
 
-async def test_a_thousand_calls_at_once_are_answered_in_order(redis_client: RedisClient) -> None:
+async def test_thousand_calls_at_once_get_their_own_replies(redis_client: RedisClient) -> None:
     key = f"test:{uuid4()}"
     assert await asyncio.gather(*(redis_client.call((b"INCR", key)) for _ in range(1000))) == list(range(1, 1001))
 
 
-async def test_replies_never_cross_callers_that_are_cancelled(redis_client: RedisClient, proxy: FaultProxy) -> None:
+async def test_reply_never_reaches_another_caller_after_a_cancellation(
+    redis_client: RedisClient, proxy: FaultProxy
+) -> None:
     chance = random.Random(1)  # noqa: S311 - to be repeatable
     proxy.replies.delay_seconds = lambda: chance.uniform(0, 0.003)
     answered = cancelled = 0
@@ -56,16 +58,14 @@ async def test_replies_never_cross_callers_that_are_cancelled(redis_client: Redi
     assert cancelled > 100
 
 
-async def test_replies_that_drip_in_are_whole(redis_client: RedisClient, proxy: FaultProxy) -> None:
+async def test_reply_that_drips_in_is_whole(redis_client: RedisClient, proxy: FaultProxy) -> None:
     proxy.replies.drip_bytes = 1
     assert await asyncio.gather(*(_echo(redis_client, f"word {n}") for n in range(20))) == [
         f"word {n}" for n in range(20)
     ]
 
 
-async def test_a_frozen_server_is_reported_in_time_and_found_again(
-    redis_client: RedisClient, proxy: FaultProxy
-) -> None:
+async def test_frozen_server_times_out_and_is_reconnected(redis_client: RedisClient, proxy: FaultProxy) -> None:
     proxy.freeze()
     loop = asyncio.get_running_loop()
     started = loop.time()
@@ -79,9 +79,7 @@ async def test_a_frozen_server_is_reported_in_time_and_found_again(
     assert await redis_client.call((b"PING",)) == b"PONG"
 
 
-async def test_nobody_waits_longer_than_the_timeout_behind_a_slow_reply(
-    redis_client: RedisClient, proxy: FaultProxy
-) -> None:
+async def test_timeout_holds_behind_a_slow_reply(redis_client: RedisClient, proxy: FaultProxy) -> None:
     proxy.replies.delay_seconds = lambda: 0.4
     loop = asyncio.get_running_loop()
     started = loop.time()
@@ -93,7 +91,7 @@ async def test_nobody_waits_longer_than_the_timeout_behind_a_slow_reply(
     await eventually(lambda: redis_client.is_connected)
 
 
-async def test_what_timed_out_is_not_executed_after_the_link_came_back(
+async def test_command_that_timed_out_does_not_run_after_a_reconnection(
     redis_client: RedisClient, proxy: FaultProxy, server: OwnServer
 ) -> None:
     key = f"test:{uuid4()}"
@@ -108,7 +106,7 @@ async def test_what_timed_out_is_not_executed_after_the_link_came_back(
 
 
 @pytest.mark.parametrize("end", ["cut", "reset"])
-async def test_a_lost_connection_is_reported_at_once_and_replaced(
+async def test_lost_connection_fails_at_once_and_is_replaced(
     redis_client: RedisClient, proxy: FaultProxy, end: str
 ) -> None:
     proxy.replies.delay_seconds = lambda: 0.2
@@ -126,7 +124,9 @@ async def test_a_lost_connection_is_reported_at_once_and_replaced(
     assert await redis_client.call((b"PING",)) == b"PONG"
 
 
-async def test_garbage_ends_the_connection_and_reaches_nobody(redis_client: RedisClient, proxy: FaultProxy) -> None:
+async def test_garbage_closes_the_connection_and_reaches_no_caller(
+    redis_client: RedisClient, proxy: FaultProxy
+) -> None:
     proxy.replies.garble = True
     with pytest.raises(MeterUnavailable, match="invalid reply"):
         await redis_client.call((b"PING",))
@@ -136,7 +136,7 @@ async def test_garbage_ends_the_connection_and_reaches_nobody(redis_client: Redi
     await eventually(lambda: redis_client.is_connected)
 
 
-async def test_a_server_that_forgot_its_scripts_is_told_again(redis_client: RedisClient, server: OwnServer) -> None:
+async def test_server_without_a_script_gets_its_source(redis_client: RedisClient, server: OwnServer) -> None:
     await server.admin.script_flush()
     results = await asyncio.gather(*(redis_client.run(ANSWER, (), (n,)) for n in range(10)))
     assert results == [str(n).encode() for n in range(10)]
@@ -144,7 +144,7 @@ async def test_a_server_that_forgot_its_scripts_is_told_again(redis_client: Redi
     assert is_known
 
 
-async def test_too_many_pending_calls_are_refused_rather_than_queued(
+async def test_too_many_pending_commands_are_refused(
     redis_client: RedisClient, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipe_module, "MAX_PENDING", 3)
@@ -159,14 +159,14 @@ async def test_too_many_pending_calls_are_refused_rather_than_queued(
     proxy.thaw()
 
 
-async def test_the_first_failure_of_a_pipeline_is_raised(redis_client: RedisClient) -> None:
+async def test_pipeline_raises_its_first_failure(redis_client: RedisClient) -> None:
     key = f"test:{uuid4()}"
     with pytest.raises(MeterError, match="wrong number of arguments"):
         await redis_client.pipeline([(b"SET", key, "x"), (b"GET",), (b"GET", key)])
     assert await redis_client.pipeline([(b"GET", key), (b"PING",)]) == [b"x", b"PONG"]
 
 
-async def test_a_bug_is_an_error_and_keeps_the_connection(redis_client: RedisClient) -> None:
+async def test_rejected_command_is_an_error_and_keeps_the_connection(redis_client: RedisClient) -> None:
     with pytest.raises(MeterError, match="unknown command"):
         await redis_client.call((b"NONSENSE",))
     with pytest.raises(MeterError, match="oops"):
@@ -190,7 +190,7 @@ async def test_a_bug_is_an_error_and_keeps_the_connection(redis_client: RedisCli
         "ERR Error running script (call to f_3a): @user_script:94: @user_script: 94: -OOM command not allowed",
     ],
 )
-def test_a_server_that_cannot_serve_is_unavailable(message: str) -> None:
+def test_reply_of_an_outage_is_unavailable(message: str) -> None:
     assert isinstance(failure(message), MeterUnavailable)
 
 
@@ -203,11 +203,11 @@ def test_a_server_that_cannot_serve_is_unavailable(message: str) -> None:
         "ERR Error running script (call to f_3a): @user_script:9: attempt to index nil: BUSY",
     ],
 )
-def test_what_waiting_does_not_mend_is_an_error(message: str) -> None:
+def test_reply_of_a_bug_is_an_error(message: str) -> None:
     assert isinstance(failure(message), MeterError)
 
 
-async def test_a_full_server_is_unavailable_and_changes_nothing(redis_client: RedisClient, server: OwnServer) -> None:
+async def test_full_server_is_unavailable_and_changes_nothing(redis_client: RedisClient, server: OwnServer) -> None:
     write = Script("redis.call('SET', KEYS[1], 'x') return 1")
     key = f"test:{uuid4()}".encode()
     await server.admin.config_set("maxmemory", 1)
@@ -220,7 +220,7 @@ async def test_a_full_server_is_unavailable_and_changes_nothing(redis_client: Re
     assert await redis_client.run(write, (key,), ()) == 1
 
 
-async def test_a_busy_server_is_unavailable(redis_client: RedisClient, server: OwnServer) -> None:
+async def test_busy_server_is_unavailable(redis_client: RedisClient, server: OwnServer) -> None:
     await server.admin.config_set("busy-reply-threshold", 10)
     endless = asyncio.create_task(redis_client.call((b"EVAL", "while true do end", 0)))
     try:
@@ -253,7 +253,7 @@ async def _call_until_it_fails(server: OwnServer) -> None:
                 await other.close()
 
 
-async def test_a_primary_that_became_a_replica_is_left_until_it_is_one_again(
+async def test_demoted_primary_is_unavailable_until_it_is_promoted(
     redis_client: RedisClient, server: OwnServer
 ) -> None:
     await server.admin.replicaof("127.0.0.1", 1)
@@ -268,13 +268,13 @@ async def test_a_primary_that_became_a_replica_is_left_until_it_is_one_again(
     await eventually(lambda: redis_client.is_connected)
 
 
-async def test_a_wrong_password_is_named_at_the_start(server: OwnServer) -> None:
+async def test_wrong_password_fails_the_opening(server: OwnServer) -> None:
     wrong = server.url.replace(server.endpoint.password, "wrong")
     with pytest.raises(MeterUnavailable, match=re.compile("cannot connect to Redis: .*password", re.IGNORECASE)):
         await RedisClient(wrong, timeout_seconds=5).open()
 
 
-async def test_a_password_that_changed_is_tried_until_it_is_right_again(
+async def test_changed_password_is_retried_until_it_is_right(
     redis_client: RedisClient, proxy: FaultProxy, server: OwnServer
 ) -> None:
     await server.admin.config_set("requirepass", "rotated")
@@ -286,12 +286,12 @@ async def test_a_password_that_changed_is_tried_until_it_is_right_again(
     await eventually(lambda: redis_client.is_connected)
 
 
-async def test_nothing_there_is_reported_at_the_start() -> None:
+async def test_unreachable_server_fails_the_opening() -> None:
     with pytest.raises(MeterUnavailable, match="cannot connect to Redis"):
         await RedisClient("redis://127.0.0.1:1/0", timeout_seconds=5).open()
 
 
-async def test_a_server_that_accepts_and_is_silent_is_reported_at_the_start(
+async def test_silent_server_fails_the_opening(
     proxy: FaultProxy, server: OwnServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(node_module, "CONNECT_TIMEOUT_SECONDS", 0.2)
@@ -304,7 +304,7 @@ async def test_a_server_that_accepts_and_is_silent_is_reported_at_the_start(
     proxy.thaw()
 
 
-async def test_closing_while_reconnecting_leaves_nothing_behind(redis_client: RedisClient, proxy: FaultProxy) -> None:
+async def test_closing_while_reconnecting_leaves_no_task(redis_client: RedisClient, proxy: FaultProxy) -> None:
     proxy.freeze()
     with short_redis_timeout(redis_client), suppress(MeterUnavailable):
         await redis_client.call((b"PING",))
@@ -316,7 +316,7 @@ async def test_closing_while_reconnecting_leaves_nothing_behind(redis_client: Re
     assert repr(redis_client) == "<RedisClient closed>"
 
 
-async def test_closing_fails_the_calls_under_way(redis_client: RedisClient, proxy: FaultProxy) -> None:
+async def test_closing_fails_pending_calls(redis_client: RedisClient, proxy: FaultProxy) -> None:
     proxy.freeze()
     waiting = asyncio.create_task(redis_client.call((b"PING",)))
     await asyncio.sleep(0)
@@ -337,7 +337,7 @@ async def test_closing_fails_the_calls_under_way(redis_client: RedisClient, prox
         ({}, "Redis of unknown version is too old"),
     ],
 )
-def test_a_server_too_old_is_named(server: dict[str, str], complaint: str) -> None:
+def test_server_that_is_too_old_is_refused_by_name(server: dict[str, str], complaint: str) -> None:
     with pytest.raises(UnsupportedServer, match=re.escape(complaint)):
         _check_version(server)
 
@@ -351,5 +351,5 @@ def test_a_server_too_old_is_named(server: dict[str, str], complaint: str) -> No
         {"redis_version": "7.2.4", "valkey_version": "9.1.2"},
     ],
 )
-def test_a_server_new_enough_is_taken(server: dict[str, str]) -> None:
+def test_server_that_is_new_enough_is_accepted(server: dict[str, str]) -> None:
     _check_version(server)

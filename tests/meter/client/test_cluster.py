@@ -56,7 +56,7 @@ def _tagged(tag: object, name: str = "x") -> bytes:
     return f"gw:{{{tag}}}:{name}".encode()
 
 
-async def test_commands_and_scripts_reach_their_keys_on_every_master(
+async def test_cluster_runs_commands_and_scripts_on_the_master_of_their_keys(
     redis_client: RedisClient, cluster: ClusterServers
 ) -> None:
     tags = [uuid4() for _ in range(100)]
@@ -66,19 +66,17 @@ async def test_commands_and_scripts_reach_their_keys_on_every_master(
     assert {await cluster.owner(one) for one, _ in keys} == set(await cluster.masters())
 
 
-async def test_a_command_without_a_key_is_answered_by_any(redis_client: RedisClient) -> None:
+async def test_cluster_runs_a_command_without_a_key_on_any_node(redis_client: RedisClient) -> None:
     assert await redis_client.call((b"PING",)) == b"PONG"
     assert await redis_client.call((b"EVAL", "return 7", 0)) == 7
 
 
-async def test_keys_of_two_tags_in_one_command_are_a_bug_and_named(redis_client: RedisClient) -> None:
+async def test_keys_of_two_slots_in_one_command_are_an_error(redis_client: RedisClient) -> None:
     with pytest.raises(MeterError, match="CROSSSLOT"):
         await redis_client.call((b"DEL", _tagged("one"), _tagged("two")))
 
 
-async def test_a_server_that_forgot_its_scripts_is_told_again(
-    redis_client: RedisClient, cluster: ClusterServers
-) -> None:
+async def test_server_without_a_script_gets_its_source(redis_client: RedisClient, cluster: ClusterServers) -> None:
     for server in await cluster.masters():
         await server.ask("SCRIPT", "FLUSH")
     tags = [uuid4() for _ in range(20)]
@@ -87,7 +85,7 @@ async def test_a_server_that_forgot_its_scripts_is_told_again(
     ) == [1] * len(tags)
 
 
-async def test_a_map_that_is_wrong_is_corrected_by_the_servers(redis_client: RedisClient) -> None:
+async def test_wrong_slot_map_is_corrected_by_redirections(redis_client: RedisClient) -> None:
     server = redis_client._server
     assert isinstance(server, Cluster)
     rotated = list(server._nodes)[1:] + list(server._nodes)[:1]
@@ -100,7 +98,7 @@ async def test_a_map_that_is_wrong_is_corrected_by_the_servers(redis_client: Red
     assert server._owners[0] != wrong[server._owners[0]]  # type: ignore[index] # it is known again
 
 
-async def test_accounts_of_all_partitions_are_metered_and_read_together(redis_client: RedisClient) -> None:
+async def test_accounts_of_all_partitions_are_metered_on_a_cluster(redis_client: RedisClient) -> None:
     meter, holds, journal = (
         Meter(redis_client, partitions=16, owner="gw-1"),
         Holds(redis_client, 16),
@@ -143,7 +141,7 @@ async def test_accounts_of_all_partitions_are_metered_and_read_together(redis_cl
     assert {(await meter.versions(keys)).catalogue for keys, _ in calls} == {2}
 
 
-async def test_repeats_are_known_in_every_partition(redis_client: RedisClient) -> None:
+async def test_idempotent_replay_is_known_in_every_partition(redis_client: RedisClient) -> None:
     meter, claim = Meter(redis_client, partitions=32, owner="gw-1"), IdempotencyClaim(uuid4().hex, "f" * 64)
 
     async def ask(number: int) -> tuple[Verdict, Verdict, bytes]:
@@ -205,9 +203,7 @@ class Load:
         assert self.certain <= one <= self.certain + self.unknown
 
 
-async def test_a_slot_that_moves_under_load_loses_nothing_and_doubles_nothing(
-    hasty: RedisClient, cluster: ClusterServers
-) -> None:
+async def test_slot_migration_under_load_loses_and_repeats_nothing(hasty: RedisClient, cluster: ClusterServers) -> None:
     load = Load(hasty, uuid4())
     one, two = load.keys
     await load.does(50)
@@ -225,7 +221,7 @@ async def test_a_slot_that_moves_under_load_loses_nothing_and_doubles_nothing(
     assert load.longest_seconds < BOUND_SECONDS
 
 
-async def test_a_demoted_master_is_left_for_its_successor(hasty: RedisClient, cluster: ClusterServers) -> None:
+async def test_demoted_master_is_replaced_by_the_promoted_replica(hasty: RedisClient, cluster: ClusterServers) -> None:
     load = Load(hasty, uuid4())
     await load.does(20)
     replica = await cluster.replica_of(await cluster.owner(load.keys[0]))
@@ -238,7 +234,7 @@ async def test_a_demoted_master_is_left_for_its_successor(hasty: RedisClient, cl
 
 
 @pytest.mark.parametrize("end", ["kill", "freeze"])
-async def test_a_master_that_dies_is_replaced_within_five_seconds_and_nobody_waits(
+async def test_dead_master_is_replaced_within_five_seconds_and_delays_no_other(
     hasty: RedisClient, cluster: ClusterServers, end: str
 ) -> None:
     load = Load(hasty, uuid4())
@@ -259,7 +255,7 @@ async def test_a_master_that_dies_is_replaced_within_five_seconds_and_nobody_wai
     assert load.longest_seconds < BOUND_SECONDS
 
 
-async def test_a_link_opens_while_a_master_is_away_and_serves_the_rest(cluster: ClusterServers) -> None:
+async def test_client_opens_without_one_master_and_serves_the_others(cluster: ClusterServers) -> None:
     keys = [_tagged(number) for number in range(30)]
     master = await cluster.owner(keys[0])
     replica = await cluster.replica_of(master)
@@ -278,21 +274,19 @@ async def test_a_link_opens_while_a_master_is_away_and_serves_the_rest(cluster: 
         await cluster.settled()
 
 
-async def test_a_cluster_that_is_none_and_a_server_that_is_one_are_named(
-    cluster: ClusterServers, server: OwnServer
-) -> None:
+async def test_url_of_the_wrong_mode_is_refused_by_name(cluster: ClusterServers, server: OwnServer) -> None:
     with pytest.raises(UnsupportedServer, match="is no node of a cluster"):
         await RedisClient(server.url.replace("redis://", "redis+cluster://"), timeout_seconds=1).open()
     with pytest.raises(UnsupportedServer, match=r"redis\+cluster://"):
         await RedisClient(f"redis://:{URL_PASSWORD}@{cluster.servers[0].address}", timeout_seconds=1).open()
 
 
-async def test_a_cluster_that_is_away_is_reported_at_the_start() -> None:
+async def test_unreachable_cluster_fails_the_opening() -> None:
     with pytest.raises(MeterUnavailable, match="cannot connect to Redis"):
         await RedisClient("redis+cluster://127.0.0.1:1,127.0.0.1:2", timeout_seconds=1).open()
 
 
-async def test_closing_fails_the_calls_under_way_and_leaves_nothing_behind(cluster: ClusterServers) -> None:
+async def test_closing_a_cluster_fails_pending_calls_and_leaves_no_task(cluster: ClusterServers) -> None:
     redis_client = RedisClient(cluster.url, timeout_seconds=TIMEOUT_SECONDS)
     await redis_client.open()
     waiting = asyncio.create_task(redis_client.call((b"GET", _tagged("any"))))

@@ -14,7 +14,7 @@ NODES = (
 )
 
 
-def test_a_url_names_servers_and_how_to_reach_any_other() -> None:
+def test_cluster_url_names_nodes_and_the_login_for_all() -> None:
     url = ClusterUrl.parse("rediss+cluster://u:p%40w@a:7000,b,[::1]:7002/0?ssl_cert_reqs=none")
     assert url is not None
     assert url.seeds == (("a", 7000), ("b", 6379), ("::1", 7002))
@@ -22,18 +22,18 @@ def test_a_url_names_servers_and_how_to_reach_any_other() -> None:
     assert url.of(Address("::2", 1)) == "rediss://u:p%40w@[::2]:1?ssl_cert_reqs=none"
 
 
-def test_the_url_of_a_single_server_names_no_cluster() -> None:
+def test_cluster_url_is_none_for_a_single_server() -> None:
     assert ClusterUrl.parse("redis://a:7000,b/0") is None
 
 
 @pytest.mark.parametrize("url", ["redis+cluster://a:x", "redis+cluster://a,,b", "redis+cluster://:secret@/"])
-def test_what_names_no_servers_is_refused_without_its_password(url: str) -> None:
+def test_invalid_cluster_url_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(ValueError, match="host:port, separated by commas") as refused:
         ClusterUrl.parse(url)
     assert "secret" not in str(refused.value)
 
 
-def test_a_view_has_the_addresses_for_clients_and_the_epochs_of_claims() -> None:
+def test_view_has_client_addresses_and_configuration_epochs() -> None:
     slots = [[0, 8191, [b"a.example", 7000, b"aa", []], [b"10.0.0.9", 7009, b"cc"]], [8192, 16383, [None, 7001, b"bb"]]]
     seen = view(slots, NODES, asked=Address("asked", 7000))
     assert seen.ranges == (
@@ -43,7 +43,7 @@ def test_a_view_has_the_addresses_for_clients_and_the_epochs_of_claims() -> None
     assert seen.addresses == {("a.example", 7000), ("10.0.0.9", 7009), ("asked", 7001)}
 
 
-def test_the_greatest_epoch_has_a_slot_whatever_the_order_of_views() -> None:
+def test_slot_belongs_to_the_greatest_epoch_in_any_order_of_views() -> None:
     old = View((SlotRange(1, 0, 99, A), SlotRange(5, 100, 199, A)), frozenset())
     new = View((SlotRange(3, 50, 149, B),), frozenset())
     for views in ([old, new], [new, old]):
@@ -60,5 +60,5 @@ def test_the_greatest_epoch_has_a_slot_whatever_the_order_of_views() -> None:
         ("MOVED 3999 fe80::1:6381", ("fe80::1", 6381)),
     ],
 )
-def test_a_redirection_leads_to_an_address(message: str, address: Address) -> None:
+def test_redirection_leads_to_an_address(message: str, address: Address) -> None:
     assert redirection(message, asked=A) == (3999, address)

@@ -47,7 +47,9 @@ class _Books:
 
 
 @given(LIVES, st.data())
-def test_it_is_what_the_writer_would_still_charge(lives: list[tuple[str, int, int]], data: st.DataObject) -> None:
+def test_pending_charges_are_what_the_writer_would_still_charge(
+    lives: list[tuple[str, int, int]], data: st.DataObject
+) -> None:
     journal = _journal(lives)
     taken = data.draw(st.integers(0, len(journal)))
     books = _Books()
@@ -65,7 +67,7 @@ def test_it_is_what_the_writer_would_still_charge(lives: list[tuple[str, int, in
     assert len(found.moments) == len(books.rows) - len(written)
 
 
-def test_ids_are_ordered_by_their_numbers() -> None:
+def test_entry_ids_are_ordered_by_their_numbers() -> None:
     assert later("9-0", "10-0") == "10-0"
     assert later("10-9", "10-10") == "10-10"
     assert later("0-0", "0-0") == "0-0"

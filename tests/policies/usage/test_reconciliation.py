@@ -31,7 +31,7 @@ from policies.usage.reconciliation import (
         (Books(balance=5, booked=0, granted=0), (Difference(Book.LEDGER, 5, 0), Difference(Book.GRANTS, 5, 0))),
     ],
 )
-def test_the_books_within_postgresql(books: Books, differences: tuple[Difference, ...]) -> None:
+def test_books_within_postgresql_are_compared(books: Books, differences: tuple[Difference, ...]) -> None:
     assert in_postgresql(books) == differences
 
 
@@ -59,13 +59,13 @@ def test_the_books_within_postgresql(books: Books, differences: tuple[Difference
         ),
     ],
 )
-def test_redis_against_postgresql(
+def test_redis_is_compared_with_postgresql(
     cold: PostgresqlAccount, hot: RedisAccount, differences: tuple[Difference, ...]
 ) -> None:
     assert between_stores(cold, hot) == differences
 
 
-def test_redis_is_overtaken_only_by_changes_that_it_knows_and_postgresql_did_not() -> None:
+def test_reading_is_overtaken_only_by_changes_that_postgresql_lacked() -> None:
     hot = RedisAccount(balance=0, credit_seq=3, held=0, unapplied=0)
     assert [is_overtaken(PostgresqlAccount(0, sequence, {}), hot) for sequence in (2, 3, 4)] == [True, False, False]
 
@@ -76,12 +76,14 @@ counts = st.integers(0, 5)
 
 
 @given(balance=amounts, changes=st.lists(amounts, max_size=5), hot=st.tuples(amounts, counts, sizes, sizes))
-def test_after_its_correction_redis_agrees(balance: int, changes: list[int], hot: tuple[int, int, int, int]) -> None:
+def test_corrected_redis_agrees_with_postgresql(
+    balance: int, changes: list[int], hot: tuple[int, int, int, int]
+) -> None:
     cold = PostgresqlAccount(balance, len(changes), dict(enumerate(changes, 1)))
     wrong = RedisAccount(*hot)
     right = RedisAccount(wrong.balance + correction(cold, wrong), cold.credit_seq, wrong.held, wrong.unapplied)
     assert between_stores(cold, right) == ()
 
 
-def test_a_lost_change_counts_no_credits() -> None:
+def test_lost_change_counts_no_credits() -> None:
     assert [Difference(book, 3, 5).credits for book in (Book.REDIS, Book.CHANGES)] == [2, 0]

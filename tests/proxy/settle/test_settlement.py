@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from gateway.meter.client.client import RedisClient
 from gateway.meter.client.errors import MeterError, MeterUnavailable
 from gateway.meter.idempotency import ClaimOutcome, IdempotencyClaim
 from gateway.meter.keys import AccountKeys
+from gateway.meter.layout import AccountState
 from gateway.meter.meter import Meter
 from gateway.meter.scripts import SCRIPTS
 from gateway.proxy.settle import settlement as module
@@ -78,8 +78,7 @@ class SettlementStores:
     async def balance(self) -> int:
         state = await self.redis.hget(self.keys.account, "s")
         assert isinstance(state, bytes)
-        balance: int = struct.unpack_from("<qq", state)[1]
-        return balance
+        return AccountState.unpack(state).balance
 
     async def journaled_charges(self) -> list[tuple[str, int]]:
         """Request ids and charges in the order of the journal; the partition is of this test alone."""

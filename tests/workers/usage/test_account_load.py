@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from gateway.ledger.accounts import api_keys as key_ledger
 from gateway.ledger.usage import account_load, key_budgets
 from gateway.meter.account_snapshots import AccountSnapshotReader
 from gateway.meter.client.errors import NotSent
+from gateway.meter.layout import AccountState, KeyBudget
 from gateway.proxy.admission import account_loader
 from gateway.proxy.admission.account_loader import AccountLoader
 from gateway.workers.outbox import OutboxPublisher
@@ -129,7 +129,7 @@ async def oracle(backend: Backend) -> Oracle:
     return Oracle(backend, user_id, seeded_random("cold loads"))
 
 
-async def test_a_load_is_exact_whatever_happens_between_its_readings(
+async def test_account_load_is_exact_whatever_happens_between_its_readings(
     backend: Backend, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _let_things_happen_after(monkeypatch, account_loader, "read_account_charges", oracle)
@@ -150,7 +150,7 @@ async def test_a_load_is_exact_whatever_happens_between_its_readings(
     assert [each async for page in reconciler.pages() for each in page.findings] == []
 
 
-async def test_what_a_key_has_spent_is_counted_exactly_whatever_happens_between_the_readings(
+async def test_key_budget_load_is_exact_whatever_happens_between_its_readings(
     backend: Backend, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with backend.database.transaction() as connection:
@@ -181,7 +181,7 @@ async def test_what_a_key_has_spent_is_counted_exactly_whatever_happens_between_
     assert [each async for page in reconciler.pages() for each in page.findings] == []
 
 
-async def test_windows_of_a_load_count_rows_journal_and_holds(
+async def test_account_load_counts_rows_journal_and_holds_in_its_windows(
     backend: Backend, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conftest, "MOMENT", time.time_ns() // 1000)
@@ -199,14 +199,14 @@ async def test_windows_of_a_load_count_rows_journal_and_holds(
 
 async def _hot(backend: Backend, user_id: UUID) -> tuple[int, int] | None:
     state: Any = await backend.redis.hget(backend.meter.keys(user_id).account.decode(), "s")
-    return None if state is None else struct.unpack_from("<qqi", state)[1:]
+    return None if state is None else AccountState.unpack(state)[1:3]
 
 
 async def _spent(backend: Backend, user_id: UUID, budget_id: UUID) -> int | None:
     account = backend.meter.keys(user_id).account.decode()
     counted: Any = await backend.redis.hget(account, f"b:{budget_id}")
-    is_hot = await backend.redis.hexists(account, "s")
-    return struct.unpack("<qqI", counted)[1] if counted is not None and is_hot else None
+    is_loaded = await backend.redis.hexists(account, "s")
+    return KeyBudget.unpack(counted).spent if counted is not None and is_loaded else None
 
 
 def _let_things_happen_after(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, oracle: Oracle) -> None:

@@ -56,7 +56,7 @@ async def _a_call_of(backend: Backend, owner: str, *, amount: int = 7) -> UUID:
     return user_id
 
 
-async def test_a_dead_owners_calls_are_abandoned_at_no_charge(backend: Backend) -> None:
+async def test_sweeper_abandons_calls_of_a_dead_owner_at_no_charge(backend: Backend) -> None:
     users = [await _a_call_of(backend, "dead") for _ in range(6)]
     assert await Patrol(backend).watch(ABSENCE_SECONDS + 4) == 6
     assert await backend.holds.count() == 0
@@ -66,12 +66,12 @@ async def test_a_dead_owners_calls_are_abandoned_at_no_charge(backend: Backend) 
         assert admission.verdict.name == "ADMITTED"  # all of it has come back
 
 
-async def test_passes_that_take_long_sweep_all_the_same(backend: Backend) -> None:
+async def test_sweeper_works_with_slow_passes(backend: Backend) -> None:
     await _a_call_of(backend, "dead")
     assert await Patrol(backend).watch(ABSENCE_SECONDS + 4, pass_seconds=10.0) == 1
 
 
-async def test_an_abandoned_call_has_its_row(backend: Backend) -> None:
+async def test_swept_call_has_its_row(backend: Backend) -> None:
     user_id = await _a_call_of(backend, "dead")
     await Patrol(backend).watch(ABSENCE_SECONDS + 4)
     assert await UsageWriter(backend.database, backend.journal).run_once() == 1
@@ -82,7 +82,7 @@ async def test_an_abandoned_call_has_its_row(backend: Backend) -> None:
     assert (await backend.balance(user_id)).current_credits == 100
 
 
-async def test_a_living_owners_calls_are_never_touched(backend: Backend) -> None:
+async def test_sweeper_never_touches_calls_of_a_living_owner(backend: Backend) -> None:
     await _a_call_of(backend, "alive")
     await _a_call_of(backend, "dead")
     await Heartbeat(backend.holds, "alive").run_once()
@@ -90,7 +90,7 @@ async def test_a_living_owners_calls_are_never_touched(backend: Backend) -> None
     assert await backend.holds.count() == 1
 
 
-async def test_an_owner_that_beats_again_in_time_is_spared(backend: Backend) -> None:
+async def test_sweeper_spares_an_owner_whose_heartbeat_returns_in_time(backend: Backend) -> None:
     """Redis was away: every beat expired, and the owners need a moment to beat again."""
     await _a_call_of(backend, "slow")
     patrol = Patrol(backend)
@@ -101,7 +101,7 @@ async def test_an_owner_that_beats_again_in_time_is_spared(backend: Backend) -> 
     assert await patrol.watch(ABSENCE_SECONDS - 2) == 0
 
 
-async def test_after_a_pause_of_its_own_the_sweeper_waits_anew(backend: Backend) -> None:
+async def test_sweeper_restarts_its_waiting_after_a_pause_of_its_own(backend: Backend) -> None:
     """The machine was stopped, and perhaps the owners with it."""
     await _a_call_of(backend, "stopped")
     patrol = Patrol(backend)
@@ -110,7 +110,7 @@ async def test_after_a_pause_of_its_own_the_sweeper_waits_anew(backend: Backend)
     assert await patrol.watch(ABSENCE_SECONDS - 2) == 0
 
 
-async def test_a_hold_settled_meanwhile_is_not_counted(backend: Backend) -> None:
+async def test_sweeper_does_not_count_a_hold_that_was_settled_meanwhile(backend: Backend) -> None:
     user_id = await backend.a_user()
     await backend.load(user_id)
     request_id = await backend.admit(user_id, amount=3)
@@ -120,7 +120,7 @@ async def test_a_hold_settled_meanwhile_is_not_counted(backend: Backend) -> None
     assert await patrol.watch(4) == 0
 
 
-async def test_more_holds_than_a_page_are_all_found(backend: Backend) -> None:
+async def test_sweeper_finds_more_holds_than_a_page(backend: Backend) -> None:
     user_id = await backend.a_user(credits_given=1000)
     await backend.load(user_id)
     for _ in range(900):
@@ -130,17 +130,17 @@ async def test_more_holds_than_a_page_are_all_found(backend: Backend) -> None:
     assert (await backend.try_admit(user_id, "all", amount=1000)).verdict.name == "ADMITTED"
 
 
-async def test_a_beat_ends_by_itself(backend: Backend) -> None:
+async def test_heartbeat_expires(backend: Backend) -> None:
     await backend.holds.renew_heartbeat("someone")
     assert await backend.holds.live_owners(["someone", "nobody"]) == {"someone"}
     assert 0 < await backend.redis.ttl("gw:i:someone") <= HEARTBEAT_TTL_SECONDS
 
 
-async def test_nobody_to_ask_for_is_nobody_alive(backend: Backend) -> None:
+async def test_live_owners_of_none_are_none(backend: Backend) -> None:
     assert await backend.holds.live_owners([]) == frozenset()
 
 
-def test_the_rhythm_keeps_the_promise() -> None:
+def test_sweeper_intervals_release_holds_within_thirty_seconds() -> None:
     """Within 30 s of a death, and never before a living owner could beat again after Redis was away."""
     worst = HEARTBEAT_TTL_SECONDS + ABSENCE_SECONDS + 2 * HoldSweeper.idle_seconds
     assert worst < 30
@@ -149,7 +149,7 @@ def test_the_rhythm_keeps_the_promise() -> None:
 
 
 @pytest.mark.parametrize("owner", ["dead", "dëad"])
-async def test_an_open_hold_tells_what_it_holds(backend: Backend, owner: str) -> None:
+async def test_scanned_hold_has_its_amount_owner_and_prefix(backend: Backend, owner: str) -> None:
     user_id = await _a_call_of(backend, owner, amount=5)
     found = [hold for partition in range(PARTITIONS) for hold in (await backend.holds.scan(partition))[1]]
     assert [(hold.amount, hold.owner) for hold in found] == [(5, owner)]

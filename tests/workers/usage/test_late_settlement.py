@@ -69,7 +69,7 @@ async def assert_charged_once(backend: Backend, user_id: UUID, charge: int) -> N
 
 
 @pytest.mark.parametrize("charge", [0, 7, 20, 130])
-async def test_a_late_settlement_corrects_what_was_swept(backend: Backend, charge: int) -> None:
+async def test_late_settlement_corrects_a_swept_call(backend: Backend, charge: int) -> None:
     user_id = await a_hot_user(backend)
     request_id = await backend.admit(user_id, amount=7)
     assert await sweep(backend, user_id, request_id)
@@ -78,7 +78,7 @@ async def test_a_late_settlement_corrects_what_was_swept(backend: Backend, charg
     await assert_charged_once(backend, user_id, charge)
 
 
-async def test_a_row_written_as_abandoned_is_corrected(backend: Backend) -> None:
+async def test_late_settlement_corrects_a_row_recorded_as_abandoned(backend: Backend) -> None:
     user_id = await a_hot_user(backend)
     request_id = await backend.admit(user_id, amount=7)
     await sweep(backend, user_id, request_id)
@@ -90,7 +90,7 @@ async def test_a_row_written_as_abandoned_is_corrected(backend: Backend) -> None
     await assert_charged_once(backend, user_id, 5)
 
 
-async def test_settling_late_a_second_time_changes_nothing(backend: Backend) -> None:
+async def test_late_settlement_is_idempotent(backend: Backend) -> None:
     user_id = await a_hot_user(backend)
     request_id = await backend.admit(user_id, amount=7)
     await sweep(backend, user_id, request_id)
@@ -101,7 +101,7 @@ async def test_settling_late_a_second_time_changes_nothing(backend: Backend) -> 
     await assert_charged_once(backend, user_id, 5)
 
 
-async def test_what_was_settled_in_time_is_never_corrected(backend: Backend) -> None:
+async def test_call_settled_in_time_is_never_corrected(backend: Backend) -> None:
     user_id = await a_hot_user(backend)
     request_id = await backend.admit(user_id, amount=7)
     await backend.settle(user_id, request_id, charge=5)
@@ -110,7 +110,7 @@ async def test_what_was_settled_in_time_is_never_corrected(backend: Backend) -> 
     await assert_charged_once(backend, user_id, 5)
 
 
-async def test_a_correction_for_an_account_gone_cold_is_charged_by_its_record(backend: Backend) -> None:
+async def test_correction_of_an_unloaded_account_is_charged_by_its_record(backend: Backend) -> None:
     user_id = await a_hot_user(backend)
     request_id = await backend.admit(user_id, amount=7)
     await sweep(backend, user_id, request_id)
@@ -121,7 +121,7 @@ async def test_a_correction_for_an_account_gone_cold_is_charged_by_its_record(ba
     await assert_charged_once(backend, user_id, 5)
 
 
-async def test_what_was_swept_is_remembered_for_a_bounded_time(backend: Backend) -> None:
+async def test_swept_prefix_expires(backend: Backend) -> None:
     user_id = await a_hot_user(backend)
     request_id = await backend.admit(user_id, amount=7)
     await sweep(backend, user_id, request_id)
@@ -132,7 +132,7 @@ async def test_what_was_swept_is_remembered_for_a_bounded_time(backend: Backend)
 
 
 @pytest.mark.parametrize("written_between", [True, False])
-async def test_reading_the_journal_again_and_again_charges_once(backend: Backend, written_between: bool) -> None:
+async def test_correction_read_repeatedly_charges_once(backend: Backend, written_between: bool) -> None:
     user_id = await a_hot_user(backend)
     request_id = await backend.admit(user_id, amount=7)
     writer = UsageWriter(backend.database, Untrimmed(backend.redis_client, backend.journal.partitions))
@@ -147,7 +147,7 @@ async def test_reading_the_journal_again_and_again_charges_once(backend: Backend
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-async def test_the_order_of_entries_does_not_matter(backend: Backend, order: tuple[int, ...]) -> None:
+async def test_correction_is_exact_in_any_order_of_entries(backend: Backend, order: tuple[int, ...]) -> None:
     """After a fail-over a journal may hold an entry twice, or have lost one."""
     user_id = await a_hot_user(backend)
     request_id = "0190c1a2-0000-7000-8000-000000000001"
@@ -161,7 +161,7 @@ async def test_the_order_of_entries_does_not_matter(backend: Backend, order: tup
     assert (await backend.balance(user_id)).current_credits == 95
 
 
-async def test_a_correction_whose_row_is_missing_becomes_the_row(backend: Backend) -> None:
+async def test_correction_without_a_row_becomes_the_row(backend: Backend) -> None:
     user_id = await a_hot_user(backend)
     request_id = await backend.admit(user_id, amount=7)
     await sweep(backend, user_id, request_id)
@@ -171,7 +171,7 @@ async def test_a_correction_whose_row_is_missing_becomes_the_row(backend: Backen
     await assert_charged_once(backend, user_id, 5)
 
 
-async def test_a_correction_never_touches_a_row_that_ended_otherwise(backend: Backend) -> None:
+async def test_correction_never_changes_a_row_that_was_settled(backend: Backend) -> None:
     user_id = await a_hot_user(backend)
     request_id = await backend.call(user_id, charge=5)
     line = f"{a_prefix(user_id, request_id)}\t{a_suffix(9, 'upstream_error')}"
@@ -179,7 +179,7 @@ async def test_a_correction_never_touches_a_row_that_ended_otherwise(backend: Ba
     await assert_charged_once(backend, user_id, 5)
 
 
-async def test_a_correction_that_postgresql_refuses_is_kept_aside_alone(backend: Backend) -> None:
+async def test_correction_that_postgresql_refuses_is_quarantined_alone(backend: Backend) -> None:
     user_id = await a_hot_user(backend)
     request_id = await backend.admit(user_id, amount=7)
     await sweep(backend, user_id, request_id)
@@ -192,7 +192,7 @@ async def test_a_correction_that_postgresql_refuses_is_kept_aside_alone(backend:
     assert remaining.reason.startswith("as a correction: ")
 
 
-async def test_the_history_of_an_analysis_is_corrected_with_its_row(backend: Backend) -> None:
+async def test_correction_changes_the_history_of_an_analysis_too(backend: Backend) -> None:
     user_id = await a_hot_user(backend)
     request_id = "0190c1a2-0000-7000-8000-000000000002"
     prefix = a_prefix(user_id, request_id).replace("ai_generation", "analysis")

@@ -9,7 +9,7 @@ from gateway.workers.usage.retention import MonthPartitionWorker
 from tests.workers.conftest import Backend
 
 
-async def test_missing_months_are_made_once(backend: Backend) -> None:
+async def test_missing_month_partitions_are_created_once(backend: Backend) -> None:
     async with backend.database.transaction() as connection:
         for partition in await month_partitions.list_partitions(connection):
             await connection.execute(text(f"DROP TABLE {partition.name}"))

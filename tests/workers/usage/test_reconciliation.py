@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import struct
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -18,6 +17,7 @@ from gateway.ledger.audit.audit_log import AuditFilter
 from gateway.ledger.credits import grants
 from gateway.meter.account_snapshots import AccountSnapshotReader, PartitionSnapshot
 from gateway.meter.journal import MAX_ENTRIES_PER_READ
+from gateway.meter.layout import AccountState
 from gateway.workers.outbox import OutboxPublisher
 from gateway.workers.usage import reconciliation
 from gateway.workers.usage.reconciliation import Finding, NightlyReconciliation, Reconciler
@@ -53,8 +53,8 @@ async def plant_in_redis(backend: Backend, user_id: UUID, amount: int) -> Found:
     key = backend.meter.keys(user_id).account
     state = await backend.redis.hget(key, "s")
     assert isinstance(state, bytes)
-    moment, balance = struct.unpack_from("<qq", state)
-    await backend.redis.hset(key, "s", struct.pack("<qq", moment, balance + amount) + state[16:])
+    found = AccountState.unpack(state)
+    await backend.redis.hset(key, "s", found._replace(balance=found.balance + amount).packed())
     return {(user_id, Book.REDIS, amount)}
 
 
@@ -157,12 +157,12 @@ async def in_every_state(backend: Backend, count: int) -> list[UUID]:
     return users
 
 
-async def test_books_that_agree_are_not_complained_of(backend: Backend) -> None:
+async def test_reconciliation_finds_nothing_where_books_agree(backend: Backend) -> None:
     await in_every_state(backend, 30)
     assert await findings(backend) == []
 
 
-async def test_accounts_that_redis_does_not_know_are_compared_within_postgresql(backend: Backend) -> None:
+async def test_reconciliation_compares_unloaded_accounts_within_postgresql(backend: Backend) -> None:
     user_id = await backend.a_user()
     checked = await a_reconciler(backend).check((user_id,))
     assert (checked.accounts, checked.loaded, checked.findings) == (1, 0, ())
@@ -171,7 +171,7 @@ async def test_accounts_that_redis_does_not_know_are_compared_within_postgresql(
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
-async def test_a_difference_is_found_and_a_repair_ends_it(backend: Backend, plant: Plant) -> None:
+async def test_reconciliation_finds_a_difference_and_repairs_it(backend: Backend, plant: Plant) -> None:
     sound, user_id = await backend.a_user(), await backend.a_user()
     for each in (sound, user_id):
         await backend.load(each)
@@ -188,7 +188,7 @@ async def test_a_difference_is_found_and_a_repair_ends_it(backend: Backend, plan
     assert sorted(actions) == sorted(f"reconcile.{book}" for _, book, _ in expected)
 
 
-async def test_a_hundred_differences_among_sound_accounts_are_all_found_and_nothing_else(backend: Backend) -> None:
+async def test_reconciliation_finds_all_of_a_hundred_differences_and_no_other(backend: Backend) -> None:
     chance = random.Random(4)  # noqa: S311 - a seed, not a secret
     users = [await backend.a_user(credits_given=1_000) for _ in range(130)]
     for user_id in users:
@@ -203,7 +203,7 @@ async def test_a_hundred_differences_among_sound_accounts_are_all_found_and_noth
     assert await findings(backend) == []
 
 
-async def test_traffic_makes_up_no_difference_and_hides_none(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reconciliation_is_exact_under_traffic(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconciliation, "PAGE_ACCOUNTS", 7)
     users = [await backend.a_user(credits_given=100_000) for _ in range(20)]
     for user_id in users:
@@ -225,7 +225,7 @@ async def test_traffic_makes_up_no_difference_and_hides_none(backend: Backend, m
     assert await findings(backend) == []
 
 
-async def test_an_account_is_corrected_once_however_late_and_often_it_is_sent(backend: Backend) -> None:
+async def test_correction_is_applied_once_however_late_and_often_it_is_sent(backend: Backend) -> None:
     user_id = await backend.a_user(credits_given=10)
     await backend.load(user_id)
     audit, partition = AccountSnapshotReader(backend.redis_client, backend.meter), backend.meter.keys(user_id).partition
@@ -241,7 +241,7 @@ async def test_an_account_is_corrected_once_however_late_and_often_it_is_sent(ba
     assert not await audit.correct(user_id, after, add=5, credit_seq=1)
 
 
-async def test_a_journal_of_many_pages_and_entries_that_are_no_records_is_read_to_its_end(backend: Backend) -> None:
+async def test_reconciliation_reads_a_journal_of_many_pages_and_invalid_entries(backend: Backend) -> None:
     user_id = await backend.a_user(credits_given=5_000)
     await backend.load(user_id)
     await backend.spoil(user_id, b"nonsense")
@@ -250,7 +250,7 @@ async def test_a_journal_of_many_pages_and_entries_that_are_no_records_is_read_t
     assert await findings(backend) == []
 
 
-async def test_entries_that_are_written_and_not_yet_trimmed_count_once(
+async def test_reconciliation_counts_recorded_entries_once_before_they_are_trimmed(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def die(*_arguments: object) -> None:
@@ -279,7 +279,7 @@ class Overtaken(AccountSnapshotReader):
         return await super().read(partition, account_ids)
 
 
-async def test_credits_given_between_the_two_readings_make_up_no_difference(backend: Backend) -> None:
+async def test_reconciliation_is_exact_when_credits_change_between_its_readings(backend: Backend) -> None:
     user_id = await backend.a_user()
     await backend.load(user_id)
     audit = Overtaken(backend.redis_client, backend.meter)
@@ -288,7 +288,7 @@ async def test_credits_given_between_the_two_readings_make_up_no_difference(back
     assert (checked.loaded, checked.findings) == (1, ())
 
 
-async def test_every_night_all_accounts_are_compared_page_by_page_and_the_sum_is_a_metric(
+async def test_nightly_reconciliation_compares_all_accounts_by_page_and_sets_a_metric(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconciliation, "PAGE_ACCOUNTS", 2)

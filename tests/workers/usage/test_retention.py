@@ -27,7 +27,7 @@ def _retention(backend: Backend, now: datetime, *, keep_months: int) -> Retentio
     return RetentionWorker(backend.database, backend.journal, keep_months=keep_months, now=lambda: now)
 
 
-async def test_months_before_the_kept_ones_are_dropped_and_the_audit_log_says_so(backend: Backend) -> None:
+async def test_retention_drops_old_months_with_an_audit_entry(backend: Backend) -> None:
     now = datetime(2026, 3, 15, 12, tzinfo=UTC)
     await _a_year_of_months(backend, until=now)
     user_id = await backend.a_user()
@@ -49,7 +49,7 @@ async def test_months_before_the_kept_ones_are_dropped_and_the_audit_log_says_so
     assert (await backend.balance(user_id)).total_credits_used == 12
 
 
-async def test_a_month_stays_while_the_journal_holds_entries_as_old(backend: Backend) -> None:
+async def test_retention_spares_a_month_that_the_journal_has_entries_of(backend: Backend) -> None:
     now = datetime.now(UTC)
     await _a_year_of_months(backend, until=now)
     user_id = await backend.a_user()
@@ -65,7 +65,7 @@ async def test_a_month_stays_while_the_journal_holds_entries_as_old(backend: Bac
     assert await worker.run_once() == 2 * 10
 
 
-async def test_a_young_journal_keeps_no_month(backend: Backend) -> None:
+async def test_retention_ignores_a_young_journal(backend: Backend) -> None:
     now = datetime.now(UTC)
     await _a_year_of_months(backend, until=now)
     user_id = await backend.a_user()

@@ -33,7 +33,7 @@ async def _written(backend: Backend) -> set[UUID]:
     return set(rows)
 
 
-async def test_lanes_share_what_is_more_than_one_batch(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_usage_writer_lanes_share_a_backlog(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH_ENTRIES", 20)
     calls = await _calls(backend, 100)
     writer = UsageWriter(backend.database, backend.journal)
@@ -43,7 +43,7 @@ async def test_lanes_share_what_is_more_than_one_batch(backend: Backend, monkeyp
     assert await _written(backend) == calls
 
 
-async def test_long_records_make_small_batches(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_usage_batch_is_bounded_in_bytes(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH_BYTES", 1)
     monkeypatch.setattr(module, "ENTRIES_PER_READ", 1)  # the journal gives its least: 20 of a partition
     user_id = await backend.a_user()
@@ -55,7 +55,7 @@ async def test_long_records_make_small_batches(backend: Backend, monkeypatch: py
     assert writer.remaining == 30
 
 
-async def test_refused_entries_among_many_are_found_and_cost_no_other(
+async def test_poison_entries_among_many_are_quarantined_alone(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MIN_BATCH_ENTRIES", 10)
@@ -73,7 +73,7 @@ async def test_refused_entries_among_many_are_found_and_cost_no_other(
     assert await backend.journal.length() == 0
 
 
-async def test_without_postgresql_nothing_is_read_and_what_waits_is_known(backend: Backend) -> None:
+async def test_usage_writer_without_postgresql_reads_nothing_and_reports_the_backlog(backend: Backend) -> None:
     await _calls(backend, 7)
     database = Database(NOWHERE)
     with pytest.raises(DatabaseUnavailable):
@@ -84,7 +84,7 @@ async def test_without_postgresql_nothing_is_read_and_what_waits_is_known(backen
     assert metrics.JOURNAL_LAG._value.get() > 0
 
 
-async def test_entries_gather_unless_some_are_left(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_gathering_writer_pauses_unless_entries_remain(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FEW_ENTRIES", 10)
     writer = GatheringWriter(UsageWriter(backend.database, backend.journal))
     await _calls(backend, 9)
@@ -114,7 +114,7 @@ def test_batch_size_stays_within_its_bounds_and_recovers(course: list[str]) -> N
 
 
 @given(st.lists(st.integers(1, 1_000), min_size=1, max_size=64), st.integers(1, 30_000))
-def test_so_many_partitions_hold_a_batch_whichever_they_are(lengths: list[int], entries: int) -> None:
+def test_partitions_for_a_batch_suffice_whichever_they_are(lengths: list[int], entries: int) -> None:
     count = _partitions_for(entries, lengths)
     assert 1 <= count <= len(lengths)
     fewest = sum(sorted(lengths)[:count])

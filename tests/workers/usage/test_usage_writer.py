@@ -91,7 +91,7 @@ async def _calls(backend: Backend, count: int) -> set[UUID]:
     return {UUID(await backend.call(users[n % 5], charge=n % 4)) for n in range(count)}
 
 
-async def test_what_was_settled_is_written_and_charged(backend: Backend) -> None:
+async def test_usage_writer_records_and_charges_settled_calls(backend: Backend) -> None:
     calls = await _calls(backend, 40)
     assert await _drain(UsageWriter(backend.database, backend.journal)) == 40
     assert await _rows(backend) == dict.fromkeys(calls, 1)
@@ -99,11 +99,11 @@ async def test_what_was_settled_is_written_and_charged(backend: Backend) -> None
     await _assert_books_agree(backend)
 
 
-async def test_nothing_to_write_is_no_work(backend: Backend) -> None:
+async def test_usage_writer_without_entries_does_nothing(backend: Backend) -> None:
     assert await UsageWriter(backend.database, backend.journal).run_once() == 0
 
 
-async def test_a_backlog_is_written_in_several_batches(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_usage_writer_splits_a_backlog_into_batches(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH_ENTRIES", 1)
     calls = await _calls(backend, 200)
     writer, runs = UsageWriter(backend.database, backend.journal), 0
@@ -117,7 +117,7 @@ async def test_a_backlog_is_written_in_several_batches(backend: Backend, monkeyp
 @pytest.mark.parametrize(
     "point", ["before reading", "after reading", "before trimming", "between two trims", "after trimming"]
 )
-async def test_a_crash_around_the_journal_loses_and_repeats_nothing(backend: Backend, point: str) -> None:
+async def test_usage_writer_crash_around_the_journal_loses_and_repeats_nothing(backend: Backend, point: str) -> None:
     calls = await _calls(backend, 20)
     with pytest.raises(Crashed):
         await UsageWriter(backend.database, CrashingJournal(backend, point)).run_once()
@@ -129,7 +129,7 @@ async def test_a_crash_around_the_journal_loses_and_repeats_nothing(backend: Bac
 
 @pytest.mark.parametrize("step", ["claim", "ingest", "advance"])
 @pytest.mark.parametrize("side", ["before", "after"])
-async def test_a_crash_inside_the_transaction_loses_and_repeats_nothing(
+async def test_usage_writer_crash_inside_the_transaction_loses_and_repeats_nothing(
     backend: Backend, monkeypatch: pytest.MonkeyPatch, step: str, side: str
 ) -> None:
     calls = await _calls(backend, 20)
@@ -151,7 +151,7 @@ async def test_a_crash_inside_the_transaction_loses_and_repeats_nothing(
     await _assert_books_agree(backend)
 
 
-async def test_writers_side_by_side_write_everything_once(backend: Backend) -> None:
+async def test_usage_writers_in_parallel_record_everything_once(backend: Backend) -> None:
     calls = await _calls(backend, 200)
     writers = [
         UsageWriter(backend.database, Journal(backend.redis_client, backend.journal.partitions)) for _ in range(4)
@@ -163,7 +163,7 @@ async def test_writers_side_by_side_write_everything_once(backend: Backend) -> N
     await _assert_books_agree(backend)
 
 
-async def test_calls_that_settle_while_the_writer_runs_are_not_lost(backend: Backend) -> None:
+async def test_usage_writer_loses_no_call_that_settles_while_it_runs(backend: Backend) -> None:
     calls = await _calls(backend, 1)
     writer, user_id = UsageWriter(backend.database, backend.journal), backend.users[0]
 
@@ -197,7 +197,7 @@ POISON = {
 
 
 @pytest.mark.parametrize("record", POISON.values(), ids=POISON.keys())
-async def test_an_entry_that_cannot_be_written_costs_no_other(backend: Backend, record: bytes) -> None:
+async def test_poison_entry_is_quarantined_alone(backend: Backend, record: bytes) -> None:
     user_id = await backend.a_user()
     await backend.load(user_id)
     before = {UUID(await backend.call(user_id)) for _ in range(7)}
@@ -212,7 +212,7 @@ async def test_an_entry_that_cannot_be_written_costs_no_other(backend: Backend, 
     await _assert_books_agree(backend)
 
 
-async def test_a_charge_that_no_balance_can_hold_costs_no_other(backend: Backend) -> None:
+async def test_charge_beyond_any_balance_is_quarantined_alone(backend: Backend) -> None:
     user_id = await backend.a_user(credits_given=0)
     for _ in range(3):
         record = f"{a_prefix(user_id, str(uuid4()))}\t{a_suffix(2**63 - 1)}".encode()
@@ -222,7 +222,7 @@ async def test_a_charge_that_no_balance_can_hold_costs_no_other(backend: Backend
     assert (await backend.balance(user_id)).current_credits == -(2**63 - 1)
 
 
-async def test_a_refused_entry_is_kept_once_wherever_the_writer_dies(backend: Backend) -> None:
+async def test_poison_entry_is_quarantined_once_wherever_the_writer_dies(backend: Backend) -> None:
     user_id = await backend.a_user()
     await backend.spoil(user_id, b"nonsense")
     for point in ("after reading", "before trimming", "before trimming"):
@@ -232,7 +232,7 @@ async def test_a_refused_entry_is_kept_once_wherever_the_writer_dies(backend: Ba
     assert [refused.line for refused in await _poison(backend)] == [b"nonsense\n"]
 
 
-async def test_a_journal_whose_ids_begin_anew_is_written_all_the_same(backend: Backend) -> None:
+async def test_journal_whose_ids_restart_is_recorded(backend: Backend) -> None:
     """Redis was lost and replaced by one whose clock is behind: its ids are below the offset."""
     await _calls(backend, 5)
     writer = UsageWriter(backend.database, backend.journal)

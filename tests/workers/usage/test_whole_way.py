@@ -14,7 +14,7 @@ from gateway.workers.usage.usage_writer import UsageWriter
 from tests.workers.conftest import Backend
 
 
-async def test_a_call_is_charged_the_same_in_every_book(backend: Backend) -> None:
+async def test_call_is_charged_the_same_in_every_book(backend: Backend) -> None:
     user_id = await backend.a_user(credits_given=50)
     assert (await backend.try_admit(user_id, str(uuid4()))).verdict is Verdict.NOT_LOADED
     await backend.load(user_id)
@@ -32,7 +32,7 @@ async def test_a_call_is_charged_the_same_in_every_book(backend: Backend) -> Non
     assert await _hot_balance(backend, user_id) == 43
 
 
-async def test_a_grant_is_spendable_as_soon_as_it_is_published(backend: Backend) -> None:
+async def test_grant_is_spendable_once_it_is_published(backend: Backend) -> None:
     user_id = await backend.a_user(credits_given=0)
     publisher = OutboxPublisher(backend.database, backend.meter)
     await backend.load(user_id)
@@ -42,7 +42,7 @@ async def test_a_grant_is_spendable_as_soon_as_it_is_published(backend: Backend)
     assert (await backend.try_admit(user_id, str(uuid4()), amount=5)).verdict is Verdict.ADMITTED
 
 
-async def test_a_charge_above_the_hold_is_debt_in_both_stores_until_a_grant_settles_it(backend: Backend) -> None:
+async def test_charge_above_the_hold_is_debt_in_both_stores_until_a_grant(backend: Backend) -> None:
     user_id = await backend.a_user(credits_given=5)
     await backend.load(user_id)
     request_id = await backend.admit(user_id, amount=5)
@@ -54,7 +54,7 @@ async def test_a_charge_above_the_hold_is_debt_in_both_stores_until_a_grant_sett
     assert (await backend.balance(user_id)).current_credits == await _hot_balance(backend, user_id) == 3
 
 
-async def test_redis_that_lost_everything_is_refilled_from_postgresql(backend: Backend) -> None:
+async def test_emptied_redis_is_loaded_from_postgresql(backend: Backend) -> None:
     user_id = await backend.a_user(credits_given=50)
     await backend.load(user_id)
     await backend.call(user_id, charge=8)
