@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from gateway.meter.client.errors import MeterUnavailable
 from gateway.payments.provider import InvalidWebhook, ProviderRefused, ProviderUnavailable
 from policies.billing.providers import ID_FIELDS
 from policies.model import Refused
+from policies.wording import shortened
 
 
 class ErrorResponse(NamedTuple):
@@ -34,6 +35,12 @@ class ErrorResponse(NamedTuple):
     detail: str
     extras: Mapping[str, object] = {}
 
+
+# A response tells what a developer can use, and is never much longer than the request that it answers.
+MAX_ERRORS = 20
+_MAX_ERRORS_IN_DETAIL = 5
+_MAX_FIELD_CHARACTERS = 100
+_MAX_MESSAGE_CHARACTERS = 300
 
 UNREACHABLE = ErrorResponse(
     "accounts_unavailable", "Accounts cannot be reached at the moment; try again shortly.", {"retry_after": 1}
@@ -86,15 +93,20 @@ def _invalid_request(error: RequestValidationError, _: Request) -> ErrorResponse
     unknown = [each for each in errors if each["loc"][0] == "path"]
     if unknown:
         return ErrorResponse("not_found", f"There is no such {unknown[0]['loc'][-1]}.")
-    found = [{"field": _field(each["loc"]), "message": _message(each)} for each in errors]
-    detail = "; ".join(f"{each['field']}: {each['message']}" for each in found)
-    return ErrorResponse("validation_failed", detail, {"errors": found})
+    found = [{"field": _field(each["loc"]), "message": _message(each)} for each in errors[:MAX_ERRORS]]
+    omitted = {"errors_omitted": len(errors) - MAX_ERRORS} if len(errors) > MAX_ERRORS else {}
+    return ErrorResponse("validation_failed", _summary(found, total=len(errors)), {"errors": found, **omitted})
+
+
+def _summary(found: Sequence[Mapping[str, str]], *, total: int) -> str:
+    told = [f"{each['field']}: {each['message']}" for each in found[:_MAX_ERRORS_IN_DETAIL]]
+    return "; ".join(told) + (f"; and {total - len(told)} more" if total > len(told) else "")
 
 
 def _field(location: Iterable[str | int]) -> str:
     """`allowed_ips.0` for ("body", "allowed_ips", 0); `body` for the body itself."""
     first, *rest = location
-    return ".".join(map(str, rest)) or str(first)
+    return shortened(".".join(map(str, rest)) or str(first), _MAX_FIELD_CHARACTERS)
 
 
 # Messages of pydantic that speak of Python, in terms of JSON.
@@ -107,12 +119,15 @@ _MESSAGES = {
 
 
 def _message(error: Mapping[str, Any]) -> str:
-    return _MESSAGES.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
+    known = _MESSAGES.get(error["type"])
+    return known or shortened(str(error["msg"]).removeprefix("Value error, "), _MAX_MESSAGE_CHARACTERS)
 
 
 def _http_exception(error: HTTPException, request: Request) -> ErrorResponse:
     if error.status_code == 404:
-        return ErrorResponse("not_found", f"There is nothing at {request.url.path}.")
+        return ErrorResponse(
+            "not_found", f"There is nothing at {shortened(request.url.path, _MAX_MESSAGE_CHARACTERS)}."
+        )
     if error.status_code == 405:
         allowed = _methods(request.app.routes, request.scope)
         return ErrorResponse(

@@ -29,7 +29,8 @@ from policies.model import Route
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", problem_pages.PREFIX})
 # Far above any body of this API, far below what a process can spare.
-MAX_BODY_BYTES = 1024 * 1024
+MAX_BODY_BYTES = 128 * 1024
+MAX_IMPORT_BYTES = 1024 * 1024
 
 GUARD = openapi.Guard("/admin/", "admin_token", "An admin token; its scopes are listed as roles.", scope_of)
 
@@ -85,6 +86,7 @@ def build_admin(
         title="Gateway admin API",
         version="1",
         description=openapi.ADMIN,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -112,7 +114,7 @@ def build_admin(
     idempotent = IdempotencyMiddleware(
         app, database, prefix=PREFIX, peppers=peppers, publish=unit_of_work.publish, is_detached=_is_detached
     )
-    scoped = ScopeMiddleware(BodyLimitMiddleware(idempotent, max_bytes=MAX_BODY_BYTES), lambda: app.routes)
+    scoped = ScopeMiddleware(BodyLimitMiddleware(idempotent, max_body_bytes=_max_body_bytes), lambda: app.routes)
     authenticator = AdminAuthenticator(database, admin_token, key_prefix=key_prefix, peppers=peppers)
     return RequestIdMiddleware(AuthMiddleware(scoped, authenticator.authenticate, is_open=_is_open))
 
@@ -120,6 +122,10 @@ def build_admin(
 def _is_open(scope: Scope) -> bool:
     path: str = scope["path"]
     return path in OPEN_PATHS or path.startswith(problem_pages.PREFIX + "/")
+
+
+def _max_body_bytes(path: str) -> int:
+    return MAX_IMPORT_BYTES if path == f"{PREFIX}keys/import" else MAX_BODY_BYTES
 
 
 def _is_detached(path: str) -> bool:
