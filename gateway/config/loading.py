@@ -42,6 +42,7 @@ class Sections:
         str, Kind("path"), about("Directory of embedded stores, generated secrets and spooled settlements.")
     ] = ".gateway"
     keys: model.Keys = field(default_factory=model.Keys)
+    credits: model.Credits = field(default_factory=model.Credits)
     principals: model.Principals = field(default_factory=model.Principals)
     usage: model.Usage = field(default_factory=model.Usage)
     auth: model.Auth = field(default_factory=model.Auth)
@@ -91,6 +92,7 @@ def load(
         database=sections.database,
         redis=sections.redis,
         keys=sections.keys,
+        credits=sections.credits,
         principals=sections.principals,
         usage=sections.usage,
         auth=sections.auth,

@@ -23,6 +23,7 @@ from gateway.config.plans import Billing, PlanSpec
 from gateway.config.quantities import (
     Address,
     Amount,
+    Currency,
     Duration,
     Flag,
     Kind,
@@ -38,6 +39,7 @@ from gateway.config.quantities import (
     about,
 )
 from gateway.config.secrets import Secrets
+from policies.billing.money import CreditValue
 from policies.model import Route
 
 _PLACEHOLDER = "{token}"
@@ -109,6 +111,30 @@ class Redis:
             key="on_outage",
         ),
     ] = None
+
+
+def _per_unit(value: Decimal) -> Decimal:
+    if not value:
+        raise ValueError("must be above 0: how many credits one unit of the currency is")
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownAs:
+    currency: Annotated[Currency, about("Currency of the amounts.")]
+    per_unit: Annotated[Amount, AfterValidator(_per_unit), about("Credits that one unit of the currency is.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credits:
+    shown_as: Annotated[
+        ShownAs | None, about("Shows credits as money beside the credits; null shows credits alone.")
+    ] = None
+
+    @property
+    def money(self) -> CreditValue | None:
+        """What credits are shown as; None where they are shown as credits alone."""
+        return None if self.shown_as is None else CreditValue(self.shown_as.currency, self.shown_as.per_unit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,6 +325,7 @@ class Config:
     database: Database
     redis: Redis
     keys: Keys
+    credits: Credits
     principals: Principals
     usage: Usage
     auth: Auth

@@ -88,7 +88,9 @@ class PriceEntry:
         Kind("`request:` or `response:` and a JSON Pointer, or a list of them"),
         about("Where the units stand in a body; of a list, the first pointer that resolves counts."),
     ] = None
-    default: Annotated[NotNegative | None, about("Units of a request without the member that `count` names.")] = None
+    default: Annotated[
+        NotNegative | None, about("Units of a request that leaves out the member that `count` names, or says null.")
+    ] = None
     minimum: Annotated[NotNegative, about("Least credits that a call costs.")] = 0
     maximum: Annotated[NotNegative | None, about("Most credits that a call costs.")] = None
     hold: Annotated[

@@ -103,6 +103,9 @@ class RouteEntry:
         Kind("list of statuses and classes, such as `[2xx, 404]`"),
         about("Statuses of responses that are charged."),
     ] = field(default_factory=lambda: frozenset({"2xx", "3xx"}))
+    charge_broken: Annotated[
+        Flag, about("Whether a response that the upstream broke off is charged what it had reported.")
+    ] = False
     websocket: Annotated[Flag, about("Whether a handshake may switch protocols.")] = False
 
     def __post_init__(self) -> None:
@@ -128,4 +131,5 @@ def route_of(entry: RouteEntry) -> Route:
         max_body_bytes=entry.max_body_bytes,
         charge_on=entry.charge_on,
         websocket=entry.websocket,
+        charge_broken=entry.charge_broken,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from types import MappingProxyType
 
@@ -15,6 +16,7 @@ _EXPONENTS = MappingProxyType(
     | dict.fromkeys(["CLF", "UYW"], 4)
 )
 
+_FINEST_DIGITS = 6  # of the price of one call, as usage rows keep US dollars
 # Sums and products of amounts are exact; only `rounded` rounds, and only divisions need these digits.
 EXACT = Context(prec=50, rounding=ROUND_HALF_EVEN)
 
@@ -44,3 +46,23 @@ def to_minor(amount: Decimal, currency: str) -> int:
 
 def from_minor(minor: int, currency: str) -> Decimal:
     return Decimal(minor).scaleb(-exponent(currency), EXACT)
+
+
+@dataclass(frozen=True, slots=True)
+class CreditValue:
+    """`per_unit` credits are one unit of the currency."""
+
+    currency: str
+    per_unit: Decimal
+
+    def amount(self, credits: int | Decimal) -> Decimal:
+        """Of a balance, rounded to the minor unit: of 100000 a dollar, 123456 are 1.23."""
+        return rounded(self._exact(credits), self.currency)
+
+    def fine_amount(self, credits: int | Decimal) -> Decimal:
+        """Of one call, to six digits at least, for many calls cost less than a minor unit."""
+        digits = max(_FINEST_DIGITS, exponent(self.currency))
+        return self._exact(credits).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_EVEN, EXACT)
+
+    def _exact(self, credits: int | Decimal) -> Decimal:
+        return EXACT.divide(Decimal(credits), self.per_unit)

@@ -10,6 +10,7 @@ from textwrap import dedent
 import pytest
 
 from gateway.config import Address, Config, ConfigError, ConfigProblem, load
+from policies.billing.money import CreditValue
 from policies.pricing.price import Price
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +48,22 @@ def test_empty_file_is_the_defaults_without_routes(load_text: Load) -> None:
     assert config.redis.partitions == 64
     assert config.routes == ()
     assert [plan.id for plan in config.plans] == ["free", "basic", "pro", "enterprise"]
+
+
+def test_credits_are_shown_as_money_where_they_are_valued(load_text: Load) -> None:
+    config = load_text("credits: {shown_as: {currency: USD, per_unit: 100000}}")
+
+    assert config.credits.money == CreditValue("USD", Decimal(100000))
+    assert load_text("").credits.money is None
+
+
+def test_credits_that_are_worth_nothing_cannot_be_shown(problems_of: Problems) -> None:
+    (problem,) = problems_of("credits: {shown_as: {currency: USD, per_unit: 0}}")
+
+    assert (problem.key, problem.message) == (
+        "credits.shown_as.per_unit",
+        "must be above 0: how many credits one unit of the currency is",
+    )
 
 
 def test_missing_default_file_is_an_empty_file(tmp_path: Path, load_text: Load) -> None:

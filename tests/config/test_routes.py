@@ -30,7 +30,7 @@ def test_route_has_everything_that_policies_decide_on(tmp_path: Path) -> None:
     (route,) = routes(
         tmp_path,
         "match: {path: /v1/files/**, methods: [get, Post]}, usage_type: analysis, feature: f, permission: p,"
-        "price: {credits: 1}, max_body_bytes: 20MiB, charge_on: [2XX, 404], websocket: true",
+        "price: {credits: 1}, max_body_bytes: 20MiB, charge_on: [2XX, 404], websocket: true, charge_broken: true",
     )
 
     assert route == Route(
@@ -45,6 +45,7 @@ def test_route_has_everything_that_policies_decide_on(tmp_path: Path) -> None:
         max_body_bytes=20 * 2**20,
         charge_on=frozenset({"2xx", "404"}),
         websocket=True,
+        charge_broken=True,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -38,6 +39,15 @@ def test_units_are_counted_at_the_first_pointer_that_is_there(padding: bytes) ->
     assert asked(ITEMS, b'{"products":[1,[2,3],3]}' + padding).units == 3
     assert asked(ITEMS, b'{"products":[1],"items":4}' + padding).units == 4
     assert asked(TEXT, b'{"input":"h\\u00e9llo"}' + padding).units == 5
+
+
+@pytest.mark.parametrize("padding", [b"", PADDING], ids=["small", "large"])
+@pytest.mark.parametrize("content", [b'{"items":null}', b'{"items":null,"products":null}', b"{}"])
+def test_null_is_an_option_that_is_not_set(content: bytes, padding: bytes) -> None:
+    assert asked(replace(ITEMS, default=1), content + padding).units == 1
+    assert asked(ITEMS, b'{"items":null,"products":[1,2]}' + padding).units == 2
+    with pytest.raises(Refused, match="there is nothing"):
+        asked(ITEMS, content + padding)
 
 
 @pytest.mark.parametrize("padding", [b"", PADDING], ids=["small", "large"])

@@ -6,6 +6,7 @@ import gzip
 import json
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.proxy.data_plane import Account, DataPlane
@@ -121,3 +122,24 @@ async def test_anthropic_stream_merges_its_first_and_last_event(data_plane: Data
     data_plane.upstream.respond_with(200, stream, content_type="text/event-stream")
     assert (await post(data_plane, account, request(stream=True), MESSAGES)).content == stream
     assert (await data_plane.usage_row(account))["credits_charged"] == 170
+
+
+@pytest.mark.parametrize(
+    ("path", "events_sent", "charged"),
+    [
+        ("/v1/fragile/chat/completions", STREAM + USAGE_EVENT, CHARGE),
+        ("/v1/fragile/chat/completions", STREAM, 0),
+        (CHAT, STREAM + USAGE_EVENT, 0),
+    ],
+)
+async def test_response_broken_off_is_charged_what_it_reported_where_its_route_says_so(
+    data_plane: DataPlane, path: str, events_sent: bytes, charged: int
+) -> None:
+    account = await data_plane.create_account(credits=2000)
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 100000\r\n\r\n"
+    data_plane.upstream.respond_with_bytes(head, events_sent)
+    with pytest.raises(httpx.RemoteProtocolError):
+        await post(data_plane, account, request(stream=True), path)
+    row = await data_plane.usage_row(account)
+    assert (row["outcome"], row["credits_charged"]) == ("upstream_invalid", charged)
+    assert await data_plane.stored_balance(account) == 2000 - charged

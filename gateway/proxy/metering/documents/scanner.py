@@ -218,7 +218,7 @@ class JsonScanner:
     def _read_scalar(self, token: bytes, selection: Selection, start: int) -> None:
         if selection.leaf is Leaf.VALUE:
             store(self.fields, selection.name, parse(token))
-        elif selection.leaf in COUNTED:
+        elif selection.leaf in COUNTED and token != b"null":
             store(self.fields, selection.name, size_of(parse(token)))
         elif selection.leaf is Leaf.SPAN:
             self.fields[selection.name] = (start, start + len(token))

@@ -51,7 +51,7 @@ def pick(value: Any, selection: Selection, fields: Fields) -> None:
     """Adds the selected values of a parsed document to the fields."""
     if selection.leaf is Leaf.VALUE:
         store(fields, selection.name, value)
-    elif selection.leaf in COUNTED:
+    elif selection.leaf in COUNTED and value is not None:  # null is what an SDK writes for an option that is not set
         is_text = selection.leaf is Leaf.COUNT and isinstance(value, str)
         store(fields, selection.name, None if is_text else size_of(value))
     elif selection.leaf is Leaf.SPAN:
