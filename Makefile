@@ -42,7 +42,7 @@ reference: .venv/.installed ## write docs/reference/ from the code
 fuzz chaos: .venv/.installed-dev ## the long proofs, from a random seed or from SEED=7
 	@seed=$${SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; \
 	echo "to draw the same again: make $@ SEED=$$seed"; \
-	GATEWAY_TEST_SCALE=full GATEWAY_TEST_SEED=$$seed \
+	GATEWAY_TEST_SCALE=full GATEWAY_TEST_SEED=$$seed GATEWAY_TEST_EXAMPLES=$(EXAMPLES) \
 	$(BIN)/pytest tests/guarantees/$@ $(ALSO_$@) --hypothesis-seed=$$seed --show-capture=stdout --durations=10
 
 bench: .venv/.installed-dev ## the benchmarks of docs/benchmarks.md

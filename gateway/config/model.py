@@ -241,6 +241,16 @@ def _ca_file(value: object) -> str:
     return path
 
 
+def _passed_names(written: object) -> tuple[str, ...]:
+    names = quantities.listed(written)
+    for name in names if isinstance(names, list | tuple) else (names,):
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9-]+", name, re.ASCII):
+            raise ValueError(f"must be names of fields, of letters, digits and dashes, got {name!r}")
+        if name.lower().startswith(("x-gateway-", "x-forwarded-")):
+            raise ValueError(f"must not hold {name}, which only the gateway sets")
+    return tuple(name.lower() for name in names)  # type: ignore[attr-defined] # checked above
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     path: Annotated[
@@ -266,6 +276,15 @@ class Upstream:
         Kind("map of header fields"),
         about("Set on each request; `${NAME}` is an environment variable."),
     ] = field(default_factory=dict, repr=False)
+    pass_headers: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_passed_names),
+        Kind("list of field names"),
+        about(
+            "Fields of clients that are withheld unless named here, such as `x-http-method-override`, `x-original-url` "
+            "and `x-real-ip`."
+        ),
+    ] = ()
     connect_timeout_seconds: Annotated[Timeout, about("Longest wait for a connection.", key="connect_timeout")] = 2.0
     first_byte_timeout_seconds: Annotated[
         Timeout, about("Longest wait for the head of a response.", key="first_byte_timeout")

@@ -1,7 +1,7 @@
 """Reads the header fields of a request: tokens as names, values without control characters, singletons once.
 
-Fields with an underscore in their name are dropped, as nginx does: CGI-style upstreams read `X_Gateway_User` as
-`X-Gateway-User`.
+Fields with anything but letters, digits and dashes in their name are dropped, as nginx does: CGI-style upstreams read
+`X_Gateway_User` and `X.Gateway.User` as `X-Gateway-User`.
 """
 
 from __future__ import annotations
@@ -45,6 +45,9 @@ _SINGLETONS = frozenset(
         b"x-request-id",
     )
 )
+
+
+_PLAIN = b"abcdefghijklmnopqrstuvwxyz0123456789-"
 
 
 class _RequestFieldKind(Enum):
@@ -114,7 +117,7 @@ def _read_line(line: bytes) -> _Line:
 
 
 def _kind(name: bytes, value: bytes) -> _RequestFieldKind | None:
-    if b"_" in name:
+    if name.translate(None, _PLAIN):
         return _RequestFieldKind.DROPPED
     if name == b"connection":
         return _RequestFieldKind.CLOSE if b"close" in list_members(value) else None

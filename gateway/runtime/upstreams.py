@@ -36,7 +36,8 @@ def _destination(each: UpstreamConfig) -> Destination:
     lines = [f"{name}: {value}\r\n" for name, value in each.headers.items()]
     block = header_block("".join(lines).encode("latin-1"))
     names = tuple(name.encode() for name in each.headers)
-    return Destination(upstream, block, names, asks_for_usage=each.ask_for_usage)
+    passed = frozenset(name.encode() for name in each.pass_headers)
+    return Destination(upstream, block, names, asks_for_usage=each.ask_for_usage, passed_names=passed)
 
 
 class _UpstreamSeries:

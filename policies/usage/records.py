@@ -104,11 +104,13 @@ Column = object  # written as its str(); None is NULL
 
 
 def text(value: str | None) -> str:
-    """Text from outside, escaped. NUL, which PostgreSQL text cannot hold, is dropped."""
+    """Text from outside, escaped. NUL, which PostgreSQL text cannot hold, is dropped; half a character becomes `?`."""
     if value is None:
         return NULL
     if value.isalnum():
         return value
+    if not value.isascii():
+        value = value.encode("utf-8", "replace").decode()
     return value.translate(_ESCAPES)
 
 

@@ -69,3 +69,14 @@ def test_upstream_mistake_has_its_place(
     (problem,) = caught.value.problems
     assert problem.key == key
     assert message in problem.message
+
+
+def test_passed_headers_are_names_in_lower_case(tmp_path: Path) -> None:
+    (upstream,) = loaded(tmp_path, "targets: [http://a], pass_headers: [X-Real-IP, x-original-url]").upstreams
+    assert upstream.pass_headers == ("x-real-ip", "x-original-url")
+
+
+@pytest.mark.parametrize("name", ["X-Gateway-User", "x-forwarded-for", "a_b", "a.b", "''", "5"])
+def test_passed_header_is_no_field_of_the_gateway(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="pass_headers"):
+        loaded(tmp_path, f"targets: [http://a], pass_headers: [{name}]")

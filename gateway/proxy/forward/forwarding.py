@@ -36,13 +36,15 @@ from policies.pricing.quotes import is_known_at_admission
 class Destination:
     """An upstream, and the fields that the configuration sets towards it, which replace the client's.
 
-    `asks_for_usage` is whether a stream may ask it to report its usage.
+    `passed_names` are fields that are withheld from upstreams which do not allow them. `asks_for_usage` is whether a
+    stream may ask it to report its usage.
     """
 
     upstream: Upstream
     header_block: HeaderBlock = NO_FIELDS
     header_names: tuple[bytes, ...] = ()
     asks_for_usage: bool = True
+    passed_names: frozenset[bytes] = frozenset()
 
 
 class Forwarding:
@@ -237,15 +239,18 @@ def render_request_fields(
 ) -> HeaderBlock:
     """All fields towards the upstream except Host and framing."""
     cache = inbound.cache
-    if cache.identity_block is not identity_block or cache.upstream_block is not destination.header_block:
+    if cache.identity_block is not identity_block or cache.destination is not destination:
         end_to_end: bytes = inbound.end_to_end
+        for field in inbound.withheld:
+            if field[0] in destination.passed_names:
+                end_to_end += b"%b: %b\r\n" % field
         for name in destination.header_names:
             if b"\n" + name + b":" in b"\n" + end_to_end:
                 end_to_end = _without(end_to_end, name)
         cache.request_block = header_block(
             end_to_end + identity_block + inbound.forwarded_headers + destination.header_block
         )
-        cache.identity_block, cache.upstream_block = identity_block, destination.header_block
+        cache.identity_block, cache.destination = identity_block, destination
     return HeaderBlock(cache.request_block + request_block(inbound, request_id))
 
 

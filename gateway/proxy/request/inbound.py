@@ -1,24 +1,24 @@
 """A request as the client sent it: the fields the gateway acts on, and the block of end-to-end fields.
 
 One pass drops, rewrites or forwards each field by one table; it runs once for as long as a client repeats its fields.
-`X-Gateway-*` and `X-Forwarded-*` of a client are never forwarded, in any spelling, nor are hop-by-hop fields (RFC 9110
-§7.6.1) and framing.
+What a client says of itself in `X-Gateway-*` and `X-Forwarded-*` is never forwarded, in any spelling.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any, NamedTuple, Protocol
 
-from gateway.http.fields import HOP_BY_HOP, PROXY_AUTHENTICATION, HeaderBlock, header_block, list_members
+from gateway.http.fields import Header, HeaderBlock, header_block, list_members
+from gateway.proxy.request.client_address import Network, client_address, is_in, peer_address
+from gateway.proxy.request.forwardable import Passage, passage_of
 from gateway.request_ids import is_echoable
 from policies.model import Refusal, Refused
 
-Network = IPv4Network | IPv6Network
+__all__ = ["ConnectionCache", "Inbound", "Network", "Trace", "read_request", "request_block"]
 
-# Fields that the gateway reads; `_NOT_FORWARDED` says which of them it also forwards.
+# Fields that the gateway reads; `forwardable.py` says which of them it also forwards.
 _READ = frozenset(
     {
         b"authorization",
@@ -36,6 +36,7 @@ _READ = frozenset(
         b"x-forwarded-for",
         b"x-forwarded-proto",
         b"x-forwarded-host",
+        b"forwarded",
         b"traceparent",
         b"tracestate",
         b"via",
@@ -48,30 +49,7 @@ _READ = frozenset(
         b"sec-websocket-version",
     }
 )
-_NOT_FORWARDED = (
-    HOP_BY_HOP
-    | PROXY_AUTHENTICATION
-    | frozenset(
-        {
-            b"x-api-key",
-            b"content-length",
-            b"expect",
-            b"host",
-            b"x-request-id",
-            b"x-forwarded-for",
-            b"x-forwarded-proto",
-            b"x-forwarded-host",
-            b"x-forwarded-port",
-            b"x-forwarded-server",
-            b"x-real-ip",
-            b"forwarded",
-            b"traceparent",
-            b"tracestate",
-            b"via",
-        }
-    )
-)
-_RESERVED_PREFIXES = (b"x-gateway-", b"x-forwarded-")
+_DROPPED, _WITHHELD = Passage.DROPPED, Passage.WITHHELD
 _BEARER = b"bearer "
 # W3C Trace Context section 3.2: version 00, a trace and a parent that are not all zeros, flags.
 _TRACEPARENT = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
@@ -94,18 +72,18 @@ class Trace(NamedTuple):
 class ConnectionCache:
     """What stays the same from one request of a connection to the next, for as long as its fields do.
 
-    `request_block` holds the fields towards the upstream, rendered for the caller of `identity_block` and the
-    destination of `upstream_block`. `client_columns` are the columns of records that come from the fields.
+    `request_block` holds the fields towards the upstream, rendered for the caller of `identity_block` and for
+    `destination`. `client_columns` are the columns of records that come from the fields.
     """
 
-    __slots__ = ("client_columns", "identity_block", "key", "key_digest", "request_block", "upstream_block")
+    __slots__ = ("client_columns", "destination", "identity_block", "key", "key_digest", "request_block")
 
     def __init__(self) -> None:
         self.key: bytes | None = None
         self.key_digest: bytes | None = None
         self.client_columns: str | None = None
         self.identity_block: bytes | None = None
-        self.upstream_block: bytes | None = None
+        self.destination: object = None
         self.request_block = header_block(b"")
 
 
@@ -113,7 +91,8 @@ class Inbound(NamedTuple):
     """One request as the gateway reads it. Requests that repeat their fields share all but the first line.
 
     `fields` holds what the gateway acts on, by lower-cased name. `end_to_end` is the block of the client's fields that
-    are forwarded, `forwarded_headers` that of X-Forwarded-* and Via. `content_length` is None for a chunked body.
+    are forwarded, `forwarded_headers` that of X-Forwarded-* and Via. An upstream must allow `withheld` fields by name.
+    `content_length` is None for a chunked body.
     """
 
     method: str
@@ -125,6 +104,7 @@ class Inbound(NamedTuple):
     is_from_trusted_proxy: bool
     fields: dict[bytes, bytes]
     end_to_end: HeaderBlock
+    withheld: tuple[Header, ...]
     forwarded_headers: HeaderBlock
     trace: Trace | None
     client_request_id: str | None
@@ -194,18 +174,21 @@ def request_block(inbound: Inbound, own_id: str) -> HeaderBlock:
 def _read(scope: Any, trusted_proxies: Sequence[Network]) -> Inbound:
     fields: dict[bytes, bytes] = {}
     end_to_end: list[bytes] = []
+    withheld: list[Header] = []
     named = _named_in_connection(scope["headers"])
     for name, value in scope["headers"]:
         if name in _READ:
             fields[name] = fields[name] + b", " + value if name in fields else value
-        if name not in _NOT_FORWARDED and name not in named and not _is_reserved(name):
-            if name == b"authorization" and value[:7].lower() == _BEARER:
-                continue
+        passage = passage_of(name)
+        if passage is _DROPPED or name in named:
+            continue
+        if passage is _WITHHELD:
+            withheld.append((name, value))
+        elif name != b"authorization" or value[:7].lower() != _BEARER:
             end_to_end += (name, b": ", value, b"\r\n")
-    # A listener for both families sees IPv4 clients as ::ffff:192.0.2.1 (RFC 4291 section 2.5.5.2).
-    peer = scope["client"][0].removeprefix("::ffff:") if scope["client"] else ""
-    trusted = bool(trusted_proxies) and _is_in(peer, trusted_proxies)
-    client_ip = _client_ip(peer, fields, trusted_proxies) if trusted else peer
+    peer = peer_address(scope["client"][0]) if scope["client"] else ""
+    trusted = bool(trusted_proxies) and is_in(peer, trusted_proxies)
+    client_ip = client_address(peer, fields, trusted_proxies) if trusted else peer
     sent_id = fields.get(b"x-request-id")
     return Inbound(
         method=scope["method"],
@@ -217,6 +200,7 @@ def _read(scope: Any, trusted_proxies: Sequence[Network]) -> Inbound:
         is_from_trusted_proxy=trusted,
         fields=fields,
         end_to_end=header_block(b"".join(end_to_end)),
+        withheld=tuple(withheld),
         forwarded_headers=_forwarded_headers(
             fields, client_ip, scheme=scope["scheme"], proxy=peer if trusted else None
         ),
@@ -263,29 +247,3 @@ def _named_in_connection(headers: Sequence[tuple[bytes, bytes]]) -> frozenset[by
         if name == b"connection" and value not in (b"keep-alive", b"close", b"Keep-Alive"):
             named |= frozenset(list_members(value))
     return named
-
-
-def _is_reserved(name: bytes) -> bool:
-    """X-Gateway-* and X-Forwarded-*, also spelt with underscores, which CGI-style upstreams read as dashes."""
-    return name.replace(b"_", b"-").startswith(_RESERVED_PREFIXES) if name[:1] == b"x" else False
-
-
-def _is_in(address: str, networks: Sequence[Network]) -> bool:
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return False
-    return any(parsed in network for network in networks)
-
-
-def _client_ip(peer: str, fields: dict[bytes, bytes], trusted: Sequence[Network]) -> str:
-    """The rightmost address of X-Forwarded-For that is not a trusted proxy: everything left of it may be invented."""
-    hops = [hop.strip() for hop in fields.get(b"x-forwarded-for", b"").decode("latin-1").split(",")]
-    for hop in reversed(hops):
-        try:
-            ip_address(hop)
-        except ValueError:
-            return peer
-        if not _is_in(hop, trusted):
-            return hop
-    return peer
