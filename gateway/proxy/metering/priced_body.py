@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
-from gateway.proxy.metering.decoding import DecodingError, open_decoder
+from gateway.proxy.metering.decoding import PIECE_BYTES, DecodingError, open_decoder
 from gateway.proxy.metering.documents.selection import Fields, Leaf, Selection, select_paths
 from gateway.proxy.metering.readers import READERS
 from gateway.proxy.metering.strict_json import read_fields
@@ -75,20 +75,27 @@ def _texts(fields: Fields) -> Mapping[str, str]:
 
 
 def _decoded(content: bytes, content_encoding: bytes, limit: int) -> bytes | None:
-    """The body without its coding, None if it has none. Raises Refused for a coding that is not read, or a bomb."""
+    """The body without its coding, None if it has none. Raises Refused for a coding that is not read, or a bomb.
+
+    It is measured first, so that a bomb takes no more memory than a piece of it.
+    """
     codings = {name.strip().lower() for name in content_encoding.split(b",")} - {b"", b"identity"}
     if not codings <= _REQUEST_CODINGS:
         named = content_encoding.decode("latin-1")[:40]
         raise Refused(Refusal.UNSUPPORTED_ENCODING, f"The body is encoded as {named!r}; gzip and deflate are read.")
-    decoder = open_decoder(content_encoding)
-    if decoder is None:
+    if not codings:
         return None
-    pieces, size = [], 0
     try:
-        for piece in decoder.decode(content):
+        size = 0
+        for piece in _pieces(content, content_encoding):
             size += len(piece)
             check_size(size, limit)
-            pieces.append(piece)
+        return b"".join(_pieces(content, content_encoding))
     except DecodingError:
         raise Refused(Refusal.INVALID_BODY, "The body is not in the encoding that Content-Encoding names.") from None
-    return b"".join(pieces)
+
+
+def _pieces(content: bytes, content_encoding: bytes) -> Iterator[bytes]:
+    if (decoder := open_decoder(content_encoding)) is not None:
+        for start in range(0, len(content), PIECE_BYTES):
+            yield from decoder.decode(content[start : start + PIECE_BYTES])

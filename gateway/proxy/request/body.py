@@ -49,16 +49,18 @@ async def read_whole(
     content = await _receive_all(receive, limit) if arrived is None else arrived
     if match.quote is not None:
         return WholeBody(content)
+    content_encoding = inbound.fields.get(b"content-encoding", b"")
     read = partial(
         read_asked,
         match.route.price,
         content,
         path=match.path,
         content_type=inbound.fields.get(b"content-type", b""),
-        content_encoding=inbound.fields.get(b"content-encoding", b""),
+        content_encoding=content_encoding,
         limit=limit,
     )
-    return WholeBody(content, read() if len(content) <= SMALL_BYTES else await asyncio.to_thread(read))
+    is_small = len(content) <= SMALL_BYTES and not content_encoding  # a coded body may be any size inside
+    return WholeBody(content, read() if is_small else await asyncio.to_thread(read))
 
 
 async def _receive_all(receive: Receive, limit: int) -> bytes:

@@ -103,6 +103,16 @@ def test_frame_counts_only_once_its_checksum_holds() -> None:
     assert reader.reading().usage == used(input=1, output=2)
 
 
+@pytest.mark.parametrize("size", [1000, 10**6])
+def test_large_frame_counts_only_once_its_checksum_holds(size: int) -> None:
+    stream = event_frame("metadata", {"usage": {"inputTokens": 1, "outputTokens": 2}, "p": "x" * 100_000})
+    for last, expected in ((stream[-1:], used(input=1, output=2)), (b"\0", None)):
+        reader = READERS["bedrock"].open_response(FRAMES, b"")
+        for piece in pieces(stream[:-1] + last, size):
+            reader.feed(piece)
+        assert reader.reading().usage == expected
+
+
 @pytest.mark.parametrize("encoding", [b"compress", b"gzip, unknown", b"gzip, gzip, gzip, gzip"])
 def test_unknown_encoding_is_said_to_be_one(encoding: bytes) -> None:
     reader = READERS["openai"].open_response(JSON, encoding)

@@ -64,6 +64,30 @@ async def test_document_is_charged_by_class_whatever_its_coding(data_plane: Data
     assert row["metadata"]["usage"] == {"input": 1000, "cached_input": 900, "output": 300}
 
 
+async def test_gzip_request_is_priced_and_passes_as_it_came(data_plane: DataPlane) -> None:
+    account, coding = await data_plane.create_account(credits=2000), {"content-encoding": "gzip"}
+    content = gzip.compress(request())
+    data_plane.upstream.respond_with(200, compact(chat("x", usage=USAGE)).encode(), content_type="application/json")
+    await post(data_plane, account, content, **coding)
+    assert data_plane.upstream.last.body == content
+    assert data_plane.upstream.last["content-encoding"] == "gzip"
+    assert (await data_plane.usage_row(account))["credits_charged"] == CHARGE
+    poor = await data_plane.create_account(credits=120)
+    required = -(-len(request()) // 3) + 2 * 50
+    answer = await post(data_plane, poor, content, **coding)
+    assert_problem(answer, 402, "insufficient_credits", required=required, available=120)
+
+
+async def test_gzip_request_that_must_ask_for_usage_passes_decoded(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(credits=2000)
+    data_plane.upstream.respond_with(200, STREAM + USAGE_EVENT + DONE, content_type="text/event-stream")
+    answer = await post(data_plane, account, gzip.compress(request(stream=True)), **{"content-encoding": "gzip"})
+    assert answer.content == STREAM + DONE
+    assert json.loads(data_plane.upstream.last.body)["stream_options"] == {"include_usage": True}
+    assert data_plane.upstream.last.all("content-encoding") == []
+    assert (await data_plane.usage_row(account))["credits_charged"] == CHARGE
+
+
 async def test_usage_that_is_missing_is_estimated_and_marked(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(credits=2000)
     data_plane.upstream.respond_with(200, STREAM + DONE, content_type="text/event-stream")

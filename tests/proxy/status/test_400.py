@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
@@ -79,6 +80,42 @@ async def test_priced_body_without_its_price_is_refused(data_plane: DataPlane, b
     assert answer.json()["code"] == "invalid_body", answer.text
     extras = {"pointer": "/products"} if "pointer" in answer.json() else {}
     assert_problem(answer, 400, "invalid_body", **extras)
+
+
+@pytest.mark.parametrize("path", ["/v1/generate", "/v1/chat/completions", "/v1/messages"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model": "gpt-4o", "products": 1, "model": "gpt-4o", "products": 2}',
+        b'{"model": "gpt-4o", "products": 1, "Model": "gpt-4o", "Products": 2}',
+        b'{"model": "gpt-4o", "products": 1, "mod\\u0065l": "gpt-4o", "product\\u0073": 2}',
+        b'\xef\xbb\xbf{"model": "gpt-4o", "products": 1}',
+        '{"model": "gpt-4o", "products": 1}'.encode("utf-16"),
+        '{"model": "gpt-4o", "products": 1}'.encode("utf-16-be"),
+        b'{"model": "gpt-4o", "products": 1, "temperature": NaN}',
+        b'{"model": "gpt-4o", "products": 1, "temperature": -Infinity}',
+        b'{"model": "gpt-4o", "products": 1, "messages": ' + b"[" * 4_900 + b"]" * 4_900 + b"}",
+        b'{"model": "gpt-4o", "products": 1, "messages": ' + b'{"a":' * 1_600 + b"1" + b"}" * 1_600 + b"}",
+    ],
+    ids=["twice", "by case", "escaped", "mark", "utf-16", "utf-16-be", "nan", "infinity", "arrays", "objects"],
+)
+async def test_body_that_two_parsers_may_read_differently_is_refused(
+    data_plane: DataPlane, path: str, body: bytes
+) -> None:
+    account = await data_plane.create_account(credits=10_000)
+    for content, coding in ((body, {}), (gzip.compress(body), {"content-encoding": "gzip"})):
+        async with data_plane.assert_unchanged(account):
+            answer = await data_plane.http.post(path, content=content, headers=account.auth | coding)
+        assert_problem(answer, 400, "invalid_body")
+    assert not data_plane.upstream.exchanges
+
+
+async def test_nesting_of_ten_thousand_is_refused(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(credits=10_000)
+    for opening, closing in ((b"[", b"]"), (b'{"a":', b"}")):
+        body = b'{"model": "gpt-4o", "messages": ' + opening * 10_000 + b"1" + closing * 10_000 + b"}"
+        async with data_plane.assert_unchanged(account):
+            assert_problem(await data_plane.post(account, "/v1/chat/completions", body), 400, "invalid_body")
 
 
 async def test_more_items_than_anyone_can_pay_for_overflow_nothing(data_plane: DataPlane) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
+import zlib
 from collections.abc import AsyncIterator
+
+import pytest
 
 from tests.proxy.data_plane import Account, DataPlane, RedisState
 from tests.proxy.problems import assert_problem
@@ -92,6 +96,29 @@ async def test_started_response_is_cut_off_and_charged(data_plane: DataPlane) ->
     row = await data_plane.usage_row(account)
     assert (row["outcome"], row["error_code"], row["credits_charged"]) == ("client_aborted", "payload_too_large", 1)
     assert await data_plane.redis_state(account) == RedisState(99, 0, (1, 1, 1))
+
+
+@pytest.mark.parametrize("size", [20 * 2**20 + 1, 500 * 2**20])
+async def test_gzip_bomb_is_refused_in_little_memory(data_plane: DataPlane, size: int) -> None:
+    account = await data_plane.create_account(credits=10_000)
+    await data_plane.get(account)
+    bomb, headers = _gzip_of_spaces(size), account.auth | {"content-encoding": "gzip"}
+    async with data_plane.assert_unchanged(account):
+        tracemalloc.start()
+        try:
+            answer = await data_plane.http.post("/v1/chat/completions", content=bomb, headers=headers)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert_problem(answer, 413, "payload_too_large", max_bytes=20 * 2**20)
+    assert peak < 2**20 + len(bomb)
+
+
+def _gzip_of_spaces(size: int) -> bytes:
+    deflate = zlib.compressobj(9, wbits=31)
+    piece = b" " * 2**20
+    pieces = [deflate.compress(piece[: size - start]) for start in range(0, size, len(piece))]
+    return b"".join([*pieces, deflate.flush()])
 
 
 async def _ended_without_charge(data_plane: DataPlane, account: Account) -> None:

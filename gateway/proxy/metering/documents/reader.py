@@ -5,6 +5,7 @@ Which of the two reads a text depends on its size alone, never on how it was cut
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -16,6 +17,7 @@ from gateway.proxy.metering.documents.values import parse, pick
 
 SMALL_BYTES = 64 * 1024
 _BATCH_BYTES = 16 * 1024  # of a large text, scanned together
+_MOST_UNCHECKED = 64  # documents of one large text; those that API frames hold are one each
 
 Handle = Callable[[Fields, "int | None"], None]
 
@@ -42,7 +44,8 @@ class DocumentReader:
 
     What stood before a fault counts. `is_relevant` says of a raw text whether it is worth parsing, `text_bytes` how
     much generated text it has; `element` gives the selection of an array's element by its index.
-    `text_bytes`, `broken` and `is_oversized` are of all texts that have ended.
+    `text_bytes`, `broken` and `is_oversized` are of all texts that have ended. Where `is_checked_at_end`, a text counts
+    only once it is closed, and not where it is abandoned.
     """
 
     def __init__(
@@ -67,6 +70,8 @@ class DocumentReader:
         self._size = 0
         self._scanner: JsonScanner | None = None
         self._is_broken = False
+        self._unchecked: deque[tuple[Fields, int | None]] = deque(maxlen=_MOST_UNCHECKED)
+        self.is_checked_at_end = False
         self.text_bytes = 0
         self.broken = 0
         self.is_oversized = False
@@ -101,7 +106,9 @@ class DocumentReader:
             self.abandon()
             self.read(text)
             return
-        glance = self.peek(self._handle)
+        glance = self.peek(self._take)
+        for fields, index in self._unchecked:
+            self._handle(fields, index)
         self.abandon()
         self.text_bytes += glance.text_bytes
         self.broken += glance.end is not End.WHOLE
@@ -122,12 +129,13 @@ class DocumentReader:
     def abandon(self) -> None:
         """Drops the open text."""
         self._pieces.clear()
+        self._unchecked.clear()
         self._size = self._waiting_bytes = 0
         self._scanner, self._is_broken = None, False
 
     def _scan(self) -> JsonScanner:
         if self._scanner is None:
-            self._scanner = JsonScanner(self._selection, self._handle, element=self._element)
+            self._scanner = JsonScanner(self._selection, self._take, element=self._element)
         text = b"".join(self._pieces)
         self._pieces.clear()
         self._waiting_bytes = 0
@@ -137,6 +145,12 @@ class DocumentReader:
             except InvalidJsonError:
                 self._is_broken = True
         return self._scanner
+
+    def _take(self, fields: Fields, index: int | None) -> None:
+        if self.is_checked_at_end:
+            self._unchecked.append((fields, index))
+        else:
+            self._handle(fields, index)
 
     def _parse(self, text: bytes, handle: Handle) -> End:
         """Reads a small text."""

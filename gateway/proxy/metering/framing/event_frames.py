@@ -33,6 +33,7 @@ class EventFrames:
         self.event_name = b""
         self.is_broken = False
         self._documents = documents
+        documents.is_checked_at_end = True
         self._buffer = b""
         self._step: Callable[[], bool] = self._read_prelude
         self._checksum = 0
