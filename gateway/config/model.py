@@ -145,6 +145,9 @@ class Keys:
         Kind("1 to 16 lower-case letters and digits"),
         about("First characters of new API keys, before `_live_`."),
     ] = "gw"
+    query: Annotated[
+        Word | None, about("Query parameter that may carry an API key, such as `key`; null: on WebSocket routes only.")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,6 +304,10 @@ class Upstream:
         Kind("whole number from 0 to 10"),
         about("Further attempts of a call whose failure makes another one safe."),
     ] = 1
+    pass_authorization: Annotated[
+        Flag,
+        about("Whether an `Authorization` or key field that holds no key of the gateway is forwarded."),
+    ] = False
     ask_for_usage: Annotated[
         Flag, about("Whether a stream priced by reader `openai` asks for usage that its client did not ask for.")
     ] = True

@@ -15,6 +15,7 @@ from gateway.listener.error_response import RequestError, bad_request
 # Two of such a field could be read in two ways: they frame the body, name the caller, or are recorded with the call.
 _SINGLETONS = frozenset(
     (
+        b"api-key",
         b"authorization",
         b"content-disposition",
         b"content-encoding",
@@ -41,6 +42,7 @@ _SINGLETONS = frozenset(
         b"x-batch-id",
         b"x-category",
         b"x-file-name",
+        b"x-goog-api-key",
         b"x-language-code",
         b"x-request-id",
     )
@@ -95,7 +97,7 @@ _Line = tuple[Header, _RequestFieldKind | None]
 # or two of them, and is cleared when it is full: then most of them did not come back.
 _MAX_LINES = 4096
 _MAX_LINE_BYTES = 256
-_SECRETS = frozenset((b"authorization", b"cookie", b"proxy-authorization", b"x-api-key"))
+_SECRETS = frozenset((b"api-key", b"authorization", b"cookie", b"proxy-authorization", b"x-api-key", b"x-goog-api-key"))
 _known_lines: dict[bytes, _Line] = {}
 
 

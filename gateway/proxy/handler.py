@@ -22,6 +22,7 @@ from gateway.proxy.forward.forwarding import Destination, Forwarding
 from gateway.proxy.metering.observers import observe_upload
 from gateway.proxy.request import body as bodies
 from gateway.proxy.request import websocket
+from gateway.proxy.request.api_keys import DEFAULT_FORM, KeyForm
 from gateway.proxy.request.body import ClientDisconnected, Receive
 from gateway.proxy.request.inbound import Inbound, Network, read_request
 from gateway.proxy.router import RouteMatch, Router
@@ -48,6 +49,7 @@ class Handler:
         settler: Settler,
         telemetry: RequestTelemetry,
         trusted_proxies: Sequence[Network] = (),
+        key_form: KeyForm = DEFAULT_FORM,
     ) -> None:
         self._router = router
         self._destinations = destinations
@@ -56,12 +58,13 @@ class Handler:
         self._settler = settler
         self._telemetry = telemetry
         self._trusted_proxies = trusted_proxies
+        self._key_form = key_form
         self._drains = Drains()
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         received_at = monotonic_seconds()
         client = client_of(scope)
-        inbound = read_request(scope, self._trusted_proxies, client.application_slot)
+        inbound = read_request(scope, self._trusted_proxies, client.application_slot, key_form=self._key_form)
         request_id = uuid7()
         response = ClientResponse(client, send, inbound.client_request_id or request_id)
         try:
@@ -88,14 +91,14 @@ class Handler:
                 websocket.check_handshake(match.route, inbound)
             destination = self._destinations[match.route.upstream]
             key_digest = idempotency.key_digest(inbound)
-            key = inbound.api_key()
+            key = inbound.api_key(is_websocket_route=match.route.websocket)
             cache, admission = inbound.cache, self._admission
             caller = self._principals.find_fresh(cache.key_digest) or await self._principals.get(key, cache)
             authorization = admission.authorize_cached(inbound, match, caller)
             if authorization is None:
                 authorization = await admission.authorize(inbound, match, key, caller=caller)
             body = None
-            if bodies.is_needed(match, is_compared=key_digest is not None):
+            if bodies.is_needed(match, inbound, is_compared=key_digest is not None):
                 plan = authorization.plan
                 body = await bodies.read_whole(client.take_body(), receive, match, inbound, plan=plan)
             admission_request = build_admission_request(

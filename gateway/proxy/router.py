@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, NoReturn
 
+from gateway.proxy.request.api_keys import DEFAULT_FORM, KeyForm
 from policies.model import Refusal, Refused, Route
 from policies.pricing.price_list import PriceList
 from policies.pricing.quotes import Quote, quote_plain
@@ -46,7 +47,8 @@ class RouteMatch(NamedTuple):
 class Router:
     """The route table as dictionaries of exact paths and prefixes: 5,000 routes cost what one does."""
 
-    def __init__(self, routes: Iterable[Route]) -> None:
+    def __init__(self, routes: Iterable[Route], key_form: KeyForm = DEFAULT_FORM) -> None:
+        self._key_form = key_form
         self._exact: dict[bytes, dict[str, RouteMatch]] = {}
         self._prefixes: dict[bytes, dict[str, Route]] = {}
         for route in routes:
@@ -58,6 +60,8 @@ class Router:
         if exact is not None:
             return exact.get(method) or _refuse_method(method, exact)
         check_path(raw_path)
+        if self._key_form.is_in(raw_path):  # a path is recorded, and cannot be forwarded without it
+            raise Refused(Refusal.BAD_REQUEST, "The path holds an API key; send it as 'Authorization: Bearer KEY'.")
         methods = self._longest_prefix(raw_path)
         if methods is None:
             raise Refused(Refusal.ROUTE_NOT_FOUND, "There is nothing here.")

@@ -21,6 +21,7 @@ from gateway.proxy.admission.controller import AdmissionController
 from gateway.proxy.admission.outage_credit import OutageCredit
 from gateway.proxy.admission.principal_cache import PrincipalCache
 from gateway.proxy.handler import Handler
+from gateway.proxy.request.api_keys import KeyForm
 from gateway.proxy.router import Router
 from gateway.proxy.settle.settlement import Settler
 from gateway.proxy.settle.spool import Spool
@@ -63,7 +64,7 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
         settler = Settler(meter, Spool(config.data_dir / "spool", owner), outage_credit)
         telemetry = RequestTelemetry(database, access_log, span_recorder)
         handler = Handler(
-            Router(config.routes),
+            router_of(config),
             destinations(config),
             principals=principals,
             admission=AdmissionController(
@@ -77,6 +78,7 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
             settler=settler,
             telemetry=telemetry,
             trusted_proxies=config.server.trusted_proxies,
+            key_form=key_form(config),
         )
         heartbeat = Heartbeat(Holds(redis_client, config.redis.partitions), owner)
         await heartbeat.run_once()
@@ -88,6 +90,14 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
         access_log.close()
         if span_recorder is not None:
             await asyncio.to_thread(span_recorder.close)
+
+
+def router_of(config: Config) -> Router:
+    return Router(config.routes, key_form(config))
+
+
+def key_form(config: Config) -> KeyForm:
+    return KeyForm(config.keys.prefix, config.keys.query)
 
 
 def build_span_recorder(tracing: Tracing | None) -> OpenTelemetryRecorder | None:
@@ -108,6 +118,6 @@ def reload(handler: Handler, reload_config: Callable[[], Config]) -> None:
     except ConfigError as error:
         _log.error("configuration_refused", problems=str(error))
         return
-    for destination in handler.swap(Router(config.routes), destinations(config)).values():
+    for destination in handler.swap(router_of(config), destinations(config)).values():
         destination.upstream.retire()
     _log.info("configuration_reloaded", routes=len(config.routes), upstreams=len(config.upstreams))

@@ -37,7 +37,14 @@ def _destination(each: UpstreamConfig) -> Destination:
     block = header_block("".join(lines).encode("latin-1"))
     names = tuple(name.encode() for name in each.headers)
     passed = frozenset(name.encode() for name in each.pass_headers)
-    return Destination(upstream, block, names, asks_for_usage=each.ask_for_usage, passed_names=passed)
+    return Destination(
+        upstream,
+        block,
+        names,
+        asks_for_usage=each.ask_for_usage,
+        passed_names=passed,
+        passes_authorization=each.pass_authorization,
+    )
 
 
 class _UpstreamSeries:

@@ -50,7 +50,7 @@ def configure(
     environ = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATEWAY_JWT_SECRET": "jwt"}
     data_dir = str(tmp_path_factory.mktemp("data"))
     places: dict[str, object] = {"database.url": migrated_url, "redis.url": redis_url, "data_dir": data_dir}
-    for name in ("main", "plain", "hasty", "drowsy", "narrow", "patient", "nobody"):
+    for name in ("main", "plain", "open", "hasty", "drowsy", "narrow", "patient", "nobody"):
         places[f"upstreams.{name}.targets"] = nobody if name == "nobody" else _upstream.url
 
     def configured(**overrides: object) -> Config:

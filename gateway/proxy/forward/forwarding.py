@@ -20,7 +20,7 @@ from gateway.proxy.forward.disconnects import Client, Drains
 from gateway.proxy.forward.measured_request import adapt
 from gateway.proxy.forward.upstream_response import read_head
 from gateway.proxy.request import websocket
-from gateway.proxy.request.body import ClientDisconnected, Receive, StreamedBody, WholeBody
+from gateway.proxy.request.body import ClientDisconnected, Receive, StreamedBody, WholeBody, form_scan
 from gateway.proxy.request.inbound import Inbound, request_block
 from gateway.proxy.settle.active_call import ActiveCall
 from gateway.upstream.balancer import Upstream
@@ -37,7 +37,8 @@ class Destination:
     """An upstream, and the fields that the configuration sets towards it, which replace the client's.
 
     `passed_names` are fields that are withheld from upstreams which do not allow them. `asks_for_usage` is whether a
-    stream may ask it to report its usage.
+    stream may ask it to report its usage, `passes_authorization` whether it gets the credentials that a client sends
+    besides its key.
     """
 
     upstream: Upstream
@@ -45,6 +46,7 @@ class Destination:
     header_names: tuple[bytes, ...] = ()
     asks_for_usage: bool = True
     passed_names: frozenset[bytes] = frozenset()
+    passes_authorization: bool = False
 
 
 class Forwarding:
@@ -136,7 +138,7 @@ class Forwarding:
         admitted_call = self._admitted_call
         inbound = admitted_call.inbound
         limit = max_body_bytes(admitted_call.route, admitted_call.plan)
-        streamed = self._streamed = StreamedBody(receive, limit, self._call.file_observer)
+        streamed = self._streamed = StreamedBody(receive, limit, self._call.file_observer, scan=form_scan(inbound))
         content = self._client.take_body()
         # A client that expects 100 Continue gets it when the upstream is ready: its body is read only then.
         if content is not None:
@@ -244,6 +246,8 @@ def render_request_fields(
         for field in inbound.withheld:
             if field[0] in destination.passed_names:
                 end_to_end += b"%b: %b\r\n" % field
+        if destination.passes_authorization:
+            end_to_end += inbound.credentials
         for name in destination.header_names:
             if b"\n" + name + b":" in b"\n" + end_to_end:
                 end_to_end = _without(end_to_end, name)

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 from gateway.proxy.metering.observers import FileObserver
 from gateway.proxy.metering.priced_body import NOTHING_ASKED, Asked, read_asked
 from gateway.proxy.metering.strict_json import SMALL_BYTES
+from gateway.proxy.request import forms
+from gateway.proxy.request.api_keys import KeyForm
+from gateway.proxy.request.forms import FormScan
 from gateway.proxy.request.inbound import Inbound
 from gateway.proxy.router import RouteMatch
 from policies.access import authorization
@@ -32,9 +35,13 @@ class WholeBody(NamedTuple):
     asked: Asked = NOTHING_ASKED
 
 
-def is_needed(match: RouteMatch, *, is_compared: bool) -> bool:
-    """Whether a body is read before admission: to price the call, or to compare it with that of an earlier call."""
-    return is_compared or match.quote is None
+def is_needed(match: RouteMatch, inbound: Inbound, *, is_compared: bool) -> bool:
+    """Whether a body is read before admission: to price the call, to compare it, or to look for keys in a form."""
+    return is_compared or match.quote is None or (inbound.is_form and _is_small(inbound.content_length))
+
+
+def _is_small(content_length: int | None) -> bool:
+    return content_length is not None and content_length <= forms.SMALL_BYTES
 
 
 async def read_whole(
@@ -47,6 +54,9 @@ async def read_whole(
     if arrived is not None:
         authorization.check_size(len(arrived), limit)
     content = await _receive_all(receive, limit) if arrived is None else arrived
+    scan = form_scan(inbound)
+    if scan is not None:
+        scan.check(content)
     if match.quote is not None:
         return WholeBody(content)
     content_encoding = inbound.fields.get(b"content-encoding", b"")
@@ -60,7 +70,23 @@ async def read_whole(
         limit=limit,
     )
     is_small = len(content) <= SMALL_BYTES and not content_encoding  # a coded body may be any size inside
-    return WholeBody(content, read() if is_small else await asyncio.to_thread(read))
+    asked = read() if is_small else await asyncio.to_thread(read)
+    return WholeBody(content, _redacted(asked, inbound.key_form))
+
+
+def form_scan(inbound: Inbound) -> FormScan | None:
+    """The scan for keys that the body of this request needs; None where it is no form."""
+    return FormScan(inbound.fields[b"content-type"], inbound.key_form) if inbound.is_form else None
+
+
+def _redacted(asked: Asked, form: KeyForm) -> Asked:
+    """What a body asks for is recorded and quoted, so it must hold no key."""
+    model, texts = asked.model_request.model, asked.texts
+    if model is not None and form.redacted(model) != model:
+        asked = asked._replace(model_request=asked.model_request._replace(model=form.redacted(model)))
+    if texts:
+        asked = asked._replace(texts={name: form.redacted(text) for name, text in texts.items()})
+    return asked
 
 
 async def _receive_all(receive: Receive, limit: int) -> bytes:
@@ -75,12 +101,15 @@ async def _receive_all(receive: Receive, limit: int) -> bytes:
 
 
 class StreamedBody:
-    """A body on its way to the upstream: counted, limited, and fed to an observer."""
+    """A body on its way to the upstream: counted, limited, and fed to an observer. `scan` looks for keys in a form."""
 
-    def __init__(self, receive: Receive, max_bytes: int | None, observer: FileObserver | None) -> None:
+    def __init__(
+        self, receive: Receive, max_bytes: int | None, observer: FileObserver | None, *, scan: FormScan | None = None
+    ) -> None:
         self._receive = receive
         self._max_bytes = max_bytes
         self._observer = observer
+        self._scan = scan
         self._first = b""
         self.is_complete = False
         self.size_bytes = 0
@@ -88,6 +117,8 @@ class StreamedBody:
     def pass_whole(self, content: bytes) -> None:
         """Counts a body that has arrived as a whole."""
         self._pass(content, more=False)
+        if self._scan is not None:
+            self._scan.check(content)
 
     async def read_if_small(self) -> bytes | None:
         """The body if it comes in one message, so that it can be sent in one write and retried; else None."""
@@ -109,7 +140,7 @@ class StreamedBody:
     async def _take(self) -> tuple[bytes, bool]:
         chunk, more = await _next(self._receive)
         self._pass(chunk, more=more)
-        return chunk, more
+        return chunk if self._scan is None else self._scan.pass_on(chunk, more=more), more
 
     def _pass(self, chunk: bytes, *, more: bool) -> None:
         self.size_bytes += len(chunk)

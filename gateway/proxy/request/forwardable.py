@@ -22,6 +22,9 @@ _NOT_FORWARDED = (
             b"traceparent",
             b"tracestate",
             b"via",
+            b"gateway-credits",  # what upstreams report, and some of them reflect
+            b"gateway-tokens",
+            b"gateway-cost-usd",
             b"proxy",  # a CGI upstream would take it for its own HTTP_PROXY
         )
     )

@@ -2,6 +2,7 @@
 
 One pass drops, rewrites or forwards each field by one table; it runs once for as long as a client repeats its fields.
 What a client says of itself in `X-Gateway-*` and `X-Forwarded-*` is never forwarded, in any spelling.
+A field that holds a key of the gateway is neither forwarded nor recorded, nor is such a parameter of the query.
 """
 
 from __future__ import annotations
@@ -11,18 +12,27 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from gateway.http.fields import Header, HeaderBlock, header_block, list_members
+from gateway.proxy.request.api_keys import (
+    DEFAULT_FORM,
+    KEY_FIELDS,
+    KeyField,
+    KeyForm,
+    SentKeys,
+    read_key_field,
+    sort_keys,
+    take_from_query,
+    take_from_subprotocols,
+)
 from gateway.proxy.request.client_address import Network, client_address, is_in, peer_address
+from gateway.proxy.request.forms import is_form
 from gateway.proxy.request.forwardable import Passage, passage_of
 from gateway.request_ids import is_echoable
-from policies.model import Refusal, Refused
 
 __all__ = ["ConnectionCache", "Inbound", "Network", "Trace", "read_request", "request_block"]
 
 # Fields that the gateway reads; `forwardable.py` says which of them it also forwards.
 _READ = frozenset(
     {
-        b"authorization",
-        b"x-api-key",
         b"content-length",
         b"transfer-encoding",
         b"content-type",
@@ -50,7 +60,6 @@ _READ = frozenset(
     }
 )
 _DROPPED, _WITHHELD = Passage.DROPPED, Passage.WITHHELD
-_BEARER = b"bearer "
 # W3C Trace Context section 3.2: version 00, a trace and a parent that are not all zeros, flags.
 _TRACEPARENT = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
 
@@ -91,8 +100,8 @@ class Inbound(NamedTuple):
     """One request as the gateway reads it. Requests that repeat their fields share all but the first line.
 
     `fields` holds what the gateway acts on, by lower-cased name. `end_to_end` is the block of the client's fields that
-    are forwarded, `forwarded_headers` that of X-Forwarded-* and Via. An upstream must allow `withheld` fields by name.
-    `content_length` is None for a chunked body.
+    are forwarded, `forwarded_headers` that of X-Forwarded-* and Via. An upstream must allow `withheld` fields by name,
+    and `credentials`, which are meant for it, as such. `content_length` is None for a chunked body.
     """
 
     method: str
@@ -105,35 +114,28 @@ class Inbound(NamedTuple):
     fields: dict[bytes, bytes]
     end_to_end: HeaderBlock
     withheld: tuple[Header, ...]
+    credentials: HeaderBlock
     forwarded_headers: HeaderBlock
     trace: Trace | None
     client_request_id: str | None
     content_length: int | None
     http_version: str
+    is_form: bool
+    sent_keys: SentKeys
+    key_form: KeyForm
     cache: ConnectionCache
 
     @property
     def target(self) -> bytes:
         return self.raw_path + b"?" + self.query if self.query else self.raw_path
 
-    def api_key(self) -> bytes:
-        """The key as sent; raises Refused if there is none, or two that differ."""
+    def api_key(self, *, is_websocket_route: bool = False) -> bytes:
+        """The key as sent; raises Refused if there is none where the route takes one, or two that differ."""
         key = self.cache.key
         if key is None:
-            key = self.cache.key = self._read_api_key()
-        return key
-
-    def _read_api_key(self) -> bytes:
-        authorization = self.fields.get(b"authorization", b"")
-        bearer = authorization[len(_BEARER) :].strip() if authorization[:7].lower() == _BEARER else None
-        direct = self.fields.get(b"x-api-key")
-        if direct is not None and bearer is not None and direct != bearer:
-            raise Refused(Refusal.BAD_REQUEST, "Authorization and X-API-Key carry different keys; send one.")
-        key = direct if direct is not None else bearer
-        if not key:
-            raise Refused(
-                Refusal.MISSING_KEY, "Send your API key as 'Authorization: Bearer KEY' or as 'X-API-Key: KEY'."
-            )
+            takes_query = is_websocket_route or self.key_form.is_query_allowed
+            key = self.sent_keys.choose(takes_query=takes_query, takes_subprotocol=is_websocket_route)
+            self.cache.key = key
         return key
 
     def text(self, name: bytes, max_length: int = 200) -> str | None:
@@ -142,16 +144,27 @@ class Inbound(NamedTuple):
         return None if value is None else value.decode("utf-8", "replace")[:max_length]
 
 
-def read_request(scope: Any, trusted_proxies: Sequence[Network] = (), slot: InboundSlot | None = None) -> Inbound:
+def read_request(
+    scope: Any,
+    trusted_proxies: Sequence[Network] = (),
+    slot: InboundSlot | None = None,
+    *,
+    key_form: KeyForm = DEFAULT_FORM,
+) -> Inbound:
     """Reads an ASGI HTTP scope; of a client that repeats its fields only the first line."""
     known = None if slot is None else slot.value
+    query = scope["query_string"]
+    if query and key_form.is_in(query):
+        query, keys = take_from_query(query, key_form)
+        return _read(scope, trusted_proxies, query=query, keys_in_query=keys, key_form=key_form)
     if known is not None:
-        method, raw_path, query = scope["method"], scope["raw_path"], scope["query_string"]
+        method, raw_path = scope["method"], scope["raw_path"]
         if raw_path == known.raw_path and method == known.method and query == known.query:
             return known
         return Inbound(method, raw_path, query, *known[3:])
-    inbound = _read(scope, trusted_proxies)
-    if slot is not None:
+    inbound = _read(scope, trusted_proxies, query=query, keys_in_query=frozenset(), key_form=key_form)
+    # A key among the subprotocols is good for some routes only, so it is looked for in each request.
+    if slot is not None and not inbound.sent_keys.in_subprotocols:
         slot.value = inbound
     return inbound
 
@@ -171,21 +184,66 @@ def request_block(inbound: Inbound, own_id: str) -> HeaderBlock:
     return HeaderBlock(lines.encode("latin-1"))  # ids of known letters, and a state that the listener has checked
 
 
-def _read(scope: Any, trusted_proxies: Sequence[Network]) -> Inbound:
-    fields: dict[bytes, bytes] = {}
+class _ClientFields(NamedTuple):
+    """The fields of a client, sorted; a field that holds a key is in none of them but `key_fields`."""
+
+    read: dict[bytes, bytes]
+    end_to_end: HeaderBlock
+    withheld: tuple[Header, ...]
+    key_fields: list[KeyField]
+    keys_in_subprotocols: frozenset[bytes]
+
+
+def _sort_fields(headers: Sequence[Header], form: KeyForm) -> _ClientFields:
+    read: dict[bytes, bytes] = {}
     end_to_end: list[bytes] = []
     withheld: list[Header] = []
-    named = _named_in_connection(scope["headers"])
-    for name, value in scope["headers"]:
+    key_fields: list[KeyField] = []
+    keys: frozenset[bytes] = frozenset()
+    named = _named_in_connection(headers)
+    for name, value in headers:
+        if name in KEY_FIELDS:
+            field = read_key_field(name, value, form)
+            key_fields.append(field._replace(is_forwardable=field.is_forwardable and name not in named))
+            continue
+        if form.is_in(value):
+            if name == b"idempotency-key":  # its digest alone is kept
+                read[name] = value
+            if name != b"sec-websocket-protocol":
+                continue
+            value, found = take_from_subprotocols(value, form)
+            keys |= found
+            if not value:
+                continue
         if name in _READ:
-            fields[name] = fields[name] + b", " + value if name in fields else value
+            read[name] = read[name] + b", " + value if name in read else value
         passage = passage_of(name)
         if passage is _DROPPED or name in named:
             continue
         if passage is _WITHHELD:
             withheld.append((name, value))
-        elif name != b"authorization" or value[:7].lower() != _BEARER:
+        else:
             end_to_end += (name, b": ", value, b"\r\n")
+    return _ClientFields(read, header_block(b"".join(end_to_end)), tuple(withheld), key_fields, keys)
+
+
+def _credentials(key_fields: Sequence[KeyField], sent_keys: SentKeys) -> HeaderBlock:
+    """The key fields that are meant for the upstream: without a key of the gateway's form, one of them is the key."""
+    has_own = bool(sent_keys.in_fields or sent_keys.in_query or sent_keys.in_subprotocols)
+    meant = [field for field in key_fields if field.is_forwardable and (has_own or field.key is None)]
+    return header_block(b"".join(b"%b: %b\r\n" % (field.name, field.value) for field in meant))
+
+
+def _read(
+    scope: Any,
+    trusted_proxies: Sequence[Network],
+    *,
+    query: bytes,
+    keys_in_query: frozenset[bytes],
+    key_form: KeyForm,
+) -> Inbound:
+    fields, end_to_end, withheld, key_fields, keys_in_subprotocols = _sort_fields(scope["headers"], key_form)
+    sent_keys = sort_keys(key_fields, key_form, in_query=keys_in_query, in_subprotocols=keys_in_subprotocols)
     peer = peer_address(scope["client"][0]) if scope["client"] else ""
     trusted = bool(trusted_proxies) and is_in(peer, trusted_proxies)
     client_ip = client_address(peer, fields, trusted_proxies) if trusted else peer
@@ -193,14 +251,15 @@ def _read(scope: Any, trusted_proxies: Sequence[Network]) -> Inbound:
     return Inbound(
         method=scope["method"],
         raw_path=scope["raw_path"],
-        query=scope["query_string"],
+        query=query,
         scheme=scope["scheme"],
         peer=peer,
         client_ip=client_ip,
         is_from_trusted_proxy=trusted,
         fields=fields,
-        end_to_end=header_block(b"".join(end_to_end)),
-        withheld=tuple(withheld),
+        end_to_end=end_to_end,
+        withheld=withheld,
+        credentials=_credentials(key_fields, sent_keys),
         forwarded_headers=_forwarded_headers(
             fields, client_ip, scheme=scope["scheme"], proxy=peer if trusted else None
         ),
@@ -208,6 +267,9 @@ def _read(scope: Any, trusted_proxies: Sequence[Network]) -> Inbound:
         client_request_id=sent_id.decode() if sent_id is not None and is_echoable(sent_id) else None,
         content_length=_length(fields),
         http_version=scope["http_version"],
+        is_form=is_form(fields.get(b"content-type", b"")),
+        sent_keys=sent_keys,
+        key_form=key_form,
         cache=ConnectionCache(),
     )
 

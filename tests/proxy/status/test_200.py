@@ -127,7 +127,7 @@ class TestRequestTowardsTheUpstream:
         account = await data_plane.create_account()
         await data_plane.get(account, authorization="Basic dTpw")
         assert data_plane.upstream.last["authorization"] == "Bearer of-the-upstream"
-        await data_plane.get(account, "/v1/plain", authorization="Basic dTpw")
+        await data_plane.get(account, "/v1/open/1", authorization="Basic dTpw")
         assert data_plane.upstream.last["authorization"] == "Basic dTpw"
 
     async def test_identity_fields_are_set_and_cannot_be_forged(self, data_plane: DataPlane) -> None:
