@@ -27,7 +27,7 @@ _HEAD = """\
 
 `make reference` writes this page. A setting stands in `gateway.yaml` under its key, or in the environment variable,
 which outranks the file; `gateway check` validates both. A variable reaches into a list by the name, id or number of an
-entry, such as `GATEWAY_ROUTES__CHAT__PRICE__HOLD`.
+entry, such as `GATEWAY_ROUTES__GENERATE__PRICE__CREDITS`.
 """
 _ENTRIES: dict[str, tuple[tuple[str, type], ...]] = {
     "upstreams": (("upstreams.NAME", Upstream),),

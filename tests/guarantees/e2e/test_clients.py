@@ -17,6 +17,7 @@ import asyncpg
 import httpx
 import openai
 import pytest
+from openai.types import CompletionUsage
 
 from tests.guarantees.demo import Running
 
@@ -45,6 +46,11 @@ async def row_of(demo: Running, table: str, client_request_id: str) -> Mapping[s
     return dict(rows[0])
 
 
+def price_of(usage: CompletionUsage) -> int:
+    """By the prices of the model `demo`, 250 and 2000 credits for a million tokens."""
+    return -(-(250 * usage.prompt_tokens + 2000 * usage.completion_tokens) // 1_000_000)
+
+
 async def test_openai_client_completes_a_chat_charged_by_tokens(demo: Running) -> None:
     request_id = uuid4().hex
     async with openai.AsyncOpenAI(base_url=f"{demo.public_url}/v1", api_key=demo.api_key) as client:
@@ -58,7 +64,7 @@ async def test_openai_client_completes_a_chat_charged_by_tokens(demo: Running) -
     assert completion.choices[0].message.content
     assert completion.usage is not None
     assert row["tokens_used"] == completion.usage.total_tokens
-    assert row["credits_charged"] == -(-completion.usage.total_tokens // 1000)
+    assert row["credits_charged"] == price_of(completion.usage)
     assert row["outcome"] == "succeeded"
 
 
@@ -83,7 +89,22 @@ async def test_streamed_chat_arrives_before_the_upstream_ends(demo: Running) -> 
     assert len(arrivals) > 5
     assert arrivals[0] < arrivals[-1] - 0.02, "all events came at once"
     assert row["tokens_used"] == usage.total_tokens
-    assert row["credits_charged"] == -(-usage.total_tokens // 1000)
+    assert row["credits_charged"] == price_of(usage)
+
+
+async def test_streamed_chat_whose_client_asks_no_usage_is_charged_the_same(demo: Running) -> None:
+    request_id = uuid4().hex
+    async with openai.AsyncOpenAI(base_url=f"{demo.public_url}/v1", api_key=demo.api_key) as client:
+        asked: dict[str, Any] = {"model": "demo", "messages": [{"role": "user", "content": "Say hello."}]}
+        whole = await client.chat.completions.create(**asked)
+        stream = await client.chat.completions.create(**asked, stream=True, extra_headers={"X-Request-Id": request_id})
+        events = [event async for event in stream]
+    row = await row_of(demo, "usage_tracking", request_id)
+
+    assert all(event.choices for event in events), "the gateway asked for the usage, so its event is not the client's"
+    assert "".join(event.choices[0].delta.content or "" for event in events) == whole.choices[0].message.content
+    assert row["tokens_used"] == whole.usage.total_tokens
+    assert row["credits_charged"] == price_of(whole.usage)
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is the client under test")

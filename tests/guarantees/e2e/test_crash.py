@@ -26,7 +26,7 @@ LEASE_SECONDS = HEARTBEAT_TTL_SECONDS + ABSENCE_SECONDS + 10
 
 
 async def test_killed_gateway_leaves_one_row_for_each_complete_response(tmp_path: Path) -> None:
-    plan = {"GATEWAY_ROUTES__CHAT__PRICE__HOLD": "2"}
+    plan = {"GATEWAY_PRICES__OPENAI__HOLD": "2"}
     before = start_demo(tmp_path / "data", **plan)
     await _give_room(before)
     received = await _load_until_killed(before)
