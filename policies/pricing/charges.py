@@ -89,16 +89,16 @@ def charge_by_list(
     """The charge of a call that a reader measures.
 
     Tokens that were not reported are estimated from bytes; of seconds and dollars nothing is known then but the hold.
+    A failed call pays for what was reported of it, and where the call is the unit nothing is.
     """
     usage, is_broken = metered.usage, ending.outcome in _UNCHARGED
     source = _source_by_list(prices, usage)
     if ending.reported_credits is not None and not is_broken:
         return Charge(ending.reported_credits, source, usage)
     if is_broken or ending.is_error:
-        is_charged = usage is not None and _is_failure_charged(route, ending)
-        return Charge(
-            cost_by_model(prices, price, usage).credits if is_charged and usage is not None else 0, source, usage
-        )
+        if usage is None or prices.unit is PriceUnit.CALL or not _is_failure_charged(route, ending):
+            return Charge(0, source, usage)
+        return Charge(cost_by_model(prices, price, usage).credits, source, usage)
     if not _is_due(route, ending):
         return Charge(0, source, usage)
     if not is_reported(prices.unit, usage):

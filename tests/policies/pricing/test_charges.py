@@ -183,6 +183,13 @@ def test_charge_by_list_of_tool_calls_asks_for_no_usage() -> None:
     assert (found.credits, found.source) == (1, UsageSource.NONE)
 
 
+def test_charge_by_list_of_a_tool_that_failed_is_nothing() -> None:
+    tools, price = PriceList("t", ReaderName.MCP, {}, unit=PriceUnit.CALL), ModelPrice({UsageClass.INPUT: ONE})
+    failed = Ending(O.UPSTREAM_ERROR, 200, is_error=True)
+    metered = Metered(Usage(), request_bytes=40, text_bytes=0)
+    assert charge_by_list(ROUTE, tools, price, failed, held=1, metered=metered).credits == 0
+
+
 @pytest.mark.parametrize(
     ("usage", "credits", "source"),
     [(Usage(seconds=Decimal("2.5")), 25, R), (Usage({UsageClass.INPUT: 9}), HELD, M), (None, HELD, M)],
