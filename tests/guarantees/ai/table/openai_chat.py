@@ -146,6 +146,10 @@ def _not_asked(silent: Row) -> Iterator[Row]:
         sent=events(*running, zeroed, last=DONE),
         received=events(*running, last=DONE),
     )
+    yield from _odd_forms(silent)
+
+
+def _odd_forms(silent: Row) -> Iterator[Row]:
     large = chat("y" * (3 << 19))
     yield varied(
         silent,
