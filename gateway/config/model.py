@@ -232,6 +232,17 @@ def _probe_path(value: object) -> str:
     return value
 
 
+def _field_names(value: object) -> list[str]:
+    """Names of fields in lower case; one may end in `*`."""
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple):
+        raise ValueError("must be a list of field names such as [set-cookie, x-ratelimit-*]")
+    for name in names:
+        if not isinstance(name, str) or not re.fullmatch(r"[!#$%&'+.^_`|~0-9A-Za-z-]+\*?", name, re.ASCII):
+            raise ValueError(f"must be field names, which may end in *, got {name!r}")
+    return [name.lower() for name in names]
+
+
 def _ca_file(value: object) -> str:
     """Absolute, since child processes may work elsewhere; loaded here, so that a mistake is found before it matters."""
     if not isinstance(value, str):
@@ -308,6 +319,18 @@ class Upstream:
         Flag,
         about("Whether an `Authorization` or key field that holds no key of the gateway is forwarded."),
     ] = False
+    reports: Annotated[
+        Flag,
+        about("Whether `Gateway-Credits`, `Gateway-Tokens` and `Gateway-Cost-Usd` of its responses are believed."),
+    ] = False
+    drop_response_headers: Annotated[
+        tuple[str, ...] | None,
+        BeforeValidator(lambda value: None if value is None else _field_names(value)),
+        Kind("list of field names, such as `[set-cookie, x-ratelimit-*]`"),
+        about(
+            "Fields that clients do not get; null: those in which AI providers tell of your account, where a reader prices."
+        ),
+    ] = None
     ask_for_usage: Annotated[
         Flag, about("Whether a stream priced by reader `openai` asks for usage that its client did not ask for.")
     ] = True

@@ -10,15 +10,29 @@ from gateway.config import Upstream as UpstreamConfig
 from gateway.http.fields import header_block
 from gateway.metrics import BufferedCounter, BufferedHistogram
 from gateway.proxy.forward.forwarding import Destination
+from gateway.proxy.forward.upstream_response import response_policy
 from gateway.upstream.balancer import ProbeSettings, Upstream, tls_context
 from policies.model import Outcome
+from policies.pricing.price_list import PriceList
 
 
 def destinations(config: Config) -> dict[str, Destination]:
-    return {each.name: _destination(each) for each in config.upstreams}
+    measured = {route.upstream for route in config.routes if isinstance(route.price, PriceList)}
+    return {each.name: _destination(each, is_measured=each.name in measured) for each in config.upstreams}
 
 
-def _destination(each: UpstreamConfig) -> Destination:
+# What the providers of AI tell of the operator's account: its organization, its limits, its cookies.
+_PROVIDER_FIELDS = (
+    "set-cookie",
+    "openai-organization",
+    "openai-project",
+    "anthropic-organization-id",
+    "x-ratelimit-*",
+    "anthropic-ratelimit-*",
+)
+
+
+def _destination(each: UpstreamConfig, *, is_measured: bool) -> Destination:
     upstream = Upstream(
         each.name,
         targets=each.targets,
@@ -37,6 +51,9 @@ def _destination(each: UpstreamConfig) -> Destination:
     block = header_block("".join(lines).encode("latin-1"))
     names = tuple(name.encode() for name in each.headers)
     passed = frozenset(name.encode() for name in each.pass_headers)
+    dropped = each.drop_response_headers
+    if dropped is None:
+        dropped = _PROVIDER_FIELDS if is_measured else ()
     return Destination(
         upstream,
         block,
@@ -44,6 +61,7 @@ def _destination(each: UpstreamConfig) -> Destination:
         asks_for_usage=each.ask_for_usage,
         passed_names=passed,
         passes_authorization=each.pass_authorization,
+        response_policy=response_policy(dropped, believes_reports=each.reports),
     )
 
 

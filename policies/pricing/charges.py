@@ -71,7 +71,7 @@ def charge(route: Route, price: Price, ending: Ending, *, held: int, units: Coun
     source = _source(price, units)
     is_broken = ending.outcome in _UNCHARGED
     if ending.reported_credits is not None and not is_broken:
-        return Charge(ending.reported_credits, source)
+        return _reported(ending.reported_credits, price.maximum, source)
     if is_broken or ending.is_error:
         is_charged = price.source is CountSource.RESPONSE and _is_failure_charged(route, ending)
         return Charge(cost(price, units) if is_charged and units is not None else 0, source)
@@ -94,7 +94,7 @@ def charge_by_list(
     usage, is_broken = metered.usage, ending.outcome in _UNCHARGED
     source = _source_by_list(prices, usage)
     if ending.reported_credits is not None and not is_broken:
-        return Charge(ending.reported_credits, source, usage)
+        return _reported(ending.reported_credits, prices.maximum, source, usage)
     if is_broken or ending.is_error:
         if usage is None or prices.unit is PriceUnit.CALL or not _is_failure_charged(route, ending):
             return Charge(0, source, usage)
@@ -121,7 +121,16 @@ def _charge_tokens(prices: PriceList, price: ModelPrice, metered: Metered) -> Ch
     return Charge(found.credits, source, usage, found.flags)
 
 
-def describe(charge: Charge, *, model: str | None, model_served: str | None) -> str:
+def _reported(credits: int, maximum: int | None, source: UsageSource, usage: Usage | None = None) -> Charge:
+    """The charge that the upstream asked for itself, up to the most that the price allows."""
+    if maximum is not None and credits > maximum:
+        return Charge(maximum, source, usage, (Flag.MAXIMUM_REACHED,))
+    return Charge(credits, source, usage)
+
+
+def describe(
+    charge: Charge, *, model: str | None, model_served: str | None, upstream_request_id: str | None = None
+) -> str:
     """What a record keeps of a charge by usage, as a JSON object; `model_served` where it is another than `model`."""
     counts = {} if charge.usage is None else {str(kind): count for kind, count in charge.usage.counts.items()}
     members = {
@@ -130,6 +139,7 @@ def describe(charge: Charge, *, model: str | None, model_served: str | None) -> 
         "model_served": model_served,
         "usage": counts,
         "flags": [str(flag) for flag in charge.flags],
+        "upstream_request_id": upstream_request_id,
     }
     return json.dumps({name: value for name, value in members.items() if value})
 

@@ -18,7 +18,7 @@ from gateway.http.tunnel import Tunnel
 from gateway.proxy.forward.client_response import ClientResponse, metering_block
 from gateway.proxy.forward.disconnects import Client, Drains
 from gateway.proxy.forward.measured_request import adapt
-from gateway.proxy.forward.upstream_response import read_head
+from gateway.proxy.forward.upstream_response import PASS_ALL, ResponsePolicy, read_head
 from gateway.proxy.request import websocket
 from gateway.proxy.request.body import ClientDisconnected, Receive, StreamedBody, WholeBody, form_scan
 from gateway.proxy.request.inbound import Inbound, request_block
@@ -38,7 +38,7 @@ class Destination:
 
     `passed_names` are fields that are withheld from upstreams which do not allow them. `asks_for_usage` is whether a
     stream may ask it to report its usage, `passes_authorization` whether it gets the credentials that a client sends
-    besides its key.
+    besides its key, and `response_policy` what is believed and passed on of its responses.
     """
 
     upstream: Upstream
@@ -47,6 +47,7 @@ class Destination:
     asks_for_usage: bool = True
     passed_names: frozenset[bytes] = frozenset()
     passes_authorization: bool = False
+    response_policy: ResponsePolicy = PASS_ALL
 
 
 class Forwarding:
@@ -85,7 +86,11 @@ class Forwarding:
             response = await destination.upstream.send(request)
             self._is_at_upstream = False
             try:
-                await (self._switch(response, destination) if response.status == 101 else self._deliver(response))
+                await (
+                    self._switch(response, destination)
+                    if response.status == 101
+                    else self._deliver(response, destination)
+                )
             finally:
                 response.close()
         except UpstreamError as error:
@@ -148,9 +153,9 @@ class Forwarding:
         request.body = aiter(streamed) if content is None else content
         request.content_length = inbound.content_length
 
-    async def _deliver(self, response: Response) -> None:
-        call, status = self._call, response.status
-        upstream_response = read_head(response.head)
+    async def _deliver(self, response: Response, destination: Destination) -> None:
+        call, status, policy = self._call, response.status, destination.response_policy
+        upstream_response = read_head(response.head, policy)
         call.observe_response(upstream_response)
         fields = upstream_response.fields
         if call.capture is not None:
@@ -161,7 +166,7 @@ class Forwarding:
             balance = await self._finish(status)
             await self._client_response.send_whole(status, fields, chunk, self._metering(balance, call.charge))
             return
-        headers = response.headers if not call.hides_usage else _without_length(response.headers)
+        headers = policy.passed(response.headers if not call.hides_usage else _without_length(response.headers))
         await self._client_response.start(status, headers, self._metering(None, call.known_charge(status)))
         while not response.complete:
             if chunk and (passed := call.observe_chunk(chunk)):
@@ -175,13 +180,14 @@ class Forwarding:
     async def _switch(self, response: Response, destination: Destination) -> None:
         """Connects the client and the upstream by a tunnel. What it used is charged, whoever ends it."""
         call = self._call
-        call.observe_response(read_head(response.head))
+        policy = destination.response_policy
+        call.observe_response(read_head(response.head, policy))
         websocket.check_response(self._admitted_call.inbound, response.headers)
         if self._client.is_disconnected:
             raise ClientDisconnected
         metering = self._metering(None, call.known_charge(response.status))
         client = self._client_response.switch_protocol(
-            websocket.PROTOCOL, upstream_headers=response.headers, own_fields=metering
+            websocket.PROTOCOL, upstream_headers=policy.passed(response.headers), own_fields=metering
         )
         tunnel = Tunnel(client, response.hand_over(), idle_timeout_seconds=destination.upstream.idle_timeout_seconds)
         try:

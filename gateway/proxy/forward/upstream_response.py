@@ -5,7 +5,8 @@ Upstreams repeat their heads, so each is read once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import NamedTuple
 
@@ -35,6 +36,8 @@ DROPPED = PROXY_AUTHENTICATION | frozenset(
         b"x-request-id",
     }
 )
+REQUEST_ID_FIELDS = (b"x-request-id", b"request-id", b"x-amzn-requestid")
+_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 _log = structlog.get_logger()
 
 
@@ -49,25 +52,58 @@ class ReportedUsage(NamedTuple):
 NOT_REPORTED = ReportedUsage()
 
 
+class ResponsePolicy(NamedTuple):
+    """What is believed of an upstream's responses, and which of their fields the client does not get.
+
+    `dropped_prefixes` are beginnings of names.
+    """
+
+    believes_reports: bool = False
+    dropped: frozenset[bytes] = frozenset()
+    dropped_prefixes: tuple[bytes, ...] = ()
+
+    def passed(self, headers: Sequence[Header]) -> Sequence[Header]:
+        """The fields of a response without those that are dropped."""
+        if not self.dropped and not self.dropped_prefixes:
+            return headers
+        dropped, prefixes = self.dropped, self.dropped_prefixes
+        return [field for field in headers if field[0] not in dropped and not field[0].startswith(prefixes)]
+
+
+PASS_ALL = ResponsePolicy()
+
+
+def response_policy(names: Iterable[str], *, believes_reports: bool) -> ResponsePolicy:
+    """The policy that drops these fields; a name that ends in `*` stands for all that begin so."""
+    patterns = [name.lower().encode() for name in names]
+    exact = frozenset(name for name in patterns if not name.endswith(b"*"))
+    prefixes = tuple(name[:-1] for name in patterns if name.endswith(b"*"))
+    return ResponsePolicy(believes_reports, exact, prefixes)
+
+
 class UpstreamResponse(NamedTuple):
-    """`fields` are those that the client gets, without Content-Length, which is generated."""
+    """`fields` are those that the client gets, without Content-Length, which is generated. `request_id` is the
+    upstream's own, None where it tells none.
+    """
 
     reported: ReportedUsage
     fields: HeaderBlock
     content_type: bytes
     content_encoding: bytes
+    request_id: str | None = None
 
 
-def read_head(head: ResponseHead) -> UpstreamResponse:
+def read_head(head: ResponseHead, policy: ResponsePolicy = PASS_ALL) -> UpstreamResponse:
     """Reads a head, once for each that the upstream repeats. Raises UpstreamError for an ambiguous field."""
     if isinstance(head.consumer_value, UpstreamResponse):
         return head.consumer_value
     fields = dict(head.headers)
     response = UpstreamResponse(
-        read_report(fields),
-        render_fields(head.headers),
+        read_report(head.headers) if policy.believes_reports else NOT_REPORTED,
+        render_fields(policy.passed(head.headers)),
         fields.get(b"content-type", b""),
         fields.get(b"content-encoding", b""),
+        _request_id(fields),
     )
     head.consumer_value = response
     return response
@@ -82,13 +118,30 @@ def render_fields(headers: Sequence[Header]) -> HeaderBlock:
         raise invalid("the response holds an invalid header field") from error
 
 
-def read_report(fields: dict[bytes, bytes]) -> ReportedUsage:
-    """Reads the report. A field that is no non-negative number is ignored, with a warning."""
+def read_report(headers: Sequence[Header]) -> ReportedUsage:
+    """Reads the report. A field that is no non-negative number is ignored, as is one given twice, with a warning."""
     return ReportedUsage(
-        _count(fields.get(b"gateway-credits")),
-        _count(fields.get(b"gateway-tokens")),
-        _money(fields.get(b"gateway-cost-usd")),
+        _count(_only(headers, b"gateway-credits")),
+        _count(_only(headers, b"gateway-tokens")),
+        _money(_only(headers, b"gateway-cost-usd")),
     )
+
+
+def _only(headers: Sequence[Header], name: bytes) -> bytes | None:
+    values = {value for known, value in headers if known == name}
+    if len(values) > 1:
+        _log.warning("upstream_report_invalid", expected="one value", field=name.decode())
+        return None
+    return next(iter(values), None)
+
+
+def _request_id(fields: dict[bytes, bytes]) -> str | None:
+    """The id by which the upstream's operator finds the call: the field of OpenAI, of Anthropic, or of AWS."""
+    for name in REQUEST_ID_FIELDS:
+        value = fields.get(name)
+        if value is not None and _REQUEST_ID.fullmatch(value):
+            return value.decode()
+    return None
 
 
 def _count(value: bytes | None) -> int | None:

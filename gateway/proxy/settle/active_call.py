@@ -58,6 +58,7 @@ class ActiveCall:
         "request_bytes",
         "response_bytes",
         "route",
+        "upstream_request_id",
         "upstream_seconds",
         "usage_meter",
         "was_sent",
@@ -90,6 +91,7 @@ class ActiveCall:
         self.has_delivered_all = False
         self.capture = None if admitted_call.claim is None else ResponseCapture(admitted_call.claim)
         self.reported = NOT_REPORTED
+        self.upstream_request_id: str | None = None
         self._settler = settler
         self.received_at = received_at
 
@@ -140,6 +142,9 @@ class ActiveCall:
     def observe_response(self, response: UpstreamResponse) -> None:
         """Takes what the upstream reports of the call, and measures its usage from here on if the price is by it."""
         self.reported = response.reported
+        call = self.admitted_call
+        if response.request_id != (call.inbound.client_request_id or call.request_id):  # else it is an echo
+            self.upstream_request_id = response.request_id
         price = self.route.price
         if not is_known_at_admission(price):
             content_type, encoding = response.content_type, response.content_encoding
@@ -217,10 +222,13 @@ class ActiveCall:
         )
 
     def _last_columns(self, file: UploadedFile, measured: Measured, charge: Charge) -> str:
-        if charge.source is UsageSource.NONE:
+        upstream_id = self.upstream_request_id
+        if charge.source is UsageSource.NONE and upstream_id is None:
             return _NO_FILE_COLUMNS if file is _NO_FILE else _file_columns(file)
         asked, served = self.admitted_call.quote.model, measured.reading.model
-        metadata = describe(charge, model=asked, model_served=None if served == asked else served)
+        metadata = describe(
+            charge, model=asked, model_served=None if served == asked else served, upstream_request_id=upstream_id
+        )
         return _file_columns(file, records.text(metadata))
 
 
