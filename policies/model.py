@@ -175,7 +175,10 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One entry of the route table. `path` ends in `/**` for a prefix, else it is exact."""
+    """One entry of the route table.
+
+    `path` ends in `/**` for a prefix, and may hold `*` for part of a segment. Upstreams do not see `strip_prefix`.
+    """
 
     name: str
     path: str
@@ -189,6 +192,7 @@ class Route:
     charge_on: frozenset[str] = field(default_factory=lambda: frozenset({"2xx", "3xx"}))
     websocket: bool = False
     charge_broken: bool = False
+    strip_prefix: str = ""
 
 
 class Window(StrEnum):

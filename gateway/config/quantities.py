@@ -37,6 +37,7 @@ _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)", re.ASCII)
 # RFC 1123 section 2.1, with the underscore that container networks put into service names.
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_-]{1,63})*\.?", re.ASCII)
 _NETLOC = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\[\]:@]+)(?::[0-9]{1,5})?", re.ASCII)
+_BASE_PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,=:@-]+)*", re.ASCII)
 _BLANK = re.compile(r"[\x00-\x20\x7f]")
 _CLUSTER_SCHEMES = ("redis+cluster", "rediss+cluster")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -124,7 +125,7 @@ def network(value: object) -> IPNetwork:
 
 
 def http_origin(value: object) -> str:
-    """`http://host[:port]` or `https://host[:port]`, with nothing behind it, in the canonical spelling of upstreams.
+    """`http(s)://host[:port]` and perhaps a plain path, in the canonical spelling of upstreams.
 
     The rule is that of `parse_target` in `gateway/upstream/address.py`, which this package may not import.
     """
@@ -139,14 +140,15 @@ def http_origin(value: object) -> str:
         raise ValueError(_WANTED_URL) from error
     if url.scheme not in _DEFAULT_PORTS:
         raise ValueError(_WANTED_URL)
-    if url.path not in ("", "/") or url.query or url.fragment:
-        raise ValueError(
-            "must be only scheme, host and port, such as http://127.0.0.1:9000; paths come from the client"
-        )
+    base_path = url.path.removesuffix("/")
+    is_plain = _BASE_PATH.fullmatch(base_path) and not any(part in (".", "..") for part in base_path.split("/"))
+    if not is_plain or url.query or url.fragment:
+        raise ValueError("must be scheme, host, port and perhaps a plain path, such as https://openrouter.ai/api")
     if port == 0:
         raise ValueError("must name a port from 1 to 65535")
     shown = f"[{host}]" if ":" in host else host
-    return f"{url.scheme}://{shown}" if port in (None, _DEFAULT_PORTS[url.scheme]) else f"{url.scheme}://{shown}:{port}"
+    place = shown if port in (None, _DEFAULT_PORTS[url.scheme]) else f"{shown}:{port}"
+    return f"{url.scheme}://{place}{base_path}"
 
 
 def http_url(value: object) -> str:
@@ -299,7 +301,7 @@ Listen = Annotated[Address, BeforeValidator(listen_address), Kind("`host:port`")
 Network = Annotated[IPNetwork, BeforeValidator(network), Kind("CIDR, such as `10.0.0.0/8`")]
 Amount = Annotated[Decimal, BeforeValidator(decimal_amount), Kind("amount from 0, such as `9.99`")]
 Currency = Annotated[str, BeforeValidator(currency_code), Kind("currency of ISO 4217")]
-Target = Annotated[str, BeforeValidator(http_origin), Kind("`http(s)://host:port`")]
+Target = Annotated[str, BeforeValidator(http_origin), Kind("`http(s)://host:port`, perhaps with a path")]
 Url = Annotated[str, BeforeValidator(http_url), Kind("http(s) URL")]
 Text = Annotated[str, BeforeValidator(text), Kind("text")]
 Word = Annotated[str, BeforeValidator(word), Kind("1 to 64 letters, digits and `._-`")]

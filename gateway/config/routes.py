@@ -31,19 +31,30 @@ def is_reserved(raw_path: bytes) -> bool:
 
 
 def _path(value: object) -> str:
-    """Exact, or a prefix ending in `/**`; one spelling only, the one that the router compares."""
+    """Exact, a prefix ending in `/**`, or a pattern with `*`; one spelling only, the one that the router compares."""
     if not isinstance(value, str) or not value.startswith("/"):
         raise ValueError(f"must begin with /, such as /v1/analyze or /v1/files/**, got {value!r}")
     fixed = value.removesuffix("/**") if value != "/**" else "/"
-    if "*" in fixed:
-        raise ValueError(f"may hold * only as a /** at its end, got {value!r}")
+    if "**" in fixed or any(part.count("*") > 1 for part in fixed.split("/")):
+        raise ValueError(f"may hold ** only as a /** at its end, and one * in a segment, got {value!r}")
+    if fixed != value and "*" in fixed:
+        raise ValueError(f"may hold * within a segment or end in /**, not both, got {value!r}")
     if "//" in value or any(part in (".", "..") for part in fixed.split("/")):
         raise ValueError(f"must not hold // or the segments . and .., got {value!r}")
     if "%" in value:
         raise ValueError(f"must be written without percent-encoding, got {value!r}")
-    if not _PATH.fullmatch(fixed):
+    if not _PATH.fullmatch(fixed.replace("*", "")):
         raise ValueError(f"may hold letters, digits and - . _ ~ ! $ & ' ( ) + , = : @ only, got {value!r}")
     return value
+
+
+def _stripped(value: object) -> str:
+    if value == "":
+        return ""
+    path = _path(value)
+    if "*" in path or path.endswith("/"):
+        raise ValueError(f"must be a plain path without / at its end, such as /openrouter, got {value!r}")
+    return path
 
 
 def _methods(value: object) -> list[str]:
@@ -73,7 +84,12 @@ def _charge_on(value: object) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatchEntry:
-    path: Annotated[str, BeforeValidator(_path), Kind("path"), about("Exact path, or a prefix that ends in `/**`.")]
+    path: Annotated[
+        str,
+        BeforeValidator(_path),
+        Kind("path"),
+        about("Exact; pattern, such as `/v1/models/*:embed`; or prefix, which ends in `/**`."),
+    ]
     methods: Annotated[
         frozenset[str], BeforeValidator(_methods), Kind("list of methods"), about("Methods of the route.")
     ] = frozenset(METHODS)
@@ -107,8 +123,16 @@ class RouteEntry:
         Flag, about("Whether a response that the upstream broke off is charged what it had reported.")
     ] = False
     websocket: Annotated[Flag, about("Whether a handshake may switch protocols.")] = False
+    strip_prefix: Annotated[
+        str,
+        BeforeValidator(_stripped),
+        Kind("path"),
+        about("Beginning of the path that the upstream does not see, such as `/openrouter`."),
+    ] = ""
 
     def __post_init__(self) -> None:
+        if not self.match.path.startswith(f"{self.strip_prefix}/"):
+            raise ValueError(f"strip_prefix must be segments that match.path begins with, got {self.strip_prefix!r}")
         if not self.websocket:
             return
         if "GET" not in self.match.methods:
@@ -131,5 +155,6 @@ def route_of(entry: RouteEntry) -> Route:
         max_body_bytes=entry.max_body_bytes,
         charge_on=entry.charge_on,
         websocket=entry.websocket,
+        strip_prefix=entry.strip_prefix,
         charge_broken=entry.charge_broken,
     )

@@ -1,14 +1,18 @@
 """Finds the route of a request by one canonical path, which policy, price, metric and upstream all use.
 
-A path that can be read in two ways is refused, never normalised: the path that was checked is the path that is
-forwarded (CVE-2019-9901, CVE-2021-43557). An exact route wins over a prefix, a longer prefix over a shorter one.
+A path that can be read in two ways is refused, and the path that was checked is the path that is forwarded
+(CVE-2019-9901, CVE-2021-43557). Characters that a segment may hold plainly are one with their percent-encodings
+(RFC 3986 section 6.2.2), so those are decoded before anything is compared. An exact route wins over a pattern, a
+pattern over a prefix, the more specific pattern over the other (`specificity`), a longer prefix over a shorter one.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, NoReturn
 
+from gateway.config.routes import is_reserved
 from gateway.proxy.request.api_keys import DEFAULT_FORM, KeyForm
 from policies.model import Refusal, Refused, Route
 from policies.pricing.price_list import PriceList
@@ -18,8 +22,10 @@ from policies.usage import records
 _UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 _PATH = _UNRESERVED + b"/!$&'()*+,=:@"  # RFC 3986 pchar and "/", without ";" and "%"
 _HEX = b"0123456789ABCDEFabcdef"
-# Escapes of what a path may hold plainly, or of what separates it, have a second reading.
-_AMBIGUOUS_OCTETS = frozenset(_UNRESERVED + b"/\\;%") | frozenset(range(0x20)) | {0x7F}
+# Escapes of what separates segments, or of what is decoded twice, have a second reading.
+_AMBIGUOUS_OCTETS = frozenset(b"/\\;%") | frozenset(range(0x20)) | {0x7F}
+_PLAIN_OCTETS = frozenset(_PATH) - frozenset(b"/")
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 _Methods = Mapping[str, Route]
 
@@ -27,11 +33,13 @@ _Methods = Mapping[str, Route]
 class RouteMatch(NamedTuple):
     """A route, the canonical path it was found by, and the columns that records of it share.
 
-    `quote` is what a call holds and needs; None where its body decides.
+    `upstream_path` is the path towards the upstream. `quote` is what a call holds and needs; None where its body
+    decides.
     """
 
     route: Route
     path: str
+    upstream_path: bytes
     record_columns: str
     quote: Quote | None
 
@@ -41,40 +49,73 @@ class RouteMatch(NamedTuple):
         columns = records.route_columns(endpoint=name, method=method, path=records.text(path), usage_type=usage_type)
         price = route.price
         quote = None if isinstance(price, PriceList) or price.is_counted_in_request else quote_plain(price)
-        return cls(route, path, columns, quote)
+        return cls(route, path, path.removeprefix(route.strip_prefix).encode(), columns, quote)
+
+
+def specificity(pattern: str) -> tuple[object, ...]:
+    """Orders patterns of as many segments: the larger is the more specific, and equal ones that match a path are one.
+
+    More characters that are not `*` win, then more of them in an earlier segment, then more of them before its `*`.
+    """
+    segments = pattern.split("/")
+    fixed = [len(segment) - segment.count("*") for segment in segments]
+    return sum(fixed), fixed, [segment.find("*") for segment in segments]
 
 
 class Router:
-    """The route table as dictionaries of exact paths and prefixes: 5,000 routes cost what one does."""
+    """The route table as dictionaries of exact paths and prefixes: 5,000 routes cost what one does.
+
+    Patterns are tried one after another, those of as many segments as the path has.
+    """
 
     def __init__(self, routes: Iterable[Route], key_form: KeyForm = DEFAULT_FORM) -> None:
         self._key_form = key_form
         self._exact: dict[bytes, dict[str, RouteMatch]] = {}
         self._prefixes: dict[bytes, dict[str, Route]] = {}
+        patterns: dict[str, dict[str, Route]] = {}
         for route in routes:
-            self._add(route)
+            self._add(route, patterns)
+        self._patterns: dict[int, list[tuple[re.Pattern[bytes], _Methods]]] = {}
+        for pattern in sorted(patterns, key=specificity, reverse=True):
+            self._patterns.setdefault(pattern.count("/"), []).append((_compile(pattern), patterns[pattern]))
 
     def match(self, method: str, raw_path: bytes) -> RouteMatch:
         """The route for a method and a raw path; raises Refused for an ambiguous path, no route or another method."""
         exact = self._exact.get(raw_path)
         if exact is not None:
             return exact.get(method) or _refuse_method(method, exact)
-        check_path(raw_path)
-        if self._key_form.is_in(raw_path):  # a path is recorded, and cannot be forwarded without it
+        path = canonical_path(raw_path)
+        if path != raw_path:
+            if is_reserved(path):  # which was asked for in a spelling that the account API does not know
+                raise Refused(Refusal.BAD_REQUEST, "The path is percent-encoded without need.")
+            exact = self._exact.get(path)
+            if exact is not None:
+                return exact.get(method) or _refuse_method(method, exact)
+        if self._key_form.is_in(path):  # a path is recorded, and cannot be forwarded without it
             raise Refused(Refusal.BAD_REQUEST, "The path holds an API key; send it as 'Authorization: Bearer KEY'.")
-        methods = self._longest_prefix(raw_path)
+        methods = self._best_pattern(path) if self._patterns else None
+        if methods is None:
+            methods = self._longest_prefix(path)
         if methods is None:
             raise Refused(Refusal.ROUTE_NOT_FOUND, "There is nothing here.")
-        return RouteMatch.of(methods.get(method) or _refuse_method(method, methods), method, raw_path.decode())
+        return RouteMatch.of(methods.get(method) or _refuse_method(method, methods), method, path.decode())
 
-    def _add(self, route: Route) -> None:
+    def _add(self, route: Route, patterns: dict[str, dict[str, Route]]) -> None:
         path = route.path.encode()
         if path.endswith(b"/**"):
             methods = self._prefixes.setdefault(path.removesuffix(b"**"), {})
             methods.update(dict.fromkeys(route.methods, route))
+        elif b"*" in path:
+            patterns.setdefault(route.path, {}).update(dict.fromkeys(route.methods, route))
         else:
             matches = {method: RouteMatch.of(route, method, route.path) for method in route.methods}
             self._exact.setdefault(path, {}).update(matches)
+
+    def _best_pattern(self, path: bytes) -> _Methods | None:
+        for pattern, methods in self._patterns.get(path.count(b"/"), ()):
+            if pattern.fullmatch(path) is not None:
+                return methods
+        return None
 
     def _longest_prefix(self, path: bytes) -> _Methods | None:
         end = len(path)
@@ -84,6 +125,30 @@ class Router:
                 return methods
             end = slash
         return None
+
+
+def _compile(pattern: str) -> re.Pattern[bytes]:
+    """`*` stands for at least one character of its segment."""
+    return re.compile(rb"[^/]+".join(re.escape(part.encode()) for part in pattern.split("*")))
+
+
+def canonical_path(raw_path: bytes) -> bytes:
+    """The one spelling of a path: only what needs it is percent-encoded, in upper case.
+
+    Raises Refused for a path that has more than one reading, or none.
+    """
+    if b"%" not in raw_path:
+        check_path(raw_path)
+        return raw_path
+    _check_octets(raw_path)
+    path = _ESCAPE.sub(_decode_plain, raw_path)
+    check_path(path)
+    return path
+
+
+def _decode_plain(escape: re.Match[bytes]) -> bytes:
+    octet = int(escape[1], 16)
+    return bytes((octet,)) if octet in _PLAIN_OCTETS else escape[0].upper()
 
 
 def check_path(path: bytes) -> None:

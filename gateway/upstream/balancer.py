@@ -44,12 +44,13 @@ class ProbeSettings:
 class Target:
     """One address with its connections and its health."""
 
-    __slots__ = ("health", "host", "pool")
+    __slots__ = ("base_path", "health", "host", "pool")
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.health = Health()
         self.host = pool.address.authority
+        self.base_path = pool.address.base_path.encode()
 
     def __repr__(self) -> str:
         return f"<Target {self.pool!r} {self.health!r}>"
@@ -170,7 +171,7 @@ class Upstream:
         return min((target for target in available if target is not exclude), key=_busy)
 
     async def _attempt(self, target: Target, request: Request, *, now: float, total_at: float) -> Response:
-        head = render_head(request, target.host)
+        head = render_head(request, target.host, target.base_path)
         trial = target.health.start_attempt()
         try:
             response = await self._exchange(target, head, request, now=now, total_at=total_at, on_end=self._on_end)
@@ -217,7 +218,7 @@ class Upstream:
 
     async def _probe(self, target: Target, request: Request, within_seconds: float) -> bool:
         now = self._now()
-        head = render_head(request, target.host)
+        head = render_head(request, target.host, target.base_path)
         try:
             total_at = now + within_seconds
             response = await self._exchange(target, head, request, now=now, total_at=total_at, on_end=None)

@@ -32,12 +32,12 @@ class Request:
     is_sent: bool = False
 
 
-def render_head(request: Request, host: bytes) -> bytes:
-    """The head of the request; `host` is used where the block has none.
+def render_head(request: Request, host: bytes, base_path: bytes = b"") -> bytes:
+    """The head of the request, its target below `base_path`; `host` is used where the block has none.
 
     ValueError where method or target would let one request be read as another.
     """
-    method, target, block = request.method, request.target, request.header_block
+    method, target, block = request.method, base_path + request.target, request.header_block
     if not (method.isalpha() and method.isupper() and target) or target.translate(None, _VISIBLE):
         raise ValueError(f"not a request line: {method!r} {target!r}")
     framing = _framing_of(request)

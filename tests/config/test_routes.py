@@ -49,7 +49,10 @@ def test_route_has_everything_that_policies_decide_on(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("path", ["/", "/**", "/v1/", "/v1/a-b_c.d~e", "/a/**", "/@x:y,z", "/..a/..."])
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/**", "/v1/", "/v1/a-b_c.d~e", "/a/**", "/@x:y,z", "/..a/...", "/*", "/m/*:embed", "/p/*/a*z"],
+)
 def test_canonical_paths_are_taken_as_they_are(tmp_path: Path, path: str) -> None:
     (route,) = routes(tmp_path, f"match: {{path: '{path}'}}, price: {{credits: 1}}")
 
@@ -57,8 +60,8 @@ def test_canonical_paths_are_taken_as_they_are(tmp_path: Path, path: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "path", ["", "v1", "//", "/a//b", "/a/../b", "/a/.", "/%41", "/a;b", "/a?b", "/a#b", "/a b", "/é", "/*", "/a/**/b",
-             "/a**", "/a\\\\b", "/a/../**", "//**"],
+    "path", ["", "v1", "//", "/a//b", "/a/../b", "/a/.", "/%41", "/a;b", "/a?b", "/a#b", "/a b", "/é", "/*/**", "/a/**/b",
+             "/a/*b*",              "/a**", "/a\\\\b", "/a/../**", "//**"],
 )  # fmt: skip
 def test_path_with_a_second_spelling_is_refused(tmp_path: Path, path: str) -> None:
     assert problem(tmp_path, f'match: {{path: "{path}"}}, price: {{credits: 1}}').startswith("3: routes[0].match.path")
@@ -152,3 +155,15 @@ def test_routes_of_an_invalid_upstream_are_not_reported(tmp_path: Path) -> None:
         load(file, SECRETS, persist_secrets=False)
 
     assert [problem.key for problem in caught.value.problems] == ["upstreams.up.targets"]
+
+
+def test_pattern_that_stands_twice_is_refused_with_its_place(tmp_path: Path) -> None:
+    entry = "match: {path: '/m/*:go', methods: [POST]}, price: {credits: 1}"
+    said = problem(tmp_path, entry, entry)
+    assert said.startswith("4: routes[1].match")
+    assert "both match POST /m/*:go" in said
+
+
+@pytest.mark.parametrize("prefix", ["/v2", "/v", "/v1/a", "v1", "/v1/", "/*"])
+def test_strip_prefix_that_the_path_does_not_begin_with_is_refused(tmp_path: Path, prefix: str) -> None:
+    assert "routes[0]" in problem(tmp_path, f"match: {{path: /v1/a}}, price: {{credits: 1}}, strip_prefix: '{prefix}'")

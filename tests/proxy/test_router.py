@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from urllib.parse import quote, unquote_to_bytes
 
@@ -9,14 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.proxy.router import Router, check_path
+from gateway.proxy.router import Router, canonical_path
 from policies.model import Refusal, Refused, Route
 from policies.pricing.price import Price
 
 METHODS = ("GET", "POST", "PUT")
-_segments = st.sampled_from(["a", "b", "ab", "a.b", "..."])
+_segments = st.sampled_from(["a", "b", "ab", "a.b", "...", "aab:b"])
 _paths = st.lists(_segments, min_size=0, max_size=4).map(lambda parts: "/" + "/".join(parts))
-_patterns = st.one_of(_paths, _paths.map(lambda path: f"{path.rstrip('/')}/**"))
+_parts = st.sampled_from(["a", "ab", "*", "a*", "*b", "a*b", "*:b", "aa*"])
+_starred = st.lists(_parts, min_size=1, max_size=3).map(lambda parts: "/" + "/".join(parts))
+_patterns = st.one_of(_paths, _paths.map(lambda path: f"{path.rstrip('/')}/**"), _starred)
 
 
 def a_route(path: str, methods: frozenset[str] = frozenset(METHODS), name: str = "") -> Route:
@@ -32,11 +35,40 @@ _tables = st.lists(
 )
 
 
-def longest(table: list[Route], path: str) -> Route | None:
-    """The model: exact before prefix, the longer prefix before the shorter."""
-    exact = [route for route in table if route.path == path]
-    prefixes = [route for route in table if route.path.endswith("/**") and path.startswith(route.path[:-2])]
-    return next(iter(exact), None) or max(prefixes, key=lambda route: len(route.path), default=None)
+def matches(pattern: str, path: str) -> bool:
+    """The model of a pattern: a `*` is one character or more of its segment."""
+    parts, segments = pattern.split("/"), path.split("/")
+    if len(parts) != len(segments):
+        return False
+    for part, segment in zip(parts, segments, strict=True):
+        first, star, last = part.partition("*")
+        if not star and part != segment:
+            return False
+        if star and not (
+            segment.startswith(first) and segment.endswith(last) and len(segment) > len(first) + len(last)
+        ):
+            return False
+    return True
+
+
+def rank(route: Route, path: str) -> tuple[object, ...] | None:
+    """The model of the order: exact, then patterns by their fixed characters, then prefixes by length."""
+    if route.path == path:
+        return (2,)
+    if route.path.endswith("/**"):
+        return (0, len(route.path)) if path.startswith(route.path[:-2]) else None
+    if "*" not in route.path or not matches(route.path, path):
+        return None
+    fixed = [len(part.replace("*", "")) for part in route.path.split("/")]
+    return (1, sum(fixed), fixed, [part.find("*") for part in route.path.split("/")])
+
+
+def best(table: list[Route], path: str) -> Route | None:
+    """The model; two routes that rank alike would make the order of the file decide."""
+    ranked = [(rank(route, path), route) for route in table if rank(route, path) is not None]
+    ranks = [each for each, _ in ranked]
+    assert all(ranks.count(each) == 1 for each in ranks)
+    return max(ranked, key=lambda each: each[0] or (), default=(None, None))[1]
 
 
 def refusal(router: Router, method: str, path: bytes) -> Refused:
@@ -46,8 +78,8 @@ def refusal(router: Router, method: str, path: bytes) -> Refused:
 
 
 @given(_tables, _paths, st.sampled_from(METHODS))
-def test_longest_prefix_wins(table: list[Route], path: str, method: str) -> None:
-    router, expected = Router(table), longest(table, path)
+def test_most_specific_route_wins(table: list[Route], path: str, method: str) -> None:
+    router, expected = Router(table), best(table, path)
     if expected is None:
         assert refusal(router, method, path.encode()).code is Refusal.ROUTE_NOT_FOUND
     elif method in expected.methods:
@@ -103,7 +135,7 @@ def test_path_that_is_not_plain_is_refused(path: bytes) -> None:
 def test_accepted_path_has_one_reading(path: bytes) -> None:
     """Decoding it, merging slashes, resolving dots or cutting parameters gives the segments that were compared."""
     try:
-        check_path(path)
+        path = canonical_path(path)
     except Refused:
         return
     segments = path.split(b"/")[1:]
@@ -120,4 +152,39 @@ def test_accepted_path_has_one_reading(path: bytes) -> None:
 def test_properly_encoded_path_is_accepted(segments: list[str]) -> None:
     if any(ord(char) < 0x20 for segment in segments for char in segment):
         return
-    check_path(("/" + "/".join(quote(segment, safe="") for segment in segments)).encode())
+    canonical_path(("/" + "/".join(quote(segment, safe="") for segment in segments)).encode())
+
+
+_PCHAR = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,=:@"
+
+
+@given(st.data())
+def test_needless_escapes_change_nothing(data: st.DataObject) -> None:
+    """A path is found, priced and forwarded the same, in whichever spelling it comes."""
+    model = data.draw(st.text(_PCHAR, min_size=1, max_size=12).filter(lambda text: text not in (".", "..")))
+    plain = f"/v1/models/{model}:go"
+    router = Router([a_route("/v1/models/*:go"), a_route("/v1/**"), a_route(plain, name="exact")])
+    spelt = "".join(
+        data.draw(st.sampled_from([char, f"%{ord(char):02x}", f"%{ord(char):02X}"])) if char != "/" else char
+        for char in plain
+    )
+    match = router.match("GET", spelt.encode())
+    assert (match.route.name, match.path, match.upstream_path) == ("exact", plain, plain.encode())
+    assert canonical_path(canonical_path(spelt.encode())) == plain.encode()
+
+
+def test_escapes_that_are_needed_stay_in_one_spelling() -> None:
+    assert canonical_path(b"/a%20b%c3%a9%5b") == b"/a%20b%C3%A9%5B"
+
+
+@pytest.mark.parametrize(
+    "path", [b"/a%2fb", b"/%2e%2e/b", b"/%2E/b", b"/a%00", b"/a%5c", b"/a%252e", b"/a%3b", b"/a%zz"]
+)
+def test_escape_with_a_second_reading_is_refused(path: bytes) -> None:
+    assert refusal(Router([a_route("/**")]), "GET", path).code is Refusal.BAD_REQUEST
+
+
+def test_stripped_prefix_is_not_forwarded() -> None:
+    route = replace(a_route("/openrouter/v1/**"), strip_prefix="/openrouter")
+    match = Router([route]).match("GET", b"/openrouter/v1/chat%3Aa")
+    assert (match.path, match.upstream_path) == ("/openrouter/v1/chat:a", b"/v1/chat:a")

@@ -61,6 +61,7 @@ class AdmittedCall(NamedTuple):
     inbound: Inbound
     route: Route
     path: str
+    upstream_path: bytes
     claim: IdempotencyClaim | None
     caller: Caller
     plan: Plan

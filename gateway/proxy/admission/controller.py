@@ -240,8 +240,9 @@ def _admitted(
 ) -> AdmittedCall:
     request_id, inbound, match, _, _, _, claim = request
     caller, subscription = authorization
+    route, path, upstream_path, _, _ = match
     return AdmittedCall(
-        request_id, inbound, match.route, match.path, claim, caller, subscription.plan, quote, admission, prefix
+        request_id, inbound, route, path, upstream_path, claim, caller, subscription.plan, quote, admission, prefix
     )
 
 

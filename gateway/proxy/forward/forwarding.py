@@ -121,7 +121,7 @@ class Forwarding:
         inbound = admitted_call.inbound
         request = Request(
             inbound.method.encode(),
-            inbound.target,
+            admitted_call.upstream_path + b"?" + inbound.query if inbound.query else admitted_call.upstream_path,
             render_request_fields(destination, inbound, admitted_call.caller.identity_block, admitted_call.request_id),
         )
         if body is not None:
