@@ -302,7 +302,7 @@ def test_mistake_in_an_entry_hides_none_beside_it(problems_of: Problems) -> None
             "upstreams: {ai: {targets: [http://a/b%20]}}",
             1,
             "upstreams.ai.targets[0]",
-            "scheme, host, port and perhaps a plain path",
+            "perhaps a plain path",
         ),
         ("upstreams: {ai: {targets: ['http://u:p@a']}}", 1, "upstreams.ai.targets[0]", "must not hold a user"),
         ("billing: {packs: [{id: a, name: b, credits: 0, price: 1}]}", 1, "billing.packs[0].credits", "at least 1"),
