@@ -15,6 +15,7 @@ MODULES = (
     "growth",
     "workers",
     "overhead",
+    "ai_calls",
     "memory",
 )
 

@@ -92,15 +92,17 @@ def _split(
     """
     rest, is_odd = count, False
     for child in CHILDREN[kind]:
-        reported = counts.get(child, 0)
+        reported = counts.get(child)
+        if not reported:
+            continue
         is_odd |= reported > count
-        if not reported or not _is_priced(child, rates):
+        if child not in rates and not _is_priced(child, rates):
             continue
         taken = min(reported, rest)
         rest -= taken
         is_odd |= _split(child, taken, counts, rates=rates, size=size, into=into)
     if rest:
-        rate = rate_of(rates, kind)
+        rate = rates[kind] if kind in rates else rate_of(rates, kind)
         into.append(Line(kind, rest, rate, rate * rest / size))
     return is_odd
 
@@ -134,6 +136,8 @@ def completed(usage: Usage | None, *, request_bytes: int, text_bytes: int, is_fi
     least what its text is estimated at, for what an API reports before the end is a beginning.
     """
     reported = {} if usage is None else usage.counts
+    if usage is not None and is_final and UsageClass.INPUT in reported and UsageClass.OUTPUT in reported:
+        return usage, False
     counts = dict(reported)
     counts.setdefault(UsageClass.INPUT, -(-request_bytes // BYTES_PER_TOKEN))
     if UsageClass.OUTPUT not in reported or not is_final:

@@ -29,7 +29,7 @@ class ReaderName(StrEnum):
     MCP = "mcp"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModelPrice:
     """What one model costs for each unit of its list.
 
@@ -45,10 +45,30 @@ class ModelPrice:
     def rates_at(self, input_count: int) -> Rates:
         """The rates of a call with so much input."""
         found = self.rates
-        for mark, rates in self.above:
+        for mark, rates in self._merged_above:
             if input_count > mark:
-                found = {**self.rates, **rates}
+                found = rates
         return found
+
+    def held_rates(self, input_count: int) -> tuple[Decimal, Decimal]:
+        """The rates by which so much input is held for: the dearest of its classes, and that of output."""
+        found = self._held_rates[0]
+        for (mark, _), rates in zip(self.above, self._held_rates[1:], strict=True):
+            if input_count > mark:
+                found = rates
+        return found
+
+    @cached_property
+    def _merged_above(self) -> tuple[tuple[int, Rates], ...]:
+        return tuple((mark, {**self.rates, **rates}) for mark, rates in self.above)
+
+    @cached_property
+    def _held_rates(self) -> tuple[tuple[Decimal, Decimal], ...]:
+        maps = [self.rates, *(rates for _, rates in self._merged_above)]
+        inputs = [kind for kind in UsageClass if root_of(kind) is UsageClass.INPUT]
+        return tuple(
+            (max(rate_of(rates, kind) for kind in inputs), rate_of(rates, UsageClass.OUTPUT)) for rates in maps
+        )
 
 
 def rate_of(rates: Rates, kind: UsageClass) -> Decimal:
@@ -59,6 +79,11 @@ def rate_of(rates: Rates, kind: UsageClass) -> Decimal:
             return rate
         here = PARENTS[here]
     return Decimal(0)
+
+
+def root_of(kind: UsageClass) -> UsageClass:
+    parent = PARENTS[kind]
+    return kind if parent is None else root_of(parent)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from policies.model import FeatureValue, Plan, Refusal, Refused
 from policies.pricing import prices
 from policies.pricing.model_costs import cost
 from policies.pricing.price import Price
-from policies.pricing.price_list import ModelPrice, PriceList, rate_of
+from policies.pricing.price_list import ModelPrice, PriceList
 from policies.pricing.units import PriceUnit
-from policies.usage.counts import PARENTS, Usage, UsageClass
+from policies.usage.counts import Usage
 
 DEFAULT_MAX_OUTPUT = 4096  # output tokens that a request is taken to allow where nothing says more
 HELD_BYTES_PER_TOKEN = 3  # of a request; less than any tokenizer's average, so that a hold is rarely too small
@@ -101,10 +101,9 @@ def estimated_hold(prices: PriceList, price: ModelPrice, plan: Plan, *, body_byt
     if prices.unit is not PriceUnit.TOKEN:
         return cost(prices, price, Usage()).credits
     input_count = -(-body_bytes // HELD_BYTES_PER_TOKEN)
-    rates = price.rates_at(input_count)
-    dearest = max(rate_of(rates, kind) for kind in UsageClass if root_of(kind) is UsageClass.INPUT)
+    dearest, of_output = price.held_rates(input_count)
     output_count = allowed_output(price, plan, max_output)
-    exact = (dearest * input_count + rate_of(rates, UsageClass.OUTPUT) * output_count) / prices.unit_size
+    exact = (dearest * input_count + of_output * output_count) / prices.unit_size
     credits = max(prices.minimum, int(exact.to_integral_value(ROUND_CEILING)))
     return credits if prices.maximum is None else min(credits, prices.maximum)
 
@@ -117,8 +116,3 @@ def allowed_output(price: ModelPrice, plan: Plan, asked: int | None) -> int:
     if isinstance(of_plan, int) and not isinstance(of_plan, bool):
         return of_plan
     return DEFAULT_MAX_OUTPUT if price.max_output is None else price.max_output
-
-
-def root_of(kind: UsageClass) -> UsageClass:
-    parent = PARENTS[kind]
-    return kind if parent is None else root_of(parent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from gateway.meter.admissions import Admission
@@ -75,13 +76,17 @@ def build_admission_request(
     request_id: str, inbound: Inbound, match: RouteMatch, *, key: bytes, body: WholeBody | None, key_digest: str | None
 ) -> AdmissionRequest:
     """`key_digest` is that of the request's Idempotency-Key; its body was read then."""
+    cache = inbound.cache
+    if body is not None and body.asked.texts:
+        columns = _client_columns(inbound, body.asked.texts)
+    elif cache.client_columns is not None:
+        columns = cache.client_columns
+    else:
+        columns = cache.client_columns = _client_columns(inbound, {})
     if body is None:
-        cache = inbound.cache
-        if cache.client_columns is None:
-            cache.client_columns = _client_columns(inbound, None)
-        return AdmissionRequest(request_id, inbound, match, key, cache.client_columns)
+        return AdmissionRequest(request_id, inbound, match, key, columns)
     claim = None if key_digest is None else claim_of(key_digest, inbound, body)
-    return AdmissionRequest(request_id, inbound, match, key, _client_columns(inbound, body), body.asked, claim)
+    return AdmissionRequest(request_id, inbound, match, key, columns, body.asked, claim)
 
 
 def render_record_prefix(request: AdmissionRequest, caller: Caller, quote: Quote) -> str:
@@ -99,13 +104,13 @@ def render_record_prefix(request: AdmissionRequest, caller: Caller, quote: Quote
     )
 
 
-def _client_columns(inbound: Inbound, body: WholeBody | None) -> str:
+def _client_columns(inbound: Inbound, texts: Mapping[str, str]) -> str:
     """Each comes from a header field, else from a member of a body that was read anyway."""
 
     def column(field: bytes, member: str) -> str:
         value = inbound.text(field)
-        if value is None and body is not None:
-            value = body.asked.texts.get(member, "")[:MAX_TEXT_LENGTH] or None
+        if value is None:
+            value = texts.get(member, "")[:MAX_TEXT_LENGTH] or None
         return records.text(value)
 
     return records.client_columns(

@@ -33,7 +33,8 @@ def adapt(fields: HeaderBlock, body: bytes, asked: Asked, *, asks_for_usage: boo
     if asked.needs_usage_option and asks_for_usage:
         edited = ask_for_usage(body if asked.decoded is None else asked.decoded)
     if edited is None:
-        return MeasuredRequest(HeaderBlock(_ACCEPT_ENCODING.sub(_cut, fields)), body)
+        is_coded = fields.find(b"accept-encoding: ") >= 0
+        return MeasuredRequest(HeaderBlock(_ACCEPT_ENCODING.sub(_cut, fields)) if is_coded else fields, body)
     plain = _ACCEPT_ENCODING.sub(b"", _CONTENT_ENCODING.sub(b"", fields))
     return MeasuredRequest(HeaderBlock(plain + b"accept-encoding: identity\r\n"), edited, hides_usage=True)
 

@@ -31,6 +31,8 @@ class Decoder(Protocol):
 
 def open_decoder(content_encoding: bytes) -> Decoder | None:
     """The decoder of a Content-Encoding, None where nothing is encoded. Raises DecodingError for what is not known."""
+    if not content_encoding:
+        return None
     names = [name.strip().lower() for name in content_encoding.split(b",")]
     codings = [name for name in names if name not in (b"", b"identity")]
     if len(codings) > MAX_CODINGS or not set(codings) <= _DECODERS.keys():

@@ -91,10 +91,11 @@ def _check_names(value: Any, selection: Selection) -> None:
         if _DUPLICATE in value:
             raise InvalidJsonError(f"{value[_DUPLICATE]!r} stands twice")
         names: set[str] = set()
-        for name in value:
+        members = selection.members
+        for name, inner in value.items():
             _check_name(name, selection, names)
-        for name, below in selection.members.items():
-            _check_names(value.get(name), below)
+            if isinstance(inner, dict | list) and (below := members.get(name)) is not None:
+                _check_names(inner, below)
     elif isinstance(value, list):
         for index, element in enumerate(value):
             below_it = selection.element(index)

@@ -58,6 +58,11 @@ class Selection:
         return bool(self.members or self.at or self.each is not None)
 
     @cached_property
+    def is_plain(self) -> bool:
+        """Whether the value itself is read, and nothing below it."""
+        return self.leaf is Leaf.VALUE and not self.is_descended
+
+    @cached_property
     def without_texts(self) -> Selection | None:
         """What has to be looked up in a parsed document, whose text is counted by itself."""
         members = {name: below for name, full in self.members.items() if (below := full.without_texts)}

@@ -59,7 +59,10 @@ def pick(value: Any, selection: Selection, fields: Fields) -> None:
     if isinstance(value, dict):
         for name, below in selection.members.items():
             if name in value:
-                pick(value[name], below, fields)
+                if below.is_plain and below.name not in fields:
+                    fields[below.name] = value[name]
+                else:
+                    pick(value[name], below, fields)
     elif isinstance(value, list):
         _pick_elements(value, selection, fields)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Protocol
 
 from gateway.proxy.metering.documents.reader import DocumentReader
@@ -43,6 +44,7 @@ class Framing(Protocol):
     def feed(self, chunk: bytes) -> None: ...
 
 
+@lru_cache(maxsize=256)
 def media_type(content_type: bytes) -> bytes:
     """The type and subtype of a Content-Type, without its parameters (RFC 9110, section 8.3.1)."""
     return content_type.partition(b";")[0].strip().lower()

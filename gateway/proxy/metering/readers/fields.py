@@ -33,13 +33,13 @@ def limit(fields: Fields, *names: str) -> int | None:
 
     Raises Refused unless each is a whole number, or absent.
     """
-    values = [value for name in names if (value := _whole(fields, name)) is not None]
+    values = [value for name in names if name in fields and (value := _whole(fields, name)) is not None]
     return max(values) if values and min(values) >= 0 else None
 
 
 def copies(fields: Fields, *names: str) -> int:
     """How many answers are asked for, at least 1."""
-    return max([1, *(_whole(fields, name) or 1 for name in names)])
+    return max([1, *(_whole(fields, name) or 1 for name in names if name in fields)])
 
 
 def times(limit: int | None, copies: int) -> int | None:

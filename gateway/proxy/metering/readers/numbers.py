@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -10,6 +10,7 @@ from gateway.proxy.metering.readers.reading import Counts
 from policies.usage.counts import MAX_COUNT, Usage, UsageClass
 
 Paths = Mapping[str, Any]
+ClassNames = Sequence[tuple[UsageClass, Sequence[str]]]
 
 
 def paths(*names: str) -> Paths:
@@ -27,15 +28,23 @@ def paths(*names: str) -> Paths:
 def pick_counts(usage: Any, where: Paths) -> dict[str, int | Decimal]:
     """The numbers of a usage object at these paths, by path."""
     counts: dict[str, int | Decimal] = {}
-    for name, value in usage.items() if isinstance(usage, dict) else ():
-        place = where.get(name)
-        if isinstance(place, str):
-            found = number(value)
-            if found is not None:
-                counts[place] = found
-        elif place is not None and isinstance(value, dict):
-            counts.update(pick_counts(value, place))
+    if isinstance(usage, dict):
+        _pick_into(counts, usage, where)
     return counts
+
+
+def _pick_into(counts: dict[str, int | Decimal], usage: dict[str, Any], where: Paths) -> None:
+    for name, value in usage.items():
+        place = where.get(name)
+        if place is None:
+            continue
+        if type(place) is not str:
+            if isinstance(value, dict):
+                _pick_into(counts, value, place)
+        elif type(value) is int and 0 <= value <= MAX_COUNT:  # nearly every one
+            counts[place] = value
+        elif (found := number(value)) is not None:
+            counts[place] = found
 
 
 def number(value: Any) -> int | Decimal | None:
@@ -52,6 +61,17 @@ def first(counts: Counts, *names: str) -> int | None:
         if isinstance(value, int):
             return value
     return None
+
+
+def classes(counts: Counts, names: ClassNames) -> dict[UsageClass, int | None]:
+    """For each class the first of its names that is reported as a whole number; classes that have none are left out."""
+    found: dict[UsageClass, int | None] = {}
+    for kind, names_of_it in names:
+        for name in names_of_it:
+            if name in counts and isinstance(value := counts[name], int):
+                found[kind] = value
+                break
+    return found
 
 
 def first_decimal(counts: Counts, name: str) -> Decimal | None:

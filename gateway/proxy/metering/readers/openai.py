@@ -12,7 +12,7 @@ from gateway.proxy.metering.documents.selection import Fields, select
 from gateway.proxy.metering.framing import media_type
 from gateway.proxy.metering.readers import fields as read
 from gateway.proxy.metering.readers.forms import form_fields
-from gateway.proxy.metering.readers.numbers import first, first_decimal, paths, pick_counts, usage_of
+from gateway.proxy.metering.readers.numbers import classes, first_decimal, paths, pick_counts, usage_of
 from gateway.proxy.metering.readers.reading import Counts, RequestReading, Statement
 from gateway.proxy.metering.readers.response import Reader, ResponseFormat, member_finder, text_counter
 from gateway.proxy.metering.strict_json import read_fields
@@ -71,6 +71,17 @@ _INPUT_IMAGE = _names("image_tokens", _INPUT_DETAILS)
 _REASONING = _names("reasoning_tokens", _OUTPUT_DETAILS)
 _OUTPUT_AUDIO = _names("audio_tokens", _OUTPUT_DETAILS)
 _OUTPUT_IMAGE = _names("image_tokens", _OUTPUT_DETAILS)
+_CLASSES = (
+    (UsageClass.INPUT, ("prompt_tokens", "input_tokens")),
+    (UsageClass.CACHED_INPUT, _CACHED),
+    (UsageClass.CACHE_WRITE, _CACHE_WRITE),
+    (UsageClass.INPUT_AUDIO, _INPUT_AUDIO),
+    (UsageClass.INPUT_IMAGE, _INPUT_IMAGE),
+    (UsageClass.OUTPUT, ("completion_tokens", "output_tokens")),
+    (UsageClass.REASONING, _REASONING),
+    (UsageClass.OUTPUT_AUDIO, _OUTPUT_AUDIO),
+    (UsageClass.OUTPUT_IMAGE, _OUTPUT_IMAGE),
+)
 _USAGE = paths(
     "prompt_tokens",
     "input_tokens",
@@ -138,23 +149,14 @@ def _is_error(fields: Fields, kind: object) -> bool:
 
 
 def _normalize(counts: Counts) -> Usage | None:
-    prompt = first(counts, "prompt_tokens", "input_tokens")
-    output = first(counts, "completion_tokens", "output_tokens")
-    reasoning = first(counts, *_REASONING)
-    if output is not None and reasoning and counts.get("total_tokens") == (prompt or 0) + output + reasoning:
-        output += reasoning  # xAI counts reasoning beside the completion, and the total says so
+    found = classes(counts, _CLASSES)
+    output, reasoning = found.get(UsageClass.OUTPUT), found.get(UsageClass.REASONING)
+    if output is not None and reasoning:
+        whole = (found.get(UsageClass.INPUT) or 0) + output + reasoning
+        if counts.get("total_tokens") == whole:  # xAI counts reasoning beside the completion, and the total says so
+            found[UsageClass.OUTPUT] = output + reasoning
     return usage_of(
-        {
-            UsageClass.INPUT: prompt,
-            UsageClass.CACHED_INPUT: first(counts, *_CACHED),
-            UsageClass.CACHE_WRITE: first(counts, *_CACHE_WRITE),
-            UsageClass.INPUT_AUDIO: first(counts, *_INPUT_AUDIO),
-            UsageClass.INPUT_IMAGE: first(counts, *_INPUT_IMAGE),
-            UsageClass.OUTPUT: output,
-            UsageClass.REASONING: reasoning,
-            UsageClass.OUTPUT_AUDIO: first(counts, *_OUTPUT_AUDIO),
-            UsageClass.OUTPUT_IMAGE: first(counts, *_OUTPUT_IMAGE),
-        },
+        found,
         seconds=first_decimal(counts, "seconds"),
         cost_usd=first_decimal(counts, "cost"),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from gateway.proxy.metering.body import Body
@@ -45,7 +45,7 @@ class _Said:
     def add(self, statement: Statement) -> None:
         self.model = statement.model or self.model
         if statement.counts:
-            self.counts = merge_counts(self.counts, statement.counts)
+            self.counts = merge_counts(self.counts, statement.counts) if self.counts else dict(statement.counts)
         self.is_error = self.is_error or statement.is_error
         if statement.is_complete is not None:
             self.is_complete = statement.is_complete
@@ -81,9 +81,11 @@ class ResponseReader:
         """What has been said until now, the open text included as far as it has come."""
         statements: list[Statement] = []
         glance = self._body.peek(lambda fields, _: statements.append(self._state(fields)))
-        said = replace(self._said)
-        for statement in statements:
-            said.add(statement)
+        said = self._said
+        if statements:
+            said = _Said(said.model, said.counts, said.is_error, said.is_complete)
+            for statement in statements:
+                said.add(statement)
         usage = self._format.normalize(said.counts)
         return ResponseReading(
             said.model,
