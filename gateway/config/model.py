@@ -69,6 +69,25 @@ class Server:
     body_idle_timeout_seconds: Annotated[
         Timeout, about("Longest pause between two pieces of a request body.", key="body_idle_timeout")
     ] = 30.0
+    body_min_rate: Annotated[
+        Size,
+        about("Bytes a second that a request body must bring, after `body_idle_timeout` as a grace; 0: no minimum."),
+    ] = 256
+    max_held_body_bytes: Annotated[
+        Size,
+        Field(ge=1024 * 1024),
+        about(
+            "Request bodies that each process holds whole, because their price or `Idempotency-Key` needs them; an "
+            "account may have a quarter of it."
+        ),
+    ] = 256 * 1024 * 1024
+    max_connections_per_address: Annotated[
+        Positive | None,
+        about(
+            "Connections of a client address, of IPv6 its /64, to each process. Trusted proxies have no limit; null: "
+            "nobody has."
+        ),
+    ] = 2000
     drain_timeout_seconds: Annotated[
         Duration, about("Time for requests under way to end when the gateway stops.", key="drain_timeout")
     ] = 30.0

@@ -12,6 +12,11 @@ from gateway.http.fields import TOKEN, VALUE
 # What sizes, extensions and trailers may cost beyond a share of the body, as Go's chunked reader has it.
 MAX_OVERHEAD_BYTES = 16 * 1024
 _FREE_BYTES_PER_CHUNK = 16
+# A chunk costs a microsecond of the loop, however small it is. So a reader may take so many at a time, and refuse a
+# body that goes on with smaller ones than these on average, beyond what an interactive client sends.
+_SMALL_CHUNK_BYTES = 16
+MAX_SMALL_CHUNKS = 16 * 1024
+_NO_LIMIT = 2**62
 
 # Fifteen digits fit 64 bits.
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*+;%b)?\r\n" % VALUE)
@@ -31,7 +36,8 @@ class MalformedChunksError(ValueError):
 class ChunkedReader:
     """Reads one body, whose size lines and trailers may have `max_line_bytes` each.
 
-    `forbidden_trailers` are names in lower case that are refused instead of dropped.
+    `forbidden_trailers` are names in lower case that are refused instead of dropped. `max_chunks` bounds the chunks of
+    one `feed`, and has bodies refused that consist of very small ones.
     """
 
     __slots__ = (
@@ -39,12 +45,20 @@ class ChunkedReader:
         "_forbidden_trailers",
         "_in_trailers",
         "_line",
+        "_max_chunks",
         "_max_line_bytes",
         "_remaining",
+        "_small_balance",
         "is_complete",
     )
 
-    def __init__(self, max_line_bytes: int, *, forbidden_trailers: frozenset[bytes] = frozenset()) -> None:
+    def __init__(
+        self,
+        max_line_bytes: int,
+        *,
+        forbidden_trailers: frozenset[bytes] = frozenset(),
+        max_chunks: int | None = None,
+    ) -> None:
         self.is_complete = False
         self._max_line_bytes = max_line_bytes
         self._forbidden_trailers = forbidden_trailers
@@ -52,16 +66,23 @@ class ChunkedReader:
         self._line = b""  # the beginning of a line that has not come whole
         self._in_trailers = False
         self._excess = 0
+        self._max_chunks = _NO_LIMIT if max_chunks is None else max_chunks
+        self._small_balance = 0
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """The content in `data`, and what follows the body; raises MalformedChunksError."""
+        """The content in `data`, and what follows the body or, of one not complete, is left to be fed again.
+
+        Raises MalformedChunksError.
+        """
         if self._line:
             data, self._line = self._line + data, b""
         content: list[bytes] = []
         position, end = 0, len(data)
         if self._remaining:
             position = self._read_chunk(data, 0, content)
-        while position < end and not self._in_trailers:
+        chunks_left = self._max_chunks
+        while position < end and not self._in_trailers and chunks_left:
+            chunks_left -= 1
             # The common case: a whole chunk whose size line has been read before. This saves 0.2 µs a chunk.
             line_end = data.find(b"\r\n", position, position + _SHORT_LINE_BYTES)
             size = _known_sizes.get(data[position:line_end]) if line_end > position else None
@@ -74,7 +95,16 @@ class ChunkedReader:
             position = chunk_end + 2
         if self._in_trailers:
             position = self._read_trailers(data, position)
-        return b"".join(content), data[position:]
+        read = b"".join(content)
+        if not chunks_left:
+            self._count_small(len(read))
+        return read, data[position:]
+
+    def _count_small(self, content_bytes: int) -> None:
+        """As many chunks as a `feed` may take had these bytes of content."""
+        self._small_balance = max(0, self._small_balance + self._max_chunks * _SMALL_CHUNK_BYTES - content_bytes)
+        if self._small_balance > MAX_SMALL_CHUNKS * _SMALL_CHUNK_BYTES:
+            raise MalformedChunksError("The body comes in chunks of a few bytes; send larger ones.")
 
     def _read_size(self, data: bytes, position: int, content: list[bytes]) -> int:
         """Reads a size line, and what has come of its chunk; gives the position behind."""

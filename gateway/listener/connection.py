@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from math import inf
 from typing import Any, cast
 
 import uvicorn
@@ -19,10 +20,11 @@ from gateway import metrics
 from gateway.http.chunked import MalformedChunksError
 from gateway.http.tunnel import Wire
 from gateway.listener import request_head
+from gateway.listener.connection_gate import ConnectionGate, set_no_delay
 from gateway.listener.error_response import RequestError, bad_request, render_error
 from gateway.listener.exchange import Exchange
 from gateway.listener.exchange_runner import ExchangeRunner, ScopeTemplate
-from gateway.listener.limits import DEFAULT_LIMITS, Deadline, ListenerLimits
+from gateway.listener.limits import DEFAULT_LIMITS, BodyPace, Deadline, ListenerLimits
 from gateway.listener.request_body import BodyReader, body_reader
 from gateway.listener.request_head import RequestHead
 
@@ -31,8 +33,6 @@ MAX_UNREAD_BYTES = 64 * 1024
 # How long a client that is still sending has to read its response before the reset (Go: 0.5 s, nginx: 5 s and 30 s).
 LINGER_SECONDS = 1.0
 MAX_LINGER_BYTES = 64 * 1024
-# So many connections above the limit get a 503; the next are closed without a response.
-MAX_REFUSED_CONNECTIONS = 256
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, no time
 
@@ -41,16 +41,20 @@ class PublicProtocol(asyncio.Protocol):
     """One client connection. The constructor's first four parameters are uvicorn's."""
 
     __slots__ = (
+        "_address",
         "_app",
         "_app_state",
+        "_backlog",
         "_body",
         "_deadline",
         "_exchange",
+        "_gate",
         "_is_fresh",
         "_is_paused",
         "_last_head",
         "_limits",
         "_linger_bytes",
+        "_pace",
         "_runner",
         "_stuck_at",
         "_unread",
@@ -69,6 +73,7 @@ class PublicProtocol(asyncio.Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         limits: ListenerLimits = DEFAULT_LIMITS,
+        gate: ConnectionGate | None = None,
     ) -> None:
         self.server_state = server_state
         self.is_congested = False
@@ -77,12 +82,16 @@ class PublicProtocol(asyncio.Protocol):
         self._app_state = app_state
         self.loop = _loop or asyncio.get_running_loop()
         self._limits = limits
+        self._gate = gate or ConnectionGate(limits)
+        self._address: str | None = None
         self._deadline = Deadline(self.loop)
         self._exchange: Exchange | None = None
         self._runner: ExchangeRunner
         self._body: BodyReader | None = None
         self._last_head: RequestHead | None = None
+        self._pace: BodyPace | None = None
         self._unread = b""
+        self._backlog = b""  # of the body: what is left for another turn of the loop
         self._is_fresh = True
         self._is_paused = False
         self._linger_bytes: int | None = None
@@ -95,21 +104,18 @@ class PublicProtocol(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         connections = self.server_state.connections
         connections.add(self)  # type: ignore[arg-type] # uvicorn names its own protocols only
-        template = ScopeTemplate(
-            self._app_state,
-            server=get_local_addr(self.transport),
-            client=get_remote_addr(self.transport),
-            scheme="https" if is_ssl(self.transport) else "http",
-        )
+        server, client = get_local_addr(self.transport), get_remote_addr(self.transport)
+        scheme = "https" if is_ssl(self.transport) else "http"
+        template = ScopeTemplate(self._app_state, server=server, client=client, scheme=scheme)
         self._runner = ExchangeRunner(self, self._app, template, tasks=self.server_state.tasks)
-        self._set_no_delay()
+        set_no_delay(self.transport)
         # The application waits for what the kernel does not take at once: a slow client costs one piece of memory.
         self.transport.set_write_buffer_limits(high=0)
-        excess = len(connections) - self._limits.max_connections
-        if excess > MAX_REFUSED_CONNECTIONS:
+        self._address, error, is_cut = self._gate.enter(client[0] if client else "", connections)
+        if is_cut:
             self.transport.abort()
-        elif excess > 0:
-            self._refuse(RequestError("too_many_connections", "The gateway serves as many connections as it can."))
+        elif error is not None:
+            self._refuse(error)
         else:
             self._rearm()
 
@@ -117,7 +123,9 @@ class PublicProtocol(asyncio.Protocol):
         if self._linger_bytes is not None:
             self._discard(data)
         elif self._body is not None:
-            self._read_body(data)
+            if self._pace is not None:
+                self._pace.received(len(data), self.loop.time())
+            self._read_body(self._backlog + data if self._backlog else data)
         elif self._exchange is None and not self.is_congested:
             self._read_head(self._unread + data if self._unread else data, len(self._unread))
         else:
@@ -146,11 +154,22 @@ class PublicProtocol(asyncio.Protocol):
         self._runner.stop()
         exchange, self._exchange = self._exchange, None
         self._body = None
-        self._unread = b""
+        self._unread = self._backlog = b""
+        self._gate.leave(self._address)
         if exchange is not None and not exchange.is_complete:
             exchange.leave()
 
-    # Called by uvicorn.
+    # Called by uvicorn and the gate.
+
+    @property
+    def idle_since(self) -> float | None:
+        """Since when the connection has waited for a request; None where it does not."""
+        due = self._deadline.at
+        is_waiting = self._exchange is None and self._linger_bytes is None and not self.is_congested
+        if not is_waiting or due == inf or self.transport.is_closing():
+            return None
+        limits = self._limits
+        return due - (limits.header_timeout_seconds if self._unread or self._is_fresh else limits.keep_alive_seconds)
 
     def shutdown(self) -> None:
         """Lets the current exchange end, and closes."""
@@ -182,7 +201,9 @@ class PublicProtocol(asyncio.Protocol):
         await self._writable.wait()
 
     def resume_reading(self) -> None:
-        if self._is_paused and len(self._unread) <= MAX_UNREAD_BYTES and not self.transport.is_closing():
+        if self._backlog:
+            self.loop.call_soon(self._read_backlog)
+        elif self._is_paused and len(self._unread) <= MAX_UNREAD_BYTES and not self.transport.is_closing():
             self._is_paused = False
             self.transport.resume_reading()
 
@@ -214,12 +235,6 @@ class PublicProtocol(asyncio.Protocol):
         if hard:
             self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
-
-    def _set_no_delay(self) -> None:
-        """asyncio does not set it where the listening socket was made without the protocol's number; uvloop does."""
-        own = self.transport.get_extra_info("socket")
-        if own.family in (socket.AF_INET, socket.AF_INET6):
-            own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     # Reading.
 
@@ -272,6 +287,7 @@ class PublicProtocol(asyncio.Protocol):
                 self.data_received(rest[length:])
         else:
             self._body = body_reader(length)
+            self._pace = BodyPace.of(self._limits)
             if rest:
                 self._read_body(rest)
 
@@ -288,10 +304,22 @@ class PublicProtocol(asyncio.Protocol):
             self._body = None
         exchange.feed(content, is_last=body.is_complete)
         self._rearm()
-        if exchange.buffered > MAX_UNREAD_BYTES:
+        is_backlog = bool(rest) and not body.is_complete
+        self._backlog = rest if is_backlog else b""
+        if exchange.buffered > MAX_UNREAD_BYTES or is_backlog:
             self._pause_reading()
-        if rest:
+        if is_backlog and exchange.buffered <= MAX_UNREAD_BYTES:
+            self.loop.call_soon(self._read_backlog)
+        elif rest and not is_backlog:
             self.data_received(rest)
+
+    def _read_backlog(self) -> None:
+        backlog, self._backlog = self._backlog, b""
+        if not backlog or self._body is None or self._exchange is None:
+            return
+        self._read_body(backlog)
+        if not self._backlog and self._exchange.buffered <= MAX_UNREAD_BYTES:
+            self.resume_reading()
 
     def _pause_reading(self) -> None:
         if not self._is_paused:
@@ -313,7 +341,7 @@ class PublicProtocol(asyncio.Protocol):
             return
         self._linger_bytes = MAX_LINGER_BYTES
         self._body = None
-        self._unread = b""
+        self._unread = self._backlog = b""
         self.resume_reading()
         self.transport.write_eof()
         self._rearm()
@@ -337,7 +365,7 @@ class PublicProtocol(asyncio.Protocol):
 
     def _time_out_body(self) -> None:
         if self._exchange is not None:
-            timeout = RequestError("request_timeout", "The request body stopped arriving.")
+            timeout = RequestError("request_timeout", "The request body stopped arriving, or arrives too slowly.")
             self.break_off(self._exchange, timeout)
 
     def _rearm(self) -> None:
@@ -349,7 +377,10 @@ class PublicProtocol(asyncio.Protocol):
             self._deadline.set(LINGER_SECONDS, self._close)
         elif self._exchange is not None:
             if self._exchange.awaits_body:
-                self._deadline.set(limits.body_idle_timeout_seconds, self._time_out_body)
+                seconds = limits.body_idle_timeout_seconds
+                if self._pace is not None:
+                    seconds = min(seconds, self._pace.wait(self.loop.time()))
+                self._deadline.set(seconds, self._time_out_body)
             else:
                 self._deadline.clear()
         elif self._unread or self._is_fresh:

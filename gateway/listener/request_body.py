@@ -8,6 +8,8 @@ from gateway.http.chunked import ChunkedReader
 
 # Of a chunk's size with its extensions, or of a trailer. A chunk signed for S3 has under 100 bytes of extension.
 MAX_CHUNK_LINE_BYTES = 1024
+# Of one turn of the loop: a tenth of a millisecond, also where hundreds of clients send chunks of one byte.
+MAX_CHUNKS_PER_TURN = 128
 
 
 class BodyReader(Protocol):
@@ -16,7 +18,10 @@ class BodyReader(Protocol):
     is_complete: bool
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """What `data` holds of the body, and what follows the body; raises MalformedChunksError."""
+        """What `data` holds of the body, and what follows it or, while it is not complete, is to be fed next turn.
+
+        Raises MalformedChunksError.
+        """
 
 
 class LengthReader:
@@ -39,4 +44,6 @@ class LengthReader:
 
 def body_reader(length: int | None) -> BodyReader:
     """For a body of `length` bytes, or a chunked one where that is None."""
-    return ChunkedReader(MAX_CHUNK_LINE_BYTES) if length is None else LengthReader(length)
+    return (
+        ChunkedReader(MAX_CHUNK_LINE_BYTES, max_chunks=MAX_CHUNKS_PER_TURN) if length is None else LengthReader(length)
+    )

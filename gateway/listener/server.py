@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import resource
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any, cast
 
 import uvicorn
 
 from gateway.listener.connection import PublicProtocol
+from gateway.listener.connection_gate import ConnectionGate
 from gateway.listener.limits import DEFAULT_LIMITS, ListenerLimits
 
 __all__ = ["DEFAULT_LIMITS", "ListenerLimits", "PublicProtocol", "configure"]
@@ -26,16 +29,25 @@ _RESERVED_DESCRIPTORS = 64
 
 
 def configure(
-    app: Any, limits: ListenerLimits = DEFAULT_LIMITS, *, drain_timeout_seconds: float = 30.0
+    app: Any,
+    limits: ListenerLimits = DEFAULT_LIMITS,
+    *,
+    trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
+    drain_timeout_seconds: float = 30.0,
 ) -> uvicorn.Config:
     """uvicorn's configuration for an application behind this listener.
 
     `proxy_headers` is off: uvicorn would take the client's address from X-Forwarded-For where the peer is 127.0.0.1.
+    Connections of trusted proxies do not count as those of one address.
     """
+    limits = _affordable(limits)
     return uvicorn.Config(
         app,
         interface="asgi3",  # uvicorn would guess it by the shape of `__call__`
-        http=cast("type[asyncio.Protocol]", partial(PublicProtocol, limits=_affordable(limits))),
+        http=cast(
+            "type[asyncio.Protocol]",
+            partial(PublicProtocol, limits=limits, gate=ConnectionGate(limits, trusted_proxies)),
+        ),
         ws="none",
         lifespan="off",
         log_config=None,

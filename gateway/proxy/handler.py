@@ -24,6 +24,7 @@ from gateway.proxy.request import body as bodies
 from gateway.proxy.request import websocket
 from gateway.proxy.request.api_keys import DEFAULT_FORM, KeyForm
 from gateway.proxy.request.body import ClientDisconnected, Receive
+from gateway.proxy.request.held_bodies import HeldBodies, HeldBody
 from gateway.proxy.request.inbound import Inbound, Network, read_request
 from gateway.proxy.router import RouteMatch, Router
 from gateway.proxy.settle.active_call import ActiveCall
@@ -48,6 +49,7 @@ class Handler:
         admission: AdmissionController,
         settler: Settler,
         telemetry: RequestTelemetry,
+        held_bodies: HeldBodies,
         trusted_proxies: Sequence[Network] = (),
         key_form: KeyForm = DEFAULT_FORM,
     ) -> None:
@@ -57,6 +59,7 @@ class Handler:
         self._admission = admission
         self._settler = settler
         self._telemetry = telemetry
+        self._held_bodies = held_bodies
         self._trusted_proxies = trusted_proxies
         self._key_form = key_form
         self._drains = Drains()
@@ -67,11 +70,17 @@ class Handler:
         inbound = read_request(scope, self._trusted_proxies, client.application_slot, key_form=self._key_form)
         request_id = uuid7()
         response = ClientResponse(client, send, inbound.client_request_id or request_id)
+        held: list[HeldBody] = []
         try:
-            await self._serve(inbound, response, request_id, received_at=received_at, receive=receive, client=client)
+            await self._serve(
+                inbound, response, request_id, received_at=received_at, receive=receive, client=client, held=held
+            )
         except Exception as error:
             _log.error("request_failed", request_id=response.request_id, exc_info=error)
             await response.send_internal_error()
+        finally:
+            for body in held:
+                body.release()
 
     async def _serve(
         self,
@@ -82,6 +91,7 @@ class Handler:
         received_at: float,
         receive: Receive,
         client: Client,
+        held: list[HeldBody],
     ) -> None:
         match: RouteMatch | None = None
         caller: Caller | None = None
@@ -99,8 +109,10 @@ class Handler:
                 authorization = await admission.authorize(inbound, match, key, caller=caller)
             body = None
             if bodies.is_needed(match, inbound, is_compared=key_digest is not None):
-                plan = authorization.plan
-                body = await bodies.read_whole(client.take_body(), receive, match, inbound, plan=plan)
+                held.append(self._held_bodies.open(caller.account_id))
+                body = await bodies.read_whole(
+                    client.take_body(), receive, match, inbound, plan=authorization.plan, held=held[0]
+                )
             admission_request = build_admission_request(
                 request_id, inbound, match, key=key, body=body, key_digest=key_digest
             )

@@ -22,6 +22,7 @@ from gateway.proxy.admission.outage_credit import OutageCredit
 from gateway.proxy.admission.principal_cache import PrincipalCache
 from gateway.proxy.handler import Handler
 from gateway.proxy.request.api_keys import KeyForm
+from gateway.proxy.request.held_bodies import HeldBodies
 from gateway.proxy.router import Router
 from gateway.proxy.settle.settlement import Settler
 from gateway.proxy.settle.spool import Spool
@@ -77,6 +78,7 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
             ),
             settler=settler,
             telemetry=telemetry,
+            held_bodies=HeldBodies(config.server.max_held_body_bytes),
             trusted_proxies=config.server.trusted_proxies,
             key_form=key_form(config),
         )

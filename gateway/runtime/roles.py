@@ -15,6 +15,7 @@ from gateway.config import Config
 from gateway.listener.server import ListenerLimits, configure
 from gateway.runtime.control_plane import control_plane
 from gateway.runtime.data_plane import data_plane, reload
+from gateway.runtime.descriptors import raise_descriptor_limit
 from gateway.runtime.process import Server, serve
 from gateway.runtime.public_listener import PublicListener, account_api
 from gateway.runtime.serving import Role
@@ -34,6 +35,7 @@ async def run_child(
 ) -> None:
     """Opens the roles on the inherited sockets, serves until a signal, closes them."""
     logs.configure(role="-".join(roles))
+    raise_descriptor_limit()
     sockets = [socket.socket(fileno=fd) for fd in listen]
     servers: list[tuple[Server, list[socket.socket]]] = []
     on_reload: Callable[[], None] | None = None
@@ -87,8 +89,11 @@ def public_server(app: Any, config: Config) -> Server:
         max_header_bytes=server.max_header_bytes,
         header_timeout_seconds=server.header_timeout_seconds,
         body_idle_timeout_seconds=server.body_idle_timeout_seconds,
+        body_min_rate=server.body_min_rate,
+        max_connections_per_address=server.max_connections_per_address,
     )
-    return Server(configure(app, limits, drain_timeout_seconds=server.drain_timeout_seconds))
+    drain_seconds, proxies = server.drain_timeout_seconds, server.trusted_proxies
+    return Server(configure(app, limits, trusted_proxies=proxies, drain_timeout_seconds=drain_seconds))
 
 
 def _server(app: Any, config: Config) -> Server:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.http.fields import NO_FIELDS
-from gateway.listener import connection
+from gateway.listener import connection, connection_gate
 from gateway.listener.server import ListenerLimits
 from tests.listener.listening import PROBE, Client, Listener, Recorder, connected, listening, respond, whole_body
 from tests.proxy.requests import post, request
@@ -20,6 +20,9 @@ HASTY = ListenerLimits(header_timeout_seconds=0.1, body_idle_timeout_seconds=0.1
 IDLE_ONLY = ListenerLimits(keep_alive_seconds=0.1)
 UPLOAD = post(b"Content-Length: 100000000")
 CHUNK = b"x" * 65536
+
+
+UNFINISHED = post(b"Content-Length: 5")
 
 
 class Scripted:
@@ -258,42 +261,72 @@ class TestBounds:
             client.writer.transport.resume_reading()  # type: ignore[attr-defined]
             assert [len((await client.final_answer()).body) for _ in range(500)] == [len(CHUNK)] * 500
 
-    async def test_connection_above_the_limit_gets_a_503(self) -> None:
+    async def test_connection_above_the_limit_gets_a_503_where_all_are_at_work(self) -> None:
         async with (
             listening(Recorder(), ListenerLimits(max_connections=2)) as listener,
             connected(listener) as first,
             connected(listener) as second,
-            connected(listener) as third,
         ):
-            answer = await third.final_answer()
-            assert (answer.status, answer.code) == (503, "too_many_connections")
-            assert await third.answers() == []
             for client in (first, second):
-                await client.send(PROBE)
-                assert [each.status for each in await client.answers()] == [200]
+                await client.send(UNFINISHED, b"h")
+            async with connected(listener) as third:
+                answer = await third.final_answer()
+                assert (answer.status, answer.code) == (503, "too_many_connections")
+                assert await third.answers() == []
+            for client in (first, second):
+                await client.send(b"ello" + PROBE)
+                assert [each.status for each in await client.answers()] == [200, 200]
+
+    async def test_connection_above_the_limit_takes_the_place_of_the_longest_idle(self) -> None:
+        async with (
+            listening(Recorder(), ListenerLimits(max_connections=3)) as listener,
+            connected(listener) as busy,
+            connected(listener) as idle,
+            connected(listener) as younger,
+        ):
+            await busy.send(UNFINISHED, b"h")
+            for client in (idle, younger):
+                await client.send(request(b"GET /a HTTP/1.1"))
+                assert (await client.final_answer()).status == 200
+            async with connected(listener) as newest:
+                await newest.send(PROBE)
+                assert [each.status for each in await newest.answers()] == [200]
+            assert await idle.answers() == []
+            await busy.send(b"ello" + PROBE)
+            await younger.send(PROBE)
+            assert [each.status for each in await busy.answers()] == [200, 200]
+            assert [each.status for each in await younger.answers()] == [200]
 
     async def test_connection_limit_fits_the_descriptors(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(resource, "getrlimit", lambda _: (68, 1024))
-        async with (
-            listening(Recorder()) as listener,
-            connected(listener),
-            connected(listener),
-            connected(listener) as third,
-        ):
-            assert (await third.final_answer()).code == "too_many_connections"
+        async with listening(Recorder()) as listener, connected(listener) as first, connected(listener) as second:
+            for client in (first, second):
+                await client.send(UNFINISHED, b"h")
+            async with connected(listener) as third:
+                assert (await third.final_answer()).code == "too_many_connections"
 
     async def test_connections_far_above_the_limit_are_closed_without_a_response(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(connection, "MAX_REFUSED_CONNECTIONS", 1)
-        async with (
-            listening(Recorder(), ListenerLimits(max_connections=1)) as listener,
-            connected(listener),
-            connected(listener),
-        ):
-            reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
-            assert await reader.read() == b""
-            writer.close()
+        monkeypatch.setattr(connection_gate, "MAX_REFUSED_CONNECTIONS", 1)
+        async with listening(Recorder(), ListenerLimits(max_connections=1)) as listener, connected(listener) as busy:
+            await busy.send(UNFINISHED, b"h")
+            async with connected(listener):
+                reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+                assert await reader.read() == b""
+                writer.close()
+
+    async def test_connections_of_an_address_are_bounded(self) -> None:
+        limits = ListenerLimits(max_connections_per_address=1)
+        async with listening(Recorder(), limits) as listener:
+            async with connected(listener) as first, connected(listener) as second:
+                assert (await second.final_answer()).code == "too_many_connections"
+                await first.send(PROBE)
+                assert [each.status for each in await first.answers()] == [200]
+            await eventually(lambda: not listener.connections())
+            async with connected(listener) as next_one:
+                await next_one.send(PROBE)
+                assert [each.status for each in await next_one.answers()] == [200]
 
     @staticmethod
     async def _settled(listener: Listener) -> Any:

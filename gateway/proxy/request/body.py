@@ -13,6 +13,7 @@ from gateway.proxy.metering.strict_json import SMALL_BYTES
 from gateway.proxy.request import forms
 from gateway.proxy.request.api_keys import KeyForm
 from gateway.proxy.request.forms import FormScan
+from gateway.proxy.request.held_bodies import HeldBody
 from gateway.proxy.request.inbound import Inbound
 from gateway.proxy.router import RouteMatch
 from policies.access import authorization
@@ -45,15 +46,18 @@ def _is_small(content_length: int | None) -> bool:
 
 
 async def read_whole(
-    arrived: bytes | None, receive: Receive, match: RouteMatch, inbound: Inbound, *, plan: Plan
+    arrived: bytes | None, receive: Receive, match: RouteMatch, inbound: Inbound, *, plan: Plan, held: HeldBody
 ) -> WholeBody:
-    """The whole body, and what it asks for where that is the price. `arrived` is the body if all of it has arrived."""
+    """The whole body, and what it asks for where that is the price. `arrived` is the body if all of it has arrived.
+
+    The caller releases `held`, which any other body takes its bytes of.
+    """
     limit = authorization.max_body_bytes(match.route, plan)
     if limit is None:
         limit = MAX_WHOLE_BODY_BYTES
     if arrived is not None:
         authorization.check_size(len(arrived), limit)
-    content = await _receive_all(receive, limit) if arrived is None else arrived
+    content = await _receive_all(receive, limit, held) if arrived is None else arrived
     scan = form_scan(inbound)
     if scan is not None:
         scan.check(content)
@@ -89,13 +93,14 @@ def _redacted(asked: Asked, form: KeyForm) -> Asked:
     return asked
 
 
-async def _receive_all(receive: Receive, limit: int) -> bytes:
+async def _receive_all(receive: Receive, limit: int, held: HeldBody) -> bytes:
     chunks, size = [], 0
     more = True
     while more:
         chunk, more = await _next(receive)
         size += len(chunk)
         authorization.check_size(size, limit)
+        held.grow(len(chunk))
         chunks.append(chunk)
     return b"".join(chunks)
 
