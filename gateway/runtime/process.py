@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 import uvicorn
 
 from gateway.runtime.supervisor import READY
+
+# As systemd's hard limit by default. More would only make what walks all descriptors slow.
+MOST_DESCRIPTORS = 524_288
 
 
 class Server(uvicorn.Server):
@@ -81,3 +85,19 @@ def _on_signals(stop: asyncio.Event, reload: Callable[[], None] | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reload or (lambda: None))
+
+
+def raise_descriptor_limit() -> int:
+    """Raises the soft limit of open files to the hard one, within reason; child processes inherit it. Gives what it is.
+
+    Service managers set it to 1024 for programs that use select(2).
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):  # a sandbox may forbid it
+        return soft
+    return wanted

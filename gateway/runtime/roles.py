@@ -15,8 +15,7 @@ from gateway.config import Config
 from gateway.listener.server import ListenerLimits, configure
 from gateway.runtime.control_plane import control_plane
 from gateway.runtime.data_plane import data_plane, reload
-from gateway.runtime.descriptors import raise_descriptor_limit
-from gateway.runtime.process import Server, serve
+from gateway.runtime.process import Server, raise_descriptor_limit, serve
 from gateway.runtime.public_listener import PublicListener, account_api
 from gateway.runtime.serving import Role
 from policies.model import Route
