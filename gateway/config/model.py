@@ -274,16 +274,6 @@ def _ca_file(value: object) -> str:
     return path
 
 
-def _passed_names(written: object) -> tuple[str, ...]:
-    names = quantities.listed(written)
-    for name in names if isinstance(names, list | tuple) else (names,):
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9-]+", name, re.ASCII):
-            raise ValueError(f"must be names of fields, of letters, digits and dashes, got {name!r}")
-        if name.lower().startswith(("x-gateway-", "x-forwarded-")):
-            raise ValueError(f"must not hold {name}, which only the gateway sets")
-    return tuple(name.lower() for name in names)  # type: ignore[attr-defined] # checked above
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     path: Annotated[
@@ -311,7 +301,7 @@ class Upstream:
     ] = field(default_factory=dict, repr=False)
     pass_headers: Annotated[
         tuple[str, ...],
-        BeforeValidator(_passed_names),
+        BeforeValidator(quantities.passed_names),
         Kind("list of field names"),
         about(
             "Fields of clients that are withheld unless named here, such as `x-http-method-override`, `x-original-url` "

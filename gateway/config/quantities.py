@@ -218,6 +218,17 @@ def listed(value: object) -> object:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
+def passed_names(written: object) -> tuple[str, ...]:
+    """Names of fields that an upstream gets although clients may not speak for the gateway."""
+    names = listed(written)
+    for name in names if isinstance(names, list | tuple) else (names,):
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9-]+", name, re.ASCII):
+            raise ValueError(f"must be names of fields, of letters, digits and dashes, got {name!r}")
+        if name.lower().startswith(("x-gateway-", "x-forwarded-")):
+            raise ValueError(f"must not hold {name}, which only the gateway sets")
+    return tuple(name.lower() for name in names)  # type: ignore[attr-defined] # checked above
+
+
 def word(value: object) -> str:
     """A name for machines, fit for labels, paths and variables."""
     if isinstance(value, str) and _WORD.fullmatch(value):
