@@ -109,10 +109,11 @@ class Handler:
                 authorization = await admission.authorize(inbound, match, key, caller=caller)
             body = None
             if bodies.is_needed(match, inbound, is_compared=key_digest is not None):
+                arrived = client.take_body()
+                if key_digest is None and bodies.is_awaited(inbound, arrived):
+                    await admission.check_before_body(authorization, key)
                 held.append(self._held_bodies.open(caller.account_id))
-                body = await bodies.read_whole(
-                    client.take_body(), receive, match, inbound, plan=authorization.plan, held=held[0]
-                )
+                body = await bodies.read_whole(arrived, receive, match, inbound, plan=authorization.plan, held=held[0])
             admission_request = build_admission_request(
                 request_id, inbound, match, key=key, body=body, key_digest=key_digest
             )

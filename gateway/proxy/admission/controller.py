@@ -25,7 +25,14 @@ from gateway.proxy.request.inbound import Inbound
 from gateway.proxy.router import RouteMatch
 from gateway.proxy.settle.settlement_record import Settlement
 from policies.access import key_budgets
-from policies.access.admission import check_caller, insufficient_credits, rate_limited, too_many_in_flight
+from policies.access.admission import (
+    AccountSnapshot,
+    check_caller,
+    check_standing,
+    insufficient_credits,
+    rate_limited,
+    too_many_in_flight,
+)
 from policies.access.key_budgets import Cap
 from policies.model import Plan, Refusal, Refused
 from policies.pricing.price_list import PriceList
@@ -83,6 +90,28 @@ class AdmissionController:
     async def authorize(self, inbound: Inbound, match: RouteMatch, key: bytes, *, caller: Caller) -> Authorization:
         """Authorizes a caller for a route by what is known at this moment; raises Refused."""
         return self._authorize(inbound, match, await self._confirm(key, caller))
+
+    async def check_before_body(self, authorization: Authorization, key: bytes) -> None:
+        """Raises Refused where windows or calls in flight refuse the call by now, so that no body is read for it.
+
+        Changes nothing. What cannot be told at the moment is left to the admission.
+        """
+        caller, limits = authorization.caller, authorization.caller.limits
+        if (cached := self._refusal_cache.find(caller)) is not None:
+            raise NotAdmitted(caller, *cached)
+        if limits.in_flight is None and not any(limit is not None for limit in limits.per_window):
+            return
+        try:
+            standing = await self._meter.account_snapshot(caller.keys, limits)
+        except MeterUnavailable:
+            return
+        if standing is None:
+            return
+        try:
+            check_standing(standing, limits, authorization.plan, required=0)
+        except Refused as refused:
+            if await self._confirm(key, caller) is caller:
+                raise NotAdmitted(caller, _admission_of(standing), refused) from None
 
     async def admit(self, request: AdmissionRequest, authorization: Authorization) -> AdmittedCall:
         """Holds the price of the call. Raises Refused or IdempotentReplay: then nothing is counted or charged."""
@@ -233,6 +262,13 @@ class AdmissionController:
             ) from None
         except MeterUnavailable:
             raise _metering_unavailable() from None
+
+
+def _admission_of(standing: AccountSnapshot) -> Admission:
+    """The admission that would refuse a call as things stand."""
+    verdict = Verdict.RATE_LIMITED if standing.violated else Verdict.TOO_MANY_IN_FLIGHT
+    wait = standing.retry_after_seconds
+    return Admission(verdict, standing.balance, standing.used, standing.reset_seconds, wait, standing.violated)
 
 
 def _admitted(

@@ -41,6 +41,13 @@ def is_needed(match: RouteMatch, inbound: Inbound, *, is_compared: bool) -> bool
     return is_compared or match.quote is None or (inbound.is_form and _is_small(inbound.content_length))
 
 
+def is_awaited(inbound: Inbound, arrived: bytes | None) -> bool:
+    """Whether reading the body costs time and memory, or a `100 Continue`, which a call over its limits must not."""
+    if arrived is not None:
+        return len(arrived) > SMALL_BYTES
+    return b"expect" in inbound.fields or inbound.content_length is None or inbound.content_length > SMALL_BYTES
+
+
 def _is_small(content_length: int | None) -> bool:
     return content_length is not None and content_length <= forms.SMALL_BYTES
 
