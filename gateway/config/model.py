@@ -317,6 +317,9 @@ class Upstream:
     ] = 60.0
     total_timeout_seconds: Annotated[Timeout, about("Longest call.", key="total_timeout")] = 600.0
     max_connections: Annotated[Positive, about("Connections to each target.")] = 256
+    max_share_per_account: Annotated[
+        Amount, Field(gt=0, le=1), about("Share of them that one account may have at a time; its further calls queue.")
+    ] = Decimal("0.5")
     queue_timeout_seconds: Annotated[Duration, about("Longest wait for a free connection.", key="queue_timeout")] = 2.0
     retries: Annotated[
         int,

@@ -165,7 +165,7 @@ def default_plans() -> tuple[PlanSpec, ...]:
     """Free to enterprise, each with the features of the one before and its own."""
     plans: list[PlanSpec] = []
     features: dict[str, FeatureValue] = {}
-    for order, (name, price, credits_per_period, per_minute, per_hour, own) in enumerate(_DEFAULT_PLANS):
+    for order, (name, price, credits_per_period, per_minute, per_hour, in_flight, own) in enumerate(_DEFAULT_PLANS):
         features = features | dict.fromkeys(own, True)
         plans.append(
             PlanSpec(
@@ -175,6 +175,7 @@ def default_plans() -> tuple[PlanSpec, ...]:
                 credits_per_period=credits_per_period,
                 requests_per_minute=per_minute,
                 requests_per_hour=per_hour,
+                max_concurrent_requests=in_flight,
                 features=features,
                 sort_order=order,
             )
@@ -183,8 +184,8 @@ def default_plans() -> tuple[PlanSpec, ...]:
 
 
 _DEFAULT_PLANS = (
-    ("free", "0", 10, 5, 50, ("analysis", "ai_generation", "csv_upload")),
-    ("basic", "9.99", 100, 20, 500, ("enhanced_generation", "email_support")),
-    ("pro", "29.99", 1000, 50, 2000, ("priority_support", "custom_templates", "api_access")),
-    ("enterprise", "99.99", 10000, 100, 10000, ("white_label", "custom_integrations", "unlimited_access")),
+    ("free", "0", 10, 5, 50, 20, ("analysis", "ai_generation", "csv_upload")),
+    ("basic", "9.99", 100, 20, 500, 50, ("enhanced_generation", "email_support")),
+    ("pro", "29.99", 1000, 50, 2000, 200, ("priority_support", "custom_templates", "api_access")),
+    ("enterprise", "99.99", 10000, 100, 10000, 1000, ("white_label", "custom_integrations", "unlimited_access")),
 )

@@ -41,6 +41,7 @@ def _destination(each: UpstreamConfig, *, is_measured: bool) -> Destination:
         idle_timeout_seconds=each.idle_timeout_seconds,
         total_timeout_seconds=each.total_timeout_seconds,
         max_connections=each.max_connections,
+        max_share_per_account=float(each.max_share_per_account),
         queue_timeout_seconds=each.queue_timeout_seconds,
         retries=each.retries,
         tls=None if each.ca_file is None else tls_context(each.ca_file),

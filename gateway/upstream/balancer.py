@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Protocol
 
 from gateway.upstream.address import parse_target
@@ -73,6 +74,7 @@ class Upstream:
         idle_timeout_seconds: float = 60.0,
         total_timeout_seconds: float = 600.0,
         max_connections: int = 256,
+        max_share_per_account: float = 1.0,
         queue_timeout_seconds: float = 2.0,
         retries: int = 1,
         tls: ssl.SSLContext | None = None,
@@ -81,7 +83,13 @@ class Upstream:
     ) -> None:
         if not targets:
             raise ValueError(f"upstream {name!r}: there is no target")
-        limits = PoolLimits(max_connections, connect_timeout_seconds, queue_timeout_seconds)
+        per_account = max(1, ceil(max_connections * max_share_per_account))
+        limits = PoolLimits(
+            max_connections,
+            connect_timeout_seconds,
+            queue_timeout_seconds,
+            max_connections_per_account=per_account,
+        )
         deadlines = Deadlines(first_byte_timeout_seconds, idle_timeout_seconds)
         addresses = [parse_target(url) for url in targets]
         if tls is None and any(address.scheme == "https" for address in addresses):
@@ -117,7 +125,7 @@ class Upstream:
         retries_left = self._retries
         failed_target: Target | None = None
         while True:
-            target = self._pick(now, exclude=failed_target)
+            target = self._pick(now, request.account, exclude=failed_target)
             try:
                 response = await self._attempt(target, request, now=now, total_at=total_at)
             except NotSentError:
@@ -156,14 +164,14 @@ class Upstream:
             self._loop = asyncio.get_running_loop()
         return self._loop.time()
 
-    def _pick(self, now: float, *, exclude: Target | None) -> Target:
+    def _pick(self, now: float, account: Hashable, *, exclude: Target | None) -> Target:
         """The least busy target that accepts requests, equals in rotation; the excluded one if it is the only one."""
         if len(self._targets) == 1:
-            available = self._targets if self._targets[0].health.accepts_requests(now) else []
+            available = self._targets if self._targets[0].health.accepts_requests(now, account) else []
         else:
             self._rotation = (self._rotation + 1) % len(self._targets)
             rotated = self._targets[self._rotation :] + self._targets[: self._rotation]
-            available = [target for target in rotated if target.health.accepts_requests(now)]
+            available = [target for target in rotated if target.health.accepts_requests(now, account)]
         if not available:
             raise overloaded(f"every target of {self.name} failed {FAILURES_TO_EJECT} times in a row and is paused")
         if len(available) == 1:
@@ -172,22 +180,23 @@ class Upstream:
 
     async def _attempt(self, target: Target, request: Request, *, now: float, total_at: float) -> Response:
         head = render_head(request, target.host, target.base_path)
-        trial = target.health.start_attempt()
+        trial = target.health.start_attempt(now)
         try:
             response = await self._exchange(target, head, request, now=now, total_at=total_at, on_end=self._on_end)
         except UpstreamError as error:
-            self._record_failure(target, error, trial=trial, started_at=now)
+            account = None if isinstance(error, NotSentError) else request.account
+            self._record_failure(target, error, account, trial=trial, started_at=now)
             raise
         except BaseException:
             target.health.record_unknown(trial=trial)
             raise
-        target.health.record_success()
+        target.health.record_success(request.account, now)
         return response
 
     async def _exchange(
         self, target: Target, head: bytes, request: Request, *, now: float, total_at: float, on_end: OnEnd | None
     ) -> Response:
-        connection = target.pool.take_idle(now) or await target.pool.connect_or_wait()
+        connection = target.pool.take_idle(now, request.account) or await target.pool.connect_or_wait(request.account)
         response = connection.start(head, request, total_at=total_at, on_end=on_end)
         try:
             await response.wait_for_head()
@@ -195,7 +204,7 @@ class Upstream:
             if not self._was_stale(response, request):
                 raise
             self._report_retry("stale")
-            connection = await target.pool.connect_or_wait()
+            connection = await target.pool.connect_or_wait(request.account)
             response = connection.start(head, request, total_at=total_at, on_end=on_end)
             await response.wait_for_head()
         return response
@@ -232,11 +241,13 @@ class Upstream:
             self._report_ejection()
         return is_healthy
 
-    def _record_failure(self, target: Target, error: UpstreamError, *, trial: bool, started_at: float) -> None:
+    def _record_failure(
+        self, target: Target, error: UpstreamError, account: Hashable, *, trial: bool, started_at: float
+    ) -> None:
         now = self._now()
-        if error.code is Refusal.UPSTREAM_OVERLOADED:
+        if error.code is Refusal.UPSTREAM_OVERLOADED or error.is_clients_doing:
             target.health.record_unknown(trial=trial)
-        elif target.health.record_failure(now, trial=trial):
+        elif target.health.record_failure(now, trial=trial, account=account):
             self._report_ejection()
         if self._observer is not None and (
             isinstance(error, NotSentError) or error.code is Refusal.UPSTREAM_OVERLOADED

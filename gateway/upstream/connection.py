@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Hashable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -58,6 +58,7 @@ class Connection(asyncio.BufferedProtocol):
         "_unsent_bytes",
         "_upload",
         "_writable",
+        "account",
         "closed",
         "exchanges",
         "idle_until",
@@ -81,6 +82,7 @@ class Connection(asyncio.BufferedProtocol):
         self._progress_at = 0.0
         self._total_at = 0.0
         self._known_head: ResponseHead | None = None
+        self.account: Hashable = None  # that leases it
         self.response: Response | None = None
         self.closed = False
         self.exchanges = 0
@@ -352,7 +354,9 @@ class Connection(asyncio.BufferedProtocol):
         if due > now:
             self._arm(due)
         elif self._total_at <= now:
-            self._fail(timed_out("the exchange took longer than its total timeout"))
+            error = timed_out("the exchange took longer than its total timeout")
+            error.is_clients_doing = limit_seconds == float("inf")
+            self._fail(error)
         else:
             self._fail(timed_out(f"{phase} for {limit_seconds:g} seconds"))
 

@@ -8,8 +8,11 @@ from policies.model import Outcome, Refusal
 class UpstreamError(Exception):
     """The upstream gave no complete response.
 
-    `outcome` is what the call is accounted as, `code` and `detail` go to the client.
+    `outcome` is what the call is accounted as, `code` and `detail` go to the client. `is_clients_doing` says that it
+    was the client that took or sent too little.
     """
+
+    is_clients_doing = False
 
     def __init__(self, outcome: Outcome, code: Refusal, detail: str) -> None:
         super().__init__(detail)

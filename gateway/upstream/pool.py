@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import structlog
@@ -24,21 +25,26 @@ IDLE_LIMIT_SECONDS = 30.0
 # Above it a request is refused at once. As deep as the usual accept backlog of the kernel.
 MAX_QUEUED = 1024
 
+_Waiter = asyncio.Future[Connection | None]
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
-    """How many connections a pool opens, how long it waits for one, and how long it keeps an idle one."""
+    """How many connections a pool opens, in all and for an account, how long it waits for one and keeps an idle one."""
 
     max_connections: int
     connect_timeout_seconds: float
     queue_timeout_seconds: float
     idle_seconds: float = IDLE_LIMIT_SECONDS
+    max_connections_per_account: int | None = None
 
 
 class Pool:
-    """All connections to one address. `busy` counts requests that run, connect or wait."""
+    """All connections to one address. `busy` counts requests that run, connect or wait.
+
+    An account that has its share waits for its own connections, while others take what is free.
+    """
 
     def __init__(
         self, address: Address, limits: PoolLimits, *, deadlines: Deadlines, tls: ssl.SSLContext | None = None
@@ -48,8 +54,10 @@ class Pool:
         self._deadlines = deadlines
         self._dialer = Dialer(address, self._new_connection, tls)
         self._leased = 0
+        self._leased_by: dict[Hashable, int] = {}
+        self._share = limits.max_connections_per_account or limits.max_connections
         self._idle: list[Connection] = []
-        self._queue: deque[asyncio.Future[Connection | None]] = deque()
+        self._queue: deque[tuple[_Waiter, Hashable]] = deque()
         self._open: set[Connection] = set()
         self._reaper: asyncio.TimerHandle | None = None
         self._retired = False
@@ -63,40 +71,44 @@ class Pool:
         counts = f"{self._leased} leased, {len(self._idle)} idle, {len(self._queue)} queued, {len(self._open)} open"
         return f"<Pool {self.address} [{counts}]>"
 
-    def take_idle(self, now: float) -> Connection | None:
+    def take_idle(self, now: float, account: Hashable = None) -> Connection | None:
         """The idle connection that was used last, or None. The caller must `release` it."""
-        while self._idle:
+        while self._idle and not (self._leased >= self._share and self._has_its_share(account)):
             connection = self._idle.pop()
             if connection.idle_until > now:
-                self._leased += 1
+                self._lease(account)
+                connection.account = account
                 return connection
             connection.close("idle for too long")
         return None
 
-    async def connect_or_wait(self) -> Connection:
+    async def connect_or_wait(self, account: Hashable = None) -> Connection:
         """A new connection, or one that is released meanwhile; UpstreamError when there is neither in time.
 
         The caller must `release` it.
         """
         if self._closing is not None:
             raise unreachable(f"{self.address} is no longer used")
-        if self._leased < self._limits.max_connections:
-            self._leased += 1
-            return await self._connect()
-        connection = await self._wait_in_queue()
+        if self._leased < self._limits.max_connections and not self._has_its_share(account):
+            self._lease(account)
+            return await self._connect(account)
+        connection = await self._wait_in_queue(account)
         if connection is not None and not connection.closed:
             return connection
-        return await self._connect()
+        return await self._connect(account)
 
     def release(self, connection: Connection, *, reusable: bool) -> None:
         """Returns a lease: to the first waiter, to the idle connections, or by closing the connection."""
         if not reusable or self._retired:
             connection.abort()
-            self._free_slot()
-        elif self._queue and (waiter := self._next_waiter()) is not None:
+            self._free_slot(connection.account)
+            return
+        self._end_lease(connection.account)
+        if self._queue and (next_one := self._next_waiter()) is not None:
+            waiter, connection.account = next_one
+            self._lease(connection.account)
             waiter.set_result(connection)
         else:
-            self._leased -= 1
             self._add_idle(connection)
 
     def opened(self, connection: Connection) -> None:
@@ -126,7 +138,7 @@ class Pool:
         self.retire()
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_future()
-        for waiter in self._queue:
+        for waiter, _ in self._queue:
             if not waiter.done():
                 waiter.set_exception(unreachable(f"{self.address} is no longer used"))
         for connection in list(self._open):
@@ -134,23 +146,41 @@ class Pool:
         if self._open:
             await self._closing
 
-    async def _connect(self) -> Connection:
+    def _lease(self, account: Hashable) -> None:
+        self._leased += 1
+        if account is not None:
+            self._leased_by[account] = self._leased_by.get(account, 0) + 1
+
+    def _end_lease(self, account: Hashable) -> None:
+        self._leased -= 1
+        if account is not None:
+            left = self._leased_by[account] - 1
+            if left:
+                self._leased_by[account] = left
+            else:
+                del self._leased_by[account]
+
+    def _has_its_share(self, account: Hashable) -> bool:
+        return account is not None and self._leased_by.get(account, 0) >= self._share
+
+    async def _connect(self, account: Hashable) -> Connection:
         """Opens a connection in a leased slot, which it frees on any failure."""
         try:
             async with asyncio.timeout(self._limits.connect_timeout_seconds):
                 connection = await self._dialer.dial()
         except TimeoutError as error:
-            self._free_slot()
+            self._free_slot(account)
             self._log_failure("timeout")
             seconds = self._limits.connect_timeout_seconds
             raise connect_timed_out(f"no connection to the upstream in {seconds:g} s") from error
         except OSError as error:  # refused, unroutable, DNS (gaierror), TLS (SSLError): all are OSErrors
-            self._free_slot()
+            self._free_slot(account)
             self._log_failure(_reason(error))
             raise not_connected("no connection to the upstream") from error
         except BaseException:
-            self._free_slot()
+            self._free_slot(account)
             raise
+        connection.account = account
         if connection.closed or self._closing is not None:
             self.release(connection, reusable=False)
             raise not_connected(f"{self.address} closed the connection at once")
@@ -159,25 +189,25 @@ class Pool:
     def _new_connection(self) -> Connection:
         return Connection(self, self._deadlines)
 
-    async def _wait_in_queue(self) -> Connection | None:
+    async def _wait_in_queue(self, account: Hashable) -> Connection | None:
         """Waits for a slot: gives the connection that comes with it, or None if one must be opened."""
         if len(self._queue) >= MAX_QUEUED:
             raise overloaded(f"{MAX_QUEUED} requests wait for {self.address}")
         loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[Connection | None] = loop.create_future()
-        self._queue.append(waiter)
+        waiter: _Waiter = loop.create_future()
+        self._queue.append((waiter, account))
         timer = loop.call_later(self._limits.queue_timeout_seconds, self._time_out, waiter)
         try:
             return await waiter
         except asyncio.CancelledError:
             # Cancelled after the slot came, but before this ran: it goes to the next waiter.
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self._pass_on(waiter.result())
+                self._pass_on(waiter.result(), account)
             raise
         finally:
             timer.cancel()
-            if waiter in self._queue:
-                self._queue.remove(waiter)
+            if (waiter, account) in self._queue:
+                self._queue.remove((waiter, account))
 
     def _time_out(self, waiter: asyncio.Future[Connection | None]) -> None:
         if not waiter.done():
@@ -188,24 +218,29 @@ class Pool:
         """For the operator: clients must not learn the addresses and names of upstreams."""
         _log.warning("upstream_not_connected", target=str(self.address), reason=reason)
 
-    def _pass_on(self, connection: Connection | None) -> None:
+    def _pass_on(self, connection: Connection | None, account: Hashable) -> None:
         if connection is None:
-            self._free_slot()
+            self._free_slot(account)
         else:
             self.release(connection, reusable=not connection.closed)
 
-    def _free_slot(self) -> None:
-        waiter = self._next_waiter()
-        if waiter is None:
-            self._leased -= 1
-        else:
+    def _free_slot(self, account: Hashable) -> None:
+        self._end_lease(account)
+        next_one = self._next_waiter()
+        if next_one is not None:
+            waiter, next_account = next_one
+            self._lease(next_account)
             waiter.set_result(None)
 
-    def _next_waiter(self) -> asyncio.Future[Connection | None] | None:
-        while self._queue:
-            waiter = self._queue.popleft()
-            if not waiter.done():
-                return waiter
+    def _next_waiter(self) -> tuple[_Waiter, Hashable] | None:
+        """The first that waits, and whose account does not have its share; no longer in the queue."""
+        for each in list(self._queue):
+            waiter, account = each
+            if waiter.done():
+                self._queue.remove(each)
+            elif not self._has_its_share(account):
+                self._queue.remove(each)
+                return each
         return None
 
     def _add_idle(self, connection: Connection) -> None:

@@ -5,7 +5,7 @@ One request must never be read as two (RFC 9112 section 11.2): anything ambiguou
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Hashable
 from dataclasses import dataclass
 
 from gateway.http.fields import NO_FIELDS, HeaderBlock, is_token
@@ -20,7 +20,7 @@ class Request:
 
     `content_length` is for an iterator only: its length in bytes, or None to send it chunked. The iterator is read once
     a connection is established, and the caller closes it. `upgrade` is the protocol to switch to, a token; the response
-    may then be 101 (RFC 9110 section 7.8). `is_sent` is set when the head is sent.
+    may then be 101 (RFC 9110 section 7.8). `is_sent` is set when the head is sent. `account` is who asks, any value.
     """
 
     method: bytes
@@ -30,6 +30,7 @@ class Request:
     content_length: int | None = None
     upgrade: bytes | None = None
     is_sent: bool = False
+    account: Hashable = None
 
 
 def render_head(request: Request, host: bytes, base_path: bytes = b"") -> bytes:

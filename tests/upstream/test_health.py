@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.upstream.health import FAILED_PROBES_TO_EJECT, FAILURES_TO_EJECT, Health
+from gateway.upstream.health import FAILED_PROBES_TO_EJECT, FAILURES_TO_EJECT, MAX_ACTIVE, TRIAL_SECONDS, Health
 
 
 def ejected_at(now: float) -> Health:
@@ -85,3 +85,70 @@ def test_health_readmits_by_a_probe_after_failed_requests() -> None:
     health = ejected_at(0.0)
     health.record_probe(is_healthy=True)
     assert health.accepts_requests(0.0)
+
+
+def fail(health: Health, now: float, account: str | None, *, times: int = 1) -> None:
+    for _ in range(times):
+        if health.accepts_requests(now, account):
+            health.record_failure(now, trial=health.start_attempt(now), account=account)
+
+
+def test_one_account_that_fails_beside_another_ejects_nothing() -> None:
+    health = Health()
+    health.record_success("victim", 0.0)
+    for now in range(1, 100):
+        fail(health, float(now), "attacker", times=20)
+        assert health.accepts_requests(float(now), "victim")
+        if now % 10 == 0:
+            health.record_success("victim", float(now))
+
+
+def test_account_that_fails_alone_is_paused_alone() -> None:
+    health = Health()
+    fail(health, 0.0, "attacker", times=FAILURES_TO_EJECT)
+    assert not health.accepts_requests(0.5, "attacker")
+    assert health.accepts_requests(0.5, "victim")
+
+    assert health.start_attempt(0.5)
+    health.record_success("victim", 0.5)
+    assert health.accepts_requests(0.5, "attacker")
+
+
+def test_failures_of_several_accounts_eject() -> None:
+    health = Health()
+    for account in ("a", "b", "a", "b", "c"):
+        fail(health, 0.0, account)
+    assert not health.accepts_requests(0.5, "d")
+
+
+def test_failures_of_a_minority_eject_nothing() -> None:
+    health = Health()
+    for number in range(5):
+        health.record_success(f"victim {number}", 0.0)
+    fail(health, 1.0, "a", times=10)
+    fail(health, 1.0, "b", times=10)
+    assert health.accepts_requests(1.0, "victim 0")
+
+
+def test_failures_to_connect_eject_whoever_asked() -> None:
+    health = Health()
+    health.record_success("victim", 0.0)
+    fail(health, 0.0, None, times=FAILURES_TO_EJECT)
+    assert not health.accepts_requests(0.5, "victim")
+
+
+def test_slow_trial_keeps_others_out_for_a_moment_only() -> None:
+    health = ejected_at(0.0)
+    assert health.accepts_requests(1.0)
+    health.start_attempt(1.0)
+    assert not health.accepts_requests(1.0 + TRIAL_SECONDS - 0.1)
+    assert health.accepts_requests(1.0 + TRIAL_SECONDS)
+
+
+def test_health_remembers_a_bounded_number_of_accounts() -> None:
+    health = Health()
+    for number in range(10_000):
+        health.record_success(number, 0.0)
+        health.record_failure(0.0, trial=False, account=number)
+    assert len(health._active) <= MAX_ACTIVE
+    assert len(health._failing) <= MAX_ACTIVE

@@ -31,6 +31,8 @@ from policies.access.authorization import max_body_bytes
 from policies.model import Outcome, Refused
 from policies.pricing.quotes import is_known_at_admission
 
+STREAMED_FROM_BYTES = 32 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Destination:
@@ -124,6 +126,7 @@ class Forwarding:
             admitted_call.upstream_path + b"?" + inbound.query if inbound.query else admitted_call.upstream_path,
             render_request_fields(destination, inbound, admitted_call.caller.identity_block, admitted_call.request_id),
         )
+        request.account = admitted_call.caller.keys.account
         if body is not None:
             request.body = body.content
             if call.file_observer is not None:
@@ -145,11 +148,11 @@ class Forwarding:
         limit = max_body_bytes(admitted_call.route, admitted_call.plan)
         streamed = self._streamed = StreamedBody(receive, limit, self._call.file_observer, scan=form_scan(inbound))
         content = self._client.take_body()
-        # A client that expects 100 Continue gets it when the upstream is ready: its body is read only then.
+        # A slow upload takes no connection from others: it leases one when it is whole, or large enough to stream.
         if content is not None:
             streamed.pass_whole(content)
-        elif b"expect" not in inbound.fields:
-            content = await streamed.read_if_small()
+        else:
+            content = await streamed.read_if_small(STREAMED_FROM_BYTES)
         request.body = aiter(streamed) if content is None else content
         request.content_length = inbound.content_length
 

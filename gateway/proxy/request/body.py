@@ -132,12 +132,16 @@ class StreamedBody:
         if self._scan is not None:
             self._scan.check(content)
 
-    async def read_if_small(self) -> bytes | None:
-        """The body if it comes in one message, so that it can be sent in one write and retried; else None."""
-        chunk, more = await self._take()
-        if not more:
-            return chunk
-        self._first = chunk
+    async def read_if_small(self, max_bytes: int) -> bytes | None:
+        """The body if it ends within so many bytes, so that it can be sent in one write and retried; else None."""
+        chunks, size = [], 0
+        while size <= max_bytes:
+            chunk, more = await self._take()
+            chunks.append(chunk)
+            size += len(chunk)
+            if not more:
+                return b"".join(chunks)
+        self._first = b"".join(chunks)
         return None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from gateway.proxy.forward.forwarding import Forwarding
+from gateway.proxy.forward.forwarding import STREAMED_FROM_BYTES, Forwarding
 from tests.proxy.data_plane import Account, DataPlane, RedisState, running
 from tests.proxy.problems import assert_problem
 from tests.proxy.upstream import Exchange
@@ -151,7 +151,7 @@ async def test_early_response_to_an_upload_is_passed_on(data_plane: DataPlane) -
     data_plane.upstream.answer = answer
     async with data_plane.connect() as client:
         await client.request(account, "POST /v1/things/1", "content-length: 1000000")
-        await client.send(b"x" * 1000)
+        await client.send(b"x" * (STREAMED_FROM_BYTES + 1))
         assert (await client.read_head())[0] == 403
     assert await outcomes(data_plane, account) == [("upstream_error", 403, None, 0)]
 
