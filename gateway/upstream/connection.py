@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, Hashable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from gateway.upstream.errors import BodyLengthError, UpstreamError, invalid, timed_out, unreachable
+from gateway.upstream.errors import BodyLengthError, UpstreamError, invalid, not_taken, timed_out, unreachable
 from gateway.upstream.request_head import Request
 from gateway.upstream.response import OnEnd, Response
 from gateway.upstream.response_head import ResponseHead
@@ -354,7 +354,8 @@ class Connection(asyncio.BufferedProtocol):
         if due > now:
             self._arm(due)
         elif self._total_at <= now:
-            error = timed_out("the exchange took longer than its total timeout")
+            is_untaken = self._sent and self._reading_paused
+            error = not_taken() if is_untaken else timed_out("the exchange took longer than its total timeout")
             error.is_clients_doing = limit_seconds == float("inf")
             self._fail(error)
         else:

@@ -46,6 +46,12 @@ def timed_out(detail: str) -> UpstreamError:
     return UpstreamError(Outcome.UPSTREAM_TIMEOUT, Refusal.UPSTREAM_TIMEOUT, detail)
 
 
+def not_taken() -> UpstreamError:
+    """The exchange outlasted its total timeout because the client did not take what the upstream had sent."""
+    detail = "the client did not take the response within the total timeout"
+    return UpstreamError(Outcome.CLIENT_ABORTED, Refusal.UPSTREAM_TIMEOUT, detail)
+
+
 def invalid(detail: str) -> UpstreamError:
     """What the upstream sent is not one complete HTTP/1.x response."""
     return UpstreamError(Outcome.UPSTREAM_INVALID, Refusal.UPSTREAM_INVALID, detail)

@@ -42,6 +42,7 @@ class Response:
         "complete",
         "error",
         "headers",
+        "on_failure",
         "reused",
         "started_at",
         "status",
@@ -61,6 +62,7 @@ class Response:
         self.headers: list[Header] = []
         self.complete = False
         self.error: BaseException | None = None
+        self.on_failure: Callable[[BaseException], None] | None = None  # for a consumer that waits for something else
         self.reused = reused
         self.started_at = started_at
         self._carrier: Carrier | None = carrier
@@ -181,6 +183,8 @@ class Response:
             self._reader.discard_parser()
         self._wake()
         self._ended()
+        if self.on_failure is not None:
+            self.on_failure(error)
 
     def _take_head(self, head: ResponseHead) -> None:
         self._head = head

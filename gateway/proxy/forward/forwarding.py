@@ -171,6 +171,7 @@ class Forwarding:
             return
         headers = policy.passed(response.headers if not call.hides_usage else _without_length(response.headers))
         await self._client_response.start(status, headers, self._metering(None, call.known_charge(status)))
+        response.on_failure = self._cut_slow_client
         while not response.complete:
             if chunk and (passed := call.observe_chunk(chunk)):
                 await self._client_response.send_chunk(passed)
@@ -179,6 +180,11 @@ class Forwarding:
         chunk = call.observe_end(chunk)
         await self._finish(status)
         await self._client_response.end(chunk)
+
+    def _cut_slow_client(self, error: BaseException) -> None:
+        """Ends the wait for a client that takes nothing, which nothing else would end."""
+        if isinstance(error, UpstreamError) and error.outcome is Outcome.CLIENT_ABORTED:
+            self._client.abort()
 
     async def _switch(self, response: Response, destination: Destination) -> None:
         """Connects the client and the upstream by a tunnel. What it used is charged, whoever ends it."""
@@ -211,7 +217,8 @@ class Forwarding:
 
     async def _fail(self, error: UpstreamError) -> None:
         status = self._client_response.status or STATUS[error.code]
-        balance = await self._settle(error.outcome, status, error_code=error.code)
+        code = None if error.outcome is Outcome.CLIENT_ABORTED else error.code
+        balance = await self._settle(error.outcome, status, error_code=code)
         await self._send_problem_or_cut(Refused(error.code, error.detail), self._metering(balance, 0))
 
     async def _refuse(self, refused: Refused) -> None:
