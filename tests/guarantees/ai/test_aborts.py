@@ -159,17 +159,31 @@ def _client_id(exchange: Exchange) -> str:
 @pytest.mark.parametrize("is_taken", [False, True], ids=["left in the middle", "read to its end"])
 async def test_upload_held_back_by_its_last_byte_pays_for_its_answer(data_plane: DataPlane, *, is_taken: bool) -> None:
     account = await data_plane.create_account()
-    size = 1 << 20
+    size, upload = 1 << 20, b"x" * 40_000  # one that is streamed; a smaller one is sent only once it is whole
 
     async def answer(exchange: Exchange) -> None:
         await exchange.reply(200, b"x" * size)
 
     data_plane.upstream.answer = answer
     async with data_plane.connect() as client:
-        await client.request(account, "GET /v1/answers/1", "content-length: 2")
-        await client.send(b"x")
+        await client.request(account, "GET /v1/answers/1", f"content-length: {len(upload)}")
+        await client.send(upload[:-1])
         await client.read_head()
         await client.reader.readexactly(size if is_taken else size - size // 10)
         client.disconnect()
     await data_plane.settled_state(account)
     assert (await data_plane.usage_row(account))["credits_charged"] == 9
+
+
+async def test_small_upload_held_back_by_its_last_byte_gets_no_answer(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    async with data_plane.connect() as client:
+        await client.request(account, "GET /v1/answers/1", "content-length: 2")
+        await client.send(b"x")
+        async with asyncio.timeout(10):
+            while not await data_plane.holds(account):  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0.005)
+        client.disconnect()
+    await data_plane.settled_state(account)
+    assert not data_plane.upstream.exchanges
+    assert (await data_plane.usage_row(account))["credits_charged"] == 0
