@@ -103,7 +103,9 @@ class Handler:
             key_digest = idempotency.key_digest(inbound)
             key = inbound.api_key(is_websocket_route=match.route.websocket)
             cache, admission = inbound.cache, self._admission
-            caller = self._principals.find_fresh(cache.key_digest) or await self._principals.get(key, cache)
+            caller = self._principals.find_fresh(cache.key_digest)
+            if caller is None:
+                caller = await self._principals.get(key, cache, address=inbound.client_ip)
             authorization = admission.authorize_cached(inbound, match, caller)
             if authorization is None:
                 authorization = await admission.authorize(inbound, match, key, caller=caller)

@@ -41,6 +41,10 @@ class InvalidDatabaseUrl(ValueError):  # noqa: N818 - named for the condition
     """The URL is not a PostgreSQL URL."""
 
 
+class PoolBusy(DatabaseUnavailable):
+    """All connections of this process's pool are in use: that says nothing of PostgreSQL."""
+
+
 @contextmanager
 def outages_typed() -> Iterator[None]:
     """Translates outages where the engine does not: when connecting, and around direct use of asyncpg."""
@@ -166,7 +170,7 @@ def _type_outage(context: ExceptionContext) -> BaseException | None:
 
 def _outage(error: BaseException) -> DatabaseUnavailable | None:
     if isinstance(error, PoolTimeout):
-        return DatabaseUnavailable("every connection of the pool is busy")
+        return PoolBusy("every connection of the pool is busy")
     # SQLAlchemy wraps its adapter's error, which wraps asyncpg's.
     cause = error.orig if isinstance(error, DBAPIError) else error
     if cause is not None and not isinstance(cause, _OF_ASYNCPG):

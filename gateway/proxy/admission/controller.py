@@ -19,6 +19,7 @@ from gateway.proxy.admission.admitted_call import AdmissionRequest, AdmittedCall
 from gateway.proxy.admission.caller import Caller
 from gateway.proxy.admission.idempotency import IdempotentReplay
 from gateway.proxy.admission.outage_credit import OutageCredit
+from gateway.proxy.admission.paces import ReplayPace
 from gateway.proxy.admission.principal_cache import PrincipalCache
 from gateway.proxy.admission.refusal_cache import RefusalCache
 from gateway.proxy.request.inbound import Inbound
@@ -79,6 +80,7 @@ class AdmissionController:
         self._grace = grace
         self._outage_credit = outage_credit or OutageCredit(None)
         self._refusal_cache = RefusalCache()
+        self._replay_pace = ReplayPace()
 
     def authorize_cached(self, inbound: Inbound, match: RouteMatch, caller: Caller) -> Authorization | None:
         """Authorizes a caller for a route by what is cached; None where that would refuse it, for it may be old."""
@@ -130,6 +132,8 @@ class AdmissionController:
             raise
 
     async def _admit(self, request: AdmissionRequest, authorization: Authorization) -> AdmittedCall:
+        if request.claim is not None:
+            self._replay_pace.check(authorization.caller.account_id)
         for _ in range(ATTEMPTS):
             quote = request.match.quote
             if quote is None:
@@ -162,8 +166,11 @@ class AdmissionController:
             case Verdict.EPOCH_NOT_OPEN:
                 raise _metering_unavailable()
             case Verdict.IDEMPOTENT_REPLAY:
+                self._replay_pace.count(caller.account_id)
                 raise IdempotentReplay(request.route, caller, admission)
             case _:
+                if admission.verdict is Verdict.KEY_REUSED:
+                    self._replay_pace.count(caller.account_id)
                 refused = _refusal(admission, max(quote.hold, 1), plan, caller.cap)
                 self._refusal_cache.record(caller, admission, refused)
                 raise NotAdmitted(caller, admission, refused)

@@ -16,10 +16,11 @@ from gateway import metrics
 from gateway.clock import monotonic_seconds
 from gateway.ledger.accounts import api_keys as key_ledger
 from gateway.ledger.accounts import principals as ledger
-from gateway.ledger.db.session import Database, DatabaseUnavailable
+from gateway.ledger.db.session import Database, DatabaseUnavailable, PoolBusy
 from gateway.meter.meter import Meter
 from gateway.metrics import BufferedCounter
 from gateway.proxy.admission.caller import Caller, build_caller
+from gateway.proxy.admission.paces import Pace, address_subject
 from gateway.proxy.request.inbound import ConnectionCache
 from policies.access import keys
 from policies.model import FeatureValue, Refusal, Refused
@@ -28,6 +29,11 @@ NEGATIVE_SECONDS = 2.0  # how long an unknown key is refused without a query; ne
 REFRESH_SECONDS = 0.1  # how long a call waits for its caller to be refreshed before it goes on with the cached one
 RETRY_SECONDS = 1.0  # after a failure no call waits for PostgreSQL to fail again
 MAX_KEY_BYTES = 512
+# Anyone can write keys that look right, and each costs more than a good call: so many at a time are looked up, which
+# leaves connections to keys that are known, and an address may try so many.
+MAX_LOOKUPS = 2
+UNKNOWN_BURST = 200
+UNKNOWN_PER_SECOND = 10.0
 PREFIX_REFRESH_SECONDS = 1.0  # how soon the first imported key of a new prefix is known
 
 
@@ -57,6 +63,8 @@ class PrincipalCache:
         self._callers: OrderedDict[bytes, Caller] = OrderedDict()
         self._unknown_until: OrderedDict[bytes, float] = OrderedDict()
         self._loads: dict[bytes, asyncio.Task[Caller | None]] = {}
+        self._lookups = asyncio.Semaphore(MAX_LOOKUPS)
+        self._unknown_pace = Pace(burst=UNKNOWN_BURST, per_second=UNKNOWN_PER_SECOND)
         self._retry_at = 0.0
         results = ("hit", "refresh", "negative", "miss", "stale")
         counters = (BufferedCounter(metrics.PRINCIPAL_CACHE.labels(result)) for result in results)
@@ -77,7 +85,7 @@ class PrincipalCache:
         self._hits.inc()
         return caller
 
-    async def get(self, key: bytes, connection_cache: ConnectionCache | None = None) -> Caller:
+    async def get(self, key: bytes, connection_cache: ConnectionCache | None = None, *, address: str = "") -> Caller:
         """The caller behind a key as sent; raises Refused for a malformed or unknown one.
 
         The digest is cached with the connection, which saves 5 % of a metered call's CPU for a key sent again.
@@ -95,7 +103,23 @@ class PrincipalCache:
             self._negatives.inc()
             raise _unknown()
         self._misses.inc()
-        return await self._load(key, digest)
+        return await self._look_up(key, digest, address)
+
+    async def _look_up(self, key: bytes, digest: bytes, address: str) -> Caller:
+        """The caller behind a key that nothing is known of; a known one costs its address nothing."""
+        if digest in self._loads:
+            return await self._load(key, digest)
+        subject = address_subject(address)
+        if not self._unknown_pace.take(subject):
+            raise _too_many_unknown()
+        try:
+            caller = await self._load(key, digest)
+        except Refused as refused:
+            if refused.code is not Refusal.INVALID_KEY:
+                self._unknown_pace.give_back(subject)
+            raise
+        self._unknown_pace.give_back(subject)
+        return caller
 
     async def reload(self, key: bytes) -> Caller:
         """The caller as PostgreSQL has it now, after the meter answered that the cached one is stale."""
@@ -161,10 +185,16 @@ class PrincipalCache:
     def _end_load(self, digest: bytes, load: asyncio.Task[Caller | None]) -> None:
         self._loads.pop(digest, None)
         # The calls that waited may be gone: asking for the exception keeps the loop from reporting it.
-        if not load.cancelled() and isinstance(load.exception(), DatabaseUnavailable):
+        if not load.cancelled() and _is_outage(load.exception()):
             self._retry_at = monotonic_seconds() + RETRY_SECONDS
 
     async def _read(self, key: bytes, digest: bytes) -> Caller | None:
+        if digest in self._callers:
+            return await self._query(key, digest)
+        async with self._lookups:
+            return await self._query(key, digest)
+
+    async def _query(self, key: bytes, digest: bytes) -> Caller | None:
         principal, stored_digest = None, b""
         async with self._database.read() as connection:
             for stored_digest in keys.lookup_digests(self._prefix, key, self._peppers):
@@ -243,6 +273,19 @@ class ImportedKeys:
 def _unavailable() -> Refused:
     return Refused(
         Refusal.ACCOUNTS_UNAVAILABLE, "Accounts cannot be read at the moment; try again shortly.", retry_after=1
+    )
+
+
+def _is_outage(error: BaseException | None) -> bool:
+    return isinstance(error, DatabaseUnavailable) and not isinstance(error, PoolBusy)
+
+
+def _too_many_unknown() -> Refused:
+    return Refused(
+        Refusal.RATE_LIMITED,
+        "Too many unknown API keys came from this address; retry in 1 s.",
+        violated_policies=(),
+        retry_after=1,
     )
 
 

@@ -5,10 +5,13 @@ An observer sees each chunk once and keeps little. What it cannot read stays unk
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass
+from email.header import decode_header, make_header
 from hashlib import sha256
 from typing import Protocol
+from urllib.parse import unquote_to_bytes
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -16,7 +19,13 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from gateway.proxy.request.inbound import Inbound
 from policies.model import Route
 
+# What is read of a form before the observer stops: a million parts would take seconds of the loop.
+MAX_PARTS = 1000
+MAX_PART_HEADERS = 4 * MAX_PARTS
+MAX_HEADER_BYTES = 16 * 1024  # of one part
 MAX_NAME_LENGTH = 255  # NAME_MAX of the common file systems
+# RFC 8187 section 3.2.
+_EXTENDED_NAME = re.compile(rb";[ \t]*filename\*[ \t]*=[ \t]*([A-Za-z0-9_-]{1,40})'[^']*'([^;\s]+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +61,7 @@ def file_observer(content_type: bytes, disposition: bytes, file_name: bytes) -> 
     if kind == b"multipart/form-data" and boundary:
         with suppress(FormParserError):  # a boundary longer than any that RFC 2046 allows
             return MultipartFile(boundary)
-    _, given = parse_options_header(disposition)
-    name = given.get(b"filename") or file_name
+    name = _given_name(disposition) or file_name.decode("utf-8", "replace")
     return WholeBodyFile(_name(name), content_type.decode("latin-1") or None)
 
 
@@ -92,6 +100,7 @@ class MultipartFile:
         )
         self._header_name, self._header_value = b"", b""
         self._headers_read: dict[bytes, bytes] = {}
+        self._parts_left, self._headers_left, self._header_bytes_left = MAX_PARTS, MAX_PART_HEADERS, 0
         self._current: WholeBodyFile | None = None
         self._file = UploadedFile()
 
@@ -101,27 +110,41 @@ class MultipartFile:
         try:
             self._parser.write(chunk)
         except FormParserError:
-            self._parser = None  # no valid form; the upstream may still accept it
+            self._parser = None  # no valid form, or too much of one; the upstream may still accept it
+            self._current = None
 
     def file(self) -> UploadedFile:
         return self._file
 
     def _begin(self) -> None:
         self._headers_read = {}
+        self._parts_left -= 1
+        self._header_bytes_left = MAX_HEADER_BYTES
+        if self._parts_left < 0:
+            raise FormParserError("too many parts")
+
+    def _spend(self, size_bytes: int) -> None:
+        self._header_bytes_left -= size_bytes
+        if self._header_bytes_left < 0:
+            raise FormParserError("the header of a part is too long")
 
     def _field(self, data: bytes, start: int, end: int) -> None:
+        self._spend(end - start)
         self._header_name += data[start:end]
 
     def _value(self, data: bytes, start: int, end: int) -> None:
+        self._spend(end - start)
         self._header_value += data[start:end]
 
     def _header(self) -> None:
+        self._headers_left -= 1
+        if self._headers_left < 0:
+            raise FormParserError("too many headers")
         self._headers_read[self._header_name.lower()] = self._header_value
         self._header_name, self._header_value = b"", b""
 
     def _headers(self) -> None:
-        _, options = parse_options_header(self._headers_read.get(b"content-disposition"))
-        name = options.get(b"filename")
+        name = _given_name(self._headers_read.get(b"content-disposition", b""))
         if name is not None and self._file.sha256 is None:
             content_type = self._headers_read.get(b"content-type")
             self._current = WholeBodyFile(_name(name), content_type.decode("latin-1") if content_type else None)
@@ -136,7 +159,24 @@ class MultipartFile:
             self._current = None
 
 
-def _name(raw: bytes) -> str | None:
+def _given_name(disposition: bytes) -> str | None:
+    """The file name of a Content-Disposition: `filename*`, else `filename`, which may be raw bytes or encoded words."""
+    _, options = parse_options_header(disposition)
+    extended = _EXTENDED_NAME.search(disposition[:MAX_HEADER_BYTES])
+    if extended is not None:
+        with suppress(LookupError):  # an unknown charset
+            return unquote_to_bytes(extended[2]).decode(extended[1].decode(), "replace")
+    raw = options.get(b"filename")
+    if raw is None:
+        return None
+    name = raw.decode("utf-8", "replace")
+    if "=?" in name and "?=" in name:  # RFC 2047, which Java's mail and old browsers write here
+        with suppress(LookupError, ValueError):  # HeaderParseError is one
+            return str(make_header(decode_header(name[:1024])))
+    return name
+
+
+def _name(given: str) -> str | None:
     """The last component of a file name as sent: browsers of old sent paths, attackers send `../`."""
-    name = raw.decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2]
+    name = given.replace("\\", "/").rpartition("/")[2]
     return name[:MAX_NAME_LENGTH] or None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from secrets import token_bytes
+from typing import NoReturn
 from uuid import uuid4
 
 import pytest
@@ -12,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.ledger.accounts import api_keys
-from gateway.ledger.db.session import Database
+from gateway.ledger.db.session import Database, PoolBusy
 from gateway.meter.client.client import RedisClient
 from gateway.meter.meter import Meter
-from gateway.proxy.admission.caller import identity_block
-from gateway.proxy.admission.principal_cache import PrincipalCache
+from gateway.proxy.admission.caller import Caller, identity_block
+from gateway.proxy.admission.principal_cache import UNKNOWN_BURST, PrincipalCache
 from policies.access.keys import ENTROPY_BYTES, compose
 from policies.model import (
     Account,
@@ -139,3 +141,45 @@ def test_identity_block_is_four_whole_fields_for_any_plan_name(name: str, featur
 def test_identity_block_of_an_account_without_a_plan_has_empty_fields() -> None:
     block = identity_block(*principal_on(None))
     assert block.endswith(b"x-gateway-plan: \r\nx-gateway-features: \r\n")
+
+
+async def test_unknown_keys_of_an_address_are_looked_up_at_a_pace(
+    data_plane: DataPlane, redis_client: RedisClient
+) -> None:
+    account = await data_plane.create_account()
+    principals = principals_of(data_plane.database, redis_client, {1: b"pepper"})
+    guesses = [compose("gw", token_bytes(ENTROPY_BYTES)).secret.encode() for _ in range(UNKNOWN_BURST + 20)]
+    asked = await asyncio.gather(
+        *(principals.get(guess, address="192.0.2.1") for guess in guesses),
+        principals.get(account.key.encode(), address="198.51.100.1"),
+        return_exceptions=True,
+    )
+    codes = Counter(each.code for each in asked if isinstance(each, Refused))
+    assert codes[Refusal.INVALID_KEY] + codes[Refusal.RATE_LIMITED] == len(guesses)
+    assert UNKNOWN_BURST <= codes[Refusal.INVALID_KEY] < len(guesses)
+    assert isinstance(asked[-1], Caller), "another address is served beside the guesses"
+    assert (await principals.get(account.key.encode(), address="192.0.2.1")).key_id == account.key_id
+
+
+async def test_known_keys_cost_their_address_no_pace(data_plane: DataPlane, redis_client: RedisClient) -> None:
+    account = await data_plane.create_account()
+    principals = principals_of(data_plane.database, redis_client, {1: b"pepper"})
+    for _ in range(UNKNOWN_BURST + 5):
+        principals._callers.clear()
+        await principals.get(account.key.encode(), address="192.0.2.1")
+
+
+async def test_busy_pool_is_no_outage(data_plane: DataPlane, redis_client: RedisClient) -> None:
+    account = await data_plane.create_account()
+    principals = principals_of(data_plane.database, redis_client, {1: b"pepper"})
+
+    class Busy:
+        def read(self) -> NoReturn:
+            raise PoolBusy("every connection of the pool is busy")
+
+    database, principals._database = principals._database, Busy()  # type: ignore[assignment] # a pool that is busy
+    with pytest.raises(Refused) as refused:
+        await principals.get(account.key.encode())
+    assert refused.value.code is Refusal.ACCOUNTS_UNAVAILABLE
+    principals._database = database
+    assert (await principals.get(account.key.encode())).key_id == account.key_id

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.proxy.metering.observers import MAX_NAME_LENGTH, UploadedFile, file_observer
+from gateway.proxy.metering.observers import (
+    MAX_HEADER_BYTES,
+    MAX_NAME_LENGTH,
+    MAX_PART_HEADERS,
+    MAX_PARTS,
+    MultipartFile,
+    UploadedFile,
+    file_observer,
+)
 
 _cuts = st.lists(st.integers(0, 3000), max_size=12)
 
@@ -75,3 +83,47 @@ def test_invalid_fields_are_harmless(content_type: bytes, disposition: bytes, fi
     observer = file_observer(content_type, disposition, file_name)
     observer.feed(b"x")
     assert len(observer.file().name or "") <= MAX_NAME_LENGTH
+
+
+@pytest.mark.parametrize(
+    ("disposition", "name"),
+    [
+        (b"form-data; name=\"f\"; filename*=UTF-8''na%C3%AFve%20.csv", "naïve .csv"),
+        (b"form-data; filename=\"a.csv\"; filename*=utf-8'en'b%2Fc.csv", "c.csv"),
+        (b"form-data; filename*=ISO-8859-1''na%EFve.csv", "naïve.csv"),
+        (b"form-data; filename=\"a.csv\"; filename*=bogus''b.csv", "a.csv"),
+        (b"form-data; filename*=UTF-8''%ff%00", "\ufffd\x00"),
+        (b'form-data; filename="=?utf-8?B?bmHDr3ZlLmNzdg==?="', "naïve.csv"),
+        (b'form-data; filename="=?utf-8?Q?na=C3=AFve.csv?="', "naïve.csv"),
+        (b'form-data; filename="=?bogus?B?AAAA?="', "=?bogus?B?AAAA?="),
+        (b'form-data; filename="na\xc3\xafve.csv"', "naïve.csv"),
+        (b'form-data; filename="na\xefve.csv"', "na\ufffdve.csv"),
+    ],
+)
+def test_file_name_is_read_in_each_form_that_clients_write(disposition: bytes, name: str) -> None:
+    form = file_observer(b"multipart/form-data; boundary=b", b"", b"")
+    form.feed(b"--b\r\nContent-Disposition: " + disposition + b"\r\n\r\nhello\r\n--b--\r\n")
+    assert form.file().name == name
+    assert form.file().size_bytes == 5
+    whole = file_observer(b"text/csv", disposition, b"")
+    assert whole.file().name == name
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n\r\n' * (MAX_PARTS + 1),
+        b"--b\r\n" + b"a: b\r\n" * (MAX_PART_HEADERS + 1),
+        b"--b\r\na: " + b"x" * (MAX_HEADER_BYTES + 1),
+        b"--b\r\n" + b"x" * (MAX_HEADER_BYTES + 1),
+    ],
+)
+def test_form_of_too_many_parts_or_headers_is_read_no_further(bomb: bytes) -> None:
+    file = b'--b\r\nContent-Disposition: form-data; filename="f"\r\n\r\nhello\r\n--b--\r\n'
+    form = file_observer(b"multipart/form-data; boundary=b", b"", b"")
+    for at in range(0, len(bomb), 1000):
+        form.feed(bomb[at : at + 1000])
+    form.feed(b"\r\n\r\n\r\n" + file)
+    assert form.file() == UploadedFile()
+    assert isinstance(form, MultipartFile)
+    assert form._parser is None
