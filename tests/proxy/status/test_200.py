@@ -99,7 +99,7 @@ class TestFieldsOfTheAnswer:
         data_plane.upstream.respond_with_bytes(
             b"HTTP/1.1 200 OK\r\nset-cookie: a=1, b\r\nset-cookie: c=2\r\ncontent-length: 2\r\n\r\nok",
         )
-        assert (await data_plane.get(account)).headers.get_list("set-cookie") == ["a=1, b", "c=2"]
+        assert (await data_plane.get(account, "/v1/plain")).headers.get_list("set-cookie") == ["a=1, b", "c=2"]
 
 
 class TestRequestTowardsTheUpstream:
