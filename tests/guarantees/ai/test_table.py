@@ -16,6 +16,7 @@ from tests.proxy.upstream import Exchange
 from tests.support.polling import eventually
 
 CREDITS = 100_000_000
+COLUMNS = ("input", "cached_input", "cache_write", "output", "reasoning")
 
 
 def test_the_table_is_large_and_names_each_row_once() -> None:
@@ -31,7 +32,7 @@ async def test_call_passes_unchanged_and_is_charged_what_it_used(
     if row.rest is None:
         monkeypatch.setattr(disconnects, "DRAIN_SECONDS", 0.05)
     gone = asyncio.Event()
-    data_plane.upstream.answer = lambda exchange: _answer(exchange, row, gone)
+    data_plane.upstream.answer = lambda exchange: answer(exchange, row, gone)
     if row.leaves:
         received = await _call_and_leave(data_plane, account, row, gone)
     else:
@@ -48,14 +49,17 @@ async def test_call_passes_unchanged_and_is_charged_what_it_used(
 
 def source_of(usage_row: Mapping[str, Any]) -> str:
     metadata = usage_row["metadata"] or {}
-    return str(metadata.get("usage_source", "none"))
+    return str(usage_row.get("usage_source") or metadata.get("usage_source", "none"))
 
 
 def counts_of(usage_row: Mapping[str, Any]) -> dict[str, int]:
-    return dict((usage_row["metadata"] or {}).get("usage", {}))
+    """Of the classes by their columns, and of the others by the record's metadata."""
+    counted = {name: usage_row.get(f"{name}_tokens") for name in COLUMNS}
+    known = {name: count for name, count in counted.items() if count is not None}
+    return dict((usage_row["metadata"] or {}).get("usage", {})) | known
 
 
-async def _answer(exchange: Exchange, row: Row, gone: asyncio.Event) -> None:
+async def answer(exchange: Exchange, row: Row, gone: asyncio.Event) -> None:
     await exchange.read()
     encoding = b"content-encoding: %b\r\n" % row.encoding if row.encoding else b""
     head = b"HTTP/1.1 %d Said\r\ncontent-type: %b\r\n%btransfer-encoding: chunked\r\n\r\n"
