@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 
+from gateway.proxy.forward.forwarding import STREAMED_FROM_BYTES
 from tests.proxy.data_plane import Account, DataPlane
 from tests.proxy.upstream import Exchange
 
@@ -316,6 +317,11 @@ class TestStreaming:
         data_plane.upstream.answer = answer
         async with data_plane.connect() as client:
             await client.request(account, "POST /v1/things/1", "transfer-encoding: chunked")
+            first = b"x" * (STREAMED_FROM_BYTES + 1)
+            await client.send(b"%x\r\n%b\r\n" % (len(first), first))
+            received = b""
+            while len(received) < len(first):
+                received += await asyncio.wait_for(pieces.get(), 5)
             for number in range(3):
                 await client.send(b"5\r\npiec%d\r\n" % number)
                 assert await asyncio.wait_for(pieces.get(), 5) == b"piec%d" % number

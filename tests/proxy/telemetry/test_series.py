@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from secrets import token_bytes
 
+import pytest
+
 from gateway import metrics
+from gateway.proxy.admission.paces import Pace
 from policies.access.keys import ENTROPY_BYTES, compose
 from tests.proxy.data_plane import DataPlane
 from tests.support.sampling import scaled
@@ -14,7 +17,10 @@ AT_ONCE = 50
 METHODS = ("PUT", "PATCH", "DELETE", "OPTIONS")
 
 
-async def test_unknown_paths_methods_and_keys_add_no_series(data_plane: DataPlane) -> None:
+async def test_unknown_paths_methods_and_keys_add_no_series(
+    data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_plane.handler._principals, "_unknown_pace", Pace(burst=10 * REQUESTS, per_second=0))
     await ask(data_plane, AT_ONCE)
     before = await series(data_plane)
     await ask(data_plane, REQUESTS)
