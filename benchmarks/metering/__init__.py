@@ -1,0 +1,1 @@
+"""What gateways count of the usage that providers report, wire form by wire form."""
