@@ -178,6 +178,7 @@ class Route:
     """One entry of the route table.
 
     `path` ends in `/**` for a prefix, and may hold `*` for part of a segment. Upstreams do not see `strip_prefix`.
+    A route that `serves_models` has no upstream: the gateway itself answers what of its price list a caller may use.
     """
 
     name: str
@@ -193,6 +194,7 @@ class Route:
     websocket: bool = False
     charge_broken: bool = False
     strip_prefix: str = ""
+    serves_models: bool = False
 
 
 class Window(StrEnum):

@@ -127,6 +127,8 @@ class DryRun:
         plan = subscription.plan
         if cost.refused is not None:
             raise cost.refused
+        if route is not None and route.serves_models:
+            return  # it is no call, and counts in no limit
         cap = key_budgets.cap_of(key, subscription)
         admission.check_standing(standing, limits_of(plan), plan, required=cost.required, cap=cap)
 

@@ -55,6 +55,8 @@ def read_routes(reader: Reader, upstreams: Mapping[str, object]) -> list[RouteEn
 def _read_route(
     reader: Reader, path: KeyPath, entry: object, named: Mapping[str, AnyPrice | None]
 ) -> RouteEntry | None:
+    if isinstance(entry, dict) and not {"upstream", "serves"} & entry.keys():
+        reader.document.report((*path, "upstream"), "is required")
     if not isinstance(entry, dict) or "price" not in entry:
         return reader.read(RouteEntry, path, entry)
     price = read_price(reader, (*path, "price"), entry["price"], named)

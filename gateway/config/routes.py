@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, SkipValidation
 
@@ -12,6 +12,7 @@ from gateway.config.prices import AnyPrice
 from gateway.config.quantities import Flag, Kind, Size, Word, about
 from policies.model import Route
 from policies.pricing.price import Price
+from policies.pricing.price_list import PriceList
 
 # RFC 9110 section 9 and PATCH (RFC 5789). CONNECT and TRACE have no meaning at a gateway.
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -99,12 +100,22 @@ class MatchEntry:
 class RouteEntry:
     name: Annotated[Word, AfterValidator(_not_other), about("Unique; `endpoint` of usage rows and label of metrics.")]
     match: Annotated[MatchEntry, about("Requests of the route.")]
-    upstream: Annotated[str, Kind("key of `upstreams`"), about("Upstream that serves them.")]
     price: Annotated[
         SkipValidation[AnyPrice],  # read by `prices.py`, which knows where each part of it was written
         Kind("price, or key of `prices`"),
         about("What a call costs."),
     ]
+    upstream: Annotated[
+        str | None, Kind("key of `upstreams`"), about("Upstream that serves them; required unless `serves` is set.")
+    ] = None
+    serves: Annotated[
+        Literal["models"] | None,
+        Kind("`models`"),
+        about(
+            "Answers itself with the models of `price` that the caller's plan may use, in the form of its reader: the "
+            "exact names, or below a prefix the model named there. Not a call: free, and in no limit and no record."
+        ),
+    ] = None
     usage_type: Annotated[Word, about("`usage_type` of usage rows; `analysis` also writes the analysis history.")] = (
         "api_call"
     )
@@ -133,12 +144,22 @@ class RouteEntry:
     def __post_init__(self) -> None:
         if not self.match.path.startswith(f"{self.strip_prefix}/"):
             raise ValueError(f"strip_prefix must be segments that match.path begins with, got {self.strip_prefix!r}")
+        if self.serves is not None:
+            self._check_served()
         if not self.websocket:
             return
         if "GET" not in self.match.methods:
             raise ValueError("websocket needs GET among match.methods: its handshake is a GET (RFC 6455 section 4.1)")
         if not isinstance(self.price, Price) or self.price.source is not None:
             raise ValueError("websocket needs a price per: call or per: minute; its messages are never counted")
+
+    def _check_served(self) -> None:
+        if self.upstream is not None or self.websocket:
+            raise ValueError("serves needs neither upstream nor websocket; the gateway answers itself")
+        if self.match.methods != {"GET"}:
+            raise ValueError("serves: models needs match.methods: [GET]")
+        if not isinstance(self.price, PriceList):
+            raise ValueError("serves: models needs a price with models, such as a key of prices")
 
 
 def route_of(entry: RouteEntry) -> Route:
@@ -147,7 +168,7 @@ def route_of(entry: RouteEntry) -> Route:
         name=entry.name,
         path=entry.match.path,
         methods=entry.match.methods,
-        upstream=entry.upstream,
+        upstream=entry.upstream or "",
         usage_type=entry.usage_type,
         price=entry.price,
         feature=entry.feature,
@@ -157,4 +178,5 @@ def route_of(entry: RouteEntry) -> Route:
         websocket=entry.websocket,
         strip_prefix=entry.strip_prefix,
         charge_broken=entry.charge_broken,
+        serves_models=entry.serves is not None,
     )

@@ -86,12 +86,13 @@ def _upstream_line(upstream: Upstream) -> str:
 
 def _route_line(route: Route) -> str:
     methods = ",".join(sorted(route.methods))
-    return f"  {route.name}: {methods} {route.path} -> {route.upstream}, {_price(route.price)}"
+    served_by = "the models of" if route.serves_models else f"{route.upstream},"
+    return f"  {route.name}: {methods} {route.path} -> {served_by} {_price(route.price)}"
 
 
 def _price(price: Price | PriceList) -> str:
     if isinstance(price, PriceList):
-        return f"priced by model: {', '.join(sorted(price.models))}"
+        return f"prices {price.name}: {', '.join(sorted(price.models))}"
     unit = price.unit if price.unit_size == 1 else price.unit.phrase(price.unit_size)
     return f"{counted(price.credits, 'credit')} per {unit}" if price.credits else "free"
 

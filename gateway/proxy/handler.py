@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 
 import structlog
 
 from gateway.clock import monotonic_seconds
 from gateway.http.fields import NO_FIELDS, HeaderBlock
+from gateway.proxy import models
 from gateway.proxy.admission import idempotency
-from gateway.proxy.admission.admitted_call import build_admission_request
+from gateway.proxy.admission.admitted_call import Authorization, build_admission_request
 from gateway.proxy.admission.caller import Caller
 from gateway.proxy.admission.controller import AdmissionController, NotAdmitted
 from gateway.proxy.admission.idempotency import IdempotentReplay, StoredResponse
@@ -75,6 +77,8 @@ class Handler:
             await self._serve(
                 inbound, response, request_id, received_at=received_at, receive=receive, client=client, held=held
             )
+        except ClientDisconnected:
+            return  # before its body was whole: nothing was admitted
         except Exception as error:
             _log.error("request_failed", request_id=response.request_id, exc_info=error)
             await response.send_internal_error()
@@ -99,7 +103,7 @@ class Handler:
             match = self._router.match(inbound.method, inbound.raw_path)
             if match.route.websocket:
                 websocket.check_handshake(match.route, inbound)
-            destination = self._destinations[match.route.upstream]
+            destination = self._destinations.get(match.route.upstream)
             key_digest = idempotency.key_digest(inbound)
             key = inbound.api_key(is_websocket_route=match.route.websocket)
             cache, admission = inbound.cache, self._admission
@@ -109,6 +113,9 @@ class Handler:
             authorization = admission.authorize_cached(inbound, match, caller)
             if authorization is None:
                 authorization = await admission.authorize(inbound, match, key, caller=caller)
+            if destination is None:
+                await self._serve_models(match, authorization, response, inbound, received_at=received_at)
+                return
             body = None
             if bodies.is_needed(match, inbound, is_compared=key_digest is not None):
                 arrived = client.take_body()
@@ -126,13 +133,8 @@ class Handler:
         except IdempotentReplay as replay:
             await self._replay(replay, response, inbound, received_at=received_at)
             return
-        except ClientDisconnected:
-            return
         call = ActiveCall(
-            admitted_call,
-            self._settler,
-            received_at=received_at,
-            file_observer=observe_upload(match.route, inbound),
+            admitted_call, self._settler, received_at=received_at, file_observer=observe_upload(match.route, inbound)
         )
         self._telemetry.record_admitted()
         try:
@@ -173,6 +175,21 @@ class Handler:
         route = match.route if match is not None else None
         seconds = monotonic_seconds() - received_at
         self._telemetry.record_refused(refused, response, inbound=inbound, seconds=seconds, route=route, caller=caller)
+
+    async def _serve_models(
+        self,
+        match: RouteMatch,
+        authorization: Authorization,
+        response: ClientResponse,
+        inbound: Inbound,
+        *,
+        received_at: float,
+    ) -> None:
+        """Answers what the caller may use. It is no call: nothing is counted, charged or recorded."""
+        body = models.render(match.route, authorization.plan, match.path)
+        await response.send_whole(HTTPStatus.OK, models.FIELDS, body, NO_FIELDS)
+        seconds, caller = monotonic_seconds() - received_at, authorization.caller
+        self._telemetry.record_served(match.route, caller, response, inbound=inbound, seconds=seconds)
 
     async def _replay(
         self, replay: IdempotentReplay, response: ClientResponse, inbound: Inbound, *, received_at: float

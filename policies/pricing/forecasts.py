@@ -54,6 +54,8 @@ def forecast(
         return Forecast(facts.credits, facts.credits, facts.credits, f"{counted(facts.credits, 'credit')}, as asked")
     if route is None:
         return Forecast(0, 0, 0, "no route, no price")
+    if route.serves_models:
+        return Forecast(0, 0, 0, "free")
     try:
         if isinstance(route.price, PriceList):
             return _by_list(route.price, facts, plan or _NO_PLAN, offered=offered)

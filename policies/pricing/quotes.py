@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from decimal import ROUND_CEILING
 from typing import NamedTuple
 
-from policies.access.authorization import check_feature
+from policies.access.authorization import check_feature, has_feature
 from policies.model import FeatureValue, Plan, Refusal, Refused
 from policies.pricing import prices
 from policies.pricing.model_costs import cost
@@ -75,6 +75,17 @@ def quote_by_list(
     hold = estimated_hold(listed, price, plan, body_bytes=asked.body_bytes, max_output=asked.max_output)
     required = required_balance(hold, is_free=listed.is_free)
     return Quote(hold, required, model=asked.model, model_price=price, body_bytes=asked.body_bytes)
+
+
+def models_in_plan(listed: PriceList, plan: Plan) -> tuple[str, ...]:
+    """The models that a plan may use, by exact name: what a pattern stands for is listed nowhere."""
+    return tuple(name for name in listed.models if not name.endswith("*") and is_in_plan(listed, plan, name))
+
+
+def is_in_plan(listed: PriceList, plan: Plan, model: str) -> bool:
+    """Whether a model is offered, and in the plan."""
+    price = listed.find(model)
+    return price is not None and (price.feature is None or has_feature(plan.features.get(price.feature)))
 
 
 def required_balance(hold: int, *, is_free: bool) -> int:

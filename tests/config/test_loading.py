@@ -85,6 +85,7 @@ def test_example_in_the_repository_is_valid_and_uses_only_defaults_outside_its_t
 
     assert [route.name for route in config.routes] == [
         *("analyze", "generate", "chat", "responses", "embeddings", "messages", "gemini"),
+        *("models", "model", "gemini_models"),
     ]
     assert (config.server, config.database, config.redis) == (defaults.server, defaults.database, defaults.redis)
     assert (config.keys, config.principals, config.billing) == (defaults.keys, defaults.principals, defaults.billing)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from pathlib import Path
 
@@ -167,3 +168,28 @@ def test_pattern_that_stands_twice_is_refused_with_its_place(tmp_path: Path) -> 
 @pytest.mark.parametrize("prefix", ["/v2", "/v", "/v1/a", "v1", "/v1/", "/*"])
 def test_strip_prefix_that_the_path_does_not_begin_with_is_refused(tmp_path: Path, prefix: str) -> None:
     assert "routes[0]" in problem(tmp_path, f"match: {{path: /v1/a}}, price: {{credits: 1}}, strip_prefix: '{prefix}'")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("match: {path: /m, methods: [GET]}, price: {credits: 1}", "serves: models needs a price with models"),
+        ("match: {path: /m}, price: {reader: openai, models: {a: 1}}", "serves: models needs match.methods: [GET]"),
+        (
+            "upstream: up, match: {path: /m, methods: [GET]}, price: {reader: openai, models: {a: 1}}",
+            "neither upstream",
+        ),
+    ],
+)
+def test_route_that_serves_models_needs_prices_and_no_upstream(tmp_path: Path, entry: str, message: str) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(f"upstreams: {{up: {{targets: [http://a]}}}}\nroutes: [{{name: r, serves: models, {entry}}}]\n")
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load(file, SECRETS, persist_secrets=False)
+
+
+def test_route_without_an_upstream_serves_something_itself(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("routes: [{name: r, match: {path: /m}, price: {credits: 1}}]\n")
+    with pytest.raises(ConfigError, match=r"routes\[0\].upstream: is required"):
+        load(file, SECRETS, persist_secrets=False)

@@ -155,6 +155,24 @@ class RequestTelemetry:
         if self._span_recorder is not None:
             self._span_recorder.record_refused(inbound, response, code="repeated", seconds=seconds, route=replay.route)
 
+    def record_served(
+        self, route: Route, caller: Caller, response: ClientResponse, *, inbound: Inbound, seconds: float
+    ) -> None:
+        """Records a response of the gateway's own, which is no call."""
+        series, status = self.series(route), response.status
+        self._last_used[caller.key_id] = time()
+        series.count_response(inbound.method, status)
+        self._access_log.record(
+            response.request_id,
+            series.endpoint_json,
+            method=inbound.method,
+            status=status,
+            seconds=seconds,
+            code="served",
+            credits=0,
+            key=caller.masked_key,
+        )
+
     def record_refused(
         self,
         refused: Refused,

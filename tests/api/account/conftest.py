@@ -30,7 +30,9 @@ from gateway.workers.outbox import OutboxPublisher
 from policies.access.tokens import REFRESH_BYTES, Purpose, digest, one_time, refresh_token
 from policies.model import Route
 from policies.pricing.price import Price
+from policies.pricing.price_list import ModelPrice, PriceList, ReaderName
 from policies.pricing.units import CountSource, PriceUnit
+from policies.usage.counts import UsageClass
 from tests.ledger.make import list_notifications
 
 SECRET = "secret-of-the-tests"
@@ -61,6 +63,15 @@ ROUTES = {
         upstream="main",
         usage_type="ai_generation",
         price=Price(credits=Decimal(2), unit=PriceUnit.ITEM, source=CountSource.REQUEST, pointers=("/products",)),
+    ),
+    "models": Route(
+        name="models",
+        path="/v1/models",
+        methods=frozenset({"GET"}),
+        upstream="",
+        usage_type="api_call",
+        price=PriceList("openai", ReaderName.OPENAI, {"gpt-5": ModelPrice({UsageClass.INPUT: Decimal(1)})}, minimum=1),
+        serves_models=True,
     ),
 }
 TOKENS = AccessTokens(SECRET, lifetime=LIFETIMES.access)

@@ -114,6 +114,14 @@ async def test_quote_knows_what_was_spent_and_changes_nothing(account_api: Accou
     assert after == before
 
 
+async def test_quote_of_the_models_is_free_whatever_is_used_up(account_api: AccountApi, subscriber: Customer) -> None:
+    for amount in (5, 5):
+        await _admitted(account_api, subscriber, amount=amount)
+    assert (await subscriber.post("/me/quote", {"route": "analyze"}))["code"] == "too_many_in_flight"
+    quoted = await subscriber.post("/me/quote", {"route": "models"})
+    assert (quoted["admitted"], quoted["credits"], quoted["hold"], quoted["price"]) == (True, 0, 0, "free")
+
+
 async def test_quote_of_a_key_respects_its_permissions_and_status(subscriber: Customer) -> None:
     key = await subscriber.post("/me/keys", {"allowed_ips": ["203.0.113.9/32"]}, status=201)
     asked = {"route": "analyze", "key_id": key["id"]}
