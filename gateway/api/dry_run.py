@@ -74,20 +74,20 @@ class DryRun:
         Raises MeterUnavailable, DatabaseUnavailable, NotFound for an account deleted meanwhile.
         """
         limits, cap = limits_in_force(account), key_budgets.cap_of(key, account.subscription)
-        standing, offered = await self._look(account.id, limits, cap)
+        snapshot, offered = await self._look(account.id, limits, cap)
         plan = None if account.subscription is None else account.subscription.plan
         cost = forecast(route, facts, plan, offered=offered)
         refused = None
         try:
-            self._check(account, key, route, facts=facts, offered=offered, standing=standing, cost=cost)
+            self._check(account, key, route, facts=facts, offered=offered, snapshot=snapshot, cost=cost)
         except Refused as found:
             refused = found
-        return _result(refused, cost, standing, limits=limits, key_left=key_budgets.left_to_key(cap, standing.spent))
+        return _result(refused, cost, snapshot, limits=limits, key_left=key_budgets.left_to_key(cap, snapshot.spent))
 
-    async def standing(self, account: Account, cap: Cap | None = None) -> AccountSnapshot:
+    async def snapshot(self, account: Account, cap: Cap | None = None) -> AccountSnapshot:
         """The use of the limits and the balance. Raises as `run` does."""
-        standing, _ = await self._look(account.id, limits_in_force(account), cap)
-        return standing
+        snapshot, _ = await self._look(account.id, limits_in_force(account), cap)
+        return snapshot
 
     async def _look(
         self, user_id: UUID, limits: Limits, cap: Cap | None
@@ -111,7 +111,7 @@ class DryRun:
         *,
         facts: Facts,
         offered: Mapping[str, Mapping[str, FeatureValue]],
-        standing: AccountSnapshot,
+        snapshot: AccountSnapshot,
         cost: Forecast,
     ) -> None:
         subscription = admission.check_caller(
@@ -130,14 +130,14 @@ class DryRun:
         if route is not None and route.serves_models:
             return  # it is no call, and counts in no limit
         cap = key_budgets.cap_of(key, subscription)
-        admission.check_standing(standing, limits_of(plan), plan, required=cost.required, cap=cap)
+        admission.check_snapshot(snapshot, limits_of(plan), plan, required=cost.required, cap=cap)
 
 
 def limits_in_force(account: Account) -> Limits:
     return UNLIMITED if account.subscription is None else limits_of(account.subscription.plan)
 
 
-def limit_states(standing: AccountSnapshot, limits: Limits) -> list[LimitState]:
+def limit_states(snapshot: AccountSnapshot, limits: Limits) -> list[LimitState]:
     """The windows that have a limit, shortest first."""
     return [
         LimitState(
@@ -149,7 +149,7 @@ def limit_states(standing: AccountSnapshot, limits: Limits) -> list[LimitState]:
             reset_seconds=reset,
         )
         for window, limit, used, reset in zip(
-            WINDOWS, limits.per_window, standing.used, standing.reset_seconds, strict=True
+            WINDOWS, limits.per_window, snapshot.used, snapshot.reset_seconds, strict=True
         )
         if limit is not None
     ]
@@ -164,7 +164,7 @@ def _at_rest(balance: int, limits: Limits) -> AccountSnapshot:
 
 
 def _result(
-    refused: Refused | None, cost: Forecast, standing: AccountSnapshot, *, limits: Limits, key_left: int | None
+    refused: Refused | None, cost: Forecast, snapshot: AccountSnapshot, *, limits: Limits, key_left: int | None
 ) -> DryRunResult:
     return DryRunResult(
         admitted=refused is None,
@@ -174,9 +174,9 @@ def _result(
         credits=cost.credits,
         hold=cost.hold,
         price=cost.price,
-        balance=standing.balance,
+        balance=snapshot.balance,
         key_credits_left=key_left,
-        in_flight=standing.in_flight,
+        in_flight=snapshot.in_flight,
         in_flight_limit=limits.in_flight,
-        limits=limit_states(standing, limits),
+        limits=limit_states(snapshot, limits),
     )

@@ -58,17 +58,17 @@ def check_caller(
     return subscription
 
 
-def check_standing(
-    standing: AccountSnapshot, limits: Limits, plan: Plan, *, required: int, cap: Cap | None = None
+def check_snapshot(
+    snapshot: AccountSnapshot, limits: Limits, plan: Plan, *, required: int, cap: Cap | None = None
 ) -> None:
     """Raises Refused where an admission would: limits, calls in flight, credits, the key's cap, in this order."""
-    if standing.violated:
-        raise rate_limited(plan, standing.violated, retry_after_seconds=standing.retry_after_seconds)
-    if limits.in_flight is not None and standing.in_flight >= limits.in_flight:
+    if snapshot.violated:
+        raise rate_limited(plan, snapshot.violated, retry_after_seconds=snapshot.retry_after_seconds)
+    if limits.in_flight is not None and snapshot.in_flight >= limits.in_flight:
         raise too_many_in_flight(plan)
-    if required > 0 and standing.balance < required:
-        raise insufficient_credits(required, standing.balance)
-    if required > 0 and cap is not None and (available := key_budgets.left(cap, standing.spent or 0)) < required:
+    if required > 0 and snapshot.balance < required:
+        raise insufficient_credits(required, snapshot.balance)
+    if required > 0 and cap is not None and (available := key_budgets.left(cap, snapshot.spent or 0)) < required:
         raise key_budgets.exhausted(cap, required, available=available)
 
 

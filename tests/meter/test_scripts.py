@@ -27,7 +27,7 @@ from gateway.meter.layout import AccountState, KeyBudget
 from gateway.meter.meter import CLOCK_SKEW_MS, Meter
 from gateway.meter.replies import LoadResult, Verdict
 from gateway.meter.scripts import ACCOUNT_SNAPSHOT, ADMIT, LOAD_ACCOUNT, SCRIPTS, Script
-from policies.access.admission import AccountSnapshot, check_standing
+from policies.access.admission import AccountSnapshot, check_snapshot
 from policies.access.key_budgets import Cap
 from policies.access.limits import WINDOW_SECONDS, WINDOWS, Limits
 from policies.model import Plan, Refused
@@ -445,7 +445,7 @@ class Calls(RuleBasedStateMachine):
         code: str | None = None
         available: object = 0
         try:
-            check_standing(foreseen, self.limits[name], plan, required=required, cap=cap)
+            check_snapshot(foreseen, self.limits[name], plan, required=required, cap=cap)
         except Refused as refused:
             code = refused.code.name
             available = refused.extras.get("available", 0)

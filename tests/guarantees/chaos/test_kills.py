@@ -75,14 +75,14 @@ AT_RANDOM = tuple(Kill(part) for part in ("gateway-1", "gateway-2", "worker", "v
 async def test_kills_lose_double_and_hold_nothing(tmp_path: Path, own_database_url: str) -> None:
     luck = seeded_random("kills")
     done: Counter[str] = Counter()
-    async with installed(tmp_path, database_url=own_database_url, chance=luck, slowness_seconds=0.02) as house:
+    async with installed(tmp_path, database_url=own_database_url, chance=luck, slowness_seconds=0.02) as installation:
         for kills in _batches(luck):
-            async with house.callers.calling(CLIENTS, pause_seconds=PAUSE_SECONDS):
+            async with installation.callers.calling(CLIENTS, pause_seconds=PAUSE_SECONDS):
                 for kill in kills:
-                    done[await _strike(house, kill, luck)] += 1
-            found = await house.records()
+                    done[await _strike(installation, kill, luck)] += 1
+            found = await installation.records()
             assert violations(found) == []
-            measured.append(_wait_for_refusals(house, done, rows=len(found.rows)))
+            measured.append(_wait_for_refusals(installation, done, rows=len(found.rows)))
 
 
 def _batches(luck: Random) -> Iterator[list[Kill]]:
@@ -95,16 +95,16 @@ def _batches(luck: Random) -> Iterator[list[Kill]]:
         yield [luck.choice(luck.choice((NAMED, AT_RANDOM))) for _ in range(KILLS_PER_CHECK)]
 
 
-async def _strike(house: Installation, kill: Kill, luck: Random) -> str:
+async def _strike(installation: Installation, kill: Kill, luck: Random) -> str:
     """Kills the part and says how: at its moment, or without it if the moment does not come in time."""
-    part = house.parts[kill.part]
+    part = installation.parts[kill.part]
     await part.restored()
     if kill.moment is None:
         await asyncio.sleep(luck.uniform(0, RANDOM_SECONDS))
         part.kill()
         return str(kill)
     trap = Trap(kill.moment, part.kill)
-    with trap.set_on(house.wires[kill.wire]):
+    with trap.set_on(installation.wires[kill.wire]):
         try:
             await asyncio.wait_for(trap.sprung.wait(), MOMENT_SECONDS)
         except TimeoutError:
@@ -113,8 +113,8 @@ async def _strike(house: Installation, kill: Kill, luck: Random) -> str:
     return str(kill)
 
 
-def _wait_for_refusals(house: Installation, done: Counter[str], *, rows: int) -> str:
-    statuses = ", ".join(f"{count} of {status}" for status, count in house.callers.statuses().most_common())
+def _wait_for_refusals(installation: Installation, done: Counter[str], *, rows: int) -> str:
+    statuses = ", ".join(f"{count} of {status}" for status, count in installation.callers.statuses().most_common())
     points = "\n".join(f"  {count:4} {name}" for name, count in sorted(done.items()))
-    slowest = f"slowest {house.callers.slowest_seconds:.1f} s"
+    slowest = f"slowest {installation.callers.slowest_seconds:.1f} s"
     return f"{done.total()} kills, {rows} rows, answers {statuses}, {slowest}\n{points}"

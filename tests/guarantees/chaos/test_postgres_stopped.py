@@ -42,34 +42,36 @@ async def postgres(tmp_path: Path) -> AsyncIterator[Store]:
 async def test_postgres_stopped_leaves_known_keys_served(tmp_path: Path, postgres: Store) -> None:
     url = f"postgresql://gateway:{postgres.endpoint.password}@127.0.0.1:{postgres.endpoint.port}/gateway"
     await schema.upgrade(url)
-    async with installed(tmp_path, database_url=url, chance=seeded_random("calls"), slowness_seconds=0.005) as house:
-        await house.callers.call_once()  # known, hot and cached from here on
-        everybody = house.callers.customers
-        house.callers.customers = [each for each in everybody if each != house.narrow]
+    async with installed(
+        tmp_path, database_url=url, chance=seeded_random("calls"), slowness_seconds=0.005
+    ) as installation:
+        await installation.callers.call_once()  # known, hot and cached from here on
+        everybody = installation.callers.customers
+        installation.callers.customers = [each for each in everybody if each != installation.narrow]
         for how in ("frozen", "killed"):
-            await _run_without(house, postgres, how)
-        house.callers.customers = everybody
-        assert violations(await house.records()) == []
+            await _run_without(installation, postgres, how)
+        installation.callers.customers = everybody
+        assert violations(await installation.records()) == []
 
 
-async def _run_without(house: Installation, postgres: Store, how: str) -> None:
-    strangers = [PacedClients([url], [_stranger()], seeded_random("strangers")) for url in house.callers.urls]
-    async with house.callers.calling(CLIENTS, pause_seconds=PAUSE_SECONDS):
+async def _run_without(installation: Installation, postgres: Store, how: str) -> None:
+    strangers = [PacedClients([url], [_stranger()], seeded_random("strangers")) for url in installation.callers.urls]
+    async with installation.callers.calling(CLIENTS, pause_seconds=PAUSE_SECONDS):
         postgres.freeze() if how == "frozen" else postgres.kill_for_good()
-        before, began = len(house.callers.calls), monotonic_seconds()
+        before, began = len(installation.callers.calls), monotonic_seconds()
         while monotonic_seconds() - began < AWAY_SECONDS:
             await asyncio.gather(*(each.call_once() for each in strangers))
             await asyncio.sleep(STRANGER_SECONDS)
-        count, away_seconds = len(house.callers.calls) - before, monotonic_seconds() - began
+        count, away_seconds = len(installation.callers.calls) - before, monotonic_seconds() - began
         postgres.thaw() if how == "frozen" else await postgres.start()
         returned = monotonic_seconds()
-    await house.settled()
+    await installation.settled()
     written_seconds = monotonic_seconds() - returned
     measured.append(
         f"PostgreSQL {how} for {away_seconds:.0f} s: {count} calls, {count / away_seconds:.0f}/s, the slowest in "
-        f"{house.callers.slowest_seconds:.2f} s; all rows there {written_seconds:.1f} s after its return"
+        f"{installation.callers.slowest_seconds:.2f} s; all rows there {written_seconds:.1f} s after its return"
     )
-    assert set(house.callers.statuses()) == {200}
+    assert set(installation.callers.statuses()) == {200}
     assert {status for each in strangers for status in each.statuses()} == {503}
     assert written_seconds < WRITTEN_SECONDS
 

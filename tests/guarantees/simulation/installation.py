@@ -129,7 +129,7 @@ async def installed(
             for name in roles
             for end, address in ends.items()
         }
-        house = await stack.enter_async_context(forking(folder))  # stops before its wires, so that it can settle
+        forks = await stack.enter_async_context(forking(folder))  # stops before its wires, so that it can settle
         parts: dict[str, Role | Store] = {"valkey": valkey}
         for name, role in roles.items():
             places = {
@@ -139,7 +139,7 @@ async def installed(
                 "GATEWAY_UPSTREAMS__UP__TARGETS": json.dumps([f"http://127.0.0.1:{wires[f'{name} upstream'].port}"]),
                 "GATEWAY_DATA_DIR": str(folder / "data"),
             }
-            parts[name] = await house.start(name, role, places)
+            parts[name] = await forks.start(name, role, places)
         customers = [await _customer(config, plan) for plan in ("open", "open", "open", "narrow")]
         urls = [part.url for part in parts.values() if isinstance(part, Role) and part.url is not None]
         callers = PacedClients(urls, customers, chance)

@@ -57,17 +57,17 @@ async def get_limits(user_id: Reader, key: KeyInUse, dependencies: DependenciesD
     if balance is None:
         raise NotFound("user", user_id)
     cap = cap_of(key, account.subscription)
-    standing = await dependencies.dry_run.standing(account, cap)
+    snapshot = await dependencies.dry_run.snapshot(account, cap)
     force = limits_in_force(account)
     plan = account.subscription.plan if account.subscription else None
     return AccountLimits(
         plan=plan.id if plan else None,
         subscription_status=account.subscription.status if account.subscription else None,
-        limits=limit_states(standing, force),
-        in_flight=InFlight(limit=force.in_flight, current=standing.in_flight),
+        limits=limit_states(snapshot, force),
+        in_flight=InFlight(limit=force.in_flight, current=snapshot.in_flight),
         credits=CreditsLeft(
-            remaining=standing.balance,
-            key_credits_left=left_to_key(cap, standing.spent),
+            remaining=snapshot.balance,
+            key_credits_left=left_to_key(cap, snapshot.spent),
             used_this_period=balance.credits_used_this_period,
             period_start=balance.period_start,
             period_end=balance.period_end,
