@@ -83,6 +83,19 @@ def charge(route: Route, price: Price, ending: Ending, *, held: int, units: Coun
     return Charge(credits, source, flags=() if credits == uncapped_cost(price, units) else (Flag.MAXIMUM_REACHED,))
 
 
+def charge_fixed(
+    route: Route, outcome: Outcome, status: int | None, *, held: int, reported_credits: int | None, was_sent: bool
+) -> Charge:
+    """As `charge`, of a call with a fixed price, of which there are most: the hold, or nothing."""
+    if outcome in _UNCHARGED:
+        return UNCHARGED
+    if reported_credits is not None:
+        return Charge(reported_credits)
+    if status is None:
+        return Charge(held) if outcome is Outcome.CLIENT_ABORTED and was_sent else UNCHARGED
+    return Charge(held) if status in _charged_statuses(route.charge_on) else UNCHARGED
+
+
 def charge_by_list(
     route: Route, prices: PriceList, price: ModelPrice, ending: Ending, *, held: int, metered: Metered
 ) -> Charge:
@@ -143,6 +156,8 @@ def describe(
     }
     return json.dumps({name: value for name, value in members.items() if value})
 
+
+UNCHARGED = Charge(0)
 
 _UNCHARGED = frozenset(
     {

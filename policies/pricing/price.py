@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from policies.pricing.units import CountSource, PriceUnit
@@ -15,7 +15,8 @@ class Price:
     The units are counted at the first of `pointers` (JSON Pointers, RFC 6901) that resolves in the body of `source`.
     Without a source they are counted by the clock, or the call is the unit. `default` is what a request without any of
     the pointers counts as. `hold` is reserved while a call runs whose units only its response tells. A response that
-    has something at `error_pointer` is an error, whatever its status.
+    has something at `error_pointer` is an error, whatever its status. `is_fixed` says that the price of a call is known
+    before its response is, and that no response changes it.
     """
 
     credits: Decimal
@@ -28,6 +29,11 @@ class Price:
     maximum: int | None = None
     hold: int | None = None
     error_pointer: str | None = None
+    is_fixed: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Each call asks for it.
+        object.__setattr__(self, "is_fixed", self.is_known_at_admission and self.error_pointer is None)
 
     @property
     def is_counted_in_request(self) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from functools import cached_property
+from typing import ClassVar
 
 from policies.pricing.units import PriceUnit
 from policies.usage.counts import PARENTS, UsageClass
@@ -103,6 +104,7 @@ class PriceList:
     hold: int | None = None
     minimum: int = 0
     maximum: int | None = None
+    is_fixed: ClassVar[bool] = False
 
     @cached_property
     def _patterns(self) -> tuple[tuple[str, ModelPrice], ...]:

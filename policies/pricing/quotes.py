@@ -45,11 +45,6 @@ class ModelRequest(NamedTuple):
     is_free: bool = False
 
 
-def is_known_at_admission(price: Price | PriceList) -> bool:
-    """Whether the price of a call is known before its response is, and no response of its changes it."""
-    return isinstance(price, Price) and price.is_known_at_admission and price.error_pointer is None
-
-
 def quote_plain(price: Price, plan: Plan | None = None, *, units: int | None = None) -> Quote:
     """The quote of a call with a plain price; `units` are those of its request where the price counts them there.
 

@@ -31,15 +31,9 @@ class Caller:
     record_columns: str
     masked_key: str
     loaded_at: float
+    account_id: UUID
+    key_id: UUID
     cap: Cap | None = None
-
-    @property
-    def account_id(self) -> UUID:
-        return self.principal.account.id
-
-    @property
-    def key_id(self) -> UUID:
-        return self.principal.key.id
 
 
 def build_caller(principal: Principal, digest: bytes, keys: AccountKeys) -> Caller:
@@ -56,6 +50,8 @@ def build_caller(principal: Principal, digest: bytes, keys: AccountKeys) -> Call
         record_columns=_record_columns(principal, subscription),
         masked_key=masked(principal.key),
         loaded_at=monotonic_seconds(),
+        account_id=principal.account.id,
+        key_id=principal.key.id,
         cap=cap_of(principal.key, subscription),
     )
 

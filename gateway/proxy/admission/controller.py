@@ -29,7 +29,7 @@ from policies.access import key_budgets
 from policies.access.admission import (
     AccountSnapshot,
     check_caller,
-    check_standing,
+    check_snapshot,
     insufficient_credits,
     rate_limited,
     too_many_in_flight,
@@ -104,16 +104,16 @@ class AdmissionController:
         if limits.in_flight is None and not any(limit is not None for limit in limits.per_window):
             return
         try:
-            standing = await self._meter.account_snapshot(caller.keys, limits)
+            snapshot = await self._meter.account_snapshot(caller.keys, limits)
         except MeterUnavailable:
             return
-        if standing is None:
+        if snapshot is None:
             return
         try:
-            check_standing(standing, limits, authorization.plan, required=0)
+            check_snapshot(snapshot, limits, authorization.plan, required=0)
         except Refused as refused:
             if await self._confirm(key, caller) is caller:
-                raise NotAdmitted(caller, _admission_of(standing), refused) from None
+                raise NotAdmitted(caller, _admission_of(snapshot), refused) from None
 
     async def admit(self, request: AdmissionRequest, authorization: Authorization) -> AdmittedCall:
         """Holds the price of the call. Raises Refused or IdempotentReplay: then nothing is counted or charged."""
@@ -138,7 +138,7 @@ class AdmissionController:
             quote = request.match.quote
             if quote is None:
                 authorization, quote = await self._quote(request, authorization)
-            caller, plan = authorization.caller, authorization.plan
+            caller, plan = authorization.caller, authorization.subscription.plan
             if request.claim is None and (cached := self._refusal_cache.find(caller)) is not None:
                 raise NotAdmitted(caller, *cached)
             prefix = render_record_prefix(request, caller, quote)
@@ -146,7 +146,20 @@ class AdmissionController:
             if admission.verdict is Verdict.ADMITTED:
                 self._refusal_cache.forget(caller)
                 self._outage_credit.record_admission(caller.account_id, plan, admission)
-                return _admitted(request, authorization, quote=quote, admission=admission, prefix=prefix)
+                request_id, inbound, match, _, _, _, claim = request
+                return AdmittedCall(
+                    request_id,
+                    inbound,
+                    match.route,
+                    match.path,
+                    match.upstream_path,
+                    claim,
+                    caller,
+                    plan,
+                    quote,
+                    admission,
+                    prefix,
+                )
             if admission.verdict is Verdict.STALE:
                 caller = await self._principals.reload(request.key)
                 authorization = self._authorize(request.inbound, request.match, caller)
@@ -196,8 +209,20 @@ class AdmissionController:
         if admission is None:
             return None
         prefix = render_record_prefix(request, caller, quote)
-        admitted_call = _admitted(request, authorization, quote=quote, admission=admission, prefix=prefix)
-        return admitted_call._replace(is_on_outage_credit=True)
+        return AdmittedCall(
+            request_id=request.request_id,
+            inbound=request.inbound,
+            route=request.route,
+            path=request.match.path,
+            upstream_path=request.match.upstream_path,
+            claim=None,
+            caller=caller,
+            plan=authorization.plan,
+            quote=quote,
+            admission=admission,
+            record_prefix=prefix,
+            is_on_outage_credit=True,
+        )
 
     def _authorize(self, inbound: Inbound, match: RouteMatch, caller: Caller) -> Authorization:
         principal = caller.principal
@@ -271,22 +296,11 @@ class AdmissionController:
             raise _metering_unavailable() from None
 
 
-def _admission_of(standing: AccountSnapshot) -> Admission:
+def _admission_of(snapshot: AccountSnapshot) -> Admission:
     """The admission that would refuse a call as things stand."""
-    verdict = Verdict.RATE_LIMITED if standing.violated else Verdict.TOO_MANY_IN_FLIGHT
-    wait = standing.retry_after_seconds
-    return Admission(verdict, standing.balance, standing.used, standing.reset_seconds, wait, standing.violated)
-
-
-def _admitted(
-    request: AdmissionRequest, authorization: Authorization, *, quote: Quote, admission: Admission, prefix: str
-) -> AdmittedCall:
-    request_id, inbound, match, _, _, _, claim = request
-    caller, subscription = authorization
-    route, path, upstream_path, _, _ = match
-    return AdmittedCall(
-        request_id, inbound, route, path, upstream_path, claim, caller, subscription.plan, quote, admission, prefix
-    )
+    verdict = Verdict.RATE_LIMITED if snapshot.violated else Verdict.TOO_MANY_IN_FLIGHT
+    wait = snapshot.retry_after_seconds
+    return Admission(verdict, snapshot.balance, snapshot.used, snapshot.reset_seconds, wait, snapshot.violated)
 
 
 def _release(request: AdmissionRequest, caller: Caller, code: str | None) -> Settlement:

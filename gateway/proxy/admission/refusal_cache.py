@@ -50,6 +50,8 @@ class RefusalCache:
 
     def find(self, caller: Caller) -> tuple[Admission, Refused] | None:
         """The refusal that the caller gets again; None where Redis is to be asked."""
+        if not self._by_key:
+            return None
         found = self._by_key.get(caller.digest)
         if found is None or found.caller is not caller:
             return None

@@ -29,7 +29,6 @@ from gateway.upstream.request_head import Request
 from gateway.upstream.response import Response
 from policies.access.authorization import max_body_bytes
 from policies.model import Outcome, Refused
-from policies.pricing.quotes import is_known_at_admission
 
 STREAMED_FROM_BYTES = 32 * 1024
 
@@ -132,7 +131,7 @@ class Forwarding:
             if call.file_observer is not None:
                 call.file_observer.feed(body.content)
             call.request_bytes = len(body.content)
-            if not is_known_at_admission(call.route.price):
+            if not call.route.price.is_fixed:
                 self._adapt(request, body, destination)
         elif call.route.websocket and websocket.is_upgrade(call.route, inbound):
             request.upgrade = websocket.PROTOCOL

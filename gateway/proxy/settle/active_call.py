@@ -20,12 +20,12 @@ from policies.pricing.charges import (
     UsageSource,
     charge,
     charge_by_list,
+    charge_fixed,
     describe,
     is_charged_status,
 )
 from policies.pricing.price import Price
 from policies.pricing.price_list import PriceList
-from policies.pricing.quotes import is_known_at_admission
 from policies.pricing.units import Count, PriceUnit
 from policies.usage import records
 from policies.usage.counts import MissingReason
@@ -97,7 +97,7 @@ class ActiveCall:
 
     def known_charge(self, status: int) -> int | None:
         """The charge, if the response head decides it; None where usage is still to be measured."""
-        if self.reported.credits is None and not is_known_at_admission(self.route.price):
+        if self.reported.credits is None and not self.route.price.is_fixed:
             return None
         return self._charge(Outcome.SUCCEEDED, status, NOT_MEASURED).credits
 
@@ -118,14 +118,17 @@ class ActiveCall:
             return None
         self.is_settled = True
         measured = NOT_MEASURED if self.usage_meter is None else self.usage_meter.measured()
-        outcome = self.outcome = self._outcome(outcome, status, measured)
+        if measured is not NOT_MEASURED or outcome is Outcome.CLIENT_ABORTED:
+            outcome = self._outcome(outcome, status, measured)
+        self.outcome = outcome
         instant = monotonic_seconds()
         self.elapsed_seconds = instant - self.received_at
         if self.forwarded_at is not None:
             self.upstream_seconds = instant - self.forwarded_at
         charge = self._charge(outcome, status, measured)
         self.charge = charge.credits
-        self.missing = _missing(outcome, charge, measured)
+        if charge.source is not UsageSource.NONE:
+            self.missing = _missing(outcome, charge, measured)
         call = self.admitted_call
         settlement = Settlement(
             call.caller.keys,
@@ -146,7 +149,7 @@ class ActiveCall:
         if response.request_id != (call.inbound.client_request_id or call.request_id):  # else it is an echo
             self.upstream_request_id = response.request_id
         price = self.route.price
-        if not is_known_at_admission(price):
+        if not price.is_fixed:
             content_type, encoding = response.content_type, response.content_encoding
             self.usage_meter = open_meter(price, content_type, encoding, hides_usage=self.hides_usage)
 
@@ -162,6 +165,9 @@ class ActiveCall:
 
     def observe_end(self, chunk: bytes) -> bytes:
         """Measures the last piece of a complete response; gives what of it the client gets."""
+        if self.usage_meter is None and self.capture is None:
+            self.response_bytes += len(chunk)
+            return chunk
         passed = self.observe_chunk(chunk)
         if self.usage_meter is not None and (rest := self.usage_meter.pass_rest()):
             self.response_bytes += len(rest)
@@ -174,12 +180,16 @@ class ActiveCall:
         return Outcome.UPSTREAM_ERROR if outcome is Outcome.SUCCEEDED and measured.is_error else outcome
 
     def _charge(self, outcome: Outcome, status: int | None, measured: Measured) -> Charge:
-        ending = Ending(outcome, status, self.reported.credits, self.was_sent, measured.is_error)
-        price, quote = self.route.price, self.admitted_call.quote
+        price, quote, reported = self.route.price, self.admitted_call.quote, self.reported.credits
+        if price.is_fixed:
+            return charge_fixed(
+                self.route, outcome, status, held=quote.hold, reported_credits=reported, was_sent=self.was_sent
+            )
+        ending = Ending(outcome, status, reported, self.was_sent, measured.is_error)
         if not isinstance(price, PriceList):
             return charge(self.route, price, ending, held=quote.hold, units=self._units_used(price, measured.units))
         if quote.model_price is None:
-            return Charge(self.reported.credits or 0)
+            return Charge(reported or 0)
         reading = measured.reading
         metered = Metered(reading.usage, quote.body_bytes, reading.text_bytes, is_final=reading.is_complete)
         return charge_by_list(self.route, price, quote.model_price, ending, held=quote.hold, metered=metered)
@@ -206,25 +216,26 @@ class ActiveCall:
         self, outcome: Outcome, status: int | None, error_code: str | None, *, measured: Measured, charge: Charge
     ) -> str:
         file = _NO_FILE if self.file_observer is None else self.file_observer.file()
+        is_plain = file is _NO_FILE and charge.source is UsageSource.NONE and self.upstream_request_id is None
         return records.suffix(
             outcome=outcome,
             status_code=status,
             error_code=error_code,
             credits_charged=self.charge,
-            tokens_used=self._tokens_used(measured),
+            tokens_used=self.reported.tokens if measured is NOT_MEASURED else self._tokens_used(measured),
             cost_usd=self.reported.cost_usd,
             request_bytes=self.request_bytes,
             response_bytes=self.response_bytes,
             file_size_bytes=file.size_bytes,
             response_time_ms=int(self.elapsed_seconds * 1000),
             upstream_time_ms=None if self.upstream_seconds is None else int(self.upstream_seconds * 1000),
-            file=self._last_columns(file, measured, charge),
+            file=_NO_FILE_COLUMNS if is_plain else self._last_columns(file, measured, charge),
         )
 
     def _last_columns(self, file: UploadedFile, measured: Measured, charge: Charge) -> str:
         upstream_id = self.upstream_request_id
         if charge.source is UsageSource.NONE and upstream_id is None:
-            return _NO_FILE_COLUMNS if file is _NO_FILE else _file_columns(file)
+            return _file_columns(file)
         asked, served = self.admitted_call.quote.model, measured.reading.model
         metadata = describe(
             charge, model=asked, model_served=None if served == asked else served, upstream_request_id=upstream_id

@@ -9,7 +9,15 @@ from decimal import Decimal
 import pytest
 
 from policies.model import Outcome, Route
-from policies.pricing.charges import Ending, Metered, UsageSource, charge, charge_by_list, is_charged_status
+from policies.pricing.charges import (
+    Ending,
+    Metered,
+    UsageSource,
+    charge,
+    charge_by_list,
+    charge_fixed,
+    is_charged_status,
+)
 from policies.pricing.model_costs import Flag
 from policies.pricing.price import Price
 from policies.pricing.price_list import ModelPrice, PriceList, ReaderName
@@ -77,6 +85,21 @@ def test_charge_of_a_plain_price_is_that_of_the_table(outcome: Outcome, unit: st
         charged = charge(route, PRICES[unit], ending, held=HELD, units=units).credits
         expected = _expected(outcome, unit, status=status, units=units, reported=reported)
         assert charged == expected, (status, units, reported)
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+@pytest.mark.parametrize("unit", [unit for unit, price in PRICES.items() if price.is_fixed])
+def test_charge_of_a_fixed_price_is_that_of_a_plain_one(outcome: Outcome, unit: str) -> None:
+    route = _route(PRICES[unit])
+    for status, reported, was_sent in itertools.product((None, 101, 200, 404, 500), (None, 0, REPORTED), (True, False)):
+        expected = charge(route, PRICES[unit], Ending(outcome, status, reported, was_sent), held=HELD, units=None)
+        found = charge_fixed(route, outcome, status, held=HELD, reported_credits=reported, was_sent=was_sent)
+        assert found == expected, (status, reported, was_sent)
+
+
+def test_price_is_fixed_where_no_response_changes_it() -> None:
+    assert [unit for unit, price in PRICES.items() if price.is_fixed] == ["call", "item"]
+    assert not Price(ONE, error_pointer="/error").is_fixed
 
 
 @pytest.mark.parametrize("outcome", Outcome)
