@@ -36,6 +36,8 @@ APIS: Mapping[str, Api] = {
     "/v1/messages": MESSAGES,
     "/v1beta/models/{model}:generateContent": GEMINI,
     "/v1beta/models/{model}:streamGenerateContent": GEMINI,
+    "/v1/models/{model}:generateContent": GEMINI,
+    "/v1/models/{model}:streamGenerateContent": GEMINI,
 }
 
 

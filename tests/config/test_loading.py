@@ -84,8 +84,9 @@ def test_example_in_the_repository_is_valid_and_uses_only_defaults_outside_its_t
     defaults = load(None, SECRETS, persist_secrets=False)
 
     assert [route.name for route in config.routes] == [
-        *("analyze", "generate", "chat", "responses", "embeddings", "messages", "gemini"),
-        *("models", "model", "gemini_models"),
+        *("analyze", "generate", "chat", "responses", "embeddings", "messages"),
+        *("gemini", "gemini_stream", "gemini_v1", "gemini_v1_stream"),
+        *("models", "model", "gemini_models", "gemini_model"),
     ]
     assert (config.server, config.database, config.redis) == (defaults.server, defaults.database, defaults.redis)
     assert (config.keys, config.principals, config.billing) == (defaults.keys, defaults.principals, defaults.billing)
