@@ -14,7 +14,7 @@ from gateway.api.admin.billing.subscriptions import Subscription
 from gateway.api.admin.catalogue.plans import offered_plan
 from gateway.api.admin.dependencies import UnitOfWorkDep
 from gateway.api.openapi import CONFLICTS, UNKNOWN
-from gateway.api.schemas.fields import Email, Instant, Line, Metadata, TimeZone
+from gateway.api.schemas.fields import Email, Instant, Line, LookupEmail, Metadata, TimeZone
 from gateway.api.schemas.pages import PageModel, PageQuery, PatchModel, RequestModel, ResponseModel, page_of, unset
 from gateway.clock import now
 from gateway.ledger.accounts import erasure, users
@@ -69,7 +69,7 @@ class UserPatch(PatchModel):
 
 
 class UserQuery(PageQuery):
-    email: Email | None = Field(default=None, description="Only the user of this address.")
+    email: LookupEmail | None = Field(default=None, description="Only the user of this address.")
     external_id: Line | None = Field(default=None, description="Only the user of this id of your own system.")
 
 
