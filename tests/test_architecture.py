@@ -63,7 +63,6 @@ FOLDER_MODULES, SMALL_MODULES_AT_MOST = 15, 14
 SMALL_MODULES: dict[str, str] = {
     "gateway/__main__.py": "makes `python -m gateway` the command",
     "gateway/clock.py": "the one place that reads the clock",
-    "gateway/api/failed_sign_ins.py": "the one place that counts and logs them, for both APIs",
     "gateway/demo/__main__.py": "makes `python -m gateway.demo` a command",
     "gateway/embedded/errors.py": "errors that every module of the room raises",
     "gateway/http/framing.py": "grammar that both ends share",

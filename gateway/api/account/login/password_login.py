@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gateway.api import failed_sign_ins
 from gateway.api.account.dependencies import AccountDependencies
-from gateway.api.account.login.throttling import of_login
+from gateway.api.account.login.throttling import of_login, record_failure
 from gateway.api.account.schemas import TokenPair
 from gateway.api.errors import NotAuthenticated, Suspended
 from gateway.clock import now
@@ -44,7 +43,7 @@ async def check_password(dependencies: AccountDependencies, email: str, *, passw
     async with dependencies.throttle.taken(attempt):
         is_right, stronger = await dependencies.hasher.verify(password, password_hash, address=address)
     if account is None or not is_right:
-        failed_sign_ins.record("password", address=address, user_id=None if account is None else account.user_id)
+        record_failure("password", address=address, user_id=None if account is None else account.user_id)
         raise NotAuthenticated(_WRONG)
     await dependencies.throttle.give_back(attempt)
     if stronger is not None:

@@ -9,9 +9,9 @@ from fastapi import APIRouter, BackgroundTasks
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.api import failed_sign_ins
 from gateway.api.account.dependencies import AccountDependencies, ClientAddress, DependenciesDep, Lifetimes
 from gateway.api.account.login import throttling
+from gateway.api.account.login.throttling import record_failure
 from gateway.api.account.schemas import NewPassword, Token, check_new_password
 from gateway.api.errors import Invalid
 from gateway.api.openapi import THROTTLED
@@ -109,7 +109,7 @@ async def _user_of(
     proof = None if token_id is None else await find(connection, token_id, purpose)
     user = None if proof is None else await users.get(connection, proof.user_id)
     if proof is None or user is None or user.email != proof.email:
-        failed_sign_ins.record("one_time_token", address=address)
+        record_failure("one_time_token", address=address)
         raise Invalid("token", "is not valid, was used already or is too old; ask for another")
     return user
 

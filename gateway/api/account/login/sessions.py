@@ -7,12 +7,12 @@ from typing import Annotated
 from fastapi import APIRouter, Body
 from pydantic import Field
 
-from gateway.api import failed_sign_ins
 from gateway.api.account.authentication import Bearer
 from gateway.api.account.dependencies import AccountDependencies, ClientAddress, DependenciesDep
 from gateway.api.account.login import throttling
 from gateway.api.account.login.password_login import sign_in
 from gateway.api.account.login.recovery import ask_to_verify
+from gateway.api.account.login.throttling import record_failure
 from gateway.api.account.schemas import NewPassword, Password, Profile, Token, TokenPair, check_new_password
 from gateway.api.errors import Conflict, NotAuthenticated, Suspended
 from gateway.api.openapi import CONFLICTS, SIGNED_IN, THROTTLED
@@ -84,7 +84,7 @@ async def refresh(body: TokenRefresh, dependencies: DependenciesDep, address: Cl
     if found is AccountStatus.SUSPENDED:
         raise Suspended("This account is suspended.")
     if found is not Verdict.EXPIRED:
-        failed_sign_ins.record("refresh_token", address=address)
+        record_failure("refresh_token", address=address)
     raise NotAuthenticated("The refresh token is not valid, or no longer; log in.")
 
 

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Literal
+from uuid import UUID
 
+import structlog
+
+from gateway import metrics
 from gateway.api.errors import Busy, Throttled
 from gateway.clock import now
 from gateway.ledger.accounts import throttles
 from gateway.ledger.db.session import Database
 from policies.access import throttling
 from policies.access.throttling import Pace, Subject, neighbourhood, network, subject
+
+Kind = Literal["password", "refresh_token", "one_time_token", "admin_token"]
+_log = structlog.get_logger()
 
 
 class Throttle:
@@ -76,3 +84,9 @@ def _outside(action: str, address: str, from_address: Pace, from_network: Pace) 
         subject(f"{action}-from", neighbourhood(address), from_address),
         subject(f"{action}-network", network(address), from_network),
     ]
+
+
+def record_failure(kind: Kind, *, address: str, user_id: UUID | None = None) -> None:
+    """Counts and logs a failed sign-in. `user_id` where the account is known. What was sent is never logged: a typo may be close to the secret."""
+    metrics.FAILED_SIGN_INS.labels(kind).inc()
+    _log.warning("sign_in_failed", kind=kind, address=address, user_id=None if user_id is None else str(user_id))
