@@ -87,6 +87,9 @@ def _outside(action: str, address: str, from_address: Pace, from_network: Pace) 
 
 
 def record_failure(kind: Kind, *, address: str, user_id: UUID | None = None) -> None:
-    """Counts and logs a failed sign-in. `user_id` where the account is known. What was sent is never logged: a typo may be close to the secret."""
+    """Counts and logs a failed sign-in, of `user_id` where the account is known.
+
+    What was sent is never logged: a typo may be close to the secret.
+    """
     metrics.FAILED_SIGN_INS.labels(kind).inc()
     _log.warning("sign_in_failed", kind=kind, address=address, user_id=None if user_id is None else str(user_id))
