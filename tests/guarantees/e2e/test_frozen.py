@@ -46,7 +46,7 @@ server: {{public: 127.0.0.1:0}}
 data_dir: {data_dir}
 database: {{url: "{database_url}"}}
 redis: {{url: "{redis_url}", partitions: {partitions}, timeout: 2s}}
-upstreams: {{main: {{targets: ["{upstream_url}"]}}}}
+upstreams: {{main: {{targets: ["{upstream_url}"], max_share_per_account: 1}}}}
 routes: [{{name: things, match: {{path: /v1/things/**}}, upstream: main, price: {{credits: 1}}}}]
 """
 
