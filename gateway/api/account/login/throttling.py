@@ -17,7 +17,7 @@ from gateway.ledger.db.session import Database
 from policies.access import throttling
 from policies.access.throttling import Pace, Subject, neighbourhood, network, subject
 
-Kind = Literal["password", "refresh_token", "one_time_token", "admin_token"]
+Kind = Literal["password", "refresh_token", "one_time_token"]
 _log = structlog.get_logger()
 
 
