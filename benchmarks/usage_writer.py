@@ -34,15 +34,16 @@ from gateway.ledger.db import month_partitions, schema
 from gateway.ledger.db.session import Database
 from gateway.meter.meter import Meter
 from gateway.request_ids import uuid7
-from policies.usage.records import BALANCE_AFTER, COLUMNS, NULL
+from policies.usage.records import BALANCE_AFTER, COLUMNS, CURRENT, NULL, field_of
 
 PARTITIONS = 64
+RECORD_FIELD = field_of(CURRENT)
 STEADY_SECONDS = 10.0
 STEADY_PER_SECOND = 6_000  # about what one gateway answers on this machine (docs/benchmarks.md)
 ANALYSES = 0.1  # the share of rows that analysis_history gets too
 POLL_SECONDS = 0.01
 PIPELINE = 1_000
-_SECRETS = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
+_SECRETS = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATEWAY_JWT_SECRET": "jwt"}
 
 # Rows of this month, as usage_tracking has them: ids in order of time, accounts in none.
 _FILL = """
@@ -122,7 +123,7 @@ class Bench:
             async with self._redis.pipeline(transaction=False) as pipe:
                 for _ in range(min(PIPELINE, count - begin)):
                     account, journal = self._chance.choice(self._accounts)
-                    pipe.xadd(journal, {"r": self._record(account)})
+                    pipe.xadd(journal, {RECORD_FIELD: self._record(account)})
                 await pipe.execute()
 
     async def catch_up(self, workers: Family, postgres: int, valkey: int) -> Sample:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,8 +56,6 @@ _TEMPLATES: Mapping[str, Email] = {
         "Log in again. If you did not copy the token yourself, change your password and revoke your API keys.",
     ),
 }
-_MAX_NAME = 60
-_LINK = re.compile(r"[:/@\\]|www|\w\.\w\w")
 _ONE_TIME = {
     "account.verify_email": (Purpose.VERIFY_EMAIL, "verify_link", "POST /auth/verify-email"),
     "account.reset_password": (Purpose.RESET_PASSWORD, "reset_link", "POST /auth/reset-password"),
@@ -66,18 +63,13 @@ _ONE_TIME = {
 
 
 def render(kind: str, payload: Mapping[str, Any], *, name: str | None, context: TemplateContext) -> Email:
-    """The e-mail for a notification. `name` is None while the address is unverified."""
+    """The e-mail for a notification."""
     email = _TEMPLATES.get(kind) or _plain(kind, payload)
     text = email.text
     if kind in _ONE_TIME:
         text = text.replace("{action}", _action(kind, payload, context))
-    return Email(email.subject, f"{_greeting(name)}\n\n{text}\n")
-
-
-def _greeting(name: str | None) -> str:
-    """Without a name that could pass for a message of the operator's: several lines, a link, an address."""
-    is_name = name and name.isprintable() and len(name) <= _MAX_NAME and not _LINK.search(name)
-    return f"Hello {name}," if is_name else "Hello,"
+    greeting = f"Hello {name}," if name else "Hello,"
+    return Email(email.subject, f"{greeting}\n\n{text}\n")
 
 
 def _action(kind: str, payload: Mapping[str, Any], context: TemplateContext) -> str:

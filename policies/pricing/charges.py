@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Set as AbstractSet
-from enum import StrEnum
 from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
@@ -16,16 +14,7 @@ from policies.pricing.price import Price
 from policies.pricing.price_list import ModelPrice, PriceList
 from policies.pricing.prices import cost, uncapped_cost
 from policies.pricing.units import Count, CountSource, PriceUnit
-from policies.usage.counts import Usage
-
-
-class UsageSource(StrEnum):
-    """How the usage of a call is known."""
-
-    REPORTED = "reported"
-    ESTIMATED = "estimated"
-    MISSING = "missing"
-    NONE = "none"  # the price does not ask for any
+from policies.usage.counts import Usage, UsageSource
 
 
 class Ending(NamedTuple):
@@ -139,22 +128,6 @@ def _reported(credits: int, maximum: int | None, source: UsageSource, usage: Usa
     if maximum is not None and credits > maximum:
         return Charge(maximum, source, usage, (Flag.MAXIMUM_REACHED,))
     return Charge(credits, source, usage)
-
-
-def describe(
-    charge: Charge, *, model: str | None, model_served: str | None, upstream_request_id: str | None = None
-) -> str:
-    """What a record keeps of a charge by usage, as a JSON object; `model_served` where it is another than `model`."""
-    counts = {} if charge.usage is None else {str(kind): count for kind, count in charge.usage.counts.items()}
-    members = {
-        "usage_source": str(charge.source),
-        "model": model,
-        "model_served": model_served,
-        "usage": counts,
-        "flags": [str(flag) for flag in charge.flags],
-        "upstream_request_id": upstream_request_id,
-    }
-    return json.dumps({name: value for name, value in members.items() if value})
 
 
 UNCHARGED = Charge(0)

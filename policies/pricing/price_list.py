@@ -51,10 +51,6 @@ class ModelPrice:
                 found = rates
         return found
 
-    def mark_at(self, input_count: int) -> int | None:
-        """The mark of `above` that so much input has passed; None for none."""
-        return max((mark for mark, _ in self.above if input_count > mark), default=None)
-
     def held_rates(self, input_count: int) -> tuple[Decimal, Decimal]:
         """The rates by which so much input is held for: the dearest of its classes, and that of output."""
         found = self._held_rates[0]
@@ -133,9 +129,3 @@ class PriceList:
                 if model.startswith(prefix):
                     return price
         return self.unknown_model
-
-    def name_for(self, model: str) -> str | None:
-        """The name that prices a model: its own, or the pattern that fits it; None for an unknown one."""
-        if model in self.models:
-            return model
-        return next((f"{prefix}*" for prefix, _ in self._patterns if model.startswith(prefix)), None)

@@ -61,6 +61,15 @@ class MissingReason(StrEnum):
     LEFT = "left"  # the client left before it was reported
 
 
+class UsageSource(StrEnum):
+    """How the usage of a call is known."""
+
+    REPORTED = "reported"
+    ESTIMATED = "estimated"
+    MISSING = "missing"
+    NONE = "none"  # the price does not ask for any
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What one call used. A class that is not in `counts` was not reported, which is not zero.

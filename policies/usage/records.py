@@ -24,6 +24,15 @@ from policies.model import Outcome
 # Every version of a prefix and of a suffix begins with these, so that releases can load each other's accounts.
 IDENTITY_COLUMNS = ("request_id", "created_at", "user_id", "api_key_id")
 CHARGE_COLUMNS = ("outcome", "status_code", "error_code", "credits_charged")
+USAGE_COLUMNS = (
+    "model",
+    "input_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "usage_source",
+)
 
 PREFIXES: dict[int, tuple[str, ...]] = {
     1: (
@@ -48,6 +57,21 @@ SUFFIXES: dict[int, tuple[str, ...]] = {
         *CHARGE_COLUMNS,
         "tokens_used",
         "cost_usd",
+        "request_bytes",
+        "response_bytes",
+        "file_size_bytes",
+        "response_time_ms",
+        "upstream_time_ms",
+        "metadata",
+        "file_name",
+        "file_sha256",
+        "content_type",
+    ),
+    2: (
+        *CHARGE_COLUMNS,
+        "tokens_used",
+        "cost_usd",
+        *USAGE_COLUMNS,
         "request_bytes",
         "response_bytes",
         "file_size_bytes",
@@ -149,6 +173,7 @@ def suffix(
     credits_charged: int,
     tokens_used: Column,
     cost_usd: Column,
+    usage: str,
     request_bytes: int,
     response_bytes: int,
     file_size_bytes: int | None,
@@ -156,7 +181,7 @@ def suffix(
     upstream_time_ms: int | None,
     file: str,
 ) -> str:
-    """What a record says from the settlement on. `file` are the `file_columns`, joined beforehand."""
+    """What a record says from the settlement on. `usage` and `file` are columns joined beforehand."""
     return _join(
         (
             outcome,
@@ -165,12 +190,36 @@ def suffix(
             credits_charged,
             tokens_used,
             cost_usd,
+            usage,
             request_bytes,
             response_bytes,
             file_size_bytes,
             response_time_ms,
             upstream_time_ms,
             file,
+        )
+    )
+
+
+def usage_columns(
+    *,
+    model: str | None,
+    input_tokens: int | None,
+    cached_input_tokens: int | None,
+    cache_write_tokens: int | None,
+    output_tokens: int | None,
+    reasoning_tokens: int | None,
+    usage_source: str,
+) -> str:
+    return _join(
+        (
+            model,
+            input_tokens,
+            cached_input_tokens,
+            cache_write_tokens,
+            output_tokens,
+            reasoning_tokens,
+            usage_source,
         )
     )
 

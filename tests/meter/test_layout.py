@@ -17,7 +17,7 @@ from gateway.meter.layout import LUA, AccountState, HoldLine, KeyBudget, lua_pre
 from gateway.meter.replies import Verdict
 from gateway.meter.scripts import ADMIT, FOLDER, SETTLE, Script
 from policies.access.limits import STEP_MS
-from policies.usage.records import PREFIX_COLUMNS
+from policies.usage.records import CURRENT, PREFIX_COLUMNS, field_of
 
 ALL_SCRIPTS = {name: script for name, script in vars(registry).items() if isinstance(script, Script)}
 SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
@@ -76,7 +76,12 @@ async def test_constants_say_in_lua_what_they_say_in_python(lua: Any) -> None:
     assert await lua("{STEPS, STEP_MS[1], STEP_MS[2], STEP_MS[3]}") == [60, *STEP_MS]
     assert await lua("HAS_BUDGETS") == layout.HAS_BUDGETS
     assert await lua("PREFIX_LENGTHS[1]") == len(PREFIX_COLUMNS)
-    assert await lua("{STATE_FIELD, KEY_PREFIX, RECORD_FIELD, NULL}") == [b"s", b"k:", b"r1.1", b"\\N"]
+    assert await lua("{STATE_FIELD, KEY_PREFIX, RECORD_FIELD, NULL}") == [
+        b"s",
+        b"k:",
+        field_of(CURRENT).encode(),
+        b"\\N",
+    ]
 
 
 @given(st.integers(0, 2**53), st.text(st.characters(exclude_characters="\t", codec="utf-8")), st.text())

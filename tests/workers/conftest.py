@@ -20,8 +20,10 @@ from gateway.meter.meter import Meter
 from gateway.meter.scripts import SCRIPTS
 from gateway.proxy.admission.account_loader import AccountLoader
 from policies.access.limits import Limits
-from policies.usage.records import prefix_of, suffix_of
+from policies.usage.records import CURRENT, field_of, prefix_of, suffix_of
 from tests.ledger.make import a_user
+
+RECORD_FIELD = field_of(CURRENT)  # of a journal entry
 
 PARTITIONS = 4
 MOMENT = 1_790_000_000_000_000  # when calls were admitted, in microseconds since the epoch
@@ -96,7 +98,7 @@ class Backend:
 
     async def spoil(self, user_id: UUID, record: bytes) -> None:
         """Puts something into the account's journal that settling would not."""
-        await self.redis.xadd(self.meter.keys(user_id).journal, {"r": record})
+        await self.redis.xadd(self.meter.keys(user_id).journal, {RECORD_FIELD: record})
 
     async def balance(self, user_id: UUID) -> grants.Balance:
         async with self.database.read() as connection:

@@ -36,6 +36,13 @@ class UsageRow:
     credits_charged: int
     product_count: int
     tokens_used: int | None
+    model: str | None
+    input_tokens: int | None
+    cached_input_tokens: int | None
+    cache_write_tokens: int | None
+    output_tokens: int | None
+    reasoning_tokens: int | None
+    usage_source: str | None
     cost_usd: Decimal | None
     language_code: str | None
     category: str | None
@@ -79,6 +86,8 @@ class UsageFilter:
     endpoint: str | None = None
     usage_type: str | None = None
     outcome: str | None = None
+    model: str | None = None
+    usage_source: str | None = None
     since: datetime | None = None
     until: datetime | None = None
 
@@ -113,6 +122,8 @@ async def list_analyses(
     return await page_by_time(connection, query, Analysis, cursor=cursor, limit=limit)
 
 
+_USAGE_FILTERS = ("plan_id", "usage_type", "model", "usage_source")  # columns that analysis_history lacks
+
 # The history calls a route's name and an outcome by other names.
 _NAMES = {
     usage_tracking: {"endpoint": "endpoint", "outcome": "outcome"},
@@ -125,8 +136,7 @@ def matching(query: Select[Any], table: Table, wanted: UsageFilter) -> Select[An
     equal = {
         "user_id": wanted.user_id,
         "api_key_id": wanted.api_key_id,
-        "plan_id": wanted.plan_id if table is usage_tracking else None,
-        "usage_type": wanted.usage_type if table is usage_tracking else None,
+        **({name: getattr(wanted, name) for name in _USAGE_FILTERS} if table is usage_tracking else {}),
         _NAMES[table]["endpoint"]: wanted.endpoint,
         _NAMES[table]["outcome"]: wanted.outcome,
     }

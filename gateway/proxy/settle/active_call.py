@@ -17,18 +17,17 @@ from policies.pricing.charges import (
     Charge,
     Ending,
     Metered,
-    UsageSource,
     charge,
     charge_by_list,
     charge_fixed,
-    describe,
     is_charged_status,
 )
 from policies.pricing.price import Price
 from policies.pricing.price_list import PriceList
 from policies.pricing.units import Count, PriceUnit
 from policies.usage import records
-from policies.usage.counts import MissingReason
+from policies.usage.counts import MissingReason, UsageSource
+from policies.usage.recorded import NO_USAGE, UsageRecord, usage_record
 
 # Ends a stream of events of OpenAI's; client libraries close their connection after it. Text within an event holds no
 # line feed, so it cannot pass for this one.
@@ -216,31 +215,40 @@ class ActiveCall:
         self, outcome: Outcome, status: int | None, error_code: str | None, *, measured: Measured, charge: Charge
     ) -> str:
         file = _NO_FILE if self.file_observer is None else self.file_observer.file()
-        is_plain = file is _NO_FILE and charge.source is UsageSource.NONE and self.upstream_request_id is None
+        usage = self._usage_record(measured, charge)
+        is_plain = file is _NO_FILE and usage.metadata is None
         return records.suffix(
             outcome=outcome,
             status_code=status,
             error_code=error_code,
             credits_charged=self.charge,
             tokens_used=self.reported.tokens if measured is NOT_MEASURED else self._tokens_used(measured),
-            cost_usd=self.reported.cost_usd,
+            cost_usd=usage.cost_usd,
+            usage=usage.columns,
             request_bytes=self.request_bytes,
             response_bytes=self.response_bytes,
             file_size_bytes=file.size_bytes,
             response_time_ms=int(self.elapsed_seconds * 1000),
             upstream_time_ms=None if self.upstream_seconds is None else int(self.upstream_seconds * 1000),
-            file=_NO_FILE_COLUMNS if is_plain else self._last_columns(file, measured, charge),
+            file=_NO_FILE_COLUMNS if is_plain else _file_columns(file, usage.metadata),
         )
 
-    def _last_columns(self, file: UploadedFile, measured: Measured, charge: Charge) -> str:
-        upstream_id = self.upstream_request_id
-        if charge.source is UsageSource.NONE and upstream_id is None:
-            return _file_columns(file)
-        asked, served = self.admitted_call.quote.model, measured.reading.model
-        metadata = describe(
-            charge, model=asked, model_served=None if served == asked else served, upstream_request_id=upstream_id
+    def _usage_record(self, measured: Measured, charge: Charge) -> UsageRecord:
+        asked, cost_usd, upstream_id = self.admitted_call.quote.model, self.reported.cost_usd, self.upstream_request_id
+        if charge.source is UsageSource.NONE and asked is None and cost_usd is None and upstream_id is None:
+            return NO_USAGE
+        reading = measured.reading
+        if cost_usd is None and reading.usage is not None:
+            cost_usd = reading.usage.cost_usd
+        return usage_record(
+            charge.source,
+            charge.usage,
+            asked=asked,
+            served=reading.model,
+            cost_usd=cost_usd,
+            flags=charge.flags,
+            upstream_request_id=upstream_id,
         )
-        return _file_columns(file, records.text(metadata))
 
 
 def _missing(outcome: Outcome, charge: Charge, measured: Measured) -> MissingReason | None:

@@ -34,7 +34,7 @@ from policies.access.keys import ENTROPY_BYTES, compose
 START_SECONDS = 60.0
 PATIENCE_SECONDS = 60.0  # only a failure waits so long
 GRANTED = 1_000_000
-SECRETS = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
+SECRETS = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATEWAY_JWT_SECRET": "jwt"}
 PLAN = "{id: open, name: Open, price: 0}"
 
 # Databases of the shared server, each for one test: a `serve` has workers of its own, which take whatever is journaled.
@@ -114,14 +114,14 @@ async def serving(folder: Path, document: str, *, database_url: str, redis_url: 
         said = json.loads(await asyncio.wait_for(process.stdout.readline(), START_SECONDS) or b"{}")
         assert said, log.read_text()
         config = load(path, places)
-        yield Served(process, said["public_url"], config, log, await create_account(config))
+        yield Served(process, said["public_url"], config, log, await _account(config))
     finally:
         if process.returncode is None:
             process.terminate()
             await asyncio.wait_for(process.wait(), PATIENCE_SECONDS)
 
 
-async def create_account(config: Config) -> str:
+async def _account(config: Config) -> str:
     """The key of an account with credits and no limits."""
     database = Database(config.database.url)
     new = compose(config.keys.prefix, token_bytes(ENTROPY_BYTES))

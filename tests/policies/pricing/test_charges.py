@@ -9,20 +9,12 @@ from decimal import Decimal
 import pytest
 
 from policies.model import Outcome, Route
-from policies.pricing.charges import (
-    Ending,
-    Metered,
-    UsageSource,
-    charge,
-    charge_by_list,
-    charge_fixed,
-    is_charged_status,
-)
+from policies.pricing.charges import Ending, Metered, charge, charge_by_list, charge_fixed, is_charged_status
 from policies.pricing.model_costs import Flag
 from policies.pricing.price import Price
 from policies.pricing.price_list import ModelPrice, PriceList, ReaderName
 from policies.pricing.units import CountSource, PriceUnit
-from policies.usage.counts import Usage, UsageClass
+from policies.usage.counts import Usage, UsageClass, UsageSource
 
 ONE = Decimal(1)
 O = Outcome  # noqa: E741 - the tables below are read by column

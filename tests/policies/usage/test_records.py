@@ -94,6 +94,7 @@ JOINED: dict[str, tuple[Any, ...]] = {
     "caller": (records.caller_columns,),
     "route": (records.route_columns,),
     "client": (records.client_columns,),
+    "usage": (records.usage_columns,),
     "file": (records.file_columns,),
 }
 
@@ -168,15 +169,16 @@ def test_identity_is_read_from_a_prefix_of_any_version() -> None:
 
 
 def test_halves_of_an_older_version_are_rewritten_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    newer = (*CHARGE_COLUMNS, "model", "tokens_used")
-    monkeypatch.setitem(SUFFIXES, 2, newer)
-    monkeypatch.setattr(records, "CURRENT", RecordVersion(1, 2))
+    newer = (*CHARGE_COLUMNS, "colour", "tokens_used")
+    version = CURRENT.suffix + 1
+    monkeypatch.setitem(SUFFIXES, version, newer)
+    monkeypatch.setattr(records, "CURRENT", RecordVersion(1, version))
     monkeypatch.setattr(records, "SUFFIX_COLUMNS", newer)
     old = "\t".join(SUFFIXES[1])
     assert upgrade_suffix(old, 1) == "\t".join([*CHARGE_COLUMNS, NULL, "tokens_used"])
-    assert upgrade_suffix("as it is", 2) == "as it is"
+    assert upgrade_suffix("as it is", version) == "as it is"
     assert upgrade_prefix("as it is") == "as it is"
     with pytest.raises(KeyError):
-        upgrade_suffix(old, 3)
+        upgrade_suffix(old, version + 1)
     with pytest.raises(KeyError):
         upgrade_prefix(mark(9) + "x")

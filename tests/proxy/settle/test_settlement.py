@@ -27,10 +27,13 @@ from gateway.proxy.settle.settlement import Settler
 from gateway.proxy.settle.settlement_record import Settlement, encode
 from gateway.proxy.settle.spool import Spool, frame
 from policies.access.limits import Limits
+from policies.usage.records import CURRENT, field_of
 from tests.guarantees.faults.proxy import FaultProxy
 from tests.proxy.conftest import Configure, Serve
 from tests.support.polling import eventually
 from tests.support.redis_timeouts import short_redis_timeout
+
+RECORD_FIELD = field_of(CURRENT).encode()
 
 UNLIMITED = Limits((None, None, None), None)
 
@@ -83,7 +86,7 @@ class SettlementStores:
     async def journaled_charges(self) -> list[tuple[str, int]]:
         """Request ids and charges in the order of the journal; the partition is of this test alone."""
         entries = await self.redis.xrange(self.keys.journal)
-        records = [fields[b"r1.1"].decode().split("\t") for _, fields in entries]
+        records = [fields[RECORD_FIELD].decode().split("\t") for _, fields in entries]
         return [(request_id, int(charge)) for request_id, _, charge, *_ in records]
 
     async def restore_redis(self) -> None:
@@ -333,7 +336,7 @@ async def test_spool_preserves_any_text(settlement_stores: SettlementStores) -> 
         settler.enqueue(call)
         await settler.run_once()
     ((_, fields),) = await settlement_stores.redis.xrange(settlement_stores.keys.journal.decode())
-    record, _, balance_after = fields[b"r1.1"].decode().rpartition("\t")
+    record, _, balance_after = fields[RECORD_FIELD].decode().rpartition("\t")
     assert (record, balance_after) == (
         f"{call.request_id}\t{call.record_suffix}",
         str(await settlement_stores.balance()),

@@ -18,7 +18,7 @@ from gateway.workers.billing.credit_expiry import CreditExpiryWorker
 from gateway.workers.billing.renewals import RenewalWorker
 from gateway.workers.usage.usage_writer import UsageWriter
 from tests.ledger.make import a_line
-from tests.workers.conftest import Backend
+from tests.workers.conftest import RECORD_FIELD, Backend
 
 GRACE = timedelta(days=3)
 GIVEN, USED = 10, 4
@@ -39,7 +39,9 @@ async def _used(backend: Backend, user_id: UUID, *, ago: timedelta) -> None:
     """A call that ended `ago` and is in the journal only."""
     at = datetime.now(UTC) - ago
     record = a_line(user_id, at=at, credits_charged=USED).strip()
-    await backend.redis.xadd(backend.meter.keys(user_id).journal, {"r": record}, id=f"{at.timestamp() * 1000:.0f}-0")
+    await backend.redis.xadd(
+        backend.meter.keys(user_id).journal, {RECORD_FIELD: record}, id=f"{at.timestamp() * 1000:.0f}-0"
+    )
 
 
 async def _moved(backend: Backend, now: Callable[[], datetime]) -> int:

@@ -18,7 +18,7 @@ from gateway.meter.recovery import SWEPT_SECONDS
 from gateway.workers.usage.reconciliation import Finding, Reconciler
 from gateway.workers.usage.usage_writer import UsageWriter
 from policies.usage import records
-from tests.workers.conftest import Backend, a_prefix, a_suffix
+from tests.workers.conftest import RECORD_FIELD, Backend, a_prefix, a_suffix
 
 SWEPT = records.abandoned_suffix()
 
@@ -151,8 +151,13 @@ async def test_correction_is_exact_in_any_order_of_entries(backend: Backend, ord
     """After a fail-over a journal may hold an entry twice, or have lost one."""
     user_id = await a_hot_user(backend)
     request_id = "0190c1a2-0000-7000-8000-000000000001"
-    ended, corrected = a_prefix(user_id, request_id) + "\t" + SWEPT, a_prefix(user_id, request_id) + "\t" + a_suffix(5)
-    entries: list[dict[str, str]] = [{"r": ended}, {"r": corrected, "k": "c"}, {"r": corrected, "k": "c"}]
+    prefix = a_prefix(user_id, request_id)
+    ended, corrected = records.join(prefix, SWEPT), records.join(prefix, a_suffix(5))
+    entries: list[dict[str, str]] = [
+        {RECORD_FIELD: ended},
+        {RECORD_FIELD: corrected, "k": "c"},
+        {RECORD_FIELD: corrected, "k": "c"},
+    ]
     for number in order:
         await backend.redis.xadd(backend.meter.keys(user_id).journal, entries[number])  # type: ignore[arg-type] # str will do
     await write(backend)
@@ -174,8 +179,8 @@ async def test_correction_without_a_row_becomes_the_row(backend: Backend) -> Non
 async def test_correction_never_changes_a_row_that_was_settled(backend: Backend) -> None:
     user_id = await a_hot_user(backend)
     request_id = await backend.call(user_id, charge=5)
-    line = f"{a_prefix(user_id, request_id)}\t{a_suffix(9, 'upstream_error')}"
-    await backend.redis.xadd(backend.meter.keys(user_id).journal, {"r": line, "k": "c"})
+    line = records.join(a_prefix(user_id, request_id), a_suffix(9, "upstream_error"))
+    await backend.redis.xadd(backend.meter.keys(user_id).journal, {RECORD_FIELD: line, "k": "c"})
     await assert_charged_once(backend, user_id, 5)
 
 
@@ -183,7 +188,7 @@ async def test_correction_that_postgresql_refuses_is_quarantined_alone(backend: 
     user_id = await a_hot_user(backend)
     request_id = await backend.admit(user_id, amount=7)
     await sweep(backend, user_id, request_id)
-    await backend.redis.xadd(backend.meter.keys(user_id).journal, {"r": "nonsense", "k": "c"})
+    await backend.redis.xadd(backend.meter.keys(user_id).journal, {RECORD_FIELD: "nonsense", "k": "c"})
     await backend.settle(user_id, request_id, charge=5)
     await assert_charged_once(backend, user_id, 5)
     async with backend.database.read() as connection:
@@ -199,7 +204,10 @@ async def test_correction_changes_the_history_of_an_analysis_too(backend: Backen
     known = {"outcome": "succeeded", "status_code": 201, "credits_charged": 3, "response_bytes": 9}
     known |= {"file_name": "a.csv", "file_sha256": "ff", "content_type": "text/csv", "file_size_bytes": 5}
     suffix = records.suffix_of(known)
-    for written in ({"r": f"{prefix}\t{SWEPT}"}, {"r": f"{prefix}\t{suffix}", "k": "c"}):
+    for written in (
+        {RECORD_FIELD: records.join(prefix, SWEPT)},
+        {RECORD_FIELD: records.join(prefix, suffix), "k": "c"},
+    ):
         await backend.redis.xadd(backend.meter.keys(user_id).journal, written)  # type: ignore[arg-type] # str will do
         await write(backend)
     (history,) = await rows(backend, "analysis_history")

@@ -141,10 +141,16 @@ async def test_spool_of_release_0_1_0_is_settled_and_written(backend: Backend, t
     assert (await backend.balance(USER_ID)).current_credits == 1000 - 7 - 2
 
 
+def suffix_of_version_1(charge: int) -> str:
+    known = {"outcome": "succeeded", "status_code": "200", "credits_charged": str(charge)}
+    return "\t".join([known.get(name, records.NULL) for name in SUFFIXES[1]])
+
+
 async def add_entry(backend: Backend, user_id: UUID, field: str, *, more: str = "") -> str:
     """Appends a settled call to the account's journal under this field; gives its request id."""
     request_id = str(uuid4())
-    record = records.join(a_prefix(user_id, request_id), a_suffix(3))
+    suffix = a_suffix(3) if field != "r1.1" else suffix_of_version_1(3)
+    record = records.join(a_prefix(user_id, request_id), suffix)
     await backend.redis.xadd(backend.meter.keys(user_id).journal, {field: record + more})
     return request_id
 
@@ -171,7 +177,7 @@ async def test_entry_of_a_newer_release_stops_its_partition_by_name_and_no_other
     assert await written(backend) == {before, *others}
     assert await backend.journal.lengths() == {partition: 2}
 
-    monkeypatch.setitem(SUFFIXES, max(SUFFIXES) + 1, (*SUFFIXES[1], "file_extension"))
+    monkeypatch.setitem(SUFFIXES, max(SUFFIXES) + 1, (*SUFFIXES[CURRENT.suffix], "file_extension"))
     monkeypatch.setattr(module, "ingest", ingest_known)
     await writer.run_once()
     await writer.run_once()
@@ -193,6 +199,45 @@ async def written(backend: Backend) -> set[str]:
         return {
             str(found) for found in (await connection.execute(text("SELECT request_id FROM usage_tracking"))).scalars()
         }
+
+
+R1_1_PREFIX = (
+    "01990c5e-5b00-7000-8000-000000000021\t1790000000000021\t01990c5e-4a70-7c3e-9f2b-52c1e9a7d001\t\\N\t\\N\tpro\t"
+    "chat\tPOST\t/v1/chat/completions\tai_generation\t1\t\\N\t\\N\t\\N\t203.0.113.7\t\\N"
+)
+R1_1_SUFFIX = (
+    'succeeded\t200\t\\N\t9\t1300\t\\N\t512\t2048\t\\N\t87\t80\t{"usage_source": "reported", "model": "gpt-4o", '
+    '"usage": {"input": 1000, "output": 300}}\t\\N\t\\N\t\\N'
+)
+
+
+async def test_entry_and_spool_of_records_without_usage_columns_keep_all_they_say(
+    backend: Backend, tmp_path: Path
+) -> None:
+    keys = await an_old_user(backend)
+    await backend.redis.xadd(keys.journal, {"r1.1": "\t".join((R1_1_PREFIX, R1_1_SUFFIX, "991"))})
+    prefix = R1_1_PREFIX.replace("0021", "0022")
+    spooled = {
+        "version": 2,
+        "request_id": "01990c5e-5b00-7000-8000-000000000022",
+        "account_id": str(USER_ID),
+        "charge": 9,
+        "record": "r1.1",
+        "prefix": prefix,
+        "suffix": R1_1_SUFFIX,
+        "epoch": "",
+        "is_on_outage_credit": True,
+        "claim": None,
+    }
+    (tmp_path / "dead.spool2").write_bytes(frame(json.dumps(spooled).encode()))
+    async with Settler(backend.meter, Spool(tmp_path, "me")) as settler:
+        assert await settler.run_once() == 1
+    await write(backend)
+    found = await rows(backend)
+    assert ends(found) == {21: ("succeeded", 9, 991), 22: ("succeeded", 9, None)}
+    for row in found.values():
+        assert (row["tokens_used"], row["model"], row["usage_source"]) == (1300, None, None)
+        assert row["metadata"]["usage"] == {"input": 1000, "output": 300}
 
 
 async def test_partitions_that_wait_for_a_newer_release_do_not_keep_others_waiting(

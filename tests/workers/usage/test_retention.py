@@ -10,7 +10,7 @@ from gateway.ledger.db import month_partitions
 from gateway.ledger.usage.ingestion import ingest
 from gateway.workers.usage.retention import RetentionWorker
 from tests.ledger.make import a_line
-from tests.workers.conftest import Backend
+from tests.workers.conftest import RECORD_FIELD, Backend
 
 
 async def _a_year_of_months(backend: Backend, *, until: datetime) -> None:
@@ -55,7 +55,9 @@ async def test_retention_spares_a_month_that_the_journal_has_entries_of(backend:
     user_id = await backend.a_user()
     at = month_partitions.month_before(now, 4) + timedelta(hours=1)
     journal = backend.meter.keys(user_id).journal
-    entry = await backend.redis.xadd(journal, {"r": a_line(user_id, at=at).strip()}, f"{at.timestamp() * 1000:.0f}-1")
+    entry = await backend.redis.xadd(
+        journal, {RECORD_FIELD: a_line(user_id, at=at).strip()}, f"{at.timestamp() * 1000:.0f}-1"
+    )
     before = await _months(backend)
     worker = _retention(backend, now, keep_months=2)
     assert await worker.run_once() == 0

@@ -13,8 +13,8 @@ from gateway.ledger.usage import journal_offsets, poison
 from gateway.meter.journal import Journal, JournalBatch
 from gateway.workers.usage import usage_writer as module
 from gateway.workers.usage.usage_writer import UsageWriter
-from policies.usage.records import copy_line
-from tests.workers.conftest import Backend, a_prefix, a_suffix
+from policies.usage.records import copy_line, join
+from tests.workers.conftest import RECORD_FIELD, Backend, a_prefix, a_suffix
 
 
 class Crashed(BaseException):
@@ -181,7 +181,7 @@ async def test_usage_writer_loses_no_call_that_settles_while_it_runs(backend: Ba
 
 
 def _record(suffix: str) -> bytes:
-    return f"{a_prefix(uuid4(), str(uuid4()))}\t{suffix}".encode()
+    return join(a_prefix(uuid4(), str(uuid4())), suffix).encode()
 
 
 POISON = {
@@ -205,7 +205,10 @@ async def test_poison_entry_is_quarantined_alone(backend: Backend, record: bytes
     after = {UUID(await backend.call(user_id)) for _ in range(6)}
     await _drain(UsageWriter(backend.database, backend.journal))
     (refused,) = await _poison(backend)
-    assert (refused.partition, refused.line) == (backend.meter.keys(user_id).partition, copy_line(b"r", record))
+    assert (refused.partition, refused.line) == (
+        backend.meter.keys(user_id).partition,
+        copy_line(RECORD_FIELD.encode(), record),
+    )
     assert refused.reason
     assert await _rows(backend) == dict.fromkeys(before | after, 1)
     assert await backend.journal.length() == 0
@@ -215,7 +218,7 @@ async def test_poison_entry_is_quarantined_alone(backend: Backend, record: bytes
 async def test_charge_beyond_any_balance_is_quarantined_alone(backend: Backend) -> None:
     user_id = await backend.a_user(credits_given=0)
     for _ in range(3):
-        record = f"{a_prefix(user_id, str(uuid4()))}\t{a_suffix(2**63 - 1)}".encode()
+        record = join(a_prefix(user_id, str(uuid4())), a_suffix(2**63 - 1)).encode()
         await backend.spoil(user_id, record)
     await _drain(UsageWriter(backend.database, backend.journal))
     assert len(await _poison(backend)) == 2
@@ -239,7 +242,7 @@ async def test_journal_whose_ids_restart_is_recorded(backend: Backend) -> None:
     await _drain(writer)
     await backend.redis.flushdb()
     user_id = backend.users[0]
-    record = f"{a_prefix(user_id, str(uuid4()))}\t{a_suffix(3)}"
-    await backend.redis.xadd(backend.meter.keys(user_id).journal, {"r": record}, id="5-1")
+    record = join(a_prefix(user_id, str(uuid4())), a_suffix(3))
+    await backend.redis.xadd(backend.meter.keys(user_id).journal, {RECORD_FIELD: record}, id="5-1")
     assert await _drain(writer) == 1
     assert len(await _rows(backend)) == 6

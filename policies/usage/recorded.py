@@ -1,0 +1,110 @@
+"""How the usage of a call stands in its record, and how it is read back.
+
+Five classes have a column each. The metadata keeps the others, the seconds, the model that answered where it is another
+than the one asked for, the upstream's own id of the request, and what was odd.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from policies.usage import records
+from policies.usage.counts import Usage, UsageClass, UsageSource
+
+MAX_MODEL_LENGTH = 256
+MAX_TOKENS = 2**63 - 1  # bigint
+MAX_COST_USD = Decimal("999999.999999")  # numeric(12,6)
+_MICRO = Decimal("0.000001")
+COST_CUT = "cost_cut"
+COUNT_CUT = "count_cut"
+MODEL_CUT = "model_cut"
+
+COLUMN_OF: Mapping[UsageClass, str] = {
+    UsageClass.INPUT: "input_tokens",
+    UsageClass.CACHED_INPUT: "cached_input_tokens",
+    UsageClass.CACHE_WRITE: "cache_write_tokens",
+    UsageClass.OUTPUT: "output_tokens",
+    UsageClass.REASONING: "reasoning_tokens",
+}
+
+
+class UsageRecord(NamedTuple):
+    """The columns of a record that tell its usage, escaped; None is NULL."""
+
+    columns: str
+    cost_usd: Decimal | None = None
+    metadata: str | None = None
+
+
+NO_USAGE = UsageRecord(records.usage_columns(**dict.fromkeys(COLUMN_OF.values()), model=None, usage_source="none"))
+
+
+def usage_record(
+    source: UsageSource,
+    usage: Usage | None,
+    *,
+    asked: str | None,
+    served: str | None,
+    cost_usd: Decimal | None,
+    flags: Iterable[str],
+    upstream_request_id: str | None = None,
+) -> UsageRecord:
+    """What does not fit a column is cut to it and flagged: no upstream may make a row that PostgreSQL refuses."""
+    odd = [str(flag) for flag in flags]
+    model = _model(asked or served, odd)
+    counts = {} if usage is None else {kind: _bounded(count, odd) for kind, count in usage.counts.items()}
+    columns = records.usage_columns(
+        model=None if model is None else records.text(model),
+        input_tokens=counts.get(UsageClass.INPUT),
+        cached_input_tokens=counts.get(UsageClass.CACHED_INPUT),
+        cache_write_tokens=counts.get(UsageClass.CACHE_WRITE),
+        output_tokens=counts.get(UsageClass.OUTPUT),
+        reasoning_tokens=counts.get(UsageClass.REASONING),
+        usage_source=source,
+    )
+    cost = None if cost_usd is None else bounded_cost(cost_usd, odd)
+    members = {
+        "model_served": _model(served, odd) if asked and served != asked else None,
+        "usage": {str(kind): count for kind, count in counts.items() if kind not in COLUMN_OF},
+        "seconds": None if usage is None or usage.seconds is None else str(usage.seconds),
+        "flags": list(dict.fromkeys(odd)),
+        "upstream_request_id": upstream_request_id,
+    }
+    written = {name: value for name, value in members.items() if value}
+    return UsageRecord(columns, cost, records.text(json.dumps(written)) if written else None)
+
+
+def bounded_cost(cost_usd: Decimal, odd: list[str]) -> Decimal:
+    """The cost as its column holds it, in millionths; notes a larger one among what is odd."""
+    if cost_usd > MAX_COST_USD:
+        odd.append(COST_CUT)
+        return MAX_COST_USD
+    return cost_usd.quantize(_MICRO)
+
+
+def read_usage(columns: Mapping[str, int | None], cost_usd: Decimal | None, metadata: Mapping[str, Any]) -> Usage:
+    """The usage of a row by its columns and metadata, where rows of older versions have all classes in the latter."""
+    kept = metadata.get("usage")
+    counts = {UsageClass(name): count for name, count in kept.items()} if isinstance(kept, dict) else {}
+    counts |= {kind: count for kind, name in COLUMN_OF.items() if (count := columns.get(name)) is not None}
+    seconds = metadata.get("seconds")
+    return Usage(counts, None if seconds is None else Decimal(seconds), cost_usd)
+
+
+def _model(name: str | None, odd: list[str]) -> str | None:
+    """A name from outside as PostgreSQL takes it: without NUL and halves of surrogate pairs."""
+    if name is None or (len(name) <= MAX_MODEL_LENGTH and name.isascii() and name.isprintable()):
+        return name
+    if len(name) > MAX_MODEL_LENGTH:
+        odd.append(MODEL_CUT)
+    return name[:MAX_MODEL_LENGTH].replace("\0", "").encode("utf-8", "replace").decode()
+
+
+def _bounded(count: int, odd: list[str]) -> int:
+    if count > MAX_TOKENS:
+        odd.append(COUNT_CUT)
+        return MAX_TOKENS
+    return count
