@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import Field
 
+from gateway.api.schemas.billing_records import ShownAs
 from gateway.api.schemas.pages import ResponseModel
 from gateway.clock import now
 from gateway.http.problem_types import STATUS
@@ -20,6 +21,7 @@ from policies.access import admission, key_budgets
 from policies.access.admission import AccountSnapshot
 from policies.access.key_budgets import Cap
 from policies.access.limits import WINDOW_SECONDS, WINDOWS, Limits, limits_of
+from policies.billing.money import CreditValue
 from policies.model import Account, FeatureValue, Key, Refused, Route
 from policies.pricing.forecasts import Facts, Forecast, forecast
 
@@ -51,6 +53,7 @@ class DryRunResult(ResponseModel):
     status: int | None
     detail: str | None
     credits: int
+    credits_shown_as: ShownAs | None
     hold: int
     price: str
     balance: int
@@ -63,8 +66,11 @@ class DryRunResult(ResponseModel):
 class DryRun:
     """Reads accounts in PostgreSQL and Redis, and changes neither."""
 
-    def __init__(self, database: Database, meter: Meter, *, grace: timedelta) -> None:
+    def __init__(
+        self, database: Database, meter: Meter, *, grace: timedelta, credit_value: CreditValue | None = None
+    ) -> None:
         self._database = database
+        self._credit_value = credit_value
         self._meter = meter
         self._grace = grace
 
@@ -82,7 +88,9 @@ class DryRun:
             self._check(account, key, route, facts=facts, offered=offered, snapshot=snapshot, cost=cost)
         except Refused as found:
             refused = found
-        return _result(refused, cost, snapshot, limits=limits, key_left=key_budgets.left_to_key(cap, snapshot.spent))
+        key_left = key_budgets.left_to_key(cap, snapshot.spent)
+        shown_as = ShownAs.of_call(self._credit_value, cost.credits)
+        return _result(refused, cost, snapshot, limits=limits, key_left=key_left, shown_as=shown_as)
 
     async def snapshot(self, account: Account, cap: Cap | None = None) -> AccountSnapshot:
         """The use of the limits and the balance. Raises as `run` does."""
@@ -164,7 +172,13 @@ def _at_rest(balance: int, limits: Limits) -> AccountSnapshot:
 
 
 def _result(
-    refused: Refused | None, cost: Forecast, snapshot: AccountSnapshot, *, limits: Limits, key_left: int | None
+    refused: Refused | None,
+    cost: Forecast,
+    snapshot: AccountSnapshot,
+    *,
+    limits: Limits,
+    key_left: int | None,
+    shown_as: ShownAs | None,
 ) -> DryRunResult:
     return DryRunResult(
         admitted=refused is None,
@@ -172,6 +186,7 @@ def _result(
         status=None if refused is None else STATUS[refused.code],
         detail=None if refused is None else refused.detail,
         credits=cost.credits,
+        credits_shown_as=shown_as,
         hold=cost.hold,
         price=cost.price,
         balance=snapshot.balance,

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from policies.access.tokens import Purpose, one_time
+from policies.billing.money import CreditValue, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +21,14 @@ class Email:
 class TemplateContext:
     """What templates need beyond the payload: the secret that derives tokens, and the pages that accept them.
 
-    A link contains `{token}`. Without a link the e-mail names the API request that accepts the token.
+    A link contains `{token}`. Without a link the e-mail names the API request that accepts the token. `credit_value`
+    shows credits as money beside the credits.
     """
 
     secret: str = field(repr=False)
     verify_link: str | None = None
     reset_link: str | None = None
+    credit_value: CreditValue | None = None
 
 
 def _email(subject: str, *paragraphs: str) -> Email:
@@ -56,6 +59,7 @@ _TEMPLATES: Mapping[str, Email] = {
         "Log in again. If you did not copy the token yourself, change your password and revoke your API keys.",
     ),
 }
+_CREDITS = frozenset({"period_credits", "credits_used_this_period", "current_credits"})
 _ONE_TIME = {
     "account.verify_email": (Purpose.VERIFY_EMAIL, "verify_link", "POST /auth/verify-email"),
     "account.reset_password": (Purpose.RESET_PASSWORD, "reset_link", "POST /auth/reset-password"),
@@ -64,7 +68,7 @@ _ONE_TIME = {
 
 def render(kind: str, payload: Mapping[str, Any], *, name: str | None, context: TemplateContext) -> Email:
     """The e-mail for a notification."""
-    email = _TEMPLATES.get(kind) or _plain(kind, payload)
+    email = _TEMPLATES.get(kind) or _plain(kind, payload, context.credit_value)
     text = email.text
     if kind in _ONE_TIME:
         text = text.replace("{action}", _action(kind, payload, context))
@@ -80,9 +84,17 @@ def _action(kind: str, payload: Mapping[str, Any], context: TemplateContext) -> 
     return f"{action}\n\nThis is good once, until {payload['expires_at'][:16].replace('T', ' ')} UTC."
 
 
-def _plain(kind: str, payload: Mapping[str, Any]) -> Email:
+def _plain(kind: str, payload: Mapping[str, Any], credit_value: CreditValue | None) -> Email:
     """`credits.threshold` with {percent: 80} reads: Credits: threshold / percent: 80."""
     about, _, what = kind.partition(".")
     title = f"{about.capitalize()}: {what.replace('_', ' ').replace('.', ' ')}" if what else about.capitalize()
-    facts = "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in payload.items())
+    facts = "\n".join(f"{name.replace('_', ' ')}: {_shown(name, payload, credit_value)}" for name in payload)
     return Email(title, facts or title)
+
+
+def _shown(name: str, payload: Mapping[str, Any], credit_value: CreditValue | None) -> str:
+    """`20`, and where it is a balance of credits that are worth something `20 (0.20 USD)`."""
+    value = payload[name]
+    if credit_value is None or name not in _CREDITS or not isinstance(value, int):
+        return str(value)
+    return f"{value} ({plain(credit_value.amount(value))} {credit_value.currency})"

@@ -79,6 +79,7 @@ async def notification_workers(config: Config, database: Database) -> AsyncItera
             secret=config.secrets.jwt_secret,
             verify_link=config.auth.verify_link,
             reset_link=config.auth.reset_link,
+            credit_value=config.credits.money,
         )
         yield NotificationSender(database, _mailer(config), webhook, context=context), CleanupWorker(database)
 

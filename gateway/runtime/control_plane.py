@@ -39,6 +39,7 @@ async def control_plane(config: Config) -> AsyncIterator[Any]:
             meter=meter,
             routes=config.routes,
             past_due_grace=timedelta(seconds=config.billing.past_due_grace_seconds),
+            credit_value=config.credits.money,
             reconcile_books=reconciliation(database, AccountSnapshotReader(redis_client, meter)),
             metrics_text=metrics.exposition,
             readiness=lambda: missing(database, redis_client),

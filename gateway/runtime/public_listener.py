@@ -72,4 +72,5 @@ async def account_api(config: Config, routes: Mapping[str, Route]) -> AsyncItera
             meter=meter,
             routes=routes,
             past_due_grace=timedelta(seconds=config.billing.past_due_grace_seconds),
+            credit_value=config.credits.money,
         )

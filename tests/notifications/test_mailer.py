@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from uuid import UUID
 
 import pytest
@@ -10,6 +11,7 @@ from gateway.notifications import DeliveryFailed
 from gateway.notifications.email_templates import Email, TemplateContext, render
 from gateway.notifications.mailer import SmtpMailer
 from policies.access.tokens import Purpose, one_time
+from policies.billing.money import CreditValue
 from tests.notifications import smtp
 
 TOKEN_ID = UUID("0198c0de-0000-4000-8000-000000000001")
@@ -75,6 +77,13 @@ def test_email_without_a_page_names_the_request() -> None:
     email = render("account.reset_password", PAYLOAD, name=None, context=TemplateContext(secret="s"))
     token = one_time("s", Purpose.RESET_PASSWORD, TOKEN_ID)
     assert f"POST /auth/reset-password with the token\n{token}" in email.text
+
+
+def test_balance_of_credits_that_are_worth_something_is_shown_as_money() -> None:
+    context = TemplateContext(secret="s", credit_value=CreditValue("USD", Decimal(100)))
+    payload = {"percent": 80, "current_credits": 20, "period_start": "2026-03-01"}
+    email = render("credits.threshold", payload, name=None, context=context)
+    assert email.text == "Hello,\n\npercent: 80\ncurrent credits: 20 (0.20 USD)\nperiod start: 2026-03-01\n"
 
 
 def test_kind_without_template_is_rendered_from_its_payload() -> None:

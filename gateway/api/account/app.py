@@ -27,6 +27,7 @@ from gateway.api.unit_of_work import ChangePublisher
 from gateway.api.webhooks import inbox
 from gateway.ledger.db.session import Database
 from gateway.meter.meter import Meter
+from policies.billing.money import CreditValue
 from policies.model import Route
 
 # This process serves calls too: what anybody may make it parse is bounded to well below 20 ms.
@@ -67,11 +68,12 @@ def build_account(
     meter: Meter,
     routes: Mapping[str, Route],
     past_due_grace: timedelta,
+    credit_value: CreditValue | None = None,
 ) -> ASGIApp:
     """The ASGI application.
 
     `publish` publishes all committed changes to Redis; each change awaits it before the response. `entropy` gives so
-    many random bytes. Each request reads `routes`, by name, as they are then.
+    many random bytes. Each request reads `routes`, by name, as they are then. `credit_value` shows credits as money.
     """
     app = FastAPI(
         title="Gateway account API",
@@ -92,8 +94,9 @@ def build_account(
         throttle=Throttle(database),
         entropy=entropy,
         lifetimes=lifetimes,
-        dry_run=DryRun(database, meter, grace=past_due_grace),
+        dry_run=DryRun(database, meter, grace=past_due_grace, credit_value=credit_value),
         routes=routes,
+        credit_value=credit_value,
         secret=jwt_secret,
     )
     app.state.checkout_service = checkout_service or CheckoutService()

@@ -18,6 +18,7 @@ from gateway.api.dry_run import DryRun
 from gateway.api.key_factory import KeyFactory
 from gateway.api.unit_of_work import ChangePublisher, UnitOfWork
 from gateway.ledger.db.session import Database
+from policies.billing.money import CreditValue
 from policies.model import Key, Route
 
 
@@ -31,7 +32,10 @@ class Lifetimes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountDependencies:
-    """`routes` by name follow the configuration. The units of work share one publisher."""
+    """`routes` by name follow the configuration. `credit_value` shows credits as money.
+
+    The units of work share one publisher.
+    """
 
     database: Database
     publisher: ChangePublisher
@@ -43,6 +47,7 @@ class AccountDependencies:
     lifetimes: Lifetimes
     dry_run: DryRun
     routes: Mapping[str, Route]
+    credit_value: CreditValue | None
     secret: str = field(repr=False)
 
     def unit_of_work(self, actor: str) -> UnitOfWork:

@@ -25,6 +25,7 @@ from gateway.api.middleware import AuthMiddleware, BodyLimitMiddleware, RequestI
 from gateway.api.unit_of_work import ChangePublisher, UnitOfWork
 from gateway.ledger.db.session import Database
 from gateway.meter.meter import Meter
+from policies.billing.money import CreditValue
 from policies.model import Route
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", problem_pages.PREFIX})
@@ -75,12 +76,13 @@ def build_admin(
     metrics_text: Callable[[], bytes],
     readiness: Callable[[], Awaitable[Mapping[str, str]]],
     checkout_service: CheckoutService | None = None,
+    credit_value: CreditValue | None = None,
 ) -> ASGIApp:
     """The ASGI application.
 
     `publish` publishes all committed changes to Redis; each change awaits it before the response. `entropy` gives so
     many random bytes. `routes` and `past_due_grace` are those of the proxy. `metrics_text` gives Prometheus text,
-    `readiness` what is missing, name to reason.
+    `readiness` what is missing, name to reason. `credit_value` shows what a call costs as money.
     """
     app = FastAPI(
         title="Gateway admin API",
@@ -97,7 +99,7 @@ def build_admin(
         unit_of_work=unit_of_work,
         key_factory=KeyFactory(key_prefix, peppers, entropy=entropy),
         token_factory=KeyFactory(key_prefix + TOKEN_PREFIX_SUFFIX, peppers, entropy=entropy),
-        dry_run=DryRun(database, meter, grace=past_due_grace),
+        dry_run=DryRun(database, meter, grace=past_due_grace, credit_value=credit_value),
         routes={route.name: route for route in routes},
         key_prefix=key_prefix,
         peppers=peppers,

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from gateway.api.schemas.pages import ResponseModel
 from gateway.ledger.catalogue import plans
-from policies.billing.money import plain
+from policies.billing.money import CreditValue, plain
 
 
 class Tier(ResponseModel):
@@ -21,6 +21,21 @@ class Tier(ResponseModel):
     @classmethod
     def of(cls, tier: plans.Tier) -> Tier:
         return cls(up_to=tier.up_to, unit_price=plain(tier.unit_price), flat_price=plain(tier.flat_price))
+
+
+class ShownAs(ResponseModel):
+    """Credits as money, by `credits.shown_as`; null where that is not configured."""
+
+    currency: str = Field(examples=["USD"])
+    amount: str = Field(examples=["1.23"])
+
+    @classmethod
+    def of_balance(cls, value: CreditValue | None, credits: int) -> ShownAs | None:
+        return None if value is None else cls(currency=value.currency, amount=plain(value.amount(credits)))
+
+    @classmethod
+    def of_call(cls, value: CreditValue | None, credits: int) -> ShownAs | None:
+        return None if value is None else cls(currency=value.currency, amount=plain(value.fine_amount(credits)))
 
 
 class Payment(ResponseModel):

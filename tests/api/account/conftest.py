@@ -28,6 +28,7 @@ from gateway.meter.meter import Meter
 from gateway.meter.scripts import SCRIPTS
 from gateway.workers.outbox import OutboxPublisher
 from policies.access.tokens import REFRESH_BYTES, Purpose, digest, one_time, refresh_token
+from policies.billing.money import CreditValue
 from policies.model import Route
 from policies.pricing.price import Price
 from policies.pricing.price_list import ModelPrice, PriceList, ReaderName
@@ -185,6 +186,7 @@ async def account_api(ledger: Database, valkey_url: str) -> AsyncIterator[Accoun
         meter=meter,
         routes=ROUTES,
         past_due_grace=timedelta(days=3),
+        credit_value=CreditValue("USD", Decimal(1000)),
     )
     async with client_of(app) as client:
         yield AccountApi(app, ledger, meter, redis_client, client)

@@ -54,6 +54,13 @@ async def test_account_without_calls_has_the_whole_plan(subscriber: Customer) ->
     assert left["subscription_status"] == "active"
 
 
+async def test_credits_are_shown_as_money(subscriber: Customer) -> None:
+    left = await subscriber.get("/me/limits")
+    assert (left["credits"]["remaining"], left["credits"]["shown_as"]) == (10, {"currency": "USD", "amount": "0.01"})
+    quoted = await subscriber.post("/me/quote", {"route": "generate", "units": 3})
+    assert (quoted["credits"], quoted["credits_shown_as"]) == (6, {"currency": "USD", "amount": "0.006000"})
+
+
 async def test_account_without_a_subscription_has_no_limits_and_no_plan(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     left = await customer.get("/me/limits")

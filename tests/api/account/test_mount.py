@@ -22,6 +22,7 @@ from gateway.runtime.roles import public_server
 
 SECRETS = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATEWAY_JWT_SECRET": "jwt"}
 CONFIG = """
+credits: {shown_as: {currency: JPY, per_unit: 2}}
 upstreams: {main: {targets: [http://127.0.0.1:1]}}
 routes: [{name: all, upstream: main, match: {path: /**, methods: [GET, POST, HEAD]}, price: {credits: 1}}]
 """
@@ -73,6 +74,14 @@ async def test_body_is_read_and_answered_through_the_listener(public: httpx.Asyn
     me = await public.get("/me", headers={"authorization": f"Bearer {tokens['access_token']}"})
     assert me.json()["email"] == given["email"]
     assert me.headers["cache-control"] == "no-store"
+
+
+async def test_credits_are_shown_as_the_money_of_the_configuration(public: httpx.AsyncClient) -> None:
+    given = {"email": f"{uuid4().hex}@example.com", "password": "correct horse battery"}
+    await public.post("/auth/register", json=given)
+    tokens = (await public.post("/auth/login", json=given)).json()
+    left = await public.get("/me/limits", headers={"authorization": f"Bearer {tokens['access_token']}"})
+    assert left.json()["credits"]["shown_as"] == {"currency": "JPY", "amount": "0"}
 
 
 async def test_body_too_large_is_not_read_to_its_end(public: httpx.AsyncClient) -> None:

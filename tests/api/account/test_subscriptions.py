@@ -45,6 +45,7 @@ async def test_plans_on_sale_are_public_without_internal_fields(account_api: Acc
     shown = {plan["id"]: plan for plan in (await account_api.client.get("/plans")).json()["data"]}
     assert gone.id not in shown
     assert shown[free.id].items() >= {"price": "0", "credits_per_period": 10, "features": {}}.items()
+    assert shown[free.id]["credits_shown_as"] == {"currency": "USD", "amount": "0.01"}
     assert not {"stripe_price_id", "is_active", "sort_order", "version", "product_id"} & shown[free.id].keys()
 
 

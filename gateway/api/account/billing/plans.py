@@ -8,11 +8,11 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from gateway.api.account.dependencies import DependenciesDep
-from gateway.api.schemas.billing_records import Tier
+from gateway.api.schemas.billing_records import ShownAs, Tier
 from gateway.api.schemas.pages import PageModel, ResponseModel
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import StoredPlan
-from policies.billing.money import plain
+from policies.billing.money import CreditValue, plain
 from policies.model import FeatureValue
 
 router = APIRouter(tags=["plans"])
@@ -32,6 +32,7 @@ class OfferedPlan(ResponseModel):
     billing_interval_count: int
     trial_period_days: int
     credits_per_period: int
+    credits_shown_as: ShownAs | None = Field(description="The credits of a period as money, where they are shown so.")
     credits_rollover: bool
     requests_per_minute: int | None
     requests_per_hour: int | None
@@ -47,10 +48,14 @@ async def list_plans(dependencies: DependenciesDep) -> PageModel[OfferedPlan]:
     """By `sort_order`, then price. Nobody needs to be signed in."""
     async with dependencies.database.read() as connection:
         stored = await plans.list_plans(connection)
-    return PageModel(data=[_shown(plan) for plan in stored if plan.terms.is_active], next_cursor=None)
+    return PageModel(
+        data=[_shown(plan, dependencies.credit_value) for plan in stored if plan.terms.is_active], next_cursor=None
+    )
 
 
-def _shown(plan: StoredPlan) -> OfferedPlan:
-    fields = {name: getattr(plan.terms, name) for name in OfferedPlan.model_fields if name != "id"}
+def _shown(plan: StoredPlan, credit_value: CreditValue | None) -> OfferedPlan:
+    stored = OfferedPlan.model_fields.keys() - {"id", "credits_shown_as"}
+    fields = {name: getattr(plan.terms, name) for name in stored}
+    fields["credits_shown_as"] = ShownAs.of_balance(credit_value, plan.terms.credits_per_period)
     fields["tiers"] = [Tier.of(tier) for tier in plan.terms.tiers]
     return OfferedPlan.model_validate(fields | {"id": plan.id, "price": plain(plan.terms.price)})

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.api.account.dependencies import DependenciesDep, KeyInUse, Reader
 from gateway.api.dry_run import KEY_CREDITS_LEFT, LimitState, limit_states, limits_in_force
 from gateway.api.openapi import SIGNED_IN
+from gateway.api.schemas.billing_records import ShownAs
 from gateway.api.schemas.pages import ResponseModel
 from gateway.ledger.accounts import principals
 from gateway.ledger.credits import grants
@@ -29,6 +30,7 @@ class InFlight(ResponseModel):
 
 class CreditsLeft(ResponseModel):
     remaining: int = Field(description="May be negative, and calls under way have theirs set aside.")
+    shown_as: ShownAs | None
     key_credits_left: int | None = Field(description=f"{KEY_CREDITS_LEFT} Only where an API key asks.")
     used_this_period: int = Field(description="Some seconds behind the calls themselves.")
     period_start: datetime | None
@@ -67,6 +69,7 @@ async def get_limits(user_id: Reader, key: KeyInUse, dependencies: DependenciesD
         in_flight=InFlight(limit=force.in_flight, current=snapshot.in_flight),
         credits=CreditsLeft(
             remaining=snapshot.balance,
+            shown_as=ShownAs.of_balance(dependencies.credit_value, snapshot.balance),
             key_credits_left=left_to_key(cap, snapshot.spent),
             used_this_period=balance.credits_used_this_period,
             period_start=balance.period_start,

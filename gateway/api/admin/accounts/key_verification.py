@@ -12,6 +12,7 @@ from pydantic import Field, StringConstraints
 from gateway.api.admin.dependencies import DependenciesDep, UnitOfWorkDep
 from gateway.api.dry_run import KEY_CREDITS_LEFT, LimitState
 from gateway.api.openapi import UNKNOWN
+from gateway.api.schemas.billing_records import ShownAs
 from gateway.api.schemas.fields import Count, Credits, Line, Network, Size, Word
 from gateway.api.schemas.pages import RequestModel, ResponseModel
 from gateway.http.problem_types import STATUS
@@ -49,6 +50,7 @@ class KeyVerification(ResponseModel):
     user_id: UUID | None = None
     plan: str | None = None
     credits: int | None = Field(default=None, description="What the call would cost.")
+    credits_shown_as: ShownAs | None = None
     hold: int | None = Field(default=None, description="What would be set aside while it runs.")
     price: str | None = Field(default=None, description="How the credits were computed.")
     balance: int | None = None
