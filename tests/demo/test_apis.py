@@ -119,9 +119,10 @@ async def test_anthropic_stream_tells_input_first_and_output_last(client: httpx.
     assert documents[-2]["usage"] == {"output_tokens": 33}
 
 
-async def test_gemini_stream_is_an_array_or_events(client: httpx.AsyncClient) -> None:
-    array = await client.post(f"{MODEL}:streamGenerateContent", json=GEMINI)
-    events = await client.post(f"{MODEL}:streamGenerateContent?alt=sse", json=GEMINI)
+@pytest.mark.parametrize("model", [MODEL, MODEL.replace("v1beta", "v1")])
+async def test_gemini_stream_is_an_array_or_events(client: httpx.AsyncClient, model: str) -> None:
+    array = await client.post(f"{model}:streamGenerateContent", json=GEMINI)
+    events = await client.post(f"{model}:streamGenerateContent?alt=sse", json=GEMINI)
 
     assert array.headers["content-type"] == "application/json"
     assert events.headers["content-type"].startswith("text/event-stream")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import openai
 import pytest
+from google import genai
+from google.genai import types as genai_types
 
 from tests.proxy.data_plane import DataPlane
 from tests.proxy.problems import assert_problem
@@ -78,3 +80,14 @@ async def test_openai_client_lists_and_retrieves_models(data_plane: DataPlane) -
         found = await client.models.retrieve("gpt-5")
 
     assert (listed, found.owned_by) == (["gpt-5"], "openai")
+
+
+@pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession:DeprecationWarning")  # the client's own
+async def test_google_client_lists_models(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(features={"analysis": True})
+    options = genai_types.HttpOptions(base_url=data_plane.url, api_version="v1beta")
+    client = genai.Client(api_key=account.key, http_options=options).aio
+    listed = [model.name async for model in await client.models.list()]
+    await client.aclose()
+
+    assert listed == ["models/g-1", "models/g-2"]
