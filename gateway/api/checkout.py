@@ -27,6 +27,7 @@ from gateway.ledger.subscriptions.lifecycle import await_payment
 from gateway.ledger.subscriptions.subscriptions import had_trial
 from gateway.payments.provider import CheckoutRequest, Provider
 from policies.billing.providers import PROVIDERS, provider_ids
+from policies.credits.allowances import has_seats
 
 
 def _known_provider(name: str) -> str:
@@ -54,6 +55,7 @@ class CheckoutService:
     packs: tuple[Pack, ...] = ()
     success_url: str | None = None
     cancel_url: str | None = None
+    portal_return_url: str | None = None
     tax_rate: Decimal = Decimal(0)
     process_event: Callable[[UUID], Awaitable[None]] | None = None
 
@@ -133,6 +135,12 @@ async def create_pack_checkout(sale: Sale, pack: Pack) -> Checkout:
             currency=pack.currency,
         )
     return await _create_at_provider(sale, checkout, quantity=1)
+
+
+def check_seats(plan: StoredPlan, quantity: int | None) -> None:
+    """Raises Invalid for seats of a plan that has none: they would multiply the price, and nothing else."""
+    if quantity not in (None, 1) and not has_seats(plan.terms.pricing_model):
+        raise Invalid("quantity", f"is for plans that are priced by seats; {plan.id} is {plan.terms.pricing_model}")
 
 
 def plan_price_id(provider: Provider, plan: StoredPlan) -> str:

@@ -151,6 +151,9 @@ class Billing:
     lemon_squeezy: LemonSqueezy = LemonSqueezy()
     success_url: Annotated[Url | None, about("Page that a buyer returns to; without it nothing can be bought.")] = None
     cancel_url: Annotated[Url | None, about("Page that a buyer who cancels returns to; null: `success_url`.")] = None
+    portal_return_url: Annotated[
+        Url | None, about("Page that a customer returns to from the provider's portal; null: `success_url`.")
+    ] = None
     past_due_grace_seconds: Annotated[
         Duration, about("Time that a subscription goes on after a failed payment.", key="past_due_grace")
     ] = 3 * 86400.0

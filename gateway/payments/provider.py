@@ -128,8 +128,11 @@ class Provider(Protocol):
         """Where the customer manages cards and subscriptions."""
         ...
 
-    async def change_plan(self, subscription_id: str, *, price_id: str, quantity: int, key: str) -> None:
-        """Takes effect at once, with the difference prorated. The same `key` is executed once."""
+    async def change_plan(self, subscription_id: str, *, price_id: str, quantity: int | None, key: str) -> None:
+        """Takes effect at once, with the difference prorated. The same `key` is executed once.
+
+        `quantity` None: the price is metered, so it has none.
+        """
         ...
 
     async def cancel(self, subscription_id: str, *, at_period_end: bool) -> None: ...

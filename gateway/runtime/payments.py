@@ -79,6 +79,7 @@ def build_checkout_service(config: Config, database: Database, providers: dict[s
         packs=billing.packs,
         success_url=billing.success_url,
         cancel_url=billing.cancel_url,
+        portal_return_url=billing.portal_return_url,
         tax_rate=billing.tax_rate,
         process_event=WebhookProcessor(database, providers).process,
     )

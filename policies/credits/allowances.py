@@ -26,6 +26,11 @@ class Refill:
     expires_at: datetime | None
 
 
+def has_seats(pricing_model: str) -> bool:
+    """Whether the quantity of a subscription means anything: not where the price is flat, or is that of usage."""
+    return pricing_model in ("per_seat", "tiered", "volume")
+
+
 def period_credits(credits_per_period: int, *, pricing_model: str, quantity: int) -> int:
     """The credits of a whole period. A plan that is priced per seat gives them per seat."""
     return credits_per_period * quantity if pricing_model == "per_seat" else credits_per_period

@@ -26,6 +26,7 @@ class FakeStripe:
 
     def __init__(self, prices: dict[str, int]) -> None:
         self.prices = prices
+        self.metered: set[str] = set()
         self.now = int(time.time())
         self.down = False
         self.key_refused: int | None = None
@@ -245,14 +246,19 @@ class FakeStripe:
         if "items" in params:
             item, change = subscription["items"]["data"][0], params["items"]["0"]
             difference = self.prices[change["price"]] - self.prices[item["price"]["id"]]
-            item.update(price={"id": change["price"], "object": "price"}, quantity=int(change["quantity"]))
+            item["price"] = {"id": change["price"], "object": "price"}
+            if change["price"] in self.metered:
+                assert "quantity" not in change, "Stripe refuses a quantity of a metered price"
+                item.pop("quantity", None)
+            else:
+                item["quantity"] = int(change.get("quantity", item.get("quantity", 1)))
             self._pay(self._invoice(subscription, "subscription_update", max(0, difference)))
         self._emit("customer.subscription.updated", subscription)
         return subscription
 
     def _price(self, subscription: Object) -> int:
         item = subscription["items"]["data"][0]
-        return self.prices[item["price"]["id"]] * int(item["quantity"])
+        return self.prices[item["price"]["id"]] * int(item.get("quantity", 1))
 
     def _invoice(self, subscription: Object, reason: str, amount: int) -> Object:
         item = subscription["items"]["data"][0]
@@ -261,7 +267,7 @@ class FakeStripe:
             "object": "line_item",
             "amount": amount,
             "description": "1 x Plan",
-            "quantity": item["quantity"],
+            "quantity": item.get("quantity"),
             "period": {"start": item["current_period_start"], "end": item["current_period_end"]},
             "parent": {"subscription_item_details": {"proration": reason == "subscription_update"}},
             "pricing": {"price_details": {"price": item["price"]["id"]}},

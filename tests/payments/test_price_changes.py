@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -17,7 +17,9 @@ from tests.payments.test_stripe_lifecycle import current_subscription, deliver_a
 NEW_PRICE = "price_pro_2027"
 
 
-async def raise_price(stack: PaymentStack, fake_stripe: FakeStripe, *, subscribers: Literal["keep", "migrate"]) -> None:
+async def raise_price(
+    stack: PaymentStack, fake_stripe: FakeStripe, *, subscribers: Literal["keep", "migrate"] | None
+) -> None:
     """`pro` then costs 39.99 for 2000 credits."""
     fake_stripe.prices[NEW_PRICE] = 3999
     async with stack.database.transaction() as connection:
@@ -78,3 +80,50 @@ async def test_change_to_a_former_price_gives_the_version_that_had_it(
     await stripe_stack.provider.change_plan(subscription_id, price_id=NEW_PRICE, quantity=1, key="by the user")
     await deliver_all(stripe_stack, fake_stripe)
     assert await version_of(stripe_stack, user) == ("pro", 2, False)
+
+
+async def test_wording_of_a_plan_changes_without_ending_what_subscribers_keep(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    user = await stripe_stack.create_user()
+    await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    await raise_price(stripe_stack, fake_stripe, subscribers="keep")
+    for wording in ({"description": "nicer text"}, {"sort_order": 7}, {"name": "Pro 2027"}, {"is_active": False}):
+        await change_terms(stripe_stack, "pro", **wording)
+        assert await version_of(stripe_stack, user) == ("pro", 1, True)
+
+
+async def test_price_that_rises_leaves_a_subscriber_of_the_provider_at_the_price_it_charges(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    user = await stripe_stack.create_user()
+    subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    await raise_price(stripe_stack, fake_stripe, subscribers=None)
+    fake_stripe.renew(subscription_id)
+    await deliver_all(stripe_stack, fake_stripe)
+    assert await version_of(stripe_stack, user) == ("pro", 1, True)
+    assert (await stripe_stack.billing_state(user)).granted == 2000
+
+
+async def test_kept_subscriber_changes_seats_at_the_price_that_he_bought_also_of_a_plan_no_longer_sold(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    await change_terms(stripe_stack, "pro", pricing_model="per_seat")
+    user = await stripe_stack.create_user()
+    subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    await raise_price(stripe_stack, fake_stripe, subscribers="keep")
+    await change_terms(stripe_stack, "pro", is_active=False)
+    found = await current_subscription(stripe_stack, user)
+    async with await stripe_stack.client_for(user) as client:
+        changed = await client.post(f"/subscriptions/{found.id}/change", json={"plan_id": "pro", "quantity": 3})
+    assert changed.status_code == 200, changed.text
+    (item,) = fake_stripe.objects[subscription_id]["items"]["data"]
+    assert (item["price"]["id"], item["quantity"]) == ("price_pro", 3)
+    assert await version_of(stripe_stack, user) == ("pro", found.plan_version, True)
+
+
+async def change_terms(stack: PaymentStack, plan_id: str, **changes: Any) -> None:
+    async with stack.database.transaction() as connection:
+        plan = await plans.get(connection, plan_id)
+        assert plan is not None
+        await plans.change(connection, plan_id, replace(plan.terms, **changes))

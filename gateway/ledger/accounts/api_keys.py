@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, text, update
+from sqlalchemy import func, insert, literal, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.db.errors import NotFound, checked
@@ -130,9 +131,12 @@ async def rotate(
     Raises NotFound, also for a revoked key.
     """
     key = await _get_for_update(connection, key_id)
-    inherited = {name: getattr(key, name) for name in _INHERITED}
-    # LEAST passes over NULL, so a key without expiry gets one.
-    old = await _change(connection, key_id, {"expires_at": func.least(api_keys.c.expires_at, retire_at)})
+    own_expiry = await _own_expiry(connection, key)
+    inherited = {name: getattr(key, name) for name in _INHERITED} | {"expires_at": own_expiry}
+    retired_at = retire_at if key.expires_at is None else min(key.expires_at, retire_at)
+    marks = {"retired_at": retired_at.isoformat(), "expires_at": own_expiry and own_expiry.isoformat()}
+    metadata = api_keys.c.metadata.concat(literal({"rotation": marks}, JSONB))
+    old = await _change(connection, key_id, {"expires_at": retired_at, "metadata": metadata})
     new = await _insert(connection, old.user_id, fingerprint, inherited | {"rotated_from": key_id})
     return old, new
 
@@ -194,6 +198,14 @@ async def _get_for_update(connection: AsyncConnection, key_id: UUID) -> ApiKey:
     if key is None or key.status is KeyStatus.REVOKED:
         raise NotFound("usable key", key_id)
     return key
+
+
+async def _own_expiry(connection: AsyncConnection, key: ApiKey) -> datetime | None:
+    """When the key would expire if no rotation had retired it, so that no successor inherits a grace."""
+    marks = await connection.scalar(select(api_keys.c.metadata["rotation"]).where(api_keys.c.id == key.id))
+    if not marks or key.expires_at != datetime.fromisoformat(marks["retired_at"]):
+        return key.expires_at
+    return None if marks["expires_at"] is None else datetime.fromisoformat(marks["expires_at"])
 
 
 async def _change(connection: AsyncConnection, key_id: UUID, changes: Mapping[str, Any]) -> ApiKey:

@@ -7,6 +7,7 @@ writes to no subscription; only a change that exempts the present subscribers do
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -36,15 +37,25 @@ _RECORD = text("""
 """)
 
 _PIN = text(f"""
-    UPDATE subscriptions s SET keeps_version = true, plan_version = p.version, updated_at = now()
+    UPDATE subscriptions s SET keeps_version = true, plan_version = p.version, updated_at = now(),
+           metadata = s.metadata || CASE WHEN :is_for_period AND s.provider = 'manual'
+                                         THEN jsonb_build_object('keeps_version_for', 'period') ELSE '{{}}' END
       FROM subscription_plans p
      WHERE p.id = :plan_id AND s.plan_id = p.id AND NOT s.keeps_version AND ({CURRENT} OR status = 'incomplete')
 """)  # noqa: S608 - CURRENT is a constant
 
 _UNPIN = text("""
-    UPDATE subscriptions s SET keeps_version = false, plan_version = p.version, updated_at = now()
+    UPDATE subscriptions s SET keeps_version = false, plan_version = p.version, updated_at = now(),
+           metadata = s.metadata - 'keeps_version_for'
       FROM subscription_plans p
      WHERE p.id = :plan_id AND s.plan_id = p.id AND s.keeps_version
+""")
+
+_UNPIN_AFTER_PERIOD = text("""
+    UPDATE subscriptions s SET keeps_version = false, plan_version = p.version, updated_at = now(),
+           metadata = s.metadata - 'keeps_version_for'
+      FROM subscription_plans p
+     WHERE s.id = :subscription_id AND p.id = s.plan_id AND s.metadata ? 'keeps_version_for'
 """)
 
 _GET = text("""
@@ -60,9 +71,18 @@ async def record(connection: AsyncConnection, plan_id: str) -> None:
     await connection.execute(_RECORD, {"plan_id": plan_id})
 
 
-async def pin_subscribers(connection: AsyncConnection, plan_id: str) -> None:
-    """Pins the subscriptions that follow the plan to its current version."""
-    await connection.execute(_PIN, {"plan_id": plan_id})
+async def pin_subscribers(connection: AsyncConnection, plan_id: str, *, is_for_period: bool = False) -> None:
+    """Pins the subscriptions that follow the plan to its current version.
+
+    `is_for_period`: those that the gateway renews follow it again with their next period. A provider goes on charging
+    the price that a subscription was bought at, so one that it bills keeps the version.
+    """
+    await connection.execute(_PIN, {"plan_id": plan_id, "is_for_period": is_for_period})
+
+
+async def unpin_after_period(connection: AsyncConnection, subscription_id: UUID) -> bool:
+    """Lets a subscription that kept its version for a period follow the plan again; False for any other."""
+    return (await connection.execute(_UNPIN_AFTER_PERIOD, {"subscription_id": subscription_id})).rowcount > 0
 
 
 async def unpin_subscribers(connection: AsyncConnection, plan_id: str) -> int:

@@ -155,16 +155,19 @@ async def change(
     terms: PlanTerms,
     *,
     permissions: Iterable[str] | None = None,
-    subscribers: Literal["migrate", "keep"] = "migrate",
+    subscribers: Literal["migrate", "keep"] | None = None,
 ) -> StoredPlan:
     """Replaces the plan's terms, and its permissions unless None.
 
     `subscribers` get the new version from their next request on (migrate), or stay on theirs until `migrate` (keep).
+    None: a change of what a period costs leaves them the period that they are in, and whoever a provider bills stays at
+    the price that the provider charges; a change of wording alone moves nobody; any other change migrates.
     Raises NotFound for an unknown plan or permission, AlreadyExists, InvalidValue.
     """
     await bump_catalogue(connection)
-    if subscribers == "keep":
-        await plan_versions.pin_subscribers(connection, plan_id)
+    reach = subscribers or _reach(await get(connection, plan_id), terms, permissions)
+    if reach in ("keep", "next_period"):
+        await plan_versions.pin_subscribers(connection, plan_id, is_for_period=reach == "next_period")
     granted = None if permissions is None else await _permission_ids(connection, permissions)
     async with checked(connection, "plan"):
         await _change(connection, plan_id, _values(terms))
@@ -174,7 +177,7 @@ async def change(
     if granted is not None:
         await _replace_permissions(connection, plan_id, granted)
     await plan_versions.record(connection, plan_id)
-    if subscribers == "migrate":
+    if reach == "migrate":
         await plan_versions.unpin_subscribers(connection, plan_id)
     return await _existing(connection, plan_id)
 
@@ -228,6 +231,23 @@ async def withdraw_permission(connection: AsyncConnection, plan_id: str, permiss
     is_it = (plan_permissions.c.plan_id == plan_id) & (plan_permissions.c.permission_id == permission_id)
     await connection.execute(delete(plan_permissions).where(is_it))
     await plan_versions.record(connection, plan_id)
+
+
+_WORDING = frozenset({"name", "description", "product_id", "is_active", "sort_order"})
+_COST = frozenset({"price", "currency", "pricing_model", "tiers", "billing_interval", "billing_interval_count"})
+
+
+def _reach(
+    before: StoredPlan | None, terms: PlanTerms, permissions: Iterable[str] | None
+) -> Literal["migrate", "next_period", "nobody"]:
+    """Whom a change reaches that does not say so."""
+    if before is None:
+        return "migrate"
+    changed = {item.name for item in fields(PlanTerms) if getattr(before.terms, item.name) != getattr(terms, item.name)}
+    if changed & _COST:
+        return "next_period"
+    is_wording = changed <= _WORDING and (permissions is None or frozenset(permissions) == before.permissions)
+    return "nobody" if is_wording else "migrate"
 
 
 def _array(column: ColumnElement[Any], *, of: Any, by: ColumnElement[Any]) -> ColumnElement[Any]:

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue import plan_versions, plans
 from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.db import tables
 from gateway.ledger.db.errors import NotFound
@@ -160,6 +160,7 @@ async def renew(
         terms = plan_columns(await get_plan(connection, subscription.next_plan_id))
     terms |= {"quantity": subscription.next_quantity or subscription.quantity}
     terms |= {"next_plan_id": None, "next_quantity": None}
+    await plan_versions.unpin_after_period(connection, subscription.id)
     renewed = await subscriptions.update(connection, subscription.id, **terms, **changes)
     plan = await plan_of(connection, renewed)
     if span is None:

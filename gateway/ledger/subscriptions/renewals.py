@@ -15,6 +15,7 @@ from uuid import UUID
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.ledger.catalogue.plan_versions import unpin_after_period
 from gateway.ledger.catalogue.plans import get as get_plan
 from gateway.ledger.credits import expiry
 from gateway.ledger.db.tables import users
@@ -110,6 +111,8 @@ async def _apply(
         return await update(connection, subscription.id, **changes, **ended)
     # Credits expire before the next period's credits are granted, also when both are late.
     await expiry.apply_due(connection, subscription.user_id, now=subscription.current_period_end, actor=actor)
+    if await unpin_after_period(connection, subscription.id):
+        subscription = await get_existing(connection, subscription.id)
     plan = await plan_of(connection, subscription)
     if subscription.next_plan_id is not None:
         plan = await get_plan(connection, subscription.next_plan_id) or plan

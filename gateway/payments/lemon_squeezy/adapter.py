@@ -106,11 +106,11 @@ class LemonSqueezy:
             raise ProviderRefused("Lemon Squeezy has a portal only for customers with a subscription")
         return url
 
-    async def change_plan(self, subscription_id: str, *, price_id: str, quantity: int, key: str) -> None:  # noqa: ARG002 - setting is idempotent
+    async def change_plan(self, subscription_id: str, *, price_id: str, quantity: int | None, key: str) -> None:  # noqa: ARG002 - setting is idempotent
         change = {"variant_id": int(price_id), "invoice_immediately": True}
         changed = await self._patch_subscription(subscription_id, change)
         item = changed["attributes"].get("first_subscription_item") or {}
-        if item and item.get("quantity") != quantity:
+        if item and quantity is not None and item.get("quantity") != quantity:
             body = self._resource("subscription-items", {"quantity": quantity}, resource_id=str(item["id"]))
             await self._send("PATCH", f"/subscription-items/{item['id']}", body)
 

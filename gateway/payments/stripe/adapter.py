@@ -89,9 +89,11 @@ class Stripe:
         created = await _response(portal.create_async({"customer": customer_id, "return_url": return_url}))
         return str(created["url"])
 
-    async def change_plan(self, subscription_id: str, *, price_id: str, quantity: int, key: str) -> None:
+    async def change_plan(self, subscription_id: str, *, price_id: str, quantity: int | None, key: str) -> None:
         found = await _response(self._client.v1.subscriptions.retrieve_async(subscription_id))
-        item = {"id": found["items"]["data"][0]["id"], "price": price_id, "quantity": quantity}
+        item = {"id": found["items"]["data"][0]["id"], "price": price_id}
+        if quantity is not None:
+            item["quantity"] = quantity
         # Paid at once or not changed: a declined card leaves the old plan.
         change: Any = {
             "items": [item],

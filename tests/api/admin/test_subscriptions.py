@@ -96,7 +96,7 @@ async def test_retired_plan_keeps_its_subscribers_and_takes_no_new_ones(
     admin_api: AdminApi, a_plan: dict[str, Any]
 ) -> None:
     user = await admin_api.create_user(plan=a_plan["id"])
-    await admin_api.call("PATCH", f"/plans/{a_plan['id']}", json={"is_active": False})
+    await admin_api.call("PATCH", f"/plans/{a_plan['id']}", json={"is_active": False, "pricing_model": "per_seat"})
     assert (await admin_api.get(f"/users/{user['id']}"))["subscription"]["status"] == "active"
     other = await admin_api.create_user()
     await admin_api.post("/subscriptions", {"user_id": other["id"], "plan_id": a_plan["id"]}, status=409)

@@ -122,3 +122,21 @@ async def test_keys_are_listed_per_user(connection: AsyncConnection) -> None:
     mine, theirs = await a_key(connection, user.id), await a_key(connection, other.id)
     assert (await api_keys.list_keys(connection, user_id=user.id)).data == (mine,)
     assert {key.id for key in (await api_keys.list_keys(connection)).data} == {theirs.id, mine.id}
+
+
+async def test_key_rotated_twice_passes_on_its_own_expiry_and_no_grace(connection: AsyncConnection) -> None:
+    user = await a_user(connection)
+    for expires_at in (None, NOON + timedelta(days=30)):
+        key = await api_keys.create(connection, user.id, fingerprint=a_fingerprint(), expires_at=expires_at)
+        for grace in (timedelta(hours=2), timedelta(hours=1)):
+            old, new = await api_keys.rotate(connection, key.id, fingerprint=a_fingerprint(), retire_at=NOON + grace)
+            assert (old.expires_at, new.expires_at) == (NOON + grace, expires_at)
+
+
+async def test_expiry_that_is_set_after_a_rotation_is_passed_on(connection: AsyncConnection) -> None:
+    user = await a_user(connection)
+    key = await a_key(connection, user.id)
+    await api_keys.rotate(connection, key.id, fingerprint=a_fingerprint(), retire_at=NOON)
+    await api_keys.patch(connection, key.id, expires_at=NOON + timedelta(days=9))
+    _, new = await api_keys.rotate(connection, key.id, fingerprint=a_fingerprint(), retire_at=NOON)
+    assert new.expires_at == NOON + timedelta(days=9)

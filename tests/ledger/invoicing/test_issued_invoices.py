@@ -191,7 +191,7 @@ async def test_voided_invoice_without_changes_is_replaced_by_the_plans_price(con
     wrong = await invoiced(connection, mine, THE_11TH)
     await used(connection, mine, at=JUNE + timedelta(days=2), credits_charged=5)  # it came late
     terms = PlanTerms(name="dearer", price=Decimal("0.20"), pricing_model="usage")
-    await plans.change(connection, usage, terms)
+    await plans.change(connection, usage, terms, subscribers="migrate")
     await voided(connection, wrong, THE_21ST)
     again = await invoiced(connection, mine, THE_21ST)
     assert (amounts(wrong), amounts(again), again.metadata) == (["7.00"], ["15.00"], {})

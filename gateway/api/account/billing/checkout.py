@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Body
 from pydantic import Field
 
 from gateway.api.account.dependencies import DependenciesDep, Me
@@ -101,10 +102,14 @@ async def confirm_checkout(
 
 @router.post("/billing/portal", summary="The provider's page for cards and subscriptions", responses=CONFLICTS)
 async def open_portal(
-    body: Portal, me: Me, dependencies: DependenciesDep, checkout_service: CheckoutServiceDep
+    me: Me,
+    dependencies: DependenciesDep,
+    checkout_service: CheckoutServiceDep,
+    body: Annotated[Portal | None, Body()] = None,
 ) -> PortalLink:
-    provider = checkout_service.provider(body.provider)
-    return_url = checkout_service.return_url()
+    """It leads back to `billing.portal_return_url`."""
+    provider = checkout_service.provider(body.provider if body else None)
+    return_url = checkout_service.portal_return_url or checkout_service.return_url()
     customer_id = await ensure_customer(provider, dependencies.database, me.user)
     return PortalLink(url=await provider.portal_url(customer_id, return_url=return_url))
 

@@ -22,6 +22,7 @@ from gateway.api.checkout import (
     CheckoutServiceDep,
     ProviderName,
     Sale,
+    check_seats,
     create_plan_checkout,
     plan_price_id,
 )
@@ -36,10 +37,12 @@ from gateway.ledger.db.errors import NotFound
 from gateway.ledger.invoicing import plan_changes
 from gateway.ledger.payments.provider_updates import apply_update, fetch_update
 from gateway.ledger.subscriptions import lifecycle, subscriptions
+from gateway.ledger.subscriptions.allowances import plan_of
 from gateway.ledger.subscriptions.subscriptions import MANUAL, StoredSubscription, transition
 from gateway.payments.provider import Provider
 from policies.billing.payments import ObjectKind, ObjectRef
 from policies.billing.subscriptions import SubscriptionEvent
+from policies.credits.allowances import has_seats
 from policies.model import SubscriptionStatus
 
 
@@ -80,13 +83,15 @@ class BegunSubscription(OwnSubscription):
 
 
 class Order(RequestModel):
-    quantity: PositiveCount = Field(default=1, description="Seats, of a plan that is per seat.")
+    quantity: PositiveCount = Field(default=1, description="Seats, of a plan that has them; of any other only 1.")
     provider: ProviderName | None = Field(default=None, description="Who takes the payment; the default if left out.")
 
 
 class PlanChange(RequestModel):
     plan_id: Line = Field(examples=["pro"])
-    quantity: PositiveCount | None = Field(default=None, description="null: as many seats as now.")
+    quantity: PositiveCount | None = Field(
+        default=None, description="null: as many seats as now, or 1 of a plan without seats."
+    )
 
 
 class Ending(RequestModel):
@@ -121,6 +126,7 @@ async def subscribe(
     async with me.unit_of_work.read() as connection:
         plan = await _offered(connection, plan_id)
         current = await subscriptions.get_current(connection, me.id)
+    check_seats(plan, order.quantity)
     if not _is_free(plan.terms):
         _check_may_buy(current, plan)
         sale = Sale(checkout_service, dependencies.database, me.user, order.provider)
@@ -187,11 +193,11 @@ async def change_plan(
     found = await _read_own(me, subscription_id)
     transition(found, SubscriptionEvent.CHANGE_PLAN)
     async with me.unit_of_work.read() as connection:
-        plan = await _offered(connection, body.plan_id)
+        plan = await _wanted(connection, found, body.plan_id)
+    check_seats(plan, body.quantity)
     if _is_billed(found):
-        return await _change_billed(
-            me, dependencies, checkout_service, found, plan=plan, quantity=body.quantity or found.quantity
-        )
+        seats = (body.quantity or found.quantity) if has_seats(plan.terms.pricing_model) else 1
+        return await _change_billed(me, dependencies, checkout_service, found, plan=plan, quantity=seats)
     if not _is_free(plan.terms):
         raise Conflict(f"{plan.id} is to be paid for: POST /subscriptions/{plan.id}; it takes over once it is.")
     if body.quantity is not None:
@@ -221,7 +227,10 @@ async def _change_billed(
     provider = checkout_service.provider(found.provider)
     price_id = plan_price_id(provider, plan)
     key = f"{found.id}:{plan.id}:{quantity}:{found.updated_at.isoformat()}"
-    call = provider.change_plan(_remote_id(found), price_id=price_id, quantity=quantity, key=key)
+    is_metered = plan.terms.pricing_model == "usage"
+    call = provider.change_plan(
+        _remote_id(found), price_id=price_id, quantity=None if is_metered else quantity, key=key
+    )
     return await _change_at_provider(me, dependencies, provider, found, call=call)
 
 
@@ -256,6 +265,14 @@ async def _offered(connection: AsyncConnection, name: str) -> StoredPlan:
     if plan is None or not plan.terms.is_active:
         raise NotFound("plan", name)
     return plan
+
+
+async def _wanted(connection: AsyncConnection, found: StoredSubscription, name: str) -> StoredPlan:
+    """The plan of a change: the subscription's own as the subscription has it, also where it is not sold any more."""
+    plan = await plans.find(connection, name)
+    if plan is not None and plan.id == found.plan_id:
+        return await plan_of(connection, found)
+    return await _offered(connection, name)
 
 
 async def _read_own(me: Me, subscription_id: UUID | None) -> StoredSubscription:

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 
 from gateway.api.admin.catalogue.plans import existing_plan, offered_plan
 from gateway.api.admin.dependencies import UnitOfWorkDep
+from gateway.api.checkout import check_seats
 from gateway.api.errors import Conflict, Invalid
 from gateway.api.openapi import CONFLICTS, UNKNOWN
 from gateway.api.schemas.fields import Flag, Line, PositiveCount
@@ -24,6 +25,7 @@ from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.invoicing import plan_changes
 from gateway.ledger.subscriptions import lifecycle, subscriptions
+from policies.credits.allowances import has_seats
 from policies.model import SubscriptionStatus
 
 router = APIRouter(prefix="/subscriptions", tags=["subscriptions"])
@@ -90,6 +92,7 @@ async def start_subscription(body: NewSubscription, unit_of_work: UnitOfWorkDep)
         if await users.get(change.connection, body.user_id) is None:
             raise NotFound("user", body.user_id)
         plan = await offered_plan(change.connection, body.plan_id)
+        check_seats(plan, body.quantity)
         if body.trial and plan.terms.trial_period_days == 0:
             raise Conflict(f"The plan {plan.id} has no trial; set its trial_period_days, or start without.")
         started = Subscription.model_validate(await _start(change, body, plan))
@@ -123,17 +126,17 @@ async def change_subscription(
     async with _changed(unit_of_work, subscription_id, "subscriptions.change") as (change, found):
         if body.plan_id is None and body.quantity is None:
             raise Invalid("plan_id", "give plan_id, quantity, or both")
-        plan_id = None
-        if body.plan_id is not None:
-            plan = await existing_plan(change.connection, body.plan_id)
-            plan_id = (plan if plan.id == found.plan_id else await offered_plan(change.connection, plan.id)).id
+        plan = await existing_plan(change.connection, body.plan_id or found.plan_id)
+        if plan.id != found.plan_id:
+            await offered_plan(change.connection, plan.id)
+        check_seats(plan, body.quantity)
         await plan_changes.change(
             change.connection,
             subscription_id,
             now=now(),
             actor=change.actor,
-            plan_id=plan_id,
-            quantity=body.quantity,
+            plan_id=None if body.plan_id is None else plan.id,
+            quantity=body.quantity if has_seats(plan.terms.pricing_model) else 1,
             at_period_end=body.at_period_end,
         )
     return await get_subscription(subscription_id, unit_of_work)

@@ -158,10 +158,12 @@ class PlanPatch(PatchModel):
     lemon_squeezy_product_id: Line | None = None
     is_active: Flag = unset()
     sort_order: Count = unset()
-    subscribers: Literal["migrate", "keep"] = Field(
-        default="migrate",
+    subscribers: Literal["migrate", "keep"] | None = Field(
+        default=None,
         description="migrate: the change is for everyone, at once. keep: who is on the plan keeps the version it has,"
-        " until `POST /plans/{plan}/migrate`.",
+        " until `POST /plans/{plan}/migrate`. Left out: a change of price, currency, pricing model, tiers or interval"
+        " leaves subscribers the period that they are in, and whoever a provider bills keeps the version; a change of"
+        " name, description, product, order or `is_active` moves nobody; any other change is for everyone.",
     )
 
 
@@ -201,7 +203,7 @@ async def change_plan(plan: Line, patch: PlanPatch, unit_of_work: UnitOfWorkDep)
     """Limits and features hold for all its subscribers from their next request on, unless they are to keep theirs."""
     changes = patch.changes()
     permissions = changes.pop("permissions", None)
-    subscribers = changes.pop("subscribers", "migrate")
+    subscribers = changes.pop("subscribers", None)
     if "tiers" in changes:
         changes["tiers"] = _tiers(patch.tiers)
     async with unit_of_work.change() as change:
