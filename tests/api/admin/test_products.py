@@ -44,8 +44,8 @@ async def test_unknown_product_or_permission_is_not_found(admin_api: AdminApi) -
             await admin_api.call("DELETE", path, status=404)
 
 
-async def a_permission(admin_api: AdminApi, name: str | None = None) -> dict[str, Any]:
-    made: dict[str, Any] = await admin_api.post("/permissions", {"name": name or uuid4().hex}, status=201)
+async def a_permission(admin_api: AdminApi) -> dict[str, Any]:
+    made: dict[str, Any] = await admin_api.post("/permissions", {"name": uuid4().hex}, status=201)
     return made
 
 
@@ -78,6 +78,8 @@ async def test_permission_of_a_plan_or_key_cannot_be_renamed_or_deleted(
 
 
 async def test_permission_of_a_route_cannot_be_deleted(admin_api: AdminApi) -> None:
-    made = await a_permission(admin_api, "analyze")
+    """Of one that may be there already: permissions are shared by all tests."""
+    await admin_api.client.post("/admin/v1/permissions", json={"name": "analyze"})
+    made = next(each for each in await admin_api.pages("/permissions", limit=100) if each["name"] == "analyze")
     response = await admin_api.call("DELETE", f"/permissions/{made['id']}", status=409)
     assert response["detail"].startswith("'analyze' can be deleted once nothing uses it any more: routes analyze")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.embedded.test_stores import data_dir
+from tests.meter.conftest import cluster
 from tests.workers.conftest import backend
 
-__all__ = ["backend", "data_dir"]
+__all__ = ["backend", "cluster", "data_dir"]
