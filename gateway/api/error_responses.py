@@ -46,6 +46,8 @@ UNREACHABLE = ErrorResponse(
     "accounts_unavailable", "Accounts cannot be reached at the moment; try again shortly.", {"retry_after": 1}
 )
 
+FAILED = ErrorResponse("internal_error", "Something went wrong here; the request_id finds it in the logs.")
+
 
 def install(app: FastAPI) -> None:
     """Makes the app answer every failure with a problem document."""
@@ -201,7 +203,5 @@ _RENDERERS: Mapping[type[Exception], Callable[[Any, Request], ErrorResponse]] = 
     InvalidCursor: lambda *_: invalid("cursor", "not a next_cursor that this list gave out"),
     DBAPIError: _out_of_range,
     DatabaseUnavailable: lambda *_: UNREACHABLE,
-    Exception: lambda *_: ErrorResponse(
-        "internal_error", "Something went wrong here; the request_id finds it in the logs."
-    ),
+    Exception: lambda *_: FAILED,
 }

@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
+from gateway import metrics
 from gateway.api import error_responses
 from gateway.api.errors import NotAuthenticated, Suspended
 from gateway.ledger.db.session import DatabaseUnavailable
@@ -21,7 +22,10 @@ _NO_STORE = (b"cache-control", b"no-store")
 
 
 class RequestIdMiddleware:
-    """Gives a request an id, the client's own where it may be echoed, and its response `Cache-Control: no-store`."""
+    """Gives a request an id, the client's own where it may be echoed, and its response `Cache-Control: no-store`.
+
+    Being the first to see a request it also answers and counts what fails; the server logs it, with the id.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -36,13 +40,24 @@ class RequestIdMiddleware:
         # Never unbound: the server logs what was raised in the same task, which ends with the request.
         bind_contextvars(request_id=request_id)
 
+        is_started = False
+
         async def send_with_id(message: Message) -> None:
+            nonlocal is_started
             if message["type"] == "http.response.start":
+                is_started = True
+                if message["status"] == 500:
+                    metrics.REQUESTS.labels(metrics.OTHER, metrics.OTHER, "500").inc()
                 headers = [header for header in message.get("headers", ()) if header[0] != b"cache-control"]
                 message["headers"] = [*headers, (b"x-request-id", request_id.encode()), _NO_STORE]
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            if not is_started:
+                await error_responses.send(error_responses.FAILED, scope, send_with_id)
+            raise
 
 
 class AuthMiddleware:

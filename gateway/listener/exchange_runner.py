@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 
 import structlog
 
+from gateway import metrics
 from gateway.listener.error_response import RequestError
 from gateway.listener.exchange import Exchange
 
@@ -139,6 +140,8 @@ class ExchangeRunner:
         if not exchange.is_complete and not exchange.is_disconnected:
             if is_returned:
                 _log.error("response_incomplete")
+            if not exchange.is_started:
+                metrics.REQUESTS.labels(metrics.OTHER, metrics.OTHER, "500").inc()
             self._connection.break_off(exchange, RequestError("internal_error", "The gateway failed to answer."))
 
 

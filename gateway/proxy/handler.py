@@ -25,7 +25,7 @@ from gateway.proxy.metering.observers import observe_upload
 from gateway.proxy.request import body as bodies
 from gateway.proxy.request import websocket
 from gateway.proxy.request.api_keys import DEFAULT_FORM, KeyForm
-from gateway.proxy.request.body import ClientDisconnected, Receive
+from gateway.proxy.request.body import ClientDisconnected, Receive, WholeBody
 from gateway.proxy.request.held_bodies import HeldBodies, HeldBody
 from gateway.proxy.request.inbound import Inbound, Network, read_request
 from gateway.proxy.router import RouteMatch, Router
@@ -34,7 +34,7 @@ from gateway.proxy.settle.settlement import Settler
 from gateway.proxy.telemetry.request_telemetry import RequestTelemetry
 from gateway.request_ids import uuid7
 from gateway.upstream.balancer import Upstream
-from policies.model import Outcome, Refused
+from policies.model import Outcome, Refused, Route
 
 _log = structlog.get_logger()
 
@@ -80,8 +80,9 @@ class Handler:
         except ClientDisconnected:
             return  # before its body was whole: nothing was admitted
         except Exception as error:
-            _log.error("request_failed", request_id=response.request_id, exc_info=error)
-            await response.send_internal_error()
+            await _answer_fault(error, response)
+            seconds, route = monotonic_seconds() - received_at, self._route_of(inbound)
+            self._telemetry.record_failed(response, inbound=inbound, seconds=seconds, route=route)
         finally:
             for body in held:
                 body.release()
@@ -138,11 +139,27 @@ class Handler:
         )
         self._telemetry.record_admitted()
         try:
+            await self._forward(call, response, client, destination=destination, receive=receive, body=body)
+        except Exception as error:
+            await _answer_fault(error, response)
+        finally:
+            self._telemetry.record_settled(call, response)
+
+    async def _forward(
+        self,
+        call: ActiveCall,
+        response: ClientResponse,
+        client: Client,
+        *,
+        destination: Destination,
+        receive: Receive,
+        body: WholeBody | None,
+    ) -> None:
+        try:
             await Forwarding(call, response, client, self._drains).run(destination, receive, body)
         finally:
             if not call.is_settled:
                 await call.settle(Outcome.ABANDONED, None, error_code="internal_error")
-            self._telemetry.record_settled(call, response)
 
     def swap(self, router: Router, destinations: Mapping[str, Destination]) -> Mapping[str, Destination]:
         """Serves by a new configuration from the next request on; gives the destinations that served until now."""
@@ -157,6 +174,12 @@ class Handler:
     async def close(self) -> None:
         """Closes the connections to the upstreams; calls still under way on them break off."""
         await asyncio.gather(*(each.upstream.close() for each in self._destinations.values()))
+
+    def _route_of(self, inbound: Inbound) -> Route | None:
+        try:
+            return self._router.match(inbound.method, inbound.raw_path).route
+        except Refused:
+            return None
 
     async def _refuse(
         self,
@@ -201,3 +224,9 @@ class Handler:
         await response.send_whole(stored.status, stored.fields, stored.body, fields)
         seconds = monotonic_seconds() - received_at
         self._telemetry.record_replayed(replay, response, inbound=inbound, seconds=seconds)
+
+
+async def _answer_fault(error: Exception, response: ClientResponse) -> None:
+    """Answers a fault of the gateway itself; a response that has begun is cut."""
+    _log.error("request_failed", request_id=response.request_id, exc_info=error)
+    await response.send_internal_error()

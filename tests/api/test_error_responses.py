@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from gateway import metrics
+from gateway.api.admin.auth import AdminAuthenticator
 from gateway.ledger.db.session import Database
 from tests.api.conftest import AdminApi, admin_app, client_of
 
@@ -97,6 +99,27 @@ async def test_internal_error_reveals_nothing_internal(ledger: Database) -> None
     assert response.json()["request_id"] == response.headers["x-request-id"]
     assert "secret" not in response.text
     assert "Traceback" not in response.text
+
+
+@pytest.mark.parametrize("place", ["an endpoint", "authentication"])
+async def test_fault_of_the_api_is_answered_and_counted(
+    ledger: Database, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("SELECT secret FROM inside")
+
+    if place == "authentication":
+        monkeypatch.setattr(AdminAuthenticator, "authenticate", broken)
+    counted = metrics.REQUESTS.labels(metrics.OTHER, metrics.OTHER, "500")
+    before = counted._value.get()
+    async with client_of(admin_app(ledger, broken, missing={})) as client:
+        response = await client.post(
+            "/admin/v1/permissions", json={"name": f"made-before-a-bug-of-{place.replace(' ', '-')}"}
+        )
+    assert (response.status_code, response.json()["code"]) == (500, "internal_error")
+    assert response.json()["request_id"] == response.headers["x-request-id"]
+    assert response.headers["cache-control"] == "no-store"
+    assert counted._value.get() == before + 1
 
 
 async def _nothing() -> None:

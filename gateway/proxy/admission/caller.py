@@ -19,7 +19,7 @@ class Caller:
     """The principal behind an API key.
 
     `digest` is that of the key. `metering_template` and `identity_block` are header fields towards the client and the
-    upstream; `record_columns` are the columns that all its records share.
+    upstream; `record_columns` are the columns that all its records share, `masked_key` is a JSON string.
     """
 
     principal: Principal

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from json import dumps
 from time import time
 
 from policies.model import Key
 
 FLUSH_SECONDS = 0.2
 MAX_BUFFERED_LINES = 20_000  # above it lines are dropped and counted: the reader of the log is too slow
+NO_KEY = '""'
 
 
 class AccessLog:
@@ -39,10 +41,10 @@ class AccessLog:
         upstream_seconds: float | None = None,
         code: str | None = None,
         credits: int | None = None,
-        key: str = "",
+        key: str = NO_KEY,
     ) -> None:
-        """`endpoint` is a JSON string; `method` is one of the route, or `other`; `code` is that of a refusal or an
-        outcome; `key` is masked.
+        """`endpoint` and `key`, a masked one, are JSON strings, made where they are loaded. The others need no escape:
+        `request_id` is echoable, `method` one of the route, or `other`, `code` that of a refusal or an outcome.
         """
         if len(self._lines) >= MAX_BUFFERED_LINES:
             self._dropped += 1
@@ -52,7 +54,7 @@ class AccessLog:
             f'{{"event":"request","at":{time():.3f},"request_id":"{request_id}","endpoint":{endpoint},'
             f'"method":"{method}","status":{status},"code":"{code or ""}","ms":{seconds * 1000:.2f},'
             f'"upstream_ms":{upstream_ms},"credits":{"null" if credits is None else credits},'
-            f'"key":"{key}"}}\n'
+            f'"key":{key}}}\n'
         )
 
     def close(self) -> None:
@@ -79,5 +81,8 @@ class AccessLog:
 
 
 def masked(key: Key) -> str:
-    """The part of a key that may be shown: enough to find it, too little to use it."""
-    return f"{key.prefix}…{key.last4}"
+    """The part of a key that may be shown, as JSON: enough to find it, too little to use it.
+
+    Imported keys may begin and end with any characters.
+    """
+    return dumps(f"{key.prefix}…{key.last4}")

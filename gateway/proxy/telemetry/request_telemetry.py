@@ -19,7 +19,7 @@ from gateway.proxy.admission.idempotency import IdempotentReplay
 from gateway.proxy.forward.client_response import ClientResponse
 from gateway.proxy.request.inbound import Inbound
 from gateway.proxy.settle.active_call import ActiveCall
-from gateway.proxy.telemetry.access_log import AccessLog
+from gateway.proxy.telemetry.access_log import NO_KEY, AccessLog
 from policies.model import Refused, Route
 
 _RefusalKey = tuple[UUID, str, str, int]  # API key, endpoint, code, minute since the epoch
@@ -193,13 +193,28 @@ class RequestTelemetry:
             status=response.status,
             seconds=seconds,
             code=refused.code,
-            key="" if caller is None else caller.masked_key,
+            key=NO_KEY if caller is None else caller.masked_key,
         )
         if caller is not None and len(self._refusals) < MAX_PENDING:
             refusal_key = caller.key_id, series.endpoint, refused.code, int(time()) // 60
             self._refusals[refusal_key] = self._refusals.get(refusal_key, 0) + 1
         if self._span_recorder is not None:
             self._span_recorder.record_refused(inbound, response, code=refused.code, seconds=seconds, route=route)
+
+    def record_failed(self, response: ClientResponse, *, inbound: Inbound, seconds: float, route: Route | None) -> None:
+        """Records a request that ended by a fault of the gateway itself before it was admitted."""
+        series, method = self.series(route), inbound.method
+        series.count_response(method, response.status)
+        self._access_log.record(
+            response.request_id,
+            series.endpoint_json,
+            method=method if method in series.methods else metrics.OTHER,
+            status=response.status,
+            seconds=seconds,
+            code="internal_error",
+        )
+        if self._span_recorder is not None:
+            self._span_recorder.record_refused(inbound, response, code="internal_error", seconds=seconds, route=route)
 
     async def run_once(self) -> int:
         """Writes what was recorded since the last time; always 0, for nothing is left to do."""
