@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from types import MappingProxyType
+from typing import NamedTuple
 
 # ISO 4217:2015, list one: the currencies whose minor unit is not a hundredth.
 _EXPONENTS = MappingProxyType(
@@ -66,3 +67,22 @@ class CreditValue:
 
     def _exact(self, credits: int | Decimal) -> Decimal:
         return EXACT.divide(Decimal(credits), self.per_unit)
+
+
+COST_CURRENCY = "USD"  # no exchange rate is assumed
+_MICRO = Decimal("0.000001")
+
+
+class Margin(NamedTuple):
+    """What calls earn: their credits as money, and what is left of it after the upstreams' costs."""
+
+    revenue_usd: Decimal
+    margin_usd: Decimal
+
+
+def margin(credits: int, cost_usd: Decimal, value: CreditValue | None) -> Margin | None:
+    """None where credits have no value in the currency of costs."""
+    if value is None or value.currency != COST_CURRENCY:
+        return None
+    revenue = EXACT.divide(Decimal(credits), value.per_unit).quantize(_MICRO, context=EXACT)
+    return Margin(revenue, revenue - cost_usd)

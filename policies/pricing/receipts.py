@@ -1,7 +1,9 @@
-"""How a call that was made came to its credits, in words for the one who paid."""
+"""How a call that was made came to its credits, in words and by class, for the one who paid."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import NamedTuple, assert_never
 
 from policies.model import Outcome, Route
@@ -10,7 +12,7 @@ from policies.pricing.price import Price
 from policies.pricing.price_list import PriceList
 from policies.pricing.prices import cost, explain
 from policies.pricing.units import Count, PriceUnit
-from policies.usage.counts import Usage
+from policies.usage.counts import Usage, UsageSource
 from policies.wording import counted
 
 
@@ -24,33 +26,74 @@ class RecordedCall(NamedTuple):
     response_time_ms: int | None
     model: str | None = None
     usage: Usage = Usage()
+    source: UsageSource | None = None
 
 
-def explained(route: Route | None, call: RecordedCall) -> str:
+@dataclass(frozen=True, slots=True)
+class ReceiptLine:
+    """A part of a charge: units of a kind at a price for `per` of them, or `kind` ADJUSTMENT, which has no units."""
+
+    kind: str
+    count: int | Decimal | None
+    price: Decimal | None
+    per: str | None
+    credits: Decimal
+
+
+# What rounding up to whole credits, a minimum or a maximum adds to the other lines.
+ADJUSTMENT = "adjustment"
+
+
+class Receipt(NamedTuple):
+    """`lines` add up to the charge exactly; where there are none, `computed` says why."""
+
+    computed: str
+    lines: tuple[ReceiptLine, ...] = ()
+
+
+def receipt(route: Route | None, call: RecordedCall) -> Receipt:
     """By the route's present price where that gives what was charged; else that something else did.
 
     `route` None is one that is no longer served.
     """
     if call.credits_charged == 0:
-        return "free" if call.outcome is Outcome.SUCCEEDED else f"nothing, the call ended as {call.outcome}"
+        is_free = call.outcome is Outcome.SUCCEEDED
+        return Receipt("free" if is_free else f"nothing, the call ended as {call.outcome}")
     charged = counted(call.credits_charged, "credit")
     if route is None or route.price.is_free:
-        return f"{charged}, as recorded"
+        return Receipt(f"{charged}, as recorded")
     price = route.price
     found = _by_list(price, call) if isinstance(price, PriceList) else _plain(price, call)
-    return found or f"{charged}, as the service itself priced the call or the price was at the time"
+    if found is not None:
+        return found
+    if call.source is UsageSource.MISSING:
+        return Receipt(f"{charged} that were held, because the usage of the call was not reported")
+    return Receipt(f"{charged}, as the service itself priced the call or the price was at the time")
 
 
-def _plain(price: Price, call: RecordedCall) -> str | None:
+def _plain(price: Price, call: RecordedCall) -> Receipt | None:
     units = _units(price, call)
-    return explain(price, units) if units is not None and cost(price, units) == call.credits_charged else None
+    if units is None or cost(price, units) != call.credits_charged:
+        return None
+    exact = price.credits * units / price.unit_size
+    line = ReceiptLine(price.unit, units, price.credits, price.unit.phrase(price.unit_size), exact)
+    return Receipt(explain(price, units), _adjusted((line,), call.credits_charged))
 
 
-def _by_list(listed: PriceList, call: RecordedCall) -> str | None:
-    price = listed.find(call.model)
-    found = None if price is None else model_costs.cost(listed, price, call.usage)
-    is_it = found is not None and found.credits == call.credits_charged
-    return model_costs.explain(listed, found) if is_it and found is not None else None
+def _by_list(listed: PriceList, call: RecordedCall) -> Receipt | None:
+    """By the price of the recorded model, else of an unknown one: a request may name none."""
+    for price in (listed.find(call.model), listed.unknown_model):
+        found = None if price is None else model_costs.cost(listed, price, call.usage)
+        if found is not None and found.credits == call.credits_charged:
+            per = listed.unit.phrase(listed.unit_size)
+            lines = tuple(ReceiptLine(line.kind, line.count, line.rate, per, line.credits) for line in found.lines)
+            return Receipt(model_costs.explain(listed, found), _adjusted(lines, call.credits_charged))
+    return None
+
+
+def _adjusted(lines: tuple[ReceiptLine, ...], charged: int) -> tuple[ReceiptLine, ...]:
+    rest = charged - sum((line.credits for line in lines), Decimal(0))
+    return (*lines, ReceiptLine(ADJUSTMENT, None, None, None, rest)) if rest else lines
 
 
 def _units(price: Price, call: RecordedCall) -> Count | None:

@@ -31,6 +31,7 @@ from gateway.meter.scripts import SCRIPTS
 from gateway.runtime.control_plane import reconciliation
 from gateway.workers.outbox import OutboxPublisher
 from policies.access.limits import Limits
+from policies.billing.money import CreditValue
 from policies.model import Route
 from policies.pricing.price import Price
 from policies.pricing.units import CountSource, PriceUnit
@@ -218,6 +219,7 @@ def admin_app(
         entropy=token_bytes,
         meter=meter,
         routes=ROUTES,
+        credit_value=CreditValue("USD", Decimal(100_000)),
         past_due_grace=timedelta(days=3),
         reconcile_books=reconciliation(database, AccountSnapshotReader(redis_client, meter)),
         metrics_text=lambda: b"gateway_build_info 1.0\n",

@@ -106,6 +106,7 @@ def build_admin(
         reconcile=reconcile_books,
         metrics_text=metrics_text,
         readiness=readiness,
+        credit_value=credit_value,
     )
     app.state.checkout_service = checkout_service or CheckoutService()
     app.include_router(health.router)

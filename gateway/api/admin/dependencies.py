@@ -13,6 +13,7 @@ from gateway.api.admin.auth import Actor
 from gateway.api.dry_run import DryRun
 from gateway.api.key_factory import DeterministicSecrets, KeyFactory
 from gateway.api.unit_of_work import UnitOfWork
+from policies.billing.money import CreditValue
 from policies.model import Route
 from policies.usage.reconciliation import Difference
 
@@ -52,6 +53,7 @@ class AdminDependencies:
     reconcile: Reconcile
     metrics_text: MetricsText
     readiness: Readiness
+    credit_value: CreditValue | None = None
 
 
 def _dependencies(request: Request) -> AdminDependencies:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import date, timedelta
-from decimal import Decimal
+from uuid import UUID
 
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -27,12 +27,19 @@ class CallAggregate(ResponseModel):
     day: date | None
     endpoint: str | None
     plan_id: str | None
+    model: str | None
+    api_key_id: UUID | None
+    outcome: str | None
     requests: int
     succeeded: int
     credits_charged: int
     product_count: int
     tokens_used: int
-    cost_usd: Decimal
+    input_tokens: int
+    cached_input_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
     request_bytes: int
     response_bytes: int
     response_time_ms: int | None = Field(description="The mean.")

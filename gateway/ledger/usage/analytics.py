@@ -1,4 +1,4 @@
-"""Aggregates usage by day, endpoint, plan and user, within bounds that protect the database."""
+"""Aggregates usage by day, endpoint, plan, user, model, key and outcome, within bounds that protect the database."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ class Dimension(StrEnum):
     ENDPOINT = "endpoint"
     PLAN = "plan"
     USER = "user"
+    MODEL = "model"
+    KEY = "key"
+    OUTCOME = "outcome"
 
 
 class TooMuch(Exception):  # noqa: N818 - a response (422), not a fault
@@ -36,18 +39,30 @@ class TooMuch(Exception):  # noqa: N818 - a response (422), not a fault
 
 @dataclass(frozen=True, slots=True)
 class UsageGroup:
-    """The calls of one group; None for what they are not grouped by. Days are those of UTC."""
+    """The calls of one group; None for what they are not grouped by. Days are those of UTC.
+
+    `cost_usd` is without the calls whose cost is not known; `cost_unknown` counts them.
+    """
 
     day: date | None
     endpoint: str | None
     plan_id: str | None
     user_id: UUID | None
+    model: str | None
+    api_key_id: UUID | None
+    outcome: str | None
     requests: int
     succeeded: int
     credits_charged: int
     product_count: int
     tokens_used: int
+    input_tokens: int
+    cached_input_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
     cost_usd: Decimal
+    cost_unknown: int
     request_bytes: int
     response_bytes: int
     response_time_ms: int | None
@@ -85,15 +100,20 @@ _KEYS = {
     Dimension.ENDPOINT: _USAGE.endpoint,
     Dimension.PLAN: _USAGE.plan_id,
     Dimension.USER: _USAGE.user_id,
+    Dimension.MODEL: _USAGE.model,
+    Dimension.KEY: _USAGE.api_key_id,
+    Dimension.OUTCOME: _USAGE.outcome,
 }
-_NAMES = ("day", "endpoint", "plan_id", "user_id")
+_NAMES = ("day", "endpoint", "plan_id", "user_id", "model", "api_key_id", "outcome")
+_SUMMED = (
+    *("credits_charged", "product_count", "tokens_used", "input_tokens", "cached_input_tokens", "cache_write_tokens"),
+    *("output_tokens", "reasoning_tokens", "cost_usd", "request_bytes", "response_bytes"),
+)
 _SUMS: tuple[Label[Any], ...] = (
     func.count().label("requests"),
     func.count().filter(_USAGE.outcome == "succeeded").label("succeeded"),
-    *(
-        func.coalesce(func.sum(_USAGE[name]), 0).label(name)
-        for name in ("credits_charged", "product_count", "tokens_used", "cost_usd", "request_bytes", "response_bytes")
-    ),
+    func.count().filter(_USAGE.cost_usd.is_(None)).label("cost_unknown"),
+    *(func.coalesce(func.sum(_USAGE[name]), 0).label(name) for name in _SUMMED),
     func.avg(_USAGE.response_time_ms).label("response_time_ms"),
 )
 

@@ -27,7 +27,19 @@ async def _a_user_with(admin_api: AdminApi, count: int, **columns: Any) -> str:
 async def test_usage_row_is_complete(admin_api: AdminApi) -> None:
     user_id = (await admin_api.create_user())["id"]
     request_id, key_id = str(uuid4()), str(uuid4())
-    line = a_line(UUID(user_id), request_id=request_id, api_key_id=key_id, cost_usd="0.001200", tokens_used=77)
+    counts: dict[str, Any] = dict(
+        zip(("input_tokens", "cached_input_tokens", "output_tokens"), (60, 50, 17), strict=True)
+    )
+    line = a_line(
+        UUID(user_id),
+        request_id=request_id,
+        api_key_id=key_id,
+        cost_usd="0.001200",
+        tokens_used=77,
+        model="gpt-4o",
+        usage_source="reported",
+        **counts,
+    )
     await _ingest(admin_api, line)
     (row,) = (await admin_api.get("/usage", user_id=user_id))["data"]
     expected = {
@@ -39,6 +51,11 @@ async def test_usage_row_is_complete(admin_api: AdminApi) -> None:
         "credits_charged": 1,
         "cost_usd": "0.001200",
         "tokens_used": 77,
+        "model": "gpt-4o",
+        "usage_source": "reported",
+        "cache_write_tokens": None,
+        "reasoning_tokens": None,
+        **counts,
         "created_at": "2026-03-15T12:00:00Z",
         "metadata": {},
     }
@@ -121,6 +138,43 @@ async def test_usage_aggregates_follow_the_order_of_group_by(admin_api: AdminApi
     by_user = await admin_api.pages("/usage", limit=500, group_by="user", **span)
     sums = {row["user_id"]: (row["requests"], row["tokens_used"]) for row in by_user}
     assert (sums[user["id"]], sums[other["id"]]) == ((4, 15), (1, 0))
+
+
+async def test_usage_is_filtered_by_model_and_source(admin_api: AdminApi) -> None:
+    user_id = UUID((await admin_api.create_user())["id"])
+    known = [("a", "reported"), ("a", "estimated"), ("b", "reported"), (None, "none")]
+    await _ingest(admin_api, *(a_line(user_id, model=model, usage_source=source) for model, source in known))
+    for asked, count in (({"model": "a"}, 2), ({"usage_source": "reported"}, 2), ({"model": "b", "endpoint": "x"}, 0)):
+        assert len((await admin_api.get("/usage", user_id=str(user_id), **asked))["data"]) == count
+    refused = await admin_api.call("GET", "/usage", status=422, params={"usage_source": "guessed"})
+    assert refused["errors"][0]["field"] == "usage_source"
+
+
+async def test_margin_is_told_by_model_and_plan(admin_api: AdminApi) -> None:
+    user_id = UUID((await admin_api.create_user())["id"])
+    calls: list[dict[str, Any]] = [
+        {"model": "a", "plan_id": "pro", "credits_charged": 300_000, "cost_usd": "1.25", "input_tokens": 9},
+        {"model": "a", "plan_id": "pro", "credits_charged": 100_000, "reasoning_tokens": 4},
+        {"model": "a", "plan_id": "free", "credits_charged": 1, "cost_usd": "0.5", "output_tokens": 3},
+        {"model": "b", "plan_id": "pro", "credits_charged": 0, "cost_usd": "0"},
+    ]
+    await _ingest(admin_api, *(a_line(user_id, **call) for call in calls))
+    span = {"from": "2026-03-15T00:00:00Z", "to": "2026-03-17T00:00:00Z"}
+    found = await admin_api.pages("/usage", limit=50, group_by="model,plan", user_id=str(user_id), **span)
+    told = [
+        (row["model"], row["plan_id"], row["revenue_usd"], row["cost_usd"], row["margin_usd"], row["cost_unknown"])
+        for row in found
+    ]
+    assert told == [
+        ("a", "free", "0.000010", "0.500000", "-0.499990", 0),
+        ("a", "pro", "4.000000", "1.250000", "2.750000", 1),
+        ("b", "pro", "0.000000", "0.000000", "0.000000", 0),
+    ]
+    assert [(row["input_tokens"], row["output_tokens"], row["reasoning_tokens"]) for row in found] == [
+        (0, 3, 0),
+        (9, 0, 4),
+        (0, 0, 0),
+    ]
 
 
 @pytest.mark.parametrize(

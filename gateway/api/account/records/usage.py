@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import Field, StringConstraints
+from pydantic import Field, PlainSerializer, StringConstraints
 
 from gateway.api import csv_export
 from gateway.api.account.dependencies import AccountDependencies, DependenciesDep, Reader
@@ -21,18 +22,39 @@ from gateway.api.schemas.usage_aggregates import CallAggregate
 from gateway.ledger.usage import history
 from gateway.ledger.usage.analytics import Dimension
 from gateway.ledger.usage.history import UsageFilter, UsageRow
+from policies.billing.money import plain
 from policies.model import Outcome, Route
-from policies.pricing.receipts import RecordedCall, explained
+from policies.pricing import receipts
+from policies.pricing.receipts import ADJUSTMENT, RecordedCall
+from policies.usage.counts import UsageSource
+from policies.usage.recorded import COLUMN_OF, read_usage
 from policies.usage.records import BALANCE_AFTER
 
-_DIMENSIONS = (Dimension.DAY, Dimension.ENDPOINT, Dimension.PLAN)
+_DIMENSIONS = tuple(dimension for dimension in Dimension if dimension is not Dimension.USER)
 GroupBy = Annotated[str, StringConstraints(pattern=usage_aggregates.pattern(_DIMENSIONS))] | None
 
 router = APIRouter(prefix="/me", tags=["usage"], responses=SIGNED_IN)
 
 
+Digits = Annotated[Decimal, PlainSerializer(plain, return_type=str)]
+
+
+class ReceiptLine(ResponseModel):
+    """A part of a charge: so many units of a kind, each `per` of them at a price in credits."""
+
+    kind: str = Field(
+        description="A usage class such as `cached_input`, the unit of the price such as `item`, or "
+        f"`{ADJUSTMENT}`: what rounding up to whole credits, a minimum or a maximum adds.",
+        examples=["input"],
+    )
+    count: Digits | None
+    price: Digits | None = Field(description="In credits, for each `per`.")
+    per: str | None = Field(examples=["1000000 tokens"])
+    credits: Digits
+
+
 class Call(ResponseModel):
-    """`computed` says how the charge came about."""
+    """`computed` says how the charge came about, `lines` part by part: they add up to it."""
 
     request_id: UUID
     created_at: datetime
@@ -47,6 +69,7 @@ class Call(ResponseModel):
     error_code: str | None
     credits_charged: int
     computed: str = Field(examples=["2 credits per 1000 tokens x 1500 tokens"])
+    lines: list[ReceiptLine] = Field(description="Empty where the charge has no parts; `computed` then says why.")
     balance_after: int | None = Field(
         description="Credits left to spend right after this call was settled, less what calls under way then held: "
         "what X-Credits-Remaining tells. Null where it was not known: the account was just being loaded, or the call "
@@ -54,7 +77,13 @@ class Call(ResponseModel):
     )
     product_count: int
     tokens_used: int | None
-    cost_usd: Decimal | None
+    model: str | None
+    input_tokens: int | None
+    cached_input_tokens: int | None
+    cache_write_tokens: int | None
+    output_tokens: int | None
+    reasoning_tokens: int | None
+    usage_source: UsageSource | None
     language_code: str | None
     category: str | None
     batch_id: str | None
@@ -81,6 +110,8 @@ class CallQuery(PageQuery):
 
 
 class CallAggregateQuery(CallQuery):
+    model: Line | None = Field(default=None, description="The model that the request asks for, else that answered.")
+    usage_source: UsageSource | None = Field(default=None, description="How the usage of the call is known.")
     group_by: GroupBy = Field(
         default=None,
         examples=["day,endpoint"],
@@ -88,7 +119,7 @@ class CallAggregateQuery(CallQuery):
     )
 
 
-_COLUMNS = tuple(Call.model_fields)
+_COLUMNS = tuple(name for name in Call.model_fields if name != "lines")
 _SUMS = tuple(CallAggregate.model_fields)
 
 
@@ -135,10 +166,24 @@ def _sums(query: CallAggregateQuery, group_by: str, user_id: UUID, dependencies:
 
 
 def receipt(row: UsageRow, route: Route | None) -> Call:
-    recorded = RecordedCall(
-        Outcome(row.outcome), row.credits_charged, row.product_count, row.tokens_used, row.response_time_ms
-    )
-    computed = explained(route, recorded)
-    more: dict[str, Any] = {"computed": computed, "balance_after": row.metadata.get(BALANCE_AFTER)}
+    found = receipts.receipt(route, _recorded(row))
+    more: dict[str, Any] = {
+        "computed": found.computed,
+        "lines": [ReceiptLine(**asdict(line)) for line in found.lines],
+        "balance_after": row.metadata.get(BALANCE_AFTER),
+    }
     kept = {name: getattr(row, name) for name in _COLUMNS if name not in more}
     return Call.model_validate(kept | more)
+
+
+def _recorded(row: UsageRow) -> RecordedCall:
+    return RecordedCall(
+        Outcome(row.outcome),
+        row.credits_charged,
+        row.product_count,
+        row.tokens_used,
+        row.response_time_ms,
+        row.model or row.metadata.get("model"),
+        read_usage({name: getattr(row, name) for name in COLUMN_OF.values()}, row.cost_usd, row.metadata),
+        None if row.usage_source is None else UsageSource(row.usage_source),
+    )

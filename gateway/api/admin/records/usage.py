@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any
@@ -10,16 +11,18 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from pydantic import Field, StringConstraints
 
-from gateway.api.admin.dependencies import UnitOfWorkDep
+from gateway.api.admin.dependencies import DependenciesDep, UnitOfWorkDep
 from gateway.api.schemas import usage_aggregates
 from gateway.api.schemas.fields import Instant, Line
 from gateway.api.schemas.pages import PageModel, PageQuery, ResponseModel, page_of
 from gateway.api.schemas.usage_aggregates import CallAggregate
 from gateway.api.unit_of_work import UnitOfWork
 from gateway.ledger.usage import history
-from gateway.ledger.usage.analytics import Dimension
+from gateway.ledger.usage.analytics import Dimension, UsageGroup
 from gateway.ledger.usage.history import UsageFilter
+from policies.billing.money import CreditValue, Margin, margin
 from policies.model import Outcome
+from policies.usage.counts import UsageSource
 
 router = APIRouter(prefix="/usage", tags=["usage"])
 
@@ -43,6 +46,13 @@ class Usage(ResponseModel):
     credits_charged: int
     product_count: int
     tokens_used: int | None
+    model: str | None
+    input_tokens: int | None
+    cached_input_tokens: int | None
+    cache_write_tokens: int | None
+    output_tokens: int | None
+    reasoning_tokens: int | None
+    usage_source: UsageSource | None
     cost_usd: Decimal | None
     language_code: str | None
     category: str | None
@@ -61,6 +71,13 @@ class UsageAggregate(CallAggregate):
     __doc__ = CallAggregate.__doc__
 
     user_id: UUID | None
+    cost_usd: Decimal = Field(description="What the upstreams ask for these calls, as far as it is known.")
+    cost_unknown: int = Field(description="Calls whose cost is not known; `cost_usd` and `margin_usd` leave it out.")
+    revenue_usd: Decimal | None = Field(
+        description="The credits as money, by `credits.shown_as` of the settings; null without it, or in another "
+        "currency than USD."
+    )
+    margin_usd: Decimal | None = Field(description="`revenue_usd` less `cost_usd`.")
 
 
 class RecordQuery(PageQuery):
@@ -78,6 +95,8 @@ class RecordQuery(PageQuery):
 class UsageQuery(RecordQuery):
     plan_id: Line | None = Field(default=None, description="The plan's id.")
     usage_type: Line | None = Field(default=None, examples=["analysis"])
+    model: Line | None = Field(default=None, description="The model that the request asks for, else that answered.")
+    usage_source: UsageSource | None = Field(default=None, description="How the usage of the call is known.")
     group_by: GroupBy = Field(
         default=None, examples=["day,endpoint"], description=usage_aggregates.description(Dimension, instead_of="rows")
     )
@@ -85,18 +104,32 @@ class UsageQuery(RecordQuery):
 
 @router.get("", summary="List or sum usage")
 async def list_usage(
-    query: Annotated[UsageQuery, Query()], unit_of_work: UnitOfWorkDep
+    query: Annotated[UsageQuery, Query()], unit_of_work: UnitOfWorkDep, dependencies: DependenciesDep
 ) -> PageModel[UsageAggregate] | PageModel[Usage]:
-    """Newest first, some seconds behind the calls themselves. With `group_by`, sums in ascending order of it."""
+    """Newest first, some seconds behind the calls themselves. With `group_by`, sums in ascending order of it.
+
+    `group_by=model,plan` tells the margin of each model and plan.
+    """
     if query.group_by is not None:
-        return await _grouped(query, query.group_by, unit_of_work)
+        return await _grouped(query, query.group_by, unit_of_work, value=dependencies.credit_value)
     async with unit_of_work.read() as connection:
         page = await history.list_usage(connection, query.filter(), cursor=query.cursor, limit=query.limit)
     return page_of(page, Usage.model_validate)
 
 
-async def _grouped(query: UsageQuery, group_by: str, unit_of_work: UnitOfWork) -> PageModel[UsageAggregate]:
+async def _grouped(
+    query: UsageQuery, group_by: str, unit_of_work: UnitOfWork, *, value: CreditValue | None
+) -> PageModel[UsageAggregate]:
     within, by = usage_aggregates.with_bounds(query.filter()), usage_aggregates.dimensions(group_by)
     async with unit_of_work.read() as connection:
         page = await usage_aggregates.aggregate(connection, within, by, cursor=query.cursor, limit=query.limit)
-    return page_of(page, UsageAggregate.model_validate)
+    return page_of(page, lambda group: _with_margin(group, value))
+
+
+def _with_margin(group: UsageGroup, value: CreditValue | None) -> UsageAggregate:
+    found: Margin | None = margin(group.credits_charged, group.cost_usd, value)
+    more = {
+        "revenue_usd": None if found is None else found.revenue_usd,
+        "margin_usd": None if found is None else found.margin_usd,
+    }
+    return UsageAggregate.model_validate(asdict(group) | more)
