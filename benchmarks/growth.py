@@ -134,8 +134,8 @@ def _gateway(folder: Path, upstream: int, name: str, *, routes: int = 0) -> Iter
         " price: {credits: 1}}\n"
         for n in range(routes)
     )
-    with ours.serving(folder, upstream, more_routes=more) as (contender, said):
-        yield replace(contender, name=name), {**said, "data_dir": str(ours.data_dir(folder))}
+    with ours.serving(folder, upstream, more_routes=more) as (contender, printed):
+        yield replace(contender, name=name), {**printed, "data_dir": str(ours.data_dir(folder))}
 
 
 async def _make_accounts(data: dict[str, str], count: int) -> list[str]:
@@ -177,7 +177,7 @@ async def _make_accounts(data: dict[str, str], count: int) -> list[str]:
 
 
 def _stand_silent(url: str, users: Sequence[UUID]) -> None:
-    """Copies a hot account to all of these, which never call: they only take room."""
+    """Copies a loaded account to all of these, which never call: they only take room."""
     with _redis(url) as client:
         fields = client.hgetall(next(iter(client.scan_iter("gw:{p*}:a:*", count=1000))))
         pipe = client.pipeline(transaction=False)

@@ -41,14 +41,16 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         upstream = stack.enter_context(nginx.upstream(folder))
-        contender, said = stack.enter_context(ours.serving(folder, upstream))
+        contender, printed = stack.enter_context(ours.serving(folder, upstream))
         rounds = []
         for number in range(given.rounds + 1):
             most = drive(contender, _CALL, folder, seconds=given.seconds).requests_per_second
             half = replace(_CALL, pause_ms=round(CONNECTIONS / most * 2 * 1000))
-            before = _buckets(said["admin_url"])
+            before = _buckets(printed["admin_url"])
             rate = drive(contender, half, folder, seconds=given.seconds).requests_per_second
-            counted = [(bound, count - before.get(bound, 0.0)) for bound, count in _buckets(said["admin_url"]).items()]
+            counted = [
+                (bound, count - before.get(bound, 0.0)) for bound, count in _buckets(printed["admin_url"]).items()
+            ]
             if number:
                 rounds.append(Round(most, rate, 1000 * _quantile(counted, 0.5), 1000 * _quantile(counted, 0.99)))
     print(f"{describe()}; medians of {given.rounds} rounds (spread)\n")

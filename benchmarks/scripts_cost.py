@@ -48,7 +48,7 @@ class Cost:
 
 
 class Bench:
-    """A server, a meter on it, and accounts that are hot."""
+    """A server, a meter on it, and accounts that are loaded."""
 
     def __init__(self, folder: Path, redis_client: RedisClient, *, pid: int) -> None:
         self._folder = folder

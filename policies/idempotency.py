@@ -55,7 +55,7 @@ def fingerprint(method: str, target: bytes, content_type: bytes, body: bytes) ->
 
 
 def is_final(status: int | None, *, is_complete: bool, charge: int) -> bool:
-    """Whether a repeat is told of this end rather than run: what was charged is, and what would come out the same.
+    """Whether a repeat gets this end rather than being run: what was charged is, and what would come out the same.
 
     A call that cost nothing and has no answer, or one that asks to try again, is as if it had never been made.
     """

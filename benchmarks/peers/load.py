@@ -153,5 +153,5 @@ def _milliseconds(percentile: str, output: str) -> float:
 def _found(pattern: str, output: str) -> str:
     found = re.search(pattern, output)
     if found is None:
-        sys.exit(f"wrk said something else:\n{output}")
+        sys.exit(f"wrk printed something else:\n{output}")
     return found.group(1)

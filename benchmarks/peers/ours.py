@@ -51,7 +51,7 @@ def gateway(folder: Path, upstream_port: int, *, workers: int = 1, python: str =
 def serving(
     folder: Path, upstream_port: int, *, workers: int = 1, python: str = sys.executable, more_routes: str = ""
 ) -> Iterator[tuple[Contender, dict[str, str]]]:
-    """The same, with what `gateway serve --json` said of itself."""
+    """The same, with what `gateway serve --json` prints."""
     config = folder / "gateway.yaml"
     text = _CONFIG.format(data_dir=data_dir(folder), upstream=upstream_port, workers=workers)
     config.write_text(text.replace("plans:\n", f"{more_routes}plans:\n"))
@@ -67,9 +67,9 @@ def serving(
         ) as process,
     ):
         try:
-            said: dict[str, str] = json.loads(next(iter(process.stdout or ())))
-            contender = _contender(said, Family.of(process.pid), keys)
-            yield replace(contender, log=folder / "gateway.log"), said
+            printed: dict[str, str] = json.loads(next(iter(process.stdout or ())))
+            contender = _contender(printed, Family.of(process.pid), keys)
+            yield replace(contender, log=folder / "gateway.log"), printed
         finally:
             process.terminate()
 
@@ -78,7 +78,7 @@ def data_dir(folder: Path) -> Path:
     return folder / "data"
 
 
-def _contender(said: dict[str, str], family: Family, keys: dict[str, str]) -> Contender:
+def _contender(printed: dict[str, str], family: Family, keys: dict[str, str]) -> Contender:
     behind = {
         "Valkey": pids_running(family, "valkey-server"),
         "usage writer": pids_running(family, "child", "worker"),
@@ -87,7 +87,7 @@ def _contender(said: dict[str, str], family: Family, keys: dict[str, str]) -> Co
     unknown = keys["ok"][:-1] + ("a" if keys["ok"][-1] != "a" else "b")
     proxies = pids_running(family, "child", "proxy")
     named = {**keys, "unknown": unknown}
-    return Contender("gateway, metered", said["public_url"], proxies, _CASES, behind=behind, keys=named)
+    return Contender("gateway, metered", printed["public_url"], proxies, _CASES, behind=behind, keys=named)
 
 
 def _json(command: list[str], folder: Path) -> dict[str, str]:

@@ -106,9 +106,9 @@ class DryRun:
             spent = None if cap is None else await credits_spent(connection, user_id, cap)
         if known is None:
             raise NotFound("user", user_id)
-        hot = await self._meter.account_snapshot(self._meter.keys(user_id), limits, cap)
+        loaded = await self._meter.account_snapshot(self._meter.keys(user_id), limits, cap)
         # Cold: nothing is running, nothing was counted lately, and a call would load this balance. The same of a key.
-        found = hot or _at_rest(known.current_credits, limits)
+        found = loaded or _at_rest(known.current_credits, limits)
         return found if found.spent is not None else found._replace(spent=spent), catalogue.features
 
     def _check(

@@ -101,8 +101,8 @@ def _invalid_request(error: RequestValidationError, _: Request) -> ErrorResponse
 
 
 def _summary(found: Sequence[Mapping[str, str]], *, total: int) -> str:
-    told = [f"{each['field']}: {each['message']}" for each in found[:_MAX_ERRORS_IN_DETAIL]]
-    return "; ".join(told) + (f"; and {total - len(told)} more" if total > len(told) else "")
+    shown = [f"{each['field']}: {each['message']}" for each in found[:_MAX_ERRORS_IN_DETAIL]]
+    return "; ".join(shown) + (f"; and {total - len(shown)} more" if total > len(shown) else "")
 
 
 def _field(location: Iterable[str | int]) -> str:

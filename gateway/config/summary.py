@@ -53,7 +53,7 @@ def warnings(config: Config) -> tuple[str, ...]:
     ]
     if config.notices.webhook_url and not config.secrets.webhook_secrets:
         found.append(
-            "GATEWAY_WEBHOOK_SECRET is not set; notices.webhook_url is told nothing, since it could not be signed"
+            "GATEWAY_WEBHOOK_SECRET is not set; notices.webhook_url gets nothing, since it could not be signed"
         )
     return (*found, *_payment_warnings(config))
 

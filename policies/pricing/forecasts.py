@@ -72,8 +72,8 @@ def _plain(price: Price, facts: Facts, plan: Plan | None) -> Forecast:
     units = 1 if facts.units is None or price.unit is PriceUnit.CALL else facts.units
     quote = quote_plain(price, plan, units=units)
     if facts.units is None and not price.is_known_at_admission:
-        told = f"{quote.hold} held; the response tells the price"
-        return Forecast(quote.hold, quote.hold, quote.required, told)
+        explanation = f"{quote.hold} held; the response tells the price"
+        return Forecast(quote.hold, quote.hold, quote.required, explanation)
     return Forecast(prices.cost(price, units), quote.hold, quote.required, prices.explain(price, units))
 
 

@@ -22,7 +22,7 @@ router = APIRouter(prefix="/me", tags=["account"], responses=SIGNED_IN)
 
 
 class ProfilePatch(PatchModel):
-    """A new address takes the password, and has to be verified anew."""
+    """A new address takes the password, and has to be verified again."""
 
     name: Line | None = None
     company: Line | None = None

@@ -120,7 +120,7 @@ async def close(connection: AsyncConnection, invoice_id: UUID, *, status: str, n
     found = await get(connection, invoice_id)
     if found is None:
         raise NotFound("invoice", invoice_id)
-    raise InUse(f"this invoice is {found.status}; only an open one of ours can become {status}")
+    raise InUse(f"this invoice is {found.status}; only an open one of this gateway can become {status}")
 
 
 async def upsert_from_provider(

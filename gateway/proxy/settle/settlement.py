@@ -78,7 +78,7 @@ class Settler:
     def enqueue(self, settlement: Settlement) -> None:
         """Queues a settlement for a caller that cannot wait. It survives this process where the disk takes it.
 
-        Stored responses are not spooled: a replay is told that there is none.
+        Stored responses are not spooled: a replay finds that there is none.
         """
         if settlement.claim_outcome is not None:
             settlement = settlement._replace(claim_outcome=settlement.claim_outcome.without_response)

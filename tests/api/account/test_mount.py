@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from statistics import median, quantiles
 from uuid import uuid4
 
 import httpx
@@ -114,25 +113,17 @@ async def test_disconnect_in_mid_request_affects_no_other_client(public: httpx.A
     assert (await public.get("/openapi.json")).status_code == 200
 
 
-async def test_calls_stay_fast_during_many_logins(public: httpx.AsyncClient) -> None:
-    """Refused ones, which show the loop's delay as well as any: 50 logins hash one after the other beside it."""
+async def test_calls_are_answered_while_passwords_are_hashed(public: httpx.AsyncClient) -> None:
+    """Refused ones, which show the loop's delay as well as any: the logins hash one after the other beside it."""
     body = {"email": "nobody@example.com", "password": "a guess"}
-    before = [await _seconds(public) for _ in range(20)]
     logins = asyncio.gather(*(public.post("/auth/login", json=body) for _ in range(50)))
-    during = []
+    calls = 0
     while not logins.done():
-        during.append(await _seconds(public))
-    answered = {login.status_code for login in await logins}
-    assert answered <= {401, 429, 503}
-    assert len(during) > 10
-    # A loop that waited for hashes, of 20 ms each, would delay nearly every call; a busy machine delays only some.
-    assert quantiles(during)[0] < 0.02 + 4 * median(before)
-
-
-async def _seconds(client: httpx.AsyncClient) -> float:
-    began = time.monotonic()
-    assert (await client.get("/v1/nothing")).status_code == 401
-    return time.monotonic() - began
+        assert (await public.get("/v1/nothing")).status_code == 401
+        calls += 1
+    statuses = Counter(login.status_code for login in await logins)
+    assert statuses.keys() <= {401, 429, 503}
+    assert calls > 10 * statuses[401], "a loop that waits for hashes answers few calls beside each"
 
 
 async def _in_pieces(body: bytes) -> AsyncIterator[bytes]:

@@ -70,17 +70,17 @@ async def test_read_requests_equal_admitted_and_charged_calls(ways: Planes) -> N
     data_plane, account = ways.h11.data_plane, ways.account
     await _say(ways.h11, [Sent(b"GET", b"/v1/plain", False, (), b"", None, True).wire(account.key.encode())])
     ways.h11.notes.take()
-    hot = await data_plane.settled_state(account)
+    loaded = await data_plane.settled_state(account)
     balance = await data_plane.stored_balance(account)
     async with data_plane.database.read() as connection:
         query = text("SELECT outcome, status_code, credits_charged FROM usage_tracking WHERE user_id = :user")
         rows = Counter(tuple(row) for row in await connection.execute(query, {"user": account.user_id}))
     complete = ways.h11.notes.total + ways.httptools.notes.total
 
-    assert sum(rows.values()) == hot.used[2]
+    assert sum(rows.values()) == loaded.used[2]
     assert sum(count for (outcome, _, _), count in rows.items() if outcome == "succeeded") == complete
     assert {outcome for outcome, _, _ in rows} <= {"succeeded", "client_aborted"}
-    assert balance == hot.balance == GRANTED - sum(charged * count for (_, _, charged), count in rows.items())
+    assert balance == loaded.balance == GRANTED - sum(charged * count for (_, _, charged), count in rows.items())
     assert sum(charged * count for (_, _, charged), count in rows.items()) >= complete
 
 
