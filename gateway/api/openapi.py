@@ -19,8 +19,8 @@ Everything an operator can see and change. Send `Authorization: Bearer ADMIN_TOK
 A change holds from the very next request of any client on. Lists are `{"data": [...], "next_cursor": null}`: ask again
 with `?cursor=` until it is null. Every answer carries `X-Request-Id`; errors are problem documents (RFC 9457).
 
-Every POST takes an `Idempotency-Key` header of 1 to 255 visible ASCII characters: for a day a repeat of the request gets
-the first answer, 409 while that is still running; another request with the same key is 422. No schema could say
+Every POST takes an `Idempotency-Key` header of 1 to 255 visible ASCII characters: for a day a repeat of the request
+gets the first answer, 409 while that is still running; another request with the same key is 422. No schema could say
 that a value must be new, so no operation lists it as a parameter.
 
 Each operation names the scope that an admin token needs for it; the token of the environment has them all."""
