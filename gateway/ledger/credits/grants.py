@@ -230,11 +230,12 @@ async def list_scheduled_grants(connection: AsyncConnection, user_id: UUID) -> t
 
 _ONCE_A_PERIOD = "uq_credit_grants_subscription_id_period_start"
 
-# The account has lost expired credits already, so a refund does not take them again.
+# The account has lost already what expired or what a smaller plan took, so a refund does not take it again.
 _CLAWABLE = text("""
     SELECT g.amount, g.remaining, g.is_scheduled, CASE WHEN g.metadata ? 'withdrawn' THEN 0 ELSE g.amount + (
            SELECT coalesce(sum(l.amount), 0)::bigint FROM credit_ledger l
-            WHERE l.grant_id = g.id AND l.kind IN ('expiry', 'clawback')) END AS clawable
+            WHERE l.grant_id = g.id AND (l.kind IN ('expiry', 'clawback') OR l.kind = 'adjustment' AND l.amount < 0)
+           ) END AS clawable
       FROM credit_grants g WHERE g.id = :grant_id
 """)
 

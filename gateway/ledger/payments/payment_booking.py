@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.credits import grants
-from gateway.ledger.db.tables import credit_grants
+from gateway.ledger.db.tables import credit_grants, payment_transactions
 from gateway.ledger.invoicing import invoices
 from gateway.ledger.payments import checkouts, payments
 from gateway.ledger.payments.checkouts import Checkout
@@ -32,8 +32,8 @@ from policies.billing.payments import (
 from policies.credits.allowances import refill
 from policies.wording import counted
 
-# The status of the outgoing payment that a dispute stands for.
-_STATUS_OF_DISPUTE = {DisputeStatus.OPEN: "disputed", DisputeStatus.LOST: "completed", DisputeStatus.WON: "failed"}
+# A dispute that is decided either way is completed; the description and the payment itself say how.
+_STATUS_OF_DISPUTE = {DisputeStatus.OPEN: "disputed", DisputeStatus.LOST: "completed", DisputeStatus.WON: "completed"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +140,10 @@ async def _grant_period(
 ) -> tuple[UUID, int] | None:
     """The grant of the period, created here unless it exists or would have expired."""
     subscription, plan, period = purpose.subscription, purpose.plan, remote.period
-    if subscription is None or plan is None or period is None:
+    if subscription is None or plan is None:
         return None
+    if period is None:
+        return await _find_rest(connection, subscription)
     if (checkout := await checkouts.find_for_subscription(connection, subscription.id)) is not None:
         await checkouts.close(connection, checkout.id, status="completed")
     amount = credits_of(plan, subscription.quantity)
@@ -160,6 +162,20 @@ async def _grant_period(
         credit_grants.c.subscription_id == subscription.id, credit_grants.c.period_start == period.start
     )
     found = (await connection.execute(grant)).one_or_none()
+    return None if found is None else (found.id, found.amount)
+
+
+async def _find_rest(connection: AsyncConnection, subscription: StoredSubscription) -> tuple[UUID, int] | None:
+    """The newest grant that a larger plan or more seats made in the period, unless another payment paid for it."""
+    grant, paid = credit_grants.c, payment_transactions.c
+    is_paid = select(paid.id).where(paid.grant_id == grant.id).exists()
+    rest = select(grant.id, grant.amount).where(
+        grant.subscription_id == subscription.id,
+        grant.period_start.is_(None),
+        grant.effective_at == subscription.current_period_start,
+        ~is_paid,
+    )
+    found = (await connection.execute(rest.order_by(grant.id.desc()).limit(1))).one_or_none()
     return None if found is None else (found.id, found.amount)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import Row, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue import plans
@@ -93,8 +94,9 @@ async def prorate(
 ) -> int:
     """Grants or takes `share` of the difference between `before` credits a period and the plan's.
 
-    It takes at most what remains of the subscription's own grants, never purchased credits. The shortfall is stored,
-    and reduces what the period's next change grants. Gives the signed movement.
+    It takes what remains of the subscription's own grants, then other credits; what is used already becomes a debt that
+    the next grants pay. A trial, which nobody paid for, leaves no debt: its shortfall reduces what its next change
+    grants. Gives the signed movement.
     """
     change = prorated_credits(before, credits_of(plan, subscription.quantity), share=share)
     await movements.lock(connection, subscription.user_id)
@@ -116,6 +118,18 @@ _EXTEND_GRANTS = text("""
     UPDATE credit_grants SET expires_at = :ends_at, updated_at = now()
      WHERE subscription_id = :subscription_id AND effective_at >= :starts_at AND effective_at < :ends_at
        AND remaining > 0 AND expires_at <> :ends_at
+""")
+
+# `kept` is what the account has of the grant or has used of it: neither expired nor taken back.
+_OF_PERIOD = text("""
+    SELECT g.id, g.remaining, greatest(g.remaining, g.amount + (
+           SELECT coalesce(sum(l.amount), 0)::bigint FROM credit_ledger l
+            WHERE l.grant_id = g.id AND (l.kind IN ('expiry', 'clawback') OR l.kind = 'adjustment' AND l.amount < 0))
+           ) AS kept
+      FROM credit_grants g
+     WHERE g.user_id = :user_id AND g.subscription_id = :subscription_id AND g.effective_at >= :starts_at
+       AND NOT g.is_scheduled
+     ORDER BY g.id DESC
 """)
 
 # Unless the account's balance is in this very period already.
@@ -172,37 +186,41 @@ async def _grant_rest(
 
 
 async def _take_rest(connection: AsyncConnection, subscription: StoredSubscription, *, amount: int, actor: str) -> int:
-    own = (
-        select(credit_grants.c.id, credit_grants.c.remaining)
-        .where(
-            credit_grants.c.user_id == subscription.user_id,
-            credit_grants.c.subscription_id == subscription.id,
-            credit_grants.c.effective_at >= subscription.current_period_start,
-            credit_grants.c.remaining > 0,
-        )
-        .order_by(credit_grants.c.id)
-    )
-    remaining = amount
-    for grant in (await connection.execute(own)).all():
-        taken = min(remaining, grant.remaining)
-        if taken:
-            statement = (
-                update(credit_grants).where(credit_grants.c.id == grant.id).values(remaining=grant.remaining - taken)
-            )
-            await connection.execute(statement)
-            await movements.record_movement(
-                connection,
-                subscription.user_id,
-                kind="adjustment",
-                amount=-taken,
-                grant_id=grant.id,
-                reason="a smaller plan for the rest of the period",
-                actor=actor,
-            )
-        remaining -= taken
+    """Takes from the period's grants, the newest first; a trial leaves no debt, so of that only what remains."""
+    is_trial = subscription.status is SubscriptionStatus.TRIALING
+    missing = amount
+    period = {
+        "user_id": subscription.user_id,
+        "subscription_id": subscription.id,
+        "starts_at": subscription.current_period_start,
+    }
+    for grant in (await connection.execute(_OF_PERIOD, period)).all():
+        if taken := min(missing, grant.remaining if is_trial else grant.kept):
+            await _take_from_grant(connection, subscription, grant, amount=taken, actor=actor)
+        missing -= taken
     shortfall = await _shortfall(connection, subscription)
-    await _record_change(connection, subscription, change=-amount, shortfall=shortfall + remaining)
-    return amount - remaining
+    await _record_change(connection, subscription, change=-amount, shortfall=shortfall + missing)
+    return amount - missing
+
+
+async def _take_from_grant(
+    connection: AsyncConnection, subscription: StoredSubscription, grant: Row[Any], *, amount: int, actor: str
+) -> None:
+    """What is used of the grant already is taken from other credits; beyond those the balance is a debt."""
+    unused = min(amount, grant.remaining)
+    changes = {"remaining": credit_grants.c.remaining - unused}
+    await connection.execute(update(credit_grants).where(credit_grants.c.id == grant.id).values(changes))
+    await movements.burn_down(connection, subscription.user_id, credits=amount - unused)
+    await movements.record_movement(
+        connection,
+        subscription.user_id,
+        kind="adjustment",
+        amount=-amount,
+        grant_id=grant.id,
+        reason="a smaller plan for the rest of the period",
+        actor=actor,
+        details={"of_grant": unused},
+    )
 
 
 async def _shortfall(connection: AsyncConnection, subscription: StoredSubscription) -> int:

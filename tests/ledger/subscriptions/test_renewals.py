@@ -133,12 +133,10 @@ async def test_upgrade_and_downgrade_create_no_credits(connection: AsyncConnecti
     await grants.adjust(connection, first.user_id, amount=-550, reason="as if used", actor="test")
     await grants.grant(connection, first.user_id, amount=40, source="purchase", reason="pack", actor="test")
     down = await plan_changes.change(connection, first.id, plan_id=small, now=half, actor="test")
-    assert (down.credits, (await balance(connection, first.user_id)).current_credits) == (
-        -50,
-        40,
-    )  # not what was bought
+    # What was used of the larger plan is owed: from the pack, and then as a debt.
+    assert (down.credits, (await balance(connection, first.user_id)).current_credits) == (-500, -410)
     again = await plan_changes.change(connection, first.id, plan_id=large, now=half, actor="test")
-    assert (again.credits, (await balance(connection, first.user_id)).current_credits) == (50, 90)
+    assert (again.credits, (await balance(connection, first.user_id)).current_credits) == (500, 90)
 
 
 async def test_pause_stops_periods_and_resume_starts_one(connection: AsyncConnection) -> None:
