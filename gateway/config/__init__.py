@@ -8,13 +8,13 @@ from gateway.config.model import (
     Keys,
     Principals,
     Redis,
-    Server,
     Upstream,
     Usage,
 )
 from gateway.config.plans import Billing, Pack, PlanSpec, TierSpec, default_plans
 from gateway.config.quantities import Address, IPNetwork
 from gateway.config.secrets import Secrets
+from gateway.config.server import Server
 from gateway.config.summary import describe, warnings
 
 __all__ = [

@@ -21,6 +21,9 @@ from gateway.config.plans import Billing
 from gateway.config.quantities import Kind, about
 from gateway.config.routes import route_of
 from gateway.config.secrets import (
+    ADMIN_TOKEN,
+    JWT_SECRET,
+    KEY_PEPPER,
     REQUIRED,
     Secrets,
     SecretsUnusableError,
@@ -28,6 +31,7 @@ from gateway.config.secrets import (
     secrets_of,
     stored_secrets,
 )
+from gateway.config.server import Server
 from gateway.config.validation import Reader
 
 
@@ -35,7 +39,7 @@ from gateway.config.validation import Reader
 class Sections:
     """The sections of gateway.yaml; lists and maps of entries are read entry by entry."""
 
-    server: model.Server = field(default_factory=model.Server)
+    server: Server = field(default_factory=Server)
     database: model.Database = field(default_factory=model.Database)
     redis: model.Redis = field(default_factory=model.Redis)
     data_dir: Annotated[
@@ -57,6 +61,12 @@ class Sections:
 
 
 SECTIONS = tuple(Sections.__dataclass_fields__)
+
+# By the first password's 19 MiB (argon2id) glibc would learn to keep that much in each thread (mallopt(3),
+# "M_MMAP_THRESHOLD"). A threshold that is set stays as it is, and memory that is not needed goes back.
+_MMAP_THRESHOLD = {"MALLOC_MMAP_THRESHOLD_": str(1024 * 1024)}
+
+_METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it on import
 
 
 def load(
@@ -107,6 +117,34 @@ def load(
     )
 
 
+def child_environment(
+    config: model.Config,
+    *,
+    database_url: str,
+    redis_url: str,
+    metrics_dir: str,
+    settings: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """The environment of a child process, which loads the same configuration from it.
+
+    It is that of this process with resolved stores and secrets: the URL of a database, not the word `embedded`.
+    `settings` are more variables by full name.
+    """
+    secrets = config.secrets
+    return {
+        **_MMAP_THRESHOLD,
+        **os.environ,
+        "GATEWAY_DATABASE__URL": database_url,
+        "GATEWAY_REDIS__URL": redis_url,
+        "GATEWAY_DATA_DIR": str(config.data_dir),
+        ADMIN_TOKEN: secrets.admin_token,
+        KEY_PEPPER: ",".join(f"{version}:{pepper}" for version, pepper in secrets.key_peppers.items()),
+        JWT_SECRET: secrets.jwt_secret,
+        _METRICS_DIR: metrics_dir,
+        **(settings or {}),
+    }
+
+
 def _read(path: Path | None) -> Document:
     if path is None:
         return Document("gateway.yaml")
@@ -127,7 +165,7 @@ def _data_dir(document: Document, value: str) -> Path:
         return Path(value)
 
 
-def _check_listeners(document: Document, server: model.Server) -> None:
+def _check_listeners(document: Document, server: Server) -> None:
     if server.public == server.admin and server.public.port:
         document.report(("server", "admin"), f"must differ from server.public, both are {server.public}")
 

@@ -21,16 +21,12 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from gateway.config import quantities
 from gateway.config.plans import Billing, PlanSpec
 from gateway.config.quantities import (
-    Address,
     Amount,
     Currency,
     Duration,
     Flag,
     Kind,
-    Listen,
-    Network,
     Positive,
-    Size,
     Target,
     Text,
     Timeout,
@@ -39,58 +35,11 @@ from gateway.config.quantities import (
     about,
 )
 from gateway.config.secrets import Secrets
+from gateway.config.server import Server
 from policies.billing.money import CreditValue
 from policies.model import Route
 
 _PLACEHOLDER = "{token}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
-    public: Annotated[Listen, about("Listener of API clients, the account API and webhooks.")] = field(
-        default=Address("0.0.0.0", 8080)
-    )
-    admin: Annotated[Listen, about("Listener of the admin API and `/metrics`.")] = field(
-        default=Address("127.0.0.1", 8081)
-    )
-    workers: Annotated[Positive, about("Processes of the public listener.")] = 1
-    trusted_proxies: Annotated[
-        tuple[Network, ...],
-        BeforeValidator(quantities.listed),
-        about("Proxies whose `X-Forwarded-*` and `traceparent` fields are believed."),
-    ] = ()
-    # The default is that of nginx, 4 x 8 KiB.
-    max_header_bytes: Annotated[Size, Field(ge=1024), about("Longest request line and header fields together.")] = (
-        32 * 1024
-    )
-    header_timeout_seconds: Annotated[
-        Timeout, about("Time for a client to send the head of a request.", key="header_timeout")
-    ] = 10.0
-    body_idle_timeout_seconds: Annotated[
-        Timeout, about("Longest pause between two pieces of a request body.", key="body_idle_timeout")
-    ] = 30.0
-    body_min_rate: Annotated[
-        Size,
-        about("Bytes a second that a request body must bring, after `body_idle_timeout` as a grace; 0: no minimum."),
-    ] = 256
-    max_held_body_bytes: Annotated[
-        Size,
-        Field(ge=1024 * 1024),
-        about(
-            "Request bodies that each process holds whole, because their price or `Idempotency-Key` needs them; an "
-            "account may have a quarter of it."
-        ),
-    ] = 256 * 1024 * 1024
-    max_connections_per_address: Annotated[
-        Positive | None,
-        about(
-            "Connections of a client address, of IPv6 its /64, to each process. Trusted proxies have no limit; null: "
-            "nobody has."
-        ),
-    ] = 2000
-    drain_timeout_seconds: Annotated[
-        Duration, about("Time for requests under way to end when the gateway stops.", key="drain_timeout")
-    ] = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from gateway.http.fields import Header, HeaderBlock
+from gateway.http.fields import NO_FIELDS, Header, HeaderBlock
 from gateway.http.framing import BODILESS_STATUSES, Framing
 from gateway.http.tunnel import Wire
 from gateway.listener.request_head import RequestHead
@@ -51,6 +51,7 @@ class Exchange:
     """`is_disconnected`: the client has left, or was cut. `keeps_alive`: another request may follow this one.
 
     The application may keep a value in `application_slot`: it is the same for as long as the client repeats its fields.
+    Whatever the response is, it carries `added_fields` besides its own.
     """
 
     __slots__ = (
@@ -63,6 +64,7 @@ class Exchange:
         "_is_handed_over",
         "_remaining",
         "_rendered",
+        "added_fields",
         "application_slot",
         "awaits_body",
         "buffered",
@@ -78,6 +80,7 @@ class Exchange:
 
     def __init__(self, connection: Connection, head: RequestHead) -> None:
         self.head = head
+        self.added_fields = NO_FIELDS
         self.is_disconnected = False
         self.on_disconnect: Callable[[], None] | None = None
         self.task: asyncio.Task[Any] | None = None
@@ -149,6 +152,8 @@ class Exchange:
             return
         if self.is_started:
             raise RuntimeError("the request has been answered")
+        if self.added_fields:
+            fields = HeaderBlock(fields + self.added_fields)
         self.keeps_alive = keeps_alive = self.keeps_alive and self.is_received
         has_body = status not in BODILESS_STATUSES
         head = render_whole(status, fields, len(body) if has_body else None, keeps_alive=keeps_alive)
@@ -218,7 +223,8 @@ class Exchange:
         self._framing = head.framing
         self._remaining = head.length
         # Most responses are complete in this turn of the loop: head and body then go out in one system call.
-        self._rendered = head.rendered
+        rendered = head.rendered
+        self._rendered = rendered[:-2] + self.added_fields + b"\r\n" if self.added_fields else rendered
         self._connection.loop.call_soon(self._send_head)
 
     def _send_head(self) -> None:

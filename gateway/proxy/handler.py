@@ -166,6 +166,10 @@ class Handler:
         before, self._router, self._destinations = self._destinations, router, destinations
         return before
 
+    def allowed_methods(self, raw_path: bytes) -> str | None:
+        """The methods of a path, as `Allow` lists them; None where no route has it."""
+        return self._router.allowed_methods(raw_path)
+
     @property
     def upstreams(self) -> list[Upstream]:
         """The upstreams of the present configuration."""

@@ -100,6 +100,15 @@ class Router:
             raise Refused(Refusal.ROUTE_NOT_FOUND, "There is nothing here.")
         return RouteMatch.of(methods.get(method) or _refuse_method(method, methods), method, path.decode())
 
+    def allowed_methods(self, raw_path: bytes) -> str | None:
+        """The methods of a path, as `Allow` lists them; None where no route has it."""
+        try:
+            self.match("", raw_path)  # always raises: no route has a method without a name
+        except Refused as refused:
+            allow = refused.extras.get("allow")
+            return None if allow is None else str(allow)
+        return None
+
     def _add(self, route: Route, patterns: dict[str, dict[str, Route]]) -> None:
         path = route.path.encode()
         if path.endswith(b"/**"):

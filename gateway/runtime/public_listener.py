@@ -10,29 +10,64 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
+from gateway import metrics
 from gateway.config import Config
 from gateway.config.routes import is_reserved
+from gateway.config.server import Cors
+from gateway.http.fields import HeaderBlock
+from gateway.listener.cors import CorsPolicy, is_preflight
+from gateway.listener.exchange import Exchange
 from gateway.meter.meter import Meter
 from gateway.proxy.handler import Handler
 from gateway.proxy.request.inbound import Network, read_request
+from gateway.request_ids import uuid7
 from gateway.runtime.payments import build_checkout_service, open_providers
 from gateway.runtime.store_connections import BACKGROUND_TIMEOUT_SECONDS, open_stores
 from gateway.workers.outbox import OutboxPublisher
 from policies.model import Route
 
+ACCOUNT_METHODS = "DELETE, GET, PATCH, POST, PUT"
+
 
 class PublicListener:
     """Dispatches each request by its path. A proxied one costs two lookups more, and no further coroutine."""
 
-    def __init__(self, proxy: Handler, account: ASGIApp, *, trusted_proxies: Sequence[Network] = ()) -> None:
+    def __init__(
+        self, proxy: Handler, account: ASGIApp, *, cors: Cors, trusted_proxies: Sequence[Network] = ()
+    ) -> None:
+        self._cors: CorsPolicy | None = None
+        self.allow(cors)
         self._proxy = proxy
         self._account = account
         self._trusted_proxies = trusted_proxies
 
+    def allow(self, cors: Cors) -> None:
+        """Lets the pages of these origins in, from the next request on."""
+        self._cors = CorsPolicy(cors.origins) if cors.origins else None
+
     def __call__(self, scope: Any, receive: Any, send: Any) -> Coroutine[Any, Any, None]:
+        if self._cors is not None:
+            return self._serve_pages(self._cors, scope, receive, send=send)
+        return self._dispatch(scope, receive, send)
+
+    def _dispatch(self, scope: Any, receive: Any, send: Any) -> Coroutine[Any, Any, None]:
         if is_reserved(scope["raw_path"]):
             return self._answer(scope, receive, send)
         return self._proxy(scope, receive, send)
+
+    async def _serve_pages(self, cors: CorsPolicy, scope: Any, receive: Any, *, send: Any) -> None:
+        """Serves a request that a page of another origin may have made. Its preflight needs no key and no account."""
+        exchange: Exchange = scope["extensions"]["gateway.client"]
+        exchange.added_fields = cors.response_fields(scope["headers"])
+        if is_preflight(scope) and (methods := self._methods(scope["raw_path"])):
+            metrics.REQUESTS.labels(metrics.OTHER, metrics.OTHER, "204").inc()
+            request_id = f"x-request-id: {uuid7()}\r\n".encode()
+            exchange.answer(204, HeaderBlock(cors.preflight_fields(scope["headers"], methods) + request_id), b"")
+            return
+        await self._dispatch(scope, receive, send)
+
+    def _methods(self, raw_path: bytes) -> str | None:
+        return ACCOUNT_METHODS if is_reserved(raw_path) else self._proxy.allowed_methods(raw_path)
 
     async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
         # Throttling must slow down the client, not the proxy in front of the gateway.

@@ -43,11 +43,12 @@ async def run_child(
             handler = await stack.enter_async_context(data_plane(config))
             routes = {route.name: route for route in config.routes}
             account = await stack.enter_async_context(account_api(config, routes))
-            public = PublicListener(handler, account, trusted_proxies=config.server.trusted_proxies)
+            server = config.server
+            public = PublicListener(handler, account, cors=server.cors, trusted_proxies=server.trusted_proxies)
             servers.append((public_server(public, config), [sockets.pop(0)]))
 
             def on_reload() -> None:
-                reload(handler, lambda: _replace_routes(reload_config(), routes))
+                reload(handler, lambda: _replace(reload_config(), routes, public))
 
         if Role.ADMIN in roles:
             admin = await stack.enter_async_context(control_plane(config))
@@ -64,8 +65,9 @@ async def run_child(
         await serve(servers, line=line, reload=on_reload)
 
 
-def _replace_routes(config: Config, routes: dict[str, Route]) -> Config:
-    """Returns `config`, and lets the account API quote by its routes from now on."""
+def _replace(config: Config, routes: dict[str, Route], public: PublicListener) -> Config:
+    """Returns `config`; from now on the account API quotes by its routes, and pages of its origins are let in."""
+    public.allow(config.server.cors)
     routes.clear()
     routes.update((route.name, route) for route in config.routes)
     return config

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import structlog
 
 from gateway.config import Config, ConfigError
-from gateway.config.child_environment import environment
+from gateway.config.loading import child_environment
 from gateway.runtime.sockets import bind, url_of
 from gateway.runtime.stores import StoreUrls
 from gateway.runtime.supervisor import ChildSpec, Supervisor
@@ -51,7 +51,7 @@ async def serving(
     """
     watching: asyncio.Task[None] | None = None
     with _listening(config, roles) as listeners, TemporaryDirectory(prefix="gateway-metrics-") as metrics:
-        inherited = environment(
+        inherited = child_environment(
             config,
             database_url=store_urls.database_url,
             redis_url=store_urls.redis_url,

@@ -18,7 +18,10 @@ from policies.pricing.price_list import PriceList
 
 def destinations(config: Config) -> dict[str, Destination]:
     measured = {route.upstream for route in config.routes if isinstance(route.price, PriceList)}
-    return {each.name: _destination(each, is_measured=each.name in measured) for each in config.upstreams}
+    always_dropped = _CORS_FIELDS if config.server.cors.origins else ()
+    return {
+        each.name: _destination(each, always_dropped, is_measured=each.name in measured) for each in config.upstreams
+    }
 
 
 # What the providers of AI tell of the operator's account: its organization, its limits, its cookies.
@@ -30,9 +33,11 @@ _PROVIDER_FIELDS = (
     "x-ratelimit-*",
     "anthropic-ratelimit-*",
 )
+# Where the gateway says which pages may read a response, an upstream's second word would make it unreadable.
+_CORS_FIELDS = ("access-control-*",)
 
 
-def _destination(each: UpstreamConfig, *, is_measured: bool) -> Destination:
+def _destination(each: UpstreamConfig, always_dropped: tuple[str, ...], *, is_measured: bool) -> Destination:
     upstream = Upstream(
         each.name,
         targets=each.targets,
@@ -62,7 +67,7 @@ def _destination(each: UpstreamConfig, *, is_measured: bool) -> Destination:
         asks_for_usage=each.ask_for_usage,
         passed_names=passed,
         passes_authorization=each.pass_authorization,
-        response_policy=response_policy(dropped, believes_reports=each.reports),
+        response_policy=response_policy((*dropped, *always_dropped), believes_reports=each.reports),
     )
 
 

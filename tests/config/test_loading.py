@@ -66,6 +66,22 @@ def test_credits_that_are_worth_nothing_cannot_be_shown(problems_of: Problems) -
     )
 
 
+def test_origins_are_spelt_as_browsers_spell_them(load_text: Load) -> None:
+    written = "[https://App.Example.com:443, 'http://localhost:3000', 'http://[::1]:80', capacitor://localhost]"
+    origins = load_text(f"server: {{cors: {{origins: {written}}}}}").server.cors.origins
+
+    assert origins == ("https://app.example.com", "http://localhost:3000", "http://[::1]", "capacitor://localhost")
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "null", "app.example.com", "https://app.example.com/", "https://*.example.com"]
+)
+def test_origin_that_is_not_exact_is_refused(problems_of: Problems, origin: str) -> None:
+    (problem,) = problems_of(f"server: {{cors: {{origins: ['{origin}']}}}}")
+
+    assert problem.key == "server.cors.origins"
+
+
 def test_missing_default_file_is_an_empty_file(tmp_path: Path, load_text: Load) -> None:
     without = load(None, SECRETS, overrides={"data_dir": str(tmp_path)})
     empty = load_text("", data_dir=str(tmp_path))

@@ -42,7 +42,7 @@ async def _served(path: Path, places: dict[str, object]) -> AsyncIterator[str]:
     async with data_plane(config) as handler, account_api(config, {}) as account:
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
-        server = public_server(PublicListener(handler, account), config)
+        server = public_server(PublicListener(handler, account, cors=config.server.cors), config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         await server.is_listening.wait()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -62,6 +62,28 @@ async def test_catch_all_route_leaves_reserved_paths_to_the_account_api(public: 
 async def test_paths_not_reserved_are_the_proxys(public: httpx.AsyncClient) -> None:
     for path in ("/", "/v1/me", "/men", "/openapi.json5"):
         assert (await public.get(path)).json()["code"] == "missing_key"
+
+
+async def test_page_of_a_configured_origin_uses_the_account_api(
+    migrated_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    """Preflights need no login; a page can read refusals; no other origin is named."""
+    (tmp_path / "gateway.yaml").write_text(CONFIG + "server: {cors: {origins: [https://app.example.com]}}")
+    places: dict[str, object] = {"database.url": migrated_url, "redis.url": redis_url, "data_dir": str(tmp_path)}
+    page, asks = {"origin": "https://app.example.com"}, {"access-control-request-method": "DELETE"}
+    async with _served(tmp_path / "gateway.yaml", places) as url, httpx.AsyncClient(base_url=url) as client:
+        for path in ("/me", "/auth/login", "/plans", "/subscriptions/1", "/me/keys/1"):
+            names = {"access-control-request-headers": "authorization,content-type"}
+            preflight = await client.request("OPTIONS", path, headers=page | asks | names)
+            assert preflight.status_code == 204
+            assert preflight.headers["access-control-allow-origin"] == "https://app.example.com"
+            assert "DELETE" in preflight.headers["access-control-allow-methods"]
+            assert preflight.headers["access-control-allow-headers"] == "authorization,content-type"
+        refused, listed = await client.get("/me", headers=page), await client.get("/plans", headers=page)
+        assert (refused.status_code, listed.status_code) == (401, 200)
+        assert [each.headers["access-control-allow-origin"] for each in (refused, listed)] == [page["origin"]] * 2
+        stranger = await client.get("/plans", headers={"origin": "https://evil.test"})
+        assert (stranger.headers["vary"], "access-control-allow-origin" in stranger.headers) == ("origin", False)
 
 
 async def test_body_is_read_and_answered_through_the_listener(public: httpx.AsyncClient) -> None:
