@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
-from policies.pricing.price_list import ModelPrice, PriceList, Rates, rate_of
+from policies.pricing.price_list import ModelPrice, PriceList
+from policies.pricing.rate_tables import ClassRate
 from policies.pricing.units import PriceUnit
-from policies.usage.counts import PARENTS, Usage, UsageClass
+from policies.usage.counts import Usage, UsageClass
 
 BYTES_PER_TOKEN = 4  # of text, as tokenizers average for English
 ROOTS = (UsageClass.INPUT, UsageClass.OUTPUT)
-CHILDREN: Mapping[UsageClass, tuple[UsageClass, ...]] = {
-    parent: tuple(kind for kind in UsageClass if PARENTS[kind] is parent) for parent in UsageClass
-}
 
 
 class Flag(StrEnum):
@@ -24,6 +22,9 @@ class Flag(StrEnum):
 
     CHILD_ABOVE_PARENT = "child_above_parent"
     MAXIMUM_REACHED = "maximum_reached"
+
+
+Part = tuple["UsageClass | PriceUnit", "int | Decimal", Decimal]  # what was used, how much, at which rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +41,34 @@ class Cost(NamedTuple):
     """What a call costs in whole credits, how that came about, and what was odd."""
 
     credits: int
-    lines: tuple[Line, ...]
-    flags: tuple[Flag, ...]
+    parts: Sequence[Part]
+    unit_size: int
+    flags: tuple[Flag, ...] = ()
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        return tuple(Line(kind, count, rate, rate * count / self.unit_size) for kind, count, rate in self.parts)
 
 
 def cost(prices: PriceList, price: ModelPrice, usage: Usage) -> Cost:
     """What a call with that usage costs."""
-    lines, flags = _lines(prices, price, usage)
-    exact = sum((line.credits for line in lines), Decimal(0))
-    credits = max(prices.minimum, int(exact.to_integral_value(ROUND_CEILING)))
+    if prices.unit is not PriceUnit.TOKEN:
+        return _cost_of_unit(prices, price, _count_of(prices.unit, usage))
+    counts = usage.counts
+    table = price.table_at(counts.get(UsageClass.INPUT, 0))
+    split = _Split(counts)
+    amount = split.add(table.input, counts.get(UsageClass.INPUT, 0))
+    amount += split.add(table.output, counts.get(UsageClass.OUTPUT, 0))
+    credits = rounded_up(prices, amount, table.scale)
+    flags = (Flag.CHILD_ABOVE_PARENT,) if split.is_odd else ()
     if prices.maximum is not None and credits > prices.maximum:
-        return Cost(prices.maximum, lines, (*flags, Flag.MAXIMUM_REACHED))
-    return Cost(credits, lines, flags)
+        return Cost(prices.maximum, split.parts, prices.unit_size, (*flags, Flag.MAXIMUM_REACHED))
+    return Cost(credits, split.parts, prices.unit_size, flags)
+
+
+def rounded_up(prices: PriceList, amount: int, scale: int) -> int:
+    """Whole credits, at least the minimum, for an amount in parts of `scale` and of the list's unit."""
+    return max(prices.minimum, -(-amount // (scale * prices.unit_size)))
 
 
 def explain(prices: PriceList, found: Cost) -> str:
@@ -63,53 +80,47 @@ def explain(prices: PriceList, found: Cost) -> str:
     return f"{' + '.join(parts) or 'nothing'} per {size}{bounds}"
 
 
-def _lines(prices: PriceList, price: ModelPrice, usage: Usage) -> tuple[tuple[Line, ...], tuple[Flag, ...]]:
-    if prices.unit is not PriceUnit.TOKEN:
-        count = _count_of(prices.unit, usage)
-        rate = rate_of(price.rates, UsageClass.INPUT)
-        return (Line(prices.unit, count, rate, rate * count / prices.unit_size),), ()
-    rates = price.rates_at(usage.counts.get(UsageClass.INPUT, 0))
-    lines: list[Line] = []
-    is_odd = False
-    for root in ROOTS:
-        is_odd |= _split(root, usage.counts.get(root, 0), usage.counts, rates=rates, size=prices.unit_size, into=lines)
-    return tuple(lines), (Flag.CHILD_ABOVE_PARENT,) if is_odd else ()
+def _cost_of_unit(prices: PriceList, price: ModelPrice, count: int | Decimal) -> Cost:
+    table = price.table
+    numerator, denominator = count.as_integer_ratio()
+    credits = rounded_up(prices, table.input.scaled * numerator, table.scale * denominator)
+    parts = ((prices.unit, count, table.input.exact),)
+    if prices.maximum is not None and credits > prices.maximum:
+        return Cost(prices.maximum, parts, prices.unit_size, (Flag.MAXIMUM_REACHED,))
+    return Cost(credits, parts, prices.unit_size)
 
 
-def _split(
-    kind: UsageClass,
-    count: int,
-    counts: Mapping[UsageClass, int],
-    *,
-    rates: Rates,
-    size: int,
-    into: list[Line],
-) -> bool:
-    """Prices `count` of a class: what its priced children count at their rates, the rest at its own.
+class _Split:
+    """Splits the counts of a usage into what is priced at one rate each."""
 
-    A child that counts more than its parent has is cut to it: the parent is charged. Says whether one was. Children may
-    overlap (cached audio is both); what two of them count is priced as the first.
-    """
-    rest, is_odd = count, False
-    for child in CHILDREN[kind]:
-        reported = counts.get(child)
-        if not reported:
-            continue
-        is_odd |= reported > count
-        if child not in rates and not _is_priced(child, rates):
-            continue
-        taken = min(reported, rest)
-        rest -= taken
-        is_odd |= _split(child, taken, counts, rates=rates, size=size, into=into)
-    if rest:
-        rate = rates[kind] if kind in rates else rate_of(rates, kind)
-        into.append(Line(kind, rest, rate, rate * rest / size))
-    return is_odd
+    __slots__ = ("_counts", "is_odd", "parts")
 
+    def __init__(self, counts: Mapping[UsageClass, int]) -> None:
+        self._counts = counts
+        self.parts: list[Part] = []
+        self.is_odd = False
 
-def _is_priced(kind: UsageClass, rates: Rates) -> bool:
-    """Whether a class, or one that it contains, has a rate of its own."""
-    return kind in rates or any(_is_priced(child, rates) for child in CHILDREN[kind])
+    def add(self, rate: ClassRate, count: int) -> int:
+        """Prices `count` of a class: what its priced children count at their rates, the rest at its own.
+
+        A child that counts more than its parent has is cut to it: the parent is charged, and the usage is odd. Children
+        may overlap (cached audio is both); what two of them count is priced as the first.
+        """
+        amount, rest, counts = 0, count, self._counts
+        for child in rate.children:
+            reported = counts.get(child.kind)
+            if not reported:
+                continue
+            if reported > count:
+                self.is_odd = True
+            if child.is_split:
+                taken = min(reported, rest)
+                rest -= taken
+                amount += self.add(child, taken)
+        if rest:
+            self.parts.append((rate.kind, rest, rate.exact))
+            amount += rate.scaled * rest
+        return amount
 
 
 def _count_of(unit: PriceUnit, usage: Usage) -> int | Decimal:

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from enum import StrEnum
 from functools import cached_property
 from typing import ClassVar
 
+from policies.pricing.rate_tables import Rates, RateTable, rate_table
 from policies.pricing.units import PriceUnit
-from policies.usage.counts import PARENTS, UsageClass
-
-Rates = Mapping[UsageClass, Decimal]
 
 
 class ReaderName(StrEnum):
@@ -43,48 +40,26 @@ class ModelPrice:
     feature: str | None = None
     max_output: int | None = None
 
-    def rates_at(self, input_count: int) -> Rates:
+    def table_at(self, input_count: int) -> RateTable:
         """The rates of a call with so much input."""
-        found = self.rates
-        for mark, rates in self._merged_above:
+        found = self.table
+        for mark, table in self._tables_above:
             if input_count > mark:
-                found = rates
+                found = table
         return found
 
-    def held_rates(self, input_count: int) -> tuple[Decimal, Decimal]:
-        """The rates by which so much input is held for: the dearest of its classes, and that of output."""
-        found = self._held_rates[0]
-        for (mark, _), rates in zip(self.above, self._held_rates[1:], strict=True):
-            if input_count > mark:
-                found = rates
-        return found
+    def mark_at(self, input_count: int) -> int | None:
+        """The mark of `above` that so much input has passed; None for none."""
+        return max((mark for mark, _ in self.above if input_count > mark), default=None)
 
     @cached_property
-    def _merged_above(self) -> tuple[tuple[int, Rates], ...]:
-        return tuple((mark, {**self.rates, **rates}) for mark, rates in self.above)
+    def table(self) -> RateTable:
+        """The rates of a call below every mark."""
+        return rate_table(self.rates)
 
     @cached_property
-    def _held_rates(self) -> tuple[tuple[Decimal, Decimal], ...]:
-        maps = [self.rates, *(rates for _, rates in self._merged_above)]
-        inputs = [kind for kind in UsageClass if root_of(kind) is UsageClass.INPUT]
-        return tuple(
-            (max(rate_of(rates, kind) for kind in inputs), rate_of(rates, UsageClass.OUTPUT)) for rates in maps
-        )
-
-
-def rate_of(rates: Rates, kind: UsageClass) -> Decimal:
-    """The rate of a class, else of its parent; 0 where neither is priced."""
-    here: UsageClass | None = kind
-    while here is not None:
-        if (rate := rates.get(here)) is not None:
-            return rate
-        here = PARENTS[here]
-    return Decimal(0)
-
-
-def root_of(kind: UsageClass) -> UsageClass:
-    parent = PARENTS[kind]
-    return kind if parent is None else root_of(parent)
+    def _tables_above(self) -> tuple[tuple[int, RateTable], ...]:
+        return tuple((mark, rate_table({**self.rates, **rates})) for mark, rates in self.above)
 
 
 @dataclass(frozen=True)
@@ -129,3 +104,9 @@ class PriceList:
                 if model.startswith(prefix):
                     return price
         return self.unknown_model
+
+    def name_for(self, model: str) -> str | None:
+        """The name that prices a model: its own, or the pattern that fits it; None for an unknown one."""
+        if model in self.models:
+            return model
+        return next((f"{prefix}*" for prefix, _ in self._patterns if model.startswith(prefix)), None)

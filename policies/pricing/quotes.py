@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import ROUND_CEILING
 from typing import NamedTuple
 
 from policies.access.authorization import check_feature, has_feature
 from policies.model import FeatureValue, Plan, Refusal, Refused
 from policies.pricing import prices
-from policies.pricing.model_costs import cost
+from policies.pricing.model_costs import cost, rounded_up
 from policies.pricing.price import Price
 from policies.pricing.price_list import ModelPrice, PriceList
 from policies.pricing.units import PriceUnit
@@ -107,10 +106,9 @@ def estimated_hold(prices: PriceList, price: ModelPrice, plan: Plan, *, body_byt
     if prices.unit is not PriceUnit.TOKEN:
         return cost(prices, price, Usage()).credits
     input_count = -(-body_bytes // HELD_BYTES_PER_TOKEN)
-    dearest, of_output = price.held_rates(input_count)
-    output_count = allowed_output(price, plan, max_output)
-    exact = (dearest * input_count + of_output * output_count) / prices.unit_size
-    credits = max(prices.minimum, int(exact.to_integral_value(ROUND_CEILING)))
+    table = price.table_at(input_count)
+    amount = table.held_input * input_count + table.output.scaled * allowed_output(price, plan, max_output)
+    credits = rounded_up(prices, amount, table.scale)
     return credits if prices.maximum is None else min(credits, prices.maximum)
 
 

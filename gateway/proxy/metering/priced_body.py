@@ -42,7 +42,13 @@ NOTHING_ASKED = Asked()
 
 
 def read_asked(
-    price: Price | PriceList, content: bytes, *, path: str, content_type: bytes, content_encoding: bytes, limit: int
+    price: Price | PriceList,
+    content: bytes,
+    *,
+    path: str,
+    content_type: bytes,
+    content_encoding: bytes = b"",
+    limit: int,
 ) -> Asked:
     """What a body asks of a price. Raises Refused for one that is not what it must be.
 

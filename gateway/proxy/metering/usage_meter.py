@@ -86,7 +86,7 @@ class _ReaderMeter:
     def __init__(self, price: PriceList, content_type: bytes, content_encoding: bytes, *, hides_usage: bool) -> None:
         self._reader = READERS[price.reader].open_response(content_type, content_encoding)
         is_hidden = (
-            hides_usage and media_type(content_type) == b"text/event-stream" and content_encoding in (b"", b"identity")
+            hides_usage and content_encoding in (b"", b"identity") and media_type(content_type) == b"text/event-stream"
         )
         self._remover = UsageEventRemover() if is_hidden else None
 

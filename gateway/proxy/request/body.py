@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 from gateway.proxy.metering.observers import FileObserver
@@ -70,18 +69,20 @@ async def read_whole(
         scan.check(content)
     if match.quote is not None:
         return WholeBody(content)
-    content_encoding = inbound.fields.get(b"content-encoding", b"")
-    read = partial(
-        read_asked,
-        match.route.price,
-        content,
-        path=match.path,
-        content_type=inbound.fields.get(b"content-type", b""),
-        content_encoding=content_encoding,
-        limit=limit,
-    )
-    is_small = len(content) <= SMALL_BYTES and not content_encoding  # a coded body may be any size inside
-    asked = read() if is_small else await asyncio.to_thread(read)
+    fields, price, path = inbound.fields, match.route.price, match.path
+    content_type, content_encoding = fields.get(b"content-type", b""), fields.get(b"content-encoding", b"")
+    if len(content) <= SMALL_BYTES and not content_encoding:  # a coded body may be any size inside
+        asked = read_asked(price, content, path=path, content_type=content_type, limit=limit)
+    else:
+        asked = await asyncio.to_thread(
+            read_asked,
+            price,
+            content,
+            path=path,
+            content_type=content_type,
+            content_encoding=content_encoding,
+            limit=limit,
+        )
     return WholeBody(content, _redacted(asked, inbound.key_form))
 
 

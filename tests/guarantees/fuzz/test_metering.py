@@ -132,7 +132,13 @@ def test_request_that_is_taken_is_read_as_a_plain_parser_reads_it(
 
 
 def _read(case: Case, chunks: list[bytes], encoding: bytes, *, small: int, asks: bool = False) -> ResponseReading:
-    reader = ResponseReader(READERS[case.reader].response, case.content_type, encoding, small_bytes=small)
+    api = READERS[case.reader]
+    is_usual = small == SMALL_BYTES[-1]
+    reader = (
+        api.open_response(case.content_type, encoding)
+        if is_usual
+        else ResponseReader(api.response, case.content_type, encoding, small_bytes=small)
+    )
     for chunk in chunks:
         reader.feed(chunk)
         if asks:

@@ -73,7 +73,7 @@ RATES = st.dictionaries(st.sampled_from(C), st.decimals(0, 100, places=3), min_s
 COUNTS = st.dictionaries(st.sampled_from(C), st.integers(0, 10**6))
 
 
-@given(rates=RATES, counts=COUNTS, size=st.sampled_from([1, 1000, 10**6]))
+@given(rates=RATES, counts=COUNTS, size=st.sampled_from([1, 3, 1000, 10**6]))
 def test_cost_of_consistent_counts_is_the_sum_over_single_tokens(
     rates: dict[UsageClass, Decimal], counts: dict[UsageClass, int], size: int
 ) -> None:
@@ -99,6 +99,30 @@ def test_cost_of_any_counts_never_passes_the_dearest_rate(
     tokens = counts.get(C.INPUT, 0) + counts.get(C.OUTPUT, 0)
     assert sum(int(line.count) for line in found.lines) == tokens
     assert found.credits <= -(-Fraction(max(rates.values())) * tokens // 1)
+
+
+MARKS = st.lists(st.tuples(st.integers(0, 10**6), RATES), max_size=2, unique_by=lambda mark: mark[0])
+SIZES = st.sampled_from([1, 3, 1000, 10**6])
+
+
+@given(rates=RATES, above=MARKS, size=SIZES, body_bytes=st.integers(0, 10**7), output=st.integers(0, 10**6))
+def test_hold_is_exactly_the_dearest_input_and_the_output_at_the_rates_of_its_mark(
+    rates: dict[UsageClass, Decimal], above: list[tuple[int, Any]], size: int, body_bytes: int, output: int
+) -> None:
+    price, input_count = ModelPrice(rates, tuple(sorted(above))), -(-body_bytes // 3)
+    passed = [over for mark, over in sorted(above) if input_count > mark]
+    there = rates | passed[-1] if passed else rates
+    dearest = max(_rate(there, kind) for kind in C if C.OUTPUT not in (kind, PARENTS[kind]))
+    exact = (Fraction(dearest) * input_count + Fraction(_rate(there, C.OUTPUT)) * output) / size
+    listed = PriceList("l", ReaderName.OPENAI, {}, unit_size=size)
+    assert estimated_hold(listed, price, PLAN, body_bytes=body_bytes, max_output=output) == -(-exact // 1)
+
+
+@given(rate=st.decimals(0, 100, places=3), seconds=st.decimals(0, 10**5, places=6), size=SIZES)
+def test_cost_of_seconds_is_exact(rate: Decimal, seconds: Decimal, size: int) -> None:
+    listed = PriceList("l", ReaderName.OPENAI, {}, unit=PriceUnit.SECOND, unit_size=size)
+    found = cost(listed, ModelPrice({C.INPUT: rate}), Usage(seconds=seconds))
+    assert found.credits == -(-Fraction(rate) * Fraction(seconds) / size // 1)
 
 
 @pytest.mark.parametrize(

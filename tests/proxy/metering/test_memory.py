@@ -6,6 +6,7 @@ import tracemalloc
 from collections.abc import Iterator
 
 from gateway.proxy.metering.readers import READERS
+from gateway.proxy.metering.readers.reader import WholeDocument
 from gateway.proxy.metering.readers.response import ResponseReader
 from policies.usage.counts import UsageClass
 
@@ -32,7 +33,7 @@ def event(mebibytes: int) -> Iterator[bytes]:
     yield b'",' + USAGE + b"}\n\n"
 
 
-def peak_of(reader: ResponseReader, chunks: Iterator[bytes]) -> int:
+def peak_of(reader: ResponseReader | WholeDocument, chunks: Iterator[bytes]) -> int:
     """The most memory that reading takes, in bytes, with the chunk that is read."""
     tracemalloc.start()
     try:

@@ -42,6 +42,27 @@ def test_large_texts_are_read_like_small_ones(case: Case) -> None:
 
 
 @_named
+@pytest.mark.parametrize("size", [1, 100, 10**6])
+def test_response_is_read_the_same_where_it_is_kept_to_be_parsed_at_once(case: Case, size: int) -> None:
+    reader, other = READERS[case.reader].open_response(case.content_type, b""), read(case, [])
+    for chunk in pieces(case.body, size):
+        reader.feed(chunk)
+        other = reader.reading()
+    check(case, other)
+    assert other._replace(text_bytes=0) == read(case, [case.body])._replace(text_bytes=0)
+
+
+@pytest.mark.parametrize(
+    ("usage", "text_bytes"),
+    [(b"{}", 4), (b'{"prompt_tokens":1}', 4), (b'{"prompt_tokens":1,"completion_tokens":1}', 0)],
+)
+def test_text_of_a_document_is_measured_only_where_its_usage_is_not_whole(usage: bytes, text_bytes: int) -> None:
+    reader = READERS["openai"].open_response(JSON, b"")
+    reader.feed(b'{"choices":[{"message":{"content":"text"}}],"usage":' + usage + b"}")
+    assert reader.reading().text_bytes == text_bytes
+
+
+@_named
 @pytest.mark.parametrize(("encoding", "encode"), ENCODINGS, ids=range(len(ENCODINGS)))
 def test_response_is_read_through_any_encoding(case: Case, encoding: bytes, encode: object) -> None:
     assert callable(encode)

@@ -53,6 +53,11 @@ class Selection:
         return frozenset(name.casefold() for name in self.members)
 
     @cached_property
+    def is_folded(self) -> bool:
+        """Whether no name differs from its own case fold."""
+        return self.folded_names == self.members.keys()
+
+    @cached_property
     def is_descended(self) -> bool:
         """Whether something is read inside an object or array at this place."""
         return bool(self.members or self.at or self.each is not None)

@@ -50,6 +50,13 @@ def media_type(content_type: bytes) -> bytes:
     return content_type.partition(b";")[0].strip().lower()
 
 
+@lru_cache(maxsize=256)
+def is_json(content_type: bytes) -> bool:
+    """Whether a body of this type is one JSON text."""
+    kind = media_type(content_type)
+    return kind.endswith(b"json") and kind not in JSON_LINES
+
+
 def open_framing(content_type: bytes, documents: DocumentReader) -> Framing | None:
     """The framing of a content type; None where no reader knows it."""
     kind = media_type(content_type)
@@ -59,4 +66,4 @@ def open_framing(content_type: bytes, documents: DocumentReader) -> Framing | No
         return JsonLines(documents)
     if kind == b"application/vnd.amazon.eventstream":
         return EventFrames(documents)
-    return JsonBody(documents) if kind.endswith(b"json") else None
+    return JsonBody(documents) if is_json(content_type) else None

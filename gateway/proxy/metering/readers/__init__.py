@@ -10,6 +10,6 @@ from gateway.proxy.metering.readers.gemini import GEMINI
 from gateway.proxy.metering.readers.mcp import MCP
 from gateway.proxy.metering.readers.ollama import OLLAMA
 from gateway.proxy.metering.readers.openai import OPENAI
-from gateway.proxy.metering.readers.response import Reader
+from gateway.proxy.metering.readers.reader import Reader
 
 READERS: Mapping[str, Reader] = {reader.name: reader for reader in (OPENAI, ANTHROPIC, GEMINI, BEDROCK, OLLAMA, MCP)}

@@ -9,8 +9,9 @@ from __future__ import annotations
 from gateway.proxy.metering.documents.selection import Fields, select
 from gateway.proxy.metering.readers import fields as read
 from gateway.proxy.metering.readers.numbers import first, paths, pick_counts, total, usage_of
+from gateway.proxy.metering.readers.reader import Reader
 from gateway.proxy.metering.readers.reading import Counts, RequestReading, Statement
-from gateway.proxy.metering.readers.response import Reader, ResponseFormat, member_finder, text_counter
+from gateway.proxy.metering.readers.response import ResponseFormat, member_finder, text_counter
 from gateway.proxy.metering.strict_json import read_fields
 from policies.usage.counts import Usage, UsageClass, latest, merge_counts
 

@@ -17,8 +17,9 @@ from gateway.proxy.metering.documents.selection import Fields, select
 from gateway.proxy.metering.documents.values import parse, pick
 from gateway.proxy.metering.readers import fields as read
 from gateway.proxy.metering.readers.numbers import first, number, paths, pick_counts, total, usage_of
+from gateway.proxy.metering.readers.reader import Reader
 from gateway.proxy.metering.readers.reading import Counts, RequestReading, Statement
-from gateway.proxy.metering.readers.response import Reader, ResponseFormat, text_counter
+from gateway.proxy.metering.readers.response import ResponseFormat, text_counter
 from gateway.proxy.metering.strict_json import read_fields
 from policies.usage.counts import Usage, UsageClass, merge_counts
 

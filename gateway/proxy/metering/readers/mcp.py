@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from gateway.proxy.metering.documents.selection import Fields, select
 from gateway.proxy.metering.readers import fields as read
+from gateway.proxy.metering.readers.reader import Reader
 from gateway.proxy.metering.readers.reading import Counts, RequestReading, Statement
-from gateway.proxy.metering.readers.response import Reader, ResponseFormat
+from gateway.proxy.metering.readers.response import ResponseFormat
 from gateway.proxy.metering.strict_json import invalid_body, read_fields
 from policies.usage.counts import Usage
 

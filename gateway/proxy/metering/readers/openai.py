@@ -6,6 +6,7 @@ Requests: platform.openai.com/docs/api-reference. Azure names the model in the p
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from urllib.parse import unquote
 
 from gateway.proxy.metering.documents.selection import Fields, select
@@ -13,8 +14,9 @@ from gateway.proxy.metering.framing import media_type
 from gateway.proxy.metering.readers import fields as read
 from gateway.proxy.metering.readers.forms import form_fields
 from gateway.proxy.metering.readers.numbers import classes, first_decimal, paths, pick_counts, usage_of
+from gateway.proxy.metering.readers.reader import Reader
 from gateway.proxy.metering.readers.reading import Counts, RequestReading, Statement
-from gateway.proxy.metering.readers.response import Reader, ResponseFormat, member_finder, text_counter
+from gateway.proxy.metering.readers.response import ResponseFormat, member_finder, text_counter
 from gateway.proxy.metering.strict_json import read_fields
 from policies.usage.counts import Usage, UsageClass
 
@@ -109,12 +111,12 @@ _count_text = text_counter("content", "delta", "arguments", "text", "refusal", "
 
 
 def _read_request(path: str, content_type: bytes, body: bytes) -> RequestReading:
-    deployment = _DEPLOYMENT.search(path)
+    deployment = _deployment(path)
     if not body:
-        return RequestReading(unquote(deployment[1]) if deployment else None)
+        return RequestReading(deployment)
     is_form = media_type(content_type) == b"multipart/form-data"
     fields = form_fields(content_type, body, _FORM) if is_form else read_fields(body, _REQUEST)
-    model = unquote(deployment[1]) if deployment else read.text(fields, "model")
+    model = read.text(fields, "model") if deployment is None else deployment
     limit = read.limit(fields, "max_completion_tokens", "max_tokens", "max_output_tokens")
     is_streaming = read.flag(fields, "stream")
     return RequestReading(
@@ -124,6 +126,12 @@ def _read_request(path: str, content_type: bytes, body: bytes) -> RequestReading
         is_streaming and path.endswith(_WITH_USAGE_OPTION),
         read.flag(fields, "stream_options/include_usage"),
     )
+
+
+@lru_cache(maxsize=1024)
+def _deployment(path: str) -> str | None:
+    found = _DEPLOYMENT.search(path)
+    return unquote(found[1]) if found else None
 
 
 def _state(fields: Fields, _: bytes) -> Statement:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from decimal import Decimal
+from typing import NamedTuple
 
 from policies.usage.counts import MissingReason, Usage
 
 Counts = Mapping[str, "int | Decimal"]  # by the API's own names, as they stand in its usage object
 
 
-@dataclass(frozen=True, slots=True)
-class RequestReading:
+class RequestReading(NamedTuple):
     """What a request asks for. None is what it does not say.
 
     `max_output` counts the tokens of all answers that it asks for, 0 where the operation generates none.
@@ -33,12 +32,12 @@ class RequestReading:
         return self.takes_usage_option and not self.asks_for_usage
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseReading:
+class ResponseReading(NamedTuple):
     """What a response has said so far.
 
     `usage` is None, with the reason in `missing`, where it has not been reported. `is_error` says that the API reports
-    a failure in the body, `is_complete` that all content has come, `text_bytes` how much text was generated.
+    a failure in the body, `is_complete` that all content has come, `text_bytes` how much text was generated, which a
+    document that reports all its usage is not asked for.
     """
 
     model: str | None = None
@@ -49,8 +48,7 @@ class ResponseReading:
     text_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(NamedTuple):
     """What one text of a response says. `is_complete` None is no word about it."""
 
     model: str | None = None

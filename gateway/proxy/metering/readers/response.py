@@ -11,7 +11,7 @@ from gateway.proxy.metering.body import Body
 from gateway.proxy.metering.documents import grammar
 from gateway.proxy.metering.documents.reader import SMALL_BYTES, DocumentReader, End, Glance
 from gateway.proxy.metering.documents.selection import Fields, Selection
-from gateway.proxy.metering.readers.reading import Counts, RequestReading, ResponseReading, Statement
+from gateway.proxy.metering.readers.reading import Counts, ResponseReading, Statement
 from policies.usage.counts import MissingReason, Usage, merge_counts
 
 _OPENING_TEXTS = 4  # of a stream, read for the model that serves it
@@ -126,25 +126,6 @@ class ResponseReader:
         if self._texts < _OPENING_TEXTS and self._said.model is None:
             return True
         return self._format.says_more(text) or (b"\\" in text and grammar.ESCAPED_NAME.search(text) is not None)
-
-
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """Reads the requests and responses of one API.
-
-    `request` takes path, content type and body. It raises Refused with `invalid_body` where the body is not what the
-    API takes, or where parsers would disagree about it.
-    """
-
-    name: str
-    request: Callable[[str, bytes, bytes], RequestReading]
-    response: ResponseFormat
-
-    def read_request(self, path: str, content_type: bytes, body: bytes) -> RequestReading:
-        return self.request(path, content_type, body)
-
-    def open_response(self, content_type: bytes, content_encoding: bytes) -> ResponseReader:
-        return ResponseReader(self.response, content_type, content_encoding)
 
 
 def member_finder(*names: str, types: str = "") -> Callable[[bytes], bool]:

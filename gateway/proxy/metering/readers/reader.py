@@ -1,0 +1,97 @@
+"""A reader of one API, and its way with the usual answer.
+
+That is one small JSON document, which is kept until it is asked for, then parsed at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.proxy.metering.documents.reader import SMALL_BYTES
+from gateway.proxy.metering.documents.selection import Fields, Selection
+from gateway.proxy.metering.documents.values import parse, pick
+from gateway.proxy.metering.framing import is_json
+from gateway.proxy.metering.readers.reading import RequestReading, ResponseReading
+from gateway.proxy.metering.readers.response import ResponseFormat, ResponseReader
+from policies.usage.counts import MissingReason, Usage, UsageClass
+
+
+class WholeDocument:
+    """Reads what a ResponseReader would read of the same bytes, and hands it what is no such document."""
+
+    __slots__ = ("_content_type", "_format", "_pieces", "_reader", "_size")
+
+    def __init__(self, response_format: ResponseFormat, content_type: bytes) -> None:
+        self._format = response_format
+        self._content_type = content_type
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._reader: ResponseReader | None = None
+
+    def feed(self, chunk: bytes) -> None:
+        if self._reader is not None:
+            self._reader.feed(chunk)
+            return
+        self._pieces.append(chunk)
+        self._size += len(chunk)
+        if self._size > SMALL_BYTES:
+            self._reader, self._pieces = self._handed_over(), []
+
+    def reading(self) -> ResponseReading:
+        """What has been said until now."""
+        if self._reader is None:
+            text = b"".join(self._pieces)
+            try:
+                document = parse(text)
+            except (ValueError, RecursionError):
+                document = None
+            if isinstance(document, dict):
+                return self._read(document, text)
+        return (self._reader or self._handed_over()).reading()
+
+    def _read(self, document: dict[str, object], text: bytes) -> ResponseReading:
+        form, fields = self._format, Fields()
+        pick(document, form.selection.without_texts or _NOTHING, fields)
+        model, counts, is_error, is_complete = form.state(fields, b"")
+        usage = form.normalize(counts or {})
+        is_complete = is_complete is not False
+        text_bytes = 0 if is_complete and _is_whole(usage) else form.text_bytes(text)
+        missing = MissingReason.ABSENT if usage is None else None
+        return ResponseReading(model, usage, missing, is_error, is_complete, text_bytes)
+
+    def _handed_over(self) -> ResponseReader:
+        reader = ResponseReader(self._format, self._content_type, b"")
+        for piece in self._pieces:
+            reader.feed(piece)
+        return reader
+
+
+_NOTHING = Selection()
+
+
+def _is_whole(usage: Usage | None) -> bool:
+    """Whether nothing of a usage is left to be estimated."""
+    return usage is not None and UsageClass.INPUT in usage.counts and UsageClass.OUTPUT in usage.counts
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads the requests and responses of one API.
+
+    `request` takes path, content type and body. It raises Refused with `invalid_body` where the body is not what the
+    API takes, or where parsers would disagree about it.
+    """
+
+    name: str
+    request: Callable[[str, bytes, bytes], RequestReading]
+    response: ResponseFormat
+
+    def read_request(self, path: str, content_type: bytes, body: bytes) -> RequestReading:
+        return self.request(path, content_type, body)
+
+    def open_response(self, content_type: bytes, content_encoding: bytes) -> ResponseReader | WholeDocument:
+        """The reader of one response."""
+        if not content_encoding and is_json(content_type):
+            return WholeDocument(self.response, content_type)
+        return ResponseReader(self.response, content_type, content_encoding)
