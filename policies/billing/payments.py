@@ -66,7 +66,10 @@ class ProviderEvent:
 
 @dataclass(frozen=True, slots=True)
 class RemoteSubscription:
-    """A provider's subscription. `is_paid`: the present period is paid for or on trial."""
+    """A provider's subscription. `is_paid`: the present period is paid for or on trial.
+
+    `is_pending`: its payment is neither settled nor failed, as while Stripe keeps the invoice a draft for an hour.
+    """
 
     id: str
     customer_id: str
@@ -75,6 +78,7 @@ class RemoteSubscription:
     quantity: int
     period: Period | None
     is_paid: bool
+    is_pending: bool = False
     cancel_at_period_end: bool = False
     trial: Period | None = None
     reference: str | None = None
@@ -210,13 +214,21 @@ def price_mismatch(payment: RemotePayment, *, price: Decimal, currency: str) -> 
     return None
 
 
+def is_advance(remote: RemoteSubscription, *, stored: Status, paid_until: Period) -> bool:
+    """Whether the next period of a subscription in good standing has begun, and its payment is under way."""
+    is_healthy = remote.status is Status.ACTIVE and stored is Status.ACTIVE
+    is_next = remote.period is not None and remote.period.start >= paid_until.end
+    return is_healthy and is_next and remote.is_pending and not remote.is_paid
+
+
 def access_of(remote: RemoteSubscription, *, stored: Status, paid_until: Period) -> tuple[Status, Period]:
     """The status and the period of the gateway's subscription.
 
-    The period is the last one paid for: credits are granted for it, and the grace of a past-due subscription begins at
-    its end. A subscription that was never paid for does not become active, whatever the provider's status.
+    The period is the last one paid for, or one whose payment is under way (`is_advance`): credits are granted for it.
+    A subscription that was never paid for does not become active, whatever the provider's status.
     """
-    if remote.is_paid and remote.period is not None:
+    is_open = remote.is_paid or is_advance(remote, stored=stored, paid_until=paid_until)
+    if is_open and remote.period is not None:
         return remote.status, remote.period
     if remote.status in (Status.ACTIVE, Status.TRIALING) and stored is Status.INCOMPLETE:
         return Status.INCOMPLETE, paid_until

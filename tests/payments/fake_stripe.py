@@ -77,6 +77,28 @@ class FakeStripe:
         self._emit("customer.subscription.updated", subscription)
         return invoice
 
+    def begin_renewal(self, subscription_id: str) -> Object:
+        """The period ends; the next one's invoice is a draft, which Stripe finalizes and charges an hour later."""
+        subscription = self.objects[subscription_id]
+        item = subscription["items"]["data"][0]
+        item["current_period_start"] = item["current_period_end"]
+        item["current_period_end"] += MONTH
+        self.now = max(self.now, item["current_period_start"])
+        invoice = self._invoice(subscription, "subscription_cycle", self._price(subscription))
+        invoice["status"] = "draft"
+        self._emit("customer.subscription.updated", subscription)
+        return invoice
+
+    def charge_renewal(self, invoice: Object, *, succeeds: bool = True) -> None:
+        subscription = self.objects[invoice["parent"]["subscription_details"]["subscription"]]
+        if succeeds:
+            self._pay(invoice)
+        else:
+            invoice.update(status="open", attempted=True)
+            subscription["status"] = "past_due"
+            self._emit("invoice.payment_failed", invoice)
+        self._emit("customer.subscription.updated", subscription)
+
     def recover(self, invoice_id: str) -> None:
         """A later attempt to charge succeeds."""
         invoice = self.objects[invoice_id]

@@ -8,6 +8,7 @@ whatever the provider says, and must be cancelled there. Its metadata name the o
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from gateway.ledger.catalogue.provider_prices import PlanPrice
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.db.tables import subscriptions
 from gateway.ledger.db.tables.subscriptions import CURRENT, CURRENT_STATUSES
+from gateway.ledger.subscriptions import advances
 from gateway.ledger.subscriptions.allowances import credits_of, extend_period, open_period, plan_of, prorate
 from gateway.ledger.subscriptions.subscriptions import (
     StoredSubscription,
@@ -32,6 +34,15 @@ from gateway.ledger.subscriptions.subscriptions import (
 from policies.billing.subscriptions import state_from_provider
 from policies.credits.allowances import remaining_share
 from policies.model import SubscriptionStatus
+
+
+class Settlement(StrEnum):
+    """What became of the payment of the provider's present period. An advance begins the period before it is paid."""
+
+    PAID = "paid"
+    ADVANCED = "advanced"
+    UNPAID = "unpaid"
+
 
 _PAID = (SubscriptionStatus.ACTIVE, SubscriptionStatus.TRIALING)
 _ENDED = (SubscriptionStatus.CANCELED, SubscriptionStatus.EXPIRED)
@@ -50,13 +61,15 @@ async def sync_from_provider(
     actor: str,
     price: PlanPrice | None = None,
     provider_subscription_id: str | None = None,
+    settlement: Settlement | None = Settlement.PAID,
 ) -> StoredSubscription:
     """Sets the subscription to the provider's state; a repetition changes nothing.
 
     `now` is when the object was fetched: a fetch older than the stored state is ignored. A period's credits are granted
     once it is paid for (active or trialing); a change of plan or quantity within a period is prorated. A subscription
-    that becomes current supersedes the account's others. `price` is the
-    one that the provider charges. Raises NotFound for an unknown subscription or plan.
+    that becomes current supersedes the account's others. `price` is the one that the provider charges. `settlement`
+    None: the payment of a period that has begun already is under way. Raises NotFound for an unknown subscription or
+    plan.
     """
     before = await get_for_update(connection, subscription_id)
     if before.provider_synced_at is not None and now < before.provider_synced_at:
@@ -83,8 +96,14 @@ async def sync_from_provider(
         past_due_since=(before.past_due_since or now) if status is SubscriptionStatus.PAST_DUE else None,
         canceled_at=_canceled_at(before, status=status, is_ending=changes["cancel_at_period_end"], now=now),
     )
+    if settlement is Settlement.PAID:
+        await advances.settle(connection, synced, plan=await plan_of(connection, synced), actor=actor)
+    elif settlement is Settlement.UNPAID:
+        await advances.take_back(connection, synced, actor=actor)
     if status in _PAID:
         await _grant(connection, synced, had=credits_of(old_plan, before.quantity), now=now, actor=actor)
+    if settlement is Settlement.ADVANCED:
+        await advances.mark(connection, synced)
     return synced
 
 

@@ -22,13 +22,13 @@ from gateway.ledger.catalogue.provider_prices import PlanPrice
 from gateway.ledger.payments import checkouts, payments, provider_customers, provider_sync
 from gateway.ledger.payments.checkouts import Checkout
 from gateway.ledger.payments.payment_booking import PaymentPurpose, book
-from gateway.ledger.payments.provider_subscriptions import sync_from_provider
+from gateway.ledger.payments.provider_subscriptions import Settlement, sync_from_provider
 from gateway.ledger.subscriptions import subscriptions
 from gateway.ledger.subscriptions.allowances import plan_of
 from gateway.ledger.subscriptions.lifecycle import await_payment
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription
 from policies.billing.invoicing import Period
-from policies.billing.payments import RemotePayment, RemoteSubscription, Snapshot, access_of
+from policies.billing.payments import RemotePayment, RemoteSubscription, Snapshot, access_of, is_advance
 from policies.billing.providers import ProviderTraits
 
 
@@ -116,6 +116,10 @@ async def _sync(
     price = await _get_price(connection, update.provider, remote.price_id)
     paid_until = Period(found.current_period_start, found.current_period_end)
     status, period = access_of(remote, stored=found.status, paid_until=paid_until)
+    is_advanced = is_advance(remote, stored=found.status, paid_until=paid_until)
+    settlement = Settlement.PAID if remote.is_paid else Settlement.ADVANCED if is_advanced else None
+    if settlement is None and not remote.is_pending:
+        settlement = Settlement.UNPAID
     await sync_from_provider(
         connection,
         found.id,
@@ -124,6 +128,7 @@ async def _sync(
         period_end=period.end,
         cancel_at_period_end=remote.cancel_at_period_end,
         quantity=remote.quantity,
+        settlement=settlement,
         now=update.fetched_at,
         actor=update.actor,
         price=price,

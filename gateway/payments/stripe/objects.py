@@ -61,6 +61,7 @@ def read_subscription(found: Object) -> RemoteSubscription:
         quantity=item.get("quantity") or found.get("quantity") or 1,
         period=_period(*(found.get(name) or item.get(name) for name in ("current_period_start", "current_period_end"))),
         is_paid=is_paid,
+        is_pending=isinstance(invoice, Mapping) and _status_of_invoice(invoice) is PaymentStatus.PENDING,
         cancel_at_period_end=bool(found.get("cancel_at_period_end") or found.get("cancel_at")),
         trial=_period(found.get("trial_start"), found.get("trial_end")),
         reference=(found.get("metadata") or {}).get(REFERENCE),

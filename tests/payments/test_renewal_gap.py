@@ -1,0 +1,79 @@
+"""A renewal whose payment is under way leaves no gap, and one that fails leaves no gift."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from gateway.clock import now
+from gateway.ledger.accounts.users import User
+from gateway.ledger.credits import expiry
+from tests.payments.fake_stripe import FakeStripe, Object
+from tests.payments.payment_stack import PaymentStack, only
+from tests.payments.test_stripe_lifecycle import current_subscription, deliver_all, spend, subscribe_and_pay
+
+MINUTE = timedelta(minutes=1)
+
+
+async def renewing(stack: PaymentStack, fake_stripe: FakeStripe) -> tuple[User, Object]:
+    """A subscriber to `pro` with 400 of 1000 credits left, whose period has ended with the next invoice a draft."""
+    user = await stack.create_user()
+    subscription_id = await subscribe_and_pay(stack, fake_stripe, user)
+    await spend(stack, user, 600)
+    ended = (await current_subscription(stack, user)).current_period_end
+    draft = fake_stripe.begin_renewal(subscription_id)
+    async with stack.database.transaction() as connection:
+        await expiry.apply_due(connection, user.id, now=ended)
+    await deliver_all(stack, fake_stripe)
+    return user, draft
+
+
+async def test_draft_of_65_minutes_leaves_the_credits_of_the_new_period(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    user, draft = await renewing(stripe_stack, fake_stripe)
+    began = (await current_subscription(stripe_stack, user)).current_period_start
+    for minute in range(65):
+        async with stripe_stack.database.transaction() as connection:
+            await expiry.apply_due(connection, user.id, now=began + minute * MINUTE)
+        await spend(stripe_stack, user, 1)
+        found = await current_subscription(stripe_stack, user)
+        assert (found.status, await stripe_stack.balance(user)) == ("active", 1000 - minute - 1)
+    fake_stripe.charge_renewal(draft)
+    await deliver_all(stripe_stack, fake_stripe)
+    state = await stripe_stack.billing_state(user)
+    assert (state.status, state.balance, state.granted) == ("active", 935, 2000)
+
+
+async def test_advance_is_taken_back_when_the_payment_fails_and_granted_once_it_is_paid(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    user, draft = await renewing(stripe_stack, fake_stripe)
+    await spend(stripe_stack, user, 30)
+    fake_stripe.charge_renewal(draft, succeeds=False)
+    await deliver_all(stripe_stack, fake_stripe)
+    late = await current_subscription(stripe_stack, user)
+    assert (late.status, await stripe_stack.balance(user)) == ("past_due", -30)
+    assert late.past_due_since is not None
+    assert late.past_due_since <= now()
+    fake_stripe.recover(draft["id"])
+    await deliver_all(stripe_stack, fake_stripe)
+    state = await stripe_stack.billing_state(user)
+    assert (state.status, state.balance) == ("active", 970)
+    payment = next(row for row in await stripe_stack.payments(user) if row.provider_payment_id == draft["id"])
+    assert payment.credits_awarded == 1000
+    fake_stripe.refund(draft["id"])
+    await deliver_all(stripe_stack, fake_stripe)
+    assert await stripe_stack.balance(user) == -30
+
+
+async def test_renewal_that_failed_at_once_is_no_advance(stripe_stack: PaymentStack, fake_stripe: FakeStripe) -> None:
+    user = await stripe_stack.create_user()
+    subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    found = await current_subscription(stripe_stack, user)
+    assert only(await stripe_stack.payments(user), "subscription").status == "completed"
+    draft = fake_stripe.begin_renewal(subscription_id)
+    fake_stripe.charge_renewal(draft, succeeds=False)  # before anybody heard of the draft
+    await deliver_all(stripe_stack, fake_stripe)
+    late = await current_subscription(stripe_stack, user)
+    assert (late.status, late.current_period_end) == ("past_due", found.current_period_end)
+    assert (await stripe_stack.billing_state(user)).granted == 1000
