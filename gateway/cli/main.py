@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import audit, credits, keys, migrate, plans, reconcile, serving, usage, users
+from gateway.cli import audit, credits, keys, migrate, plans, price, reconcile, serving, usage, users
 from gateway.cli.installation import SchemaBehind
 from gateway.config import ConfigError
 from gateway.embedded.errors import EmbeddedError
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for commands in (serving.app, migrate.app, reconcile.app):
+for commands in (serving.app, migrate.app, reconcile.app, price.app):
     app.registered_commands += commands.registered_commands
 app.add_typer(users.app, name="users")
 app.add_typer(keys.app, name="keys")

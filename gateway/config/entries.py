@@ -17,6 +17,7 @@ from gateway.config.routes import RESERVED_PATHS, RouteEntry, is_reserved
 from gateway.config.validation import Reader
 from gateway.http.fields import HOP_BY_HOP
 from policies.pricing.price import Price
+from policies.pricing.price_list import PriceList
 
 # RFC 9110 section 5.6.2; framing and hop-by-hop fields are the gateway's own business (RFC 9112 section 6).
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+", re.ASCII)
@@ -60,6 +61,8 @@ def _read_route(
     if not isinstance(entry, dict) or "price" not in entry:
         return reader.read(RouteEntry, path, entry)
     price = read_price(reader, (*path, "price"), entry["price"], named)
+    if isinstance(price, PriceList) and isinstance(entry["price"], dict):
+        price = replace(price, name=str(entry.get("name")))  # written in place, it has the name of its route
     found = reader.read(RouteEntry, path, {**entry, "price": price or _NO_PRICE})
     return None if price is None else found
 

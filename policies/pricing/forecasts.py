@@ -58,13 +58,13 @@ def forecast(
         return Forecast(0, 0, 0, "free")
     try:
         if isinstance(route.price, PriceList):
-            return _by_list(route.price, facts, plan or _NO_PLAN, offered=offered)
+            return _by_list(route.price, facts, plan or NO_PLAN, offered=offered)
         return _plain(route.price, facts, plan)
     except Refused as refused:
         return Forecast(0, 0, 0, "no price", refused)
 
 
-_NO_PLAN = Plan("", "", 0, {})
+NO_PLAN = Plan("", "", 0, {})
 
 
 def _plain(price: Price, facts: Facts, plan: Plan | None) -> Forecast:
