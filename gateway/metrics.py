@@ -64,6 +64,9 @@ USAGE_MISSING = Counter(
     "Calls whose price needs usage that was not reported: encoding, shape, size, absent, or the client left.",
     ["endpoint", "reason"],
 )
+COST_UNKNOWN = Counter(
+    "gateway_cost_unknown", "Calls by a price list with costs whose own cost could not be told.", ["endpoint"]
+)
 IN_FLIGHT = Gauge("gateway_requests_in_flight", "Calls admitted and not settled.", multiprocess_mode="livesum")
 ADMITTED = Counter("gateway_admitted", "Calls admitted: settled plus open holds.")
 SETTLED = Counter("gateway_settled", "Calls settled.")

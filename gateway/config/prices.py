@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated
 
 from pydantic import BeforeValidator
 
+from gateway import cost_catalogue
 from gateway.config import quantities
 from gateway.config.errors import KeyPath
 from gateway.config.quantities import Amount, Kind, NotNegative, about
 from gateway.config.validation import Reader, unknown_key
 from policies.pricing.price import Price
-from policies.pricing.price_list import ModelPrice, PriceList, ReaderName
+from policies.pricing.price_list import Catalogue, CostList, ModelPrice, PriceList, ReaderName
 from policies.pricing.units import CountSource, PriceUnit
 from policies.usage.counts import UsageClass
 
@@ -23,6 +24,7 @@ _POINTER = re.compile(r"(/([^~/]|~[01])*)*")
 _PER = re.compile(r"(?:(\d{1,9}|1M)\s+)?(call|item|token|minute|second|character|USD)s?", re.ASCII)
 _MODEL_KEYS = (*UsageClass, "above", "feature", "max_output")
 _ANY_MODEL = "*"
+_CATALOGUE_KEYS = frozenset({"catalogue", "provider"})
 
 
 def _per(written: object) -> str:
@@ -168,6 +170,11 @@ class PriceListEntry:
     unknown_model: Annotated[
         object, Kind("`refuse` or a price"), about("What a model costs that `models` does not name.")
     ] = "refuse"
+    costs: Annotated[
+        dict[str, object] | None,
+        Kind("map as `models`, in US dollars, and `catalogue` and `provider`"),
+        about("What each model costs the operator; `catalogue: genai-prices` knows what is not written here."),
+    ] = None
     hold: Annotated[
         int | None,
         BeforeValidator(_hold),
@@ -269,17 +276,44 @@ class _ListReader:
             hold=entry.hold,
             minimum=entry.minimum,
             maximum=entry.maximum,
+            costs=None if entry.costs is None else self._costs((*self._path, "costs"), entry.costs),
         )
+
+    def _costs(self, path: KeyPath, written: Mapping[str, object]) -> CostList:
+        models = {}
+        for name, rates in written.items():
+            if name in _CATALOGUE_KEYS:
+                continue
+            models[name] = self._model((*path, name), rates, keys=(*UsageClass, "above"))
+            if "*" in name[:-1]:
+                self._document.report((*path, name), "may hold * only at its end")
+        unit, size = self._entry.unit, int(self._entry.per.partition(" ")[0])
+        return CostList(models, unit, size, self._catalogue(path, written, size))
+
+    def _catalogue(self, path: KeyPath, written: Mapping[str, object], unit_size: int) -> Catalogue | None:
+        if not written.keys() & _CATALOGUE_KEYS:
+            return None
+        if written.get("catalogue") != cost_catalogue.NAME:
+            known = f"must be {cost_catalogue.NAME}, got {written.get('catalogue')!r}"
+            self._document.report((*path, "catalogue") if "catalogue" in written else path, f"catalogue: {known}")
+        elif self._entry.unit is not PriceUnit.TOKEN:
+            self._document.report(path, f"catalogue: needs per: tokens, got {self._entry.unit}")
+        else:
+            try:
+                return cost_catalogue.open_catalogue(str(written.get("provider")), unit_size)
+            except ValueError as error:
+                self._document.report(path, str(error))
+        return None
 
     def _unknown(self, written: object) -> ModelPrice | None:
         return None if written == "refuse" else self._model((*self._path, "unknown_model"), written)
 
-    def _model(self, path: KeyPath, written: object) -> ModelPrice:
+    def _model(self, path: KeyPath, written: object, *, keys: Sequence[str] = _MODEL_KEYS) -> ModelPrice:
         if not isinstance(written, dict):
             return ModelPrice(self._flat(path, written))
         rates = self._rates(path, {key: value for key, value in written.items() if key in tuple(UsageClass)})
-        for key in sorted(written.keys() - set(_MODEL_KEYS)):
-            self._document.report((*path, key), unknown_key(key, _MODEL_KEYS))
+        for key in sorted(written.keys() - set(keys)):
+            self._document.report((*path, key), unknown_key(key, keys))
         if not rates:
             self._document.report(path, "needs a number for input, output or another class")
         max_output = written.get("max_output")

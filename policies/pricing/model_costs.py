@@ -8,7 +8,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
-from policies.pricing.price_list import ModelPrice, PriceList
+from policies.pricing.price_list import CostList, ModelPrice, PriceList
 from policies.pricing.rate_tables import ClassRate
 from policies.pricing.units import PriceUnit
 from policies.usage.counts import Usage, UsageClass
@@ -69,6 +69,23 @@ def cost(prices: PriceList, price: ModelPrice, usage: Usage) -> Cost:
 def rounded_up(prices: PriceList, amount: int, scale: int) -> int:
     """Whole credits, at least the minimum, for an amount in parts of `scale` and of the list's unit."""
     return max(prices.minimum, -(-amount // (scale * prices.unit_size)))
+
+
+def cost_usd(costs: CostList, usage: Usage | None, *, served: str | None, asked: str | None) -> Decimal | None:
+    """What a call costs the operator, exactly; None where its model has no known cost, or its usage is not known."""
+    if not is_reported(costs.unit, usage) or (costs.unit is PriceUnit.TOKEN and (usage is None or not usage.counts)):
+        return None
+    price = costs.find(served=served, asked=asked)
+    if price is None:
+        return None
+    if usage is None or costs.unit is not PriceUnit.TOKEN:
+        return price.table.input.exact * _count_of(costs.unit, usage or Usage()) / costs.unit_size
+    counts = usage.counts
+    table = price.table_at(counts.get(UsageClass.INPUT, 0))
+    split = _Split(counts)
+    amount = split.add(table.input, counts.get(UsageClass.INPUT, 0))
+    amount += split.add(table.output, counts.get(UsageClass.OUTPUT, 0))
+    return Decimal(amount) / (table.scale * costs.unit_size)
 
 
 def explain(prices: PriceList, found: Cost) -> str:

@@ -6,7 +6,7 @@ without a rate is priced as its parent, so a map of input and output is a whole 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -62,12 +62,60 @@ class ModelPrice:
         return tuple((mark, rate_table({**self.rates, **rates})) for mark, rates in self.above)
 
 
+Catalogue = Callable[[str], ModelPrice | None]  # what a model costs, by the name that an API has for it
+
+
+@dataclass(frozen=True)
+class CostList:
+    """What models cost the operator, in US dollars. `models` outrank the catalogue."""
+
+    models: Mapping[str, ModelPrice]
+    unit: PriceUnit = PriceUnit.TOKEN
+    unit_size: int = 1
+    catalogue: Catalogue | None = None
+
+    @cached_property
+    def _patterns(self) -> Patterns:
+        return patterns_of(self.models)
+
+    def find(self, *, served: str | None, asked: str | None) -> ModelPrice | None:
+        """By the exact name of the model that answered, then of the one asked for, then by the longest pattern.
+
+        None where none of these is known, to the catalogue neither.
+        """
+        names = [name for name in (served, asked) if name is not None]
+        ways: tuple[Catalogue, ...] = (self.models.get, lambda name: longest_match(self._patterns, name))
+        if self.catalogue is not None:
+            ways = (*ways, self.catalogue)
+        return _first(way(name) for way in ways for name in names)
+
+
+def _first(found: Iterable[ModelPrice | None]) -> ModelPrice | None:
+    return next((price for price in found if price is not None), None)
+
+
+Patterns = tuple[tuple[str, ModelPrice], ...]
+
+
+def patterns_of(models: Mapping[str, ModelPrice]) -> Patterns:
+    """The names that end in `*`, without it, the longest first."""
+    patterns = [(name[:-1], price) for name, price in models.items() if name.endswith("*")]
+    return tuple(sorted(patterns, key=lambda pattern: -len(pattern[0])))
+
+
+def longest_match(patterns: Patterns, name: str) -> ModelPrice | None:
+    for prefix, price in patterns:
+        if name.startswith(prefix):
+            return price
+    return None
+
+
 @dataclass(frozen=True)
 class PriceList:
     """Prices by model. `reader` names the API whose usage is priced.
 
     `hold` None is an estimate of the request itself. `unknown_model` prices models that are not listed; None refuses
-    them. `maximum` is what one call can cost at most.
+    them. `maximum` is what one call can cost at most. `costs` None: what the upstream asks is not known.
     """
 
     name: str
@@ -79,13 +127,12 @@ class PriceList:
     hold: int | None = None
     minimum: int = 0
     maximum: int | None = None
+    costs: CostList | None = None
     is_fixed: ClassVar[bool] = False
 
     @cached_property
-    def _patterns(self) -> tuple[tuple[str, ModelPrice], ...]:
-        """The names that end in `*`, without it, the longest first."""
-        patterns = [(name[:-1], price) for name, price in self.models.items() if name.endswith("*")]
-        return tuple(sorted(patterns, key=lambda pattern: -len(pattern[0])))
+    def _patterns(self) -> Patterns:
+        return patterns_of(self.models)
 
     @cached_property
     def is_free(self) -> bool:
@@ -100,9 +147,9 @@ class PriceList:
             exact = self.models.get(model)
             if exact is not None:
                 return exact
-            for prefix, price in self._patterns:
-                if model.startswith(prefix):
-                    return price
+            found = longest_match(self._patterns, model)
+            if found is not None:
+                return found
         return self.unknown_model
 
     def name_for(self, model: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from decimal import Decimal
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from gateway.config import ConfigError, load
 from gateway.config.prices import AnyPrice
 from policies.pricing.price import Price
-from policies.pricing.price_list import ModelPrice, PriceList, ReaderName
+from policies.pricing.price_list import CostList, ModelPrice, PriceList, ReaderName
 from policies.pricing.units import CountSource, PriceUnit
 from policies.usage.counts import UsageClass as C
 from tests.config.test_routes import SECRETS, problem, routes
@@ -177,6 +178,53 @@ def test_price_list_problem_is_reported_where_it_was_written(
         _named(tmp_path, NAMED.replace(was, becomes))
     (found,) = caught.value.problems
     assert str(found).partition("gateway.yaml:")[2].startswith(message)
+
+
+COSTS = """      "text-embedding-3-*": 26000
+    costs:
+      gpt-terra: {input: 2.5, output: "15", above: {272000: {input: 5}}}
+      "text-embedding-*": 0.02
+"""
+EMBEDDING = '      "text-embedding-3-*": 26000\n'
+
+
+def test_costs_are_written_as_models_and_in_dollars(tmp_path: Path) -> None:
+    found = _named(tmp_path, NAMED.replace(EMBEDDING, COSTS))["chat"]
+    assert isinstance(found, PriceList)
+    terra = ModelPrice(
+        {C.INPUT: Decimal("2.5"), C.OUTPUT: Decimal(15)},
+        above=((272000, {C.INPUT: Decimal(5)}),),
+    )
+    embedding = ModelPrice({C.INPUT: Decimal("0.02"), C.OUTPUT: Decimal("0.02")})
+    assert found.costs == CostList({"gpt-terra": terra, "text-embedding-*": embedding}, unit_size=10**6)
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "message"),
+    [
+        ("{input: 2.5", "{input: -2", "15: prices.openai.costs.gpt-terra.input: must be an amount"),
+        ("{input: 2.5", "{feature: a, input: 2.5", "15: prices.openai.costs.gpt-terra.feature: unknown key 'feature'"),
+        ("embedding-*", "*-embedding", "16: prices.openai.costs.text-*-embedding: may hold * only at its end"),
+        ('"text-embedding-*": 0.02', "catalogue: list", "16: prices.openai.costs.catalogue: catalogue: must be genai"),
+        ('"text-embedding-*": 0.02', "provider: openai", "14: prices.openai.costs: catalogue: must be genai-prices"),
+    ],
+)
+def test_problem_of_costs_is_reported_where_it_was_written(
+    tmp_path: Path, was: str, becomes: str, message: str
+) -> None:
+    written = NAMED.replace(EMBEDDING, COSTS.replace(was, becomes))
+    with pytest.raises(ConfigError) as caught:
+        _named(tmp_path, written)
+    (found,) = caught.value.problems
+    assert str(found).partition("gateway.yaml:")[2].startswith(message)
+
+
+def test_catalogue_that_is_not_installed_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "genai_prices", None)
+    monkeypatch.delitem(sys.modules, "genai_prices.data", raising=False)
+    written = COSTS.replace('"text-embedding-*": 0.02', "catalogue: genai-prices\n      provider: openai")
+    with pytest.raises(ConfigError, match=r"metering-gateway\[costs\]"):
+        _named(tmp_path, NAMED.replace(EMBEDDING, written))
 
 
 @pytest.mark.parametrize("unit", ["second", "USD"])

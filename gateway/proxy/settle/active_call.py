@@ -13,6 +13,7 @@ from gateway.proxy.metering.usage_meter import NOT_MEASURED, Measured, UsageMete
 from gateway.proxy.settle.settlement import Settler
 from gateway.proxy.settle.settlement_record import Settlement
 from policies.model import Outcome
+from policies.pricing import model_costs
 from policies.pricing.charges import (
     Charge,
     Ending,
@@ -48,6 +49,7 @@ class ActiveCall:
         "forwarded_at",
         "has_delivered_all",
         "hides_usage",
+        "is_cost_unknown",
         "is_settled",
         "last_chunk",
         "missing",
@@ -85,6 +87,7 @@ class ActiveCall:
         self.file_observer = file_observer
         self.usage_meter: UsageMeter | None = None
         self.missing: MissingReason | None = None
+        self.is_cost_unknown = False
         self.hides_usage = False
         self.last_chunk = b""
         self.has_delivered_all = False
@@ -240,6 +243,10 @@ class ActiveCall:
         reading = measured.reading
         if cost_usd is None and reading.usage is not None:
             cost_usd = reading.usage.cost_usd
+        price = self.route.price
+        if cost_usd is None and isinstance(price, PriceList) and price.costs is not None:
+            cost_usd = model_costs.cost_usd(price.costs, charge.usage, served=reading.model, asked=asked)
+            self.is_cost_unknown = cost_usd is None and self.outcome in _ANSWERED
         return usage_record(
             charge.source,
             charge.usage,
@@ -249,6 +256,9 @@ class ActiveCall:
             flags=charge.flags,
             upstream_request_id=upstream_id,
         )
+
+
+_ANSWERED = frozenset({Outcome.SUCCEEDED, Outcome.CLIENT_ABORTED})  # others cost what they report, mostly nothing
 
 
 def _missing(outcome: Outcome, charge: Charge, measured: Measured) -> MissingReason | None:

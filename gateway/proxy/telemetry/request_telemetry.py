@@ -128,6 +128,8 @@ class RequestTelemetry:
             series.overhead.observe(elapsed - call.upstream_seconds)
         if call.missing is not None:
             metrics.USAGE_MISSING.labels(call.route.name, call.missing).inc()
+        if call.is_cost_unknown:
+            metrics.COST_UNKNOWN.labels(call.route.name).inc()
         if call.charge:
             series.count_charge(admitted_call.plan.name, call.charge)
         if admitted_call.quote.hold > call.charge:

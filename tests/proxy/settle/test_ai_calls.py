@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+from decimal import Decimal
 from typing import Any
 
 import httpx
 import pytest
 
+from gateway import metrics
 from policies.usage import records
+from policies.usage.recorded import MAX_COST_USD
 from tests.proxy.data_plane import Account, DataPlane
 from tests.proxy.metering.openai_bodies import chat
 from tests.proxy.metering.wire import compact, events
@@ -89,6 +92,43 @@ async def test_gzip_request_that_must_ask_for_usage_passes_decoded(data_plane: D
     assert json.loads(data_plane.upstream.last.body)["stream_options"] == {"include_usage": True}
     assert data_plane.upstream.last.all("content-encoding") == []
     assert (await data_plane.usage_row(account))["credits_charged"] == CHARGE
+
+
+COST = Decimal("0.139000")  # 100 uncached and 900 cached input, and 300 output
+
+
+@pytest.mark.parametrize(
+    ("served", "said", "fields", "cost"),
+    [
+        ("gpt-4o-2024-11-20", {}, {}, COST),
+        ("gpt-4o-2025", {}, {}, None),
+        ("gpt-4o-2024-11-20", {"cost": 0.25}, {}, Decimal("0.250000")),
+        ("gpt-4o-2024-11-20", {"cost": 0.25}, {"gateway_cost_usd": "0.5"}, Decimal("0.500000")),
+        ("gpt-4o-2025", {}, {"gateway_cost_usd": "999999.9999999"}, MAX_COST_USD),
+        ("gpt-4o-2025", {"cost": 10**7}, {}, MAX_COST_USD),
+    ],
+)
+async def test_cost_is_the_upstreams_word_before_the_bodys_before_the_list(
+    data_plane: DataPlane, served: str, said: dict[str, Any], fields: dict[str, str], cost: Decimal | None
+) -> None:
+    account = await data_plane.create_account(credits=2000)
+    document = chat("x", usage=USAGE | said) | {"model": served}
+    data_plane.upstream.respond_with(200, compact(document).encode(), content_type="application/json", **fields)
+    unknown = metrics.COST_UNKNOWN.labels("openai")
+    before = unknown._value.get()
+    await post(data_plane, account, request())
+    row = await data_plane.usage_row(account)
+    assert (row["cost_usd"], row["credits_charged"]) == (cost, CHARGE)
+    assert unknown._value.get() - before == (cost is None)
+
+
+async def test_call_that_an_upstream_refuses_is_not_of_unknown_cost(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(credits=2000)
+    data_plane.upstream.respond_with(429, b'{"error": {"message": "later"}}', content_type="application/json")
+    before = metrics.COST_UNKNOWN.labels("openai")._value.get()
+    await post(data_plane, account, request())
+    assert (await data_plane.usage_row(account))["cost_usd"] is None
+    assert metrics.COST_UNKNOWN.labels("openai")._value.get() == before
 
 
 async def test_usage_that_is_missing_is_estimated_and_marked(data_plane: DataPlane) -> None:
