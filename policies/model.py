@@ -194,6 +194,7 @@ class Route:
     websocket: bool = False
     charge_broken: bool = False
     strip_prefix: str = ""
+    passes_encoded_slashes: bool = False
     serves_models: bool = False
 
 

@@ -5,7 +5,7 @@ Everything that is drawn in `make test` comes from fixed seeds; `make fuzz` and 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Never
 from uuid import uuid4
@@ -39,7 +39,13 @@ hypothesis.settings.load_profile("random" if IS_FULL else "suite")
 
 TESTS = Path(__file__).parent
 # Tests that start whole installations and kill or freeze parts of them. They run first, one after another.
-FAULTS = ("guarantees/chaos", "guarantees/e2e", "guarantees/processes", "guarantees/test_readme.py")
+FAULTS = (
+    "guarantees/attacks",
+    "guarantees/chaos",
+    "guarantees/e2e",
+    "guarantees/processes",
+    "guarantees/test_readme.py",
+)
 # Tests that need no store: `make unit`. Those of the readers need none either, but take as long as all of these.
 UNIT = (
     "policies",
@@ -126,10 +132,20 @@ async def migrated_url(stores: Stores, template_database: str) -> str:
     return _with_name(stores.database_url, await _create_database(stores.database_url, template_database))
 
 
+@pytest.fixture(scope="session")
+def new_database_url(stores: Stores, template_database: str) -> Callable[[], Awaitable[str]]:
+    """Makes migrated databases."""
+
+    async def create() -> str:
+        return _with_name(stores.database_url, await _create_database(stores.database_url, template_database))
+
+    return create
+
+
 @pytest.fixture
-async def own_database_url(stores: Stores, template_database: str) -> str:
+async def own_database_url(new_database_url: Callable[[], Awaitable[str]]) -> str:
     """A migrated database for one test: for tests that commit and count all rows."""
-    return _with_name(stores.database_url, await _create_database(stores.database_url, template_database))
+    return await new_database_url()
 
 
 @pytest.fixture(scope="session")

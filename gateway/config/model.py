@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -200,17 +200,6 @@ def _probe_path(value: object) -> str:
     return value
 
 
-def _field_names(value: object) -> list[str]:
-    """Names of fields in lower case; one may end in `*`."""
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list | tuple):
-        raise ValueError("must be a list of field names such as [set-cookie, x-ratelimit-*]")
-    for name in names:
-        if not isinstance(name, str) or not re.fullmatch(r"[!#$%&'+.^_`|~0-9A-Za-z-]+\*?", name, re.ASCII):
-            raise ValueError(f"must be field names, which may end in *, got {name!r}")
-    return [name.lower() for name in names]
-
-
 def _ca_file(value: object) -> str:
     """Absolute, since child processes may work elsewhere; loaded here, so that a mistake is found before it matters."""
     if not isinstance(value, str):
@@ -280,13 +269,18 @@ class Upstream:
         Flag,
         about("Whether an `Authorization` or key field that holds no key of the gateway is forwarded."),
     ] = False
+    host: Annotated[
+        Literal["target", "pass"],
+        Kind("`target` or `pass`"),
+        about("`Host` that it gets: its own, or that of the client, as requests signed by their client need."),
+    ] = "target"
     reports: Annotated[
         Flag,
         about("Whether `Gateway-Credits`, `Gateway-Tokens` and `Gateway-Cost-Usd` of its responses are believed."),
     ] = False
     drop_response_headers: Annotated[
         tuple[str, ...] | None,
-        BeforeValidator(lambda value: None if value is None else _field_names(value)),
+        BeforeValidator(lambda value: None if value is None else quantities.field_names(value)),
         Kind("list of field names, such as `[set-cookie, x-ratelimit-*]`"),
         about("Fields that clients do not get; null: those that tell of your account, where a reader prices."),
     ] = None
@@ -304,6 +298,8 @@ class Upstream:
     def __post_init__(self) -> None:
         if self.ca_file is not None and not any(target.startswith("https:") for target in self.targets):
             raise ValueError("ca_file is for https targets, and there is none")
+        if self.host == "pass" and "host" in {name.lower() for name in self.headers}:
+            raise ValueError("host: pass gives the client's Host, so headers must not set another")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

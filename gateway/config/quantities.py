@@ -229,6 +229,17 @@ def passed_names(written: object) -> tuple[str, ...]:
     return tuple(name.lower() for name in names)  # type: ignore[attr-defined] # checked above
 
 
+def field_names(value: object) -> list[str]:
+    """Names of fields in lower case; one may end in `*`."""
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple):
+        raise ValueError("must be a list of field names such as [set-cookie, x-ratelimit-*]")
+    for name in names:
+        if not isinstance(name, str) or not re.fullmatch(r"[!#$%&'+.^_`|~0-9A-Za-z-]+\*?", name, re.ASCII):
+            raise ValueError(f"must be field names, which may end in *, got {name!r}")
+    return [name.lower() for name in names]
+
+
 def word(value: object) -> str:
     """A name for machines, fit for labels, paths and variables."""
     if isinstance(value, str) and _WORD.fullmatch(value):

@@ -141,7 +141,15 @@ class RouteEntry:
         about("Beginning of the path that the upstream does not see, such as `/openrouter`."),
     ] = ""
 
+    encoded_slashes: Annotated[
+        Literal["refuse", "pass"],
+        Kind("`refuse` or `pass`"),
+        about("What becomes of `%2F` in a path; a prefix route may pass it on, as part of a segment."),
+    ] = "refuse"
+
     def __post_init__(self) -> None:
+        if self.encoded_slashes == "pass" and not self.match.path.endswith("/**"):
+            raise ValueError("encoded_slashes: pass is for prefix routes, whose match.path ends in /**")
         if not self.match.path.startswith(f"{self.strip_prefix}/"):
             raise ValueError(f"strip_prefix must be segments that match.path begins with, got {self.strip_prefix!r}")
         if self.serves is not None:
@@ -178,5 +186,6 @@ def route_of(entry: RouteEntry) -> Route:
         websocket=entry.websocket,
         strip_prefix=entry.strip_prefix,
         charge_broken=entry.charge_broken,
+        passes_encoded_slashes=entry.encoded_slashes == "pass",
         serves_models=entry.serves is not None,
     )

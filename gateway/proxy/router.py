@@ -26,6 +26,7 @@ _HEX = b"0123456789ABCDEFabcdef"
 _AMBIGUOUS_OCTETS = frozenset(b"/\\;%") | frozenset(range(0x20)) | {0x7F}
 _PLAIN_OCTETS = frozenset(_PATH) - frozenset(b"/")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+_SLASH = re.compile(rb"%2[Ff]")
 
 _Methods = Mapping[str, Route]
 
@@ -72,8 +73,10 @@ class Router:
         self._key_form = key_form
         self._exact: dict[bytes, dict[str, RouteMatch]] = {}
         self._prefixes: dict[bytes, dict[str, Route]] = {}
+        self._passes_slashes = False
         patterns: dict[str, dict[str, Route]] = {}
         for route in routes:
+            self._passes_slashes |= route.passes_encoded_slashes
             self._add(route, patterns)
         self._patterns: dict[int, list[tuple[re.Pattern[bytes], _Methods]]] = {}
         for pattern in sorted(patterns, key=specificity, reverse=True):
@@ -84,6 +87,8 @@ class Router:
         exact = self._exact.get(raw_path)
         if exact is not None:
             return exact.get(method) or _refuse_method(method, exact)
+        if self._passes_slashes and _SLASH.search(raw_path) is not None:
+            return self._match_with_slashes(method, raw_path)
         path = canonical_path(raw_path)
         if path != raw_path:
             if is_reserved(path):  # which was asked for in a spelling that the account API does not know
@@ -91,6 +96,18 @@ class Router:
             exact = self._exact.get(path)
             if exact is not None:
                 return exact.get(method) or _refuse_method(method, exact)
+        return RouteMatch.of(self._find(method, path), method, path.decode())
+
+    def _match_with_slashes(self, method: str, raw_path: bytes) -> RouteMatch:
+        """As `match`, for a path with encoded slashes, which only a route that passes them on may have."""
+        path = canonical_path_with_slashes(raw_path)
+        route = self._find(method, path)
+        if not route.passes_encoded_slashes or is_reserved(path):
+            canonical_path(raw_path)  # refuses the first of them
+        return RouteMatch.of(route, method, path.decode())
+
+    def _find(self, method: str, path: bytes) -> Route:
+        """The route of a canonical path that is not exact."""
         if self._key_form.is_in(path):  # a path is recorded, and cannot be forwarded without it
             raise Refused(Refusal.BAD_REQUEST, "The path holds an API key; send it as 'Authorization: Bearer KEY'.")
         methods = self._best_pattern(path) if self._patterns else None
@@ -98,7 +115,7 @@ class Router:
             methods = self._longest_prefix(path)
         if methods is None:
             raise Refused(Refusal.ROUTE_NOT_FOUND, "There is nothing here.")
-        return RouteMatch.of(methods.get(method) or _refuse_method(method, methods), method, path.decode())
+        return methods.get(method) or _refuse_method(method, methods)
 
     def allowed_methods(self, raw_path: bytes) -> str | None:
         """The methods of a path, as `Allow` lists them; None where no route has it."""
@@ -152,6 +169,17 @@ def canonical_path(raw_path: bytes) -> bytes:
     _check_octets(raw_path)
     path = _ESCAPE.sub(_decode_plain, raw_path)
     check_path(path)
+    return path
+
+
+def canonical_path_with_slashes(raw_path: bytes) -> bytes:
+    """As `canonical_path`, with encoded slashes kept. An upstream that decodes them must find no dot segment."""
+    if not raw_path.startswith(b"/"):
+        check_path(raw_path)
+    pieces = [canonical_path(b"/" + piece)[1:] for piece in _SLASH.split(raw_path[1:])]
+    path = b"/" + b"%2F".join(pieces)
+    if any(segment in (b".", b"..") for segment in path.replace(b"%2F", b"/").split(b"/")):
+        raise Refused(Refusal.BAD_REQUEST, "The path has a dot segment.")
     return path
 
 

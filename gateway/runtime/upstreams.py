@@ -10,6 +10,7 @@ from gateway.config import Upstream as UpstreamConfig
 from gateway.http.fields import header_block
 from gateway.metrics import BufferedCounter, BufferedHistogram
 from gateway.proxy.forward.forwarding import Destination
+from gateway.proxy.forward.redirects import origins
 from gateway.proxy.forward.upstream_response import response_policy
 from gateway.upstream.balancer import ProbeSettings, Upstream, tls_context
 from policies.model import Outcome
@@ -68,6 +69,8 @@ def _destination(each: UpstreamConfig, always_dropped: tuple[str, ...], *, is_me
         passed_names=passed,
         passes_authorization=each.pass_authorization,
         response_policy=response_policy((*dropped, *always_dropped), believes_reports=each.reports),
+        origins=origins(each.targets, each.headers.get("host")),
+        passes_host=each.host == "pass",
     )
 
 

@@ -188,3 +188,46 @@ def test_stripped_prefix_is_not_forwarded() -> None:
     route = replace(a_route("/openrouter/v1/**"), strip_prefix="/openrouter")
     match = Router([route]).match("GET", b"/openrouter/v1/chat%3Aa")
     assert (match.path, match.upstream_path) == ("/openrouter/v1/chat:a", b"/v1/chat:a")
+
+
+SLASHES = Router(
+    [a_route("/files/**"), replace(a_route("/blobs/**"), passes_encoded_slashes=True), a_route("/blobs/*/x")]
+)
+
+
+@pytest.mark.parametrize(
+    ("raw", "path"),
+    [
+        (b"/blobs/https%3A%2f%2fa.test%2Fb", "/blobs/https:%2F%2Fa.test%2Fb"),
+        (b"/blobs/%61%2F%20", "/blobs/a%2F%20"),
+        (b"/blobs/a%2Fb/c", "/blobs/a%2Fb/c"),
+    ],
+)
+def test_encoded_slashes_pass_as_part_of_a_segment_where_a_prefix_route_says_so(raw: bytes, path: str) -> None:
+    found = SLASHES.match("GET", raw)
+    assert (found.route.path, found.path, found.upstream_path) == ("/blobs/**", path, path.encode())
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"/files/a%2Fb",
+        b"/blobs/a%2Fb/x",  # is of the pattern
+        b"/blobs%2Fa",
+        b"/blobs/a%2F..%2Fb",
+        b"/blobs/%2E%2E%2Fb",
+        b"/blobs/..%2fb",
+        b"/blobs/a%2F.",
+        b"/blobs/a%2F/b",
+        b"/blobs/a%252Fb",
+        b"/blobs/a%2Fb%5Cc",
+        b"/blobs/a%2F%",
+        b"/blobs/a%2F%2",
+        b"/blobs/a%2Fb;c",
+        b"blobs/a%2Fb",
+        b"/me%2Fusage",
+    ],
+)
+def test_encoded_slashes_are_refused_where_a_path_would_have_two_readings(raw: bytes) -> None:
+    with pytest.raises(Refused):
+        SLASHES.match("GET", raw)

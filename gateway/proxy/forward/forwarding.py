@@ -18,7 +18,8 @@ from gateway.http.tunnel import Tunnel
 from gateway.proxy.forward.client_response import ClientResponse, metering_block
 from gateway.proxy.forward.disconnects import Client, Drains
 from gateway.proxy.forward.measured_request import adapt
-from gateway.proxy.forward.upstream_response import PASS_ALL, ResponsePolicy, read_head
+from gateway.proxy.forward.redirects import Origins
+from gateway.proxy.forward.upstream_response import PASS_ALL, ResponsePolicy, read_head, render_fields
 from gateway.proxy.request import websocket
 from gateway.proxy.request.body import ClientDisconnected, Receive, StreamedBody, WholeBody, form_scan
 from gateway.proxy.request.inbound import Inbound, request_block
@@ -39,7 +40,8 @@ class Destination:
 
     `passed_names` are fields that are withheld from upstreams which do not allow them. `asks_for_usage` is whether a
     stream may ask it to report its usage, `passes_authorization` whether it gets the credentials that a client sends
-    besides its key, and `response_policy` what is believed and passed on of its responses.
+    besides its key, `passes_host` whether it gets their Host, and `response_policy` what is believed and passed on of
+    its responses. `origins` are what its redirects may call itself by.
     """
 
     upstream: Upstream
@@ -49,6 +51,8 @@ class Destination:
     passed_names: frozenset[bytes] = frozenset()
     passes_authorization: bool = False
     response_policy: ResponsePolicy = PASS_ALL
+    origins: Origins = Origins()  # noqa: RUF009 - immutable
+    passes_host: bool = False
 
 
 class Forwarding:
@@ -159,7 +163,10 @@ class Forwarding:
         call, status, policy = self._call, response.status, destination.response_policy
         upstream_response = read_head(response.head, policy)
         call.observe_response(upstream_response)
-        fields = upstream_response.fields
+        fields, sent_headers = upstream_response.fields, response.headers
+        if upstream_response.leads_elsewhere:
+            sent_headers = destination.origins.public(sent_headers, call.route.strip_prefix)
+            fields = render_fields(policy.passed(sent_headers))
         if call.capture is not None:
             call.capture.begin(status, fields, dict(response.headers).get(b"content-length"))
         chunk = response.take()
@@ -168,7 +175,7 @@ class Forwarding:
             balance = await self._finish(status)
             await self._client_response.send_whole(status, fields, chunk, self._metering(balance, call.charge))
             return
-        headers = policy.passed(response.headers if not call.hides_usage else _without_length(response.headers))
+        headers = policy.passed(_without_length(sent_headers) if call.hides_usage else sent_headers)
         await self._client_response.start(status, headers, self._metering(None, call.known_charge(status)))
         response.on_failure = self._cut_slow_client
         while not response.complete:
@@ -254,7 +261,7 @@ class Forwarding:
 def render_request_fields(
     destination: Destination, inbound: Inbound, identity_block: bytes, request_id: str
 ) -> HeaderBlock:
-    """All fields towards the upstream except Host and framing."""
+    """All fields towards the upstream except framing, and Host where the upstream gets its own."""
     cache = inbound.cache
     if cache.identity_block is not identity_block or cache.destination is not destination:
         end_to_end: bytes = inbound.end_to_end
@@ -263,6 +270,8 @@ def render_request_fields(
                 end_to_end += b"%b: %b\r\n" % field
         if destination.passes_authorization:
             end_to_end += inbound.credentials
+        if destination.passes_host and (host := inbound.fields.get(b"host")):
+            end_to_end += b"host: %b\r\n" % host
         for name in destination.header_names:
             if b"\n" + name + b":" in b"\n" + end_to_end:
                 end_to_end = _without(end_to_end, name)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import structlog
 
 from gateway.http.fields import PROXY_AUTHENTICATION, Header, HeaderBlock, header_block
+from gateway.proxy.forward import redirects
 from gateway.upstream.errors import invalid
 from gateway.upstream.response_head import ResponseHead
 
@@ -83,7 +84,7 @@ def response_policy(names: Iterable[str], *, believes_reports: bool) -> Response
 
 class UpstreamResponse(NamedTuple):
     """`fields` are those that the client gets, without Content-Length, which is generated. `request_id` is the
-    upstream's own, None where it tells none.
+    upstream's own, None where it tells none. `leads_elsewhere` is whether a field names another resource.
     """
 
     reported: ReportedUsage
@@ -91,6 +92,7 @@ class UpstreamResponse(NamedTuple):
     content_type: bytes
     content_encoding: bytes
     request_id: str | None = None
+    leads_elsewhere: bool = False
 
 
 def read_head(head: ResponseHead, policy: ResponsePolicy = PASS_ALL) -> UpstreamResponse:
@@ -104,6 +106,7 @@ def read_head(head: ResponseHead, policy: ResponsePolicy = PASS_ALL) -> Upstream
         fields.get(b"content-type", b""),
         fields.get(b"content-encoding", b""),
         _request_id(fields),
+        not fields.keys().isdisjoint(redirects.FIELDS),
     )
     head.consumer_value = response
     return response

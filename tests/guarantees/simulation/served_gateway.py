@@ -114,14 +114,14 @@ async def serving(folder: Path, document: str, *, database_url: str, redis_url: 
         said = json.loads(await asyncio.wait_for(process.stdout.readline(), START_SECONDS) or b"{}")
         assert said, log.read_text()
         config = load(path, places)
-        yield Served(process, said["public_url"], config, log, await _account(config))
+        yield Served(process, said["public_url"], config, log, await create_account(config))
     finally:
         if process.returncode is None:
             process.terminate()
             await asyncio.wait_for(process.wait(), PATIENCE_SECONDS)
 
 
-async def _account(config: Config) -> str:
+async def create_account(config: Config) -> str:
     """The key of an account with credits and no limits."""
     database = Database(config.database.url)
     new = compose(config.keys.prefix, token_bytes(ENTROPY_BYTES))

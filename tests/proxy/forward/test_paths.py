@@ -30,3 +30,32 @@ async def test_base_path_of_the_target_stands_before_what_strip_prefix_leaves(
         assert (await served.get(account, path)).status_code == 200
         assert served.upstream.last.target == expected
     assert (await served.get(account, "/router/v1/../x")).status_code in (400, 404)
+
+
+async def test_encoded_slash_of_a_route_that_passes_them_reaches_the_upstream(
+    serve: Serve, configure: Configure
+) -> None:
+    served = await serve(configure(routes__things__encoded_slashes="pass"))
+    account = await served.create_account()
+    async with served.connect() as wire:
+        await wire.request(account, "GET /v1/things/https%3A%2f%2Fa.test?x=%2F")
+        assert (await wire.read_head())[0] == 200
+    assert served.upstream.last.target == "/v1/things/https:%2F%2Fa.test?x=%2F"
+    assert (await served.usage_row(account))["path"] == "/v1/things/https:%2F%2Fa.test"
+
+
+async def test_host_of_the_client_reaches_an_upstream_that_verifies_signed_requests(
+    serve: Serve, configure: Configure
+) -> None:
+    """As AWS Signature Version 4 signs: the method, the path, the query, Host and the fields that it names."""
+    served = await serve(configure(upstreams__open__host="pass"))
+    account = await served.create_account()
+    signed = "AWS4-HMAC-SHA256 Credential=A/20260101/us-east-1/s3/aws4_request, SignedHeaders=host;x-amz-date"
+    fields = {"authorization": signed, "x-amz-date": "20260101T000000Z", "x-amz-content-sha256": "UNSIGNED-PAYLOAD"}
+    answer = await served.get(account, "/v1/open/a%20b?list-type=2&prefix=%2B", host="bucket.s3.test", **fields)
+    assert answer.status_code == 200
+    sent = served.upstream.last
+    assert (sent.target, sent["host"]) == ("/v1/open/a%20b?list-type=2&prefix=%2B", "bucket.s3.test")
+    assert {name: sent[name] for name in fields} == fields
+    await served.get(account, "/v1/plain", host="bucket.s3.test")
+    assert served.upstream.last["host"] in served.upstream.url
