@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, Template, select_autoescape
+from starlette.responses import HTMLResponse
 
+from gateway.api.page_policy import policy_of
 from gateway.api.schemas.billing_records import Invoice
 from gateway.ledger.accounts.users import User
 
@@ -27,6 +29,10 @@ def title_of(invoice: Invoice) -> str:
 
 def as_html(invoice: Invoice, user: User) -> str:
     return _template().render(invoice=invoice, user=user, title=title_of(invoice), day=_day)
+
+
+def html_response(invoice: Invoice, user: User) -> HTMLResponse:
+    return HTMLResponse(as_html(invoice, user), headers={"content-security-policy": _policy()})
 
 
 def as_pdf(invoice: Invoice, user: User) -> bytes:
@@ -79,6 +85,11 @@ def _cut(pdf: FPDF, text: str, width: int) -> str:
 
 def _day(instant: object) -> str:
     return f"{instant:%Y-%m-%d}"
+
+
+@cache
+def _policy() -> str:
+    return policy_of((_HERE / "invoice.html").read_text("utf-8"))
 
 
 @cache

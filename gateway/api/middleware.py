@@ -13,16 +13,15 @@ from structlog.contextvars import bind_contextvars
 from gateway import metrics
 from gateway.api import error_responses
 from gateway.api.errors import NotAuthenticated, Suspended
+from gateway.api.page_policy import with_defaults
 from gateway.ledger.db.session import DatabaseUnavailable
 from gateway.request_ids import is_echoable, uuid7
 from policies.model import Refused
 
-# A response may hold a new key or personal data: no cache may store it (RFC 9111 section 5.2.2.5).
-_NO_STORE = (b"cache-control", b"no-store")
-
 
 class RequestIdMiddleware:
-    """Gives a request an id, the client's own where it may be echoed, and its response `Cache-Control: no-store`.
+    """Gives a request an id, the client's own where it may be echoed, and its response `Cache-Control: no-store`
+    and what keeps browsers from doing more with it than they should.
 
     Being the first to see a request it also answers and counts what fails; the server logs it, with the id.
     """
@@ -48,8 +47,8 @@ class RequestIdMiddleware:
                 is_started = True
                 if message["status"] == 500:
                     metrics.REQUESTS.labels(metrics.OTHER, metrics.OTHER, "500").inc()
-                headers = [header for header in message.get("headers", ()) if header[0] != b"cache-control"]
-                message["headers"] = [*headers, (b"x-request-id", request_id.encode()), _NO_STORE]
+                headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                message["headers"] = with_defaults(headers)
             await send(message)
 
         try:

@@ -6,14 +6,14 @@ from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response
 
+from gateway.api.page_policy import policy_of
 from gateway.http import problem_reference
 from gateway.http.problem_types import PROBLEM_TYPES
 
 router = APIRouter(include_in_schema=False)
 
 PREFIX = "/problems"
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-_HTML_FIELDS = {"content-security-policy": _POLICY, "vary": "accept"}
+_HTML_FIELDS = {"content-security-policy": policy_of(problem_reference.index_html()), "vary": "accept"}
 
 
 @router.get(PREFIX)

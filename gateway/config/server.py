@@ -24,6 +24,7 @@ from gateway.config.quantities import (
 # RFC 6454 section 6.2, as browsers send it: any scheme, since packaged apps have their own; no path, and a port that
 # is not that of the scheme.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?", re.ASCII)
+_HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", re.ASCII)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
@@ -44,6 +45,16 @@ def _origin(value: object) -> str:
     return origin.removesuffix(_DEFAULT_PORTS.get(origin.partition(":")[0], " "))
 
 
+def _host_names(value: object) -> list[str]:
+    written = [value] if isinstance(value, str) else value
+    if not isinstance(written, list | tuple):
+        raise ValueError("must be a list of host names such as [gateway-admin.example.com]")
+    for name in written:
+        if not isinstance(name, str) or not _HOST_NAME.fullmatch(name):
+            raise ValueError(f"must be host names such as gateway-admin.example.com, without a port, got {name!r}")
+    return list(written)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cors:
     origins: Annotated[
@@ -62,6 +73,12 @@ class Server:
     admin: Annotated[Listen, about("Listener of the admin API and `/metrics`.")] = field(
         default=Address("127.0.0.1", 8081)
     )
+    admin_hosts: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_host_names),
+        Kind("list of host names, such as `[gateway-admin.example.com]`"),
+        about("Names that the admin listener is called by, besides addresses, `localhost` and names without a dot."),
+    ] = ()
     workers: Annotated[Positive, about("Processes of the public listener.")] = 1
     trusted_proxies: Annotated[
         tuple[Network, ...],

@@ -44,6 +44,7 @@ async def control_plane(config: Config) -> AsyncIterator[Any]:
             metrics_text=metrics.exposition,
             readiness=lambda: missing(database, redis_client),
             checkout_service=build_checkout_service(config, database, providers),
+            hosts=(config.server.admin.host, *config.server.admin_hosts),
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -203,6 +203,7 @@ def admin_app(
     missing: dict[str, str],
     redis_client: RedisClient | None = None,
     checkout_service: CheckoutService | None = None,
+    hosts: Sequence[str] = (),
 ) -> ASGIApp:
     redis_client = redis_client or RedisClient("redis://127.0.0.1:1/0", timeout_seconds=1, scripts=SCRIPTS)
     meter = Meter(redis_client, partitions=4, owner="admin")
@@ -225,10 +226,11 @@ def admin_app(
         metrics_text=lambda: b"gateway_build_info 1.0\n",
         readiness=readiness,
         checkout_service=checkout_service,
+        hosts=hosts,
     )
 
 
 def client_of(app: ASGIApp, token: str | None = TOKEN) -> httpx.AsyncClient:
     headers = {"authorization": f"Bearer {token}"} if token is not None else {}
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://admin.test", headers=headers)
+    return httpx.AsyncClient(transport=transport, base_url="http://admin", headers=headers)

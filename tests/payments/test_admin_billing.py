@@ -25,6 +25,7 @@ from tests.payments.conftest import STRIPE_SECRETS
 from tests.payments.fake_stripe import FakeStripe, signed
 from tests.payments.payment_stack import PaymentStack, only
 from tests.payments.test_stripe_lifecycle import subscribe_and_pay
+from tests.support.pages import assert_closed_document, assert_closed_page
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,10 @@ async def test_invoices_are_numbered_without_gaps_and_final(stripe_stack: Paymen
     assert "taken back by a credit note" in second["detail"]
     page = await operator.client.get(f"/admin/v1/invoices/{note['id']}/html")
     assert "Credit note 7" in page.text
+    assert_closed_page(page)
     file = await operator.client.get(f"/admin/v1/invoices/{note['id']}/pdf")
     assert file.content.startswith(b"%PDF-")
+    assert_closed_document(file)
 
 
 async def test_invoice_follows_the_pricing_model_of_its_plan(stripe_stack: PaymentStack, operator: Operator) -> None:
@@ -176,6 +179,7 @@ async def test_invoice_has_a_plan_change_once_and_customers_see_no_draft(
         assert made["tax_rate"] == "0.19"
         page = await customer.get(f"/me/invoices/{made['id']}/html")
         assert f"Credit note {made['number']}" in page.text
+        assert_closed_page(page)
     settled = await operator.call("POST", f"/invoices/{made['id']}/settle", {"status": "void"})
     again = await operator.call("POST", "/invoices", wish, status=201)
     assert (settled["status"], again["lines"]) == ("void", made["lines"])

@@ -15,6 +15,7 @@ from gateway.api.admin.auth import ROOT, TOKEN_PREFIX_SUFFIX, AdminAuthenticator
 from gateway.api.admin.billing import invoices, payments, refunds, subscriptions, webhook_events
 from gateway.api.admin.catalogue import permissions, plans, products
 from gateway.api.admin.dependencies import AdminDependencies, Reconcile
+from gateway.api.admin.hosts import HostMiddleware
 from gateway.api.admin.records import analyses, audit_log, reconcile, usage
 from gateway.api.admin.scopes import PREFIX, scope_of
 from gateway.api.checkout import CheckoutService
@@ -77,12 +78,14 @@ def build_admin(
     readiness: Callable[[], Awaitable[Mapping[str, str]]],
     checkout_service: CheckoutService | None = None,
     credit_value: CreditValue | None = None,
+    hosts: Iterable[str] = (),
 ) -> ASGIApp:
     """The ASGI application.
 
     `publish` publishes all committed changes to Redis; each change awaits it before the response. `entropy` gives so
     many random bytes. `routes` and `past_due_grace` are those of the proxy. `metrics_text` gives Prometheus text,
     `readiness` what is missing, name to reason. `credit_value` shows what a call costs as money.
+    The listener goes by the names `hosts`.
     """
     app = FastAPI(
         title="Gateway admin API",
@@ -119,7 +122,8 @@ def build_admin(
     )
     scoped = ScopeMiddleware(BodyLimitMiddleware(idempotent, max_body_bytes=_max_body_bytes), lambda: app.routes)
     authenticator = AdminAuthenticator(database, admin_token, key_prefix=key_prefix, peppers=peppers)
-    return RequestIdMiddleware(AuthMiddleware(scoped, authenticator.authenticate, is_open=_is_open))
+    authenticated = AuthMiddleware(scoped, authenticator.authenticate, is_open=_is_open)
+    return RequestIdMiddleware(HostMiddleware(authenticated, hosts))
 
 
 def _is_open(scope: Scope) -> bool:

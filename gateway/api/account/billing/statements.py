@@ -8,7 +8,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Response
 
 from gateway.api.account.dependencies import Me
-from gateway.api.invoice_documents import as_html, as_pdf
+from gateway.api.invoice_documents import as_pdf, html_response
 from gateway.api.openapi import SIGNED_IN, UNKNOWN
 from gateway.api.schemas.billing_records import Invoice, Payment
 from gateway.api.schemas.pages import PageModel, PageQuery, page_of
@@ -42,7 +42,7 @@ async def get_my_invoice(invoice_id: UUID, me: Me) -> Invoice:
 
 @router.get("/invoices/{invoice_id}/html", summary="An invoice as a page", responses=UNKNOWN, response_class=Response)
 async def show_my_invoice(invoice_id: UUID, me: Me) -> Response:
-    return Response(as_html(await _own_invoice(invoice_id, me), me.user), media_type="text/html; charset=utf-8")
+    return html_response(await _own_invoice(invoice_id, me), me.user)
 
 
 @router.get(

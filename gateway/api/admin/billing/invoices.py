@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.api.admin.dependencies import UnitOfWorkDep
 from gateway.api.checkout import CheckoutServiceDep
 from gateway.api.errors import Conflict
-from gateway.api.invoice_documents import as_html, as_pdf
+from gateway.api.invoice_documents import as_pdf, html_response
 from gateway.api.openapi import CONFLICTS, UNKNOWN
 from gateway.api.schemas.billing_records import Invoice
 from gateway.api.schemas.fields import Rate
@@ -77,7 +77,7 @@ async def get_invoice(invoice_id: UUID, unit_of_work: UnitOfWorkDep) -> Invoice:
 
 @router.get("/{invoice_id}/html", summary="An invoice as a page", responses=UNKNOWN, response_class=Response)
 async def show_invoice(invoice_id: UUID, unit_of_work: UnitOfWorkDep) -> Response:
-    return Response(as_html(*await _with_user(unit_of_work, invoice_id)), media_type="text/html; charset=utf-8")
+    return html_response(*await _with_user(unit_of_work, invoice_id))
 
 
 @router.get("/{invoice_id}/pdf", summary="An invoice as a PDF file", responses=UNKNOWN, response_class=Response)
