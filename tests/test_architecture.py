@@ -66,7 +66,6 @@ SMALL_MODULES: dict[str, str] = {
     "gateway/demo/__main__.py": "makes `python -m gateway.demo` a command",
     "gateway/embedded/errors.py": "errors that every module of the room raises",
     "gateway/http/framing.py": "grammar that both ends share",
-    "gateway/ledger/usage/epochs.py": "SQL of one table, which no other statement touches",
     "gateway/listener/error_response.py": "responses that every module of the room raises",
     "gateway/meter/client/errors.py": "errors that callers catch without importing the client",
     "gateway/meter/client/packing.py": "the wire format, apart from connections",

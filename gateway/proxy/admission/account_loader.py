@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 from gateway.ledger.db.session import Database, DatabaseUnavailable
-from gateway.ledger.usage import account_load, epochs
+from gateway.ledger.usage import account_load, journal_offsets
 from gateway.ledger.usage import key_budgets as booked_budgets
 from gateway.ledger.usage.account_load import StoredAccount
 from gateway.meter.client.client import RedisClient
@@ -117,7 +117,7 @@ class PostgresEpochRegister:
         """Raises NotSent while PostgreSQL is away: no account could be loaded then."""
         try:
             async with self._database.transaction() as connection:
-                started = await epochs.begin(connection, partition)
+                started = await journal_offsets.begin_epoch(connection, partition)
         except DatabaseUnavailable as error:
             raise NotSent("Redis is in a new epoch, and PostgreSQL is out of reach") from error
         return EpochStart(started.epoch, started.catalogue_version, started.last_id)
