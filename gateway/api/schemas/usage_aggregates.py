@@ -74,11 +74,17 @@ def with_bounds(wanted: UsageFilter) -> UsageFilter:
 
 
 async def aggregate(
-    connection: AsyncConnection, within: UsageFilter, by: list[Dimension], *, cursor: str | None, limit: int
+    connection: AsyncConnection,
+    within: UsageFilter,
+    by: list[Dimension],
+    *,
+    cursor: str | None,
+    limit: int,
+    sort: str | None = None,
 ) -> Page[UsageGroup]:
     """Raises Invalid where the query takes longer than a response may."""
     try:
-        return await analytics.group_usage(connection, within, by, cursor=cursor, limit=limit)
+        return await analytics.group_usage(connection, within, by, sort=sort, cursor=cursor, limit=limit)
     except analytics.TooMuch:
         fewer = "fewer days" if within.user_id is not None else "fewer days or one user"
         raise Invalid("from", f"this takes longer than {TIMEOUT_SECONDS} s to sum; ask for {fewer}") from None

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Date, Label, cast, func, select, text
+from sqlalchemy import Date, Label, UnaryExpression, cast, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.db.rows import Page, decode_cursor, encode_cursor
@@ -73,16 +73,20 @@ async def group_usage(
     wanted: UsageFilter,
     by: Sequence[Dimension],
     *,
+    sort: str | None = None,
     cursor: str | None = None,
     limit: int = 50,
 ) -> Page[UsageGroup]:
-    """In ascending order of `by`, as it is given. Raises TooMuch, InvalidCursor.
+    """By a sum of SORTABLE, descending with a leading `-`; then in ascending order of `by`, as it is given.
+
+    Raises TooMuch, InvalidCursor.
 
     `wanted` must have both ends, so that no other month's partition is read.
     """
     first = 0 if cursor is None else decode_cursor(cursor)
     keys = [_KEYS[dimension] for dimension in by]
-    query = matching(select(*keys, *_SUMS), usage_tracking, wanted).group_by(*keys).order_by(*keys)
+    query = matching(select(*keys, *_SUMS), usage_tracking, wanted).group_by(*keys)
+    query = query.order_by(*([] if sort is None else [_order(sort)]), *keys)
     await connection.execute(text(f"SET LOCAL statement_timeout = {TIMEOUT_SECONDS * 1000}"))
     try:
         rows = (await connection.execute(query.offset(first).limit(limit + 1))).all()
@@ -116,6 +120,14 @@ _SUMS: tuple[Label[Any], ...] = (
     *(func.coalesce(func.sum(_USAGE[name]), 0).label(name) for name in _SUMMED),
     func.avg(_USAGE.response_time_ms).label("response_time_ms"),
 )
+
+
+SORTABLE = ("requests", "credits_charged", "tokens_used", "cost_usd", "cost_unknown")
+
+
+def _order(sort: str) -> UnaryExpression[Any]:
+    column = next(column for column in _SUMS if column.key == sort.removeprefix("-"))
+    return column.desc() if sort.startswith("-") else column.asc()
 
 
 def _group(row: Any) -> UsageGroup:

@@ -178,8 +178,22 @@ async def test_margin_is_told_by_model_and_plan(admin_api: AdminApi) -> None:
 
 
 @pytest.mark.parametrize(
+    ("sort", "models"), [("-credits_charged", "bac"), ("credits_charged", "cab"), ("requests", "acb")]
+)
+async def test_groups_are_sorted_by_a_sum_and_paged(admin_api: AdminApi, sort: str, models: str) -> None:
+    user_id = UUID((await admin_api.create_user())["id"])
+    calls = [("a", 5), ("b", 4), ("b", 4), ("c", 1)]
+    await _ingest(admin_api, *(a_line(user_id, model=model, credits_charged=credits) for model, credits in calls))
+    span = {"from": "2026-03-15T00:00:00Z", "to": "2026-03-17T00:00:00Z"}
+    found = await admin_api.pages("/usage", limit=1, group_by="model", sort=sort, user_id=str(user_id), **span)
+    assert "".join(row["model"] for row in found) == models
+
+
+@pytest.mark.parametrize(
     ("body", "field"),
     [
+        ({"sort": "requests"}, "sort"),
+        ({"group_by": "day", "sort": "path"}, "sort"),
         ({"group_by": "hour"}, "group_by"),
         ({"group_by": ""}, "group_by"),
         ({"group_by": "day", "from": "2020-01-01T00:00:00Z", "to": "2026-01-01T00:00:00Z"}, "from"),

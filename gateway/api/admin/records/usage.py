@@ -12,12 +12,13 @@ from fastapi import APIRouter, Query
 from pydantic import Field, StringConstraints
 
 from gateway.api.admin.dependencies import DependenciesDep, UnitOfWorkDep
+from gateway.api.errors import Invalid
 from gateway.api.schemas import usage_aggregates
 from gateway.api.schemas.fields import Instant, Line
 from gateway.api.schemas.pages import PageModel, PageQuery, ResponseModel, page_of
 from gateway.api.schemas.usage_aggregates import CallAggregate
 from gateway.api.unit_of_work import UnitOfWork
-from gateway.ledger.usage import history
+from gateway.ledger.usage import analytics, history
 from gateway.ledger.usage.analytics import Dimension, UsageGroup
 from gateway.ledger.usage.history import UsageFilter
 from policies.billing.money import CreditValue, Margin, margin
@@ -27,6 +28,8 @@ from policies.usage.counts import UsageSource
 router = APIRouter(prefix="/usage", tags=["usage"])
 
 GroupBy = Annotated[str, StringConstraints(pattern=usage_aggregates.pattern(Dimension))] | None
+
+Sort = Annotated[str, StringConstraints(pattern=rf"^-?({'|'.join(analytics.SORTABLE)})$")] | None
 
 
 class Usage(ResponseModel):
@@ -89,7 +92,7 @@ class RecordQuery(PageQuery):
     until: Instant | None = Field(default=None, alias="to", description="Before this instant.")
 
     def filter(self) -> UsageFilter:
-        return UsageFilter(**self.model_dump(exclude={"limit", "cursor", "group_by"}))
+        return UsageFilter(**self.model_dump(exclude={"limit", "cursor", "group_by", "sort"}))
 
 
 class UsageQuery(RecordQuery):
@@ -99,6 +102,11 @@ class UsageQuery(RecordQuery):
     usage_source: UsageSource | None = Field(default=None, description="How the usage of the call is known.")
     group_by: GroupBy = Field(
         default=None, examples=["day,endpoint"], description=usage_aggregates.description(Dimension, instead_of="rows")
+    )
+    sort: Sort = Field(
+        default=None,
+        examples=["-credits_charged"],
+        description=f"Orders the groups by {', '.join(analytics.SORTABLE)}, descending with a leading `-`.",
     )
 
 
@@ -112,6 +120,8 @@ async def list_usage(
     """
     if query.group_by is not None:
         return await _grouped(query, query.group_by, unit_of_work, value=dependencies.credit_value)
+    if query.sort is not None:
+        raise Invalid("sort", "needs group_by; rows come newest first")
     async with unit_of_work.read() as connection:
         page = await history.list_usage(connection, query.filter(), cursor=query.cursor, limit=query.limit)
     return page_of(page, Usage.model_validate)
@@ -122,7 +132,9 @@ async def _grouped(
 ) -> PageModel[UsageAggregate]:
     within, by = usage_aggregates.with_bounds(query.filter()), usage_aggregates.dimensions(group_by)
     async with unit_of_work.read() as connection:
-        page = await usage_aggregates.aggregate(connection, within, by, cursor=query.cursor, limit=query.limit)
+        page = await usage_aggregates.aggregate(
+            connection, within, by, sort=query.sort, cursor=query.cursor, limit=query.limit
+        )
     return page_of(page, lambda group: _with_margin(group, value))
 
 
