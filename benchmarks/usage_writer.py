@@ -43,7 +43,7 @@ STEADY_PER_SECOND = 6_000  # about what one gateway answers on this machine (doc
 ANALYSES = 0.1  # the share of rows that analysis_history gets too
 POLL_SECONDS = 0.01
 PIPELINE = 1_000
-_SECRETS = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATEWAY_JWT_SECRET": "jwt"}
+_SECRETS = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
 
 # Rows of this month, as usage_tracking has them: ids in order of time, accounts in none.
 _FILL = """

@@ -123,6 +123,11 @@ WEBHOOK_EVENTS = Counter(
     "Events of payment providers, by result: received, duplicate, refused, processed, ignored, failed.",
     ["provider", "type", "result"],
 )
+FAILED_SIGN_INS = Counter(
+    "gateway_failed_sign_ins",
+    "Sign-ins with wrong credentials: password, refresh_token, one_time_token, admin_token.",
+    ["kind"],
+)
 BUILD_INFO = Gauge("gateway_build_info", "The running version.", ["version"], multiprocess_mode="mostrecent")
 
 

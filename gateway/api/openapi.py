@@ -25,7 +25,8 @@ Every POST takes an `Idempotency-Key` header of 1 to 255 visible ASCII character
 gets the first answer, 409 while that is still running; another request with the same key is 422. No schema could say
 that a value must be new, so no operation lists it as a parameter.
 
-Each operation names the scope that an admin token needs for it; the token of the environment has them all."""
+Each operation names the scope that an admin token needs for it, and fields that need another say so; the token of the
+environment has them all."""
 
 
 ACCOUNT = """\

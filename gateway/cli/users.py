@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.cli.console import AsJson, ConfigFile, DataDir, load_config, print_object
 from gateway.cli.transactions import ACTOR, find_plan, run_in_transaction
 from gateway.clock import now
+from gateway.email_addresses import InvalidEmail, normalised
 from gateway.ledger.accounts import users
 from gateway.ledger.audit import audit_log
 from gateway.ledger.subscriptions import lifecycle
@@ -32,9 +33,13 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Create a user. Without a plan the account cannot call anything yet."""
+    try:
+        address = normalised(email)
+    except InvalidEmail as error:
+        raise typer.BadParameter(str(error), param_hint="--email") from error
 
     async def work(connection: AsyncConnection) -> dict[str, Any]:
-        user = await users.create(connection, email, name=name)
+        user = await users.create(connection, address, name=name)
         subscription = None
         if plan is not None:
             chosen = await find_plan(connection, plan)

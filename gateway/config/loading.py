@@ -29,6 +29,7 @@ from gateway.config.secrets import (
     SecretsUnusableError,
     read_secrets,
     secrets_of,
+    short_secrets,
     stored_secrets,
 )
 from gateway.config.server import Server
@@ -181,10 +182,13 @@ def _secrets(
             required = stored_secrets(data_dir, required, persist=persist)
         else:
             _report_missing(document, [name for name in REQUIRED if name not in required])
-        return secrets_of(required, environ) if len(required) == len(REQUIRED) else None
+        secrets = secrets_of(required, environ) if len(required) == len(REQUIRED) else None
     except SecretsUnusableError as error:
         document.problems.append(ConfigProblem(Origin(error.name), "", str(error)))
         return None
+    for name, problem in short_secrets(secrets).items() if secrets else ():
+        document.problems.append(ConfigProblem(Origin("environment"), name, problem))
+    return secrets
 
 
 def _report_missing(document: Document, names: Sequence[str]) -> None:

@@ -27,8 +27,9 @@ WEBHOOK_SECRET = "GATEWAY_WEBHOOK_SECRET"  # noqa: S105 - the name of a variable
 REQUIRED = (ADMIN_TOKEN, KEY_PEPPER, JWT_SECRET)
 
 VARIABLES: Mapping[str, str] = {
-    ADMIN_TOKEN: "Token of the admin API that has every scope.",
-    KEY_PEPPER: "Secret of key digests; several as `2:new,1:old`, of which new keys take the highest version.",
+    ADMIN_TOKEN: "Token of the admin API that has every scope, at least 16 bytes.",
+    KEY_PEPPER: "Secret of key digests; several as `2:new,1:old`, of which new keys take the highest version, "
+    "at least 16 bytes.",
     JWT_SECRET: "Secret of access tokens and e-mail links, at least 32 bytes.",
     WEBHOOK_SECRET: "Secrets that sign outgoing webhooks, separated by commas.",
     **{
@@ -44,6 +45,8 @@ VARIABLES: Mapping[str, str] = {
 _FILE = "secrets.json"
 # 256 bits, the output of the hash that each of them is used with (RFC 7518 section 3.2).
 _SECRET_BYTES = 32
+# What nobody guesses; and what RFC 7518 section 3.2 wants of a key of HS256.
+_LEAST_BYTES: Mapping[str, int] = {ADMIN_TOKEN: 16, KEY_PEPPER: 16, JWT_SECRET: 32}
 _VERSIONED = re.compile(r"\s*([1-9]\d{0,8}):(.+)", re.ASCII)
 
 
@@ -119,6 +122,20 @@ def secrets_of(required: Mapping[str, str], environ: Mapping[str, str]) -> Secre
         webhook_secrets=_several(environ.get("GATEWAY_WEBHOOK_SECRET", "")),
         providers={name: _provider_secrets(names, environ) for name, names in PROVIDERS.items()},
     )
+
+
+def short_secrets(found: Secrets) -> dict[str, str]:
+    """What is wrong with secrets that can be guessed, by variable. Of peppers only that of new keys counts."""
+    used = {
+        ADMIN_TOKEN: found.admin_token,
+        KEY_PEPPER: found.key_peppers[found.pepper_version],
+        JWT_SECRET: found.jwt_secret,
+    }
+    return {
+        name: f"must have {_LEAST_BYTES[name]} bytes at least; `openssl rand -hex 32` makes one"
+        for name, secret in used.items()
+        if len(secret.encode()) < _LEAST_BYTES[name]
+    }
 
 
 def _provider_secrets(names: ProviderNames, environ: Mapping[str, str]) -> ProviderSecrets:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,6 +61,8 @@ _TEMPLATES: Mapping[str, Email] = {
     ),
 }
 _CREDITS = frozenset({"period_credits", "credits_used_this_period", "current_credits"})
+_MAX_NAME = 60
+_LINK = re.compile(r"[:/@\\]|www|\w\.\w\w")
 _ONE_TIME = {
     "account.verify_email": (Purpose.VERIFY_EMAIL, "verify_link", "POST /auth/verify-email"),
     "account.reset_password": (Purpose.RESET_PASSWORD, "reset_link", "POST /auth/reset-password"),
@@ -67,13 +70,18 @@ _ONE_TIME = {
 
 
 def render(kind: str, payload: Mapping[str, Any], *, name: str | None, context: TemplateContext) -> Email:
-    """The e-mail for a notification."""
+    """The e-mail for a notification. `name` is None while the address is unverified."""
     email = _TEMPLATES.get(kind) or _plain(kind, payload, context.credit_value)
     text = email.text
     if kind in _ONE_TIME:
         text = text.replace("{action}", _action(kind, payload, context))
-    greeting = f"Hello {name}," if name else "Hello,"
-    return Email(email.subject, f"{greeting}\n\n{text}\n")
+    return Email(email.subject, f"{_greeting(name)}\n\n{text}\n")
+
+
+def _greeting(name: str | None) -> str:
+    """Without a name that could pass for a message of the operator's: several lines, a link, an address."""
+    is_name = name and name.isprintable() and len(name) <= _MAX_NAME and not _LINK.search(name)
+    return f"Hello {name}," if is_name else "Hello,"
 
 
 def _action(kind: str, payload: Mapping[str, Any], context: TemplateContext) -> str:

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 import aiosmtplib
 import structlog
 
+from gateway.email_addresses import is_plain
 from gateway.notifications import DeliveryFailed
 from gateway.notifications.email_templates import Email
 
@@ -42,9 +43,12 @@ class SmtpMailer:
         self._sender = sender
 
     async def send(self, to: str, email: Email, *, message_id: str) -> None:
+        if not is_plain(to):
+            raise DeliveryFailed("the address is not that of one plain mailbox", is_final=True)
         try:
             await aiosmtplib.send(
                 _message(to, email, sender=self._sender, message_id=message_id),
+                recipients=[to],
                 hostname=self._host,
                 port=self._port,
                 username=self._user,

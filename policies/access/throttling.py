@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +34,17 @@ class Subject:
 
 
 # Of logins only failures count. An account is guarded against many addresses, an address may guess at many accounts.
+# Nothing is counted for everyone together: a few strangers would use that up for all.
 LOGIN_OF_ACCOUNT = Pace(burst=10, seconds_each=60)
 LOGIN_FROM_ADDRESS = Pace(burst=60, seconds_each=5)
-LOGIN_AT_ALL = Pace(burst=1000, seconds_each=0.05)
+LOGIN_FROM_NETWORK = Pace(burst=600, seconds_each=0.5)
 # A new account may come with free credits.
 REGISTRATION_FROM_ADDRESS = Pace(burst=100, seconds_each=10)
-REGISTRATION_AT_ALL = Pace(burst=1000, seconds_each=0.1)
+REGISTRATION_FROM_NETWORK = Pace(burst=500, seconds_each=1)
 # Each sends a mail to somebody who may not have asked for it.
 MAIL_TO_ACCOUNT = Pace(burst=5, seconds_each=300)
 MAIL_FROM_ADDRESS = Pace(burst=30, seconds_each=60)
-MAIL_AT_ALL = Pace(burst=1000, seconds_each=0.5)
+MAIL_FROM_NETWORK = Pace(burst=300, seconds_each=5)
 # Tokens out of mails are beyond guessing; this bounds the hashing that a reset costs.
 TOKEN_FROM_ADDRESS = Pace(burst=60, seconds_each=5)
 
@@ -61,14 +62,28 @@ def wait_seconds(free_at: datetime, now: datetime, pace: Pace) -> int:
 
 
 def subject(action: str, named: str, pace: Pace) -> Subject:
-    """`named` is an address, an account, or empty for everyone together."""
+    """`named` is an account, an address or a network."""
     return Subject(sha256(f"{action}|{named.casefold()}".encode("utf-8", "surrogatepass")).digest(), pace)
 
 
 def neighbourhood(address: str) -> str:
     """An IPv4 address, or the /64 of an IPv6 one, of which a single customer has all (RFC 6177 section 2)."""
+    parsed = _parsed(address)
+    return str(ip_network((parsed, 64), strict=False)) if isinstance(parsed, IPv6Address) else str(parsed)
+
+
+def network(address: str) -> str:
+    """The /24 of an IPv4 address, or the /48 of an IPv6 one, which a single site may have (RFC 6177 section 3)."""
+    parsed = _parsed(address)
+    if isinstance(parsed, str):
+        return parsed
+    return str(ip_network((parsed, 48 if isinstance(parsed, IPv6Address) else 24), strict=False))
+
+
+def _parsed(address: str) -> IPv4Address | IPv6Address | str:
+    """The text itself where it is no address; an IPv4 address as such where it is mapped (RFC 4291 section 2.5.5.2)."""
     try:
-        parsed = ip_address(address)
+        parsed = ip_address(address.partition("%")[0])
     except ValueError:
         return address
-    return str(ip_network((parsed, 64), strict=False)) if isinstance(parsed, IPv6Address) else address
+    return (parsed.ipv4_mapped or parsed) if isinstance(parsed, IPv6Address) else parsed

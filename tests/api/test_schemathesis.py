@@ -47,6 +47,7 @@ BEYOND_SCHEMAS = {
     "is required where the name has no letter or digit": "and these",
     "must be one that is configured": "peppers are configured after the document is written",
     "must not hold NUL characters": "patterns do not reach into metadata of any shape",
+    "must not hold control characters": "dialects disagree on Unicode's categories too",
     "may nest 32 deep": "nor is there a word for depth",
     "may hold 16384 bytes": "or for the length of an object",
     "must be proper JSON": "half a surrogate pair is a string to a schema",

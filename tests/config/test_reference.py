@@ -30,7 +30,7 @@ def test_setting_has_a_description_that_fits_its_cell(setting: Setting) -> None:
 )
 def test_default_in_the_reference_is_the_default_of_the_product(setting: Setting) -> None:
     """The default as the page writes it, set by its variable, changes nothing."""
-    secrets = {"GATEWAY_ADMIN_TOKEN": "a", "GATEWAY_KEY_PEPPER": "b", "GATEWAY_JWT_SECRET": "c"}
+    secrets = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
     value = setting.default.strip("`")
     assert value != ""
     overridden = load(None, secrets | {setting.variable: value})

@@ -9,7 +9,7 @@ import pytest
 from gateway.config import ConfigError, load
 from gateway.config.routes import is_reserved
 
-SECRETS = {"GATEWAY_ADMIN_TOKEN": "a", "GATEWAY_KEY_PEPPER": "b", "GATEWAY_JWT_SECRET": "c"}
+SECRETS = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from gateway.config import Config, ConfigError, load
 
 SECRETS = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
+MINE, KEPT, NEW = "mine" * 4, "kept" * 8, "new" * 6
 PRODUCTION = {"GATEWAY_DATABASE__URL": "postgresql://h/x", "GATEWAY_REDIS__URL": "redis://h"}
 
 
@@ -38,29 +39,29 @@ def test_secrets_file_is_readable_by_its_owner_only(tmp_path: Path) -> None:
 def test_environment_outranks_stored_secrets_without_replacing_them(tmp_path: Path) -> None:
     kept = load_with(tmp_path, {}).secrets
 
-    given = load_with(tmp_path, {"GATEWAY_ADMIN_TOKEN": "mine"}).secrets
+    given = load_with(tmp_path, {"GATEWAY_ADMIN_TOKEN": MINE}).secrets
 
-    assert given.admin_token == "mine"
+    assert given.admin_token == MINE
     assert given.jwt_secret == kept.jwt_secret
     assert load_with(tmp_path, {}).secrets == kept
 
 
 def test_secrets_combine_given_stored_and_new_ones(tmp_path: Path) -> None:
-    (tmp_path / "secrets.json").write_text('{"GATEWAY_ADMIN_TOKEN": "kept", "GATEWAY_JWT_SECRET": "kept too"}')
+    (tmp_path / "secrets.json").write_text(json.dumps({"GATEWAY_ADMIN_TOKEN": "kept" * 4, "GATEWAY_JWT_SECRET": KEPT}))
 
-    found = load_with(tmp_path, {"GATEWAY_ADMIN_TOKEN": "mine"}).secrets
+    found = load_with(tmp_path, {"GATEWAY_ADMIN_TOKEN": MINE}).secrets
 
-    assert (found.admin_token, found.jwt_secret) == ("mine", "kept too")
+    assert (found.admin_token, found.jwt_secret) == (MINE, KEPT)
     written = json.loads((tmp_path / "secrets.json").read_text())
     assert written == {
-        "GATEWAY_ADMIN_TOKEN": "kept",
-        "GATEWAY_JWT_SECRET": "kept too",
+        "GATEWAY_ADMIN_TOKEN": "kept" * 4,
+        "GATEWAY_JWT_SECRET": KEPT,
         "GATEWAY_KEY_PEPPER": found.key_peppers[1],
     }
 
 
 def test_given_secrets_are_not_stored(tmp_path: Path) -> None:
-    load_with(tmp_path, {"GATEWAY_ADMIN_TOKEN": "mine"})
+    load_with(tmp_path, {"GATEWAY_ADMIN_TOKEN": MINE})
 
     assert set(json.loads((tmp_path / "secrets.json").read_text())) == {"GATEWAY_KEY_PEPPER", "GATEWAY_JWT_SECRET"}
 
@@ -161,10 +162,10 @@ def test_comma_separates_webhook_secrets_during_rotation(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("written", "peppers", "current"),
     [
-        ("plain", {1: "plain"}, 1),
-        ("with:colon", {1: "with:colon"}, 1),
-        ("2:new,1:old", {2: "new", 1: "old"}, 2),
-        ("1:old, 10:new", {1: "old", 10: "new"}, 10),
+        (NEW, {1: NEW}, 1),
+        (f"with:{NEW}", {1: f"with:{NEW}"}, 1),
+        (f"2:{NEW},1:old", {2: NEW, 1: "old"}, 2),
+        (f"1:old, 10:{NEW}", {1: "old", 10: NEW}, 10),
     ],
 )
 def test_peppers_have_versions_of_which_the_highest_is_current(
@@ -180,3 +181,15 @@ def test_peppers_have_versions_of_which_the_highest_is_current(
 def test_peppers_with_unclear_versions_are_refused(tmp_path: Path, written: str) -> None:
     with pytest.raises(ConfigError, match=r"GATEWAY_KEY_PEPPER: must give each secret a version"):
         load_with(tmp_path, {**SECRETS, "GATEWAY_KEY_PEPPER": written})
+
+
+def test_short_secrets_are_refused_by_name(tmp_path: Path) -> None:
+    short = {"GATEWAY_ADMIN_TOKEN": "a" * 15, "GATEWAY_KEY_PEPPER": f"2:short,1:{NEW}", "GATEWAY_JWT_SECRET": "j" * 31}
+    for given in (PRODUCTION | short, short):
+        with pytest.raises(ConfigError) as caught:
+            load_with(tmp_path, given)
+        assert {problem.key for problem in caught.value.problems} == set(SECRETS)
+        assert not any(secret in str(caught.value) for secret in short.values())
+    load_with(
+        tmp_path, {"GATEWAY_ADMIN_TOKEN": "a" * 16, "GATEWAY_KEY_PEPPER": "p" * 16, "GATEWAY_JWT_SECRET": "j" * 32}
+    )

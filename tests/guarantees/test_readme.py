@@ -28,9 +28,9 @@ USAGE_SECONDS = 30
 STRICT = 'set -euo pipefail\ncurl() { command curl --fail --show-error --no-progress-meter "$@"; echo; }\n'
 CURL_7_74 = {"-s", "-X", "-H", "-d", "-F", "-N"}
 SECRETS = {
-    "GATEWAY_ADMIN_TOKEN": "admin",
-    "GATEWAY_KEY_PEPPER": "pepper",
-    "GATEWAY_JWT_SECRET": "jwt",
+    "GATEWAY_ADMIN_TOKEN": "a" * 32,
+    "GATEWAY_KEY_PEPPER": "p" * 32,
+    "GATEWAY_JWT_SECRET": "j" * 32,
     "GATEWAY_WEBHOOK_SECRET": "whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0",
     "STRIPE_SECRET_KEY": "sk_test_1",
     "STRIPE_WEBHOOK_SECRET": "whsec_1",

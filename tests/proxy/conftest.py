@@ -47,7 +47,7 @@ def configure(
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
-    environ = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATEWAY_JWT_SECRET": "jwt"}
+    environ = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
     data_dir = str(tmp_path_factory.mktemp("data"))
     places: dict[str, object] = {"database.url": migrated_url, "redis.url": redis_url, "data_dir": data_dir}
     for name in ("main", "plain", "open", "hasty", "drowsy", "narrow", "patient", "nobody"):

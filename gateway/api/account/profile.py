@@ -73,7 +73,7 @@ async def change_password(body: PasswordChange, me: Me, dependencies: Dependenci
     """Your other sessions end."""
     check_new_password(body.new_password, email=me.user.email, field="new_password")
     await _check(dependencies, me, body.current_password, field="current_password", address=address)
-    password_hash = await dependencies.hasher.hash(body.new_password)
+    password_hash = await dependencies.hasher.hash(body.new_password, address=address)
     async with me.unit_of_work.change() as change:
         await users.patch(change.connection, me.id, password_hash=password_hash)
         await login_sessions.revoke_all(change.connection, me.id, exclude=me.session_id)
@@ -87,7 +87,7 @@ async def change_password(body: PasswordChange, me: Me, dependencies: Dependenci
 async def resend_verification(me: Me, dependencies: DependenciesDep, address: ClientAddress) -> None:
     """Where the address is verified already nothing is sent."""
     if me.user.email_verified_at is None:
-        await dependencies.throttle.take(throttling.of_mail(me.user.email, address))
+        await dependencies.throttle.take(throttling.of_mail(str(me.id), address))
         async with dependencies.database.transaction() as connection:
             await ask_to_verify(connection, me.user, dependencies.lifetimes)
 

@@ -7,10 +7,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
+import structlog
 from starlette.requests import Request
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway import metrics
 from gateway.api import error_responses
 from gateway.api.admin.scopes import PREFIX, SCOPES, scope_of
 from gateway.api.errors import NotAuthenticated, NotInScope
@@ -25,6 +27,8 @@ ROOT = "admin"
 TOKEN_PREFIX_SUFFIX = "adm"  # noqa: S105 - how tokens begin, not one
 TOUCH_INTERVAL = timedelta(minutes=1)
 
+_log = structlog.get_logger()
+
 
 @dataclass(frozen=True, slots=True)
 class Actor:
@@ -32,6 +36,11 @@ class Actor:
 
     name: str
     scopes: frozenset[str]
+
+    def require(self, scope: str) -> None:
+        """For what an operation needs beyond its own scope. Raises NotInScope."""
+        if scope not in self.scopes:
+            raise NotInScope(scope)
 
 
 class AdminAuthenticator:
@@ -52,6 +61,8 @@ class AdminAuthenticator:
             raise NotAuthenticated("Send the admin token as `Authorization: Bearer ADMIN_TOKEN`.")
         actor = await self._find_actor(token)
         if actor is None:
+            metrics.FAILED_SIGN_INS.labels("admin_token").inc()
+            _log.warning("sign_in_failed", kind="admin_token", address=request.client.host if request.client else None)
             raise NotAuthenticated("The admin token is not valid.")
         return actor
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID, uuid4
 
-from sqlalchemy import func, insert, update
+from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.db.tables import one_time_tokens
@@ -14,7 +14,7 @@ from policies.access.tokens import Purpose
 
 
 @dataclass(frozen=True, slots=True)
-class RedeemedToken:
+class ProvenAddress:
     """The user, and the address at which the user received the token."""
 
     user_id: UUID
@@ -32,17 +32,23 @@ async def issue(
     return token_id
 
 
-async def redeem(connection: AsyncConnection, token_id: UUID, purpose: Purpose) -> RedeemedToken | None:
+async def find(connection: AsyncConnection, token_id: UUID, purpose: Purpose) -> ProvenAddress | None:
+    """What `redeem` would give, without using the token up."""
+    query = select(one_time_tokens.c.user_id, one_time_tokens.c.email).where(*_usable(token_id, purpose))
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else ProvenAddress(row.user_id, row.email)
+
+
+async def redeem(connection: AsyncConnection, token_id: UUID, purpose: Purpose) -> ProvenAddress | None:
     """Uses a token up. Gives None for one that is used, expired or of another purpose; of two at once, one succeeds."""
     used = (
         update(one_time_tokens)
-        .where(one_time_tokens.c.id == token_id, one_time_tokens.c.purpose == purpose)
-        .where(one_time_tokens.c.used_at.is_(None), one_time_tokens.c.expires_at > func.now())
+        .where(*_usable(token_id, purpose))
         .values(used_at=func.now())
         .returning(one_time_tokens.c.user_id, one_time_tokens.c.email)
     )
     row = (await connection.execute(used)).one_or_none()
-    return None if row is None else RedeemedToken(row.user_id, row.email)
+    return None if row is None else ProvenAddress(row.user_id, row.email)
 
 
 async def revoke(connection: AsyncConnection, user_id: UUID, purpose: Purpose) -> None:
@@ -62,3 +68,12 @@ async def delete_expired(connection: AsyncConnection) -> int:
     return (
         await connection.execute(one_time_tokens.delete().where(one_time_tokens.c.expires_at < func.now()))
     ).rowcount
+
+
+def _usable(token_id: UUID, purpose: Purpose) -> tuple[ColumnElement[bool], ...]:
+    return (
+        one_time_tokens.c.id == token_id,
+        one_time_tokens.c.purpose == purpose,
+        one_time_tokens.c.used_at.is_(None),
+        one_time_tokens.c.expires_at > func.now(),
+    )

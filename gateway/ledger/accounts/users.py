@@ -121,11 +121,20 @@ async def delete(connection: AsyncConnection, user_id: UUID) -> None:
     tombstone = f"{user_id}@deleted.invalid"  # .invalid never resolves: RFC 2606 section 2
     state = {"email": tombstone, "status": AccountStatus.SUSPENDED, "deleted_at": func.now(), "metadata": {}}
     await _change(connection, user_id, personal | state)
-    await connection.execute(_REVOKE_KEYS, {"user_id": user_id})
+    await connection.execute(_ERASE_KEYS, {"user_id": user_id})
     await audit_log.erase_personal(connection, user_id)
 
 
+async def revoke_keys(connection: AsyncConnection, user_id: UUID) -> None:
+    """Revokes all keys of a user for good. The caller changes the user too, which bumps the account's version."""
+    await connection.execute(_REVOKE_KEYS, {"user_id": user_id})
+
+
 _REVOKE_KEYS = text("""
+    UPDATE api_keys SET status = 'revoked', revoked_at = now(), updated_at = now()
+     WHERE user_id = :user_id AND status <> 'revoked'
+""")
+_ERASE_KEYS = text("""
     UPDATE api_keys SET status = 'revoked', revoked_at = coalesce(revoked_at, now()), updated_at = now(),
            name = '', allowed_ips = '{}', metadata = '{}'
      WHERE user_id = :user_id

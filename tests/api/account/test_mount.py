@@ -19,7 +19,7 @@ from gateway.runtime.data_plane import data_plane
 from gateway.runtime.public_listener import PublicListener, account_api
 from gateway.runtime.roles import public_server
 
-SECRETS = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATEWAY_JWT_SECRET": "jwt"}
+SECRETS = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
 CONFIG = """
 credits: {shown_as: {currency: JPY, per_unit: 2}}
 upstreams: {main: {targets: [http://127.0.0.1:1]}}

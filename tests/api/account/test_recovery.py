@@ -9,6 +9,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from gateway.api.account.login.password_hashing import PasswordHasher
 from policies.access.tokens import Purpose, one_time
 from tests.api.account.conftest import PASSWORD, SECRET, AccountApi, Customer
 
@@ -152,3 +153,34 @@ async def _refresh(account_api: AccountApi, customer: Customer) -> httpx.Respons
 async def _refused(account_api: AccountApi, path: str, token: str, **more: str) -> None:
     refused = await account_api.call(path, {"token": token, **more}, status=422)
     assert [each["field"] for each in refused["errors"]] == ["token"]
+
+
+async def test_unusable_token_is_refused_before_anything_is_hashed(
+    account_api: AccountApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hash_nothing(*_: object, **__: object) -> str:
+        raise AssertionError("hashed")
+
+    customer = await account_api.customer()
+    used = await _asked(account_api, customer)
+    await account_api.call("/auth/reset-password", {"token": used, "password": NEW}, status=204)
+    monkeypatch.setattr(PasswordHasher, "hash", hash_nothing)
+    for token in (used, "x", one_time("guessed", Purpose.RESET_PASSWORD, customer.id)):
+        await _refused(account_api, "/auth/reset-password", token, password=NEW)
+    taken = {"email": customer.email, "password": PASSWORD}
+    assert (await account_api.call("/auth/register", taken, status=409))["code"] == "conflict"
+
+
+async def test_owner_who_resets_a_never_verified_account_gets_it_without_foreign_keys(account_api: AccountApi) -> None:
+    squatter = await account_api.customer()
+    await squatter.post("/me/keys", {"name": "mine"}, status=201)
+    token = await _asked(account_api, squatter)
+    await account_api.call("/auth/reset-password", {"token": token, "password": NEW}, status=204)
+    owner = await account_api.log_in(squatter.email, NEW)
+    assert [key["status"] for key in (await owner.get("/me/keys"))["data"]] == ["revoked"]
+    await owner.post("/me/keys", {"name": "mine"}, status=201)
+    token = await _asked(account_api, owner)
+    await account_api.call("/auth/reset-password", {"token": token, "password": PASSWORD}, status=204)
+    again = await account_api.log_in(squatter.email, PASSWORD)
+    # The address was verified when the second key was made: a forgotten password costs no keys.
+    assert sorted(key["status"] for key in (await again.get("/me/keys"))["data"]) == ["active", "revoked"]

@@ -8,7 +8,9 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from gateway.clock import now
 from tests.api.conftest import AdminApi, client_of
@@ -87,6 +89,47 @@ async def test_admin_token_gives_no_scope_beyond_its_own(admin_api: AdminApi) ->
     wanted = {"name": uuid4().hex, "scopes": ["credits:write", "admin:write"]}
     code, problem = await status(admin_api, token, "POST", "/admin-tokens", json=wanted)
     assert (code, problem["scope"]) == (403, "credits:write")
+
+
+async def test_user_on_a_plan_takes_the_scope_of_subscriptions_too(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
+    body = {"email": f"{uuid4().hex}@example.com", "plan": a_plan["id"]}
+    token = (await a_token(admin_api, "users:write"))["token"]
+    code, problem = await status(admin_api, token, "POST", "/users", json=body)
+    assert (code, problem["scope"]) == (403, "subscriptions:write")
+    token = (await a_token(admin_api, "users:write", "subscriptions:write"))["token"]
+    assert (await status(admin_api, token, "POST", "/users", json=body))[0] == 201
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"email": "thief@example.com"}, {"role": "admin"}, {"email_verified_at": "2026-01-31T12:00:00Z"}],
+    ids=lambda changes: next(iter(changes)),
+)
+async def test_whose_account_it_is_takes_admin_write_to_change(admin_api: AdminApi, changes: dict[str, str]) -> None:
+    user, token = await admin_api.create_user(), (await a_token(admin_api, "users:write"))["token"]
+    code, problem = await status(admin_api, token, "PATCH", f"/users/{user['id']}", json=changes)
+    assert (code, problem["scope"]) == (403, "admin:write")
+    assert (await admin_api.get(f"/users/{user['id']}"))["email"] == user["email"]
+    same = {name: user[name] for name in changes} | {"company": "Difference Ltd"}
+    assert (await status(admin_api, token, "PATCH", f"/users/{user['id']}", json=same))[0] == 200
+    token = (await a_token(admin_api, "users:write", "admin:write"))["token"]
+    changes = {**changes, **({"email": f"{uuid4().hex}@example.com"} if "email" in changes else {})}
+    assert (await status(admin_api, token, "PATCH", f"/users/{user['id']}", json=changes))[0] == 200
+
+
+async def test_failed_admin_token_is_counted_and_logged_without_itself(admin_api: AdminApi) -> None:
+    revoked = await a_token(admin_api, "read")
+    await admin_api.post(f"/admin-tokens/{revoked['id']}/revoke")
+    guesses = ("guessed-token", revoked["token"])
+    name, labels = "gateway_failed_sign_ins_total", {"kind": "admin_token"}
+    before = REGISTRY.get_sample_value(name, labels) or 0
+    with capture_logs() as lines:
+        assert {(await status(admin_api, guess, "GET", "/plans"))[0] for guess in guesses} == {401}
+    assert REGISTRY.get_sample_value(name, labels) == before + len(guesses)
+    failed = [line for line in lines if line["event"] == "sign_in_failed"]
+    assert [line["kind"] for line in failed] == ["admin_token"] * len(guesses)
+    assert all(line["address"] for line in failed)
+    assert not any(guess in str(failed) for guess in guesses)
 
 
 @pytest.mark.parametrize("scopes", [[], ["everything"], ["read", "root"]])

@@ -28,7 +28,7 @@ async def _time_stands_still_with_the_machine() -> AsyncIterator[None]:
 async def _data_plane(
     migrated_url: str, redis_url: str, database: Database, redis: Redis, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[DataPlane]:
-    environ = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATEWAY_JWT_SECRET": "jwt"}
+    environ = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
     redis_client = RedisClient(redis_url, timeout_seconds=5, scripts=SCRIPTS)
     await redis_client.open()
     async with upstreams.running() as upstream:

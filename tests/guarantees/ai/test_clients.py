@@ -156,6 +156,7 @@ async def test_ollama_document_and_lines(data_plane: DataPlane, account: Account
     assert found.message.content == TEXT
     stream = await client.chat(model="llama3", messages=PROMPT, stream=True)
     assert joined([part.message.content async for part in stream]) == TEXT
+    await client.close()
     assert await charges(data_plane, account) == [OLLAMA_CHARGE] * 2
 
 

@@ -39,7 +39,7 @@ ACCOUNTS = 12
 DELAY_SECONDS = 0.05
 GRANTED = 1_000_000  # times the account's number: so the balances that accounts are told never overlap
 AFTERMATH_SECONDS = 30.0
-ENVIRON = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATEWAY_JWT_SECRET": "jwt"}
+ENVIRON = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ TIMEOUT_SECONDS = 0.2
 ANSWER_SECONDS = 2 * TIMEOUT_SECONDS  # a call that waits a second time takes so long
 BACK_SECONDS = 5.0
 AFTERMATH_SECONDS = 30.0
-ENVIRON = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATEWAY_JWT_SECRET": "jwt"}
+ENVIRON = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
 
 
 @dataclass

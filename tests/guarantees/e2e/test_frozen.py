@@ -39,14 +39,14 @@ from tests.support.polling import eventually
 REDIS_DATABASE = 14  # this module's alone while it runs
 PARTITIONS = 4
 CALLS = 200
-SECRETS = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATEWAY_JWT_SECRET": "jwt"}
+SECRETS = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
 START_SECONDS, STOP_SECONDS, REPLAY_SECONDS = 60, 30, 30
 CONFIG = """
 server: {{public: 127.0.0.1:0}}
 data_dir: {data_dir}
 database: {{url: "{database_url}"}}
 redis: {{url: "{redis_url}", partitions: {partitions}, timeout: 2s}}
-upstreams: {{main: {{targets: ["{upstream_url}"]}}}}
+upstreams: {{main: {{targets: ["{upstream_url}"], max_share_per_account: 1}}}}
 routes: [{{name: things, match: {{path: /v1/things/**}}, upstream: main, price: {{credits: 1}}}}]
 """
 

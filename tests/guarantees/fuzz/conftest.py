@@ -19,7 +19,7 @@ from tests.proxy import data_plane as data_planes
 from tests.proxy.data_plane import Account, DataPlane
 from tests.proxy.upstream import ScriptedUpstream
 
-ENVIRON = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATEWAY_JWT_SECRET": "jwt"}
+ENVIRON = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
 GRANTED = 10_000_000
 
 

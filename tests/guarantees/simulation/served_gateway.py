@@ -34,7 +34,7 @@ from policies.access.keys import ENTROPY_BYTES, compose
 START_SECONDS = 60.0
 PATIENCE_SECONDS = 60.0  # only a failure waits so long
 GRANTED = 1_000_000
-SECRETS = {"GATEWAY_ADMIN_TOKEN": "admin", "GATEWAY_KEY_PEPPER": "pepper", "GATEWAY_JWT_SECRET": "jwt"}
+SECRETS = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
 PLAN = "{id: open, name: Open, price: 0}"
 
 # Databases of the shared server, each for one test: a `serve` has workers of its own, which take whatever is journaled.

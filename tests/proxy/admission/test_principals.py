@@ -50,7 +50,7 @@ def principals_of(database: Database, redis_client: RedisClient, peppers: dict[i
 
 async def test_key_is_found_under_the_pepper_it_was_made_with(data_plane: DataPlane, redis_client: RedisClient) -> None:
     account = await data_plane.create_account()
-    rotated = principals_of(data_plane.database, redis_client, {1: b"pepper", 2: b"a newer one"})
+    rotated = principals_of(data_plane.database, redis_client, {1: b"p" * 32, 2: b"a newer one"})
     for _ in range(2):
         caller = await rotated.get(account.key.encode())
         assert caller.principal.key.id == account.key_id
@@ -59,14 +59,14 @@ async def test_key_is_found_under_the_pepper_it_was_made_with(data_plane: DataPl
 async def test_key_made_with_the_newer_pepper_is_found_by_it(data_plane: DataPlane, redis_client: RedisClient) -> None:
     account = await data_plane.create_account()
     new = compose("gw", token_bytes(ENTROPY_BYTES))
-    peppers = {1: b"pepper", 2: b"a newer one"}
+    peppers = {1: b"p" * 32, 2: b"a newer one"}
     async with data_plane.database.transaction() as connection:
         await api_keys.create(connection, account.user_id, fingerprint=api_keys.fingerprint(new, peppers))
     assert (
         await principals_of(data_plane.database, redis_client, peppers).get(new.secret.encode())
     ).principal.account.id
     with pytest.raises(Refused) as caught:
-        await principals_of(data_plane.database, redis_client, {1: b"pepper"}).get(new.secret.encode())
+        await principals_of(data_plane.database, redis_client, {1: b"p" * 32}).get(new.secret.encode())
     assert caught.value.code is Refusal.INVALID_KEY
 
 
@@ -75,7 +75,7 @@ async def test_database_outage_fails_all_waiting_calls_and_delays_the_next_query
 ) -> None:
     account = await data_plane.create_account()
     nobody = Database("postgresql://u:p@127.0.0.1:1/none")
-    principals = principals_of(nobody, redis_client, {1: b"pepper"})
+    principals = principals_of(nobody, redis_client, {1: b"p" * 32})
     asked = await asyncio.gather(*(principals.get(account.key.encode()) for _ in range(5)), return_exceptions=True)
     assert [each.code for each in asked if isinstance(each, Refused)] == [Refusal.ACCOUNTS_UNAVAILABLE] * 5
     principals._database = data_plane.database
@@ -91,7 +91,7 @@ async def test_cancelled_wait_does_not_cancel_the_principal_load_of_others(
     data_plane: DataPlane, redis_client: RedisClient
 ) -> None:
     account = await data_plane.create_account()
-    principals = principals_of(data_plane.database, redis_client, {1: b"pepper"})
+    principals = principals_of(data_plane.database, redis_client, {1: b"p" * 32})
     first, second = (asyncio.create_task(principals.get(account.key.encode())) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
@@ -102,7 +102,7 @@ async def test_cancelled_wait_does_not_cancel_the_principal_load_of_others(
 
 async def test_principal_cache_repr_shows_no_key(data_plane: DataPlane, redis_client: RedisClient) -> None:
     account = await data_plane.create_account()
-    principals = principals_of(data_plane.database, redis_client, {1: b"pepper"})
+    principals = principals_of(data_plane.database, redis_client, {1: b"p" * 32})
     await principals.get(account.key.encode())
     assert repr(principals) == "<PrincipalCache 1 cached, 0 loading>"
 
@@ -147,7 +147,7 @@ async def test_unknown_keys_of_an_address_are_looked_up_at_a_pace(
     data_plane: DataPlane, redis_client: RedisClient
 ) -> None:
     account = await data_plane.create_account()
-    principals = principals_of(data_plane.database, redis_client, {1: b"pepper"})
+    principals = principals_of(data_plane.database, redis_client, {1: b"p" * 32})
     guesses = [compose("gw", token_bytes(ENTROPY_BYTES)).secret.encode() for _ in range(UNKNOWN_BURST + 20)]
     asked = await asyncio.gather(
         *(principals.get(guess, address="192.0.2.1") for guess in guesses),
@@ -163,7 +163,7 @@ async def test_unknown_keys_of_an_address_are_looked_up_at_a_pace(
 
 async def test_known_keys_cost_their_address_no_pace(data_plane: DataPlane, redis_client: RedisClient) -> None:
     account = await data_plane.create_account()
-    principals = principals_of(data_plane.database, redis_client, {1: b"pepper"})
+    principals = principals_of(data_plane.database, redis_client, {1: b"p" * 32})
     for _ in range(UNKNOWN_BURST + 5):
         principals._callers.clear()
         await principals.get(account.key.encode(), address="192.0.2.1")
@@ -171,7 +171,7 @@ async def test_known_keys_cost_their_address_no_pace(data_plane: DataPlane, redi
 
 async def test_busy_pool_is_no_outage(data_plane: DataPlane, redis_client: RedisClient) -> None:
     account = await data_plane.create_account()
-    principals = principals_of(data_plane.database, redis_client, {1: b"pepper"})
+    principals = principals_of(data_plane.database, redis_client, {1: b"p" * 32})
 
     class Busy:
         def read(self) -> NoReturn:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gateway.api.account.dependencies import AccountDependencies
-from gateway.api.account.login.throttling import of_login
+from gateway.api.account.login.throttling import of_login, record_failure
 from gateway.api.account.schemas import TokenPair
 from gateway.api.errors import NotAuthenticated, Suspended
 from gateway.clock import now
@@ -37,10 +37,13 @@ async def check_password(dependencies: AccountDependencies, email: str, *, passw
     """The account of the password. Only failures count for the throttle. Raises as `sign_in`, and Throttled."""
     async with dependencies.database.read() as connection:
         account = await login_sessions.find_account(connection, email, address=address)
-    attempt = of_login(email, address, is_known=account is not None and account.is_known_address)
-    await dependencies.throttle.take(attempt)
-    is_right, stronger = await dependencies.hasher.verify(password, account.password_hash if account else None)
+    named = email if account is None else str(account.user_id)
+    attempt = of_login(named, address, is_known=account is not None and account.is_known_address)
+    password_hash = None if account is None else account.password_hash
+    async with dependencies.throttle.taken(attempt):
+        is_right, stronger = await dependencies.hasher.verify(password, password_hash, address=address)
     if account is None or not is_right:
+        record_failure("password", address=address, user_id=None if account is None else account.user_id)
         raise NotAuthenticated(_WRONG)
     await dependencies.throttle.give_back(attempt)
     if stronger is not None:

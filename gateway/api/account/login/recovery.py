@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 from fastapi import APIRouter, BackgroundTasks
@@ -10,22 +11,26 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.account.dependencies import AccountDependencies, ClientAddress, DependenciesDep, Lifetimes
 from gateway.api.account.login import throttling
+from gateway.api.account.login.throttling import record_failure
 from gateway.api.account.schemas import NewPassword, Token, check_new_password
 from gateway.api.errors import Invalid
 from gateway.api.openapi import THROTTLED
-from gateway.api.schemas.fields import Email
+from gateway.api.schemas.fields import LookupEmail
 from gateway.api.schemas.pages import RequestModel
 from gateway.clock import now
 from gateway.ledger.accounts import login_sessions, one_time_tokens, users
+from gateway.ledger.accounts.one_time_tokens import ProvenAddress
 from gateway.ledger.accounts.users import User
 from gateway.ledger.db import notifications
 from policies.access.tokens import Purpose, read_one_time
 
 router = APIRouter(prefix="/auth", tags=["auth"])
 
+FindToken = Callable[[AsyncConnection, UUID, Purpose], Awaitable[ProvenAddress | None]]
+
 
 class PasswordResetRequest(RequestModel):
-    email: Email = Field(examples=["ada@example.com"])
+    email: LookupEmail = Field(examples=["ada@example.com"])
 
 
 class EmailVerification(RequestModel):
@@ -41,33 +46,43 @@ async def forgot_password(
     body: PasswordResetRequest, dependencies: DependenciesDep, address: ClientAddress, later: BackgroundTasks
 ) -> None:
     """The same answer whether or not there is an account of this address."""
-    await dependencies.throttle.take(throttling.of_mail(body.email, address))
+    async with dependencies.database.read() as connection:
+        user = await users.get_by_email(connection, body.email)
+    await dependencies.throttle.take(throttling.of_mail(body.email if user is None else str(user.id), address))
     later.add_task(_send_reset, dependencies, body.email)  # after the response, so that its time reveals no account
 
 
 @router.post("/reset-password", status_code=204, summary="Set a new password by a mail", responses=THROTTLED)
 async def reset_password(body: PasswordReset, dependencies: DependenciesDep, address: ClientAddress) -> None:
-    """All sessions of the account end."""
-    await dependencies.throttle.take(throttling.of_token(address))
+    """All sessions of the account end; where its address was not verified before, all its API keys are revoked too."""
     token_id = read_one_time(dependencies.secret, Purpose.RESET_PASSWORD, body.token)
-    password_hash = await dependencies.hasher.hash(body.password)
+    async with dependencies.throttle.taken(throttling.of_token(address)):
+        # Looked up before anything is hashed, and redeemed afterwards.
+        async with dependencies.database.read() as connection:
+            user = await _user_of(
+                connection, token_id, Purpose.RESET_PASSWORD, address=address, find=one_time_tokens.find
+            )
+        check_new_password(body.password, email=user.email, field="password")
+        password_hash = await dependencies.hasher.hash(body.password, address=address)
     async with dependencies.unit_of_work("mail").change() as change:
         connection = change.connection
-        user = await _user_of(connection, token_id, Purpose.RESET_PASSWORD)
-        check_new_password(body.password, email=user.email, field="password")
+        user = await _user_of(connection, token_id, Purpose.RESET_PASSWORD, address=address)
         # The token in the e-mail proves the address too.
         verified_at = user.email_verified_at or now()
         await users.patch(connection, user.id, password_hash=password_hash, email_verified_at=verified_at)
         await login_sessions.revoke_all(connection, user.id)
+        if user.email_verified_at is None:
+            # Somebody else may have registered the address, and made keys, before its owner proved it.
+            await users.revoke_keys(connection, user.id)
         await change.record("account.reset_password", "user", entity_id=user.id)
         await notifications.enqueue(connection, user.id, kind="account.password_changed", payload={})
 
 
 @router.post("/verify-email", status_code=204, summary="Verify an address by a mail")
-async def verify_email(body: EmailVerification, dependencies: DependenciesDep) -> None:
+async def verify_email(body: EmailVerification, dependencies: DependenciesDep, address: ClientAddress) -> None:
     token_id = read_one_time(dependencies.secret, Purpose.VERIFY_EMAIL, body.token)
     async with dependencies.unit_of_work("mail").change() as change:
-        user = await _user_of(change.connection, token_id, Purpose.VERIFY_EMAIL)
+        user = await _user_of(change.connection, token_id, Purpose.VERIFY_EMAIL, address=address)
         await users.patch(change.connection, user.id, email_verified_at=now())
         await change.record("account.verify_email", "user", entity_id=user.id)
         await notifications.enqueue(
@@ -82,11 +97,19 @@ async def _send_reset(dependencies: AccountDependencies, email: str) -> None:
             await send_reset(connection, user, dependencies.lifetimes)
 
 
-async def _user_of(connection: AsyncConnection, token_id: UUID | None, purpose: Purpose) -> User:
+async def _user_of(
+    connection: AsyncConnection,
+    token_id: UUID | None,
+    purpose: Purpose,
+    *,
+    address: str,
+    find: FindToken = one_time_tokens.redeem,
+) -> User:
     """Consumes the token. Raises Invalid for an unusable token, or one of a former address of the user."""
-    proof = None if token_id is None else await one_time_tokens.redeem(connection, token_id, purpose)
+    proof = None if token_id is None else await find(connection, token_id, purpose)
     user = None if proof is None else await users.get(connection, proof.user_id)
     if proof is None or user is None or user.email != proof.email:
+        record_failure("one_time_token", address=address)
         raise Invalid("token", "is not valid, was used already or is too old; ask for another")
     return user
 

@@ -12,10 +12,11 @@ from gateway.api.account.dependencies import AccountDependencies, ClientAddress,
 from gateway.api.account.login import throttling
 from gateway.api.account.login.password_login import sign_in
 from gateway.api.account.login.recovery import ask_to_verify
+from gateway.api.account.login.throttling import record_failure
 from gateway.api.account.schemas import NewPassword, Password, Profile, Token, TokenPair, check_new_password
-from gateway.api.errors import NotAuthenticated, Suspended
+from gateway.api.errors import Conflict, NotAuthenticated, Suspended
 from gateway.api.openapi import CONFLICTS, SIGNED_IN, THROTTLED
-from gateway.api.schemas.fields import Email, Line
+from gateway.api.schemas.fields import Email, Line, LookupEmail
 from gateway.api.schemas.pages import RequestModel
 from gateway.clock import now
 from gateway.ledger.accounts import login_sessions, users
@@ -35,7 +36,7 @@ class Registration(RequestModel):
 
 
 class Login(RequestModel):
-    email: Email = Field(examples=["ada@example.com"])
+    email: LookupEmail = Field(examples=["ada@example.com"])
     password: Password
 
 
@@ -51,8 +52,11 @@ class Logout(RequestModel):
 async def register(body: Registration, dependencies: DependenciesDep, address: ClientAddress) -> Profile:
     """A mail asks to verify the address. Log in to go on."""
     check_new_password(body.password, email=body.email, field="password")
-    await dependencies.throttle.take(throttling.of_registration(address))
-    password_hash = await dependencies.hasher.hash(body.password)
+    async with dependencies.throttle.taken(throttling.of_registration(address)):
+        async with dependencies.database.read() as connection:
+            if await users.get_by_email(connection, body.email) is not None:
+                raise Conflict("Another user has this email address.")  # before anything is hashed
+        password_hash = await dependencies.hasher.hash(body.password, address=address)
     async with dependencies.unit_of_work("anonymous").change() as change:
         user = await users.create(
             change.connection, body.email, password_hash=password_hash, name=body.name, company=body.company
@@ -72,13 +76,15 @@ async def login(body: Login, dependencies: DependenciesDep, address: ClientAddre
 
 
 @router.post("/refresh", summary="Get the next pair of tokens", responses=SIGNED_IN)
-async def refresh(body: TokenRefresh, dependencies: DependenciesDep) -> TokenPair:
+async def refresh(body: TokenRefresh, dependencies: DependenciesDep, address: ClientAddress) -> TokenPair:
     """Each refresh token is good once. One that comes a second time ends the session, for one of the two was stolen."""
     found = await _use(dependencies, body.refresh_token)
     if isinstance(found, TokenPair):
         return found
     if found is AccountStatus.SUSPENDED:
         raise Suspended("This account is suspended.")
+    if found is not Verdict.EXPIRED:
+        record_failure("refresh_token", address=address)
     raise NotAuthenticated("The refresh token is not valid, or no longer; log in.")
 
 

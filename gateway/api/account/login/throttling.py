@@ -1,15 +1,24 @@
-"""Throttling of attempts before a password is checked: per account, per address, and in total."""
+"""Throttling of attempts before a password is checked: per account, per address and per network."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Literal
+from uuid import UUID
 
-from gateway.api.errors import Throttled
+import structlog
+
+from gateway import metrics
+from gateway.api.errors import Busy, Throttled
 from gateway.clock import now
 from gateway.ledger.accounts import throttles
 from gateway.ledger.db.session import Database
 from policies.access import throttling
-from policies.access.throttling import Pace, Subject, neighbourhood, subject
+from policies.access.throttling import Pace, Subject, neighbourhood, network, subject
+
+Kind = Literal["password", "refresh_token", "one_time_token"]
+_log = structlog.get_logger()
 
 
 class Throttle:
@@ -25,32 +34,44 @@ class Throttle:
         if wait_seconds:
             raise Throttled(wait_seconds)
 
+    @asynccontextmanager
+    async def taken(self, subjects: Sequence[Subject]) -> AsyncIterator[None]:
+        """Counts an attempt, and takes it back where the gateway is too busy to make it. Raises Throttled."""
+        await self.take(subjects)
+        try:
+            yield
+        except Busy:
+            await self.give_back(subjects)
+            raise
+
     async def give_back(self, subjects: Sequence[Subject]) -> None:
         async with self._database.transaction() as connection:
             await throttles.refund_attempts(connection, subjects)
 
 
-def of_login(email: str, address: str, *, is_known: bool) -> list[Subject]:
-    """From an address that is known to the account, only attempts from there count.
+def of_login(account: str, address: str, *, is_known: bool) -> list[Subject]:
+    """`account` is the id of the account, whatever spelling of its address found it; the address where none is found.
 
-    So guessing from elsewhere cannot lock the owner out.
+    From an address that is known to the account, only attempts from there count. So guessing from elsewhere cannot
+    lock the owner out.
     """
     if is_known:
-        return [subject("login", f"{email}|{neighbourhood(address)}", throttling.LOGIN_OF_ACCOUNT)]
+        return [subject("login", f"{account}|{neighbourhood(address)}", throttling.LOGIN_OF_ACCOUNT)]
     return [
-        subject("login", email, throttling.LOGIN_OF_ACCOUNT),
-        *_outside("login", address, throttling.LOGIN_FROM_ADDRESS, throttling.LOGIN_AT_ALL),
+        subject("login", account, throttling.LOGIN_OF_ACCOUNT),
+        *_outside("login", address, throttling.LOGIN_FROM_ADDRESS, throttling.LOGIN_FROM_NETWORK),
     ]
 
 
 def of_registration(address: str) -> list[Subject]:
-    return _outside("register", address, throttling.REGISTRATION_FROM_ADDRESS, throttling.REGISTRATION_AT_ALL)
+    return _outside("register", address, throttling.REGISTRATION_FROM_ADDRESS, throttling.REGISTRATION_FROM_NETWORK)
 
 
-def of_mail(email: str, address: str) -> list[Subject]:
+def of_mail(account: str, address: str) -> list[Subject]:
+    """`account` as in `of_login`."""
     return [
-        subject("mail", email, throttling.MAIL_TO_ACCOUNT),
-        *_outside("mail", address, throttling.MAIL_FROM_ADDRESS, throttling.MAIL_AT_ALL),
+        subject("mail", account, throttling.MAIL_TO_ACCOUNT),
+        *_outside("mail", address, throttling.MAIL_FROM_ADDRESS, throttling.MAIL_FROM_NETWORK),
     ]
 
 
@@ -58,5 +79,17 @@ def of_token(address: str) -> list[Subject]:
     return [subject("token", neighbourhood(address), throttling.TOKEN_FROM_ADDRESS)]
 
 
-def _outside(action: str, address: str, from_address: Pace, at_all: Pace) -> list[Subject]:
-    return [subject(f"{action}-from", neighbourhood(address), from_address), subject(f"{action}-all", "", at_all)]
+def _outside(action: str, address: str, from_address: Pace, from_network: Pace) -> list[Subject]:
+    return [
+        subject(f"{action}-from", neighbourhood(address), from_address),
+        subject(f"{action}-network", network(address), from_network),
+    ]
+
+
+def record_failure(kind: Kind, *, address: str, user_id: UUID | None = None) -> None:
+    """Counts and logs a failed sign-in, of `user_id` where the account is known.
+
+    What was sent is never logged: a typo may be close to the secret.
+    """
+    metrics.FAILED_SIGN_INS.labels(kind).inc()
+    _log.warning("sign_in_failed", kind=kind, address=address, user_id=None if user_id is None else str(user_id))

@@ -12,9 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.admin.billing.subscriptions import Subscription
 from gateway.api.admin.catalogue.plans import offered_plan
-from gateway.api.admin.dependencies import UnitOfWorkDep
+from gateway.api.admin.dependencies import ActorDep, UnitOfWorkDep
+from gateway.api.admin.scopes import ADMIN
 from gateway.api.openapi import CONFLICTS, UNKNOWN
-from gateway.api.schemas.fields import Email, Instant, Line, Metadata, TimeZone
+from gateway.api.schemas.fields import Email, Instant, Line, LookupEmail, Metadata, TimeZone
 from gateway.api.schemas.pages import PageModel, PageQuery, PatchModel, RequestModel, ResponseModel, page_of, unset
 from gateway.clock import now
 from gateway.ledger.accounts import erasure, users
@@ -24,6 +25,9 @@ from gateway.ledger.subscriptions import lifecycle, subscriptions
 from policies.model import AccountStatus
 
 router = APIRouter(prefix="/users", tags=["users"])
+
+# Whoever moves the address can ask for a new password there.
+_OWNERSHIP = ("email", "email_verified_at", "role")
 
 
 class User(ResponseModel):
@@ -50,7 +54,9 @@ class NewUser(RequestModel):
     name: Line | None = Field(default=None, examples=["Ada Lovelace"])
     company: Line | None = None
     plan: Line | None = Field(
-        default=None, examples=["pro"], description="Starts a subscription to this plan, named by its name or id."
+        default=None,
+        examples=["pro"],
+        description="Starts a subscription to this plan, named by its name or id. Needs `subscriptions:write` too.",
     )
     external_id: Line | None = Field(default=None, description="The id this user has in your own system; unique.")
     time_zone: TimeZone = Field(default="UTC", examples=["Europe/Berlin"])
@@ -58,6 +64,8 @@ class NewUser(RequestModel):
 
 
 class UserPatch(PatchModel):
+    """Another `email`, `role` or `email_verified_at` decides who owns the account, and needs `admin:write` too."""
+
     email: Email = unset()
     name: Line | None = None
     company: Line | None = None
@@ -69,13 +77,15 @@ class UserPatch(PatchModel):
 
 
 class UserQuery(PageQuery):
-    email: Email | None = Field(default=None, description="Only the user of this address.")
+    email: LookupEmail | None = Field(default=None, description="Only the user of this address.")
     external_id: Line | None = Field(default=None, description="Only the user of this id of your own system.")
 
 
 @router.post("", status_code=201, summary="Create a user", responses=UNKNOWN | CONFLICTS)
-async def create_user(body: NewUser, unit_of_work: UnitOfWorkDep) -> UserWithSubscription:
+async def create_user(body: NewUser, unit_of_work: UnitOfWorkDep, actor: ActorDep) -> UserWithSubscription:
     """Without a plan the account has no subscription yet, and its keys are refused with 402."""
+    if body.plan is not None:
+        actor.require("subscriptions:write")
     fields = body.model_dump(exclude={"email", "plan"})
     async with unit_of_work.change() as change:
         user = await users.create(change.connection, body.email, **fields)
@@ -101,10 +111,13 @@ async def get_user(user_id: UUID, unit_of_work: UnitOfWorkDep) -> UserWithSubscr
 
 
 @router.patch("/{user_id}", summary="Change a user", responses=UNKNOWN | CONFLICTS)
-async def change_user(user_id: UUID, patch: UserPatch, unit_of_work: UnitOfWorkDep) -> User:
+async def change_user(user_id: UUID, patch: UserPatch, unit_of_work: UnitOfWorkDep, actor: ActorDep) -> User:
+    changes = patch.changes()
     async with unit_of_work.change() as change:
         before = await _locked(change.connection, user_id)
-        after = User.model_validate(await users.patch(change.connection, user_id, **patch.changes()))
+        if any(name in changes and changes[name] != getattr(before, name) for name in _OWNERSHIP):
+            actor.require(ADMIN)
+        after = User.model_validate(await users.patch(change.connection, user_id, **changes))
         await change.record("users.change", "user", entity_id=user_id, before=before, after=after)
     return after
 
