@@ -27,7 +27,7 @@ class Outcome(StrEnum):
 
 
 class Refusal(StrEnum):
-    """Why a request was not served, in the order of the checks. Statuses stand in `gateway/http/problems.py`."""
+    """Why a request was not served, in the order of the checks. Statuses are in `gateway/http/problem_types.py`."""
 
     BAD_REQUEST = "bad_request"
     ROUTE_NOT_FOUND = "route_not_found"
