@@ -54,6 +54,11 @@ _TEMPLATES: Mapping[str, Email] = {
         "The password of your account was changed just now, and other sessions were ended.",
         "If it was not you, ask for a new password at once and revoke your API keys.",
     ),
+    "account.email_changed": _email(
+        "Your e-mail address was changed",
+        "Your account has another e-mail address since just now, and this is the last message to the one before.",
+        "If it was not you, tell the operator of this service at once: whoever did it knew your password.",
+    ),
     "account.token_reused": _email(
         "A session was ended",
         "A refresh token of your account was used twice, which happens when one is stolen. The session was ended.",

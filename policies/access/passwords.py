@@ -1,4 +1,7 @@
-"""Which passwords are taken: long enough, and not the address they stand beside (NIST SP 800-63B section 3.1.1.2)."""
+"""Which passwords are taken: long enough, not the address beside them, none of those guessed first.
+
+NIST SP 800-63B section 3.1.1.2. What guessers try next is the business of the throttle.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,26 @@ import unicodedata
 
 MIN_LENGTH = 8
 MAX_LENGTH = 128  # hashing costs the same for all; only the transport has to be bounded
+
+# Guessed from any place on, and backwards.
+_SEQUENCES = (
+    *("01234567890", "abcdefghijklmnopqrstuvwxyz", "qwertyuiop", "qwertzuiop", "azertyuiop", "asdfghjkl", "zxcvbnm"),
+    *("1qaz2wsx3edc4rfv", "1q2w3e4r5t6y7u8i9o0p", "qazwsxedcrfv", "147258369"),
+)
+_LEAST_DISTINCT = 4
+# Words that a digit or a sign makes no better: `Password1!`, `p4ssw0rd`.
+_WORDS = frozenset(
+    (
+        *("admin", "administrator", "autumn", "azerty", "baseball", "basketball", "changeme", "charlie", "chelsea"),
+        *("computer", "default", "demo", "dragon", "flower", "football", "freedom", "guest", "hello"),
+        *("hunter", "iloveyou", "jordan", "letmein", "liverpool", "login", "master", "michael", "monkey"),
+        *("mustang", "ninja", "nothing", "pass", "passphrase", "passwd", "password", "passwort", "pokemon"),
+        *("princess", "qwerty", "root", "samsung", "secret", "shadow", "spring", "starwars", "summer"),
+        *("sunshine", "superman", "test", "testtest", "trustno", "user", "welcome", "whatever", "winter"),
+    )
+)
+_LEET = str.maketrans("013457@$!", "oieastasi")
+_DECORATION = "0123456789!?.,-_#*+@$ "
 
 
 def normalised(password: str) -> str:
@@ -21,4 +44,15 @@ def objection(password: str, *, email: str = "") -> str | None:
         return f"may have {MAX_LENGTH} characters at most"
     if email and password.casefold() in (email.casefold(), email.casefold().partition("@")[0]):
         return "must not be the e-mail address"
+    if _is_common(normalised(password).casefold()):
+        return "is among the first that are guessed; choose another"
     return None
+
+
+def _is_common(password: str) -> bool:
+    if len(set(password)) < _LEAST_DISTINCT or any(password in run or password in run[::-1] for run in _SEQUENCES):
+        return True
+    stem = password.strip(_DECORATION)
+    if len(stem) >= _LEAST_DISTINCT and any(stem in run or stem in run[::-1] for run in _SEQUENCES):
+        return True
+    return not {stem, stem.translate(_LEET), password.translate(_LEET).strip(_DECORATION)}.isdisjoint(_WORDS)

@@ -25,7 +25,10 @@ router = APIRouter(prefix="/me/keys", tags=["keys"], responses=SIGNED_IN)
 
 @router.post("", status_code=201, summary="Create a key")
 async def create_key(body: KeyTerms, me: Me, key_factory: KeyFactoryDep) -> IssuedKey:
-    """The answer holds the key, this once."""
+    """The answer holds the key, this once.
+
+    Keys made before your address is verified are revoked by its first verification.
+    """
     secret, fingerprint = key_factory.create()
     async with me.unit_of_work.change() as change:
         row = await api_keys.create(change.connection, me.id, fingerprint=fingerprint, **body.model_dump())

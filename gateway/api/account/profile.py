@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.account.dependencies import ClientAddress, DependenciesDep, Me
 from gateway.api.account.login import throttling
@@ -31,6 +32,10 @@ class ProfilePatch(PatchModel):
     password: Password | None = Field(default=None, description="The present one; needed for a new `email` only.")
 
 
+class Deletion(RequestModel):
+    password: Password
+
+
 class PasswordChange(RequestModel):
     current_password: Password
     new_password: NewPassword
@@ -56,13 +61,16 @@ async def change_me(patch: ProfilePatch, me: Me, dependencies: DependenciesDep, 
         await change.record("account.change", "user", entity_id=me.id, before=before, after=after)
         if is_moving:
             await ask_to_verify(change.connection, user, dependencies.lifetimes)
+            await _tell_former_address(change.connection, me)
     return after
 
 
-@router.delete("", status_code=204, summary="Delete your account")
-async def delete_me(me: Me) -> None:
-    """For good: personal data is erased, keys and tokens are revoked, the subscription ends, at its payment provider
-    within minutes. What was paid for and used stays on record under an account without a name."""
+@router.delete("", status_code=204, summary="Delete your account", responses=THROTTLED)
+async def delete_me(body: Deletion, me: Me, dependencies: DependenciesDep, address: ClientAddress) -> None:
+    """Takes the password, and is for good: personal data is erased, keys and tokens are revoked, the subscription ends,
+    at its payment provider within minutes. What was paid for and used stays on record under an account without a name.
+    """
+    await _check(dependencies, me, body.password, field="password", address=address)
     async with me.unit_of_work.change() as change:
         await erasure.erase(change.connection, me.id, now=now())
         await change.record("account.delete", "user", entity_id=me.id)  # without the personal data that is deleted
@@ -90,6 +98,14 @@ async def resend_verification(me: Me, dependencies: DependenciesDep, address: Cl
         await dependencies.throttle.take(throttling.of_mail(str(me.id), address))
         async with dependencies.database.transaction() as connection:
             await ask_to_verify(connection, me.user, dependencies.lifetimes)
+
+
+async def _tell_former_address(connection: AsyncConnection, me: Me) -> None:
+    """Who reads mail there may be the owner, and not the one who moved the account. Not where nobody proved to be."""
+    if me.user.email_verified_at is not None:
+        payload = {notifications.RECIPIENT: me.user.email}
+        channels = (notifications.MAIL,)
+        await notifications.enqueue(connection, me.id, kind="account.email_changed", payload=payload, channels=channels)
 
 
 async def _check(dependencies: DependenciesDep, me: Me, password: str | None, *, field: str, address: str) -> None:

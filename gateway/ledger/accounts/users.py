@@ -125,14 +125,18 @@ async def delete(connection: AsyncConnection, user_id: UUID) -> None:
     await audit_log.erase_personal(connection, user_id)
 
 
-async def revoke_keys(connection: AsyncConnection, user_id: UUID) -> None:
-    """Revokes all keys of a user for good. The caller changes the user too, which bumps the account's version."""
-    await connection.execute(_REVOKE_KEYS, {"user_id": user_id})
+async def revoke_unproven_keys(connection: AsyncConnection, user_id: UUID) -> None:
+    """Revokes for good the keys of a user who has a password, which those of the operator's making may not have.
+
+    The caller changes the user too, which bumps the account's version.
+    """
+    await connection.execute(_REVOKE_UNPROVEN_KEYS, {"user_id": user_id})
 
 
-_REVOKE_KEYS = text("""
+_REVOKE_UNPROVEN_KEYS = text("""
     UPDATE api_keys SET status = 'revoked', revoked_at = now(), updated_at = now()
      WHERE user_id = :user_id AND status <> 'revoked'
+       AND EXISTS (SELECT 1 FROM users WHERE id = :user_id AND password_hash IS NOT NULL)
 """)
 _ERASE_KEYS = text("""
     UPDATE api_keys SET status = 'revoked', revoked_at = coalesce(revoked_at, now()), updated_at = now(),

@@ -6,13 +6,13 @@ that orders the entries is the last one taken and the shortest held.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, exists, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.audit.audit_chain import seal_entries
@@ -87,6 +87,12 @@ async def list_entries(
     """Newest first."""
     page = await page_by_number(connection, _matching(filters or AuditFilter()), _Stored, cursor=cursor, limit=limit)
     return Page(tuple(map(_merge_personal, page.data)), page.next_cursor)
+
+
+async def has_entry(connection: AsyncConnection, *, entity: str, entity_id: object, actions: Collection[str]) -> bool:
+    """Whether one of these was ever done to it."""
+    of_it = (audit_log.c.entity == entity, audit_log.c.entity_id == str(entity_id), audit_log.c.action.in_(actions))
+    return bool(await connection.scalar(select(exists().where(*of_it))))
 
 
 async def erase_personal(connection: AsyncConnection, user_id: UUID) -> None:

@@ -20,6 +20,8 @@ from gateway.ledger.db.rows import value
 from gateway.ledger.db.tables import notice_deliveries, notices
 
 MAIL, WEBHOOK = "mail", "webhook"
+# In a payload: the address that a mail goes to instead of the user's.
+RECIPIENT = "recipient"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,8 @@ _LEASE = text("""
             SET attempts = d.attempts + 1, due_at = now() + :lease_seconds * interval '1 second'
            FROM due WHERE d.notice_id = due.notice_id AND d.channel = due.channel
          RETURNING d.notice_id, d.channel, d.attempts)
-    SELECT n.id, c.channel, c.attempts, n.kind, n.payload, n.created_at, n.user_id, u.email,
+    SELECT n.id, c.channel, c.attempts, n.kind, n.payload, n.created_at, n.user_id,
+           coalesce(n.payload ->> 'recipient', u.email) AS email,
            CASE WHEN u.email_verified_at IS NOT NULL THEN u.name END AS name
       FROM leased c JOIN notices n ON n.id = c.notice_id JOIN users u ON u.id = n.user_id
      ORDER BY n.created_at, n.id

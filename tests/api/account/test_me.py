@@ -13,6 +13,7 @@ from gateway.clock import now
 from gateway.ledger.accounts import users
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms
+from gateway.ledger.db import notifications
 from gateway.ledger.subscriptions import lifecycle, subscriptions
 from policies.access.tokens import Purpose
 from tests.api.account.conftest import PASSWORD, AccountApi
@@ -47,6 +48,26 @@ async def test_new_address_needs_the_password_and_is_unverified(account_api: Acc
     assert "account.verify_email" in await account_api.notifications_of(customer.id)
 
 
+@pytest.mark.parametrize("was_verified", [True, False])
+async def test_former_address_is_told_of_a_move_where_it_was_verified(
+    account_api: AccountApi, was_verified: bool
+) -> None:
+    customer = await account_api.customer(email_verified_at=now() if was_verified else None)
+    await customer.call("PATCH", "/me", json={"email": f"{uuid4().hex}@example.com", "password": PASSWORD})
+    async with account_api.database.transaction() as connection:
+        leased = await notifications.lease(connection, limit=500, lease_seconds=0)
+    told = [each.email for each in leased if each.user_id == customer.id and each.kind == "account.email_changed"]
+    assert told == ([customer.email] if was_verified else [])
+
+
+async def test_account_is_not_deleted_without_its_password(account_api: AccountApi) -> None:
+    customer = await account_api.customer()
+    for body in ({}, {"password": "guess"}):
+        refused = await customer.call("DELETE", "/me", status=422, json=body)
+        assert [each["field"] for each in refused["errors"]] == ["password"]
+    await customer.get("/me")
+
+
 async def test_taken_address_is_a_conflict(account_api: AccountApi) -> None:
     customer, other = await account_api.customer(), await account_api.customer()
     await customer.call("PATCH", "/me", json={"email": other.email.upper(), "password": PASSWORD}, status=409)
@@ -77,7 +98,7 @@ async def test_deleted_account_has_no_personal_data_and_no_access(account_api: A
     key = await customer.post("/me/keys", {"name": "Ada's laptop", "allowed_ips": ["192.0.2.213"]}, status=201)
     await account_api.call("/auth/forgot-password", {"email": customer.email}, status=202)
     token = await account_api.mailed_token(customer.id, Purpose.RESET_PASSWORD)
-    await customer.call("DELETE", "/me", status=204)
+    await customer.call("DELETE", "/me", status=204, json={"password": PASSWORD})
     assert (await customer.client.get("/me")).status_code == 401
     await account_api.call("/auth/login", {"email": customer.email, "password": PASSWORD}, status=401)
     await account_api.call("/auth/refresh", {"refresh_token": customer.tokens["refresh_token"]}, status=401)
@@ -89,7 +110,7 @@ async def test_deleted_account_has_no_personal_data_and_no_access(account_api: A
 
 async def test_address_of_a_deleted_account_is_free_again(account_api: AccountApi) -> None:
     customer = await account_api.customer()
-    await customer.call("DELETE", "/me", status=204)
+    await customer.call("DELETE", "/me", status=204, json={"password": PASSWORD})
     await account_api.call("/auth/register", {"email": customer.email, "password": PASSWORD}, status=201)
 
 
@@ -98,7 +119,7 @@ async def test_deleted_account_has_no_subscription_and_keeps_its_ledger(account_
     async with account_api.database.transaction() as connection:
         plan = await plans.create(connection, PlanTerms(name=uuid4().hex, price=Decimal(0), credits_per_period=7))
         begun = await lifecycle.start(connection, customer.id, plan_id=plan.id, now=now() - timedelta(days=1))
-    await customer.call("DELETE", "/me", status=204)
+    await customer.call("DELETE", "/me", status=204, json={"password": PASSWORD})
     async with account_api.database.read() as connection:
         ended = await subscriptions.get(connection, begun.id)
         booked = text("SELECT count(*) FROM credit_ledger WHERE user_id = :id")

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from gateway.api.account.login.password_hashing import PasswordHasher
+from gateway.ledger.accounts import users
 from policies.access.tokens import Purpose, one_time
 from tests.api.account.conftest import PASSWORD, SECRET, AccountApi, Customer
 
@@ -23,6 +24,29 @@ async def test_mailed_token_verifies_the_address_once(account_api: AccountApi) -
     await account_api.call("/auth/verify-email", {"token": token}, status=204)
     assert (await customer.get("/me"))["email_verified_at"] is not None
     await _refused(account_api, "/auth/verify-email", token)
+
+
+async def test_first_verification_ends_the_keys_made_before_and_a_later_one_none(account_api: AccountApi) -> None:
+    customer = await account_api.customer()
+    await customer.post("/me/keys", {"name": "before"}, status=201)
+    await _verify(account_api, customer)
+    await customer.post("/me/keys", {"name": "after"}, status=201)
+    moved = {"email": f"{uuid4().hex}@example.com", "password": PASSWORD}
+    await customer.call("PATCH", "/me", json=moved)
+    await _verify(account_api, customer)
+    keys = (await customer.get("/me/keys"))["data"]
+    assert {key["name"]: key["status"] for key in keys} == {"before": "revoked", "after": "active"}
+
+
+async def test_keys_that_the_operator_made_outlive_the_first_password(account_api: AccountApi) -> None:
+    customer = await account_api.customer()
+    await customer.post("/me/keys", {"name": "operator's"}, status=201)
+    async with account_api.database.transaction() as connection:
+        await users.patch(connection, customer.id, password_hash=None)
+    token = await _asked(account_api, customer)
+    await account_api.call("/auth/reset-password", {"token": token, "password": NEW}, status=204)
+    owner = await account_api.log_in(customer.email, NEW)
+    assert [key["status"] for key in (await owner.get("/me/keys"))["data"]] == ["active"]
 
 
 async def test_registration_mails_a_verification(account_api: AccountApi) -> None:
@@ -184,3 +208,10 @@ async def test_owner_who_resets_a_never_verified_account_gets_it_without_foreign
     again = await account_api.log_in(squatter.email, PASSWORD)
     # The address was verified when the second key was made: a forgotten password costs no keys.
     assert sorted(key["status"] for key in (await again.get("/me/keys"))["data"]) == ["active", "revoked"]
+
+
+async def _verify(account_api: AccountApi, customer: Customer) -> None:
+    if "account.verify_email" not in await account_api.notifications_of(customer.id):
+        await customer.post("/me/verify-email", status=202)
+    token = await account_api.mailed_token(customer.id, Purpose.VERIFY_EMAIL)
+    await account_api.call("/auth/verify-email", {"token": token}, status=204)

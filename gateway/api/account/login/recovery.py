@@ -21,11 +21,14 @@ from gateway.clock import now
 from gateway.ledger.accounts import login_sessions, one_time_tokens, users
 from gateway.ledger.accounts.one_time_tokens import ProvenAddress
 from gateway.ledger.accounts.users import User
+from gateway.ledger.audit import audit_log
 from gateway.ledger.db import notifications
 from policies.access.tokens import Purpose, read_one_time
 
 router = APIRouter(prefix="/auth", tags=["auth"])
 
+# What an owner of a verified address did; keys outlive a later move to another one.
+_PROOFS = ("account.verify_email", "account.reset_password")
 FindToken = Callable[[AsyncConnection, UUID, Purpose], Awaitable[ProvenAddress | None]]
 
 
@@ -69,20 +72,23 @@ async def reset_password(body: PasswordReset, dependencies: DependenciesDep, add
         user = await _user_of(connection, token_id, Purpose.RESET_PASSWORD, address=address)
         # The token in the e-mail proves the address too.
         verified_at = user.email_verified_at or now()
-        await users.patch(connection, user.id, password_hash=password_hash, email_verified_at=verified_at)
-        await login_sessions.revoke_all(connection, user.id)
         if user.email_verified_at is None:
             # Somebody else may have registered the address, and made keys, before its owner proved it.
-            await users.revoke_keys(connection, user.id)
+            await users.revoke_unproven_keys(connection, user.id)
+        await users.patch(connection, user.id, password_hash=password_hash, email_verified_at=verified_at)
+        await login_sessions.revoke_all(connection, user.id)
         await change.record("account.reset_password", "user", entity_id=user.id)
         await notifications.enqueue(connection, user.id, kind="account.password_changed", payload={})
 
 
 @router.post("/verify-email", status_code=204, summary="Verify an address by a mail")
 async def verify_email(body: EmailVerification, dependencies: DependenciesDep, address: ClientAddress) -> None:
+    """The first time, the account's API keys are revoked: who made them had not proved to own the address."""
     token_id = read_one_time(dependencies.secret, Purpose.VERIFY_EMAIL, body.token)
     async with dependencies.unit_of_work("mail").change() as change:
         user = await _user_of(change.connection, token_id, Purpose.VERIFY_EMAIL, address=address)
+        if not await audit_log.has_entry(change.connection, entity="user", entity_id=user.id, actions=_PROOFS):
+            await users.revoke_unproven_keys(change.connection, user.id)
         await users.patch(change.connection, user.id, email_verified_at=now())
         await change.record("account.verify_email", "user", entity_id=user.id)
         await notifications.enqueue(
