@@ -14,6 +14,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BeforeValidator, Field
 
+from policies.billing.money import CURRENCIES
+
 IPNetwork = IPv4Network | IPv6Network
 
 # SI and IEC prefixes as in IEC 80000-13: KB is 1000 bytes, KiB is 1024.
@@ -44,7 +46,6 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _WANTED_URL = "must be a URL such as http://127.0.0.1:9000 or https://api.example.com"
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _KEY_PREFIX = re.compile(r"[a-z][a-z0-9]{0,15}", re.ASCII)
-_CURRENCY = re.compile(r"[A-Z]{3}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +199,8 @@ def decimal_amount(value: object) -> Decimal:
 
 
 def currency_code(value: object) -> str:
-    """Three capital letters, ISO 4217."""
-    if isinstance(value, str) and _CURRENCY.fullmatch(value.upper()):
+    """A currency in use, ISO 4217."""
+    if isinstance(value, str) and value.upper() in CURRENCIES:
         return value.upper()
     raise ValueError(f"must be a currency code of ISO 4217 such as USD, got {value!r}")
 

@@ -17,6 +17,21 @@ _EXPONENTS = MappingProxyType(
     | dict.fromkeys(["CLF", "UYW"], 4)
 )
 
+# ISO 4217, list one of 2026: the currencies in use, without metals, test codes and units of account of banks.
+CURRENCIES = frozenset(
+    word
+    for line in (
+        "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB BRL BSD BTN BWP BYN BZD CAD",
+        "CDF CHF CLF CLP CNY COP COU CRC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP",
+        "GMD GNF GTQ GYD HKD HNL HTG HUF IDR ILS INR IQD IRR ISK JMD JOD JPY KES KGS KHR KMF KPW KRW KWD KYD",
+        "KZT LAK LBP LKR LRD LSL LYD MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MXV MYR MZN NAD NGN NIO",
+        "NOK NPR NZD OMR PAB PEN PGK PHP PKR PLN PYG QAR RON RSD RUB RWF SAR SBD SCR SDG SEK SGD SHP SLE SOS",
+        "SRD SSP STN SVC SYP SZL THB TJS TMT TND TOP TRY TTD TWD TZS UAH UGX USD USN UYI UYU UYW UZS VED VES",
+        "VND VUV WST XAF XCD XCG XOF XPF YER ZAR ZMW ZWG",
+    )
+    for word in line.split()
+)
+
 _FINEST_DIGITS = 6  # of the price of one call, as usage rows keep US dollars
 # Sums and products of amounts are exact; only `rounded` rounds, and only divisions need these digits.
 EXACT = Context(prec=50, rounding=ROUND_HALF_EVEN)
@@ -30,6 +45,11 @@ def exponent(currency: str) -> int:
 def rounded(amount: Decimal, currency: str) -> Decimal:
     """To the minor unit, half to even: 0.125 USD is 0.12."""
     return amount.quantize(Decimal(1).scaleb(-exponent(currency)), ROUND_HALF_EVEN, EXACT)
+
+
+def fits(amount: Decimal, currency: str) -> bool:
+    """Whether the amount is a whole number of minor units: 9.99 is no amount of yen."""
+    return amount == rounded(amount, currency)
 
 
 def plain(amount: Decimal) -> str:

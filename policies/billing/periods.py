@@ -8,8 +8,10 @@ one period and shifts none: 31 January, 28 February, 31 March. Around clock chan
 from __future__ import annotations
 
 from calendar import monthrange
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Literal
 from zoneinfo import ZoneInfo
 
@@ -17,6 +19,11 @@ Interval = Literal["day", "week", "month", "year"]
 
 _DAYS = {"day": 1, "week": 7}
 _MONTHS = {"month": 1, "year": 12}
+
+
+# Three years, and trials of two: as long as payment providers bill in one.
+LONGEST: Mapping[str, int] = MappingProxyType({"day": 1095, "week": 156, "month": 36, "year": 3})
+LONGEST_TRIAL_DAYS = 730
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.api.account.dependencies import KeyFactoryDep, Me
 from gateway.api.errors import Conflict
 from gateway.api.openapi import CONFLICTS, SIGNED_IN, UNKNOWN
-from gateway.api.schemas.api_keys import IssuedKey, Key, KeyPatch, KeyTerms, Rotation, issued_key_model, key_model
+from gateway.api.schemas.api_keys import IssuedKey, Key, KeyPatch, NewKeyTerms, Rotation, issued_key_model, key_model
 from gateway.api.schemas.pages import PageModel, PageQuery, page_of
 from gateway.clock import now
 from gateway.ledger.accounts import api_keys
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/me/keys", tags=["keys"], responses=SIGNED_IN)
 
 
 @router.post("", status_code=201, summary="Create a key")
-async def create_key(body: KeyTerms, me: Me, key_factory: KeyFactoryDep) -> IssuedKey:
+async def create_key(body: NewKeyTerms, me: Me, key_factory: KeyFactoryDep) -> IssuedKey:
     """The answer holds the key, this once.
 
     Keys made before your address is verified are revoked by its first verification.

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from gateway.api.schemas.fields import Count, Credits, Instant, Line, Network, Word
+from gateway.api.schemas.fields import Count, Credits, FutureInstant, Instant, Line, Network, Word
 from gateway.api.schemas.pages import PatchModel, RequestModel, ResponseModel, unset
 from gateway.clock import now
 from gateway.ledger.accounts import api_keys
@@ -48,6 +48,10 @@ class KeyTerms(RequestModel):
     allowed_ips: Networks = Field(default_factory=list, examples=[["203.0.113.0/24"]])
     credit_cap: Credits | None = Field(default=None, description=CREDIT_CAP)
     expires_at: Instant | None = Field(default=None, examples=["2030-01-01T00:00:00Z"])
+
+
+class NewKeyTerms(KeyTerms):
+    expires_at: FutureInstant | None = Field(default=None, examples=["2030-01-01T00:00:00Z"])
 
 
 class KeyPatch(PatchModel):

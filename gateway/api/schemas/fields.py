@@ -29,6 +29,7 @@ from pydantic_core.core_schema import CoreSchema, no_info_after_validator_functi
 from gateway import email_addresses
 from gateway.clock import now
 from gateway.email_addresses import MAX_CHARACTERS
+from policies.billing.money import CURRENCIES
 
 # RFC 3339 section 5.6, with the offset that makes it one instant.
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
@@ -141,6 +142,12 @@ def _time_zone(name: str) -> str:
     if known and name not in known:
         raise ValueError("must be an IANA time zone, as Europe/Berlin")
     return name
+
+
+def _currency_in_use(code: str) -> str:
+    if code not in CURRENCIES:
+        raise ValueError("must be a currency of ISO 4217, as USD")
+    return code
 
 
 @cache
@@ -256,4 +263,6 @@ Rate = Annotated[
         }
     ),
 ]
-Currency = Annotated[str, _shaped(r"[A-Z]{3}", "must be a currency of ISO 4217, as USD")]
+Currency = Annotated[
+    str, _shaped(r"[A-Z]{3}", "must be a currency of ISO 4217, as USD"), AfterValidator(_currency_in_use)
+]

@@ -42,18 +42,15 @@ async def seed(
 ) -> tuple[str, ...]:
     """Creates missing plans and overwrites nothing; gives the ids of the created plans.
 
-    A permission that a route requires is granted once, when it is created, to configured plans that list none, so an
-    administrator can withdraw it for good. A plan whose name another plan has is not created.
+    Permissions that routes require are created. Only a plan that is created here, and lists none, has them: a route
+    that begins to require one is open to nobody until an administrator grants it. A plan whose name another plan has is
+    not created.
     """
     await connection.execute(_LOCK, {"key": ADVISORY_LOCK})
     stored = await plans.list_plans(connection)
     ids, names = {plan.id for plan in stored}, {plan.terms.name for plan in stored}
     missing = [plan for plan in configured if plan.id not in ids and plan.terms.name not in names]
-    new = await _create_permissions(connection, [*route_permissions, *_listed(missing)])
-    for plan in configured:
-        if plan.id in ids and plan.permissions is None:
-            for permission in sorted(new & set(route_permissions)):
-                await plans.grant_permission(connection, plan.id, permission)
+    await _create_permissions(connection, [*route_permissions, *_listed(missing)])
     for plan in missing:
         await _create(connection, plan, route_permissions)
     return tuple(plan.id for plan in missing)
@@ -86,13 +83,10 @@ def _listed(configured: Iterable[ConfiguredPlan]) -> list[str]:
     return [permission for plan in configured for permission in plan.permissions or ()]
 
 
-async def _create_permissions(connection: AsyncConnection, names: Iterable[str]) -> frozenset[str]:
-    """Gives the names that were new."""
+async def _create_permissions(connection: AsyncConnection, names: Iterable[str]) -> None:
     existing = {permission.name for permission in await plans.list_permissions(connection)}
-    new = frozenset(names) - existing
-    for name in sorted(new):
+    for name in sorted(frozenset(names) - existing):
         await plans.create_permission(connection, name)
-    return new
 
 
 async def _create(connection: AsyncConnection, plan: ConfiguredPlan, route_permissions: Collection[str]) -> StoredPlan:

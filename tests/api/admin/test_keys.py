@@ -172,3 +172,10 @@ async def test_keys_of_two_users_never_mix_and_the_cursor_walks_each_once(admin_
         assert {key["user_id"] for key in walked} == {user}
         assert len(walked) == 5
         assert {key["id"] for key in walked} == made[user]
+
+
+async def test_new_key_that_has_expired_already_is_refused(admin_api: AdminApi) -> None:
+    user = await admin_api.create_user()
+    body = {"user_id": user["id"], "expires_at": "2020-01-01T00:00:00Z"}
+    refused = await admin_api.post("/keys", body, status=422)
+    assert [error["field"] for error in refused["errors"]] == ["expires_at"]

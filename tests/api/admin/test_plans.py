@@ -64,6 +64,13 @@ async def test_tiers_stay_in_order(admin_api: AdminApi) -> None:
         ({"currency": "usd"}, "currency"),
         ({"billing_interval": "decade"}, "billing_interval"),
         ({"billing_interval_count": 0}, "billing_interval_count"),
+        ({"billing_interval_count": 37}, "billing_interval_count"),
+        ({"billing_interval": "year", "billing_interval_count": 4}, "billing_interval_count"),
+        ({"trial_period_days": 731}, "trial_period_days"),
+        ({"currency": "XXQ"}, "currency"),
+        ({"currency": "JPY", "price": "9.99"}, "price"),
+        ({"price": "1.234"}, "price"),
+        ({"pricing_model": "volume", "tiers": [{"up_to": 5, "unit_price": "1"}]}, "tiers"),
         ({"requests_per_minute": -1}, "requests_per_minute"),
         ({"requests_per_minute": 2**31}, "requests_per_minute"),
         ({"requests_per_minute": True}, "requests_per_minute"),
@@ -205,3 +212,19 @@ async def test_change_for_all_subscribers_migrates_those_on_older_versions(
     changed = await admin_api.call("PATCH", path, json={"credits_per_period": 6})
     moved = (await admin_api.get(f"/users/{user['id']}"))["subscription"]
     assert (moved["keeps_version"], moved["plan_version"]) == (False, changed["version"])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"currency": "JPY", "price": "1000"},
+        {"currency": "KWD", "price": "1.234"},
+        {"pricing_model": "usage", "price": "0.0002"},
+        {"billing_interval": "day", "billing_interval_count": 1095, "trial_period_days": 730},
+    ],
+)
+async def test_amounts_that_fit_their_currency_and_the_longest_terms_are_taken(
+    admin_api: AdminApi, fields: dict[str, Any]
+) -> None:
+    made = await admin_api.post("/plans", {"name": uuid4().hex, "price": "1", **fields}, status=201)
+    assert {name: made[name] for name in fields} == fields

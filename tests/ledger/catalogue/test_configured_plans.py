@@ -60,12 +60,13 @@ async def test_seed_does_not_grant_a_withdrawn_permission_again(connection: Asyn
     assert await _permissions(connection) == {"free": {"export"}, "pro": ROUTES}
 
 
-async def test_seed_grants_new_route_permissions_to_existing_plans(connection: AsyncConnection) -> None:
+async def test_seed_grants_a_new_route_permission_to_no_existing_plan(connection: AsyncConnection) -> None:
     await configured_plans.seed(connection, [FREE, NARROW], route_permissions=["analyze"])
     await plans.withdraw_permission(connection, "free", "analyze")
     await plans.create(connection, replace(PRO.terms, name="made by hand"), plan_id="hand")
     assert await configured_plans.seed(connection, [FREE, NARROW], route_permissions=["analyze", "fly"]) == ()
-    assert await _permissions(connection) == {"free": {"fly"}, "narrow": {"export"}, "hand": set()}
+    assert await _permissions(connection) == {"free": set(), "narrow": {"export"}, "hand": set()}
+    assert "fly" in {permission.name for permission in await plans.list_permissions(connection)}
 
 
 async def test_seed_grants_existing_route_permissions_to_new_plans(connection: AsyncConnection) -> None:

@@ -14,7 +14,16 @@ from gateway.api.admin.accounts.users import existing_user
 from gateway.api.admin.dependencies import KeyFactoryDep, UnitOfWorkDep
 from gateway.api.errors import Conflict
 from gateway.api.openapi import CONFLICTS, UNKNOWN
-from gateway.api.schemas.api_keys import IssuedKey, Key, KeyPatch, KeyTerms, Rotation, issued_key_model, key_model
+from gateway.api.schemas.api_keys import (
+    IssuedKey,
+    Key,
+    KeyPatch,
+    KeyTerms,
+    NewKeyTerms,
+    Rotation,
+    issued_key_model,
+    key_model,
+)
 from gateway.api.schemas.pages import PageModel, PageQuery, page_of
 from gateway.clock import now
 from gateway.ledger.accounts import api_keys
@@ -29,7 +38,7 @@ class KeySettings(KeyTerms):
     user_id: UUID
 
 
-class NewKey(KeySettings):
+class NewKey(NewKeyTerms, KeySettings):
     """A key for a user."""
 
 

@@ -38,7 +38,8 @@ from gateway.api.schemas.pages import PageModel, PatchModel, RequestModel, Respo
 from gateway.ledger.catalogue import plans
 from gateway.ledger.db.errors import InUse, NotFound
 from gateway.ledger.db.outbox import bump_catalogue
-from policies.billing.money import plain
+from policies.billing.money import exponent, fits, plain
+from policies.billing.periods import LONGEST, LONGEST_TRIAL_DAYS
 from policies.billing.providers import ID_FIELDS, provider_ids
 from policies.model import FeatureValue
 
@@ -47,6 +48,7 @@ router = APIRouter(prefix="/plans", tags=["plans"])
 PricingModel = Literal["flat", "per_seat", "tiered", "volume", "usage"]
 Interval = Literal["day", "week", "month", "year"]
 FeatureName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+TrialDays = Annotated[Count, Field(le=LONGEST_TRIAL_DAYS)]
 Permissions = Annotated[list[Word], Field(max_length=100)]
 
 
@@ -114,7 +116,7 @@ class NewPlan(RequestModel):
     tiers: list[NewTier] = Field(default_factory=list, max_length=100, description="Rising by `up_to`.")
     billing_interval: Interval = "month"
     billing_interval_count: PositiveCount = 1
-    trial_period_days: Count = 0
+    trial_period_days: TrialDays = 0
     credits_per_period: Credits = 0
     credits_rollover: Flag = False
     requests_per_minute: Count | None = None
@@ -142,7 +144,7 @@ class PlanPatch(PatchModel):
     tiers: Annotated[list[NewTier], Field(max_length=100)] = unset()
     billing_interval: Interval = unset()
     billing_interval_count: PositiveCount = unset()
-    trial_period_days: Count = unset()
+    trial_period_days: TrialDays = unset()
     credits_per_period: Credits = unset()
     credits_rollover: Flag = unset()
     requests_per_minute: Count | None = None
@@ -283,7 +285,24 @@ def _priced(terms: plans.PlanTerms) -> plans.PlanTerms:
     bounds = [inf if tier.up_to is None else tier.up_to for tier in terms.tiers]
     if any(low >= high for low, high in pairwise(bounds)):
         raise Invalid("tiers", "must rise by up_to; only the last may leave it out")
+    if terms.tiers and terms.tiers[-1].up_to is not None:
+        raise Invalid("tiers", "the last must leave up_to out, or whatever exceeds it has no price")
+    _check_amounts(terms)
+    if terms.billing_interval_count > LONGEST[terms.billing_interval]:
+        raise Invalid("billing_interval_count", f"at most {LONGEST[terms.billing_interval]} {terms.billing_interval}s")
     return terms
+
+
+def _check_amounts(terms: plans.PlanTerms) -> None:
+    """Raises Invalid for what cannot be paid; prices of units may be finer, since only their sum is."""
+    amounts = [] if terms.pricing_model == "usage" else [("price", terms.price)]
+    for field, amount in (*amounts, *(("tiers", tier.flat_price) for tier in terms.tiers)):
+        if not fits(amount, terms.currency):
+            raise Invalid(field, f"{plain(amount)} is no amount of {terms.currency}: it has {_digits(terms.currency)}")
+
+
+def _digits(currency: str) -> str:
+    return f"{exponent(currency) or 'no'} decimal digits"
 
 
 @contextmanager
