@@ -15,6 +15,7 @@ MODULES = (
     "growth",
     "workers",
     "overhead",
+    "refusal_cost",
     "ai_calls",
     "metering",
     "memory",

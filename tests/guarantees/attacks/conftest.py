@@ -18,6 +18,15 @@ collect_ignore = ["test_attacks.py"] if IS_FULL else ["test_victims.py"]
 SUITE = {"timeout": "100ms", "idle": "30s"} if IS_FULL else {"timeout": "5s", "idle": "1s"}
 
 
+measured: list[str] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if measured:
+        terminalreporter.section("attacks")
+        terminalreporter.write_line("\n".join(measured))
+
+
 @pytest.fixture(scope="package")
 async def gateway(
     new_database_url: Callable[[], Awaitable[str]], redis_url: str, tmp_path_factory: pytest.TempPathFactory
