@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
+
 from gateway.clock import now
 from gateway.ledger.accounts.users import User
 from gateway.ledger.credits import expiry
@@ -77,3 +79,25 @@ async def test_renewal_that_failed_at_once_is_no_advance(stripe_stack: PaymentSt
     late = await current_subscription(stripe_stack, user)
     assert (late.status, late.current_period_end) == ("past_due", found.current_period_end)
     assert (await stripe_stack.billing_state(user)).granted == 1000
+
+
+async def test_paused_collection_advances_nothing(stripe_stack: PaymentStack, fake_stripe: FakeStripe) -> None:
+    user = await stripe_stack.create_user()
+    subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    fake_stripe.objects[subscription_id]["pause_collection"] = {"behavior": "keep_as_draft"}
+    fake_stripe.begin_renewal(subscription_id)
+    await deliver_all(stripe_stack, fake_stripe)
+    assert (await stripe_stack.billing_state(user)).granted == 1000
+
+
+@pytest.mark.parametrize(("days_after_end", "is_ending"), [(0, True), (60, False)])
+async def test_cancel_at_ends_the_period_that_it_lies_in(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe, days_after_end: int, is_ending: bool
+) -> None:
+    user = await stripe_stack.create_user()
+    subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    at_stripe = fake_stripe.objects[subscription_id]
+    at_stripe["cancel_at"] = at_stripe["items"]["data"][0]["current_period_end"] + days_after_end * 86_400
+    await stripe_stack.provider.resume(subscription_id)  # any change makes Stripe send an event
+    await deliver_all(stripe_stack, fake_stripe)
+    assert (await current_subscription(stripe_stack, user)).cancel_at_period_end is is_ending

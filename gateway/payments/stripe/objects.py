@@ -52,6 +52,7 @@ def read_subscription(found: Object) -> RemoteSubscription:
     item = next(iter(_data(found.get("items"))), {})
     invoice = found.get("latest_invoice")
     status = _STATUSES[found["status"]]
+    period = _period(*(found.get(name) or item.get(name) for name in ("current_period_start", "current_period_end")))
     is_paid = status == "trialing" or invoice is None or (isinstance(invoice, Mapping) and invoice["status"] == "paid")
     return RemoteSubscription(
         id=found["id"],
@@ -59,10 +60,10 @@ def read_subscription(found: Object) -> RemoteSubscription:
         status=status,
         price_id=id_of(item.get("price")) or id_of(item.get("plan")) or id_of(found.get("plan")),
         quantity=item.get("quantity") or found.get("quantity") or 1,
-        period=_period(*(found.get(name) or item.get(name) for name in ("current_period_start", "current_period_end"))),
+        period=period,
         is_paid=is_paid,
-        is_pending=isinstance(invoice, Mapping) and _status_of_invoice(invoice) is PaymentStatus.PENDING,
-        cancel_at_period_end=bool(found.get("cancel_at_period_end") or found.get("cancel_at")),
+        is_pending=_is_pending(found, invoice),
+        cancel_at_period_end=bool(found.get("cancel_at_period_end")) or _ends_within(period, found.get("cancel_at")),
         trial=_period(found.get("trial_start"), found.get("trial_end")),
         reference=(found.get("metadata") or {}).get(REFERENCE),
     )
@@ -157,6 +158,19 @@ def _data(found: Any) -> list[Object]:
 def _period(start: int | None, end: int | None) -> Period | None:
     begins, ends = instant(start), instant(end)
     return Period(begins, ends) if begins and ends and begins < ends else None
+
+
+def _is_pending(subscription: Object, invoice: Any) -> bool:
+    """Whether Stripe is about to charge the invoice: not while the seller has paused the collection."""
+    if subscription.get("pause_collection") or not isinstance(invoice, Mapping):
+        return False
+    return _status_of_invoice(invoice) is PaymentStatus.PENDING
+
+
+def _ends_within(period: Period | None, cancel_at: int | None) -> bool:
+    """A `cancel_at` beyond the period ends a later one."""
+    ends_at = instant(cancel_at)
+    return ends_at is not None and (period is None or ends_at <= period.end)
 
 
 def _price_of(line: Object) -> str:
