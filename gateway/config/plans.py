@@ -36,7 +36,9 @@ BillingInterval = Literal["day", "week", "month", "year"]
 
 # Limits are kept in 32 bits, credits and sizes in 64 (PostgreSQL's integer and bigint).
 _Limit = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1), Kind("whole number from 0")]
-_Credits = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1), Kind("whole number from 0")]
+# Scripts compute in doubles; what the admin API takes too.
+_Credits = Annotated[int, Field(strict=True, ge=0, le=10**12), Kind("whole number from 0 to 10^12")]
+_PositiveCredits = Annotated[int, Field(strict=True, ge=1, le=10**12), Kind("whole number from 1 to 10^12")]
 _THE_REST = 2**63
 _FEATURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
@@ -134,7 +136,7 @@ class LemonSqueezy:
 class Pack:
     id: Annotated[Word, about("Name for machines, unique among the packs.")]
     name: Annotated[str, about("Name for buyers.")]
-    credits: Annotated[Positive, about("Credits that it gives.")]
+    credits: Annotated[_PositiveCredits, about("Credits that it gives.")]
     price: Annotated[Amount, about("Price before tax.")]
     currency: Annotated[Currency, about("Currency of the price.")] = "USD"
     stripe_price_id: Annotated[Text | None, about("Price at Stripe; null: not sold there.")] = None

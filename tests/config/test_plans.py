@@ -126,3 +126,14 @@ def test_invalid_plan_is_refused(tmp_path: Path, fields: str, key: str, message:
 def test_two_plans_of_one_id_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"plans\[1\]\.id: 'a' is taken already"):
         plans(tmp_path, "{id: a, name: a, price: 0}", "{id: a, name: b, price: 0}")
+
+
+@pytest.mark.parametrize("credits_given", [10**12 + 1, 2**53, 2**63 - 1])
+def test_credits_that_no_balance_can_hold_are_refused(tmp_path: Path, credits_given: int) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(f"plans: [{{id: a, name: A, price: 1, credits_per_period: {credits_given}}}]")
+    with pytest.raises(ConfigError, match="credits_per_period"):
+        load(file, SECRETS)
+    file.write_text(f"billing: {{packs: [{{id: a, name: A, price: 1, credits: {credits_given}}}]}}")
+    with pytest.raises(ConfigError, match="credits"):
+        load(file, SECRETS)

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Mapping
+from math import isfinite
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -87,12 +88,26 @@ def _verified_payload(provider: Provider, body: bytes, headers: Mapping[str, str
     """Verifies the bytes before it parses them. Raises InvalidWebhook."""
     provider.verify(body, headers, now=now())
     try:
-        payload = json.loads(body)
-    except ValueError as error:
+        payload = _storable(json.loads(body))
+    except (ValueError, RecursionError) as error:
         raise InvalidWebhook("the body is not JSON") from error
     if not isinstance(payload, dict):
         raise InvalidWebhook("the body is not a JSON object")
     return payload
+
+
+def _storable(found: Any) -> Any:
+    """With `?` for what PostgreSQL's jsonb cannot hold (NUL, half a surrogate pair), null for numbers without end.
+
+    A refused event would come again for days, and the provider may have taken the text from a customer.
+    """
+    if isinstance(found, str):
+        return found.replace("\0", "?").encode(errors="replace").decode()
+    if isinstance(found, dict):
+        return {_storable(name): _storable(value) for name, value in found.items()}
+    if isinstance(found, list):
+        return [_storable(value) for value in found]
+    return None if isinstance(found, float) and not isfinite(found) else found
 
 
 def _start_processing(checkout_service: CheckoutService, event_id: UUID) -> None:

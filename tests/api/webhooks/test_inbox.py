@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -102,6 +103,19 @@ async def test_webhook_verifies_with_one_valid_signature_of_several(
     body, headers = signed(event, STRIPE_SECRETS[0])
     moment, right = headers["stripe-signature"].split(",")
     assert (await stack.deliver(body, {"stripe-signature": f"{moment},v1={'0' * 64},{right}"}))["is_new"]
+
+
+@pytest.mark.parametrize("hostile", ["\0", "\ud800", "a\0b\udfff", float("inf"), float("nan"), 2**63, "x" * 100_000])
+async def test_webhook_that_no_column_holds_as_it_is_is_stored_and_stops_no_other(
+    stack: PaymentStack, fake_stripe: FakeStripe, hostile: str | float
+) -> None:
+    event, _ = await paid_checkout_event(stack, fake_stripe)
+    strange = {**event, "id": f"evt_{uuid4().hex}", "extra": {"deep": [hostile], f"name {hostile}"[:100]: 1}}
+    for each in (strange, event):
+        body, headers = signed(each, STRIPE_SECRETS[0])
+        response = await stack.client.post(PATHS["stripe"], content=body, headers=headers)
+        assert response.status_code == 200, response.text
+        assert response.json()["is_new"]
 
 
 async def test_duplicate_webhook_is_acknowledged_without_effect(stack: PaymentStack, fake_stripe: FakeStripe) -> None:
