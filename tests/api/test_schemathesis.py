@@ -55,6 +55,7 @@ BEYOND_SCHEMAS = {
     "password: required": "only where the address is changed",
     "is not your password": "which is nobody's to publish",
     "must not be the e-mail address": "compares two fields",
+    "is among the first that are guessed": "and passwords are a long list",
     "is not valid, was used already or is too old": "tokens out of a mail",
     "in whole minor units": "depends on the currency and on what was refunded before",
     "must be JSON with": "depends on the route that is quoted",

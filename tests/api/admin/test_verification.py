@@ -39,7 +39,8 @@ async def test_verification_of_an_admitted_call_gives_price_and_balance(
     for _ in range(3):  # cold, and asking again counts nothing
         result = await verify(admin_api, key, route="generate", units=2)
         assert (result["admitted"], result["code"], result["credits"], result["balance"]) == (True, None, 4, 5)
-        assert (result["price"], result["credits_shown_as"]) == ("2 credits per item x 2 items", None)
+        assert result["price"] == "2 credits per item x 2 items"
+        assert result["credits_shown_as"] == {"currency": "USD", "amount": "0.000040"}
         assert (result["key_id"], result["user_id"]) == (key["id"], key["user_id"])
         assert [(each["name"], each["limit"], each["remaining"]) for each in result["limits"]] == [("minute", 2, 2)]
     assert (await verify(admin_api, key, route="chat"))["hold"] == 5
