@@ -15,7 +15,7 @@ from typing import Any
 from gateway.proxy.metering.documents.grammar import InvalidJsonError
 from gateway.proxy.metering.documents.scanner import SLICE_BYTES, JsonScanner
 from gateway.proxy.metering.documents.selection import Fields, Leaf, Selection
-from gateway.proxy.metering.documents.values import pick, refuse_constant
+from gateway.proxy.metering.documents.values import parse_plain, pick, refuse_constant
 from policies.model import Refusal, Refused
 
 MAX_DEPTH = 64
@@ -46,10 +46,13 @@ def invalid_body(detail: str) -> Refused:
 
 
 def _read_small(body: bytes, selection: Selection) -> Fields:
-    text = body.decode()
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(body) > MAX_DEPTH:
+        body.decode()  # what is not UTF-8 is told first
         raise InvalidJsonError("the text is nested too deep")
-    document = _decoder.decode(text)
+    try:
+        document = parse_plain(body)
+    except ValueError:  # the standard library takes it all the same, or says better what is wrong
+        document = _decoder.decode(body.decode())
     _check_names(document, selection)
     fields: Fields = {}
     pick(document, selection, fields)
