@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from gateway.clock import now
+from gateway.ledger.accounts import erasure
 from gateway.ledger.accounts.users import User
 from gateway.ledger.subscriptions import subscriptions
 from gateway.workers.billing.provider_cancellation import ProviderCancellationWorker
@@ -194,5 +196,5 @@ async def statuses(stack: PaymentStack, user: User) -> dict[str | None, str]:
 
 
 async def delete_account(stack: PaymentStack, user: User) -> None:
-    async with await stack.client_for(user) as client:
-        assert (await client.delete("/me")).status_code == 204
+    async with stack.database.transaction() as connection:
+        await erasure.erase(connection, user.id, now=now())

@@ -169,14 +169,21 @@ class Account:
                 source = "trial" if is_trial else "plan"
                 self.give(Gift(change - owed, 0, source, contract.start, ends, of=contract.id))
         elif change < 0:
-            wanted = -change
-            for gift in self.gifts:
-                if gift.of == contract.id and gift.begins >= contract.start:
-                    part = min(gift.remaining, wanted)
-                    gift.remaining -= part
-                    self.balance -= part
-                    wanted -= part
-            self.shortfall += wanted
+            self.shortfall += self._take_back(contract, -change)
+
+    def _take_back(self, contract: Contract, wanted: int) -> int:
+        """Takes from the period's gifts, the newest first, used ones too but of a trial. Gives what they lack."""
+        for gift in reversed(self.gifts):
+            if gift.of == contract.id and gift.begins >= contract.start and not gift.is_scheduled:
+                kept = max(gift.remaining, gift.amount - gift.clawed)
+                taken = min(wanted, gift.remaining if contract.status == "trialing" else kept)
+                part = min(taken, gift.remaining)
+                gift.remaining -= part
+                gift.clawed += taken
+                self.balance -= part
+                self.take(taken - part)
+                wanted -= taken
+        return wanted
 
     def turn(self, now: datetime) -> None:
         """Advances every contract to `now`."""
