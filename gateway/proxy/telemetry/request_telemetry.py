@@ -140,20 +140,8 @@ class RequestTelemetry:
     def record_replayed(
         self, replay: IdempotentReplay, response: ClientResponse, *, inbound: Inbound, seconds: float
     ) -> None:
-        series, status = self.series(replay.route), response.status
-        self._last_used[replay.caller.key_id] = time()
-        metrics.REPLAYS.labels(series.endpoint).inc()
-        series.count_response(inbound.method, status)
-        self._access_log.record(
-            response.request_id,
-            series.endpoint_json,
-            method=inbound.method,
-            status=status,
-            seconds=seconds,
-            code="repeated",
-            credits=0,
-            key=replay.caller.masked_key,
-        )
+        metrics.REPLAYS.labels(replay.route.name).inc()
+        self._record_free(replay.route, replay.caller, response, code="repeated", inbound=inbound, seconds=seconds)
         if self._span_recorder is not None:
             self._span_recorder.record_refused(inbound, response, code="repeated", seconds=seconds, route=replay.route)
 
@@ -161,6 +149,11 @@ class RequestTelemetry:
         self, route: Route, caller: Caller, response: ClientResponse, *, inbound: Inbound, seconds: float
     ) -> None:
         """Records a response of the gateway's own, which is no call."""
+        self._record_free(route, caller, response, code="served", inbound=inbound, seconds=seconds)
+
+    def _record_free(
+        self, route: Route, caller: Caller, response: ClientResponse, *, code: str, inbound: Inbound, seconds: float
+    ) -> None:
         series, status = self.series(route), response.status
         self._last_used[caller.key_id] = time()
         series.count_response(inbound.method, status)
@@ -170,7 +163,7 @@ class RequestTelemetry:
             method=inbound.method,
             status=status,
             seconds=seconds,
-            code="served",
+            code=code,
             credits=0,
             key=caller.masked_key,
         )
