@@ -94,6 +94,9 @@ def charge_by_list(
     A failed call pays for what was reported of it, and where the call is the unit nothing is.
     """
     usage, is_broken = metered.usage, ending.outcome in _UNCHARGED
+    is_plain = ending.reported_credits is None and not (is_broken or ending.is_error)
+    if is_plain and prices.unit is PriceUnit.TOKEN and _is_due(route, ending):  # as most are
+        return _charge_tokens(prices, price, metered)
     source = _source_by_list(prices, usage)
     if ending.reported_credits is not None and not is_broken:
         return _reported(ending.reported_credits, prices.maximum, source, usage)
@@ -105,8 +108,6 @@ def charge_by_list(
         return Charge(0, source, usage)
     if not is_reported(prices.unit, usage):
         return Charge(held, source, usage)
-    if prices.unit is PriceUnit.TOKEN:
-        return _charge_tokens(prices, price, metered)
     found = cost_by_model(prices, price, usage or Usage())
     return Charge(found.credits, source, usage, found.flags)
 

@@ -7,6 +7,7 @@ than the one asked for, the upstream's own id of the request, and what was odd.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ _MICRO = Decimal("0.000001")
 COST_CUT = "cost_cut"
 COUNT_CUT = "count_cut"
 MODEL_CUT = "model_cut"
+_NO_COUNTS: Mapping[UsageClass, int] = {}
+_PLAIN = re.compile("[A-Za-z0-9_.:/@ -]*+")  # stands in JSON and in a record as it is
 
 COLUMN_OF: Mapping[UsageClass, str] = {
     UsageClass.INPUT: "input_tokens",
@@ -53,9 +56,9 @@ def usage_record(
     upstream_request_id: str | None = None,
 ) -> UsageRecord:
     """What does not fit a column is cut to it and flagged: no upstream may make a row that PostgreSQL refuses."""
-    odd = [str(flag) for flag in flags]
+    odd = [*flags]
     model = _model(asked or served, odd)
-    counts = {} if usage is None else {kind: _bounded(count, odd) for kind, count in usage.counts.items()}
+    counts = _NO_COUNTS if usage is None else _bounded(usage.counts, odd)
     columns = records.usage_columns(
         model=None if model is None else records.text(model),
         input_tokens=counts.get(UsageClass.INPUT),
@@ -66,15 +69,41 @@ def usage_record(
         usage_source=source,
     )
     cost = None if cost_usd is None else bounded_cost(cost_usd, odd)
-    members = {
-        "model_served": _model(served, odd) if asked and served != asked else None,
-        "usage": {str(kind): count for kind, count in counts.items() if kind not in COLUMN_OF},
-        "seconds": None if usage is None or usage.seconds is None else str(usage.seconds),
-        "flags": list(dict.fromkeys(odd)),
-        "upstream_request_id": upstream_request_id,
-    }
-    written = {name: value for name, value in members.items() if value}
-    return UsageRecord(columns, cost, records.text(json.dumps(written)) if written else None)
+    model_served = _model(served, odd) if asked and served != asked else None
+    return UsageRecord(
+        columns,
+        cost,
+        _metadata(counts, usage, model_served=model_served, odd=odd, upstream_request_id=upstream_request_id),
+    )
+
+
+def _metadata(
+    counts: Mapping[UsageClass, int],
+    usage: Usage | None,
+    *,
+    model_served: str | None,
+    odd: list[str],
+    upstream_request_id: str | None,
+) -> str | None:
+    """The metadata, written without `json.dumps`, which takes longer than all the rest of a record."""
+    others = ", ".join([f'"{kind}": {counts[kind]}' for kind in counts if kind not in COLUMN_OF])
+    members = [f'"usage": {{{others}}}'] if others else []
+    if model_served:
+        members.insert(0, f'"model_served": {_quoted(model_served)}')
+    if usage is not None and usage.seconds is not None:
+        members.append(f'"seconds": "{usage.seconds}"')
+    if odd:
+        members.append(f'"flags": [{", ".join(map(_quoted, dict.fromkeys(odd)))}]')
+    if upstream_request_id:
+        members.append(f'"upstream_request_id": {_quoted(upstream_request_id)}')
+    return f"{{{', '.join(members)}}}" if members else None
+
+
+def _quoted(text: str) -> str:
+    """A JSON string, escaped for the record. Most need neither: names, which are written as they are."""
+    if _PLAIN.fullmatch(text):
+        return f'"{text}"'
+    return records.text(json.dumps(text))
 
 
 def bounded_cost(cost_usd: Decimal, odd: list[str]) -> Decimal:
@@ -103,8 +132,8 @@ def _model(name: str | None, odd: list[str]) -> str | None:
     return name[:MAX_MODEL_LENGTH].replace("\0", "").encode("utf-8", "replace").decode()
 
 
-def _bounded(count: int, odd: list[str]) -> int:
-    if count > MAX_TOKENS:
-        odd.append(COUNT_CUT)
-        return MAX_TOKENS
-    return count
+def _bounded(counts: Mapping[UsageClass, int], odd: list[str]) -> Mapping[UsageClass, int]:
+    if not counts or max(counts.values()) <= MAX_TOKENS:
+        return counts
+    odd.append(COUNT_CUT)
+    return {kind: min(count, MAX_TOKENS) for kind, count in counts.items()}

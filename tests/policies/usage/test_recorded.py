@@ -10,12 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policies.pricing.model_costs import Flag
 from policies.usage import recorded, records
 from policies.usage.counts import MAX_COUNT, Usage, UsageClass, UsageSource
 from policies.usage.recorded import MAX_COST_USD, MAX_MODEL_LENGTH, MAX_TOKENS, NO_USAGE, UsageRecord
 
 COUNTS = st.dictionaries(st.sampled_from(UsageClass), st.integers(0, MAX_COUNT))
 SECONDS = st.none() | st.decimals("0.001", 10**6, places=3)
+TEXTS = st.text(st.characters(), max_size=8) | st.sampled_from(
+    ["req_1-a.b", 'a"b', "a\\b", "\t\n", "\ud800", "\u2028", "{}"]
+)
 COSTS = st.none() | st.decimals(0, MAX_COST_USD, places=6)
 
 
@@ -47,6 +51,34 @@ def test_usage_reads_back_from_columns_and_metadata(
     columns, metadata = read(record(usage, cost=cost))
     assert recorded.read_usage(columns, cost, metadata) == usage
     assert not set(metadata.get("usage", {})) & {str(kind) for kind in recorded.COLUMN_OF}
+
+
+@given(
+    st.dictionaries(st.sampled_from(UsageClass), st.integers(0, 2**70)), SECONDS, st.none() | TEXTS, st.none() | TEXTS
+)
+def test_metadata_is_json_as_the_standard_library_writes_it(
+    counts: dict[UsageClass, int], seconds: Decimal | None, served: str | None, upstream_id: str | None
+) -> None:
+    found = recorded.usage_record(
+        UsageSource.REPORTED,
+        Usage(counts, seconds),
+        asked="m",
+        served=served,
+        cost_usd=None,
+        flags=[Flag.MAXIMUM_REACHED, Flag.MAXIMUM_REACHED, 'a"b\\'],
+        upstream_request_id=upstream_id,
+    )
+    metadata = json.loads(found.metadata.replace("\\\\", "\\")) if found.metadata else {}
+    assert found.metadata == records.text(json.dumps(metadata))
+    assert metadata.get("upstream_request_id") == (upstream_id or None)
+    assert metadata["flags"][:2] == ["maximum_reached", 'a"b\\']
+
+
+def test_zero_of_a_class_without_a_column_is_reported() -> None:
+    assert (
+        record(Usage({UsageClass.INPUT_AUDIO: 0})).metadata
+        == '{"usage": {"input_audio": 0}, "flags": ["maximum_reached"]}'
+    )
 
 
 def test_usage_of_a_row_that_has_it_in_its_metadata_reads_back() -> None:
