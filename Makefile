@@ -7,12 +7,12 @@ unexport PYTHONDONTWRITEBYTECODE
 ALSO_fuzz := tests/api/test_schemathesis.py tests/ledger/invoicing/test_issued_invoices.py
 ALSO_chaos := tests/guarantees/ai/test_aborts.py tests/guarantees/attacks
 
-.PHONY: help run unit test check format reference fuzz chaos bench lock
+.PHONY: help run unit test check format reference fuzz chaos bench lock node-clients
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@sed -nE 's/^([a-z]+( [a-z]+)*):.*## (.*)/\1\t\3/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name does; do \
+	@sed -nE 's/^([a-z-]+( [a-z]+)*):.*## (.*)/\1\t\3/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name does; do \
 		printf '  make %-12s %s\n' "$$name" "$$does"; done
 
 run: .venv/.installed ## serve a demo on http://127.0.0.1:8080 and print calls to try
@@ -49,6 +49,8 @@ fuzz chaos: .venv/.installed-dev ## the long proofs, from a random seed or from 
 bench: .venv/.installed-dev ## the benchmarks of docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
+node-clients: build/node-clients/.installed ## install the Node clients that some tests run (needs npm)
+
 lock: ## resolve the dependencies anew and write the lock files (needs uv)
 	scripts/lock
 
@@ -58,4 +60,11 @@ lock: ## resolve the dependencies anew and write the lock files (needs uv)
 
 .venv/.installed-dev: requirements-dev.lock pyproject.toml
 	@scripts/install requirements-dev.lock
+	@touch $@
+
+NODE_CLIENTS := tests/guarantees/ai/node
+build/node-clients/.installed: $(NODE_CLIENTS)/package.json $(NODE_CLIENTS)/package-lock.json
+	@mkdir -p $(@D)
+	@cp $^ $(@D)
+	cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@

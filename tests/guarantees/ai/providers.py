@@ -60,11 +60,13 @@ def _chat(asked: Mapping[str, Any], _: Exchange) -> Answer:
         return JSON, body({**fields, "usage": CHAT_USAGE})
     is_asked = (asked.get("stream_options") or {}).get("include_usage")
     usage = {"usage": None} if is_asked else {}
+    first = chat(None, **usage)
+    first["choices"] = [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]
     last = chat(None, **usage)
     last["choices"] = [{"index": 0, "delta": {}, "finish_reason": "stop"}]
     told = [chat(None, choices=[], usage=CHAT_USAGE)] if is_asked else []
     texts = [chat(TEXT[at : at + 5], **usage) for at in range(0, len(TEXT), 5)]
-    return SSE, events(*[{**each, "created": 1} for each in (*texts, last, *told)], last="[DONE]")
+    return SSE, events(*[{**each, "created": 1} for each in (first, *texts, last, *told)], last="[DONE]")
 
 
 def _response(asked: Mapping[str, Any], _: Exchange) -> Answer:
