@@ -19,7 +19,7 @@ run: .venv/.installed ## serve a demo on http://127.0.0.1:8080 and print calls t
 	@$(BIN)/gateway demo
 
 unit: .venv/.installed-dev ## the tests that need no store, in under 20 seconds
-	$(BIN)/pytest --quiet -m unit $(TESTS)
+	$(PYTEST) --quiet -m unit $(TESTS)
 
 test: .venv/.installed-dev ## the whole suite, against real PostgreSQL and Valkey that it starts itself
 	$(PYTEST) $(TESTS)
