@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LOCK_FILES = ("requirements.lock", "requirements-dev.lock", "requirements-server.lock")
+NODE_CLIENTS = "tests/guarantees/ai/node"
 
 
 def locked(name: str) -> dict[str, str]:
@@ -30,7 +32,7 @@ def test_every_locked_package_has_hashes_and_an_exact_version(name: str) -> None
         assert re.match(r"[\w.-]+(\[[\w,-]+\])?==\S+ .*--hash=sha256:[0-9a-f]{64}", entry, re.DOTALL), entry
 
 
-@pytest.mark.parametrize("name", LOCK_FILES)
+@pytest.mark.parametrize("name", [*LOCK_FILES, f"{NODE_CLIENTS}/package-lock.json"])
 def test_no_lock_file_names_a_place_to_download_from(name: str) -> None:
     assert not re.search(r"://|index-url|find-links|trusted-host", (ROOT / name).read_text())
 
@@ -52,3 +54,12 @@ def test_the_lock_files_agree() -> None:
     for name in ("requirements.lock", "requirements-server.lock"):
         for package, entry in locked(name).items():
             assert entry.split()[0] == development[package].split()[0]
+
+
+def test_every_locked_node_package_has_a_hash_and_every_declared_one_an_exact_version() -> None:
+    packages = json.loads((ROOT / NODE_CLIENTS / "package-lock.json").read_text())["packages"]
+    declaration = packages.pop("")
+    assert all(each["integrity"].startswith("sha512-") for each in packages.values())
+    declared_versions = json.loads((ROOT / NODE_CLIENTS / "package.json").read_text())["dependencies"]
+    assert declaration["dependencies"] == declared_versions
+    assert declared_versions == {name: packages[f"node_modules/{name}"]["version"] for name in declared_versions}
