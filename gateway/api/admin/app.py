@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import timedelta
 
 from fastapi import APIRouter, FastAPI
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Scope
 
 from gateway.api import error_responses, openapi, problem_pages
@@ -120,8 +121,19 @@ def build_admin(
     idempotent = IdempotencyMiddleware(
         app, database, prefix=PREFIX, peppers=peppers, publish=unit_of_work.publish, is_detached=_is_detached
     )
-    scoped = ScopeMiddleware(BodyLimitMiddleware(idempotent, max_body_bytes=_max_body_bytes), lambda: app.routes)
     authenticator = AdminAuthenticator(database, admin_token, key_prefix=key_prefix, peppers=peppers)
+    return _guarded(idempotent, authenticator, lambda: app.routes, hosts=hosts)
+
+
+def _guarded(
+    app: ASGIApp,
+    authenticator: AdminAuthenticator,
+    routes: Callable[[], Collection[BaseRoute]],
+    *,
+    hosts: Iterable[str],
+) -> ASGIApp:
+    """Whoever asks is checked by host, token, scope and size of the body, in this order."""
+    scoped = ScopeMiddleware(BodyLimitMiddleware(app, max_body_bytes=_max_body_bytes), routes)
     authenticated = AuthMiddleware(scoped, authenticator.authenticate, is_open=_is_open)
     return RequestIdMiddleware(HostMiddleware(authenticated, hosts))
 
