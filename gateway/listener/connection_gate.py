@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 from gateway.listener.error_response import RequestError
 from gateway.listener.limits import ListenerLimits
+from policies.access.throttling import neighbourhood
 
 # So many connections above a limit get a 503; the next are closed without a response.
 MAX_REFUSED_CONNECTIONS = 256
 MAX_REFUSED_PER_ADDRESS = 16
 # Finding the idle ones takes a look at every connection, so several give way at a time.
 _YIELDING_SHARE = 64
-_IPV6_NETWORK_BITS = 64  # what one subscriber has (RFC 6177)
 
 
 def set_no_delay(transport: asyncio.BaseTransport) -> None:
@@ -89,6 +89,4 @@ class ConnectionGate:
         address = mapped or address
         if any(address in network for network in self._uncounted):
             return None
-        if address.version == 4:
-            return str(address)
-        return str(IPv6Network((int(address), _IPV6_NETWORK_BITS), strict=False))
+        return neighbourhood(host)

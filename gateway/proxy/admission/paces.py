@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from ipaddress import IPv6Network
 from uuid import UUID
 
 from gateway.clock import monotonic_seconds
 from policies.model import Refusal, Refused
 
 MAX_SUBJECTS = 10_000
-_IPV6_NETWORK_BITS = 64  # what one subscriber has (RFC 6177)
 
 
 class Pace:
@@ -71,11 +69,6 @@ class ReplayPace:
         """Counts a call that was repeated; raises Refused for one too many."""
         if not (self._by_account.take(account_id) and self._of_all.take(None)):
             raise _repeats_too_often()
-
-
-def address_subject(address: str) -> str:
-    """An address as a subject: of IPv6 its /64."""
-    return str(IPv6Network((address, _IPV6_NETWORK_BITS), strict=False)) if ":" in address else address
 
 
 def _repeats_too_often() -> Refused:

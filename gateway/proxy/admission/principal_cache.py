@@ -20,9 +20,10 @@ from gateway.ledger.db.session import Database, DatabaseUnavailable, PoolBusy
 from gateway.meter.meter import Meter
 from gateway.metrics import BufferedCounter
 from gateway.proxy.admission.caller import Caller, build_caller
-from gateway.proxy.admission.paces import Pace, address_subject
+from gateway.proxy.admission.paces import Pace
 from gateway.proxy.request.inbound import ConnectionCache
 from policies.access import keys
+from policies.access.throttling import neighbourhood
 from policies.model import FeatureValue, Refusal, Refused
 
 NEGATIVE_SECONDS = 2.0  # how long an unknown key is refused without a query; new keys are random, so none is delayed
@@ -109,7 +110,7 @@ class PrincipalCache:
         """The caller behind a key that nothing is known of; a known one costs its address nothing."""
         if digest in self._loads:
             return await self._load(key, digest)
-        subject = address_subject(address)
+        subject = neighbourhood(address)
         if not self._unknown_pace.take(subject):
             raise _too_many_unknown()
         try:

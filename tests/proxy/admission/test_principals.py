@@ -150,8 +150,8 @@ async def test_unknown_keys_of_an_address_are_looked_up_at_a_pace(
     principals = principals_of(data_plane.database, redis_client, {1: b"p" * 32})
     guesses = [compose("gw", token_bytes(ENTROPY_BYTES)).secret.encode() for _ in range(UNKNOWN_BURST + 20)]
     asked = await asyncio.gather(
-        *(principals.get(guess, address="192.0.2.1") for guess in guesses),
-        principals.get(account.key.encode(), address="198.51.100.1"),
+        *(principals.get(guess, address="::ffff:192.0.2.1") for guess in guesses),
+        principals.get(account.key.encode(), address="::ffff:198.51.100.1"),
         return_exceptions=True,
     )
     codes = Counter(each.code for each in asked if isinstance(each, Refused))
