@@ -1,14 +1,15 @@
 """How often something may be tried: a few times at once, then at a steady pace (GCRA: a leaky bucket in one instant).
 
-An instant is kept for each subject: when everything that was taken is given back. Nobody is locked out: the wait after
-the last attempt is one step of the pace, however many attempts were refused meanwhile, because those take nothing.
+An instant is kept for each subject: when everything that was taken is given back, in PostgreSQL or in the process. What
+is decided depends on how far ahead of now it is. Nobody is locked out: the wait after the last attempt is one step of
+the pace, however many attempts were refused meanwhile, because those take nothing.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
@@ -47,18 +48,28 @@ MAIL_FROM_ADDRESS = Pace(burst=30, seconds_each=60)
 MAIL_FROM_NETWORK = Pace(burst=300, seconds_each=5)
 # Tokens out of mails are beyond guessing; this bounds the hashing that a reset costs.
 TOKEN_FROM_ADDRESS = Pace(burst=60, seconds_each=5)
+# What costs a process more than a good call does. Keys that look right and nobody has, each a query.
+UNKNOWN_KEYS_FROM_ADDRESS = Pace(burst=200, seconds_each=0.1)
+# Stored responses, which no window of a plan counts.
+REPLAYS_OF_ACCOUNT = Pace(burst=60, seconds_each=0.5)
+REPLAYS_IN_ALL = Pace(burst=600, seconds_each=0.01)
+
+_ROUNDING_SECONDS = 1e-6
 
 
-def take(free_at: datetime, now: datetime, pace: Pace) -> datetime | None:
-    """The new instant after one more attempt; None where it has to wait."""
-    taken = max(free_at, now) + pace.each
-    return taken if taken - now <= pace.burst * pace.each else None
+def take(ahead_seconds: float, pace: Pace) -> float | None:
+    """How far ahead of now the instant of a subject is after one more attempt; None where that has to wait.
+
+    `ahead_seconds` is how far it is ahead before, negative where it has passed.
+    """
+    taken = max(0.0, ahead_seconds) + pace.seconds_each
+    return taken if taken <= pace.burst * pace.seconds_each + _ROUNDING_SECONDS else None
 
 
-def wait_seconds(free_at: datetime, now: datetime, pace: Pace) -> int:
+def wait_seconds(ahead_seconds: float, pace: Pace) -> int:
     """How long until an attempt is taken again, in whole seconds, at least 1."""
-    due = free_at + pace.each - pace.burst * pace.each
-    return max(1, math.ceil((due - now).total_seconds()))
+    due_in = ahead_seconds + pace.seconds_each - pace.burst * pace.seconds_each
+    return max(1, math.ceil(due_in - _ROUNDING_SECONDS))
 
 
 def subject(action: str, named: str, pace: Pace) -> Subject:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,15 +16,14 @@ async def record_attempts(connection: AsyncConnection, subjects: Sequence[Subjec
     ordered = sorted(subjects, key=lambda each: each.digest)  # one order of locks, so no deadlock
     digests = [each.digest for each in ordered]
     rows = await connection.execute(_LOCK, {"subjects": digests, "now": now})
-    known = {row.subject: row.free_at for row in rows}
-    taken = [take(known[each.digest], now, each.pace) for each in ordered]
+    ahead = {row.subject: (row.free_at - now).total_seconds() for row in rows}
+    taken = [take(ahead[each.digest], each.pace) for each in ordered]
     waits = [
-        wait_seconds(known[each.digest], now, each.pace)
-        for each, then in zip(ordered, taken, strict=True)
-        if then is None
+        wait_seconds(ahead[each.digest], each.pace) for each, then in zip(ordered, taken, strict=True) if then is None
     ]
     if not waits:
-        await connection.execute(_SET, {"subjects": digests, "instants": taken})
+        instants = [now + timedelta(seconds=then or 0.0) for then in taken]
+        await connection.execute(_SET, {"subjects": digests, "instants": instants})
     return max(waits, default=0)
 
 

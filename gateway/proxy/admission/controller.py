@@ -17,9 +17,8 @@ from gateway.proxy.admission import idempotency
 from gateway.proxy.admission.account_loader import AccountLoader
 from gateway.proxy.admission.admitted_call import AdmissionRequest, AdmittedCall, Authorization, render_record_prefix
 from gateway.proxy.admission.caller import Caller
-from gateway.proxy.admission.idempotency import IdempotentReplay
+from gateway.proxy.admission.idempotency import IdempotentReplay, ReplayPace
 from gateway.proxy.admission.outage_credit import OutageCredit
-from gateway.proxy.admission.paces import ReplayPace
 from gateway.proxy.admission.principal_cache import PrincipalCache
 from gateway.proxy.admission.refusal_cache import RefusalCache
 from gateway.proxy.request.inbound import Inbound

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from typing import NamedTuple
+from uuid import UUID
 
 from gateway.http.fields import HeaderBlock
 from gateway.meter.admissions import Admission
 from gateway.meter.idempotency import ClaimOutcome, IdempotencyClaim
 from gateway.meter.replies import Verdict
+from gateway.paced_subjects import PacedSubjects
 from gateway.proxy.admission.caller import Caller
 from gateway.proxy.request.body import WholeBody
 from gateway.proxy.request.inbound import Inbound
 from policies import idempotency
+from policies.access.throttling import REPLAYS_IN_ALL, REPLAYS_OF_ACCOUNT
 from policies.model import Refusal, Refused, Route
 
 _NO_CONTENT = frozenset({204, 205, 304})
@@ -97,3 +100,34 @@ def refusal(verdict: Verdict) -> Refused:
         "1 MiB or never complete. To make the request again, use a new Idempotency-Key."
     )
     return Refused(Refusal.IDEMPOTENCY_NOT_REPLAYABLE, detail)
+
+
+class ReplayPace:
+    """How fast an account may fetch stored responses again.
+
+    They are replayed without a call, so no window of a plan counts them: this does. An account has a pace of its own,
+    and all of them together have one, so that many cannot do what one may not.
+    """
+
+    def __init__(self) -> None:
+        self._by_account = PacedSubjects(REPLAYS_OF_ACCOUNT)
+        self._of_all = PacedSubjects(REPLAYS_IN_ALL)
+
+    def check(self, account_id: UUID) -> None:
+        """Raises Refused for an account that has repeated too many calls lately."""
+        if not self._by_account.is_free(account_id):
+            raise _repeats_too_often()
+
+    def count(self, account_id: UUID) -> None:
+        """Counts a call that was repeated; raises Refused for one too many."""
+        if not (self._by_account.take(account_id) and self._of_all.take(None)):
+            raise _repeats_too_often()
+
+
+def _repeats_too_often() -> Refused:
+    return Refused(
+        Refusal.RATE_LIMITED,
+        "Calls with an Idempotency-Key are repeated too often; retry in 1 s.",
+        violated_policies=(),
+        retry_after=1,
+    )

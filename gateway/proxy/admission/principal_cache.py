@@ -19,11 +19,11 @@ from gateway.ledger.accounts import principals as ledger
 from gateway.ledger.db.session import Database, DatabaseUnavailable, PoolBusy
 from gateway.meter.meter import Meter
 from gateway.metrics import BufferedCounter
+from gateway.paced_subjects import PacedSubjects
 from gateway.proxy.admission.caller import Caller, build_caller
-from gateway.proxy.admission.paces import Pace
 from gateway.proxy.request.inbound import ConnectionCache
 from policies.access import keys
-from policies.access.throttling import neighbourhood
+from policies.access.throttling import UNKNOWN_KEYS_FROM_ADDRESS, neighbourhood
 from policies.model import FeatureValue, Refusal, Refused
 
 NEGATIVE_SECONDS = 2.0  # how long an unknown key is refused without a query; new keys are random, so none is delayed
@@ -31,10 +31,8 @@ REFRESH_SECONDS = 0.1  # how long a call waits for its caller to be refreshed be
 RETRY_SECONDS = 1.0  # after a failure no call waits for PostgreSQL to fail again
 MAX_KEY_BYTES = 512
 # Anyone can write keys that look right, and each costs more than a good call: so many at a time are looked up, which
-# leaves connections to keys that are known, and an address may try so many.
+# leaves connections to keys that are known.
 MAX_LOOKUPS = 2
-UNKNOWN_BURST = 200
-UNKNOWN_PER_SECOND = 10.0
 PREFIX_REFRESH_SECONDS = 1.0  # how soon the first imported key of a new prefix is known
 
 
@@ -65,7 +63,7 @@ class PrincipalCache:
         self._unknown_until: OrderedDict[bytes, float] = OrderedDict()
         self._loads: dict[bytes, asyncio.Task[Caller | None]] = {}
         self._lookups = asyncio.Semaphore(MAX_LOOKUPS)
-        self._unknown_pace = Pace(burst=UNKNOWN_BURST, per_second=UNKNOWN_PER_SECOND)
+        self._unknown_pace = PacedSubjects(UNKNOWN_KEYS_FROM_ADDRESS)
         self._retry_at = 0.0
         results = ("hit", "refresh", "negative", "miss", "stale")
         counters = (BufferedCounter(metrics.PRINCIPAL_CACHE.labels(result)) for result in results)

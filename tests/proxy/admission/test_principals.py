@@ -18,8 +18,9 @@ from gateway.ledger.db.session import Database, PoolBusy
 from gateway.meter.client.client import RedisClient
 from gateway.meter.meter import Meter
 from gateway.proxy.admission.caller import Caller, identity_block
-from gateway.proxy.admission.principal_cache import UNKNOWN_BURST, PrincipalCache
+from gateway.proxy.admission.principal_cache import PrincipalCache
 from policies.access.keys import ENTROPY_BYTES, compose
+from policies.access.throttling import UNKNOWN_KEYS_FROM_ADDRESS
 from policies.model import (
     Account,
     AccountStatus,
@@ -148,7 +149,9 @@ async def test_unknown_keys_of_an_address_are_looked_up_at_a_pace(
 ) -> None:
     account = await data_plane.create_account()
     principals = principals_of(data_plane.database, redis_client, {1: b"p" * 32})
-    guesses = [compose("gw", token_bytes(ENTROPY_BYTES)).secret.encode() for _ in range(UNKNOWN_BURST + 20)]
+    guesses = [
+        compose("gw", token_bytes(ENTROPY_BYTES)).secret.encode() for _ in range(UNKNOWN_KEYS_FROM_ADDRESS.burst + 20)
+    ]
     asked = await asyncio.gather(
         *(principals.get(guess, address="::ffff:192.0.2.1") for guess in guesses),
         principals.get(account.key.encode(), address="::ffff:198.51.100.1"),
@@ -156,7 +159,7 @@ async def test_unknown_keys_of_an_address_are_looked_up_at_a_pace(
     )
     codes = Counter(each.code for each in asked if isinstance(each, Refused))
     assert codes[Refusal.INVALID_KEY] + codes[Refusal.RATE_LIMITED] == len(guesses)
-    assert UNKNOWN_BURST <= codes[Refusal.INVALID_KEY] < len(guesses)
+    assert UNKNOWN_KEYS_FROM_ADDRESS.burst <= codes[Refusal.INVALID_KEY] < len(guesses)
     assert isinstance(asked[-1], Caller), "another address is served beside the guesses"
     assert (await principals.get(account.key.encode(), address="192.0.2.1")).key_id == account.key_id
 
@@ -164,7 +167,7 @@ async def test_unknown_keys_of_an_address_are_looked_up_at_a_pace(
 async def test_known_keys_cost_their_address_no_pace(data_plane: DataPlane, redis_client: RedisClient) -> None:
     account = await data_plane.create_account()
     principals = principals_of(data_plane.database, redis_client, {1: b"p" * 32})
-    for _ in range(UNKNOWN_BURST + 5):
+    for _ in range(UNKNOWN_KEYS_FROM_ADDRESS.burst + 5):
         principals._callers.clear()
         await principals.get(account.key.encode(), address="192.0.2.1")
 

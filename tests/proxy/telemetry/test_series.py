@@ -7,8 +7,9 @@ from secrets import token_bytes
 import pytest
 
 from gateway import metrics
-from gateway.proxy.admission.paces import Pace
+from gateway.paced_subjects import PacedSubjects
 from policies.access.keys import ENTROPY_BYTES, compose
+from policies.access.throttling import Pace
 from tests.proxy.data_plane import DataPlane
 from tests.support.sampling import scaled
 
@@ -20,7 +21,8 @@ METHODS = ("PUT", "PATCH", "DELETE", "OPTIONS")
 async def test_unknown_paths_methods_and_keys_add_no_series(
     data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data_plane.handler._principals, "_unknown_pace", Pace(burst=10 * REQUESTS, per_second=0))
+    unpaced = PacedSubjects(Pace(burst=10 * REQUESTS, seconds_each=3600))
+    monkeypatch.setattr(data_plane.handler._principals, "_unknown_pace", unpaced)
     await ask(data_plane, AT_ONCE)
     before = await series(data_plane)
     await ask(data_plane, REQUESTS)
