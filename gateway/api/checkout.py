@@ -15,7 +15,7 @@ from uuid import UUID
 from fastapi import Depends, Request
 from pydantic import AfterValidator, Field
 
-from gateway.api.errors import Invalid
+from gateway.api.errors import Conflict, Invalid
 from gateway.config.plans import Pack
 from gateway.ledger.accounts.users import User
 from gateway.ledger.catalogue.plans import StoredPlan
@@ -23,8 +23,8 @@ from gateway.ledger.db.session import Database
 from gateway.ledger.payments import checkouts, provider_customers
 from gateway.ledger.payments.checkouts import Checkout
 from gateway.ledger.payments.provider_updates import ProviderUpdate, fetch_update
+from gateway.ledger.subscriptions.free_credits import had_trial
 from gateway.ledger.subscriptions.lifecycle import await_payment
-from gateway.ledger.subscriptions.subscriptions import had_trial
 from gateway.payments.provider import CheckoutRequest, Provider
 from policies.billing.providers import PROVIDERS, provider_ids
 from policies.credits.allowances import has_seats
@@ -48,6 +48,7 @@ class CheckoutService:
     """The configured providers and what is for sale; without a provider every sale raises PaymentsNotConfigured.
 
     `default` is the provider of buyers who name none. `process_event` processes a stored webhook event at once.
+    `requires_verified`: free credits and trials wait for a verified address.
     """
 
     providers: Mapping[str, Provider] = field(default_factory=lambda: MappingProxyType({}))
@@ -58,6 +59,7 @@ class CheckoutService:
     portal_return_url: str | None = None
     tax_rate: Decimal = Decimal(0)
     process_event: Callable[[UUID], Awaitable[None]] | None = None
+    requires_verified: bool = False
 
     def provider(self, name: str | None = None) -> Provider:
         """Raises PaymentsNotConfigured."""
@@ -95,7 +97,7 @@ class Sale:
 async def create_plan_checkout(sale: Sale, plan: StoredPlan, *, quantity: int, now: datetime) -> Checkout:
     """Creates a subscription that is incomplete until it is paid for, and the checkout to pay at.
 
-    Raises PaymentsNotConfigured, ProviderUnavailable, ProviderRefused.
+    Raises PaymentsNotConfigured, ProviderUnavailable, ProviderRefused, and Conflict for a trial of an unverified user.
     """
     provider = sale.checkout_service.provider(sale.provider)
     sale.checkout_service.return_url()
@@ -114,6 +116,8 @@ async def create_plan_checkout(sale: Sale, plan: StoredPlan, *, quantity: int, n
             currency=plan.terms.currency,
         )
         trial_days = 0 if await had_trial(connection, sale.user.id) else plan.terms.trial_period_days
+        if trial_days and sale.checkout_service.requires_verified and sale.user.email_verified_at is None:
+            raise Conflict("A trial needs a verified address; POST /me/verify-email sends the mail again.")
     is_metered = plan.terms.pricing_model == "usage"
     return await _create_at_provider(sale, checkout, quantity=quantity, trial_days=trial_days, is_metered=is_metered)
 

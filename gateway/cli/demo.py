@@ -62,6 +62,8 @@ async def run_demo(read_config: Callable[[], Config], *, as_json: bool) -> None:
         listening = stack.enter_context(bind("demo upstream", "127.0.0.1", 0)[0])
         upstream_url = url_of(listening)
         settings = {f"GATEWAY_UPSTREAMS__{each.name.upper()}__TARGETS": upstream_url for each in config.upstreams}
+        if config.mail.smtp is None:
+            settings["GATEWAY_AUTH__REQUIRE_VERIFIED"] = "false"  # nobody reads the log for a link
         serve = serving(
             config, EVERYTHING, store_urls=stores, reload_config=read_config, settings=settings, upstream=listening
         )

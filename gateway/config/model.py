@@ -166,6 +166,22 @@ class Auth:
         Timeout, about("Life of the link that verifies an e-mail address.", key="verify_ttl")
     ] = 3 * 86400.0
     reset_ttl_seconds: Annotated[Timeout, about("Life of the link that resets a password.", key="reset_ttl")] = 3600.0
+    refresh_reuse_seconds: Annotated[
+        Duration,
+        about("Time in which a used refresh token is taken again, for two tabs at once.", key="refresh_reuse"),
+    ] = 10.0
+    requires_verified: Annotated[
+        Flag,
+        about("Whether credits of free plans, and trials, wait for a verified address.", key="require_verified"),
+    ] = True
+    remember_erased_seconds: Annotated[
+        Duration,
+        about(
+            "Time for which a keyed digest of an erased account's address is kept, so that free credits and trials are "
+            "not had again and debts return.",
+            key="remember_erased",
+        ),
+    ] = 365 * 86400.0
     verify_link: Annotated[Link | None, about("Page that a verification e-mail links to.")] = None
     reset_link: Annotated[Link | None, about("Page that a password e-mail links to.")] = None
 

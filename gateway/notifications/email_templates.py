@@ -59,6 +59,11 @@ _TEMPLATES: Mapping[str, Email] = {
         "Your account has another e-mail address since just now, and this is the last message to the one before.",
         "If it was not you, tell the operator of this service at once: whoever did it knew your password.",
     ),
+    "account.registered_again": _email(
+        "You have an account already",
+        "Somebody, presumably you, opened an account with this address, which has one already. Nothing was changed.",
+        "Log in with the password that you have, or ask for a new one. If it was not you, ignore this message.",
+    ),
     "account.token_reused": _email(
         "A session was ended",
         "A refresh token of your account was used twice, which happens when one is stolen. The session was ended.",

@@ -81,7 +81,10 @@ async def notification_workers(config: Config, database: Database) -> AsyncItera
             reset_link=config.auth.reset_link,
             credit_value=config.credits.money,
         )
-        yield NotificationSender(database, _mailer(config), webhook, context=context), CleanupWorker(database)
+        yield (
+            NotificationSender(database, _mailer(config), webhook, context=context),
+            CleanupWorker(database, remember_erased=timedelta(seconds=config.auth.remember_erased_seconds)),
+        )
 
 
 def _mailer(config: Config) -> Mailer:

@@ -82,6 +82,7 @@ def build_checkout_service(config: Config, database: Database, providers: dict[s
         portal_return_url=billing.portal_return_url,
         tax_rate=billing.tax_rate,
         process_event=WebhookProcessor(database, providers).process,
+        requires_verified=config.auth.requires_verified,
     )
 
 

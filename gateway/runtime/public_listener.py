@@ -99,6 +99,7 @@ async def account_api(config: Config, routes: Mapping[str, Route]) -> AsyncItera
                 refresh=timedelta(seconds=auth.refresh_ttl_seconds),
                 verify_email=timedelta(seconds=auth.verify_ttl_seconds),
                 reset_password=timedelta(seconds=auth.reset_ttl_seconds),
+                refresh_reuse=timedelta(seconds=auth.refresh_reuse_seconds),
             ),
             key_prefix=config.keys.prefix,
             peppers=config.secrets.peppers,

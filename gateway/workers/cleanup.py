@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from gateway import clock
-from gateway.ledger.accounts import erasure, login_sessions, one_time_tokens, throttles
+from gateway.ledger.accounts import erasure, login_sessions, one_time_tokens, persons, throttles
 from gateway.ledger.db import idempotency, notifications
 from gateway.ledger.db.session import Database
 
@@ -18,16 +18,22 @@ RESPONSE_LIFETIME = timedelta(hours=24)
 
 
 class CleanupWorker:
-    """Deletes what accounts no longer need, and empties the usage records of deleted users of personal data."""
+    """Deletes what accounts no longer need, and empties the usage records of deleted users of personal data.
+
+    Who had erased accounts is forgotten after `remember_erased`.
+    """
 
     idle_seconds = 600.0
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, remember_erased: timedelta) -> None:
         self._database = database
+        self._remember_erased = remember_erased
 
     async def run_once(self) -> int:
+        erased_before = clock.now() - self._remember_erased
         async with self._database.transaction() as connection:
-            deleted = await login_sessions.delete_expired(connection, limit=BATCH_ROWS)
+            deleted = await persons.forget_erased(connection, before=erased_before, limit=BATCH_ROWS)
+            deleted += await login_sessions.delete_expired(connection, limit=BATCH_ROWS)
             deleted += await one_time_tokens.delete_expired(connection)
             deleted += await throttles.delete_expired(connection, limit=BATCH_ROWS)
             deleted += await erasure.erase_usage_details(connection, limit=BATCH_ROWS)

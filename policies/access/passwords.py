@@ -1,6 +1,7 @@
 """Which passwords are taken: long enough, not the address beside them, none of those guessed first.
 
-NIST SP 800-63B section 3.1.1.2. What guessers try next is the business of the throttle.
+NIST SP 800-63B section 3.1.1.2. The rules here find variants of what is guessed; a list, which is not code, is looked
+up beside them. What guessers try next is the business of the throttle.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import unicodedata
 
 MIN_LENGTH = 8
 MAX_LENGTH = 128  # hashing costs the same for all; only the transport has to be bounded
+
+COMMON = "is among the first that are guessed; choose another"
 
 # Guessed from any place on, and backwards.
 _SEQUENCES = (
@@ -45,7 +48,7 @@ def objection(password: str, *, email: str = "") -> str | None:
     if email and password.casefold() in (email.casefold(), email.casefold().partition("@")[0]):
         return "must not be the e-mail address"
     if _is_common(normalised(password).casefold()):
-        return "is among the first that are guessed; choose another"
+        return COMMON
     return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
 from typing import NamedTuple
@@ -22,6 +22,7 @@ class Purpose(StrEnum):
     ACCESS = "access"
     VERIFY_EMAIL = "verify_email"
     RESET_PASSWORD = "reset_password"  # noqa: S105 - the name of a purpose
+    PERSON = "person"
 
 
 class Verdict(StrEnum):
@@ -56,11 +57,14 @@ def digest(token: str) -> bytes:
     return sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
-def judge(state: RefreshState, now: datetime) -> Verdict:
-    """A used one that comes again was stolen, before or after (RFC 9700 section 4.14.2)."""
+def judge(state: RefreshState, now: datetime, *, reuse_window: timedelta = timedelta(0)) -> Verdict:
+    """A used one that comes again was stolen, before or after (RFC 9700 section 4.14.2).
+
+    Within `reuse_window` of its first use it is good: two tabs of one browser refreshed at once.
+    """
     if state.revoked_at is not None:
         return Verdict.REVOKED
-    if state.used_at is not None:
+    if state.used_at is not None and now >= state.used_at + reuse_window:
         return Verdict.REUSED
     return Verdict.EXPIRED if state.expires_at <= now else Verdict.GOOD
 

@@ -41,7 +41,7 @@ async def test_cleanup_deletes_only_what_has_expired(own_database_url: str) -> N
         for once in (None, "threshold"):
             await notifications.enqueue(connection, user.id, kind="k", payload={}, once=once)
         await connection.execute(text("UPDATE notices SET created_at = now() - interval '91 days'"))
-    worker = CleanupWorker(database)
+    worker = CleanupWorker(database, remember_erased=timedelta(days=365))
     assert await worker.run_once() == 5
     assert await worker.run_once() == 0
     async with database.read() as connection:
@@ -61,8 +61,8 @@ async def test_usage_of_a_deleted_user_has_no_personal_data(own_database_url: st
         }
         await ingestion.ingest(connection, [a_line(user.id, **said) for user in (gone, other)])
         await erasure.erase(connection, gone.id, now=now())
-    assert await CleanupWorker(database).run_once() == 2
-    assert await CleanupWorker(database).run_once() == 0
+    assert await CleanupWorker(database, remember_erased=timedelta(days=365)).run_once() == 2
+    assert await CleanupWorker(database, remember_erased=timedelta(days=365)).run_once() == 0
     async with database.read() as connection:
         rows = await connection.execute(
             text("""

@@ -28,6 +28,7 @@ class Lifetimes:
     refresh: timedelta
     verify_email: timedelta
     reset_password: timedelta
+    refresh_reuse: timedelta = timedelta(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

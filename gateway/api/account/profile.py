@@ -8,16 +8,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.account.dependencies import ClientAddress, DependenciesDep, Me
 from gateway.api.account.login import throttling
+from gateway.api.account.login.new_passwords import check_new_password
 from gateway.api.account.login.password_login import check_password
 from gateway.api.account.login.recovery import ask_to_verify
-from gateway.api.account.schemas import NewPassword, Password, Profile, check_new_password
+from gateway.api.account.schemas import NewPassword, Password, Profile
 from gateway.api.errors import Invalid, NotAuthenticated
 from gateway.api.openapi import CONFLICTS, SIGNED_IN, THROTTLED
 from gateway.api.schemas.fields import Email, Line, TimeZone
 from gateway.api.schemas.pages import PatchModel, RequestModel, unset
 from gateway.clock import now
-from gateway.ledger.accounts import erasure, login_sessions, users
+from gateway.ledger.accounts import erasure, login_sessions, persons, users
 from gateway.ledger.db import notifications
+from policies.access.persons import digest
 
 router = APIRouter(prefix="/me", tags=["account"], responses=SIGNED_IN)
 
@@ -56,6 +58,9 @@ async def change_me(patch: ProfilePatch, me: Me, dependencies: DependenciesDep, 
         changes["email_verified_at"] = None
     async with me.unit_of_work.change() as change:
         before = Profile.model_validate(me.user)
+        if is_moving:
+            for email in (me.user.email, changes["email"]):
+                await persons.remember(change.connection, me.id, digest(dependencies.secret, email))
         user = await users.patch(change.connection, me.id, **changes)
         after = Profile.model_validate(user)
         await change.record("account.change", "user", entity_id=me.id, before=before, after=after)
@@ -69,9 +74,11 @@ async def change_me(patch: ProfilePatch, me: Me, dependencies: DependenciesDep, 
 async def delete_me(body: Deletion, me: Me, dependencies: DependenciesDep, address: ClientAddress) -> None:
     """Takes the password, and is for good: personal data is erased, keys and tokens are revoked, the subscription ends,
     at its payment provider within minutes. What was paid for and used stays on record under an account without a name.
+    A digest of your address is kept for a time: free credits and trials are had once, and debts return.
     """
     await _check(dependencies, me, body.password, field="password", address=address)
     async with me.unit_of_work.change() as change:
+        await persons.remember(change.connection, me.id, digest(dependencies.secret, me.user.email))
         await erasure.erase(change.connection, me.id, now=now())
         await change.record("account.delete", "user", entity_id=me.id)  # without the personal data that is deleted
 
@@ -79,7 +86,7 @@ async def delete_me(body: Deletion, me: Me, dependencies: DependenciesDep, addre
 @router.post("/password", status_code=204, summary="Change your password", responses=THROTTLED)
 async def change_password(body: PasswordChange, me: Me, dependencies: DependenciesDep, address: ClientAddress) -> None:
     """Your other sessions end."""
-    check_new_password(body.new_password, email=me.user.email, field="new_password")
+    await check_new_password(body.new_password, email=me.user.email, field="new_password")
     await _check(dependencies, me, body.current_password, field="current_password", address=address)
     password_hash = await dependencies.hasher.hash(body.new_password, address=address)
     async with me.unit_of_work.change() as change:

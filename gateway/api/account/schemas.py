@@ -8,7 +8,6 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from gateway.api.errors import Invalid
 from gateway.api.schemas.pages import ResponseModel
 from policies.access import passwords
 from policies.model import AccountStatus
@@ -41,10 +40,3 @@ class Profile(ResponseModel):
     time_zone: str
     status: AccountStatus
     created_at: datetime
-
-
-def check_new_password(password: str, *, email: str, field: str) -> None:
-    """Raises Invalid."""
-    objection = passwords.objection(password, email=email)
-    if objection is not None:
-        raise Invalid(field, objection)

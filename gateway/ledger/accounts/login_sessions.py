@@ -1,4 +1,8 @@
-"""Login sessions and their refresh tokens: each refresh replaces the token, only the last one is valid."""
+"""Login sessions and their refresh tokens: each refresh replaces the token.
+
+A token is valid once, and for a short while more, since two tabs of a browser may refresh at the same time; each then
+goes on with a token of its own.
+"""
 
 from __future__ import annotations
 
@@ -78,8 +82,9 @@ async def get_refresh_for_update(connection: AsyncConnection, token_hash: bytes)
 async def rotate(
     connection: AsyncConnection, session_id: UUID, *, used_hash: bytes, next_hash: bytes, expires_at: datetime
 ) -> None:
-    """Replaces a token by the next, which expires at `expires_at`."""
-    used = update(refresh_tokens).where(refresh_tokens.c.token_hash == used_hash).values(used_at=func.now())
+    """Replaces a token by the next, which expires at `expires_at`. A second use leaves the time of the first."""
+    first_use = func.coalesce(refresh_tokens.c.used_at, func.now())
+    used = update(refresh_tokens).where(refresh_tokens.c.token_hash == used_hash).values(used_at=first_use)
     await connection.execute(used)
     await connection.execute(insert(refresh_tokens).values(token_hash=next_hash, session_id=session_id))
     await connection.execute(update(sessions).where(sessions.c.id == session_id).values(expires_at=expires_at))

@@ -47,6 +47,7 @@ class UserFields(TypedDict, total=False):
     email_verified_at: datetime | None
     time_zone: str
     metadata: Mapping[str, Any]
+    persons: tuple[bytes, ...]
 
 
 class UserChanges(UserFields, total=False):

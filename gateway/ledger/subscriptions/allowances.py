@@ -40,11 +40,25 @@ async def open_period(
     connection: AsyncConnection, subscription: StoredSubscription, *, plan: StoredPlan, actor: str
 ) -> bool:
     """Grants the current period its credits and resets its usage; False if the period is open already."""
-    amount = credits_of(plan, subscription.quantity)
+    is_withheld = subscription.credits_withheld is not None and plan.terms.price == 0
+    amount = 0 if is_withheld else credits_of(plan, subscription.quantity)
     if not await _reset_period(connection, subscription, amount=amount):
         return False
-    if amount == 0:
-        return True
+    return amount == 0 or await _grant_period(connection, subscription, plan=plan, amount=amount, actor=actor)
+
+
+async def grant_withheld(
+    connection: AsyncConnection, subscription: StoredSubscription, *, plan: StoredPlan, actor: str
+) -> None:
+    """Grants the running period the credits that were withheld; nothing if it has them."""
+    amount = credits_of(plan, subscription.quantity)
+    if amount and await _grant_period(connection, subscription, plan=plan, amount=amount, actor=actor):
+        await _record_change(connection, subscription, change=amount, shortfall=0)
+
+
+async def _grant_period(
+    connection: AsyncConnection, subscription: StoredSubscription, *, plan: StoredPlan, amount: int, actor: str
+) -> bool:
     is_trial = subscription.status is SubscriptionStatus.TRIALING
     granted = await grants.grant_period(
         connection,

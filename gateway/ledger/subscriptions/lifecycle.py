@@ -19,8 +19,9 @@ from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.db import tables
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.db.outbox import bump_account
-from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions import free_credits, subscriptions
 from gateway.ledger.subscriptions.allowances import open_period, plan_of, take_over_period
+from gateway.ledger.subscriptions.free_credits import FreeCredits
 from gateway.ledger.subscriptions.subscriptions import MANUAL, StoredSubscription, get_for_update, transition
 from policies.billing.periods import BillingPeriod, PeriodLength, nth_period
 from policies.billing.subscriptions import SubscriptionEvent
@@ -35,21 +36,29 @@ async def start(
     now: datetime,
     actor: str = "system",
     quantity: int = 1,
-    resumes_period: bool = False,
+    is_own_doing: bool = False,
+    requires_verified: bool = False,
 ) -> StoredSubscription:
     """Starts an active subscription and grants its credits.
 
-    With `resumes_period` a free plan continues the period of a free one that ended early, so that nobody gets credits
-    again by canceling and subscribing again. Raises NotFound for an unknown user or plan, AlreadyExists while another
-    subscription is current.
+    Where it is the user's own doing, a free plan continues the period of a free one of the same person that ended
+    early, so that nobody gets credits again by subscribing or registering again; and it withholds its credits while
+    another account of the person has such a plan, or until the address is verified, if that is required. Raises
+    NotFound for an unknown user or plan, AlreadyExists while another subscription is current.
     """
     plan, zone = await _lock_account(connection, user_id, plan_id)
-    running = await _free_period(connection, user_id, now) if resumes_period and plan.terms.price == 0 else None
-    span = running or nth_period(now, period_length(plan), zone=zone, number=0)
+    given = FreeCredits(None, None)
+    if is_own_doing and plan.terms.price == 0:
+        given = await free_credits.find(connection, user_id, now=now, requires_verified=requires_verified)
+    span = (None if given.withheld else given.running) or nth_period(now, period_length(plan), zone=zone, number=0)
     started = await subscriptions.create(
-        connection, **_terms(user_id, plan, span, quantity=quantity), status=SubscriptionStatus.ACTIVE, provider=MANUAL
+        connection,
+        **_terms(user_id, plan, span, quantity=quantity),
+        status=SubscriptionStatus.ACTIVE,
+        provider=MANUAL,
+        credits_withheld=given.withheld,
     )
-    if running:
+    if given.running or given.withheld:
         await take_over_period(connection, started)
     else:
         await open_period(connection, started, plan=plan, actor=actor)
@@ -197,27 +206,6 @@ async def get_plan(connection: AsyncConnection, plan_id: str) -> StoredPlan:
     if plan is None:
         raise NotFound("plan", plan_id)
     return plan
-
-
-async def _free_period(connection: AsyncConnection, user_id: UUID, now: datetime) -> BillingPeriod | None:
-    """The period of an ended free subscription, if it would still be running."""
-    ended = (
-        select(
-            tables.subscriptions.c.period_anchor,
-            tables.subscriptions.c.current_period_start,
-            tables.subscriptions.c.current_period_end,
-        )
-        .join(tables.subscription_plans, tables.subscription_plans.c.id == tables.subscriptions.c.plan_id)
-        .where(
-            tables.subscriptions.c.user_id == user_id,
-            tables.subscriptions.c.status.in_((SubscriptionStatus.CANCELED, SubscriptionStatus.EXPIRED)),
-            tables.subscription_plans.c.price == 0,
-            tables.subscriptions.c.current_period_end > now,
-        )
-        .order_by(tables.subscriptions.c.current_period_end.desc())
-    )
-    row = (await connection.execute(ended.limit(1))).one_or_none()
-    return None if row is None else BillingPeriod(*row)
 
 
 def _terms(user_id: UUID, plan: StoredPlan, span: BillingPeriod, *, quantity: int) -> dict[str, object]:

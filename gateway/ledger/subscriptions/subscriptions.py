@@ -57,6 +57,7 @@ class StoredSubscription:
     past_due_since: datetime | None
     next_plan_id: str | None
     next_quantity: int | None
+    credits_withheld: str | None
     provider_synced_at: datetime | None
     created_at: datetime
     updated_at: datetime
@@ -121,12 +122,6 @@ async def list_subscriptions(
         if required is not None:
             query = query.where(subscriptions.c[column] == required)
     return await page_by_time(connection, query, StoredSubscription, cursor=cursor, limit=limit)
-
-
-async def had_trial(connection: AsyncConnection, user_id: UUID) -> bool:
-    """Whether the account has used its only trial."""
-    had = select(subscriptions.c.id).where(subscriptions.c.user_id == user_id, subscriptions.c.trial_start.is_not(None))
-    return (await connection.scalar(had)) is not None
 
 
 async def get_for_update(connection: AsyncConnection, subscription_id: UUID) -> StoredSubscription:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
 from secrets import token_bytes
@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from gateway.api.account import build_account
 from gateway.api.account.dependencies import Lifetimes
 from gateway.api.account.login.access_tokens import AccessTokens
+from gateway.api.checkout import CheckoutService
 from gateway.clock import now
 from gateway.ledger.accounts import login_sessions, users
 from gateway.ledger.audit import audit_log
@@ -122,7 +123,7 @@ class AccountApi:
 
     async def customer(self, **fields: Any) -> Customer:
         """A user with a session and an address of its own. Not by logging in: hashing takes long on purpose."""
-        email, secret = f"{uuid4().hex}@example.com", refresh_token(token_bytes(REFRESH_BYTES))
+        email, secret = fields.pop("email", f"{uuid4().hex}@example.com"), refresh_token(token_bytes(REFRESH_BYTES))
         client = self.new_client()
         async with self.database.transaction() as connection:
             user = await users.create(connection, email, password_hash=HASH, **fields)
@@ -142,6 +143,12 @@ class AccountApi:
         client.headers["authorization"] = f"Bearer {tokens['access_token']}"
         me = (await client.get("/me")).json()
         return Customer(email, UUID(me["id"]), tokens, client)
+
+    async def verify(self, customer: Customer) -> None:
+        """Proves the address by the mail."""
+        await customer.post("/me/verify-email", status=202)
+        token = await self.mailed_token(customer.id, Purpose.VERIFY_EMAIL)
+        await self.call("/auth/verify-email", {"token": token}, status=204)
 
     async def notifications_of(self, user_id: UUID) -> list[str]:
         """The kinds of all notices of a user, oldest first."""
@@ -175,19 +182,43 @@ async def account_api(ledger: Database, valkey_url: str) -> AsyncIterator[Accoun
     redis_client = RedisClient(valkey_url, timeout_seconds=5, scripts=SCRIPTS)
     await redis_client.open()
     meter = Meter(redis_client, partitions=4, owner="account")
-    app = build_account(
-        database=ledger,
-        publish=OutboxPublisher(ledger, meter).publish_all,
+    app = _app(ledger, meter)
+    async with client_of(app) as client:
+        yield AccountApi(app, ledger, meter, redis_client, client)
+    await redis_client.close()
+
+
+@pytest.fixture
+async def verifying_api(account_api: AccountApi) -> AsyncIterator[AccountApi]:
+    """On the same stores, with `auth.require_verified` and a window for refreshes at once."""
+    app = _app(
+        account_api.database,
+        account_api.meter,
+        checkout_service=CheckoutService(requires_verified=True),
+        lifetimes=replace(LIFETIMES, refresh_reuse=timedelta(seconds=10)),
+    )
+    async with client_of(app) as client:
+        yield replace(account_api, app=app, client=client)
+
+
+def _app(
+    database: Database,
+    meter: Meter,
+    *,
+    checkout_service: CheckoutService | None = None,
+    lifetimes: Lifetimes = LIFETIMES,
+) -> ASGIApp:
+    return build_account(
+        database=database,
+        publish=OutboxPublisher(database, meter).publish_all,
         jwt_secret=SECRET,
-        lifetimes=LIFETIMES,
+        lifetimes=lifetimes,
         key_prefix="gw",
         peppers=PEPPERS,
         entropy=token_bytes,
+        checkout_service=checkout_service,
         meter=meter,
         routes=ROUTES,
         past_due_grace=timedelta(days=3),
         credit_value=CreditValue("USD", Decimal(1000)),
     )
-    async with client_of(app) as client:
-        yield AccountApi(app, ledger, meter, redis_client, client)
-    await redis_client.close()

@@ -7,7 +7,7 @@ import base64
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import jwt
@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import text
 
 from gateway.ledger.accounts import users
-from policies.access.tokens import Purpose, derive
+from policies.access.tokens import Purpose, derive, digest
 from tests.api.account.conftest import PASSWORD, SECRET, AccountApi
 
 
@@ -42,13 +42,45 @@ async def test_password_is_stored_only_as_argon2id_of_the_present_parameters(acc
     assert kept.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
 
 
-async def test_taken_address_is_a_conflict_in_any_case(account_api: AccountApi) -> None:
-    customer = await account_api.customer()
-    refused = await account_api.call(
-        "/auth/register", {"email": customer.email.upper(), "password": PASSWORD}, status=409
-    )
-    assert refused["code"] == "conflict"
-    assert "email" in refused["detail"]
+async def test_registration_does_not_tell_who_has_an_account(account_api: AccountApi) -> None:
+    owner = await account_api.customer(name="Ada")
+    answers = [
+        await account_api.call("/auth/register", {"email": email, "password": PASSWORD, "name": "Eve"}, status=201)
+        for email in (new_email(), owner.email.upper(), owner.email)
+    ]
+    for answer in answers:
+        assert answer.keys() == answers[0].keys()
+        constant = {name: answer[name] for name in ("name", "company", "status", "time_zone", "email_verified_at")}
+        assert constant == {name: answers[0][name] for name in constant}
+        assert UUID(answer["id"]).version == 7
+    assert (await owner.get("/me"))["name"] == "Ada"
+    # The owner is told, once a day.
+    assert await account_api.notifications_of(owner.id) == ["account.registered_again"]
+
+
+@pytest.mark.parametrize("password", ["Corvette", "samantha", "1234qwer", "\uff53amantha"])
+async def test_passwords_of_the_list_are_refused(account_api: AccountApi, password: str) -> None:
+    refused = await account_api.call("/auth/register", {"email": new_email(), "password": password}, status=422)
+    assert refused["errors"] == [
+        {"field": "password", "message": "is among the first that are guessed; choose another"}
+    ]
+
+
+async def test_two_tabs_that_refresh_at_once_both_go_on(verifying_api: AccountApi) -> None:
+    customer = await verifying_api.customer()
+    used = customer.tokens["refresh_token"]
+    first, second = await asyncio.gather(*(_refresh(verifying_api, used) for _ in range(2)))
+    kept = [answer.json()["refresh_token"] for answer in (first, second)]
+    assert kept[0] != kept[1]
+    assert [(await _refresh(verifying_api, token)).status_code for token in kept] == [200, 200]
+    assert "account.token_reused" not in await verifying_api.notifications_of(customer.id)
+    # Ten seconds after its first use it is a theft, however often it was used meanwhile.
+    async with verifying_api.database.transaction() as connection:
+        earlier = text("UPDATE refresh_tokens SET used_at = used_at - interval '10 seconds' WHERE token_hash = :token")
+        await connection.execute(earlier, {"token": digest(used)})
+    assert (await _refresh(verifying_api, used)).status_code == 401
+    await customer.get("/me", status=401)
+    assert "account.token_reused" in await verifying_api.notifications_of(customer.id)
 
 
 @pytest.mark.parametrize(

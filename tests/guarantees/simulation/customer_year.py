@@ -88,7 +88,7 @@ async def subscribe(connection: AsyncConnection, life: Life, now: datetime) -> N
         now=now,
         actor=ACTOR,
         quantity=seats,
-        resumes_period=is_own_doing,
+        is_own_doing=is_own_doing,
     )
     contract = Contract(begun.id, offer, seats, "active", now, now, now, now)
     account.contracts.append(contract)

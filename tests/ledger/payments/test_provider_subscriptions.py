@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue.provider_prices import PlanPrice
 from gateway.ledger.payments import provider_subscriptions
-from gateway.ledger.subscriptions import lifecycle, renewals, subscriptions
+from gateway.ledger.subscriptions import free_credits, lifecycle, renewals, subscriptions
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription
 from policies.model import SubscriptionStatus as Status
 from tests.ledger.make import NOON, a_user
@@ -121,10 +121,10 @@ async def test_provider_subscription_is_not_renewed_by_the_clock(connection: Asy
 
 async def test_provider_trial_uses_up_the_accounts_trial(connection: AsyncConnection) -> None:
     waiting = await order_subscription(connection)
-    assert not await subscriptions.had_trial(connection, waiting.user_id)
+    assert not await free_credits.had_trial(connection, waiting.user_id)
     trial = await sync(connection, waiting, Status.TRIALING)
     assert (trial.trial_end, await kinds(connection, waiting.user_id)) == (NOON + MONTH, [("grant", 100)])
-    assert await subscriptions.had_trial(connection, waiting.user_id)
+    assert await free_credits.had_trial(connection, waiting.user_id)
     second = await lifecycle.await_payment(
         connection, waiting.user_id, plan_id=waiting.plan_id, provider="stripe", now=NOON
     )

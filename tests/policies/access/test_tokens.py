@@ -56,5 +56,12 @@ def test_a_refresh_token_is_judged_by_its_past(
     assert judge(RefreshState(used, revoked, expires), NOON) is verdict
 
 
+def test_a_refresh_token_is_good_again_for_the_window_after_its_first_use() -> None:
+    used = RefreshState(EARLIER, None, LATER)
+    assert judge(used, NOON, reuse_window=NOON - EARLIER) is Verdict.REUSED
+    assert judge(used, NOON, reuse_window=NOON - EARLIER + timedelta(microseconds=1)) is Verdict.GOOD
+    assert judge(RefreshState(EARLIER, EARLIER, LATER), NOON, reuse_window=timedelta(days=1)) is Verdict.REVOKED
+
+
 def test_a_refresh_token_shows_what_it_is() -> None:
     assert refresh_token(bytes(32)) == "gwr_" + "A" * 43

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from datetime import datetime
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Path, Query
@@ -31,6 +31,7 @@ from gateway.api.openapi import CONFLICTS, PAID_FOR, SIGNED_IN, UNKNOWN
 from gateway.api.schemas.fields import Line, PositiveCount
 from gateway.api.schemas.pages import RequestModel, ResponseModel
 from gateway.clock import now
+from gateway.ledger.accounts import persons
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms, StoredPlan
 from gateway.ledger.db.errors import NotFound
@@ -40,6 +41,7 @@ from gateway.ledger.subscriptions import lifecycle, subscriptions
 from gateway.ledger.subscriptions.allowances import plan_of
 from gateway.ledger.subscriptions.subscriptions import MANUAL, StoredSubscription, transition
 from gateway.payments.provider import Provider
+from policies.access.persons import digest
 from policies.billing.payments import ObjectKind, ObjectRef
 from policies.billing.subscriptions import SubscriptionEvent
 from policies.credits.allowances import has_seats
@@ -74,6 +76,10 @@ class OwnSubscription(ResponseModel):
     trial_start: datetime | None
     trial_end: datetime | None
     next_plan_id: str | None = Field(description="The plan of its next period; null: the same.")
+    credits_withheld: Literal["unverified", "same_person"] | None = Field(
+        description="Why a free plan gives no credits. unverified: it gives them once your address is verified; "
+        "same_person: another account of yours has them."
+    )
     created_at: datetime
 
 
@@ -120,9 +126,11 @@ async def subscribe(
 ) -> BegunSubscription:
     """A free plan is active at once. A paid one is incomplete until it is paid for at `checkout_url`.
 
-    A free plan that you cancelled goes on with the period it had, whose credits are not given twice.
+    A free plan that you cancelled goes on with the period it had, whose credits are not given twice. Credits of a free
+    plan, and trials, wait until your address is verified, where the operator requires it.
     """
     order = order or Order()
+    await _remember_person(me, dependencies, requires_verified=checkout_service.requires_verified)
     async with me.unit_of_work.read() as connection:
         plan = await _offered(connection, plan_id)
         current = await subscriptions.get_current(connection, me.id)
@@ -135,7 +143,13 @@ async def subscribe(
         return _started(waiting, checkout_id=checkout.id, checkout_url=checkout.url)
     async with me.unit_of_work.change() as change:
         started = await lifecycle.start(
-            change.connection, me.id, plan_id=plan.id, now=now(), actor=change.actor, resumes_period=True
+            change.connection,
+            me.id,
+            plan_id=plan.id,
+            now=now(),
+            actor=change.actor,
+            is_own_doing=True,
+            requires_verified=checkout_service.requires_verified,
         )
         await change.record("subscriptions.start", "subscription", entity_id=started.id, after=_shown(started))
     return _started(started)
@@ -211,6 +225,14 @@ async def change_plan(
             "subscriptions.change", "subscription", entity_id=found.id, before=_shown(found), after=after
         )
     return after
+
+
+async def _remember_person(me: Me, dependencies: DependenciesDep, *, requires_verified: bool) -> None:
+    """So that trials and free credits are found again. Debts return to a proven address only, which they tell about."""
+    async with me.unit_of_work.change() as change:
+        await persons.remember(change.connection, me.id, digest(dependencies.secret, me.user.email))
+        if not requires_verified or me.user.email_verified_at is not None:
+            await persons.take_over_debt(change.connection, me.id, actor=change.actor)
 
 
 async def _change_billed(

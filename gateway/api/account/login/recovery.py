@@ -11,18 +11,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.account.dependencies import AccountDependencies, ClientAddress, DependenciesDep, Lifetimes
 from gateway.api.account.login import throttling
+from gateway.api.account.login.new_passwords import check_new_password
 from gateway.api.account.login.throttling import record_failure
-from gateway.api.account.schemas import NewPassword, Token, check_new_password
+from gateway.api.account.schemas import NewPassword, Token
 from gateway.api.errors import Invalid
 from gateway.api.openapi import THROTTLED
 from gateway.api.schemas.fields import LookupEmail
 from gateway.api.schemas.pages import RequestModel
 from gateway.clock import now
-from gateway.ledger.accounts import login_sessions, one_time_tokens, users
+from gateway.ledger.accounts import login_sessions, one_time_tokens, persons, users
 from gateway.ledger.accounts.one_time_tokens import ProvenAddress
 from gateway.ledger.accounts.users import User
 from gateway.ledger.audit import audit_log
 from gateway.ledger.db import notifications
+from policies.access.persons import digest
 from policies.access.tokens import Purpose, read_one_time
 
 router = APIRouter(prefix="/auth", tags=["auth"])
@@ -65,7 +67,7 @@ async def reset_password(body: PasswordReset, dependencies: DependenciesDep, add
             user = await _user_of(
                 connection, token_id, Purpose.RESET_PASSWORD, address=address, find=one_time_tokens.find
             )
-        check_new_password(body.password, email=user.email, field="password")
+        await check_new_password(body.password, email=user.email, field="password")
         password_hash = await dependencies.hasher.hash(body.password, address=address)
     async with dependencies.unit_of_work("mail").change() as change:
         connection = change.connection
@@ -76,6 +78,7 @@ async def reset_password(body: PasswordReset, dependencies: DependenciesDep, add
             # Somebody else may have registered the address, and made keys, before its owner proved it.
             await users.revoke_unproven_keys(connection, user.id)
         await users.patch(connection, user.id, password_hash=password_hash, email_verified_at=verified_at)
+        await _recognise(connection, dependencies, user)
         await login_sessions.revoke_all(connection, user.id)
         await change.record("account.reset_password", "user", entity_id=user.id)
         await notifications.enqueue(connection, user.id, kind="account.password_changed", payload={})
@@ -90,10 +93,17 @@ async def verify_email(body: EmailVerification, dependencies: DependenciesDep, a
         if not await audit_log.has_entry(change.connection, entity="user", entity_id=user.id, actions=_PROOFS):
             await users.revoke_unproven_keys(change.connection, user.id)
         await users.patch(change.connection, user.id, email_verified_at=now())
+        await _recognise(change.connection, dependencies, user)
         await change.record("account.verify_email", "user", entity_id=user.id)
         await notifications.enqueue(
             change.connection, user.id, kind="account.email_verified", payload={}, channels=(notifications.WEBHOOK,)
         )
+
+
+async def _recognise(connection: AsyncConnection, dependencies: AccountDependencies, user: User) -> None:
+    """The address is proven: whose it was before is told by its person."""
+    await persons.remember(connection, user.id, digest(dependencies.secret, user.email))
+    await persons.recognise(connection, user.id, now=now(), actor=f"user:{user.id}")
 
 
 async def _send_reset(dependencies: AccountDependencies, email: str) -> None:

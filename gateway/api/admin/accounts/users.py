@@ -18,7 +18,7 @@ from gateway.api.openapi import CONFLICTS, UNKNOWN
 from gateway.api.schemas.fields import Email, Instant, Line, LookupEmail, Metadata, TimeZone
 from gateway.api.schemas.pages import PageModel, PageQuery, PatchModel, RequestModel, ResponseModel, page_of, unset
 from gateway.clock import now
-from gateway.ledger.accounts import erasure, users
+from gateway.ledger.accounts import erasure, persons, users
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.db.outbox import bump_account
 from gateway.ledger.subscriptions import lifecycle, subscriptions
@@ -118,6 +118,8 @@ async def change_user(user_id: UUID, patch: UserPatch, unit_of_work: UnitOfWorkD
         if any(name in changes and changes[name] != getattr(before, name) for name in _OWNERSHIP):
             actor.require(ADMIN)
         after = User.model_validate(await users.patch(change.connection, user_id, **changes))
+        if changes.get("email_verified_at") is not None:
+            await persons.recognise(change.connection, user_id, now=now(), actor=change.actor)
         await change.record("users.change", "user", entity_id=user_id, before=before, after=after)
     return after
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Query
@@ -49,6 +49,9 @@ class Subscription(ResponseModel):
     keeps_version: bool = Field(description="It holds to `plan_version`, whatever became of the plan.")
     next_plan_id: str | None = Field(description="The plan of its next period; null: the same.")
     next_quantity: int | None
+    credits_withheld: Literal["unverified", "same_person"] | None = Field(
+        description="Why a free plan gives no credits; null: it gives them."
+    )
     created_at: datetime
     updated_at: datetime
 

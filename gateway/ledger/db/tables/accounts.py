@@ -15,6 +15,7 @@ from sqlalchemy import (
     Text,
     text,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 
 from gateway.ledger.db.tables.columns import (
@@ -58,6 +59,13 @@ users = Table(
         comment="Grows with every change of the user, its keys or subscription; decisions on older ones are stale",
     ),
     moment("deleted_at", comment="Set on deletion: the row stays without personal data, because usage refers to it"),
+    Column(
+        "persons",
+        ARRAY(LargeBinary, as_tuple=True),
+        nullable=False,
+        server_default=text("'{}'"),
+        comment="Keyed digests of its mailboxes, kept a while after deletion: free credits and trials are one a person",
+    ),
     metadata_column(),
     created_at(),
     updated_at(),
@@ -68,6 +76,8 @@ users = Table(
     Index("uq_users_email_lower", text("lower(email)"), unique=True),
     # The list of users, newest first, by cursor.
     Index("ix_users_created_at_id", "created_at", "id"),
+    # Accounts of one person.
+    Index("ix_users_persons", "persons", postgresql_using="gin"),
     # The workers that complete deletions.
     Index("ix_users_deleted_at", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
     comment="Accounts, which are limited, charged and billed",

@@ -30,11 +30,11 @@ refresh_tokens = Table(
     metadata,
     Column("token_hash", LargeBinary, primary_key=True, comment="SHA-256 of the token, which has 256 random bits"),
     Column("session_id", PG_UUID(as_uuid=True), ForeignKey("sessions.id", ondelete="CASCADE"), nullable=False),
-    moment("used_at", comment="A second use means theft and revokes the session"),
+    moment("used_at", comment="A use later than shortly after it means theft and revokes the session"),
     created_at(),
     CheckConstraint("octet_length(token_hash) = 32", name="token_hash_is_sha256"),
     Index("ix_refresh_tokens_session_id", "session_id"),
-    comment="One token per session is unused; a used one detects theft",
+    comment="The unused ones are valid; a used one detects theft",
 )
 
 one_time_tokens = Table(

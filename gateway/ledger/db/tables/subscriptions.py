@@ -79,12 +79,18 @@ subscriptions = Table(
     Column(
         "next_quantity", Integer, comment="With next_plan_id, the change that applies with the next period; NULL: none"
     ),
+    Column(
+        "credits_withheld",
+        Text,
+        comment="Why a free plan gives no credits: unverified, or same_person has them already; NULL: it gives them",
+    ),
     moment("provider_synced_at", comment="When the stored provider state was fetched; older states are ignored"),
     metadata_column(),
     created_at(),
     updated_at(),
     one_of("status", SubscriptionStatus),
     provider_is_a_word(),
+    one_of("credits_withheld", ("unverified", "same_person")),
     *positive("quantity", "next_quantity"),
     CheckConstraint("current_period_end > current_period_start", name="period_order"),
     CheckConstraint("trial_end > trial_start", name="trial_order"),
