@@ -73,6 +73,11 @@ SETTLED = Counter("gateway_settled", "Calls settled.")
 REPLAYS = Counter(
     "gateway_repeats", "Calls whose stored response was replayed for their Idempotency-Key.", ["endpoint"]
 )
+RESPONSES_NOT_STORED = Counter(
+    "gateway_responses_not_stored",
+    "Responses to calls with an Idempotency-Key that a limit of stored bytes kept out: account, all.",
+    ["limit"],
+)
 PRINCIPAL_CACHE = Counter("gateway_principal_cache", "Look-ups of an API key, by result.", ["result"])
 METER_CALL = Histogram(
     "gateway_meter_call_seconds", "Seconds of a round trip to Redis, by script.", ["script"], buckets=CALL_SECONDS

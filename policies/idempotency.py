@@ -13,6 +13,9 @@ from policies.model import Refusal, Refused
 
 MAX_KEY_CHARACTERS = 255
 MAX_ANSWER_BYTES = 1024 * 1024  # a longer answer is not stored
+# What may be stored in a day, unless the configuration says otherwise.
+MAX_STORED_BYTES_PER_ACCOUNT = 64 * 1024 * 1024
+MAX_STORED_BYTES = 1024 * 1024 * 1024
 
 _KEY = re.compile(rb'"((?:[\x20\x21\x23-\x5B\x5D-\x7E]|\\["\\])+)"|([\x21\x23-\x5B\x5D-\x7E]+)')
 _ESCAPED = re.compile(rb'\\(["\\])')

@@ -138,6 +138,7 @@ class Plan:
     max_concurrent_requests: int | None = None
     max_products_per_batch: int | None = None
     max_file_size_bytes: int | None = None
+    is_paid: bool = False
 
 
 @dataclass(frozen=True, slots=True)

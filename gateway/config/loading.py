@@ -47,6 +47,7 @@ class Sections:
         str, Kind("path"), about("Directory of embedded stores, generated secrets and spooled settlements.")
     ] = ".gateway"
     keys: model.Keys = field(default_factory=model.Keys)
+    idempotency: model.Idempotency = field(default_factory=model.Idempotency)
     credits: model.Credits = field(default_factory=model.Credits)
     principals: model.Principals = field(default_factory=model.Principals)
     usage: model.Usage = field(default_factory=model.Usage)
@@ -103,6 +104,7 @@ def load(
         database=sections.database,
         redis=sections.redis,
         keys=sections.keys,
+        idempotency=sections.idempotency,
         credits=sections.credits,
         principals=sections.principals,
         usage=sections.usage,

@@ -27,6 +27,7 @@ from gateway.config.quantities import (
     Flag,
     Kind,
     Positive,
+    Size,
     Target,
     Text,
     Timeout,
@@ -36,6 +37,7 @@ from gateway.config.quantities import (
 )
 from gateway.config.secrets import Secrets
 from gateway.config.server import Server
+from policies import idempotency
 from policies.billing.money import CreditValue
 from policies.model import Route
 
@@ -116,6 +118,22 @@ class Keys:
     query: Annotated[
         Word | None, about("Query parameter that may carry an API key, such as `key`; null: on WebSocket routes only.")
     ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Idempotency:
+    stored_for: Annotated[
+        Literal["paid_plans", "all_plans", "nobody"],
+        Kind("`paid_plans`, `all_plans` or `nobody`"),
+        about("Whose responses are stored for 24 hours, so that a repeated `Idempotency-Key` gets them again."),
+    ] = "paid_plans"
+    # The script that counts them packs 32 bits.
+    max_bytes_per_account: Annotated[
+        Size, Field(lt=2**32), about("Bytes of responses that an account may store in a day (UTC).")
+    ] = idempotency.MAX_STORED_BYTES_PER_ACCOUNT
+    max_bytes: Annotated[Size, about("Bytes of responses that all accounts may store in a day (UTC) in Redis.")] = (
+        idempotency.MAX_STORED_BYTES
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,6 +363,7 @@ class Config:
     database: Database
     redis: Redis
     keys: Keys
+    idempotency: Idempotency
     credits: Credits
     principals: Principals
     usage: Usage

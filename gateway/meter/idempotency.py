@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from gateway.meter.keys import AccountKeys
+from policies.idempotency import MAX_STORED_BYTES, MAX_STORED_BYTES_PER_ACCOUNT
 
 # How long a claim lasts, from its admission and again from its settlement.
 CLAIM_SECONDS = 86_400
 
-# What an account may store in a day (UTC); beyond it responses are not replayable. At most two days' worth is stored.
-MAX_STORED_BYTES_PER_DAY = 64 * 1024 * 1024
+
+@dataclass(frozen=True, slots=True)
+class StorageLimits:
+    """The bytes of responses that may be stored in a day (UTC): of an account, and of all together.
+
+    Responses beyond a limit are not replayable. Each is stored for 24 hours, so two days' worth is stored at most.
+    """
+
+    of_account: int = MAX_STORED_BYTES_PER_ACCOUNT
+    of_all: int = MAX_STORED_BYTES
 
 
 class IdempotencyClaim(NamedTuple):

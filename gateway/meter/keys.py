@@ -67,5 +67,10 @@ def heartbeat_key(owner: str) -> str:
     return f"gw:i:{owner}"
 
 
+def stored_bytes_key(day: int) -> bytes:
+    """The bytes of responses that all accounts have stored on a day, counted from 1970."""
+    return f"gw:stored:{day}".encode()
+
+
 def _tag(partition: int) -> str:
     return f"gw:{{p{partition:02d}}}"

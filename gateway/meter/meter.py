@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import UUID
 
+from gateway import metrics
 from gateway.meter import admissions
 from gateway.meter.admissions import Admission, packed_budget, packed_terms, parse_admission
 from gateway.meter.client.client import RedisClient
@@ -14,9 +15,9 @@ from gateway.meter.client.packing import Word, word, words
 from gateway.meter.epochs import EpochRegister, LocalEpochRegister
 from gateway.meter.idempotency import (
     CLAIM_SECONDS,
-    MAX_STORED_BYTES_PER_DAY,
     ClaimOutcome,
     IdempotencyClaim,
+    StorageLimits,
 )
 from gateway.meter.keys import AccountKeys, account_keys, partition_keys, partition_of, swept_key
 from gateway.meter.layout import VERSION_FIELD
@@ -33,6 +34,7 @@ from gateway.meter.scripts import (
     RAISE_VERSION,
     SETTLE,
 )
+from gateway.meter.stored_bytes import StoredBytes
 from policies.access.admission import AccountSnapshot
 from policies.access.key_budgets import Cap
 from policies.access.limits import Limits
@@ -54,17 +56,26 @@ class Versions(NamedTuple):
 class Meter:
     """Decides in Redis about accounts.
 
-    `register` counts the epochs; without it a new epoch does not wait for what other gateways replay.
+    `register` counts the epochs; without it a new epoch does not wait for what other gateways replay. `storage` bounds
+    the responses that are stored for calls with an Idempotency-Key.
     """
 
     def __init__(
-        self, redis_client: RedisClient, *, partitions: int, owner: str, register: EpochRegister | None = None
+        self,
+        redis_client: RedisClient,
+        *,
+        partitions: int,
+        owner: str,
+        register: EpochRegister | None = None,
+        storage: StorageLimits = StorageLimits(),  # noqa: B008 - frozen
     ) -> None:
         self._redis = redis_client
         self._owner = owner
         self._partitions = partitions
         self._recovery = Recovery(redis_client, partitions, owner=owner, register=register or LocalEpochRegister())
         self._epochs, self._replay_buffer = self._recovery.epochs, self._recovery.buffer
+        self._storage = storage
+        self._stored_bytes = StoredBytes(redis_client, storage.of_all)
 
     @property
     def partitions(self) -> int:
@@ -278,17 +289,24 @@ class Meter:
     async def _settle_claimed(
         self, keys: AccountKeys, request_id: str, charge: int, *, suffix: str, outcome: ClaimOutcome
     ) -> list[int | bytes]:
+        size = len(outcome.response or b"")
+        if size and not await self._stored_bytes.take(size):
+            outcome, size = outcome.without_response, 0
+            metrics.RESPONSES_NOT_STORED.labels("all").inc()
         arguments = SETTLE.ordered(
             request_id=request_id,
             charge=charge,
             suffix=suffix,
             remember_seconds=CLAIM_SECONDS,
             fingerprint=outcome.claim.fingerprint,
-            max_stored_bytes=MAX_STORED_BYTES_PER_DAY,
+            max_stored_bytes=self._storage.of_account,
             **outcome.optional_response,
         )
         where = (keys.account, keys.holds, keys.journal, outcome.claim.key(keys))
         reply: list[int | bytes] = await self._redis.run(SETTLE, where, arguments)
+        if size and reply[0] == _SETTLED and not reply[3]:
+            self._stored_bytes.give_back(size)
+            metrics.RESPONSES_NOT_STORED.labels("account").inc()
         return reply
 
     async def _settle_late(self, call: SettledCall, charge: int, *, epoch: str) -> int | None:

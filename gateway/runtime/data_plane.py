@@ -14,6 +14,7 @@ import structlog
 from gateway.config import Config, ConfigError
 from gateway.config.model import Tracing
 from gateway.meter.holds import Holds
+from gateway.meter.idempotency import StorageLimits
 from gateway.meter.meter import Meter
 from gateway.metrics import MetricsFlusher
 from gateway.proxy.admission.account_loader import AccountLoader, PostgresEpochRegister
@@ -48,7 +49,11 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
     async with open_stores(config, timeout_seconds=config.redis.timeout_seconds) as (database, redis_client):
         owner = f"proxy-{token_hex(6)}"
         meter = Meter(
-            redis_client, partitions=config.redis.partitions, owner=owner, register=PostgresEpochRegister(database)
+            redis_client,
+            partitions=config.redis.partitions,
+            owner=owner,
+            register=PostgresEpochRegister(database),
+            storage=StorageLimits(config.idempotency.max_bytes_per_account, config.idempotency.max_bytes),
         )
         principals = PrincipalCache(
             database,
@@ -75,6 +80,7 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
                 enqueue_settlement=settler.enqueue,
                 grace=grace,
                 outage_credit=outage_credit,
+                stored_for=config.idempotency.stored_for,
             ),
             settler=settler,
             telemetry=telemetry,

@@ -83,7 +83,7 @@ class DataPlane:
         self, *, credits: int = 100, key: KeySettings | None = None, subscribed: bool = True, **terms: Any
     ) -> Account:
         """A new account on a new plan of these terms; Redis loads it at its first request."""
-        plan_terms = plans.PlanTerms(name=f"plan-{uuid4().hex}", price=Decimal(0), **terms)
+        plan_terms = plans.PlanTerms(**{"name": f"plan-{uuid4().hex}", "price": Decimal(1), **terms})
         new = compose(self.config.keys.prefix, token_bytes(ENTROPY_BYTES))
         fingerprint = api_keys.fingerprint(new, self.config.secrets.peppers)
         subscription = None

@@ -37,6 +37,7 @@ _ACCOUNT = """
            p.id AS plan_id, p.name AS plan_name, p.version AS plan_version, p.features,
            p.requests_per_minute, p.requests_per_hour, p.max_api_calls_per_day, p.max_concurrent_requests,
            p.max_products_per_batch, p.max_file_size_bytes,
+           p.price > 0 OR p.pricing_model IN ('tiered', 'volume', 'usage') AS plan_is_paid,
            coalesce(v.permissions, ARRAY(
                  SELECT r.name FROM plan_permissions g JOIN permissions r ON r.id = g.permission_id
                   WHERE g.plan_id = p.id)) AS plan_permissions
@@ -196,4 +197,5 @@ def _plan(row: RowMapping) -> Plan:
         max_concurrent_requests=row["max_concurrent_requests"],
         max_products_per_batch=row["max_products_per_batch"],
         max_file_size_bytes=row["max_file_size_bytes"],
+        is_paid=row["plan_is_paid"],
     )

@@ -14,7 +14,8 @@
 --      max_stored_bytes   of responses that an account may store in a day: only with a claim
 --      response           empty if it cannot be replayed, missing if the key is free again: only with a claim
 --
--- Reply: {SETTLED, balance, journal id}; the balance is nil if the account is not loaded
+-- Reply: {SETTLED, balance, journal id}; the balance is nil if the account is not loaded. With a claim comes behind them
+--   the length of the response that was stored.
 --   {NO_HOLD} the call was settled before, or Redis has lost it, and nothing changed; `late_settlement.lua` finds out which
 --   {KEY_CLAIMED} Redis was lost, and another call has claimed the key; only one of them may count; nothing changed
 --
@@ -72,5 +73,8 @@ if remembered then
     redis.call('HSET', remembered, FINGERPRINT_FIELD, fingerprint, REQUEST_ID_FIELD, request_id, RESPONSE_FIELD, response)
     redis.call('EXPIRE', remembered, remember_seconds)
   end
+end
+if fingerprint then
+  return {SETTLED, balance, entry, response and #response or 0}
 end
 return {SETTLED, balance, entry}

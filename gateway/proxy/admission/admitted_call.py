@@ -55,7 +55,8 @@ class AdmissionRequest(NamedTuple):
 class AdmittedCall(NamedTuple):
     """A call that may be forwarded: whose it is, and the quote by which credits are held for it.
 
-    `record_prefix` are the columns of its record that are known by now.
+    `record_prefix` are the columns of its record that are known by now. The response to a call with a claim is stored
+    only if `stores_response`.
     """
 
     request_id: str
@@ -70,6 +71,7 @@ class AdmittedCall(NamedTuple):
     admission: Admission
     record_prefix: str
     is_on_outage_credit: bool = False
+    stores_response: bool = True
 
 
 def build_admission_request(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Literal
 
 from gateway.clock import now
 from gateway.ledger.db.session import DatabaseUnavailable
@@ -70,8 +71,12 @@ class AdmissionController:
         enqueue_settlement: Callable[[Settlement], None],
         grace: timedelta,
         outage_credit: OutageCredit | None = None,
+        stored_for: Literal["paid_plans", "all_plans", "nobody"] = "paid_plans",
     ) -> None:
-        """`enqueue_settlement` settles later what may have been admitted unseen."""
+        """`enqueue_settlement` settles later what may have been admitted unseen.
+
+        `stored_for` says whose responses are stored for their Idempotency-Key.
+        """
         self._principals = principals
         self._meter = meter
         self._account_loader = account_loader
@@ -80,6 +85,7 @@ class AdmissionController:
         self._outage_credit = outage_credit or OutageCredit(None)
         self._refusal_cache = RefusalCache()
         self._replay_pace = ReplayPace()
+        self._stored_for = stored_for
 
     def authorize_cached(self, inbound: Inbound, match: RouteMatch, caller: Caller) -> Authorization | None:
         """Authorizes a caller for a route by what is cached; None where that would refuse it, for it may be old."""
@@ -146,7 +152,7 @@ class AdmissionController:
                 self._refusal_cache.forget(caller)
                 self._outage_credit.record_admission(caller.account_id, plan, admission)
                 request_id, inbound, match, _, _, _, claim = request
-                return AdmittedCall(
+                admitted_call = AdmittedCall(
                     request_id,
                     inbound,
                     match.route,
@@ -159,6 +165,7 @@ class AdmissionController:
                     admission,
                     prefix,
                 )
+                return admitted_call if claim is None else self._with_storage(admitted_call)
             if admission.verdict is Verdict.STALE:
                 caller = await self._principals.reload(request.key)
                 authorization = self._authorize(request.inbound, request.match, caller)
@@ -183,7 +190,8 @@ class AdmissionController:
             case _:
                 if admission.verdict is Verdict.KEY_REUSED:
                     self._replay_pace.count(caller.account_id)
-                refused = _refusal(admission, max(quote.hold, 1), plan, caller.cap)
+                is_stored = idempotency.stores_responses(self._stored_for, plan)
+                refused = _refusal(admission, max(quote.hold, 1), plan, cap=caller.cap, is_stored=is_stored)
                 self._refusal_cache.record(caller, admission, refused)
                 raise NotAdmitted(caller, admission, refused)
 
@@ -222,6 +230,10 @@ class AdmissionController:
             record_prefix=prefix,
             is_on_outage_credit=True,
         )
+
+    def _with_storage(self, admitted_call: AdmittedCall) -> AdmittedCall:
+        is_stored = idempotency.stores_responses(self._stored_for, admitted_call.plan)
+        return admitted_call._replace(stores_response=is_stored)
 
     def _authorize(self, inbound: Inbound, match: RouteMatch, caller: Caller) -> Authorization:
         principal = caller.principal
@@ -315,7 +327,7 @@ def _metering_unavailable() -> Refused:
     )
 
 
-def _refusal(admission: Admission, required: int, plan: Plan, cap: Cap | None) -> Refused:
+def _refusal(admission: Admission, required: int, plan: Plan, *, cap: Cap | None, is_stored: bool) -> Refused:
     if admission.verdict is Verdict.RATE_LIMITED:
         wait = admission.retry_after_seconds
         return rate_limited(plan, admission.violated, retry_after_seconds=wait)
@@ -325,4 +337,4 @@ def _refusal(admission: Admission, required: int, plan: Plan, cap: Cap | None) -
         return insufficient_credits(required, admission.balance)
     if admission.verdict is Verdict.KEY_BUDGET_EXHAUSTED and cap is not None:
         return key_budgets.exhausted(cap, required, available=admission.budget_remaining)
-    return idempotency.refusal(admission.verdict)
+    return idempotency.refusal(admission.verdict, is_stored=is_stored)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from uuid import UUID
 
 from gateway.http.fields import HeaderBlock
@@ -15,7 +15,7 @@ from gateway.proxy.request.body import WholeBody
 from gateway.proxy.request.inbound import Inbound
 from policies import idempotency
 from policies.access.throttling import REPLAYS_IN_ALL, REPLAYS_OF_ACCOUNT
-from policies.model import Refusal, Refused, Route
+from policies.model import Plan, Refusal, Refused, Route
 
 _NO_CONTENT = frozenset({204, 205, 304})
 
@@ -50,9 +50,10 @@ class StoredResponse(NamedTuple):
 class ResponseCapture:
     """Records the response to a call with an Idempotency-Key. One without a length is not stored, nor a long one."""
 
-    def __init__(self, claim: IdempotencyClaim) -> None:
+    def __init__(self, claim: IdempotencyClaim, *, is_stored: bool = True) -> None:
         self.is_complete = False
         self._claim = claim
+        self._is_stored = is_stored
         self._status = 0
         self._fields: HeaderBlock | None = None
         self._chunks: list[bytes] = []
@@ -60,7 +61,7 @@ class ResponseCapture:
     def begin(self, status: int, fields: HeaderBlock, content_length: bytes | None) -> None:
         self._status = status
         length = 0 if status in _NO_CONTENT else content_length
-        if length is not None and int(length) <= idempotency.MAX_ANSWER_BYTES:
+        if self._is_stored and length is not None and int(length) <= idempotency.MAX_ANSWER_BYTES:
             self._fields = fields
 
     def feed(self, chunk: bytes) -> None:
@@ -72,7 +73,8 @@ class ResponseCapture:
         if not idempotency.is_final(self._status, is_complete=self.is_complete, charge=charge):
             return ClaimOutcome(self._claim, None)
         if self._fields is None or not self.is_complete:
-            return ClaimOutcome(self._claim, b"")
+            # What failed at no charge may be made again where its response cannot be replayed.
+            return ClaimOutcome(self._claim, None if not charge and self._status >= 400 else b"")
         return ClaimOutcome(self._claim, StoredResponse(self._status, self._fields, b"".join(self._chunks)).packed())
 
 
@@ -87,17 +89,25 @@ def claim_of(digest: str, inbound: Inbound, body: WholeBody) -> IdempotencyClaim
     return IdempotencyClaim(digest, idempotency.fingerprint(inbound.method, inbound.target, content_type, body.content))
 
 
-def refusal(verdict: Verdict) -> Refused:
-    """Why a call whose key was used before is neither made nor replayed."""
+def stores_responses(stored_for: Literal["paid_plans", "all_plans", "nobody"], plan: Plan) -> bool:
+    """Whether responses to the calls of a plan are stored, by the setting of that name."""
+    return stored_for == "all_plans" or (stored_for == "paid_plans" and plan.is_paid)
+
+
+def refusal(verdict: Verdict, *, is_stored: bool) -> Refused:
+    """Why a call whose key was used before is neither made nor replayed; `is_stored`: whether its plan has replays."""
     if verdict is Verdict.IN_PROGRESS:
         detail = "The first request with this Idempotency-Key is still running."
         return Refused(Refusal.IDEMPOTENCY_IN_PROGRESS, detail, retry_after=1)
     if verdict is Verdict.KEY_REUSED:
         detail = "This Idempotency-Key came with another request; give each request a key of its own."
         return Refused(Refusal.IDEMPOTENCY_KEY_REUSED, detail)
+    because = "it was streamed, longer than 1 MiB, never complete, or beyond what is stored in a day"
+    if not is_stored:
+        because = "this plan has no stored answers"
     detail = (
-        "This request was made before and counts; its answer was not stored, because it was streamed, longer than "
-        "1 MiB or never complete. To make the request again, use a new Idempotency-Key."
+        f"This request was made before and counts, once; its answer was not stored, because {because}. To make the "
+        "request again, as another call, use a new Idempotency-Key."
     )
     return Refused(Refusal.IDEMPOTENCY_NOT_REPLAYABLE, detail)
 

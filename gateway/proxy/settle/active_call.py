@@ -91,7 +91,8 @@ class ActiveCall:
         self.hides_usage = False
         self.last_chunk = b""
         self.has_delivered_all = False
-        self.capture = None if admitted_call.claim is None else ResponseCapture(admitted_call.claim)
+        claim, is_stored = admitted_call.claim, admitted_call.stores_response
+        self.capture = None if claim is None else ResponseCapture(claim, is_stored=is_stored)
         self.reported = NOT_REPORTED
         self.upstream_request_id: str | None = None
         self._settler = settler

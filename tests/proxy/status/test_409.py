@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from decimal import Decimal
 
 import pytest
+from prometheus_client import REGISTRY
 
+from gateway.meter.idempotency import StorageLimits
+from gateway.meter.keys import stored_bytes_key
+from gateway.meter.stored_bytes import StoredBytes
 from tests.proxy.data_plane import ANSWER_SECONDS, DataPlane, RedisState
 from tests.proxy.problems import assert_problem
 from tests.proxy.upstream import Exchange
@@ -70,10 +76,14 @@ async def test_streamed_free_response_is_not_replayable(data_plane: DataPlane) -
     assert_problem(await data_plane.post(account, "/v1/free", idempotency_key=KEY), 409, "idempotency_not_replayable")
 
 
+def not_stored(limit: str) -> float:
+    return REGISTRY.get_sample_value("gateway_responses_not_stored_total", {"limit": limit}) or 0
+
+
 async def test_stored_responses_of_an_account_are_limited_per_day(
     data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.meter.meter.MAX_STORED_BYTES_PER_DAY", 2000)
+    monkeypatch.setattr(data_plane.handler._settler._meter, "_storage", StorageLimits(of_account=2000))
     account = await data_plane.create_account()
     data_plane.upstream.respond_with(200, b"x" * 1500)
     for key in ("a", "b"):
@@ -81,3 +91,64 @@ async def test_stored_responses_of_an_account_are_limited_per_day(
     assert (await data_plane.post(account, idempotency_key="a")).headers["idempotency-replayed"] == "true"
     assert_problem(await data_plane.post(account, idempotency_key="b"), 409, "idempotency_not_replayable")
     assert (await data_plane.settled_state(account)).balance == 98
+
+
+async def test_stored_responses_of_all_accounts_are_limited_per_day(
+    data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await data_plane.redis.delete(stored_bytes_key(int(time.time()) // 86_400))
+    monkeypatch.setattr(data_plane.handler._settler._meter, "_stored_bytes", StoredBytes(data_plane.redis_client, 4000))
+    accounts = [await data_plane.create_account() for _ in range(4)]
+    data_plane.upstream.respond_with(200, b"x" * 1500)
+    before = not_stored("all")
+    for account in accounts:
+        assert (await data_plane.post(account, idempotency_key=KEY)).status_code == 200
+    answers = [await data_plane.post(account, idempotency_key=KEY) for account in accounts]
+    assert [answer.status_code for answer in answers] == [200, 200, 409, 409]
+    assert not_stored("all") == before + 2
+    assert [(await data_plane.settled_state(account)).balance for account in accounts] == [99] * 4
+
+
+@pytest.mark.parametrize(
+    ("price", "pricing_model", "status"), [("0", "flat", 409), ("0", "usage", 200), ("1", "flat", 200)]
+)
+async def test_account_without_a_paid_plan_has_no_stored_responses_and_pays_once(
+    data_plane: DataPlane, price: str, pricing_model: str, status: int
+) -> None:
+    account = await data_plane.create_account(price=Decimal(price), pricing_model=pricing_model)
+    assert (await data_plane.post(account, idempotency_key=KEY)).status_code == 200
+    await data_plane.settled_state(account)
+    async with data_plane.assert_unchanged(account):
+        again = await data_plane.post(account, idempotency_key=KEY)
+        other = await data_plane.post(account, content=b"another", idempotency_key=KEY)
+    assert_problem(other, 422, "idempotency_key_reused")
+    assert again.status_code == status
+    if status == 409:
+        detail = assert_problem(again, 409, "idempotency_not_replayable")["detail"]
+        assert "counts, once" in detail
+        assert "this plan has no stored answers" in detail
+        assert again.headers["x-should-retry"] == "false"
+    assert (await data_plane.usage_row(account))["credits_charged"] == 1
+
+
+async def test_failed_free_call_without_a_stored_response_may_be_made_again(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(price=Decimal(0))
+    data_plane.upstream.respond_with(422, b"no")
+    for _ in range(2):
+        assert (await data_plane.post(account, idempotency_key=KEY)).status_code == 422
+    assert len(data_plane.upstream.exchanges) == 2
+    data_plane.upstream.respond_with(200, b"made")
+    assert (await data_plane.post(account, idempotency_key=KEY)).status_code == 200
+    assert_problem(await data_plane.post(account, idempotency_key=KEY), 409, "idempotency_not_replayable")
+    assert (await data_plane.settled_state(account)).balance == 99
+
+
+@pytest.mark.parametrize(("stored_for", "statuses"), [("all_plans", (200, 200)), ("nobody", (409, 409))])
+async def test_configuration_says_whose_responses_are_stored(
+    data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch, stored_for: str, statuses: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(data_plane.handler._admission, "_stored_for", stored_for)
+    for price, status in zip((0, 1), statuses, strict=True):
+        account = await data_plane.create_account(price=Decimal(price))
+        await data_plane.post(account, idempotency_key=KEY)
+        assert (await data_plane.post(account, idempotency_key=KEY)).status_code == status
