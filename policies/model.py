@@ -102,6 +102,18 @@ class SubscriptionStatus(StrEnum):
     EXPIRED = "expired"
 
 
+class PastDue(StrEnum):
+    """What a plan gives after a failed renewal, until it is paid or the grace is over.
+
+    SERVE: all it gives, the credits of the unpaid period advanced. PURCHASED_ONLY: access, but no credits of that
+    period, so purchased ones pay. STOP: nothing.
+    """
+
+    SERVE = "serve"
+    PURCHASED_ONLY = "purchased_only"
+    STOP = "stop"
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """An API key as the gateway knows it; the secret itself is never kept.
@@ -139,11 +151,16 @@ class Plan:
     max_products_per_batch: int | None = None
     max_file_size_bytes: int | None = None
     is_paid: bool = False
+    past_due: PastDue = PastDue.PURCHASED_ONLY
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """The account's current subscription. What its status allows, and until when, is decided in `access.py`."""
+    """The account's current subscription, or its last one. `access/authorization.py` decides what its status allows.
+
+    `past_due_since`: when a payment failed that nobody has made since. `is_fallback`: it has ended, and `plan` is the
+    one that holds from then on.
+    """
 
     id: UUID
     status: SubscriptionStatus
@@ -152,13 +169,17 @@ class Subscription:
     cancel_at_period_end: bool = False
     past_due_since: datetime | None = None
     current_period_start: datetime | None = None
+    is_fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
+    """`waiting_credits` cannot be used, since no subscription is current."""
+
     id: UUID
     status: AccountStatus
     subscription: Subscription | None
+    waiting_credits: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,20 @@ def read_plans(reader: Reader) -> tuple[PlanSpec, ...]:
         check_unique(
             reader.document, ("plans",), [str(getattr(plan, key)) if plan else None for plan in plans], key=key
         )
+    _check_fallbacks(reader.document, plans)
     return tuple(plan for plan in plans if plan)
+
+
+def _check_fallbacks(document: Document, plans: Sequence[PlanSpec | None]) -> None:
+    known = [plan.id for plan in plans if plan]
+    for index, plan in enumerate(plans):
+        if plan is None or plan.fallback_plan is None:
+            continue
+        path = ("plans", index, "fallback_plan")
+        if plan.fallback_plan == plan.id:
+            document.report(path, "must be another plan")
+        elif plan.fallback_plan not in known and None not in plans:
+            document.report(path, f"unknown plan {plan.fallback_plan!r}; known plans: {', '.join(known)}")
 
 
 def check_unique(document: Document, path: KeyPath, names: Sequence[str | None], *, key: str = "id") -> None:

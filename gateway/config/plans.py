@@ -32,6 +32,7 @@ from gateway.config.quantities import (
 from policies.model import FeatureValue
 
 PricingModel = Literal["flat", "per_seat", "tiered", "volume", "usage"]
+PastDueWord = Literal["serve", "purchased_only", "stop"]
 BillingInterval = Literal["day", "week", "month", "year"]
 
 # Limits are kept in 32 bits, credits and sizes in 64 (PostgreSQL's integer and bigint).
@@ -103,6 +104,17 @@ class PlanSpec:
     lemon_squeezy_product_id: Annotated[Text | None, about("Product of that variant.")] = None
     is_active: Annotated[Flag, about("Whether new subscriptions can start.")] = True
     sort_order: Annotated[NotNegative, Field(le=2**31 - 1), about("Place in lists of plans.")] = 0
+    past_due: Annotated[
+        PastDueWord,
+        about(
+            "What it gives from a failed renewal until that is paid or the grace is over: `serve` advances the credits"
+            " of the unpaid period, `purchased_only` gives access without them, `stop` refuses calls."
+        ),
+    ] = "purchased_only"
+    fallback_plan: Annotated[
+        Word | None,
+        about("Plan whose limits and features hold once a subscription has ended, for credits that are left."),
+    ] = None
 
     def __post_init__(self) -> None:
         if not self.tiers:

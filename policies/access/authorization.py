@@ -10,6 +10,7 @@ from policies.model import (
     AccountStatus,
     FeatureValue,
     Key,
+    PastDue,
     Plan,
     Refusal,
     Refused,
@@ -17,6 +18,7 @@ from policies.model import (
     Subscription,
     SubscriptionStatus,
 )
+from policies.wording import counted
 
 _OPEN = frozenset({SubscriptionStatus.TRIALING, SubscriptionStatus.ACTIVE})
 
@@ -27,15 +29,33 @@ def check_account(account: Account, now: datetime, *, grace: timedelta) -> Subsc
         raise Refused(Refusal.ACCOUNT_SUSPENDED, "This account is suspended.")
     subscription = account.subscription
     if subscription is None:
-        raise Refused(Refusal.SUBSCRIPTION_INACTIVE, "This account has no subscription.", subscription_status="none")
+        raise _inactive("This account has no subscription.", account, subscription_status="none")
     status = effective_status(subscription, now, grace)
-    if status in _OPEN or status is SubscriptionStatus.PAST_DUE:
+    if status in _OPEN or subscription.is_fallback:
         return subscription
-    raise Refused(
-        Refusal.SUBSCRIPTION_INACTIVE,
-        f"The subscription to {subscription.plan.name} is {status}.",
-        subscription_status=str(status),
+    if status is SubscriptionStatus.PAST_DUE and subscription.plan.past_due is not PastDue.STOP:
+        return subscription
+    raise _ended(subscription, status, account)
+
+
+def _ended(subscription: Subscription, status: SubscriptionStatus, account: Account) -> Refused:
+    since, name = subscription.past_due_since, subscription.plan.name
+    if since is None:
+        return _inactive(f"The subscription to {name} is {status}.", account, subscription_status=str(status))
+    detail = (
+        f"The payment for {name} failed on {since.date()}, so the subscription is {status}. "
+        "POST /me/billing/portal gives the page to pay it at."
     )
+    return _inactive(detail, account, subscription_status=str(status), payment_failed_at=since.isoformat())
+
+
+def _inactive(detail: str, account: Account, **extras: object) -> Refused:
+    waiting = account.waiting_credits
+    if waiting > 0:
+        verb = "waits" if waiting == 1 else "wait"
+        detail = f"{detail} {counted(waiting, 'credit')} {verb} for a plan: GET /plans lists those on offer."
+        extras["credits_waiting"] = waiting
+    return Refused(Refusal.SUBSCRIPTION_INACTIVE, detail, **extras)
 
 
 def effective_status(subscription: Subscription, now: datetime, grace: timedelta) -> SubscriptionStatus:

@@ -35,6 +35,14 @@ class PaymentStatus(StrEnum):
     FAILED = "failed"
 
 
+class Settlement(StrEnum):
+    """What became of the payment of the provider's present period. An advance begins the period before it is paid."""
+
+    PAID = "paid"
+    ADVANCED = "advanced"
+    UNPAID = "unpaid"
+
+
 class DisputeStatus(StrEnum):
     OPEN = "open"
     WON = "won"
@@ -214,20 +222,49 @@ def price_mismatch(payment: RemotePayment, *, price: Decimal, currency: str) -> 
     return None
 
 
-def is_advance(remote: RemoteSubscription, *, stored: Status, paid_until: Period) -> bool:
-    """Whether the next period of a subscription in good standing has begun, and its payment is under way."""
-    is_healthy = remote.status is Status.ACTIVE and stored is Status.ACTIVE
-    is_next = remote.period is not None and remote.period.start >= paid_until.end
-    return is_healthy and is_next and remote.is_pending and not remote.is_paid
+def is_advance(
+    remote: RemoteSubscription, *, stored: Status, paid_until: Period, serves_past_due: bool = False
+) -> bool:
+    """Whether the next period has begun unpaid, and its credits are to be advanced.
+
+    That is while its payment is under way, and where the plan serves those who are past due.
+    """
+    if remote.is_paid or remote.period is None or remote.period.start < paid_until.end:
+        return False
+    if serves_past_due and is_served(remote, stored=stored):
+        return True
+    return remote.status is Status.ACTIVE and stored is Status.ACTIVE and remote.is_pending
 
 
-def access_of(remote: RemoteSubscription, *, stored: Status, paid_until: Period) -> tuple[Status, Period]:
+def is_served(remote: RemoteSubscription, *, stored: Status) -> bool:
+    """Whether a plan that serves those who are past due serves this one: its grace is not over."""
+    return remote.status is Status.PAST_DUE and stored in (Status.ACTIVE, Status.PAST_DUE)
+
+
+def settlement_of(
+    remote: RemoteSubscription, *, stored: Status, paid_until: Period, serves_past_due: bool = False
+) -> Settlement | None:
+    """What became of the payment of the provider's present period; None while an advance is to stay as it is."""
+    if remote.is_paid:
+        return Settlement.PAID
+    if is_advance(remote, stored=stored, paid_until=paid_until, serves_past_due=serves_past_due):
+        return Settlement.ADVANCED
+    if remote.is_pending or (serves_past_due and is_served(remote, stored=stored)):
+        return None
+    return Settlement.UNPAID
+
+
+def access_of(
+    remote: RemoteSubscription, *, stored: Status, paid_until: Period, serves_past_due: bool = False
+) -> tuple[Status, Period]:
     """The status and the period of the gateway's subscription.
 
-    The period is the last one paid for, or one whose payment is under way (`is_advance`): credits are granted for it.
+    The period is the last one paid for, or one whose credits are advanced (`is_advance`): credits are granted for it.
     A subscription that was never paid for does not become active, whatever the provider's status.
     """
-    is_open = remote.is_paid or is_advance(remote, stored=stored, paid_until=paid_until)
+    is_open = remote.is_paid or is_advance(
+        remote, stored=stored, paid_until=paid_until, serves_past_due=serves_past_due
+    )
     if is_open and remote.period is not None:
         return remote.status, remote.period
     if remote.status in (Status.ACTIVE, Status.TRIALING) and stored is Status.INCOMPLETE:

@@ -58,7 +58,7 @@ class FakeStripe:
             session["payment_intent"] = intent["id"]
         else:
             session["subscription"] = self._begin(session, reference)["id"]
-        self._emit("checkout.session.completed", session)
+        self.emit("checkout.session.completed", session)
 
     def renew(self, subscription_id: str, *, succeeds: bool = True) -> Object:
         """The period ends: the next begins, and its invoice is paid or not. Gives the invoice."""
@@ -71,10 +71,10 @@ class FakeStripe:
         if not succeeds:
             subscription["status"] = "past_due"
             invoice["attempted"] = True
-            self._emit("invoice.payment_failed", invoice)
+            self.emit("invoice.payment_failed", invoice)
         else:
             self._pay(invoice)
-        self._emit("customer.subscription.updated", subscription)
+        self.emit("customer.subscription.updated", subscription)
         return invoice
 
     def begin_renewal(self, subscription_id: str) -> Object:
@@ -86,7 +86,7 @@ class FakeStripe:
         self.now = max(self.now, item["current_period_start"])
         invoice = self._invoice(subscription, "subscription_cycle", self._price(subscription))
         invoice["status"] = "draft"
-        self._emit("customer.subscription.updated", subscription)
+        self.emit("customer.subscription.updated", subscription)
         return invoice
 
     def charge_renewal(self, invoice: Object, *, succeeds: bool = True) -> None:
@@ -96,8 +96,8 @@ class FakeStripe:
         else:
             invoice.update(status="open", attempted=True)
             subscription["status"] = "past_due"
-            self._emit("invoice.payment_failed", invoice)
-        self._emit("customer.subscription.updated", subscription)
+            self.emit("invoice.payment_failed", invoice)
+        self.emit("customer.subscription.updated", subscription)
 
     def recover(self, invoice_id: str) -> None:
         """A later attempt to charge succeeds."""
@@ -105,25 +105,25 @@ class FakeStripe:
         subscription = self.objects[invoice["parent"]["subscription_details"]["subscription"]]
         subscription["status"] = "active"
         self._pay(invoice)
-        self._emit("customer.subscription.updated", subscription)
+        self.emit("customer.subscription.updated", subscription)
 
     def end(self, subscription_id: str) -> None:
         """Ends it: cancelled, at the end of its period, or unpaid."""
         subscription = self.objects[subscription_id]
         subscription.update(status="canceled", canceled_at=self.now, ended_at=self.now)
-        self._emit("customer.subscription.deleted", subscription)
+        self.emit("customer.subscription.deleted", subscription)
 
     def dispute(self, invoice_id: str, *, reason: str = "fraudulent") -> str:
         charge = self.charge_of(invoice_id)
         charge["disputed"] = True
         made = self._new("dp", "dispute", amount=charge["amount"], charge=charge["id"], status="needs_response")
         made["reason"] = reason
-        self._emit("charge.dispute.created", made)
+        self.emit("charge.dispute.created", made)
         return str(made["id"])
 
     def decide(self, dispute_id: str, status: str) -> None:
         self.objects[dispute_id]["status"] = status
-        self._emit("charge.dispute.closed", self.objects[dispute_id])
+        self.emit("charge.dispute.closed", self.objects[dispute_id])
 
     def charge_of(self, payment_id: str) -> Object:
         paying = self.objects[payment_id]
@@ -133,14 +133,14 @@ class FakeStripe:
     def refund(self, payment_id: str, amount: int | None = None) -> Object:
         charge = self.charge_of(payment_id)
         made = self._refund(charge["payment_intent"], amount)
-        self._emit("charge.refunded", charge)
+        self.emit("charge.refunded", charge)
         return made
 
     def fail_refund(self, refund: Object) -> None:
         """The bank sends the money back: https://docs.stripe.com/refunds#failed-refunds."""
         refund["status"] = "failed"
         self.objects[refund["charge"]]["amount_refunded"] -= refund["amount"]
-        self._emit("refund.failed", refund)
+        self.emit("refund.failed", refund)
 
     # The API.
 
@@ -258,7 +258,7 @@ class FakeStripe:
             latest_invoice=None,
         )
         invoice = self._invoice(subscription, "subscription_create", self._price(subscription))
-        self._emit("customer.subscription.created", subscription)
+        self.emit("customer.subscription.created", subscription)
         self._pay(invoice)
         return subscription
 
@@ -275,7 +275,7 @@ class FakeStripe:
             else:
                 item["quantity"] = int(change.get("quantity", item.get("quantity", 1)))
             self._pay(self._invoice(subscription, "subscription_update", max(0, difference)))
-        self._emit("customer.subscription.updated", subscription)
+        self.emit("customer.subscription.updated", subscription)
         return subscription
 
     def _price(self, subscription: Object) -> int:
@@ -314,7 +314,7 @@ class FakeStripe:
             hosted_invoice_url="https://invoice.test",
         )
         subscription["latest_invoice"] = invoice["id"]
-        self._emit("invoice.finalized", invoice)
+        self.emit("invoice.finalized", invoice)
         return invoice
 
     def _pay(self, invoice: Object) -> None:
@@ -323,7 +323,7 @@ class FakeStripe:
         invoice["_payments"] = [{"id": f"inpay_{invoice['id']}", "object": "invoice_payment", "payment": payment}]
         invoice.update(status="paid", attempted=True, amount_paid=invoice["amount_due"])
         invoice["status_transitions"]["paid_at"] = self.now
-        self._emit("invoice.paid", invoice)
+        self.emit("invoice.paid", invoice)
 
     def _paid_intent(self, customer: str, amount: int, *, metadata: Object) -> Object:
         intent = self._new(
@@ -344,7 +344,7 @@ class FakeStripe:
 
     def _asked_refund(self, intent_id: str, amount: str | None) -> Object:
         made = self._refund(intent_id, int(amount) if amount else None)
-        self._emit("charge.refunded", self.objects[made["charge"]])
+        self.emit("charge.refunded", self.objects[made["charge"]])
         return made
 
     def _refund(self, intent_id: str, amount: int | None) -> Object:
@@ -365,7 +365,7 @@ class FakeStripe:
         self.objects[object_id] = made
         return made
 
-    def _emit(self, event_type: str, about: Object) -> None:
+    def emit(self, event_type: str, about: Object) -> None:
         shown = {name: value for name, value in about.items() if not name.startswith("_")}
         event = {
             "id": f"evt_{id(self) % 10_000:04}{next(self._numbers)}",

@@ -14,7 +14,7 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue.plan_versions import IN_FORCE
-from gateway.ledger.db.tables.subscriptions import CURRENT
+from gateway.ledger.db.tables.subscriptions import CURRENT, HAS_ENDED, WAS_BEGUN
 from gateway.ledger.usage.key_budgets import budget_keys
 from policies.model import (
     Account,
@@ -22,31 +22,43 @@ from policies.model import (
     FeatureValue,
     Key,
     KeyStatus,
+    PastDue,
     Plan,
     Principal,
     Subscription,
     SubscriptionStatus,
 )
 
-# The current subscription, else the newest, with its plan in the version that it is on.
+# The current subscription, else the newest that was ever paid for, with its plan in the version that it is on. Once it
+# has ended, the plan that its plan falls back to stands for it.
 _ACCOUNT = """
            u.id AS user_id, u.status AS user_status, u.version AS account_version,
            (SELECT version FROM catalogue) AS catalogue_version,
            s.id AS subscription_id, s.status AS subscription_status, s.current_period_start, s.current_period_end,
-           s.cancel_at_period_end, s.past_due_since,
+           s.cancel_at_period_end, s.past_due_since, coalesce(s.is_fallback, false) AS is_fallback,
            p.id AS plan_id, p.name AS plan_name, p.version AS plan_version, p.features,
            p.requests_per_minute, p.requests_per_hour, p.max_api_calls_per_day, p.max_concurrent_requests,
-           p.max_products_per_batch, p.max_file_size_bytes,
            p.price > 0 OR p.pricing_model IN ('tiered', 'volume', 'usage') AS plan_is_paid,
+           p.max_products_per_batch, p.max_file_size_bytes, p.past_due,
+           coalesce((SELECT current_credits FROM user_credits WHERE user_id = u.id AND s.is_current IS NOT true), 0)
+               AS waiting_credits,
            coalesce(v.permissions, ARRAY(
                  SELECT r.name FROM plan_permissions g JOIN permissions r ON r.id = g.permission_id
                   WHERE g.plan_id = p.id)) AS plan_permissions
 """
 _CONTRACT = f"""
       LEFT JOIN LATERAL (
-           SELECT * FROM subscriptions
-            WHERE user_id = u.id
-            ORDER BY {CURRENT} DESC, created_at DESC, id DESC
+           SELECT c.id, c.status, c.current_period_start, c.current_period_end, c.cancel_at_period_end,
+                  c.past_due_since, c.plan_version, c.{CURRENT} AS is_current,
+                  h.fallback_plan IS NOT NULL AS is_fallback,
+                  coalesce(h.fallback_plan, c.plan_id) AS plan_id,
+                  c.keeps_version AND h.fallback_plan IS NULL AS keeps_version
+             FROM subscriptions c
+             LEFT JOIN subscription_plans h
+                    ON h.id = c.plan_id AND {WAS_BEGUN}
+                   AND (c.{HAS_ENDED} OR c.status = 'paused' AND c.past_due_since IS NOT NULL)
+            WHERE c.user_id = u.id
+            ORDER BY c.{CURRENT} DESC, {WAS_BEGUN} DESC, c.created_at DESC, c.id DESC
             LIMIT 1) s ON true
       {IN_FORCE}
 """  # noqa: S608 - made of constants
@@ -151,7 +163,12 @@ def _principal(row: RowMapping) -> Principal:
 
 
 def _account(row: RowMapping) -> Account:
-    return Account(id=row["user_id"], status=AccountStatus(row["user_status"]), subscription=_subscription(row))
+    return Account(
+        id=row["user_id"],
+        status=AccountStatus(row["user_status"]),
+        subscription=_subscription(row),
+        waiting_credits=max(0, row["waiting_credits"]),
+    )
 
 
 def _key(row: RowMapping) -> Key:
@@ -181,6 +198,7 @@ def _subscription(row: RowMapping) -> Subscription | None:
         current_period_end=row["current_period_end"],
         cancel_at_period_end=row["cancel_at_period_end"],
         past_due_since=row["past_due_since"],
+        is_fallback=row["is_fallback"],
     )
 
 
@@ -198,4 +216,5 @@ def _plan(row: RowMapping) -> Plan:
         max_products_per_batch=row["max_products_per_batch"],
         max_file_size_bytes=row["max_file_size_bytes"],
         is_paid=row["plan_is_paid"],
+        past_due=PastDue(row["past_due"]),
     )

@@ -27,7 +27,7 @@ from gateway.ledger.db.rows import columns, value
 from gateway.ledger.db.tables import permissions, plan_permissions, pricing_tiers, subscription_plans
 from gateway.ledger.db.tables.catalogue import MIRRORED_IDS
 from policies.billing.periods import Interval
-from policies.model import FeatureValue
+from policies.model import FeatureValue, PastDue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +69,8 @@ class PlanTerms:
     provider_ids: Mapping[str, str] = field(default_factory=dict)
     is_active: bool = True
     sort_order: int = 0
+    past_due: PastDue = PastDue.PURCHASED_ONLY
+    fallback_plan: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.credits import grants
+from gateway.ledger.db.outbox import bump_account
 from gateway.ledger.db.tables import credit_grants, payment_transactions
 from gateway.ledger.invoicing import invoices
 from gateway.ledger.payments import checkouts, payments
@@ -123,6 +124,7 @@ async def _grant_credits(
 
 
 async def _grant_pack(connection: AsyncConnection, row: Payment, checkout: Checkout) -> tuple[UUID, int] | None:
+    await bump_account(connection, row.user_id)  # without a plan, refusals say how many credits wait for one
     entry = await grants.grant(
         connection,
         row.user_id,

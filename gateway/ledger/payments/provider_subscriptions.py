@@ -8,7 +8,6 @@ whatever the provider says, and must be cancelled there. Its metadata name the o
 from __future__ import annotations
 
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
@@ -31,18 +30,10 @@ from gateway.ledger.subscriptions.subscriptions import (
     state_columns,
     update,
 )
+from policies.billing.payments import Settlement
 from policies.billing.subscriptions import state_from_provider
 from policies.credits.allowances import remaining_share
 from policies.model import SubscriptionStatus
-
-
-class Settlement(StrEnum):
-    """What became of the payment of the provider's present period. An advance begins the period before it is paid."""
-
-    PAID = "paid"
-    ADVANCED = "advanced"
-    UNPAID = "unpaid"
-
 
 _PAID = (SubscriptionStatus.ACTIVE, SubscriptionStatus.TRIALING)
 _ENDED = (SubscriptionStatus.CANCELED, SubscriptionStatus.EXPIRED)
@@ -76,6 +67,8 @@ async def sync_from_provider(
         return before
     if await _is_superseded(connection, subscription_id):
         return await _sync_superseded(connection, before, status=status, is_ending=cancel_at_period_end, now=now)
+    if status in (SubscriptionStatus.PAST_DUE, SubscriptionStatus.PAUSED) and _is_over(before):
+        status = before.status
     if status in CURRENT_STATUSES:
         await _supersede_others(connection, before, now=now)
     changes = state_columns(state_from_provider(status, is_ending=cancel_at_period_end))
@@ -93,14 +86,14 @@ async def sync_from_provider(
         next_quantity=None,
         provider_subscription_id=provider_subscription_id or before.provider_subscription_id,
         provider_synced_at=now,
-        past_due_since=(before.past_due_since or now) if status is SubscriptionStatus.PAST_DUE else None,
+        past_due_since=_past_due_since(before, status=status, settlement=settlement, now=now),
         canceled_at=_canceled_at(before, status=status, is_ending=changes["cancel_at_period_end"], now=now),
     )
     if settlement is Settlement.PAID:
         await advances.settle(connection, synced, plan=await plan_of(connection, synced), actor=actor)
     elif settlement is Settlement.UNPAID:
         await advances.take_back(connection, synced, actor=actor)
-    if status in _PAID:
+    if status in _PAID or settlement is Settlement.ADVANCED:
         await _grant(connection, synced, had=credits_of(old_plan, before.quantity), now=now, actor=actor)
     if settlement is Settlement.ADVANCED:
         await advances.mark(connection, synced)
@@ -123,6 +116,21 @@ _TO_CANCEL = text(f"""
 """)  # noqa: S608 - composed of constants
 
 
+def _is_over(before: StoredSubscription) -> bool:
+    """Whether its grace has ended: further failures of the same payment begin no other."""
+    return before.status is SubscriptionStatus.EXPIRED and before.past_due_since is not None
+
+
+def _past_due_since(
+    before: StoredSubscription, *, status: SubscriptionStatus, settlement: Settlement | None, now: datetime
+) -> datetime | None:
+    """Kept after the end, so that a refusal can name the payment that failed."""
+    if status in _PAID or status is SubscriptionStatus.INCOMPLETE:
+        return None
+    has_failed = status is SubscriptionStatus.PAST_DUE or settlement is Settlement.UNPAID
+    return before.past_due_since or (now if has_failed else None)
+
+
 async def _grant(
     connection: AsyncConnection, synced: StoredSubscription, *, had: int, now: datetime, actor: str
 ) -> None:
@@ -140,12 +148,19 @@ async def _grant(
 async def _supersede_others(connection: AsyncConnection, successor: StoredSubscription, *, now: datetime) -> None:
     superseded = _metadata_with(superseded_by=str(successor.id), is_billed=True)
     is_at_provider = subscriptions.c.provider_subscription_id.is_not(None)
+    # Whose grace is over, but whom the provider may still charge.
+    is_unpaid = (
+        (subscriptions.c.status == SubscriptionStatus.EXPIRED)
+        & subscriptions.c.past_due_since.is_not(None)
+        & ~subscriptions.c.metadata.has_key("superseded_by")
+        & is_at_provider
+    )
     others = (
         update_rows(subscriptions)
         .where(
             subscriptions.c.user_id == successor.user_id,
             subscriptions.c.id != successor.id,
-            subscriptions.c.status.in_(CURRENT_STATUSES),
+            subscriptions.c.status.in_(CURRENT_STATUSES) | is_unpaid,
         )
         .values(
             status=SubscriptionStatus.CANCELED,

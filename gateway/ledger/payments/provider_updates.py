@@ -22,14 +22,15 @@ from gateway.ledger.catalogue.provider_prices import PlanPrice
 from gateway.ledger.payments import checkouts, payments, provider_customers, provider_sync
 from gateway.ledger.payments.checkouts import Checkout
 from gateway.ledger.payments.payment_booking import PaymentPurpose, book
-from gateway.ledger.payments.provider_subscriptions import Settlement, sync_from_provider
+from gateway.ledger.payments.provider_subscriptions import sync_from_provider
 from gateway.ledger.subscriptions import subscriptions
 from gateway.ledger.subscriptions.allowances import plan_of
 from gateway.ledger.subscriptions.lifecycle import await_payment
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription
 from policies.billing.invoicing import Period
-from policies.billing.payments import RemotePayment, RemoteSubscription, Snapshot, access_of, is_advance
+from policies.billing.payments import RemotePayment, RemoteSubscription, Snapshot, access_of, settlement_of
 from policies.billing.providers import ProviderTraits
+from policies.model import PastDue
 
 
 class ProviderMismatch(Exception):  # noqa: N818 - a state of the world that an operator must correct
@@ -115,11 +116,9 @@ async def _sync(
 ) -> None:
     price = await _get_price(connection, update.provider, remote.price_id)
     paid_until = Period(found.current_period_start, found.current_period_end)
-    status, period = access_of(remote, stored=found.status, paid_until=paid_until)
-    is_advanced = is_advance(remote, stored=found.status, paid_until=paid_until)
-    settlement = Settlement.PAID if remote.is_paid else Settlement.ADVANCED if is_advanced else None
-    if settlement is None and not remote.is_pending:
-        settlement = Settlement.UNPAID
+    serves = (await plan_of(connection, found)).terms.past_due == PastDue.SERVE
+    status, period = access_of(remote, stored=found.status, paid_until=paid_until, serves_past_due=serves)
+    settlement = settlement_of(remote, stored=found.status, paid_until=paid_until, serves_past_due=serves)
     await sync_from_provider(
         connection,
         found.id,

@@ -49,15 +49,15 @@ async def settle(
 
 
 async def take_back(connection: AsyncConnection, subscription: StoredSubscription, *, actor: str) -> None:
-    """Nobody paid for the period: takes its advance back; what is used becomes a debt that the next grants pay."""
+    """Nobody paid for it: takes each advance back; what is used becomes a debt that the next grants pay."""
+    grant = credit_grants.c
+    is_given = (grant.subscription_id == subscription.id) & (grant.metadata["advance"].astext == _GIVEN)
+    taken_back = grant.metadata.concat(literal({"advance": _TAKEN_BACK}, JSONB))
     await movements.lock(connection, subscription.user_id)
-    found = await _find(connection, subscription)
-    if found is None or found.advance != _GIVEN:
-        return
-    taken_back = credit_grants.c.metadata.concat(literal({"advance": _TAKEN_BACK}, JSONB))
-    await connection.execute(update(credit_grants).where(credit_grants.c.id == found.id).values(metadata=taken_back))
-    reason = "advanced for a period that was not paid for"
-    await grants.claw_back(connection, found.id, amount=found.amount, reason=reason, actor=actor)
+    changed = update(credit_grants).where(is_given).values(metadata=taken_back).returning(grant.id, grant.amount)
+    for found in (await connection.execute(changed)).all():
+        reason = "advanced for a period that was not paid for"
+        await grants.claw_back(connection, found.id, amount=found.amount, reason=reason, actor=actor)
 
 
 async def _find(connection: AsyncConnection, subscription: StoredSubscription) -> Row[Any] | None:

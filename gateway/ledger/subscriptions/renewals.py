@@ -19,6 +19,7 @@ from gateway.ledger.catalogue.plan_versions import unpin_after_period
 from gateway.ledger.catalogue.plans import get as get_plan
 from gateway.ledger.credits import expiry
 from gateway.ledger.db.tables import users
+from gateway.ledger.subscriptions import advances
 from gateway.ledger.subscriptions.allowances import plan_of
 from gateway.ledger.subscriptions.lifecycle import period_length, renew, time_zone_of
 from gateway.ledger.subscriptions.subscriptions import (
@@ -107,8 +108,8 @@ async def _apply(
 ) -> StoredSubscription:
     changes = transition(subscription, event)
     if changes["status"] is not SubscriptionStatus.ACTIVE:
-        ended = {"canceled_at": subscription.canceled_at, "past_due_since": None}
-        return await update(connection, subscription.id, **changes, **ended)
+        await advances.take_back(connection, subscription, actor=actor)
+        return await update(connection, subscription.id, **changes)
     # Credits expire before the next period's credits are granted, also when both are late.
     await expiry.apply_due(connection, subscription.user_id, now=subscription.current_period_end, actor=actor)
     if await unpin_after_period(connection, subscription.id):

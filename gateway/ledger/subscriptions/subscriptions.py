@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import case, insert, select
+from sqlalchemy import ColumnElement, case, insert, literal_column, select
 from sqlalchemy import update as update_rows
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -15,7 +15,7 @@ from gateway.ledger.db.errors import NotFound, checked
 from gateway.ledger.db.outbox import bump_account
 from gateway.ledger.db.rows import Page, columns, page_by_time, value
 from gateway.ledger.db.tables import subscription_plans, subscriptions
-from gateway.ledger.db.tables.subscriptions import CURRENT_STATUSES
+from gateway.ledger.db.tables.subscriptions import CURRENT_STATUSES, WAS_BEGUN
 from policies.billing.subscriptions import IllegalEvent, State, SubscriptionEvent
 from policies.billing.subscriptions import transition as next_state
 from policies.model import SubscriptionStatus
@@ -100,9 +100,10 @@ async def get_current(connection: AsyncConnection, user_id: UUID) -> StoredSubsc
 
 
 async def get_latest(connection: AsyncConnection, user_id: UUID) -> StoredSubscription | None:
-    """The current subscription, or else the newest."""
+    """The current subscription, or else the newest that was ever paid for, or else the newest."""
     is_current = subscriptions.c.status.in_(CURRENT_STATUSES)
-    newest = (is_current.desc(), subscriptions.c.created_at.desc(), subscriptions.c.id.desc())
+    was_begun: ColumnElement[bool] = literal_column(WAS_BEGUN)
+    newest = (is_current.desc(), was_begun.desc(), subscriptions.c.created_at.desc(), subscriptions.c.id.desc())
     query = select(*_COLUMNS).where(subscriptions.c.user_id == user_id).order_by(*newest).limit(1)
     row = (await connection.execute(query)).one_or_none()
     return None if row is None else value(StoredSubscription, row)

@@ -13,7 +13,7 @@ from gateway.api.schemas.pages import PageModel, ResponseModel
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import StoredPlan
 from policies.billing.money import CreditValue, plain
-from policies.model import FeatureValue
+from policies.model import FeatureValue, PastDue
 
 router = APIRouter(tags=["plans"])
 
@@ -41,6 +41,8 @@ class OfferedPlan(ResponseModel):
     max_concurrent_requests: int | None
     max_file_size_bytes: int | None
     features: dict[str, FeatureValue]
+    past_due: PastDue = Field(description="What it gives from a failed renewal until that is paid.")
+    fallback_plan: str | None = Field(description="The plan for credits that are left once a subscription has ended.")
 
 
 @router.get("/plans", summary="The plans on offer")

@@ -75,6 +75,7 @@ class OwnSubscription(ResponseModel):
     canceled_at: datetime | None
     trial_start: datetime | None
     trial_end: datetime | None
+    past_due_since: datetime | None = Field(description="When a payment failed that nobody has made since.")
     next_plan_id: str | None = Field(description="The plan of its next period; null: the same.")
     credits_withheld: Literal["unverified", "same_person"] | None = Field(
         description="Why a free plan gives no credits. unverified: it gives them once your address is verified; "

@@ -46,6 +46,7 @@ class Subscription(ResponseModel):
     canceled_at: datetime | None
     trial_start: datetime | None
     trial_end: datetime | None
+    past_due_since: datetime | None = Field(description="When a payment failed that nobody has made since.")
     keeps_version: bool = Field(description="It holds to `plan_version`, whatever became of the plan.")
     next_plan_id: str | None = Field(description="The plan of its next period; null: the same.")
     next_quantity: int | None

@@ -41,7 +41,7 @@ from gateway.ledger.db.outbox import bump_catalogue
 from policies.billing.money import exponent, fits, plain
 from policies.billing.periods import LONGEST, LONGEST_TRIAL_DAYS
 from policies.billing.providers import ID_FIELDS, provider_ids
-from policies.model import FeatureValue
+from policies.model import FeatureValue, PastDue
 
 router = APIRouter(prefix="/plans", tags=["plans"])
 
@@ -99,6 +99,8 @@ class Plan(ResponseModel):
     lemon_squeezy_product_id: str | None
     is_active: bool
     sort_order: int
+    past_due: PastDue
+    fallback_plan: str | None
     created_at: datetime
     updated_at: datetime
 
@@ -132,6 +134,17 @@ class NewPlan(RequestModel):
     lemon_squeezy_product_id: Line | None = None
     is_active: Flag = Field(default=True, description="False: no new subscriptions.")
     sort_order: Count = 0
+    past_due: PastDue = Field(
+        default=PastDue.PURCHASED_ONLY,
+        description="From a failed renewal until that is paid or the grace is over: serve advances the credits of the"
+        " unpaid period, purchased_only gives access without them, stop refuses calls.",
+    )
+    fallback_plan: Line | None = Field(
+        default=None,
+        examples=["free"],
+        description="Id of the plan whose limits and features hold once a subscription has ended, for credits that are"
+        " left.",
+    )
 
 
 class PlanPatch(PatchModel):
@@ -160,6 +173,8 @@ class PlanPatch(PatchModel):
     lemon_squeezy_product_id: Line | None = None
     is_active: Flag = unset()
     sort_order: Count = unset()
+    past_due: PastDue = unset()
+    fallback_plan: Line | None = None
     subscribers: Literal["migrate", "keep"] | None = Field(
         default=None,
         description="migrate: the change is for everyone, at once. keep: who is on the plan keeps the version it has,"
@@ -187,6 +202,7 @@ async def create_plan(body: NewPlan, unit_of_work: UnitOfWorkDep) -> Plan:
     fields = body.model_dump(exclude={"id", "tiers", "permissions", *ID_FIELDS})
     terms = _priced(plans.PlanTerms(**fields, tiers=_tiers(body.tiers), provider_ids=provider_ids(body)))
     async with unit_of_work.change() as change:
+        await _check_fallback(change.connection, body.fallback_plan, own_id=body.id)
         with _references(body.product_id):
             row = await plans.create(change.connection, terms, plan_id=body.id, permissions=body.permissions)
         created = plan_model(row)
@@ -215,6 +231,7 @@ async def change_plan(plan: Line, patch: PlanPatch, unit_of_work: UnitOfWorkDep)
         ids = {**row.terms.provider_ids} | {name: changes.pop(name) for name in ID_FIELDS if name in changes}
         changes["provider_ids"] = {name: external_id for name, external_id in ids.items() if external_id is not None}
         terms = _priced(replace(row.terms, **changes))
+        await _check_fallback(change.connection, patch.fallback_plan, own_id=row.id)
         with _references(patch.product_id):
             changed = await plans.change(
                 change.connection, row.id, terms, permissions=permissions, subscribers=subscribers
@@ -271,6 +288,16 @@ async def offered_plan(connection: AsyncConnection, named: str) -> plans.StoredP
     if not plan.terms.is_active:
         raise Conflict(f"The plan {plan.id} is not sold any more; choose one whose is_active is true.")
     return plan
+
+
+async def _check_fallback(connection: AsyncConnection, plan_id: str | None, *, own_id: str | None) -> None:
+    """Raises Invalid for an unknown plan, and for the plan itself."""
+    if plan_id is None:
+        return
+    if plan_id == own_id:
+        raise Invalid("fallback_plan", "must be another plan")
+    if await plans.get(connection, plan_id) is None:
+        raise Invalid("fallback_plan", f"there is no plan with the id {plan_id!r}")
 
 
 def _tiers(body: Iterable[NewTier]) -> tuple[plans.Tier, ...]:

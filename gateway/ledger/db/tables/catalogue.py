@@ -20,6 +20,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 
 from gateway.ledger.db.tables.columns import (
+    Word,
     created_at,
     credits_column,
     currency_column,
@@ -38,6 +39,7 @@ from gateway.ledger.db.tables.columns import (
     updated_at,
     words,
 )
+from policies.model import PastDue
 
 INTERVALS = ("day", "week", "month", "year")
 PRICING_MODELS = ("flat", "per_seat", "tiered", "volume", "usage")
@@ -102,11 +104,26 @@ subscription_plans = Table(
     *(Column(name, Text, comment="Mirror of plan_provider_prices, for version 0.1") for name in MIRRORED_IDS),
     Column("is_active", Boolean, nullable=False, server_default=text("true"), comment="False: no new subscriptions"),
     Column("sort_order", Integer, nullable=False, server_default=text("0")),
+    Column(
+        "past_due",
+        Word(PastDue),
+        nullable=False,
+        server_default=text("'purchased_only'"),
+        comment="What it gives from a failed renewal to its payment: everything, no credits of the period, or nothing",
+    ),
+    Column(
+        "fallback_plan",
+        Text,
+        # Deferred, so that plans can be created in any order.
+        ForeignKey("subscription_plans.id", ondelete="SET NULL", deferrable=True, initially="DEFERRED"),
+        comment="The plan that holds once a subscription has ended; NULL: none",
+    ),
     metadata_column(),
     created_at(),
     updated_at(),
     iso_4217(),
     one_of("pricing_model", PRICING_MODELS),
+    one_of("past_due", PastDue),
     one_of("billing_interval", INTERVALS),
     # The pattern of gateway.yaml; such an id needs no escaping in paths, labels and journal lines.
     CheckConstraint("id ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'", name="id_is_a_word"),

@@ -46,6 +46,9 @@ CURRENT_STATUSES = (
     SubscriptionStatus.PAUSED,
 )
 CURRENT = "status IN ({})".format(", ".join(f"'{status}'" for status in CURRENT_STATUSES))
+HAS_ENDED = f"status IN ('{SubscriptionStatus.CANCELED}', '{SubscriptionStatus.EXPIRED}')"
+# False of a checkout that was abandoned: it ends without ever having begun.
+WAS_BEGUN = "(provider = 'manual' OR provider_subscription_id IS NOT NULL)"
 
 subscriptions = Table(
     "subscriptions",
