@@ -291,13 +291,13 @@ async def offered_plan(connection: AsyncConnection, named: str) -> plans.StoredP
 
 
 async def _check_fallback(connection: AsyncConnection, plan_id: str | None, *, own_id: str | None) -> None:
-    """Raises Invalid for an unknown plan, and for the plan itself."""
+    """Raises NotFound for an unknown plan, Invalid for the plan itself."""
     if plan_id is None:
         return
     if plan_id == own_id:
         raise Invalid("fallback_plan", "must be another plan")
     if await plans.get(connection, plan_id) is None:
-        raise Invalid("fallback_plan", f"there is no plan with the id {plan_id!r}")
+        raise NotFound("plan", plan_id)
 
 
 def _tiers(body: Iterable[NewTier]) -> tuple[plans.Tier, ...]:
