@@ -71,7 +71,7 @@ async def _run_without(installation: Installation, postgres: Store, how: str) ->
         f"PostgreSQL {how} for {away_seconds:.0f} s: {count} calls, {count / away_seconds:.0f}/s, the slowest in "
         f"{installation.callers.slowest_seconds:.2f} s; all rows there {written_seconds:.1f} s after its return"
     )
-    assert set(installation.callers.statuses()) == {200}
+    assert set(installation.callers.statuses()) == {200}, installation.callers.refusals
     assert {status for each in strangers for status in each.statuses()} == {503}
     assert written_seconds < WRITTEN_SECONDS
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -33,6 +34,7 @@ class PacedClients:
     chance: Random
     calls: dict[str, Call] = field(default_factory=dict)
     slowest_seconds: float = 0.0
+    refusals: Counter[str] = field(default_factory=Counter)
 
     @asynccontextmanager
     async def calling(self, count: int, *, pause_seconds: float) -> AsyncIterator[None]:
@@ -65,9 +67,11 @@ class PacedClients:
         request_id = f"call-{len(self.calls)}"
         self.calls[request_id] = Call(customer.user_id, None, is_whole=False)
         began = asyncio.get_running_loop().time()
-        status, is_whole = await connection.exchange(customer.key, request_id)
+        status, is_whole, body = await connection.exchange(customer.key, request_id)
         self.slowest_seconds = max(self.slowest_seconds, asyncio.get_running_loop().time() - began)
         self.calls[request_id] = Call(customer.user_id, status, is_whole)
+        if status is not None and status >= 400:
+            self.refusals[f"{status} {json.loads(body)['detail']}" if is_whole else str(status)] += 1
         return self.calls[request_id]
 
     def statuses(self) -> Counter[int | None]:
@@ -87,8 +91,8 @@ class _Connection:
     async def __aexit__(self, *raised: object) -> None:
         await self.close()
 
-    async def exchange(self, key: str, request_id: str) -> tuple[int | None, bool]:
-        """The status if there was one, and whether the answer was whole."""
+    async def exchange(self, key: str, request_id: str) -> tuple[int | None, bool, bytes]:
+        """The status if there was one, whether the answer was whole, and its body then."""
         received = bytearray()
         with suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
             async with asyncio.timeout(PATIENCE_SECONDS):
@@ -99,8 +103,8 @@ class _Connection:
                 received += await reader.readuntil(b"\r\n\r\n")
                 length = _length(received)
                 body = await (reader.readuntil(END) if length is None else reader.readexactly(length))
-                return int(received[9:12]), length is not None or body.endswith(END)
-        return (int(received[9:12]) if len(received) > 12 else None), False
+                return int(received[9:12]), length is not None or body.endswith(END), body
+        return (int(received[9:12]) if len(received) > 12 else None), False, b""
 
     async def close(self) -> None:
         if self._streams is not None:
