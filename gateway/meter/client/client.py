@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from gateway.clock import monotonic_seconds
 from gateway.meter.client.cluster import Cluster
 from gateway.meter.client.errors import MeterError
-from gateway.meter.client.packing import Command, command, words
+from gateway.meter.client.packing import Command, opening, words
 from gateway.meter.client.server import ServerConnection
 from gateway.meter.client.topology import ClusterUrl
 from gateway.meter.scripts import Script
@@ -19,6 +19,7 @@ class RedisClient:
     """Sends commands and scripts. `url` is redis://, rediss://, redis+cluster:// or rediss+cluster://.
 
     Every command names keys of one hash tag only; in a cluster it goes to the node that has their slot.
+    `connection(key)` is the connection that commands on this key use now: another object after every reconnection.
     """
 
     def __init__(self, url: str, *, timeout_seconds: float, scripts: Sequence[Script] = ()) -> None:
@@ -31,6 +32,7 @@ class RedisClient:
             self._server = Cluster(named, timeout_seconds=timeout_seconds, scripts=sources)
         self._call = self._server.call
         self._request = self._server.request
+        self.connection: Callable[[bytes], object | None] = self._server.connection
 
     def __repr__(self) -> str:
         return f"<RedisClient {self._server}>"
@@ -39,10 +41,6 @@ class RedisClient:
     def is_connected(self) -> bool:
         """In a cluster: to every node that has slots."""
         return self._server.is_connected
-
-    def connection(self, key: bytes) -> object | None:
-        """The connection that commands on this key use now: another object after every reconnection."""
-        return self._server.connection(key)
 
     async def open(self) -> None:
         """Connects. Raises MeterUnavailable if nothing answers, UnsupportedServer if the wrong thing does."""
@@ -74,10 +72,10 @@ class RedisClient:
         """Runs a script with packed pieces of `count` words: the number of keys, the keys, `key` first, arguments."""
         started = monotonic_seconds()
         try:
-            return await self._request(command(2 + count, script.by_digest, *packed), key)
+            return await self._request(b"".join((opening(2 + count, script.by_digest), *packed)), key)
         except MeterError as error:
             if not str(error).startswith("NOSCRIPT"):
                 raise
         finally:
             script.seconds.observe(monotonic_seconds() - started)
-        return await self._request(command(2 + count, script.by_source, *packed), key)
+        return await self._request(b"".join((opening(2 + count, script.by_source), *packed)), key)

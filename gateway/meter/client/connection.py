@@ -27,11 +27,18 @@ class PipelinedConnection(asyncio.Protocol):
     """
 
     def __init__(
-        self, stream: asyncio.StreamWriter, timeout_seconds: float, *, on_lost: Callable[[PipelinedConnection], None]
+        self,
+        stream: asyncio.StreamWriter,
+        timeout_seconds: float,
+        *,
+        on_lost: Callable[[PipelinedConnection], None],
+        failure_of: Callable[[hiredis.ReplyError], Exception] | None = None,
     ) -> None:
+        """`failure_of` makes the exception that an error reply raises; without it, such a reply is one like others."""
         self._stream = stream  # closes its transport when it is collected
         self._timeout_seconds = timeout_seconds
         self._on_lost = on_lost
+        self._failure_of = failure_of
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader()
         self._pending: deque[tuple[asyncio.Future[Any], float]] = deque()
@@ -69,7 +76,11 @@ class PipelinedConnection(asyncio.Protocol):
         try:
             while (reply := reader.gets()) is not False:
                 future, _ = pending.popleft()
-                if not future.done():
+                if future.done():
+                    continue
+                if isinstance(reply, hiredis.ReplyError) and self._failure_of is not None:
+                    future.set_exception(self._failure_of(reply))
+                else:
                     future.set_result(reply)
         except (hiredis.ProtocolError, IndexError):
             self._fail("Redis sent an invalid reply")

@@ -6,6 +6,7 @@ hiredis packs the 17 words of an admission in 5 µs; joining pieces takes 2 µs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import cast
 
 import hiredis
@@ -26,6 +27,7 @@ def word(value: bytes) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(value), value)
 
 
-def command(count: int, *pieces: bytes) -> bytes:
-    """A command of `count` words."""
-    return b"*%d\r\n%b" % (count, b"".join(pieces))
+@lru_cache(maxsize=256)
+def opening(count: int, first: bytes) -> bytes:
+    """What commands of `count` words begin with whose first piece is the same."""
+    return b"*%d\r\n%b" % (count, first)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
@@ -97,27 +97,31 @@ class ServerConnection:
         self.drop("closed")
 
     def send(self, packed: bytes) -> asyncio.Future[Any]:
-        """A future of the reply, also of a hiredis.ReplyError. Raises NotSent; the future raises MeterUnavailable."""
+        """A future of the reply. Raises NotSent; the future raises MeterUnavailable.
+
+        An error reply raises MeterUnavailable or MeterError; in a cluster, which may redirect, it is a reply.
+        """
         if self._pipe is None:
             raise NotSent("not connected to Redis")
         return self._pipe.send(packed)
 
-    def call(self, command: Command) -> Coroutine[Any, Any, Any]:
+    async def call(self, command: Command) -> Any:
         """Sends one command and gives its reply. Raises MeterUnavailable or MeterError."""
-        return self.request(pack(tuple(command)))
-
-    async def request(self, packed: bytes, key: bytes | None = None) -> Any:  # noqa: ARG002 - the signature of `Cluster`
-        """Sends a packed command. Raises as `call` does."""
-        pipe = self._pipe
-        if pipe is None:
-            raise NotSent("not connected to Redis")
-        reply = await pipe.send(packed)
+        reply = await self.send(pack(tuple(command)))
         if isinstance(reply, hiredis.ReplyError):
-            message = str(reply)
-            if is_misdirected(message):
-                pipe.drop("Redis serves elsewhere")
-            raise failure(message)
+            raise self._failure_of(reply)
         return reply
+
+    def request(self, packed: bytes, key: bytes | None) -> asyncio.Future[Any]:  # noqa: ARG002 - as of `Cluster`
+        """Sends a packed command. Raises as `call` does."""
+        return self.send(packed)
+
+    def _failure_of(self, reply: hiredis.ReplyError) -> Exception:
+        """What an error reply means. A server that cannot serve is left after the replies it sent with it."""
+        message = str(reply)
+        if is_misdirected(message):
+            asyncio.get_running_loop().call_soon(self.drop, "Redis serves elsewhere")
+        return failure(message)
 
     def drop(self, reason: str) -> None:
         """Closes the present connection, and fails every command that is pending on it."""
@@ -129,7 +133,10 @@ class ServerConnection:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
                 await self._greet(connection)
-            return PipelinedConnection(take_over(connection), self._timeout_seconds, on_lost=self._lost)
+            failure_of = self._failure_of if self._address is None else None
+            return PipelinedConnection(
+                take_over(connection), self._timeout_seconds, on_lost=self._lost, failure_of=failure_of
+            )
         except (RedisError, OSError, EOFError, ValueError) as error:
             await connection.disconnect(nowait=True)
             raise unreachable(error) from error
