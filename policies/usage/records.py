@@ -146,9 +146,9 @@ def mark(version: int) -> str:
 PREFIX_MARK = mark(CURRENT.prefix)
 
 
-def prefix(*, request_id: Column, created_at: int, caller: str, route: str, product_count: int, client: str) -> str:
+def prefix(*, request_id: str, created_at: int, caller: str, route: str, product_count: int, client: str) -> str:
     """What a record says from the admission on. `caller`, `route` and `client` are columns joined beforehand."""
-    return PREFIX_MARK + _join((request_id, created_at, caller, route, product_count, client))
+    return f"{PREFIX_MARK}{request_id}\t{created_at}\t{caller}\t{route}\t{product_count}\t{client}"
 
 
 def caller_columns(*, user_id: Column, api_key_id: Column, subscription_id: Column, plan_id: str | None) -> str:
@@ -182,22 +182,11 @@ def suffix(
     file: str,
 ) -> str:
     """What a record says from the settlement on. `usage` and `file` are columns joined beforehand."""
-    return _join(
-        (
-            outcome,
-            status_code,
-            error_code,
-            credits_charged,
-            tokens_used,
-            cost_usd,
-            usage,
-            request_bytes,
-            response_bytes,
-            file_size_bytes,
-            response_time_ms,
-            upstream_time_ms,
-            file,
-        )
+    return (
+        f"{outcome}\t{NULL if status_code is None else status_code}\t{error_code or NULL}\t{credits_charged}\t"
+        f"{NULL if tokens_used is None else tokens_used}\t{NULL if cost_usd is None else cost_usd}\t{usage}\t"
+        f"{request_bytes}\t{response_bytes}\t{NULL if file_size_bytes is None else file_size_bytes}\t"
+        f"{response_time_ms}\t{NULL if upstream_time_ms is None else upstream_time_ms}\t{file}"
     )
 
 
