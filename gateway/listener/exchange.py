@@ -18,6 +18,7 @@ from gateway.listener.response_head import render, render_switch, render_whole
 # Copying so much costs less than handing the kernel several pieces; more would be in memory twice for a slow client.
 MAX_JOINED_BYTES = 16 * 1024
 _DISCONNECT = {"type": "http.disconnect"}
+_NO_FRAMING = Framing.NONE  # looking up a member takes 50 ns
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"  # RFC 9110 section 15.2.1
 
 
@@ -86,7 +87,7 @@ class Exchange:
         self.task: asyncio.Task[Any] | None = None
         self.keeps_alive = head.keeps_alive
         self.application_slot = head.application_slot
-        self.is_received = False
+        self.is_received = head.body_length == 0
         self.awaits_body = False
         self.is_started = False
         self.is_complete = False
@@ -96,7 +97,7 @@ class Exchange:
         self._chunks: list[bytes] = []
         self._is_begun = self._is_handed_over = False
         self._changed: asyncio.Event | None = None
-        self._framing = Framing.NONE
+        self._framing = _NO_FRAMING
         self._remaining = 0
         self._rendered = b""
 

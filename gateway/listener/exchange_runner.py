@@ -9,13 +9,14 @@ import asyncio
 import urllib.parse
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import structlog
 
 from gateway import metrics
 from gateway.listener.error_response import RequestError
 from gateway.listener.exchange import Exchange
+from gateway.listener.request_head import RequestHead
 
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 _log = structlog.get_logger()
@@ -36,9 +37,9 @@ class ClientConnection(Protocol):
 
 
 class ScopeTemplate:
-    """What the ASGI scopes of a connection's requests have in common."""
+    """What the ASGI scopes of a connection's requests have in common, and those of a head that its client repeats."""
 
-    __slots__ = ("_common", "_state")
+    __slots__ = ("_common", "_head", "_of_head", "_state")
 
     def __init__(
         self,
@@ -57,11 +58,17 @@ class ScopeTemplate:
             "scheme": scheme,
             "root_path": "",
         }
+        self._head: RequestHead | None = None
+        self._of_head: dict[str, Any] = {}
 
     def scope(self, exchange: Exchange) -> dict[str, Any]:
         head = exchange.head
+        of_head = self._of_head if head is self._head else self._read(head)
+        return {**of_head, "state": self._state.copy(), "extensions": {"gateway.client": exchange}}
+
+    def _read(self, head: RequestHead) -> dict[str, Any]:
         path = head.raw_path.decode()
-        return {
+        of_head = {
             **self._common,
             "http_version": "1.0" if head.is_http_1_0 else "1.1",
             "method": head.method,
@@ -69,9 +76,10 @@ class ScopeTemplate:
             "raw_path": head.raw_path,
             "query_string": head.query,
             "headers": head.headers,
-            "state": self._state.copy(),
-            "extensions": {"gateway.client": exchange},
         }
+        if head.raw:  # others are too long to keep, or never the same again
+            self._head, self._of_head = head, of_head
+        return of_head
 
 
 class ExchangeRunner:
@@ -117,26 +125,30 @@ class ExchangeRunner:
                 is_returned = True
             finally:
                 self._finish(exchange, is_returned=is_returned)
-            exchange = await self._next(exchange.task) if copy_context() == context else None
+            waiter = self._next(exchange.task) if copy_context() == context else None
+            if waiter is None:
+                return
+            try:
+                exchange = await waiter
+            except asyncio.CancelledError:
+                if not waiter.cancelled() and (next_exchange := waiter.result()) is not None:
+                    self._finish(next_exchange, is_returned=False)
+                raise
 
-    async def _next(self, task: asyncio.Task[None] | None) -> Exchange | None:
-        """The next exchange; None where there is none, or another task runs one that has come meanwhile."""
+    def _next(self, task: asyncio.Task[None] | None) -> asyncio.Future[Exchange | None] | None:
+        """The next exchange; None where none can follow, or another task runs one that has come meanwhile."""
         if self._waiter is not None or not self._connection.is_free:
             return None
         waiter: asyncio.Future[Exchange | None] = self._connection.loop.create_future()
         self._task, self._waiter = task, waiter
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            if not waiter.cancelled() and (next_exchange := waiter.result()) is not None:
-                self._finish(next_exchange, is_returned=False)
-            raise
+        return waiter
 
     def _finish(self, exchange: Exchange, *, is_returned: bool) -> None:
-        task = cast("asyncio.Task[None]", exchange.task)
-        self._tasks.discard(task)
-        if not is_returned:
-            task.add_done_callback(_log_failure)  # only then: a callback costs 2 µs
+        task = exchange.task
+        if task is not None:
+            self._tasks.discard(task)
+            if not is_returned:
+                task.add_done_callback(_log_failure)  # only then: a callback costs 2 µs
         if not exchange.is_complete and not exchange.is_disconnected:
             if is_returned:
                 _log.error("response_incomplete")

@@ -79,6 +79,23 @@ async def test_runner_separates_the_context_variables_of_requests() -> None:
     assert seen == ["nothing", "nothing"]
 
 
+async def test_runner_gives_each_of_repeated_requests_a_scope_of_its_own() -> None:
+    seen: list[tuple[str, bool, object]] = []
+
+    async def app(scope: Any, _receive: Any, send: Any) -> None:
+        seen.append((scope["path"], "mark" in scope["state"], scope["extensions"]["gateway.client"]))
+        scope["path"] = "/elsewhere"
+        scope["state"]["mark"] = True
+        await respond(send, 200, b"hello")
+
+    async with listening(app) as listener, connected(listener) as client:
+        for _ in range(3):
+            await _ask(client)
+
+    assert [(path, is_marked) for path, is_marked, _ in seen] == [("/hello", False)] * 3
+    assert len({id(exchange) for *_, exchange in seen}) == 3
+
+
 async def test_runner_replaces_a_task_cancelled_between_requests(app: Lingering, listener: Listener) -> None:
     async with connected(listener) as client:
         await _ask(client)
