@@ -25,7 +25,7 @@ from gateway.proxy.metering.observers import observe_upload
 from gateway.proxy.request import body as bodies
 from gateway.proxy.request import websocket
 from gateway.proxy.request.api_keys import DEFAULT_FORM, KeyForm
-from gateway.proxy.request.body import ClientDisconnected, Receive, WholeBody
+from gateway.proxy.request.body import ClientDisconnected, Receive
 from gateway.proxy.request.held_bodies import HeldBodies, HeldBody
 from gateway.proxy.request.inbound import Inbound, Network, read_request
 from gateway.proxy.router import RouteMatch, Router
@@ -34,7 +34,7 @@ from gateway.proxy.settle.settlement import Settler
 from gateway.proxy.telemetry.request_telemetry import RequestTelemetry
 from gateway.request_ids import uuid7
 from gateway.upstream.balancer import Upstream
-from policies.model import Outcome, Refused, Route
+from policies.model import Refused, Route
 
 _log = structlog.get_logger()
 
@@ -139,27 +139,11 @@ class Handler:
         )
         self._telemetry.record_admitted()
         try:
-            await self._forward(call, response, client, destination=destination, receive=receive, body=body)
+            await Forwarding(call, response, client, self._drains).run(destination, receive, body)
         except Exception as error:
             await _answer_fault(error, response)
         finally:
             self._telemetry.record_settled(call, response)
-
-    async def _forward(
-        self,
-        call: ActiveCall,
-        response: ClientResponse,
-        client: Client,
-        *,
-        destination: Destination,
-        receive: Receive,
-        body: WholeBody | None,
-    ) -> None:
-        try:
-            await Forwarding(call, response, client, self._drains).run(destination, receive, body)
-        finally:
-            if not call.is_settled:
-                await call.settle(Outcome.ABANDONED, None, error_code="internal_error")
 
     def swap(self, router: Router, destinations: Mapping[str, Destination]) -> Mapping[str, Destination]:
         """Serves by a new configuration from the next request on; gives the destinations that served until now."""

@@ -48,14 +48,44 @@ def check_caller(
 
     `client_ip` None is an address that nobody asked about, `route` None a call to no route in particular.
     """
+    subscription = paying_subscription(key, account, now=now, client_ip=client_ip, grace=grace)
+    if route is not None:
+        check_request(route, key, subscription.plan, size_bytes=size_bytes, offered=offered)
+    return subscription
+
+
+def paying_subscription(
+    key: Key | None, account: Account, *, now: datetime, client_ip: str | None, grace: timedelta
+) -> Subscription:
+    """The subscription that pays for what the caller does; raises Refused as `check_caller`."""
     if key is not None:
         keys.check(key, now, client_ip=client_ip)
-    subscription = authorization.check_account(account, now, grace=grace)
-    if route is not None:
-        authorization.check_route(route, key, subscription.plan, offered=offered)
-        if size_bytes:
-            authorization.check_size(size_bytes, authorization.max_body_bytes(route, subscription.plan))
-    return subscription
+    return authorization.check_account(account, now, grace=grace)
+
+
+def lasting_subscription(key: Key, account: Account, *, now: datetime) -> Subscription | None:
+    """The subscription that pays whenever and wherever the caller calls; None where that depends on either."""
+    subscription = account.subscription
+    if subscription is None or authorization.is_ending(subscription) or keys.is_bound(key):
+        return None
+    try:
+        return paying_subscription(key, account, now=now, client_ip=None, grace=timedelta(0))
+    except Refused:
+        return None
+
+
+def check_request(
+    route: Route,
+    key: Key | None,
+    plan: Plan,
+    *,
+    size_bytes: int | None,
+    offered: Mapping[str, Mapping[str, FeatureValue]],
+) -> None:
+    """Raises Refused where the route is out of reach, or the body too large."""
+    authorization.check_route(route, key, plan, offered=offered)
+    if size_bytes:
+        authorization.check_size(size_bytes, authorization.max_body_bytes(route, plan))
 
 
 def check_snapshot(

@@ -75,6 +75,11 @@ def effective_status(subscription: Subscription, now: datetime, grace: timedelta
     return subscription.status
 
 
+def is_ending(subscription: Subscription) -> bool:
+    """Whether the status that holds may become another by the passing of time alone."""
+    return subscription.status is SubscriptionStatus.PAST_DUE or subscription.cancel_at_period_end
+
+
 def check_route(
     route: Route, key: Key | None, plan: Plan, *, offered: Mapping[str, Mapping[str, FeatureValue]]
 ) -> None:

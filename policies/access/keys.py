@@ -95,6 +95,11 @@ def check(key: Key, now: datetime, *, client_ip: str | None) -> None:
         raise Refused(Refusal.IP_NOT_ALLOWED, "This API key may not be used from this address.")
 
 
+def is_bound(key: Key) -> bool:
+    """Whether it depends on the moment or the address if the key may be used."""
+    return key.expires_at is not None or bool(key.allowed_ips)
+
+
 def _address_allowed(allowed: tuple[str, ...], client_ip: str) -> bool:
     try:
         address = ip_address(client_ip)

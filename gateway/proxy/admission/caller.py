@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from gateway.clock import monotonic_seconds
+from gateway.clock import monotonic_seconds, now
 from gateway.meter.keys import AccountKeys
 from gateway.proxy.telemetry.access_log import masked
+from policies.access.admission import lasting_subscription
 from policies.access.key_budgets import Cap, cap_of
 from policies.access.limits import Limits, limits_of, policy_field, remaining_template
 from policies.model import FeatureValue, Plan, Principal, Subscription
@@ -20,6 +21,7 @@ class Caller:
 
     `digest` is that of the key. `metering_template` and `identity_block` are header fields towards the client and the
     upstream; `record_columns` are the columns that all its records share, `masked_key` is a JSON string.
+    `lasting_subscription` pays for any call, whenever and wherever it is made; None where that is to be asked.
     """
 
     principal: Principal
@@ -33,6 +35,7 @@ class Caller:
     loaded_at: float
     account_id: UUID
     key_id: UUID
+    lasting_subscription: Subscription | None
     cap: Cap | None = None
 
 
@@ -52,6 +55,7 @@ def build_caller(principal: Principal, digest: bytes, keys: AccountKeys) -> Call
         loaded_at=monotonic_seconds(),
         account_id=principal.account.id,
         key_id=principal.key.id,
+        lasting_subscription=lasting_subscription(principal.key, principal.account, now=now()),
         cap=cap_of(principal.key, subscription),
     )
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from gateway.clock import now
 from gateway.ledger.db.session import DatabaseUnavailable
@@ -28,9 +28,10 @@ from gateway.proxy.settle.settlement_record import Settlement
 from policies.access import key_budgets
 from policies.access.admission import (
     AccountSnapshot,
-    check_caller,
+    check_request,
     check_snapshot,
     insufficient_credits,
+    paying_subscription,
     rate_limited,
     too_many_in_flight,
 )
@@ -147,7 +148,12 @@ class AdmissionController:
             if request.claim is None and (cached := self._refusal_cache.find(caller)) is not None:
                 raise NotAdmitted(caller, *cached)
             prefix = render_record_prefix(request, caller, quote)
-            admission = await self._ask_meter(request, caller, quote=quote, prefix=prefix)
+            try:
+                admission = await self._ask_meter(request, caller, quote=quote, prefix=prefix)
+            except NotSent:
+                raise _metering_unavailable() from None
+            except MeterUnavailable:
+                raise Indeterminate from None
             if admission.verdict is Verdict.ADMITTED:
                 self._refusal_cache.forget(caller)
                 self._outage_credit.record_admission(caller.account_id, plan, admission)
@@ -236,17 +242,11 @@ class AdmissionController:
         return admitted_call._replace(stores_response=is_stored)
 
     def _authorize(self, inbound: Inbound, match: RouteMatch, caller: Caller) -> Authorization:
-        principal = caller.principal
-        subscription = check_caller(
-            principal.key,
-            principal.account,
-            match.route,
-            now=now(),
-            client_ip=inbound.client_ip,
-            size_bytes=inbound.content_length,
-            grace=self._grace,
-            offered=self._principals.plan_features,
-        )
+        key, account, subscription = caller.principal.key, caller.principal.account, caller.lasting_subscription
+        if subscription is None:
+            subscription = paying_subscription(key, account, now=now(), client_ip=inbound.client_ip, grace=self._grace)
+        size_bytes, offered = inbound.content_length, self._principals.catalogue.features
+        check_request(match.route, key, subscription.plan, size_bytes=size_bytes, offered=offered)
         return Authorization(caller, subscription)
 
     async def _quote(self, request: AdmissionRequest, authorization: Authorization) -> tuple[Authorization, Quote]:
@@ -264,7 +264,7 @@ class AdmissionController:
             return request.match.quote
         price, asked = request.route.price, request.asked
         if isinstance(price, PriceList):
-            return quote_by_list(price, plan, asked.model_request, offered=self._principals.plan_features)
+            return quote_by_list(price, plan, asked.model_request, offered=self._principals.catalogue.features)
         return quote_plain(price, plan, units=asked.units)
 
     async def _confirm(self, key: bytes, caller: Caller) -> Caller:
@@ -273,25 +273,22 @@ class AdmissionController:
         except MeterUnavailable:
             return caller  # may refuse wrongly for a moment, never admits wrongly
 
-    async def _ask_meter(self, request: AdmissionRequest, caller: Caller, *, quote: Quote, prefix: str) -> Admission:
+    def _ask_meter(
+        self, request: AdmissionRequest, caller: Caller, *, quote: Quote, prefix: str
+    ) -> Coroutine[Any, Any, Admission]:
         principal = caller.principal
-        try:
-            return await self._meter.admit(
-                caller.keys,
-                request_id=request.request_id,
-                account_version=principal.account_version,
-                catalogue_version=principal.catalogue_version,
-                amount=quote.hold,
-                required=quote.required,
-                limits=caller.limits,
-                prefix=prefix,
-                claim=request.claim,
-                cap=caller.cap,
-            )
-        except NotSent:
-            raise _metering_unavailable() from None
-        except MeterUnavailable:
-            raise Indeterminate from None
+        return self._meter.admit(
+            caller.keys,
+            request_id=request.request_id,
+            account_version=principal.account_version,
+            catalogue_version=principal.catalogue_version,
+            amount=quote.hold,
+            required=quote.required,
+            limits=caller.limits,
+            prefix=prefix,
+            claim=request.claim,
+            cap=caller.cap,
+        )
 
     async def _load(self, caller: Caller, verdict: Verdict) -> None:
         try:

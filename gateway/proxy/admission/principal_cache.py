@@ -24,7 +24,7 @@ from gateway.proxy.admission.caller import Caller, build_caller
 from gateway.proxy.request.inbound import ConnectionCache
 from policies.access import keys
 from policies.access.throttling import UNKNOWN_KEYS_FROM_ADDRESS, neighbourhood
-from policies.model import FeatureValue, Refusal, Refused
+from policies.model import Refusal, Refused
 
 NEGATIVE_SECONDS = 2.0  # how long an unknown key is refused without a query; new keys are random, so none is delayed
 REFRESH_SECONDS = 0.1  # how long a call waits for its caller to be refreshed before it goes on with the cached one
@@ -37,7 +37,10 @@ PREFIX_REFRESH_SECONDS = 1.0  # how soon the first imported key of a new prefix 
 
 
 class PrincipalCache:
-    """A bounded cache of callers by key digest, with one load at a time for each key."""
+    """A bounded cache of callers by key digest, with one load at a time for each key.
+
+    `catalogue` has the features of the active plans, as the newest caller was loaded with.
+    """
 
     def __init__(
         self,
@@ -68,7 +71,7 @@ class PrincipalCache:
         results = ("hit", "refresh", "negative", "miss", "stale")
         counters = (BufferedCounter(metrics.PRINCIPAL_CACHE.labels(result)) for result in results)
         self._hits, self._refreshes, self._negatives, self._misses, self._stale = counters
-        self._catalogue = ledger.Catalogue(version=-1, features={})
+        self.catalogue = ledger.Catalogue(version=-1, features={})
 
     def __repr__(self) -> str:
         return f"<PrincipalCache {len(self._callers)} cached, {len(self._loads)} loading>"
@@ -131,11 +134,6 @@ class PrincipalCache:
         if announced.account > known.account_version or announced.catalogue > known.catalogue_version:
             return await self.reload(key)
         return caller
-
-    @property
-    def plan_features(self) -> Mapping[str, Mapping[str, FeatureValue]]:
-        """The features of the active plans by plan name, cheapest first."""
-        return self._catalogue.features
 
     async def _digest(self, key: bytes, connection_cache: ConnectionCache | None) -> bytes:
         if connection_cache is not None and connection_cache.key_digest is not None:
@@ -200,8 +198,8 @@ class PrincipalCache:
                 principal = await ledger.find_principal(connection, stored_digest)
                 if principal is not None:
                     break
-            if principal is not None and principal.catalogue_version > self._catalogue.version:
-                self._catalogue = await ledger.get_catalogue(connection)
+            if principal is not None and principal.catalogue_version > self.catalogue.version:
+                self.catalogue = await ledger.get_catalogue(connection)
         if principal is None:
             self._cache_unknown(digest)
             return None

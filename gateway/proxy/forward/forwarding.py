@@ -78,7 +78,7 @@ class Forwarding:
         self._is_at_upstream = False
 
     async def run(self, destination: Destination, receive: Receive, body: WholeBody | None) -> None:
-        """Forwards, responds and settles; after an unexpected exception the caller settles."""
+        """Forwards, responds and settles, also after an unexpected exception."""
         watch = self._drains.watch(self._client, self._on_disconnect)
         try:
             if self._client.is_disconnected:
@@ -112,6 +112,8 @@ class Forwarding:
             await self._settle(Outcome.CLIENT_ABORTED, self._client_response.status or None)
         finally:
             watch.end()
+            if not self._call.is_settled:
+                await self._call.settle(Outcome.ABANDONED, None, error_code="internal_error")
 
     def _on_disconnect(self) -> bool:
         """Notes what the client had, and whether the call is worth draining.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Coroutine
+from typing import Any
 
 from gateway.clock import monotonic_seconds
 from gateway.proxy.admission.admitted_call import AdmittedCall
@@ -115,10 +117,12 @@ class ActiveCall:
             is_read or _LAST_EVENT.search(self.last_chunk, len(self.last_chunk) - _LAST_EVENT_BYTES) is not None
         )
 
-    async def settle(self, outcome: Outcome, status: int | None, *, error_code: str | None = None) -> int | None:
+    def settle(
+        self, outcome: Outcome, status: int | None, *, error_code: str | None = None
+    ) -> Coroutine[Any, Any, int | None]:
         """Charges and records the call. Gives the balance; None if the call was settled before, or is queued."""
         if self.is_settled:
-            return None
+            return _nothing()
         self.is_settled = True
         measured = NOT_MEASURED if self.usage_meter is None else self.usage_meter.measured()
         if measured is not NOT_MEASURED or outcome is Outcome.CLIENT_ABORTED:
@@ -143,7 +147,7 @@ class ActiveCall:
             None if self.capture is None else self.capture.finish(self.charge),
             call.is_on_outage_credit,
         )
-        return await self._settler.settle(settlement)
+        return self._settler.settle(settlement)
 
     def observe_response(self, response: UpstreamResponse) -> None:
         """Takes what the upstream reports of the call, and measures its usage from here on if the price is by it."""
@@ -260,6 +264,10 @@ class ActiveCall:
 
 
 _ANSWERED = frozenset({Outcome.SUCCEEDED, Outcome.CLIENT_ABORTED})  # others cost what they report, mostly nothing
+
+
+async def _nothing() -> None:
+    """What a second settlement gives."""
 
 
 def _missing(outcome: Outcome, charge: Charge, measured: Measured) -> MissingReason | None:

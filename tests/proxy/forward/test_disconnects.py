@@ -111,10 +111,10 @@ async def test_shutdown_finishes_quick_calls_and_releases_the_holds_of_others(da
 async def test_internal_error_is_answered_and_releases_the_hold(
     data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(Forwarding, "_request", fail)
+    monkeypatch.setattr(Forwarding, "_render", fail)
     account = await data_plane.create_account()
     answer = await data_plane.get(account, "/v1/dear")
     assert_problem(answer, 500, "internal_error")
