@@ -281,11 +281,9 @@ class PublicProtocol(asyncio.Protocol):
             self._deadline.clear()
         self._runner.start(exchange)
         length = head.body_length
-        if length == 0:
-            if rest:
-                self.data_received(rest)
-        elif length is not None and length <= len(rest):
-            exchange.feed(rest[:length], is_last=True)
+        if length is not None and length <= len(rest):
+            if length:
+                exchange.feed(rest[:length], is_last=True)
             if length < len(rest):
                 self.data_received(rest[length:])
         else:
