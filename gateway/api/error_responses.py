@@ -46,6 +46,9 @@ UNREACHABLE = ErrorResponse(
     "accounts_unavailable", "Accounts cannot be reached at the moment; try again shortly.", {"retry_after": 1}
 )
 
+NOT_JSON = ErrorResponse("invalid_body", "The body is not JSON.")
+UNREADABLE = ErrorResponse("invalid_body", "The body cannot be read.")
+TOO_LARGE = ErrorResponse("payload_too_large", "The body is larger than this API takes.")
 FAILED = ErrorResponse("internal_error", "Something went wrong here; the request_id finds it in the logs.")
 
 
@@ -63,6 +66,24 @@ def response_of(found: Problem) -> Response:
 
 def invalid(field: str, message: str) -> ErrorResponse:
     return ErrorResponse("validation_failed", f"{field}: {message}", {"errors": [{"field": field, "message": message}]})
+
+
+def nothing_at(path: str) -> ErrorResponse:
+    return ErrorResponse("not_found", f"There is nothing at {shortened(path, _MAX_MESSAGE_CHARACTERS)}.")
+
+
+def not_allowed(method: str, allowed: Sequence[str]) -> ErrorResponse:
+    detail = f"{method} is not possible here, only {', '.join(allowed)}."
+    return ErrorResponse("method_not_allowed", detail, {"allow": tuple(allowed)})
+
+
+def of_errors(errors: Sequence[Mapping[str, Any]], *, omitted: int = 0) -> ErrorResponse:
+    """What is wrong with a request, as pydantic found it; further errors were `omitted`."""
+    found = [{"field": _field(each["loc"]), "message": _message(each)} for each in errors[:MAX_ERRORS]]
+    omitted += len(errors) - len(found)
+    more = {"errors_omitted": omitted} if omitted else {}
+    summary = _summary(found, total=len(found) + omitted)
+    return ErrorResponse("validation_failed", summary, {"errors": found, **more})
 
 
 def of_exception(error: Exception, request: Request) -> Response:
@@ -91,13 +112,11 @@ def _problem(refusal: ErrorResponse, request_id: str) -> Problem:
 def _invalid_request(error: RequestValidationError, _: Request) -> ErrorResponse:
     errors = error.errors()
     if any(each["type"] == "json_invalid" for each in errors):
-        return ErrorResponse("invalid_body", "The body is not JSON.")
+        return NOT_JSON
     unknown = [each for each in errors if each["loc"][0] == "path"]
     if unknown:
         return ErrorResponse("not_found", f"There is no such {unknown[0]['loc'][-1]}.")
-    found = [{"field": _field(each["loc"]), "message": _message(each)} for each in errors[:MAX_ERRORS]]
-    omitted = {"errors_omitted": len(errors) - MAX_ERRORS} if len(errors) > MAX_ERRORS else {}
-    return ErrorResponse("validation_failed", _summary(found, total=len(errors)), {"errors": found, **omitted})
+    return of_errors(errors)
 
 
 def _summary(found: Sequence[Mapping[str, str]], *, total: int) -> str:
@@ -127,19 +146,10 @@ def _message(error: Mapping[str, Any]) -> str:
 
 def _http_exception(error: HTTPException, request: Request) -> ErrorResponse:
     if error.status_code == 404:
-        return ErrorResponse(
-            "not_found", f"There is nothing at {shortened(request.url.path, _MAX_MESSAGE_CHARACTERS)}."
-        )
+        return nothing_at(request.url.path)
     if error.status_code == 405:
-        allowed = _methods(request.app.routes, request.scope)
-        return ErrorResponse(
-            "method_not_allowed",
-            f"{request.method} is not possible here, only {', '.join(allowed)}.",
-            {"allow": allowed},
-        )
-    if error.status_code == 413:
-        return ErrorResponse("payload_too_large", "The body is larger than this API takes.")
-    return ErrorResponse("invalid_body", "The body cannot be read.")  # what FastAPI says when parsing breaks off
+        return not_allowed(request.method, _methods(request.app.routes, request.scope))
+    return TOO_LARGE if error.status_code == 413 else UNREADABLE  # what FastAPI says when parsing breaks off
 
 
 def _methods(routes: Iterable[BaseRoute], scope: Scope) -> list[str]:

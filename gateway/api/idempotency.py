@@ -76,7 +76,7 @@ class IdempotencyMiddleware:
             body = await _read_body(receive)
             await self._serve(_KeyedRequest(scope, body, key, _claim(scope, body, key)), send)
         except HTTPException:
-            refusal = ErrorResponse("payload_too_large", "The body is larger than this API takes.")
+            refusal = error_responses.TOO_LARGE
             await error_responses.send(refusal, scope, send)
         except DatabaseUnavailable:
             await error_responses.send(error_responses.UNREACHABLE, scope, send)

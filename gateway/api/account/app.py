@@ -14,6 +14,8 @@ from gateway.api.account import keys, profile
 from gateway.api.account.authentication import Authenticator, is_open
 from gateway.api.account.billing import checkout, plans, quote, statements, subscriptions
 from gateway.api.account.dependencies import AccountDependencies, Lifetimes
+from gateway.api.account.filters.bodies import BodyFilter
+from gateway.api.account.filters.operations import OperationFilter, Operations
 from gateway.api.account.login import recovery, sessions
 from gateway.api.account.login.access_tokens import AccessTokens
 from gateway.api.account.login.password_hashing import PasswordHasher
@@ -22,9 +24,10 @@ from gateway.api.account.records import history, ledger, limits, usage
 from gateway.api.checkout import CheckoutService
 from gateway.api.dry_run import DryRun
 from gateway.api.key_factory import KeyFactory
-from gateway.api.middleware import AuthMiddleware, BodyLimitMiddleware, RequestIdMiddleware, is_operation
+from gateway.api.middleware import AuthMiddleware, BodyLimitMiddleware, RequestIdMiddleware
 from gateway.api.unit_of_work import ChangePublisher
 from gateway.api.webhooks import inbox
+from gateway.http.problem_types import PROBLEM_TYPES
 from gateway.ledger.db.session import Database
 from gateway.meter.meter import Meter
 from policies.billing.money import CreditValue
@@ -35,6 +38,9 @@ MAX_LOGIN_BODY_BYTES = 16 * 1024
 MAX_BODY_BYTES = 32 * 1024
 # An event is parsed only after its signature is verified.
 MAX_EVENT_BYTES = 1024 * 1024
+
+# Paths of which each is known by name.
+_SPELT_OUT = {f"{problem_pages.PREFIX}/{{code}}": [f"{problem_pages.PREFIX}/{code}" for code in PROBLEM_TYPES]}
 
 # The routers hold full paths, which begin with a segment that config/routes.py reserves.
 ENDPOINTS: tuple[ModuleType, ...] = (
@@ -108,13 +114,15 @@ def build_account(
     authenticator = Authenticator(
         database, dependencies.tokens, key_prefix=key_prefix, peppers=peppers, unit_of_work=dependencies.unit_of_work
     )
-    return RequestIdMiddleware(
-        AuthMiddleware(
-            BodyLimitMiddleware(app, max_body_bytes=max_body_bytes),
-            authenticator.authenticate,
-            is_open=lambda scope: is_open(scope["path"]) or not is_operation(app.routes, scope),
-        )
-    )
+    return _filtered(app, authenticator)
+
+
+def _filtered(app: FastAPI, authenticator: Authenticator) -> ASGIApp:
+    """Whatever can be refused is refused before the app is asked, the cheapest refusals first."""
+    operations = Operations(app, spelt_out=_SPELT_OUT)
+    limited = BodyLimitMiddleware(BodyFilter(app), max_body_bytes=max_body_bytes)
+    authenticated = AuthMiddleware(limited, authenticator.authenticate, is_open=lambda scope: is_open(scope["path"]))
+    return RequestIdMiddleware(OperationFilter(authenticated, operations))
 
 
 def max_body_bytes(path: str) -> int:
