@@ -17,11 +17,11 @@ Header = tuple[bytes, bytes]
 # Of every response. A document that is no page has nothing to load, but must not be framed either.
 POLICY = b"content-security-policy"
 ALWAYS: tuple[Header, ...] = (
-    # A response may hold a new key or personal data: no cache may store it (RFC 9111 section 5.2.2.5).
-    (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 )
+# A response may hold a new key or personal data: no cache may store it (RFC 9111 section 5.2.2.5), unless it says so.
+_NOT_STORED: Header = (b"cache-control", b"no-store")
 NOT_A_PAGE: Header = (POLICY, b"frame-ancestors 'none'")
 
 
@@ -40,6 +40,6 @@ def policy_of(source: str, *, fetches: bool = False) -> str:
 
 def with_defaults(headers: list[Header]) -> list[Header]:
     """The headers of a response with those that each response has."""
-    own = [header for header in headers if header[0] != b"cache-control"]
-    has_policy = any(name == POLICY for name, _ in headers)
-    return [*own, *ALWAYS, *(() if has_policy else (NOT_A_PAGE,))]
+    names = {name for name, _ in headers}
+    defaults = [each for each in (_NOT_STORED, NOT_A_PAGE) if each[0] not in names]
+    return [*headers, *ALWAYS, *defaults]

@@ -283,6 +283,10 @@ class Meter:
         account, catalogue = await self._redis.pipeline(asked)
         return Versions(int(account or 0), int(catalogue or 0))
 
+    async def catalogue_version(self) -> int:
+        """The version announced for the catalogue; 0 if none is."""
+        return int(await self._redis.call((b"HGET", partition_keys(0).catalogue, VERSION_FIELD)) or 0)
+
     async def _raise_version(self, key: bytes, version: int) -> None:
         await self._redis.run(RAISE_VERSION, (key,), RAISE_VERSION.ordered(version=version))
 

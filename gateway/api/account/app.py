@@ -16,6 +16,7 @@ from gateway.api.account.billing import checkout, plans, quote, statements, subs
 from gateway.api.account.dependencies import AccountDependencies, Lifetimes
 from gateway.api.account.filters.bodies import BodyFilter
 from gateway.api.account.filters.operations import OperationFilter, Operations
+from gateway.api.account.filters.stored_responses import StoredResponseFilter, Version
 from gateway.api.account.login import recovery, sessions
 from gateway.api.account.login.access_tokens import AccessTokens
 from gateway.api.account.login.password_hashing import PasswordHasher
@@ -29,6 +30,7 @@ from gateway.api.unit_of_work import ChangePublisher
 from gateway.api.webhooks import inbox
 from gateway.http.problem_types import PROBLEM_TYPES
 from gateway.ledger.db.session import Database
+from gateway.meter.client.errors import MeterUnavailable
 from gateway.meter.meter import Meter
 from policies.billing.money import CreditValue
 from policies.model import Route
@@ -40,7 +42,8 @@ MAX_BODY_BYTES = 32 * 1024
 MAX_EVENT_BYTES = 1024 * 1024
 
 # Paths of which each is known by name.
-_SPELT_OUT = {f"{problem_pages.PREFIX}/{{code}}": [f"{problem_pages.PREFIX}/{code}" for code in PROBLEM_TYPES]}
+_PROBLEM_PATHS = (problem_pages.PREFIX, *(f"{problem_pages.PREFIX}/{code}" for code in PROBLEM_TYPES))
+_SPELT_OUT = {f"{problem_pages.PREFIX}/{{code}}": _PROBLEM_PATHS[1:]}
 
 # The routers hold full paths, which begin with a segment that config/routes.py reserves.
 ENDPOINTS: tuple[ModuleType, ...] = (
@@ -114,15 +117,31 @@ def build_account(
     authenticator = Authenticator(
         database, dependencies.tokens, key_prefix=key_prefix, peppers=peppers, unit_of_work=dependencies.unit_of_work
     )
-    return _filtered(app, authenticator)
+    return _filtered(app, authenticator, meter)
 
 
-def _filtered(app: FastAPI, authenticator: Authenticator) -> ASGIApp:
-    """Whatever can be refused is refused before the app is asked, the cheapest refusals first."""
+def _filtered(app: FastAPI, authenticator: Authenticator, meter: Meter) -> ASGIApp:
+    """Whatever can be answered is answered before the app is asked, the cheapest answers first."""
     operations = Operations(app, spelt_out=_SPELT_OUT)
     limited = BodyLimitMiddleware(BodyFilter(app), max_body_bytes=max_body_bytes)
     authenticated = AuthMiddleware(limited, authenticator.authenticate, is_open=lambda scope: is_open(scope["path"]))
-    return RequestIdMiddleware(OperationFilter(authenticated, operations))
+    stored = StoredResponseFilter(authenticated, _versions(meter), negotiated=frozenset(_PROBLEM_PATHS))
+    return RequestIdMiddleware(OperationFilter(stored, operations))
+
+
+def _versions(meter: Meter) -> dict[str, Version]:
+    """What everybody may read, with the versions of it."""
+
+    async def of_catalogue() -> int | None:
+        try:
+            return await meter.catalogue_version()
+        except MeterUnavailable:
+            return None
+
+    async def of_process() -> int:
+        return 0
+
+    return {"/plans": of_catalogue, **dict.fromkeys(("/openapi.json", "/docs", *_PROBLEM_PATHS), of_process)}
 
 
 def max_body_bytes(path: str) -> int:
