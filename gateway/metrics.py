@@ -67,6 +67,11 @@ USAGE_MISSING = Counter(
 COST_UNKNOWN = Counter(
     "gateway_cost_unknown", "Calls by a price list with costs whose own cost could not be told.", ["endpoint"]
 )
+CHARGES_CUT = Counter(
+    "gateway_charges_cut",
+    "Calls charged less than they cost, by the maximum for one call of their price or of their plan.",
+    ["endpoint", "maximum"],
+)
 IN_FLIGHT = Gauge("gateway_requests_in_flight", "Calls admitted and not settled.", multiprocess_mode="livesum")
 ADMITTED = Counter("gateway_admitted", "Calls admitted: settled plus open holds.")
 SETTLED = Counter("gateway_settled", "Calls settled.")

@@ -150,6 +150,7 @@ class Plan:
     max_concurrent_requests: int | None = None
     max_products_per_batch: int | None = None
     max_file_size_bytes: int | None = None
+    max_credits_per_call: int | None = None
     is_paid: bool = False
     past_due: PastDue = PastDue.PURCHASED_ONLY
 

@@ -88,6 +88,10 @@ class PlanSpec:
     max_concurrent_requests: Annotated[_Limit | None, about("Calls at the same time; null: no limit.")] = None
     max_products_per_batch: Annotated[_Limit | None, about("Items of one call; null: no limit.")] = None
     max_file_size_bytes: Annotated[Size | None, about("Longest request body; null: no limit.")] = None
+    max_credits_per_call: Annotated[
+        _PositiveCredits | None,
+        about("The most that one call is charged, whatever its upstream reports; null: no limit."),
+    ] = None
     features: Annotated[
         dict[str, FeatureValue],
         BeforeValidator(_features),

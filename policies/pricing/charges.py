@@ -16,6 +16,9 @@ from policies.pricing.prices import cost, uncapped_cost
 from policies.pricing.units import Count, CountSource, PriceUnit
 from policies.usage.counts import Usage, UsageSource
 
+# Redis computes in doubles, and balances have 64 bits: no number of calls that anybody can make overflows either.
+MAX_CHARGE = 10**12
+
 
 class Ending(NamedTuple):
     """How a call ended. `status` None is no response head; `reported_credits` is the upstream's Gateway-Credits.
@@ -122,6 +125,15 @@ def _charge_tokens(prices: PriceList, price: ModelPrice, metered: Metered) -> Ch
     found = cost_by_model(prices, price, usage)
     source = UsageSource.ESTIMATED if is_estimated else UsageSource.REPORTED
     return Charge(found.credits, source, usage, found.flags)
+
+
+def bounded(charge: Charge, maximum: int | None, *, is_cut: bool) -> Charge:
+    """The charge of a call that its plan lets cost `maximum` credits at most; `is_cut` if its hold was cut to them."""
+    if maximum is not None and (charge.credits > maximum or is_cut):
+        return charge._replace(credits=min(charge.credits, maximum), flags=(*charge.flags, Flag.PLAN_MAXIMUM_REACHED))
+    if charge.credits > MAX_CHARGE:
+        return charge._replace(credits=MAX_CHARGE, flags=(*charge.flags, Flag.MAXIMUM_REACHED))
+    return charge
 
 
 def _reported(credits: int, maximum: int | None, source: UsageSource, usage: Usage | None = None) -> Charge:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from policies.model import FeatureValue, Plan, Refused, Route
-from policies.pricing import model_costs, prices
+from policies.pricing import model_costs, prices, receipts
 from policies.pricing.price import Price
 from policies.pricing.price_list import PriceList
 from policies.pricing.quotes import ModelRequest, quote_by_list, quote_plain
@@ -58,10 +58,20 @@ def forecast(
         return Forecast(0, 0, 0, "free")
     try:
         if isinstance(route.price, PriceList):
-            return _by_list(route.price, facts, plan or NO_PLAN, offered=offered)
-        return _plain(route.price, facts, plan)
+            found = _by_list(route.price, facts, plan or NO_PLAN, offered=offered)
+        else:
+            found = _plain(route.price, facts, plan)
     except Refused as refused:
         return Forecast(0, 0, 0, "no price", refused)
+    maximum = None if plan is None else plan.max_credits_per_call
+    return found if maximum is None else _within_plan(found, maximum)
+
+
+def _within_plan(found: Forecast, maximum: int) -> Forecast:
+    if max(found.credits, found.hold) <= maximum:
+        return found
+    credits, hold, required = (min(each, maximum) for each in (found.credits, found.hold, found.required))
+    return Forecast(credits, hold, required, f"{found.price}{receipts.at_most_by_plan(maximum)}")
 
 
 NO_PLAN = Plan("", "", 0, {})

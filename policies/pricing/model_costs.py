@@ -22,6 +22,7 @@ class Flag(StrEnum):
 
     CHILD_ABOVE_PARENT = "child_above_parent"
     MAXIMUM_REACHED = "maximum_reached"
+    PLAN_MAXIMUM_REACHED = "plan_maximum_reached"
 
 
 Part = tuple["UsageClass | PriceUnit", "int | Decimal", Decimal]  # what was used, how much, at which rate

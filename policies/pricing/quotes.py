@@ -23,7 +23,7 @@ class Quote(NamedTuple):
 
     `units` are those that its request counts, `items` what its record keeps as product_count. `model` is the one that
     it asks for, `model_price` the price of that; both None for a plain price. `body_bytes` is the size of its body
-    without a content coding.
+    without a content coding. `is_cut` says that the hold is the most that the plan lets a call cost, and not its price.
     """
 
     hold: int
@@ -33,6 +33,7 @@ class Quote(NamedTuple):
     model: str | None = None
     model_price: ModelPrice | None = None
     body_bytes: int = 0
+    is_cut: bool = False
 
 
 class ModelRequest(NamedTuple):
@@ -69,6 +70,13 @@ def quote_by_list(
     hold = estimated_hold(listed, price, plan, body_bytes=asked.body_bytes, max_output=asked.max_output)
     required = required_balance(hold, is_free=listed.is_free)
     return Quote(hold, required, model=asked.model, model_price=price, body_bytes=asked.body_bytes)
+
+
+def within_plan(quote: Quote, maximum: int) -> Quote:
+    """The quote of a call that its plan lets cost so many credits at most."""
+    if quote.hold <= maximum:
+        return quote
+    return quote._replace(hold=maximum, required=min(quote.required, maximum), is_cut=True)
 
 
 def models_in_plan(listed: PriceList, plan: Plan) -> tuple[str, ...]:

@@ -17,7 +17,11 @@ from policies.wording import counted
 
 
 class RecordedCall(NamedTuple):
-    """What the record of a call keeps of its price. `usage` is empty where no reader measured it."""
+    """What the record of a call keeps of its price.
+
+    `usage` is empty where no reader measured it. `is_cut_by_plan` says that it cost more than its plan lets a
+    call be charged.
+    """
 
     outcome: Outcome
     credits_charged: int
@@ -27,6 +31,16 @@ class RecordedCall(NamedTuple):
     model: str | None = None
     usage: Usage = Usage()
     source: UsageSource | None = None
+    is_cut_by_plan: bool = False
+
+    def is_charge(self, cost: int) -> bool:
+        """Whether a call of that cost is charged what this one was."""
+        return cost > self.credits_charged if self.is_cut_by_plan else cost == self.credits_charged
+
+    @property
+    def bound(self) -> str:
+        """The words for the most that its plan lets a call be charged, where that was reached."""
+        return at_most_by_plan(self.credits_charged) if self.is_cut_by_plan else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +65,10 @@ class Receipt(NamedTuple):
     lines: tuple[ReceiptLine, ...] = ()
 
 
+def at_most_by_plan(credits: int) -> str:
+    return f", at most {credits} by the plan"
+
+
 def receipt(route: Route | None, call: RecordedCall) -> Receipt:
     """By the route's present price where that gives what was charged; else that something else did.
 
@@ -68,26 +86,28 @@ def receipt(route: Route | None, call: RecordedCall) -> Receipt:
         return found
     if call.source is UsageSource.MISSING:
         return Receipt(f"{charged} that were held, because the usage of the call was not reported")
+    if call.is_cut_by_plan:
+        return Receipt(f"{charged}, the most that the plan charges for a call")
     return Receipt(f"{charged}, as the service itself priced the call or the price was at the time")
 
 
 def _plain(price: Price, call: RecordedCall) -> Receipt | None:
     units = _units(price, call)
-    if units is None or cost(price, units) != call.credits_charged:
+    if units is None or not call.is_charge(cost(price, units)):
         return None
     exact = price.credits * units / price.unit_size
     line = ReceiptLine(price.unit, units, price.credits, price.unit.phrase(price.unit_size), exact)
-    return Receipt(explain(price, units), _adjusted((line,), call.credits_charged))
+    return Receipt(explain(price, units) + call.bound, _adjusted((line,), call.credits_charged))
 
 
 def _by_list(listed: PriceList, call: RecordedCall) -> Receipt | None:
     """By the price of the recorded model, else of an unknown one: a request may name none."""
     for price in (listed.find(call.model), listed.unknown_model):
         found = None if price is None else model_costs.cost(listed, price, call.usage)
-        if found is not None and found.credits == call.credits_charged:
+        if found is not None and call.is_charge(found.credits):
             per = listed.unit.phrase(listed.unit_size)
             lines = tuple(ReceiptLine(line.kind, line.count, line.rate, per, line.credits) for line in found.lines)
-            return Receipt(model_costs.explain(listed, found), _adjusted(lines, call.credits_charged))
+            return Receipt(model_costs.explain(listed, found) + call.bound, _adjusted(lines, call.credits_charged))
     return None
 
 

@@ -39,7 +39,7 @@ _ACCOUNT = """
            p.id AS plan_id, p.name AS plan_name, p.version AS plan_version, p.features,
            p.requests_per_minute, p.requests_per_hour, p.max_api_calls_per_day, p.max_concurrent_requests,
            p.price > 0 OR p.pricing_model IN ('tiered', 'volume', 'usage') AS plan_is_paid,
-           p.max_products_per_batch, p.max_file_size_bytes, p.past_due,
+           p.max_products_per_batch, p.max_file_size_bytes, p.max_credits_per_call, p.past_due,
            coalesce((SELECT current_credits FROM user_credits WHERE user_id = u.id AND s.is_current IS NOT true), 0)
                AS waiting_credits,
            coalesce(v.permissions, ARRAY(
@@ -215,6 +215,7 @@ def _plan(row: RowMapping) -> Plan:
         max_concurrent_requests=row["max_concurrent_requests"],
         max_products_per_batch=row["max_products_per_batch"],
         max_file_size_bytes=row["max_file_size_bytes"],
+        max_credits_per_call=row["max_credits_per_call"],
         is_paid=row["plan_is_paid"],
         past_due=PastDue(row["past_due"]),
     )

@@ -65,6 +65,7 @@ class PlanTerms:
     max_products_per_batch: int | None = None
     max_concurrent_requests: int | None = None
     max_file_size_bytes: int | None = None
+    max_credits_per_call: int | None = None
     features: Mapping[str, FeatureValue] = field(default_factory=dict)
     provider_ids: Mapping[str, str] = field(default_factory=dict)
     is_active: bool = True

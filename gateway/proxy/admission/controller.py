@@ -37,6 +37,7 @@ from policies.access.admission import (
 )
 from policies.access.key_budgets import Cap
 from policies.model import Plan, Refusal, Refused
+from policies.pricing import quotes
 from policies.pricing.price_list import PriceList
 from policies.pricing.quotes import Quote, quote_by_list, quote_plain
 from policies.usage import records
@@ -145,6 +146,8 @@ class AdmissionController:
             if quote is None:
                 authorization, quote = await self._quote(request, authorization)
             caller, plan = authorization.caller, authorization.subscription.plan
+            if plan.max_credits_per_call is not None:
+                quote = quotes.within_plan(quote, plan.max_credits_per_call)
             if request.claim is None and (cached := self._refusal_cache.find(caller)) is not None:
                 raise NotAdmitted(caller, *cached)
             prefix = render_record_prefix(request, caller, quote)
@@ -210,7 +213,9 @@ class AdmissionController:
         caller = authorization.caller
         if request.claim is not None or caller.cap is not None:
             return None
-        quote = self._quote_for(request, authorization.plan)
+        quote, maximum = self._quote_for(request, authorization.plan), authorization.plan.max_credits_per_call
+        if maximum is not None:
+            quote = quotes.within_plan(quote, maximum)
         admission = self._outage_credit.admit(
             caller.account_id,
             request.request_id,

@@ -17,14 +17,17 @@ from gateway.proxy.settle.settlement_record import Settlement
 from policies.model import Outcome
 from policies.pricing import model_costs
 from policies.pricing.charges import (
+    MAX_CHARGE,
     Charge,
     Ending,
     Metered,
+    bounded,
     charge,
     charge_by_list,
     charge_fixed,
     is_charged_status,
 )
+from policies.pricing.model_costs import Flag
 from policies.pricing.price import Price
 from policies.pricing.price_list import PriceList
 from policies.pricing.units import Count, PriceUnit
@@ -48,6 +51,7 @@ class ActiveCall:
         "charge",
         "elapsed_seconds",
         "file_observer",
+        "flags",
         "forwarded_at",
         "has_delivered_all",
         "hides_usage",
@@ -80,6 +84,7 @@ class ActiveCall:
         self.is_settled = False
         self.outcome: Outcome | None = None
         self.charge = 0
+        self.flags: tuple[Flag, ...] = ()
         self.was_sent = True
         self.request_bytes = 0
         self.response_bytes = 0
@@ -104,7 +109,8 @@ class ActiveCall:
         """The charge, if the response head decides it; None where usage is still to be measured."""
         if self.reported.credits is None and not self.route.price.is_fixed:
             return None
-        return self._charge(Outcome.SUCCEEDED, status, NOT_MEASURED).credits
+        charge, call = self._charge(Outcome.SUCCEEDED, status, NOT_MEASURED), self.admitted_call
+        return bounded(charge, call.plan.max_credits_per_call, is_cut=call.quote.is_cut).credits
 
     def outcome_of(self, status: int) -> Outcome:
         """How a complete response of the upstream counts."""
@@ -132,11 +138,12 @@ class ActiveCall:
         self.elapsed_seconds = instant - self.received_at
         if self.forwarded_at is not None:
             self.upstream_seconds = instant - self.forwarded_at
-        charge = self._charge(outcome, status, measured)
-        self.charge = charge.credits
+        charge, call = self._charge(outcome, status, measured), self.admitted_call
+        if call.plan.max_credits_per_call is not None or charge.credits > MAX_CHARGE:
+            charge = bounded(charge, call.plan.max_credits_per_call, is_cut=call.quote.is_cut)
+        self.charge, self.flags = charge.credits, charge.flags
         if charge.source is not UsageSource.NONE:
             self.missing = _missing(outcome, charge, measured)
-        call = self.admitted_call
         settlement = Settlement(
             call.caller.keys,
             call.request_id,
@@ -243,7 +250,13 @@ class ActiveCall:
 
     def _usage_record(self, measured: Measured, charge: Charge) -> UsageRecord:
         asked, cost_usd, upstream_id = self.admitted_call.quote.model, self.reported.cost_usd, self.upstream_request_id
-        if charge.source is UsageSource.NONE and asked is None and cost_usd is None and upstream_id is None:
+        if (
+            charge.source is UsageSource.NONE
+            and asked is None
+            and cost_usd is None
+            and upstream_id is None
+            and not charge.flags
+        ):
             return NO_USAGE
         reading = measured.reading
         if cost_usd is None and reading.usage is not None:

@@ -21,6 +21,7 @@ from gateway.proxy.request.inbound import Inbound
 from gateway.proxy.settle.active_call import ActiveCall
 from gateway.proxy.telemetry.access_log import NO_KEY, AccessLog
 from policies.model import Refused, Route
+from policies.pricing.model_costs import Flag
 
 _RefusalKey = tuple[UUID, str, str, int]  # API key, endpoint, code, minute since the epoch
 
@@ -128,6 +129,8 @@ class RequestTelemetry:
             series.overhead.observe(elapsed - call.upstream_seconds)
         if call.missing is not None:
             metrics.USAGE_MISSING.labels(call.route.name, call.missing).inc()
+        if call.flags:
+            _count_cut(call)
         if call.is_cost_unknown:
             metrics.COST_UNKNOWN.labels(call.route.name).inc()
         if call.charge:
@@ -228,6 +231,15 @@ class RequestTelemetry:
             self._last_used = last_used | self._last_used
             raise
         return 0
+
+
+def _count_cut(call: ActiveCall) -> None:
+    for flag in call.flags:
+        if flag in _LIMIT_OF_FLAG:
+            metrics.CHARGES_CUT.labels(call.route.name, _LIMIT_OF_FLAG[flag]).inc()
+
+
+_LIMIT_OF_FLAG = {Flag.MAXIMUM_REACHED: "price", Flag.PLAN_MAXIMUM_REACHED: "plan"}
 
 
 def _refused_in(key_id: UUID, endpoint: str, code: str, minute: int) -> RefusedIn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
@@ -91,6 +92,19 @@ async def test_quote_is_the_cost_of_the_call(
 ) -> None:
     quoted = await subscriber.post("/me/quote", asked)
     assert (quoted["admitted"], quoted["credits"], quoted["price"]) == (True, credits, price)
+
+
+async def test_quote_ends_at_what_the_plan_lets_a_call_cost(account_api: AccountApi, subscriber: Customer) -> None:
+    async with account_api.database.transaction() as connection:
+        plan = await principals.find_account(connection, subscriber.id)
+        assert plan is not None
+        assert plan.subscription is not None
+        stored = await plans.get(connection, plan.subscription.plan.id)
+        assert stored is not None
+        await plans.change(connection, stored.id, replace(stored.terms, max_credits_per_call=5))
+    quoted = await subscriber.post("/me/quote", {"route": "generate", "units": 4})
+    assert (quoted["credits"], quoted["hold"]) == (5, 5)
+    assert quoted["price"] == "2 credits per item x 4 items, at most 5 by the plan"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from policies.model import Plan, Refusal, Refused
 from policies.pricing.price import Price
 from policies.pricing.price_list import ModelPrice, PriceList, ReaderName
-from policies.pricing.quotes import ModelRequest, Quote, quote_by_list, quote_plain
+from policies.pricing.quotes import ModelRequest, Quote, quote_by_list, quote_plain, within_plan
 from policies.pricing.units import CountSource, PriceUnit
 from policies.usage.counts import UsageClass
 
@@ -60,3 +60,9 @@ def test_quote_by_list_refuses_what_is_not_offered_or_not_in_the_plan() -> None:
 
 def test_quote_of_a_protocol_message_holds_nothing() -> None:
     assert quote_by_list(LIST, FREE, ModelRequest(None, None, body_bytes=9, is_free=True), offered={}) == Quote(0, 0)
+
+
+def test_quote_within_a_plan_holds_what_a_call_may_cost() -> None:
+    assert within_plan(Quote(60, 60), 100) == Quote(60, 60)
+    assert within_plan(Quote(60, 60), 60) == Quote(60, 60)
+    assert within_plan(Quote(60, 60), 7) == Quote(7, 7, is_cut=True)

@@ -14,7 +14,7 @@ from policies.pricing import model_costs
 from policies.pricing.price import Price
 from policies.pricing.price_list import ModelPrice, PriceList, ReaderName
 from policies.pricing.prices import cost
-from policies.pricing.receipts import ADJUSTMENT, RecordedCall, receipt
+from policies.pricing.receipts import ADJUSTMENT, Receipt, RecordedCall, receipt
 from policies.pricing.units import CountSource, PriceUnit
 from policies.usage.counts import Usage, UsageClass, UsageSource
 
@@ -105,3 +105,16 @@ def test_receipt_of_a_request_without_a_model_is_by_the_price_of_unknown_ones() 
     assert [(line.kind, line.count, line.price, line.credits) for line in found.lines] == [
         ("input", 10, Decimal(2), Decimal(20))
     ]
+
+
+def test_receipt_of_a_charge_that_the_plan_cut_says_so() -> None:
+    listed, usage = a_list({UsageClass.INPUT: Decimal(1000)}), Usage({UsageClass.INPUT: 900})
+    found = receipt(a_route(listed), a_call(40, usage, is_cut_by_plan=True))
+    assert found.computed == "900 input at 1000 per 1000 tokens, at most 40 by the plan"
+    assert [(line.kind, int(line.credits)) for line in found.lines] == [("input", 900), (ADJUSTMENT, 40 - 900)]
+    items = Price(Decimal(1), PriceUnit.ITEM, source=CountSource.REQUEST, pointers=("/n",))
+    found = receipt(a_route(items), a_call(40, items=41, is_cut_by_plan=True))
+    assert found.computed == "1 credit per item x 41 items, at most 40 by the plan"
+    assert sum(line.credits for line in found.lines) == 40
+    found = receipt(a_route(items), a_call(40, items=3, is_cut_by_plan=True))
+    assert found == Receipt("40 credits, the most that the plan charges for a call")

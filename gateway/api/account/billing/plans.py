@@ -40,6 +40,7 @@ class OfferedPlan(ResponseModel):
     max_products_per_batch: int | None
     max_concurrent_requests: int | None
     max_file_size_bytes: int | None
+    max_credits_per_call: int | None
     features: dict[str, FeatureValue]
     past_due: PastDue = Field(description="What it gives from a failed renewal until that is paid.")
     fallback_plan: str | None = Field(description="The plan for credits that are left once a subscription has ended.")

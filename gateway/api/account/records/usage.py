@@ -25,6 +25,7 @@ from gateway.ledger.usage.history import UsageFilter, UsageRow
 from policies.billing.money import plain
 from policies.model import Outcome, Route
 from policies.pricing import receipts
+from policies.pricing.model_costs import Flag
 from policies.pricing.receipts import ADJUSTMENT, RecordedCall
 from policies.usage.counts import UsageSource
 from policies.usage.recorded import COLUMN_OF, read_usage
@@ -186,4 +187,5 @@ def _recorded(row: UsageRow) -> RecordedCall:
         row.model or row.metadata.get("model"),
         read_usage({name: getattr(row, name) for name in COLUMN_OF.values()}, row.cost_usd, row.metadata),
         None if row.usage_source is None else UsageSource(row.usage_source),
+        is_cut_by_plan=Flag.PLAN_MAXIMUM_REACHED in row.metadata.get("flags", ()),
     )

@@ -27,6 +27,7 @@ from gateway.api.schemas.fields import (
     Flag,
     Line,
     PositiveCount,
+    PositiveCredits,
     PositiveSize,
     Price,
     Size,
@@ -92,6 +93,7 @@ class Plan(ResponseModel):
     max_products_per_batch: int | None
     max_concurrent_requests: int | None
     max_file_size_bytes: int | None
+    max_credits_per_call: int | None
     features: dict[str, FeatureValue]
     permissions: list[str]
     stripe_price_id: str | None
@@ -127,6 +129,7 @@ class NewPlan(RequestModel):
     max_products_per_batch: Count | None = None
     max_concurrent_requests: Count | None = None
     max_file_size_bytes: Size | None = None
+    max_credits_per_call: PositiveCredits | None = None
     features: Features = Field(default_factory=dict, examples=[{"analysis": True}])
     permissions: Permissions = Field(default_factory=list, description="Names of existing permissions.")
     stripe_price_id: Line | None = None
@@ -166,6 +169,7 @@ class PlanPatch(PatchModel):
     max_products_per_batch: Count | None = None
     max_concurrent_requests: Count | None = None
     max_file_size_bytes: Size | None = None
+    max_credits_per_call: PositiveCredits | None = None
     features: Features = unset()
     permissions: Permissions = unset()
     stripe_price_id: Line | None = None

@@ -94,6 +94,7 @@ subscription_plans = Table(
     ),
     *(Column(name, Integer, comment="NULL: no limit") for name in LIMITS),
     Column("max_file_size_bytes", BigInteger, comment="NULL: no limit"),
+    Column("max_credits_per_call", BigInteger, comment="The most that one call is charged; NULL: no limit"),
     Column(
         "features",
         JSONB,
@@ -128,7 +129,7 @@ subscription_plans = Table(
     # The pattern of gateway.yaml; such an id needs no escaping in paths, labels and journal lines.
     CheckConstraint("id ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'", name="id_is_a_word"),
     CheckConstraint("jsonb_typeof(features) = 'object'", name="features_is_an_object"),
-    *positive("billing_interval_count"),
+    *positive("billing_interval_count", "max_credits_per_call"),
     *not_negative("price", "trial_period_days", "credits_per_period", *LIMITS, "max_file_size_bytes"),
     Index("ix_subscription_plans_product_id", "product_id"),
     comment="Plans with price, credits, limits and features; a NULL limit is no limit",
