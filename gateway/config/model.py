@@ -126,7 +126,7 @@ class Idempotency:
         Literal["paid_plans", "all_plans", "nobody"],
         Kind("`paid_plans`, `all_plans` or `nobody`"),
         about("Whose responses are stored for 24 hours, so that a repeated `Idempotency-Key` gets them again."),
-    ] = "paid_plans"
+    ] = "all_plans"
     # The script that counts them packs 32 bits.
     max_bytes_per_account: Annotated[
         Size, Field(lt=2**32), about("Bytes of responses that an account may store in a day (UTC).")

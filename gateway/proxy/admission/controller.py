@@ -73,7 +73,7 @@ class AdmissionController:
         enqueue_settlement: Callable[[Settlement], None],
         grace: timedelta,
         outage_credit: OutageCredit | None = None,
-        stored_for: Literal["paid_plans", "all_plans", "nobody"] = "paid_plans",
+        stored_for: Literal["paid_plans", "all_plans", "nobody"] = "all_plans",
     ) -> None:
         """`enqueue_settlement` settles later what may have been admitted unseen.
 

@@ -113,8 +113,9 @@ async def test_stored_responses_of_all_accounts_are_limited_per_day(
     ("price", "pricing_model", "status"), [("0", "flat", 409), ("0", "usage", 200), ("1", "flat", 200)]
 )
 async def test_account_without_a_paid_plan_has_no_stored_responses_and_pays_once(
-    data_plane: DataPlane, price: str, pricing_model: str, status: int
+    data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch, price: str, pricing_model: str, status: int
 ) -> None:
+    monkeypatch.setattr(data_plane.handler._admission, "_stored_for", "paid_plans")
     account = await data_plane.create_account(price=Decimal(price), pricing_model=pricing_model)
     assert (await data_plane.post(account, idempotency_key=KEY)).status_code == 200
     await data_plane.settled_state(account)
@@ -131,7 +132,10 @@ async def test_account_without_a_paid_plan_has_no_stored_responses_and_pays_once
     assert (await data_plane.usage_row(account))["credits_charged"] == 1
 
 
-async def test_failed_free_call_without_a_stored_response_may_be_made_again(data_plane: DataPlane) -> None:
+async def test_failed_free_call_without_a_stored_response_may_be_made_again(
+    data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_plane.handler._admission, "_stored_for", "paid_plans")
     account = await data_plane.create_account(price=Decimal(0))
     data_plane.upstream.respond_with(422, b"no")
     for _ in range(2):
