@@ -22,15 +22,29 @@ from tests.proxy.problems import assert_problem
 async def test_account_without_subscription_is_refused(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(subscribed=False)
     async with data_plane.assert_unchanged(account):
-        assert_problem(await data_plane.get(account), 402, "subscription_inactive", subscription_status="none")
+        assert_problem(
+            await data_plane.get(account), 402, "subscription_inactive", subscription_status="none", credits_waiting=100
+        )
 
 
-@pytest.mark.parametrize("status", ["incomplete", "paused", "canceled", "expired"])
-async def test_inactive_subscription_is_refused_with_its_status(data_plane: DataPlane, status: str) -> None:
+# Credits wait for a plan once a subscription is over; a paused one is not.
+@pytest.mark.parametrize(
+    ("status", "waiting"),
+    [
+        ("incomplete", {"credits_waiting": 100}),
+        ("paused", {}),
+        ("canceled", {"credits_waiting": 100}),
+        ("expired", {"credits_waiting": 100}),
+    ],
+)
+async def test_inactive_subscription_is_refused_with_its_status(
+    data_plane: DataPlane, status: str, waiting: dict[str, int]
+) -> None:
     account = await data_plane.create_account()
     await _subscription(data_plane, account, status=status)
     async with data_plane.assert_unchanged(account):
-        assert_problem(await data_plane.get(account), 402, "subscription_inactive", subscription_status=status)
+        problem = await data_plane.get(account)
+    assert_problem(problem, 402, "subscription_inactive", subscription_status=status, **waiting)
 
 
 async def test_subscription_cancelled_at_period_end_expires(data_plane: DataPlane) -> None:
