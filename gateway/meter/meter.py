@@ -9,7 +9,7 @@ from uuid import UUID
 
 from gateway import metrics
 from gateway.meter import admissions
-from gateway.meter.admissions import Admission, packed_budget, packed_terms, parse_admission
+from gateway.meter.admissions import Admission, packed_budget, packed_epoch, packed_terms, parse_admission
 from gateway.meter.client.client import RedisClient
 from gateway.meter.client.packing import Word, word, words
 from gateway.meter.epochs import EpochRegister, LocalEpochRegister
@@ -116,7 +116,7 @@ class Meter:
             optional = (optional or admissions.NO_CLAIM) + packed_budget(cap)
         terms = packed_terms(account_version, catalogue_version, amount, required, limits)
         request, hold = word(request_id.encode()), word(f"{self._owner}\t{prefix}".encode())
-        entered = word(epoch.encode()) + optional
+        entered = packed_epoch(epoch) + optional
         reply = await self._redis.run_packed(ADMIT, keys.account, count, packed_keys, request, terms, hold, entered)
         if reply[0] == _ADMITTED:
             self._replay_buffer.add_open(OpenCall(keys, request_id, epoch, amount, prefix, claim))

@@ -48,12 +48,8 @@ class PublicListener:
     def __call__(self, scope: Any, receive: Any, send: Any) -> Coroutine[Any, Any, None]:
         if self._cors is not None:
             return self._serve_pages(self._cors, scope, receive, send=send)
-        return self._dispatch(scope, receive, send)
-
-    def _dispatch(self, scope: Any, receive: Any, send: Any) -> Coroutine[Any, Any, None]:
-        if is_reserved(scope["raw_path"]):
-            return self._answer(scope, receive, send)
-        return self._proxy(scope, receive, send)
+        serve = self._answer if is_reserved(scope["raw_path"]) else self._proxy
+        return serve(scope, receive, send)
 
     async def _serve_pages(self, cors: CorsPolicy, scope: Any, receive: Any, *, send: Any) -> None:
         """Serves a request that a page of another origin may have made. Its preflight needs no key and no account."""
@@ -64,7 +60,8 @@ class PublicListener:
             request_id = f"x-request-id: {uuid7()}\r\n".encode()
             exchange.answer(204, HeaderBlock(cors.preflight_fields(scope["headers"], methods) + request_id), b"")
             return
-        await self._dispatch(scope, receive, send)
+        serve = self._answer if is_reserved(scope["raw_path"]) else self._proxy
+        await serve(scope, receive, send)
 
     def _methods(self, raw_path: bytes) -> str | None:
         return ACCOUNT_METHODS if is_reserved(raw_path) else self._proxy.allowed_methods(raw_path)

@@ -24,6 +24,7 @@ IDEMPOTENT_METHODS = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 RETRIED_STATUSES = frozenset((502, 503, 504))
 # A FIN that crossed the request arrives within a round trip; a second covers a continent and a busy loop.
 STALE_WITHIN_SECONDS = 1.0
+_SUCCEEDED = Outcome.SUCCEEDED  # looking up a member takes 50 ns
 
 
 class Observer(Protocol):
@@ -126,13 +127,20 @@ class Upstream:
         failed_target: Target | None = None
         while True:
             target = self._pick(now, request.account, exclude=failed_target)
+            head = render_head(request, target.host, target.base_path)
+            trial = target.health.start_attempt(now)
             try:
-                response = await self._attempt(target, request, now=now, total_at=total_at)
-            except NotSentError:
-                if retries_left == 0:
+                response = await self._exchange(target, head, request, now=now, total_at=total_at, on_end=self._on_end)
+            except UpstreamError as error:
+                self._record_failure(target, error, request, trial=trial, started_at=now)
+                if retries_left == 0 or not isinstance(error, NotSentError):
                     raise
                 reason = "connect"
+            except BaseException:
+                target.health.record_unknown(trial=trial)
+                raise
             else:
+                target.health.record_success(request.account, now)
                 if response.status not in RETRIED_STATUSES or retries_left == 0 or not _may_be_sent_twice(request):
                     return response
                 response.close()
@@ -177,21 +185,6 @@ class Upstream:
         if len(available) == 1:
             return available[0]
         return min((target for target in available if target is not exclude), key=_busy)
-
-    async def _attempt(self, target: Target, request: Request, *, now: float, total_at: float) -> Response:
-        head = render_head(request, target.host, target.base_path)
-        trial = target.health.start_attempt(now)
-        try:
-            response = await self._exchange(target, head, request, now=now, total_at=total_at, on_end=self._on_end)
-        except UpstreamError as error:
-            account = None if isinstance(error, NotSentError) else request.account
-            self._record_failure(target, error, account, trial=trial, started_at=now)
-            raise
-        except BaseException:
-            target.health.record_unknown(trial=trial)
-            raise
-        target.health.record_success(request.account, now)
-        return response
 
     async def _exchange(
         self, target: Target, head: bytes, request: Request, *, now: float, total_at: float, on_end: OnEnd | None
@@ -242,9 +235,10 @@ class Upstream:
         return is_healthy
 
     def _record_failure(
-        self, target: Target, error: UpstreamError, account: Hashable, *, trial: bool, started_at: float
+        self, target: Target, error: UpstreamError, request: Request, *, trial: bool, started_at: float
     ) -> None:
         now = self._now()
+        account = None if isinstance(error, NotSentError) else request.account
         if error.code is Refusal.UPSTREAM_OVERLOADED or error.is_clients_doing:
             target.health.record_unknown(trial=trial)
         elif target.health.record_failure(now, trial=trial, account=account):
@@ -277,7 +271,7 @@ def outcome_of(response: Response) -> Outcome:
         return response.error.outcome if isinstance(response.error, UpstreamError) else Outcome.CLIENT_ABORTED
     if response.status >= 400:
         return Outcome.UPSTREAM_ERROR
-    return Outcome.SUCCEEDED if response.complete or response.status == 101 else Outcome.CLIENT_ABORTED
+    return _SUCCEEDED if response.complete or response.status == 101 else Outcome.CLIENT_ABORTED
 
 
 def tls_context(ca_file: str | None = None) -> ssl.SSLContext:

@@ -215,8 +215,9 @@ class Connection(asyncio.BufferedProtocol):
         self.keep_alive_seconds = head.keep_alive_seconds
         if head.raw:
             self._known_head = head
-        self._stop_upload()
-        if reusable:
+        if self._upload is not None:
+            self._stop_upload()
+        if reusable and self._reading_paused:
             self._unpause()
         response.finish()
         self._owner.release(self, reusable=reusable)

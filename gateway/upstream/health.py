@@ -79,7 +79,9 @@ class Health:
         return True
 
     def record_success(self, account: Hashable = None, now: float = 0.0) -> None:
-        if account is not None:
+        if account in self._active:  # as most are
+            self._active[account] = now
+        elif account is not None:
             self._record_active(account, now)
         if self._failures or self._returns_at is not None:
             self._readmit()

@@ -244,15 +244,13 @@ class Pool:
         return None
 
     def _add_idle(self, connection: Connection) -> None:
-        connection.idle_until = connection.loop.time() + self._idle_seconds_of(connection)
+        idle_seconds, granted = self._limits.idle_seconds, connection.keep_alive_seconds
+        if granted is not None:  # one second less, so that the server's FIN does not cross a request
+            idle_seconds = min(idle_seconds, granted - 1.0)
+        connection.idle_until = connection.loop.time() + idle_seconds
         self._idle.append(connection)
         if self._reaper is None:
             self._reap_at(connection.idle_until)
-
-    def _idle_seconds_of(self, connection: Connection) -> float:
-        """One second less than the server grants, so that its FIN does not cross a request."""
-        granted = connection.keep_alive_seconds
-        return self._limits.idle_seconds if granted is None else min(self._limits.idle_seconds, granted - 1.0)
 
     def _reap_at(self, due: float) -> None:
         self._reaper = asyncio.get_running_loop().call_at(due, self._reap)

@@ -44,6 +44,7 @@ from policies.usage import records
 
 # An epoch to enter, a version that has moved, an account to load, a key to count; more in a row are an outage.
 ATTEMPTS = 6
+_ADMITTED = Verdict.ADMITTED  # looking up a member takes 50 ns
 
 
 class NotAdmitted(Refused):
@@ -157,7 +158,7 @@ class AdmissionController:
                 raise _metering_unavailable() from None
             except MeterUnavailable:
                 raise Indeterminate from None
-            if admission.verdict is Verdict.ADMITTED:
+            if admission.verdict is _ADMITTED:
                 self._refusal_cache.forget(caller)
                 self._outage_credit.record_admission(caller.account_id, plan, admission)
                 request_id, inbound, match, _, _, _, claim = request

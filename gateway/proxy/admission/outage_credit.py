@@ -68,7 +68,7 @@ class OutageCredit:
 
     def record_admission(self, account_id: UUID, plan: Plan, admission: Admission) -> None:
         """Remembers what Redis said of an account when it last admitted a call."""
-        if self._allowance(plan):
+        if (self._credits or FEATURE in plan.features) and self._allowance(plan):
             account = self._account(account_id)
             account.last, account.last_at = admission, self._monotonic()
 

@@ -39,6 +39,8 @@ from policies.usage.recorded import NO_USAGE, UsageRecord, usage_record
 # line feed, so it cannot pass for this one.
 _LAST_EVENT = re.compile(rb"(?:\A|\n)data: ?\[DONE\]\s*\Z")
 _LAST_EVENT_BYTES = 20
+# Looking up a member takes 50 ns.
+_SUCCEEDED, _CLIENT_ABORTED, _NO_USAGE_SOURCE = Outcome.SUCCEEDED, Outcome.CLIENT_ABORTED, UsageSource.NONE
 
 
 class ActiveCall:
@@ -114,7 +116,7 @@ class ActiveCall:
 
     def outcome_of(self, status: int) -> Outcome:
         """How a complete response of the upstream counts."""
-        return Outcome.SUCCEEDED if is_charged_status(self.route, status) else Outcome.UPSTREAM_ERROR
+        return _SUCCEEDED if is_charged_status(self.route, status) else Outcome.UPSTREAM_ERROR
 
     def observe_departure(self) -> None:
         """Notes whether the client had all content when it left, as client libraries do after the last event."""
@@ -131,7 +133,7 @@ class ActiveCall:
             return _nothing()
         self.is_settled = True
         measured = NOT_MEASURED if self.usage_meter is None else self.usage_meter.measured()
-        if measured is not NOT_MEASURED or outcome is Outcome.CLIENT_ABORTED:
+        if measured is not NOT_MEASURED or outcome is _CLIENT_ABORTED:
             outcome = self._outcome(outcome, status, measured)
         self.outcome = outcome
         instant = monotonic_seconds()
@@ -142,7 +144,7 @@ class ActiveCall:
         if call.plan.max_credits_per_call is not None or charge.credits > MAX_CHARGE:
             charge = bounded(charge, call.plan.max_credits_per_call, is_cut=call.quote.is_cut)
         self.charge, self.flags = charge.credits, charge.flags
-        if charge.source is not UsageSource.NONE:
+        if charge.source is not _NO_USAGE_SOURCE:
             self.missing = _missing(outcome, charge, measured)
         settlement = Settlement(
             call.caller.keys,
@@ -251,7 +253,7 @@ class ActiveCall:
     def _usage_record(self, measured: Measured, charge: Charge) -> UsageRecord:
         asked, cost_usd, upstream_id = self.admitted_call.quote.model, self.reported.cost_usd, self.upstream_request_id
         if (
-            charge.source is UsageSource.NONE
+            charge.source is _NO_USAGE_SOURCE
             and asked is None
             and cost_usd is None
             and upstream_id is None
