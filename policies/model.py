@@ -137,7 +137,10 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a subscription gives. `id` is a word such as `pro`. None means no limit."""
+    """What a subscription gives. `id` is a word such as `pro`. None means no limit.
+
+    `overage_credits` is how far below zero the balance may go; it is billed.
+    """
 
     id: str
     name: str
@@ -153,6 +156,7 @@ class Plan:
     max_credits_per_call: int | None = None
     is_paid: bool = False
     past_due: PastDue = PastDue.PURCHASED_ONLY
+    overage_credits: int = 0
 
 
 @dataclass(frozen=True, slots=True)

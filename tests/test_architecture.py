@@ -72,6 +72,7 @@ SMALL_MODULES: dict[str, str] = {
     "gateway/request_ids.py": "one generator for every room",
     "gateway/runtime/stores.py": "imports the embedded stores, which public workers do not need",
     "gateway/workers/usage/liveness.py": "runs in gateway processes, not in the worker",
+    "policies/billing/overage.py": "one rule, which invoices and periods share",
     "policies/access/persons.py": "one rule, which tokens do not share",
     "policies/wording.py": "one rule of language for every policy",
 }

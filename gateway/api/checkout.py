@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field
 from gateway.api.errors import Conflict, Invalid
 from gateway.config.plans import Pack
 from gateway.ledger.accounts.users import User
-from gateway.ledger.catalogue.plans import StoredPlan
+from gateway.ledger.catalogue.plans import PlanTerms, StoredPlan
 from gateway.ledger.db.session import Database
 from gateway.ledger.payments import checkouts, provider_customers
 from gateway.ledger.payments.checkouts import Checkout
@@ -118,8 +118,7 @@ async def create_plan_checkout(sale: Sale, plan: StoredPlan, *, quantity: int, n
         trial_days = 0 if await had_trial(connection, sale.user.id) else plan.terms.trial_period_days
         if trial_days and sale.checkout_service.requires_verified and sale.user.email_verified_at is None:
             raise Conflict("A trial needs a verified address; POST /me/verify-email sends the mail again.")
-    is_metered = plan.terms.pricing_model == "usage"
-    return await _create_at_provider(sale, checkout, quantity=quantity, trial_days=trial_days, is_metered=is_metered)
+    return await _create_at_provider(sale, checkout, quantity=quantity, trial_days=trial_days, terms=plan.terms)
 
 
 async def create_pack_checkout(sale: Sale, pack: Pack) -> Checkout:
@@ -148,7 +147,11 @@ def check_seats(plan: StoredPlan, quantity: int | None) -> None:
 
 
 def plan_price_id(provider: Provider, plan: StoredPlan) -> str:
-    """Raises PaymentsNotConfigured for a plan that the provider does not sell."""
+    """Raises PaymentsNotConfigured for a plan that the provider does not sell, or whose overage it cannot bill."""
+    overage = plan.terms.overage
+    can_bill = provider.traits.metered_usage is not None and plan.terms.overage_stripe_price_id is not None
+    if overage is not None and overage.price is not None and not can_bill:
+        raise PaymentsNotConfigured(f"{plan.id} cannot be paid for by {provider.name}: its overage has no price there.")
     return _require_price_id(provider, plan.terms.provider_ids, sold=plan.id)
 
 
@@ -189,7 +192,7 @@ CheckoutServiceDep = Annotated[CheckoutService, Depends(get_checkout_service)]
 
 
 async def _create_at_provider(
-    sale: Sale, checkout: Checkout, *, quantity: int, trial_days: int = 0, is_metered: bool = False
+    sale: Sale, checkout: Checkout, *, quantity: int, trial_days: int = 0, terms: PlanTerms | None = None
 ) -> Checkout:
     provider = sale.checkout_service.provider(checkout.provider)
     success_url, cancel_url = _return_urls(sale.checkout_service, checkout)
@@ -204,7 +207,8 @@ async def _create_at_provider(
             success_url=success_url,
             cancel_url=cancel_url,
             trial_days=trial_days,
-            is_metered=is_metered,
+            is_metered=terms is not None and terms.pricing_model == "usage",
+            overage_price_id=None if terms is None else terms.overage_stripe_price_id,
         )
     )
     async with sale.database.transaction() as connection:

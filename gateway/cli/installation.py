@@ -86,6 +86,8 @@ def configured_plan(spec: PlanSpec) -> ConfiguredPlan:
     shared = {item.name for item in fields(PlanTerms)} & {item.name for item in fields(PlanSpec)} - {"tiers"}
     tiers = tuple(Tier(up_to=tier.up_to, unit_price=tier.unit_price, flat_price=tier.flat_price) for tier in spec.tiers)
     values = {name: getattr(spec, name) for name in shared}
+    if spec.overage is not None:
+        values |= {f"overage_{name}": getattr(spec.overage, name) for name in ("credits", "price", "stripe_price_id")}
     terms = PlanTerms(**values, tiers=tiers, provider_ids=provider_ids(spec))
     return ConfiguredPlan(spec.id, terms, spec.permissions)
 

@@ -29,6 +29,7 @@ from gateway.config.quantities import (
     Word,
     about,
 )
+from policies.billing.overage import Overage, objection
 from policies.model import FeatureValue
 
 PricingModel = Literal["flat", "per_seat", "tiered", "volume", "usage"]
@@ -69,6 +70,15 @@ class TierSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OverageSpec:
+    credits: Annotated[_PositiveCredits, about("How far below zero a balance may go.")]
+    price: Annotated[Amount | None, about("Price of each credit below zero; null: priced by usage as all others.")] = (
+        None
+    )
+    stripe_price_id: Annotated[Text | None, about("Metered price that bills them at Stripe.")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlanSpec:
     id: Annotated[Word, about("Name for machines, unique.")]
     name: Annotated[str, Field(min_length=1, max_length=200), about("Name for customers, unique.")]
@@ -102,7 +112,13 @@ class PlanSpec:
         frozenset[Word] | None, about("Permissions that routes need; null: those of all routes that name one.")
     ] = None
     pricing_model: Annotated[PricingModel, about("How invoices compute the price.")] = "flat"
-    tiers: Annotated[tuple[TierSpec, ...], about("Tiers of the models `tiered` and `volume`, rising.")] = ()
+    tiers: Annotated[
+        tuple[TierSpec, ...], about("Tiers of seats (models `tiered` and `volume`) or of usage (`usage`), rising.")
+    ] = ()
+    tiers_mode: Annotated[Literal["graduated", "volume"] | None, about("How tiers price usage; null: `graduated`.")] = (
+        None
+    )
+    overage: Annotated[OverageSpec | None, about("Usage beyond the credits, which is billed; null: none.")] = None
     stripe_price_id: Annotated[Text | None, about("Price at Stripe; null: not sold there.")] = None
     lemon_squeezy_variant_id: Annotated[Text | None, about("Variant at Lemon Squeezy; null: not sold there.")] = None
     lemon_squeezy_product_id: Annotated[Text | None, about("Product of that variant.")] = None
@@ -121,12 +137,15 @@ class PlanSpec:
     ] = None
 
     def __post_init__(self) -> None:
-        if not self.tiers:
-            if self.pricing_model in ("tiered", "volume"):
-                raise ValueError(f"pricing_model {self.pricing_model} needs tiers")
-            return
-        if self.pricing_model not in ("tiered", "volume"):
-            raise ValueError(f"tiers need pricing_model tiered or volume, not {self.pricing_model}")
+        overage = None if self.overage is None else Overage(self.overage.credits, self.overage.price)
+        if (wrong := objection(overage, pricing_model=self.pricing_model)) is not None:
+            raise ValueError(f"overage: {wrong}")
+        if self.tiers_mode is not None and not (self.tiers and self.pricing_model == "usage"):
+            raise ValueError("tiers_mode is for tiers of pricing_model usage")
+        if self.pricing_model in ("tiered", "volume") and not self.tiers:
+            raise ValueError(f"pricing_model {self.pricing_model} needs tiers")
+        if self.tiers and self.pricing_model in ("flat", "per_seat"):
+            raise ValueError(f"tiers need pricing_model tiered, volume or usage, not {self.pricing_model}")
         bounds = [tier.up_to or _THE_REST for tier in self.tiers]
         if any(low >= high for low, high in pairwise(bounds)):
             raise ValueError("tiers must rise by up_to; only the last may leave it out")

@@ -17,19 +17,21 @@ TERMS = (
     "account_version",
     "catalogue_version",
     "amount",
-    "required",
+    "least_balance",
     "limit_minute",
     "limit_hour",
     "limit_day",
     "limit_in_flight",
 )
 CLAIM = ("fingerprint", "claim_seconds")
-BUDGET = ("budget_credits", "budget_id", "budget_since", "budget_keys")
+BUDGET = ("budget_credits", "budget_id", "budget_since", "budget_keys", "budget_required")
 ARGUMENTS = ("request_id", *TERMS, "owner_and_prefix", "epoch", *CLAIM, *BUDGET)
 
 # Words of the command behind its digest: the count of the keys, three keys, the arguments without claim and budget.
 WORDS = 1 + 3 + len(ARGUMENTS) - len(CLAIM) - len(BUDGET)
 CLAIM_WORDS, BUDGET_WORDS = len(CLAIM), len(BUDGET)
+# What a free call needs: no balance is below it.
+_ANY_BALANCE = -(2**53)
 NO_CLAIM = words(*[b""] * CLAIM_WORDS)
 
 
@@ -53,10 +55,11 @@ class Admission(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def packed_terms(account_version: int, catalogue_version: int, amount: int, required: int, limits: Limits) -> bytes:
-    """The arguments of an admission that are the same in most calls of an account."""
+    """The arguments of an admission that are the same in most calls of an account. `required` 0 is a free call."""
+    least_balance = required - limits.overage if required > 0 else _ANY_BALANCE
     per_window = (-1 if limit is None else limit for limit in limits.per_window)
     in_flight = -1 if limits.in_flight is None else limits.in_flight
-    return words(account_version, catalogue_version, amount, required, *per_window, in_flight)
+    return words(account_version, catalogue_version, amount, least_balance, *per_window, in_flight)
 
 
 @lru_cache(maxsize=1024)
@@ -66,9 +69,9 @@ def packed_epoch(epoch: str) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def packed_budget(cap: Cap) -> bytes:
+def packed_budget(cap: Cap, required: int) -> bytes:
     """The arguments of an admission by a key with a budget."""
-    return words(cap.credits, str(cap.budget_id), cap.since, cap.keys)
+    return words(cap.credits, str(cap.budget_id), cap.since, cap.keys, required)
 
 
 _VERDICTS = {int(verdict): verdict for verdict in Verdict}  # a look-up takes 0.5 µs less than asking the Enum

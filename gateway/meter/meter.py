@@ -113,7 +113,7 @@ class Meter:
             count, optional = count + 1 + admissions.CLAIM_WORDS, words(claim.fingerprint, CLAIM_SECONDS)
         if cap is not None:
             count += admissions.BUDGET_WORDS + (0 if claim is not None else admissions.CLAIM_WORDS)
-            optional = (optional or admissions.NO_CLAIM) + packed_budget(cap)
+            optional = (optional or admissions.NO_CLAIM) + packed_budget(cap, required)
         terms = packed_terms(account_version, catalogue_version, amount, required, limits)
         request, hold = word(request_id.encode()), word(f"{self._owner}\t{prefix}".encode())
         entered = packed_epoch(epoch) + optional

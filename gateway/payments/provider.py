@@ -43,7 +43,8 @@ class CheckoutRequest:
     """What a checkout sells. `reference` is the gateway's checkout id; the provider returns it with the payment.
 
     `is_subscription` False: paid once. `is_metered`: billed by reported usage, so it has no quantity.
-    `customer_id` None: the provider creates a customer from the email address.
+    `customer_id` None: the provider creates a customer from the email address. `overage_price_id` is a metered price
+    that the subscription has besides.
     """
 
     reference: str
@@ -56,6 +57,7 @@ class CheckoutRequest:
     cancel_url: str
     trial_days: int = 0
     is_metered: bool = False
+    overage_price_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

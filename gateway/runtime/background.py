@@ -23,6 +23,7 @@ from gateway.notifications.webhook import Webhook
 from gateway.runtime.payments import open_providers, payment_workers
 from gateway.runtime.store_connections import BACKGROUND_TIMEOUT_SECONDS, open_stores
 from gateway.workers.billing.credit_expiry import CreditExpiryWorker
+from gateway.workers.billing.overage import OverageWorker
 from gateway.workers.billing.renewals import RenewalWorker
 from gateway.workers.cleanup import CleanupWorker, IdempotencyCleaner
 from gateway.workers.notifications import NotificationSender
@@ -53,6 +54,7 @@ async def background(config: Config) -> AsyncIterator[None]:
             MonthPartitionWorker(database),
             RenewalWorker(database, journal, grace=timedelta(seconds=config.billing.past_due_grace_seconds)),
             CreditExpiryWorker(database, journal),
+            OverageWorker(database),
             IdempotencyCleaner(database),
             MetricsFlusher(),
             NightlyReconciliation(Reconciler(database, AccountSnapshotReader(redis_client, meter))),

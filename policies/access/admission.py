@@ -96,10 +96,10 @@ def check_snapshot(
         raise rate_limited(plan, snapshot.violated, retry_after_seconds=snapshot.retry_after_seconds)
     if limits.in_flight is not None and snapshot.in_flight >= limits.in_flight:
         raise too_many_in_flight(plan)
-    if required > 0 and snapshot.balance < required:
-        raise insufficient_credits(required, snapshot.balance)
-    if required > 0 and cap is not None and (available := key_budgets.left(cap, snapshot.spent or 0)) < required:
-        raise key_budgets.exhausted(cap, required, available=available)
+    if required > 0 and (available := snapshot.balance + limits.overage) < required:
+        raise insufficient_credits(required, available)
+    if required > 0 and cap is not None and (left := key_budgets.left(cap, snapshot.spent or 0)) < required:
+        raise key_budgets.exhausted(cap, required, available=left)
 
 
 def rate_limited(plan: Plan, violated: Sequence[Window], *, retry_after_seconds: int) -> Refused:

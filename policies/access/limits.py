@@ -18,16 +18,21 @@ STEP_MS = tuple(seconds * 1000 // STEPS for seconds in WINDOW_SECONDS.values())
 
 
 class Limits(NamedTuple):
-    """A plan's limits as the meter takes them: one per window of WINDOWS, and calls in flight. None is no limit."""
+    """A plan's limits as the meter takes them: one per window of WINDOWS, and calls in flight. None is no limit.
+
+    `overage` is how far below zero a call may take the balance.
+    """
 
     per_window: tuple[int | None, ...]
     in_flight: int | None
+    overage: int = 0
 
 
 def limits_of(plan: Plan) -> Limits:
     return Limits(
         per_window=(plan.requests_per_minute, plan.requests_per_hour, plan.max_api_calls_per_day),
         in_flight=plan.max_concurrent_requests,
+        overage=plan.overage_credits,
     )
 
 

@@ -26,12 +26,16 @@ class PriceTier:
 
 @dataclass(frozen=True, slots=True)
 class Pricing:
-    """How a plan is priced. `price` is per period (flat), per seat, or per unit used."""
+    """How a plan is priced. `price` is per period (flat), per seat, or per unit used.
+
+    Usage with tiers has their prices instead, by `tiers_mode`: `graduated` or `volume`.
+    """
 
     model: str
     price: Decimal
     currency: str
     tiers: tuple[PriceTier, ...] = ()
+    tiers_mode: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +75,13 @@ def lines_of(pricing: Pricing, quantity: int, *, description: str) -> tuple[Line
         raise ValueError(f"the quantity must not be negative, is {quantity}")
     if pricing.model == "flat":
         return (_line(description, 1, pricing.price, currency=pricing.currency),)
+    mode = _tiers_mode(pricing)
+    if mode == "graduated":
+        return tuple(_graduated(pricing, quantity, description))
+    if mode == "volume":
+        return _volume(pricing, quantity, description)
     if pricing.model in ("per_seat", "usage"):
         return (_line(description, quantity, pricing.price, currency=pricing.currency),)
-    if pricing.model == "tiered":
-        return tuple(_graduated(pricing, quantity, description))
-    if pricing.model == "volume":
-        return _volume(pricing, quantity, description)
     raise ValueError(f"unknown pricing model {pricing.model!r}; known: {', '.join(PRICING_MODELS)}")
 
 
@@ -115,6 +120,13 @@ def totals(lines: Iterable[Line], *, tax_rate: Decimal, currency: str) -> Totals
 def credit_note(lines: Sequence[Line]) -> tuple[Line, ...]:
     """The lines of the credit note that reverses an invoice."""
     return tuple(replace(line, amount=-line.amount) for line in lines)
+
+
+def _tiers_mode(pricing: Pricing) -> str | None:
+    """None without tiers."""
+    if pricing.model == "usage" and pricing.tiers:
+        return pricing.tiers_mode or "graduated"
+    return {"tiered": "graduated", "volume": "volume"}.get(pricing.model)
 
 
 def _line(description: str, quantity: int, unit_price: Decimal, *, currency: str, flat: Decimal = Decimal(0)) -> Line:

@@ -14,7 +14,7 @@ from typing import Literal
 LOW_BALANCE_PERCENTS = (80, 100)
 
 # Lower numbers burn down first: credits that end with the period before purchased ones.
-PRIORITIES = {"plan": 10, "trial": 10, "promo": 20, "admin": 30, "purchase": 50}
+PRIORITIES = {"plan": 10, "trial": 10, "promo": 20, "admin": 30, "purchase": 50, "overage": 0}
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,7 @@ def test_tiers_rise_to_an_open_end(tmp_path: Path) -> None:
         ("price: 1, features: {a: 1.5}", ".features", "feature a must be true, false"),
         ("price: 1, features: {'a b': 1}", ".features", "feature names are"),
         ("price: 1, pricing_model: tiered", "", "needs tiers"),
-        ("price: 1, tiers: [{unit_price: 1}]", "", "tiers need pricing_model tiered or volume"),
+        ("price: 1, tiers: [{unit_price: 1}]", "", "tiers need pricing_model tiered, volume or usage"),
         (
             "price: 1, pricing_model: volume, tiers: [{up_to: 5, unit_price: 1}, {up_to: 5, unit_price: 1}]",
             "",

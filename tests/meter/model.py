@@ -208,7 +208,7 @@ class Model:
             return Verdict.RATE_LIMITED, max(waits.values()), tuple(waits)
         if limits.in_flight is not None and account.in_flight >= limits.in_flight:
             return Verdict.TOO_MANY_IN_FLIGHT, 0, ()
-        if required > 0 and account.balance < required:
+        if required > 0 and account.balance + limits.overage < required:
             return Verdict.INSUFFICIENT_CREDITS, 0, ()
         return Verdict.ADMITTED, 0, ()
 

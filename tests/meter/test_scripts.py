@@ -224,6 +224,17 @@ class Calls(RuleBasedStateMachine):
     def change_plan(self, name: str, limits: Limits) -> None:
         self.limits[name] = limits
 
+    @rule(name=NAME, overage=st.integers(0, 40))
+    def allow_overage(self, name: str, overage: int) -> None:
+        self.limits[name] = self.limits[name]._replace(overage=overage)
+        self._ask_for_all_there_is(name, beyond=1)
+        self._ask_for_all_there_is(name, beyond=0)
+
+    def _ask_for_all_there_is(self, name: str, *, beyond: int) -> None:
+        left = self.model.accounts[name].balance + self.limits[name].overage + beyond
+        if left > 0:
+            self._admit(name, amount=left, required=left, drift=(0, 0))
+
     @rule(name=NAME, number=st.integers(0, 2), by=st.integers(0, 4))
     def shrink_plan(self, name: str, number: int, by: int) -> None:
         """To below what was used, so that more than one call must leave before the next."""

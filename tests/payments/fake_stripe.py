@@ -230,6 +230,7 @@ class FakeStripe:
             payment_intent=None,
             _tagged=params.get(kind, {}),
             _price=price["price"],
+            _line_items=params["line_items"],
             _quantity=int(price.get("quantity", 1)),
             _amount=self.prices[price["price"]] * int(price.get("quantity", 1)),
         )

@@ -42,13 +42,16 @@ _ACCOUNT = """
            p.max_products_per_batch, p.max_file_size_bytes, p.max_credits_per_call, p.past_due,
            coalesce((SELECT current_credits FROM user_credits WHERE user_id = u.id AND s.is_current IS NOT true), 0)
                AS waiting_credits,
+           CASE WHEN s.status = 'active' AND (s.provider = 'manual' OR p.pricing_model = 'usage'
+                     OR p.overage_stripe_price_id IS NOT NULL) THEN coalesce(p.overage_credits, 0) ELSE 0
+            END AS overage_credits,
            coalesce(v.permissions, ARRAY(
                  SELECT r.name FROM plan_permissions g JOIN permissions r ON r.id = g.permission_id
                   WHERE g.plan_id = p.id)) AS plan_permissions
 """
 _CONTRACT = f"""
       LEFT JOIN LATERAL (
-           SELECT c.id, c.status, c.current_period_start, c.current_period_end, c.cancel_at_period_end,
+           SELECT c.id, c.status, c.provider, c.current_period_start, c.current_period_end, c.cancel_at_period_end,
                   c.past_due_since, c.plan_version, c.{CURRENT} AS is_current,
                   h.fallback_plan IS NOT NULL AS is_fallback,
                   coalesce(h.fallback_plan, c.plan_id) AS plan_id,
@@ -218,4 +221,5 @@ def _plan(row: RowMapping) -> Plan:
         max_credits_per_call=row["max_credits_per_call"],
         is_paid=row["plan_is_paid"],
         past_due=PastDue(row["past_due"]),
+        overage_credits=row["overage_credits"],
     )

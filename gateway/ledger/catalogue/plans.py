@@ -26,6 +26,8 @@ from gateway.ledger.db.outbox import bump_catalogue
 from gateway.ledger.db.rows import columns, value
 from gateway.ledger.db.tables import permissions, plan_permissions, pricing_tiers, subscription_plans
 from gateway.ledger.db.tables.catalogue import MIRRORED_IDS
+from policies.billing.invoicing import PriceTier, Pricing
+from policies.billing.overage import Overage
 from policies.billing.periods import Interval
 from policies.model import FeatureValue, PastDue
 
@@ -43,8 +45,8 @@ class Tier:
 class PlanTerms:
     """The terms of a plan. A limit of None is no limit; `price` is per billing interval, in `currency` (ISO 4217).
 
-    `tiers` are sorted by `up_to`. `provider_ids` are the payment providers' ids of the plan, by the field that has them
-    (`policies.billing.providers.ID_FIELDS`).
+    `tiers` are sorted by `up_to`; `tiers_mode` is for usage only. `provider_ids` are the payment providers' ids of the
+    plan, by the field that has them (`policies.billing.providers.ID_FIELDS`).
     """
 
     name: str
@@ -66,12 +68,27 @@ class PlanTerms:
     max_concurrent_requests: int | None = None
     max_file_size_bytes: int | None = None
     max_credits_per_call: int | None = None
+    tiers_mode: str | None = None
+    overage_credits: int | None = None
+    overage_price: Decimal | None = None
+    overage_stripe_price_id: str | None = None
     features: Mapping[str, FeatureValue] = field(default_factory=dict)
     provider_ids: Mapping[str, str] = field(default_factory=dict)
     is_active: bool = True
     sort_order: int = 0
     past_due: PastDue = PastDue.PURCHASED_ONLY
     fallback_plan: str | None = None
+
+    @property
+    def overage(self) -> Overage | None:
+        """None where nothing is postpaid."""
+        return None if self.overage_credits is None else Overage(self.overage_credits, self.overage_price)
+
+    @property
+    def pricing(self) -> Pricing:
+        """How invoices price a period."""
+        tiers = tuple(PriceTier(tier.up_to, tier.unit_price, tier.flat_price) for tier in self.tiers)
+        return Pricing(self.pricing_model, self.price, self.currency, tiers, self.tiers_mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +254,12 @@ async def withdraw_permission(connection: AsyncConnection, plan_id: str, permiss
 
 
 _WORDING = frozenset({"name", "description", "product_id", "is_active", "sort_order"})
-_COST = frozenset({"price", "currency", "pricing_model", "tiers", "billing_interval", "billing_interval_count"})
+_COST = frozenset(
+    (
+        *("price", "currency", "pricing_model", "tiers", "tiers_mode", "billing_interval", "billing_interval_count"),
+        *("overage_credits", "overage_price", "overage_stripe_price_id"),
+    )
+)
 
 
 def _reach(

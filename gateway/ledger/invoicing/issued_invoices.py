@@ -2,6 +2,7 @@
 
 A change writes its lines to a draft, in its own transaction; the next invoice of the subscription includes all drafts.
 So each change is invoiced exactly once: with the invoice of the period, or on a later one if that was issued before.
+It also includes what was used beyond the credits of a postpaid plan (`subscriptions/overage.py`).
 Voiding an invoice moves its lines back to a draft. Lines that a credit note reversed are neither invoiced again nor
 credited again. The caller has locked the subscription (`subscriptions.get_for_update`).
 """
@@ -23,9 +24,9 @@ from gateway.ledger.db.errors import InUse, NotFound
 from gateway.ledger.db.tables import invoices as rows
 from gateway.ledger.invoicing import invoices
 from gateway.ledger.invoicing.invoices import Invoice, line_from_json, line_to_json
-from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions import overage, subscriptions
 from gateway.ledger.subscriptions.subscriptions import MANUAL, StoredSubscription, get_existing
-from policies.billing.invoicing import Line, Period, PriceTier, Pricing, lines_of, remaining, totals, unused
+from policies.billing.invoicing import Line, Period, Pricing, lines_of, remaining, totals, unused
 from policies.billing.money import plain
 from policies.model import SubscriptionStatus
 
@@ -94,7 +95,7 @@ async def issue_next(
     currency = drafts[0].currency if drafts else price.pricing.currency
     since = await _counted_until(connection, subscription)
     is_covered = await _is_covered(connection, subscription)
-    if is_covered and not drafts:
+    if is_covered and not drafts and not await overage.has_open(connection, subscription.id):
         raise InUse(await _why_nothing_is_due(connection, subscription))
     included = [draft for draft in drafts if draft.currency == currency]
     lines = [line for draft in included for line in await _draft_lines(connection, draft)]
@@ -106,17 +107,18 @@ async def issue_next(
         if price.pricing.model == "usage":
             span = Period(since, max(since, min(now, period.end)))
             lines += await _usage_lines(connection, subscription.id, price.pricing, name=price.name, span=span)
+    beyond = await overage.take_lines(connection, subscription.id, currency=currency, now=now)
     await connection.execute(delete(rows).where(rows.c.id.in_([draft.id for draft in included])))
     return await invoices.issue(
         connection,
         subscription.user_id,
-        lines=lines,
+        lines=[*lines, *beyond],
         currency=currency,
         tax_rate=tax_rate,
         now=now,
         subscription_id=subscription.id,
         period=covers,
-        metadata={"is_prorated": True} if included else {},
+        metadata={"is_prorated": True} if included or beyond else {},
     )
 
 
@@ -146,9 +148,7 @@ async def void(connection: AsyncConnection, invoice: Invoice, *, now: datetime) 
 
 
 def _period_price(plan: StoredPlan, quantity: int) -> _PeriodPrice:
-    terms = plan.terms
-    tiers = tuple(PriceTier(tier.up_to, tier.unit_price, tier.flat_price) for tier in terms.tiers)
-    pricing = Pricing(terms.pricing_model, terms.price, terms.currency, tiers)
+    terms, pricing = plan.terms, plan.terms.pricing
     if pricing.model == "usage":
         return _PeriodPrice(pricing, terms.name, ())
     try:

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.invoicing import issued_invoices
-from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions import overage, subscriptions
 from gateway.ledger.subscriptions.allowances import credits_of, plan_of, prorate
 from gateway.ledger.subscriptions.lifecycle import get_plan, period_length, plan_columns, renew
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription, get_for_update, transition
@@ -67,6 +67,7 @@ async def _change_now(
     actor: str,
 ) -> SubscriptionChange:
     old = await plan_of(connection, before)
+    await overage.bill(connection, before, plan=old, at=now, actor=actor)
     share = remaining_share(before.current_period_start, before.current_period_end, now=now)
     terms: dict[str, object] = {"quantity": quantity, "next_plan_id": None, "next_quantity": None}
     if plan.id != before.plan_id:

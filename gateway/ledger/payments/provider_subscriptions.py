@@ -21,7 +21,7 @@ from gateway.ledger.catalogue.provider_prices import PlanPrice
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.db.tables import subscriptions
 from gateway.ledger.db.tables.subscriptions import CURRENT, CURRENT_STATUSES
-from gateway.ledger.subscriptions import advances
+from gateway.ledger.subscriptions import advances, overage
 from gateway.ledger.subscriptions.allowances import credits_of, extend_period, open_period, plan_of, prorate
 from gateway.ledger.subscriptions.subscriptions import (
     StoredSubscription,
@@ -74,6 +74,9 @@ async def sync_from_provider(
     changes = state_columns(state_from_provider(status, is_ending=cancel_at_period_end))
     period = {"current_period_start": period_start, "current_period_end": period_end, "period_anchor": period_start}
     old_plan = await plan_of(connection, before)
+    if period_start != before.current_period_start or (price is not None and price.plan_id != before.plan_id):
+        ended_at = max(before.current_period_start, min(now, before.current_period_end))
+        await overage.bill(connection, before, plan=old_plan, at=ended_at, actor=actor)
     synced = await update(
         connection,
         subscription_id,

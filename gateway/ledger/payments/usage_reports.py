@@ -2,7 +2,7 @@
 
 A report is stored before it is sent, and sent again under the same identifier until the provider has confirmed it. So a
 crash neither repeats nor loses usage. Usage that is recorded after its day was reported makes another report of
-the day.
+the day. What postpaid plans used beyond their credits has reports too, which `subscriptions/overage.py` writes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ _DUE = text("""
              WHERE u.created_at >= :since AND u.created_at < :until
              GROUP BY 1, 2) used
       LEFT JOIN LATERAL (SELECT CAST(sum(r.credits_used) AS bigint) AS credits FROM usage_reports r
-                          WHERE r.subscription_id = used.subscription_id AND r.day = used.day) reported ON true
+                          WHERE r.subscription_id = used.subscription_id AND r.day = used.day
+                            AND strpos(r.identifier, ':overage:') = 0) reported ON true
      WHERE used.credits > coalesce(reported.credits, 0)
     ON CONFLICT (identifier) DO NOTHING
 """)

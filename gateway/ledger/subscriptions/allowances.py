@@ -13,7 +13,8 @@ from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.credits import grants, movements, thresholds
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.db.tables import credit_grants, user_credits
-from gateway.ledger.subscriptions.subscriptions import StoredSubscription
+from gateway.ledger.subscriptions import overage
+from gateway.ledger.subscriptions.subscriptions import StoredSubscription, get_existing
 from policies.credits.allowances import period_credits, prorated_credits, refill
 from policies.model import SubscriptionStatus
 
@@ -40,6 +41,7 @@ async def open_period(
     connection: AsyncConnection, subscription: StoredSubscription, *, plan: StoredPlan, actor: str
 ) -> bool:
     """Grants the current period its credits and resets its usage; False if the period is open already."""
+    await _bill_previous(connection, subscription, actor=actor)
     is_withheld = subscription.credits_withheld is not None and plan.terms.price == 0
     amount = 0 if is_withheld else credits_of(plan, subscription.quantity)
     if not await _reset_period(connection, subscription, amount=amount):
@@ -156,6 +158,16 @@ _RESET_PERIOD = text("""
      WHERE user_id = :user_id
        AND (subscription_id, period_start) IS DISTINCT FROM (CAST(:subscription_id AS uuid), :starts_at)
 """)
+
+
+async def _bill_previous(connection: AsyncConnection, subscription: StoredSubscription, *, actor: str) -> None:
+    """Another subscription of the account that this one follows: nothing bills its last period any more."""
+    query = select(user_credits.c.subscription_id).where(user_credits.c.user_id == subscription.user_id)
+    previous_id = await connection.scalar(query)
+    if previous_id not in (None, subscription.id):
+        previous = await get_existing(connection, previous_id)
+        plan = await plan_of(connection, previous)
+        await overage.bill(connection, previous, plan=plan, at=subscription.current_period_start, actor=actor)
 
 
 async def _reset_period(connection: AsyncConnection, subscription: StoredSubscription, *, amount: int) -> bool:

@@ -8,13 +8,14 @@
 -- ARGV request_id
 --      account_version, catalogue_version    that the caller decided on
 --      amount             credits to hold
---      required           credits that the balance must have, 0 for a free call
+--      least_balance      that the call needs: below 0 where the plan allows an overage, far below for a free call
 --      limit_minute, limit_hour, limit_day, limit_in_flight    -1 for none
 --      owner_and_prefix   owner, tab, record prefix: what the hold line says behind its amount
 --      epoch              that the caller has entered (`enter_epoch.lua`)
 --      fingerprint, claim_seconds    of the request, and how long the claim lasts: only with a claim, else empty
---      budget_credits, budget_id, budget_since, budget_keys    only for a key with a budget: what it may spend, the start of
---                         the period in microseconds, how many keys spend from it
+--      budget_credits, budget_id, budget_since, budget_keys, budget_required    only for a key with a budget: what it may
+--                         spend, the start of the period in microseconds, how many keys spend from it, and what the call
+--                         must leave of it, 0 for a free call
 --
 -- Reply: {verdict, balance, used and reset seconds of minute, hour, day, retry after seconds, violated windows as bits
 --   1 minute, 2 hour, 4 day}; the balance of ADMITTED is without the hold. Behind them comes with IDEMPOTENT_REPLAY the
@@ -39,9 +40,9 @@
 -- a refusal 15 us, 16 us and none. Valkey 9.1.2, 2-core VM: `python -m benchmarks.scripts_cost`.
 
 local account, catalogue, holds, claim = unpack(KEYS)
-local request_id, account_version, catalogue_version, amount, required, limit_minute, limit_hour, limit_day,
+local request_id, account_version, catalogue_version, amount, least_balance, limit_minute, limit_hour, limit_day,
   limit_in_flight, owner_and_prefix, epoch, fingerprint, claim_seconds, budget_credits, budget_id, budget_since,
-  budget_keys = unpack(ARGV)
+  budget_keys, budget_required = unpack(ARGV)
 
 local found = redis.call('HMGET', account, STATE_FIELD, VERSION_FIELD, EPOCH_FIELD)
 local shared = redis.call('HMGET', catalogue, VERSION_FIELD, EPOCH_FIELD)
@@ -151,12 +152,14 @@ local in_flight_limit = tonumber(limit_in_flight)
 if in_flight_limit >= 0 and in_flight >= in_flight_limit then
   return refuse(TOO_MANY_IN_FLIGHT)
 end
-local needed = tonumber(required)
-if needed > 0 and balance < needed then
+if balance < tonumber(least_balance) then
   return refuse(INSUFFICIENT_CREDITS)
 end
-if credits_of_key and needed > 0 and credits_of_key - spent < needed then
-  return refuse(KEY_BUDGET_EXHAUSTED, math.max(credits_of_key - spent, 0))
+if credits_of_key then
+  local needed = tonumber(budget_required)
+  if needed > 0 and credits_of_key - spent < needed then
+    return refuse(KEY_BUDGET_EXHAUSTED, math.max(credits_of_key - spent, 0))
+  end
 end
 
 local held = tonumber(amount)

@@ -266,13 +266,15 @@ async def _response(call: Awaitable[Any]) -> dict[str, Any]:
 
 
 def _session(request: CheckoutRequest) -> dict[str, Any]:
-    line = {"price": request.price_id, **({} if request.is_metered else {"quantity": request.quantity})}
+    lines = [{"price": request.price_id, **({} if request.is_metered else {"quantity": request.quantity})}]
+    if request.overage_price_id is not None:
+        lines.append({"price": request.overage_price_id})
     tagged: dict[str, Any] = {"metadata": {objects.REFERENCE: request.reference}}
     if request.is_subscription and request.trial_days:
         tagged["trial_period_days"] = request.trial_days
     return {
         "mode": "subscription" if request.is_subscription else "payment",
-        "line_items": [line],
+        "line_items": lines,
         "client_reference_id": request.reference,
         "success_url": request.success_url,
         "cancel_url": request.cancel_url,

@@ -337,7 +337,7 @@ def _refusal(admission: Admission, required: int, plan: Plan, *, cap: Cap | None
     if admission.verdict is Verdict.TOO_MANY_IN_FLIGHT:
         return too_many_in_flight(plan)
     if admission.verdict is Verdict.INSUFFICIENT_CREDITS:
-        return insufficient_credits(required, admission.balance)
+        return insufficient_credits(required, admission.balance + plan.overage_credits)
     if admission.verdict is Verdict.KEY_BUDGET_EXHAUSTED and cap is not None:
         return key_budgets.exhausted(cap, required, available=admission.budget_remaining)
     return idempotency.refusal(admission.verdict, is_stored=is_stored)

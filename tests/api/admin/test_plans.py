@@ -45,6 +45,26 @@ async def test_price_stays_exact_as_text_and_as_number(admin_api: AdminApi) -> N
         assert made["price"] == shown
 
 
+async def test_postpaid_plan_reads_as_created_and_can_become_prepaid(admin_api: AdminApi) -> None:
+    overage = {"credits": 10000, "price": "0.002", "stripe_price_id": None}
+    made = await admin_api.post("/plans", {"name": uuid4().hex, "price": "10", "overage": overage}, status=201)
+    assert made["overage"] == overage
+    changed = await admin_api.call("PATCH", f"/plans/{made['id']}", json={"overage": {"credits": 5, "price": "1"}})
+    assert changed["overage"] == {"credits": 5, "price": "1", "stripe_price_id": None}
+    assert (await admin_api.call("PATCH", f"/plans/{made['id']}", json={"name": uuid4().hex}))["overage"] == changed[
+        "overage"
+    ]
+    assert (await admin_api.call("PATCH", f"/plans/{made['id']}", json={"overage": None}))["overage"] is None
+
+
+async def test_tiers_of_usage_have_a_mode(admin_api: AdminApi) -> None:
+    tiers = [{"up_to": 100, "unit_price": "0.10"}, {"up_to": None, "unit_price": "0.05"}]
+    given = {"name": uuid4().hex, "price": "0", "pricing_model": "usage", "tiers": tiers, "overage": {"credits": 500}}
+    assert (await admin_api.post("/plans", given, status=201))["tiers_mode"] is None
+    given |= {"name": uuid4().hex, "tiers_mode": "volume"}
+    assert (await admin_api.post("/plans", given, status=201))["tiers_mode"] == "volume"
+
+
 async def test_tiers_stay_in_order(admin_api: AdminApi) -> None:
     tiers = [{"up_to": 100, "unit_price": "0.10"}, {"up_to": None, "unit_price": "0.05", "flat_price": "3"}]
     given = {"name": uuid4().hex, "price": "0", "pricing_model": "tiered", "tiers": tiers}
@@ -68,6 +88,10 @@ async def test_tiers_stay_in_order(admin_api: AdminApi) -> None:
         ({"billing_interval": "year", "billing_interval_count": 4}, "billing_interval_count"),
         ({"trial_period_days": 731}, "trial_period_days"),
         ({"currency": "XXQ"}, "currency"),
+        ({"overage": {"credits": 5}}, "overage"),
+        ({"overage": {"credits": 0, "price": "1"}}, "overage.credits"),
+        ({"overage": {"credits": 5, "price": "1"}, "pricing_model": "usage"}, "overage"),
+        ({"tiers_mode": "volume"}, "tiers_mode"),
         ({"currency": "JPY", "price": "9.99"}, "price"),
         ({"price": "1.234"}, "price"),
         ({"pricing_model": "volume", "tiers": [{"up_to": 5, "unit_price": "1"}]}, "tiers"),

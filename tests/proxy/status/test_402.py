@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from secrets import token_bytes
 from typing import Any
 from uuid import UUID
@@ -13,6 +14,7 @@ from sqlalchemy import text
 
 from gateway.clock import now
 from gateway.ledger.accounts import api_keys
+from gateway.ledger.catalogue import plans
 from gateway.ledger.db.outbox import bump_account
 from policies.access.keys import ENTROPY_BYTES, compose
 from tests.proxy.data_plane import Account, DataPlane
@@ -138,7 +140,6 @@ class TestCreditCaps:
         assert answer.headers["x-credits-remaining"] == "98"
         assert answer.headers["ratelimit"].startswith('"minute";r=48;t=')
         assert (await data_plane.get(replace(account, key=other))).status_code == 200
-        assert (await data_plane.get(account, "/v1/free")).status_code == 200
 
     async def test_key_cap_counts_holds_and_releases_what_was_not_charged(self, data_plane: DataPlane) -> None:
         account = await data_plane.create_account(key={"credit_cap": 6})
@@ -230,3 +231,37 @@ async def _subscription(
     values = {"status": status, "is_ending": is_ending, "end": end, "id": account.subscription_id}
     async with data_plane.database.transaction() as connection:
         await connection.execute(change, values | {"start": end - timedelta(days=30)})
+
+
+async def test_postpaid_plan_serves_below_zero_to_its_cap(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(credits=2, overage_credits=3, overage_price=Decimal("0.01"))
+    left = [(await data_plane.post(account, "/v1/things/1")).headers["x-credits-remaining"] for _ in range(5)]
+    assert left == ["1", "0", "-1", "-2", "-3"]
+    async with data_plane.assert_unchanged(account):
+        answer = await data_plane.post(account, "/v1/things/1")
+    assert_problem(answer, 402, "insufficient_credits", required=1, available=0)
+    async with data_plane.assert_unchanged(account):
+        assert_problem(await data_plane.post(account, "/v1/dear"), 402, "insufficient_credits", required=7, available=0)
+
+
+@pytest.mark.parametrize("status", ["trialing", "past_due"])
+async def test_overage_is_for_subscriptions_that_are_paid(data_plane: DataPlane, status: str) -> None:
+    account = await data_plane.create_account(
+        credits=0, overage_credits=3, overage_price=Decimal("0.01"), past_due="serve"
+    )
+    await _subscription(data_plane, account, status=status)
+    answer = await data_plane.post(account, "/v1/things/1")
+    assert_problem(answer, 402, "insufficient_credits", required=1, available=0)
+
+
+async def test_withdrawn_overage_counts_from_the_next_call_on(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(credits=0, overage_credits=5, overage_price=Decimal("0.01"))
+    assert (await data_plane.post(account, "/v1/things/1")).status_code == 200
+    async with data_plane.database.transaction() as connection:
+        found = await plans.get(connection, account.plan.id)
+        assert found is not None
+        terms = replace(found.terms, overage_credits=None, overage_price=None)
+        await plans.change(connection, found.id, terms, subscribers="migrate")
+    await data_plane.publish()
+    answer = await data_plane.post(account, "/v1/things/1")
+    assert_problem(answer, 402, "insufficient_credits", required=1, available=-1)

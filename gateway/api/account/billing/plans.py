@@ -18,6 +18,11 @@ from policies.model import FeatureValue, PastDue
 router = APIRouter(tags=["plans"])
 
 
+class OfferedOverage(ResponseModel):
+    credits: int = Field(description="How far below zero the balance may go.")
+    price: str | None = Field(description="Of each credit below zero; null: the plan prices all usage alike.")
+
+
 class OfferedPlan(ResponseModel):
     """Limits that are null are no limits."""
 
@@ -28,6 +33,7 @@ class OfferedPlan(ResponseModel):
     currency: str
     pricing_model: Literal["flat", "per_seat", "tiered", "volume", "usage"]
     tiers: list[Tier]
+    tiers_mode: Literal["graduated", "volume"] | None
     billing_interval: Literal["day", "week", "month", "year"]
     billing_interval_count: int
     trial_period_days: int
@@ -41,6 +47,7 @@ class OfferedPlan(ResponseModel):
     max_concurrent_requests: int | None
     max_file_size_bytes: int | None
     max_credits_per_call: int | None
+    overage: OfferedOverage | None = Field(description="Postpaid: usage beyond the credits, which is billed.")
     features: dict[str, FeatureValue]
     past_due: PastDue = Field(description="What it gives from a failed renewal until that is paid.")
     fallback_plan: str | None = Field(description="The plan for credits that are left once a subscription has ended.")
@@ -57,8 +64,12 @@ async def list_plans(dependencies: DependenciesDep) -> PageModel[OfferedPlan]:
 
 
 def _shown(plan: StoredPlan, credit_value: CreditValue | None) -> OfferedPlan:
-    stored = OfferedPlan.model_fields.keys() - {"id", "credits_shown_as"}
+    stored = OfferedPlan.model_fields.keys() - {"id", "credits_shown_as", "overage"}
     fields = {name: getattr(plan.terms, name) for name in stored}
     fields["credits_shown_as"] = ShownAs.of_balance(credit_value, plan.terms.credits_per_period)
     fields["tiers"] = [Tier.of(tier) for tier in plan.terms.tiers]
+    overage = plan.terms.overage
+    fields["overage"] = overage and OfferedOverage(
+        credits=overage.credits, price=None if overage.price is None else plain(overage.price)
+    )
     return OfferedPlan.model_validate(fields | {"id": plan.id, "price": plain(plan.terms.price)})

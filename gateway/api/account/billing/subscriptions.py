@@ -311,7 +311,7 @@ async def _get_own(connection: AsyncConnection, me: Me, subscription_id: UUID | 
 
 
 def _is_free(terms: PlanTerms) -> bool:
-    return terms.price == 0 and terms.pricing_model in ("flat", "per_seat")
+    return terms.price == 0 and terms.pricing_model in ("flat", "per_seat") and terms.overage is None
 
 
 def _is_billed(subscription: StoredSubscription) -> bool:

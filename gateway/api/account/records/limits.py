@@ -30,6 +30,7 @@ class InFlight(ResponseModel):
 
 class CreditsLeft(ResponseModel):
     remaining: int = Field(description="May be negative, and calls under way have theirs set aside.")
+    overage_limit: int = Field(description="How far below zero a call may take it; what is below zero is billed.")
     shown_as: ShownAs | None
     key_credits_left: int | None = Field(description=f"{KEY_CREDITS_LEFT} Only where an API key asks.")
     used_this_period: int = Field(description="Some seconds behind the calls themselves.")
@@ -69,6 +70,7 @@ async def get_limits(user_id: Reader, key: KeyInUse, dependencies: DependenciesD
         in_flight=InFlight(limit=force.in_flight, current=snapshot.in_flight),
         credits=CreditsLeft(
             remaining=snapshot.balance,
+            overage_limit=force.overage,
             shown_as=ShownAs.of_balance(dependencies.credit_value, snapshot.balance),
             key_credits_left=left_to_key(cap, snapshot.spent),
             used_this_period=balance.credits_used_this_period,

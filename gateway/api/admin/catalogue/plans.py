@@ -40,6 +40,7 @@ from gateway.ledger.catalogue import plans
 from gateway.ledger.db.errors import InUse, NotFound
 from gateway.ledger.db.outbox import bump_catalogue
 from policies.billing.money import exponent, fits, plain
+from policies.billing.overage import Overage, objection
 from policies.billing.periods import LONGEST, LONGEST_TRIAL_DAYS
 from policies.billing.providers import ID_FIELDS, provider_ids
 from policies.model import FeatureValue, PastDue
@@ -47,6 +48,7 @@ from policies.model import FeatureValue, PastDue
 router = APIRouter(prefix="/plans", tags=["plans"])
 
 PricingModel = Literal["flat", "per_seat", "tiered", "volume", "usage"]
+TiersMode = Literal["graduated", "volume"]
 Interval = Literal["day", "week", "month", "year"]
 FeatureName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 TrialDays = Annotated[Count, Field(le=LONGEST_TRIAL_DAYS)]
@@ -72,6 +74,20 @@ class NewTier(RequestModel):
     flat_price: Price = Decimal(0)
 
 
+class NewOverage(RequestModel):
+    credits: PositiveCredits = Field(description="How far below zero a balance may go.")
+    price: Price | None = Field(
+        default=None, description="Of each credit below zero, before tax; none where the plan is priced by usage."
+    )
+    stripe_price_id: Line | None = Field(default=None, description="The metered price that bills them at Stripe.")
+
+
+class PlanOverage(ResponseModel):
+    credits: int
+    price: str | None = Field(examples=["0.002"])
+    stripe_price_id: str | None
+
+
 class Plan(ResponseModel):
     id: str = Field(examples=["pro"])
     version: int = Field(description="Grows with every change.")
@@ -81,7 +97,8 @@ class Plan(ResponseModel):
     price: str = Field(description="Per billing interval.", examples=["29.99"])
     currency: str
     pricing_model: PricingModel
-    tiers: list[Tier] = Field(description="Of tiered and volume pricing.")
+    tiers: list[Tier] = Field(description="Of tiered and volume pricing, and of usage.")
+    tiers_mode: TiersMode | None = Field(description="How tiers price usage.")
     billing_interval: Interval
     billing_interval_count: int
     trial_period_days: int
@@ -94,6 +111,7 @@ class Plan(ResponseModel):
     max_concurrent_requests: int | None
     max_file_size_bytes: int | None
     max_credits_per_call: int | None
+    overage: PlanOverage | None = Field(description="Postpaid: usage beyond the credits, which is billed.")
     features: dict[str, FeatureValue]
     permissions: list[str]
     stripe_price_id: str | None
@@ -118,6 +136,7 @@ class NewPlan(RequestModel):
     currency: Currency = "USD"
     pricing_model: PricingModel = "flat"
     tiers: list[NewTier] = Field(default_factory=list, max_length=100, description="Rising by `up_to`.")
+    tiers_mode: TiersMode | None = Field(default=None, description="How tiers price usage; graduated if left out.")
     billing_interval: Interval = "month"
     billing_interval_count: PositiveCount = 1
     trial_period_days: TrialDays = 0
@@ -130,6 +149,7 @@ class NewPlan(RequestModel):
     max_concurrent_requests: Count | None = None
     max_file_size_bytes: Size | None = None
     max_credits_per_call: PositiveCredits | None = None
+    overage: NewOverage | None = Field(default=None, description="Postpaid: usage beyond the credits, to be billed.")
     features: Features = Field(default_factory=dict, examples=[{"analysis": True}])
     permissions: Permissions = Field(default_factory=list, description="Names of existing permissions.")
     stripe_price_id: Line | None = None
@@ -158,6 +178,7 @@ class PlanPatch(PatchModel):
     currency: Currency = unset()
     pricing_model: PricingModel = unset()
     tiers: Annotated[list[NewTier], Field(max_length=100)] = unset()
+    tiers_mode: TiersMode | None = None
     billing_interval: Interval = unset()
     billing_interval_count: PositiveCount = unset()
     trial_period_days: TrialDays = unset()
@@ -170,6 +191,7 @@ class PlanPatch(PatchModel):
     max_concurrent_requests: Count | None = None
     max_file_size_bytes: Size | None = None
     max_credits_per_call: PositiveCredits | None = None
+    overage: NewOverage | None = None
     features: Features = unset()
     permissions: Permissions = unset()
     stripe_price_id: Line | None = None
@@ -203,7 +225,8 @@ async def list_plans(unit_of_work: UnitOfWorkDep) -> PageModel[Plan]:
 async def create_plan(body: NewPlan, unit_of_work: UnitOfWorkDep) -> Plan:
     if body.id is None and not plans.slug_of(body.name):
         raise Invalid("id", "is required where the name has no letter or digit to make one of")
-    fields = body.model_dump(exclude={"id", "tiers", "permissions", *ID_FIELDS})
+    fields = body.model_dump(exclude={"id", "tiers", "overage", "permissions", *ID_FIELDS})
+    fields |= _overage(body.overage)
     terms = _priced(plans.PlanTerms(**fields, tiers=_tiers(body.tiers), provider_ids=provider_ids(body)))
     async with unit_of_work.change() as change:
         await _check_fallback(change.connection, body.fallback_plan, own_id=body.id)
@@ -228,6 +251,9 @@ async def change_plan(plan: Line, patch: PlanPatch, unit_of_work: UnitOfWorkDep)
     subscribers = changes.pop("subscribers", None)
     if "tiers" in changes:
         changes["tiers"] = _tiers(patch.tiers)
+    if "overage" in changes:
+        changes |= _overage(patch.overage)
+        del changes["overage"]
     async with unit_of_work.change() as change:
         # This locks the catalogue: the later of two concurrent changes builds on the earlier one.
         await bump_catalogue(change.connection)
@@ -272,10 +298,12 @@ def plan_model(plan: plans.StoredPlan) -> Plan:
     terms = plan.terms
     own = {name: getattr(plan, name) for name in ("id", "version", "created_at", "updated_at")}
     own["permissions"] = sorted(plan.permissions)
-    said = {name: getattr(terms, name) for name in Plan.model_fields if name not in own.keys() | ID_FIELDS.keys()}
+    elsewhere = own.keys() | ID_FIELDS.keys() | {"overage"}
+    said = {name: getattr(terms, name) for name in Plan.model_fields if name not in elsewhere}
     ids = {name: terms.provider_ids.get(name) for name in ID_FIELDS}
     priced = {"price": plain(terms.price), "tiers": [Tier.of(tier) for tier in terms.tiers]}
-    return Plan.model_validate(own | said | ids | priced)
+    overage = terms.overage and _overage_model(terms.overage, terms.overage_stripe_price_id)
+    return Plan.model_validate(own | said | ids | priced | {"overage": overage})
 
 
 async def existing_plan(connection: AsyncConnection, named: str) -> plans.StoredPlan:
@@ -308,11 +336,26 @@ def _tiers(body: Iterable[NewTier]) -> tuple[plans.Tier, ...]:
     return tuple(plans.Tier(**tier.model_dump()) for tier in body)
 
 
+def _overage(body: NewOverage | None) -> dict[str, Any]:
+    given = {} if body is None else body.model_dump()
+    return {f"overage_{name}": given.get(name) for name in NewOverage.model_fields}
+
+
+def _overage_model(overage: Overage, stripe_price_id: str | None) -> PlanOverage:
+    price = None if overage.price is None else plain(overage.price)
+    return PlanOverage(credits=overage.credits, price=price, stripe_price_id=stripe_price_id)
+
+
 def _priced(terms: plans.PlanTerms) -> plans.PlanTerms:
-    """The terms, if their tiers fit each other and the pricing model. Raises Invalid."""
-    is_tiered = terms.pricing_model in ("tiered", "volume")
-    if is_tiered != bool(terms.tiers):
-        raise Invalid("tiers", "are for the pricing models tiered and volume, which need them")
+    """The terms, if their tiers and overage fit each other and the pricing model. Raises Invalid."""
+    if terms.pricing_model in ("tiered", "volume") and not terms.tiers:
+        raise Invalid("tiers", f"are needed for the pricing model {terms.pricing_model}")
+    if terms.pricing_model in ("flat", "per_seat") and terms.tiers:
+        raise Invalid("tiers", "are for the pricing models tiered, volume and usage")
+    if terms.tiers_mode is not None and not (terms.tiers and terms.pricing_model == "usage"):
+        raise Invalid("tiers_mode", "is for tiers of the pricing model usage")
+    if (wrong := objection(terms.overage, pricing_model=terms.pricing_model)) is not None:
+        raise Invalid("overage", wrong)
     bounds = [inf if tier.up_to is None else tier.up_to for tier in terms.tiers]
     if any(low >= high for low, high in pairwise(bounds)):
         raise Invalid("tiers", "must rise by up_to; only the last may leave it out")

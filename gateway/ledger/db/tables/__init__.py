@@ -19,6 +19,7 @@ from gateway.ledger.db.tables.payments import (
     billing_cursors,
     checkouts,
     invoice_numbers,
+    overages,
     provider_objects,
     usage_reports,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "notices",
     "one_time_tokens",
     "outbox",
+    "overages",
     "payment_transactions",
     "permissions",
     "plan_permissions",

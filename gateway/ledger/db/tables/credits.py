@@ -35,7 +35,7 @@ from gateway.ledger.db.tables.columns import (
     updated_at,
 )
 
-GRANT_SOURCES = ("plan", "trial", "purchase", "promo", "admin")
+GRANT_SOURCES = ("plan", "trial", "purchase", "promo", "admin", "overage")
 LEDGER_KINDS = ("grant", "usage", "refund", "expiry", "adjustment", "clawback")
 
 user_credits = Table(
@@ -60,6 +60,9 @@ user_credits = Table(
         comment="The used percentage of the period's credits that the account was last notified of",
     ),
     credits_column(
+        "overage_counted", comment="The total_credits_used up to which usage below zero was billed, or was none"
+    ),
+    credits_column(
         "credit_seq",
         comment="Counts the movements to publish to Redis (grant, adjustment, expiry, not usage)",
     ),
@@ -77,6 +80,7 @@ user_credits = Table(
         "credits_used_this_period",
         "period_credits",
         "period_shortfall",
+        "overage_counted",
         "credit_seq",
     ),
     # Accounts whose refill is due.
@@ -85,6 +89,8 @@ user_credits = Table(
         "next_credit_refill",
         postgresql_where=text("next_credit_refill IS NOT NULL"),
     ),
+    # Ended postpaid subscriptions whose last usage is to be billed.
+    Index("ix_user_credits_owing", "subscription_id", postgresql_where=text("current_credits < 0")),
     comment="One row per user; its lock serializes the movements of the account's credits",
 )
 

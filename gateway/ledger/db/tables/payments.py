@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Date, ForeignKey, Index, SmallInteger, Table, Text, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Date,
+    ForeignKey,
+    Index,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 
@@ -89,6 +101,34 @@ usage_reports = Table(
     Index("ix_usage_reports_subscription_id_day", "subscription_id", "day"),
     Index("ix_usage_reports_unsent", "id", postgresql_where=text("reported_at IS NULL AND error_message IS NULL")),
     comment="Usage that a provider bills: recorded first, then sent until the provider accepts it",
+)
+
+overages = Table(
+    "overages",
+    metadata,
+    id_column(),
+    Column("user_id", PG_UUID(as_uuid=True), ForeignKey("users.id", ondelete="RESTRICT"), nullable=False),
+    Column(
+        "subscription_id", PG_UUID(as_uuid=True), ForeignKey("subscriptions.id", ondelete="RESTRICT"), nullable=False
+    ),
+    Column("grant_id", PG_UUID(as_uuid=True), ForeignKey("credit_grants.id", ondelete="RESTRICT"), nullable=False),
+    Column("credits", BigInteger, nullable=False),
+    money("price", comment="Of each credit"),
+    currency_column(),
+    Column("plan_name", Text, nullable=False),
+    moment("period_start", nullable=False),
+    moment("period_end", nullable=False),
+    moment("invoiced_at", comment="When it went on an own invoice, or was handed to the provider's reports"),
+    created_at(),
+    updated_at(),
+    iso_4217(),
+    *positive("credits"),
+    *not_negative("price"),
+    UniqueConstraint("grant_id"),
+    # What the next own invoice of a subscription includes.
+    Index("ix_overages_open", "subscription_id", postgresql_where=text("invoiced_at IS NULL")),
+    Index("ix_overages_user_id", "user_id"),
+    comment="Usage below zero of postpaid plans: forgiven as credits by its grant, and billed as money",
 )
 
 invoice_numbers = Table(
