@@ -122,8 +122,8 @@ class Handler:
                 arrived = client.take_body()
                 if key_digest is None and bodies.is_awaited(inbound, arrived):
                     await admission.check_before_body(authorization, key)
-                held.append(self._held_bodies.open(caller.account_id))
-                body = await bodies.read_whole(arrived, receive, match, inbound, plan=authorization.plan, held=held[0])
+                content = await self._receive(receive, match, authorization, held=held) if arrived is None else arrived
+                body = await bodies.read_whole(content, match, inbound, authorization.plan)
             admission_request = build_admission_request(
                 request_id, inbound, match, key=key, body=body, key_digest=key_digest
             )
@@ -144,6 +144,12 @@ class Handler:
             await _answer_fault(error, response)
         finally:
             self._telemetry.record_settled(call, response)
+
+    async def _receive(
+        self, receive: Receive, match: RouteMatch, authorization: Authorization, *, held: list[HeldBody]
+    ) -> bytes:
+        held.append(self._held_bodies.open(authorization.caller.account_id))
+        return await bodies.receive_whole(receive, match, authorization.plan, held=held[0])
 
     def swap(self, router: Router, destinations: Mapping[str, Destination]) -> Mapping[str, Destination]:
         """Serves by a new configuration from the next request on; gives the destinations that served until now."""

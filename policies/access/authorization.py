@@ -125,8 +125,10 @@ def has_feature(value: FeatureValue | None) -> bool:
 
 def max_body_bytes(route: Route, plan: Plan) -> int | None:
     """The largest body that may pass: the route's limit or the plan's, whichever is lower."""
-    limits = [limit for limit in (route.max_body_bytes, plan.max_file_size_bytes) if limit is not None]
-    return min(limits, default=None)
+    of_route, of_plan = route.max_body_bytes, plan.max_file_size_bytes
+    if of_route is None or of_plan is None:
+        return of_plan if of_route is None else of_route
+    return min(of_route, of_plan)
 
 
 def check_size(size_bytes: int | None, max_bytes: int | None) -> None:

@@ -16,6 +16,9 @@ from policies.pricing.prices import cost, uncapped_cost
 from policies.pricing.units import Count, CountSource, PriceUnit
 from policies.usage.counts import Usage, UsageSource
 
+# A look-up in an Enum takes 50 ns.
+_TOKEN, _REPORTED, _ESTIMATED = PriceUnit.TOKEN, UsageSource.REPORTED, UsageSource.ESTIMATED
+
 # Redis computes in doubles, and balances have 64 bits: no number of calls that anybody can make overflows either.
 MAX_CHARGE = 10**12
 
@@ -98,7 +101,7 @@ def charge_by_list(
     """
     usage, is_broken = metered.usage, ending.outcome in _UNCHARGED
     is_plain = ending.reported_credits is None and not (is_broken or ending.is_error)
-    if is_plain and prices.unit is PriceUnit.TOKEN and _is_due(route, ending):  # as most are
+    if is_plain and prices.unit is _TOKEN and _is_due(route, ending):  # as most are
         return _charge_tokens(prices, price, metered)
     source = _source_by_list(prices, usage)
     if ending.reported_credits is not None and not is_broken:
@@ -123,7 +126,7 @@ def _charge_tokens(prices: PriceList, price: ModelPrice, metered: Metered) -> Ch
         is_final=metered.is_final,
     )
     found = cost_by_model(prices, price, usage)
-    source = UsageSource.ESTIMATED if is_estimated else UsageSource.REPORTED
+    source = _ESTIMATED if is_estimated else _REPORTED
     return Charge(found.credits, source, usage, found.flags)
 
 
@@ -163,9 +166,10 @@ def _is_failure_charged(route: Route, ending: Ending) -> bool:
 
 
 def _is_due(route: Route, ending: Ending) -> bool:
-    if ending.outcome is Outcome.CLIENT_ABORTED and ending.status is None:
-        return ending.was_sent
-    return ending.status is not None and is_charged_status(route, ending.status)
+    status = ending.status
+    if status is None:
+        return ending.outcome is Outcome.CLIENT_ABORTED and ending.was_sent
+    return status in _charged_statuses(route.charge_on)
 
 
 def _source(price: Price, units: Count | None) -> UsageSource:

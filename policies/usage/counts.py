@@ -7,10 +7,10 @@ each into this form, so that prices and records know one arithmetic.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 K = TypeVar("K")
 N = TypeVar("N", int, Decimal)
@@ -70,22 +70,26 @@ class UsageSource(StrEnum):
     NONE = "none"  # the price does not ask for any
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+_INPUT, _OUTPUT = UsageClass.INPUT, UsageClass.OUTPUT  # a look-up in an Enum takes 50 ns
+
+
+class Usage(NamedTuple):
     """What one call used. A class that is not in `counts` was not reported, which is not zero.
 
     `seconds` is the length of audio, where the API bills by it; `cost_usd` is what the provider itself asks.
     """
 
-    counts: Mapping[UsageClass, int] = field(default_factory=dict)
+    counts: Mapping[UsageClass, int] = MappingProxyType({})
     seconds: Decimal | None = None
     cost_usd: Decimal | None = None
 
     @property
     def total(self) -> int | None:
         """Input and output together; None if neither was reported."""
-        reported = [self.counts[kind] for kind in (UsageClass.INPUT, UsageClass.OUTPUT) if kind in self.counts]
-        return sum(reported) if reported else None
+        given, written = self.counts.get(_INPUT), self.counts.get(_OUTPUT)
+        if given is None or written is None:
+            return written if given is None else given
+        return given + written
 
     def merged(self, later: Usage) -> Usage:
         """This report completed by a later one of the same call, each count by itself."""

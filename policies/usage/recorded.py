@@ -25,12 +25,16 @@ MODEL_CUT = "model_cut"
 _NO_COUNTS: Mapping[UsageClass, int] = {}
 _PLAIN = re.compile("[A-Za-z0-9_.:/@ -]*+")  # stands in JSON and in a record as it is
 
+# A look-up in an Enum takes 50 ns.
+_INPUT, _CACHED_INPUT, _CACHE_WRITE = UsageClass.INPUT, UsageClass.CACHED_INPUT, UsageClass.CACHE_WRITE
+_OUTPUT, _REASONING = UsageClass.OUTPUT, UsageClass.REASONING
+
 COLUMN_OF: Mapping[UsageClass, str] = {
-    UsageClass.INPUT: "input_tokens",
-    UsageClass.CACHED_INPUT: "cached_input_tokens",
-    UsageClass.CACHE_WRITE: "cache_write_tokens",
-    UsageClass.OUTPUT: "output_tokens",
-    UsageClass.REASONING: "reasoning_tokens",
+    _INPUT: "input_tokens",
+    _CACHED_INPUT: "cached_input_tokens",
+    _CACHE_WRITE: "cache_write_tokens",
+    _OUTPUT: "output_tokens",
+    _REASONING: "reasoning_tokens",
 }
 
 
@@ -61,11 +65,11 @@ def usage_record(
     counts = _NO_COUNTS if usage is None else _bounded(usage.counts, odd)
     columns = records.usage_columns(
         model=None if model is None else records.text(model),
-        input_tokens=counts.get(UsageClass.INPUT),
-        cached_input_tokens=counts.get(UsageClass.CACHED_INPUT),
-        cache_write_tokens=counts.get(UsageClass.CACHE_WRITE),
-        output_tokens=counts.get(UsageClass.OUTPUT),
-        reasoning_tokens=counts.get(UsageClass.REASONING),
+        input_tokens=counts.get(_INPUT),
+        cached_input_tokens=counts.get(_CACHED_INPUT),
+        cache_write_tokens=counts.get(_CACHE_WRITE),
+        output_tokens=counts.get(_OUTPUT),
+        reasoning_tokens=counts.get(_REASONING),
         usage_source=source,
     )
     cost = None if cost_usd is None else bounded_cost(cost_usd, odd)

@@ -131,10 +131,10 @@ def text(value: str | None) -> str:
     """Text from outside, escaped. NUL, which PostgreSQL text cannot hold, is dropped; half a character becomes `?`."""
     if value is None:
         return NULL
-    if value.isalnum():
-        return value
     if not value.isascii():
         value = value.encode("utf-8", "replace").decode()
+    elif value.isprintable() and "\\" not in value:
+        return value
     return value.translate(_ESCAPES)
 
 
@@ -179,6 +179,7 @@ def suffix(
     file_size_bytes: int | None,
     response_time_ms: int,
     upstream_time_ms: int | None,
+    metadata: str | None,
     file: str,
 ) -> str:
     """What a record says from the settlement on. `usage` and `file` are columns joined beforehand."""
@@ -186,7 +187,7 @@ def suffix(
         f"{outcome}\t{NULL if status_code is None else status_code}\t{error_code or NULL}\t{credits_charged}\t"
         f"{NULL if tokens_used is None else tokens_used}\t{NULL if cost_usd is None else cost_usd}\t{usage}\t"
         f"{request_bytes}\t{response_bytes}\t{NULL if file_size_bytes is None else file_size_bytes}\t"
-        f"{response_time_ms}\t{NULL if upstream_time_ms is None else upstream_time_ms}\t{file}"
+        f"{response_time_ms}\t{NULL if upstream_time_ms is None else upstream_time_ms}\t{metadata or NULL}\t{file}"
     )
 
 
@@ -213,8 +214,8 @@ def usage_columns(
     )
 
 
-def file_columns(*, metadata: str | None, file_name: str, file_sha256: str | None, content_type: str) -> str:
-    return _join((metadata, file_name, file_sha256, content_type))
+def file_columns(*, file_name: str, file_sha256: str | None, content_type: str) -> str:
+    return _join((file_name, file_sha256, content_type))
 
 
 def abandoned_suffix(error_code: str | None = None) -> str:

@@ -51,22 +51,26 @@ def _is_small(content_length: int | None) -> bool:
     return content_length is not None and content_length <= forms.SMALL_BYTES
 
 
-async def read_whole(
-    arrived: bytes | None, receive: Receive, match: RouteMatch, inbound: Inbound, *, plan: Plan, held: HeldBody
-) -> WholeBody:
-    """The whole body, and what it asks for where that is the price. `arrived` is the body if all of it has arrived.
+async def receive_whole(receive: Receive, match: RouteMatch, plan: Plan, *, held: HeldBody) -> bytes:
+    """A body that has not arrived yet. The caller releases `held`, which it takes its bytes of."""
+    limit = _max_bytes(match, plan)
+    chunks, size = [], 0
+    more = True
+    while more:
+        chunk, more = await _next(receive)
+        size += len(chunk)
+        authorization.check_size(size, limit)
+        held.grow(len(chunk))
+        chunks.append(chunk)
+    return b"".join(chunks)
 
-    The caller releases `held`, which any other body takes its bytes of.
-    """
-    limit = authorization.max_body_bytes(match.route, plan)
-    if limit is None:
-        limit = MAX_WHOLE_BODY_BYTES
-    if arrived is not None:
-        authorization.check_size(len(arrived), limit)
-    content = await _receive_all(receive, limit, held) if arrived is None else arrived
-    scan = form_scan(inbound)
-    if scan is not None:
-        scan.check(content)
+
+async def read_whole(content: bytes, match: RouteMatch, inbound: Inbound, plan: Plan) -> WholeBody:
+    """A body with what it asks for, where that is the price."""
+    limit = _max_bytes(match, plan)
+    authorization.check_size(len(content), limit)
+    if inbound.is_form:
+        FormScan(inbound.fields[b"content-type"], inbound.key_form).check(content)
     if match.quote is not None:
         return WholeBody(content)
     fields, price, path = inbound.fields, match.route.price, match.path
@@ -86,6 +90,11 @@ async def read_whole(
     return WholeBody(content, _redacted(asked, inbound.key_form))
 
 
+def _max_bytes(match: RouteMatch, plan: Plan) -> int:
+    limit = authorization.max_body_bytes(match.route, plan)
+    return MAX_WHOLE_BODY_BYTES if limit is None else limit
+
+
 def form_scan(inbound: Inbound) -> FormScan | None:
     """The scan for keys that the body of this request needs; None where it is no form."""
     return FormScan(inbound.fields[b"content-type"], inbound.key_form) if inbound.is_form else None
@@ -99,18 +108,6 @@ def _redacted(asked: Asked, form: KeyForm) -> Asked:
     if texts:
         asked = asked._replace(texts={name: form.redacted(text) for name, text in texts.items()})
     return asked
-
-
-async def _receive_all(receive: Receive, limit: int, held: HeldBody) -> bytes:
-    chunks, size = [], 0
-    more = True
-    while more:
-        chunk, more = await _next(receive)
-        size += len(chunk)
-        authorization.check_size(size, limit)
-        held.grow(len(chunk))
-        chunks.append(chunk)
-    return b"".join(chunks)
 
 
 class StreamedBody:

@@ -144,8 +144,8 @@ class ActiveCall:
         if call.plan.max_credits_per_call is not None or charge.credits > MAX_CHARGE:
             charge = bounded(charge, call.plan.max_credits_per_call, is_cut=call.quote.is_cut)
         self.charge, self.flags = charge.credits, charge.flags
-        if charge.source is not _NO_USAGE_SOURCE:
-            self.missing = _missing(outcome, charge, measured)
+        if charge.source in _UNREPORTED:
+            self.missing = _missing(outcome, measured)
         settlement = Settlement(
             call.caller.keys,
             call.request_id,
@@ -233,7 +233,6 @@ class ActiveCall:
     ) -> str:
         file = _NO_FILE if self.file_observer is None else self.file_observer.file()
         usage = self._usage_record(measured, charge)
-        is_plain = file is _NO_FILE and usage.metadata is None
         return records.suffix(
             outcome=outcome,
             status_code=status,
@@ -247,7 +246,8 @@ class ActiveCall:
             file_size_bytes=file.size_bytes,
             response_time_ms=int(self.elapsed_seconds * 1000),
             upstream_time_ms=None if self.upstream_seconds is None else int(self.upstream_seconds * 1000),
-            file=_NO_FILE_COLUMNS if is_plain else _file_columns(file, usage.metadata),
+            metadata=usage.metadata,
+            file=_NO_FILE_COLUMNS if file is _NO_FILE else _file_columns(file),
         )
 
     def _usage_record(self, measured: Measured, charge: Charge) -> UsageRecord:
@@ -278,6 +278,7 @@ class ActiveCall:
         )
 
 
+_UNREPORTED = frozenset({UsageSource.ESTIMATED, UsageSource.MISSING})
 _ANSWERED = frozenset({Outcome.SUCCEEDED, Outcome.CLIENT_ABORTED})  # others cost what they report, mostly nothing
 
 
@@ -285,18 +286,16 @@ async def _nothing() -> None:
     """What a second settlement gives."""
 
 
-def _missing(outcome: Outcome, charge: Charge, measured: Measured) -> MissingReason | None:
-    """Why the usage that the charge needs was not reported; None where it was, or nothing is charged by it."""
-    if charge.source not in (UsageSource.ESTIMATED, UsageSource.MISSING):
-        return None
+def _missing(outcome: Outcome, measured: Measured) -> MissingReason | None:
+    """Why the usage that the charge needs was not reported; None where nothing is charged by it."""
     if outcome is Outcome.CLIENT_ABORTED:
         return MissingReason.LEFT
     return (measured.missing or MissingReason.ABSENT) if outcome is Outcome.SUCCEEDED else None
 
 
-def _file_columns(file: UploadedFile, metadata: str | None = None) -> str:
+def _file_columns(file: UploadedFile) -> str:
     name, content_type = records.text(file.name), records.text(file.content_type)
-    return records.file_columns(metadata=metadata, file_name=name, file_sha256=file.sha256, content_type=content_type)
+    return records.file_columns(file_name=name, file_sha256=file.sha256, content_type=content_type)
 
 
 _NO_FILE = UploadedFile()

@@ -63,9 +63,9 @@ class Selection:
         return bool(self.members or self.at or self.each is not None)
 
     @cached_property
-    def is_plain(self) -> bool:
-        """Whether the value itself is read, and nothing below it."""
-        return self.leaf is Leaf.VALUE and not self.is_descended
+    def containers(self) -> Mapping[str, Selection]:
+        """The members in which something is read, or that are read as they stand."""
+        return {name: below for name, below in self.members.items() if below.is_descended or below.leaf is Leaf.SPAN}
 
     @cached_property
     def without_texts(self) -> Selection | None:

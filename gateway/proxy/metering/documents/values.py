@@ -14,6 +14,7 @@ from gateway.proxy.metering.documents.selection import COUNTED, Fields, Leaf, Se
 from policies.usage.counts import MAX_COUNT, latest
 
 MAX_VALUE_BYTES = 32 * 1024  # of one value that is kept
+_VALUE, _SIZE = Leaf.VALUE, Leaf.SIZE
 
 
 def merge_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -59,22 +60,33 @@ def size_of(value: Any) -> int | Decimal | None:
 
 def pick(value: Any, selection: Selection, fields: Fields) -> None:
     """Adds the selected values of a parsed document to the fields."""
-    if selection.leaf is Leaf.VALUE:
+    if selection.leaf is not None:
+        _pick_leaf(value, selection, fields)
+    if isinstance(value, dict):
+        for name, below in selection.members.items():
+            if name not in value:
+                continue
+            inner = value[name]
+            if below.is_descended or below.name in fields:
+                pick(inner, below, fields)
+            elif below.leaf is _VALUE:
+                fields[below.name] = inner
+            elif below.leaf is _SIZE and type(inner) is list:
+                fields[below.name] = len(inner)
+            else:
+                _pick_leaf(inner, below, fields)
+    elif isinstance(value, list):
+        _pick_elements(value, selection, fields)
+
+
+def _pick_leaf(value: Any, selection: Selection, fields: Fields) -> None:
+    if selection.leaf is _VALUE:
         store(fields, selection.name, value)
     elif selection.leaf in COUNTED and value is not None:  # null is what an SDK writes for an option that is not set
         is_text = selection.leaf is Leaf.COUNT and isinstance(value, str)
         store(fields, selection.name, None if is_text else size_of(value))
     elif selection.leaf is Leaf.SPAN:
         fields[selection.name] = ()
-    if isinstance(value, dict):
-        for name, below in selection.members.items():
-            if name in value:
-                if below.is_plain and below.name not in fields:
-                    fields[below.name] = value[name]
-                else:
-                    pick(value[name], below, fields)
-    elif isinstance(value, list):
-        _pick_elements(value, selection, fields)
 
 
 def _pick_elements(array: list[Any], selection: Selection, fields: Fields) -> None:

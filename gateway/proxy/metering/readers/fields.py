@@ -33,13 +33,22 @@ def limit(fields: Fields, *names: str) -> int | None:
 
     Raises Refused unless each is a whole number, or absent.
     """
-    values = [value for name in names if name in fields and (value := _whole(fields, name)) is not None]
-    return max(values) if values and min(values) >= 0 else None
+    largest: int | None = None
+    is_none = False
+    for name in names:
+        if name in fields and (value := _whole(fields, name)) is not None:
+            is_none = is_none or value < 0
+            largest = value if largest is None or value > largest else largest
+    return None if is_none else largest
 
 
 def copies(fields: Fields, *names: str) -> int:
     """How many answers are asked for, at least 1."""
-    return max([1, *(_whole(fields, name) or 1 for name in names if name in fields)])
+    most = 1
+    for name in names:
+        if name in fields and (value := _whole(fields, name)) is not None and value > most:
+            most = value
+    return most
 
 
 def times(limit: int | None, copies: int) -> int | None:
@@ -48,8 +57,8 @@ def times(limit: int | None, copies: int) -> int | None:
 
 def _whole(fields: Fields, name: str) -> int | None:
     value = fields.get(name)
-    if value is None:
-        return None
+    if value is None or (type(value) is int and -MAX_COUNT <= value <= MAX_COUNT):
+        return value
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not abs(value) <= MAX_COUNT or value != int(value):
         raise invalid_body(f"{name!r} must be a whole number.")

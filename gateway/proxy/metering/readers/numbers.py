@@ -63,9 +63,9 @@ def first(counts: Counts, *names: str) -> int | None:
     return None
 
 
-def classes(counts: Counts, names: ClassNames) -> dict[UsageClass, int | None]:
+def classes(counts: Counts, names: ClassNames) -> dict[UsageClass, int]:
     """For each class the first of its names that is reported as a whole number; classes that have none are left out."""
-    found: dict[UsageClass, int | None] = {}
+    found: dict[UsageClass, int] = {}
     for kind, names_of_it in names:
         for name in names_of_it:
             if name in counts and isinstance(value := counts[name], int):

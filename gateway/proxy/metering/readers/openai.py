@@ -13,7 +13,7 @@ from gateway.proxy.metering.documents.selection import Fields, select
 from gateway.proxy.metering.framing import media_type
 from gateway.proxy.metering.readers import fields as read
 from gateway.proxy.metering.readers.forms import form_fields
-from gateway.proxy.metering.readers.numbers import classes, first_decimal, paths, pick_counts, usage_of
+from gateway.proxy.metering.readers.numbers import classes, first_decimal, paths, pick_counts
 from gateway.proxy.metering.readers.reader import Reader
 from gateway.proxy.metering.readers.reading import Counts, RequestReading, Statement
 from gateway.proxy.metering.readers.response import ResponseFormat, member_finder, text_counter
@@ -36,11 +36,11 @@ _WITHOUT_OUTPUT = ("/embeddings", "/moderations")
 _WITH_USAGE_OPTION = "/completions"  # chat and legacy; the other streams always tell
 
 _MESSAGE = ("content", "content/*/text", "refusal", "reasoning_content", "tool_calls/*/function/arguments")
-_OUTPUT = ("output/*/content/*/text", "output/*/arguments")
+_OUTPUT_TEXTS = ("output/*/content/*/text", "output/*/arguments")
 _TEXTS = (
     *(f"choices/*/message/{path}" for path in _MESSAGE),
     "choices/*/text",
-    *_OUTPUT,
+    *_OUTPUT_TEXTS,
     "text",
     "delta",
 )
@@ -58,6 +58,7 @@ _RESPONSE = select(
     sizes=("choices",),
     texts=_TEXTS,
 )
+_INPUT, _OUTPUT, _REASONING = UsageClass.INPUT, UsageClass.OUTPUT, UsageClass.REASONING
 _INPUT_DETAILS = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
 _OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details")
 
@@ -70,17 +71,17 @@ _CACHED = (*_names("cached_tokens", _INPUT_DETAILS), "prompt_cache_hit_tokens")
 _CACHE_WRITE = _names("cache_write_tokens", _INPUT_DETAILS)
 _INPUT_AUDIO = _names("audio_tokens", _INPUT_DETAILS)
 _INPUT_IMAGE = _names("image_tokens", _INPUT_DETAILS)
-_REASONING = _names("reasoning_tokens", _OUTPUT_DETAILS)
+_REASONED = _names("reasoning_tokens", _OUTPUT_DETAILS)
 _OUTPUT_AUDIO = _names("audio_tokens", _OUTPUT_DETAILS)
 _OUTPUT_IMAGE = _names("image_tokens", _OUTPUT_DETAILS)
 _CLASSES = (
-    (UsageClass.INPUT, ("prompt_tokens", "input_tokens")),
+    (_INPUT, ("prompt_tokens", "input_tokens")),
     (UsageClass.CACHED_INPUT, _CACHED),
     (UsageClass.CACHE_WRITE, _CACHE_WRITE),
     (UsageClass.INPUT_AUDIO, _INPUT_AUDIO),
     (UsageClass.INPUT_IMAGE, _INPUT_IMAGE),
-    (UsageClass.OUTPUT, ("completion_tokens", "output_tokens")),
-    (UsageClass.REASONING, _REASONING),
+    (_OUTPUT, ("completion_tokens", "output_tokens")),
+    (_REASONING, _REASONED),
     (UsageClass.OUTPUT_AUDIO, _OUTPUT_AUDIO),
     (UsageClass.OUTPUT_IMAGE, _OUTPUT_IMAGE),
 )
@@ -96,7 +97,7 @@ _USAGE = paths(
     *_CACHE_WRITE,
     *_INPUT_AUDIO,
     *_INPUT_IMAGE,
-    *_REASONING,
+    *_REASONED,
     *_OUTPUT_AUDIO,
     *_OUTPUT_IMAGE,
 )
@@ -157,17 +158,16 @@ def _is_error(fields: Fields, kind: object) -> bool:
 
 
 def _normalize(counts: Counts) -> Usage | None:
+    if not counts:
+        return None
     found = classes(counts, _CLASSES)
-    output, reasoning = found.get(UsageClass.OUTPUT), found.get(UsageClass.REASONING)
+    output, reasoning = found.get(_OUTPUT), found.get(_REASONING)
     if output is not None and reasoning:
-        whole = (found.get(UsageClass.INPUT) or 0) + output + reasoning
+        whole = found.get(_INPUT, 0) + output + reasoning
         if counts.get("total_tokens") == whole:  # xAI counts reasoning beside the completion, and the total says so
-            found[UsageClass.OUTPUT] = output + reasoning
-    return usage_of(
-        found,
-        seconds=first_decimal(counts, "seconds"),
-        cost_usd=first_decimal(counts, "cost"),
-    )
+            found[_OUTPUT] = output + reasoning
+    seconds, cost_usd = first_decimal(counts, "seconds"), first_decimal(counts, "cost")
+    return Usage(found, seconds, cost_usd) if found or seconds is not None or cost_usd is not None else None
 
 
 def _text_bytes(text: bytes) -> int:

@@ -14,7 +14,7 @@ from gateway.proxy.metering.documents.values import parse, pick
 from gateway.proxy.metering.framing import is_json
 from gateway.proxy.metering.readers.reading import RequestReading, ResponseReading
 from gateway.proxy.metering.readers.response import ResponseFormat, ResponseReader
-from policies.usage.counts import MissingReason, Usage, UsageClass
+from policies.usage.counts import MissingReason, UsageClass
 
 
 class WholeDocument:
@@ -51,14 +51,16 @@ class WholeDocument:
         return (self._reader or self._handed_over()).reading()
 
     def _read(self, document: dict[str, object], text: bytes) -> ResponseReading:
-        form, fields = self._format, Fields()
+        form = self._format
+        fields: Fields = {}
         pick(document, form.selection.without_texts or _NOTHING, fields)
         model, counts, is_error, is_complete = form.state(fields, b"")
         usage = form.normalize(counts or {})
         is_complete = is_complete is not False
-        text_bytes = 0 if is_complete and _is_whole(usage) else form.text_bytes(text)
+        if usage is not None and is_complete and _INPUT in usage.counts and _OUTPUT in usage.counts:
+            return ResponseReading(model, usage, None, is_error, is_complete)  # nothing is left to be estimated
         missing = MissingReason.ABSENT if usage is None else None
-        return ResponseReading(model, usage, missing, is_error, is_complete, text_bytes)
+        return ResponseReading(model, usage, missing, is_error, is_complete, form.text_bytes(text))
 
     def _handed_over(self) -> ResponseReader:
         reader = ResponseReader(self._format, self._content_type, b"")
@@ -68,27 +70,20 @@ class WholeDocument:
 
 
 _NOTHING = Selection()
-
-
-def _is_whole(usage: Usage | None) -> bool:
-    """Whether nothing of a usage is left to be estimated."""
-    return usage is not None and UsageClass.INPUT in usage.counts and UsageClass.OUTPUT in usage.counts
+_INPUT, _OUTPUT = UsageClass.INPUT, UsageClass.OUTPUT
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
     """Reads the requests and responses of one API.
 
-    `request` takes path, content type and body. It raises Refused with `invalid_body` where the body is not what the
-    API takes, or where parsers would disagree about it.
+    `read_request` takes path, content type and body. It raises Refused with `invalid_body` where the body is not what
+    the API takes, or where parsers would disagree about it.
     """
 
     name: str
-    request: Callable[[str, bytes, bytes], RequestReading]
+    read_request: Callable[[str, bytes, bytes], RequestReading]
     response: ResponseFormat
-
-    def read_request(self, path: str, content_type: bytes, body: bytes) -> RequestReading:
-        return self.request(path, content_type, body)
 
     def open_response(self, content_type: bytes, content_encoding: bytes) -> ResponseReader | WholeDocument:
         """The reader of one response."""
