@@ -46,7 +46,7 @@ def invalid_body(detail: str) -> Refused:
 
 
 def _read_small(body: bytes, selection: Selection) -> Fields:
-    if _count(body, b"[") + _count(body, b"{") > MAX_DEPTH and _depth(body) > MAX_DEPTH:
+    if _openings(body) > MAX_DEPTH and _depth(body) > MAX_DEPTH:
         body.decode()  # what is not UTF-8 is told first
         raise InvalidJsonError("the text is nested too deep")
     try:
@@ -93,7 +93,8 @@ def _check_names(value: Any, selection: Selection) -> None:
     if isinstance(value, dict) and (selection.is_descended or selection.leaf is Leaf.SPAN):
         if _DUPLICATE in value:
             raise InvalidJsonError(f"{value[_DUPLICATE]!r} stands twice")
-        if not (selection.is_folded and _are_folded("".join(value))):
+        folded = "".join(value)
+        if not (selection.is_folded and folded.isascii() and folded.islower()):  # nearly all are their own case folds
             names: set[str] = set()
             for name in value:
                 _check_name(name, selection, names)
@@ -107,11 +108,6 @@ def _check_names(value: Any, selection: Selection) -> None:
                 _check_names(element, below_it)
 
 
-def _are_folded(names: str) -> bool:
-    """Whether names are their own case folds, as in nearly every request: they differ, so none does by case alone."""
-    return names.isascii() and names.islower()
-
-
 def _check_name(name: str, selection: Selection, names: set[str]) -> None:
     folded = name.casefold()
     if folded in names:
@@ -121,9 +117,9 @@ def _check_name(name: str, selection: Selection, names: set[str]) -> None:
     names.add(folded)
 
 
-def _count(body: bytes, byte: bytes) -> int:
-    """As `bytes.count`, which compares byte by byte before Python 3.13, while `replace` searches."""
-    return len(body) - len(body.replace(byte, b""))
+def _openings(body: bytes) -> int:
+    """How many brackets open, in strings too. `bytes.count` takes five times as long, for it compares each byte."""
+    return 2 * len(body) - len(body.replace(b"[", b"")) - len(body.replace(b"{", b""))
 
 
 def _depth(body: bytes) -> int:

@@ -5,6 +5,8 @@ A server that reads `"stream": "true"` as true would stream where the gateway ex
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from gateway.proxy.metering.documents.selection import Fields
 from gateway.proxy.metering.strict_json import invalid_body
 from policies.usage.counts import MAX_COUNT
@@ -28,31 +30,18 @@ def flag(fields: Fields, name: str, *, default: bool = False) -> bool:
     raise invalid_body(f"{name!r} must be true or false.")
 
 
-def limit(fields: Fields, *names: str) -> int | None:
-    """The largest of several limits, since servers differ in which they obey; a negative one is none.
+def limit(fields: Fields, *names: str, copies: Iterable[str] = ()) -> int | None:
+    """The largest of several limits, since servers differ in which they obey, for each answer; a negative one is none.
 
-    Raises Refused unless each is a whole number, or absent.
+    `copies` are names of how many answers are asked for, of which the largest counts. Raises Refused unless each value
+    is a whole number, or absent.
     """
-    largest: int | None = None
-    is_none = False
-    for name in names:
-        if name in fields and (value := _whole(fields, name)) is not None:
-            is_none = is_none or value < 0
-            largest = value if largest is None or value > largest else largest
-    return None if is_none else largest
-
-
-def copies(fields: Fields, *names: str) -> int:
-    """How many answers are asked for, at least 1."""
-    most = 1
-    for name in names:
-        if name in fields and (value := _whole(fields, name)) is not None and value > most:
-            most = value
-    return most
-
-
-def times(limit: int | None, copies: int) -> int | None:
-    return None if limit is None else limit * copies
+    limits = [value for name in names if name in fields and (value := _whole(fields, name)) is not None]
+    answers = 1
+    for name in copies:
+        if name in fields and (value := _whole(fields, name)) is not None and value > answers:
+            answers = value
+    return max(limits) * answers if limits and min(limits) >= 0 else None
 
 
 def _whole(fields: Fields, name: str) -> int | None:

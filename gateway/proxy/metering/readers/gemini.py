@@ -21,13 +21,10 @@ from gateway.proxy.metering.strict_json import invalid_body, read_fields
 from policies.usage.counts import Usage, UsageClass
 
 # Parsers of protocol buffers take both spellings of a name (protobuf.dev, ProtoJSON).
-_SPELLINGS = {
-    "generationConfig/maxOutputTokens": "generation_config/max_output_tokens",
-    "generationConfig/candidateCount": "generation_config/candidate_count",
-}
-_MIXED = ("generationConfig/max_output_tokens", "generation_config/maxOutputTokens")
-_MIXED_COPIES = ("generationConfig/candidate_count", "generation_config/candidateCount")
-_REQUEST = select("model", *_SPELLINGS, *_SPELLINGS.values(), *_MIXED, *_MIXED_COPIES)
+_CONFIGS = ("generationConfig", "generation_config")
+_LIMITS = tuple(f"{config}/{name}" for config in _CONFIGS for name in ("maxOutputTokens", "max_output_tokens"))
+_COPIES = tuple(f"{config}/{name}" for config in _CONFIGS for name in ("candidateCount", "candidate_count"))
+_REQUEST = select("model", *_LIMITS, *_COPIES)
 _OPERATION = re.compile(r"/(?:models|tunedModels|endpoints)/([^/:]+):([A-Za-z]+)$")
 _STREAMS = frozenset({"streamGenerateContent", "streamRawPredict", "serverStreamingPredict"})
 _WITHOUT_OUTPUT = frozenset({"countTokens", "embedContent", "batchEmbedContents", "predict"})
@@ -62,10 +59,8 @@ def _read_request(path: str, _: bytes, body: bytes) -> RequestReading:
     fields = read_fields(body, _REQUEST)
     if len({name.partition("/")[0] for name in fields if "/" in name}) > 1:
         raise invalid_body("'generationConfig' stands twice, in two spellings.")
-    limit = read.limit(fields, *_SPELLINGS, *_SPELLINGS.values(), *_MIXED)
-    copies = read.copies(fields, "generationConfig/candidateCount", "generation_config/candidate_count", *_MIXED_COPIES)
-    max_output = 0 if operation in _WITHOUT_OUTPUT else read.times(limit, copies)
-    return RequestReading(model, max_output, is_streaming, is_free=is_free)
+    limit = read.limit(fields, *_LIMITS, copies=_COPIES)
+    return RequestReading(model, 0 if operation in _WITHOUT_OUTPUT else limit, is_streaming, is_free=is_free)
 
 
 def _state(fields: Fields, _: bytes) -> Statement:

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.proxy.metering.readers.reading import Counts
 from policies.usage.counts import MAX_COUNT, Usage, UsageClass
 
-Paths = Mapping[str, Any]
-ClassNames = Sequence[tuple[UsageClass, Sequence[str]]]
+
+class Paths(NamedTuple):
+    """Where the counts of a usage object stand: the paths of its own members, and what is in those that are objects."""
+
+    members: Mapping[str, str]
+    below: Mapping[str, Paths]
 
 
 def paths(*names: str) -> Paths:
-    """Where the counts of a usage object stand: `prompt_tokens_details/cached_tokens` is a member of a member."""
-    found: dict[str, Any] = {}
+    """The places of such names as `prompt_tokens_details/cached_tokens`, which is a member of a member."""
+    return _paths_below("", names)
+
+
+def _paths_below(path: str, names: Iterable[str]) -> Paths:
+    members, containers = {}, dict[str, list[str]]()
     for name in names:
-        *containers, last = name.split("/")
-        place = found
-        for container in containers:
-            place = place.setdefault(container, {})
-        place[last] = name
-    return found
+        first_part, _, rest = name.partition("/")
+        if rest:
+            containers.setdefault(first_part, []).append(rest)
+        else:
+            members[name] = path + name
+    return Paths(members, {name: _paths_below(f"{path}{name}/", below) for name, below in containers.items()})
 
 
 def pick_counts(usage: Any, where: Paths) -> dict[str, int | Decimal]:
@@ -30,21 +38,21 @@ def pick_counts(usage: Any, where: Paths) -> dict[str, int | Decimal]:
     counts: dict[str, int | Decimal] = {}
     if isinstance(usage, dict):
         _pick_into(counts, usage, where)
+        if counts and not 0 <= min(counts.values()) <= max(counts.values()) <= MAX_COUNT:
+            return {name: count for name, count in counts.items() if 0 <= count <= MAX_COUNT}
     return counts
 
 
 def _pick_into(counts: dict[str, int | Decimal], usage: dict[str, Any], where: Paths) -> None:
+    members, below = where
     for name, value in usage.items():
-        place = where.get(name)
-        if place is None:
-            continue
-        if type(place) is not str:
-            if isinstance(value, dict):
-                _pick_into(counts, value, place)
-        elif type(value) is int and 0 <= value <= MAX_COUNT:  # nearly every one
-            counts[place] = value
-        elif (found := number(value)) is not None:
-            counts[place] = found
+        if name in members:
+            if type(value) is int:  # as nearly every one is
+                counts[members[name]] = value
+            elif (found := number(value)) is not None:
+                counts[members[name]] = found
+        elif name in below and isinstance(value, dict):
+            _pick_into(counts, value, below[name])
 
 
 def number(value: Any) -> int | Decimal | None:
@@ -63,20 +71,17 @@ def first(counts: Counts, *names: str) -> int | None:
     return None
 
 
-def classes(counts: Counts, names: ClassNames) -> dict[UsageClass, int]:
+def classes(counts: Counts, names: dict[str, UsageClass]) -> dict[UsageClass, int]:
     """For each class the first of its names that is reported as a whole number; classes that have none are left out."""
     found: dict[UsageClass, int] = {}
-    for kind, names_of_it in names:
-        for name in names_of_it:
-            if name in counts and isinstance(value := counts[name], int):
-                found[kind] = value
-                break
+    for name, count in counts.items():
+        if name in names and isinstance(count, int):
+            kind = names[name]
+            if kind in found:  # under two of its names
+                reported = ((each, counts.get(each)) for each in reversed(names))
+                return {names[each]: value for each, value in reported if isinstance(value, int)}
+            found[kind] = count
     return found
-
-
-def first_decimal(counts: Counts, name: str) -> Decimal | None:
-    value = counts.get(name)
-    return None if value is None else Decimal(value)
 
 
 def total(*counts: int | None) -> int | None:
@@ -85,11 +90,7 @@ def total(*counts: int | None) -> int | None:
     return sum(reported) if reported else None
 
 
-def usage_of(
-    counts: Mapping[UsageClass, int | None], *, seconds: Decimal | None = None, cost_usd: Decimal | None = None
-) -> Usage | None:
+def usage_of(counts: Mapping[UsageClass, int | None]) -> Usage | None:
     """The usage of what is reported; None if nothing is."""
     reported = {kind: count for kind, count in counts.items() if count is not None}
-    if not reported and seconds is None and cost_usd is None:
-        return None
-    return Usage(reported, seconds, cost_usd)
+    return Usage(reported) if reported else None

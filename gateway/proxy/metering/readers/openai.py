@@ -6,6 +6,7 @@ Requests: platform.openai.com/docs/api-reference. Azure names the model in the p
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from functools import lru_cache
 from urllib.parse import unquote
 
@@ -13,7 +14,7 @@ from gateway.proxy.metering.documents.selection import Fields, select
 from gateway.proxy.metering.framing import media_type
 from gateway.proxy.metering.readers import fields as read
 from gateway.proxy.metering.readers.forms import form_fields
-from gateway.proxy.metering.readers.numbers import classes, first_decimal, paths, pick_counts
+from gateway.proxy.metering.readers.numbers import classes, paths, pick_counts
 from gateway.proxy.metering.readers.reader import Reader
 from gateway.proxy.metering.readers.reading import Counts, RequestReading, Statement
 from gateway.proxy.metering.readers.response import ResponseFormat, member_finder, text_counter
@@ -67,40 +68,21 @@ def _names(kind: str, details: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"{name}/{kind}" for name in details)
 
 
-_CACHED = (*_names("cached_tokens", _INPUT_DETAILS), "prompt_cache_hit_tokens")
-_CACHE_WRITE = _names("cache_write_tokens", _INPUT_DETAILS)
-_INPUT_AUDIO = _names("audio_tokens", _INPUT_DETAILS)
-_INPUT_IMAGE = _names("image_tokens", _INPUT_DETAILS)
-_REASONED = _names("reasoning_tokens", _OUTPUT_DETAILS)
-_OUTPUT_AUDIO = _names("audio_tokens", _OUTPUT_DETAILS)
-_OUTPUT_IMAGE = _names("image_tokens", _OUTPUT_DETAILS)
-_CLASSES = (
-    (_INPUT, ("prompt_tokens", "input_tokens")),
-    (UsageClass.CACHED_INPUT, _CACHED),
-    (UsageClass.CACHE_WRITE, _CACHE_WRITE),
-    (UsageClass.INPUT_AUDIO, _INPUT_AUDIO),
-    (UsageClass.INPUT_IMAGE, _INPUT_IMAGE),
-    (_OUTPUT, ("completion_tokens", "output_tokens")),
-    (_REASONING, _REASONED),
-    (UsageClass.OUTPUT_AUDIO, _OUTPUT_AUDIO),
-    (UsageClass.OUTPUT_IMAGE, _OUTPUT_IMAGE),
-)
-_USAGE = paths(
-    "prompt_tokens",
-    "input_tokens",
-    "completion_tokens",
-    "output_tokens",
-    "total_tokens",
-    "seconds",
-    "cost",
-    *_CACHED,
-    *_CACHE_WRITE,
-    *_INPUT_AUDIO,
-    *_INPUT_IMAGE,
-    *_REASONED,
-    *_OUTPUT_AUDIO,
-    *_OUTPUT_IMAGE,
-)
+# Of the names of a class the first that is reported counts.
+_CLASSES: dict[str, UsageClass] = {
+    "prompt_tokens": _INPUT,
+    "input_tokens": _INPUT,
+    **dict.fromkeys((*_names("cached_tokens", _INPUT_DETAILS), "prompt_cache_hit_tokens"), UsageClass.CACHED_INPUT),
+    **dict.fromkeys(_names("cache_write_tokens", _INPUT_DETAILS), UsageClass.CACHE_WRITE),
+    **dict.fromkeys(_names("audio_tokens", _INPUT_DETAILS), UsageClass.INPUT_AUDIO),
+    **dict.fromkeys(_names("image_tokens", _INPUT_DETAILS), UsageClass.INPUT_IMAGE),
+    "completion_tokens": _OUTPUT,
+    "output_tokens": _OUTPUT,
+    **dict.fromkeys(_names("reasoning_tokens", _OUTPUT_DETAILS), _REASONING),
+    **dict.fromkeys(_names("audio_tokens", _OUTPUT_DETAILS), UsageClass.OUTPUT_AUDIO),
+    **dict.fromkeys(_names("image_tokens", _OUTPUT_DETAILS), UsageClass.OUTPUT_IMAGE),
+}
+_USAGE = paths("total_tokens", "seconds", "cost", *_CLASSES)
 _LAST_EVENT = re.compile(
     r"(?:response\.(?:completed|incomplete|failed)|image_(?:generation|edit)\.completed|(?:transcript\.text|speech\.audio)\.done)"
 )
@@ -118,11 +100,11 @@ def _read_request(path: str, content_type: bytes, body: bytes) -> RequestReading
     is_form = media_type(content_type) == b"multipart/form-data"
     fields = form_fields(content_type, body, _FORM) if is_form else read_fields(body, _REQUEST)
     model = read.text(fields, "model") if deployment is None else deployment
-    limit = read.limit(fields, "max_completion_tokens", "max_tokens", "max_output_tokens")
+    limit = read.limit(fields, "max_completion_tokens", "max_tokens", "max_output_tokens", copies=("n", "best_of"))
     is_streaming = read.flag(fields, "stream")
     return RequestReading(
         model,
-        0 if path.endswith(_WITHOUT_OUTPUT) else read.times(limit, read.copies(fields, "n", "best_of")),
+        0 if path.endswith(_WITHOUT_OUTPUT) else limit,
         is_streaming,
         is_streaming and path.endswith(_WITH_USAGE_OPTION),
         read.flag(fields, "stream_options/include_usage"),
@@ -166,8 +148,10 @@ def _normalize(counts: Counts) -> Usage | None:
         whole = found.get(_INPUT, 0) + output + reasoning
         if counts.get("total_tokens") == whole:  # xAI counts reasoning beside the completion, and the total says so
             found[_OUTPUT] = output + reasoning
-    seconds, cost_usd = first_decimal(counts, "seconds"), first_decimal(counts, "cost")
-    return Usage(found, seconds, cost_usd) if found or seconds is not None or cost_usd is not None else None
+    seconds, cost = counts.get("seconds"), counts.get("cost")
+    if not found and seconds is None and cost is None:
+        return None
+    return Usage(found, None if seconds is None else Decimal(seconds), None if cost is None else Decimal(cost))
 
 
 def _text_bytes(text: bytes) -> int:

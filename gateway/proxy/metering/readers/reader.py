@@ -50,10 +50,11 @@ class WholeDocument:
                 return self._read(document, text)
         return (self._reader or self._handed_over()).reading()
 
-    def _read(self, document: dict[str, object], text: bytes) -> ResponseReading:
-        form = self._format
-        fields: Fields = {}
-        pick(document, form.selection.without_texts or _NOTHING, fields)
+    def _read(self, document: Fields, text: bytes) -> ResponseReading:
+        form, fields = self._format, document
+        if not form.nested.isdisjoint(document):
+            fields = {}
+            pick(document, form.selection.without_texts or _NOTHING, fields)
         model, counts, is_error, is_complete = form.state(fields, b"")
         usage = form.normalize(counts or {})
         is_complete = is_complete is not False

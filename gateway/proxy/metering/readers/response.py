@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import cached_property
 
 from gateway.proxy.metering.body import Body
 from gateway.proxy.metering.documents import grammar
@@ -19,11 +20,12 @@ _MARK_BYTES = 16  # at most, of a text that is no JSON but a mark
 _DONE = b"[DONE]"  # ends a stream of OpenAI's; no JSON
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ResponseFormat:
     """Where an API says what in its responses.
 
-    `says_more` tells from a raw text of a stream whether it has more than content, `text_bytes` how much content.
+    `state` takes selected values by path, or a whole document that has nothing selected below its members. `says_more`
+    tells from a raw text of a stream whether it has more than content, `text_bytes` how much content.
     """
 
     selection: Selection
@@ -31,6 +33,12 @@ class ResponseFormat:
     normalize: Callable[[Counts], Usage | None]
     says_more: Callable[[bytes], bool]
     text_bytes: Callable[[bytes], int]
+
+    @cached_property
+    def nested(self) -> frozenset[str]:
+        """The members of a document below which more than text is read."""
+        looked_up = self.selection.without_texts or Selection()
+        return frozenset(name for name, below in looked_up.members.items() if below.is_descended)
 
 
 @dataclass(slots=True)
