@@ -90,10 +90,10 @@ def _metadata(
     upstream_request_id: str | None,
 ) -> str | None:
     """The metadata, written without `json.dumps`, which takes longer than all the rest of a record."""
-    others = ", ".join([f'"{kind}": {counts[kind]}' for kind in counts if kind not in COLUMN_OF])
-    members = [f'"usage": {{{others}}}'] if others else []
-    if model_served:
-        members.insert(0, f'"model_served": {_quoted(model_served)}')
+    members = [f'"model_served": {_quoted(model_served)}'] if model_served else []
+    if not counts.keys() <= COLUMN_OF.keys():
+        others = ", ".join([f'"{kind}": {counts[kind]}' for kind in counts if kind not in COLUMN_OF])
+        members.append(f'"usage": {{{others}}}')
     if usage is not None and usage.seconds is not None:
         members.append(f'"seconds": "{usage.seconds}"')
     if odd:

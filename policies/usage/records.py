@@ -201,16 +201,12 @@ def usage_columns(
     reasoning_tokens: int | None,
     usage_source: str,
 ) -> str:
-    return _join(
-        (
-            model,
-            input_tokens,
-            cached_input_tokens,
-            cache_write_tokens,
-            output_tokens,
-            reasoning_tokens,
-            usage_source,
-        )
+    return (
+        f"{model or NULL}\t{NULL if input_tokens is None else input_tokens}\t"
+        f"{NULL if cached_input_tokens is None else cached_input_tokens}\t"
+        f"{NULL if cache_write_tokens is None else cache_write_tokens}\t"
+        f"{NULL if output_tokens is None else output_tokens}\t"
+        f"{NULL if reasoning_tokens is None else reasoning_tokens}\t{usage_source}"
     )
 
 

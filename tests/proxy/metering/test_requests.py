@@ -74,6 +74,12 @@ def test_openai_request_is_read(path: str, document: dict[str, Any], expected: R
             {"generation_config": {"max_output_tokens": 10}},
             RequestReading("gemini-3", 10),
         ),
+        (
+            "gemini",
+            "/v1beta/models/gemini-3:generateContent",
+            {"generationConfig": {"candidateCount": 2}},
+            RequestReading("gemini-3"),
+        ),
         ("gemini", "/v1/models/g:streamGenerateContent", {}, RequestReading("g", None, True)),
         ("gemini", "/v1beta/models/g:countTokens", {}, RequestReading("g", 0, is_free=True)),
         ("gemini", "/v1beta/models/e:embedContent", {}, RequestReading("e", 0)),

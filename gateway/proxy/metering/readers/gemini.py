@@ -38,7 +38,7 @@ _RESPONSE = select(
     "promptFeedback/blockReason",
     texts=_PARTS,
 )
-_USAGE = paths(
+_COUNTS = (
     "promptTokenCount",
     "toolUsePromptTokenCount",
     "cachedContentTokenCount",
@@ -46,6 +46,7 @@ _USAGE = paths(
     "thoughtsTokenCount",
     "totalTokenCount",
 )
+_USAGE = paths(*_COUNTS)
 _DETAILS = ("promptTokensDetails", "candidatesTokensDetails")
 _MODALITIES = frozenset({"AUDIO", "IMAGE"})
 
@@ -86,7 +87,7 @@ def _modalities(metadata: Any) -> dict[str, int | Decimal]:
 
 
 def _normalize(counts: Counts) -> Usage | None:
-    if not any(name in counts for name in _USAGE):
+    if not any(name in counts for name in _COUNTS):
         return None
     # A count of zero is left out by some serializers; once there is any, the prompt is known.
     given = total(first(counts, "promptTokenCount") or 0, first(counts, "toolUsePromptTokenCount"))
