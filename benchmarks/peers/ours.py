@@ -49,11 +49,17 @@ def gateway(folder: Path, upstream_port: int, *, workers: int = 1, python: str =
 
 @contextmanager
 def serving(
-    folder: Path, upstream_port: int, *, workers: int = 1, python: str = sys.executable, more_routes: str = ""
+    folder: Path,
+    upstream_port: int,
+    *,
+    workers: int = 1,
+    python: str = sys.executable,
+    more_routes: str = "",
+    more_server: str = "",
 ) -> Iterator[tuple[Contender, dict[str, str]]]:
-    """The same, with what `gateway serve --json` prints."""
+    """The same, with what `gateway serve --json` prints; `more_server` are further settings of `server`."""
     config = folder / "gateway.yaml"
-    text = _CONFIG.format(data_dir=data_dir(folder), upstream=upstream_port, workers=workers)
+    text = _CONFIG.format(data_dir=data_dir(folder), upstream=upstream_port, workers=f"{workers}{more_server}")
     config.write_text(text.replace("plans:\n", f"{more_routes}plans:\n"))
     command, where = [python, "-m", "gateway"], ["--config", str(config), "--json"]
     keys = {}

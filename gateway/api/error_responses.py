@@ -46,6 +46,9 @@ UNREACHABLE = ErrorResponse(
     "accounts_unavailable", "Accounts cannot be reached at the moment; try again shortly.", {"retry_after": 1}
 )
 
+TOO_MANY_ATTEMPTS = ErrorResponse(
+    "rate_limited", "Too many attempts came from here; try again in 1 second.", {"retry_after": 1}
+)
 NOT_JSON = ErrorResponse("invalid_body", "The body is not JSON.")
 UNREADABLE = ErrorResponse("invalid_body", "The body cannot be read.")
 TOO_LARGE = ErrorResponse("payload_too_large", "The body is larger than this API takes.")

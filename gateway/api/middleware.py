@@ -12,7 +12,7 @@ from structlog.contextvars import bind_contextvars
 
 from gateway import metrics
 from gateway.api import error_responses
-from gateway.api.errors import NotAuthenticated, Suspended
+from gateway.api.errors import NotAuthenticated, Suspended, Throttled
 from gateway.api.page_policy import with_defaults
 from gateway.ledger.db.session import DatabaseUnavailable
 from gateway.request_ids import is_echoable, uuid7
@@ -62,8 +62,8 @@ class RequestIdMiddleware:
 class AuthMiddleware:
     """Authenticates a request before its body is read; endpoints find the caller as `request.state.caller`.
 
-    `authenticate` gives the caller, or raises NotAuthenticated, Suspended, Refused or DatabaseUnavailable, and the
-    response says so. `is_open` is true for requests that need no caller.
+    `authenticate` gives the caller, or raises NotAuthenticated, Suspended, Throttled, Refused or DatabaseUnavailable,
+    and the response says so. `is_open` is true for requests that need no caller.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class AuthMiddleware:
             request = Request(scope)
             try:
                 scope["state"]["caller"] = await self._authenticate(request)
-            except (NotAuthenticated, Suspended, Refused, DatabaseUnavailable) as error:
+            except (NotAuthenticated, Suspended, Throttled, Refused, DatabaseUnavailable) as error:
                 await error_responses.of_exception(error, request)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -136,6 +136,16 @@ async def _read_body(receive: Receive, max_bytes: int) -> Message:
             raise HTTPException(413)
         if not message.get("more_body", False):
             return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+
+def repeating(message: Message, receive: Receive) -> Receive:
+    """`receive`, with a message before that it has given already."""
+    messages = [message]
+
+    async def receive_again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return receive_again
 
 
 def is_operation(routes: Iterable[BaseRoute], scope: Scope) -> bool:

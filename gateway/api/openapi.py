@@ -90,6 +90,7 @@ GUARDED: Responses = {
     401: _problem("`unauthorized`: no token, or not a valid one"),
     413: _problem("`payload_too_large`"),
     422: _problem("`validation_failed`: `errors` names each field"),
+    429: _problem("`rate_limited`: too many unknown tokens came from this address"),
     503: _problem("`accounts_unavailable`: the database is out of reach; try again"),
 }
 SCOPED: Responses = {403: _problem("`insufficient_scope`: the token lacks the `scope`")}
@@ -98,6 +99,7 @@ COMMON: Responses = {status: GUARDED[status] for status in (400, 413, 422, 503)}
 SIGNED_IN: Responses = {
     401: _problem("`unauthorized`: no token, or not a valid one"),
     403: _problem("`account_suspended`"),
+    429: _problem("`rate_limited`: too many unknown tokens or keys came from this address"),
 }
 THROTTLED: Responses = {429: _problem("`rate_limited`: too many attempts; `Retry-After` says when to try again")}
 UNKNOWN: Responses = {404: _problem("`not_found`: there is no such thing")}

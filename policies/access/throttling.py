@@ -48,7 +48,10 @@ MAIL_FROM_ADDRESS = Pace(burst=30, seconds_each=60)
 MAIL_FROM_NETWORK = Pace(burst=300, seconds_each=5)
 # Tokens out of mails are beyond guessing; this bounds the hashing that a reset costs.
 TOKEN_FROM_ADDRESS = Pace(burst=60, seconds_each=5)
-# What costs a process more than a good call does. Keys that look right and nobody has, each a query.
+# What costs a process more than a good call does. Requests to /auth that are refused, each some queries.
+ATTEMPTS_FROM_ADDRESS = Pace(burst=100, seconds_each=0.1)
+ATTEMPTS_FROM_NETWORK = Pace(burst=1000, seconds_each=0.02)
+# Keys that look right and nobody has, each a query; so do sessions and admin tokens.
 UNKNOWN_KEYS_FROM_ADDRESS = Pace(burst=200, seconds_each=0.1)
 # Stored responses, which no window of a plan counts.
 REPLAYS_OF_ACCOUNT = Pace(burst=60, seconds_each=0.5)

@@ -50,10 +50,12 @@ class ProviderTraits:
     """Where providers differ in what they can do.
 
     `buyer_enters_email`: the buyer names the customer at the checkout, so the address may differ from the account's.
-    `changes_kept_for`: how far back the provider lists changes. `metered_usage` None: it does not bill by usage.
+    `signature_field`: the header field with its signature of an event. `changes_kept_for`: how far back the provider
+    lists changes. `metered_usage` None: it does not bill by usage.
     """
 
     event_types: frozenset[str]
+    signature_field: str
     changes_kept_for: timedelta
     buyer_enters_email: bool = False
     cancels_immediately: bool = True

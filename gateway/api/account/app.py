@@ -14,6 +14,7 @@ from gateway.api.account import keys, profile
 from gateway.api.account.authentication import Authenticator, is_open
 from gateway.api.account.billing import checkout, plans, quote, statements, subscriptions
 from gateway.api.account.dependencies import AccountDependencies, Lifetimes
+from gateway.api.account.filters.attempts import AttemptFilter
 from gateway.api.account.filters.bodies import BodyFilter
 from gateway.api.account.filters.operations import OperationFilter, Operations
 from gateway.api.account.filters.stored_responses import StoredResponseFilter, Version
@@ -27,7 +28,8 @@ from gateway.api.dry_run import DryRun
 from gateway.api.key_factory import KeyFactory
 from gateway.api.middleware import AuthMiddleware, BodyLimitMiddleware, RequestIdMiddleware
 from gateway.api.unit_of_work import ChangePublisher
-from gateway.api.webhooks import inbox
+from gateway.api.webhooks import inbox, signatures
+from gateway.api.webhooks.signatures import SignatureFilter
 from gateway.http.problem_types import PROBLEM_TYPES
 from gateway.ledger.db.session import Database
 from gateway.meter.client.errors import MeterUnavailable
@@ -43,7 +45,7 @@ MAX_EVENT_BYTES = 1024 * 1024
 
 # Paths of which each is known by name.
 _PROBLEM_PATHS = (problem_pages.PREFIX, *(f"{problem_pages.PREFIX}/{code}" for code in PROBLEM_TYPES))
-_SPELT_OUT = {f"{problem_pages.PREFIX}/{{code}}": _PROBLEM_PATHS[1:]}
+_SPELT_OUT = {f"{problem_pages.PREFIX}/{{code}}": _PROBLEM_PATHS[1:], "/webhooks/{provider}": tuple(signatures.PATHS)}
 
 # The routers hold full paths, which begin with a segment that config/routes.py reserves.
 ENDPOINTS: tuple[ModuleType, ...] = (
@@ -123,7 +125,8 @@ def build_account(
 def _filtered(app: FastAPI, authenticator: Authenticator, meter: Meter) -> ASGIApp:
     """Whatever can be answered is answered before the app is asked, the cheapest answers first."""
     operations = Operations(app, spelt_out=_SPELT_OUT)
-    limited = BodyLimitMiddleware(BodyFilter(app), max_body_bytes=max_body_bytes)
+    verified = SignatureFilter(app, app.state.checkout_service)
+    limited = BodyLimitMiddleware(BodyFilter(AttemptFilter(verified)), max_body_bytes=max_body_bytes)
     authenticated = AuthMiddleware(limited, authenticator.authenticate, is_open=lambda scope: is_open(scope["path"]))
     stored = StoredResponseFilter(authenticated, _versions(meter), negotiated=frozenset(_PROBLEM_PATHS))
     return RequestIdMiddleware(OperationFilter(stored, operations))

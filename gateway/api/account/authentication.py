@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 from uuid import UUID
 
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api import problem_pages
 from gateway.api.account.login.access_tokens import AccessTokens
 from gateway.api.errors import NotAuthenticated, Suspended
+from gateway.api.guesses import Guesses
 from gateway.api.unit_of_work import UnitOfWork
 from gateway.clock import now
 from gateway.ledger.accounts import login_sessions, principals
 from gateway.ledger.accounts.users import User
 from gateway.ledger.db.session import Database
 from policies.access import keys
-from policies.model import AccountStatus, Key, Refusal, Refused
+from policies.model import AccountStatus, Key, Principal, Refusal, Refused
 
 # Paths whose requests name the caller in their body, or need none.
 OPEN_PATHS = frozenset({"/plans", "/openapi.json", "/docs", problem_pages.PREFIX})
@@ -79,52 +79,61 @@ class Authenticator:
         self._key_prefix = key_prefix
         self._peppers = peppers
         self._unit_of_work = unit_of_work
+        self._guesses = Guesses()
 
     async def authenticate(self, request: Request) -> Session | KeyHolder:
         """A KeyHolder for paths of `API_KEY_PATHS` only.
 
-        Raises NotAuthenticated, Suspended, Refused for a key that the proxy would refuse, DatabaseUnavailable.
+        Raises NotAuthenticated, Suspended, Throttled, Refused for a key that the proxy would refuse, and
+        DatabaseUnavailable.
         """
         bearer = await _bearer_header(request)
         if request.scope["path"] not in API_KEY_PATHS:
-            return await self._session(bearer)
+            return await self._session(bearer, client_ip=client_address(request))
         api_key = await _api_key_header(request)
         secret = api_key or (bearer.credentials if bearer else None)
         if secret is None:
             raise NotAuthenticated("Send your access token, or an API key, as `Authorization: Bearer`.")
         if api_key is not None or secret.startswith(f"{self._key_prefix}_live_"):
             return await self._key_holder(secret, client_ip=client_address(request))
-        return await self._session(bearer)
+        return await self._session(bearer, client_ip=client_address(request))
 
-    async def _session(self, bearer: HTTPAuthorizationCredentials | None) -> Session:
+    async def _session(self, bearer: HTTPAuthorizationCredentials | None, *, client_ip: str) -> Session:
         if bearer is None:
             raise NotAuthenticated("Send your access token as `Authorization: Bearer ACCESS_TOKEN`.")
         session_id = self._tokens.read(bearer.credentials)
         if session_id is None:
             raise NotAuthenticated("The access token is not valid, or no longer; refresh it or log in.")
-        async with self._database.read() as connection:
-            user = await _user_of_session(connection, session_id)
+        user = await self._guesses.look_up(session_id, client_ip, lambda: self._find_user(session_id))
+        if user is None:
+            raise NotAuthenticated("This session is over; log in.")
+        if user.status is AccountStatus.SUSPENDED:
+            raise Suspended("This account is suspended.")
         return Session(user, session_id, self._unit_of_work(f"user:{user.id}"))
 
     async def _key_holder(self, secret: str, *, client_ip: str) -> KeyHolder:
         key = secret.encode("utf-8", "surrogateescape")
         if not keys.is_well_formed(self._key_prefix, key):
             raise Refused(Refusal.INVALID_KEY, "This is not a valid API key.")
+        digests = keys.digests(key, self._peppers)
+        principal = await self._guesses.look_up(
+            digests[max(digests)], client_ip, lambda: self._find_principal(digests.values())
+        )
+        if principal is None:
+            raise Refused(Refusal.INVALID_KEY, "This is not a valid API key.")
+        keys.check(principal.key, now(), client_ip=client_ip)
+        if principal.account.status is AccountStatus.SUSPENDED:
+            raise Refused(Refusal.ACCOUNT_SUSPENDED, "This account is suspended.")
+        return KeyHolder(principal.account.id, principal.key)
+
+    async def _find_user(self, session_id: UUID) -> User | None:
         async with self._database.read() as connection:
-            for digest in keys.digests(key, self._peppers).values():
+            return await login_sessions.find_user(connection, session_id)
+
+    async def _find_principal(self, digests: Iterable[bytes]) -> Principal | None:
+        async with self._database.read() as connection:
+            for digest in digests:
                 found = await principals.find_principal(connection, digest)
                 if found is not None:
-                    keys.check(found.key, now(), client_ip=client_ip)
-                    if found.account.status is AccountStatus.SUSPENDED:
-                        raise Refused(Refusal.ACCOUNT_SUSPENDED, "This account is suspended.")
-                    return KeyHolder(found.account.id, found.key)
-        raise Refused(Refusal.INVALID_KEY, "This is not a valid API key.")
-
-
-async def _user_of_session(connection: AsyncConnection, session_id: UUID) -> User:
-    user = await login_sessions.find_user(connection, session_id)
-    if user is None:
-        raise NotAuthenticated("This session is over; log in.")
-    if user.status is AccountStatus.SUSPENDED:
-        raise Suspended("This account is suspended.")
-    return user
+                    return found
+        return None

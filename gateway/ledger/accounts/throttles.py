@@ -11,20 +11,36 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from policies.access.throttling import Subject, take, wait_seconds
 
 
+async def find_wait(connection: AsyncConnection, subjects: Sequence[Subject], now: datetime) -> int:
+    """The seconds that an attempt of all the subjects has to wait, 0 where it has not; writes nothing."""
+    rows = await connection.execute(_FIND, {"subjects": [each.digest for each in subjects]})
+    ahead = {row.subject: (row.free_at - now).total_seconds() for row in rows}
+    known = [each for each in subjects if each.digest in ahead]
+    return max((_wait(ahead[each.digest], each) for each in known), default=0)
+
+
 async def record_attempts(connection: AsyncConnection, subjects: Sequence[Subject], now: datetime) -> int:
-    """Records one attempt for every subject and gives 0; or records none and gives the seconds to wait."""
+    """Records one attempt for every subject and gives 0; or records none and gives the seconds to wait.
+
+    Looks before it locks: to lock a row is to write it, which the attempts that are refused are not worth.
+    """
+    wait = await find_wait(connection, subjects, now)
+    if wait:
+        return wait
     ordered = sorted(subjects, key=lambda each: each.digest)  # one order of locks, so no deadlock
     digests = [each.digest for each in ordered]
     rows = await connection.execute(_LOCK, {"subjects": digests, "now": now})
     ahead = {row.subject: (row.free_at - now).total_seconds() for row in rows}
-    taken = [take(ahead[each.digest], each.pace) for each in ordered]
-    waits = [
-        wait_seconds(ahead[each.digest], each.pace) for each, then in zip(ordered, taken, strict=True) if then is None
-    ]
-    if not waits:
+    wait = max((_wait(ahead[each.digest], each) for each in ordered), default=0)
+    if not wait:
+        taken = [take(ahead[each.digest], each.pace) for each in ordered]
         instants = [now + timedelta(seconds=then or 0.0) for then in taken]
         await connection.execute(_SET, {"subjects": digests, "instants": instants})
-    return max(waits, default=0)
+    return wait
+
+
+def _wait(ahead_seconds: float, subject: Subject) -> int:
+    return wait_seconds(ahead_seconds, subject.pace) if take(ahead_seconds, subject.pace) is None else 0
 
 
 async def refund_attempts(connection: AsyncConnection, subjects: Sequence[Subject]) -> None:
@@ -40,6 +56,7 @@ async def delete_expired(connection: AsyncConnection, *, limit: int) -> int:
     return (await connection.execute(_DELETE_EXPIRED, {"limit": limit})).rowcount
 
 
+_FIND = text("SELECT subject, free_at FROM throttles WHERE subject = ANY(CAST(:subjects AS bytea[]))")
 # The update changes nothing, but it locks and returns the row, also one that another transaction just inserted.
 _LOCK = text("""
     INSERT INTO throttles AS t (subject, free_at)

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from gateway.payments.lemon_squeezy import objects
-from gateway.payments.lemon_squeezy.events import EVENT_TYPES, parse_event, verify_signature
+from gateway.payments.lemon_squeezy.events import EVENT_TYPES, SIGNATURE_FIELD, parse_event, verify_signature
 from gateway.payments.provider import (
     CONNECT_TIMEOUT_SECONDS,
     TIMEOUT_SECONDS,
@@ -50,6 +50,7 @@ class LemonSqueezy:
 
     name = "lemon_squeezy"
     traits = ProviderTraits(
+        signature_field=SIGNATURE_FIELD,
         event_types=frozenset(EVENT_TYPES),
         # It lists all objects whatever their age; older changes than Stripe's are not worth the pages.
         changes_kept_for=timedelta(days=29),
@@ -180,7 +181,7 @@ class LemonSqueezy:
         return replace(changes, changes=recent)
 
     def verify(self, body: bytes, headers: Mapping[str, str], *, now: datetime) -> None:  # noqa: ARG002 - its signatures have no timestamp
-        verify_signature(body, headers.get("x-signature"), secrets=self._secrets)
+        verify_signature(body, headers.get(SIGNATURE_FIELD), secrets=self._secrets)
 
     def parse(self, payload: Mapping[str, Any], *, digest: str) -> ProviderEvent:
         return parse_event(payload, digest=digest, store_id=self._store_id, is_test=self._is_test)

@@ -33,6 +33,9 @@ EVENT_TYPES: Mapping[str, ObjectKind] = MappingProxyType(
 )
 
 
+SIGNATURE_FIELD = "x-signature"
+
+
 def verify_signature(body: bytes, header: str | None, *, secrets: Sequence[str]) -> None:
     """`X-Signature` is the digest of the body in hex. Raises InvalidWebhook.
 

@@ -22,7 +22,7 @@ from gateway.payments.provider import (
     parse_changes,
 )
 from gateway.payments.stripe import objects
-from gateway.payments.stripe.events import EVENT_TYPES, parse_event, verify_signature
+from gateway.payments.stripe.events import EVENT_TYPES, SIGNATURE_FIELD, parse_event, verify_signature
 from policies.billing.payments import ObjectKind, ObjectRef, ProviderEvent, RemoteCheckout, RemotePayment, Snapshot
 from policies.billing.providers import MeteredUsage, ProviderTraits
 
@@ -43,6 +43,7 @@ class Stripe:
 
     name = "stripe"
     traits = ProviderTraits(
+        signature_field=SIGNATURE_FIELD,
         event_types=frozenset(EVENT_TYPES),
         # Stripe lists events for 30 days (https://docs.stripe.com/api/events/list); a day less is safe.
         changes_kept_for=timedelta(days=29),
@@ -160,7 +161,7 @@ class Stripe:
         )
 
     def verify(self, body: bytes, headers: Mapping[str, str], *, now: datetime) -> None:
-        verify_signature(body, headers.get("stripe-signature"), secrets=self._secrets, now=now)
+        verify_signature(body, headers.get(SIGNATURE_FIELD), secrets=self._secrets, now=now)
 
     def parse(self, payload: Mapping[str, Any], *, digest: str) -> ProviderEvent:  # noqa: ARG002 - its events have ids
         return parse_event(payload, is_live=self._is_live)

@@ -14,6 +14,8 @@ from policies.billing.payments import ObjectKind, ObjectRef, ProviderEvent
 # https://docs.stripe.com/webhooks#replay-attacks: what Stripe's own libraries allow. They refuse old signatures only,
 # and take one secret; a signature from the future is refused here too, and any secret in force is taken.
 TOLERANCE_SECONDS = 300
+SIGNATURE_FIELD = "stripe-signature"
+MAX_SIGNATURES = 16  # Stripe sends one for each secret, of which there are two while one is rolled
 
 _CHECKOUT, _SUBSCRIPTION, _INVOICE, _CHARGE = (
     ObjectKind.CHECKOUT,
@@ -106,4 +108,6 @@ def _signature_fields(header: str | None) -> tuple[int, list[str]]:
     signatures = [text for name, _, text in fields if name == "v1"]
     if len(times) != 1 or not (times[0].isascii() and times[0].isdigit() and len(times[0]) <= 12) or not signatures:
         raise InvalidWebhook("Stripe-Signature must be t=…,v1=…")
+    if len(signatures) > MAX_SIGNATURES:
+        raise InvalidWebhook(f"Stripe-Signature has more than {MAX_SIGNATURES} signatures")
     return int(times[0]), signatures

@@ -172,7 +172,10 @@ class AccountApi:
 def client_of(app: ASGIApp) -> httpx.AsyncClient:
     """Each from another address (RFC 2544 keeps 198.18/15 for tests), so that no test is slowed down by another."""
     number = next(_addresses)
-    address = f"198.18.{number // 256}.{number % 256}"
+    return client_at(app, f"198.18.{number // 256}.{number % 256}")
+
+
+def client_at(app: ASGIApp, address: str) -> httpx.AsyncClient:
     transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=(address, 1))
     return httpx.AsyncClient(transport=transport, base_url="http://gateway.test")
 

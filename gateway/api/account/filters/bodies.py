@@ -12,11 +12,12 @@ from typing import Any
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api import error_responses
 from gateway.api.account.filters.operations import BodySchema, Operation
 from gateway.api.error_responses import MAX_ERRORS, ErrorResponse
+from gateway.api.middleware import repeating
 
 _is_json = re.compile(rb"[ \t]*application/(?:json|[!#$&^_.a-z0-9+-]+\+json)[ \t]*(?:;.*)?", re.IGNORECASE).fullmatch
 
@@ -45,7 +46,7 @@ class BodyFilter:
             if refusal is not None:
                 await error_responses.send(refusal, scope, send)
                 return
-        await self._app(scope, _repeating(message, receive), send)
+        await self._app(scope, repeating(message, receive), send)
 
 
 def refusal_of(body: bytes, schema: BodySchema, headers: Sequence[tuple[bytes, bytes]]) -> ErrorResponse | None:
@@ -78,13 +79,3 @@ def _drop_unknown(found: Any, names: frozenset[str]) -> int:
     for name in unknown:
         del found[name]
     return len(unknown)
-
-
-def _repeating(message: Message, receive: Receive) -> Receive:
-    """`receive`, with a message before that it has given already."""
-    messages = [message]
-
-    async def receive_again() -> Message:
-        return messages.pop() if messages else await receive()
-
-    return receive_again

@@ -37,8 +37,9 @@ async def check_password(dependencies: AccountDependencies, email: str, *, passw
     """The account of the password. Only failures count for the throttle. Raises as `sign_in`, and Throttled."""
     async with dependencies.database.read() as connection:
         account = await login_sessions.find_account(connection, email, address=address)
-    named = email if account is None else str(account.user_id)
-    attempt = of_login(named, address, is_known=account is not None and account.is_known_address)
+        named = email if account is None else str(account.user_id)
+        attempt = of_login(named, address, is_known=account is not None and account.is_known_address)
+        await dependencies.throttle.check(connection, attempt)
     password_hash = None if account is None else account.password_hash
     async with dependencies.throttle.taken(attempt):
         is_right, stronger = await dependencies.hasher.verify(password, password_hash, address=address)

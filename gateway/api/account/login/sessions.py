@@ -72,7 +72,7 @@ async def login(body: Login, dependencies: DependenciesDep, address: ClientAddre
     return await sign_in(dependencies, body.email, password=body.password, address=address)
 
 
-@router.post("/refresh", summary="Get the next pair of tokens", responses=SIGNED_IN)
+@router.post("/refresh", summary="Get the next pair of tokens", responses=SIGNED_IN | THROTTLED)
 async def refresh(body: TokenRefresh, dependencies: DependenciesDep, address: ClientAddress) -> TokenPair:
     """Each refresh token is good once, and for seconds more, since two tabs of a browser may refresh at the same time.
 
@@ -88,7 +88,7 @@ async def refresh(body: TokenRefresh, dependencies: DependenciesDep, address: Cl
     raise NotAuthenticated("The refresh token is not valid, or no longer; log in.")
 
 
-@router.post("/logout", status_code=204, summary="End the session", responses={401: SIGNED_IN[401]})
+@router.post("/logout", status_code=204, summary="End the session", responses=THROTTLED | {401: SIGNED_IN[401]})
 async def logout(dependencies: DependenciesDep, bearer: Bearer, body: Annotated[Logout | None, Body()] = None) -> None:
     """By its refresh token, or else by the access token. Its tokens are good no longer, from the next request on."""
     async with dependencies.database.transaction() as connection:

@@ -8,6 +8,7 @@ from typing import Literal
 from uuid import UUID
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway import metrics
 from gateway.api.errors import Busy, Throttled
@@ -26,6 +27,12 @@ class Throttle:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    async def check(self, connection: AsyncConnection, subjects: Sequence[Subject]) -> None:
+        """Raises Throttled where `take` would; counts nothing, and needs no transaction of its own."""
+        wait_seconds = await throttles.find_wait(connection, subjects, now())
+        if wait_seconds:
+            raise Throttled(wait_seconds)
 
     async def take(self, subjects: Sequence[Subject]) -> None:
         """Counts an attempt. Raises Throttled, without counting."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -110,7 +111,7 @@ async def test_every_operation_of_the_document_is_found(account_api: AccountApi)
     document = (await account_api.client.get("/openapi.json")).json()
     for path, methods in document["paths"].items():
         for method in methods:
-            response = await account_api.client.request(method, path.replace("{", "").replace("}", ""))
+            response = await account_api.client.request(method, re.sub("{.*}", "stripe", path))
             code = response.json().get("code", "") if response.content else ""
             assert response.status_code != 405, (method, path)
             assert response.status_code != 404 or "There is nothing at" not in response.text, (method, path, code)
