@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import time
 from random import getrandbits
+from struct import Struct
 
 _ALLOWED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
 _MAX_LENGTH = 128
+_halves = Struct(">QQ").pack
 
 
 def uuid7() -> str:
     """A new id: 48 bits of Unix milliseconds, version, 74 random bits; sorts by time. An id is no secret, so the bits
     come from the process's own generator, which the system seeds: 0.5 µs cheaper than asking the system each time.
-    Numbers of less than 64 bits, written by one `%`, cost 2 µs less than one of 128 and slices of its digits.
     """
     milliseconds = time.time_ns() // 1_000_000
-    high, low = getrandbits(12), getrandbits(62)
-    return "%08x-%04x-7%03x-%04x-%012x" % (  # noqa: UP031
-        milliseconds >> 16,
-        milliseconds & 0xFFFF,
-        high,
-        0x8000 | low >> 48,
-        low & 0xFFFFFFFFFFFF,
-    )
+    high, low = milliseconds << 16 | 0x7000 | getrandbits(12), 1 << 63 | getrandbits(62)
+    digits = _halves(high, low).hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def is_echoable(value: bytes) -> bool:

@@ -87,7 +87,7 @@ def parse_admission(reply: Sequence[Any], epoch: str = "") -> Admission:
         return Admission(verdict)
     used, reset = (reply[2], reply[4], reply[6]), (reply[3], reply[5], reply[7])
     if verdict is _ADMITTED:
-        return Admission(verdict, reply[1], used, reset, epoch=epoch)
+        return Admission(verdict, reply[1], used, reset, 0, (), epoch)
     violated = tuple([window for bit, window in enumerate(WINDOWS) if reply[9] & 1 << bit]) if reply[9] else ()
     response = reply[10] if verdict is Verdict.IDEMPOTENT_REPLAY else b""
     remaining = reply[10] if verdict is Verdict.KEY_BUDGET_EXHAUSTED else 0
