@@ -21,6 +21,7 @@ class Request:
     `content_length` is for an iterator only: its length in bytes, or None to send it chunked. The iterator is read once
     a connection is established, and the caller closes it. `upgrade` is the protocol to switch to, a token; the response
     may then be 101 (RFC 9110 section 7.8). `is_sent` is set when the head is sent. `account` is who asks, any value.
+    `has_host` is whether the block has a Host, None where that is to be found out.
     """
 
     method: bytes
@@ -31,6 +32,12 @@ class Request:
     upgrade: bytes | None = None
     is_sent: bool = False
     account: Hashable = None
+    has_host: bool | None = None
+
+
+def has_host(block: bytes) -> bool:
+    """Whether a block has a Host."""
+    return block.find(b"\nhost:") >= 0 or block.startswith(b"host:")
 
 
 def render_head(request: Request, host: bytes, base_path: bytes = b"") -> bytes:
@@ -42,7 +49,7 @@ def render_head(request: Request, host: bytes, base_path: bytes = b"") -> bytes:
     if not (method.isalpha() and method.isupper() and target) or target.translate(None, _VISIBLE):
         raise ValueError(f"not a request line: {method!r} {target!r}")
     framing = _framing_of(request)
-    if block.find(b"\nhost:") >= 0 or block.startswith(b"host:"):
+    if has_host(block) if request.has_host is None else request.has_host:
         return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method, target, block, framing)
     return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%b\r\n" % (method, target, host, block, framing)
 

@@ -28,6 +28,14 @@ async def nothing() -> AsyncIterator[bytes]:
             Request(b"GET", b"/", header_block(b"x-host: x\r\n")),
             b"GET / HTTP/1.1\r\nhost: up\r\nx-host: x\r\n\r\n",
         ),
+        (
+            Request(b"GET", b"/", header_block(b"a: b\r\nhost: x\r\n"), has_host=True),
+            b"GET / HTTP/1.1\r\na: b\r\nhost: x\r\n\r\n",
+        ),
+        (
+            Request(b"GET", b"/", header_block(b"x-host: x\r\n"), has_host=False),
+            b"GET / HTTP/1.1\r\nhost: up\r\nx-host: x\r\n\r\n",
+        ),
         (Request(b"POST", b"/"), b"POST / HTTP/1.1\r\nhost: up\r\ncontent-length: 0\r\n\r\n"),
         (Request(b"DELETE", b"/"), b"DELETE / HTTP/1.1\r\nhost: up\r\n\r\n"),
         (Request(b"POST", b"/", body=b"abc"), b"POST / HTTP/1.1\r\nhost: up\r\ncontent-length: 3\r\n\r\n"),

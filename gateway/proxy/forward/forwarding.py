@@ -26,7 +26,7 @@ from gateway.proxy.request.inbound import Inbound, request_block
 from gateway.proxy.settle.active_call import ActiveCall
 from gateway.upstream.balancer import Upstream
 from gateway.upstream.errors import UpstreamError
-from gateway.upstream.request_head import Request
+from gateway.upstream.request_head import Request, has_host
 from gateway.upstream.response import Response
 from policies.access.authorization import max_body_bytes
 from policies.model import Outcome, Refused
@@ -131,7 +131,7 @@ class Forwarding:
             admitted_call.upstream_path + b"?" + inbound.query if inbound.query else admitted_call.upstream_path,
             render_request_fields(destination, inbound, admitted_call.caller.identity_block, admitted_call.request_id),
         )
-        request.account = admitted_call.caller.keys.account
+        request.account, request.has_host = admitted_call.caller.keys.account, inbound.cache.has_host
         if body is not None:
             request.body = body.content
             if call.file_observer is not None:
@@ -280,6 +280,7 @@ def render_request_fields(
         cache.request_block = header_block(
             end_to_end + identity_block + inbound.forwarded_headers + destination.header_block
         )
+        cache.has_host = has_host(cache.request_block)
         cache.identity_block, cache.destination = identity_block, destination
     return HeaderBlock(cache.request_block + request_block(inbound, request_id))
 

@@ -82,10 +82,11 @@ class ConnectionCache:
     """What stays the same from one request of a connection to the next, for as long as its fields do.
 
     `request_block` holds the fields towards the upstream, rendered for the caller of `identity_block` and for
-    `destination`. `client_columns` are the columns of records that come from the fields.
+    `destination`, and `has_host` is whether Host is one. `client_columns` are the columns of records that come from the
+    fields.
     """
 
-    __slots__ = ("client_columns", "destination", "identity_block", "key", "key_digest", "request_block")
+    __slots__ = ("client_columns", "destination", "has_host", "identity_block", "key", "key_digest", "request_block")
 
     def __init__(self) -> None:
         self.key: bytes | None = None
@@ -94,6 +95,7 @@ class ConnectionCache:
         self.identity_block: bytes | None = None
         self.destination: object = None
         self.request_block = header_block(b"")
+        self.has_host = False
 
 
 class Inbound(NamedTuple):
