@@ -117,7 +117,7 @@ def network(value: object) -> IPNetwork:
     if not isinstance(value, str):
         raise ValueError(f"must be a CIDR such as 10.0.0.0/8, got {value!r}")
     try:
-        found = ip_network(value, strict=False)
+        found = ip_network("" if "%" in value else value, strict=False)
     except ValueError as error:
         raise ValueError(f"must be a CIDR such as 10.0.0.0/8 or fd00::/8, got {value!r}") from error
     if "/" in value and ip_address(value.partition("/")[0]) != found.network_address:

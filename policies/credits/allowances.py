@@ -13,6 +13,9 @@ from typing import Literal
 # The used percentages of a period's credits at which the account is notified.
 LOW_BALANCE_PERCENTS = (80, 100)
 
+# What a period gives at most: Redis computes in doubles, exact to 2**53. Releases before 0.2.0 saved plans with more.
+MAX_PERIOD_CREDITS = 10**12
+
 # Lower numbers burn down first: credits that end with the period before purchased ones.
 PRIORITIES = {"plan": 10, "trial": 10, "promo": 20, "admin": 30, "purchase": 50, "overage": 0}
 
@@ -33,7 +36,8 @@ def has_seats(pricing_model: str) -> bool:
 
 def period_credits(credits_per_period: int, *, pricing_model: str, quantity: int) -> int:
     """The credits of a whole period. A plan that is priced per seat gives them per seat."""
-    return credits_per_period * quantity if pricing_model == "per_seat" else credits_per_period
+    credits = credits_per_period * quantity if pricing_model == "per_seat" else credits_per_period
+    return min(credits, MAX_PERIOD_CREDITS)
 
 
 def refill(amount: int, *, period_end: datetime, rolls_over: bool, is_trial: bool = False) -> Refill:

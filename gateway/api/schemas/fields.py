@@ -131,6 +131,8 @@ def _in_future(instant: datetime) -> datetime:
 
 def _network(written: str) -> str:
     """The network without bits beyond its prefix, as PostgreSQL and nginx read it."""
+    if "%" in written:
+        raise ValueError("must be an address or a CIDR without a zone, which names an interface of one machine")
     try:
         return str(ip_network(written, strict=False))
     except ValueError as error:

@@ -10,8 +10,9 @@ from policies.credits.allowances import LOW_BALANCE_PERCENTS
 
 KIND = "credits.threshold"
 
+# Numeric: as bigint the products overflow for credits near 2**63, and with them the charges of everybody in a batch.
 _REACHED = " ".join(
-    f"WHEN credits_used_this_period * 100 >= period_credits * {percent} THEN {percent}"
+    f"WHEN credits_used_this_period * 100.0 >= period_credits * {percent}.0 THEN {percent}"
     for percent in sorted(LOW_BALANCE_PERCENTS, reverse=True)
 )
 
@@ -23,7 +24,7 @@ def _raise_mark_sql(user_ids: str) -> str:
              SELECT b.user_id, b.noted_percent AS notified, CASE {_REACHED} ELSE 0 END AS reached
                FROM user_credits b JOIN {user_ids} c ON c.user_id = b.user_id
               WHERE b.period_credits > 0 AND b.noted_percent < {max(LOW_BALANCE_PERCENTS)}
-                AND b.credits_used_this_period * 100 >= b.period_credits * {min(LOW_BALANCE_PERCENTS)})
+                AND b.credits_used_this_period * 100.0 >= b.period_credits * {min(LOW_BALANCE_PERCENTS)}.0)
         UPDATE user_credits b SET noted_percent = crossed.reached
           FROM crossed WHERE crossed.user_id = b.user_id AND crossed.reached > crossed.notified
         RETURNING b.user_id, crossed.notified, crossed.reached, b.period_credits, b.credits_used_this_period,

@@ -135,6 +135,8 @@ async def test_times_are_in_utc(admin_api: AdminApi) -> None:
         ("user_id", "x", "user_id"),
         ("allowed_ips", ["10.0.0.1/33"], "allowed_ips.0"),
         ("allowed_ips", ["10.0.0.0/8", "localhost"], "allowed_ips.1"),
+        ("allowed_ips", ["fe80::1%eth0"], "allowed_ips.0"),
+        ("allowed_ips", ["::1", "fe80::1%x\ty/128"], "allowed_ips.1"),
         ("allowed_ips", None, "allowed_ips"),
         ("permissions", ["a b"], "permissions.0"),
         ("credit_cap", -1, "credit_cap"),

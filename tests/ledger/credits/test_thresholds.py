@@ -6,6 +6,7 @@ from datetime import timedelta
 from decimal import Decimal
 from uuid import UUID, uuid4
 
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue import plans
@@ -80,3 +81,17 @@ async def test_account_without_period_gets_no_threshold_notification(connection:
     empty = await _subscribed(connection, credits_per_period=0)
     await ingest(connection, [a_line(user_id, credits_charged=9), a_line(empty.user_id, credits_charged=9)])
     assert await _told(connection, user_id) == await _told(connection, empty.user_id) == []
+
+
+async def test_credits_at_the_end_of_their_column_stop_the_charges_of_nobody(connection: AsyncConnection) -> None:
+    """A period that a former release began with 2^63 - 1 credits, in one batch with another account."""
+    rich, other = [await _subscribed(connection) for _ in range(2)]
+    statement = (
+        "UPDATE user_credits SET period_credits = :most, credits_used_this_period = :used WHERE user_id = :user_id"
+    )
+    most = 2**63 - 1
+    await connection.execute(text(statement), {"most": most, "used": most - 5, "user_id": rich.user_id})
+    lines = [a_line(rich.user_id, credits_charged=1), a_line(other.user_id, credits_charged=85)]
+    await ingest(connection, lines)
+    assert await _told(connection, rich.user_id) == [80]
+    assert await _told(connection, other.user_id) == [80]

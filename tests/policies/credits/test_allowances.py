@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.credits.allowances import period_credits, prorated_credits, refill, remaining_share
+from policies.credits.allowances import MAX_PERIOD_CREDITS, period_credits, prorated_credits, refill, remaining_share
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 END = datetime(2026, 4, 1, tzinfo=UTC)
@@ -50,6 +50,12 @@ def test_half_a_period_is_half_the_difference() -> None:
 def test_seats_have_credits_under_per_seat_pricing() -> None:
     assert period_credits(100, pricing_model="per_seat", quantity=3) == 300
     assert period_credits(100, pricing_model="flat", quantity=3) == 100
+
+
+def test_credits_of_a_period_stay_where_scripts_are_exact() -> None:
+    """Plans that a former release saved, and seats of a plan that gives much."""
+    assert period_credits(2**63 - 1, pricing_model="flat", quantity=1) == MAX_PERIOD_CREDITS < 2**53
+    assert period_credits(MAX_PERIOD_CREDITS, pricing_model="per_seat", quantity=2**31 - 1) == MAX_PERIOD_CREDITS
 
 
 def test_trial_credits_never_roll_over() -> None:
