@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import date, timedelta
+from enum import StrEnum
 from uuid import UUID
 
 from pydantic import Field
@@ -45,7 +46,7 @@ class CallAggregate(ResponseModel):
     response_time_ms: int | None = Field(description="The mean.")
 
 
-def pattern(dimensions: Iterable[Dimension]) -> str:
+def pattern(dimensions: Iterable[StrEnum]) -> str:
     """The pattern of `group_by`: one or more of these, separated by commas."""
     names = list(dimensions)
     one = "|".join(names)
