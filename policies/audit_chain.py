@@ -20,7 +20,8 @@ from typing import Any
 
 GENESIS = bytes(32)
 PERSONAL_FIELDS = frozenset(
-    {"email", "name", "company", "external_id", "metadata", "allowed_ips", "client_ip", "user_agent", "file_name"}
+    {"email", "name", "company", "billing_address", "vat_id", "buyer", "external_id", "metadata"}
+    | {"allowed_ips", "client_ip", "user_agent", "file_name"}
 )
 DIGEST = "sha256"  # the member of the object that replaces a personal value
 

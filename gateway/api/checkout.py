@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
 from functools import partial
 from types import MappingProxyType
 from typing import Annotated
@@ -26,6 +25,7 @@ from gateway.ledger.payments.provider_updates import ProviderUpdate, fetch_updat
 from gateway.ledger.subscriptions.free_credits import had_trial
 from gateway.ledger.subscriptions.lifecycle import await_payment
 from gateway.payments.provider import CheckoutRequest, Provider
+from policies.billing.issuing import Issuer
 from policies.billing.providers import PROVIDERS, provider_ids
 from policies.credits.allowances import has_seats
 
@@ -57,7 +57,7 @@ class CheckoutService:
     success_url: str | None = None
     cancel_url: str | None = None
     portal_return_url: str | None = None
-    tax_rate: Decimal = Decimal(0)
+    issuer: Issuer = field(default_factory=Issuer)
     process_event: Callable[[UUID], Awaitable[None]] | None = None
     requires_verified: bool = False
 

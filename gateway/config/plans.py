@@ -28,6 +28,7 @@ from gateway.config.quantities import (
     Url,
     Word,
     about,
+    zone_name,
 )
 from policies.billing.overage import Overage, objection
 from policies.model import FeatureValue
@@ -179,6 +180,28 @@ class Pack:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SellerSpec:
+    name: Annotated[Text | None, about("Name of the business.")] = None
+    address: Annotated[tuple[Text, ...], about("Its address, line by line.")] = ()
+    tax_id: Annotated[Text | None, about("VAT id or tax number.")] = None
+    email: Annotated[Text | None, about("Address for questions about invoices.")] = None
+    bank: Annotated[tuple[Text, ...], about("Where to pay, line by line: holder, IBAN, BIC.")] = ()
+    time_zone: Annotated[
+        str, BeforeValidator(zone_name), Kind("IANA time zone"), about("Zone of the dates on invoices.")
+    ] = "UTC"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invoicing:
+    automatic: Annotated[Flag, about("Whether a worker issues an invoice for each ended period.")] = True
+    prefix: Annotated[Word, about("First part of the number: INV-2026-000012.")] = "INV"
+    due_after_seconds: Annotated[Duration, about("Time to pay.", key="due_after")] = 14 * 86400.0
+    close_after_seconds: Annotated[
+        Duration, about("Time from a period's end to its invoice, for calls under way.", key="close_after")
+    ] = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Billing:
     provider: Annotated[
         Literal["stripe", "lemon_squeezy"] | None,
@@ -196,6 +219,8 @@ class Billing:
     ] = 3 * 86400.0
     packs: Annotated[tuple[Pack, ...], about("Credits for sale outside a subscription.")] = ()
     tax_rate: Annotated[Amount, Field(le=1), about("Fraction that invoices add, 0 to 1.")] = Decimal(0)
+    seller: SellerSpec = SellerSpec()
+    invoices: Invoicing = Invoicing()
     poll_interval_seconds: Annotated[
         Timeout, about("Time between two queries of a provider for missed changes.", key="poll_interval")
     ] = 900.0

@@ -11,6 +11,7 @@ from decimal import Decimal
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any
 from urllib.parse import SplitResult, urlsplit
+from zoneinfo import available_timezones
 
 from pydantic import BeforeValidator, Field
 
@@ -246,6 +247,13 @@ def word(value: object) -> str:
     if isinstance(value, str) and _WORD.fullmatch(value):
         return value
     raise ValueError(f"must be 1 to 64 letters, digits and . _ -, beginning with a letter or digit, got {value!r}")
+
+
+def zone_name(value: object) -> str:
+    """A name of the time zone database."""
+    if isinstance(value, str) and value in available_timezones():
+        return value
+    raise ValueError(f"must be a time zone of the IANA database such as Europe/Berlin, got {value!r}")
 
 
 def key_prefix(value: object) -> str:

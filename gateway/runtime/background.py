@@ -20,7 +20,7 @@ from gateway.metrics import MetricsFlusher
 from gateway.notifications.email_templates import TemplateContext
 from gateway.notifications.mailer import LogMailer, Mailer, SmtpMailer
 from gateway.notifications.webhook import Webhook
-from gateway.runtime.payments import open_providers, payment_workers
+from gateway.runtime.payments import invoice_workers, open_providers, payment_workers
 from gateway.runtime.store_connections import BACKGROUND_TIMEOUT_SECONDS, open_stores
 from gateway.workers.billing.credit_expiry import CreditExpiryWorker
 from gateway.workers.billing.overage import OverageWorker
@@ -58,6 +58,7 @@ async def background(config: Config) -> AsyncIterator[None]:
             IdempotencyCleaner(database),
             MetricsFlusher(),
             NightlyReconciliation(Reconciler(database, AccountSnapshotReader(redis_client, meter))),
+            *invoice_workers(config, database, journal),
             *payment_workers(config, database, providers),
             *notifiers,
             *_retention(config, database, journal),

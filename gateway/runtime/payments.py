@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, cast
 from gateway.config import Config
 from gateway.config.secrets import ProviderSecrets
 from gateway.ledger.db.session import Database
+from gateway.meter.journal import Journal
 from gateway.workers.runner import Worker
+from policies.billing.issuing import Issuer, Seller
 
 if TYPE_CHECKING:
     from gateway.api.checkout import CheckoutService
@@ -68,6 +70,33 @@ async def open_providers(config: Config) -> AsyncIterator[dict[str, Provider]]:
             await provider.close()
 
 
+def build_issuer(config: Config) -> Issuer:
+    seller, invoicing = config.billing.seller, config.billing.invoices
+    return Issuer(
+        seller=Seller(
+            name=seller.name or "",
+            address=seller.address,
+            tax_id=seller.tax_id or "",
+            email=seller.email or "",
+            bank=seller.bank,
+            time_zone=seller.time_zone,
+        ),
+        tax_rate=config.billing.tax_rate,
+        prefix=invoicing.prefix,
+        due_after=timedelta(seconds=invoicing.due_after_seconds),
+    )
+
+
+def invoice_workers(config: Config, database: Database, journal: Journal) -> tuple[Worker, ...]:
+    """Empty where the operator issues all invoices."""
+    if not config.billing.invoices.automatic:
+        return ()
+    from gateway.workers.billing.invoices import InvoiceWorker
+
+    close_after = timedelta(seconds=config.billing.invoices.close_after_seconds)
+    return (InvoiceWorker(database, journal, issuer=build_issuer(config), close_after=close_after),)
+
+
 def build_checkout_service(config: Config, database: Database, providers: dict[str, Provider]) -> CheckoutService:
     from gateway.api.checkout import CheckoutService
     from gateway.workers.billing.webhook_processor import WebhookProcessor
@@ -80,7 +109,7 @@ def build_checkout_service(config: Config, database: Database, providers: dict[s
         success_url=billing.success_url,
         cancel_url=billing.cancel_url,
         portal_return_url=billing.portal_return_url,
-        tax_rate=billing.tax_rate,
+        issuer=build_issuer(config),
         process_event=WebhookProcessor(database, providers).process,
         requires_verified=config.auth.requires_verified,
     )

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from enum import StrEnum
 
-from policies.billing.money import EXACT, rounded
+from policies.billing.money import EXACT, fits, plain, rounded
 
 PRICING_MODELS = ("flat", "per_seat", "tiered", "volume", "usage")
 
@@ -46,14 +47,29 @@ class Period:
     end: datetime
 
 
+class LineKind(StrEnum):
+    """What a line asks for. `OVERAGE` is usage beyond the credits of a postpaid plan."""
+
+    PLAN = "plan"
+    PRORATION = "proration"
+    USAGE = "usage"
+    OVERAGE = "overage"
+    CREDIT = "credit"
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
-    """`amount` is rounded, `unit_price` is not; it is None if the line has several."""
+    """`amount` is rounded, `unit_price` is not; it is None if the line has several.
+
+    `period` is the time that the line is for, where that is not the period of its invoice.
+    """
 
     description: str
     quantity: int
     unit_price: Decimal | None
     amount: Decimal
+    kind: LineKind = LineKind.PLAN
+    period: Period | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +138,40 @@ def credit_note(lines: Sequence[Line]) -> tuple[Line, ...]:
     return tuple(replace(line, amount=-line.amount) for line in lines)
 
 
+def partial_credit(invoiced: Totals, *, credited: Decimal, amount: Decimal, currency: str) -> Totals:
+    """The credit note of a part of an invoice: `amount` of its total, tax in proportion; both are negative.
+
+    `credited` is what former credit notes took. The parts of tax are differences of rounded shares, so that notes over
+    the whole total take exactly the invoice's tax. Raises ValueError for an amount that is not positive, does not fit
+    the currency, or is more than is left.
+    """
+    left = invoiced.total - credited
+    if amount <= 0 or not fits(amount, currency):
+        raise ValueError(f"must be above 0, in whole minor units of {currency}")
+    if amount > left:
+        raise ValueError(f"at most {plain(rounded(left, currency))} {currency} of this invoice can be credited")
+    before, after = (_tax_within(invoiced, part, currency=currency) for part in (credited, credited + amount))
+    tax = after - before
+    return Totals(-(amount - tax), -tax, -amount)
+
+
+def usage_lines(pricing: Pricing, used: int, *, billed: int, description: str) -> tuple[Line, ...]:
+    """Lines for the units used since `billed` units were invoiced; none where there are no more.
+
+    Their amounts are the price of all less that of the billed, so invoices add up to the price of all however often
+    usage is invoiced.
+    """
+    if used <= billed:
+        return ()
+    lines = lines_of(pricing, used, description=description)
+    if billed:
+        before = sum((line.amount for line in lines_of(pricing, billed, description="")), Decimal(0))
+        due = sum((line.amount for line in lines), Decimal(0)) - before
+        unit_price = pricing.price if pricing.model == "usage" and not pricing.tiers else None
+        lines = (Line(description, used - billed, unit_price, due),)
+    return tuple(replace(line, kind=LineKind.USAGE) for line in lines)
+
+
 def _tiers_mode(pricing: Pricing) -> str | None:
     """None without tiers."""
     if pricing.model == "usage" and pricing.tiers:
@@ -169,10 +219,17 @@ def _due_by(instant: datetime, amount: Decimal, period: Period, *, currency: str
     return rounded(EXACT.divide(EXACT.multiply(amount, elapsed), whole), currency)
 
 
+def _tax_within(invoiced: Totals, part: Decimal, *, currency: str) -> Decimal:
+    if not invoiced.total:
+        return Decimal(0)
+    return rounded(EXACT.divide(EXACT.multiply(invoiced.tax, part), invoiced.total), currency)
+
+
 def _dated(line: Line, what: str, part: Period, *, amount: Decimal) -> Line:
     """Names the time that the line is for, since it may be on the invoice of a later period."""
     span = f"{part.start:%Y-%m-%d} to {part.end:%Y-%m-%d}"
-    return replace(line, description=f"{what}, {span}: {line.description}", amount=amount)
+    description = f"{what}, {span}: {line.description}"
+    return replace(line, description=description, amount=amount, kind=LineKind.PRORATION, period=part)
 
 
 def _microseconds(length: timedelta) -> Decimal:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
-from policies.billing.invoicing import Line
+from policies.billing.invoicing import Line, LineKind
 from policies.billing.money import rounded
 
 
@@ -36,4 +36,5 @@ def billable(balance: int, used: int) -> int:
 
 def overage_line(credits: int, *, price: Decimal, currency: str, name: str) -> Line:
     """What the credits cost, rounded once. `name` is the plan's."""
-    return Line(f"{name}: usage beyond its credits", credits, price, rounded(price * credits, currency))
+    description, amount = f"{name}: usage beyond its credits", rounded(price * credits, currency)
+    return Line(description, credits, price, amount, LineKind.OVERAGE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -19,7 +20,8 @@ from gateway.ledger.accounts import users
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms, Tier
 from gateway.ledger.db.session import Database
-from gateway.ledger.subscriptions import lifecycle
+from gateway.ledger.subscriptions import lifecycle, renewals
+from policies.billing.issuing import Issuer
 from tests.api.conftest import admin_app, client_of
 from tests.payments.conftest import STRIPE_SECRETS
 from tests.payments.fake_stripe import FakeStripe, signed
@@ -47,7 +49,9 @@ async def operator(stripe_stack: PaymentStack) -> AsyncIterator[Operator]:
         return None
 
     checkout_service = replace(
-        stripe_stack.checkout_service, process_event=stripe_stack.processor.process, tax_rate=Decimal("0.19")
+        stripe_stack.checkout_service,
+        process_event=stripe_stack.processor.process,
+        issuer=Issuer(tax_rate=Decimal("0.19")),
     )
     app = admin_app(stripe_stack.database, publish, missing={}, checkout_service=checkout_service)
     async with client_of(app) as client:
@@ -137,7 +141,7 @@ async def test_invoices_are_numbered_without_gaps_and_final(stripe_stack: Paymen
     second = await operator.call("POST", "/invoices", {"subscription_id": first["subscription_id"]}, status=409)
     assert "taken back by a credit note" in second["detail"]
     page = await operator.client.get(f"/admin/v1/invoices/{note['id']}/html")
-    assert "Credit note 7" in page.text
+    assert f"Credit note {note['full_number']}" in page.text
     assert_closed_page(page)
     file = await operator.client.get(f"/admin/v1/invoices/{note['id']}/pdf")
     assert file.content.startswith(b"%PDF-")
@@ -178,15 +182,83 @@ async def test_invoice_has_a_plan_change_once_and_customers_see_no_draft(
         assert made["subtotal"].startswith("-70.0")
         assert made["tax_rate"] == "0.19"
         page = await customer.get(f"/me/invoices/{made['id']}/html")
-        assert f"Credit note {made['number']}" in page.text
+        assert f"Credit note {made['full_number']}" in page.text
         assert_closed_page(page)
     settled = await operator.call("POST", f"/invoices/{made['id']}/settle", {"status": "void"})
     again = await operator.call("POST", "/invoices", wish, status=201)
     assert (settled["status"], again["lines"]) == ("void", made["lines"])
 
 
+async def test_invoice_is_the_same_bytes_after_the_account_is_renamed_and_deleted(
+    stripe_stack: PaymentStack, operator: Operator
+) -> None:
+    subscription = await create_manual_subscription(stripe_stack, price="9.99")
+    async with stripe_stack.database.read() as connection:
+        user_id = await connection.scalar(
+            text("SELECT user_id FROM subscriptions WHERE id = :id"), {"id": subscription}
+        )
+    details = {"name": "Ada", "company": "Łódź S.A.", "billing_address": "1 Road\nLondon", "vat_id": "PL1234567890"}
+    await operator.call("PATCH", f"/users/{user_id}", details)
+    invoice = await operator.call("POST", "/invoices", {"subscription_id": subscription}, status=201)
+    assert invoice["full_number"] == f"INV-{now():%Y}-{invoice['number']:06}"
+    assert invoice["buyer"]["address"] == ["1 Road", "London"]
+
+    async def documents() -> tuple[bytes, bytes]:
+        found = [await operator.client.get(f"/admin/v1/invoices/{invoice['id']}/{form}") for form in ("html", "pdf")]
+        assert [each.status_code for each in found] == [200, 200]
+        name = f'inline; filename="Invoice-{invoice["full_number"]}.pdf"'
+        assert found[1].headers["content-disposition"] == name
+        return found[0].content, found[1].content
+
+    before = await documents()
+    assert "Łódź S.A." in before[0].decode()
+    changes = {"name": "Eve", "company": "Other Co", "billing_address": None, "time_zone": "Asia/Tokyo"}
+    await operator.call("PATCH", f"/users/{user_id}", changes)
+    assert await documents() == before
+    assert (await operator.client.delete(f"/admin/v1/users/{user_id}")).status_code == 204
+    assert await documents() == before
+    assert await operator.get(f"/invoices/{invoice['id']}") == invoice
+
+
+async def test_credit_note_of_a_part_says_what_it_refuses(stripe_stack: PaymentStack, operator: Operator) -> None:
+    subscription = await create_manual_subscription(stripe_stack, price="100.00")
+    invoice = await operator.call("POST", "/invoices", {"subscription_id": subscription}, status=201)
+    path = f"/invoices/{invoice['id']}/credit-note"
+    note = await operator.call("POST", path, {"amount": "11.90", "reason": "goodwill"}, status=201)
+    assert (note["subtotal"], note["tax"], note["total"], note["reason"]) == ("-10.00", "-1.90", "-11.90", "goodwill")
+    after = await operator.get(f"/invoices/{invoice['id']}")
+    assert (after["status"], after["amount_credited"], after["amount_due"]) == ("open", "11.90", "107.10")
+    for body in ({"amount": "107.11"}, {"amount": "0"}, {"amount": "1.001"}, {"total": "5.00"}):
+        await operator.call("POST", path, body, status=422)
+    await operator.call("POST", path, status=201)
+    closed = await operator.get(f"/invoices/{invoice['id']}")
+    assert (closed["status"], closed["paid_at"], closed["amount_due"]) == ("paid", None, "0")
+    page = await operator.client.get(f"/admin/v1/invoices/{note['id']}/html")
+    assert f"Invoice {invoice['full_number']}" in page.text
+    (_, entry, _) = (await operator.get(f"/audit-log?entity_id={invoice['id']}"))["data"]
+    assert (entry["action"], entry["reason"]) == ("invoices.credit", "goodwill")
+
+
+async def test_past_period_is_invoiced_by_its_start(stripe_stack: PaymentStack, operator: Operator) -> None:
+    start = datetime(2026, 1, 15, tzinfo=UTC)
+    subscription = await create_manual_subscription(stripe_stack, price="9.99", at=start)
+    async with stripe_stack.database.transaction() as connection:
+        await renewals.advance(connection, UUID(subscription), now=now(), grace=timedelta(days=3))
+    wish = {"subscription_id": subscription, "period_start": "2026-01-15T00:00:00Z"}
+    made = await operator.call("POST", "/invoices", wish, status=201)
+    assert (made["subtotal"], made["period_end"]) == ("9.99", "2026-02-15T00:00:00Z")
+    assert "was invoiced" in (await operator.call("POST", "/invoices", wish, status=409))["detail"]
+    await operator.call("POST", "/invoices", {**wish, "period_start": "2026-01-16T00:00:00Z"}, status=404)
+
+
 async def create_manual_subscription(
-    stack: PaymentStack, *, price: str, model: Any = "flat", tiers: tuple[Tier, ...] = (), quantity: int = 1
+    stack: PaymentStack,
+    *,
+    price: str,
+    model: Any = "flat",
+    tiers: tuple[Tier, ...] = (),
+    quantity: int = 1,
+    at: datetime | None = None,
 ) -> str:
     """One that no provider bills."""
     user = await stack.create_user()
@@ -196,7 +268,7 @@ async def create_manual_subscription(
             PlanTerms(name=f"Plan of {user.id}", price=Decimal(price), pricing_model=model, tiers=tiers),
             plan_id=f"plan-{user.id}",
         )
-        begun = await lifecycle.start(connection, user.id, plan_id=plan.id, now=now(), quantity=quantity)
+        begun = await lifecycle.start(connection, user.id, plan_id=plan.id, now=at or now(), quantity=quantity)
     return str(begun.id)
 
 

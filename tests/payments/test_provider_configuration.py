@@ -58,6 +58,6 @@ async def test_provider_is_configured_by_its_api_key(
         checkout_service = build_checkout_service(config, database, providers)
         assert list(checkout_service.providers) == names
         assert checkout_service.default == (names[0] if names else None)
-        assert str(checkout_service.tax_rate) == "0.19"
+        assert str(checkout_service.issuer.tax_rate) == "0.19"
         assert [type(each).__name__ for each in payment_workers(config, database, providers)] == workers
     await database.close()

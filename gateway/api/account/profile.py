@@ -14,7 +14,7 @@ from gateway.api.account.login.recovery import ask_to_verify
 from gateway.api.account.schemas import NewPassword, Password, Profile
 from gateway.api.errors import Invalid, NotAuthenticated
 from gateway.api.openapi import CONFLICTS, SIGNED_IN, THROTTLED
-from gateway.api.schemas.fields import Email, Line, TimeZone
+from gateway.api.schemas.fields import Email, Line, Lines, TimeZone
 from gateway.api.schemas.pages import PatchModel, RequestModel, unset
 from gateway.clock import now
 from gateway.ledger.accounts import erasure, login_sessions, persons, users
@@ -29,6 +29,8 @@ class ProfilePatch(PatchModel):
 
     name: Line | None = None
     company: Line | None = None
+    billing_address: Lines | None = Field(default=None, description="Lines of print, for your invoices from now on.")
+    vat_id: Line | None = None
     time_zone: TimeZone = unset()
     email: Email = unset()
     password: Password | None = Field(default=None, description="The present one; needed for a new `email` only.")

@@ -37,6 +37,8 @@ class Profile(ResponseModel):
     email_verified_at: datetime | None
     name: str | None
     company: str | None
+    billing_address: str | None
+    vat_id: str | None
     time_zone: str
     status: AccountStatus
     created_at: datetime

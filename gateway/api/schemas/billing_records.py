@@ -6,10 +6,11 @@ from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from gateway.api.schemas.pages import ResponseModel
 from gateway.ledger.catalogue import plans
+from policies.billing.invoicing import LineKind
 from policies.billing.money import CreditValue, plain
 
 
@@ -71,31 +72,69 @@ class InvoiceLine(ResponseModel):
     quantity: int
     unit_price: str | None
     amount: str
+    kind: LineKind = Field(default=LineKind.PLAN, description="What the line asks for.")
+    period_start: datetime | None = Field(
+        default=None, description="Of the time that a line is for which is no period."
+    )
+    period_end: datetime | None = None
+
+
+class InvoiceSeller(BaseModel):
+    """As configured at the time of issue; empty fields are left out of the document."""
+
+    name: str = ""
+    address: list[str] = []
+    tax_id: str = ""
+    email: str = ""
+    bank: list[str] = []
+    time_zone: str = "UTC"
+
+
+class InvoiceBuyer(BaseModel):
+    """The account at the time of issue."""
+
+    name: str = ""
+    company: str = ""
+    email: str = ""
+    address: list[str] = []
+    vat_id: str = ""
+    time_zone: str = "UTC"
 
 
 class Invoice(ResponseModel):
     id: UUID
     number: int | None = Field(description="Without gaps, in order of issue; null for the provider's own invoices.")
+    full_number: str | None = Field(description="As it is printed, with prefix and year.", examples=["INV-2026-000012"])
     provider_number: str | None
     user_id: UUID
     subscription_id: UUID | None
+    plan_id: str | None = Field(description="The plan at the time of issue.")
     status: str = Field(description="draft, open, paid, void or uncollectible")
     currency: str
     subtotal: str
     tax: str
     total: str
+    amount_paid: str
+    amount_credited: str = Field(description="The sum of its credit notes.")
+    amount_due: str = Field(description="What is still to be paid of an open invoice.")
     tax_rate: str
     lines: list[InvoiceLine]
     period_start: datetime | None
     period_end: datetime | None
     issued_at: datetime | None
-    paid_at: datetime | None
+    due_at: datetime | None
+    paid_at: datetime | None = Field(description="Null where nothing was paid, as where all was credited.")
+    seller: InvoiceSeller | None
+    buyer: InvoiceBuyer | None
     provider: str
     url: str | None = Field(description="The provider's page of it.")
-    corrects_id: UUID | None = Field(description="The invoice that this credit note takes back.")
+    corrects_id: UUID | None = Field(description="The invoice that this credit note takes back, in part or whole.")
+    reason: str | None = Field(description="Of a credit note.")
     created_at: datetime
 
-    @field_validator("subtotal", "tax", "total", "tax_rate", mode="before")
+    @field_validator(
+        *("subtotal", "tax", "total", "amount_paid", "amount_credited", "amount_due", "tax_rate"), mode="before"
+    )
     @classmethod
     def _format_amounts(cls, amount: object) -> object:
         return plain(amount) if isinstance(amount, Decimal) else amount

@@ -34,6 +34,7 @@ from policies.billing.money import CURRENCIES
 # RFC 3339 section 5.6, with the offset that makes it one instant.
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _MAX_METADATA_BYTES = 16 * 1024
+_MAX_LINES = 8
 _MAX_METADATA_DEPTH = 32  # far below the recursion limit of Python, so that stored metadata can be rendered
 # Scripts compute in doubles, exact up to 2**53 (9e15): thousands of movements of this size still add up.
 MAX_CREDITS = 10**12
@@ -82,6 +83,14 @@ def _printable(text: str) -> str:
     if any(category(character) in _INVISIBLE and character not in _JOINERS for character in text):
         raise ValueError("must not hold control characters or line breaks")
     return text
+
+
+def _printable_lines(text: str) -> str:
+    """At most eight lines, each printable."""
+    lines = [_printable(line.strip()) for line in text.splitlines()]
+    if len(lines) > _MAX_LINES:
+        raise ValueError(f"may have {_MAX_LINES} lines at most, has {len(lines)}")
+    return "\n".join(lines)
 
 
 def _json(found: dict[str, Any]) -> dict[str, Any]:
@@ -180,6 +189,9 @@ Line = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), AfterValidator(_printable)
 ]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000), Storable]
+Lines = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500), AfterValidator(_printable_lines)
+]
 Word = Annotated[
     str,
     _shaped(

@@ -14,15 +14,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.accounts import login_sessions, one_time_tokens, users
 from gateway.ledger.db import notifications
-from gateway.ledger.subscriptions import lifecycle, subscriptions
+from gateway.ledger.invoicing import invoices
+from gateway.ledger.subscriptions import billing_spans, lifecycle, subscriptions
+from policies.billing.issuing import to_json
 
 
 async def erase(connection: AsyncConnection, user_id: UUID, *, now: datetime) -> None:
     """Empties the user, revokes its keys and tokens, and ends its subscription at once.
 
-    A subscription that a provider bills stays until the provider has ended it: `to_end_at_provider` lists it. The
-    operator's system gets a notification with the id alone. Raises NotFound for an unknown or deleted user.
+    A subscription that a provider bills stays until the provider has ended it: `to_end_at_provider` lists it. Another
+    is invoiced to the end, in the name of the buyer; issued invoices keep theirs. The operator's system gets a
+    notification with the id alone. Raises NotFound for an unknown or deleted user.
     """
+    buyer = None if await users.get(connection, user_id) is None else await invoices.get_buyer(connection, user_id)
     await users.delete(connection, user_id)
     await login_sessions.delete_for_user(connection, user_id)
     await one_time_tokens.delete_for_user(connection, user_id)
@@ -30,6 +34,8 @@ async def erase(connection: AsyncConnection, user_id: UUID, *, now: datetime) ->
     current = await subscriptions.get_current(connection, user_id)
     if current is not None and current.provider_subscription_id is None:
         await lifecycle.cancel(connection, current.id, now=now, at_period_end=False)
+    if buyer is not None:
+        await billing_spans.keep_buyer(connection, user_id, to_json(buyer))
     payload = {"user_id": str(user_id)}
     await notifications.enqueue(
         connection, user_id, kind="account.deleted", payload=payload, channels=(notifications.WEBHOOK,)

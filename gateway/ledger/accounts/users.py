@@ -30,6 +30,8 @@ class User:
     external_id: str | None
     email_verified_at: datetime | None
     time_zone: str
+    billing_address: str | None
+    vat_id: str | None
     version: int
     metadata: Mapping[str, Any]
     created_at: datetime
@@ -46,6 +48,8 @@ class UserFields(TypedDict, total=False):
     external_id: str | None
     email_verified_at: datetime | None
     time_zone: str
+    billing_address: str | None
+    vat_id: str | None
     metadata: Mapping[str, Any]
     persons: tuple[bytes, ...]
 
@@ -118,7 +122,9 @@ async def delete(connection: AsyncConnection, user_id: UUID) -> None:
 
     Raises NotFound for an unknown or deleted user.
     """
-    personal: dict[str, Any] = dict.fromkeys(("name", "company", "password_hash", "external_id", "email_verified_at"))
+    personal: dict[str, Any] = dict.fromkeys(
+        ("name", "company", "billing_address", "vat_id", "password_hash", "external_id", "email_verified_at")
+    )
     tombstone = f"{user_id}@deleted.invalid"  # .invalid never resolves: RFC 2606 section 2
     state = {"email": tombstone, "status": AccountStatus.SUSPENDED, "deleted_at": func.now(), "metadata": {}}
     await _change(connection, user_id, personal | state)

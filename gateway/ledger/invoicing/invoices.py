@@ -10,15 +10,16 @@ from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, text, update
+from sqlalchemy import insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.db.errors import InUse, NotFound, checked
 from gateway.ledger.db.rows import Page, columns, page_by_time, value
-from gateway.ledger.db.tables import invoices, usage_tracking
+from gateway.ledger.db.tables import invoices, users
 from gateway.ledger.subscriptions.subscriptions import MANUAL, StoredSubscription
-from policies.billing.invoicing import Line, Period, credit_note, totals
+from policies.billing.invoicing import Line, LineKind, Period, Totals, totals
+from policies.billing.issuing import Buyer, Issuer, to_json
 from policies.billing.money import plain
 from policies.billing.payments import RemotePayment
 
@@ -47,8 +48,21 @@ class Invoice:
     provider_number: str | None
     url: str | None
     corrects_id: UUID | None
+    full_number: str | None
+    plan_id: str | None
+    seller: Mapping[str, Any] | None
+    buyer: Mapping[str, Any] | None
+    due_at: datetime | None
+    reason: str | None
+    amount_paid: Decimal
+    amount_credited: Decimal
     metadata: Mapping[str, Any]
     created_at: datetime
+
+    @property
+    def amount_due(self) -> Decimal:
+        """What is still to be paid; 0 once the invoice is no longer open."""
+        return self.total - self.amount_credited - self.amount_paid if self.status == "open" else Decimal(0)
 
     @property
     def is_own_draft(self) -> bool:
@@ -65,62 +79,116 @@ async def issue(
     *,
     lines: Sequence[Line],
     currency: str,
-    tax_rate: Decimal,
+    issuer: Issuer,
     now: datetime,
     subscription_id: UUID | None = None,
+    plan_id: str | None = None,
     period: Period | None = None,
+    buyer: Mapping[str, Any] | None = None,
     metadata: Mapping[str, Any] = MappingProxyType({}),
 ) -> Invoice:
-    """Issues an open invoice. Raises AlreadyExists if the period has one."""
-    return await _issue(
+    """Issues an invoice with seller, buyer and terms as they are now. Raises AlreadyExists if the period has one.
+
+    One that asks for nothing is paid at once. `buyer` is for an account that was deleted since.
+    """
+    found = totals(lines, tax_rate=issuer.tax_rate, currency=currency)
+    return await insert_issued(
         connection,
+        issuer,
         lines=lines,
-        tax_rate=tax_rate,
+        amounts=found,
+        now=now,
         user_id=user_id,
         subscription_id=subscription_id,
-        status="open",
+        plan_id=plan_id,
+        status="open" if found.total > 0 else "paid",
         currency=currency,
-        issued_at=now,
+        tax_rate=issuer.tax_rate,
+        due_at=issuer.due_at(now) if found.total > 0 else None,
+        paid_at=None if found.total else now,
+        buyer=buyer or to_json(await get_buyer(connection, user_id)),
         period_start=period and period.start,
         period_end=period and period.end,
         metadata=dict(metadata),
     )
 
 
-async def issue_credit_note(connection: AsyncConnection, invoice: Invoice, *, now: datetime) -> Invoice:
-    """Issues the credit note of an invoice: the same lines, negative, under its own number. Raises AlreadyExists."""
-    lines = tuple(line_from_json(each) for each in invoice.lines)
-    return await _issue(
-        connection,
-        lines=credit_note(lines),
-        tax_rate=invoice.tax_rate,
-        user_id=invoice.user_id,
-        subscription_id=invoice.subscription_id,
-        status="paid",
-        currency=invoice.currency,
-        issued_at=now,
-        paid_at=now,
-        period_start=invoice.period_start,
-        period_end=invoice.period_end,
-        corrects_id=invoice.id,
+async def get_buyer(connection: AsyncConnection, user_id: UUID) -> Buyer:
+    """The account as invoices name it."""
+    named = (users.c.name, users.c.company, users.c.email, users.c.billing_address, users.c.vat_id, users.c.time_zone)
+    row = (await connection.execute(select(*named).where(users.c.id == user_id))).one()
+    return Buyer(
+        name=row.name or "",
+        company=row.company or "",
+        email=row.email,
+        address=tuple((row.billing_address or "").splitlines()),
+        vat_id=row.vat_id or "",
+        time_zone=row.time_zone,
     )
+
+
+async def get_last_buyer(connection: AsyncConnection, subscription_id: UUID) -> Mapping[str, Any] | None:
+    """As the subscription's last invoice names it; None without one."""
+    query = select(invoices.c.buyer).where(invoices.c.subscription_id == subscription_id, invoices.c.buyer.is_not(None))
+    found: Mapping[str, Any] | None = await connection.scalar(query.order_by(invoices.c.number.desc()).limit(1))
+    return found
 
 
 async def close(connection: AsyncConnection, invoice_id: UUID, *, status: str, now: datetime) -> Invoice:
-    """Marks an open invoice paid, void or uncollectible. Raises NotFound, and InUse if it is not open."""
-    changed = (
-        update(invoices)
-        .where(invoices.c.id == invoice_id, invoices.c.status == "open", invoices.c.provider == MANUAL)
-        .values(status=status, paid_at=now if status == "paid" else None)
-        .returning(*_COLUMNS)
-    )
+    """Marks an open invoice paid, void or uncollectible. Raises NotFound, and InUse if it is not open.
+
+    One in the customer's favour, which is never open, can be made void.
+    """
+    is_closable = invoices.c.status == "open"
+    values: dict[str, Any] = {"status": status}
+    if status == "paid":
+        values |= {"paid_at": now, "amount_paid": invoices.c.total - invoices.c.amount_credited}
+    if status == "void":
+        in_favour = (invoices.c.status == "paid") & (invoices.c.total < 0) & invoices.c.corrects_id.is_(None)
+        is_closable = (is_closable | in_favour) & (invoices.c.amount_paid == 0)
+    is_its = (invoices.c.id == invoice_id) & (invoices.c.provider == MANUAL)
+    changed = update(invoices).where(is_its, is_closable).values(values).returning(*_COLUMNS)
     row = (await connection.execute(changed)).one_or_none()
     if row is not None:
         return value(Invoice, row)
     found = await get(connection, invoice_id)
     if found is None:
         raise NotFound("invoice", invoice_id)
+    if found.status == "open":
+        raise InUse(f"{plain(found.amount_paid)} {found.currency} of this invoice are paid; credit it instead")
     raise InUse(f"this invoice is {found.status}; only an open one of this gateway can become {status}")
+
+
+async def add_payment(connection: AsyncConnection, invoice_id: UUID, *, amount: Decimal, at: datetime) -> Invoice:
+    """Records money that came for an invoice issued here, or that went back where negative; it is paid once all came.
+
+    Raises NotFound, and InUse for an invoice that asks for no money, or for less or more than it has.
+    """
+    found = await get_for_update(connection, invoice_id)
+    paid, asked = found.amount_paid + amount, found.total - found.amount_credited
+    if found.provider != MANUAL or found.status not in ("open", "paid", "uncollectible") or found.total <= 0:
+        raise InUse("only an issued invoice of this gateway that asks for money can be paid")
+    if paid < 0 or (amount > 0 and paid > asked):
+        raise InUse(
+            f"{plain(found.amount_paid)} of {plain(asked)} {found.currency} are paid; {plain(amount)} does not fit"
+        )
+    is_settled = paid >= asked
+    values = {
+        "amount_paid": paid,
+        "status": "paid" if is_settled else "open",
+        "paid_at": (found.paid_at or at) if is_settled and paid else None,
+    }
+    changed = update(invoices).where(invoices.c.id == invoice_id).values(values).returning(*_COLUMNS)
+    return value(Invoice, (await connection.execute(changed)).one())
+
+
+async def get_for_update(connection: AsyncConnection, invoice_id: UUID) -> Invoice:
+    """Raises NotFound."""
+    query = select(*_COLUMNS).where(invoices.c.id == invoice_id).with_for_update()
+    row = (await connection.execute(query)).one_or_none()
+    if row is None:
+        raise NotFound("invoice", invoice_id)
+    return value(Invoice, row)
 
 
 async def upsert_from_provider(
@@ -139,6 +207,7 @@ async def upsert_from_provider(
     values = {
         "user_id": user_id,
         "subscription_id": of and of.id,
+        "plan_id": of and of.plan_id,
         "provider": provider,
         "provider_invoice_id": remote.id,
         "provider_number": remote.number,
@@ -186,16 +255,6 @@ async def list_invoices(
     return await page_by_time(connection, query, Invoice, cursor=cursor, limit=limit)
 
 
-async def credits_used(connection: AsyncConnection, subscription_id: UUID, *, period: Period) -> int:
-    """Credits charged in the period, the units of usage pricing."""
-    used = select(func.coalesce(func.sum(usage_tracking.c.credits_charged), 0)).where(
-        usage_tracking.c.subscription_id == subscription_id,
-        usage_tracking.c.created_at >= period.start,
-        usage_tracking.c.created_at < period.end,
-    )
-    return int((await connection.execute(used)).scalar_one())
-
-
 def line_to_json(line: Line) -> dict[str, Any]:
     """Amounts are strings, so that JSON keeps them exact."""
     return {
@@ -203,33 +262,42 @@ def line_to_json(line: Line) -> dict[str, Any]:
         "quantity": line.quantity,
         "unit_price": None if line.unit_price is None else plain(line.unit_price),
         "amount": plain(line.amount),
+        "kind": line.kind,
+        "period_start": None if line.period is None else line.period.start.isoformat(),
+        "period_end": None if line.period is None else line.period.end.isoformat(),
     }
 
 
 def line_from_json(stored: Mapping[str, Any]) -> Line:
-    """The inverse of `line_to_json`."""
-    price = stored["unit_price"]
-    unit_price = None if price is None else Decimal(price)
-    return Line(stored["description"], stored["quantity"], unit_price, Decimal(stored["amount"]))
+    """The inverse of `line_to_json`, also for lines of releases before `kind` and the period."""
+    price, start, end = stored["unit_price"], stored.get("period_start"), stored.get("period_end")
+    return Line(
+        stored["description"],
+        stored["quantity"],
+        None if price is None else Decimal(price),
+        Decimal(stored["amount"]),
+        LineKind(stored.get("kind", LineKind.PLAN)),
+        Period(datetime.fromisoformat(start), datetime.fromisoformat(end)) if start and end else None,
+    )
 
 
 _NEXT_NUMBER = text("UPDATE invoice_numbers SET last_number = last_number + 1 RETURNING last_number")
 
 
-async def _issue(
-    connection: AsyncConnection, *, lines: Sequence[Line], tax_rate: Decimal, currency: str, **values: Any
+async def insert_issued(
+    connection: AsyncConnection, issuer: Issuer, *, lines: Sequence[Line], amounts: Totals, now: datetime, **values: Any
 ) -> Invoice:
     """Takes the number last: the lock of the number lasts until the commit."""
-    found = totals(lines, tax_rate=tax_rate, currency=currency)
     async with checked(connection, "invoice"):
         number = (await connection.execute(_NEXT_NUMBER)).scalar_one()
         statement = insert(invoices).values(
             number=number,
-            currency=currency,
-            subtotal=found.subtotal,
-            tax=found.tax,
-            total=found.total,
-            tax_rate=tax_rate,
+            full_number=issuer.full_number(number, now),
+            seller=to_json(issuer.seller),
+            issued_at=now,
+            subtotal=amounts.subtotal,
+            tax=amounts.tax,
+            total=amounts.total,
             lines=[line_to_json(line) for line in lines],
             **values,
         )

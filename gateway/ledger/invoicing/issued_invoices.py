@@ -2,9 +2,10 @@
 
 A change writes its lines to a draft, in its own transaction; the next invoice of the subscription includes all drafts.
 So each change is invoiced exactly once: with the invoice of the period, or on a later one if that was issued before.
-It also includes what was used beyond the credits of a postpaid plan (`subscriptions/overage.py`).
-Voiding an invoice moves its lines back to a draft. Lines that a credit note reversed are neither invoiced again nor
-credited again. The caller has locked the subscription (`subscriptions.get_for_update`).
+It also includes what was used beyond the credits of a postpaid plan (`subscriptions/overage.py`). Usage is invoiced by
+span (`billing_spans`), which keeps how much of it is. Voiding an invoice moves its lines back to a draft. Lines that a
+credit note reversed are neither invoiced again nor credited again. `closing.py` issues the invoices of ended periods.
+The caller has locked the subscription (`subscriptions.get_for_update`).
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, delete, exists, func, insert, select
+from sqlalchemy import ColumnElement, Row, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue.plans import StoredPlan
@@ -24,10 +26,20 @@ from gateway.ledger.db.errors import InUse, NotFound
 from gateway.ledger.db.tables import invoices as rows
 from gateway.ledger.invoicing import invoices
 from gateway.ledger.invoicing.invoices import Invoice, line_from_json, line_to_json
-from gateway.ledger.subscriptions import overage, subscriptions
+from gateway.ledger.subscriptions import billing_spans, overage, subscriptions
 from gateway.ledger.subscriptions.subscriptions import MANUAL, StoredSubscription, get_existing
-from policies.billing.invoicing import Line, Period, Pricing, lines_of, remaining, totals, unused
-from policies.billing.money import plain
+from policies.billing.invoicing import (
+    Line,
+    LineKind,
+    Period,
+    Pricing,
+    lines_of,
+    remaining,
+    totals,
+    unused,
+    usage_lines,
+)
+from policies.billing.issuing import Issuer
 from policies.model import SubscriptionStatus
 
 
@@ -69,20 +81,16 @@ async def draft_change(
     if new_price is not None:
         due = remaining(new_price.lines, period=period, at=at, currency=new_price.pricing.currency)
         drafts.setdefault(new_price.pricing.currency, []).extend(due)
-    usage = await _usage_span(connection, before, old_price, until=at)
-    drafts_by_currency = {
-        each: lines for each, lines in drafts.items() if lines or (usage and each == old_price.pricing.currency)
-    }
+    drafts_by_currency = {each: lines for each, lines in drafts.items() if lines}
     for number, (currency, lines) in enumerate(drafts_by_currency.items()):
         covered = period if number == 0 and not is_covered else None
-        metadata = usage if currency == old_price.pricing.currency else {}
-        await _add_draft(connection, before, lines=lines, currency=currency, at=at, covered=covered, metadata=metadata)
+        await add_draft(connection, before, lines=lines, currency=currency, at=at, covered=covered)
 
 
 async def issue_next(
-    connection: AsyncConnection, subscription: StoredSubscription, *, plan: StoredPlan, tax_rate: Decimal, now: datetime
+    connection: AsyncConnection, subscription: StoredSubscription, *, plan: StoredPlan, issuer: Issuer, now: datetime
 ) -> Invoice:
-    """Issues the next invoice: the lines of drafts, and the current period if it has no invoice yet.
+    """Issues the next invoice: the lines of drafts, the current period if it has no invoice yet, and usage until now.
 
     An invoice has one currency, that of the oldest draft or else the plan's; the next invoice includes the others.
     Raises InUse if there is nothing to invoice, as during a trial.
@@ -93,44 +101,73 @@ async def issue_next(
     drafts = await _take_drafts(connection, subscription)
     price = _period_price(plan, subscription.quantity)
     currency = drafts[0].currency if drafts else price.pricing.currency
-    since = await _counted_until(connection, subscription)
     is_covered = await _is_covered(connection, subscription)
     if is_covered and not drafts and not await overage.has_open(connection, subscription.id):
         raise InUse(await _why_nothing_is_due(connection, subscription))
     included = [draft for draft in drafts if draft.currency == currency]
-    lines = [line for draft in included for line in await _draft_lines(connection, draft)]
+    lines = [line_from_json(each) for draft in included for each in draft.lines]
     covers = period if any(draft.period_start == period.start for draft in included) else None
     if currency == price.pricing.currency:
         if not is_covered:
             covers = period
             lines += price.lines
         if price.pricing.model == "usage":
-            span = Period(since, max(since, min(now, period.end)))
-            lines += await _usage_lines(connection, subscription.id, price.pricing, name=price.name, span=span)
+            await billing_spans.end_span(connection, subscription, plan=plan, at=now, ends_period=False)
+    lines += await bill_usage(connection, subscription, currency=currency, period=period, now=now)
     beyond = await overage.take_lines(connection, subscription.id, currency=currency, now=now)
-    await connection.execute(delete(rows).where(rows.c.id.in_([draft.id for draft in included])))
+    await remove_drafts(connection, included, but_for=period.start)
     return await invoices.issue(
         connection,
         subscription.user_id,
         lines=[*lines, *beyond],
         currency=currency,
-        tax_rate=tax_rate,
+        issuer=issuer,
         now=now,
         subscription_id=subscription.id,
+        plan_id=subscription.plan_id,
         period=covers,
         metadata={"is_prorated": True} if included or beyond else {},
     )
 
 
+async def bill_usage(
+    connection: AsyncConnection, subscription: StoredSubscription, *, currency: str, period: Period, now: datetime
+) -> list[Line]:
+    """Lines for all usage in the currency that no invoice has yet, marked as invoiced by this transaction.
+
+    Lines of other periods than `period` name their time.
+    """
+    lines: list[Line] = []
+    for span in await billing_spans.list_countable(connection, subscription.id, now=now):
+        pricing = span.terms
+        if pricing is None or pricing.model != "usage" or pricing.currency != currency:
+            continue
+        used = await billing_spans.count_usage(connection, span, subscription.user_id)
+        time = Period(span.starts_at, span.ends_at)
+        is_of_period = span.period_start == period.start and span.credits_billed is None
+        name = span.name if is_of_period else f"Usage from {time.start:%Y-%m-%d} to {time.end:%Y-%m-%d}: {span.name}"
+        found = usage_lines(pricing, used, billed=span.credits_billed or 0, description=name)
+        lines += [replace(line, period=time) for line in found]
+        await billing_spans.mark_billed(connection, span, used=used)
+    return lines
+
+
+async def remove_drafts(connection: AsyncConnection, drafts: Sequence[Row[Any]], *, but_for: datetime) -> None:
+    """Deletes drafts whose lines an invoice includes. Periods other than that from `but_for` are asked for with it."""
+    for draft in drafts:
+        if draft.period_start is not None and draft.period_start != but_for:
+            await billing_spans.mark_price_billed(connection, draft.subscription_id, period_start=draft.period_start)
+    await connection.execute(delete(rows).where(rows.c.id.in_([draft.id for draft in drafts])))
+
+
 async def get_for_update(connection: AsyncConnection, invoice_id: UUID) -> Invoice:
-    """The invoice, its subscription locked if it has one. Raises NotFound."""
+    """The invoice, locked, and before it its subscription if it has one. Raises NotFound."""
     found = await invoices.get(connection, invoice_id)
     if found is None:
         raise NotFound("invoice", invoice_id)
-    if found.subscription_id is None:
-        return found
-    await subscriptions.get_for_update(connection, found.subscription_id)
-    return await invoices.get(connection, invoice_id) or found
+    if found.subscription_id is not None:
+        await subscriptions.get_for_update(connection, found.subscription_id)
+    return await invoices.get_for_update(connection, invoice_id)
 
 
 async def void(connection: AsyncConnection, invoice: Invoice, *, now: datetime) -> Invoice:
@@ -139,7 +176,7 @@ async def void(connection: AsyncConnection, invoice: Invoice, *, now: datetime) 
     An invoice of just the current period, without changes before or after, is replaced by the plan's price and the
     usage at the next issue. Raises InUse for an invoice that is not open or was credited.
     """
-    if await connection.scalar(select(rows.c.id).where(rows.c.corrects_id == invoice.id)) is not None:
+    if await connection.scalar(select(rows.c.id).where(rows.c.corrects_id == invoice.id).limit(1)) is not None:
         raise InUse("this invoice was taken back by its credit note; it need not become void")
     voided = await invoices.close(connection, invoice.id, status="void", now=now)
     if voided.subscription_id is not None:
@@ -147,14 +184,19 @@ async def void(connection: AsyncConnection, invoice: Invoice, *, now: datetime) 
     return voided
 
 
-def _period_price(plan: StoredPlan, quantity: int) -> _PeriodPrice:
-    terms, pricing = plan.terms, plan.terms.pricing
+def price_lines(pricing: Pricing, quantity: int, *, name: str) -> tuple[Line, ...]:
+    """The price of a whole period; nothing under usage pricing, where usage is counted. Raises InUse."""
     if pricing.model == "usage":
-        return _PeriodPrice(pricing, terms.name, ())
+        return ()
     try:
-        return _PeriodPrice(pricing, terms.name, lines_of(pricing, quantity, description=terms.name))
+        return lines_of(pricing, quantity, description=name)
     except ValueError as error:
-        raise InUse(f"the plan {plan.id} has no price for a quantity of {quantity}: {error}") from None
+        raise InUse(f"the plan {name} has no price for a quantity of {quantity}: {error}") from None
+
+
+def _period_price(plan: StoredPlan, quantity: int) -> _PeriodPrice:
+    pricing = plan.terms.pricing
+    return _PeriodPrice(pricing, plan.terms.name, price_lines(pricing, quantity, name=plan.terms.name))
 
 
 def _dated(lines: Iterable[Line], period: Period) -> list[Line]:
@@ -170,13 +212,20 @@ def _own(subscription: StoredSubscription) -> ColumnElement[bool]:
 
 
 _invoiced_at = func.coalesce(rows.c.issued_at, rows.c.created_at)
-_CREDIT_NOTES = rows.alias()
-_IS_CREDITED = exists().where(_CREDIT_NOTES.c.corrects_id == rows.c.id)
+# Taken back in full; what was credited in part is asked for as before.
+_IS_CREDITED = (rows.c.amount_credited > 0) & (rows.c.amount_credited >= rows.c.total)
 
 
 async def _is_covered(connection: AsyncConnection, subscription: StoredSubscription) -> bool:
     """Whether the current period has an invoice or a draft, credited or not."""
-    return (await connection.scalar(select(rows.c.id).where(_of_period(subscription)))) is not None
+    return await is_covered(connection, subscription.id, period_start=subscription.current_period_start)
+
+
+async def is_covered(connection: AsyncConnection, subscription_id: UUID, *, period_start: datetime) -> bool:
+    """Whether the period that started then has an invoice or a draft."""
+    is_manual = (rows.c.provider == MANUAL) & rows.c.corrects_id.is_(None) & (rows.c.status != "void")
+    is_its = (rows.c.subscription_id == subscription_id) & (rows.c.period_start == period_start)
+    return (await connection.scalar(select(rows.c.id).where(is_its, is_manual))) is not None
 
 
 async def _is_waived(connection: AsyncConnection, subscription: StoredSubscription) -> bool:
@@ -217,7 +266,7 @@ async def _restore_draft(connection: AsyncConnection, subscription: StoredSubscr
     """The draft is dated as the invoice was: its lines include the usage up to then."""
     is_whole = await _is_whole(connection, subscription, voided)
     start, end = voided.period_start, voided.period_end
-    await _add_draft(
+    await add_draft(
         connection,
         subscription,
         lines=[line_from_json(each) for each in voided.lines],
@@ -228,7 +277,7 @@ async def _restore_draft(connection: AsyncConnection, subscription: StoredSubscr
     )
 
 
-async def _add_draft(
+async def add_draft(
     connection: AsyncConnection,
     subscription: StoredSubscription,
     *,
@@ -236,7 +285,7 @@ async def _add_draft(
     currency: str,
     at: datetime,
     covered: Period | None,
-    metadata: Mapping[str, Any],
+    metadata: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """`covered` is the period whose price is among the lines. Tax is added at issue."""
     found = totals(lines, tax_rate=Decimal(0), currency=currency)
@@ -255,57 +304,24 @@ async def _add_draft(
     await connection.execute(draft)
 
 
-async def _drafts(connection: AsyncConnection, subscription: StoredSubscription) -> Sequence[Row[Any]]:
+async def list_drafts(connection: AsyncConnection, subscription_id: UUID) -> Sequence[Row[Any]]:
     """Oldest first."""
-    query = select(rows).where(_own(subscription), rows.c.status == "draft").order_by(rows.c.created_at, rows.c.id)
+    is_its = (rows.c.subscription_id == subscription_id) & (rows.c.provider == MANUAL) & (rows.c.status == "draft")
+    query = select(rows).where(is_its, rows.c.corrects_id.is_(None)).order_by(rows.c.created_at, rows.c.id)
     return (await connection.execute(query)).all()
 
 
 async def _take_drafts(connection: AsyncConnection, subscription: StoredSubscription) -> Sequence[Row[Any]]:
     """The drafts to include. A single draft of the whole current period is deleted, as the plan's price replaces it."""
-    drafts = await _drafts(connection, subscription)
+    drafts = await list_drafts(connection, subscription.id)
     if len(drafts) != 1 or "is_whole" not in drafts[0].metadata:
         return drafts
     if drafts[0].period_start != subscription.current_period_start:
         return drafts
+    if await billing_spans.had_other_plan(connection, subscription):
+        return drafts
+    lines = (line_from_json(each) for each in drafts[0].lines)
+    billed = {line.period.start: line.quantity for line in lines if line.kind is LineKind.USAGE and line.period}
+    await billing_spans.restart_period(connection, subscription, billed=billed)
     await connection.execute(delete(rows).where(rows.c.id == drafts[0].id))
     return ()
-
-
-async def _usage_span(
-    connection: AsyncConnection, subscription: StoredSubscription, price: _PeriodPrice, *, until: datetime
-) -> dict[str, Any]:
-    """The usage to count at issue, not now: the journal may still contain usage of the span."""
-    if price.pricing.model != "usage":
-        return {}
-    since = await _counted_until(connection, subscription)
-    return {
-        "since": since.isoformat(),
-        "until": until.isoformat(),
-        "unit_price": plain(price.pricing.price),
-        "name": price.name,
-    }
-
-
-async def _counted_until(connection: AsyncConnection, subscription: StoredSubscription) -> datetime:
-    """The time up to which the current period's usage is on an invoice or draft."""
-    start = subscription.current_period_start
-    invoiced_until = select(func.max(_invoiced_at)).where(_own(subscription), rows.c.status != "void")
-    return max(start, await connection.scalar(invoiced_until) or start)
-
-
-async def _draft_lines(connection: AsyncConnection, draft: Row[Any]) -> list[Line]:
-    lines = [line_from_json(each) for each in draft.lines]
-    usage = draft.metadata
-    if "since" in usage:
-        span = Period(datetime.fromisoformat(usage["since"]), datetime.fromisoformat(usage["until"]))
-        pricing = Pricing("usage", Decimal(usage["unit_price"]), draft.currency)
-        lines += await _usage_lines(connection, draft.subscription_id, pricing, name=usage["name"], span=span)
-    return lines
-
-
-async def _usage_lines(
-    connection: AsyncConnection, subscription_id: UUID, pricing: Pricing, *, name: str, span: Period
-) -> tuple[Line, ...]:
-    used = await invoices.credits_used(connection, subscription_id, period=span)
-    return lines_of(pricing, used, description=name)

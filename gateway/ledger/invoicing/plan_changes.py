@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.invoicing import issued_invoices
-from gateway.ledger.subscriptions import overage, subscriptions
+from gateway.ledger.subscriptions import billing_spans, overage, subscriptions
 from gateway.ledger.subscriptions.allowances import credits_of, plan_of, prorate
 from gateway.ledger.subscriptions.lifecycle import get_plan, period_length, plan_columns, renew
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription, get_for_update, transition
@@ -69,12 +69,13 @@ async def _change_now(
     old = await plan_of(connection, before)
     await overage.bill(connection, before, plan=old, at=now, actor=actor)
     share = remaining_share(before.current_period_start, before.current_period_end, now=now)
+    is_same_period = period_length(old) == period_length(plan) or before.status is SubscriptionStatus.TRIALING
+    await billing_spans.end_span(connection, before, plan=old, at=now, ends_period=not is_same_period)
     terms: dict[str, object] = {"quantity": quantity, "next_plan_id": None, "next_quantity": None}
     if plan.id != before.plan_id:
         terms |= plan_columns(plan)
     changed = await subscriptions.update(connection, before.id, **terms)
     credits_before = credits_of(old, before.quantity)
-    is_same_period = period_length(old) == period_length(plan) or before.status is SubscriptionStatus.TRIALING
     if is_same_period:
         in_force = await plan_of(connection, changed)
         await issued_invoices.draft_change(connection, before, old=old, new=in_force, quantity=quantity, at=now)

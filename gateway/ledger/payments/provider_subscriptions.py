@@ -21,9 +21,10 @@ from gateway.ledger.catalogue.provider_prices import PlanPrice
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.db.tables import subscriptions
 from gateway.ledger.db.tables.subscriptions import CURRENT, CURRENT_STATUSES
-from gateway.ledger.subscriptions import advances, overage
+from gateway.ledger.subscriptions import advances, billing_spans, overage
 from gateway.ledger.subscriptions.allowances import credits_of, extend_period, open_period, plan_of, prorate
 from gateway.ledger.subscriptions.subscriptions import (
+    MANUAL,
     StoredSubscription,
     get_existing,
     get_for_update,
@@ -149,6 +150,12 @@ async def _grant(
 
 
 async def _supersede_others(connection: AsyncConnection, successor: StoredSubscription, *, now: datetime) -> None:
+    for other_id in await connection.scalars(
+        _CURRENT_MANUAL, {"user_id": successor.user_id, "successor": successor.id}
+    ):
+        other = await get_existing(connection, other_id)
+        plan = await plan_of(connection, other)
+        await billing_spans.end_span(connection, other, plan=plan, at=now, ends_period=True)
     superseded = _metadata_with(superseded_by=str(successor.id), is_billed=True)
     is_at_provider = subscriptions.c.provider_subscription_id.is_not(None)
     # Whose grace is over, but whom the provider may still charge.
@@ -173,6 +180,12 @@ async def _supersede_others(connection: AsyncConnection, successor: StoredSubscr
         )
     )
     await connection.execute(others)
+
+
+_CURRENT_MANUAL = text(f"""
+    SELECT id FROM subscriptions
+     WHERE user_id = :user_id AND id <> :successor AND provider = '{MANUAL}' AND {CURRENT}
+""")  # noqa: S608 - composed of constants
 
 
 async def _is_superseded(connection: AsyncConnection, subscription_id: UUID) -> bool:

@@ -19,7 +19,7 @@ from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.db import tables
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.db.outbox import bump_account
-from gateway.ledger.subscriptions import free_credits, overage, subscriptions
+from gateway.ledger.subscriptions import billing_spans, free_credits, overage, subscriptions
 from gateway.ledger.subscriptions.allowances import open_period, plan_of, take_over_period
 from gateway.ledger.subscriptions.free_credits import FreeCredits
 from gateway.ledger.subscriptions.subscriptions import MANUAL, StoredSubscription, get_for_update, transition
@@ -119,6 +119,9 @@ async def cancel(
     event = SubscriptionEvent.CANCEL_AT_PERIOD_END if at_period_end else SubscriptionEvent.CANCEL_NOW
     no_next = {"next_plan_id": None, "next_quantity": None}
     changes = transition(subscription, event)
+    if not at_period_end:
+        plan = await plan_of(connection, subscription)
+        await billing_spans.end_span(connection, subscription, plan=plan, at=now, ends_period=True)
     return await subscriptions.update(
         connection,
         subscription_id,
@@ -164,9 +167,11 @@ async def renew(
     **changes: object,
 ) -> StoredSubscription:
     """Starts the next period, `span` or one that begins at `anchor`, with the plan and seats scheduled for it."""
-    ended_at = anchor or subscription.current_period_end
-    await overage.bill(connection, subscription, plan=await plan_of(connection, subscription), at=ended_at, actor=actor)
     terms: dict[str, object] = {}
+    ends_at = span.start if span is not None else anchor or subscription.current_period_end
+    plan = await plan_of(connection, subscription)
+    await overage.bill(connection, subscription, plan=plan, at=ends_at, actor=actor)
+    await billing_spans.end_span(connection, subscription, plan=plan, at=ends_at, ends_period=True)
     if subscription.next_plan_id is not None and subscription.next_plan_id != subscription.plan_id:
         terms = plan_columns(await get_plan(connection, subscription.next_plan_id))
     terms |= {"quantity": subscription.next_quantity or subscription.quantity}

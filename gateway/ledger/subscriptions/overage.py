@@ -73,6 +73,11 @@ async def has_open(connection: AsyncConnection, subscription_id: UUID) -> bool:
     return (await connection.scalar(select(overages.c.id).where(_is_open(subscription_id)).limit(1))) is not None
 
 
+async def list_open_currencies(connection: AsyncConnection, subscription_id: UUID) -> Sequence[str]:
+    query = select(overages.c.currency).where(_is_open(subscription_id)).distinct()
+    return (await connection.scalars(query.order_by(overages.c.currency))).all()
+
+
 async def list_ended(connection: AsyncConnection, *, limit: int, exclude: Sequence[UUID] = ()) -> Sequence[UUID]:
     """Ended subscriptions of accounts that owe what calls used since it was billed last; without `exclude`."""
     return (await connection.scalars(_ENDED, {"limit": limit, "exclude": list(exclude)})).all()

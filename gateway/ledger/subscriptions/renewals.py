@@ -19,7 +19,7 @@ from gateway.ledger.catalogue.plan_versions import unpin_after_period
 from gateway.ledger.catalogue.plans import get as get_plan
 from gateway.ledger.credits import expiry
 from gateway.ledger.db.tables import users
-from gateway.ledger.subscriptions import advances
+from gateway.ledger.subscriptions import advances, billing_spans
 from gateway.ledger.subscriptions.allowances import plan_of
 from gateway.ledger.subscriptions.lifecycle import period_length, renew, time_zone_of
 from gateway.ledger.subscriptions.subscriptions import (
@@ -103,10 +103,20 @@ def _due_event(subscription: StoredSubscription, *, now: datetime, grace: timede
     return due_event(subscription.state, times, now=now, grace=grace)
 
 
+async def end_halted_period(connection: AsyncConnection, subscription_id: UUID, *, now: datetime) -> None:
+    """Ends the period of a subscription that begins no other, for its invoice; the subscription stays as it is."""
+    subscription = await get_existing(connection, subscription_id)
+    if subscription.current_period_end <= now:
+        plan, end = await plan_of(connection, subscription), subscription.current_period_end
+        await billing_spans.end_span(connection, subscription, plan=plan, at=end, ends_period=True)
+
+
 async def _apply(
     connection: AsyncConnection, subscription: StoredSubscription, event: SubscriptionEvent, *, actor: str
 ) -> StoredSubscription:
     changes = transition(subscription, event)
+    ended, end = await plan_of(connection, subscription), subscription.current_period_end
+    await billing_spans.end_span(connection, subscription, plan=ended, at=end, ends_period=True)
     if changes["status"] is not SubscriptionStatus.ACTIVE:
         await advances.take_back(connection, subscription, actor=actor)
         return await update(connection, subscription.id, **changes)
@@ -117,7 +127,6 @@ async def _apply(
     plan = await plan_of(connection, subscription)
     if subscription.next_plan_id is not None:
         plan = await get_plan(connection, subscription.next_plan_id) or plan
-    end = subscription.current_period_end
     anchor = end if event is SubscriptionEvent.TRIAL_ENDED else subscription.period_anchor
     zone = await time_zone_of(connection, subscription.user_id)
     span = next_period(anchor, period_length(plan), zone=zone, end=end)

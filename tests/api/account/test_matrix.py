@@ -18,6 +18,7 @@ from gateway.ledger.invoicing import invoices
 from gateway.ledger.payments import checkouts, payments
 from gateway.ledger.usage import ingestion
 from policies.billing.invoicing import Line
+from policies.billing.issuing import Issuer
 from tests.api.account.conftest import AccountApi, Customer
 from tests.ledger.make import a_line
 
@@ -73,7 +74,7 @@ async def ada(account_api: AccountApi) -> Owner:
             connection, ada.id, provider="stripe", pack_id="pack", credits=5, price_id="price", price=Decimal(5)
         )
         line = Line("Ada's own", 1, Decimal(5), Decimal(5))
-        invoice = await invoices.issue(connection, ada.id, lines=[line], currency="USD", tax_rate=Decimal(0), now=now())
+        invoice = await invoices.issue(connection, ada.id, lines=[line], currency="USD", issuer=Issuer(), now=now())
         await payments.upsert(
             connection,
             "stripe",

@@ -15,11 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms, Tier
 from gateway.ledger.db.errors import InUse
-from gateway.ledger.invoicing import invoices, issued_invoices, plan_changes
+from gateway.ledger.invoicing import credit_notes, issued_invoices, plan_changes
 from gateway.ledger.invoicing.invoices import Invoice
 from gateway.ledger.subscriptions import lifecycle, renewals
 from gateway.ledger.subscriptions.allowances import plan_of
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription, get_existing, get_for_update
+from policies.billing.issuing import Issuer
 from tests.ledger.make import a_user
 from tests.support.sampling import scaled, seeded_random
 
@@ -47,7 +48,9 @@ async def changed(connection: AsyncConnection, subscription_id: UUID, at: dateti
 async def invoiced(connection: AsyncConnection, subscription_id: UUID, at: datetime, tax_rate: str = "0") -> Invoice:
     found: StoredSubscription = await get_for_update(connection, subscription_id)
     plan = await plan_of(connection, found)
-    return await issued_invoices.issue_next(connection, found, plan=plan, tax_rate=Decimal(tax_rate), now=at)
+    return await issued_invoices.issue_next(
+        connection, found, plan=plan, issuer=Issuer(tax_rate=Decimal(tax_rate)), now=at
+    )
 
 
 async def voided(connection: AsyncConnection, invoice: Invoice, at: datetime) -> None:
@@ -55,7 +58,8 @@ async def voided(connection: AsyncConnection, invoice: Invoice, at: datetime) ->
 
 
 async def taken_back(connection: AsyncConnection, invoice: Invoice, at: datetime) -> None:
-    await invoices.issue_credit_note(connection, await issued_invoices.get_for_update(connection, invoice.id), now=at)
+    found = await issued_invoices.get_for_update(connection, invoice.id)
+    await credit_notes.issue(connection, found, issuer=Issuer(), now=at)
 
 
 def amounts(invoice: Invoice) -> list[str]:
@@ -230,7 +234,7 @@ async def asked_in_all(connection: AsyncConnection, plan_id: str, steps: list[tu
                 issued.append(await invoiced(connection, mine, at))
         elif step != "void":
             await changed(connection, mine, at, plan_id=step)
-    total = "SELECT sum(total) FROM invoices WHERE subscription_id = :id AND status = 'open'"
+    total = "SELECT sum(total) FROM invoices WHERE subscription_id = :id AND status IN ('open', 'paid')"
     return Decimal(await connection.scalar(text(total), {"id": mine}))
 
 

@@ -19,6 +19,7 @@ from gateway.ledger.subscriptions import lifecycle, overage, subscriptions
 from gateway.ledger.subscriptions.allowances import plan_of
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription
 from gateway.ledger.usage import ingestion
+from policies.billing.issuing import Issuer
 from policies.model import SubscriptionStatus as Status
 from tests.ledger.make import NOON, a_line, a_user
 from tests.ledger.subscriptions.test_renewals import a_plan, balance, begun, kinds, turned
@@ -43,7 +44,7 @@ async def credits_of(connection: AsyncConnection, user_id: UUID) -> int:
 
 async def issued(connection: AsyncConnection, subscription: StoredSubscription, *, now: datetime) -> Invoice:
     plan = await plan_of(connection, subscription)
-    return await issued_invoices.issue_next(connection, subscription, plan=plan, tax_rate=Decimal(0), now=now)
+    return await issued_invoices.issue_next(connection, subscription, plan=plan, issuer=Issuer(), now=now)
 
 
 def asked(invoice: Invoice) -> list[tuple[int, str]]:

@@ -6,9 +6,10 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.account.dependencies import Me
-from gateway.api.invoice_documents import as_pdf, html_response
+from gateway.api.invoices.responses import document_in, html_response, pdf_response
 from gateway.api.openapi import SIGNED_IN, UNKNOWN
 from gateway.api.schemas.billing_records import Invoice, Payment
 from gateway.api.schemas.pages import PageModel, PageQuery, page_of
@@ -37,24 +38,27 @@ async def list_my_invoices(query: Annotated[PageQuery, Query()], me: Me) -> Page
 
 @router.get("/invoices/{invoice_id}", summary="One of your invoices", responses=UNKNOWN)
 async def get_my_invoice(invoice_id: UUID, me: Me) -> Invoice:
-    return await _own_invoice(invoice_id, me)
+    async with me.unit_of_work.read() as connection:
+        return Invoice.model_validate(await _own_invoice(connection, invoice_id, me))
 
 
 @router.get("/invoices/{invoice_id}/html", summary="An invoice as a page", responses=UNKNOWN, response_class=Response)
 async def show_my_invoice(invoice_id: UUID, me: Me) -> Response:
-    return html_response(await _own_invoice(invoice_id, me), me.user)
+    async with me.unit_of_work.read() as connection:
+        return html_response(await document_in(connection, await _own_invoice(connection, invoice_id, me)))
 
 
 @router.get(
     "/invoices/{invoice_id}/pdf", summary="An invoice as a PDF file", responses=UNKNOWN, response_class=Response
 )
 async def download_my_invoice(invoice_id: UUID, me: Me) -> Response:
-    return Response(as_pdf(await _own_invoice(invoice_id, me), me.user), media_type="application/pdf")
-
-
-async def _own_invoice(invoice_id: UUID, me: Me) -> Invoice:
     async with me.unit_of_work.read() as connection:
-        found = await invoices.get(connection, invoice_id)
+        document = await document_in(connection, await _own_invoice(connection, invoice_id, me))
+    return await pdf_response(document)
+
+
+async def _own_invoice(connection: AsyncConnection, invoice_id: UUID, me: Me) -> invoices.Invoice:
+    found = await invoices.get(connection, invoice_id)
     if found is None or found.user_id != me.id or found.is_own_draft:
         raise NotFound("invoice", invoice_id)
-    return Invoice.model_validate(found)
+    return found

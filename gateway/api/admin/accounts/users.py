@@ -15,7 +15,7 @@ from gateway.api.admin.catalogue.plans import offered_plan
 from gateway.api.admin.dependencies import ActorDep, UnitOfWorkDep
 from gateway.api.admin.scopes import ADMIN
 from gateway.api.openapi import CONFLICTS, UNKNOWN
-from gateway.api.schemas.fields import Email, Instant, Line, LookupEmail, Metadata, TimeZone
+from gateway.api.schemas.fields import Email, Instant, Line, Lines, LookupEmail, Metadata, TimeZone
 from gateway.api.schemas.pages import PageModel, PageQuery, PatchModel, RequestModel, ResponseModel, page_of, unset
 from gateway.clock import now
 from gateway.ledger.accounts import erasure, persons, users
@@ -35,6 +35,8 @@ class User(ResponseModel):
     email: str
     name: str | None
     company: str | None
+    billing_address: str | None
+    vat_id: str | None
     status: AccountStatus
     role: str
     external_id: str | None
@@ -53,6 +55,8 @@ class NewUser(RequestModel):
     email: Email = Field(examples=["ada@example.com"])
     name: Line | None = Field(default=None, examples=["Ada Lovelace"])
     company: Line | None = None
+    billing_address: Lines | None = Field(default=None, description="Lines of print, for invoices.")
+    vat_id: Line | None = None
     plan: Line | None = Field(
         default=None,
         examples=["pro"],
@@ -69,6 +73,8 @@ class UserPatch(PatchModel):
     email: Email = unset()
     name: Line | None = None
     company: Line | None = None
+    billing_address: Lines | None = None
+    vat_id: Line | None = None
     role: Literal["user", "admin"] = unset()
     external_id: Line | None = None
     email_verified_at: Instant | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -11,19 +13,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.admin.dependencies import UnitOfWorkDep
 from gateway.api.checkout import CheckoutServiceDep
-from gateway.api.errors import Conflict
-from gateway.api.invoice_documents import as_pdf, html_response
+from gateway.api.errors import Conflict, Invalid
+from gateway.api.invoices.responses import document_in, html_response, pdf_response
 from gateway.api.openapi import CONFLICTS, UNKNOWN
 from gateway.api.schemas.billing_records import Invoice
-from gateway.api.schemas.fields import Rate
+from gateway.api.schemas.fields import Instant, Line, Price, Rate
 from gateway.api.schemas.pages import PageModel, PageQuery, RequestModel, page_of
 from gateway.clock import now
-from gateway.ledger.accounts import users
-from gateway.ledger.accounts.users import User
-from gateway.ledger.db.errors import AlreadyExists, NotFound
-from gateway.ledger.invoicing import invoices, issued_invoices
+from gateway.ledger.db.errors import NotFound
+from gateway.ledger.invoicing import closing, credit_notes, invoices, issued_invoices
 from gateway.ledger.subscriptions import subscriptions
 from gateway.ledger.subscriptions.allowances import plan_of
+from gateway.ledger.subscriptions.subscriptions import StoredSubscription
+from policies.billing.issuing import Issuer
 
 router = APIRouter(prefix="/invoices", tags=["payments"])
 
@@ -35,11 +37,22 @@ class InvoiceQuery(PageQuery):
 
 class NewInvoice(RequestModel):
     subscription_id: UUID = Field(description="One that no payment provider bills.")
+    period_start: Instant | None = Field(
+        default=None,
+        description="The start of a past period that has no invoice yet; null: the period that the subscription is in.",
+    )
     tax_rate: Rate | None = Field(default=None, examples=["0.19"], description="A fraction; null: the configured one.")
 
 
 class InvoiceOutcome(RequestModel):
     status: Literal["paid", "void", "uncollectible"] = Field(examples=["paid"])
+
+
+class NewCreditNote(RequestModel):
+    amount: Price | None = Field(
+        default=None, examples=["5.00"], description="Of the total, tax included; null: all that is not credited yet."
+    )
+    reason: Line | None = Field(default=None, examples=["goodwill"], description="Printed on the credit note.")
 
 
 @router.get("", summary="List invoices, newest first")
@@ -51,19 +64,19 @@ async def list_invoices(query: Annotated[InvoiceQuery, Query()], unit_of_work: U
 
 @router.post("", status_code=201, summary="Issue an invoice", responses=UNKNOWN | CONFLICTS)
 async def issue_invoice(body: NewInvoice, unit_of_work: UnitOfWorkDep, checkout_service: CheckoutServiceDep) -> Invoice:
-    """For the period that the subscription is in, by its plan's pricing model, and for changes of plan or seats since
-    the last one: unused time is given back, remaining time asked for. Final once it is issued."""
+    """For the period that the subscription is in, or a past one, by its plan's pricing model, and for changes of plan
+    or seats since the last one: unused time is given back, remaining time asked for. Final once it is issued.
+
+    A worker issues the invoices of ended periods by itself, unless `billing.invoices.automatic` is false.
+    """
+    issuer = checkout_service.issuer
+    if body.tax_rate is not None:
+        issuer = replace(issuer, tax_rate=body.tax_rate)
     async with unit_of_work.change() as change:
         found = await subscriptions.get_for_update(change.connection, body.subscription_id)
         if found.provider != subscriptions.MANUAL:
             raise Conflict(f"{found.provider} bills this subscription and makes its invoices.")
-        made = await issued_invoices.issue_next(
-            change.connection,
-            found,
-            plan=await plan_of(change.connection, found),
-            tax_rate=checkout_service.tax_rate if body.tax_rate is None else body.tax_rate,
-            now=now(),
-        )
+        made = await _issue(change.connection, found, start=body.period_start, issuer=issuer)
         issued = Invoice.model_validate(made)
         await change.record("invoices.issue", "invoice", entity_id=issued.id, after=issued)
     return issued
@@ -77,12 +90,15 @@ async def get_invoice(invoice_id: UUID, unit_of_work: UnitOfWorkDep) -> Invoice:
 
 @router.get("/{invoice_id}/html", summary="An invoice as a page", responses=UNKNOWN, response_class=Response)
 async def show_invoice(invoice_id: UUID, unit_of_work: UnitOfWorkDep) -> Response:
-    return html_response(*await _with_user(unit_of_work, invoice_id))
+    async with unit_of_work.read() as connection:
+        return html_response(await document_in(connection, await _existing(connection, invoice_id)))
 
 
 @router.get("/{invoice_id}/pdf", summary="An invoice as a PDF file", responses=UNKNOWN, response_class=Response)
 async def download_invoice(invoice_id: UUID, unit_of_work: UnitOfWorkDep) -> Response:
-    return Response(as_pdf(*await _with_user(unit_of_work, invoice_id)), media_type="application/pdf")
+    async with unit_of_work.read() as connection:
+        document = await document_in(connection, await _existing(connection, invoice_id))
+    return await pdf_response(document)
 
 
 @router.post("/{invoice_id}/settle", summary="Say what became of an open invoice", responses=UNKNOWN | CONFLICTS)
@@ -95,22 +111,45 @@ async def settle_invoice(invoice_id: UUID, body: InvoiceOutcome, unit_of_work: U
 
 
 @router.post(
-    "/{invoice_id}/credit-note", status_code=201, summary="Take back an invoice", responses=UNKNOWN | CONFLICTS
+    "/{invoice_id}/credit-note",
+    status_code=201,
+    summary="Take back an invoice, or a part of it",
+    responses=UNKNOWN | CONFLICTS,
 )
-async def take_back_invoice(invoice_id: UUID, unit_of_work: UnitOfWorkDep) -> Invoice:
-    """An issued invoice never changes; its credit note takes it back whole, under a number of its own. What was on it
-    is not asked for again."""
+async def credit_invoice(
+    invoice_id: UUID,
+    unit_of_work: UnitOfWorkDep,
+    checkout_service: CheckoutServiceDep,
+    body: NewCreditNote | None = None,
+) -> Invoice:
+    """An issued invoice never changes; credit notes take it back, under numbers of their own and never more than its
+    total. What was on it is not asked for again. An invoice of which nothing is left to pay becomes `paid`."""
+    wanted = body or NewCreditNote()
     async with unit_of_work.change() as change:
         found = await issued_invoices.get_for_update(change.connection, invoice_id)
-        if found.number is None or found.corrects_id is not None or found.status == "void":
-            raise Conflict("Only an invoice issued here, neither a credit note nor void, can be taken back.")
         try:
-            made = await invoices.issue_credit_note(change.connection, found, now=now())
-        except AlreadyExists:
-            raise Conflict("This invoice has its credit note.") from None
+            made = await credit_notes.issue(
+                change.connection,
+                found,
+                issuer=checkout_service.issuer,
+                amount=wanted.amount,
+                reason=wanted.reason,
+                now=now(),
+            )
+        except ValueError as error:
+            raise Invalid("amount", str(error)) from None
         note = Invoice.model_validate(made)
-        await change.record("invoices.take_back", "invoice", entity_id=invoice_id, after=note)
+        await change.record("invoices.credit", "invoice", entity_id=invoice_id, after=note, reason=wanted.reason)
     return note
+
+
+async def _issue(
+    connection: AsyncConnection, subscription: StoredSubscription, *, start: datetime | None, issuer: Issuer
+) -> invoices.Invoice:
+    if start is not None and start != subscription.current_period_start:
+        return await closing.close_named(connection, subscription, start=start, issuer=issuer, now=now())
+    plan = await plan_of(connection, subscription)
+    return await issued_invoices.issue_next(connection, subscription, plan=plan, issuer=issuer, now=now())
 
 
 async def _close(connection: AsyncConnection, invoice_id: UUID, status: str) -> invoices.Invoice:
@@ -126,12 +165,3 @@ async def _existing(connection: AsyncConnection, invoice_id: UUID) -> invoices.I
     if found is None:
         raise NotFound("invoice", invoice_id)
     return found
-
-
-async def _with_user(unit_of_work: UnitOfWorkDep, invoice_id: UUID) -> tuple[Invoice, User]:
-    async with unit_of_work.read() as connection:
-        found = await _existing(connection, invoice_id)
-        user = await users.get(connection, found.user_id)
-    if user is None:
-        raise NotFound("user", found.user_id)
-    return Invoice.model_validate(found), user

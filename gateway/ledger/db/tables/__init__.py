@@ -14,6 +14,7 @@ from gateway.ledger.db.tables.catalogue import (
 )
 from gateway.ledger.db.tables.columns import metadata, new_id
 from gateway.ledger.db.tables.credits import credit_grants, credit_ledger, user_credits
+from gateway.ledger.db.tables.invoices import billing_spans, invoices
 from gateway.ledger.db.tables.notifications import notice_deliveries, notices
 from gateway.ledger.db.tables.payments import (
     billing_cursors,
@@ -25,7 +26,6 @@ from gateway.ledger.db.tables.payments import (
 )
 from gateway.ledger.db.tables.sessions import one_time_tokens, refresh_tokens, sessions, throttles
 from gateway.ledger.db.tables.subscriptions import (
-    invoices,
     payment_transactions,
     provider_customers,
     subscriptions,
@@ -50,6 +50,7 @@ __all__ = [
     "audit_log",
     "audit_personal",
     "billing_cursors",
+    "billing_spans",
     "catalogue",
     "checkouts",
     "credit_grants",

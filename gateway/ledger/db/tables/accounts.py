@@ -51,6 +51,8 @@ users = Table(
         server_default=text("'UTC'"),
         comment="IANA name; billing periods follow its calendar",
     ),
+    Column("billing_address", Text, comment="Lines of print, for invoices"),
+    Column("vat_id", Text),
     Column(
         "version",
         BigInteger,

@@ -1,4 +1,4 @@
-"""Subscriptions, invoices, payments, and the inbox of provider webhooks."""
+"""Subscriptions, payments, and the inbox of provider webhooks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
-    Numeric,
     Table,
     Text,
     UniqueConstraint,
@@ -128,56 +127,6 @@ provider_customers = Table(
     UniqueConstraint("provider", "provider_customer_id"),
     UniqueConstraint("user_id", "provider"),
     comment="Customer ids of users at payment providers",
-)
-
-invoices = Table(
-    "invoices",
-    metadata,
-    id_column(),
-    # Assigned under a lock at issue: a sequence would leave gaps on rollback.
-    Column("number", BigInteger, unique=True, comment="Gapless, in order of issue; NULL while a draft"),
-    Column("user_id", PG_UUID(as_uuid=True), ForeignKey("users.id", ondelete="RESTRICT"), nullable=False),
-    Column("subscription_id", PG_UUID(as_uuid=True), ForeignKey("subscriptions.id", ondelete="RESTRICT")),
-    Column("status", Text, nullable=False, server_default=text("'draft'")),
-    currency_column(),
-    money("subtotal"),
-    money("tax", server_default=text("0")),
-    money("total"),
-    Column("lines", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
-    moment("period_start"),
-    moment("period_end"),
-    moment("issued_at"),
-    moment("paid_at"),
-    Column("provider", Text, nullable=False, server_default=text("'manual'")),
-    Column("provider_invoice_id", Text),
-    Column("provider_number", Text, comment="The provider's number of its own invoice"),
-    Column("url", Text, comment="The provider's page of the invoice"),
-    Column("tax_rate", Numeric, nullable=False, server_default=text("0"), comment="A fraction: 0.19 is 19 %"),
-    Column("corrects_id", PG_UUID(as_uuid=True), ForeignKey("invoices.id", ondelete="RESTRICT")),
-    metadata_column(),
-    created_at(),
-    updated_at(),
-    iso_4217(),
-    one_of("status", ("draft", "open", "paid", "void", "uncollectible")),
-    provider_is_a_word(),
-    *positive("number"),
-    CheckConstraint("total = subtotal + tax", name="total_is_the_sum"),
-    CheckConstraint("status = 'draft' OR number IS NOT NULL OR provider <> 'manual'", name="numbered_when_issued"),
-    # An invoice has at most one credit note, and a period at most one invoice.
-    UniqueConstraint("corrects_id"),
-    Index(
-        "uq_invoices_subscription_id_period_start",
-        "subscription_id",
-        "period_start",
-        unique=True,
-        postgresql_where=text("provider = 'manual' AND corrects_id IS NULL AND status <> 'void'"),
-    ),
-    CheckConstraint("jsonb_typeof(lines) = 'array'", name="lines_is_an_array"),
-    UniqueConstraint("provider", "provider_invoice_id"),
-    # A user's invoices, newest first, by cursor.
-    Index("ix_invoices_user_id_created_at_id", "user_id", "created_at", "id"),
-    Index("ix_invoices_subscription_id", "subscription_id"),
-    comment="Invoices. A trigger refuses to change or delete issued ones; a credit note corrects them",
 )
 
 payment_transactions = Table(
