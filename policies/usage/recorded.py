@@ -91,9 +91,9 @@ def _metadata(
 ) -> str | None:
     """The metadata, written without `json.dumps`, which takes longer than all the rest of a record."""
     members = [f'"model_served": {_quoted(model_served)}'] if model_served else []
-    if not counts.keys() <= COLUMN_OF.keys():
-        others = ", ".join([f'"{kind}": {counts[kind]}' for kind in counts if kind not in COLUMN_OF])
-        members.append(f'"usage": {{{others}}}')
+    if others := counts.keys() - COLUMN_OF.keys():
+        kept = ", ".join([f'"{kind}": {counts[kind]}' for kind in sorted(others)])
+        members.append(f'"usage": {{{kept}}}')
     if usage is not None and usage.seconds is not None:
         members.append(f'"seconds": "{usage.seconds}"')
     if odd:

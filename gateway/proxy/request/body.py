@@ -87,7 +87,9 @@ async def read_whole(content: bytes, match: RouteMatch, inbound: Inbound, plan: 
             content_encoding=content_encoding,
             limit=limit,
         )
-    return WholeBody(content, _redacted(asked, inbound.key_form))
+    model, form = asked.model_request.model, inbound.key_form
+    is_plain = not asked.texts and (model is None or form.redacted(model) is model)
+    return WholeBody(content, asked if is_plain else _redacted(asked, form))
 
 
 def _max_bytes(match: RouteMatch, plan: Plan) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from gateway.proxy.metering.readers.reading import Counts
@@ -11,30 +12,29 @@ from policies.usage.counts import MAX_COUNT, Usage, UsageClass
 
 
 class Paths(NamedTuple):
-    """Where the counts of a usage object stand: the paths of its own members, and what is in those that are objects."""
+    """Where the counts of a usage object stand: how its members are called, and what is in those that are objects."""
 
     members: Mapping[str, str]
     below: Mapping[str, Paths]
 
 
-def paths(*names: str) -> Paths:
-    """The places of such names as `prompt_tokens_details/cached_tokens`, which is a member of a member."""
-    return _paths_below("", names)
+def paths(*names: str, called: Mapping[str, str] = MappingProxyType({})) -> Paths:
+    """The places of such names as `prompt_tokens_details/cached_tokens`, which is a member of a member.
 
-
-def _paths_below(path: str, names: Iterable[str]) -> Paths:
-    members, containers = {}, dict[str, list[str]]()
-    for name in names:
-        first_part, _, rest = name.partition("/")
+    `called` says what the count at a path is called, for those that go by another name than their path.
+    """
+    members, containers = {}, dict[str, dict[str, str]]()
+    for path, name in {**dict(zip(names, names, strict=True)), **called}.items():
+        step, _, rest = path.partition("/")
         if rest:
-            containers.setdefault(first_part, []).append(rest)
+            containers.setdefault(step, {})[rest] = name
         else:
-            members[name] = path + name
-    return Paths(members, {name: _paths_below(f"{path}{name}/", below) for name, below in containers.items()})
+            members[step] = name
+    return Paths(members, {step: paths(called=below) for step, below in containers.items()})
 
 
 def pick_counts(usage: Any, where: Paths) -> dict[str, int | Decimal]:
-    """The numbers of a usage object at these paths, by path."""
+    """The numbers of a usage object at these paths, by their names."""
     counts: dict[str, int | Decimal] = {}
     if isinstance(usage, dict):
         _pick_into(counts, usage, where)
@@ -50,9 +50,14 @@ def _pick_into(counts: dict[str, int | Decimal], usage: dict[str, Any], where: P
             if type(value) is int:  # as nearly every one is
                 counts[members[name]] = value
             elif (found := number(value)) is not None:
-                counts[members[name]] = found
+                _add(counts, members[name], found)
         elif name in below and isinstance(value, dict):
             _pick_into(counts, value, below[name])
+
+
+def _add(counts: dict[str, int | Decimal], name: str, count: int | Decimal) -> None:
+    if isinstance(count, int) or not isinstance(name, UsageClass):  # a class counts whole tokens
+        counts[name] = count
 
 
 def number(value: Any) -> int | Decimal | None:
@@ -71,17 +76,11 @@ def first(counts: Counts, *names: str) -> int | None:
     return None
 
 
-def classes(counts: Counts, names: dict[str, UsageClass]) -> dict[UsageClass, int]:
-    """For each class the first of its names that is reported as a whole number; classes that have none are left out."""
-    found: dict[UsageClass, int] = {}
-    for name, count in counts.items():
-        if name in names and isinstance(count, int):
-            kind = names[name]
-            if kind in found:  # under two of its names
-                reported = ((each, counts.get(each)) for each in reversed(names))
-                return {names[each]: value for each, value in reported if isinstance(value, int)}
-            found[kind] = count
-    return found
+def rename(counts: dict[str, Any], names: Mapping[str, UsageClass]) -> None:
+    """Puts counts under the class that they count, the first that is a whole number if there are several."""
+    for name, kind in names.items():
+        if name in counts and isinstance(value := counts.pop(name), int):
+            counts.setdefault(kind, value)
 
 
 def total(*counts: int | None) -> int | None:

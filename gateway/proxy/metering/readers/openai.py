@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 from functools import lru_cache
+from typing import Any
 from urllib.parse import unquote
 
 from gateway.proxy.metering.documents.selection import Fields, select
 from gateway.proxy.metering.framing import media_type
 from gateway.proxy.metering.readers import fields as read
 from gateway.proxy.metering.readers.forms import form_fields
-from gateway.proxy.metering.readers.numbers import classes, paths, pick_counts
+from gateway.proxy.metering.readers.numbers import paths, pick_counts, rename
 from gateway.proxy.metering.readers.reader import Reader
 from gateway.proxy.metering.readers.reading import Counts, RequestReading, Statement
 from gateway.proxy.metering.readers.response import ResponseFormat, member_finder, text_counter
@@ -60,34 +61,41 @@ _RESPONSE = select(
     texts=_TEXTS,
 )
 _INPUT, _OUTPUT, _REASONING = UsageClass.INPUT, UsageClass.OUTPUT, UsageClass.REASONING
-_INPUT_DETAILS = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
-_OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details")
-
-
-def _names(kind: str, details: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f"{name}/{kind}" for name in details)
-
-
-# Of the names of a class the first that is reported counts.
-_CLASSES: dict[str, UsageClass] = {
+# The counts of most answers, which are called what they count; the other names of a class follow in order.
+_CLASSES: dict[str, str] = {
     "prompt_tokens": _INPUT,
-    "input_tokens": _INPUT,
-    **dict.fromkeys((*_names("cached_tokens", _INPUT_DETAILS), "prompt_cache_hit_tokens"), UsageClass.CACHED_INPUT),
-    **dict.fromkeys(_names("cache_write_tokens", _INPUT_DETAILS), UsageClass.CACHE_WRITE),
-    **dict.fromkeys(_names("audio_tokens", _INPUT_DETAILS), UsageClass.INPUT_AUDIO),
-    **dict.fromkeys(_names("image_tokens", _INPUT_DETAILS), UsageClass.INPUT_IMAGE),
+    "prompt_tokens_details/cached_tokens": UsageClass.CACHED_INPUT,
+    "prompt_tokens_details/cache_write_tokens": UsageClass.CACHE_WRITE,
+    "prompt_tokens_details/audio_tokens": UsageClass.INPUT_AUDIO,
+    "prompt_tokens_details/image_tokens": UsageClass.INPUT_IMAGE,
     "completion_tokens": _OUTPUT,
-    "output_tokens": _OUTPUT,
-    **dict.fromkeys(_names("reasoning_tokens", _OUTPUT_DETAILS), _REASONING),
-    **dict.fromkeys(_names("audio_tokens", _OUTPUT_DETAILS), UsageClass.OUTPUT_AUDIO),
-    **dict.fromkeys(_names("image_tokens", _OUTPUT_DETAILS), UsageClass.OUTPUT_IMAGE),
+    "completion_tokens_details/reasoning_tokens": _REASONING,
+    "completion_tokens_details/audio_tokens": UsageClass.OUTPUT_AUDIO,
+    "completion_tokens_details/image_tokens": UsageClass.OUTPUT_IMAGE,
 }
-_USAGE = paths("total_tokens", "seconds", "cost", *_CLASSES)
+_OTHER_NAMES: dict[str, UsageClass] = {
+    "input_tokens": _INPUT,
+    "input_tokens_details/cached_tokens": UsageClass.CACHED_INPUT,
+    "input_token_details/cached_tokens": UsageClass.CACHED_INPUT,
+    "prompt_cache_hit_tokens": UsageClass.CACHED_INPUT,
+    "input_tokens_details/cache_write_tokens": UsageClass.CACHE_WRITE,
+    "input_token_details/cache_write_tokens": UsageClass.CACHE_WRITE,
+    "input_tokens_details/audio_tokens": UsageClass.INPUT_AUDIO,
+    "input_token_details/audio_tokens": UsageClass.INPUT_AUDIO,
+    "input_tokens_details/image_tokens": UsageClass.INPUT_IMAGE,
+    "input_token_details/image_tokens": UsageClass.INPUT_IMAGE,
+    "output_tokens": _OUTPUT,
+    "output_tokens_details/reasoning_tokens": _REASONING,
+    "output_tokens_details/audio_tokens": UsageClass.OUTPUT_AUDIO,
+    "output_tokens_details/image_tokens": UsageClass.OUTPUT_IMAGE,
+}
+_USAGE = paths("total_tokens", "seconds", "cost", *_OTHER_NAMES, called=_CLASSES)
 _LAST_EVENT = re.compile(
     r"(?:response\.(?:completed|incomplete|failed)|image_(?:generation|edit)\.completed|(?:transcript\.text|speech\.audio)\.done)"
 )
 _TYPE_WITHIN = 100  # the first bytes of an event, among which OpenAI writes its type
 _ERRORS = frozenset({"error", "response.failed"})
+_TOLD_OF_ERRORS = frozenset({"type", "status", "error", "response/error", "response/status"})
 
 _says_more = member_finder("usage", "error", types=_LAST_EVENT.pattern)
 _count_text = text_counter("content", "delta", "arguments", "text", "refusal", "reasoning_content", "reasoning")
@@ -132,6 +140,8 @@ def _state(fields: Fields, _: bytes) -> Statement:
 
 
 def _is_error(fields: Fields, kind: object) -> bool:
+    if _TOLD_OF_ERRORS.isdisjoint(fields):  # as in most answers
+        return False
     if isinstance(kind, str) and kind in _ERRORS:
         return True
     if fields.get("error") or fields.get("response/error") or fields.get("response/status") == "failed":
@@ -142,13 +152,13 @@ def _is_error(fields: Fields, kind: object) -> bool:
 def _normalize(counts: Counts) -> Usage | None:
     if not counts:
         return None
-    found = classes(counts, _CLASSES)
+    found: dict[Any, Any] = dict(counts)
+    whole, seconds, cost = found.pop("total_tokens", None), found.pop("seconds", None), found.pop("cost", None)
+    if not _OTHER_NAMES.keys().isdisjoint(found):
+        rename(found, _OTHER_NAMES)
     output, reasoning = found.get(_OUTPUT), found.get(_REASONING)
-    if output is not None and reasoning:
-        whole = found.get(_INPUT, 0) + output + reasoning
-        if counts.get("total_tokens") == whole:  # xAI counts reasoning beside the completion, and the total says so
-            found[_OUTPUT] = output + reasoning
-    seconds, cost = counts.get("seconds"), counts.get("cost")
+    if output is not None and reasoning and whole == found.get(_INPUT, 0) + output + reasoning:
+        found[_OUTPUT] = output + reasoning  # xAI counts reasoning beside the completion, and the total says so
     if not found and seconds is None and cost is None:
         return None
     return Usage(found, None if seconds is None else Decimal(seconds), None if cost is None else Decimal(cost))
