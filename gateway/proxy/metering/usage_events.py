@@ -49,7 +49,7 @@ class UsageEventRemover:
 
     def _filter(self, data: bytes, *, searched: int = 0) -> bytes:
         """Passes on the whole events of the data, except those that report usage. Up to `searched` no event ends."""
-        position = _event_start(data, 0)
+        position = _event_start(data, _plain_end(data))
         kept = [data[:position]]
         while end := _END_OF_EVENT.search(data, max(position, searched)):
             event = data[position : end.end()]
@@ -75,6 +75,14 @@ class UsageEventRemover:
             return chunk, b""
         self._passed = None
         return data[len(passed) : end.end()], data[end.end() :]
+
+
+def _plain_end(data: bytes) -> int:
+    """Up to where whole events report nothing: many come at once from a fast upstream, and few of them report."""
+    suspects = [found.start() for pattern in (_USAGE, ESCAPED_NAME) if (found := pattern.search(data)) is not None]
+    end = min(suspects, default=len(data))
+    ends = [data.rfind(mark, 0, end) + len(mark) for mark in (b"\n\n", b"\r\n\r\n") if data.find(mark, 0, end) >= 0]
+    return max(ends, default=0)
 
 
 def _event_start(data: bytes, position: int) -> int:

@@ -34,8 +34,23 @@ class EventStream:
             self._read_events(chunk, b"\n\n")
         elif self._is_between_events and not self._is_after_return and chunk.endswith(b"\r\n\r\n"):
             self._read_events(chunk, b"\r\n\r\n")
-        elif chunk:
+        elif b"\r" in chunk or self._is_after_return:
             self._read_lines(chunk)
+        elif chunk:
+            self._read_parts(chunk)
+
+    def _read_parts(self, chunk: bytes) -> None:
+        """Reads the rest of the open event, whole events at once, and the beginning of the next."""
+        start = 0
+        if not self._is_between_events:
+            found = chunk.find(b"\n\n")
+            start = found + 2 if found >= 0 else len(chunk)
+            self._read_lines(chunk[:start])
+        end = chunk.rfind(b"\n\n", start) + 2
+        if self._is_between_events and end > start + 1:
+            self._read_events(chunk[start:end], b"\n\n")
+            start = end
+        self._read_lines(chunk[start:])
 
     def _read_events(self, chunk: bytes, end: bytes) -> None:
         """Reads whole events of the usual forms at once: `data: ...` alone or after `event: ...`."""
