@@ -87,6 +87,12 @@ PRINCIPAL_CACHE = Counter("gateway_principal_cache", "Look-ups of an API key, by
 METER_CALL = Histogram(
     "gateway_meter_call_seconds", "Seconds of a round trip to Redis, by script.", ["script"], buckets=CALL_SECONDS
 )
+EPOCHS_BEGUN = Counter(
+    "gateway_epochs_begun",
+    "Partitions of Redis whose accounts were all loaded again, by reason: first, redis_lost, redis_behind (an older"
+    " server of Redis came back), postgresql_behind (PostgreSQL has lost commits), requested.",
+    ["reason"],
+)
 HOLDS_OPEN = Gauge("gateway_holds_open", "Open holds in Redis.", multiprocess_mode="mostrecent")
 JOURNAL_ENTRIES = Gauge(
     "gateway_journal_entries", "Journal entries waiting for PostgreSQL.", multiprocess_mode="mostrecent"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from uuid import UUID
 
 from gateway.meter.client.client import RedisClient
@@ -14,6 +15,8 @@ from gateway.meter.layout import AccountState, HoldLine
 from gateway.meter.meter import Meter
 from gateway.meter.scripts import CORRECT_BALANCE, PARTITION_SNAPSHOT
 from policies.usage.records import identity
+
+NOTHING: Mapping[int, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +79,27 @@ class AccountSnapshotReader:
                 return
             after = f"({entries[-1][0].decode()}"
 
-    async def correct(self, account_id: UUID, found: LoadedAccount, *, add: int, credit_seq: int) -> bool:
+    async def correct(
+        self,
+        account_id: UUID,
+        found: LoadedAccount,
+        *,
+        add: int,
+        credit_seq: int,
+        unpublished: Mapping[int, int] = NOTHING,
+    ) -> bool:
         """Adds credits to the balance, and marks all changes up to `credit_seq` as applied. Idempotent.
 
+        `unpublished` are those among them that are still to be published, by sequence number.
         False, and nothing done, if the account is not loaded any more, or was corrected or took a change of credits
         since it was read as `found`.
         """
         arguments = CORRECT_BALANCE.ordered(
-            add=add, corrections=found.corrections, credit_seq=found.credit_seq, new_credit_seq=credit_seq
+            add=add,
+            corrections=found.corrections,
+            credit_seq=found.credit_seq,
+            new_credit_seq=credit_seq,
+            unpublished=" ".join(f"{number} {amount}" for number, amount in unpublished.items()),
         )
         return bool(await self._redis.run(CORRECT_BALANCE, (self._meter.keys(account_id).account,), arguments))
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from gateway.meter.client.client import RedisClient
 from gateway.meter.client.packing import Command
 from gateway.meter.keys import partition_keys
-from gateway.meter.layout import CORRECTION, EPOCH_FIELD
+from gateway.meter.layout import CORRECTION, EPOCH_FIELD, TRIMMED_FIELD
 from gateway.meter.replay_buffer import id_after
 from gateway.meter.scripts import TRIM_JOURNAL
 from policies.usage.records import RecordVersion, copy_line, parse_field
@@ -121,6 +121,14 @@ class Journal:
                 for partition, last_id in upto.items()
             )
         )
+
+    async def trimmed_upto(self, partitions: Iterable[int]) -> dict[int, str]:
+        """The last entry that was trimmed of each of these journals in the present epoch; START if none was."""
+        asked = list(partitions)
+        found = await self._redis.pipeline([(b"HGET", self._keys[each].catalogue, TRIMMED_FIELD) for each in asked])
+        return {
+            each: START if last_id is None else last_id.decode() for each, last_id in zip(asked, found, strict=True)
+        }
 
     async def lengths(self) -> dict[int, int]:
         """The number of entries by partition, without empty partitions."""

@@ -23,9 +23,9 @@ RINGS = ("m", "h", "d")
 
 # Account. KEY_PREFIX + key id names the budget of a key; BUDGET_PREFIX + budget id is a packed KeyBudget.
 STATE_FIELD, VERSION_FIELD, CREDIT_SEQ_FIELD, EPOCH_FIELD, CORRECTIONS_FIELD = b"s", b"v", b"c", b"e", b"n"
-STORED_FIELD, KEY_PREFIX, BUDGET_PREFIX = b"i", b"k:", b"b:"
+STORED_FIELD, UNPUBLISHED_FIELD, KEY_PREFIX, BUDGET_PREFIX = b"i", b"u", b"k:", b"b:"
 # Catalogue, besides VERSION_FIELD and EPOCH_FIELD.
-RUN_ID_FIELD, OPENS_AT_FIELD, TRIMMED_FIELD = b"r", b"o", b"t"
+RUN_ID_FIELD, OPENS_AT_FIELD, TRIMMED_FIELD, PUBLISHED_FIELD = b"r", b"o", b"t", b"x"
 # Idempotency claim, besides EPOCH_FIELD.
 FINGERPRINT_FIELD, REQUEST_ID_FIELD, RESPONSE_FIELD = b"f", b"r", b"a"
 # Journal entry, behind the record: it corrects a call that was swept, or repeats one that Redis may have lost.
@@ -138,11 +138,13 @@ LUA: dict[str, str] = {
     "EPOCH_FIELD": _lua_text(EPOCH_FIELD),
     "CORRECTIONS_FIELD": _lua_text(CORRECTIONS_FIELD),
     "STORED_FIELD": _lua_text(STORED_FIELD),
+    "UNPUBLISHED_FIELD": _lua_text(UNPUBLISHED_FIELD),
     "KEY_PREFIX": _lua_text(KEY_PREFIX),
     "BUDGET_PREFIX": _lua_text(BUDGET_PREFIX),
     "RUN_ID_FIELD": _lua_text(RUN_ID_FIELD),
     "OPENS_AT_FIELD": _lua_text(OPENS_AT_FIELD),
     "TRIMMED_FIELD": _lua_text(TRIMMED_FIELD),
+    "PUBLISHED_FIELD": _lua_text(PUBLISHED_FIELD),
     "FINGERPRINT_FIELD": _lua_text(FINGERPRINT_FIELD),
     "REQUEST_ID_FIELD": _lua_text(REQUEST_ID_FIELD),
     "RESPONSE_FIELD": _lua_text(RESPONSE_FIELD),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -11,8 +10,8 @@ from gateway import metrics
 from gateway.meter import admissions
 from gateway.meter.admissions import Admission, packed_budget, packed_epoch, packed_terms, parse_admission
 from gateway.meter.client.client import RedisClient
-from gateway.meter.client.packing import Word, word, words
-from gateway.meter.epochs import EpochRegister, LocalEpochRegister
+from gateway.meter.client.packing import Command, Word, word, words
+from gateway.meter.epochs import REQUESTED, EpochRegister, LocalEpochRegister
 from gateway.meter.idempotency import (
     CLAIM_SECONDS,
     ClaimOutcome,
@@ -20,18 +19,17 @@ from gateway.meter.idempotency import (
     StorageLimits,
 )
 from gateway.meter.keys import AccountKeys, account_keys, partition_keys, partition_of, swept_key
-from gateway.meter.layout import VERSION_FIELD
+from gateway.meter.layout import CREDIT_SEQ_FIELD, EPOCH_FIELD, VERSION_FIELD
+from gateway.meter.publications import Publication
 from gateway.meter.recovery import Recovery
 from gateway.meter.replay_buffer import OpenCall, SettledCall
-from gateway.meter.replies import CreditChangeResult, LateSettleResult, LoadResult, SettleResult, Verdict
+from gateway.meter.replies import LateSettleResult, LoadResult, SettleResult, Verdict
 from gateway.meter.scripts import (
     ACCOUNT_SNAPSHOT,
     ADMIT,
-    APPLY_CREDITS,
     LATE_SETTLEMENT,
     LOAD_ACCOUNT,
     LOAD_KEY_BUDGET,
-    RAISE_VERSION,
     SETTLE,
 )
 from gateway.meter.stored_bytes import StoredBytes
@@ -49,8 +47,11 @@ _ADMITTED, _SETTLED = int(Verdict.ADMITTED), int(SettleResult.SETTLED)  # an int
 
 
 class Versions(NamedTuple):
+    """What was announced to Redis of an account in the present epoch; 0 if nothing was."""
+
     account: int
     catalogue: int
+    credit_seq: int = 0
 
 
 class Meter:
@@ -183,13 +184,17 @@ class Meter:
         catalogue_version: int,
         counted_upto: str = "0-0",
         calls: Sequence[str] = ("", "", ""),
+        unpublished: str = "",
+        epoch: str = "",
     ) -> LoadResult:
         """Loads an account with its open holds and what the journal charges past `counted_upto`.
 
-        `balance` is without what the journal charges up to there. `calls` are those counted so far, by window, as
-        "bucket count bucket count ..": buckets are numbered as `admit.lua` does, CLOCK_SKEW_MS late.
+        `epoch` is that of the partition before PostgreSQL was read: in another one nothing is loaded. `balance` is
+        without what the journal charges up to `counted_upto`. `calls` are those counted so far, by window, as "bucket
+        count bucket count ..": buckets are numbered as `admit.lua` does, CLOCK_SKEW_MS late. `unpublished` are changes
+        up to `credit_seq` that are still to be applied, as "credit_seq amount credit_seq amount ..".
         """
-        epoch = await self._recovery.epoch(keys.partition)
+        epoch = epoch or await self.epoch(keys.partition)
         minute, hour, day = calls
         arguments = LOAD_ACCOUNT.ordered(
             epoch=epoch,
@@ -200,6 +205,7 @@ class Meter:
             catalogue_version=catalogue_version,
             counted_upto=counted_upto,
             clock_skew_ms=CLOCK_SKEW_MS,
+            unpublished=unpublished,
             calls_minute=minute,
             calls_hour=hour,
             calls_day=day,
@@ -224,6 +230,33 @@ class Meter:
             key_ids=" ".join(map(str, key_ids)),
         )
         return LoadResult(await self._redis.run(LOAD_KEY_BUDGET, _partition_of(keys), arguments))
+
+    async def epoch(self, partition: int) -> str:
+        """The epoch of a partition. Raises NotSent."""
+        return await self._recovery.epoch(partition)
+
+    def on_epochs_changed(self, callback: Callable[[Collection[int]], None]) -> None:
+        """Calls back with the partitions that are about to enter another epoch, in which older decisions are void."""
+        self._epochs.on_changed = callback
+
+    async def enter_epochs(self) -> None:
+        """Enters the epochs of all partitions that can be entered now, so that no call waits for that."""
+        await self._epochs.enter_all()
+
+    async def compare_stores(self) -> int:
+        """Notices that a store has gone back, and begins new epochs; gives how many were entered.
+
+        Raises MeterUnavailable, also while PostgreSQL is out of reach.
+        """
+        return await self._epochs.compare()
+
+    async def rebuild(self, partitions: Collection[int] | None = None, *, reason: str = REQUESTED) -> int:
+        """Begins an epoch in these partitions, in all by default: their accounts are loaded again. Gives how many.
+
+        Raises MeterUnavailable.
+        """
+        everywhere = range(self._partitions)
+        return await self._epochs.rebuild(everywhere if partitions is None else partitions, reason=reason)
 
     async def check_epochs(self) -> int:
         """Notices that Redis was lost, and replays what this process knows; gives how many epochs were entered.
@@ -259,36 +292,28 @@ class Meter:
             reply[11] if len(reply) > 11 else None,
         )
 
-    async def apply_credits(self, keys: AccountKeys, *, credit_seq: int, amount: int) -> CreditChangeResult:
-        """Applies one committed change of credits, exactly once and in order."""
-        arguments = APPLY_CREDITS.ordered(credit_seq=credit_seq, amount=amount)
-        return CreditChangeResult(await self._redis.run(APPLY_CREDITS, (keys.account,), arguments))
+    async def publication(self) -> Publication:
+        """Publishes what is read from PostgreSQL after this."""
+        return await Publication.open(self._redis, self._partitions)
 
     async def unload(self, keys: AccountKeys) -> None:
         """Unloads an account, so that its next call loads it from PostgreSQL, the journal and its holds."""
         await self._redis.call((b"DEL", keys.account))
 
-    async def raise_account_version(self, keys: AccountKeys, version: int) -> None:
-        """From the moment this returns, no gateway admits a call that was decided on an older version."""
-        await self._raise_version(keys.account, version)
-
-    async def raise_catalogue_version(self, version: int) -> None:
-        """The same for plans and permissions, in every partition. Raises after all partitions were tried."""
-        catalogues = [partition_keys(number).catalogue for number in range(self._partitions)]
-        await asyncio.gather(*(self._raise_version(catalogue, version) for catalogue in catalogues))
-
     async def versions(self, keys: AccountKeys) -> Versions:
-        """The versions announced for an account; 0 if none is, which no version that was read is below."""
-        asked = ((b"HGET", keys.account, VERSION_FIELD), (b"HGET", keys.catalogue, VERSION_FIELD))
-        account, catalogue = await self._redis.pipeline(asked)
-        return Versions(int(account or 0), int(catalogue or 0))
+        """The versions announced for an account; no version that was read is below 0."""
+        asked: list[Command] = [
+            (b"HMGET", keys.account, VERSION_FIELD, CREDIT_SEQ_FIELD, EPOCH_FIELD),
+            (b"HMGET", keys.catalogue, VERSION_FIELD, EPOCH_FIELD),
+        ]
+        (account, credit_seq, epoch), (catalogue, current) = await self._redis.pipeline(asked)
+        if epoch != current:
+            return Versions(0, int(catalogue or 0))
+        return Versions(int(account or 0), int(catalogue or 0), int(credit_seq or 0))
 
     async def catalogue_version(self) -> int:
         """The version announced for the catalogue; 0 if none is."""
         return int(await self._redis.call((b"HGET", partition_keys(0).catalogue, VERSION_FIELD)) or 0)
-
-    async def _raise_version(self, key: bytes, version: int) -> None:
-        await self._redis.run(RAISE_VERSION, (key,), RAISE_VERSION.ordered(version=version))
 
     async def _settle_claimed(
         self, keys: AccountKeys, request_id: str, charge: int, *, suffix: str, outcome: ClaimOutcome

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from gateway.meter.idempotency import ClaimOutcome, IdempotencyClaim
 from gateway.meter.keys import AccountKeys
 from policies.usage import records
+from policies.usage.account_load import id_order
 
 MAX_SETTLED = 20_000  # some 20 MB; beyond it, the partition that settles drops its oldest
 
@@ -91,12 +92,6 @@ class ReplayBuffer:
         calls = self._settled.pop(partition, deque())
         self._count -= len(calls)
         return list(calls)
-
-
-def id_order(entry_id: str) -> tuple[int, int]:
-    """The order of stream ids."""
-    milliseconds, _, sequence = entry_id.partition("-")
-    return int(milliseconds), int(sequence or 0)
 
 
 def id_after(entry_id: str) -> str:

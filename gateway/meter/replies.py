@@ -44,6 +44,15 @@ class CreditChangeResult(IntEnum):
     APPLIED = 1
     SEQUENCE_GAP = 2
     NOT_LOADED = 3
+    WRONG_EPOCH = 4
+
+
+class RaiseResult(IntEnum):
+    """Whether a version is raised (`raise_version.lua`)."""
+
+    NO = 0
+    YES = 1
+    WRONG_EPOCH = 2
 
 
 class SettleResult(IntEnum):

@@ -32,6 +32,7 @@ from gateway.workers.runner import Runner, Worker
 from gateway.workers.usage.hold_sweeper import HoldSweeper
 from gateway.workers.usage.reconciliation import NightlyReconciliation, Reconciler
 from gateway.workers.usage.retention import MonthPartitionWorker, RetentionWorker
+from gateway.workers.usage.store_watch import PostgresEpochRegister, StoreWatch
 from gateway.workers.usage.usage_writer import GatheringWriter, UsageWriter
 
 
@@ -44,13 +45,15 @@ async def background(config: Config) -> AsyncIterator[None]:
         database, redis_client = await stack.enter_async_context(stores)
         providers = await stack.enter_async_context(open_providers(config))
         partitions = config.redis.partitions
-        meter = Meter(redis_client, partitions=partitions, owner="worker")
+        register = PostgresEpochRegister(database)
+        meter = Meter(redis_client, partitions=partitions, owner="worker", register=register)
         journal = Journal(redis_client, partitions)
         notifiers = await stack.enter_async_context(notification_workers(config, database))
         workers: tuple[Worker, ...] = (
             GatheringWriter(UsageWriter(database, journal)),
             HoldSweeper(meter, Holds(redis_client, partitions)),
             OutboxPublisher(database, meter),
+            StoreWatch(meter),
             MonthPartitionWorker(database),
             RenewalWorker(database, journal, grace=timedelta(seconds=config.billing.past_due_grace_seconds)),
             CreditExpiryWorker(database, journal),

@@ -17,7 +17,7 @@ from gateway.meter.holds import Holds
 from gateway.meter.idempotency import StorageLimits
 from gateway.meter.meter import Meter
 from gateway.metrics import MetricsFlusher
-from gateway.proxy.admission.account_loader import AccountLoader, PostgresEpochRegister
+from gateway.proxy.admission.account_loader import AccountLoader
 from gateway.proxy.admission.controller import AdmissionController
 from gateway.proxy.admission.outage_credit import OutageCredit
 from gateway.proxy.admission.principal_cache import PrincipalCache
@@ -34,6 +34,7 @@ from gateway.runtime.upstreams import destinations
 from gateway.workers.runner import Runner
 from gateway.workers.upstream_watch import UpstreamWatch
 from gateway.workers.usage.liveness import EpochWatch, Heartbeat
+from gateway.workers.usage.store_watch import PostgresEpochRegister, StoreWatch
 
 if TYPE_CHECKING:
     from gateway.proxy.telemetry.tracing import OpenTelemetryRecorder
@@ -64,6 +65,7 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
             max_age_seconds=PRINCIPAL_MAX_AGE_SECONDS,
             max_stale_seconds=config.principals.max_stale_seconds,
         )
+        meter.on_epochs_changed(principals.expire)
         grace = timedelta(seconds=config.billing.past_due_grace_seconds)
         outage_credit, access_log = OutageCredit(config.redis.outage_credits), AccessLog()
         span_recorder = build_span_recorder(config.tracing)
@@ -90,8 +92,9 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
         )
         heartbeat = Heartbeat(Holds(redis_client, config.redis.partitions), owner)
         await heartbeat.run_once()
+        await meter.enter_epochs()
         async with settler:
-            watches = (EpochWatch(meter), UpstreamWatch(lambda: handler.upstreams))
+            watches = (EpochWatch(meter), StoreWatch(meter), UpstreamWatch(lambda: handler.upstreams))
             async with Runner(heartbeat, *watches, settler, telemetry, MetricsFlusher()):
                 yield handler
             await handler.close()

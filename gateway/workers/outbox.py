@@ -1,7 +1,9 @@
 """Publishes committed changes to Redis: new versions, and movements of credits.
 
 An entry is deleted in the transaction that read it, after Redis applied it. A crash in between publishes it once more,
-and Redis ignores the repetition. Until an entry is published, Redis admits calls on the state before it.
+which does no harm. Until an entry is published, Redis admits calls on the state before it.
+
+Nothing is published from a PostgreSQL that has lost publications, before a new epoch has begun (`store_watch.py`).
 
 Entries come in order, so a gap means that Redis lost a change it had applied. The publisher then unloads the account;
 its next call loads it from PostgreSQL, the journal and its holds.
@@ -11,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from uuid import UUID
 
 import structlog
@@ -20,8 +23,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger.db import outbox
 from gateway.ledger.db.outbox import OutboxEntry
 from gateway.ledger.db.session import Database
+from gateway.ledger.usage import meter_epochs
 from gateway.meter.meter import Meter
+from gateway.meter.publications import EpochEnded, PostgresqlBehind, Publication
 from gateway.meter.replies import CreditChangeResult
+
+EPOCHS_IN_A_ROW = 2  # that may begin while entries are published
 
 log = structlog.get_logger(__name__)
 
@@ -57,37 +64,61 @@ class OutboxPublisher:
             pass
 
     async def _drain(self, lock_entries: LockEntries) -> int:
+        for _ in range(EPOCHS_IN_A_ROW):
+            with suppress(EpochEnded):
+                return await self._publish_entries(lock_entries)
+        return await self._publish_entries(lock_entries)
+
+    async def _publish_entries(self, lock_entries: LockEntries) -> int:
+        publication = await self._meter.publication()  # before the entries are read
         async with self._database.transaction() as connection:
             entries = await lock_entries(connection)
-            publishing = (self._apply_in_order(group) for group in _by_account(entries))
+            partitions = {publication.partition_of(entry.user_id) for entry in entries if entry.user_id is not None}
+            await _check_history(connection, publication, partitions)
+            publishing = (_apply_in_order(publication, group) for group in _by_account(entries))
             results = await asyncio.gather(*publishing, return_exceptions=True)
             published = [entry_id for ids in results if not isinstance(ids, BaseException) for entry_id in ids]
+            counts = {}
             if published:
                 await outbox.delete_published(connection, published)
+                counts = await meter_epochs.count_publication(connection, partitions)
+        if counts:
+            await publication.mark(counts)
         for result in results:
             if isinstance(result, BaseException):
                 raise result  # after the commit: the accounts that succeeded stay published
         return len(published)
 
-    async def _apply_in_order(self, entries: Sequence[OutboxEntry]) -> list[int]:
-        for entry in entries:
-            await self._apply(entry)
-        return [entry.id for entry in entries]
 
-    async def _apply(self, entry: OutboxEntry) -> None:
-        if entry.user_id is None:
-            await self._meter.raise_catalogue_version(entry.payload["version"])
-            return
-        keys = self._meter.keys(entry.user_id)
-        if entry.kind == "account":
-            await self._meter.raise_account_version(keys, entry.payload["version"])
-            return
-        change = entry.payload
-        applied = await self._meter.apply_credits(keys, credit_seq=change["credit_seq"], amount=change["amount"])
-        if applied is CreditChangeResult.SEQUENCE_GAP:
-            log.error("credit_sequence_gap", user_id=str(entry.user_id), **change)
-            await self._meter.unload(keys)
-            await self._meter.apply_credits(keys, credit_seq=change["credit_seq"], amount=change["amount"])
+async def _check_history(connection: AsyncConnection, publication: Publication, partitions: Collection[int]) -> None:
+    """Raises PostgresqlBehind if PostgreSQL has lost publications: what it would publish is of another history."""
+    if not partitions:
+        return
+    for partition, stored in (await meter_epochs.read(connection, sorted(partitions))).items():
+        if publication.published[partition] > stored.published:
+            raise PostgresqlBehind(f"Redis has publications to partition {partition} that PostgreSQL does not have")
+
+
+async def _apply_in_order(publication: Publication, entries: Sequence[OutboxEntry]) -> list[int]:
+    for entry in entries:
+        await _apply(publication, entry)
+    return [entry.id for entry in entries]
+
+
+async def _apply(publication: Publication, entry: OutboxEntry) -> None:
+    if entry.user_id is None:
+        await publication.raise_catalogue_version(entry.payload["version"])
+        return
+    if entry.kind == "account":
+        await publication.raise_account_version(entry.user_id, entry.payload["version"])
+        return
+    change = entry.payload
+    seq, amount = change["credit_seq"], change["amount"]
+    applied = await publication.apply_credits(entry.user_id, credit_seq=seq, amount=amount)
+    if applied is CreditChangeResult.SEQUENCE_GAP:
+        log.error("credit_sequence_gap", user_id=str(entry.user_id), **change)
+        await publication.unload(entry.user_id)
+        await publication.apply_credits(entry.user_id, credit_seq=seq, amount=amount)
 
 
 def _by_account(entries: Iterable[OutboxEntry]) -> Iterable[Sequence[OutboxEntry]]:

@@ -35,11 +35,11 @@ def pending_charges(
     PostgreSQL has every entry up to `recorded_upto`. A later correction charges a request that has no row, or one that
     may be corrected. Each request is charged once, however many entries it has.
     """
-    last = _order(recorded_upto)
+    last = id_order(recorded_upto)
     charges: dict[UUID, int] = {}
     moments: dict[UUID, int] = {}
     for entry in entries:
-        if _order(entry.id) <= last or (entry.request_id in rows and not rows[entry.request_id]):
+        if id_order(entry.id) <= last or (entry.request_id in rows and not rows[entry.request_id]):
             continue
         charges[entry.request_id] = max(charges.get(entry.request_id, 0), entry.credits)
         if entry.request_id not in rows:
@@ -49,9 +49,10 @@ def pending_charges(
 
 def later(one: str, other: str) -> str:
     """The later of two ids of journal entries."""
-    return max(one, other, key=_order)
+    return max(one, other, key=id_order)
 
 
-def _order(entry_id: str) -> tuple[int, int]:
+def id_order(entry_id: str) -> tuple[int, int]:
+    """The order of journal ids."""
     milliseconds, _, sequence = entry_id.partition("-")
     return int(milliseconds), int(sequence or 0)

@@ -103,6 +103,7 @@ class Model:
     def grant(self, name: str, *, credit_seq: int, amount: int) -> CreditChangeResult:
         account = self.accounts[name]
         if credit_seq <= account.credit_seq:
+            self.accounts[name] = Account(version=account.version, credit_seq=credit_seq)
             return CreditChangeResult.DUPLICATE
         if account.is_loaded and credit_seq > account.credit_seq + 1:
             return CreditChangeResult.SEQUENCE_GAP

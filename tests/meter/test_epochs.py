@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
 import pytest
@@ -14,13 +14,14 @@ from gateway.meter import epochs
 from gateway.meter.admissions import Admission
 from gateway.meter.client.client import RedisClient
 from gateway.meter.client.errors import NotSent
-from gateway.meter.epochs import EpochStart
 from gateway.meter.journal import Journal
 from gateway.meter.meter import Meter
+from gateway.meter.publications import EpochEnded
 from gateway.meter.recovery import REENTER_SECONDS
 from gateway.meter.replies import LoadResult, Verdict
 from gateway.meter.scripts import SCRIPTS
 from policies.access.limits import Limits
+from policies.usage.epochs import PostgresqlMarks, number_of
 from policies.usage.records import copy_line, parse_line, prefix_of, suffix_of
 from tests.meter.conftest import OwnServer
 
@@ -29,14 +30,21 @@ UNLIMITED = Limits((None, None, None), None)
 
 
 class Count:
-    """PostgreSQL, as far as the epochs need it."""
+    """PostgreSQL, as far as the epochs need it. Whoever shares one shares a PostgreSQL."""
 
-    def __init__(self, first: int = 1, last_id: str = "0-0") -> None:
-        self._numbers = itertools.count(first)
-        self._last_id = last_id
+    def __init__(self, epochs: int = 0, last_id: str = "0-0") -> None:
+        self.marks = PostgresqlMarks(epochs, "", 1, last_id, 0)
 
-    async def begin(self, partition: int) -> EpochStart:  # noqa: ARG002 - as Register says
-        return EpochStart(next(self._numbers), 1, self._last_id)
+    async def read(self, partitions: Sequence[int] = (0,)) -> Mapping[int, PostgresqlMarks]:
+        return dict.fromkeys(partitions, self.marks)
+
+    @asynccontextmanager
+    async def lock(self, partitions: Sequence[int]) -> AsyncIterator[Count]:  # noqa: ARG002 - as the protocol says
+        yield self
+
+    async def begin(self, epochs: Mapping[int, str]) -> None:
+        if 0 in epochs:
+            self.marks = self.marks._replace(epochs=number_of(epochs[0]), epoch=epochs[0])
 
 
 class Slow(Count):
@@ -47,10 +55,11 @@ class Slow(Count):
         self.may_begin = asyncio.Event()
         self.begun = 0
 
-    async def begin(self, partition: int) -> EpochStart:
+    @asynccontextmanager
+    async def lock(self, partitions: Sequence[int]) -> AsyncIterator[Count]:  # noqa: ARG002 - as the protocol says
         self.begun += 1
         await self.may_begin.wait()
-        return await super().begin(partition)
+        yield self
 
 
 @dataclass
@@ -59,9 +68,11 @@ class Site:
 
     redis_client: RedisClient
     account_id: UUID
+    postgresql: Count = field(default_factory=Count)
 
     def gateway(self, register: Count | None = None) -> Meter:
-        return Meter(self.redis_client, partitions=1, owner=f"proxy-{uuid4().hex}", register=register or Count())
+        owner = f"proxy-{uuid4().hex}"
+        return Meter(self.redis_client, partitions=1, owner=owner, register=register or self.postgresql)
 
     async def load(self, meter: Meter, balance: int = 100) -> LoadResult:
         keys = meter.keys(self.account_id)
@@ -127,9 +138,9 @@ async def test_epoch_of_an_older_copy_uses_none_of_its_balances(site: Site) -> N
 
 async def test_epoch_loads_nothing_while_gateways_replay(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epochs, "REPLAY_WINDOW_SECONDS", 4.0)
-    assert await site.load(site.gateway(Count(first=1))) is LoadResult.LOADED, "the first epoch of all waits for nobody"
+    assert await site.load(site.gateway()) is LoadResult.LOADED, "the first epoch of all waits for nobody"
     await site.replace_server()
-    meter = site.gateway(Count(first=2))
+    meter = site.gateway()
     assert await site.load(meter) is LoadResult.EPOCH_NOT_OPEN
     assert (await site.admit(meter)).verdict is Verdict.EPOCH_NOT_OPEN
     await site.redis_client.call((b"HSET", b"gw:{p00}:c", b"o", 0))
@@ -238,7 +249,7 @@ async def test_journal_is_trimmed_only_in_the_epoch_in_which_it_was_read(site: S
 
 async def test_epoch_does_not_begin_without_the_register(site: Site) -> None:
     class Away(Count):
-        async def begin(self, partition: int) -> EpochStart:  # noqa: ARG002 - as Register says
+        async def read(self, partitions: Sequence[int] = (0,)) -> Mapping[int, PostgresqlMarks]:  # noqa: ARG002 - so it says
             raise NotSent("PostgreSQL is out of reach")
 
     with pytest.raises(NotSent):
@@ -249,3 +260,77 @@ async def test_epoch_does_not_begin_without_the_register(site: Site) -> None:
 def _suffix(charge: int) -> str:
     known = {"outcome": "succeeded", "credits_charged": charge}
     return suffix_of(known)
+
+
+async def test_server_that_was_left_is_not_served_from_when_it_comes_back(site: Site) -> None:
+    """Its run id is the same; another server was in use in between."""
+    meter = site.gateway()
+    await site.load(meter, balance=1_000_000)
+    await site.postgresql.begin({0: "2-of another server"})
+    assert await meter.compare_stores() == 1
+    assert (await site.admit(meter)).verdict is Verdict.NOT_LOADED
+    assert number_of(site.postgresql.marks.epoch) == 3
+
+    await site.postgresql.begin({0: "4-of another server"})
+    assert (await site.admit(site.gateway())).verdict is Verdict.NOT_LOADED, "as at the start or a reconnection"
+
+
+@pytest.mark.parametrize(
+    "lost", [{"catalogue_version": 0}, {"last_id": "0-0"}, {"published": 0}, {"epochs": 0, "epoch": ""}]
+)
+async def test_postgresql_that_lost_commits_ends_the_epoch_and_its_versions(
+    site: Site, lost: dict[str, int | str]
+) -> None:
+    meter = site.gateway(Count(epochs=3, last_id="5-0"))
+    site.postgresql = meter._epochs._register  # type: ignore[assignment]
+    site.postgresql.marks = site.postgresql.marks._replace(published=2)
+    await site.load(meter)
+    publication = await meter.publication()
+    await publication.mark({0: 2})
+    await publication.raise_account_version(site.account_id, 9)
+    await publication.apply_credits(site.account_id, credit_seq=1, amount=1_000_000)
+    await Journal(site.redis_client, 1).read({0: "0-0"}, 10)
+    await site.redis_client.call((b"HSET", b"gw:{p00}:c", b"t", b"5-0"))
+    assert await meter.compare_stores() == 0
+    site.postgresql.marks = site.postgresql.marks._replace(**lost)  # type: ignore[arg-type] # by name
+    assert await meter.compare_stores() == 1
+    assert (await site.admit(meter)).verdict is Verdict.NOT_LOADED
+    assert await site.load(meter, balance=5) is LoadResult.LOADED, "version 1 is behind no other"
+    assert (await site.admit(meter)).verdict is Verdict.INSUFFICIENT_CREDITS
+
+
+async def test_publication_read_before_an_epoch_is_refused(site: Site) -> None:
+    meter = site.gateway()
+    await site.load(meter)
+    publication = await meter.publication()
+    await meter.rebuild()
+    for publishing in (
+        publication.apply_credits(site.account_id, credit_seq=1, amount=5),
+        publication.raise_account_version(site.account_id, 2),
+        publication.raise_catalogue_version(2),
+    ):
+        with pytest.raises(EpochEnded):
+            await publishing
+
+
+async def test_load_read_before_an_epoch_is_refused(site: Site) -> None:
+    meter = site.gateway()
+    keys = meter.keys(site.account_id)
+    epoch = await meter.epoch(0)
+    await meter.rebuild()
+    loading = meter.load(keys, account_version=1, credit_seq=0, balance=100, catalogue_version=1, epoch=epoch)
+    assert await loading is LoadResult.WRONG_EPOCH
+
+
+async def test_epoch_that_was_entered_before_goes_on_without_the_register(site: Site) -> None:
+    meter = site.gateway()
+    await site.load(meter)
+
+    async def away(partitions: Sequence[int]) -> Mapping[int, PostgresqlMarks]:  # noqa: ARG001 - as the protocol says
+        raise NotSent("PostgreSQL is out of reach")
+
+    site.postgresql.read = away  # type: ignore[assignment]
+    meter._epochs.mark_ended(0, await meter.epoch(0))
+    assert (await site.admit(meter)).verdict is Verdict.ADMITTED
+    with pytest.raises(NotSent):
+        await site.admit(site.gateway())

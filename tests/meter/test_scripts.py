@@ -25,6 +25,7 @@ from gateway.meter.client.client import RedisClient
 from gateway.meter.journal import is_correction
 from gateway.meter.layout import AccountState, KeyBudget
 from gateway.meter.meter import CLOCK_SKEW_MS, Meter
+from gateway.meter.publications import Publication
 from gateway.meter.replies import LoadResult, Verdict
 from gateway.meter.scripts import ACCOUNT_SNAPSHOT, ADMIT, LOAD_ACCOUNT, SCRIPTS, Script
 from policies.access.admission import AccountSnapshot, check_snapshot
@@ -88,6 +89,9 @@ class Bench:
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self._loop.run_until_complete(coroutine)
+
+    def publication(self) -> Publication:
+        return self.run(self.meter.publication())
 
     def begin_anew(self) -> None:
         """An empty server, and a process that knows of nothing before."""
@@ -203,20 +207,22 @@ class Calls(RuleBasedStateMachine):
             self._tell(name, data.draw(st.one_of(st.just(following), st.integers(1, len(self.committed[name])))))
 
     def _tell(self, name: str, seq: int) -> None:
-        amount = self.committed[name][seq - 1]
+        amount, was_loaded = self.committed[name][seq - 1], self.model.accounts[name].is_loaded
         expected = self.model.grant(name, credit_seq=seq, amount=amount)
-        given = self.bench.meter.apply_credits(self.bench.keys[name], credit_seq=seq, amount=amount)
+        given = self.bench.publication().apply_credits(IDS[name], credit_seq=seq, amount=amount)
         assert self.bench.run(given) is expected
+        if was_loaded and not self.model.accounts[name].is_loaded:
+            self.load(name, 0)
 
     @rule(name=NAME, version=VERSION)
     def bump_account(self, name: str, version: int) -> None:
         self.model.bump(name, version)
-        self.bench.run(self.bench.meter.raise_account_version(self.bench.keys[name], version))
+        self.bench.run(self.bench.publication().raise_account_version(IDS[name], version))
 
     @rule(version=VERSION)
     def bump_catalogue(self, version: int) -> None:
         self.model.catalogue = max(self.model.catalogue or version, version)
-        self.bench.run(self.bench.meter.raise_catalogue_version(version))
+        self.bench.run(self.bench.publication().raise_catalogue_version(version))
 
     # What clients do, under plans that change.
 

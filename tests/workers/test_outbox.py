@@ -11,8 +11,8 @@ from sqlalchemy import text
 from gateway.ledger.credits import grants
 from gateway.ledger.db.outbox import bump_account, bump_catalogue
 from gateway.meter.client.errors import MeterUnavailable
-from gateway.meter.keys import AccountKeys
 from gateway.meter.meter import Meter, Versions
+from gateway.meter.publications import Publication
 from gateway.meter.replies import CreditChangeResult, Verdict
 from gateway.workers.outbox import OutboxPublisher
 from tests.workers.conftest import PARTITIONS, Backend
@@ -25,9 +25,16 @@ class Crashed(BaseException):
 class CrashingMeter(Meter):
     """Dies right after Redis has applied a movement of credits."""
 
-    async def apply_credits(self, keys: AccountKeys, *, credit_seq: int, amount: int) -> CreditChangeResult:
-        await super().apply_credits(keys, credit_seq=credit_seq, amount=amount)
-        raise Crashed
+    async def publication(self) -> Publication:
+        publication = await super().publication()
+        apply_credits = publication.apply_credits
+
+        async def crash(account_id: UUID, *, credit_seq: int, amount: int) -> CreditChangeResult:
+            await apply_credits(account_id, credit_seq=credit_seq, amount=amount)
+            raise Crashed
+
+        publication.apply_credits = crash  # type: ignore[method-assign]
+        return publication
 
 
 class PartlyAway(Meter):
@@ -35,10 +42,17 @@ class PartlyAway(Meter):
 
     away: UUID | None = None
 
-    async def apply_credits(self, keys: AccountKeys, *, credit_seq: int, amount: int) -> CreditChangeResult:
-        if keys.account_id == self.away:
-            raise MeterUnavailable("away")
-        return await super().apply_credits(keys, credit_seq=credit_seq, amount=amount)
+    async def publication(self) -> Publication:
+        publication = await super().publication()
+        apply_credits = publication.apply_credits
+
+        async def apply(account_id: UUID, *, credit_seq: int, amount: int) -> CreditChangeResult:
+            if account_id == self.away:
+                raise MeterUnavailable("away")
+            return await apply_credits(account_id, credit_seq=credit_seq, amount=amount)
+
+        publication.apply_credits = apply  # type: ignore[method-assign]
+        return publication
 
 
 async def _loaded(backend: Backend) -> UUID:
@@ -80,6 +94,7 @@ async def test_account_that_is_not_loaded_gets_grants_by_its_load(backend: Backe
 
 
 async def test_load_read_before_a_grant_is_refused(backend: Backend) -> None:
+    await backend.meter.enter_epochs()
     user_id = await backend.a_user(credits_given=5)
     await backend.give(user_id, 6)
     await OutboxPublisher(backend.database, backend.meter).run_once()
@@ -103,7 +118,7 @@ async def test_account_version_makes_older_decisions_stale(backend: Backend) -> 
     assert (await backend.try_admit(user_id, str(uuid4()))).verdict is Verdict.ADMITTED  # not published yet
     await OutboxPublisher(backend.database, backend.meter).run_once()
     assert (await backend.try_admit(user_id, str(uuid4()))).verdict is Verdict.STALE
-    assert await backend.meter.versions(backend.meter.keys(user_id)) == Versions(moved or 0, 1)
+    assert await backend.meter.versions(backend.meter.keys(user_id)) == Versions(moved or 0, 1, 1)
 
 
 async def test_catalogue_version_makes_older_decisions_stale_in_every_partition(backend: Backend) -> None:
@@ -127,6 +142,7 @@ async def test_crash_after_redis_applied_repeats_nothing(backend: Backend) -> No
         await OutboxPublisher(backend.database, crashing).run_once()
     assert await _unpublished(backend) == 2
     assert await OutboxPublisher(backend.database, backend.meter).run_once() == 2
+    await backend.load(user_id)  # it is not told what the repetition was
     assert await _balance(backend, user_id) == 116
 
 

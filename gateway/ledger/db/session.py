@@ -22,9 +22,16 @@ GRACE_SECONDS = 1.0
 # Classes of errors that mean an outage (PostgreSQL, appendix A): connection exceptions, insufficient resources,
 # operator intervention (shutdown, startup, statement timeout), rejected credentials and missing databases.
 OUTAGE_CLASSES = ("08", "53", "57", "28", "3D")
-LOCK_NOT_AVAILABLE = "55P03"
+# A database that is being copied or moved takes no connections (55000); a standby takes no writes (25006).
+LOCK_NOT_AVAILABLE, NOT_ACCEPTING, READ_ONLY = "55P03", "55000", "25006"
+OUTAGE_CODES = (LOCK_NOT_AVAILABLE, READ_ONLY)
 
-_OF_ASYNCPG = (OSError, asyncpg.InterfaceError, asyncpg.PostgresError)  # TimeoutError is an OSError
+_OF_ASYNCPG = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresError,
+)  # TimeoutError is an OSError
 
 
 class DatabaseUnavailable(Exception):  # noqa: N818 - a state of the world, answered with 503
@@ -55,6 +62,17 @@ def outages_typed() -> Iterator[None]:
         if unavailable is None:
             raise
         raise unavailable from error
+
+
+@contextmanager
+def _outages_typed_while_connecting() -> Iterator[None]:
+    with outages_typed():
+        try:
+            yield
+        except DBAPIError as error:
+            if _code_of(error) == NOT_ACCEPTING:
+                raise DatabaseUnavailable(f"the database cannot serve: {error.orig}") from error
+            raise
 
 
 def before_commit(connection: AsyncConnection, step: CommitStep, item: Any) -> None:
@@ -126,7 +144,7 @@ class Database:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection]:
         async with AsyncExitStack() as stack:
-            with outages_typed():
+            with _outages_typed_while_connecting():
                 connection = await stack.enter_async_context(self._engine.connect())
             # Outside `outages_typed`: a timeout that the block raises is no outage of the database.
             yield connection
@@ -164,6 +182,11 @@ def _connect_args(statement_timeout_seconds: float, lock_timeout_seconds: float)
 
 
 def _type_outage(context: ExceptionContext) -> BaseException | None:
+    if _code_of(context.original_exception) == READ_ONLY:
+        # The name leads elsewhere now, or the server will: each connection of the pool is replaced at its next use.
+        context.is_disconnect = context.invalidate_pool_on_disconnect = True
+    if isinstance(_cause_of(context.original_exception), asyncpg.InternalClientError):
+        context.is_disconnect = True
     # A failed ping of a pooled connection is no outage: the pool opens another connection.
     return None if context.is_pre_ping else _outage(context.original_exception)
 
@@ -171,13 +194,21 @@ def _type_outage(context: ExceptionContext) -> BaseException | None:
 def _outage(error: BaseException) -> DatabaseUnavailable | None:
     if isinstance(error, PoolTimeout):
         return PoolBusy("every connection of the pool is busy")
-    # SQLAlchemy wraps its adapter's error, which wraps asyncpg's.
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    if cause is not None and not isinstance(cause, _OF_ASYNCPG):
-        cause = cause.__cause__
-    code = getattr(cause, "sqlstate", None) or ""
-    if code.startswith(OUTAGE_CLASSES) or code == LOCK_NOT_AVAILABLE:
+    cause, code = _cause_of(error), _code_of(error)
+    if code.startswith(OUTAGE_CLASSES) or code in OUTAGE_CODES:
         return DatabaseUnavailable(f"the database cannot serve: {cause}")
+    if isinstance(cause, asyncpg.InternalClientError):  # the server has ended the connection while nothing was asked
+        return DatabaseUnavailable(f"the connection to the database is broken: {cause}")
     if isinstance(cause, OSError) or (isinstance(cause, asyncpg.InterfaceError) and "is closed" in str(cause)):
         return DatabaseUnavailable(f"the database is out of reach: {str(cause) or type(cause).__name__}")
     return None
+
+
+def _cause_of(error: BaseException) -> BaseException | None:
+    """SQLAlchemy wraps its adapter's error, which wraps asyncpg's."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return cause.__cause__ if cause is not None and not isinstance(cause, _OF_ASYNCPG) else cause
+
+
+def _code_of(error: BaseException) -> str:
+    return getattr(_cause_of(error), "sqlstate", None) or ""

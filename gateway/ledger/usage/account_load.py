@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import text
@@ -35,10 +36,26 @@ _STORED_ACCOUNT = text(f"""
            {_CALLS.format(step_ms=STEP_MS[0])} AS in_minute,
            {_CALLS.format(step_ms=STEP_MS[1])} AS in_hour,
            {_CALLS.format(step_ms=STEP_MS[2])} AS in_day,
+           (SELECT coalesce(string_agg((o.payload ->> 'credit_seq') || ' ' || (o.payload ->> 'amount'), ' '), '')
+              FROM outbox o WHERE o.user_id = :user_id AND o.kind = 'credits') AS unpublished,
            {RECORDED} AS recorded
       FROM users u JOIN user_credits c ON c.user_id = u.id
      WHERE u.id = :user_id
 """)  # noqa: S608 - made of constants
+
+
+# The lock needs the server that takes writes: a standby may be behind Redis and yet have lost nothing.
+_VERSIONS = text("""
+    SELECT u.version AS account, c.credit_seq FROM users u JOIN user_credits c ON c.user_id = u.id
+     WHERE u.id = :user_id FOR SHARE
+""")
+
+
+class StoredVersions(NamedTuple):
+    """0 for an account that PostgreSQL does not have."""
+
+    account: int = 0
+    credit_seq: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +64,8 @@ class StoredAccount:
 
     PostgreSQL has the journal of its partition up to `last_id`. `calls` are those of the last minute, hour and day as
     "bucket count bucket count ..". `recorded` are those of the given requests that have a row; True if the row says
-    abandoned at no charge, and so may still be corrected.
+    abandoned at no charge, and so may still be corrected. `unpublished` are credit changes that Redis has still to be
+    told of, as "credit_seq amount credit_seq amount ..".
     """
 
     account_version: int
@@ -57,6 +75,13 @@ class StoredAccount:
     last_id: str
     calls: tuple[str, str, str]
     recorded: Mapping[UUID, bool]
+    unpublished: str = ""
+
+
+async def lock_versions(connection: AsyncConnection, user_id: UUID) -> StoredVersions:
+    """The account's version and the number of its last credit change, as the server that takes writes has them."""
+    row = (await connection.execute(_VERSIONS, {"user_id": user_id})).one_or_none()
+    return StoredVersions() if row is None else StoredVersions(*row)
 
 
 async def read(
@@ -91,4 +116,5 @@ async def read(
         row.last_id,
         (row.in_minute, row.in_hour, row.in_day),
         {UUID(request_id): is_open for request_id, is_open in row.recorded.items()},
+        row.unpublished,
     )

@@ -1,18 +1,11 @@
-"""Up to which entry each partition's journal is applied, and how many epochs each has begun.
-
-The lock of an offset's row is a writer's claim of the partition. A partition's first epoch differs from those that
-follow a loss of Redis.
-"""
+"""Up to which entry each partition's journal is applied. The lock of an offset's row is a writer's claim of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
-
-from gateway.ledger.db.rows import value
 
 _CREATE = text("""
     INSERT INTO journal_offsets (partition) SELECT unnest(CAST(:partitions AS int[])) ON CONFLICT DO NOTHING
@@ -31,22 +24,6 @@ _ADVANCE = text("""
       FROM unnest(CAST(:partitions AS int[]), CAST(:last_ids AS text[])) AS a (partition, last_id)
      WHERE o.partition = a.partition
 """)
-
-_BEGIN_EPOCH = text("""
-    INSERT INTO meter_epochs AS e (partition) VALUES (:partition)
-        ON CONFLICT (partition) DO UPDATE SET epoch = e.epoch + 1, started_at = now()
-    RETURNING e.epoch, (SELECT version FROM catalogue) AS catalogue_version,
-              coalesce((SELECT o.last_id FROM journal_offsets o WHERE o.partition = e.partition), '0-0') AS last_id
-""")
-
-
-@dataclass(frozen=True, slots=True)
-class StartedEpoch:
-    """The number of a partition's new epoch, with the catalogue version and the journal offset that PostgreSQL has."""
-
-    epoch: int
-    catalogue_version: int
-    last_id: str
 
 
 async def claim(connection: AsyncConnection, partitions: Iterable[int], *, limit: int | None = None) -> dict[int, str]:
@@ -79,11 +56,6 @@ async def lock(connection: AsyncConnection, partition: int) -> None:
 async def advance(connection: AsyncConnection, last_ids: Mapping[int, str]) -> None:
     """Moves claimed offsets, in the transaction that applied the entries up to them."""
     await connection.execute(_ADVANCE, {"partitions": list(last_ids), "last_ids": list(last_ids.values())})
-
-
-async def begin_epoch(connection: AsyncConnection, partition: int) -> StartedEpoch:
-    """Counts one more. Two gateways that begin an epoch at once count two; Redis uses the first that arrives."""
-    return value(StartedEpoch, (await connection.execute(_BEGIN_EPOCH, {"partition": partition})).one())
 
 
 async def _claim_existing(connection: AsyncConnection, wanted: list[int], limit: int) -> dict[int, str]:

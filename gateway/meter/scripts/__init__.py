@@ -63,8 +63,9 @@ LATE_SETTLEMENT = Script.load("late_settlement", "prefixes", "key_budgets", repl
 LOAD_ACCOUNT = Script.load("load_account", "replay_window", "records", replies=replies.LoadResult)
 LOAD_KEY_BUDGET = Script.load("load_key_budget", "records", replies=replies.LoadResult)
 ACCOUNT_SNAPSHOT = Script.load("account_snapshot", "replay_window", "windows", replies=replies.Verdict)
-APPLY_CREDITS = Script.load("apply_credits", replies=replies.CreditChangeResult)
-RAISE_VERSION = Script.load("raise_version", replies=replies.Done)
+APPLY_CREDITS = Script.load("apply_credits", "account_epoch", replies=replies.CreditChangeResult)
+RAISE_VERSION = Script.load("raise_version", "account_epoch", replies=replies.RaiseResult)
+MARK_PUBLISHED = Script.load("mark_published", replies=replies.Done)
 ENTER_EPOCH = Script.load("enter_epoch", "replay_window", replies=replies.EpochResult)
 REPLAY_SETTLEMENT = Script.load("replay_settlement")
 RESTORE_HOLD = Script.load("restore_hold", replies=replies.Done)
@@ -83,5 +84,6 @@ SCRIPTS = (
     RESTORE_HOLD,
     APPLY_CREDITS,
     RAISE_VERSION,
+    MARK_PUBLISHED,
     ACCOUNT_SNAPSHOT,
 )

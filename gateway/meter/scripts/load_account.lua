@@ -4,13 +4,14 @@
 -- that has since left the journal. Then the caller reads it again.
 --
 -- KEYS account, catalogue, holds (hashes), journal (stream)
--- ARGV epoch              that the caller has entered
+-- ARGV epoch              that the caller had entered before it read PostgreSQL
 --      account_id         as records have it
 --      account_version, credit_seq
 --      balance            without what the journal charges up to `counted_upto`
 --      catalogue_version
 --      counted_upto       journal id up to which the caller has counted
 --      clock_skew_ms      by which the clocks of gateways may differ
+--      unpublished        credit changes up to `credit_seq` that are still to be applied: "credit_seq amount credit_seq .."
 --      calls_minute, calls_hour, calls_day    counted in each window: "bucket count bucket count .."
 --
 -- Reply: LOADED now or before   STALE_SNAPSHOT read PostgreSQL again   EPOCH_NOT_OPEN   WRONG_EPOCH another one, or none
@@ -22,7 +23,7 @@
 
 local account, catalogue, holds, journal = unpack(KEYS)
 local epoch, account_id, account_version, credit_seq, balance, catalogue_version, counted_upto, clock_skew_ms,
-  calls_minute, calls_hour, calls_day = unpack(ARGV)
+  unpublished, calls_minute, calls_hour, calls_day = unpack(ARGV)
 
 local function raise_version(key, version)
   local here = redis.call('HGET', key, VERSION_FIELD)
@@ -45,7 +46,9 @@ local now = now_ms()
 if is_replaying(partition[2], now) then
   return EPOCH_NOT_OPEN
 end
-if tonumber(found[2] or 0) > tonumber(account_version) or tonumber(found[3] or 0) > tonumber(credit_seq) then
+local is_of_epoch = found[4] == epoch -- else its versions may be of a history that PostgreSQL has lost
+if is_of_epoch
+  and (tonumber(found[2] or 0) > tonumber(account_version) or tonumber(found[3] or 0) > tonumber(credit_seq)) then
   return STALE_SNAPSHOT
 end
 if is_past(partition[3] or '0-0', counted_upto) then
@@ -122,7 +125,7 @@ for _, name in ipairs(redis.call('HKEYS', account)) do
 end
 redis.call(
   'HSET', account, STATE_FIELD, struct.pack(STATE, unpack(s)), VERSION_FIELD, account_version,
-  CREDIT_SEQ_FIELD, credit_seq, EPOCH_FIELD, epoch, unpack(writes)
+  CREDIT_SEQ_FIELD, credit_seq, UNPUBLISHED_FIELD, unpublished, EPOCH_FIELD, epoch, unpack(writes)
 )
 raise_version(catalogue, catalogue_version)
 return LOADED

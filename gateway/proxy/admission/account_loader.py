@@ -1,4 +1,4 @@
-"""What the meter needs of PostgreSQL: the state of accounts, what their keys have spent, and the number of epochs.
+"""What the meter needs of PostgreSQL: the state of accounts, and what their keys have spent.
 
 An account is loaded with the charges of the journal, which is ahead of PostgreSQL.
 """
@@ -10,13 +10,12 @@ import time
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
-from gateway.ledger.db.session import Database, DatabaseUnavailable
-from gateway.ledger.usage import account_load, journal_offsets
+from gateway.ledger.db.session import Database
+from gateway.ledger.usage import account_load
 from gateway.ledger.usage import key_budgets as booked_budgets
 from gateway.ledger.usage.account_load import StoredAccount
 from gateway.meter.client.client import RedisClient
 from gateway.meter.client.errors import NotSent
-from gateway.meter.epochs import EpochStart
 from gateway.meter.journal_charges import AccountCharges, JournalCharge, read_account_charges
 from gateway.meter.keys import AccountKeys
 from gateway.meter.meter import CLOCK_SKEW_MS, Meter
@@ -24,6 +23,7 @@ from gateway.meter.replies import LoadResult
 from policies.access.key_budgets import Cap
 from policies.access.limits import STEP_MS
 from policies.usage.account_load import JournaledCharge, later, pending_charges
+from policies.usage.epochs import Agreement
 
 # Each attempt reads again what has changed since the one before; more in a row are an outage.
 ATTEMPTS = 5
@@ -45,21 +45,43 @@ class AccountLoader:
 
         Raises DatabaseUnavailable, MeterUnavailable; NotSent while gateways replay their calls into a new epoch.
         """
-        await self._run_once_for(keys.account_id, lambda: self._load(keys))
+        await self._run_once_for(keys.account_id, lambda: self._load(keys), keys)
+
+    async def check_history(self, keys: AccountKeys) -> None:
+        """Begins an epoch if PostgreSQL lacks a change of the account that Redis was told of: nothing else ends that.
+
+        Raises DatabaseUnavailable, MeterUnavailable.
+        """
+        known = await self._meter.versions(keys)  # before PostgreSQL, which is then at least as far
+        async with self._database.transaction() as connection:
+            stored = await account_load.lock_versions(connection, keys.account_id)
+        if known.account > stored.account or known.credit_seq > stored.credit_seq:
+            await self._meter.rebuild((keys.partition,), reason=str(Agreement.POSTGRESQL_BEHIND))
 
     async def count_budget(self, keys: AccountKeys, cap: Cap) -> None:
         """Returns when the spending of a key budget is counted, or the account is not loaded. Raises as `load` does."""
-        await self._run_once_for(cap, lambda: self._count(keys, cap))
+        await self._run_once_for(cap, lambda: self._count(keys, cap), keys)
 
-    async def _run_once_for(self, subject: UUID | Cap, attempt: Attempt) -> None:
+    async def _run_once_for(self, subject: UUID | Cap, attempt: Attempt, keys: AccountKeys) -> None:
         load = self._loads.get(subject)
         if load is None:
-            load = asyncio.get_running_loop().create_task(_retry(attempt))
+            load = asyncio.get_running_loop().create_task(self._retry(attempt, keys))
             self._loads[subject] = load
             load.add_done_callback(lambda done: self._end(subject, done))
         await asyncio.shield(load)
 
+    async def _retry(self, attempt: Attempt, keys: AccountKeys) -> None:
+        for _ in range(ATTEMPTS):
+            loaded = await attempt()
+            if loaded is LoadResult.EPOCH_NOT_OPEN:
+                raise NotSent("Redis is in a new epoch, and gateways replay their calls into it")
+            if loaded is not LoadResult.STALE_SNAPSHOT:
+                return
+        await self.check_history(keys)
+        raise NotSent("the account changes faster than it can be loaded")
+
     async def _load(self, keys: AccountKeys) -> LoadResult | None:
+        epoch = await self._meter.epoch(keys.partition)
         ahead = await read_account_charges(self._redis, keys)
         async with self._database.read() as connection:
             stored = await account_load.read(
@@ -70,9 +92,11 @@ class AccountLoader:
                 now_ms=time.time_ns() // 1_000_000,
                 skew_ms=CLOCK_SKEW_MS,
             )
-        return None if stored is None else await self._load_into_redis(keys, stored, ahead)
+        return None if stored is None else await self._load_into_redis(keys, stored, ahead, epoch=epoch)
 
-    async def _load_into_redis(self, keys: AccountKeys, stored: StoredAccount, ahead: AccountCharges) -> LoadResult:
+    async def _load_into_redis(
+        self, keys: AccountKeys, stored: StoredAccount, ahead: AccountCharges, *, epoch: str
+    ) -> LoadResult:
         more = pending_charges(_entries(ahead), recorded_upto=stored.last_id, rows=stored.recorded)
         return await self._meter.load(
             keys,
@@ -82,6 +106,8 @@ class AccountLoader:
             catalogue_version=stored.catalogue_version,
             counted_upto=later(ahead.upto, stored.last_id),
             calls=_add_calls(stored.calls, more.moments),
+            unpublished=stored.unpublished,
+            epoch=epoch,
         )
 
     async def _count(self, keys: AccountKeys, cap: Cap) -> LoadResult:
@@ -105,32 +131,6 @@ class AccountLoader:
         self._loads.pop(subject, None)
         if not load.cancelled():
             load.exception()  # the waiting calls see it; asking keeps the loop from reporting it
-
-
-class PostgresEpochRegister:
-    """Counts the meter's epochs in PostgreSQL."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def begin(self, partition: int) -> EpochStart:
-        """Raises NotSent while PostgreSQL is away: no account could be loaded then."""
-        try:
-            async with self._database.transaction() as connection:
-                started = await journal_offsets.begin_epoch(connection, partition)
-        except DatabaseUnavailable as error:
-            raise NotSent("Redis is in a new epoch, and PostgreSQL is out of reach") from error
-        return EpochStart(started.epoch, started.catalogue_version, started.last_id)
-
-
-async def _retry(attempt: Attempt) -> None:
-    for _ in range(ATTEMPTS):
-        loaded = await attempt()
-        if loaded is LoadResult.EPOCH_NOT_OPEN:
-            raise NotSent("Redis is in a new epoch, and gateways replay their calls into it")
-        if loaded is not LoadResult.STALE_SNAPSHOT:
-            return
-    raise NotSent("the account changes faster than it can be loaded")
 
 
 def _corrections(ahead: AccountCharges) -> list[tuple[UUID, int]]:

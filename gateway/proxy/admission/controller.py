@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -181,7 +182,13 @@ class AdmissionController:
                 authorization = self._authorize(request.inbound, request.match, caller)
             else:
                 await self._prepare_next_attempt(request, caller, plan, quote=quote, admission=admission)
+        await self._check_history(authorization.caller)
         raise Refused(Refusal.ACCOUNTS_UNAVAILABLE, "This account keeps changing; try again shortly.", retry_after=1)
+
+    async def _check_history(self, caller: Caller) -> None:
+        """Ends what would never end: Redis was told of a change that PostgreSQL has lost."""
+        with suppress(DatabaseUnavailable, MeterUnavailable):
+            await self._account_loader.check_history(caller.keys)
 
     async def _prepare_next_attempt(
         self, request: AdmissionRequest, caller: Caller, plan: Plan, *, quote: Quote, admission: Admission

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 from gateway import metrics
 from gateway.clock import monotonic_seconds
@@ -30,6 +31,7 @@ NEGATIVE_SECONDS = 2.0  # how long an unknown key is refused without a query; ne
 REFRESH_SECONDS = 0.1  # how long a call waits for its caller to be refreshed before it goes on with the cached one
 RETRY_SECONDS = 1.0  # after a failure no call waits for PostgreSQL to fail again
 MAX_KEY_BYTES = 512
+EXPIRED = float("-inf")  # when a caller was loaded that is to be loaded again
 # Anyone can write keys that look right, and each costs more than a good call: so many at a time are looked up, which
 # leaves connections to keys that are known.
 MAX_LOOKUPS = 2
@@ -72,6 +74,7 @@ class PrincipalCache:
         counters = (BufferedCounter(metrics.PRINCIPAL_CACHE.labels(result)) for result in results)
         self._hits, self._refreshes, self._negatives, self._misses, self._stale = counters
         self.catalogue = ledger.Catalogue(version=-1, features={})
+        self._expiries = 0
 
     def __repr__(self) -> str:
         return f"<PrincipalCache {len(self._callers)} cached, {len(self._loads)} loading>"
@@ -135,6 +138,16 @@ class PrincipalCache:
             return await self.reload(key)
         return caller
 
+    def expire(self, partitions: Collection[int]) -> None:
+        """Reads the callers of these partitions again before they are served: PostgreSQL may have gone back.
+
+        In another epoch versions may stand for other states than they did before.
+        """
+        self._expiries += 1
+        for digest, caller in self._callers.items():
+            if caller.keys.partition in partitions:
+                self._callers[digest] = replace(caller, loaded_at=EXPIRED)
+
     async def _digest(self, key: bytes, connection_cache: ConnectionCache | None) -> bytes:
         if connection_cache is not None and connection_cache.key_digest is not None:
             return connection_cache.key_digest
@@ -192,13 +205,13 @@ class PrincipalCache:
             return await self._query(key, digest)
 
     async def _query(self, key: bytes, digest: bytes) -> Caller | None:
-        principal, stored_digest = None, b""
+        principal, stored_digest, expiries = None, b"", self._expiries
         async with self._database.read() as connection:
             for stored_digest in keys.lookup_digests(self._prefix, key, self._peppers):
                 principal = await ledger.find_principal(connection, stored_digest)
                 if principal is not None:
                     break
-            if principal is not None and principal.catalogue_version > self.catalogue.version:
+            if principal is not None and principal.catalogue_version != self.catalogue.version:
                 self.catalogue = await ledger.get_catalogue(connection)
         if principal is None:
             self._cache_unknown(digest)
@@ -206,6 +219,8 @@ class PrincipalCache:
         if stored_digest == keys.foreign_digest(key):
             await self._rehash(stored_digest, digest)
         caller = build_caller(principal, digest, self._meter.keys(principal.account.id))
+        if expiries != self._expiries:  # it was read before them
+            caller = replace(caller, loaded_at=EXPIRED)
         self._cache(caller)
         return caller
 

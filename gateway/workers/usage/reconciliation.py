@@ -191,8 +191,10 @@ class Reconciler:
         return findings
 
     async def _correct_one(self, user_id: UUID, reading: Reading) -> bool:
-        add, credit_seq = correction(reading.stored, reading.loaded), reading.stored.credit_seq
-        return await self._snapshots.correct(user_id, reading.snapshot, add=add, credit_seq=credit_seq)
+        add, stored = correction(reading.stored, reading.loaded), reading.stored
+        return await self._snapshots.correct(
+            user_id, reading.snapshot, add=add, credit_seq=stored.credit_seq, unpublished=stored.unpublished
+        )
 
 
 class NightlyReconciliation:

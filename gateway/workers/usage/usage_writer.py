@@ -33,6 +33,8 @@ from gateway.ledger.db.session import Database, DatabaseUnavailable
 from gateway.ledger.usage import journal_offsets, poison
 from gateway.ledger.usage.ingestion import MalformedLines, correct, ingest
 from gateway.meter.journal import START, Journal, JournalEntry
+from gateway.meter.publications import PostgresqlBehind
+from policies.usage.account_load import id_order
 from policies.usage.records import RecordVersion
 
 # A row of 20,000 costs PostgreSQL half of what one of 5,000 does, since they charge an account once: 20 and 40 µs with
@@ -171,6 +173,7 @@ class UsageWriter:
         async with self._database.transaction() as connection:
             limit = _partitions_for(self._batch_size.entries, lengths.values())
             claimed = await journal_offsets.claim(connection, lengths, limit=limit)
+            await self._check_history(claimed)
             batch = await self._read({partition: lengths[partition] for partition in claimed})
             written = await write(connection, batch.entries) if batch.entries else Written()
             last_ids = {partition: entries[-1].id for partition, entries in batch.entries.items()}
@@ -182,6 +185,15 @@ class UsageWriter:
         metrics.USAGE_ROWS.inc(written.rows)
         metrics.JOURNAL_POISON.inc(written.quarantined)
         return written
+
+    async def _check_history(self, claimed: Mapping[int, str]) -> None:
+        """Raises PostgresqlBehind if PostgreSQL lacks entries that were trimmed because it had them.
+
+        It was restored or failed over. A new epoch is about to begin, and shows what is to be compared until then.
+        """
+        for partition, trimmed in (await self._journal.trimmed_upto(claimed)).items():
+            if id_order(trimmed) > id_order(claimed[partition]):
+                raise PostgresqlBehind(f"PostgreSQL has lost journal entries of partition {partition}")
 
     async def _read(self, lengths: Mapping[int, int]) -> Batch:
         """From each partition in turn what it had when we looked, until there is enough."""

@@ -88,6 +88,11 @@ class FaultProxy:
         credentials = parts.netloc.rpartition("@")[0]
         return urlunsplit(parts._replace(netloc=f"{credentials}@127.0.0.1:{self.port}".lstrip("@")))
 
+    def lead_to(self, port: int) -> None:
+        """Ends every connection, and leads new ones to another server."""
+        self._target = (self._target[0], port)
+        self.reset()
+
     def freeze(self) -> None:
         """Keeps connections open and lets nothing pass, on present or new ones, as a stopped server does."""
         self._frozen = True

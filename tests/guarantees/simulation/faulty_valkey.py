@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 
@@ -28,9 +29,11 @@ class Fault(Enum):
 class FaultyValkey:
     """The server, and the proxy by which gateways reach it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, password: str | None = None) -> None:
         self._folder = folder
-        self.endpoint = choose(None).valkey
+        endpoint = choose(None).valkey
+        self.endpoint = endpoint if password is None else replace(endpoint, password=password)
+        self._copy = folder / "copy"
         self._pid = 0
         self._valkey = Valkey(folder, durable=False)
         self.proxy = FaultProxy("127.0.0.1", self.endpoint.port)
@@ -68,13 +71,21 @@ class FaultyValkey:
                 await asyncio.sleep(seconds)
                 await self._start()
             case Fault.OLDER:
-                copy = self._folder / "copy"
-                await asyncio.to_thread(_copy, self._folder / "valkey", copy)
+                await self.back_up()
                 await asyncio.sleep(seconds)
-                await self._kill()
-                await asyncio.to_thread(shutil.rmtree, self._folder / "valkey")
-                copy.rename(self._folder / "valkey")
-                await self._start()
+                await self.restore()
+
+    async def back_up(self) -> None:
+        """Copies its file, in place of any copy before."""
+        await asyncio.to_thread(shutil.rmtree, self._copy, ignore_errors=True)
+        await asyncio.to_thread(_copy, self._folder / "valkey", self._copy)
+
+    async def restore(self) -> None:
+        """Kills the server, and starts it from the copy."""
+        await self._kill()
+        await asyncio.to_thread(shutil.rmtree, self._folder / "valkey")
+        await asyncio.to_thread(_copy, self._copy, self._folder / "valkey")
+        await self._start()
 
     async def _kill(self) -> None:
         self._signal(signal.SIGKILL)

@@ -118,7 +118,7 @@ async def test_accounts_of_all_partitions_are_metered_on_a_cluster(redis_client:
     batches = await journal.read(dict.fromkeys(range(16), START), 100)
     assert [len(batch.entries) for batch in batches.values()] == [2] * 16
     await journal.trim({partition: batch.last_id for partition, batch in batches.items()})
-    await meter.raise_catalogue_version(2)
+    await (await meter.publication()).raise_catalogue_version(2)
     assert await journal.length() == await holds.count() == 0
     assert {(await meter.versions(keys)).catalogue for keys, _ in calls} == {2}
 

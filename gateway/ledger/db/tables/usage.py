@@ -212,7 +212,20 @@ meter_epochs = Table(
     Column("partition", Integer, primary_key=True, autoincrement=False),
     Column("epoch", BigInteger, nullable=False, server_default=text("1")),
     moment("started_at", nullable=False, server_default=func.now()),
-    *not_negative("partition"),
-    *positive("epoch"),
+    Column(
+        "name",
+        Text,
+        nullable=False,
+        server_default=text("''"),
+        comment="The epoch as Redis has it; a server of Redis that has another one is not used",
+    ),
+    Column(
+        "published",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="How often changes were published from the outbox to the partition",
+    ),
+    *not_negative("partition", "epoch", "published"),
     comment="Epochs of the Redis partitions; a new one starts when Redis may have lost state",
 )
