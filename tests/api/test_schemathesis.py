@@ -37,6 +37,7 @@ CONFIG = {"seed": SEED, "checks": {"not_a_server_error": {"expected-statuses": [
 # What only the endpoint can know to be wrong, by what it says of it, and why no schema says so before.
 BEYOND_SCHEMAS = {
     "must be an IANA time zone": "the database of time zones grows",
+    "must be a currency of ISO 4217": "currencies come and go",
     "must be in the future": "a schema does not know what time it is",
     "is out of the calendar": "and not in which years an offset leads out of it",
     "expires_at must be after effective_at": "nor compares one field with another",

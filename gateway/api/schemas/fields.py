@@ -30,6 +30,7 @@ from gateway import email_addresses
 from gateway.clock import now
 from gateway.email_addresses import MAX_CHARACTERS
 from policies.billing.money import CURRENCIES
+from policies.billing.periods import LONGEST_TRIAL_DAYS
 
 # RFC 3339 section 5.6, with the offset that makes it one instant.
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
@@ -240,6 +241,7 @@ Flag = Annotated[bool, _STRICT]
 MAX_SIZE = 2**53 - 1
 Count = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1), _WHOLE]
 PositiveCount = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1), _WHOLE]
+TrialDays = Annotated[int, Field(strict=True, ge=0, le=LONGEST_TRIAL_DAYS), _WHOLE]
 Size = Annotated[int, Field(strict=True, ge=0, le=MAX_SIZE), _WHOLE]
 PositiveSize = Annotated[int, Field(strict=True, ge=1, le=MAX_SIZE), _WHOLE]
 Priority = Annotated[int, Field(strict=True, ge=0, le=32767), _WHOLE]  # a smallint

@@ -33,6 +33,7 @@ from gateway.api.schemas.fields import (
     Size,
     Storable,
     Text,
+    TrialDays,
     Word,
 )
 from gateway.api.schemas.pages import PageModel, PatchModel, RequestModel, ResponseModel, unset
@@ -41,7 +42,7 @@ from gateway.ledger.db.errors import InUse, NotFound
 from gateway.ledger.db.outbox import bump_catalogue
 from policies.billing.money import exponent, fits, plain
 from policies.billing.overage import Overage, objection
-from policies.billing.periods import LONGEST, LONGEST_TRIAL_DAYS
+from policies.billing.periods import LONGEST
 from policies.billing.providers import ID_FIELDS, provider_ids
 from policies.model import FeatureValue, PastDue
 
@@ -51,7 +52,6 @@ PricingModel = Literal["flat", "per_seat", "tiered", "volume", "usage"]
 TiersMode = Literal["graduated", "volume"]
 Interval = Literal["day", "week", "month", "year"]
 FeatureName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-TrialDays = Annotated[Count, Field(le=LONGEST_TRIAL_DAYS)]
 Permissions = Annotated[list[Word], Field(max_length=100)]
 
 
