@@ -148,44 +148,43 @@ BUILD_INFO = Gauge("gateway_build_info", "The running version.", ["version"], mu
 
 
 class BufferedCounter:
-    """A counter of the hot path: adds to an integer, and to the shared series at the next `flush`.
+    """A counter of the hot path: adds to `total`, and to the shared series at the next `flush`.
 
     One addition to a series that processes share through a file costs 1.2 µs, and a request makes a dozen of them.
     """
 
-    __slots__ = ("_child", "_pending")
+    __slots__ = ("_child", "_flushed", "total")
 
     def __init__(self, child: Counter) -> None:
         self._child = child
-        self._pending = 0.0
+        self.total = self._flushed = 0
         _buffered.append(self)
 
-    def inc(self, amount: float = 1) -> None:
-        self._pending += amount
+    def inc(self, amount: int = 1) -> None:
+        self.total += amount
 
     def flush(self) -> None:
-        if self._pending:
-            pending, self._pending = self._pending, 0.0
+        if self.total != self._flushed:
+            pending, self._flushed = self.total - self._flushed, self.total
             self._child.inc(pending)
 
 
-class BufferedGauge:
-    """A gauge of the hot path, shown at the next `flush`."""
+class BufferedDifference:
+    """A gauge of the hot path: by how much one counter is ahead of another, shown at the next `flush`."""
 
-    __slots__ = ("_child", "_flushed", "_value")
+    __slots__ = ("_ahead", "_behind", "_child", "_flushed")
 
-    def __init__(self, child: Gauge) -> None:
+    def __init__(self, child: Gauge, *, ahead: BufferedCounter, behind: BufferedCounter) -> None:
         self._child = child
-        self._value = self._flushed = 0
+        self._ahead, self._behind = ahead, behind
+        self._flushed = 0
         _buffered.append(self)
 
-    def add(self, amount: int) -> None:
-        self._value += amount
-
     def flush(self) -> None:
-        if self._value != self._flushed:
-            self._flushed = self._value
-            self._child.set(self._value)
+        difference = self._ahead.total - self._behind.total
+        if difference != self._flushed:
+            self._flushed = difference
+            self._child.set(difference)
 
 
 class BufferedHistogram:
@@ -216,7 +215,7 @@ class BufferedHistogram:
         self._child._sum.inc(total)  # noqa: SLF001
 
 
-_buffered: list[BufferedCounter | BufferedGauge | BufferedHistogram] = []
+_buffered: list[BufferedCounter | BufferedDifference | BufferedHistogram] = []
 
 
 class MetricsFlusher:

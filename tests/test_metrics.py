@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from gateway import metrics
-from gateway.metrics import BufferedCounter, BufferedGauge, BufferedHistogram
+from gateway.metrics import BufferedCounter, BufferedDifference, BufferedHistogram
 
 BOUNDS = (0.1, 1.0, 5.0)
 
@@ -36,13 +36,17 @@ def test_a_buffered_counter_shows_its_sum_once(name: str) -> None:
     assert value(f"{name}_total") == 5
 
 
-def test_a_buffered_gauge_shows_where_it_stands(name: str) -> None:
-    gauge = BufferedGauge(Gauge(name, "of a test"))
-    for step in (1, 1, -1, 1):
-        gauge.add(step)
-    gauge.flush()
+def test_a_buffered_difference_shows_where_it_stands(name: str) -> None:
+    ahead, behind = (BufferedCounter(Counter(f"{name}_{each}", "of a test")) for each in ("ahead", "behind"))
+    difference = BufferedDifference(Gauge(name, "of a test"), ahead=ahead, behind=behind)
+    seen = []
+    for counter in (ahead, ahead, behind, ahead, behind, behind):
+        counter.inc()
+        counter.flush()
+        difference.flush()
+        seen.append(value(name))
 
-    assert value(name) == 2
+    assert seen == [1, 2, 1, 2, 1, 0]
 
 
 @settings(deadline=None)

@@ -184,7 +184,7 @@ def suffix(
 ) -> str:
     """What a record says from the settlement on. `usage` and `file` are columns joined beforehand."""
     return (
-        f"{outcome}\t{NULL if status_code is None else status_code}\t{error_code or NULL}\t{credits_charged}\t"
+        f"{outcome!s}\t{NULL if status_code is None else status_code}\t{error_code or NULL}\t{credits_charged}\t"
         f"{NULL if tokens_used is None else tokens_used}\t{NULL if cost_usd is None else cost_usd}\t{usage}\t"
         f"{request_bytes}\t{response_bytes}\t{NULL if file_size_bytes is None else file_size_bytes}\t"
         f"{response_time_ms}\t{NULL if upstream_time_ms is None else upstream_time_ms}\t{metadata or NULL}\t{file}"

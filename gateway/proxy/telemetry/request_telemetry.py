@@ -13,7 +13,7 @@ from gateway.ledger.accounts.api_keys import touch_last_used
 from gateway.ledger.db.session import Database
 from gateway.ledger.usage import refusals
 from gateway.ledger.usage.refusals import RefusedIn
-from gateway.metrics import BufferedCounter, BufferedGauge, BufferedHistogram
+from gateway.metrics import BufferedCounter, BufferedDifference, BufferedHistogram
 from gateway.proxy.admission.caller import Caller
 from gateway.proxy.admission.idempotency import IdempotentReplay
 from gateway.proxy.forward.client_response import ClientResponse
@@ -90,7 +90,7 @@ class RequestTelemetry:
         self._last_used: dict[UUID, float] = {}  # by API key, in seconds since the epoch
         self._admitted = BufferedCounter(metrics.ADMITTED)
         self._settled = BufferedCounter(metrics.SETTLED)
-        self._in_flight = BufferedGauge(metrics.IN_FLIGHT)
+        self._in_flight = BufferedDifference(metrics.IN_FLIGHT, ahead=self._admitted, behind=self._settled)
 
     def series(self, route: Route | None) -> EndpointSeries:
         if route is None:
@@ -103,7 +103,6 @@ class RequestTelemetry:
 
     def record_admitted(self) -> None:
         self._admitted.inc()
-        self._in_flight.add(1)
 
     def record_settled(self, call: ActiveCall, response: ClientResponse) -> None:
         admitted_call, status = call.admitted_call, response.status
@@ -121,7 +120,6 @@ class RequestTelemetry:
             credits=call.charge,
             key=caller.masked_key,
         )
-        self._in_flight.add(-1)
         self._settled.inc()
         series.count_response(method, status)
         series.duration.observe(elapsed)
