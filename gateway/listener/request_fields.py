@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-from gateway.http.fields import Header, find_control, is_token, list_members
+from gateway.http.fields import Header, has_control, is_token, list_members
 from gateway.listener.error_response import RequestError, bad_request
 
 # Two of such a field could be read in two ways: they frame the body, name the caller, or are recorded with the call.
@@ -107,7 +107,7 @@ def _read_line(line: bytes) -> _Line:
         raise bad_request("A header field's name is not a token, or its line is folded.")
     if not colon:
         raise bad_request("A header field has no colon.")
-    if find_control(value):
+    if has_control(value):
         raise bad_request("A header field's value holds a control character.")
     name, value = raw_name.lower(), value.strip(b" \t")
     read = (name, value), _kind(name, value)

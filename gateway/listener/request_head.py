@@ -33,9 +33,8 @@ _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _TARGET_OCTETS = re.compile(rb"[!-~]+")
 # A registered name, an IPv4 address or an IPv6 literal; RFC 3986's sub-delims are in no name of the DNS.
 _AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_IN_HEADS = bytes(byte for byte in range(256) if byte in b"\t\r\n" or 0x20 <= byte != 0x7F)
 _CODINGS = re.compile(rb"%b(?:[ \t]*,[ \t]*%b)*" % (TOKEN, TOKEN))
-# What no head can hold: control characters, LF without CR, CR without LF.
-_IMPOSSIBLE = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?=[^\n])")
 
 
 # A client repeats its fields with each request, so the bytes are compared with the last ones before they are read.
@@ -111,7 +110,7 @@ def _if_short(read: bytes) -> bytes:
 
 def check_unfinished(head: bytes, start: int) -> None:
     """Raises RequestError at once for what cannot become a head. Earlier calls have read up to `start`."""
-    if _IMPOSSIBLE.search(head, max(0, start - 1)):
+    if _is_impossible(head[max(0, start - 1) :], is_first=not start):
         raise bad_request("The request head holds a control character or a line that does not end in CRLF.")
     line_end = head.find(b"\r\n", 2)
     if line_end < 0:
@@ -121,6 +120,16 @@ def check_unfinished(head: bytes, start: int) -> None:
         line = _REQUEST_LINE.match(head)
         if line is None or line.end(2) - line.start(2) > MAX_TARGET_BYTES:
             raise _request_line_error(head)
+
+
+def _is_impossible(part: bytes, *, is_first: bool) -> bool:
+    """Whether a part of a head holds what none can: control characters, LF without CR, CR without LF.
+
+    A pattern for it takes ten times as long.
+    """
+    open_ends = (part[:1] == b"\n" and not is_first) + (part[-1:] == b"\r")  # their other halves are beside this part
+    alone = part.count(b"\n") + part.count(b"\r") - 2 * part.count(b"\r\n")
+    return alone != open_ends or bool(part.translate(None, _IN_HEADS))
 
 
 def _request_line_error(head: bytes) -> RequestError:

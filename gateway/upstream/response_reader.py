@@ -8,7 +8,7 @@ from __future__ import annotations
 import httptools
 
 from gateway.http.chunked import ChunkedReader, MalformedChunksError
-from gateway.http.fields import Header, find_control, list_members
+from gateway.http.fields import Header, has_control, list_members
 from gateway.http.framing import BODILESS_STATUSES, Framing, is_content_length
 from gateway.upstream.errors import invalid
 from gateway.upstream.response_head import CONNECTION_FIELDS, ResponseHead, keep_alive_seconds, require_chunked
@@ -317,7 +317,7 @@ class ResponseReader:
 
     def on_status(self, reason: bytes) -> None:
         # RFC 9112 section 4: HTAB, SP, VCHAR and obs-text, as in values. llhttp looks at values only.
-        if find_control(reason):
+        if has_control(reason):
             raise invalid("the reason phrase holds a control character")
 
     def on_header(self, name: bytes, value: bytes) -> None:

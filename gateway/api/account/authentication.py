@@ -127,11 +127,11 @@ class Authenticator:
         return KeyHolder(principal.account.id, principal.key)
 
     async def _find_user(self, session_id: UUID) -> User | None:
-        async with self._database.read() as connection:
+        async with self._database.look_up() as connection:
             return await login_sessions.find_user(connection, session_id)
 
     async def _find_principal(self, digests: Iterable[bytes]) -> Principal | None:
-        async with self._database.read() as connection:
+        async with self._database.look_up() as connection:
             for digest in digests:
                 found = await principals.find_principal(connection, digest)
                 if found is not None:

@@ -87,7 +87,7 @@ class AdminAuthenticator:
         return Actor(f"{ROOT}:{found.name}", frozenset(found.scopes))
 
     async def _find_token(self, digests: list[bytes]) -> AdminToken | None:
-        async with self._database.read() as connection:
+        async with self._database.look_up() as connection:
             return await admin_tokens.find(connection, digests)
 
 

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 import asyncpg
 from sqlalchemy import event, text
-from sqlalchemy.engine import URL, ExceptionContext, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.engine import URL, Dialect, ExceptionContext, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from gateway.clock import monotonic_seconds
 
 # Shorter than clients wait; the data plane serves cached principals meanwhile.
 CONNECT_TIMEOUT_SECONDS = 2.0
+
+# A pooled connection that has been idle for longer is asked whether it lives. What a server that stops says is read by
+# then, and costs no question; a network that is cut says nothing.
+UNASKED_SECONDS = 1.0
 
 # The client's timeout exceeds the server's by this; past it the server counts as dead.
 GRACE_SECONDS = 1.0
@@ -42,6 +51,7 @@ CommitStep = Callable[[AsyncConnection, list[Any]], Awaitable[None]]
 
 AUDIT_KEYS = "audit_keys"  # where `connection.info` has the keys of the connection's Database
 _COMMIT_STEPS = "commit_steps"
+_RETURNED_AT = "returned_at"
 
 
 class InvalidDatabaseUrl(ValueError):  # noqa: N818 - named for the condition
@@ -109,10 +119,12 @@ class Database:
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=CONNECT_TIMEOUT_SECONDS,
-            pool_pre_ping=True,  # so that a restarted server causes no error
             connect_args=_connect_args(statement_timeout_seconds, lock_timeout_seconds),
         )
-        event.listen(self._engine.sync_engine, "handle_error", _type_outage)
+        engine = self._engine.sync_engine
+        event.listen(engine, "handle_error", _type_outage)
+        event.listen(engine, "checkin", _note_return)
+        event.listen(engine, "checkout", partial(_check_alive, engine.dialect))
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
@@ -132,6 +144,12 @@ class Database:
         """A read-only transaction."""
         async with self._connection() as connection:
             yield await connection.execution_options(postgresql_readonly=True)
+
+    @asynccontextmanager
+    async def look_up(self) -> AsyncIterator[AsyncConnection]:
+        """For statements that read, each by itself: without a transaction they cost a third of the round trips."""
+        async with self._connection() as connection:
+            yield await connection.execution_options(isolation_level="AUTOCOMMIT")
 
     async def ping(self) -> None:
         """Returns once the database answers."""
@@ -181,14 +199,31 @@ def _connect_args(statement_timeout_seconds: float, lock_timeout_seconds: float)
     }
 
 
+def _note_return(_: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
+    record.info[_RETURNED_AT] = monotonic_seconds()
+
+
+def _check_alive(dialect: Dialect, connection: DBAPIConnection, record: ConnectionPoolEntry, _: Any) -> None:
+    """Raises DisconnectionError, so that the pool opens another connection: a restarted server causes no error."""
+    driver_connection = record.driver_connection
+    if driver_connection is not None and driver_connection.is_closed():
+        raise DisconnectionError("the server has closed the connection")
+    returned_at = record.info.get(_RETURNED_AT)
+    if returned_at is None or monotonic_seconds() - returned_at < UNASKED_SECONDS:
+        return
+    try:
+        dialect.do_ping(connection)
+    except dialect.loaded_dbapi.Error as error:
+        raise DisconnectionError("the server does not answer") from error
+
+
 def _type_outage(context: ExceptionContext) -> BaseException | None:
     if _code_of(context.original_exception) == READ_ONLY:
         # The name leads elsewhere now, or the server will: each connection of the pool is replaced at its next use.
         context.is_disconnect = context.invalidate_pool_on_disconnect = True
     if isinstance(_cause_of(context.original_exception), asyncpg.InternalClientError):
         context.is_disconnect = True
-    # A failed ping of a pooled connection is no outage: the pool opens another connection.
-    return None if context.is_pre_ping else _outage(context.original_exception)
+    return _outage(context.original_exception)
 
 
 def _outage(error: BaseException) -> DatabaseUnavailable | None:

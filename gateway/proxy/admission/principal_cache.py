@@ -206,7 +206,7 @@ class PrincipalCache:
 
     async def _query(self, key: bytes, digest: bytes) -> Caller | None:
         principal, stored_digest, expiries = None, b"", self._expiries
-        async with self._database.read() as connection:
+        async with self._database.look_up() as connection:
             for stored_digest in keys.lookup_digests(self._prefix, key, self._peppers):
                 principal = await ledger.find_principal(connection, stored_digest)
                 if principal is not None:
@@ -276,7 +276,7 @@ class ImportedKeys:
         if monotonic_seconds() < self._refresh_at:
             return False
         self._refresh_at = monotonic_seconds() + PREFIX_REFRESH_SECONDS
-        async with self._database.read() as connection:
+        async with self._database.look_up() as connection:
             prefixes = await key_ledger.list_imported_prefixes(connection)
         self._prefixes = tuple(prefix.encode() for prefix in prefixes)
         return key.startswith(self._prefixes)

@@ -10,6 +10,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from gateway.clock import monotonic_seconds
+from gateway.ledger.db import session
 from gateway.ledger.db.session import Database, DatabaseUnavailable, InvalidDatabaseUrl, outages_typed
 
 CREATE = text("CREATE TABLE IF NOT EXISTS notes (note text)")
@@ -100,6 +102,49 @@ async def test_dead_idle_connection_causes_no_error(single: Database) -> None:
     await single.ping()
     async with single.read() as connection:
         assert (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one() != pid
+
+
+async def test_connection_is_asked_whether_it_lives_only_after_a_while(
+    single: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, dialect = 0, single._engine.sync_engine.dialect
+
+    def does_not_answer(_: object) -> bool:
+        nonlocal asked
+        asked += 1
+        raise dialect.loaded_dbapi.InterfaceError("no answer")
+
+    monkeypatch.setattr(dialect, "do_ping", does_not_answer)
+    pids = [await _backend(single) for _ in range(3)]
+    assert (len(set(pids)), asked) == (1, 0)
+    later = monotonic_seconds() + session.UNASKED_SECONDS
+    monkeypatch.setattr(session, "monotonic_seconds", lambda: later)
+    assert await _backend(single) not in pids
+    assert asked == 1
+
+
+async def _backend(database: Database) -> int:
+    async with database.look_up() as connection:
+        pid: int = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+    return pid
+
+
+async def test_look_up_costs_one_statement(single: Database) -> None:
+    pid = await _backend(single)
+    other = Database(single.url, pool_size=1)
+    async with other.read() as connection:
+        last = "SELECT query FROM pg_stat_activity WHERE pid = :pid"
+        query = (await connection.execute(text(last), {"pid": pid})).scalar_one()
+    await other.close()
+    assert query == "SELECT pg_backend_pid()"  # no ROLLBACK
+
+
+async def test_transaction_after_a_look_up_is_one_again(single: Database) -> None:
+    await _backend(single)
+    async with single.transaction() as connection:
+        await connection.execute(WRITE)
+        await connection.rollback()
+    assert await _count(single) == 0
 
 
 async def test_slow_statement_is_unavailable(own_database_url: str) -> None:

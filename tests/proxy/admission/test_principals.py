@@ -177,7 +177,7 @@ async def test_busy_pool_is_no_outage(data_plane: DataPlane, redis_client: Redis
     principals = principals_of(data_plane.database, redis_client, {1: b"p" * 32})
 
     class Busy:
-        def read(self) -> NoReturn:
+        def look_up(self) -> NoReturn:
             raise PoolBusy("every connection of the pool is busy")
 
     database, principals._database = principals._database, Busy()  # type: ignore[assignment] # a pool that is busy

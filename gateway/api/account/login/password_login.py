@@ -35,7 +35,7 @@ async def sign_in(dependencies: AccountDependencies, email: str, *, password: st
 
 async def check_password(dependencies: AccountDependencies, email: str, *, password: str, address: str) -> LoginAccount:
     """The account of the password. Only failures count for the throttle. Raises as `sign_in`, and Throttled."""
-    async with dependencies.database.read() as connection:
+    async with dependencies.database.look_up() as connection:
         account = await login_sessions.find_account(connection, email, address=address)
         named = email if account is None else str(account.user_id)
         attempt = of_login(named, address, is_known=account is not None and account.is_known_address)

@@ -51,7 +51,7 @@ async def forgot_password(
     body: PasswordResetRequest, dependencies: DependenciesDep, address: ClientAddress, later: BackgroundTasks
 ) -> None:
     """The same answer whether or not there is an account of this address."""
-    async with dependencies.database.read() as connection:
+    async with dependencies.database.look_up() as connection:
         user = await users.get_by_email(connection, body.email)
         attempt = throttling.of_mail(body.email if user is None else str(user.id), address)
         await dependencies.throttle.check(connection, attempt)
@@ -65,7 +65,7 @@ async def reset_password(body: PasswordReset, dependencies: DependenciesDep, add
     token_id = _token_id(dependencies, Purpose.RESET_PASSWORD, body.token, address=address)
     async with dependencies.throttle.taken(throttling.of_token(address)):
         # Looked up before anything is hashed, and redeemed afterwards.
-        async with dependencies.database.read() as connection:
+        async with dependencies.database.look_up() as connection:
             user = await _user_of(
                 connection, token_id, Purpose.RESET_PASSWORD, address=address, find=one_time_tokens.find
             )
