@@ -1,27 +1,34 @@
 """Runs attacks on a gateway: so many connections at a time, so many bytes a second, always from one address.
 
-`python -m tests.guarantees.attacks.attackers JSON` runs `Load`s in a process of its own until its input ends, so that
-they take no time from the victim's, and prints what they met.
+`python -m tests.guarantees.attacks.attackers JSON` runs `Load`s in a process of its own until its input ends, and
+prints what they met. It stands for another machine: it takes the CPU that is left over, and little of it, with sockets
+and bytes made beforehand and nothing between them.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
+import os
+import selectors
+import socket
 import sys
-from collections import Counter
-from collections.abc import AsyncIterator
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from itertools import count
 from random import Random
 from urllib.parse import urlsplit
 
+from tests.guarantees.attacks.attacking_connection import AttackingConnection
 from tests.guarantees.attacks.kinds import BY_NAME, CUT, HELD, Aim
 
-ADDRESS = "127.0.0.2"  # any of 127/8 is this machine's
-NARROW_BYTES = 4096
 TURN_SECONDS = 0.02
+PATIENCE_SECONDS = 1.0  # for an answer, once everything is sent
+NICENESS = 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,128 +52,140 @@ class Met:
     answers: Counter[str] = field(default_factory=Counter)
 
 
-class Budget:
-    """Bytes that all connections of a load share."""
-
-    def __init__(self, bytes_per_second: int) -> None:
-        self._rate = bytes_per_second
-        self._free_at = 0.0
-
-    async def take(self, size_bytes: int) -> None:
-        now = asyncio.get_running_loop().time()
-        self._free_at = max(self._free_at, now) + size_bytes / self._rate
-        await asyncio.sleep(max(0.0, self._free_at - now))
-
-
 class Attackers:
-    """The connections of one load; each begins again once it is answered."""
+    """The connections of one load, which share its bytes; each begins again once it is answered."""
 
     def __init__(self, load: Load) -> None:
         self.met = Met()
-        self._load = load
         self._attack = BY_NAME[load.attack]
-        self._budget = Budget(load.bytes_per_second)
+        self._load = load
         self._numbers = count()
-        address = urlsplit(load.url)
-        self._place = (address.hostname or "", address.port or 80)
+        self._free_at = 0.0
+        self._sending: deque[AttackingConnection] = deque()
+        self._timers: list[tuple[float, int, AttackingConnection | None]] = []
+        self._open: set[AttackingConnection] = set()
+        self._ties = count()
+        for _ in range(load.connections):
+            self._at(0.0, None)
 
     @asynccontextmanager
     async def attacking(self) -> AsyncIterator[Met]:
-        """Attacks until the end of the block."""
-        tasks = [asyncio.create_task(self._attack_on()) for _ in range(self._load.connections)]
+        """Attacks from a thread until the end of the block."""
+        wake, waking = socket.socketpair()
+        thread = threading.Thread(target=_attack, args=([self], wake))
+        thread.start()
         try:
             yield self.met
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            waking.close()
+            thread.join()
+            wake.close()
 
-    async def _attack_on(self) -> None:
-        while True:
-            number = next(self._numbers)
-            seed = f"{self._load.seed} {self._attack.name} {number}"
-            aim = Aim(self._load.keys[number % len(self._load.keys)], Random(seed))  # noqa: S311 - to be replayed
-            with suppress(OSError):
-                reader, writer = await asyncio.open_connection(
-                    *self._place, local_addr=(ADDRESS, 0), limit=NARROW_BYTES
-                )
-                self.met.begun += 1
-                try:
-                    await self._serve(_Answers(reader, self.met.answers, reads=self._attack.reads), writer, aim)
-                finally:
-                    writer.transport.abort()
-            await asyncio.sleep(TURN_SECONDS)
-
-    async def _serve(self, answers: _Answers, writer: asyncio.StreamWriter, aim: Aim) -> None:
-        ended = asyncio.create_task(answers.read_all())
-        sent = asyncio.create_task(self._send(writer, aim))
-        try:
-            await asyncio.wait((ended, sent), return_when=asyncio.FIRST_COMPLETED)
-            if self._attack.holds:
-                await asyncio.wait((ended,))
+    def turn(self, selector: selectors.BaseSelector) -> float:
+        """Does what is due, and gives the seconds until there is more to do."""
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            _, _, connection = heappop(self._timers)
+            if connection is None:
+                self._begin(selector)
             else:
-                await asyncio.wait((ended,), timeout=1.0)
-        except asyncio.CancelledError:
-            if self._attack.holds and not ended.done():
+                self._end(connection, selector)
+        while self._sending and self._free_at <= now:
+            self._send(self._sending.popleft(), selector, now)
+        due = [self._timers[0][0]] if self._timers else []
+        due += [self._free_at] if self._sending else []
+        return max(0.0, min(due) - now) if due else 1.0
+
+    def ready(self, connection: AttackingConnection, events: int, selector: selectors.BaseSelector) -> None:
+        if events & selectors.EVENT_WRITE:
+            selector.modify(connection.socket, selectors.EVENT_READ, (self, connection))
+            self._sending.append(connection)
+        if events & selectors.EVENT_READ and connection.read(self.met.answers):
+            if not connection.statuses:
+                self.met.answers[CUT] += 1
+            self._end(connection, selector)
+        elif connection.is_full:
+            selector.unregister(connection.socket)
+
+    def stop(self, selector: selectors.BaseSelector) -> None:
+        for connection in list(self._open):
+            if self._attack.holds and connection.is_open:
                 self.met.answers[HELD] += 1
-            raise
-        finally:
-            ended.cancel()
-            sent.cancel()
-            await asyncio.gather(ended, sent, return_exceptions=True)
+            self._close(connection, selector)
 
-    async def _send(self, writer: asyncio.StreamWriter, aim: Aim) -> None:
-        with suppress(OSError):
-            for piece in self._attack.pieces(aim):
-                await self._budget.take(len(piece))
-                writer.write(piece)
-                await writer.drain()
-                self.met.sent_bytes += len(piece)
+    def _begin(self, selector: selectors.BaseSelector) -> None:
+        number = next(self._numbers)
+        seed = f"{self._load.seed} {self._attack.name} {number}"
+        aim = Aim(self._load.keys[number % len(self._load.keys)], Random(seed))  # noqa: S311 - to be replayed
+        address = urlsplit(self._load.url)
+        try:
+            connection = AttackingConnection((address.hostname or "", address.port or 80), self._attack, aim)
+        except OSError:
+            self._at(TURN_SECONDS, None)
+            return
+        self._open.add(connection)
+        self.met.begun += 1
+        selector.register(connection.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, (self, connection))
+
+    def _send(self, connection: AttackingConnection, selector: selectors.BaseSelector, now: float) -> None:
+        if not connection.is_open:
+            return
+        try:
+            sent = connection.send()
+        except BlockingIOError:
+            selector.modify(connection.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, (self, connection))
+            return
+        except OSError:
+            if not connection.statuses:
+                self.met.answers[CUT] += 1
+            self._end(connection, selector)
+            return
+        self.met.sent_bytes += sent
+        self._free_at = max(self._free_at, now) + sent / self._load.bytes_per_second
+        if not connection.is_sent:
+            self._sending.append(connection)
+        elif not self._attack.holds:
+            self._at(PATIENCE_SECONDS, connection)
+
+    def _end(self, connection: AttackingConnection, selector: selectors.BaseSelector) -> None:
+        """Ends a connection, in whose place another begins."""
+        if connection.is_open:
+            self._close(connection, selector)
+            self._at(TURN_SECONDS, None)
+
+    def _close(self, connection: AttackingConnection, selector: selectors.BaseSelector) -> None:
+        self._open.discard(connection)
+        with suppress(KeyError):  # of one that is full
+            selector.unregister(connection.socket)
+        connection.close()
+
+    def _at(self, seconds: float, connection: AttackingConnection | None) -> None:
+        heappush(self._timers, (time.monotonic() + seconds, next(self._ties), connection))
 
 
-class _Answers:
-    """The heads of responses on one connection, counted by status."""
-
-    def __init__(self, reader: asyncio.StreamReader, counted: Counter[str], *, reads: bool) -> None:
-        self._reader = reader
-        self._counted = counted
-        self._reads = reads
-
-    async def read_all(self) -> None:
-        """Reads to the end of the connection; a connection that ends without a response counts as cut."""
-        statuses = 0
-        with suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            while True:
-                head = await self._reader.readuntil(b"\r\n\r\n")
-                statuses += 1
-                self._counted[head[9:12].decode()] += 1
-                await self._skip_body(head)
-        if not statuses:
-            self._counted[CUT] += 1
-
-    async def _skip_body(self, head: bytes) -> None:
-        length = next((line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), None)
-        if length is not None:
-            await self._reader.readexactly(int(length.partition(b":")[2]))
-        elif not self._reads:
-            await asyncio.Event().wait()
-        else:
-            while await self._reader.read(NARROW_BYTES):
-                pass
+def _attack(attackers: Sequence[Attackers], until: socket.socket | int) -> None:
+    """Attacks until this can be read, which happens when its other end is closed."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(until, selectors.EVENT_READ, None)
+        is_over = False
+        while not is_over:
+            seconds = min(each.turn(selector) for each in attackers)
+            for key, events in selector.select(seconds):
+                if key.data is None:
+                    is_over = True
+                elif key.data[1].is_open:
+                    key.data[0].ready(key.data[1], events, selector)
+        for each in attackers:
+            each.stop(selector)
 
 
-async def _main(loads: list[Load]) -> None:
-    loop = asyncio.get_running_loop()
+def _main(loads: Sequence[Load]) -> None:
+    with suppress(OSError):
+        os.nice(NICENESS)
     attackers = [Attackers(load) for load in loads]
-    ended = loop.run_in_executor(None, sys.stdin.read)
-    runs = [each.attacking() for each in attackers]
-    for run in runs:
-        await run.__aenter__()
-    await ended
-    for run in runs:
-        await run.__aexit__(None, None, None)
+    _attack(attackers, sys.stdin.fileno())
     print(json.dumps([vars(each.met) for each in attackers]))  # noqa: T201 - read by the process that started it
 
 
 if __name__ == "__main__":
-    asyncio.run(_main([Load(**{**each, "keys": tuple(each["keys"])}) for each in json.loads(sys.argv[1])]))
+    _main([Load(**{**each, "keys": tuple(each["keys"])}) for each in json.loads(sys.argv[1])])

@@ -18,6 +18,7 @@ CUT, HELD = "cut", "held"
 KIB, MIB = 1024, 1024**2
 PIECE_BYTES = 64 * KIB
 KEY_PREFIX = "gw"
+Piece = bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Attack:
     """
 
     name: str
-    pieces: Callable[[Aim], Iterable[bytes]]
+    pieces: Callable[[Aim], Iterable[Piece]]
     answers: frozenset[str]
     holds: bool = False
     reads: bool = True
@@ -50,12 +51,12 @@ def _head(line: str, *fields: str) -> bytes:
     return "\r\n".join((f"{line} HTTP/1.1", "host: gateway.test", *fields, "", "")).encode()
 
 
-def _split(body: bytes) -> Iterator[bytes]:
+def _split(body: bytes) -> Iterator[Piece]:
     view = memoryview(body)
-    return (bytes(view[start : start + PIECE_BYTES]) for start in range(0, len(body), PIECE_BYTES))
+    return (view[start : start + PIECE_BYTES] for start in range(0, len(body), PIECE_BYTES))
 
 
-def _post(head: Callable[..., bytes], path: str, body: bytes, *fields: str) -> Iterator[bytes]:
+def _post(head: Callable[..., bytes], path: str, body: bytes, *fields: str) -> Iterator[Piece]:
     yield head(f"POST {path}", f"content-length: {len(body)}", *fields)
     yield from _split(body)
 
@@ -81,70 +82,70 @@ def tiny_chunks(count: int) -> bytes:
     return b"1\r\n \r\n" * count + b"0\r\n\r\n"
 
 
-def _login_bodies(aim: Aim) -> Iterator[bytes]:
+def _login_bodies(aim: Aim) -> Iterator[Piece]:
     fields = aim.chance.choice((1_000, 90_000))  # below and above what is taken
     return _post(_head, "/auth/login", unknown_fields(fields), "content-type: application/json")
 
 
-def _unknown_keys(aim: Aim) -> Iterator[bytes]:
+def _unknown_keys(aim: Aim) -> Iterator[Piece]:
     for _ in range(50):
         key = compose(KEY_PREFIX, aim.chance.randbytes(ENTROPY_BYTES)).secret
         yield _head("GET /v1/call", f"x-api-key: {key}")
 
 
-def _unfinished_bodies(aim: Aim) -> Iterator[bytes]:
+def _unfinished_bodies(aim: Aim) -> Iterator[Piece]:
     json_body = ("content-type: application/json", "content-length: 16000")
     yield aim.head("POST /v1/batch", *json_body) if aim.chance.random() < 0.5 else _head("POST /auth/login", *json_body)
     yield b" " * 8_000
 
 
-def _held_uploads(aim: Aim) -> Iterator[bytes]:
+def _held_uploads(aim: Aim) -> Iterator[Piece]:
     size_bytes = aim.chance.choice((1, 40_000))  # below and above what leases a connection
     yield aim.head("POST /v1/upload", "content-length: 100000")
     yield bytes(size_bytes)
 
 
-def _priced_json(aim: Aim) -> Iterator[bytes]:
+def _priced_json(aim: Aim) -> Iterator[Piece]:
     return _post(aim.head, "/v1/batch", many_items(18 * MIB), "content-type: application/json")
 
 
-def _multipart_bombs(aim: Aim) -> Iterator[bytes]:
+def _multipart_bombs(aim: Aim) -> Iterator[Piece]:
     return _post(aim.head, "/v1/analyze", many_parts(4 * MIB), "content-type: multipart/form-data; boundary=b")
 
 
-def _replays(aim: Aim) -> Iterator[bytes]:
+def _replays(aim: Aim) -> Iterator[Piece]:
     for _ in range(50):
         yield from _post(aim.head, "/v1/call", b"{}", "idempotency-key: the-same")
 
 
-def _idle(aim: Aim) -> Iterator[bytes]:
+def _idle(aim: Aim) -> Iterator[Piece]:
     if aim.chance.random() < 0.5:
         yield aim.head("GET /v1/call")
 
 
-def _slow_readers(aim: Aim) -> Iterator[bytes]:
+def _slow_readers(aim: Aim) -> Iterator[Piece]:
     yield aim.head("GET /v1/large")
 
 
-def _web_sockets(aim: Aim) -> Iterator[bytes]:
+def _web_sockets(aim: Aim) -> Iterator[Piece]:
     fields = ("connection: Upgrade", "upgrade: websocket", "sec-websocket-version: 13")
     yield aim.head("GET /v1/socket", *fields, "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==")
     yield from repeat(bytes(KIB), 64)
 
 
-def _one_byte_chunks(aim: Aim) -> Iterator[bytes]:
+def _one_byte_chunks(aim: Aim) -> Iterator[Piece]:
     fields = ("content-type: application/json", "transfer-encoding: chunked")
     path = aim.chance.choice(("/auth/register", "/v1/batch", "/v1/call"))
     yield aim.head(f"POST {path}", *fields)
     yield from _split(tiny_chunks(1_000_000))
 
 
-def _poison_calls(aim: Aim) -> Iterator[bytes]:
+def _poison_calls(aim: Aim) -> Iterator[Piece]:
     for _ in range(20):
         yield aim.head("GET /v1/call", "x-poison: 1")
 
 
-def _attack(name: str, pieces: Callable[[Aim], Iterable[bytes]], answers: str, **more: bool) -> Attack:
+def _attack(name: str, pieces: Callable[[Aim], Iterable[Piece]], answers: str, **more: bool) -> Attack:
     return Attack(name, pieces, frozenset(answers.split()), **more)
 
 

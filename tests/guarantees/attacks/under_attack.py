@@ -13,7 +13,8 @@ from typing import Any
 
 import psutil
 
-from tests.guarantees.attacks.attackers import ADDRESS, Load
+from tests.guarantees.attacks.attackers import Load
+from tests.guarantees.attacks.attacking_connection import ADDRESS
 from tests.guarantees.attacks.kinds import Attack
 from tests.guarantees.attacks.victim import Victim
 from tests.guarantees.simulation.served_gateway import Served, create_account
