@@ -19,7 +19,7 @@ from gateway.http.problems import Problem, problem
 from gateway.ledger.db.errors import AlreadyExists, InUse, InvalidValue, NotFound
 from gateway.ledger.db.rows import InvalidCursor
 from gateway.ledger.db.session import DatabaseUnavailable
-from gateway.ledger.payments.provider_updates import ProviderMismatch
+from gateway.ledger.payments.own_parts import ProviderMismatch
 from gateway.ledger.subscriptions.subscriptions import IllegalTransition
 from gateway.meter.client.errors import MeterUnavailable
 from gateway.payments.provider import InvalidWebhook, ProviderRefused, ProviderUnavailable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -27,11 +27,16 @@ class CredentialsRejected(ProviderUnavailable):
 
 
 class ProviderRefused(Exception):  # noqa: N818 - the provider's answer
-    """The provider refuses, and would refuse again. `is_missing`: the account has no such object."""
+    """The provider refuses, and would refuse again.
 
-    def __init__(self, message: str, *, is_missing: bool = False) -> None:
+    `is_missing`: the account has no such object. `is_customer_missing`: it has no longer, or in this mode not, the
+    customer that the request names.
+    """
+
+    def __init__(self, message: str, *, is_missing: bool = False, is_customer_missing: bool = False) -> None:
         super().__init__(message)
         self.is_missing = is_missing
+        self.is_customer_missing = is_customer_missing
 
 
 class InvalidWebhook(Exception):  # noqa: N818 - an answer (400), not a fault
@@ -64,6 +69,20 @@ class CheckoutRequest:
 class CreatedCheckout:
     id: str
     url: str
+
+
+@dataclass(frozen=True, slots=True)
+class PriceChange:
+    """What a subscription is to sell. The same `key` is executed once.
+
+    `quantity` None: the price is metered, so it has none. `sold_prices` are those of plans: the subscription may sell
+    other things too, which stay.
+    """
+
+    price_id: str
+    quantity: int | None
+    key: str
+    sold_prices: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +149,10 @@ class Provider(Protocol):
         """Where the customer manages cards and subscriptions."""
         ...
 
-    async def change_plan(self, subscription_id: str, *, price_id: str, quantity: int | None, key: str) -> None:
-        """Takes effect at once, with the difference prorated. The same `key` is executed once.
+    async def change_plan(self, subscription_id: str, change: PriceChange) -> str | None:
+        """Takes effect once the difference is paid, which is prorated.
 
-        `quantity` None: the price is metered, so it has none.
+        Gives the page where the customer must confirm the payment first; None: it is paid.
         """
         ...
 
@@ -172,6 +191,19 @@ class Provider(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class SchedulingProvider(Protocol):
+    """A provider that changes plans with the period's end too: `traits.schedules_changes` is set.
+
+    Both methods raise ProviderUnavailable and ProviderRefused.
+    """
+
+    async def schedule_change(self, subscription_id: str, change: PriceChange) -> None:
+        """Takes effect with the next period, in place of what was scheduled."""
+        ...
+
+    async def unschedule_change(self, subscription_id: str) -> None: ...
 
 
 class MeteredProvider(Protocol):

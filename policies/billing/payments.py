@@ -6,7 +6,7 @@ events have no effect.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -73,10 +73,21 @@ class ProviderEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteItem:
+    """What a subscription sells, now or from its next period on."""
+
+    price_id: str
+    quantity: int
+    period: Period | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RemoteSubscription:
     """A provider's subscription. `is_paid`: the present period is paid for or on trial.
 
     `is_pending`: its payment is neither settled nor failed, as while Stripe keeps the invoice a draft for an hour.
+    Of several `items`, price, quantity and period are those of the first until `with_item` chooses another.
+    `next_items` are what a schedule makes of them with the next period; empty without one.
     """
 
     id: str
@@ -88,9 +99,22 @@ class RemoteSubscription:
     is_paid: bool
     is_pending: bool = False
     cancel_at_period_end: bool = False
+    cancel_at: datetime | None = None
     trial: Period | None = None
     reference: str | None = None
     email: str | None = None
+    items: tuple[RemoteItem, ...] = ()
+    next_items: tuple[RemoteItem, ...] = ()
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it ends with its period; a `cancel_at` beyond the period ends a later one."""
+        if self.cancel_at is None:
+            return self.cancel_at_period_end
+        return self.cancel_at_period_end or self.period is None or self.cancel_at <= self.period.end
+
+    def with_item(self, item: RemoteItem) -> RemoteSubscription:
+        return replace(self, price_id=item.price_id, quantity=item.quantity, period=item.period)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +148,20 @@ class RemoteInvoice:
 
 
 @dataclass(frozen=True, slots=True)
+class SoldLine:
+    """What a payment is for; `period` None: not a whole period."""
+
+    price_id: str
+    amount: Decimal
+    period: Period | None
+
+
+@dataclass(frozen=True, slots=True)
 class RemotePayment:
     """One charge: for a period of a subscription or, without a subscription, for a pack of credits.
 
     `subtotal` is before tax and after discounts. `period` is the whole period that it pays for; None for anything less,
-    such as a change of plan.
+    such as a change of plan. Of several `lines`, price and period are those of the first.
     """
 
     id: str
@@ -148,6 +181,10 @@ class RemotePayment:
     reference: str | None = None
     email: str | None = None
     invoice: RemoteInvoice | None = None
+    lines: tuple[SoldLine, ...] = ()
+
+    def with_line(self, line: SoldLine) -> RemotePayment:
+        return replace(self, price_id=line.price_id, period=line.period)
 
 
 @dataclass(frozen=True, slots=True)

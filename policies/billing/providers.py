@@ -52,6 +52,7 @@ class ProviderTraits:
     `buyer_enters_email`: the buyer names the customer at the checkout, so the address may differ from the account's.
     `signature_field`: the header field with its signature of an event. `changes_kept_for`: how far back the provider
     lists changes. `metered_usage` None: it does not bill by usage.
+    `schedules_changes`: it can change a plan with the period's end.
     """
 
     event_types: frozenset[str]
@@ -60,6 +61,7 @@ class ProviderTraits:
     buyer_enters_email: bool = False
     cancels_immediately: bool = True
     metered_usage: MeteredUsage | None = field(default=None)
+    schedules_changes: bool = False
 
 
 PROVIDERS: Mapping[str, ProviderNames] = MappingProxyType(

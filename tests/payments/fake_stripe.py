@@ -17,16 +17,26 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-Object = dict[str, Any]
+from tests.payments.stripe.fake_changes import FakeChanges, Refusal
+from tests.payments.stripe.fake_changes import Object as Object
+
 MONTH = 30 * 86_400
 
 
 class FakeStripe:
-    """`prices` are amounts in cents by price id. `down` makes every request fail with 503, `key_refused` with that."""
+    """`prices` are amounts in cents by price id. `down` makes every request fail with 503, `key_refused` with that.
+
+    `cards` says how the card of a customer behaves: "good" where it is not named, "declined", or "3ds", which asks
+    for a confirmation of every payment that the customer did not start at a checkout.
+    """
 
     def __init__(self, prices: dict[str, int]) -> None:
         self.prices = prices
         self.metered: set[str] = set()
+        self.intervals: dict[str, tuple[str, int]] = {}
+        self.cards: dict[str, str] = {}
+        self.balances: dict[str, int] = {}
+        self.changes = FakeChanges(self)
         self.now = int(time.time())
         self.down = False
         self.key_refused: int | None = None
@@ -35,7 +45,7 @@ class FakeStripe:
         self.events: list[Object] = []
         self.meter_events: dict[str, Object] = {}
         self._delivered = 0
-        self._answers: dict[str, Object] = {}
+        self._answers: dict[str, tuple[str, Object, int]] = {}
         self._numbers = itertools.count(1)
         self.app = Starlette(
             routes=[Route("/v1/{path:path}", self._serve, methods=["GET", "POST", "DELETE"])],
@@ -62,37 +72,30 @@ class FakeStripe:
 
     def renew(self, subscription_id: str, *, succeeds: bool = True) -> Object:
         """The period ends: the next begins, and its invoice is paid or not. Gives the invoice."""
-        subscription = self.objects[subscription_id]
-        item = subscription["items"]["data"][0]
-        item["current_period_start"] = item["current_period_end"]
-        item["current_period_end"] += MONTH
-        self.now = max(self.now, item["current_period_start"])
-        invoice = self._invoice(subscription, "subscription_cycle", self._price(subscription))
-        if not succeeds:
-            subscription["status"] = "past_due"
-            invoice["attempted"] = True
-            self.emit("invoice.payment_failed", invoice)
-        else:
-            self._pay(invoice)
-        self.emit("customer.subscription.updated", subscription)
+        invoice = self._next_period(subscription_id)
+        self.charge_renewal(invoice, succeeds=succeeds)
         return invoice
 
     def begin_renewal(self, subscription_id: str) -> Object:
         """The period ends; the next one's invoice is a draft, which Stripe finalizes and charges an hour later."""
-        subscription = self.objects[subscription_id]
-        item = subscription["items"]["data"][0]
-        item["current_period_start"] = item["current_period_end"]
-        item["current_period_end"] += MONTH
-        self.now = max(self.now, item["current_period_start"])
-        invoice = self._invoice(subscription, "subscription_cycle", self._price(subscription))
+        invoice = self._next_period(subscription_id)
         invoice["status"] = "draft"
-        self.emit("customer.subscription.updated", subscription)
+        self.emit("customer.subscription.updated", self.objects[subscription_id])
         return invoice
+
+    def _next_period(self, subscription_id: str) -> Object:
+        subscription = self.objects[subscription_id]
+        self.changes.apply_schedule(subscription)
+        for item in subscription["items"]["data"]:
+            item["current_period_start"] = item["current_period_end"]
+            item["current_period_end"] += MONTH
+            self.now = max(self.now, item["current_period_start"])
+        return self.invoice(subscription, "subscription_cycle", self.lines_of(subscription))
 
     def charge_renewal(self, invoice: Object, *, succeeds: bool = True) -> None:
         subscription = self.objects[invoice["parent"]["subscription_details"]["subscription"]]
         if succeeds:
-            self._pay(invoice)
+            self.pay(invoice)
         else:
             invoice.update(status="open", attempted=True)
             subscription["status"] = "past_due"
@@ -104,7 +107,7 @@ class FakeStripe:
         invoice = self.objects[invoice_id]
         subscription = self.objects[invoice["parent"]["subscription_details"]["subscription"]]
         subscription["status"] = "active"
-        self._pay(invoice)
+        self.pay(invoice)
         self.emit("customer.subscription.updated", subscription)
 
     def end(self, subscription_id: str) -> None:
@@ -113,10 +116,23 @@ class FakeStripe:
         subscription.update(status="canceled", canceled_at=self.now, ended_at=self.now)
         self.emit("customer.subscription.deleted", subscription)
 
+    def delete_customer(self, customer_id: str) -> None:
+        self.objects[customer_id]["deleted"] = True
+        self.emit("customer.deleted", self.objects[customer_id])
+
+    def add_item(self, subscription_id: str, price_id: str, *, first: bool = False, quantity: int | None = 1) -> Object:
+        """The seller sells something else by the same subscription; metered usage has no quantity."""
+        items = self.objects[subscription_id]["items"]["data"]
+        added = {**items[0], "id": f"si_{next(self._numbers)}", "price": {"id": price_id, "object": "price"}}
+        added.pop("quantity", None)
+        items.insert(0 if first else len(items), added | ({} if quantity is None else {"quantity": quantity}))
+        self.emit("customer.subscription.updated", self.objects[subscription_id])
+        return added
+
     def dispute(self, invoice_id: str, *, reason: str = "fraudulent") -> str:
         charge = self.charge_of(invoice_id)
         charge["disputed"] = True
-        made = self._new("dp", "dispute", amount=charge["amount"], charge=charge["id"], status="needs_response")
+        made = self.new("dp", "dispute", amount=charge["amount"], charge=charge["id"], status="needs_response")
         made["reason"] = reason
         self.emit("charge.dispute.created", made)
         return str(made["id"])
@@ -152,40 +168,45 @@ class FakeStripe:
             return JSONResponse({"error": {"message": "no", "type": "invalid_request_error"}}, self.key_refused)
         given = _nested(dict(await request.form()) if request.method == "POST" else dict(request.query_params))
         key = request.headers.get("idempotency-key", "")
+        asked = json.dumps([request.url.path, given], sort_keys=True)
         if request.method == "POST" and key in self._answers:
-            return JSONResponse(self._answers[key])
+            before, answer, status = self._answers[key]
+            if before != asked:
+                return _failure("Keys for idempotent requests can only be used with the same parameters", 400)
+            return JSONResponse(answer, status)
         try:
-            found = self._answer(request.method, request.path_params["path"].split("/"), given)
+            status, found = 200, self._answer(request.method, request.path_params["path"].split("/"), given)
         except KeyError as missing:
-            error = {
-                "message": f"No such object: {missing}",
-                "type": "invalid_request_error",
-                "code": "resource_missing",
-            }
-            return JSONResponse({"error": error}, 404)
+            return _failure(f"No such object: {missing}", 404, code="resource_missing")
+        except Refusal as refusal:
+            status, found = refusal.status, {"error": refusal.error}
         answer = json.loads(json.dumps(found))
+        # Stripe stores what an executed request led to, a refusal too, and repeats it for a day.
         if request.method == "POST" and key:
-            self._answers[key] = answer
-        return JSONResponse(answer)
+            self._answers[key] = asked, answer, status
+        return JSONResponse(answer, status)
 
     def _answer(self, method: str, path: list[str], given: Object) -> Object:
         expand = given.pop("expand", {})
         if method == "GET":
             return self._list(path[0], given) if len(path) == 1 else self._expanded(path[-1], list(expand.values()))
         if method == "DELETE":
+            self.changes.refuse_if_scheduled(self.objects[path[1]])
             self.end(path[1])
             return self.objects[path[1]]
         makers: dict[str, Callable[[Object], Object]] = {
-            "customers": lambda params: self._new(
-                "cus", "customer", email=params["email"], metadata=params["metadata"]
-            ),
+            "customers": lambda params: self.new("cus", "customer", email=params["email"], metadata=params["metadata"]),
             "checkout/sessions": self._session,
-            "billing_portal/sessions": lambda _: self._new("bps", "billing_portal.session", url="https://portal.test"),
+            "billing_portal/sessions": lambda _: self.new("bps", "billing_portal.session", url="https://portal.test"),
             "refunds": lambda params: self._asked_refund(params["payment_intent"], params.get("amount")),
             "billing/meter_events": self._meter_event,
         }
         if path[0] == "subscriptions":
-            return self._update(self.objects[path[1]], given)
+            return self.changes.update(self.objects[path[1]], given)
+        if path[0] == "subscription_schedules":
+            return self.changes.schedule(path[1:], given)
+        if path[0] == "invoices":
+            return self.changes.void(self.objects[path[1]])
         return makers["/".join(path)](given)
 
     def _list(self, kind: str, wanted: Object) -> Object:
@@ -200,6 +221,12 @@ class FakeStripe:
                 for payment in each["_payments"]
                 if wanted.get("invoice") == each["id"] or payment["payment"]["payment_intent"] == intent
             ]
+        elif kind == "invoices":
+            found = [
+                {name: value for name, value in each.items() if not name.startswith("_")}
+                for each in reversed(self._all("invoice"))
+                if each["parent"]["subscription_details"]["subscription"] == wanted["subscription"]
+            ]
         else:
             found = [each for each in self._all(kind.rstrip("s")) if each["charge"] == wanted["charge"]]
         places = {each["id"]: at for at, each in enumerate(found, start=1)}
@@ -209,6 +236,8 @@ class FakeStripe:
         return {"object": "list", "url": f"/v1/{kind}", "data": page, "has_more": len(found) > start + limit}
 
     def _expanded(self, object_id: str, names: list[str]) -> Object:
+        if object_id in self.prices:
+            return self.price(object_id)
         found = {name: value for name, value in self.objects[object_id].items() if not name.startswith("_")}
         for name in names:
             if isinstance(found.get(name), str):
@@ -216,9 +245,12 @@ class FakeStripe:
         return found
 
     def _session(self, params: Object) -> Object:
+        if self.objects[params["customer"]].get("deleted"):
+            message = f"No such customer: '{params['customer']}'"
+            raise Refusal(400, message, code="resource_missing", param="customer")
         price = params["line_items"]["0"]
         kind = "subscription_data" if params["mode"] == "subscription" else "payment_intent_data"
-        made = self._new(
+        made = self.new(
             "cs",
             "checkout.session",
             mode=params["mode"],
@@ -246,7 +278,7 @@ class FakeStripe:
             "current_period_start": self.now,
             "current_period_end": self.now + MONTH,
         }
-        subscription = self._new(
+        subscription = self.new(
             "sub",
             "subscription",
             customer=session["customer"],
@@ -257,58 +289,67 @@ class FakeStripe:
             trial_end=None,
             items={"object": "list", "data": [item]},
             latest_invoice=None,
+            schedule=None,
+            pending_update=None,
         )
-        invoice = self._invoice(subscription, "subscription_create", self._price(subscription))
+        invoice = self.invoice(subscription, "subscription_create", self.lines_of(subscription))
         self.emit("customer.subscription.created", subscription)
-        self._pay(invoice)
+        self.pay(invoice)
         return subscription
 
-    def _update(self, subscription: Object, params: Object) -> Object:
-        if "cancel_at_period_end" in params:
-            subscription["cancel_at_period_end"] = params["cancel_at_period_end"] == "true"
-        if "items" in params:
-            item, change = subscription["items"]["data"][0], params["items"]["0"]
-            difference = self.prices[change["price"]] - self.prices[item["price"]["id"]]
-            item["price"] = {"id": change["price"], "object": "price"}
-            if change["price"] in self.metered:
-                assert "quantity" not in change, "Stripe refuses a quantity of a metered price"
-                item.pop("quantity", None)
-            else:
-                item["quantity"] = int(change.get("quantity", item.get("quantity", 1)))
-            self._pay(self._invoice(subscription, "subscription_update", max(0, difference)))
-        self.emit("customer.subscription.updated", subscription)
-        return subscription
+    def price(self, price_id: str) -> Object:
+        interval, count = self.intervals.get(price_id, ("month", 1))
+        usage = "metered" if price_id in self.metered else "licensed"
+        recurring = {"interval": interval, "interval_count": count, "usage_type": usage}
+        return {
+            "id": price_id,
+            "object": "price",
+            "active": True,
+            "currency": "usd",
+            "livemode": False,
+            "unit_amount": self.prices[price_id],
+            "unit_amount_decimal": str(self.prices[price_id]),
+            "billing_scheme": "per_unit",
+            "recurring": recurring,
+        }
 
-    def _price(self, subscription: Object) -> int:
-        item = subscription["items"]["data"][0]
-        return self.prices[item["price"]["id"]] * int(item.get("quantity", 1))
+    def lines_of(self, subscription: Object) -> list[Object]:
+        """The lines of a whole period."""
+        items = subscription["items"]["data"]
+        return [self.line(each, self.prices[each["price"]["id"]] * int(each.get("quantity", 0))) for each in items]
 
-    def _invoice(self, subscription: Object, reason: str, amount: int) -> Object:
-        item = subscription["items"]["data"][0]
-        line = {
+    def line(self, item: Object, amount: int, *, is_proration: bool = False) -> Object:
+        return {
             "id": f"il_{next(self._numbers)}",
             "object": "line_item",
             "amount": amount,
             "description": "1 x Plan",
             "quantity": item.get("quantity"),
             "period": {"start": item["current_period_start"], "end": item["current_period_end"]},
-            "parent": {"subscription_item_details": {"proration": reason == "subscription_update"}},
+            "parent": {"subscription_item_details": {"proration": is_proration}},
             "pricing": {"price_details": {"price": item["price"]["id"]}},
         }
-        invoice = self._new(
+
+    def invoice(self, subscription: Object, reason: str, lines: list[Object]) -> Object:
+        """Of negative totals the customer keeps the rest as balance, which pays later invoices."""
+        customer, total = subscription["customer"], sum(line["amount"] for line in lines)
+        balance = self.balances.get(customer, 0)
+        used = min(balance, max(total, 0))
+        self.balances[customer] = balance - used - min(total, 0)
+        invoice = self.new(
             "in",
             "invoice",
-            customer=subscription["customer"],
+            customer=customer,
             status="open",
             attempted=False,
             billing_reason=reason,
-            amount_due=amount,
+            amount_due=max(total, 0) - used,
             amount_paid=0,
-            subtotal=amount,
-            total=amount,
-            total_excluding_tax=amount,
+            subtotal=total,
+            total=total,
+            total_excluding_tax=total,
             number=f"F-{next(self._numbers):04}",
-            lines={"object": "list", "data": [line]},
+            lines={"object": "list", "data": lines},
             parent={"type": "subscription_details", "subscription_details": {"subscription": subscription["id"]}},
             _payments=[],
             status_transitions={"finalized_at": self.now, "paid_at": None},
@@ -318,19 +359,37 @@ class FakeStripe:
         self.emit("invoice.finalized", invoice)
         return invoice
 
-    def _pay(self, invoice: Object) -> None:
-        intent = self._paid_intent(invoice["customer"], invoice["amount_due"], metadata={})
-        payment = {"type": "payment_intent", "payment_intent": intent["id"]}
-        invoice["_payments"] = [{"id": f"inpay_{invoice['id']}", "object": "invoice_payment", "payment": payment}]
+    def pay(self, invoice: Object) -> None:
+        if invoice["amount_due"]:
+            self.attach_intent(invoice, self._paid_intent(invoice["customer"], invoice["amount_due"], metadata={}))
         invoice.update(status="paid", attempted=True, amount_paid=invoice["amount_due"])
         invoice["status_transitions"]["paid_at"] = self.now
         self.emit("invoice.paid", invoice)
 
+    def attach_intent(self, invoice: Object, intent: Object) -> None:
+        payment = {"type": "payment_intent", "payment_intent": intent["id"]}
+        invoice["_payments"] = [{"id": f"inpay_{invoice['id']}", "object": "invoice_payment", "payment": payment}]
+
+    def unpaid_intent(self, invoice: Object) -> Object:
+        """As the customer's card leaves it: to be confirmed, or declined."""
+        error = {"code": "card_declined", "message": "Your card was declined."}
+        is_declined = self.cards[invoice["customer"]] == "declined"
+        return self.new(
+            "pi",
+            "payment_intent",
+            customer=invoice["customer"],
+            amount=invoice["amount_due"],
+            status="requires_payment_method" if is_declined else "requires_action",
+            metadata={},
+            last_payment_error=error if is_declined else None,
+            latest_charge=None,
+        )
+
     def _paid_intent(self, customer: str, amount: int, *, metadata: Object) -> Object:
-        intent = self._new(
+        intent = self.new(
             "pi", "payment_intent", customer=customer, amount=amount, status="succeeded", metadata=metadata
         )
-        charge = self._new(
+        charge = self.new(
             "ch",
             "charge",
             customer=customer,
@@ -352,7 +411,7 @@ class FakeStripe:
         charge = self.objects[self.objects[intent_id]["latest_charge"]]
         back = charge["amount"] - charge["amount_refunded"] if amount is None else amount
         charge["amount_refunded"] += back
-        return self._new("re", "refund", amount=back, charge=charge["id"], payment_intent=intent_id, status="succeeded")
+        return self.new("re", "refund", amount=back, charge=charge["id"], payment_intent=intent_id, status="succeeded")
 
     def _meter_event(self, params: Object) -> Object:
         return self.meter_events.setdefault(params["identifier"], {"object": "billing.meter_event", **params})
@@ -360,7 +419,7 @@ class FakeStripe:
     def _all(self, kind: str) -> list[Object]:
         return [each for each in self.objects.values() if each["object"] == kind]
 
-    def _new(self, prefix: str, kind: str, **fields: Any) -> Object:
+    def new(self, prefix: str, kind: str, **fields: Any) -> Object:
         object_id = f"{prefix}_{id(self) % 10_000:04}{next(self._numbers)}"
         made = {"id": object_id, "object": kind, "created": self.now, "currency": "usd", "livemode": False, **fields}
         self.objects[object_id] = made
@@ -397,6 +456,10 @@ def _nested(form: dict[str, Any]) -> Object:
             at = at.setdefault(part, {})
         at[last] = value
     return found
+
+
+def _failure(message: str, status: int, **more: str) -> JSONResponse:
+    return JSONResponse({"error": {"message": message, "type": "invalid_request_error", **more}}, status)
 
 
 class DirectClient:

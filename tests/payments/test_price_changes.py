@@ -13,6 +13,7 @@ import pytest
 
 from gateway.ledger.accounts.users import User
 from gateway.ledger.catalogue import plans
+from gateway.payments.provider import PriceChange
 from tests.payments.fake_stripe import FakeStripe
 from tests.payments.payment_stack import PaymentStack
 from tests.payments.test_stripe_lifecycle import current_subscription, deliver_all, subscribe_and_pay
@@ -77,10 +78,10 @@ async def test_change_to_a_former_price_gives_the_version_that_had_it(
     user = await stripe_stack.create_user()
     subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user, plan="basic")
     await raise_price(stripe_stack, fake_stripe, subscribers="migrate")
-    await stripe_stack.provider.change_plan(subscription_id, price_id="price_pro", quantity=1, key="by the operator")
+    await stripe_stack.provider.change_plan(subscription_id, PriceChange("price_pro", 1, "by the operator"))
     await deliver_all(stripe_stack, fake_stripe)
     assert await version_of(stripe_stack, user) == ("pro", 1, True)
-    await stripe_stack.provider.change_plan(subscription_id, price_id=NEW_PRICE, quantity=1, key="by the user")
+    await stripe_stack.provider.change_plan(subscription_id, PriceChange(NEW_PRICE, 1, "by the user"))
     await deliver_all(stripe_stack, fake_stripe)
     assert await version_of(stripe_stack, user) == ("pro", 2, False)
 

@@ -9,6 +9,7 @@ from gateway.clock import now
 from gateway.ledger.accounts.users import User
 from gateway.ledger.credits import grants
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription
+from gateway.payments.provider import PriceChange
 from tests.payments.conftest import STRIPE_SECRETS
 from tests.payments.fake_stripe import FakeStripe, signed
 from tests.payments.payment_stack import PaymentStack, only
@@ -93,8 +94,8 @@ async def test_upgrade_is_paid_for_and_its_credits_are_prorated(
 ) -> None:
     user = await stripe_stack.create_user()
     subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user, plan="basic")
-    await stripe_stack.provider.change_plan(subscription_id, price_id="price_pro", quantity=1, key="once")
-    await stripe_stack.provider.change_plan(subscription_id, price_id="price_pro", quantity=1, key="once")
+    await stripe_stack.provider.change_plan(subscription_id, PriceChange("price_pro", 1, "once"))
+    await stripe_stack.provider.change_plan(subscription_id, PriceChange("price_pro", 1, "once"))
     await deliver_all(stripe_stack, fake_stripe)
     upgraded = await current_subscription(stripe_stack, user)
     assert upgraded.plan_id == "pro"

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 from gateway.api import error_responses, openapi, problem_pages
 from gateway.api.account import keys, profile
 from gateway.api.account.authentication import Authenticator, is_open
-from gateway.api.account.billing import checkout, plans, quote, statements, subscriptions
+from gateway.api.account.billing import checkout, plan_changes, plans, quote, statements, subscriptions
 from gateway.api.account.dependencies import AccountDependencies, Lifetimes
 from gateway.api.account.filters.attempts import AttemptFilter
 from gateway.api.account.filters.bodies import BodyFilter
@@ -60,6 +60,7 @@ ENDPOINTS: tuple[ModuleType, ...] = (
     quote,
     plans,
     subscriptions,
+    plan_changes,
     checkout,
     statements,
     inbox,

@@ -6,7 +6,7 @@ versions of the plan that had it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, func, select, text
@@ -70,6 +70,25 @@ async def find(connection: AsyncConnection, provider: str, *, price_id: str | No
     )
     found = (await connection.execute(query)).one_or_none()
     return None if found is None else PlanPrice(*found)
+
+
+async def find_sold(connection: AsyncConnection, provider: str, price_ids: Collection[str]) -> frozenset[str]:
+    """Those of the ids that are or were the price of a plan."""
+    if not price_ids:
+        return frozenset()
+    row = plan_provider_prices.c
+    known = select(row.external_id).where(
+        row.provider == provider, row.kind == "price", row.external_id.in_(sorted(set(price_ids)))
+    )
+    return frozenset(await connection.scalars(known))
+
+
+async def list_ids(connection: AsyncConnection, provider: str) -> frozenset[str]:
+    """All prices of plans at the provider, present and former."""
+    row = plan_provider_prices.c
+    return frozenset(
+        await connection.scalars(select(row.external_id).where(row.provider == provider, row.kind == "price"))
+    )
 
 
 def current_ids() -> ColumnElement[Mapping[str, str]]:

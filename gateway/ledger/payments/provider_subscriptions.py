@@ -54,14 +54,15 @@ async def sync_from_provider(
     price: PlanPrice | None = None,
     provider_subscription_id: str | None = None,
     settlement: Settlement | None = Settlement.PAID,
+    next_change: tuple[str, int] | None = None,
 ) -> StoredSubscription:
     """Sets the subscription to the provider's state; a repetition changes nothing.
 
     `now` is when the object was fetched: a fetch older than the stored state is ignored. A period's credits are granted
     once it is paid for (active or trialing); a change of plan or quantity within a period is prorated. A subscription
     that becomes current supersedes the account's others. `price` is the one that the provider charges. `settlement`
-    None: the payment of a period that has begun already is under way. Raises NotFound for an unknown subscription or
-    plan.
+    None: the payment of a period that has begun already is under way. `next_change` is the plan and the seats that the
+    provider has scheduled for the next period. Raises NotFound for an unknown subscription or plan.
     """
     before = await get_for_update(connection, subscription_id)
     if before.provider_synced_at is not None and now < before.provider_synced_at:
@@ -86,8 +87,8 @@ async def sync_from_provider(
         **await _plan_columns(connection, before, price),
         **await _trial_columns(connection, before, status=status, period=(period_start, period_end)),
         quantity=quantity,
-        next_plan_id=None,
-        next_quantity=None,
+        next_plan_id=next_change and next_change[0],
+        next_quantity=next_change and next_change[1],
         provider_subscription_id=provider_subscription_id or before.provider_subscription_id,
         provider_synced_at=now,
         past_due_since=_past_due_since(before, status=status, settlement=settlement, now=now),

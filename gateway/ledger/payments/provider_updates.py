@@ -18,9 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger.accounts import users
 from gateway.ledger.catalogue import plans, provider_prices
 from gateway.ledger.catalogue.plans import StoredPlan
-from gateway.ledger.catalogue.provider_prices import PlanPrice
-from gateway.ledger.payments import checkouts, payments, provider_customers, provider_sync
+from gateway.ledger.payments import checkouts, own_parts, payments, provider_customers, provider_sync
 from gateway.ledger.payments.checkouts import Checkout
+from gateway.ledger.payments.own_parts import ProviderMismatch
 from gateway.ledger.payments.payment_booking import PaymentPurpose, book
 from gateway.ledger.payments.provider_subscriptions import sync_from_provider
 from gateway.ledger.subscriptions import subscriptions
@@ -31,10 +31,6 @@ from policies.billing.invoicing import Period
 from policies.billing.payments import RemotePayment, RemoteSubscription, Snapshot, access_of, settlement_of
 from policies.billing.providers import ProviderTraits
 from policies.model import PastDue
-
-
-class ProviderMismatch(Exception):  # noqa: N818 - a state of the world that an operator must correct
-    """The provider's objects contradict the database, so nothing of the update is applied."""
 
 
 class ConnectionSource(Protocol):
@@ -106,6 +102,7 @@ async def _apply_subscription(connection: AsyncConnection, update: ProviderUpdat
     if found is None:
         return False
     await _check_customer(connection, update, found.user_id, customer_id=remote.customer_id)
+    remote = await own_parts.choose_item(connection, update.provider, remote)
     if await _record_fetch(connection, update, "subscription", remote.id):
         await _sync(connection, update, await _lock_or_create(connection, update, found, remote), remote)
     return True
@@ -114,7 +111,7 @@ async def _apply_subscription(connection: AsyncConnection, update: ProviderUpdat
 async def _sync(
     connection: AsyncConnection, update: ProviderUpdate, found: StoredSubscription, remote: RemoteSubscription
 ) -> None:
-    price = await _get_price(connection, update.provider, remote.price_id)
+    price = await own_parts.get_price(connection, update.provider, remote.price_id)
     paid_until = Period(found.current_period_start, found.current_period_end)
     serves = (await plan_of(connection, found)).terms.past_due == PastDue.SERVE
     status, period = access_of(remote, stored=found.status, paid_until=paid_until, serves_past_due=serves)
@@ -125,9 +122,10 @@ async def _sync(
         status=status,
         period_start=period.start,
         period_end=period.end,
-        cancel_at_period_end=remote.cancel_at_period_end,
+        cancel_at_period_end=remote.is_ending,
         quantity=remote.quantity,
         settlement=settlement,
+        next_change=await own_parts.find_next_change(connection, update.provider, remote),
         now=update.fetched_at,
         actor=update.actor,
         price=price,
@@ -144,6 +142,7 @@ async def _find_ordered(
         user_id = await _find_buyer(connection, update, remote.customer_id, remote.email)
         if user_id is None:
             return None
+        remote = await own_parts.choose_item(connection, update.provider, remote)
         checkout = await checkouts.find_latest(connection, user_id, provider=update.provider, price_id=remote.price_id)
     if checkout is None or checkout.subscription_id is None:
         return None
@@ -160,13 +159,14 @@ async def _lock_or_create(
     locked = await subscriptions.get_for_update(connection, found.id)
     if locked.provider_subscription_id in (None, remote.id):
         return locked
-    price = await _get_price(connection, update.provider, remote.price_id)
+    price = await own_parts.get_price(connection, update.provider, remote.price_id)
     return await await_payment(
         connection, locked.user_id, plan_id=price.plan_id, provider=update.provider, now=update.fetched_at
     )
 
 
 async def _apply_payment(connection: AsyncConnection, update: ProviderUpdate, remote: RemotePayment) -> bool:
+    remote = await own_parts.choose_line(connection, update.provider, remote)
     purpose = await _find_purpose(connection, update, remote)
     if purpose is None:
         return False
@@ -254,13 +254,6 @@ async def _record_fetch(connection: AsyncConnection, update: ProviderUpdate, kin
     return await provider_sync.record_fetch(
         connection, update.provider, kind=kind, object_id=object_id, fetched_at=update.fetched_at
     )
-
-
-async def _get_price(connection: AsyncConnection, provider: str, price_id: str) -> PlanPrice:
-    price = await provider_prices.find(connection, provider, price_id=price_id)
-    if price is None:
-        raise ProviderMismatch(f"{price_id} is the price of no plan: give a plan this id, then replay the event")
-    return price
 
 
 async def _find_paid_plan(

@@ -21,6 +21,7 @@ from gateway.payments.provider import (
     CheckoutRequest,
     CreatedCheckout,
     CredentialsRejected,
+    PriceChange,
     ProviderRefused,
     ProviderUnavailable,
     parse_changes,
@@ -107,13 +108,14 @@ class LemonSqueezy:
             raise ProviderRefused("Lemon Squeezy has a portal only for customers with a subscription")
         return url
 
-    async def change_plan(self, subscription_id: str, *, price_id: str, quantity: int | None, key: str) -> None:  # noqa: ARG002 - setting is idempotent
-        change = {"variant_id": int(price_id), "invoice_immediately": True}
-        changed = await self._patch_subscription(subscription_id, change)
-        item = changed["attributes"].get("first_subscription_item") or {}
+    async def change_plan(self, subscription_id: str, change: PriceChange) -> str | None:
+        variant = {"variant_id": int(change.price_id), "invoice_immediately": True}
+        changed = await self._patch_subscription(subscription_id, variant)
+        item, quantity = changed["attributes"].get("first_subscription_item") or {}, change.quantity
         if item and quantity is not None and item.get("quantity") != quantity:
             body = self._resource("subscription-items", {"quantity": quantity}, resource_id=str(item["id"]))
             await self._send("PATCH", f"/subscription-items/{item['id']}", body)
+        return None
 
     async def cancel(self, subscription_id: str, *, at_period_end: bool) -> None:
         if not at_period_end:

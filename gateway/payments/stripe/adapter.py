@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, cast
@@ -10,18 +10,17 @@ from typing import Any, cast
 import stripe
 
 from gateway.payments.provider import (
-    CONNECT_TIMEOUT_SECONDS,
-    TIMEOUT_SECONDS,
     ChangeEvent,
     ChangesPage,
     CheckoutRequest,
     CreatedCheckout,
-    CredentialsRejected,
+    PriceChange,
     ProviderRefused,
-    ProviderUnavailable,
     parse_changes,
 )
 from gateway.payments.stripe import objects
+from gateway.payments.stripe.calls import idempotency_key, response, timeout
+from gateway.payments.stripe.changes import SubscriptionChanges
 from gateway.payments.stripe.events import EVENT_TYPES, SIGNATURE_FIELD, parse_event, verify_signature
 from policies.billing.payments import ObjectKind, ObjectRef, ProviderEvent, RemoteCheckout, RemotePayment, Snapshot
 from policies.billing.providers import MeteredUsage, ProviderTraits
@@ -30,9 +29,6 @@ from policies.billing.providers import MeteredUsage, ProviderTraits
 API_VERSION = "2026-10-28.endive"
 RETRIES = 2
 PAGE = 100
-
-_UNAVAILABLE = (stripe.APIConnectionError, stripe.RateLimitError)
-_REJECTED = (stripe.AuthenticationError, stripe.PermissionError)
 
 
 class Stripe:
@@ -50,6 +46,7 @@ class Stripe:
         # https://docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api: usage may be up to 35 days old,
         # and an identifier counts once within at least 24 hours. Less is safe: usage is reported by whole days.
         metered_usage=MeteredUsage(accepted_for=timedelta(days=33), deduplicated_for=timedelta(hours=23)),
+        schedules_changes=True,
     )
 
     def __init__(
@@ -63,7 +60,7 @@ class Stripe:
         self._is_live = secret_key.partition("_")[2].startswith("live_")
         self._secrets = tuple(webhook_secrets)
         self._meter_event_name = meter_event_name
-        self._http = stripe.HTTPXClient(timeout=_timeout())
+        self._http = stripe.HTTPXClient(timeout=timeout())
         self._client = stripe.StripeClient(
             secret_key,
             stripe_version=API_VERSION,
@@ -71,47 +68,45 @@ class Stripe:
             max_network_retries=RETRIES,
             http_client=self._http,
         )
+        self._changes = SubscriptionChanges(self._client)
 
     async def create_customer(self, user_id: str, *, email: str, name: str | None) -> str:
         fields: Any = {"email": email, "metadata": {"gateway_user": user_id}, **({"name": name} if name else {})}
         # The address is part of the key, since Stripe refuses a different request under a known key.
-        key = _key("customer", user_id, email, name or "")
-        found = await _response(self._client.v1.customers.create_async(fields, key))
+        key = idempotency_key("customer", user_id, email, name or "")
+        found = await response(self._client.v1.customers.create_async(fields, key))
         return str(found["id"])
 
     async def create_checkout(self, request: CheckoutRequest) -> CreatedCheckout:
         sessions = self._client.v1.checkout.sessions
-        key = _key("checkout", request.reference)
-        created = await _response(sessions.create_async(cast(Any, _session(request)), key))
+        key = idempotency_key("checkout", request.reference)
+        created = await response(sessions.create_async(cast(Any, _session(request)), key))
         return CreatedCheckout(created["id"], created["url"])
 
     async def portal_url(self, customer_id: str, *, return_url: str) -> str:
         portal = self._client.v1.billing_portal.sessions
-        created = await _response(portal.create_async({"customer": customer_id, "return_url": return_url}))
+        created = await response(portal.create_async({"customer": customer_id, "return_url": return_url}))
         return str(created["url"])
 
-    async def change_plan(self, subscription_id: str, *, price_id: str, quantity: int | None, key: str) -> None:
-        found = await _response(self._client.v1.subscriptions.retrieve_async(subscription_id))
-        item = {"id": found["items"]["data"][0]["id"], "price": price_id}
-        if quantity is not None:
-            item["quantity"] = quantity
-        # Paid at once or not changed: a declined card leaves the old plan.
-        change: Any = {
-            "items": [item],
-            "proration_behavior": "always_invoice",
-            "payment_behavior": "error_if_incomplete",
-        }
-        await _response(self._client.v1.subscriptions.update_async(subscription_id, change, _key("change", key)))
+    async def change_plan(self, subscription_id: str, change: PriceChange) -> str | None:
+        return await self._changes.change_now(subscription_id, change)
+
+    async def schedule_change(self, subscription_id: str, change: PriceChange) -> None:
+        await self._changes.change_at_period_end(subscription_id, change)
+
+    async def unschedule_change(self, subscription_id: str) -> None:
+        await self._changes.undo_scheduled(subscription_id)
 
     async def cancel(self, subscription_id: str, *, at_period_end: bool) -> None:
+        await self._changes.undo_scheduled(subscription_id)
         subscriptions = self._client.v1.subscriptions
         if at_period_end:
-            await _response(subscriptions.update_async(subscription_id, {"cancel_at_period_end": True}))
+            await response(subscriptions.update_async(subscription_id, {"cancel_at_period_end": True}))
         else:
-            await _response(subscriptions.cancel_async(subscription_id))
+            await response(subscriptions.cancel_async(subscription_id))
 
     async def resume(self, subscription_id: str) -> None:
-        await _response(self._client.v1.subscriptions.update_async(subscription_id, {"cancel_at_period_end": False}))
+        await response(self._client.v1.subscriptions.update_async(subscription_id, {"cancel_at_period_end": False}))
 
     async def refund(self, payment_id: str, *, amount: Decimal | None, currency: str, key: str) -> None:
         intent_id = payment_id
@@ -122,7 +117,7 @@ class Stripe:
         refund: Any = {"payment_intent": intent_id}
         if amount is not None:
             refund["amount"] = objects.minor_units(amount, currency)
-        await _response(self._client.v1.refunds.create_async(refund, _key("refund", key)))
+        await response(self._client.v1.refunds.create_async(refund, idempotency_key("refund", key)))
 
     async def report_usage(self, *, identifier: str, customer_id: str, value: int, at: datetime) -> None:
         usage: Any = {
@@ -131,7 +126,7 @@ class Stripe:
             "payload": {"stripe_customer_id": customer_id, "value": str(value)},
             "timestamp": int(at.timestamp()),
         }
-        await _response(self._client.v1.billing.meter_events.create_async(usage, _key("usage", identifier)))
+        await response(self._client.v1.billing.meter_events.create_async(usage, idempotency_key("usage", identifier)))
 
     async def fetch(self, subject: ObjectRef) -> Snapshot:
         try:
@@ -154,7 +149,7 @@ class Stripe:
         wanted: Any = {"created": {"gte": int(since.timestamp())}, "limit": PAGE}
         if page is not None:
             wanted["starting_after"] = page
-        found = await _response(self._client.v1.events.list_async(wanted))
+        found = await response(self._client.v1.events.list_async(wanted))
         next_page = found["data"][-1]["id"] if found["has_more"] else None
         return parse_changes(
             found["data"], lambda each: ChangeEvent(self.parse(each, digest=""), each), next_page=next_page
@@ -178,11 +173,11 @@ class Stripe:
             return await self._invoice_snapshot(subject.id)
         if subject.kind is ObjectKind.CHARGE:
             return await self._charge(subject.id)
-        customer = await _response(self._client.v1.customers.retrieve_async(subject.id))
+        customer = await response(self._client.v1.customers.retrieve_async(subject.id))
         return Snapshot(gone_customer_id=subject.id if customer.get("deleted") else None)
 
     async def _checkout(self, session_id: str) -> Snapshot:
-        session = await _response(self._client.v1.checkout.sessions.retrieve_async(session_id))
+        session = await response(self._client.v1.checkout.sessions.retrieve_async(session_id))
         about = RemoteCheckout(session_id, session.get("client_reference_id") or "", session["status"] == "expired")
         if session.get("subscription"):
             found = await self._subscription(session["subscription"])
@@ -191,12 +186,23 @@ class Stripe:
         return Snapshot((), paid, about)
 
     async def _subscription(self, subscription_id: str) -> Snapshot:
-        found = await _response(
+        found = await response(
             self._client.v1.subscriptions.retrieve_async(subscription_id, {"expand": ["latest_invoice"]})
         )
-        latest = found.get("latest_invoice")
-        payments = (await self._invoice_payment(await self._invoice(latest["id"])),) if latest else ()
-        return Snapshot((objects.read_subscription(found),), payments)
+        if schedule_id := objects.id_of(found.get("schedule")):
+            found["schedule"] = await response(self._client.v1.subscription_schedules.retrieve_async(schedule_id))
+        invoices = await self._latest_invoices(found)
+        payments = tuple([await self._invoice_payment(await self._invoice(each["id"])) for each in invoices])
+        return Snapshot((objects.read_subscription(found, invoices[-1] if invoices else None),), payments)
+
+    async def _latest_invoices(self, subscription: Mapping[str, Any]) -> list[Any]:
+        """The latest and, where that is for a change within the period, the one before it that is for a period."""
+        latest = subscription.get("latest_invoice")
+        if not latest or objects.is_for_period(latest):
+            return [latest] if latest else []
+        of_subscription: Any = {"subscription": subscription["id"], "limit": PAGE}
+        found = await response(self._client.v1.invoices.list_async(of_subscription))
+        return [latest, *[each for each in found["data"] if objects.is_for_period(each)][:1]]
 
     async def _invoice_snapshot(self, invoice_id: str) -> Snapshot:
         invoice = await self._invoice(invoice_id)
@@ -208,7 +214,7 @@ class Stripe:
         return Snapshot(subscription.subscriptions, (*others, payment))
 
     async def _charge(self, charge_id: str) -> Snapshot:
-        charge = await _response(self._client.v1.charges.retrieve_async(charge_id))
+        charge = await response(self._client.v1.charges.retrieve_async(charge_id))
         intent_id = charge.get("payment_intent")
         invoice_id = charge.get("invoice") or (intent_id and await self._invoice_of(intent_id))
         if invoice_id:
@@ -217,15 +223,15 @@ class Stripe:
 
     async def _invoice_of(self, intent_id: str) -> str | None:
         wanted: Any = {"payment": {"type": "payment_intent", "payment_intent": intent_id}}
-        found = await _response(self._client.v1.invoice_payments.list_async(wanted))
+        found = await response(self._client.v1.invoice_payments.list_async(wanted))
         return next((each["invoice"] for each in found["data"]), None)
 
     async def _invoice(self, invoice_id: str) -> dict[str, Any]:
         """With its payments, which newer API versions list apart."""
-        found = await _response(self._client.v1.invoices.retrieve_async(invoice_id))
+        found = await response(self._client.v1.invoices.retrieve_async(invoice_id))
         if "payment_intent" not in found:
             of_invoice: Any = {"invoice": invoice_id}
-            found["payments"] = await _response(self._client.v1.invoice_payments.list_async(of_invoice))
+            found["payments"] = await response(self._client.v1.invoice_payments.list_async(of_invoice))
         return found
 
     async def _invoice_payment(self, invoice: Mapping[str, Any]) -> RemotePayment:
@@ -240,30 +246,16 @@ class Stripe:
         return objects.read_intent_payment(intent, refunds=refunds, disputes=disputes)
 
     async def _intent(self, intent_id: str) -> dict[str, Any]:
-        return await _response(self._client.v1.payment_intents.retrieve_async(intent_id, {"expand": ["latest_charge"]}))
+        return await response(self._client.v1.payment_intents.retrieve_async(intent_id, {"expand": ["latest_charge"]}))
 
     async def _refunds_and_disputes(self, charge: Mapping[str, Any] | None) -> tuple[list[Any], list[Any]]:
         """Requested only where the charge says that there are any."""
         if charge is None:
             return [], []
         of_charge: Any = {"charge": charge["id"], "limit": PAGE}
-        refunds = await _response(self._client.v1.refunds.list_async(of_charge)) if charge["amount_refunded"] else {}
-        disputes = await _response(self._client.v1.disputes.list_async(of_charge)) if charge.get("disputed") else {}
+        refunds = await response(self._client.v1.refunds.list_async(of_charge)) if charge["amount_refunded"] else {}
+        disputes = await response(self._client.v1.disputes.list_async(of_charge)) if charge.get("disputed") else {}
         return refunds.get("data", []), disputes.get("data", [])
-
-
-async def _response(call: Awaitable[Any]) -> dict[str, Any]:
-    """The response as plain values. Raises CredentialsRejected, ProviderUnavailable, ProviderRefused."""
-    try:
-        found: dict[str, Any] = (await call).to_dict()
-    except stripe.StripeError as error:
-        status = error.http_status or 0
-        if isinstance(error, _REJECTED):
-            raise CredentialsRejected(f"Stripe rejects this gateway's key: {error}") from error
-        if isinstance(error, _UNAVAILABLE) or status >= 500 or status in (409, 429):
-            raise ProviderUnavailable(f"Stripe does not answer: {error}") from error
-        raise ProviderRefused(f"Stripe refuses: {error}", is_missing=status == 404) from error
-    return found
 
 
 def _session(request: CheckoutRequest) -> dict[str, Any]:
@@ -282,14 +274,3 @@ def _session(request: CheckoutRequest) -> dict[str, Any]:
         **({"customer": request.customer_id} if request.customer_id else {"customer_email": request.email}),
         "subscription_data" if request.is_subscription else "payment_intent_data": tagged,
     }
-
-
-def _key(*parts: str) -> Any:
-    """Stripe answers a repeated request as it did the first time."""
-    return {"idempotency_key": "-".join(("gateway", *parts))[:255]}
-
-
-def _timeout() -> Any:
-    from httpx import Timeout
-
-    return Timeout(TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)

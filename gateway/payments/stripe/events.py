@@ -37,6 +37,12 @@ EVENT_TYPES: Mapping[str, ObjectKind] = MappingProxyType(
         "customer.subscription.trial_will_end": _SUBSCRIPTION,
         "customer.subscription.paused": _SUBSCRIPTION,
         "customer.subscription.resumed": _SUBSCRIPTION,
+        "customer.subscription.pending_update_applied": _SUBSCRIPTION,
+        "customer.subscription.pending_update_expired": _SUBSCRIPTION,
+        "subscription_schedule.updated": _SUBSCRIPTION,
+        "subscription_schedule.released": _SUBSCRIPTION,
+        "subscription_schedule.canceled": _SUBSCRIPTION,
+        "subscription_schedule.aborted": _SUBSCRIPTION,
         "invoice.finalized": _INVOICE,
         "invoice.paid": _INVOICE,
         "invoice.payment_succeeded": _INVOICE,
@@ -91,6 +97,8 @@ def subject_of(event_type: str, found: Mapping[str, Any]) -> ObjectRef | None:
         object_id = id_of(found.get("charge"))  # refunds and disputes name theirs
     elif kind is ObjectKind.SUBSCRIPTION and found.get("object") == "invoice":
         object_id = subscription_of(found)
+    elif kind is ObjectKind.SUBSCRIPTION and found.get("object") == "subscription_schedule":
+        object_id = id_of(found.get("subscription")) or id_of(found.get("released_subscription"))
     else:
         object_id = id_of(found)
     return None if kind is None or not object_id else ObjectRef(kind, object_id)

@@ -15,9 +15,11 @@ from policies.billing.payments import (
     PaymentStatus,
     RemoteDispute,
     RemoteInvoice,
+    RemoteItem,
     RemotePayment,
     RemoteRefund,
     RemoteSubscription,
+    SoldLine,
 )
 from policies.model import SubscriptionStatus
 
@@ -47,26 +49,49 @@ _DISPUTES_WON = frozenset({"won", "warning_closed", "prevented"})
 _WHOLE_PERIOD = frozenset({"subscription_create", "subscription_cycle"})
 
 
-def read_subscription(found: Object) -> RemoteSubscription:
-    """Of an object with `latest_invoice` expanded."""
-    item = next(iter(_data(found.get("items"))), {})
-    invoice = found.get("latest_invoice")
+def read_subscription(found: Object, invoice: Object | None) -> RemoteSubscription:
+    """Of an object with `schedule` expanded, and its latest invoice for a whole period."""
+    items = tuple(_item(found, each) for each in data(found.get("items")) or [{}])
     status = _STATUSES[found["status"]]
-    period = _period(*(found.get(name) or item.get(name) for name in ("current_period_start", "current_period_end")))
-    is_paid = status == "trialing" or invoice is None or (isinstance(invoice, Mapping) and invoice["status"] == "paid")
     return RemoteSubscription(
         id=found["id"],
         customer_id=id_of(found["customer"]),
         status=status,
-        price_id=id_of(item.get("price")) or id_of(item.get("plan")) or id_of(found.get("plan")),
-        quantity=item.get("quantity") or found.get("quantity") or 1,
-        period=period,
-        is_paid=is_paid,
+        price_id=items[0].price_id,
+        quantity=items[0].quantity,
+        period=items[0].period,
+        is_paid=status == "trialing" or invoice is None or invoice["status"] == "paid",
         is_pending=_is_pending(found, invoice),
-        cancel_at_period_end=bool(found.get("cancel_at_period_end")) or _ends_within(period, found.get("cancel_at")),
+        cancel_at_period_end=bool(found.get("cancel_at_period_end")),
+        cancel_at=instant(found.get("cancel_at")),
         trial=_period(found.get("trial_start"), found.get("trial_end")),
         reference=(found.get("metadata") or {}).get(REFERENCE),
+        items=items,
+        next_items=tuple(
+            RemoteItem(price_of_item(each), each.get("quantity") or 1) for each in next_phase(found.get("schedule"))
+        ),
     )
+
+
+def _item(subscription: Object, item: Object) -> RemoteItem:
+    """Older API versions have period, price and quantity on the subscription."""
+    names = ("current_period_start", "current_period_end")
+    return RemoteItem(
+        price_id=price_of_item(item) or id_of(subscription.get("plan")),
+        quantity=item.get("quantity") or subscription.get("quantity") or 1,
+        period=_period(*(item.get(name) or subscription.get(name) for name in names)),
+    )
+
+
+def next_phase(schedule: Any) -> list[Object]:
+    """The items of the phase after the present one, where a schedule has one."""
+    if not isinstance(schedule, Mapping) or schedule.get("status") != "active":
+        return []
+    ends_at = (schedule.get("current_phase") or {}).get("end_date")
+    for phase in schedule.get("phases") or ():
+        if ends_at is not None and phase["start_date"] >= ends_at:
+            return list(phase["items"])
+    return []
 
 
 def read_invoice_payment(
@@ -74,6 +99,7 @@ def read_invoice_payment(
 ) -> RemotePayment:
     currency = invoice["currency"].upper()
     is_paid = invoice["status"] == "paid"
+    lines = _sold(invoice, currency)
     return RemotePayment(
         id=invoice["id"],
         customer_id=id_of(invoice["customer"]),
@@ -82,8 +108,9 @@ def read_invoice_payment(
         amount=amount(invoice.get("amount_paid" if is_paid else "amount_due"), currency),
         subtotal=_subtotal(invoice, currency),
         currency=currency,
-        price_id=next((price for line in _data(invoice.get("lines")) if (price := _price_of(line))), None),
-        period=_whole_period(invoice),
+        price_id=lines[0].price_id if lines else None,
+        period=lines[0].period if lines else None,
+        lines=lines,
         refunds=_refunds(refunds, currency),
         disputes=_disputes(disputes, currency),
         method=_method(charge),
@@ -122,7 +149,7 @@ def subscription_of(invoice: Object) -> str:
 
 def intent_of(invoice: Object) -> str:
     """The payment intent that pays the invoice: newer API versions list payments, older ones name the intent."""
-    for each in _data(invoice.get("payments")):
+    for each in data(invoice.get("payments")):
         if intent := id_of((each.get("payment") or {}).get("payment_intent")):
             return intent
     return id_of(invoice.get("payment_intent"))
@@ -151,7 +178,12 @@ def id_of(found: Any) -> str:
     return named or ""
 
 
-def _data(found: Any) -> list[Object]:
+def price_of_item(item: Object) -> str:
+    return id_of(item.get("price")) or id_of(item.get("plan"))
+
+
+def data(found: Any) -> list[Object]:
+    """The objects of a list, as far as it is there."""
     return list((found or {}).get("data") or ())
 
 
@@ -167,27 +199,36 @@ def _is_pending(subscription: Object, invoice: Any) -> bool:
     return _status_of_invoice(invoice) is PaymentStatus.PENDING
 
 
-def _ends_within(period: Period | None, cancel_at: int | None) -> bool:
-    """A `cancel_at` beyond the period ends a later one."""
-    ends_at = instant(cancel_at)
-    return ends_at is not None and (period is None or ends_at <= period.end)
-
-
 def _price_of(line: Object) -> str:
     details = (line.get("pricing") or {}).get("price_details") or {}
     return id_of(details.get("price")) or id_of(line.get("price")) or id_of(line.get("plan"))
 
 
-def _whole_period(invoice: Object) -> Period | None:
-    """The period of the first line that is no proration; None unless the invoice is for a whole period."""
-    if (invoice.get("billing_reason") or "subscription_cycle") not in _WHOLE_PERIOD or not subscription_of(invoice):
-        return None
-    for line in _data(invoice.get("lines")):
-        span = line.get("period") or {}
-        details = (line.get("parent") or {}).get("subscription_item_details") or {}
-        if not (line.get("proration") or details.get("proration")):
-            return _period(span.get("start"), span.get("end"))
-    return None
+def is_for_period(invoice: Object) -> bool:
+    """Whether it is for a whole period of a subscription, not for a change within one."""
+    reason = invoice.get("billing_reason") or "subscription_cycle"
+    return reason in _WHOLE_PERIOD and bool(subscription_of(invoice))
+
+
+def _sold(invoice: Object, currency: str) -> tuple[SoldLine, ...]:
+    """The lines with a price: of an invoice for a period those that are no proration, else the dearest first."""
+    is_whole = is_for_period(invoice)
+    found = [
+        SoldLine(price, amount(line.get("amount"), currency), _span(line) if is_whole else None)
+        for line in data(invoice.get("lines"))
+        if (price := _price_of(line)) and not (is_whole and _is_proration(line))
+    ]
+    return tuple(found if is_whole else sorted(found, key=lambda line: line.amount, reverse=True))
+
+
+def _span(line: Object) -> Period | None:
+    span = line.get("period") or {}
+    return _period(span.get("start"), span.get("end"))
+
+
+def _is_proration(line: Object) -> bool:
+    details = (line.get("parent") or {}).get("subscription_item_details") or {}
+    return bool(line.get("proration") or details.get("proration"))
 
 
 def _subtotal(invoice: Object, currency: str) -> Decimal:
@@ -247,7 +288,7 @@ def _invoice(invoice: Object, currency: str) -> RemoteInvoice:
         id=invoice["id"],
         number=invoice.get("number"),
         status=invoice["status"],
-        lines=tuple(_line(line, currency) for line in _data(invoice.get("lines"))),
+        lines=tuple(_line(line, currency) for line in data(invoice.get("lines"))),
         subtotal=subtotal,
         tax=total - subtotal,
         issued_at=instant(transitions.get("finalized_at")),

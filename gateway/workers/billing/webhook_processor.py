@@ -17,7 +17,8 @@ from gateway import metrics
 from gateway.ledger.db.errors import AlreadyExists, InUse, InvalidValue, NotFound
 from gateway.ledger.db.session import Database, DatabaseUnavailable
 from gateway.ledger.payments import webhook_events
-from gateway.ledger.payments.provider_updates import ProviderMismatch, apply_update, fetch_update
+from gateway.ledger.payments.own_parts import ProviderMismatch
+from gateway.ledger.payments.provider_updates import apply_update, fetch_update
 from gateway.ledger.payments.webhook_events import WebhookEvent
 from gateway.ledger.subscriptions.subscriptions import IllegalTransition
 from gateway.payments.provider import InvalidWebhook, Provider, ProviderRefused, ProviderUnavailable

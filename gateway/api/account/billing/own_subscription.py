@@ -1,0 +1,101 @@
+"""What users see of their own subscription, and how it is changed where a provider bills it.
+
+It is changed there first; then the provider's state is applied, as after a webhook.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import partial
+from typing import Literal
+from uuid import UUID
+
+from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.api.account.dependencies import DependenciesDep, Me
+from gateway.api.schemas.pages import ResponseModel
+from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue.plans import PlanTerms, StoredPlan
+from gateway.ledger.db.errors import NotFound
+from gateway.ledger.payments.provider_updates import apply_update, fetch_update
+from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions.subscriptions import MANUAL, StoredSubscription
+from gateway.payments.provider import Provider
+from policies.billing.payments import ObjectKind, ObjectRef
+from policies.model import SubscriptionStatus
+
+
+class OwnSubscription(ResponseModel):
+    id: UUID
+    plan_id: str
+    plan_version: int
+    status: SubscriptionStatus = Field(description="incomplete: it waits to be paid for")
+    quantity: int = Field(description="Seats, where the plan is per seat.")
+    provider: str = Field(description="Who takes the payments; `manual`: nobody does.")
+    current_period_start: datetime
+    current_period_end: datetime
+    cancel_at_period_end: bool
+    canceled_at: datetime | None
+    trial_start: datetime | None
+    trial_end: datetime | None
+    past_due_since: datetime | None = Field(description="When a payment failed that nobody has made since.")
+    next_plan_id: str | None = Field(description="The plan of its next period; null: no change is scheduled.")
+    next_quantity: int | None = Field(description="The seats of its next period; null: no change is scheduled.")
+    credits_withheld: Literal["unverified", "same_person"] | None = Field(
+        description="Why a free plan gives no credits. unverified: it gives them once your address is verified; "
+        "same_person: another account of yours has them."
+    )
+    created_at: datetime
+
+
+def shown(subscription: StoredSubscription) -> OwnSubscription:
+    return OwnSubscription.model_validate(subscription)
+
+
+async def read_own(me: Me, subscription_id: UUID | None) -> StoredSubscription:
+    """Raises NotFound."""
+    async with me.unit_of_work.read() as connection:
+        return await get_own(connection, me, subscription_id)
+
+
+async def get_own(connection: AsyncConnection, me: Me, subscription_id: UUID | None) -> StoredSubscription:
+    """Raises NotFound."""
+    found = None if subscription_id is None else await subscriptions.get(connection, subscription_id)
+    if found is None or found.user_id != me.id:
+        raise NotFound("subscription", subscription_id)
+    return found
+
+
+async def offered_plan(connection: AsyncConnection, name: str) -> StoredPlan:
+    """Raises NotFound for a plan that is not sold."""
+    plan = await plans.find(connection, name)
+    if plan is None or not plan.terms.is_active:
+        raise NotFound("plan", name)
+    return plan
+
+
+def is_free(terms: PlanTerms) -> bool:
+    return terms.price == 0 and terms.pricing_model in ("flat", "per_seat") and terms.overage is None
+
+
+def is_billed(subscription: StoredSubscription) -> bool:
+    """Whether a provider has it; a subscription that was never paid for exists here alone."""
+    return subscription.provider != MANUAL and subscription.provider_subscription_id is not None
+
+
+def remote_id(subscription: StoredSubscription) -> str:
+    return subscription.provider_subscription_id or ""
+
+
+async def sync(me: Me, dependencies: DependenciesDep, provider: Provider, found: StoredSubscription) -> OwnSubscription:
+    """Applies what the provider has made of it. Raises ProviderUnavailable, ProviderRefused."""
+    fetch = partial(provider.fetch, ObjectRef(ObjectKind.SUBSCRIPTION, remote_id(found)))
+    update = await fetch_update(dependencies.database, provider, fetch)
+    async with me.unit_of_work.change() as change:
+        await apply_update(change.connection, update)
+        after = shown(await get_own(change.connection, me, found.id))
+        await change.record(
+            "subscriptions.change_at_provider", "subscription", entity_id=found.id, before=shown(found), after=after
+        )
+    return after

@@ -1,0 +1,143 @@
+"""Changes of the plan and the seats of a user's own subscription: at once, or with its period."""
+
+from __future__ import annotations
+
+from typing import cast
+from uuid import UUID, uuid4
+
+from fastapi import APIRouter
+from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.api.account.billing.own_subscription import (
+    OwnSubscription,
+    is_billed,
+    is_free,
+    offered_plan,
+    read_own,
+    remote_id,
+    shown,
+    sync,
+)
+from gateway.api.account.dependencies import DependenciesDep, Me
+from gateway.api.checkout import CheckoutService, CheckoutServiceDep, check_seats, plan_price_id
+from gateway.api.errors import Conflict, Invalid
+from gateway.api.openapi import CONFLICTS, PAID_FOR, SIGNED_IN, UNKNOWN
+from gateway.api.schemas.fields import Flag, Line, PositiveCount
+from gateway.api.schemas.pages import RequestModel
+from gateway.clock import now
+from gateway.ledger.catalogue import plans, provider_prices
+from gateway.ledger.catalogue.plans import StoredPlan
+from gateway.ledger.invoicing import plan_changes
+from gateway.ledger.subscriptions.allowances import plan_of
+from gateway.ledger.subscriptions.subscriptions import StoredSubscription, transition
+from gateway.payments.provider import PriceChange, SchedulingProvider
+from policies.billing.providers import PROVIDERS
+from policies.billing.subscriptions import SubscriptionEvent
+from policies.credits.allowances import has_seats
+
+router = APIRouter(prefix="/subscriptions", tags=["subscriptions"], responses=SIGNED_IN)
+
+
+class PlanChange(RequestModel):
+    plan_id: Line = Field(examples=["pro"])
+    quantity: PositiveCount | None = Field(
+        default=None, description="null: as many seats as now, or 1 of a plan without seats."
+    )
+    at_period_end: Flag = Field(
+        default=False, description="true: the next period begins with it; nothing is charged or given back now."
+    )
+
+
+class ChangedSubscription(OwnSubscription):
+    confirmation_url: str | None = Field(
+        default=None,
+        description="Where you confirm the payment (3-D Secure); the plan changes once it is paid. null: it is.",
+    )
+
+
+@router.post("/{subscription_id}/change", summary="Change to another plan", responses=UNKNOWN | CONFLICTS | PAID_FOR)
+async def change_plan(
+    subscription_id: UUID, body: PlanChange, me: Me, dependencies: DependenciesDep, checkout_service: CheckoutServiceDep
+) -> ChangedSubscription:
+    """Between paid plans at once, price and credits in proportion to what is left of the period, or with the next
+    period; to a free plan with the next period. From a free plan to a paid one, subscribe to that."""
+    found = await read_own(me, subscription_id)
+    transition(found, SubscriptionEvent.CHANGE_PLAN)
+    async with me.unit_of_work.read() as connection:
+        plan = await _wanted(connection, found, body.plan_id)
+    check_seats(plan, body.quantity)
+    if is_billed(found):
+        return await _change_billed(me, dependencies, checkout_service, found, plan=plan, body=body)
+    if not is_free(plan.terms):
+        raise Conflict(f"{plan.id} is to be paid for: POST /subscriptions/{plan.id}; it takes over once it is.")
+    if body.quantity is not None:
+        raise Invalid("quantity", "is for plans that are paid for")
+    return await _change_with_period(me, found, plan_id=plan.id, action="subscriptions.change")
+
+
+@router.post("/{subscription_id}/undo-change", summary="Keep the plan", responses=UNKNOWN | CONFLICTS | PAID_FOR)
+async def undo_change(
+    subscription_id: UUID, me: Me, dependencies: DependenciesDep, checkout_service: CheckoutServiceDep
+) -> OwnSubscription:
+    """The change that was to come with the next period does not."""
+    found = await read_own(me, subscription_id)
+    if found.next_plan_id is None and found.next_quantity is None:
+        raise Conflict("No change is scheduled for this subscription.")
+    if not is_billed(found):
+        return await _change_with_period(me, found, plan_id=found.plan_id, action="subscriptions.undo_change")
+    provider = checkout_service.provider(found.provider)
+    await cast("SchedulingProvider", provider).unschedule_change(remote_id(found))
+    return await sync(me, dependencies, provider, found)
+
+
+async def _change_billed(
+    me: Me,
+    dependencies: DependenciesDep,
+    checkout_service: CheckoutService,
+    found: StoredSubscription,
+    *,
+    plan: StoredPlan,
+    body: PlanChange,
+) -> ChangedSubscription:
+    if is_free(plan.terms):
+        raise Conflict("End this subscription; once it is over, subscribe to the free plan.")
+    provider = checkout_service.provider(found.provider)
+    if body.at_period_end and not provider.traits.schedules_changes:
+        raise Conflict(f"{PROVIDERS[provider.name].title} changes plans at once only; leave out at_period_end.")
+    seats = (body.quantity or found.quantity) if has_seats(plan.terms.pricing_model) else 1
+    async with me.unit_of_work.read() as connection:
+        sold_prices = await provider_prices.list_ids(connection, provider.name)
+    change = PriceChange(
+        price_id=plan_price_id(provider, plan),
+        quantity=None if plan.terms.pricing_model == "usage" else seats,
+        # Of this request alone: Stripe would answer a later one as it did this, with an old card's refusal too.
+        key=str(uuid4()),
+        sold_prices=sold_prices,
+    )
+    confirmation_url = None
+    if body.at_period_end:
+        await cast("SchedulingProvider", provider).schedule_change(remote_id(found), change)
+    else:
+        confirmation_url = await provider.change_plan(remote_id(found), change)
+    after = await sync(me, dependencies, provider, found)
+    return ChangedSubscription(**after.model_dump(), confirmation_url=confirmation_url)
+
+
+async def _change_with_period(me: Me, found: StoredSubscription, *, plan_id: str, action: str) -> ChangedSubscription:
+    """Of a subscription that no provider bills."""
+    async with me.unit_of_work.change() as change:
+        changed = await plan_changes.change(
+            change.connection, found.id, now=now(), actor=change.actor, plan_id=plan_id, at_period_end=True
+        )
+        after = ChangedSubscription.model_validate(changed.subscription)
+        await change.record(action, "subscription", entity_id=found.id, before=shown(found), after=after)
+    return after
+
+
+async def _wanted(connection: AsyncConnection, found: StoredSubscription, name: str) -> StoredPlan:
+    """The plan of a change: the subscription's own as the subscription has it, also where it is not sold any more."""
+    plan = await plans.find(connection, name)
+    if plan is not None and plan.id == found.plan_id:
+        return await plan_of(connection, found)
+    return await offered_plan(connection, name)

@@ -1,0 +1,51 @@
+"""How calls of Stripe's SDK end, and the keys under which Stripe executes a request once."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any
+
+import stripe
+
+from gateway.payments.provider import (
+    CONNECT_TIMEOUT_SECONDS,
+    TIMEOUT_SECONDS,
+    CredentialsRejected,
+    ProviderRefused,
+    ProviderUnavailable,
+)
+
+_UNAVAILABLE = (stripe.APIConnectionError, stripe.RateLimitError)
+_REJECTED = (stripe.AuthenticationError, stripe.PermissionError)
+
+
+async def response(call: Awaitable[Any]) -> dict[str, Any]:
+    """The response as plain values. Raises CredentialsRejected, ProviderUnavailable, ProviderRefused."""
+    try:
+        found: dict[str, Any] = (await call).to_dict()
+    except stripe.StripeError as error:
+        status = error.http_status or 0
+        if isinstance(error, _REJECTED):
+            raise CredentialsRejected(f"Stripe rejects this gateway's key: {error}") from error
+        if isinstance(error, _UNAVAILABLE) or status >= 500 or status in (409, 429):
+            raise ProviderUnavailable(f"Stripe does not answer: {error}") from error
+        raise ProviderRefused(
+            f"Stripe refuses: {error}", is_missing=status == 404, is_customer_missing=_names_no_customer(error)
+        ) from error
+    return found
+
+
+def idempotency_key(*parts: str) -> Any:
+    """Stripe answers a repeated request as it did the first time, a refused one too."""
+    return {"idempotency_key": "-".join(("gateway", *parts))[:255]}
+
+
+def timeout() -> Any:
+    from httpx import Timeout
+
+    return Timeout(TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
+
+
+def _names_no_customer(error: stripe.StripeError) -> bool:
+    """Also where the customer is of the other mode, test or live."""
+    return error.code == "resource_missing" and getattr(error, "param", None) == "customer"
