@@ -86,6 +86,13 @@ class LocalEpochRegister:
     async def begin(self, epochs: Mapping[int, str]) -> None: ...
 
 
+class _Begun(NamedTuple):
+    """The epochs that both stores have now, and why some of them have begun, by partition."""
+
+    epochs: dict[int, str]
+    reasons: dict[int, str]
+
+
 class _Entered(NamedTuple):
     epoch: str
     connection: object | None
@@ -173,10 +180,12 @@ class Epochs:
         stored = await self._register.read(list(found))
         return await self._enter_again([each for each in found if _disagree(found[each], stored.get(each))])
 
-    async def rebuild(self, partitions: Collection[int], *, reason: str = REQUESTED) -> int:
-        """Begins an epoch in each of these partitions, whatever it is in; gives how many. Raises MeterUnavailable."""
-        begun = await self._begin(wanted=partitions, reason=reason)
-        return len(begun)
+    async def rebuild(self, partitions: Collection[int], *, reason: str = REQUESTED) -> dict[int, str]:
+        """Begins an epoch in each of these partitions, whatever it is in; gives the reasons of those that have begun.
+
+        Leaves out those that cannot be reached. Raises MeterUnavailable.
+        """
+        return (await self._begin(wanted=partitions, reason=reason)).reasons
 
     async def _enter_again(self, partitions: Iterable[int]) -> int:
         ended = list(partitions)
@@ -203,7 +212,7 @@ class Epochs:
         if not missing:
             return
         try:
-            epochs = await self._begin()
+            epochs = (await self._begin()).epochs
         except (MeterUnavailable, MeterError) as error:
             self._failures |= dict.fromkeys(missing, error)
             return
@@ -225,8 +234,8 @@ class Epochs:
             self._failures |= dict.fromkeys(found.keys() - set(agreed), away)
         return {partition: found[partition].epoch for partition in agreed}
 
-    async def _begin(self, *, wanted: Collection[int] = (), reason: str = REQUESTED) -> dict[int, str]:
-        """Begins an epoch wherever the stores disagree, and in `wanted`; gives the epochs that both have then.
+    async def _begin(self, *, wanted: Collection[int] = (), reason: str = REQUESTED) -> _Begun:
+        """Begins an epoch wherever the stores disagree, and in `wanted`.
 
         A PostgreSQL that has lost something ends all epochs, also where Redis is out of reach now.
         """
@@ -245,7 +254,7 @@ class Epochs:
             agreed |= await self._start(names, found, stored)
             await register.begin(names)
         _report(begun, found, stored)
-        return agreed
+        return _Begun(agreed, {each: why for each, why in begun.items() if each in agreed})
 
     async def _start(self, names: Mapping[int, str], found: Mapping[int, RedisMarks], stored: Marks) -> dict[int, str]:
         """Begins these epochs in Redis; gives those that it is in then. What fails is noticed at the next look."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -250,10 +250,10 @@ class Meter:
         """
         return await self._epochs.compare()
 
-    async def rebuild(self, partitions: Collection[int] | None = None, *, reason: str = REQUESTED) -> int:
-        """Begins an epoch in these partitions, in all by default: their accounts are loaded again. Gives how many.
+    async def rebuild(self, partitions: Collection[int] | None = None, *, reason: str = REQUESTED) -> Mapping[int, str]:
+        """Begins an epoch in these partitions, in all by default, so that their accounts are loaded again.
 
-        Raises MeterUnavailable.
+        Gives why each of those that could be reached has begun one. Raises MeterUnavailable.
         """
         everywhere = range(self._partitions)
         return await self._epochs.rebuild(everywhere if partitions is None else partitions, reason=reason)

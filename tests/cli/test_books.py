@@ -176,6 +176,15 @@ async def test_reconcile_reports_and_repairs_differences(place: Place, users: tu
     assert (newest.kind, newest.amount, newest.reason, newest.actor) == ("adjustment", 7, "reconciliation", "cli")
 
 
+async def test_resync_begins_an_epoch_in_every_partition(place: Place) -> None:
+    began = (await place.run("resync", "--json")).value()
+    assert began == {"partitions": 64, "begun": 64, "postgresql_behind": 0, "redis_behind": 0}
+    async with place.database.transaction() as connection:
+        await connection.execute(text("DELETE FROM meter_epochs"))  # as a backup from before leaves it
+    said = await place.run("resync")
+    assert (said.code, said.out) == (0, "partitions 64, begun 64, postgresql_behind 64, redis_behind 0\n")
+
+
 async def test_audit_verify_names_the_first_changed_row(place: Place) -> None:
     for email in ("ada@example.com", "bob@example.com"):
         assert (await place.run("users", "create", "--email", email, "--json")).code == 0

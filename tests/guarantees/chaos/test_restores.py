@@ -96,7 +96,7 @@ async def fail_over_postgresql(site: Site) -> None:
 
 
 async def restore_redis(site: Site) -> None:
-    if site.postgresql.copies:
+    if site.redis[site.active].has_copy:
         await site.redis[site.active].restore()
 
 

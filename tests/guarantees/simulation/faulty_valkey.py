@@ -80,6 +80,10 @@ class FaultyValkey:
         await asyncio.to_thread(shutil.rmtree, self._copy, ignore_errors=True)
         await asyncio.to_thread(_copy, self._folder / "valkey", self._copy)
 
+    @property
+    def has_copy(self) -> bool:
+        return self._copy.exists()
+
     async def restore(self) -> None:
         """Kills the server, and starts it from the copy."""
         await self._kill()
