@@ -22,6 +22,7 @@ from gateway.api.schemas.pages import PageModel, PageQuery, RequestModel, page_o
 from gateway.clock import now
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.invoicing import closing, credit_notes, invoices, issued_invoices
+from gateway.ledger.payments import manual_payments
 from gateway.ledger.subscriptions import subscriptions
 from gateway.ledger.subscriptions.allowances import plan_of
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription
@@ -103,7 +104,8 @@ async def download_invoice(invoice_id: UUID, unit_of_work: UnitOfWorkDep) -> Res
 
 @router.post("/{invoice_id}/settle", summary="Say what became of an open invoice", responses=UNKNOWN | CONFLICTS)
 async def settle_invoice(invoice_id: UUID, body: InvoiceOutcome, unit_of_work: UnitOfWorkDep) -> Invoice:
-    """What a void invoice asked for is asked for by the next one of its subscription."""
+    """What a void invoice asked for is asked for by the next one of its subscription. `paid` records a payment of what
+    is due; `POST /payments` records one that has a date and a reference."""
     async with unit_of_work.change() as change:
         settled = Invoice.model_validate(await _close(change.connection, invoice_id, body.status))
         await change.record("invoices.settle", "invoice", entity_id=invoice_id, after=settled)
@@ -157,6 +159,8 @@ async def _close(connection: AsyncConnection, invoice_id: UUID, status: str) -> 
         return await issued_invoices.void(
             connection, await issued_invoices.get_for_update(connection, invoice_id), now=now()
         )
+    if status == "paid":
+        return await manual_payments.settle(connection, invoice_id, at=now())
     return await invoices.close(connection, invoice_id, status=status, now=now())
 
 

@@ -18,9 +18,11 @@ from gateway.api.openapi import CONFLICTS, PAID_FOR, UNKNOWN
 from gateway.api.schemas.billing_records import Payment
 from gateway.api.schemas.fields import Line, Price
 from gateway.api.schemas.pages import PageModel, PageQuery, RequestModel, page_of
-from gateway.ledger.payments import payments
+from gateway.clock import now
+from gateway.ledger.payments import manual_payments, payments
 from gateway.ledger.payments.payment_booking import refundable_amount
 from gateway.ledger.payments.provider_updates import apply_update, fetch_update
+from gateway.ledger.subscriptions.subscriptions import MANUAL
 from policies.billing.money import rounded
 
 router = APIRouter(prefix="/refunds", tags=["payments"])
@@ -43,13 +45,21 @@ async def list_refunds(query: Annotated[PageQuery, Query()], unit_of_work: UnitO
 
 @router.post("", status_code=201, summary="Refund a payment", responses=UNKNOWN | CONFLICTS | PAID_FOR)
 async def create_refund(body: NewRefund, unit_of_work: UnitOfWorkDep, checkout_service: CheckoutServiceDep) -> Payment:
-    """Gives the payment as it is then. What is left of its credits is taken back; the rest is the account's debt."""
+    """Gives the payment as it is then. What is left of its credits is taken back; the rest is the account's debt.
+
+    Of a payment that was recorded here, this records that its money went back: first what pays no invoice, then what
+    invoices were overpaid; an invoice whose money went back is open again.
+    """
     async with unit_of_work.read() as connection:
         payment = await existing_payment(connection, body.payment_id)
         provider_payment_id = payment.provider_payment_id
-    if provider_payment_id is None or payment.transaction_type not in ("subscription", "credits"):
+    if payment.transaction_type not in ("subscription", "credits"):
         raise Conflict(f"A {payment.transaction_type} cannot be refunded, only a payment.")
     amount = _refund_amount(body.amount, payment)
+    if payment.provider == MANUAL:
+        return await _record_refund(payment, amount, unit_of_work, reason=body.reason)
+    if provider_payment_id is None:
+        raise Conflict("This payment has no id at its provider.")
     provider = checkout_service.provider(payment.provider)
     # The same key until the payment has changed, so that a repeated request refunds once.
     key = f"{payment.id}-{payment.refunded_amount}-{amount}"
@@ -61,6 +71,18 @@ async def create_refund(body: NewRefund, unit_of_work: UnitOfWorkDep, checkout_s
         before = Payment.model_validate(payment)
         await change.record(
             "payments.refund", "payment", entity_id=payment.id, before=before, after=after, reason=body.reason
+        )
+    return after
+
+
+async def _record_refund(
+    payment: payments.Payment, amount: Decimal, unit_of_work: UnitOfWorkDep, *, reason: str
+) -> Payment:
+    async with unit_of_work.change() as change:
+        refunded = await manual_payments.refund(change.connection, payment.id, amount=amount, at=now(), reason=reason)
+        before, after = Payment.model_validate(payment), Payment.model_validate(refunded)
+        await change.record(
+            "payments.refund", "payment", entity_id=payment.id, before=before, after=after, reason=reason
         )
     return after
 

@@ -21,6 +21,7 @@ from gateway.ledger.db.tables.payments import (
     checkouts,
     invoice_numbers,
     overages,
+    payment_allocations,
     provider_objects,
     usage_reports,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "one_time_tokens",
     "outbox",
     "overages",
+    "payment_allocations",
     "payment_transactions",
     "permissions",
     "plan_permissions",

@@ -131,6 +131,24 @@ overages = Table(
     comment="Usage below zero of postpaid plans: forgiven as credits by its grant, and billed as money",
 )
 
+payment_allocations = Table(
+    "payment_allocations",
+    metadata,
+    Column(
+        "payment_id",
+        PG_UUID(as_uuid=True),
+        ForeignKey("payment_transactions.id", ondelete="RESTRICT"),
+        primary_key=True,
+    ),
+    Column("invoice_id", PG_UUID(as_uuid=True), ForeignKey("invoices.id", ondelete="RESTRICT"), primary_key=True),
+    money("amount"),
+    created_at(),
+    *positive("amount"),
+    # Which payments paid an invoice.
+    Index("ix_payment_allocations_invoice_id", "invoice_id"),
+    comment="Which invoices a payment pays that an operator recorded, and how much of each",
+)
+
 invoice_numbers = Table(
     "invoice_numbers",
     metadata,
