@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, TypeVar
 from urllib.parse import urlencode, urlsplit
 from uuid import UUID
 
@@ -24,10 +24,12 @@ from gateway.ledger.payments.checkouts import Checkout
 from gateway.ledger.payments.provider_updates import ProviderUpdate, fetch_update
 from gateway.ledger.subscriptions.free_credits import had_trial
 from gateway.ledger.subscriptions.lifecycle import await_payment
-from gateway.payments.provider import CheckoutRequest, Provider
+from gateway.payments.provider import CheckoutRequest, Provider, ProviderRefused
 from policies.billing.issuing import Issuer
 from policies.billing.providers import PROVIDERS, provider_ids
 from policies.credits.allowances import has_seats
+
+_T = TypeVar("_T")
 
 
 def _known_provider(name: str) -> str:
@@ -82,6 +84,19 @@ class CheckoutService:
         if self.success_url is None:
             raise PaymentsNotConfigured("billing.success_url is not set, so a buyer could not come back.")
         return self.success_url
+
+    def portal_return(self, requested: str | None) -> str:
+        """Where a customer comes back to from the portal: to the page asked for, of a site that is configured.
+
+        Raises Invalid for another site, PaymentsNotConfigured.
+        """
+        default = self.portal_return_url or self.return_url()
+        sites = {_site(url) for url in (self.portal_return_url, self.success_url, self.cancel_url) if url is not None}
+        if requested is None:
+            return default
+        if _site(requested) not in sites:
+            raise Invalid("return_url", f"must be a page of {', '.join(sorted(sites))}")
+        return requested
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,13 +185,27 @@ async def fetch_checkout_update(sale: Sale, checkout: Checkout) -> ProviderUpdat
     return await fetch_update(sale.database, provider, fetch, reference=str(checkout.id))
 
 
-async def ensure_customer(provider: Provider, database: Database, user: User) -> str:
+async def with_customer(provider: Provider, database: Database, user: User, call: Callable[[str], Awaitable[_T]]) -> _T:
+    """Makes a call with the user's id at the provider; once more with another where the provider has deleted that one,
+    or has it in another mode (test, live)."""
+    customer_id = await ensure_customer(provider, database, user)
+    try:
+        return await call(customer_id)
+    except ProviderRefused as refused:
+        if not refused.is_customer_missing:
+            raise
+    async with database.transaction() as connection:
+        await provider_customers.delete(connection, provider.name, provider_customer_id=customer_id)
+    return await call(await ensure_customer(provider, database, user, replaces=customer_id))
+
+
+async def ensure_customer(provider: Provider, database: Database, user: User, *, replaces: str | None = None) -> str:
     """The user's id at the provider, which creates the customer if it is missing."""
     async with database.read() as connection:
         known = await provider_customers.find(connection, user.id, provider=provider.name)
     if known is not None:
         return known
-    created = await provider.create_customer(str(user.id), email=user.email, name=user.name)
+    created = await provider.create_customer(str(user.id), email=user.email, name=user.name, replaces=replaces)
     async with database.transaction() as connection:
         return await provider_customers.record(
             connection, user.id, provider=provider.name, provider_customer_id=created
@@ -196,25 +225,34 @@ async def _create_at_provider(
 ) -> Checkout:
     provider = sale.checkout_service.provider(checkout.provider)
     success_url, cancel_url = _return_urls(sale.checkout_service, checkout)
-    created = await provider.create_checkout(
-        CheckoutRequest(
-            reference=str(checkout.id),
-            price_id=checkout.price_id,
-            is_subscription=checkout.subscription_id is not None,
-            quantity=quantity,
-            email=sale.user.email,
-            customer_id=await ensure_customer(provider, sale.database, sale.user),
-            success_url=success_url,
-            cancel_url=cancel_url,
-            trial_days=trial_days,
-            is_metered=terms is not None and terms.pricing_model == "usage",
-            overage_price_id=None if terms is None else terms.overage_stripe_price_id,
-        )
+    request = CheckoutRequest(
+        reference=str(checkout.id),
+        price_id=checkout.price_id,
+        is_subscription=checkout.subscription_id is not None,
+        quantity=quantity,
+        email=sale.user.email,
+        customer_id=None,
+        success_url=success_url,
+        cancel_url=cancel_url,
+        trial_days=trial_days,
+        is_metered=terms is not None and terms.pricing_model == "usage",
+        overage_price_id=None if terms is None else terms.overage_stripe_price_id,
+    )
+    created = await with_customer(
+        provider,
+        sale.database,
+        sale.user,
+        lambda customer_id: provider.create_checkout(replace(request, customer_id=customer_id)),
     )
     async with sale.database.transaction() as connection:
         return await checkouts.record_at_provider(
             connection, checkout.id, provider_checkout_id=created.id, url=created.url
         )
+
+
+def _site(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}".lower()
 
 
 def _require_price_id(provider: Provider, ids: Mapping[str, str], *, sold: str) -> str:

@@ -158,6 +158,12 @@ class Stripe:
     meter_event_name: Annotated[Word, about("Event name of the meter that bills plans priced by usage.")] = (
         "gateway_credits"
     )
+    automatic_tax: Annotated[Flag, about("Whether Stripe computes the tax of checkouts (Stripe Tax).")] = False
+    tax_id_collection: Annotated[Flag, about("Whether checkouts ask companies for their tax id.")] = False
+    promotion_codes: Annotated[Flag, about("Whether checkouts take promotion codes.")] = False
+    billing_address: Annotated[
+        Literal["auto", "required"], about("Whether checkouts ask for the address always, or where Stripe needs it.")
+    ] = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

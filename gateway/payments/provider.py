@@ -30,13 +30,16 @@ class ProviderRefused(Exception):  # noqa: N818 - the provider's answer
     """The provider refuses, and would refuse again.
 
     `is_missing`: the account has no such object. `is_customer_missing`: it has no longer, or in this mode not, the
-    customer that the request names.
+    customer that the request names. `is_repeated`: it repeats what it answered an earlier request with the same key.
     """
 
-    def __init__(self, message: str, *, is_missing: bool = False, is_customer_missing: bool = False) -> None:
+    def __init__(
+        self, message: str, *, is_missing: bool = False, is_customer_missing: bool = False, is_repeated: bool = False
+    ) -> None:
         super().__init__(message)
         self.is_missing = is_missing
         self.is_customer_missing = is_customer_missing
+        self.is_repeated = is_repeated
 
 
 class InvalidWebhook(Exception):  # noqa: N818 - an answer (400), not a fault
@@ -137,8 +140,8 @@ class Provider(Protocol):
     @property
     def traits(self) -> ProviderTraits: ...
 
-    async def create_customer(self, user_id: str, *, email: str, name: str | None) -> str:
-        """Returns the provider's id; the same one for the same user."""
+    async def create_customer(self, user_id: str, *, email: str, name: str | None, replaces: str | None = None) -> str:
+        """Returns the provider's id; the same one for the same user, unless it `replaces` one that is gone."""
         ...
 
     async def create_checkout(self, request: CheckoutRequest) -> CreatedCheckout:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 def _stripe(config: Config, api_key: str, secrets: ProviderSecrets) -> Provider | None:
     from gateway.payments.stripe.adapter import Stripe
+    from gateway.payments.stripe.sessions import CheckoutOptions
 
     settings = config.billing.stripe
     return Stripe(
@@ -30,6 +31,12 @@ def _stripe(config: Config, api_key: str, secrets: ProviderSecrets) -> Provider 
         api_base=settings.api_base,
         webhook_secrets=secrets.webhook_secrets,
         meter_event_name=settings.meter_event_name,
+        checkout_options=CheckoutOptions(
+            automatic_tax=settings.automatic_tax,
+            tax_id_collection=settings.tax_id_collection,
+            promotion_codes=settings.promotion_codes,
+            requires_address=settings.billing_address == "required",
+        ),
     )
 
 

@@ -36,6 +36,8 @@ class FakeStripe:
         self.intervals: dict[str, tuple[str, int]] = {}
         self.cards: dict[str, str] = {}
         self.balances: dict[str, int] = {}
+        self.sessions: list[Object] = []
+        self.refunds_refused = False
         self.changes = FakeChanges(self)
         self.now = int(time.time())
         self.down = False
@@ -173,7 +175,7 @@ class FakeStripe:
             before, answer, status = self._answers[key]
             if before != asked:
                 return _failure("Keys for idempotent requests can only be used with the same parameters", 400)
-            return JSONResponse(answer, status)
+            return JSONResponse(answer, status, headers={"idempotent-replayed": "true"})
         try:
             status, found = 200, self._answer(request.method, request.path_params["path"].split("/"), given)
         except KeyError as missing:
@@ -197,7 +199,7 @@ class FakeStripe:
         makers: dict[str, Callable[[Object], Object]] = {
             "customers": lambda params: self.new("cus", "customer", email=params["email"], metadata=params["metadata"]),
             "checkout/sessions": self._session,
-            "billing_portal/sessions": lambda _: self.new("bps", "billing_portal.session", url="https://portal.test"),
+            "billing_portal/sessions": self._portal,
             "refunds": lambda params: self._asked_refund(params["payment_intent"], params.get("amount")),
             "billing/meter_events": self._meter_event,
         }
@@ -245,9 +247,12 @@ class FakeStripe:
         return found
 
     def _session(self, params: Object) -> Object:
-        if self.objects[params["customer"]].get("deleted"):
-            message = f"No such customer: '{params['customer']}'"
-            raise Refusal(400, message, code="resource_missing", param="customer")
+        self._check_customer(params["customer"])
+        kept = params.get("customer_update", {})
+        for option, needed in (("automatic_tax", "address"), ("tax_id_collection", "name")):
+            if option in params and kept.get(needed) != "auto":
+                raise Refusal(400, f"{option} needs customer_update[{needed}] = auto for a customer that exists")
+        self.sessions.append(params)
         price = params["line_items"]["0"]
         kind = "subscription_data" if params["mode"] == "subscription" else "payment_intent_data"
         made = self.new(
@@ -265,6 +270,7 @@ class FakeStripe:
             _line_items=params["line_items"],
             _quantity=int(price.get("quantity", 1)),
             _amount=self.prices[price["price"]] * int(price.get("quantity", 1)),
+            amount_subtotal=self.prices[price["price"]] * int(price.get("quantity", 1)),
         )
         made["url"] = f"https://checkout.test/{made['id']}"
         return made
@@ -402,7 +408,17 @@ class FakeStripe:
         intent["latest_charge"] = charge["id"]
         return intent
 
+    def _portal(self, params: Object) -> Object:
+        self._check_customer(params["customer"])
+        return self.new("bps", "billing_portal.session", url=f"https://portal.test?to={params['return_url']}")
+
+    def _check_customer(self, customer_id: str) -> None:
+        if customer_id not in self.objects or self.objects[customer_id].get("deleted"):
+            raise Refusal(400, f"No such customer: '{customer_id}'", code="resource_missing", param="customer")
+
     def _asked_refund(self, intent_id: str, amount: str | None) -> Object:
+        if self.refunds_refused:
+            raise Refusal(400, "Insufficient funds in your Stripe balance to refund this amount.")
         made = self._refund(intent_id, int(amount) if amount else None)
         self.emit("charge.refunded", self.objects[made["charge"]])
         return made

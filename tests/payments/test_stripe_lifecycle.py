@@ -199,7 +199,7 @@ async def test_pack_is_granted_once_however_it_is_confirmed(
 async def test_payment_below_the_price_buys_nothing(stripe_stack: PaymentStack, fake_stripe: FakeStripe) -> None:
     user = await stripe_stack.create_user()
     checkout = await stripe_stack.buy_pack(user)
-    fake_stripe.objects[checkout.provider_checkout_id or ""]["_amount"] = 499
+    fake_stripe.objects[checkout.provider_checkout_id or ""].update(_amount=499, amount_subtotal=499)
     fake_stripe.pay_checkout(checkout.provider_checkout_id or "")
     await deliver_all(stripe_stack, fake_stripe)
     assert await stripe_stack.balance(user) == 0

@@ -79,7 +79,14 @@ class LemonSqueezy:
             transport=transport,
         )
 
-    async def create_customer(self, user_id: str, *, email: str, name: str | None) -> str:  # noqa: ARG002 - it has no field for the user's id
+    async def create_customer(
+        self,
+        user_id: str,  # noqa: ARG002 - it has no field for the user's id
+        *,
+        email: str,
+        name: str | None,
+        replaces: str | None = None,  # noqa: ARG002 - the address finds whom the store has
+    ) -> str:
         """A store has one customer per address, so a repeated call finds the existing one."""
         known = await self._get("/customers", {"filter[store_id]": self._store_id, "filter[email]": email})
         if known["data"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, cast
@@ -19,9 +20,10 @@ from gateway.payments.provider import (
     parse_changes,
 )
 from gateway.payments.stripe import objects
-from gateway.payments.stripe.calls import idempotency_key, response, timeout
+from gateway.payments.stripe.calls import executed_once, idempotency_key, response, timeout
 from gateway.payments.stripe.changes import SubscriptionChanges
 from gateway.payments.stripe.events import EVENT_TYPES, SIGNATURE_FIELD, parse_event, verify_signature
+from gateway.payments.stripe.sessions import CheckoutOptions, session_fields
 from policies.billing.payments import ObjectKind, ObjectRef, ProviderEvent, RemoteCheckout, RemotePayment, Snapshot
 from policies.billing.providers import MeteredUsage, ProviderTraits
 
@@ -56,10 +58,12 @@ class Stripe:
         api_base: str,
         webhook_secrets: Sequence[str],
         meter_event_name: str = "gateway_credits",
+        checkout_options: CheckoutOptions | None = None,
     ) -> None:
         self._is_live = secret_key.partition("_")[2].startswith("live_")
         self._secrets = tuple(webhook_secrets)
         self._meter_event_name = meter_event_name
+        self._checkout_options = checkout_options or CheckoutOptions()
         self._http = stripe.HTTPXClient(timeout=timeout())
         self._client = stripe.StripeClient(
             secret_key,
@@ -70,17 +74,19 @@ class Stripe:
         )
         self._changes = SubscriptionChanges(self._client)
 
-    async def create_customer(self, user_id: str, *, email: str, name: str | None) -> str:
+    async def create_customer(self, user_id: str, *, email: str, name: str | None, replaces: str | None = None) -> str:
         fields: Any = {"email": email, "metadata": {"gateway_user": user_id}, **({"name": name} if name else {})}
-        # The address is part of the key, since Stripe refuses a different request under a known key.
-        key = idempotency_key("customer", user_id, email, name or "")
+        # The address is part of the key, since Stripe refuses a different request under a known key. Under that of a
+        # customer who was deleted since, Stripe gives that one again.
+        key = idempotency_key("customer", user_id, email, name or "", *([replaces] if replaces else []))
         found = await response(self._client.v1.customers.create_async(fields, key))
         return str(found["id"])
 
     async def create_checkout(self, request: CheckoutRequest) -> CreatedCheckout:
         sessions = self._client.v1.checkout.sessions
-        key = idempotency_key("checkout", request.reference)
-        created = await response(sessions.create_async(cast(Any, _session(request)), key))
+        key = idempotency_key("checkout", request.reference, request.customer_id or "")
+        fields = session_fields(request, self._checkout_options)
+        created = await response(sessions.create_async(cast(Any, fields), key))
         return CreatedCheckout(created["id"], created["url"])
 
     async def portal_url(self, customer_id: str, *, return_url: str) -> str:
@@ -117,7 +123,7 @@ class Stripe:
         refund: Any = {"payment_intent": intent_id}
         if amount is not None:
             refund["amount"] = objects.minor_units(amount, currency)
-        await response(self._client.v1.refunds.create_async(refund, idempotency_key("refund", key)))
+        await executed_once(lambda key: self._client.v1.refunds.create_async(refund, key), "refund", key)
 
     async def report_usage(self, *, identifier: str, customer_id: str, value: int, at: datetime) -> None:
         usage: Any = {
@@ -182,8 +188,13 @@ class Stripe:
         if session.get("subscription"):
             found = await self._subscription(session["subscription"])
             return Snapshot(found.subscriptions, found.payments, about)
-        paid = (await self._intent_payment(session["payment_intent"]),) if session.get("payment_intent") else ()
-        return Snapshot((), paid, about)
+        if not session.get("payment_intent"):
+            return Snapshot(checkout=about)
+        paid = await self._intent_payment(session["payment_intent"])
+        if session.get("amount_subtotal") is not None:
+            # The intent has the amount after a promotion code, and with tax.
+            paid = replace(paid, subtotal=objects.amount(session["amount_subtotal"], paid.currency))
+        return Snapshot((), (paid,), about)
 
     async def _subscription(self, subscription_id: str) -> Snapshot:
         found = await response(
@@ -256,21 +267,3 @@ class Stripe:
         refunds = await response(self._client.v1.refunds.list_async(of_charge)) if charge["amount_refunded"] else {}
         disputes = await response(self._client.v1.disputes.list_async(of_charge)) if charge.get("disputed") else {}
         return refunds.get("data", []), disputes.get("data", [])
-
-
-def _session(request: CheckoutRequest) -> dict[str, Any]:
-    lines = [{"price": request.price_id, **({} if request.is_metered else {"quantity": request.quantity})}]
-    if request.overage_price_id is not None:
-        lines.append({"price": request.overage_price_id})
-    tagged: dict[str, Any] = {"metadata": {objects.REFERENCE: request.reference}}
-    if request.is_subscription and request.trial_days:
-        tagged["trial_period_days"] = request.trial_days
-    return {
-        "mode": "subscription" if request.is_subscription else "payment",
-        "line_items": lines,
-        "client_reference_id": request.reference,
-        "success_url": request.success_url,
-        "cancel_url": request.cancel_url,
-        **({"customer": request.customer_id} if request.customer_id else {"customer_email": request.email}),
-        "subscription_data" if request.is_subscription else "payment_intent_data": tagged,
-    }

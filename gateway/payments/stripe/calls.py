@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import stripe
@@ -14,6 +14,9 @@ from gateway.payments.provider import (
     ProviderRefused,
     ProviderUnavailable,
 )
+
+# More refusals of one request within the day that Stripe stores them are the last word.
+ATTEMPTS = 20
 
 _UNAVAILABLE = (stripe.APIConnectionError, stripe.RateLimitError)
 _REJECTED = (stripe.AuthenticationError, stripe.PermissionError)
@@ -30,9 +33,27 @@ async def response(call: Awaitable[Any]) -> dict[str, Any]:
         if isinstance(error, _UNAVAILABLE) or status >= 500 or status in (409, 429):
             raise ProviderUnavailable(f"Stripe does not answer: {error}") from error
         raise ProviderRefused(
-            f"Stripe refuses: {error}", is_missing=status == 404, is_customer_missing=_names_no_customer(error)
+            f"Stripe refuses: {error}",
+            is_missing=status == 404,
+            is_customer_missing=_names_no_customer(error),
+            is_repeated=_is_repeated(error),
         ) from error
     return found
+
+
+async def executed_once(call: Callable[[Any], Awaitable[Any]], *key: str) -> dict[str, Any]:
+    """The response to a request that Stripe executes once.
+
+    A refusal that Stripe only repeats is asked for again under the next of a row of keys, so that a repeated request
+    finds whichever was executed.
+    """
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return await response(call(idempotency_key(*key, *([str(attempt)] if attempt > 1 else []))))
+        except ProviderRefused as refused:
+            if not refused.is_repeated:
+                raise
+    return await response(call(idempotency_key(*key, str(ATTEMPTS))))
 
 
 def idempotency_key(*parts: str) -> Any:
@@ -44,6 +65,12 @@ def timeout() -> Any:
     from httpx import Timeout
 
     return Timeout(TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
+
+
+def _is_repeated(error: stripe.StripeError) -> bool:
+    """Whether this is the stored answer to an earlier request under the same key."""
+    headers = {str(name).lower(): value for name, value in dict(error.headers or {}).items()}
+    return headers.get("idempotent-replayed") == "true"
 
 
 def _names_no_customer(error: stripe.StripeError) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 from typing import Annotated
 from uuid import UUID
 
@@ -15,8 +16,8 @@ from gateway.api.checkout import (
     ProviderName,
     Sale,
     create_pack_checkout,
-    ensure_customer,
     fetch_checkout_update,
+    with_customer,
 )
 from gateway.api.openapi import CONFLICTS, PAID_FOR, SIGNED_IN, UNKNOWN
 from gateway.api.schemas.fields import Line
@@ -55,6 +56,12 @@ class Checkout(ResponseModel):
 
 class Portal(RequestModel):
     provider: ProviderName | None = None
+    return_url: Line | None = Field(
+        default=None,
+        examples=["https://app.example.com/settings"],
+        description="Where the portal leads back to: a page of a site that `billing` names. null:"
+        " `billing.portal_return_url`.",
+    )
 
 
 class PortalLink(ResponseModel):
@@ -107,11 +114,11 @@ async def open_portal(
     checkout_service: CheckoutServiceDep,
     body: Annotated[Portal | None, Body()] = None,
 ) -> PortalLink:
-    """It leads back to `billing.portal_return_url`."""
+    """It leads back to where the customer came from."""
     provider = checkout_service.provider(body.provider if body else None)
-    return_url = checkout_service.portal_return_url or checkout_service.return_url()
-    customer_id = await ensure_customer(provider, dependencies.database, me.user)
-    return PortalLink(url=await provider.portal_url(customer_id, return_url=return_url))
+    return_url = checkout_service.portal_return(body.return_url if body else None)
+    call = partial(provider.portal_url, return_url=return_url)
+    return PortalLink(url=await with_customer(provider, dependencies.database, me.user, call))
 
 
 async def _own(checkout_id: UUID, me: Me) -> checkouts.Checkout:

@@ -1,0 +1,58 @@
+"""What Stripe remembers blocks nobody: deleted customers, and refusals that it repeats for a day."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from gateway.payments.provider import ProviderRefused
+from tests.payments.fake_stripe import FakeStripe
+from tests.payments.payment_stack import PaymentStack, only
+from tests.payments.test_stripe_lifecycle import current_subscription, deliver_all, subscribe_and_pay
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+async def test_customer_deleted_at_stripe_can_buy_again(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe, is_told: bool
+) -> None:
+    user = await stripe_stack.create_user()
+    first = await stripe_stack.subscribe(user)
+    customer_id = fake_stripe.objects[first.provider_checkout_id or ""]["customer"]
+    fake_stripe.delete_customer(customer_id)
+    if is_told:
+        await deliver_all(stripe_stack, fake_stripe)
+    else:
+        fake_stripe.new_events()
+    await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    assert (await current_subscription(stripe_stack, user)).status == "active"
+    assert fake_stripe.sessions[-1]["customer"] != customer_id
+    async with await stripe_stack.client_for(user) as client:
+        assert (await client.post("/me/billing/portal")).status_code == 200
+
+
+async def test_customer_of_the_other_mode_is_replaced(stripe_stack: PaymentStack, fake_stripe: FakeStripe) -> None:
+    """The key of test mode has been replaced by that of live mode."""
+    user = await stripe_stack.create_user()
+    first = await stripe_stack.subscribe(user)
+    customer_id = fake_stripe.objects[first.provider_checkout_id or ""]["customer"]
+    del fake_stripe.objects[customer_id]
+    fake_stripe._answers.clear()
+    await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    assert (await current_subscription(stripe_stack, user)).status == "active"
+
+
+async def test_refused_refund_can_be_made_once_the_reason_is_gone(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    user = await stripe_stack.create_user()
+    await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    payment_id = only(await stripe_stack.payments(user), "subscription").provider_payment_id or ""
+    fake_stripe.refunds_refused = True
+    for _ in range(2):
+        with pytest.raises(ProviderRefused, match="Insufficient funds"):
+            await stripe_stack.provider.refund(payment_id, amount=Decimal("5.00"), currency="USD", key="same")
+    fake_stripe.refunds_refused = False
+    for _ in range(3):
+        await stripe_stack.provider.refund(payment_id, amount=Decimal("5.00"), currency="USD", key="same")
+    assert fake_stripe.charge_of(payment_id)["amount_refunded"] == 500
