@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import fields
 
+import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.config import Config, PlanSpec
@@ -21,6 +22,7 @@ from policies.billing.providers import provider_ids
 
 REDIS_TIMEOUT_SECONDS = 2.0
 STATEMENT_TIMEOUT_SECONDS = 10.0
+log = structlog.get_logger(__name__)
 
 
 class SchemaBehind(Exception):  # noqa: N818 - reads as the sentence it is
@@ -64,8 +66,10 @@ async def prepare(config: Config, stores: StoreUrls) -> None:
         await schema.upgrade(stores.database_url)
     else:
         await _check_schema(stores.database_url)
-    async with connect(config, stores) as database, database.transaction() as connection:
-        await seed(connection, config)
+    async with connect(config, stores) as database:
+        await database.check_writable()
+        async with database.transaction() as connection:
+            await seed(connection, config)
 
 
 async def seed(connection: AsyncConnection, config: Config) -> tuple[str, ...]:
@@ -100,9 +104,14 @@ async def _check_schema(database_url: str) -> None:
 
 
 async def check_redis(redis_url: str) -> None:
-    """Raises MeterUnavailable or UnsupportedServer once, before each process that is started raises it."""
+    """Raises MeterUnavailable or UnsupportedServer once, before each process that is started raises it.
+
+    Warns of a server that writes no append-only file: what it loses when it is restarted, gateways must replay.
+    """
     redis_client = RedisClient(redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS)
     try:
         await redis_client.open()
+        if b"aof_enabled:0" in await redis_client.call((b"INFO", b"persistence")):
+            log.warning("redis_not_durable", setting="appendonly", found="no", wanted="yes")
     finally:
         await redis_client.close()

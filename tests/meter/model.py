@@ -16,6 +16,8 @@ from policies.access.key_budgets import Cap
 from policies.access.limits import STEPS, WINDOW_SECONDS, WINDOWS, Limits
 from policies.model import Window
 
+MAX_LEAD_MS = 60_000  # of an account's clock, before it is given up
+
 
 def step_ms(window: Window) -> int:
     return WINDOW_SECONDS[window] * 1000 // STEPS
@@ -176,6 +178,9 @@ class Model:
             return Admission(Verdict.STALE)
         if cap is not None and account.counted.get(cap.budget_id) != (cap.since, keys):
             return Admission(Verdict.BUDGET_NOT_LOADED)
+        if account.clock_ms - clock_ms > MAX_LEAD_MS:
+            self.accounts[name] = Account(version=account.version, credit_seq=account.credit_seq)
+            return Admission(Verdict.NOT_LOADED)
         now_ms = self.now_ms(name, clock_ms)
         verdict, retry_ms, violated = self._judge(account, now_ms, required, limits)
         key_left = 0

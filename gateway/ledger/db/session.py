@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -33,7 +34,6 @@ GRACE_SECONDS = 1.0
 OUTAGE_CLASSES = ("08", "53", "57", "28", "3D")
 # A database that is being copied or moved takes no connections (55000); a standby takes no writes (25006).
 LOCK_NOT_AVAILABLE, NOT_ACCEPTING, READ_ONLY = "55P03", "55000", "25006"
-OUTAGE_CODES = (LOCK_NOT_AVAILABLE, READ_ONLY)
 
 _OF_ASYNCPG = (
     OSError,
@@ -156,6 +156,19 @@ class Database:
         async with self.read() as connection:
             await connection.execute(text("SELECT 1"))
 
+    async def now(self) -> datetime:
+        """The time by which periods and credits end: one for all hosts, whose own clocks may be wrong."""
+        async with self.read() as connection:
+            instant: datetime = (await connection.execute(text("SELECT now()"))).scalar_one()
+        return instant
+
+    async def check_writable(self) -> None:
+        """Raises DatabaseUnavailable for a standby, and for a database that is set to read only."""
+        query = "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean"
+        async with self.read() as connection:
+            if (await connection.execute(text(query))).scalar_one():
+                raise DatabaseUnavailable("the database takes no writes: it is a standby, or set to read only")
+
     async def close(self) -> None:
         await self._engine.dispose()
 
@@ -218,19 +231,25 @@ def _check_alive(dialect: Dialect, connection: DBAPIConnection, record: Connecti
 
 
 def _type_outage(context: ExceptionContext) -> BaseException | None:
-    if _code_of(context.original_exception) == READ_ONLY:
+    if _code_of(context.original_exception) == READ_ONLY and not _is_read(context):
         # The name leads elsewhere now, or the server will: each connection of the pool is replaced at its next use.
         context.is_disconnect = context.invalidate_pool_on_disconnect = True
+        return DatabaseUnavailable("the database takes no writes: it is a standby, or set to read only")
     if isinstance(_cause_of(context.original_exception), asyncpg.InternalClientError):
         context.is_disconnect = True
     return _outage(context.original_exception)
+
+
+def _is_read(context: ExceptionContext) -> bool:
+    """Whether the transaction is one of `Database.read`, in which no server takes writes."""
+    return context.connection is not None and "postgresql_readonly" in context.connection.get_execution_options()
 
 
 def _outage(error: BaseException) -> DatabaseUnavailable | None:
     if isinstance(error, PoolTimeout):
         return PoolBusy("every connection of the pool is busy")
     cause, code = _cause_of(error), _code_of(error)
-    if code.startswith(OUTAGE_CLASSES) or code in OUTAGE_CODES:
+    if code.startswith(OUTAGE_CLASSES) or code == LOCK_NOT_AVAILABLE:
         return DatabaseUnavailable(f"the database cannot serve: {cause}")
     if isinstance(cause, asyncpg.InternalClientError):  # the server has ended the connection while nothing was asked
         return DatabaseUnavailable(f"the connection to the database is broken: {cause}")

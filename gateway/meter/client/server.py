@@ -28,6 +28,7 @@ RECONNECT_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 CONNECT_TIMEOUT_SECONDS = 2.0
 MIN_REDIS = (6, 2)
 MIN_VALKEY = (7, 2)
+NO_EVICTION = "noeviction"
 
 
 class ServerConnection:
@@ -75,7 +76,7 @@ class ServerConnection:
 
     async def open(self) -> None:
         """Connects. Raises MeterUnavailable if nothing answers, UnsupportedServer if the wrong thing does."""
-        self._pipe = await self._connect()
+        self._pipe = await self._connect(is_first=True)
 
     def connect(self) -> None:
         """Connects in the background, and retries until it is closed."""
@@ -128,11 +129,13 @@ class ServerConnection:
         if self._pipe is not None:
             self._pipe.drop(reason)
 
-    async def _connect(self) -> PipelinedConnection:
+    async def _connect(self, *, is_first: bool = False) -> PipelinedConnection:
         connection = await dial(self._url)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
                 await self._greet(connection)
+                if is_first:  # not later: whoever changes a setting of a running server stops no gateway by it
+                    _check_eviction(_fields(await ask(connection, "INFO", "memory")))
             failure_of = self._failure_of if self._address is None else None
             return PipelinedConnection(
                 take_over(connection), self._timeout_seconds, on_lost=self._lost, failure_of=failure_of
@@ -231,6 +234,16 @@ def _check_version(server: Mapping[str, str]) -> None:
     if found is None or (int(found[1]), int(found[2])) < minimum:
         needed = ".".join(map(str, minimum))
         raise UnsupportedServer(f"{name} {version or 'of unknown version'} is too old: {name} >= {needed} is needed")
+
+
+def _check_eviction(memory: Mapping[str, str]) -> None:
+    """Accounts are loaded again, but nothing brings back a journal entry, a claim or a lease that was evicted."""
+    policy, limit = memory.get("maxmemory_policy", NO_EVICTION), memory.get("maxmemory", "0")
+    if policy != NO_EVICTION and limit != "0":
+        raise UnsupportedServer(
+            f"the server evicts keys (maxmemory-policy {policy}), and with them calls that are not billed yet:"
+            f" set maxmemory-policy {NO_EVICTION}"
+        )
 
 
 def _check_mode(server: Mapping[str, str], *, in_cluster: bool) -> None:

@@ -21,7 +21,11 @@ if not state or found[2] ~= redis.call('HGET', catalogue, EPOCH_FIELD) then
 end
 
 local s = {struct.unpack(STATE, state)}
-local now = math.max(s[1], now_ms())
+local now = now_ms()
+if s[1] - now > MAX_LEAD_MS then
+  return {NOT_LOADED} -- as `admit.lua` does
+end
+now = math.max(s[1], now)
 local limits = {tonumber(limit_minute), tonumber(limit_hour), tonumber(limit_day)}
 local reply = {ADMITTED, s[2]}
 local violated, retry_ms = 0, 0

@@ -31,6 +31,9 @@
 -- each names the next one: a bucket is written once and read once when it leaves the window, and idle time costs nothing.
 -- The state is longer than hash-max-listpack-value, so the account is a hash table and Redis finds every field at once.
 --
+-- Time never runs backwards within an account, but for a clock that was set back by more than a minute: then the account is
+-- unloaded.
+--
 -- A claim whose call has neither ended nor a hold was swept without a charge, and is free; `late_settlement.lua` then finds
 -- it taken. In another epoch a missing hold proves nothing: the call may have ended unknown to this server.
 --
@@ -78,7 +81,16 @@ if credits_of_key
 end
 
 local s = {struct.unpack(STATE, found[1])}
-local now = math.max(s[1], now_ms())
+local now = now_ms()
+if s[1] > now then
+  if s[1] - now > MAX_LEAD_MS then
+    -- The server's clock was set back. The windows would stand still for as long; a load counts the calls of the last day
+    -- by the clocks of the gateways.
+    redis.call('HDEL', account, STATE_FIELD)
+    return {NOT_LOADED}
+  end
+  now = s[1]
+end
 local limits = {tonumber(limit_minute), tonumber(limit_hour), tonumber(limit_day)}
 local writes = {}
 local violated, retry_ms = 0, 0

@@ -23,20 +23,22 @@ BATCH_ACCOUNTS = 200
 class CreditExpiryWorker:
     """Any number may run: each skips accounts that another one has locked. After downtime it catches up.
 
-    While Redis is away it changes nothing, since the journal is unknown.
+    While Redis is away it changes nothing, since the journal is unknown. The time is that of PostgreSQL, unless `now`
+    is given.
     """
 
     idle_seconds = 5.0
 
-    def __init__(self, database: Database, journal: Journal, *, now: Callable[[], datetime] = clock.now) -> None:
+    def __init__(self, database: Database, journal: Journal, *, now: Callable[[], datetime] | None = None) -> None:
         self._database = database
         self._journal = journal
         self._now = now
-        self._quarantine = Quarantine("credits", now)
+        self._quarantine = Quarantine("credits", now or clock.now)
 
     async def run_once(self) -> int:
         """Applies what is due to one batch of accounts; gives how many movements. Raises MeterUnavailable."""
-        asked_at, quarantined = self._now(), self._quarantine.quarantined()
+        asked_at = await self._database.now() if self._now is None else self._now()
+        quarantined = self._quarantine.quarantined()
         now = (await self._journal.backlog()).written_until(asked_at)
         async with self._database.read() as connection:
             due = await expiry.list_due_accounts(connection, now=now, limit=BATCH_ACCOUNTS, exclude=quarantined)

@@ -23,23 +23,24 @@ class RenewalWorker:
     """Any number may run: each skips accounts that another one has locked.
 
     `grace` is how long a past-due subscription has access. After downtime it applies all missed events. While Redis is
-    away it changes nothing, since the journal is unknown.
+    away it changes nothing, since the journal is unknown. The time is that of PostgreSQL, unless `now` is given.
     """
 
     idle_seconds = 5.0
 
     def __init__(
-        self, database: Database, journal: Journal, *, grace: timedelta, now: Callable[[], datetime] = clock.now
+        self, database: Database, journal: Journal, *, grace: timedelta, now: Callable[[], datetime] | None = None
     ) -> None:
         self._database = database
         self._journal = journal
         self._grace = grace
         self._now = now
-        self._quarantine = Quarantine("subscriptions", now)
+        self._quarantine = Quarantine("subscriptions", now or clock.now)
 
     async def run_once(self) -> int:
         """Advances one batch of due subscriptions; gives how many events. Raises MeterUnavailable."""
-        asked_at, quarantined = self._now(), self._quarantine.quarantined()
+        asked_at = await self._database.now() if self._now is None else self._now()
+        quarantined = self._quarantine.quarantined()
         now = (await self._journal.backlog()).written_until(asked_at)
         async with self._database.read() as connection:
             due = await renewals.find_due(

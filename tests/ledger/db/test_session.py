@@ -83,6 +83,27 @@ async def test_read_transaction_cannot_write(single: Database) -> None:
             await connection.execute(WRITE)
 
 
+async def test_connection_to_a_server_that_takes_no_writes_is_unavailable_and_replaced(single: Database) -> None:
+    """As after a failover: the old server is a standby now, and the name leads to another one."""
+    async with single.transaction() as connection:
+        before = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+        await connection.execute(text("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"))
+    with pytest.raises(DatabaseUnavailable, match="takes no writes"):
+        async with single.transaction() as connection:
+            await connection.execute(WRITE)
+    async with single.transaction() as connection:
+        await connection.execute(WRITE)
+        assert (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one() != before
+
+
+async def test_database_that_takes_no_writes_is_refused_by_a_check(single: Database) -> None:
+    await single.check_writable()
+    async with single.transaction() as connection:
+        await connection.execute(text("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"))
+    with pytest.raises(DatabaseUnavailable, match="takes no writes"):
+        await single.check_writable()
+
+
 async def test_terminated_connection_is_unavailable_once_and_replaced(single: Database) -> None:
     async def lose_the_connection() -> None:
         async with single.transaction() as connection:

@@ -342,6 +342,26 @@ def test_server_that_is_too_old_is_refused_by_name(server: dict[str, str], compl
         _check_version(server)
 
 
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+async def test_server_that_evicts_is_refused_by_name_at_the_start(server: OwnServer, policy: str) -> None:
+    admin = server.admin
+    try:
+        await admin.config_set("maxmemory-policy", policy)
+        without_limit = RedisClient(server.url, timeout_seconds=5)
+        await without_limit.open()
+        await without_limit.close()
+        await admin.config_set("maxmemory", "1gb")
+        with pytest.raises(UnsupportedServer, match=f"maxmemory-policy {policy}.*set maxmemory-policy noeviction"):
+            await RedisClient(server.url, timeout_seconds=5).open()
+        await admin.config_set("maxmemory-policy", "noeviction")
+        with_limit = RedisClient(server.url, timeout_seconds=5)
+        await with_limit.open()
+        await with_limit.close()
+    finally:
+        await admin.config_set("maxmemory", "0")
+        await admin.config_set("maxmemory-policy", "noeviction")
+
+
 @pytest.mark.parametrize(
     "server",
     [

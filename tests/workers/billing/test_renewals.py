@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import text
 
+from gateway import clock as clocks
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms
 from gateway.ledger.credits import grants
@@ -77,6 +78,26 @@ async def test_concurrent_expiry_workers_expire_each_grant_once(ledger: Database
     async with ledger.read() as connection:
         expired = "SELECT count(*), sum(amount) FROM credit_ledger WHERE kind = 'expiry'"
         assert tuple((await connection.execute(text(expired))).one()) == (ACCOUNTS, -10 * ACCOUNTS)
+
+
+async def test_host_whose_clock_is_ahead_ends_nothing(
+    ledger: Database, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    present = clocks.now()
+    async with ledger.transaction() as connection:
+        user = await a_user(connection)
+        await grants.grant(
+            connection,
+            user.id,
+            amount=500,
+            source="purchase",
+            reason="a pack",
+            actor="test",
+            expires_at=present + timedelta(minutes=30),
+        )
+    monkeypatch.setattr("gateway.clock.now", lambda: present + timedelta(hours=1))
+    await _work(CreditExpiryWorker(ledger, journal), RenewalWorker(ledger, journal, grace=GRACE))
+    assert await _balances(ledger, [user.id]) == [500]
 
 
 async def test_locked_account_is_skipped_until_the_next_run(ledger: Database, journal: Journal) -> None:

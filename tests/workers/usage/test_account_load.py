@@ -16,6 +16,7 @@ from gateway.ledger.usage import account_load, key_budgets
 from gateway.meter.account_snapshots import AccountSnapshotReader
 from gateway.meter.client.errors import NotSent
 from gateway.meter.layout import AccountState, KeyBudget
+from gateway.meter.replies import Verdict
 from gateway.proxy.admission import account_loader
 from gateway.proxy.admission.account_loader import AccountLoader
 from gateway.workers.outbox import OutboxPublisher
@@ -195,6 +196,28 @@ async def test_account_load_counts_rows_journal_and_holds_in_its_windows(
     await backend.load(oracle.user_id)
     admission = await backend.try_admit(oracle.user_id, str(uuid4()))
     assert admission.used == (4, 4, 4)
+
+
+async def test_account_whose_clock_is_far_ahead_is_loaded_again(
+    backend: Backend, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of Redis was an hour ahead, and was corrected: limits must not stand still for an hour."""
+    moment = time.time_ns() // 1000
+    monkeypatch.setattr(conftest, "MOMENT", moment)
+    await backend.load(oracle.user_id)
+    for _ in range(3):
+        await oracle.admit()
+    for ahead_seconds, verdict in ((30, Verdict.ADMITTED), (3600, Verdict.NOT_LOADED)):
+        account = backend.meter.keys(oracle.user_id).account.decode()
+        state = AccountState.unpack(await backend.redis.hget(account, "s"))  # type: ignore[arg-type]
+        ahead = state._replace(clock_ms=moment // 1000 + ahead_seconds * 1000)
+        await backend.redis.hset(account, "s", ahead.packed())
+        request_id = str(uuid4())
+        assert (await backend.try_admit(oracle.user_id, request_id)).verdict is verdict
+    await backend.load(oracle.user_id)
+    admission = await backend.try_admit(oracle.user_id, str(uuid4()))
+    assert admission.verdict is Verdict.ADMITTED
+    assert admission.used[2] == 5
 
 
 async def _hot(backend: Backend, user_id: UUID) -> tuple[int, int] | None:

@@ -1,6 +1,7 @@
 -- Library: the clock of the server, and the time after the start of an epoch in which gateways replay what they know.
 
 local MAX_WINDOW_MS = 5000 -- a longer wait comes from a clock that was set back
+local MAX_LEAD_MS = 60000 -- by which the clock of an account may be ahead of the server's
 
 local function now_ms()
   local time = redis.call('TIME')
