@@ -34,7 +34,7 @@ async def _data_plane(
     async with upstreams.running() as upstream:
         places: dict[str, object] = {"database.url": migrated_url, "redis.url": redis_url}
         places["data_dir"] = str(tmp_path_factory.mktemp("data"))
-        places |= {f"upstreams.{name}.targets": upstream.url for name in ("ai", "silent")}
+        places |= {f"upstreams.{name}.targets": upstream.url for name in ("ai", "silent", "brief")}
         config = load(Path(__file__).parent / "gateway.yaml", environ, overrides=places)
         async with data_planes.running(
             config, upstream, database=database, redis=redis, redis_client=redis_client

@@ -6,13 +6,14 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from random import Random
 
 import openai
 import pytest
 
+from gateway.proxy.forward import disconnects
 from tests.proxy.data_plane import Account, DataPlane, RawConnection
 from tests.proxy.metering.openai_bodies import chat
 from tests.proxy.metering.wire import body, events
@@ -154,6 +155,64 @@ async def test_aborted_streams_pay_what_was_reported(data_plane: DataPlane) -> N
 
 def _client_id(exchange: Exchange) -> str:
     return exchange["x-request-id"]
+
+
+async def test_stream_left_beyond_the_limit_of_drains_pays_what_was_reported(
+    data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is cut at once, so that what the provider would have sent later is neither read nor paid."""
+    monkeypatch.setattr(disconnects, "MAX_DRAINS", 0)
+    account = await data_plane.create_account(credits=10**9)
+    is_cut = asyncio.Event()
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.read()
+        await exchange.write(HEAD)
+        await _write_event(exchange, chat("word", usage=REPORTED))
+        await exchange.reader.read()
+        is_cut.set()
+
+    data_plane.upstream.answer = answer
+    async with data_plane.connect() as client:
+        await client.request(account, f"POST {PATH}", body=CONTENT)
+        await client.read_until(b"completion_tokens")
+        client.disconnect()
+        await is_cut.wait()
+    await _assert_pays_what_was_reported(data_plane, account)
+
+
+async def test_reader_that_takes_nothing_until_the_timeout_pays_what_was_reported(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(credits=10**9)
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.read()
+        await exchange.write(HEAD)
+        await _write_event(exchange, chat("word", usage=REPORTED))
+        with suppress(ConnectionError):
+            while True:  # more than all buffers hold
+                await Stream._send(exchange, b": " + b"x" * 60_000 + b"\n\n")
+
+    data_plane.upstream.answer = answer
+    async with data_plane.connect() as client:
+        await client.request(account, f"POST /brief{PATH}", body=CONTENT)
+        await client.read_until(b"completion_tokens")
+        await data_plane.settled_state(account)
+        assert b"[DONE]" not in await client.read_rest()
+    await _assert_pays_what_was_reported(data_plane, account)
+
+
+REPORTED = {"prompt_tokens": 100, "completion_tokens": 7, "total_tokens": 107}
+
+
+async def _write_event(exchange: Exchange, document: object) -> None:
+    await Stream._send(exchange, events(document))
+
+
+async def _assert_pays_what_was_reported(data_plane: DataPlane, account: Account) -> None:
+    await data_plane.settled_state(account)
+    row = await data_plane.usage_row(account)
+    assert (row["outcome"], row["usage_source"]) == ("client_aborted", "reported")
+    assert row["credits_charged"] == 100 * PRICE_IN + 7 * PRICE_OUT
 
 
 @pytest.mark.parametrize("is_taken", [False, True], ids=["left in the middle", "read to its end"])
