@@ -1,7 +1,8 @@
 """What a request without a right costs, against a good call: of the process that answers it, and with the stores.
 
 `python -m benchmarks.refusal_cost [--rounds 5] [--requests 400] [--only WORD…]`. CPU time, over one connection, the
-kinds interleaved; ratios are medians over rounds. The first round warms up, and uses up what paces give at first.
+kinds interleaved; ratios are medians over rounds. Before a kind is measured, as many of it use up what paces give at
+first: that is bounded by their bursts, and what goes on is what is measured.
 """
 
 from __future__ import annotations
@@ -78,7 +79,10 @@ class Measured:
     answers: Counter[str] = field(default_factory=Counter)
 
     def measure(self, serve_pid: int, count: int, *, is_kept: bool) -> None:
+        for _ in range(count):
+            self.client.ask(self.make())
         requests = [self.make() for _ in range(count)]
+        time.sleep(SETTLING_SECONDS)
         before = _cpu_seconds(serve_pid, self.role)
         statuses = Counter(self.client.ask(request)[0] for request in requests)
         time.sleep(SETTLING_SECONDS)

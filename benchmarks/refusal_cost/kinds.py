@@ -19,6 +19,7 @@ Make = Callable[[], bytes]
 GOOD = "a good call"
 JWT_SECRET = "j" * 32
 _JSON = "content-type: application/json"
+_ADMIN = "localhost"
 _numbers = count(1)
 
 # Operations of the account API that need a session, by method.
@@ -27,7 +28,7 @@ _CLOSED = (
     "GET /me/keys",
     "GET /me/usage",
     "GET /me/limits",
-    "GET /me/ledger",
+    "GET /me/history",
     "PATCH /me",
     "POST /me/keys",
     "GET /subscriptions",
@@ -131,12 +132,12 @@ def admin() -> dict[str, Make]:
         return f"authorization: Bearer {compose('gwadm', token_bytes(ENTROPY_BYTES)).secret}"
 
     return {
-        "admin: no token": _same(written("GET /admin/v1/users")),
-        "admin: malformed token": _same(written("GET /admin/v1/users", "authorization: Bearer junk")),
-        "admin: unknown token": lambda: written("GET /admin/v1/users", unknown()),
+        "admin: no token": _same(written("GET /admin/v1/users", host=_ADMIN)),
+        "admin: malformed token": _same(written("GET /admin/v1/users", "authorization: Bearer junk", host=_ADMIN)),
+        "admin: unknown token": lambda: written("GET /admin/v1/users", unknown(), host=_ADMIN),
         "admin: wrong Host": _same(written("GET /admin/v1/users", host="evil.example")),
-        "admin: unknown path": _same(written("GET /nothing")),
-        "admin: body without a token": _same(written("POST /admin/v1/users", _JSON, body='{"email": 1}')),
+        "admin: unknown path": _same(written("GET /nothing", host=_ADMIN)),
+        "admin: body without a token": _same(written("POST /admin/v1/users", _JSON, body='{"email": 1}', host=_ADMIN)),
     }
 
 

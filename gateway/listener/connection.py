@@ -7,34 +7,31 @@ wait for the client has a deadline. A FIN means that the client has left, as it 
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
+from functools import partial
 from math import inf
 from typing import Any, cast
 
 import uvicorn
-from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from gateway import metrics
 from gateway.http.chunked import MalformedChunksError
 from gateway.http.tunnel import Wire
 from gateway.listener import request_head
-from gateway.listener.connection_gate import ConnectionGate, set_no_delay
-from gateway.listener.error_response import RequestError, bad_request, render_error
+from gateway.listener.connection_gate import ConnectionGate, reset_on_close, set_no_delay
+from gateway.listener.error_response import BODY_TIMEOUT, HEAD_TIMEOUT, RequestError, bad_request, render_error
 from gateway.listener.exchange import Exchange
 from gateway.listener.exchange_runner import ExchangeRunner, ScopeTemplate
 from gateway.listener.limits import DEFAULT_LIMITS, BodyPace, Deadline, ListenerLimits
 from gateway.listener.request_body import BodyReader, body_reader
 from gateway.listener.request_head import RequestHead
+from gateway.listener.turns import shares_of
 
 # Of a body that the application has not taken, and of pipelined requests: what asyncio allows for writing.
 MAX_UNREAD_BYTES = 64 * 1024
 # How long a client that is still sending has to read its response before the reset (Go: 0.5 s, nginx: 5 s and 30 s).
 LINGER_SECONDS = 1.0
 MAX_LINGER_BYTES = 64 * 1024
-
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, no time
 
 
 class PublicProtocol(asyncio.Protocol):
@@ -44,6 +41,7 @@ class PublicProtocol(asyncio.Protocol):
         "_address",
         "_app",
         "_app_state",
+        "_awaits_turn",
         "_backlog",
         "_body",
         "_deadline",
@@ -52,11 +50,11 @@ class PublicProtocol(asyncio.Protocol):
         "_is_fresh",
         "_is_paused",
         "_last_head",
-        "_limits",
         "_linger_bytes",
         "_pace",
         "_runner",
         "_stuck_at",
+        "_turns",
         "_unread",
         "_writable",
         "is_congested",
@@ -81,8 +79,9 @@ class PublicProtocol(asyncio.Protocol):
         self._app = config.loaded_app
         self._app_state = app_state
         self.loop = _loop or asyncio.get_running_loop()
-        self._limits = limits
-        self._gate = gate or ConnectionGate(limits)
+        self._gate = gate or ConnectionGate(limits)  # which has the limits
+        self._turns = self._gate.turns(self.loop)
+        self._awaits_turn = False
         self._address: str | None = None
         self._deadline = Deadline(self.loop)
         self._exchange: Exchange | None = None
@@ -104,14 +103,12 @@ class PublicProtocol(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         connections = self.server_state.connections
         connections.add(self)  # type: ignore[arg-type] # uvicorn names its own protocols only
-        server, client = get_local_addr(self.transport), get_remote_addr(self.transport)
-        scheme = "https" if is_ssl(self.transport) else "http"
-        template = ScopeTemplate(self._app_state, server=server, client=client, scheme=scheme)
+        template = ScopeTemplate(self._app_state, self.transport)
         self._runner = ExchangeRunner(self, self._app, template, tasks=self.server_state.tasks)
         set_no_delay(self.transport)
         # The application waits for what the kernel does not take at once: a slow client costs one piece of memory.
         self.transport.set_write_buffer_limits(high=0)
-        self._address, error, is_cut = self._gate.enter(client[0] if client else "", connections)
+        self._address, error, is_cut = self._gate.enter(template.client_host, connections)
         if is_cut:
             self.transport.abort()
         elif error is not None:
@@ -121,11 +118,18 @@ class PublicProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._linger_bytes is not None:
-            self._discard(data)
+            self._linger_bytes -= len(data)
+            if self._linger_bytes < 0:
+                self._pause_reading()
         elif self._body is not None:
             if self._pace is not None:
                 self._pace.received(len(data), self.loop.time())
-            self._read_body(self._backlog + data if self._backlog else data)
+            self._backlog = self._backlog + data if self._backlog else data
+            if self._turns.take(shares_of(len(data))):
+                self._read_backlog()
+            else:
+                self._pause_reading()
+                self._read_later(shares_of(len(data)))
         elif self._exchange is None and not self.is_congested:
             self._read_head(self._unread + data if self._unread else data, len(self._unread))
         else:
@@ -168,7 +172,7 @@ class PublicProtocol(asyncio.Protocol):
         is_waiting = self._exchange is None and self._linger_bytes is None and not self.is_congested
         if not is_waiting or due == inf or self.transport.is_closing():
             return None
-        limits = self._limits
+        limits = self._gate.limits
         return due - (limits.header_timeout_seconds if self._unread or self._is_fresh else limits.keep_alive_seconds)
 
     def shutdown(self) -> None:
@@ -202,7 +206,7 @@ class PublicProtocol(asyncio.Protocol):
 
     def resume_reading(self) -> None:
         if self._backlog:
-            self.loop.call_soon(self._read_backlog)
+            self._read_later()
         elif self._is_paused and len(self._unread) <= MAX_UNREAD_BYTES and not self.transport.is_closing():
             self._is_paused = False
             self.transport.resume_reading()
@@ -223,7 +227,7 @@ class PublicProtocol(asyncio.Protocol):
         if self._unread or self._is_paused:
             self._read_pipelined()
         if self._exchange is None and not self._unread:
-            self._deadline.set(self._limits.keep_alive_seconds, self._close)  # as `_rearm` would
+            self._deadline.set(self._gate.limits.keep_alive_seconds, self._close)  # as `_rearm` would
 
     def hand_over(self) -> Wire:
         self._deadline.clear()
@@ -233,7 +237,7 @@ class PublicProtocol(asyncio.Protocol):
 
     def cut(self, *, hard: bool) -> None:
         if hard:
-            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            reset_on_close(self.transport)
         self.transport.abort()
 
     # Reading.
@@ -245,8 +249,8 @@ class PublicProtocol(asyncio.Protocol):
             if end < 4:
                 self._keep_unfinished(data, seen)
                 return
-            if end > self._limits.max_header_bytes:
-                self._check_size(data[:end], seen)
+            if end > self._gate.limits.max_header_bytes:
+                request_head.check_unfinished(data[:end], seen, self._gate.limits.max_header_bytes)
             head = request_head.parse(data[:end] if end < len(data) else data, self._last_head)
         except RequestError as error:
             self._refuse(error, has_body=not data.startswith(b"HEAD "))
@@ -261,17 +265,10 @@ class PublicProtocol(asyncio.Protocol):
             self._read_head(data, 0)
 
     def _keep_unfinished(self, data: bytes, seen: int) -> None:
-        self._check_size(data, seen)
-        is_first = not seen and not self._is_fresh
+        request_head.check_unfinished(data, seen, self._gate.limits.max_header_bytes)
         self._unread = data
-        if is_first:
+        if not seen and not self._is_fresh:
             self._rearm()
-
-    def _check_size(self, head: bytes, seen: int) -> None:
-        request_head.check_unfinished(head, seen)
-        most = self._limits.max_header_bytes
-        if len(head) > most:
-            raise RequestError("headers_too_large", f"The request line and its fields are larger than {most} bytes.")
 
     def _begin(self, head: RequestHead, rest: bytes) -> None:
         self._is_fresh = False
@@ -279,7 +276,10 @@ class PublicProtocol(asyncio.Protocol):
         exchange = self._exchange = Exchange(self, head)
         if not self.is_congested:
             self._deadline.clear()
-        self._runner.start(exchange)
+        if self._turns.take():
+            self._runner.start(exchange)
+        else:
+            self._turns.wait(self._address or self, partial(self._runner.start_if_awaited, exchange))
         length = head.body_length
         if length is not None and length <= len(rest):
             if length:
@@ -288,7 +288,7 @@ class PublicProtocol(asyncio.Protocol):
                 self.data_received(rest[length:])
         else:
             self._body = body_reader(length)
-            self._pace = BodyPace.of(self._limits)
+            self._pace = BodyPace.of(self._gate.limits)
             if rest:
                 self._read_body(rest)
 
@@ -310,11 +310,17 @@ class PublicProtocol(asyncio.Protocol):
         if exchange.buffered > MAX_UNREAD_BYTES or is_backlog:
             self._pause_reading()
         if is_backlog and exchange.buffered <= MAX_UNREAD_BYTES:
-            self.loop.call_soon(self._read_backlog)
+            self._read_later()
         elif rest and not is_backlog:
             self.data_received(rest)
 
+    def _read_later(self, shares: int = 1) -> None:
+        if not self._awaits_turn:
+            self._awaits_turn = True
+            self._turns.wait(self._address or self, self._read_backlog, shares)
+
     def _read_backlog(self) -> None:
+        self._awaits_turn = False
         backlog, self._backlog = self._backlog, b""
         if not backlog or self._body is None or self._exchange is None:
             return
@@ -347,11 +353,6 @@ class PublicProtocol(asyncio.Protocol):
         self.transport.write_eof()
         self._rearm()
 
-    def _discard(self, data: bytes) -> None:
-        self._linger_bytes = (self._linger_bytes or 0) - len(data)
-        if self._linger_bytes < 0:
-            self._pause_reading()
-
     def _close(self) -> None:
         """Closes once everything is sent, and watches that it is sent."""
         self.transport.close()
@@ -362,16 +363,15 @@ class PublicProtocol(asyncio.Protocol):
         if self._unread == b"\r\n":
             self._close()  # an empty line after a request begins no other (RFC 9112 section 2.2)
         else:
-            self._refuse(RequestError("request_timeout", "The request head did not arrive in time."))
+            self._refuse(HEAD_TIMEOUT)
 
     def _time_out_body(self) -> None:
         if self._exchange is not None:
-            timeout = RequestError("request_timeout", "The request body stopped arriving, or arrives too slowly.")
-            self.break_off(self._exchange, timeout)
+            self.break_off(self._exchange, BODY_TIMEOUT)
 
     def _rearm(self) -> None:
         """Sets the deadline for what the connection waits for now; an application has no deadline."""
-        limits = self._limits
+        limits = self._gate.limits
         if self.is_congested or self.transport.is_closing():
             return  # `_watch_writing` has set it
         if self._linger_bytes is not None:
@@ -391,7 +391,7 @@ class PublicProtocol(asyncio.Protocol):
 
     def _watch_writing(self) -> None:
         self._stuck_at = self.transport.get_write_buffer_size()
-        self._deadline.set(self._limits.body_idle_timeout_seconds, self._cut_if_stuck)
+        self._deadline.set(self._gate.limits.body_idle_timeout_seconds, self._cut_if_stuck)
 
     def _cut_if_stuck(self) -> None:
         if self.transport.get_write_buffer_size() < self._stuck_at:

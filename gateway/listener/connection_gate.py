@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections.abc import MutableSet, Sequence
 from heapq import nsmallest
 from ipaddress import IPv4Network, IPv6Network, ip_address
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 from gateway.listener.error_response import RequestError
 from gateway.listener.limits import ListenerLimits
+from gateway.listener.turns import Turns
 from policies.access.throttling import neighbourhood
 
 # So many connections above a limit get a 503; the next are closed without a response.
@@ -18,6 +20,7 @@ MAX_REFUSED_CONNECTIONS = 256
 MAX_REFUSED_PER_ADDRESS = 16
 # Finding the idle ones takes a look at every connection, so several give way at a time.
 _YIELDING_SHARE = 64
+_LINGER_NOT = struct.pack("ii", 1, 0)  # SO_LINGER on, no time
 
 
 def set_no_delay(transport: asyncio.BaseTransport) -> None:
@@ -25,6 +28,11 @@ def set_no_delay(transport: asyncio.BaseTransport) -> None:
     own = transport.get_extra_info("socket")
     if own.family in (socket.AF_INET, socket.AF_INET6):
         own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def reset_on_close(transport: asyncio.BaseTransport) -> None:
+    """The client sees that the connection breaks off, also within a body that the end of the connection would end."""
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
 
 
 class Entry(NamedTuple):
@@ -39,10 +47,12 @@ class ConnectionGate:
     """The gate of one process. Connections of `uncounted` networks, which are proxies, count in all only."""
 
     def __init__(self, limits: ListenerLimits, uncounted: Sequence[IPv4Network | IPv6Network] = ()) -> None:
+        self.limits = limits
         self._max_connections = limits.max_connections
         self._max_per_address = limits.max_connections_per_address
         self._uncounted = tuple(uncounted)
         self._by_address: dict[str, int] = {}
+        self._turns: Turns | None = None
 
     def enter(self, host: str, connections: MutableSet[Any]) -> Entry:
         """Lets a connection in, which `connections` holds already. `leave` must follow."""
@@ -58,6 +68,12 @@ class ConnectionGate:
             error = RequestError("too_many_connections", "The gateway serves as many connections as it can.")
             return Entry(address, error, excess > MAX_REFUSED_CONNECTIONS)
         return Entry(address)
+
+    def turns(self, loop: asyncio.AbstractEventLoop) -> Turns:
+        """What all connections of the process share their loop by."""
+        if self._turns is None:
+            self._turns = Turns(loop)
+        return self._turns
 
     def leave(self, address: str | None) -> None:
         if address is None:

@@ -32,3 +32,7 @@ def render_error(error: RequestError, *, has_body: bool = True) -> bytes:
     if has_body:
         parts.append(document.body)
     return b"".join(parts)
+
+
+HEAD_TIMEOUT = RequestError("request_timeout", "The request head did not arrive in time.")
+BODY_TIMEOUT = RequestError("request_timeout", "The request body stopped arriving, or arrives too slowly.")

@@ -12,6 +12,7 @@ from contextvars import copy_context
 from typing import Any, Protocol
 
 import structlog
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from gateway import metrics
 from gateway.listener.error_response import RequestError
@@ -39,23 +40,18 @@ class ClientConnection(Protocol):
 class ScopeTemplate:
     """What the ASGI scopes of a connection's requests have in common, and those of a head that its client repeats."""
 
-    __slots__ = ("_common", "_head", "_of_head", "_state")
+    __slots__ = ("_common", "_head", "_of_head", "_state", "client_host")
 
-    def __init__(
-        self,
-        state: dict[str, Any],
-        *,
-        server: tuple[str, int | None] | None,
-        client: tuple[str, int] | None,
-        scheme: str,
-    ) -> None:
+    def __init__(self, state: dict[str, Any], transport: asyncio.Transport) -> None:
         self._state = state
+        client = get_remote_addr(transport)
+        self.client_host = client[0] if client else ""
         self._common = {
             "type": "http",
             "asgi": _ASGI,
-            "server": server,
+            "server": get_local_addr(transport),
             "client": client,
-            "scheme": scheme,
+            "scheme": "https" if is_ssl(transport) else "http",
             "root_path": "",
         }
         self._head: RequestHead | None = None
@@ -110,6 +106,11 @@ class ExchangeRunner:
             waiter.set_result(exchange)
         exchange.task = self._task
         self._tasks.add(self._task)
+
+    def start_if_awaited(self, exchange: Exchange) -> None:
+        """Starts an exchange that had to wait, unless its client has left meanwhile."""
+        if not exchange.is_disconnected:
+            self.start(exchange)
 
     def stop(self) -> None:
         """Ends a task that waits: no exchange follows."""

@@ -108,7 +108,7 @@ def _if_short(read: bytes) -> bytes:
     return read if len(read) <= MAX_KNOWN_BYTES else b""
 
 
-def check_unfinished(head: bytes, start: int) -> None:
+def check_unfinished(head: bytes, start: int, max_bytes: int) -> None:
     """Raises RequestError at once for what cannot become a head. Earlier calls have read up to `start`."""
     if _is_impossible(head[max(0, start - 1) :], is_first=not start):
         raise bad_request("The request head holds a control character or a line that does not end in CRLF.")
@@ -120,6 +120,8 @@ def check_unfinished(head: bytes, start: int) -> None:
         line = _REQUEST_LINE.match(head)
         if line is None or line.end(2) - line.start(2) > MAX_TARGET_BYTES:
             raise _request_line_error(head)
+    if len(head) > max_bytes:
+        raise RequestError("headers_too_large", f"The request line and its fields are larger than {max_bytes} bytes.")
 
 
 def _is_impossible(part: bytes, *, is_first: bool) -> bool:

@@ -26,12 +26,12 @@ def test_head_is_refused_once_it_holds_what_none_can(rest: bytes, cuts: list[int
     for end in sorted({min(cut, len(head)) for cut in cuts} | {len(head)} - {0}):
         if _IMPOSSIBLE.search(head[:end]):
             with pytest.raises(RequestError):
-                check_unfinished(head[:end], seen)
+                check_unfinished(head[:end], seen, 1000)
             return
-        check_unfinished(head[:end], seen)
+        check_unfinished(head[:end], seen, 1000)
         seen = end
 
 
 def test_head_that_begins_with_a_line_feed_is_refused() -> None:
     with pytest.raises(RequestError):
-        check_unfinished(b"\nGET / HTTP/1.1\r\n", 0)
+        check_unfinished(b"\nGET / HTTP/1.1\r\n", 0, 1000)

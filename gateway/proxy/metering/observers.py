@@ -19,8 +19,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from gateway.proxy.request.inbound import Inbound
 from policies.model import Route
 
-# What is read of a form before the observer stops: a million parts would take seconds of the loop.
-MAX_PARTS = 1000
+# What is read of a form before the observer stops: many of them at once would hold up the loop with a millisecond each.
+MAX_PARTS = 128
 MAX_PART_HEADERS = 4 * MAX_PARTS
 MAX_HEADER_BYTES = 16 * 1024  # of one part
 MAX_NAME_LENGTH = 255  # NAME_MAX of the common file systems
@@ -120,8 +120,8 @@ class MultipartFile:
         self._headers_read = {}
         self._parts_left -= 1
         self._header_bytes_left = MAX_HEADER_BYTES
-        if self._parts_left < 0:
-            raise FormParserError("too many parts")
+        if self._parts_left < 0 or self._file.sha256 is not None:
+            raise FormParserError("no more parts are read")
 
     def _spend(self, size_bytes: int) -> None:
         self._header_bytes_left -= size_bytes
@@ -144,8 +144,9 @@ class MultipartFile:
         self._header_name, self._header_value = b"", b""
 
     def _headers(self) -> None:
-        name = _given_name(self._headers_read.get(b"content-disposition", b""))
-        if name is not None and self._file.sha256 is None:
+        disposition = self._headers_read.get(b"content-disposition", b"")
+        name = _given_name(disposition) if b"filename" in disposition.lower() else None
+        if name is not None:
             content_type = self._headers_read.get(b"content-type")
             self._current = WholeBodyFile(_name(name), content_type.decode("latin-1") if content_type else None)
 

@@ -41,14 +41,14 @@ class Operations:
     def __init__(self, app: FastAPI, *, spelt_out: Mapping[str, Iterable[str]]) -> None:
         self._exact: dict[str, dict[str, Operation]] = {}
         self._patterns: list[tuple[re.Pattern[str], dict[str, Operation]]] = []
-        patterns: dict[str, dict[str, Operation]] = {}
+        patterns: dict[re.Pattern[str], dict[str, Operation]] = {}
         for context in iter_route_contexts(app.routes):
             path, methods = context.path or "", _operations_of(context)
             for each in spelt_out.get(path, () if "{" in path else (path,)):
                 self._exact.setdefault(each, {}).update(methods)
             if "{" in path and path not in spelt_out:
-                patterns.setdefault(path, {}).update(methods)
-        self._patterns = [(_pattern(path), methods) for path, methods in patterns.items()]
+                patterns.setdefault(context.path_regex, {}).update(methods)
+        self._patterns = list(patterns.items())
         for path, methods in self._exact.items():
             for found in self._matching(path):
                 methods.update({name: each for name, each in found.items() if name not in methods})
@@ -62,7 +62,7 @@ class Operations:
         return matching[0] if len(matching) == 1 else {name: each for one in matching for name, each in one.items()}
 
     def _matching(self, path: str) -> Sequence[_Methods]:
-        return [methods for pattern, methods in self._patterns if pattern.fullmatch(path)]
+        return [methods for pattern, methods in self._patterns if pattern.match(path)]
 
 
 class OperationFilter:
@@ -103,8 +103,3 @@ def _schema(field: Any) -> BodySchema:
 
 def _is_model(kind: Any) -> bool:
     return hasattr(kind, "model_fields")
-
-
-def _pattern(path: str) -> re.Pattern[str]:
-    literal = re.split(r"\{[^}]*\}", path)
-    return re.compile("[^/]+".join(re.escape(each) for each in literal))

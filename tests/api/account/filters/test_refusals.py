@@ -102,6 +102,8 @@ async def test_only_operations_reach_the_app(account_api: AccountApi) -> None:
         ("PUT", "/me", 405, "DELETE, GET, PATCH"),
         ("GET", f"{one_key}/revoke", 405, "POST"),
         ("PUT", "/problems/not_found", 405, "GET"),
+        ("PUT", "/subscriptions/me", 405, "GET"),
+        ("PUT", "/subscriptions/other", 405, "DELETE, POST"),
     ):
         response = await account_api.client.request(method, path)
         assert (response.status_code, response.headers.get("allow")) == (status, allowed), (method, path)
