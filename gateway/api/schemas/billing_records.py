@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
+from typing import Annotated
 from uuid import UUID
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, PlainSerializer, field_validator
 
 from gateway.api.schemas.pages import ResponseModel
 from gateway.ledger.catalogue import plans
+from gateway.ledger.invoicing import invoices
 from policies.billing.invoicing import LineKind
+from policies.billing.issuing import buyer_from_json
 from policies.billing.money import CreditValue, plain
+
+Amount = Annotated[Decimal, PlainSerializer(plain, return_type=str)]
 
 
 class Tier(ResponseModel):
@@ -138,3 +143,44 @@ class Invoice(ResponseModel):
     @classmethod
     def _format_amounts(cls, amount: object) -> object:
         return plain(amount) if isinstance(amount, Decimal) else amount
+
+
+class InvoiceRow(ResponseModel):
+    """An invoice as a row of CSV, without its lines."""
+
+    id: UUID
+    number: int | None
+    full_number: str | None
+    provider_number: str | None
+    issued_at: datetime | None
+    due_at: datetime | None
+    paid_at: datetime | None
+    status: str
+    user_id: UUID
+    buyer_name: str
+    buyer_company: str
+    buyer_email: str
+    buyer_vat_id: str
+    subscription_id: UUID | None
+    plan_id: str | None
+    currency: str
+    subtotal: Amount
+    tax_rate: Amount
+    tax: Amount
+    total: Amount
+    amount_paid: Amount
+    amount_credited: Amount
+    amount_due: Amount
+    period_start: datetime | None
+    period_end: datetime | None
+    provider: str
+    corrects_id: UUID | None
+    reason: str | None
+    created_at: datetime
+
+    @classmethod
+    def of(cls, invoice: invoices.Invoice) -> InvoiceRow:
+        buyer = buyer_from_json(invoice.buyer or {})
+        named = {f"buyer_{name}": getattr(buyer, name) for name in ("name", "company", "email", "vat_id")}
+        own = {name: getattr(invoice, name) for name in cls.model_fields if not name.startswith("buyer_")}
+        return cls(**own, **named)

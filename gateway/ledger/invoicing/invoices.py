@@ -235,23 +235,12 @@ async def get(connection: AsyncConnection, invoice_id: UUID) -> Invoice | None:
     return None if row is None else value(Invoice, row)
 
 
-async def list_invoices(
-    connection: AsyncConnection,
-    *,
-    user_id: UUID | None = None,
-    status: str | None = None,
-    with_own_drafts: bool = True,
-    cursor: str | None = None,
-    limit: int = 50,
+async def list_for_user(
+    connection: AsyncConnection, user_id: UUID, *, cursor: str | None = None, limit: int = 50
 ) -> Page[Invoice]:
-    """Newest first. `with_own_drafts` False leaves out drafts of invoices to be issued here."""
-    query = select(*_COLUMNS)
-    if not with_own_drafts:
-        query = query.where((invoices.c.status != "draft") | (invoices.c.provider != MANUAL))
-    if user_id is not None:
-        query = query.where(invoices.c.user_id == user_id)
-    if status is not None:
-        query = query.where(invoices.c.status == status)
+    """Newest first, without drafts of invoices to be issued here."""
+    is_visible = (invoices.c.status != "draft") | (invoices.c.provider != MANUAL)
+    query = select(*_COLUMNS).where(invoices.c.user_id == user_id, is_visible)
     return await page_by_time(connection, query, Invoice, cursor=cursor, limit=limit)
 
 

@@ -149,6 +149,13 @@ async def mark_billed(connection: AsyncConnection, span: BillingSpan, *, used: i
     await connection.execute(update(billing_spans).where(billing_spans.c.id == span.id).values(counted))
 
 
+async def count(connection: AsyncConnection, subscription: StoredSubscription, *, now: datetime) -> None:
+    """Stores the usage of the subscription's spans, so that the invoice knows it when the records are deleted."""
+    for span in await list_countable(connection, subscription.id, now=now):
+        counted = {"credits_used": await count_usage(connection, span, subscription.user_id)}
+        await connection.execute(update(billing_spans).where(billing_spans.c.id == span.id).values(counted))
+
+
 async def mark_price_billed(connection: AsyncConnection, subscription_id: UUID, *, period_start: datetime) -> None:
     """For a period whose price goes on an invoice of another one."""
     is_its = (billing_spans.c.subscription_id == subscription_id) & (billing_spans.c.period_start == period_start)
@@ -196,6 +203,11 @@ async def find_halted(connection: AsyncConnection, *, now: datetime, limit: int)
     return (await connection.scalars(_HALTED, {"now": now, "limit": limit})).all()
 
 
+async def find_uncounted(connection: AsyncConnection, *, since: datetime, limit: int) -> Sequence[UUID]:
+    """Subscriptions priced by usage of which nothing was counted since then: those of long periods."""
+    return (await connection.scalars(_UNCOUNTED, {"since": since, "limit": limit})).all()
+
+
 async def find_late_usage(connection: AsyncConnection, *, now: datetime, limit: int) -> Sequence[UUID]:
     """Ended subscriptions with usage, or a debt of a postpaid plan, that was recorded after their last invoice."""
     return (await connection.scalars(_LATE, {"since": now - LATE_USAGE, "limit": limit})).all()
@@ -224,6 +236,14 @@ _HALTED = text(f"""
        AND NOT EXISTS (SELECT FROM billing_spans b
                         WHERE b.subscription_id = s.id AND b.period_start = s.current_period_start AND b.ends_period)
      ORDER BY s.current_period_end LIMIT :limit
+""")  # noqa: S608 - made of constants
+
+_UNCOUNTED = text(f"""
+    SELECT s.id FROM subscriptions s JOIN subscription_plans p ON p.id = s.plan_id AND p.pricing_model = 'usage'
+     WHERE s.provider = '{MANUAL}' AND s.status IN ('active', 'past_due', 'paused') AND s.current_period_start < :since
+       AND s.current_period_end > :since
+       AND NOT EXISTS (SELECT FROM billing_spans b WHERE b.subscription_id = s.id AND b.ends_at >= :since)
+     LIMIT :limit
 """)  # noqa: S608 - made of constants
 
 _LATE = text(f"""

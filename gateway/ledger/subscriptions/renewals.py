@@ -111,6 +111,14 @@ async def end_halted_period(connection: AsyncConnection, subscription_id: UUID, 
         await billing_spans.end_span(connection, subscription, plan=plan, at=end, ends_period=True)
 
 
+async def count_usage(connection: AsyncConnection, subscription_id: UUID, *, now: datetime) -> None:
+    """Counts the usage of a long period so far; it is invoiced when the period ends."""
+    subscription = await get_existing(connection, subscription_id)
+    plan = await plan_of(connection, subscription)
+    await billing_spans.end_span(connection, subscription, plan=plan, at=now, ends_period=False)
+    await billing_spans.count(connection, subscription, now=now)
+
+
 async def _apply(
     connection: AsyncConnection, subscription: StoredSubscription, event: SubscriptionEvent, *, actor: str
 ) -> StoredSubscription:

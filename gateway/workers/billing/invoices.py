@@ -21,6 +21,8 @@ from policies.billing.issuing import Issuer
 
 # Periods per query; each is closed in a transaction of its own.
 BATCH_PERIODS = 100
+# Longer than a month, so that most periods are counted at their end only.
+COUNT_INTERVAL = timedelta(days=32)
 LATE_USAGE_INTERVAL = timedelta(hours=6)
 
 log = structlog.get_logger(__name__)
@@ -57,6 +59,7 @@ class InvoiceWorker:
         now, quarantined = self._now(), self._quarantine.quarantined()
         until = (await self._journal.backlog()).written_until(now)
         await self._end_halted(until)
+        await self._count(until)
         async with self._database.read() as connection:
             found = await billing_spans.find_open(
                 connection, until=until - self._close_after, limit=BATCH_PERIODS, exclude=quarantined
@@ -79,6 +82,8 @@ class InvoiceWorker:
                 connection, span.subscription_id, start=span.period_start, issuer=self._issuer, now=self._now()
             )
         if issued is not None:
+            if not self._issuer.seller.name:
+                log.warning("invoice_without_seller", setting="billing.seller.name", invoice_id=str(issued.id))
             log.info("invoice_issued", invoice_id=str(issued.id), number=issued.full_number, total=str(issued.total))
         return 1
 
@@ -89,6 +94,15 @@ class InvoiceWorker:
             async with self._database.transaction() as connection:
                 if await _lock(connection, subscription_id):
                     await renewals.end_halted_period(connection, subscription_id, now=until)
+
+    async def _count(self, until: datetime) -> None:
+        """Of periods that may outlast the records of their usage (`usage.keep_months`)."""
+        async with self._database.read() as connection:
+            found = await billing_spans.find_uncounted(connection, since=until - COUNT_INTERVAL, limit=BATCH_PERIODS)
+        for subscription_id in found:
+            async with self._database.transaction() as connection:
+                if await _lock(connection, subscription_id):
+                    await renewals.count_usage(connection, subscription_id, now=until)
 
     async def _bill_late_usage(self, now: datetime) -> int:
         """Of ended subscriptions, which have no next invoice."""

@@ -145,3 +145,21 @@ async def test_paused_and_ended_subscriptions_are_invoiced_to_the_end(backend: B
     assert await a_worker(backend.database, backend.journal, now).run_once() == 0
     totals = await _rows(backend.database, "SELECT total FROM invoices ORDER BY number")
     assert totals == [(Decimal("2.00"),), (Decimal("1.00"),)]
+
+
+async def test_usage_of_a_year_is_invoiced_although_its_records_are_deleted(backend: Backend) -> None:
+    async with backend.database.transaction() as connection:
+        plan_id = await a_plan(connection, "0.02", "usage", billing_interval="year")
+        user = await a_user(connection)
+        mine = (await lifecycle.start(connection, user.id, plan_id=plan_id, now=JUNE)).id
+    for month in range(12):
+        now = JUNE + timedelta(days=33 * month)
+        async with backend.database.transaction() as connection:
+            await used(connection, mine, at=now, credits_charged=100)
+        await a_worker(backend.database, backend.journal, now + timedelta(days=1)).run_once()
+        async with backend.database.transaction() as connection:
+            old = "DELETE FROM usage_tracking WHERE created_at < :before"
+            await connection.execute(text(old), {"before": now - timedelta(days=60)})
+    await _advance(backend.database, [mine], END)
+    assert await a_worker(backend.database, backend.journal, END + timedelta(days=1)).run_once() == 1
+    assert await _rows(backend.database, "SELECT total FROM invoices") == [(Decimal("24.00"),)]

@@ -30,9 +30,7 @@ async def list_my_payments(query: Annotated[PageQuery, Query()], me: Me) -> Page
 @router.get("/invoices", summary="Your invoices, newest first")
 async def list_my_invoices(query: Annotated[PageQuery, Query()], me: Me) -> PageModel[Invoice]:
     async with me.unit_of_work.read() as connection:
-        page = await invoices.list_invoices(
-            connection, user_id=me.id, with_own_drafts=False, cursor=query.cursor, limit=query.limit
-        )
+        page = await invoices.list_for_user(connection, me.id, cursor=query.cursor, limit=query.limit)
     return page_of(page, Invoice.model_validate)
 
 

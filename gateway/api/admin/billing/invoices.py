@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Response
-from pydantic import Field
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field, StringConstraints
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.api import csv_export
 from gateway.api.admin.dependencies import UnitOfWorkDep
 from gateway.api.checkout import CheckoutServiceDep
 from gateway.api.errors import Conflict, Invalid
 from gateway.api.invoices.responses import document_in, html_response, pdf_response
 from gateway.api.openapi import CONFLICTS, UNKNOWN
-from gateway.api.schemas.billing_records import Invoice
+from gateway.api.schemas import usage_aggregates
+from gateway.api.schemas.billing_records import Amount, Invoice, InvoiceRow
 from gateway.api.schemas.fields import Instant, Line, Price, Rate
-from gateway.api.schemas.pages import PageModel, PageQuery, RequestModel, page_of
+from gateway.api.schemas.pages import PageModel, PageQuery, RequestModel, ResponseModel, page_of
+from gateway.api.unit_of_work import UnitOfWork
 from gateway.clock import now
 from gateway.ledger.db.errors import NotFound
-from gateway.ledger.invoicing import closing, credit_notes, invoices, issued_invoices
+from gateway.ledger.db.rows import Page
+from gateway.ledger.invoicing import closing, credit_notes, invoice_lists, invoices, issued_invoices
+from gateway.ledger.invoicing.invoice_lists import InvoiceDimension, InvoiceFilter
 from gateway.ledger.payments import manual_payments
 from gateway.ledger.subscriptions import subscriptions
 from gateway.ledger.subscriptions.allowances import plan_of
@@ -31,9 +36,54 @@ from policies.billing.issuing import Issuer
 router = APIRouter(prefix="/invoices", tags=["payments"])
 
 
+GroupBy = Annotated[str, StringConstraints(pattern=usage_aggregates.pattern(InvoiceDimension))] | None
+Sort = Annotated[str, StringConstraints(pattern=rf"^-?({'|'.join(invoice_lists.SORTABLE)})$")] | None
+
+
 class InvoiceQuery(PageQuery):
     user_id: UUID | None = None
+    subscription_id: UUID | None = None
+    plan_id: Line | None = Field(default=None, description="The plan at the time of issue.")
     status: Literal["draft", "open", "paid", "void", "uncollectible"] | None = None
+    provider: Line | None = Field(default=None, examples=["stripe"], description="`manual`: issued here.")
+    currency: Line | None = Field(default=None, examples=["USD"])
+    number: Line | None = Field(default=None, examples=["INV-2026-000012"], description="The number, bare or printed.")
+    since: Instant | None = Field(default=None, alias="from", description="Issued from this instant on.")
+    until: Instant | None = Field(default=None, alias="to", description="Issued before this instant.")
+    sort: Sort = Field(
+        default=None,
+        examples=["-total"],
+        description=f"One of {', '.join(invoice_lists.SORTABLE)}, descending with a leading `-`; else newest first.",
+    )
+    group_by: GroupBy = Field(
+        default=None,
+        examples=["month,status"],
+        description=f"Sums by currency instead of invoices: any of {', '.join(InvoiceDimension)}, separated by commas, "
+        "in the order to sort by. Without drafts and void ones, unless `status` or grouping by it says otherwise.",
+    )
+    format: csv_export.Format | None = Field(default=None, description="csv: all rows of the list, as `Accept` says.")
+
+    def filter(self) -> InvoiceFilter:
+        return InvoiceFilter(**self.model_dump(exclude={"limit", "cursor", "group_by", "sort", "format"}))
+
+
+class InvoiceSum(ResponseModel):
+    """Invoices that share what they are grouped by; null where they are not grouped by it. Days are those of UTC."""
+
+    day: date | None
+    month: date | None = Field(description="Its first day.")
+    provider: str | None
+    plan_id: str | None
+    status: str | None
+    user_id: UUID | None
+    currency: str
+    invoices: int = Field(description="Credit notes included, whose amounts are negative.")
+    subtotal: Amount
+    tax: Amount
+    total: Amount
+    amount_paid: Amount
+    amount_credited: Amount
+    amount_due: Amount
 
 
 class NewInvoice(RequestModel):
@@ -56,11 +106,38 @@ class NewCreditNote(RequestModel):
     reason: Line | None = Field(default=None, examples=["goodwill"], description="Printed on the credit note.")
 
 
-@router.get("", summary="List invoices, newest first")
-async def list_invoices(query: Annotated[InvoiceQuery, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[Invoice]:
+@router.get(
+    "",
+    summary="List or sum invoices",
+    response_model=PageModel[InvoiceSum] | PageModel[Invoice],
+    responses=csv_export.CSV,
+)
+async def list_invoices(
+    query: Annotated[InvoiceQuery, Query()], request: Request, unit_of_work: UnitOfWorkDep
+) -> PageModel[InvoiceSum] | PageModel[Invoice] | Response:
+    """Newest first unless `sort` says otherwise. As CSV with `?format=csv` or `Accept: text/csv`, a row an invoice."""
+    if query.group_by is not None:
+        return await _sums(query, query.group_by, unit_of_work)
+
+    async def page(cursor: str | None, limit: int) -> Page[invoices.Invoice]:
+        async with unit_of_work.read() as connection:
+            return await invoice_lists.list_invoices(
+                connection, query.filter(), sort=query.sort, cursor=cursor, limit=limit
+            )
+
+    async def rows(cursor: str | None, limit: int) -> PageModel[InvoiceRow]:
+        return page_of(await page(cursor, limit), InvoiceRow.of)
+
+    if csv_export.is_requested(request, query.format):
+        return csv_export.stream(tuple(InvoiceRow.model_fields), rows, file_name="invoices.csv")
+    return page_of(await page(query.cursor, query.limit), Invoice.model_validate)
+
+
+async def _sums(query: InvoiceQuery, group_by: str, unit_of_work: UnitOfWork) -> PageModel[InvoiceSum]:
+    by = [InvoiceDimension(name) for name in dict.fromkeys(group_by.split(","))]
     async with unit_of_work.read() as connection:
-        page = await invoices.list_invoices(connection, **query.model_dump())
-    return page_of(page, Invoice.model_validate)
+        found = await invoice_lists.sum_invoices(connection, query.filter(), by, cursor=query.cursor, limit=query.limit)
+    return page_of(found, InvoiceSum.model_validate)
 
 
 @router.post("", status_code=201, summary="Issue an invoice", responses=UNKNOWN | CONFLICTS)
