@@ -135,8 +135,8 @@ async def _tell_owner(dependencies: AccountDependencies, body: Registration) -> 
                 connection, owner.id, kind="account.registered_again", payload={}, once=once, channels=mail
             )
     unsaved = {"id": new_id(), "email": body.email, "name": body.name, "company": body.company}
-    status = AccountStatus.ACTIVE
-    return Profile(**unsaved, email_verified_at=None, time_zone="UTC", status=status, created_at=at)
+    unset = dict.fromkeys(("email_verified_at", "billing_address", "vat_id"))
+    return Profile(**unsaved, **unset, time_zone="UTC", status=AccountStatus.ACTIVE, created_at=at)
 
 
 async def _use(dependencies: AccountDependencies, refresh_token: str) -> TokenPair | AccountStatus | Verdict | None:
