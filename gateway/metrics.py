@@ -139,6 +139,12 @@ WEBHOOK_EVENTS = Counter(
     "Events of payment providers, by result: received, duplicate, refused, processed, ignored, failed.",
     ["provider", "type", "result"],
 )
+PRICE_DIFFERENCES = Gauge(
+    "gateway_provider_price_differences",
+    "Differences between the prices of plans and packs and those that the provider charges, as of the last night.",
+    ["provider"],
+    multiprocess_mode="livemax",
+)
 FAILED_SIGN_INS = Counter(
     "gateway_failed_sign_ins",
     "Sign-ins with wrong credentials: password, refresh_token, one_time_token, admin_token.",

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any, Protocol
 
 from policies.billing.payments import ObjectRef, ProviderEvent, Snapshot
+from policies.billing.price_checks import RemotePrice
 from policies.billing.providers import ProviderTraits
 
 CONNECT_TIMEOUT_SECONDS = 5.0
@@ -167,6 +168,10 @@ class Provider(Protocol):
 
     async def refund(self, payment_id: str, *, amount: Decimal | None, currency: str, key: str) -> None:
         """Refunds the amount, or the whole payment. The same `key` is executed once."""
+        ...
+
+    async def fetch_price(self, price_id: str) -> RemotePrice | None:
+        """What it charges; None for an unknown price."""
         ...
 
     async def fetch(self, subject: ObjectRef) -> Snapshot:

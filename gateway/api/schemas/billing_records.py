@@ -29,6 +29,13 @@ class Tier(ResponseModel):
         return cls(up_to=tier.up_to, unit_price=plain(tier.unit_price), flat_price=plain(tier.flat_price))
 
 
+class PriceDifference(ResponseModel):
+    provider: str
+    field: str = Field(description="price, currency, interval, usage, is_active or price_id")
+    offered: str = Field(description="By the plan.")
+    charged: str = Field(description="By the provider.")
+
+
 class ShownAs(ResponseModel):
     """Credits as money, by `credits.shown_as`; null where that is not configured."""
 

@@ -29,6 +29,7 @@ from gateway.ledger.db.tables.catalogue import MIRRORED_IDS
 from policies.billing.invoicing import PriceTier, Pricing
 from policies.billing.overage import Overage
 from policies.billing.periods import Interval
+from policies.billing.price_checks import Offer, OfferedPrice
 from policies.model import FeatureValue, PastDue
 
 
@@ -101,6 +102,13 @@ class StoredPlan:
     permissions: frozenset[str]
     created_at: datetime
     updated_at: datetime
+
+    @property
+    def offer(self) -> Offer:
+        terms = self.terms
+        interval = (terms.billing_interval, terms.billing_interval_count)
+        price = OfferedPrice(terms.price, terms.currency, interval, terms.pricing_model)
+        return Offer(self.id, price, terms.provider_ids)
 
 
 @dataclass(frozen=True, slots=True)

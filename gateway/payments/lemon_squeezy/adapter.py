@@ -28,6 +28,7 @@ from gateway.payments.provider import (
 )
 from policies.billing.money import to_minor
 from policies.billing.payments import ObjectKind, ObjectRef, ProviderEvent, RemoteCheckout, Snapshot
+from policies.billing.price_checks import RemotePrice
 from policies.billing.providers import ProviderTraits
 
 # https://docs.lemonsqueezy.com/api/getting-started/requests: 300 a minute, then 429.
@@ -137,6 +138,10 @@ class LemonSqueezy:
         attributes = {} if amount is None else {"amount": to_minor(amount, currency)}
         body = self._resource(collection, attributes, resource_id=object_id)
         await self._send("POST", f"/{collection}/{object_id}/refund", body)
+
+    async def fetch_price(self, price_id: str) -> RemotePrice | None:
+        found = (await self._get("/prices", {"filter[variant_id]": price_id}))["data"]
+        return objects.read_price(found[0]["attributes"]) if found else None
 
     async def fetch(self, subject: ObjectRef) -> Snapshot:
         try:

@@ -22,6 +22,7 @@ from policies.billing.payments import (
     RemoteRefund,
     RemoteSubscription,
 )
+from policies.billing.price_checks import RemotePrice
 from policies.model import SubscriptionStatus
 
 Resource = Mapping[str, Any]
@@ -46,6 +47,18 @@ _STATUSES: Mapping[str, SubscriptionStatus] = MappingProxyType(
 )
 _BILLED_PERIODS = frozenset({"initial", "renewal"})
 _PAID = frozenset({"paid", "refunded", "partial_refund"})
+
+
+def read_price(found: Mapping[str, Any]) -> RemotePrice:
+    """Its currency is that of the store, so it is not told here, and the amount is in hundredths."""
+    unit, count = found.get("renewal_interval_unit"), found.get("renewal_interval_quantity")
+    is_tiered = found.get("scheme") in ("graduated", "volume")
+    return RemotePrice(
+        amount=None if is_tiered or found.get("unit_price") is None else Decimal(found["unit_price"]).scaleb(-2),
+        currency=None,
+        interval=(unit, count or 1) if unit else None,
+        is_metered=found.get("usage_aggregation") is not None,
+    )
 
 
 def read_subscription(found: Resource, invoices: Sequence[Resource]) -> RemoteSubscription:

@@ -25,6 +25,7 @@ from gateway.payments.stripe.changes import SubscriptionChanges
 from gateway.payments.stripe.events import EVENT_TYPES, SIGNATURE_FIELD, parse_event, verify_signature
 from gateway.payments.stripe.sessions import CheckoutOptions, session_fields
 from policies.billing.payments import ObjectKind, ObjectRef, ProviderEvent, RemoteCheckout, RemotePayment, Snapshot
+from policies.billing.price_checks import RemotePrice
 from policies.billing.providers import MeteredUsage, ProviderTraits
 
 # The form of requests and responses, whatever the account's default version is.
@@ -133,6 +134,14 @@ class Stripe:
             "timestamp": int(at.timestamp()),
         }
         await response(self._client.v1.billing.meter_events.create_async(usage, idempotency_key("usage", identifier)))
+
+    async def fetch_price(self, price_id: str) -> RemotePrice | None:
+        try:
+            return objects.read_price(await response(self._client.v1.prices.retrieve_async(price_id)))
+        except ProviderRefused as refused:
+            if refused.is_missing:
+                return None
+            raise
 
     async def fetch(self, subject: ObjectRef) -> Snapshot:
         try:

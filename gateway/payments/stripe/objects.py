@@ -21,6 +21,7 @@ from policies.billing.payments import (
     RemoteSubscription,
     SoldLine,
 )
+from policies.billing.price_checks import RemotePrice
 from policies.model import SubscriptionStatus
 
 Object = Mapping[str, Any]
@@ -139,6 +140,19 @@ def read_intent_payment(intent: Object, *, refunds: Iterable[Object], disputes: 
         error=failure.get("message"),
         occurred_at=instant(intent.get("created")),
         reference=(intent.get("metadata") or {}).get(REFERENCE),
+    )
+
+
+def read_price(found: Object) -> RemotePrice:
+    currency, recurring = found["currency"].upper(), found.get("recurring") or {}
+    exact = found.get("unit_amount_decimal")  # in minor units too, but perhaps a fraction of one
+    digits = _DIGITS.get(currency, exponent(currency))
+    return RemotePrice(
+        amount=None if exact is None else Decimal(exact).scaleb(-digits, EXACT),
+        currency=currency,
+        interval=(recurring["interval"], recurring.get("interval_count") or 1) if recurring else None,
+        is_metered=recurring.get("usage_type") == "metered",
+        is_active=bool(found.get("active", True)),
     )
 
 

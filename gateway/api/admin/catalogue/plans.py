@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from decimal import Decimal
-from itertools import pairwise
-from math import inf
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -16,10 +14,12 @@ from fastapi import APIRouter
 from pydantic import Field, StringConstraints
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.api.admin.catalogue.plan_terms import check_fallback, checked, tiers_of
 from gateway.api.admin.dependencies import UnitOfWorkDep
+from gateway.api.checkout import CheckoutService, CheckoutServiceDep
 from gateway.api.errors import Conflict, Invalid
 from gateway.api.openapi import CONFLICTS, UNKNOWN
-from gateway.api.schemas.billing_records import Tier
+from gateway.api.schemas.billing_records import PriceDifference, Tier
 from gateway.api.schemas.fields import (
     Count,
     Credits,
@@ -40,9 +40,9 @@ from gateway.api.schemas.pages import PageModel, PatchModel, RequestModel, Respo
 from gateway.ledger.catalogue import plans
 from gateway.ledger.db.errors import InUse, NotFound
 from gateway.ledger.db.outbox import bump_catalogue
-from policies.billing.money import exponent, fits, plain
-from policies.billing.overage import Overage, objection
-from policies.billing.periods import LONGEST
+from gateway.payments import price_checks
+from policies.billing.money import plain
+from policies.billing.overage import Overage
 from policies.billing.providers import ID_FIELDS, provider_ids
 from policies.model import FeatureValue, PastDue
 
@@ -123,6 +123,9 @@ class Plan(ResponseModel):
     fallback_plan: str | None
     created_at: datetime
     updated_at: datetime
+    price_differences: list[PriceDifference] | None = Field(
+        default=None, description="Where a provider charges something else, in answers that save a plan; null: unknown."
+    )
 
 
 class NewPlan(RequestModel):
@@ -222,19 +225,19 @@ async def list_plans(unit_of_work: UnitOfWorkDep) -> PageModel[Plan]:
 
 
 @router.post("", status_code=201, summary="Create a plan", responses=UNKNOWN | CONFLICTS)
-async def create_plan(body: NewPlan, unit_of_work: UnitOfWorkDep) -> Plan:
+async def create_plan(body: NewPlan, unit_of_work: UnitOfWorkDep, checkout_service: CheckoutServiceDep) -> Plan:
     if body.id is None and not plans.slug_of(body.name):
         raise Invalid("id", "is required where the name has no letter or digit to make one of")
     fields = body.model_dump(exclude={"id", "tiers", "overage", "permissions", *ID_FIELDS})
     fields |= _overage(body.overage)
-    terms = _priced(plans.PlanTerms(**fields, tiers=_tiers(body.tiers), provider_ids=provider_ids(body)))
+    terms = checked(plans.PlanTerms(**fields, tiers=tiers_of(body.tiers), provider_ids=provider_ids(body)))
     async with unit_of_work.change() as change:
-        await _check_fallback(change.connection, body.fallback_plan, own_id=body.id)
+        await check_fallback(change.connection, body.fallback_plan, own_id=body.id)
         with _references(body.product_id):
             row = await plans.create(change.connection, terms, plan_id=body.id, permissions=body.permissions)
         created = plan_model(row)
         await change.record("plans.create", "plan", entity_id=created.id, after=created)
-    return created
+    return await _compared(created, row, checkout_service)
 
 
 @router.get("/{plan}", summary="Get a plan by id or name", responses=UNKNOWN)
@@ -244,13 +247,15 @@ async def get_plan(plan: Line, unit_of_work: UnitOfWorkDep) -> Plan:
 
 
 @router.patch("/{plan}", summary="Change a plan", responses=UNKNOWN | CONFLICTS)
-async def change_plan(plan: Line, patch: PlanPatch, unit_of_work: UnitOfWorkDep) -> Plan:
+async def change_plan(
+    plan: Line, patch: PlanPatch, unit_of_work: UnitOfWorkDep, checkout_service: CheckoutServiceDep
+) -> Plan:
     """Limits and features hold for all its subscribers from their next request on, unless they are to keep theirs."""
     changes = patch.changes()
     permissions = changes.pop("permissions", None)
     subscribers = changes.pop("subscribers", None)
     if "tiers" in changes:
-        changes["tiers"] = _tiers(patch.tiers)
+        changes["tiers"] = tiers_of(patch.tiers)
     if "overage" in changes:
         changes |= _overage(patch.overage)
         del changes["overage"]
@@ -260,15 +265,15 @@ async def change_plan(plan: Line, patch: PlanPatch, unit_of_work: UnitOfWorkDep)
         row = await existing_plan(change.connection, plan)
         ids = {**row.terms.provider_ids} | {name: changes.pop(name) for name in ID_FIELDS if name in changes}
         changes["provider_ids"] = {name: external_id for name, external_id in ids.items() if external_id is not None}
-        terms = _priced(replace(row.terms, **changes))
-        await _check_fallback(change.connection, patch.fallback_plan, own_id=row.id)
+        terms = checked(replace(row.terms, **changes))
+        await check_fallback(change.connection, patch.fallback_plan, own_id=row.id)
         with _references(patch.product_id):
             changed = await plans.change(
                 change.connection, row.id, terms, permissions=permissions, subscribers=subscribers
             )
         after = plan_model(changed)
         await change.record("plans.change", "plan", entity_id=row.id, before=plan_model(row), after=after)
-    return after
+    return await _compared(after, changed, checkout_service)
 
 
 @router.post("/{plan}/migrate", summary="Move subscribers of older versions to this one", responses=UNKNOWN)
@@ -294,11 +299,20 @@ async def delete_plan(plan: Line, unit_of_work: UnitOfWorkDep) -> None:
         await change.record("plans.delete", "plan", entity_id=row.id, before=plan_model(row))
 
 
+async def _compared(saved: Plan, stored: plans.StoredPlan, checkout_service: CheckoutService) -> Plan:
+    """The answer names the prices that differ; the plan is saved anyway."""
+    found = await price_checks.check(checkout_service.providers.values(), stored.offer)
+    if found is None or not checkout_service.providers:
+        return saved
+    shown = [PriceDifference(provider=each.provider, **asdict(each.difference)) for each in found]
+    return saved.model_copy(update={"price_differences": shown})
+
+
 def plan_model(plan: plans.StoredPlan) -> Plan:
     terms = plan.terms
     own = {name: getattr(plan, name) for name in ("id", "version", "created_at", "updated_at")}
     own["permissions"] = sorted(plan.permissions)
-    elsewhere = own.keys() | ID_FIELDS.keys() | {"overage"}
+    elsewhere = own.keys() | ID_FIELDS.keys() | {"overage", "price_differences"}
     said = {name: getattr(terms, name) for name in Plan.model_fields if name not in elsewhere}
     ids = {name: terms.provider_ids.get(name) for name in ID_FIELDS}
     priced = {"price": plain(terms.price), "tiers": [Tier.of(tier) for tier in terms.tiers]}
@@ -322,20 +336,6 @@ async def offered_plan(connection: AsyncConnection, named: str) -> plans.StoredP
     return plan
 
 
-async def _check_fallback(connection: AsyncConnection, plan_id: str | None, *, own_id: str | None) -> None:
-    """Raises NotFound for an unknown plan, Invalid for the plan itself."""
-    if plan_id is None:
-        return
-    if plan_id == own_id:
-        raise Invalid("fallback_plan", "must be another plan")
-    if await plans.get(connection, plan_id) is None:
-        raise NotFound("plan", plan_id)
-
-
-def _tiers(body: Iterable[NewTier]) -> tuple[plans.Tier, ...]:
-    return tuple(plans.Tier(**tier.model_dump()) for tier in body)
-
-
 def _overage(body: NewOverage | None) -> dict[str, Any]:
     given = {} if body is None else body.model_dump()
     return {f"overage_{name}": given.get(name) for name in NewOverage.model_fields}
@@ -344,39 +344,6 @@ def _overage(body: NewOverage | None) -> dict[str, Any]:
 def _overage_model(overage: Overage, stripe_price_id: str | None) -> PlanOverage:
     price = None if overage.price is None else plain(overage.price)
     return PlanOverage(credits=overage.credits, price=price, stripe_price_id=stripe_price_id)
-
-
-def _priced(terms: plans.PlanTerms) -> plans.PlanTerms:
-    """The terms, if their tiers and overage fit each other and the pricing model. Raises Invalid."""
-    if terms.pricing_model in ("tiered", "volume") and not terms.tiers:
-        raise Invalid("tiers", f"are needed for the pricing model {terms.pricing_model}")
-    if terms.pricing_model in ("flat", "per_seat") and terms.tiers:
-        raise Invalid("tiers", "are for the pricing models tiered, volume and usage")
-    if terms.tiers_mode is not None and not (terms.tiers and terms.pricing_model == "usage"):
-        raise Invalid("tiers_mode", "is for tiers of the pricing model usage")
-    if (wrong := objection(terms.overage, pricing_model=terms.pricing_model)) is not None:
-        raise Invalid("overage", wrong)
-    bounds = [inf if tier.up_to is None else tier.up_to for tier in terms.tiers]
-    if any(low >= high for low, high in pairwise(bounds)):
-        raise Invalid("tiers", "must rise by up_to; only the last may leave it out")
-    if terms.tiers and terms.tiers[-1].up_to is not None:
-        raise Invalid("tiers", "the last must leave up_to out, or whatever exceeds it has no price")
-    _check_amounts(terms)
-    if terms.billing_interval_count > LONGEST[terms.billing_interval]:
-        raise Invalid("billing_interval_count", f"at most {LONGEST[terms.billing_interval]} {terms.billing_interval}s")
-    return terms
-
-
-def _check_amounts(terms: plans.PlanTerms) -> None:
-    """Raises Invalid for what cannot be paid; prices of units may be finer, since only their sum is."""
-    amounts = [] if terms.pricing_model == "usage" else [("price", terms.price)]
-    for field, amount in (*amounts, *(("tiers", tier.flat_price) for tier in terms.tiers)):
-        if not fits(amount, terms.currency):
-            raise Invalid(field, f"{plain(amount)} is no amount of {terms.currency}: it has {_digits(terms.currency)}")
-
-
-def _digits(currency: str) -> str:
-    return f"{exponent(currency) or 'no'} decimal digits"
 
 
 @contextmanager
