@@ -217,7 +217,7 @@ class Route:
     feature: str | None = None
     permission: str | None = None
     max_body_bytes: int | None = None
-    charge_on: frozenset[str] = field(default_factory=lambda: frozenset({"2xx", "3xx"}))
+    charge_on: frozenset[str] = field(default_factory=lambda: frozenset({"2xx"}))
     websocket: bool = False
     charge_broken: bool = False
     strip_prefix: str = ""

@@ -128,8 +128,10 @@ class RouteEntry:
         frozenset[str],
         BeforeValidator(_charge_on),
         Kind("list of statuses and classes, such as `[2xx, 404]`"),
-        about("Statuses of responses that are charged."),
-    ] = field(default_factory=lambda: frozenset({"2xx", "3xx"}))
+        about(
+            "Statuses of responses that are charged; such as `304` and `3xx`, of which no class but `2xx` is by itself."
+        ),
+    ] = field(default_factory=lambda: frozenset({"2xx"}))
     charge_broken: Annotated[
         Flag, about("Whether a response that the upstream broke off is charged what it had reported.")
     ] = False

@@ -110,6 +110,8 @@ def _fields_of_type(code: str, kind: ProblemType) -> list[Header]:
     fields = [(b"content-type", b"application/problem+json"), (b"cache-control", b"no-store")]
     if kind.status == 401:
         fields.append((b"www-authenticate", b"Bearer"))  # RFC 9110 section 15.5.2
+    if code == Refusal.UNSUPPORTED_ENCODING:
+        fields.append((b"accept-encoding", b"gzip, deflate, identity"))  # RFC 9110 section 15.5.16
     if code in (Refusal.INSUFFICIENT_CREDITS, Refusal.IDEMPOTENCY_NOT_REPLAYABLE):
         fields.append(_NO_RETRY)
     return fields

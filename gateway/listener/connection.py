@@ -1,7 +1,7 @@
 """One client connection: turns bytes into exchanges, one after the other.
 
 Pipelined bytes wait in a bounded buffer until the request before them is answered, so responses keep their order. Every
-wait for the client has a deadline. A FIN means that the client has left, as it does for nginx.
+wait for the client has a deadline. After a FIN the client gets the answers to what it has sent whole.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from uvicorn.server import ServerState
 from gateway import metrics
 from gateway.http.chunked import MalformedChunksError
 from gateway.http.tunnel import Wire
-from gateway.listener import request_head
-from gateway.listener.connection_gate import ConnectionGate, reset_on_close, set_no_delay
+from gateway.listener import ending, request_head
+from gateway.listener.connection_gate import ConnectionGate, set_no_delay
 from gateway.listener.error_response import BODY_TIMEOUT, HEAD_TIMEOUT, RequestError, bad_request, render_error
 from gateway.listener.exchange import Exchange
 from gateway.listener.exchange_runner import ExchangeRunner, ScopeTemplate
@@ -29,9 +29,6 @@ from gateway.listener.turns import shares_of
 
 # Of a body that the application has not taken, and of pipelined requests: what asyncio allows for writing.
 MAX_UNREAD_BYTES = 64 * 1024
-# How long a client that is still sending has to read its response before the reset (Go: 0.5 s, nginx: 5 s and 30 s).
-LINGER_SECONDS = 1.0
-MAX_LINGER_BYTES = 64 * 1024
 
 
 class PublicProtocol(asyncio.Protocol):
@@ -137,6 +134,14 @@ class PublicProtocol(asyncio.Protocol):
             if len(self._unread) > MAX_UNREAD_BYTES:
                 self._pause_reading()
 
+    def eof_received(self) -> bool:
+        """True keeps the connection of a client that may wait for the answer to a request that has come whole."""
+        probe = None if self._exchange is None or self._linger_bytes is not None else self._exchange.probe
+        half_closed = ending.half_closed(self.transport, self.loop, probe)
+        if half_closed is not None:
+            self.transport, self._gate = half_closed, self._gate.after_end()
+        return half_closed is not None
+
     def pause_writing(self) -> None:
         self.is_congested = True
         self._watch_writing()
@@ -234,11 +239,6 @@ class PublicProtocol(asyncio.Protocol):
         unread, self._unread = self._unread, b""
         self.resume_reading()
         return Wire(self.transport, unread)
-
-    def cut(self, *, hard: bool) -> None:
-        if hard:
-            reset_on_close(self.transport)
-        self.transport.abort()
 
     # Reading.
 
@@ -346,7 +346,7 @@ class PublicProtocol(asyncio.Protocol):
         if not self.transport.can_write_eof():
             self._close()  # TLS has two steps of its own
             return
-        self._linger_bytes = MAX_LINGER_BYTES
+        self._linger_bytes = ending.MAX_LINGER_BYTES
         self._body = None
         self._unread = self._backlog = b""
         self.resume_reading()
@@ -375,7 +375,7 @@ class PublicProtocol(asyncio.Protocol):
         if self.is_congested or self.transport.is_closing():
             return  # `_watch_writing` has set it
         if self._linger_bytes is not None:
-            self._deadline.set(LINGER_SECONDS, self._close)
+            self._deadline.set(ending.LINGER_SECONDS, self._close)
         elif self._exchange is not None:
             if self._exchange.awaits_body:
                 seconds = limits.body_idle_timeout_seconds

@@ -6,6 +6,8 @@ import asyncio
 import socket
 import struct
 from collections.abc import MutableSet, Sequence
+from copy import copy
+from dataclasses import replace
 from heapq import nsmallest
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any, NamedTuple
@@ -83,6 +85,12 @@ class ConnectionGate:
             self._by_address[address] = left
         else:
             del self._by_address[address]
+
+    def after_end(self) -> ConnectionGate:
+        """The same gate for a connection that has sent all that it will: it waits for nothing more."""
+        gate = copy(self)
+        gate.limits = replace(self.limits, keep_alive_seconds=0.0, header_timeout_seconds=0.0)
+        return gate
 
     def _make_room(self, connections: MutableSet[Any]) -> bool:
         """Closes the connections that have been idle longest; False where each one is at work."""

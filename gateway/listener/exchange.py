@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from gateway.http.fields import NO_FIELDS, Header, HeaderBlock
 from gateway.http.framing import BODILESS_STATUSES, Framing
 from gateway.http.tunnel import Wire
+from gateway.listener.ending import BEGINNING, LEADING_ZERO, cut
 from gateway.listener.request_head import RequestHead
 from gateway.listener.response_head import render, render_switch, render_whole
 
@@ -43,9 +44,6 @@ class Connection(Protocol):
 
     def hand_over(self) -> Wire:
         """Gives the transport away, to one who sets deadlines and passes `connection_lost` on."""
-
-    def cut(self, *, hard: bool) -> None:
-        """Closes at once; `hard` by a reset, without which a close-delimited body would look complete."""
 
 
 class Exchange:
@@ -105,6 +103,18 @@ class Exchange:
     def is_head(self) -> bool:
         return self.head.method == "HEAD"
 
+    @property
+    def probe(self) -> bytes | None:
+        """What may be sent to the client now whatever comes next; None where nothing may, or the request is not whole.
+
+        Nothing may be within a body of a length.
+        """
+        if not self.is_received:
+            return None
+        if not self.is_started or self._rendered:
+            return BEGINNING
+        return LEADING_ZERO if self._framing is Framing.CHUNKED else None
+
     # Called by the connection, and for the client.
 
     def feed(self, chunk: bytes, *, is_last: bool) -> None:
@@ -131,7 +141,7 @@ class Exchange:
         """Cuts the connection, so that the client sees an incomplete response."""
         self.is_disconnected = True
         self._wake()
-        self._connection.cut(hard=self._framing is Framing.UNTIL_CLOSE)
+        cut(self._connection.transport, hard=self._framing is Framing.UNTIL_CLOSE)
 
     def upgrade(self, protocol: bytes, headers: Iterable[Header]) -> Wire:
         """Responds with 101, without ASGI, and gives the connection, to be taken over at once."""

@@ -69,7 +69,7 @@ class RequestFields(NamedTuple):
 def parse(head: bytes, start: int, max_fields: int) -> RequestFields:
     """Reads the field lines of a whole head, which begin at `start`; raises RequestError."""
     lines = head[start:-4].split(b"\r\n") if len(head) - start > 2 else []
-    if len(lines) > max_fields:
+    if len(lines) > max_fields and len(lines := _with_one_cookie_field(lines)) > max_fields:
         raise RequestError("headers_too_large", f"The request has more than {max_fields} header fields.")
     headers: list[Header] = []
     single: dict[bytes, bytes] = {}
@@ -87,6 +87,13 @@ def parse(head: bytes, start: int, max_fields: int) -> RequestFields:
                 closes = True
         headers.append(field)
     return RequestFields(headers, single, closes)
+
+
+def _with_one_cookie_field(lines: list[bytes]) -> list[bytes]:
+    """The lines with all cookies in one (RFC 6265 section 5.4): proxies from HTTP/2 may send a field for each."""
+    cookies = [line[7:].strip(b" \t") for line in lines if line[:7].lower() == b"cookie:"]
+    others = [line for line in lines if line[:7].lower() != b"cookie:"]
+    return [*others, b"cookie: " + b"; ".join(cookies)] if cookies else others
 
 
 _SINGLE, _DROPPED = _RequestFieldKind.SINGLE, _RequestFieldKind.DROPPED  # looked up for each field of each request

@@ -31,8 +31,9 @@ _REQUEST_LINE = re.compile(
 _ANY_REQUEST_LINE = re.compile(rb"(?:\r\n)?(%b) ([^ \r\n]+) HTTP/([0-9])\.([0-9])\r\n" % TOKEN)
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _TARGET_OCTETS = re.compile(rb"[!-~]+")
-# A registered name, an IPv4 address or an IPv6 literal; RFC 3986's sub-delims are in no name of the DNS.
-_AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+# A registered name, an IPv4 address or an IPv6 literal, with the zone that older Pythons send; RFC 3986's sub-delims
+# are in no name of the DNS.
+_AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+(?:%(?:25)?[A-Za-z0-9._~-]+)?\])(?::[0-9]{0,5})?")
 _IN_HEADS = bytes(byte for byte in range(256) if byte in b"\t\r\n" or 0x20 <= byte != 0x7F)
 _CODINGS = re.compile(rb"%b(?:[ \t]*,[ \t]*%b)*" % (TOKEN, TOKEN))
 

@@ -112,7 +112,8 @@ class Listener:
         await self.server.shutdown([self.socket])
 
     def connections(self) -> list[Counted]:
-        return [each for each in self.server.server_state.connections if isinstance(each, Counted)]
+        connections: set[Any] = self.server.server_state.connections  # uvicorn names its own protocols only
+        return [each for each in connections if isinstance(each, Counted)]
 
 
 @asynccontextmanager

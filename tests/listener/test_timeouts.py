@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.http.fields import NO_FIELDS
-from gateway.listener import connection, connection_gate
+from gateway.listener import connection, connection_gate, ending
 from gateway.listener.server import ListenerLimits
 from tests.listener.listening import PROBE, Client, Listener, Recorder, connected, listening, respond, whole_body
 from tests.proxy.requests import post, request
@@ -392,16 +392,16 @@ class TestEarlyAnswers:
             assert [answer.status for answer in await client.answers()] == [401, 401, 401]
 
     async def test_client_that_still_sends_can_read_its_response(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(connection, "LINGER_SECONDS", 0.1)
+        monkeypatch.setattr(ending, "LINGER_SECONDS", 0.1)
         async with listening(Unread()) as listener, connected(listener) as client:
             (found,) = listener.connections()
             client.writer.write(UPLOAD + CHUNK * 100)
             assert (await client.final_answer()).status == 401
             await asyncio.wait_for(found.lost.wait(), 10)
-            assert found.taken <= len(UPLOAD) + 2 * connection.MAX_LINGER_BYTES + 512 * 1024
+            assert found.taken <= len(UPLOAD) + 2 * ending.MAX_LINGER_BYTES + 512 * 1024
 
     async def test_client_that_does_not_close_is_closed_after_the_linger(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(connection, "LINGER_SECONDS", 0.1)
+        monkeypatch.setattr(ending, "LINGER_SECONDS", 0.1)
         async with listening(Recorder()) as listener, connected(listener) as client:
             (found,) = listener.connections()
             await client.send(PROBE)

@@ -253,10 +253,12 @@ def hosts() -> Iterator[Case]:
     invalid = (
         b"a/b a/public#@b a@b a#b a?b a,b [::1 ::1 a:b a:123456 a:-1 a:1:2 :80 [] a%20b a\\b a;b \xc3\xa9 http://a [g]"
     ).split()
-    for host in (b"", b" ", b"a b", *invalid):
+    zones = b"[fe80::1%] [fe80::1%x/y] [%x] [fe80::1%a%b] fe80::1%x a%x".split()
+    for host in (b"", b" ", b"a b", *invalid, *zones):
         yield refused(f"Host {host!r}", request(host=b"Host: " + host))
         yield refused(f"Host {host!r} on HTTP/1.0", request(b"GET /a HTTP/1.0", host=b"Host: " + host))
-    for host in b"a a:80 a: 127.0.0.1 127.0.0.1:8080 [::1] [::1]:80 A.b-c_d~e xn--e1afmkfd.example".split():
+    served = b"a a:80 a: 127.0.0.1 127.0.0.1:8080 [::1] [::1]:80 A.b-c_d~e xn--e1afmkfd.example".split()
+    for host in (*served, b"[fe80::1%lo]", b"[fe80::1%25eth0]:80", b"gw.test.", b"gw.test.:80"):
         yield expect_served(f"Host {host!r}", request(host=b"Host: " + host), A)
 
 

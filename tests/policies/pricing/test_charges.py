@@ -30,7 +30,8 @@ def _route(price: Price, *charge_on: str) -> Route:
     [
         ((), 200, True),
         ((), 204, True),
-        ((), 304, True),
+        ((), 304, False),
+        (("304",), 304, True),
         ((), 199, False),
         ((), 404, False),
         ((), 500, False),
