@@ -91,7 +91,7 @@ async def test_client_that_half_closes_within_a_stream_gets_the_rest_of_it() -> 
 
 @pytest.mark.parametrize("is_chunked", [False, True])
 async def test_client_that_closes_within_a_silent_stream_is_noticed(*, is_chunked: bool) -> None:
-    """Where no probe can be sent, a FIN within a response is a departure."""
+    """Where no probe can be sent, a FIN within a response is a disconnect."""
     app = Slow(chunks=3)
     async with listening(app) as listener, connected(listener) as client:
         await client.send(GET if is_chunked else request(b"GET /a HTTP/1.0"))
@@ -151,7 +151,7 @@ async def test_client_that_half_closes_and_then_leaves_holds_no_connection() -> 
         await eventually(lambda: not listener.connections())
 
 
-async def test_fin_means_a_departure_where_nothing_tells_a_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fin_means_a_disconnect_where_nothing_tells_a_reset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ending, "_TCP_INFO", None)
     app = Slow()
     async with listening(app) as listener, connected(listener) as client:

@@ -121,12 +121,12 @@ async def test_client_that_closes_while_it_waits_for_a_connection_is_charged_not
         await exchange.reply()
 
     data_plane.upstream.answer = answer
-    async with data_plane.connect() as busy, data_plane.connect() as leaving, data_plane.connect() as waiting:
+    async with data_plane.connect() as busy, data_plane.connect() as closing, data_plane.connect() as waiting:
         await busy.request(first, "GET /v1/patient")
         await eventually(lambda: len(data_plane.upstream.exchanges) == 1)
-        await leaving.request(gone, "GET /v1/patient")
+        await closing.request(gone, "GET /v1/patient")
         await waiting.request(half, "GET /v1/patient")
-        leaving.writer.close()
+        closing.writer.close()
         waiting.writer.write_eof()
         async with asyncio.timeout(ANSWER_SECONDS):
             while len(await _charges(data_plane, gone)) < 2:  # noqa: ASYNC110 - no event
