@@ -9,6 +9,8 @@ import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import Processor
 
+from gateway.clock import monotonic_seconds
+
 _SHARED: list[Processor] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
@@ -16,6 +18,26 @@ _SHARED: list[Processor] = [
     # Without local variables: they hold keys, bodies and addresses.
     structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
 ]
+
+
+PACE_SECONDS = 10.0
+
+
+class LogPace:
+    """Lets an event that may come with each call be logged once in PACE_SECONDS."""
+
+    def __init__(self) -> None:
+        self._due_at: dict[str, float] = {}
+        self._unlogged: dict[str, int] = {}
+
+    def unlogged(self, event: str) -> int | None:
+        """How many were not logged since the last one that was; None where this one is not to be logged either."""
+        instant = monotonic_seconds()
+        if instant < self._due_at.get(event, 0.0):
+            self._unlogged[event] = self._unlogged.get(event, 0) + 1
+            return None
+        self._due_at[event] = instant + PACE_SECONDS
+        return self._unlogged.pop(event, 0)
 
 
 def configure(*, role: str, level: int = logging.INFO) -> None:

@@ -22,6 +22,10 @@ class NotSent(MeterUnavailable):
     """The command was not sent: no server is connected, or too many commands are pending. It has not run."""
 
 
+class Declined(NotSent):
+    """The server declined the command: it has not run. A script that may not write has written nothing."""
+
+
 class MeterError(Exception):
     """Redis replied with an error that waiting does not resolve: a bug, or a missing permission."""
 
@@ -32,7 +36,7 @@ class UnsupportedServer(Exception):  # noqa: N818 - it names what was found
 
 def failure(message: str) -> MeterUnavailable | MeterError:
     """The exception for an error reply."""
-    return MeterUnavailable(f"Redis cannot serve: {message}") if _OUTAGE.match(message) else MeterError(message)
+    return Declined(f"Redis cannot serve: {message}") if _OUTAGE.match(message) else MeterError(message)
 
 
 def is_misdirected(message: str) -> bool:

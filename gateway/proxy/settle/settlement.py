@@ -16,6 +16,7 @@ import structlog
 
 from gateway import metrics
 from gateway.clock import monotonic_seconds
+from gateway.logs import LogPace
 from gateway.meter.client.errors import MeterError, MeterUnavailable
 from gateway.meter.meter import Meter
 from gateway.proxy.admission.outage_credit import OutageCredit
@@ -32,7 +33,8 @@ class Settler:
     """Settles calls, and queues what Redis has not taken yet. As a context manager it opens and closes the spool.
 
     `_in_memory` are pending settlements that no file holds: the disk was full, or Redis refuses them for a reason that
-    waiting does not mend. While there are any, no file is removed.
+    waiting does not mend. While there are any, no file is removed. Those that only give back what may have been held
+    make room for the others.
     """
 
     idle_seconds = 0.1
@@ -42,7 +44,9 @@ class Settler:
         self._spool = spool
         self._outage_credit = outage_credit or OutageCredit(None)
         self._in_memory: deque[Settlement] = deque()
+        self._give_backs: deque[Settlement] = deque()
         self._refusal: Exception | None = None
+        self._log_pace = LogPace()
         self._recover_at = 0.0
 
     def __repr__(self) -> str:
@@ -51,7 +55,7 @@ class Settler:
     @property
     def pending(self) -> int:
         """How many settlements Redis has not taken yet."""
-        return len(self._in_memory) + self._spool.pending
+        return len(self._in_memory) + len(self._give_backs) + self._spool.pending
 
     async def __aenter__(self) -> Settler:
         self._spool.open()
@@ -68,7 +72,8 @@ class Settler:
         except MeterUnavailable:
             self.enqueue(settlement)
         except MeterError as error:
-            _log.error("settlement_refused", request_id=settlement.request_id, reason=str(error))
+            if (unlogged := self._log_pace.unlogged("settlement_refused")) is not None:
+                _log.error("settlement_refused", request_id=settlement.request_id, reason=str(error), unlogged=unlogged)
             self.enqueue(settlement)
         except asyncio.CancelledError:
             self.enqueue(settlement)  # Redis may have taken it; settling twice changes nothing
@@ -86,7 +91,10 @@ class Settler:
             self._spool.append(encode(settlement))
         except OSError as error:
             metrics.SPOOL_FAILURES.inc()
-            _log.error("settlement_not_spooled", request_id=settlement.request_id, reason=str(error))
+            if (unlogged := self._log_pace.unlogged("settlement_not_spooled")) is not None:
+                _log.error(
+                    "settlement_not_spooled", request_id=settlement.request_id, reason=str(error), unlogged=unlogged
+                )
             self._enqueue_in_memory(settlement)
         self._update_gauge()
 
@@ -114,15 +122,19 @@ class Settler:
         if instant >= self._recover_at:
             self._recover_at = instant + RECOVERY_INTERVAL_SECONDS
             self._spool.recover_orphans()
+            self._spool.reserve()
 
     async def _settle_in_memory(self) -> int:
+        return await self._settle_queue(self._in_memory) + await self._settle_queue(self._give_backs)
+
+    async def _settle_queue(self, queue: deque[Settlement]) -> int:
         settled = 0
-        for _ in range(0, len(self._in_memory), BATCH):
-            batch = [self._in_memory.popleft() for _ in range(min(BATCH, len(self._in_memory)))]
+        for _ in range(0, len(queue), BATCH):
+            batch = [queue.popleft() for _ in range(min(BATCH, len(queue)))]
             try:
                 settled += await self._settle_batch(batch)
             except BaseException:
-                self._in_memory.extendleft(reversed(batch))
+                queue.extendleft(reversed(batch))
                 raise
         return settled
 
@@ -137,7 +149,7 @@ class Settler:
                 return settled
             settled += await self._settle_batch(settlements)
             file.advance(chunk)
-        if not self._in_memory:
+        if not self._in_memory and not self._give_backs:
             self._spool.discard(file)
         return settled
 
@@ -157,11 +169,15 @@ class Settler:
 
     def _enqueue_in_memory(self, settlement: Settlement) -> None:
         """The hold of a lost settlement is swept when this process has ended; the call is then charged nothing."""
-        if len(self._in_memory) < MAX_IN_MEMORY:
-            self._in_memory.append(settlement)
-            return
-        metrics.SETTLEMENTS_LOST.inc()
-        _log.error("settlement_lost", request_id=settlement.request_id, credits=settlement.charge)
+        is_give_back = not settlement.charge and not settlement.record_prefix
+        if len(self._in_memory) + len(self._give_backs) >= MAX_IN_MEMORY:
+            lost = self._give_backs.popleft() if self._give_backs and not is_give_back else settlement
+            metrics.SETTLEMENTS_LOST.inc()
+            if (unlogged := self._log_pace.unlogged("settlement_lost")) is not None:
+                _log.error("settlement_lost", request_id=lost.request_id, credits=lost.charge, unlogged=unlogged)
+            if lost is settlement:
+                return
+        (self._give_backs if is_give_back else self._in_memory).append(settlement)
 
     def _decode_chunk(self, file: SpoolFile, chunk: Chunk) -> Iterator[Settlement]:
         for record in chunk.records:

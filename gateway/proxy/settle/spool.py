@@ -4,6 +4,8 @@ A file is a queue. `append` hands a record to the kernel before it returns, so t
 that ends. fdatasync follows within SYNC_SECONDS: a machine that loses power loses no more than what was appended in
 the last SYNC_SECONDS and while the disk wrote that. A file is truncated, or removed, when all of it is settled.
 
+Space for RESERVED_BYTES more is reserved ahead, so that a full disk takes settlements for a while longer.
+
 A record is one line with its length and CRC-32. It brings its line break at both ends, so damage costs only the records
 whose own bytes it hits, and reading goes on behind it. It begins with a record separator, as in RFC 7464. No payload
 holds one, so a byte that turns into a line break makes no record of the rest of a line. A damaged file is set aside for
@@ -26,9 +28,12 @@ from pathlib import Path
 
 import structlog
 
+from gateway.proxy.settle.disk_space import reserve_space
+
 SYNC_SECONDS = 0.05
 READ_BYTES = 64 * 1024
 MAX_RECORD_BYTES = 1024 * 1024  # no record is longer
+RESERVED_BYTES = 8 * 1024 * 1024  # some 10,000 settlements
 _RECORD = re.compile(rb"\x1e(\d{1,7}) ([0-9a-f]{8}) (.*)", re.DOTALL)
 _SUFFIX = ".spool2"
 _SUFFIXES = (".spool", _SUFFIX)  # release 0.1.0 wrote the first, and would take other files for damaged ones
@@ -57,6 +62,7 @@ class SpoolFile:
         self.is_damaged = False
         self._descriptor = descriptor
         self._position = 0
+        self._reserved_upto = 0
 
     @classmethod
     def create(cls, path: Path) -> SpoolFile:
@@ -66,7 +72,9 @@ class SpoolFile:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         unnamed.rename(path)
         _sync_folder(path.parent)
-        return cls(path, descriptor)
+        created = cls(path, descriptor)
+        created.reserve()
+        return created
 
     @classmethod
     def recover(cls, path: Path) -> SpoolFile | None:
@@ -100,6 +108,8 @@ class SpoolFile:
         if written != len(record):
             raise OSError("the disk took only a part of the record")
         self.pending += 1
+        if before + RESERVED_BYTES // 2 > self._reserved_upto:
+            self.reserve()
 
     def next_chunk(self) -> Chunk | None:
         """The first pending records; None at the end. Damage is skipped, and `is_damaged` set."""
@@ -116,7 +126,18 @@ class SpoolFile:
 
     def truncate(self) -> None:
         os.ftruncate(self._descriptor, 0)
-        self._position = self.pending = 0
+        self._position = self.pending = self._reserved_upto = 0
+        self.reserve()
+
+    def reserve(self) -> bool:
+        """Reserves space behind the end of the file; False where the disk is full or cannot do that."""
+        end = os.fstat(self._descriptor).st_size
+        if end + RESERVED_BYTES // 2 <= self._reserved_upto:
+            return True
+        if not reserve_space(self._descriptor, end, RESERVED_BYTES):
+            return False
+        self._reserved_upto = end + RESERVED_BYTES
+        return True
 
     def remove(self) -> None:
         """Removes the file; a damaged one stays beside it, under a name that no process recovers."""
@@ -197,6 +218,11 @@ class Spool:
         self._orphans.remove(file)
         self._newer.add(file.path)
         _log.error("spool_version_unknown", path=str(file.path), reason=reason)
+
+    def reserve(self) -> None:
+        """Reserves space again that could not be reserved before."""
+        if self._own is not None:
+            self._own.reserve()
 
     def append(self, payload: bytes) -> None:
         """Appends a record to the own file. Raises OSError: then the file does not hold it."""

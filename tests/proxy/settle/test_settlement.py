@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from gateway import metrics
 from gateway.meter.client.client import RedisClient
@@ -27,6 +28,7 @@ from gateway.proxy.settle.settlement import Settler
 from gateway.proxy.settle.settlement_record import Settlement, encode
 from gateway.proxy.settle.spool import Spool, frame
 from policies.access.limits import Limits
+from policies.usage import records
 from policies.usage.records import CURRENT, field_of
 from tests.guarantees.faults.proxy import FaultProxy
 from tests.proxy.conftest import Configure, Serve
@@ -291,6 +293,25 @@ async def test_memory_is_bounded(settlement_stores: SettlementStores, monkeypatc
         assert settler.pending == 3
         assert metrics.SETTLEMENTS_LOST._value.get() - lost == 2
         assert await settler.run_once() == 3
+
+
+async def test_charges_are_kept_before_what_only_gives_back(
+    settlement_stores: SettlementStores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_IN_MEMORY", 3)
+    async with settlement_stores.settler() as settler:
+        charged = [await settlement_stores.admit(number) for number in range(1, 4)]
+        nothing = [Settlement(settlement_stores.keys, str(uuid4()), 0, records.abandoned_suffix()) for _ in range(50)]
+        with monkeypatch.context() as patched, capture_logs() as logs:
+            patched.setattr(os, "write", _full)
+            for each in [*nothing, *charged, *nothing]:
+                settler.enqueue(each)
+        assert settler.pending == 3
+        assert [entry["event"] for entry in logs] == ["settlement_not_spooled", "settlement_lost"], (
+            "by rate, not by call"
+        )
+        assert await settler.run_once() == 3
+    assert sorted(await settlement_stores.journaled_charges()) == sorted(charges_of(charged))
 
 
 async def test_settlement_that_redis_refuses_delays_no_other(settlement_stores: SettlementStores) -> None:

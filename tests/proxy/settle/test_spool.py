@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.proxy.settle import spool as module
-from gateway.proxy.settle.spool import READ_BYTES, Spool, SpoolFile, frame
+from gateway.proxy.settle.spool import READ_BYTES, RESERVED_BYTES, Spool, SpoolFile, frame
 
 # Payloads of settlements, and payloads that look like the framing.
 TEXT = st.one_of(
@@ -322,3 +322,20 @@ async def test_damaged_spool_is_set_aside_when_the_rest_is_settled(folder: Path)
     await spool.close()
     assert names(folder) == ["dead.damaged"]
     assert (folder / "dead.damaged").read_bytes() == content
+
+
+def test_spool_reserves_space_ahead_and_again_after_it_was_emptied(tmp_path: Path) -> None:
+    file = SpoolFile.create(tmp_path / "a.spool2")
+    try:
+        assert file.path.stat().st_size == 0
+        if not file.reserve():
+            pytest.skip("this file system reserves no space")
+        assert file.path.stat().st_blocks * 512 >= RESERVED_BYTES
+        for _ in range(12):
+            file.append(b"x" * (1 << 19))
+        assert file.path.stat().st_blocks * 512 >= file.path.stat().st_size + RESERVED_BYTES // 4
+        file.truncate()
+        assert file.path.stat().st_size == 0
+        assert file.path.stat().st_blocks * 512 >= RESERVED_BYTES
+    finally:
+        file.close()
