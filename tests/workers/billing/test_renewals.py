@@ -118,17 +118,17 @@ async def test_failing_subscription_is_quarantined_and_retried(
     user_ids = await _subscribe(ledger)
     clock = [NOON + timedelta(days=31)]
     mover = RenewalWorker(ledger, journal, grace=GRACE, now=lambda: clock[0])
-    poison = "UPDATE subscriptions SET current_period_end = current_period_end - interval '1 h', quantity = :quantity"
-    it = {"id": await _subscription_of(ledger, user_ids[0])}
+    first = "UPDATE subscriptions SET current_period_end = current_period_end - interval '1 h' WHERE id = :id"
+    poison = "UPDATE user_credits SET current_credits = :credits WHERE user_id = :id"
+    it = {"id": user_ids[0]}
     async with ledger.transaction() as connection:
-        priced = "UPDATE subscription_plans SET pricing_model = 'per_seat', credits_per_period = 9000000000000000"
-        await connection.execute(text(priced))
-        await connection.execute(text(f"{poison} WHERE id = :id"), {**it, "quantity": 2_000_000_000})
+        await connection.execute(text(first), {"id": await _subscription_of(ledger, user_ids[0])})
+        await connection.execute(text(poison), {**it, "credits": 2**63 - 1})  # its next credits are beyond the column
     assert [await mover.run_once() for _ in range(ACCOUNTS)] == [0] + [1] * (ACCOUNTS - 1)
     assert QUARANTINED.labels("subscriptions")._value.get() == 1
     assert await mover.run_once() == 0
     async with ledger.transaction() as connection:
-        await connection.execute(text("UPDATE subscriptions SET quantity = 1 WHERE id = :id"), it)
+        await connection.execute(text(poison), {**it, "credits": 10})
     assert await mover.run_once() == 0  # not yet
     clock[0] += timedelta(minutes=1)
     assert await mover.run_once() == 1
