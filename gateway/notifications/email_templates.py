@@ -81,7 +81,7 @@ _ONE_TIME = {
 
 def render(kind: str, payload: Mapping[str, Any], *, name: str | None, context: TemplateContext) -> Email:
     """The e-mail for a notification. `name` is None while the address is unverified."""
-    email = _TEMPLATES.get(kind) or _plain(kind, payload, context.credit_value)
+    email = _TEMPLATES.get(kind) or _of_payload(kind, payload, context.credit_value)
     text = email.text
     if kind in _ONE_TIME:
         text = text.replace("{action}", _action(kind, payload, context))
@@ -100,6 +100,22 @@ def _action(kind: str, payload: Mapping[str, Any], context: TemplateContext) -> 
     link: str | None = getattr(context, link_name)
     action = f"{request} with the token\n{token}" if link is None else link.replace("{token}", token)
     return f"{action}\n\nThis is good once, until {payload['expires_at'][:16].replace('T', ' ')} UTC."
+
+
+def _of_payload(kind: str, payload: Mapping[str, Any], credit_value: CreditValue | None) -> Email:
+    return _invoice(payload) if kind == "invoice.issued" else _plain(kind, payload, credit_value)
+
+
+def _invoice(payload: Mapping[str, Any]) -> Email:
+    """Without the file, which the account's pages and the API give."""
+    amount = f"{payload['total'].removeprefix('-')} {payload['currency']}"
+    if payload["corrects_id"] is not None or payload["total"].startswith("-"):
+        title, fact = f"Credit note {payload['number']}", f"{amount} were credited to you."
+    elif payload["due_on"] is None:
+        title, fact = f"Invoice {payload['number']}", "There is nothing to pay."
+    else:
+        title, fact = f"Invoice {payload['number']}", f"{amount} are due by {payload['due_on']}."
+    return _email(title, fact, "You find it among the invoices of your account: GET /me/invoices.")
 
 
 def _plain(kind: str, payload: Mapping[str, Any], credit_value: CreditValue | None) -> Email:

@@ -75,7 +75,8 @@ async def change_me(patch: ProfilePatch, me: Me, dependencies: DependenciesDep, 
 @router.delete("", status_code=204, summary="Delete your account", responses=THROTTLED)
 async def delete_me(body: Deletion, me: Me, dependencies: DependenciesDep, address: ClientAddress) -> None:
     """Takes the password, and is for good: personal data is erased, keys and tokens are revoked, the subscription ends,
-    at its payment provider within minutes. What was paid for and used stays on record under an account without a name.
+    at its payment provider within minutes. What was paid for and used stays on record under an account without a name;
+    invoices that were issued keep the name that they were issued to.
     A digest of your address is kept for a time: free credits and trials are had once, and debts return.
     """
     await _check(dependencies, me, body.password, field="password", address=address)

@@ -14,12 +14,13 @@ from sqlalchemy import insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.ledger.db import notifications
 from gateway.ledger.db.errors import InUse, NotFound, checked
 from gateway.ledger.db.rows import Page, columns, page_by_time, value
 from gateway.ledger.db.tables import invoices, users
 from gateway.ledger.subscriptions.subscriptions import MANUAL, StoredSubscription
 from policies.billing.invoicing import Line, LineKind, Period, Totals, totals
-from policies.billing.issuing import Buyer, Issuer, to_json
+from policies.billing.issuing import Buyer, Issuer, to_json, zone
 from policies.billing.money import plain
 from policies.billing.payments import RemotePayment
 
@@ -290,4 +291,23 @@ async def insert_issued(
             lines=[line_to_json(line) for line in lines],
             **values,
         )
-        return value(Invoice, (await connection.execute(statement.returning(*_COLUMNS))).one())
+        issued = value(Invoice, (await connection.execute(statement.returning(*_COLUMNS))).one())
+    await _notify(connection, issued)
+    return issued
+
+
+async def _notify(connection: AsyncConnection, issued: Invoice) -> None:
+    """Tells the customer and the operator's system; a deleted account has no address."""
+    is_deleted = select(users.c.deleted_at.is_not(None)).where(users.c.id == issued.user_id)
+    webhook_only = await connection.scalar(is_deleted)
+    sellers_zone = zone((issued.seller or {}).get("time_zone", "UTC"))
+    payload = {
+        "invoice_id": str(issued.id),
+        "number": issued.full_number,
+        "total": plain(issued.total),
+        "currency": issued.currency,
+        "due_on": None if issued.due_at is None else f"{issued.due_at.astimezone(sellers_zone):%Y-%m-%d}",
+        "corrects_id": None if issued.corrects_id is None else str(issued.corrects_id),
+    }
+    channels = (notifications.WEBHOOK,) if webhook_only else (notifications.MAIL, notifications.WEBHOOK)
+    await notifications.enqueue(connection, issued.user_id, kind="invoice.issued", payload=payload, channels=channels)

@@ -32,6 +32,7 @@ from tests.ledger.invoicing.test_issued_invoices import (
     used,
     voided,
 )
+from tests.ledger.make import list_notifications
 from tests.support.sampling import scaled, seeded_random
 
 AUGUST = datetime(2026, 8, 1, tzinfo=JUNE.tzinfo)
@@ -262,6 +263,27 @@ async def test_last_invoice_of_a_deleted_account_names_its_buyer(connection: Asy
     assert (final.buyer["company"], final.buyer["address"]) == ("Łódź S.A.", ["Street 1", "City"])
     assert await connection.scalar(text("SELECT count(*) FROM billing_spans WHERE buyer IS NOT NULL")) == 0
     assert await connection.scalar(text("SELECT billing_address FROM users WHERE id = :id"), {"id": user_id}) is None
+
+
+async def test_customer_and_operator_are_told_of_an_invoice_and_nobody_mails_a_deleted_account(
+    connection: AsyncConnection,
+) -> None:
+    kept, deleted = [await begun(connection, await a_plan(connection, "9.99")) for _ in range(2)]
+    owners = [(await get_existing(connection, each)).user_id for each in (kept, deleted)]
+    await erasure.erase(connection, owners[1], now=THE_11TH)
+    await advanced(connection, kept, JULY)
+    issued = [await closed(connection, each) for each in (kept, deleted)]
+    for invoice, owner in zip(issued, owners, strict=True):
+        assert invoice is not None
+        told = [payload for kind, payload in await list_notifications(connection, owner) if kind == "invoice.issued"]
+        assert [(each["number"], each["total"], each["due_on"]) for each in told] == [
+            (invoice.full_number, "9.99", "2026-07-15")
+        ]
+    mails = """
+        SELECT n.user_id FROM notices n JOIN notice_deliveries d ON d.notice_id = n.id
+         WHERE n.kind = 'invoice.issued' AND d.channel = 'mail'
+    """
+    assert (await connection.scalars(text(mails))).all() == [owners[0]]
 
 
 async def test_paused_subscription_is_invoiced_for_the_period_that_ended(connection: AsyncConnection) -> None:
