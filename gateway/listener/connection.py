@@ -82,7 +82,6 @@ class PublicProtocol(asyncio.Protocol):
         self._address: str | None = None
         self._deadline = Deadline(self.loop)
         self._exchange: Exchange | None = None
-        self._runner: ExchangeRunner
         self._body: BodyReader | None = None
         self._last_head: RequestHead | None = None
         self._pace: BodyPace | None = None
@@ -304,9 +303,9 @@ class PublicProtocol(asyncio.Protocol):
         if body.is_complete:
             self._body = None
         exchange.feed(content, is_last=body.is_complete)
-        self._rearm()
         is_backlog = bool(rest) and not body.is_complete
         self._backlog = rest if is_backlog else b""
+        self._rearm()
         if exchange.buffered > MAX_UNREAD_BYTES or is_backlog:
             self._pause_reading()
         if is_backlog and exchange.buffered <= MAX_UNREAD_BYTES:
@@ -317,6 +316,7 @@ class PublicProtocol(asyncio.Protocol):
     def _read_later(self, shares: int = 1) -> None:
         if not self._awaits_turn:
             self._awaits_turn = True
+            self._rearm()
             self._turns.wait(self._address or self, self._read_backlog, shares)
 
     def _read_backlog(self) -> None:
@@ -377,7 +377,7 @@ class PublicProtocol(asyncio.Protocol):
         if self._linger_bytes is not None:
             self._deadline.set(ending.LINGER_SECONDS, self._close)
         elif self._exchange is not None:
-            if self._exchange.awaits_body:
+            if self._exchange.awaits_body and not self._backlog:  # which waits for the gateway
                 seconds = limits.body_idle_timeout_seconds
                 if self._pace is not None:
                     seconds = min(seconds, self._pace.wait(self.loop.time()))

@@ -10,6 +10,10 @@ class AddressUnusable(Exception):  # noqa: N818 - reads as the sentence it is
     """An address that was configured cannot be listened on; the message says which and why."""
 
 
+# What the kernel holds for a client beyond what is on its way: without a bound up to 4 MiB for each that does not read,
+# all of them read from the upstream and written. What is on its way, and so the throughput, is not limited by it.
+UNSENT_BYTES = 256 * 1024
+
 BACKLOG = 4096  # nginx and Envoy rely on somaxconn, which Linux sets to 4096
 
 
@@ -42,6 +46,8 @@ def _bind_one(setting: str, host: str, port: int, *, shared: bool) -> socket.soc
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # inherited by each connection
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
     if shared:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:

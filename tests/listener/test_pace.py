@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from ipaddress import ip_network
+from math import inf
 
 import pytest
 
@@ -89,6 +90,7 @@ async def test_other_clients_have_their_turn_between_the_chunks_of_one() -> None
             if reading._backlog:
                 break
             await asyncio.sleep(0)
+        assert reading._deadline.at == inf, "the client is to wait for nothing that it has sent"
         await victim.send(PROBE)
         assert [each.status for each in await victim.answers()] == [200]
         assert reading._backlog, "the victim was answered before the chunks were read"

@@ -15,7 +15,7 @@ from gateway.api.account.authentication import Authenticator, is_open
 from gateway.api.account.billing import checkout, plan_changes, plans, quote, statements, subscriptions
 from gateway.api.account.dependencies import AccountDependencies, Lifetimes
 from gateway.api.account.filters.attempts import AttemptFilter
-from gateway.api.account.filters.bodies import BodyFilter
+from gateway.api.account.filters.bodies import BodyFilter, OneTimeTokenFilter
 from gateway.api.account.filters.operations import OperationFilter, Operations
 from gateway.api.account.filters.stored_responses import StoredResponseFilter, Version
 from gateway.api.account.login import recovery, sessions
@@ -127,7 +127,8 @@ def _filtered(app: FastAPI, authenticator: Authenticator, meter: Meter) -> ASGIA
     """Whatever can be answered is answered before the app is asked, the cheapest answers first."""
     operations = Operations(app, spelt_out=_SPELT_OUT)
     verified = SignatureFilter(app, app.state.checkout_service)
-    limited = BodyLimitMiddleware(BodyFilter(AttemptFilter(verified)), max_body_bytes=max_body_bytes)
+    attempted = OneTimeTokenFilter(AttemptFilter(verified), app.state.dependencies.secret)
+    limited = BodyLimitMiddleware(BodyFilter(attempted), max_body_bytes=max_body_bytes)
     authenticated = AuthMiddleware(limited, authenticator.authenticate, is_open=lambda scope: is_open(scope["path"]))
     stored = StoredResponseFilter(authenticated, _versions(meter), negotiated=frozenset(_PROBLEM_PATHS))
     return RequestIdMiddleware(OperationFilter(stored, operations))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guarantees.attacks.shared_upstream import SharedUpstream
+from tests.guarantees.attacks.shared_upstream import shared_upstream
 from tests.guarantees.attacks.under_attack import UnderAttack
 from tests.guarantees.simulation.served_gateway import serving
 from tests.support.sampling import IS_FULL
@@ -32,8 +32,8 @@ async def gateway(
     new_database_url: Callable[[], Awaitable[str]], redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[UnderAttack]:
     written = (Path(__file__).parent / "gateway.yaml").read_text()
-    async with SharedUpstream().serving() as upstream:
-        document = written.replace("http://upstream.test", upstream.url)
+    async with shared_upstream() as upstream_url:
+        document = written.replace("http://upstream.test", upstream_url)
         for name, value in SUITE.items():
             document = document.replace(f"${name}", value)
         folder, database_url = tmp_path_factory.mktemp("attacks"), await new_database_url()

@@ -1,4 +1,4 @@
-"""Validates the body of a request that anybody may make, before the app is asked.
+"""Validates the body of a request that anybody may make, and the token in it, before the app is asked.
 
 FastAPI validates it too, but by then it has spent several times as much as a good call costs.
 """
@@ -16,11 +16,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api import error_responses
 from gateway.api.account.filters.operations import BodySchema, Operation
+from gateway.api.account.login.recovery import UNUSABLE_TOKEN
+from gateway.api.account.login.throttling import record_failure
 from gateway.api.error_responses import MAX_ERRORS, ErrorResponse
 from gateway.api.middleware import repeating
+from policies.access.tokens import Purpose, read_one_time
 
 _is_json = re.compile(rb"[ \t]*application/(?:json|[!#$&^_.a-z0-9+-]+\+json)[ \t]*(?:;.*)?", re.IGNORECASE).fullmatch
 
+_PURPOSES = {"/auth/verify-email": Purpose.VERIFY_EMAIL, "/auth/reset-password": Purpose.RESET_PASSWORD}
 _NOT_AN_OBJECT = {"type": "model_type", "loc": ("body",), "msg": ""}
 _MISSING = {"type": "missing", "loc": ("body",), "msg": ""}
 
@@ -42,15 +46,32 @@ class BodyFilter:
             await error_responses.send(error_responses.TOO_LARGE, scope, send)
             return
         if message["type"] == "http.request":
-            refusal = refusal_of(message.get("body", b""), operation.schema, scope["headers"])
-            if refusal is not None:
-                await error_responses.send(refusal, scope, send)
+            found = validated(message.get("body", b""), operation.schema, scope["headers"])
+            if isinstance(found, ErrorResponse):
+                await error_responses.send(found, scope, send)
                 return
+            scope["state"]["body"] = found
         await self._app(scope, repeating(message, receive), send)
 
 
-def refusal_of(body: bytes, schema: BodySchema, headers: Sequence[tuple[bytes, bytes]]) -> ErrorResponse | None:
-    """What is wrong with a body, None if nothing is."""
+class OneTimeTokenFilter:
+    """Answers 422 to tokens that this gateway never made, as their MAC tells. `BodyFilter` has validated the body."""
+
+    def __init__(self, app: ASGIApp, secret: str) -> None:
+        self._app = app
+        self._secret = secret
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body, purpose = scope.get("state", {}).get("body"), _PURPOSES.get(scope.get("path", ""))
+        if body is None or purpose is None or read_one_time(self._secret, purpose, body.token) is not None:
+            await self._app(scope, receive, send)
+            return
+        record_failure("one_time_token", address=(scope.get("client") or ("",))[0])
+        await error_responses.send(error_responses.invalid("token", UNUSABLE_TOKEN), scope, send)
+
+
+def validated(body: bytes, schema: BodySchema, headers: Sequence[tuple[bytes, bytes]]) -> Any:
+    """What the body is, by its schema; or the ErrorResponse that says what is wrong with it."""
     if not body:
         return error_responses.of_errors([_MISSING]) if schema.is_required else None
     content_type = next((value for name, value in headers if name == b"content-type"), b"")
@@ -64,11 +85,10 @@ def refusal_of(body: bytes, schema: BodySchema, headers: Sequence[tuple[bytes, b
         return error_responses.UNREADABLE
     omitted = _drop_unknown(found, schema.names)
     try:
-        schema.adapter.validate_python(found)
+        return schema.adapter.validate_python(found)
     except ValidationError as error:
         errors = error.errors(include_url=False, include_context=False, include_input=False)
         return error_responses.of_errors([{**each, "loc": ("body", *each["loc"])} for each in errors], omitted=omitted)
-    return None
 
 
 def _drop_unknown(found: Any, names: frozenset[str]) -> int:

@@ -31,6 +31,7 @@ router = APIRouter(prefix="/auth", tags=["auth"])
 
 # What an owner of a verified address did; keys outlive a later move to another one.
 _PROOFS = ("account.verify_email", "account.reset_password")
+UNUSABLE_TOKEN = "is not valid, was used already or is too old; ask for another"  # noqa: S105 - a message
 FindToken = Callable[[AsyncConnection, UUID, Purpose], Awaitable[ProvenAddress | None]]
 
 
@@ -62,7 +63,7 @@ async def forgot_password(
 @router.post("/reset-password", status_code=204, summary="Set a new password by a mail", responses=THROTTLED)
 async def reset_password(body: PasswordReset, dependencies: DependenciesDep, address: ClientAddress) -> None:
     """All sessions of the account end; where its address was not verified before, all its API keys are revoked too."""
-    token_id = _token_id(dependencies, Purpose.RESET_PASSWORD, body.token, address=address)
+    token_id = read_one_time(dependencies.secret, Purpose.RESET_PASSWORD, body.token)
     async with dependencies.throttle.taken(throttling.of_token(address)):
         # Looked up before anything is hashed, and redeemed afterwards.
         async with dependencies.database.look_up() as connection:
@@ -89,7 +90,7 @@ async def reset_password(body: PasswordReset, dependencies: DependenciesDep, add
 @router.post("/verify-email", status_code=204, summary="Verify an address by a mail", responses=THROTTLED)
 async def verify_email(body: EmailVerification, dependencies: DependenciesDep, address: ClientAddress) -> None:
     """The first time, the account's API keys are revoked: who made them had not proved to own the address."""
-    token_id = _token_id(dependencies, Purpose.VERIFY_EMAIL, body.token, address=address)
+    token_id = read_one_time(dependencies.secret, Purpose.VERIFY_EMAIL, body.token)
     async with dependencies.unit_of_work("mail").change() as change:
         user = await _user_of(change.connection, token_id, Purpose.VERIFY_EMAIL, address=address)
         if not await audit_log.has_entry(change.connection, entity="user", entity_id=user.id, actions=_PROOFS):
@@ -117,31 +118,19 @@ async def _send_reset(dependencies: AccountDependencies, email: str) -> None:
 
 async def _user_of(
     connection: AsyncConnection,
-    token_id: UUID,
+    token_id: UUID | None,
     purpose: Purpose,
     *,
     address: str,
     find: FindToken = one_time_tokens.redeem,
 ) -> User:
     """Consumes the token. Raises Invalid for an unusable token, or one of a former address of the user."""
-    proof = await find(connection, token_id, purpose)
+    proof = None if token_id is None else await find(connection, token_id, purpose)
     user = None if proof is None else await users.get(connection, proof.user_id)
     if proof is None or user is None or user.email != proof.email:
-        raise _unusable(address)
+        record_failure("one_time_token", address=address)
+        raise Invalid("token", UNUSABLE_TOKEN)
     return user
-
-
-def _token_id(dependencies: AccountDependencies, purpose: Purpose, token: str, *, address: str) -> UUID:
-    """Raises Invalid, without a query, for a token that this gateway never made."""
-    token_id = read_one_time(dependencies.secret, purpose, token)
-    if token_id is None:
-        raise _unusable(address)
-    return token_id
-
-
-def _unusable(address: str) -> Invalid:
-    record_failure("one_time_token", address=address)
-    return Invalid("token", "is not valid, was used already or is too old; ask for another")
 
 
 async def ask_to_verify(connection: AsyncConnection, user: User, lifetimes: Lifetimes) -> None:

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from gateway.api import error_responses
 from gateway.api.account.filters.bodies import BodyFilter
 from gateway.api.account.filters.operations import OperationFilter, Operations
-from gateway.api.account.login import sessions
+from gateway.api.account.login import recovery, sessions
 from gateway.api.account.login.sessions import Login, Logout, Registration
 from gateway.api.error_responses import MAX_ERRORS
 from gateway.api.middleware import RequestIdMiddleware
@@ -123,3 +123,12 @@ async def test_refused_body_never_reaches_an_endpoint(account_api: AccountApi, m
     monkeypatch.setattr(sessions, "sign_in", None)
     refused = await account_api.client.post("/auth/login", json={"email": 1})
     assert (refused.status_code, refused.json()["code"]) == (422, "validation_failed")
+
+
+async def test_token_that_was_never_made_reaches_no_endpoint(
+    account_api: AccountApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "read_one_time", None)
+    for path, more in (("verify-email", {}), ("reset-password", {"password": "correct horse battery"})):
+        response = await account_api.new_client().post(f"/auth/{path}", json={"token": "a" * 43, **more})
+        assert (response.status_code, response.json()["errors"][0]["message"]) == (422, recovery.UNUSABLE_TOKEN)
