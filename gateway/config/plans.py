@@ -30,7 +30,9 @@ from gateway.config.quantities import (
     about,
     zone_name,
 )
+from policies.billing.money import exponent, fits, plain
 from policies.billing.overage import Overage, objection
+from policies.billing.periods import LONGEST, LONGEST_TRIAL_DAYS
 from policies.model import FeatureValue
 
 PricingModel = Literal["flat", "per_seat", "tiered", "volume", "usage"]
@@ -150,6 +152,21 @@ class PlanSpec:
         bounds = [tier.up_to or _THE_REST for tier in self.tiers]
         if any(low >= high for low, high in pairwise(bounds)):
             raise ValueError("tiers must rise by up_to; only the last may leave it out")
+        if self.tiers and self.tiers[-1].up_to is not None:
+            raise ValueError("the last of the tiers must leave up_to out, or whatever exceeds it has no price")
+        if self.trial_period_days > LONGEST_TRIAL_DAYS:
+            raise ValueError(f"trial_period_days: at most {LONGEST_TRIAL_DAYS}")
+        if self.billing_interval_count > (longest := LONGEST[self.billing_interval]):
+            raise ValueError(f"billing_interval_count: at most {longest} of {self.billing_interval}")
+        amounts = [] if self.pricing_model == "usage" else [self.price]
+        for amount in (*amounts, *(tier.flat_price for tier in self.tiers)):
+            _check_fits(amount, self.currency)
+
+
+def _check_fits(amount: Decimal, currency: str) -> None:
+    """Prices of units may be finer: only their sum is paid."""
+    if not fits(amount, currency):
+        raise ValueError(f"{plain(amount)} is no amount of {currency}: it has {exponent(currency)} decimal digits")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +200,9 @@ class Pack:
     currency: Annotated[Currency, about("Currency of the price.")] = "USD"
     stripe_price_id: Annotated[Text | None, about("Price at Stripe; null: not sold there.")] = None
     lemon_squeezy_variant_id: Annotated[Text | None, about("Variant at Lemon Squeezy; null: not sold there.")] = None
+
+    def __post_init__(self) -> None:
+        _check_fits(self.price, self.currency)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

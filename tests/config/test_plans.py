@@ -112,6 +112,19 @@ def test_tiers_rise_to_an_open_end(tmp_path: Path) -> None:
             "",
             "only the last may leave it out",
         ),
+        ("price: 1, pricing_model: volume, tiers: [{up_to: 5, unit_price: 1}]", "", "must leave up_to out"),
+        ("price: 9.99, currency: JPY", "", "9.99 is no amount of JPY"),
+        ("price: 1.2345, currency: KWD", "", "it has 3 decimal digits"),
+        (
+            "price: 0, currency: JPY, pricing_model: tiered, tiers: [{unit_price: 0.5, flat_price: 0.5}]",
+            "",
+            "0.5 is no amount of JPY",
+        ),
+        ("price: 1, trial_period_days: 731", "", "trial_period_days: at most 730"),
+        ("price: 1, billing_interval_count: 37", "", "billing_interval_count: at most 36 of month"),
+        ("price: 1, overage: {credits: 5}", "", "overage: price is required"),
+        ("price: 1, overage: {credits: 0, price: 1}", ".overage.credits", "must be at least 1"),
+        ("price: 1, tiers_mode: volume", "", "tiers_mode is for tiers of pricing_model usage"),
     ],
 )
 def test_invalid_plan_is_refused(tmp_path: Path, fields: str, key: str, message: str) -> None:
@@ -137,3 +150,15 @@ def test_credits_that_no_balance_can_hold_are_refused(tmp_path: Path, credits_gi
     file.write_text(f"billing: {{packs: [{{id: a, name: A, price: 1, credits: {credits_given}}}]}}")
     with pytest.raises(ConfigError, match="credits"):
         load(file, SECRETS)
+
+
+def test_pack_whose_price_does_not_fit_its_currency_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("billing: {packs: [{id: a, name: A, price: 9.99, currency: JPY, credits: 5}]}")
+    with pytest.raises(ConfigError, match=r"9\.99 is no amount of JPY"):
+        load(file, SECRETS)
+
+
+def test_price_of_a_unit_may_be_finer_than_its_currency(tmp_path: Path) -> None:
+    (plan,) = plans(tmp_path, "{id: a, name: a, price: 0.0001, pricing_model: usage, overage: {credits: 9}}")
+    assert plan.price == Decimal("0.0001")
