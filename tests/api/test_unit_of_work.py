@@ -14,11 +14,12 @@ from gateway.ledger.db.session import Database, DatabaseUnavailable
 from gateway.meter.client.client import RedisClient
 from gateway.meter.client.errors import MeterError, MeterUnavailable
 from gateway.meter.meter import Meter
+from gateway.meter.scripts import SCRIPTS
 from gateway.workers.outbox import OutboxPublisher
-from tests.api.conftest import AdminApi, admin_app, client_of
+from tests.api.conftest import admin_app, client_of
 
 
-async def test_change_without_redis_stands_and_waits_in_the_outbox(own_database_url: str, admin_api: AdminApi) -> None:
+async def test_change_without_redis_stands_and_waits_in_the_outbox(own_database_url: str, valkey_url: str) -> None:
     database = Database(own_database_url)
     unconnected = Meter(RedisClient("redis://127.0.0.1:1/0", timeout_seconds=1), partitions=4, owner="admin")
     async with client_of(admin_app(database, OutboxPublisher(database, unconnected).publish_all, missing={})) as client:
@@ -30,7 +31,11 @@ async def test_change_without_redis_stands_and_waits_in_the_outbox(own_database_
     async with database.transaction() as connection:
         waiting = await outbox.lock_pending(connection)
     assert {(entry.kind, entry.user_id) for entry in waiting} == {("account", UUID(user["id"]))}
-    assert await OutboxPublisher(database, admin_api.meter).run_once() == len(waiting)
+    redis_client = RedisClient(f"{valkey_url.removesuffix('/0')}/6", timeout_seconds=5, scripts=SCRIPTS)  # of its own
+    await redis_client.open()
+    returned = Meter(redis_client, partitions=4, owner="admin")
+    assert await OutboxPublisher(database, returned).run_once() == len(waiting)
+    await redis_client.close()
     await database.close()
 
 

@@ -435,7 +435,8 @@ class Calls(RuleBasedStateMachine):
         )
         assert given._replace(epoch="") == expected
         event(given.verdict.name)
-        if given.verdict is not Verdict.ADMITTED:
+        was_set_back = account.is_loaded and not self.model.accounts[name].is_loaded
+        if given.verdict is not Verdict.ADMITTED and not was_set_back:
             assert self.bench.dump() == before, "a refusal changed something"
         if given.verdict is Verdict.BUDGET_NOT_LOADED:
             assert cap is not None

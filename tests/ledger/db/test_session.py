@@ -78,7 +78,7 @@ async def test_cancelled_statement_leaks_neither_work_nor_connection(single: Dat
 
 
 async def test_read_transaction_cannot_write(single: Database) -> None:
-    with pytest.raises(DatabaseUnavailable, match="read-only transaction"):
+    with pytest.raises(DBAPIError, match="read-only transaction"):
         async with single.read() as connection:
             await connection.execute(WRITE)
 
