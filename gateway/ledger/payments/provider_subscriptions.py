@@ -21,7 +21,7 @@ from gateway.ledger.catalogue.provider_prices import PlanPrice
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.db.tables import subscriptions
 from gateway.ledger.db.tables.subscriptions import CURRENT, CURRENT_STATUSES
-from gateway.ledger.subscriptions import advances, billing_spans, overage
+from gateway.ledger.subscriptions import advances, billing_spans, free_credits, overage
 from gateway.ledger.subscriptions.allowances import credits_of, extend_period, open_period, plan_of, prorate
 from gateway.ledger.subscriptions.subscriptions import (
     MANUAL,
@@ -241,15 +241,10 @@ async def _trial_columns(
     status: SubscriptionStatus,
     period: tuple[datetime, datetime],
 ) -> dict[str, Any]:
-    """Records the account's first trial only."""
+    """Records the person's first trial only: of two accounts with a checkout of one each, the first to begin has it."""
     if status is not SubscriptionStatus.TRIALING:
         return {}
-    had = select(subscriptions.c.id).where(
-        subscriptions.c.user_id == before.user_id,
-        subscriptions.c.id != before.id,
-        subscriptions.c.trial_start.is_not(None),
-    )
-    if (await connection.execute(had.limit(1))).first() is not None:
+    if await free_credits.had_trial(connection, before.user_id, but_for=before.id):
         return {}
     return {"trial_start": period[0], "trial_end": period[1]}
 

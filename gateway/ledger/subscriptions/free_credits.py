@@ -42,9 +42,13 @@ async def find(connection: AsyncConnection, user_id: UUID, *, now: datetime, req
     return FreeCredits(running, Withheld.SAME_PERSON if row.has_other else None)
 
 
-async def had_trial(connection: AsyncConnection, user_id: UUID) -> bool:
-    """Whether the person has used the only trial, with this account or another."""
-    return bool(await connection.scalar(_HAD_TRIAL, {"user_id": user_id}))
+async def had_trial(connection: AsyncConnection, user_id: UUID, *, but_for: UUID | None = None) -> bool:
+    """Whether the person has used the only trial, with this account or another; `but_for` is a subscription.
+
+    Until the transaction ends nobody else decides for the same person.
+    """
+    await connection.execute(_LOCK_PERSON, {"user_id": user_id})
+    return bool(await connection.scalar(_HAD_TRIAL, {"user_id": user_id, "but_for": but_for}))
 
 
 # The account itself, and those that share a mailbox with it.
@@ -74,5 +78,7 @@ _FIND = text(f"""
      WHERE me.id = :user_id
 """)  # noqa: S608 - made of constants
 _HAD_TRIAL = text(f"""
-    SELECT EXISTS (SELECT FROM subscriptions WHERE trial_start IS NOT NULL AND user_id IN ({OF_PERSON}))
+    SELECT EXISTS (SELECT FROM subscriptions
+                    WHERE trial_start IS NOT NULL AND user_id IN ({OF_PERSON})
+                      AND id IS DISTINCT FROM CAST(:but_for AS uuid))
 """)  # noqa: S608 - made of constants

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.ledger.accounts import persons
 from gateway.ledger.catalogue.provider_prices import PlanPrice
 from gateway.ledger.payments import provider_subscriptions
 from gateway.ledger.subscriptions import free_credits, lifecycle, renewals, subscriptions
@@ -131,3 +132,16 @@ async def test_provider_trial_uses_up_the_accounts_trial(connection: AsyncConnec
     again = await sync(connection, second, Status.TRIALING, now=NOON + SECOND)
     assert (again.status, again.trial_start) == (Status.TRIALING, None)
     assert await kinds(connection, waiting.user_id) == [("grant", 100)]
+
+
+async def test_second_account_of_a_person_gets_no_second_trial_by_a_checkout_that_was_open(
+    connection: AsyncConnection,
+) -> None:
+    first, second = await order_subscription(connection), await order_subscription(connection)
+    for each in (first, second):
+        await persons.remember(connection, each.user_id, b"the same person".ljust(32))
+    for _ in range(2):
+        await sync(connection, first, Status.TRIALING)
+        await sync(connection, second, Status.TRIALING)
+    assert await kinds(connection, first.user_id) == [("grant", 100)]
+    assert await kinds(connection, second.user_id) == []
