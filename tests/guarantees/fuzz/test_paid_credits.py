@@ -1,0 +1,116 @@
+"""No sequence of what customers may do by themselves gives more credits than were paid for.
+
+Hypothesis looks for one: credits had beyond the money that the seller keeps are what it maximises.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, event, given, settings, target
+from hypothesis import strategies as st
+
+from gateway.ledger.db.session import Database
+from tests.guarantees.simulation.self_service import PLANS, PRICES, TrialStripe, World, open_shop
+from tests.payments.conftest import stripe_provider
+from tests.payments.payment_stack import PaymentStack, payment_stack
+from tests.support.sampling import IS_FULL, scaled
+
+# `make fuzz EXAMPLES=20000` for the longest run.
+SEQUENCES = int(os.environ.get("GATEWAY_TEST_EXAMPLES") or scaled(suite=12, full=2_000)) if IS_FULL else 12
+# A change rounds credits down and cents by the second.
+ROUNDING = 3
+
+Action = tuple[Any, ...]
+_WHICH, _SEATS = st.integers(0, 3), st.sampled_from([1, 1, 2, 5])
+KINDS = (
+    *(
+        "register",
+        "verify",
+        "delete",
+        "order",
+        "pay",
+        "buy",
+        "confirm",
+        "change",
+        "cancel",
+        "undo",
+        "buy_pack",
+        "spend",
+    ),
+    *("renew", "refund", "dispute", "decide", "repeat"),
+)
+# What an account has done before; the search begins where it can lose something.
+BEGINNINGS: tuple[list[Action], ...] = (
+    [],
+    [("register", 0, 0), ("verify", 0)],
+    [("register", 0, 0), ("verify", 0), ("register", 0, 1), ("verify", 1)],
+    [("register", 0, 0), ("verify", 0), ("buy", 0, "gratis", 1), ("spend", 0, 1000)],
+    [("register", 0, 0), ("buy", 0, "small", 1)],
+    [("register", 0, 0), ("buy", 0, "small", 1), ("spend", 0, 1000)],
+    [("register", 0, 0), ("buy", 0, "team", 2)],
+    [("register", 0, 0), ("verify", 0), ("buy", 0, "trial", 1)],
+)
+
+
+@st.composite
+def sequences(draw: st.DrawFn) -> list[Action]:
+    """Of a few kinds of action on a few plans and accounts, so that what belongs together comes together."""
+    kinds = draw(st.lists(st.sampled_from(KINDS), min_size=2, max_size=5, unique=True))
+    plans = st.sampled_from(draw(st.lists(st.sampled_from(sorted(PLANS)), min_size=1, max_size=2, unique=True)))
+    account = st.integers(0, draw(st.integers(0, 2)))
+    given = {
+        "register": (st.integers(0, 1), st.integers(0, 2)),
+        "order": (account, plans, _SEATS),
+        "buy": (account, plans, _SEATS),
+        "pay": (account, _WHICH),
+        "confirm": (account, _WHICH),
+        "change": (account, plans, st.one_of(st.none(), _SEATS), st.booleans()),
+        "cancel": (account, st.booleans()),
+        "spend": (account, st.sampled_from([1, 99, 1000])),
+        "renew": (account, st.booleans()),
+        "refund": (account, _WHICH, st.sampled_from([1, 50, 100])),
+        "dispute": (account, _WHICH),
+        "decide": (account, _WHICH, st.booleans()),
+        "repeat": (account, st.integers(0, 40)),
+    }
+    action = st.one_of([st.tuples(st.just(kind), *given.get(kind, (account,))) for kind in kinds])
+    either = st.one_of(action, action, st.tuples(st.just("at_once"), action, action))
+    return [*draw(st.sampled_from(BEGINNINGS)), *draw(st.lists(either, min_size=1, max_size=8))]
+
+
+@pytest.fixture
+async def shop(own_database_url: str) -> AsyncIterator[PaymentStack]:
+    database = Database(own_database_url)
+    provider = stripe_provider(TrialStripe(PRICES))
+    async with payment_stack(database, provider) as stack:
+        yield await open_shop(stack)
+    await provider.close()
+    await database.close()
+
+
+@settings(
+    max_examples=SEQUENCES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(sequence=sequences())
+async def test_no_sequence_gives_more_credits_than_were_paid_for(
+    shop: PaymentStack, sequence: list[tuple[Any, ...]]
+) -> None:
+    fake_stripe = TrialStripe(PRICES)
+    # The provider of the shop speaks to the Stripe of this sequence.
+    provider = stripe_provider(fake_stripe)
+    shop.provider._http._client_async = provider._http._client_async  # type: ignore[attr-defined] # of the adapter
+    world = World(shop, fake_stripe)
+    for action in sequence:
+        await world.act(action)
+        event(str(action[0]))
+    surplus = await world.surplus()
+    target(float(surplus), label="credits beyond those paid for")
+    assert surplus <= ROUNDING * (1 + world.changes), sequence
+    assert await world.escaped_debt() == 0, sequence
+    assert await world.surplus() <= ROUNDING * (1 + world.changes), sequence
