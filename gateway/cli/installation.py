@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.config import Config, PlanSpec
+from gateway.ledger.accounts import peppers
 from gateway.ledger.audit import audit_chain
 from gateway.ledger.catalogue import configured_plans
 from gateway.ledger.catalogue.configured_plans import ConfiguredPlan
@@ -61,7 +62,10 @@ async def connect(
 
 
 async def prepare(config: Config, stores: StoreUrls) -> None:
-    """Migrates an embedded database and creates missing plans and permissions. Raises SchemaBehind for any other."""
+    """Migrates an embedded database and creates missing plans and permissions. Raises SchemaBehind for any other.
+
+    Raises WrongPepper for a pepper under which the database has no digests.
+    """
     if config.database.url == EMBEDDED:
         await schema.upgrade(stores.database_url)
     else:
@@ -70,6 +74,9 @@ async def prepare(config: Config, stores: StoreUrls) -> None:
         await database.check_writable()
         async with database.transaction() as connection:
             await seed(connection, config)
+            await peppers.check(connection, config.secrets.peppers)
+            if missing := await peppers.list_missing(connection, config.secrets.peppers):
+                log.warning("pepper_missing", versions=missing)
 
 
 async def seed(connection: AsyncConnection, config: Config) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from gateway.cli import audit, credits, keys, migrate, plans, price, reconcile, 
 from gateway.cli.installation import SchemaBehind
 from gateway.config import ConfigError
 from gateway.embedded.errors import EmbeddedError
+from gateway.ledger.accounts.peppers import WrongPepper
 from gateway.ledger.db.errors import AlreadyExists, InUse, InvalidValue, NotFound
 from gateway.ledger.db.schema import UnknownRevision
 from gateway.ledger.db.session import DatabaseUnavailable, InvalidDatabaseUrl
@@ -64,6 +65,7 @@ _EXPECTED = (
     SchemaBehind,
     UnknownRevision,
     UnsupportedServer,
+    WrongPepper,
 )
 
 

@@ -1,7 +1,12 @@
 """The schema as SQLAlchemy Core tables. `migrations/` creates it; a test compares the two."""
 
 from gateway.ledger.db.tables.accounts import admin_tokens, api_keys, users
-from gateway.ledger.db.tables.administration import audit_head, audit_personal, idempotent_requests
+from gateway.ledger.db.tables.administration import (
+    audit_head,
+    audit_personal,
+    idempotent_requests,
+    pepper_fingerprints,
+)
 from gateway.ledger.db.tables.catalogue import (
     catalogue,
     permissions,
@@ -71,6 +76,7 @@ __all__ = [
     "overages",
     "payment_allocations",
     "payment_transactions",
+    "pepper_fingerprints",
     "permissions",
     "plan_permissions",
     "plan_provider_prices",

@@ -1,4 +1,4 @@
-"""The head and the personal data of the audit log, and stored responses of idempotent requests."""
+"""The head and the personal data of the audit log, fingerprints of peppers, and responses of idempotent requests."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     Index,
+    Integer,
     LargeBinary,
     SmallInteger,
     Table,
@@ -46,6 +47,15 @@ audit_personal = Table(
     # Erasure of a user.
     Index("ix_audit_personal_user_id", "user_id"),
     comment="The personal values of audit_log, stored apart, so that erasing them leaves the chain valid",
+)
+
+pepper_fingerprints = Table(
+    "pepper_fingerprints",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("fingerprint", LargeBinary, nullable=False, comment="HMAC-SHA-256 of a fixed text under the pepper"),
+    created_at(),
+    comment="The peppers under which this database has digests; no process starts with another one",
 )
 
 idempotent_requests = Table(
