@@ -59,7 +59,7 @@ def test_serve_with_another_pepper_is_refused(tmp_path: Path, own_database_url: 
     stores = {"GATEWAY_DATABASE__URL": own_database_url, "GATEWAY_REDIS__URL": "redis://127.0.0.1:1"}
     assert "cannot connect to Redis" in serve(tmp_path, **stores).stderr
 
-    refused = serve(tmp_path, **stores, GATEWAY_KEY_PEPPER="another secret of a test, as long as a hash")
+    refused = serve(tmp_path, **stores, GATEWAY_KEY_PEPPER="another secret of a test that is as long as a hash")
 
     assert refused.returncode == 1
     assert "GATEWAY_KEY_PEPPER: version 1 is not the pepper under which this database has its keys" in refused.stderr
