@@ -6,11 +6,11 @@ Hypothesis looks for one: credits had beyond the money that the seller keeps are
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, event, given, settings, target
+from hypothesis import HealthCheck, event, example, given, settings, target
 from hypothesis import strategies as st
 
 from gateway.ledger.db.session import Database
@@ -92,6 +92,38 @@ async def shop(own_database_url: str) -> AsyncIterator[PaymentStack]:
     await database.close()
 
 
+KNOWN: tuple[list[Action], ...] = (
+    # Delete and register again; as another spelling of the address too.
+    [
+        *(*BEGINNINGS[3], ("delete", 0), ("register", 0, 0), ("verify", 1), ("buy", 1, "gratis", 1)),
+        *(("register", 0, 1), ("verify", 2), ("buy", 2, "gratis", 1)),
+    ],
+    # One free plan for two accounts, at once.
+    [*BEGINNINGS[2], ("at_once", ("buy", 0, "gratis", 1), ("buy", 1, "gratis", 1))],
+    # One trial for two checkouts that are open.
+    [*BEGINNINGS[2], ("order", 0, "trial", 1), ("order", 1, "trial", 1), ("pay", 0, 0), ("pay", 1, 0)],
+    # Up, spend, down, up and down again, renew.
+    [
+        *(*BEGINNINGS[4], ("change", 0, "large", None, False), ("spend", 0, 1000), ("change", 0, "small", None, False)),
+        *(("change", 0, "large", None, False), ("change", 0, "small", None, False), ("renew", 0, True)),
+    ],
+    # More seats, spend, fewer seats.
+    [*BEGINNINGS[6], ("change", 0, "team", 5, False), ("spend", 0, 1000), ("change", 0, "team", 1, False)],
+    # Spend, take the money back, begin anew.
+    [*BEGINNINGS[5], ("dispute", 0, 0), ("delete", 0), ("register", 0, 0), ("verify", 1), ("buy", 1, "gratis", 1)],
+    [*BEGINNINGS[4], ("change", 0, "large", None, False), ("spend", 0, 1000), ("refund", 0, 1, 100)],
+    # A renewal that fails, after its credits are spent.
+    [*BEGINNINGS[5], ("renew", 0, False), ("spend", 0, 1000), ("cancel", 0, True)],
+)
+
+
+def known(test: Callable[..., Any]) -> Callable[..., Any]:
+    for sequence in KNOWN:
+        test = example(sequence=sequence)(test)
+    return test
+
+
+@known
 @settings(
     max_examples=SEQUENCES,
     deadline=None,
