@@ -13,7 +13,7 @@ from gateway.upstream.address import parse_target
 from gateway.upstream.body_replay import ReplayableBody
 from gateway.upstream.connection import Deadlines
 from gateway.upstream.errors import NotSentError, UpstreamError, overloaded
-from gateway.upstream.health import FAILURES_TO_EJECT, Health
+from gateway.upstream.health import Health
 from gateway.upstream.pool import Pool, PoolLimits
 from gateway.upstream.request_head import Request, render_head
 from gateway.upstream.response import OnEnd, Response
@@ -128,7 +128,7 @@ class Upstream:
         while True:
             target = self._pick(now, request.account, exclude=failed_target)
             head = render_head(request, target.host, target.base_path)
-            trial = target.health.start_attempt(now)
+            trial = target.health.start_attempt(now, request.account)
             try:
                 response = await self._exchange(target, head, request, now=now, total_at=total_at, on_end=self._on_end)
             except UpstreamError as error:
@@ -181,7 +181,7 @@ class Upstream:
             rotated = self._targets[self._rotation :] + self._targets[: self._rotation]
             available = [target for target in rotated if target.health.accepts_requests(now, account)]
         if not available:
-            raise overloaded(f"every target of {self.name} failed {FAILURES_TO_EJECT} times in a row and is paused")
+            raise overloaded(f"every target of {self.name} failed many times in a row and is paused")
         if len(available) == 1:
             return available[0]
         return min((target for target in available if target is not exclude), key=_busy)

@@ -16,9 +16,38 @@ LONGEST_PAUSE_SECONDS = 60.0
 FAILED_PROBES_TO_EJECT = 3
 # A trial that waits for a slow answer keeps nobody else from trying for longer than a connect may take by default.
 TRIAL_SECONDS = 2.0
+# An account whose own calls fail so often in a row is paused alone, whatever becomes of others': each may cost the
+# target a worker, and the gateway a connection.
+FAILURES_TO_PAUSE_ACCOUNT = 20
+LONGEST_PAUSE_OF_ACCOUNT_SECONDS = 10.0
 # How lately an account must have called to have a say, and how many are remembered.
 ACTIVE_SECONDS = 30.0
 MAX_ACTIVE = 256
+
+
+class _Streak:
+    """The failures in a row of one account, and when it may try again."""
+
+    __slots__ = ("failures", "is_on_trial", "returns_at")
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.returns_at = 0.0
+        self.is_on_trial = False
+
+    @property
+    def is_paused(self) -> bool:
+        return self.failures >= FAILURES_TO_PAUSE_ACCOUNT
+
+    def record_failure(self, now: float) -> None:
+        """Calls that were under way when the pause began, or a trial, do not lengthen it."""
+        if self.is_paused and not self.is_on_trial:
+            return
+        self.failures += 1
+        self.is_on_trial = False
+        if self.is_paused:
+            doubled = FIRST_PAUSE_SECONDS * 2.0 ** (self.failures - FAILURES_TO_PAUSE_ACCOUNT)
+            self.returns_at = now + min(LONGEST_PAUSE_OF_ACCOUNT_SECONDS, doubled)
 
 
 class Health:
@@ -38,6 +67,7 @@ class Health:
         "_failures_of_nobody",
         "_only_for",
         "_returns_at",
+        "_streaks",
         "_trial_at",
     )
 
@@ -51,6 +81,7 @@ class Health:
         self._returns_at: float | None = None
         self._only_for: Hashable = None
         self._trial_at: float | None = None
+        self._streaks: dict[Hashable, _Streak] = {}
 
     def __repr__(self) -> str:
         state = "in use" if not self.is_ejected else "on trial" if self._trial_at is not None else "ejected"
@@ -61,7 +92,9 @@ class Health:
         return self._returns_at is not None or self._fails_probes
 
     def accepts_requests(self, now: float, account: Hashable = None) -> bool:
-        """True unless the target is ejected; after its pause it accepts one request at a time."""
+        """True unless the target is ejected, or paused for the account; then it accepts one request at a time."""
+        if self._streaks and (streak := self._streaks.get(account)) and streak.is_paused and now < streak.returns_at:
+            return False
         if self._returns_at is None and not self._failed_probes:
             return True
         if self._fails_probes:
@@ -71,8 +104,10 @@ class Health:
         is_on_trial = self._trial_at is not None and now < self._trial_at + TRIAL_SECONDS
         return now >= self._returns_at and not is_on_trial
 
-    def start_attempt(self, now: float = 0.0) -> bool:
+    def start_attempt(self, now: float = 0.0, account: Hashable = None) -> bool:
         """Whether this attempt is the trial of an ejected target."""
+        if self._streaks and (streak := self._streaks.get(account)) and streak.is_paused:
+            streak.is_on_trial, streak.returns_at = True, now + TRIAL_SECONDS
         if self._returns_at is None:
             return False
         self._trial_at = now
@@ -83,11 +118,15 @@ class Health:
             self._active[account] = now
         elif account is not None:
             self._record_active(account, now)
+        if self._streaks:
+            self._streaks.pop(account, None)
         if self._failures or self._returns_at is not None:
             self._readmit()
 
     def record_failure(self, now: float, *, trial: bool, account: Hashable = None) -> bool:
         """Whether this ejects the target. Only a trial lengthens an ejection; requests from before it do not."""
+        if account is not None:
+            self._record_streak(account, now)
         if self._returns_at is not None and not trial:
             return False
         was_ejected = self.is_ejected
@@ -123,6 +162,14 @@ class Health:
     def _culprit(self) -> Hashable:
         """The one account whose failures these are; None where they are several accounts' or nobody's."""
         return next(iter(self._failing)) if len(self._failing) == 1 and not self._failures_of_nobody else None
+
+    def _record_streak(self, account: Hashable, now: float) -> None:
+        streak = self._streaks.get(account)
+        if streak is None:
+            if len(self._streaks) >= MAX_ACTIVE:
+                self._streaks.clear()
+            streak = self._streaks[account] = _Streak()
+        streak.record_failure(now)
 
     def _record_active(self, account: Hashable, now: float) -> None:
         if account not in self._active and len(self._active) >= MAX_ACTIVE:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from gateway.upstream.health import FAILED_PROBES_TO_EJECT, FAILURES_TO_EJECT, MAX_ACTIVE, TRIAL_SECONDS, Health
+from gateway.upstream.health import (
+    FAILED_PROBES_TO_EJECT,
+    FAILURES_TO_EJECT,
+    FAILURES_TO_PAUSE_ACCOUNT,
+    MAX_ACTIVE,
+    TRIAL_SECONDS,
+    Health,
+)
 
 
 def ejected_at(now: float) -> Health:
@@ -152,3 +159,55 @@ def test_health_remembers_a_bounded_number_of_accounts() -> None:
         health.record_failure(0.0, trial=False, account=number)
     assert len(health._active) <= MAX_ACTIVE
     assert len(health._failing) <= MAX_ACTIVE
+
+
+def failing(health: Health, account: str, *, times: int, now: float = 0.0) -> int:
+    """How many of the attempts the target took."""
+    taken = 0
+    for _ in range(times):
+        if health.accepts_requests(now, account):
+            taken += 1
+            health.record_failure(now, trial=health.start_attempt(now, account), account=account)
+    return taken
+
+
+def test_health_pauses_an_account_that_fails_in_a_row_beside_others() -> None:
+    health = Health()
+    health.record_success("victim", 0.0)
+    assert failing(health, "attacker", times=100) == FAILURES_TO_PAUSE_ACCOUNT
+    assert health.accepts_requests(0.5, "victim")
+    pauses, now = [], 0.0
+    for _ in range(6):
+        pause = next(seconds for seconds in range(1, 100) if health.accepts_requests(now + seconds, "attacker"))
+        pauses.append(pause)
+        now += pause
+        health.record_success("victim", now)
+        assert failing(health, "attacker", times=50, now=now) == 1  # a trial at a time
+    assert pauses == [1, 2, 4, 8, 10, 10]
+    health.start_attempt(now + 10, "attacker")
+    health.record_success("attacker", now + 10)
+    assert failing(health, "attacker", times=5, now=now + 10) == 5
+
+
+def test_health_pauses_no_account_whose_calls_succeed_in_between() -> None:
+    health = Health()
+    for _ in range(50):
+        health.record_success("victim", 0.0)
+        assert failing(health, "customer", times=FAILURES_TO_PAUSE_ACCOUNT - 1) == FAILURES_TO_PAUSE_ACCOUNT - 1
+        health.record_success("customer", 0.0)
+
+
+def test_health_does_not_lengthen_the_pause_of_an_account_by_calls_from_before_it() -> None:
+    health = Health()
+    health.record_success("victim", 0.0)
+    for _ in range(10 * FAILURES_TO_PAUSE_ACCOUNT):
+        health.record_failure(0.0, trial=False, account="attacker")
+    assert health.accepts_requests(1.0, "attacker")
+
+
+def test_health_remembers_a_bounded_number_of_failing_accounts() -> None:
+    health = Health()
+    health.record_success("victim", 0.0)
+    for number in range(3 * MAX_ACTIVE):
+        health.record_failure(0.0, trial=False, account=number)
+    assert len(health._streaks) <= MAX_ACTIVE

@@ -9,6 +9,7 @@ import pytest
 
 from tests.guarantees.attacks.shared_upstream import shared_upstream
 from tests.guarantees.attacks.under_attack import UnderAttack
+from tests.guarantees.attacks.victim import measured
 from tests.guarantees.simulation.served_gateway import serving
 from tests.support.sampling import IS_FULL
 
@@ -16,9 +17,6 @@ collect_ignore = ["test_attacks.py"] if IS_FULL else ["test_victims.py"]
 
 # The suite proves no times: a machine that stands still is no attack, and nobody waits for the long deadlines.
 SUITE = {"timeout": "100ms", "idle": "30s"} if IS_FULL else {"timeout": "5s", "idle": "1s"}
-
-
-measured: list[str] = []
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -11,10 +11,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.guarantees.attacks.attackers import Load
-from tests.guarantees.attacks.conftest import measured
 from tests.guarantees.attacks.kinds import ATTACKS, MIB, Attack
 from tests.guarantees.attacks.under_attack import UnderAttack, attackers_process
-from tests.guarantees.attacks.victim import Calls
+from tests.guarantees.attacks.victim import Calls, measured
 
 CONNECTIONS, ALL_CONNECTIONS = 200, 1_000
 BYTES_PER_SECOND = 20_000_000

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+measured: list[str] = []  # a row of a table for each attack
 PATIENCE_SECONDS = 30.0  # only a failure waits so long
 
 

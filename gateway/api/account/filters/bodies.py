@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
@@ -83,7 +84,7 @@ def validated(body: bytes, schema: BodySchema, headers: Sequence[tuple[bytes, by
         return error_responses.NOT_JSON
     except (ValueError, RecursionError):
         return error_responses.UNREADABLE
-    omitted = _drop_unknown(found, schema.names)
+    found, omitted = _without_most_unknown(found, schema.names)
     try:
         return schema.adapter.validate_python(found)
     except ValidationError as error:
@@ -91,11 +92,11 @@ def validated(body: bytes, schema: BodySchema, headers: Sequence[tuple[bytes, by
         return error_responses.of_errors([{**each, "loc": ("body", *each["loc"])} for each in errors], omitted=omitted)
 
 
-def _drop_unknown(found: Any, names: frozenset[str]) -> int:
-    """Leaves as many unknown members as are told, for each costs an error of pydantic; gives how many it took."""
+def _without_most_unknown(found: Any, names: frozenset[str]) -> tuple[Any, int]:
+    """With as many unknown members as are told, for each costs an error of pydantic; and how many are left out."""
     if type(found) is not dict or len(found) <= len(names) + MAX_ERRORS:
-        return 0
-    unknown = [name for name in found if name not in names][MAX_ERRORS:]
-    for name in unknown:
-        del found[name]
-    return len(unknown)
+        return found, 0
+    kept = {name: found[name] for name in names if name in found}
+    omitted = len(found) - len(kept) - MAX_ERRORS
+    kept |= dict.fromkeys(islice((name for name in found if name not in names), MAX_ERRORS))
+    return kept, omitted
