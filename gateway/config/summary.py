@@ -28,6 +28,7 @@ def describe(config: Config) -> str:
         *(_route_line(route) for route in config.routes),
         f"plans            {', '.join(plan.name for plan in config.plans) or 'none'}",
         f"payments         {', '.join(_providers(config)) or 'none configured'}",
+        f"mail             {_mail(config)}",
         *(f"warning: {warning}" for warning in warnings(config)),
     ]
     return "\n".join(lines)
@@ -63,7 +64,23 @@ def _payment_warnings(config: Config) -> list[str]:
             found.append(f"prices name {names.title}, but {names.api_key_variable} is not set")
         if secrets.api_key is not None and not secrets.webhook_secrets:
             found.append(f"{names.webhook_secret_variable} is not set; payments will not be heard of")
-    return found
+    unbilled = (plan.id for plan in config.plans if plan.stripe_price_id and _is_unbilled(plan))
+    return [
+        *found,
+        *(f"plan {each} cannot be bought at Stripe: its overage has no stripe_price_id" for each in unbilled),
+    ]
+
+
+def _is_unbilled(plan: PlanSpec) -> bool:
+    overage = plan.overage
+    return overage is not None and overage.price is not None and overage.stripe_price_id is None
+
+
+def _mail(config: Config) -> str:
+    if config.mail.smtp is not None:
+        return _without_credentials(config.mail.smtp)
+    waits = "; free credits and trials wait for addresses that nobody verifies there"
+    return f"to the log{waits if config.auth.requires_verified else ''}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -72,5 +72,30 @@ def test_prices_that_nobody_can_pay_are_a_warning(tmp_path: Path, environ: dict[
     assert len(found) == 1 + len(warned)  # and that there are no routes
 
 
+def test_plan_whose_overage_stripe_cannot_bill_is_a_warning(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    environ = SECRETS | {"STRIPE_SECRET_KEY": "a", "STRIPE_WEBHOOK_SECRET": "b"}
+    for more, count in (("", 1), (", stripe_price_id: price_2", 0)):
+        overage = f"{{credits: 5, price: 1{more}}}"
+        file.write_text(f"plans: [{{id: a, name: a, price: 5, stripe_price_id: price_1, overage: {overage}}}]")
+        found = warnings(load(file, environ))
+        assert len([each for each in found if "plan a cannot be bought at Stripe" in each]) == count
+
+
+def test_summary_says_where_mail_goes_and_who_waits_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    said = []
+    for section in (
+        "mail: {smtp: 'smtp://user:hunter2@mail.example.com:587'}",
+        "auth: {require_verified: false}",
+        "auth: {}",
+    ):
+        file.write_text(section)
+        (line,) = [each for each in describe(load(file, SECRETS)).splitlines() if each.startswith("mail ")]
+        said.append(line.removeprefix("mail").strip())
+    assert said[:2] == ["smtp://mail.example.com:587", "to the log"]
+    assert said[2].startswith("to the log; free credits and trials wait")
+
+
 def test_configuration_without_routes_is_valid_with_a_warning() -> None:
     assert "every request is answered with 404" in describe(load(None, SECRETS))
