@@ -101,6 +101,11 @@ async def revoke_all(connection: AsyncConnection, user_id: UUID, *, exclude: UUI
     await _revoke(connection, of_user if exclude is None else of_user & (sessions.c.id != exclude))
 
 
+async def revoke_elsewhere(connection: AsyncConnection, user_id: UUID, *, address: str) -> None:
+    """Ends the sessions of a user that began at another address than this."""
+    await _revoke(connection, (sessions.c.user_id == user_id) & (sessions.c.address != address))
+
+
 async def find_user(connection: AsyncConnection, session_id: UUID) -> User | None:
     """The user of a live session, suspended ones included; None once the session has ended or the user is deleted."""
     query = (

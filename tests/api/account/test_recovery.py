@@ -38,6 +38,31 @@ async def test_first_verification_ends_the_keys_made_before_and_a_later_one_none
     assert {key["name"]: key["status"] for key in keys} == {"before": "revoked", "after": "active"}
 
 
+async def test_first_verification_ends_what_a_stranger_has_opened_and_not_the_session_of_its_owner(
+    account_api: AccountApi,
+) -> None:
+    """Somebody registers the address of another, logs in, makes a key and waits; the owner follows the link."""
+    given = {"email": f"{uuid4().hex}@example.com", "password": PASSWORD}
+    made = await account_api.call("/auth/register", given, status=201)
+    stranger, owner = [await account_api.log_in(given["email"]) for _ in range(2)]
+    key = (await stranger.post("/me/keys", {"name": "stranger's"}, status=201))["key"]
+    token = await account_api.mailed_token(UUID(made["id"]), Purpose.VERIFY_EMAIL)
+    await owner.post("/auth/verify-email", {"token": token}, status=204)
+    await stranger.get("/me", status=401)
+    refreshed = {"refresh_token": stranger.tokens["refresh_token"]}
+    assert (await account_api.client.post("/auth/refresh", json=refreshed)).status_code == 401
+    with_key = await account_api.client.get("/me/usage", headers={"authorization": f"Bearer {key}"})
+    assert with_key.status_code == 401
+    assert (await owner.get("/me"))["email_verified_at"] is not None
+    # A later verification of another address ends nothing.
+    elsewhere = await account_api.log_in(given["email"])
+    moved = {"email": f"{uuid4().hex}@example.com", "password": PASSWORD}
+    await owner.call("PATCH", "/me", json=moved)
+    token = await account_api.mailed_token(UUID(made["id"]), Purpose.VERIFY_EMAIL)
+    await owner.post("/auth/verify-email", {"token": token}, status=204)
+    await elsewhere.get("/me")
+
+
 async def test_keys_that_the_operator_made_outlive_the_first_password(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     await customer.post("/me/keys", {"name": "operator's"}, status=201)

@@ -89,12 +89,16 @@ async def reset_password(body: PasswordReset, dependencies: DependenciesDep, add
 
 @router.post("/verify-email", status_code=204, summary="Verify an address by a mail", responses=THROTTLED)
 async def verify_email(body: EmailVerification, dependencies: DependenciesDep, address: ClientAddress) -> None:
-    """The first time, the account's API keys are revoked: who made them had not proved to own the address."""
+    """The first time, the account's API keys are revoked, and sessions that began at another address than this request.
+
+    Who made them had not proved to own the address.
+    """
     token_id = read_one_time(dependencies.secret, Purpose.VERIFY_EMAIL, body.token)
     async with dependencies.unit_of_work("mail").change() as change:
         user = await _user_of(change.connection, token_id, Purpose.VERIFY_EMAIL, address=address)
         if not await audit_log.has_entry(change.connection, entity="user", entity_id=user.id, actions=_PROOFS):
             await users.revoke_unproven_keys(change.connection, user.id)
+            await login_sessions.revoke_elsewhere(change.connection, user.id, address=address)
         await users.patch(change.connection, user.id, email_verified_at=now())
         await _recognise(change.connection, dependencies, user)
         await change.record("account.verify_email", "user", entity_id=user.id)
