@@ -18,7 +18,7 @@ _PR_SET_KEEPCAPS = 8
 _PR_SET_SECUREBITS = 28
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
-_CAP_DAC_OVERRIDE = 1
+_CAP_DAC_READ_SEARCH = 2
 _SECBIT_NO_SETUID_FIXUP = 1 << 2
 _CAPABILITY_VERSION_3 = 0x20080522
 
@@ -73,12 +73,12 @@ def _keep_access_check() -> None:
 
 
 def _keep_file_access() -> None:
-    """Reduces the capabilities to CAP_DAC_OVERRIDE, and makes it survive exec (capabilities(7), ambient set)."""
+    """Reduces the capabilities to CAP_DAC_READ_SEARCH, and makes it survive exec (capabilities(7), ambient set)."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    bit = 1 << _CAP_DAC_OVERRIDE
+    bit = 1 << _CAP_DAC_READ_SEARCH
     effective_permitted_inheritable = (ctypes.c_uint32 * 6)(bit, bit, bit, 0, 0, 0)
     _check(ctypes.CDLL(None, use_errno=True).capset(header, effective_permitted_inheritable))
-    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_DAC_OVERRIDE)
+    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_DAC_READ_SEARCH)
 
 
 def _stop_with_parent(parent: int, death_signal: int) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import asyncpg
 
+from gateway.embedded import postgres_roles
 from gateway.embedded.binaries import PostgresBinaries, find_postgres
 from gateway.embedded.endpoints import Endpoint
-from gateway.embedded.errors import DataDirUnusableError
+from gateway.embedded.errors import DataDirUnusableError, StoreFailedError
 from gateway.embedded.server_process import ServerProcess, ServerProgram, chown_to_server_user, stop_leftover
 
 _INITDB_SECONDS = 60.0
@@ -44,8 +45,11 @@ class Postgres:
         _check_owner(self._cluster)
         command = [str(binaries.postgres), *_arguments(self._cluster, endpoint.port, durable=self._durable)]
         self._server = ServerProcess(self._program(self._cluster), command)
-        await self._server.wait_ready(lambda: _accepts(endpoint, "postgres"), _READY_SECONDS)
-        await _create_database_once(endpoint)
+        await self._server.wait_ready(lambda: postgres_roles.answers(endpoint), _READY_SECONDS)
+        try:
+            await postgres_roles.prepare(endpoint)
+        except asyncpg.PostgresError as error:
+            raise StoreFailedError(f"PostgreSQL in {self._cluster} cannot be prepared: {error}") from error
 
     async def stop(self) -> None:
         if self._server is not None:
@@ -65,7 +69,7 @@ class Postgres:
         password_file.touch(mode=0o600)
         password_file.write_text(password)
         options = [
-            "--username=gateway",
+            f"--username={postgres_roles.SUPERUSER}",
             "--auth=scram-sha-256",
             "--locale=C",
             "--encoding=UTF8",
@@ -87,37 +91,12 @@ class Postgres:
 
 async def is_ready(endpoint: Endpoint) -> bool:
     """Whether a login to the gateway's database works; it fails until the owner has created that database."""
-    return await _accepts(endpoint, "gateway")
-
-
-async def _accepts(endpoint: Endpoint, database: str) -> bool:
     try:
-        connection = await _connect(endpoint, database)
+        connection = await postgres_roles.connect(endpoint, "gateway")
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
         return False
     await connection.close()
     return True
-
-
-async def _create_database_once(endpoint: Endpoint) -> None:
-    connection = await _connect(endpoint, "postgres")
-    try:
-        if not await connection.fetchval("SELECT true FROM pg_database WHERE datname = 'gateway'"):
-            await connection.execute("CREATE DATABASE gateway")
-    finally:
-        await connection.close()
-
-
-async def _connect(endpoint: Endpoint, database: str) -> asyncpg.Connection:
-    return await asyncpg.connect(
-        host="127.0.0.1",
-        port=endpoint.port,
-        user="gateway",
-        password=endpoint.password,
-        database=database,
-        timeout=5,
-        ssl=False,
-    )
 
 
 def _arguments(cluster: Path, port: int, *, durable: bool) -> list[str]:
@@ -127,6 +106,7 @@ def _arguments(cluster: Path, port: int, *, durable: bool) -> list[str]:
         "unix_socket_directories=",
         "shared_buffers=64MB",
         "max_connections=100",
+        "superuser_reserved_connections=0",
         "timezone=UTC",
         *(() if durable else _NOT_DURABLE),
     ]

@@ -234,6 +234,10 @@ async def test_stores_of_root_do_not_run_as_root(data_dir: Path) -> None:
         servers = [child for child in psutil.Process().children() if owned(child, data_dir)]
         assert len(servers) == 2
         assert 0 not in {server.uids().effective for server in servers}
+        for server in servers:
+            status = Path(f"/proc/{server.pid}/status").read_text()  # noqa: ASYNC240 - as above
+            (effective,) = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff")]
+            assert effective in (0, 1 << launch._CAP_DAC_READ_SEARCH)  # to pass through folders, not to write
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has anything to leave")
