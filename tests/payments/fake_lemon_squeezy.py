@@ -29,7 +29,7 @@ class FakeLemonSqueezy:
     """
 
     def __init__(self, prices: dict[str, int]) -> None:
-        self.prices = prices
+        self.prices = dict(prices)
         self.now = datetime.now(UTC).replace(microsecond=0)
         self.limited = 0
         self.key_refused: int | None = None

@@ -31,7 +31,7 @@ class FakeStripe:
     """
 
     def __init__(self, prices: dict[str, int]) -> None:
-        self.prices = prices
+        self.prices = dict(prices)
         self.metered: set[str] = set()
         self.intervals: dict[str, tuple[str, int]] = {}
         self.cards: dict[str, str] = {}

@@ -33,13 +33,28 @@ def configured(tmp_path: Path, **environ: str) -> Config:
     ("environ", "names", "workers"),
     [
         ({}, [], []),
-        (STRIPE, ["stripe"], ["WebhookProcessor", "ProviderPoller", "ProviderCancellationWorker", "UsageReportSender"]),
-        (LEMON_SQUEEZY, ["lemon_squeezy"], ["WebhookProcessor", "ProviderPoller", "ProviderCancellationWorker"]),
+        (
+            STRIPE,
+            ["stripe"],
+            [
+                "WebhookProcessor",
+                "PriceCheckWorker",
+                "ProviderPoller",
+                "ProviderCancellationWorker",
+                "UsageReportSender",
+            ],
+        ),
+        (
+            LEMON_SQUEEZY,
+            ["lemon_squeezy"],
+            ["WebhookProcessor", "PriceCheckWorker", "ProviderPoller", "ProviderCancellationWorker"],
+        ),
         (
             STRIPE | LEMON_SQUEEZY,
             ["lemon_squeezy", "stripe"],
             [
                 "WebhookProcessor",
+                "PriceCheckWorker",
                 "ProviderPoller",
                 "ProviderPoller",
                 "ProviderCancellationWorker",
