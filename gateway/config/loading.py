@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from gateway.config import model
 from gateway.config.document import Document, read_yaml
@@ -31,9 +31,11 @@ from gateway.config.secrets import (
     secrets_of,
     short_secrets,
     stored_secrets,
+    with_files,
 )
 from gateway.config.server import Server
 from gateway.config.validation import Reader
+from gateway.postgres_url import with_password
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,7 @@ class Sections:
     tracing: model.Tracing | None = None
 
 
+Store = TypeVar("Store", model.Database, model.Redis)
 SECTIONS = tuple(Sections.__dataclass_fields__)
 
 # By the first password's 19 MiB (argon2id) glibc would learn to keep that much in each thread (mallopt(3),
@@ -84,6 +87,7 @@ def load(
     with `persist_secrets`, stored in `data_dir`; `gateway check` stores none.
     """
     document = _read(path)
+    environ = with_files(document, environ)
     apply_environment(document, environ, SECTIONS)
     apply_overrides(document, overrides or {})
     reader = Reader(document)
@@ -95,14 +99,15 @@ def load(
     check_unique(document, ("billing", "packs"), [pack.id for pack in sections.billing.packs])
     data_dir = _data_dir(document, sections.data_dir)
     secrets = _secrets(document, sections, environ, data_dir, persist=persist_secrets and not document.problems)
+    database, redis = _with_passwords(document, sections)
     if document.problems or secrets is None:
         raise ConfigError(document.problems)
     return model.Config(
         path=path,
         data_dir=data_dir,
         server=sections.server,
-        database=sections.database,
-        redis=sections.redis,
+        database=database,
+        redis=redis,
         keys=sections.keys,
         idempotency=sections.idempotency,
         credits=sections.credits,
@@ -166,6 +171,23 @@ def _data_dir(document: Document, value: str) -> Path:
     except RuntimeError as error:
         document.report(("data_dir",), f"cannot be found: {error}")
         return Path(value)
+
+
+def _with_passwords(document: Document, sections: Sections) -> tuple[model.Database, model.Redis]:
+    """The stores, with passwords that are set apart put into their URLs."""
+    return _with_password(document, sections.database, "database"), _with_password(document, sections.redis, "redis")
+
+
+def _with_password(document: Document, store: Store, section: str) -> Store:
+    if store.password is None:
+        return store
+    try:
+        if store.url == "embedded":
+            raise ValueError("belongs to the url of a store of your own; embedded ones have passwords by themselves")
+        return replace(store, url=with_password(store.url, store.password, needs_user=section == "database"))
+    except ValueError as error:
+        document.report((section, "password"), str(error))
+        return store
 
 
 def _check_listeners(document: Document, server: Server) -> None:

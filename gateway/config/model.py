@@ -50,8 +50,17 @@ class Database:
         str,
         BeforeValidator(quantities.database_url),
         Kind("`embedded` or a `postgresql://` URL"),
-        about("PostgreSQL 14 or later; `embedded` starts one under `data_dir`."),
+        about(
+            "PostgreSQL 14 or later, with libpq's parameters (`sslmode`, `sslrootcert`, `options`, several hosts);"
+            " `embedded` starts one under `data_dir`."
+        ),
     ] = field(default="embedded", repr=False)
+    password: Annotated[
+        str | None,
+        BeforeValidator(quantities.store_password),
+        Kind("text"),
+        about("Password apart from the URL, of the user that the URL names; any characters."),
+    ] = field(default=None, repr=False)
     pool_size: Annotated[Positive, about("Connections of each process.")] = 5
 
 
@@ -63,6 +72,12 @@ class Redis:
         Kind("`embedded`, `redis(s)://` or `redis(s)+cluster://` URL"),
         about("Redis 6.2 or Valkey 7.2 or later; `embedded` starts one under `data_dir`."),
     ] = field(default="embedded", repr=False)
+    password: Annotated[
+        str | None,
+        BeforeValidator(quantities.store_password),
+        Kind("text"),
+        about("Password apart from the URL, of the user that the URL names or of the default one; any characters."),
+    ] = field(default=None, repr=False)
     # A cluster has 16384 hash slots; more partitions than slots would be idle.
     partitions: Annotated[
         int,

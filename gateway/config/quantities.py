@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 from zoneinfo import available_timezones
 
 from pydantic import BeforeValidator, Field
 
+from gateway.postgres_url import parse_postgres_url
 from policies.billing.money import CURRENCIES
 
 IPNetwork = IPv4Network | IPv6Network
@@ -43,6 +44,7 @@ _NETLOC = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\[\]:@]+)(?::[0-9]{1,5})?", re.AS
 _BASE_PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,=:@-]+)*", re.ASCII)
 _BLANK = re.compile(r"[\x00-\x20\x7f]")
 _CLUSTER_SCHEMES = ("redis+cluster", "rediss+cluster")
+_REDIS_PARAMETERS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _WANTED_URL = "must be a URL such as http://127.0.0.1:9000 or https://api.example.com"
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
@@ -165,7 +167,15 @@ def database_url(value: object) -> str:
     scheme, separator, rest = value.partition("://") if isinstance(value, str) else ("", "", "")
     if scheme not in ("postgresql", "postgres", "postgresql+asyncpg") or not separator or not rest:
         raise ValueError("must be embedded or a URL such as postgresql://user:password@host:5432/name")
+    parse_postgres_url(str(value))
     return f"postgresql://{rest}"
+
+
+def store_password(value: object) -> str:
+    """Any text; digits are no number here."""
+    if isinstance(value, str | int) and not isinstance(value, bool) and str(value):
+        return str(value)
+    raise ValueError("must be a text that is not empty")
 
 
 def redis_url(value: object) -> str:
@@ -177,9 +187,31 @@ def redis_url(value: object) -> str:
         raise ValueError(
             "must be embedded or a URL such as redis://host:6379/0, rediss://… or redis+cluster://host:6379,host:6379"
         )
+    parts = urlsplit(f"//{rest}")
     if scheme in _CLUSTER_SCHEMES:
-        _check_cluster(urlsplit(f"//{rest}"))
+        _check_cluster(parts)
+    else:
+        _check_redis(parts)
+    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in _REDIS_PARAMETERS:
+            raise ValueError(f"the parameter {name} is not supported; {', '.join(_REDIS_PARAMETERS)} are")
+        if not scheme.startswith("rediss"):
+            raise ValueError(f"the parameter {name} needs {scheme.replace('redis', 'rediss', 1)}://")
     return f"{scheme}://{rest}"
+
+
+def _check_redis(parts: SplitResult) -> None:
+    try:
+        readable = parts.port != 0
+    except ValueError:
+        readable = False
+    if not readable or "@" in parts.path or parts.fragment:
+        raise ValueError(
+            "cannot be read: a password with / # or ? must be percent-encoded (%2F, %23, %3F), or set apart as"
+            " redis.password"
+        )
+    if not re.fullmatch(r"/?[0-9]*", parts.path):
+        raise ValueError("must name its database by a number, as redis://host:6379/0")
 
 
 def _check_cluster(parts: SplitResult) -> None:

@@ -40,6 +40,12 @@ _DURATIONS = {"d": Decimal(86400), "h": Decimal(3600), "m": Decimal(60), "s": De
 _SIZES = {"MiB": Decimal(2**20), "KiB": Decimal(2**10)}
 _TABLE_HEAD = ["| key | type | default | environment variable | meaning |", "|---|---|---|---|---|"]
 
+_ABOUT_SECRETS = (
+    "Secrets are environment variables only; embedded stores generate the first three. Each may be given as"
+    " `NAME_FILE`, the path of a file that holds it, and so may the URLs and passwords of both stores"
+    " (`GATEWAY_DATABASE__URL_FILE`, `GATEWAY_DATABASE__PASSWORD_FILE`, ..)."
+)
+
 
 class Setting(NamedTuple):
     key: str
@@ -70,7 +76,7 @@ def markdown() -> str:
     parts = [_HEAD]
     for section, rows in settings().items():
         parts += [f"## {section}", "", *_TABLE_HEAD, *map(_row, rows), ""]
-    parts += ["## Secrets", "", "Secrets are environment variables only; embedded stores generate the first three.", ""]
+    parts += ["## Secrets", "", _ABOUT_SECRETS, ""]
     parts += ["| environment variable | meaning |", "|---|---|"]
     parts += [f"| `{variable}` | {meaning} |" for variable, meaning in VARIABLES.items()]
     return "\n".join(parts) + "\n"

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gateway.config.document import Document
+from gateway.config.errors import ConfigProblem, Origin
 from policies.billing.providers import PROVIDERS, ProviderNames
 
 ADMIN_TOKEN = "GATEWAY_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
@@ -87,6 +89,28 @@ class SecretsUnusableError(Exception):
     def __init__(self, name: str, message: str) -> None:
         super().__init__(message)
         self.name = name
+
+
+# Each may be given as NAME_FILE, which names a file that holds it: an orchestrator mounts secrets so.
+IN_FILES = (
+    *VARIABLES,
+    *(f"GATEWAY_{store}__{setting}" for store in ("DATABASE", "REDIS") for setting in ("URL", "PASSWORD")),
+)
+
+
+def with_files(document: Document, environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment with what files hold; a variable that is set itself wins. Reports files that cannot be read."""
+    found = dict(environ)
+    for name in IN_FILES:
+        path = environ.get(f"{name}_FILE", "").strip()
+        found.pop(f"{name}_FILE", None)  # else GATEWAY_DATABASE__URL_FILE would be a setting
+        if not path or environ.get(name, "").strip():
+            continue
+        try:
+            found[name] = Path(path).read_text("utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            document.problems.append(ConfigProblem(Origin(f"{name}_FILE"), "", f"cannot be read: {error}"))
+    return found
 
 
 def read_secrets(environ: Mapping[str, str]) -> dict[str, str]:

@@ -193,3 +193,25 @@ def test_short_secrets_are_refused_by_name(tmp_path: Path) -> None:
     load_with(
         tmp_path, {"GATEWAY_ADMIN_TOKEN": "a" * 16, "GATEWAY_KEY_PEPPER": "p" * 16, "GATEWAY_JWT_SECRET": "j" * 32}
     )
+
+
+def test_secrets_and_passwords_may_be_in_files(tmp_path: Path) -> None:
+    files = {"GATEWAY_KEY_PEPPER": "f" * 32, "GATEWAY_DATABASE__PASSWORD": "ab/cd+e=", "GATEWAY_REDIS__PASSWORD": "a#b"}
+    environ = SECRETS | {"GATEWAY_DATABASE__URL": "postgresql://ada@h/x", "GATEWAY_REDIS__URL": "redis://h:6379/0"}
+    del environ["GATEWAY_KEY_PEPPER"]
+    for name, content in files.items():
+        (tmp_path / name).write_text(f"{content}\n")
+        environ[f"{name}_FILE"] = str(tmp_path / name)
+
+    found = load_with(tmp_path, environ)
+
+    assert found.secrets.key_peppers == {1: "f" * 32}
+    assert found.database.url == "postgresql://ada:ab%2Fcd%2Be%3D@h/x"
+    assert found.redis.url == "redis://:a%23b@h:6379/0"
+    assert "ab/cd" not in repr(found)
+    assert load_with(tmp_path, environ | {"GATEWAY_KEY_PEPPER": "v" * 32}).secrets.key_peppers == {1: "v" * 32}
+
+
+def test_secret_whose_file_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"GATEWAY_ADMIN_TOKEN_FILE.*cannot be read"):
+        load_with(tmp_path, {"GATEWAY_ADMIN_TOKEN_FILE": str(tmp_path / "none")})

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from gateway.clock import monotonic_seconds
+from gateway.postgres_url import PostgresUrl, open_tls, parse_postgres_url
 
 # Shorter than clients wait; the data plane serves cached principals meanwhile.
 CONNECT_TIMEOUT_SECONDS = 2.0
@@ -114,12 +115,13 @@ class Database:
     ) -> None:
         self.url = url
         self._audit_keys = audit_keys or {}
+        parsed = _parse(url)
         self._engine = create_async_engine(
-            _asyncpg_url(url),
+            _sqlalchemy_url(parsed),
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=CONNECT_TIMEOUT_SECONDS,
-            connect_args=_connect_args(statement_timeout_seconds, lock_timeout_seconds),
+            connect_args=_connect_args(parsed, statement_timeout_seconds, lock_timeout_seconds=lock_timeout_seconds),
         )
         engine = self._engine.sync_engine
         event.listen(engine, "handle_error", _type_outage)
@@ -184,27 +186,37 @@ class Database:
         return f"<Database {self._engine.url.render_as_string(hide_password=True)}: {self._engine.pool.status()}>"
 
 
-def _asyncpg_url(url: str) -> URL:
+def _parse(url: str) -> PostgresUrl:
     try:
-        parsed = make_url(url)
+        return parse_postgres_url(url)
+    except ValueError as error:
+        raise InvalidDatabaseUrl(f"database.url: {error}") from None
+
+
+def _sqlalchemy_url(parsed: PostgresUrl) -> URL:
+    try:
+        return make_url(parsed.url)
     except ArgumentError:
         # The URL contains a password, so the message does not.
-        raise InvalidDatabaseUrl(
-            "database.url: not a URL; expected postgresql://user:password@host:port/name"
-        ) from None
-    if parsed.get_backend_name() not in ("postgresql", "postgres"):
-        raise InvalidDatabaseUrl(f"database.url: expected postgresql://…, not {parsed.drivername}://…")
-    return parsed.set(drivername="postgresql+asyncpg")
+        raise InvalidDatabaseUrl("database.url: expected postgresql://user:password@host:port/name") from None
 
 
-def _connect_args(statement_timeout_seconds: float, lock_timeout_seconds: float) -> dict[str, Any]:
+def _connect_args(
+    parsed: PostgresUrl, statement_timeout_seconds: float, *, lock_timeout_seconds: float
+) -> dict[str, Any]:
     # The server's limit ends a slow statement; the client's, a little later, detects a frozen server.
     client_timeout = statement_timeout_seconds + GRACE_SECONDS if statement_timeout_seconds else None
+    try:
+        arguments = open_tls(parsed.arguments)
+    except OSError as error:  # ssl.SSLError is one
+        raise InvalidDatabaseUrl(f"database.url: a certificate cannot be read: {error}") from error
     return {
         "timeout": CONNECT_TIMEOUT_SECONDS,
         "command_timeout": client_timeout,
+        **arguments,
         "server_settings": {
             "application_name": "gateway",
+            **parsed.server_settings,
             "timezone": "UTC",
             "statement_timeout": str(int(statement_timeout_seconds * 1000)),
             "lock_timeout": str(int(lock_timeout_seconds * 1000)),
