@@ -12,7 +12,7 @@ from structlog.contextvars import bind_contextvars
 
 from gateway import metrics
 from gateway.api import error_responses
-from gateway.api.errors import NotAuthenticated, Suspended, Throttled
+from gateway.api.errors import Invalid, NotAuthenticated, Suspended, Throttled
 from gateway.api.page_policy import with_defaults
 from gateway.ledger.db.session import DatabaseUnavailable
 from gateway.request_ids import is_echoable, uuid7
@@ -117,6 +117,18 @@ class BodyLimitMiddleware:
             return await _read_body(receive, max_bytes)
 
         await self._app(scope, receive_whole, send)
+
+
+async def refuse_ignored_body(request: Request) -> None:
+    """Raises Invalid for a body that the operation would ignore, so that nobody takes it for heard."""
+    takes_one = request.method in _WITHOUT_BODY or getattr(request.scope["route"], "body_field", None) is not None
+    if takes_one or request.url.path.startswith("/webhooks/"):  # which are read as they were signed
+        return
+    if (await request.body()).strip() not in (b"", b"{}", b"null"):
+        raise Invalid("body", "must be empty: this operation takes none")
+
+
+_WITHOUT_BODY = frozenset({"GET", "HEAD"})
 
 
 def _content_length(scope: Scope) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from types import ModuleType
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp
 
 from gateway.api import error_responses, openapi, problem_pages
@@ -26,7 +26,7 @@ from gateway.api.account.records import history, ledger, limits, usage
 from gateway.api.checkout import CheckoutService
 from gateway.api.dry_run import DryRun
 from gateway.api.key_factory import KeyFactory
-from gateway.api.middleware import AuthMiddleware, BodyLimitMiddleware, RequestIdMiddleware
+from gateway.api.middleware import AuthMiddleware, BodyLimitMiddleware, RequestIdMiddleware, refuse_ignored_body
 from gateway.api.unit_of_work import ChangePublisher
 from gateway.api.webhooks import inbox, signatures
 from gateway.api.webhooks.signatures import SignatureFilter
@@ -96,6 +96,7 @@ def build_account(
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
+        dependencies=[Depends(refuse_ignored_body)],
     )
     dependencies = app.state.dependencies = AccountDependencies(
         database=database,

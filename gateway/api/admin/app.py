@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import timedelta
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Scope
 
@@ -23,7 +23,7 @@ from gateway.api.checkout import CheckoutService
 from gateway.api.dry_run import DryRun
 from gateway.api.idempotency import IdempotencyMiddleware
 from gateway.api.key_factory import KeyFactory
-from gateway.api.middleware import AuthMiddleware, BodyLimitMiddleware, RequestIdMiddleware
+from gateway.api.middleware import AuthMiddleware, BodyLimitMiddleware, RequestIdMiddleware, refuse_ignored_body
 from gateway.api.unit_of_work import ChangePublisher, UnitOfWork
 from gateway.ledger.db.session import Database
 from gateway.meter.meter import Meter
@@ -97,6 +97,7 @@ def build_admin(
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
+        dependencies=[Depends(refuse_ignored_body)],
     )
     unit_of_work = UnitOfWork(database, ChangePublisher(publish), actor=ROOT)
     app.state.dependencies = AdminDependencies(

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 from uuid import UUID
 
-from fastapi import Depends, Request
+from fastapi import Body, Depends, Request
+from pydantic import Field
 
 from gateway.api.admin.auth import Actor
 from gateway.api.dry_run import DryRun
 from gateway.api.key_factory import DeterministicSecrets, KeyFactory
+from gateway.api.schemas.fields import Line
+from gateway.api.schemas.pages import RequestModel
 from gateway.api.unit_of_work import UnitOfWork
 from policies.billing.money import CreditValue
 from policies.model import Route
@@ -62,6 +65,19 @@ def _dependencies(request: Request) -> AdminDependencies:
 
 
 DependenciesDep = Annotated[AdminDependencies, Depends(_dependencies)]
+
+
+class Action(RequestModel):
+    """The body of a change that needs none."""
+
+    reason: Line | None = Field(default=None, examples=["asked by mail"], description="Stands in the audit log.")
+
+
+def _reason(body: Annotated[Action | None, Body()] = None) -> str | None:
+    return None if body is None else body.reason
+
+
+ReasonDep = Annotated[str | None, Depends(_reason)]
 
 
 def _actor(request: Request) -> Actor:

@@ -9,7 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from gateway.api.admin.dependencies import ActorDep, TokenFactoryDep, UnitOfWorkDep
+from gateway.api.admin.dependencies import ActorDep, ReasonDep, TokenFactoryDep, UnitOfWorkDep
 from gateway.api.admin.scopes import Scope
 from gateway.api.openapi import CONFLICTS, UNKNOWN
 from gateway.api.schemas.fields import FutureInstant, Word
@@ -80,12 +80,14 @@ async def get_admin_token(token_id: UUID, unit_of_work: UnitOfWorkDep) -> AdminT
 
 
 @router.post("/{token_id}/revoke", summary="Revoke an admin token for good", responses=UNKNOWN)
-async def revoke_admin_token(token_id: UUID, unit_of_work: UnitOfWorkDep) -> AdminToken:
+async def revoke_admin_token(token_id: UUID, unit_of_work: UnitOfWorkDep, reason: ReasonDep) -> AdminToken:
     """It opens nothing from the very next request on. Revoking again changes nothing."""
     async with unit_of_work.change() as change:
         before, after = (
             AdminToken.model_validate(each) for each in await admin_tokens.revoke(change.connection, token_id)
         )
         if before != after:
-            await change.record("admin_tokens.revoke", "admin_token", entity_id=token_id, before=before, after=after)
+            await change.record(
+                "admin_tokens.revoke", "admin_token", entity_id=token_id, before=before, after=after, reason=reason
+            )
     return after

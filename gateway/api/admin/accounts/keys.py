@@ -11,7 +11,7 @@ from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.admin.accounts.users import existing_user
-from gateway.api.admin.dependencies import KeyFactoryDep, UnitOfWorkDep
+from gateway.api.admin.dependencies import KeyFactoryDep, ReasonDep, UnitOfWorkDep
 from gateway.api.errors import Conflict
 from gateway.api.openapi import CONFLICTS, UNKNOWN
 from gateway.api.schemas.api_keys import (
@@ -85,13 +85,15 @@ async def change_key(key_id: UUID, patch: KeyPatch, unit_of_work: UnitOfWorkDep)
 
 
 @router.post("/{key_id:uuid}/revoke", summary="Revoke a key for good", responses=UNKNOWN)
-async def revoke_key(key_id: UUID, unit_of_work: UnitOfWorkDep) -> Key:
+async def revoke_key(key_id: UUID, unit_of_work: UnitOfWorkDep, reason: ReasonDep) -> Key:
     """It is refused from the very next request on. Revoking again changes nothing."""
     async with unit_of_work.change() as change:
         before = await _locked(change.connection, key_id)
         after = key_model(await api_keys.revoke(change.connection, key_id), now())
         if before.status is not KeyStatus.REVOKED:
-            await change.record("keys.revoke", "key", entity_id=key_id, before=key_model(before, now()), after=after)
+            await change.record(
+                "keys.revoke", "key", entity_id=key_id, before=key_model(before, now()), after=after, reason=reason
+            )
     return after
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.admin.billing.subscriptions import Subscription
 from gateway.api.admin.catalogue.plans import offered_plan
-from gateway.api.admin.dependencies import ActorDep, UnitOfWorkDep
+from gateway.api.admin.dependencies import ActorDep, ReasonDep, UnitOfWorkDep
 from gateway.api.admin.scopes import ADMIN
 from gateway.api.openapi import CONFLICTS, UNKNOWN
 from gateway.api.schemas.fields import Email, Instant, Line, Lines, LookupEmail, Metadata, TimeZone
@@ -140,21 +140,21 @@ async def delete_user(user_id: UUID, unit_of_work: UnitOfWorkDep) -> None:
 
 
 @router.post("/{user_id}/suspend", summary="Suspend a user", responses=UNKNOWN)
-async def suspend_user(user_id: UUID, unit_of_work: UnitOfWorkDep) -> User:
+async def suspend_user(user_id: UUID, unit_of_work: UnitOfWorkDep, reason: ReasonDep) -> User:
     """From the very next request on its keys are refused with 403. Suspending again changes nothing."""
     async with unit_of_work.change() as change:
         before = await _locked(change.connection, user_id)
         after = User.model_validate(await users.suspend(change.connection, user_id))
-        await change.record("users.suspend", "user", entity_id=user_id, before=before, after=after)
+        await change.record("users.suspend", "user", entity_id=user_id, before=before, after=after, reason=reason)
     return after
 
 
 @router.post("/{user_id}/reactivate", summary="Reactivate a suspended user", responses=UNKNOWN)
-async def reactivate_user(user_id: UUID, unit_of_work: UnitOfWorkDep) -> User:
+async def reactivate_user(user_id: UUID, unit_of_work: UnitOfWorkDep, reason: ReasonDep) -> User:
     async with unit_of_work.change() as change:
         before = await _locked(change.connection, user_id)
         after = User.model_validate(await users.reactivate(change.connection, user_id))
-        await change.record("users.reactivate", "user", entity_id=user_id, before=before, after=after)
+        await change.record("users.reactivate", "user", entity_id=user_id, before=before, after=after, reason=reason)
     return after
 
 

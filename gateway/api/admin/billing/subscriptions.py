@@ -12,7 +12,7 @@ from fastapi import APIRouter, Body, Query
 from pydantic import ConfigDict, Field
 
 from gateway.api.admin.catalogue.plans import existing_plan, offered_plan
-from gateway.api.admin.dependencies import UnitOfWorkDep
+from gateway.api.admin.dependencies import ReasonDep, UnitOfWorkDep
 from gateway.api.checkout import check_seats
 from gateway.api.errors import Conflict, Invalid
 from gateway.api.openapi import CONFLICTS, UNKNOWN
@@ -72,6 +72,7 @@ class SubscriptionList(PageQuery):
 
 class Cancellation(RequestModel):
     at_period_end: Flag = Field(default=True, description="False: now.")
+    reason: Line | None = Field(default=None, description="Stands in the audit log.")
 
 
 class SubscriptionChange(RequestModel):
@@ -152,31 +153,32 @@ async def cancel_subscription(
 ) -> Subscription:
     """At the end of its period unless told otherwise. Credits that were granted stay until they expire."""
     at_period_end = body.at_period_end if body else True
-    async with _changed(unit_of_work, subscription_id, "subscriptions.cancel") as (change, _):
+    reason = body.reason if body else None
+    async with _changed(unit_of_work, subscription_id, "subscriptions.cancel", reason=reason) as (change, _):
         await lifecycle.cancel(change.connection, subscription_id, now=now(), at_period_end=at_period_end)
     return await get_subscription(subscription_id, unit_of_work)
 
 
 @router.post("/{subscription_id}/undo-cancel", summary="Let a subscription go on", responses=UNKNOWN | CONFLICTS)
-async def undo_cancellation(subscription_id: UUID, unit_of_work: UnitOfWorkDep) -> Subscription:
+async def undo_cancellation(subscription_id: UUID, unit_of_work: UnitOfWorkDep, reason: ReasonDep) -> Subscription:
     """One that was to end with its period does not."""
-    async with _changed(unit_of_work, subscription_id, "subscriptions.undo_cancel") as (change, _):
+    async with _changed(unit_of_work, subscription_id, "subscriptions.undo_cancel", reason=reason) as (change, _):
         await lifecycle.undo_cancel(change.connection, subscription_id)
     return await get_subscription(subscription_id, unit_of_work)
 
 
 @router.post("/{subscription_id}/pause", summary="Pause a subscription", responses=UNKNOWN | CONFLICTS)
-async def pause_subscription(subscription_id: UUID, unit_of_work: UnitOfWorkDep) -> Subscription:
+async def pause_subscription(subscription_id: UUID, unit_of_work: UnitOfWorkDep, reason: ReasonDep) -> Subscription:
     """From the very next request on calls are refused with 402; no period begins until it is resumed."""
-    async with _changed(unit_of_work, subscription_id, "subscriptions.pause") as (change, _):
+    async with _changed(unit_of_work, subscription_id, "subscriptions.pause", reason=reason) as (change, _):
         await lifecycle.pause(change.connection, subscription_id)
     return await get_subscription(subscription_id, unit_of_work)
 
 
 @router.post("/{subscription_id}/resume", summary="Resume a subscription", responses=UNKNOWN | CONFLICTS)
-async def resume_subscription(subscription_id: UUID, unit_of_work: UnitOfWorkDep) -> Subscription:
+async def resume_subscription(subscription_id: UUID, unit_of_work: UnitOfWorkDep, reason: ReasonDep) -> Subscription:
     """With the period it was paused in or, where that is over, with a new one."""
-    async with _changed(unit_of_work, subscription_id, "subscriptions.resume") as (change, _):
+    async with _changed(unit_of_work, subscription_id, "subscriptions.resume", reason=reason) as (change, _):
         await lifecycle.resume(change.connection, subscription_id, now=now(), actor=change.actor)
     return await get_subscription(subscription_id, unit_of_work)
 
@@ -204,7 +206,7 @@ async def _start(change: Change, body: NewSubscription, plan: StoredPlan) -> sub
 
 @asynccontextmanager
 async def _changed(
-    unit_of_work: UnitOfWork, subscription_id: UUID, action: str
+    unit_of_work: UnitOfWork, subscription_id: UUID, action: str, *, reason: str | None = None
 ) -> AsyncIterator[tuple[Change, Subscription]]:
     """The subscription as no other change can alter it; what the block did to it is noted."""
     async with unit_of_work.change() as change:
@@ -216,4 +218,6 @@ async def _changed(
         before = Subscription.model_validate(found)
         yield change, before
         after = Subscription.model_validate(await subscriptions.get(change.connection, subscription_id))
-        await change.record(action, "subscription", entity_id=subscription_id, before=before, after=after)
+        await change.record(
+            action, "subscription", entity_id=subscription_id, before=before, after=after, reason=reason
+        )
