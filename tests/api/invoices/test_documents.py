@@ -112,6 +112,14 @@ def test_pdf_shows_all_scripts_in_embedded_fonts() -> None:
     assert "�" not in found
 
 
+@pytest.mark.parametrize("name", ["한국", "简体中文", "ไทย", "עברית", "العربية", "देवनागरी"])
+def test_pdf_has_more_scripts_with_the_extra(name: str) -> None:
+    with capture_logs() as logs:
+        (found,) = pages_of(document_of(an_invoice(buyer=replace(BUYER, company=name))))
+    assert logs == []
+    assert fonts.MISSING not in found
+
+
 def test_pdf_of_the_same_invoice_has_the_same_bytes() -> None:
     document = document_of(an_invoice(buyer=replace(BUYER, company=" ".join(SCRIPTS))))
     assert as_pdf(document) == as_pdf(document)
