@@ -6,11 +6,9 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.values import ValueClass
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-# prometheus_client decides when it is imported, by the directory that the supervisor names in the environment.
-IS_MULTIPROCESS = ValueClass.__name__ == "MmapedValue"
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OTHER = "other"  # the label of paths and methods that are not in the route table: they add no series
 
 # OpenTelemetry's boundaries for http.server.request.duration, with finer ones below for the gateway's own share.
@@ -93,19 +91,19 @@ EPOCHS_BEGUN = Counter(
     " server of Redis came back), postgresql_behind (PostgreSQL has lost commits), requested.",
     ["reason"],
 )
-HOLDS_OPEN = Gauge("gateway_holds_open", "Open holds in Redis.", multiprocess_mode="mostrecent")
+HOLDS_OPEN = Gauge("gateway_holds_open", "Open holds in Redis.", multiprocess_mode="livemostrecent")
 JOURNAL_ENTRIES = Gauge(
-    "gateway_journal_entries", "Journal entries waiting for PostgreSQL.", multiprocess_mode="mostrecent"
+    "gateway_journal_entries", "Journal entries waiting for PostgreSQL.", multiprocess_mode="livemostrecent"
 )
 JOURNAL_NEWER_PARTITIONS = Gauge(
     "gateway_journal_newer_partitions",
     "Partitions whose journal waits at an entry of a newer release for a usage writer of it.",
-    multiprocess_mode="mostrecent",
+    multiprocess_mode="livemostrecent",
 )
 JOURNAL_LAG = Gauge(
     "gateway_journal_lag_seconds",
     "Age in seconds of the oldest journal entry that waits for PostgreSQL.",
-    multiprocess_mode="mostrecent",
+    multiprocess_mode="livemostrecent",
 )
 USAGE_ROWS = Counter("gateway_usage_rows_written", "Rows written to usage_tracking.")
 QUARANTINED = Gauge(
@@ -143,12 +141,18 @@ PRICE_DIFFERENCES = Gauge(
     "gateway_provider_price_differences",
     "Differences between the prices of plans and packs and those that the provider charges, as of the last night.",
     ["provider"],
-    multiprocess_mode="livemax",
+    multiprocess_mode="mostrecent",
 )
 FAILED_SIGN_INS = Counter(
     "gateway_failed_sign_ins",
     "Sign-ins with wrong credentials: password, refresh_token, one_time_token, admin_token.",
     ["kind"],
+)
+PROCESS_READY = Gauge("gateway_process_ready", "1 while the process is ready, as its supervisor sees it.", ["process"])
+PROCESS_RESTARTS = Counter(
+    "gateway_process_restarts",
+    "Processes that ended unasked and were started again.",
+    ["process"],
 )
 BUILD_INFO = Gauge("gateway_build_info", "The running version.", ["version"], multiprocess_mode="mostrecent")
 
@@ -236,9 +240,18 @@ class MetricsFlusher:
 
 
 def exposition() -> bytes:
-    """All series of all processes together, in the Prometheus text format."""
-    if not IS_MULTIPROCESS:
-        return generate_latest(REGISTRY)
+    """All series of this process, in the Prometheus text format."""
+    return generate_latest(REGISTRY)
+
+
+def exposition_of_group(directory: str) -> bytes:
+    """All series of the processes that share the directory, together, and the supervisor's own of them."""
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call] # prometheus_client leaves it bare
-    return generate_latest(registry)
+    MultiProcessCollector(registry, directory)  # type: ignore[no-untyped-call] # prometheus_client leaves it bare
+    own = REGISTRY.restricted_registry(["gateway_process_ready", "gateway_process_restarts_total"])
+    return generate_latest(registry) + generate_latest(own)
+
+
+def forget_process(pid: int, directory: str) -> None:
+    """Removes what only a living process shows, once it is dead; what it has counted stays."""
+    mark_process_dead(pid, directory)  # type: ignore[no-untyped-call] # as above

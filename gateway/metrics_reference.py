@@ -16,8 +16,9 @@ from gateway import metrics
 _HEAD = """\
 # Metrics
 
-`make reference` writes this page. The admin listener serves the series of all processes together at `/metrics`, in the
-Prometheus text format. Labels hold names of the configuration; what is not in it counts as `other`.
+`make reference` writes this page. The health listener of each role serves the series of its processes together at
+`/metrics`, in the Prometheus text format, and so does the admin listener; scaled out, scrape every role.
+Labels hold names of the configuration; what is not in it counts as `other`. Gauges of a process end with it.
 
 | series | type | labels | help |
 |---|---|---|---|

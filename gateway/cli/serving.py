@@ -18,7 +18,7 @@ from gateway.cli.demo import run_demo
 from gateway.cli.installation import check_redis, prepare
 from gateway.config import Config, describe
 from gateway.embedded.locks import serve_lock
-from gateway.runtime.serving import EVERYTHING, Role, serving, wait_for_stop_signal
+from gateway.runtime.serving import EVERYTHING, HEALTH, Role, serving, wait_for_stop_signal
 from gateway.runtime.stores import StoreUrls, open_store_servers
 
 app = typer.Typer()
@@ -106,11 +106,12 @@ async def _serve(read: Callable[[], Config], roles: Sequence[Role], *, as_json: 
         await wait_for_stop_signal()
 
 
-def _print_urls(config: Config, urls: Mapping[Role, str], stores: StoreUrls, *, as_json: bool) -> None:
+def _print_urls(config: Config, urls: Mapping[str, str], stores: StoreUrls, *, as_json: bool) -> None:
     if as_json:
         installation = {
             "public_url": urls.get(Role.PROXY),
             "admin_url": urls.get(Role.ADMIN),
+            "health_url": urls[HEALTH],
             "admin_token": config.secrets.admin_token,
             "database_url": stores.database_url,
             "redis_url": stores.redis_url,

@@ -33,7 +33,7 @@ from gateway.config.secrets import (
     stored_secrets,
     with_files,
 )
-from gateway.config.server import Server
+from gateway.config.server import DEFAULT_HEALTH, Server
 from gateway.config.validation import Reader
 from gateway.postgres_url import with_password
 
@@ -130,12 +130,14 @@ def child_environment(
     *,
     database_url: str,
     redis_url: str,
+    health: str,
     metrics_dir: str,
     settings: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """The environment of a child process, which loads the same configuration from it.
 
-    It is that of this process with resolved stores and secrets: the URL of a database, not the word `embedded`.
+    It is that of this process with resolved stores, secrets and the address of the health listener: the URL of a
+    database, not the word `embedded`.
     `settings` are more variables by full name.
     """
     secrets = config.secrets
@@ -145,6 +147,7 @@ def child_environment(
         "GATEWAY_DATABASE__URL": database_url,
         "GATEWAY_REDIS__URL": redis_url,
         "GATEWAY_DATA_DIR": str(config.data_dir),
+        "GATEWAY_SERVER__HEALTH": health,
         ADMIN_TOKEN: secrets.admin_token,
         KEY_PEPPER: ",".join(f"{version}:{pepper}" for version, pepper in secrets.key_peppers.items()),
         JWT_SECRET: secrets.jwt_secret,
@@ -193,6 +196,9 @@ def _with_password(document: Document, store: Store, section: str) -> Store:
 def _check_listeners(document: Document, server: Server) -> None:
     if server.public == server.admin and server.public.port:
         document.report(("server", "admin"), f"must differ from server.public, both are {server.public}")
+    for name, address in (("public", server.public), ("admin", server.admin)):
+        if server.health == address and address.port and address != DEFAULT_HEALTH:
+            document.report(("server", "health"), f"must differ from server.{name}, both are {address}")
 
 
 def _secrets(

@@ -27,6 +27,9 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9]
 _HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", re.ASCII)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
+# Several roles on one machine have the same default, so another port is taken where it is in use.
+DEFAULT_HEALTH = Address("127.0.0.1", 8082)
+
 
 def _origins(value: object) -> list[str]:
     """Exact origins, spelt as browsers spell them."""
@@ -73,6 +76,13 @@ class Server:
     admin: Annotated[Listen, about("Listener of the admin API and `/metrics`.")] = field(
         default=Address("127.0.0.1", 8081)
     )
+    health: Annotated[
+        Listen,
+        about(
+            "Listener of `/livez`, `/readyz` and `/metrics` of each role. Where the default is in use, the role picks "
+            "a free port and logs it."
+        ),
+    ] = field(default=DEFAULT_HEALTH)
     admin_hosts: Annotated[
         tuple[str, ...],
         BeforeValidator(_host_names),
@@ -115,6 +125,14 @@ class Server:
             "nobody has."
         ),
     ] = 2000
+    shutdown_delay_seconds: Annotated[
+        Duration,
+        about(
+            "After SIGTERM, how long the gateway goes on accepting while `/readyz` says that it is not ready, so that "
+            "load balancers turn away first.",
+            key="shutdown_delay",
+        ),
+    ] = 0.0
     drain_timeout_seconds: Annotated[
         Duration, about("Time for requests under way to end when the gateway stops.", key="drain_timeout")
     ] = 30.0

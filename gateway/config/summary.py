@@ -19,6 +19,7 @@ def describe(config: Config) -> str:
     lines = [
         f"public listener  {server.public}, {_count(server.workers, 'worker')}",
         f"admin listener   {server.admin}",
+        f"health listener  {server.health}",
         f"database         {_without_credentials(config.database.url)}",
         f"redis            {_without_credentials(config.redis.url)}, {_count(config.redis.partitions, 'partition')}",
         f"data directory   {config.data_dir}",

@@ -67,6 +67,11 @@ def heartbeat_key(owner: str) -> str:
     return f"gw:i:{owner}"
 
 
+def probe_key(partition: int) -> bytes:
+    """What is written to learn whether the server of the partition takes writes."""
+    return f"{_tag(partition)}:probe".encode()
+
+
 def stored_bytes_key(day: int) -> bytes:
     """The bytes of responses that all accounts have stored on a day, counted from 1970."""
     return f"gw:stored:{day}".encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
@@ -10,6 +11,7 @@ from gateway import metrics
 from gateway.meter import admissions
 from gateway.meter.admissions import Admission, packed_budget, packed_epoch, packed_terms, parse_admission
 from gateway.meter.client.client import RedisClient
+from gateway.meter.client.errors import NotSent
 from gateway.meter.client.packing import Command, Word, word, words
 from gateway.meter.epochs import REQUESTED, EpochRegister, LocalEpochRegister
 from gateway.meter.idempotency import (
@@ -18,7 +20,7 @@ from gateway.meter.idempotency import (
     IdempotencyClaim,
     StorageLimits,
 )
-from gateway.meter.keys import AccountKeys, account_keys, partition_keys, partition_of, swept_key
+from gateway.meter.keys import AccountKeys, account_keys, partition_keys, partition_of, probe_key, swept_key
 from gateway.meter.layout import CREDIT_SEQ_FIELD, EPOCH_FIELD, VERSION_FIELD
 from gateway.meter.publications import Publication
 from gateway.meter.recovery import Recovery
@@ -242,6 +244,18 @@ class Meter:
     async def enter_epochs(self) -> None:
         """Enters the epochs of all partitions that can be entered now, so that no call waits for that."""
         await self._epochs.enter_all()
+
+    async def check_writable(self) -> None:
+        """Returns if a server takes writes and is in an epoch that is known. Raises MeterUnavailable, MeterError."""
+        partitions = range(self._partitions)
+        if not any(self._epochs.current(each) for each in partitions):
+            raise NotSent("no partition of Redis is in an epoch that is known")
+        by_server = {id(self._redis.connection(partition_keys(each).catalogue)): each for each in partitions}
+        written = (self._redis.call((b"SET", probe_key(each), 1, b"PX", 1000)) for each in by_server.values())
+        results = await asyncio.gather(*written, return_exceptions=True)
+        failures = [each for each in results if isinstance(each, BaseException)]
+        if len(failures) == len(results):
+            raise failures[0]
 
     async def compare_stores(self) -> int:
         """Notices that a store has gone back, and begins new epochs; gives how many were entered.

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
-from importlib.metadata import version
 
 import httpx
 
-from gateway import metrics
 from gateway.config import Config
 from gateway.ledger.db.session import Database
 from gateway.meter.account_snapshots import AccountSnapshotReader
@@ -20,8 +18,9 @@ from gateway.metrics import MetricsFlusher
 from gateway.notifications.email_templates import TemplateContext
 from gateway.notifications.mailer import LogMailer, Mailer, SmtpMailer
 from gateway.notifications.webhook import Webhook
+from gateway.runtime.health.readiness import Readiness
 from gateway.runtime.payments import invoice_workers, open_providers, payment_workers
-from gateway.runtime.store_connections import BACKGROUND_TIMEOUT_SECONDS, open_stores
+from gateway.runtime.store_connections import BACKGROUND_TIMEOUT_SECONDS, open_stores, probe_of_stores
 from gateway.workers.billing.credit_expiry import CreditExpiryWorker
 from gateway.workers.billing.overage import OverageWorker
 from gateway.workers.billing.renewals import RenewalWorker
@@ -37,12 +36,13 @@ from gateway.workers.usage.usage_writer import GatheringWriter, UsageWriter
 
 
 @asynccontextmanager
-async def background(config: Config) -> AsyncIterator[None]:
-    """Runs all background workers for the time of the block."""
-    metrics.BUILD_INFO.labels(version("metering-gateway")).set(1)
+async def background(config: Config, readiness: Readiness | None = None) -> AsyncIterator[None]:
+    """Runs all background workers for the time of the block. Their probe joins `readiness`."""
     async with AsyncExitStack() as stack:
         stores = open_stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS)
         database, redis_client = await stack.enter_async_context(stores)
+        if readiness is not None:
+            readiness.add(probe_of_stores(database, redis_client))
         providers = await stack.enter_async_context(open_providers(config))
         partitions = config.redis.partitions
         register = PostgresEpochRegister(database)

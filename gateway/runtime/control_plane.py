@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from secrets import token_bytes
 from typing import Any
 
-from gateway import metrics
+import httpx
+
 from gateway.config import Config
+from gateway.config.quantities import Address
 from gateway.ledger.db.session import Database
 from gateway.meter.account_snapshots import AccountSnapshotReader
 from gateway.meter.meter import Meter
+from gateway.runtime.health.readiness import Readiness
 from gateway.runtime.payments import build_checkout_service, open_providers
-from gateway.runtime.store_connections import BACKGROUND_TIMEOUT_SECONDS, missing, open_stores
+from gateway.runtime.store_connections import BACKGROUND_TIMEOUT_SECONDS, open_stores, probe_of_stores
 from gateway.workers.outbox import OutboxPublisher
 from gateway.workers.usage.reconciliation import Reconciler
 
+ASK_SECONDS = 3.0
+_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where this machine reaches a listener of all addresses
+
 
 @asynccontextmanager
-async def control_plane(config: Config) -> AsyncIterator[Any]:
-    """The admin API. Imported here because FastAPI takes 0.4 s to import, which a public worker avoids."""
+async def control_plane(config: Config, readiness: Readiness) -> AsyncIterator[Any]:
+    """The admin API, whose probe joins `readiness`.
+
+    Imported here because FastAPI takes 0.4 s to import, which a public worker avoids.
+    """
     from gateway.api.admin import build_admin
 
     async with (
         open_stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS) as (database, redis_client),
         open_providers(config) as providers,
+        httpx.AsyncClient(timeout=ASK_SECONDS, trust_env=False) as client,
     ):
+        readiness.add(probe_of_stores(database, redis_client))
+        health = HealthClient(config.server.health, client)
         meter = Meter(redis_client, partitions=config.redis.partitions, owner="admin")
         yield build_admin(
             database=database,
@@ -41,8 +53,8 @@ async def control_plane(config: Config) -> AsyncIterator[Any]:
             past_due_grace=timedelta(seconds=config.billing.past_due_grace_seconds),
             credit_value=config.credits.money,
             reconcile_books=reconciliation(database, AccountSnapshotReader(redis_client, meter)),
-            metrics_text=metrics.exposition,
-            readiness=lambda: missing(database, redis_client),
+            metrics_text=health.metrics_text,
+            readiness=health.missing,
             checkout_service=build_checkout_service(config, database, providers),
             hosts=(config.server.admin.host, *config.server.admin_hosts),
         )
@@ -60,3 +72,24 @@ def reconciliation(database: Database, audit: AccountSnapshotReader) -> Callable
             yield ReconciledPage(page.accounts, page.loaded, differences)
 
     return pages
+
+
+class HealthClient:
+    """What the admin listener tells of its group, by asking the health listener: its supervisor knows all processes."""
+
+    def __init__(self, address: Address, client: httpx.AsyncClient) -> None:
+        self._url = f"http://{Address(_ANY.get(address.host, address.host), address.port)}"
+        self._client = client
+
+    async def missing(self) -> Mapping[str, str]:
+        """What keeps the group from serving; the supervisor's log has the reasons."""
+        try:
+            answer = await self._client.get(f"{self._url}/readyz")
+        except httpx.HTTPError as error:
+            return {"supervisor": f"{self._url}: {error!r}"}
+        return dict.fromkeys(answer.json()["missing"], f"as {self._url} says")
+
+    async def metrics_text(self) -> bytes:
+        """All series of the group. Raises httpx.HTTPError."""
+        answer = await self._client.get(f"{self._url}/metrics")
+        return answer.raise_for_status().content

@@ -29,6 +29,7 @@ from gateway.proxy.settle.settlement import Settler
 from gateway.proxy.settle.spool import Spool
 from gateway.proxy.telemetry.access_log import AccessLog
 from gateway.proxy.telemetry.request_telemetry import RequestTelemetry
+from gateway.runtime.health.readiness import Readiness, probe_of_proxy
 from gateway.runtime.store_connections import open_stores
 from gateway.runtime.upstreams import destinations
 from gateway.workers.runner import Runner
@@ -45,8 +46,11 @@ _log = structlog.get_logger()
 
 
 @asynccontextmanager
-async def data_plane(config: Config) -> AsyncIterator[Handler]:
-    """The proxy. On exit every admitted call is settled, or spooled where Redis does not accept its settlement."""
+async def data_plane(config: Config, readiness: Readiness | None = None) -> AsyncIterator[Handler]:
+    """The proxy, whose probe joins `readiness`.
+
+    On exit every admitted call is settled, or spooled where Redis does not accept its settlement.
+    """
     async with open_stores(config, timeout_seconds=config.redis.timeout_seconds) as (database, redis_client):
         owner = f"proxy-{token_hex(6)}"
         meter = Meter(
@@ -93,6 +97,9 @@ async def data_plane(config: Config) -> AsyncIterator[Handler]:
         heartbeat = Heartbeat(Holds(redis_client, config.redis.partitions), owner)
         await heartbeat.run_once()
         await meter.enter_epochs()
+        if readiness is not None:
+            needs_redis = config.redis.outage_credits is None
+            readiness.add(probe_of_proxy(database, meter, principals, needs_redis=needs_redis))
         async with settler:
             watches = (EpochWatch(meter), StoreWatch(meter), UpstreamWatch(lambda: handler.upstreams))
             async with Runner(heartbeat, *watches, settler, telemetry, MetricsFlusher()):

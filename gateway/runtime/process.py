@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import resource
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import uvicorn
 
+from gateway.runtime.health.group import REPORT_SECONDS
 from gateway.runtime.supervisor import READY
 
 # As systemd's hard limit by default. More would only make what walks all descriptors slow.
@@ -44,15 +46,19 @@ async def serve(
     servers: Sequence[tuple[Server, Sequence[socket.socket]]],
     *,
     line: int | None,
+    missing: Callable[[], Mapping[str, str]],
     reload: Callable[[], None] | None = None,
 ) -> None:
-    """Runs the servers, reports that they are ready, and returns when they have drained after a signal."""
+    """Runs the servers, reports that they are ready, and returns when they have drained after a signal.
+
+    `missing` is what keeps them from serving; the supervisor is told of it.
+    """
     stop = asyncio.Event()
     _on_signals(stop, reload)
     running = [asyncio.create_task(server.serve(sockets=list(sockets))) for server, sockets in servers]
     for server, _ in servers:
         await server.is_listening.wait()
-    watching = asyncio.create_task(_supervisor_is_gone(line, stop)) if line is not None else None
+    watching = asyncio.create_task(_supervisor_is_gone(line, stop, missing)) if line is not None else None
     await _until(stop, running)
     for server, _ in servers:
         server.should_exit = True
@@ -70,14 +76,26 @@ async def _until(stop: asyncio.Event, running: Sequence[asyncio.Task[None]]) -> 
     waiting.cancel()
 
 
-async def _supervisor_is_gone(line: int, stop: asyncio.Event) -> None:
+async def _supervisor_is_gone(line: int, stop: asyncio.Event, missing: Callable[[], Mapping[str, str]]) -> None:
     with socket.socket(fileno=line) as supervisor:
         supervisor.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(supervisor, READY)
-        while await loop.sock_recv(supervisor, 1):
-            pass
+        reporting = asyncio.create_task(_report(supervisor, missing))
+        try:
+            while await loop.sock_recv(supervisor, 1):
+                pass
+        finally:
+            reporting.cancel()
     stop.set()
+
+
+async def _report(supervisor: socket.socket, missing: Callable[[], Mapping[str, str]]) -> None:
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(ConnectionError):  # it is gone, which is noticed by reading
+        while True:
+            await loop.sock_sendall(supervisor, json.dumps(dict(missing())).encode() + b"\n")
+            await asyncio.sleep(REPORT_SECONDS)
 
 
 def _on_signals(stop: asyncio.Event, reload: Callable[[], None] | None) -> None:

@@ -6,18 +6,21 @@ import gc
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from importlib.metadata import version
 from typing import Any
 
 import uvicorn
 
-from gateway import logs
+from gateway import logs, metrics
 from gateway.config import Config
 from gateway.listener.server import ListenerLimits, configure
 from gateway.runtime.control_plane import control_plane
 from gateway.runtime.data_plane import data_plane, reload
+from gateway.runtime.health.readiness import Readiness
 from gateway.runtime.process import Server, raise_descriptor_limit, serve
 from gateway.runtime.public_listener import PublicListener, account_api
 from gateway.runtime.serving import Role
+from gateway.workers.runner import Runner
 from policies.model import Route
 
 # nginx's keepalive_timeout: uvicorn's own 5 s would close idle connections under a client that is about to use them.
@@ -34,13 +37,15 @@ async def run_child(
 ) -> None:
     """Opens the roles on the inherited sockets, serves until a signal, closes them."""
     logs.configure(role="-".join(roles))
+    metrics.BUILD_INFO.labels(version("metering-gateway")).set(1)
     raise_descriptor_limit()
+    readiness = Readiness()
     sockets = [socket.socket(fileno=fd) for fd in listen]
     servers: list[tuple[Server, list[socket.socket]]] = []
     on_reload: Callable[[], None] | None = None
     async with AsyncExitStack() as stack:
         if Role.PROXY in roles:
-            handler = await stack.enter_async_context(data_plane(config))
+            handler = await stack.enter_async_context(data_plane(config, readiness))
             routes = {route.name: route for route in config.routes}
             account = await stack.enter_async_context(account_api(config, routes))
             server = config.server
@@ -51,18 +56,20 @@ async def run_child(
                 reload(handler, lambda: _replace(reload_config(), routes, public))
 
         if Role.ADMIN in roles:
-            admin = await stack.enter_async_context(control_plane(config))
+            admin = await stack.enter_async_context(control_plane(config, readiness))
             servers.append((_server(admin, config), [sockets.pop(0)]))
         if Role.WORKER in roles:
             from gateway.runtime.background import background  # 7 MiB that a public worker does not need
 
-            await stack.enter_async_context(background(config))
+            await stack.enter_async_context(background(config, readiness))
         if Role.UPSTREAM in roles:
             from gateway.demo.app import build as build_demo_upstream
 
             servers.append((_server(build_demo_upstream(), config), [sockets.pop(0)]))
+        await readiness.run_once()
+        await stack.enter_async_context(Runner(readiness))
         tune_garbage_collection()
-        await serve(servers, line=line, reload=on_reload)
+        await serve(servers, line=line, missing=lambda: readiness.missing, reload=on_reload)
 
 
 def _replace(config: Config, routes: dict[str, Route], public: PublicListener) -> Config:

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from enum import StrEnum
 from tempfile import TemporaryDirectory
 
@@ -14,6 +14,9 @@ import structlog
 
 from gateway.config import Config, ConfigError
 from gateway.config.loading import child_environment
+from gateway.config.quantities import Address
+from gateway.runtime.health.group import GroupHealth
+from gateway.runtime.health.listener import bind_health, serving_health
 from gateway.runtime.sockets import bind, url_of
 from gateway.runtime.stores import StoreUrls
 from gateway.runtime.supervisor import ChildSpec, Supervisor
@@ -30,6 +33,7 @@ class Role(StrEnum):
     UPSTREAM = "upstream"
 
 
+HEALTH = "health"
 EVERYTHING = (Role.PROXY, Role.ADMIN, Role.WORKER)
 
 
@@ -42,23 +46,30 @@ async def serving(
     reload_config: Callable[[], Config],
     settings: Mapping[str, str] | None = None,
     upstream: socket.socket | None = None,
-) -> AsyncIterator[dict[Role, str]]:
-    """Runs the processes of the roles and yields the URL of each listener once all are ready.
+) -> AsyncIterator[dict[str, str]]:
+    """Runs the processes of the roles and yields the URL of each listener once all are ready: by role, and `HEALTH`.
 
-    Raises AddressUnusable or ChildFailed. At the end of the block the processes drain, the listeners first. SIGHUP
-    reloads the configuration; an invalid one is logged and the old one stays. `upstream` is the socket of the bundled
-    upstream.
+    Raises AddressUnusable or ChildFailed. At the end of the block the gateway stops being ready; after
+    `shutdown_delay` the processes drain, the listeners first. SIGHUP reloads the configuration; an invalid one is
+    logged and the old one stays. `upstream` is the socket of the bundled upstream.
     """
     watching: asyncio.Task[None] | None = None
-    with _listening(config, roles) as listeners, TemporaryDirectory(prefix="gateway-metrics-") as metrics:
+    async with AsyncExitStack() as stack:
+        listeners = stack.enter_context(_listening(config, roles))
+        probed = stack.enter_context(bind_health(config.server.health))
+        metrics_dir = stack.enter_context(TemporaryDirectory(prefix="gateway-metrics-"))
         inherited = child_environment(
             config,
             database_url=store_urls.database_url,
             redis_url=store_urls.redis_url,
-            metrics_dir=metrics,
+            health=str(Address(*probed.getsockname()[:2])),
+            metrics_dir=metrics_dir,
             settings=settings,
         )
-        supervisor = Supervisor(inherited, drain_timeout_seconds=config.server.drain_timeout_seconds)
+        drain_seconds = config.server.drain_timeout_seconds
+        supervisor = Supervisor(inherited, metrics_dir=metrics_dir, drain_timeout_seconds=drain_seconds)
+        health = GroupHealth(supervisor.reports)
+        await stack.enter_async_context(serving_health(probed, health, metrics_dir))
         specs = _children(config, roles, listeners)
         if upstream is not None:
             specs.append(ChildSpec("upstream", ("child", Role.UPSTREAM), (upstream,), stage="upstream"))
@@ -66,8 +77,11 @@ async def serving(
             await supervisor.start(specs)
             watching = asyncio.create_task(supervisor.watch())
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, reload_config, supervisor)
-            yield {role: url_of(bound[0]) for role, bound in listeners.items()}
+            yield {**{role: url_of(bound[0]) for role, bound in listeners.items()}, HEALTH: url_of(probed)}
+            health.is_draining = True
+            await asyncio.sleep(config.server.shutdown_delay_seconds)
         finally:
+            health.is_draining = True
             _close(listeners)  # before the children drain: a socket that is open here would go on accepting connections
             await supervisor.stop()
             if watching is not None:
@@ -109,7 +123,7 @@ def _children(
     """A process for each public worker; one for the admin listener and the workers, which share it where both run."""
     where = ("--config", str(config.path)) if config.path is not None else ()
     children = [
-        ChildSpec(f"proxy-{number}", ("child", Role.PROXY, *where), (listening,), stage="listeners")
+        ChildSpec(f"proxy-{number}", ("child", Role.PROXY, *where), (listening,), stage="listeners", serves_calls=True)
         for number, listening in enumerate(listeners.get(Role.PROXY, ()))
     ]
     control = [role for role in (Role.ADMIN, Role.WORKER) if role in roles]

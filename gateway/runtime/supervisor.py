@@ -1,12 +1,13 @@
 """The parent of the gateway's processes: starts them, waits until they are ready, restarts them, stops them.
 
-Each child holds one end of a socket pair. It reports `ready` there, and when the parent dies, however it dies, the
-child reads the end of the stream and stops: nothing outlives its supervisor.
+Each child holds one end of a socket pair. It reports `ready` there, then twice a second what keeps it from serving.
+When the parent dies, however it dies, the child reads the end of the stream and stops: nothing outlives its supervisor.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import socket
 import sys
@@ -15,6 +16,9 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import structlog
+
+from gateway import metrics
+from gateway.runtime.health.group import ProcessReport
 
 READY = b"ready\n"
 START_TIMEOUT_SECONDS = 30.0
@@ -38,16 +42,22 @@ class ChildSpec:
     arguments: Sequence[str]
     sockets: Sequence[socket.socket] = ()
     stage: str = ""
+    serves_calls: bool = False
 
 
 class Supervisor:
     """Runs children until it is stopped."""
 
-    def __init__(self, environment: Mapping[str, str], *, drain_timeout_seconds: float) -> None:
+    def __init__(self, environment: Mapping[str, str], *, metrics_dir: str, drain_timeout_seconds: float) -> None:
         self._environment = environment
+        self._metrics_dir = metrics_dir
         self._patience_seconds = drain_timeout_seconds + KILL_AFTER_SECONDS
         self._children: list[_Child] = []
         self._stopping = False
+
+    def reports(self) -> Sequence[ProcessReport]:
+        """What each process has reported last."""
+        return [child.report for child in self._children]
 
     async def start(self, specs: Sequence[ChildSpec]) -> None:
         """Starts the children and returns when all are ready; raises ChildFailed if one does not become so."""
@@ -74,8 +84,10 @@ class Supervisor:
     async def _restart_forever(self, child: _Child) -> None:
         while True:
             code = await child.wait()
+            metrics.forget_process(child.pid, self._metrics_dir)
             if self._stopping:
                 return
+            metrics.PROCESS_RESTARTS.labels(child.name).inc()
             _log.error("process_restarted", process=child.name, exit_code=code)
             await asyncio.sleep(RESTART_SECONDS)
             try:
@@ -91,13 +103,17 @@ class _Child:
         self._spec = spec
         self._environment = environment
         self._process: asyncio.subprocess.Process | None = None
-        self._line: socket.socket | None = None
+        self._line: asyncio.StreamWriter | None = None
+        self._hearing: asyncio.Task[None] | None = None
+        self.report = ProcessReport(spec.name, serves_calls=spec.serves_calls)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process is not None else 0
 
     async def start(self) -> None:
-        if self._line is not None:
-            self._line.close()
+        self._hang_up()
         ours, theirs = socket.socketpair()
-        ours.setblocking(False)
         sockets = [each.fileno() for each in self._spec.sockets]
         arguments = [*self._spec.arguments, "--line", str(theirs.fileno())]
         arguments += [part for fd in sockets for part in ("--listen", str(fd))]
@@ -112,11 +128,14 @@ class _Child:
             stdout=sys.stderr,
         )
         theirs.close()
-        self._line = ours
-        await self._become_ready(ours)
+        reader, self._line = await asyncio.open_connection(sock=ours)
+        await self._become_ready(reader)
+        self._hearing = asyncio.create_task(self._hear(reader))
 
     async def wait(self) -> int:
-        return await self._process.wait() if self._process is not None else 0
+        code = await self._process.wait() if self._process is not None else 0
+        self.report.end()
+        return code
 
     def signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:
@@ -130,14 +149,22 @@ class _Child:
             _log.error("process_killed", process=self.name)
             self.signal(signal.SIGKILL)
             await self.wait()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._hearing is not None:
+            self._hearing.cancel()
         if self._line is not None:
             self._line.close()
-            self._line = None
+        self._line = self._hearing = None
 
-    async def _become_ready(self, line: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
+    async def _hear(self, line: asyncio.StreamReader) -> None:
+        while (said := await line.readline()).endswith(b"\n"):
+            self.report.hear(json.loads(said))
+
+    async def _become_ready(self, line: asyncio.StreamReader) -> None:
         try:
-            message = await asyncio.wait_for(loop.sock_recv(line, len(READY)), START_TIMEOUT_SECONDS)
+            message = await asyncio.wait_for(line.readline(), START_TIMEOUT_SECONDS)
         except TimeoutError:
             raise ChildFailed(f"{self.name} was not ready within {START_TIMEOUT_SECONDS:.0f} s") from None
         if message != READY:

@@ -223,11 +223,15 @@ def admin_app(
         credit_value=CreditValue("USD", Decimal(100_000)),
         past_due_grace=timedelta(days=3),
         reconcile_books=reconciliation(database, AccountSnapshotReader(redis_client, meter)),
-        metrics_text=lambda: b"gateway_build_info 1.0\n",
+        metrics_text=metrics_text,
         readiness=readiness,
         checkout_service=checkout_service,
         hosts=hosts,
     )
+
+
+async def metrics_text() -> bytes:
+    return b"gateway_build_info 1.0\n"
 
 
 def client_of(app: ASGIApp, token: str | None = TOKEN) -> httpx.AsyncClient:

@@ -30,7 +30,7 @@ from gateway.meter.meter import Meter
 from policies.billing.money import CreditValue
 from policies.model import Route
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", problem_pages.PREFIX})
+OPEN_PATHS = frozenset({"/healthz", "/livez", "/readyz", "/metrics", "/openapi.json", "/docs", problem_pages.PREFIX})
 # Far above any body of this API, far below what a process can spare.
 MAX_BODY_BYTES = 128 * 1024
 MAX_IMPORT_BYTES = 1024 * 1024
@@ -75,7 +75,7 @@ def build_admin(
     routes: Iterable[Route],
     past_due_grace: timedelta,
     reconcile_books: Reconcile,
-    metrics_text: Callable[[], bytes],
+    metrics_text: Callable[[], Awaitable[bytes]],
     readiness: Callable[[], Awaitable[Mapping[str, str]]],
     checkout_service: CheckoutService | None = None,
     credit_value: CreditValue | None = None,

@@ -21,7 +21,7 @@ from policies.model import Route
 from policies.usage.reconciliation import Difference
 
 Readiness = Callable[[], Awaitable[Mapping[str, str]]]
-MetricsText = Callable[[], bytes]
+MetricsText = Callable[[], Awaitable[bytes]]
 
 
 class ReconciledDifference(NamedTuple):

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from gateway.api.admin.dependencies import DependenciesDep
+from gateway.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["health"])
 _log = structlog.get_logger()
@@ -30,6 +31,11 @@ async def healthz() -> Health:
     return Health()
 
 
+@router.get("/livez", summary="Whether the process lives")
+async def livez() -> Health:
+    return Health()
+
+
 @router.get("/readyz", summary="Whether requests can be admitted", responses={503: {"model": Readiness}})
 async def readyz(dependencies: DependenciesDep, response: Response) -> Readiness:
     missing = await dependencies.readiness()
@@ -41,6 +47,5 @@ async def readyz(dependencies: DependenciesDep, response: Response) -> Readiness
 
 
 @router.get("/metrics", summary="All series, in the Prometheus text format", response_class=Response)
-def metrics(dependencies: DependenciesDep) -> Response:
-    # Not async: the series of all processes are read from files, so it runs in a thread.
-    return Response(dependencies.metrics_text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+async def metrics(dependencies: DependenciesDep) -> Response:
+    return Response(await dependencies.metrics_text(), media_type=CONTENT_TYPE)

@@ -138,6 +138,11 @@ class PrincipalCache:
             return await self.reload(key)
         return caller
 
+    def has_servable(self) -> bool:
+        """Whether a caller is cached that would be served without PostgreSQL."""
+        oldest = monotonic_seconds() - self._max_stale_seconds
+        return any(caller.loaded_at > oldest for caller in reversed(self._callers.values()))
+
     def expire(self, partitions: Collection[int]) -> None:
         """Reads the callers of these partitions again before they are served: PostgreSQL may have gone back.
 

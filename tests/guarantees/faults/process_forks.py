@@ -128,7 +128,7 @@ async def _proxy(config: Config, listener: socket.socket) -> None:
     from gateway.runtime.roles import public_server
 
     async with data_plane(config) as handler:
-        await serve([(public_server(handler, config), [listener])], line=None)
+        await serve([(public_server(handler, config), [listener])], line=None, missing=dict)
 
 
 async def _worker(config: Config) -> None:
@@ -136,7 +136,7 @@ async def _worker(config: Config) -> None:
     from gateway.runtime.process import serve
 
     async with background(config):
-        await serve([], line=None)
+        await serve([], line=None, missing=dict)
 
 
 def _listen() -> socket.socket:
