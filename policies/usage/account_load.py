@@ -27,22 +27,21 @@ class PendingCharges(NamedTuple):
     moments: tuple[int, ...]
 
 
-def pending_charges(
-    entries: Iterable[JournaledCharge], *, recorded_upto: str, rows: Mapping[UUID, bool]
-) -> PendingCharges:
+def pending_charges(entries: Iterable[JournaledCharge], *, rows: Mapping[UUID, bool]) -> PendingCharges:
     """Takes entries in the order of their ids. `rows` are requests with a row; True if the row may be corrected.
 
-    PostgreSQL has every entry up to `recorded_upto`. A later correction charges a request that has no row, or one that
-    may be corrected. Each request is charged once, however many entries it has.
+    Only a row shows that PostgreSQL has a call. The id of an entry does not: a server of Redis that was left, or an
+    older copy of one, has entries that PostgreSQL never read, or has lost. A correction charges a request that has no
+    row, or one that may be corrected. Each request is charged once, however many entries it has.
     """
-    last = id_order(recorded_upto)
     charges: dict[UUID, int] = {}
     moments: dict[UUID, int] = {}
     for entry in entries:
-        if id_order(entry.id) <= last or (entry.request_id in rows and not rows[entry.request_id]):
+        is_recorded = entry.request_id in rows
+        if is_recorded and not (entry.corrects and rows[entry.request_id]):
             continue
         charges[entry.request_id] = max(charges.get(entry.request_id, 0), entry.credits)
-        if entry.request_id not in rows:
+        if not is_recorded:
             moments[entry.request_id] = entry.moment
     return PendingCharges(sum(charges.values()), tuple(moments.values()))
 

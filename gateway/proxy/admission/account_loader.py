@@ -88,7 +88,7 @@ class AccountLoader:
                 connection,
                 keys.account_id,
                 partition=keys.partition,
-                requests=_corrections(ahead),
+                requests=_calls(ahead),
                 now_ms=time.time_ns() // 1_000_000,
                 skew_ms=CLOCK_SKEW_MS,
             )
@@ -97,7 +97,7 @@ class AccountLoader:
     async def _load_into_redis(
         self, keys: AccountKeys, stored: StoredAccount, ahead: AccountCharges, *, epoch: str
     ) -> LoadResult:
-        more = pending_charges(_entries(ahead), recorded_upto=stored.last_id, rows=stored.recorded)
+        more = pending_charges(_entries(ahead), rows=stored.recorded)
         return await self._meter.load(
             keys,
             account_version=stored.account_version,
@@ -114,11 +114,11 @@ class AccountLoader:
         ahead = await read_account_charges(self._redis, keys)
         async with self._database.read() as connection:
             stored = await booked_budgets.read(
-                connection, keys.account_id, cap, partition=keys.partition, requests=_corrections(ahead)
+                connection, keys.account_id, cap, partition=keys.partition, requests=_calls(ahead)
             )
         key_ids = {str(key_id) for key_id in stored.key_ids}
         entries = _entries(ahead, lambda charge: charge.key_id in key_ids and charge.created_at >= cap.since)
-        more = pending_charges(entries, recorded_upto=stored.last_id, rows=stored.recorded)
+        more = pending_charges(entries, rows=stored.recorded)
         return await self._meter.load_key_budget(
             keys,
             cap,
@@ -133,9 +133,9 @@ class AccountLoader:
             load.exception()  # the waiting calls see it; asking keeps the loop from reporting it
 
 
-def _corrections(ahead: AccountCharges) -> list[tuple[UUID, int]]:
-    """The calls that the journal corrects; what PostgreSQL has of them must be known."""
-    return [(charge.request_id, charge.created_at) for _, charge in ahead.charges if charge.corrects]
+def _calls(ahead: AccountCharges) -> list[tuple[UUID, int]]:
+    """The calls of the journal; what PostgreSQL has of them must be known."""
+    return [(charge.request_id, charge.created_at) for _, charge in ahead.charges]
 
 
 def _entries(ahead: AccountCharges, counts: Callable[[JournalCharge], bool] = lambda _: True) -> list[JournaledCharge]:

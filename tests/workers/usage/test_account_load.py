@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from gateway.ledger.accounts import api_keys as key_ledger
-from gateway.ledger.usage import account_load, key_budgets
+from gateway.ledger.usage import account_load, journal_offsets, key_budgets
 from gateway.meter.account_snapshots import AccountSnapshotReader
 from gateway.meter.client.errors import NotSent
 from gateway.meter.layout import AccountState, KeyBudget
@@ -196,6 +196,24 @@ async def test_account_load_counts_rows_journal_and_holds_in_its_windows(
     await backend.load(oracle.user_id)
     admission = await backend.try_admit(oracle.user_id, str(uuid4()))
     assert admission.used == (4, 4, 4)
+
+
+async def test_entry_of_a_server_that_was_left_is_counted_whatever_its_id(backend: Backend, oracle: Oracle) -> None:
+    """Its id is below those that PostgreSQL has of another server, and yet PostgreSQL has never read it."""
+    await backend.load(oracle.user_id)
+    while not oracle.charged or not max(oracle.charged.values()):
+        await oracle.admit()
+        await oracle._settle()
+    keys = backend.meter.keys(oracle.user_id)
+    async with backend.database.transaction() as connection:
+        await journal_offsets.lock(connection, keys.partition)
+        await journal_offsets.advance(connection, {keys.partition: "99999999999999-0"})
+    await backend.redis.hdel(keys.account.decode(), "s")
+    await backend.load(oracle.user_id)
+    assert await _hot(backend, oracle.user_id) == (oracle.balance, 0)
+    await oracle._write()
+    assert await _hot(backend, oracle.user_id) == (oracle.balance, 0)
+    assert (await backend.balance(oracle.user_id)).current_credits == oracle.balance
 
 
 async def test_account_whose_clock_is_far_ahead_is_loaded_again(
