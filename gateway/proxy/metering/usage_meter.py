@@ -99,4 +99,4 @@ class _ReaderMeter:
 
     def measured(self) -> Measured:
         reading = self._reader.reading()
-        return Measured(reading=reading, missing=reading.missing, is_error=reading.is_error)
+        return Measured(None, reading, reading.missing, reading.is_error)

@@ -63,10 +63,11 @@ def pick(value: Any, selection: Selection, fields: Fields) -> None:
     if selection.leaf is not None:
         _pick_leaf(value, selection, fields)
     if isinstance(value, dict):
-        for name, below in selection.members.items():
+        members = selection.members
+        for name in members:
             if name not in value:
                 continue
-            inner = value[name]
+            below, inner = members[name], value[name]
             if below.is_descended or below.name in fields:
                 pick(inner, below, fields)
             elif below.leaf is _VALUE:

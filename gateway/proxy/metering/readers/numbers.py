@@ -38,8 +38,6 @@ def pick_counts(usage: Any, where: Paths) -> dict[str, int | Decimal]:
     counts: dict[str, int | Decimal] = {}
     if isinstance(usage, dict):
         _pick_into(counts, usage, where)
-        if counts and not 0 <= min(counts.values()) <= max(counts.values()) <= MAX_COUNT:
-            return {name: count for name, count in counts.items() if 0 <= count <= MAX_COUNT}
     return counts
 
 
@@ -47,7 +45,7 @@ def _pick_into(counts: dict[str, int | Decimal], usage: dict[str, Any], where: P
     members, below = where
     for name, value in usage.items():
         if name in members:
-            if type(value) is int:  # as nearly every one is
+            if type(value) is int and 0 <= value <= MAX_COUNT:  # as nearly every one is
                 counts[members[name]] = value
             elif (found := number(value)) is not None:
                 _add(counts, members[name], found)
