@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import NamedTuple
 
 from gateway.http.fields import HeaderBlock
 from gateway.proxy.metering.decoding import READABLE
@@ -19,24 +18,19 @@ _CONTENT_ENCODING = re.compile(rb"(?<![^\n])content-encoding: [^\r]*\r\n")
 _READABLE = frozenset(READABLE.split(b", ")) | {b"identity", b"x-gzip"}
 
 
-class MeasuredRequest(NamedTuple):
-    """The fields and the body towards the upstream. `hides_usage`: the usage event is not for the client."""
+def adapt(fields: HeaderBlock, body: bytes, asked: Asked, *, asks_for_usage: bool) -> tuple[HeaderBlock, bytes, bool]:
+    """The fields and the body towards the upstream of a measured route, and whether to hide the usage event.
 
-    fields: HeaderBlock
-    body: bytes
-    hides_usage: bool = False
-
-
-def adapt(fields: HeaderBlock, body: bytes, asked: Asked, *, asks_for_usage: bool) -> MeasuredRequest:
-    """The request to a measured route. `asks_for_usage` is whether its upstream can be asked."""
+    `asks_for_usage` is whether that upstream can be asked. An event that the gateway asked for is not for the client.
+    """
     edited = None
     if asked.needs_usage_option and asks_for_usage:
         edited = ask_for_usage(body if asked.decoded is None else asked.decoded)
     if edited is None:
         is_coded = fields.find(b"accept-encoding: ") >= 0
-        return MeasuredRequest(HeaderBlock(_ACCEPT_ENCODING.sub(_cut, fields)) if is_coded else fields, body)
+        return HeaderBlock(_ACCEPT_ENCODING.sub(_cut, fields)) if is_coded else fields, body, False
     plain = _ACCEPT_ENCODING.sub(b"", _CONTENT_ENCODING.sub(b"", fields))
-    return MeasuredRequest(HeaderBlock(plain + b"accept-encoding: identity\r\n"), edited, hides_usage=True)
+    return HeaderBlock(plain + b"accept-encoding: identity\r\n"), edited, True
 
 
 def _cut(field: re.Match[bytes]) -> bytes:
