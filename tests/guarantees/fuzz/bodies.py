@@ -19,6 +19,7 @@ from zlib import crc32
 
 from hypothesis import strategies as st
 
+from gateway.proxy.metering.documents.values import MAX_VALUE_BYTES
 from tests.proxy.metering.cases import TRAP, Case
 from tests.proxy.metering.wire import FRAMES, NDJSON, SSE
 
@@ -238,6 +239,8 @@ def _frame(frame: bytes, start: int, writer: Writer) -> bytes:
         inner = writer.document(parsed(b64decode(wrapped).decode())).encode()
         document = {**dict(document), "bytes": b64encode(inner).decode()}
     payload = writer.document(document).encode()
+    if wrapped is not None and len(payload) > MAX_VALUE_BYTES:  # what is wrapped is one value, and may not be kept
+        payload = frame[start:-4]
     prelude = struct.pack(">II", 4 + start + len(payload), start - 12)
     message = prelude + crc32(prelude).to_bytes(4, "big") + frame[12:start] + payload
     return message + crc32(message).to_bytes(4, "big")
