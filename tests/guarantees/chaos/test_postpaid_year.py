@@ -165,6 +165,8 @@ async def test_invoices_and_meters_of_a_year_ask_for_what_was_used(backend: Back
         await _end_calls(world, customer)
         if random.random() < 0.5 and not customer.is_at_provider:
             await world.until_done(lambda each=customer: _cancel(world, each))  # type: ignore[misc] # bound at once
+    world.now += MONTH  # what ended last is recorded while it still counts as late usage
+    await _work(world)
     world.now += MONTH * 13  # longer than any period: all of the year are closed
     for _ in range(2):
         await _work(world)
