@@ -5,8 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, generate_latest
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OTHER = "other"  # the label of paths and methods that are not in the route table: they add no series
@@ -242,16 +241,3 @@ class MetricsFlusher:
 def exposition() -> bytes:
     """All series of this process, in the Prometheus text format."""
     return generate_latest(REGISTRY)
-
-
-def exposition_of_group(directory: str) -> bytes:
-    """All series of the processes that share the directory, together, and the supervisor's own of them."""
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, directory)  # type: ignore[no-untyped-call] # prometheus_client leaves it bare
-    own = REGISTRY.restricted_registry(["gateway_process_ready", "gateway_process_restarts_total"])
-    return generate_latest(registry) + generate_latest(own)
-
-
-def forget_process(pid: int, directory: str) -> None:
-    """Removes what only a living process shows, once it is dead; what it has counted stays."""
-    mark_process_dead(pid, directory)  # type: ignore[no-untyped-call] # as above

@@ -8,7 +8,6 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from enum import StrEnum
-from tempfile import TemporaryDirectory
 
 import structlog
 
@@ -17,6 +16,7 @@ from gateway.config.loading import child_environment
 from gateway.config.quantities import Address
 from gateway.runtime.health.group import GroupHealth
 from gateway.runtime.health.listener import bind_health, serving_health
+from gateway.runtime.health.metrics_folder import metrics_folder
 from gateway.runtime.sockets import bind, url_of
 from gateway.runtime.stores import StoreUrls
 from gateway.runtime.supervisor import ChildSpec, Supervisor
@@ -57,7 +57,7 @@ async def serving(
     async with AsyncExitStack() as stack:
         listeners = stack.enter_context(_listening(config, roles))
         probed = stack.enter_context(bind_health(config.server.health))
-        metrics_dir = stack.enter_context(TemporaryDirectory(prefix="gateway-metrics-"))
+        metrics_dir = stack.enter_context(metrics_folder())
         inherited = child_environment(
             config,
             database_url=store_urls.database_url,

@@ -19,6 +19,7 @@ import structlog
 
 from gateway import metrics
 from gateway.runtime.health.group import ProcessReport
+from gateway.runtime.health.metrics_folder import forget_process
 
 READY = b"ready\n"
 START_TIMEOUT_SECONDS = 30.0
@@ -84,7 +85,7 @@ class Supervisor:
     async def _restart_forever(self, child: _Child) -> None:
         while True:
             code = await child.wait()
-            metrics.forget_process(child.pid, self._metrics_dir)
+            forget_process(child.pid, self._metrics_dir)
             if self._stopping:
                 return
             metrics.PROCESS_RESTARTS.labels(child.name).inc()

@@ -312,6 +312,7 @@ def test_mistake_in_an_entry_hides_none_beside_it(problems_of: Problems) -> None
         ("redis: {url: 'redis://h?ssl_ca_certs=f'}", 1, "redis.url", "ssl_ca_certs needs rediss://"),
         ("keys: {prefix: Gw_}", 1, "keys.prefix", "lower-case"),
         ("server: {public: 127.0.0.1:9, admin: 127.0.0.1:9}", 1, "server.admin", "must differ from server.public"),
+        ("server: {admin: 127.0.0.1:9, health: 127.0.0.1:9}", 1, "server.health", "must differ from server.admin"),
         ("server:\n  workers: 1\n  workers: 2", 3, "server.workers", "is written twice, first on line 2"),
         ("data_dir: ~nobody-we-know/x", 1, "data_dir", "cannot be found"),
         ("upstreams: {a b: {targets: [http://a]}}", 1, "upstreams.a b.name", "letters, digits"),

@@ -21,6 +21,7 @@ from gateway import metrics
 from gateway.config.quantities import Address
 from gateway.config.server import DEFAULT_HEALTH
 from gateway.runtime.health.group import GroupHealth
+from gateway.runtime.health.metrics_folder import exposition_of_group
 from gateway.runtime.process import Server
 from gateway.runtime.sockets import AddressUnusable, bind
 
@@ -88,7 +89,7 @@ def build_app(health: GroupHealth, metrics_dir: str) -> Starlette:
     def exposition(_: Request) -> Response:  # not async: it reads files, so it runs in a thread
         for each in health.processes:
             metrics.PROCESS_READY.labels(each.name).set(not health.is_draining and not each.now_missing())
-        return Response(metrics.exposition_of_group(metrics_dir), media_type=metrics.CONTENT_TYPE)
+        return Response(exposition_of_group(metrics_dir), media_type=metrics.CONTENT_TYPE)
 
     return Starlette(
         routes=[
