@@ -68,6 +68,13 @@ def test_scanner_finds_what_a_parser_finds(written: tuple[Any, bytes], places: l
     }
 
 
+@pytest.mark.parametrize("place", range(1, 24))
+def test_elements_before_a_cut_scalar_count_once(place: int) -> None:
+    text = b'{"n":[null,1,"a",true,2]}'
+    ((found, _),), _ = scan(cut(text, [place]))
+    assert found["n"] == 5
+
+
 @EXAMPLES
 @given(_written())
 def test_cuts_at_every_byte_change_nothing(written: tuple[Any, bytes]) -> None:

@@ -119,9 +119,9 @@ class JsonScanner:
 
     def _value(self, data: bytes, position: int) -> int:
         if self._next is None:
-            position = self._past_items(data, position)
-            if self._step != self._value:
-                return position
+            past = self._past_items(data, position)
+            if past != position:
+                return past  # they are counted: what is read again after a cut begins behind them
         position = _past_space(data, position)
         if position == len(data):
             return position
