@@ -13,6 +13,8 @@ import structlog
 
 from gateway.config import Config, ConfigError
 from gateway.config.model import Tracing
+from gateway.ledger.db.session import Database
+from gateway.meter.client.client import RedisClient
 from gateway.meter.holds import Holds
 from gateway.meter.idempotency import StorageLimits
 from gateway.meter.meter import Meter
@@ -53,13 +55,7 @@ async def data_plane(config: Config, readiness: Readiness | None = None) -> Asyn
     """
     async with open_stores(config, timeout_seconds=config.redis.timeout_seconds) as (database, redis_client):
         owner = f"proxy-{token_hex(6)}"
-        meter = Meter(
-            redis_client,
-            partitions=config.redis.partitions,
-            owner=owner,
-            register=PostgresEpochRegister(database),
-            storage=StorageLimits(config.idempotency.max_bytes_per_account, config.idempotency.max_bytes),
-        )
+        meter = _meter(config, redis_client, database, owner=owner)
         principals = PrincipalCache(
             database,
             meter,
@@ -108,6 +104,16 @@ async def data_plane(config: Config, readiness: Readiness | None = None) -> Asyn
         access_log.close()
         if span_recorder is not None:
             await asyncio.to_thread(span_recorder.close)
+
+
+def _meter(config: Config, redis_client: RedisClient, database: Database, *, owner: str) -> Meter:
+    return Meter(
+        redis_client,
+        partitions=config.redis.partitions,
+        owner=owner,
+        register=PostgresEpochRegister(database),
+        storage=StorageLimits(config.idempotency.max_bytes_per_account, config.idempotency.max_bytes),
+    )
 
 
 def router_of(config: Config) -> Router:

@@ -114,9 +114,8 @@ def build_admin(
         credit_value=credit_value,
     )
     app.state.checkout_service = checkout_service or CheckoutService()
-    app.include_router(health.router)
-    app.include_router(problem_pages.router)
-    app.include_router(_admin_v1())
+    for router in (health.router, problem_pages.router, _admin_v1()):
+        app.include_router(router)
     error_responses.install(app)
     openapi.install(app, guard=GUARD)
     idempotent = IdempotencyMiddleware(
