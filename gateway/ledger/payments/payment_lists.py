@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import Date, Select, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.db.rows import Page, columns, decode_cursor, encode_cursor, page_by_time, value
+from gateway.ledger.db.rows import Page, columns, page_by_offset, page_by_time
 from gateway.ledger.db.tables import payment_transactions
 from gateway.ledger.payments.payments import Payment
 
@@ -76,13 +76,9 @@ async def list_payments(
     query = _matching(select(*columns(payment_transactions, Payment)), wanted)
     if sort is None:
         return await page_by_time(connection, query, Payment, cursor=cursor, limit=limit)
-    column = _PAYMENTS[sort.removeprefix("-")]
-    ordered = column.desc().nulls_last() if sort.startswith("-") else column.asc().nulls_last()
-    first = 0 if cursor is None else decode_cursor(cursor)
-    page = query.order_by(ordered, _PAYMENTS.id).offset(first).limit(limit + 1)
-    rows = (await connection.execute(page)).all()
-    data = tuple(value(Payment, row) for row in rows[:limit])
-    return Page(data, encode_cursor(first + limit) if len(rows) > limit else None)
+    key = _PAYMENTS[sort.removeprefix("-")]
+    ordered = key.desc().nulls_last() if sort.startswith("-") else key.asc().nulls_last()
+    return await page_by_offset(connection, query.order_by(ordered, _PAYMENTS.id), Payment, cursor=cursor, limit=limit)
 
 
 async def sum_payments(
@@ -94,15 +90,12 @@ async def sum_payments(
     limit: int = 50,
 ) -> Page[PaymentSum]:
     """In ascending order of `by`; without a type only what customers paid. Raises InvalidCursor."""
-    first = 0 if cursor is None else decode_cursor(cursor)
     keys = [_KEYS[dimension] for dimension in by]
     query = _matching(select(*keys, _PAYMENTS.currency, *_SUMS), wanted)
     if wanted.transaction_type is None and PaymentDimension.TYPE not in by:
         query = query.where(_PAYMENTS.transaction_type.in_(CHARGES))
     query = query.group_by(*keys, _PAYMENTS.currency).order_by(*keys, _PAYMENTS.currency)
-    rows = (await connection.execute(query.offset(first).limit(limit + 1))).all()
-    data = tuple(_sum(row._mapping) for row in rows[:limit])  # noqa: SLF001 - public by SQLAlchemy's documentation
-    return Page(data, encode_cursor(first + limit) if len(rows) > limit else None)
+    return await page_by_offset(connection, query, _sum, cursor=cursor, limit=limit)
 
 
 _PAYMENTS = payment_transactions.c
@@ -137,14 +130,6 @@ def _matching(query: Select[Any], wanted: PaymentFilter) -> Select[Any]:
     return query
 
 
-def _sum(row: Any) -> PaymentSum:
+def _sum(*, credits_awarded: Decimal, **row: Any) -> PaymentSum:
     """PostgreSQL gives sums of integers as numerics."""
-    keys: dict[str, Any] = {name: row.get(name) for name in _NAMES}
-    return PaymentSum(
-        **keys,
-        currency=row["currency"],
-        payments=row["payments"],
-        amount=row["amount"],
-        refunded_amount=row["refunded_amount"],
-        credits_awarded=int(row["credits_awarded"]),
-    )
+    return PaymentSum(**{**dict.fromkeys(_NAMES), **row}, credits_awarded=int(credits_awarded))

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import date, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import Field, StringConstraints
+from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api import csv_export
+from gateway.api.admin.billing.lists import BillingList, BillingQuery, group_by_field, list_or_sum, sort_field
 from gateway.api.admin.dependencies import UnitOfWorkDep
 from gateway.api.checkout import CheckoutServiceDep
 from gateway.api.errors import Conflict, Invalid
 from gateway.api.invoices.responses import document_in, html_response, pdf_response
 from gateway.api.openapi import CONFLICTS, UNKNOWN
-from gateway.api.schemas import usage_aggregates
 from gateway.api.schemas.billing_records import Amount, Invoice, InvoiceRow
 from gateway.api.schemas.fields import Instant, Line, Price, Rate
-from gateway.api.schemas.pages import PageModel, PageQuery, RequestModel, ResponseModel, page_of
-from gateway.api.unit_of_work import UnitOfWork
+from gateway.api.schemas.pages import PageModel, RequestModel, ResponseModel
 from gateway.clock import now
 from gateway.ledger.db.errors import NotFound
-from gateway.ledger.db.rows import Page
 from gateway.ledger.invoicing import closing, credit_notes, invoice_lists, invoices, issued_invoices
 from gateway.ledger.invoicing.invoice_lists import InvoiceDimension, InvoiceFilter
 from gateway.ledger.payments import manual_payments
@@ -36,11 +34,7 @@ from policies.billing.issuing import Issuer
 router = APIRouter(prefix="/invoices", tags=["payments"])
 
 
-GroupBy = Annotated[str, StringConstraints(pattern=usage_aggregates.pattern(InvoiceDimension))] | None
-Sort = Annotated[str, StringConstraints(pattern=rf"^-?({'|'.join(invoice_lists.SORTABLE)})$")] | None
-
-
-class InvoiceQuery(PageQuery):
+class InvoiceQuery(BillingQuery):
     user_id: UUID | None = None
     subscription_id: UUID | None = None
     plan_id: Line | None = Field(default=None, description="The plan at the time of issue.")
@@ -50,21 +44,13 @@ class InvoiceQuery(PageQuery):
     number: Line | None = Field(default=None, examples=["INV-2026-000012"], description="The number, bare or printed.")
     since: Instant | None = Field(default=None, alias="from", description="Issued from this instant on.")
     until: Instant | None = Field(default=None, alias="to", description="Issued before this instant.")
-    sort: Sort = Field(
-        default=None,
-        examples=["-total"],
-        description=f"One of {', '.join(invoice_lists.SORTABLE)}, descending with a leading `-`; else newest first.",
+    sort: str | None = sort_field(invoice_lists.SORTABLE, example="-total")
+    group_by: str | None = group_by_field(
+        InvoiceDimension,
+        of="invoices",
+        example="month,status",
+        without="Without drafts and void ones, unless `status` or grouping by it says otherwise.",
     )
-    group_by: GroupBy = Field(
-        default=None,
-        examples=["month,status"],
-        description=f"Sums by currency instead of invoices: any of {', '.join(InvoiceDimension)}, separated by commas, "
-        "in the order to sort by. Without drafts and void ones, unless `status` or grouping by it says otherwise.",
-    )
-    format: csv_export.Format | None = Field(default=None, description="csv: all rows of the list, as `Accept` says.")
-
-    def filter(self) -> InvoiceFilter:
-        return InvoiceFilter(**self.model_dump(exclude={"limit", "cursor", "group_by", "sort", "format"}))
 
 
 class InvoiceSum(ResponseModel):
@@ -106,6 +92,19 @@ class NewCreditNote(RequestModel):
     reason: Line | None = Field(default=None, examples=["goodwill"], description="Printed on the credit note.")
 
 
+RECORDS = BillingList(
+    file_name="invoices.csv",
+    filter=InvoiceFilter,
+    dimension=InvoiceDimension,
+    list_page=invoice_lists.list_invoices,
+    sum_page=invoice_lists.sum_invoices,
+    render=Invoice.model_validate,
+    render_row=InvoiceRow.of,
+    render_sum=InvoiceSum.model_validate,
+    columns=InvoiceRow.model_fields,
+)
+
+
 @router.get(
     "",
     summary="List or sum invoices",
@@ -114,30 +113,9 @@ class NewCreditNote(RequestModel):
 )
 async def list_invoices(
     query: Annotated[InvoiceQuery, Query()], request: Request, unit_of_work: UnitOfWorkDep
-) -> PageModel[InvoiceSum] | PageModel[Invoice] | Response:
+) -> PageModel[Any] | Response:
     """Newest first unless `sort` says otherwise. As CSV with `?format=csv` or `Accept: text/csv`, a row an invoice."""
-    if query.group_by is not None:
-        return await _sums(query, query.group_by, unit_of_work)
-
-    async def page(cursor: str | None, limit: int) -> Page[invoices.Invoice]:
-        async with unit_of_work.read() as connection:
-            return await invoice_lists.list_invoices(
-                connection, query.filter(), sort=query.sort, cursor=cursor, limit=limit
-            )
-
-    async def rows(cursor: str | None, limit: int) -> PageModel[InvoiceRow]:
-        return page_of(await page(cursor, limit), InvoiceRow.of)
-
-    if csv_export.is_requested(request, query.format):
-        return csv_export.stream(tuple(InvoiceRow.model_fields), rows, file_name="invoices.csv")
-    return page_of(await page(query.cursor, query.limit), Invoice.model_validate)
-
-
-async def _sums(query: InvoiceQuery, group_by: str, unit_of_work: UnitOfWork) -> PageModel[InvoiceSum]:
-    by = [InvoiceDimension(name) for name in dict.fromkeys(group_by.split(","))]
-    async with unit_of_work.read() as connection:
-        found = await invoice_lists.sum_invoices(connection, query.filter(), by, cursor=query.cursor, limit=query.limit)
-    return page_of(found, InvoiceSum.model_validate)
+    return await list_or_sum(RECORDS, query, request=request, unit_of_work=unit_of_work)
 
 
 @router.post("", status_code=201, summary="Issue an invoice", responses=UNKNOWN | CONFLICTS)

@@ -6,22 +6,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import Field, StringConstraints
+from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api import csv_export
+from gateway.api.admin.billing.lists import BillingList, BillingQuery, group_by_field, list_or_sum, sort_field
 from gateway.api.admin.dependencies import UnitOfWorkDep
 from gateway.api.errors import Conflict, Invalid
 from gateway.api.openapi import CONFLICTS, UNKNOWN
-from gateway.api.schemas import usage_aggregates
 from gateway.api.schemas.billing_records import Payment
 from gateway.api.schemas.fields import Currency, Instant, Line, Price
-from gateway.api.schemas.pages import PageModel, PageQuery, RequestModel, ResponseModel, page_of
-from gateway.api.unit_of_work import UnitOfWork
+from gateway.api.schemas.pages import PageModel, RequestModel, ResponseModel
 from gateway.clock import now
 from gateway.ledger.db.errors import AlreadyExists, InUse, NotFound
 from gateway.ledger.payments import manual_payments, payment_lists, payments
@@ -32,11 +31,7 @@ from policies.billing.money import fits, plain
 router = APIRouter(prefix="/payments", tags=["payments"])
 
 
-GroupBy = Annotated[str, StringConstraints(pattern=usage_aggregates.pattern(PaymentDimension))] | None
-Sort = Annotated[str, StringConstraints(pattern=rf"^-?({'|'.join(payment_lists.SORTABLE)})$")] | None
-
-
-class PaymentQuery(PageQuery):
+class PaymentQuery(BillingQuery):
     user_id: UUID | None = None
     transaction_type: Literal["subscription", "credits", "refund", "dispute"] | None = None
     status: Literal["pending", "completed", "failed", "refunded", "partially_refunded", "disputed"] | None = None
@@ -45,22 +40,13 @@ class PaymentQuery(PageQuery):
     currency: Line | None = Field(default=None, examples=["USD"])
     since: Instant | None = Field(default=None, alias="from", description="Processed from this instant on.")
     until: Instant | None = Field(default=None, alias="to", description="Processed before this instant.")
-    sort: Sort = Field(
-        default=None,
-        examples=["-amount"],
-        description=f"One of {', '.join(payment_lists.SORTABLE)}, descending with a leading `-`; else newest first.",
+    sort: str | None = sort_field(payment_lists.SORTABLE, example="-amount")
+    group_by: str | None = group_by_field(
+        PaymentDimension,
+        of="payments",
+        example="month,provider",
+        without="Only of what customers paid, unless `transaction_type` or `type` says otherwise.",
     )
-    group_by: GroupBy = Field(
-        default=None,
-        examples=["month,provider"],
-        description=f"Sums by currency instead of payments: any of {', '.join(PaymentDimension)}, separated by "
-        "commas, in the order to sort by. Only of what customers paid, unless `transaction_type` or `type` says "
-        "otherwise.",
-    )
-    format: csv_export.Format | None = Field(default=None, description="csv: all rows of the list, as `Accept` says.")
-
-    def filter(self) -> PaymentFilter:
-        return PaymentFilter(**self.model_dump(exclude={"limit", "cursor", "group_by", "sort", "format"}))
 
 
 class PaidInvoice(ResponseModel):
@@ -114,6 +100,19 @@ class PaymentSum(ResponseModel):
     credits_awarded: int
 
 
+RECORDS = BillingList(
+    file_name="payments.csv",
+    filter=PaymentFilter,
+    dimension=PaymentDimension,
+    list_page=payment_lists.list_payments,
+    sum_page=payment_lists.sum_payments,
+    render=Payment.model_validate,
+    render_row=Payment.model_validate,
+    render_sum=PaymentSum.model_validate,
+    columns=Payment.model_fields,
+)
+
+
 @router.get(
     "",
     summary="List or sum payments",
@@ -122,28 +121,9 @@ class PaymentSum(ResponseModel):
 )
 async def list_payments(
     query: Annotated[PaymentQuery, Query()], request: Request, unit_of_work: UnitOfWorkDep
-) -> PageModel[PaymentSum] | PageModel[Payment] | Response:
+) -> PageModel[Any] | Response:
     """Newest first unless `sort` says otherwise. As CSV with `?format=csv` or `Accept: text/csv`."""
-    if query.group_by is not None:
-        return await _sums(query, query.group_by, unit_of_work)
-
-    async def page(cursor: str | None, limit: int) -> PageModel[Payment]:
-        async with unit_of_work.read() as connection:
-            found = await payment_lists.list_payments(
-                connection, query.filter(), sort=query.sort, cursor=cursor, limit=limit
-            )
-        return page_of(found, Payment.model_validate)
-
-    if csv_export.is_requested(request, query.format):
-        return csv_export.stream(tuple(Payment.model_fields), page, file_name="payments.csv")
-    return await page(query.cursor, query.limit)
-
-
-async def _sums(query: PaymentQuery, group_by: str, unit_of_work: UnitOfWork) -> PageModel[PaymentSum]:
-    by = [PaymentDimension(name) for name in dict.fromkeys(group_by.split(","))]
-    async with unit_of_work.read() as connection:
-        found = await payment_lists.sum_payments(connection, query.filter(), by, cursor=query.cursor, limit=query.limit)
-    return page_of(found, PaymentSum.model_validate)
+    return await list_or_sum(RECORDS, query, request=request, unit_of_work=unit_of_work)
 
 
 @router.post("", status_code=201, summary="Record a payment", responses=UNKNOWN | CONFLICTS)
