@@ -189,7 +189,10 @@ class Upstream:
     async def _exchange(
         self, target: Target, head: bytes, request: Request, *, now: float, total_at: float, on_end: OnEnd | None
     ) -> Response:
-        connection = target.pool.take_idle(now, request.account) or await target.pool.connect_or_wait(request.account)
+        pool, account, is_upload = target.pool, request.account, isinstance(request.body, ReplayableBody)
+        connection = pool.take_idle(now, account, is_upload=is_upload)
+        if connection is None:
+            connection = await pool.connect_or_wait(account, is_upload=is_upload)
         response = connection.start(head, request, total_at=total_at, on_end=on_end)
         try:
             await response.wait_for_head()
@@ -197,7 +200,7 @@ class Upstream:
             if not self._was_stale(response, request):
                 raise
             self._report_retry("stale")
-            connection = await target.pool.connect_or_wait(request.account)
+            connection = await pool.connect_or_wait(account, is_upload=is_upload)
             response = connection.start(head, request, total_at=total_at, on_end=on_end)
             await response.wait_for_head()
         return response

@@ -35,6 +35,7 @@ class ConnectionOwner(Protocol):
     def opened(self, connection: Connection) -> None: ...
     def retired(self, connection: Connection) -> None: ...
     def lost(self, connection: Connection) -> None: ...
+    def upload_finished(self, connection: Connection) -> None: ...
 
 
 # One for all connections: its bytes are copied before the loop reads again. A process has one loop.
@@ -62,6 +63,7 @@ class Connection(asyncio.BufferedProtocol):
         "closed",
         "exchanges",
         "idle_until",
+        "is_upload",
         "keep_alive_seconds",
         "loop",
         "response",
@@ -83,6 +85,7 @@ class Connection(asyncio.BufferedProtocol):
         self._total_at = 0.0
         self._known_head: ResponseHead | None = None
         self.account: Hashable = None  # that leases it
+        self.is_upload = False  # whether the exchange waits for the rest of its body
         self.response: Response | None = None
         self.closed = False
         self.exchanges = 0
@@ -309,6 +312,7 @@ class Connection(asyncio.BufferedProtocol):
     def _body_sent(self) -> None:
         self._sent = True
         self._progressed(self._deadlines.first_byte_seconds)
+        self._owner.upload_finished(self)
 
     def _stop_upload(self) -> None:
         upload, self._upload = self._upload, None

@@ -18,6 +18,7 @@ from gateway.upstream.address import Address
 from gateway.upstream.connection import Connection, Deadlines
 from gateway.upstream.dialer import Dialer
 from gateway.upstream.errors import connect_timed_out, not_connected, overloaded, unreachable
+from gateway.upstream.shares import Shares
 
 # Common servers close idle connections after 60 seconds or more (nginx 75, AWS load balancers 60); half of that hardly
 # ever races with their FIN. Servers that announce less (Node.js: 5) are believed.
@@ -25,7 +26,6 @@ IDLE_LIMIT_SECONDS = 30.0
 # Above it a request is refused at once. As deep as the usual accept backlog of the kernel.
 MAX_QUEUED = 1024
 
-_Waiter = asyncio.Future[Connection | None]
 _log = structlog.get_logger(__name__)
 
 
@@ -40,10 +40,20 @@ class PoolLimits:
     max_connections_per_account: int | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiter:
+    """Who waits: `slot` gets the connection that comes with a slot, None if one must be opened."""
+
+    slot: asyncio.Future[Connection | None]
+    account: Hashable
+    is_upload: bool
+
+
 class Pool:
     """All connections to one address. `busy` counts requests that run, connect or wait.
 
-    An account that has its share waits for its own connections, while others take what is free.
+    An account that has its share waits for its own connections, while others take what is free. Uploads that are not
+    finished share half of the connections, as clients decide how long they take.
     """
 
     def __init__(
@@ -53,11 +63,10 @@ class Pool:
         self._limits = limits
         self._deadlines = deadlines
         self._dialer = Dialer(address, self._new_connection, tls)
-        self._leased = 0
-        self._leased_by: dict[Hashable, int] = {}
-        self._share = limits.max_connections_per_account or limits.max_connections
+        self._leases = Shares(limits.max_connections, limits.max_connections_per_account or limits.max_connections)
+        self._uploads = self._leases.half()
         self._idle: list[Connection] = []
-        self._queue: deque[tuple[_Waiter, Hashable]] = deque()
+        self._queue: deque[_Waiter] = deque()
         self._open: set[Connection] = set()
         self._reaper: asyncio.TimerHandle | None = None
         self._retired = False
@@ -65,51 +74,65 @@ class Pool:
 
     @property
     def busy(self) -> int:
-        return self._leased + len(self._queue)
+        return self._leases.count + len(self._queue)
 
     def __repr__(self) -> str:
-        counts = f"{self._leased} leased, {len(self._idle)} idle, {len(self._queue)} queued, {len(self._open)} open"
+        counts = (
+            f"{self._leases.count} leased, {len(self._idle)} idle, {len(self._queue)} queued, {len(self._open)} open"
+        )
         return f"<Pool {self.address} [{counts}]>"
 
-    def take_idle(self, now: float, account: Hashable = None) -> Connection | None:
+    def take_idle(self, now: float, account: Hashable = None, *, is_upload: bool = False) -> Connection | None:
         """The idle connection that was used last, or None. The caller must `release` it."""
-        while self._idle and not (self._leased >= self._share and self._has_its_share(account)):
+        leases = self._leases
+        if (is_upload or leases.count >= leases.of_account) and not self._may_lease(account, is_upload=is_upload):
+            return None
+        while self._idle:
             connection = self._idle.pop()
             if connection.idle_until > now:
-                self._lease(account)
+                leases.lease(account)
                 connection.account = account
+                if is_upload:
+                    self._uploads.lease(account)
+                    connection.is_upload = True
                 return connection
             connection.close("idle for too long")
         return None
 
-    async def connect_or_wait(self, account: Hashable = None) -> Connection:
+    async def connect_or_wait(self, account: Hashable = None, *, is_upload: bool = False) -> Connection:
         """A new connection, or one that is released meanwhile; UpstreamError when there is neither in time.
 
         The caller must `release` it.
         """
         if self._closing is not None:
             raise unreachable(f"{self.address} is no longer used")
-        if self._leased < self._limits.max_connections and not self._has_its_share(account):
-            self._lease(account)
-            return await self._connect(account)
-        connection = await self._wait_in_queue(account)
+        if self._may_lease(account, is_upload=is_upload):
+            self._lease(account, is_upload=is_upload)
+            return await self._connect(account, is_upload=is_upload)
+        connection = await self._wait_in_queue(account, is_upload=is_upload)
         if connection is not None and not connection.closed:
             return connection
-        return await self._connect(account)
+        return await self._connect(account, is_upload=is_upload)
 
     def release(self, connection: Connection, *, reusable: bool) -> None:
         """Returns a lease: to the first waiter, to the idle connections, or by closing the connection."""
-        if not reusable or self._retired:
-            connection.abort()
-            self._free_slot(connection.account)
-            return
-        self._end_lease(connection.account)
-        if self._queue and (next_one := self._next_waiter()) is not None:
-            waiter, connection.account = next_one
-            self._lease(connection.account)
-            waiter.set_result(connection)
-        else:
+        self._leases.release(connection.account)
+        if connection.is_upload:
+            connection.is_upload = False
+            self._uploads.release(connection.account)
+        if reusable and not self._retired:
             self._add_idle(connection)
+        else:
+            connection.abort()
+        if self._queue:
+            self._serve_queue()
+
+    def upload_finished(self, connection: Connection) -> None:
+        """The upload on this connection waits for its client no longer."""
+        if connection.is_upload:
+            connection.is_upload = False
+            self._uploads.release(connection.account)
+            self._serve_queue()
 
     def opened(self, connection: Connection) -> None:
         self._open.add(connection)
@@ -138,49 +161,68 @@ class Pool:
         self.retire()
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_future()
-        for waiter, _ in self._queue:
-            if not waiter.done():
-                waiter.set_exception(unreachable(f"{self.address} is no longer used"))
+        for waiter in self._queue:
+            if not waiter.slot.done():
+                waiter.slot.set_exception(unreachable(f"{self.address} is no longer used"))
         for connection in list(self._open):
             connection.close(f"{self.address} is no longer used")
         if self._open:
             await self._closing
 
-    def _lease(self, account: Hashable) -> None:
-        self._leased += 1
-        if account is not None:
-            self._leased_by[account] = self._leased_by.get(account, 0) + 1
+    def _may_lease(self, account: Hashable, *, is_upload: bool) -> bool:
+        return self._leases.allows(account) and (not is_upload or self._uploads.allows(account))
 
-    def _end_lease(self, account: Hashable) -> None:
-        self._leased -= 1
-        if account is not None:
-            left = self._leased_by[account] - 1
-            if left:
-                self._leased_by[account] = left
-            else:
-                del self._leased_by[account]
+    def _lease(self, account: Hashable, *, is_upload: bool) -> None:
+        self._leases.lease(account)
+        if is_upload:
+            self._uploads.lease(account)
 
-    def _has_its_share(self, account: Hashable) -> bool:
-        return account is not None and self._leased_by.get(account, 0) >= self._share
+    def _free_slot(self, account: Hashable, *, is_upload: bool) -> None:
+        self._leases.release(account)
+        if is_upload:
+            self._uploads.release(account)
+        if self._queue:
+            self._serve_queue()
 
-    async def _connect(self, account: Hashable) -> Connection:
+    def _serve_queue(self) -> None:
+        """Gives what is free to those that wait, in order, but for those whose share is used up."""
+        while (waiter := self._next_waiter()) is not None:
+            now, account, is_upload = asyncio.get_running_loop().time(), waiter.account, waiter.is_upload
+            connection = self.take_idle(now, account, is_upload=is_upload)
+            if connection is None:
+                self._lease(account, is_upload=is_upload)
+            waiter.slot.set_result(connection)
+
+    def _next_waiter(self) -> _Waiter | None:
+        """The first that waits and may lease; no longer in the queue."""
+        if self._leases.count >= self._leases.maximum:
+            return None
+        for waiter in list(self._queue):
+            if waiter.slot.done():
+                self._queue.remove(waiter)
+            elif self._may_lease(waiter.account, is_upload=waiter.is_upload):
+                self._queue.remove(waiter)
+                return waiter
+        return None
+
+    async def _connect(self, account: Hashable, *, is_upload: bool) -> Connection:
         """Opens a connection in a leased slot, which it frees on any failure."""
         try:
             async with asyncio.timeout(self._limits.connect_timeout_seconds):
                 connection = await self._dialer.dial()
         except TimeoutError as error:
-            self._free_slot(account)
+            self._free_slot(account, is_upload=is_upload)
             self._log_failure("timeout")
             seconds = self._limits.connect_timeout_seconds
             raise connect_timed_out(f"no connection to the upstream in {seconds:g} s") from error
         except OSError as error:  # refused, unroutable, DNS (gaierror), TLS (SSLError): all are OSErrors
-            self._free_slot(account)
+            self._free_slot(account, is_upload=is_upload)
             self._log_failure(_reason(error))
             raise not_connected("no connection to the upstream") from error
         except BaseException:
-            self._free_slot(account)
+            self._free_slot(account, is_upload=is_upload)
             raise
-        connection.account = account
+        connection.account, connection.is_upload = account, is_upload
         if connection.closed or self._closing is not None:
             self.release(connection, reusable=False)
             raise not_connected(f"{self.address} closed the connection at once")
@@ -189,59 +231,41 @@ class Pool:
     def _new_connection(self) -> Connection:
         return Connection(self, self._deadlines)
 
-    async def _wait_in_queue(self, account: Hashable) -> Connection | None:
+    async def _wait_in_queue(self, account: Hashable, *, is_upload: bool) -> Connection | None:
         """Waits for a slot: gives the connection that comes with it, or None if one must be opened."""
         if len(self._queue) >= MAX_QUEUED:
             raise overloaded(f"{MAX_QUEUED} requests wait for {self.address}")
         loop = asyncio.get_running_loop()
-        waiter: _Waiter = loop.create_future()
-        self._queue.append((waiter, account))
-        timer = loop.call_later(self._limits.queue_timeout_seconds, self._time_out, waiter)
+        waiter = _Waiter(loop.create_future(), account, is_upload)
+        self._queue.append(waiter)
+        timer = loop.call_later(self._limits.queue_timeout_seconds, self._time_out, waiter.slot)
         try:
-            return await waiter
+            return await waiter.slot
         except asyncio.CancelledError:
             # Cancelled after the slot came, but before this ran: it goes to the next waiter.
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self._pass_on(waiter.result(), account)
+            if waiter.slot.done() and not waiter.slot.cancelled() and waiter.slot.exception() is None:
+                self._pass_on(waiter)
             raise
         finally:
             timer.cancel()
-            if (waiter, account) in self._queue:
-                self._queue.remove((waiter, account))
+            if waiter in self._queue:
+                self._queue.remove(waiter)
 
-    def _time_out(self, waiter: asyncio.Future[Connection | None]) -> None:
-        if not waiter.done():
+    def _time_out(self, slot: asyncio.Future[Connection | None]) -> None:
+        if not slot.done():
             seconds = self._limits.queue_timeout_seconds
-            waiter.set_exception(overloaded(f"no connection to the upstream became free in {seconds:g} s"))
+            slot.set_exception(overloaded(f"no connection to the upstream became free in {seconds:g} s"))
 
     def _log_failure(self, reason: str) -> None:
         """For the operator: clients must not learn the addresses and names of upstreams."""
         _log.warning("upstream_not_connected", target=str(self.address), reason=reason)
 
-    def _pass_on(self, connection: Connection | None, account: Hashable) -> None:
+    def _pass_on(self, waiter: _Waiter) -> None:
+        connection = waiter.slot.result()
         if connection is None:
-            self._free_slot(account)
+            self._free_slot(waiter.account, is_upload=waiter.is_upload)
         else:
             self.release(connection, reusable=not connection.closed)
-
-    def _free_slot(self, account: Hashable) -> None:
-        self._end_lease(account)
-        next_one = self._next_waiter()
-        if next_one is not None:
-            waiter, next_account = next_one
-            self._lease(next_account)
-            waiter.set_result(None)
-
-    def _next_waiter(self) -> tuple[_Waiter, Hashable] | None:
-        """The first that waits, and whose account does not have its share; no longer in the queue."""
-        for each in list(self._queue):
-            waiter, account = each
-            if waiter.done():
-                self._queue.remove(each)
-            elif not self._has_its_share(account):
-                self._queue.remove(each)
-                return each
-        return None
 
     def _add_idle(self, connection: Connection) -> None:
         idle_seconds, granted = self._limits.idle_seconds, connection.keep_alive_seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -10,11 +11,22 @@ from gateway.upstream.errors import UpstreamError
 from gateway.upstream.request_head import Request
 from gateway.upstream.response import Response
 from policies.model import Refusal
-from tests.upstream.scripted import Reply, Then, fetch, scripted, upstream_to
+from tests.upstream.scripted import Reply, Then, eventually, fetch, scripted, upstream_to
 
 
 def by(account: str, method: bytes = b"GET") -> Request:
     return Request(method, b"/", account=account)
+
+
+def upload(account: str, is_over: asyncio.Event) -> Request:
+    """One that is sent but for its last byte, which waits for the event."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield bytes(99)
+        await is_over.wait()
+        yield b"0"
+
+    return Request(b"POST", b"/", body=body(), content_length=100, account=account)
 
 
 async def test_account_that_has_its_share_leaves_the_rest_to_others() -> None:
@@ -50,7 +62,7 @@ async def test_account_takes_over_its_own_connections_in_turn() -> None:
         await asyncio.gather(*(fetch(upstream, by("hog")) for _ in range(200)))
         assert len(server.peers) <= 2
         pool = upstream._targets[0].pool
-        assert (pool.busy, pool._leased_by) == (0, {})
+        assert (pool.busy, pool._leases._leased_by) == (0, {})
 
 
 async def test_poison_calls_of_one_account_fail_nobody_else() -> None:
@@ -77,3 +89,69 @@ async def test_poison_calls_of_one_account_alone_pause_it_alone() -> None:
         assert Refusal.UPSTREAM_OVERLOADED in codes
         server.replies = (Reply(),)
         await fetch(upstream, by("victim"))
+
+
+async def test_unfinished_uploads_leave_half_of_the_connections_to_other_calls() -> None:
+    is_over = asyncio.Event()
+    async with (
+        scripted() as server,
+        upstream_to(server.url, max_connections=4, max_share_per_account=0.5, queue_timeout_seconds=10) as upstream,
+    ):
+        held = [asyncio.ensure_future(fetch(upstream, upload(who, is_over))) for who in ("one", "two", "one", "two")]
+        await eventually(lambda: "[2 leased, 0 idle, 2 queued, 2 open]" in repr(upstream))
+        for _ in range(20):
+            await asyncio.gather(fetch(upstream, by("victim")), fetch(upstream, by("one")))
+        assert "2 queued" in repr(upstream)
+
+        is_over.set()
+        assert await asyncio.gather(*held) == [(200, b"ok")] * 4
+        assert len(server.peers) == 4
+
+
+async def test_unfinished_uploads_of_one_account_leave_half_of_their_share_to_others() -> None:
+    is_over = asyncio.Event()
+    async with (
+        scripted() as server,
+        upstream_to(server.url, max_connections=4, max_share_per_account=0.5, queue_timeout_seconds=10) as upstream,
+    ):
+        held = [asyncio.ensure_future(fetch(upstream, upload("hog", is_over))) for _ in range(4)]
+        await eventually(lambda: "[1 leased, 0 idle, 3 queued, 1 open]" in repr(upstream))
+        at_once = asyncio.Event()
+        at_once.set()
+        for _ in range(20):
+            assert await fetch(upstream, upload("victim", at_once)) == (200, b"ok")
+
+        is_over.set()
+        assert await asyncio.gather(*held) == [(200, b"ok")] * 4
+
+
+async def test_upload_that_is_sent_makes_room_for_the_next_one_before_its_response() -> None:
+    is_over = asyncio.Event()
+    async with (
+        scripted(Reply(b"")) as server,
+        upstream_to(server.url, max_connections=2, queue_timeout_seconds=10) as upstream,
+    ):
+        first = asyncio.ensure_future(upstream.send(upload("one", is_over)))
+        second = asyncio.ensure_future(upstream.send(upload("two", is_over)))
+        await eventually(lambda: "[1 leased, 0 idle, 1 queued, " in repr(upstream))
+        is_over.set()
+        await eventually(lambda: len(server.requests) == 2)
+        for each in (first, second):
+            each.cancel()
+        await asyncio.wait((first, second))
+
+
+async def test_upload_whose_client_leaves_makes_room_for_the_next_one() -> None:
+    is_over = asyncio.Event()
+    async with (
+        scripted() as server,
+        upstream_to(server.url, max_connections=2, queue_timeout_seconds=10) as upstream,
+    ):
+        held = [asyncio.ensure_future(fetch(upstream, upload("one", is_over))) for _ in range(3)]
+        await eventually(lambda: "[1 leased, 0 idle, 2 queued, " in repr(upstream))
+        for each in held[:2]:
+            each.cancel()
+        await asyncio.wait(held[:2])
+        is_over.set()
+        assert await held[2] == (200, b"ok")
+        assert upstream._targets[0].pool._uploads.count == 0

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import repeat
 from random import Random
+from typing import Any
 
 from policies.access.keys import ENTROPY_BYTES, compose
 
@@ -37,7 +38,8 @@ class Aim:
 class Attack:
     """`pieces` gives what one connection sends. One that holds stays after that; without `reads` it takes no answer.
 
-    `answers` are the statuses that are documented for it, or CUT or HELD.
+    `answers` are the statuses that are documented for it, or CUT or HELD. `accounts` attack together, and `victim_path`
+    is what their victim calls.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Attack:
     answers: frozenset[str]
     holds: bool = False
     reads: bool = True
+    accounts: int = 1
+    victim_path: str = "/v1/call"
 
 
 def _head(line: str, *fields: str) -> bytes:
@@ -105,6 +109,11 @@ def _held_uploads(aim: Aim) -> Iterator[Piece]:
     yield bytes(size_bytes)
 
 
+def _uploads_of_two_accounts(aim: Aim) -> Iterator[Piece]:
+    yield aim.head("POST /v1/narrow/upload", "content-length: 100000")
+    yield bytes(40_000)
+
+
 def _priced_json(aim: Aim) -> Iterator[Piece]:
     return _post(aim.head, "/v1/batch", many_items(18 * MIB), "content-type: application/json")
 
@@ -145,7 +154,7 @@ def _poison_calls(aim: Aim) -> Iterator[Piece]:
         yield aim.head("GET /v1/call", "x-poison: 1")
 
 
-def _attack(name: str, pieces: Callable[[Aim], Iterable[Piece]], answers: str, **more: bool) -> Attack:
+def _attack(name: str, pieces: Callable[[Aim], Iterable[Piece]], answers: str, **more: Any) -> Attack:
     return Attack(name, pieces, frozenset(answers.split()), **more)
 
 
@@ -154,6 +163,14 @@ ATTACKS = (
     _attack("unknown keys", _unknown_keys, "401 429"),
     _attack("unfinished bodies", _unfinished_bodies, "408 429 held", holds=True),
     _attack("held uploads", _held_uploads, "408 503 held", holds=True),
+    _attack(
+        "uploads of two accounts",
+        _uploads_of_two_accounts,
+        "408 503 held",
+        holds=True,
+        accounts=2,
+        victim_path="/v1/narrow/call",
+    ),
     _attack("priced JSON of 18 MiB", _priced_json, "200 402 413 429"),
     _attack("multipart bombs", _multipart_bombs, "200"),
     _attack("replays", _replays, "200 409 429"),

@@ -24,7 +24,7 @@ async def test_victim_is_served_beside_an_attack_that_leaves_nothing(gateway: Un
             has_attacked = met.begun >= CONNECTIONS and (attack.holds or met.answers.total() > 0)
             return has_attacked and calls.statuses.total() >= VICTIM_CALLS
 
-        calls = await gateway.victim().call_until(is_over, pause_seconds=PAUSE_SECONDS)
+        calls = await gateway.victim(attack.victim_path).call_until(is_over, pause_seconds=PAUSE_SECONDS)
     assert calls.failed == 0, calls.statuses
     assert set(met.answers) <= attack.answers, met.answers
     await gateway.come_to_rest()

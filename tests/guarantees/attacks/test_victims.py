@@ -34,11 +34,11 @@ def _many_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def _calls(gateway: UnderAttack, seconds: float) -> Calls:
+async def _calls(gateway: UnderAttack, path: str, seconds: float) -> Calls:
     """What the clients of the victim met in this time."""
     over_at = time.monotonic() + seconds
     clients = [
-        gateway.victim().call_until(lambda _: time.monotonic() > over_at, pause_seconds=PAUSE_SECONDS)
+        gateway.victim(path).call_until(lambda _: time.monotonic() > over_at, pause_seconds=PAUSE_SECONDS)
         for _ in range(CLIENTS)
     ]
     calls = Calls()
@@ -65,11 +65,11 @@ async def _peak_memory(gateway: UnderAttack) -> AsyncIterator[list[int]]:
         watching.cancel()
 
 
-async def _attacked(gateway: UnderAttack, loads: list[Load], *, name: str) -> tuple[Calls, Calls, int]:
+async def _attacked(gateway: UnderAttack, loads: list[Load], *, name: str, path: str) -> tuple[Calls, Calls, int]:
     """The victim's calls before and beside the attack, and by how many bytes the worker grew."""
-    quiet = await _calls(gateway, QUIET_SECONDS)
+    quiet = await _calls(gateway, path, QUIET_SECONDS)
     async with _peak_memory(gateway) as memory, attackers_process(loads) as met:
-        attacked = await _calls(gateway, ATTACK_SECONDS)
+        attacked = await _calls(gateway, path, ATTACK_SECONDS)
     await gateway.come_to_rest()
     sent = sum(each["sent_bytes"] for each in met) / ATTACK_SECONDS / 1e6
     answers: dict[str, int] = {}
@@ -92,7 +92,7 @@ def _check(quiet: Calls, attacked: Calls) -> None:
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
 async def test_victim_of_a_large_attack_is_served_as_before(gateway: UnderAttack, attack: Attack) -> None:
     load = gateway.load(attack, connections=CONNECTIONS, bytes_per_second=BYTES_PER_SECOND)
-    quiet, attacked, _ = await _attacked(gateway, [load], name=attack.name)
+    quiet, attacked, _ = await _attacked(gateway, [load], name=attack.name, path=attack.victim_path)
     _check(quiet, attacked)
 
 
@@ -100,6 +100,6 @@ async def test_thousand_attackers_of_all_kinds_grow_memory_within_64_mib(gateway
     each = ALL_CONNECTIONS // len(ATTACKS)
     rate = BYTES_PER_SECOND // len(ATTACKS)
     loads = [gateway.load(attack, connections=each, bytes_per_second=rate) for attack in ATTACKS]
-    _, attacked, grown_bytes = await _attacked(gateway, loads, name="all together")
+    _, attacked, grown_bytes = await _attacked(gateway, loads, name="all together", path="/v1/call")
     assert attacked.failed_share <= MAX_FAILED_SHARE, (attacked.statuses, measured[-1])
     assert grown_bytes <= MAX_GROWN_BYTES, measured[-1]

@@ -15,12 +15,12 @@ import psutil
 
 from tests.guarantees.attacks.attackers import Load
 from tests.guarantees.attacks.attacking_connection import ADDRESS
-from tests.guarantees.attacks.kinds import Attack
+from tests.guarantees.attacks.kinds import ATTACKS, Attack
 from tests.guarantees.attacks.victim import Victim
 from tests.guarantees.simulation.served_gateway import Served, create_account
 from tests.support.sampling import SEED
 
-ATTACKING_ACCOUNTS = 1
+ATTACKING_ACCOUNTS = max(each.accounts for each in ATTACKS)
 REST_SECONDS = 30.0  # only a failure waits so long
 
 
@@ -36,11 +36,12 @@ class UnderAttack:
         (worker,) = [each for each in psutil.Process(served.process.pid).children() if "proxy" in each.cmdline()]
         return cls(served, worker, tuple(keys))
 
-    def victim(self) -> Victim:
-        return Victim(self.served.public_url, self.served.key)
+    def victim(self, path: str = "/v1/call") -> Victim:
+        return Victim(self.served.public_url, self.served.key, path)
 
     def load(self, attack: Attack, *, connections: int, bytes_per_second: int) -> Load:
-        return Load(attack.name, self.served.public_url, self.attacking_keys, SEED, connections, bytes_per_second)
+        keys = self.attacking_keys[: attack.accounts]
+        return Load(attack.name, self.served.public_url, keys, SEED, connections, bytes_per_second)
 
     async def come_to_rest(self) -> None:
         """Returns once nothing of an attack is left: no connection, no hold. Raises TimeoutError if something stays."""

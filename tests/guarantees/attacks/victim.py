@@ -35,10 +35,10 @@ class Calls:
 class Victim:
     """Calls over a connection that it keeps, and opens again when a call on it has failed."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, path: str) -> None:
         address = urlsplit(url)
         self._place = (address.hostname, address.port)
-        lines = ("POST /v1/call HTTP/1.1", "host: gateway.test", f"x-api-key: {key}", "content-length: 2", "", "{}")
+        lines = (f"POST {path} HTTP/1.1", "host: gateway.test", f"x-api-key: {key}", "content-length: 2", "", "{}")
         self._request = "\r\n".join(lines).encode()
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
