@@ -308,8 +308,12 @@ async def _work(world: World) -> None:
     issuer = Issuer()
 
     async def emptied(*workers: Any) -> None:
-        while any(await asyncio.gather(*(worker.run_once() for worker in workers))):
-            pass
+        """One that dies ends when the others do: an orphan would hold rows that its successors skip."""
+        done: list[Any] = [True]
+        while any(done):
+            done = await asyncio.gather(*(worker.run_once() for worker in workers), return_exceptions=True)
+            for fault in filter(lambda each: isinstance(each, BaseException), done):
+                raise fault
 
     # A new worker each time: one that died knows nothing.
     for make in (
