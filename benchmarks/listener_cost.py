@@ -21,7 +21,7 @@ import uvicorn
 import uvloop
 
 from benchmarks.machine import allow_many_files
-from gateway.listener.server import ListenerLimits, configure
+from gateway.listener.server import ListenerLimits, build_gate, configure
 from gateway.runtime.process import Server
 
 GET = (
@@ -52,7 +52,7 @@ async def hello(scope: Any, receive: Any, send: Any) -> None:
 
 
 def ours() -> uvicorn.Config:
-    return configure(hello, ListenerLimits(max_connections=IDLE_CONNECTIONS + 1000))
+    return configure(hello, build_gate(ListenerLimits(max_connections=IDLE_CONNECTIONS + 1000)))
 
 
 def theirs() -> uvicorn.Config:

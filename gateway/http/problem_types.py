@@ -226,6 +226,12 @@ _LISTENER: Mapping[str, ProblemType] = {  # before there is a request
         "The gateway serves as many connections as it can.",
         "Reuse connections, and try again after a pause.",
     ),
+    "shutting_down": ProblemType(
+        503,
+        "Shutting down",
+        "The gateway process that the connection leads to stops, and did not finish the request in time.",
+        "Try again after `Retry-After`, on a new connection. The call was not charged.",
+    ),
     "version_not_supported": ProblemType(
         505,
         "HTTP version not supported",

@@ -19,10 +19,10 @@ from gateway.http.chunked import MalformedChunksError
 from gateway.http.tunnel import Wire
 from gateway.listener import ending, request_head
 from gateway.listener.connection_gate import ConnectionGate, set_no_delay
-from gateway.listener.error_response import BODY_TIMEOUT, HEAD_TIMEOUT, RequestError, bad_request, render_error
+from gateway.listener.error_response import BODY_TIMEOUT, HEAD_TIMEOUT, SHUTTING_DOWN, RequestError, render_error
 from gateway.listener.exchange import Exchange
 from gateway.listener.exchange_runner import ExchangeRunner, ScopeTemplate
-from gateway.listener.limits import DEFAULT_LIMITS, BodyPace, Deadline, ListenerLimits
+from gateway.listener.limits import BodyPace, Deadline
 from gateway.listener.request_body import BodyReader, body_reader
 from gateway.listener.request_head import RequestHead
 from gateway.listener.turns import shares_of
@@ -50,7 +50,6 @@ class PublicProtocol(asyncio.Protocol):
         "_linger_bytes",
         "_pace",
         "_runner",
-        "_stuck_at",
         "_turns",
         "_unread",
         "_writable",
@@ -67,8 +66,7 @@ class PublicProtocol(asyncio.Protocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
-        limits: ListenerLimits = DEFAULT_LIMITS,
-        gate: ConnectionGate | None = None,
+        gate: ConnectionGate,
     ) -> None:
         self.server_state = server_state
         self.is_congested = False
@@ -76,7 +74,7 @@ class PublicProtocol(asyncio.Protocol):
         self._app = config.loaded_app
         self._app_state = app_state
         self.loop = _loop or asyncio.get_running_loop()
-        self._gate = gate or ConnectionGate(limits)  # which has the limits
+        self._gate = gate  # which has the limits
         self._turns = self._gate.turns(self.loop)
         self._awaits_turn = False
         self._address: str | None = None
@@ -85,26 +83,23 @@ class PublicProtocol(asyncio.Protocol):
         self._body: BodyReader | None = None
         self._last_head: RequestHead | None = None
         self._pace: BodyPace | None = None
-        self._unread = b""
-        self._backlog = b""  # of the body: what is left for another turn of the loop
+        self._unread = self._backlog = b""  # the backlog is of the body: what is left for another turn of the loop
         self._is_fresh = True
         self._is_paused = False
         self._linger_bytes: int | None = None
-        self._stuck_at = 0
         self._writable: asyncio.Event | None = None
 
     # Called by the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        connections = self.server_state.connections
-        connections.add(self)  # type: ignore[arg-type] # uvicorn names its own protocols only
+        self.server_state.connections.add(self)  # type: ignore[arg-type] # uvicorn names its own protocols only
         template = ScopeTemplate(self._app_state, self.transport)
         self._runner = ExchangeRunner(self, self._app, template, tasks=self.server_state.tasks)
         set_no_delay(self.transport)
         # The application waits for what the kernel does not take at once: a slow client costs one piece of memory.
         self.transport.set_write_buffer_limits(high=0)
-        self._address, error, is_cut = self._gate.enter(template.client_host, connections)
+        self._address, error, is_cut = self._gate.enter(template.client_host, self.server_state.connections)
         if is_cut:
             self.transport.abort()
         elif error is not None:
@@ -143,7 +138,7 @@ class PublicProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.is_congested = True
-        self._watch_writing()
+        ending.cut_if_stuck(self.transport, self._deadline, self._gate.limits)
 
     def resume_writing(self) -> None:
         self.is_congested = False
@@ -161,8 +156,7 @@ class PublicProtocol(asyncio.Protocol):
             self._writable.set()
         self._runner.stop()
         exchange, self._exchange = self._exchange, None
-        self._body = None
-        self._unread = self._backlog = b""
+        self._body, self._unread, self._backlog = None, b"", b""
         self._gate.leave(self._address)
         if exchange is not None and not exchange.is_complete:
             exchange.leave()
@@ -180,11 +174,14 @@ class PublicProtocol(asyncio.Protocol):
         return due - (limits.header_timeout_seconds if self._unread or self._is_fresh else limits.keep_alive_seconds)
 
     def shutdown(self) -> None:
-        """Lets the current exchange end, and closes."""
-        if self._exchange is None:
-            self._close()
+        """Lets the current exchange end, and closes; while the gateway drains, after requests that are on their way."""
+        if self._exchange is not None:
+            self._exchange.keeps_alive &= self._exchange.is_started  # a head that is sent has promised it
+        elif self._gate.is_draining:
+            self._is_fresh = False
+            self._rearm()
         else:
-            self._exchange.keeps_alive = False
+            self._close()
 
     # Called by the exchange runner.
 
@@ -231,7 +228,7 @@ class PublicProtocol(asyncio.Protocol):
         if self._unread or self._is_paused:
             self._read_pipelined()
         if self._exchange is None and not self._unread:
-            self._deadline.set(self._gate.limits.keep_alive_seconds, self._close)  # as `_rearm` would
+            self._deadline.set(self._gate.limits.keep_alive_seconds, self._close_idle)  # as `_rearm` would
 
     def hand_over(self) -> Wire:
         self._deadline.clear()
@@ -273,6 +270,11 @@ class PublicProtocol(asyncio.Protocol):
         self._is_fresh = False
         self._last_head = head if head.block else None
         exchange = self._exchange = Exchange(self, head)
+        if self._gate.is_draining:
+            exchange.keeps_alive = False
+            if self._gate.is_past_drain:
+                self.break_off(exchange, SHUTTING_DOWN)
+                return
         if not self.is_congested:
             self._deadline.clear()
         if self._turns.take():
@@ -298,7 +300,7 @@ class PublicProtocol(asyncio.Protocol):
         try:
             content, rest = body.feed(data)
         except MalformedChunksError as error:
-            self.break_off(exchange, bad_request(str(error)))
+            self.break_off(exchange, RequestError("bad_request", str(error)))
             return
         if body.is_complete:
             self._body = None
@@ -357,7 +359,14 @@ class PublicProtocol(asyncio.Protocol):
         """Closes once everything is sent, and watches that it is sent."""
         self.transport.close()
         if self.transport.get_write_buffer_size():
-            self._watch_writing()
+            ending.cut_if_stuck(self.transport, self._deadline, self._gate.limits)
+
+    def _close_idle(self) -> None:
+        if self._gate.is_draining:
+            self.transport = ending.announced(self.transport)
+            self._deadline.set(ending.LINGER_SECONDS, self._close)
+        else:
+            self._close()
 
     def _time_out_head(self) -> None:
         if self._unread == b"\r\n":
@@ -373,7 +382,7 @@ class PublicProtocol(asyncio.Protocol):
         """Sets the deadline for what the connection waits for now; an application has no deadline."""
         limits = self._gate.limits
         if self.is_congested or self.transport.is_closing():
-            return  # `_watch_writing` has set it
+            return  # `cut_if_stuck` has set it
         if self._linger_bytes is not None:
             self._deadline.set(ending.LINGER_SECONDS, self._close)
         elif self._exchange is not None:
@@ -387,14 +396,4 @@ class PublicProtocol(asyncio.Protocol):
         elif self._unread or self._is_fresh:
             self._deadline.set(limits.header_timeout_seconds, self._time_out_head)
         else:
-            self._deadline.set(limits.keep_alive_seconds, self._close)
-
-    def _watch_writing(self) -> None:
-        self._stuck_at = self.transport.get_write_buffer_size()
-        self._deadline.set(self._gate.limits.body_idle_timeout_seconds, self._cut_if_stuck)
-
-    def _cut_if_stuck(self) -> None:
-        if self.transport.get_write_buffer_size() < self._stuck_at:
-            self._watch_writing()
-        else:
-            self.transport.abort()
+            self._deadline.set(limits.keep_alive_seconds, self._close_idle)

@@ -46,10 +46,15 @@ class Entry(NamedTuple):
 
 
 class ConnectionGate:
-    """The gate of one process. Connections of `uncounted` networks, which are proxies, count in all only."""
+    """The gate of one process. Connections of `uncounted` networks, which are proxies, count in all only.
+
+    While it `is_draining` each response is the last on its connection; `is_past_drain` refuses what still comes.
+    """
 
     def __init__(self, limits: ListenerLimits, uncounted: Sequence[IPv4Network | IPv6Network] = ()) -> None:
         self.limits = limits
+        self.is_draining = False
+        self.is_past_drain = False
         self._max_connections = limits.max_connections
         self._max_per_address = limits.max_connections_per_address
         self._uncounted = tuple(uncounted)

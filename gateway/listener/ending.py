@@ -11,6 +11,7 @@ import socket
 from typing import Any, cast
 
 from gateway.listener.connection_gate import reset_on_close
+from gateway.listener.limits import Deadline, ListenerLimits
 
 # How long a client that is still sending has to read its response before the reset (Go: 0.5 s, nginx: 5 s and 30 s).
 LINGER_SECONDS = 1.0
@@ -43,15 +44,35 @@ def half_closed(
     return cast(asyncio.Transport, _HalfClosed(transport, loop, probe))
 
 
-class _HalfClosed:
-    """Stands for the transport, and leaves out the beginning of a response that was the probe."""
+def announced(transport: asyncio.Transport) -> asyncio.Transport:
+    """The transport of a connection that waits for a request, after telling its client that it ends.
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, probe: bytes) -> None:
+    A FIN would lose a request that is on its way: no answer could follow it. Instead the beginning of any response is
+    sent. A client that sees bytes without having asked closes the connection; one that has just asked gets the rest.
+    """
+    return cast(asyncio.Transport, _Begun(transport, BEGINNING))
+
+
+def cut_if_stuck(transport: asyncio.Transport, deadline: Deadline, limits: ListenerLimits) -> None:
+    """Cuts the connection once its client has taken nothing of what is written for `body_idle_timeout_seconds`."""
+    before = transport.get_write_buffer_size()
+
+    def look() -> None:
+        if transport.get_write_buffer_size() < before:
+            cut_if_stuck(transport, deadline, limits)
+        else:
+            transport.abort()
+
+    deadline.set(limits.body_idle_timeout_seconds, look)
+
+
+class _Begun:
+    """Stands for a transport to which `sent` has been written, and leaves it out where the next bytes begin with it."""
+
+    def __init__(self, transport: asyncio.Transport, sent: bytes) -> None:
         self._transport = transport
-        self._loop = loop
-        self._sent = probe if probe == BEGINNING else b""
-        transport.write(probe)
-        self._look_later(_FIRST_LOOK_SECONDS)
+        self._sent = sent
+        transport.write(sent)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -62,6 +83,18 @@ class _HalfClosed:
 
     def writelines(self, pieces: list[bytes]) -> None:
         self.write(b"".join(pieces))
+
+
+class _HalfClosed:
+    """Stands for the transport of a client that has closed its half, and aborts it once the client has closed all."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, probe: bytes) -> None:
+        self._transport = _Begun(transport, probe)
+        self._loop = loop
+        self._look_later(_FIRST_LOOK_SECONDS)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
     def can_write_eof(self) -> bool:
         """No: the client has ended already, and a second step would wait for nothing."""

@@ -12,10 +12,11 @@ from gateway.request_ids import uuid7
 class RequestError(Exception):
     """Why a request never reaches the application: a code of the problem types, and a sentence for the client."""
 
-    def __init__(self, code: str, detail: str) -> None:
+    def __init__(self, code: str, detail: str, *, retry_after: int | None = None) -> None:
         super().__init__(detail)
         self.code = code
         self.detail = detail
+        self.extras = {} if retry_after is None else {"retry_after": retry_after}
 
 
 def bad_request(detail: str) -> RequestError:
@@ -25,7 +26,7 @@ def bad_request(detail: str) -> RequestError:
 def render_error(error: RequestError, *, has_body: bool = True) -> bytes:
     """The whole response as bytes; without its body for HEAD."""
     request_id = uuid7()
-    document = problem(error.code, error.detail, request_id=request_id)
+    document = problem(error.code, error.detail, request_id=request_id, extras=error.extras)
     parts = [f"HTTP/1.1 {document.status} {HTTPStatus(document.status).phrase}\r\n".encode()]
     parts += [b"%b: %b\r\n" % field for field in document.headers]
     parts += (b"x-request-id: ", request_id.encode(), b"\r\n", date_line(), b"\r\nconnection: close\r\n\r\n")
@@ -36,3 +37,5 @@ def render_error(error: RequestError, *, has_body: bool = True) -> bytes:
 
 HEAD_TIMEOUT = RequestError("request_timeout", "The request head did not arrive in time.")
 BODY_TIMEOUT = RequestError("request_timeout", "The request body stopped arriving, or arrives too slowly.")
+INTERNAL_ERROR = RequestError("internal_error", "The gateway failed to answer.")
+SHUTTING_DOWN = RequestError("shutting_down", "This gateway stops; another one serves.", retry_after=1)

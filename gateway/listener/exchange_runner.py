@@ -15,7 +15,8 @@ import structlog
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from gateway import metrics
-from gateway.listener.error_response import RequestError
+from gateway.http.problem_types import STATUS
+from gateway.listener.error_response import INTERNAL_ERROR, SHUTTING_DOWN, RequestError
 from gateway.listener.exchange import Exchange
 from gateway.listener.request_head import RequestHead
 
@@ -121,11 +122,15 @@ class ExchangeRunner:
         context = copy_context()
         while exchange is not None:
             is_returned = False
+            error = INTERNAL_ERROR
             try:
                 await self._app(self._scopes.scope(exchange), exchange.receive, exchange.send)
                 is_returned = True
+            except asyncio.CancelledError:
+                error = SHUTTING_DOWN
+                raise
             finally:
-                self._finish(exchange, is_returned=is_returned)
+                self._finish(exchange, error, is_returned=is_returned)
             waiter = self._next(exchange.task) if copy_context() == context else None
             if waiter is None:
                 return
@@ -133,7 +138,7 @@ class ExchangeRunner:
                 exchange = await waiter
             except asyncio.CancelledError:
                 if not waiter.cancelled() and (next_exchange := waiter.result()) is not None:
-                    self._finish(next_exchange, is_returned=False)
+                    self._finish(next_exchange, SHUTTING_DOWN, is_returned=False)
                 raise
 
     def _next(self, task: asyncio.Task[None] | None) -> asyncio.Future[Exchange | None] | None:
@@ -144,7 +149,8 @@ class ExchangeRunner:
         self._task, self._waiter = task, waiter
         return waiter
 
-    def _finish(self, exchange: Exchange, *, is_returned: bool) -> None:
+    def _finish(self, exchange: Exchange, error: RequestError, *, is_returned: bool) -> None:
+        """`error` answers a request that the application has not."""
         task = exchange.task
         if task is not None:
             self._tasks.discard(task)
@@ -154,8 +160,8 @@ class ExchangeRunner:
             if is_returned:
                 _log.error("response_incomplete")
             if not exchange.is_started:
-                metrics.REQUESTS.labels(metrics.OTHER, metrics.OTHER, "500").inc()
-            self._connection.break_off(exchange, RequestError("internal_error", "The gateway failed to answer."))
+                metrics.REQUESTS.labels(metrics.OTHER, metrics.OTHER, str(STATUS[error.code])).inc()
+            self._connection.break_off(exchange, error)
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

@@ -1,6 +1,6 @@
 """The public listener: HTTP/1.1 from untrusted clients, on a uvicorn server.
 
-uvicorn manages the sockets, the tasks and the draining. Its HTTP protocol is replaced: on httptools it merges trailers
+uvicorn manages the sockets and the tasks. Its HTTP protocol is replaced: on httptools it merges trailers
 into the headers that were authorised, loses the body of `Upgrade: h2c`, and waits without limit for a head; see
 docs/decisions/0005-listener.md.
 """
@@ -21,33 +21,22 @@ from gateway.listener.connection import PublicProtocol
 from gateway.listener.connection_gate import ConnectionGate
 from gateway.listener.limits import DEFAULT_LIMITS, ListenerLimits
 
-__all__ = ["DEFAULT_LIMITS", "ListenerLimits", "PublicProtocol", "configure"]
+__all__ = ["DEFAULT_LIMITS", "ListenerLimits", "PublicProtocol", "build_gate", "configure"]
 
 
 # Descriptors for everything but clients and the upstream connections that serve them: stores, logs, listeners.
 _RESERVED_DESCRIPTORS = 64
 
 
-def configure(
-    app: Any,
-    limits: ListenerLimits = DEFAULT_LIMITS,
-    *,
-    trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
-    drain_timeout_seconds: float = 30.0,
-) -> uvicorn.Config:
-    """uvicorn's configuration for an application behind this listener.
+def configure(app: Any, gate: ConnectionGate | None = None) -> uvicorn.Config:
+    """uvicorn's configuration for an application behind this listener, whose connections share the gate.
 
     `proxy_headers` is off: uvicorn would take the client's address from X-Forwarded-For where the peer is 127.0.0.1.
-    Connections of trusted proxies do not count as those of one address.
     """
-    limits = _affordable(limits)
     return uvicorn.Config(
         app,
         interface="asgi3",  # uvicorn would guess it by the shape of `__call__`
-        http=cast(
-            "type[asyncio.Protocol]",
-            partial(PublicProtocol, limits=limits, gate=ConnectionGate(limits, trusted_proxies)),
-        ),
+        http=cast("type[asyncio.Protocol]", partial(PublicProtocol, gate=gate or build_gate())),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -55,14 +44,18 @@ def configure(
         proxy_headers=False,
         server_header=False,
         date_header=False,
-        timeout_graceful_shutdown=max(1, round(drain_timeout_seconds)),
     )
 
 
-def _affordable(limits: ListenerLimits) -> ListenerLimits:
-    """Limits the connections to half the descriptors: each may need a second one towards an upstream."""
+def build_gate(
+    limits: ListenerLimits = DEFAULT_LIMITS, *, trusted_proxies: Sequence[IPv4Network | IPv6Network] = ()
+) -> ConnectionGate:
+    """The gate of a process, with connections limited to half the descriptors: each may need one towards an upstream.
+
+    Connections of trusted proxies do not count as those of one address.
+    """
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if descriptors == resource.RLIM_INFINITY:
-        return limits
-    affordable = max(1, (descriptors - _RESERVED_DESCRIPTORS) // 2)
-    return replace(limits, max_connections=min(limits.max_connections, affordable))
+    if descriptors != resource.RLIM_INFINITY:
+        affordable = max(1, (descriptors - _RESERVED_DESCRIPTORS) // 2)
+        limits = replace(limits, max_connections=min(limits.max_connections, affordable))
+    return ConnectionGate(limits, trusted_proxies)

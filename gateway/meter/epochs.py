@@ -25,7 +25,7 @@ from gateway.meter.client.client import RedisClient
 from gateway.meter.client.errors import MeterError, MeterUnavailable, NotSent
 from gateway.meter.client.packing import Command
 from gateway.meter.keys import PartitionKeys
-from gateway.meter.layout import EPOCH_FIELD, PUBLISHED_FIELD, TRIMMED_FIELD, VERSION_FIELD
+from gateway.meter.layout import EPOCH_FIELD, OPENS_AT_FIELD, PUBLISHED_FIELD, TRIMMED_FIELD, VERSION_FIELD
 from gateway.meter.replay_buffer import id_after
 from gateway.meter.replies import EpochResult
 from gateway.meter.scripts import ENTER_EPOCH
@@ -145,6 +145,15 @@ class Epochs:
         if (epoch := self.current(partition)) is not None:
             return epoch
         raise self._failures.get(partition) or NotSent("the connection to Redis has changed")
+
+    async def opens_in(self, partition: int) -> float:
+        """How many seconds the partition still loads no account, since its epoch has begun lately."""
+        catalogue = self._keys[partition].catalogue
+        opens_at, (seconds, microseconds) = await self._redis.pipeline(
+            [(b"HGET", catalogue, OPENS_AT_FIELD), (b"TIME",)]
+        )
+        left = int(opens_at or 0) / 1000 - int(seconds) - int(microseconds) / 1e6
+        return left if 0 < left <= 2 * REPLAY_WINDOW_SECONDS else 0.0  # longer: of a clock that was set back
 
     async def enter_all(self) -> None:
         """Enters what can be entered now."""

@@ -11,7 +11,7 @@ from gateway import metrics
 from gateway.meter import admissions
 from gateway.meter.admissions import Admission, packed_budget, packed_epoch, packed_terms, parse_admission
 from gateway.meter.client.client import RedisClient
-from gateway.meter.client.errors import NotSent
+from gateway.meter.client.errors import MeterUnavailable, NotSent
 from gateway.meter.client.packing import Command, Word, word, words
 from gateway.meter.epochs import REQUESTED, EpochRegister, LocalEpochRegister
 from gateway.meter.idempotency import (
@@ -246,16 +246,26 @@ class Meter:
         await self._epochs.enter_all()
 
     async def check_writable(self) -> None:
-        """Returns if a server takes writes and is in an epoch that is known. Raises MeterUnavailable, MeterError."""
+        """Returns if a server takes writes, in an epoch that is known and loads accounts.
+
+        Raises MeterUnavailable, MeterError.
+        """
         partitions = range(self._partitions)
         if not any(self._epochs.current(each) for each in partitions):
             raise NotSent("no partition of Redis is in an epoch that is known")
         by_server = {id(self._redis.connection(partition_keys(each).catalogue)): each for each in partitions}
-        written = (self._redis.call((b"SET", probe_key(each), 1, b"PX", 1000)) for each in by_server.values())
-        results = await asyncio.gather(*written, return_exceptions=True)
+        results = await asyncio.gather(
+            *(self._check_server(each) for each in by_server.values()), return_exceptions=True
+        )
         failures = [each for each in results if isinstance(each, BaseException)]
         if len(failures) == len(results):
             raise failures[0]
+
+    async def _check_server(self, partition: int) -> None:
+        """The epochs of a server begin together, so one of its partitions tells of all."""
+        await self._redis.call((b"SET", probe_key(partition), 1, b"PX", 1000))
+        if seconds := await self._epochs.opens_in(partition):
+            raise MeterUnavailable(f"Redis is in a new epoch, which loads accounts in {seconds:.1f} s")
 
     async def compare_stores(self) -> int:
         """Notices that a store has gone back, and begins new epochs; gives how many were entered.

@@ -15,23 +15,40 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import uvicorn
 
+from gateway.runtime.draining import Drain
 from gateway.runtime.health.group import REPORT_SECONDS
-from gateway.runtime.supervisor import READY
+from gateway.runtime.supervisor import DRAIN, READY
 
 # As systemd's hard limit by default. More would only make what walks all descriptors slow.
 MOST_DESCRIPTORS = 524_288
+_CLOSE = (b"connection", b"close")
 
 
 class Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the process has its own."""
+    """uvicorn without its signal handlers: the process has its own. `drain` is how a listener of calls stops."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, drain: Drain | None = None) -> None:
         super().__init__(config)
         self.is_listening = asyncio.Event()
+        self._drain = drain
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.is_listening.set()
+
+    def announce_drain(self) -> None:
+        """From now on each response is the last on its connection."""
+        if self._drain is not None:
+            self._drain.announce(self.server_state)
+        elif _CLOSE not in self.config.encoded_headers:
+            self.config.encoded_headers.append(_CLOSE)
+            self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._drain is None:
+            await super().shutdown(sockets)
+        else:
+            await self._drain.run(self.server_state, self.servers, sockets or ())
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -54,11 +71,20 @@ async def serve(
     `missing` is what keeps them from serving; the supervisor is told of it.
     """
     stop = asyncio.Event()
+
+    def announce_drain() -> None:
+        for server, _ in servers:
+            server.announce_drain()
+
     _on_signals(stop, reload)
     running = [asyncio.create_task(server.serve(sockets=list(sockets))) for server, sockets in servers]
     for server, _ in servers:
         await server.is_listening.wait()
-    watching = asyncio.create_task(_supervisor_is_gone(line, stop, missing)) if line is not None else None
+    watching = (
+        asyncio.create_task(_follow_supervisor(line, stop, missing, announce_drain=announce_drain))
+        if line is not None
+        else None
+    )
     await _until(stop, running)
     for server, _ in servers:
         server.should_exit = True
@@ -76,15 +102,18 @@ async def _until(stop: asyncio.Event, running: Sequence[asyncio.Task[None]]) -> 
     waiting.cancel()
 
 
-async def _supervisor_is_gone(line: int, stop: asyncio.Event, missing: Callable[[], Mapping[str, str]]) -> None:
+async def _follow_supervisor(
+    line: int, stop: asyncio.Event, missing: Callable[[], Mapping[str, str]], *, announce_drain: Callable[[], None]
+) -> None:
+    """Reports to the supervisor, hears of its drain, and stops the process at its end."""
     with socket.socket(fileno=line) as supervisor:
         supervisor.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(supervisor, READY)
         reporting = asyncio.create_task(_report(supervisor, missing))
         try:
-            while await loop.sock_recv(supervisor, 1):
-                pass
+            while await loop.sock_recv(supervisor, len(DRAIN)):
+                announce_drain()
         finally:
             reporting.cancel()
     stop.set()

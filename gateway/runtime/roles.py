@@ -13,9 +13,10 @@ import uvicorn
 
 from gateway import logs, metrics
 from gateway.config import Config
-from gateway.listener.server import ListenerLimits, configure
+from gateway.listener.server import ListenerLimits, build_gate, configure
 from gateway.runtime.control_plane import control_plane
 from gateway.runtime.data_plane import data_plane, reload
+from gateway.runtime.draining import Drain
 from gateway.runtime.health.readiness import Readiness
 from gateway.runtime.process import Server, raise_descriptor_limit, serve
 from gateway.runtime.public_listener import PublicListener, account_api
@@ -100,8 +101,8 @@ def public_server(app: Any, config: Config) -> Server:
         body_min_rate=server.body_min_rate,
         max_connections_per_address=server.max_connections_per_address,
     )
-    drain_seconds, proxies = server.drain_timeout_seconds, server.trusted_proxies
-    return Server(configure(app, limits, trusted_proxies=proxies, drain_timeout_seconds=drain_seconds))
+    gate = build_gate(limits, trusted_proxies=server.trusted_proxies)
+    return Server(configure(app, gate), Drain(gate, timeout_seconds=server.drain_timeout_seconds))
 
 
 def _server(app: Any, config: Config) -> Server:

@@ -49,9 +49,9 @@ async def serving(
 ) -> AsyncIterator[dict[str, str]]:
     """Runs the processes of the roles and yields the URL of each listener once all are ready: by role, and `HEALTH`.
 
-    Raises AddressUnusable or ChildFailed. At the end of the block the gateway stops being ready; after
-    `shutdown_delay` the processes drain, the listeners first. SIGHUP reloads the configuration; an invalid one is
-    logged and the old one stays. `upstream` is the socket of the bundled upstream.
+    Raises AddressUnusable or ChildFailed. At the end of the block the gateway stops being ready, and its responses
+    close their connections; after `shutdown_delay` the processes drain, the listeners first. SIGHUP reloads the
+    configuration; an invalid one is logged and the old one stays. `upstream` is the socket of the bundled upstream.
     """
     watching: asyncio.Task[None] | None = None
     async with AsyncExitStack() as stack:
@@ -79,6 +79,7 @@ async def serving(
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, reload_config, supervisor)
             yield {**{role: url_of(bound[0]) for role, bound in listeners.items()}, HEALTH: url_of(probed)}
             health.is_draining = True
+            supervisor.announce_drain()
             await asyncio.sleep(config.server.shutdown_delay_seconds)
         finally:
             health.is_draining = True

@@ -1,7 +1,8 @@
 """The parent of the gateway's processes: starts them, waits until they are ready, restarts them, stops them.
 
-Each child holds one end of a socket pair. It reports `ready` there, then twice a second what keeps it from serving.
-When the parent dies, however it dies, the child reads the end of the stream and stops: nothing outlives its supervisor.
+Each child holds one end of a socket pair. It reports `ready` there, then twice a second what keeps it from serving, and
+hears there that the gateway drains. When the parent dies, however it dies, the child reads the end of the stream and
+stops: nothing outlives its supervisor.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from gateway.runtime.health.group import ProcessReport
 from gateway.runtime.health.metrics_folder import forget_process
 
 READY = b"ready\n"
+DRAIN = b"drain\n"
 START_TIMEOUT_SECONDS = 30.0
 RESTART_SECONDS = 0.5  # between a child's death and its successor: a crash loop must not use up the machine
 KILL_AFTER_SECONDS = 10.0  # beyond the drain timeout
@@ -54,7 +56,7 @@ class Supervisor:
         self._metrics_dir = metrics_dir
         self._patience_seconds = drain_timeout_seconds + KILL_AFTER_SECONDS
         self._children: list[_Child] = []
-        self._stopping = False
+        self._draining = self._stopping = False
 
     def reports(self) -> Sequence[ProcessReport]:
         """What each process has reported last."""
@@ -72,6 +74,12 @@ class Supervisor:
     def reload(self) -> None:
         for child in self._children:
             child.signal(signal.SIGHUP)
+
+    def announce_drain(self) -> None:
+        """Tells the children that they will be stopped: their clients should move on."""
+        self._draining = True
+        for child in self._children:
+            child.announce_drain()
 
     async def stop(self) -> None:
         """Stops the children, stage by stage in the order of their start: listeners before workers.
@@ -93,6 +101,8 @@ class Supervisor:
             await asyncio.sleep(RESTART_SECONDS)
             try:
                 await child.start()
+                if self._draining:
+                    child.announce_drain()
             except ChildFailed as failure:
                 _log.error("process_restart_failed", process=child.name, reason=str(failure))
 
@@ -141,6 +151,10 @@ class _Child:
     def signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(number)
+
+    def announce_drain(self) -> None:
+        if self._line is not None:
+            self._line.write(DRAIN)
 
     async def stop(self, patience_seconds: float) -> None:
         self.signal(signal.SIGTERM)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from gateway.listener.server import DEFAULT_LIMITS, ListenerLimits, PublicProtocol, configure
+from gateway.listener.server import DEFAULT_LIMITS, ListenerLimits, PublicProtocol, build_gate, configure
+from gateway.runtime.draining import Drain
 from gateway.runtime.process import Server
 
 PROBE = b"GET /probe HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n\r\n"
@@ -117,11 +118,14 @@ class Listener:
 
 
 @asynccontextmanager
-async def listening(app: Any, limits: ListenerLimits = DEFAULT_LIMITS) -> AsyncIterator[Listener]:
-    config = configure(app, limits)
-    config.http = partial(Counted, **config.http.keywords)  # type: ignore[assignment, union-attr] # the same, counted
+async def listening(
+    app: Any, limits: ListenerLimits = DEFAULT_LIMITS, *, drain_seconds: float = PATIENCE_SECONDS
+) -> AsyncIterator[Listener]:
+    gate = build_gate(limits)
+    config = configure(app, gate)
+    config.http = partial(Counted, gate=gate)  # type: ignore[assignment] # the same, counted
     config.load()
-    server = Server(config)
+    server = Server(config, Drain(gate, timeout_seconds=drain_seconds))
     server.lifespan = config.lifespan_class(config)
     with socket.create_server(("127.0.0.1", 0), backlog=512) as socket_:
         await server.startup([socket_])

@@ -197,11 +197,11 @@ class TestBreaking:
 
         assert await self._code(silent) == "internal_error"
 
-    async def test_application_that_is_cancelled_gets_a_500(self) -> None:
+    async def test_application_that_is_cancelled_gets_a_503(self) -> None:
         async def cancelled(_scope: Any, _receive: Any, _send: Any) -> None:
             raise asyncio.CancelledError
 
-        assert await self._code(cancelled) == "internal_error"
+        assert await self._code(cancelled) == "shutting_down"
 
     @pytest.mark.parametrize(
         "kinds", [("http.response.body",), ("http.response.start",) * 2, ("x",), ("http.response.start", "x")]

@@ -454,20 +454,6 @@ class TestLeaving:
             assert await asyncio.wait_for(heard, 10) == {"type": "http.disconnect"}
 
 
-class TestShutdown:
-    async def test_shutdown_closes_idle_connections_and_finishes_requests(self) -> None:
-        app = Uploading()
-        async with listening(app) as listener, connected(listener) as idle, connected(listener) as busy:
-            await busy.send(request() + request())
-            await wait(app.started)
-            stopping = asyncio.create_task(listener.stop())
-            assert await idle.answers() == []
-            app.go_on.set()
-            (answer,) = await busy.answers()
-            assert (answer.status, answer.headers[b"connection"]) == (200, b"close")
-            await stopping
-
-
 async def test_small_responses_are_sent_without_delay() -> None:
     async with listening(Recorder()) as listener, connected(listener):
         (found,) = listener.connections()

@@ -13,7 +13,7 @@ import pytest
 from gateway.meter import epochs
 from gateway.meter.admissions import Admission
 from gateway.meter.client.client import RedisClient
-from gateway.meter.client.errors import NotSent
+from gateway.meter.client.errors import MeterUnavailable, NotSent
 from gateway.meter.journal import Journal
 from gateway.meter.meter import Meter
 from gateway.meter.publications import EpochEnded
@@ -143,7 +143,10 @@ async def test_epoch_loads_nothing_while_gateways_replay(site: Site, monkeypatch
     meter = site.gateway()
     assert await site.load(meter) is LoadResult.EPOCH_NOT_OPEN
     assert (await site.admit(meter)).verdict is Verdict.EPOCH_NOT_OPEN
+    with pytest.raises(MeterUnavailable, match="loads accounts in"):
+        await meter.check_writable()
     await site.redis_client.call((b"HSET", b"gw:{p00}:c", b"o", 0))
+    await meter.check_writable()
     assert (await site.admit(meter)).verdict is Verdict.NOT_LOADED
     assert await site.load(meter) is LoadResult.LOADED
 

@@ -66,6 +66,15 @@ class ClientResponse:
         document = render(refused, self.request_id)
         return self._send_last(document, own_fields) if closes else self._send_document(document, own_fields)
 
+    async def send_shutting_down(self) -> None:
+        """Sends 503, or cuts the connection where a response has begun."""
+        if self.status:
+            self._client.abort()
+            return
+        detail = "The gateway stopped before the upstream had answered; this call is not charged."
+        document = problem("shutting_down", detail, request_id=self.request_id, extras={"retry_after": 1})
+        await self._send_document(document, NO_FIELDS)
+
     async def send_internal_error(self) -> None:
         """Sends 500, or cuts the connection where a response has begun."""
         if self.status:

@@ -108,6 +108,7 @@ class Forwarding:
         except asyncio.CancelledError:
             if not watch.is_cancelled:
                 await self._settle(Outcome.ABANDONED, None)
+                await self._client_response.send_shutting_down()
                 raise
             await self._settle(Outcome.CLIENT_ABORTED, self._client_response.status or None)
         finally:

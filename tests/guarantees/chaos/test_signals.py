@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gateway.listener.ending import BEGINNING
 from tests.guarantees.chaos.conftest import measured
 from tests.guarantees.simulation.served_gateway import PLAN, Served, serving
 from tests.proxy import upstream as upstreams
@@ -94,10 +95,10 @@ async def _begin(served: Served, number: int) -> tuple[asyncio.StreamReader, asy
 
 
 async def _end(reader: asyncio.StreamReader) -> bytes:
-    """Reads until the gateway closes the connection."""
+    """Reads until the gateway closes the connection, without what it sends to one that is idle before it does."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         try:
-            return await reader.read()
+            return (await reader.read()).removesuffix(BEGINNING)
         except ConnectionResetError:
             return b""
 

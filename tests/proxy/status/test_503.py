@@ -81,7 +81,7 @@ class TestMetering:
         for task in asyncio.all_tasks():
             if getattr(task.get_coro(), "__qualname__", "") == ExchangeRunner._run.__qualname__:
                 task.cancel()
-        assert_problem(await asking, 500, "internal_error")
+        assert_problem(await asking, 503, "shutting_down", retry_after=1)
         valkey.replies.delay_seconds = lambda: 0.0
         assert await data_plane.settled_state(account) == RedisState(99, 0, (2, 2, 2))
         rows = await data_plane.usage_rows(account)
