@@ -59,7 +59,7 @@ def test_problem_types_have_every_refusal(code: Refusal) -> None:
             503,
             (
                 "upstream_overloaded metering_unavailable accounts_unavailable too_many_connections overloaded"
-                " payment_unavailable"
+                " payment_unavailable shutting_down"
             ),
         ),
         (504, "upstream_timeout"),

@@ -30,6 +30,7 @@ ROLLS = scaled(suite=1, full=20)
 CALLS_PER_SECOND = scaled(suite=200, full=500)
 CLIENTS = 40  # ten of each kind: GET or POST, over connections that nginx keeps or opens for the call
 PATIENCE_SECONDS = 60.0  # only a failure waits so long
+LOWEST_PORT = 20_000 + os.getpid() % 10_000  # below net.ipv4.ip_local_port_range
 AFTERWARDS_SECONDS = 0.5  # of calls, once the last proxy is back
 DOCUMENT = """
 redis: {{timeout: 5s, partitions: 4}}
@@ -86,7 +87,8 @@ class Proxy:
                 *command, env={**os.environ, **self.places}, stdout=subprocess.PIPE, stderr=log
             )
         assert self.process.stdout is not None
-        assert await asyncio.wait_for(self.process.stdout.readline(), PATIENCE_SECONDS), log.name
+        is_ready = await asyncio.wait_for(self.process.stdout.readline(), PATIENCE_SECONDS)
+        assert is_ready, (self.folder / "proxies.log").read_text()[-2000:]
 
     async def stop(self) -> None:
         assert self.process is not None
@@ -152,8 +154,11 @@ async def test_rolling_restart_behind_nginx_fails_no_call(tmp_path: Path, own_da
 
 
 def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    """Ports that the kernel gives to no connection while a proxy is away."""
+    found: list[int] = []
+    for port in range(LOWEST_PORT, LOWEST_PORT + 1000):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.append(port)
+        if len(found) == count:
+            break
+    return found
