@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "proxy": frozenset({"http", "meter", "ledger", "upstream", "config"}),
     "api": frozenset({"http", "meter", "ledger", "upstream", "config", "payments"}),
     "workers": frozenset({"meter", "ledger", "upstream", "config", "payments", "notifications"}),
+    "backup": frozenset({"meter", "ledger", "workers"}),
     "migrations": frozenset({"ledger"}),
 }
 # The domains of the ledger. Each may import those before it; all are built on `db`, which imports none of them.

@@ -18,6 +18,7 @@ from gateway.ledger.catalogue.plans import PlanTerms, Tier
 from gateway.ledger.db import schema
 from gateway.ledger.db.session import Database
 from gateway.meter.client.client import RedisClient
+from gateway.meter.scripts import SCRIPTS
 from gateway.runtime.stores import EMBEDDED, StoreUrls, open_store_servers
 from policies.billing.providers import provider_ids
 
@@ -108,6 +109,17 @@ async def _check_schema(database_url: str) -> None:
     if current != head:
         at = f"at revision {current}" if current else "empty"
         raise SchemaBehind(f"the database is {at}, this version needs {head}: run `gateway migrate up`")
+
+
+@asynccontextmanager
+async def open_redis(url: str) -> AsyncIterator[RedisClient]:
+    """A client that runs scripts. Raises MeterUnavailable, UnsupportedServer."""
+    redis_client = RedisClient(url, timeout_seconds=REDIS_TIMEOUT_SECONDS, scripts=SCRIPTS)
+    try:
+        await redis_client.open()
+        yield redis_client
+    finally:
+        await redis_client.close()
 
 
 async def check_redis(redis_url: str) -> None:

@@ -8,8 +8,12 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import audit, credits, keys, migrate, plans, price, reconcile, serving, usage, users
+from gateway.backup.backup_file import BackupDamaged
+from gateway.backup.dump import NothingToBackUp
+from gateway.backup.restore import RestoreRefused
+from gateway.cli import audit, credits, keys, migrate, plans, price, serving, usage, users
 from gateway.cli.installation import SchemaBehind
+from gateway.cli.stores import backup, reconcile
 from gateway.config import ConfigError
 from gateway.embedded.errors import EmbeddedError
 from gateway.ledger.accounts.peppers import WrongPepper
@@ -26,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for commands in (serving.app, migrate.app, reconcile.app, price.app):
+for commands in (serving.app, migrate.app, reconcile.app, backup.app, price.app):
     app.registered_commands += commands.registered_commands
 app.add_typer(users.app, name="users")
 app.add_typer(keys.app, name="keys")
@@ -54,6 +58,7 @@ def options(
 _EXPECTED = (
     AddressUnusable,
     AlreadyExists,
+    BackupDamaged,
     ChildFailed,
     DatabaseUnavailable,
     EmbeddedError,
@@ -62,6 +67,8 @@ _EXPECTED = (
     InvalidValue,
     MeterUnavailable,
     NotFound,
+    NothingToBackUp,
+    RestoreRefused,
     SchemaBehind,
     UnknownRevision,
     UnsupportedServer,

@@ -48,16 +48,16 @@ class Answer:
         return line
 
 
-async def run(*arguments: str) -> Answer:
-    answer = await asyncio.to_thread(_run, arguments)
+async def run(*arguments: str, environ: Mapping[str, str] | None = None) -> Answer:
+    answer = await asyncio.to_thread(_run, arguments, ENVIRON | dict(environ or {}))
     assert "Traceback" not in answer.err, answer.err
     return answer
 
 
-def _run(arguments: Sequence[str]) -> Answer:
+def _run(arguments: Sequence[str], environ: Mapping[str, str]) -> Answer:
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        process = _forks.Process(target=_command, args=(arguments, ENVIRON, out, err))
+        process = _forks.Process(target=_command, args=(arguments, environ, out, err))
         process.start()
         process.join(PATIENCE_SECONDS)
         if process.exitcode is None:

@@ -185,6 +185,20 @@ async def test_resync_begins_an_epoch_in_every_partition(place: Place) -> None:
     assert (said.code, said.out) == (0, "partitions 64, begun 64, postgresql_behind 64, redis_behind 0\n")
 
 
+async def test_backup_of_embedded_stores_is_made_while_they_run(place: Place, tmp_path: Path) -> None:
+    file = str(tmp_path / "backup")
+    made = (await place.run("backup", file, "--json")).value()
+    checked = (await place.run("restore", file, "--check", "--json")).value()
+    assert {name: made[name] for name in checked} == checked
+    assert (made["schema"], made["journal_entries"], made["bytes"]) == (
+        schema.head(),
+        0,
+        (tmp_path / "backup").stat().st_size,
+    )
+    said = (await place.run("restore", file, "--replace")).complaint()
+    assert said.endswith("connections of gateways or commands use the database: stop them first")
+
+
 async def test_audit_verify_names_the_first_changed_row(place: Place) -> None:
     for email in ("ada@example.com", "bob@example.com"):
         assert (await place.run("users", "create", "--email", email, "--json")).code == 0

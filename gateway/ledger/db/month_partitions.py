@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -42,14 +42,8 @@ def is_partition(table_name: str) -> bool:
 async def list_partitions(connection: AsyncConnection) -> tuple[MonthPartition, ...]:
     """The existing month partitions, oldest first within each table."""
     rows = await connection.execute(_CHILDREN, {"parents": list(PARTITIONED)})
-    matches = (_NAME.fullmatch(row.name) for row in rows)
-    return tuple(
-        sorted(
-            MonthPartition(match[1], datetime(int(match[2]), int(match[3]), 1, tzinfo=UTC))
-            for match in matches
-            if match
-        )
-    )
+    found = (parse(row.name) for row in rows)
+    return tuple(sorted(partition for partition in found if partition is not None))
 
 
 async def create_missing(
@@ -70,6 +64,21 @@ async def create_missing(
     for partition in missing:
         await _create(connection, partition)
     return tuple(missing)
+
+
+def parse(name: str) -> MonthPartition | None:
+    """The partition of this name; None if it is no name of one."""
+    match = _NAME.fullmatch(name)
+    return None if match is None else MonthPartition(match[1], datetime(int(match[2]), int(match[3]), 1, tzinfo=UTC))
+
+
+async def create(connection: AsyncConnection, partitions: Iterable[MonthPartition]) -> None:
+    """Creates those of these partitions that are missing."""
+    await _lock(connection)
+    existing = set(await list_partitions(connection))
+    for partition in partitions:
+        if partition not in existing:
+            await _create(connection, partition)
 
 
 async def drop_before(connection: AsyncConnection, instant: datetime) -> tuple[MonthPartition, ...]:

@@ -64,6 +64,20 @@ async def upgrade(url: str, revision: str = "head") -> str:
     return await _migrate(url, lambda config: command.upgrade(config, revision))
 
 
+async def upgrade_within(connection: AsyncConnection, revision: str = "head") -> str:
+    """The same in the transaction of `connection`, where nobody else migrates."""
+    return await connection.run_sync(_step_known, lambda config: command.upgrade(config, revision))
+
+
+async def current_within(connection: AsyncConnection) -> str | None:
+    """The revision as the transaction of `connection` sees it; None for an empty database."""
+    return await connection.run_sync(_revision_of)
+
+
+def is_known(revision: str) -> bool:
+    return revision in _known_revisions()
+
+
 async def downgrade(url: str, revision: str) -> str:
     """Downgrades the database to `revision`, "base" or "-1". Data of later revisions is lost."""
     return await _migrate(url, lambda config: command.downgrade(config, revision))
@@ -88,6 +102,10 @@ def _scripts() -> ScriptDirectory:
     return ScriptDirectory.from_config(_config())
 
 
+def _known_revisions() -> frozenset[str]:
+    return frozenset(script.revision for script in _scripts().walk_revisions())
+
+
 def _revision_of(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
@@ -103,8 +121,7 @@ def _step_known(connection: Connection, step: Callable[[Config], None]) -> str:
     config = _config()
     config.attributes["connection"] = connection
     before = _revision_of(connection)
-    known_revisions = {script.revision for script in _scripts().walk_revisions()}
-    if before is not None and before not in known_revisions:
+    if before is not None and before not in _known_revisions():
         raise UnknownRevision(
             f"the database is at schema revision {before}, which this version of the gateway does not know"
             f" (its newest is {head()}): run the version that migrated it, or a newer one"

@@ -148,6 +148,13 @@ class Database:
             yield await connection.execution_options(postgresql_readonly=True)
 
     @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[AsyncConnection]:
+        """A read-only transaction whose statements all see the moment of the first one."""
+        async with self._connection() as connection:
+            options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+            yield await connection.execution_options(**options)
+
+    @asynccontextmanager
     async def look_up(self) -> AsyncIterator[AsyncConnection]:
         """For statements that read, each by itself: without a transaction they cost a third of the round trips."""
         async with self._connection() as connection:

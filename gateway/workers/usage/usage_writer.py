@@ -18,10 +18,9 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import accumulate, chain, takewhile
-from typing import NamedTuple
+from itertools import accumulate, takewhile
 
 import structlog
 from sqlalchemy.exc import DBAPIError
@@ -30,12 +29,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway import metrics
 from gateway.clock import monotonic_seconds
 from gateway.ledger.db.session import Database, DatabaseUnavailable
-from gateway.ledger.usage import journal_offsets, poison
-from gateway.ledger.usage.ingestion import MalformedLines, correct, ingest
+from gateway.ledger.usage import journal_offsets
+from gateway.ledger.usage.ingestion import MalformedLines
 from gateway.meter.journal import START, Journal, JournalEntry
 from gateway.meter.publications import PostgresqlBehind
+from gateway.workers.usage.entry_writing import Entries, Written, is_data_error, write_all, write_valid
 from policies.usage.account_load import id_order
-from policies.usage.records import RecordVersion
 
 # A row of 20,000 costs PostgreSQL half of what one of 5,000 does, since they charge an account once: 20 and 40 µs with
 # 1,000 accounts (`benchmarks/usage_writer.py`). Some 10 MB of memory; where records are long, the bytes bound it.
@@ -55,22 +54,7 @@ GATHER_SECONDS = 1.0
 GATHER_FEW_SECONDS = 0.2
 FEW_ENTRIES = 200
 
-# PostgreSQL, appendix A: data exceptions and integrity constraint violations. The same lines would fail again.
-DATA_ERROR_CLASSES = ("22", "23")
-
-END_OF_COPY = b"\\.\n"  # PostgreSQL, COPY, "Text Format"
-
 log = structlog.get_logger(__name__)
-
-
-class PartitionEntry(NamedTuple):
-    """An entry and the partition of its journal."""
-
-    partition: int
-    entry: JournalEntry
-
-
-Entries = dict[int, list[JournalEntry]]  # by partition
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +63,6 @@ class Batch:
 
     entries: Entries
     newer: Mapping[int, JournalEntry]
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """How many entries may leave the journal, how many rows are new, how many entries are newly quarantined."""
-
-    entries: int = 0
-    rows: int = 0
-    quarantined: int = 0
-
-    def __add__(self, other: Written) -> Written:
-        return Written(self.entries + other.entries, self.rows + other.rows, self.quarantined + other.quarantined)
 
 
 WriteEntries = Callable[[AsyncConnection, Entries], Awaitable[Written]]
@@ -156,15 +128,15 @@ class UsageWriter:
         """Writes in one transaction; in a second one of few entries if PostgreSQL refuses some, to find them."""
         began = monotonic_seconds()
         try:
-            written = await self._transact(lengths, _write_all)
+            written = await self._transact(lengths, write_all)
         except DatabaseUnavailable:
             self._batch_size.halve()
             raise
         except (MalformedLines, DBAPIError) as error:
-            if not _is_data_error(error):
+            if not is_data_error(error):
                 raise
             self._batch_size.reset()
-            written = await self._transact(lengths, _write_valid)
+            written = await self._transact(lengths, write_valid)
         self._batch_size.adapt(monotonic_seconds() - began)
         return written
 
@@ -247,67 +219,3 @@ def _partitions_for(entries: int, lengths: Iterable[int]) -> int:
     """How many partitions hold so many entries, whichever they are; the others are left to other writers."""
     upto = list(accumulate(sorted(lengths)))
     return min(bisect_left(upto, entries) + 1, len(upto))
-
-
-async def _write_all(connection: AsyncConnection, entries: Entries) -> Written:
-    """Raises MalformedLines or DBAPIError if PostgreSQL refuses one of them."""
-    return await _write_entries(connection, list(chain.from_iterable(entries.values())))
-
-
-async def _write_valid(connection: AsyncConnection, entries: Entries) -> Written:
-    """Quarantines those that PostgreSQL refuses."""
-    found = [PartitionEntry(partition, entry) for partition, of in entries.items() for entry in of]
-    return await _bisect(connection, found)
-
-
-async def _bisect(connection: AsyncConnection, found: Sequence[PartitionEntry]) -> Written:
-    """Halves a batch that PostgreSQL refuses until the entry at fault is alone."""
-    try:
-        async with connection.begin_nested():
-            return await _write_entries(connection, [entry for _, entry in found])
-    except (MalformedLines, DBAPIError) as error:
-        if not _is_data_error(error):
-            raise
-        if len(found) == 1:
-            return await _quarantine(connection, found[0], str(error))
-    middle = len(found) // 2
-    return await _bisect(connection, found[:middle]) + await _bisect(connection, found[middle:])
-
-
-async def _write_entries(connection: AsyncConnection, entries: Sequence[JournalEntry]) -> Written:
-    """A correction comes after the call that it corrects, which may be in the same batch."""
-    settled = [entry for entry in entries if not entry.is_correction]
-    corrections = [entry for entry in entries if entry.is_correction]
-    rows = 0
-    for version, lines in _lines_by_version(settled).items():
-        rows += (await ingest(connection, lines, columns=version.columns)).rows
-    for version, lines in _lines_by_version(corrections).items():
-        await correct(connection, lines, columns=version.columns)
-    return Written(entries=len(entries), rows=rows)
-
-
-def _lines_by_version(entries: Iterable[JournalEntry]) -> dict[RecordVersion, list[bytes]]:
-    """Raises MalformedLines for what is no record."""
-    lines: dict[RecordVersion, list[bytes]] = {}
-    for entry in entries:
-        if entry.version is None:
-            raise MalformedLines("the field of the entry names no record version")
-        if entry.line == END_OF_COPY:  # COPY would stop there, and lose the lines behind it without an error
-            raise MalformedLines("an entry is the end marker of COPY")
-        lines.setdefault(entry.version, []).append(entry.line)
-    return lines
-
-
-async def _quarantine(connection: AsyncConnection, refused: PartitionEntry, reason: str) -> Written:
-    """The log has the place and the reason. The entry may hold what logs must not, so only its table has it."""
-    partition, entry = refused
-    reason = f"as a correction: {reason}" if entry.is_correction else reason
-    is_new = await poison.quarantine(connection, partition=partition, entry_id=entry.id, line=entry.line, reason=reason)
-    log.error("usage_entry_refused", partition=partition, id=entry.id, reason=reason)
-    return Written(entries=1, quarantined=int(is_new))
-
-
-def _is_data_error(error: MalformedLines | DBAPIError) -> bool:
-    if isinstance(error, MalformedLines):
-        return True
-    return str(getattr(error.orig, "sqlstate", "")).startswith(DATA_ERROR_CLASSES)

@@ -25,7 +25,7 @@ from gateway.meter.layout import HoldLine
 from gateway.proxy.settle.settlement import Settler
 from gateway.proxy.settle.settlement_record import Settlement, encode
 from gateway.proxy.settle.spool import Spool, SpoolFile, frame
-from gateway.workers.usage import usage_writer as module
+from gateway.workers.usage import entry_writing as module
 from gateway.workers.usage.usage_writer import UsageWriter
 from policies.usage import records
 from policies.usage.records import CURRENT, PREFIXES, SUFFIXES, RecordVersion, field_of, mark

@@ -14,13 +14,11 @@ import typer
 
 from gateway import logs
 from gateway.cli.console import AsJson, ConfigFile, DataDir, load_config
-from gateway.cli.installation import REDIS_TIMEOUT_SECONDS, open_database
+from gateway.cli.installation import open_database, open_redis
 from gateway.cli.transactions import ACTOR
 from gateway.config import Config
 from gateway.meter.account_snapshots import AccountSnapshotReader
-from gateway.meter.client.client import RedisClient
 from gateway.meter.meter import Meter
-from gateway.meter.scripts import SCRIPTS
 from gateway.workers.usage.reconciliation import Finding, Reconciler
 from gateway.workers.usage.store_watch import PostgresEpochRegister
 from policies.usage.epochs import Agreement
@@ -68,7 +66,7 @@ def resync(config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson 
 
 async def _resync(config: Config) -> dict[str, int]:
     """How many partitions there are, how many have begun a new epoch, and in how many a store had gone back."""
-    async with open_database(config) as (stores, database), _redis_client(stores.redis_url) as redis_client:
+    async with open_database(config) as (stores, database), open_redis(stores.redis_url) as redis_client:
         register, partitions = PostgresEpochRegister(database), config.redis.partitions
         meter = Meter(redis_client, partitions=partitions, owner=ACTOR, register=register)
         reasons = Counter((await meter.rebuild()).values())
@@ -94,19 +92,9 @@ async def _reconcile(config: Config, *, repair: bool, as_json: bool) -> dict[str
 @asynccontextmanager
 async def _reconciler(config: Config, *, repair_as: str | None) -> AsyncIterator[Reconciler]:
     opened = open_database(config, statement_timeout_seconds=STATEMENT_TIMEOUT_SECONDS)
-    async with opened as (stores, database), _redis_client(stores.redis_url) as redis_client:
+    async with opened as (stores, database), open_redis(stores.redis_url) as redis_client:
         meter = Meter(redis_client, partitions=config.redis.partitions, owner=ACTOR)
         yield Reconciler(database, AccountSnapshotReader(redis_client, meter), repair_as=repair_as)
-
-
-@asynccontextmanager
-async def _redis_client(url: str) -> AsyncIterator[RedisClient]:
-    redis_client = RedisClient(url, timeout_seconds=REDIS_TIMEOUT_SECONDS, scripts=SCRIPTS)
-    try:
-        await redis_client.open()
-        yield redis_client
-    finally:
-        await redis_client.close()
 
 
 def _row(finding: Finding) -> dict[str, Any]:

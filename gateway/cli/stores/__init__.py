@@ -1,0 +1,1 @@
+"""Commands on both stores at once."""

@@ -1,0 +1,77 @@
+"""Backup and restore by command, on stores of one's own, under other names."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+from redis.asyncio import Redis
+
+from gateway.embedded.stores import Stores
+from gateway.ledger.db import schema
+from tests.cli.commands import Answer, run
+
+ENVIRON = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
+EMAIL = "ada@example.com"
+REDIS_DATABASES = (13, 14)
+
+
+def installation(folder: Path, name: str, *, database_url: str, redis_url: str) -> Callable[..., Awaitable[Answer]]:
+    """Commands of an installation with these stores."""
+    config = folder / f"{name}.yaml"
+    config.write_text(
+        f"database: {{url: '{database_url}'}}\nredis: {{url: '{redis_url}'}}\nupstreams: {{}}\nroutes: []\n"
+    )
+
+    async def command(*arguments: str) -> Answer:
+        place = ("--config", str(config), "--data-dir", str(folder / name))
+        return await run(*arguments, *place, environ=ENVIRON)
+
+    return command
+
+
+async def an_empty_database(stores: Stores) -> str:
+    name = f"renamed_{uuid4().hex}"
+    connection = await asyncpg.connect(stores.database_url)
+    await connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+    await connection.close()
+    return f"{stores.database_url.rpartition('/')[0]}/{name}"
+
+
+async def redis_urls(stores: Stores) -> list[str]:
+    urls = [f"{stores.redis_url.rpartition('/')[0]}/{number}" for number in REDIS_DATABASES]
+    for url in urls:
+        async with Redis.from_url(url) as redis:
+            await redis.flushdb()
+    return urls
+
+
+async def test_backup_restored_by_command_under_other_names_reconciles_to_zero(
+    own_database_url: str, stores: Stores, tmp_path: Path
+) -> None:
+    first_redis, second_redis = await redis_urls(stores)
+    first = installation(tmp_path, "first", database_url=own_database_url, redis_url=first_redis)
+    second = installation(tmp_path, "second", database_url=await an_empty_database(stores), redis_url=second_redis)
+    user = (await first("users", "create", "--email", EMAIL, "--json")).value()
+    assert (await first("credits", "grant", "--user", EMAIL, "--amount", "7", "--reason", "test")).code == 0
+    file = str(tmp_path / "backup")
+    made = (await first("backup", file, "--json")).value()
+    done = (await second("restore", file, "--json")).value()
+    assert (done["restored_rows"], done["journal_rows"], done["redis"]) == (made["rows"], 0, "rebuilt")
+    assert (made["schema"], done["schema_now"]) == (schema.head(), schema.head())
+    books, again, elsewhere, absent = await asyncio.gather(
+        second("reconcile", "--json"),
+        second("restore", file),
+        first("backup", str(tmp_path / "none" / "backup")),
+        second("restore", str(tmp_path / "none")),
+    )
+    assert {name: books.value()[name] for name in ("accounts", "differences")} == {"accounts": 1, "differences": 0}
+    assert "--replace" in again.complaint() or "stop them first" in again.complaint()
+    assert (elsewhere.code, absent.code) == (2, 2)
+    granted = (
+        await second("credits", "grant", "--user", user["id"], "--amount", "1", "--reason", "x", "--json")
+    ).value()
+    assert granted["amount"] == 1
