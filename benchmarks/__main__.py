@@ -12,6 +12,7 @@ MODULES = (
     "upstream_cost",
     "scripts_cost",
     "usage_writer",
+    "backups",
     "growth",
     "workers",
     "overhead",

@@ -13,12 +13,12 @@ from gateway.ledger.db.session import Database
 from gateway.ledger.usage import journal_offsets
 from gateway.meter.client.client import RedisClient
 from gateway.meter.journal import Journal
-from gateway.workers.usage import usage_writer
+from gateway.workers.usage import entry_writing
 from gateway.workers.usage.usage_writer import UsageWriter
 
 POINTS: dict[str, tuple[Any, str]] = {
     "claim": (journal_offsets, "claim"),
-    "ingest": (usage_writer, "ingest"),
+    "ingest": (entry_writing, "ingest"),
     "advance": (journal_offsets, "advance"),
     "trim": (Journal, "trim"),
 }

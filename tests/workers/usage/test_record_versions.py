@@ -25,7 +25,8 @@ from gateway.meter.layout import HoldLine
 from gateway.proxy.settle.settlement import Settler
 from gateway.proxy.settle.settlement_record import Settlement, encode
 from gateway.proxy.settle.spool import Spool, SpoolFile, frame
-from gateway.workers.usage import entry_writing as module
+from gateway.workers.usage import entry_writing
+from gateway.workers.usage import usage_writer as module
 from gateway.workers.usage.usage_writer import UsageWriter
 from policies.usage import records
 from policies.usage.records import CURRENT, PREFIXES, SUFFIXES, RecordVersion, field_of, mark
@@ -178,7 +179,7 @@ async def test_entry_of_a_newer_release_stops_its_partition_by_name_and_no_other
     assert await backend.journal.lengths() == {partition: 2}
 
     monkeypatch.setitem(SUFFIXES, max(SUFFIXES) + 1, (*SUFFIXES[CURRENT.suffix], "file_extension"))
-    monkeypatch.setattr(module, "ingest", ingest_known)
+    monkeypatch.setattr(entry_writing, "ingest", ingest_known)
     await writer.run_once()
     await writer.run_once()
     assert await written(backend) == {before, behind, *others, newer}

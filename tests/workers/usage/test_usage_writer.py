@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from gateway.ledger.usage import journal_offsets, poison
 from gateway.meter.journal import Journal, JournalBatch
+from gateway.workers.usage import entry_writing
 from gateway.workers.usage import usage_writer as module
 from gateway.workers.usage.usage_writer import UsageWriter
 from policies.usage.records import copy_line, join
@@ -133,7 +134,7 @@ async def test_usage_writer_crash_inside_the_transaction_loses_and_repeats_nothi
     backend: Backend, monkeypatch: pytest.MonkeyPatch, step: str, side: str
 ) -> None:
     calls = await _calls(backend, 20)
-    room = module if step == "ingest" else journal_offsets
+    room = entry_writing if step == "ingest" else journal_offsets
     whole = getattr(room, step)
 
     async def die(*arguments: object, **named: object) -> None:
