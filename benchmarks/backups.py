@@ -1,7 +1,7 @@
 """What a backup and its restore cost: seconds, memory and bytes, for a database with many usage rows and accounts.
 
 `python -m benchmarks.backups --rows 5000000 --accounts 100000`. Stores of its own. The commands are those that an
-operator runs: `gateway backup`, `gateway restore` into a second database, and `gateway reconcile` of it, each a process.
+operator runs: `gateway backup`, `gateway restore` into a second database, `gateway reconcile` of it, each a process.
 The rows are of six months and charge one credit each.
 """
 
