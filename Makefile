@@ -5,7 +5,7 @@ PYTEST := $(BIN)/pytest --numprocesses=2 --dist=loadgroup -o faulthandler_timeou
 # Each start of the gateway is several processes, which would all compile the same modules.
 unexport PYTHONDONTWRITEBYTECODE
 ALSO_fuzz := tests/api/test_schemathesis.py tests/api/test_broken_values.py tests/ledger/invoicing/test_issued_invoices.py
-ALSO_chaos := tests/guarantees/ai/test_aborts.py tests/guarantees/attacks
+ALSO_chaos := tests/guarantees/histories tests/guarantees/ai/test_aborts.py tests/guarantees/attacks
 
 .PHONY: help run unit test check format reference fuzz chaos bench lock node-clients
 .DELETE_ON_ERROR:

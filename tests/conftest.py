@@ -47,6 +47,8 @@ FAULTS = (
     "guarantees/processes",
     "guarantees/test_readme.py",
 )
+# Tests that take long in one process, and so begin before others.
+LONG = ("guarantees/histories", "guarantees/fuzz")
 # Tests that need no store: `make unit`. Those of the readers need none either, but take as long as all of these.
 UNIT = (
     "policies",
@@ -74,7 +76,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group("faults" if is_fault else item.nodeid.partition("::")[0]))
         if _is_in(item.path, UNIT):
             item.add_marker(pytest.mark.unit)
-    items.sort(key=lambda item: not _is_in(item.path, FAULTS))
+    items.sort(key=lambda item: (not _is_in(item.path, FAULTS), not _is_in(item.path, LONG)))
 
 
 def pytest_collection_finish() -> None:

@@ -18,6 +18,7 @@ from gateway.ledger.invoicing import closing
 from gateway.ledger.subscriptions import renewals
 from policies.billing.issuing import Issuer
 from tests.ledger.invoicing.test_issued_invoices import JULY, JUNE, THE_11TH, THE_21ST, amounts, used
+from tests.support import databases
 
 BEFORE = "0015"
 
@@ -53,7 +54,7 @@ async def old_url(stores: Stores) -> AsyncIterator[str]:
     url = f"{stores.database_url.rpartition('/')[0]}/{name}"
     await schema.upgrade(url, BEFORE)
     yield url
-    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await databases.drop(admin, name)
     await admin.close()
 
 

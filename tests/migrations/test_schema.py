@@ -22,6 +22,7 @@ from gateway.ledger.db import schema
 from gateway.ledger.db.session import Database, DatabaseUnavailable
 from gateway.ledger.db.tables import metadata
 from tests.ledger.make import a_user
+from tests.support import databases
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ async def empty_url(stores: Stores) -> AsyncIterator[str]:
     admin = await asyncpg.connect(stores.database_url)
     await admin.execute(f"CREATE DATABASE {name} TEMPLATE template0")
     yield f"{stores.database_url.rpartition('/')[0]}/{name}"
-    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await databases.drop(admin, name)
     await admin.close()
 
 

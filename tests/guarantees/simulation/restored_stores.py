@@ -35,6 +35,7 @@ from tests.guarantees.simulation.faulty_valkey import FaultyValkey
 from tests.proxy import data_plane as data_planes
 from tests.proxy.data_plane import Account, DataPlane
 from tests.proxy.upstream import ScriptedUpstream
+from tests.support import databases
 
 PARTITIONS = 4
 GATEWAYS = 2
@@ -59,17 +60,17 @@ class Postgresql:
     async def back_up(self) -> str:
         """A copy of this moment. Ends all connections, for PostgreSQL copies no database that is in use."""
         copy = f"{self.name}_{len(self.copies)}"
-        await self._run(
-            f"ALTER DATABASE {self.name} ALLOW_CONNECTIONS false",
-            f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{self.name}'",  # noqa: S608
-            f"CREATE DATABASE {copy} TEMPLATE {self.name}",
-            f"ALTER DATABASE {self.name} ALLOW_CONNECTIONS true",
-        )
+        async with self._server() as connection:
+            await databases.end_connections(connection, self.name)
+            await connection.execute(f"CREATE DATABASE {copy} TEMPLATE {self.name}")
+            await connection.execute(f"ALTER DATABASE {self.name} ALLOW_CONNECTIONS true")
         self.copies.append(copy)
         return copy
 
     async def restore(self, copy: str) -> None:
-        await self._run(f"DROP DATABASE {self.name} WITH (FORCE)", f"CREATE DATABASE {self.name} TEMPLATE {copy}")
+        async with self._server() as connection:
+            await databases.drop(connection, self.name)
+            await connection.execute(f"CREATE DATABASE {self.name} TEMPLATE {copy}")
 
     async def epochs(self, copy: str) -> dict[int, int]:
         """The number of each partition's epoch in a copy."""
@@ -80,13 +81,15 @@ class Postgresql:
             await connection.close()
 
     async def drop_copies(self) -> None:
-        await self._run(*(f"DROP DATABASE {copy} WITH (FORCE)" for copy in self.copies))
+        async with self._server() as connection:
+            for copy in self.copies:
+                await databases.drop(connection, copy)
 
-    async def _run(self, *statements: str) -> None:
+    @asynccontextmanager
+    async def _server(self) -> AsyncIterator[asyncpg.Connection]:
         connection = await asyncpg.connect(f"{self.url.rpartition('/')[0]}/postgres")
         try:
-            for statement in statements:
-                await connection.execute(statement)
+            yield connection
         finally:
             await connection.close()
 
