@@ -29,6 +29,7 @@ from benchmarks.peers import ours
 EVENTS = 300
 CONNECTIONS = 8
 EVENT_SECONDS = 0.0005  # between two events of a stream, so that none comes with the next
+# The timeout lets a busy machine be slow: a refused call ends the program.
 _ROUTES = """
   - {name: flat, match: {path: /flat/v1/chat/completions, methods: [POST]}, upstream: static, price: {credits: 1}}
   - {name: priced, match: {path: /priced/v1/chat/completions, methods: [POST]}, upstream: static, price: openai}
@@ -40,6 +41,7 @@ prices:
       "gpt-5.6*": {input: 2600000, cached_input: 260000, output: 15600000, max_output: 128000}
       gpt-5.6-mini: {input: 260000, cached_input: 26000, output: 1560000, max_output: 128000}
     hold: estimate
+redis: {timeout: 5s}
 """
 _USAGE = {
     "prompt_tokens": 500,

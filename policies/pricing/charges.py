@@ -14,10 +14,11 @@ from policies.pricing.price import Price
 from policies.pricing.price_list import ModelPrice, PriceList
 from policies.pricing.prices import cost, uncapped_cost
 from policies.pricing.units import Count, CountSource, PriceUnit
-from policies.usage.counts import Usage, UsageSource
+from policies.usage.counts import Usage, UsageClass, UsageSource
 
 # A look-up in an Enum takes 50 ns.
 _TOKEN, _REPORTED, _ESTIMATED = PriceUnit.TOKEN, UsageSource.REPORTED, UsageSource.ESTIMATED
+_INPUT, _OUTPUT = UsageClass.INPUT, UsageClass.OUTPUT
 
 # Redis computes in doubles, and balances have 64 bits: no number of calls that anybody can make overflows either.
 MAX_CHARGE = 10**12
@@ -100,9 +101,6 @@ def charge_by_list(
     A failed call pays for what was reported of it, and where the call is the unit nothing is.
     """
     usage, is_broken = metered.usage, ending.outcome in _UNCHARGED
-    is_plain = ending.reported_credits is None and not (is_broken or ending.is_error)
-    if is_plain and prices.unit is _TOKEN and _is_due(route, ending):  # as most are
-        return _charge_tokens(prices, price, metered)
     source = _source_by_list(prices, usage)
     if ending.reported_credits is not None and not is_broken:
         return _reported(ending.reported_credits, prices.maximum, source, usage)
@@ -112,21 +110,25 @@ def charge_by_list(
         return Charge(cost_by_model(prices, price, usage).credits, source, usage)
     if not _is_due(route, ending):
         return Charge(0, source, usage)
+    if prices.unit is _TOKEN:
+        return charge_tokens(
+            prices, price, usage, metered.request_bytes, text_bytes=metered.text_bytes, is_final=metered.is_final
+        )
     if not is_reported(prices.unit, usage):
         return Charge(held, source, usage)
     found = cost_by_model(prices, price, usage or Usage())
     return Charge(found.credits, source, usage, found.flags)
 
 
-def _charge_tokens(prices: PriceList, price: ModelPrice, metered: Metered) -> Charge:
-    usage, is_estimated = completed(
-        metered.usage,
-        request_bytes=metered.request_bytes,
-        text_bytes=metered.text_bytes,
-        is_final=metered.is_final,
-    )
+def charge_tokens(
+    prices: PriceList, price: ModelPrice, usage: Usage | None, request_bytes: int, *, text_bytes: int, is_final: bool
+) -> Charge:
+    """As `charge_by_list`, of a call that is charged by its tokens, as most are."""
+    source = _REPORTED
+    if usage is None or not is_final or _INPUT not in usage.counts or _OUTPUT not in usage.counts:
+        usage, is_estimated = completed(usage, request_bytes=request_bytes, text_bytes=text_bytes, is_final=is_final)
+        source = _ESTIMATED if is_estimated else _REPORTED
     found = cost_by_model(prices, price, usage)
-    source = _ESTIMATED if is_estimated else _REPORTED
     return Charge(found.credits, source, usage, found.flags)
 
 

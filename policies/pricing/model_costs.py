@@ -56,12 +56,13 @@ def cost(prices: PriceList, price: ModelPrice, usage: Usage) -> Cost:
     """What a call with that usage costs."""
     if prices.unit is not _TOKEN:
         return _cost_of_unit(prices, price, _count_of(prices.unit, usage))
-    amount, scale, split = _amount(price, usage.counts)
+    parts: list[Part] = []
+    amount, scale, is_odd = _amount(price, usage.counts, parts)
     credits = rounded_up(prices, amount, scale)
-    flags = (Flag.CHILD_ABOVE_PARENT,) if split.is_odd else ()
+    flags = (Flag.CHILD_ABOVE_PARENT,) if is_odd else ()
     if prices.maximum is not None and credits > prices.maximum:
-        return Cost(prices.maximum, split.parts, prices.unit_size, (*flags, Flag.MAXIMUM_REACHED))
-    return Cost(credits, split.parts, prices.unit_size, flags)
+        return Cost(prices.maximum, parts, prices.unit_size, (*flags, Flag.MAXIMUM_REACHED))
+    return Cost(credits, parts, prices.unit_size, flags)
 
 
 def rounded_up(prices: PriceList, amount: int, scale: int) -> int:
@@ -78,7 +79,7 @@ def cost_usd(costs: CostList, usage: Usage | None, *, served: str | None, asked:
         return None
     if usage is None or costs.unit is not PriceUnit.TOKEN:
         return price.table.input.exact * _count_of(costs.unit, usage or Usage()) / costs.unit_size
-    amount, scale, _ = _amount(price, usage.counts)
+    amount, scale, _ = _amount(price, usage.counts, [])
     return Decimal(amount) / (scale * costs.unit_size)
 
 
@@ -101,46 +102,38 @@ def _cost_of_unit(prices: PriceList, price: ModelPrice, count: int | Decimal) ->
     return Cost(credits, parts, prices.unit_size)
 
 
-def _amount(price: ModelPrice, counts: Mapping[UsageClass, int]) -> tuple[int, int, _Split]:
-    """What so many tokens cost, in parts of a scale, and how they were split."""
-    given, split = counts.get(_INPUT, 0), _Split(counts)
+def _amount(price: ModelPrice, counts: Mapping[UsageClass, int], parts: list[Part]) -> tuple[int, int, bool]:
+    """What so many tokens cost, in parts of a scale, and whether they are odd; adds what is priced to `parts`."""
+    given = counts.get(_INPUT, 0)
     table = price.table_at(given) if price.above else price.table
-    amount = split.add(table.input, given) + split.add(table.output, counts.get(_OUTPUT, 0))
-    return amount, table.scale, split
+    of_input, is_odd = _amount_of(table.input, given, counts, parts=parts)
+    of_output, is_output_odd = _amount_of(table.output, counts.get(_OUTPUT, 0), counts, parts=parts)
+    return of_input + of_output, table.scale, is_odd or is_output_odd
 
 
-class _Split:
-    """Splits the counts of a usage into what is priced at one rate each."""
+def _amount_of(rate: ClassRate, count: int, counts: Mapping[UsageClass, int], *, parts: list[Part]) -> tuple[int, bool]:
+    """Prices `count` of a class: what its priced children count at their rates, the rest at its own.
 
-    __slots__ = ("_counts", "is_odd", "parts")
-
-    def __init__(self, counts: Mapping[UsageClass, int]) -> None:
-        self._counts = counts
-        self.parts: list[Part] = []
-        self.is_odd = False
-
-    def add(self, rate: ClassRate, count: int) -> int:
-        """Prices `count` of a class: what its priced children count at their rates, the rest at its own.
-
-        A child that counts more than its parent has is cut to it: the parent is charged, and the usage is odd. Children
-        may overlap (cached audio is both); what two of them count is priced as the first.
-        """
-        kind, exact, scaled, _, children = rate
-        amount, rest, counts = 0, count, self._counts
-        for child in children:
-            reported = counts.get(child.kind)
-            if not reported:
-                continue
-            if reported > count:
-                self.is_odd = True
-            if child.is_split:
-                taken = min(reported, rest)
-                rest -= taken
-                amount += self.add(child, taken)
-        if rest:
-            self.parts.append((kind, rest, exact))
-            amount += scaled * rest
-        return amount
+    A child that counts more than its parent has is cut to it: the parent is charged, and the usage is odd. Children may
+    overlap (cached audio is both); what two of them count is priced as the first.
+    """
+    kind, exact, scaled, _, children = rate
+    amount, rest, is_odd = 0, count, False
+    for child in children:
+        reported = counts.get(child.kind)
+        if not reported:
+            continue
+        if reported > count:
+            is_odd = True
+        if child.is_split:
+            taken = min(reported, rest)
+            rest -= taken
+            of_child, is_child_odd = _amount_of(child, taken, counts, parts=parts)
+            amount, is_odd = amount + of_child, is_odd or is_child_odd
+    if rest:
+        parts.append((kind, rest, exact))
+        amount += scaled * rest
+    return amount, is_odd
 
 
 def _count_of(unit: PriceUnit, usage: Usage) -> int | Decimal:

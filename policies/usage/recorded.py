@@ -24,6 +24,7 @@ COUNT_CUT = "count_cut"
 MODEL_CUT = "model_cut"
 _NO_COUNTS: Mapping[UsageClass, int] = {}
 _PLAIN = re.compile("[A-Za-z0-9_.:/@ -]*+")  # stands in JSON and in a record as it is
+_PLAIN_MODEL = re.compile(f"[A-Za-z0-9_.:/@ -]{{1,{MAX_MODEL_LENGTH}}}+")
 
 # A look-up in an Enum takes 50 ns.
 _INPUT, _CACHED_INPUT, _CACHE_WRITE = UsageClass.INPUT, UsageClass.CACHED_INPUT, UsageClass.CACHE_WRITE
@@ -61,10 +62,11 @@ def usage_record(
 ) -> UsageRecord:
     """What does not fit a column is cut to it and flagged: no upstream may make a row that PostgreSQL refuses."""
     odd = [*flags]
-    model = _model(asked or served, odd)
-    counts = _NO_COUNTS if usage is None else _bounded(usage.counts, odd)
+    model, counts = asked or served, _NO_COUNTS if usage is None else usage.counts
+    if counts and max(counts.values()) > MAX_TOKENS:
+        counts = _bounded(counts, odd)
     columns = records.usage_columns(
-        model=None if model is None else records.text(model),
+        model=model if model is None or _PLAIN_MODEL.fullmatch(model) else records.text(_model(model, odd)),
         input_tokens=counts.get(_INPUT),
         cached_input_tokens=counts.get(_CACHED_INPUT),
         cache_write_tokens=counts.get(_CACHE_WRITE),
@@ -73,7 +75,7 @@ def usage_record(
         usage_source=source,
     )
     cost = None if cost_usd is None else bounded_cost(cost_usd, odd)
-    model_served = _model(served, odd) if asked and served != asked else None
+    model_served = _model(served, odd) if asked and served and served != asked else None
     return UsageRecord(
         columns,
         cost,
@@ -91,9 +93,8 @@ def _metadata(
 ) -> str | None:
     """The metadata, written without `json.dumps`, which takes longer than all the rest of a record."""
     members = [f'"model_served": {_quoted(model_served)}'] if model_served else []
-    if others := counts.keys() - COLUMN_OF.keys():
-        kept = ", ".join([f'"{kind}": {counts[kind]}' for kind in sorted(others)])
-        members.append(f'"usage": {{{kept}}}')
+    if kept := [f'"{kind}": {count}' for kind, count in counts.items() if kind not in COLUMN_OF]:
+        members.append(f'"usage": {{{", ".join(kept)}}}')
     if usage is not None and usage.seconds is not None:
         members.append(f'"seconds": "{usage.seconds}"')
     if odd:
@@ -127,9 +128,9 @@ def read_usage(columns: Mapping[str, int | None], cost_usd: Decimal | None, meta
     return Usage(counts, None if seconds is None else Decimal(seconds), cost_usd)
 
 
-def _model(name: str | None, odd: list[str]) -> str | None:
+def _model(name: str, odd: list[str]) -> str:
     """A name from outside as PostgreSQL takes it: without NUL and halves of surrogate pairs."""
-    if name is None or (len(name) <= MAX_MODEL_LENGTH and name.isascii() and name.isprintable()):
+    if len(name) <= MAX_MODEL_LENGTH and name.isascii() and name.isprintable():
         return name
     if len(name) > MAX_MODEL_LENGTH:
         odd.append(MODEL_CUT)
@@ -137,7 +138,5 @@ def _model(name: str | None, odd: list[str]) -> str | None:
 
 
 def _bounded(counts: Mapping[UsageClass, int], odd: list[str]) -> Mapping[UsageClass, int]:
-    if not counts or max(counts.values()) <= MAX_TOKENS:
-        return counts
     odd.append(COUNT_CUT)
     return {kind: min(count, MAX_TOKENS) for kind, count in counts.items()}

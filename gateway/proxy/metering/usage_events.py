@@ -10,6 +10,7 @@ import re
 
 from gateway.proxy.metering.documents.grammar import ESCAPED_NAME
 from gateway.proxy.metering.documents.values import parse
+from gateway.proxy.metering.framing import media_type
 from gateway.proxy.metering.framing.event_stream import BYTE_ORDER_MARK, END_OF_LINE
 
 MAX_HELD_BYTES = 64 * 1024  # a usage event is smaller
@@ -20,6 +21,12 @@ _BEFORE_EVENT = re.compile(
 )  # blank lines and comments, of which no event is made
 _USAGE = re.compile(rb'"usage"[ \t\r\n]*+:[ \t\r\n]*+\{')
 _OVERLAP_BYTES = 3  # of an end of an event, at most, in the chunk before
+
+
+def open_remover(content_type: bytes, content_encoding: bytes) -> UsageEventRemover | None:
+    """The remover of a response that reports a usage which its client did not ask for; None where it is no stream."""
+    is_readable = content_encoding in (b"", b"identity")
+    return UsageEventRemover() if is_readable and media_type(content_type) == b"text/event-stream" else None
 
 
 class UsageEventRemover:

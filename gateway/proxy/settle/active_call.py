@@ -11,7 +11,9 @@ from gateway.proxy.admission.admitted_call import AdmittedCall
 from gateway.proxy.admission.idempotency import ResponseCapture
 from gateway.proxy.forward.upstream_response import NOT_REPORTED, UpstreamResponse
 from gateway.proxy.metering.observers import FileObserver, UploadedFile
-from gateway.proxy.metering.usage_meter import NOT_MEASURED, Measured, UsageMeter, open_meter
+from gateway.proxy.metering.readers.reading import ResponseReading
+from gateway.proxy.metering.usage_events import UsageEventRemover, open_remover
+from gateway.proxy.metering.usage_meter import NOT_MEASURED, UsageMeter, open_meter
 from gateway.proxy.settle.settlement import Settler
 from gateway.proxy.settle.settlement_record import Settlement
 from policies.model import Outcome
@@ -25,6 +27,7 @@ from policies.pricing.charges import (
     charge,
     charge_by_list,
     charge_fixed,
+    charge_tokens,
     is_charged_status,
 )
 from policies.pricing.model_costs import Flag
@@ -41,6 +44,7 @@ _LAST_EVENT = re.compile(rb"(?:\A|\n)data: ?\[DONE\]\s*\Z")
 _LAST_EVENT_BYTES = 20
 # Looking up a member takes 50 ns.
 _SUCCEEDED, _CLIENT_ABORTED, _NO_USAGE_SOURCE = Outcome.SUCCEEDED, Outcome.CLIENT_ABORTED, UsageSource.NONE
+_TOKEN = PriceUnit.TOKEN
 
 
 class ActiveCall:
@@ -69,6 +73,7 @@ class ActiveCall:
         "route",
         "upstream_request_id",
         "upstream_seconds",
+        "usage_event_remover",
         "usage_meter",
         "was_sent",
     )
@@ -95,6 +100,7 @@ class ActiveCall:
         self.upstream_seconds: float | None = None
         self.file_observer = file_observer
         self.usage_meter: UsageMeter | None = None
+        self.usage_event_remover: UsageEventRemover | None = None
         self.missing: MissingReason | None = None
         self.is_cost_unknown = False
         self.hides_usage = False
@@ -120,7 +126,7 @@ class ActiveCall:
 
     def observe_departure(self) -> None:
         """Notes whether the client had all content when it left, as client libraries do after the last event."""
-        is_read = self.usage_meter is not None and self.usage_meter.measured().reading.is_complete
+        is_read = self.usage_meter is not None and self.usage_meter.reading().is_complete
         self.has_delivered_all = (
             is_read or _LAST_EVENT.search(self.last_chunk, len(self.last_chunk) - _LAST_EVENT_BYTES) is not None
         )
@@ -132,25 +138,25 @@ class ActiveCall:
         if self.is_settled:
             return _nothing()
         self.is_settled = True
-        measured = NOT_MEASURED if self.usage_meter is None else self.usage_meter.measured()
-        if measured is not NOT_MEASURED or outcome is _CLIENT_ABORTED:
-            outcome = self._outcome(outcome, status, measured)
+        reading = NOT_MEASURED if self.usage_meter is None else self.usage_meter.reading()
+        if reading.is_error or outcome is _CLIENT_ABORTED:
+            outcome = self._outcome(outcome, status, reading)
         self.outcome = outcome
         instant = monotonic_seconds()
         self.elapsed_seconds = instant - self.received_at
         if self.forwarded_at is not None:
             self.upstream_seconds = instant - self.forwarded_at
-        charge, call = self._charge(outcome, status, measured), self.admitted_call
+        charge, call = self._charge(outcome, status, reading), self.admitted_call
         if call.plan.max_credits_per_call is not None or charge.credits > MAX_CHARGE:
             charge = bounded(charge, call.plan.max_credits_per_call, is_cut=call.quote.is_cut)
         self.charge, self.flags = charge.credits, charge.flags
         if charge.source in _UNREPORTED:
-            self.missing = _missing(outcome, measured)
+            self.missing = _missing(outcome, reading)
         settlement = Settlement(
             call.caller.keys,
             call.request_id,
             self.charge,
-            self._record_suffix(outcome, status, error_code, measured=measured, charge=charge),
+            self._record_suffix(outcome, status, error_code, reading=reading, charge=charge),
             call.record_prefix,
             call.admission.epoch,
             None if self.capture is None else self.capture.finish(self.charge),
@@ -166,13 +172,16 @@ class ActiveCall:
             self.upstream_request_id = response.request_id
         price = self.route.price
         if not price.is_fixed:
-            content_type, encoding = response.content_type, response.content_encoding
-            self.usage_meter = open_meter(price, content_type, encoding, hides_usage=self.hides_usage)
+            self.usage_meter = open_meter(price, response.content_type, response.content_encoding)
+        if self.hides_usage:
+            self.usage_event_remover = open_remover(response.content_type, response.content_encoding)
 
     def observe_chunk(self, chunk: bytes) -> bytes:
         """Measures a piece of the response; gives what of it the client gets."""
         if self.usage_meter is not None and chunk:
-            chunk = self.usage_meter.pass_on(chunk)
+            self.usage_meter.feed(chunk)
+            if self.usage_event_remover is not None:
+                chunk = self.usage_event_remover.feed(chunk)
         self.response_bytes += len(chunk)
         self.last_chunk = chunk or self.last_chunk
         if self.capture is not None:
@@ -185,29 +194,44 @@ class ActiveCall:
             self.response_bytes += len(chunk)
             return chunk
         passed = self.observe_chunk(chunk)
-        if self.usage_meter is not None and (rest := self.usage_meter.pass_rest()):
+        if self.usage_event_remover is not None and (rest := self.usage_event_remover.finish()):
             self.response_bytes += len(rest)
             passed += rest
         return passed
 
-    def _outcome(self, outcome: Outcome, status: int | None, measured: Measured) -> Outcome:
+    def _outcome(self, outcome: Outcome, status: int | None, reading: ResponseReading) -> Outcome:
         if outcome is Outcome.CLIENT_ABORTED and self.has_delivered_all and status is not None:
             outcome = self.outcome_of(status)
-        return Outcome.UPSTREAM_ERROR if outcome is Outcome.SUCCEEDED and measured.is_error else outcome
+        return Outcome.UPSTREAM_ERROR if outcome is Outcome.SUCCEEDED and reading.is_error else outcome
 
-    def _charge(self, outcome: Outcome, status: int | None, measured: Measured) -> Charge:
+    def _charge(self, outcome: Outcome, status: int | None, reading: ResponseReading) -> Charge:
         price, quote, reported = self.route.price, self.admitted_call.quote, self.reported.credits
         if price.is_fixed:
             return charge_fixed(
                 self.route, outcome, status, held=quote.hold, reported_credits=reported, was_sent=self.was_sent
             )
-        ending = Ending(outcome, status, reported, self.was_sent, measured.is_error)
+        usage, text_bytes, is_complete, model_price = (
+            reading.usage,
+            reading.text_bytes,
+            reading.is_complete,
+            quote.model_price,
+        )
+        if (
+            isinstance(price, PriceList)
+            and model_price is not None
+            and outcome is _SUCCEEDED
+            and reported is None
+            and price.unit is _TOKEN
+        ):
+            return charge_tokens(
+                price, model_price, usage, quote.body_bytes, text_bytes=text_bytes, is_final=is_complete
+            )
+        ending = Ending(outcome, status, reported, self.was_sent, reading.is_error)
         if not isinstance(price, PriceList):
-            return charge(self.route, price, ending, held=quote.hold, units=self._units_used(price, measured.units))
+            return charge(self.route, price, ending, held=quote.hold, units=self._units_used(price, reading.units))
         if quote.model_price is None:
             return Charge(reported or 0)
-        reading = measured.reading
-        metered = Metered(reading.usage, quote.body_bytes, reading.text_bytes, is_final=reading.is_complete)
+        metered = Metered(usage, quote.body_bytes, text_bytes, is_final=is_complete)
         return charge_by_list(self.route, price, quote.model_price, ending, held=quote.hold, metered=metered)
 
     def _units_used(self, price: Price, measured: Count | None) -> Count | None:
@@ -219,26 +243,26 @@ class ActiveCall:
             return measured
         return self.reported.cost_usd if price.unit is PriceUnit.USD else self.reported.tokens
 
-    def _tokens_used(self, measured: Measured) -> int | None:
+    def _tokens_used(self, reading: ResponseReading) -> int | None:
         if self.reported.tokens is not None:
             return self.reported.tokens
-        if measured.reading.usage is not None:
-            return measured.reading.usage.total
+        if reading.usage is not None:
+            return reading.usage.total
         price = self.route.price
         is_token_priced = isinstance(price, Price) and price.unit is PriceUnit.TOKEN
-        return int(measured.units) if is_token_priced and measured.units is not None else None
+        return int(reading.units) if is_token_priced and reading.units is not None else None
 
     def _record_suffix(
-        self, outcome: Outcome, status: int | None, error_code: str | None, *, measured: Measured, charge: Charge
+        self, outcome: Outcome, status: int | None, error_code: str | None, *, reading: ResponseReading, charge: Charge
     ) -> str:
         file = _NO_FILE if self.file_observer is None else self.file_observer.file()
-        usage = self._usage_record(measured, charge)
+        usage = self._usage_record(reading, charge)
         return records.suffix(
             outcome=outcome,
             status_code=status,
             error_code=error_code,
             credits_charged=self.charge,
-            tokens_used=self.reported.tokens if measured is NOT_MEASURED else self._tokens_used(measured),
+            tokens_used=self.reported.tokens if reading is NOT_MEASURED else self._tokens_used(reading),
             cost_usd=usage.cost_usd,
             usage=usage.columns,
             request_bytes=self.request_bytes,
@@ -250,7 +274,7 @@ class ActiveCall:
             file=_NO_FILE_COLUMNS if file is _NO_FILE else _file_columns(file),
         )
 
-    def _usage_record(self, measured: Measured, charge: Charge) -> UsageRecord:
+    def _usage_record(self, reading: ResponseReading, charge: Charge) -> UsageRecord:
         asked, cost_usd, upstream_id = self.admitted_call.quote.model, self.reported.cost_usd, self.upstream_request_id
         if (
             charge.source is _NO_USAGE_SOURCE
@@ -260,7 +284,6 @@ class ActiveCall:
             and not charge.flags
         ):
             return NO_USAGE
-        reading = measured.reading
         if cost_usd is None and reading.usage is not None:
             cost_usd = reading.usage.cost_usd
         price = self.route.price
@@ -286,11 +309,11 @@ async def _nothing() -> None:
     """What a second settlement gives."""
 
 
-def _missing(outcome: Outcome, measured: Measured) -> MissingReason | None:
+def _missing(outcome: Outcome, reading: ResponseReading) -> MissingReason | None:
     """Why the usage that the charge needs was not reported; None where nothing is charged by it."""
     if outcome is Outcome.CLIENT_ABORTED:
         return MissingReason.LEFT
-    return (measured.missing or MissingReason.ABSENT) if outcome is Outcome.SUCCEEDED else None
+    return (reading.missing or MissingReason.ABSENT) if outcome is Outcome.SUCCEEDED else None
 
 
 def _file_columns(file: UploadedFile) -> str:

@@ -22,6 +22,7 @@ from gateway.proxy.metering.readers.response import ResponseFormat, member_finde
 from gateway.proxy.metering.strict_json import read_fields
 from policies.usage.counts import Usage, UsageClass
 
+_ASKS_FOR_USAGE = "stream_options/include_usage"
 _REQUEST = select(
     "model",
     "max_completion_tokens",
@@ -30,7 +31,7 @@ _REQUEST = select(
     "n",
     "best_of",
     "stream",
-    "stream_options/include_usage",
+    _ASKS_FOR_USAGE,
 )
 _FORM = frozenset({"model", "n", "stream", "response_format"})
 _DEPLOYMENT = re.compile(r"/deployments/([^/]+)/")
@@ -109,14 +110,11 @@ def _read_request(path: str, content_type: bytes, body: bytes) -> RequestReading
     fields = form_fields(content_type, body, _FORM) if is_form else read_fields(body, _REQUEST)
     model = read.text(fields, "model") if deployment is None else deployment
     limit = read.limit(fields, "max_completion_tokens", "max_tokens", "max_output_tokens", copies=("n", "best_of"))
-    is_streaming = read.flag(fields, "stream")
-    return RequestReading(
-        model,
-        0 if path.endswith(_WITHOUT_OUTPUT) else limit,
-        is_streaming,
-        is_streaming and path.endswith(_WITH_USAGE_OPTION),
-        read.flag(fields, "stream_options/include_usage"),
-    )
+    asks_for_usage = _ASKS_FOR_USAGE in fields and read.flag(fields, _ASKS_FOR_USAGE)
+    is_streaming = "stream" in fields and read.flag(fields, "stream")
+    takes_usage_option = is_streaming and path.endswith(_WITH_USAGE_OPTION)
+    max_output = 0 if path.endswith(_WITHOUT_OUTPUT) else limit
+    return RequestReading(model, max_output, is_streaming, takes_usage_option, asks_for_usage)
 
 
 @lru_cache(maxsize=1024)
@@ -134,14 +132,12 @@ def _state(fields: Fields, _: bytes) -> Statement:
     return Statement(
         model if isinstance(model, str) else None,
         pick_counts(usage, _USAGE),
-        _is_error(fields, kind),
+        not _TOLD_OF_ERRORS.isdisjoint(fields) and _is_error(fields, kind),
         True if is_usage_event or is_last else None,
     )
 
 
 def _is_error(fields: Fields, kind: object) -> bool:
-    if _TOLD_OF_ERRORS.isdisjoint(fields):  # as in most answers
-        return False
     if isinstance(kind, str) and kind in _ERRORS:
         return True
     if fields.get("error") or fields.get("response/error") or fields.get("response/status") == "failed":

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import NamedTuple
 
+from policies.pricing.units import Count
 from policies.usage.counts import MissingReason, Usage
 
 Counts = Mapping[str, "int | Decimal"]  # by the API's own names, as they stand in its usage object
@@ -33,7 +34,7 @@ class RequestReading(NamedTuple):
 
 
 class ResponseReading(NamedTuple):
-    """What a response has said so far.
+    """What a response has said so far: to a reader, or to the pointers of a plain price, which count its `units`.
 
     `usage` is None, with the reason in `missing`, where it has not been reported. `is_error` says that the API reports
     a failure in the body, `is_complete` that all content has come, `text_bytes` how much text was generated, which a
@@ -46,6 +47,7 @@ class ResponseReading(NamedTuple):
     is_error: bool = False
     is_complete: bool = False
     text_bytes: int = 0
+    units: Count | None = None
 
 
 class Statement(NamedTuple):
