@@ -1,4 +1,4 @@
-"""What every request passes before the API: a request id, authentication before the body is read, a body limit."""
+"""What requests pass before an API: a request id, the host, authentication before the body is read, a body limit."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from gateway import metrics
 from gateway.api import error_responses
 from gateway.api.errors import Invalid, NotAuthenticated, Suspended, Throttled
 from gateway.api.page_policy import with_defaults
+from gateway.http.known_hosts import KnownHosts
 from gateway.ledger.db.session import DatabaseUnavailable
 from gateway.request_ids import is_echoable, uuid7
-from policies.model import Refused
+from policies.model import Refusal, Refused
+from policies.wording import shortened
+
+_MAX_HOST_CHARACTERS = 100
 
 
 class RequestIdMiddleware:
@@ -57,6 +61,25 @@ class RequestIdMiddleware:
             if not is_started:
                 await error_responses.send(error_responses.FAILED, scope, send_with_id)
             raise
+
+
+class HostMiddleware:
+    """Refuses requests to the admin listener for other hosts than `names` and those that `KnownHosts` always knows."""
+
+    def __init__(self, app: ASGIApp, names: Iterable[str]) -> None:
+        self._app = app
+        self._known = KnownHosts(names)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        hosts = [value.decode("latin-1") for name, value in scope.get("headers", ()) if name == b"host"]
+        refused = self._known.first_unknown(hosts)
+        if scope["type"] != "http" or refused is None:
+            await self._app(scope, receive, send)
+            return
+        name = shortened(refused, _MAX_HOST_CHARACTERS)
+        detail = f"The admin listener is not known as {name!r}; an operator can list it in server.admin_hosts."
+        error = Refused(Refusal.BAD_REQUEST, detail)
+        await error_responses.of_exception(error, Request(scope))(scope, receive, send)
 
 
 class AuthMiddleware:

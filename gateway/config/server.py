@@ -87,7 +87,10 @@ class Server:
         tuple[str, ...],
         BeforeValidator(_host_names),
         Kind("list of host names, such as `[gateway-admin.example.com]`"),
-        about("Names that the admin listener is called by, besides addresses, `localhost` and names without a dot."),
+        about(
+            "Names that the admin listener, and `/metrics` of the health listener, are called by, besides addresses, "
+            "`localhost` and names without a dot."
+        ),
     ] = ()
     workers: Annotated[Positive, about("Processes of the public listener.")] = 1
     trusted_proxies: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -106,6 +107,25 @@ class ChangesPage:
     unreadable: tuple[str, ...] = ()
 
 
+# What reading a message raises that is not as documented; OSError is a time that the C library cannot hold.
+MALFORMED = (KeyError, TypeError, AttributeError, ValueError, ArithmeticError, OSError)
+# Ids and types of providers are far shorter, and longer ones fit no index.
+MAX_ID_CHARACTERS = 500
+# What the ids of objects consist of; they become a part of a URL.
+_OBJECT_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_ID_CHARACTERS}}}")
+
+
+def checked(event: ProviderEvent) -> ProviderEvent:
+    """The event. Raises InvalidWebhook where an id or its type is none that a provider would use."""
+    for name in (event.id, event.type):
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_ID_CHARACTERS:
+            raise InvalidWebhook(f"id or type is not a text of up to {MAX_ID_CHARACTERS} characters")
+    subject = event.subject
+    if subject is not None and not (isinstance(subject.id, str) and _OBJECT_ID.fullmatch(subject.id)):
+        raise InvalidWebhook("the id of its object is none")
+    return event
+
+
 def parse_changes(
     found: Iterable[Any], parse: Callable[[Mapping[str, Any]], ChangeEvent], *, next_page: str | None
 ) -> ChangesPage:
@@ -114,7 +134,7 @@ def parse_changes(
     for each in found:
         try:
             changes.append(parse(each))
-        except (InvalidWebhook, KeyError, TypeError, AttributeError, ValueError) as error:
+        except (InvalidWebhook, *MALFORMED) as error:
             object_id = each.get("id") if isinstance(each, Mapping) else each
             unreadable.append(f"{object_id}: {type(error).__name__}: {error}")
     return ChangesPage(tuple(changes), next_page, tuple(unreadable))

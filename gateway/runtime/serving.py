@@ -14,6 +14,7 @@ import structlog
 from gateway.config import Config, ConfigError
 from gateway.config.loading import child_environment
 from gateway.config.quantities import Address
+from gateway.http.known_hosts import KnownHosts
 from gateway.runtime.health.group import GroupHealth
 from gateway.runtime.health.listener import bind_health, serving_health
 from gateway.runtime.health.metrics_folder import metrics_folder
@@ -69,7 +70,8 @@ async def serving(
         drain_seconds = config.server.drain_timeout_seconds
         supervisor = Supervisor(inherited, metrics_dir=metrics_dir, drain_timeout_seconds=drain_seconds)
         health = GroupHealth(supervisor.reports)
-        await stack.enter_async_context(serving_health(probed, health, metrics_dir))
+        hosts = KnownHosts((config.server.health.host, *config.server.admin_hosts))
+        await stack.enter_async_context(serving_health(probed, health, metrics_dir, hosts=hosts))
         specs = _children(config, roles, listeners)
         if upstream is not None:
             specs.append(ChildSpec("upstream", ("child", Role.UPSTREAM), (upstream,), stage="upstream"))

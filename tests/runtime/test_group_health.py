@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
+import httpx
 import pytest
 
 from gateway.clock import monotonic_seconds
 from gateway.config.quantities import Address
+from gateway.http.known_hosts import KnownHosts
 from gateway.runtime.health import listener
 from gateway.runtime.health.group import FROZEN_SECONDS, SILENT_SECONDS, GroupHealth, ProcessReport
-from gateway.runtime.health.listener import bind_health
+from gateway.runtime.health.listener import bind_health, build_app
 from gateway.runtime.sockets import AddressUnusable
 
 
@@ -75,3 +78,25 @@ def test_default_address_in_use_gives_way_and_a_chosen_one_is_an_error(
     monkeypatch.setattr(listener, "DEFAULT_HEALTH", taken)
     with bind_health(taken) as bound:
         assert bound.getsockname()[1] != taken.port
+
+
+@pytest.mark.parametrize(
+    ("host", "metrics_status"),
+    [
+        ("evil.example", 400),
+        ("127.0.0.1.evil.example:8082", 400),
+        ("10.1.2.3:8082", 200),  # as a kubelet and a scraper of pods name it
+        ("[fd00::1]:8082", 200),
+        ("gateway:8082", 200),
+        ("metrics.example.com", 200),
+    ],
+)
+async def test_metrics_are_for_known_hosts_and_probes_are_answered_by_any_name(
+    tmp_path: Path, host: str, metrics_status: int
+) -> None:
+    health = GroupHealth(lambda: [heard("proxy-0", serves_calls=True)])
+    app = build_app(health, str(tmp_path), hosts=KnownHosts(("metrics.example.com",)))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test") as client:
+        for path in ("/livez", "/readyz", "/healthz"):
+            assert (await client.get(path, headers={"host": host})).status_code == 200
+        assert (await client.get("/metrics", headers={"host": host})).status_code == metrics_status

@@ -16,14 +16,19 @@ from gateway.api.admin.auth import ROOT, TOKEN_PREFIX_SUFFIX, AdminAuthenticator
 from gateway.api.admin.billing import invoices, payments, refunds, subscriptions, webhook_events
 from gateway.api.admin.catalogue import permissions, plans, products
 from gateway.api.admin.dependencies import AdminDependencies, Reconcile
-from gateway.api.admin.hosts import HostMiddleware
 from gateway.api.admin.records import analyses, audit_log, reconcile, usage
 from gateway.api.admin.scopes import PREFIX, scope_of
 from gateway.api.checkout import CheckoutService
 from gateway.api.dry_run import DryRun
 from gateway.api.idempotency import IdempotencyMiddleware
 from gateway.api.key_factory import KeyFactory
-from gateway.api.middleware import AuthMiddleware, BodyLimitMiddleware, RequestIdMiddleware, refuse_ignored_body
+from gateway.api.middleware import (
+    AuthMiddleware,
+    BodyLimitMiddleware,
+    HostMiddleware,
+    RequestIdMiddleware,
+    refuse_ignored_body,
+)
 from gateway.api.unit_of_work import ChangePublisher, UnitOfWork
 from gateway.ledger.db.session import Database
 from gateway.meter.meter import Meter

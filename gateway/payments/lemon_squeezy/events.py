@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gateway.payments.lemon_squeezy.objects import REFERENCE, changed_at
-from gateway.payments.provider import InvalidWebhook, has_valid_signature
+from gateway.payments.provider import MALFORMED, InvalidWebhook, checked, has_valid_signature
 from policies.billing.payments import ObjectKind, ObjectRef, ProviderEvent
 
 _ORDER, _SUBSCRIPTION, _INVOICE = ObjectKind.ORDER, ObjectKind.SUBSCRIPTION, ObjectKind.INVOICE
@@ -51,15 +51,18 @@ def parse_event(payload: Mapping[str, Any], *, digest: str, store_id: str, is_te
     """Events have no ids here, so event, object and `digest` stand in. Raises InvalidWebhook for what is no event."""
     try:
         meta, found = payload["meta"], payload["data"]
-        return ProviderEvent(
-            id=f"{meta['event_name']}:{found['id']}:{digest}",
-            type=str(meta["event_name"]),
-            subject=subject_of(meta["event_name"], found),
-            occurred_at=changed_at(found),
-            reference=(meta.get("custom_data") or {}).get(REFERENCE),
-            unrelated_reason=_unrelated_reason(meta, found["attributes"], store_id=store_id, is_test=is_test),
+        reference = (meta.get("custom_data") or {}).get(REFERENCE)
+        return checked(
+            ProviderEvent(
+                id=f"{meta['event_name']}:{found['id']}:{digest}",
+                type=meta["event_name"],
+                subject=subject_of(meta["event_name"], found),
+                occurred_at=changed_at(found),
+                reference=reference if isinstance(reference, str) else None,
+                unrelated_reason=_unrelated_reason(meta, found["attributes"], store_id=store_id, is_test=is_test),
+            )
         )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except MALFORMED as error:
         raise InvalidWebhook(f"not an event of Lemon Squeezy: {error!r}") from error
 
 

@@ -7,7 +7,7 @@ that is paid for; both are in its invoices.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import pairwise
 from types import MappingProxyType
@@ -113,7 +113,11 @@ def read_order(found: Resource) -> RemotePayment:
 
 
 def instant(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)
+    """In UTC, which a time without a zone is taken for. Raises ValueError and OverflowError for what is no time."""
+    if text is None:
+        return None
+    found = datetime.fromisoformat(text)
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 def changed_at(found: Resource) -> datetime | None:

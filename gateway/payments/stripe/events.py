@@ -7,7 +7,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
-from gateway.payments.provider import InvalidWebhook, has_valid_signature
+from gateway.payments.provider import MALFORMED, InvalidWebhook, checked, has_valid_signature
 from gateway.payments.stripe.objects import id_of, instant, subscription_of
 from policies.billing.payments import ObjectKind, ObjectRef, ProviderEvent
 
@@ -79,14 +79,16 @@ def parse_event(payload: Mapping[str, Any], *, is_live: bool) -> ProviderEvent:
     """Raises InvalidWebhook for what is no event of Stripe."""
     try:
         found = payload["data"]["object"]
-        return ProviderEvent(
-            id=str(payload["id"]),
-            type=str(payload["type"]),
-            subject=subject_of(payload["type"], found),
-            occurred_at=instant(payload.get("created")),
-            unrelated_reason=_unrelated_reason(payload, is_live=is_live),
+        return checked(
+            ProviderEvent(
+                id=payload["id"],
+                type=payload["type"],
+                subject=subject_of(payload["type"], found),
+                occurred_at=instant(payload.get("created")),
+                unrelated_reason=_unrelated_reason(payload, is_live=is_live),
+            )
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except MALFORMED as error:
         raise InvalidWebhook(f"not an event of Stripe: {error!r}") from error
 
 

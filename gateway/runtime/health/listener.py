@@ -14,12 +14,13 @@ import structlog
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from gateway import metrics
 from gateway.config.quantities import Address
 from gateway.config.server import DEFAULT_HEALTH
+from gateway.http.known_hosts import KnownHosts
 from gateway.runtime.health.group import GroupHealth
 from gateway.runtime.health.metrics_folder import exposition_of_group
 from gateway.runtime.process import Server
@@ -44,11 +45,13 @@ def bind_health(address: Address) -> socket.socket:
 
 
 @asynccontextmanager
-async def serving_health(listening: socket.socket, health: GroupHealth, metrics_dir: str) -> AsyncIterator[None]:
+async def serving_health(
+    listening: socket.socket, health: GroupHealth, metrics_dir: str, *, hosts: KnownHosts
+) -> AsyncIterator[None]:
     """Answers on the socket until the end of the block."""
     server = Server(
         uvicorn.Config(
-            build_app(health, metrics_dir),
+            build_app(health, metrics_dir, hosts=hosts),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -68,7 +71,8 @@ async def serving_health(listening: socket.socket, health: GroupHealth, metrics_
         await running
 
 
-def build_app(health: GroupHealth, metrics_dir: str) -> Starlette:
+def build_app(health: GroupHealth, metrics_dir: str, *, hosts: KnownHosts) -> Starlette:
+    """Probes are answered whatever host they name: they tell nothing of the business, and some go by a name."""
     said: dict[str, str] = {}
 
     async def livez(_: Request) -> Response:
@@ -86,7 +90,9 @@ def build_app(health: GroupHealth, metrics_dir: str) -> Starlette:
             return JSONResponse({"status": "not_ready", "missing": sorted(missing)}, 503)
         return JSONResponse({"status": "ready", "missing": []})
 
-    def exposition(_: Request) -> Response:  # not async: it reads files, so it runs in a thread
+    def exposition(request: Request) -> Response:  # not async: it reads files, so it runs in a thread
+        if hosts.first_unknown(request.headers.getlist("host")) is not None:
+            return PlainTextResponse("unknown host: list it in server.admin_hosts\n", 400)
         for each in health.processes:
             metrics.PROCESS_READY.labels(each.name).set(not health.is_draining and not each.now_missing())
         return Response(exposition_of_group(metrics_dir), media_type=metrics.CONTENT_TYPE)
