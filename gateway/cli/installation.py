@@ -27,17 +27,13 @@ STATEMENT_TIMEOUT_SECONDS = 10.0
 log = structlog.get_logger(__name__)
 
 
-class SchemaBehind(Exception):  # noqa: N818 - reads as the sentence it is
-    """The database has the schema of another version, and its owner has to migrate it."""
-
-
 @asynccontextmanager
 async def open_database(
     config: Config, *, statement_timeout_seconds: float = STATEMENT_TIMEOUT_SECONDS
 ) -> AsyncIterator[tuple[StoreUrls, Database]]:
     """Reaches or starts the stores, prepares the database and connects to it; closes both at the end.
 
-    A timeout of 0 bounds no statement. Raises SchemaBehind, DatabaseUnavailable.
+    A timeout of 0 bounds no statement. Raises SchemaUnfit, DatabaseUnavailable.
     """
     async with open_store_servers(config) as stores:
         await prepare(config, stores)
@@ -63,14 +59,12 @@ async def connect(
 
 
 async def prepare(config: Config, stores: StoreUrls) -> None:
-    """Migrates an embedded database and creates missing plans and permissions. Raises SchemaBehind for any other.
+    """Migrates an embedded database and creates missing plans and permissions.
 
-    Raises WrongPepper for a pepper under which the database has no digests.
+    Raises SchemaUnfit for a schema of another version that does not serve this one, and WrongPepper for a pepper under
+    which the database has no digests.
     """
-    if config.database.url == EMBEDDED:
-        await schema.upgrade(stores.database_url)
-    else:
-        await _check_schema(stores.database_url)
+    await _check_schema(stores.database_url, migrates=config.database.url == EMBEDDED)
     async with connect(config, stores) as database:
         await database.check_writable()
         async with database.transaction() as connection:
@@ -104,11 +98,12 @@ def configured_plan(spec: PlanSpec) -> ConfiguredPlan:
     return ConfiguredPlan(spec.id, terms, spec.permissions)
 
 
-async def _check_schema(database_url: str) -> None:
-    current, head = await schema.current(database_url), schema.head()
-    if current != head:
-        at = f"at revision {current}" if current else "empty"
-        raise SchemaBehind(f"the database is {at}, this version needs {head}: run `gateway migrate up`")
+async def _check_schema(database_url: str, *, migrates: bool) -> None:
+    if migrates and ((at := await schema.current(database_url)) is None or schema.is_known(at)):
+        await schema.upgrade(database_url)
+    fit = await schema.check(database_url)
+    if fit.at != fit.newest:
+        log.warning("schema_newer" if fit.is_newer else "schema_older", database=fit.at, gateway=fit.newest)
 
 
 @asynccontextmanager

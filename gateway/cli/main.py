@@ -12,13 +12,12 @@ from gateway.backup.backup_file import BackupDamaged
 from gateway.backup.dump import NothingToBackUp
 from gateway.backup.restore import RestoreRefused
 from gateway.cli import audit, credits, keys, migrate, plans, price, serving, usage, users
-from gateway.cli.installation import SchemaBehind
 from gateway.cli.stores import backup, reconcile
 from gateway.config import ConfigError
 from gateway.embedded.errors import EmbeddedError
 from gateway.ledger.accounts.peppers import WrongPepper
 from gateway.ledger.db.errors import AlreadyExists, InUse, InvalidValue, NotFound
-from gateway.ledger.db.schema import UnknownRevision
+from gateway.ledger.db.schema import SchemaUnfit, UnknownRevision
 from gateway.ledger.db.session import DatabaseUnavailable, InvalidDatabaseUrl
 from gateway.meter.client.errors import MeterUnavailable, UnsupportedServer
 from gateway.runtime.sockets import AddressUnusable
@@ -69,7 +68,7 @@ _EXPECTED = (
     NotFound,
     NothingToBackUp,
     RestoreRefused,
-    SchemaBehind,
+    SchemaUnfit,
     UnknownRevision,
     UnsupportedServer,
     WrongPepper,

@@ -13,6 +13,10 @@ from gateway.config import Config
 from gateway.ledger.db import schema
 from gateway.runtime.stores import open_store_servers
 
+DROPS_DATA = (
+    "Going down drops what the newest migration has added, with its data, also under a gateway that serves."
+    " An older version of the gateway may not need it: see docs/rollouts.md. Go down?"
+)
 app = typer.Typer()
 
 
@@ -29,6 +33,7 @@ def migrate(
     name: Annotated[str | None, typer.Argument(help="What a new migration does.")] = None,
     config: ConfigFile = None,
     data_dir: DataDir = None,
+    is_confirmed: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before going down.")] = False,
 ) -> None:
     """Move the schema of the database, or say where it stands."""
     if step is Step.NEW:
@@ -36,6 +41,8 @@ def migrate(
             raise typer.BadParameter("`migrate new` needs a NAME")
         typer.echo(schema.new(name))
         return
+    if step is Step.DOWN and not is_confirmed:
+        typer.confirm(DROPS_DATA, abort=True, err=True)
     typer.echo(asyncio.run(_move(load_config(config, data_dir), step)))
 
 

@@ -10,6 +10,8 @@ revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
+serves_from = "0001"
+is_needed = True
 
 TABLES = (
     "journal_offsets, outbox, audit_log, refused_requests, analysis_history, usage_tracking, "

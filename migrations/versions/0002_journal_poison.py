@@ -8,6 +8,8 @@ revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
+serves_from = "0002"
+is_needed = True
 
 STATEMENTS = (
     """

@@ -10,6 +10,8 @@ revision = "0004"
 down_revision = "0003"
 branch_labels = None
 depends_on = None
+serves_from = "0004"
+is_needed = True
 
 TABLES = "notice_deliveries, notices, throttles, one_time_tokens, refresh_tokens, sessions"
 

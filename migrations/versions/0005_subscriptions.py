@@ -8,6 +8,8 @@ revision = "0005"
 down_revision = "0004"
 branch_labels = None
 depends_on = None
+serves_from = "0005"
+is_needed = True
 
 PLAN_VERSIONS = (
     """

@@ -10,6 +10,8 @@ revision = "0006"
 down_revision = "0005"
 branch_labels = None
 depends_on = None
+serves_from = "0006"
+is_needed = True
 
 
 def upgrade() -> None:

@@ -8,6 +8,8 @@ revision = "0007"
 down_revision = "0006"
 branch_labels = None
 depends_on = None
+serves_from = "0007"
+is_needed = True
 
 _PROVIDER = "CHECK (provider IN ('stripe', 'lemon_squeezy', 'manual'))"
 

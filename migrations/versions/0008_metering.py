@@ -9,6 +9,8 @@ revision = "0008"
 down_revision = "0007"
 branch_labels = None
 depends_on = None
+serves_from = "0008"
+is_needed = True
 
 
 def upgrade() -> None:

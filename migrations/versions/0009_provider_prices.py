@@ -8,6 +8,8 @@ revision = "0009"
 down_revision = "0008"
 branch_labels = None
 depends_on = None
+serves_from = "0009"
+is_needed = True
 
 _TABLES_WITH_PROVIDER = (
     "subscriptions",

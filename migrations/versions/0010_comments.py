@@ -10,6 +10,8 @@ revision = "0010"
 down_revision = "0009"
 branch_labels = None
 depends_on = None
+serves_from = "0009"
+is_needed = False
 
 
 def upgrade() -> None:

@@ -11,6 +11,8 @@ revision = "0011"
 down_revision = "0010"
 branch_labels = None
 depends_on = None
+serves_from = "0010"
+is_needed = True
 
 _TABLE = "usage_tracking"
 

@@ -10,6 +10,8 @@ revision = "0012"
 down_revision = "0011"
 branch_labels = None
 depends_on = None
+serves_from = "0011"
+is_needed = True
 
 
 def upgrade() -> None:

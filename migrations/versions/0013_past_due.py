@@ -9,6 +9,8 @@ revision = "0013"
 down_revision = "0012"
 branch_labels = None
 depends_on = None
+serves_from = "0012"
+is_needed = True
 
 _TABLE = "subscription_plans"
 

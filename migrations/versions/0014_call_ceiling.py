@@ -9,6 +9,8 @@ revision = "0014"
 down_revision = "0013"
 branch_labels = None
 depends_on = None
+serves_from = "0013"
+is_needed = True
 
 _TABLE, _COLUMN = "subscription_plans", "max_credits_per_call"
 

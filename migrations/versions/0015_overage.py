@@ -9,6 +9,8 @@ revision = "0015"
 down_revision = "0014"
 branch_labels = None
 depends_on = None
+serves_from = "0014"
+is_needed = True
 
 _PLAN_COLUMNS = (
     ("tiers_mode", sa.Text(), "How tiers price usage; NULL: the pricing model says it, or there are none"),

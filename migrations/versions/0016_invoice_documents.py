@@ -8,6 +8,8 @@ revision = "0016"
 down_revision = "0015"
 branch_labels = None
 depends_on = None
+serves_from = "0016"
+is_needed = True
 
 _FINAL = """
     CREATE OR REPLACE FUNCTION refuse_to_change_issued_invoice() RETURNS trigger LANGUAGE plpgsql AS $$

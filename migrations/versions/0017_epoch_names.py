@@ -13,6 +13,8 @@ revision = "0017"
 down_revision = "0016"
 branch_labels = None
 depends_on = None
+serves_from = "0016"
+is_needed = True
 
 _TABLE = "meter_epochs"
 

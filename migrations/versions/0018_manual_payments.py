@@ -8,6 +8,8 @@ revision = "0018"
 down_revision = "0017"
 branch_labels = None
 depends_on = None
+serves_from = "0016"
+is_needed = True
 
 _CREATE = (
     """

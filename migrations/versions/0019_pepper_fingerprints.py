@@ -9,6 +9,8 @@ revision = "0019"
 down_revision = "0018"
 branch_labels = None
 depends_on = None
+serves_from = "0016"
+is_needed = True
 
 
 def upgrade() -> None:

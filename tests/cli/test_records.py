@@ -198,6 +198,15 @@ async def test_check_describes_a_configuration_or_its_problems(tmp_path: Path) -
     assert not (tmp_path / ".gateway").exists()
 
 
+async def test_migrate_down_asks_unless_told_not_to(place: Place) -> None:
+    asked = await place.run("migrate", "down")
+    assert (asked.code, "Go down? [y/N]" in asked.err) == (1, True)
+    assert (await place.run("migrate", "status")).out == f"at {schema.head()}\n"
+    down = await place.run("migrate", "down", "--yes")
+    assert (down.code, down.out, down.err) == (0, f"at {int(schema.head()) - 1:04d}\n", "")
+    assert (await place.run("migrate", "up")).code == 0
+
+
 async def test_commands_work_alone_with_nothing_running(tmp_path: Path) -> None:
     """They start the stores, migrate, create the plans, and stop the stores again."""
     where = ("--data-dir", str(tmp_path / "data"))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
-from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -17,22 +15,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 import migrations
-from gateway.embedded.stores import Stores
 from gateway.ledger.db import schema
 from gateway.ledger.db.session import Database, DatabaseUnavailable
 from gateway.ledger.db.tables import metadata
 from tests.ledger.make import a_user
-from tests.support import databases
-
-
-@pytest.fixture
-async def empty_url(stores: Stores) -> AsyncIterator[str]:
-    name = f"test_{uuid4().hex}"
-    admin = await asyncpg.connect(stores.database_url)
-    await admin.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-    yield f"{stores.database_url.rpartition('/')[0]}/{name}"
-    await databases.drop(admin, name)
-    await admin.close()
 
 
 async def test_the_schema_goes_up_down_to_nothing_and_up_again(empty_url: str) -> None:

@@ -1,9 +1,16 @@
-"""Reads and migrates the schema revision with Alembic."""
+"""Reads and migrates the schema revision with Alembic.
+
+Versions of the gateway serve side by side while one replaces the other, so a schema fits more than one. Each migration
+says which: `serves_from` is the oldest version, by its newest migration, that works with the schema, and `is_needed`
+whether the version that brings the migration works without it. A migration tells the database the first, for versions
+that do not know it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +33,23 @@ ADVISORY_LOCK = int.from_bytes(b"schema", "big")
 
 # Longer than short transactions take, short enough not to stall traffic behind a DDL lock.
 DDL_LOCK_TIMEOUT = "5s"
+
+
+_SERVES_FROM = "Serves versions of the gateway from revision "
+_READ_SERVES_FROM = text("SELECT obj_description(to_regclass('alembic_version'), 'pg_class')")
+
+
+class SchemaUnfit(Exception):  # noqa: N818 - named for the condition
+    """This version does not work with the schema of the database; the message says what does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A schema that this version works with: the revision that the database is `at`, and the newest that it knows."""
+
+    at: str
+    newest: str
+    is_newer: bool = False
 
 
 class UnknownRevision(Exception):  # noqa: N818 - named for the condition
@@ -59,6 +83,36 @@ async def current(url: str) -> str | None:
         return await connection.run_sync(_revision_of)
 
 
+async def check(url: str) -> Fit:
+    """How the schema of the database fits this version. Raises SchemaUnfit."""
+    async with _connection(url) as connection:
+        at = await connection.run_sync(_revision_of)
+        comment = await connection.scalar(_READ_SERVES_FROM)
+    return fit(at, serves_from=(comment or "").removeprefix(_SERVES_FROM), known=_revisions())
+
+
+def fit(at: str | None, *, serves_from: str, known: Mapping[str, bool]) -> Fit:
+    """How a schema fits a version that knows these revisions, oldest first, each with whether it is needed.
+
+    Raises SchemaUnfit.
+    """
+    revisions = list(known)
+    newest = revisions[-1]
+    if at is None or at in known:
+        missing = [each for each in revisions[revisions.index(at) + 1 if at else 0 :] if known[each]]
+        if at is not None and not missing:
+            return Fit(at, newest)
+        where = f"at revision {at}" if at else "empty"
+        raise SchemaUnfit(f"the database is {where}, this version needs {missing[-1]}: run `gateway migrate up`")
+    if serves_from in known:
+        return Fit(at, newest, is_newer=True)
+    serves = f"serves versions from revision {serves_from} on" if serves_from else "is newer"
+    raise SchemaUnfit(
+        f"the database is at revision {at}, which {serves}, and this version knows {newest} at most:"
+        " run the version that migrated the database, or a newer one"
+    )
+
+
 async def upgrade(url: str, revision: str = "head") -> str:
     """Upgrades the database to `revision`; gives the new revision. Raises UnknownRevision."""
     return await _migrate(url, lambda config: command.upgrade(config, revision))
@@ -75,7 +129,7 @@ async def current_within(connection: AsyncConnection) -> str | None:
 
 
 def is_known(revision: str) -> bool:
-    return revision in _known_revisions()
+    return revision in _revisions()
 
 
 async def downgrade(url: str, revision: str) -> str:
@@ -102,8 +156,10 @@ def _scripts() -> ScriptDirectory:
     return ScriptDirectory.from_config(_config())
 
 
-def _known_revisions() -> frozenset[str]:
-    return frozenset(script.revision for script in _scripts().walk_revisions())
+def _revisions() -> dict[str, bool]:
+    """The revisions that this version knows, oldest first, each with whether this version needs it."""
+    scripts = reversed(list(_scripts().walk_revisions()))
+    return {script.revision: getattr(script.module, "is_needed", True) for script in scripts}
 
 
 def _revision_of(connection: Connection) -> str | None:
@@ -121,13 +177,17 @@ def _step_known(connection: Connection, step: Callable[[Config], None]) -> str:
     config = _config()
     config.attributes["connection"] = connection
     before = _revision_of(connection)
-    if before is not None and before not in _known_revisions():
+    if before is not None and before not in _revisions():
         raise UnknownRevision(
             f"the database is at schema revision {before}, which this version of the gateway does not know"
             f" (its newest is {head()}): run the version that migrated it, or a newer one"
         )
     step(config)
-    return _revision_of(connection) or BASE
+    after = _revision_of(connection)
+    if after is not None:
+        serves_from = getattr(_scripts().get_revision(after).module, "serves_from", after)
+        connection.execute(text(f"COMMENT ON TABLE alembic_version IS '{_SERVES_FROM}{serves_from}'"))
+    return after or BASE
 
 
 @asynccontextmanager
