@@ -102,8 +102,10 @@ async def _check_schema(database_url: str, *, migrates: bool) -> None:
     if migrates and ((at := await schema.current(database_url)) is None or schema.is_known(at)):
         await schema.upgrade(database_url)
     fit = await schema.check(database_url)
-    if fit.at != fit.newest:
-        log.warning("schema_newer" if fit.is_newer else "schema_older", database=fit.at, gateway=fit.newest)
+    if fit.is_newer:
+        log.warning("schema_newer", database=fit.at, gateway=fit.newest)
+    elif fit.at != fit.newest:
+        log.warning("schema_older", database=fit.at, gateway=fit.newest)
 
 
 @asynccontextmanager
