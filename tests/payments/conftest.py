@@ -39,8 +39,8 @@ async def stripe_stack(payments_database: Database, fake_stripe: FakeStripe) -> 
     await provider.close()
 
 
-def stripe_provider(fake_stripe: FakeStripe) -> Stripe:
-    provider = Stripe("sk_test_x", api_base="http://stripe.test", webhook_secrets=STRIPE_SECRETS)
+def stripe_provider(fake_stripe: FakeStripe, *, key: str = "sk_test_x") -> Stripe:
+    provider = Stripe(key, api_base="http://stripe.test", webhook_secrets=STRIPE_SECRETS)
     # The SDK opens its own connections; here they lead into this process.
     provider._http._client_async = httpx.AsyncClient(transport=httpx.ASGITransport(fake_stripe.app))
     return provider

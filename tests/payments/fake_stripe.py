@@ -1,6 +1,8 @@
 """The part of Stripe's API that the gateway uses, over objects in memory in the form of API version 2026-10-28.
 
-Methods stand for the acts of persons and of time: a buyer pays, a period ends, a bank disputes.
+Methods stand for the acts of persons and banks: a buyer pays, a bank disputes. `clock` advances time as Stripe's test
+clocks do, and does what is due by then. Requests are answered in the version that they ask for, events have that of
+`events_version`.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tests.payments.stripe.fake_changes import FakeChanges, Refusal
-from tests.payments.stripe.fake_changes import Object as Object
+from tests.payments.stripe.fake.changes import FakeChanges, Refusal
+from tests.payments.stripe.fake.changes import Object as Object
+from tests.payments.stripe.fake.clock import DAY, FakeClock
+from tests.payments.stripe.fake.versions import ENDIVE, in_version
 
 MONTH = 30 * 86_400
 
@@ -27,10 +31,12 @@ class FakeStripe:
     """`prices` are amounts in cents by price id. `down` makes every request fail with 503, `key_refused` with that.
 
     `cards` says how the card of a customer behaves: "good" where it is not named, "declined", or "3ds", which asks
-    for a confirmation of every payment that the customer did not start at a checkout.
+    for a confirmation of every payment that the customer did not start at a checkout. A key of the other mode than
+    `is_live` sees nothing.
     """
 
-    def __init__(self, prices: dict[str, int]) -> None:
+    def __init__(self, prices: dict[str, int], *, is_live: bool = False) -> None:
+        self.is_live = is_live
         self.prices = dict(prices)
         self.metered: set[str] = set()
         self.intervals: dict[str, tuple[str, int]] = {}
@@ -39,6 +45,9 @@ class FakeStripe:
         self.sessions: list[Object] = []
         self.refunds_refused = False
         self.changes = FakeChanges(self)
+        self.clock = FakeClock(self)
+        self.events_version = ENDIVE
+        self.answers_version: str | None = None
         self.now = int(time.time())
         self.down = False
         self.key_refused: int | None = None
@@ -47,7 +56,7 @@ class FakeStripe:
         self.events: list[Object] = []
         self.meter_events: dict[str, Object] = {}
         self._delivered = 0
-        self._answers: dict[str, tuple[str, Object, int]] = {}
+        self._answers: dict[str, tuple[str, Object, int, int]] = {}
         self._numbers = itertools.count(1)
         self.app = Starlette(
             routes=[Route("/v1/{path:path}", self._serve, methods=["GET", "POST", "DELETE"])],
@@ -55,22 +64,67 @@ class FakeStripe:
 
     # Acts of persons and of time.
 
+    def forget(self, *, now: int) -> None:
+        """Begins anew at that time, with the prices of before."""
+        for kept in (self.objects, self.events, self.cards, self.balances):
+            kept.clear()
+        self._delivered, self.now = 0, now
+
     def new_events(self) -> list[Object]:
         """The events since the last call."""
         delivered, self._delivered = self._delivered, len(self.events)
         return self.events[delivered:]
 
     def pay_checkout(self, session_id: str) -> None:
-        """The buyer pays at the checkout."""
+        """The buyer pays at the checkout. Where a promotion code leaves nothing to pay, there is no payment."""
         session = self.objects[session_id]
-        session.update(status="complete", payment_status="paid")
-        reference = session["_tagged"].get("metadata", {})
-        if session["mode"] == "payment":
-            intent = self._paid_intent(session["customer"], session["_amount"], metadata=reference)
+        is_free = session["mode"] == "payment" and not session["_amount"]
+        session.update(status="complete", payment_status="no_payment_required" if is_free else "paid")
+        if session["mode"] == "subscription":
+            session["subscription"] = self._begin(session, session["_tagged"].get("metadata", {}))["id"]
+        elif not is_free:
+            tagged = session["_tagged"].get("metadata", {})
+            intent = self._paid_intent(session["customer"], session["_amount"], metadata=tagged)
             session["payment_intent"] = intent["id"]
-        else:
-            session["subscription"] = self._begin(session, reference)["id"]
         self.emit("checkout.session.completed", session)
+
+    def enter_code(self, session_id: str, *, off: int) -> None:
+        """The buyer has a promotion code, for so many cents."""
+        session = self.objects[session_id]
+        session["_off"] = off
+        session["_amount"] -= off
+
+    def complete_unpaid(self, session_id: str, *, intent_status: str = "processing") -> str:
+        """The buyer completes the checkout of a subscription by a debit that takes days, or must confirm the payment.
+
+        Gives the id of the subscription, which is incomplete.
+        """
+        session = self.objects[session_id]
+        session.update(status="complete", payment_status="unpaid")
+        subscription = self._subscription_of(session, session["_tagged"].get("metadata", {}), status="incomplete")
+        session["subscription"] = subscription["id"]
+        invoice = self.invoice(subscription, "subscription_create", self.lines_of(subscription))
+        self.attach_intent(invoice, self.open_intent(invoice, status=intent_status))
+        self.emit("customer.subscription.created", subscription)
+        self.emit("checkout.session.completed", session)
+        return str(subscription["id"])
+
+    def settle_debit(self, session_id: str, *, succeeds: bool) -> None:
+        """What became of the payment of `complete_unpaid`."""
+        session = self.objects[session_id]
+        subscription = self.objects[session["subscription"]]
+        invoice = self.objects[subscription["latest_invoice"]]
+        if succeeds:
+            session["payment_status"] = "paid"
+            subscription["status"] = "active"
+            self.pay(invoice)
+        else:
+            invoice["attempted"] = True
+            intent = self.objects[invoice["_payments"][0]["payment"]["payment_intent"]]
+            intent.update(status="requires_payment_method", last_payment_error={"message": "insufficient funds"})
+            self.emit("invoice.payment_failed", invoice)
+        self.emit("customer.subscription.updated", subscription)
+        self.emit(f"checkout.session.async_payment_{'succeeded' if succeeds else 'failed'}", session)
 
     def renew(self, subscription_id: str, *, succeeds: bool = True) -> Object:
         """The period ends: the next begins, and its invoice is paid or not. Gives the invoice."""
@@ -168,11 +222,14 @@ class FakeStripe:
             return JSONResponse({"error": {"message": "down", "type": "api_error"}}, 503)
         if self.key_refused is not None:
             return JSONResponse({"error": {"message": "no", "type": "invalid_request_error"}}, self.key_refused)
+        if ("_live_" in request.headers["authorization"]) != self.is_live:
+            return _failure("No such object; a similar one exists in the other mode", 404, code="resource_missing")
+        version = self.answers_version or request.headers["stripe-version"]
         given = _nested(dict(await request.form()) if request.method == "POST" else dict(request.query_params))
         key = request.headers.get("idempotency-key", "")
         asked = json.dumps([request.url.path, given], sort_keys=True)
-        if request.method == "POST" and key in self._answers:
-            before, answer, status = self._answers[key]
+        before, answer, status, answered_at = self._answers.get(key, ("", {}, 0, 0))
+        if request.method == "POST" and key and self.now < answered_at + DAY:
             if before != asked:
                 return _failure("Keys for idempotent requests can only be used with the same parameters", 400)
             return JSONResponse(answer, status, headers={"idempotent-replayed": "true"})
@@ -182,10 +239,10 @@ class FakeStripe:
             return _failure(f"No such object: {missing}", 404, code="resource_missing")
         except Refusal as refusal:
             status, found = refusal.status, {"error": refusal.error}
-        answer = json.loads(json.dumps(found))
+        answer = in_version(version, json.loads(json.dumps(found)), self.invoice_of_charge)
         # Stripe stores what an executed request led to, a refusal too, and repeats it for a day.
         if request.method == "POST" and key:
-            self._answers[key] = asked, answer, status
+            self._answers[key] = asked, answer, status, self.now
         return JSONResponse(answer, status)
 
     def _answer(self, method: str, path: list[str], given: Object) -> Object:
@@ -219,18 +276,18 @@ class FakeStripe:
             intent = (wanted.get("payment") or {}).get("payment_intent")
             found = [
                 {**payment, "invoice": each["id"]}
-                for each in self._all("invoice")
+                for each in self.list_all("invoice")
                 for payment in each["_payments"]
                 if wanted.get("invoice") == each["id"] or payment["payment"]["payment_intent"] == intent
             ]
         elif kind == "invoices":
             found = [
-                {name: value for name, value in each.items() if not name.startswith("_")}
-                for each in reversed(self._all("invoice"))
+                each
+                for each in reversed(self.list_all("invoice"))
                 if each["parent"]["subscription_details"]["subscription"] == wanted["subscription"]
             ]
         else:
-            found = [each for each in self._all(kind.rstrip("s")) if each["charge"] == wanted["charge"]]
+            found = [each for each in self.list_all(kind.rstrip("s")) if each["charge"] == wanted["charge"]]
         places = {each["id"]: at for at, each in enumerate(found, start=1)}
         start = places[wanted["starting_after"]] if "starting_after" in wanted else 0
         limit = int(wanted.get("limit", 10))
@@ -240,7 +297,7 @@ class FakeStripe:
     def _expanded(self, object_id: str, names: list[str]) -> Object:
         if object_id in self.prices:
             return self.price(object_id)
-        found = {name: value for name, value in self.objects[object_id].items() if not name.startswith("_")}
+        found = dict(self.objects[object_id])
         for name in names:
             if isinstance(found.get(name), str):
                 found[name] = self.objects[found[name]]
@@ -270,12 +327,27 @@ class FakeStripe:
             _line_items=params["line_items"],
             _quantity=int(price.get("quantity", 1)),
             _amount=self.prices[price["price"]] * int(price.get("quantity", 1)),
+            _off=0,
             amount_subtotal=self.prices[price["price"]] * int(price.get("quantity", 1)),
         )
         made["url"] = f"https://checkout.test/{made['id']}"
         return made
 
     def _begin(self, session: Object, metadata: Object) -> Object:
+        """A trial costs nothing."""
+        days = int(session["_tagged"].get("trial_period_days", 0))
+        subscription = self._subscription_of(session, metadata, status="trialing" if days else "active")
+        if days:
+            ends = self.now + days * DAY
+            subscription.update(trial_start=self.now, trial_end=ends)
+            subscription["items"]["data"][0]["current_period_end"] = ends
+        lines = [line | ({"amount": 0} if days else {}) for line in self.lines_of(subscription)]
+        invoice = self.invoice(subscription, "subscription_create", lines, off=session["_off"])
+        self.emit("customer.subscription.created", subscription)
+        self.pay(invoice)
+        return subscription
+
+    def _subscription_of(self, session: Object, metadata: Object, *, status: str) -> Object:
         item = {
             "id": f"si_{session['id']}",
             "object": "subscription_item",
@@ -284,11 +356,11 @@ class FakeStripe:
             "current_period_start": self.now,
             "current_period_end": self.now + MONTH,
         }
-        subscription = self.new(
+        return self.new(
             "sub",
             "subscription",
             customer=session["customer"],
-            status="active",
+            status=status,
             cancel_at_period_end=False,
             metadata=metadata,
             trial_start=None,
@@ -298,10 +370,6 @@ class FakeStripe:
             schedule=None,
             pending_update=None,
         )
-        invoice = self.invoice(subscription, "subscription_create", self.lines_of(subscription))
-        self.emit("customer.subscription.created", subscription)
-        self.pay(invoice)
-        return subscription
 
     def price(self, price_id: str) -> Object:
         interval, count = self.intervals.get(price_id, ("month", 1))
@@ -312,7 +380,7 @@ class FakeStripe:
             "object": "price",
             "active": True,
             "currency": "usd",
-            "livemode": False,
+            "livemode": self.is_live,
             "unit_amount": self.prices[price_id],
             "unit_amount_decimal": str(self.prices[price_id]),
             "billing_scheme": "per_unit",
@@ -336,9 +404,10 @@ class FakeStripe:
             "pricing": {"price_details": {"price": item["price"]["id"]}},
         }
 
-    def invoice(self, subscription: Object, reason: str, lines: list[Object]) -> Object:
-        """Of negative totals the customer keeps the rest as balance, which pays later invoices."""
-        customer, total = subscription["customer"], sum(line["amount"] for line in lines)
+    def invoice(self, subscription: Object, reason: str, lines: list[Object], *, off: int = 0) -> Object:
+        """Of negative totals the customer keeps the rest as balance, which pays later invoices; `off` is a discount."""
+        subtotal = sum(line["amount"] for line in lines)
+        customer, total = subscription["customer"], max(subtotal - off, min(subtotal, 0))
         balance = self.balances.get(customer, 0)
         used = min(balance, max(total, 0))
         self.balances[customer] = balance - used - min(total, 0)
@@ -351,7 +420,7 @@ class FakeStripe:
             billing_reason=reason,
             amount_due=max(total, 0) - used,
             amount_paid=0,
-            subtotal=total,
+            subtotal=subtotal,
             total=total,
             total_excluding_tax=total,
             number=f"F-{next(self._numbers):04}",
@@ -378,16 +447,20 @@ class FakeStripe:
 
     def unpaid_intent(self, invoice: Object) -> Object:
         """As the customer's card leaves it: to be confirmed, or declined."""
+        if self.cards[invoice["customer"]] != "declined":
+            return self.open_intent(invoice, status="requires_action")
         error = {"code": "card_declined", "message": "Your card was declined."}
-        is_declined = self.cards[invoice["customer"]] == "declined"
+        return self.open_intent(invoice, status="requires_payment_method", error=error)
+
+    def open_intent(self, invoice: Object, *, status: str, error: Object | None = None) -> Object:
         return self.new(
             "pi",
             "payment_intent",
             customer=invoice["customer"],
             amount=invoice["amount_due"],
-            status="requires_payment_method" if is_declined else "requires_action",
+            status=status,
             metadata={},
-            last_payment_error=error if is_declined else None,
+            last_payment_error=error,
             latest_charge=None,
         )
 
@@ -432,24 +505,36 @@ class FakeStripe:
     def _meter_event(self, params: Object) -> Object:
         return self.meter_events.setdefault(params["identifier"], {"object": "billing.meter_event", **params})
 
-    def _all(self, kind: str) -> list[Object]:
+    def list_all(self, kind: str) -> list[Object]:
         return [each for each in self.objects.values() if each["object"] == kind]
 
     def new(self, prefix: str, kind: str, **fields: Any) -> Object:
         object_id = f"{prefix}_{id(self) % 10_000:04}{next(self._numbers)}"
-        made = {"id": object_id, "object": kind, "created": self.now, "currency": "usd", "livemode": False, **fields}
+        made = {
+            "id": object_id,
+            "object": kind,
+            "created": self.now,
+            "currency": "usd",
+            "livemode": self.is_live,
+            **fields,
+        }
         self.objects[object_id] = made
         return made
 
+    def invoice_of_charge(self, charge: Object) -> str | None:
+        found = (each for each in self.list_all("invoice") if charge["payment_intent"] in str(each["_payments"]))
+        return next((str(each["id"]) for each in found), None)
+
     def emit(self, event_type: str, about: Object) -> None:
-        shown = {name: value for name, value in about.items() if not name.startswith("_")}
+        shown = {name: value for name, value in about.items() if name == "_payments" or not name.startswith("_")}
         event = {
             "id": f"evt_{id(self) % 10_000:04}{next(self._numbers)}",
             "object": "event",
             "type": event_type,
             "created": self.now,
-            "livemode": False,
-            "data": {"object": json.loads(json.dumps(shown))},
+            "livemode": self.is_live,
+            "api_version": self.events_version,
+            "data": {"object": in_version(self.events_version, json.loads(json.dumps(shown)), self.invoice_of_charge)},
         }
         self.events.append(event)
 
@@ -476,42 +561,3 @@ def _nested(form: dict[str, Any]) -> Object:
 
 def _failure(message: str, status: int, **more: str) -> JSONResponse:
     return JSONResponse({"error": {"message": message, "type": "invalid_request_error", **more}}, status)
-
-
-class DirectClient:
-    """Calls the fake without HTTP, for tests with hundreds of lifecycles: `v1.invoices.retrieve_async` and so on."""
-
-    def __init__(self, world: FakeStripe, path: tuple[str, ...] = ()) -> None:
-        self._world = world
-        self._path = path
-
-    def __getattr__(self, name: str) -> DirectClient:
-        return DirectClient(self._world, self._path if name == "v1" else (*self._path, name))
-
-    async def __call__(self, *given: Any) -> _Response:
-        *service, verb = self._path
-        path = "/".join(service).split("/")
-        params: Object = next((each for each in given if isinstance(each, dict)), {})
-        if verb == "retrieve_async":
-            expand = dict(enumerate(params.get("expand", [])))
-            return _Response(self._world._answer("GET", [*path, given[0]], {"expand": expand}))
-        if verb == "list_async":
-            return _Response(self._world._answer("GET", path, dict(params)))
-        return _Response(self._world._answer("POST", path, json.loads(json.dumps(params), object_hook=_numbered)))
-
-
-class _Response:
-    def __init__(self, found: Object) -> None:
-        self._found = json.dumps(found)
-
-    def to_dict(self) -> Object:
-        answer: Object = json.loads(self._found)
-        return answer
-
-
-def _numbered(found: Object) -> Object:
-    """Lists as a form has them: {"0": …}."""
-    return {
-        name: {str(at): each for at, each in enumerate(value)} if isinstance(value, list) else value
-        for name, value in found.items()
-    }

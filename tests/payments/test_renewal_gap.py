@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 
 from gateway.clock import now
 from gateway.ledger.accounts.users import User
+from gateway.ledger.catalogue import plans
 from gateway.ledger.credits import expiry
+from gateway.payments.provider import PriceChange
 from tests.payments.fake_stripe import FakeStripe, Object
 from tests.payments.payment_stack import PaymentStack, only
 from tests.payments.test_stripe_lifecycle import current_subscription, deliver_all, spend, subscribe_and_pay
@@ -66,6 +70,35 @@ async def test_advance_is_taken_back_when_the_payment_fails_and_granted_once_it_
     fake_stripe.refund(draft["id"])
     await deliver_all(stripe_stack, fake_stripe)
     assert await stripe_stack.balance(user) == -30
+
+
+async def test_change_that_gives_nothing_pays_for_no_advance_that_was_taken_back(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    """A dispute of its payment takes no credits either."""
+    user, draft = await renewing(stripe_stack, fake_stripe)
+    fake_stripe.charge_renewal(draft, succeeds=False)
+    await deliver_all(stripe_stack, fake_stripe)
+    fake_stripe.recover(draft["id"])
+    await deliver_all(stripe_stack, fake_stripe)
+    found = await current_subscription(stripe_stack, user)
+    fake_stripe.prices["price_same"] = 3999
+    async with stripe_stack.database.transaction() as connection:
+        terms = replace(
+            stripe_stack.plans["pro"].terms,
+            name="Pro plus",
+            price=Decimal("39.99"),
+            provider_ids={"stripe_price_id": "price_same"},
+        )
+        await plans.create(connection, terms, plan_id="pro-plus")
+    change = PriceChange("price_same", 1, "once")
+    await stripe_stack.provider.change_plan(found.provider_subscription_id or "", change)
+    await deliver_all(stripe_stack, fake_stripe)
+    rows = {row.amount: row for row in await stripe_stack.payments(user)}
+    assert (rows[Decimal("10.00")].credits_awarded, rows[Decimal("10.00")].status) == (0, "completed")
+    fake_stripe.dispute(rows[Decimal("10.00")].provider_payment_id or "")
+    await deliver_all(stripe_stack, fake_stripe)
+    assert await stripe_stack.balance(user) == 1000
 
 
 async def test_renewal_that_failed_at_once_is_no_advance(stripe_stack: PaymentStack, fake_stripe: FakeStripe) -> None:

@@ -175,6 +175,7 @@ async def _find_rest(connection: AsyncConnection, subscription: StoredSubscripti
         grant.subscription_id == subscription.id,
         grant.period_start.is_(None),
         grant.effective_at == subscription.current_period_start,
+        ~grant.metadata.has_key("advance"),
         ~is_paid,
     )
     found = (await connection.execute(rest.order_by(grant.id.desc()).limit(1))).one_or_none()

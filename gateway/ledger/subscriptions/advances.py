@@ -1,7 +1,8 @@
 """Credits of a renewal that is not settled yet: advanced while its invoice waits, taken back where nobody pays it.
 
 Stripe keeps the invoice of a renewal a draft for an hour, and a debit of a bank account takes days. The grant of such a
-period is marked `advance: given`, until its payment removes the mark or its failure makes it `advance: taken_back`.
+period is marked `advance: given`, until its payment removes the mark or its failure makes it `advance: taken_back`,
+which it stays: no payment has paid for that grant.
 """
 
 from __future__ import annotations
@@ -39,13 +40,12 @@ async def settle(
     found = await _find(connection, subscription)
     if found is None:
         return
-    was_taken_back = found.advance == _TAKEN_BACK
-    changes: dict[str, Any] = {"metadata": credit_grants.c.metadata.op("-")("advance")}
-    if was_taken_back:
-        changes["period_start"] = None  # so that the period can have its credits
-    await connection.execute(update(credit_grants).where(credit_grants.c.id == found.id).values(changes))
-    if was_taken_back:
+    its = update(credit_grants).where(credit_grants.c.id == found.id)
+    if found.advance == _TAKEN_BACK:
+        await connection.execute(its.values(period_start=None))  # so that the period can have its credits
         await _grant_again(connection, subscription, plan=plan, actor=actor)
+    else:
+        await connection.execute(its.values(metadata=credit_grants.c.metadata.op("-")("advance")))
 
 
 async def take_back(connection: AsyncConnection, subscription: StoredSubscription, *, actor: str) -> None:

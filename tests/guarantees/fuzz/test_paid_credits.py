@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, event, example, given, settings, target
 from hypothesis import strategies as st
 
 from gateway.ledger.db.session import Database
-from tests.guarantees.simulation.self_service import PLANS, PRICES, TrialStripe, World, open_shop
+from tests.guarantees.simulation.self_service import PLANS, PRICES, CountingStripe, World, open_shop
 from tests.payments.conftest import stripe_provider
 from tests.payments.payment_stack import PaymentStack, payment_stack
 from tests.support.sampling import IS_FULL, scaled
@@ -85,7 +85,7 @@ def sequences(draw: st.DrawFn) -> list[Action]:
 @pytest.fixture
 async def shop(own_database_url: str) -> AsyncIterator[PaymentStack]:
     database = Database(own_database_url)
-    provider = stripe_provider(TrialStripe(PRICES))
+    provider = stripe_provider(CountingStripe(PRICES))
     async with payment_stack(database, provider) as stack:
         yield await open_shop(stack)
     await provider.close()
@@ -133,7 +133,7 @@ def known(test: Callable[..., Any]) -> Callable[..., Any]:
 async def test_no_sequence_gives_more_credits_than_were_paid_for(
     shop: PaymentStack, sequence: list[tuple[Any, ...]]
 ) -> None:
-    fake_stripe = TrialStripe(PRICES)
+    fake_stripe = CountingStripe(PRICES)
     # The provider of the shop speaks to the Stripe of this sequence.
     provider = stripe_provider(fake_stripe)
     shop.provider._http._client_async = provider._http._client_async  # type: ignore[attr-defined] # of the adapter

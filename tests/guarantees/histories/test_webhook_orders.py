@@ -15,8 +15,9 @@ from sqlalchemy import event as hooks
 from gateway.ledger.accounts.users import User
 from gateway.ledger.db.session import Database
 from tests.payments.conftest import PRICES, STRIPE_SECRETS, stripe_provider
-from tests.payments.fake_stripe import DirectClient, FakeStripe, signed
+from tests.payments.fake_stripe import FakeStripe, signed
 from tests.payments.payment_stack import BillingState, PaymentStack, payment_stack, processing_at_once
+from tests.payments.stripe.fake.direct_client import DirectClient
 from tests.support import sampling
 
 # Six of the messages of a life: of each type the first or the last (-1).

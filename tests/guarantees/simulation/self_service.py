@@ -50,26 +50,15 @@ PLANS = {
 }
 
 
-class TrialStripe(FakeStripe):
-    """Stripe with trials, which cost nothing."""
-
-    def _begin(self, session: Object, metadata: Object) -> Object:
-        days = int(session["_tagged"].get("trial_period_days", 0))
-        if not days:
-            return super()._begin(session, metadata)
-        price, self.prices = self.prices, {**self.prices, session["_price"]: 0}
-        subscription = super()._begin(session, metadata)
-        self.prices = price
-        item = subscription["items"]["data"][0]
-        item["current_period_end"] = self.now + days * 86_400
-        subscription.update(status="trialing", trial_start=self.now, trial_end=item["current_period_end"])
-        self.emit("customer.subscription.updated", subscription)
-        return subscription
+class CountingStripe(FakeStripe):
+    """Stripe, and what the seller earned by it."""
 
     def paid_cents(self) -> int:
         """What is the seller's to keep: charges without refunds and disputes, less what customers have as balance."""
-        lost = {each["charge"] for each in self._all("dispute") if each["status"] != "won"}
-        kept = sum(each["amount"] - each["amount_refunded"] for each in self._all("charge") if each["id"] not in lost)
+        lost = {each["charge"] for each in self.list_all("dispute") if each["status"] != "won"}
+        kept = sum(
+            each["amount"] - each["amount_refunded"] for each in self.list_all("charge") if each["id"] not in lost
+        )
         return int(kept - sum(self.balances.values()))
 
 
@@ -85,7 +74,7 @@ class Account:
 @dataclass
 class World:
     stack: PaymentStack
-    fake_stripe: TrialStripe
+    fake_stripe: CountingStripe
     name: str = field(default_factory=lambda: token_hex(8))
     accounts: list[Account] = field(default_factory=list)
     told: list[Object] = field(default_factory=list)
@@ -227,7 +216,7 @@ class World:
 
     async def decide(self, account: Account, which: int, won: bool) -> None:
         charges = {each["id"] for each in self._payments(account)}
-        disputes = self.fake_stripe._all("dispute")
+        disputes = self.fake_stripe.list_all("dispute")
         open_ones = [each for each in disputes if each["charge"] in charges and each["status"] == "needs_response"]
         if open_ones:
             self.fake_stripe.decide(open_ones[which % len(open_ones)]["id"], "won" if won else "lost")
@@ -262,16 +251,16 @@ class World:
         return {account.person for account in self.accounts if account.user.id in ids}
 
     def _customers(self, account: Account) -> set[str]:
-        customers = self.fake_stripe._all("customer")
+        customers = self.fake_stripe.list_all("customer")
         return {each["id"] for each in customers if each["metadata"].get("gateway_user") == str(account.user.id)}
 
     def _subscriptions(self, account: Account) -> list[Object]:
         mine = self._customers(account)
-        return [each for each in self.fake_stripe._all("subscription") if each["customer"] in mine]
+        return [each for each in self.fake_stripe.list_all("subscription") if each["customer"] in mine]
 
     def _payments(self, account: Account) -> list[Object]:
         mine = self._customers(account)
-        return [each for each in self.fake_stripe._all("charge") if each["customer"] in mine and each["amount"]]
+        return [each for each in self.fake_stripe.list_all("charge") if each["customer"] in mine and each["amount"]]
 
 
 async def open_shop(stack: PaymentStack) -> PaymentStack:

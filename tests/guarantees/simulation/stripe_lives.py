@@ -1,4 +1,7 @@
-"""A random year of a customer of Stripe: what persons, banks and time do, each followed by its messages in disorder."""
+"""A random year of a customer of Stripe: what persons, banks and time do, each followed by its messages in disorder.
+
+Calls are made on the balance that Redis knows, and are recorded now or after other things have happened.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,21 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from uuid import uuid4
 
 from gateway.ledger.accounts.users import User
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms
 from gateway.ledger.credits import expiry
 from gateway.ledger.subscriptions import renewals
+from gateway.meter.replies import Verdict
+from gateway.workers.outbox import OutboxPublisher
+from gateway.workers.usage.usage_writer import UsageWriter
+from tests.guarantees.simulation.second_books import Object, SecondBooks
 from tests.payments.conftest import STRIPE_SECRETS
 from tests.payments.fake_stripe import FakeStripe, signed
 from tests.payments.payment_stack import PaymentStack
-from tests.payments.stripe.second_books import Object, SecondBooks
-from tests.payments.test_stripe_lifecycle import spend
+from tests.workers.conftest import UNLIMITED, Backend, a_prefix, a_suffix
 
 GRACE = timedelta(days=3)
 DAY = 86_400
@@ -26,8 +33,56 @@ SOLD = (("basic", 999, 100, False), ("pro", 2999, 1000, False), ("team", 500, 50
 
 
 @dataclass
+class Calls:
+    """A customer's calls: admitted and settled in Redis, and recorded in PostgreSQL when `record` runs."""
+
+    backend: Backend
+    user: User
+    spent: int = 0
+    under_way: list[tuple[str, int]] = field(default_factory=list)
+
+    async def call(self, amount: int, *, at: datetime) -> bool:
+        """Whether the balance admits it."""
+        meter, request_id = self.backend.meter, str(uuid4())
+        keys, verdict = meter.keys(self.user.id), Verdict.NOT_LOADED
+        moment = int(at.timestamp() * 1_000_000)
+        while verdict is Verdict.NOT_LOADED:
+            await self.backend.load(self.user.id)
+            versions = await meter.versions(keys)
+            admission = await meter.admit(
+                keys,
+                request_id=request_id,
+                account_version=versions.account,
+                catalogue_version=max(versions.catalogue, 1),
+                amount=amount,
+                required=amount,
+                limits=UNLIMITED,
+                prefix=a_prefix(self.user.id, request_id, moment=moment),
+            )
+            verdict = admission.verdict
+        assert verdict in (Verdict.ADMITTED, Verdict.INSUFFICIENT_CREDITS)
+        if verdict is Verdict.ADMITTED:
+            self.under_way.append((request_id, amount))
+        return verdict is Verdict.ADMITTED
+
+    async def end(self) -> None:
+        meter = self.backend.meter
+        for request_id, amount in self.under_way:
+            await meter.settle(meter.keys(self.user.id), request_id, charge=amount, suffix=a_suffix(amount))
+            self.spent += amount
+        self.under_way.clear()
+
+    async def record(self) -> None:
+        """Moves changes to the other store, in both directions."""
+        await OutboxPublisher(self.backend.database, self.backend.meter).publish_all()
+        while await UsageWriter(self.backend.database, self.backend.journal).run_once():
+            pass
+
+
+@dataclass
 class Life:
     stack: PaymentStack
+    calls: Calls
     world: FakeStripe
     books: SecondBooks
     user: User
@@ -65,6 +120,7 @@ class Life:
         acts: tuple[Callable[[], Awaitable[None]], ...] = (
             self.spend,
             self.spend,
+            self.buy_pack,
             self.change_now,
             self.change_now,
             self.change_later,
@@ -79,6 +135,9 @@ class Life:
         await self.hear()
 
     async def subscribe(self) -> None:
+        """Some leave another checkout unpaid before."""
+        if self.draw.random() < 0.2:
+            await self.stack.subscribe(self.user, self.draw.choice(SOLD)[0])
         plan, *_ = self.draw.choice(SOLD)
         checkout = await self.stack.subscribe(self.user, plan)
         self.world.pay_checkout(checkout.provider_checkout_id or "")
@@ -88,7 +147,17 @@ class Life:
         await self.hear()
 
     async def spend(self) -> None:
-        await spend(self.stack, self.user, self.draw.randint(1, 600))
+        """As much as there is, in some cases, and calls that end later."""
+        amount = self.draw.randint(1, 600)
+        while amount and not await self.calls.call(amount, at=self.now()):
+            amount //= 2
+        self.done.append(f"      {amount} credits")
+        if self.draw.random() < 0.7:
+            await self.calls.end()
+
+    async def buy_pack(self) -> None:
+        checkout = await self.stack.buy_pack(self.user)
+        self.world.pay_checkout(checkout.provider_checkout_id or "")
 
     async def change_now(self) -> None:
         await self._change(at_period_end=False)
@@ -169,7 +238,7 @@ class Life:
             return await self.hear()
         invoice = self.world.begin_renewal(self.subscription_id)
         await self.hear()
-        await spend(self.stack, self.user, self.draw.randint(1, 50))
+        await self.spend()
         self.world.now += 3900
         fate = self.draw.choice(("paid", "paid", "paid", "recovered", "late", "given up"))
         self.done.append(f"{self.now():%m-%d} renewal {fate}")
@@ -195,15 +264,18 @@ class Life:
             await self.stack.deliver(*signed(event, STRIPE_SECRETS[0], at=None))
             if self.draw.random() < 0.5:
                 await self.stack.process_all()
+            if self.draw.random() < 0.1:
+                await self.calls.record()
         await self.stack.process_all()
         found = await self.stack.subscription(self.user)
         async with self.stack.database.transaction() as connection:
             await expiry.apply_due(connection, self.user.id, now=self.now())
             if found is not None:
                 await renewals.advance(connection, found.id, now=self.now(), grace=GRACE)
+        await self.calls.record()
 
     def _a_payment(self) -> Object | None:
-        found = [each for each in self.books.paid_invoices(self.customer_id) if each["amount_paid"]]
+        found = self.books.payments(self.customer_id)
         return self.draw.choice(found) if found else None
 
     async def _post(self, verb: str, **body: object) -> int:

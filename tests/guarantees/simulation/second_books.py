@@ -17,12 +17,13 @@ Object = dict[str, Any]
 
 @dataclass
 class SecondBooks:
-    """`credits` are those of a period by price id, and by seat for the prices of `per_seat`."""
+    """`credits` are those of a period by price id, and by seat for those of `per_seat`; a pack has `pack_credits`."""
 
     world: FakeStripe
     credits: dict[str, int]
     per_seat: set[str] = field(default_factory=set)
     changes: dict[str, int] = field(default_factory=dict)
+    pack_credits: int = 100
 
     def of_item(self, price_id: str, quantity: int) -> int:
         return self.credits[price_id] * (quantity if price_id in self.per_seat else 1)
@@ -43,28 +44,36 @@ class SecondBooks:
         return self.of_item(line["pricing"]["price_details"]["price"], line["quantity"])
 
     def paid_invoices(self, customer_id: str) -> list[Object]:
-        found = self.world.objects.values()
-        return [each for each in found if each["object"] == "invoice" and _is_paid(each, customer_id)]
+        return [each for each in self.world.list_all("invoice") if _is_paid(each, customer_id)]
+
+    def paid_packs(self, customer_id: str) -> list[Object]:
+        """The intents that pay no invoice."""
+        found = self.world.list_all("payment_intent")
+        return [each for each in found if each["metadata"] and each["customer"] == customer_id]
+
+    def payments(self, customer_id: str) -> list[Object]:
+        """Those of money."""
+        return [each for each in self.paid_invoices(customer_id) if each["amount_paid"]] + self.paid_packs(customer_id)
 
     def given(self, customer_id: str) -> int:
+        """By plans."""
         return sum(self.given_for(invoice) for invoice in self.paid_invoices(customer_id))
 
     def of_payments(self, customer_id: str) -> dict[str, tuple[int, int]]:
         """The credits that each payment of money gave, and how many of them refunds and disputes take back."""
         found = {}
-        for invoice in self.paid_invoices(customer_id):
-            if invoice["amount_paid"]:
-                gave = self.given_for(invoice)
-                found[invoice["id"]] = gave, gave * self._withdrawn(invoice) // invoice["amount_paid"]
+        for payment in self.payments(customer_id):
+            is_pack = payment["object"] == "payment_intent"
+            gave = self.pack_credits if is_pack else self.given_for(payment)
+            paid = int(payment["amount" if is_pack else "amount_paid"])
+            found[payment["id"]] = gave, gave * self._withdrawn(payment["id"], paid) // paid
         return found
 
-    def _withdrawn(self, invoice: Object) -> int:
-        charge = self.world.charge_of(invoice["id"])
-        disputes = [each for each in self.world.objects.values() if each.get("charge") == charge["id"]]
-        lost = sum(
-            each["amount"] for each in disputes if each["object"] == "dispute" and each["status"] not in ("won",)
-        )
-        return min(int(invoice["amount_paid"]), int(charge["amount_refunded"]) + int(lost))
+    def _withdrawn(self, payment_id: str, paid: int) -> int:
+        charge = self.world.charge_of(payment_id)
+        disputes = [each for each in self.world.list_all("dispute") if each["charge"] == charge["id"]]
+        lost = sum(each["amount"] for each in disputes if each["status"] != "won")
+        return min(paid, int(charge["amount_refunded"]) + int(lost))
 
 
 def _is_paid(invoice: Object, customer_id: str) -> bool:
