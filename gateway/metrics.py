@@ -114,6 +114,9 @@ QUARANTINED = Gauge(
 JOURNAL_POISON = Counter(
     "gateway_journal_poison", "Journal entries that PostgreSQL refused; `gateway usage poison` shows them."
 )
+ARCHIVE_FAILURES = Counter(
+    "gateway_usage_archive_failures", "Months that could not be archived, and so were not dropped."
+)
 RECONCILE_DIFFERENCE = Gauge(
     "gateway_reconcile_difference_credits",
     "Credits by which the books disagree, over all accounts, at the last reconciliation.",

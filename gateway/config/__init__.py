@@ -9,8 +9,8 @@ from gateway.config.model import (
     Principals,
     Redis,
     Upstream,
-    Usage,
 )
+from gateway.config.operation.records import Usage
 from gateway.config.plans import Billing, Pack, PlanSpec, TierSpec, default_plans
 from gateway.config.quantities import Address, IPNetwork
 from gateway.config.secrets import Secrets

@@ -16,6 +16,7 @@ from gateway.config import model
 from gateway.config.document import Document, read_yaml
 from gateway.config.entries import check_unique, read_plans, read_routes, read_upstreams
 from gateway.config.errors import ConfigError, ConfigProblem, Origin
+from gateway.config.operation.records import Idempotency, Usage
 from gateway.config.overlay import apply_environment, apply_overrides
 from gateway.config.plans import Billing
 from gateway.config.quantities import Kind, about
@@ -49,10 +50,10 @@ class Sections:
         str, Kind("path"), about("Directory of embedded stores, generated secrets and spooled settlements.")
     ] = ".gateway"
     keys: model.Keys = field(default_factory=model.Keys)
-    idempotency: model.Idempotency = field(default_factory=model.Idempotency)
+    idempotency: Idempotency = field(default_factory=Idempotency)
     credits: model.Credits = field(default_factory=model.Credits)
     principals: model.Principals = field(default_factory=model.Principals)
-    usage: model.Usage = field(default_factory=model.Usage)
+    usage: Usage = field(default_factory=Usage)
     auth: model.Auth = field(default_factory=model.Auth)
     mail: model.Mail = field(default_factory=model.Mail)
     notices: model.Notices = field(default_factory=model.Notices)

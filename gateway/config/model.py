@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from gateway.config import quantities
+from gateway.config.operation.records import Idempotency, Usage
 from gateway.config.plans import Billing, PlanSpec
 from gateway.config.quantities import (
     Amount,
@@ -27,7 +28,6 @@ from gateway.config.quantities import (
     Flag,
     Kind,
     Positive,
-    Size,
     Target,
     Text,
     Timeout,
@@ -37,7 +37,6 @@ from gateway.config.quantities import (
 )
 from gateway.config.secrets import Secrets
 from gateway.config.server import Server
-from policies import idempotency
 from policies.billing.money import CreditValue
 from policies.model import Route
 
@@ -136,34 +135,11 @@ class Keys:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Idempotency:
-    stored_for: Annotated[
-        Literal["paid_plans", "all_plans", "nobody"],
-        Kind("`paid_plans`, `all_plans` or `nobody`"),
-        about("Whose responses are stored for 24 hours, so that a repeated `Idempotency-Key` gets them again."),
-    ] = "all_plans"
-    # The script that counts them packs 32 bits.
-    max_bytes_per_account: Annotated[
-        Size, Field(lt=2**32), about("Bytes of responses that an account may store in a day (UTC).")
-    ] = idempotency.MAX_STORED_BYTES_PER_ACCOUNT
-    max_bytes: Annotated[Size, about("Bytes of responses that all accounts may store in a day (UTC) in Redis.")] = (
-        idempotency.MAX_STORED_BYTES
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Principals:
     max_stale_seconds: Annotated[
         Duration, about("Time that a cached caller is served while PostgreSQL is away.", key="max_stale")
     ] = 3600.0
     max_entries: Annotated[Positive, about("Callers that each process caches.")] = 100_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    keep_months: Annotated[
-        Positive | None, about("Whole months of usage that are kept besides the current one; null keeps all.")
-    ] = None
 
 
 def _smtp_url(value: object) -> str:

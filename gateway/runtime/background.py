@@ -28,6 +28,7 @@ from gateway.workers.cleanup import CleanupWorker, IdempotencyCleaner
 from gateway.workers.notifications import NotificationSender
 from gateway.workers.outbox import OutboxPublisher
 from gateway.workers.runner import Runner, Worker
+from gateway.workers.usage.archives import ArchiveFolder
 from gateway.workers.usage.hold_sweeper import HoldSweeper
 from gateway.workers.usage.reconciliation import NightlyReconciliation, Reconciler
 from gateway.workers.usage.retention import MonthPartitionWorker, RetentionWorker
@@ -71,8 +72,9 @@ async def background(config: Config, readiness: Readiness | None = None) -> Asyn
 
 
 def _retention(config: Config, database: Database, journal: Journal) -> tuple[RetentionWorker, ...]:
-    months = config.usage.keep_months
-    return () if months is None else (RetentionWorker(database, journal, keep_months=months),)
+    months, folder = config.usage.keep_months, config.usage.archive
+    archive = None if folder is None else ArchiveFolder(folder)
+    return () if months is None else (RetentionWorker(database, journal, keep_months=months, archive=archive),)
 
 
 @asynccontextmanager

@@ -176,6 +176,16 @@ async def test_backup_waits_for_nobody_who_writes(backend: Backend, tmp_path: Pa
             await back_up(backend.database, None, tmp_path / "backup")
 
 
+async def test_backup_on_a_full_disk_says_so(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: object, data: bytes) -> int:
+        raise OSError(28, f"No space left on device for {len(data)} bytes")
+
+    monkeypatch.setattr(backup_file._HashedStream, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        await back_up(backend.database, None, tmp_path / "backup")
+    assert not (tmp_path / "backup").exists()
+
+
 async def test_backup_of_an_empty_database_is_none(empty_database: NewDatabase, tmp_path: Path) -> None:
     with pytest.raises(NothingToBackUp):
         await back_up(await empty_database(), None, tmp_path / "backup")

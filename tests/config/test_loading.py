@@ -132,6 +132,14 @@ def test_usage_is_kept_for_ever_by_default(load_text: Load) -> None:
         load_text("usage: {keep_months: 0}")
 
 
+def test_archive_is_a_folder_for_months_that_are_dropped(load_text: Load, problems_of: Problems) -> None:
+    kept = load_text("usage: {keep_months: 13, archive: archive}").usage
+    assert kept.archive == Path("archive").absolute()
+    assert load_text("usage: {keep_months: 13}").usage.archive is None
+    assert "archive needs keep_months" in str(problems_of("usage: {archive: /var/archive}"))
+    assert "mount a bucket" in str(problems_of("usage: {keep_months: 1, archive: 's3://bucket/archive'}"))
+
+
 def test_both_listeners_may_leave_the_port_to_the_kernel(load_text: Load) -> None:
     server = load_text("server: {public: '127.0.0.1:0', admin: '127.0.0.1:0'}").server
 

@@ -71,6 +71,9 @@ _INDEXES = text("""
 """)  # noqa: E501 - a line of SQL
 
 
+Write = Callable[[bytes], Awaitable[None]]
+
+
 @dataclass(frozen=True, slots=True)
 class TableColumns:
     """A table and the columns that are copied of it."""
@@ -108,11 +111,32 @@ async def read_sequences(connection: AsyncConnection) -> dict[str, int]:
     return {row.name: row.last_value for row in await connection.execute(_SEQUENCES)}
 
 
-async def copy_out(connection: AsyncConnection, table: TableColumns, write: Callable[[bytes], Awaitable[None]]) -> int:
-    """Writes all rows of the table; gives how many."""
-    query = f"SELECT {_list(table.columns)} FROM {_quoted(table.name)}"  # noqa: S608 - names from the catalogue
+async def copy_out(connection: AsyncConnection, table: TableColumns, write: Write) -> int:
+    """Writes all rows of the table; gives how many. Raises the OSError that `write` raises."""
+    return await copy_query(connection, f"SELECT {_list(table.columns)} FROM {_quoted(table.name)}", write)  # noqa: S608 - names from the catalogue
+
+
+async def copy_query(connection: AsyncConnection, query: str, write: Write, **options: Any) -> int:
+    """Writes the rows of a query; gives how many. `options` are those of asyncpg's `copy_from_query`.
+
+    Raises the OSError that `write` raises.
+    """
+
+    failures: list[OSError] = []
+
+    async def take(data: bytes) -> None:
+        # The rest is read and dropped: asyncpg waits in vain for the end of a COPY whose reader has failed.
+        if not failures:
+            try:
+                await write(data)
+            except OSError as error:  # no outage of the database
+                failures.append(error)
+
     with outages_typed():
-        return _count(await (await _driver(connection)).copy_from_query(query, output=write))
+        count = _count(await (await _driver(connection)).copy_from_query(query, output=take, **options))
+    if failures:
+        raise failures[0]
+    return count
 
 
 async def is_empty(connection: AsyncConnection) -> bool:

@@ -10,12 +10,20 @@ from datetime import UTC, datetime
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.ledger.db.bulk_copy import Write, copy_query
+
 PARTITIONED = ("usage_tracking", "analysis_history")
 
 _NAME = re.compile(rf"({'|'.join(PARTITIONED)})_(\d{{4}})_(\d{{2}})")
 
-# A fixed number, "months" in ASCII. Without the lock, two nodes that create the same month would conflict.
+_TIE = {"usage_tracking": "request_id", "analysis_history": "id"}
+
+# Longer than any month takes; the connections of the workers end other statements after seconds.
+_EXPORT_SECONDS = 86_400.0
+
+# Fixed numbers, "months" and "freeze" in ASCII. Without the lock, two nodes that create the same month would conflict.
 _ADVISORY_LOCK = int.from_bytes(b"months", "big")
+_FREEZE_LOCK = int.from_bytes(b"freeze", "big")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -81,16 +89,41 @@ async def create(connection: AsyncConnection, partitions: Iterable[MonthPartitio
             await _create(connection, partition)
 
 
-async def drop_before(connection: AsyncConnection, instant: datetime) -> tuple[MonthPartition, ...]:
-    """Drops the partitions that ended by `instant`, with their rows; gives them.
+async def list_ended(connection: AsyncConnection, instant: datetime) -> tuple[MonthPartition, ...]:
+    """The partitions that ended by `instant`, oldest first within each table."""
+    return tuple(partition for partition in await list_partitions(connection) if partition.ends <= instant)
+
+
+async def drop(connection: AsyncConnection, partitions: Iterable[MonthPartition]) -> None:
+    """Drops these partitions with their rows.
 
     The journal must have no entry of these months: without its row, an entry would be charged once more.
     """
     await _lock(connection)
-    ended = [partition for partition in await list_partitions(connection) if partition.ends <= instant]
-    for partition in ended:
+    for partition in partitions:
         await connection.execute(text(f"DROP TABLE {partition.name}"))
-    return tuple(ended)
+
+
+async def freeze(connection: AsyncConnection, partition: MonthPartition) -> bool:
+    """Keeps the rows as they are until the end of the transaction, however long that is, for one process at a time.
+
+    False if another process has frozen a partition, or this one is gone. Readers go on.
+    """
+    if not (
+        await connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _FREEZE_LOCK})
+    ).scalar_one():
+        return False
+    if partition not in await list_partitions(connection):
+        return False
+    await connection.execute(text("SET LOCAL statement_timeout = 0"))
+    await connection.execute(text(f"LOCK TABLE {partition.name} IN SHARE MODE"))
+    return True
+
+
+async def export_csv(connection: AsyncConnection, partition: MonthPartition, write: Write) -> int:
+    """Writes all rows as CSV with a header, oldest first, so that the same rows give the same bytes; gives how many."""
+    query = f"SELECT * FROM {partition.name} ORDER BY created_at, {_TIE[partition.table]}"  # noqa: S608 - made of constants
+    return await copy_query(connection, query, write, format="csv", header=True, timeout=_EXPORT_SECONDS)
 
 
 def month_before(instant: datetime, months: int) -> datetime:

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway import clock
+from gateway import clock, metrics
 from gateway.ledger.audit import audit_log
 from gateway.ledger.db import month_partitions
+from gateway.ledger.db.month_partitions import MonthPartition
 from gateway.ledger.db.session import Database
 from gateway.meter.journal import Journal
+from gateway.workers.usage.archives import Archive, ArchiveFailed, ArchiveFolder
 
 ACTOR = "worker:retention"
 
@@ -39,19 +42,27 @@ class MonthPartitionWorker:
 
 
 class RetentionWorker:
-    """Drops months before the last `keep_months`.
+    """Drops months before the last `keep_months`; with an `archive` it exports each of them before.
 
-    A month stays while the journal has an entry of it: the entry's row prevents a second charge.
+    A month stays while the journal has an entry of it: the entry's row prevents a second charge. It stays, too, while
+    it has no complete archive.
     """
 
     idle_seconds = 3600.0
 
     def __init__(
-        self, database: Database, journal: Journal, *, keep_months: int, now: Callable[[], datetime] = clock.now
+        self,
+        database: Database,
+        journal: Journal,
+        *,
+        keep_months: int,
+        archive: ArchiveFolder | None = None,
+        now: Callable[[], datetime] = clock.now,
     ) -> None:
         self._database = database
         self._journal = journal
         self._keep_months = keep_months
+        self._archive = archive
         self._now = now
 
     async def run_once(self) -> int:
@@ -62,16 +73,49 @@ class RetentionWorker:
         if backlog.entries and now - timedelta(seconds=backlog.oldest_seconds) < kept_from + MARGIN:
             log.error("usage_not_dropped", reason="the journal holds entries as old", oldest_s=backlog.oldest_seconds)
             return 0
+        if self._archive is not None:
+            return await self._archive_and_drop(self._archive, kept_from)
         async with self._database.transaction() as connection:
-            dropped = await month_partitions.drop_before(connection, kept_from)
-            for partition in dropped:
-                kept = {"keep_months": self._keep_months}
-                await audit_log.append(
-                    connection,
-                    actor=ACTOR,
-                    action="usage.drop",
-                    entity="partition",
-                    entity_id=partition.name,
-                    after=kept,
-                )
-        return len(dropped)
+            ended = await month_partitions.list_ended(connection, kept_from)
+            await month_partitions.drop(connection, ended)
+            for partition in ended:
+                await self._record(connection, partition, None)
+        return len(ended)
+
+    async def _archive_and_drop(self, folder: ArchiveFolder, kept_from: datetime) -> int:
+        """A failure is logged and counted, and tried again in an hour: an export may take minutes."""
+        dropped = 0
+        try:
+            folder.check()
+            async with self._database.read() as connection:
+                ended = await month_partitions.list_ended(connection, kept_from)
+            for partition in ended:
+                dropped += await self._archive_one(folder, partition)
+        except ArchiveFailed as error:
+            metrics.ARCHIVE_FAILURES.inc()
+            log.error("usage_not_archived", reason=str(error))
+        return dropped
+
+    async def _archive_one(self, folder: ArchiveFolder, partition: MonthPartition) -> int:
+        """One transaction freezes the rows, exports and drops them, so what is dropped is what was exported."""
+        async with self._database.transaction() as connection:
+            if not await month_partitions.freeze(connection, partition):
+                return 0
+            archive = await folder.add(connection, partition)
+            await month_partitions.drop(connection, [partition])
+            await self._record(connection, partition, archive)
+        log.info("usage_archived", partition=partition.name, file=archive.file, rows=archive.rows)
+        return 1
+
+    async def _record(self, connection: AsyncConnection, partition: MonthPartition, archive: Archive | None) -> None:
+        after: dict[str, object] = {"keep_months": self._keep_months}
+        if archive is not None:
+            after |= {"archive": archive.file, "rows": archive.rows, "sha256": archive.sha256}
+        await audit_log.append(
+            connection,
+            actor=ACTOR,
+            action="usage.drop",
+            entity="partition",
+            entity_id=partition.name,
+            after=after,
+        )

@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger.db.month_partitions import (
     MonthPartition,
     create_missing,
-    drop_before,
+    drop,
+    list_ended,
     list_partitions,
     month_before,
 )
@@ -67,9 +68,10 @@ async def test_replay_across_a_new_month_partition_changes_nothing(connection: A
 
 async def test_month_partitions_are_dropped_after_their_end_only(connection: AsyncConnection) -> None:
     await create_missing(connection, now=LAST_MOMENT, months_ahead=1)
-    assert await drop_before(connection, LAST_MOMENT) == ()
-    dropped = await drop_before(connection, datetime(2027, 1, 1, tzinfo=UTC))
-    assert [one.name for one in dropped] == ["analysis_history_2026_12", "usage_tracking_2026_12"]
+    assert await list_ended(connection, LAST_MOMENT) == ()
+    ended = await list_ended(connection, datetime(2027, 1, 1, tzinfo=UTC))
+    await drop(connection, ended)
+    assert [one.name for one in ended] == ["analysis_history_2026_12", "usage_tracking_2026_12"]
     january = datetime(2027, 1, 1, tzinfo=UTC)
     left = (MonthPartition("analysis_history", january), MonthPartition("usage_tracking", january))
     assert await list_partitions(connection) == left
