@@ -11,7 +11,7 @@ from policies.usage.counts import MissingReason
 from tests.proxy.metering.bodies import CASES, message_start
 from tests.proxy.metering.cases import Case, used
 from tests.proxy.metering.openai_bodies import CHAT_USAGE, CHAT_USED, chat
-from tests.proxy.metering.wire import ENCODINGS, FRAMES, JSON, SSE, event_frame, events, pieces
+from tests.proxy.metering.wire import ENCODINGS, FRAMES, JSON, SSE, chunk_frame, event_frame, events, pieces
 
 
 def read(case: Case, chunks: list[bytes], encoding: bytes = b"", *, small_bytes: int = 64 * 1024) -> ResponseReading:
@@ -162,6 +162,12 @@ def test_value_too_large_to_keep_is_said_to_be_so() -> None:
     reader = READERS["openai"].open_response(JSON, b"")
     reader.feed(b'{"usage":{"prompt_tokens":1,"x":"' + b"x" * 100_000 + b'"}}')
     assert reader.reading().missing is MissingReason.SIZE
+
+
+def test_frame_too_large_to_keep_is_said_to_be_so() -> None:
+    reader = READERS["bedrock"].open_response(FRAMES, b"")
+    reader.feed(chunk_frame({"type": "message_delta", "delta": {"text": "x" * 60_000}, "usage": {"output_tokens": 5}}))
+    assert (reader.reading().usage, reader.reading().missing) == (None, MissingReason.SIZE)
 
 
 @pytest.mark.parametrize("small_bytes", [0, 64 * 1024])
