@@ -17,6 +17,7 @@ from prometheus_client import REGISTRY
 from gateway import metrics
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
+RUNBOOKS = DEPLOY.parent / "docs" / "runbooks.md"
 SERIES = re.compile(r"\bgateway_\w+")
 SCRAPED = re.compile(r"\bup\{")  # Prometheus itself makes this series
 promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed here")
@@ -80,6 +81,19 @@ def test_every_alert_says_how_bad_it_is_and_what_it_means() -> None:
     for rule in rules():
         assert rule["labels"]["severity"] in ("warning", "critical")
         assert rule["annotations"]["summary"]
+
+
+def test_every_alert_has_its_runbook_and_every_runbook_its_alert() -> None:
+    sections = re.findall(r"^## (\w+)$", RUNBOOKS.read_text(), re.MULTILINE)
+    assert sections == [rule["alert"] for rule in rules()]
+    for rule in rules():
+        assert rule["annotations"]["runbook"] == f"docs/runbooks.md#{rule['alert'].lower()}"
+
+
+def test_runbooks_name_series_that_are_served() -> None:
+    names = served().keys()
+    histograms = {name.removesuffix("_bucket") for name in names}
+    assert set(SERIES.findall(RUNBOOKS.read_text())) <= names | histograms
 
 
 @promtool
