@@ -96,10 +96,13 @@ async def serving(folder: Path, document: str, *, database_url: str, redis_url: 
     """Serves the configuration `document` on free ports until the end of the block."""
     path, log = folder / "gateway.yaml", folder / "serve.log"
     path.write_text(document)
+    own_redis_url = re.sub(r"(:\d+)(/\d*)?$", rf"\1/{next(_databases)}", redis_url)
+    async with Redis.from_url(own_redis_url) as redis:
+        await redis.flushdb()  # epochs of other tests' PostgreSQL would be noticed, and calls refused meanwhile
     places = {
         **SECRETS,
         "GATEWAY_DATABASE__URL": database_url,
-        "GATEWAY_REDIS__URL": re.sub(r"(:\d+)(/\d*)?$", rf"\1/{next(_databases)}", redis_url),
+        "GATEWAY_REDIS__URL": own_redis_url,
         "GATEWAY_SERVER__PUBLIC": "127.0.0.1:0",
         "GATEWAY_SERVER__ADMIN": "127.0.0.1:0",
         "GATEWAY_DATA_DIR": str(folder / "data"),
