@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line on stderr, ours and our libraries' alike."""
+"""Logs: one JSON object or one logfmt record a line on stderr, ours and our libraries' alike."""
 
 from __future__ import annotations
 
@@ -15,10 +15,18 @@ _SHARED: list[Processor] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
-    # Without local variables: they hold keys, bodies and addresses.
-    structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
 ]
-
+# Exceptions come without local variables: they hold keys, bodies and addresses.
+_RENDERERS: dict[str, tuple[Processor, Processor]] = {
+    "json": (
+        structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
+        structlog.processors.JSONRenderer(),
+    ),
+    "logfmt": (
+        structlog.processors.format_exc_info,
+        structlog.processors.LogfmtRenderer(key_order=("timestamp", "level", "event"), bool_as_flag=False),
+    ),
+}
 
 PACE_SECONDS = 10.0
 
@@ -40,11 +48,12 @@ class LogPace:
         return self._unlogged.pop(event, 0)
 
 
-def configure(*, role: str, level: int = logging.INFO) -> None:
-    """Sets up logging for this process; `role` stands in every line."""
+def configure(*, role: str, level: int = logging.INFO, form: str = "json") -> None:
+    """Sets up logging for this process; `role` stands in every line. `form` is json or logfmt."""
+    exceptions, renderer = _RENDERERS[form]
     structlog.contextvars.bind_contextvars(role=role)
     structlog.configure(
-        processors=[*_SHARED, structlog.processors.JSONRenderer()],
+        processors=[*_SHARED, exceptions, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
@@ -52,13 +61,10 @@ def configure(*, role: str, level: int = logging.INFO) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*_SHARED, structlog.stdlib.add_logger_name],
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
-            ],
+            foreign_pre_chain=[*_SHARED, exceptions, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(logging.WARNING)
+    root.setLevel(max(logging.WARNING, level))

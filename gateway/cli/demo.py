@@ -53,7 +53,7 @@ The command `gateway` is {command} here. In another terminal, in this directory:
 async def run_demo(read_config: Callable[[], Config], *, as_json: bool) -> None:
     """Serves until a signal; with `as_json` it prints one line of JSON, with every URL and secret."""
     config = read_config()
-    logs.configure(role="supervisor")
+    logs.configure(role="supervisor", level=config.log.level_number, form=config.log.format)
     async with AsyncExitStack() as stack:
         stack.enter_context(serve_lock(config.data_dir))
         stores = await stack.enter_async_context(open_store_servers(config, must_own=True))

@@ -93,7 +93,7 @@ def _run(config: Path | None, data_dir: Path | None, roles: Sequence[Role], *, a
 
 async def _serve(read: Callable[[], Config], roles: Sequence[Role], *, as_json: bool) -> None:
     config = read()
-    logs.configure(role="supervisor")
+    logs.configure(role="supervisor", level=config.log.level_number, form=config.log.format)
     is_whole = roles == EVERYTHING  # a single role joins the stores of another process
     async with AsyncExitStack() as stack:
         if is_whole:

@@ -10,6 +10,7 @@ from gateway.config.model import (
     Redis,
     Upstream,
 )
+from gateway.config.operation.logs import Log
 from gateway.config.operation.records import Usage
 from gateway.config.plans import Billing, Pack, PlanSpec, TierSpec, default_plans
 from gateway.config.quantities import Address, IPNetwork
@@ -26,6 +27,7 @@ __all__ = [
     "Database",
     "IPNetwork",
     "Keys",
+    "Log",
     "Origin",
     "Pack",
     "PlanSpec",

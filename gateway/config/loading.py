@@ -16,6 +16,7 @@ from gateway.config import model
 from gateway.config.document import Document, read_yaml
 from gateway.config.entries import check_unique, read_plans, read_routes, read_upstreams
 from gateway.config.errors import ConfigError, ConfigProblem, Origin
+from gateway.config.operation.logs import Log
 from gateway.config.operation.records import Idempotency, Usage
 from gateway.config.overlay import apply_environment, apply_overrides
 from gateway.config.plans import Billing
@@ -54,6 +55,7 @@ class Sections:
     credits: model.Credits = field(default_factory=model.Credits)
     principals: model.Principals = field(default_factory=model.Principals)
     usage: Usage = field(default_factory=Usage)
+    log: Log = field(default_factory=Log)
     auth: model.Auth = field(default_factory=model.Auth)
     mail: model.Mail = field(default_factory=model.Mail)
     notices: model.Notices = field(default_factory=model.Notices)
@@ -114,6 +116,7 @@ def load(
         credits=sections.credits,
         principals=sections.principals,
         usage=sections.usage,
+        log=sections.log,
         auth=sections.auth,
         mail=sections.mail,
         notices=sections.notices,

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from gateway.config import quantities
+from gateway.config.operation.logs import Log
 from gateway.config.operation.records import Idempotency, Usage
 from gateway.config.plans import Billing, PlanSpec
 from gateway.config.quantities import (
@@ -367,5 +368,6 @@ class Config:
     routes: tuple[Route, ...]
     plans: tuple[PlanSpec, ...]
     billing: Billing
+    log: Log
     tracing: Tracing | None
     secrets: Secrets

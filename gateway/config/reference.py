@@ -147,7 +147,8 @@ def _format(value: Any, kind: str) -> str:
     if kind.startswith("size"):
         return _in_largest_unit(Decimal(value), _SIZES, "B")
     if isinstance(value, frozenset | tuple):
-        return f"[{', '.join(sorted(map(str, value)))}]"
+        members = map(str, value)
+        return f"[{', '.join(members if isinstance(value, tuple) else sorted(members))}]"
     return "{}" if value == {} else str(value)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from gateway.config import Config, ConfigError
+from gateway.config import Config, ConfigError, Log
 from gateway.config.model import Tracing
 from gateway.ledger.db.session import Database
 from gateway.meter.client.client import RedisClient
@@ -30,7 +30,8 @@ from gateway.proxy.router import Router
 from gateway.proxy.settle.settlement import Settler
 from gateway.proxy.settle.spool import Spool
 from gateway.proxy.telemetry.access_log import AccessLog
-from gateway.proxy.telemetry.request_telemetry import RequestTelemetry
+from gateway.proxy.telemetry.request_lines import NoRequestLines, RequestLines
+from gateway.proxy.telemetry.request_telemetry import Lines, RequestTelemetry
 from gateway.runtime.health.readiness import Readiness, probe_of_proxy
 from gateway.runtime.store_connections import open_stores
 from gateway.runtime.upstreams import destinations
@@ -67,10 +68,10 @@ async def data_plane(config: Config, readiness: Readiness | None = None) -> Asyn
         )
         meter.on_epochs_changed(principals.expire)
         grace = timedelta(seconds=config.billing.past_due_grace_seconds)
-        outage_credit, access_log = OutageCredit(config.redis.outage_credits), AccessLog()
+        outage_credit, access_log = OutageCredit(config.redis.outage_credits), AccessLog(form=config.log.format)
         span_recorder = build_span_recorder(config.tracing)
         settler = Settler(meter, Spool(config.data_dir / "spool", owner), outage_credit)
-        telemetry = RequestTelemetry(database, access_log, span_recorder)
+        telemetry = RequestTelemetry(database, access_log, span_recorder, lines=request_lines(config.log, access_log))
         handler = Handler(
             router_of(config),
             destinations(config),
@@ -104,6 +105,15 @@ async def data_plane(config: Config, readiness: Readiness | None = None) -> Asyn
         access_log.close()
         if span_recorder is not None:
             await asyncio.to_thread(span_recorder.close)
+
+
+def request_lines(log: Log, access_log: AccessLog) -> Lines | None:
+    """What writes the lines of requests; None for the default lines."""
+    if log.is_default_for_requests:
+        return None
+    if not log.has_requests:
+        return NoRequestLines()
+    return RequestLines(access_log, log.fields, form=log.format, successes=float(log.successes))
 
 
 def _meter(config: Config, redis_client: RedisClient, database: Database, *, owner: str) -> Meter:

@@ -37,7 +37,7 @@ async def run_child(
     reload_config: Callable[[], Config],
 ) -> None:
     """Opens the roles on the inherited sockets, serves until a signal, closes them."""
-    logs.configure(role="-".join(roles))
+    logs.configure(role="-".join(roles), level=config.log.level_number, form=config.log.format)
     metrics.BUILD_INFO.labels(version("metering-gateway")).set(1)
     raise_descriptor_limit()
     readiness = Readiness()

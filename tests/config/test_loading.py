@@ -132,6 +132,27 @@ def test_usage_is_kept_for_ever_by_default(load_text: Load) -> None:
         load_text("usage: {keep_months: 0}")
 
 
+def test_log_takes_known_fields_once_and_a_share(load_text: Load, problems_of: Problems) -> None:
+    log = load_text("log: {level: warning, format: logfmt, fields: [status, client], successes: 0.1}").log
+    assert (log.level_number, log.format, log.fields, log.successes) == (
+        30,
+        "logfmt",
+        ("status", "client"),
+        Decimal("0.1"),
+    )
+    assert load_text("").log.is_default_for_requests
+    assert load_text("", {"GATEWAY_LOG__FIELDS": "status, path"}).log.fields == ("status", "path")
+    for written in (
+        "fields: [password]",
+        "fields: []",
+        "fields: [ms, ms]",
+        "successes: 2",
+        "level: loud",
+        "format: xml",
+    ):
+        assert problems_of(f"log: {{{written}}}"), written
+
+
 def test_archive_is_a_folder_for_months_that_are_dropped(load_text: Load, problems_of: Problems) -> None:
     kept = load_text("usage: {keep_months: 13, archive: archive}").usage
     assert kept.archive == Path("archive").absolute()

@@ -17,12 +17,14 @@ from policies.model import Key
 FLUSH_SECONDS = 0.2
 MAX_BUFFERED_LINES = 20_000  # above it lines are dropped and counted: the reader of the log is too slow
 NO_KEY = '""'
+_DROPPED_LOGFMT = "event=access_log_dropped lines={}\n"
 
 
 class AccessLog:
     """Collects lines in the event loop; a thread writes them."""
 
-    def __init__(self, descriptor: int | None = None) -> None:
+    def __init__(self, descriptor: int | None = None, *, form: str = "json") -> None:
+        self._form = form
         self._descriptor = sys.stderr.fileno() if descriptor is None else descriptor
         self._lines: list[str] = []
         self._dropped = 0
@@ -57,6 +59,13 @@ class AccessLog:
             f'"key":{key}}}\n'
         )
 
+    def write(self, line: str) -> None:
+        """Takes a line that is made already, in ASCII."""
+        if len(self._lines) >= MAX_BUFFERED_LINES:
+            self._dropped += 1
+        else:
+            self._lines.append(line)
+
     def close(self) -> None:
         """Writes the buffered lines, as far as the reader takes them within a second."""
         self._closing.set()
@@ -71,7 +80,8 @@ class AccessLog:
         lines, self._lines = self._lines, []
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
-            lines.append(f'{{"event":"access_log_dropped","lines":{dropped}}}\n')
+            pattern = '{{"event":"access_log_dropped","lines":{}}}\n' if self._form == "json" else _DROPPED_LOGFMT
+            lines.append(pattern.format(dropped))
         unwritten = memoryview("".join(lines).encode())
         while unwritten:
             try:

@@ -20,6 +20,7 @@ from gateway.proxy.forward.client_response import ClientResponse
 from gateway.proxy.request.inbound import Inbound
 from gateway.proxy.settle.active_call import ActiveCall
 from gateway.proxy.telemetry.access_log import NO_KEY, AccessLog
+from gateway.proxy.telemetry.request_lines import RequestFacts
 from policies.model import Refused, Route
 from policies.pricing.model_costs import Flag
 
@@ -36,6 +37,12 @@ class SpanRecorder(Protocol):
     def record_refused(
         self, inbound: Inbound, response: ClientResponse, *, code: str, seconds: float, route: Route | None
     ) -> None: ...
+
+
+class Lines(Protocol):
+    """Writes the lines of requests as the operator wants them."""
+
+    def record(self, facts: RequestFacts) -> None: ...
 
 
 class EndpointSeries:
@@ -80,9 +87,18 @@ class RequestTelemetry:
 
     idle_seconds = 5.0
 
-    def __init__(self, database: Database, access_log: AccessLog, span_recorder: SpanRecorder | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        access_log: AccessLog,
+        span_recorder: SpanRecorder | None = None,
+        *,
+        lines: Lines | None = None,
+    ) -> None:
+        """`lines` write other lines than the default ones to the access log."""
         self._database = database
         self._access_log = access_log
+        self._lines = lines
         self._span_recorder = span_recorder
         self._by_route: dict[str, EndpointSeries] = {}
         self._other = EndpointSeries(None)
@@ -109,17 +125,20 @@ class RequestTelemetry:
         series, method = self.series(call.route), admitted_call.inbound.method
         elapsed, caller = call.elapsed_seconds, admitted_call.caller
         self._last_used[caller.key_id] = time()
-        self._access_log.record(
-            response.request_id,
-            series.endpoint_json,
-            method=method,
-            status=status,
-            seconds=elapsed,
-            upstream_seconds=call.upstream_seconds,
-            code=call.outcome,
-            credits=call.charge,
-            key=caller.masked_key,
-        )
+        if self._lines is None:
+            self._access_log.record(
+                response.request_id,
+                series.endpoint_json,
+                method=method,
+                status=status,
+                seconds=elapsed,
+                upstream_seconds=call.upstream_seconds,
+                code=call.outcome,
+                credits=call.charge,
+                key=caller.masked_key,
+            )
+        else:
+            self._lines.record(_facts_of_call(call, response, series.endpoint))
         self._settled.inc()
         series.count_response(method, status)
         series.duration.observe(elapsed)
@@ -158,15 +177,8 @@ class RequestTelemetry:
         series, status = self.series(route), response.status
         self._last_used[caller.key_id] = time()
         series.count_response(inbound.method, status)
-        self._access_log.record(
-            response.request_id,
-            series.endpoint_json,
-            method=inbound.method,
-            status=status,
-            seconds=seconds,
-            code=code,
-            credits=0,
-            key=caller.masked_key,
+        self._log_request(
+            series, response, inbound=inbound, seconds=seconds, code=code, route=route, caller=caller, credits=0
         )
 
     def record_refused(
@@ -182,15 +194,20 @@ class RequestTelemetry:
         series, method = self.series(route), inbound.method
         series.count_response(method, response.status)
         series.count_refusal(refused.code)
-        self._access_log.record(
-            response.request_id,
-            series.endpoint_json,
-            method=method if method in series.methods else metrics.OTHER,
-            status=response.status,
-            seconds=seconds,
-            code=refused.code,
-            key=NO_KEY if caller is None else caller.masked_key,
-        )
+        if self._lines is None:
+            self._access_log.record(
+                response.request_id,
+                series.endpoint_json,
+                method=method if method in series.methods else metrics.OTHER,
+                status=response.status,
+                seconds=seconds,
+                code=refused.code,
+                key=NO_KEY if caller is None else caller.masked_key,
+            )
+        else:
+            self._log_request(
+                series, response, inbound=inbound, seconds=seconds, code=refused.code, route=route, caller=caller
+            )
         if caller is not None and len(self._refusals) < MAX_PENDING:
             refusal_key = caller.key_id, series.endpoint, refused.code, int(time()) // 60
             self._refusals[refusal_key] = self._refusals.get(refusal_key, 0) + 1
@@ -201,16 +218,49 @@ class RequestTelemetry:
         """Records a request that ended by a fault of the gateway itself before it was admitted."""
         series, method = self.series(route), inbound.method
         series.count_response(method, response.status)
-        self._access_log.record(
-            response.request_id,
-            series.endpoint_json,
-            method=method if method in series.methods else metrics.OTHER,
-            status=response.status,
-            seconds=seconds,
-            code="internal_error",
-        )
+        self._log_request(series, response, inbound=inbound, seconds=seconds, code="internal_error", route=route)
         if self._span_recorder is not None:
             self._span_recorder.record_refused(inbound, response, code="internal_error", seconds=seconds, route=route)
+
+    def _log_request(
+        self,
+        series: EndpointSeries,
+        response: ClientResponse,
+        *,
+        inbound: Inbound,
+        seconds: float,
+        code: str,
+        route: Route | None,
+        caller: Caller | None = None,
+        credits: int | None = None,
+    ) -> None:
+        """The line of a request that was no call."""
+        method = inbound.method if inbound.method in series.methods else metrics.OTHER
+        if self._lines is None:
+            self._access_log.record(
+                response.request_id,
+                series.endpoint_json,
+                method=method,
+                status=response.status,
+                seconds=seconds,
+                code=code,
+                credits=credits,
+                key=NO_KEY if caller is None else caller.masked_key,
+            )
+            return
+        facts = RequestFacts(
+            request_id=response.request_id,
+            endpoint=series.endpoint,
+            method=method,
+            status=response.status,
+            seconds=seconds,
+            code=code,
+            credits=credits,
+            inbound=inbound,
+            route=route,
+            caller=caller,
+        )
+        self._lines.record(facts)
 
     async def run_once(self) -> int:
         """Writes what was recorded since the last time; always 0, for nothing is left to do."""
@@ -229,6 +279,23 @@ class RequestTelemetry:
             self._last_used = last_used | self._last_used
             raise
         return 0
+
+
+def _facts_of_call(call: ActiveCall, response: ClientResponse, endpoint: str) -> RequestFacts:
+    return RequestFacts(
+        request_id=response.request_id,
+        endpoint=endpoint,
+        method=call.admitted_call.inbound.method,
+        status=response.status,
+        seconds=call.elapsed_seconds,
+        upstream_seconds=call.upstream_seconds,
+        code=call.outcome or "",
+        credits=call.charge,
+        inbound=call.admitted_call.inbound,
+        route=call.route,
+        caller=call.admitted_call.caller,
+        call=call,
+    )
 
 
 def _count_cut(call: ActiveCall) -> None:
