@@ -16,9 +16,11 @@ from contextlib import suppress
 _PR_SET_PDEATHSIG = 1
 _PR_SET_KEEPCAPS = 8
 _PR_SET_SECUREBITS = 28
+_PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
 _CAP_DAC_READ_SEARCH = 2
+_DAC_READ_SEARCH = 1 << _CAP_DAC_READ_SEARCH
 _SECBIT_NO_SETUID_FIXUP = 1 << 2
 _CAPABILITY_VERSION_3 = 0x20080522
 
@@ -27,7 +29,7 @@ def main(arguments: list[str]) -> None:
     lock, parent, death_signal, uid, gid, *command = arguments
     _acquire(lock)
     if int(uid) != os.geteuid():
-        _drop_root(int(uid), int(gid))
+        _drop_root(int(uid), int(gid), program=command[0])
     # After the change of user, which clears it.
     _stop_with_parent(int(parent), int(death_signal))
     os.execv(command[0], command)  # noqa: S606 - replacing this process is its purpose
@@ -45,8 +47,11 @@ def _acquire(path: str) -> None:
     os.set_inheritable(descriptor, True)
 
 
-def _drop_root(uid: int, gid: int) -> None:
-    """Becomes `uid`, since PostgreSQL refuses root, but keeps access to directories that only root may enter."""
+def _drop_root(uid: int, gid: int, *, program: str) -> None:
+    """Becomes `uid`, since PostgreSQL refuses root, without any capability.
+
+    Where working directory or program lie below a directory that only root may enter, CAP_DAC_READ_SEARCH is kept.
+    """
     linux = sys.platform == "linux"
     try:
         if linux:
@@ -56,7 +61,13 @@ def _drop_root(uid: int, gid: int) -> None:
         os.setgid(gid)
         os.setuid(uid)
         if linux:
-            _keep_file_access()
+            _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+            _set_capabilities(effective=0, permitted=_DAC_READ_SEARCH)
+            folder = os.getcwd()  # noqa: PTH109 - pathlib takes longer to import than all else here
+            if os.access(folder, os.R_OK | os.X_OK) and os.access(program, os.R_OK | os.X_OK):
+                _set_capabilities(effective=0, permitted=0)
+            else:
+                _keep_file_access()
     except OSError as error:
         sys.exit(
             f"the embedded stores cannot change from root to user {uid} ({error}); start the gateway as a normal user"
@@ -73,12 +84,16 @@ def _keep_access_check() -> None:
 
 
 def _keep_file_access() -> None:
-    """Reduces the capabilities to CAP_DAC_READ_SEARCH, and makes it survive exec (capabilities(7), ambient set)."""
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    bit = 1 << _CAP_DAC_READ_SEARCH
-    effective_permitted_inheritable = (ctypes.c_uint32 * 6)(bit, bit, bit, 0, 0, 0)
-    _check(ctypes.CDLL(None, use_errno=True).capset(header, effective_permitted_inheritable))
+    """Makes CAP_DAC_READ_SEARCH survive exec (capabilities(7), ambient set)."""
+    _set_capabilities(effective=_DAC_READ_SEARCH, permitted=_DAC_READ_SEARCH)
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_DAC_READ_SEARCH)
+
+
+def _set_capabilities(*, effective: int, permitted: int) -> None:
+    """Sets these and no others; what is permitted is inheritable."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    effective_permitted_inheritable = (ctypes.c_uint32 * 6)(effective, permitted, permitted, 0, 0, 0)
+    _check(ctypes.CDLL(None, use_errno=True).capset(header, effective_permitted_inheritable))
 
 
 def _stop_with_parent(parent: int, death_signal: int) -> None:

@@ -68,6 +68,7 @@ class Postgres:
         password_file = self._cluster.with_suffix(".password")
         password_file.touch(mode=0o600)
         password_file.write_text(password)
+        chown_to_server_user(password_file)
         options = [
             f"--username={postgres_roles.SUPERUSER}",
             "--auth=scram-sha-256",

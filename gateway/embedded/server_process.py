@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -106,14 +107,23 @@ async def stop_leftover(program: ServerProgram, timeout_seconds: float) -> None:
     raise StoreFailedError(f"{program.name} of an earlier start still runs as process {lock_holder(program.lock)}")
 
 
-def chown_to_server_user(folder: Path) -> None:
-    """As root, makes the servers' user own `folder`, since PostgreSQL checks the owner of its directory."""
+def chown_to_server_user(path: Path) -> None:
+    """As root, makes the servers' user own `path`, since PostgreSQL checks the owner of its directory."""
     if os.geteuid() == 0:
-        os.chown(folder, *_identity(folder.parent))
+        os.chown(path, *_identity(path.parent))
+
+
+def _let_pass(folder: Path, gid: int) -> None:
+    """As root, lets the servers' group pass through `folder` of root, so that they need no capability for it."""
+    status = folder.stat()
+    if os.geteuid() == 0 and status.st_uid == 0 and status.st_gid in (0, gid) and not status.st_mode & stat.S_IXOTH:
+        os.chown(folder, -1, gid)
+        folder.chmod(stat.S_IMODE(status.st_mode) | stat.S_IXGRP)
 
 
 def _spawn(program: ServerProgram, command: Sequence[str]) -> subprocess.Popen[bytes]:
     uid, gid = _identity(program.folder)
+    _let_pass(program.folder.parent, gid)
     numbers = (os.getpid(), int(program.stop_signal), uid, gid)
     launcher = [sys.executable, "-I", "-S", launch.__file__, str(program.lock), *map(str, numbers)]
     with open(program.log, "ab", opener=_private) as log:
