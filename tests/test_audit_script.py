@@ -12,6 +12,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CLEAN = {"dependencies": [{"name": "pydantic", "version": "2.0", "vulns": []}], "fixes": []}
 FLAW = {"id": "PYSEC-2026-1", "fix_versions": ["2.1"], "aliases": [], "description": "bad"}
+SKIPPED = {"name": "ours", "skip_reason": "Dependency not found on PyPI and could not be audited: ours (1)"}
+UNKNOWN = {"dependencies": [SKIPPED], "fixes": []}
+PARTLY = {"dependencies": [SKIPPED, *CLEAN["dependencies"]], "fixes": []}
 FLAWED = {"dependencies": [{"name": "pydantic", "version": "2.0", "vulns": [FLAW]}]}
 
 
@@ -34,6 +37,8 @@ def audit(folder: Path, program: str | None) -> subprocess.CompletedProcess[str]
         ("echo 'ConnectionError: unreachable' >&2; exit 1", 0, "audit skipped: no advisory database answers"),
         ("echo '<html>proxy</html>'; exit 1", 0, "audit skipped: no advisory database answers"),
         (f"echo '{json.dumps(CLEAN)}'", 0, "requirements.lock: 1 packages, 0 known vulnerabilities"),
+        (f"echo '{json.dumps(UNKNOWN)}'", 0, "audit skipped: no advisory database answers"),
+        (f"echo '{json.dumps(PARTLY)}'", 0, "requirements.lock: no advisory database knows ours"),
         (f"echo '{json.dumps(FLAWED)}'; exit 1", 1, "pydantic 2.0: PYSEC-2026-1, fixed in 2.1"),
     ],
 )
