@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE
 ALSO_fuzz := tests/api/test_schemathesis.py tests/api/test_broken_values.py tests/ledger/invoicing/test_issued_invoices.py
 ALSO_chaos := tests/guarantees/histories tests/guarantees/ai/test_aborts.py tests/guarantees/attacks
 
-.PHONY: help run unit test check format reference fuzz chaos bench lock node-clients
+.PHONY: help run unit test check docs format reference fuzz chaos bench lock node-clients
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -29,6 +29,11 @@ check: .venv/.installed-dev ## format, lint, types and architecture; changes not
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest --quiet tests/test_architecture.py
+	$(MAKE) docs
+
+docs: .venv/.installed-dev ## build the documentation as a site into build/site; fails on a link to nothing
+	$(BIN)/python scripts/docs-pages
+	$(BIN)/zensical build --strict --config-file zensical.toml
 
 format: .venv/.installed-dev ## format the code and fix what the linter can fix
 	$(BIN)/ruff format .

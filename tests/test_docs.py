@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(#[^)]*)?\)")
+PAGE = re.compile(r'"([\w/-]+\.md)"')
 PATH = re.compile(r"`((?:gateway|policies|tests|deploy|docs|migrations|benchmarks)/[\w./-]+)`")
 
 
@@ -24,3 +25,9 @@ def test_docs_link_to_what_exists(page: str) -> None:
 def test_docs_name_files_that_exist(page: str) -> None:
     missing = [path for path in PATH.findall((ROOT / page).read_text()) if not (ROOT / path).exists()]
     assert not missing
+
+
+def test_each_page_is_in_the_navigation_of_the_site() -> None:
+    listed = set(PAGE.findall((ROOT / "zensical.toml").read_text()))
+    pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    assert {page for page in pages if not page.startswith("decisions/")} - {"README.md"} <= listed
