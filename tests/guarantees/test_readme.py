@@ -21,13 +21,15 @@ from tests.guarantees.demo import Running
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-PAGES = ("README.md", "docs/payments.md")
+GUIDES = ("docs/guides/sell-an-ai-api.md",)
+PAGES = ("README.md", "docs/payments.md", *GUIDES)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 USAGE_SECONDS = 30
 # curl fails where the gateway refuses, and ends each response with a line break.
 STRICT = 'set -euo pipefail\ncurl() { command curl --fail --show-error --no-progress-meter "$@"; echo; }\n'
 CURL_7_74 = {"-s", "-X", "-H", "-d", "-F", "-N"}
 SECRETS = {
+    "OPENAI_API_KEY": "sk-example",
     "GATEWAY_ADMIN_TOKEN": "a" * 32,
     "GATEWAY_KEY_PEPPER": "p" * 32,
     "GATEWAY_JWT_SECRET": "j" * 32,
@@ -102,6 +104,14 @@ def test_documented_settings_are_valid(page: str, tmp_path: Path) -> None:
         file = tmp_path / "gateway.yaml"
         file.write_text(yaml.safe_dump(whole | yaml.safe_load(snippet)))
         load(file, SECRETS, persist_secrets=False)
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_guide_begins_with_a_whole_configuration(page: str, tmp_path: Path) -> None:
+    kinds_and_blocks = blocks((ROOT / page).read_text())
+    file = tmp_path / "gateway.yaml"
+    file.write_text(next(block for kind, block in kinds_and_blocks if kind == "yaml"))
+    assert load(file, SECRETS, persist_secrets=False).routes
 
 
 def _script(demo: Running, chosen: list[tuple[str, str]]) -> str:
