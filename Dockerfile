@@ -10,17 +10,22 @@ COPY gateway gateway
 RUN /opt/gateway/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM python:3.13-slim
-RUN useradd --uid 10001 --user-group --no-create-home gateway \
-    && install --directory --owner gateway --group gateway --mode 0700 /var/lib/gateway
+# Any user of group 0 may write there, so the image runs as whichever user the platform picks (OpenShift picks one).
+RUN useradd --uid 10001 --gid 0 --no-create-home gateway \
+    && install --directory --owner 10001 --group 0 --mode 0770 /var/lib/gateway
 COPY --from=build /opt/gateway /opt/gateway
 COPY gateway.yaml /etc/gateway/gateway.yaml
 # The admin and the health listener bind all interfaces of the container; publish their ports only where operators are.
+# The volume is all that is written, also what is temporary: the root file system may be read-only.
 ENV PATH=/opt/gateway/bin:$PATH \
+    HOME=/var/lib/gateway \
+    TMPDIR=/var/lib/gateway \
     PYTHONUNBUFFERED=1 \
     GATEWAY_SERVER__ADMIN=0.0.0.0:8081 \
     GATEWAY_SERVER__HEALTH=0.0.0.0:8082 \
     GATEWAY_DATA_DIR=/var/lib/gateway
-USER gateway
+# By number, so that Kubernetes sees that it is not root.
+USER 10001:0
 # Commands look for gateway.yaml where they run.
 WORKDIR /etc/gateway
 VOLUME /var/lib/gateway
