@@ -81,13 +81,16 @@ class PriceChange:
     """What a subscription is to sell. The same `key` is executed once.
 
     `quantity` None: the price is metered, so it has none. `sold_prices` are those of plans: the subscription may sell
-    other things too, which stay.
+    other things too, which stay. `overage_price_id` is a metered price that it has to sell besides; `overage_prices`
+    are those of all plans.
     """
 
     price_id: str
     quantity: int | None
     key: str
     sold_prices: Collection[str] = ()
+    overage_price_id: str | None = None
+    overage_prices: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +195,10 @@ class Provider(Protocol):
 
     async def fetch_price(self, price_id: str) -> RemotePrice | None:
         """What it charges; None for an unknown price."""
+        ...
+
+    async def missing_permissions(self) -> tuple[str, ...]:
+        """What the API key must be allowed to do and is not, as the provider names it."""
         ...
 
     async def fetch(self, subject: ObjectRef) -> Snapshot:

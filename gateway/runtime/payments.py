@@ -126,6 +126,7 @@ def payment_workers(config: Config, database: Database, providers: dict[str, Pro
     """Empty where no provider is configured."""
     if not providers:
         return ()
+    from gateway.workers.billing.key_permissions import KeyPermissionWorker
     from gateway.workers.billing.price_checks import PriceCheckWorker
     from gateway.workers.billing.provider_cancellation import ProviderCancellationWorker
     from gateway.workers.billing.provider_poller import ProviderPoller
@@ -136,6 +137,7 @@ def payment_workers(config: Config, database: Database, providers: dict[str, Pro
     cancellations = (ProviderCancellationWorker(database, provider) for provider in providers.values())
     return (
         WebhookProcessor(database, providers),
+        KeyPermissionWorker(providers.values()),
         PriceCheckWorker(database, providers, packs=config.billing.packs),
         *pollers,
         *cancellations,

@@ -160,8 +160,8 @@ class SoldLine:
 class RemotePayment:
     """One charge: for a period of a subscription or, without a subscription, for a pack of credits.
 
-    `subtotal` is before tax and after discounts. `period` is the whole period that it pays for; None for anything less,
-    such as a change of plan. Of several `lines`, price and period are those of the first.
+    `subtotal` is before tax, and after discounts but for packs. `period` is the whole period that it pays for; None for
+    anything less, such as a change of plan. Of several `lines`, price and period are those of the first.
     """
 
     id: str

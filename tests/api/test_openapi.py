@@ -109,3 +109,32 @@ def example_of(schema: dict[str, Any], document: dict[str, Any]) -> dict[str, An
     fields = document["components"]["schemas"][reference.rpartition("/")[2]]["properties"].items()
     examples = {name: field["examples"][0] for name, field in fields if "examples" in field}
     return examples | {name: UNKNOWN_ID for name, field in fields if field.get("format") == "uuid"}
+
+
+async def test_no_body_may_have_fields_that_are_unknown(document: dict[str, Any]) -> None:
+    assert open_bodies(document) == set()
+
+
+def open_bodies(document: dict[str, Any]) -> set[str]:
+    """The schemas with members that a request's body may have, and that take others too, which would be ignored."""
+    schemas, seen, found = document["components"]["schemas"], set(), set()
+    waiting = [
+        (content["schema"], f"{method} {path}")
+        for method, path, each in operations(document)
+        for content in each.get("requestBody", {}).get("content", {}).values()
+    ]
+    assert len(waiting) > 10
+    while waiting:
+        schema, name = waiting.pop()
+        if "$ref" in schema:
+            name = schema["$ref"].rpartition("/")[2]
+            if name in seen:
+                continue
+            seen.add(name)
+            schema = schemas[name]
+        if "properties" in schema and "type" in schema and schema.get("additionalProperties") is not False:
+            found.add(name)
+        parts = [*schema.get("anyOf", ()), *schema.get("oneOf", ()), *schema.get("properties", {}).values()]
+        parts += [schema["items"]] if "items" in schema else []
+        waiting += [(part, f"{name}/") for part in parts]
+    return found

@@ -51,6 +51,7 @@ BEYOND_SCHEMAS = {
     "pay no invoice yet": "depends on what a payment was matched to before",
     "only of hmac-sha256": "as these do",
     "is required where the name has no letter or digit": "and these",
+    "no permission has the name": "permissions are made by operators",
     "must be one that is configured": "peppers are configured after the document is written",
     "must not hold NUL characters": "patterns do not reach into metadata of any shape",
     "must not hold control characters": "dialects disagree on Unicode's categories too",

@@ -32,6 +32,7 @@ class FakeLemonSqueezy:
         self.prices = dict(prices)
         self.now = datetime.now(UTC).replace(microsecond=0)
         self.limited = 0
+        self.discount = 0  # of orders, in cents, by a code
         self.key_refused: int | None = None
         self.found: dict[tuple[str, str], Resource] = {}
         self.webhooks: list[Resource] = []
@@ -163,9 +164,9 @@ class FakeLemonSqueezy:
             user_email=email,
             currency="USD",
             subtotal=amount,
-            discount_total=0,
+            discount_total=self.discount,
             tax=0,
-            total=amount,
+            total=amount - self.discount,
             status="paid",
             refunded=False,
             refunded_amount=0,

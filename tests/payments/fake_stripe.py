@@ -51,6 +51,7 @@ class FakeStripe:
         self.now = int(time.time())
         self.down = False
         self.key_refused: int | None = None
+        self.forbidden: set[str] = set()  # resources for which a restricted key has no permission
         self.requests: list[tuple[str, str]] = []
         self.objects: dict[str, Object] = {}
         self.events: list[Object] = []
@@ -224,6 +225,8 @@ class FakeStripe:
             return JSONResponse({"error": {"message": "no", "type": "invalid_request_error"}}, self.key_refused)
         if ("_live_" in request.headers["authorization"]) != self.is_live:
             return _failure("No such object; a similar one exists in the other mode", 404, code="resource_missing")
+        if any(request.path_params["path"].startswith(each) for each in self.forbidden):
+            return _failure("The provided key does not have the required permissions for this endpoint", 403)
         version = self.answers_version or request.headers["stripe-version"]
         given = _nested(dict(await request.form()) if request.method == "POST" else dict(request.query_params))
         key = request.headers.get("idempotency-key", "")

@@ -26,7 +26,7 @@ from tests.api.conftest import admin_app, client_of
 from tests.payments.conftest import STRIPE_SECRETS
 from tests.payments.fake_stripe import FakeStripe, signed
 from tests.payments.payment_stack import PaymentStack, only
-from tests.payments.test_stripe_lifecycle import subscribe_and_pay
+from tests.payments.test_stripe_lifecycle import deliver_all, subscribe_and_pay
 from tests.support.pages import assert_closed_document, assert_closed_page
 
 
@@ -56,6 +56,19 @@ async def operator(stripe_stack: PaymentStack) -> AsyncIterator[Operator]:
     app = admin_app(stripe_stack.database, publish, missing={}, checkout_service=checkout_service)
     async with client_of(app) as client:
         yield Operator(client)
+
+
+async def test_pack_that_cost_nothing_cannot_be_refunded(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe, operator: Operator
+) -> None:
+    user = await stripe_stack.create_user()
+    checkout = await stripe_stack.buy_pack(user)
+    fake_stripe.enter_code(checkout.provider_checkout_id or "", off=500)
+    fake_stripe.pay_checkout(checkout.provider_checkout_id or "")
+    await deliver_all(stripe_stack, fake_stripe)
+    payment = only(await stripe_stack.payments(user), "credits")
+    wish = {"payment_id": str(payment.id), "reason": "goodwill"}
+    assert "Nothing was paid" in (await operator.call("POST", "/refunds", wish, status=409))["detail"]
 
 
 async def test_refund_reaches_the_provider_once_and_is_booked_at_once(

@@ -107,6 +107,20 @@ async def test_lemon_squeezy_pack_is_granted_once_by_confirmation_or_webhook(
     assert await lemon_squeezy_stack.balance(user) == 100
 
 
+@pytest.mark.parametrize("off", [100, 500])
+async def test_lemon_squeezy_pack_bought_with_a_discount_code_gives_its_credits(
+    lemon_squeezy_stack: PaymentStack, fake_lemon_squeezy: FakeLemonSqueezy, off: int
+) -> None:
+    user = await lemon_squeezy_stack.create_user()
+    checkout = await lemon_squeezy_stack.buy_pack(user)
+    fake_lemon_squeezy.discount = off
+    fake_lemon_squeezy.pay_checkout(checkout.provider_checkout_id or "")
+    await deliver_all(lemon_squeezy_stack, fake_lemon_squeezy)
+    row = only(await lemon_squeezy_stack.payments(user), "credits")
+    assert (row.status, row.amount, row.credits_awarded) == ("completed", Decimal(500 - off) / 100, 100)
+    assert await lemon_squeezy_stack.balance(user) == 100
+
+
 async def test_lemon_squeezy_pack_refund_by_an_operator_is_booked_at_once(
     lemon_squeezy_stack: PaymentStack, fake_lemon_squeezy: FakeLemonSqueezy
 ) -> None:

@@ -38,6 +38,7 @@ def configured(tmp_path: Path, **environ: str) -> Config:
             ["stripe"],
             [
                 "WebhookProcessor",
+                "KeyPermissionWorker",
                 "PriceCheckWorker",
                 "ProviderPoller",
                 "ProviderCancellationWorker",
@@ -47,13 +48,20 @@ def configured(tmp_path: Path, **environ: str) -> Config:
         (
             LEMON_SQUEEZY,
             ["lemon_squeezy"],
-            ["WebhookProcessor", "PriceCheckWorker", "ProviderPoller", "ProviderCancellationWorker"],
+            [
+                "WebhookProcessor",
+                "KeyPermissionWorker",
+                "PriceCheckWorker",
+                "ProviderPoller",
+                "ProviderCancellationWorker",
+            ],
         ),
         (
             STRIPE | LEMON_SQUEEZY,
             ["lemon_squeezy", "stripe"],
             [
                 "WebhookProcessor",
+                "KeyPermissionWorker",
                 "PriceCheckWorker",
                 "ProviderPoller",
                 "ProviderPoller",

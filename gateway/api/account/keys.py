@@ -12,7 +12,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.api.account.dependencies import KeyFactoryDep, Me
 from gateway.api.errors import Conflict
 from gateway.api.openapi import CONFLICTS, SIGNED_IN, UNKNOWN
-from gateway.api.schemas.api_keys import IssuedKey, Key, KeyPatch, NewKeyTerms, Rotation, issued_key_model, key_model
+from gateway.api.schemas.api_keys import (
+    IssuedKey,
+    Key,
+    KeyPatch,
+    NewKeyTerms,
+    Rotation,
+    check_permissions,
+    issued_key_model,
+    key_model,
+)
 from gateway.api.schemas.pages import PageModel, PageQuery, page_of
 from gateway.clock import now
 from gateway.ledger.accounts import api_keys
@@ -31,6 +40,7 @@ async def create_key(body: NewKeyTerms, me: Me, key_factory: KeyFactoryDep) -> I
     """
     secret, fingerprint = key_factory.create()
     async with me.unit_of_work.change() as change:
+        await check_permissions(change.connection, body.permissions)
         row = await api_keys.create(change.connection, me.id, fingerprint=fingerprint, **body.model_dump())
         await change.record("keys.create", "key", entity_id=row.id, after=key_model(row, now()))
     return issued_key_model(row, secret.secret)
@@ -57,6 +67,7 @@ async def change_key(key_id: UUID, patch: KeyPatch, me: Me) -> Key:
         changes["status"] = KeyStatus(changes["status"])
     async with me.unit_of_work.change() as change:
         before = _usable(await _locked(change.connection, me, key_id))
+        await check_permissions(change.connection, patch.permissions)
         after = key_model(await api_keys.patch(change.connection, key_id, **changes), now())
         await change.record("keys.change", "key", entity_id=key_id, before=key_model(before, now()), after=after)
     return after

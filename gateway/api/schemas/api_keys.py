@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.api.errors import Invalid
 from gateway.api.schemas.fields import Count, Credits, FutureInstant, Instant, Line, Network, Word
 from gateway.api.schemas.pages import PatchModel, RequestModel, ResponseModel, unset
 from gateway.clock import now
 from gateway.ledger.accounts import api_keys
+from gateway.ledger.catalogue import permissions
 from policies.model import KeyStatus
 
 ShownStatus = Literal["active", "disabled", "revoked", "expired"]
@@ -65,6 +69,12 @@ class KeyPatch(PatchModel):
 
 class Rotation(RequestModel):
     grace_seconds: Count = Field(default=0, examples=[3600], description="How long the old key goes on working.")
+
+
+async def check_permissions(connection: AsyncConnection, names: Collection[str] | None) -> None:
+    """Raises Invalid for names that no permission has: who misspells one would find a key that may do nothing."""
+    if unknown := await permissions.find_unknown(connection, names or ()):
+        raise Invalid("permissions", f"no permission has the name {', '.join(unknown)}")
 
 
 def key_model(key: api_keys.ApiKey, instant: datetime) -> Key:

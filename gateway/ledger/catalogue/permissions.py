@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -30,6 +31,14 @@ class PermissionUses:
 async def get(connection: AsyncConnection, permission_id: UUID) -> Permission | None:
     row = (await connection.execute(select(*_COLUMNS).where(permissions.c.id == permission_id))).one_or_none()
     return None if row is None else value(Permission, row)
+
+
+async def find_unknown(connection: AsyncConnection, names: Collection[str]) -> tuple[str, ...]:
+    """Those of the names that no permission has, sorted."""
+    if not names:
+        return ()
+    known = frozenset(await connection.scalars(select(permissions.c.name).where(permissions.c.name.in_(names))))
+    return tuple(sorted(set(names) - known))
 
 
 async def get_for_update(connection: AsyncConnection, permission_id: UUID) -> Permission:

@@ -22,6 +22,11 @@ IN_FORCE = """
       LEFT JOIN LATERAL jsonb_populate_record(today, coalesce(v.terms, '{}')) p ON true
 """
 
+_OVERAGE_PRICES = text("""
+    SELECT DISTINCT terms ->> 'overage_stripe_price_id' FROM plan_versions
+     WHERE terms ->> 'overage_stripe_price_id' IS NOT NULL
+""")
+
 _RECORD = text("""
     INSERT INTO plan_versions (plan_id, version, terms, tiers, permissions)
     SELECT p.id, p.version, to_jsonb(p),
@@ -64,6 +69,11 @@ _GET = text("""
       CROSS JOIN LATERAL jsonb_populate_record(today, v.terms) p
      WHERE v.plan_id = :plan_id AND v.version = :version
 """)
+
+
+async def list_overage_prices(connection: AsyncConnection) -> frozenset[str]:
+    """The metered prices that bill the overage of plans at Stripe, of all versions."""
+    return frozenset(await connection.scalars(_OVERAGE_PRICES))
 
 
 async def record(connection: AsyncConnection, plan_id: str) -> None:

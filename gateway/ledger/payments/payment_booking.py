@@ -58,8 +58,8 @@ async def book(
     invoice_id = await invoices.upsert_from_provider(
         connection, provider, remote, user_id=purpose.user_id, of=purpose.subscription
     )
-    if remote.amount <= 0:
-        return  # of a trial, or free by a discount
+    if remote.amount <= 0 and purpose.subscription is not None:
+        return  # of a trial, or free by a discount: its credits come with the period
     mismatch = _mismatch(remote, purpose)
     row = await payments.upsert(
         connection,

@@ -143,6 +143,9 @@ class LemonSqueezy:
         found = (await self._get("/prices", {"filter[variant_id]": price_id}))["data"]
         return objects.read_price(found[0]["attributes"]) if found else None
 
+    async def missing_permissions(self) -> tuple[str, ...]:
+        return ()  # its keys may do everything
+
     async def fetch(self, subject: ObjectRef) -> Snapshot:
         try:
             if subject.kind is ObjectKind.SUBSCRIPTION:

@@ -103,7 +103,7 @@ def read_order(found: Resource) -> RemotePayment:
         subscription_id=None,
         status=_status(attributes["status"]),
         amount=from_minor(attributes["total"], currency),
-        subtotal=from_minor(attributes["subtotal"] - (attributes.get("discount_total") or 0), currency),
+        subtotal=from_minor(attributes["subtotal"], currency),
         currency=currency,
         price_id=str(item.get("variant_id") or ""),
         refunds=_refunds(f"{ORDER_PREFIX}{found['id']}", attributes, currency),

@@ -23,6 +23,7 @@ from gateway.payments.stripe import objects
 from gateway.payments.stripe.calls import executed_once, idempotency_key, response, timeout
 from gateway.payments.stripe.changes import SubscriptionChanges
 from gateway.payments.stripe.events import EVENT_TYPES, SIGNATURE_FIELD, parse_event, verify_signature
+from gateway.payments.stripe.permissions import find_missing
 from gateway.payments.stripe.sessions import CheckoutOptions, session_fields
 from policies.billing.payments import ObjectKind, ObjectRef, ProviderEvent, RemoteCheckout, RemotePayment, Snapshot
 from policies.billing.price_checks import RemotePrice
@@ -61,6 +62,7 @@ class Stripe:
         meter_event_name: str = "gateway_credits",
         checkout_options: CheckoutOptions | None = None,
     ) -> None:
+        self._is_restricted = secret_key.startswith("rk_")
         self._is_live = secret_key.partition("_")[2].startswith("live_")
         self._secrets = tuple(webhook_secrets)
         self._meter_event_name = meter_event_name
@@ -143,6 +145,9 @@ class Stripe:
                 return None
             raise
 
+    async def missing_permissions(self) -> tuple[str, ...]:
+        return await find_missing(self._client) if self._is_restricted else ()
+
     async def fetch(self, subject: ObjectRef) -> Snapshot:
         try:
             return await self._fetch(subject)
@@ -198,7 +203,7 @@ class Stripe:
             found = await self._subscription(session["subscription"])
             return Snapshot(found.subscriptions, found.payments, about)
         if not session.get("payment_intent"):
-            return Snapshot(checkout=about)
+            return Snapshot(payments=objects.read_free_checkout(session), checkout=about)
         paid = await self._intent_payment(session["payment_intent"])
         if session.get("amount_subtotal") is not None:
             # The intent has the amount after a promotion code, and with tax.

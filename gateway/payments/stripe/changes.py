@@ -43,7 +43,7 @@ class SubscriptionChanges:
         found = await self._retrieve(subscription_id)
         items = objects.data(found.get("items"))
         own = own_item(items, change.sold_prices)
-        others = [_phase_item(each) for each in items if each is not own]
+        others = [_phase_item(each) for each in items if each is not own] + added_items(items, change)
         await self._schedule(found, [_fields(change.price_id, change.quantity), *others], key=change.key)
 
     async def undo_scheduled(self, subscription_id: str) -> None:
@@ -51,9 +51,11 @@ class SubscriptionChanges:
         await self._release(await self._retrieve(subscription_id))
 
     async def _update_items(self, subscription: Mapping[str, Any], change: PriceChange) -> str | None:
-        own = own_item(objects.data(subscription.get("items")), change.sold_prices)
+        items = objects.data(subscription.get("items"))
+        own = own_item(items, change.sold_prices)
+        changed_items = [{"id": own["id"], **_fields(change.price_id, change.quantity)}, *added_items(items, change)]
         update: Any = {
-            "items": [{"id": own["id"], **_fields(change.price_id, change.quantity)}],
+            "items": changed_items,
             "proration_behavior": "always_invoice",
             # The items stay as they are until it is paid: https://docs.stripe.com/billing/subscriptions/pending-updates
             "payment_behavior": "pending_if_incomplete",
@@ -119,6 +121,24 @@ def own_item(items: Collection[Mapping[str, Any]], sold_prices: Collection[str])
     if len(own) != 1:
         raise ProviderRefused(f"the subscription has {len(own)} items that sell a plan, so none can be changed")
     return own[0]
+
+
+def added_items(items: Collection[Mapping[str, Any]], change: PriceChange) -> list[dict[str, Any]]:
+    """The metered price that bills the plan's overage, unless the subscription has it.
+
+    Raises ProviderRefused where it has another: Stripe does not bill what is reported after a metered price is removed,
+    and two on one meter would bill it twice (https://docs.stripe.com/billing/subscriptions/usage-based/manage-billing-setup).
+    """
+    wanted = change.overage_price_id
+    sold = {objects.price_of_item(each) for each in items}
+    if wanted is None or wanted in sold:
+        return []
+    if others := sold & set(change.overage_prices):
+        raise ProviderRefused(
+            f"the subscription's overage is billed by {', '.join(sorted(others))}, that of the plan by {wanted}: "
+            "end the subscription with its period, then subscribe to the plan"
+        )
+    return [{"price": wanted}]
 
 
 def _phase_item(item: Mapping[str, Any]) -> dict[str, Any]:

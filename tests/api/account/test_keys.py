@@ -9,11 +9,15 @@ from uuid import uuid4
 import pytest
 
 from gateway.clock import now
+from gateway.ledger.catalogue import plans
 from tests.api.account.conftest import AccountApi
 
 
 async def test_key_is_shown_once_and_listed_without_its_secret(account_api: AccountApi) -> None:
     customer = await account_api.customer()
+    async with account_api.database.transaction() as connection:
+        if "analyze" not in {each.name for each in await plans.list_permissions(connection)}:
+            await plans.create_permission(connection, "analyze")
     body = {
         "name": "production",
         "permissions": ["analyze"],
@@ -28,6 +32,10 @@ async def test_key_is_shown_once_and_listed_without_its_secret(account_api: Acco
     assert made.items() >= (body | {"status": "active", "user_id": str(customer.id)}).items()
     assert (await customer.get("/me/keys"))["data"] == [made]
     assert await customer.get(f"/me/keys/{made['id']}") == made
+    misspelt = {"permissions": ["anallyze"]}
+    for method, path in (("PATCH", f"/me/keys/{made['id']}"), ("POST", "/me/keys")):
+        refused = await customer.call(method, path, status=422, json=misspelt)
+        assert [error["field"] for error in refused["errors"]] == ["permissions"]
 
 
 async def test_key_is_changed_and_disabled(account_api: AccountApi) -> None:

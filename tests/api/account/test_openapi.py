@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 
 from gateway.config.routes import is_reserved
 from tests.api.account.conftest import AccountApi
-from tests.api.test_openapi import assert_names_of_schemas
+from tests.api.test_openapi import assert_names_of_schemas, open_bodies
 
 # What anyone may call; a provider proves itself by a signature.
 OPEN = {"/plans", "/auth/register", "/auth/login", "/auth/refresh", "/auth/forgot-password", "/auth/reset-password"} | {
@@ -42,6 +42,10 @@ async def test_operation_with_security_refuses_a_request_without_a_token(account
 
 async def test_schemas_have_unique_titles_as_names(account_api: AccountApi) -> None:
     assert_names_of_schemas((await account_api.client.get("/openapi.json")).json())
+
+
+async def test_no_body_may_have_fields_that_are_unknown(account_api: AccountApi) -> None:
+    assert open_bodies((await account_api.client.get("/openapi.json")).json()) == set()
 
 
 async def _operations(account_api: AccountApi) -> list[tuple[str, str, dict[str, Any]]]:

@@ -17,16 +17,22 @@ def an_item(user: dict[str, Any], key: str, **given: Any) -> dict[str, Any]:
 
 async def test_key_import_decides_each_key_by_itself(admin_api: AdminApi) -> None:
     user, key = await admin_api.create_user(), f"acme_{uuid4().hex}"
+    await admin_api.client.post("/admin/v1/permissions", json={"name": "analyze"})  # which may be there already
     items = [
         an_item(user, key, name="from acme", permissions=["analyze"]),
         an_item({"id": str(uuid4())}, f"acme_{uuid4().hex}"),
         an_item(user, key),
+        an_item(user, f"acme_{uuid4().hex}", permissions=["anallyze"]),
     ]
     result = await admin_api.post("/keys/import", {"algorithm": "sha256", "keys": items})
     (imported,) = result["imported"]
     assert imported["index"] == 0
     assert (imported["key"]["name"], imported["key"]["permissions"]) == ("from acme", ["analyze"])
-    assert [(each["index"], each["code"]) for each in result["failed"]] == [(1, "not_found"), (2, "conflict")]
+    assert [(each["index"], each["code"]) for each in result["failed"]] == [
+        (1, "not_found"),
+        (2, "conflict"),
+        (3, "validation_failed"),
+    ]
     assert [entry["action"] for entry in await admin_api.audit(imported["key"]["id"])] == ["keys.import"]
     verdict = await admin_api.post("/keys/verify", {"key": key})
     assert (verdict["key_id"], verdict["code"]) == (imported["key"]["id"], "subscription_inactive")

@@ -97,6 +97,7 @@ async def test_revoked_key_stays_revoked(admin_api: AdminApi, method: str, path:
 
 async def test_rotated_key_passes_its_settings_on_and_expires_with_its_grace(admin_api: AdminApi) -> None:
     user = await admin_api.create_user()
+    await admin_api.client.post("/admin/v1/permissions", json={"name": "analyze"})  # which may be there already
     old = await admin_api.create_key(user["id"], name="ci", permissions=["analyze"], allowed_ips=["192.0.2.1/32"])
     new = await admin_api.post(f"/keys/{old['id']}/rotate", {"grace_seconds": 3600}, status=201)
     assert new["key"] != old["key"]
@@ -181,3 +182,20 @@ async def test_new_key_that_has_expired_already_is_refused(admin_api: AdminApi) 
     body = {"user_id": user["id"], "expires_at": "2020-01-01T00:00:00Z"}
     refused = await admin_api.post("/keys", body, status=422)
     assert [error["field"] for error in refused["errors"]] == ["expires_at"]
+
+
+async def test_permissions_of_a_key_must_exist(admin_api: AdminApi) -> None:
+    """Who misspells one would have a key that may do nothing."""
+    user = await admin_api.create_user()
+    wrong = {"permissions": ["analyze", "anallyze"]}
+    await admin_api.client.post("/admin/v1/permissions", json={"name": "analyze"})  # which may be there already
+    created = await admin_api.post("/keys", {"user_id": user["id"], **wrong}, status=422)
+    key = await admin_api.create_key(user["id"], permissions=["analyze"])
+    changed = await admin_api.call("PATCH", f"/keys/{key['id']}", json=wrong, status=422)
+    for refused in (created, changed):
+        assert [error["field"] for error in refused["errors"]] == ["permissions"]
+        assert refused["errors"][0]["message"].endswith("the name anallyze")
+    assert (await admin_api.get(f"/keys/{key['id']}"))["permissions"] == ["analyze"]
+    harmless: list[str] | None
+    for harmless in ([], None):
+        await admin_api.call("PATCH", f"/keys/{key['id']}", json={"permissions": harmless})

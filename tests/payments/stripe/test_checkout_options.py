@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from gateway.payments.stripe.sessions import CheckoutOptions
 from tests.payments.fake_stripe import FakeStripe
-from tests.payments.payment_stack import PaymentStack, account_app
+from tests.payments.payment_stack import PaymentStack, account_app, only
 from tests.payments.test_stripe_lifecycle import deliver_all, subscribe_and_pay
 
 EVERYTHING = CheckoutOptions(automatic_tax=True, tax_id_collection=True, promotion_codes=True, requires_address=True)
@@ -60,16 +61,47 @@ async def test_checkout_asks_for_what_is_configured(
     assert {name: session[name] for name in names if name in session} == asked
 
 
-@pytest.mark.parametrize("paid", [400, 595])
+@pytest.mark.parametrize("paid", [400, 595, 0])
 async def test_pack_paid_with_a_promotion_code_or_with_tax_gives_its_credits(
     stripe_stack: PaymentStack, fake_stripe: FakeStripe, paid: int
 ) -> None:
+    """All of what was sold; where the code leaves nothing to pay, Stripe makes no payment."""
     user = await stripe_stack.create_user()
     checkout = await stripe_stack.buy_pack(user)
-    fake_stripe.objects[checkout.provider_checkout_id or ""]["_amount"] = paid
+    fake_stripe.enter_code(checkout.provider_checkout_id or "", off=500 - paid)
+    fake_stripe.pay_checkout(checkout.provider_checkout_id or "")
+    for _ in range(2):
+        await deliver_all(stripe_stack, fake_stripe)
+        fake_stripe.emit("checkout.session.completed", fake_stripe.objects[checkout.provider_checkout_id or ""])
+    assert await stripe_stack.balance(user) == 100
+    row = only(await stripe_stack.payments(user), "credits")
+    assert (row.status, row.amount, row.credits_awarded) == ("completed", Decimal(paid) / 100, 100)
+
+
+async def test_free_pack_that_nobody_completed_gives_nothing(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    user = await stripe_stack.create_user()
+    checkout = await stripe_stack.buy_pack(user)
+    session_id = checkout.provider_checkout_id or ""
+    fake_stripe.enter_code(session_id, off=500)
+    for status in ("open", "expired"):
+        fake_stripe.objects[session_id].update(status=status, payment_status="no_payment_required")
+        fake_stripe.emit("checkout.session.expired", fake_stripe.objects[session_id])
+        await deliver_all(stripe_stack, fake_stripe)
+    assert (await stripe_stack.balance(user), await stripe_stack.payments(user)) == (0, ())
+
+
+async def test_plan_paid_with_a_promotion_code_gives_its_credits(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    user = await stripe_stack.create_user()
+    checkout = await stripe_stack.subscribe(user)
+    fake_stripe.enter_code(checkout.provider_checkout_id or "", off=2999)
     fake_stripe.pay_checkout(checkout.provider_checkout_id or "")
     await deliver_all(stripe_stack, fake_stripe)
-    assert await stripe_stack.balance(user) == 100
+    state = await stripe_stack.billing_state(user)
+    assert (state.status, state.balance, state.payments) == ("active", 1000, ())
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from gateway.payments.stripe.adapter import Stripe
 from tests.ledger.make import a_line
 from tests.payments.fake_stripe import FakeStripe
 from tests.payments.payment_stack import PaymentStack
+from tests.payments.stripe.test_scheduled_changes import ask
 from tests.payments.test_stripe_lifecycle import current_subscription, deliver_all, subscribe_and_pay
 from tests.payments.test_usage_reports import LostResponse, reported_credits, run_reporter
 
@@ -83,3 +84,74 @@ async def test_plan_whose_overage_nobody_bills_is_not_sold(stripe_stack: Payment
     async with await stripe_stack.client_for(user) as client:
         refused = await client.post("/subscriptions/postpaid")
     assert (refused.status_code, refused.json()["code"]) == (501, "payments_not_configured")
+
+
+def sold(fake_stripe: FakeStripe, subscription_id: str) -> list[str]:
+    return sorted(each["price"]["id"] for each in fake_stripe.objects[subscription_id]["items"]["data"])
+
+
+@pytest.mark.parametrize("at_period_end", [False, True])
+@pytest.mark.parametrize("card", ["good", "3ds"])
+async def test_change_to_a_postpaid_plan_sells_its_metered_price_besides(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe, at_period_end: bool, card: str
+) -> None:
+    """Else nobody would be asked for what is used below zero."""
+    await a_postpaid_plan(stripe_stack, fake_stripe)
+    fake_stripe.prices |= {"price_postpaid": 1999, "price_meter": 0}
+    fake_stripe.metered.add("price_meter")
+    user = await stripe_stack.create_user()
+    subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user, plan="basic")
+    fake_stripe.cards[fake_stripe.objects[subscription_id]["customer"]] = card
+    for _ in range(2):
+        answer = await ask(stripe_stack, user, "change", plan_id="postpaid", at_period_end=at_period_end)
+        assert answer.status_code == 200, answer.text
+    if at_period_end:
+        assert sold(fake_stripe, subscription_id) == ["price_basic"]
+        fake_stripe.renew(subscription_id)
+    elif card == "3ds":
+        assert sold(fake_stripe, subscription_id) == ["price_basic"]
+        fake_stripe.changes.confirm(fake_stripe.objects[subscription_id]["latest_invoice"])
+    await deliver_all(stripe_stack, fake_stripe)
+    assert sold(fake_stripe, subscription_id) == ["price_meter", "price_postpaid"]
+    assert (await current_subscription(stripe_stack, user)).plan_id == "postpaid"
+
+
+@pytest.mark.parametrize("at_period_end", [False, True])
+async def test_change_between_two_metered_prices_is_refused(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe, at_period_end: bool
+) -> None:
+    """Stripe would bill the overage at the former price, twice or not at all."""
+    await a_postpaid_plan(stripe_stack, fake_stripe)
+    fake_stripe.prices |= {"price_other": 2999, "price_meter": 0}
+    fake_stripe.metered.add("price_meter")
+    other = {"name": "Other", "overage_stripe_price_id": "price_other_meter"}
+    ids = {"provider_ids": {"stripe_price_id": "price_other"}}
+    async with stripe_stack.database.transaction() as connection:
+        await plans.create(connection, PlanTerms(**TERMS | other | ids), plan_id="other")
+    user = await stripe_stack.create_user()
+    subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user, plan="postpaid")
+    fake_stripe.add_item(subscription_id, "price_meter", quantity=None)
+    # The price of the plan is another by now; the subscriber keeps the former one.
+    await a_postpaid_plan(stripe_stack, fake_stripe, overage_stripe_price_id="price_next_meter")
+    before = len(fake_stripe.list_all("invoice"))
+    refused = await ask(stripe_stack, user, "change", plan_id="other", at_period_end=at_period_end)
+    assert (refused.status_code, refused.json()["code"]) == (409, "payment_refused")
+    assert "end the subscription with its period" in refused.json()["detail"]
+    assert sold(fake_stripe, subscription_id) == ["price_meter", "price_postpaid"]
+    assert len(fake_stripe.list_all("invoice")) == before
+
+
+async def test_change_from_a_postpaid_plan_leaves_the_metered_price_for_what_was_used(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    await a_postpaid_plan(stripe_stack, fake_stripe)
+    fake_stripe.prices["price_meter"] = 0
+    user = await stripe_stack.create_user()
+    subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user, plan="postpaid")
+    fake_stripe.add_item(subscription_id, "price_meter", quantity=None)
+    await use(stripe_stack, user, 130)
+    assert (await ask(stripe_stack, user, "change", plan_id="pro")).status_code == 200
+    await deliver_all(stripe_stack, fake_stripe)
+    await run_reporter(stripe_stack, stripe_stack.provider)
+    assert reported_credits(fake_stripe) == [30]
+    assert sold(fake_stripe, subscription_id) == ["price_meter", "price_pro"]

@@ -26,7 +26,7 @@ from gateway.api.openapi import CONFLICTS, PAID_FOR, SIGNED_IN, UNKNOWN
 from gateway.api.schemas.fields import Flag, Line, PositiveCount
 from gateway.api.schemas.pages import RequestModel
 from gateway.clock import now
-from gateway.ledger.catalogue import plans, provider_prices
+from gateway.ledger.catalogue import plan_versions, plans, provider_prices
 from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.invoicing import plan_changes
 from gateway.ledger.subscriptions.allowances import plan_of
@@ -108,12 +108,15 @@ async def _change_billed(
     seats = (body.quantity or found.quantity) if has_seats(plan.terms.pricing_model) else 1
     async with me.unit_of_work.read() as connection:
         sold_prices = await provider_prices.list_ids(connection, provider.name)
+        overage_prices = await plan_versions.list_overage_prices(connection)
     change = PriceChange(
         price_id=plan_price_id(provider, plan),
         quantity=None if plan.terms.pricing_model == "usage" else seats,
         # Of this request alone: Stripe would answer a later one as it did this, with an old card's refusal too.
         key=str(uuid4()),
         sold_prices=sold_prices,
+        overage_price_id=plan.terms.overage_stripe_price_id,
+        overage_prices=overage_prices,
     )
     confirmation_url = None
     if body.at_period_end:

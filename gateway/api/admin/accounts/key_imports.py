@@ -22,6 +22,7 @@ from gateway.api.unit_of_work import Change
 from gateway.clock import now
 from gateway.ledger.accounts import api_keys, users
 from gateway.ledger.accounts.api_keys import Fingerprint
+from gateway.ledger.catalogue import permissions
 from gateway.ledger.db.errors import AlreadyExists
 from policies.model import KeyScheme
 
@@ -117,6 +118,8 @@ async def _import(
 ) -> api_keys.ApiKey | tuple[str, str]:
     if await users.get(change.connection, body.user_id) is None:
         return "not_found", f"There is no user {body.user_id}."
+    if unknown := await permissions.find_unknown(change.connection, body.permissions or ()):
+        return "validation_failed", f"permissions: no permission has the name {', '.join(unknown)}"
     settings = body.model_dump(exclude={"user_id", "digest", "prefix", "last4"})
     fingerprint = Fingerprint(
         body.prefix,

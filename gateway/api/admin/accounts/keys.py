@@ -21,6 +21,7 @@ from gateway.api.schemas.api_keys import (
     KeyTerms,
     NewKeyTerms,
     Rotation,
+    check_permissions,
     issued_key_model,
     key_model,
 )
@@ -53,6 +54,7 @@ async def create_key(body: NewKey, unit_of_work: UnitOfWorkDep, key_factory: Key
     settings = body.model_dump(exclude={"user_id"})
     async with unit_of_work.change() as change:
         await existing_user(change.connection, body.user_id)
+        await check_permissions(change.connection, body.permissions)
         row = await api_keys.create(change.connection, body.user_id, fingerprint=fingerprint, **settings)
         await change.record("keys.create", "key", entity_id=row.id, after=key_model(row, now()))
     return issued_key_model(row, secret.secret)
@@ -79,6 +81,7 @@ async def change_key(key_id: UUID, patch: KeyPatch, unit_of_work: UnitOfWorkDep)
         changes["status"] = KeyStatus(changes["status"])
     async with unit_of_work.change() as change:
         before = _usable(await _locked(change.connection, key_id))
+        await check_permissions(change.connection, patch.permissions)
         after = key_model(await api_keys.patch(change.connection, key_id, **changes), now())
         await change.record("keys.change", "key", entity_id=key_id, before=key_model(before, now()), after=after)
     return after

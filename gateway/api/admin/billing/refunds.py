@@ -91,6 +91,8 @@ def _refund_amount(requested: Decimal | None, payment: payments.Payment) -> Deci
     left = refundable_amount(payment)
     if payment.status not in ("completed", "partially_refunded"):
         raise Conflict(f"This payment is {payment.status}; only a completed one can be refunded.")
+    if left <= 0:
+        raise Conflict("Nothing was paid that could be refunded.")
     if requested is None:
         return left
     if requested != rounded(requested, payment.currency) or not 0 < requested <= left:

@@ -19,6 +19,7 @@ from gateway.api.admin.dependencies import UnitOfWorkDep
 from gateway.api.checkout import CheckoutService, CheckoutServiceDep
 from gateway.api.errors import Conflict, Invalid
 from gateway.api.openapi import CONFLICTS, UNKNOWN
+from gateway.api.schemas.api_keys import check_permissions
 from gateway.api.schemas.billing_records import PriceDifference, Tier
 from gateway.api.schemas.fields import (
     Count,
@@ -233,6 +234,7 @@ async def create_plan(body: NewPlan, unit_of_work: UnitOfWorkDep, checkout_servi
     terms = checked(plans.PlanTerms(**fields, tiers=tiers_of(body.tiers), provider_ids=provider_ids(body)))
     async with unit_of_work.change() as change:
         await check_fallback(change.connection, body.fallback_plan, own_id=body.id)
+        await check_permissions(change.connection, body.permissions)
         with _references(body.product_id):
             row = await plans.create(change.connection, terms, plan_id=body.id, permissions=body.permissions)
         created = plan_model(row)
@@ -267,6 +269,7 @@ async def change_plan(
         changes["provider_ids"] = {name: external_id for name, external_id in ids.items() if external_id is not None}
         terms = checked(replace(row.terms, **changes))
         await check_fallback(change.connection, patch.fallback_plan, own_id=row.id)
+        await check_permissions(change.connection, permissions)
         with _references(patch.product_id):
             changed = await plans.change(
                 change.connection, row.id, terms, permissions=permissions, subscribers=subscribers

@@ -26,7 +26,9 @@ class FakeChanges:
             self.refuse_if_scheduled(subscription)
             subscription["cancel_at_period_end"] = params["cancel_at_period_end"] == "true"
         if "items" in params:
+            added = [each for each in params["items"].values() if "id" not in each]
             self._change_items(subscription, params["items"]["0"], behavior=params.get("payment_behavior", ""))
+            self._add(subscription, added)
         self._world.emit("customer.subscription.updated", subscription)
         return _shown(subscription)
 
@@ -37,6 +39,9 @@ class FakeChanges:
         self._world.pay(invoice)
         item = subscription["items"]["data"][0]
         for change in (subscription.pop("pending_update") or {}).get("subscription_items", ()):
+            if "id" not in change:
+                self._world.add_item(subscription["id"], change["price"]["id"], quantity=None)
+                continue
             item = next(each for each in subscription["items"]["data"] if each["id"] == change["id"])
             _set(item, change["price"]["id"], change.get("quantity"))
         subscription["pending_update"] = None
@@ -84,6 +89,9 @@ class FakeChanges:
         replaced = [each for each in subscription["items"]["data"] if each["price"]["id"] not in staying]
         for after in phase["items"]:
             same = [each for each in subscription["items"]["data"] if each["price"]["id"] == after["price"]]
+            if not same and not replaced:
+                self._world.add_item(subscription["id"], after["price"], quantity=after.get("quantity"))
+                continue
             _set((same or [replaced.pop()])[0], after["price"], after.get("quantity"))
         schedule["phases"] = [phase]
         schedule["current_phase"] = {name: phase[name] for name in ("start_date", "end_date")}
@@ -138,6 +146,15 @@ class FakeChanges:
         pending = {"id": item["id"], "price": {"id": price}, **({} if quantity is None else {"quantity": quantity})}
         subscription["pending_update"] = {"expires_at": world.now + 23 * 3600, "subscription_items": [pending]}
         world.emit("invoice.payment_action_required" if card == "3ds" else "invoice.payment_failed", invoice)
+
+    def _add(self, subscription: Object, added: list[Object]) -> None:
+        """Metered prices, which cost nothing yet; with the rest of an update that waits to be paid."""
+        pending = subscription["pending_update"]
+        for each in added:
+            if pending is None:
+                self._world.add_item(subscription["id"], each["price"], quantity=None)
+            else:
+                pending["subscription_items"].append({"price": {"id": each["price"]}})
 
     def _proration(self, item: Object, price: str, quantity: int | None) -> list[Object]:
         """The unused time of the former price, and the remaining time of the new one, to the second."""
