@@ -144,22 +144,24 @@ def read_intent_payment(intent: Object, *, refunds: Iterable[Object], disputes: 
 
 
 def read_free_checkout(session: Object) -> tuple[RemotePayment, ...]:
-    """The payment of nothing for a pack whose price a promotion code took off; none for any other checkout."""
-    if session["mode"] != "payment" or session.get("payment_status") != "no_payment_required":
+    """The payment of nothing for a pack whose price a promotion code took off; empty for any other checkout."""
+    outcome = session.get("mode"), session["status"], session.get("payment_status")
+    if outcome != ("payment", "complete", "no_payment_required"):
         return ()
     currency = session["currency"].upper()
-    payment = RemotePayment(
-        id=session["id"],
-        customer_id=id_of(session.get("customer")),
-        subscription_id=None,
-        status=PaymentStatus.COMPLETED,
-        amount=Decimal(0),
-        subtotal=amount(session.get("amount_subtotal"), currency),
-        currency=currency,
-        occurred_at=instant(session.get("created")),
-        reference=session.get("client_reference_id"),
+    return (
+        RemotePayment(
+            id=session["id"],
+            customer_id=id_of(session.get("customer")),
+            subscription_id=None,
+            status=PaymentStatus.COMPLETED,
+            amount=Decimal(0),
+            subtotal=amount(session.get("amount_subtotal"), currency),
+            currency=currency,
+            occurred_at=instant(session.get("created")),
+            reference=session.get("client_reference_id"),
+        ),
     )
-    return (payment,) if session["status"] == "complete" else ()
 
 
 def read_price(found: Object) -> RemotePrice:

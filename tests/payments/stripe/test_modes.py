@@ -16,7 +16,7 @@ from tests.payments.fake_stripe import FakeStripe, signed
 from tests.payments.payment_stack import PaymentStack, payment_stack
 from tests.payments.test_provider_poller import poll_fully
 
-KEYS = ("sk_test_x", "rk_test_x", "sk_live_x", "rk_live_x")
+KEYS = ("sk_test_x", "rk_live_x")
 
 
 @asynccontextmanager

@@ -90,8 +90,7 @@ def sold(fake_stripe: FakeStripe, subscription_id: str) -> list[str]:
     return sorted(each["price"]["id"] for each in fake_stripe.objects[subscription_id]["items"]["data"])
 
 
-@pytest.mark.parametrize("at_period_end", [False, True])
-@pytest.mark.parametrize("card", ["good", "3ds"])
+@pytest.mark.parametrize(("at_period_end", "card"), [(False, "good"), (False, "3ds"), (True, "good")])
 async def test_change_to_a_postpaid_plan_sells_its_metered_price_besides(
     stripe_stack: PaymentStack, fake_stripe: FakeStripe, at_period_end: bool, card: str
 ) -> None:
