@@ -41,7 +41,24 @@ async def test_restricted_key_is_told_what_it_lacks(
     assert named == ([list(missing)] if missing else [])
     assert not fake_stripe.objects
     assert not fake_stripe.meter_events
-    assert len(fake_stripe.requests) == len(PERMISSIONS)
+    assert len(fake_stripe.requests) == len(PERMISSIONS) * (2 if missing else 1)
+    await provider.close()
+
+
+async def test_key_is_asked_until_it_has_every_permission(fake_stripe: FakeStripe) -> None:
+    provider = stripe_provider(fake_stripe, key="rk_test_x")
+    worker = KeyPermissionWorker([provider])
+    steps: tuple[set[str], ...] = ({"events", "prices"}, {"events"}, set(), set())
+    with capture_logs() as logs:
+        for forbidden in steps:
+            fake_stripe.forbidden = forbidden
+            await worker.run_once()
+    assert [(each["event"], each.get("permissions")) for each in logs] == [
+        ("provider_key_lacks_permissions", ["Prices: read", "Events: read"]),
+        ("provider_key_lacks_permissions", ["Events: read"]),
+        ("provider_key_has_permissions", None),
+    ]
+    assert len(fake_stripe.requests) == 3 * len(PERMISSIONS)
     await provider.close()
 
 
