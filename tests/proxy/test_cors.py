@@ -6,9 +6,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 import socket
+import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -178,6 +183,101 @@ async def test_upstream_speaks_for_itself_where_no_origin_is_configured(data_pla
         answer = await client.get("/v1/plain", headers={"origin": APP, **account.auth})
         assert (is_readable(answer, "*"), "vary" in answer.headers) == (True, False)
         assert (await preflight(client, "/v1/plain")).status_code == 405
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMIUM_SECONDS = 60.0  # only a failure waits so long
+PAGE = """<!doctype html><script type="module">
+const [url, key, next] = PARAMETERS;
+const names = ["RateLimit", "RateLimit-Policy", "X-Credits-Remaining", "X-Credits-Charged", "X-Request-Id"];
+async function called(path, init) {
+  try {
+    const answer = await fetch(url + path, init);
+    return [answer.status, names.map(name => answer.headers.get(name)), await answer.text()];
+  } catch (error) {
+    return error.name;
+  }
+}
+const headers = {"authorization": "Bearer " + key, "content-type": "application/json"};
+const answers = [
+  await called("/v1/plain", {method: "POST", headers, body: "{}"}),
+  await called("/v1/plain", {headers: {"authorization": "Bearer none"}}),
+  await called("/v1/plain", {}),
+];
+await fetch("/told", {method: "POST", body: JSON.stringify(answers)});
+if (next) location = next;
+</script>"""
+
+
+class Page:
+    """A page at an origin of its own, which calls the gateway and tells what it could read."""
+
+    def __init__(self) -> None:
+        self.told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.document = b""
+        self.origin = ""
+
+    @asynccontextmanager
+    async def served(self) -> AsyncIterator[Page]:
+        server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
+        self.origin = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        try:
+            yield self
+        finally:
+            server.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        except asyncio.IncompleteReadError:  # a connection that Chromium opened to have one
+            writer.close()
+            return
+        length = int(head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0] or 0)
+        body = await reader.readexactly(length)
+        if head.startswith(b"post /told") and not self.told.done():
+            self.told.set_result(json.loads(body))
+        answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: text/html\r\ncontent-length: %d\r\n\r\n%b"
+        writer.write(answer % (len(self.document), self.document))
+        writer.close()
+
+
+@asynccontextmanager
+async def chromium(profile: Path, url: str) -> AsyncIterator[None]:
+    """Chromium without a window at this URL."""
+    # Root has no sandbox, containers have a small /dev/shm, and no browser of a test asks its maker anything.
+    flags = ("--headless", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run")
+    quiet = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-proxy-server")
+    command = [str(CHROMIUM), *flags, *quiet, f"--user-data-dir={profile}", "--remote-debugging-port=0", url]
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+async def test_chromium_lets_pages_of_listed_origins_read_calls_and_no_other(
+    serve: Serve, configure: Configure, tmp_path: Path
+) -> None:
+    async with Page().served() as listed, Page().served() as stranger:
+        plane = await serve(configure(server__cors__origins=[listed.origin]))
+        key = (await plane.create_account(requests_per_minute=100)).auth["x-api-key"]
+        async with _public(plane) as client:
+            for page, following in ((listed, stranger.origin), (stranger, "")):
+                parameters = json.dumps([str(client.base_url).rstrip("/"), key, following])
+                page.document = PAGE.replace("PARAMETERS", parameters).encode()
+            async with chromium(tmp_path, listed.origin), asyncio.timeout(CHROMIUM_SECONDS):
+                called, wrong, anonymous = await listed.told
+                calls = len(plane.upstream.exchanges)
+                assert await stranger.told == ["TypeError"] * 3
+    assert (called[0], called[1][3]) == (200, "1")
+    assert all(called[1])
+    assert [(answer[0], json.loads(answer[2])["code"]) for answer in (wrong, anonymous)] == [
+        (401, "invalid_key"),
+        (401, "missing_key"),
+    ]
+    assert calls == len(plane.upstream.exchanges) == 1  # the stranger's call ended with its preflight
 
 
 def _refusals() -> float:

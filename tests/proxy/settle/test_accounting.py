@@ -398,6 +398,14 @@ async def test_priced_body_fills_columns_that_headers_leave_out(data_plane: Data
     assert row["request_bytes"] == len(json.dumps(body))
 
 
+async def test_texts_of_a_priced_body_that_no_column_holds_are_made_harmless(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    body = rb'{"products":[1],"language_code":"\ud83d","category":"a\u0000b\t\\N","batch_id":"\udc00\ud83dc"}'
+    assert (await data_plane.post(account, "/v1/generate", body)).status_code == 200
+    row = await settled_row(data_plane, account)
+    assert (row["language_code"], row["category"], row["batch_id"]) == ("?", "ab\t\\N", "??c")
+
+
 async def test_other_usage_types_leave_no_history(data_plane: DataPlane) -> None:
     account = await data_plane.create_account()
     await data_plane.get(account)
