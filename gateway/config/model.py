@@ -69,7 +69,7 @@ class Redis:
     url: Annotated[
         str,
         BeforeValidator(quantities.redis_url),
-        Kind("`embedded`, `redis(s)://` or `redis(s)+cluster://` URL"),
+        Kind("`embedded`, or a URL of `redis(s)`, `redis(s)+sentinel` or `redis(s)+cluster`"),
         about("Redis 6.2 or Valkey 7.2 or later; `embedded` starts one under `data_dir`."),
     ] = field(default="embedded", repr=False)
     password: Annotated[

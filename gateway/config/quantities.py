@@ -44,6 +44,8 @@ _NETLOC = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\[\]:@]+)(?::[0-9]{1,5})?", re.AS
 _BASE_PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,=:@-]+)*", re.ASCII)
 _BLANK = re.compile(r"[\x00-\x20\x7f]")
 _CLUSTER_SCHEMES = ("redis+cluster", "rediss+cluster")
+_SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
+_SENTINEL_PARAMETERS = ("sentinel_username", "sentinel_password")
 _REDIS_PARAMETERS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _WANTED_URL = "must be a URL such as http://127.0.0.1:9000 or https://api.example.com"
@@ -179,20 +181,28 @@ def store_password(value: object) -> str:
 
 
 def redis_url(value: object) -> str:
-    """`embedded`, `redis://…`, `rediss://…` (TLS), or the same for a cluster: `redis+cluster://host:port,host:port`."""
+    """`embedded`, `redis://…`, `rediss://…` (TLS), or the same for a cluster or sentinels.
+
+    `redis+cluster://host:port,host:port`, `redis+sentinel://host:port,host:port/NAME/0`.
+    """
     if value == "embedded":
         return "embedded"
     scheme, separator, rest = value.partition("://") if isinstance(value, str) else ("", "", "")
-    if scheme not in ("redis", "rediss", *_CLUSTER_SCHEMES) or not separator or not rest:
+    if scheme not in ("redis", "rediss", *_CLUSTER_SCHEMES, *_SENTINEL_SCHEMES) or not separator or not rest:
         raise ValueError(
-            "must be embedded or a URL such as redis://host:6379/0, rediss://… or redis+cluster://host:6379,host:6379"
+            "must be embedded or a URL such as redis://host:6379/0, rediss://…, redis+cluster://host:6379,host:6379 or"
+            " redis+sentinel://host:26379,host:26379/NAME"
         )
     parts = urlsplit(f"//{rest}")
     if scheme in _CLUSTER_SCHEMES:
         _check_cluster(parts)
+    elif scheme in _SENTINEL_SCHEMES:
+        _check_sentinels(parts)
     else:
         _check_redis(parts)
     for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+        if scheme in _SENTINEL_SCHEMES and name in _SENTINEL_PARAMETERS:
+            continue
         if name not in _REDIS_PARAMETERS:
             raise ValueError(f"the parameter {name} is not supported; {', '.join(_REDIS_PARAMETERS)} are")
         if not scheme.startswith("rediss"):
@@ -217,9 +227,19 @@ def _check_redis(parts: SplitResult) -> None:
 def _check_cluster(parts: SplitResult) -> None:
     if parts.path not in ("", "/", "/0"):
         raise ValueError("must name no database but 0, which is the only one of a cluster")
+    _check_servers(parts, "servers of the cluster")
+
+
+def _check_sentinels(parts: SplitResult) -> None:
+    if not re.fullmatch(r"/[A-Za-z0-9._-]+(/[0-9]*)?", parts.path, re.ASCII):
+        raise ValueError("must name the primary and may name a database, as redis+sentinel://host:26379/NAME/0")
+    _check_servers(parts, "sentinels")
+
+
+def _check_servers(parts: SplitResult, what: str) -> None:
     for server in parts.netloc.rpartition("@")[2].split(","):
         if not _NETLOC.fullmatch(server):
-            raise ValueError("must name some servers of the cluster as host:port, separated by commas")
+            raise ValueError(f"must name some {what} as host:port, separated by commas")
 
 
 def decimal_amount(value: object) -> Decimal:

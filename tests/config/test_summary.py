@@ -28,13 +28,20 @@ routes: [{name: chat, upstream: up, match: {path: /chat, methods: [POST]}, featu
     assert "warning" not in said
 
 
-def test_summary_names_the_servers_of_a_cluster_and_no_secret(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis+cluster://u:hunter2@a:7000,b:7001", "redis+cluster://a:7000,b:7001"),
+        ("redis+sentinel://u:hunter2@a,b:7/main/1?sentinel_password=hunter2", "redis+sentinel://a,b:7/main/1,"),
+    ],
+)
+def test_summary_names_several_servers_of_redis_and_no_secret(tmp_path: Path, url: str, shown: str) -> None:
     file = tmp_path / "gateway.yaml"
-    file.write_text('redis: {url: "redis+cluster://u:hunter2@a:7000,b:7001"}')
+    file.write_text(f'redis: {{url: "{url}"}}')
 
     said = describe(load(file, SECRETS))
 
-    assert "redis+cluster://a:7000,b:7001" in said
+    assert shown in said
     assert "hunter2" not in said
 
 

@@ -10,13 +10,14 @@ from gateway.clock import monotonic_seconds
 from gateway.meter.client.cluster import Cluster
 from gateway.meter.client.errors import MeterError
 from gateway.meter.client.packing import Command, opening, words
+from gateway.meter.client.sentinel import SentinelUrl
 from gateway.meter.client.server import ServerConnection
 from gateway.meter.client.topology import ClusterUrl
 from gateway.meter.scripts import Script
 
 
 class RedisClient:
-    """Sends commands and scripts. `url` is redis://, rediss://, redis+cluster:// or rediss+cluster://.
+    """Sends commands and scripts. `url` is redis://, redis+sentinel:// or redis+cluster://, or rediss for TLS.
 
     Every command names keys of one hash tag only; in a cluster it goes to the node that has their slot.
     `connection(key)` is the connection that commands on this key use now: another object after every reconnection.
@@ -27,7 +28,9 @@ class RedisClient:
         named = ClusterUrl.parse(url)
         self._server: ServerConnection | Cluster
         if named is None:
-            self._server = ServerConnection(url, timeout_seconds=timeout_seconds, scripts=sources)
+            sentinels = SentinelUrl.parse(url)
+            locate = sentinels.locate if sentinels is not None else None
+            self._server = ServerConnection(url, timeout_seconds=timeout_seconds, scripts=sources, locate=locate)
         else:
             self._server = Cluster(named, timeout_seconds=timeout_seconds, scripts=sources)
         self._call = self._server.call

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
@@ -34,7 +34,8 @@ NO_EVICTION = "noeviction"
 class ServerConnection:
     """Reconnects by itself, calls `on_lost` after each loss, and loads `scripts` before it serves.
 
-    With an `address` it is the connection to a node of a cluster.
+    With an `address` it is the connection to a node of a cluster. `locate` gives the URL for each connection, where it
+    changes.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class ServerConnection:
         timeout_seconds: float,
         scripts: Sequence[str] = (),
         address: Address | None = None,
+        locate: Callable[[], Awaitable[str]] | None = None,
         on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._url = url
         self._timeout_seconds = timeout_seconds
         self._scripts = tuple(scripts)
         self._address = address
+        self._locate = locate
         self._on_lost = on_lost
         self._pipe: PipelinedConnection | None = None
         self._previous: _Client | None = None
@@ -130,7 +133,7 @@ class ServerConnection:
             self._pipe.drop(reason)
 
     async def _connect(self, *, is_first: bool = False) -> PipelinedConnection:
-        connection = await dial(self._url)
+        connection = await dial(self._url if self._locate is None else await self._locate())
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
                 await self._greet(connection)
@@ -248,7 +251,10 @@ def _check_eviction(memory: Mapping[str, str]) -> None:
 
 def _check_mode(server: Mapping[str, str], *, in_cluster: bool) -> None:
     """A node of a cluster serves its own slots only, and redirects; a client of a single server cannot follow."""
-    is_cluster = "cluster" in (server.get("server_mode"), server.get("redis_mode"))
+    mode = server.get("server_mode") or server.get("redis_mode")
+    is_cluster = mode == "cluster"
+    if mode == "sentinel":
+        raise UnsupportedServer("the server is a sentinel: name it as redis+sentinel://host:26379/NAME in redis.url")
     if is_cluster and not in_cluster:
         raise UnsupportedServer("the server is a node of a cluster: name it as redis+cluster:// in redis.url")
     if in_cluster and not is_cluster:

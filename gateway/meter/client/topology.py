@@ -14,7 +14,18 @@ from urllib.parse import urlsplit
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS as SLOTS
 from redis.crc import key_slot
 
-__all__ = ["SLOTS", "Address", "ClusterUrl", "SlotRange", "View", "key_slot", "owners", "redirection", "view"]
+__all__ = [
+    "SLOTS",
+    "Address",
+    "ClusterUrl",
+    "SlotRange",
+    "View",
+    "key_slot",
+    "owners",
+    "parse_address",
+    "redirection",
+    "view",
+]
 
 SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
 DEFAULT_PORT = 6379
@@ -63,7 +74,7 @@ class ClusterUrl:
         login, at, hosts = parts.netloc.rpartition("@")
         if parts.path not in ("", "/", "/0"):
             raise ValueError("must name no database but 0, which is the only one of a cluster")
-        seeds = tuple(_address(host) for host in hosts.split(","))
+        seeds = tuple(parse_address(host, DEFAULT_PORT) for host in hosts.split(","))
         return cls(SCHEMES[parts.scheme], login + at, seeds, f"?{parts.query}" if parts.query else "")
 
     def of(self, address: Address) -> str:
@@ -103,7 +114,8 @@ def _place(server: Sequence[Any], asked: Address) -> Address:
     return Address(asked.host if host in ("", "?") else host, int(server[1]))
 
 
-def _address(host_and_port: str) -> Address:
+def parse_address(host_and_port: str, default_port: int) -> Address:
+    """Raises ValueError."""
     parts = urlsplit(f"//{host_and_port}")
     try:
         host, port = parts.hostname, parts.port
@@ -111,4 +123,4 @@ def _address(host_and_port: str) -> Address:
         host, port = None, None
     if not host or parts.username is not None:
         raise ValueError("must name servers as host:port, separated by commas")
-    return Address(host, DEFAULT_PORT if port is None else port)
+    return Address(host, default_port if port is None else port)
