@@ -111,15 +111,18 @@ async def prorate(
     """Grants or takes `share` of the difference between `before` credits a period and the plan's.
 
     It takes what remains of the subscription's own grants, then other credits; what is used already becomes a debt that
-    the next grants pay. A trial, which nobody paid for, leaves no debt: its shortfall reduces what its next change
-    grants. Gives the signed movement.
+    the next grants pay, or that a postpaid plan bills. A trial, which nobody paid for, leaves no debt: its shortfall
+    reduces what its next change grants. Gives the signed movement.
     """
     change = prorated_credits(before, credits_of(plan, subscription.quantity), share=share)
     await movements.lock(connection, subscription.user_id)
     if change > 0:
         return await _grant_rest(connection, subscription, plan=plan, amount=change, actor=actor)
     if change < 0:
+        owed_before = await _owed(connection, subscription)
         taken = await _take_rest(connection, subscription, amount=-change, actor=actor)
+        owed = await _owed(connection, subscription) - owed_before
+        await overage.count_again(connection, subscription, plan=plan, credits=owed)
         await thresholds.notify_account(connection, subscription.user_id)
         return -taken
     return 0
@@ -144,7 +147,7 @@ _OF_PERIOD = text("""
            ) AS kept
       FROM credit_grants g
      WHERE g.user_id = :user_id AND g.subscription_id = :subscription_id AND g.effective_at >= :starts_at
-       AND NOT g.is_scheduled
+       AND g.source <> 'overage' AND NOT g.is_scheduled
      ORDER BY g.id DESC
 """)
 
@@ -247,6 +250,13 @@ async def _take_from_grant(
         actor=actor,
         details={"of_grant": unused},
     )
+
+
+async def _owed(connection: AsyncConnection, subscription: StoredSubscription) -> int:
+    """How far the balance is below zero."""
+    query = select(user_credits.c.current_credits).where(user_credits.c.user_id == subscription.user_id)
+    balance: int = (await connection.execute(query)).scalar_one()
+    return max(0, -balance)
 
 
 async def _shortfall(connection: AsyncConnection, subscription: StoredSubscription) -> int:

@@ -56,6 +56,20 @@ async def bill(
     return credits
 
 
+async def count_again(
+    connection: AsyncConnection, subscription: StoredSubscription, *, plan: StoredPlan, credits: int
+) -> None:
+    """Used credits that were taken back with a part of the period's price are usage below zero, so they are billed.
+
+    Only by a plan with a price for them; elsewhere the next grants pay.
+    """
+    if credits <= 0 or plan.terms.overage_price is None or not _is_postpaid(subscription, plan):
+        return
+    its = user_credits.c.user_id == subscription.user_id
+    counted = func.greatest(0, user_credits.c.overage_counted - credits)
+    await connection.execute(update(user_credits).where(its).values(overage_counted=counted))
+
+
 async def take_lines(connection: AsyncConnection, subscription_id: UUID, *, currency: str, now: datetime) -> list[Line]:
     """The lines that the next own invoice in this currency includes, marked as invoiced by this transaction."""
     taken = (

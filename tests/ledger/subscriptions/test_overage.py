@@ -100,6 +100,36 @@ async def test_change_of_plan_bills_at_the_price_of_before(connection: AsyncConn
     assert [tuple(row) for row in rows] == [(100, Decimal("0.02")), (70, Decimal("0.01"))]
 
 
+async def test_used_credits_that_a_smaller_plan_takes_back_are_billed(connection: AsyncConnection) -> None:
+    """Their price went back to the customer, and a plan without credits has no grant that would pay the debt."""
+    subscription = await begun(connection, **POSTPAID)
+    await use(connection, subscription, 130, at=NOON)
+    bare = await a_plan(connection, **POSTPAID | {"credits_per_period": 0, "overage_price": Decimal("0.03")})
+    at = NOON + MONTH / 2
+    await plan_changes.change(connection, subscription.id, now=at, actor="test", plan_id=bare)
+    assert await credits_of(connection, subscription.user_id) == -50
+    await use(connection, subscription, 7, at=at)
+    for month in (1, 2):
+        await turned(connection, subscription, NOON + month * MONTH)
+    assert await credits_of(connection, subscription.user_id) == 0
+    query = text("SELECT credits, price FROM overages WHERE subscription_id = :id ORDER BY id")
+    rows = (await connection.execute(query, {"id": subscription.id})).all()
+    assert [tuple(row) for row in rows] == [(30, Decimal("0.02")), (57, Decimal("0.03"))]
+
+
+async def test_smaller_plan_takes_no_credits_back_that_were_billed(connection: AsyncConnection) -> None:
+    subscription = await begun(connection, **POSTPAID)
+    await use(connection, subscription, 500, at=NOON)
+    bare = await a_plan(connection, **POSTPAID | {"credits_per_period": 0})
+    await plan_changes.change(connection, subscription.id, now=NOON + MONTH / 2, actor="test", plan_id=bare)
+    query = text("""
+        SELECT g.source, l.amount FROM credit_ledger l JOIN credit_grants g ON g.id = l.grant_id
+         WHERE l.user_id = :id AND l.kind = 'adjustment'
+    """)
+    rows = (await connection.execute(query, {"id": subscription.user_id})).all()
+    assert [tuple(row) for row in rows] == [("plan", -50)]
+
+
 async def test_last_usage_of_an_ended_subscription_is_billed(connection: AsyncConnection) -> None:
     subscription = await begun(connection, **POSTPAID)
     await use(connection, subscription, 130, at=NOON)
