@@ -121,6 +121,9 @@ class Epochs:
         self._entered: dict[int, _Entered] = {}
         self._failures: dict[int, Exception] = {}
         self._entering: asyncio.Task[None] | None = None
+        for reason in (*Agreement, REQUESTED):
+            if reason is not Agreement.AGREED:
+                metrics.EPOCHS_BEGUN.labels(str(reason))  # shown before the first, so that it is an increase
 
     def current(self, partition: int) -> str | None:
         """The epoch of the partition, as far as the present connection to Redis has shown it."""

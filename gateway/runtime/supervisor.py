@@ -91,12 +91,13 @@ class Supervisor:
             await asyncio.gather(*(child.stop(self._patience_seconds) for child in stage))
 
     async def _restart_forever(self, child: _Child) -> None:
+        restarts = metrics.PROCESS_RESTARTS.labels(child.name)  # shown before the first, so that it is an increase
         while True:
             code = await child.wait()
             forget_process(child.pid, self._metrics_dir)
             if self._stopping:
                 return
-            metrics.PROCESS_RESTARTS.labels(child.name).inc()
+            restarts.inc()
             _log.error("process_restarted", process=child.name, exit_code=code)
             await asyncio.sleep(RESTART_SECONDS)
             try:

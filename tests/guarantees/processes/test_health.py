@@ -215,6 +215,11 @@ async def test_frozen_process_is_not_ready_and_one_killed_leaves_no_open_calls_i
 
     async with running(site, "proxy") as proxy:
         await proxy.becomes()
+        # Shown before they count anything: what an alert takes for an increase needs a value before it.
+        await proxy.shows(**{'gateway_process_restarts_total{process="proxy-0"}': 0})
+        await proxy.shows(
+            **{f'gateway_epochs_begun_total{{reason="{why}_behind"}}': 0 for why in ("postgresql", "redis")}
+        )
         (child,) = proxy.children()
         os.kill(child, signal.SIGSTOP)
         await proxy.becomes("proxy-0")

@@ -1,0 +1,118 @@
+"""Each alert fires on its fault within its time and clears after it, as Prometheus evaluates the rules."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+RULES = Path(__file__).parents[1] / "deploy" / "prometheus" / "alerts.yml"
+pytestmark = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed here")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Series by minute in promtool's notation, with the minutes at which the alert is quiet, fires, and is quiet again.
+
+    The fault begins in the sixth minute: `0x5` are six values.
+    """
+
+    alert: str
+    series: dict[str, str]
+    fires: int
+    clears: int
+
+
+def refusals(code: str) -> dict[str, str]:
+    return {f'gateway_refusals_total{{endpoint="chat",code="{code}"}}': "0x5 0+6x10 60x20"}
+
+
+FAULTS = (
+    Fault("GatewayNotScraped", {'up{job="gateway",instance="a"}': "1x5 0x5 1x5"}, 8, 14),
+    Fault(
+        "GatewayNotScraped",
+        {'up{job="node",instance="a"}': "1x5 1x20", 'up{job="gateway"}': "1x5 stale _x9 1x5"},
+        9,
+        18,
+    ),
+    Fault("GatewayProcessNotReady", {'gateway_process_ready{process="proxy-0"}': "1x5 0x5 1x5"}, 8, 14),
+    Fault("GatewayProcessesDie", {'gateway_process_restarts_total{process="proxy-0"}': "0x5 1 2 3 4 4x30"}, 10, 35),
+    Fault("GatewayNoWorker", {"gateway_journal_lag_seconds": "0x5 stale _x9 0x5"}, 9, 18),
+    Fault(
+        "GatewayAnswersWithErrors",
+        {
+            'gateway_requests_total{code="200"}': "0+60x60",
+            'gateway_requests_total{code="503"}': "0x5 0+6x20 120x20",
+        },
+        15,
+        35,
+    ),
+    Fault("GatewayCannotMeter", refusals("metering_unavailable"), 12, 30),
+    Fault("GatewayCannotReadAccounts", refusals("accounts_unavailable"), 12, 30),
+    Fault(
+        "GatewayIsSlow",
+        {
+            'gateway_overhead_seconds_bucket{le="0.1"}': "0+60x5 300x25 300+60x20",
+            'gateway_overhead_seconds_bucket{le="1"}': "0+60x60",
+            'gateway_overhead_seconds_bucket{le="+Inf"}': "0+60x60",
+        },
+        25,
+        45,
+    ),
+    Fault("GatewayUpstreamDown", {'gateway_upstream_breaker_open{upstream="ai"}': "0x5 1x5 0x5"}, 8, 14),
+    Fault("GatewaySignInsFail", {'gateway_failed_sign_ins_total{kind="password"}': "0x5 0+120x15 1800x15"}, 15, 35),
+    Fault("GatewayJournalLags", {"gateway_journal_lag_seconds": "0x5 400x9 0x5"}, 13, 18),
+    Fault("GatewayJournalEntryRefused", {"gateway_journal_poison_total": "0x5 1x80"}, 8, 75),
+    Fault("GatewayUsageNotArchived", {"gateway_usage_archive_failures_total": "0x5 1x250"}, 8, 200),
+    Fault("GatewaySettlementsLost", {"gateway_settlements_lost_total": "0x5 1x80"}, 8, 75),
+    Fault("GatewaySettlementsLost", {"gateway_spool_failures_total": "0x5 1x80"}, 8, 75),
+    Fault("GatewaySpoolGrows", {"gateway_spool_entries": "0x5 3x14 0x5"}, 18, 23),
+    Fault("GatewayStoreWentBack", {'gateway_epochs_begun_total{reason="postgresql_behind"}': "0x5 64x80"}, 8, 75),
+    Fault("GatewayStoreWentBack", {'gateway_epochs_begun_total{reason="redis_behind"}': "0x5 64x80"}, 8, 75),
+    Fault("GatewayBooksDisagree", {"gateway_reconcile_difference_credits": "0x5 7x5 0x5"}, 8, 14),
+    Fault("GatewayAccountsSetAside", {'gateway_worker_parked{worker="renewals"}': "0x5 1x14 0x5"}, 18, 23),
+    Fault(
+        "GatewayPaymentEventsFail",
+        {'gateway_webhook_events_total{provider="stripe",event_type="invoice.paid",result="failed"}': "_x6 1x140"},
+        8,
+        75,
+    ),
+    Fault(
+        "GatewayPaymentEventsFail",
+        {'gateway_webhook_events_total{provider="stripe",event_type="invoice.paid",result="failed"}': "3x75 4x140"},
+        78,
+        150,
+    ),
+)
+
+
+def expression(fault: Fault, minute: int, *, fires: bool) -> dict[str, object]:
+    query = f'count(ALERTS{{alertname="{fault.alert}",alertstate="firing"}})'
+    return {"expr": query, "eval_time": f"{minute}m", "exp_samples": [{"labels": "{}", "value": 1}] if fires else []}
+
+
+def test_every_alert_has_a_fault() -> None:
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    assert {fault.alert for fault in FAULTS} == {rule["alert"] for group in groups for rule in group["rules"]}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.alert)
+def test_alert_fires_on_its_fault_and_clears(fault: Fault, tmp_path: Path) -> None:
+    begins = 75 if fault.fires > 70 else 5
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": series, "values": values} for series, values in fault.series.items()],
+        "promql_expr_test": [
+            expression(fault, begins, fires=False),
+            expression(fault, fault.fires, fires=True),
+            expression(fault, fault.clears, fires=False),
+        ],
+    }
+    file = tmp_path / "alerts.test.yml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [test]}))
+    tested = subprocess.run(["promtool", "test", "rules", str(file)], capture_output=True, text=True)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
