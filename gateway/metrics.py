@@ -156,6 +156,9 @@ PROCESS_RESTARTS = Counter(
     "Processes that ended unasked and were started again.",
     ["process"],
 )
+CONFIG_RELOADS = Counter(
+    "gateway_config_reloads", "Reloads by SIGHUP; those refused for an invalid file changed nothing.", ["result"]
+)
 BUILD_INFO = Gauge("gateway_build_info", "The running version.", ["version"], multiprocess_mode="mostrecent")
 
 

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from secrets import token_bytes
 
@@ -16,7 +17,7 @@ import typer
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway import logs
-from gateway.cli.installation import connect, prepare
+from gateway.cli.installation import apply_reload, connect, prepare
 from gateway.clock import now
 from gateway.config import Config
 from gateway.embedded.locks import serve_lock
@@ -65,7 +66,13 @@ async def run_demo(read_config: Callable[[], Config], *, as_json: bool) -> None:
         if config.mail.smtp is None:
             settings["GATEWAY_AUTH__REQUIRE_VERIFIED"] = "false"  # nobody reads the log for a link
         serve = serving(
-            config, EVERYTHING, store_urls=stores, reload_config=read_config, settings=settings, upstream=listening
+            config,
+            EVERYTHING,
+            store_urls=stores,
+            reload_config=read_config,
+            apply=partial(apply_reload, stores),
+            settings=settings,
+            upstream=listening,
         )
         urls = await stack.enter_async_context(serve)
         listening.close()  # the child process has its own copy

@@ -16,7 +16,8 @@ from gateway.ledger.catalogue import configured_plans
 from gateway.ledger.catalogue.configured_plans import ConfiguredPlan
 from gateway.ledger.catalogue.plans import PlanTerms, Tier
 from gateway.ledger.db import schema
-from gateway.ledger.db.session import Database
+from gateway.ledger.db.pooler import check_pooler
+from gateway.ledger.db.session import Database, DatabaseUnavailable
 from gateway.meter.client.client import RedisClient
 from gateway.meter.scripts import SCRIPTS
 from gateway.runtime.stores import EMBEDDED, StoreUrls, open_store_servers
@@ -74,6 +75,15 @@ async def prepare(config: Config, stores: StoreUrls) -> None:
                 log.warning("pepper_missing", versions=missing)
 
 
+async def apply_reload(stores: StoreUrls, config: Config) -> None:
+    """Creates the plans and permissions that a reloaded configuration adds; without PostgreSQL, the next start does."""
+    try:
+        async with connect(config, stores) as database, database.transaction() as connection:
+            await seed(connection, config)
+    except DatabaseUnavailable as error:
+        log.error("plans_not_created", reason=str(error))
+
+
 async def seed(connection: AsyncConnection, config: Config) -> tuple[str, ...]:
     """Creates the plans and the permissions that are missing, so that subscribers may call what routes ask for.
 
@@ -117,6 +127,12 @@ async def open_redis(url: str) -> AsyncIterator[RedisClient]:
         yield redis_client
     finally:
         await redis_client.close()
+
+
+async def check_postgresql(config: Config, stores: StoreUrls) -> None:
+    """Warns of a pooler that drops timeouts: those of the client remain. Raises UnfitPooler, DatabaseUnavailable."""
+    if config.database.url != EMBEDDED and (dropped := await check_pooler(stores.database_url)):
+        log.warning("pooler_drops_parameters", dropped=dropped, setting="track_extra_parameters")
 
 
 async def check_redis(redis_url: str) -> None:

@@ -17,6 +17,7 @@ from gateway.config import ConfigError
 from gateway.embedded.errors import EmbeddedError
 from gateway.ledger.accounts.peppers import WrongPepper
 from gateway.ledger.db.errors import AlreadyExists, InUse, InvalidValue, NotFound
+from gateway.ledger.db.pooler import UnfitPooler
 from gateway.ledger.db.schema import SchemaUnfit, UnknownRevision
 from gateway.ledger.db.session import DatabaseUnavailable, InvalidDatabaseUrl
 from gateway.meter.client.errors import MeterUnavailable, UnsupportedServer
@@ -69,6 +70,7 @@ _EXPECTED = (
     NothingToBackUp,
     RestoreRefused,
     SchemaUnfit,
+    UnfitPooler,
     UnknownRevision,
     UnsupportedServer,
     WrongPepper,

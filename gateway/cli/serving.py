@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +16,7 @@ import typer
 from gateway import logs
 from gateway.cli.console import AsJson, ConfigFile, DataDir, load_config
 from gateway.cli.demo import run_demo
-from gateway.cli.installation import check_redis, prepare
+from gateway.cli.installation import apply_reload, check_postgresql, check_redis, prepare
 from gateway.config import Config, describe
 from gateway.embedded.locks import serve_lock
 from gateway.runtime.serving import EVERYTHING, HEALTH, Role, serving, wait_for_stop_signal
@@ -99,9 +100,12 @@ async def _serve(read: Callable[[], Config], roles: Sequence[Role], *, as_json: 
         if is_whole:
             stack.enter_context(serve_lock(config.data_dir))
         stores = await stack.enter_async_context(open_store_servers(config, must_own=is_whole))
+        await check_postgresql(config, stores)
         await prepare(config, stores)
         await check_redis(stores.redis_url)
-        urls = await stack.enter_async_context(serving(config, roles, store_urls=stores, reload_config=read))
+        apply = partial(apply_reload, stores)
+        serve = serving(config, roles, store_urls=stores, reload_config=read, apply=apply)
+        urls = await stack.enter_async_context(serve)
         _print_urls(config, urls, stores, as_json=as_json)
         await wait_for_stop_signal()
 

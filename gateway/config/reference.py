@@ -87,7 +87,7 @@ def _settings_of(shape: Any, prefix: str) -> Iterator[Setting]:
     for name, field in shape.__dataclass_fields__.items():
         if shape is Upstream and name == "name":
             continue  # the key of the entry
-        key = f"{prefix}.{_key_of(name, hints[name])}"
+        key = f"{prefix}.{key_of(name, hints[name])}"
         is_named = any(isinstance(each, Kind) for each in _extras(hints[name]))
         nested = None if is_named else _dataclass_in(hints[name])
         if nested is None:
@@ -111,7 +111,7 @@ def _extras(hint: Any) -> tuple[Any, ...]:
     return get_args(hint)[1:] if get_origin(hint) is Annotated else ()
 
 
-def _key_of(name: str, hint: Any) -> str:
+def key_of(name: str, hint: Any) -> str:
     return next((each.alias for each in _extras(hint) if isinstance(each, FieldInfo) and each.alias), name)
 
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
 from urllib.parse import urlsplit
 
 from gateway.config.model import Config, Upstream
 from gateway.config.plans import Pack, PlanSpec
+from gateway.config.quantities import Address
+from gateway.config.reference import key_of
+from gateway.config.secrets import Secrets
 from policies.billing.providers import PROVIDERS, provider_ids
 from policies.model import Route
 from policies.pricing.price import Price
 from policies.pricing.price_list import PriceList
 from policies.wording import counted
+
+# What SIGHUP applies.
+RELOADED = frozenset({"path", "routes", "upstreams", "plans", "server.cors"})
 
 
 def describe(config: Config) -> str:
@@ -22,6 +31,7 @@ def describe(config: Config) -> str:
         f"health listener  {server.health}",
         f"database         {_without_credentials(config.database.url)}",
         f"redis            {_without_credentials(config.redis.url)}, {_count(config.redis.partitions, 'partition')}",
+        f"connections      {_connections(config)}",
         f"data directory   {config.data_dir}",
         f"upstreams        {_count(len(config.upstreams), 'upstream')}",
         *(_upstream_line(upstream) for upstream in config.upstreams),
@@ -33,6 +43,30 @@ def describe(config: Config) -> str:
         *(f"warning: {warning}" for warning in warnings(config)),
     ]
     return "\n".join(lines)
+
+
+def settings_for_restart(running: Config, read: Config) -> list[str]:
+    """The settings that differ from those of a running gateway and take effect at its next start."""
+    return list(_changed(running, read, ""))
+
+
+def _changed(before: Any, after: Any, prefix: str) -> Iterator[str]:
+    hints = get_type_hints(type(before), include_extras=True)
+    for each in fields(before):
+        one, other = getattr(before, each.name), getattr(after, each.name)
+        key = prefix + key_of(each.name, hints[each.name])
+        if one == other or key in RELOADED:
+            continue
+        if is_dataclass(one) and type(one) is type(other) and not isinstance(one, Address | Secrets):
+            yield from _changed(one, other, f"{key}.")
+        else:
+            yield key
+
+
+def plans_to_apply(running: Config, read: Config) -> list[str]:
+    """The plans that are written otherwise than before: a reload creates plans, and changes none."""
+    before = {plan.id: plan for plan in running.plans}
+    return [plan.id for plan in read.plans if before.get(plan.id, plan) != plan]
 
 
 def warnings(config: Config) -> tuple[str, ...]:
@@ -86,6 +120,15 @@ def _mail(config: Config) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _connections(config: Config) -> str:
+    """The most that the processes of each role open: a public worker has two pools, for calls and the account API."""
+    workers, size = config.server.workers, config.database.pool_size
+    pools = {"serve": 2 * workers + 2, "proxy": 2 * workers, "admin": 1, "worker": 1}
+    counts = ", ".join(f"{role} {count * size}" for role, count in pools.items())
+    each = ", ".join(f"{role} {count}" for role, count in pools.items())
+    return f"PostgreSQL: {counts}, and 2 at a start; Redis, to each server: {each}"
 
 
 def _without_credentials(url: str) -> str:

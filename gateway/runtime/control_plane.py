@@ -20,14 +20,15 @@ from gateway.runtime.payments import build_checkout_service, open_providers
 from gateway.runtime.store_connections import BACKGROUND_TIMEOUT_SECONDS, open_stores, probe_of_stores
 from gateway.workers.outbox import OutboxPublisher
 from gateway.workers.usage.reconciliation import Reconciler
+from policies.model import Route
 
 ASK_SECONDS = 3.0
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where this machine reaches a listener of all addresses
 
 
 @asynccontextmanager
-async def control_plane(config: Config, readiness: Readiness) -> AsyncIterator[Any]:
-    """The admin API, whose probe joins `readiness`.
+async def control_plane(config: Config, readiness: Readiness, routes: Mapping[str, Route]) -> AsyncIterator[Any]:
+    """The admin API, whose probe joins `readiness`. It reads `routes` at each request.
 
     Imported here because FastAPI takes 0.4 s to import, which a public worker avoids.
     """
@@ -49,7 +50,7 @@ async def control_plane(config: Config, readiness: Readiness) -> AsyncIterator[A
             peppers=config.secrets.peppers,
             entropy=token_bytes,
             meter=meter,
-            routes=config.routes,
+            routes=routes,
             past_due_grace=timedelta(seconds=config.billing.past_due_grace_seconds),
             credit_value=config.credits.money,
             reconcile_books=reconciliation(database, AccountSnapshotReader(redis_client, meter)),

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
-import structlog
-
-from gateway.config import Config, ConfigError, Log
+from gateway.config import Config, Log
 from gateway.config.model import Tracing
 from gateway.ledger.db.session import Database
 from gateway.meter.client.client import RedisClient
@@ -45,7 +43,6 @@ if TYPE_CHECKING:
 
 # A principal is refreshed this often although its version has not changed, in case a publication was lost.
 PRINCIPAL_MAX_AGE_SECONDS = 60.0
-_log = structlog.get_logger()
 
 
 @asynccontextmanager
@@ -145,13 +142,7 @@ def build_span_recorder(tracing: Tracing | None) -> OpenTelemetryRecorder | None
     )
 
 
-def reload(handler: Handler, reload_config: Callable[[], Config]) -> None:
-    """Serves by the routes and upstreams of the file; calls under way finish on the upstreams where they began."""
-    try:
-        config = reload_config()
-    except ConfigError as error:
-        _log.error("configuration_refused", problems=str(error))
-        return
+def reload(handler: Handler, config: Config) -> None:
+    """Serves by these routes and upstreams; calls under way finish on the upstreams where they began."""
     for destination in handler.swap(router_of(config), destinations(config)).values():
         destination.upstream.retire()
-    _log.info("configuration_reloaded", routes=len(config.routes), upstreams=len(config.upstreams))

@@ -6,13 +6,15 @@ import gc
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
+import structlog
 import uvicorn
 
 from gateway import logs, metrics
-from gateway.config import Config
+from gateway.config import Config, ConfigError
 from gateway.listener.server import ListenerLimits, build_gate, configure
 from gateway.runtime.control_plane import control_plane
 from gateway.runtime.data_plane import data_plane, reload
@@ -26,6 +28,7 @@ from policies.model import Route
 
 # nginx's keepalive_timeout: uvicorn's own 5 s would close idle connections under a client that is about to use them.
 KEEP_ALIVE_SECONDS = 75
+_log = structlog.get_logger()
 
 
 async def run_child(
@@ -43,21 +46,18 @@ async def run_child(
     readiness = Readiness()
     sockets = [socket.socket(fileno=fd) for fd in listen]
     servers: list[tuple[Server, list[socket.socket]]] = []
-    on_reload: Callable[[], None] | None = None
+    routes = {route.name: route for route in config.routes}
+    applied: list[Callable[[Config], None]] = [lambda read: _replace(routes, read.routes)]
     async with AsyncExitStack() as stack:
         if Role.PROXY in roles:
             handler = await stack.enter_async_context(data_plane(config, readiness))
-            routes = {route.name: route for route in config.routes}
             account = await stack.enter_async_context(account_api(config, routes))
             server = config.server
             public = PublicListener(handler, account, cors=server.cors, trusted_proxies=server.trusted_proxies)
             servers.append((public_server(public, config), [sockets.pop(0)]))
-
-            def on_reload() -> None:
-                reload(handler, lambda: _replace(reload_config(), routes, public))
-
+            applied += [partial(reload, handler), lambda read: public.allow(read.server.cors)]
         if Role.ADMIN in roles:
-            admin = await stack.enter_async_context(control_plane(config, readiness))
+            admin = await stack.enter_async_context(control_plane(config, readiness, routes))
             servers.append((_server(admin, config), [sockets.pop(0)]))
         if Role.WORKER in roles:
             from gateway.runtime.background import background  # 7 MiB that a public worker does not need
@@ -70,15 +70,24 @@ async def run_child(
         await readiness.run_once()
         await stack.enter_async_context(Runner(readiness))
         tune_garbage_collection()
+        on_reload = partial(_reload, reload_config, applied)
         await serve(servers, line=line, missing=lambda: readiness.missing, reload=on_reload)
 
 
-def _replace(config: Config, routes: dict[str, Route], public: PublicListener) -> Config:
-    """Returns `config`; from now on the account API quotes by its routes, and pages of its origins are let in."""
-    public.allow(config.server.cors)
-    routes.clear()
-    routes.update((route.name, route) for route in config.routes)
-    return config
+def _reload(reload_config: Callable[[], Config], applied: Sequence[Callable[[Config], None]]) -> None:
+    try:
+        config = reload_config()
+    except ConfigError as error:  # the file has changed since the supervisor read it
+        _log.error("configuration_refused", problems=str(error))
+        return
+    for apply in applied:
+        apply(config)
+    _log.info("configuration_reloaded", routes=len(config.routes), upstreams=len(config.upstreams))
+
+
+def _replace(known: dict[str, Route], routes: Sequence[Route]) -> None:
+    known.clear()
+    known.update((route.name, route) for route in routes)
 
 
 def tune_garbage_collection() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from enum import StrEnum
 
 import structlog
 
-from gateway.config import Config, ConfigError
+from gateway import metrics
+from gateway.config import Config, ConfigError, plans_to_apply, settings_for_restart
 from gateway.config.loading import child_environment
 from gateway.config.quantities import Address
 from gateway.http.known_hosts import KnownHosts
@@ -45,6 +46,7 @@ async def serving(
     *,
     store_urls: StoreUrls,
     reload_config: Callable[[], Config],
+    apply: Callable[[Config], Awaitable[None]],
     settings: Mapping[str, str] | None = None,
     upstream: socket.socket | None = None,
 ) -> AsyncIterator[dict[str, str]]:
@@ -52,7 +54,8 @@ async def serving(
 
     Raises AddressUnusable or ChildFailed. At the end of the block the gateway stops being ready, and its responses
     close their connections; after `shutdown_delay` the processes drain, the listeners first. SIGHUP reloads the
-    configuration; an invalid one is logged and the old one stays. `upstream` is the socket of the bundled upstream.
+    configuration: first `apply`, then the processes, and what needs a restart is logged. An invalid one is logged and
+    the old one stays. `upstream` is the socket of the bundled upstream.
     """
     watching: asyncio.Task[None] | None = None
     async with AsyncExitStack() as stack:
@@ -69,6 +72,7 @@ async def serving(
         )
         drain_seconds = config.server.drain_timeout_seconds
         supervisor = Supervisor(inherited, metrics_dir=metrics_dir, drain_timeout_seconds=drain_seconds)
+        reloading = _Reloading(config, reload_config, apply, supervisor)
         health = GroupHealth(supervisor.reports)
         hosts = KnownHosts((config.server.health.host, *config.server.admin_hosts))
         await stack.enter_async_context(serving_health(probed, health, metrics_dir, hosts=hosts))
@@ -78,7 +82,7 @@ async def serving(
         try:
             await supervisor.start(specs)
             watching = asyncio.create_task(supervisor.watch())
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, reload_config, supervisor)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloading.start)
             yield {**{role: url_of(bound[0]) for role, bound in listeners.items()}, HEALTH: url_of(probed)}
             health.is_draining = True
             supervisor.announce_drain()
@@ -136,10 +140,40 @@ def _children(
     return children
 
 
-def _reload(reload_config: Callable[[], Config], supervisor: Supervisor) -> None:
-    try:
-        reload_config()
-    except ConfigError as error:
-        _log.error("configuration_refused", problems=str(error))
-        return
-    supervisor.reload()
+class _Reloading:
+    """Reloads the configuration for a signal, one signal after the other."""
+
+    def __init__(
+        self,
+        running: Config,
+        read: Callable[[], Config],
+        apply: Callable[[Config], Awaitable[None]],
+        supervisor: Supervisor,
+    ) -> None:
+        self._running = running
+        self._read = read
+        self._apply = apply
+        self._supervisor = supervisor
+        self._lock = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._reload())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reload(self) -> None:
+        async with self._lock:
+            try:
+                config = self._read()
+            except ConfigError as error:
+                metrics.CONFIG_RELOADS.labels("refused").inc()
+                _log.error("configuration_refused", problems=str(error))
+                return
+            await self._apply(config)
+            self._supervisor.reload()
+            metrics.CONFIG_RELOADS.labels("applied").inc()
+            if later := settings_for_restart(self._running, config):
+                _log.warning("restart_needed", settings=later)
+            if plans := plans_to_apply(self._running, config):
+                _log.warning("plans_not_applied", plans=plans, command="gateway plans apply")

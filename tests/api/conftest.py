@@ -219,7 +219,7 @@ def admin_app(
         peppers=PEPPERS,
         entropy=token_bytes,
         meter=meter,
-        routes=ROUTES,
+        routes={route.name: route for route in ROUTES},
         credit_value=CreditValue("USD", Decimal(100_000)),
         past_due_grace=timedelta(days=3),
         reconcile_books=reconciliation(database, AccountSnapshotReader(redis_client, meter)),

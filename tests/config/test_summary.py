@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import describe, load, warnings
+from gateway.config import describe, load, plans_to_apply, settings_for_restart, warnings
 
 SECRETS = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
 
@@ -24,6 +24,7 @@ routes: [{name: chat, upstream: up, match: {path: /chat, methods: [POST]}, featu
     assert "chat: POST /chat -> up, 0.5 credits per 1000 tokens" in said
     assert "postgresql://db:5432/x" in said
     assert "redis://cache:6379" in said
+    assert "PostgreSQL: serve 20, proxy 10, admin 5, worker 5" in said
     assert "hunter2" not in said
     assert "warning" not in said
 
@@ -43,6 +44,36 @@ def test_summary_names_several_servers_of_redis_and_no_secret(tmp_path: Path, ur
 
     assert shown in said
     assert "hunter2" not in said
+
+
+def test_summary_counts_the_connections_of_workers_and_pools(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("{server: {workers: 4}, database: {pool_size: 3}}")
+
+    said = describe(load(file, SECRETS))
+
+    assert "PostgreSQL: serve 30, proxy 24, admin 3, worker 3, and 2 at a start" in said
+    assert "Redis, to each server: serve 10, proxy 8, admin 1, worker 1" in said
+
+
+def test_reload_names_what_takes_effect_at_the_next_start_and_no_secret(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("plans: [{id: one, name: One, price: 1}]")
+    running = load(file, SECRETS)
+    file.write_text("""
+server: {public: 127.0.0.1:9, drain_timeout: 5s, cors: {origins: ["https://app.example.com"]}}
+redis: {timeout: 7s, url: "redis://:hunter2@cache"}
+upstreams: {up: {targets: ["http://a:1"]}}
+routes: [{name: chat, upstream: up, match: {path: /chat}, price: {credits: 1}}]
+plans: [{id: one, name: One, price: 2}, {id: two, name: Two, price: 2}]
+""")
+    read = load(file, SECRETS | {"GATEWAY_JWT_SECRET": "hunter2" * 8, "GATEWAY_DATABASE__URL": "postgresql://u@h/d"})
+
+    assert settings_for_restart(running, running) == []
+    assert settings_for_restart(running, read) == [
+        *("server.public", "server.drain_timeout", "database.url", "redis.url", "redis.timeout", "secrets")
+    ]
+    assert plans_to_apply(running, read) == ["one"]
 
 
 def test_likely_mistake_is_a_warning(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def build_admin(
     peppers: Mapping[int, bytes],
     entropy: Callable[[int], bytes],
     meter: Meter,
-    routes: Iterable[Route],
+    routes: Mapping[str, Route],
     past_due_grace: timedelta,
     reconcile_books: Reconcile,
     metrics_text: Callable[[], Awaitable[bytes]],
@@ -89,8 +89,9 @@ def build_admin(
     """The ASGI application.
 
     `publish` publishes all committed changes to Redis; each change awaits it before the response. `entropy` gives so
-    many random bytes. `routes` and `past_due_grace` are those of the proxy. `metrics_text` gives Prometheus text,
-    `readiness` what is missing, name to reason. `credit_value` shows what a call costs as money.
+    many random bytes. `routes` and `past_due_grace` are those of the proxy; `routes` are read at each request.
+    `metrics_text` gives Prometheus text, `readiness` what is missing, name to reason. `credit_value` shows what a call
+    costs as money.
     The listener goes by the names `hosts`.
     """
     app = FastAPI(
@@ -110,7 +111,7 @@ def build_admin(
         key_factory=KeyFactory(key_prefix, peppers, entropy=entropy),
         token_factory=KeyFactory(key_prefix + TOKEN_PREFIX_SUFFIX, peppers, entropy=entropy),
         dry_run=DryRun(database, meter, grace=past_due_grace, credit_value=credit_value),
-        routes={route.name: route for route in routes},
+        routes=routes,
         key_prefix=key_prefix,
         peppers=peppers,
         reconcile=reconcile_books,

@@ -18,6 +18,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 PREFIX = "gateway-metrics-"
 _LOCK = "supervisor.lock"
+_OWN = ["gateway_process_ready", "gateway_process_restarts_total", "gateway_config_reloads_total"]
 
 
 @contextmanager
@@ -44,7 +45,7 @@ def exposition_of_group(directory: str) -> bytes:
     """All series of the processes that share the directory, together, and the supervisor's own of them."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry, directory)  # type: ignore[no-untyped-call] # prometheus_client leaves it bare
-    own = REGISTRY.restricted_registry(["gateway_process_ready", "gateway_process_restarts_total"])
+    own = REGISTRY.restricted_registry(_OWN)
     return generate_latest(registry) + generate_latest(own)
 
 

@@ -147,7 +147,7 @@ async def test_rolling_restart_behind_nginx_fails_no_call(tmp_path: Path, own_da
             await asyncio.gather(*clients)
             said = errors.read_text()
         assert proxies[0].process is not None
-        rows = await Served(proxies[0].process, "", config, errors, load_.key).rows()
+        rows = await Served(proxies[0].process, "", "", config, errors, load_.key).rows()
     calls = load_.answers.total()
     rate = calls / (asyncio.get_running_loop().time() - began_at)
     measured.append(f"{ROLLS} rolling restarts of two proxies: {dict(load_.answers)}, {rate:.0f} calls/s")

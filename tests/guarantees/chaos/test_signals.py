@@ -9,6 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
+
 from gateway.listener.ending import BEGINNING
 from tests.guarantees.chaos.conftest import measured
 from tests.guarantees.simulation.served_gateway import PLAN, Served, serving
@@ -131,12 +133,13 @@ BROKEN = [
 
 def _document(upstream_url: str, number: int) -> str:
     return f"""
-server: {{workers: 2, drain_timeout: 5s}}
+server: {{workers: 2, drain_timeout: {5 + number}s}}
 redis: {{timeout: 5s}}
 upstreams: {{main: {{targets: ["{upstream_url}"]}}}}
 routes:
   - {{name: steady, match: {{path: /v1/steady}}, upstream: main, price: {{credits: 1}}}}
-  - {{name: moving, match: {{path: /v1/moving/{number}}}, upstream: main, price: {{credits: 0}}}}
+  - {{name: moving{number}, match: {{path: /v1/moving/{number}}}, upstream: main, permission: p{number},
+      price: {{credits: 0}}}}
 plans: [{PLAN}]
 """
 
@@ -160,6 +163,8 @@ async def test_sighup_fails_no_request_and_refuses_an_invalid_configuration(
                 else:
                     await _wait_for_refusals(served, number // 2)
                     assert await _statuses(served, current) == {200}
+            assert await _verified(served, route=f"moving{current}"), "the admin API reloads too"
+            assert served.log.read_text().count("server.drain_timeout") == served.said("restart_needed") == RELOADS // 2
             enough.set()
             answered: Counter[int] = sum(await asyncio.gather(*loads), Counter())
 
@@ -208,6 +213,14 @@ async def _statuses(served: Served, number: int) -> set[int]:
         statuses.add(await _status(served, reader, writer, f"/v1/moving/{number}"))
         writer.transport.abort()
     return statuses
+
+
+async def _verified(served: Served, *, route: str) -> bool:
+    """Whether the admin API says that the key may call the route."""
+    async with httpx.AsyncClient(headers={"authorization": f"Bearer {served.config.secrets.admin_token}"}) as client:
+        body = {"key": served.key, "route": route}
+        answer = await client.post(f"{served.admin_url}/admin/v1/keys/verify", json=body)
+    return bool(answer.json().get("admitted"))
 
 
 async def _moves(served: Served, *, to: int) -> None:

@@ -45,6 +45,7 @@ _databases = iter(range(8, 16))
 class Served:
     process: asyncio.subprocess.Process
     public_url: str
+    admin_url: str
     config: Config
     log: Path
     key: str
@@ -117,7 +118,7 @@ async def serving(folder: Path, document: str, *, database_url: str, redis_url: 
         said = json.loads(await asyncio.wait_for(process.stdout.readline(), START_SECONDS) or b"{}")
         assert said, log.read_text()
         config = load(path, places)
-        yield Served(process, said["public_url"], config, log, await create_account(config))
+        yield Served(process, said["public_url"], said["admin_url"], config, log, await create_account(config))
     finally:
         if process.returncode is None:
             process.terminate()
