@@ -21,6 +21,7 @@ from gateway.config.prices import PriceEntry, PriceListEntry
 from gateway.config.quantities import Address, Kind
 from gateway.config.routes import RouteEntry
 from gateway.config.secrets import VARIABLES
+from gateway.config.validation import extras_of, key_of
 
 _HEAD = """\
 # Settings
@@ -88,7 +89,7 @@ def _settings_of(shape: Any, prefix: str) -> Iterator[Setting]:
         if shape is Upstream and name == "name":
             continue  # the key of the entry
         key = f"{prefix}.{key_of(name, hints[name])}"
-        is_named = any(isinstance(each, Kind) for each in _extras(hints[name]))
+        is_named = any(isinstance(each, Kind) for each in extras_of(hints[name]))
         nested = None if is_named else _dataclass_in(hints[name])
         if nested is None:
             yield _setting(key, hints[name], field)
@@ -97,7 +98,7 @@ def _settings_of(shape: Any, prefix: str) -> Iterator[Setting]:
 
 
 def _setting(key: str, hint: Any, field: Field[Any]) -> Setting:
-    extras = _extras(hint)
+    extras = extras_of(hint)
     description = next((each.description for each in extras if isinstance(each, FieldInfo) and each.description), "")
     return Setting(key, _type_of(hint), _default_of(field, _type_of(hint)), description)
 
@@ -107,16 +108,8 @@ def _row(setting: Setting) -> str:
     return f"| `{setting.key}` | {setting.type} | {setting.default} | {variable} | {setting.description} |"
 
 
-def _extras(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint)[1:] if get_origin(hint) is Annotated else ()
-
-
-def key_of(name: str, hint: Any) -> str:
-    return next((each.alias for each in _extras(hint) if isinstance(each, FieldInfo) and each.alias), name)
-
-
 def _type_of(hint: Any) -> str:
-    kind = next((each.label for each in _extras(hint) if isinstance(each, Kind)), None)
+    kind = next((each.label for each in extras_of(hint) if isinstance(each, Kind)), None)
     if kind is not None:
         return kind
     bare = get_args(hint)[0] if get_origin(hint) is Annotated else hint

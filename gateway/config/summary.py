@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from gateway.config.model import Config, Upstream
 from gateway.config.plans import Pack, PlanSpec
 from gateway.config.quantities import Address
-from gateway.config.reference import key_of
 from gateway.config.secrets import Secrets
+from gateway.config.validation import key_of
 from policies.billing.providers import PROVIDERS, provider_ids
 from policies.model import Route
 from policies.pricing.price import Price

@@ -68,12 +68,7 @@ def _keys_at(shape: Any, path: KeyPath) -> list[str]:
 def _fields_of(shape: Any) -> dict[str, Any]:
     """The types of a dataclass's fields by the key that the file uses."""
     hints = get_type_hints(shape, include_extras=True) if shape else {}
-    return {_key_of(name, hint): hint for name, hint in hints.items() if name in shape.__dataclass_fields__}
-
-
-def _key_of(name: str, hint: Any) -> str:
-    extras = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
-    return next((extra.alias for extra in extras if isinstance(extra, FieldInfo) and extra.alias), name)
+    return {key_of(name, hint): hint for name, hint in hints.items() if name in shape.__dataclass_fields__}
 
 
 def _dataclass_in(hint: Any) -> Any:
@@ -104,3 +99,12 @@ _MESSAGES: Mapping[str, Callable[[Mapping[str, Any], Any], str]] = {
     "greater_than_equal": lambda context, got: f"must be at least {context['ge']}, got {got}",
     "less_than_equal": lambda context, got: f"must be at most {context['le']}, got {got}",
 }
+
+
+def key_of(name: str, hint: Any) -> str:
+    """The key in the file of a field, by its annotation."""
+    return next((each.alias for each in extras_of(hint) if isinstance(each, FieldInfo) and each.alias), name)
+
+
+def extras_of(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint)[1:] if get_origin(hint) is Annotated else ()
