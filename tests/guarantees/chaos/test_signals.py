@@ -138,9 +138,8 @@ redis: {{timeout: 5s}}
 upstreams: {{main: {{targets: ["{upstream_url}"]}}}}
 routes:
   - {{name: steady, match: {{path: /v1/steady}}, upstream: main, price: {{credits: 1}}}}
-  - {{name: moving{number}, match: {{path: /v1/moving/{number}}}, upstream: main, permission: p{number},
-      price: {{credits: 0}}}}
-plans: [{PLAN}]
+  - {{name: moving{number}, match: {{path: /v1/moving/{number}}}, upstream: main, price: {{credits: 0}}}}
+plans: [{PLAN}, {{id: plan{number}, name: Plan {number}, price: 1}}]
 """
 
 
@@ -163,7 +162,7 @@ async def test_sighup_fails_no_request_and_refuses_an_invalid_configuration(
                 else:
                     await _wait_for_refusals(served, number // 2)
                     assert await _statuses(served, current) == {200}
-            assert await _verified(served, route=f"moving{current}"), "the admin API reloads too"
+            assert await _is_known_to_admin(served, current)
             assert served.log.read_text().count("server.drain_timeout") == served.said("restart_needed") == RELOADS // 2
             enough.set()
             answered: Counter[int] = sum(await asyncio.gather(*loads), Counter())
@@ -215,12 +214,13 @@ async def _statuses(served: Served, number: int) -> set[int]:
     return statuses
 
 
-async def _verified(served: Served, *, route: str) -> bool:
-    """Whether the admin API says that the key may call the route."""
-    async with httpx.AsyncClient(headers={"authorization": f"Bearer {served.config.secrets.admin_token}"}) as client:
-        body = {"key": served.key, "route": route}
-        answer = await client.post(f"{served.admin_url}/admin/v1/keys/verify", json=body)
-    return bool(answer.json().get("admitted"))
+async def _is_known_to_admin(served: Served, number: int) -> bool:
+    """Whether the admin API says that the key may call the route of that configuration, and has its plan."""
+    headers = {"authorization": f"Bearer {served.config.secrets.admin_token}"}
+    async with httpx.AsyncClient(base_url=f"{served.admin_url}/admin/v1", headers=headers) as client:
+        verdict = await client.post("/keys/verify", json={"key": served.key, "route": f"moving{number}"})
+        plan = await client.get(f"/plans/plan{number}")
+    return bool(verdict.json().get("admitted")) and plan.status_code == 200
 
 
 async def _moves(served: Served, *, to: int) -> None:
