@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-RULES = Path(__file__).parents[1] / "deploy" / "prometheus" / "alerts.yml"
+RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "alerts.yml"
 pytestmark = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed here")
 
 

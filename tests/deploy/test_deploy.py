@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 
 from gateway import metrics
 
-DEPLOY = Path(__file__).parents[1] / "deploy"
+DEPLOY = Path(__file__).parents[2] / "deploy"
 RUNBOOKS = DEPLOY.parent / "docs" / "runbooks.md"
 SERIES = re.compile(r"\bgateway_\w+")
 SCRAPED = re.compile(r"\bup\{")  # Prometheus itself makes this series
