@@ -78,10 +78,16 @@ async def _attacked(gateway: UnderAttack, loads: list[Load], *, name: str, path:
             answers[answer] = answers.get(answer, 0) + count
     measured.append(
         f"| {name} | {sent:.1f} | {', '.join(f'{each} {count:,}' for each, count in sorted(answers.items()))} "
-        f"| {attacked.failed} of {attacked.statuses.total():,} | {1000 * quiet.quantile(0.99):.1f} "
+        f"| {_told(attacked)} | {1000 * quiet.quantile(0.99):.1f} "
         f"| {1000 * attacked.quantile(0.99):.1f} | {(memory[1] - memory[0]) / MIB:.0f} |"
     )
     return quiet, attacked, memory[1] - memory[0]
+
+
+def _told(calls: Calls) -> str:
+    """How many failed, and how."""
+    how = ", ".join(f"{status}: {count}" for status, count in calls.statuses.items() if status != "200")
+    return f"{calls.failed} of {calls.statuses.total():,}" + (f" ({how})" if how else "")
 
 
 def _check(quiet: Calls, attacked: Calls) -> None:

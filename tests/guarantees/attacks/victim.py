@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -59,7 +60,7 @@ class Victim:
             self._streams = None
 
     async def _call(self) -> str:
-        """The status, or `none` where there was no whole response."""
+        """The status with the code of a problem, or `none` where there was no whole response."""
         with suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
             async with asyncio.timeout(PATIENCE_SECONDS):
                 if self._streams is None:
@@ -67,9 +68,10 @@ class Victim:
                 reader, writer = self._streams
                 writer.write(self._request)
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
-                await reader.readexactly(int(head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0]))
+                body = await reader.readexactly(int(head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0]))
                 if b"\r\nconnection: close" in head:
                     await self.close()
-                return head[9:12].decode()
+                status = head[9:12].decode()
+                return status if status == "200" else f"{status} {json.loads(body)['code']}"
         await self.close()
         return "none"
