@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from email.message import EmailMessage
+from email.utils import format_datetime
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
 import structlog
 
+from gateway.clock import now
 from gateway.email_addresses import is_plain
 from gateway.notifications import DeliveryFailed
 from gateway.notifications.email_templates import Email
@@ -77,6 +79,7 @@ def _message(to: str, email: Email, *, sender: str, message_id: str) -> EmailMes
     message["From"] = sender
     message["To"] = to
     message["Subject"] = email.subject
+    message["Date"] = format_datetime(now())
     message["Message-ID"] = f"<{message_id}@{sender.rpartition('@')[2].rstrip('>') or 'localhost'}>"
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834 section 5: no out-of-office answers, please
     message.set_content(email.text)

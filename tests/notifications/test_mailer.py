@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from decimal import Decimal
+from email.utils import parsedate_to_datetime
 from uuid import UUID
 
 import pytest
 
+from gateway.clock import now
 from gateway.notifications import DeliveryFailed
 from gateway.notifications.email_templates import Email, TemplateContext, render
 from gateway.notifications.mailer import SmtpMailer
@@ -19,6 +22,7 @@ PAYLOAD = {"token_id": str(TOKEN_ID), "expires_at": "2026-03-15T12:30:00+00:00"}
 
 
 async def test_email_arrives_unchanged() -> None:
+    began = now()
     async with smtp.running() as server:
         mailer = SmtpMailer(server.url, sender="Gateway <hello@gateway.test>")
         await mailer.send("ada@example.com", Email("Grüße", "Zeile eins.\nZeile zwei.\n"), message_id="7")
@@ -27,6 +31,8 @@ async def test_email_arrives_unchanged() -> None:
     assert email["From"] == "Gateway <hello@gateway.test>"
     assert email["Subject"] == "Grüße"
     assert email["Message-ID"] == "<7@gateway.test>"
+    sent_at = parsedate_to_datetime(email["Date"])  # which RFC 5322 section 3.6 requires
+    assert began - timedelta(seconds=1) <= sent_at <= now()
     assert email["Auto-Submitted"] == "auto-generated"
     assert email.get_content().replace("\r\n", "\n") == "Zeile eins.\nZeile zwei.\n"
 

@@ -13,9 +13,12 @@ from gateway.ledger.accounts.users import User
 from gateway.ledger.catalogue import plans
 from gateway.ledger.credits import expiry
 from gateway.payments.provider import PriceChange
+from tests.guarantees.simulation.stripe_lives import Calls
 from tests.payments.fake_stripe import FakeStripe, Object
 from tests.payments.payment_stack import PaymentStack, only
+from tests.payments.stripe.test_past_due import admitted
 from tests.payments.test_stripe_lifecycle import current_subscription, deliver_all, spend, subscribe_and_pay
+from tests.workers.conftest import Backend, backend  # noqa: F401 - the fixture of both stores
 
 MINUTE = timedelta(minutes=1)
 
@@ -33,21 +36,28 @@ async def renewing(stack: PaymentStack, fake_stripe: FakeStripe) -> tuple[User, 
     return user, draft
 
 
-async def test_draft_of_65_minutes_leaves_the_credits_of_the_new_period(
-    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+async def test_no_call_is_refused_while_the_invoice_is_a_draft_for_65_minutes(
+    stripe_stack: PaymentStack,
+    fake_stripe: FakeStripe,
+    backend: Backend,  # noqa: F811 - the fixture
 ) -> None:
+    """Each call passes the check of its account, and is admitted on the balance that Redis knows."""
     user, draft = await renewing(stripe_stack, fake_stripe)
     began = (await current_subscription(stripe_stack, user)).current_period_start
-    for minute in range(65):
+    calls = Calls(backend, user)
+    for minute in range(0, 66, 5):
+        at = began + minute * MINUTE
         async with stripe_stack.database.transaction() as connection:
-            await expiry.apply_due(connection, user.id, now=began + minute * MINUTE)
-        await spend(stripe_stack, user, 1)
-        found = await current_subscription(stripe_stack, user)
-        assert (found.status, await stripe_stack.balance(user)) == ("active", 1000 - minute - 1)
+            await expiry.apply_due(connection, user.id, now=at)
+        assert (await admitted(stripe_stack, user, at=at)).status == "active"
+        assert await calls.call(10, at=at), f"refused after {minute} minutes"
+        await calls.end()
+        await calls.record()
+        assert await stripe_stack.balance(user) == 1000 - calls.spent
     fake_stripe.charge_renewal(draft)
     await deliver_all(stripe_stack, fake_stripe)
     state = await stripe_stack.billing_state(user)
-    assert (state.status, state.balance, state.granted) == ("active", 935, 2000)
+    assert (state.status, state.balance, state.granted, calls.spent) == ("active", 860, 2000, 140)
 
 
 async def test_advance_is_taken_back_when_the_payment_fails_and_granted_once_it_is_paid(

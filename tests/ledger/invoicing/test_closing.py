@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -13,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.accounts import erasure, users
+from gateway.ledger.catalogue import plans
 from gateway.ledger.db.errors import InUse, NotFound
 from gateway.ledger.invoicing import closing, issued_invoices
 from gateway.ledger.invoicing.invoices import Invoice
@@ -211,6 +213,28 @@ async def test_price_of_a_period_is_that_at_its_end(connection: AsyncConnection)
     invoice = await closed(connection, mine)
     assert invoice is not None
     assert amounts(invoice) == ["9.99"]
+
+
+@pytest.mark.parametrize("change", [{"price": Decimal("20.00"), "credits_per_period": 200}, {"currency": "EUR"}])
+async def test_price_that_changes_within_a_period_is_that_of_the_next(
+    connection: AsyncConnection, change: dict[str, Any]
+) -> None:
+    plan = await a_plan(connection, "10.00", credits_per_period=100)
+    mine, other = await begun(connection, plan), await begun(connection, plan)
+    found = await plans.get(connection, plan)
+    assert found is not None
+    await plans.change(connection, plan, replace(found.terms, **change))
+    at_once = await invoiced(connection, other, THE_11TH)
+    await advanced(connection, mine, AUGUST)
+    june, july = await closed(connection, mine), await closed(connection, mine, start=JULY, now=AUGUST)
+    assert june is not None
+    assert july is not None
+    terms = {"price": Decimal("10.00"), "currency": "USD", "credits_per_period": 100}
+    assert (at_once.total, at_once.currency) == (june.total, june.currency) == (terms["price"], terms["currency"])
+    after = terms | change
+    assert (july.total, july.currency) == (after["price"], after["currency"])
+    granted = text("SELECT amount FROM credit_grants WHERE subscription_id = :id ORDER BY effective_at LIMIT 2")
+    assert list(await connection.scalars(granted, {"id": mine})) == [100, after["credits_per_period"]]
 
 
 async def test_voided_invoice_of_a_closed_period_is_on_the_next_and_the_period_on_no_other(
