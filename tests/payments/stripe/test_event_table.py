@@ -17,6 +17,7 @@ from tests.payments.fake_stripe import FakeStripe, Object, signed
 from tests.payments.payment_stack import PaymentStack, only
 from tests.payments.stripe.test_past_due import admitted, buy_pack, change_terms, end_grace
 from tests.payments.stripe.test_scheduled_changes import ask
+from tests.payments.test_price_changes import raise_price
 from tests.payments.test_stripe_lifecycle import current_subscription, spend, subscribe_and_pay
 
 PAGE = Path(__file__).parents[3] / "docs" / "payments.md"
@@ -128,6 +129,12 @@ async def refunded(case: Case) -> None:
     case.world.refund(await case.payment_id())
 
 
+async def refund_failed(case: Case) -> None:
+    refund = case.world.refund(await case.payment_id())
+    await case.hear()
+    case.world.fail_refund(refund)
+
+
 async def disputed(case: Case) -> None:
     case.world.dispute(await case.payment_id())
 
@@ -161,6 +168,22 @@ async def cancelled_over(case: Case) -> None:
     case.world.end(case.subscription_id)
 
 
+async def resumed(case: Case) -> None:
+    await cancelled(case)
+    await case.hear()
+    await case.stack.provider.resume(case.subscription_id)
+
+
+async def pack_bought(case: Case) -> None:
+    await buy_pack(case.stack, case.world, case.user)
+
+
+async def price_raised(case: Case) -> None:
+    """Last: whoever subscribes after it pays more."""
+    await raise_price(case.stack, case.world, subscribers=None)
+    await case.renew(succeeds=True)
+
+
 EVENTS: dict[str, Callable[[Case], Awaitable[None]]] = {
     "nothing": nothing,
     "the next period begins, its invoice a draft": drafted,
@@ -178,13 +201,17 @@ EVENTS: dict[str, Callable[[Case], Awaitable[None]]] = {
     "it ends, 100 credits were bought, and there is a `fallback_plan`": fallen_back,
     "half of the payment is refunded": half_refunded,
     "the payment is refunded": refunded,
+    "the refund fails at the bank": refund_failed,
     "the payment is disputed": disputed,
     "the dispute is won": decided("won"),
     "the dispute is lost": decided("lost"),
     "a downgrade to 100 credits for 9.99 is scheduled": scheduled,
     "the scheduled downgrade takes effect": scheduled_applied,
     "it is cancelled with its period": cancelled,
+    "the cancellation is undone": resumed,
     "the last period ends": cancelled_over,
+    "100 credits are bought for 5.00": pack_bought,
+    "the price rises to 39.99, and the next period is paid": price_raised,
 }
 
 
