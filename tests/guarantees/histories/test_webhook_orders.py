@@ -60,7 +60,7 @@ async def worlds(own_database_url: str) -> AsyncIterator[Callable[[], Awaitable[
 
 async def test_webhook_orders_end_in_the_state_of_the_provider(worlds: Any) -> None:
     draw = sampling.seeded_random("orders")
-    orders = draw.sample(ORDERS, sampling.scaled(suite=60, full=len(ORDERS)))
+    orders = draw.sample(ORDERS, sampling.scaled(suite=30, full=len(ORDERS)))
     stack, fake_stripe = await worlds()
     expected = await lived_in_order(*await worlds())
     for order in orders:
