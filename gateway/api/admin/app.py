@@ -91,8 +91,7 @@ def build_admin(
     `publish` publishes all committed changes to Redis; each change awaits it before the response. `entropy` gives so
     many random bytes. `routes` and `past_due_grace` are those of the proxy; `routes` are read at each request.
     `metrics_text` gives Prometheus text, `readiness` what is missing, name to reason. `credit_value` shows what a call
-    costs as money.
-    The listener goes by the names `hosts`.
+    costs as money. The listener goes by the names `hosts`.
     """
     app = FastAPI(
         title="Gateway admin API",
