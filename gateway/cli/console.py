@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from gateway.config import Config, load
+from gateway.config.secrets import COMMAND
 
 DEFAULT_CONFIG = Path("gateway.yaml")
 
@@ -26,13 +27,14 @@ def load_config(
     *,
     overrides: Mapping[str, Any] | None = None,
     persist_secrets: bool = True,
+    roles: Collection[str] = (COMMAND,),
 ) -> Config:
-    """The effective configuration. Raises ConfigError with every problem found."""
+    """The effective configuration, with the secrets that the roles use. Raises ConfigError with every problem found."""
     path = config if config is not None or not DEFAULT_CONFIG.exists() else DEFAULT_CONFIG
     settings = dict(overrides or {})
     if data_dir is not None:
         settings["data_dir"] = str(data_dir)
-    return load(path, overrides=settings, persist_secrets=persist_secrets)
+    return load(path, overrides=settings, persist_secrets=persist_secrets, roles=roles)
 
 
 def print_object(fields: Mapping[str, Any], *, as_json: bool) -> None:

@@ -43,7 +43,7 @@ def migrate(
         return
     if step is Step.DOWN and not is_confirmed:
         typer.confirm(DROPS_DATA, abort=True, err=True)
-    typer.echo(asyncio.run(_move(load_config(config, data_dir), step)))
+    typer.echo(asyncio.run(_move(load_config(config, data_dir, roles=()), step)))
 
 
 async def _move(config: Config, step: Step) -> str:

@@ -57,7 +57,7 @@ def apply(
     as_json: AsJson = False,
 ) -> None:
     """Make the plans be as the file has them: those it names are created or overwritten, others stay."""
-    written = [configured_plan(spec) for spec in load_config(file, persist_secrets=False).plans]
+    written = [configured_plan(spec) for spec in load_config(file, persist_secrets=False, roles=()).plans]
     settings = load_config(config, data_dir)
 
     async def work(connection: AsyncConnection) -> list[dict[str, Any]]:

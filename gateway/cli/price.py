@@ -68,7 +68,7 @@ def price(
     given = locals()
     counts = {kind: given[kind] for kind in UsageClass if given[kind] is not None}
     usage = Usage(counts, _decimal("--seconds", seconds), _decimal("--cost-usd", cost_usd))
-    settings = load_config(config, persist_secrets=False)
+    settings = load_config(config, persist_secrets=False, roles=())
     found = _find(price_lists(settings), model, listed)
     explained = explain(settings, found, Asked(model, usage, max_output, body_bytes))
     if as_json:

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,11 +18,19 @@ from gateway.cli.console import AsJson, ConfigFile, DataDir, load_config
 from gateway.cli.demo import run_demo
 from gateway.cli.installation import apply_reload, check_postgresql, check_redis, prepare
 from gateway.config import Config, describe
+from gateway.config.secrets import ADMIN_TOKEN
 from gateway.embedded.locks import serve_lock
 from gateway.runtime.serving import EVERYTHING, HEALTH, Role, serving, wait_for_stop_signal
 from gateway.runtime.stores import StoreUrls, open_store_servers
 
 app = typer.Typer()
+CheckedRole = Annotated[
+    Literal["proxy", "admin", "worker"] | None,
+    typer.Option(
+        "--role",
+        help="Ask for the secrets of this role alone.",
+    ),
+]
 
 
 @app.command()
@@ -59,13 +67,13 @@ def demo(
     """Serve with the bundled upstream and a demo account, and print calls to try."""
     overrides = {"server.public": f"127.0.0.1:{port}", "server.admin": f"127.0.0.1:{admin_port}"}
     path = Path(str(files("gateway.demo") / "gateway.yaml"))
-    asyncio.run(run_demo(lambda: load_config(path, data_dir, overrides=overrides), as_json=as_json))
+    asyncio.run(run_demo(lambda: load_config(path, data_dir, overrides=overrides, roles=EVERYTHING), as_json=as_json))
 
 
 @app.command()
-def check(config: ConfigFile = None) -> None:
+def check(config: ConfigFile = None, role: CheckedRole = None) -> None:
     """Validate the configuration without starting anything."""
-    typer.echo(describe(load_config(config, persist_secrets=False)))
+    typer.echo(describe(load_config(config, persist_secrets=False, roles=EVERYTHING if role is None else (role,))))
 
 
 @app.command(hidden=True)
@@ -80,14 +88,15 @@ def child(
 
     from gateway.runtime.roles import run_child
 
-    uvloop.run(
-        run_child(load_config(config), roles, line=line, listen=listen, reload_config=lambda: load_config(config))
-    )
+    def read() -> Config:
+        return load_config(config, roles=roles)
+
+    uvloop.run(run_child(read(), roles, line=line, listen=listen, reload_config=read))
 
 
 def _run(config: Path | None, data_dir: Path | None, roles: Sequence[Role], *, as_json: bool) -> None:
     def read() -> Config:
-        return load_config(config, data_dir)
+        return load_config(config, data_dir, roles=roles)
 
     asyncio.run(_serve(read, roles, as_json=as_json))
 
@@ -116,7 +125,7 @@ def _print_urls(config: Config, urls: Mapping[str, str], stores: StoreUrls, *, a
             "public_url": urls.get(Role.PROXY),
             "admin_url": urls.get(Role.ADMIN),
             "health_url": urls[HEALTH],
-            "admin_token": config.secrets.admin_token,
+            "admin_token": config.secrets.required.get(ADMIN_TOKEN),
             "database_url": stores.database_url,
             "redis_url": stores.redis_url,
         }

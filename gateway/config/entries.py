@@ -25,8 +25,11 @@ _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _FRAMING = {"content-length", *(name.decode() for name in HOP_BY_HOP)}
 
 
-def read_upstreams(reader: Reader, environ: Mapping[str, str]) -> dict[str, model.Upstream | None]:
-    """By name; None for an upstream with a problem, so that its routes are not reported as well."""
+def read_upstreams(reader: Reader, environ: Mapping[str, str] | None) -> dict[str, model.Upstream | None]:
+    """By name; None for an upstream with a problem, so that its routes are not reported as well.
+
+    Without an environment headers stay as they are written: only proxies have the credentials of upstreams.
+    """
     entries = reader.document.tree.get("upstreams")
     found: dict[str, model.Upstream | None] = {}
     for name, entry in entries.items() if isinstance(entries, dict) else ():
@@ -106,14 +109,14 @@ def check_unique(document: Document, path: KeyPath, names: Sequence[str | None],
             document.report(here, f"{name!r} is taken already, at {where}")
 
 
-def _headers(document: Document, path: KeyPath, entry: object, environ: Mapping[str, str]) -> dict[str, str]:
+def _headers(document: Document, path: KeyPath, entry: object, environ: Mapping[str, str] | None) -> dict[str, str]:
     """Reads the raw entry, so that a missing variable is reported whatever else is wrong."""
     listed = entry.get("headers") if isinstance(entry, dict) else None
     headers: dict[str, str] = {}
     for written, text in listed.items() if isinstance(listed, dict) else ():
         here, name = (*path, "headers", written), written.lower()
         try:
-            value = expand(str(text), environ).strip()
+            value = (str(text) if environ is None else expand(str(text), environ)).strip()
         except ValueError as error:
             document.report(here, str(error))
             continue

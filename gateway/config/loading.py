@@ -7,7 +7,7 @@ problem names file, line and key: pydantic-settings keeps no line of a value, so
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -23,16 +23,16 @@ from gateway.config.plans import Billing
 from gateway.config.quantities import Kind, about
 from gateway.config.routes import route_of
 from gateway.config.secrets import (
-    ADMIN_TOKEN,
-    JWT_SECRET,
     KEY_PEPPER,
     REQUIRED,
+    ROLES,
     Secrets,
     SecretsUnusableError,
     read_secrets,
     secrets_of,
     short_secrets,
     stored_secrets,
+    used_by,
     with_files,
 )
 from gateway.config.server import DEFAULT_HEALTH, Server
@@ -83,25 +83,28 @@ def load(
     *,
     overrides: Mapping[str, object] | None = None,
     persist_secrets: bool = True,
+    roles: Collection[str] = ROLES,
 ) -> model.Config:
     """The effective configuration: defaults, under the file, under the environment, under `overrides` (dotted keys).
 
-    Raises ConfigError with every problem found. With embedded stores, missing secrets are generated and,
-    with `persist_secrets`, stored in `data_dir`; `gateway check` stores none.
+    Raises ConfigError with every problem found. The process has the secrets that its `roles` use, and no other.
+    With embedded stores, missing ones are generated and, with `persist_secrets`, stored in `data_dir`;
+    `gateway check` stores none.
     """
     document = _read(path)
-    environ = with_files(document, environ)
+    environ = with_files(document, environ, roles=roles)
     apply_environment(document, environ, SECTIONS)
     apply_overrides(document, overrides or {})
     reader = Reader(document)
     sections = reader.read(Sections, (), document.tree) or Sections()
-    upstreams = read_upstreams(reader, environ)
+    upstreams = read_upstreams(reader, environ if "proxy" in roles else None)
     routes = read_routes(reader, upstreams)
     plans = read_plans(reader)
     _check_listeners(document, sections.server)
     check_unique(document, ("billing", "packs"), [pack.id for pack in sections.billing.packs])
     data_dir = _data_dir(document, sections.data_dir)
-    secrets = _secrets(document, sections, environ, data_dir, persist=persist_secrets and not document.problems)
+    required = _required(document, sections, environ, data_dir, persist=persist_secrets and not document.problems)
+    secrets = _secrets(document, required, environ, needs=used_by(*roles))
     database, redis = _with_passwords(document, sections)
     if document.problems or secrets is None:
         raise ConfigError(document.problems)
@@ -144,7 +147,9 @@ def child_environment(
     database, not the word `embedded`.
     `settings` are more variables by full name.
     """
-    secrets = config.secrets
+    secrets = dict(config.secrets.required)
+    if KEY_PEPPER in secrets:
+        secrets[KEY_PEPPER] = ",".join(f"{each}:{pepper}" for each, pepper in config.secrets.key_peppers.items())
     return {
         **_MMAP_THRESHOLD,
         **os.environ,
@@ -152,9 +157,7 @@ def child_environment(
         "GATEWAY_REDIS__URL": redis_url,
         "GATEWAY_DATA_DIR": str(config.data_dir),
         "GATEWAY_SERVER__HEALTH": health,
-        ADMIN_TOKEN: secrets.admin_token,
-        KEY_PEPPER: ",".join(f"{version}:{pepper}" for version, pepper in secrets.key_peppers.items()),
-        JWT_SECRET: secrets.jwt_secret,
+        **secrets,
         _METRICS_DIR: metrics_dir,
         **(settings or {}),
     }
@@ -205,27 +208,37 @@ def _check_listeners(document: Document, server: Server) -> None:
             document.report(("server", "health"), f"must differ from server.{name}, both are {address}")
 
 
-def _secrets(
+def _required(
     document: Document, sections: Sections, environ: Mapping[str, str], data_dir: Path, *, persist: bool
-) -> Secrets | None:
-    """None where the document has a problem that says why."""
-    is_embedded = sections.database.url == sections.redis.url == "embedded"
+) -> dict[str, str] | None:
+    """The required secrets that can be had; None where the file of them cannot be used, which is reported."""
+    given = read_secrets(environ)
+    if not sections.database.url == sections.redis.url == "embedded":
+        return given
     try:
-        required = read_secrets(environ)
-        if is_embedded:
-            required = stored_secrets(data_dir, required, persist=persist)
-        else:
-            _report_missing(document, [name for name in REQUIRED if name not in required])
-        secrets = secrets_of(required, environ) if len(required) == len(REQUIRED) else None
+        return stored_secrets(data_dir, given, persist=persist)
     except SecretsUnusableError as error:
         document.problems.append(ConfigProblem(Origin(error.name), "", str(error)))
         return None
-    for name, problem in short_secrets(secrets).items() if secrets else ():
-        document.problems.append(ConfigProblem(Origin("environment"), name, problem))
-    return secrets
 
 
-def _report_missing(document: Document, names: Sequence[str]) -> None:
-    for name in names:
+def _secrets(
+    document: Document, required: Mapping[str, str] | None, environ: Mapping[str, str], *, needs: Collection[str]
+) -> Secrets | None:
+    """None where the document has a problem that says why."""
+    if required is None:
+        return None
+    missing = [name for name in REQUIRED if name in needs and name not in required]
+    for name in missing:
         message = "is not set; only embedded stores generate one"
         document.problems.append(ConfigProblem(Origin("environment"), name, message))
+    if missing:
+        return None
+    try:
+        secrets = secrets_of({name: value for name, value in required.items() if name in needs}, environ)
+    except SecretsUnusableError as error:
+        document.problems.append(ConfigProblem(Origin(error.name), "", str(error)))
+        return None
+    for name, problem in short_secrets(secrets).items():
+        document.problems.append(ConfigProblem(Origin("environment"), name, problem))
+    return secrets

@@ -20,7 +20,7 @@ from gateway.config.plans import PlanSpec
 from gateway.config.prices import PriceEntry, PriceListEntry
 from gateway.config.quantities import Address, Kind
 from gateway.config.routes import RouteEntry
-from gateway.config.secrets import VARIABLES
+from gateway.config.secrets import COMMAND, USED_BY, VARIABLES
 from gateway.config.validation import extras_of, key_of
 
 _HEAD = """\
@@ -42,7 +42,8 @@ _SIZES = {"MiB": Decimal(2**20), "KiB": Decimal(2**10)}
 _TABLE_HEAD = ["| key | type | default | environment variable | meaning |", "|---|---|---|---|---|"]
 
 _ABOUT_SECRETS = (
-    "Secrets are environment variables only; embedded stores generate the first three. Each may be given as"
+    "Secrets are environment variables only; embedded stores generate the first three. A process asks for those of"
+    " its role, and has no other. Each may be given as"
     " `NAME_FILE`, the path of a file that holds it, and so may the URLs and passwords of both stores"
     " (`GATEWAY_DATABASE__URL_FILE`, `GATEWAY_DATABASE__PASSWORD_FILE`, ..)."
 )
@@ -78,9 +79,14 @@ def markdown() -> str:
     for section, rows in settings().items():
         parts += [f"## {section}", "", *_TABLE_HEAD, *map(_row, rows), ""]
     parts += ["## Secrets", "", _ABOUT_SECRETS, ""]
-    parts += ["| environment variable | meaning |", "|---|---|"]
-    parts += [f"| `{variable}` | {meaning} |" for variable, meaning in VARIABLES.items()]
+    parts += ["| environment variable | used by | meaning |", "|---|---|---|"]
+    parts += [f"| `{variable}` | {_users_of(variable)} | {meaning} |" for variable, meaning in VARIABLES.items()]
     return "\n".join(parts) + "\n"
+
+
+def _users_of(variable: str) -> str:
+    roles = [role for role, used in USED_BY.items() if variable in used]
+    return ", ".join("commands" if role == COMMAND else role for role in roles) or "every role"
 
 
 def _settings_of(shape: Any, prefix: str) -> Iterator[Setting]:

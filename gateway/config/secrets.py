@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,17 @@ ADMIN_TOKEN = "GATEWAY_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
 KEY_PEPPER = "GATEWAY_KEY_PEPPER"
 JWT_SECRET = "GATEWAY_JWT_SECRET"  # noqa: S105 - the name of a variable
 WEBHOOK_SECRET = "GATEWAY_WEBHOOK_SECRET"  # noqa: S105 - the name of a variable
+COMMAND = "command"  # the role of commands that use the database
 REQUIRED = (ADMIN_TOKEN, KEY_PEPPER, JWT_SECRET)
+# A process asks for no secret that it does not use. Commands compare the pepper and sign the audit log.
+USED_BY: Mapping[str, tuple[str, ...]] = {
+    "proxy": (KEY_PEPPER, JWT_SECRET),
+    "admin": (ADMIN_TOKEN, KEY_PEPPER),
+    "worker": (KEY_PEPPER, JWT_SECRET, WEBHOOK_SECRET),
+    COMMAND: (KEY_PEPPER,),
+}
+ROLES = tuple(role for role in USED_BY if role != COMMAND)
+_OF_ROLES = frozenset(name for names in USED_BY.values() for name in names)
 
 VARIABLES: Mapping[str, str] = {
     ADMIN_TOKEN: "Token of the admin API that has every scope, at least 16 bytes.",
@@ -64,14 +74,24 @@ class ProviderSecrets:
 class Secrets:
     """Credentials, which no repr shows.
 
-    `key_peppers` by version; new keys are digested under `pepper_version`, the highest. Webhook secrets are all valid.
+    `required` has those of the three that the process uses. `key_peppers` by version; new keys are digested under
+    `pepper_version`, the highest. Webhook secrets are all valid.
     """
 
-    admin_token: str = field(repr=False)
+    required: Mapping[str, str] = field(repr=False)
     key_peppers: Mapping[int, str] = field(repr=False)
-    jwt_secret: str = field(repr=False)
     webhook_secrets: tuple[str, ...] = field(default=(), repr=False)
     providers: Mapping[str, ProviderSecrets] = field(repr=False)
+
+    @property
+    def admin_token(self) -> str:
+        """Raises KeyError in a process that does not use it."""
+        return self.required[ADMIN_TOKEN]
+
+    @property
+    def jwt_secret(self) -> str:
+        """Raises KeyError in a process that does not use it."""
+        return self.required[JWT_SECRET]
 
     @property
     def pepper_version(self) -> int:
@@ -98,13 +118,27 @@ IN_FILES = (
 )
 
 
-def with_files(document: Document, environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment with what files hold; a variable that is set itself wins. Reports files that cannot be read."""
+def used_by(*roles: str) -> frozenset[str]:
+    """The secrets that these roles use together, among those that not every role uses."""
+    return frozenset(name for role in roles for name in USED_BY.get(role, ()))
+
+
+def withheld_from(*roles: str) -> frozenset[str]:
+    """The secrets that other roles use, and these do not."""
+    return _OF_ROLES - used_by(*roles)
+
+
+def with_files(document: Document, environ: Mapping[str, str], *, roles: Collection[str]) -> dict[str, str]:
+    """The environment with what files hold; a variable that is set itself wins. Reports files that cannot be read.
+
+    Files of secrets that these roles do not use are not read.
+    """
+    withheld = withheld_from(*roles)
     found = dict(environ)
     for name in IN_FILES:
         path = environ.get(f"{name}_FILE", "").strip()
         found.pop(f"{name}_FILE", None)  # else GATEWAY_DATABASE__URL_FILE would be a setting
-        if not path or environ.get(name, "").strip():
+        if not path or environ.get(name, "").strip() or name in withheld:
             continue
         try:
             found[name] = Path(path).read_text("utf-8").rstrip("\r\n")
@@ -140,9 +174,8 @@ def stored_secrets(data_dir: Path, given: Mapping[str, str], *, persist: bool) -
 def secrets_of(required: Mapping[str, str], environ: Mapping[str, str]) -> Secrets:
     """Raises SecretsUnusableError for a pepper with unclear versions."""
     return Secrets(
-        admin_token=required[ADMIN_TOKEN],
-        key_peppers=_peppers(required[KEY_PEPPER]),
-        jwt_secret=required[JWT_SECRET],
+        required=required,
+        key_peppers=_peppers(required[KEY_PEPPER]) if KEY_PEPPER in required else {},
         webhook_secrets=_several(environ.get("GATEWAY_WEBHOOK_SECRET", "")),
         providers={name: _provider_secrets(names, environ) for name, names in PROVIDERS.items()},
     )
@@ -150,11 +183,9 @@ def secrets_of(required: Mapping[str, str], environ: Mapping[str, str]) -> Secre
 
 def short_secrets(found: Secrets) -> dict[str, str]:
     """What is wrong with secrets that can be guessed, by variable. Of peppers only that of new keys counts."""
-    used = {
-        ADMIN_TOKEN: found.admin_token,
-        KEY_PEPPER: found.key_peppers[found.pepper_version],
-        JWT_SECRET: found.jwt_secret,
-    }
+    used = dict(found.required)
+    if found.key_peppers:
+        used[KEY_PEPPER] = found.key_peppers[found.pepper_version]
     return {
         name: f"must have {_LEAST_BYTES[name]} bytes at least; `openssl rand -hex 32` makes one"
         for name, secret in used.items()

@@ -15,6 +15,7 @@ from gateway import metrics
 from gateway.config import Config, ConfigError, plans_to_apply, settings_for_restart
 from gateway.config.loading import child_environment
 from gateway.config.quantities import Address
+from gateway.config.secrets import withheld_from
 from gateway.http.known_hosts import KnownHosts
 from gateway.runtime.health.group import GroupHealth
 from gateway.runtime.health.listener import bind_health, serving_health
@@ -78,7 +79,10 @@ async def serving(
         await stack.enter_async_context(serving_health(probed, health, metrics_dir, hosts=hosts))
         specs = _children(config, roles, listeners)
         if upstream is not None:
-            specs.append(ChildSpec("upstream", ("child", Role.UPSTREAM), (upstream,), stage="upstream"))
+            withheld = withheld_from(Role.UPSTREAM)
+            specs.append(
+                ChildSpec("upstream", ("child", Role.UPSTREAM), (upstream,), stage="upstream", withheld=withheld)
+            )
         try:
             await supervisor.start(specs)
             watching = asyncio.create_task(supervisor.watch())
@@ -130,13 +134,27 @@ def _children(
     """A process for each public worker; one for the admin listener and the workers, which share it where both run."""
     where = ("--config", str(config.path)) if config.path is not None else ()
     children = [
-        ChildSpec(f"proxy-{number}", ("child", Role.PROXY, *where), (listening,), stage="listeners", serves_calls=True)
+        ChildSpec(
+            f"proxy-{number}",
+            ("child", Role.PROXY, *where),
+            (listening,),
+            stage="listeners",
+            serves_calls=True,
+            withheld=withheld_from(Role.PROXY),
+        )
         for number, listening in enumerate(listeners.get(Role.PROXY, ()))
     ]
     control = [role for role in (Role.ADMIN, Role.WORKER) if role in roles]
     if control:
         sockets = tuple(listeners.get(Role.ADMIN, ()))
-        children.append(ChildSpec("-".join(control), ("child", *control, *where), sockets, stage="control"))
+        spec = ChildSpec(
+            "-".join(control),
+            ("child", *control, *where),
+            sockets,
+            stage="control",
+            withheld=withheld_from(*control),
+        )
+        children.append(spec)
     return children
 
 

@@ -12,7 +12,7 @@ import json
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -38,7 +38,7 @@ class ChildFailed(Exception):  # noqa: N818 - reads as the sentence it is
 class ChildSpec:
     """One process: its name for the log, the arguments behind `python -m gateway`, the sockets it inherits.
 
-    Children in a row of the same `stage` are stopped together.
+    Children in a row of the same `stage` are stopped together. `withheld` are secrets that it does not use.
     """
 
     name: str
@@ -46,6 +46,7 @@ class ChildSpec:
     sockets: Sequence[socket.socket] = ()
     stage: str = ""
     serves_calls: bool = False
+    withheld: Collection[str] = ()
 
 
 class Supervisor:
@@ -113,7 +114,9 @@ class _Child:
         self.name = spec.name
         self.stage = spec.stage
         self._spec = spec
-        self._environment = environment
+        self._environment = {
+            name: value for name, value in environment.items() if name.removesuffix("_FILE") not in spec.withheld
+        }
         self._process: asyncio.subprocess.Process | None = None
         self._line: asyncio.StreamWriter | None = None
         self._hearing: asyncio.Task[None] | None = None
@@ -134,7 +137,7 @@ class _Child:
             "-m",
             "gateway",
             *arguments,
-            env=dict(self._environment),
+            env=self._environment,
             pass_fds=[theirs.fileno(), *sockets],
             stdin=asyncio.subprocess.DEVNULL,
             stdout=sys.stderr,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config import Config, ConfigError, load
+from gateway.config.secrets import COMMAND
 
 SECRETS = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
 MINE, KEPT, NEW = "mine" * 4, "kept" * 8, "new" * 6
@@ -141,6 +142,39 @@ def test_configured_stores_need_every_secret_and_generate_none(tmp_path: Path) -
 
     assert {problem.key for problem in caught.value.problems} == set(SECRETS)
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("role", "used"),
+    [
+        ("proxy", {"GATEWAY_KEY_PEPPER", "GATEWAY_JWT_SECRET"}),
+        ("admin", {"GATEWAY_ADMIN_TOKEN", "GATEWAY_KEY_PEPPER"}),
+        ("worker", {"GATEWAY_KEY_PEPPER", "GATEWAY_JWT_SECRET"}),
+        (COMMAND, {"GATEWAY_KEY_PEPPER"}),
+    ],
+)
+def test_role_asks_for_the_secrets_that_it_uses_and_has_no_other(tmp_path: Path, role: str, used: set[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(None, PRODUCTION, roles=(role,))
+    assert {problem.key for problem in caught.value.problems} == used
+
+    given = {name: value for name, value in SECRETS.items() if name in used}
+    unread = {f"{name}_FILE": str(tmp_path / "none") for name in set(SECRETS) - used}
+    assert load(None, PRODUCTION | given | unread, roles=(role,)).secrets.required == given
+    assert load(None, PRODUCTION | SECRETS, roles=(role,)).secrets.required == given
+
+
+def test_schema_is_migrated_without_a_secret() -> None:
+    assert load(None, PRODUCTION, roles=()).secrets.required == {}
+
+
+def test_only_proxies_need_the_credentials_of_upstreams(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("upstreams: {ai: {targets: ['http://h'], headers: {authorization: 'Bearer ${AI_KEY}'}}}")
+    with pytest.raises(ConfigError, match="AI_KEY"):
+        load(file, PRODUCTION | SECRETS, roles=("proxy",))
+    for role in ("admin", "worker", COMMAND):
+        assert load(file, PRODUCTION | SECRETS, roles=(role,)).upstreams[0].name == "ai"
 
 
 def test_payment_providers_are_optional(tmp_path: Path) -> None:

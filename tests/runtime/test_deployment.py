@@ -75,7 +75,9 @@ def test_compose_file_gives_every_upstream_the_demo() -> None:
     assert {target for upstream in config.upstreams for target in upstream.targets} == {"http://demo:9000"}
     entrypoint = services["demo"]["entrypoint"]
     assert entrypoint[entrypoint.index("--port") + 1] == "9000"
-    assert config_of("migrate").database == config.database
+    migrating = load(ROOT / "gateway.yaml", environment_of("migrate"), roles=())
+    assert (migrating.database, migrating.redis) == (config.database, config.redis)
+    assert not set(environment_of("migrate")) & set(SECRETS)
 
 
 def test_compose_file_waits_longer_than_the_gateway_takes_to_stop() -> None:

@@ -45,9 +45,18 @@ def pods() -> dict[str, Manifest]:
     return {each["metadata"]["labels"][COMPONENT]: each for each in found}
 
 
+def secrets_by_name() -> dict[str, dict[str, str]]:
+    written = yaml.safe_load_all((FOLDER / "secrets.example.yaml").read_text())
+    return {
+        each["metadata"]["name"]: {
+            name: value if "URL" in name else value[:1] * 32 for name, value in each["stringData"].items()
+        }
+        for each in written
+    }
+
+
 def secrets() -> dict[str, str]:
-    written: dict[str, str] = yaml.safe_load((FOLDER / "secrets.example.yaml").read_text())["stringData"]
-    return {name: value if "URL" in name else value[:1] * 32 for name, value in written.items()}
+    return {name: value for each in secrets_by_name().values() for name, value in each.items()}
 
 
 def test_every_role_runs_apart_and_the_schema_is_migrated() -> None:
@@ -64,8 +73,22 @@ def test_configuration_and_secrets_of_the_manifests_are_valid() -> None:
     hosts = KnownHosts(config.server.admin_hosts)
     service, namespace = named("Service", "gateway-admin")["metadata"]["name"], kustomization()["namespace"]
     assert hosts.first_unknown([f"{service}:8081", f"{service}.{namespace}.svc:8081"]) is None
-    for pod in pods().values():
-        assert pod["spec"]["containers"][0]["envFrom"] == [{"secretRef": {"name": "gateway"}}]
+
+
+def test_pods_have_the_secrets_of_their_role_and_no_other() -> None:
+    names: set[str] = set()
+    for component, pod in pods().items():
+        references = [each["secretRef"] for each in pod["spec"]["containers"][0]["envFrom"]]
+        given = [secrets_by_name()[each["name"]] for each in references if not each.get("optional")]
+        roles = () if component == "migrate" else (component,)
+        config = load(
+            FOLDER / "gateway.yaml", {name: value for each in given for name, value in each.items()}, roles=roles
+        )
+        has = {name for each in given for name in each if "URL" not in name}
+        assert has == set(config.secrets.required)
+        names |= {each["name"] for each in references}
+    assert set(secrets_by_name()) < names
+    assert all(name in (FOLDER / "secrets.example.yaml").read_text() for name in names)
 
 
 def test_pods_are_probed_and_stopped_as_the_gateway_answers_and_stops() -> None:

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from redis.asyncio import Redis
 from gateway.cli.installation import prepare
 from gateway.clock import monotonic_seconds
 from gateway.config import load
+from gateway.config.secrets import used_by, withheld_from
 from gateway.embedded.endpoints import choose
 from gateway.embedded.valkey import Valkey
 from gateway.runtime.stores import StoreUrls
@@ -138,12 +139,14 @@ async def site(tmp_path: Path, own_database_url: str) -> AsyncIterator[Site]:
 
 
 @asynccontextmanager
-async def running(site: Site, role: str) -> AsyncIterator[Running]:
+async def running(site: Site, role: str, *, more: Mapping[str, str] = {}) -> AsyncIterator[Running]:
+    """The role with the secrets that it uses, and `more` variables."""
     command = [sys.executable, "-m", "gateway", role, "--config", str(site.folder / "gateway.yaml"), "--json"]
     log = site.folder / f"{role}.log"
+    places = {name: value for name, value in site.places.items() if name not in withheld_from(role)} | dict(more)
     with log.open("wb") as lines:
         process = await asyncio.create_subprocess_exec(
-            *command, env={**os.environ, **site.places}, stdout=subprocess.PIPE, stderr=lines
+            *command, env={**os.environ, **places}, stdout=subprocess.PIPE, stderr=lines
         )
     assert process.stdout is not None
     try:
@@ -248,6 +251,14 @@ async def test_proxy_that_stops_is_not_ready_and_accepts_for_the_delay(site: Sit
         async with httpx.AsyncClient(base_url=proxy.public.base_url, headers=proxy.public.headers) as new:
             assert (await new.get("/v1/thing")).status_code == 200
         assert await asyncio.wait_for(proxy.process.wait(), PATIENCE_SECONDS) == 0
+
+
+async def test_processes_are_given_no_secret_that_their_role_does_not_use(site: Site) -> None:
+    async with running(site, "admin", more={**SECRETS, "GATEWAY_WEBHOOK_SECRET": "whsec"}) as admin:
+        await admin.becomes()
+        (child,) = admin.children()
+        environ = psutil.Process(child).environ()
+        assert {name for name in (*SECRETS, "GATEWAY_WEBHOOK_SECRET") if name in environ} == used_by("admin")
 
 
 async def test_worker_shows_its_series_and_nothing_of_one_that_is_dead(site: Site) -> None:
