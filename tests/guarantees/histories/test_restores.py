@@ -30,6 +30,10 @@ from tests.support.steady_clock import steady_clock
 HISTORIES = scaled(suite=10, full=200)
 EVENTS = scaled(suite=3, full=8)
 REFUSED_SECONDS = 10.0
+MOST_CHANGES_LOST = 3  # of a failover
+GREATEST_GRANT = 80
+# More than an account can owe once all its grants are lost and spent.
+GRANT_AT_THE_END = EVENTS * MOST_CHANGES_LOST * GREATEST_GRANT
 
 
 @pytest.fixture
@@ -61,7 +65,7 @@ Event = Callable[[Site], Awaitable[None]]
 
 
 async def grant(site: Site) -> None:
-    await site.grant(site.random.choice(site.accounts), site.random.randint(1, 80))
+    await site.grant(site.random.choice(site.accounts), site.random.randint(1, GREATEST_GRANT))
 
 
 async def change_the_plan(site: Site) -> None:
@@ -89,7 +93,7 @@ async def restore_postgresql(site: Site) -> None:
 async def fail_over_postgresql(site: Site) -> None:
     """To a standby that lacks the last moments."""
     copy = await site.postgresql.back_up()
-    for _ in range(site.random.randint(0, 3)):
+    for _ in range(site.random.randint(0, MOST_CHANGES_LOST)):
         await site.random.choice((grant, change_the_plan, change_an_account))(site)
     await asyncio.sleep(site.random.uniform(0.05, 0.8))
     await site.restore_postgresql(copy)
@@ -166,7 +170,7 @@ async def _are_served(site: Site) -> None:
 async def _granted(site: Site, account: Account) -> None:
     while True:
         try:
-            await site.grant(account, 50)
+            await site.grant(account, GRANT_AT_THE_END)
             return
         except DatabaseUnavailable:
             await asyncio.sleep(0.05)
