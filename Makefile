@@ -1,7 +1,7 @@
 # Everything starts here. `make run` needs only make and Python >= 3.11, and installs nothing outside .venv.
 BIN := .venv/bin
 TESTS ?= tests
-PYTEST := $(BIN)/pytest --numprocesses=2 --dist=loadgroup -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
+PYTEST := $(BIN)/pytest --dist=loadgroup -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 # Each start of the gateway is several processes, which would all compile the same modules.
 unexport PYTHONDONTWRITEBYTECODE
 ALSO_fuzz := tests/api/test_schemathesis.py tests/api/test_broken_values.py tests/ledger/invoicing/test_issued_invoices.py
@@ -19,10 +19,11 @@ run: .venv/.installed ## serve a demo on http://127.0.0.1:8080 and print calls t
 	@$(BIN)/gateway demo
 
 unit: .venv/.installed-dev ## the tests that need no store, in under 20 seconds
-	$(PYTEST) --quiet -m unit $(TESTS)
+	$(PYTEST) --numprocesses=2 --quiet -m unit $(TESTS)
 
+# Three processes on two cores: the one with the tests that kill and freeze waits most of its time.
 test: .venv/.installed-dev ## the whole suite, against real PostgreSQL and Valkey that it starts itself
-	$(PYTEST) $(TESTS)
+	$(PYTEST) --numprocesses=3 $(TESTS)
 
 check: .venv/.installed-dev ## format, lint, types and architecture; changes nothing
 	$(BIN)/ruff format --check .

@@ -118,9 +118,10 @@ class FaultProxy:
     def reset(self) -> None:
         """Ends every connection as a server does that crashes: with RST."""
         for connection in list(self._connections):
-            client = connection.client.get_extra_info("socket")
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-            connection.client.transport.abort()
+            if not connection.client.is_closing():
+                client = connection.client.get_extra_info("socket")
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+                connection.client.transport.abort()
             connection.server.close()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
