@@ -280,11 +280,14 @@ class Upstream:
         Timeout, about("Longest pause between two pieces of a response.", key="idle_timeout")
     ] = 60.0
     total_timeout_seconds: Annotated[Timeout, about("Longest call.", key="total_timeout")] = 600.0
-    max_connections: Annotated[
-        Positive, about("Connections to each target. Uploads that are not whole yet share half of them.")
-    ] = 256
+    max_connections: Annotated[Positive, about("Connections to each target.")] = 256
     max_share_per_account: Annotated[
         Amount, Field(gt=0, le=1), about("Share of them that one account may have at a time; its further calls queue.")
+    ] = Decimal("0.5")
+    max_share_client_paced: Annotated[
+        Amount,
+        Field(gt=0, le=1),
+        about("Share of them, and of an account's, for what clients make last: unfinished uploads and web sockets."),
     ] = Decimal("0.5")
     queue_timeout_seconds: Annotated[Duration, about("Longest wait for a free connection.", key="queue_timeout")] = 2.0
     retries: Annotated[

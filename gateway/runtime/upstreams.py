@@ -48,6 +48,7 @@ def _destination(each: UpstreamConfig, always_dropped: tuple[str, ...], *, is_me
         total_timeout_seconds=each.total_timeout_seconds,
         max_connections=each.max_connections,
         max_share_per_account=float(each.max_share_per_account),
+        max_share_client_paced=float(each.max_share_client_paced),
         queue_timeout_seconds=each.queue_timeout_seconds,
         retries=each.retries,
         tls=None if each.ca_file is None else tls_context(each.ca_file),

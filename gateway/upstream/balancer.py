@@ -76,6 +76,7 @@ class Upstream:
         total_timeout_seconds: float = 600.0,
         max_connections: int = 256,
         max_share_per_account: float = 1.0,
+        max_share_client_paced: float = 0.5,
         queue_timeout_seconds: float = 2.0,
         retries: int = 1,
         tls: ssl.SSLContext | None = None,
@@ -90,6 +91,7 @@ class Upstream:
             connect_timeout_seconds,
             queue_timeout_seconds,
             max_connections_per_account=per_account,
+            max_share_client_paced=max_share_client_paced,
         )
         deadlines = Deadlines(first_byte_timeout_seconds, idle_timeout_seconds)
         addresses = [parse_target(url) for url in targets]
@@ -189,10 +191,11 @@ class Upstream:
     async def _exchange(
         self, target: Target, head: bytes, request: Request, *, now: float, total_at: float, on_end: OnEnd | None
     ) -> Response:
-        pool, account, is_upload = target.pool, request.account, isinstance(request.body, ReplayableBody)
-        connection = pool.take_idle(now, account, is_upload=is_upload)
+        pool, account = target.pool, request.account
+        is_client_paced = isinstance(request.body, ReplayableBody) or request.upgrade is not None
+        connection = pool.take_idle(now, account, is_client_paced=is_client_paced)
         if connection is None:
-            connection = await pool.connect_or_wait(account, is_upload=is_upload)
+            connection = await pool.connect_or_wait(account, is_client_paced=is_client_paced)
         response = connection.start(head, request, total_at=total_at, on_end=on_end)
         try:
             await response.wait_for_head()
@@ -200,7 +203,7 @@ class Upstream:
             if not self._was_stale(response, request):
                 raise
             self._report_retry("stale")
-            connection = await pool.connect_or_wait(account, is_upload=is_upload)
+            connection = await pool.connect_or_wait(account, is_client_paced=is_client_paced)
             response = connection.start(head, request, total_at=total_at, on_end=on_end)
             await response.wait_for_head()
         return response

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, Hashable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from gateway.upstream.errors import BodyLengthError, UpstreamError, invalid, not_taken, timed_out, unreachable
+from gateway.upstream.errors import BodyLengthError, UpstreamError, broken, not_taken, timed_out, unreachable
 from gateway.upstream.request_head import Request
 from gateway.upstream.response import OnEnd, Response
 from gateway.upstream.response_head import ResponseHead
@@ -35,7 +35,7 @@ class ConnectionOwner(Protocol):
     def opened(self, connection: Connection) -> None: ...
     def retired(self, connection: Connection) -> None: ...
     def lost(self, connection: Connection) -> None: ...
-    def upload_finished(self, connection: Connection) -> None: ...
+    def paced_by_client_no_longer(self, connection: Connection) -> None: ...
 
 
 # One for all connections: its bytes are copied before the loop reads again. A process has one loop.
@@ -49,7 +49,6 @@ class Connection(asyncio.BufferedProtocol):
         "_deadlines",
         "_known_head",
         "_owner",
-        "_progress_at",
         "_reading_paused",
         "_sent",
         "_timer",
@@ -63,9 +62,10 @@ class Connection(asyncio.BufferedProtocol):
         "closed",
         "exchanges",
         "idle_until",
-        "is_upload",
+        "is_client_paced",
         "keep_alive_seconds",
         "loop",
+        "progress_at",
         "response",
     )
 
@@ -81,11 +81,11 @@ class Connection(asyncio.BufferedProtocol):
         self._reading_paused = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self._progress_at = 0.0
+        self.progress_at = 0.0
         self._total_at = 0.0
         self._known_head: ResponseHead | None = None
         self.account: Hashable = None  # that leases it
-        self.is_upload = False  # whether the exchange waits for the rest of its body
+        self.is_client_paced = False  # whether the exchange is an unfinished upload or a tunnel
         self.response: Response | None = None
         self.closed = False
         self.exchanges = 0
@@ -101,7 +101,7 @@ class Connection(asyncio.BufferedProtocol):
         transport = self._transport
         if transport is None or self.response is not None:
             raise RuntimeError(f"{self!r} cannot start an exchange")
-        now = self._progress_at = self.loop.time()
+        now = self.progress_at = self.loop.time()
         self._total_at = total_at
         request.is_sent = True
         response = Response(
@@ -135,12 +135,18 @@ class Connection(asyncio.BufferedProtocol):
         self.abort()
         self._owner.lost(self)
 
+    def is_untaken(self, since: float) -> bool:
+        """Whether the client has taken nothing of what waits for it, not since then."""
+        return self._reading_paused and self.progress_at <= since
+
+    def end_untaken(self) -> None:
+        self._fail(not_taken("while others needed its connection"))
+
     # Called by the response.
 
     def resume(self) -> None:
-        if self._reading_paused and self._transport is not None:
-            self._reading_paused = False
-            self._transport.resume_reading()
+        if self._reading_paused:
+            self._unpause()
             self._progressed(self._deadlines.idle_seconds)
 
     def abandon(self) -> None:
@@ -239,7 +245,7 @@ class Connection(asyncio.BufferedProtocol):
         if response is None:
             self._retire()
         elif exc is not None or not response.is_begun:
-            self._fail(_broken(response, exc))
+            self._fail(broken(exc, is_begun=response.is_begun))
         else:
             try:
                 response.reader.feed_eof()
@@ -312,7 +318,7 @@ class Connection(asyncio.BufferedProtocol):
     def _body_sent(self) -> None:
         self._sent = True
         self._progressed(self._deadlines.first_byte_seconds)
-        self._owner.upload_finished(self)
+        self._owner.paced_by_client_no_longer(self)
 
     def _stop_upload(self) -> None:
         upload, self._upload = self._upload, None
@@ -335,9 +341,9 @@ class Connection(asyncio.BufferedProtocol):
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     def _progressed(self, limit_seconds: float) -> None:
-        self._progress_at = self.loop.time()
+        self.progress_at = self.loop.time()
         if self.response is not None:
-            self._arm(min(self._progress_at + limit_seconds, self._total_at))
+            self._arm(min(self.progress_at + limit_seconds, self._total_at))
 
     def _arm(self, due: float) -> None:
         """Makes the timer fire by `due`. It moves only to fire earlier; one that fires too early is set again."""
@@ -355,12 +361,16 @@ class Connection(asyncio.BufferedProtocol):
             return
         now = self.loop.time()
         phase, limit_seconds = self._phase()
-        due = min(self._progress_at + limit_seconds, self._total_at)
+        due = min(self.progress_at + limit_seconds, self._total_at)
         if due > now:
             self._arm(due)
         elif self._total_at <= now:
             is_untaken = self._sent and self._reading_paused
-            error = not_taken() if is_untaken else timed_out("the exchange took longer than its total timeout")
+            error = (
+                not_taken("within the total timeout")
+                if is_untaken
+                else timed_out("the exchange took longer than its total timeout")
+            )
             error.is_clients_doing = limit_seconds == float("inf")
             self._fail(error)
         else:
@@ -373,7 +383,7 @@ class Connection(asyncio.BufferedProtocol):
             unsent_bytes = self._buffered_bytes()
             if unsent_bytes != self._unsent_bytes:
                 self._unsent_bytes = unsent_bytes
-                self._progress_at = self.loop.time()
+                self.progress_at = self.loop.time()
             return "the upstream read nothing of the request", self._deadlines.idle_seconds
         if not self._sent or self._reading_paused:
             return "waiting for the client", float("inf")
@@ -385,10 +395,3 @@ class Connection(asyncio.BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def _broken(response: Response, exc: Exception | None) -> UpstreamError:
-    reason = "closed the connection" if exc is None else f"broke the connection ({exc})"
-    if response.is_begun:
-        return invalid(f"the upstream {reason} before the end of its response")
-    return unreachable(f"the upstream {reason} before it answered")

@@ -46,15 +46,26 @@ def timed_out(detail: str) -> UpstreamError:
     return UpstreamError(Outcome.UPSTREAM_TIMEOUT, Refusal.UPSTREAM_TIMEOUT, detail)
 
 
-def not_taken() -> UpstreamError:
-    """The exchange outlasted its total timeout because the client did not take what the upstream had sent."""
-    detail = "the client did not take the response within the total timeout"
-    return UpstreamError(Outcome.CLIENT_ABORTED, Refusal.UPSTREAM_TIMEOUT, detail)
+def not_taken(when: str) -> UpstreamError:
+    """The client did not take what the upstream had sent."""
+    error = UpstreamError(
+        Outcome.CLIENT_ABORTED, Refusal.UPSTREAM_TIMEOUT, f"the client did not take the response {when}"
+    )
+    error.is_clients_doing = True
+    return error
 
 
 def invalid(detail: str) -> UpstreamError:
     """What the upstream sent is not one complete HTTP/1.x response."""
     return UpstreamError(Outcome.UPSTREAM_INVALID, Refusal.UPSTREAM_INVALID, detail)
+
+
+def broken(exc: Exception | None, *, is_begun: bool) -> UpstreamError:
+    """The upstream ended the connection during an exchange, of which the response is begun or not."""
+    reason = "closed the connection" if exc is None else f"broke the connection ({exc})"
+    if is_begun:
+        return invalid(f"the upstream {reason} before the end of its response")
+    return unreachable(f"the upstream {reason} before it answered")
 
 
 def overloaded(detail: str) -> UpstreamError:

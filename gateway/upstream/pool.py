@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -19,12 +18,13 @@ from gateway.upstream.connection import Connection, Deadlines
 from gateway.upstream.dialer import Dialer
 from gateway.upstream.errors import connect_timed_out, not_connected, overloaded, unreachable
 from gateway.upstream.shares import Shares
+from gateway.upstream.waiting import MAX_QUEUED, Waiter, Waiting
 
 # Common servers close idle connections after 60 seconds or more (nginx 75, AWS load balancers 60); half of that hardly
 # ever races with their FIN. Servers that announce less (Node.js: 5) are believed.
 IDLE_LIMIT_SECONDS = 30.0
-# Above it a request is refused at once. As deep as the usual accept backlog of the kernel.
-MAX_QUEUED = 1024
+# A response of which the client has taken nothing for so long may be ended for others. As long as two pieces at 1 MB/s.
+UNTAKEN_SECONDS = 0.1
 
 _log = structlog.get_logger(__name__)
 
@@ -38,22 +38,15 @@ class PoolLimits:
     queue_timeout_seconds: float
     idle_seconds: float = IDLE_LIMIT_SECONDS
     max_connections_per_account: int | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Waiter:
-    """Who waits: `slot` gets the connection that comes with a slot, None if one must be opened."""
-
-    slot: asyncio.Future[Connection | None]
-    account: Hashable
-    is_upload: bool
+    max_share_client_paced: float = 0.5
 
 
 class Pool:
     """All connections to one address. `busy` counts requests that run, connect or wait.
 
-    An account that has its share waits for its own connections, while others take what is free. Uploads that are not
-    finished share half of the connections, as clients decide how long they take.
+    An account that has its share waits for its own connections, while others take what is free. What lasts as long as
+    its client likes, an unfinished upload or a tunnel, has a share of the connections for all of its kind; a response
+    that its client does not take is ended once others need the connection.
     """
 
     def __init__(
@@ -64,9 +57,9 @@ class Pool:
         self._deadlines = deadlines
         self._dialer = Dialer(address, self._new_connection, tls)
         self._leases = Shares(limits.max_connections, limits.max_connections_per_account or limits.max_connections)
-        self._uploads = self._leases.half()
+        self._client_paced = self._leases.part(limits.max_share_client_paced)
         self._idle: list[Connection] = []
-        self._queue: deque[_Waiter] = deque()
+        self._queue = Waiting()
         self._open: set[Connection] = set()
         self._reaper: asyncio.TimerHandle | None = None
         self._retired = False
@@ -82,44 +75,46 @@ class Pool:
         )
         return f"<Pool {self.address} [{counts}]>"
 
-    def take_idle(self, now: float, account: Hashable = None, *, is_upload: bool = False) -> Connection | None:
+    def take_idle(self, now: float, account: Hashable = None, *, is_client_paced: bool = False) -> Connection | None:
         """The idle connection that was used last, or None. The caller must `release` it."""
         leases = self._leases
-        if (is_upload or leases.count >= leases.of_account) and not self._may_lease(account, is_upload=is_upload):
+        if (is_client_paced or leases.count >= leases.of_account) and not self._may_lease(
+            account, is_client_paced=is_client_paced
+        ):
             return None
         while self._idle:
             connection = self._idle.pop()
             if connection.idle_until > now:
                 leases.lease(account)
                 connection.account = account
-                if is_upload:
-                    self._uploads.lease(account)
-                    connection.is_upload = True
+                if is_client_paced:
+                    self._client_paced.lease(account)
+                    connection.is_client_paced = True
                 return connection
             connection.close("idle for too long")
         return None
 
-    async def connect_or_wait(self, account: Hashable = None, *, is_upload: bool = False) -> Connection:
+    async def connect_or_wait(self, account: Hashable = None, *, is_client_paced: bool = False) -> Connection:
         """A new connection, or one that is released meanwhile; UpstreamError when there is neither in time.
 
         The caller must `release` it.
         """
         if self._closing is not None:
             raise unreachable(f"{self.address} is no longer used")
-        if self._may_lease(account, is_upload=is_upload):
-            self._lease(account, is_upload=is_upload)
-            return await self._connect(account, is_upload=is_upload)
-        connection = await self._wait_in_queue(account, is_upload=is_upload)
+        if self._may_lease(account, is_client_paced=is_client_paced):
+            self._lease(account, is_client_paced=is_client_paced)
+            return await self._connect(account, is_client_paced=is_client_paced)
+        connection = await self._wait_in_queue(account, is_client_paced=is_client_paced)
         if connection is not None and not connection.closed:
             return connection
-        return await self._connect(account, is_upload=is_upload)
+        return await self._connect(account, is_client_paced=is_client_paced)
 
     def release(self, connection: Connection, *, reusable: bool) -> None:
         """Returns a lease: to the first waiter, to the idle connections, or by closing the connection."""
         self._leases.release(connection.account)
-        if connection.is_upload:
-            connection.is_upload = False
-            self._uploads.release(connection.account)
+        if connection.is_client_paced:
+            connection.is_client_paced = False
+            self._client_paced.release(connection.account)
         if reusable and not self._retired:
             self._add_idle(connection)
         else:
@@ -127,11 +122,11 @@ class Pool:
         if self._queue:
             self._serve_queue()
 
-    def upload_finished(self, connection: Connection) -> None:
-        """The upload on this connection waits for its client no longer."""
-        if connection.is_upload:
-            connection.is_upload = False
-            self._uploads.release(connection.account)
+    def paced_by_client_no_longer(self, connection: Connection) -> None:
+        """The upload on this connection is finished."""
+        if connection.is_client_paced:
+            connection.is_client_paced = False
+            self._client_paced.release(connection.account)
             self._serve_queue()
 
     def opened(self, connection: Connection) -> None:
@@ -161,68 +156,79 @@ class Pool:
         self.retire()
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_future()
-        for waiter in self._queue:
-            if not waiter.slot.done():
-                waiter.slot.set_exception(unreachable(f"{self.address} is no longer used"))
+        self._queue.fail(lambda: unreachable(f"{self.address} is no longer used"))
         for connection in list(self._open):
             connection.close(f"{self.address} is no longer used")
         if self._open:
             await self._closing
 
-    def _may_lease(self, account: Hashable, *, is_upload: bool) -> bool:
-        return self._leases.allows(account) and (not is_upload or self._uploads.allows(account))
+    def _may_lease(self, account: Hashable, *, is_client_paced: bool) -> bool:
+        return self._leases.allows(account) and (not is_client_paced or self._client_paced.allows(account))
 
-    def _lease(self, account: Hashable, *, is_upload: bool) -> None:
+    def _lease(self, account: Hashable, *, is_client_paced: bool) -> None:
         self._leases.lease(account)
-        if is_upload:
-            self._uploads.lease(account)
+        if is_client_paced:
+            self._client_paced.lease(account)
 
-    def _free_slot(self, account: Hashable, *, is_upload: bool) -> None:
+    def _free_slot(self, account: Hashable, *, is_client_paced: bool) -> None:
         self._leases.release(account)
-        if is_upload:
-            self._uploads.release(account)
+        if is_client_paced:
+            self._client_paced.release(account)
         if self._queue:
             self._serve_queue()
 
     def _serve_queue(self) -> None:
-        """Gives what is free to those that wait, in order, but for those whose share is used up."""
+        """Gives what is free to those that wait, but for those whose share is used up."""
         while (waiter := self._next_waiter()) is not None:
-            now, account, is_upload = asyncio.get_running_loop().time(), waiter.account, waiter.is_upload
-            connection = self.take_idle(now, account, is_upload=is_upload)
+            now, account, is_client_paced = asyncio.get_running_loop().time(), waiter.account, waiter.is_client_paced
+            connection = self.take_idle(now, account, is_client_paced=is_client_paced)
             if connection is None:
-                self._lease(account, is_upload=is_upload)
+                self._lease(account, is_client_paced=is_client_paced)
             waiter.slot.set_result(connection)
 
-    def _next_waiter(self) -> _Waiter | None:
+    def _next_waiter(self) -> Waiter | None:
         """The first that waits and may lease; no longer in the queue."""
         if self._leases.count >= self._leases.maximum:
             return None
-        for waiter in list(self._queue):
-            if waiter.slot.done():
-                self._queue.remove(waiter)
-            elif self._may_lease(waiter.account, is_upload=waiter.is_upload):
-                self._queue.remove(waiter)
-                return waiter
-        return None
 
-    async def _connect(self, account: Hashable, *, is_upload: bool) -> Connection:
+        def may_lease(waiter: Waiter) -> bool:
+            return self._may_lease(waiter.account, is_client_paced=waiter.is_client_paced)
+
+        return self._queue.next(may_lease, leases=self._leases)
+
+    def _end_untaken_response(self, account: Hashable) -> None:
+        """Makes room for an account where another one has far more, and does not take what it asked for.
+
+        The account that has most loses the response of which it has taken nothing for the longest time.
+        """
+        if self._leases.count < self._leases.maximum:
+            return
+        untaken_since = asyncio.get_running_loop().time() - UNTAKEN_SECONDS
+        untaken = [each for each in self._open if each.is_untaken(untaken_since)]
+        if not untaken:
+            return
+        longest = min(untaken, key=lambda each: (-self._leases.of(each.account), each.progress_at))
+        if self._leases.of(longest.account) > 2 * (self._leases.of(account) + 1):
+            longest.end_untaken()
+
+    async def _connect(self, account: Hashable, *, is_client_paced: bool) -> Connection:
         """Opens a connection in a leased slot, which it frees on any failure."""
         try:
             async with asyncio.timeout(self._limits.connect_timeout_seconds):
                 connection = await self._dialer.dial()
         except TimeoutError as error:
-            self._free_slot(account, is_upload=is_upload)
+            self._free_slot(account, is_client_paced=is_client_paced)
             self._log_failure("timeout")
             seconds = self._limits.connect_timeout_seconds
             raise connect_timed_out(f"no connection to the upstream in {seconds:g} s") from error
         except OSError as error:  # refused, unroutable, DNS (gaierror), TLS (SSLError): all are OSErrors
-            self._free_slot(account, is_upload=is_upload)
+            self._free_slot(account, is_client_paced=is_client_paced)
             self._log_failure(_reason(error))
             raise not_connected("no connection to the upstream") from error
         except BaseException:
-            self._free_slot(account, is_upload=is_upload)
+            self._free_slot(account, is_client_paced=is_client_paced)
             raise
-        connection.account, connection.is_upload = account, is_upload
+        connection.account, connection.is_client_paced = account, is_client_paced
         if connection.closed or self._closing is not None:
             self.release(connection, reusable=False)
             raise not_connected(f"{self.address} closed the connection at once")
@@ -231,14 +237,15 @@ class Pool:
     def _new_connection(self) -> Connection:
         return Connection(self, self._deadlines)
 
-    async def _wait_in_queue(self, account: Hashable, *, is_upload: bool) -> Connection | None:
+    async def _wait_in_queue(self, account: Hashable, *, is_client_paced: bool) -> Connection | None:
         """Waits for a slot: gives the connection that comes with it, or None if one must be opened."""
-        if len(self._queue) >= MAX_QUEUED:
-            raise overloaded(f"{MAX_QUEUED} requests wait for {self.address}")
+        if not self._queue.has_room(account):
+            raise overloaded(f"{len(self._queue)} of {MAX_QUEUED} requests wait for {self.address}")
         loop = asyncio.get_running_loop()
-        waiter = _Waiter(loop.create_future(), account, is_upload)
-        self._queue.append(waiter)
-        timer = loop.call_later(self._limits.queue_timeout_seconds, self._time_out, waiter.slot)
+        waiter = Waiter(loop.create_future(), account, is_client_paced)
+        self._queue.add(waiter)
+        timer = loop.call_later(self._limits.queue_timeout_seconds, self._time_out, waiter)
+        self._end_untaken_response(account)
         try:
             return await waiter.slot
         except asyncio.CancelledError:
@@ -248,22 +255,23 @@ class Pool:
             raise
         finally:
             timer.cancel()
-            if waiter in self._queue:
-                self._queue.remove(waiter)
+            self._queue.discard(waiter)
 
-    def _time_out(self, slot: asyncio.Future[Connection | None]) -> None:
-        if not slot.done():
+    def _time_out(self, waiter: Waiter) -> None:
+        if not waiter.slot.done():
+            self._end_untaken_response(waiter.account)
+        if not waiter.slot.done():
             seconds = self._limits.queue_timeout_seconds
-            slot.set_exception(overloaded(f"no connection to the upstream became free in {seconds:g} s"))
+            waiter.slot.set_exception(overloaded(f"no connection to the upstream became free in {seconds:g} s"))
 
     def _log_failure(self, reason: str) -> None:
         """For the operator: clients must not learn the addresses and names of upstreams."""
         _log.warning("upstream_not_connected", target=str(self.address), reason=reason)
 
-    def _pass_on(self, waiter: _Waiter) -> None:
+    def _pass_on(self, waiter: Waiter) -> None:
         connection = waiter.slot.result()
         if connection is None:
-            self._free_slot(waiter.account, is_upload=waiter.is_upload)
+            self._free_slot(waiter.account, is_client_paced=waiter.is_client_paced)
         else:
             self.release(connection, reusable=not connection.closed)
 

@@ -17,9 +17,13 @@ class Shares:
         self.of_account = of_account
         self._leased_by: dict[Hashable, int] = {}
 
-    def half(self) -> Shares:
-        """Half of the bounds, and one at least."""
-        return Shares(ceil(self.maximum / 2), ceil(self.of_account / 2))
+    def part(self, share: float) -> Shares:
+        """So large a share of both bounds, and one at least."""
+        return Shares(max(1, ceil(self.maximum * share)), max(1, ceil(self.of_account * share)))
+
+    def of(self, account: Hashable) -> int:
+        """How much the account has; 0 for None."""
+        return self._leased_by.get(account, 0)
 
     def allows(self, account: Hashable) -> bool:
         """Whether there is one more, in all and for this account."""

@@ -7,11 +7,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from gateway.upstream import waiting as waiting_module
 from gateway.upstream.errors import UpstreamError
+from gateway.upstream.pool import UNTAKEN_SECONDS
 from gateway.upstream.request_head import Request
 from gateway.upstream.response import Response
-from policies.model import Refusal
+from policies.model import Outcome, Refusal
 from tests.upstream.scripted import Reply, Then, eventually, fetch, scripted, upstream_to
+
+LARGE = b"HTTP/1.1 200 OK\r\ncontent-length: 10000000\r\n\r\n" + bytes(10_000_000)
 
 
 def by(account: str, method: bytes = b"GET") -> Request:
@@ -27,6 +31,10 @@ def upload(account: str, is_over: asyncio.Event) -> Request:
         yield b"0"
 
     return Request(b"POST", b"/", body=body(), content_length=100, account=account)
+
+
+def tunnel(account: str) -> Request:
+    return Request(b"GET", b"/", upgrade=b"websocket", account=account)
 
 
 async def test_account_that_has_its_share_leaves_the_rest_to_others() -> None:
@@ -154,4 +162,111 @@ async def test_upload_whose_client_leaves_makes_room_for_the_next_one() -> None:
         await asyncio.wait(held[:2])
         is_over.set()
         assert await held[2] == (200, b"ok")
-        assert upstream._targets[0].pool._uploads.count == 0
+        assert upstream._targets[0].pool._client_paced.count == 0
+
+
+async def test_tunnels_leave_a_reserve_of_connections_to_other_calls() -> None:
+    async with (
+        scripted(Reply(b"")) as server,
+        upstream_to(server.url, max_connections=4, queue_timeout_seconds=10) as upstream,
+    ):
+        held = [asyncio.ensure_future(upstream.send(tunnel(who))) for who in ("one", "two", "one", "two")]
+        await eventually(lambda: "[2 leased, 0 idle, 2 queued, 2 open]" in repr(upstream) and len(server.requests) == 2)
+        server.replies = (Reply(),)
+        for _ in range(20):
+            await asyncio.gather(fetch(upstream, by("victim")), fetch(upstream, by("one")))
+        assert "2 queued" in repr(upstream)
+        for each in held:
+            each.cancel()
+        await asyncio.wait(held)
+        assert upstream._targets[0].pool._client_paced.count == 0
+
+
+async def test_tunnels_have_all_connections_where_the_operator_says_so() -> None:
+    async with (
+        scripted(Reply(b"")) as server,
+        upstream_to(server.url, max_connections=4, max_share_client_paced=1.0) as upstream,
+    ):
+        held = [asyncio.ensure_future(upstream.send(tunnel("one"))) for _ in range(4)]
+        await eventually(lambda: "[4 leased, 0 idle, 0 queued, 4 open]" in repr(upstream))
+        for each in held:
+            each.cancel()
+        await asyncio.wait(held)
+
+
+async def test_responses_that_nobody_takes_give_way_to_calls_of_others() -> None:
+    async with (
+        scripted(Reply(LARGE)) as server,
+        upstream_to(server.url, max_connections=6, max_share_per_account=0.5, queue_timeout_seconds=10) as upstream,
+    ):
+        untaken = {who: [await upstream.send(by(who)) for _ in range(3)] for who in ("one", "two")}
+        loop = asyncio.get_running_loop()
+        pool = upstream._targets[0].pool
+        await eventually(lambda: all(each.is_untaken(loop.time() - UNTAKEN_SECONDS) for each in pool._open))
+        server.replies = (Reply(),)
+        for _ in range(20):
+            assert await fetch(upstream, by("victim")) == (200, b"ok")
+        errors = [each.error for each in untaken["one"] + untaken["two"] if each.error is not None]
+        (error,) = errors
+        assert isinstance(error, UpstreamError)
+        assert (error.outcome, error.is_clients_doing) == (Outcome.CLIENT_ABORTED, True)
+        assert upstream.targets_in_service == 1
+        for each in untaken["one"] + untaken["two"]:
+            each.close()
+
+
+async def test_response_that_its_client_takes_or_of_an_account_with_few_is_kept() -> None:
+    async with (
+        scripted(Reply(LARGE)) as server,
+        upstream_to(server.url, max_connections=3, queue_timeout_seconds=0.05) as upstream,
+    ):
+        loop = asyncio.get_running_loop()
+        pool = upstream._targets[0].pool
+        few = [await upstream.send(by(who)) for who in ("one", "one", "two")]
+        await eventually(lambda: all(each.is_untaken(loop.time() - UNTAKEN_SECONDS) for each in pool._open))
+        with pytest.raises(UpstreamError):
+            await upstream.send(by("victim"))
+        few[2].close()
+        many = [*few[:2], await upstream.send(by("one"))]
+        await eventually(lambda: all(each.buffered for each in many))
+        for each in many:
+            each.take()
+        with pytest.raises(UpstreamError):
+            await upstream.send(by("victim"))
+        assert [each.error for each in many] == [None] * 3
+        for each in many:
+            each.close()
+
+
+async def test_accounts_that_wait_take_turns() -> None:
+    async with (
+        scripted(Reply(b"")) as server,
+        upstream_to(server.url, max_connections=2, max_share_per_account=1.0, queue_timeout_seconds=10) as upstream,
+    ):
+        running = [asyncio.ensure_future(upstream.send(by("hog"))) for _ in range(2)]
+        waiting = [asyncio.ensure_future(fetch(upstream, by("hog"))) for _ in range(30)]
+        await eventually(lambda: "30 queued" in repr(upstream))
+        victim = asyncio.ensure_future(fetch(upstream, by("victim")))
+        await eventually(lambda: "31 queued" in repr(upstream) and len(server.requests) == 2)
+        server.replies = (Reply(),)
+        running[0].cancel()
+        assert await victim == (200, b"ok")
+        assert sum(each.done() for each in waiting) <= 2
+        running[1].cancel()
+        assert await asyncio.gather(*waiting) == [(200, b"ok")] * 30
+
+
+async def test_account_fills_half_of_the_queue_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting_module, "MAX_QUEUED", 8)
+    async with (
+        scripted(Reply(b"")) as server,
+        upstream_to(server.url, max_connections=1, queue_timeout_seconds=10) as upstream,
+    ):
+        hog = [asyncio.ensure_future(upstream.send(by("hog"))) for _ in range(20)]
+        await eventually(lambda: "[1 leased, 0 idle, 4 queued, 1 open]" in repr(upstream))
+        victim = asyncio.ensure_future(fetch(upstream, by("victim")))
+        await eventually(lambda: "5 queued" in repr(upstream) and len(server.requests) == 1)
+        server.replies = (Reply(),)
+        for each in hog:
+            each.cancel()
+        assert await victim == (200, b"ok")

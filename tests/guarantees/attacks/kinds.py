@@ -136,9 +136,17 @@ def _slow_readers(aim: Aim) -> Iterator[Piece]:
     yield aim.head("GET /v1/large")
 
 
-def _web_sockets(aim: Aim) -> Iterator[Piece]:
+def _slow_readers_of_two_accounts(aim: Aim) -> Iterator[Piece]:
+    yield aim.head("GET /v1/narrow/large")
+
+
+def _web_sockets_of_two_accounts(aim: Aim) -> Iterator[Piece]:
+    return _web_sockets(aim, "/v1/narrow/socket")
+
+
+def _web_sockets(aim: Aim, path: str = "/v1/socket") -> Iterator[Piece]:
     fields = ("connection: Upgrade", "upgrade: websocket", "sec-websocket-version: 13")
-    yield aim.head("GET /v1/socket", *fields, "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==")
+    yield aim.head(f"GET {path}", *fields, "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==")
     yield from repeat(bytes(KIB), 64)
 
 
@@ -176,7 +184,24 @@ ATTACKS = (
     _attack("replays", _replays, "200 409 429"),
     _attack("idle connections", _idle, "200 held", holds=True),
     _attack("slow readers", _slow_readers, "200 503 cut held", holds=True, reads=False),
-    _attack("web sockets", _web_sockets, "101 503 held", holds=True),
+    _attack("web sockets", _web_sockets, "101 400 503 held", holds=True),
+    _attack(
+        "slow readers of two accounts",
+        _slow_readers_of_two_accounts,
+        "200 503 cut held",
+        holds=True,
+        reads=False,
+        accounts=2,
+        victim_path="/v1/narrow/call",
+    ),
+    _attack(
+        "web sockets of two accounts",
+        _web_sockets_of_two_accounts,
+        "101 400 503 held",
+        holds=True,
+        accounts=2,
+        victim_path="/v1/narrow/call",
+    ),
     _attack("one-byte chunks", _one_byte_chunks, "400 413"),
     _attack("poison calls", _poison_calls, "502 503"),
 )

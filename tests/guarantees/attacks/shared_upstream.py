@@ -63,7 +63,7 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
     if b"x-poison" in fields:
         return False
-    if head.startswith(b"GET /v1/large"):
+    if b"/large " in head.partition(b"\r\n")[0]:
         writer.write(STREAM)
         for _ in range(LARGE_BYTES // 0x4000):
             writer.write(CHUNK)
