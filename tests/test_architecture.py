@@ -31,6 +31,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "config": frozenset({"http"}),
     "proxy": frozenset({"http", "meter", "ledger", "upstream", "config"}),
     "api": frozenset({"http", "meter", "ledger", "upstream", "config", "payments"}),
+    # Pages call the functions of the APIs, and read and change nothing by themselves.
+    "web": frozenset({"api", "config", "http"}),
     "workers": frozenset({"meter", "ledger", "upstream", "config", "payments", "notifications"}),
     "backup": frozenset({"meter", "ledger", "workers"}),
     "migrations": frozenset({"ledger"}),

@@ -95,6 +95,15 @@ def of_exception(error: Exception, request: Request) -> Response:
     return _response(render(error, request), request.state.request_id)
 
 
+def refusal_of(error: Exception) -> ErrorResponse:
+    """What a page tells of a failure in place of the document. A response for any exception."""
+    if isinstance(error, HTTPException):
+        return _OF_PAGES.get(error.status_code, UNREADABLE)
+    render = next(_RENDERERS[kind] for kind in type(error).__mro__ if kind in _RENDERERS)
+    found: ErrorResponse = render(error, None)  # type: ignore[arg-type] # none but HTTPException's reads the request
+    return found
+
+
 async def send(refusal: ErrorResponse, scope: Scope, send: Send) -> None:
     """For middleware that has consumed the body."""
     await _problem(refusal, scope["state"]["request_id"]).send(send)
@@ -218,3 +227,10 @@ _RENDERERS: Mapping[type[Exception], Callable[[Any, Request], ErrorResponse]] = 
     DatabaseUnavailable: lambda *_: UNREACHABLE,
     Exception: lambda *_: FAILED,
 }
+_OF_PAGES = {
+    404: ErrorResponse("not_found", "There is no such page, or nothing of yours is at this address."),
+    405: ErrorResponse("method_not_allowed", "This page cannot be asked for in this way."),
+    413: TOO_LARGE,
+}
+# Failures that are answers: whoever calls a function of the API can tell them to a person.
+ANSWERED = tuple(kind for kind in _RENDERERS if kind not in (RequestValidationError, HTTPException, Exception))

@@ -14,7 +14,8 @@ _ELEMENT = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 Header = tuple[bytes, bytes]
 
-# Of every response. A document that is no page has nothing to load, but must not be framed either.
+# Of every response that does not say otherwise. A document that is no page has nothing to load, but must not be framed
+# either.
 POLICY = b"content-security-policy"
 ALWAYS: tuple[Header, ...] = (
     (b"x-content-type-options", b"nosniff"),
@@ -41,5 +42,4 @@ def policy_of(source: str, *, fetches: bool = False) -> str:
 def with_defaults(headers: list[Header]) -> list[Header]:
     """The headers of a response with those that each response has."""
     names = {name for name, _ in headers}
-    defaults = [each for each in (_NOT_STORED, NOT_A_PAGE) if each[0] not in names]
-    return [*headers, *ALWAYS, *defaults]
+    return [*headers, *(each for each in (*ALWAYS, _NOT_STORED, NOT_A_PAGE) if each[0] not in names)]

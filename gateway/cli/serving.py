@@ -81,17 +81,19 @@ def child(
     roles: Annotated[list[Role], typer.Argument()],
     line: Annotated[int, typer.Option()],
     listen: Annotated[list[int], typer.Option()] = [],  # noqa: B006 - typer copies it
+    portal: Annotated[str | None, typer.Option()] = None,
+    public: Annotated[str, typer.Option()] = "",
     config: ConfigFile = None,
 ) -> None:
-    """One process, as its supervisor starts it."""
+    """One process, as its supervisor starts it. The portal answers at `portal`, public listeners at `public`."""
     import uvloop
 
-    from gateway.runtime.roles import run_child
+    from gateway.runtime.roles import Wiring, run_child
 
     def read() -> Config:
         return load_config(config, roles=roles)
 
-    uvloop.run(run_child(read(), roles, line=line, listen=listen, reload_config=read))
+    uvloop.run(run_child(read(), roles, Wiring(line, listen, portal, public), reload_config=read))
 
 
 def _run(config: Path | None, data_dir: Path | None, roles: Sequence[Role], *, as_json: bool) -> None:

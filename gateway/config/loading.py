@@ -17,6 +17,7 @@ from gateway.config.document import Document, read_yaml
 from gateway.config.entries import check_unique, read_plans, read_routes, read_upstreams
 from gateway.config.errors import ConfigError, ConfigProblem, Origin
 from gateway.config.operation.logs import Log
+from gateway.config.operation.portal import Portal
 from gateway.config.operation.records import Idempotency, Usage
 from gateway.config.overlay import apply_environment, apply_overrides
 from gateway.config.plans import Billing
@@ -64,6 +65,7 @@ class Sections:
     routes: list[Any] = field(default_factory=list)
     plans: list[Any] | None = None
     billing: Billing = field(default_factory=Billing)
+    portal: Portal = field(default_factory=Portal)
     tracing: model.Tracing | None = None
 
 
@@ -127,6 +129,7 @@ def load(
         routes=tuple(route_of(route) for route in routes if route),
         plans=plans,
         billing=sections.billing,
+        portal=sections.portal,
         tracing=sections.tracing,
         secrets=secrets,
     )

@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from gateway.config import quantities
 from gateway.config.operation.logs import Log
+from gateway.config.operation.portal import Portal
 from gateway.config.operation.records import Idempotency, Usage
 from gateway.config.plans import Billing, PlanSpec
 from gateway.config.quantities import (
@@ -371,6 +372,7 @@ class Config:
     routes: tuple[Route, ...]
     plans: tuple[PlanSpec, ...]
     billing: Billing
+    portal: Portal
     log: Log
     tracing: Tracing | None
     secrets: Secrets

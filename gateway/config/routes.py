@@ -18,7 +18,18 @@ from policies.pricing.price_list import PriceList
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 # First segments that the account API serves; no route is asked for a path below one of them.
-RESERVED_PATHS = ("/auth", "/me", "/plans", "/subscriptions", "/webhooks", "/openapi.json", "/docs", "/problems")
+RESERVED_PATHS = (
+    "/auth",
+    "/me",
+    "/plans",
+    "/subscriptions",
+    "/webhooks",
+    "/openapi.json",
+    "/docs",
+    "/problems",
+    "/portal",
+)
+_PORTAL = b"/portal"
 _RESERVED_SEGMENTS = frozenset(path.encode() for path in RESERVED_PATHS)
 
 # pchar of RFC 3986 without `%` (two spellings of one path) and `;` (parameters that some servers cut off).
@@ -26,9 +37,17 @@ _PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()+,=:@-]*)+", re.ASCII)
 
 
 def is_reserved(raw_path: bytes) -> bool:
-    """Whether the account API serves a path, as the client sent it; the proxy refuses another spelling of a segment."""
+    """Whether the account API or the portal serves a path, as the client sent it.
+
+    The proxy refuses another spelling of a segment.
+    """
     end = raw_path.find(b"/", 1)
     return (raw_path if end < 0 else raw_path[:end]) in _RESERVED_SEGMENTS
+
+
+def is_page(raw_path: bytes) -> bool:
+    """Whether a reserved path is one of the portal."""
+    return raw_path.startswith(_PORTAL) and raw_path[7:8] in (b"", b"/")
 
 
 def _path(value: object) -> str:

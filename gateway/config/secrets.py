@@ -33,6 +33,7 @@ USED_BY: Mapping[str, tuple[str, ...]] = {
     "proxy": (KEY_PEPPER, JWT_SECRET),
     "admin": (ADMIN_TOKEN, KEY_PEPPER),
     "worker": (KEY_PEPPER, JWT_SECRET, WEBHOOK_SECRET),
+    "portal": (KEY_PEPPER, JWT_SECRET),
     COMMAND: (KEY_PEPPER,),
 }
 ROLES = tuple(role for role in USED_BY if role != COMMAND)

@@ -58,11 +58,13 @@ def _host_names(value: object) -> list[str]:
     return list(written)
 
 
+Origins = Annotated[tuple[str, ...], BeforeValidator(_origins)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cors:
     origins: Annotated[
-        tuple[str, ...],
-        BeforeValidator(_origins),
+        Origins,
         Kind("list of origins, such as `[https://app.example.com]`"),
         about("Origins whose pages may call routes and the account API; exact, `*` is refused."),
     ] = ()

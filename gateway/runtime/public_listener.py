@@ -1,18 +1,19 @@
-"""The public listener: the account API on its reserved paths, the proxy on all others."""
+"""The public listener: the account API and the portal on reserved paths, the proxy on all others."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from secrets import token_bytes
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp
 
 from gateway import metrics
 from gateway.config import Config
-from gateway.config.routes import is_reserved
+from gateway.config.routes import is_page, is_reserved
 from gateway.config.server import Cors
 from gateway.http.fields import HeaderBlock
 from gateway.listener.cors import CorsPolicy, is_preflight
@@ -26,6 +27,10 @@ from gateway.runtime.store_connections import BACKGROUND_TIMEOUT_SECONDS, open_s
 from gateway.workers.outbox import OutboxPublisher
 from policies.model import Route
 
+if TYPE_CHECKING:
+    from gateway.api.account.dependencies import AccountDependencies
+    from gateway.api.checkout import CheckoutService
+
 ACCOUNT_METHODS = "DELETE, GET, PATCH, POST, PUT"
 
 
@@ -33,12 +38,19 @@ class PublicListener:
     """Dispatches each request by its path. A proxied one costs two lookups more, and no further coroutine."""
 
     def __init__(
-        self, proxy: Handler, account: ASGIApp, *, cors: Cors, trusted_proxies: Sequence[Network] = ()
+        self,
+        proxy: Handler,
+        account: ASGIApp,
+        *,
+        cors: Cors,
+        trusted_proxies: Sequence[Network] = (),
+        portal: ASGIApp | None = None,
     ) -> None:
         self._cors: CorsPolicy | None = None
         self.allow(cors)
         self._proxy = proxy
         self._account = account
+        self._portal = portal
         self._trusted_proxies = trusted_proxies
 
     def allow(self, cors: Cors) -> None:
@@ -64,21 +76,40 @@ class PublicListener:
         await serve(scope, receive, send)
 
     def _methods(self, raw_path: bytes) -> str | None:
+        if is_page(raw_path):
+            return None  # pages are for their own origin
         return ACCOUNT_METHODS if is_reserved(raw_path) else self._proxy.allowed_methods(raw_path)
 
     async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        if self._portal is not None and is_page(scope["raw_path"]):
+            await self._portal(scope, receive, send)
+            return
         # Throttling must slow down the client, not the proxy in front of the gateway.
         client_ip = read_request(scope, self._trusted_proxies).client_ip
         await self._account({**scope, "client": (client_ip, 0)}, receive, send)
 
 
+@dataclass(frozen=True, slots=True)
+class AccountParts:
+    """What both the account API and the portal are built of."""
+
+    dependencies: AccountDependencies
+    checkout_service: CheckoutService
+
+
 @asynccontextmanager
 async def account_api(config: Config, routes: Mapping[str, Route]) -> AsyncIterator[ASGIApp]:
-    """The account API, which reads `routes` at each request.
-
-    It has connections of its own, so that customers who read their usage take none from calls.
-    """
+    """The account API, which reads `routes` at each request."""
     from gateway.api.account import build_account
+
+    async with account_parts(config, routes, owner="account") as parts:
+        yield build_account(parts.dependencies, checkout_service=parts.checkout_service)
+
+
+@asynccontextmanager
+async def account_parts(config: Config, routes: Mapping[str, Route], *, owner: str) -> AsyncIterator[AccountParts]:
+    """They have connections of their own, so that customers who read their usage take none from calls."""
+    from gateway.api.account import account_dependencies
     from gateway.api.account.dependencies import Lifetimes
 
     auth = config.auth
@@ -86,8 +117,8 @@ async def account_api(config: Config, routes: Mapping[str, Route]) -> AsyncItera
         open_stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS) as (database, redis_client),
         open_providers(config) as providers,
     ):
-        meter = Meter(redis_client, partitions=config.redis.partitions, owner="account")
-        yield build_account(
+        meter = Meter(redis_client, partitions=config.redis.partitions, owner=owner)
+        dependencies = account_dependencies(
             database=database,
             publish=OutboxPublisher(database, meter).publish_all,
             jwt_secret=config.secrets.jwt_secret,
@@ -101,9 +132,9 @@ async def account_api(config: Config, routes: Mapping[str, Route]) -> AsyncItera
             key_prefix=config.keys.prefix,
             peppers=config.secrets.peppers,
             entropy=token_bytes,
-            checkout_service=build_checkout_service(config, database, providers),
             meter=meter,
             routes=routes,
             past_due_grace=timedelta(seconds=config.billing.past_due_grace_seconds),
             credit_value=config.credits.money,
         )
+        yield AccountParts(dependencies, build_checkout_service(config, database, providers))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 import uvicorn
@@ -20,6 +20,7 @@ from gateway.runtime.control_plane import control_plane
 from gateway.runtime.data_plane import data_plane, reload
 from gateway.runtime.draining import Drain
 from gateway.runtime.health.readiness import Readiness
+from gateway.runtime.portal import portal_forwarding, portal_pages
 from gateway.runtime.process import Server, raise_descriptor_limit, serve
 from gateway.runtime.public_listener import PublicListener, account_api
 from gateway.runtime.serving import Role
@@ -31,20 +32,25 @@ KEEP_ALIVE_SECONDS = 75
 _log = structlog.get_logger()
 
 
+class Wiring(NamedTuple):
+    """What a process inherits: the line to its supervisor and the sockets of its roles, both as descriptors, and where
+    the portal and the public listeners of its group are."""
+
+    line: int | None
+    listen: Sequence[int]
+    portal: str | None = None
+    public_url: str = ""
+
+
 async def run_child(
-    config: Config,
-    roles: Sequence[Role],
-    *,
-    line: int | None,
-    listen: Sequence[int],
-    reload_config: Callable[[], Config],
+    config: Config, roles: Sequence[Role], wiring: Wiring, *, reload_config: Callable[[], Config]
 ) -> None:
     """Opens the roles on the inherited sockets, serves until a signal, closes them."""
     logs.configure(role="-".join(roles), level=config.log.level_number, form=config.log.format)
     metrics.BUILD_INFO.labels(version("metering-gateway")).set(1)
     raise_descriptor_limit()
     readiness = Readiness()
-    sockets = [socket.socket(fileno=fd) for fd in listen]
+    sockets = [socket.socket(fileno=fd) for fd in wiring.listen]
     servers: list[tuple[Server, list[socket.socket]]] = []
     routes = {route.name: route for route in config.routes}
     applied: list[Callable[[Config], None]] = [lambda read: _replace(routes, read.routes)]
@@ -52,8 +58,11 @@ async def run_child(
         if Role.PROXY in roles:
             handler = await stack.enter_async_context(data_plane(config, readiness))
             account = await stack.enter_async_context(account_api(config, routes))
+            forwarder = await stack.enter_async_context(portal_forwarding(config, wiring.portal))
             server = config.server
-            public = PublicListener(handler, account, cors=server.cors, trusted_proxies=server.trusted_proxies)
+            public = PublicListener(
+                handler, account, cors=server.cors, trusted_proxies=server.trusted_proxies, portal=forwarder
+            )
             servers.append((public_server(public, config), [sockets.pop(0)]))
             applied += [partial(reload, handler), lambda read: public.allow(read.server.cors)]
         if Role.ADMIN in roles:
@@ -63,6 +72,9 @@ async def run_child(
             from gateway.runtime.background import background  # 7 MiB that a public worker does not need
 
             await stack.enter_async_context(background(config, readiness))
+        if Role.PORTAL in roles:
+            pages = await stack.enter_async_context(portal_pages(config, routes, public_url=wiring.public_url))
+            servers.append((_server(pages, config), [sockets.pop(0)]))
         if Role.UPSTREAM in roles:
             from gateway.demo.app import build as build_demo_upstream
 
@@ -71,7 +83,7 @@ async def run_child(
         await stack.enter_async_context(Runner(readiness))
         tune_garbage_collection()
         on_reload = partial(_reload, reload_config, applied)
-        await serve(servers, line=line, missing=lambda: readiness.missing, reload=on_reload)
+        await serve(servers, line=wiring.line, missing=lambda: readiness.missing, reload=on_reload)
 
 
 def _reload(reload_config: Callable[[], Config], applied: Sequence[Callable[[Config], None]]) -> None:

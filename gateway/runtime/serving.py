@@ -33,6 +33,7 @@ class Role(StrEnum):
     PROXY = "proxy"
     ADMIN = "admin"
     WORKER = "worker"
+    PORTAL = "portal"
     UPSTREAM = "upstream"
 
 
@@ -61,6 +62,7 @@ async def serving(
     watching: asyncio.Task[None] | None = None
     async with AsyncExitStack() as stack:
         listeners = stack.enter_context(_listening(config, roles))
+        portal = stack.enter_context(_portal_socket()) if Role.PROXY in roles and config.portal.enabled else None
         probed = stack.enter_context(bind_health(config.server.health))
         metrics_dir = stack.enter_context(metrics_folder())
         inherited = child_environment(
@@ -77,7 +79,7 @@ async def serving(
         health = GroupHealth(supervisor.reports)
         hosts = KnownHosts((config.server.health.host, *config.server.admin_hosts))
         await stack.enter_async_context(serving_health(probed, health, metrics_dir, hosts=hosts))
-        specs = _children(config, roles, listeners)
+        specs = _children(config, roles, listeners, portal)
         if upstream is not None:
             withheld = withheld_from(Role.UPSTREAM)
             specs.append(
@@ -123,16 +125,31 @@ def _listening(config: Config, roles: Sequence[Role]) -> Iterator[dict[Role, lis
         _close(bound)
 
 
+@contextmanager
+def _portal_socket() -> Iterator[socket.socket]:
+    """Where the portal answers the public listeners of this group: on the loopback, at any port."""
+    with bind("the portal", "127.0.0.1", 0)[0] as listening:
+        yield listening
+
+
 def _close(bound: Mapping[Role, Sequence[socket.socket]]) -> None:
     for listening in (each for sockets in bound.values() for each in sockets):
         listening.close()
 
 
 def _children(
-    config: Config, roles: Sequence[Role], listeners: Mapping[Role, Sequence[socket.socket]]
+    config: Config,
+    roles: Sequence[Role],
+    listeners: Mapping[Role, Sequence[socket.socket]],
+    portal: socket.socket | None,
 ) -> list[ChildSpec]:
-    """A process for each public worker; one for the admin listener and the workers, which share it where both run."""
-    where = ("--config", str(config.path)) if config.path is not None else ()
+    """A process for each public worker; one for the admin listener and the workers, which share it where both run.
+
+    The portal joins that one, or has its own where there is none.
+    """
+    where: tuple[str, ...] = ("--config", str(config.path)) if config.path is not None else ()
+    if portal is not None:
+        where += ("--portal", str(Address(*portal.getsockname())), "--public", url_of(listeners[Role.PROXY][0]))
     children = [
         ChildSpec(
             f"proxy-{number}",
@@ -145,16 +162,11 @@ def _children(
         for number, listening in enumerate(listeners.get(Role.PROXY, ()))
     ]
     control = [role for role in (Role.ADMIN, Role.WORKER) if role in roles]
-    if control:
-        sockets = tuple(listeners.get(Role.ADMIN, ()))
-        spec = ChildSpec(
-            "-".join(control),
-            ("child", *control, *where),
-            sockets,
-            stage="control",
-            withheld=withheld_from(*control),
-        )
-        children.append(spec)
+    if control or portal is not None:
+        sockets = (*listeners.get(Role.ADMIN, ()), *(() if portal is None else (portal,)))
+        served = control if portal is None else [*control, Role.PORTAL]
+        arguments, withheld = ("child", *served, *where), withheld_from(*served)
+        children.append(ChildSpec("-".join(control or served), arguments, sockets, stage="control", withheld=withheld))
     return children
 
 

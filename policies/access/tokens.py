@@ -23,6 +23,7 @@ class Purpose(StrEnum):
     VERIFY_EMAIL = "verify_email"
     RESET_PASSWORD = "reset_password"  # noqa: S105 - the name of a purpose
     PERSON = "person"
+    PAGES = "pages"
 
 
 class Verdict(StrEnum):

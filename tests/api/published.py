@@ -14,7 +14,7 @@ from uuid import UUID
 import uvicorn
 from starlette.types import ASGIApp
 
-from gateway.api.account import build_account
+from gateway.api.account import account_dependencies, build_account
 from gateway.clock import now
 from gateway.ledger.accounts import login_sessions, users
 from gateway.ledger.db.session import Database
@@ -94,7 +94,7 @@ def published(database_url: str, redis_url: str) -> Iterator[Published]:
 
 def account_app(database: Database, redis_client: RedisClient) -> ASGIApp:
     meter = Meter(redis_client, partitions=4, owner="account")
-    return build_account(
+    dependencies = account_dependencies(
         database=database,
         publish=OutboxPublisher(database, meter).publish_all,
         jwt_secret=SECRET,
@@ -106,6 +106,7 @@ def account_app(database: Database, redis_client: RedisClient) -> ASGIApp:
         routes=ACCOUNT_ROUTES,
         past_due_grace=timedelta(days=3),
     )
+    return build_account(dependencies)
 
 
 def _server(app: ASGIApp) -> uvicorn.Server:

@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 import httpx
 from sqlalchemy import text
 
-from gateway.api.account import build_account
+from gateway.api.account import account_dependencies, build_account
 from gateway.api.account.dependencies import Lifetimes
 from gateway.api.account.login.access_tokens import AccessTokens
 from gateway.api.checkout import CheckoutService, Sale, create_pack_checkout
@@ -178,7 +178,7 @@ def account_app(database: Database, checkout_service: CheckoutService) -> Any:
     async def publish() -> None:
         return None
 
-    return build_account(
+    dependencies = account_dependencies(
         database=database,
         publish=publish,
         jwt_secret=SECRET,
@@ -189,8 +189,8 @@ def account_app(database: Database, checkout_service: CheckoutService) -> Any:
         meter=None,  # type: ignore[arg-type] # nothing here is metered
         routes={},
         past_due_grace=timedelta(days=3),
-        checkout_service=checkout_service,
     )
+    return build_account(dependencies, checkout_service=checkout_service)
 
 
 def processing_at_once(stack: PaymentStack) -> PaymentStack:

@@ -1,5 +1,5 @@
 """The account API, served by the public listener."""
 
-from gateway.api.account.app import build_account
+from gateway.api.account.app import account_dependencies, build_account
 
-__all__ = ["build_account"]
+__all__ = ["account_dependencies", "build_account"]

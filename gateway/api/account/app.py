@@ -67,7 +67,7 @@ ENDPOINTS: tuple[ModuleType, ...] = (
 )
 
 
-def build_account(
+def account_dependencies(
     *,
     database: Database,
     publish: Callable[[], Awaitable[None]],
@@ -76,17 +76,37 @@ def build_account(
     key_prefix: str,
     peppers: Mapping[int, bytes],
     entropy: Callable[[int], bytes],
-    checkout_service: CheckoutService | None = None,
     meter: Meter,
     routes: Mapping[str, Route],
     past_due_grace: timedelta,
     credit_value: CreditValue | None = None,
-) -> ASGIApp:
-    """The ASGI application.
+) -> AccountDependencies:
+    """What the functions of the account API depend on, whether its endpoints or pages call them.
 
     `publish` publishes all committed changes to Redis; each change awaits it before the response. `entropy` gives so
     many random bytes. Each request reads `routes`, by name, as they are then. `credit_value` shows credits as money.
     """
+    return AccountDependencies(
+        database=database,
+        publisher=ChangePublisher(publish),
+        key_factory=KeyFactory(key_prefix, peppers, entropy=entropy),
+        key_prefix=key_prefix,
+        peppers=peppers,
+        tokens=AccessTokens(jwt_secret, lifetime=lifetimes.access),
+        hasher=PasswordHasher(),
+        throttle=Throttle(database),
+        entropy=entropy,
+        lifetimes=lifetimes,
+        meter=meter,
+        dry_run=DryRun(database, meter, grace=past_due_grace, credit_value=credit_value),
+        routes=routes,
+        credit_value=credit_value,
+        secret=jwt_secret,
+    )
+
+
+def build_account(dependencies: AccountDependencies, *, checkout_service: CheckoutService | None = None) -> ASGIApp:
+    """The ASGI application."""
     app = FastAPI(
         title="Gateway account API",
         version="1",
@@ -98,20 +118,7 @@ def build_account(
         generate_unique_id_function=lambda route: route.name,
         dependencies=[Depends(refuse_ignored_body)],
     )
-    dependencies = app.state.dependencies = AccountDependencies(
-        database=database,
-        publisher=ChangePublisher(publish),
-        key_factory=KeyFactory(key_prefix, peppers, entropy=entropy),
-        tokens=AccessTokens(jwt_secret, lifetime=lifetimes.access),
-        hasher=PasswordHasher(),
-        throttle=Throttle(database),
-        entropy=entropy,
-        lifetimes=lifetimes,
-        dry_run=DryRun(database, meter, grace=past_due_grace, credit_value=credit_value),
-        routes=routes,
-        credit_value=credit_value,
-        secret=jwt_secret,
-    )
+    app.state.dependencies = dependencies
     app.state.checkout_service = checkout_service or CheckoutService()
     app.include_router(problem_pages.router)
     for module in ENDPOINTS:
@@ -119,9 +126,13 @@ def build_account(
     error_responses.install(app)
     openapi.install(app, guard=None)
     authenticator = Authenticator(
-        database, dependencies.tokens, key_prefix=key_prefix, peppers=peppers, unit_of_work=dependencies.unit_of_work
+        dependencies.database,
+        dependencies.tokens,
+        key_prefix=dependencies.key_prefix,
+        peppers=dependencies.peppers,
+        unit_of_work=dependencies.unit_of_work,
     )
-    return _filtered(app, authenticator, meter)
+    return _filtered(app, authenticator, dependencies.meter)
 
 
 def _filtered(app: FastAPI, authenticator: Authenticator, meter: Meter) -> ASGIApp:

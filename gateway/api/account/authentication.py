@@ -62,6 +62,20 @@ def client_address(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
+async def find_user(database: Database, session_id: UUID) -> User | None:
+    async with database.look_up() as connection:
+        return await login_sessions.find_user(connection, session_id)
+
+
+def session_of(user: User | None, session_id: UUID, unit_of_work: Callable[[str], UnitOfWork]) -> Session:
+    """The session of this user. Raises NotAuthenticated where it is over, Suspended."""
+    if user is None:
+        raise NotAuthenticated("This session is over; log in.")
+    if user.status is AccountStatus.SUSPENDED:
+        raise Suspended("This account is suspended.")
+    return Session(user, session_id, unit_of_work(f"user:{user.id}"))
+
+
 class Authenticator:
     """Finds the caller of a request. `unit_of_work` gives that of an actor."""
 
@@ -104,12 +118,8 @@ class Authenticator:
         session_id = self._tokens.read(bearer.credentials)
         if session_id is None:
             raise NotAuthenticated("The access token is not valid, or no longer; refresh it or log in.")
-        user = await self._guesses.look_up(session_id, client_ip, lambda: self._find_user(session_id))
-        if user is None:
-            raise NotAuthenticated("This session is over; log in.")
-        if user.status is AccountStatus.SUSPENDED:
-            raise Suspended("This account is suspended.")
-        return Session(user, session_id, self._unit_of_work(f"user:{user.id}"))
+        user = await self._guesses.look_up(session_id, client_ip, lambda: find_user(self._database, session_id))
+        return session_of(user, session_id, self._unit_of_work)
 
     async def _key_holder(self, secret: str, *, client_ip: str) -> KeyHolder:
         key = secret.encode("utf-8", "surrogateescape")
@@ -125,10 +135,6 @@ class Authenticator:
         if principal.account.status is AccountStatus.SUSPENDED:
             raise Refused(Refusal.ACCOUNT_SUSPENDED, "This account is suspended.")
         return KeyHolder(principal.account.id, principal.key)
-
-    async def _find_user(self, session_id: UUID) -> User | None:
-        async with self._database.look_up() as connection:
-            return await login_sessions.find_user(connection, session_id)
 
     async def _find_principal(self, digests: Iterable[bytes]) -> Principal | None:
         async with self._database.look_up() as connection:

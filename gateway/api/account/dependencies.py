@@ -18,6 +18,7 @@ from gateway.api.dry_run import DryRun
 from gateway.api.key_factory import KeyFactory
 from gateway.api.unit_of_work import ChangePublisher, UnitOfWork
 from gateway.ledger.db.session import Database
+from gateway.meter.meter import Meter
 from policies.billing.money import CreditValue
 from policies.model import Key, Route
 
@@ -41,11 +42,14 @@ class AccountDependencies:
     database: Database
     publisher: ChangePublisher
     key_factory: KeyFactory
+    key_prefix: str
+    peppers: Mapping[int, bytes] = field(repr=False)
     tokens: AccessTokens
     hasher: PasswordHasher
     throttle: Throttle
     entropy: Callable[[int], bytes]
     lifetimes: Lifetimes
+    meter: Meter
     dry_run: DryRun
     routes: Mapping[str, Route]
     credit_value: CreditValue | None

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from starlette.types import ASGIApp
 
-from gateway.api.account import build_account
+from gateway.api.account import account_dependencies, build_account
 from gateway.api.account.dependencies import Lifetimes
 from gateway.api.account.login.access_tokens import AccessTokens
 from gateway.api.checkout import CheckoutService
@@ -211,7 +211,7 @@ def _app(
     checkout_service: CheckoutService | None = None,
     lifetimes: Lifetimes = LIFETIMES,
 ) -> ASGIApp:
-    return build_account(
+    dependencies = account_dependencies(
         database=database,
         publish=OutboxPublisher(database, meter).publish_all,
         jwt_secret=SECRET,
@@ -219,9 +219,9 @@ def _app(
         key_prefix="gw",
         peppers=PEPPERS,
         entropy=token_bytes,
-        checkout_service=checkout_service,
         meter=meter,
         routes=ROUTES,
         past_due_grace=timedelta(days=3),
         credit_value=CreditValue("USD", Decimal(1000)),
     )
+    return build_account(dependencies, checkout_service=checkout_service)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import APIRouter, Body
 from pydantic import Field
@@ -101,6 +102,11 @@ async def logout(dependencies: DependenciesDep, bearer: Bearer, body: Annotated[
             await login_sessions.revoke(connection, session_id)
     if session_id is None:
         raise NotAuthenticated("Send the refresh token of the session, or its access token.")
+
+
+async def end_session(dependencies: AccountDependencies, session_id: UUID) -> None:
+    async with dependencies.database.transaction() as connection:
+        await login_sessions.revoke(connection, session_id)
 
 
 async def _open_account(dependencies: AccountDependencies, body: Registration, password_hash: str) -> Profile:

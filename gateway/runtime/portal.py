@@ -1,0 +1,159 @@
+"""The portal runs beside the workers, never on the loop of calls: public listeners forward `/portal` to its process.
+
+Both ends share a secret, so that no other program of this machine can say who the client is.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import httpx
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.config import Config
+from gateway.http.fields import HeaderBlock, header_block
+from gateway.http.problems import problem
+from gateway.proxy.request.inbound import Inbound, Network, read_request
+from gateway.request_ids import uuid7
+from gateway.upstream.balancer import Upstream
+from gateway.upstream.errors import UpstreamError
+from gateway.upstream.request_head import Request
+from policies.access.tokens import Purpose, derive
+from policies.model import Route
+
+_PEER = b"x-gateway-peer"
+# What pages read of a request; the rest of it stays here.
+_PASSED = frozenset(
+    {
+        *(b"accept", b"accept-language", b"content-type", b"cookie", b"if-none-match", b"origin", b"sec-fetch-site"),
+        *(b"user-agent", b"x-partial", b"x-request-id"),
+    }
+)
+MAX_BODY_BYTES = 64 * 1024
+MAX_CONNECTIONS = 64
+TIMEOUT_SECONDS = 60.0
+TEST_CALL_SECONDS = 30.0
+
+
+class PortalForwarder:
+    """Serves `/portal` by the process at `address`. Costs the loop of calls a forwarded request, and no page."""
+
+    def __init__(self, address: str, *, secret: str, trusted_proxies: Sequence[Network] = ()) -> None:
+        self._upstream = Upstream(
+            "portal",
+            targets=[f"http://{address}"],
+            max_connections=MAX_CONNECTIONS,
+            first_byte_timeout_seconds=TIMEOUT_SECONDS,
+            total_timeout_seconds=600.0,
+        )
+        self._secret = peer_secret(secret)
+        self._trusted_proxies = trusted_proxies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        inbound = read_request(scope, self._trusted_proxies)
+        body = await _read_body(receive) if inbound.content_length != 0 else b""
+        if body is None:
+            await problem("payload_too_large", "The form is too large.", request_id=uuid7()).send(send)
+            return
+        block = self._block(scope, inbound)
+        request = Request(inbound.method.encode(), inbound.target, block, body or None)
+        try:
+            response = await self._upstream.send(request)
+        except (UpstreamError, ValueError):
+            detail = "The pages cannot be reached at the moment; try again shortly."
+            await problem("overloaded", detail, request_id=uuid7(), extras={"retry_after": 2}).send(send)
+            return
+        try:
+            headers = [each for each in response.headers if each[0] not in (b"date", b"server")]
+            await send({"type": "http.response.start", "status": response.status, "headers": headers})
+            while not response.complete or response.buffered:
+                await response.wait_for_more()
+                await send({"type": "http.response.body", "body": response.take(), "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            response.close()
+
+    async def close(self) -> None:
+        await self._upstream.close()
+
+    def _block(self, scope: Scope, inbound: Inbound) -> HeaderBlock:
+        is_trusted = inbound.is_from_trusted_proxy
+        scheme = (inbound.fields.get(b"x-forwarded-proto") if is_trusted else None) or inbound.scheme.encode()
+        host = (inbound.fields.get(b"x-forwarded-host") if is_trusted else None) or inbound.fields.get(b"host", b"")
+        lines = [b"%b: %b\r\n" % each for each in scope["headers"] if each[0] in _PASSED]
+        peer = b"%b %b %b" % (self._secret, inbound.client_ip.encode(), scheme)
+        return header_block(b"".join((*lines, b"host: %b\r\n%b: %b\r\n" % (host, _PEER, peer))))
+
+
+class PeerFilter:
+    """Lets in who knows the secret, and tells the application who the client is."""
+
+    def __init__(self, app: ASGIApp, secret: str) -> None:
+        self._app = app
+        self._secret = peer_secret(secret)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        sent = next((value for name, value in scope["headers"] if name == _PEER), b"")
+        secret, _, rest = sent.partition(b" ")
+        if not hmac.compare_digest(secret, self._secret):
+            await problem("not_found", "There is nothing here.", request_id=uuid7()).send(send)
+            return
+        client_ip, _, scheme = rest.decode("ascii").partition(" ")
+        headers = [each for each in scope["headers"] if each[0] != _PEER]
+        seen = {"client": (client_ip, 0), "scheme": scheme if scheme in ("http", "https") else "http"}
+        await self._app({**scope, **seen, "headers": headers}, receive, send)
+
+
+def peer_secret(secret: str) -> bytes:
+    return hmac.digest(derive(secret, Purpose.PAGES), b"peer", "sha256").hex().encode()
+
+
+@asynccontextmanager
+async def portal_forwarding(config: Config, address: str | None) -> AsyncIterator[PortalForwarder | None]:
+    """None where the group has no portal."""
+    if address is None:
+        yield None
+        return
+    forwarder = PortalForwarder(
+        address, secret=config.secrets.jwt_secret, trusted_proxies=config.server.trusted_proxies
+    )
+    yield forwarder
+    await forwarder.close()
+
+
+@asynccontextmanager
+async def portal_pages(config: Config, routes: Mapping[str, Route], *, public_url: str) -> AsyncIterator[Any]:
+    """The portal as an application, which reads `routes` at each request and sends test calls to `public_url`."""
+    from gateway.runtime.public_listener import account_parts
+    from gateway.web.portal.app import build_portal
+
+    async with (
+        account_parts(config, routes, owner="portal") as parts,
+        httpx.AsyncClient(base_url=public_url, timeout=TEST_CALL_SECONDS, trust_env=False) as client,
+    ):
+        app = build_portal(
+            parts.dependencies,
+            checkout_service=parts.checkout_service,
+            settings=config.portal,
+            client=client,
+            recent_sign_in=timedelta(minutes=15),
+        )
+        yield PeerFilter(app, config.secrets.jwt_secret)
+
+
+async def _read_body(receive: Receive) -> bytes | None:
+    """None for one that is too large."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY_BYTES:
+            return None
+        if not message.get("more_body", False):
+            return bytes(body)

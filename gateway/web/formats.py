@@ -1,0 +1,95 @@
+"""How values are written on pages: numbers in groups, times in the reader's zone with the instant for machines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, tzinfo
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+from markupsafe import Markup
+
+from policies.billing.money import plain
+
+NOTHING = "\u2013"
+_SIZES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+_SPANS = ((86400, "day"), (3600, "hour"), (60, "minute"))
+
+
+def number(value: float | Decimal | None) -> str:
+    """1234567 as 1,234,567; a fraction keeps its digits."""
+    return NOTHING if value is None else f"{value:,}"
+
+
+def compact(value: float) -> str:
+    """1,234,567 as 1.2M, for the axis of a chart."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def money(amount: str | Decimal | None, currency: str = "") -> str:
+    """`1234.5` of USD as 1,234.50 USD; more digits stay."""
+    if amount is None:
+        return NOTHING
+    exact = Decimal(amount)
+    places = max(2, len(plain(exact).partition(".")[2]))
+    return f"{exact:,.{places}f} {currency}".strip()
+
+
+def size(value: int | None) -> str:
+    if value is None:
+        return NOTHING
+    return next((f"{value / unit:.3g} {name}" for unit, name in _SIZES if value >= unit), f"{value} B")
+
+
+def duration(seconds: float) -> str:
+    """5400 as 1 hour, cut to the largest unit."""
+    for length, name in _SPANS:
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {name}{'' if count == 1 else 's'}"
+    count = int(seconds)
+    return f"{count} second{'' if count == 1 else 's'}"
+
+
+def zone(name: str | None) -> tzinfo:
+    try:
+        return ZoneInfo(name or "UTC")
+    except (KeyError, ValueError, OSError):
+        return UTC
+
+
+def instant(value: datetime | None, where: tzinfo = UTC) -> str | Markup:
+    """As a `time` element: minutes in the zone of the reader."""
+    return _time(value, f"{value.astimezone(where):%d %b %Y, %H:%M}") if value else NOTHING
+
+
+def day(value: datetime | date | None, where: tzinfo = UTC) -> str | Markup:
+    if value is None:
+        return NOTHING
+    shown = value.astimezone(where) if isinstance(value, datetime) else value
+    return _time(value, f"{shown:%d %b %Y}")
+
+
+def _time(value: datetime | date, text: str) -> Markup:
+    exact = value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if isinstance(value, datetime) else value.isoformat()
+    return Markup('<time datetime="{}">{}</time>').format(exact, text)
+
+
+def words(code: str) -> str:
+    """`partially_refunded` as Partially refunded."""
+    text = code.replace("_", " ").replace("-", " ")
+    return text[:1].upper() + text[1:]
+
+
+FILTERS: Mapping[str, object] = {
+    "number": number,
+    "money": money,
+    "size": size,
+    "duration": duration,
+    "instant": instant,
+    "day": day,
+    "words": words,
+}

@@ -1,0 +1,110 @@
+"""Forms: what was sent, what is wrong with it by the rules of the API, and what to show again."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+from urllib.parse import parse_qsl
+
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from gateway.api import error_responses
+from gateway.api.error_responses import ErrorResponse
+from gateway.http.problem_types import PROBLEM_TYPES
+
+T = TypeVar("T")
+
+MAX_FIELDS = 200
+
+
+class Form:
+    """The fields of a form, by name. Values that are empty count as left out.
+
+    After `submit`, `errors` has a message by field, and `message` is what concerns no field; a template shows them.
+    """
+
+    def __init__(self, values: Mapping[str, list[str]] | None = None, *, defaults: Mapping[str, object] | None = None):
+        self._values = dict(values or {})
+        self._defaults = dict(defaults or {})
+        self.is_sent = values is not None
+        self.errors: dict[str, str] = {}
+        self.message: str | None = None
+        self.status = 200
+
+    def raw(self, name: str) -> str:
+        """As it was sent, a password for instance."""
+        return self._values.get(name, [""])[0]
+
+    def text(self, name: str) -> str | None:
+        return self.raw(name).strip() or None
+
+    def required(self, name: str) -> str:
+        """Text that the API refuses where it is empty."""
+        return self.raw(name).strip()
+
+    def whole(self, name: str) -> int | str | None:
+        """A whole number; what is none comes as it was written, for the API to refuse."""
+        written = self.text(name)
+        if written is None:
+            return None
+        digits = written.replace(",", "").replace("\u202f", "").replace(" ", "")
+        return int(digits) if digits.removeprefix("-").isdecimal() and len(digits) <= 20 else written
+
+    def listed(self, name: str) -> list[str]:
+        """The values of checkboxes, or the words of a text, each by a space, comma or line."""
+        return [word for value in self._values.get(name, ()) for word in value.replace(",", " ").split()]
+
+    def is_checked(self, name: str) -> bool:
+        return bool(self.raw(name)) if self.is_sent else bool(self._defaults.get(name))
+
+    def shown(self, name: str) -> str:
+        """What stands in the field: what was sent, before that its default."""
+        if self.is_sent:
+            return self.raw(name)
+        default = self._defaults.get(name)
+        return "" if default is None else str(default)
+
+    def error(self, name: str) -> str | None:
+        """Of the field, or of a member of it: `allowed_ips.0` is an error of `allowed_ips`."""
+        return next((text for field, text in self.errors.items() if field.partition(".")[0] == name), None)
+
+    async def submit(self, call: Callable[[], Awaitable[T]]) -> T | None:
+        """What the function of the API gives; None where it refuses, and the form says why."""
+        try:
+            return await call()
+        except ValidationError as error:
+            errors = error.errors(include_url=False, include_context=False, include_input=False)
+            self._refuse(error_responses.of_errors([{**each, "loc": ("body", *each["loc"])} for each in errors]))
+        except error_responses.ANSWERED as error:
+            self._refuse(error_responses.refusal_of(error))
+        return None
+
+    def refuse(self, field: str, message: str) -> None:
+        self._refuse(error_responses.invalid(field, message))
+
+    def _refuse(self, refusal: ErrorResponse) -> None:
+        errors = refusal.extras.get("errors") or ()
+        self.status = PROBLEM_TYPES[refusal.code].status
+        self.errors = {each["field"]: sentence(each["message"]) for each in errors}  # type: ignore[attr-defined]
+        self.message = None if self.errors else refusal.detail
+
+
+def sentence(message: str) -> str:
+    """A message of the API as a sentence: `required` becomes `Required.`"""
+    text = message[:1].upper() + message[1:]
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+async def read_form(request: Request) -> Form:
+    """The urlencoded body of a request, whose size the server bounds. Raises HTTPException(413) for too many fields."""
+    body = (await request.body()).decode("utf-8", "replace")
+    values: dict[str, list[str]] = {}
+    try:
+        fields = parse_qsl(body, keep_blank_values=True, max_num_fields=MAX_FIELDS)
+    except ValueError:
+        raise HTTPException(413) from None
+    for name, value in fields:
+        values.setdefault(name, []).append(value)
+    return Form(values)

@@ -1,0 +1,1 @@
+"""The portal: the pages of customers, below `/portal` of the public listener."""

@@ -1,0 +1,79 @@
+"""The portal as an application: its pages behind the filters that the account API has too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from functools import partial
+from types import ModuleType
+
+import httpx
+from starlette.responses import PlainTextResponse
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Scope
+
+from gateway.api.account.dependencies import AccountDependencies
+from gateway.api.account.filters.attempts import AttemptFilter
+from gateway.api.checkout import CheckoutService
+from gateway.api.middleware import BodyLimitMiddleware, RequestIdMiddleware
+from gateway.config.operation.portal import LOGO_TYPES
+from gateway.config.operation.portal import Portal as PortalSettings
+from gateway.web.branding import Branding, Link
+from gateway.web.pages import MAX_FORM_BYTES, build_site
+from gateway.web.portal import home, sign_in
+from gateway.web.portal.customer import Portal, SignInNeeded, enter_customer, enter_stranger
+from gateway.web.site import Site, Visit
+
+ROOT = "/portal"
+MENU = (Link("Home", ""),)
+CUSTOMER_PAGES: tuple[ModuleType, ...] = (home, sign_in)
+
+_TOO_MANY = PlainTextResponse(
+    "Too many attempts came from here; try again in a few seconds.", 429, headers={"retry-after": "1"}
+)
+
+
+def build_portal(
+    account: AccountDependencies,
+    *,
+    checkout_service: CheckoutService,
+    settings: PortalSettings,
+    client: httpx.AsyncClient,
+    recent_sign_in: timedelta,
+) -> ASGIApp:
+    """The ASGI application; see `Portal` for what the arguments are."""
+    site = Site(ROOT, name="portal", secret=account.secret, branding=branding_of(settings), menu=MENU)
+    portal = Portal(
+        site=site,
+        account=account,
+        checkout_service=checkout_service,
+        settings=settings,
+        client=client,
+        recent_sign_in=recent_sign_in,
+    )
+    routes: list[BaseRoute] = list(sign_in.strangers.routes(site, partial(enter_stranger, portal)))
+    for module in CUSTOMER_PAGES:
+        routes += module.customers.routes(site, partial(enter_customer, portal))
+    app = build_site(site, routes, {SignInNeeded: _to_sign_in})
+    limited = BodyLimitMiddleware(app, max_body_bytes=lambda _: MAX_FORM_BYTES)
+    return RequestIdMiddleware(AttemptFilter(limited, is_attempt=_is_attempt, refuse=_TOO_MANY))
+
+
+def branding_of(settings: PortalSettings) -> Branding:
+    logo = settings.logo
+    texts: Mapping[str, str | None] = {"welcome": settings.welcome, "footer": settings.footer}
+    return Branding(
+        name=settings.name,
+        logo=None if logo is None else (logo.read_bytes(), LOGO_TYPES[logo.suffix.lower()]),
+        accent=settings.accent,
+        links=tuple(Link(link.label, link.url) for link in settings.links),
+        texts={name: text for name, text in texts.items() if text},
+    )
+
+
+def _is_attempt(scope: Scope) -> bool:
+    return scope["method"] == "POST" and scope["path"].removeprefix(ROOT) in sign_in.ATTEMPTS
+
+
+async def _to_sign_in(visit: Visit, _: SignInNeeded) -> object:
+    return sign_in.to_sign_in(visit)
