@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gateway.ledger.db.errors import NotFound as NotFound
 from policies.wording import counted
 
 

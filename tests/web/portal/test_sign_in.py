@@ -17,7 +17,7 @@ async def test_a_customer_signs_up_verifies_in_and_out(stack: PortalStack) -> No
 
     signed_in = await visitor.submit("/sign-in", email=email, password=PASSWORD)
     assert signed_in.headers["location"] == "/portal"
-    assert "Ada" in await visitor.follow(signed_in)
+    assert "Welcome, Ada" in await visitor.follow(signed_in)
 
     async with stack.account.database.read() as connection:
         user = await users.get_by_email(connection, email)

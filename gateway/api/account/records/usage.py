@@ -138,14 +138,14 @@ async def list_usage(
     Takes an API key too.
     """
     by = query.group_by
-    page = _calls(query, user_id, dependencies) if by is None else _sums(query, by, user_id, dependencies)
+    page = calls(query, user_id, dependencies) if by is None else sums(query, by, user_id, dependencies)
     if csv_export.is_requested(request, query.format):
         columns = _COLUMNS if by is None else _SUMS
         return csv_export.stream(columns, page, file_name="usage.csv")
     return await page(query.cursor, query.limit)
 
 
-def _calls(query: CallAggregateQuery, user_id: UUID, dependencies: AccountDependencies) -> NextPage:
+def calls(query: CallAggregateQuery, user_id: UUID, dependencies: AccountDependencies) -> NextPage:
     async def page(cursor: str | None, limit: int) -> PageModel[Call]:
         async with dependencies.database.read() as connection:
             found = await history.list_usage(connection, query.filter(user_id), cursor=cursor, limit=limit)
@@ -154,7 +154,7 @@ def _calls(query: CallAggregateQuery, user_id: UUID, dependencies: AccountDepend
     return page
 
 
-def _sums(query: CallAggregateQuery, group_by: str, user_id: UUID, dependencies: AccountDependencies) -> NextPage:
+def sums(query: CallAggregateQuery, group_by: str, user_id: UUID, dependencies: AccountDependencies) -> NextPage:
     """Checks the query here, before a response begins."""
     by, within = usage_aggregates.dimensions(group_by), usage_aggregates.with_bounds(query.filter(user_id))
 
