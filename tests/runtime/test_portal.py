@@ -1,0 +1,106 @@
+"""Pages never run where calls are served: a public listener forwards them, and says who the client is."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from ipaddress import ip_network
+
+import httpx
+import pytest
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.runtime.portal import MAX_BODY_BYTES, PeerFilter, PortalForwarder
+
+SECRET = "secret-of-the-tests"
+
+
+async def pages(scope: Scope, receive: Receive, send: Send) -> None:
+    """Tells what it is told, and streams where it is asked to."""
+    request = Request(scope, receive)
+    response: ASGIApp
+    if request.url.path == "/portal/long":
+        response = StreamingResponse(b"x" * 1000 for _ in range(500))
+    else:
+        seen = {"client": scope["client"][0], "scheme": scope["scheme"], "fields": sorted(request.headers)}
+        seen |= {"host": request.headers["host"], "target": str(request.url), "body": (await request.body()).decode()}
+        response = JSONResponse(seen, headers={"set-cookie": "a=1"})
+    await response(scope, receive, send)
+
+
+@pytest.fixture
+async def address() -> AsyncIterator[str]:
+    """Where the pages are served."""
+    config = uvicorn.Config(PeerFilter(pages, SECRET), log_config=None, lifespan="off", server_header=False)
+    server = uvicorn.Server(config)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+        server.should_exit = True
+        await serving
+
+
+@pytest.fixture
+async def forwarder(address: str) -> AsyncIterator[PortalForwarder]:
+    made = PortalForwarder(address, secret=SECRET, trusted_proxies=(ip_network("10.0.0.0/8"),))
+    yield made
+    await made.close()
+
+
+def browser(forwarder: PortalForwarder, client_ip: str = "192.0.2.7") -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(forwarder, client=(client_ip, 1))
+    return httpx.AsyncClient(transport=transport, base_url="http://api.example.com")
+
+
+async def test_a_page_learns_who_asks_and_nothing_that_it_does_not_read(forwarder: PortalForwarder) -> None:
+    forged = {"x-forwarded-for": "203.0.113.9", "x-forwarded-proto": "https", "x-gateway-peer": "x 203.0.113.9 https"}
+    async with browser(forwarder) as client:
+        response = await client.post(
+            "/portal/a?b=c", content="d=e", headers={**forged, "x-api-key": "k", "cookie": "f=g"}
+        )
+    seen = response.json()
+    assert (seen["client"], seen["scheme"], seen["host"]) == ("192.0.2.7", "http", "api.example.com")
+    assert (seen["target"], seen["body"]) == ("http://api.example.com/portal/a?b=c", "d=e")
+    assert "cookie" in seen["fields"]
+    assert not {"x-api-key", "x-gateway-peer", "x-forwarded-for"} & set(seen["fields"])
+    assert response.headers["set-cookie"] == "a=1"
+
+
+async def test_a_trusted_proxy_says_who_the_client_is(forwarder: PortalForwarder) -> None:
+    fields = {"x-forwarded-for": "203.0.113.9", "x-forwarded-proto": "https", "x-forwarded-host": "portal.example.com"}
+    async with browser(forwarder, "10.1.2.3") as client:
+        seen = (await client.get("/portal", headers=fields)).json()
+    assert (seen["client"], seen["scheme"], seen["host"]) == ("203.0.113.9", "https", "portal.example.com")
+
+
+async def test_a_long_response_is_streamed_whole(forwarder: PortalForwarder) -> None:
+    async with browser(forwarder) as client:
+        assert len((await client.get("/portal/long")).content) == 500_000
+
+
+async def test_a_body_that_is_too_large_goes_no_further(forwarder: PortalForwarder) -> None:
+    async with browser(forwarder) as client:
+        response = await client.post("/portal", content=b"x" * (MAX_BODY_BYTES + 1))
+    assert response.status_code == 413
+
+
+async def test_who_does_not_know_the_secret_gets_nothing(address: str) -> None:
+    async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as client:
+        for fields in ({}, {"x-gateway-peer": ""}, {"x-gateway-peer": "wrong 203.0.113.9 https"}):
+            assert (await client.get("/portal", headers=fields)).status_code == 404
+
+
+async def test_a_portal_that_is_away_is_told_as_such() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    forwarder = PortalForwarder(f"127.0.0.1:{port}", secret=SECRET)
+    async with browser(forwarder) as client:
+        response = await client.get("/portal")
+    assert (response.status_code, response.json()["code"]) == (503, "overloaded")
+    await forwarder.close()
