@@ -17,6 +17,7 @@ from gateway.clock import now
 from gateway.ledger.db.rows import Page
 from gateway.ledger.usage import analytics
 from gateway.ledger.usage.analytics import MAX_SPAN, TIMEOUT_SECONDS, Dimension, UsageGroup
+from gateway.ledger.usage.figures import end_of_hour
 from gateway.ledger.usage.history import UsageFilter
 
 DEFAULT_SPAN = timedelta(days=30)
@@ -67,7 +68,7 @@ def dimensions(group_by: str) -> list[Dimension]:
 
 def with_bounds(wanted: UsageFilter) -> UsageFilter:
     """The filter with both ends, at most `MAX_SPAN` apart. Raises Invalid."""
-    until = wanted.until or now()
+    until = wanted.until or end_of_hour(now())
     since = wanted.since or until - DEFAULT_SPAN
     if not timedelta(0) <= until - since <= MAX_SPAN:
         raise Invalid("from", f"must be before `to`, by {MAX_SPAN.days} days at most")

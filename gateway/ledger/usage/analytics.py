@@ -10,13 +10,14 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Date, Label, UnaryExpression, cast, func, select, text
+from sqlalchemy import ColumnElement, Date, Label, Subquery, UnaryExpression, cast, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.db.rows import Page, decode_cursor, encode_cursor
 from gateway.ledger.db.session import DatabaseUnavailable
-from gateway.ledger.db.tables import usage_tracking
-from gateway.ledger.usage.history import UsageFilter, matching
+from gateway.ledger.db.tables.usage import SUMMED
+from gateway.ledger.usage.figures import figures
+from gateway.ledger.usage.history import UsageFilter
 
 MAX_SPAN = timedelta(days=366)
 TIMEOUT_SECONDS = 5
@@ -84,9 +85,11 @@ async def group_usage(
     `wanted` must have both ends, so that no other month's partition is read.
     """
     first = 0 if cursor is None else decode_cursor(cursor)
-    keys = [_KEYS[dimension] for dimension in by]
-    query = matching(select(*keys, *_SUMS), usage_tracking, wanted).group_by(*keys)
-    query = query.order_by(*([] if sort is None else [_order(sort)]), *keys)
+    rows_of = figures(wanted, by_account=not _ACCOUNT.isdisjoint(by))
+    keys, sums = [_key(dimension, rows_of) for dimension in by], _sums(rows_of)
+    query = select(*keys, *sums.values()).group_by(*keys)
+    query = query.having(sums["requests"].element > 0)  # what a correction has moved elsewhere leaves an empty sum
+    query = query.order_by(*([] if sort is None else [_order(sort, sums)]), *keys)
     await connection.execute(text(f"SET LOCAL statement_timeout = {TIMEOUT_SECONDS * 1000}"))
     try:
         rows = (await connection.execute(query.offset(first).limit(limit + 1))).all()
@@ -98,42 +101,46 @@ async def group_usage(
     return Page(data, encode_cursor(first + limit) if len(rows) > limit else None)
 
 
-_USAGE = usage_tracking.c
-_KEYS = {
-    Dimension.DAY: cast(func.timezone("UTC", _USAGE.created_at), Date).label("day"),
-    Dimension.ENDPOINT: _USAGE.endpoint,
-    Dimension.PLAN: _USAGE.plan_id,
-    Dimension.USER: _USAGE.user_id,
-    Dimension.MODEL: _USAGE.model,
-    Dimension.KEY: _USAGE.api_key_id,
-    Dimension.OUTCOME: _USAGE.outcome,
+_ACCOUNT = frozenset((Dimension.USER, Dimension.KEY))
+_NAMES = {
+    Dimension.DAY: "day",
+    Dimension.ENDPOINT: "endpoint",
+    Dimension.PLAN: "plan_id",
+    Dimension.USER: "user_id",
+    Dimension.MODEL: "model",
+    Dimension.KEY: "api_key_id",
+    Dimension.OUTCOME: "outcome",
 }
-_NAMES = ("day", "endpoint", "plan_id", "user_id", "model", "api_key_id", "outcome")
-_SUMMED = (
-    *("credits_charged", "product_count", "tokens_used", "input_tokens", "cached_input_tokens", "cache_write_tokens"),
-    *("output_tokens", "reasoning_tokens", "cost_usd", "request_bytes", "response_bytes"),
-)
-_SUMS: tuple[Label[Any], ...] = (
-    func.count().label("requests"),
-    func.count().filter(_USAGE.outcome == "succeeded").label("succeeded"),
-    func.count().filter(_USAGE.cost_usd.is_(None)).label("cost_unknown"),
-    *(func.coalesce(func.sum(_USAGE[name]), 0).label(name) for name in _SUMMED),
-    func.avg(_USAGE.response_time_ms).label("response_time_ms"),
-)
-
-
 SORTABLE = ("requests", "credits_charged", "tokens_used", "cost_usd", "cost_unknown")
 
 
-def _order(sort: str) -> UnaryExpression[Any]:
-    column = next(column for column in _SUMS if column.key == sort.removeprefix("-"))
+def _key(dimension: Dimension, rows: Subquery) -> ColumnElement[Any]:
+    if dimension is Dimension.DAY:
+        return cast(func.timezone("UTC", rows.c.at), Date).label("day")
+    key: ColumnElement[Any] = rows.c[_NAMES[dimension]]
+    return key
+
+
+def _sums(rows: Subquery) -> dict[str, Label[Any]]:
+    summed = ("requests", "cost_unknown", *SUMMED)
+    succeeded = func.sum(rows.c.requests).filter(rows.c.outcome == "succeeded")
+    mean = func.sum(rows.c.response_time_ms) / func.nullif(func.sum(rows.c.timed_requests), 0)
+    return {
+        **{name: func.coalesce(func.sum(rows.c[name]), 0).label(name) for name in summed},
+        "succeeded": func.coalesce(succeeded, 0).label("succeeded"),
+        "response_time_ms": mean.label("response_time_ms"),
+    }
+
+
+def _order(sort: str, sums: dict[str, Label[Any]]) -> UnaryExpression[Any]:
+    column = sums[sort.removeprefix("-")]
     return column.desc() if sort.startswith("-") else column.asc()
 
 
 def _group(row: Any) -> UsageGroup:
     """PostgreSQL gives sums of integers as numerics."""
-    keys: dict[str, Any] = {name: row.get(name) for name in _NAMES}
-    sums: dict[str, Any] = {column.key: row[column.key] for column in _SUMS}
+    keys: dict[str, Any] = {name: row.get(name) for name in _NAMES.values()}
+    sums: dict[str, Any] = {name: number for name, number in row.items() if name not in keys}
     mean = sums.pop("response_time_ms")
     cost = sums.pop("cost_usd")
     whole: dict[str, Any] = {name: int(number) for name, number in sums.items()}

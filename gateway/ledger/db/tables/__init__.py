@@ -45,6 +45,7 @@ from gateway.ledger.db.tables.usage import (
     meter_epochs,
     outbox,
     refused_requests,
+    usage_hours,
     usage_tracking,
 )
 
@@ -91,6 +92,7 @@ __all__ = [
     "subscription_plans",
     "subscriptions",
     "throttles",
+    "usage_hours",
     "usage_reports",
     "usage_tracking",
     "user_credits",

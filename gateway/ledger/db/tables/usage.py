@@ -37,6 +37,11 @@ from gateway.ledger.db.tables.columns import (
 from policies.model import Outcome
 
 OUTBOX_KINDS = ("account", "credits", "catalogue")
+# What is summed of calls. A NULL adds nothing.
+SUMMED = (
+    *("credits_charged", "product_count", "tokens_used", "input_tokens", "cached_input_tokens", "cache_write_tokens"),
+    *("output_tokens", "reasoning_tokens", "cost_usd", "request_bytes", "response_bytes"),
+)
 
 usage_tracking = Table(
     "usage_tracking",
@@ -93,6 +98,33 @@ usage_tracking = Table(
     Index("ix_usage_tracking_created_at", "created_at", "request_id"),
     postgresql_partition_by="RANGE (created_at)",
     comment="One row per admitted request, in month partitions; the default partition takes the others",
+)
+
+# Sums have no bound that a row could pass: a call must never be refused for them.
+usage_hours = Table(
+    "usage_hours",
+    metadata,
+    moment("hour", primary_key=True, comment="The start of the hour in which the calls were admitted, in UTC"),
+    Column("endpoint", Text, primary_key=True),
+    Column("plan_id", Text, primary_key=True, comment="Empty where a call has none; so are the next ones"),
+    Column("model", Text, primary_key=True),
+    Column("usage_type", Text, primary_key=True),
+    Column("outcome", Text, primary_key=True),
+    Column("usage_source", Text, primary_key=True),
+    Column(
+        "shard",
+        SmallInteger,
+        primary_key=True,
+        autoincrement=False,
+        comment="Of the connection that wrote, so that writers seldom wait for each other",
+    ),
+    Column("requests", BigInteger, nullable=False),
+    *(Column(name, Numeric, nullable=False) for name in SUMMED),
+    Column("cost_unknown", BigInteger, nullable=False, comment="Calls whose cost_usd is not known"),
+    Column("response_time_ms", Numeric, nullable=False),
+    Column("timed_requests", BigInteger, nullable=False, comment="Calls whose response_time_ms is known"),
+    postgresql_with={"fillfactor": "50"},
+    comment="Sums of usage_tracking by hour, which its triggers keep; they stay when its months are dropped",
 )
 
 analysis_history = Table(
