@@ -31,3 +31,8 @@ def test_each_page_is_in_the_navigation_of_the_site() -> None:
     listed = set(PAGE.findall((ROOT / "zensical.toml").read_text()))
     pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
     assert {page for page in pages if not page.startswith("decisions/")} - {"README.md"} <= listed
+
+
+def test_each_decision_has_a_number_of_its_own() -> None:
+    numbers = [path.name.partition("-")[0] for path in (ROOT / "docs" / "decisions").glob("0*.md")]
+    assert sorted(numbers) == [f"{number + 1:04d}" for number in range(len(numbers))]
