@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 from urllib.parse import parse_qsl
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -15,8 +15,25 @@ from gateway.api.error_responses import ErrorResponse
 from gateway.http.problem_types import PROBLEM_TYPES
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 
 MAX_FIELDS = 200
+
+
+class AddressRefused(Exception):  # noqa: N818 - an answer (422), not a fault
+    """The query of an address does not do; `refusal` is what the API would answer."""
+
+    def __init__(self, error: ValidationError) -> None:
+        super().__init__("the address cannot be read")
+        self.refusal = _refusal_of(error)
+
+
+def in_address(model: type[M], values: Mapping[str, object]) -> M:
+    """What the query of an address says. Raises AddressRefused."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise AddressRefused(error) from None
 
 
 class Form:
@@ -75,8 +92,9 @@ class Form:
         try:
             return await call()
         except ValidationError as error:
-            errors = error.errors(include_url=False, include_context=False, include_input=False)
-            self._refuse(error_responses.of_errors([{**each, "loc": ("body", *each["loc"])} for each in errors]))
+            self._refuse(_refusal_of(error))
+        except AddressRefused as error:
+            self._refuse(error.refusal)
         except error_responses.ANSWERED as error:
             self._refuse(error_responses.refusal_of(error))
         return None
@@ -89,6 +107,11 @@ class Form:
         self.status = PROBLEM_TYPES[refusal.code].status
         self.errors = {each["field"]: sentence(each["message"]) for each in errors}  # type: ignore[attr-defined]
         self.message = None if self.errors else refusal.detail
+
+
+def _refusal_of(error: ValidationError) -> ErrorResponse:
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    return error_responses.of_errors([{**each, "loc": ("body", *each["loc"])} for each in errors])
 
 
 def sentence(message: str) -> str:

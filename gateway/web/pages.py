@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Route
 from gateway.api import error_responses
 from gateway.http.problem_types import PROBLEM_TYPES
 from gateway.web.cookies import Cookies
-from gateway.web.forms import read_form
+from gateway.web.forms import AddressRefused, read_form
 from gateway.web.site import Site, Visit
 
 V = TypeVar("V")
@@ -68,7 +68,7 @@ class PageRoutes(Generic[V]):
 def build_site(site: Site, routes: Iterable[BaseRoute], handlers: dict[type[Exception], Any]) -> Starlette:
     """The application. `handlers` answer further exceptions, each a function of the visit and the exception."""
     found: dict[Any, Any] = {kind: _handler(site, answer) for kind, answer in handlers.items()}
-    for kind in (*error_responses.ANSWERED, HTTPException, FormRefused, Exception):
+    for kind in (*error_responses.ANSWERED, HTTPException, FormRefused, AddressRefused, Exception):
         found.setdefault(kind, _handler(site, _show_failure))
     return Starlette(routes=[site.assets.route(), *routes], exception_handlers=found)
 
@@ -120,7 +120,7 @@ async def _show_failure(visit: Visit, error: Exception) -> Response:
     """A page in place of the problem document that the API would answer with."""
     if isinstance(error, FormRefused):
         return visit.render("failure.html", status=403, title="Not done", detail=str(error), code="form_refused")
-    refusal = error_responses.refusal_of(error)
+    refusal = error.refusal if isinstance(error, AddressRefused) else error_responses.refusal_of(error)
     status = error.status_code if isinstance(error, HTTPException) else PROBLEM_TYPES[refusal.code].status
     title = PROBLEM_TYPES[refusal.code].title
     return visit.render("failure.html", status=status, title=title, detail=refusal.detail, code=refusal.code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from secrets import token_urlsafe
@@ -67,8 +67,13 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= FILTERS
-    made.globals |= {"line_chart": line_chart, "bar_chart": bar_chart, "no_form": Form()}
+    made.globals |= {"line_chart": line_chart, "bar_chart": bar_chart, "feature_names": feature_names}
     return made
+
+
+def feature_names(plans: Iterable[Any]) -> list[str]:
+    """The features that any of the plans names."""
+    return sorted({name for plan in plans for name in plan.features})
 
 
 @dataclass(slots=True)

@@ -18,11 +18,11 @@ from gateway.api.account.filters.attempts import AttemptFilter
 from gateway.api.account.filters.bodies import BodyFilter, OneTimeTokenFilter
 from gateway.api.account.filters.operations import OperationFilter, Operations
 from gateway.api.account.filters.stored_responses import StoredResponseFilter, Version
-from gateway.api.account.login import recovery, sessions
+from gateway.api.account.login import own_sessions, recovery, sessions
 from gateway.api.account.login.access_tokens import AccessTokens
 from gateway.api.account.login.password_hashing import PasswordHasher
 from gateway.api.account.login.throttling import Throttle
-from gateway.api.account.records import history, ledger, limits, usage
+from gateway.api.account.records import history, ledger, limits, refusals, usage
 from gateway.api.checkout import CheckoutService
 from gateway.api.dry_run import DryRun
 from gateway.api.key_factory import KeyFactory
@@ -52,8 +52,10 @@ ENDPOINTS: tuple[ModuleType, ...] = (
     sessions,
     recovery,
     profile,
+    own_sessions,
     keys,
     usage,
+    refusals,
     history,
     ledger,
     limits,

@@ -41,6 +41,14 @@ class StoredRefreshToken:
     state: RefreshState
 
 
+@dataclass(frozen=True, slots=True)
+class LiveSession:
+    id: UUID
+    address: str | None
+    created_at: datetime
+    expires_at: datetime
+
+
 async def find_account(connection: AsyncConnection, email: str, *, address: str) -> LoginAccount | None:
     row = (await connection.execute(_ACCOUNT, {"email": email.strip(), "address": address})).one_or_none()
     return None if row is None else LoginAccount(row.id, AccountStatus(row.status), row.is_known, row.password_hash)
@@ -116,6 +124,17 @@ async def find_user(connection: AsyncConnection, session_id: UUID) -> User | Non
     )
     row = (await connection.execute(query)).one_or_none()
     return None if row is None else value(User, row)
+
+
+async def list_live(connection: AsyncConnection, user_id: UUID, *, limit: int) -> tuple[LiveSession, ...]:
+    """The sessions that have not ended, newest first."""
+    query = (
+        select(*columns(sessions, LiveSession))
+        .where(sessions.c.user_id == user_id, sessions.c.revoked_at.is_(None), sessions.c.expires_at > func.now())
+        .order_by(sessions.c.created_at.desc(), sessions.c.id)
+        .limit(limit)
+    )
+    return tuple(value(LiveSession, row) for row in await connection.execute(query))
 
 
 async def delete_for_user(connection: AsyncConnection, user_id: UUID) -> None:

@@ -45,3 +45,30 @@ async def add(connection: AsyncConnection, counts: Mapping[RefusedIn, int]) -> N
         "counts": list(counts.values()),
     }
     await connection.execute(_ADD, columns)
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalCount:
+    """How many requests of an account to a route were refused for a reason, and in which minute the last of them."""
+
+    endpoint: str
+    code: str
+    count: int
+    last_at: datetime
+
+
+# By the keys of the account: the primary key begins with one.
+_OF_USER = text("""
+    SELECT r.endpoint, r.code, sum(r.count)::bigint AS count, max(r.minute) AS last_at
+      FROM api_keys k JOIN refused_requests r ON r.api_key_id = k.id
+     WHERE k.user_id = :user_id AND r.minute >= :since
+     GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2 LIMIT :limit
+""")
+
+
+async def list_for_user(
+    connection: AsyncConnection, user_id: UUID, *, since: datetime, limit: int
+) -> tuple[RefusalCount, ...]:
+    """The most frequent first."""
+    found = await connection.execute(_OF_USER, {"user_id": user_id, "since": since, "limit": limit})
+    return tuple(RefusalCount(**row._mapping) for row in found)  # noqa: SLF001 - public by SQLAlchemy's documentation

@@ -20,13 +20,21 @@ from gateway.config.operation.portal import LOGO_TYPES
 from gateway.config.operation.portal import Portal as PortalSettings
 from gateway.web.branding import Branding, Link
 from gateway.web.pages import MAX_FORM_BYTES, build_site
-from gateway.web.portal import home, sign_in
+from gateway.web.portal import billing, first_call, home, keys, plan, profile, sign_in, usage
 from gateway.web.portal.customer import Portal, SignInNeeded, enter_customer, enter_stranger
 from gateway.web.site import Site, Visit
 
 ROOT = "/portal"
-MENU = (Link("Home", ""),)
-CUSTOMER_PAGES: tuple[ModuleType, ...] = (home, sign_in)
+MENU = (
+    Link("Home", ""),
+    Link("API keys", "/keys"),
+    Link("Usage", "/usage"),
+    Link("Plan and credits", "/plan"),
+    Link("Billing", "/billing"),
+    Link("First call", "/first-call"),
+    Link("Account", "/account"),
+)
+CUSTOMER_PAGES: tuple[ModuleType, ...] = (home, keys, usage, plan, billing, first_call, profile, sign_in)
 
 _TOO_MANY = PlainTextResponse(
     "Too many attempts came from here; try again in a few seconds.", 429, headers={"retry-after": "1"}

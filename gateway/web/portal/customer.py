@@ -30,7 +30,8 @@ class SignInNeeded(Exception):  # noqa: N818 - an answer (303), not a fault
 class Portal:
     """What the pages depend on. `client` reaches the public listener, for test calls.
 
-    What cannot be undone takes a password again, `recent_sign_in` after the last one.
+    What cannot be undone takes a password again, `recent_sign_in` after the last one. A test call waits
+    `receipt_seconds` for its receipt.
     """
 
     site: Site
@@ -39,6 +40,7 @@ class Portal:
     settings: PortalSettings
     client: httpx.AsyncClient
     recent_sign_in: timedelta
+    receipt_seconds: float = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +105,9 @@ async def enter_customer(portal: Portal, visit: Visit) -> Customer:
     visit.identity = claims["sid"]
     return_url = claims.get("return_url")
     more = {"user": me.user, "zone": zone(me.user.time_zone), "return_url": return_url}
-    visit.shared |= more
-    return Customer(visit, portal, me, datetime.fromtimestamp(claims["proven"], UTC), return_url)
+    customer = Customer(visit, portal, me, datetime.fromtimestamp(claims["proven"], UTC), return_url)
+    visit.shared |= more | {"is_recent": customer.is_recent}
+    return customer
 
 
 def begin(visit: Visit, portal: Portal, session_id: UUID, *, return_url: str | None = None) -> None:

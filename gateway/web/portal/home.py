@@ -11,6 +11,7 @@ from starlette.responses import Response
 from gateway.api.account.billing.own_subscription import OwnSubscription
 from gateway.api.account.billing.subscriptions import get_my_subscription
 from gateway.api.account.records import limits, usage
+from gateway.api.account.records.refusals import RefusalQuery, refused_calls
 from gateway.api.account.records.usage import CallAggregateQuery
 from gateway.api.errors import NotFound
 from gateway.api.schemas.usage_aggregates import CallAggregate
@@ -18,6 +19,7 @@ from gateway.clock import now
 from gateway.web.charts import Series
 from gateway.web.pages import PageRoutes
 from gateway.web.portal.customer import Customer
+from gateway.web.portal.first_call import first_route, quote_of
 
 DAYS = 30
 
@@ -39,8 +41,16 @@ async def show_home(page: Customer) -> Response:
     found = await limits.get_limits(page.me.id, None, account)
     subscription = await own_subscription(page)
     days_left = None if subscription is None else max(0, (subscription.current_period_end - now()).days)
+    route, refused = first_route(page.portal), await refused_calls(page.me.id, account, query=RefusalQuery(limit=8))
     return page.visit.render(
-        "portal/home.html", limits=found, subscription=subscription, days_left=days_left, daily=await _daily(page)
+        "portal/home.html",
+        limits=found,
+        subscription=subscription,
+        days_left=days_left,
+        daily=await _daily(page),
+        route=route,
+        quote=None if route is None else await quote_of(page, route),
+        refusals=refused,
     )
 
 

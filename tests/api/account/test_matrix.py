@@ -89,6 +89,7 @@ async def ada(account_api: AccountApi) -> Owner:
     begun = await ada.post(f"/subscriptions/{plan.id}", status=201)
     ids = {"key_id": key["id"], "checkout_id": checkout.id, "invoice_id": invoice.id, "subscription_id": begun["id"]}
     ids["id"] = begun["id"]
+    ids["session_id"] = next(each["id"] for each in (await ada.get("/me/sessions"))["data"])
     return Owner(ada, {name: str(each) for name, each in ids.items()})
 
 

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
 from gateway.api import csv_export
-from gateway.api.account.dependencies import DependenciesDep, Me
-from gateway.api.csv_export import Format
+from gateway.api.account.dependencies import AccountDependencies, DependenciesDep, Me
+from gateway.api.csv_export import Format, NextPage
 from gateway.api.openapi import SIGNED_IN
 from gateway.api.schemas.pages import PageModel, PageQuery, ResponseModel, page_of
 from gateway.ledger.credits import movements
@@ -47,12 +47,21 @@ async def list_ledger(
     query: Annotated[LedgerQuery, Query()], request: Request, me: Me, dependencies: DependenciesDep
 ) -> PageModel[OwnLedgerEntry] | Response:
     """Newest first. What calls cost is booked in batches, some seconds behind the calls."""
+    page = entries(me.id, dependencies)
+    if csv_export.is_requested(request, query.format):
+        return as_csv(page)
+    found: PageModel[OwnLedgerEntry] = await page(query.cursor, query.limit)
+    return found
 
+
+def entries(user_id: UUID, dependencies: AccountDependencies) -> NextPage:
     async def page(cursor: str | None, limit: int) -> PageModel[OwnLedgerEntry]:
         async with dependencies.database.read() as connection:
-            found = await movements.list_ledger(connection, me.id, cursor=cursor, limit=limit)
+            found = await movements.list_ledger(connection, user_id, cursor=cursor, limit=limit)
         return page_of(found, OwnLedgerEntry.model_validate)
 
-    if csv_export.is_requested(request, query.format):
-        return csv_export.stream(tuple(OwnLedgerEntry.model_fields), page, file_name="ledger.csv")
-    return await page(query.cursor, query.limit)
+    return page
+
+
+def as_csv(page: NextPage) -> Response:
+    return csv_export.stream(tuple(OwnLedgerEntry.model_fields), page, file_name="ledger.csv")

@@ -113,6 +113,7 @@ class CallQuery(PageQuery):
 class CallAggregateQuery(CallQuery):
     model: Line | None = Field(default=None, description="The model that the request asks for, else that answered.")
     usage_source: UsageSource | None = Field(default=None, description="How the usage of the call is known.")
+    api_key_id: UUID | None = Field(default=None, description="The key that made the call.")
     group_by: GroupBy = Field(
         default=None,
         examples=["day,endpoint"],
@@ -140,9 +141,12 @@ async def list_usage(
     by = query.group_by
     page = calls(query, user_id, dependencies) if by is None else sums(query, by, user_id, dependencies)
     if csv_export.is_requested(request, query.format):
-        columns = _COLUMNS if by is None else _SUMS
-        return csv_export.stream(columns, page, file_name="usage.csv")
+        return as_csv(page, is_sums=by is not None)
     return await page(query.cursor, query.limit)
+
+
+def as_csv(page: NextPage, *, is_sums: bool = False) -> Response:
+    return csv_export.stream(_SUMS if is_sums else _COLUMNS, page, file_name="usage.csv")
 
 
 def calls(query: CallAggregateQuery, user_id: UUID, dependencies: AccountDependencies) -> NextPage:

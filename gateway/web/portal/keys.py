@@ -1,0 +1,149 @@
+"""API keys of a customer: make, change, replace, revoke. A new key is shown once, by the response that made it."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+
+from starlette.responses import Response
+
+from gateway.api.account import keys
+from gateway.api.schemas.api_keys import IssuedKey, Key, KeyPatch, NewKeyTerms, Rotation
+from gateway.api.schemas.pages import PageQuery
+from gateway.web.forms import Form, in_address
+from gateway.web.pages import PageRoutes, uuid_in_path
+from gateway.web.portal.customer import Customer
+from gateway.web.portal.first_call import examples, first_route
+
+ROWS = 25
+# How long an old key goes on working: a grace and how it is called.
+GRACES = (("0", "Stops at once"), ("3600", "1 hour"), ("86400", "1 day"), ("604800", "7 days"))
+
+customers: PageRoutes[Customer] = PageRoutes()
+
+
+@customers.get("/keys")
+async def list_keys(page: Customer) -> Response:
+    cursor = page.visit.request.query_params.get("cursor")
+    found = await keys.list_keys(in_address(PageQuery, {"limit": ROWS, "cursor": cursor}), page.me)
+    return page.visit.render("portal/keys.html", keys=found)
+
+
+@customers.get("/keys/new")
+async def show_new_key(page: Customer) -> Response:
+    return page.visit.render("portal/key_new.html", form=page.visit.form)
+
+
+@customers.post("/keys/new")
+async def submit_new_key(page: Customer) -> Response:
+    form = page.visit.form
+
+    async def call() -> IssuedKey:
+        terms = {**_terms(form), "name": form.text("name") or "default"}
+        return await keys.create_key(NewKeyTerms.model_validate(terms), page.me, page.portal.account.key_factory)
+
+    made = await form.submit(call)
+    if made is None:
+        return page.visit.render("portal/key_new.html", status=form.status, form=form)
+    return _show_secret(page, made)
+
+
+@customers.get("/keys/{key_id}")
+async def show_key(page: Customer) -> Response:
+    found = await _key(page)
+    form = Form(
+        defaults={
+            "name": found.name,
+            "credit_cap": found.credit_cap,
+            "allowed_ips": "\n".join(found.allowed_ips),
+            "permissions": " ".join(found.permissions or ()),
+            "expires_on": found.expires_at and found.expires_at.date(),
+            "is_disabled": found.status == "disabled",
+        }
+    )
+    return page.visit.render("portal/key.html", key=found, form=form)
+
+
+@customers.post("/keys/{key_id}")
+async def submit_key(page: Customer) -> Response:
+    form, key_id = page.visit.form, uuid_in_path(page.visit, "key_id")
+
+    async def call() -> Key:
+        status = "disabled" if form.is_checked("is_disabled") else "active"
+        patch = KeyPatch.model_validate({**_terms(form), "name": form.required("name"), "status": status})
+        return await keys.change_key(key_id, patch, page.me)
+
+    changed = await form.submit(call)
+    if changed is None:
+        return page.visit.render("portal/key.html", status=form.status, key=await _key(page), form=form)
+    return page.visit.redirect("/keys", f"The key {changed.name} is changed.")
+
+
+@customers.get("/keys/{key_id}/rotate")
+async def show_rotation(page: Customer) -> Response:
+    form = Form(defaults={"grace_seconds": "86400"})
+    return page.visit.render("portal/key_rotate.html", key=await _key(page), form=form, graces=GRACES)
+
+
+@customers.post("/keys/{key_id}/rotate")
+async def submit_rotation(page: Customer) -> Response:
+    form, key_id = page.visit.form, uuid_in_path(page.visit, "key_id")
+
+    async def call() -> IssuedKey | None:
+        body = Rotation.model_validate({"grace_seconds": form.whole("grace_seconds") or 0})
+        if body.grace_seconds == 0 and not await page.prove(form):
+            return None
+        return await keys.rotate_key(key_id, page.me, page.portal.account.key_factory, body)
+
+    made = await form.submit(call)
+    if made is None:
+        context: dict[str, Any] = {"key": await _key(page), "form": form, "graces": GRACES}
+        return page.visit.render("portal/key_rotate.html", status=form.status, **context)
+    return _show_secret(page, made)
+
+
+@customers.get("/keys/{key_id}/revoke")
+async def show_revocation(page: Customer) -> Response:
+    return page.visit.render("portal/key_revoke.html", key=await _key(page), form=page.visit.form)
+
+
+@customers.post("/keys/{key_id}/revoke")
+async def submit_revocation(page: Customer) -> Response:
+    form, key_id = page.visit.form, uuid_in_path(page.visit, "key_id")
+
+    async def call() -> Key | None:
+        return await keys.revoke_key(key_id, page.me) if await page.prove(form) else None
+
+    revoked = await form.submit(call)
+    if revoked is None:
+        return page.visit.render("portal/key_revoke.html", status=form.status, key=await _key(page), form=form)
+    return page.visit.redirect("/keys", f"The key {revoked.name} is revoked, for good.")
+
+
+async def _key(page: Customer) -> Key:
+    return await keys.get_key(uuid_in_path(page.visit, "key_id"), page.me)
+
+
+def _terms(form: Form) -> dict[str, Any]:
+    expires_on = form.text("expires_on")
+    return {
+        "credit_cap": form.whole("credit_cap"),
+        "allowed_ips": form.listed("allowed_ips"),
+        "permissions": form.listed("permissions") or None,
+        "expires_at": None if expires_on is None else _end_of(expires_on),
+    }
+
+
+def _end_of(day: str) -> str:
+    """The last second of a day in UTC; what is no day comes as it was written, for the API to refuse."""
+    try:
+        return f"{date.fromisoformat(day).isoformat()}T23:59:59Z"
+    except ValueError:
+        return day
+
+
+def _show_secret(page: Customer, made: IssuedKey) -> Response:
+    """Not after a redirect, which would have to keep the key somewhere."""
+    route = first_route(page.portal)
+    shown = None if route is None else examples(page, route, made.key)
+    return page.visit.render("portal/key_made.html", status=201, made=made, examples=shown)
