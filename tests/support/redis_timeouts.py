@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,8 +30,6 @@ def _set_timeout(node: ServerConnection, timeout_seconds: float) -> None:
     if pipe is None:
         return
     pipe._timeout_seconds = timeout_seconds
-    latest = pipe._loop.time() + timeout_seconds
-    pipe._pending = deque((future, min(deadline, latest)) for future, deadline in pipe._pending)
     if pipe._timer is not None:  # it was set for the timeout of before
         pipe._timer.cancel()
-        pipe._check_oldest()
+        pipe._tick()

@@ -17,13 +17,16 @@ from redis.asyncio.connection import AbstractConnection
 from gateway.meter.client.errors import MeterUnavailable, NotSent
 
 MAX_PENDING = 20_000  # commands awaiting a reply; with more, Redis is too slow for waiting to help
-READ_FIRST_SECONDS = 0.001
+TICKS = 10  # looks at the socket before a reply is late
 
 
 class PipelinedConnection(asyncio.Protocol):
     """Buffers commands, keeps a future for each reply, and times out by the oldest one.
 
-    A server that stops reading fills the write buffer until that deadline at most.
+    The timeout is counted in ticks, of which a turn of the loop has one at most: a process that stood still, or whose
+    turns are long, has sent late and reads late, and finds the replies in the socket. When a reply is late, all that
+    wait fail, and `is_late` until the server has caught up; if it has not within another timeout the connection is
+    lost. A server that stops reading fills the write buffer until then at most.
     """
 
     def __init__(
@@ -41,10 +44,11 @@ class PipelinedConnection(asyncio.Protocol):
         self._failure_of = failure_of
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader()
-        self._pending: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._pending: deque[tuple[asyncio.Future[Any], int]] = deque()
+        self._ticks = 0
+        self._lost_at: int | None = None
         self._outgoing: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._overdue: asyncio.Future[Any] | None = None
         self._lost = False
         self._transport = cast(asyncio.Transport, stream.transport)
         if self._transport.is_closing():
@@ -54,16 +58,21 @@ class PipelinedConnection(asyncio.Protocol):
     def __repr__(self) -> str:
         return f"{len(self._pending)} pending"
 
+    @property
+    def is_late(self) -> bool:
+        """Whether the server has not answered in time, and nothing is sent to it."""
+        return self._lost_at is not None
+
     def send(self, packed: bytes) -> asyncio.Future[Any]:
-        if self._lost or len(self._pending) >= MAX_PENDING:
-            raise NotSent("Redis does not keep up" if not self._lost else "connection to Redis lost")
+        if self._lost or self._lost_at is not None or len(self._pending) >= MAX_PENDING:
+            raise NotSent(self._why_not())
         if not self._outgoing:
             self._loop.call_soon(self._flush)
         self._outgoing.append(packed)
         future = self._loop.create_future()
-        self._pending.append((future, self._loop.time() + self._timeout_seconds))
+        self._pending.append((future, self._ticks + TICKS))
         if self._timer is None:
-            self._timer = self._loop.call_later(self._timeout_seconds, self._check_oldest)
+            self._tick_soon()
         return future
 
     def drop(self, reason: str) -> None:
@@ -84,6 +93,8 @@ class PipelinedConnection(asyncio.Protocol):
                     future.set_result(reply)
         except (hiredis.ProtocolError, IndexError):
             self._fail("Redis sent an invalid reply")
+        if not pending:
+            self._lost_at = None
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self._fail("connection to Redis lost")
@@ -93,18 +104,26 @@ class PipelinedConnection(asyncio.Protocol):
         if not self._lost:
             self._transport.write(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
 
-    def _check_oldest(self) -> None:
+    def _why_not(self) -> str:
+        if self._lost:
+            return "connection to Redis lost"
+        return "not connected to Redis: it has not answered in time" if self.is_late else "Redis does not keep up"
+
+    def _tick_soon(self) -> None:
+        self._timer = self._loop.call_later(self._timeout_seconds / (TICKS + 1), self._tick)
+
+    def _tick(self) -> None:
         self._timer = None
+        self._ticks += 1
         if not self._pending:
             return
-        oldest, deadline = self._pending[0]
-        wait = deadline - self._loop.time()
-        if wait > 0:
-            self._timer = self._loop.call_later(wait, self._check_oldest)
-        elif self._overdue is not oldest:
-            # A busy loop runs timers late and before it reads, so the socket is read once more before Redis is blamed.
-            self._overdue = oldest
-            self._timer = self._loop.call_later(READ_FIRST_SECONDS, self._check_oldest)
+        late_at = self._pending[0][1] if self._lost_at is None else self._lost_at
+        if self._ticks <= late_at:  # one more than due: the first one may have come before the command went
+            self._tick_soon()
+        elif self._lost_at is None:
+            self._lost_at = self._ticks + TICKS
+            self._tick_soon()
+            self._fail_pending("Redis did not answer in time")
         else:
             self._fail("Redis did not answer in time")
 
@@ -115,11 +134,15 @@ class PipelinedConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._transport.abort()
-        while self._pending:
-            future, _ = self._pending.popleft()
+        self._fail_pending(reason)
+        self._pending.clear()
+        self._on_lost(self)
+
+    def _fail_pending(self, reason: str) -> None:
+        """Fails all that wait. Each keeps its place for its reply."""
+        for future, _ in self._pending:
             if not future.done():
                 future.set_exception(MeterUnavailable(reason))
-        self._on_lost(self)
 
 
 def take_over(connection: AbstractConnection) -> asyncio.StreamWriter:

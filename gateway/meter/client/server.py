@@ -64,7 +64,7 @@ class ServerConnection:
 
     @property
     def is_connected(self) -> bool:
-        return self._pipe is not None
+        return self._pipe is not None and not self._pipe.is_late
 
     def connection(self, key: bytes = b"") -> object | None:  # noqa: ARG002 - the signature of `Cluster`
         """The present connection: another object after every reconnection."""
@@ -151,14 +151,18 @@ class ServerConnection:
             raise
 
     async def _greet(self, connection: AbstractConnection) -> None:
-        server = _fields(await ask(connection, "INFO", "server"))
+        """Checks the server and loads the scripts, in one round trip, since calls are refused until it is over."""
+        asked = [("INFO", "server"), ("INFO", "replication"), ("CLIENT", "ID")]
+        loading = [("SCRIPT", "LOAD", script) for script in self._scripts]
+        await connection.send_packed_command(connection.pack_commands([*asked, *loading]))
+        server = _fields(await _reply(connection))
         _check_version(server)
         _check_mode(server, in_cluster=self._address is not None)
-        if _fields(await ask(connection, "INFO", "replication")).get("role") == "slave":
+        if _fields(await _reply(connection)).get("role") == "slave":
             raise MeterUnavailable("cannot connect to Redis: it is a read-only replica")
-        for script in self._scripts:
-            await ask(connection, "SCRIPT", "LOAD", script)
-        client = _Client(server.get("run_id", ""), await ask(connection, "CLIENT", "ID"))
+        client = _Client(server.get("run_id", ""), await _reply(connection))
+        for _ in loading:
+            await _reply(connection)
         if self._previous is not None and self._previous.run_id == client.run_id:
             await _drop(connection, self._previous)
         self._previous = client
@@ -213,6 +217,10 @@ def unreachable(error: Exception) -> MeterUnavailable:
 async def ask(connection: AbstractConnection, *command: bytes | str | int) -> Any:
     """Sends one command by redis-py, before the connection is pipelined. Raises RedisError, OSError."""
     await connection.send_command(*command)
+    return await _reply(connection)
+
+
+async def _reply(connection: AbstractConnection) -> Any:
     return await connection.read_response(disable_decoding=True)
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from uuid import uuid4
 
 import pytest
+import uvloop
 from redis.exceptions import ResponseError
 
 from gateway.meter.client import connection as pipe_module
@@ -79,6 +82,57 @@ async def test_frozen_server_times_out_and_is_reconnected(redis_client: RedisCli
     assert await redis_client.call((b"PING",)) == b"PONG"
 
 
+async def test_server_that_was_late_serves_again_on_its_connection_once_it_has_caught_up(
+    redis_client: RedisClient, proxy: FaultProxy
+) -> None:
+    key = f"test:{uuid4()}"
+    link = redis_client.connection(b"")
+    with short_redis_timeout(redis_client, 0.5):
+        for number in range(1, 4):
+            proxy.freeze()
+            late = [asyncio.create_task(redis_client.call((b"INCR", key))) for _ in range(10)]
+            await eventually(lambda: not redis_client.is_connected)
+            with pytest.raises(NotSent, match="has not answered in time"):
+                await redis_client.call((b"INCR", key))
+            assert all(
+                isinstance(each, MeterUnavailable) for each in await asyncio.gather(*late, return_exceptions=True)
+            )
+            proxy.thaw()
+            await eventually(lambda: redis_client.is_connected)
+            assert await _echo(redis_client, f"word {number}") == f"word {number}"
+            assert await redis_client.call((b"GET", key)) == b"%d" % (10 * number)
+    assert redis_client.connection(b"") is link
+
+
+@pytest.mark.parametrize("make_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_loop_that_stands_still_blames_no_server(
+    server: OwnServer, make_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """Turns longer than the timeout: what was sent in one leaves in the next, and is read in the one behind that."""
+
+    async def call_in_long_turns() -> None:
+        loop = asyncio.get_running_loop()
+        redis_client = RedisClient(server.url, timeout_seconds=0.03)
+        await redis_client.open()
+        link = redis_client.connection(b"")
+        stands_still = True
+
+        def stand_still() -> None:
+            time.sleep(0.04)
+            if stands_still:
+                loop.call_soon(stand_still)
+
+        loop.call_soon(stand_still)
+        for number in range(5):
+            assert await _echo(redis_client, f"word {number}") == f"word {number}"
+        stands_still = False
+        assert redis_client.connection(b"") is link
+        await redis_client.close()
+
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        runner.run(call_in_long_turns())
+
+
 async def test_timeout_holds_behind_a_slow_reply(redis_client: RedisClient, proxy: FaultProxy) -> None:
     proxy.replies.delay_seconds = lambda: 0.4
     loop = asyncio.get_running_loop()
@@ -96,9 +150,10 @@ async def test_command_that_timed_out_does_not_run_after_a_reconnection(
 ) -> None:
     key = f"test:{uuid4()}"
     proxy.freeze_present()
-    with short_redis_timeout(redis_client), pytest.raises(MeterUnavailable):
-        await redis_client.call((b"INCR", key))
-    await eventually(lambda: redis_client.is_connected)
+    with short_redis_timeout(redis_client):
+        with pytest.raises(MeterUnavailable):
+            await redis_client.call((b"INCR", key))
+        await eventually(lambda: redis_client.is_connected)
     assert await redis_client.call((b"GET", key)) is None
     proxy.thaw()
     await eventually(lambda: proxy.connections == 1)  # the old one has delivered what it held, and ended
@@ -306,10 +361,11 @@ async def test_silent_server_fails_the_opening(
 
 async def test_closing_while_reconnecting_leaves_no_task(redis_client: RedisClient, proxy: FaultProxy) -> None:
     proxy.freeze()
-    with short_redis_timeout(redis_client), suppress(MeterUnavailable):
-        await redis_client.call((b"PING",))
+    with short_redis_timeout(redis_client):
+        with suppress(MeterUnavailable):
+            await redis_client.call((b"PING",))
+        await eventually(lambda: repr(redis_client) == "<RedisClient disconnected>")
     await asyncio.sleep(0.02)  # connecting to a server that is silent
-    assert repr(redis_client) == "<RedisClient disconnected>"
     await redis_client.close()
     proxy.thaw()
     await eventually(lambda: proxy.connections == 0)
