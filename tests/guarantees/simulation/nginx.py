@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
+from tests.support.polling import eventually, listening
+
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 60.0  # only a failure waits so long
 # Port of `kept`: nginx keeps its connections to the gateways; port of `new`: it opens one for each call.
 CONFIGURATION = """
 daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log notice;
@@ -34,37 +40,47 @@ http {{
 """
 
 
+@dataclass
+class Nginx:
+    """Serves on the ports `kept` and `new` in front of gateways on other ports."""
+
+    folder: Path
+    kept: int
+    new: int
+    process: asyncio.subprocess.Process | None = None
+
+    @property
+    def errors(self) -> Path:
+        return self.folder / "error.log"
+
+    def write(self, gateways: Sequence[int]) -> Path:
+        self.folder.mkdir(exist_ok=True)
+        servers = " ".join(f"server 127.0.0.1:{port} max_fails=0;" for port in gateways)
+        path = self.folder / "nginx.conf"
+        path.write_text(CONFIGURATION.format(folder=self.folder, servers=servers, kept=self.kept, new=self.new))
+        return path
+
+    async def lead_to(self, gateways: Sequence[int]) -> None:
+        """Returns when no call goes to another gateway any more."""
+        assert self.process is not None
+        master = psutil.Process(self.process.pid)
+        before = set(master.children())
+        self.write(gateways)
+        self.process.send_signal(signal.SIGHUP)
+        await eventually(lambda: not before & set(master.children()), PATIENCE_SECONDS)
+
+
 @asynccontextmanager
-async def nginx(folder: Path, *, gateways: Sequence[int], kept: int, new: int) -> AsyncIterator[Path]:
-    """Serves on the ports `kept` and `new` in front of these ports; gives the file of its errors."""
+async def nginx(folder: Path, *, gateways: Sequence[int], kept: int, new: int) -> AsyncIterator[Nginx]:
     assert NGINX is not None
-    path = _configure(folder, gateways, kept=kept, new=new)
-    process = await asyncio.create_subprocess_exec(
-        NGINX, "-e", str(folder / "error.log"), "-p", str(folder), "-c", str(path), stdout=subprocess.DEVNULL
+    front = Nginx(folder, kept, new)
+    path = front.write(gateways)
+    front.process = process = await asyncio.create_subprocess_exec(
+        NGINX, "-e", str(front.errors), "-p", str(folder), "-c", str(path), stdout=subprocess.DEVNULL
     )
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await asyncio.gather(_listens(kept), _listens(new))
-        yield folder / "error.log"
+        await asyncio.gather(listening(kept, PATIENCE_SECONDS), listening(new, PATIENCE_SECONDS))
+        yield front
     finally:
         process.terminate()
         await asyncio.wait_for(process.wait(), PATIENCE_SECONDS)
-
-
-def _configure(folder: Path, gateways: Sequence[int], *, kept: int, new: int) -> Path:
-    folder.mkdir()
-    servers = " ".join(f"server 127.0.0.1:{port} max_fails=0;" for port in gateways)
-    path = folder / "nginx.conf"
-    path.write_text(CONFIGURATION.format(folder=folder, servers=servers, kept=kept, new=new))
-    return path
-
-
-async def _listens(port: int) -> None:
-    while True:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except ConnectionRefusedError:
-            await asyncio.sleep(0.02)
-        else:
-            writer.close()
-            return

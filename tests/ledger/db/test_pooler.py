@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from gateway.ledger.db.pooler import TIMEOUTS, UnfitPooler, check_pooler
+from tests.support.polling import listening
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 PATIENCE_SECONDS = 10.0
@@ -69,7 +70,7 @@ auth_type = any
     user = ["-u", "nobody"] if os.geteuid() == 0 else []  # it does not run as root
     process = await asyncio.create_subprocess_exec(PGBOUNCER, *user, str(path), stderr=subprocess.DEVNULL)
     try:
-        await _listens(port)
+        await listening(port, PATIENCE_SECONDS)
         yield f"postgresql://anybody@127.0.0.1:{port}{server.path}"
     finally:
         process.kill()
@@ -81,15 +82,3 @@ def _readable(path: Path) -> None:
     for each in (path, *list(path.parents)[:-1]):
         if each.is_relative_to(path.parent.parent.parent):
             each.chmod(each.stat().st_mode | 0o055)
-
-
-async def _listens(port: int) -> None:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except ConnectionRefusedError:
-                await asyncio.sleep(0.02)
-            else:
-                writer.close()
-                return
