@@ -15,7 +15,7 @@ import typer
 
 from gateway import logs
 from gateway.cli.console import AsJson, ConfigFile, DataDir, load_config
-from gateway.cli.demo import run_demo
+from gateway.cli.demo.running import run_demo
 from gateway.cli.installation import apply_reload, check_postgresql, check_redis, prepare
 from gateway.config import Config, describe
 from gateway.config.secrets import ADMIN_TOKEN
@@ -63,11 +63,19 @@ def demo(
     admin_port: Annotated[int, typer.Option(help="Admin port; 0 picks a free one.")] = 8081,
     data_dir: DataDir = None,
     as_json: AsJson = False,
+    month: Annotated[
+        bool | None, typer.Option(help="Seed a month of customers and usage, once; by default unless --json.")
+    ] = None,
 ) -> None:
     """Serve with the bundled upstream and a demo account, and print calls to try."""
     overrides = {"server.public": f"127.0.0.1:{port}", "server.admin": f"127.0.0.1:{admin_port}"}
     path = Path(str(files("gateway.demo") / "gateway.yaml"))
-    asyncio.run(run_demo(lambda: load_config(path, data_dir, overrides=overrides, roles=EVERYTHING), as_json=as_json))
+    with_month = not as_json if month is None else month
+
+    def read() -> Config:
+        return load_config(path, data_dir, overrides=overrides, roles=EVERYTHING)
+
+    asyncio.run(run_demo(read, as_json=as_json, with_month=with_month))
 
 
 @app.command()

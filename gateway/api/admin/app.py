@@ -16,7 +16,7 @@ from gateway.api.admin.auth import ROOT, TOKEN_PREFIX_SUFFIX, AdminAuthenticator
 from gateway.api.admin.billing import invoices, payments, refunds, subscriptions, webhook_events
 from gateway.api.admin.catalogue import permissions, plans, products
 from gateway.api.admin.dependencies import AdminDependencies, Reconcile
-from gateway.api.admin.records import analyses, audit_log, reconcile, usage
+from gateway.api.admin.records import analyses, audit_log, overview, poison, reconcile, search, system, usage
 from gateway.api.admin.scopes import PREFIX, scope_of
 from gateway.api.checkout import CheckoutService
 from gateway.api.dry_run import DryRun
@@ -65,6 +65,10 @@ ENDPOINTS = (
     refunds,
     invoices,
     webhook_events,
+    search,
+    overview,
+    system,
+    poison,
 )
 
 

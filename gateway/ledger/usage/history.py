@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -16,6 +16,9 @@ from gateway.ledger.db.rows import Page, columns, page_by_time, value
 from gateway.ledger.db.tables import analysis_history, usage_tracking
 
 ROWS_PER_FETCH = 500
+_UUID7 = 7
+# The clocks of gateway and Redis differ by less, and no call waits longer for its admission.
+_NEAR = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,23 @@ async def list_usage(
 ) -> Page[UsageRow]:
     query = matching(select(*columns(usage_tracking, UsageRow)), usage_tracking, wanted)
     return await page_by_time(connection, query, UsageRow, key="request_id", cursor=cursor, limit=limit)
+
+
+async def get_usage(connection: AsyncConnection, request_id: UUID) -> UsageRow | None:
+    """One call, from the months in which an id of ours can have been made; another id is looked for in all."""
+    query = select(*columns(usage_tracking, UsageRow)).where(usage_tracking.c.request_id == request_id)
+    if (span := span_of(request_id)) is not None:
+        query = query.where(usage_tracking.c.created_at.between(*span))
+    row = (await connection.execute(query.limit(1))).one_or_none()
+    return None if row is None else value(UsageRow, row)
+
+
+def span_of(request_id: UUID) -> tuple[datetime, datetime] | None:
+    """When a call of this id was admitted, by the milliseconds of a UUIDv7; None for an id that does not tell."""
+    if request_id.version != _UUID7:
+        return None
+    made_at = datetime.fromtimestamp((request_id.int >> 80) / 1000, UTC)
+    return made_at - _NEAR, made_at + _NEAR
 
 
 async def stream_usage(connection: AsyncConnection, wanted: UsageFilter) -> AsyncIterator[UsageRow]:

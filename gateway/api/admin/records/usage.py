@@ -11,13 +11,16 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from pydantic import Field, StringConstraints
 
+from gateway.api.account.records.usage import ReceiptLine, receipt
 from gateway.api.admin.dependencies import DependenciesDep, UnitOfWorkDep
 from gateway.api.errors import Invalid
+from gateway.api.openapi import UNKNOWN
 from gateway.api.schemas import usage_aggregates
 from gateway.api.schemas.fields import Instant, Line
 from gateway.api.schemas.pages import PageModel, PageQuery, ResponseModel, page_of
 from gateway.api.schemas.usage_aggregates import CallAggregate
 from gateway.api.unit_of_work import UnitOfWork
+from gateway.ledger.db.errors import NotFound
 from gateway.ledger.usage import analytics, history
 from gateway.ledger.usage.analytics import Dimension, UsageGroup
 from gateway.ledger.usage.history import UsageFilter
@@ -68,6 +71,11 @@ class Usage(ResponseModel):
     client_ip: str | None
     client_request_id: str | None
     metadata: dict[str, Any]
+
+
+class UsageWithReceipt(Usage):
+    computed: str = Field(description="How the charge came about.", examples=["2 credits per item x 3 items"])
+    lines: list[ReceiptLine] = Field(description="The parts of the charge, which add up to it.")
 
 
 class UsageAggregate(CallAggregate):
@@ -125,6 +133,17 @@ async def list_usage(
     async with unit_of_work.read() as connection:
         page = await history.list_usage(connection, query.filter(), cursor=query.cursor, limit=query.limit)
     return page_of(page, Usage.model_validate)
+
+
+@router.get("/{request_id}", summary="Get a call with its receipt", responses=UNKNOWN)
+async def get_call(request_id: UUID, unit_of_work: UnitOfWorkDep, dependencies: DependenciesDep) -> UsageWithReceipt:
+    """By the id that the accounts go by: a client's own `X-Request-Id` is its `client_request_id`."""
+    async with unit_of_work.read() as connection:
+        row = await history.get_usage(connection, request_id)
+    if row is None:
+        raise NotFound("call", request_id)
+    found = receipt(row, dependencies.routes.get(row.endpoint))
+    return UsageWithReceipt(**asdict(row), computed=found.computed, lines=found.lines)
 
 
 async def _grouped(

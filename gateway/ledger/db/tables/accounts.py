@@ -32,6 +32,12 @@ from gateway.ledger.db.tables.columns import (
 )
 from policies.model import AccountStatus, KeyScheme, KeyStatus
 
+# The words that a user is found by, each also by its beginning.
+WORDS = (
+    "to_tsvector('simple', translate(lower(email), '@.+_-', '     ')"
+    " || ' ' || coalesce(name, '') || ' ' || coalesce(company, ''))"
+)
+
 users = Table(
     "users",
     metadata,
@@ -82,6 +88,13 @@ users = Table(
     Index("ix_users_persons", "persons", postgresql_using="gin"),
     # The workers that complete deletions.
     Index("ix_users_deleted_at", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
+    # Search by words of the address, the name and the company.
+    Index(
+        "ix_users_words",
+        text(WORDS),
+        postgresql_using="gin",
+        postgresql_where=text("deleted_at IS NULL"),
+    ),
     comment="Accounts, which are limited, charged and billed",
 )
 
@@ -140,6 +153,9 @@ api_keys = Table(
     Index("ix_api_keys_rotated_from", "rotated_from", postgresql_where=text("rotated_from IS NOT NULL")),
     # Prefixes of imported keys; keys with another prefix need no lookup.
     Index("ix_api_keys_prefix", "prefix", postgresql_where=text("is_foreign")),
+    # Search by what is shown of a key.
+    Index("ix_api_keys_shown_prefix", "prefix", postgresql_ops={"prefix": "text_pattern_ops"}),
+    Index("ix_api_keys_last4", "last4"),
     comment="API keys. The secret is shown once and never stored",
 )
 

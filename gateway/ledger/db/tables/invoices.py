@@ -103,6 +103,8 @@ invoices = Table(
     # All invoices, newest first, by cursor; those of a time.
     Index("ix_invoices_created_at_id", "created_at", "id"),
     Index("ix_invoices_issued_at", "issued_at"),
+    # Search.
+    Index("ix_invoices_provider_number", "provider_number", postgresql_where=text("provider_number IS NOT NULL")),
     comment="Invoices. A trigger refuses to change or delete issued ones; a credit note corrects them",
 )
 

@@ -11,28 +11,17 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from secrets import token_bytes
 
 import typer
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway import logs
-from gateway.cli.installation import apply_reload, connect, prepare
-from gateway.clock import now
+from gateway.cli.demo.account import ensure_account
+from gateway.cli.installation import apply_reload, prepare
 from gateway.config import Config
 from gateway.embedded.locks import serve_lock
-from gateway.ledger.accounts import api_keys, users
-from gateway.ledger.accounts.users import User
-from gateway.ledger.catalogue import plans
-from gateway.ledger.db.errors import NotFound
-from gateway.ledger.subscriptions import lifecycle
 from gateway.runtime.serving import EVERYTHING, Role, serving, wait_for_stop_signal
 from gateway.runtime.sockets import bind, url_of
-from gateway.runtime.stores import StoreUrls, open_store_servers
-from policies.access.keys import ENTROPY_BYTES, compose
-
-EMAIL = "demo@example.com"
-PLAN = "pro"
+from gateway.runtime.stores import open_store_servers
 
 _TRY = """
 The gateway is serving. Try:
@@ -51,15 +40,18 @@ The command `gateway` is {command} here. In another terminal, in this directory:
 """  # noqa: E501 - a line each, to be copied whole
 
 
-async def run_demo(read_config: Callable[[], Config], *, as_json: bool) -> None:
-    """Serves until a signal; with `as_json` it prints one line of JSON, with every URL and secret."""
+async def run_demo(read_config: Callable[[], Config], *, as_json: bool, with_month: bool) -> None:
+    """Serves until a signal; with `as_json` it prints one line of JSON, with every URL and secret.
+
+    `with_month` seeds a month of customers and their usage, once.
+    """
     config = read_config()
     logs.configure(role="supervisor", level=config.log.level_number, form=config.log.format)
     async with AsyncExitStack() as stack:
         stack.enter_context(serve_lock(config.data_dir))
         stores = await stack.enter_async_context(open_store_servers(config, must_own=True))
         await prepare(config, stores)
-        user_id, key = await _ensure_account(config, stores)
+        account = await ensure_account(config, stores, with_month=with_month)
         listening = stack.enter_context(bind("demo upstream", "127.0.0.1", 0)[0])
         upstream_url = url_of(listening)
         settings = {f"GATEWAY_UPSTREAMS__{each.name.upper()}__TARGETS": upstream_url for each in config.upstreams}
@@ -80,9 +72,9 @@ async def run_demo(read_config: Callable[[], Config], *, as_json: bool) -> None:
             "public_url": urls[Role.PROXY],
             "admin_url": urls[Role.ADMIN],
             "upstream_url": upstream_url,
-            "api_key": key,
+            "api_key": account.key,
             "admin_token": config.secrets.admin_token,
-            "user_id": user_id,
+            "user_id": str(account.user_id),
             "database_url": stores.database_url,
             "redis_url": stores.redis_url,
         }
@@ -102,32 +94,3 @@ def _command() -> str:
     if script.name != "gateway":
         return f"{os.path.relpath(sys.executable)} -m gateway"
     return script.name if shutil.which(script.name) == str(script.absolute()) else os.path.relpath(script)
-
-
-async def _ensure_account(config: Config, stores: StoreUrls) -> tuple[str, str]:
-    """The id and the key of the demo user. `data_dir` stores the key, so that a restart prints the same."""
-    key_file = config.data_dir / "demo_key"
-    async with connect(config, stores) as database, database.transaction() as connection:
-        user = await users.get_by_email(connection, EMAIL)
-        if user is not None and key_file.exists():
-            return str(user.id), key_file.read_text()
-        user = user or await _create_user(connection)
-        secret = compose(config.keys.prefix, token_bytes(ENTROPY_BYTES))
-        fingerprint = api_keys.fingerprint(secret, config.secrets.peppers)
-        await api_keys.create(connection, user.id, fingerprint=fingerprint, name="demo")
-    _write_secret(key_file, secret.secret)
-    return str(user.id), secret.secret
-
-
-async def _create_user(connection: AsyncConnection) -> User:
-    user = await users.create(connection, EMAIL, name="Demo")
-    plan = await plans.get(connection, PLAN)
-    if plan is None:
-        raise NotFound("plan", PLAN)
-    await lifecycle.start(connection, user.id, plan_id=plan.id, now=now())
-    return user
-
-
-def _write_secret(path: Path, secret: str) -> None:
-    path.touch(mode=0o600)
-    path.write_text(secret)
