@@ -9,6 +9,7 @@ from secrets import token_bytes
 from typing import Any
 
 import httpx
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.config import Config
 from gateway.config.quantities import Address
@@ -33,6 +34,7 @@ async def control_plane(config: Config, readiness: Readiness, routes: Mapping[st
     Imported here because FastAPI takes 0.4 s to import, which a public worker avoids.
     """
     from gateway.api.admin import build_admin
+    from gateway.web.console.app import ROOT, build_console
 
     async with (
         open_stores(config, timeout_seconds=BACKGROUND_TIMEOUT_SECONDS) as (database, redis_client),
@@ -42,7 +44,7 @@ async def control_plane(config: Config, readiness: Readiness, routes: Mapping[st
         readiness.add(probe_of_stores(database, redis_client))
         health = HealthClient(config.server.health, client)
         meter = Meter(redis_client, partitions=config.redis.partitions, owner="admin")
-        yield build_admin(
+        admin = build_admin(
             database=database,
             publish=OutboxPublisher(database, meter).publish_all,
             admin_token=config.secrets.admin_token,
@@ -59,6 +61,25 @@ async def control_plane(config: Config, readiness: Readiness, routes: Mapping[st
             checkout_service=build_checkout_service(config, database, providers),
             hosts=(config.server.admin.host, *config.server.admin_hosts),
         )
+        # Its cookies are signed by a key of the admin token, so another token ends all sessions.
+        console = build_console(admin, secret=config.secrets.admin_token)
+        yield ByPath({ROOT: console}, otherwise=admin)
+
+
+class ByPath:
+    """Applications by the path that they are at, and one for all else."""
+
+    def __init__(self, apps: Mapping[str, ASGIApp], *, otherwise: ASGIApp) -> None:
+        self._apps = apps
+        self._otherwise = otherwise
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope.get("path", "")
+        for root, app in self._apps.items():
+            if path == root or path.startswith(f"{root}/"):
+                await app(scope, receive, send)
+                return
+        await self._otherwise(scope, receive, send)
 
 
 def reconciliation(database: Database, audit: AccountSnapshotReader) -> Callable[[str | None], AsyncIterator[Any]]:

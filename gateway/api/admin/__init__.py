@@ -1,5 +1,5 @@
 """The admin API: everything an operator can see and change."""
 
-from gateway.api.admin.app import build_admin
+from gateway.api.admin.app import AdminApi, build_admin
 
-__all__ = ["build_admin"]
+__all__ = ["AdminApi", "build_admin"]

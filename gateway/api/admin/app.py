@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.routing import BaseRoute
-from starlette.types import ASGIApp, Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api import error_responses, openapi, problem_pages
 from gateway.api.admin import health
@@ -89,7 +89,7 @@ def build_admin(
     checkout_service: CheckoutService | None = None,
     credit_value: CreditValue | None = None,
     hosts: Iterable[str] = (),
-) -> ASGIApp:
+) -> AdminApi:
     """The ASGI application.
 
     `publish` publishes all committed changes to Redis; each change awaits it before the response. `entropy` gives so
@@ -131,20 +131,31 @@ def build_admin(
         app, database, prefix=PREFIX, peppers=peppers, publish=unit_of_work.publish, is_detached=_is_detached
     )
     authenticator = AdminAuthenticator(database, admin_token, key_prefix=key_prefix, peppers=peppers)
-    return _guarded(idempotent, authenticator, lambda: app.routes, hosts=hosts)
+    return AdminApi(idempotent, authenticator, lambda: app.routes, hosts=hosts)
 
 
-def _guarded(
-    app: ASGIApp,
-    authenticator: AdminAuthenticator,
-    routes: Callable[[], Collection[BaseRoute]],
-    *,
-    hosts: Iterable[str],
-) -> ASGIApp:
-    """Whoever asks is checked by host, token, scope and size of the body, in this order."""
-    scoped = ScopeMiddleware(BodyLimitMiddleware(app, max_body_bytes=_max_body_bytes), routes)
-    authenticated = AuthMiddleware(scoped, authenticator.authenticate, is_open=_is_open)
-    return RequestIdMiddleware(HostMiddleware(authenticated, hosts))
+class AdminApi:
+    """Whoever asks is checked by host, token, scope and size of the body, in this order.
+
+    `scoped` is the application behind the token: for callers of this process that have found the actor themselves.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        authenticator: AdminAuthenticator,
+        routes: Callable[[], Collection[BaseRoute]],
+        *,
+        hosts: Iterable[str],
+    ) -> None:
+        self.authenticator = authenticator
+        self.hosts = tuple(hosts)
+        self.scoped: ASGIApp = ScopeMiddleware(BodyLimitMiddleware(app, max_body_bytes=_max_body_bytes), routes)
+        authenticated = AuthMiddleware(self.scoped, authenticator.authenticate, is_open=_is_open)
+        self._app = RequestIdMiddleware(HostMiddleware(authenticated, self.hosts))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
 
 
 def _is_open(scope: Scope) -> bool:

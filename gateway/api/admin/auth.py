@@ -6,6 +6,7 @@ import hmac
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from uuid import UUID
 
 import structlog
 from starlette.requests import Request
@@ -34,10 +35,14 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """The caller of the admin API, as the audit log names it, and what it may do."""
+    """The caller of the admin API, as the audit log names it, and what it may do.
+
+    `token_id` None: by the token of the environment.
+    """
 
     name: str
     scopes: frozenset[str]
+    token_id: UUID | None = None
 
     def require(self, scope: str) -> None:
         """For what an operation needs beyond its own scope. Raises NotInScope."""
@@ -62,12 +67,27 @@ class AdminAuthenticator:
         token = _bearer(request.scope)
         if token is None:
             raise NotAuthenticated("Send the admin token as `Authorization: Bearer ADMIN_TOKEN`.")
-        actor = await self._find_actor(token, address=request.client.host if request.client else "")
+        return await self.sign_in(token, address=request.client.host if request.client else "")
+
+    async def sign_in(self, token: bytes, *, address: str) -> Actor:
+        """The actor of a token. Raises NotAuthenticated, Throttled, DatabaseUnavailable."""
+        actor = await self._find_actor(token, address=address)
         if actor is None:
             metrics.FAILED_SIGN_INS.labels("admin_token").inc()
-            _log.warning("sign_in_failed", kind="admin_token", address=request.client.host if request.client else None)
+            _log.warning("sign_in_failed", kind="admin_token", address=address or None)
             raise NotAuthenticated("The admin token is not valid.")
         return actor
+
+    async def find_signed_in(self, token_id: UUID | None) -> Actor | None:
+        """Who signed in by the token of this id, or (None) by that of the environment; None once it is not usable.
+
+        Raises DatabaseUnavailable.
+        """
+        if token_id is None:
+            return Actor(ROOT, SCOPES)
+        async with self._database.look_up() as connection:
+            found = await admin_tokens.get(connection, token_id)
+        return None if found is None or not found.is_usable(now()) else _actor_of(found)
 
     async def _find_actor(self, token: bytes, *, address: str) -> Actor | None:
         """None for a token that is unknown, revoked or expired."""
@@ -84,7 +104,7 @@ class AdminAuthenticator:
         if found.last_used_at is None or found.last_used_at < instant - TOUCH_INTERVAL:
             async with self._database.transaction() as connection:
                 await admin_tokens.touch(connection, found.id)
-        return Actor(f"{ROOT}:{found.name}", frozenset(found.scopes))
+        return _actor_of(found)
 
     async def _find_token(self, digests: list[bytes]) -> AdminToken | None:
         async with self._database.look_up() as connection:
@@ -107,6 +127,10 @@ class ScopeMiddleware:
                 await refusal(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+def _actor_of(token: AdminToken) -> Actor:
+    return Actor(f"{ROOT}:{token.name}", frozenset(token.scopes), token.id)
 
 
 def _bearer(scope: Scope) -> bytes | None:

@@ -69,6 +69,7 @@ class KeyPatch(PatchModel):
 
 class Rotation(RequestModel):
     grace_seconds: Count = Field(default=0, examples=[3600], description="How long the old key goes on working.")
+    reason: Line | None = Field(default=None, description="Stands in the audit log.")
 
 
 async def check_permissions(connection: AsyncConnection, names: Collection[str] | None) -> None:

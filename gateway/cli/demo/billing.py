@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
@@ -46,6 +46,9 @@ PACKS: Sequence[PackPayment] = (
 )
 # Whose invoices are not paid yet.
 _SLOW_PAYERS = frozenset({"ruth@ledgerline.example", "sofia@atelier-marques.example"})
+
+
+_LOST = "No such invoice: in_demo_lost"
 
 
 async def renew_due(connection: AsyncConnection, now: datetime) -> None:
@@ -113,10 +116,8 @@ async def record_failed_event(connection: AsyncConnection, at: datetime) -> None
     """A webhook that no attempt could process, for the operator to replay."""
     event_id = await _store_event(connection, "evt_demo_lost", "invoice.paid", object_id="in_demo_lost", at=at)
     event = None if event_id is None else await webhook_events.get(connection, event_id)
-    for _ in range(MAX_ATTEMPTS if event is not None else 0):
-        event = await webhook_events.lease(connection, event_id=event_id) or event
     if event is not None:
-        await webhook_events.fail(connection, event, reason="No such invoice: in_demo_lost")
+        await webhook_events.fail(connection, replace(event, attempts=MAX_ATTEMPTS), reason=_LOST)
 
 
 async def _record_event(

@@ -88,6 +88,7 @@ class SubscriptionChange(RequestModel):
     plan_id: Line | None = Field(default=None, examples=["pro"], description="null: the same.")
     quantity: PositiveCount | None = Field(default=None, description="null: the same.")
     at_period_end: Flag = Field(default=False, description="True: the next period begins with it.")
+    reason: Line | None = Field(default=None, description="Stands in the audit log.")
 
 
 @router.post("", status_code=201, summary="Start a subscription", responses=UNKNOWN | CONFLICTS)
@@ -128,7 +129,7 @@ async def change_subscription(
     subscription_id: UUID, body: SubscriptionChange, unit_of_work: UnitOfWorkDep
 ) -> Subscription:
     """Now, with credits given or taken in proportion to what is left of the period, or from the next period on."""
-    async with _changed(unit_of_work, subscription_id, "subscriptions.change") as (change, found):
+    async with _changed(unit_of_work, subscription_id, "subscriptions.change", reason=body.reason) as (change, found):
         if body.plan_id is None and body.quantity is None:
             raise Invalid("plan_id", "give plan_id, quantity, or both")
         plan = await existing_plan(change.connection, body.plan_id or found.plan_id)

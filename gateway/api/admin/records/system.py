@@ -9,6 +9,9 @@ from sqlalchemy import text
 from gateway.api.admin.dependencies import DependenciesDep, UnitOfWorkDep
 from gateway.api.admin.records.series import Series, read_series
 from gateway.api.schemas.pages import ResponseModel
+from policies.model import Route
+from policies.pricing.price_list import PriceList
+from policies.wording import counted
 
 router = APIRouter(prefix="/system", tags=["system"])
 
@@ -29,6 +32,17 @@ class UpstreamState(ResponseModel):
     retries: int
 
 
+class RouteState(ResponseModel):
+    endpoint: str = Field(description="The route's name.")
+    path: str
+    methods: list[str]
+    upstream: str | None
+    usage_type: str
+    feature: str | None
+    permission: str | None
+    price: str = Field(description="In words.")
+
+
 class Stores(ResponseModel):
     postgresql: str = Field(description="Its version.")
     schema_revision: str
@@ -43,6 +57,7 @@ class System(ResponseModel):
     not_ready: list[str]
     processes: list[Process]
     upstreams: list[UpstreamState]
+    routes: list[RouteState]
     stores: Stores
 
 
@@ -59,6 +74,7 @@ async def get_system(unit_of_work: UnitOfWorkDep, dependencies: DependenciesDep)
         not_ready=sorted(await dependencies.readiness()),
         processes=_processes(series),
         upstreams=[_upstream(series, name) for name in sorted(names)],
+        routes=[_route(route) for route in dependencies.routes.values()],
         stores=Stores(
             postgresql=version,
             schema_revision=revision,
@@ -92,6 +108,27 @@ def _upstream(series: Series, name: str) -> UpstreamState:
         ejections=int(series.by("gateway_upstream_ejections_total", "upstream").get(name, 0)),
         retries=int(series.by("gateway_upstream_retries_total", "upstream").get(name, 0)),
     )
+
+
+def _route(route: Route) -> RouteState:
+    return RouteState(
+        endpoint=route.name,
+        path=route.path,
+        methods=sorted(route.methods),
+        upstream=route.upstream or None,
+        usage_type=route.usage_type,
+        feature=route.feature,
+        permission=route.permission,
+        price=_price_of(route),
+    )
+
+
+def _price_of(route: Route) -> str:
+    if isinstance(route.price, PriceList):
+        return f"by model, price list {route.price.name}"
+    price = route.price
+    unit = price.unit if price.unit_size == 1 else price.unit.phrase(price.unit_size)
+    return "free" if price.is_free else f"{counted(price.credits, 'credit')} per {unit}"
 
 
 def _whole(value: float | None) -> int | None:

@@ -1,0 +1,69 @@
+"""The page of an account: what it is, has, uses and paid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from gateway.web.charts import Series
+from gateway.web.console.in_process import is_uuid
+from gateway.web.console.operator import Operator
+from gateway.web.pages import PageRoutes
+
+pages: PageRoutes[Operator] = PageRoutes()
+
+_SHOWN = 8
+
+
+@pages.get("/accounts/{user_id}")
+async def show_account(page: Operator) -> Response:
+    return await account_page(page)
+
+
+@pages.get("/accounts/{user_id}/ledger")
+async def show_ledger(page: Operator) -> Response:
+    user_id = id_in_path(page)
+    user = await page.api.get(f"/users/{user_id}")
+    entries = await page.api.get(f"/users/{user_id}/ledger", cursor=page.param("cursor"), limit=50)
+    return page.render("ledger.html", user=user, page=entries)
+
+
+@pages.get("/accounts/{user_id}/calls")
+async def show_calls(page: Operator) -> Response:
+    user_id = id_in_path(page)
+    user = await page.api.get(f"/users/{user_id}")
+    calls = await page.api.get("/usage", user_id=user_id, cursor=page.param("cursor"), limit=50)
+    return page.render("calls.html", user=user, page=calls)
+
+
+def id_in_path(page: Operator) -> str:
+    """Raises HTTPException(404) for what is none."""
+    found = page.path("user_id")
+    if not is_uuid(found):
+        raise HTTPException(404)
+    return found
+
+
+async def account_page(page: Operator, *, status: int = 200, **more: Any) -> Response:
+    """The page, perhaps with a form that the API refused."""
+    user_id, get = id_in_path(page), page.api.get
+    user = await get(f"/users/{user_id}")
+    days = (await get("/usage", user_id=user_id, group_by="day", limit=500))["data"]
+    context = {
+        "user": user,
+        "credits": await get(f"/users/{user_id}/credits"),
+        "keys": await get("/keys", user_id=user_id, limit=_SHOWN),
+        "ledger": await get(f"/users/{user_id}/ledger", limit=_SHOWN),
+        "calls": await get("/usage", user_id=user_id, limit=_SHOWN),
+        "payments": await get("/payments", user_id=user_id, limit=_SHOWN),
+        "invoices": await get("/invoices", user_id=user_id, limit=_SHOWN),
+        "history": await get("/audit-log", entity="user", entity_id=user_id, limit=_SHOWN),
+        "plans": (await get("/plans"))["data"],
+        "labels": [f"{row['day'][8:]}.{row['day'][5:7]}." for row in days],
+        "series": [Series("credits", [row["credits_charged"] for row in days])],
+    }
+    return page.render(
+        "account.html", status=status, **{"action": None, "form": page.form, "issued": None, **context, **more}
+    )

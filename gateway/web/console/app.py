@@ -1,0 +1,75 @@
+"""The console as an application: its menu, its pages, and what answers their failures."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from functools import partial
+from types import ModuleType
+from typing import Any
+from uuid import uuid4
+
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
+
+from gateway.api.admin import AdminApi
+from gateway.api.middleware import BodyLimitMiddleware, HostMiddleware, RequestIdMiddleware
+from gateway.http.problem_types import PROBLEM_TYPES
+from gateway.web.branding import Branding, Link
+from gateway.web.console import account, actions, audit, find, money, plans, sign_in, system, today, usage, why
+from gateway.web.console.in_process import ApiRefused
+from gateway.web.console.operator import Console, SignInNeeded, enter_operator, enter_stranger
+from gateway.web.formats import NOTHING
+from gateway.web.pages import MAX_FORM_BYTES, build_site
+from gateway.web.site import Site, Visit
+
+ROOT = "/console"
+_CENT = Decimal("0.01")
+MENU = (
+    Link("Today", ""),
+    Link("Find", "/find"),
+    Link("Usage", "/usage"),
+    Link("Plans", "/plans"),
+    Link("Money", "/money"),
+    Link("Why refused", "/why"),
+    Link("Audit", "/audit"),
+    Link("System", "/system"),
+)
+_PAGES: tuple[ModuleType, ...] = (today, find, account, actions, usage, plans, money, why, audit, system, sign_in)
+
+
+def build_console(admin: AdminApi, *, secret: str, branding: Branding | None = None) -> ASGIApp:
+    """The ASGI application. `secret` signs its cookies: another one ends all sessions."""
+    site = Site(ROOT, name="console", secret=secret, branding=branding or Branding(name="Gateway console"), menu=MENU)
+    site.environment.globals |= {"new_id": lambda: uuid4().hex}
+    site.environment.filters["round_money"] = round_money
+    console = Console(site, admin)
+    routes: list[BaseRoute] = list(sign_in.strangers.routes(site, partial(enter_stranger, console)))
+    for module in _PAGES:
+        routes += module.pages.routes(site, partial(enter_operator, console))
+    app = build_site(site, routes, {SignInNeeded: _to_sign_in, ApiRefused: _show_refusal})
+    return RequestIdMiddleware(HostMiddleware(BodyLimitMiddleware(app, max_body_bytes=_max_body_bytes), admin.hosts))
+
+
+def round_money(amount: str | None) -> str:
+    """Cents, of sums whose last digits say nothing; less than a cent shows that it is not nothing."""
+    if amount is None:
+        return NOTHING
+    exact = Decimal(amount)
+    return "< 0.01" if 0 < exact < _CENT else f"{exact:,.2f}"
+
+
+def _max_body_bytes(_path: str) -> int:
+    return MAX_FORM_BYTES
+
+
+async def _to_sign_in(visit: Visit, _: SignInNeeded) -> Response:
+    return sign_in.to_sign_in(visit)
+
+
+async def _show_refusal(visit: Visit, refused: ApiRefused) -> Response:
+    """A page with what the API answered."""
+    code = str(refused.problem.get("code", "internal_error"))
+    title = PROBLEM_TYPES[code].title if code in PROBLEM_TYPES else "This did not work"
+    context: dict[str, Any] = {"title": title, "detail": str(refused), "code": code}
+    return visit.render("failure.html", status=refused.status, **context)

@@ -1,0 +1,112 @@
+"""Plans, prices and permissions: what is offered, and changes of it, shown as a difference before they are saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from starlette.responses import Response
+
+from gateway.web.console.in_process import segment
+from gateway.web.console.operator import Operator
+from gateway.web.forms import Form
+from gateway.web.pages import PageRoutes
+
+pages: PageRoutes[Operator] = PageRoutes()
+
+
+class Change(NamedTuple):
+    field: str
+    before: object
+    after: object
+
+
+NUMBERS = (
+    *("credits_per_period", "trial_period_days", "requests_per_minute", "requests_per_hour", "max_api_calls_per_day"),
+    *("max_products_per_batch", "max_concurrent_requests", "max_file_size_bytes", "max_credits_per_call", "sort_order"),
+)
+TEXTS = ("name", "description", "price", "stripe_price_id", "lemon_squeezy_variant_id")
+FLAGS = ("credits_rollover", "is_active")
+_NULLABLE = frozenset(NUMBERS[2:-1]) | frozenset(TEXTS[3:]) | {"description"}
+
+
+@pages.get("/plans")
+async def show_plans(page: Operator) -> Response:
+    plans = (await page.api.get("/plans"))["data"]
+    permissions = await page.api.get("/permissions", limit=500)
+    return page.render("plans.html", plans=plans, permissions=permissions["data"])
+
+
+@pages.get("/plans/{plan}")
+async def show_plan(page: Operator) -> Response:
+    plan = await _plan(page)
+    return _plan_page(page, plan, Form(defaults=_fields(plan)))
+
+
+@pages.post("/plans/{plan}")
+async def change_plan(page: Operator) -> Response:
+    """Shows the difference first; with `confirmed`, the version that it was shown for, it saves."""
+    plan, form = await _plan(page), page.form
+    changes, problem = _changes(plan, form)
+    if problem is not None:
+        form.refuse("features", problem)
+        return _plan_page(page, plan, form, status=422)
+    if not changes:
+        form.message = "Nothing would change."
+        return _plan_page(page, plan, form, status=422)
+    if form.text("confirmed") != str(plan["version"]):
+        return _plan_page(page, plan, form, changes=changes)
+    body = {change.field: change.after for change in changes}
+    path = f"/plans/{segment(plan['id'])}"
+    saved = await page.submit(lambda: page.api.call("PATCH", path, body=body))
+    if saved is None:
+        return _plan_page(page, plan, form, status=form.status)
+    return page.visit.redirect(f"/plans/{segment(plan['id'])}", f"Version {saved['version']} of {saved['name']} holds.")
+
+
+def _plan_page(
+    page: Operator, plan: Mapping[str, Any], form: Form, *, status: int = 200, changes: list[Change] | None = None
+) -> Response:
+    fields = {"numbers": NUMBERS, "flags": FLAGS}
+    return page.render("plan.html", status=status, plan=plan, form=form, changes=changes or [], **fields)
+
+
+async def _plan(page: Operator) -> dict[str, Any]:
+    found: dict[str, Any] = await page.api.get(f"/plans/{segment(page.path('plan'))}")
+    return found
+
+
+def _fields(plan: Mapping[str, Any]) -> dict[str, object]:
+    """The plan as the fields of its form."""
+    features = "\n".join(f"{name}: {json.dumps(value)}" for name, value in plan["features"].items())
+    return {**plan, "features": features}
+
+
+def _changes(plan: Mapping[str, Any], form: Form) -> tuple[list[Change], str | None]:
+    """What the form would change, or why its features cannot be read."""
+    try:
+        features = _read_features(form.raw("features"))
+    except ValueError as error:
+        return [], str(error)
+    wanted: dict[str, object] = {name: form.whole(name) for name in NUMBERS}
+    wanted |= {name: form.text(name) for name in TEXTS}
+    wanted |= {name: form.is_checked(name) for name in FLAGS}
+    wanted["features"] = features
+    return [
+        Change(name, plan[name], after)
+        for name, after in wanted.items()
+        if after != plan[name] and (after is not None or name in _NULLABLE)
+    ], None
+
+
+def _read_features(text: str) -> dict[str, object]:
+    """A line for each, `name: value`. Raises ValueError."""
+    found: dict[str, object] = {}
+    for line in filter(None, map(str.strip, text.splitlines())):
+        name, colon, value = line.partition(":")
+        try:
+            found[name.strip()] = json.loads(value) if colon else True
+        except ValueError:
+            raise ValueError(f"a line such as `analysis: true`, not `{line}`") from None
+    return found

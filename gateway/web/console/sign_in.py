@@ -1,0 +1,56 @@
+"""Signing in by an admin token, and out."""
+
+from __future__ import annotations
+
+from secrets import token_urlsafe
+from urllib.parse import urlencode
+
+from starlette.responses import Response
+
+from gateway.api.admin.auth import Actor
+from gateway.web.console.operator import Operator, Stranger, begin, forget, sign_in
+from gateway.web.pages import PageRoutes
+from gateway.web.site import Visit
+
+strangers: PageRoutes[Stranger] = PageRoutes()
+pages: PageRoutes[Operator] = PageRoutes()
+
+
+@strangers.get("/sign-in")
+async def show_sign_in(page: Stranger) -> Response:
+    return _sign_in_page(page)
+
+
+@strangers.post("/sign-in")
+async def submit_sign_in(page: Stranger) -> Response:
+    visit, form = page.visit, page.visit.form
+
+    async def call() -> Actor:
+        return await sign_in(page.console, form.raw("token"), address=visit.address)
+
+    actor = await form.submit(call)
+    if actor is None:
+        return _sign_in_page(page, status=form.status)
+    begin(visit, page.console, actor, session_id=token_urlsafe(12))
+    return visit.redirect(visit.local(form.raw("next")))
+
+
+@pages.post("/sign-out")
+async def sign_out(page: Operator) -> Response:
+    forget(page.visit)
+    return page.visit.redirect("/sign-in", "You are signed out.")
+
+
+def to_sign_in(visit: Visit) -> Response:
+    """To the form, which leads back to the page that was asked for."""
+    request = visit.request
+    asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    wanted = asked if request.method == "GET" and asked != visit.site.root else ""
+    forget(visit)
+    return visit.redirect("/sign-in" + (f"?{urlencode({'next': wanted})}" if wanted else ""))
+
+
+def _sign_in_page(page: Stranger, *, status: int = 200) -> Response:
+    visit = page.visit
+    wanted = visit.form.raw("next") or visit.request.query_params.get("next", "")
+    return visit.render("console/sign_in.html", status=status, form=visit.form, next=wanted)

@@ -1,0 +1,71 @@
+"""The start page: today's calls, money and trouble, live."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from starlette.responses import Response
+
+from gateway.web.charts import Series
+from gateway.web.console.operator import Operator
+from gateway.web.pages import PageRoutes
+from policies.wording import counted
+
+pages: PageRoutes[Operator] = PageRoutes()
+
+_DAYS_SHOWN = 14
+# Behind by more, PostgreSQL cannot keep up, or its worker is gone.
+_LAG_SECONDS = 30
+
+
+class Finding(NamedTuple):
+    """Something that an operator should look at; `path` is where, below the console."""
+
+    text: str
+    path: str = "/system"
+
+
+@pages.get("")
+async def show_today(page: Operator) -> Response:
+    overview = await page.api.get("/overview")
+    days = await page.api.get("/usage", group_by="day", from_=_days_ago(overview["since"], _DAYS_SHOWN), limit=500)
+    labels = [f"{row['day'][8:]}.{row['day'][5:7]}." for row in days["data"]]
+    series = [
+        Series("succeeded", [row["succeeded"] for row in days["data"]]),
+        Series("other outcomes", [row["requests"] - row["succeeded"] for row in days["data"]]),
+    ]
+    context = {"overview": overview, "labels": labels, "series": series, "warnings": warnings_of(overview["trouble"])}
+    return page.render("today.html", **context)
+
+
+def warnings_of(trouble: Mapping[str, Any]) -> list[Finding]:
+    """What is wrong, the worst first."""
+    found = [Finding(f"Calls are not admitted: {name} is missing.") for name in trouble["not_ready"]]
+    found += [Finding(f"Upstream {name} has no target in service.") for name in trouble["open_breakers"]]
+    found += [
+        Finding(text.format(counted(trouble[name], noun) if noun else trouble[name]), path)
+        for name, noun, text, path in _COUNTED
+        if trouble[name] and (name != "journal_lag_seconds" or trouble[name] > _LAG_SECONDS)
+    ]
+    found += [
+        Finding(f"The worker {worker} has quarantined {count} items.")
+        for worker, count in trouble["quarantined"].items()
+    ]
+    return found
+
+
+_COUNTED = (
+    ("settlements_lost", "settlement", "{} was lost.", "/system"),
+    ("reconcile_difference_credits", "credit", "The books differ by {}.", "/system"),
+    ("journal_lag_seconds", "", "PostgreSQL is {:.0f} s behind the calls.", "/system"),
+    ("poison_entries", "entry of the journal", "{} was set aside.", "/system"),
+    ("outage_credit_calls", "call", "{} on outage credit is not settled yet.", "/system"),
+    ("spooled_settlements", "settlement", "{} waits for Redis.", "/system"),
+    ("webhooks_given_up", "webhook", "{} failed for good: it can be replayed.", "/money?list=events&status=failed"),
+)
+
+
+def _days_ago(since: str, days: int) -> str:
+    return (datetime.fromisoformat(since) - timedelta(days=days - 1)).isoformat()

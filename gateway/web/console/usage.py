@@ -1,0 +1,121 @@
+"""The usage explorer: calls, credits, cost and margin, split and filtered, with all of it in the address."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from starlette.responses import Response
+
+from gateway.clock import now
+from gateway.web.charts import MAX_SERIES, Series
+from gateway.web.console.in_process import ApiRefused
+from gateway.web.console.operator import Operator
+from gateway.web.forms import Form
+from gateway.web.pages import PageRoutes
+
+pages: PageRoutes[Operator] = PageRoutes()
+
+SPLITS = {
+    "endpoint": ("Route", "endpoint"),
+    "model": ("Model", "model"),
+    "plan": ("Plan", "plan_id"),
+    "user": ("Account", "user_id"),
+    "key": ("Key", "api_key_id"),
+    "outcome": ("Outcome", "outcome"),
+    "day": ("Day", "day"),
+}
+SPANS = {"1": "Today", "7": "7 days", "30": "30 days", "90": "90 days", "366": "A year"}
+MEASURES = {"requests": "Calls", "credits_charged": "Credits", "tokens_used": "Tokens", "cost_usd": "Cost"}
+_FILTERS = ("endpoint", "model", "plan_id", "outcome", "user_id")
+_ROWS = 25
+_PAGES_OF_CHART = 8
+
+
+@pages.get("/usage")
+async def show_usage(page: Operator) -> Response:
+    split = _one_of(page.param("split"), SPLITS, "endpoint")
+    measure = _one_of(page.param("measure"), MEASURES, "credits_charged")
+    span = _one_of(page.param("days"), SPANS, "30")
+    within = {name: page.param(name) for name in _FILTERS} | {"from_": _since(int(span)).isoformat()}
+    order = None if split == "day" else f"-{measure}"
+    found = await page.api.get("/usage", **within, group_by=split, sort=order, limit=_ROWS, cursor=page.param("cursor"))
+    names = await _names(page, split, found["data"])
+    rows = [{**row, "label": _label(row, split), "name": names.get(row[SPLITS[split][1]])} for row in found["data"]]
+    labels, series = await _chart(page, within, split, measure=measure, first=_since(int(span)))
+    form = Form(defaults={"split": split, "measure": measure, "days": span} | {n: within[n] for n in _FILTERS})
+    return page.render(
+        "usage.html",
+        form=form,
+        rows=rows,
+        page={"next_cursor": found["next_cursor"]},
+        split=split,
+        splits=SPLITS,
+        spans=SPANS,
+        measures=MEASURES,
+        measure=measure,
+        labels=labels,
+        series=series,
+    )
+
+
+def _one_of(wanted: str | None, known: Mapping[str, Any], default: str) -> str:
+    return wanted if wanted is not None and wanted in known else default
+
+
+def _since(days: int) -> datetime:
+    midnight = now().astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return midnight - timedelta(days=days - 1 if days < 366 else 365)
+
+
+def _label(row: Mapping[str, Any], split: str) -> str:
+    value = row[SPLITS[split][1]]
+    return "without" if value is None else str(value)
+
+
+async def _names(page: Operator, split: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Addresses of accounts, for people."""
+    if split != "user":
+        return {}
+    found = {}
+    for user_id in {row["user_id"] for row in rows}:
+        try:
+            found[user_id] = str((await page.api.get(f"/users/{user_id}"))["email"])
+        except ApiRefused:
+            continue  # deleted since
+    return found
+
+
+async def _all(page: Operator, query: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The groups of a chart, of which there are as many as days and what they are split by."""
+    rows: list[dict[str, Any]] = []
+    cursor = None
+    for _ in range(_PAGES_OF_CHART):
+        found = await page.api.get("/usage", **query, limit=500, cursor=cursor)
+        rows += found["data"]
+        cursor = found["next_cursor"]
+        if cursor is None:
+            break
+    return rows
+
+
+async def _chart(
+    page: Operator, within: Mapping[str, Any], split: str, *, measure: str, first: datetime
+) -> tuple[list[str], list[Series]]:
+    """A bar for each day, stacked by what it is split by where that has few values."""
+    parts = [] if split in ("day", "user", "key") else [split]
+    rows = await _all(page, {**within, "group_by": ",".join(["day", *parts])})
+    days = [(first + timedelta(days=ago)).date() for ago in range((now().date() - first.date()).days + 1)]
+    sums: dict[str, dict[date, float]] = {}
+    for row in rows:
+        name = _label(row, split) if parts else MEASURES[measure].lower()
+        of_day = sums.setdefault(name, {})
+        day = date.fromisoformat(row["day"])
+        of_day[day] = of_day.get(day, 0) + float(row[measure])
+    largest = sorted(sums, key=lambda name: -sum(sums[name].values()))
+    shown = largest[: MAX_SERIES - 1] if len(largest) > MAX_SERIES else largest
+    series = [Series(name, [sums[name].get(day, 0) for day in days]) for name in shown]
+    if rest := [name for name in largest if name not in shown]:
+        series.append(Series("others", [sum(sums[name].get(day, 0) for name in rest) for day in days]))
+    return [f"{day:%d.%m.}" for day in days], series

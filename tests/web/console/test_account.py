@@ -1,0 +1,105 @@
+"""The account page and what is done on it: by the API, once, with a reason in the audit log."""
+
+from __future__ import annotations
+
+import re
+from uuid import uuid4
+
+from tests.web.console.operators import Api, Browser
+
+HTML = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+
+
+async def test_credits_are_given_once_with_a_reason(root: Browser, api: Api) -> None:
+    user = await api.create_user()
+    path, once = f"/accounts/{user['id']}", uuid4().hex
+    for _ in range(2):
+        await root.submit(path, f"{path}/credits", amount="1,250", reason="goodwill", once=once)
+    balance = await api.get(f"/users/{user['id']}/credits")
+    assert balance["current_credits"] == 1250
+    (entry,) = (await api.get("/audit-log", entity_id=user["id"], action="credits.grant"))["data"]
+    assert (entry["reason"], entry["actor"]) == ("goodwill", "admin")
+    await root.submit(path, f"{path}/credits", amount="-250", reason="by mistake", once=uuid4().hex)
+    assert "1,000" in await root.get(path)
+
+
+async def test_refused_form_keeps_what_was_typed_and_says_why(root: Browser, api: Api) -> None:
+    user = await api.create_user()
+    path = f"/accounts/{user['id']}"
+    answer = await root.submit(path, f"{path}/credits", status=422, amount="many", reason="because")
+    assert 'value="many"' in answer.text
+    assert 'aria-invalid="true"' in answer.text
+    assert (await api.get(f"/users/{user['id']}/credits"))["current_credits"] == 0
+
+
+async def test_plan_is_started_and_changed(root: Browser, api: Api) -> None:
+    first, second = await api.create_plan(), await api.create_plan()
+    user = await api.create_user()
+    path = f"/accounts/{user['id']}"
+    for plan in (first, second):
+        await root.submit(path, f"{path}/plan", plan_id=plan["id"], reason="asked", once=uuid4().hex)
+        assert (await api.get(f"/users/{user['id']}"))["subscription"]["plan_id"] == plan["id"]
+    (entry,) = (await api.get("/audit-log", action="subscriptions.change", limit=1))["data"]
+    assert entry["reason"] == "asked"
+
+
+async def test_account_is_suspended_and_reactivated(root: Browser, api: Api) -> None:
+    user = await api.create_user()
+    path = f"/accounts/{user['id']}"
+    await root.submit(path, f"{path}/suspend", reason="abuse")
+    assert (await api.get(f"/users/{user['id']}"))["status"] == "suspended"
+    await root.submit(path, f"{path}/reactivate", reason="settled")
+    assert (await api.get(f"/users/{user['id']}"))["status"] == "active"
+    reasons = [entry["reason"] for entry in (await api.get("/audit-log", entity_id=user["id"]))["data"]]
+    assert reasons[:2] == ["settled", "abuse"]
+
+
+async def test_note_keeps_the_other_metadata(root: Browser, api: Api) -> None:
+    user = await api.create_user(metadata={"crm": 7})
+    path = f"/accounts/{user['id']}"
+    await root.submit(path, f"{path}/note", note="Calls on Mondays.")
+    assert (await api.get(f"/users/{user['id']}"))["metadata"] == {"crm": 7, "note": "Calls on Mondays."}
+    assert "Calls on Mondays." in await root.get(path)
+
+
+async def test_rotated_key_is_shown_once(root: Browser, api: Api) -> None:
+    user = await api.create_user()
+    key = await api.post("/keys", {"user_id": user["id"]})
+    path = f"/accounts/{user['id']}"
+    rotate = f"{path}/keys/{key['id']}/rotate"
+    answer = await root.submit(path, rotate, status=200, grace_seconds="3600", reason="leaked", once=uuid4().hex)
+    (shown,) = re.findall(r'<code id="issued-key">([^<]+)</code>', answer.text)
+    assert shown.startswith("gw_live_")
+    assert shown not in await root.get(path)
+    (entry,) = (await api.get("/audit-log", entity_id=key["id"], action="keys.rotate"))["data"]
+    assert entry["reason"] == "leaked"
+
+
+async def test_key_is_revoked_for_good(root: Browser, api: Api) -> None:
+    user = await api.create_user()
+    key = await api.post("/keys", {"user_id": user["id"]})
+    path = f"/accounts/{user['id']}"
+    await root.submit(path, f"{path}/keys/{key['id']}/revoke", reason="lost")
+    assert (await api.get(f"/keys/{key['id']}"))["status"] == "revoked"
+
+
+async def test_html_in_every_text_field_is_harmless(root: Browser, api: Api) -> None:
+    plan = await api.create_plan(
+        name=f"{HTML} {uuid4().hex[:8]}", description=HTML, features={"analysis": True, HTML: HTML}
+    )
+    user = await api.create_user(name=HTML, company=HTML, external_id=f"{HTML}{uuid4().hex}", plan=plan["id"])
+    await api.post("/keys", {"user_id": user["id"], "name": HTML})
+    path = f"/accounts/{user['id']}"
+    await root.submit(path, f"{path}/note", note=HTML + "</textarea>" + HTML)
+    await root.submit(path, f"{path}/credits", amount="5", reason=HTML, once=uuid4().hex)
+    await api.post(
+        "/payments", {"user_id": user["id"], "amount": "5.00", "description": HTML, "reference": HTML + uuid4().hex}
+    )
+    paths = (path, f"{path}/ledger", f"{path}/calls", "/plans", f"/plans/{plan['id']}", "/audit", "/money", "/find")
+    for shown in paths:
+        page = await root.get(shown)
+        assert "<script>alert" not in page, shown
+        assert "<img src=x" not in page, shown
+    for query in ("/find", "/usage", "/audit"):
+        page = await root.get(query, q=HTML, endpoint=HTML, model=HTML, actor=HTML, entity_id=HTML)
+        assert "<script>alert" not in page, query

@@ -1,0 +1,156 @@
+"""The other pages: what they find, compare, replay and tell."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID, uuid4
+
+from gateway.api.admin import AdminApi
+from gateway.clock import now
+from gateway.ledger.db.session import Database
+from gateway.ledger.payments import webhook_events
+from gateway.ledger.usage import ingestion
+from gateway.web.console.app import round_money
+from gateway.web.console.today import warnings_of
+from gateway.web.formats import NOTHING
+from tests.ledger.make import a_line
+from tests.web.console.operators import Api, Browser
+
+
+def database_of(admin: AdminApi) -> Database:
+    return admin.authenticator._database
+
+
+async def test_find_leads_to_the_only_hit(root: Browser, api: Api) -> None:
+    word = f"f{uuid4().hex[:10]}"
+    user = await api.create_user(name=word)
+    found = await root.client.get("/console/find", params={"q": word})
+    assert found.headers["location"] == f"/console/accounts/{user['id']}"
+    await api.create_user(name=word)
+    page = await root.get("/find", q=word)
+    assert page.count("/console/accounts/") == 2
+
+
+async def test_call_is_shown_with_its_receipt(root: Browser, api: Api, admin: AdminApi) -> None:
+    user = await api.create_user()
+    async with database_of(admin).transaction() as connection:
+        await ingestion.ingest(connection, [a_line(UUID(user["id"]), at=now())])
+    (call,) = (await api.get("/usage", user_id=user["id"]))["data"]
+    page = await root.get(f"/calls/{call['request_id']}")
+    assert "1 credit per call" in page
+    assert call["request_id"] in await root.get(f"/accounts/{user['id']}/calls")
+    await root.get(f"/calls/{uuid4()}", status=404)
+    await root.get("/calls/none", status=404)
+
+
+async def test_usage_is_split_filtered_and_kept_in_the_address(root: Browser, api: Api, admin: AdminApi) -> None:
+    user = await api.create_user()
+    lines = [
+        a_line(UUID(user["id"]), at=now(), endpoint="chat", model=model, credits_charged=credits)
+        for model, credits in (("small", 2), ("small", 3), ("large", 40))
+    ]
+    async with database_of(admin).transaction() as connection:
+        await ingestion.ingest(connection, lines)
+    page = await root.get("/usage", split="model", user_id=user["id"], days="7")
+    assert page.index(">large</a>") < page.index(">small</a>")  # by credits
+    assert f"user_id={user['id']}" in page
+    assert ">small</a>" in await root.get("/usage", split="model", user_id=user["id"], model="small")
+    assert "No call matches." in await root.get("/usage", split="model", user_id=user["id"], model="other")
+    for split in ("user", "key", "plan", "outcome", "day", "endpoint", "nonsense"):
+        await root.get("/usage", split=split, days="366", measure="requests")
+
+
+async def test_plan_is_saved_after_its_difference_was_shown(root: Browser, api: Api) -> None:
+    plan = await api.create_plan(features={"analysis": True})
+    path = f"/plans/{plan['id']}"
+    fields = {"name": plan["name"], "price": "12.50", "credits_per_period": "90", "trial_period_days": "0"}
+    fields |= {"sort_order": str(plan["sort_order"]), "is_active": "1", "features": "analysis: true\nseats: 3"}
+    shown = (await root.submit(path, status=200, **fields)).text
+    assert "What would change" in shown
+    assert (await api.get(path))["price"] == "9.90"
+    await root.submit(path, **fields, confirmed=str(plan["version"]))
+    saved = await api.get(path)
+    assert (saved["price"], saved["credits_per_period"]) == ("12.50", 90)
+    assert saved["features"] == {"analysis": True, "seats": 3}
+
+
+async def test_plan_that_changed_meanwhile_is_shown_again(root: Browser, api: Api) -> None:
+    plan = await api.create_plan()
+    path = f"/plans/{plan['id']}"
+    await api.call("PATCH", path, {"credits_per_period": 71})
+    fields = {
+        "name": plan["name"],
+        "price": "1.00",
+        "credits_per_period": "70",
+        "is_active": "1",
+        "trial_period_days": "0",
+    }
+    answer = await root.submit(path, status=200, **fields, sort_order="0", confirmed=str(plan["version"]))
+    assert "What would change" in answer.text
+    assert (await api.get(path))["price"] == "9.90"
+
+
+async def test_failed_webhook_is_replayed(root: Browser, admin: AdminApi) -> None:
+    event_id = f"evt_{uuid4().hex}"
+    async with database_of(admin).transaction() as connection:
+        stored = await webhook_events.record(
+            connection, "stripe", provider_event_id=event_id, event_type="invoice.paid", payload={}, occurred_at=None
+        )
+        event = None if stored is None else await webhook_events.get(connection, stored)
+        assert event is not None
+        await webhook_events.fail(connection, event, reason="No such invoice")
+    page = await root.get("/money?list=events&status=failed")
+    assert event_id in page
+    told = await root.follow(await root.submit("/money?list=events", f"/events/{stored}/replay"))
+    assert "invoice.paid is received." in told
+
+
+async def test_why_answers_for_a_key_and_keeps_it_out_of_the_page(root: Browser, api: Api) -> None:
+    user = await api.create_user()
+    key = await api.post("/keys", {"user_id": user["id"]})
+    answer = await root.submit("/why", status=200, key=key["key"], route="generate", units="2")
+    assert "subscription_inactive" in answer.text
+    assert key["key"] not in answer.text
+
+
+async def test_refund_asks_for_what_is_missing(root: Browser, api: Api) -> None:
+    user = await api.create_user()
+    payment = await api.post("/payments", {"user_id": user["id"], "amount": "5.00"})
+    path = f"/payments/{payment['id']}"
+    answer = await root.submit(path, f"{path}/refund", status=422, amount="2.00")
+    assert "reason" in answer.text.lower()
+
+
+async def test_token_is_made_shown_once_and_revoked(root: Browser, api: Api) -> None:
+    name = f"n{uuid4().hex[:10]}"
+    answer = await root.submit("/tokens", status=200, name=name, scopes="read", once=uuid4().hex)
+    assert "issued-token" in answer.text
+    (token,) = [each for each in (await api.get("/admin-tokens", limit=500))["data"] if each["name"] == name]
+    await root.submit("/tokens", f"/tokens/{token['id']}/revoke")
+    assert (await api.get(f"/admin-tokens/{token['id']}"))["revoked_at"] is not None
+
+
+async def test_books_are_reconciled(root: Browser) -> None:
+    answer = await root.submit("/system", "/system/reconcile", status=200)
+    assert "0 differences" in answer.text
+
+
+def test_trouble_is_told_in_words() -> None:
+    quiet = dict.fromkeys(
+        (
+            *("settlements_lost", "reconcile_difference_credits", "poison_entries", "outage_credit_calls"),
+            *("spooled_settlements", "webhooks_given_up", "journal_lag_seconds"),
+        )
+    )
+    calm: dict[str, Any] = {**quiet, "not_ready": [], "open_breakers": [], "quarantined": {}}
+    assert warnings_of(calm) == []
+    told = warnings_of({**calm, "not_ready": ["redis"], "journal_lag_seconds": 90.4, "quarantined": {"renewals": 2}})
+    assert [each.text for each in told] == [
+        "Calls are not admitted: redis is missing.",
+        "PostgreSQL is 90 s behind the calls.",
+        "The worker renewals has quarantined 2 items.",
+    ]
+
+
+def test_money_is_rounded_to_cents() -> None:
+    assert [round_money(each) for each in (None, "0", "0.004", "1234.567")] == [NOTHING, "0.00", "< 0.01", "1,234.57"]

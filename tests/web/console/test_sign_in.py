@@ -1,0 +1,66 @@
+"""Signing in to the console: by an admin token, whose revocation ends the session at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.api.conftest import TOKEN
+from tests.web.console.operators import Api, Browser
+
+
+async def test_sign_in_needs_a_valid_token(stranger: Browser) -> None:
+    refused = await stranger.submit("/sign-in", status=401, token="gwadm_live_wrong")
+    assert "not valid" in refused.text
+    assert "gwadm_live_wrong" not in refused.text
+    assert (await stranger.client.get("/console")).headers["location"] == "/console/sign-in"
+    assert "Today" in await stranger.follow(await stranger.submit("/sign-in", token=TOKEN))
+
+
+async def test_session_cookie_is_out_of_reach_of_scripts_and_other_sites(stranger: Browser) -> None:
+    answer = await stranger.submit("/sign-in", token=TOKEN)
+    cookie = next(each for each in answer.headers.get_list("set-cookie") if "console_session" in each)
+    assert cookie.startswith("__Host-console_session=")
+    assert {"HttpOnly", "Secure", "SameSite=lax", "Path=/"} <= {part.strip() for part in cookie.split(";")}
+    assert TOKEN not in cookie
+
+
+async def test_pages_allow_nothing_inline_and_no_frame(root: Browser) -> None:
+    answer = await root.client.get("/console")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert "no-store" in answer.headers["cache-control"]
+
+
+async def test_revoked_token_ends_its_session(stranger: Browser, api: Api) -> None:
+    made = await api.post("/admin-tokens", {"name": "leaves-soon", "scopes": ["read"]})
+    await stranger.sign_in(made["token"])
+    await stranger.get("/plans")
+    await api.post(f"/admin-tokens/{made['id']}/revoke")
+    await stranger.get("/plans", status=303)
+
+
+async def test_sign_out_ends_the_session(root: Browser) -> None:
+    await root.submit("", "/sign-out")
+    await root.get("", status=303)
+
+
+async def test_sign_in_leads_back_to_the_page(stranger: Browser) -> None:
+    asked = await stranger.client.get("/console/audit?actor=admin")
+    assert asked.headers["location"] == "/console/sign-in?next=%2Fconsole%2Faudit%3Factor%3Dadmin"
+    done = await stranger.submit("/sign-in", token=TOKEN, next="/console/audit?actor=admin")
+    assert done.headers["location"] == "/console/audit?actor=admin"
+
+
+@pytest.mark.parametrize(
+    "target", ["//evil.example", "https://evil.example", "/\\evil.example", "/admin", "javascript:1"]
+)
+async def test_sign_in_leads_nowhere_else(stranger: Browser, target: str) -> None:
+    done = await stranger.submit("/sign-in", token=TOKEN, next=target)
+    assert done.headers["location"] == "/console"
+
+
+async def test_console_answers_for_known_hosts_only(root: Browser) -> None:
+    refused = await root.client.get("/console", headers={"host": "evil.example"})
+    assert refused.status_code == 400
