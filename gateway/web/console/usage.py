@@ -30,6 +30,9 @@ SPANS = {"1": "Today", "7": "7 days", "30": "30 days", "90": "90 days", "366": "
 MEASURES = {"requests": "Calls", "credits_charged": "Credits", "tokens_used": "Tokens", "cost_usd": "Cost"}
 _FILTERS = ("endpoint", "model", "plan_id", "outcome", "user_id")
 _ROWS = 25
+_NOTHING: Mapping[str, Any] = {"data": (), "next_cursor": None}
+# A filter that is none, and more calls than can be summed while somebody waits: the page says so above its filters.
+_TELLS = frozenset({400, 422})
 _PAGES_OF_CHART = 8
 
 
@@ -40,14 +43,22 @@ async def show_usage(page: Operator) -> Response:
     span = _one_of(page.param("days"), SPANS, "30")
     within = {name: page.param(name) for name in _FILTERS} | {"from_": _since(int(span)).isoformat()}
     order = None if split == "day" else f"-{measure}"
-    found = await page.api.get("/usage", **within, group_by=split, sort=order, limit=_ROWS, cursor=page.param("cursor"))
+    found, labels, series, problem = _NOTHING, list[str](), list[Series](), None
+    try:
+        query = {**within, "group_by": split, "sort": order, "limit": _ROWS, "cursor": page.param("cursor")}
+        found = await page.api.get("/usage", **query)
+        labels, series = await _chart(page, within, split, measure=measure, first=_since(int(span)))
+    except ApiRefused as refused:
+        if refused.status not in _TELLS:
+            raise
+        problem = str(refused)
     names = await _names(page, split, found["data"])
     rows = [{**row, "label": _label(row, split), "name": names.get(row[SPLITS[split][1]])} for row in found["data"]]
-    labels, series = await _chart(page, within, split, measure=measure, first=_since(int(span)))
     form = Form(defaults={"split": split, "measure": measure, "days": span} | {n: within[n] for n in _FILTERS})
     return page.render(
         "usage.html",
         form=form,
+        problem=problem,
         rows=rows,
         page={"next_cursor": found["next_cursor"]},
         split=split,

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
 from fastapi import APIRouter
 from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.admin.dependencies import AdminDependencies, DependenciesDep, UnitOfWorkDep
 from gateway.api.admin.records.series import Series, read_series
 from gateway.api.schemas.pages import ResponseModel
 from gateway.clock import now
 from gateway.ledger.payments import webhook_events
-from gateway.ledger.usage import today
-from gateway.ledger.usage.today import CallCount, MoneyCount
+from gateway.ledger.usage import analytics, today
+from gateway.ledger.usage.analytics import Dimension, UsageGroup
+from gateway.ledger.usage.history import UsageFilter
+from gateway.ledger.usage.today import MoneyCount
 from policies.billing.money import margin
 from policies.model import Outcome, Route
 from policies.usage.counts import UsageSource
 
 router = APIRouter(prefix="/overview", tags=["overview"])
+
+_GROUPS = 500
 
 
 class EndpointCounts(ResponseModel):
@@ -87,35 +93,47 @@ async def get_overview(unit_of_work: UnitOfWorkDep, dependencies: DependenciesDe
         refusals = await today.count_refusals(connection, since)
         money = await today.count_money(connection, since)
         events = await webhook_events.counts(connection)
-        calls = await today.count_calls(connection, since)
+        wanted = UsageFilter(since=since, until=now())
+        calls = await _groups(connection, wanted, Dimension.ENDPOINT, Dimension.OUTCOME)
+        unreported = {
+            str(source): sum(
+                group.requests for group in await _groups(connection, replace(wanted, usage_source=source))
+            )
+            for source in (UsageSource.ESTIMATED, UsageSource.MISSING)
+        }
     series = await read_series(dependencies.metrics_text)
     trouble = _trouble(series, missing=await dependencies.readiness(), events=events)
-    return _overview(calls, money, dependencies, since=since, refusals=refusals, trouble=trouble)
+    return _overview(calls, money, dependencies, since=since, refusals=refusals, unreported=unreported, trouble=trouble)
+
+
+async def _groups(connection: AsyncConnection, wanted: UsageFilter, *by: Dimension) -> Sequence[UsageGroup]:
+    page = await analytics.group_usage(connection, wanted, by or (Dimension.OUTCOME,), limit=_GROUPS)
+    return page.data
 
 
 def _overview(
-    calls: Sequence[CallCount],
+    calls: Sequence[UsageGroup],
     money: Sequence[MoneyCount],
     dependencies: AdminDependencies,
     *,
     since: datetime,
     refusals: Mapping[str, int],
+    unreported: Mapping[str, int],
     trouble: Trouble,
 ) -> Overview:
-    credits = sum(count.credits for count in calls)
+    credits = sum(count.credits_charged for count in calls)
     cost = sum((count.cost_usd for count in calls), Decimal(0))
     earned = margin(credits, cost, dependencies.credit_value)
-    sources = _sum_by(calls, "usage_source")
     return Overview(
         since=since,
-        calls=sum(count.calls for count in calls),
+        calls=sum(count.requests for count in calls),
         succeeded=_sum_by(calls, "outcome")[Outcome.SUCCEEDED],
         credits_charged=credits,
         revenue_usd=None if earned is None else earned.revenue_usd,
         cost_usd=cost,
         margin_usd=None if earned is None else earned.margin_usd,
-        usage_estimated=sources[UsageSource.ESTIMATED],
-        usage_missing=sources[UsageSource.MISSING],
+        usage_estimated=unreported[UsageSource.ESTIMATED],
+        usage_missing=unreported[UsageSource.MISSING],
         refusals=dict(refusals),
         endpoints=_by_endpoint(calls),
         upstreams=_by_upstream(calls, dependencies.routes),
@@ -124,36 +142,36 @@ def _overview(
     )
 
 
-def _sum_by(calls: Sequence[CallCount], name: str) -> Counter[str]:
+def _sum_by(calls: Sequence[UsageGroup], name: str) -> Counter[str]:
     sums: Counter[str] = Counter()
     for count in calls:
-        sums[getattr(count, name)] += count.calls
+        sums[getattr(count, name)] += count.requests
     return sums
 
 
-def _by_endpoint(calls: Sequence[CallCount]) -> list[EndpointCounts]:
+def _by_endpoint(calls: Sequence[UsageGroup]) -> list[EndpointCounts]:
     made = _sum_by(calls, "endpoint")
     failed = _sum_by([count for count in calls if count.outcome != Outcome.SUCCEEDED], "endpoint")
     credits: Counter[str] = Counter()
     for count in calls:
-        credits[count.endpoint] += count.credits
+        credits[count.endpoint or ""] += count.credits_charged
     return [
         EndpointCounts(endpoint=name, calls=number, failed=failed[name], credits_charged=credits[name])
         for name, number in made.most_common()
     ]
 
 
-def _by_upstream(calls: Sequence[CallCount], routes: Mapping[str, Route]) -> list[UpstreamCounts]:
+def _by_upstream(calls: Sequence[UsageGroup], routes: Mapping[str, Route]) -> list[UpstreamCounts]:
     """Calls of a route that is no longer served count for no upstream."""
     made: Counter[str] = Counter()
     errors: dict[str, Counter[str]] = {}
     for count in calls:
-        route = routes.get(count.endpoint)
+        route = routes.get(count.endpoint or "")
         if route is None:
             continue
-        made[route.upstream] += count.calls
+        made[route.upstream] += count.requests
         if count.outcome != Outcome.SUCCEEDED:
-            errors.setdefault(route.upstream, Counter())[count.outcome] += count.calls
+            errors.setdefault(route.upstream, Counter())[count.outcome or ""] += count.requests
     return [
         UpstreamCounts(upstream=name, calls=number, errors=dict(errors.get(name, {})))
         for name, number in made.most_common()

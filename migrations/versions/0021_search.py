@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from alembic import op
 
-revision = "0020"
-down_revision = "0019"
+revision = "0021"
+down_revision = "0020"
 branch_labels = None
 depends_on = None
-serves_from = "0019"
+serves_from = "0020"
 is_needed = False
 
 _INDEXES = {
