@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE
 ALSO_fuzz := tests/api/test_schemathesis.py tests/api/test_broken_values.py tests/ledger/invoicing/test_issued_invoices.py
 ALSO_chaos := tests/guarantees/histories tests/guarantees/ai/test_aborts.py tests/guarantees/attacks
 
-.PHONY: help run unit test check docs format reference fuzz chaos bench lock node-clients
+.PHONY: help run unit test check docs format reference pictures fuzz chaos bench lock node-clients
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -44,6 +44,9 @@ reference: .venv/.installed ## write docs/reference/ from the code
 	$(BIN)/python -m gateway.http.problem_reference > docs/reference/errors.md
 	$(BIN)/python -m gateway.config.reference > docs/reference/settings.md
 	$(BIN)/python -m gateway.metrics_reference > docs/reference/metrics.md
+
+pictures: .venv/.installed-dev ## make the pictures of the README and docs/pictures (needs Chromium)
+	@$(BIN)/python scripts/pictures
 
 # The long proofs (docs/testing.md) draw from a random seed, which they print; `make fuzz SEED=7` draws the same again.
 fuzz chaos: .venv/.installed-dev ## the long proofs, from a random seed or from SEED=7

@@ -67,7 +67,7 @@ def demo(
         bool | None, typer.Option(help="Seed a month of customers and usage, once; by default unless --json.")
     ] = None,
 ) -> None:
-    """Serve with the bundled upstream and a demo account, and print calls to try."""
+    """Serve with the bundled upstream and a demo account, and print sign-ins and calls to try."""
     overrides = {"server.public": f"127.0.0.1:{port}", "server.admin": f"127.0.0.1:{admin_port}"}
     path = Path(str(files("gateway.demo") / "gateway.yaml"))
     with_month = not as_json if month is None else month

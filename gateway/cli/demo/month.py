@@ -52,13 +52,14 @@ async def seed_month(
     demo_key: Fingerprint,
     password_hash: str,
     now: datetime,
+    customers: Sequence[Customer] = CUSTOMERS,
 ) -> UUID | None:
     """Seeds the month that ends `now`; gives the id of the demo user, None if there are customers of it already."""
-    for customer in CUSTOMERS:
+    for customer in customers:
         if await users.get_by_email(connection, customer.email) is not None:
             return None
-    month = Month(connection, routes=routes, issuer=issuer, now=now)
-    first = max(customer.since for customer in CUSTOMERS)
+    month = Month(connection, customers, routes=routes, issuer=issuer, now=now)
+    first = max(customer.since for customer in customers)
     await month.create_partitions(first)
     for days_ago in range(first, -1, -1):
         await month.add_day(days_ago, demo_key=demo_key, password_hash=password_hash)
@@ -70,9 +71,16 @@ class Month:
     """The accounts as they are at the end of the day that was added last."""
 
     def __init__(
-        self, connection: AsyncConnection, *, routes: Mapping[str, Route], issuer: Issuer, now: datetime
+        self,
+        connection: AsyncConnection,
+        customers: Sequence[Customer],
+        *,
+        routes: Mapping[str, Route],
+        issuer: Issuer,
+        now: datetime,
     ) -> None:
         self._connection = connection
+        self._customers = customers
         self._routes = routes
         self._issuer = issuer
         self._now = now
@@ -92,7 +100,7 @@ class Month:
         day = self._today - timedelta(days=days_ago)
         noon = min(day + timedelta(hours=11), self._now)
         await set_creation_time(self._connection, noon)
-        for customer in CUSTOMERS:
+        for customer in self._customers:
             if customer.since == days_ago:
                 await self._add_customer(customer, noon, demo_key=demo_key, password_hash=password_hash)
         await self._bill(days_ago, noon)
@@ -149,7 +157,7 @@ class Month:
                 connection, user_id, amount=amount, source="admin", reason=reason, actor=ACTOR, effective_at=at
             )
             await self._record("credits.grant", user_id, reason=reason)
-        for user_id in await expiry.list_due_accounts(connection, now=at, limit=len(CUSTOMERS)):
+        for user_id in await expiry.list_due_accounts(connection, now=at, limit=len(self._customers)):
             await expiry.apply_due(connection, user_id, now=at)
 
     async def _call(self, day: datetime) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 import typer
 
 from gateway import logs
-from gateway.cli.demo.account import ensure_account
+from gateway.cli.demo.account import DemoAccount, ensure_account
+from gateway.cli.demo.customers import DEMO_EMAIL
 from gateway.cli.installation import apply_reload, prepare
 from gateway.config import Config
 from gateway.embedded.locks import serve_lock
@@ -24,7 +25,12 @@ from gateway.runtime.sockets import bind, url_of
 from gateway.runtime.stores import open_store_servers
 
 _TRY = """
-The gateway is serving. Try:
+The gateway is serving. Look at it:
+
+  {public_url}/portal     as the customer {email} with the password {password}
+  {admin_url}/console    as an operator with the token {admin_token}
+
+Try:
 
   curl {public_url}/v1/analyze -H 'X-API-Key: {api_key}' -d 'the quick brown fox and the lazy dog'
 
@@ -78,14 +84,14 @@ async def run_demo(read_config: Callable[[], Config], *, as_json: bool, with_mon
             "database_url": stores.database_url,
             "redis_url": stores.redis_url,
         }
-        typer.echo(json.dumps(facts) if as_json else _instructions(config, facts))
+        typer.echo(json.dumps(facts) if as_json else _instructions(config, facts, account))
         await wait_for_stop_signal()
 
 
-def _instructions(config: Config, facts: Mapping[str, str]) -> str:
+def _instructions(config: Config, facts: Mapping[str, str], account: DemoAccount) -> str:
     is_default = config.data_dir == Path(".gateway").absolute()
     option = "" if is_default else f" --data-dir {shlex.quote(str(config.data_dir))}"
-    return _TRY.format(**facts, command=_command(), data_dir_option=option)
+    return _TRY.format(**facts, email=DEMO_EMAIL, password=account.password, command=_command(), data_dir_option=option)
 
 
 def _command() -> str:

@@ -26,6 +26,7 @@ SESSION_LIFETIME = timedelta(hours=12)
 RECENT = timedelta(minutes=15)
 _COOKIE, _AUDIENCE = "console_session", "console:session"
 _ROOT = "root"
+FORBIDDEN = 403
 
 
 class SignInNeeded(Exception):  # noqa: N818 - an answer (303), not a fault
@@ -77,10 +78,12 @@ class Operator:
         return self.visit.render(f"console/{template}", status=status, **context)
 
     async def submit(self, call: Callable[[], Awaitable[T]]) -> T | None:
-        """What the API gives; None where it refuses, and the form says why."""
+        """What the API gives; None where it refuses, and the form says why. Raises ApiRefused for a missing scope."""
         try:
             return await call()
         except ApiRefused as refused:
+            if refused.status == FORBIDDEN:
+                raise
             self.form.status = refused.status
             errors = refused.problem.get("errors") or ()
             self.form.errors = {each["field"]: sentence(each["message"]) for each in errors}

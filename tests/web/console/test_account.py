@@ -85,7 +85,7 @@ async def test_key_is_revoked_for_good(root: Browser, api: Api) -> None:
 
 async def test_html_in_every_text_field_is_harmless(root: Browser, api: Api) -> None:
     plan = await api.create_plan(
-        name=f"{HTML} {uuid4().hex[:8]}", description=HTML, features={"analysis": True, HTML: HTML}
+        name=f"{HTML} {uuid4().hex[:8]}", description=HTML, features={"analysis": True, "label": HTML}
     )
     user = await api.create_user(name=HTML, company=HTML, external_id=f"{HTML}{uuid4().hex}", plan=plan["id"])
     await api.post("/keys", {"user_id": user["id"], "name": HTML})

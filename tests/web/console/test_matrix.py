@@ -36,7 +36,7 @@ PAGES = (
 FORMS: dict[str, dict[str, Any]] = {
     "/accounts/{user}/credits": {"amount": "5", "reason": "matrix"},
     "/accounts/{user}/plan": {"plan_id": "{plan}", "reason": "matrix"},
-    "/plans/{plan}": {"price": "1.00", "confirmed": "1"},
+    "/plans/{plan}": {"price": "{price}", "confirmed": "{version}"},
     "/why": {"key": "gw_live_x"},
 }
 
@@ -93,15 +93,15 @@ async def test_scope_shows_and_does_what_the_api_would(
     await stranger.submit("/why", "/sign-out") if scope == "read" else stranger.client.cookies.clear()
     await stranger.sign_in(await api.token(*{"read", scope}))
     form_token = await stranger.form_token("/why")
+    version = (await api.get(f"/plans/{things['plan']}"))["version"]
+    things = {**things, "version": str(version), "price": f"{version}.75"}
     wrong = []
     for path, needed in ACTIONS.items():
         fields = {name: value.format(**things) for name, value in FORMS.get(path, {}).items()}
         answer = await stranger.client.post(
             f"/console{path.format(**things)}", data={**fields, "form_token": form_token}
         )
-        is_refused = answer.status_code == 403 and "insufficient_scope" in answer.text
-        is_refused |= answer.status_code == 403 and "This token lacks" in answer.text
-        if is_refused is (needed in {"read", scope}):
+        if (answer.status_code == 403) is (needed in {"read", scope}):
             wrong.append((path, answer.status_code))
     assert not wrong
 
@@ -127,6 +127,7 @@ async def test_form_that_this_session_was_not_shown_does_nothing(
         await root.sign_in(await api.token(*SCOPES))
         form_token = stolen
     before = await api.get("/audit-log", limit=1)
+    things = {**things, "version": "1", "price": "3.00"}
     for path in ACTIONS:
         fields = {name: value.format(**things) for name, value in FORMS.get(path, {}).items()}
         answer = await root.client.post(f"/console{path.format(**things)}", data={**fields, "form_token": form_token})

@@ -95,12 +95,10 @@ async def get_overview(unit_of_work: UnitOfWorkDep, dependencies: DependenciesDe
         events = await webhook_events.counts(connection)
         wanted = UsageFilter(since=since, until=now())
         calls = await _groups(connection, wanted, Dimension.ENDPOINT, Dimension.OUTCOME)
-        unreported = {
-            str(source): sum(
-                group.requests for group in await _groups(connection, replace(wanted, usage_source=source))
-            )
-            for source in (UsageSource.ESTIMATED, UsageSource.MISSING)
-        }
+        unreported = {}
+        for source in (UsageSource.ESTIMATED, UsageSource.MISSING):
+            groups = await _groups(connection, replace(wanted, usage_source=source))
+            unreported[str(source)] = sum(group.requests for group in groups)
     series = await read_series(dependencies.metrics_text)
     trouble = _trouble(series, missing=await dependencies.readiness(), events=events)
     return _overview(calls, money, dependencies, since=since, refusals=refusals, unreported=unreported, trouble=trouble)
