@@ -16,7 +16,6 @@ from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.cli.demo import billing
-from gateway.cli.demo.backdating import set_creation_time
 from gateway.cli.demo.calls import Caller, draw_day
 from gateway.cli.demo.customers import CUSTOMERS, DEMO_EMAIL, Customer
 from gateway.ledger.accounts import api_keys, users
@@ -40,6 +39,10 @@ _CREDITS: Mapping[int, Sequence[tuple[str, int, str]]] = {
     12: (("aiko@lumen-labs.example", 1500, "evaluation credits, agreed by mail"),),
     5: (("jonas@brandt-analytics.example", 100, "reported a mistake in the documentation"),),
 }
+_BACKDATED = (
+    *("users", "api_keys", "user_credits", "credit_grants", "credit_ledger", "subscriptions", "billing_spans"),
+    *("invoices", "payment_transactions", "payment_allocations", "checkouts", "webhook_events"),
+)
 _SUSPENDED = "ivan.petrov@mail.example"
 _CODES = (Refusal.RATE_LIMITED, Refusal.RATE_LIMITED, Refusal.FEATURE_NOT_IN_PLAN, Refusal.BATCH_TOO_LARGE)
 
@@ -192,6 +195,16 @@ class Month:
         await audit_log.append(
             self._connection, actor=ACTOR, action=action, entity="user", entity_id=user_id, reason=reason
         )
+
+
+async def set_creation_time(connection: AsyncConnection, instant: datetime | None) -> None:
+    """New rows get `instant` as created_at until the next call; None: the present again.
+
+    The ledger is append-only, so nothing can be backdated later. DDL takes no parameters, hence the literal.
+    """
+    default = "now()" if instant is None else f"timestamptz '{instant.isoformat()}'"
+    for table in _BACKDATED:
+        await connection.exec_driver_sql(f"ALTER TABLE {table} ALTER COLUMN created_at SET DEFAULT {default}")
 
 
 def _fingerprint(customer: Customer, name: str) -> Fingerprint:

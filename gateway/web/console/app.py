@@ -16,9 +16,9 @@ from gateway.api.admin import AdminApi
 from gateway.api.middleware import BodyLimitMiddleware, HostMiddleware, RequestIdMiddleware
 from gateway.http.problem_types import PROBLEM_TYPES
 from gateway.web.branding import Branding, Link
-from gateway.web.console import account, actions, audit, find, money, plans, sign_in, system, today, usage, why
+from gateway.web.console import account, actions, audit, find, money, plans, sign_in, today, usage, why
 from gateway.web.console.in_process import ApiRefused
-from gateway.web.console.operator import Console, SignInNeeded, enter_operator, enter_stranger
+from gateway.web.console.operator import Console, OperatorNeeded, enter_operator, enter_stranger
 from gateway.web.formats import NOTHING
 from gateway.web.pages import MAX_FORM_BYTES, build_site
 from gateway.web.site import Site, Visit
@@ -35,7 +35,7 @@ MENU = (
     Link("Audit", "/audit"),
     Link("System", "/system"),
 )
-_PAGES: tuple[ModuleType, ...] = (today, find, account, actions, usage, plans, money, why, audit, system, sign_in)
+_PAGES: tuple[ModuleType, ...] = (today, find, account, actions, usage, plans, money, why, audit, sign_in)
 
 
 def build_console(admin: AdminApi, *, secret: str, branding: Branding | None = None) -> ASGIApp:
@@ -47,7 +47,7 @@ def build_console(admin: AdminApi, *, secret: str, branding: Branding | None = N
     routes: list[BaseRoute] = list(sign_in.strangers.routes(site, partial(enter_stranger, console)))
     for module in _PAGES:
         routes += module.pages.routes(site, partial(enter_operator, console))
-    app = build_site(site, routes, {SignInNeeded: _to_sign_in, ApiRefused: _show_refusal})
+    app = build_site(site, routes, {OperatorNeeded: _to_sign_in, ApiRefused: _show_refusal})
     return RequestIdMiddleware(HostMiddleware(BodyLimitMiddleware(app, max_body_bytes=_max_body_bytes), admin.hosts))
 
 
@@ -63,7 +63,7 @@ def _max_body_bytes(_path: str) -> int:
     return MAX_FORM_BYTES
 
 
-async def _to_sign_in(visit: Visit, _: SignInNeeded) -> Response:
+async def _to_sign_in(visit: Visit, _: OperatorNeeded) -> Response:
     return sign_in.to_sign_in(visit)
 
 

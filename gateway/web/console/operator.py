@@ -29,7 +29,7 @@ _ROOT = "root"
 FORBIDDEN = 403
 
 
-class SignInNeeded(Exception):  # noqa: N818 - an answer (303), not a fault
+class OperatorNeeded(Exception):  # noqa: N818 - an answer (303), not a fault
     """The page is for operators who are signed in."""
 
 
@@ -42,7 +42,7 @@ class Console:
 
 
 @dataclass(frozen=True, slots=True)
-class Stranger:
+class Outsider:
     visit: Visit
     console: Console
 
@@ -114,21 +114,21 @@ async def sign_in(console: Console, token: str, *, address: str) -> Actor:
     return await console.admin.authenticator.sign_in(token.strip().encode("utf-8", "replace"), address=address)
 
 
-async def enter_stranger(console: Console, visit: Visit) -> Stranger:
+async def enter_stranger(console: Console, visit: Visit) -> Outsider:
     visit.shared |= {"actor": None, "can": _nothing, "wanted": ""}
-    return Stranger(visit, console)
+    return Outsider(visit, console)
 
 
 async def enter_operator(console: Console, visit: Visit) -> Operator:
-    """Raises SignInNeeded, also where the token has been revoked since."""
+    """Raises OperatorNeeded, also where the token has been revoked since."""
     visit.shared |= {"actor": None, "can": _nothing, "wanted": ""}
     claims = console.site.signer.read(_AUDIENCE, visit.cookies.get(_COOKIE))
     if claims is None:
-        raise SignInNeeded
+        raise OperatorNeeded
     token_id = None if claims["tid"] == _ROOT else UUID(claims["tid"])
     actor = await console.admin.authenticator.find_signed_in(token_id)
     if actor is None:
-        raise SignInNeeded
+        raise OperatorNeeded
     visit.identity = claims["sid"]
     visit.shared |= {"actor": actor, "can": _can(actor)}
     caller = ApiCaller(console.admin.scoped, actor, visit.address)

@@ -8,21 +8,21 @@ from urllib.parse import urlencode
 from starlette.responses import Response
 
 from gateway.api.admin.auth import Actor
-from gateway.web.console.operator import Operator, Stranger, begin, forget, sign_in
+from gateway.web.console.operator import Operator, Outsider, begin, forget, sign_in
 from gateway.web.pages import PageRoutes
 from gateway.web.site import Visit
 
-strangers: PageRoutes[Stranger] = PageRoutes()
+strangers: PageRoutes[Outsider] = PageRoutes()
 pages: PageRoutes[Operator] = PageRoutes()
 
 
 @strangers.get("/sign-in")
-async def show_sign_in(page: Stranger) -> Response:
+async def show_sign_in(page: Outsider) -> Response:
     return _sign_in_page(page)
 
 
 @strangers.post("/sign-in")
-async def submit_sign_in(page: Stranger) -> Response:
+async def submit_sign_in(page: Outsider) -> Response:
     visit, form = page.visit, page.visit.form
 
     async def call() -> Actor:
@@ -50,7 +50,7 @@ def to_sign_in(visit: Visit) -> Response:
     return visit.redirect("/sign-in" + (f"?{urlencode({'next': wanted})}" if wanted else ""))
 
 
-def _sign_in_page(page: Stranger, *, status: int = 200) -> Response:
+def _sign_in_page(page: Outsider, *, status: int = 200) -> Response:
     visit = page.visit
     wanted = visit.form.raw("next") or visit.request.query_params.get("next", "")
     return visit.render("console/sign_in.html", status=status, form=visit.form, next=wanted)

@@ -1,4 +1,4 @@
-"""The start page: today's calls, money and trouble, live."""
+"""The start page, live: today's calls, money and trouble; and the page of the installation behind them."""
 
 from __future__ import annotations
 
@@ -69,3 +69,26 @@ _COUNTED = (
 
 def _days_ago(since: str, days: int) -> str:
     return (datetime.fromisoformat(since) - timedelta(days=days - 1)).isoformat()
+
+
+@pages.get("/system")
+async def show_system(page: Operator) -> Response:
+    return await _system_page(page)
+
+
+@pages.post("/system/reconcile")
+async def reconcile(page: Operator) -> Response:
+    """Compares the books of all accounts; with `repair` it ends each difference, by the token once more."""
+    repairs = page.form.is_checked("repair")
+    if repairs and not await page.prove():
+        return await _system_page(page, status=422)
+    report = await page.submit(lambda: page.api.post("/reconcile", {"repair": repairs}))
+    return await _system_page(page, status=page.form.status, report=report)
+
+
+async def _system_page(page: Operator, *, status: int = 200, report: Any = None) -> Response:
+    system = await page.api.get("/system")
+    trouble = (await page.api.get("/overview"))["trouble"]
+    poison = await page.api.get("/poison-entries", cursor=page.param("cursor"), limit=20)
+    context = {"system": system, "trouble": trouble, "poison": poison, "report": report, "form": page.form}
+    return page.render("system.html", status=status, warnings=warnings_of(trouble), **context)

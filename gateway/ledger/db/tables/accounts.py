@@ -32,10 +32,10 @@ from gateway.ledger.db.tables.columns import (
 )
 from policies.model import AccountStatus, KeyScheme, KeyStatus
 
-# The words that a user is found by, each also by its beginning.
+# The words that a user is found by, each also by its beginning; as PostgreSQL itself writes it, for comparison.
 WORDS = (
-    "to_tsvector('simple', translate(lower(email), '@.+_-', '     ')"
-    " || ' ' || coalesce(name, '') || ' ' || coalesce(company, ''))"
+    "to_tsvector('simple'::regconfig, ((((translate(lower(email), '@.+_-'::text, '     '::text) || ' '::text)"
+    " || COALESCE(name, ''::text)) || ' '::text) || COALESCE(company, ''::text)))"
 )
 
 users = Table(
