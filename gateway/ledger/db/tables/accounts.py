@@ -34,8 +34,8 @@ from policies.model import AccountStatus, KeyScheme, KeyStatus
 
 # The words that a user is found by, each also by its beginning; as PostgreSQL itself writes it, for comparison.
 WORDS = (
-    "to_tsvector('simple'::regconfig, ((((translate(lower(email), '@.+_-'::text, '     '::text) || ' '::text)"
-    " || COALESCE(name, ''::text)) || ' '::text) || COALESCE(company, ''::text)))"
+    "to_tsvector('simple'::regconfig, (((translate(lower(email), '@.+_-'::text, '     '::text) || ' '::text)"
+    " || COALESCE(name, ''::text)) || ' '::text) || COALESCE(company, ''::text))"
 )
 
 users = Table(
