@@ -28,7 +28,9 @@ _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where this machine reaches a lis
 
 
 @asynccontextmanager
-async def control_plane(config: Config, readiness: Readiness, routes: Mapping[str, Route]) -> AsyncIterator[Any]:
+async def control_plane(
+    config: Config, readiness: Readiness, routes: Mapping[str, Route], *, public_url: str | None = None
+) -> AsyncIterator[Any]:
     """The admin API, whose probe joins `readiness`. It reads `routes` at each request.
 
     Imported here because FastAPI takes 0.4 s to import, which a public worker avoids.
@@ -59,6 +61,8 @@ async def control_plane(config: Config, readiness: Readiness, routes: Mapping[st
             metrics_text=health.metrics_text,
             readiness=health.missing,
             checkout_service=build_checkout_service(config, database, providers),
+            portal_url=config.portal.url or public_url,
+            return_origins=config.portal.return_origins,
             hosts=(config.server.admin.host, *config.server.admin_hosts),
         )
         # Its cookies are signed by a key of the admin token, so another token ends all sessions.

@@ -66,7 +66,9 @@ async def run_child(
             servers.append((public_server(public, config), [sockets.pop(0)]))
             applied += [partial(reload, handler), lambda read: public.allow(read.server.cors)]
         if Role.ADMIN in roles:
-            admin = await stack.enter_async_context(control_plane(config, readiness, routes))
+            admin = await stack.enter_async_context(
+                control_plane(config, readiness, routes, public_url=wiring.public_url or None)
+            )
             servers.append((_server(admin, config), [sockets.pop(0)]))
         if Role.WORKER in roles:
             from gateway.runtime.background import background  # 7 MiB that a public worker does not need

@@ -14,8 +14,8 @@ from markupsafe import Markup, escape
 
 from gateway.web.formats import compact, number
 
-WIDTH, HEIGHT = 720, 220
-LEFT, RIGHT, TOP, BOTTOM = 52, 8, 12, 28
+WIDTH, HEIGHT = 960, 260
+LEFT, RIGHT, TOP, BOTTOM = 60, 8, 12, 30
 MAX_SERIES = 6  # as many as the style sheet has tones that can be told apart
 _LABEL_WIDTH = 64
 _TICKS = 4
@@ -126,8 +126,9 @@ def _axes(frame: _Frame) -> Iterator[Markup]:
         )
     every = max(1, -int(-_LABEL_WIDTH // frame.step))
     for at in range(0, len(frame.labels), every):
-        yield Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
-            f"{frame.x(at):.1f}", HEIGHT - 8, frame.labels[at]
+        kind = "tick" if at // every % 3 == 0 else "tick minor"
+        yield Markup('<text class="{}" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+            kind, f"{frame.x(at):.1f}", HEIGHT - 8, frame.labels[at]
         )
 
 

@@ -13,6 +13,7 @@ from policies.billing.money import plain
 
 NOTHING = "\u2013"
 _SIZES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+_ACRONYMS = {word.lower(): word for word in ("AI", "API", "CSV", "IP", "PDF", "VAT")}
 _SPANS = ((86400, "day"), (3600, "hour"), (60, "minute"))
 
 
@@ -80,8 +81,18 @@ def _time(value: datetime | date, text: str) -> Markup:
 
 def words(code: str) -> str:
     """`partially_refunded` as Partially refunded."""
-    text = code.replace("_", " ").replace("-", " ")
+    text = " ".join(_ACRONYMS.get(word, word) for word in code.replace("_", " ").replace("-", " ").split())
     return text[:1].upper() + text[1:]
+
+
+def plainly(text: str) -> str:
+    """Prose of the API reference without its quotes of code."""
+    return text.replace("`", "")
+
+
+def several(count: int, noun: str) -> str:
+    """`1 credit`, `1,200 credits`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 FILTERS: Mapping[str, object] = {
@@ -92,4 +103,6 @@ FILTERS: Mapping[str, object] = {
     "instant": instant,
     "day": day,
     "words": words,
+    "plainly": plainly,
+    "several": several,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -204,6 +204,9 @@ def admin_app(
     redis_client: RedisClient | None = None,
     checkout_service: CheckoutService | None = None,
     hosts: Sequence[str] = (),
+    peppers: Mapping[int, bytes] = PEPPERS,
+    portal_url: str | None = None,
+    return_origins: tuple[str, ...] = (),
 ) -> ASGIApp:
     redis_client = redis_client or RedisClient("redis://127.0.0.1:1/0", timeout_seconds=1, scripts=SCRIPTS)
     meter = Meter(redis_client, partitions=4, owner="admin")
@@ -216,7 +219,7 @@ def admin_app(
         publish=publish,
         admin_token=TOKEN,
         key_prefix="gw",
-        peppers=PEPPERS,
+        peppers=peppers,
         entropy=token_bytes,
         meter=meter,
         routes={route.name: route for route in ROUTES},
@@ -227,6 +230,8 @@ def admin_app(
         readiness=readiness,
         checkout_service=checkout_service,
         hosts=hosts,
+        portal_url=portal_url,
+        return_origins=return_origins,
     )
 
 

@@ -23,6 +23,7 @@ WRITES = {
     "webhook-events": "billing:write",
     "reconcile": "admin:write",
     "admin-tokens": "admin:write",
+    "portal-sessions": "admin:write",
 }
 JSON = {"content-type": "application/json"}
 UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"

@@ -11,7 +11,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api import error_responses, openapi, problem_pages
 from gateway.api.admin import health
-from gateway.api.admin.accounts import admin_tokens, credits, key_imports, key_verification, keys, users
+from gateway.api.admin.accounts import (
+    admin_tokens,
+    credits,
+    key_imports,
+    key_verification,
+    keys,
+    portal_sessions,
+    users,
+)
 from gateway.api.admin.auth import ROOT, TOKEN_PREFIX_SUFFIX, AdminAuthenticator, ScopeMiddleware
 from gateway.api.admin.billing import invoices, payments, refunds, subscriptions, webhook_events
 from gateway.api.admin.catalogue import permissions, plans, products
@@ -48,6 +56,7 @@ _DETACHED = frozenset({"payments", "invoices", "refunds", "webhook-events", "rec
 # `key_verification` and `key_imports` come before `keys`, whose paths would match theirs as ids.
 ENDPOINTS = (
     users,
+    portal_sessions,
     key_verification,
     key_imports,
     keys,
@@ -89,6 +98,8 @@ def build_admin(
     checkout_service: CheckoutService | None = None,
     credit_value: CreditValue | None = None,
     hosts: Iterable[str] = (),
+    portal_url: str | None = None,
+    return_origins: tuple[str, ...] = (),
 ) -> AdminApi:
     """The ASGI application.
 
@@ -96,6 +107,7 @@ def build_admin(
     many random bytes. `routes` and `past_due_grace` are those of the proxy; `routes` are read at each request.
     `metrics_text` gives Prometheus text, `readiness` what is missing, name to reason. `credit_value` shows what a call
     costs as money. The listener goes by the names `hosts`.
+    Sessions of the portal at `portal_url` lead back to `return_origins`, or anywhere where there are none.
     """
     app = FastAPI(
         title="Gateway admin API",
@@ -121,6 +133,8 @@ def build_admin(
         metrics_text=metrics_text,
         readiness=readiness,
         credit_value=credit_value,
+        portal_url=portal_url,
+        return_origins=return_origins,
     )
     app.state.checkout_service = checkout_service or CheckoutService()
     for router in (health.router, problem_pages.router, _admin_v1()):

@@ -57,6 +57,8 @@ class AdminDependencies:
     metrics_text: MetricsText
     readiness: Readiness
     credit_value: CreditValue | None = None
+    portal_url: str | None = None
+    return_origins: tuple[str, ...] = ()
 
 
 def _dependencies(request: Request) -> AdminDependencies:

@@ -35,6 +35,7 @@ _WRITES = {
     "refunds": "billing:write",
     "webhook-events": "billing:write",
     "usage": READ,
+    "portal-sessions": ADMIN,  # as who a user is, everything of theirs can be done
 }
 
 

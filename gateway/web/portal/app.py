@@ -80,7 +80,8 @@ def branding_of(settings: PortalSettings) -> Branding:
 
 
 def _is_attempt(scope: Scope) -> bool:
-    return scope["method"] == "POST" and scope["path"].removeprefix(ROOT) in sign_in.ATTEMPTS
+    path = scope["path"].removeprefix(ROOT)
+    return path == "/enter" or (scope["method"] == "POST" and path in sign_in.ATTEMPTS)
 
 
 async def _to_sign_in(visit: Visit, _: SignInNeeded) -> object:

@@ -110,9 +110,16 @@ async def enter_customer(portal: Portal, visit: Visit) -> Customer:
     return customer
 
 
-def begin(visit: Visit, portal: Portal, session_id: UUID, *, return_url: str | None = None) -> None:
+def begin(
+    visit: Visit,
+    portal: Portal,
+    session_id: UUID,
+    *,
+    lifetime: timedelta | None = None,
+    return_url: str | None = None,
+) -> None:
     """Keeps a session of the account API in the browser: signed, and looked up at each request."""
-    lifetime = portal.account.lifetimes.refresh
+    lifetime = lifetime or portal.account.lifetimes.refresh
     claims = {"sid": str(session_id), "proven": int(now().timestamp()), "return_url": return_url}
     signed = portal.site.signer.sign(_AUDIENCE, claims, lifetime=lifetime)
     visit.cookies.set(_COOKIE, signed, max_age=lifetime)

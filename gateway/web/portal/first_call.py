@@ -123,10 +123,10 @@ def examples(page: Customer, route: Route, secret: str = KEY_IN_EXAMPLES) -> Exa
         f'    headers={{"Authorization": "Bearer {secret}"}},{python_more}\n)\n'
         "print(response.status_code, response.json())"
     )
-    node_type = '"Content-Type": "application/json"' if body is not None else ""
+    node_type = '\n    "Content-Type": "application/json",' if body is not None else ""
     node = (
         f'const response = await fetch("{url}", {{\n  method: "{method}",\n'
-        f'  headers: {{ Authorization: "Bearer {secret}"{", " + node_type if node_type else ""} }},{node_more}\n}});\n'
+        f'  headers: {{\n    Authorization: "Bearer {secret}",{node_type}\n  }},{node_more}\n}});\n'
         "console.log(response.status, await response.json());"
     )
     return Examples(curl, python, node)

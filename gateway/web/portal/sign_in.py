@@ -8,11 +8,12 @@ from fastapi import BackgroundTasks
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from gateway.api.account.login import recovery, sessions
+from gateway.api.account.login import handed_over, recovery, sessions
 from gateway.api.account.login.password_login import sign_in
 from gateway.api.account.login.recovery import EmailVerification, PasswordReset, PasswordResetRequest
 from gateway.api.account.login.sessions import Login, Registration
 from gateway.api.account.schemas import TokenPair
+from gateway.api.hand_over import SESSION_LIFETIME
 from gateway.web.pages import PageRoutes
 from gateway.web.portal.customer import Customer, Stranger, begin, forget
 from gateway.web.site import Visit
@@ -20,7 +21,8 @@ from gateway.web.site import Visit
 strangers: PageRoutes[Stranger] = PageRoutes()
 customers: PageRoutes[Customer] = PageRoutes()
 
-ATTEMPTS = ("/sign-in", "/sign-up", "/forgot", "/reset", "/verify", "/enter")
+MAX_CODE_CHARACTERS = 4000
+ATTEMPTS = ("/sign-in", "/sign-up", "/forgot", "/reset", "/verify")
 
 
 @strangers.get("/sign-in")
@@ -49,6 +51,15 @@ async def sign_out(page: Customer) -> Response:
     await sessions.end_session(page.portal.account, page.me.session_id)
     forget(page.visit)
     return page.visit.redirect("/sign-in", "You are signed out.")
+
+
+@strangers.get("/enter")
+async def enter(page: Stranger) -> Response:
+    """The link of a session that a product hands over."""
+    code = page.visit.request.query_params.get("code", "")[:MAX_CODE_CHARACTERS]
+    entered = await handed_over.redeem(page.portal.account, code, address=page.visit.address)
+    begin(page.visit, page.portal, entered.session_id, lifetime=SESSION_LIFETIME, return_url=entered.return_url)
+    return page.visit.redirect("")
 
 
 @strangers.get("/sign-up")
