@@ -7,7 +7,7 @@ import sys
 
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 from gateway.clock import monotonic_seconds
 
@@ -29,6 +29,8 @@ _RENDERERS: dict[str, tuple[Processor, Processor]] = {
 }
 
 PACE_SECONDS = 10.0
+# What every logger was made with, so that a change of it reaches those that exist.
+_processors: list[Processor] = []
 
 
 class LogPace:
@@ -48,16 +50,35 @@ class LogPace:
         return self._unlogged.pop(event, 0)
 
 
+class _AtLeast:
+    """Drops lines below a level."""
+
+    def __init__(self, level: int) -> None:
+        levels = logging.getLevelNamesMapping()
+        self._dropped = frozenset(name.lower() for name, number in levels.items() if number < level)
+
+    def __call__(self, _logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        if method in self._dropped:
+            raise structlog.DropEvent
+        return event
+
+
 def configure(*, role: str, level: int = logging.INFO, form: str = "json") -> None:
     """Sets up logging for this process; `role` stands in every line. `form` is json or logfmt."""
-    exceptions, renderer = _RENDERERS[form]
     structlog.contextvars.bind_contextvars(role=role)
     structlog.configure(
-        processors=[*_SHARED, exceptions, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        processors=_processors,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+    change(level=level, form=form)
+
+
+def change(*, level: int, form: str) -> None:
+    """The least level and the form of the lines from here on, of all loggers."""
+    exceptions, renderer = _RENDERERS[form]
+    _processors[:] = [_AtLeast(level), *_SHARED, exceptions, renderer]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

@@ -23,7 +23,7 @@ from gateway.embedded.stores import Stores
 from gateway.embedded.valkey import Valkey
 from gateway.ledger.db import schema
 from gateway.ledger.db.session import Database
-from tests.support.sampling import IS_FULL
+from tests.support.sampling import IS_FULL, measured
 
 # The default renderer shows local variables in each traceback, at a third of a second of CPU for each.
 structlog.configure(
@@ -78,6 +78,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if _is_in(item.path, UNIT):
             item.add_marker(pytest.mark.unit)
     items.sort(key=lambda item: (not _is_in(item.path, FAULTS), not _is_in(item.path, LONG)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if measured:
+        terminalreporter.section("measured")
+        terminalreporter.write_line("\n".join(measured))
 
 
 def pytest_collection_finish() -> None:

@@ -60,7 +60,7 @@ class Handler:
         self._principals = principals
         self._admission = admission
         self._settler = settler
-        self._telemetry = telemetry
+        self.telemetry = self._telemetry = telemetry
         self._held_bodies = held_bodies
         self._trusted_proxies = trusted_proxies
         self._key_form = key_form

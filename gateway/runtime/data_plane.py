@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
@@ -144,5 +145,6 @@ def build_span_recorder(tracing: Tracing | None) -> OpenTelemetryRecorder | None
 
 def reload(handler: Handler, config: Config) -> None:
     """Serves by these routes and upstreams; calls under way finish on the upstreams where they began."""
+    handler.telemetry.change_lines(partial(request_lines, config.log), form=config.log.format)
     for destination in handler.swap(router_of(config), destinations(config)).values():
         destination.upstream.retire()

@@ -53,7 +53,10 @@ async def run_child(
     sockets = [socket.socket(fileno=fd) for fd in wiring.listen]
     servers: list[tuple[Server, list[socket.socket]]] = []
     routes = {route.name: route for route in config.routes}
-    applied: list[Callable[[Config], None]] = [lambda read: _replace(routes, read.routes)]
+    applied: list[Callable[[Config], None]] = [
+        lambda read: _replace(routes, read.routes),
+        lambda read: logs.change(level=read.log.level_number, form=read.log.format),
+    ]
     async with AsyncExitStack() as stack:
         if Role.PROXY in roles:
             handler = await stack.enter_async_context(data_plane(config, readiness))

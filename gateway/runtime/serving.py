@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import structlog
 
-from gateway import metrics
+from gateway import logs, metrics
 from gateway.config import Config, ConfigError, plans_to_apply, settings_for_restart
 from gateway.config.loading import child_environment
 from gateway.config.quantities import Address
@@ -200,6 +200,7 @@ class _Reloading:
                 metrics.CONFIG_RELOADS.labels("refused").inc()
                 _log.error("configuration_refused", problems=str(error))
                 return
+            logs.change(level=config.log.level_number, form=config.log.format)
             await self._apply(config)
             self._supervisor.reload()
             metrics.CONFIG_RELOADS.labels("applied").inc()

@@ -21,6 +21,12 @@ try:
 except ValueError as error:
     log.error("fourth", exc_info=error)
 """
+CHANGED = """
+logs.change(level=logging.INFO, form="logfmt")
+log.info("fifth")
+log.debug("never")
+logging.getLogger("library").warning("sixth %s", 1)
+"""
 
 
 def lines_of(level: str, form: str) -> list[str]:
@@ -36,6 +42,17 @@ def test_json_lines_are_objects_from_their_level_on() -> None:
     assert {line["role"] for line in found if "logger" not in line} == {"admin"}
     assert found[0]["reason"] == 'a "b" c\nd'
     assert [json.loads(line)["event"] for line in lines_of("ERROR", "json")] == ["fourth"]
+
+
+def test_level_and_form_change_for_loggers_that_exist() -> None:
+    script = SCRIPT.format(level="ERROR", form="json") + CHANGED
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    before, *after = done.stderr.splitlines()
+    assert json.loads(before)["event"] == "fourth"
+    assert [line.partition(" level=")[2] for line in after] == [
+        "info event=fifth role=admin",
+        'warning event="sixth 1" role=admin logger=library',
+    ]
 
 
 def test_logfmt_lines_are_one_line_each() -> None:

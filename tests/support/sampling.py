@@ -11,6 +11,7 @@ import random
 
 IS_FULL = os.environ.get("GATEWAY_TEST_SCALE") == "full"
 FIXED_SEED = 1
+measured: list[str] = []  # what a run prints at its end
 SEED = int(os.environ.get("GATEWAY_TEST_SEED") or FIXED_SEED)
 
 

@@ -24,7 +24,7 @@ class AccessLog:
     """Collects lines in the event loop; a thread writes them."""
 
     def __init__(self, descriptor: int | None = None, *, form: str = "json") -> None:
-        self._form = form
+        self.form = form
         self._descriptor = sys.stderr.fileno() if descriptor is None else descriptor
         self._lines: list[str] = []
         self._dropped = 0
@@ -80,7 +80,7 @@ class AccessLog:
         lines, self._lines = self._lines, []
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
-            pattern = '{{"event":"access_log_dropped","lines":{}}}\n' if self._form == "json" else _DROPPED_LOGFMT
+            pattern = '{{"event":"access_log_dropped","lines":{}}}\n' if self.form == "json" else _DROPPED_LOGFMT
             lines.append(pattern.format(dropped))
         unwritten = memoryview("".join(lines).encode())
         while unwritten:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from json import dumps
 from time import time
@@ -107,6 +108,11 @@ class RequestTelemetry:
         self._admitted = BufferedCounter(metrics.ADMITTED)
         self._settled = BufferedCounter(metrics.SETTLED)
         self._in_flight = BufferedDifference(metrics.IN_FLIGHT, ahead=self._admitted, behind=self._settled)
+
+    def change_lines(self, make: Callable[[AccessLog], Lines | None], *, form: str) -> None:
+        """Writes other lines from here on: those that `make` gives for the access log, or the default ones."""
+        self._access_log.form = form
+        self._lines = make(self._access_log)
 
     def series(self, route: Route | None) -> EndpointSeries:
         if route is None:

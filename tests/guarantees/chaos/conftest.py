@@ -1,4 +1,4 @@
-"""Prints measurements at the end of a run. Tests that need gigabytes run in `make chaos` only."""
+"""Tests that need gigabytes run in `make chaos` only."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import pytest
 from gateway.embedded.endpoints import choose
 from gateway.embedded.valkey import Valkey
 from tests.migrations.conftest import empty_url
-from tests.support.sampling import IS_FULL
+from tests.support.sampling import IS_FULL, measured
 
-__all__ = ["empty_url"]
+__all__ = ["empty_url", "measured"]
 
 collect_ignore = [] if IS_FULL else ["test_memory.py"]
-
-measured: list[str] = []
 
 
 @pytest.fixture
@@ -29,9 +27,3 @@ async def redis(tmp_path: Path) -> AsyncIterator[str]:
     await server.start(endpoint)
     yield f"redis://:{endpoint.password}@127.0.0.1:{endpoint.port}/0"
     await server.stop()
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if measured:
-        terminalreporter.section("measured")
-        terminalreporter.write_line("\n".join(measured))

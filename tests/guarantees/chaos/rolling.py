@@ -18,7 +18,7 @@ from tests.support.sampling import scaled
 
 CALLS_PER_SECOND = scaled(suite=200, full=500)
 CLIENTS = scaled(suite=40, full=200)  # a quarter each: GET or POST, over connections that nginx keeps or opens
-PATIENCE_SECONDS = 60.0  # only a failure waits so long
+PATIENCE_SECONDS = 120.0  # only a failure waits so long
 LOWEST_PORT = 20_000 + os.getpid() % 10_000  # below net.ipv4.ip_local_port_range
 ROOT = Path(__file__).parents[3]
 DOCUMENT = """
@@ -36,14 +36,16 @@ class Load:
     key: str
     kept: int
     new: int
+    clients: int = CLIENTS
+    calls_per_second: int = CALLS_PER_SECOND
     answers: Counter[str] = field(default_factory=Counter)
     is_over: bool = False
 
     async def run(self, number: int) -> None:
-        loop, interval = asyncio.get_running_loop(), CLIENTS / CALLS_PER_SECOND
+        loop, interval = asyncio.get_running_loop(), self.clients / self.calls_per_second
         port = self.kept if number % 2 else self.new
         body = b"x" * 100 if number % 4 < 2 else None
-        due = loop.time() + interval * number / CLIENTS
+        due = loop.time() + interval * number / self.clients
         while not self.is_over:
             await asyncio.sleep(due - loop.time())
             due += interval
@@ -63,7 +65,7 @@ class Load:
 @asynccontextmanager
 async def called(load: Load) -> AsyncIterator[None]:
     """The clients call for the time of the block, and finish their calls at its end."""
-    clients = [asyncio.create_task(load.run(number)) for number in range(CLIENTS)]
+    clients = [asyncio.create_task(load.run(number)) for number in range(load.clients)]
     try:
         yield
     finally:

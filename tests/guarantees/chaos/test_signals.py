@@ -131,8 +131,12 @@ BROKEN = [
 ]
 
 
+LOGGED = "[path, code]"
+
+
 def _document(upstream_url: str, number: int) -> str:
     return f"""
+log: {{fields: {LOGGED if number else "[at]"}}}
 server: {{workers: 2, drain_timeout: {5 + number}s}}
 redis: {{timeout: 5s}}
 upstreams: {{main: {{targets: ["{upstream_url}"]}}}}
@@ -163,6 +167,7 @@ async def test_sighup_fails_no_request_and_refuses_an_invalid_configuration(
                     await _wait_for_refusals(served, number // 2)
                     assert await _statuses(served, current) == {200}
             assert await _is_known_to_admin(served, current)
+            assert '{"event":"request","path":"/v1/steady","code":"succeeded"}' in served.log.read_text()
             assert served.log.read_text().count("server.drain_timeout") == served.said("restart_needed") == RELOADS // 2
             enough.set()
             answered: Counter[int] = sum(await asyncio.gather(*loads), Counter())
