@@ -20,7 +20,8 @@ import httpx
 
 from benchmarks.machine import describe
 from benchmarks.metering.contenders import CONTENDERS, Contender
-from benchmarks.metering.wire_forms import WIRE_FORMS, WireForm, request, serve
+from benchmarks.metering.upstream import request, serve
+from benchmarks.metering.wire_forms import WIRE_FORMS, WireForm
 from benchmarks.peers.contender import PeerUnavailableError
 
 _LONG = 60.0
@@ -52,12 +53,13 @@ def _verdict(contender: Contender, number: int) -> str:
     fields = {**contender.fields, **contender.fields_by_api.get(form.api, {})}
     fields |= {"content-type": "application/json", "accept-encoding": form.encoding}
     try:
-        answer = httpx.post(contender.url + prefix + path, content=body, headers=fields, timeout=_LONG)
+        with httpx.stream("POST", contender.url + prefix + path, content=body, headers=fields, timeout=_LONG) as answer:
+            text = "" if form.leaves and next(answer.iter_raw(), b"") else answer.read().decode(errors="replace")
     except httpx.HTTPError as error:
         return f"failed: {type(error).__name__}"
     counted = contender.wait_for_counts()
-    if answer.status_code != 200:
-        print(f"{contender.name}, {form.name}: {answer.status_code} {answer.text[:300]}", file=sys.stderr)
+    if answer.status_code != 200 and (form.input or answer.status_code < 500):
+        print(f"{contender.name}, {form.name}: {answer.status_code} {text[:300]}", file=sys.stderr)
         return f"failed: {answer.status_code}"
     return _compared(form, counted)
 
@@ -65,7 +67,7 @@ def _verdict(contender: Contender, number: int) -> str:
 def _compared(form: WireForm, counted: list[tuple[int, int]]) -> str:
     """Several reports of one call are what a bill would add up."""
     if not counted:
-        return "not at all"
+        return "not at all" if form.input else "right"
     total = sum(pair[0] for pair in counted), sum(pair[1] for pair in counted)
     return "right" if total == (form.input, form.output) else f"wrong: {total[0]:,} + {total[1]:,}"
 

@@ -23,7 +23,7 @@ from benchmarks.peers.contender import PeerUnavailableError, free_port, running
 from benchmarks.peers.packaged import ENVIRONMENTS, installed
 
 Counted = list[tuple[int, int]]
-OUTPUT_CREDITS = 10**7  # a token of output in the gateway's price: one charge tells both counts
+OUTPUT_CREDITS = 10**6  # a token of output in the gateway's price: one charge tells both counts
 _WAIT_SECONDS = 3.0
 
 
@@ -57,7 +57,7 @@ prices:
 routes:
 {routes}
 plans:
-  - {{id: ok, name: ok, price: 0, credits_per_period: 9000000000000000}}
+  - {{id: ok, name: ok, price: 0, credits_per_period: 1000000000000}}
 """
 _PATHS = {
     "openai": ["/v1/chat/completions", "/v1/responses", "/v1/embeddings"],

@@ -1,28 +1,25 @@
-"""Calls to AI APIs in their wire forms, each with what the provider reports, and an upstream that answers them so."""
+"""Calls to AI APIs in their wire forms, each with what the provider reports."""
 
 from __future__ import annotations
 
-import asyncio
-import gzip
 import json
-import re
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
 
-import brotli  # type: ignore[import-untyped] # it ships no types
-
-_CASE = re.compile(rb"case-(\d+)")
 # A model can be made to write this; it counts nothing.
-_TEXT = 'It costs "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0} and no more. '
-_MEBIBYTE = 2**20
+TEXT = 'It costs "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0} and no more. '
+MEBIBYTE = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class WireForm:
-    """One call. `answer` is what the provider sends to a body; input counts all that was read, from caches too."""
+    """One call. `answer` is what the provider sends to a body; input counts all that was read, from caches too.
+
+    `leaves`: the client closes once the response has begun. The provider goes on to the end, and bills it.
+    """
 
     name: str
     api: str
@@ -34,6 +31,7 @@ class WireForm:
     content_type: str = "application/json"
     encoding: str = "identity"
     fields: Mapping[str, str] = field(default_factory=dict)
+    leaves: bool = False
 
 
 _CHAT_USAGE = {
@@ -88,7 +86,7 @@ def _chunk(content: str) -> dict[str, Any]:
 
 
 def _completion(size: int = 1) -> Callable[[bytes], bytes]:
-    message = {"role": "assistant", "content": _TEXT * size}
+    message = {"role": "assistant", "content": TEXT * size}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     document = {"id": "c", "object": "chat.completion", "created": 1, "model": "gpt-4o", "choices": [choice]}
     return lambda _: _json({**document, "usage": _CHAT_USAGE})
@@ -102,9 +100,16 @@ def _chat_stream(*, end: str = "\n", size: int = 1) -> Callable[[bytes], bytes]:
     def answer(body: bytes) -> bytes:
         is_asked = (json.loads(body).get("stream_options") or {}).get("include_usage")
         told = [usage] if is_asked else []
-        return _events(_chunk(_TEXT), _chunk(_TEXT * size), finish, *told, end=end, last="[DONE]")
+        return _events(_chunk(TEXT), _chunk(TEXT * size), finish, *told, end=end, last="[DONE]")
 
     return answer
+
+
+def _broken_chat_stream(*, tells: bool) -> bytes:
+    """An error within a stream that has begun with 200: before the usage, or behind it."""
+    error = {"error": {"message": "The server had an error", "type": "server_error", "param": None, "code": None}}
+    usage = {**_chunk(""), "choices": [], "usage": _CHAT_USAGE}
+    return _events(_chunk(TEXT), *([usage] if tells else []), error)
 
 
 def _constant(answer: bytes) -> Callable[[bytes], bytes]:
@@ -112,7 +117,7 @@ def _constant(answer: bytes) -> Callable[[bytes], bytes]:
 
 
 def _response() -> dict[str, Any]:
-    part = {"type": "output_text", "text": _TEXT, "annotations": []}
+    part = {"type": "output_text", "text": TEXT, "annotations": []}
     item = {"id": "m", "type": "message", "role": "assistant", "status": "completed", "content": [part]}
     more = {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True, "error": None, "created_at": 1}
     said = {"id": "r", "object": "response", "model": "gpt-4o", "status": "completed", "output": [item]}
@@ -127,7 +132,7 @@ _RESPONSE_EVENTS = _events(
         "item_id": "m",
         "output_index": 0,
         "content_index": 0,
-        "delta": _TEXT,
+        "delta": TEXT,
         "logprobs": [],
     },
     {"type": "response.completed", "sequence_number": 2, "response": _response()},
@@ -139,15 +144,34 @@ _MESSAGE_EVENTS = _events(
         "message": {**_MESSAGE, "stop_reason": None, "content": [], "usage": {**_MESSAGES_USAGE, "output_tokens": 1}},
     },
     {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": _TEXT}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": TEXT}},
     {"type": "content_block_stop", "index": 0},
     {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 400}},
     {"type": "message_stop"},
 )
 
 
+_OVERLOADED = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+_MESSAGE_BROKEN = _events(
+    {
+        "type": "message_start",
+        "message": {**_MESSAGE, "stop_reason": None, "content": [], "usage": {**_MESSAGES_USAGE, "output_tokens": 1}},
+    },
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": TEXT}},
+    _OVERLOADED,
+)
+
+
+def _ended_response(kind: str, **more: Any) -> bytes:
+    """The events of a response that ends as `kind`."""
+    begun = {"type": "response.created", "sequence_number": 0, "response": {**_response(), "usage": None, "output": []}}
+    ended = {"type": f"response.{kind}", "sequence_number": 1, "response": {**_response(), "status": kind, **more}}
+    return _events(begun, ended)
+
+
 def _gemini(**usage: int) -> dict[str, Any]:
-    candidate = {"content": {"role": "model", "parts": [{"text": _TEXT}]}, "index": 0, "finishReason": "STOP"}
+    candidate = {"content": {"role": "model", "parts": [{"text": TEXT}]}, "index": 0, "finishReason": "STOP"}
     return {"candidates": [candidate], "usageMetadata": usage, "modelVersion": "gemini-2.5-flash"}
 
 
@@ -156,7 +180,7 @@ _OLLAMA_LINES = [
     {
         "model": "llama3",
         "created_at": "2026-01-01T00:00:00Z",
-        "message": {"role": "assistant", "content": _TEXT},
+        "message": {"role": "assistant", "content": TEXT},
         **more,
     }
     for more in ({"done": False}, {"done": True, "prompt_eval_count": 26, "eval_count": 290})
@@ -177,18 +201,20 @@ def _frame(kind: str, document: object) -> bytes:
 
 _CONVERSE = (
     _frame("messageStart", {"role": "assistant"})
-    + _frame("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": _TEXT}})
+    + _frame("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": TEXT}})
     + _frame("messageStop", {"stopReason": "end_turn"})
     + _frame("metadata", {"usage": {"inputTokens": 1500, "outputTokens": 80, "totalTokens": 1580}})
 )
 _MESSAGES = [{"role": "user", "content": "Hello"}]
 _CONTENTS = [{"role": "user", "parts": [{"text": "Hello"}]}]
 _CHAT, _RESPONSES, _ANTHROPIC = "/v1/chat/completions", "/v1/responses", "/v1/messages"
-_SSE = "text/event-stream"
+SSE = "text/event-stream"
 
 
-def _chat(name: str, answer: Callable[[bytes], bytes], encoding: str = "identity", **more: Any) -> WireForm:
-    kind = _SSE if more.get("stream") else "application/json"
+def _chat(
+    name: str, answer: Callable[[bytes], bytes], encoding: str = "identity", *, leaves: bool = False, **more: Any
+) -> WireForm:
+    kind = SSE if more.get("stream") else "application/json"
     return WireForm(
         name,
         "openai",
@@ -199,11 +225,12 @@ def _chat(name: str, answer: Callable[[bytes], bytes], encoding: str = "identity
         300,
         content_type=kind,
         encoding=encoding,
+        leaves=leaves,
     )
 
 
 _TELLS = {"include_usage": True}
-_LARGE = 9 * _MEBIBYTE // len(_TEXT)
+_LARGE = 9 * MEBIBYTE // len(TEXT)
 _CLAUDE = {"max_tokens": 1000, "messages": _MESSAGES}
 WIRE_FORMS = (
     _chat("OpenAI chat, JSON", _completion()),
@@ -219,7 +246,7 @@ WIRE_FORMS = (
     ),
     WireForm(
         "OpenAI responses, stream", "openai", _RESPONSES, {"input": "Hello", "stream": True},
-        _constant(_RESPONSE_EVENTS), 5000, 700, _SSE,
+        _constant(_RESPONSE_EVENTS), 5000, 700, SSE,
     ),
     WireForm(
         "OpenAI embeddings", "openai", "/v1/embeddings", {"input": "Hello"},
@@ -236,12 +263,12 @@ WIRE_FORMS = (
     ),
     WireForm(
         "Anthropic messages, JSON, prompt cached", "anthropic", _ANTHROPIC, _CLAUDE,
-        _constant(_json({**_MESSAGE, "content": [{"type": "text", "text": _TEXT}], "usage": _MESSAGES_USAGE})),
+        _constant(_json({**_MESSAGE, "content": [{"type": "text", "text": TEXT}], "usage": _MESSAGES_USAGE})),
         150000, 400,
     ),
     WireForm(
         "Anthropic messages, stream, prompt cached", "anthropic", _ANTHROPIC, {**_CLAUDE, "stream": True},
-        _constant(_MESSAGE_EVENTS), 150000, 400, _SSE,
+        _constant(_MESSAGE_EVENTS), 150000, 400, SSE,
     ),
     WireForm(
         "Gemini, JSON, with thoughts", "gemini", "/v1beta/models/MODEL:generateContent", {"contents": _CONTENTS},
@@ -249,7 +276,7 @@ WIRE_FORMS = (
     ),
     WireForm(
         "Gemini, stream, `alt=sse`", "gemini", "/v1beta/models/MODEL:streamGenerateContent?alt=sse",
-        {"contents": _CONTENTS}, _constant(_events(*_GEMINI_PARTS, end="\r\n")), 2000, 1000, _SSE,
+        {"contents": _CONTENTS}, _constant(_events(*_GEMINI_PARTS, end="\r\n")), 2000, 1000, SSE,
     ),
     WireForm(
         "Gemini, stream, JSON array", "gemini", "/v1beta/models/MODEL:streamGenerateContent", {"contents": _CONTENTS},
@@ -264,76 +291,46 @@ WIRE_FORMS = (
         {"messages": [{"role": "user", "content": [{"text": "Hello"}]}]},
         _constant(_CONVERSE), 1500, 80, "application/vnd.amazon.eventstream",
     ),
+    _chat("OpenAI chat, stream, the client leaves", _chat_stream(), stream=True, stream_options=_TELLS, leaves=True),
+    WireForm(
+        "OpenAI responses, stream, the client leaves", "openai", _RESPONSES, {"input": "Hello", "stream": True},
+        _constant(_RESPONSE_EVENTS), 5000, 700, SSE, leaves=True,
+    ),
+    WireForm(
+        "Anthropic messages, stream, the client leaves", "anthropic", _ANTHROPIC, {**_CLAUDE, "stream": True},
+        _constant(_MESSAGE_EVENTS), 150000, 400, SSE, leaves=True,
+    ),
+    WireForm(
+        "OpenAI chat, stream, an error before the usage", "openai", _CHAT,
+        {"messages": _MESSAGES, "stream": True, "stream_options": _TELLS},
+        _constant(_broken_chat_stream(tells=False)), 0, 0, SSE,
+    ),
+    WireForm(
+        "OpenAI chat, stream, an error behind the usage", "openai", _CHAT,
+        {"messages": _MESSAGES, "stream": True, "stream_options": _TELLS},
+        _constant(_broken_chat_stream(tells=True)), 116000, 300, SSE,
+    ),
+    WireForm(
+        "OpenAI responses, stream, `response.failed`", "openai", _RESPONSES, {"input": "Hello", "stream": True},
+        _constant(_ended_response("failed", usage=None, error={"code": "server_error", "message": "x"})), 0, 0, SSE,
+    ),
+    WireForm(
+        "OpenAI responses, stream, `response.incomplete`", "openai", _RESPONSES, {"input": "Hello", "stream": True},
+        _constant(_ended_response("incomplete", incomplete_details={"reason": "max_output_tokens"})), 5000, 700, SSE,
+    ),
+    WireForm(
+        "Anthropic messages, stream, overloaded after its begin", "anthropic", _ANTHROPIC,
+        {**_CLAUDE, "stream": True}, _constant(_MESSAGE_BROKEN), 150000, 1, SSE,
+    ),
+    WireForm(
+        "Gemini, stream, an error after work", "gemini", "/v1beta/models/MODEL:streamGenerateContent?alt=sse",
+        {"contents": _CONTENTS},
+        _constant(_events(_GEMINI_PARTS[1], {"error": {"code": 503, "status": "UNAVAILABLE"}}, end="\r\n")),
+        2000, 1000, SSE,
+    ),
+    WireForm(
+        "Ollama chat, NDJSON, an error line", "ollama", "/api/chat", {"messages": _MESSAGES},
+        _constant(_json(_OLLAMA_LINES[0]) + b"\n" + _json({"error": "the runner has stopped"}) + b"\n"), 0, 0,
+        "application/x-ndjson",
+    ),
 )  # fmt: skip
-_ENCODE: Mapping[str, Callable[[bytes], bytes]] = {"br": brotli.compress, "gzip": gzip.compress, "identity": bytes}
-
-
-_MODELS = {
-    "openai": "gpt-4o",
-    "anthropic": "claude-sonnet-4-5",
-    "gemini": "gemini-2.5-flash",
-    "ollama": "llama3",
-    "bedrock": "amazon.nova-lite-v1:0",
-}
-
-
-def request(number: int) -> tuple[str, bytes]:
-    """Path and body of a call. What it says names the wire form to the upstream, whatever stands between."""
-    form = WIRE_FORMS[number]
-    model = "text-embedding-3-small" if form.path.endswith("embeddings") else _MODELS[form.api]
-    body = form.body if "MODEL" in form.path else {"model": model, **form.body}
-    text = json.dumps(body).replace("Hello", f"Hello case-{number}")
-    return form.path.replace("MODEL", model.replace(":", "%3A")), text.encode()
-
-
-async def serve() -> asyncio.Server:
-    """An upstream that knows by what the body says which wire form it is asked for."""
-    return await asyncio.start_server(_answer, "127.0.0.1", 0, limit=64 * _MEBIBYTE)
-
-
-async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while True:
-            head = await reader.readuntil(b"\r\n\r\n")
-            body = await _body(reader, head.lower())
-            named = _CASE.search(body)
-            form = _answering(WIRE_FORMS[int(named[1])], body) if named else None
-            writer.write(_NOT_FOUND if form is None else _response_to(form, head.lower(), body))
-            await writer.drain()
-    except (asyncio.IncompleteReadError, ConnectionError):
-        writer.close()
-
-
-def _answering(form: WireForm, body: bytes) -> WireForm:
-    """The form that the body asks for: a gateway may ask for one document where its client asked for a stream."""
-    if not form.body.get("stream") or json.loads(body).get("stream"):
-        return form
-    return next(each for each in WIRE_FORMS if each.path == form.path)
-
-
-_NOT_FOUND = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
-
-
-async def _body(reader: asyncio.StreamReader, head: bytes) -> bytes:
-    if b"transfer-encoding: chunked" in head:
-        body = b""
-        while size := int(await reader.readline(), 16):
-            body += (await reader.readexactly(size + 2))[:-2]
-        await reader.readline()
-        return body
-    length = re.search(rb"content-length: (\d+)", head)
-    return await reader.readexactly(int(length[1])) if length else b""
-
-
-def _response_to(form: WireForm, head: bytes, body: bytes) -> bytes:
-    """Encoded only where the request allows it."""
-    allowed = re.search(rb"accept-encoding: ([^\r]*)", head)
-    encoding = form.encoding if allowed and form.encoding.encode() in allowed[1] else "identity"
-    content = _ENCODE[encoding](form.answer(body))
-    named = f"content-encoding: {encoding}\r\n" if encoding != "identity" else ""
-    fields = f"content-type: {form.content_type}\r\n{named}"
-    if form.content_type == _SSE:
-        pieces = [content[start : start + 700] for start in range(0, len(content), 700)]
-        chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
-        return f"HTTP/1.1 200 OK\r\n{fields}transfer-encoding: chunked\r\n\r\n".encode() + chunks + b"0\r\n\r\n"
-    return f"HTTP/1.1 200 OK\r\n{fields}content-length: {len(content)}\r\n\r\n".encode() + content
