@@ -193,8 +193,13 @@ class Auth:
             key="remember_erased",
         ),
     ] = 365 * 86400.0
-    verify_link: Annotated[Link | None, about("Page that a verification e-mail links to.")] = None
-    reset_link: Annotated[Link | None, about("Page that a password e-mail links to.")] = None
+    verify_link: Annotated[
+        Link | None,
+        about("Page that a verification e-mail links to; null: that of the portal, if `portal.url` is set."),
+    ] = None
+    reset_link: Annotated[
+        Link | None, about("Page that a password e-mail links to; null: that of the portal, if `portal.url` is set.")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

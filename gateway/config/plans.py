@@ -235,7 +235,13 @@ class Billing:
     ] = None
     stripe: Stripe = Stripe()
     lemon_squeezy: LemonSqueezy = LemonSqueezy()
-    success_url: Annotated[Url | None, about("Page that a buyer returns to; without it nothing can be bought.")] = None
+    success_url: Annotated[
+        Url | None,
+        about(
+            "Page that a buyer returns to; null: that of the portal, if `portal.url` is set. Without either nothing can"
+            " be bought."
+        ),
+    ] = None
     cancel_url: Annotated[Url | None, about("Page that a buyer who cancels returns to; null: `success_url`.")] = None
     portal_return_url: Annotated[
         Url | None, about("Page that a customer returns to from the provider's portal; null: `success_url`.")

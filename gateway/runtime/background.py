@@ -85,8 +85,8 @@ async def notification_workers(config: Config, database: Database) -> AsyncItera
         webhook = Webhook(url, secrets, http) if url and secrets else None
         context = TemplateContext(
             secret=config.secrets.jwt_secret,
-            verify_link=config.auth.verify_link,
-            reset_link=config.auth.reset_link,
+            verify_link=config.auth.verify_link or config.portal.link("/verify?token={token}"),
+            reset_link=config.auth.reset_link or config.portal.link("/reset?token={token}"),
             credit_value=config.credits.money,
         )
         yield (

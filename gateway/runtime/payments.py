@@ -113,7 +113,7 @@ def build_checkout_service(config: Config, database: Database, providers: dict[s
         providers=providers,
         default=next(iter(providers), None),
         packs=billing.packs,
-        success_url=billing.success_url,
+        success_url=billing.success_url or config.portal.link("/paid"),
         cancel_url=billing.cancel_url,
         portal_return_url=billing.portal_return_url,
         issuer=build_issuer(config),

@@ -76,3 +76,7 @@ class Portal:
         Kind("list of origins, such as `[https://app.example.com]`"),
         about("Sites of yours that a session which was handed over may lead back to."),
     ] = field(default=())
+
+    def link(self, path: str) -> str | None:
+        """A page of the portal as customers reach it; None where that is not known."""
+        return None if self.url is None or not self.enabled else f"{self.url}/portal{path}"
