@@ -186,6 +186,22 @@ async def test_host_in_any_form_reaches_the_route(data_plane: DataPlane, host: s
     assert data_plane.upstream.last["x-forwarded-host"] == host
 
 
+@pytest.mark.parametrize(
+    ("sent", "received"),
+    [
+        ("a=1; __Host-gateway_portal_session=secret; b=2", "a=1; b=2"),
+        ("gateway_portal_session=secret;gateway_portal_visit=x", ""),
+        ("a=gateway_portal_session; gateway_portal_flash=x;c", "a=gateway_portal_session;c"),
+        ("a=1;b=2", "a=1;b=2"),
+    ],
+)
+async def test_cookies_of_the_portal_stay_here(data_plane: DataPlane, sent: str, received: str) -> None:
+    account = await data_plane.create_account()
+    answer = await data_plane.get(account, cookie=sent)
+    assert answer.status_code == 200
+    assert "; ".join(data_plane.upstream.last.all("cookie")) == received
+
+
 @pytest.mark.parametrize("fields", [1, 4, 60, 100, 500])
 async def test_many_cookies_pass_in_any_number_of_fields(data_plane: DataPlane, fields: int) -> None:
     account = await data_plane.create_account()

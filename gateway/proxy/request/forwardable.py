@@ -73,13 +73,18 @@ _PROXY_CLAIMS = frozenset(
         b"x-url-scheme",
     )
 )
+_OWN_COOKIE = b"gateway_portal_"
 _PLAIN = b"abcdefghijklmnopqrstuvwxyz0123456789-"
 
 
 class Passage(Enum):
-    """What becomes of a field. A withheld one goes on only to an upstream that allows it by name."""
+    """What becomes of a field. A withheld one goes on only to an upstream that allows it by name.
+
+    Cookies go on without those of the portal, which shares the origin with the proxied API.
+    """
 
     FORWARDED = "forwarded"
+    COOKIES = "cookies"
     WITHHELD = "withheld"
     DROPPED = "dropped"
 
@@ -93,4 +98,14 @@ def passage_of(name: bytes) -> Passage:
     """The passage of a field by its lower-case name."""
     if name in _NOT_FORWARDED or name.startswith(_RESERVED_PREFIXES) or not is_plain(name):
         return Passage.DROPPED
-    return Passage.WITHHELD if name in _PROXY_CLAIMS else Passage.FORWARDED
+    if name in _PROXY_CLAIMS:
+        return Passage.WITHHELD
+    return Passage.COOKIES if name == b"cookie" else Passage.FORWARDED
+
+
+def without_own_cookies(value: bytes) -> bytes:
+    """The cookies of a field but those of the portal: its sessions are no business of an upstream."""
+    if _OWN_COOKIE not in value:
+        return value
+    kept = [each for each in value.split(b";") if not each.strip().removeprefix(b"__Host-").startswith(_OWN_COOKIE)]
+    return b";".join(kept).strip()

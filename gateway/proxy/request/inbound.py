@@ -25,7 +25,7 @@ from gateway.proxy.request.api_keys import (
 )
 from gateway.proxy.request.client_address import Network, client_address, is_in, peer_address
 from gateway.proxy.request.forms import is_form
-from gateway.proxy.request.forwardable import Passage, passage_of
+from gateway.proxy.request.forwardable import Passage, passage_of, without_own_cookies
 from gateway.request_ids import is_echoable
 
 __all__ = ["ConnectionCache", "Inbound", "Network", "Trace", "read_request", "request_block"]
@@ -59,7 +59,7 @@ _READ = frozenset(
         b"sec-websocket-version",
     }
 )
-_DROPPED, _WITHHELD = Passage.DROPPED, Passage.WITHHELD
+_COOKIES, _DROPPED, _WITHHELD = Passage.COOKIES, Passage.DROPPED, Passage.WITHHELD
 # W3C Trace Context section 3.2: version 00, a trace and a parent that are not all zeros, flags.
 _TRACEPARENT = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
 
@@ -211,9 +211,7 @@ def _sort_fields(headers: Sequence[Header], form: KeyForm) -> _ClientFields:
         if form.is_in(value):
             if name == b"idempotency-key":  # its digest alone is kept
                 read[name] = value
-            if name != b"sec-websocket-protocol":
-                continue
-            value, found = take_from_subprotocols(value, form)
+            value, found = _without_keys(name, value, form)
             keys |= found
             if not value:
                 continue
@@ -224,9 +222,16 @@ def _sort_fields(headers: Sequence[Header], form: KeyForm) -> _ClientFields:
             continue
         if passage is _WITHHELD:
             withheld.append((name, value))
-        else:
-            end_to_end += (name, b": ", value, b"\r\n")
+            continue
+        if passage is _COOKIES and not (value := without_own_cookies(value)):
+            continue
+        end_to_end += (name, b": ", value, b"\r\n")
     return _ClientFields(read, header_block(b"".join(end_to_end)), tuple(withheld), key_fields, keys)
+
+
+def _without_keys(name: bytes, value: bytes, form: KeyForm) -> tuple[bytes, frozenset[bytes]]:
+    """What goes on of a field that holds a key, and the keys among subprotocols."""
+    return take_from_subprotocols(value, form) if name == b"sec-websocket-protocol" else (b"", frozenset())
 
 
 def _credentials(key_fields: Sequence[KeyField], sent_keys: SentKeys) -> HeaderBlock:

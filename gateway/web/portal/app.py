@@ -25,6 +25,7 @@ from gateway.web.portal.customer import Portal, SignInNeeded, enter_customer, en
 from gateway.web.site import Site, Visit
 
 ROOT = "/portal"
+COOKIE_PREFIX = "gateway_portal"  # `forwardable.py` keeps such cookies from upstreams, which share the origin
 MENU = (
     Link("Home", ""),
     Link("API keys", "/keys"),
@@ -50,7 +51,7 @@ def build_portal(
     recent_sign_in: timedelta,
 ) -> ASGIApp:
     """The ASGI application; see `Portal` for what the arguments are."""
-    site = Site(ROOT, name="portal", secret=account.secret, branding=branding_of(settings), menu=MENU)
+    site = Site(ROOT, name=COOKIE_PREFIX, secret=account.secret, branding=branding_of(settings), menu=MENU)
     portal = Portal(
         site=site,
         account=account,

@@ -19,7 +19,7 @@ from gateway.web.formats import zone
 from gateway.web.forms import Form
 from gateway.web.site import Site, Visit
 
-_COOKIE, _AUDIENCE = "portal_session", "portal:session"
+_COOKIE, _AUDIENCE = "gateway_portal_session", "portal:session"
 
 
 class SignInNeeded(Exception):  # noqa: N818 - an answer (303), not a fault

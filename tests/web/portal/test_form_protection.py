@@ -31,7 +31,7 @@ async def test_a_token_of_another_session_or_browser_is_refused(stack: PortalSta
     stranger = stack.stranger()
     before = form_token(await stranger.get("/sign-in"))
     stranger.client.cookies.set(
-        "__Host-portal_session", one.client.cookies["__Host-portal_session"], domain="gateway.test"
+        "__Host-gateway_portal_session", one.client.cookies["__Host-gateway_portal_session"], domain="gateway.test"
     )
     assert (await stranger.client.post("/portal/sign-out", data={"form_token": before})).status_code == 403
 
@@ -81,8 +81,8 @@ async def test_every_response_keeps_the_page_from_frames_scripts_and_caches(stac
 async def test_cookies_are_kept_from_scripts_and_other_sites(stack: PortalStack) -> None:
     customer, visitor = await stack.customer(), stack.stranger()
     response = await visitor.submit("/sign-in", email=customer.email, password=PASSWORD)
-    (cookie,) = [each for each in response.headers.get_list("set-cookie") if "portal_session" in each]
-    assert cookie.startswith("__Host-portal_session=")
+    (cookie,) = [each for each in response.headers.get_list("set-cookie") if "gateway_portal_session" in each]
+    assert cookie.startswith("__Host-gateway_portal_session=")
     attributes = {part.strip().lower() for part in cookie.split(";")[1:]}
     assert attributes >= {"httponly", "secure", "path=/", "samesite=lax"}
     assert not any(each.startswith("domain") for each in attributes)
@@ -91,10 +91,12 @@ async def test_cookies_are_kept_from_scripts_and_other_sites(stack: PortalStack)
 async def test_plain_http_to_this_machine_gets_cookies_that_browsers_keep(stack: PortalStack) -> None:
     for origin in ("http://127.0.0.1:8080", "http://localhost:8080", "http://[::1]:8080"):
         response = await stack.stranger(origin=origin).client.get("/portal/sign-in")
-        assert response.headers["set-cookie"].startswith("portal_visit="), origin
+        assert response.headers["set-cookie"].startswith("gateway_portal_visit="), origin
         assert "Secure" not in response.headers["set-cookie"]
     response = await stack.stranger(origin="http://api.example.com").client.get("/portal/sign-in")
-    assert response.headers["set-cookie"].startswith("__Host-portal_visit="), "a proxy that ends TLS may not say so"
+    assert response.headers["set-cookie"].startswith("__Host-gateway_portal_visit="), (
+        "a proxy that ends TLS may not say so"
+    )
 
 
 async def test_a_browser_that_keeps_no_cookie_is_told(stack: PortalStack) -> None:

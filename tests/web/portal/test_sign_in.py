@@ -27,9 +27,9 @@ async def test_a_customer_signs_up_verifies_in_and_out(stack: PortalStack) -> No
         await visitor.submit(f"/verify?token={token}", token=token)
     )
 
-    session = visitor.client.cookies["__Host-portal_session"]
+    session = visitor.client.cookies["__Host-gateway_portal_session"]
     await visitor.submit("", "/sign-out")
-    visitor.client.cookies.set("__Host-portal_session", session, domain="gateway.test")
+    visitor.client.cookies.set("__Host-gateway_portal_session", session, domain="gateway.test")
     response = await visitor.client.get("/portal")
     assert (response.status_code, response.headers["location"]) == (303, "/portal/sign-in"), "the session itself ended"
 
@@ -81,4 +81,4 @@ async def test_signing_in_leads_back_to_the_page_that_was_asked_for(stack: Porta
     }.items():
         response = await visitor.submit("/sign-in", email=customer.email, password=PASSWORD, next=wanted)
         assert response.headers["location"] == led_to, wanted
-        visitor.client.cookies.delete("__Host-portal_session")
+        visitor.client.cookies.delete("__Host-gateway_portal_session")

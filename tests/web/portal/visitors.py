@@ -85,7 +85,7 @@ class PortalStack:
             )
         claims = {"sid": str(session_id), "proven": int(now().timestamp()) - proven_seconds_ago}
         signed = CookieSigner(self.account.secret).sign("portal:session", claims, lifetime=timedelta(days=1))
-        visitor.client.cookies.set("__Host-portal_session", signed, domain="gateway.test")
+        visitor.client.cookies.set("__Host-gateway_portal_session", signed, domain="gateway.test")
         visitor.user_id, visitor.email = user.id, email
         return visitor
 
