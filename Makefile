@@ -1,7 +1,7 @@
 # Everything starts here. `make run` needs only make and Python >= 3.11, and installs nothing outside .venv.
 BIN := .venv/bin
 TESTS ?= tests
-PYTEST := $(BIN)/pytest --dist=loadgroup -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
+PYTEST := $(BIN)/pytest -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 # Each start of the gateway is several processes, which would all compile the same modules.
 unexport PYTHONDONTWRITEBYTECODE
 ALSO_fuzz := tests/api/test_schemathesis.py tests/api/test_broken_values.py tests/ledger/invoicing/test_issued_invoices.py

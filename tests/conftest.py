@@ -17,6 +17,8 @@ import pytest
 import structlog
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncConnection
+from xdist.remote import Producer
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from gateway.embedded.postgres import Postgres
 from gateway.embedded.stores import Stores
@@ -69,12 +71,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if config.option.markexpr == "unit" and is_other else None
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks unit tests, and groups the others for xdist: all faults in one group, each other file in its own."""
+    """Marks unit tests, and puts first what takes long."""
     for item in items:
-        is_fault = _is_in(item.path, FAULTS)
-        item.add_marker(pytest.mark.xdist_group("faults" if is_fault else item.nodeid.partition("::")[0]))
         if _is_in(item.path, UNIT):
             item.add_marker(pytest.mark.unit)
     items.sort(key=lambda item: (not _is_in(item.path, FAULTS), not _is_in(item.path, LONG)))
@@ -84,6 +83,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if measured:
         terminalreporter.section("measured")
         terminalreporter.write_line("\n".join(measured))
+
+
+class FileScheduling(LoadScopeScheduling):  # type: ignore[misc] # xdist ships no types
+    """Gives one process all faults, and each other file to the next process that is free, in the order of the items."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "faults" if _is_in(TESTS.parent / file, FAULTS) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FileScheduling:
+    config.option.loadscopereorder = False
+    return FileScheduling(config, log)
 
 
 def pytest_collection_finish() -> None:
