@@ -81,7 +81,7 @@ async def test_concurrent_changes_share_publications_and_each_response_follows_i
             assert response.status_code == 201
             return response.json()["email"] in published
 
-        assert all(await asyncio.gather(*(create(number) for number in range(30))))
+        assert all(await asyncio.gather(*(create(number) for number in range(10))))
     await database.close()
 
 

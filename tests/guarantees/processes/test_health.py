@@ -101,8 +101,10 @@ class Running:
 
         await until(are_shown)
 
-    def children(self) -> list[int]:
-        return children(self.process.pid)
+    def child(self, name: str) -> int:
+        """The process of this name."""
+        (pid,) = [pid for pid in children(self.process.pid) if name in psutil.Process(pid).cmdline()]
+        return pid
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -223,7 +225,7 @@ async def test_frozen_process_is_not_ready_and_one_killed_leaves_no_open_calls_i
         await proxy.shows(
             **{f'gateway_epochs_begun_total{{reason="{why}_behind"}}': 0 for why in ("postgresql", "redis")}
         )
-        (child,) = proxy.children()
+        child = proxy.child("proxy")
         os.kill(child, signal.SIGSTOP)
         await proxy.becomes("proxy-0")
         assert (await proxy.series())['gateway_process_ready{process="proxy-0"}'] == 0
@@ -256,7 +258,7 @@ async def test_proxy_that_stops_is_not_ready_and_accepts_for_the_delay(site: Sit
 async def test_processes_are_given_no_secret_that_their_role_does_not_use(site: Site) -> None:
     async with running(site, "admin", more={**SECRETS, "GATEWAY_WEBHOOK_SECRET": "whsec"}) as admin:
         await admin.becomes()
-        (child,) = admin.children()
+        child = admin.child("admin")
         environ = psutil.Process(child).environ()
         assert {name for name in (*SECRETS, "GATEWAY_WEBHOOK_SECRET") if name in environ} == used_by("admin")
 
@@ -265,7 +267,7 @@ async def test_worker_shows_its_series_and_nothing_of_one_that_is_dead(site: Sit
     async with running(site, "worker") as worker:
         await worker.becomes()
         await worker.shows(gateway_journal_lag_seconds=0, gateway_holds_open=0)
-        (child,) = worker.children()
+        child = worker.child("worker")
         psutil.Process(child).kill()
         await worker.shows(gateway_journal_lag_seconds=None)
         await worker.becomes()
