@@ -17,11 +17,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.config import Config
 from gateway.http.fields import HeaderBlock, header_block
 from gateway.http.problems import problem
+from gateway.paced_subjects import PacedSubjects
 from gateway.proxy.request.inbound import Inbound, Network, read_request
 from gateway.request_ids import uuid7
 from gateway.upstream.balancer import Upstream
 from gateway.upstream.errors import UpstreamError
 from gateway.upstream.request_head import Request
+from policies.access.throttling import PAGES_FROM_ADDRESS, neighbourhood
 from policies.access.tokens import Purpose, derive
 from policies.model import Route
 
@@ -35,32 +37,43 @@ _PASSED = frozenset(
 )
 MAX_BODY_BYTES = 64 * 1024
 MAX_CONNECTIONS = 64
+SHARE_OF_ADDRESS = 0.25  # of the connections; a page that sends a test call holds one for as long as that takes
 TIMEOUT_SECONDS = 60.0
 TEST_CALL_SECONDS = 30.0
 
 
 class PortalForwarder:
-    """Serves `/portal` by the process at `address`. Costs the loop of calls a forwarded request, and no page."""
+    """Serves `/portal` by the process at `address`. Costs the loop of calls a forwarded request, and no page.
+
+    The workers run where the pages do, so an address has a pace and a share of the connections.
+    """
 
     def __init__(self, address: str, *, secret: str, trusted_proxies: Sequence[Network] = ()) -> None:
         self._upstream = Upstream(
             "portal",
             targets=[f"http://{address}"],
             max_connections=MAX_CONNECTIONS,
+            max_share_per_account=SHARE_OF_ADDRESS,
             first_byte_timeout_seconds=TIMEOUT_SECONDS,
             total_timeout_seconds=600.0,
         )
         self._secret = peer_secret(secret)
         self._trusted_proxies = trusted_proxies
+        self._pace = PacedSubjects(PAGES_FROM_ADDRESS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         inbound = read_request(scope, self._trusted_proxies)
+        subject = neighbourhood(inbound.client_ip)
+        if not self._pace.take(subject):
+            detail = "This address asks for pages too often; try again in a second."
+            await problem("rate_limited", detail, request_id=uuid7(), extras={"retry_after": 1}).send(send)
+            return
         body = await _read_body(receive) if inbound.content_length != 0 else b""
         if body is None:
             await problem("payload_too_large", "The form is too large.", request_id=uuid7()).send(send)
             return
         block = self._block(scope, inbound)
-        request = Request(inbound.method.encode(), inbound.target, block, body or None)
+        request = Request(inbound.method.encode(), inbound.target, block, body or None, account=subject)
         try:
             response = await self._upstream.send(request)
         except (UpstreamError, ValueError):

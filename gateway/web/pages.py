@@ -87,7 +87,12 @@ def is_same_site(request: Request) -> bool:
     if fetch_site is not None:
         return fetch_site in ("same-origin", "none")
     origin = request.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc.lower() == request.headers.get("host", "").lower()
+    if origin is None:
+        return True
+    try:
+        return urlsplit(origin).netloc.lower() == request.headers.get("host", "").lower()
+    except ValueError:  # `http://[`
+        return False
 
 
 def _endpoint(site: Site, enter: Enter[V], page: Page[V]) -> Callable[[Request], Awaitable[Response]]:

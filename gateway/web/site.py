@@ -159,7 +159,10 @@ def local_path(root: str, path: str | None) -> str:
     """`/keys?x=1` for `/portal/keys?x=1`; empty for anything that a browser could take for another place."""
     if not path or any(character <= " " or character in '\\"<>' for character in path):
         return ""
-    parts = urlsplit(path)
+    try:
+        parts = urlsplit(path)
+    except ValueError:  # `//[`
+        return ""
     is_below = parts.path == root or parts.path.startswith(f"{root}/")
     if parts.scheme or parts.netloc or not is_below or "//" in parts.path or ".." in parts.path:
         return ""

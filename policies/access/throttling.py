@@ -53,6 +53,8 @@ ATTEMPTS_FROM_ADDRESS = Pace(burst=100, seconds_each=0.1)
 ATTEMPTS_FROM_NETWORK = Pace(burst=1000, seconds_each=0.02)
 # Keys that look right and nobody has, each a query; so do sessions and admin tokens.
 UNKNOWN_KEYS_FROM_ADDRESS = Pace(burst=200, seconds_each=0.1)
+# Pages of the portal with what belongs to them, rendered by the process of the workers.
+PAGES_FROM_ADDRESS = Pace(burst=300, seconds_each=0.05)
 # Stored responses, which no window of a plan counts.
 REPLAYS_OF_ACCOUNT = Pace(burst=60, seconds_each=0.5)
 REPLAYS_IN_ALL = Pace(burst=600, seconds_each=0.01)

@@ -14,7 +14,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.runtime.portal import MAX_BODY_BYTES, PeerFilter, PortalForwarder
+from gateway.paced_subjects import PacedSubjects
+from gateway.runtime.portal import MAX_BODY_BYTES, MAX_CONNECTIONS, SHARE_OF_ADDRESS, PeerFilter, PortalForwarder
+from policies.access.throttling import Pace
+from tests.support.polling import eventually
 
 SECRET = "secret-of-the-tests"
 
@@ -23,6 +26,10 @@ async def pages(scope: Scope, receive: Receive, send: Send) -> None:
     """Tells what it is told, and streams where it is asked to."""
     request = Request(scope, receive)
     response: ASGIApp
+    if request.url.path == "/portal/lasting":
+        await receive()
+        await receive()  # until the client goes
+        return
     if request.url.path == "/portal/long":
         response = StreamingResponse(b"x" * 1000 for _ in range(500))
     else:
@@ -87,6 +94,29 @@ async def test_a_body_that_is_too_large_goes_no_further(forwarder: PortalForward
     async with browser(forwarder) as client:
         response = await client.post("/portal", content=b"x" * (MAX_BODY_BYTES + 1))
     assert response.status_code == 413
+
+
+async def test_an_address_that_asks_for_page_after_page_leaves_the_workers_their_time(
+    forwarder: PortalForwarder,
+) -> None:
+    forwarder._pace = PacedSubjects(Pace(burst=3, seconds_each=60))
+    async with browser(forwarder, "2001:db8::1") as client, browser(forwarder, "2001:db8::2") as neighbour:
+        responses = [await each.get("/portal") for each in (client, neighbour) for _ in range(2)]
+        assert [each.status_code for each in responses] == [200, 200, 200, 429]
+        assert responses[-1].headers["retry-after"] == "1"
+    async with browser(forwarder) as other:
+        assert (await other.get("/portal")).status_code == 200
+
+
+async def test_pages_that_last_leave_connections_to_other_addresses(forwarder: PortalForwarder) -> None:
+    async with browser(forwarder) as client, browser(forwarder, "192.0.2.8") as other:
+        lasting = [asyncio.ensure_future(client.get("/portal/lasting")) for _ in range(2 * MAX_CONNECTIONS)]
+        await eventually(lambda: "queued" in repr(forwarder._upstream) and " 0 queued" not in repr(forwarder._upstream))
+        assert (await other.get("/portal")).status_code == 200
+        assert f"[{int(MAX_CONNECTIONS * SHARE_OF_ADDRESS)} leased" in repr(forwarder._upstream)
+        for each in lasting:
+            each.cancel()
+        await asyncio.wait(lasting)
 
 
 async def test_who_does_not_know_the_secret_gets_nothing(address: str) -> None:

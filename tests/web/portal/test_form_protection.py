@@ -43,6 +43,7 @@ async def test_a_token_of_another_session_or_browser_is_refused(stack: PortalSta
         {"sec-fetch-site": "same-site"},
         {"origin": "https://evil.example"},
         {"origin": "null"},
+        {"origin": "http://["},
         {"origin": f"{ORIGIN}.evil.example"},
     ],
 )
