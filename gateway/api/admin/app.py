@@ -24,7 +24,17 @@ from gateway.api.admin.auth import ROOT, TOKEN_PREFIX_SUFFIX, AdminAuthenticator
 from gateway.api.admin.billing import invoices, payments, refunds, subscriptions, webhook_events
 from gateway.api.admin.catalogue import permissions, plans, products
 from gateway.api.admin.dependencies import AdminDependencies, Reconcile
-from gateway.api.admin.records import analyses, audit_log, overview, poison, reconcile, search, system, usage
+from gateway.api.admin.records import (
+    analyses,
+    audit_log,
+    overview,
+    poison,
+    reconcile,
+    reconcile_runs,
+    search,
+    system,
+    usage,
+)
 from gateway.api.admin.scopes import PREFIX, scope_of
 from gateway.api.checkout import CheckoutService
 from gateway.api.dry_run import DryRun
@@ -69,6 +79,7 @@ ENDPOINTS = (
     analyses,
     audit_log,
     reconcile,
+    reconcile_runs,
     admin_tokens,
     payments,
     refunds,
@@ -136,6 +147,7 @@ def build_admin(
         portal_url=portal_url,
         return_origins=return_origins,
     )
+    app.state.reconcile_runs = reconcile_runs.Runs()
     app.state.checkout_service = checkout_service or CheckoutService()
     for router in (health.router, problem_pages.router, _admin_v1()):
         app.include_router(router)

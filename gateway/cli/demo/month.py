@@ -44,6 +44,12 @@ _BACKDATED = (
     *("invoices", "payment_transactions", "payment_allocations", "checkouts", "webhook_events"),
 )
 _SUSPENDED = "ivan.petrov@mail.example"
+# What the customer who signs in sees of refusals: the day, the code, how many.
+_REFUSED_DEMO: Mapping[int, tuple[Refusal, int]] = {
+    13: (Refusal.BATCH_TOO_LARGE, 2),
+    5: (Refusal.RATE_LIMITED, 14),
+    2: (Refusal.MODEL_NOT_OFFERED, 3),
+}
 _CODES = (Refusal.RATE_LIMITED, Refusal.RATE_LIMITED, Refusal.FEATURE_NOT_IN_PLAN, Refusal.BATCH_TOO_LARGE)
 
 
@@ -178,6 +184,8 @@ class Month:
                 counts[_refused(caller, Refusal.INSUFFICIENT_CREDITS, minute)] = caller.refused
             if self._dice.random() < 0.08:
                 counts[_refused(caller, self._dice.choice(_CODES), minute)] = self._dice.randrange(1, 25)
+            if caller.customer.email == DEMO_EMAIL and (known := _REFUSED_DEMO.get((self._today - day).days)):
+                counts[_refused(caller, known[0], minute)] = known[1]
         await refusals.add(self._connection, counts)
 
     async def _charge(self) -> None:

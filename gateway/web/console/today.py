@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from starlette.responses import Response
 
 from gateway.web.charts import Series
+from gateway.web.console.in_process import segment
 from gateway.web.console.operator import Operator
 from gateway.web.pages import PageRoutes
 from policies.wording import counted
@@ -78,17 +79,26 @@ async def show_system(page: Operator) -> Response:
 
 @pages.post("/system/reconcile")
 async def reconcile(page: Operator) -> Response:
-    """Compares the books of all accounts; with `repair` it ends each difference, by the token once more."""
+    """Begins to compare the books of all accounts; with `repair` it ends each difference, by the token once more."""
     repairs = page.form.is_checked("repair")
     if repairs and not await page.prove():
         return await _system_page(page, status=422)
-    report = await page.submit(lambda: page.api.post("/reconcile", {"repair": repairs}))
-    return await _system_page(page, status=page.form.status, report=report)
+    if await page.submit(lambda: page.api.post("/reconcile/runs", {"repair": repairs})) is None:
+        return await _system_page(page, status=page.form.status)
+    return page.visit.redirect("/system#books", "The books are being compared.")
 
 
-async def _system_page(page: Operator, *, status: int = 200, report: Any = None) -> Response:
+@pages.post("/system/reconcile/{run_id}/cancel")
+async def cancel_reconciliation(page: Operator) -> Response:
+    await page.api.post(f"/reconcile/runs/{segment(page.path('run_id'))}/cancel")
+    return page.visit.redirect("/system#books", "The comparison is canceled; what was repaired stays.")
+
+
+async def _system_page(page: Operator, *, status: int = 200) -> Response:
     system = await page.api.get("/system")
     trouble = (await page.api.get("/overview"))["trouble"]
     poison = await page.api.get("/poison-entries", cursor=page.param("cursor"), limit=20)
-    context = {"system": system, "trouble": trouble, "poison": poison, "report": report, "form": page.form}
+    runs = (await page.api.get("/reconcile/runs"))["data"]
+    run = runs[0] if runs else None
+    context = {"system": system, "trouble": trouble, "poison": poison, "run": run, "form": page.form}
     return page.render("system.html", status=status, warnings=warnings_of(trouble), **context)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
 from sqlalchemy import text
 
+from gateway.api.admin.dependencies import ReconciledPage
+from gateway.api.admin.records.reconcile_runs import Runs, RunState
+from gateway.api.errors import Conflict
+from gateway.ledger.db.session import DatabaseUnavailable
 from tests.api.conftest import AdminApi
 
 
@@ -28,3 +35,37 @@ async def test_difference_is_reported_then_repaired_and_audited(admin_api: Admin
 
 def of(result: dict[str, Any], user: dict[str, Any]) -> list[dict[str, Any]]:
     return [each for each in result["found"] if each["user_id"] == user["id"]]
+
+
+async def test_run_is_canceled_and_keeps_what_it_compared() -> None:
+    going_on = asyncio.Event()
+
+    async def pages() -> AsyncIterator[ReconciledPage]:
+        yield ReconciledPage(10, 3, ())
+        going_on.set()
+        await asyncio.Event().wait()
+
+    runs = Runs()
+    run = runs.start(pages(), repairs=False)
+    await going_on.wait()
+    with pytest.raises(Conflict):
+        runs.start(pages(), repairs=False)
+    canceled = await runs.cancel(run.id)
+    assert (canceled.state, canceled.report.accounts, canceled.report.hot) == (RunState.CANCELED, 10, 3)
+    assert canceled.ended_at is not None
+    assert await runs.cancel(run.id) == canceled
+    assert runs.start(pages(), repairs=False).state is RunState.RUNNING
+    await runs.cancel(runs.newest_first()[0].id)
+
+
+async def test_run_that_a_store_ends_says_so() -> None:
+    async def pages() -> AsyncIterator[ReconciledPage]:
+        yield ReconciledPage(1, 0, ())
+        raise DatabaseUnavailable("away")
+
+    runs = Runs()
+    run = runs.start(pages(), repairs=True)
+    async with asyncio.timeout(10):
+        while runs.get(run.id).state is RunState.RUNNING:  # noqa: ASYNC110 - the task that ends is the run's own
+            await asyncio.sleep(0)
+    assert runs.get(run.id).state is RunState.FAILED

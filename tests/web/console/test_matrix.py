@@ -27,6 +27,7 @@ ACTIONS = {
     "/tokens": "admin:write",
     "/tokens/{token}/revoke": "admin:write",
     "/system/reconcile": "admin:write",
+    "/system/reconcile/{run}/cancel": "admin:write",
 }
 PAGES = (
     *("", "/find", "/find?q=abc", "/accounts/{user}", "/accounts/{user}/ledger", "/accounts/{user}/calls", "/usage"),
@@ -50,7 +51,7 @@ async def things(api: Api) -> dict[str, str]:
     payment = await api.post("/payments", {"user_id": user["id"], "amount": "5.00"})
     token = await api.post("/admin-tokens", {"name": f"m{uuid4().hex}", "scopes": ["read"]})
     found = {"user": user["id"], "key": key["id"], "plan": plan["id"], "payment": payment["id"], "token": token["id"]}
-    return found | {"event": str(uuid4())}
+    return found | {"event": str(uuid4()), "run": str(uuid4())}
 
 
 def test_matrix_has_every_page_and_action() -> None:
@@ -61,7 +62,7 @@ def test_matrix_has_every_page_and_action() -> None:
         if path != "/sign-out"
     }
     names = {"{user_id}": "{user}", "{key_id}": "{key}", "{payment_id}": "{payment}", "{event_id}": "{event}"}
-    names |= {"{token_id}": "{token}"}
+    names |= {"{token_id}": "{token}", "{run_id}": "{run}"}
 
     def named(path: str) -> str:
         for old, new in names.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -130,9 +131,17 @@ async def test_token_is_made_shown_once_and_revoked(root: Browser, api: Api) -> 
     assert (await api.get(f"/admin-tokens/{token['id']}"))["revoked_at"] is not None
 
 
-async def test_books_are_reconciled(root: Browser) -> None:
-    answer = await root.submit("/system", "/system/reconcile", status=200)
-    assert "0 differences" in answer.text
+async def test_books_are_compared_while_the_page_shows_how_far(root: Browser, api: Api) -> None:
+    await api.create_user()
+    await root.follow(await root.submit("/system", "/system/reconcile"))
+    async with asyncio.timeout(30):
+        while (run := (await api.get("/reconcile/runs"))["data"][0])["state"] == "running":
+            assert 'data-live="1"' in await root.get("/system")
+    assert (run["state"], run["report"]["differences"]) == ("done", 0)
+    assert run["report"]["accounts"] >= 1
+    assert "Done: " in await root.get("/system")
+    await root.submit("/system", f"/system/reconcile/{run['id']}/cancel")
+    assert (await api.get(f"/reconcile/runs/{run['id']}"))["state"] == "done"
 
 
 def test_trouble_is_told_in_words() -> None:

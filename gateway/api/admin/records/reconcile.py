@@ -8,7 +8,7 @@ from uuid import UUID
 from fastapi import APIRouter, Body
 from pydantic import Field
 
-from gateway.api.admin.dependencies import ActorDep, DependenciesDep, ReconciledDifference
+from gateway.api.admin.dependencies import ActorDep, DependenciesDep, ReconciledDifference, ReconciledPage
 from gateway.api.schemas.fields import Flag
 from gateway.api.schemas.pages import RequestModel, ResponseModel
 
@@ -43,14 +43,22 @@ async def reconcile(
 ) -> ReconcileReport:
     """Under traffic, locking nobody's account. Each repair leaves an entry in the audit log."""
     repair = body is not None and body.repair
-    accounts = loaded = differences = repaired = 0
-    shown: list[BookDifference] = []
+    report = ReconcileReport(accounts=0, hot=0, differences=0, repaired=0, found=[])
     async for page in dependencies.reconcile(actor.name if repair else None):
-        accounts, loaded = accounts + page.accounts, loaded + page.loaded
-        differences += len(page.differences)
-        repaired += sum(each.is_repaired for each in page.differences)
-        shown += [_difference(each) for each in page.differences[: MAX_SHOWN - len(shown)]]
-    return ReconcileReport(accounts=accounts, hot=loaded, differences=differences, repaired=repaired, found=shown)
+        report = add_page(report, page)
+    return report
+
+
+def add_page(report: ReconcileReport, page: ReconciledPage) -> ReconcileReport:
+    """The report with what one more page of accounts has."""
+    shown = [_difference(each) for each in page.differences[: MAX_SHOWN - len(report.found)]]
+    return ReconcileReport(
+        accounts=report.accounts + page.accounts,
+        hot=report.hot + page.loaded,
+        differences=report.differences + len(page.differences),
+        repaired=report.repaired + sum(each.is_repaired for each in page.differences),
+        found=report.found + shown,
+    )
 
 
 def _difference(found: ReconciledDifference) -> BookDifference:
