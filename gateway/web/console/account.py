@@ -64,6 +64,5 @@ async def account_page(page: Operator, *, status: int = 200, **more: Any) -> Res
         "labels": [f"{row['day'][8:]}.{row['day'][5:7]}." for row in days],
         "series": [Series("credits", [row["credits_charged"] for row in days])],
     }
-    return page.render(
-        "account.html", status=status, **{"action": None, "form": page.form, "issued": None, **context, **more}
-    )
+    shown: dict[str, Any] = {"action": None, "form": page.form, "issued": None, "portal": None, **context, **more}
+    return page.render("account.html", status=status, **shown)

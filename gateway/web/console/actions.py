@@ -76,6 +76,17 @@ async def revoke_key(page: Operator) -> Response:
     return await _act(page, "keys", lambda: page.api.post(path, _reason(page)), "The key is revoked for good.")
 
 
+@pages.post("/accounts/{user_id}/sign-in-as")
+async def sign_in_as(page: Operator) -> Response:
+    """Shows a link that is good once: forms of the console lead to no other site."""
+    body = {"user_id": id_in_path(page), "reason": page.form.required("reason") or None}
+    if body["reason"] is None:
+        page.form.refuse("reason", "required")
+        return await account_page(page, status=422, action="enter")
+    session = await page.submit(lambda: page.api.post("/portal-sessions", body))
+    return await account_page(page, status=page.form.status, action="enter", portal=session)
+
+
 async def _set_status(page: Operator, verb: str, done: str) -> Response:
     path = f"/users/{id_in_path(page)}/{verb}"
     return await _act(page, "status", lambda: page.api.post(path, _reason(page)), done)

@@ -15,7 +15,7 @@ from gateway.meter.scripts import SCRIPTS
 from gateway.web.console.app import build_console
 from gateway.workers.outbox import OutboxPublisher
 from tests.api.conftest import TOKEN, admin_app, client_of
-from tests.web.console.operators import ORIGIN, Api, Browser
+from tests.web.console.operators import ORIGIN, PORTAL_URL, Api, Browser
 
 # A database of Valkey that no other test uses: its versions are those of one database of PostgreSQL.
 _VALKEY_DATABASE = 9
@@ -27,7 +27,7 @@ async def admin(new_database_url: Callable[[], Awaitable[str]], redis_url: str) 
     redis_client = RedisClient(f"{redis_url.rpartition('/')[0]}/{_VALKEY_DATABASE}", timeout_seconds=5, scripts=SCRIPTS)
     await redis_client.open()
     publisher = OutboxPublisher(database, Meter(redis_client, partitions=4, owner="admin"))
-    app = admin_app(database, publisher.publish_all, missing={}, redis_client=redis_client)
+    app = admin_app(database, publisher.publish_all, missing={}, redis_client=redis_client, portal_url=PORTAL_URL)
     assert isinstance(app, AdminApi)
     yield app
     await redis_client.close()

@@ -11,6 +11,7 @@ from uuid import uuid4
 import httpx
 
 ORIGIN = "https://console"
+PORTAL_URL = "https://portal.test"
 _TOKEN = re.compile(r'name="form_token" value="([^"]+)"')
 
 

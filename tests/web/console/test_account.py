@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from uuid import uuid4
 
-from tests.web.console.operators import Api, Browser
+from tests.web.console.operators import PORTAL_URL, Api, Browser
 
 HTML = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
@@ -103,3 +103,13 @@ async def test_html_in_every_text_field_is_harmless(root: Browser, api: Api) -> 
     for query in ("/find", "/usage", "/audit"):
         page = await root.get(query, q=HTML, endpoint=HTML, model=HTML, actor=HTML, entity_id=HTML)
         assert "<script>alert" not in page, query
+
+
+async def test_operator_signs_in_as_the_customer_for_a_reason(root: Browser, api: Api) -> None:
+    user = await api.create_user()
+    path = f"/accounts/{user['id']}"
+    await root.submit(path, f"{path}/sign-in-as", status=422)
+    answer = await root.submit(path, f"{path}/sign-in-as", status=200, reason="cannot find an invoice")
+    assert f'href="{PORTAL_URL}/portal/enter?code=' in answer.text
+    (entry,) = (await api.get("/audit-log", entity_id=user["id"], action="portal.hand_over"))["data"]
+    assert (entry["reason"], entry["actor"]) == ("cannot find an invoice", "admin")

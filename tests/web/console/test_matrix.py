@@ -18,6 +18,7 @@ ACTIONS = {
     "/accounts/{user}/suspend": "users:write",
     "/accounts/{user}/reactivate": "users:write",
     "/accounts/{user}/note": "users:write",
+    "/accounts/{user}/sign-in-as": "admin:write",
     "/accounts/{user}/keys/{key}/rotate": "keys:write",
     "/accounts/{user}/keys/{key}/revoke": "keys:write",
     "/plans/{plan}": "plans:write",
@@ -37,6 +38,7 @@ PAGES = (
 FORMS: dict[str, dict[str, Any]] = {
     "/accounts/{user}/credits": {"amount": "5", "reason": "matrix"},
     "/accounts/{user}/plan": {"plan_id": "{plan}", "reason": "matrix"},
+    "/accounts/{user}/sign-in-as": {"reason": "matrix"},
     "/plans/{plan}": {"price": "{price}", "confirmed": "{version}"},
     "/why": {"key": "gw_live_x"},
 }

@@ -113,7 +113,7 @@ def _runs(request: Request) -> Runs:
 RunsDep = Annotated[Runs, Depends(_runs)]
 
 
-@router.post("", status_code=202, summary="Begin a reconciliation", responses=CONFLICTS)
+@router.post("", status_code=201, summary="Begin a reconciliation", responses=CONFLICTS)
 async def begin_run(
     dependencies: DependenciesDep,
     actor: ActorDep,
